@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Resolve every lock anew: names, versions and hashes only, so that any index can serve them. Needs uv on the PATH.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+lock() {
+  local name=$1
+  shift
+  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+    pyproject.toml --group build "$@" -o "deploy/locks/$name.txt"
+}
+lock service
+lock local --extra local
+lock dev --extra local --extra dev
+lock causal --extra causal --extra dev # their pins conflict with the core's: an environment of their own
+lock feast --extra feast --extra dev

@@ -1,0 +1,40 @@
+"""What every model of this package shares: strictness, and words for refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+__all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "one_of"]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
+Moment = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+"""A time with its zone, kept in UTC: the same moment is the same value, however it was spelled."""
+
+
+class Record(BaseModel):
+    """A value that refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+
+
+class Frozen(Record):
+    """A record that never changes once it is made."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=(), frozen=True)
+
+
+def one_of(kind: str, value: str, allowed: Iterable[str]) -> str:
+    """Return ``value`` when it is allowed.
+
+    Raises:
+        ValueError: naming the value and everything that would be allowed.
+    """
+    known = sorted(allowed)
+    if value not in known:
+        raise ValueError(f"unknown {kind} {value!r}: use one of {', '.join(known)}")
+    return value

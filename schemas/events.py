@@ -1,0 +1,351 @@
+"""Everything that is said on a topic, one model each: JSON, unknown fields refused, times with their zone."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, Field, model_validator
+
+from schemas.base import Finite, Frozen, Moment, Probability
+from schemas.fidelity_models import DriftState, FidelityMetrics, Verdict
+from schemas.filters import PopulationFilter, canonical_filters
+from schemas.simulation_models import EffectPrior, InterventionConfig, SimulationResult
+from schemas.twin_types import TWIN_TYPES, Brand, TwinType, model_line
+
+__all__ = [
+    "EVENTS",
+    "SUM_FIELDS",
+    "AnswerStatus",
+    "DriftEvent",
+    "EffectsEvent",
+    "Event",
+    "ExperimentResult",
+    "FidelityErrors",
+    "FidelityWindow",
+    "ModelEvent",
+    "OutcomeEvent",
+    "PaneRow",
+    "RetrainEvent",
+    "SimulationAnswer",
+    "SimulationRequest",
+    "SourceId",
+    "canonical_digest",
+]
+
+
+Features = Annotated[dict[str, str | bool | int | Finite | None], AfterValidator(lambda said: dict(sorted(said.items())))]
+Segment = Annotated[dict[str, str], AfterValidator(lambda said: dict(sorted(said.items())))]
+
+
+class Event(Frozen):
+    """Any message; ``schema_version`` rises when a field changes its meaning."""
+
+    schema_version: Literal[1] = 1
+
+
+class SimulationRequest(Event):
+    """Please simulate this intervention on these twins."""
+
+    simulation_id: UUID
+    requested_at: Moment
+    twin_type: TwinType
+    brand: Brand
+    intervention: InterventionConfig
+    filters: PopulationFilter = PopulationFilter()
+    population_id: UUID | None = None
+    twin_count: int | None = Field(default=None, ge=100, le=1_000_000)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    confidence_level: Probability = 0.95
+    requested_by: str = Field(default="unknown", max_length=200)
+    target: str | None = None
+    alternatives: tuple[InterventionConfig, ...] = Field(default=(), max_length=10)
+    experiment_id: str | None = Field(default=None, max_length=200)
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        TWIN_TYPES[self.twin_type].target(self.target)
+        canonical_filters(self.twin_type, self.filters)
+        if self.population_id is not None and self.twin_count is not None:
+            raise ValueError("give population_id or twin_count, not both")
+        return self
+
+    @property
+    def line(self) -> str:
+        """Name of the model line."""
+        return model_line(self.twin_type, self.brand, self.target)
+
+    @property
+    def drawn_seed(self) -> int:
+        """The seed, derived from the id where none was given, in [0, 2**63)."""
+        return self.seed if self.seed is not None else self.simulation_id.int % 2**63
+
+
+class OutcomeEvent(Event):
+    """What really happened to whom; a null ``actual_value`` is known to be missing, a higher ``revision`` corrects."""
+
+    event_id: UUID
+    observed_at: Moment
+    twin_type: TwinType
+    brand: Brand
+    metric_type: str
+    actual_value: Finite | None
+    revision: int = Field(default=0, ge=0, lt=2**31)
+    predicted_value: Finite | None = None
+    predicted_lower: Finite | None = None
+    predicted_upper: Finite | None = None
+    model_id: UUID | None = None
+    simulation_id: UUID | None = None
+    twin_id: UUID | None = None
+    entity_id: str | None = Field(default=None, min_length=1, max_length=200)
+    features: Features | None = None
+    treated: bool | None = None
+    segment: Segment = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_way_to_the_prediction(self) -> Self:
+        ways = {
+            "predicted_value": self.predicted_value is not None,
+            "simulation_id and twin_id": self.simulation_id is not None or self.twin_id is not None,
+            "entity_id and features": self.features is not None,
+        }
+        chosen = [way for way, given in ways.items() if given]
+        if len(chosen) != 1:
+            raise ValueError(f"give exactly one way to the prediction ({', '.join(ways)}), not {chosen or 'none'}")
+        if (self.simulation_id is None) != (self.twin_id is None):
+            raise ValueError("simulation_id and twin_id belong together")
+        if self.features is not None and self.entity_id is None:
+            raise ValueError("features need an entity_id")
+        if self.model_id is not None and self.predicted_value is None:
+            raise ValueError("model_id says whose predicted_value it is: give predicted_value too, or leave both out")
+        return self
+
+    @model_validator(mode="after")
+    def _sound_interval(self) -> Self:
+        low, high = self.predicted_lower, self.predicted_upper
+        if (low is None) != (high is None):
+            raise ValueError("predicted_lower and predicted_upper belong together")
+        if low is not None and high is not None:
+            if self.predicted_value is None:
+                raise ValueError("an interval needs its predicted_value")
+            if not low <= self.predicted_value <= high:
+                raise ValueError(f"predicted_value {self.predicted_value} lies outside of its interval [{low}, {high}]")
+        return self
+
+    @model_validator(mode="after")
+    def _known_words(self) -> Self:
+        entry = TWIN_TYPES[self.twin_type]
+        entry.target(self.metric_type)
+        unknown = sorted(set(self.segment) - set(entry.segments))
+        if unknown:
+            raise ValueError(f"segment dimensions {unknown} are not declared: use {', '.join(entry.segments)}")
+        return self
+
+    @property
+    def line(self) -> str:
+        """Name of the model line."""
+        return model_line(self.twin_type, self.brand, self.metric_type)
+
+
+class ExperimentResult(Event):
+    """What a real experiment found; ``effect`` is a fraction on the target's scale, positive = desired."""
+
+    experiment_id: str = Field(min_length=1, max_length=200)
+    observed_at: Moment
+    twin_type: TwinType
+    brand: Brand
+    target: str | None = None
+    intervention: InterventionConfig
+    filters: PopulationFilter = PopulationFilter()
+    effect: Finite
+    standard_error: Finite = Field(gt=0)
+    n_treated: int = Field(ge=2)
+    n_control: int = Field(ge=2)
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        TWIN_TYPES[self.twin_type].target(self.target)
+        canonical_filters(self.twin_type, self.filters)
+        return self
+
+    @property
+    def line(self) -> str:
+        """Name of the model line."""
+        return model_line(self.twin_type, self.brand, self.target)
+
+
+class AnswerStatus(StrEnum):
+    """How a request ended."""
+
+    COMPLETED = "completed"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+class SimulationAnswer(Event):
+    """The answer to one request; ``result`` only where it is completed, ``reason`` only where it is not."""
+
+    simulation_id: UUID
+    status: AnswerStatus
+    result: SimulationResult | None = None
+    reason: str | None = None
+    model_id: UUID | None = None
+    effects_version: int | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.status is AnswerStatus.COMPLETED) != (self.result is not None):
+            raise ValueError(f"a {self.status} answer {'needs a' if self.result is None else 'has no'} result")
+        if (self.status is AnswerStatus.COMPLETED) == (self.reason is not None):
+            raise ValueError("a completed answer has no reason, any other needs one")
+        return self
+
+
+N_BETS = 5
+SUM_FIELDS: tuple[str, ...] = (
+    "n",
+    "n_interval",
+    "n_inside",
+    "predicted",
+    "actual",
+    "predicted_squared",
+    "actual_squared",
+    "product",
+    "absolute_error",
+    "n_outliers",
+    *(f"log_bet_{bet}" for bet in range(N_BETS)),
+)
+"""The integer sums of a pane, in the order of ``PaneRow.sums``; ``engine.sums`` says in which quantum each is counted."""
+
+
+class SourceId(Frozen):
+    """Where outcomes came from; the incarnation rises when the topic was made anew."""
+
+    topic: str
+    partition: int = Field(ge=0)
+    incarnation: int = Field(default=0, ge=0)
+
+    def __str__(self) -> str:
+        return f"{self.topic}:{self.partition}:{self.incarnation}"
+
+
+class PaneRow(Frozen):
+    """Cumulative sums of one series, pane and source; the row with the highest ``version`` is the true one.
+
+    Attributes:
+        segment: ``all`` or ``dimension=value``.
+        pane: start of the pane, seconds since the epoch; ``width_s`` is its length.
+        sums: in the order of ``SUM_FIELDS``.
+        last_offset: source offset of the last change.
+    """
+
+    model_id: UUID
+    segment: str
+    pane: Finite
+    width_s: Finite = Field(gt=0)
+    version: int = Field(ge=1)
+    last_offset: int = Field(ge=0)
+    sums: tuple[int, ...] = Field(min_length=len(SUM_FIELDS), max_length=len(SUM_FIELDS))
+
+
+class FidelityErrors(Event):
+    """The rows that a slice changed for one model line, or (without rows) how far a source has come.
+
+    ``watermark`` is the event time that the source has reached, null before its first outcome.
+    """
+
+    line: str
+    source: SourceId
+    watermark: Moment | None
+    rows: tuple[PaneRow, ...] = ()
+
+
+class FidelityWindow(Event):
+    """What a window of one series looks like; ``version`` is the sum of its rows' versions, the highest is the true one."""
+
+    line: str
+    model_id: UUID
+    metric_type: str
+    segment: str
+    window_start: Moment
+    window_end: Moment
+    status: Literal["open", "final", "restated"]
+    version: int = Field(ge=0)
+    metrics: FidelityMetrics
+    state: DriftState
+    evidence_ratio: Finite | None = None
+
+
+class DriftEvent(Event):
+    """A verdict that changed the state of a series, or that calls for a retrain."""
+
+    line: str
+    model_id: UUID
+    segment: str
+    window_start: Moment
+    window_end: Moment
+    state: DriftState
+    previous: DriftState
+    metrics: FidelityMetrics
+    verdicts: tuple[Verdict, ...]
+    evidence: Finite | None = None
+    evidence_limit: Finite | None = None
+    reason: str
+
+
+class RetrainEvent(Event):
+    """Please retrain: which model is accused, why, and on what evidence. ``retrain_id`` is uuid5(model_id, finished trainings)."""
+
+    retrain_id: UUID
+    line: str
+    model_id: UUID
+    attempt: int = Field(ge=0)
+    requested_at: Moment
+    cause: Literal["drift", "request"]
+    reason: str
+    evidence: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelEvent(Event):
+    """The whole state of a model line after something happened to it; the highest ``generation`` is the true one."""
+
+    line: str
+    generation: int = Field(ge=0)
+    happened: Literal["trained", "promoted", "rejected", "rolled_back", "failed"]
+    at: Moment
+    model_id: UUID
+    champion: UUID | None
+    effective_from: Moment | None = None
+    retrain_id: UUID | None = None
+    reason: str = ""
+    comparison: dict[str, Any] = Field(default_factory=dict)
+
+
+class EffectsEvent(Event):
+    """A new version of what is believed of one intervention on one line."""
+
+    line: str
+    prior: EffectPrior
+    experiments: tuple[str, ...]
+
+
+EVENTS: dict[str, type[Event]] = {
+    "simulation-requests": SimulationRequest,
+    "simulation-results": SimulationAnswer,
+    "experiment-results": ExperimentResult,
+    "outcome-events": OutcomeEvent,
+    "fidelity-errors": FidelityErrors,
+    "fidelity-windows": FidelityWindow,
+    "drift-events": DriftEvent,
+    "retrain-events": RetrainEvent,
+    "model-events": ModelEvent,
+    "effect-priors": EffectsEvent,
+}
+"""Topic to event; ``dead-letters`` carries refused bytes as they came."""
+
+
+def canonical_digest(event: Event) -> bytes:
+    """SHA-256 of an event's content: equal events have equal digests, however they were spelled."""
+    return hashlib.sha256(event.model_dump_json().encode()).digest()

@@ -1,0 +1,100 @@
+"""How well predictions held, and what is concluded from it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from schemas.base import Finite, Frozen
+
+__all__ = [
+    "DRIFT_RULES",
+    "DriftRule",
+    "DriftState",
+    "FidelityMetrics",
+    "PopulationFidelityMetrics",
+    "Verdict",
+]
+
+
+class DriftState(StrEnum):
+    """Where a series stands."""
+
+    INSUFFICIENT = "insufficient"
+    OK = "ok"
+    WARNING = "warning"
+    ALARM = "alarm"
+    SUPPRESSED = "suppressed"
+
+
+class DriftRule(Frozen):
+    """One limit of the brief: ``metric`` beyond ``limit`` calls for ``action``.
+
+    ``relative`` limits are a rise over the baseline's value as a fraction, the others stand for themselves.
+    """
+
+    name: str
+    metric: Literal["mae", "rmse", "correlation", "coverage_95pct"]
+    limit: Finite
+    direction: Literal["above", "below"]
+    relative: bool
+    action: Literal["retrain", "warn", "investigate"]
+
+
+DRIFT_RULES: tuple[DriftRule, ...] = (
+    DriftRule(name="mae_increase", metric="mae", limit=0.20, direction="above", relative=True, action="retrain"),
+    DriftRule(name="correlation_drop", metric="correlation", limit=0.7, direction="below", relative=False, action="warn"),
+    DriftRule(name="coverage_drop", metric="coverage_95pct", limit=0.90, direction="below", relative=False, action="investigate"),
+)
+
+
+class FidelityMetrics(Frozen):
+    """Figures over ``n`` pairs of predicted and actual; null with its reason in ``missing`` where one is undefined.
+
+    Attributes:
+        mae, rmse, bias: in units of the target; bias is mean(predicted - actual).
+        correlation: Pearson's.
+        coverage_95pct: share of the ``n_interval`` outcomes with an interval that lie inside it.
+        standard_errors: of each figure, by its name.
+        n_skipped: pairs without an actual value, not counted in ``n``.
+        n_outliers: errors beyond three standard deviations, flagged for investigation.
+    """
+
+    n: int = Field(ge=0)
+    mae: Finite | None = None
+    rmse: Finite | None = None
+    bias: Finite | None = None
+    correlation: Finite | None = None
+    coverage_95pct: Finite | None = None
+    n_interval: int = 0
+    standard_errors: dict[str, float] = Field(default_factory=dict)
+    missing: dict[str, str] = Field(default_factory=dict)
+    n_skipped: int = 0
+    n_outliers: int = 0
+
+
+class PopulationFidelityMetrics(FidelityMetrics):
+    """Figures of one population; ``n_unmatched`` actual values belong to no tracked twin."""
+
+    population_id: UUID
+    n_unmatched: int = 0
+
+
+class Verdict(Frozen):
+    """What one rule says of one series: ``value`` held against ``limit``, and why it fired or did not.
+
+    ``standing`` is true where the baseline itself breaks the limit: such a rule is stated once and is no drift.
+    """
+
+    rule: str
+    action: Literal["retrain", "warn", "investigate"]
+    fired: bool
+    value: Finite | None = None
+    limit: Finite | None = None
+    baseline: Finite | None = None
+    n: int = 0
+    standing: bool = False
+    reason: str

@@ -1,0 +1,142 @@
+"""One filter language for generating, simulating and querying twins.
+
+A value or a list means membership, ``min_x`` and ``max_x`` are inclusive bounds on ``x``; ``x`` is a feature of the twin type
+or one of the words that its catalogue entry maps to a feature (``tier``, ``region``, ``specialty``, ``decile``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from schemas.base import Frozen
+from schemas.twin_types import TWIN_TYPES, Feature, TwinType
+
+__all__ = ["Condition", "Filters", "PopulationFilter", "canonical_filters", "conditions", "rows_matching"]
+
+
+class PopulationFilter(BaseModel):
+    """Which twins a simulation looks at.
+
+    Any feature of the twin type may be added beside the four words of the brief; what the twin type lacks is refused where
+    the twin type is known.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    specialty: list[str] | None = None
+    tier: list[int] | None = None
+    region: list[str] | None = None
+    min_decile: int | None = None
+
+
+Filters = PopulationFilter | Mapping[str, Any] | None
+
+
+class Condition(Frozen):
+    """One condition on one column: membership in ``values``, or an inclusive bound ``values[0]``."""
+
+    column: str
+    operator: Literal["in", "min", "max"]
+    values: tuple[str | int | float | bool, ...]
+
+    def mask(self, column: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+        """Rows of ``column`` that satisfy this condition, shape ``(n,)``; a missing value satisfies none."""
+        if self.operator == "in":
+            return np.asarray(column.isin(list(self.values)), dtype=bool)
+        bound = self.values[0]
+        met = column >= bound if self.operator == "min" else column <= bound
+        return np.asarray(met.fillna(value=False), dtype=bool)
+
+
+def given(filters: Filters) -> dict[str, Any]:
+    """What a filter says, without the words that it leaves open."""
+    said = filters.model_dump() if isinstance(filters, PopulationFilter) else dict(filters or {})
+    return {word: value for word, value in said.items() if value is not None}
+
+
+def conditions(twin_type: TwinType, filters: Filters) -> tuple[Condition, ...]:
+    """The filter as conditions on columns, in a fixed order.
+
+    Raises:
+        ValueError: for a word or a value that means nothing for this twin type; it names what would be allowed.
+    """
+    return tuple(_condition(twin_type, word, value) for word, value in sorted(given(filters).items()))
+
+
+def canonical_filters(twin_type: TwinType, filters: Filters) -> dict[str, Any]:
+    """The filter in one spelling: equal selections have equal dictionaries, fit for hashing and for storing as JSON."""
+    spelled: dict[str, Any] = {}
+    for condition in conditions(twin_type, filters):
+        if condition.operator == "in":
+            spelled[condition.column] = sorted(set(condition.values), key=str)
+        else:
+            spelled[f"{condition.operator}_{condition.column}"] = condition.values[0]
+    return spelled
+
+
+def rows_matching(frame: pd.DataFrame, wanted: Iterable[Condition]) -> npt.NDArray[np.bool_]:
+    """Rows of ``frame`` that satisfy every condition, shape ``(n,)``.
+
+    Raises:
+        ValueError: when a condition is on a column that the frame lacks.
+    """
+    mask = np.ones(len(frame), dtype=bool)
+    for condition in wanted:
+        if condition.column not in frame:
+            raise ValueError(f"cannot filter on {condition.column!r}: these twins have {', '.join(map(str, frame))}")
+        mask &= condition.mask(frame[condition.column])
+    return mask
+
+
+def _condition(twin_type: TwinType, word: str, value: Any) -> Condition:
+    operator, name = _operator(twin_type, word)
+    feature = _feature(twin_type, word, name)
+    if operator == "in":
+        listed = value if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str) else [value]
+        if not listed:
+            raise ValueError(f"filter {word!r} is an empty list: give at least one value or leave it out")
+        return Condition(column=feature.name, operator="in", values=tuple(_value(feature, word, v) for v in listed))
+    if feature.kind not in ("integer", "number"):
+        raise ValueError(f"filter {word!r} is a bound, but {feature.name!r} is a {feature.kind}: list its values instead")
+    return Condition(column=feature.name, operator=operator, values=(_value(feature, word, value),))
+
+
+def _operator(twin_type: TwinType, word: str) -> tuple[Literal["in", "min", "max"], str]:
+    if word in _words(twin_type):
+        return "in", word
+    if word.startswith("min_"):
+        return "min", word.removeprefix("min_")
+    if word.startswith("max_"):
+        return "max", word.removeprefix("max_")
+    return "in", word
+
+
+def _words(twin_type: TwinType) -> dict[str, str]:
+    entry = TWIN_TYPES[twin_type]
+    return {**{name: name for name in entry.by_name}, **entry.filters}
+
+
+def _feature(twin_type: TwinType, word: str, name: str) -> Feature:
+    words = _words(twin_type)
+    if name not in words:
+        raise ValueError(
+            f"{twin_type} twins cannot be filtered by {word!r}: use {', '.join(sorted(words))}, or min_/max_ of a number"
+        )
+    return TWIN_TYPES[twin_type].by_name[words[name]]
+
+
+def _value(feature: Feature, word: str, value: Any) -> str | int | float | bool:
+    if feature.kind == "category" and isinstance(value, str):
+        return value
+    if feature.kind == "flag" and isinstance(value, bool | np.bool_):
+        return bool(value)
+    numeric = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if feature.kind in ("integer", "number") and numeric and np.isfinite(value):
+        return int(value) if float(value).is_integer() else float(value)
+    raise ValueError(f"filter {word!r} got {value!r}: {feature.name!r} is a {feature.kind}")

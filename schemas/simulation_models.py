@@ -1,0 +1,141 @@
+"""What is asked of a simulation and what it answers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from pydantic import Field, field_validator
+
+from schemas.base import Finite, Frozen, Moment, Probability, Record, one_of
+from schemas.filters import PopulationFilter
+from schemas.interventions import INTERVENTIONS, Channel, Frequency
+
+__all__ = [
+    "Alternative",
+    "EffectHeterogeneity",
+    "EffectPrior",
+    "InterventionConfig",
+    "PopulationFilter",
+    "SimulationRecommendation",
+    "SimulationResult",
+    "SubgroupEffect",
+]
+
+
+class InterventionConfig(Frozen):
+    """What would be done. ``intensity`` 1 (or none) is the usual strength of one contact, in (0, 3]."""
+
+    intervention_type: str
+    channel: str
+    frequency: str
+    duration_weeks: int = Field(ge=1, le=104)
+    intensity: float | None = Field(default=None, gt=0, le=3)
+
+    @field_validator("intervention_type")
+    @classmethod
+    def _known_intervention(cls, value: str) -> str:
+        return one_of("intervention_type", value, INTERVENTIONS)
+
+    @field_validator("channel")
+    @classmethod
+    def _known_channel(cls, value: str) -> str:
+        return one_of("channel", value, Channel)
+
+    @field_validator("frequency")
+    @classmethod
+    def _known_frequency(cls, value: str) -> str:
+        return one_of("frequency", value, Frequency)
+
+
+class SimulationRecommendation(StrEnum):
+    """What the numbers say should be done."""
+
+    DEPLOY = "deploy"
+    DO_NOT_DEPLOY = "do_not_deploy"
+    TEST_FURTHER = "test_further"
+
+
+class EffectPrior(Frozen):
+    """What is believed of an intervention's base effect, and on what ground.
+
+    Attributes:
+        mean, sd: of the effect at the reference dose, a fraction on the target's scale.
+        between_sd: standard deviation of true effects from one experiment to the next.
+        version: 0 for the catalogue, else the number of the calibrated version.
+        n_experiments: real experiments behind it.
+    """
+
+    intervention_type: str
+    mean: Finite
+    sd: Finite = Field(ge=0)
+    between_sd: Finite = Field(default=0.0, ge=0)
+    version: int = Field(default=0, ge=0)
+    n_experiments: int = Field(default=0, ge=0)
+    source: str = ""
+
+
+class SubgroupEffect(Frozen):
+    """The effect in one subgroup, shrunk toward the whole; ``n`` twins stand in it."""
+
+    group: str
+    estimate: Finite
+    ci_lower: Finite
+    ci_upper: Finite
+    n: int
+
+
+class EffectHeterogeneity(Frozen):
+    """Effects by subgroup, by dimension; ``n_groups`` of them were looked at."""
+
+    by_dimension: dict[str, tuple[SubgroupEffect, ...]] = Field(default_factory=dict)
+    n_groups: int = 0
+    skipped: dict[str, str] = Field(default_factory=dict)
+
+
+class Alternative(Frozen):
+    """Another intervention on the same twins and the same draws; ``difference`` is its effect minus the first one's."""
+
+    intervention: InterventionConfig
+    ate: Finite
+    ate_ci_lower: Finite
+    ate_ci_upper: Finite
+    difference: Finite
+    difference_ci_lower: Finite
+    difference_ci_upper: Finite
+    probability_best: Finite
+
+
+class SimulationResult(Record):
+    """The answer to "what would it do".
+
+    Attributes:
+        ate: average treatment effect, a fraction on the target's scale, positive = desired.
+        ate_ci_lower, ate_ci_upper: interval of that average at ``confidence_level``.
+        probability_worthwhile: probability that the effect reaches ``min_effect_threshold``.
+        affected_twin_count: twins that the filters left.
+        effects_version: version of the effect prior that was used.
+    """
+
+    simulation_id: UUID
+    ate: Finite
+    ate_ci_lower: Finite
+    ate_ci_upper: Finite
+    heterogeneity: EffectHeterogeneity = Field(default_factory=EffectHeterogeneity)
+    recommendation: SimulationRecommendation
+    recommendation_reason: str
+    affected_twin_count: int
+    confidence_level: Probability = 0.95
+    probability_worthwhile: Finite = Field(default=0.0, ge=0, le=1)
+    min_effect_threshold: Finite = 0.05
+    confidence_threshold: Probability = 0.90
+    intervention: InterventionConfig | None = None
+    prior: EffectPrior | None = None
+    effects_version: int = 0
+    n_draws: int = 0
+    alternatives: tuple[Alternative, ...] = ()
+    best_alternative: str | None = None
+    required_sample_size: dict[str, Any] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    simulated_at: Moment | None = None

@@ -1,0 +1,237 @@
+"""Twins, their populations, and what is known of the model behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Self
+from uuid import UUID, uuid5
+
+import pandas as pd
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+
+from schemas.base import Finite, Frozen, Moment, Record
+from schemas.filters import Condition, conditions
+from schemas.twin_types import Brand, TwinType, model_line
+
+__all__ = [
+    "Baseline",
+    "Brand",
+    "DigitalTwin",
+    "ModelCard",
+    "RealismReport",
+    "TwinModelMetrics",
+    "TwinPopulation",
+    "TwinType",
+]
+
+BEHAVIOUR = "baseline_behavior"
+LOWER = "baseline_lower"
+UPPER = "baseline_upper"
+
+
+class Baseline(Frozen):
+    """What a model's errors looked like on rows that it had not seen; fixed for the model's life.
+
+    Attributes:
+        n: rows behind these figures (out-of-fold rows of training, plus held-out ones).
+        mae, rmse: in units of the target.
+        correlation: of predicted and actual; null when either is constant.
+        coverage_95pct: share of outcomes inside their 95 % prediction interval.
+        center, scale: fixed reference of the sums: mean and standard deviation of the target in training, scale > 0.
+        clip: loss at which the detector clips, 1.5 x the 99th percentile of the absolute errors, > 0.
+        clipped_mean, clipped_sd: of the absolute errors after clipping, in units of ``clip`` (0 to 1).
+    """
+
+    n: int = Field(ge=2)
+    mae: Finite = Field(ge=0)
+    rmse: Finite = Field(ge=0)
+    correlation: Finite | None = None
+    coverage_95pct: Finite | None = None
+    center: Finite
+    scale: Finite = Field(gt=0)
+    clip: Finite = Field(gt=0)
+    clipped_mean: Finite = Field(ge=0, le=1)
+    clipped_sd: Finite = Field(ge=0)
+
+
+class TwinModelMetrics(Record):
+    """How good a trained model is, with the warnings that a user should read.
+
+    ``fidelity`` is the Pearson correlation of predicted and actual on rows that the fit had not seen (null when undefined).
+    """
+
+    train_r2: Finite
+    train_mae: Finite
+    train_rmse: Finite
+    cv_r2_mean: Finite
+    cv_r2_std: Finite
+    fidelity: Finite | None = None
+    training_samples: int
+    n_dropped: int = 0
+    no_change_mae: Finite | None = None
+    feature_importance: dict[str, float] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class ModelCard(Frozen):
+    """Identity and record of one trained model: what every twin made by it can tell of its origin."""
+
+    model_id: UUID
+    twin_type: TwinType
+    brand: Brand
+    target: str
+    model_type: str
+    features: tuple[str, ...]
+    hyperparameters: dict[str, Any]
+    training_samples: int
+    metrics: TwinModelMetrics
+    baseline: Baseline
+    trained_at: Moment | None = None
+    mlflow_run_id: str | None = None
+
+    @property
+    def line(self) -> str:
+        """Name of the model line."""
+        return model_line(self.twin_type, self.brand, self.target)
+
+
+class RealismReport(Frozen):
+    """How hard synthetic rows are to tell from held-out real ones, and how close they come to the rows learned from.
+
+    Attributes:
+        auc: of a classifier between twins and held-out rows, 0.5 = cannot tell.
+        marginal_score: mean over columns of 1 - KS distance or 1 - total variation, 1 = same.
+        association_error: mean absolute difference of the association over all pairs of columns, 0 = same.
+        exact_copies, near_copies: share of twins; 0.05 near copies is no excess.
+        closer_to_training: share of twins nearer to a training row than to a held-out row, 0.5 = no memory.
+        columns: the score of each column.
+    """
+
+    auc: Finite
+    marginal_score: Finite
+    association_error: Finite
+    exact_copies: Finite
+    near_copies: Finite
+    closer_to_training: Finite
+    n_synthetic: int
+    n_held_out: int
+    columns: dict[str, float] = Field(default_factory=dict)
+
+
+class DigitalTwin(Record):
+    """One synthetic entity; ``baseline_behavior`` is its expected outcome without any intervention, in units of the target."""
+
+    twin_id: UUID
+    model_id: UUID
+    twin_type: TwinType
+    features: dict[str, Any]
+    baseline_behavior: Finite
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class TwinPopulation(Frozen):
+    """``twin_count`` twins as a table.
+
+    Attributes:
+        frame: one row a twin, RangeIndex: the features, the drawn outcome in a column named after the target, the expected
+            outcome ``baseline_behavior``, and its 95 % prediction interval ``baseline_lower``, ``baseline_upper``.
+        model: the card of the model that made them.
+        real_rows: training rows that satisfy the filters, the ground that these twins stand on.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True, extra="forbid", protected_namespaces=())
+
+    population_id: UUID
+    model_id: UUID
+    name: str
+    description: str = ""
+    twin_count: int = Field(ge=1)
+    filters_applied: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    real_rows: int | None = None
+    realism: RealismReport | None = None
+    model: ModelCard
+    created_at: Moment | None = None
+    expires_at: Moment | None = None
+    frame: pd.DataFrame = Field(repr=False, exclude=True)
+    _twin_ids: tuple[UUID, ...] | None = PrivateAttr(default=None)
+
+    def __init__(self, *, twins: Sequence[DigitalTwin] | None = None, **fields: Any) -> None:
+        if twins is not None:
+            fields["frame"] = frame_of(twins, fields["model"])
+            fields.setdefault("twin_count", len(twins))
+        super().__init__(**fields)
+        if twins is not None:
+            self._twin_ids = tuple(twin.twin_id for twin in twins)
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if len(self.frame) != self.twin_count:
+            raise ValueError(f"twin_count is {self.twin_count}, but the frame has {len(self.frame)} rows")
+        if BEHAVIOUR not in self.frame:
+            raise ValueError(f"the frame lacks the column {BEHAVIOUR!r}")
+        return self
+
+    @property
+    def twin_type(self) -> TwinType:
+        """Whom these twins stand for."""
+        return self.model.twin_type
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the feature columns of ``frame``."""
+        return self.model.features
+
+    @property
+    def twin_ids(self) -> tuple[UUID, ...]:
+        """Id of each row: uuid5 of population and row number, unless the twins came with ids of their own."""
+        if self._twin_ids is None:
+            self._twin_ids = tuple(uuid5(self.population_id, str(row)) for row in range(self.twin_count))
+        return self._twin_ids
+
+    @cached_property
+    def twins(self) -> list[DigitalTwin]:
+        """The rows as objects, made on first access."""
+        rows = self.frame[list(self.features)].to_dict("records")
+        told = self.provenance()
+        drawn = self.frame[self.model.target].tolist() if self.model.target in self.frame else [None] * self.twin_count
+        return [
+            DigitalTwin(
+                twin_id=twin_id,
+                model_id=self.model_id,
+                twin_type=self.twin_type,
+                features={str(name): _plain(value) for name, value in row.items()},
+                baseline_behavior=behaviour,
+                metadata={**told, "outcome": outcome},
+            )
+            for twin_id, row, behaviour, outcome in zip(self.twin_ids, rows, self.frame[BEHAVIOUR].tolist(), drawn, strict=True)
+        ]
+
+    def provenance(self) -> dict[str, Any]:
+        """Version, creation date and fidelity of the model, as every twin tells them."""
+        return {
+            "brand": self.model.brand.value,
+            "target": self.model.target,
+            "model_type": self.model.model_type,
+            "model_trained_at": self.model.trained_at.isoformat() if self.model.trained_at else None,
+            "model_fidelity": self.model.metrics.fidelity,
+        }
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """The filters that these twins satisfy, as conditions on columns."""
+        return conditions(self.twin_type, self.filters_applied)
+
+
+def frame_of(twins: Sequence[DigitalTwin], model: ModelCard) -> pd.DataFrame:
+    """The table that twins come from: features, drawn outcome where they tell it, ``baseline_behavior``."""
+    frame = pd.DataFrame([twin.features for twin in twins], columns=list(model.features))
+    outcomes = [twin.metadata.get("outcome") for twin in twins]
+    if all(outcome is not None for outcome in outcomes):
+        frame[model.target] = pd.Series(outcomes, dtype="float64")
+    frame[BEHAVIOUR] = pd.Series([twin.baseline_behavior for twin in twins], dtype="float64")
+    return frame
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,224 @@
+"""The catalogue of twin types: their features, targets, filters, subgroups and constraints.
+
+A new feature, filter or segment is one entry here; the contract suites run over whatever the catalogue holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+from schemas.base import one_of
+
+__all__ = [
+    "TWIN_TYPES",
+    "Brand",
+    "Feature",
+    "Ratio",
+    "Target",
+    "TwinType",
+    "TwinTypeEntry",
+    "line_parts",
+    "model_line",
+]
+
+Kind = Literal["category", "integer", "number", "flag"]
+
+
+class TwinType(StrEnum):
+    """Whom a twin stands for."""
+
+    HCP = "hcp"
+    PATIENT = "patient"
+    TERRITORY = "territory"
+
+
+class Brand(StrEnum):
+    """Brands that a model line can be about."""
+
+    REMIBRUTINIB = "remibrutinib"
+    FABHALTA = "fabhalta"
+    KISQALI = "kisqali"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A column that twins of a type may have; ``low`` and ``high`` are inclusive bounds in ``unit``."""
+
+    name: str
+    kind: Kind
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a model line predicts.
+
+    Attributes:
+        scale: ``additive`` effects are points of the target; ``relative`` ones are a share of its expected value.
+        direction: +1 when a larger value is desired, -1 when a smaller one is.
+    """
+
+    name: str
+    unit: str
+    scale: Literal["additive", "relative"]
+    direction: Literal[1, -1]
+
+    def desired_change(self, expected: float) -> float:
+        """Change of the target, in its own unit, that an effect of 1 stands for at ``expected``."""
+        return self.direction * (abs(expected) if self.scale == "relative" else 1.0)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A feature that is always the quotient of two others."""
+
+    name: str
+    numerator: str
+    denominator: str
+
+
+@dataclass(frozen=True)
+class TwinTypeEntry:
+    """Everything the house needs to know of a twin type.
+
+    Attributes:
+        filters: words of ``PopulationFilter`` to the features they select on.
+        dimensions: features along which effects are told apart, in the order they are shown.
+        segments: low-cardinality features that fidelity may be followed by.
+        not_above: pairs (a, b) with a <= b in every row.
+    """
+
+    twin_type: TwinType
+    features: tuple[Feature, ...]
+    targets: tuple[Target, ...]
+    filters: Mapping[str, str]
+    dimensions: tuple[str, ...]
+    segments: tuple[str, ...]
+    not_above: tuple[tuple[str, str], ...] = ()
+    ratios: tuple[Ratio, ...] = ()
+    by_name: Mapping[str, Feature] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", MappingProxyType({f.name: f for f in self.features}))
+
+    @property
+    def default_target(self) -> Target:
+        """The target of the brief."""
+        return self.targets[0]
+
+    def target(self, name: str | None = None) -> Target:
+        """The declared target of that name, the default one without a name.
+
+        Raises:
+            ValueError: for a target that the catalogue does not declare.
+        """
+        declared = {target.name: target for target in self.targets}
+        if name is None:
+            return self.default_target
+        one_of(f"target of {self.twin_type} twins", name, declared)
+        return declared[name]
+
+
+HCP = TwinTypeEntry(
+    twin_type=TwinType.HCP,
+    features=(
+        Feature("specialty", "category"),
+        Feature("years_experience", "integer", "years", 0, 70),
+        Feature("practice_type", "category"),
+        Feature("practice_size", "integer", "physicians", 0, None),
+        Feature("region", "category"),
+        Feature("decile", "integer", "10 = highest volume", 1, 10),
+        Feature("priority_tier", "integer", "1 = highest value", 1, 5),
+        Feature("total_patient_volume", "integer", "patients a year", 0, None),
+        Feature("target_patient_volume", "integer", "patients a year", 0, None),
+        Feature("digital_engagement_score", "number", "0 to 1", 0, 1),
+        Feature("preferred_channel", "category"),
+        Feature("last_interaction_days", "integer", "days", 0, None),
+        Feature("interaction_frequency", "number", "contacts a month", 0, None),
+        Feature("adoption_stage", "category"),
+        Feature("peer_influence_score", "number", "0 to 1", 0, 1),
+    ),
+    targets=(Target("prescribing_change", "share of last year's prescriptions", "additive", 1),),
+    filters=MappingProxyType({"specialty": "specialty", "tier": "priority_tier", "region": "region", "decile": "decile"}),
+    dimensions=("specialty", "priority_tier", "region", "adoption_stage"),
+    segments=("specialty", "region", "priority_tier"),
+    not_above=(("target_patient_volume", "total_patient_volume"),),
+)
+
+PATIENT = TwinTypeEntry(
+    twin_type=TwinType.PATIENT,
+    features=(
+        Feature("age_group", "category"),
+        Feature("gender", "category"),
+        Feature("geographic_region", "category"),
+        Feature("socioeconomic_index", "number", "0 to 100", 0, 100),
+        Feature("primary_diagnosis_code", "category"),
+        Feature("comorbidity_count", "integer", "conditions", 0, None),
+        Feature("risk_score", "number", "0 to 1", 0, 1),
+        Feature("journey_complexity_score", "number", "0 to 10", 0, 10),
+        Feature("insurance_type", "category"),
+        Feature("insurance_coverage_flag", "flag"),
+        Feature("journey_stage", "category"),
+        Feature("journey_duration_days", "integer", "days", 0, None),
+        Feature("treatment_line", "integer", "1 = first", 1, 9),
+    ),
+    targets=(Target("journey_progression_days", "days to the next stage", "relative", -1),),
+    filters=MappingProxyType({"region": "geographic_region"}),
+    dimensions=("journey_stage", "insurance_type", "geographic_region", "age_group"),
+    segments=("geographic_region", "insurance_type", "journey_stage"),
+)
+
+TERRITORY = TwinTypeEntry(
+    twin_type=TwinType.TERRITORY,
+    features=(
+        Feature("region", "category"),
+        Feature("state_count", "integer", "states", 1, 60),
+        Feature("zip_count", "integer", "postal codes", 1, None),
+        Feature("total_hcps", "integer", "providers", 0, None),
+        Feature("covered_hcps", "integer", "providers", 0, None),
+        Feature("coverage_rate", "number", "share of providers", 0, 1),
+        Feature("total_patient_volume", "integer", "patients a year", 0, None),
+        Feature("market_share", "number", "share", 0, 1),
+        Feature("competitor_presence_score", "number", "0 to 1", 0, 1),
+        Feature("average_hcp_decile", "number", "1 to 10", 1, 10),
+        Feature("urban_rural_mix", "number", "urban share", 0, 1),
+        Feature("population_density", "number", "people a square mile", 0, None),
+    ),
+    targets=(Target("market_share_change", "points of market share", "additive", 1),),
+    filters=MappingProxyType({"region": "region", "decile": "average_hcp_decile"}),
+    dimensions=("region",),
+    segments=("region",),
+    not_above=(("covered_hcps", "total_hcps"),),
+    ratios=(Ratio("coverage_rate", "covered_hcps", "total_hcps"),),
+)
+
+TWIN_TYPES: Mapping[TwinType, TwinTypeEntry] = MappingProxyType({entry.twin_type: entry for entry in (HCP, PATIENT, TERRITORY)})
+
+
+def model_line(twin_type: TwinType, brand: Brand, target: str | None = None) -> str:
+    """Name of a model line.
+
+    >>> model_line(TwinType.HCP, Brand.KISQALI)
+    'hcp:kisqali:prescribing_change'
+    """
+    return f"{twin_type.value}:{brand.value}:{TWIN_TYPES[twin_type].target(target).name}"
+
+
+def line_parts(line: str) -> tuple[TwinType, Brand, str]:
+    """Twin type, brand and target of a line's name.
+
+    Raises:
+        ValueError: when the name is not ``twin_type:brand:target`` of the catalogue.
+    """
+    parts = line.split(":")
+    if len(parts) != 3:
+        raise ValueError(f"model line {line!r} is not twin_type:brand:target, for example hcp:kisqali:prescribing_change")
+    twin_type = TwinType(one_of("twin type", parts[0], TwinType))
+    brand = Brand(one_of("brand", parts[1], Brand))
+    return twin_type, brand, TWIN_TYPES[twin_type].target(parts[2]).name
