@@ -1,1 +1,1 @@
-
+"""Where it runs."""

@@ -1,1 +1,1 @@
-
+"""What is remembered: migrations, and typed stores on Postgres."""
