@@ -1,0 +1,1 @@
+"""One module per worker role; agents never call each other, they meet on topics."""

@@ -1,0 +1,64 @@
+"""Settings of the service: the only reader of the environment in this room, prefix ``TWIN_``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+from sql.settings import PostgresSettings
+
+__all__ = ["ROLES", "Role", "Settings", "settings"]
+
+Role = Literal["simulation", "outcomes", "fidelity", "experiments", "trainer"]
+ROLES: tuple[Role, ...] = ("simulation", "outcomes", "fidelity", "experiments", "trainer")
+
+
+class Settings(PostgresSettings):
+    """Everything that can be set, with the defaults of the design.
+
+    Times end in ``_s`` (seconds). With none of the addresses set, commands use the local stack in ``home``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TWIN_", extra="ignore", frozen=True)
+
+    kafka_bootstrap: str = ""
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_username: str = ""
+    kafka_password: SecretStr = SecretStr("")
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_ca_file: Path | None = None
+    kafka_replication: int = Field(default=1, ge=1)
+    mlflow_uri: str = ""
+    home: Path = Path(".twinstream")
+
+    pane_s: float = Field(default=300.0, gt=0)
+    window_s: float = Field(default=3600.0, gt=0)
+    skew_s: float = Field(default=300.0, ge=0)
+    grace_s: float = Field(default=600.0, ge=0)
+    restatement_s: float = Field(default=30 * 86_400.0, gt=0)
+    n_min: int = Field(default=200, ge=2)
+    average_run_length: float = Field(default=1e6, gt=1)
+
+    cooldown_s: float = Field(default=3600.0, ge=0)
+    retrain_budget_a_day: int = Field(default=4, ge=1)
+    training_timeout_s: float = Field(default=1800.0, gt=0)
+    lease_s: float = Field(default=60.0, gt=0)
+
+    session_timeout_s: float = Field(default=20.0, gt=0)
+    slice_records: int = Field(default=1000, ge=1)
+    model_cache_size: int = Field(default=8, ge=1)
+    web_host: str = "127.0.0.1"
+    web_port: int = Field(default=6066, ge=1, le=65_000)
+
+    def port_of(self, role: Role) -> int:
+        """Port on which the process of a role serves ``/metrics``, ``/health`` and ``/ready``."""
+        return self.web_port + ROLES.index(role)
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
