@@ -1,0 +1,55 @@
+# Verbs of the project. Each sets up what it needs first; `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint format clean
+
+help: ## list what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.local ## the main job end to end on real Kafka and Postgres (DATA=FILE takes your own table)
+	@exec $(BIN)/twinstream demo $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/.dev ## every test, with real Kafka and real Postgres
+	$(BIN)/pytest
+
+bench: $(VENV)/.dev ## speed and memory, as ratios against a named baseline in the same run
+	$(BIN)/python -m tests.bench
+
+lint: $(VENV)/.dev ## style, types and the import law
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## bring the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the virtual environment and the local stack's data
+	rm -rf $(VENV) .twinstream
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+define install
+	@echo "installing $(1) (locked, with hashes; a minute or two the first time)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/locks/$(1).txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m deploy.stack fetch
+endef
+
+$(VENV)/.local: deploy/locks/local.txt pyproject.toml | $(BIN)/python
+	$(call install,local)
+	@touch $@
+
+$(VENV)/.dev: deploy/locks/dev.txt pyproject.toml | $(BIN)/python
+	$(call install,dev)
+	@touch $(VENV)/.local $@

@@ -1,0 +1,146 @@
+"""Turn a table that somebody has into the table that a model line learns from.
+
+Recognised by its columns: the public Medicare Part D prescriber table of two years (``<name>_2013``, ``<name>_2014``). Any other
+table passes as it is when it has features of the twin type and the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from schemas import TWIN_TYPES, TwinType
+from schemas.base import one_of
+
+__all__ = ["Imported", "as_training_table", "read_table", "write_table"]
+
+ENTITY = "entity_id"
+_PART_D = {"hcp_id", "specialty_2013", "state_2013", "grad_year_2013", "bene_count_2013", "total_claims_2013", "total_claims_2014"}
+_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+_SOLO_AT_MOST = 1
+
+_CENSUS_REGIONS = {
+    "northeast": "CT ME MA NH RI VT NJ NY PA",
+    "midwest": "IL IN MI OH WI IA KS MN MO NE ND SD",
+    "south": "DE DC FL GA MD NC SC VA WV AL KY MS TN AR LA OK TX",
+    "west": "AZ CO ID MT NV NM UT WY AK CA HI OR WA",
+}
+REGION_OF_STATE = {state: region for region, states in _CENSUS_REGIONS.items() for state in states.split()}
+"""Regions of the US Census Bureau."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A table ready to train on.
+
+    Attributes:
+        frame: ``entity_id``, features, target.
+        source: what the table was recognised as.
+        left_out: features of the twin type that it has no column for.
+        notes: what a reader of the numbers should know.
+    """
+
+    frame: pd.DataFrame
+    target: str
+    source: str
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV (also gzipped) or Parquet file.
+
+    Raises:
+        ValueError: for another kind of file, or one that cannot be read as what it says it is.
+        FileNotFoundError: when there is none.
+    """
+    kind = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), None)
+    if kind is None:
+        raise ValueError(f"cannot read {path.name!r}: give a file that ends in {', '.join(_SUFFIXES)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        return pd.read_parquet(path) if kind == ".parquet" else pd.read_csv(path, low_memory=False)
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path.name!r} cannot be read as {kind.removeprefix('.')}: {error}") from error
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write CSV (also gzipped) or Parquet, by the name's ending."""
+    if path.name.lower().endswith(".parquet"):
+        frame.to_parquet(path, index=False)
+    elif path.name.lower().endswith((".csv", ".csv.gz")):
+        frame.to_csv(path, index=False)
+    else:
+        raise ValueError(f"cannot write {path.name!r}: give a name that ends in {', '.join(_SUFFIXES)}")
+
+
+def as_training_table(table: pd.DataFrame, twin_type: TwinType, target: str | None = None) -> Imported:
+    """Recognise a table by its columns and bring it to features and target.
+
+    Raises:
+        ValueError: when the target is missing, or no column is a feature of the twin type.
+    """
+    if set(table.columns) >= _PART_D:
+        if twin_type is not TwinType.HCP:
+            raise ValueError(f"a table of prescribers makes hcp twins, not {twin_type} twins")
+        return _part_d(table)
+    return _any_table(table, twin_type, target)
+
+
+def _any_table(table: pd.DataFrame, twin_type: TwinType, target: str | None) -> Imported:
+    entry = TWIN_TYPES[twin_type]
+    wanted = entry.target(target).name
+    one_of("target column: the table", wanted, map(str, table.columns))
+    known = [name for name in entry.by_name if name in table]
+    if not known:
+        raise ValueError(f"no column is a feature of {twin_type} twins: expected some of {', '.join(entry.by_name)}")
+    return Imported(_with_entities(table), wanted, "table of features", _left_out(twin_type, table))
+
+
+def _with_entities(table: pd.DataFrame) -> pd.DataFrame:
+    named = next((name for name in (ENTITY, "id", "hcp_id", "patient_id", "territory_id") if name in table), None)
+    ids = table[named].astype(str) if named else pd.Series([f"row-{row}" for row in range(len(table))], index=table.index)
+    rest = table.drop(columns=[named]) if named else table
+    return rest.assign(**{ENTITY: ids}).loc[:, [ENTITY, *map(str, rest.columns)]].reset_index(drop=True)
+
+
+def _part_d(table: pd.DataFrame) -> Imported:
+    claims, group = table["total_claims_2013"], table["group_size_2013"]
+    decile = _decile(claims)
+    frame = pd.DataFrame(
+        {
+            ENTITY: table["hcp_id"].astype(str),
+            "specialty": table["specialty_2013"].map(_slug),
+            "years_experience": 2013 - table["grad_year_2013"],
+            "practice_type": np.select([group.isna(), group <= _SOLO_AT_MOST], ["unknown", "solo"], "group"),
+            "practice_size": group,
+            "region": table["state_2013"].map(REGION_OF_STATE).fillna("other"),
+            "decile": decile,
+            "priority_tier": 6 - (decile + 1) // 2,
+            "total_patient_volume": table["bene_count_2013"],
+            "prescribing_change": table["total_claims_2014"] / claims - 1,
+        }
+    )
+    notes = (
+        "priority_tier is two deciles a tier; decile is by prescriptions filled in 2013",
+        "physicians below the claim threshold are absent in either year: entry and exit are not seen",
+    )
+    return Imported(
+        frame, "prescribing_change", "Medicare Part D prescribers, 2013 and 2014", _left_out(TwinType.HCP, frame), notes
+    )
+
+
+def _decile(volume: pd.Series[float]) -> pd.Series[int]:
+    return volume.rank(method="average", pct=True).mul(10).apply(np.ceil).clip(1, 10).astype("int64")
+
+
+def _slug(text: str) -> str:
+    return "_".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def _left_out(twin_type: TwinType, frame: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(name for name in TWIN_TYPES[twin_type].by_name if name not in frame)

@@ -1,0 +1,50 @@
+"""The shift of the demonstration is stated, sized by the baseline, and touches only what it says."""
+
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from schemas import Baseline, TwinType
+from streams.demo.shift import Shift, choose_shift, split
+
+BASELINE = Baseline(n=1000, mae=0.1, rmse=0.2, center=0.0, scale=0.2, clip=0.5, clipped_mean=0.2, clipped_sd=0.2)
+
+
+def test_a_shift_is_two_baseline_errors_against_the_desired_direction_on_two_fifths_of_the_rows() -> None:
+    frame = pd.DataFrame({"region": ["south"] * 39 + ["west"] * 31 + ["midwest"] * 30, "decile": range(100)})
+    shift = choose_shift(frame, TwinType.HCP, BASELINE)
+    assert shift == Shift("region", ("south", "west"), pytest.approx(-0.2))
+
+
+def test_days_that_should_fall_are_shifted_up() -> None:
+    frame = pd.DataFrame({"insurance_type": ["a", "b"]})
+    assert choose_shift(frame, TwinType.PATIENT, BASELINE).by == pytest.approx(0.2)
+
+
+def test_a_table_without_segments_is_shifted_as_a_whole() -> None:
+    frame = pd.DataFrame({"decile": [1, 2]})
+    shift = choose_shift(frame, TwinType.HCP, BASELINE)
+    assert shift.dimension is None
+    assert shift.rows(frame).all()
+
+
+def test_only_the_rows_it_names_move_and_the_frame_that_came_in_stays() -> None:
+    frame = pd.DataFrame({"region": ["south", "west"], "y": [1.0, 1.0]})
+    shifted = Shift("region", ("south",), -0.5).apply(frame, "y")
+    assert shifted["y"].tolist() == [0.5, 1.0]
+    assert frame["y"].tolist() == [1.0, 1.0]
+
+
+def test_no_row_is_both_trained_on_and_streamed() -> None:
+    frame = pd.DataFrame({"entity_id": [str(uuid4()) for _ in range(5000)]})
+    train, stream = split(frame, 12_000, np.random.default_rng(1))
+    assert len(train) == 2000
+    assert set(train["entity_id"]) | set(stream["entity_id"]) == set(frame["entity_id"])
+    assert not set(train["entity_id"]) & set(stream["entity_id"])
+
+
+def test_a_table_too_small_to_train_and_stream_is_refused() -> None:
+    with pytest.raises(ValueError, match="1199 rows: at least 1,200"):
+        split(pd.DataFrame({"x": range(1199)}), 12_000, np.random.default_rng(1))
