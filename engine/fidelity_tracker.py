@@ -1,0 +1,190 @@
+"""How well twins have predicted: figures over tracked pairs of predicted and actual, and what the rules conclude from them."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from engine.drift import Reference, judge
+from engine.sums import N_MOMENTS, OUTLIER_DEVIATIONS, covered, figures_in, moments
+from schemas.base import one_of
+from schemas.fidelity_models import DRIFT_RULES, DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
+
+__all__ = ["FidelityTracker"]
+
+Array = npt.NDArray[np.float64]
+Actuals = Mapping[Any, float | None] | pd.Series | pd.DataFrame
+
+_UNIT = 2.0**-100
+"""Values enter the sums as whole multiples of this: a binary power, so all but the very smallest numbers enter exactly."""
+_LARGEST = 1e100
+_NONE = math.nan
+
+
+class FidelityTracker:
+    """Holds predictions of twins against what happened.
+
+    Args:
+        n_min: pairs below which no rule fires. The brief's rules are plain comparisons, so the default is 1; whoever acts on
+            them unattended should ask for more.
+        limits: other limits for the drift rules, by the rule's name: ``mae_increase`` (0.20, a rise over the baseline),
+            ``correlation_drop`` (0.7), ``coverage_drop`` (0.90).
+
+    Example:
+        >>> tracker = FidelityTracker(mae_increase=0.5)
+        >>> tracker.track(UUID(int=1), predicted=0.5, actual=0.25).mae
+        0.25
+        >>> tracker.track(UUID(int=2), predicted=0.30, actual=0.26).n
+        2
+    """
+
+    def __init__(self, *, n_min: int = 1, **limits: float) -> None:
+        self.n_min = n_min
+        self.rules = _rules(limits)
+        self._predictions: dict[UUID, tuple[float, float, float]] = {}
+        self._sums = (0,) * N_MOMENTS
+        self._errors = array("d")
+        self._n_skipped = 0
+        self._history: list[PopulationFidelityMetrics] = []
+
+    @property
+    def history(self) -> tuple[PopulationFidelityMetrics, ...]:
+        """Every population figure so far, the oldest first."""
+        return tuple(self._history)
+
+    def track(
+        self, twin_id: UUID, predicted: float, actual: float | None, lower: float = _NONE, upper: float = _NONE
+    ) -> FidelityMetrics:
+        """Add one pair and return the figures of all so far; without an ``actual`` it is skipped and counted as such.
+
+        ``lower`` and ``upper`` are the prediction interval of the outcome; without them the pair says nothing of coverage.
+
+        Raises:
+            ValueError: for a prediction or an actual value that is not a finite number.
+        """
+        return self.track_many([twin_id], [predicted], [_number(actual)], [lower], [upper])
+
+    def track_many(
+        self,
+        twin_ids: Iterable[UUID],
+        predicted: npt.ArrayLike,
+        actual: npt.ArrayLike,
+        lower: npt.ArrayLike = _NONE,
+        upper: npt.ArrayLike = _NONE,
+    ) -> FidelityMetrics:
+        """``track`` for whole arrays of shape ``(n,)``; NaN stands for a missing actual value and for no interval."""
+        pairs = _Pairs(predicted, actual, lower, upper)
+        self._predictions.update(zip(map(_uuid, twin_ids), pairs.predictions(), strict=True))
+        self._sums = tuple(map(sum, zip(self._sums, pairs.sums(), strict=True)))
+        self._errors.extend(pairs.error.tolist())
+        self._n_skipped += pairs.n_skipped
+        return _with_outliers(figures_in(self._sums, _UNIT, self._n_skipped), np.frombuffer(self._errors))
+
+    def calculate_fidelity(self, twin_population: UUID, actual_population: Actuals) -> PopulationFidelityMetrics:
+        """Figures of a population: its actual values joined with the last tracked prediction of each twin.
+
+        Args:
+            twin_population: id of the population.
+            actual_population: twin id to actual value as a mapping or a Series, or a frame with ``twin_id`` and ``actual``.
+
+        Raises:
+            ValueError: when a frame lacks one of the two columns, or a value is not a number.
+        """
+        ids, actual = _actuals(actual_population)
+        tracked = np.array([twin_id in self._predictions for twin_id in ids], dtype=bool)
+        rows = [self._predictions[twin_id] for twin_id in ids if twin_id in self._predictions]
+        predicted, lower, upper = np.asarray(rows, dtype=float).reshape(-1, 3).T
+        pairs = _Pairs(predicted, actual[tracked], lower, upper)
+        found = _with_outliers(figures_in(pairs.sums(), _UNIT, pairs.n_skipped), pairs.error)
+        unmatched = int((~tracked).sum())
+        metrics = PopulationFidelityMetrics(**found.model_dump(), population_id=_uuid(twin_population), n_unmatched=unmatched)
+        self._history.append(metrics)
+        return metrics
+
+    def check_drift(self, current: FidelityMetrics, baseline: Reference) -> bool:
+        """Whether the mean absolute error has risen beyond its limit, which calls for a retrain."""
+        return any(verdict.fired for verdict in self.verdicts(current, baseline) if verdict.rule == "mae_increase")
+
+    def verdicts(self, current: FidelityMetrics, baseline: Reference) -> tuple[Verdict, ...]:
+        """What every drift rule says, fired or not, with its reason."""
+        return judge(current, baseline, self.rules, self.n_min)
+
+
+class _Pairs:
+    """Pairs of one call: those without an actual value are told apart, all others must be numbers."""
+
+    def __init__(self, predicted: npt.ArrayLike, actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> None:
+        self.predicted = np.asarray(predicted, dtype=float)
+        self.actual, self.lower, self.upper = (
+            np.broadcast_to(np.asarray(given, dtype=float), self.predicted.shape) for given in (actual, lower, upper)
+        )
+        self.known = ~np.isnan(self.actual)
+        _refuse_endless("predicted", self.predicted)
+        _refuse_endless("actual", self.actual[self.known])
+        self.error: Array = (self.predicted - self.actual)[self.known]
+        self.n_skipped = int((~self.known).sum())
+
+    def predictions(self) -> Iterable[tuple[float, float, float]]:
+        return zip(self.predicted.tolist(), self.lower.tolist(), self.upper.tolist(), strict=True)
+
+    def sums(self) -> tuple[int, ...]:
+        predicted, actual = self.predicted[self.known], self.actual[self.known]
+        coverage = covered(actual, self.lower[self.known], self.upper[self.known])
+        nowhere = np.zeros(len(actual), dtype=bool)
+        columns = moments(_integers(predicted), _integers(actual), coverage, nowhere)
+        return tuple(int(value) for value in columns.sum(axis=0))
+
+
+def _rules(limits: Mapping[str, float]) -> tuple[DriftRule, ...]:
+    named = {rule.name: rule for rule in DRIFT_RULES}
+    for name in limits:
+        one_of("drift rule", name, named)
+    return tuple(DriftRule(**{**rule.model_dump(), "limit": limits.get(name, rule.limit)}) for name, rule in named.items())
+
+
+def _with_outliers(found: FidelityMetrics, error: Array) -> FidelityMetrics:
+    """The figures with the number of errors beyond three standard deviations of all errors."""
+    if len(error) < 2:
+        return found
+    beyond = np.abs(error - error.mean()) > OUTLIER_DEVIATIONS * error.std(ddof=1)
+    return found.model_copy(update={"n_outliers": int(np.count_nonzero(beyond))})
+
+
+def _actuals(given: Actuals) -> tuple[list[UUID], Array]:
+    if isinstance(given, pd.DataFrame):
+        lacking = [name for name in ("twin_id", "actual") if name not in given]
+        if lacking:
+            raise ValueError(f"the frame of actual values lacks {', '.join(lacking)}: it has {', '.join(map(str, given))}")
+        given = pd.Series(given["actual"].to_numpy(), index=given["twin_id"])
+    values = [_number(value) for _, value in given.items()]
+    return [_uuid(twin_id) for twin_id, _ in given.items()], np.asarray(values, dtype=float)
+
+
+def _number(value: Any) -> float:
+    if value is None or value is pd.NA:
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"actual value {value!r} is not a number") from None
+
+
+def _uuid(given: object) -> UUID:
+    return given if isinstance(given, UUID) else UUID(str(given))
+
+
+def _refuse_endless(kind: str, values: Array) -> None:
+    bad = values[~(np.abs(values) <= _LARGEST)]
+    if len(bad):
+        raise ValueError(f"{kind} value {bad[0]} is not a finite number")
+
+
+def _integers(values: Array) -> npt.NDArray[np.object_]:
+    return np.array([int(value / _UNIT) for value in values.tolist()], dtype=object)

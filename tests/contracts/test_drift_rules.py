@@ -1,0 +1,132 @@
+"""What every drift rule of the catalogue must do; a new rule is tested the day it is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.drift import judge, state_of
+from schemas import DRIFT_RULES, Baseline, DriftState, FidelityMetrics
+
+METRICS = ("mae", "rmse", "correlation", "coverage_95pct")
+HEALTHY = Baseline(
+    n=5000,
+    mae=0.10,
+    rmse=0.13,
+    correlation=0.85,
+    coverage_95pct=0.95,
+    center=0.0,
+    scale=0.2,
+    clip=0.5,
+    clipped_mean=0.2,
+    clipped_sd=0.15,
+)
+each_rule = pytest.mark.parametrize("rule", DRIFT_RULES, ids=lambda rule: rule.name)
+
+
+def limit_of(rule, baseline=HEALTHY) -> float:
+    sign = 1 if rule.direction == "above" else -1
+    return getattr(baseline, rule.metric) * (1 + sign * rule.limit) if rule.relative else rule.limit
+
+
+def beyond(rule, amount: float, n: int = 1000) -> FidelityMetrics:
+    """Figures like the baseline's, but ``amount`` beyond the rule's limit (negative: on the good side of it)."""
+    sign = 1 if rule.direction == "above" else -1
+    figures = {name: getattr(HEALTHY, name) for name in METRICS} | {rule.metric: limit_of(rule) + sign * amount}
+    return FidelityMetrics(n=n, n_interval=n, **figures)
+
+
+def verdict_of(rule, metrics, baseline=HEALTHY, **kwargs):
+    (verdict,) = judge(metrics, baseline, [rule], **kwargs)
+    return verdict
+
+
+def test_rules_have_names_of_their_own():
+    assert len({rule.name for rule in DRIFT_RULES}) == len(DRIFT_RULES)
+
+
+def test_the_limits_are_those_of_the_brief():
+    told = {rule.name: (rule.metric, rule.limit, rule.direction, rule.relative, rule.action) for rule in DRIFT_RULES}
+    assert told["mae_increase"] == ("mae", 0.20, "above", True, "retrain")
+    assert told["correlation_drop"] == ("correlation", 0.7, "below", False, "warn")
+    assert told["coverage_drop"] == ("coverage_95pct", 0.90, "below", False, "investigate")
+
+
+@each_rule
+def test_it_is_silent_at_the_baseline(rule):
+    same = FidelityMetrics(n=1000, n_interval=1000, **{name: getattr(HEALTHY, name) for name in METRICS})
+    assert not verdict_of(rule, same).fired
+
+
+@each_rule
+def test_it_fires_just_beyond_its_limit_and_is_silent_just_before(rule):
+    assert verdict_of(rule, beyond(rule, 1e-6)).fired
+    assert not verdict_of(rule, beyond(rule, -1e-6)).fired
+
+
+@each_rule
+def test_it_is_silent_below_the_number_that_it_needs_and_says_so(rule):
+    verdict = verdict_of(rule, beyond(rule, 0.01, n=199))
+    assert not verdict.fired
+    assert verdict.reason == "199 outcomes are too few to judge, 200 are needed"
+    assert verdict_of(rule, beyond(rule, 0.01, n=200)).fired
+    assert verdict_of(rule, beyond(rule, 0.01, n=50), n_min=50).fired
+
+
+@each_rule
+def test_it_is_silent_about_a_figure_that_is_not_defined(rule):
+    undefined = FidelityMetrics(n=1000, missing={rule.metric: "constant: actual"})
+    verdict = verdict_of(rule, undefined)
+    assert not verdict.fired
+    assert verdict.value is None
+    assert verdict.reason == f"{rule.metric} is not defined: constant: actual"
+
+
+@pytest.mark.parametrize("rule", [rule for rule in DRIFT_RULES if not rule.relative], ids=lambda rule: rule.name)
+def test_a_limit_that_the_baseline_breaks_already_is_standing_and_no_drift(rule):
+    sign = 1 if rule.direction == "above" else -1
+    poor = HEALTHY.model_copy(update={rule.metric: rule.limit + sign * 0.3})
+    verdict = verdict_of(rule, beyond(rule, 0.5), poor)
+    assert verdict.standing
+    assert not verdict.fired
+    assert "a limit of the model, no drift" in verdict.reason
+
+
+@each_rule
+def test_its_verdict_tells_value_limit_baseline_and_n(rule):
+    verdict = verdict_of(rule, beyond(rule, 0.01))
+    assert (verdict.rule, verdict.action, verdict.n) == (rule.name, rule.action, 1000)
+    assert verdict.limit == pytest.approx(limit_of(rule))
+    assert verdict.baseline == getattr(HEALTHY, rule.metric)
+    assert verdict.value == getattr(beyond(rule, 0.01), rule.metric)
+    assert f"{verdict.limit:.4g}" in verdict.reason
+
+
+@each_rule
+def test_an_alarm_takes_a_retrain_rule_and_evidence(rule):
+    metrics = beyond(rule, 0.01)
+    verdicts = judge(metrics, HEALTHY, [rule])
+    alarming = DriftState.ALARM if rule.action == "retrain" else DriftState.WARNING
+    assert state_of(verdicts, 1.0, metrics) is alarming
+    assert state_of(verdicts, 0.99, metrics) is DriftState.WARNING
+    assert state_of(verdicts, None, metrics) is DriftState.WARNING
+
+
+@each_rule
+def test_evidence_alone_is_a_warning_and_neither_is_fine(rule):
+    metrics = beyond(rule, -0.01)
+    verdicts = judge(metrics, HEALTHY, [rule])
+    assert state_of(verdicts, 1.0, metrics) is DriftState.WARNING
+    assert state_of(verdicts, 0.99, metrics) is DriftState.OK
+
+
+@each_rule
+def test_too_few_outcomes_are_a_state_of_their_own(rule):
+    metrics = beyond(rule, 0.01, n=199)
+    assert state_of(judge(metrics, HEALTHY, [rule]), 5.0, metrics) is DriftState.INSUFFICIENT
+
+
+def test_a_coverage_is_judged_by_the_outcomes_that_had_an_interval():
+    metrics = FidelityMetrics(n=10_000, mae=0.1, coverage_95pct=0.5, n_interval=150)
+    verdict = next(v for v in judge(metrics, HEALTHY) if v.rule == "coverage_drop")
+    assert not verdict.fired
+    assert verdict.n == 150
