@@ -1,0 +1,104 @@
+"""The real Apache Kafka, one node in KRaft mode."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import signal
+import uuid
+from pathlib import Path
+
+from deploy.stack.child import Steps
+from deploy.stack.jars import java
+from deploy.stack.part import HOST, Part
+
+__all__ = ["Kafka"]
+
+READY = b"Kafka Server started"
+JVM = (
+    "-XX:TieredStopAtLevel=1",  # starts in half the time; steady load would rather have the second compiler
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
+    "-Xms64m",
+    "-Xmx384m",
+    "-Djava.awt.headless=true",
+)
+LOGGING = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",  # says when it is ready
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
+)
+
+
+class Kafka(Part):
+    """Broker and controller in one process; ``ports`` are the clients' and the controller's."""
+
+    name = "Kafka"
+    death = signal.SIGTERM
+
+    def __init__(self, home: Path, ports: tuple[int, int], jars: Path) -> None:
+        super().__init__(home, ports)
+        self.jars = jars
+
+    @property
+    def bootstrap(self) -> str:
+        """Address for clients."""
+        return f"{HOST}:{self.port}"
+
+    def prepare(self) -> Steps:
+        """Format the log folder once; a format that broke off is begun anew."""
+        data, unfinished = self.folder / "data", self.folder / "data.new"
+        if not data.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            settings = self._write_settings(unfinished)
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            yield from self.run(self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", settings))
+            unfinished.rename(data)
+        self._write_settings(data)
+
+    def command(self) -> list[str | Path]:
+        """The broker."""
+        return self._java("kafka.Kafka", self.folder / "server.properties")
+
+    def ready(self, log_start: int) -> bool:
+        """It says so in its log, after it has opened its listener."""
+        with self.log.open("rb") as log:
+            log.seek(log_start)
+            return READY in log.read()
+
+    def _java(self, main: str, *arguments: str | Path) -> list[str | Path]:
+        return [java(), *JVM, *LOGGING, "-cp", f"{self.jars}/*", main, *arguments]
+
+    def _write_settings(self, data: Path) -> Path:
+        path = self.folder / "server.properties"
+        path.write_text("".join(f"{key}={value}\n" for key, value in self._settings(data).items()), encoding="utf-8")
+        return path
+
+    def _settings(self, data: Path) -> dict[str, str | int]:
+        broker, controller = (f"{HOST}:{port}" for port in self.ports)
+        return {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{broker}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(data),
+            "auto.create.topics.enable": "false",
+            "group.initial.rebalance.delay.ms": 0,
+            "default.replication.factor": 1,
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 4,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.num.partitions": 1,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "broker.heartbeat.interval.ms": 1000,
+            "broker.session.timeout.ms": 5000,  # after a crash the controller waits this long for the broker that was
+            "num.network.threads": 2,
+            "num.io.threads": 2,
+            "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+        }

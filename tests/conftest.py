@@ -1,0 +1,107 @@
+"""The Kafka and the PostgreSQL that tests run against: real ones, one of each per session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from deploy.stack import LocalStack
+from deploy.stack.part import free_port
+
+KAFKA_IMAGE = "apache/kafka:4.1.1"
+POSTGRES_IMAGE = "postgres:18"
+KAFKA_SETTINGS = {
+    "KAFKA_NODE_ID": "1",
+    "KAFKA_PROCESS_ROLES": "broker,controller",
+    "KAFKA_LISTENERS": "PLAINTEXT://:9092,CONTROLLER://:9093",
+    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+    "KAFKA_CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+    "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
+    "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+    "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
+}
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> bool:
+    """Whether a Docker engine answers; the client alone is not enough."""
+    import docker  # type: ignore[import-untyped]  # noqa: PLC0415  # only sessions with these fixtures pay for it
+
+    try:
+        docker.from_env(timeout=5).ping()
+    except (docker.errors.DockerException, OSError):
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def local_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """Kafka and PostgreSQL without Docker, in a folder of this session."""
+    with LocalStack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address of a Kafka: ``TWIN_TEST_KAFKA``, else a container, else the local stack."""
+    with ExitStack() as cleanup:
+        yield os.environ.get("TWIN_TEST_KAFKA") or _kafka_container(request, cleanup) or _local(request).kafka_bootstrap
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address of a PostgreSQL whose user may create databases: ``TWIN_TEST_POSTGRES``, else a container, else the local stack."""
+    with ExitStack() as cleanup:
+        yield os.environ.get("TWIN_TEST_POSTGRES") or _postgres_container(request, cleanup) or _local(request).postgres_dsn
+
+
+@pytest.fixture
+async def fresh_database(postgres_dsn: str) -> AsyncIterator[str]:
+    """Address of an empty database that only this test uses; connections left open by the test do not keep it alive."""
+    name = f"test_{uuid4().hex}"
+    await _administer(postgres_dsn, f"CREATE DATABASE {name}")
+    yield f"{postgres_dsn.rpartition('/')[0]}/{name}"
+    await _administer(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _administer(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _local(request: pytest.FixtureRequest) -> LocalStack:
+    stack: LocalStack = request.getfixturevalue("local_stack")
+    return stack
+
+
+def _kafka_container(request: pytest.FixtureRequest, cleanup: ExitStack) -> str | None:
+    if not request.getfixturevalue("docker_engine"):
+        return None
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
+
+    container, port = DockerContainer(KAFKA_IMAGE), free_port()
+    address = f"{container.get_container_host_ip()}:{port}"  # the broker tells it to its clients, so it is chosen before the start
+    container.with_envs(**KAFKA_SETTINGS, KAFKA_ADVERTISED_LISTENERS=f"PLAINTEXT://{address}")
+    container.with_bind_ports(9092, port).waiting_for(LogMessageWaitStrategy("Kafka Server started"))
+    cleanup.enter_context(container)
+    return address
+
+
+def _postgres_container(request: pytest.FixtureRequest, cleanup: ExitStack) -> str | None:
+    if not request.getfixturevalue("docker_engine"):
+        return None
+    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415
+
+    return str(cleanup.enter_context(PostgresContainer(POSTGRES_IMAGE, driver=None)).get_connection_url())
