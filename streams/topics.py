@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
@@ -61,13 +62,15 @@ def topic_of(event: type[Event]) -> str:
     return next(topic for topic, carried in EVENTS.items() if carried is event)
 
 
-async def create_topics(bootstrap: str, *, replication: int = 1) -> list[str]:
+async def create_topics(bootstrap: str, *, replication: int = 1, **security: Any) -> list[str]:
     """Create the topics that are not there yet, and return their names.
+
+    ``security`` is what ``streams.kafka.kafka_security`` gives.
 
     Raises:
         aiokafka.errors.KafkaError: when the broker refuses one.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **security)
     await admin.start()
     try:
         reply = await admin.create_topics(
