@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from deploy.stack import LocalStack, running_stack
 from streams.settings import Settings
 
@@ -47,7 +49,7 @@ def local_stack(home: Path, settings: Settings, say: Say) -> Iterator[Settings]:
 def on_stack(settings: Settings, environment: dict[str, str], home: Path) -> Settings:
     """The settings with the addresses of a local stack."""
     addresses = {name.removeprefix("TWIN_").lower(): value for name, value in environment.items()}
-    return settings.model_copy(update={**addresses, "home": home})
+    return settings.model_copy(update={**addresses, "postgres_dsn": SecretStr(addresses["postgres_dsn"]), "home": home})
 
 
 def _last_home(home: Path) -> Path:
