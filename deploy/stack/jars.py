@@ -68,12 +68,13 @@ def fetch_jars(progress: Callable[[str], None] = print) -> Path:
     Processes that ask at the same time fetch once; a fetch that breaks off leaves nothing behind.
     """
     folder = cache_folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(folder.with_name(f"{folder.name}.lock")):
-        if not folder.exists():
-            progress(f"Kafka {KAFKA_VERSION}: fetching its jars once, to {folder}")
-            _fetch_into(folder)
-        verify_jars(folder)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(folder.with_name(f"{folder.name}.lock")):
+            if not folder.exists():
+                progress(f"Kafka {KAFKA_VERSION}: fetching its jars once, to {folder}")
+                _fetch_into(folder)
+    verify_jars(folder)
     return folder
 
 

@@ -281,3 +281,15 @@ def test_ctrl_c_in_the_terminal_stops_everything_in_order(tmp_path: Path) -> Non
     assert "database system is shut down" in (tmp_path / "logs" / "postgres.log").read_text()
     for part in ("kafka", "postgres"):
         assert is_let_go(tmp_path / part)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to take another face")
+@pytest.mark.parametrize(("face", "user"), [("namespace", 1000), ("nobody", 65534)])
+def test_root_has_two_other_faces_and_both_reach_a_closed_folder(face: str, user: int, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "word").write_text("reached")
+    tells = "import os, pathlib, sys; print(os.geteuid(), pathlib.Path(sys.argv[1]).read_text())"
+    tether = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), "SIGKILL", face]
+    said = subprocess.run([*tether, sys.executable, "-c", tells, str(closed / "word")], capture_output=True, text=True, check=True)
+    assert said.stdout == f"{user} reached\n"
