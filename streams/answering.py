@@ -14,20 +14,22 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 from aiokafka.errors import KafkaError, KafkaTimeoutError
+from pydantic import ValidationError
 
 from streams.metrics import OLDEST_UNFINISHED, OUTAGES
 
-__all__ = ["Worker", "oldest_unfinished_s", "outage", "persist", "settle", "working"]
+__all__ = ["Worker", "in_words", "oldest_unfinished_s", "outage", "persist", "settle", "working"]
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
+_SHOWN_AT_MOST = 80
 
 # SQLSTATE classes: connection, no entry, transaction rolled back, resources, operator, system. Single states: a lock that was
 # not to be had, and the time-outs that end an idle or long transaction.
@@ -124,6 +126,29 @@ async def settle(
                 LOG.exception("an event could not even be refused: ending %s", app.role)
                 await app.crash(failure)
                 await asyncio.Event().wait()
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says, on one line: of a refused message every field, the value refused and what would be allowed."""
+    if isinstance(error, ValidationError):
+        return "; ".join(_fault(fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors())
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fault(where: tuple[int | str, ...], kind: str, words: str, got: Any) -> str:
+    place = f"{'.'.join(map(str, where))}: " if where else ""
+    if kind == "extra_forbidden":
+        return f"{place}unknown field"
+    if kind == "missing":
+        return f"{place}missing"
+    if kind == "value_error":  # a sentence of ours, which names the value
+        return place + words.removeprefix("Value error, ")
+    return f"{place}{words[:1].lower()}{words[1:]}, not {_shown(got)}"
+
+
+def _shown(got: Any) -> str:
+    shown = repr(got)
+    return shown if len(shown) <= _SHOWN_AT_MOST else f"{shown[:_SHOWN_AT_MOST]}..."
 
 
 _started: defaultdict[str, dict[object, float]] = defaultdict(dict)

@@ -12,9 +12,11 @@ from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError, MessageSize
 from faust.exceptions import ProducerSendError
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
+from pydantic import ValidationError
 
+from schemas import InterventionConfig
 from streams import answering
-from streams.answering import oldest_unfinished_s, outage, persist, settle, working
+from streams.answering import in_words, oldest_unfinished_s, outage, persist, settle, working
 from streams.metrics import OUTAGES, REGISTRY
 
 
@@ -178,3 +180,25 @@ def test_the_oldest_unfinished_event_is_the_one_that_shows(monkeypatch):
             assert shown() == oldest_unfinished_s("outcomes") == 4.0
         assert shown() == 4.0
     assert shown() == 0.0
+
+
+def refusal(**fields) -> str:
+    good = {"intervention_type": "email_campaign", "channel": "email", "frequency": "monthly", "duration_weeks": 12}
+    with pytest.raises(ValidationError) as refused:
+        InterventionConfig.model_validate(good | fields)
+    return in_words(refused.value)
+
+
+def test_a_refused_field_is_said_with_its_value_and_what_is_allowed():
+    assert refusal(channel="fax").startswith("channel: unknown channel 'fax': use one of email, in_person,")
+    assert refusal(duration_weeks=0) == "duration_weeks: input should be greater than or equal to 1, not 0"
+    assert refusal(colour="red") == "colour: unknown field"
+    assert refusal(channel="fax", duration_weeks=0).count("; ") == 1
+
+
+def test_a_long_value_is_cut_short_and_never_breaks_the_line():
+    words = refusal(duration_weeks="x\n" * 500)
+    assert len(words) < 250
+    assert "\n" not in words
+    assert in_words(ValueError("two\n lines")) == "two lines"
+    assert in_words(TimeoutError()) == "TimeoutError"
