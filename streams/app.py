@@ -1,0 +1,140 @@
+"""The Faust app of a role: raw bytes in and out, no web server of its own, slices where asked for, and one way to say something."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import faust
+from faust.types import TP
+from yarl import URL
+
+from schemas import Event
+from sql.database import Pool, open_pool
+from streams.kafka import Headers, event_headers, event_value, faust_credentials
+from streams.settings import Role, Settings
+from streams.topics import TOPICS, topic_of
+from streams.transport import SliceSchema, SliceTransport, Start, StartFinder
+
+__all__ = ["TwinApp", "make_app"]
+
+_SLICES_BUFFERED = 64
+_MESSAGES_BUFFERED = 4096
+_MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+_SLICES: dict[Role, frozenset[str]] = {"outcomes": frozenset({"outcome-events"}), "fidelity": frozenset({"fidelity-errors"})}
+_RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+_PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
+
+
+class TwinApp(faust.App):  # type: ignore[misc]  # untyped
+    """A Faust app that knows its settings and its role.
+
+    Attributes:
+        slices: topics that are handed over as whole poll slices.
+        slice_records: records of a slice at most.
+        find_starts: where reading those topics begins; the group's offsets unless a role says otherwise.
+        pool: connections to Postgres, open while the app runs.
+    """
+
+    pool: Pool
+
+    def __init__(self, role: Role, settings: Settings) -> None:
+        self.settings = settings
+        self.role = role
+        self.slices = _SLICES.get(role, frozenset())
+        self.slice_records = settings.slice_records
+        self.find_starts: StartFinder = committed_offsets
+        self._outlets: dict[str, Any] = {}
+        super().__init__(f"twinstream-{role}", **_options(role, settings, sliced=bool(self.slices)))
+        self.transport = SliceTransport(self.conf.broker_consumer, self)
+        self.sensors.add(_FatalSends(self))
+
+    async def on_first_start(self) -> None:
+        """Make Faust's folder, with those above it."""
+        self.conf.datadir.mkdir(parents=True, exist_ok=True)
+        await super().on_first_start()
+
+    async def on_start(self) -> None:
+        """Open the pool before anything is read."""
+        self.pool = await open_pool(self.settings)
+        await super().on_start()
+
+    async def on_shutdown(self) -> None:
+        """Close the pool after the last event is done."""
+        await super().on_shutdown()
+        self.pool.terminate()
+
+    def raw_topic(self, name: str) -> Any:
+        """A declared topic to read: keys and values as bytes, or :class:`~streams.transport.Slice` values for a slice topic."""
+        if name in self.slices:
+            return self.topic(name, schema=SliceSchema(), partitions=_PARTITIONS[name])
+        return self.topic(name, partitions=_PARTITIONS[name], **_RAW)
+
+    async def say(self, event: Event, *, key: str, headers: Headers | None = None, partition: int | None = None) -> None:
+        """Send an event on the topic of its class and wait until the broker has it on all replicas."""
+        await (await self.begin_to_say(event, key=key, headers=headers, partition=partition))
+
+    async def begin_to_say(
+        self, event: Event, *, key: str, headers: Headers | None = None, partition: int | None = None
+    ) -> Awaitable[Any]:
+        """Hand an event to the producer; what is returned is done when the broker has it."""
+        told = [*event_headers(event, self.role), *(headers or [])]
+        return await self.send_raw(topic_of(type(event)), key.encode(), event_value(event), told, partition=partition)
+
+    async def send_raw(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, *, partition: int | None = None
+    ) -> Awaitable[Any]:
+        """Hand bytes to the producer; what is returned is done when the broker has them."""
+        if topic not in self._outlets:
+            self._outlets[topic] = self.topic(topic, partitions=_PARTITIONS[topic], **_RAW)
+        sent: Awaitable[Any] = await self._outlets[topic].send(key=key, value=value, headers=headers, partition=partition)
+        return sent
+
+
+class _FatalSends(faust.Sensor):  # type: ignore[misc]  # untyped
+    """Ends the app when a message could not be sent: Faust only logs it and commits the source offset all the same."""
+
+    def __init__(self, app: TwinApp) -> None:
+        super().__init__()
+        self._app = app
+        self._ending: asyncio.Task[None] | None = None
+
+    def on_send_error(self, producer: Any, exc: BaseException, state: Any) -> None:  # noqa: ARG002  # Faust's signature
+        """End the app."""
+        self._ending = self._ending or asyncio.get_running_loop().create_task(self._app.crash(exc))
+
+
+async def committed_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, Start]:
+    """Begin where the group stopped, at the beginning of a partition that it has never read."""
+    return {tp: Start(offset or 0) for tp, offset in committed.items()}
+
+
+def make_app(role: Role, settings: Settings) -> TwinApp:
+    """The app of a role, without agents: ``agents.<role>.attach(app)`` gives it some."""
+    return TwinApp(role, settings)
+
+
+def _options(role: Role, settings: Settings, *, sliced: bool) -> dict[str, Any]:
+    return {
+        "broker": [URL(f"kafka://{address.strip()}") for address in settings.kafka_bootstrap.split(",")],
+        "broker_credentials": faust_credentials(settings),
+        "broker_session_timeout": settings.session_timeout_s,
+        "broker_heartbeat_interval": settings.session_timeout_s / 6,
+        "broker_commit_interval": 1.0,
+        "broker_max_poll_records": 4 * settings.slice_records,
+        "consumer_auto_offset_reset": "earliest",
+        "producer_acks": -1,
+        "producer_max_request_size": _MAX_MESSAGE_BYTES,
+        "processing_guarantee": "at_least_once",
+        "store": "memory://",
+        "datadir": settings.home / "faust" / role,
+        "topic_partitions": max(_PARTITIONS.values()),
+        "topic_replication_factor": settings.kafka_replication,
+        "topic_disable_leader": True,
+        "table_standby_replicas": 0,
+        "stream_buffer_maxsize": _SLICES_BUFFERED if sliced else _MESSAGES_BUFFERED,
+        "web_enabled": False,
+        "web_tables_enabled": False,
+        "web_router_enabled": False,
+    }
