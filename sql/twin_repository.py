@@ -1,0 +1,374 @@
+"""Twins and populations in Postgres: saved and loaded whole, found by filters, forgotten when they expire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID, uuid5
+
+import asyncpg
+
+from schemas.filters import PopulationFilter
+from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, DigitalTwin, ModelCard, RealismReport, TwinPopulation
+from schemas.twin_types import Brand, TwinType
+from sql.database import Connection, Pool, open_pool, transaction
+from sql.frames import columns_of, features_as_json, floats, frame_from, own_columns
+from sql.model_rows import COLUMNS, UnknownModel, card_from, insert_model, load_card
+from sql.twin_query import twin_query
+
+__all__ = ["PopulationRecord", "TwinRecord", "TwinRepository", "UnknownModel", "UnknownPopulation", "UnknownTwin"]
+
+ROWS_A_STATEMENT = 20_000
+
+SAVE_TWIN = """
+INSERT INTO digital_twins (twin_id, model_id, twin_type, features, baseline_behavior, outcome, metadata)
+VALUES ($1, $2, $3::text::twin_type, $4, $5, $6, $7)
+ON CONFLICT (twin_id) DO UPDATE SET features = EXCLUDED.features, baseline_behavior = EXCLUDED.baseline_behavior,
+                                    outcome = EXCLUDED.outcome, metadata = EXCLUDED.metadata"""
+
+TWINS = """
+SELECT t.twin_id, t.model_id, t.twin_type::text AS twin_type, t.features, t.baseline_behavior, t.outcome, t.metadata
+FROM digital_twins t JOIN digital_twin_models m USING (model_id)"""
+
+SAVE_POPULATION = """
+INSERT INTO twin_populations AS p (population_id, model_id, name, description, twin_count, filters_applied, created_at, expires_at,
+                                   seed, real_rows, realism, columns)
+VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8, $9, $10, $11, $12)
+ON CONFLICT (population_id) DO UPDATE
+SET name = EXCLUDED.name, description = EXCLUDED.description, expires_at = EXCLUDED.expires_at, real_rows = EXCLUDED.real_rows,
+    realism = EXCLUDED.realism, columns = EXCLUDED.columns
+WHERE p.columns IS NULL
+RETURNING population_id"""
+
+SAVE_TWINS = """
+INSERT INTO digital_twins (twin_id, model_id, twin_type, features, baseline_behavior, baseline_lower, baseline_upper, outcome,
+                           metadata)
+SELECT twin_id, $1, $2::text::twin_type, features, behavior, lower, upper, outcome, $3
+FROM ROWS FROM (unnest($4::uuid[], $5::float8[], $6::float8[], $7::float8[], $8::float8[]), jsonb_array_elements($9::text::jsonb))
+     AS x (twin_id, behavior, lower, upper, outcome, features)
+ON CONFLICT (twin_id) DO NOTHING"""
+
+SAVE_MEMBERS = """
+INSERT INTO twin_population_members (population_id, twin_id, row_number)
+SELECT $1, twin_id, $2 + row_number - 1 FROM unnest($3::uuid[]) WITH ORDINALITY AS x (twin_id, row_number)"""
+
+POPULATION = f"""
+SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, p.seed, p.real_rows, p.realism, p.created_at,
+       p.expires_at, p.columns, p.expires_at <= now() AS expired, {COLUMNS}
+FROM twin_populations p JOIN digital_twin_models m USING (model_id)
+WHERE p.population_id = $1"""  # noqa: S608  # our own constant
+
+MEMBERS = """
+SELECT t.twin_id, t.features::text AS features, t.baseline_behavior, t.baseline_lower, t.baseline_upper, t.outcome
+FROM twin_population_members JOIN digital_twins t USING (twin_id)
+WHERE population_id = $1
+ORDER BY row_number"""
+
+MEMBERS_WHOLE = """
+SELECT t.twin_id, t.model_id, t.twin_type::text AS twin_type, t.features, t.baseline_behavior, t.outcome, t.metadata
+FROM twin_population_members JOIN digital_twins t USING (twin_id)
+WHERE population_id = $1
+ORDER BY row_number"""
+
+POPULATIONS = """
+SELECT p.population_id, p.model_id, m.twin_type::text AS twin_type, m.brand::text AS brand, p.name, p.description, p.twin_count,
+       p.filters_applied, p.created_at, p.expires_at, p.columns IS NOT NULL AS stored
+FROM twin_populations p JOIN digital_twin_models m USING (model_id)
+WHERE ($1::uuid IS NULL OR p.model_id = $1) AND (p.expires_at IS NULL OR p.expires_at > now())
+ORDER BY p.created_at DESC, p.population_id"""
+
+RECORD = """
+SELECT t.twin_id, t.model_id, m.model_type, m.trained_at, m.deprecated_at, t.created_at,
+       (m.metrics ->> 'fidelity')::float8 AS model_fidelity, s.window_end AS fidelity_at,
+       s.mae, s.rmse, s.correlation, s.coverage_95pct
+FROM digital_twins t JOIN digital_twin_models m USING (model_id)
+LEFT JOIN LATERAL (
+    SELECT * FROM fidelity_snapshots f
+    WHERE f.model_id = t.model_id AND f.segment = 'all' ORDER BY f.window_start DESC LIMIT 1
+) s ON true
+WHERE t.twin_id = $1"""
+
+EXPIRED = "SELECT population_id FROM twin_populations WHERE expires_at <= $1 ORDER BY population_id FOR UPDATE"
+
+FORGET_MEMBERS = "DELETE FROM twin_population_members WHERE population_id = ANY($1::uuid[]) RETURNING twin_id"
+
+FORGET_TWINS = """
+DELETE FROM digital_twins t
+WHERE t.twin_id = ANY($1::uuid[])
+  AND NOT EXISTS (SELECT FROM twin_population_members o WHERE o.twin_id = t.twin_id)
+  AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.twin_id = t.twin_id)"""
+
+KEEP_RECIPES = "UPDATE twin_populations SET columns = NULL WHERE population_id = ANY($1::uuid[])"
+
+FORGET_POPULATIONS = """
+DELETE FROM twin_populations p
+WHERE p.population_id = ANY($1::uuid[])
+  AND NOT EXISTS (SELECT FROM simulation_runs r WHERE r.population_id = p.population_id)
+  AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.population_id = p.population_id)
+  AND NOT EXISTS (SELECT FROM fidelity_snapshots s WHERE s.population_id = p.population_id)"""
+
+
+class UnknownTwin(LookupError):
+    """No twin with this id is stored."""
+
+
+class UnknownPopulation(LookupError):
+    """No population with this id is stored with its twins."""
+
+
+@dataclass(frozen=True)
+class PopulationRecord:
+    """What is known of a population without its twins; ``stored`` says whether they are rows, or only a recipe."""
+
+    population_id: UUID
+    model_id: UUID
+    twin_type: TwinType
+    brand: Brand
+    name: str
+    description: str
+    twin_count: int
+    filters_applied: dict[str, Any]
+    created_at: datetime
+    expires_at: datetime | None
+    stored: bool
+
+
+@dataclass(frozen=True)
+class TwinRecord:
+    """Where a twin comes from, and how well its model held in training and in its latest window."""
+
+    twin_id: UUID
+    model_id: UUID
+    model_type: str
+    trained_at: datetime
+    deprecated_at: datetime | None
+    created_at: datetime
+    model_fidelity: float | None
+    fidelity_at: datetime | None
+    mae: float | None
+    rmse: float | None
+    correlation: float | None
+    coverage_95pct: float | None
+
+
+class TwinRepository:
+    """Twins in Postgres; the pool is opened at the first await, on ``dsn`` or on ``TWIN_POSTGRES_DSN``.
+
+    A pool that is given is used and left open.
+    """
+
+    def __init__(self, dsn: str | None = None, *, pool: Pool | None = None) -> None:
+        self._dsn = dsn
+        self._pool = pool
+        self._owned = pool is None
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the pool, if this repository opened it; the next await opens it again."""
+        if self._owned and self._pool is not None:
+            pool, self._pool = self._pool, None
+            await pool.close()
+
+    async def save_twin(self, twin: DigitalTwin) -> UUID:
+        """Store one twin, or replace what is stored under its id.
+
+        Raises:
+            UnknownModel: when the model that made it is not stored.
+        """
+        pool = await self._open()
+        outcome, metadata = _outcome_apart(twin.metadata)
+        said = json.loads(twin.model_dump_json(include={"features"}))["features"]  # a missing number becomes null
+        try:
+            await pool.execute(
+                SAVE_TWIN, twin.twin_id, twin.model_id, twin.twin_type.value, said, twin.baseline_behavior, outcome, metadata
+            )
+        except asyncpg.ForeignKeyViolationError:
+            raise UnknownModel(twin.model_id) from None
+        return twin.twin_id
+
+    async def load_twin(self, twin_id: UUID) -> DigitalTwin:
+        """One twin.
+
+        Raises:
+            UnknownTwin: when it is not stored.
+        """
+        pool = await self._open()
+        row = await pool.fetchrow(f"{TWINS} WHERE t.twin_id = $1", twin_id)
+        if row is None:
+            raise UnknownTwin(f"no twin {twin_id} is stored")
+        return _twin(row)
+
+    async def query_twins(self, filters: Mapping[str, Any] | PopulationFilter) -> list[DigitalTwin]:
+        """Twins that satisfy all filters; beside those of populations ``brand``, ``model_id``, ``twin_type`` and ``limit``.
+
+        Raises:
+            ValueError: for a word or a value that means nothing; it names what would be allowed.
+        """
+        query, limit = twin_query(filters), _limit(filters)
+        pool = await self._open()
+        statement = f"{TWINS} WHERE {query.where()} ORDER BY t.created_at, t.twin_id LIMIT {query.value(limit)}"
+        return [_twin(row) for row in await pool.fetch(statement, *query.values)]
+
+    async def save_population(self, population: TwinPopulation) -> UUID:
+        """Store a population with its twins and, where it is missing, its model; saving twice is saving once."""
+        columns = columns_of(population)
+        async with transaction(await self._open()) as connection:
+            await insert_model(connection, population.model)
+            stored = await load_card(connection, population.model_id)
+            if await _insert_population(connection, population, columns):
+                await _insert_twins(connection, population.model_copy(update={"model": stored}))
+        return population.population_id
+
+    async def load_population(self, population_id: UUID) -> TwinPopulation:
+        """A population with all its twins, its frame as it was.
+
+        Raises:
+            UnknownPopulation: when it is not stored, only its recipe is, or it has expired.
+        """
+        pool = await self._open()
+        row = await pool.fetchrow(POPULATION, population_id)
+        if row is None:
+            raise UnknownPopulation(f"no population {population_id} is stored")
+        if row["expired"]:
+            raise UnknownPopulation(f"population {population_id} expired at {row['expires_at'].isoformat()}")
+        if row["columns"] is None:
+            raise UnknownPopulation(f"population {population_id} is stored as a recipe only: generate it from its model again")
+        members = await pool.fetch(MEMBERS, population_id)
+        if members and members[0]["twin_id"] != uuid5(population_id, "0"):
+            return TwinPopulation(**_fields(row), twins=[_twin(twin) for twin in await pool.fetch(MEMBERS_WHOLE, population_id)])
+        return TwinPopulation(**_fields(row), frame=_frame(row, members))
+
+    async def populations(self, model_id: UUID | None = None) -> list[PopulationRecord]:
+        """Populations that have not expired, newest first; of one model where it is named."""
+        pool = await self._open()
+        return [
+            PopulationRecord(**{**row, "twin_type": TwinType(row["twin_type"]), "brand": Brand(row["brand"])})
+            for row in await pool.fetch(POPULATIONS, model_id)
+        ]
+
+    async def expire_populations(self, at: datetime) -> int:
+        """Forget the twins of populations that expired by ``at``; returns how many populations that were.
+
+        Twins that an outcome or another population names stay, and so does the recipe of a population that a run or an
+        outcome names.
+        """
+        async with transaction(await self._open()) as connection:
+            expired = [row[0] for row in await connection.fetch(EXPIRED, at)]
+            members = [row[0] for row in await connection.fetch(FORGET_MEMBERS, expired)]
+            await connection.execute(FORGET_TWINS, members)
+            await connection.execute(KEEP_RECIPES, expired)
+            await connection.execute(FORGET_POPULATIONS, expired)
+        return len(expired)
+
+    async def load_model(self, model_id: UUID) -> ModelCard:
+        """The card of a stored model.
+
+        Raises:
+            UnknownModel: when there is none.
+        """
+        return await load_card(await self._open(), model_id)
+
+    async def twin_record(self, twin_id: UUID) -> TwinRecord:
+        """Model version, creation date and fidelity of a twin.
+
+        Raises:
+            UnknownTwin: when it is not stored.
+        """
+        pool = await self._open()
+        row = await pool.fetchrow(RECORD, twin_id)
+        if row is None:
+            raise UnknownTwin(f"no twin {twin_id} is stored")
+        return TwinRecord(**row)
+
+    async def _open(self) -> Pool:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await open_pool(dsn=self._dsn)
+            return self._pool
+
+
+async def _insert_population(connection: Connection, population: TwinPopulation, columns: list[dict[str, Any]]) -> bool:
+    """Whether the population's twins were not stored before."""
+    said = population.model_dump(mode="json", include={"filters_applied", "realism"})
+    saved = await connection.fetchval(
+        SAVE_POPULATION,
+        population.population_id,
+        population.model_id,
+        population.name,
+        population.description,
+        population.twin_count,
+        said["filters_applied"],
+        population.created_at,
+        population.expires_at,
+        population.seed,
+        population.real_rows,
+        said["realism"],
+        columns,
+    )
+    return saved is not None
+
+
+async def _insert_twins(connection: Connection, population: TwinPopulation) -> None:
+    frame, ids = population.frame, population.twin_ids
+    target = population.model.target
+    numbers = [floats(frame, name) for name in (BEHAVIOUR, LOWER, UPPER, target)]
+    metadata = population.provenance() | ({} if target in frame else {"outcome": None})
+    for start in range(0, len(ids), ROWS_A_STATEMENT):
+        part = slice(start, start + ROWS_A_STATEMENT)
+        made_by = (population.model_id, population.twin_type.value, metadata)
+        features = features_as_json(frame.iloc[part], population.features)
+        await connection.execute(SAVE_TWINS, *made_by, ids[part], *(column[part] for column in numbers), features)
+        await connection.execute(SAVE_MEMBERS, population.population_id, start, ids[part])
+
+
+def _fields(row: asyncpg.Record) -> dict[str, Any]:
+    same = ("population_id", "model_id", "name", "description", "twin_count", "filters_applied", "seed", "real_rows", "created_at")
+    return {
+        **{name: row[name] for name in same},
+        "expires_at": row["expires_at"],
+        "realism": RealismReport(**row["realism"]) if row["realism"] else None,
+        "model": card_from(row),
+    }
+
+
+def _frame(row: asyncpg.Record, members: list[asyncpg.Record]) -> Any:
+    kept = {name: [member[column] for member in members] for name, column in own_columns(row["target_variable"]).items()}
+    return frame_from(row["columns"], (member["features"] for member in members), kept)
+
+
+def _twin(row: asyncpg.Record) -> DigitalTwin:
+    outcome = {} if row["outcome"] is None else {"outcome": row["outcome"]}
+    return DigitalTwin(
+        twin_id=row["twin_id"],
+        model_id=row["model_id"],
+        twin_type=row["twin_type"],
+        features=row["features"],
+        baseline_behavior=row["baseline_behavior"],
+        metadata=row["metadata"] | outcome,
+    )
+
+
+def _outcome_apart(metadata: dict[str, Any]) -> tuple[float | None, dict[str, Any]]:
+    """A twin's drawn outcome has a column of its own."""
+    outcome = metadata.get("outcome")
+    if isinstance(outcome, float):
+        return outcome, {name: value for name, value in metadata.items() if name != "outcome"}
+    return None, metadata
+
+
+def _limit(filters: Mapping[str, Any] | PopulationFilter) -> int | None:
+    limit = filters.get("limit") if isinstance(filters, Mapping) else None
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit {limit!r} is not a whole number of at least 1")
+    return limit
