@@ -1,0 +1,183 @@
+"""From the table that somebody gives to the columns that a model learns from, and later predicts from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from schemas.clinical_terms import clinical_term
+from schemas.twin_types import TWIN_TYPES, Feature, TwinType, TwinTypeEntry
+
+__all__ = ["LEAST_SAMPLES", "ClinicalData", "TrainingTable", "feature_frame", "training_table"]
+
+LEAST_SAMPLES = 1000
+MOST_LEVELS = 500
+NOT_FEATURES = frozenset({"entity_id", "observed_at"})
+
+
+class ClinicalData(ValueError):
+    """A column or target that belongs to clinical work, which this system stays out of."""
+
+
+@dataclass(frozen=True)
+class TrainingTable:
+    """A table ready to learn from.
+
+    Attributes:
+        features: ``(n, p)``, each column in the form of its kind, see ``feature_frame``.
+        target: ``(n,)``, finite.
+        kinds: of each feature, in the order of the columns.
+        n_dropped: rows that had no usable target.
+        warnings: what a user should know, such as columns that could not be used.
+    """
+
+    features: pd.DataFrame
+    target: npt.NDArray[np.float64]
+    kinds: Mapping[str, str]
+    n_dropped: int
+    warnings: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.target)
+
+    @property
+    def categorical(self) -> tuple[str, ...]:
+        """Names of the columns whose values are levels."""
+        return tuple(name for name, kind in self.kinds.items() if kind == "category")
+
+    def digest(self) -> str:
+        """SHA-256 of content and column names: the same table gives the same digest."""
+        digest = hashlib.sha256("\0".join(self.kinds).encode())
+        for name, kind in self.kinds.items():
+            column = self.features[name]
+            content = "\0".join(map(str, column)).encode() if kind == "category" else column.to_numpy(dtype=float).tobytes()
+            digest.update(content)
+        digest.update(self.target.tobytes())
+        return digest.hexdigest()
+
+
+def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> TrainingTable:
+    """Check a table and bring its columns into form; the frame that came in is not changed.
+
+    Columns beyond the default features are used when they can be, and left out with a warning when they cannot.
+
+    Raises:
+        ClinicalData: for a clinical column or target, by name.
+        ValueError: when the target is not declared, missing or constant, a default feature holds an impossible value, or
+            fewer than ``LEAST_SAMPLES`` usable rows are left.
+    """
+    entry = TWIN_TYPES[twin_type]
+    outcome = _outcome(frame, entry, target)
+    names = [str(name) for name in frame.columns if str(name) not in NOT_FEATURES and str(name) != target]
+    _refuse_clinical(twin_type, names)
+    usable = np.isfinite(outcome)
+    kept = frame.loc[usable]
+    if len(kept) < LEAST_SAMPLES:
+        raise ValueError(
+            f"{len(kept)} rows with a value of {target!r} are too few to learn twins from: at least {LEAST_SAMPLES} are needed"
+        )
+    kinds, warnings = _kinds(kept, entry, names)
+    if not kinds:
+        raise ValueError(f"no usable feature: give some of {', '.join(entry.by_name)}")
+    if np.ptp(outcome[usable]) == 0:
+        raise ValueError(f"{target!r} is {outcome[usable][0]} in every row: there is nothing to learn")
+    return TrainingTable(feature_frame(kept, kinds, twin_type), outcome[usable], kinds, int((~usable).sum()), warnings)
+
+
+def feature_frame(frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: TwinType) -> pd.DataFrame:
+    """The named columns of ``frame`` in one form, index reset.
+
+    Categories are text (None where missing); integers are int64 where complete; flags, numbers and gapped integers float64 (NaN
+    where missing, flags 0 and 1). A column that the frame lacks is missing in every row.
+
+    Raises:
+        ValueError: for a value that the feature cannot have; it names the feature, the value and what would be allowed.
+    """
+    declared = TWIN_TYPES[twin_type].by_name
+    columns = {name: _in_form(frame, name, kind, declared.get(name)) for name, kind in kinds.items()}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
+
+
+def _outcome(frame: pd.DataFrame, entry: TwinTypeEntry, target: str) -> npt.NDArray[np.float64]:
+    if term := clinical_term(entry.twin_type, target):
+        raise ClinicalData(f"target {target!r} is clinical ({term!r}): only commercial outcomes are learned")
+    entry.target(target)
+    if target not in frame:
+        raise ValueError(f"the table has no column {target!r}, the target: it has {', '.join(map(str, frame.columns))}")
+    return np.asarray(_numbers(frame[target], target), dtype=np.float64)
+
+
+def _refuse_clinical(twin_type: TwinType, names: list[str]) -> None:
+    found = {name: term for name in names if (term := clinical_term(twin_type, name))}
+    if found:
+        listed = ", ".join(f"{name!r} ({term!r})" for name, term in found.items())
+        raise ClinicalData(f"clinical columns are refused: {listed}. Only operational data makes twins; drop them")
+
+
+def _kinds(frame: pd.DataFrame, entry: TwinTypeEntry, names: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    found = {name: entry.by_name[name].kind if name in entry.by_name else _kind(frame[name]) for name in names}
+    empty = [name for name in found if frame[name].isna().all()]
+    unusable = [name for name, kind in found.items() if kind is None and name not in empty]
+    warnings = []
+    if empty:
+        warnings.append(f"left out, no value in any row: {', '.join(empty)}")
+    if unusable:
+        warnings.append(
+            f"fell back to the default features without {', '.join(unusable)}: neither numbers nor at most {MOST_LEVELS} levels"
+        )
+    return {name: kind for name, kind in found.items() if kind is not None and name not in empty}, tuple(warnings)
+
+
+def _kind(column: pd.Series[Any]) -> str | None:
+    """Kind of a column beyond the default features; None where it can be no feature."""
+    if pd.api.types.is_bool_dtype(column):
+        return "flag"
+    if pd.api.types.is_integer_dtype(column):
+        return "integer"
+    if pd.api.types.is_float_dtype(column):
+        return "number" if np.isfinite(column.dropna()).all() else None
+    if pd.api.types.is_string_dtype(column.dropna()) or isinstance(column.dtype, pd.CategoricalDtype):
+        return "category" if column.nunique() <= min(MOST_LEVELS, len(column) // 2) else None
+    return None
+
+
+def _in_form(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> npt.NDArray[Any]:
+    if name not in frame:
+        return np.full(len(frame), None if kind == "category" else np.nan, dtype=object if kind == "category" else np.float64)
+    column = frame[name]
+    if kind == "category":
+        return np.array(
+            [None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)], dtype=object
+        )
+    numbers = _numbers(column, name)
+    if feature is not None:
+        _refuse_impossible(numbers, feature)
+    whole = kind == "integer" and np.isfinite(numbers).all()
+    return numbers.astype(np.int64) if whole else numbers
+
+
+def _numbers(column: pd.Series[Any], name: str) -> npt.NDArray[np.float64]:
+    try:
+        return np.asarray(pd.to_numeric(column).astype("float64"), dtype=np.float64)
+    except (ValueError, TypeError):
+        bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        raise ValueError(f"{name!r} holds {bad.iloc[0]!r}: numbers are expected") from None
+
+
+def _refuse_impossible(numbers: npt.NDArray[np.float64], feature: Feature) -> None:
+    low = -np.inf if feature.low is None else feature.low
+    high = np.inf if feature.high is None else feature.high
+    outside = (numbers < low) | (numbers > high) | np.isinf(numbers)
+    if outside.any():
+        raise ValueError(f"{feature.name!r} holds {numbers[outside][0]:g}: allowed is {low:g} to {high:g} ({feature.unit})")
+    if feature.kind == "integer" and np.any(numbers[np.isfinite(numbers)] % 1):
+        raise ValueError(
+            f"{feature.name!r} holds {numbers[np.isfinite(numbers) & (numbers % 1 != 0)][0]:g}: whole numbers are expected"
+        )

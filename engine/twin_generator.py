@@ -1,0 +1,231 @@
+"""Learn twins from a table, and make populations of them: the face of the brief over :mod:`engine.twin_model`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+from uuid import UUID, uuid5
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.metrics import r2_score
+from sklearn.pipeline import Pipeline
+
+from engine.conformal import Conformal, fit_conformal
+from engine.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, fit, importance
+from engine.sequential_trees import Constraints, JointModel, fit_joint
+from engine.training_table import TrainingTable, training_table
+from engine.twin_model import LEVEL, TwinModel
+from schemas.filters import Filters
+from schemas.twin_models import Baseline, ModelCard, TwinModelMetrics, TwinPopulation
+from schemas.twin_types import TWIN_TYPES, Brand, TwinType, TwinTypeEntry
+
+__all__ = ["ModelRegistry", "NotTrained", "TwinGenerator"]
+
+Array = npt.NDArray[np.float64]
+ModelType = Literal["auto", "RandomForest", "GradientBoosting", "HistGradientBoosting"]
+
+MODELS = UUID("5d0b9a3c-64a5-5f0e-9d6e-0d1a3f0b7c11")
+"""Namespace of model ids."""
+
+ENOUGH_FIDELITY = 0.75
+ENOUGH_R2 = 0.5
+CLIP_FACTOR = 1.5
+
+
+class NotTrained(RuntimeError):
+    """Twins were asked of a generator that has learned nothing yet."""
+
+
+class ModelRegistry(Protocol):
+    """Where trained models are kept."""
+
+    def save(self, model: TwinModel) -> object:
+        """Keep a model for good; saving it twice is saving it once."""
+
+
+class TwinGenerator:
+    """Learns from a table of entities and makes synthetic ones.
+
+    Args:
+        target: the column to learn, the twin type's own by default.
+        model_type: of the expected outcome. ``auto`` takes the random forest, and when its fidelity stays below 0.75 also
+            gradient boosting, and keeps whichever is better on rows it has not seen.
+        n_jobs: processors for fitting, -1 for all; results do not depend on it.
+        registry: where ``save_to_registry`` keeps the model.
+    """
+
+    def __init__(
+        self,
+        twin_type: TwinType,
+        brand: Brand,
+        target: str | None = None,
+        *,
+        model_type: ModelType = "auto",
+        n_jobs: int = -1,
+        seed: int = 0,
+        registry: ModelRegistry | None = None,
+    ) -> None:
+        self.twin_type = TwinType(twin_type)
+        self.brand = Brand(brand)
+        self.target = target or TWIN_TYPES[self.twin_type].default_target.name
+        if model_type not in ("auto", *HYPERPARAMETERS):
+            raise ValueError(f"unknown model_type {model_type!r}: use auto, {', '.join(HYPERPARAMETERS)}")
+        self.model_type = model_type
+        self.n_jobs = n_jobs
+        self.seed = seed
+        self.registry = registry
+        self._model: TwinModel | None = None
+
+    @property
+    def model(self) -> TwinModel:
+        """The trained model.
+
+        Raises:
+            NotTrained: before ``train``.
+        """
+        if self._model is None:
+            raise NotTrained("nothing has been learned yet: call train with a table first")
+        return self._model
+
+    def train(self, training_data: pd.DataFrame, target_col: str | None = None) -> TwinModelMetrics:
+        """Learn from one row an entity; the frame is not changed. Equal tables, settings and seeds give equal models.
+
+        Raises:
+            ClinicalData: for clinical columns or targets.
+            ValueError: when the table cannot be learned from; it says why and what would do.
+        """
+        target = target_col or self.target
+        table = training_table(training_data, self.twin_type, target)
+        chosen, crossed, tried = self._choose(table)
+        outcome = fit(table, chosen, n_jobs=self.n_jobs, seed=self.seed)
+        encoded = outcome["encoder"].transform(table.features)
+        conformal = fit_conformal(encoded, table.target - crossed.predicted, self.seed)
+        metrics = _metrics(table, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed)
+        card = self._card(table, target, chosen, tried, metrics, _baseline(table.target, crossed, conformal))
+        self._model = TwinModel(card, dict(table.kinds), self._joint(table, target), outcome, conformal)
+        self.target = target
+        return metrics
+
+    def retrain(self, training_data: pd.DataFrame) -> TwinModelMetrics:
+        """Learn anew, the same target with the same settings, from another table.
+
+        Raises:
+            NotTrained: before ``train``.
+        """
+        return self.train(training_data, self.model.card.target)
+
+    def generate(self, n: int, filters: Filters = None, seed: int | None = None) -> TwinPopulation:
+        """Make ``n`` twins, see ``TwinModel.generate``; the seed is the generator's own by default."""
+        return self.model.generate(n, filters, self.seed if seed is None else seed)
+
+    def predict(self, frame: pd.DataFrame) -> Array:
+        """Expected outcome of each row, shape ``(n,)``."""
+        return self.model.predict(frame)
+
+    def predict_interval(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array]:
+        """Ends of the prediction interval of each row's outcome, each of shape ``(n,)``."""
+        return self.model.predict_interval(frame, level)
+
+    def save_to_registry(self) -> UUID:
+        """Keep the trained model in the registry and return its id.
+
+        Raises:
+            NotTrained: before ``train``.
+            ValueError: when the generator was made without a registry.
+        """
+        if self.registry is None:
+            raise ValueError("this generator has no registry: give one, TwinGenerator(..., registry=...)")
+        self.registry.save(self.model)
+        return self.model.card.model_id
+
+    def _choose(self, table: TrainingTable) -> tuple[str, CrossFit, dict[str, float]]:
+        first = "RandomForest" if self.model_type == "auto" else self.model_type
+        fits = {first: cross_fit(table, first, n_jobs=self.n_jobs, seed=self.seed)}
+        fidelity = fits[first].fidelity(table.target)
+        if self.model_type == "auto" and (fidelity is None or fidelity < ENOUGH_FIDELITY):
+            fits["GradientBoosting"] = cross_fit(table, "GradientBoosting", n_jobs=self.n_jobs, seed=self.seed)
+        chosen = max(fits, key=lambda name: float(fits[name].r2.mean()))
+        return chosen, fits[chosen], {name: round(float(crossed.r2.mean()), 6) for name, crossed in fits.items()}
+
+    def _card(
+        self, table: TrainingTable, target: str, chosen: str, tried: dict[str, float], metrics: TwinModelMetrics, baseline: Baseline
+    ) -> ModelCard:
+        parameters: dict[str, Any] = {**HYPERPARAMETERS[chosen], "cv_r2_of_tried": tried, "seed": self.seed}
+        identity = (self.twin_type.value, self.brand.value, target, self.model_type, chosen, self.seed, table.digest())
+        return ModelCard(
+            model_id=uuid5(MODELS, repr(identity)),
+            twin_type=self.twin_type,
+            brand=self.brand,
+            target=target,
+            model_type=chosen,
+            features=tuple(map(str, table.features)),
+            hyperparameters=parameters,
+            training_samples=len(table),
+            metrics=metrics,
+            baseline=baseline,
+        )
+
+    def _joint(self, table: TrainingTable, target: str) -> JointModel:
+        entry = TWIN_TYPES[self.twin_type]
+        filterable = dict.fromkeys([*entry.filters.values(), *entry.dimensions])
+        constraints = Constraints(dict(entry.not_above), {r.name: (r.numerator, r.denominator) for r in entry.ratios})
+        return fit_joint(
+            table.features.assign(**{target: table.target}),
+            categorical=table.categorical,
+            first=[name for name in filterable if name in table.features],
+            last=target,
+            constraints=constraints,
+            rng=np.random.default_rng(self.seed),
+        )
+
+
+def _metrics(
+    table: TrainingTable, outcome: Pipeline, crossed: CrossFit, entry: TwinTypeEntry, target: str, seed: int
+) -> TwinModelMetrics:
+    fitted = np.asarray(outcome.predict(table.features))
+    errors = table.target - fitted
+    fidelity = crossed.fidelity(table.target)
+    additive = entry.target(target).scale == "additive"
+    return TwinModelMetrics(
+        train_r2=float(r2_score(table.target, fitted)),
+        train_mae=float(np.abs(errors).mean()),
+        train_rmse=float(np.sqrt((errors**2).mean())),
+        cv_r2_mean=float(crossed.r2.mean()),
+        cv_r2_std=float(crossed.r2.std()),
+        fidelity=fidelity,
+        training_samples=len(table),
+        n_dropped=table.n_dropped,
+        no_change_mae=float(np.abs(table.target).mean()) if additive else None,
+        feature_importance=importance(outcome, table, seed),
+        warnings=(*table.warnings, *_weakness(float(crossed.r2.mean()), table, entry)),
+    )
+
+
+def _weakness(r2: float, table: TrainingTable, entry: TwinTypeEntry) -> tuple[str, ...]:
+    dropped = (f"{table.n_dropped} rows without a value of the target were left out",) if table.n_dropped else ()
+    if r2 >= ENOUGH_R2:
+        return dropped
+    lacking = [name for name in entry.by_name if name not in table.features]
+    advice = (
+        f"add {', '.join(lacking[:5])}" if lacking else "add features measured closer to the outcome, such as last year's change"
+    )
+    return (*dropped, f"R2 on unseen rows is {r2:.2f}, below {ENOUGH_R2}: single predictions are rough; {advice}")
+
+
+def _baseline(actual: Array, crossed: CrossFit, conformal: Conformal) -> Baseline:
+    loss = np.abs(actual - crossed.predicted)
+    clip = max(CLIP_FACTOR * float(np.quantile(loss, 0.99)), np.finfo(float).tiny)
+    clipped = np.minimum(loss / clip, 1.0)
+    return Baseline(
+        n=len(actual),
+        mae=float(loss.mean()),
+        rmse=float(np.sqrt((loss**2).mean())),
+        correlation=crossed.fidelity(actual),
+        coverage_95pct=conformal.coverage(LEVEL),
+        center=float(actual.mean()),
+        scale=float(actual.std()),
+        clip=clip,
+        clipped_mean=float(clipped.mean()),
+        clipped_sd=float(clipped.std(ddof=1)),
+    )

@@ -1,0 +1,158 @@
+"""One trained version of a model line: it predicts outcomes with intervals and makes twins. It never changes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+from uuid import UUID, uuid5
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+
+from engine.conformal import Conformal
+from engine.sequential_trees import JointModel
+from engine.training_table import feature_frame
+from schemas.filters import Condition, Filters, canonical_filters, conditions
+from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, TwinPopulation
+
+__all__ = ["LEVEL", "ModelParts", "TwinModel"]
+
+Array = npt.NDArray[np.float64]
+
+LEVEL = 0.95
+MOST_TWINS = 1_000_000
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """A model taken apart for storing: estimators of scikit-learn, plain arrays, and JSON types; no code."""
+
+    estimators: dict[str, BaseEstimator]
+    arrays: dict[str, npt.NDArray[Any]]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TwinModel:
+    """A trained model.
+
+    Attributes:
+        kinds: of the features, in the order in which the model takes them.
+        joint: distribution of features and target.
+        outcome: encoder and estimator of the expected outcome.
+        conformal: half widths of prediction intervals.
+    """
+
+    card: ModelCard
+    kinds: Mapping[str, str]
+    joint: JointModel
+    outcome: Pipeline
+    conformal: Conformal
+
+    def predict(self, frame: pd.DataFrame) -> Array:
+        """Expected outcome without any intervention, shape ``(n,)``, units of the target.
+
+        Features that the frame lacks count as missing, unknown levels as rare ones.
+
+        Raises:
+            ValueError: for a value that a feature cannot have.
+        """
+        return np.asarray(self.outcome.predict(self._features(frame)), dtype=np.float64)
+
+    def predict_interval(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array]:
+        """Lower and upper end of the prediction interval of one outcome, each of shape ``(n,)``."""
+        _, lower, upper = self.predict_all(frame, level)
+        return lower, upper
+
+    def predict_all(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array, Array]:
+        """Expected outcome, lower and upper end of its prediction interval, each of shape ``(n,)``."""
+        encoded = self.outcome["encoder"].transform(self._features(frame))
+        expected = np.asarray(self.outcome["estimator"].predict(encoded), dtype=np.float64)
+        half = self.conformal.half_width(encoded, level)
+        return expected, expected - half, expected + half
+
+    def population_id(self, n: int, filters: Filters = None, seed: int = 0) -> UUID:
+        """Id of the population that ``generate`` makes of the same arguments."""
+        spelled = canonical_filters(self.card.twin_type, filters)
+        return uuid5(self.card.model_id, repr((n, sorted(spelled.items()), seed)))
+
+    def generate(self, n: int, filters: Filters = None, seed: int = 0) -> TwinPopulation:
+        """Make ``n`` twins that satisfy the filters; equal arguments make equal twins.
+
+        Raises:
+            EmptyFilter: when no real row satisfies the filters; it names the nearest filter that some do.
+            ValueError: for an impossible ``n``, or a filter on what these twins lack.
+        """
+        if not 1 <= n <= MOST_TWINS:
+            raise ValueError(f"n is {n}: 1 to {MOST_TWINS:,} twins can be made at once")
+        wanted = conditions(self.card.twin_type, filters)
+        sampled = self.joint.sample(n, rng=np.random.default_rng(seed), allowed=self._allowed(wanted))
+        expected, lower, upper = self.predict_all(sampled.frame)
+        return TwinPopulation(
+            population_id=self.population_id(n, filters, seed),
+            model_id=self.card.model_id,
+            name=f"{self.card.line} twins",
+            description=f"{n} twins of {self.card.model_type} {self.card.model_id}",
+            twin_count=n,
+            filters_applied=canonical_filters(self.card.twin_type, filters),
+            seed=seed,
+            real_rows=sampled.real_rows,
+            model=self.card,
+            frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: lower, UPPER: upper}),
+        )
+
+    def to_parts(self) -> ModelParts:
+        """Take the model apart; ``from_parts`` puts it together again, bit for bit."""
+        arrays = {f"joint.{name}": array for name, array in self.joint.arrays().items()}
+        return ModelParts(
+            estimators={
+                "encoder": self.outcome["encoder"],
+                "estimator": self.outcome["estimator"],
+                "difficulty": self.conformal.difficulty,
+            },
+            arrays={**arrays, "conformal_scores": self.conformal.scores},
+            meta={
+                "card": self.card.model_dump(mode="json"),
+                "kinds": dict(self.kinds),
+                "joint": self.joint.meta,
+                "conformal_floor": self.conformal.floor,
+            },
+        )
+
+    @classmethod
+    def from_parts(cls, parts: ModelParts) -> TwinModel:
+        """The model that ``to_parts`` took apart."""
+        joint = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
+        outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
+        return cls(
+            card=ModelCard.model_validate(parts.meta["card"]),
+            kinds=parts.meta["kinds"],
+            joint=JointModel.from_arrays(joint, parts.meta["joint"]),
+            outcome=outcome,
+            conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], parts.arrays["conformal_scores"]),
+        )
+
+    def with_card(self, card: ModelCard) -> TwinModel:
+        """The same model with what a registry has added to its card."""
+        return replace(self, card=card)
+
+    def _features(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return feature_frame(frame, self.kinds, self.card.twin_type)
+
+    def _allowed(self, wanted: tuple[Condition, ...]) -> dict[str, Callable[[pd.Series[Any]], npt.NDArray[np.bool_]]]:
+        by_column: defaultdict[str, list[Condition]] = defaultdict(list)
+        for condition in wanted:
+            if condition.column not in self.kinds:
+                raise ValueError(f"these twins have no {condition.column!r}, the model learned {', '.join(self.kinds)}")
+            by_column[condition.column].append(condition)
+        return {column: _all_of(met) for column, met in by_column.items()}
+
+
+def _all_of(wanted: list[Condition]) -> Callable[[pd.Series[Any]], npt.NDArray[np.bool_]]:
+    return lambda values: reduce(np.logical_and, [condition.mask(values) for condition in wanted])
