@@ -15,6 +15,7 @@ __all__ = [
     "CONTACTS_A_MONTH",
     "INTERVENTIONS",
     "MODERATORS",
+    "REFERENCE_FREQUENCY",
     "REFERENCE_INTENSITY",
     "REFERENCE_WEEKS",
     "UNCALIBRATED_SPREAD",
@@ -22,13 +23,13 @@ __all__ = [
     "Frequency",
     "Intervention",
     "Moderator",
+    "Positive",
     "Uncertain",
 ]
 
 UNCALIBRATED_SPREAD = 0.40
 REFERENCE_WEEKS = 12
 REFERENCE_INTENSITY = 1.0
-REFERENCE_CONTACTS = 1.0
 
 
 class Channel(StrEnum):
@@ -52,15 +53,18 @@ class Frequency(StrEnum):
     QUARTERLY = "quarterly"
 
 
+REFERENCE_FREQUENCY = Frequency.MONTHLY
+
 CONTACTS_A_MONTH: Mapping[Frequency, float] = MappingProxyType(
     {
+        Frequency.ONCE: 0.0,
         Frequency.WEEKLY: 52 / 12,
         Frequency.BIWEEKLY: 26 / 12,
         Frequency.MONTHLY: 1.0,
         Frequency.QUARTERLY: 1 / 3,
     }
 )
-"""Contacts a month; ``once`` is one contact over the whole duration and has no rate of its own."""
+"""Contacts a month after the first; whatever the rate, a campaign makes at least one contact."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,22 @@ class Uncertain:
 
 
 @dataclass(frozen=True)
-class Moderator:
-    """How a feature bends an effect: the log of the factor per unit of ``column``, or per level of it.
+class Positive:
+    """A positive quantity that is believed, not known: its median, and the standard deviation of its logarithm."""
 
-    A number is centred and scaled by ``center`` and ``spread`` first; a level that is not listed has the factor 1.
-    Coefficients are on the log scale, so a factor is never negative.
+    median: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Moderator:
+    """How a feature bends an effect: the log of the factor per ``spread`` of ``column``, or at a level of it.
+
+    A number is centred by ``center`` first, a level that is not listed has the factor 1: the base effect is that of a twin at the
+    centre of everything. Levels are compared in lower case, without a plural s.
+
+    Attributes:
+        channels: where it matters; empty: everywhere.
     """
 
     column: str
@@ -84,6 +99,7 @@ class Moderator:
     center: float = 0.0
     spread: float = 1.0
     levels: Mapping[str, Uncertain] = field(default_factory=dict)
+    channels: frozenset[Channel] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -92,10 +108,11 @@ class Intervention:
 
     Attributes:
         effect: at the reference dose, as a fraction on the target's scale.
-        channel: its own channel; another one has the factor ``channels[channel]`` (log scale, uncertain).
-        contact_elasticity, duration_elasticity, intensity_elasticity: response to the dose relative to the reference; see
-            ``engine.effects.dose_response`` for the curve. All saturate.
+        channel: its own channel.
         source: where the numbers come from, for the reader of a result.
+        channels: log of the factor of each channel; the own one is exactly 0.
+        half_contacts, half_weeks, half_intensity: dose at which half of the greatest response is reached, in contacts over the
+            whole duration, weeks, and strengths of a usual contact.
     """
 
     name: str
@@ -103,10 +120,10 @@ class Intervention:
     effect: Uncertain
     channel: Channel
     source: str
-    channels: Mapping[Channel, Uncertain] = field(default_factory=dict)
-    half_contacts: float = 1.0
-    half_weeks: float = 8.0
-    half_intensity: float = 1.0
+    channels: Mapping[Channel, Uncertain]
+    half_contacts: Positive = Positive(3.0, 0.4)
+    half_weeks: Positive = Positive(4.0, 0.4)
+    half_intensity: Positive = Positive(1.0, 0.4)
 
 
 def _believed(mean: float) -> Uncertain:
@@ -169,31 +186,48 @@ INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
     }
 )
 
+_DIGITAL = frozenset({Channel.EMAIL, Channel.VIDEO, Channel.WEB})
+_ONCOLOGY, _PRIMARY_CARE = Uncertain(0.10, 0.10), Uncertain(-0.10, 0.10)
+
 MODERATORS: tuple[Moderator, ...] = (
     Moderator(
         "specialty",
         levels=MappingProxyType(
             {
-                "oncology": Uncertain(0.10, 0.10),
-                "hematology": Uncertain(0.10, 0.10),
-                "primary_care": Uncertain(-0.10, 0.10),
+                "oncology": _ONCOLOGY,
+                "hematology": _ONCOLOGY,
+                "hematology_oncology": _ONCOLOGY,
+                "medical_oncology": _ONCOLOGY,
+                "primary_care": _PRIMARY_CARE,
+                "family_medicine": _PRIMARY_CARE,
+                "family_practice": _PRIMARY_CARE,
+                "general_practice": _PRIMARY_CARE,
+                "internal_medicine": _PRIMARY_CARE,
             }
         ),
     ),
     Moderator("priority_tier", slope=Uncertain(-0.08, 0.05), center=3.0, spread=1.0),
     Moderator("decile", slope=Uncertain(0.05, 0.05), center=5.5, spread=2.9),
+    Moderator("average_hcp_decile", slope=Uncertain(0.05, 0.05), center=5.5, spread=2.9),
+    Moderator(
+        "region",
+        levels=MappingProxyType(
+            {"urban": Uncertain(0.05, 0.05), "suburban": Uncertain(0.0, 0.05), "rural": Uncertain(-0.10, 0.08)}
+        ),
+    ),
     Moderator("urban_rural_mix", slope=Uncertain(0.05, 0.05), center=0.6, spread=0.25),
     Moderator(
         "adoption_stage",
+        # Averages to 0 over the shares of Rogers (Diffusion of Innovations): 2.5, 13.5, 34, 34 and 16 %.
         levels=MappingProxyType(
             {
-                "innovator": Uncertain(0.20, 0.10),
-                "early_adopter": Uncertain(0.12, 0.08),
-                "early_majority": Uncertain(0.0, 0.05),
-                "late_majority": Uncertain(-0.10, 0.08),
-                "laggard": Uncertain(-0.25, 0.12),
+                "innovator": Uncertain(0.25, 0.10),
+                "early_adopter": Uncertain(0.17, 0.08),
+                "early_majority": Uncertain(0.05, 0.05),
+                "late_majority": Uncertain(-0.05, 0.08),
+                "laggard": Uncertain(-0.18, 0.12),
             }
         ),
     ),
-    Moderator("digital_engagement_score", slope=Uncertain(0.08, 0.06), center=0.5, spread=0.25),
+    Moderator("digital_engagement_score", slope=Uncertain(0.08, 0.06), center=0.5, spread=0.25, channels=_DIGITAL),
 )

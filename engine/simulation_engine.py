@@ -1,0 +1,365 @@
+"""What an intervention would do to a population of twins, with an interval that means it.
+
+Twins are synthetic: more of them add no knowledge. What is unknown is the effect itself, so its parameters are drawn, the average
+over the twins is taken for each draw, and the interval is that of these averages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, ClassVar
+from uuid import UUID, uuid5
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from engine.effects import Design, catalogue_prior, design_of, dose_response, drawn_dose, drawn_effect, normals, weighted
+from engine.intervals import Summary, deviation, simultaneous_reach, summary
+from engine.sample_size import two_sample
+from engine.selection import EmptyPopulation, select
+from engine.subgroups import Groups, groups_of, pooled, subgroup_effects
+from schemas.base import one_of
+from schemas.filters import Filters, canonical_filters
+from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
+from schemas.simulation_models import (
+    Alternative,
+    EffectHeterogeneity,
+    EffectPrior,
+    InterventionConfig,
+    SimulationRecommendation,
+    SimulationResult,
+    SubgroupEffect,
+)
+from schemas.twin_models import BEHAVIOUR, DigitalTwin, TwinPopulation
+from schemas.twin_types import TWIN_TYPES, Target
+
+__all__ = ["EmptyPopulation", "SimulationEngine"]
+
+Array = npt.NDArray[np.float64]
+
+UNREALISTIC = 0.50
+FEW_ROWS = 100
+TEST_POWER = 0.80
+
+
+class SimulationEngine:
+    """Simulates interventions on one population.
+
+    Args:
+        population: the twins.
+        priors: what is believed of each intervention by its type; the catalogue speaks for those left out.
+        min_effect_threshold: smallest effect worth a deployment, a fraction on the target's scale, in (0, 1).
+        confidence_threshold: probability that a recommendation needs, in (0.5, 1).
+        confidence_level: of the intervals, in (0, 1).
+        n_draws: parameter draws, at least 100.
+        seed: of the draws; the population's own without one. The same seed gives the same result, bit for bit.
+
+    Raises:
+        ValueError: for an argument out of its range, or priors of unknown interventions.
+    """
+
+    INTERVENTION_EFFECTS: ClassVar[Mapping[str, float]] = MappingProxyType(
+        {name: entry.effect.mean for name, entry in INTERVENTIONS.items()}
+    )
+    """Base effect of each known intervention: a view of the catalogue."""
+
+    def __init__(
+        self,
+        population: TwinPopulation,
+        *,
+        priors: Mapping[str, EffectPrior] | None = None,
+        min_effect_threshold: float = 0.05,
+        confidence_threshold: float = 0.90,
+        confidence_level: float = 0.95,
+        n_draws: int = 1000,
+        seed: int | None = None,
+    ) -> None:
+        _refuse_outside("min_effect_threshold", min_effect_threshold, 0.0, 1.0)
+        _refuse_outside("confidence_threshold", confidence_threshold, 0.5, 1.0)
+        _refuse_outside("confidence_level", confidence_level, 0.0, 1.0)
+        if n_draws < 100:
+            raise ValueError(f"n_draws {n_draws} is too few for an interval: at least 100 are needed")
+        self.population = population
+        self.priors = _checked(priors or {})
+        self.min_effect_threshold = min_effect_threshold
+        self.confidence_threshold = confidence_threshold
+        self.confidence_level = confidence_level
+        self.n_draws = n_draws
+        self.seed = population.seed if seed is None else seed
+
+    def simulate(
+        self,
+        intervention: InterventionConfig,
+        filters: Filters = None,
+        *,
+        alternatives: Sequence[InterventionConfig] = (),
+        simulation_id: UUID | None = None,
+    ) -> SimulationResult:
+        """Answer what ``intervention`` would do to the twins that satisfy ``filters``.
+
+        Without a ``simulation_id`` the result gets one that follows from the question.
+
+        Raises:
+            EmptyPopulation: when no twin satisfies the filters.
+            ValueError: for a filter that means nothing for this twin type.
+        """
+        chosen = select(self.population, filters)
+        design = self._design.among(chosen)
+        with np.errstate(over="ignore", invalid="ignore"):  # draws that are no numbers are told apart by the summary
+            drawn = self._drawn(design, intervention)
+            average = summary(drawn.average, self.confidence_level)
+        worthwhile = float(np.mean(drawn.average >= self.min_effect_threshold))
+        recommendation, reason = self._recommend(average.estimate, worthwhile)
+        compared = () if average.robust else tuple(alternatives)
+        others = self._compared(drawn, [self._drawn(design, other).average for other in compared], compared)
+        prior = self._prior(intervention)
+        return SimulationResult(
+            simulation_id=simulation_id or self._id_of(intervention, filters, alternatives),
+            ate=average.estimate,
+            ate_ci_lower=average.lower,
+            ate_ci_upper=average.upper,
+            heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(drawn, chosen),
+            recommendation=recommendation,
+            recommendation_reason=reason,
+            affected_twin_count=int(chosen.sum()),
+            confidence_level=self.confidence_level,
+            probability_worthwhile=worthwhile,
+            min_effect_threshold=self.min_effect_threshold,
+            confidence_threshold=self.confidence_threshold,
+            intervention=intervention,
+            prior=prior,
+            effects_version=prior.version,
+            n_draws=self.n_draws,
+            alternatives=others,
+            best_alternative=_best(average.estimate, others),
+            required_sample_size=self._required_sample_size(chosen),
+            warnings=tuple(self._warnings(average, prior, chosen)),
+        )
+
+    def estimate_treatment_effect(self, twin: DigitalTwin, intervention: InterventionConfig) -> float:
+        """Expected effect on one twin, a fraction on the target's scale, positive = desired."""
+        design = design_of(pd.DataFrame([twin.features]))
+        return float(self._expected(design, intervention)[0])
+
+    def twin_effects(self, intervention: InterventionConfig) -> Array:
+        """Expected effect on each twin of the population, shape ``(n,)``; their mean is the average effect of a simulation."""
+        return self._expected(self._design, intervention)
+
+    def twin_changes(self, intervention: InterventionConfig) -> Array:
+        """Expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``."""
+        expected = self.population.frame[BEHAVIOUR].to_numpy(dtype=float)
+        return self.twin_effects(intervention) * _change_of_one(self._target, expected)
+
+    def calculate_heterogeneity(self, results: Iterable[float], groups: Iterable[Any]) -> EffectHeterogeneity:
+        """Effects by group from twins' effects and the group of each, both of length ``n``.
+
+        Which intervention they belong to is not said, so the intervals are as wide as those of an uncalibrated prior.
+
+        Raises:
+            ValueError: when the two differ in length.
+        """
+        effects, found = np.asarray(list(results), dtype=float), groups_of(groups)
+        if len(effects) != len(found.places):
+            raise ValueError(f"{len(effects)} results and {len(found.places)} groups: one group a result is needed")
+        scale = 1.0 + UNCALIBRATED_SPREAD * normals(1, self.n_draws, self.seed, "scale")[0]
+        told = self._by_group(found, _Drawn(effects, np.zeros((0, len(effects))), scale, np.zeros((0, self.n_draws))), "group")
+        return EffectHeterogeneity(by_dimension={"group": told}, n_groups=len(told))
+
+    @cached_property
+    def _design(self) -> Design:
+        return design_of(self.population.frame)
+
+    @cached_property
+    def _groups(self) -> dict[str, Groups]:
+        frame = self.population.frame
+        return {name: groups_of(frame[name]) for name in TWIN_TYPES[self.population.twin_type].dimensions if name in frame}
+
+    @property
+    def _target(self) -> Target:
+        return TWIN_TYPES[self.population.twin_type].target(self.population.model.target)
+
+    def _prior(self, intervention: InterventionConfig) -> EffectPrior:
+        return self.priors.get(intervention.intervention_type) or catalogue_prior(intervention.intervention_type)
+
+    def _scale(self, intervention: InterventionConfig) -> Array:
+        """Base effect times dose of each draw, shape ``(n_draws,)``; the draws of one intervention are shared by its doses."""
+        effect = drawn_effect(self._prior(intervention), self.n_draws, self.seed)
+        return effect * dose_response(intervention, drawn_dose(intervention, self.n_draws, self.seed))
+
+    def _drawn(self, design: Design, intervention: InterventionConfig) -> _Drawn:
+        return _Drawn(
+            design.factors(intervention.channel),
+            design.terms,
+            self._scale(intervention),
+            design.deviations(intervention.channel, self.n_draws, self.seed),
+        )
+
+    def _expected(self, design: Design, intervention: InterventionConfig) -> Array:
+        drawn = self._drawn(design, intervention)
+        slopes = np.mean(drawn.deviations * drawn.scale, axis=1)
+        return np.asarray(drawn.factors * (drawn.scale.mean() + weighted(drawn.terms, slopes)))
+
+    def _recommend(self, estimate: float, worthwhile: float) -> tuple[SimulationRecommendation, str]:
+        threshold, needed = self.min_effect_threshold, self.confidence_threshold
+        chance = f"the effect reaches {threshold:.1%} with probability {worthwhile:.0%}"
+        if worthwhile >= needed and estimate > 0:
+            return SimulationRecommendation.DEPLOY, f"{chance}; {needed:.0%} are enough to deploy"
+        if 1.0 - worthwhile >= needed:
+            return SimulationRecommendation.DO_NOT_DEPLOY, f"{chance}, so it stays below with at least the {needed:.0%} needed"
+        return SimulationRecommendation.TEST_FURTHER, f"{chance}; {needed:.0%} either way are needed for a decision without a test"
+
+    def _heterogeneity(self, drawn: _Drawn, chosen: npt.NDArray[np.bool_]) -> EffectHeterogeneity:
+        told = {name: self._by_group(groups.among(chosen), drawn, name) for name, groups in self._groups.items()}
+        lacking = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in told]
+        return EffectHeterogeneity(
+            by_dimension=told,
+            n_groups=sum(map(len, told.values())),
+            skipped=dict.fromkeys(lacking, "these twins do not have it"),
+        )
+
+    def _by_group(self, groups: Groups, drawn: _Drawn, dimension: str) -> tuple[SubgroupEffect, ...]:
+        if not groups.labels:
+            return ()
+        n, level, squares, *slopes = groups.sums(drawn.design_moments)
+        raw = drawn.scale * (level[:, None] + np.transpose(slopes).reshape(len(n), -1) @ drawn.deviations) / n[:, None]
+        within = np.maximum(squares / n - (level / n) ** 2, 0.0) * drawn.scale.mean() ** 2
+        noise = normals(len(n), self.n_draws, self.seed, f"groups of {dimension}")
+        return subgroup_effects(groups, n, pooled(raw, n, within, noise), self.confidence_level)
+
+    def _compared(
+        self, first: _Drawn, draws: Sequence[Array], alternatives: Sequence[InterventionConfig]
+    ) -> tuple[Alternative, ...]:
+        if not alternatives:
+            return ()
+        others = np.array(draws)
+        differences = others - first.average
+        reach = simultaneous_reach(differences, self.confidence_level).tolist()
+        best = np.argmax(np.vstack([first.average, others]), axis=0)
+        wins = np.bincount(best, minlength=len(others) + 1)[1:] / self.n_draws
+        told = [summary(draws, self.confidence_level) for draws in others]
+        return tuple(map(_alternative, alternatives, told, differences.mean(axis=1).tolist(), reach, wins.tolist()))
+
+    def _required_sample_size(self, chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        frame, target = self.population.frame, self._target
+        if target.name not in frame:
+            return {"missing": f"these twins have no drawn {target.name}, so its variance is unknown"}
+        outcome_sd = deviation(frame[target.name].to_numpy(dtype=float)[chosen])
+        expected = frame[BEHAVIOUR].to_numpy(dtype=float)[chosen]
+        change = self.min_effect_threshold * float(np.mean(np.abs(_change_of_one(target, expected))))
+        if not outcome_sd > 0 or not change > 0:
+            return {"missing": f"a change of {change:g} in outcomes with a deviation of {outcome_sd:g} cannot be planned for"}
+        rho = self.population.model.baseline.correlation
+        alpha = 1.0 - self.confidence_level
+        plain = two_sample(change, outcome_sd, alpha=alpha, power=TEST_POWER)
+        adjusted = two_sample(change, outcome_sd, alpha=alpha, power=TEST_POWER, correlation=_usable(rho))
+        return {
+            "minimum_detectable_effect": self.min_effect_threshold,
+            "minimum_detectable_change": change,
+            "unit": target.unit,
+            "outcome_sd": outcome_sd,
+            "alpha": alpha,
+            "power": TEST_POWER,
+            "n_treated": plain.n_treated,
+            "n_control": plain.n_control,
+            "prediction_correlation": rho,
+            "n_treated_adjusted": adjusted.n_treated,
+            "n_control_adjusted": adjusted.n_control,
+        }
+
+    def _warnings(self, average: Summary, prior: EffectPrior, chosen: npt.NDArray[np.bool_]) -> Iterable[str]:
+        kept = int(chosen.sum())
+        if prior.n_experiments == 0:
+            yield f"the effect of {prior.intervention_type} is a belief of the catalogue: no real experiment has calibrated it yet"
+        if abs(average.estimate) > UNREALISTIC:
+            yield f"an effect of {average.estimate:.0%} is unrealistic: check it in SimulationEngine.INTERVENTION_EFFECTS"
+        if average.robust:
+            yield (
+                "some draws are no numbers or far off: the estimate is their median, the interval comes from their quartiles,"
+                " subgroups and alternatives are left out"
+            )
+        if kept < FEW_ROWS:
+            yield f"only {kept} twins are left by the filters"
+        behind = self.population.real_rows
+        if behind is not None and behind * kept / self.population.twin_count < FEW_ROWS:
+            yield f"about {behind * kept / self.population.twin_count:.0f} real rows stand behind these twins"
+
+    def _id_of(self, intervention: InterventionConfig, filters: Filters, alternatives: Sequence[InterventionConfig]) -> UUID:
+        question = {
+            "intervention": intervention.model_dump(),
+            "alternatives": [other.model_dump() for other in alternatives],
+            "filters": canonical_filters(self.population.twin_type, filters),
+            "priors": {name: prior.model_dump() for name, prior in sorted(self.priors.items())},
+            "settings": [self.min_effect_threshold, self.confidence_threshold, self.confidence_level, self.n_draws, self.seed],
+        }
+        return uuid5(self.population.population_id, json.dumps(question, sort_keys=True))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Twins' factors ``(n,)`` and terms ``(p, n)``; scale ``(n_draws,)`` and deviations ``(p, n_draws)`` of the draws."""
+
+    factors: Array
+    terms: Array
+    scale: Array
+    deviations: Array
+
+    @cached_property
+    def design_moments(self) -> Array:
+        """Of each twin what group means of any kind need: 1, its factor, the square of it, its factor times each term."""
+        return np.vstack([np.ones(len(self.factors)), self.factors, self.factors**2, self.factors * self.terms])
+
+    @cached_property
+    def average(self) -> Array:
+        """Average effect under each draw, shape ``(n_draws,)``."""
+        _, level, _, *slopes = self.design_moments.mean(axis=1)
+        return np.asarray(self.scale * (level + weighted(self.deviations, np.array(slopes))))
+
+
+def _alternative(other: InterventionConfig, told: Summary, difference: float, reach: float, probability_best: float) -> Alternative:
+    return Alternative(
+        intervention=other,
+        ate=told.estimate,
+        ate_ci_lower=told.lower,
+        ate_ci_upper=told.upper,
+        difference=difference,
+        difference_ci_lower=difference - reach,
+        difference_ci_upper=difference + reach,
+        probability_best=probability_best,
+    )
+
+
+def _best(first: float, others: Sequence[Alternative]) -> str | None:
+    best = max(others, key=lambda other: other.ate, default=None)
+    if best is None or best.ate <= first:
+        return None
+    said = best.intervention
+    strength = "" if said.intensity is None else f", intensity {said.intensity:g}"
+    return f"{said.intervention_type} by {said.channel}, {said.frequency}, {said.duration_weeks} weeks{strength}"
+
+
+def _change_of_one(target: Target, expected: Array) -> Array:
+    """Change of the target that an effect of 1 stands for, at each expected value, shape ``(n,)``."""
+    change = target.desired_change(expected)  # type: ignore[arg-type]  # elementwise for arrays
+    return np.broadcast_to(np.asarray(change, dtype=float), expected.shape)
+
+
+def _usable(correlation: float | None) -> float:
+    """A correlation that variance can be reduced by: none where it is unknown, and never all of it."""
+    return min(max(correlation or 0.0, 0.0), 0.99)
+
+
+def _checked(priors: Mapping[str, EffectPrior]) -> dict[str, EffectPrior]:
+    for name, prior in priors.items():
+        if one_of("intervention_type", name, INTERVENTIONS) != prior.intervention_type:
+            raise ValueError(f"the prior of {name} is about {prior.intervention_type}")
+    return dict(priors)
+
+
+def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
+    if not low < value < high:
+        raise ValueError(f"{name} {value} must lie between {low} and {high}")

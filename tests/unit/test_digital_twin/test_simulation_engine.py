@@ -1,0 +1,476 @@
+from __future__ import annotations
+
+import math
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from engine.sample_size import two_sample
+from engine.simulation_engine import EmptyPopulation, SimulationEngine
+from schemas import (
+    INTERVENTIONS,
+    MODERATORS,
+    Brand,
+    DigitalTwin,
+    EffectPrior,
+    InterventionConfig,
+    PopulationFilter,
+    SimulationRecommendation,
+    TwinType,
+)
+from tests.populations import hcps, intervention, population
+
+SPEAKERS = intervention("speaker_program_invitation")
+
+
+def believing(mean: float, sd: float, **kwargs):
+    """An engine that holds this belief of speaker programs."""
+    prior = EffectPrior(intervention_type="speaker_program_invitation", mean=mean, sd=sd, n_experiments=3, version=3)
+    twins = kwargs.pop("twins", None) or population(500, TwinType.PATIENT)
+    return SimulationEngine(twins, priors={prior.intervention_type: prior}, **kwargs)
+
+
+def log_factors(frame: pd.DataFrame, channel: str, coefficient) -> np.ndarray:
+    """Log factor of each twin, written out moderator by moderator; ``coefficient`` picks a value from a belief."""
+    log = np.zeros(len(frame))
+    for moderator in MODERATORS:
+        if moderator.column not in frame or (moderator.channels and channel not in moderator.channels):
+            continue
+        values = frame[moderator.column]
+        if moderator.slope is not None:
+            log += coefficient(moderator.column, moderator.slope) * (values - moderator.center) / moderator.spread
+        for level, believed in moderator.levels.items():
+            log += np.where(values == level, coefficient(f"{moderator.column}={level}", believed), 0.0)
+    return log
+
+
+# What the average is
+
+
+def test_at_the_reference_dose_without_moderators_the_answer_is_the_prior():
+    result = SimulationEngine(population(1000, TwinType.PATIENT)).simulate(SPEAKERS)
+    prior = INTERVENTIONS["speaker_program_invitation"].effect
+    assert result.ate == pytest.approx(prior.mean, rel=1e-12)
+    assert result.ate_ci_lower == pytest.approx(prior.mean + stats.norm.ppf(0.025) * prior.sd, rel=1e-3)
+    assert result.ate_ci_upper == pytest.approx(prior.mean + stats.norm.ppf(0.975) * prior.sd, rel=1e-3)
+    assert result.affected_twin_count == 1000
+
+
+@pytest.mark.parametrize("channel", ["in_person", "email"])
+def test_the_average_effect_is_the_average_over_twins_of_base_times_factor(channel):
+    twins = population(3000)
+    entry = INTERVENTIONS["speaker_program_invitation"]
+    expected = np.exp(log_factors(twins.frame, channel, lambda _, believed: believed.mean)).mean()
+    channel_factor = math.exp(entry.channels[channel].mean + entry.channels[channel].sd ** 2 / 2)
+    result = SimulationEngine(twins).simulate(intervention(channel=channel))
+    assert result.ate == pytest.approx(entry.effect.mean * channel_factor * expected, rel=0.01)
+
+
+def test_the_average_of_the_twins_effects_is_the_average_effect():
+    engine = SimulationEngine(population(1500))
+    effects = engine.twin_effects(SPEAKERS)
+    assert effects.shape == (1500,)
+    assert effects.mean() == pytest.approx(engine.simulate(SPEAKERS).ate, rel=1e-12)
+
+
+def test_one_twin_has_the_effect_of_its_row_in_the_population():
+    twins = population(20)
+    engine = SimulationEngine(twins)
+    assert engine.estimate_treatment_effect(twins.twins[7], SPEAKERS) == pytest.approx(engine.twin_effects(SPEAKERS)[7], rel=1e-12)
+
+
+def test_a_twin_has_the_same_effect_in_every_population():
+    twin = DigitalTwin(
+        twin_id=UUID(int=9), model_id=UUID(int=1), twin_type=TwinType.HCP, features={"decile": 10}, baseline_behavior=0.0
+    )
+    small, large = (SimulationEngine(population(n, seed=n)) for n in (100, 1000))
+    assert small.estimate_treatment_effect(twin, SPEAKERS) == large.estimate_treatment_effect(twin, SPEAKERS)
+
+
+def test_oncologists_early_adopters_and_high_tiers_gain_more():
+    told = SimulationEngine(population(4000)).simulate(SPEAKERS).heterogeneity.by_dimension
+    effect = {(dimension, group.group): group.estimate for dimension, groups in told.items() for group in groups}
+    assert effect["specialty", "oncology"] > effect["specialty", "dermatology"] > effect["specialty", "primary_care"]
+    assert effect["priority_tier", "1"] > effect["priority_tier", "3"] > effect["priority_tier", "5"]
+    assert effect["adoption_stage", "innovator"] > effect["adoption_stage", "early_majority"] > effect["adoption_stage", "laggard"]
+
+
+def test_missing_and_unknown_feature_values_bend_nothing():
+    bare = pd.DataFrame({"specialty": ["unheard_of", None], "decile": [np.nan, 5.5], "priority_tier": [3.0, np.nan]})
+    engine = SimulationEngine(population(features=bare))
+    assert engine.twin_effects(SPEAKERS).tolist() == pytest.approx([0.12, 0.12], rel=1e-12)
+
+
+def test_an_extreme_feature_value_does_not_explode_the_effect():
+    odd = pd.DataFrame({"decile": [10.0, 1e12]})
+    effects = SimulationEngine(population(features=odd)).twin_effects(SPEAKERS)
+    assert effects[1] < 1.5 * effects[0]
+
+
+# What its interval means
+
+
+def test_the_interval_does_not_shrink_with_the_number_of_twins():
+    results = [SimulationEngine(population(n, seed=n)).simulate(SPEAKERS) for n in (1_000, 10_000, 100_000)]
+    widths = [result.ate_ci_upper - result.ate_ci_lower for result in results]
+    assert max(widths) <= 1.05 * min(widths)
+
+
+@pytest.mark.parametrize("dose", [{}, {"channel": "video", "frequency": "weekly", "duration_weeks": 26, "intensity": 1.5}])
+def test_the_interval_covers_the_truth_in_95_of_100_worlds_drawn_from_the_prior(dose):
+    asked = intervention(**dose)
+    twins = population(1000)
+    result = SimulationEngine(twins).simulate(asked)
+    entry = INTERVENTIONS[asked.intervention_type]
+    rng = np.random.default_rng(11)
+    covered = 0
+    for _ in range(500):
+        effect = rng.normal(entry.effect.mean, entry.effect.sd)
+        channel = rng.normal(entry.channels[asked.channel].mean, entry.channels[asked.channel].sd)
+        contacts = {"monthly": 12 * 12 / 52, "weekly": 26.0}[asked.frequency]
+        dose_factor = 1.0
+        for amount, usual, half in (
+            (contacts, 12 * 12 / 52, entry.half_contacts),
+            (asked.duration_weeks, 12, entry.half_weeks),
+            (asked.intensity or 1.0, 1.0, entry.half_intensity),
+        ):
+            drawn = half.median * math.exp(rng.normal(0, half.spread))
+            dose_factor *= (amount / (amount + drawn)) / (usual / (usual + drawn))
+        drawn_coefficients = log_factors(twins.frame, asked.channel, lambda _, b: rng.normal(b.mean, b.sd))
+        truth = effect * math.exp(channel) * dose_factor * np.exp(drawn_coefficients).mean()
+        covered += result.ate_ci_lower <= truth <= result.ate_ci_upper
+    assert 0.93 <= covered / 500 <= 0.97
+
+
+def test_a_calibrated_prior_narrows_the_interval_and_is_named():
+    prior = EffectPrior(
+        intervention_type="speaker_program_invitation", mean=0.10, sd=0.01, between_sd=0.01, version=4, n_experiments=4
+    )
+    result = SimulationEngine(population(500, TwinType.PATIENT), priors={prior.intervention_type: prior}).simulate(SPEAKERS)
+    half = (result.ate_ci_upper - result.ate_ci_lower) / 2
+    assert half == pytest.approx(stats.norm.ppf(0.975) * math.hypot(0.01, 0.01), rel=0.01)
+    assert (result.effects_version, result.prior) == (4, prior)
+    assert not any("belief" in warning for warning in result.warnings)
+
+
+def test_a_lower_confidence_level_gives_a_narrower_interval():
+    wide, narrow = (SimulationEngine(population(500), confidence_level=level).simulate(SPEAKERS) for level in (0.95, 0.5))
+    assert wide.ate == narrow.ate
+    assert wide.ate_ci_lower < narrow.ate_ci_lower < narrow.ate_ci_upper < wide.ate_ci_upper
+
+
+def test_the_same_question_has_the_same_answer_bit_for_bit():
+    first, again = (
+        SimulationEngine(population(800), seed=3).simulate(SPEAKERS, alternatives=[intervention("email_campaign")]) for _ in "ab"
+    )
+    assert first.model_dump_json() == again.model_dump_json()
+    other = SimulationEngine(population(800), seed=4).simulate(SPEAKERS)
+    assert other.simulation_id != first.simulation_id
+    assert other.ate == pytest.approx(first.ate, rel=0.01)
+    assert other.ate_ci_lower == pytest.approx(first.ate_ci_lower, rel=0.1)
+
+
+def test_the_order_of_alternatives_changes_no_number():
+    engine = SimulationEngine(population(500))
+    mail, call = intervention("email_campaign"), intervention("call_frequency_increase")
+    one = engine.simulate(SPEAKERS, alternatives=[mail, call]).alternatives
+    other = engine.simulate(SPEAKERS, alternatives=[call, mail]).alternatives
+    assert one == other[::-1]
+
+
+# What is recommended
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "expected"),
+    [
+        (0.10, 0.02, SimulationRecommendation.DEPLOY),
+        (0.02, 0.01, SimulationRecommendation.DO_NOT_DEPLOY),
+        (0.06, 0.03, SimulationRecommendation.TEST_FURTHER),
+        (0.04, 0.03, SimulationRecommendation.TEST_FURTHER),
+        (-0.10, 0.02, SimulationRecommendation.DO_NOT_DEPLOY),
+        (-0.10, 1.00, SimulationRecommendation.TEST_FURTHER),
+    ],
+)
+def test_the_recommendation_follows_the_probability_that_the_effect_is_worth_it(mean, sd, expected):
+    result = believing(mean, sd).simulate(SPEAKERS)
+    assert result.recommendation is expected
+    assert result.probability_worthwhile == pytest.approx(stats.norm.sf(0.05, mean, sd), abs=0.001)
+    assert "5.0%" in result.recommendation_reason
+    assert f"{result.probability_worthwhile:.0%}" in result.recommendation_reason
+
+
+def test_the_thresholds_of_the_recommendation_are_those_of_the_engine():
+    assert believing(0.06, 0.03, confidence_threshold=0.6).simulate(SPEAKERS).recommendation is SimulationRecommendation.DEPLOY
+    strict = believing(0.06, 0.01, min_effect_threshold=0.10).simulate(SPEAKERS)
+    assert strict.recommendation is SimulationRecommendation.DO_NOT_DEPLOY
+    assert (strict.min_effect_threshold, strict.confidence_threshold) == (0.10, 0.90)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("min_effect_threshold", -0.01), ("confidence_threshold", 0.5), ("confidence_level", 1.0), ("n_draws", 99)],
+)
+def test_an_argument_out_of_its_range_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name} {value}"):
+        SimulationEngine(population(100), **{name: value})
+
+
+def test_priors_of_unknown_or_other_interventions_are_refused():
+    prior = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.01)
+    with pytest.raises(ValueError, match="unknown intervention_type 'leaflets'"):
+        SimulationEngine(population(100), priors={"leaflets": prior})
+    with pytest.raises(ValueError, match="the prior of peer_to_peer_referral is about email_campaign"):
+        SimulationEngine(population(100), priors={"peer_to_peer_referral": prior})
+
+
+# Whom it looks at
+
+
+def test_filters_choose_the_twins():
+    twins = population(3000)
+    engine = SimulationEngine(twins)
+    wanted = PopulationFilter(specialty=["oncology"], tier=[1, 2], region=["south"], min_decile=5)
+    chosen = twins.frame.eval("specialty == 'oncology' and priority_tier <= 2 and region == 'south' and decile >= 5")
+    result = engine.simulate(SPEAKERS, wanted)
+    assert result.affected_twin_count == chosen.sum()
+    assert result.ate == pytest.approx(engine.twin_effects(SPEAKERS)[chosen].mean(), rel=1e-12)
+    assert [group.group for group in result.heterogeneity.by_dimension["specialty"]] == ["oncology"]
+    assert engine.simulate(SPEAKERS, {"specialty": "oncology", "max_tier": 2, "region": "south", "min_decile": 5}).ate == result.ate
+
+
+def test_a_filter_that_leaves_nobody_is_refused_with_what_there_is():
+    with pytest.raises(EmptyPopulation, match=r"none of 500 twins matches specialty in \[cardiology\].*primary_care \(\d+\)"):
+        SimulationEngine(population(500)).simulate(SPEAKERS, {"specialty": ["cardiology"]})
+    with pytest.raises(EmptyPopulation, match="decile goes from 1 to 10"):
+        SimulationEngine(population(500)).simulate(SPEAKERS, {"min_decile": 11})
+
+
+def test_a_filter_that_means_nothing_for_these_twins_is_refused():
+    with pytest.raises(ValueError, match="patient twins cannot be filtered by 'specialty'"):
+        SimulationEngine(population(100, TwinType.PATIENT)).simulate(SPEAKERS, PopulationFilter(specialty=["oncology"]))
+
+
+def test_the_population_is_left_as_it_was():
+    twins = population(300)
+    before = twins.frame.copy(deep=True)
+    SimulationEngine(twins).simulate(SPEAKERS, {"min_decile": 5})
+    pd.testing.assert_frame_equal(twins.frame, before)
+
+
+# How it differs
+
+
+def test_effects_are_told_along_the_dimensions_of_the_brief_and_the_groups_are_counted():
+    found = SimulationEngine(population(3000)).simulate(SPEAKERS).heterogeneity
+    assert list(found.by_dimension) == ["specialty", "priority_tier", "region", "adoption_stage"]
+    assert found.n_groups == 4 + 5 + 4 + 4
+    for groups in found.by_dimension.values():
+        assert sum(group.n for group in groups) == 3000
+        assert all(group.ci_lower < group.estimate < group.ci_upper for group in groups)
+    assert [group.group for group in found.by_dimension["priority_tier"]] == ["1", "2", "3", "4", "5"]
+
+
+def test_a_dimension_that_the_twins_lack_is_named():
+    frame = hcps(500).drop(columns="adoption_stage")
+    found = SimulationEngine(population(features=frame)).simulate(SPEAKERS).heterogeneity
+    assert found.skipped == {"adoption_stage": "these twins do not have it"}
+    assert "adoption_stage" not in found.by_dimension
+
+
+def test_a_large_group_keeps_its_own_average_and_a_tiny_one_is_drawn_toward_the_whole():
+    frame = hcps(4000)
+    frame.loc[frame.specialty == "dermatology", "specialty"] = "primary_care"
+    frame.loc[:1, "specialty"], frame.loc[:1, "decile"], frame.loc[:1, "priority_tier"] = "dermatology", 10, 1
+    engine = SimulationEngine(population(features=frame))
+    effects, result = engine.twin_effects(SPEAKERS), engine.simulate(SPEAKERS)
+    told = {group.group: group for group in result.heterogeneity.by_dimension["specialty"]}
+    own = {name: effects[frame.specialty == name].mean() for name in told}
+    assert told["primary_care"].estimate == pytest.approx(own["primary_care"], rel=0.01)
+    assert result.ate < told["dermatology"].estimate < own["dermatology"] - 0.2 * (own["dermatology"] - result.ate)
+    assert told["dermatology"].n == 2
+
+
+def test_groups_that_no_moderator_tells_apart_have_the_effect_of_the_whole():
+    result = SimulationEngine(population(2000, TwinType.PATIENT)).simulate(SPEAKERS)
+    for groups in result.heterogeneity.by_dimension.values():
+        for group in groups:
+            assert (group.estimate, group.ci_lower) == pytest.approx((result.ate, result.ate_ci_lower), rel=1e-9)
+
+
+def test_heterogeneity_of_a_list_of_effects_and_their_groups():
+    rng = np.random.default_rng(0)
+    groups = ["b"] * 400 + ["a"] * 600
+    results = [*rng.normal(0.10, 0.01, 400), *rng.normal(0.05, 0.01, 600)]
+    found = SimulationEngine(population(100)).calculate_heterogeneity(results, groups)
+    told = found.by_dimension["group"]
+    assert [(group.group, group.n) for group in told] == [("a", 600), ("b", 400)]
+    assert told[0].estimate == pytest.approx(np.mean(results[400:]), rel=0.01)
+    assert told[1].estimate == pytest.approx(np.mean(results[:400]), rel=0.01)
+    assert told[0].ci_upper == pytest.approx(told[0].estimate * (1 + 1.96 * 0.4), rel=0.02)
+    assert found.n_groups == 2
+    with pytest.raises(ValueError, match="2 results and 1 groups"):
+        SimulationEngine(population(100)).calculate_heterogeneity([0.1, 0.2], ["a"])
+
+
+# What else could be done
+
+
+def test_alternatives_are_compared_on_the_same_draws():
+    engine = SimulationEngine(population(1000))
+    stronger = intervention(intensity=1.5)
+    (told,) = engine.simulate(SPEAKERS, alternatives=[stronger]).alternatives
+    alone = engine.simulate(stronger)
+    assert (told.ate, told.ate_ci_lower, told.ate_ci_upper) == (alone.ate, alone.ate_ci_lower, alone.ate_ci_upper)
+    assert told.difference == pytest.approx(alone.ate - engine.simulate(SPEAKERS).ate, rel=1e-9)
+    unpaired = math.hypot(alone.ate_ci_upper - alone.ate_ci_lower, alone.ate_ci_upper - alone.ate_ci_lower)
+    assert told.difference_ci_upper - told.difference_ci_lower < 0.3 * unpaired
+
+
+def test_the_same_thing_again_makes_no_difference_at_all():
+    (told,) = SimulationEngine(population(300)).simulate(SPEAKERS, alternatives=[SPEAKERS]).alternatives
+    assert (told.difference, told.difference_ci_lower, told.difference_ci_upper) == (0.0, 0.0, 0.0)
+    assert told.probability_best == 0.0
+
+
+def test_the_best_is_named_with_its_probability_and_only_when_it_is_better():
+    engine = SimulationEngine(population(500, TwinType.PATIENT))
+    kinds = ["email_campaign", "peer_to_peer_referral"]
+    result = engine.simulate(intervention("call_frequency_increase"), alternatives=[intervention(kind) for kind in kinds])
+    assert result.best_alternative == "peer_to_peer_referral by in_person, monthly, 12 weeks"
+    chances = [told.probability_best for told in result.alternatives]
+    assert sum(chances) < 1
+    rng = np.random.default_rng(0)
+    drawn = [
+        rng.normal(INTERVENTIONS[k].effect.mean, INTERVENTIONS[k].effect.sd, 200_000) for k in ["call_frequency_increase", *kinds]
+    ]
+    assert chances == pytest.approx(np.bincount(np.argmax(drawn, axis=0), minlength=3)[1:] / 200_000, abs=0.03)
+    assert engine.simulate(SPEAKERS, alternatives=[intervention("email_campaign")]).best_alternative is None
+
+
+def test_intervals_of_several_differences_hold_together():
+    engine = SimulationEngine(population(500, TwinType.PATIENT))
+    kinds = ["email_campaign", "call_frequency_increase", "educational_content_share", "peer_to_peer_referral"]
+    told = engine.simulate(SPEAKERS, alternatives=[intervention(kind) for kind in kinds]).alternatives
+    rng = np.random.default_rng(1)
+
+    def world(kind):
+        return rng.normal(INTERVENTIONS[kind].effect.mean, INTERVENTIONS[kind].effect.sd)
+
+    held = 0
+    for _ in range(1000):
+        first = world("speaker_program_invitation")
+        truths = [world(kind) - first for kind in kinds]
+        held += all(t.difference_ci_lower <= truth <= t.difference_ci_upper for t, truth in zip(told, truths, strict=True))
+    assert 0.93 <= held / 1000 <= 0.97
+
+
+# What a real test would need
+
+
+def test_the_size_of_a_real_test_comes_from_the_spread_of_outcomes():
+    twins = population(5000)
+    plan = SimulationEngine(twins).simulate(SPEAKERS).required_sample_size
+    outcome_sd = twins.frame["prescribing_change"].std()
+    assert plan["outcome_sd"] == pytest.approx(outcome_sd)
+    assert (plan["n_treated"], plan["n_control"]) == two_sample(0.05, outcome_sd, alpha=0.05, power=0.8)
+    assert plan["n_treated_adjusted"] == two_sample(0.05, outcome_sd, correlation=0.5).n_treated
+    certain = believing(0.1, 0.0001, twins=twins).simulate(SPEAKERS).required_sample_size
+    assert certain == plan
+
+
+def test_a_relative_target_is_planned_in_its_own_unit():
+    twins = population(4000, TwinType.PATIENT)
+    plan = SimulationEngine(twins).simulate(SPEAKERS).required_sample_size
+    assert plan["minimum_detectable_change"] == pytest.approx(0.05 * twins.frame.baseline_behavior.abs().mean())
+
+
+def test_twins_without_outcomes_get_no_plan_but_the_reason():
+    twins = population(500)
+    bare = twins.model_copy(update={"frame": twins.frame.drop(columns="prescribing_change")})
+    plan = SimulationEngine(bare).simulate(SPEAKERS).required_sample_size
+    assert plan == {"missing": "these twins have no drawn prescribing_change, so its variance is unknown"}
+
+
+# What the reader is warned of
+
+
+def test_a_belief_that_nothing_has_calibrated_is_called_one():
+    assert "no real experiment has calibrated it yet" in SimulationEngine(population(500)).simulate(SPEAKERS).warnings[0]
+
+
+def test_an_effect_above_a_half_is_called_unrealistic():
+    assert any("unrealistic" in warning for warning in believing(0.7, 0.1).simulate(SPEAKERS).warnings)
+    assert not believing(0.3, 0.1).simulate(SPEAKERS).warnings
+
+
+def test_few_twins_and_few_real_rows_are_told():
+    engine = SimulationEngine(population(1000, real_rows=900))
+    few = engine.simulate(SPEAKERS, {"specialty": "oncology", "tier": 1, "min_decile": 6})
+    assert any("twins are left by the filters" in warning for warning in few.warnings)
+    assert any("real rows stand behind" in warning for warning in few.warnings)
+    assert len(engine.simulate(SPEAKERS).warnings) == 1
+
+
+def test_draws_that_are_no_numbers_give_a_robust_answer_with_a_word():
+    extreme = intervention(intensity=3, frequency="weekly", duration_weeks=104)
+    result = believing(0.0, 2e307).simulate(extreme, alternatives=[SPEAKERS])
+    plain = believing(0.0, 2.0).simulate(extreme)
+    assert any("quartiles" in warning for warning in result.warnings)
+    assert result.ate == pytest.approx(0.0, abs=1e306)
+    assert result.ate_ci_upper == pytest.approx(plain.ate_ci_upper * 1e307, rel=0.25)
+    assert (result.heterogeneity.n_groups, result.alternatives) == (0, ())
+
+
+def test_outcomes_that_are_no_numbers_are_planned_for_by_their_quartiles():
+    twins = population(4000)
+    outcomes = twins.frame["prescribing_change"].copy()
+    outcomes[:3] = [np.inf, -np.inf, np.nan]
+    odd = twins.model_copy(update={"frame": twins.frame.assign(prescribing_change=outcomes)})
+    plan = SimulationEngine(odd).simulate(SPEAKERS).required_sample_size
+    assert plan["outcome_sd"] == pytest.approx(twins.frame["prescribing_change"].std(), rel=0.05)
+
+
+# Units
+
+
+def test_effects_are_told_as_desired_and_changes_in_the_targets_own_sign():
+    patients = SimulationEngine(population(500, TwinType.PATIENT))
+    days = patients.twin_changes(SPEAKERS)
+    assert days == pytest.approx(-patients.twin_effects(SPEAKERS) * patients.population.frame.baseline_behavior.abs())
+    assert days.max() < 0
+    hcp = SimulationEngine(population(500))
+    assert hcp.twin_changes(SPEAKERS) == pytest.approx(hcp.twin_effects(SPEAKERS))
+
+
+@pytest.mark.parametrize("twin_type", TwinType)
+def test_every_twin_type_is_simulated(twin_type):
+    result = SimulationEngine(population(500, twin_type)).simulate(SPEAKERS)
+    assert result.ate_ci_lower < result.ate < result.ate_ci_upper
+    assert result.heterogeneity.n_groups > 0
+
+
+def test_the_base_effects_can_be_looked_up():
+    assert dict(SimulationEngine.INTERVENTION_EFFECTS) == {
+        "email_campaign": 0.05,
+        "call_frequency_increase": 0.08,
+        "speaker_program_invitation": 0.12,
+        "educational_content_share": 0.06,
+        "peer_to_peer_referral": 0.10,
+    }
+
+
+def test_simulating_runs_as_in_the_brief():
+    loaded = population(10_000)
+    assert loaded.model.brand is Brand.KISQALI
+    asked = InterventionConfig(
+        intervention_type="speaker_program_invitation", channel="email", frequency="monthly", duration_weeks=12
+    )
+    engine = SimulationEngine(loaded)
+    result = engine.simulate(asked)
+    said = f"Expected ATE: {result.ate:.2%}"
+    assert result.recommendation in set(SimulationRecommendation)
+    assert said.endswith("%")
