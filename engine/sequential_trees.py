@@ -312,7 +312,7 @@ def _response(column: Marginal) -> Floats:
     if column.is_category:
         common = np.argsort(-np.bincount(column.codes, minlength=len(column.support)), kind="stable")
         common = common[: min(RESPONSE_LEVELS, max(1, len(common) - 1))]
-        return (column.codes[:, None] == common).astype(np.float64)
+        return np.asarray(column.codes[:, None] == common, dtype=np.float64)
     scores = column.scores[column.codes]
     if not column.is_continuous:
         return _scaled(scores)[:, None]
