@@ -1,0 +1,202 @@
+"""How real synthetic rows look, held against real rows that the generator never saw, and what they give away of those it did.
+
+Held-out rows are the yardstick throughout: against its own training rows a copying machine looks perfect.
+
+References:
+    Lopez-Paz, Oquab, "Revisiting classifier two-sample tests", ICLR 2017.
+    Bergsma, "A bias-correction for Cramer's V and Tschuprow's T", Journal of the Korean Statistical Society 42 (2013).
+    Kelley, "An unbiased correlation ratio measure", PNAS 21 (1935).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import ks_2samp, rankdata
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import pairwise_distances_argmin_min, roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+from schemas.twin_models import RealismReport
+
+__all__ = ["association", "closeness", "column_score", "detection_auc", "realism"]
+
+Floats = npt.NDArray[np.float64]
+
+MOST_ROWS = 10_000
+TOLD_APART = 200  # levels of a category that the classifier may tell apart
+NEAR_QUANTILE = 0.05
+
+
+def realism(
+    synthetic: pd.DataFrame,
+    *,
+    held_out: pd.DataFrame,
+    training: pd.DataFrame,
+    categorical: Sequence[str],
+    rng: np.random.Generator,
+) -> RealismReport:
+    """Judge synthetic rows by held-out and training rows of the same columns.
+
+    At most 10,000 rows of each table are looked at, and as many training rows as held-out ones, so that neither is nearer
+    for being denser.
+    """
+    rows = min(len(held_out), len(training), MOST_ROWS)
+    names = list(held_out.columns)
+    twins = _some(synthetic[names], MOST_ROWS, rng)
+    known, unseen = _some(training[names], rows, rng), _some(held_out, rows, rng)
+    levels = [name for name in names if name in categorical]
+    scores = {name: column_score(twins[name], unseen[name], categorical=name in levels) for name in names}
+    copies, near, closer = closeness(twins, known, unseen, levels)
+    return RealismReport(
+        auc=detection_auc(twins, unseen, levels, rng),
+        marginal_score=float(np.mean(list(scores.values()))),
+        association_error=_association_error(twins, unseen, levels),
+        exact_copies=copies,
+        near_copies=near,
+        closer_to_training=closer,
+        n_synthetic=len(twins),
+        n_held_out=len(unseen),
+        columns=scores,
+    )
+
+
+def _some(frame: pd.DataFrame, most: int, rng: np.random.Generator) -> pd.DataFrame:
+    chosen = rng.choice(len(frame), size=min(len(frame), most), replace=False)
+    return frame.iloc[chosen].reset_index(drop=True)
+
+
+def column_score(synthetic: pd.Series[Any], real: pd.Series[Any], *, categorical: bool) -> float:
+    """1 - total variation distance of levels, or 1 - Kolmogorov-Smirnov distance of numbers; missing is a value of its own.
+
+    >>> column_score(pd.Series(["a", "a", "b", "b"]), pd.Series(["a", "b", "b", "b"]), categorical=True)
+    0.75
+    """
+    if categorical:
+        codes, _ = pd.factorize(pd.concat([synthetic, real]).astype(object))
+        shares = [np.bincount(part + 1, minlength=codes.max() + 2) / len(part) for part in np.split(codes, [len(synthetic)])]
+        return float(1.0 - np.abs(shares[0] - shares[1]).sum() / 2)
+    return float(1.0 - ks_2samp(_numbers(synthetic), _numbers(real)).statistic)
+
+
+def _numbers(column: pd.Series[Any]) -> Floats:
+    """Values with missing ones below all others."""
+    values: Floats = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where(np.isnan(values), -np.inf, values)
+
+
+def association(frame: pd.DataFrame, categorical: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Strength of every pair of columns: Spearman's correlation, correlation ratio, or Cramer's V, each free of small-sample bias.
+
+    >>> frame = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [8.0, 6.0, 4.0, 2.0]})
+    >>> association(frame, categorical=[])
+    {('x', 'y'): -1.0}
+    """
+    described = {name: _codes(frame[name]) if name in categorical else rankdata(_numbers(frame[name])) for name in frame}
+    return {
+        (str(a), str(b)): _strength(described[a], described[b], a in categorical, b in categorical)
+        for a, b in combinations(frame.columns, 2)
+    }
+
+
+def _codes(column: pd.Series[Any]) -> npt.NDArray[np.int64]:
+    return pd.factorize(column.astype(object), use_na_sentinel=False)[0].astype(np.int64)
+
+
+def _strength(a: npt.NDArray[Any], b: npt.NDArray[Any], a_levels: bool, b_levels: bool) -> float:
+    if a_levels and b_levels:
+        return _cramers_v(a, b)
+    if a_levels or b_levels:
+        return _correlation_ratio(*((a, b) if a_levels else (b, a)))
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
+
+
+def _correlation_ratio(levels: npt.NDArray[np.int64], values: Floats) -> float:
+    counts = np.bincount(levels)
+    n, k = len(levels), len(counts)
+    if not values.std() or n <= k:
+        return 0.0
+    means = np.bincount(levels, values) / counts
+    within = float(((values - means[levels]) ** 2).sum() / values.var() / n)
+    return float(np.sqrt(max(0.0, 1.0 - within * (n - 1) / (n - k))))
+
+
+def _cramers_v(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:
+    table = pd.crosstab(a, b).to_numpy(dtype=np.float64)
+    n, (rows, columns) = table.sum(), table.shape
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / n
+    phi = max(0.0, ((table - expected) ** 2 / expected).sum() / n - (rows - 1) * (columns - 1) / (n - 1))
+    smaller = min(rows - (rows - 1) ** 2 / (n - 1), columns - (columns - 1) ** 2 / (n - 1)) - 1
+    return float(np.sqrt(phi / smaller)) if smaller > 0 else 0.0
+
+
+def _association_error(synthetic: pd.DataFrame, real: pd.DataFrame, categorical: Sequence[str]) -> float:
+    one, other = association(synthetic, categorical), association(real, categorical)
+    return float(np.mean([abs(one[pair] - other[pair]) for pair in one])) if one else 0.0
+
+
+def detection_auc(synthetic: pd.DataFrame, real: pd.DataFrame, categorical: Sequence[str], rng: np.random.Generator) -> float:
+    """Cross-validated area under the curve of a boosted classifier that tries to tell the two tables apart; 0.5 = it cannot."""
+    rows = min(len(synthetic), len(real))
+    both = pd.concat([synthetic.iloc[:rows], real.iloc[:rows]], ignore_index=True)
+    features = np.column_stack([_classifiable(both[name], name in categorical) for name in both])
+    truth = np.repeat([1, 0], rows)
+    seed = int(rng.integers(2**31))
+    classifier = HistGradientBoostingClassifier(categorical_features=[name in categorical for name in both], random_state=seed)
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    return float(roc_auc_score(truth, cross_val_predict(classifier, features, truth, cv=folds, method="predict_proba")[:, 1]))
+
+
+def _classifiable(column: pd.Series[Any], categorical: bool) -> Floats:
+    if not categorical:
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    codes = _codes(column)
+    rank = np.argsort(np.argsort(-np.bincount(codes), kind="stable"), kind="stable")
+    return np.minimum(rank, TOLD_APART)[codes].astype(np.float64)
+
+
+def closeness(
+    synthetic: pd.DataFrame, training: pd.DataFrame, held_out: pd.DataFrame, categorical: Sequence[str]
+) -> tuple[float, float, float]:
+    """Shares of synthetic rows that give training rows away.
+
+    Rows are compared by the ranks of their numbers and by their levels, each column with the same weight.
+
+    Returns:
+        Exact copies of a training row; near copies, nearer to one than the nearest 5 % of held-out rows are (0.05 is no
+        excess); and those nearer to a training than to a held-out row (0.5 is no memory).
+    """
+    twins, known, unseen = np.split(
+        _embedded(pd.concat([synthetic, training, held_out], ignore_index=True), categorical),
+        [len(synthetic), len(synthetic) + len(training)],
+    )
+    to_known, to_unseen = _nearest(twins, known), _nearest(twins, unseen)
+    near = np.quantile(_nearest(unseen, known), NEAR_QUANTILE)
+    closer = np.mean(to_known < to_unseen) + np.mean(to_known == to_unseen) / 2
+    return _copied(synthetic, training), float(np.mean(to_known < near)), float(closer)
+
+
+def _embedded(frame: pd.DataFrame, categorical: Sequence[str]) -> npt.NDArray[np.float32]:
+    return np.column_stack([_coordinates(frame[name], name in categorical) for name in frame]).astype(np.float32)
+
+
+def _coordinates(column: pd.Series[Any], categorical: bool) -> Floats:
+    """Coordinates of one column, with the same mean square distance between random rows for every column."""
+    codes = _codes(column)
+    raw = (codes[:, None] == np.arange(codes.max() + 1)) * 1.0 if categorical else rankdata(_numbers(column))[:, None]
+    spread = np.sqrt(raw.var(axis=0).sum())
+    return cast("Floats", raw / spread if spread else raw * 0.0)
+
+
+def _nearest(rows: npt.NDArray[np.float32], among: npt.NDArray[np.float32]) -> Floats:
+    return np.asarray(pairwise_distances_argmin_min(rows, among)[1], dtype=np.float64)
+
+
+def _copied(synthetic: pd.DataFrame, training: pd.DataFrame) -> float:
+    known = pd.util.hash_pandas_object(training, index=False)
+    return float(pd.util.hash_pandas_object(synthetic, index=False).isin(known).mean())
