@@ -1,0 +1,306 @@
+"""The ledger on a real PostgreSQL: one champion, one account, whoever asks at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from schemas import Baseline, Brand, ModelCard, ModelEvent, RetrainEvent, TwinModelMetrics, TwinType
+from sql.database import Pool, open_pool
+from sql.ledger import Ledger, LostLease, NoPredecessor, StaleRetrain, UnknownLine, UnknownModel
+from sql.migrate import migrate
+from sql.retrain_store import Job, enqueue, request, take
+
+LINE = "hcp:kisqali:prescribing_change"
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def pool(fresh_database: str) -> AsyncIterator[Pool]:
+    await migrate(fresh_database)
+    async with await open_pool(dsn=fresh_database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ledger(pool: Pool) -> Ledger:
+    return Ledger(pool)
+
+
+def card(brand: Brand = Brand.KISQALI, run: str | None = "run-1") -> ModelCard:
+    return ModelCard(
+        model_id=uuid4(),
+        twin_type=TwinType.HCP,
+        brand=brand,
+        target="prescribing_change",
+        model_type="RandomForest",
+        features=("specialty", "decile"),
+        hyperparameters={"n_estimators": 100, "max_features": 1 / 3, "bootstrap": True, "max_samples": None},
+        training_samples=2000,
+        metrics=TwinModelMetrics(
+            train_r2=0.7,
+            train_mae=0.05,
+            train_rmse=0.1,
+            cv_r2_mean=0.6,
+            cv_r2_std=0.02,
+            fidelity=0.8,
+            training_samples=2000,
+            feature_importance={"specialty": 0.75, "decile": 0.25},
+            warnings=("low R2",),
+        ),
+        baseline=Baseline(
+            n=2000, mae=0.1, rmse=0.13, correlation=0.8, center=0.02, scale=0.2, clip=0.6, clipped_mean=0.15, clipped_sd=0.1
+        ),
+        trained_at=datetime(2026, 2, 1, 12, 30, tzinfo=UTC),
+        mlflow_run_id=run,
+    )
+
+
+async def registered(ledger: Ledger) -> UUID:
+    model = card()
+    await ledger.register_model(model, "abc")
+    return model.model_id
+
+
+async def crowned(ledger: Ledger) -> UUID:
+    model_id = await registered(ledger)
+    await ledger.promote(LINE, model_id)
+    return model_id
+
+
+async def retraining(pool: Pool, accused: UUID) -> Job:
+    event = RetrainEvent(
+        retrain_id=uuid4(), line=LINE, model_id=accused, attempt=0, requested_at=LONG_AGO, cause="request", reason="of a test"
+    )
+    await enqueue(pool, event)
+    job = await take(pool, "w1", lease_s=60, cooldown_s=0, budget_a_day=9)
+    assert job is not None
+    return job
+
+
+async def test_a_card_is_read_back_whole_with_its_files(ledger: Ledger) -> None:
+    model = card()
+    await ledger.register_model(model, "abc")
+    assert await ledger.card(model.model_id) == model
+    artifact = await ledger.artifact(model.model_id)
+    assert (artifact.mlflow_run_id, artifact.sha256) == ("run-1", "abc")
+
+
+async def test_a_model_without_files_is_not_handed_out(ledger: Ledger) -> None:
+    model = card(run=None)
+    await ledger.register_model(model, "abc")
+    with pytest.raises(UnknownModel, match=str(model.model_id)):
+        await ledger.artifact(model.model_id)
+
+
+async def test_the_account_tells_everything_in_order_with_the_state_after_it(ledger: Ledger) -> None:
+    first, second, third = [await registered(ledger) for _ in range(3)]
+    await ledger.promote(LINE, first, reason="the first")
+    await ledger.promote(LINE, second, comparison={"n": 500})
+    await ledger.reject(LINE, third, reason="not better")
+    await ledger.fail(LINE, second, reason="out of time")
+    await ledger.roll_back(LINE, "a person said so")
+    told = await ledger.history(LINE)
+    assert [event.generation for event in told] == list(range(1, 9))
+    assert [(event.happened, event.model_id, event.champion) for event in told[3:]] == [
+        ("promoted", first, first),
+        ("promoted", second, second),
+        ("rejected", third, second),
+        ("failed", second, second),
+        ("rolled_back", first, first),
+    ]
+    assert told[4].comparison == {"n": 500}
+    assert told[6].effective_from == told[4].effective_from
+    assert await ledger.state(LINE) == told[-1]
+    assert await ledger.champion(LINE) == first
+
+
+async def test_the_champion_of_a_time_is_the_one_in_effect_then_and_the_first_one_before(ledger: Ledger) -> None:
+    first = await crowned(ledger)
+    second = await registered(ledger)
+    since = (await ledger.promote(LINE, second)).effective_from
+    assert since is not None
+    assert await ledger.champion_at(LINE, LONG_AGO) == first
+    assert await ledger.champion_at(LINE, since - timedelta(microseconds=1)) == first
+    assert await ledger.champion_at(LINE, since) == second
+    back = (await ledger.roll_back(LINE, "test")).effective_from
+    assert back is not None
+    assert await ledger.champion_at(LINE, back - timedelta(microseconds=1)) == second
+    assert await ledger.champion_at(LINE, back) == first
+
+
+async def test_a_line_without_champion_has_none_at_any_time(ledger: Ledger) -> None:
+    await registered(ledger)
+    assert await ledger.champion(LINE) is None
+    assert await ledger.champion_at(LINE, LONG_AGO) is None
+    assert await ledger.champion("hcp:fabhalta:prescribing_change") is None
+
+
+async def test_a_promotion_takes_effect_just_above_the_highest_watermark_of_any_source(pool: Pool, ledger: Ledger) -> None:
+    ahead = datetime.now(UTC) + timedelta(minutes=4)
+    for partition, watermark in enumerate((None, ahead, LONG_AGO)):
+        await pool.execute(
+            "INSERT INTO source_positions (source, topic, partition, incarnation, watermark) VALUES ($1, 't', $2, 0, $3)",
+            f"t:{partition}:0",
+            partition,
+            watermark,
+        )
+    model_id = await registered(ledger)
+    assert (await ledger.promote(LINE, model_id)).effective_from == ahead + timedelta(microseconds=1)
+
+
+async def test_a_promotion_never_takes_effect_before_now_or_the_last_one_or_the_time_asked_for(ledger: Ledger) -> None:
+    first, second, third = [await registered(ledger) for _ in range(3)]
+    began = datetime.now(UTC) - timedelta(seconds=5)
+    far = datetime.now(UTC) + timedelta(days=1)
+    events = [
+        await ledger.promote(LINE, first, not_before=LONG_AGO),
+        await ledger.promote(LINE, second, not_before=far),
+        await ledger.promote(LINE, third),
+    ]
+    took = [event.effective_from for event in events]
+    assert took[0] is not None
+    assert took[0] > began
+    assert took[1:] == [far, far + timedelta(microseconds=1)]
+
+
+async def test_a_successor_deprecates_its_predecessor_and_a_rollback_takes_that_back(pool: Pool, ledger: Ledger) -> None:
+    first = await crowned(ledger)
+    second = await crowned(ledger)
+    deprecated = "SELECT model_id FROM digital_twin_models WHERE deprecated_at IS NOT NULL"
+    assert await pool.fetchval(deprecated) == first
+    await ledger.roll_back(LINE, "test")
+    assert await pool.fetchval(deprecated) == second
+
+
+async def test_asking_again_after_a_lost_answer_changes_nothing(pool: Pool, ledger: Ledger) -> None:
+    accused = await crowned(ledger)
+    job, challenger = await retraining(pool, accused), card()
+    trained = [await ledger.register_model(challenger, "abc", retrain_id=job.retrain_id) for _ in range(2)]
+    promoted = [
+        await ledger.promote(LINE, challenger.model_id, retrain_id=job.retrain_id, fence=job.fence, reason="better")
+        for _ in range(2)
+    ]
+    by_hand = await ledger.promote(LINE, challenger.model_id)
+    assert trained[0] == trained[1]
+    assert promoted[0] == promoted[1] == by_hand
+    assert [event.happened for event in await ledger.history(LINE)] == ["trained", "promoted", "trained", "promoted"]
+
+
+async def test_promotion_and_the_end_of_its_retrain_are_one(pool: Pool, ledger: Ledger) -> None:
+    job, challenger = await retraining(pool, await crowned(ledger)), await registered(ledger)
+    await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="better")
+    closed = await request(pool, job.retrain_id)
+    assert (closed.status, closed.outcome) == ("promoted", "better")
+
+
+async def test_a_rejection_can_be_asked_for_again_too(pool: Pool, ledger: Ledger) -> None:
+    job, challenger = await retraining(pool, await crowned(ledger)), await registered(ledger)
+    said = [await ledger.reject(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="worse") for _ in range(2)]
+    assert said[0] == said[1]
+    assert (await request(pool, job.retrain_id)).status == "rejected"
+
+
+async def test_an_older_fence_promotes_nothing(pool: Pool, ledger: Ledger) -> None:
+    accused = await crowned(ledger)
+    job, challenger = await retraining(pool, accused), await registered(ledger)
+    taken_over = await take(pool, "w2", lease_s=0, cooldown_s=0, budget_a_day=9)
+    assert taken_over is not None
+    with pytest.raises(LostLease):
+        await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence)
+    assert await ledger.champion(LINE) == accused
+    await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=taken_over.fence)
+    assert await ledger.champion(LINE) == challenger
+
+
+async def test_a_retrain_of_a_model_that_is_no_longer_champion_promotes_nothing(pool: Pool, ledger: Ledger) -> None:
+    job, challenger = await retraining(pool, await crowned(ledger)), await registered(ledger)
+    other = await crowned(ledger)
+    with pytest.raises(StaleRetrain, match=str(other)):
+        await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence)
+    assert await ledger.champion(LINE) == other
+    assert (await request(pool, job.retrain_id)).status == "running"
+
+
+async def test_of_promotions_at_the_same_time_each_succeeds_the_one_before(pool: Pool, ledger: Ledger) -> None:
+    models = [await registered(ledger) for _ in range(6)]
+    events: list[ModelEvent] = await asyncio.gather(*(ledger.promote(LINE, model) for model in models))
+    in_order = sorted(events, key=lambda event: event.generation)
+    assert [event.generation for event in in_order] == list(range(7, 13))
+    effective = [event.effective_from for event in in_order if event.effective_from is not None]
+    assert effective == sorted(set(effective))
+    assert await ledger.champion(LINE) == in_order[-1].model_id
+    assert await pool.fetchval("SELECT count(*) FROM digital_twin_models WHERE deprecated_at IS NULL") == 1
+
+
+async def test_a_promotion_waits_for_slices_that_read_the_champion(pool: Pool, ledger: Ledger) -> None:
+    challenger = await registered(ledger)
+    async with pool.acquire() as slice_connection:
+        transaction = slice_connection.transaction()
+        await transaction.start()
+        await slice_connection.execute("SELECT champion FROM model_lines FOR SHARE")
+        promotion = asyncio.create_task(ledger.promote(LINE, challenger))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        while await pool.fetchval(waiting) == 0:  # noqa: ASYNC110  # Postgres tells nobody that it waits
+            await asyncio.sleep(0.01)
+        await slice_connection.execute(
+            "INSERT INTO source_positions (source, topic, partition, incarnation, watermark) VALUES ('t:0:0', 't', 0, 0, $1)",
+            datetime(2100, 1, 1, tzinfo=UTC),
+        )
+        await transaction.commit()
+    assert (await promotion).effective_from == datetime(2100, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+
+
+async def test_rollbacks_go_further_back_each_time_until_there_is_nobody(ledger: Ledger) -> None:
+    first, second, _ = [await crowned(ledger) for _ in range(3)]
+    assert (await ledger.roll_back(LINE, "worse")).champion == second
+    assert (await ledger.roll_back(LINE, "worse too")).champion == first
+    with pytest.raises(NoPredecessor, match=str(first)):
+        await ledger.roll_back(LINE, "even so")
+
+
+async def test_a_rollback_can_name_its_model_but_only_one_of_the_line(ledger: Ledger) -> None:
+    first, _, _ = [await crowned(ledger) for _ in range(3)]
+    assert (await ledger.roll_back(LINE, "test", to=first)).champion == first
+    stranger = card(Brand.FABHALTA)
+    await ledger.register_model(stranger, "abc")
+    with pytest.raises(UnknownModel):
+        await ledger.roll_back(LINE, "test", to=stranger.model_id)
+    with pytest.raises(UnknownModel):
+        await ledger.promote(LINE, stranger.model_id)
+
+
+async def test_what_nobody_knows_is_refused_by_name(ledger: Ledger) -> None:
+    with pytest.raises(UnknownLine, match="train a model of it first"):
+        await ledger.state(LINE)
+    await registered(ledger)
+    with pytest.raises(UnknownLine, match=LINE):
+        await ledger.promote("hcp:fabhalta:prescribing_change", uuid4())
+    with pytest.raises(UnknownModel):
+        await ledger.card(uuid4())
+    with pytest.raises(UnknownModel):
+        await ledger.reject(LINE, uuid4())
+    with pytest.raises(ValueError, match="belong together"):
+        await ledger.reject(LINE, uuid4(), retrain_id=uuid4())
+
+
+async def test_a_policy_is_one_of_three(ledger: Ledger) -> None:
+    await registered(ledger)
+    assert await ledger.policy(LINE) == "auto"
+    await ledger.set_policy(LINE, "approve")
+    assert await ledger.policy(LINE) == "approve"
+    with pytest.raises(ValueError, match="approve, auto, off"):
+        await ledger.set_policy(LINE, "maybe")
+    with pytest.raises(UnknownLine):
+        await ledger.set_policy("hcp:fabhalta:prescribing_change", "off")
+
+
+async def test_lines_keep_the_panes_they_were_made_with(pool: Pool, ledger: Ledger) -> None:
+    await ledger.register_model(card(), "abc", pane_s=60, window_s=600)
+    await ledger.register_model(card(), "abc", pane_s=1, window_s=10)
+    assert [tuple(row) for row in await pool.fetch("SELECT line, pane_s, window_s FROM model_lines")] == [(LINE, 60, 600)]
+    assert await ledger.lines() == [LINE]
