@@ -1,0 +1,173 @@
+"""Takes in what really happened, and says the sums that changed."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
+from typing import Any
+
+import asyncpg
+from faust.types import TP
+
+from schemas import FidelityErrors, OutcomeEvent, PaneRow, SourceId
+from sql import outcome_store as store
+from sql.refused_store import Refused
+from streams.answering import persist, settle
+from streams.app import TwinApp
+from streams.dead_letters import reason_headers
+from streams.intake import Intake, Taken
+from streams.library import Library, Models, Simulations
+from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS, SOURCE_LAG
+from streams.starts import find_starts
+from streams.topics import DEAD_LETTERS, TOPICS, topic_of
+from streams.transport import Slice, Start
+
+__all__ = ["EVERY_LINE", "attach"]
+
+EVERY_LINE = "*"
+_ROWS_A_MESSAGE = 500
+_SWEEP_S = 60.0
+_SWEPT_AT_ONCE = 500
+_OUTCOMES = topic_of(OutcomeEvent)
+_READERS = next(topic.partitions for topic in TOPICS if topic.name == topic_of(FidelityErrors))
+
+
+def attach(app: TwinApp, models: Models, simulations: Simulations) -> None:
+    """Give the app its agent, its watermarks and its sweep.
+
+    Args:
+        app: of the role.
+        models: loads a model by its id.
+        simulations: finds the twins of a completed simulation.
+    """
+    outcomes = _Outcomes(app, models, simulations)
+    app.find_starts = outcomes.find_starts
+    app.agent(app.raw_topic(_OUTCOMES), name="outcomes", concurrency=1)(outcomes.run)
+    app.timer(min(5.0, max(0.5, app.settings.grace_s / 4)))(outcomes.say_watermarks)
+    app.timer(_SWEEP_S)(outcomes.sweep)
+
+
+@dataclass
+class _Reached:
+    """How far a source is read: its watermark, the next offset, and when (monotonic clock) its last record was taken."""
+
+    watermark: datetime | None = None
+    next_offset: int = 0
+    at: float = field(default_factory=time.monotonic)
+
+
+class _Outcomes:
+    def __init__(self, app: TwinApp, models: Models, simulations: Simulations) -> None:
+        self._app = app
+        self._models = models
+        self._simulations = simulations
+        self._reached: dict[SourceId, _Reached] = {}
+
+    @cached_property
+    def _intake(self) -> Intake:
+        library = Library(self._app.pool, self._models, self._simulations)
+        return Intake(self._app.pool, library, self._app.settings.skew_s, self._app.settings.restatement_s)
+
+    async def run(self, slices: Any) -> None:
+        """Take slice after slice in."""
+        async for taken in slices:
+            await settle(self._app, partial(self._take, taken), _fail)
+
+    async def find_starts(self, committed: Mapping[TP, int | None]) -> Mapping[TP, Start]:
+        """Where reading begins, and with it how far each source is."""
+        starts = await persist(partial(find_starts, self._app.settings, self._app.pool, committed), part="postgres")
+        sources = {
+            SourceId(topic=tp.topic, partition=tp.partition, incarnation=start.incarnation): start for tp, start in starts.items()
+        }
+        known = await persist(partial(store.reached, self._app.pool, sources), part="postgres")
+        self._reached = {source: _Reached(known.get(source), start.offset) for source, start in sources.items()}
+        return starts
+
+    async def _take(self, taken: Slice) -> None:
+        began = time.perf_counter()
+        done = await self._intake.take(taken)
+        await self._say_rows(done)
+        if done.refused or done.replayed:
+            await self._bury(await store.refused_since(self._app.pool, done.source, taken.first_offset))
+        self._reached[done.source] = _Reached(done.watermark, taken.last_offset + 1)
+        SLICE_SECONDS.observe(time.perf_counter() - began)
+        _measure(done)
+
+    async def _say_rows(self, done: Taken) -> None:
+        by_line: defaultdict[str, list[PaneRow]] = defaultdict(list)
+        for found in done.rows:
+            by_line[found.line].append(found.row)
+        for sent in [
+            await self._begin_to_say(line, done, rows[first : first + _ROWS_A_MESSAGE])
+            for line, rows in by_line.items()
+            for first in range(0, len(rows), _ROWS_A_MESSAGE)
+        ]:
+            await sent
+
+    async def _begin_to_say(self, line: str, done: Taken, rows: Sequence[PaneRow]) -> Awaitable[Any]:
+        said = FidelityErrors(line=line, source=done.source, watermark=done.watermark, rows=tuple(rows))
+        return await self._app.begin_to_say(said, key=line)
+
+    async def say_watermarks(self) -> None:
+        """Tell every reader how far the sources of this worker are.
+
+        A source that was read to its end and has been silent for as long as windows wait holds nothing open: it is as far as the
+        clock.
+        """
+        consumer = self._app.consumer
+        mine = {TP(source.topic, source.partition): source for source in self._reached}
+        owned = [mine[tp] for tp in consumer.assignment() if tp in mine]
+        silent = [source for source in owned if self._is_silent(source)]
+        now = datetime.now(UTC)
+        if silent:
+            await store.mark_read_to_end(self._app.pool, silent, now)
+        for source in owned:
+            watermark = self._reached[source].watermark
+            if source in silent:
+                watermark = max(now, watermark or now)
+            said = FidelityErrors(line=EVERY_LINE, source=source, watermark=watermark)
+            for partition in range(_READERS):
+                await self._app.begin_to_say(said, key=EVERY_LINE, partition=partition)
+
+    def _is_silent(self, source: SourceId) -> bool:
+        reached = self._reached[source]
+        end = self._app.consumer.highwater(TP(source.topic, source.partition)) or 0
+        SOURCE_LAG.labels(topic=source.topic, partition=source.partition).set(max(end - reached.next_offset, 0))
+        return reached.next_offset >= end and time.monotonic() - reached.at >= self._app.settings.grace_s
+
+    async def sweep(self) -> None:
+        """Send copies of refused records that have none yet."""
+        due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
+        await self._bury(await store.unsent(self._app.pool, due, _SWEPT_AT_ONCE))
+
+    async def _bury(self, refused: Iterable[asyncpg.Record]) -> None:
+        ids = []
+        for sent, row in [(await self._send_copy(row), row) for row in refused]:
+            await sent
+            ids.append(row["refusal_id"])
+        if ids:
+            await store.mark_sent(self._app.pool, ids)
+
+    async def _send_copy(self, row: asyncpg.Record) -> Awaitable[Any]:
+        source = SourceId(topic=row["topic"], partition=row["partition"])
+        told = Refused(source, row["source_offset"], row["tracked_at"], row["key"], row["value"], [], row["kind"], row["reason"])
+        given = [(name, base64.b64decode(text)) for name, text in row["headers"] if not name.startswith("twin_")]
+        said = [(name, value) for name, value in reason_headers(told, 1) if name != "twin_refusal_id"]
+        refusal_id = ("twin_refusal_id", str(row["refusal_id"]).encode())
+        return await self._app.send_raw(DEAD_LETTERS, row["key"], row["value"], [*given, *said, refusal_id])
+
+
+async def _fail(error: Exception) -> None:
+    raise error
+
+
+def _measure(done: Taken) -> None:
+    for (line, fate), count in done.fates.items():
+        OUTCOMES.labels(line=line, fate=fate).inc(count)
+    for kind, count in done.refused.items():
+        REFUSED.labels(topic=done.source.topic, reason=kind).inc(count)

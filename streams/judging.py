@@ -1,0 +1,110 @@
+"""What becomes of each outcome, and what a slice therefore adds to which cell of which series.
+
+Outcomes are judged one after another as if each came alone, so that fates and heads do not depend on how a stream was cut into
+slices; only what changed between the first and the last head of an event is added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+
+from engine.sums import add_up
+from engine.windows import is_too_late, pane_start
+from sql.outcome_store import Change, Head, Line
+from streams.scoring import ALL
+
+__all__ = ["Claim", "Judged", "changes", "judge"]
+
+
+class Claim(NamedTuple):
+    """What one outcome says of its event: the head that it would be, the event time it speaks of, and how far its source was.
+
+    ``at`` and ``watermark`` (just before it, null before the first outcome of the source) are seconds since the epoch.
+    """
+
+    head: Head
+    at: float
+    watermark: float | None
+
+
+class Judged(NamedTuple):
+    """The fate of each claim, whether it contradicts another of its revision, and the last head of each event that has one."""
+
+    fates: list[str]
+    conflicts: list[bool]
+    heads: dict[UUID, Head]
+
+
+def judge(claims: Iterable[Claim], known: Mapping[UUID, Head], lines: Mapping[str, Line], restatement_s: float) -> Judged:
+    """Judge the claims in their order, beginning with the heads that are ``known``."""
+    fates, conflicts, heads = [], [], dict(known)
+    for claim in claims:
+        head = heads.get(claim.head.event_id)
+        fate = _fate(claim, head, lines, restatement_s)
+        if fate == "counted":
+            heads[claim.head.event_id] = claim.head
+        fates.append(fate)
+        conflicts.append(head is not None and claim.head.revision == head.revision and claim.head.digest != head.digest)
+    return Judged(fates, conflicts, heads)
+
+
+def _fate(claim: Claim, head: Head | None, lines: Mapping[str, Line], restatement_s: float) -> str:
+    said = claim.head
+    if _is_settled(claim.at, lines[said.line], claim.watermark, restatement_s):
+        return "too_late"
+    if head is None:
+        return "counted"
+    if head.pane is not None and _is_settled(head.pane, lines[head.line], claim.watermark, restatement_s):
+        return "too_late"
+    if (said.revision, said.digest) == (head.revision, head.digest):
+        return "duplicate"
+    return "counted" if (said.revision, said.digest) > (head.revision, head.digest) else "superseded"
+
+
+def _is_settled(at: float, line: Line, watermark: float | None, restatement_s: float) -> bool:
+    """Whether the pane of ``at`` may not change any more: by its source's watermark, or by the floor of its line."""
+    pane = pane_start(at, line.pane_s)
+    return is_too_late(pane, watermark, line.pane_s, restatement_s) or (line.floor is not None and pane < line.floor)
+
+
+def changes(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lines: Mapping[str, Line]) -> list[Change]:
+    """What has to be added to the cells so that they hold ``after`` instead of ``before``.
+
+    A head names the cell of the series ``all``, which the detector reads; other series are kept by whole panes.
+    """
+    cells: dict[tuple[str, UUID | None, str, float, float], int] = {}
+    rows: list[Sequence[int]] = []
+    picked: list[int] = []
+    groups: list[int] = []
+    for sign, head in _moved(before, after):
+        if head.contribution is not None:
+            for segment in head.segments:
+                picked.append(len(rows))
+                groups.append(cells.setdefault((head.line, head.model_id, segment, *_cell(head, segment, lines)), len(cells)))
+            rows.append(head.contribution if sign > 0 else [-number for number in head.contribution])
+    if not cells:
+        return []
+    sums = add_up(np.array(rows, dtype=np.int64)[picked], np.array(groups), len(cells))
+    return [Change(*cell, total) for cell, total in zip(cells, sums, strict=True)]  # type: ignore[arg-type]  # what contributes has them
+
+
+def _cell(head: Head, segment: str, lines: Mapping[str, Line]) -> tuple[float, float]:
+    if head.pane is None or head.width_s is None:
+        raise ValueError(f"event {head.event_id} adds to a sum, but in no pane")
+    if segment == ALL:
+        return head.pane, head.width_s
+    width = lines[head.line].pane_s
+    return pane_start(head.pane, width), width
+
+
+def _moved(before: Mapping[UUID, Head], after: Mapping[UUID, Head]) -> Iterable[tuple[int, Head]]:
+    for event, head in after.items():
+        old = before.get(event)
+        if old is not head:
+            if old is not None:
+                yield -1, old
+            yield 1, head

@@ -1,0 +1,93 @@
+"""What scoring has to know, fetched once and kept: champions while their line does not change, cards and simulations for good."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from uuid import UUID
+
+from engine.model_cache import ModelCache
+from schemas import OutcomeEvent
+from schemas.twin_models import ModelCard
+from sql.database import Pool
+from sql.model_rows import UnknownModel, load_card
+from sql.outcome_store import Reigns, reigns
+from streams.scoring import Knowledge, Predictor, SimulatedTwins
+
+__all__ = ["Library", "Models", "Simulations"]
+
+Models = Callable[[UUID], Awaitable[Predictor]]
+Simulations = Callable[[UUID], Awaitable[SimulatedTwins | None]]
+
+_SIMULATIONS_KEPT = 16
+_CARDS_KEPT = 1000
+
+
+class Library:
+    """Knowledge for scoring.
+
+    Args:
+        pool: of the database.
+        models: loads a model by its id.
+        simulations: finds the twins of a completed simulation, null for an unknown one.
+    """
+
+    def __init__(self, pool: Pool, models: Models, simulations: Simulations) -> None:
+        self._pool = pool
+        self._load_model = models
+        self._find_simulation = simulations
+        self._reigns: dict[str, Reigns] = {}
+        self._cards = ModelCache[ModelCard](_CARDS_KEPT)
+        self._simulations = ModelCache[SimulatedTwins](_SIMULATIONS_KEPT)
+
+    async def know(self, events: Sequence[OutcomeEvent]) -> Knowledge:
+        """Everything that is needed to score these."""
+        await self._learn_reigns({event.line for event in events})
+        simulations = await self._simulated({event.simulation_id for event in events if event.simulation_id is not None})
+        known = Knowledge(champions={line: reign.champions for line, reign in self._reigns.items() if reign.champions})
+        predicting = {known.champion_at(event.line, event.observed_at) for event in events if event.features is not None} - {None}
+        named = {event.model_id for event in events if event.model_id is not None}
+        reigning = {champion for reign in self._reigns.values() for _, champion in reign.champions}
+        pinned = {twins.model_id for twins in simulations.values()}
+        return Knowledge(
+            champions=known.champions,
+            cards=await self._know_cards(named | reigning | pinned),
+            models={model_id: await self._load_model(model_id) for model_id in predicting if model_id is not None},
+            simulations=simulations,
+        )
+
+    def generation(self, line: str) -> int | None:
+        """Generation of the line that scoring went by, null for an unknown line."""
+        reign = self._reigns.get(line)
+        return reign.generation if reign else None
+
+    def forget(self, lines: Iterable[str]) -> None:
+        """Ask for these lines again: somebody changed them."""
+        for line in lines:
+            self._reigns.pop(line, None)
+
+    async def _learn_reigns(self, lines: set[str]) -> None:
+        missing = lines - self._reigns.keys()
+        if missing:
+            self._reigns.update(await reigns(self._pool, missing))
+
+    async def _know_cards(self, ids: set[UUID]) -> dict[UUID, ModelCard]:
+        cards = {}
+        for model_id in ids:
+            card = self._cards.get(model_id)
+            if card is None:
+                try:
+                    card = await load_card(self._pool, model_id)
+                except UnknownModel:
+                    continue
+                self._cards.put(model_id, card)
+            cards[model_id] = card
+        return cards
+
+    async def _simulated(self, ids: set[UUID]) -> dict[UUID, SimulatedTwins]:
+        found = {}
+        for simulation_id in ids:
+            twins = self._simulations.get(simulation_id) or await self._find_simulation(simulation_id)
+            if twins is not None:
+                self._simulations.put(simulation_id, twins)
+                found[simulation_id] = twins
+        return found

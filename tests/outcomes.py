@@ -1,0 +1,98 @@
+"""A model line with a tiny champion, outcomes for it, and slices of them: what the tests of the outcome path begin with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+from aiokafka import ConsumerRecord
+
+from schemas import Baseline, Brand, ModelCard, TwinModelMetrics, TwinType
+from sql.database import connect
+from sql.ledger import Ledger
+from sql.migrate import migrate
+from streams.transport import Slice
+
+SPACE = UUID(int=14)
+LINE = "hcp:kisqali:prescribing_change"
+START = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
+TOPIC = "outcome-events"
+
+
+def make_card(name: str = "first", *, mae: float = 0.8) -> ModelCard:
+    """A model whose errors were standard normal."""
+    metrics = TwinModelMetrics(train_r2=0.5, train_mae=mae, train_rmse=1.0, cv_r2_mean=0.5, cv_r2_std=0.0, training_samples=1000)
+    baseline = Baseline(
+        n=5000,
+        mae=mae,
+        rmse=1.0,
+        correlation=0.9,
+        coverage_95pct=0.95,
+        center=0.0,
+        scale=2.0,
+        clip=4.0,
+        clipped_mean=mae / 4,
+        clipped_sd=0.15,
+    )
+    return ModelCard(
+        model_id=uuid5(SPACE, name),
+        twin_type=TwinType.HCP,
+        brand=Brand.KISQALI,
+        target="prescribing_change",
+        model_type="RandomForest",
+        features=("decile",),
+        hyperparameters={},
+        training_samples=1000,
+        metrics=metrics,
+        baseline=baseline,
+    )
+
+
+async def make_line(dsn: str, *cards: ModelCard, pane_s: float = 60.0, window_s: float = 300.0) -> None:
+    """A migrated database in which the first card is champion from ``START`` on."""
+    await migrate(dsn)
+    connection = await connect(dsn)
+    try:
+        ledger = Ledger(connection)
+        for card in cards or (make_card(),):
+            await ledger.register_model(card, "0" * 64, pane_s=pane_s, window_s=window_s)
+        first = (cards or (make_card(),))[0]
+        await ledger.promote(first.line, first.model_id, reason="the first one")
+    finally:
+        await connection.close()
+
+
+def outcome(number: int, **said: Any) -> dict[str, Any]:
+    """Outcome ``number``, a second after the one before it: predicted 0 to 2, actual half a unit more or less."""
+    predicted = number % 5 / 2
+    return {
+        "event_id": str(uuid5(SPACE, f"event {number}")),
+        "observed_at": (START + timedelta(seconds=number)).isoformat(),
+        "twin_type": "hcp",
+        "brand": "kisqali",
+        "metric_type": "prescribing_change",
+        "actual_value": predicted + (0.5 if number % 2 else -0.5),
+        "predicted_value": predicted,
+        "predicted_lower": predicted - 2,
+        "predicted_upper": predicted + 2,
+        "segment": {"region": ("west", "east", "south")[number % 3]},
+    } | said
+
+
+def record(
+    offset: int, value: Any, *, partition: int = 0, at: datetime | None = None
+) -> ConsumerRecord[bytes | None, bytes | None]:
+    """A Kafka record; bytes as they are, anything else as JSON."""
+    body = value if isinstance(value, bytes) or value is None else json.dumps(value).encode()
+    stamp = int(((at or START) + timedelta(days=1)).timestamp() * 1000) + offset
+    return ConsumerRecord(TOPIC, partition, offset, stamp, 1, b"key", body, 0, 3, len(body or b""), ())
+
+
+def cut(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], size: int, *, incarnation: int = 0) -> Iterable[Slice]:
+    """Slices of at most ``size`` records."""
+    for first in range(0, len(records), size):
+        part = records[first : first + size]
+        yield Slice(part[0].topic, part[0].partition, incarnation, part)
