@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -102,8 +102,8 @@ def importance(model: Pipeline, table: TrainingTable, seed: int) -> dict[str, fl
     estimator = model["estimator"]
     if hasattr(estimator, "feature_importances_"):
         by_column = dict.fromkeys(table.kinds, 0.0)
-        for name, share in zip(_origins(model), estimator.feature_importances_, strict=True):
-            by_column[name] += float(share)
+        for column, share in zip(model["encoder"].get_feature_names_out(), estimator.feature_importances_, strict=True):
+            by_column[_origin(column, table.kinds)] += float(share)
         return by_column
     rows = np.random.default_rng(seed).permutation(len(table))[:2000]
     drop = permutation_importance(model, table.features.iloc[rows], table.target[rows], n_repeats=2, random_state=seed)
@@ -111,17 +111,10 @@ def importance(model: Pipeline, table: TrainingTable, seed: int) -> dict[str, fl
     return dict(zip(table.kinds, (shares / (shares.sum() or 1.0)).tolist(), strict=True))
 
 
-def _origins(model: Pipeline) -> Iterator[str]:
-    """The feature that each column of the estimator's input comes from."""
-    encoder: ColumnTransformer = model["encoder"]
-    for name, transformer, columns in encoder.transformers_:
-        if name == "category":
-            for column, levels in zip(columns, transformer.categories_, strict=True):
-                width = len([out for out in transformer.get_feature_names_out(columns) if out.startswith(f"{column}_")])
-                yield from [column] * (width or len(levels))
-        elif name == "number":
-            yield from columns
-            yield from (columns[index] for index in transformer.indicator_.features_)
+def _origin(column: str, features: Iterable[str]) -> str:
+    """The feature that a column of the encoder's output comes from; such columns are called ``step__feature[_level]``."""
+    said = column.partition("__")[2].removeprefix("missingindicator_")
+    return max((name for name in features if said == name or said.startswith(f"{name}_")), key=len)
 
 
 def _folds(n: int, seed: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

@@ -1,0 +1,229 @@
+"""Twins are learned from a table, look like it, obey filters and constraints, and refuse what they must not learn."""
+
+from uuid import uuid5
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ks_2samp
+
+from engine.sample_tables import sample_table
+from engine.sequential_trees import EmptyFilter
+from engine.training_table import ClinicalData
+from engine.twin_generator import NotTrained, TwinGenerator
+from engine.twin_model import TwinModel
+from schemas import TWIN_TYPES, Brand, TwinType
+
+
+def trained(twin_type: TwinType = TwinType.HCP, n: int = 2500, **settings: object) -> TwinGenerator:
+    generator = TwinGenerator(twin_type, Brand.KISQALI, n_jobs=1, **settings)  # type: ignore[arg-type]  # names of the settings
+    generator.train(sample_table(twin_type, n, np.random.default_rng(1)))
+    return generator
+
+
+@pytest.fixture(scope="module")
+def hcps() -> TwinGenerator:
+    return trained()
+
+
+@pytest.fixture(scope="module")
+def unseen() -> pd.DataFrame:
+    return sample_table(TwinType.HCP, 4000, np.random.default_rng(99))
+
+
+def test_a_thousand_twins_are_distributed_like_providers_that_were_never_seen(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+    twins = hcps.generate(1000).frame
+    for name in ("years_experience", "total_patient_volume", "digital_engagement_score", "prescribing_change"):
+        # the critical distance of a two-sample Kolmogorov-Smirnov test at one in a thousand
+        limit = 1.95 * np.sqrt((1000 + len(unseen)) / (1000 * len(unseen)))
+        assert ks_2samp(twins[name], unseen[name]).statistic < limit, name
+    shares = twins["specialty"].value_counts(normalize=True) - unseen["specialty"].value_counts(normalize=True)
+    assert shares.abs().max() < 0.05
+
+
+def test_twins_keep_how_columns_hang_together(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+    twins = hcps.generate(4000).frame
+    names = ["decile", "total_patient_volume", "digital_engagement_score", "years_experience", "prescribing_change"]
+    difference = (twins[names].corr("spearman") - unseen[names].corr("spearman")).abs()
+    assert difference.to_numpy().max() < 0.1
+
+
+def test_the_expected_and_the_drawn_outcome_are_two_things(hcps: TwinGenerator) -> None:
+    twins = hcps.generate(2000).frame
+    assert twins["baseline_behavior"].std() < twins["prescribing_change"].std()
+    assert twins["baseline_behavior"].mean() == pytest.approx(twins["prescribing_change"].mean(), abs=0.01)
+
+
+def test_95_percent_intervals_cover_about_95_percent_of_unseen_outcomes(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+    lower, upper = hcps.predict_interval(unseen)
+    inside = ((lower <= unseen["prescribing_change"]) & (unseen["prescribing_change"] <= upper)).mean()
+    assert 0.93 <= inside <= 0.97
+
+
+@pytest.mark.parametrize("twin_type", TwinType)
+def test_domain_constraints_hold_in_every_row(twin_type: TwinType) -> None:
+    entry = TWIN_TYPES[twin_type]
+    frame = trained(twin_type, 1500).generate(3000).frame
+    for feature in entry.features:
+        if feature.low is not None:
+            assert (frame[feature.name] >= feature.low).all(), feature.name
+        if feature.high is not None:
+            assert (frame[feature.name] <= feature.high).all(), feature.name
+        if feature.kind == "integer":
+            assert pd.api.types.is_integer_dtype(frame[feature.name]), feature.name
+    for smaller, larger in entry.not_above:
+        assert (frame[smaller] <= frame[larger]).all()
+    for ratio in entry.ratios:
+        np.testing.assert_allclose(frame[ratio.name], frame[ratio.numerator] / frame[ratio.denominator])
+
+
+def test_a_filter_is_obeyed_by_every_twin_and_tells_how_many_real_rows_stand_behind_it(hcps: TwinGenerator) -> None:
+    population = hcps.generate(500, {"specialty": ["oncology", "hematology"], "tier": [1, 2], "min_decile": 7, "max_decile": 9})
+    frame = population.frame
+    assert set(frame["specialty"]) <= {"oncology", "hematology"}
+    assert set(frame["priority_tier"]) <= {1, 2}
+    assert frame["decile"].between(7, 9).all()
+    source = sample_table(TwinType.HCP, 2500, np.random.default_rng(1))
+    expected = (
+        source["specialty"].isin(["oncology", "hematology"]) & source["priority_tier"].isin([1, 2]) & source["decile"].between(7, 9)
+    )
+    assert population.real_rows == expected.sum()
+
+
+def test_a_filter_nobody_matches_is_refused_with_a_filter_that_somebody_does(hcps: TwinGenerator) -> None:
+    with pytest.raises(EmptyFilter, match=r"no real row matches .*specialty.* one of .*primary_care"):
+        hcps.generate(100, {"specialty": ["astrology"]})
+
+
+def test_a_filter_on_what_the_twins_lack_is_refused(hcps: TwinGenerator) -> None:
+    with pytest.raises(ValueError, match="hcp twins cannot be filtered by 'shoe_size'"):
+        hcps.generate(100, {"shoe_size": [44]})
+    few = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
+    few.train(sample_table(TwinType.HCP, 1200, np.random.default_rng(1))[["specialty", "decile", "prescribing_change"]])
+    with pytest.raises(ValueError, match="these twins have no 'region', the model learned specialty, decile"):
+        few.generate(10, {"region": ["south"]})
+
+
+@pytest.mark.parametrize("n", [0, -1, 1_000_001])
+def test_an_impossible_number_of_twins_is_refused(hcps: TwinGenerator, n: int) -> None:
+    with pytest.raises(ValueError, match=f"n is {n}"):
+        hcps.generate(n)
+
+
+def test_the_same_table_settings_and_seed_give_the_same_model_and_twins_bit_for_bit(hcps: TwinGenerator) -> None:
+    again = trained()
+    assert again.model.card == hcps.model.card
+    first, second = hcps.generate(300, seed=7), again.generate(300, seed=7)
+    assert first.population_id == second.population_id
+    pd.testing.assert_frame_equal(first.frame, second.frame, check_exact=True)
+    assert hcps.generate(300, seed=8).population_id != first.population_id
+    assert trained(seed=1).model.card.model_id != hcps.model.card.model_id
+
+
+def test_a_model_taken_apart_and_put_together_says_the_same_bit_for_bit(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+    again = TwinModel.from_parts(hcps.model.to_parts())
+    np.testing.assert_array_equal(again.predict(unseen), hcps.predict(unseen))
+    pd.testing.assert_frame_equal(again.generate(200).frame, hcps.generate(200).frame, check_exact=True)
+
+
+def test_twins_have_ids_of_their_population_and_tell_of_their_model(hcps: TwinGenerator) -> None:
+    population = hcps.generate(100)
+    assert population.twins[7].twin_id == uuid5(population.population_id, "7")
+    assert population.twins[7].metadata["model_fidelity"] == hcps.model.card.metrics.fidelity
+    assert population.twins[7].features["specialty"] == population.frame["specialty"][7]
+
+
+def test_a_weak_forest_is_held_against_boosting_and_both_scores_are_kept() -> None:
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"decile": rng.integers(1, 11, 1500), "prescribing_change": rng.normal(0, 1, 1500)})
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
+    metrics = generator.train(frame)
+    assert set(generator.model.card.hyperparameters["cv_r2_of_tried"]) == {"RandomForest", "GradientBoosting"}
+    assert any("R2 on unseen rows" in warning and "add specialty" in warning for warning in metrics.warnings)
+
+
+def test_a_good_forest_is_kept_as_the_brief_asks(hcps: TwinGenerator) -> None:
+    assert hcps.model.card.model_type == "RandomForest"
+    settings = hcps.model.card.hyperparameters
+    assert {name: settings[name] for name in ("n_estimators", "max_depth", "min_samples_split", "min_samples_leaf")} == {
+        "n_estimators": 100,
+        "max_depth": 15,
+        "min_samples_split": 20,
+        "min_samples_leaf": 10,
+    }
+    assert sum(hcps.model.card.metrics.feature_importance.values()) == pytest.approx(1.0)
+
+
+def test_the_callers_frame_is_never_changed() -> None:
+    frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(4))
+    before = frame.copy(deep=True)
+    TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1).train(frame)
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_too_few_rows_are_refused_and_rows_without_a_target_do_not_count() -> None:
+    frame = sample_table(TwinType.HCP, 1001, np.random.default_rng(5))
+    frame.loc[:1, "prescribing_change"] = np.nan
+    with pytest.raises(ValueError, match=r"999 rows .* at least 1000 are needed"):
+        TwinGenerator(TwinType.HCP, Brand.KISQALI).train(frame)
+
+
+@pytest.mark.parametrize("column", ["tumor_size", "Overall Survival", "hba1c"])
+def test_a_clinical_column_is_refused_by_name(column: str) -> None:
+    frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(5)).assign(**{column: 1.0})
+    with pytest.raises(ClinicalData, match=column):
+        TwinGenerator(TwinType.HCP, Brand.KISQALI).train(frame)
+
+
+def test_a_clinical_or_undeclared_target_is_refused_by_name() -> None:
+    frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(5)).assign(shoe_size=1.0)
+    with pytest.raises(ClinicalData, match="mortality_rate"):
+        TwinGenerator(TwinType.HCP, Brand.KISQALI).train(frame, "mortality_rate")
+    with pytest.raises(ValueError, match="'shoe_size': use one of prescribing_change"):
+        TwinGenerator(TwinType.HCP, Brand.KISQALI).train(frame, "shoe_size")
+
+
+def test_the_default_features_of_patients_are_always_allowed() -> None:
+    assert "primary_diagnosis_code" in trained(TwinType.PATIENT, 1500).model.card.features
+
+
+def test_an_impossible_value_is_refused_by_name() -> None:
+    frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(5))
+    with pytest.raises(ValueError, match="'decile' holds 14: allowed is 1 to 10"):
+        TwinGenerator(TwinType.HCP, Brand.KISQALI).train(frame.assign(decile=14))
+    with pytest.raises(ValueError, match="'practice_size' holds 'many': numbers are expected"):
+        TwinGenerator(TwinType.HCP, Brand.KISQALI).train(frame.assign(practice_size="many"))
+
+
+def test_a_column_that_cannot_be_a_feature_is_left_out_with_a_word() -> None:
+    frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(5))
+    frame = frame.assign(seen_on=pd.Timestamp("2026-01-01"), note=[f"note {row}" for row in range(1200)], empty=None)
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
+    metrics = generator.train(frame)
+    assert not {"seen_on", "note", "empty"} & set(generator.model.card.features)
+    assert any("fell back to the default features without seen_on, note" in warning for warning in metrics.warnings)
+
+
+def test_gaps_and_unknown_levels_have_a_place(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+    odd = unseen.head(3).assign(specialty=["veterinary", None, "oncology"], practice_size=[np.nan, 1, 2])
+    assert np.isfinite(hcps.predict(odd)).all()
+    assert np.isfinite(hcps.predict(pd.DataFrame({"decile": [5]}))).all()
+
+
+def test_nothing_is_generated_before_anything_was_learned() -> None:
+    with pytest.raises(NotTrained, match="call train"):
+        TwinGenerator(TwinType.HCP, Brand.KISQALI).generate(10)
+
+
+def test_saving_needs_a_registry_and_gives_the_model_to_it(hcps: TwinGenerator) -> None:
+    with pytest.raises(ValueError, match="has no registry"):
+        hcps.save_to_registry()
+    kept: list[TwinModel] = []
+
+    class Shelf:
+        def save(self, model: TwinModel) -> None:
+            kept.append(model)
+
+    generator = trained(n=1200, registry=Shelf())
+    assert generator.save_to_registry() == generator.model.card.model_id
+    assert kept == [generator.model]
