@@ -36,7 +36,7 @@ def columns_of(population: TwinPopulation) -> list[dict[str, Any]]:
 def features_as_json(frame: pd.DataFrame, features: Sequence[str]) -> str:
     """A JSON array with one object of features a row; a missing value is null."""
     columns = [_values(frame[name]) for name in features]
-    rows = [dict(zip(features, row, strict=True)) for row in zip(*columns, strict=True)]
+    rows = [dict(zip(features, row, strict=True)) for row in zip(*columns, strict=True)] if columns else [{}] * len(frame)
     return json.dumps(rows, allow_nan=False, default=_plain)
 
 

@@ -1,0 +1,112 @@
+"""What models learn from: entities as they were known at a time, and the outcome that followed."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from schemas.twin_types import line_parts
+from sql.database import Database, transaction
+from sql.frames import features_as_json, floats
+
+__all__ = ["ENTITY", "OBSERVED", "add_history", "training_rows"]
+
+ENTITY, OBSERVED = "entity_id", "observed_at"
+ROWS_A_STATEMENT = 10_000
+
+ADD = """
+INSERT INTO entity_history AS h (line, entity_id, observed_at, features, target, source)
+SELECT $1, entity_id, observed_at, features, target, $2
+FROM ROWS FROM (unnest($3::text[], $4::timestamptz[], $5::float8[]), jsonb_array_elements($6::text::jsonb))
+     AS x (entity_id, observed_at, target, features)
+ON CONFLICT (line, entity_id, observed_at) DO UPDATE
+SET features = EXCLUDED.features, target = EXCLUDED.target, source = EXCLUDED.source
+WHERE (h.features, h.target) IS DISTINCT FROM (EXCLUDED.features, EXCLUDED.target)"""
+
+# An outcome that carried features is a row too, in its highest revision, unless somebody treated the entity. What came too late
+# for the windows moves no head, and so it does not count here either.
+ROWS = """
+SELECT entity_id, observed_at, features::text AS features, target
+FROM entity_history
+WHERE line = $1 AND observed_at <= $2 AND ($3::timestamptz IS NULL OR observed_at >= $3)
+UNION ALL
+SELECT entity_id, observed_at, features::text, actual_value
+FROM (
+    SELECT DISTINCT ON (event_id) line, entity_id, observed_at, features, actual_value, treated
+    FROM fidelity_tracking
+    WHERE fate IN ('counted', 'superseded')
+      AND event_id IN (SELECT event_id FROM fidelity_tracking
+                       WHERE line = $1 AND features IS NOT NULL AND observed_at <= $2
+                         AND ($3::timestamptz IS NULL OR observed_at >= $3))
+    ORDER BY event_id, revision DESC, digest DESC
+) newest
+WHERE line = $1 AND features IS NOT NULL AND actual_value IS NOT NULL AND treated IS NOT TRUE
+  AND observed_at <= $2 AND ($3::timestamptz IS NULL OR observed_at >= $3)
+ORDER BY observed_at, entity_id"""
+
+
+async def add_history(database: Database, line: str, frame: pd.DataFrame, source: str) -> int:
+    """Store rows of history, and return how many were new or changed; storing them twice is storing them once.
+
+    Args:
+        database: a pool or a connection.
+        line: model line that the rows are about.
+        frame: columns ``entity_id``, ``observed_at`` (with its zone) and the line's target; every other column is a feature.
+            The last of rows with the same entity and time counts.
+        source: where they come from.
+
+    Raises:
+        ValueError: when a column is missing, a time has no zone, or a target is missing or infinite.
+    """
+    target = line_parts(line)[2]
+    rows = _checked(frame, target)
+    features = [str(name) for name in rows if name not in (ENTITY, OBSERVED, target)]
+    entities, times, targets = rows[ENTITY].tolist(), rows[OBSERVED].tolist(), floats(rows, target)
+    changed = 0
+    async with transaction(database) as connection:
+        for start in range(0, len(rows), ROWS_A_STATEMENT):
+            part = slice(start, start + ROWS_A_STATEMENT)
+            told = features_as_json(rows.iloc[part], features)
+            done = await connection.execute(ADD, line, source, entities[part], times[part], targets[part], told)
+            changed += int(done.rpartition(" ")[2])
+    return changed
+
+
+async def training_rows(database: Database, line: str, as_of: datetime, since: datetime | None = None) -> pd.DataFrame:
+    """Rows to learn from, observed in ``[since, as_of]``, oldest first: history, and outcomes that carried features.
+
+    Returns:
+        Columns ``entity_id``, ``observed_at``, the line's target, and all features that any row has.
+    """
+    target = line_parts(line)[2]
+    found = await database.fetch(ROWS, line, as_of, since)
+    told = {
+        ENTITY: [row["entity_id"] for row in found],
+        OBSERVED: pd.to_datetime([row["observed_at"] for row in found], utc=True),
+        target: pd.Series([row["target"] for row in found], dtype="float64"),
+    }
+    features = json.loads(f"[{','.join(row['features'] for row in found)}]")
+    return pd.concat([pd.DataFrame(told), pd.DataFrame.from_records(features)], axis=1)
+
+
+def _checked(frame: pd.DataFrame, target: str) -> pd.DataFrame:
+    missing = [name for name in (ENTITY, OBSERVED, target) if name not in frame]
+    if missing:
+        raise ValueError(f"history needs the columns {', '.join(missing)}: it has {', '.join(map(str, frame))}")
+    if not isinstance(frame[OBSERVED].dtype, pd.DatetimeTZDtype):
+        raise ValueError(f"column {OBSERVED!r} holds {frame[OBSERVED].dtype}: give times with their zone")  # noqa: TRY004  # a value
+    _refuse_gaps(frame, target)
+    return frame.assign(**{ENTITY: frame[ENTITY].astype(str)}).drop_duplicates([ENTITY, OBSERVED], keep="last")
+
+
+def _refuse_gaps(frame: pd.DataFrame, target: str) -> None:
+    numbers: Any = pd.to_numeric(frame[target], errors="coerce").astype("float64")
+    unusable = int((~numbers.between(float("-inf"), float("inf"), inclusive="neither")).sum())
+    if unusable:
+        raise ValueError(f"{unusable} of {len(frame)} rows have no finite {target!r}: leave them out")
+    for name in (ENTITY, OBSERVED):
+        if frame[name].isna().any():
+            raise ValueError(f"{int(frame[name].isna().sum())} rows have no {name!r}")

@@ -1,0 +1,260 @@
+"""Simulation runs: the first write of a request pins what it is computed from, and its answer is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from schemas.events import AnswerStatus, SimulationAnswer, SimulationRequest
+from schemas.simulation_models import SimulationResult
+from sql.database import Connection, Database, transaction
+
+__all__ = [
+    "DifferentBody",
+    "NoChampion",
+    "Pins",
+    "Recipe",
+    "UnknownPopulation",
+    "WrongLine",
+    "finish",
+    "pin",
+    "runs",
+    "stored_answer",
+]
+
+PINS = """
+SELECT r.simulation_id, r.line, r.model_id, r.effects_version, r.request, r.body_hash, r.status::text AS status, r.results,
+       r.error_message, r.population_id, p.twin_count, p.filters_applied, p.seed, p.columns IS NOT NULL AS stored
+FROM simulation_runs r LEFT JOIN twin_populations p USING (population_id)
+WHERE r.simulation_id = ANY($1::uuid[])"""
+
+STANDING = """
+SELECT l.champion, coalesce((SELECT max(version) FROM effect_versions v WHERE v.line = l.line), 0) AS effects_version
+FROM model_lines l WHERE l.line = $1 FOR SHARE OF l"""
+
+STORED_POPULATION = """
+SELECT p.model_id, m.line, p.expires_at <= now() AS expired
+FROM twin_populations p JOIN digital_twin_models m USING (model_id)
+WHERE p.population_id = $1 FOR KEY SHARE OF p"""
+
+SAVE_RECIPE = """
+INSERT INTO twin_populations (population_id, model_id, name, twin_count, filters_applied, seed)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (population_id) DO NOTHING"""
+
+PIN = """
+INSERT INTO simulation_runs (simulation_id, population_id, intervention_config, filters, status, line, model_id, effects_version,
+                             body_hash, request)
+VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9)
+ON CONFLICT (simulation_id) DO NOTHING"""
+
+FINISH = """
+INSERT INTO simulation_runs AS r (simulation_id, status, results, recommendation, recommendation_reason, error_message,
+                                  completed_at, model_id, effects_version, body_hash, request)
+VALUES ($1, $2::text::simulation_status, $3, $4::text::simulation_recommendation, $5, $6, clock_timestamp(), $7, $8, $9, $10)
+ON CONFLICT (simulation_id) DO UPDATE
+SET status = EXCLUDED.status, results = EXCLUDED.results, recommendation = EXCLUDED.recommendation,
+    recommendation_reason = EXCLUDED.recommendation_reason, error_message = EXCLUDED.error_message,
+    completed_at = EXCLUDED.completed_at
+WHERE r.status IN ('pending', 'running') AND r.body_hash = EXCLUDED.body_hash"""
+
+
+class DifferentBody(ValueError):
+    """The id of a request came again with other content."""
+
+    def __init__(self, simulation_id: UUID) -> None:
+        super().__init__(f"simulation {simulation_id} was asked for with other content before: give a new request a new id")
+
+
+class NoChampion(LookupError):
+    """The line has no model that could answer."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(f"model line {line} has no champion: train and promote a model of it first")
+
+
+class UnknownPopulation(LookupError):
+    """The request names a population that is not there."""
+
+
+class WrongLine(ValueError):
+    """The request names a population of another model line."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a population again, given its model."""
+
+    population_id: UUID
+    twin_count: int
+    seed: int
+    filters: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What a run is computed from, and its answer where there is one.
+
+    ``recipe`` makes the population, unless its twins are ``stored``. A request that was rejected before it meant
+    anything has an answer and nothing else.
+    """
+
+    simulation_id: UUID
+    line: str | None
+    model_id: UUID | None
+    effects_version: int | None
+    recipe: Recipe | None
+    stored: bool
+    request: SimulationRequest | None
+    answer: SimulationAnswer | None
+
+
+async def pin(database: Database, request: SimulationRequest, body_hash: bytes, recipe: Callable[[UUID], Recipe]) -> Pins:
+    """Pin the champion, the effects version and the population of a request, or return what was pinned before.
+
+    Args:
+        database: a pool or a connection.
+        request: what is asked for.
+        body_hash: of the request's bytes or content; whatever makes two bodies the same for the caller.
+        recipe: the population of a request that names none, given the champion.
+
+    Raises:
+        DifferentBody: when the id was used for another body.
+        NoChampion: when the line has no model.
+        UnknownPopulation: when the population that is named was never stored or has expired.
+        WrongLine: when it belongs to another line.
+    """
+    async with transaction(database) as connection:
+        known = await _find(connection, request.simulation_id, body_hash)
+        if known is not None:
+            return known
+        model_id, effects_version, population_id = await _chosen(connection, request, recipe)
+        said = request.model_dump(mode="json", exclude_none=True)
+        await connection.execute(
+            PIN,
+            request.simulation_id,
+            population_id,
+            said["intervention"],
+            said["filters"],
+            request.line,
+            model_id,
+            effects_version,
+            body_hash,
+            said,
+        )
+        pinned = await _find(connection, request.simulation_id, body_hash)
+    assert pinned is not None  # by this transaction or by one that was faster
+    return pinned
+
+
+async def finish(
+    database: Database, answer: SimulationAnswer, body_hash: bytes, request: SimulationRequest | None = None
+) -> SimulationAnswer:
+    """Store the answer and return what is to be published: the first answer that was ever stored for this id.
+
+    ``request`` is kept with an answer to what was never pinned.
+
+    Raises:
+        DifferentBody: when the id was used for another body.
+    """
+    async with transaction(database) as connection:
+        result = answer.result
+        await connection.execute(
+            FINISH,
+            answer.simulation_id,
+            answer.status.value,
+            result.model_dump(mode="json") if result else None,
+            result.recommendation.value if result else None,
+            result.recommendation_reason if result else None,
+            answer.reason,
+            answer.model_id,
+            answer.effects_version,
+            body_hash,
+            request.model_dump(mode="json", exclude_none=True) if request else None,
+        )
+        stored = await _find(connection, answer.simulation_id, body_hash)
+    assert stored is not None
+    assert stored.answer is not None
+    return stored.answer
+
+
+async def stored_answer(database: Database, simulation_id: UUID) -> SimulationAnswer | None:
+    """The answer that was given; None while there is none."""
+    found = await runs(database, [simulation_id])
+    return found[simulation_id].answer if found else None
+
+
+async def runs(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, Pins]:
+    """Runs by id; those that were never asked for are absent."""
+    return {row["simulation_id"]: _pins(row) for row in await database.fetch(PINS, list(simulation_ids))}
+
+
+async def _find(connection: Connection, simulation_id: UUID, body_hash: bytes) -> Pins | None:
+    row = await connection.fetchrow(PINS, [simulation_id])
+    if row is None:
+        return None
+    if row["body_hash"] != body_hash:
+        raise DifferentBody(simulation_id)
+    return _pins(row)
+
+
+async def _chosen(connection: Connection, request: SimulationRequest, recipe: Callable[[UUID], Recipe]) -> tuple[UUID, int, UUID]:
+    """Model, effects version and population."""
+    line = await connection.fetchrow(STANDING, request.line)
+    if line is None or line["champion"] is None:
+        raise NoChampion(request.line)
+    if request.population_id is not None:
+        return await _model_of(connection, request.population_id, request.line), line["effects_version"], request.population_id
+    made = recipe(line["champion"])
+    name = made.name or f"twins of {request.line}"
+    await connection.execute(SAVE_RECIPE, made.population_id, line["champion"], name, made.twin_count, made.filters, made.seed)
+    return line["champion"], line["effects_version"], made.population_id
+
+
+async def _model_of(connection: Connection, population_id: UUID, line: str) -> UUID:
+    row = await connection.fetchrow(STORED_POPULATION, population_id)
+    if row is None:
+        raise UnknownPopulation(f"no population {population_id} is stored")
+    if row["expired"]:
+        raise UnknownPopulation(f"population {population_id} has expired")
+    if row["line"] != line:
+        raise WrongLine(f"population {population_id} belongs to {row['line']}, the request is about {line}")
+    model_id: UUID = row["model_id"]
+    return model_id
+
+
+def _pins(row: asyncpg.Record) -> Pins:
+    return Pins(
+        simulation_id=row["simulation_id"],
+        line=row["line"],
+        model_id=row["model_id"],
+        effects_version=row["effects_version"],
+        recipe=_recipe(row),
+        stored=bool(row["stored"]),
+        request=SimulationRequest.model_validate(row["request"]) if row["request"] else None,
+        answer=_answer(row),
+    )
+
+
+def _recipe(row: asyncpg.Record) -> Recipe | None:
+    if row["population_id"] is None:
+        return None
+    return Recipe(row["population_id"], row["twin_count"], row["seed"], row["filters_applied"])
+
+
+def _answer(row: asyncpg.Record) -> SimulationAnswer | None:
+    if row["status"] not in set(AnswerStatus):
+        return None
+    return SimulationAnswer(
+        simulation_id=row["simulation_id"],
+        status=AnswerStatus(row["status"]),
+        result=SimulationResult.model_validate(row["results"]) if row["results"] else None,
+        reason=row["error_message"],
+        model_id=row["model_id"],
+        effects_version=row["effects_version"],
+    )

@@ -1,0 +1,190 @@
+"""Training rows on a real PostgreSQL: history as it was known, and outcomes that carried features."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sql.database import Pool, open_pool
+from sql.history_store import add_history, training_rows
+from sql.migrate import migrate
+
+LINE, OTHER = "hcp:kisqali:prescribing_change", "hcp:fabhalta:prescribing_change"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def pool(fresh_database: str) -> AsyncIterator[Pool]:
+    await migrate(fresh_database)
+    async with await open_pool(dsn=fresh_database) as opened:
+        yield opened
+
+
+def day(number: int) -> datetime:
+    return START + timedelta(days=number)
+
+
+def history(n: int) -> pd.DataFrame:
+    rng = np.random.default_rng(n)
+    return pd.DataFrame(
+        {
+            "entity_id": [f"hcp-{row}" for row in range(n)],
+            "observed_at": pd.to_datetime([day(row) for row in range(n)]),
+            "specialty": rng.choice(["oncology", "neurology"], n),
+            "decile": rng.integers(1, 11, n),
+            "digital_engagement_score": np.where(np.arange(n) == 1, np.nan, rng.random(n)),
+            "prescribing_change": rng.normal(size=n),
+        }
+    )
+
+
+async def outcome(pool: Pool, event_id: UUID | None = None, **more: Any) -> None:
+    fields: dict[str, Any] = {
+        "tracking_id": uuid4(),
+        "event_id": event_id or uuid4(),
+        "revision": 0,
+        "digest": b"",
+        "fate": "counted",
+        "line": LINE,
+        "metric_type": "prescribing_change",
+        "observed_at": day(1),
+        "tracked_at": day(2),
+        "actual_value": 0.5,
+        "entity_id": "hcp-x",
+        "features": {"specialty": "oncology", "decile": 3},
+        "source": "t:0:0",
+        "source_offset": 0,
+        "element": 0,
+        **more,
+    }
+    places = ", ".join(f"${number}" for number in range(1, len(fields) + 1))
+    places = places.replace("$5,", "$5::text::outcome_fate,", 1)
+    await pool.execute(f"INSERT INTO fidelity_tracking ({', '.join(fields)}) VALUES ({places})", *fields.values())
+
+
+LATER = day(99)
+
+
+async def targets(pool: Pool, as_of: datetime = LATER, since: datetime | None = None) -> list[float]:
+    return (await training_rows(pool, LINE, as_of, since))["prescribing_change"].tolist()
+
+
+async def test_history_comes_back_as_it_was_said(pool: Pool) -> None:
+    said = history(40)
+    assert await add_history(pool, LINE, said, "file") == 40
+    rows = await training_rows(pool, LINE, day(99))
+    pd.testing.assert_frame_equal(rows[said.columns.tolist()], said, check_exact=True, check_dtype=False)
+    assert str(rows["observed_at"].dt.tz) == "UTC"
+    assert rows["decile"].dtype.kind == "i"
+
+
+async def test_thirty_thousand_rows_go_in_in_one_transaction_and_come_out_complete(pool: Pool) -> None:
+    said = history(30_000)
+    said["observed_at"] = pd.Timestamp(START)
+    assert await add_history(pool, LINE, said, "file") == 30_000
+    rows = await training_rows(pool, LINE, day(0))
+    assert (
+        rows.set_index("entity_id")["prescribing_change"]
+        .sort_index()
+        .equals(said.set_index("entity_id")["prescribing_change"].sort_index())
+    )
+
+
+async def test_storing_twice_is_storing_once_and_a_correction_replaces(pool: Pool) -> None:
+    said = history(5)
+    assert await add_history(pool, LINE, said, "file") == 5
+    assert await add_history(pool, LINE, said, "file") == 0
+    said.loc[2, "prescribing_change"] = 9.0
+    assert await add_history(pool, LINE, said, "correction") == 1
+    assert (await targets(pool))[2] == 9.0
+
+
+async def test_of_rows_with_one_entity_and_time_the_last_counts(pool: Pool) -> None:
+    said = pd.DataFrame({"entity_id": [7, "7"], "observed_at": pd.Timestamp(START), "prescribing_change": [0.1, 0.2]})
+    await add_history(pool, LINE, said, "file")
+    assert await targets(pool) == [0.2]
+
+
+async def test_rows_are_those_known_at_the_time_and_since_the_onset(pool: Pool) -> None:
+    said = history(10)
+    await add_history(pool, LINE, said, "file")
+    await add_history(pool, OTHER, said, "file")
+    known = said["prescribing_change"].tolist()
+    assert await targets(pool, day(4)) == known[:5]
+    assert await targets(pool, day(8), day(6)) == known[6:9]
+    empty = await training_rows(pool, LINE, day(-1))
+    assert empty.empty
+    assert empty.columns.tolist() == ["entity_id", "observed_at", "prescribing_change"]
+
+
+async def test_an_outcome_with_features_is_a_row_beside_the_history(pool: Pool) -> None:
+    await add_history(pool, LINE, history(2), "file")
+    await outcome(pool, observed_at=day(5))
+    rows = await training_rows(pool, LINE, day(99))
+    last = rows.iloc[-1]
+    assert (last["entity_id"], last["specialty"], last["decile"], last["prescribing_change"]) == ("hcp-x", "oncology", 3, 0.5)
+    assert np.isnan(last["digital_engagement_score"])
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"features": None},
+        {"actual_value": None},
+        {"treated": True},
+        {"fate": "duplicate"},
+        {"fate": "too_late"},
+        {"line": OTHER},
+        {"observed_at": day(100)},
+        {"observed_at": day(-1)},
+    ],
+    ids=str,
+)
+async def test_an_outcome_that_teaches_nothing_is_no_row(pool: Pool, unfit: dict[str, Any]) -> None:
+    await outcome(pool, **unfit)
+    assert await targets(pool, since=day(0)) == []
+
+
+async def test_of_an_event_only_the_highest_revision_counts(pool: Pool) -> None:
+    corrected, retracted, digested = uuid4(), uuid4(), uuid4()
+    await outcome(pool, corrected, revision=1, actual_value=0.2)
+    await outcome(pool, corrected, revision=0, actual_value=0.1, fate="superseded")
+    await outcome(pool, retracted, revision=0, actual_value=0.3)
+    await outcome(pool, retracted, revision=1, actual_value=None)
+    await outcome(pool, digested, digest=b"\x02", actual_value=0.6)
+    await outcome(pool, digested, digest=b"\x01", actual_value=0.7, fate="superseded")
+    assert sorted(await targets(pool)) == [0.2, 0.6]
+
+
+async def test_a_correction_that_carries_no_features_takes_its_event_out(pool: Pool) -> None:
+    event_id = uuid4()
+    await outcome(pool, event_id)
+    await outcome(pool, event_id, revision=1, features=None)
+    assert await targets(pool) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda frame: frame.drop(columns="entity_id"), "entity_id"),
+        (lambda frame: frame.assign(observed_at=frame["observed_at"].dt.tz_localize(None)), "zone"),
+        (lambda frame: frame.assign(prescribing_change=np.nan), "2 of 2 rows"),
+        (lambda frame: frame.assign(prescribing_change=np.inf), "2 of 2 rows"),
+        (lambda frame: frame.assign(entity_id=None), "no 'entity_id'"),
+    ],
+)
+async def test_rows_that_cannot_be_learned_from_are_refused(pool: Pool, change: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        await add_history(pool, LINE, change(history(2)), "file")
+    assert await targets(pool) == []
+
+
+async def test_a_line_that_cannot_be_is_refused(pool: Pool) -> None:
+    with pytest.raises(ValueError, match="twin_type:brand:target"):
+        await training_rows(pool, "kisqali", day(0))
