@@ -64,7 +64,7 @@ async def add_history(database: Database, line: str, frame: pd.DataFrame, source
     target = line_parts(line)[2]
     rows = _checked(frame, target)
     features = [str(name) for name in rows if name not in (ENTITY, OBSERVED, target)]
-    entities, times, targets = rows[ENTITY].tolist(), rows[OBSERVED].tolist(), floats(rows, target)
+    entities, times, targets = rows[ENTITY].tolist(), [at.to_pydatetime() for at in rows[OBSERVED]], floats(rows, target)
     changed = 0
     async with transaction(database) as connection:
         for start in range(0, len(rows), ROWS_A_STATEMENT):
