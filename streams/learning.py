@@ -1,0 +1,162 @@
+"""Training in a process of its own, with a limit on time and memory, that ends when whoever asked for it ends.
+
+The process is started as ``python -m streams.learning FOLDER``, finds its lesson there and leaves what it has learned as files
+(:mod:`streams.model_parts`): nothing is unpickled that another process wrote. It reads its standard input, which nobody writes to:
+when that ends, whoever asked is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+
+import pandas as pd
+
+from engine.twin_generator import TwinGenerator
+from engine.twin_model import TwinModel
+from schemas import Brand, TwinType
+from schemas.base import Frozen
+from streams.model_parts import read_parts, write_parts
+
+__all__ = ["Learned", "Lesson", "TrainingFailed", "TrainingRefused", "learned_apart"]
+
+_LESSON, _FRAME, _MODEL, _DIGEST, _END = "lesson.json", "frame.parquet", "model", "sha256", "end.json"
+
+
+class TrainingRefused(ValueError):
+    """The rows cannot be trained on; the message says why and what would do."""
+
+
+class TrainingFailed(RuntimeError):
+    """The training process did not come to an end of its own: out of time, out of memory, killed, or an error in the code."""
+
+
+class Lesson(Frozen):
+    """What is to be learned, and what that may take; the same lesson on the same rows gives the same model.
+
+    Attributes:
+        memory_bytes: address space of the process.
+    """
+
+    twin_type: TwinType
+    brand: Brand
+    target: str
+    seed: int = 0
+    n_jobs: int = -1
+    seconds: float = 1800.0
+    memory_bytes: int = 8 * 1024**3
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained model, and the files that it is stored in."""
+
+    model: TwinModel
+    folder: Path
+    sha256: str
+
+
+@asynccontextmanager
+async def learned_apart(lesson: Lesson, frame: pd.DataFrame) -> AsyncIterator[Learned]:
+    """Train on ``frame`` in a process of its own; the files live as long as the context.
+
+    The process is killed, with its own children, when it takes too long, when this task is cancelled, and when this process ends.
+
+    Raises:
+        TrainingRefused: when the rows cannot be trained on.
+        TrainingFailed: when the process ended in any other way.
+    """
+    with tempfile.TemporaryDirectory(prefix="twinstream-training-") as scratch:
+        folder = Path(scratch)
+        (folder / _LESSON).write_text(lesson.model_dump_json(), encoding="utf-8")
+        await asyncio.to_thread(frame.to_parquet, folder / _FRAME)
+        await _run(folder, lesson.seconds)
+        yield await asyncio.to_thread(_read, folder)
+
+
+async def _run(folder: Path, seconds: float) -> None:
+    command = (sys.executable, "-m", __name__, str(folder))
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=DEVNULL, start_new_session=True)
+    try:
+        async with asyncio.timeout(seconds):
+            await process.wait()
+    except TimeoutError:
+        raise TrainingFailed(f"training took longer than {seconds:g} s and was ended") from None
+    finally:
+        await _kill(process)
+    _judge_end(folder, process.returncode)
+
+
+async def _kill(process: Process) -> None:
+    """End the process and everything that it has started: it leads a process group of its own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _judge_end(folder: Path, exit_code: int | None) -> None:
+    try:
+        end = json.loads((folder / _END).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingFailed(f"the training process ended with exit code {exit_code} before it had learned anything") from None
+    if "refused" in end:
+        raise TrainingRefused(end["refused"])
+    if "failed" in end:
+        raise TrainingFailed(end["failed"])
+
+
+def _read(folder: Path) -> Learned:
+    sha256 = (folder / _DIGEST).read_text(encoding="utf-8")
+    return Learned(TwinModel.from_parts(read_parts(folder / _MODEL, sha256)), folder / _MODEL, sha256)
+
+
+def _learn(folder: Path) -> None:
+    """The whole life of the training process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lesson = Lesson.model_validate_json((folder / _LESSON).read_bytes())
+    _limit_memory(lesson.memory_bytes)
+    (folder / _END).write_text(json.dumps(_learn_into(lesson, folder)), encoding="utf-8")
+
+
+def _learn_into(lesson: Lesson, folder: Path) -> dict[str, str]:
+    try:
+        generator = TwinGenerator(lesson.twin_type, lesson.brand, lesson.target, n_jobs=lesson.n_jobs, seed=lesson.seed)
+        generator.train(pd.read_parquet(folder / _FRAME), target_col=lesson.target)
+        sha256 = write_parts(generator.model.to_parts(), folder / _MODEL)
+    except ValueError as error:
+        return {"refused": str(error)}
+    except MemoryError:
+        return {"failed": f"training needs more than the {lesson.memory_bytes / 2**20:.0f} MB that it is allowed"}
+    except Exception:  # noqa: BLE001  # told to the process that asked, which decides
+        return {"failed": traceback.format_exc(limit=-5)}
+    (folder / _DIGEST).write_text(sha256, encoding="utf-8")
+    return {}
+
+
+def _limit_memory(most: int) -> None:
+    with contextlib.suppress(ValueError, OSError):  # macOS knows no limit of address space
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _learn(Path(sys.argv[1]))
