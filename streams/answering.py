@@ -30,6 +30,7 @@ T = TypeVar("T")
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
 _SHOWN_AT_MOST = 80
+_WORDS_AT_MOST = 2000
 
 # SQLSTATE classes: connection, no entry, transaction rolled back, resources, operator, system. Single states: a lock that was
 # not to be had, and the time-outs that end an idle or long transaction.
@@ -131,8 +132,10 @@ async def settle(
 def in_words(error: BaseException) -> str:
     """What an error says, on one line: of a refused message every field, the value refused and what would be allowed."""
     if isinstance(error, ValidationError):
-        return "; ".join(_fault(fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors())
-    return " ".join(str(error).split()) or type(error).__name__
+        words = "; ".join(_fault(fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors())
+    else:
+        words = " ".join(str(error).split()) or type(error).__name__
+    return words.replace("\0", "")[:_WORDS_AT_MOST]
 
 
 def _fault(where: tuple[int | str, ...], kind: str, words: str, got: Any) -> str:

@@ -256,7 +256,7 @@ def _legend(svg: Element, series: Sequence[Series], left: float, y: float) -> No
 
 
 def _value_axis(svg: Element, y: _Scale, x: _Scale, form: str) -> None:
-    for tick in ticks(y.low, y.high, max(3, int((y.start - y.end) / 40))):
+    for tick in ticks(y.low, y.high, max(3, int((y.start - y.end) / 32))):
         _line(svg, "grid", (x.start, y(tick)), (x.end, y(tick)))
         _text(svg, x.start - 8, y(tick) + 4, _written(tick, form), anchor="end")
 

@@ -14,7 +14,7 @@ from streams.kafka import Headers
 from streams.metrics import REFUSED
 from streams.topics import DEAD_LETTERS
 
-__all__ = ["KafkaRecord", "bury", "reason_headers"]
+__all__ = ["ContainsNul", "KafkaRecord", "bury", "reason_headers", "without_nul"]
 
 ATTEMPT = "twin_attempt"
 
@@ -31,13 +31,28 @@ class KafkaRecord(Protocol):
     headers: Iterable[tuple[str, bytes | None]] | None
 
 
+class ContainsNul(ValueError):
+    """The text holds the one character that Postgres cannot keep."""
+
+
+def without_nul(value: bytes | None) -> bytes:
+    """The value of a record as it is, nothing as no bytes.
+
+    Raises:
+        ContainsNul: when there is a NUL in its JSON, spelled as it may be.
+    """
+    if value is not None and (b"\0" in value or b"\\u0000" in value):
+        raise ContainsNul("the text contains NUL, which no database keeps")
+    return value or b""
+
+
 async def bury(app: TwinApp, record: KafkaRecord, kind: str, reason: str) -> None:
     """Refuse a record for good: the same one refused again is one row, and at most another copy on the topic.
 
     ``kind`` is a word for the metric, ``reason`` a sentence for people.
     """
     source = SourceId(topic=record.topic, partition=record.partition)
-    given = [(name, value or b"") for name, value in _pairs(record.headers)]
+    given = [(name.replace("\0", ""), value or b"") for name, value in _pairs(record.headers)]
     text = [(name, base64.b64encode(value).decode()) for name, value in given]
     at = datetime.fromtimestamp(record.timestamp, UTC)
     refused = Refused(source, record.offset, at, record.key, record.value, text, kind, reason)

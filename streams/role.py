@@ -15,6 +15,7 @@ from streams.answering import persist
 from streams.app import TwinApp, make_app
 from streams.kafka import kafka_security
 from streams.settings import Role, Settings
+from streams.simulating import Tools
 from streams.web import Pulse, make_site, serving
 
 __all__ = ["app_of", "play"]
@@ -26,7 +27,12 @@ STUCK_S = 900.0
 def app_of(role: Role, settings: Settings) -> TwinApp:
     """The app of a role with its agents, not started."""
     app = make_app(role, settings)
-    import_module(f"streams.agents.{role}").attach(app)  # a role loads its own agents only
+    part = import_module(f"streams.agents.{role}")  # a role loads its own agents only
+    if role == "outcomes":
+        tools = Tools(app)
+        part.attach(app, tools.model, tools.twins)
+    else:
+        part.attach(app)
     app.finalize()
     return app
 

@@ -1,0 +1,67 @@
+"""Learns from real experiments what interventions do, and says what is believed from now on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.calibration import calibrate
+from engine.effects import catalogue_prior
+from schemas import EffectPrior, ExperimentResult
+from sql.effect_store import DifferentExperiment, add_experiment
+from streams.answering import in_words, settle
+from streams.app import TwinApp
+from streams.dead_letters import ContainsNul, KafkaRecord, bury, without_nul
+from streams.topics import topic_of
+
+__all__ = ["attach"]
+
+LOG = logging.getLogger(__name__)
+
+
+def attach(app: TwinApp) -> None:
+    """Let the app learn from experiments."""
+
+    async def experiments(results: Any) -> None:
+        """Learn from experiment after experiment."""
+        async for event in results.events():
+            record = event.message
+            await settle(app, partial(_learn, app, record), partial(_refuse, app, record))
+
+    app.agent(app.raw_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
+
+
+async def _learn(app: TwinApp, record: KafkaRecord) -> None:
+    experiment = ExperimentResult.model_validate_json(without_nul(record.value))
+    believed = await add_experiment(app.pool, experiment, _believed)
+    prior = believed.prior
+    await app.say(believed, key=f"{believed.line}:{prior.intervention_type}")
+    LOG.info(
+        "experiment %s: %s on %s is now believed to be %.4f +- %.4f, version %d",
+        experiment.experiment_id,
+        prior.intervention_type,
+        believed.line,
+        prior.mean,
+        prior.sd,
+        prior.version,
+    )
+
+
+def _believed(intervention: str, known: Sequence[ExperimentResult]) -> EffectPrior:
+    return calibrate(catalogue_prior(intervention), known)
+
+
+async def _refuse(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
+    if isinstance(error, ValidationError):
+        await bury(app, record, "invalid", in_words(error))
+    elif isinstance(error, DifferentExperiment):
+        await bury(app, record, "conflict", in_words(error))
+    elif isinstance(error, ContainsNul):
+        await bury(app, record, "json", in_words(error))
+    else:
+        LOG.error("an experiment could not be learned from", exc_info=error)
+        await bury(app, record, "failed", f"{type(error).__name__}: {in_words(error)}")
