@@ -84,15 +84,16 @@ def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Array, seed: int
     log_size = np.log(np.maximum(size, floor))
     scores = np.empty(len(size))
     for train, test in KFold(_FOLDS, shuffle=True, random_state=seed).split(encoded):
-        scores[test] = size[test] / _size(_difficulty().fit(encoded[train], log_size[train]), encoded[test], floor)
-    return Conformal(_difficulty().fit(encoded, log_size), floor, np.sort(scores))
+        scores[test] = size[test] / _size(_difficulty(encoded[train], log_size[train]), encoded[test], floor)
+    return Conformal(_difficulty(encoded, log_size), floor, np.sort(scores))
 
 
-def _difficulty() -> RandomForestRegressor:
+def _difficulty(encoded: npt.NDArray[np.floating], log_size: Array) -> RandomForestRegressor:
     # One thread of shallow trees: boosting on all processors waits seconds for a neighbour that keeps one of them busy.
-    return RandomForestRegressor(
-        n_estimators=40, min_samples_leaf=60, max_features=1 / 3, max_samples=0.5, n_jobs=1, random_state=0
-    )
+    # A split looks at three features at least: seeing one of few, trees miss the very hard rows.
+    share = min(1.0, max(1 / 3, 3 / encoded.shape[1]))
+    forest = RandomForestRegressor(40, min_samples_leaf=60, max_features=share, max_samples=0.5, n_jobs=1, random_state=0)
+    return forest.fit(encoded, log_size)
 
 
 def _size(difficulty: RandomForestRegressor, encoded: npt.ArrayLike, floor: float) -> Array:
