@@ -1,0 +1,168 @@
+"""What every entry of the catalogue of twin types must do; a new feature, filter or segment is tested the day it is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas import TWIN_TYPES, Brand, TwinType, conditions, line_parts, model_line
+from schemas.clinical_terms import CLINICAL_TERMS, clinical_term
+from schemas.filters import canonical_filters, rows_matching
+from tests.populations import TABLES
+
+FILTER_WORDS = {"specialty", "tier", "region", "decile"}
+each_type = pytest.mark.parametrize("twin_type", TwinType)
+FEATURES = [pytest.param(kind, feature, id=f"{kind}-{feature.name}") for kind in TwinType for feature in TWIN_TYPES[kind].features]
+
+FEATURES_OF_THE_BRIEF = {
+    TwinType.HCP: (
+        "specialty years_experience practice_type practice_size region decile priority_tier total_patient_volume"
+        " target_patient_volume digital_engagement_score preferred_channel last_interaction_days interaction_frequency"
+        " adoption_stage peer_influence_score"
+    ),
+    TwinType.PATIENT: (
+        "age_group gender geographic_region socioeconomic_index primary_diagnosis_code comorbidity_count risk_score"
+        " journey_complexity_score insurance_type insurance_coverage_flag journey_stage journey_duration_days treatment_line"
+    ),
+    TwinType.TERRITORY: (
+        "region state_count zip_count total_hcps covered_hcps coverage_rate total_patient_volume market_share"
+        " competitor_presence_score average_hcp_decile urban_rural_mix population_density"
+    ),
+}
+TARGETS_OF_THE_BRIEF = {
+    TwinType.HCP: "prescribing_change",
+    TwinType.PATIENT: "journey_progression_days",
+    TwinType.TERRITORY: "market_share_change",
+}
+
+
+def test_there_is_an_entry_for_every_twin_type():
+    assert set(TWIN_TYPES) == set(TwinType)
+
+
+@each_type
+def test_features_and_target_are_those_of_the_brief(twin_type):
+    entry = TWIN_TYPES[twin_type]
+    assert set(entry.by_name) >= set(FEATURES_OF_THE_BRIEF[twin_type].split())
+    assert entry.default_target.name == TARGETS_OF_THE_BRIEF[twin_type]
+    assert entry.twin_type is twin_type
+
+
+@each_type
+def test_names_are_said_once(twin_type):
+    entry = TWIN_TYPES[twin_type]
+    names = [feature.name for feature in entry.features] + [target.name for target in entry.targets]
+    assert len(names) == len(set(names))
+
+
+@each_type
+def test_everything_it_speaks_of_is_one_of_its_features(twin_type):
+    entry = TWIN_TYPES[twin_type]
+    spoken = {*entry.filters.values(), *entry.dimensions, *entry.segments}
+    spoken |= {name for pair in entry.not_above for name in pair}
+    spoken |= {name for ratio in entry.ratios for name in (ratio.name, ratio.numerator, ratio.denominator)}
+    assert spoken <= set(entry.by_name)
+    assert set(entry.filters) <= FILTER_WORDS
+
+
+@each_type
+def test_a_bound_between_features_is_between_numbers(twin_type):
+    entry = TWIN_TYPES[twin_type]
+    assert all(entry.by_name[name].kind in ("integer", "number") for pair in entry.not_above for name in pair)
+
+
+@pytest.mark.parametrize(("twin_type", "feature"), FEATURES)
+def test_a_features_bounds_are_those_of_a_number_and_in_order(twin_type, feature):
+    if feature.kind in ("category", "flag"):
+        assert (feature.low, feature.high) == (None, None)
+    elif feature.low is not None and feature.high is not None:
+        assert feature.low < feature.high
+
+
+@pytest.mark.parametrize(("twin_type", "feature"), FEATURES)
+def test_twins_can_be_filtered_by_every_feature(twin_type, feature):
+    value = {"category": "some", "flag": True, "integer": 3, "number": 0.5}[feature.kind]
+    (member,) = conditions(twin_type, {feature.name: value})
+    assert (member.column, member.operator, member.values) == (feature.name, "in", (value,))
+    if feature.kind in ("integer", "number"):
+        (bound,) = conditions(twin_type, {f"min_{feature.name}": value})
+        assert (bound.column, bound.operator) == (feature.name, "min")
+    else:
+        with pytest.raises(ValueError, match=f"{feature.name!r} is a {feature.kind}"):
+            conditions(twin_type, {f"min_{feature.name}": 1})
+
+
+@each_type
+@pytest.mark.parametrize("word", sorted(FILTER_WORDS))
+def test_a_word_of_the_brief_selects_or_is_refused_with_the_allowed_ones(twin_type, word):
+    entry = TWIN_TYPES[twin_type]
+    value = "some" if word in ("specialty", "region") else 1
+    if word in entry.filters:
+        assert conditions(twin_type, {word: value})[0].column == entry.filters[word]
+    elif word not in entry.by_name:
+        with pytest.raises(ValueError, match=f"{twin_type} twins cannot be filtered by {word!r}: use .*{entry.features[0].name}"):
+            conditions(twin_type, {word: value})
+
+
+@each_type
+def test_no_filter_selects_everybody(twin_type):
+    assert rows_matching(TABLES[twin_type](50), conditions(twin_type, None)).all()
+    assert canonical_filters(twin_type, {}) == {}
+
+
+@each_type
+def test_its_targets_have_a_unit_a_scale_and_a_direction(twin_type):
+    for target in TWIN_TYPES[twin_type].targets:
+        assert target.unit
+        assert TWIN_TYPES[twin_type].target(target.name) is target
+        assert target.desired_change(10.0) == target.direction * (10.0 if target.scale == "relative" else 1.0)
+        assert target.desired_change(-10.0) == target.desired_change(10.0)
+
+
+@each_type
+def test_an_unknown_target_is_refused_with_the_known_ones(twin_type):
+    entry = TWIN_TYPES[twin_type]
+    assert entry.target(None) is entry.default_target
+    with pytest.raises(
+        ValueError, match=f"unknown target of {twin_type} twins 'fortune': use one of .*{entry.default_target.name}"
+    ):
+        entry.target("fortune")
+
+
+@each_type
+@pytest.mark.parametrize("brand", Brand)
+def test_the_name_of_a_line_leads_back_to_its_parts(twin_type, brand):
+    line = model_line(twin_type, brand)
+    assert line_parts(line) == (twin_type, brand, TWIN_TYPES[twin_type].default_target.name)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("hcp", "not twin_type:brand:target"),
+        ("nurse:kisqali:x", "'nurse'"),
+        ("hcp:aspirin:x", "'aspirin'"),
+        ("hcp:kisqali:x", "'x'"),
+    ],
+)
+def test_a_line_that_cannot_be_is_refused(line, named):
+    with pytest.raises(ValueError, match=named):
+        line_parts(line)
+
+
+@each_type
+def test_its_own_features_and_targets_are_never_clinical(twin_type):
+    entry = TWIN_TYPES[twin_type]
+    assert [name for name in (*entry.by_name, *(t.name for t in entry.targets)) if clinical_term(twin_type, name)] == []
+
+
+@each_type
+@pytest.mark.parametrize("term", CLINICAL_TERMS)
+def test_a_clinical_term_is_found_wherever_it_stands_in_a_name(twin_type, term):
+    for column in (term, f"{term}_score", f"last_{term}", f"Mean {term.title()} (2025)"):
+        assert clinical_term(twin_type, column) is not None
+
+
+@each_type
+@pytest.mark.parametrize("column", ["label", "laboratory_visits_booked", "incurred_cost", "city", "slabs"])
+def test_a_word_that_only_contains_a_clinical_term_is_allowed(twin_type, column):
+    assert clinical_term(twin_type, column) is None

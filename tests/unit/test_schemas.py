@@ -1,0 +1,144 @@
+"""The vocabulary: strictness, and what the brief's classes promise."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID, uuid4, uuid5
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from schemas import (
+    Baseline,
+    Brand,
+    DigitalTwin,
+    EffectPrior,
+    InterventionConfig,
+    OutcomeEvent,
+    SimulationRecommendation,
+    SimulationRequest,
+    SourceId,
+    TwinPopulation,
+    TwinType,
+)
+from schemas.base import one_of
+from schemas.events import canonical_digest
+from schemas.twin_models import frame_of
+from tests.populations import BASELINE, card, hcps, population
+
+
+def test_enums_are_those_of_the_brief():
+    assert [kind.value for kind in TwinType] == ["hcp", "patient", "territory"]
+    assert [brand.value for brand in Brand] == ["remibrutinib", "fabhalta", "kisqali"]
+    assert [said.value for said in SimulationRecommendation] == ["deploy", "do_not_deploy", "test_further"]
+
+
+def test_a_refusal_names_the_value_and_what_is_allowed():
+    with pytest.raises(ValueError, match="unknown fruit 'nut': use one of apple, pear"):
+        one_of("fruit", "nut", ["pear", "apple"])
+    assert one_of("fruit", "pear", ["pear", "apple"]) == "pear"
+
+
+def test_an_intervention_needs_no_intensity():
+    said = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+    assert said.intensity is None
+
+
+def test_a_request_without_a_seed_has_one_that_follows_from_its_id():
+    fields = {
+        "simulation_id": UUID(int=2**127 + 5),
+        "requested_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "twin_type": "hcp",
+        "brand": "kisqali",
+        "intervention": {"intervention_type": "email_campaign", "channel": "email", "frequency": "once", "duration_weeks": 1},
+    }
+    assert SimulationRequest(**fields).drawn_seed == 5
+    assert SimulationRequest(**fields, seed=7).drawn_seed == 7
+    assert SimulationRequest(**fields, seed=0).drawn_seed == 0
+    assert SimulationRequest(**fields).line == "hcp:kisqali:prescribing_change"
+
+
+def test_a_source_reads_as_topic_partition_and_incarnation():
+    assert str(SourceId(topic="outcome-events", partition=3, incarnation=1)) == "outcome-events:3:1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("n", 1), ("scale", 0.0), ("clip", 0.0), ("clipped_mean", 1.1), ("clipped_sd", -0.1), ("mae", -1.0), ("rmse", float("nan"))],
+)
+def test_a_baseline_that_nothing_can_be_held_against_is_refused(name, value):
+    with pytest.raises(ValidationError, match=name):
+        Baseline(**BASELINE.model_dump() | {name: value})
+
+
+def test_a_prior_has_no_negative_deviation():
+    with pytest.raises(ValidationError, match="sd"):
+        EffectPrior(intervention_type="email_campaign", mean=0.1, sd=-0.1)
+
+
+def test_two_outcomes_that_differ_in_anything_differ_in_their_digest():
+    fields = {
+        "event_id": UUID(int=1),
+        "observed_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "twin_type": "hcp",
+        "brand": "kisqali",
+        "metric_type": "prescribing_change",
+        "actual_value": 0.1,
+        "predicted_value": 0.2,
+    }
+    digest = canonical_digest(OutcomeEvent(**fields))
+    for change in (
+        {"event_id": UUID(int=2)},
+        {"actual_value": np.nextafter(0.1, 1)},
+        {"actual_value": None},
+        {"revision": 1},
+        {"treated": True},
+        {"segment": {"region": "south"}},
+        {"brand": "fabhalta"},
+    ):
+        assert canonical_digest(OutcomeEvent(**fields | change)) != digest
+    assert canonical_digest(OutcomeEvent(**fields)) == digest
+    assert len(digest) == 32
+
+
+def test_a_population_is_a_table_and_its_twins_are_its_rows():
+    twins = population(50)
+    assert twins.twin_type is TwinType.HCP
+    assert len(twins.twins) == twins.twin_count == 50
+    for i in (0, 49):
+        twin, row = twins.twins[i], twins.frame.iloc[i]
+        assert twin.features == {name: row[name] for name in twins.features}
+        assert twin.baseline_behavior == row["baseline_behavior"]
+        assert twin.metadata["outcome"] == row["prescribing_change"]
+        assert twin.twin_id == uuid5(twins.population_id, str(i)) == twins.twin_ids[i]
+
+
+def test_a_twin_tells_version_creation_date_and_fidelity_of_its_model():
+    told = population(10).twins[0].metadata
+    assert {"brand", "target", "model_type", "model_trained_at", "model_fidelity"} <= set(told)
+    assert population(10).twins[0].model_id == population(10).model_id
+
+
+def test_a_population_can_be_made_of_twins_and_keeps_their_ids():
+    twins = population(20)
+    again = TwinPopulation(population_id=UUID(int=9), model_id=twins.model_id, name="again", model=twins.model, twins=twins.twins)
+    assert again.twin_count == 20
+    assert again.twin_ids == twins.twin_ids
+    pd.testing.assert_frame_equal(again.frame, twins.frame[list(again.frame)], check_dtype=False)
+
+
+def test_twins_without_an_outcome_make_a_table_without_one():
+    model = card(TwinType.HCP, ("decile",))
+    twin = DigitalTwin(twin_id=uuid4(), model_id=model.model_id, twin_type="hcp", features={"decile": 3}, baseline_behavior=0.1)
+    assert list(frame_of([twin], model)) == ["decile", "baseline_behavior"]
+
+
+def test_a_population_whose_count_or_columns_are_wrong_is_refused():
+    model = card(TwinType.HCP, tuple(hcps(5)))
+    fields = {"population_id": UUID(int=1), "model_id": model.model_id, "name": "x", "model": model}
+    with pytest.raises(ValidationError, match="twin_count is 6, but the frame has 5 rows"):
+        TwinPopulation(**fields, twin_count=6, frame=hcps(5).assign(baseline_behavior=0.0))
+    with pytest.raises(ValidationError, match="lacks the column 'baseline_behavior'"):
+        TwinPopulation(**fields, twin_count=5, frame=hcps(5))
