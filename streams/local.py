@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from deploy.stack import LocalStack, running_stack
 from streams.settings import Settings
 
-__all__ = ["connected", "local_stack", "on_stack"]
+__all__ = ["connected", "last_home", "local_stack", "on_stack"]
 
 _LAST = "last"
 Say = Callable[[str], None]
@@ -27,19 +27,18 @@ def connected(settings: Settings, say: Say) -> Iterator[Settings]:
     if settings.kafka_bootstrap and settings.postgres_dsn:
         yield settings
         return
-    for home in (settings.home, _last_home(settings.home)):
+    for home in (settings.home, last_home(settings.home)):
         if (stack := running_stack(home)) is not None:
             say(f"using the local stack that runs in {home}")
             yield on_stack(settings, stack.environment(), home)
             return
-    with local_stack(_last_home(settings.home), settings, say) as filled:
+    with local_stack(last_home(settings.home), settings, say) as filled:
         yield filled
 
 
 @contextmanager
 def local_stack(home: Path, settings: Settings, say: Say) -> Iterator[Settings]:
     """Start the local stack in ``home`` and stop it at the end."""
-    say(f"starting Kafka and Postgres in {home}")
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     (settings.home / _LAST).write_text(str(home.relative_to(settings.home)), encoding="utf-8")
     with LocalStack(home, progress=say) as stack:
@@ -52,6 +51,7 @@ def on_stack(settings: Settings, environment: dict[str, str], home: Path) -> Set
     return settings.model_copy(update={**addresses, "postgres_dsn": SecretStr(addresses["postgres_dsn"]), "home": home})
 
 
-def _last_home(home: Path) -> Path:
+def last_home(home: Path) -> Path:
+    """The stack's folder that was used last, ``home`` itself where none was."""
     noted = home / _LAST
     return home / noted.read_text(encoding="utf-8").strip() if noted.is_file() else home

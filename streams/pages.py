@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ from streams.page_data import LineLook, Look, Run, look
 from streams.settings import ROLES, Settings
 from streams.web import serving
 
-__all__ = ["make_page", "render", "serving_page"]
+__all__ = ["make_page", "render", "render_report", "serving_page"]
 
 REFRESH_S = 4
 _WHOLE, _HALF = 1140, 570  # pixels, as wide as the page shows them on a desk
@@ -65,6 +65,29 @@ def render(seen: Look, settings: Settings, nonce: str) -> str:
             chart_style=CHART_STYLE,
             refresh_s=REFRESH_S,
             nonce=nonce,
+        )
+    )
+
+
+def render_report(seen: Look, told: Mapping[str, Any], words: str, marks: Sequence[Mark]) -> str:
+    """The report of a demonstration: what it told, and below it the page as it was at the end; nothing in it moves.
+
+    Args:
+        seen: the last look.
+        told: the report for a program, see ``streams.demo.report``.
+        words: the report for a terminal.
+        marks: moments for the charts, beside those of the ledger.
+    """
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            look=seen,
+            lines=[{"look": line, **_charts(line, seen.at, marks)} for line in seen.lines],
+            runs_chart=Markup(_runs_chart(seen.runs)),  # noqa: S704  # the charts escape what they are given
+            chart_style=CHART_STYLE,
+            told=told,
+            words=words.strip(),
         )
     )
 
@@ -216,8 +239,8 @@ def _facts(said: Mapping[str, Any], path: str) -> Iterable[tuple[str, str]]:
             yield here, ", ".join(str(entry) if not isinstance(entry, Mapping) else json.dumps(entry) for entry in value) or "none"
 
 
-def _charts(line: LineLook, at: datetime) -> dict[str, Markup]:
-    marks = _marks(line)
+def _charts(line: LineLook, at: datetime, more_marks: Sequence[Mark] = ()) -> dict[str, Markup]:
+    marks = sorted([*_marks(line), *more_marks], key=lambda mark: mark.at)
     unit = TWIN_TYPES[line_parts(line.line)[0]].target(line_parts(line.line)[2]).unit
     reference = line.scored or line.champion
     about = f"{title_of(line.line)}, outcomes of {line.line}, as of {moment(at)} UTC"

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
+
 from sql.settings import PostgresSettings
 
 __all__ = ["ROLES", "Role", "Settings", "settings"]

@@ -6,5 +6,6 @@
 from deploy.stack.child import StackError
 from deploy.stack.jars import fetch_jars
 from deploy.stack.local import LocalStack, StackAddresses, running_stack
+from deploy.stack.part import free_port
 
-__all__ = ["LocalStack", "StackAddresses", "StackError", "fetch_jars", "running_stack"]
+__all__ = ["LocalStack", "StackAddresses", "StackError", "fetch_jars", "free_port", "running_stack"]

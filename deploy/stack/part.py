@@ -38,11 +38,11 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+def free_port(in_a_row: int = 1) -> int:
+    """A port of the loopback address that nobody listens on, nor on the next ``in_a_row - 1``."""
     for _ in range(100):
-        port = secrets.choice(PORTS)
-        if is_free(port):
+        port = secrets.choice(PORTS[: len(PORTS) - in_a_row + 1])
+        if all(is_free(port + step) for step in range(in_a_row)):
             return port
     raise StackError(f"no free port on {HOST} between {PORTS.start} and {PORTS.stop - 1}")
 

@@ -71,7 +71,7 @@ class Journey:
 
     Attributes:
         answers: of the simulations, in the order of asking.
-        published: outcomes sent.
+        published: outcomes sent, at `rate` a second.
         shifted_from: when the first shifted outcome was sent.
         promoted: model that took over while outcomes were shifted, None when none did.
         seen: the last look at everything.
@@ -82,6 +82,7 @@ class Journey:
     shift: Shift
     answers: list[SimulationAnswer] = field(default_factory=list)
     published: int = 0
+    rate: float = 250.0
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     shifted_from: datetime | None = None
     promoted: UUID | None = None
@@ -95,7 +96,7 @@ class Journey:
 
 async def travel(settings: Settings, first: ModelCard, rows: pd.DataFrame, pace: Pace, watch: Stopwatch) -> Journey:
     """Ask, listen, and go on until a better model was promoted and has shown itself; workers must be running."""
-    journey = Journey(first.line, first, choose_shift(rows, first.twin_type, first.baseline))
+    journey = Journey(first.line, first, choose_shift(rows, first.twin_type, first.baseline), rate=pace.rate)
     async with TwinClient(settings, name="demo") as client:
         pool = await open_pool(settings)
         try:

@@ -1,0 +1,316 @@
+"""The command line: a few lines a command, each calls a room.
+
+Exit status 0 when done, 1 when refused or failed with one clear line on stderr, 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import click
+from aiokafka.errors import KafkaError
+
+from deploy.stack import StackError
+from schemas import (
+    INTERVENTIONS,
+    Brand,
+    Channel,
+    Frequency,
+    InterventionConfig,
+    PopulationFilter,
+    SimulationRequest,
+    TwinType,
+)
+from schemas.base import one_of
+from streams.answering import in_words
+from streams.importing import as_training_table, read_table, write_table
+from streams.local import connected
+from streams.operations import ask, learn, prepare, publish_table, read
+from streams.settings import ROLES, Role, settings
+from streams.telling import line_in_words, model_facts, result_in_words, windows_as_data, windows_in_words
+
+__all__ = ["main"]
+
+REFUSALS = (ValueError, LookupError, RuntimeError, OSError, StackError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError)
+TABLE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Commands(click.Group):
+    """A group whose commands end in one clear line when something is refused."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a refusal is one line on stderr and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except REFUSALS as error:
+            click.echo(f"twinstream: {in_words(error)}", err=True)
+            sys.exit(1)
+
+
+def say(line: str) -> None:
+    """Progress goes to stderr: stdout is for the answer."""
+    click.echo(line, err=True)
+
+
+def filter_of(said: str) -> tuple[str, Any]:
+    """``word=value`` or ``word=value,value`` of the command line; whole numbers are numbers.
+
+    Raises:
+        ValueError: when there is no ``=``.
+    """
+    word, sign, listed = said.partition("=")
+    if not sign or not word or not listed:
+        raise ValueError(f"filter {said!r} is not WORD=VALUE, for example region=south,west or min_decile=8")
+    values = [int(value) if value.lstrip("-").isdigit() else value for value in listed.split(",")]
+    return word, values[0] if word.startswith(("min_", "max_")) else values
+
+
+def answer(said: dict[str, Any] | list[Any], words: Callable[[], str], *, as_json: bool) -> None:
+    """Print an answer for a program or for a person."""
+    click.echo(json.dumps(said, default=str, indent=2) if as_json else words())
+
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
+twin_type_option = click.option(
+    "--twin-type", type=click.Choice([kind.value for kind in TwinType]), default=TwinType.HCP.value, show_default=True
+)
+brand_option = click.option(
+    "--brand", type=click.Choice([brand.value for brand in Brand]), default=Brand.KISQALI.value, show_default=True
+)
+target_option = click.option("--target", help="Target column; the twin type's own by default.")
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="twinstream")
+def main() -> None:
+    """Twins of prescribers, journeys and territories: simulate a campaign, then watch how well the answer held."""
+
+
+@main.command()
+@as_json_option
+def migrate(*, as_json: bool) -> None:
+    """Apply migrations, create topics, prepare the MLflow store."""
+    with connected(settings(), say) as at:
+        done = asyncio.run(prepare(at))
+    answer(done, lambda: "\n".join(f"{what}: {', '.join(made) or 'nothing to do'}" for what, made in done.items()), as_json=as_json)
+
+
+@main.command("import")
+@click.argument("source", type=TABLE)
+@click.argument("out", type=TABLE)
+@twin_type_option
+@target_option
+@as_json_option
+def import_(source: Path, out: Path, twin_type: str, target: str | None, *, as_json: bool) -> None:
+    """Turn a known table SOURCE into features and target, and write it to OUT (.csv, .csv.gz or .parquet)."""
+    found = as_training_table(read_table(source), TwinType(twin_type), target)
+    write_table(found.frame, out)
+    said = {
+        "recognised": found.source,
+        "rows": len(found.frame),
+        "target": found.target,
+        "left_out": found.left_out,
+        "notes": found.notes,
+    }
+    words = [f"{found.source}: {len(found.frame):,} rows written to {out}", *found.notes]
+    if found.left_out:
+        words.append(f"left out, the table has nothing for them: {', '.join(found.left_out)}")
+    answer(said, lambda: "\n".join(words), as_json=as_json)
+
+
+@main.command()
+@click.argument("file", type=TABLE)
+@twin_type_option
+@brand_option
+@target_option
+@as_json_option
+def train(file: Path, twin_type: str, brand: str, target: str | None, *, as_json: bool) -> None:
+    """Train a model line on FILE; the first model of a line becomes its champion, a later one when it proves better."""
+    found = as_training_table(read_table(file), TwinType(twin_type), target)
+    with connected(settings(), say) as at:
+        asyncio.run(prepare(at))
+        trained = asyncio.run(learn(at, found.frame, TwinType(twin_type), Brand(brand), found.target, file.name))
+    metrics = trained.card.metrics
+    words = [
+        f"{trained.event.happened}: {trained.card.model_type} {trained.card.model_id} of {trained.card.line}",
+        *model_facts(trained.card),
+        *(f"note: {note}" for note in (*found.notes, *metrics.warnings)),
+    ]
+    answer(
+        {"event": trained.event.model_dump(mode="json"), "card": trained.card.model_dump(mode="json")},
+        lambda: "\n".join(words),
+        as_json=as_json,
+    )
+
+
+@main.command()
+@click.argument("intervention", type=click.Choice(sorted(INTERVENTIONS)))
+@click.option("--channel", type=click.Choice([c.value for c in Channel]), help="The intervention's own by default.")
+@click.option("--frequency", type=click.Choice([f.value for f in Frequency]), default=Frequency.MONTHLY.value, show_default=True)
+@click.option("--weeks", type=click.IntRange(1, 104), default=12, show_default=True)
+@click.option("--intensity", type=float, help="Strength of one contact, 1 is usual.")
+@click.option(
+    "--filter", "filters", multiple=True, metavar="WORD=VALUE[,VALUE]", help="For example region=south,west or min_decile=8."
+)
+@click.option("--twins", type=int, help="How many twins to ask, 10,000 by default.")
+@click.option("--seed", type=int, help="Makes a simulation repeatable.")
+@click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds to wait for the answer.")
+@twin_type_option
+@brand_option
+@target_option
+@as_json_option
+def simulate(
+    intervention: str,
+    channel: str | None,
+    frequency: str,
+    weeks: int,
+    intensity: float | None,
+    filters: tuple[str, ...],
+    twins: int | None,
+    seed: int | None,
+    timeout_s: float,
+    twin_type: str,
+    brand: str,
+    target: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Publish a request and wait for its result; a worker with the role simulation must be running."""
+    request = SimulationRequest(
+        simulation_id=uuid4(),
+        requested_at=datetime.now(UTC),
+        twin_type=TwinType(twin_type),
+        brand=Brand(brand),
+        target=target,
+        intervention=InterventionConfig(
+            intervention_type=intervention,
+            channel=channel or INTERVENTIONS[intervention].channel.value,
+            frequency=frequency,
+            duration_weeks=weeks,
+            intensity=intensity,
+        ),
+        filters=PopulationFilter.model_validate(dict(map(filter_of, filters))),
+        twin_count=twins,
+        seed=seed,
+        requested_by="command line",
+    )
+    with connected(settings(), say) as at:
+        replied = asyncio.run(ask(at, request, timeout_s))
+    if replied.result is None:
+        raise ValueError(f"{replied.status.value}: {replied.reason}")
+    answer(replied.model_dump(mode="json"), lambda: result_in_words(replied), as_json=as_json)
+
+
+@main.group()
+def outcomes() -> None:
+    """What really happened."""
+
+
+@outcomes.command()
+@click.argument("file", type=TABLE)
+@twin_type_option
+@brand_option
+@target_option
+@as_json_option
+def publish(file: Path, twin_type: str, brand: str, target: str | None, *, as_json: bool) -> None:
+    """Publish the rows of FILE as outcome events: columns are fields of an outcome, segment.DIMENSION, and features.
+
+    twin_type, brand, metric_type, event_id and observed_at are filled in where FILE has no such column.
+    """
+    table = read_table(file)
+    with connected(settings(), say) as at:
+        sent = asyncio.run(publish_table(at, table, TwinType(twin_type), Brand(brand), target, say))
+    answer({"published": sent}, lambda: f"{sent:,} outcomes published", as_json=as_json)
+
+
+@main.command()
+@click.option("--role", "roles", default=",".join(ROLES), show_default=True, help="Roles to play, a process each.")
+def worker(roles: str) -> None:
+    """Run workers against the configured Kafka and Postgres until Ctrl-C."""
+    from streams.worker import run_worker  # noqa: PLC0415  # heavy, and only this command needs it
+
+    chosen: list[Role] = []
+    for role in roles.split(","):
+        one_of("role", role.strip(), ROLES)
+        chosen.append(role.strip())  # type: ignore[arg-type]  # checked one line above
+    with connected(settings(), say) as at:
+        run_worker(chosen, at, say=say)
+
+
+@main.command()
+@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of the stack; the one used last by default.")
+@click.option("--port", type=int, default=0, help="Port of the page; a free one by default.")
+def up(home: Path | None, port: int) -> None:
+    """Run the whole service on the local stack until Ctrl-C, with its page."""
+    from streams.serving import serve  # noqa: PLC0415  # heavy, and only this command needs it
+
+    serve(settings(), home, port, say)
+
+
+@main.group()
+def models() -> None:
+    """The registry and its ledger."""
+
+
+@models.command("list")
+@as_json_option
+def list_models(*, as_json: bool) -> None:
+    """Every line with its champion."""
+    with connected(settings(), say) as at:
+        seen = asyncio.run(read(at))
+    said = [
+        {"line": line.line, "policy": line.policy, "champion": line.champion.model_dump(mode="json") if line.champion else None}
+        for line in seen.lines
+    ]
+    answer(said, lambda: "\n\n".join(map(line_in_words, seen.lines)) or "no model line yet: twinstream train FILE", as_json=as_json)
+
+
+@main.command()
+@as_json_option
+def fidelity(*, as_json: bool) -> None:
+    """The newest windows of every line."""
+    with connected(settings(), say) as at:
+        seen = asyncio.run(read(at))
+    answer(
+        [windows_as_data(line) for line in seen.lines],
+        lambda: "\n\n".join(map(windows_in_words, seen.lines)) or "no model line yet",
+        as_json=as_json,
+    )
+
+
+@main.command()
+@click.option("--repair", is_flag=True, help="Send again what is only behind.")
+@as_json_option
+def verify(*, repair: bool, as_json: bool) -> None:
+    """Recompute every window from what is stored and compare; exit status 1 on any mismatch."""
+    from streams.verify import verify as check  # noqa: PLC0415  # heavy, and only this command needs it
+
+    with connected(settings(), say) as at:
+        report = asyncio.run(check(at, repair=repair))
+    answer(report.as_data(), report.in_words, as_json=as_json)
+    if report.mismatches:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--data", type=TABLE, help="Your own table: CSV or Parquet, or the public prescriber table.")
+@click.option("--once", is_flag=True, help="For scripts: no progress, only the report at the end.")
+@twin_type_option
+@brand_option
+@as_json_option
+def demo(data: Path | None, twin_type: str, brand: str, *, once: bool, as_json: bool) -> None:
+    """Run the main job end to end on the local stack, and report."""
+    from streams.demo.run import run_demo  # noqa: PLC0415  # heavy, and only this command needs it
+
+    report = run_demo(settings(), data, TwinType(twin_type), Brand(brand), (lambda _line: None) if once else say)
+    answer(report.as_data(), report.in_words, as_json=as_json)
+    if not report.succeeded:
+        sys.exit(1)

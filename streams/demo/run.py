@@ -1,0 +1,89 @@
+"""The demonstration from an empty folder to a report; its stack and workers end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from deploy.stack import StackError, free_port, running_stack
+from engine.sample_tables import sample_table
+from schemas import TWIN_TYPES, Brand, TwinType
+from streams.demo.journey import Pace, Stopwatch, travel
+from streams.demo.report import Report, make_report
+from streams.demo.shift import split
+from streams.importing import ENTITY, Imported, as_training_table, read_table
+from streams.local import local_stack
+from streams.operations import learn, prepare
+from streams.settings import ROLES, Settings
+from streams.telling import model_facts
+from streams.verify import verify
+from streams.worker import Workers
+
+__all__ = ["DEMO", "run_demo"]
+
+Say = Callable[[str], None]
+
+DEMO = {"pane_s": 1.0, "window_s": 15.0, "grace_s": 2.0, "skew_s": 5.0, "cooldown_s": 5.0}
+"""Short panes and windows, so that a life of months passes in a minute."""
+
+ROWS, MOST_TO_TRAIN, SEED = 20_000, 12_000, 2026
+
+
+def run_demo(settings: Settings, data: Path | None, twin_type: TwinType, brand: Brand, say: Say) -> Report:
+    """Run the main job and report; the folder ``demo`` of the home is cleared first.
+
+    Raises:
+        ValueError: for a table that cannot be used.
+        StackError: when a demonstration runs already.
+    """
+    watch = Stopwatch(say)
+    with watch.step("reading the table" if data else "making a table of people that never were"):
+        table = _table(data, twin_type)
+    rng = np.random.default_rng(SEED)
+    train, stream = split(table.frame, MOST_TO_TRAIN, rng)
+    say(f"  {table.source}: {len(train):,} rows to learn from, {len(stream):,} to stream; order and times are ours")
+    for note in table.notes:
+        say(f"  {note}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    home = _cleared(settings.home / "demo")
+    ours = settings.model_copy(update={**DEMO, "web_port": free_port(in_a_row=len(ROLES))})
+    say(f"  settings of the demonstration: {', '.join(f'{name} {value:g}' for name, value in DEMO.items())}")
+    with ExitStack() as held:
+        with watch.step("starting Kafka and Postgres"):
+            at = held.enter_context(local_stack(home, ours, say))
+            asyncio.run(prepare(at))
+        with watch.step("training"):
+            target = table.target
+            first = asyncio.run(learn(at, train, twin_type, brand, target, table.source)).card
+        for fact in (*model_facts(first), *first.metrics.warnings):
+            say(f"  {fact}")
+        with watch.step("starting the workers"):
+            workers = held.enter_context(Workers(ROLES, at, log_folder=home / "logs"))
+            workers.wait_ready()
+        journey = asyncio.run(travel(at, first, stream, Pace(), watch))
+        with watch.step("verifying every count"):
+            verified = asyncio.run(verify(at))
+        workers.check()
+    return make_report(table, journey, verified, watch.seconds, home)
+
+
+def _table(data: Path | None, twin_type: TwinType) -> Imported:
+    if data is not None:
+        return as_training_table(read_table(data), twin_type)
+    frame = sample_table(twin_type, ROWS, np.random.default_rng(SEED))
+    frame.insert(0, ENTITY, [f"{twin_type.value}-{row:05}" for row in range(ROWS)])
+    note = "marginals and correlations follow published facts, the links to the outcome are ours: nobody real is in it"
+    return Imported(frame, TWIN_TYPES[twin_type].default_target.name, f"generated table of {ROWS:,} {twin_type} rows", (), (note,))
+
+
+def _cleared(home: Path) -> Path:
+    if (stack := running_stack(home)) is not None:
+        raise StackError(f"a demonstration runs in {home} already, process {stack.pid}: wait for its end or stop it")
+    shutil.rmtree(home, ignore_errors=True)
+    return home

@@ -1,0 +1,90 @@
+"""What commands do with Kafka, Postgres and MLflow; each opens what it needs and closes it again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pandas as pd
+
+from schemas import TWIN_TYPES, Brand, SimulationAnswer, SimulationRequest, TwinType
+from sql.database import open_pool
+from sql.migrate import migrate
+from streams.client import TwinClient
+from streams.kafka import kafka_security
+from streams.outcome_table import outcome_events
+from streams.page_data import Look, look
+from streams.settings import Settings
+from streams.topics import create_topics
+
+if TYPE_CHECKING:
+    from streams.training import Trained
+
+__all__ = ["ask", "learn", "prepare", "publish_table", "read"]
+
+
+async def prepare(settings: Settings) -> dict[str, list[str]]:
+    """Apply migrations, create topics and the model store; returns what was new. Safe to do again, by anyone."""
+    from streams.registry import prepare_store  # noqa: PLC0415  # it brings MLflow in, which most commands do without
+
+    applied = await migrate(settings.postgres_dsn.get_secret_value())
+    topics = await create_topics(settings.kafka_bootstrap, replication=settings.kafka_replication, **kafka_security(settings))
+    await asyncio.to_thread(prepare_store, settings.mlflow_uri)
+    return {"migrations": applied, "topics": topics}
+
+
+async def learn(settings: Settings, frame: pd.DataFrame, twin_type: TwinType, brand: Brand, target: str, source: str) -> Trained:
+    """Train a model of a line on a table, register it, and make it champion when it is the first or proves better."""
+    from streams.registry import MlflowRegistry  # noqa: PLC0415  # it brings MLflow in, which most commands do without
+    from streams.training import train_line  # noqa: PLC0415
+
+    pool = await open_pool(settings)
+    try:
+        registry = MlflowRegistry(settings.mlflow_uri)
+        return await train_line(pool, registry, frame, twin_type, brand, target, settings=settings, source=source)
+    finally:
+        await pool.close()
+
+
+async def ask(settings: Settings, request: SimulationRequest, timeout_s: float) -> SimulationAnswer:
+    """Publish a request and wait for its answer.
+
+    Raises:
+        NoAnswer: after ``timeout_s``.
+    """
+    async with TwinClient(settings, name="command line") as client:
+        return await client.request(request, timeout_s=timeout_s)
+
+
+async def publish_table(
+    settings: Settings, table: pd.DataFrame, twin_type: TwinType, brand: Brand, target: str | None, say: Callable[[str], None]
+) -> int:
+    """Publish the rows of a table as outcomes, with twin type, brand, metric, id and time filled in where it lacks them.
+
+    Raises:
+        ValueError: for a column or row that is no outcome; the rows before it are published.
+    """
+    filled: dict[str, Any] = {
+        "twin_type": twin_type.value,
+        "brand": brand.value,
+        "metric_type": TWIN_TYPES[twin_type].target(target).name,
+        "observed_at": datetime.now(UTC),
+    }
+    constants = {name: value for name, value in filled.items() if name not in table}
+    named = table if "event_id" in table else table.assign(event_id=[str(uuid4()) for _ in range(len(table))])
+    async with TwinClient(settings, name="command line") as client:
+        return await client.publish_outcomes(
+            outcome_events(named, constants), progress=lambda count: say(f"  {count:,} of {len(table):,}")
+        )
+
+
+async def read(settings: Settings) -> Look:
+    """Everything that the page shows, at this moment."""
+    pool = await open_pool(settings)
+    try:
+        return await look(pool, settings.n_min)
+    finally:
+        await pool.close()
