@@ -12,6 +12,7 @@ import asyncpg
 from schemas.events import AnswerStatus, SimulationAnswer, SimulationRequest
 from schemas.simulation_models import SimulationResult
 from sql.database import Connection, Database, transaction
+from sql.twin_repository import UnknownPopulation
 
 __all__ = [
     "DifferentBody",
@@ -75,10 +76,6 @@ class NoChampion(LookupError):
 
     def __init__(self, line: str) -> None:
         super().__init__(f"model line {line} has no champion: train and promote a model of it first")
-
-
-class UnknownPopulation(LookupError):
-    """The request names a population that is not there."""
 
 
 class WrongLine(ValueError):
