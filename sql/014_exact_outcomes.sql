@@ -115,7 +115,8 @@ CREATE TABLE detector_floors (
     PRIMARY KEY (model_id, segment)
 );
 
--- The last state of a series that was said, and the latch of its alarm: once raised it stays.
+-- The state of a series, and the latch of its alarm: once raised it stays. The event that tells of the last change is kept until
+-- it was said; `attempt` is the number of the last retrain that was asked for.
 CREATE TABLE drift_states (
     model_id        uuid NOT NULL,
     segment         text NOT NULL,
@@ -124,6 +125,9 @@ CREATE TABLE drift_states (
     evidence_ratio  double precision,
     changed_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     alarmed_at      timestamptz,
-    alarm           jsonb,
+    attempt         integer,
+    event           jsonb NOT NULL,
+    said            boolean NOT NULL DEFAULT false,
     PRIMARY KEY (model_id, segment)
 );
+CREATE INDEX drift_states_line ON drift_states (line);

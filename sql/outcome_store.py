@@ -19,6 +19,7 @@ from schemas.events import SUM_FIELDS, PaneRow, SourceId
 from sql.database import Connection, Database
 
 __all__ = [
+    "ROW",
     "Begun",
     "Change",
     "Head",
@@ -318,7 +319,7 @@ async def add_gaps(connection: Connection, source: SourceId, gaps: Sequence[tupl
 
 
 _SUMS = ", ".join(SUM_FIELDS)
-_ROW = f"line, model_id, segment, pane, width_s, version, last_offset, ARRAY[{_SUMS}]::text[] AS sums"
+ROW = f"line, model_id, segment, pane, width_s, version, last_offset, ARRAY[{_SUMS}]::text[] AS sums"
 _FIRST_SUM = 8
 _ADD_CHANGES = f"""
 INSERT INTO fidelity_panes AS p (line, model_id, segment, pane, width_s, source, last_offset, {_SUMS})
@@ -330,7 +331,7 @@ ORDER BY c.model_id, c.segment, c.pane, c.width_s
 ON CONFLICT (model_id, segment, pane, width_s, source) DO UPDATE
 SET version = p.version + 1, last_offset = greatest(p.last_offset, excluded.last_offset), changed_at = clock_timestamp(),
     {", ".join(f"{name} = p.{name} + excluded.{name}" for name in SUM_FIELDS)}
-RETURNING {_ROW}"""  # noqa: S608  # names of columns
+RETURNING {ROW}"""  # noqa: S608  # names of columns
 
 
 async def add_changes(connection: Connection, source: SourceId, offset: int, changes: Sequence[Change]) -> list[LineRow]:
@@ -342,7 +343,7 @@ async def add_changes(connection: Connection, source: SourceId, offset: int, cha
     return _line_rows(await connection.fetch(_ADD_CHANGES, *keys, str(source), offset, *sums))
 
 
-_ROWS_SINCE = f"SELECT {_ROW} FROM fidelity_panes WHERE source = $1 AND last_offset >= $2"  # noqa: S608  # names of columns
+_ROWS_SINCE = f"SELECT {ROW} FROM fidelity_panes WHERE source = $1 AND last_offset >= $2"  # noqa: S608  # names of columns
 
 
 async def rows_since(database: Database, source: SourceId, offset: int) -> list[LineRow]:

@@ -13,10 +13,10 @@ from sql.model_rows import UnknownModel, load_card
 from sql.outcome_store import Reigns, reigns
 from streams.scoring import Knowledge, Predictor, SimulatedTwins
 
-__all__ = ["Library", "Models", "Simulations"]
+__all__ = ["FindSimulation", "Library", "LoadModel"]
 
-Models = Callable[[UUID], Awaitable[Predictor]]
-Simulations = Callable[[UUID], Awaitable[SimulatedTwins | None]]
+LoadModel = Callable[[UUID], Awaitable[Predictor]]
+FindSimulation = Callable[[UUID], Awaitable[SimulatedTwins | None]]
 
 _SIMULATIONS_KEPT = 16
 _CARDS_KEPT = 1000
@@ -31,7 +31,7 @@ class Library:
         simulations: finds the twins of a completed simulation, null for an unknown one.
     """
 
-    def __init__(self, pool: Pool, models: Models, simulations: Simulations) -> None:
+    def __init__(self, pool: Pool, models: LoadModel, simulations: FindSimulation) -> None:
         self._pool = pool
         self._load_model = models
         self._find_simulation = simulations

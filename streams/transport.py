@@ -9,6 +9,7 @@ Everything here leans on private methods of one version of Faust: ``tests/contra
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,15 +71,21 @@ class SliceSchema(faust.Schema):  # type: ignore[misc]  # untyped
 
 
 class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
-    """Faust's aiokafka consumer, with slices for the topics in ``app.slices``."""
+    """Faust's aiokafka consumer, with slices for the topics in ``app.slices``.
+
+    Attributes:
+        polled_at: monotonic time of the last poll, null before the first: a stuck consumer shows.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._delivered: defaultdict[TP, deque[int]] = defaultdict(deque)
         self._starts: dict[TP, Start] = {}
+        self.polled_at: float | None = None
         super().__init__(*args, **kwargs)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109  # Faust's signature
         """Fetch once, and yield messages as long as flow and generation stay what they were."""
+        self.polled_at = time.monotonic()
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:

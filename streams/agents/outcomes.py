@@ -21,7 +21,7 @@ from streams.answering import persist, settle
 from streams.app import TwinApp
 from streams.dead_letters import reason_headers
 from streams.intake import Intake, Taken
-from streams.library import Library, Models, Simulations
+from streams.library import FindSimulation, Library, LoadModel
 from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS, SOURCE_LAG
 from streams.starts import find_starts
 from streams.topics import DEAD_LETTERS, TOPICS, topic_of
@@ -37,7 +37,7 @@ _OUTCOMES = topic_of(OutcomeEvent)
 _READERS = next(topic.partitions for topic in TOPICS if topic.name == topic_of(FidelityErrors))
 
 
-def attach(app: TwinApp, models: Models, simulations: Simulations) -> None:
+def attach(app: TwinApp, models: LoadModel, simulations: FindSimulation) -> None:
     """Give the app its agent, its watermarks and its sweep.
 
     Args:
@@ -62,7 +62,7 @@ class _Reached:
 
 
 class _Outcomes:
-    def __init__(self, app: TwinApp, models: Models, simulations: Simulations) -> None:
+    def __init__(self, app: TwinApp, models: LoadModel, simulations: FindSimulation) -> None:
         self._app = app
         self._models = models
         self._simulations = simulations
@@ -70,8 +70,9 @@ class _Outcomes:
 
     @cached_property
     def _intake(self) -> Intake:
-        library = Library(self._app.pool, self._models, self._simulations)
-        return Intake(self._app.pool, library, self._app.settings.skew_s, self._app.settings.restatement_s)
+        pool, settings = self._app.pool, self._app.settings
+        library = Library(pool, self._models, self._simulations)
+        return Intake(pool, library, settings.skew_s, settings.restatement_s)
 
     async def run(self, slices: Any) -> None:
         """Take slice after slice in."""

@@ -1,0 +1,294 @@
+"""What windows and their judge keep: live rows of panes, snapshots, states with the latch of the alarm, floors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+from uuid import UUID, uuid5
+
+import asyncpg
+
+from schemas import DriftEvent, FidelityWindow, SourceId
+from sql.database import Connection, Database
+from sql.outcome_store import ROW, LineRow, pane_row
+
+__all__ = [
+    "FloorRow",
+    "LineState",
+    "SeriesState",
+    "Snapshot",
+    "SnapshotKey",
+    "SourceState",
+    "SourcedRow",
+    "changed_rows",
+    "clock",
+    "detector_floors",
+    "line_states",
+    "live_rows",
+    "lock_line",
+    "mark_said",
+    "note_attempt",
+    "raise_floor",
+    "save_snapshots",
+    "save_state",
+    "series_rows",
+    "series_states",
+    "snapshots",
+    "source_states",
+    "version_between",
+]
+
+
+class LineState(NamedTuple):
+    """A model line as windows see it; ``floor`` in seconds since the epoch."""
+
+    line: str
+    champion: UUID | None
+    generation: int
+    floor: float | None
+    pane_s: float
+    window_s: float
+
+
+_LINE_STATES = """
+SELECT line, champion, generation, extract(epoch FROM floor)::float8 AS floor, pane_s, window_s FROM model_lines"""
+
+
+async def line_states(database: Database) -> list[LineState]:
+    """All lines."""
+    return [LineState(**row) for row in await database.fetch(f"{_LINE_STATES} ORDER BY line")]
+
+
+async def lock_line(connection: Connection, line: str) -> LineState:
+    """The line, which nobody else may change or read in a slice before this transaction ends."""
+    row = await connection.fetchrow(f"{_LINE_STATES} WHERE line = $1 FOR UPDATE", line)
+    if row is None:
+        raise LookupError(f"no model line {line!r}")
+    return LineState(**row)
+
+
+class SourcedRow(NamedTuple):
+    """A row of ``fidelity_panes`` and the source that brought it."""
+
+    source: str
+    found: LineRow
+
+
+_LIVE_ROWS = f"SELECT source, {ROW} FROM fidelity_panes WHERE line = $1 AND pane >= $2"  # noqa: S608  # names of columns
+
+
+async def live_rows(database: Database, line: str, lowest: float) -> list[SourcedRow]:
+    """Rows of a line from a pane on."""
+    return _sourced(await database.fetch(_LIVE_ROWS, line, lowest))
+
+
+async def series_rows(database: Database, line: str, lowest: float, series: tuple[UUID, str]) -> list[SourcedRow]:
+    """Rows of one series of a line from a pane on."""
+    return _sourced(await database.fetch(f"{_LIVE_ROWS} AND model_id = $3 AND segment = $4", line, lowest, *series))
+
+
+async def changed_rows(database: Database, line: str, lowest: float, since: datetime) -> list[SourcedRow]:
+    """Rows of a line from a pane on that changed after a time, by Postgres's clock."""
+    return _sourced(await database.fetch(f"{_LIVE_ROWS} AND changed_at > $3", line, lowest, since))
+
+
+async def clock(database: Database) -> datetime:
+    """Postgres's clock."""
+    now: datetime = await database.fetchval("SELECT clock_timestamp()")
+    return now
+
+
+_VERSION_BETWEEN = """
+SELECT coalesce(sum(version), 0)::bigint FROM fidelity_panes WHERE line = $1 AND pane >= $2 AND pane < $3"""
+
+
+async def version_between(database: Database, line: str, low: float, high: float) -> int:
+    """Sum of the versions of a line's rows whose pane begins in [low, high)."""
+    return int(await database.fetchval(_VERSION_BETWEEN, line, low, high))
+
+
+def _sourced(rows: Iterable[asyncpg.Record]) -> list[SourcedRow]:
+    return [SourcedRow(row["source"], LineRow(row["line"], pane_row(row))) for row in rows]
+
+
+class SnapshotKey(NamedTuple):
+    """A window of a series, its start in seconds since the epoch."""
+
+    model_id: UUID
+    segment: str
+    start: float
+
+
+class Snapshot(NamedTuple):
+    """What a snapshot says of its window."""
+
+    version: int
+    status: Literal["open", "final", "restated"]
+
+
+_SNAPSHOTS = """
+SELECT model_id, segment, extract(epoch FROM window_start)::float8 AS start, version, status FROM fidelity_snapshots
+WHERE line = $1 AND window_start >= to_timestamp($2)"""
+
+
+async def snapshots(database: Database, line: str, lowest: float) -> dict[SnapshotKey, Snapshot]:
+    """Snapshots of the windows of a line from a start on."""
+    rows = await database.fetch(_SNAPSHOTS, line, lowest)
+    return {SnapshotKey(row["model_id"], row["segment"], row["start"]): Snapshot(row["version"], row["status"]) for row in rows}
+
+
+_SAVE_SNAPSHOTS = """
+INSERT INTO fidelity_snapshots AS s (snapshot_id, model_id, mae, rmse, correlation, coverage_95pct, sample_size, snapshot_date,
+                                     line, metric_type, segment, window_start, window_end, status, version, state, bias, n_interval,
+                                     n_skipped, n_outliers, standard_errors, missing, evidence_ratio)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+ON CONFLICT (model_id, metric_type, segment, window_start) DO UPDATE
+SET mae = excluded.mae, rmse = excluded.rmse, correlation = excluded.correlation, coverage_95pct = excluded.coverage_95pct,
+    sample_size = excluded.sample_size, status = excluded.status, version = excluded.version, state = excluded.state,
+    bias = excluded.bias, n_interval = excluded.n_interval, n_skipped = excluded.n_skipped, n_outliers = excluded.n_outliers,
+    standard_errors = excluded.standard_errors, missing = excluded.missing, evidence_ratio = excluded.evidence_ratio
+WHERE s.version < excluded.version"""
+
+
+async def save_snapshots(database: Database, windows: Sequence[FidelityWindow]) -> None:
+    """Keep what closed and restated windows said; a lower version never replaces a higher one."""
+    if windows:
+        await database.executemany(_SAVE_SNAPSHOTS, [_snapshot(window) for window in windows])
+
+
+def _snapshot(window: FidelityWindow) -> tuple[Any, ...]:
+    said = window.metrics
+    return (
+        uuid5(window.model_id, f"{window.metric_type}:{window.segment}:{window.window_start.isoformat()}"),
+        window.model_id,
+        said.mae,
+        said.rmse,
+        said.correlation,
+        said.coverage_95pct,
+        said.n,
+        window.window_start.date(),
+        window.line,
+        window.metric_type,
+        window.segment,
+        window.window_start,
+        window.window_end,
+        window.status,
+        window.version,
+        window.state.value,
+        said.bias,
+        said.n_interval,
+        said.n_skipped,
+        said.n_outliers,
+        said.standard_errors,
+        said.missing,
+        window.evidence_ratio,
+    )
+
+
+class SeriesState(NamedTuple):
+    """What is known of a series' state; ``event`` told of its last change, and was ``said`` or not."""
+
+    model_id: UUID
+    segment: str
+    line: str
+    state: str
+    evidence_ratio: float | None
+    alarmed_at: datetime | None
+    attempt: int | None
+    event: DriftEvent
+    said: bool
+
+
+_SERIES_STATES = """
+SELECT model_id, segment, line, state, evidence_ratio, alarmed_at, attempt, event, said FROM drift_states WHERE line = $1"""
+
+
+async def series_states(database: Database, line: str) -> list[SeriesState]:
+    """Of every series of a line that ever had one."""
+    rows = await database.fetch(_SERIES_STATES, line)
+    return [SeriesState(**{**row, "event": DriftEvent.model_validate(row["event"])}) for row in rows]
+
+
+_SAVE_STATE = """
+INSERT INTO drift_states AS d (model_id, segment, line, state, evidence_ratio, event, alarmed_at)
+VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $4 = 'alarm' THEN clock_timestamp() END)
+ON CONFLICT (model_id, segment) DO UPDATE
+SET state = excluded.state, evidence_ratio = excluded.evidence_ratio, event = excluded.event, said = false,
+    changed_at = clock_timestamp(), alarmed_at = coalesce(d.alarmed_at, excluded.alarmed_at)
+WHERE d.alarmed_at IS NULL"""
+
+
+async def save_state(database: Database, event: DriftEvent) -> bool:
+    """Keep the change that an event tells of, not yet said; False where the latch of an alarm holds the state."""
+    told = (event.model_id, event.segment, event.line, event.state.value, event.evidence, event.model_dump(mode="json"))
+    return await database.execute(_SAVE_STATE, *told) != "INSERT 0 0"
+
+
+async def mark_said(database: Database, model_id: UUID, segment: str) -> None:
+    """Note that the last change of a series' state is on its topic."""
+    await database.execute("UPDATE drift_states SET said = true WHERE model_id = $1 AND segment = $2", model_id, segment)
+
+
+async def note_attempt(database: Database, model_id: UUID, segment: str, attempt: int) -> None:
+    """Note that a retrain with this number was asked for."""
+    await database.execute(
+        "UPDATE drift_states SET attempt = greatest(attempt, $3) WHERE model_id = $1 AND segment = $2", model_id, segment, attempt
+    )
+
+
+class SourceState(NamedTuple):
+    """The newest incarnation of a source, its watermark, and when it was last found to have nothing more to read."""
+
+    source: SourceId
+    watermark: datetime | None
+    read_to_end_at: datetime | None
+
+
+_SOURCE_STATES = """
+SELECT DISTINCT ON (topic, partition) topic, partition, incarnation, watermark, read_to_end_at FROM source_positions
+WHERE topic = $1 ORDER BY topic, partition, incarnation DESC"""
+
+
+async def source_states(database: Database, topic: str) -> list[SourceState]:
+    """Of every partition of a topic that was ever begun."""
+    return [
+        SourceState(
+            SourceId(topic=row["topic"], partition=row["partition"], incarnation=row["incarnation"]),
+            row["watermark"],
+            row["read_to_end_at"],
+        )
+        for row in await database.fetch(_SOURCE_STATES, topic)
+    ]
+
+
+class FloorRow(NamedTuple):
+    """Where the detector of a series stood at the floor of its line, in seconds since the epoch."""
+
+    model_id: UUID
+    segment: str
+    floor: float
+    log_values: Sequence[float]
+    last_count: int
+    log_peak: float
+
+
+async def detector_floors(database: Database, line: str) -> list[FloorRow]:
+    """Of every series of the line that reached its floor."""
+    rows = await database.fetch(
+        "SELECT model_id, segment, floor, log_values, last_count, log_peak FROM detector_floors WHERE line = $1", line
+    )
+    return [FloorRow(**row) for row in rows]
+
+
+_RAISE_FLOOR = "UPDATE model_lines SET floor = to_timestamp($2) WHERE line = $1 AND (floor IS NULL OR floor < to_timestamp($2))"
+_DETECTOR_FLOOR = """
+INSERT INTO detector_floors (model_id, segment, floor, log_values, last_count, log_peak, line) VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (model_id, segment) DO UPDATE
+SET floor = excluded.floor, log_values = excluded.log_values, last_count = excluded.last_count, log_peak = excluded.log_peak"""
+
+
+async def raise_floor(connection: Connection, line: str, floor: float, detectors: Iterable[FloorRow]) -> None:
+    """Raise the floor of a line that this transaction has locked, and keep where its detectors stood there."""
+    await connection.execute(_RAISE_FLOOR, line, floor)
+    await connection.executemany(_DETECTOR_FLOOR, [(*row, line) for row in detectors])
