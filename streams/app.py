@@ -21,6 +21,7 @@ __all__ = ["TwinApp", "make_app"]
 
 _SLICES_BUFFERED = 64
 _MESSAGES_BUFFERED = 4096
+_SENDS_BUFFERED = 20_000
 _MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 _SLICES: dict[Role, frozenset[str]] = {"outcomes": frozenset({"outcome-events"}), "fidelity": frozenset({"fidelity-errors"})}
 _RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
@@ -59,6 +60,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         """Open the pool before anything is read."""
         self.pool = await open_pool(self.settings)
         await super().on_start()
+        self.producer.buffer.max_messages = _SENDS_BUFFERED
 
     async def on_shutdown(self) -> None:
         """Close the pool after the last event is done."""

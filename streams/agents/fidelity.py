@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from schemas import DriftEvent, DriftState, FidelityErrors, FidelityWindow, Outc
 from schemas.twin_models import ModelCard
 from sql import window_store as store
 from sql.database import transaction
-from sql.model_rows import load_card
+from sql.model_rows import UnknownModel, load_card
 from sql.retrain_store import finished_trainings
 from sql.window_store import FloorRow, LineState, Snapshot, SnapshotKey, SourcedRow
 from streams.answering import persist, settle
@@ -145,24 +145,33 @@ class _Fidelity:
     async def _merge(self, taken: Slice) -> None:
         async with self._turn:
             panes: set[tuple[str, Series, float]] = set()
+            lines: dict[str, _Line] = {}
             for record in taken.records:
                 said = await self._read(record)
-                if said is not None:
-                    self._note(said.source, said.watermark)
-                    line = await self._line(said.line) if said.rows else None
-                    if line is not None:
-                        panes |= {(said.line, *pane) for pane in line.take(str(said.source), said.rows)}
+                if said is None:
+                    continue
+                self._note(said.source, said.watermark)
+                line = await self._line(said.line) if said.rows else None
+                if line is not None:
+                    lines[said.line] = line
+                    panes |= {(said.line, *pane) for pane in line.take(str(said.source), said.rows)}
             for name, series, start in panes:
-                self._table[_key(name, series, start)] = _cached(self._lines[name].view, series, start)
+                self._table[_key(name, series, start)] = _cached(lines[name].view, series, start)
             while self._dropped:
                 self._table.pop(self._dropped.pop(), None)
 
     async def _read(self, record: Any) -> FidelityErrors | None:
         try:
-            return FidelityErrors.model_validate_json(record.value or b"")
+            said = FidelityErrors.model_validate_json(record.value or b"")
+            for model_id in {row.model_id for row in said.rows}:
+                await self._card(model_id)
         except ValidationError as error:
-            await bury(self._app, record, "invalid", refusal_words(error))
-            return None
+            await bury(self._app, _in_seconds(record), "invalid", refusal_words(error))
+        except UnknownModel as error:
+            await bury(self._app, _in_seconds(record), "model", str(error))
+        else:
+            return said
+        return None
 
     def _note(self, source: SourceId, watermark: datetime | None) -> None:
         incarnation, _ = self._watermarks.get(source.partition, (-1, None))
@@ -391,6 +400,11 @@ class _Fidelity:
 
 async def _fail(error: Exception) -> None:
     raise error
+
+
+def _in_seconds(record: Any) -> Any:
+    """A record of a slice with its time as Faust's messages have it."""
+    return replace(record, timestamp=record.timestamp / 1000)
 
 
 def _gauge(event: FidelityWindow) -> None:
