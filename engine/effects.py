@@ -217,7 +217,7 @@ def _terms(moderator: Moderator, column: pd.Series[Any]) -> list[Term]:
     if moderator.slope is not None:
         return [(moderator.column, _standardised(moderator, column), moderator.slope, moderator.channels)]
     codes, found = pd.factorize(column)
-    levels = [_spelled(level) for level in found]
+    levels = [_spelled(level) for level in found.tolist()]
     return [
         (f"{moderator.column}={level}", _indicator(codes, levels, level), coefficient, moderator.channels)
         for level, coefficient in moderator.levels.items()

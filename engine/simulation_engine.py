@@ -254,7 +254,7 @@ class SimulationEngine:
         if not outcome_sd > 0 or not change > 0:
             return {"missing": f"a change of {change:g} in outcomes with a deviation of {outcome_sd:g} cannot be planned for"}
         rho = self.population.model.baseline.correlation
-        alpha = 1.0 - self.confidence_level
+        alpha = round(1.0 - self.confidence_level, 12)
         plain = two_sample(change, outcome_sd, alpha=alpha, power=TEST_POWER)
         adjusted = two_sample(change, outcome_sd, alpha=alpha, power=TEST_POWER, correlation=_usable(rho))
         return {

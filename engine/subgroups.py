@@ -39,7 +39,8 @@ class Groups:
 
 def groups_of(labels: Iterable[Hashable]) -> Groups:
     """Groups of twins by label, in the order of numbers or of words; a missing label is no group."""
-    codes, found = pd.factorize(pd.Series(labels))
+    codes, levels = pd.factorize(pd.Series(labels))
+    found = levels.tolist()
     order = sorted(range(len(found)), key=lambda code: _order(found[code]))
     place_of = np.zeros(len(found) + 1, dtype=np.intp)
     place_of[order] = np.arange(1, len(found) + 1)
