@@ -17,7 +17,7 @@ from engine.windows import is_too_late, pane_start
 from sql.outcome_store import Change, Head, Line
 from streams.scoring import ALL
 
-__all__ = ["Claim", "Judged", "changes", "judge"]
+__all__ = ["Claim", "Judged", "cell_of", "changes", "judge"]
 
 
 class Claim(NamedTuple):
@@ -84,7 +84,11 @@ def changes(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lines: Mapp
         if head.contribution is not None:
             for segment in head.segments:
                 picked.append(len(rows))
-                groups.append(cells.setdefault((head.line, head.model_id, segment, *_cell(head, segment, lines)), len(cells)))
+                groups.append(
+                    cells.setdefault(
+                        (head.line, head.model_id, segment, *cell_of(head, segment, lines[head.line].pane_s)), len(cells)
+                    )
+                )
             rows.append(head.contribution if sign > 0 else [-number for number in head.contribution])
     if not cells:
         return []
@@ -92,13 +96,11 @@ def changes(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lines: Mapp
     return [Change(*cell, total) for cell, total in zip(cells, sums, strict=True)]  # type: ignore[arg-type]  # what contributes has them
 
 
-def _cell(head: Head, segment: str, lines: Mapping[str, Line]) -> tuple[float, float]:
+def cell_of(head: Head, segment: str, pane_s: float) -> tuple[float, float]:
+    """Start and width of the cell that a head adds to in a series: its own for ``all``, the whole pane for the others."""
     if head.pane is None or head.width_s is None:
         raise ValueError(f"event {head.event_id} adds to a sum, but in no pane")
-    if segment == ALL:
-        return head.pane, head.width_s
-    width = lines[head.line].pane_s
-    return pane_start(head.pane, width), width
+    return (head.pane, head.width_s) if segment == ALL else (pane_start(head.pane, pane_s), pane_s)
 
 
 def _moved(before: Mapping[UUID, Head], after: Mapping[UUID, Head]) -> Iterable[tuple[int, Head]]:

@@ -174,8 +174,9 @@ class _Fidelity:
         return None
 
     def _note(self, source: SourceId, watermark: datetime | None) -> None:
-        incarnation, _ = self._watermarks.get(source.partition, (-1, None))
-        if source.incarnation >= incarnation:
+        """Keep what the newest incarnation of a source says; a null says nothing of one that has begun already."""
+        incarnation, known = self._watermarks.get(source.partition, (-1, None))
+        if source.incarnation > incarnation or (source.incarnation == incarnation and (watermark or known is None)):
             self._watermarks[source.partition] = (source.incarnation, watermark)
 
     def _watermark(self) -> float | None:

@@ -1,0 +1,114 @@
+"""What an audit reads: everything that outcomes left behind, in one snapshot, in the order in which it can be recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from sql.database import Connection, connect
+from sql.outcome_store import ROW
+
+__all__ = ["Rows", "claims", "coverage", "heads", "line_grids", "panes", "positions", "snapshot", "snapshots"]
+
+Rows = AsyncIterator[asyncpg.Record]
+
+_PREFETCH = 5000
+
+_POSITIONS = """
+SELECT p.source, p.topic, p.partition, p.incarnation, p.last_offset, p.last_time, p.elements, p.watermark
+FROM source_positions p ORDER BY p.source"""
+
+# Of each source that has rows or a position: how many rows, how far they reach, and how many offsets neither they nor gaps cover.
+_COVERAGE = """
+WITH element AS (
+    SELECT source, source_offset, tracked_at, observed_at FROM fidelity_tracking
+    UNION ALL
+    SELECT source, source_offset, tracked_at, NULL FROM refused_records r
+    WHERE EXISTS (SELECT FROM source_positions p WHERE p.source = r.source)
+), counted AS (
+    SELECT source, count(*) AS elements, count(DISTINCT source_offset) AS offsets, max(source_offset) AS last_offset,
+           max(tracked_at) AS last_time, max(observed_at) AS watermark
+    FROM element GROUP BY source
+), missing AS (
+    SELECT source, sum(last_offset - first_offset + 1) AS offsets FROM source_gaps GROUP BY source
+), filled AS (
+    SELECT g.source, count(DISTINCT e.source_offset) AS offsets
+    FROM source_gaps g JOIN element e ON e.source = g.source AND e.source_offset BETWEEN g.first_offset AND g.last_offset
+    GROUP BY g.source
+)
+SELECT source, coalesce(c.elements, 0) AS elements, c.last_offset, c.last_time, c.watermark,
+       coalesce(c.offsets, 0) + coalesce(m.offsets, 0) - coalesce(f.offsets, 0) AS covered
+FROM counted c FULL JOIN missing m USING (source) LEFT JOIN filled f USING (source)"""
+
+_CLAIMS = """
+SELECT event_id, revision, digest, fate::text AS fate, line, model_id, segments, pane, width_s, predicted_value, actual_value,
+       predicted_lower, predicted_upper, source, source_offset
+FROM fidelity_tracking WHERE fate IN ('counted', 'superseded')
+ORDER BY event_id, revision, digest"""
+
+_HEADS = """
+SELECT event_id, revision, digest, line, model_id, segments, pane, width_s, contribution FROM event_heads ORDER BY event_id"""
+
+_PANES = f"SELECT source, {ROW} FROM fidelity_panes"  # noqa: S608  # names of columns
+
+_SNAPSHOTS = """
+SELECT line, model_id, metric_type, segment, extract(epoch FROM window_start)::float8 AS start,
+       extract(epoch FROM window_end)::float8 AS "end", version, sample_size AS n, mae, rmse, bias, correlation, coverage_95pct,
+       n_interval, n_skipped, n_outliers, standard_errors, missing
+FROM fidelity_snapshots"""
+
+_LINE_GRIDS = "SELECT line, pane_s, window_s, extract(epoch FROM floor)::float8 AS floor FROM model_lines"
+
+
+@asynccontextmanager
+async def snapshot(dsn: str) -> AsyncIterator[Connection]:
+    """A connection that sees one moment of the database, however long it reads."""
+    connection = await connect(dsn)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            yield connection
+    finally:
+        await connection.close()
+
+
+def positions(connection: Connection) -> Rows:
+    """Every source, as far as it says that it was read."""
+    return _rows(connection, _POSITIONS)
+
+
+def coverage(connection: Connection) -> Rows:
+    """Every source, as far as its rows say that it was read."""
+    return _rows(connection, _COVERAGE)
+
+
+def claims(connection: Connection) -> Rows:
+    """Outcomes that are, or once were, the newest of their event, in the order in which they became it."""
+    return _rows(connection, _CLAIMS)
+
+
+def heads(connection: Connection) -> Rows:
+    """Heads by event."""
+    return _rows(connection, _HEADS)
+
+
+def panes(connection: Connection) -> Rows:
+    """Rows of ``fidelity_panes``."""
+    return _rows(connection, _PANES)
+
+
+def snapshots(connection: Connection) -> Rows:
+    """Snapshots of windows."""
+    return _rows(connection, _SNAPSHOTS)
+
+
+async def line_grids(connection: Connection) -> dict[str, dict[str, Any]]:
+    """Width of panes and windows, and floor, of each line."""
+    return {row["line"]: dict(row) for row in await connection.fetch(_LINE_GRIDS)}
+
+
+async def _rows(connection: Connection, statement: str) -> Rows:
+    async for row in connection.cursor(statement, prefetch=_PREFETCH):
+        yield row
