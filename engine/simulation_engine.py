@@ -153,7 +153,7 @@ class SimulationEngine:
     def twin_changes(self, intervention: InterventionConfig) -> Array:
         """Expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``."""
         expected = self.population.frame[BEHAVIOUR].to_numpy(dtype=float)
-        return self.twin_effects(intervention) * _change_of_one(self._target, expected)
+        return self.twin_effects(intervention) * self._target.desired_change(expected)
 
     def calculate_heterogeneity(self, results: Iterable[float], groups: Iterable[Any]) -> EffectHeterogeneity:
         """Effects by group from twins' effects and the group of each, both of length ``n``.
@@ -250,7 +250,7 @@ class SimulationEngine:
             return {"missing": f"these twins have no drawn {target.name}, so its variance is unknown"}
         outcome_sd = deviation(frame[target.name].to_numpy(dtype=float)[chosen])
         expected = frame[BEHAVIOUR].to_numpy(dtype=float)[chosen]
-        change = self.min_effect_threshold * float(np.mean(np.abs(_change_of_one(target, expected))))
+        change = self.min_effect_threshold * float(np.mean(np.abs(target.desired_change(expected))))
         if not outcome_sd > 0 or not change > 0:
             return {"missing": f"a change of {change:g} in outcomes with a deviation of {outcome_sd:g} cannot be planned for"}
         rho = self.population.model.baseline.correlation
@@ -340,12 +340,6 @@ def _best(first: float, others: Sequence[Alternative]) -> str | None:
     said = best.intervention
     strength = "" if said.intensity is None else f", intensity {said.intensity:g}"
     return f"{said.intervention_type} by {said.channel}, {said.frequency}, {said.duration_weeks} weeks{strength}"
-
-
-def _change_of_one(target: Target, expected: Array) -> Array:
-    """Change of the target that an effect of 1 stands for, at each expected value, shape ``(n,)``."""
-    change = target.desired_change(expected)  # type: ignore[arg-type]  # elementwise for arrays
-    return np.broadcast_to(np.asarray(change, dtype=float), expected.shape)
 
 
 def _usable(correlation: float | None) -> float:

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 __all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "one_of"]
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
+"""A real number; minus zero is zero, so that equal values are written alike."""
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
 Moment = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
 """A time with its zone, kept in UTC: the same moment is the same value, however it was spelled."""

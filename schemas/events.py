@@ -36,7 +36,15 @@ __all__ = [
 ]
 
 
-Features = Annotated[dict[str, str | bool | int | Finite | None], AfterValidator(lambda said: dict(sorted(said.items())))]
+Feature = str | bool | int | Finite | None
+
+
+def _spelled_once(said: dict[str, Feature]) -> dict[str, Feature]:
+    """In the order of the names, whole numbers without a fraction: equal features are written alike."""
+    return {name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in sorted(said.items())}
+
+
+Features = Annotated[dict[str, Feature], AfterValidator(_spelled_once)]
 Segment = Annotated[dict[str, str], AfterValidator(lambda said: dict(sorted(said.items())))]
 
 

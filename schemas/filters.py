@@ -7,17 +7,22 @@ or one of the words that its catalogue entry maps to a feature (``tier``, ``regi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from schemas.base import Frozen
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType
 
 __all__ = ["Condition", "Filters", "PopulationFilter", "canonical_filters", "conditions", "rows_matching"]
+
+
+Value = TypeVar("Value")
+Listed = Annotated[list[Value], BeforeValidator(lambda said: [said] if isinstance(said, str | int) else said)]
+"""Values to be among; one by itself stands for a list of one."""
 
 
 class PopulationFilter(BaseModel):
@@ -29,9 +34,9 @@ class PopulationFilter(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    specialty: list[str] | None = None
-    tier: list[int] | None = None
-    region: list[str] | None = None
+    specialty: Listed[str] | None = None
+    tier: Listed[int] | None = None
+    region: Listed[str] | None = None
     min_decile: int | None = None
 
 

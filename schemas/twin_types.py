@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from schemas.base import one_of
 
@@ -25,6 +28,7 @@ __all__ = [
     "model_line",
 ]
 
+Number = TypeVar("Number", float, npt.NDArray[np.float64])
 Kind = Literal["category", "integer", "number", "flag"]
 
 
@@ -69,9 +73,9 @@ class Target:
     scale: Literal["additive", "relative"]
     direction: Literal[1, -1]
 
-    def desired_change(self, expected: float) -> float:
-        """Change of the target, in its own unit, that an effect of 1 stands for at ``expected``."""
-        return self.direction * (abs(expected) if self.scale == "relative" else 1.0)
+    def desired_change(self, expected: Number) -> Number:
+        """Change of the target, in its own unit, that an effect of 1 stands for at ``expected``; of each, for an array."""
+        return self.direction * (abs(expected) if self.scale == "relative" else expected * 0.0 + 1.0)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from sql.settings import PostgresSettings
@@ -53,6 +53,17 @@ class Settings(PostgresSettings):
     model_cache_size: int = Field(default=8, ge=1)
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65_000)
+
+    @model_validator(mode="after")
+    def _locks_end_before_sessions(self) -> Self:
+        """A frozen worker must have lost its locks before the group gives its partitions to another."""
+        for name in ("statement", "lock", "idle_in_transaction", "tcp_user"):
+            seconds = getattr(self, f"postgres_{name}_timeout_s")
+            if seconds >= self.session_timeout_s:
+                raise ValueError(
+                    f"postgres_{name}_timeout_s is {seconds:g} s: it has to be below session_timeout_s, {self.session_timeout_s:g} s"
+                )
+        return self
 
     def port_of(self, role: Role) -> int:
         """Port on which the process of a role serves ``/metrics``, ``/health`` and ``/ready``."""

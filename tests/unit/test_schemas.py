@@ -142,3 +142,22 @@ def test_a_population_whose_count_or_columns_are_wrong_is_refused():
         TwinPopulation(**fields, twin_count=6, frame=hcps(5).assign(baseline_behavior=0.0))
     with pytest.raises(ValidationError, match="lacks the column 'baseline_behavior'"):
         TwinPopulation(**fields, twin_count=5, frame=hcps(5))
+
+
+def test_equal_outcomes_have_one_digest_however_their_numbers_were_spelled() -> None:
+    said = (
+        '{"event_id": "11111111-1111-4111-8111-111111111111", "observed_at": "2026-01-01T00:00:00Z", "twin_type": "hcp",'
+        ' "brand": "kisqali", "metric_type": "prescribing_change", "actual_value": %s, "entity_id": "a", "features": %s}'
+    )
+    one = OutcomeEvent.model_validate_json(said % ("0.0", '{"decile": 7, "practice_size": 2}'))
+    other = OutcomeEvent.model_validate_json(said % ("-0.0", '{"practice_size": 2.0, "decile": 7.0}'))
+    assert canonical_digest(one) == canonical_digest(other)
+
+
+def test_one_value_of_a_filter_stands_for_a_list_of_one() -> None:
+    assert PopulationFilter(specialty="oncology", tier=1) == PopulationFilter(specialty=["oncology"], tier=[1])  # type: ignore[arg-type]  # what JSON may say
+
+
+def test_a_database_timeout_above_the_session_timeout_is_refused() -> None:
+    with pytest.raises(ValueError, match="postgres_statement_timeout_s is 30 .* below session_timeout_s, 20"):
+        Settings(postgres_statement_timeout_s=30, session_timeout_s=20)
