@@ -60,9 +60,8 @@ class Settings(PostgresSettings):
         for name in ("statement", "lock", "idle_in_transaction", "tcp_user"):
             seconds = getattr(self, f"postgres_{name}_timeout_s")
             if seconds >= self.session_timeout_s:
-                raise ValueError(
-                    f"postgres_{name}_timeout_s is {seconds:g} s: it has to be below session_timeout_s, {self.session_timeout_s:g} s"
-                )
+                allowed = f"below session_timeout_s, {self.session_timeout_s:g} s"
+                raise ValueError(f"postgres_{name}_timeout_s is {seconds:g} s: it has to be {allowed}")
         return self
 
     def port_of(self, role: Role) -> int:

@@ -17,6 +17,7 @@ from schemas import (
     EffectPrior,
     InterventionConfig,
     OutcomeEvent,
+    PopulationFilter,
     SimulationRecommendation,
     SimulationRequest,
     SourceId,
@@ -26,6 +27,7 @@ from schemas import (
 from schemas.base import one_of
 from schemas.events import canonical_digest
 from schemas.twin_models import frame_of
+from streams.settings import Settings
 from tests.populations import BASELINE, card, hcps, population
 
 
@@ -159,5 +161,5 @@ def test_one_value_of_a_filter_stands_for_a_list_of_one() -> None:
 
 
 def test_a_database_timeout_above_the_session_timeout_is_refused() -> None:
-    with pytest.raises(ValueError, match="postgres_statement_timeout_s is 30 .* below session_timeout_s, 20"):
+    with pytest.raises(ValueError, match=r"postgres_statement_timeout_s is 30 .* below session_timeout_s, 20"):
         Settings(postgres_statement_timeout_s=30, session_timeout_s=20)
