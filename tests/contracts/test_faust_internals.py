@@ -1,0 +1,160 @@
+"""The private parts of Faust that the slice consumer leans on: a new release that changes one of them fails here first."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import version
+from typing import Any
+
+import faust
+import pytest
+from aiokafka import ConsumerRecord
+from faust.tables.recovery import Recovery
+from faust.transport import consumer as base
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from streams.transport import SliceConsumer, SliceTransport, Start
+
+SIGNATURES = {
+    "getmany": ["self", "timeout"],
+    "perform_seek": ["self"],
+    "seek_wait": ["self", "partitions"],
+    "on_partitions_revoked": ["self", "revoked"],
+    "highwater": ["self", "tp"],
+    "assignment": ["self"],
+    "_wait_next_records": ["self", "timeout"],
+    "_add_gap": ["self", "tp", "offset_from", "offset_to"],
+    "_new_offset": ["self", "tp"],
+    "_to_message": ["self", "tp", "record"],
+    "_drain_messages": ["self", "fetcher"],
+    "_filter_committable_offsets": ["self", "tps"],
+    "_should_commit": ["self", "tp", "offset"],
+    "ack": ["self", "message"],
+}
+
+STATE = ("_acked", "_acked_index", "_read_offset", "_committed_offset", "_buffered_partitions", "flow_active", "scheduler")
+
+
+def test_the_version_is_the_one_whose_private_methods_were_read():
+    assert version("faust-streaming") == "0.15.3"
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_method_that_is_overridden_or_called_has_the_known_arguments(name: str):
+    assert list(inspect.signature(getattr(driver.Consumer, name)).parameters) == SIGNATURES[name]
+
+
+def test_every_override_replaces_something():
+    ours = {name for name, value in vars(SliceConsumer).items() if inspect.isfunction(value)} & set(SIGNATURES)
+
+    assert ours == {"getmany", "perform_seek", "on_partitions_revoked", "_add_gap", "_new_offset"}
+    assert all(name in dir(driver.Consumer) for name in ours)
+
+
+def test_the_transport_makes_consumers_by_its_class_attribute():
+    assert driver.Transport.Consumer is driver.Consumer
+    assert type(make_consumer()) is SliceConsumer
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_a_consumer_keeps_the_state_that_slices_use(name: str):
+    assert hasattr(make_consumer(), name)
+
+
+def test_a_record_at_or_above_the_read_offset_is_delivered_and_its_offset_remembered():
+    source = inspect.getsource(base.Consumer._drain_messages)
+
+    assert "if r_offset is None or offset >= r_offset:" in source
+    assert "set_read_offset(tp, offset)" in source
+
+
+def test_an_acknowledgement_below_the_committed_offset_is_ignored():
+    assert "if committed is None or offset >= committed:" in inspect.getsource(base.Consumer.ack)
+
+
+def test_a_table_recovery_ends_with_a_seek():
+    for step in (Recovery._resume_streams, Recovery.on_recovery_completed):
+        source = inspect.getsource(step)
+        assert source.index("perform_seek") < source.index("resume_flow")
+
+
+TP0 = TP("sliced", 0)
+
+
+async def test_offsets_are_committed_up_to_the_longest_run_of_acknowledged_slices():
+    consumer = make_consumer()
+    consumer._delivered[TP0].extend([9, 19, 29])
+
+    acknowledge(consumer, 19)
+    assert consumer._new_offset(TP0) is None
+    acknowledge(consumer, 9)
+    assert consumer._new_offset(TP0) == 20
+    assert consumer._new_offset(TP0) is None
+    acknowledge(consumer, 29)
+    assert consumer._new_offset(TP0) == 30
+
+
+async def test_a_revoked_partition_is_forgotten():
+    consumer = make_consumer()
+    consumer._delivered[TP0].append(9)
+    acknowledge(consumer, 9)
+
+    await consumer.on_partitions_revoked({TP0})
+
+    assert consumer._new_offset(TP0) is None
+    assert not consumer._starts
+
+
+async def test_a_gap_in_a_slice_topic_fills_no_interval_tree():
+    consumer = make_consumer()
+
+    await consumer._add_gap(TP0, 3, 10_000_000)
+
+    assert not consumer._gap[TP0]
+
+
+def test_records_are_cut_into_slices_that_keep_their_order():
+    consumer = make_consumer()
+    consumer._starts[TP0] = start_at(0)
+    records = [record(offset) for offset in range(25)]
+
+    slices = [message.value for _, message in consumer._messages({TP0: records})]
+
+    assert [len(each.records) for each in slices] == [10, 10, 5]
+    assert [each.offset for part in slices for each in part.records] == list(range(25))
+    assert [message.offset for _, message in consumer._messages({TP0: records})] == [9, 19, 24]
+
+
+def test_records_below_the_read_offset_are_left_out():
+    consumer = make_consumer()
+    consumer._starts[TP0] = start_at(0)
+    consumer._read_offset[TP0] = 7
+
+    (message,) = [message for _, message in consumer._messages({TP0: [record(offset) for offset in range(4, 9)]})]
+
+    assert [each.offset for each in message.value.records] == [7, 8]
+
+
+def make_consumer() -> Any:
+    app = faust.App("contract", broker="kafka://localhost", web_enabled=False)
+    app.slices, app.slice_records = frozenset({TP0.topic}), 10
+    app.transport = SliceTransport(app.conf.broker_consumer, app)
+    return app.transport.create_consumer(callback=_nothing, on_partitions_revoked=_nothing, on_partitions_assigned=_nothing)
+
+
+def acknowledge(consumer: Any, offset: int) -> None:
+    consumer._acked[TP0].append(offset)
+    consumer._acked_index[TP0].add(offset)
+
+
+def start_at(offset: int) -> Any:
+    return Start(offset, 3)
+
+
+def record(offset: int) -> ConsumerRecord[bytes, bytes]:
+    return ConsumerRecord(TP0.topic, TP0.partition, offset, 1_700_000_000_000, 1, b"k", b"v", 0, 1, 1, ())
+
+
+async def _nothing(*_: Any, **__: Any) -> None:
+    return None
