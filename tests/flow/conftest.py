@@ -1,0 +1,220 @@
+"""A service to talk to: empty topics, an empty database, a champion, and roles that play in this process or apart from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from deploy.stack.part import free_port, is_free
+from engine import TwinGenerator
+from engine.sample_tables import sample_hcps
+from engine.twin_model import TwinModel
+from schemas import Brand, Event, ModelEvent, TwinType
+from sql.database import Pool, open_pool
+from sql.ledger import Artifact, Ledger
+from sql.migrate import migrate
+from streams.client import TwinClient
+from streams.registry import MlflowRegistry, prepare_store
+from streams.role import play
+from streams.settings import ROLES, Role, Settings
+from streams.topics import DEAD_LETTERS, TOPICS, create_topics, topic_of
+from streams.worker import Workers
+
+READY_S = 60.0
+
+
+@pytest.fixture(scope="session")
+def champion() -> TwinModel:
+    """A model of 1,500 sample prescribers."""
+    generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.KISQALI, n_jobs=1, seed=0)
+    generator.train(sample_hcps(1500, np.random.default_rng(0)))
+    return generator.model
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of an MLflow store of this session."""
+    store = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    prepare_store(store)
+    return store
+
+
+@pytest.fixture(scope="session")
+def saved(champion: TwinModel, mlflow_store: str) -> Artifact:
+    """Where the champion's files are."""
+    return MlflowRegistry(mlflow_store).save(champion)
+
+
+@pytest.fixture
+async def empty_kafka(kafka_bootstrap: str) -> str:
+    """Topics of the service as they are on the first day, without Faust's changelogs; with a topic go its groups' offsets."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    try:
+        while ours := [name for name in await admin.list_topics() if name in _NAMES or name.startswith("twinstream-")]:
+            await admin.delete_topics(ours)
+            await asyncio.sleep(0.1)
+    finally:
+        await admin.close()
+    await create_topics(kafka_bootstrap)
+    return kafka_bootstrap
+
+
+_NAMES = {topic.name for topic in TOPICS}
+
+
+@pytest.fixture
+async def settings(empty_kafka: str, fresh_database: str, mlflow_store: str, tmp_path: Path) -> Settings:
+    """Settings of a service of its own, with its tables made."""
+    await migrate(fresh_database)
+    return Settings(
+        kafka_bootstrap=empty_kafka,
+        postgres_dsn=fresh_database,
+        mlflow_uri=mlflow_store,
+        home=tmp_path,
+        web_port=_free_ports(len(ROLES)),
+        session_timeout_s=20.0,
+    )
+
+
+@pytest.fixture
+async def pool(settings: Settings) -> AsyncIterator[Pool]:
+    """Connections to the service's database."""
+    opened = await open_pool(settings)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def promoted(settings: Settings, pool: Pool, champion: TwinModel, saved: Artifact) -> ModelEvent:
+    """The champion, registered and promoted."""
+    card = champion.card.model_copy(update={"mlflow_run_id": saved.mlflow_run_id})
+    ledger = Ledger(pool)
+    await ledger.register_model(card, saved.sha256, pane_s=settings.pane_s, window_s=settings.window_s)
+    return await ledger.promote(card.line, card.model_id, reason="first model of the line")
+
+
+Service = Callable[[Sequence[Role]], AbstractAsyncContextManager[None]]
+
+
+@pytest.fixture
+def service(settings: Settings) -> Service:
+    """Plays roles inside this process while the block runs: ``async with service(["simulation"]): ...``."""
+
+    @asynccontextmanager
+    async def playing(roles: Sequence[Role]) -> AsyncIterator[None]:
+        stop = asyncio.Event()
+        plays = [asyncio.create_task(play(role, settings, stop), name=role) for role in roles]
+        try:
+            await _until_ready(settings, roles, plays)
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(*plays)
+
+    return playing
+
+
+@pytest.fixture
+def service_apart(settings: Settings, tmp_path: Path) -> Service:
+    """Plays roles in processes of their own, as a worker does."""
+
+    @asynccontextmanager
+    async def working(roles: Sequence[Role]) -> AsyncIterator[None]:
+        workers = await asyncio.to_thread(Workers(roles, settings, log_folder=tmp_path / "logs").__enter__)
+        try:
+            await asyncio.to_thread(workers.wait_ready, READY_S)
+            yield
+        finally:
+            await asyncio.to_thread(workers.stop)
+
+    return working
+
+
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[TwinClient]:
+    """A client of the service."""
+    async with TwinClient(settings, name="test") as opened:
+        yield opened
+
+
+@dataclass
+class Listener:
+    """Everything that was ever said on a topic."""
+
+    bootstrap: str
+
+    async def records(self, topic: str, count: int, timeout_s: float = 30.0) -> list[Any]:
+        """The first ``count`` records of a topic, all partitions; fewer are waited for."""
+        consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.bootstrap, auto_offset_reset="earliest", enable_auto_commit=False)
+        await consumer.start()
+        try:
+            found: list[Any] = []
+            async with asyncio.timeout(timeout_s):
+                while len(found) < count:
+                    found.append(await consumer.getone())
+            return found
+        finally:
+            await consumer.stop()
+
+    async def events(self, event: type[Event], count: int, timeout_s: float = 30.0) -> list[Any]:
+        """The first ``count`` events of a class."""
+        return [event.model_validate_json(record.value) for record in await self.records(topic_of(event), count, timeout_s)]
+
+    async def dead_letters(self, count: int) -> list[tuple[Any, dict[str, str]]]:
+        """Dead letters with their headers as words."""
+        return [
+            (record, {name: value.decode() for name, value in record.headers}) for record in await self.records(DEAD_LETTERS, count)
+        ]
+
+    async def count(self, topic: str) -> int:
+        """How many records a topic has now."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            partitions = next(known.partitions for known in TOPICS if known.name == topic)
+            ends = await consumer.end_offsets([TopicPartition(topic, number) for number in range(partitions)])
+            return sum(ends.values())
+        finally:
+            await consumer.stop()
+
+
+@pytest.fixture
+def listener(settings: Settings) -> Listener:
+    """Reads what the service said."""
+    return Listener(settings.kafka_bootstrap)
+
+
+async def _until_ready(settings: Settings, roles: Sequence[Role], plays: Sequence[Awaitable[None]]) -> None:
+    async with asyncio.timeout(READY_S), aiohttp.ClientSession() as session:
+        for role in roles:
+            while not await _is_ready(session, settings.port_of(role)):
+                for ended in (task for task in plays if isinstance(task, asyncio.Task) and task.done()):
+                    ended.result()
+                await asyncio.sleep(0.05)
+
+
+async def _is_ready(session: aiohttp.ClientSession, port: int) -> bool:
+    try:
+        async with session.get(f"http://127.0.0.1:{port}/ready") as reply:
+            return reply.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+def _free_ports(count: int) -> int:
+    """The first of some free ports in a row."""
+    while True:
+        first = free_port()
+        if all(is_free(first + number) for number in range(count)):
+            return first

@@ -1,0 +1,293 @@
+"""Requests and their answers, on the real Kafka and the real Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from uuid import UUID, uuid4, uuid5
+
+import pytest
+
+from engine import SimulationEngine
+from schemas import AnswerStatus, EffectsEvent, ExperimentResult, InterventionConfig, SimulationAnswer, SimulationRequest
+from schemas.events import canonical_digest
+from schemas.simulation_models import SimulationRecommendation
+from sql.ledger import Ledger
+from sql.run_store import runs
+from sql.twin_repository import TwinRepository
+from streams.app import make_app
+from streams.client import NoAnswer
+from streams.simulating import Tools
+
+EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+SPEAKERS = EMAIL.model_copy(update={"intervention_type": "speaker_program_invitation", "channel": "in_person"})
+REQUESTS = "simulation-requests"
+
+
+def a_request(**said) -> SimulationRequest:
+    given = {"simulation_id": uuid4(), "requested_at": datetime(2025, 3, 1, tzinfo=UTC), "twin_type": "hcp", "brand": "kisqali"}
+    return SimulationRequest.model_validate({**given, "intervention": EMAIL, "twin_count": 1000, **said})
+
+
+def a_body(**said) -> dict:
+    return {**json.loads(a_request().model_dump_json(exclude_none=True)), **said}
+
+
+def doing(**said) -> dict:
+    return {"intervention": {**EMAIL.model_dump(exclude_none=True), **said}}
+
+
+@pytest.fixture
+def tools(pool, settings) -> Tools:
+    app = make_app("simulation", settings)
+    app.pool = pool
+    return Tools(app)
+
+
+async def test_a_request_is_answered_by_the_champion_as_the_engine_would_answer(service, client, promoted, champion, pool):
+    request = a_request(seed=7, confidence_level=0.9, alternatives=[SPEAKERS], filters={"min_decile": 5})
+    async with service(["simulation"]):
+        answer = await client.request(request)
+    population = champion.generate(1000, {"min_decile": 5}, 7)
+    expected = SimulationEngine(population, confidence_level=0.9, seed=7).simulate(
+        EMAIL, {"min_decile": 5}, alternatives=[SPEAKERS], simulation_id=request.simulation_id
+    )
+    assert answer.status is AnswerStatus.COMPLETED
+    assert (answer.model_id, answer.effects_version) == (promoted.champion, 0)
+    assert answer.result.simulated_at is not None
+    assert answer.result.model_copy(update={"simulated_at": None}) == expected
+    row = await pool.fetchrow("SELECT * FROM simulation_runs WHERE simulation_id = $1", request.simulation_id)
+    assert row["status"] == "completed"
+    assert row["recommendation"] == expected.recommendation
+    assert row["recommendation_reason"] == expected.recommendation_reason
+    assert row["started_at"] < row["completed_at"]
+    assert row["population_id"] == population.population_id
+
+
+async def test_ten_thousand_twins_are_the_default(service, client, promoted, champion):
+    async with service(["simulation"]):
+        answer = await client.request(a_request(twin_count=None))
+    assert answer.result.affected_twin_count == 10_000
+
+
+async def test_the_same_request_again_has_the_same_answer_to_the_last_bit(service, client, promoted, listener):
+    request = a_request()
+    async with service(["simulation"]):
+        first, second = await client.request(request), await client.request(request)
+    async with service(["simulation"]):
+        third = await client.request(request)
+    assert first == second == third
+    values = {record.value for record in await listener.records("simulation-results", 3)}
+    assert len(values) == 1
+
+
+async def test_a_pinned_request_keeps_to_its_pins_when_champion_and_effects_have_changed(
+    service, client, promoted, champion, pool, tools
+):
+    request = a_request(seed=3)
+    pinned = await tools.simulator.pin(request, canonical_digest(request))
+    other = champion.card.model_copy(update={"model_id": uuid4()})
+    await Ledger(pool).register_model(other, "0" * 64)
+    await Ledger(pool).promote(other.line, other.model_id, reason="a model whose files are nowhere")
+    async with service(["simulation"]):
+        answer = await client.request(request)
+    assert answer.status is AnswerStatus.COMPLETED
+    assert answer.model_id == pinned.model_id == promoted.champion
+
+
+async def test_another_body_under_a_known_id_is_rejected_and_changes_nothing(service, client, promoted, pool):
+    request = a_request()
+    async with service(["simulation"]):
+        first = await client.request(request)
+        other = await client.request(request.model_copy(update={"intervention": SPEAKERS}))
+        again = await client.request(request)
+    assert other.status is AnswerStatus.REJECTED
+    assert "other content" in other.reason
+    assert again == first
+
+
+MEANINGLESS = [
+    (doing(intervention_type="hypnosis"), ["'hypnosis'", "email_campaign", "peer_to_peer_referral"]),
+    (doing(channel="fax"), ["'fax'", "in_person"]),
+    (doing(duration_weeks=0), ["duration_weeks", "0"]),
+    ({"target": "overall_survival"}, ["'overall_survival'", "clinical", "prescribing_change"]),
+    (doing(intervention_type="dose_escalation"), ["'dose_escalation'", "clinical"]),
+    ({"filters": {"tumour_stage": ["III"]}}, ["'tumour_stage'", "clinical"]),
+    ({"filters": {"shoe_size": [43]}}, ["'shoe_size'", "specialty"]),
+    ({"brand": "aspirin"}, ["'aspirin'", "kisqali"]),
+    ({"twin_count": 3}, ["twin_count", "100", "3"]),
+    ({"surprise": 1}, ["surprise", "unknown field"]),
+    ({"requested_at": "2025-03-01T00:00:00"}, ["requested_at", "timezone"]),
+    ({"requested_by": "a\x00b"}, ["NUL"]),
+]
+
+
+async def test_what_means_nothing_is_rejected_with_the_value_and_what_is_allowed(service, client, listener, promoted, pool):
+    bodies = [a_body(**said) for said, _ in MEANINGLESS]
+    async with service(["simulation"]):
+        for body in bodies:
+            await client.publish_bytes("simulation-requests", body["simulation_id"].encode(), json.dumps(body).encode())
+        answers = {str(a.simulation_id): a for a in await listener.events(SimulationAnswer, len(bodies))}
+    stored = await runs(pool, [answer.simulation_id for answer in answers.values()])
+    for body, (said, words) in zip(bodies, MEANINGLESS, strict=True):
+        answer = answers[body["simulation_id"]]
+        assert answer.status is AnswerStatus.REJECTED, said
+        assert [word for word in words if word not in answer.reason] == [], answer.reason
+        assert stored[answer.simulation_id].answer == answer
+
+
+async def test_a_filter_that_no_real_row_satisfies_is_rejected_with_one_that_some_do(service, client, promoted):
+    async with service(["simulation"]):
+        nobody = await client.request(a_request(filters={"specialty": ["astrology"]}))
+        narrow = await client.request(a_request(filters={"specialty": ["oncology"], "min_years_experience": 69}))
+    assert nobody.status is narrow.status is AnswerStatus.REJECTED
+    assert "primary_care" in nobody.reason
+    assert "years_experience" in narrow.reason
+
+
+async def test_a_line_without_a_champion_is_rejected_by_name(service, client, promoted):
+    async with service(["simulation"]):
+        answer = await client.request(a_request(brand="fabhalta"))
+    assert answer.status is AnswerStatus.REJECTED
+    assert "hcp:fabhalta:prescribing_change" in answer.reason
+
+
+async def test_a_stored_population_is_simulated_as_it_is_and_an_unknown_one_is_rejected(service, client, promoted, champion, pool):
+    population = champion.generate(500, {"specialty": ["oncology"]}, seed=11)
+    await TwinRepository(pool=pool).save_population(population)
+    of_it = {"twin_count": None, "population_id": population.population_id}
+    request = a_request(**of_it, seed=1)
+    async with service(["simulation"]):
+        answer = await client.request(request)
+        unknown = await client.request(a_request(twin_count=None, population_id=UUID(int=5)))
+        empty = await client.request(a_request(**of_it, filters={"specialty": ["dermatology"]}))
+    assert answer.result.affected_twin_count == 500
+    assert answer.result.ate == SimulationEngine(population, seed=1).simulate(EMAIL).ate
+    assert unknown.status is empty.status is AnswerStatus.REJECTED
+    assert str(UUID(int=5)) in unknown.reason
+    assert "oncology" in empty.reason
+
+
+async def test_a_model_whose_files_are_gone_fails_the_request_and_the_service_goes_on(service, client, promoted, champion, pool):
+    await pool.execute("UPDATE digital_twin_models SET artifact_sha256 = $1", "0" * 64)
+    async with service(["simulation"]):
+        failed = await client.request(a_request())
+        rejected = await client.request(a_request(brand="fabhalta"))
+    assert failed.status is AnswerStatus.FAILED
+    assert failed.reason.startswith("UntrustedModel")
+    assert rejected.status is AnswerStatus.REJECTED
+
+
+NAMELESS = {
+    b"\xff\xfe not text": "no JSON",
+    b'{"simulation_id": ': "no JSON",
+    b"[1, 2]": "no JSON object, but a list",
+    b'{"twin_type": "hcp"}': "no simulation_id",
+    b'{"simulation_id": "seven"}': "'seven', which is no UUID",
+    b'{"simulation_id": 7}': "7, which is no UUID",
+    None: "no JSON",
+}
+
+
+async def test_what_names_no_simulation_becomes_a_dead_letter_as_it_came(service, client, listener, promoted, pool):
+    async with service(["simulation"]):
+        for value in NAMELESS:
+            await client.publish_bytes(REQUESTS, b"its key", value, [("trace", b"\x01\x02")])
+        letters = await listener.dead_letters(len(NAMELESS))
+        assert (await client.request(a_request())).status is AnswerStatus.COMPLETED
+    assert {letter.value for letter, _ in letters} == set(NAMELESS)
+    for letter, headers in letters:
+        assert letter.key == b"its key"
+        assert dict(letter.headers)["trace"] == b"\x01\x02"
+        assert NAMELESS[letter.value] in headers["twin_reason"]
+        assert (headers["twin_topic"], headers["twin_attempt"]) == (REQUESTS, "1")
+    assert sorted(int(headers["twin_offset"]) for _, headers in letters) == list(range(len(NAMELESS)))
+    rows = await pool.fetch("SELECT * FROM refused_records")
+    assert {row["value"]: row["kind"] for row in rows} == dict.fromkeys(NAMELESS, "unreadable")
+    assert all(row["sent_at"] is not None for row in rows)
+
+
+async def test_a_replayed_dead_letter_counts_its_attempts(service, client, listener, promoted):
+    async with service(["simulation"]):
+        await client.publish_bytes(REQUESTS, b"k", b"nonsense")
+        ((letter, _),) = await listener.dead_letters(1)
+        await client.publish_bytes(REQUESTS, letter.key, letter.value, list(letter.headers))
+        letters = await listener.dead_letters(2)
+    assert sorted(headers["twin_attempt"] for _, headers in letters) == ["1", "2"]
+    assert all(sorted(headers) == sorted(set(headers)) for _, headers in letters)
+
+
+async def test_without_a_worker_the_client_says_what_may_be_missing(client, promoted):
+    with pytest.raises(NoAnswer, match="role simulation"):
+        await client.request(a_request(), timeout_s=0.5)
+
+
+async def test_an_answer_given_later_waits_in_the_topic_for_the_worker(service, client, promoted):
+    waiting = asyncio.create_task(client.request(a_request()))
+    async with service(["simulation"]):
+        assert (await waiting).status is AnswerStatus.COMPLETED
+
+
+async def test_an_experiment_changes_what_the_next_simulation_believes_and_no_earlier_one(
+    service, client, listener, promoted, pool
+):
+    experiment = ExperimentResult(
+        experiment_id="email 2024",
+        observed_at=datetime(2025, 1, 1, tzinfo=UTC),
+        twin_type="hcp",
+        brand="kisqali",
+        intervention=EMAIL,
+        effect=0.11,
+        standard_error=0.004,
+        n_treated=5000,
+        n_control=5000,
+    )
+    before, after = a_request(seed=1), a_request(seed=1)
+    async with service(["simulation", "experiments"]):
+        first = await client.request(before)
+        await client.publish(experiment)
+        await client.publish(experiment)
+        await client.publish(experiment.model_copy(update={"effect": 0.9}))
+        (learned,) = {event.model_dump_json(): event for event in await listener.events(EffectsEvent, 2)}.values()
+        ((letter, headers),) = await listener.dead_letters(1)
+        second = await client.request(after)
+        again = await client.request(before)
+    assert learned.experiments == ("email 2024",)
+    assert learned.prior.version == second.effects_version == 1
+    assert 0.05 < learned.prior.mean < 0.11
+    assert second.result.ate > first.result.ate
+    assert second.result.prior.n_experiments == 1
+    assert again == first
+    assert headers["twin_kind"] == "conflict"
+    assert json.loads(letter.value)["effect"] == 0.9
+    assert await pool.fetchval("SELECT count(*) FROM experiments") == 1
+
+
+async def test_an_experiment_that_is_none_becomes_a_dead_letter(service, client, listener, promoted):
+    async with service(["experiments"]):
+        await client.publish_bytes("experiment-results", b"k", b'{"experiment_id": "x"}')
+        ((_, headers),) = await listener.dead_letters(1)
+    assert headers["twin_kind"] == "invalid"
+    assert "observed_at: missing" in headers["twin_reason"]
+
+
+async def test_twins_of_a_completed_simulation_are_found_with_what_it_does_to_each(service, client, promoted, tools):
+    request = a_request(seed=5)
+    async with service(["simulation"]):
+        answer = await client.request(request)
+        rejected = await client.request(a_request(brand="fabhalta"))
+    twins = await tools.twins(request.simulation_id)
+    assert twins.model_id == promoted.champion
+    assert twins.changes.mean() == pytest.approx(answer.result.ate)
+    assert twins.rows[uuid5(twins.population.population_id, "3")] == 3
+    assert await tools.twins(rejected.simulation_id) is None
+    assert await tools.twins(UUID(int=1)) is None
+
+
+async def test_a_request_is_asked_for_and_answered_in_processes_of_their_own(service_apart, client, promoted, pool):
+    request = a_request()
+    async with service_apart(["simulation"]):
+        answer = await client.request(request)
+    assert answer.result.recommendation in set(SimulationRecommendation)
+    assert (await runs(pool, [request.simulation_id]))[request.simulation_id].answer == answer
