@@ -23,6 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
+from typing import Any
 
 import pandas as pd
 
@@ -83,9 +84,21 @@ async def learned_apart(lesson: Lesson, frame: pd.DataFrame) -> AsyncIterator[Le
     with tempfile.TemporaryDirectory(prefix="twinstream-training-") as scratch:
         folder = Path(scratch)
         (folder / _LESSON).write_text(lesson.model_dump_json(), encoding="utf-8")
-        await asyncio.to_thread(frame.to_parquet, folder / _FRAME)
+        await asyncio.to_thread(_storable(frame).to_parquet, folder / _FRAME)
         await _run(folder, lesson.seconds)
         yield await asyncio.to_thread(_read, folder)
+
+
+def _storable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with one type a column: what people send as features need not agree on it."""
+    mixed = [name for name in frame if frame[name].dtype == object and len(set(map(type, frame[name].dropna()))) > 1]
+    return frame.assign(**{str(name): _uniform(frame[name]) for name in mixed})
+
+
+def _uniform(column: pd.Series[Any]) -> pd.Series[Any]:
+    if column.dropna().map(lambda value: isinstance(value, bool | int | float)).all():
+        return pd.to_numeric(column.astype("float64"))
+    return column.map(str, na_action="ignore")
 
 
 async def _run(folder: Path, seconds: float) -> None:
