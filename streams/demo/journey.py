@@ -36,7 +36,7 @@ __all__ = ["Journey", "Pace", "Stopwatch", "travel"]
 Say = Callable[[str], None]
 
 GLANCE_S = 3.0
-SETTLE_S = 60.0
+SETTLE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ async def _settled(pool: Pool, journey: Journey) -> None:
     """Wait until every published outcome has its row.
 
     Raises:
-        TimeoutError: when some are still missing after a minute.
+        TimeoutError: when some are still missing after two minutes.
     """
     deadline = time.monotonic() + SETTLE_S
     while True:

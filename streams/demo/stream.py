@@ -17,7 +17,7 @@ from streams.importing import ENTITY
 
 __all__ = ["OutcomeRows", "paced"]
 
-_TICK_S = 0.1
+_TICK_S = 0.5
 
 
 @dataclass
