@@ -13,11 +13,12 @@ from sklearn.pipeline import Pipeline
 
 from engine.conformal import Conformal, fit_conformal
 from engine.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, fit, importance
+from engine.realism import realism
 from engine.sequential_trees import Constraints, JointModel, fit_joint
 from engine.training_table import TrainingTable, training_table
 from engine.twin_model import LEVEL, TwinModel
 from schemas.filters import Filters
-from schemas.twin_models import Baseline, ModelCard, TwinModelMetrics, TwinPopulation
+from schemas.twin_models import Baseline, ModelCard, RealismReport, TwinModelMetrics, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, Brand, TwinType, TwinTypeEntry
 
 __all__ = ["ModelRegistry", "NotTrained", "TwinGenerator"]
@@ -31,6 +32,7 @@ MODELS = UUID("5d0b9a3c-64a5-5f0e-9d6e-0d1a3f0b7c11")
 ENOUGH_FIDELITY = 0.75
 ENOUGH_R2 = 0.5
 CLIP_FACTOR = 1.5
+MOST_HELD_OUT = 2000
 
 
 class NotTrained(RuntimeError):
@@ -103,7 +105,9 @@ class TwinGenerator:
         conformal = fit_conformal(encoded, table.target - crossed.predicted, self.seed)
         metrics = _metrics(table, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed)
         card = self._card(table, target, chosen, tried, metrics, _baseline(table.target, crossed, conformal))
-        self._model = TwinModel(card, dict(table.kinds), self._joint(table, target), outcome, conformal)
+        frame = table.features.assign(**{target: table.target})
+        joint, report = self._joint(frame, table, target), self._realism(frame, table, target)
+        self._model = TwinModel(card, dict(table.kinds), joint, outcome, conformal, report)
         self.target = target
         return metrics
 
@@ -166,12 +170,21 @@ class TwinGenerator:
             baseline=baseline,
         )
 
-    def _joint(self, table: TrainingTable, target: str) -> JointModel:
+    def _realism(self, frame: pd.DataFrame, table: TrainingTable, target: str) -> RealismReport:
+        """Learn once more without some rows, and hold the twins of that against them."""
+        rng = np.random.default_rng(self.seed)
+        order = rng.permutation(len(frame))
+        held_out = min(len(frame) // 5, MOST_HELD_OUT)
+        unseen, known = frame.iloc[order[:held_out]], frame.iloc[order[held_out:]]
+        twins = self._joint(known, table, target).sample(held_out, rng=rng).frame
+        return realism(twins, held_out=unseen, training=known, categorical=table.categorical, rng=rng)
+
+    def _joint(self, frame: pd.DataFrame, table: TrainingTable, target: str) -> JointModel:
         entry = TWIN_TYPES[self.twin_type]
         filterable = dict.fromkeys([*entry.filters.values(), *entry.dimensions])
         constraints = Constraints(dict(entry.not_above), {r.name: (r.numerator, r.denominator) for r in entry.ratios})
         return fit_joint(
-            table.features.assign(**{target: table.target}),
+            frame,
             categorical=table.categorical,
             first=[name for name in filterable if name in table.features],
             last=target,

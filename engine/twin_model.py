@@ -19,7 +19,7 @@ from engine.conformal import Conformal
 from engine.sequential_trees import JointModel
 from engine.training_table import feature_frame
 from schemas.filters import Condition, Filters, canonical_filters, conditions
-from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, TwinPopulation
+from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, RealismReport, TwinPopulation
 
 __all__ = ["LEVEL", "ModelParts", "TwinModel"]
 
@@ -47,6 +47,7 @@ class TwinModel:
         joint: distribution of features and target.
         outcome: encoder and estimator of the expected outcome.
         conformal: half widths of prediction intervals.
+        realism: of twins that a distribution learned from most rows made, held against the other rows.
     """
 
     card: ModelCard
@@ -54,6 +55,7 @@ class TwinModel:
     joint: JointModel
     outcome: Pipeline
     conformal: Conformal
+    realism: RealismReport | None = None
 
     def predict(self, frame: pd.DataFrame) -> Array:
         """Expected outcome without any intervention, shape ``(n,)``, units of the target.
@@ -103,6 +105,7 @@ class TwinModel:
             filters_applied=canonical_filters(self.card.twin_type, filters),
             seed=seed,
             real_rows=sampled.real_rows,
+            realism=self.realism,
             model=self.card,
             frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: lower, UPPER: upper}),
         )
@@ -122,6 +125,7 @@ class TwinModel:
                 "kinds": dict(self.kinds),
                 "joint": self.joint.meta,
                 "conformal_floor": self.conformal.floor,
+                "realism": self.realism.model_dump(mode="json") if self.realism else None,
             },
         )
 
@@ -129,6 +133,7 @@ class TwinModel:
     def from_parts(cls, parts: ModelParts) -> TwinModel:
         """The model that ``to_parts`` took apart."""
         joint = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
+        realism = parts.meta["realism"]
         outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
         return cls(
             card=ModelCard.model_validate(parts.meta["card"]),
@@ -136,6 +141,7 @@ class TwinModel:
             joint=JointModel.from_arrays(joint, parts.meta["joint"]),
             outcome=outcome,
             conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], parts.arrays["conformal_scores"]),
+            realism=RealismReport(**realism) if realism else None,
         )
 
     def with_card(self, card: ModelCard) -> TwinModel:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp, spearmanr
 
-from engine.realism import association, closeness, column_score, detection_auc, realism
+from engine.realism import association, closeness, column_score, detection_auc, exact_copies, realism
 
 
 def people(n: int, seed: int, *, tied: bool = True) -> pd.DataFrame:
@@ -66,19 +66,21 @@ def test_a_classifier_cannot_tell_two_real_samples_apart_but_sees_broken_depende
 
 def test_a_copier_is_caught_and_fresh_rows_are_not_accused() -> None:
     training, held_out, fresh = people(1500, 1), people(1500, 2), people(1500, 3)
-    copies, near, closer = closeness(training.sample(800, random_state=0), training, held_out, ["group"])
-    assert (copies, near) == (1.0, 1.0)
+    copied = training.sample(800, random_state=0)
+    near, closer = closeness(copied, training, held_out, ["group"])
+    assert (near, exact_copies(copied, training)) == (1.0, 1.0)
     assert closer > 0.99
-    copies, near, closer = closeness(fresh, training, held_out, ["group"])
-    assert copies == 0
+    near, closer = closeness(fresh, training, held_out, ["group"])
+    assert exact_copies(fresh, training) == 0
     assert near == pytest.approx(0.05, abs=0.025)
     assert closer == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_slightly_blurred_copy_is_a_near_copy() -> None:
     training, held_out = people(1500, 1), people(1500, 2)
-    copies, near, _ = closeness(training.assign(volume=training["volume"] * 1.0001), training, held_out, ["group"])
-    assert copies == 0
+    blurred = training.assign(volume=training["volume"] * 1.0001)
+    near, _ = closeness(blurred, training, held_out, ["group"])
+    assert exact_copies(blurred, training) == 0
     assert near > 0.9
 
 

@@ -126,6 +126,17 @@ def test_a_model_taken_apart_and_put_together_says_the_same_bit_for_bit(hcps: Tw
     pd.testing.assert_frame_equal(again.generate(200).frame, hcps.generate(200).frame, check_exact=True)
 
 
+def test_every_population_tells_how_real_its_model_makes_twins_look_to_rows_held_out(hcps: TwinGenerator) -> None:
+    realism = hcps.generate(10, {"min_decile": 8}).realism
+    assert realism is not None
+    assert realism.n_held_out == 500
+    assert realism.auc < 0.6
+    # two correlations of 500 rows each differ by 0.8 * sqrt(2 / 500) = 0.05 in the mean even when nothing is wrong
+    assert realism.association_error < 0.06
+    assert realism.exact_copies == 0
+    assert TwinModel.from_parts(hcps.model.to_parts()).generate(10).realism == realism
+
+
 def test_twins_have_ids_of_their_population_and_tell_of_their_model(hcps: TwinGenerator) -> None:
     population = hcps.generate(100)
     assert population.twins[7].twin_id == uuid5(population.population_id, "7")
