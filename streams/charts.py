@@ -189,14 +189,15 @@ def series_chart(
         return _nothing(svg, width, height)
     right = max(64.0, _margin(line.label for line in lines))
     x = _time_scale([p.at for p in known] + [mark.at.timestamp() for mark in marks], width - right)
-    rows = _staggered([_box(x(mark.at.timestamp()), mark.label, x.end) for mark in marks])
+    boxes = [_box(x(mark.at.timestamp()), mark.label, width) for mark in marks]
+    rows = _staggered(boxes)
     top = 12 + 14 * (max(rows, default=-1) + 1) + (18 if len(series) > 1 else 0)
     reach = [end for p in known for end in (p.value - p.margin, p.value + p.margin)] + [line.value for line in lines]
     y = _scale(reach, height - 26, top)
     _value_axis(svg, y, x, form)
     _time_axis(svg, x, height - 26)
-    for mark, row in zip(marks, rows, strict=True):
-        _mark(svg, mark, x, (12 + 14 * row, top, height - 26))
+    for mark, box, row in zip(marks, boxes, rows, strict=True):
+        _mark(svg, mark, box, (12 + 14 * row, top, height - 26), x(mark.at.timestamp()))
     for line, at in _apart([(line, y(line.value)) for line in lines]):
         _line(svg, f"stroke limit {line.tone}", (x.start, y(line.value)), (x.end, y(line.value)))
         _text(svg, x.end + 8, at + 4, line.label, tone=line.tone)
@@ -237,14 +238,13 @@ def _path(corners: Iterable[tuple[float, float]], x: _Scale, y: _Scale) -> str:
     return " ".join(f"{x(at)},{y(value)}" for at, value in corners)
 
 
-def _mark(svg: Element, mark: Mark, x: _Scale, heights: tuple[float, float, float]) -> None:
+def _mark(svg: Element, mark: Mark, box: tuple[float, float], heights: tuple[float, float, float], at: float) -> None:
     label, top, bottom = heights
     group = SubElement(svg, "g", {"class": mark.tone})
-    at = x(mark.at.timestamp())
     SubElement(group, "title").text = f"{mark.label}, {mark.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     _line(group, f"stroke mark {mark.tone}", (at, label + 4), (at, bottom))
     SubElement(group, "path", {"class": "ink", "d": f"M{at - 4},{top - 4}h8l-4,7z"})
-    flipped = _box(at, mark.label, x.end)[0] < at
+    flipped = box[0] < at
     _text(group, at - 5 if flipped else at + 5, label, mark.label, anchor="end" if flipped else "start", tone=mark.tone)
 
 
@@ -252,11 +252,11 @@ def _legend(svg: Element, series: Sequence[Series], left: float, y: float) -> No
     for one in series:
         _line(svg, f"stroke curve {one.tone}", (left, y), (left + 18, y))
         _text(svg, left + 24, y + 4, one.label, strong=True)
-        left += 44 + _CHAR * len(one.label)
+        left += 50 + 1.12 * _CHAR * len(one.label)
 
 
 def _value_axis(svg: Element, y: _Scale, x: _Scale, form: str) -> None:
-    for tick in ticks(y.low, y.high, max(3, int((y.start - y.end) / 32))):
+    for tick in ticks(y.low, y.high, max(3, int((y.start - y.end) / 26))):
         _line(svg, "grid", (x.start, y(tick)), (x.end, y(tick)))
         _text(svg, x.start - 8, y(tick) + 4, _written(tick, form), anchor="end")
 
