@@ -50,6 +50,8 @@ class Commands(click.Group):
         """Run the command; a refusal is one line on stderr and exit status 1."""
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):  # a RuntimeError by birth, but no refusal
+            raise
         except REFUSALS as error:
             click.echo(f"twinstream: {in_words(error)}", err=True)
             sys.exit(1)

@@ -112,9 +112,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Retrain:
-    """Why a retrain was asked for, and what came of it."""
+    """Why a retrain of a model was asked for, and what came of it."""
 
     retrain_id: UUID
+    model_id: UUID
     cause: str
     reason: str
     evidence: dict[str, Any]
@@ -260,7 +261,7 @@ def _sums(row: asyncpg.Record) -> tuple[int, ...]:
 
 
 def _retrain(row: asyncpg.Record) -> Retrain:
-    same = ("retrain_id", "cause", "reason", "requested_at", "status", "started_at", "finished_at", "outcome")
+    same = ("retrain_id", "model_id", "cause", "reason", "requested_at", "status", "started_at", "finished_at", "outcome")
     return Retrain(**{name: row[name] for name in same}, evidence=row["evidence"] or {}, comparison=row["comparison"] or {})
 
 

@@ -33,10 +33,22 @@ DEMO = {"pane_s": 1.0, "window_s": 15.0, "grace_s": 2.0, "skew_s": 5.0, "cooldow
 """Short panes and windows, so that a life of months passes in a minute."""
 
 ROWS, MOST_TO_TRAIN, SEED = 20_000, 12_000, 2026
+PACE = Pace()
 
 
-def run_demo(settings: Settings, data: Path | None, twin_type: TwinType, brand: Brand, say: Say) -> Report:
+def run_demo(
+    settings: Settings,
+    data: Path | None,
+    twin_type: TwinType,
+    brand: Brand,
+    say: Say,
+    *,
+    rows: int = ROWS,
+    pace: Pace = PACE,
+) -> Report:
     """Run the main job and report; the folder ``demo`` of the home is cleared first.
+
+    ``rows`` are generated where there is no ``data``.
 
     Raises:
         ValueError: for a table that cannot be used.
@@ -44,7 +56,7 @@ def run_demo(settings: Settings, data: Path | None, twin_type: TwinType, brand: 
     """
     watch = Stopwatch(say)
     with watch.step("reading the table" if data else "making a table of people that never were"):
-        table = _table(data, twin_type)
+        table = _table(data, twin_type, rows)
     rng = np.random.default_rng(SEED)
     train, stream = split(table.frame, MOST_TO_TRAIN, rng)
     say(f"  {table.source}: {len(train):,} rows to learn from, {len(stream):,} to stream; order and times are ours")
@@ -66,20 +78,20 @@ def run_demo(settings: Settings, data: Path | None, twin_type: TwinType, brand: 
         with watch.step("starting the workers"):
             workers = held.enter_context(Workers(ROLES, at, log_folder=home / "logs"))
             workers.wait_ready()
-        journey = asyncio.run(travel(at, first, stream, Pace(), watch))
+        journey = asyncio.run(travel(at, first, stream, pace, watch))
         with watch.step("verifying every count"):
             verified = asyncio.run(verify(at))
         workers.check()
     return make_report(table, journey, verified, watch.seconds, home)
 
 
-def _table(data: Path | None, twin_type: TwinType) -> Imported:
+def _table(data: Path | None, twin_type: TwinType, rows: int) -> Imported:
     if data is not None:
         return as_training_table(read_table(data), twin_type)
-    frame = sample_table(twin_type, ROWS, np.random.default_rng(SEED))
-    frame.insert(0, ENTITY, [f"{twin_type.value}-{row:05}" for row in range(ROWS)])
+    frame = sample_table(twin_type, rows, np.random.default_rng(SEED))
+    frame.insert(0, ENTITY, [f"{twin_type.value}-{row:05}" for row in range(rows)])
     note = "marginals and correlations follow published facts, the links to the outcome are ours: nobody real is in it"
-    return Imported(frame, TWIN_TYPES[twin_type].default_target.name, f"generated table of {ROWS:,} {twin_type} rows", (), (note,))
+    return Imported(frame, TWIN_TYPES[twin_type].default_target.name, f"generated table of {rows:,} {twin_type} rows", (), (note,))
 
 
 def _cleared(home: Path) -> Path:

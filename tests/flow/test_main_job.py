@@ -1,0 +1,117 @@
+"""The main job from the first event to a promoted model, as the demonstration runs it, on a Kafka and a Postgres of its own."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from schemas import AnswerStatus, Brand, TwinType
+from streams.demo.journey import Pace
+from streams.demo.report import Report
+from streams.demo.run import run_demo
+from streams.settings import Settings
+
+SHORT = Pace(rate=200.0, quiet=1_500, shifted_at_most=20_000, after=1_500)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    return run_demo(settings, None, TwinType.HCP, Brand.KISQALI, print, rows=6_000, pace=SHORT)
+
+
+def test_every_request_is_answered_and_the_one_that_nobody_fits_is_rejected_with_a_reason(report: Report) -> None:
+    statuses = [answer.status for answer in report.journey.answers]
+    assert statuses == [AnswerStatus.COMPLETED] * 6 + [AnswerStatus.REJECTED]
+    assert "region" in str(report.journey.answers[-1].reason)
+
+
+def test_the_injected_shift_leads_to_one_retrain_that_names_the_rule_and_to_a_promotion(report: Report) -> None:
+    line = report.journey.look
+    assert line is not None
+    asked = [retrain for retrain in line.retrains if retrain.model_id == report.journey.first.model_id]
+    assert len(asked) == 1
+    assert asked[0].status == "promoted"
+    assert "mae" in asked[0].reason.lower()
+    assert report.journey.promoted is not None
+
+
+def test_the_new_model_errs_less_than_the_old_one_on_the_shifted_stream(report: Report) -> None:
+    before, old, new = (
+        report.fidelity[name].mae
+        for name in ("first model before the shift", "first model under the shift", "new model under the shift")
+    )
+    assert before is not None
+    assert old is not None
+    assert new is not None
+    assert old > 1.2 * before
+    assert new < 0.9 * old
+
+
+def test_every_count_agrees_with_what_is_stored(report: Report) -> None:
+    assert report.verified.mismatches == ()
+    assert report.journey.published == sum(count for name, count in report.verified.counts.items() if name == "elements")
+    assert report.succeeded
+
+
+def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(report: Report) -> None:
+    page = (report.home / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r'(?:src|href)="(?!#)', page)
+    assert page.count("<svg") >= 3
+    assert "injected shift" in page
+    assert "promoted" in page
+
+
+@pytest.mark.parametrize("moment", ["starting Kafka", "simulations asked"])
+def test_ctrl_c_at_any_moment_leaves_no_process_behind(tmp_path: Path, moment: str) -> None:
+    master, terminal = pty.openpty()
+    environment = {**os.environ, "TWIN_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "streams", "demo"]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True)
+    os.close(terminal)
+    try:
+        seen = _read_until(master, moment, timeout_s=240)
+        assert moment in seen, seen
+        time.sleep(1.0)
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does to its foreground group on Ctrl-C
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        os.close(master)
+    deadline = time.monotonic() + 10
+    while (left := _processes_about(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == {}
+
+
+def _read_until(master: int, words: str, timeout_s: float) -> str:
+    seen, deadline = "", time.monotonic() + timeout_s
+    while words not in seen and time.monotonic() < deadline:
+        if select.select([master], [], [], 1.0)[0]:
+            try:
+                seen += os.read(master, 65_536).decode(errors="replace")
+            except OSError:  # the other end is gone
+                break
+    return seen
+
+
+def _processes_about(folder: Path) -> dict[int, str]:
+    """Processes whose command line or environment names the folder."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            if str(folder).encode() in told and (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found[int(process.name)] = told.replace(b"\0", b" ").decode(errors="replace")[:200]
+        except OSError:  # it ended while we looked
+            continue
+    return found
