@@ -32,10 +32,10 @@ LONGEST_WAIT_S = 10.0
 _SHOWN_AT_MOST = 80
 _WORDS_AT_MOST = 2000
 
-# SQLSTATE classes: connection, no entry, transaction rolled back, resources, operator, system. Single states: a lock that was
-# not to be had, and the time-outs that end an idle or long transaction.
+# SQLSTATE classes: connection, no entry, transaction rolled back, resources, operator, system. Single states: a database that is
+# closed or busy, a lock that was not to be had, and the time-outs that end an idle or long transaction.
 _PASSING_CLASSES = ("08", "28", "40", "53", "57", "58")
-_PASSING_STATES = ("55P03", "25P03", "25P04")
+_PASSING_STATES = ("55000", "55006", "55P03", "25P03", "25P04")
 _FILE_TROUBLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 _WRAPPERS = ("mlflow", "faust", "mode")
