@@ -53,6 +53,7 @@ _ERRORS = topic_of(FidelityErrors)
 _PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
 _SOURCES = range(_PARTITIONS[topic_of(OutcomeEvent)])
 _TICK_S = 1.0
+_PATIENT_TICKS = 10
 _YEAR_ONE = -62_135_596_800.0
 _SWEEP_S = 60.0
 
@@ -106,6 +107,7 @@ class _Fidelity:
         self._dropped: list[str] = []
         self._judge = Judge(app.settings.n_min, app.settings.average_run_length)
         self._turn = asyncio.Lock()
+        self._ticks = 0
 
     async def on_assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:  # noqa: ARG002  # Faust's signature
         """Begin anew: what others did in the meantime stands in Postgres."""
@@ -120,6 +122,7 @@ class _Fidelity:
         """Say the windows that changed, and judge their series."""
         if self._is_busy_elsewhere():
             return
+        self._ticks += 1
         async with self._turn:
             for state in await persist(partial(store.line_states, self._app.pool), part="postgres"):
                 if self._is_mine(state.line):
@@ -234,9 +237,10 @@ class _Fidelity:
         if line is None:
             return
         line.state = state
+        await self._judge_touched(line)  # before anything is said: an alarm does not wait for a thousand windows
         watermark = self._watermark()
         closing = {window for window in line.unsettled if self._is_closed(line, window, watermark)}
-        due = sorted(line.due | closing)
+        due = sorted(closing | {window for window in line.due if self._is_urgent(line, window)})
         said = [await self._window(line, window, closed=window in closing) for window in due]
         for sent in [await self._app.begin_to_say(event, key=state.line) for event in said]:
             await sent
@@ -244,13 +248,16 @@ class _Fidelity:
         await store.save_snapshots(self._app.pool, [event for _, event in final])
         line.snapshots.update({window: Snapshot(event.version, event.status) for window, event in final})
         line.unsettled -= closing
-        line.due.clear()
-        await self._judge_touched(line)
+        line.due.difference_update(due)
         self._show(line, zip(due, said, strict=True))
 
     def _is_closed(self, line: _Line, window: Window, watermark: float | None) -> bool:
         """Closing is for good: a source that goes back in time restates what was closed before."""
         return window in line.snapshots or is_closed(window.start + line.view.window_s, watermark, self._app.settings.grace_s)
+
+    def _is_urgent(self, line: _Line, window: Window) -> bool:
+        """The window that ends with the latest pane is said at once, those that it slides over now and then."""
+        return self._ticks % _PATIENT_TICKS == 0 or window.start == _fullest(line.view, window.series)
 
     async def _window(self, line: _Line, window: Window, *, closed: bool) -> FidelityWindow:
         version, sums = line.view.window(window)

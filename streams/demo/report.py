@@ -28,7 +28,7 @@ class Report:
 
     Attributes:
         fidelity: error and coverage of the first model before the shift and under it, and of the new model, by these names.
-        delay: shifted outcomes sent until a retrain was asked for; None when none was.
+        delay: about how many shifted outcomes it took until a retrain was decided on; None when none was.
         seconds: of each step.
     """
 
@@ -102,7 +102,7 @@ class Report:
             f"{self.journey.published:,} outcomes, then an injected shift: {self.journey.shift} (order, times and shift are ours)"
         ]
         if self.retrain is not None:
-            told.append(f"retrain asked for after {self.delay:,} shifted outcomes: {self.retrain.reason}")
+            told.append(f"retrain asked for on about {self.delay:,} shifted outcomes: {self.retrain.reason}")
             told.append(f"{self.retrain.status}: {self.retrain.outcome}".rstrip(": "))
         return told
 
@@ -171,9 +171,11 @@ def _size(point: Point) -> int:
 
 
 def _delay(journey: Journey, retrain: Retrain | None) -> int | None:
+    """Shifted outcomes up to the end of the panes on which the retrain was decided."""
     if retrain is None or journey.shifted_from is None:
         return None
-    return max(0, round((retrain.requested_at - journey.shifted_from).total_seconds() * journey.rate))
+    decided_on = datetime.fromisoformat(retrain.evidence["window_end"])
+    return max(0, round((decided_on - journey.shifted_from).total_seconds() * journey.rate))
 
 
 def answer_in_words(answer: SimulationAnswer) -> str:
