@@ -40,7 +40,7 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "min_samples_split": 20,
                 "min_samples_leaf": 10,
                 "max_features": 1 / 3,
-                "max_samples": 0.5,
+                "max_samples": 0.4,
             }
         ),
         "GradientBoosting": MappingProxyType(
