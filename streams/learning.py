@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -139,7 +140,7 @@ def _read(folder: Path) -> Learned:
 
 def _learn(folder: Path) -> None:
     """The whole life of the training process."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     lesson = Lesson.model_validate_json((folder / _LESSON).read_bytes())
     _limit_memory(lesson.memory_bytes)
     (folder / _END).write_text(json.dumps(_learn_into(lesson, folder)), encoding="utf-8")
@@ -165,9 +166,10 @@ def _limit_memory(most: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
     while os.read(0, 1):
         pass
+    shutil.rmtree(folder, ignore_errors=True)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
