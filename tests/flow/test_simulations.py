@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime
 from uuid import UUID, uuid4, uuid5
 
+import asyncpg
 import pytest
 
 from engine import SimulationEngine
@@ -18,6 +19,7 @@ from sql.run_store import runs
 from sql.twin_repository import TwinRepository
 from streams.app import make_app
 from streams.client import NoAnswer
+from streams.metrics import OUTAGES
 from streams.simulating import Tools
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
@@ -227,6 +229,28 @@ async def test_an_answer_given_later_waits_in_the_topic_for_the_worker(service, 
     waiting = asyncio.create_task(client.request(a_request()))
     async with service(["simulation"]):
         assert (await waiting).status is AnswerStatus.COMPLETED
+
+
+async def test_while_postgres_is_away_a_request_waits_and_is_neither_lost_nor_refused(
+    service, client, listener, promoted, fresh_database, postgres_dsn
+):
+    name = fresh_database.rpartition("/")[2]
+    waited = OUTAGES.labels(part="postgres")._value
+    before = waited.get()
+    admin = await asyncpg.connect(postgres_dsn)
+    async with service(["simulation"]):
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        asking = asyncio.create_task(client.request(a_request()))
+        async with asyncio.timeout(30):
+            while waited.get() < before + 3:  # noqa: ASYNC110  # a metric cannot be awaited
+                await asyncio.sleep(0.05)
+        said = await listener.count("simulation-results") + await listener.count("dead-letters")
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        answer = await asking
+    await admin.close()
+    assert said == 0
+    assert answer.status is AnswerStatus.COMPLETED
 
 
 async def test_an_experiment_changes_what_the_next_simulation_believes_and_no_earlier_one(

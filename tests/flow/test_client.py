@@ -1,0 +1,101 @@
+"""What the client puts on topics, and how it waits."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID, uuid4, uuid5
+
+import pandas as pd
+import pytest
+
+from schemas import AnswerStatus, InterventionConfig, OutcomeEvent, SimulationAnswer, SimulationRequest
+from streams.client import NoAnswer, TwinClient
+
+NAMES = UUID(int=99)
+
+
+def a_table(n: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "event_id": [uuid5(NAMES, str(row)) for row in range(n)],
+            "observed_at": datetime(2025, 3, 1, tzinfo=UTC),
+            "twin_type": "hcp",
+            "brand": "kisqali",
+            "metric_type": "prescribing_change",
+            "actual_value": [row / n for row in range(n)],
+            "predicted_value": 0.5,
+        }
+    )
+
+
+EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+
+
+def a_request() -> SimulationRequest:
+    at = datetime(2025, 3, 1, tzinfo=UTC)
+    return SimulationRequest(simulation_id=uuid4(), requested_at=at, twin_type="hcp", brand="kisqali", intervention=EMAIL)
+
+
+async def test_a_table_of_outcomes_is_published_whole_and_its_progress_is_told(client, listener):
+    told = []
+    assert await client.publish_outcomes(a_table(2500), progress=told.append) == 2500
+    found = await listener.events(OutcomeEvent, 2500)
+    assert told == [1000, 2000, 2500]
+    assert {event.event_id: event.actual_value for event in found} == dict(
+        zip(a_table(2500)["event_id"], a_table(2500)["actual_value"], strict=True)
+    )
+
+
+async def test_outcomes_may_come_from_an_iterator_and_carry_who_said_them(client, listener):
+    event = OutcomeEvent.model_validate(a_table(1).to_dict("records")[0])
+    assert await client.publish_outcomes(iter([event])) == 1
+    (record,) = await listener.records("outcome-events", 1)
+    headers = dict(record.headers)
+    assert record.key == str(event.event_id).encode()
+    assert OutcomeEvent.model_validate_json(record.value) == event
+    assert headers["ce_type"] == b"twinstream.OutcomeEvent.v1"
+    assert headers["ce_source"] == b"/twinstream/test"
+
+
+async def test_a_row_that_is_no_outcome_stops_the_publication_by_its_number(client, listener):
+    table = a_table(1500)
+    table.loc[1200, "brand"] = "aspirin"
+    with pytest.raises(ValueError, match=r"row 1200 .*aspirin"):
+        await client.publish_outcomes(table)
+    assert await listener.count("outcome-events") == 1000
+
+
+async def test_the_same_event_published_again_is_the_same_message(client, listener):
+    event = OutcomeEvent.model_validate(a_table(1).to_dict("records")[0])
+    await client.publish(event)
+    await client.publish(event)
+    first, second = await listener.records("outcome-events", 2)
+    assert (first.key, first.value, first.headers) == (second.key, second.value, second.headers)
+
+
+async def test_everybody_who_waits_for_a_simulation_hears_its_answer_and_only_that_one(client, settings, listener):
+    request = a_request()
+    async with TwinClient(settings, name="other") as other:
+        waiting = [asyncio.create_task(asker.request(request)) for asker in (client, client, other)]
+        stranger = asyncio.create_task(client.request(a_request(), timeout_s=3.0))
+        await listener.records("simulation-requests", 4)
+        answer = SimulationAnswer(simulation_id=request.simulation_id, status=AnswerStatus.REJECTED, reason="no")
+        await other.publish(answer)
+        assert await asyncio.gather(*waiting) == [answer] * 3
+    with pytest.raises(NoAnswer):
+        await stranger
+
+
+async def test_an_answer_that_is_none_is_an_error_and_no_silence(client, listener):
+    request = a_request()
+    asking = asyncio.create_task(client.request(request))
+    await listener.records("simulation-requests", 1)
+    await client.publish_bytes("simulation-results", str(request.simulation_id).encode(), b"nonsense")
+    with pytest.raises(ValueError, match="JSON"):
+        await asking
+
+
+async def test_a_client_that_is_not_open_says_how_to_open_it(settings):
+    with pytest.raises(RuntimeError, match="async with"):
+        await TwinClient(settings).publish_bytes("dead-letters", None, b"")

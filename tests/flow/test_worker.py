@@ -1,0 +1,164 @@
+"""Processes of a worker: one a role, started again when they die, and nobody left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from streams.settings import ROLES, Settings
+from streams.worker import WorkerFailed, Workers
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 60.0
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def gone(pids, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while any(map(is_there, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(is_there, pids))
+
+
+def children_of(pid: int) -> list[int]:
+    """All descendants."""
+    told = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
+    parents = dict(zip(map(int, told[::2]), map(int, told[1::2]), strict=True))
+    found = [child for child, parent in parents.items() if parent == pid]
+    return found + [deeper for child in found for deeper in children_of(child)]
+
+
+SCRIPT = """
+import sys
+from pydantic import SecretStr
+from pathlib import Path
+from streams.settings import Settings
+from streams.worker import run_worker
+if __name__ == "__main__":
+    settings = Settings.model_validate_json(sys.argv[1])
+    run_worker(sys.argv[3].split(","), settings, log_folder=Path(sys.argv[2]), say=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.fixture
+def run(settings: Settings, tmp_path: Path):
+    """A worker in a process of its own, ready: what ``run_worker`` does on a terminal."""
+    script = tmp_path / "a_worker.py"
+    script.write_text(SCRIPT)
+    body = json.loads(settings.model_dump_json())
+    body["postgres_dsn"] = settings.postgres_dsn.get_secret_value()
+    started = []
+
+    def start(roles: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(script), json.dumps(body), str(tmp_path / "logs"), roles]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        assert process.stdout.readline().strip() == f"ready: {roles.replace(',', ', ')}"
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+async def test_a_killed_parent_leaves_nobody_behind(run):
+    parent = await asyncio.to_thread(run, "simulation,experiments")
+    family = children_of(parent.pid)
+    assert len(family) >= 3
+    parent.kill()
+    parent.wait()
+    assert gone(family, within_s=5.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_asked_to_stop_it_ends_in_good_order_with_all_its_children(run, number, tmp_path):
+    parent = await asyncio.to_thread(run, "simulation")
+    family = children_of(parent.pid)
+    parent.send_signal(number)
+    assert await asyncio.to_thread(parent.wait, PATIENCE_S) == 0
+    assert gone(family, within_s=5.0)
+    assert "simulation has stopped in good order" in (tmp_path / "logs" / "simulation.log").read_text()
+
+
+async def test_a_child_that_dies_is_started_again_and_serves(settings, promoted):
+    with Workers(["experiments"], settings) as workers:
+        await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
+        first = workers.pids["experiments"]
+        os.kill(first, signal.SIGKILL)
+        assert gone([first], within_s=5.0)
+        await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
+        second = workers.pids["experiments"]
+        workers.check()
+    assert second != first
+    assert gone([second], within_s=5.0)
+
+
+async def test_a_child_that_cannot_start_ends_the_worker_with_the_reason(settings, tmp_path):
+    blocker = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", settings.port_of("simulation"))
+    async with blocker:
+        with Workers(["simulation"], settings, log_folder=tmp_path / "logs") as workers:
+            await asyncio.to_thread(workers.wait, PATIENCE_S)
+            with pytest.raises(WorkerFailed, match=r"simulation ended and would again.*simulation\.log"):
+                workers.check()
+    assert "set TWIN_WEB_PORT" in (tmp_path / "logs" / "simulation.log").read_text()
+
+
+async def test_a_role_waits_for_postgres_and_says_so_instead_of_dying(settings, tmp_path):
+    absent = settings.model_copy(update={"postgres_dsn": type(settings.postgres_dsn)("postgresql://nobody@127.0.0.1:1/none")})
+    with Workers(["simulation"], absent, log_folder=tmp_path / "logs") as workers:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_S):
+            reply = None
+            while reply is None:
+                try:
+                    async with session.get(f"http://127.0.0.1:{settings.port_of('simulation')}/ready") as answer:
+                        reply = (answer.status, await answer.json())
+                except aiohttp.ClientError:
+                    await asyncio.sleep(0.1)
+            async with session.get(f"http://127.0.0.1:{settings.port_of('simulation')}/health") as answer:
+                alive = answer.status
+        with pytest.raises(WorkerFailed, match="not ready after"):
+            await asyncio.to_thread(workers.wait_ready, 0.1)
+        workers.check()
+    assert (reply[0], reply[1]["reason"]) == (503, "waiting for Kafka and Postgres")
+    assert alive == 200
+
+
+async def test_every_role_idles_under_four_hundred_megabytes(settings, promoted):
+    with Workers(ROLES, settings) as workers:
+        await asyncio.to_thread(workers.wait_ready, 2 * PATIENCE_S)
+        resident = {}
+        async with aiohttp.ClientSession() as session:
+            for role in ROLES:
+                async with session.get(f"http://127.0.0.1:{settings.port_of(role)}/metrics") as reply:
+                    (line,) = [
+                        line for line in (await reply.text()).splitlines() if line.startswith("process_resident_memory_bytes ")
+                    ]
+                    resident[role] = float(line.split()[1]) / 2**20
+    assert set(resident) == set(ROLES)
+    assert max(resident.values()) < 400, resident
