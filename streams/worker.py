@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -71,6 +72,8 @@ class Workers:
     def __enter__(self) -> Self:
         with _environment(ONE_THREAD):
             self._context = _forkserver()
+            with _interrupts_held():  # Ctrl-C reaches all processes of a terminal; this one alone shall answer it
+                ensure_running()
             self._children = [_Child(role, self._spawn(role), time.monotonic()) for role in self._roles]
         self._watcher.start()
         return self
@@ -219,6 +222,16 @@ def _environment(wanted: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process that is started inside never sees SIGINT; here it is answered at the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _forkserver() -> ForkServerContext:
     """Children are forked from a process that has imported everything heavy once."""
     context = mp.get_context("forkserver")
@@ -239,6 +252,7 @@ def _answers(settings: Settings, role: Role, path: str) -> bool:
 
 
 def _child(role: Role, settings: Settings, log_folder: Path | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     write_logs(role, log_folder)
     try:
         asyncio.run(_until_asked(role, settings))
@@ -253,8 +267,7 @@ def _child(role: Role, settings: Settings, log_folder: Path | None) -> None:
 async def _until_asked(role: Role, settings: Settings) -> None:
     """Play until asked to stop; without a parent, at once."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
     parent = mp.parent_process()
     if parent is not None:
         loop.add_reader(parent.sentinel, _orphaned, loop, stop, parent.sentinel)
