@@ -125,7 +125,8 @@ def make_report(table: Imported, journey: Journey, verified: Verified, seconds: 
     line = journey.look
     if line is None or journey.seen is None:
         raise ValueError(f"nothing is known of {journey.line}: the journey ended before a look at it")
-    retrain = next((told for told in reversed(line.retrains) if told.cause == "drift"), None)
+    asked = sorted((told for told in line.retrains if told.status != "stale"), key=lambda told: told.requested_at)
+    retrain = next((told for told in asked if told.status == "promoted"), asked[-1] if asked else None)
     report = Report(
         table=table,
         journey=journey,

@@ -29,7 +29,7 @@ __all__ = ["DEMO", "run_demo"]
 
 Say = Callable[[str], None]
 
-DEMO = {"pane_s": 1.0, "window_s": 15.0, "grace_s": 2.0, "skew_s": 5.0, "cooldown_s": 5.0}
+DEMO = {"pane_s": 1.0, "window_s": 15.0, "grace_s": 2.0, "skew_s": 5.0, "cooldown_s": 30.0}
 """Short panes and windows, so that a life of months passes in a minute."""
 
 ROWS, MOST_TO_TRAIN, SEED = 20_000, 12_000, 2026
