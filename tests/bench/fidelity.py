@@ -1,0 +1,49 @@
+"""Sums and evidence of a stream of outcomes, against the same figures from plain floating point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.detector import Evidence, fold
+from engine.sums import add_up, contributions
+from schemas import Baseline
+from tests.bench.measure import Figure, interleaved
+from tests.bench.tables import SEED, Measured
+
+__all__ = ["sums_figure"]
+
+Array = npt.NDArray[np.float64]
+
+OUTCOMES, PANES = 100_000, 500
+BINCOUNT = "numpy's bincount of counts, errors, squares and products in floating point: order matters, no evidence"
+
+
+def sums_figure(measured: Measured) -> Figure:
+    """Exact sums of ``OUTCOMES`` outcomes by pane, and the detector over all panes."""
+    baseline, rng = measured.model.card.baseline, np.random.default_rng(SEED)
+    predicted = rng.normal(baseline.center, baseline.scale, OUTCOMES)
+    actual = predicted + rng.normal(0, baseline.rmse, OUTCOMES)
+    pane = np.repeat(np.arange(PANES), OUTCOMES // PANES)
+    half = 2 * baseline.rmse
+    times = interleaved(
+        lambda: _watch(predicted, actual, half, pane, baseline),
+        lambda: _plain_sums(predicted, actual, half, pane),
+        7,
+        at_most_s=10.0,
+    )
+    return times.figure(f"sums and evidence of {OUTCOMES:,} outcomes, {PANES} panes", measured.name, BINCOUNT)
+
+
+def _watch(predicted: Array, actual: Array, half: float, pane: npt.NDArray[Any], baseline: Baseline) -> Evidence:
+    rows = contributions(predicted, actual, predicted - half, predicted + half, baseline)
+    return fold(add_up(rows, pane, PANES), Evidence())
+
+
+def _plain_sums(predicted: Array, actual: Array, half: float, pane: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    error = predicted - actual
+    inside = np.abs(error) <= half
+    columns = (inside, predicted, actual, predicted**2, actual**2, predicted * actual, np.abs(error), error**2)
+    return (np.bincount(pane, minlength=PANES), *(np.bincount(pane, column, PANES) for column in columns))

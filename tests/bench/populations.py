@@ -1,0 +1,74 @@
+"""A population saved and loaded on a real PostgreSQL, against COPY of the same rows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from io import BytesIO
+from uuid import UUID
+
+from sql.database import Connection, connect
+from sql.twin_repository import TwinRepository
+from streams.settings import Settings
+from tests.bench.measure import Aim, Figure, interleaved
+from tests.bench.tables import ROWS, Measured
+
+__all__ = ["population_figure"]
+
+
+REPEATS = 5
+OF_A_POPULATION = {
+    "digital_twins": "SELECT t.* FROM digital_twins t JOIN twin_population_members USING (twin_id) WHERE population_id = $1",
+    "twin_population_members": "SELECT * FROM twin_population_members WHERE population_id = $1",
+}
+COPY = "asyncpg's COPY of the same rows in and out as bytes: same columns and indexes, no checks, no frame"
+
+
+def population_figure(measured: Measured, settings: Settings) -> Figure:
+    """``ROWS`` twins into the database and out of it again."""
+    dsn = settings.postgres_dsn.get_secret_value()
+    waiting = [measured.model.generate(ROWS, seed=seed) for seed in range(REPEATS + 1)]
+    with asyncio.Runner() as runner:
+        repository, connection = TwinRepository(dsn), runner.run(connect(dsn))
+        first = runner.run(repository.save_population(waiting.pop()))
+        rows = runner.run(_rows_of(connection, first))
+        schemas = runner.run(_empty_tables(connection, REPEATS))
+
+        async def kept() -> None:
+            await repository.load_population(await repository.save_population(waiting.pop()))
+
+        def copied() -> None:
+            runner.run(_copy(connection, schemas.pop(), rows))
+
+        times = interleaved(lambda: runner.run(kept()), copied, REPEATS, at_most_s=20.0, clock=time.perf_counter)
+        runner.run(repository.close())
+        runner.run(connection.close())
+    return times.figure(f"save and load {ROWS:,} twins", measured.name, COPY, aim=Aim("ours", 1.0))
+
+
+async def _rows_of(connection: Connection, population_id: UUID) -> dict[str, bytes]:
+    return {table: await _copied_out(connection, query, population_id) for table, query in OF_A_POPULATION.items()}
+
+
+async def _copied_out(connection: Connection, query: str, population_id: UUID) -> bytes:
+    into = BytesIO()
+    await connection.copy_from_query(query, population_id, output=into, format="binary")
+    return into.getvalue()
+
+
+async def _empty_tables(connection: Connection, count: int) -> list[str]:
+    """Schemas, each with an empty copy of the tables."""
+    schemas = [f"plain_{number}" for number in range(count)]
+    for schema in schemas:
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        for table in OF_A_POPULATION:
+            await connection.execute(f"CREATE TABLE {schema}.{table} (LIKE {table} INCLUDING ALL)")
+    return schemas
+
+
+async def _copy(connection: Connection, schema: str, rows: dict[str, bytes]) -> None:
+    async with connection.transaction():
+        for table, content in rows.items():
+            await connection.copy_to_table(table, schema_name=schema, source=BytesIO(content), format="binary")
+    for table in rows:
+        await connection.copy_from_table(table, schema_name=schema, output=BytesIO(), format="binary")

@@ -1,0 +1,54 @@
+"""The tables that everything is measured on, and a model of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from engine import TwinGenerator
+from engine.sample_tables import sample_hcps
+from engine.training_table import TrainingTable, training_table
+from engine.twin_model import TwinModel
+from schemas import Brand, TwinType
+from streams.importing import as_training_table, read_table
+
+__all__ = ["PRESCRIBERS", "ROWS", "SEED", "Measured", "measured_tables"]
+
+ROWS = 10_000
+SEED = 0
+TARGET = "prescribing_change"
+PRESCRIBERS = Path(__file__).resolve().parents[3] / "shared" / "data" / "hcp_partd_2013_2014.csv.gz"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A table of prescribers with its target, by the name that the report calls it."""
+
+    name: str
+    frame: pd.DataFrame
+
+    @cached_property
+    def table(self) -> TrainingTable:
+        """As a model learns from it."""
+        return training_table(self.frame, TwinType.HCP, TARGET)
+
+    @cached_property
+    def model(self) -> TwinModel:
+        """The random forest of this table."""
+        generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, TARGET, model_type="RandomForest", n_jobs=1, seed=SEED)
+        generator.train(self.frame)
+        return generator.model
+
+
+def measured_tables() -> Iterator[Measured]:
+    """``ROWS`` generated prescribers; as many real ones where the public table is at hand."""
+    rng = np.random.default_rng(SEED)
+    yield Measured("sample", sample_hcps(ROWS, rng))
+    if PRESCRIBERS.is_file():
+        real = as_training_table(read_table(PRESCRIBERS), TwinType.HCP).frame
+        yield Measured("Part D", real.iloc[rng.permutation(len(real))[:ROWS]])
