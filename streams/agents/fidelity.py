@@ -60,7 +60,7 @@ _SWEEP_S = 60.0
 
 def attach(app: TwinApp) -> None:
     """Give the app its table, its agent, its clock and its sweep."""
-    table = app.Table("fidelity-panes", partitions=_PARTITIONS[_ERRORS], key_type=str, value_type=dict)
+    table = app.Table("fidelity-panes", partitions=_PARTITIONS[_ERRORS], key_type=str)
     fidelity = _Fidelity(app, table)
     app.on_partitions_assigned.connect(fidelity.on_assigned)
     app.agent(app.raw_topic(_ERRORS), name="fidelity", concurrency=1)(fidelity.run)

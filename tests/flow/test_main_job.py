@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import re
@@ -14,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from deploy.stack import free_port
 from schemas import AnswerStatus, Brand, TwinType
 from streams.demo.journey import Pace
 from streams.demo.report import Report
-from streams.demo.run import run_demo
-from streams.settings import Settings
+from streams.demo.run import DEMO, run_demo
+from streams.local import local_stack
+from streams.settings import ROLES, Settings
+from streams.verify import verify
+from streams.worker import Workers
 
 SHORT = Pace(rate=200.0, quiet=1_500, shifted_at_most=20_000, after=1_500)
 
@@ -69,6 +74,14 @@ def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(repor
     assert page.count("<svg") >= 3
     assert "injected shift" in page
     assert "promoted" in page
+
+
+def test_the_service_goes_on_where_the_demonstration_stopped(report: Report) -> None:
+    ours = Settings(**{**DEMO, "home": report.home, "web_port": free_port(in_a_row=len(ROLES))})
+    with local_stack(report.home, ours.model_copy(update={"home": report.home.parent}), print) as at:
+        with Workers(ROLES, at, log_folder=report.home / "logs") as workers:
+            workers.wait_ready()
+            assert asyncio.run(verify(at)).mismatches == ()
 
 
 @pytest.mark.parametrize("moment", ["starting Kafka", "simulations asked"])
