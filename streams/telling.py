@@ -10,6 +10,8 @@ from streams.page_data import LineLook, Window
 
 __all__ = ["line_in_words", "model_facts", "result_in_words", "windows_as_data", "windows_in_words"]
 
+_GROUPS_TOLD = 6
+
 
 def model_facts(card: ModelCard) -> list[str]:
     """How good a model is on rows it has not seen."""
@@ -84,10 +86,11 @@ def _row(window: Window) -> str:
 
 
 def _subgroups(result: SimulationResult) -> list[str]:
+    """The largest groups of each dimension; ``--json`` has all of them."""
     return [
         f"  {dimension} {group.group}: {group.estimate:+.1%} ({group.ci_lower:+.1%} to {group.ci_upper:+.1%}), {group.n:,} twins"
         for dimension, groups in result.heterogeneity.by_dimension.items()
-        for group in groups
+        for group in sorted(groups, key=lambda group: -group.n)[:_GROUPS_TOLD]
     ]
 
 

@@ -78,10 +78,10 @@ def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(repor
 
 def test_the_service_goes_on_where_the_demonstration_stopped(report: Report) -> None:
     ours = Settings(**{**DEMO, "home": report.home, "web_port": free_port(in_a_row=len(ROLES))})
-    with local_stack(report.home, ours.model_copy(update={"home": report.home.parent}), print) as at:
-        with Workers(ROLES, at, log_folder=report.home / "logs") as workers:
-            workers.wait_ready()
-            assert asyncio.run(verify(at)).mismatches == ()
+    left = local_stack(report.home, ours.model_copy(update={"home": report.home.parent}), print)
+    with left as at, Workers(ROLES, at, log_folder=report.home / "logs") as workers:
+        workers.wait_ready()
+        assert asyncio.run(verify(at)).mismatches == ()
 
 
 @pytest.mark.parametrize("moment", ["starting Kafka", "simulations asked"])
