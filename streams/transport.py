@@ -80,6 +80,7 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._delivered: defaultdict[TP, deque[int]] = defaultdict(deque)
         self._starts: dict[TP, Start] = {}
+        self._group_offsets: Mapping[TP, int | None] = {}
         self.polled_at: float | None = None
         super().__init__(*args, **kwargs)
 
@@ -111,6 +112,11 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         if sliced:
             await self._place(sliced)
 
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Seek to the group's offsets, and remember them: Faust takes an offset of 0 for none."""
+        self._group_offsets = await super().seek_to_committed()
+        return self._group_offsets
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Forget what was delivered: another worker reads it again."""
         for tp in revoked:
@@ -118,7 +124,7 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         await super().on_partitions_revoked(revoked)
 
     async def _place(self, tps: set[TP]) -> None:
-        committed = {tp: self._committed_offset[tp] for tp in tps}
+        committed = {tp: self._group_offsets.get(tp) for tp in tps}
         starts = await self.app.find_starts(committed)
         await self.seek_wait({tp: start.offset for tp, start in starts.items()})
         for tp, start in starts.items():

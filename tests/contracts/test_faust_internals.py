@@ -19,6 +19,7 @@ from streams.transport import SliceConsumer, SliceTransport, Start
 SIGNATURES = {
     "getmany": ["self", "timeout"],
     "perform_seek": ["self"],
+    "seek_to_committed": ["self"],
     "seek_wait": ["self", "partitions"],
     "on_partitions_revoked": ["self", "revoked"],
     "highwater": ["self", "tp"],
@@ -48,7 +49,7 @@ def test_a_method_that_is_overridden_or_called_has_the_known_arguments(name: str
 def test_every_override_replaces_something():
     ours = {name for name, value in vars(SliceConsumer).items() if inspect.isfunction(value)} & set(SIGNATURES)
 
-    assert ours == {"getmany", "perform_seek", "on_partitions_revoked", "_add_gap", "_new_offset"}
+    assert ours == {"getmany", "perform_seek", "seek_to_committed", "on_partitions_revoked", "_add_gap", "_new_offset"}
     assert all(name in dir(driver.Consumer) for name in ours)
 
 

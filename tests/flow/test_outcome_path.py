@@ -1,0 +1,389 @@
+"""Outcomes on a real Kafka and a real PostgreSQL, with workers that die: the counts are those of the truth, and windows follow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from schemas import DriftEvent, DriftState, FidelityWindow, OutcomeEvent, RetrainEvent
+from schemas.events import canonical_digest
+from sql.database import Pool
+from streams.role import play
+from streams.settings import Settings
+from streams.topics import DEAD_LETTERS, create_topics
+from streams.verify import verify
+from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
+
+PANE_S, PARTITIONS, PATIENCE_S = 60.0, 4, 60.0
+BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+
+
+@pytest.fixture
+async def settings(settings: Settings) -> Settings:
+    """Short panes and grace, and a line with a champion."""
+    await make_line(settings.postgres_dsn.get_secret_value(), make_card(), pane_s=PANE_S, window_s=300.0)
+    limits = dict.fromkeys(("statement", "lock", "idle_in_transaction", "tcp_user"), 4.0)
+    return settings.model_copy(
+        update={
+            "pane_s": PANE_S,
+            "window_s": 300.0,
+            "grace_s": 2.0,
+            "session_timeout_s": 6.0,
+            "slice_records": 50,
+            **{f"postgres_{name}_timeout_s": seconds for name, seconds in limits.items()},
+        }
+    )
+
+
+async def test_counts_are_exact_while_workers_are_killed_and_others_take_over(
+    settings: Settings, pool: Pool, service_of: ServiceOf
+):
+    said = stream(seed=5, n=3000)
+    async with service_of("fidelity"), workers(settings, 2) as alive:
+        sending = asyncio.create_task(publish(settings, said, pause_s=0.02))
+        for share in (0.2, 0.5):
+            await until(lambda share=share: taken_in(pool, share * len(said)))
+            os.kill(alive.pop(0).pid, signal.SIGKILL)
+            alive.append(await worker(settings))
+        await sending
+        await until(lambda: taken_in(pool, elements_of(said)))
+
+        assert await counted(pool) == truth(said)
+        assert (await verify(settings, patience_s=PATIENCE_S)).mismatches == ()
+        assert await pool.fetchval("SELECT count(*) FROM refused_records") == said.count(POISON)
+        await until(lambda: said_of_dead_letters(settings, pool))
+
+        await pool.execute(
+            "DELETE FROM fidelity_snapshots WHERE snapshot_id = (SELECT snapshot_id FROM fidelity_snapshots LIMIT 1)"
+        )
+        (mismatch,) = (await verify(settings, patience_s=2.0)).mismatches
+        assert "has no snapshot" in mismatch
+
+
+async def test_a_topic_that_is_read_again_from_its_start_changes_no_number(settings: Settings, pool: Pool, service_of: ServiceOf):
+    said = stream(seed=6, n=600)
+    await publish(settings, said)
+    async with service_of("outcomes"):
+        await until(lambda: taken_in(pool, elements_of(said)))
+    before = await pool.fetch("SELECT * FROM fidelity_panes ORDER BY 1, 2, 3, 4, 5")
+    assert await counted(pool) == truth(said)
+    await commit_offsets(settings, 0)
+
+    async with service_of("outcomes"):
+        await until(lambda: committed_to_end(settings))
+        await publish(settings, [outcome_at(5000)])
+        await until(lambda: taken_in(pool, elements_of(said) + 1))
+
+    changed = {tuple(row) for row in await pool.fetch("SELECT * FROM fidelity_panes")} - {tuple(row) for row in before}
+    assert (
+        sum(row["n"] for row in await pool.fetch("SELECT n FROM fidelity_panes WHERE segment = 'all'"))
+        == sum(n for (segment, _), (n, *_) in truth(said).items() if segment == "all") + 1
+    )
+    assert len(changed) == 2
+
+
+async def test_a_topic_that_was_made_anew_is_another_incarnation_and_its_outcomes_count(
+    settings: Settings, pool: Pool, service_of: ServiceOf
+):
+    await publish(settings, [outcome_at(number) for number in range(100)])
+    async with service_of("outcomes"):
+        await until(lambda: taken_in(pool, 100))
+    await make_anew(settings, TOPIC)
+    await publish(settings, [outcome_at(number) for number in range(50, 250)])
+
+    async with service_of("outcomes"):
+        await until(lambda: taken_in(pool, 300))
+
+    incarnations = {row[0] for row in await pool.fetch("SELECT incarnation FROM source_positions WHERE elements > 0")}
+    assert incarnations == {0, 1}
+    assert await fates(pool) == {"counted": 250, "duplicate": 50}
+    assert await counted(pool) == truth([outcome_at(number) for number in range(250)])
+
+
+async def test_an_outcome_of_a_later_revision_restates_a_final_window(
+    settings: Settings, pool: Pool, service_of: ServiceOf, listener: Any
+):
+    async with service_of("fidelity"), service_of("outcomes"):
+        await publish(settings, [outcome_at(number) for number in range(600)])
+        await until(lambda: settled(settings, pool))
+        (corrected,) = await publish(settings, [outcome_at(10, revision=1, actual_value=3.0)])
+        await until(lambda: restated(pool))
+
+        report = await verify(settings, patience_s=PATIENCE_S)
+
+    assert report.mismatches == ()
+    assert corrected["revision"] == 1
+    windows = await listener.events(FidelityWindow, await listener.count("fidelity-windows"))
+    assert {"final", "restated"} <= {window.status for window in windows}
+
+
+async def test_errors_that_grow_raise_one_alarm_and_ask_for_one_retrain(
+    settings: Settings, pool: Pool, service_of: ServiceOf, listener: Any
+):
+    rnd = random.Random(8)
+    quiet = [outcome_at(number, actual_value=outcome(number)["predicted_value"] + rnd.gauss(0, 1)) for number in range(800)]
+    loud = [outcome_at(number, actual_value=outcome(number)["predicted_value"] + rnd.gauss(0, 3)) for number in range(800, 1600)]
+    async with service_of("fidelity"), service_of("outcomes"):
+        await publish(settings, quiet)
+        await until(lambda: state_is(pool, "warning", "ok"))
+        assert await listener.count("retrain-events") == 0
+        await publish(settings, loud)
+        await until(lambda: state_is(pool, "alarm"))
+        (asked,) = await listener.events(RetrainEvent, 1)
+        await asyncio.sleep(3)
+
+    assert await listener.count("retrain-events") == 1
+    assert (asked.line, asked.model_id, asked.attempt) == (LINE, make_card().model_id, 0)
+    assert asked.evidence["evidence_ratio"] >= 1
+    told = [event for event in await listener.events(DriftEvent, await listener.count("drift-events")) if event.segment == "all"]
+    assert told[-1].state is DriftState.ALARM
+    assert all(one.state is other.previous for one, other in pairwise(told))
+
+
+async def test_a_fidelity_worker_that_begins_anew_says_nothing_else(
+    settings: Settings, pool: Pool, service_of: ServiceOf, listener: Any
+):
+    async with service_of("outcomes"):
+        async with service_of("fidelity"):
+            await publish(settings, [outcome_at(number) for number in range(400)])
+            await until(lambda: settled(settings, pool))
+        await publish(settings, [outcome_at(number) for number in range(400, 700)])
+        await until(lambda: taken_in(pool, 700))
+        async with service_of("fidelity"):
+            report = await verify(settings, patience_s=PATIENCE_S)
+
+    assert report.mismatches == ()
+    by_version: defaultdict[Any, set[Any]] = defaultdict(set)
+    for window in await listener.events(FidelityWindow, await listener.count("fidelity-windows")):
+        by_version[window.segment, window.window_start, window.version].add(window.metrics.model_dump_json())
+    assert all(len(contents) == 1 for contents in by_version.values())
+
+
+# -- what is said
+
+POISON = b'{"event_id": "nobody"'
+
+
+def outcome_at(number: int, **said: Any) -> dict[str, Any]:
+    return outcome(number, observed_at=(BEGAN + timedelta(seconds=number)).isoformat(), **said)
+
+
+def stream(seed: int, n: int) -> list[Any]:
+    """Records with duplicates, corrections, retractions, poison and arrays among them."""
+    rnd, said, values = random.Random(seed), [], []
+    for number in range(n):
+        kind = rnd.random()
+        if said and kind < 0.15:
+            old = rnd.choice(said)
+            fresh = (
+                {}
+                if kind < 0.08
+                else {"revision": rnd.randint(0, 3), "actual_value": rnd.choice([None, round(rnd.gauss(0, 1), 3)])}
+            )
+            said.append(old | fresh)
+        else:
+            said.append(outcome_at(number))
+        values.append(rnd.choice([said[-1], said[-1], [said[-1], outcome_at(n + number)]]))
+        if rnd.random() < 0.01:
+            values.append(POISON)
+    return values
+
+
+def elements(said: Iterable[Any]) -> list[dict[str, Any]]:
+    return [each for value in said if value != POISON for each in (value if isinstance(value, list) else [value])]
+
+
+def elements_of(said: Sequence[Any]) -> int:
+    return len(elements(said)) + said.count(POISON)
+
+
+def truth(said: Iterable[Any]) -> dict[tuple[str, float], tuple[int, int, int]]:
+    """n, sum of actual and of absolute error by series and pane, in plain Python."""
+    newest: dict[str, tuple[tuple[int, bytes], dict[str, Any]]] = {}
+    for each in elements(said):
+        rank = each.get("revision", 0), canonical_digest(OutcomeEvent.model_validate(each))[:16]
+        if each["event_id"] not in newest or rank > newest[each["event_id"]][0]:
+            newest[each["event_id"]] = rank, each
+    sums: defaultdict[tuple[str, float], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for _, each in newest.values():
+        if each["actual_value"] is not None:
+            at = datetime.fromisoformat(each["observed_at"]).timestamp()
+            predicted, actual = (round(each[name] / 2 / 1e-5) for name in ("predicted_value", "actual_value"))
+            for series in ("all", f"region={each['segment']['region']}"):
+                cell = sums[series, at // PANE_S * PANE_S]
+                cell[0], cell[1], cell[2] = cell[0] + 1, cell[1] + actual, cell[2] + abs(predicted - actual)
+    return {key: (n, actual, error) for key, (n, actual, error) in sums.items()}
+
+
+async def publish(settings: Settings, said: Sequence[Any], *, pause_s: float = 0.0) -> Sequence[Any]:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
+    await producer.start()
+    try:
+        for number, value in enumerate(said):
+            body = value if isinstance(value, bytes) else json.dumps(value).encode()
+            await producer.send(TOPIC, body, key=str(number).encode())
+            if pause_s and number % 20 == 0:
+                await asyncio.sleep(pause_s)
+        await producer.flush()
+    finally:
+        await producer.stop()
+    return said
+
+
+# -- who listens
+
+ServiceOf = Callable[[str], Any]
+
+
+@pytest.fixture
+def service_of(settings: Settings) -> ServiceOf:
+    @asynccontextmanager
+    async def playing(role: Any) -> AsyncIterator[None]:
+        stop = asyncio.Event()
+        playing = asyncio.create_task(play(role, settings, stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await playing
+
+    return playing
+
+
+async def worker(settings: Settings) -> asyncio.subprocess.Process:
+    """A process that plays outcomes, without a port that another one may hold."""
+    code = (
+        "import asyncio\n"
+        "from streams.role import app_of\n"
+        "from streams.settings import Settings\n"
+        "async def main():\n"
+        "    app = app_of('outcomes', Settings())\n"
+        "    await app.start()\n"
+        "    await app.wait(asyncio.Event().wait())\n"
+        "asyncio.run(main())"
+    )
+    said = {
+        f"TWIN_{name.upper()}": str(value) for name, value in settings.model_dump(mode="json").items() if value not in {None, ""}
+    }
+    secrets = {"TWIN_POSTGRES_DSN": settings.postgres_dsn.get_secret_value(), "TWIN_KAFKA_PASSWORD": ""}
+    return await asyncio.create_subprocess_exec(sys.executable, "-c", code, env={**os.environ, **said, **secrets})
+
+
+@asynccontextmanager
+async def workers(settings: Settings, count: int) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    alive = [await worker(settings) for _ in range(count)]
+    try:
+        yield alive
+    finally:
+        for process in alive:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+# -- what came of it
+
+
+async def until(true: Callable[[], Awaitable[bool]], within_s: float = 90.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not await true():  # noqa: ASYNC110  # it is another process that changes
+            await asyncio.sleep(0.1)
+
+
+async def taken_in(pool: Pool, elements: float) -> bool:
+    return float(await pool.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions")) >= elements
+
+
+async def fates(pool: Pool) -> dict[str, int]:
+    return Counter({row[0]: row[1] for row in await pool.fetch("SELECT fate::text, count(*) FROM fidelity_tracking GROUP BY 1")})
+
+
+async def counted(pool: Pool) -> dict[tuple[str, float], tuple[int, int, int]]:
+    rows = await pool.fetch(
+        "SELECT segment, floor(pane / $1) * $1, sum(n), sum(actual), sum(absolute_error) FROM fidelity_panes GROUP BY 1, 2", PANE_S
+    )
+    return {(row[0], row[1]): (int(row[2]), int(row[3]), int(row[4])) for row in rows if row[2]}
+
+
+async def settled(settings: Settings, pool: Pool) -> bool:
+    """Every window is final: sources are silent."""
+    panes = await pool.fetchval("SELECT max(pane) FROM fidelity_panes")
+    last = await pool.fetchval("SELECT max(extract(epoch FROM window_start)) FROM fidelity_snapshots WHERE segment = 'all'")
+    return panes is not None and last is not None and float(last) == panes // PANE_S * PANE_S
+
+
+async def restated(pool: Pool) -> bool:
+    return bool(await pool.fetchval("SELECT count(*) = 10 FROM fidelity_snapshots WHERE status = 'restated'"))
+
+
+async def state_is(pool: Pool, *states: str) -> bool:
+    return await pool.fetchval("SELECT state FROM drift_states WHERE segment = 'all' AND said") in states
+
+
+async def said_of_dead_letters(settings: Settings, pool: Pool) -> bool:
+    if await pool.fetchval("SELECT count(*) FROM refused_records WHERE sent_at IS NULL"):
+        return False
+    consumer = AIOKafkaConsumer(DEAD_LETTERS, bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        found = [record for records in (await consumer.getmany(timeout_ms=2000)).values() for record in records]
+    finally:
+        await consumer.stop()
+    ids = {dict(record.headers)["twin_refusal_id"].decode() for record in found}
+    return ids == {str(row[0]) for row in await pool.fetch("SELECT refusal_id FROM refused_records")} and all(
+        record.value == POISON for record in found
+    )
+
+
+async def commit_offsets(settings: Settings, offset: int) -> None:
+    """Set the group of the outcomes role back, as an operator would."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap, group_id="twinstream-outcomes", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)])
+        await consumer.commit({TopicPartition(TOPIC, partition): offset for partition in range(PARTITIONS)})
+    finally:
+        await consumer.stop()
+
+
+async def committed_to_end(settings: Settings) -> bool:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap)
+    await admin.start()
+    await consumer.start()
+    try:
+        committed = await admin.list_consumer_group_offsets("twinstream-outcomes")
+        where = [TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)]
+        ends = await consumer.end_offsets(where)
+        return all(tp in committed and committed[tp].offset == end for tp, end in ends.items())
+    finally:
+        await consumer.stop()
+        await admin.close()
+
+
+async def make_anew(settings: Settings, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([topic])
+        while topic in await admin.list_topics():  # noqa: ASYNC110  # it is the broker that changes
+            await asyncio.sleep(0.1)
+    finally:
+        await admin.close()
+    await create_topics(settings.kafka_bootstrap)
