@@ -39,6 +39,7 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -211,7 +212,8 @@ class MlflowRegistry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        return str(self.client.create_model_version(name, f"runs:/{run_id}/{_MODEL_FOLDER}", run_id).version)
+        source = f"runs:/{run_id}/{_MODEL_FOLDER}"
+        return str(self.client.create_model_version(name, source, run_id, await_creation_for=0).version)
 
 
 def _artifact_folder(uri: str, experiment: str) -> str | None:
