@@ -22,7 +22,6 @@ from engine.twin_model import TwinModel
 from schemas import Brand, ModelCard, TwinType, line_parts
 from sql.ledger import Artifact
 from streams.model_parts import read_parts, write_parts
-from streams.plots import draw_importance
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -188,6 +187,8 @@ class MlflowRegistry:
 
     def _log_card(self, run_id: str, card: ModelCard) -> None:
         from mlflow.entities import Metric, Param  # noqa: PLC0415
+
+        from streams.plots import draw_importance  # noqa: PLC0415  # 30 MB that only who registers a model pays
 
         at = int(time.time() * 1000)
         self.client.log_batch(
