@@ -16,7 +16,9 @@ import asyncpg
 from asyncpg.pgproto import pgproto
 
 from schemas.events import SUM_FIELDS, PaneRow, SourceId
+from schemas.twin_models import TwinPopulation
 from sql.database import Connection, Database
+from sql.twin_rows import insert_twins
 
 __all__ = [
     "ROW",
@@ -35,6 +37,7 @@ __all__ = [
     "add_outcomes",
     "add_refused",
     "begin_source",
+    "hold_twins",
     "joined",
     "lock_heads",
     "lock_position",
@@ -270,6 +273,20 @@ def _head_columns(heads: Sequence[Head]) -> list[list[Any]]:
     columns = [list(column) for column in zip(*heads, strict=True)][:-1]
     columns[5] = [joined(segments) for segments in columns[5]]
     return [*columns, [number for head in heads for number in (head.contribution or nothing)]]
+
+
+_HOLD_TWINS = """
+SELECT twin_id FROM digital_twins WHERE twin_id = ANY($1) ORDER BY twin_id FOR KEY SHARE"""
+
+
+async def hold_twins(connection: Connection, population: TwinPopulation, rows: Iterable[int]) -> None:
+    """Store these twins of a population unless they are stored, and let nobody forget them before this transaction ends."""
+    chosen = sorted(set(rows), key=lambda row: population.twin_ids[row])
+    ids = [population.twin_ids[row] for row in chosen]
+    held: list[asyncpg.Record] = []
+    while len(held) < len(ids):  # a twin that was there may expire before it is held
+        await insert_twins(connection, population, chosen)
+        held = await connection.fetch(_HOLD_TWINS, ids)
 
 
 _ADD_OUTCOMES = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from sql.outcome_store import Head, Line, LineRow, Moved, OutcomeRow, Position, 
 from streams.judging import Claim, Judged, changes, judge
 from streams.library import Library
 from streams.parsing import Element, Refusal, parse, text_headers
-from streams.scoring import ALL, Scores, score
+from streams.scoring import ALL, Scores, SimulatedTwins, score
 from streams.transport import Slice
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class _Scored:
     ids: Sequence[UUID]
     rows: Mapping[int, int]
     scores: Scores
+    simulations: Mapping[UUID, SimulatedTwins]
 
 
 class Intake:
@@ -129,8 +130,9 @@ class Intake:
     async def _score(self, source: SourceId, taken: Slice, elements: Sequence[Element], ids: Sequence[UUID]) -> _Scored:
         outcomes = [(at, element.event) for at, element in enumerate(elements) if element.event is not None]
         events = [event for _, event in outcomes]
-        scores = score(events, await self._library.know(events))
-        return _Scored(source, taken, elements, ids, {at: row for row, (at, _) in enumerate(outcomes)}, scores)
+        known = await self._library.know(events)
+        rows = {at: row for row, (at, _) in enumerate(outcomes)}
+        return _Scored(source, taken, elements, ids, rows, score(events, known), known.simulations)
 
     async def _store(self, connection: Connection, scored: _Scored, more: set[str]) -> tuple[Taken, dict[str, int]]:
         source = scored.source
@@ -142,6 +144,8 @@ class Intake:
         judged, before = await self._place(connection, claims, lines)
         outcomes = _outcome_rows(scored, accepted, claims, judged)
         refused = _refused_rows(scored, [at for at in fresh if not _is_accepted(scored, at)])
+        for twins, rows_named in _named_twins(scored, accepted):
+            await store.hold_twins(connection, twins.population, rows_named)
         await store.add_outcomes(connection, source, outcomes)
         await store.add_refused(connection, source, refused)
         changed = changes(before, judged.heads, lines)
@@ -244,6 +248,16 @@ def _head(
         width_s=None if place is None else width,
         contribution=None if place is None else contributions[place],
     )
+
+
+def _named_twins(scored: _Scored, accepted: Iterable[int]) -> list[tuple[SimulatedTwins, list[int]]]:
+    """Twins that the outcomes name, as rows of their population, by simulation."""
+    found: defaultdict[UUID, list[int]] = defaultdict(list)
+    for at in accepted if scored.simulations else ():
+        event = _event(scored, at)
+        if event.simulation_id is not None and event.twin_id is not None:
+            found[event.simulation_id].append(scored.simulations[event.simulation_id].rows[event.twin_id])
+    return [(scored.simulations[simulation_id], rows) for simulation_id, rows in sorted(found.items())]
 
 
 def _outcome_rows(scored: _Scored, accepted: Sequence[int], claims: Sequence[Claim], judged: Judged) -> list[OutcomeRow]:

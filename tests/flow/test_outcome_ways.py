@@ -1,0 +1,109 @@
+"""The ways to a prediction with a real model: features that the champion predicts from, and twins of a simulation."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine import SimulationEngine
+from engine.twin_model import TwinModel
+from schemas import InterventionConfig, OutcomeEvent, SimulationRequest
+from streams.books import Findings, audit_books
+
+EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=10)
+
+
+def outcome(number: int, **said: Any) -> OutcomeEvent:
+    given = {
+        "event_id": uuid4(),
+        "observed_at": BEGAN + timedelta(seconds=number),
+        "twin_type": "hcp",
+        "brand": "kisqali",
+        "metric_type": "prescribing_change",
+        "actual_value": 0.1,
+    }
+    return OutcomeEvent.model_validate(given | said)
+
+
+async def stored(pool: Any, count: int) -> list[Any]:
+    async with asyncio.timeout(60):
+        while await pool.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions") < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    return await pool.fetch("SELECT * FROM fidelity_tracking ORDER BY observed_at")
+
+
+@pytest.fixture
+def people(champion: TwinModel) -> pd.DataFrame:
+    return champion.generate(40, seed=3).frame[list(champion.card.features)]
+
+
+def features(people: pd.DataFrame, row: int) -> dict[str, Any]:
+    return {str(name): None if pd.isna(value) else value for name, value in people.iloc[[row]].to_dict("records")[0].items()}
+
+
+async def test_the_champion_predicts_from_features_with_its_interval(service, client, promoted, champion, pool, settings, people):
+    said = [outcome(n, entity_id=f"hcp-{n}", features=features(people, n)) for n in range(40)]
+    said[7] = outcome(7, entity_id="hcp-7", features=features(people, 7), treated=True)
+    async with service(["outcomes"]):
+        await client.publish_outcomes(said)
+        rows = await stored(pool, 40)
+
+    expected, lower, upper = champion.predict_all(people)
+    np.testing.assert_array_equal([row["predicted_value"] for row in rows], expected)
+    np.testing.assert_array_equal([row["predicted_lower"] for row in rows], lower)
+    np.testing.assert_array_equal([row["predicted_upper"] for row in rows], upper)
+    assert {row["model_id"] for row in rows} == {promoted.champion}
+    assert rows[7]["segments"] == []
+    assert f"specialty={people['specialty'].iloc[0]}" in rows[0]["segments"]
+    assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 39
+    findings = Findings()
+    await audit_books(settings.postgres_dsn.get_secret_value(), findings)
+    assert findings.all() == ()
+
+
+async def test_an_outcome_whose_features_cannot_be_is_refused_alone(service, client, promoted, pool, people):
+    impossible = features(people, 1) | {"decile": "high"}
+    said = [outcome(0, entity_id="a", features=features(people, 0)), outcome(1, entity_id="b", features=impossible)]
+    async with service(["outcomes"]):
+        await client.publish_outcomes(said)
+        (kept,) = await stored(pool, 2)
+
+    assert kept["entity_id"] == "a"
+    refused = await pool.fetchrow("SELECT kind, reason FROM refused_records")
+    assert refused["kind"] == "features"
+    assert "decile" in refused["reason"]
+
+
+async def test_a_twin_of_a_simulation_is_predicted_with_the_effect_unless_it_was_not_treated(
+    service, client, promoted, champion, pool, settings
+):
+    request = SimulationRequest(
+        simulation_id=uuid4(), requested_at=BEGAN, twin_type="hcp", brand="kisqali", intervention=EMAIL, twin_count=200, seed=5
+    )
+    population = champion.generate(200, {}, 5)
+    engine = SimulationEngine(population, seed=5)
+    twins, change = population.twin_ids, engine.twin_changes(EMAIL)
+    said = [outcome(n, simulation_id=request.simulation_id, twin_id=twins[n], treated=None if n % 2 else False) for n in range(20)]
+    said += [
+        outcome(20, simulation_id=request.simulation_id, twin_id=UUID(int=1)),
+        outcome(21, simulation_id=UUID(int=2), twin_id=twins[0]),
+    ]
+    async with service(["outcomes", "simulation"]):
+        await client.request(request)
+        await client.publish_outcomes(said)
+        rows = await stored(pool, 22)
+
+    expected = population.frame["baseline_behavior"].to_numpy()[:20] + np.where(np.arange(20) % 2, change[:20], 0.0)
+    np.testing.assert_array_equal([row["predicted_value"] for row in rows], expected)
+    assert [row["twin_id"] for row in rows] == list(twins[:20])
+    assert {row["population_id"] for row in rows} == {population.population_id}
+    assert {row[0] for row in await pool.fetch("SELECT kind FROM refused_records")} == {"twin", "simulation"}
+    assert await pool.fetchval("SELECT count(*) FROM digital_twins") == 20
+    assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 20
