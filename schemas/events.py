@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
+from itertools import compress
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
@@ -91,6 +92,9 @@ class SimulationRequest(Event):
         return self.seed if self.seed is not None else self.simulation_id.int % 2**63
 
 
+_WAYS = ("predicted_value", "simulation_id and twin_id", "entity_id and features")
+
+
 class OutcomeEvent(Event):
     """What really happened to whom; a null ``actual_value`` is known to be missing, a higher ``revision`` corrects."""
 
@@ -114,14 +118,10 @@ class OutcomeEvent(Event):
 
     @model_validator(mode="after")
     def _one_way_to_the_prediction(self) -> Self:
-        ways = {
-            "predicted_value": self.predicted_value is not None,
-            "simulation_id and twin_id": self.simulation_id is not None or self.twin_id is not None,
-            "entity_id and features": self.features is not None,
-        }
-        chosen = [way for way, given in ways.items() if given]
-        if len(chosen) != 1:
-            raise ValueError(f"give exactly one way to the prediction ({', '.join(ways)}), not {chosen or 'none'}")
+        given = (self.predicted_value is not None, bool(self.simulation_id or self.twin_id), self.features is not None)
+        if sum(given) != 1:
+            chosen = list(compress(_WAYS, given))
+            raise ValueError(f"give exactly one way to the prediction ({', '.join(_WAYS)}), not {chosen or 'none'}")
         if (self.simulation_id is None) != (self.twin_id is None):
             raise ValueError("simulation_id and twin_id belong together")
         if self.features is not None and self.entity_id is None:
@@ -146,7 +146,7 @@ class OutcomeEvent(Event):
     def _known_words(self) -> Self:
         entry = TWIN_TYPES[self.twin_type]
         entry.target(self.metric_type)
-        unknown = sorted(set(self.segment) - set(entry.segments))
+        unknown = [name for name in self.segment if name not in entry.segments]
         if unknown:
             raise ValueError(f"segment dimensions {unknown} are not declared: use {', '.join(entry.segments)}")
         return self

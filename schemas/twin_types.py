@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
@@ -107,9 +108,11 @@ class TwinTypeEntry:
     not_above: tuple[tuple[str, str], ...] = ()
     ratios: tuple[Ratio, ...] = ()
     by_name: Mapping[str, Feature] = field(init=False, repr=False, compare=False)
+    declared: Mapping[str, Target] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", MappingProxyType({f.name: f for f in self.features}))
+        object.__setattr__(self, "declared", MappingProxyType({target.name: target for target in self.targets}))
 
     @property
     def default_target(self) -> Target:
@@ -122,11 +125,11 @@ class TwinTypeEntry:
         Raises:
             ValueError: for a target that the catalogue does not declare.
         """
-        declared = {target.name: target for target in self.targets}
         if name is None:
             return self.default_target
-        one_of(f"target of {self.twin_type} twins", name, declared)
-        return declared[name]
+        if name not in self.declared:
+            one_of(f"target of {self.twin_type} twins", name, self.declared)
+        return self.declared[name]
 
 
 HCP = TwinTypeEntry(
@@ -205,6 +208,7 @@ TERRITORY = TwinTypeEntry(
 TWIN_TYPES: Mapping[TwinType, TwinTypeEntry] = MappingProxyType({entry.twin_type: entry for entry in (HCP, PATIENT, TERRITORY)})
 
 
+@lru_cache(maxsize=1000)
 def model_line(twin_type: TwinType, brand: Brand, target: str | None = None) -> str:
     """Name of a model line.
 
