@@ -7,9 +7,9 @@ ones: a new head waits only for another new one, a known head is never waited fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import asyncpg
@@ -17,6 +17,7 @@ from asyncpg.pgproto import pgproto
 
 from schemas.events import SUM_FIELDS, PaneRow, SourceId
 from schemas.twin_models import TwinPopulation
+from sql import arrays
 from sql.database import Connection, Database
 from sql.twin_rows import insert_twins
 
@@ -25,6 +26,7 @@ __all__ = [
     "Begun",
     "Change",
     "Head",
+    "Kind",
     "Line",
     "LineRow",
     "Moved",
@@ -38,7 +40,6 @@ __all__ = [
     "add_refused",
     "begin_source",
     "hold_twins",
-    "joined",
     "lock_heads",
     "lock_position",
     "mark_read_to_end",
@@ -59,6 +60,8 @@ __all__ = [
     "tracking_ids",
     "unsent",
 ]
+
+Common = TypeVar("Common", bound=Hashable)
 
 NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:outcomes")
 _SEPARATOR = "\x1f"  # joins segments for the way to Postgres; refused inside of them
@@ -95,9 +98,21 @@ class Head(NamedTuple):
     contribution: Sequence[int] | None
 
 
-class OutcomeRow(NamedTuple):
-    """One element with its fate, in the order of the columns it is written to."""
+class Kind(NamedTuple):
+    """What many outcomes of a slice have in common."""
 
+    line: str
+    metric_type: str
+    model_id: UUID | None
+    segments: tuple[str, ...]
+    simulation_id: UUID | None
+    population_id: UUID | None
+
+
+class OutcomeRow(NamedTuple):
+    """One element with its fate."""
+
+    kind: Kind
     tracking_id: UUID
     tracked_at: datetime
     source_offset: int
@@ -107,10 +122,6 @@ class OutcomeRow(NamedTuple):
     digest: bytes
     fate: str
     conflict: bool
-    line: str
-    metric_type: str
-    model_id: UUID | None
-    segments: str
     observed_at: datetime
     pane: float | None
     width_s: float | None
@@ -118,9 +129,7 @@ class OutcomeRow(NamedTuple):
     actual_value: float | None
     predicted_lower: float | None
     predicted_upper: float | None
-    simulation_id: UUID | None
     twin_id: UUID | None
-    population_id: UUID | None
     entity_id: str | None
     features: str | None
     treated: bool | None
@@ -178,8 +187,7 @@ def _uuid5(begun: Any, name: bytes) -> UUID:
     return pgproto.UUID(bytes(octets))
 
 
-def joined(segments: Iterable[str]) -> str:
-    """Segments as they travel to Postgres."""
+def _joined(segments: Iterable[str]) -> str:
     return _SEPARATOR.join(segments)
 
 
@@ -224,15 +232,18 @@ async def stored_already(connection: Connection, ids: Sequence[UUID], first: dat
     return {row[0] for row in await connection.fetch(_STORED, ids, first, last)}
 
 
+_HEADS = """
+SELECT h.event_id, h.revision, h.digest, ($8::text[])[h.kind] AS line, ($9::uuid[])[h.kind] AS model_id,
+       string_to_array(($10::text[])[h.kind], chr(31)) AS segments, h.pane, h.width_s, h.contribution::bigint[] AS contribution
+FROM unnest($1::text::uuid[], $2::text::int[], $3::text::bytea[], $4::text::float8[], $5::text::float8[], $6::text::text[],
+            $7::text::int[]) AS h (event_id, revision, digest, pane, width_s, contribution, kind)"""
+
 _PLACE_HEADS = f"""
 INSERT INTO event_heads (event_id, revision, digest, line, model_id, segments, pane, width_s, contribution)
-SELECT h.event_id, h.revision, h.digest, h.line, h.model_id, string_to_array(h.segments, chr(31)), h.pane, h.width_s,
-       CASE WHEN h.pane IS NOT NULL THEN ($9::bigint[])[(h.i - 1) * {len(SUM_FIELDS)} + 1 : h.i * {len(SUM_FIELDS)}] END
-FROM unnest($1::uuid[], $2::int[], $3::bytea[], $4::text[], $5::uuid[], $6::text[], $7::float8[], $8::float8[])
-     WITH ORDINALITY AS h (event_id, revision, digest, line, model_id, segments, pane, width_s, i)
+{_HEADS}
 ORDER BY h.event_id
 ON CONFLICT (event_id) DO NOTHING
-RETURNING event_id"""  # noqa: S608  # the number of sums
+RETURNING event_id"""
 
 
 async def place_heads(connection: Connection, heads: Sequence[Head]) -> set[UUID]:
@@ -254,13 +265,10 @@ async def lock_heads(connection: Connection, events: Iterable[UUID]) -> dict[UUI
 
 _MOVE_HEADS = f"""
 UPDATE event_heads e
-SET revision = h.revision, digest = h.digest, line = h.line, model_id = h.model_id,
-    segments = string_to_array(h.segments, chr(31)), pane = h.pane, width_s = h.width_s,
-    contribution = CASE WHEN h.pane IS NOT NULL
-                        THEN ($9::bigint[])[(h.i - 1) * {len(SUM_FIELDS)} + 1 : h.i * {len(SUM_FIELDS)}] END
-FROM unnest($1::uuid[], $2::int[], $3::bytea[], $4::text[], $5::uuid[], $6::text[], $7::float8[], $8::float8[])
-     WITH ORDINALITY AS h (event_id, revision, digest, line, model_id, segments, pane, width_s, i)
-WHERE e.event_id = h.event_id"""  # noqa: S608  # the number of sums
+SET revision = h.revision, digest = h.digest, line = h.line, model_id = h.model_id, segments = h.segments, pane = h.pane,
+    width_s = h.width_s, contribution = h.contribution
+FROM ({_HEADS}) h
+WHERE e.event_id = h.event_id"""  # noqa: S608  # the statement above
 
 
 async def move_heads(connection: Connection, heads: Sequence[Head]) -> None:
@@ -268,11 +276,27 @@ async def move_heads(connection: Connection, heads: Sequence[Head]) -> None:
     await connection.execute(_MOVE_HEADS, *_head_columns(heads))
 
 
-def _head_columns(heads: Sequence[Head]) -> list[list[Any]]:
-    nothing = (0,) * len(SUM_FIELDS)
-    columns = [list(column) for column in zip(*heads, strict=True)][:-1]
-    columns[5] = [joined(segments) for segments in columns[5]]
-    return [*columns, [number for head in heads for number in (head.contribution or nothing)]]
+def _head_columns(heads: Sequence[Head]) -> list[Any]:
+    kinds, of_head = _numbered([(head.line, head.model_id, head.segments) for head in heads])
+    return [
+        arrays.uuids([head.event_id for head in heads]),
+        arrays.numbers([head.revision for head in heads]),
+        arrays.octets([head.digest for head in heads]),
+        arrays.numbers([head.pane for head in heads]),
+        arrays.numbers([head.width_s for head in heads]),
+        arrays.words([None if head.contribution is None else arrays.numbers(head.contribution) for head in heads]),
+        arrays.numbers(of_head),
+        [line for line, _, _ in kinds],
+        [model_id for _, model_id, _ in kinds],
+        [_joined(segments) for _, _, segments in kinds],
+    ]
+
+
+def _numbered(kinds: Iterable[Common]) -> tuple[list[Common], list[int]]:
+    """The different ones, and which of them each is, counted from 1."""
+    found: dict[Common, int] = {}
+    places = [found.setdefault(kind, len(found) + 1) for kind in kinds]
+    return list(found), places
 
 
 _HOLD_TWINS = """
@@ -290,26 +314,52 @@ async def hold_twins(connection: Connection, population: TwinPopulation, rows: I
 
 
 _ADD_OUTCOMES = """
-INSERT INTO fidelity_tracking (tracking_id, tracked_at, source_offset, element, event_id, revision, digest, fate, conflict, line,
-                               metric_type, model_id, segments, observed_at, pane, width_s, predicted_value, actual_value,
-                               predicted_lower, predicted_upper, simulation_id, twin_id, population_id, entity_id, features,
-                               treated, source)
-SELECT tracking_id, tracked_at, source_offset, element, event_id, revision, digest, fate::outcome_fate, conflict, line,
-       metric_type, model_id, string_to_array(segments, chr(31)), observed_at, pane, width_s, predicted_value, actual_value,
-       predicted_lower, predicted_upper, simulation_id, twin_id, population_id, entity_id, features::jsonb, treated, $27
-FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::int[], $5::uuid[], $6::int[], $7::bytea[], $8::text[], $9::bool[],
-            $10::text[], $11::text[], $12::uuid[], $13::text[], $14::timestamptz[], $15::float8[], $16::float8[], $17::float8[],
-            $18::float8[], $19::float8[], $20::float8[], $21::uuid[], $22::uuid[], $23::uuid[], $24::text[], $25::text[],
-            $26::bool[])
-     AS o (tracking_id, tracked_at, source_offset, element, event_id, revision, digest, fate, conflict, line, metric_type,
-           model_id, segments, observed_at, pane, width_s, predicted_value, actual_value, predicted_lower, predicted_upper,
-           simulation_id, twin_id, population_id, entity_id, features, treated)"""
+INSERT INTO fidelity_tracking (tracking_id, tracked_at, source_offset, element, event_id, revision, digest, fate, conflict,
+                               observed_at, pane, width_s, predicted_value, actual_value, predicted_lower, predicted_upper, twin_id,
+                               entity_id, features, treated, line, metric_type, model_id, segments, simulation_id, population_id,
+                               source)
+SELECT tracking_id, tracked_at, source_offset, element, event_id, revision, digest, fate, conflict, observed_at, pane, width_s,
+       predicted_value, actual_value, predicted_lower, predicted_upper, twin_id, entity_id, features::jsonb, treated,
+       ($22::text[])[kind], ($23::text[])[kind], ($24::uuid[])[kind], string_to_array(($25::text[])[kind], chr(31)),
+       ($26::uuid[])[kind], ($27::uuid[])[kind], $28
+FROM unnest($1::text::int[], $2::text::uuid[], $3::text::timestamptz[], $4::text::bigint[], $5::text::int[], $6::text::uuid[],
+            $7::text::int[], $8::text::bytea[], $9::text::outcome_fate[], $10::text::bool[], $11::text::timestamptz[],
+            $12::text::float8[], $13::text::float8[], $14::text::float8[], $15::text::float8[], $16::text::float8[],
+            $17::text::float8[], $18::text::uuid[], $19::text::text[], $20::text::text[], $21::text::bool[])
+     AS o (kind, tracking_id, tracked_at, source_offset, element, event_id, revision, digest, fate, conflict, observed_at, pane,
+           width_s, predicted_value, actual_value, predicted_lower, predicted_upper, twin_id, entity_id, features, treated)"""
+
+_COLUMNS: tuple[Callable[[Any], str], ...] = (
+    arrays.uuids,
+    arrays.moments,
+    arrays.numbers,
+    arrays.numbers,
+    arrays.uuids,
+    arrays.numbers,
+    arrays.octets,
+    arrays.words,
+    arrays.flags,
+    arrays.moments,
+    *(arrays.numbers,) * 6,
+    arrays.uuids,
+    arrays.words,
+    arrays.words,
+    arrays.flags,
+)
 
 
 async def add_outcomes(connection: Connection, source: SourceId, rows: Sequence[OutcomeRow]) -> None:
     """Store elements that are not stored yet."""
-    if rows:
-        await connection.execute(_ADD_OUTCOMES, *(list(column) for column in zip(*rows, strict=True)), str(source))
+    if not rows:
+        return
+    of_rows, *columns = zip(*rows, strict=True)
+    kinds, places = _numbered(of_rows)
+    told = [write(column) for write, column in zip(_COLUMNS, columns, strict=True)]
+    lines, metrics, models, segments, simulations, populations = (list(column) for column in zip(*kinds, strict=True))
+    joined = [_joined(each) for each in segments]
+    await connection.execute(
+        _ADD_OUTCOMES, arrays.numbers(places), *told, lines, metrics, models, joined, simulations, populations, str(source)
+    )
 
 
 _ADD_REFUSED = """
@@ -340,9 +390,9 @@ ROW = f"line, model_id, segment, pane, width_s, version, last_offset, ARRAY[{_SU
 _FIRST_SUM = 8
 _ADD_CHANGES = f"""
 INSERT INTO fidelity_panes AS p (line, model_id, segment, pane, width_s, source, last_offset, {_SUMS})
-SELECT c.line, c.model_id, c.segment, c.pane, c.width_s, $6, $7, {", ".join(f"c.{name}::numeric" for name in SUM_FIELDS)}
-FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::float8[],
-            {", ".join(f"${_FIRST_SUM + i}::text[]" for i in range(len(SUM_FIELDS)))})
+SELECT c.line, c.model_id, c.segment, c.pane, c.width_s, $6, $7, {_SUMS}
+FROM unnest($1::text::text[], $2::text::uuid[], $3::text::text[], $4::text::float8[], $5::text::float8[],
+            {", ".join(f"${_FIRST_SUM + i}::text::numeric[]" for i in range(len(SUM_FIELDS)))})
      AS c (line, model_id, segment, pane, width_s, {_SUMS})
 ORDER BY c.model_id, c.segment, c.pane, c.width_s
 ON CONFLICT (model_id, segment, pane, width_s, source) DO UPDATE
@@ -355,8 +405,14 @@ async def add_changes(connection: Connection, source: SourceId, offset: int, cha
     """Add to the source's rows, and return them as they stand now."""
     if not changes:
         return []
-    keys = [list(column) for column in zip(*changes, strict=True)][:5]
-    sums = [[str(number) for number in column] for column in zip(*(change.sums for change in changes), strict=True)]
+    keys = [
+        arrays.words([change.line for change in changes]),
+        arrays.uuids([change.model_id for change in changes]),
+        arrays.words([change.segment for change in changes]),
+        arrays.numbers([change.pane for change in changes]),
+        arrays.numbers([change.width_s for change in changes]),
+    ]
+    sums = [arrays.numbers(column) for column in zip(*(change.sums for change in changes), strict=True)]
     return _line_rows(await connection.fetch(_ADD_CHANGES, *keys, str(source), offset, *sums))
 
 

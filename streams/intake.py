@@ -19,7 +19,7 @@ from schemas import OutcomeEvent, SourceId
 from schemas.events import SUM_FIELDS, canonical_digest
 from sql import outcome_store as store
 from sql.database import Connection, Pool, transaction
-from sql.outcome_store import Head, Line, LineRow, Moved, OutcomeRow, Position, RefusedRow
+from sql.outcome_store import Head, Kind, Line, LineRow, Moved, OutcomeRow, Position, RefusedRow
 from streams.judging import Claim, Judged, changes, judge
 from streams.library import Library
 from streams.parsing import Element, Refusal, parse, text_headers
@@ -160,7 +160,7 @@ class Intake:
             source=source,
             rows=rows,
             watermark=max((at for at in (position.watermark, reached) if at is not None), default=None),
-            fates=_tally((row.line, row.fate) for row in outcomes),
+            fates=_tally((row.kind.line, row.fate) for row in outcomes),
             refused=_tally(row.kind for row in refused),
             replayed=len(scored.elements) - len(fresh),
         )
@@ -269,6 +269,9 @@ def _outcome_rows(scored: _Scored, accepted: Sequence[int], claims: Sequence[Cla
         event = _event(scored, at)
         rows.append(
             OutcomeRow(
+                kind=Kind(
+                    head.line, event.metric_type, head.model_id, head.segments, event.simulation_id, scores.population_id[row]
+                ),
                 tracking_id=scored.ids[at],
                 tracked_at=element.at,
                 source_offset=element.offset,
@@ -278,10 +281,6 @@ def _outcome_rows(scored: _Scored, accepted: Sequence[int], claims: Sequence[Cla
                 digest=head.digest,
                 fate=fate,
                 conflict=conflict,
-                line=head.line,
-                metric_type=event.metric_type,
-                model_id=head.model_id,
-                segments=store.joined(head.segments),
                 observed_at=event.observed_at,
                 pane=head.pane,
                 width_s=head.width_s,
@@ -289,9 +288,7 @@ def _outcome_rows(scored: _Scored, accepted: Sequence[int], claims: Sequence[Cla
                 actual_value=event.actual_value,
                 predicted_lower=lower[row],
                 predicted_upper=upper[row],
-                simulation_id=event.simulation_id,
                 twin_id=event.twin_id,
-                population_id=scores.population_id[row],
                 entity_id=event.entity_id,
                 features=None if event.features is None else json.dumps(event.features),
                 treated=event.treated,
