@@ -31,12 +31,12 @@ from tests.bench.report import as_json, as_table
 from tests.bench.tables import Measured, measured_tables
 from tests.bench.twins import generation_figure, simulation_figure
 
-OF_TABLES: dict[str, Callable[[Measured], Sequence[Figure]]] = {
-    "forest": forest_figures,
+OF_TABLES: dict[str, Callable[[Measured], Sequence[Figure]]] = {"forest": forest_figures}
+OF_SAMPLE: dict[str, Callable[[Measured], Sequence[Figure]]] = {
     "generate": lambda table: [generation_figure(table)],
     "simulate": lambda table: [simulation_figure(table)],
+    "sums": lambda table: [sums_figure(table)],
 }
-OF_SAMPLE: dict[str, Callable[[Measured], Sequence[Figure]]] = {"sums": lambda table: [sums_figure(table)]}
 OF_STACK: dict[str, Callable[[Measured, Settings], Sequence[Figure]]] = {
     "population": lambda table, settings: [population_figure(table, settings)],
     "outcomes": lambda table, settings: [outcome_figure(table, settings)],

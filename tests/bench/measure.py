@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Aim(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the report; ``ours`` and ``baseline`` are medians of ``repeats`` measurements in the same run."""
+    """One row of the report; ``ours`` and ``baseline`` are of the same run: medians of ``repeats`` turns, or sums over them."""
 
     work: str
     data: str
@@ -62,7 +63,7 @@ def interleaved(
     baseline: Callable[[], object],
     repeats: int,
     *,
-    at_most_s: float,
+    at_most_s: float = math.inf,
     clock: Callable[[], float] = time.process_time,
 ) -> Times:
     """Time both in turn, who begins alternating; no repeat begins that would likely end after ``at_most_s``.

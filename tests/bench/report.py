@@ -24,8 +24,8 @@ def method() -> str:
     cores, load = os.cpu_count() or 1, os.getloadavg()[1]
     busy = " It was busy: what went by the clock took longer than it needs." if load > cores else ""
     return (
-        "Method: ours and the baseline take turns in one run, n times; medians; ratio = ours / baseline. What only computes is\n"
-        "timed on one thread in processor time, what talks to Kafka or PostgreSQL by the clock.\n"
+        "Method: ours and the baseline take turns in one run, n times; medians (fits: sums); ratio = ours / baseline.\n"
+        "What only computes is timed on one thread in processor time, what talks to Kafka or PostgreSQL by the clock.\n"
         f"Data: sample: 10,000 generated prescribers; {real}.\n"
         f"Machine: {cores} cores ({platform.machine()}), load {load:.1f};"
         f" Python {platform.python_version()}, {libraries}.{busy}"
