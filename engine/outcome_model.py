@@ -39,7 +39,7 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "max_depth": 15,
                 "min_samples_split": 20,
                 "min_samples_leaf": 10,
-                "max_features": 1 / 3,
+                "max_features": 0.25,
                 "max_samples": 0.4,
             }
         ),
