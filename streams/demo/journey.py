@@ -43,8 +43,8 @@ SETTLE_S = 120.0
 class Pace:
     """How much is streamed: outcomes a second, outcomes of each part, and the most to wait for a promotion."""
 
+    quiet: int
     rate: float = 250.0
-    quiet: int = 5_000
     shifted_at_most: int = 25_000
     after: int = 4_000
 

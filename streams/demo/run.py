@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from deploy.stack import StackError, free_port, running_stack
 from engine.sample_tables import sample_table
@@ -33,7 +34,7 @@ DEMO = {"pane_s": 1.0, "window_s": 15.0, "grace_s": 2.0, "skew_s": 5.0, "cooldow
 """Short panes and windows, so that a life of months passes in a minute."""
 
 ROWS, MOST_TO_TRAIN, SEED = 20_000, 12_000, 2026
-PACE = Pace()
+LEAST_QUIET = 2_000
 
 
 def run_demo(
@@ -44,11 +45,11 @@ def run_demo(
     say: Say,
     *,
     rows: int = ROWS,
-    pace: Pace = PACE,
+    pace: Pace | None = None,
 ) -> Report:
     """Run the main job and report; the folder ``demo`` of the home is cleared first.
 
-    ``rows`` are generated where there is no ``data``.
+    ``rows`` are generated where there is no ``data``. Without a ``pace`` the first half of the streamed rows is left as it is.
 
     Raises:
         ValueError: for a table that cannot be used.
@@ -78,7 +79,7 @@ def run_demo(
         with watch.step("starting the workers"):
             workers = held.enter_context(Workers(ROLES, at, log_folder=home / "logs"))
             workers.wait_ready()
-        journey = asyncio.run(travel(at, first, stream, pace, watch))
+        journey = asyncio.run(travel(at, first, stream, pace or _half_quiet(stream), watch))
         with watch.step("verifying every count"):
             verified = asyncio.run(verify(at))
         workers.check()
@@ -92,6 +93,10 @@ def _table(data: Path | None, twin_type: TwinType, rows: int) -> Imported:
     frame.insert(0, ENTITY, [f"{twin_type.value}-{row:05}" for row in range(rows)])
     note = "marginals and correlations follow published facts, the links to the outcome are ours: nobody real is in it"
     return Imported(frame, TWIN_TYPES[twin_type].default_target.name, f"generated table of {rows:,} {twin_type} rows", (), (note,))
+
+
+def _half_quiet(stream: pd.DataFrame) -> Pace:
+    return Pace(quiet=max(LEAST_QUIET, len(stream) // 2))
 
 
 def _cleared(home: Path) -> Path:
