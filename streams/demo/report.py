@@ -99,7 +99,8 @@ class Report:
 
     def _stream(self) -> list[str]:
         told = [
-            f"{self.journey.published:,} outcomes, then an injected shift: {self.journey.shift} (order, times and shift are ours)"
+            f"{self.journey.published:,} outcomes, the later ones with an injected shift: {self.journey.shift}",
+            "the order, the times and the shift are ours",
         ]
         if self.retrain is not None:
             told.append(f"retrain asked for on about {self.delay:,} shifted outcomes: {self.retrain.reason}")
