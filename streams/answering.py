@@ -59,6 +59,8 @@ def outage(error: BaseException) -> bool:
         return state.startswith(_PASSING_CLASSES) or state in _PASSING_STATES
     if isinstance(error, asyncpg.InterfaceError):  # a closed connection; wrong arguments are a ValueError beside it
         return not isinstance(error, ValueError) and "clos" in str(error)
+    if isinstance(error, asyncpg.InternalClientError):  # what asyncpg raises when a connection breaks inside of a statement
+        return True
     if isinstance(error, KafkaError):
         return bool(error.retriable) or isinstance(error, KafkaTimeoutError)
     if isinstance(error, OSError | TimeoutError | EOFError):

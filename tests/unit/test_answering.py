@@ -202,3 +202,7 @@ def test_a_long_value_is_cut_short_and_never_breaks_the_line():
     assert "\n" not in words
     assert in_words(ValueError("two\n lines")) == "two lines"
     assert in_words(TimeoutError()) == "TimeoutError"
+
+
+def test_a_connection_that_breaks_inside_of_a_statement_is_an_outage():
+    assert outage(asyncpg.InternalClientError("got result for unknown protocol state 3"))
