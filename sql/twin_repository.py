@@ -14,12 +14,13 @@ from uuid import UUID, uuid5
 import asyncpg
 
 from schemas.filters import PopulationFilter
-from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, DigitalTwin, ModelCard, RealismReport, TwinPopulation
+from schemas.twin_models import DigitalTwin, ModelCard, RealismReport, TwinPopulation
 from schemas.twin_types import Brand, TwinType
 from sql.database import Connection, Pool, open_pool, transaction
-from sql.frames import columns_of, features_as_json, floats, frame_from, own_columns
+from sql.frames import columns_of, frame_from, own_columns
 from sql.model_rows import COLUMNS, UnknownModel, card_from, insert_model, load_card
 from sql.twin_query import twin_query
+from sql.twin_rows import insert_twins
 
 __all__ = ["PopulationRecord", "TwinRecord", "TwinRepository", "UnknownModel", "UnknownPopulation", "UnknownTwin"]
 
@@ -44,14 +45,6 @@ SET name = EXCLUDED.name, description = EXCLUDED.description, expires_at = EXCLU
     realism = EXCLUDED.realism, columns = EXCLUDED.columns
 WHERE p.columns IS NULL
 RETURNING population_id"""
-
-SAVE_TWINS = """
-INSERT INTO digital_twins (twin_id, model_id, twin_type, features, baseline_behavior, baseline_lower, baseline_upper, outcome,
-                           metadata)
-SELECT twin_id, $1, $2::text::twin_type, features, behavior, lower, upper, outcome, $3
-FROM ROWS FROM (unnest($4::uuid[], $5::float8[], $6::float8[], $7::float8[], $8::float8[]), jsonb_array_elements($9::text::jsonb))
-     AS x (twin_id, behavior, lower, upper, outcome, features)
-ON CONFLICT (twin_id) DO NOTHING"""
 
 SAVE_MEMBERS = """
 INSERT INTO twin_population_members (population_id, twin_id, row_number)
@@ -227,7 +220,7 @@ class TwinRepository:
             await insert_model(connection, population.model)
             stored = await load_card(connection, population.model_id)
             if await _insert_population(connection, population, columns):
-                await _insert_twins(connection, population.model_copy(update={"model": stored}))
+                await _insert_members(connection, population.model_copy(update={"model": stored}))
         return population.population_id
 
     async def load_population(self, population_id: UUID) -> TwinPopulation:
@@ -319,17 +312,11 @@ async def _insert_population(connection: Connection, population: TwinPopulation,
     return saved is not None
 
 
-async def _insert_twins(connection: Connection, population: TwinPopulation) -> None:
-    frame, ids = population.frame, population.twin_ids
-    target = population.model.target
-    numbers = [floats(frame, name) for name in (BEHAVIOUR, LOWER, UPPER, target)]
-    metadata = population.provenance() | ({} if target in frame else {"outcome": None})
-    for start in range(0, len(ids), ROWS_A_STATEMENT):
-        part = slice(start, start + ROWS_A_STATEMENT)
-        made_by = (population.model_id, population.twin_type.value, metadata)
-        features = features_as_json(frame.iloc[part], population.features)
-        await connection.execute(SAVE_TWINS, *made_by, ids[part], *(column[part] for column in numbers), features)
-        await connection.execute(SAVE_MEMBERS, population.population_id, start, ids[part])
+async def _insert_members(connection: Connection, population: TwinPopulation) -> None:
+    for start in range(0, population.twin_count, ROWS_A_STATEMENT):
+        rows = range(start, min(start + ROWS_A_STATEMENT, population.twin_count))
+        await insert_twins(connection, population, rows)
+        await connection.execute(SAVE_MEMBERS, population.population_id, start, population.twin_ids[rows.start : rows.stop])
 
 
 def _fields(row: asyncpg.Record) -> dict[str, Any]:
