@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from uuid import uuid4
 
 import asyncpg
@@ -13,6 +13,7 @@ import pytest
 
 from deploy.stack import LocalStack
 from deploy.stack.part import free_port
+from sql.migrate import migrate
 
 KAFKA_IMAGE = "apache/kafka:4.1.1"
 POSTGRES_IMAGE = "postgres:18"
@@ -69,13 +70,40 @@ def postgres_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
         yield os.environ.get("TWIN_TEST_POSTGRES") or _postgres_container(request, cleanup) or _local(request).postgres_dsn
 
 
+@pytest.fixture(scope="session")
+def migrated_template(postgres_dsn: str) -> Iterator[str]:
+    """Name of a database with our tables and nothing in them; copying it takes a fraction of migrating."""
+    name = f"template_{uuid4().hex}"
+    asyncio.run(_administer(postgres_dsn, f"CREATE DATABASE {name}"))
+    asyncio.run(migrate(_beside(postgres_dsn, name)))
+    yield name
+    asyncio.run(_administer(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
 @pytest.fixture
-async def fresh_database(postgres_dsn: str) -> AsyncIterator[str]:
-    """Address of an empty database that only this test uses; connections left open by the test do not keep it alive."""
+async def fresh_database(postgres_dsn: str, migrated_template: str) -> AsyncIterator[str]:
+    """Address of a migrated database that only this test uses; connections left open by the test do not keep it alive."""
+    async with _database(postgres_dsn, f"TEMPLATE {migrated_template} STRATEGY FILE_COPY") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
+    """Address of a database without any table of ours."""
+    async with _database(postgres_dsn) as dsn:
+        yield dsn
+
+
+@asynccontextmanager
+async def _database(postgres_dsn: str, how: str = "") -> AsyncIterator[str]:
     name = f"test_{uuid4().hex}"
-    await _administer(postgres_dsn, f"CREATE DATABASE {name}")
-    yield f"{postgres_dsn.rpartition('/')[0]}/{name}"
+    await _administer(postgres_dsn, f"CREATE DATABASE {name} {how}")
+    yield _beside(postgres_dsn, name)
     await _administer(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _beside(postgres_dsn: str, name: str) -> str:
+    return f"{postgres_dsn.rpartition('/')[0]}/{name}"
 
 
 async def _administer(dsn: str, statement: str) -> None:

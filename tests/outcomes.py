@@ -13,7 +13,6 @@ from aiokafka import ConsumerRecord
 from schemas import Baseline, Brand, ModelCard, TwinModelMetrics, TwinType
 from sql.database import connect
 from sql.ledger import Ledger
-from sql.migrate import migrate
 from streams.transport import Slice
 
 SPACE = UUID(int=14)
@@ -52,8 +51,7 @@ def make_card(name: str = "first", *, mae: float = 0.8) -> ModelCard:
 
 
 async def make_line(dsn: str, *cards: ModelCard, pane_s: float = 60.0, window_s: float = 300.0) -> None:
-    """A migrated database in which the first card is champion from ``START`` on."""
-    await migrate(dsn)
+    """Register the cards in a migrated database; the first one is champion from ``START`` on."""
     connection = await connect(dsn)
     try:
         ledger = Ledger(connection)

@@ -22,7 +22,6 @@ from engine.twin_model import TwinModel
 from schemas import Brand, Event, ModelEvent, TwinType
 from sql.database import Pool, open_pool
 from sql.ledger import Artifact, Ledger
-from sql.migrate import migrate
 from streams.client import TwinClient
 from streams.registry import MlflowRegistry, prepare_store
 from streams.role import play
@@ -76,7 +75,6 @@ _NAMES = {topic.name for topic in TOPICS}
 @pytest.fixture
 async def settings(empty_kafka: str, fresh_database: str, mlflow_store: str, tmp_path: Path) -> Settings:
     """Settings of a service of its own, with its tables made."""
-    await migrate(fresh_database)
     return Settings(
         kafka_bootstrap=empty_kafka,
         postgres_dsn=fresh_database,

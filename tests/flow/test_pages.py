@@ -14,7 +14,6 @@ from playwright.async_api import async_playwright
 
 from schemas import DriftState
 from sql.database import open_pool
-from sql.migrate import migrate
 from streams.charts import Mark
 from streams.page_data import look
 from streams.pages import render, render_report, serving_page
@@ -26,7 +25,6 @@ NOW = datetime(2025, 3, 4, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def page_settings(fresh_database: str) -> Settings:
-    await migrate(fresh_database)
     return Settings(postgres_dsn=fresh_database)
 
 

@@ -10,7 +10,6 @@ import pytest
 from engine import FidelityTracker, SimulationEngine, TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import Brand, InterventionConfig, SimulationRecommendation, TwinType
-from sql.migrate import migrate
 from sql.twin_repository import TwinRepository
 
 
@@ -22,7 +21,6 @@ def historical_hcps() -> pd.DataFrame:
 @pytest.fixture
 async def repo(fresh_database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TwinRepository]:
     monkeypatch.setenv("TWIN_POSTGRES_DSN", fresh_database)
-    await migrate(fresh_database)
     async with TwinRepository() as repository:
         yield repository
 

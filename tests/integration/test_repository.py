@@ -15,7 +15,6 @@ import pytest
 from schemas import Baseline, Brand, DigitalTwin, ModelCard, PopulationFilter, TwinModelMetrics, TwinPopulation, TwinType
 from schemas.filters import conditions, rows_matching
 from sql.database import NoAddress, connect
-from sql.migrate import migrate
 from sql.twin_repository import TwinRepository, UnknownModel, UnknownPopulation, UnknownTwin
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -23,7 +22,6 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def database(fresh_database: str) -> str:
-    await migrate(fresh_database)
     return fresh_database
 
 

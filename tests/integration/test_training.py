@@ -20,7 +20,6 @@ from schemas import Brand, RetrainEvent, TwinType
 from sql.database import open_pool
 from sql.history_store import add_history, training_rows
 from sql.ledger import Ledger, UnknownModel
-from sql.migrate import migrate
 from sql.retrain_store import enqueue, request, take
 from streams.learning import TrainingRefused
 from streams.model_parts import write_parts
@@ -68,7 +67,6 @@ async def first(pool, registry, first_model):
 
 @pytest.fixture
 async def pool(fresh_database):
-    await migrate(fresh_database)
     opened = await open_pool(dsn=fresh_database)
     yield opened
     await opened.close()

@@ -11,7 +11,6 @@ import pytest
 from schemas import Brand, EffectPrior, ExperimentResult, InterventionConfig, TwinType
 from sql.database import Pool, open_pool
 from sql.effect_store import DifferentExperiment, add_experiment, current_priors, current_version, experiments, priors_at_version
-from sql.migrate import migrate
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LINE = "hcp:kisqali:prescribing_change"
@@ -20,7 +19,6 @@ EMAIL, SPEAKER = "email_campaign", "speaker_program_invitation"
 
 @pytest.fixture
 async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    await migrate(fresh_database)
     async with await open_pool(dsn=fresh_database) as opened:
         yield opened
 

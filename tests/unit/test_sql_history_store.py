@@ -13,7 +13,6 @@ import pytest
 
 from sql.database import Pool, open_pool
 from sql.history_store import add_history, training_rows
-from sql.migrate import migrate
 
 LINE, OTHER = "hcp:kisqali:prescribing_change", "hcp:fabhalta:prescribing_change"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -21,7 +20,6 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    await migrate(fresh_database)
     async with await open_pool(dsn=fresh_database) as opened:
         yield opened
 

@@ -12,7 +12,6 @@ import pytest
 from schemas import Baseline, Brand, ModelCard, ModelEvent, RetrainEvent, TwinModelMetrics, TwinType
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger, LostLease, NoPredecessor, StaleRetrain, UnknownLine, UnknownModel
-from sql.migrate import migrate
 from sql.retrain_store import Job, enqueue, request, take
 
 LINE = "hcp:kisqali:prescribing_change"
@@ -21,7 +20,6 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    await migrate(fresh_database)
     async with await open_pool(dsn=fresh_database) as opened:
         yield opened
 

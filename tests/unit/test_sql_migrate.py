@@ -25,22 +25,22 @@ BRIEF = {
 
 
 @pytest.fixture
-async def database(fresh_database: str) -> AsyncIterator[Connection]:
-    await migrate(fresh_database)
-    connection = await connect(fresh_database)
+async def database(empty_database: str) -> AsyncIterator[Connection]:
+    await migrate(empty_database)
+    connection = await connect(empty_database)
     yield connection
     await connection.close()
 
 
-async def test_three_runners_at_once_apply_each_file_once(fresh_database: str) -> None:
-    applied = await asyncio.gather(*(migrate(fresh_database) for _ in range(3)))
+async def test_three_runners_at_once_apply_each_file_once(empty_database: str) -> None:
+    applied = await asyncio.gather(*(migrate(empty_database) for _ in range(3)))
     assert sorted(name for names in applied for name in names) == [migration.name for migration in migrations()]
 
 
-async def test_a_second_run_applies_nothing(fresh_database: str) -> None:
-    first = await migrate(fresh_database)
+async def test_a_second_run_applies_nothing(empty_database: str) -> None:
+    first = await migrate(empty_database)
     assert first[:2] == ["012_digital_twin_tables.sql", "013_lines_and_ledger.sql"]
-    assert await migrate(fresh_database) == []
+    assert await migrate(empty_database) == []
 
 
 async def test_the_seven_tables_of_the_brief_are_there(database: Connection) -> None:
@@ -57,23 +57,23 @@ async def test_every_time_is_kept_with_its_zone(database: Connection) -> None:
     assert [row for row in naive if not row[0].startswith("pg_")] == []
 
 
-async def test_an_applied_file_that_was_changed_is_refused_by_name(fresh_database: str, database: Connection) -> None:
+async def test_an_applied_file_that_was_changed_is_refused_by_name(empty_database: str, database: Connection) -> None:
     await database.execute("UPDATE schema_migrations SET sha256 = 'other' WHERE number = 13")
     with pytest.raises(ChangedMigration, match=r"013_lines_and_ledger\.sql"):
-        await migrate(fresh_database)
+        await migrate(empty_database)
 
 
-async def test_a_new_file_below_an_applied_number_is_refused(fresh_database: str, database: Connection) -> None:
+async def test_a_new_file_below_an_applied_number_is_refused(empty_database: str, database: Connection) -> None:
     await database.execute("DELETE FROM schema_migrations WHERE number = 12")
     with pytest.raises(LateMigration, match=r"012_digital_twin_tables\.sql"):
-        await migrate(fresh_database)
+        await migrate(empty_database)
 
 
-async def test_a_file_that_fails_leaves_nothing_behind(fresh_database: str, database: Connection) -> None:
+async def test_a_file_that_fails_leaves_nothing_behind(empty_database: str, database: Connection) -> None:
     last = migrations()[-1]
     await database.execute("DELETE FROM schema_migrations WHERE number = $1", last.number)
     with pytest.raises(asyncpg.PostgresError, match="already exists"):
-        await migrate(fresh_database)
+        await migrate(empty_database)
     assert await database.fetchval("SELECT max(number) FROM schema_migrations") < last.number
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from schemas import RetrainEvent
 from sql.database import Pool, open_pool
-from sql.migrate import migrate
 from sql.model_rows import UnknownModel
 from sql.retrain_store import (
     Job,
@@ -35,7 +34,6 @@ LINE, OTHER = "hcp:kisqali:prescribing_change", "hcp:fabhalta:prescribing_change
 
 @pytest.fixture
 async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    await migrate(fresh_database)
     async with await open_pool(dsn=fresh_database) as opened:
         yield opened
 

@@ -28,7 +28,6 @@ from schemas import (
 )
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
-from sql.migrate import migrate
 from sql.run_store import DifferentBody, NoChampion, Pins, Recipe, UnknownPopulation, WrongLine, finish, pin, runs, stored_answer
 from sql.twin_repository import TwinRepository
 
@@ -40,7 +39,6 @@ BODY, OTHER_BODY = b"body", b"another body"
 
 @pytest.fixture
 async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    await migrate(fresh_database)
     async with await open_pool(dsn=fresh_database) as opened:
         yield opened
 

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from deploy.stack.jars import cache_folder
-from sql.migrate import migrate
 from streams.metrics import REGISTRY
 from streams.settings import ROLES, Settings
 
@@ -79,7 +78,6 @@ def test_every_alert_has_a_runbook_section_that_says_what_to_do(alert: dict[str,
 
 
 async def test_every_query_of_the_runbook_runs_on_our_tables(fresh_database: str) -> None:
-    await migrate(fresh_database)
     queries = re.findall(r"`(SELECT [^`]+)`", (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8"))
     assert len(queries) > 5
     connection = await asyncpg.connect(fresh_database)
