@@ -22,7 +22,18 @@ import numpy.typing as npt
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import Baseline
 
-__all__ = ["AVERAGE_RUN_LENGTH", "BETS", "LOG_QUANTUM", "Evidence", "fold", "log_bets", "rounded_log_bets", "upper_mean"]
+__all__ = [
+    "AVERAGE_RUN_LENGTH",
+    "BETS",
+    "LOG_QUANTUM",
+    "Evidence",
+    "fold",
+    "grown",
+    "log_bets",
+    "log_mean",
+    "rounded_log_bets",
+    "upper_mean",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -98,7 +109,7 @@ class Evidence:
     @property
     def log_mean(self) -> float:
         """Log of the mean of the stakes over the bets."""
-        return float(np.logaddexp.reduce(self.log_values)) - math.log(len(BETS))
+        return float(log_mean(self.log_values))
 
     def ratio(self, average_run_length: float = AVERAGE_RUN_LENGTH) -> float:
         """Mean stake as a share of the alarm's limit: evidence from 1 upward. Finite, however overwhelming."""
@@ -127,10 +138,26 @@ def fold(cells: Iterable[Sequence[int]], start: Evidence) -> Evidence:
     return evidence
 
 
+def grown(log_stakes: npt.ArrayLike, log_entry: npt.ArrayLike, gains: npt.ArrayLike) -> Array:
+    """Log of each bet's total stake after a cell: at its beginning every bet takes in new stakes, then all of them grow.
+
+    Args:
+        log_stakes: before the cell, shape ``(..., len(BETS))``.
+        log_entry: log of the count that enters, a count known before the cell began; it broadcasts.
+        gains: sums of the cell's log bets in ``LOG_QUANTUM``, shape ``(..., len(BETS))``.
+    """
+    grown_by = np.asarray(gains, dtype=float) * LOG_QUANTUM
+    return np.asarray(np.logaddexp(log_stakes, log_entry) + grown_by, dtype=float)
+
+
+def log_mean(log_stakes: npt.ArrayLike) -> Array:
+    """Log of the mean stake over the bets, the last axis."""
+    return np.asarray(np.logaddexp.reduce(np.asarray(log_stakes), axis=-1) - math.log(len(BETS)))
+
+
 def _after(before: Evidence, cell: Sequence[int]) -> Evidence:
-    gains = [gain * LOG_QUANTUM for gain in cell[_FIRST_BET : _FIRST_BET + len(BETS)]]
-    entered = np.logaddexp(before.log_values, math.log(before.last_count))
-    after = Evidence(tuple((entered + gains).tolist()), cell[_N], before.log_peak)
+    stakes = grown(before.log_values, math.log(before.last_count), cell[_FIRST_BET : _FIRST_BET + len(BETS)])
+    after = Evidence(tuple(stakes.tolist()), cell[_N], before.log_peak)
     return Evidence(after.log_values, after.last_count, max(before.log_peak, after.log_mean))
 
 
