@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test bench evidence lint format clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -19,6 +19,9 @@ test: $(VENV)/.dev ## every test, with real Kafka and real Postgres
 
 bench: $(VENV)/.dev ## speed and memory, as ratios against a named baseline in the same run
 	$(BIN)/python -m tests.bench
+
+evidence: $(VENV)/.dev ## measure on real data and simulated worlds why the numbers can be believed; writes docs/evidence.html
+	$(BIN)/python -m tests.evidence
 
 lint: $(VENV)/.dev ## style, types and the import law
 	$(BIN)/ruff format --check .

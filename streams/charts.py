@@ -1,4 +1,4 @@
-"""Charts as SVG text, drawn by pure functions: intervals side by side, and figures over time with their limits and marks.
+"""Charts as SVG text, drawn by pure functions: intervals side by side, figures over time with their limits and marks, and curves.
 
 A page puts ``CHART_STYLE`` once into its ``<style>``; colours follow the reader's light or dark scheme. Each chart has a title and
 a description for screen readers, each point says its numbers when pointed at, and no meaning hangs on colour alone.
@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-__all__ = ["CHART_STYLE", "Interval", "Line", "Mark", "Series", "Tone", "intervals_chart", "series_chart", "ticks"]
+__all__ = [
+    "CHART_STYLE",
+    "Curve",
+    "Interval",
+    "Line",
+    "Mark",
+    "Series",
+    "Tone",
+    "curves_chart",
+    "intervals_chart",
+    "series_chart",
+    "ticks",
+]
 
 Tone = Literal["one", "two", "good", "warn", "bad", "muted"]
 
@@ -60,6 +72,17 @@ class Series:
     times: Sequence[datetime]
     values: Sequence[float | None]
     margins: Sequence[float | None] = ()
+    tone: Tone = "one"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values ``y`` at numbers ``x``; ``margins`` are half widths of a band around them."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    margins: Sequence[float] = ()
     tone: Tone = "one"
 
 
@@ -202,10 +225,83 @@ def series_chart(
         _line(svg, f"stroke limit {line.tone}", (x.start, y(line.value)), (x.end, y(line.value)))
         _text(svg, x.end + 8, at + 4, line.label, tone=line.tone)
     for one, told in zip(series, points, strict=True):
-        _curve(svg, one, told, x, y)
+        _curve(svg, one.tone, told, x, y)
     if len(series) > 1:
         _legend(svg, series, x.start, top - 10)
     return tostring(svg, encoding="unicode")
+
+
+def curves_chart(
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    form: str = ".3g",
+    x_form: str = "g",
+    log_x: bool = False,
+    lines: Sequence[Line] = (),
+    width: int = 760,
+    height: int = 270,
+) -> str:
+    """Figures against a number, as an SVG.
+
+    Args:
+        curves: drawn in this order, named in the legend when there is more than one.
+        title: read out, and shown when the chart is pointed at.
+        description: what there is to see, read out.
+        x_label: what the number is, under the axis.
+        form: how a value is written, as for ``format``.
+        x_form: how the number is written.
+        log_x: the same distance for the same factor; every ``x`` positive.
+        lines: limits across, named at the right.
+        width: in pixels; the chart scales with its container.
+        height: in pixels.
+    """
+    svg = _canvas(title, description, width, height)
+    if not any(len(curve.x) for curve in curves):
+        return _nothing(svg, width, height)
+    placed: Callable[[float], float] = math.log10 if log_x else float
+    points = [_curve_points(curve, placed, form, x_form) for curve in curves]
+    told = [point for one in points for point in one]
+    x = _scale([point.at for point in told], 62.0, width - max(24.0, _margin(line.label for line in lines)))
+    reach = [end for p in told for end in (p.value - p.margin, p.value + p.margin)] + [line.value for line in lines]
+    y = _scale(reach, height - 44, 30 if len(curves) > 1 else 12)
+    _value_axis(svg, y, x, form)
+    _number_axis(svg, x, height - 44, x_label, [(at, format(value, x_form)) for at, value in _x_ticks(x, log_x)])
+    for line, at in _apart([(line, y(line.value)) for line in lines]):
+        _line(svg, f"stroke limit {line.tone}", (x.start, y(line.value)), (x.end, y(line.value)))
+        _text(svg, x.end + 8, at + 4, line.label, tone=line.tone)
+    for curve, one in zip(curves, points, strict=True):
+        _curve(svg, curve.tone, one, x, y)
+    if len(curves) > 1:
+        _legend(svg, curves, x.start, 14)
+    return tostring(svg, encoding="unicode")
+
+
+def _curve_points(curve: Curve, placed: Callable[[float], float], form: str, x_form: str) -> list[_Point]:
+    margins = curve.margins or [0.0] * len(curve.x)
+    return [
+        _Point(placed(at), value, margin, f"{curve.label} {_written(value, form)} at {format(at, x_form)}")
+        for at, value, margin in zip(curve.x, curve.y, margins, strict=True)
+    ]
+
+
+def _x_ticks(x: _Scale, log_x: bool) -> list[tuple[float, float]]:
+    """Where ticks stand, and the number at each."""
+    if not log_x:
+        return [(tick, tick) for tick in ticks(x.low, x.high, max(3, int((x.end - x.start) / 90)))]
+    powers = range(math.floor(x.low), math.ceil(x.high) + 1)
+    values = [factor * 10.0**power for power in powers for factor in ((1,) if x.high - x.low > 2 else (1, 2, 5))]
+    return [(math.log10(value), value) for value in values if x.low <= math.log10(value) <= x.high]
+
+
+def _number_axis(svg: Element, x: _Scale, bottom: float, label: str, marked: Sequence[tuple[float, str]]) -> None:
+    _line(svg, "axis", (x.start, bottom), (x.end, bottom))
+    for at, words in marked:
+        _line(svg, "axis", (x(at), bottom), (x(at), bottom + 4))
+        _text(svg, x(at), bottom + 17, words, anchor="middle")
+    _text(svg, (x.start + x.end) / 2, bottom + 36, label, anchor="middle")
 
 
 def _points(series: Series, form: str) -> list[_Point | None]:
@@ -221,8 +317,8 @@ def _told(label: str, at: datetime, value: float, margin: float | None, form: st
     return f"{label} {_written(value, form)}{give} at {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _curve(svg: Element, series: Series, points: Sequence[_Point | None], x: _Scale, y: _Scale) -> None:
-    group = SubElement(svg, "g", {"class": series.tone})
+def _curve(svg: Element, tone: Tone, points: Sequence[_Point | None], x: _Scale, y: _Scale) -> None:
+    group = SubElement(svg, "g", {"class": tone})
     pieces = [[p for p in piece if p] for broken, piece in groupby(points, lambda p: p is None) if not broken]
     for piece in pieces:
         if any(p.margin for p in piece):
@@ -248,7 +344,7 @@ def _mark(svg: Element, mark: Mark, box: tuple[float, float], heights: tuple[flo
     _text(group, at - 5 if flipped else at + 5, label, mark.label, anchor="end" if flipped else "start", tone=mark.tone)
 
 
-def _legend(svg: Element, series: Sequence[Series], left: float, y: float) -> None:
+def _legend(svg: Element, series: Sequence[Series | Curve], left: float, y: float) -> None:
     for one in series:
         _line(svg, f"stroke curve {one.tone}", (left, y), (left + 18, y))
         _text(svg, left + 24, y + 4, one.label, strong=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.charts import CHART_STYLE, Interval, Line, Mark, Series, intervals_chart, series_chart, ticks
+from streams.charts import CHART_STYLE, Curve, Interval, Line, Mark, Series, curves_chart, intervals_chart, series_chart, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 START = datetime(2025, 3, 4, 10, tzinfo=UTC)
@@ -179,3 +179,19 @@ def test_everything_that_is_drawn_stays_on_the_canvas(rows):
     for dot in svg.iter(f"{SVG}circle"):
         assert 0 <= float(dot.get("cx")) <= 760
         assert 0 <= float(dot.get("cy")) <= 250
+
+
+def test_a_factor_is_a_distance_where_a_curve_is_drawn_on_a_logarithmic_axis():
+    curve = Curve("width", [1_000, 10_000, 100_000], [1.0, 1.0, 1.0])
+    svg = drawn(curves_chart([curve], x_label="twins", x_form=",.0f", log_x=True, **SAID))
+    first, second, third = (float(dot.get("cx")) for dot in svg.iter(f"{SVG}circle"))
+    assert third - second == pytest.approx(second - first, abs=0.2)
+    assert {"1,000", "10,000", "100,000", "twins"} <= set(words(svg))
+
+
+def test_curves_are_named_and_say_their_numbers():
+    curves = [Curve("before", [0, 1], [0.5, 0.25]), Curve("after", [0, 1], [0.5, 0.125], [0.1, 0.1], tone="two")]
+    svg = drawn(curves_chart(curves, x_label="experiments", **SAID))
+    assert {"before", "after"} <= set(words(svg))
+    assert "after 0.125 at 1" in [title.text for title in svg.iter(f"{SVG}title")]
+    assert len(named(svg, "polygon", "band")) == 1

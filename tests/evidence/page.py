@@ -1,0 +1,31 @@
+"""The evidence as data, and the page that shows it: one file that loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader
+
+from streams.charts import CHART_STYLE
+from tests.evidence.part import Part
+
+__all__ = ["as_data", "render"]
+
+
+def as_data(part: Part) -> dict[str, Any]:
+    """A part for a program; each figure with its bar and whether it is met."""
+    told = asdict(part)
+    told["figures"] = [
+        {**asdict(one), "written": format(one.value, one.form), "bar": one.bar, "met": one.met} for one in part.figures
+    ]
+    return told
+
+
+def render(evidence: Mapping[str, Any]) -> str:
+    """The whole page: ``parts`` by name as :func:`as_data` gives them, and ``about`` how they were measured."""
+    loader = ChoiceLoader([FileSystemLoader(Path(__file__).parent), PackageLoader("streams")])
+    templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return templates.get_template("page.html").render(**evidence, chart_style=CHART_STYLE)

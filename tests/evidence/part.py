@@ -1,0 +1,68 @@
+"""What a part of the evidence tells: sentences, figures with their bars, tables and plots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["DATA", "Figure", "Part", "Plot", "Table"]
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+"""The public tables, beside the project; parts that need one say so where it is absent."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number, written with ``form`` as for ``format``, and the inclusive range that it should lie in."""
+
+    what: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+    form: str = ".3g"
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the value lies in its range; None without one."""
+        if self.at_least is None and self.at_most is None:
+            return None
+        return (self.at_least is None or self.value >= self.at_least) and (self.at_most is None or self.value <= self.at_most)
+
+    @property
+    def bar(self) -> str:
+        """The range in words; empty without one."""
+        ends = [end for end in (self.at_least, self.at_most) if end is not None]
+        if len(ends) == 2:
+            return f"{format(ends[0], self.form)} to {format(ends[1], self.form)}"
+        sign = "≥" if self.at_least is not None else "≤"
+        return f"{sign} {format(ends[0], self.form)}" if ends else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells that are written already."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A chart of :mod:`streams.charts` with a caption that says what to see in it."""
+
+    caption: str
+    svg: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the page."""
+
+    title: str
+    sentences: tuple[str, ...]
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    plots: tuple[Plot, ...] = ()
