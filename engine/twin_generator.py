@@ -11,7 +11,8 @@ import pandas as pd
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
-from engine.conformal import Conformal, fit_conformal
+from engine.baseline import Unseen, baseline_of
+from engine.conformal import fit_conformal
 from engine.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, fit, importance
 from engine.realism import realism
 from engine.sequential_trees import Constraints, JointModel, fit_joint
@@ -31,7 +32,6 @@ MODELS = UUID("5d0b9a3c-64a5-5f0e-9d6e-0d1a3f0b7c11")
 
 ENOUGH_FIDELITY = 0.75
 ENOUGH_R2 = 0.5
-CLIP_FACTOR = 1.5
 MOST_HELD_OUT = 2000
 
 
@@ -104,7 +104,9 @@ class TwinGenerator:
         encoded = outcome["encoder"].transform(table.features)
         conformal = fit_conformal(encoded, table.target - crossed.predicted, self.seed)
         metrics = _metrics(table, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed)
-        card = self._card(table, target, chosen, tried, metrics, _baseline(table.target, crossed, conformal))
+        unseen = Unseen(table.target, crossed.predicted, conformal.half_width(encoded, LEVEL))
+        baseline = baseline_of(unseen, table.features, TWIN_TYPES[self.twin_type].segments)
+        card = self._card(table, target, chosen, tried, metrics, baseline)
         frame = table.features.assign(**{target: table.target})
         joint, report = self._joint(frame, table, target), self._realism(frame, table, target)
         self._model = TwinModel(card, dict(table.kinds), joint, outcome, conformal, report)
@@ -224,21 +226,3 @@ def _weakness(r2: float, table: TrainingTable, entry: TwinTypeEntry) -> tuple[st
         f"add {', '.join(lacking[:5])}" if lacking else "add features measured closer to the outcome, such as last year's change"
     )
     return (*dropped, f"R2 on unseen rows is {r2:.2f}, below {ENOUGH_R2}: single predictions are rough; {advice}")
-
-
-def _baseline(actual: Array, crossed: CrossFit, conformal: Conformal) -> Baseline:
-    loss = np.abs(actual - crossed.predicted)
-    clip = max(CLIP_FACTOR * float(np.quantile(loss, 0.99)), np.finfo(float).tiny)
-    clipped = np.minimum(loss / clip, 1.0)
-    return Baseline(
-        n=len(actual),
-        mae=float(loss.mean()),
-        rmse=float(np.sqrt((loss**2).mean())),
-        correlation=crossed.fidelity(actual),
-        coverage_95pct=conformal.coverage(LEVEL),
-        center=float(actual.mean()),
-        scale=float(actual.std()),
-        clip=clip,
-        clipped_mean=float(clipped.mean()),
-        clipped_sd=float(clipped.std(ddof=1)),
-    )

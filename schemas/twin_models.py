@@ -18,6 +18,8 @@ __all__ = [
     "Baseline",
     "Brand",
     "DigitalTwin",
+    "Errors",
+    "Histogram",
     "ModelCard",
     "RealismReport",
     "TwinModelMetrics",
@@ -30,17 +32,15 @@ LOWER = "baseline_lower"
 UPPER = "baseline_upper"
 
 
-class Baseline(Frozen):
-    """What a model's errors looked like on rows that it had not seen; fixed for the model's life.
+class Errors(Frozen):
+    """What a model's errors looked like on some rows that it had not seen.
 
     Attributes:
         n: rows behind these figures (out-of-fold rows of training, plus held-out ones).
         mae, rmse: in units of the target.
         correlation: of predicted and actual; null when either is constant.
         coverage_95pct: share of outcomes inside their 95 % prediction interval.
-        center, scale: fixed reference of the sums: mean and standard deviation of the target in training, scale > 0.
-        clip: loss at which the detector clips, 1.5 x the 99th percentile of the absolute errors, > 0.
-        clipped_mean, clipped_sd: of the absolute errors after clipping, in units of ``clip`` (0 to 1).
+        clipped_mean, clipped_sd: of the absolute errors after clipping, in units of the baseline's ``clip`` (0 to 1).
     """
 
     n: int = Field(ge=2)
@@ -48,11 +48,41 @@ class Baseline(Frozen):
     rmse: Finite = Field(ge=0)
     correlation: Finite | None = None
     coverage_95pct: Finite | None = None
+    clipped_mean: Finite = Field(ge=0, le=1)
+    clipped_sd: Finite = Field(ge=0)
+
+
+class Histogram(Frozen):
+    """How often a column fell into each of its bins, and whether it was missing, on the rows that a model learned from.
+
+    Attributes:
+        edges: between the bins of a column of numbers, ascending; a bin holds its upper edge. Empty for a category.
+        levels: of a category, every other level and none at all share the last bin. Empty for a column of numbers.
+        counts: of each bin; the last one is for what is missing or unknown.
+    """
+
+    edges: tuple[Finite, ...] = ()
+    levels: tuple[str, ...] = ()
+    counts: tuple[int, ...] = Field(min_length=2)
+
+
+class Baseline(Errors):
+    """What a model's errors looked like on rows that it had not seen; fixed for the model's life, so its version is the model.
+
+    Attributes:
+        center, scale: fixed reference of the sums: mean and standard deviation of the target in training, scale > 0.
+        clip: loss at which the detector clips, 1.5 x the 99th percentile of the absolute errors, > 0.
+        segments: the same of the rows of each level of a declared dimension, by ``dimension=level``.
+        half_width: mean half width of the 95 % prediction interval of those rows.
+        inputs: of each feature, and of the prediction under the name ``predicted``.
+    """
+
     center: Finite
     scale: Finite = Field(gt=0)
     clip: Finite = Field(gt=0)
-    clipped_mean: Finite = Field(ge=0, le=1)
-    clipped_sd: Finite = Field(ge=0)
+    segments: dict[str, Errors] = Field(default_factory=dict)
+    half_width: Finite | None = Field(default=None, gt=0)
+    inputs: dict[str, Histogram] = Field(default_factory=dict)
 
 
 class TwinModelMetrics(Record):

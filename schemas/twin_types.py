@@ -27,6 +27,7 @@ __all__ = [
     "TwinTypeEntry",
     "line_parts",
     "model_line",
+    "segment_name",
 ]
 
 Number = TypeVar("Number", float, npt.NDArray[np.float64])
@@ -216,6 +217,15 @@ def model_line(twin_type: TwinType, brand: Brand, target: str | None = None) -> 
     'hcp:kisqali:prescribing_change'
     """
     return f"{twin_type.value}:{brand.value}:{TWIN_TYPES[twin_type].target(target).name}"
+
+
+def segment_name(dimension: str, level: object) -> str:
+    """Name of the series of one level of a declared dimension; a number is spelled alike whether it is whole by type or by value.
+
+    >>> segment_name("priority_tier", 2.0), segment_name("region", "south")
+    ('priority_tier=2', 'region=south')
+    """
+    return f"{dimension}={level:g}" if isinstance(level, float) else f"{dimension}={level}"
 
 
 def line_parts(line: str) -> tuple[TwinType, Brand, str]:
