@@ -19,6 +19,8 @@ import numpy.typing as npt
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 
+from engine.forests import forest_mean
+
 __all__ = ["Conformal", "conformal_quantile", "fit_conformal"]
 
 Array = npt.NDArray[np.float64]
@@ -55,7 +57,7 @@ class Conformal:
     floor: float
     scores: Array
 
-    def half_width(self, encoded: npt.ArrayLike, level: float) -> Array:
+    def half_width(self, encoded: npt.NDArray[np.floating], level: float) -> Array:
         """Half width of the interval of each row, units of the target, shape ``(n,)``.
 
         Raises:
@@ -96,5 +98,5 @@ def _difficulty(encoded: npt.NDArray[np.floating], log_size: Array) -> RandomFor
     return forest.fit(encoded, log_size)
 
 
-def _size(difficulty: RandomForestRegressor, encoded: npt.ArrayLike, floor: float) -> Array:
-    return np.maximum(np.exp(np.asarray(difficulty.predict(encoded), dtype=np.float64)), floor)
+def _size(difficulty: RandomForestRegressor, encoded: npt.NDArray[np.floating], floor: float) -> Array:
+    return np.maximum(np.exp(forest_mean(difficulty, encoded)), floor)

@@ -20,10 +20,11 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from engine.forests import forest_mean
 from engine.training_table import TrainingTable
 from schemas.base import one_of
 
-__all__ = ["FOLDS", "HYPERPARAMETERS", "CrossFit", "cross_fit", "fit", "importance"]
+__all__ = ["FOLDS", "HYPERPARAMETERS", "CrossFit", "cross_fit", "encode", "fit", "importance", "predict"]
 
 Array = npt.NDArray[np.float64]
 
@@ -95,6 +96,48 @@ def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) 
         predicted[test] = model.predict(table.features.iloc[test])
         scores.append(r2_score(table.target[test], predicted[test]))
     return CrossFit(predicted, np.array(scores))
+
+
+def encode(model: Pipeline, features: pd.DataFrame) -> Array:
+    """What the model's encoder makes of features in form, ``(n, p)``: each level is encoded once, not once a row."""
+    steps = {name: (step, list(columns)) for name, step, columns in model["encoder"].transformers_}
+    (levels, categorical), (imputer, numeric) = steps["category"], steps["number"]
+    return np.column_stack(
+        [
+            *(_one_hot(levels, features[categorical]) if categorical else []),
+            *(_imputed(imputer, features[numeric]) if numeric else []),
+        ]
+    )
+
+
+def predict(model: Pipeline, encoded: Array) -> Array:
+    """Expected outcome of encoded rows, ``(n,)``: what the pipeline says of the rows themselves, bit for bit."""
+    estimator = model["estimator"]
+    if isinstance(estimator, RandomForestRegressor):
+        return forest_mean(estimator, encoded)
+    return np.asarray(estimator.predict(encoded), dtype=np.float64)
+
+
+def _one_hot(encoder: OneHotEncoder, features: pd.DataFrame) -> list[npt.NDArray[np.float32]]:
+    """One block ``(n, levels)`` per column."""
+    coded = [pd.factorize(features[name], use_na_sentinel=False) for name in features]
+    longest = max(len(levels) for _, levels in coded)
+    each = {name: levels[np.arange(longest) % len(levels)] for name, (_, levels) in zip(features, coded, strict=True)}
+    ends = np.cumsum(
+        [len(kept) - len(rare) + bool(len(rare)) for kept, rare in zip(encoder.categories_, _rare(encoder), strict=True)]
+    )
+    blocks = np.split(encoder.transform(pd.DataFrame(each)), ends[:-1], axis=1)
+    return [block[codes] for block, (codes, _) in zip(blocks, coded, strict=True)]
+
+
+def _rare(encoder: OneHotEncoder) -> list[npt.NDArray[Any]]:
+    return [np.empty(0) if levels is None else levels for levels in encoder.infrequent_categories_]
+
+
+def _imputed(imputer: SimpleImputer, features: pd.DataFrame) -> list[Array]:
+    values = features.to_numpy(dtype=np.float64)
+    gaps = np.isnan(values)
+    return [np.where(gaps, imputer.statistics_, values), gaps[:, imputer.indicator_.features_].astype(np.float64)]
 
 
 def importance(model: Pipeline, table: TrainingTable, seed: int) -> dict[str, float]:

@@ -28,6 +28,7 @@ from sklearn.tree import DecisionTreeRegressor
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Singles = npt.NDArray[np.float32]
 Predicate = Callable[["pd.Series[Any]"], Any]
 
 SMALL_LEAF = 10  # rows per leaf of a continuous column
@@ -134,9 +135,13 @@ class Marginal:
     def restore(self, values: Floats) -> pd.Series[Any]:
         """Values `(n,)` in the training frame's own words and dtype."""
         if self.is_category:
-            words = np.array([*self.levels, None], dtype=object)[np.nan_to_num(values, nan=-1.0).astype(np.int64)]
-            return _typed(pd.Series(words, name=self.name), self.dtype)
+            return pd.Series(self._words.take(np.nan_to_num(values, nan=-1.0).astype(np.int64)), name=self.name)
         return _typed(pd.Series(values, name=self.name), self.dtype)
+
+    @cached_property
+    def _words(self) -> Any:
+        """The levels in the training frame's dtype, and a gap at last."""
+        return _typed(pd.Series(np.array([*self.levels, None], dtype=object)), self.dtype).array
 
     @cached_property
     def training(self) -> pd.Series[Any]:
@@ -229,7 +234,7 @@ class Tree:
         children = np.column_stack([np.where(leaf, node, fitted.children_left), np.where(leaf, node, fitted.children_right)])
         return cls(children.ravel(), np.where(leaf, 0, fitted.feature), fitted.threshold, int(fitted.max_depth))
 
-    def apply(self, features: npt.NDArray[np.float32]) -> Ints:
+    def apply(self, features: Singles) -> Ints:
         """The leaf of each row.
 
         Args:
@@ -263,9 +268,9 @@ class Conditional:
     donors: Ints
     starts: Ints
 
-    def leaves(self, earlier: Sequence[Drawn]) -> Ints:
+    def leaves(self, earlier: Sequence[Drawn], space: Singles) -> Ints:
         """The leaf of each row, given the columns drawn so far."""
-        return self.tree.apply(_features(earlier, self.orderings, self.slopes))
+        return self.tree.apply(_features(earlier, self.orderings, self.slopes, space))
 
 
 @dataclass(frozen=True)
@@ -293,18 +298,30 @@ def _as_drawn(column: Marginal) -> Drawn:
     return Drawn(np.arange(len(codes)), codes, column.support[codes], column.scores[codes])
 
 
-def _features(earlier: Sequence[Drawn], orderings: Mapping[int, Floats], slopes: Floats) -> npt.NDArray[np.float32]:
-    plain = np.vstack(
-        [orderings[k][:, drawn.codes] if k in orderings else drawn.scores for k, drawn in enumerate(earlier)], dtype=np.float32
-    )
-    return np.vstack([plain, _linear(plain, slopes)]) if len(slopes) else plain
+def _space(columns: int, rows: int) -> Singles:
+    """Room for the features of any of the columns: a fresh array each time would cost more than what is written into it."""
+    return np.empty((2 * columns + 1) * rows, dtype=np.float32)
 
 
-def _linear(features: npt.NDArray[np.float32], slopes: Floats) -> npt.NDArray[np.float32]:
+def _features(earlier: Sequence[Drawn], orderings: Mapping[int, Floats], slopes: Floats, space: Singles) -> Singles:
+    """One row per feature `(p, n)`, laid out in `space`."""
+    plain = [row for k, drawn in enumerate(earlier) for row in _plain(drawn, orderings.get(k))]
+    features = space[: (len(plain) + bool(len(slopes))) * len(plain[0])].reshape(-1, len(plain[0]))
+    np.stack(plain, out=features[: len(plain)], casting="same_kind")
+    if len(slopes):
+        features[-1] = _linear(features[:-1], slopes)
+    return features
+
+
+def _plain(drawn: Drawn, orderings: Floats | None) -> list[Floats]:
+    return [drawn.scores] if orderings is None else [ordering.take(drawn.codes) for ordering in orderings]
+
+
+def _linear(features: Singles, slopes: Floats) -> Floats:
     total = np.full(features.shape[1], slopes[0])
     for slope, feature in zip(slopes[1:], features, strict=True):  # in a fixed order: a BLAS may differ in last digits
         total += slope * feature
-    return total.astype(np.float32)
+    return total
 
 
 def _response(column: Marginal) -> Floats:
@@ -359,7 +376,7 @@ def _free(column: Marginal) -> Bools:
     return ~column.atoms[column.codes] if column.is_continuous else np.ones(len(column.codes), dtype=bool)
 
 
-def _ridge(features: npt.NDArray[np.float32], column: Marginal) -> Floats:
+def _ridge(features: Singles, column: Marginal) -> Floats:
     """Slopes of the normal scores of a continuous column on its predictors, point masses left out."""
     free = _free(column)
     if not column.is_continuous or free.sum() < RIDGE_FROM:
@@ -377,8 +394,9 @@ def conditional(earlier: Sequence[Marginal], column: Marginal, rng: np.random.Ge
     response = _response(column)
     orderings = _orderings(earlier, column, response)
     drawn = [_as_drawn(each) for each in earlier]
-    slopes = _ridge(_features(drawn, orderings, np.empty(0)), column)
-    features = _features(drawn, orderings, slopes)
+    space = _space(len(earlier), len(column.codes))
+    slopes = _ridge(_features(drawn, orderings, np.empty(0), space), column)
+    features = _features(drawn, orderings, slopes, space)
     leaf = SMALL_LEAF if column.is_continuous else LARGE_LEAF
     estimator = DecisionTreeRegressor(min_samples_leaf=leaf, max_features=FEATURES_PER_SPLIT, random_state=seed)
     tree = Tree.of(estimator.fit(features.T, response))
@@ -509,9 +527,10 @@ class JointModel:
         filtered = [k for k, column in enumerate(self.columns) if column.name in masks]
         rows = max(n, PARTICLES) if filtered else n
         drawn: list[Drawn] = []
+        space = _space(len(self.columns), rows)
         for k, (column, given) in enumerate(zip(self.columns, self.conditionals, strict=True)):
             mask = masks.get(column.name)
-            leaves = given.leaves(drawn) if drawn else np.zeros(rows, dtype=np.int64)
+            leaves = given.leaves(drawn, space) if drawn else np.zeros(rows, dtype=np.int64)
             if mask is None:
                 picked = given.donors[_systematic(leaves, given.starts, rng)]
             else:

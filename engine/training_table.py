@@ -148,13 +148,12 @@ def _kind(column: pd.Series[Any]) -> str | None:
     return None
 
 
-def _in_form(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> npt.NDArray[Any]:
-    if name not in frame:
-        return np.full(len(frame), None if kind == "category" else np.nan, dtype=object if kind == "category" else np.float64)
-    column = frame[name]
+def _in_form(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> Any:
+    column = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
     if kind == "category":
-        values, gaps = column.tolist(), column.isna().tolist()  # lists are walked many times faster than columns of text
-        return np.array([None if gap else str(value) for value, gap in zip(values, gaps, strict=True)], dtype=object)
+        codes, levels = pd.factorize(column)
+        words = pd.Series([*map(str, levels), None], dtype="str").array  # a gap has the code -1, which takes the last
+        return words.take(codes)
     numbers = _numbers(column, name)
     if feature is not None:
         _refuse_impossible(numbers, feature)

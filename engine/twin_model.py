@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
 from engine.conformal import Conformal
+from engine.outcome_model import encode, predict
 from engine.sequential_trees import JointModel
 from engine.training_table import feature_frame
 from schemas.filters import Condition, Filters, canonical_filters, conditions
@@ -65,7 +66,7 @@ class TwinModel:
         Raises:
             ValueError: for a value that a feature cannot have.
         """
-        return np.asarray(self.outcome.predict(self._features(frame)), dtype=np.float64)
+        return predict(self.outcome, encode(self.outcome, self._features(frame)))
 
     def predict_interval(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array]:
         """Lower and upper end of the prediction interval of one outcome, each of shape ``(n,)``."""
@@ -74,9 +75,11 @@ class TwinModel:
 
     def predict_all(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array, Array]:
         """Expected outcome, lower and upper end of its prediction interval, each of shape ``(n,)``."""
-        encoded = self.outcome["encoder"].transform(self._features(frame))
-        expected = np.asarray(self.outcome["estimator"].predict(encoded), dtype=np.float64)
-        half = self.conformal.half_width(encoded, level)
+        return self._foretold(self._features(frame), level)
+
+    def _foretold(self, features: pd.DataFrame, level: float) -> tuple[Array, Array, Array]:
+        encoded = encode(self.outcome, features)
+        expected, half = predict(self.outcome, encoded), self.conformal.half_width(encoded, level)
         return expected, expected - half, expected + half
 
     def population_id(self, n: int, filters: Filters = None, seed: int = 0) -> UUID:
@@ -95,7 +98,7 @@ class TwinModel:
             raise ValueError(f"n is {n}: 1 to {MOST_TWINS:,} twins can be made at once")
         wanted = conditions(self.card.twin_type, filters)
         sampled = self.joint.sample(n, rng=np.random.default_rng(seed), allowed=self._allowed(wanted))
-        expected, lower, upper = self.predict_all(sampled.frame)
+        expected, lower, upper = self._foretold(sampled.frame[list(self.kinds)], LEVEL)
         return TwinPopulation(
             population_id=self.population_id(n, filters, seed),
             model_id=self.card.model_id,

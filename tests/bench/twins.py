@@ -40,7 +40,7 @@ def generation_figure(measured: Measured) -> Figure:
         7,
         at_most_s=15.0,
     )
-    return times.figure(f"generate {ROWS:,} twins", measured.name, COPULA, aim=Aim("ours", 0.2))
+    return times.figure(f"generate {ROWS:,} twins", measured.name, COPULA, aim=Aim("ours", 0.15))
 
 
 def simulation_figure(measured: Measured) -> Figure:
