@@ -43,8 +43,8 @@ def test_a_feature_that_a_table_lacks_is_encoded_like_one_that_is_missing_in_eve
     table = training_table(frame, TwinType.HCP, "prescribing_change")
     model = fit(table, "RandomForest", n_jobs=1, seed=0)
     lacking, empty = frame.drop(columns=["specialty", "decile"]), frame.assign(specialty=None, decile=None)
-    encoded = [encode(model, feature_frame(each, table.kinds, TwinType.HCP)) for each in (lacking, empty)]
-    np.testing.assert_array_equal(*encoded)
+    one, other = (encode(model, feature_frame(each, table.kinds, TwinType.HCP)) for each in (lacking, empty))
+    np.testing.assert_array_equal(one, other)
 
 
 def with_gaps(frame: pd.DataFrame) -> pd.DataFrame:
