@@ -19,6 +19,7 @@ from schemas.events import SUM_FIELDS, PaneRow, SourceId
 from schemas.twin_models import TwinPopulation
 from sql import arrays
 from sql.database import Connection, Database
+from sql.line_lock import queue_to_share
 from sql.twin_rows import insert_twins
 
 __all__ = [
@@ -217,6 +218,7 @@ FOR SHARE OF l"""
 
 async def share_lines(connection: Connection, lines: Iterable[str]) -> dict[str, Line]:
     """The rows of these lines, which nobody may change before this transaction ends."""
+    await queue_to_share(connection, lines)
     rows = await connection.fetch(_SHARE_LINES, sorted(set(lines)))
     return {row["line"]: Line(**row) for row in rows}
 
