@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import compress
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
+import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from schemas.base import Finite, Frozen, Moment, Probability
+from schemas.canonical import NUMBERS, spell_way, spell_words
 from schemas.fidelity_models import DriftState, FidelityMetrics, Verdict
 from schemas.filters import PopulationFilter, canonical_filters
 from schemas.simulation_models import EffectPrior, InterventionConfig, SimulationResult
@@ -54,6 +58,10 @@ class Event(Frozen):
 
     schema_version: Literal[1] = 1
 
+    def canonical(self) -> bytes:
+        """The content, spelled the same for equal events."""
+        return self.model_dump_json().encode()
+
 
 class SimulationRequest(Event):
     """Please simulate this intervention on these twins."""
@@ -92,6 +100,7 @@ class SimulationRequest(Event):
         return self.seed if self.seed is not None else self.simulation_id.int % 2**63
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WAYS = ("predicted_value", "simulation_id and twin_id", "entity_id and features")
 
 
@@ -155,6 +164,23 @@ class OutcomeEvent(Event):
     def line(self) -> str:
         """Name of the model line."""
         return model_line(self.twin_type, self.brand, self.metric_type)
+
+    def canonical(self) -> bytes:
+        """The content, spelled the same for equal events; a whole slice of outcomes is spelled like this at once."""
+        values = (self.actual_value, self.predicted_value, self.predicted_lower, self.predicted_upper)
+        numbers = np.array(
+            (
+                self.event_id.bytes,
+                (self.observed_at - _EPOCH) // timedelta(microseconds=1),
+                self.revision,
+                *(math.nan if value is None else value for value in values),
+                -1 if self.treated is None else self.treated,
+            ),
+            dtype=NUMBERS,
+        )
+        segment = self.segment.items()
+        words = spell_words(self.schema_version, self.twin_type, self.brand, self.metric_type, self.model_id, segment)
+        return numbers.tobytes() + words + spell_way(self.simulation_id, self.twin_id, self.entity_id, self.features)
 
 
 class ExperimentResult(Event):
@@ -356,4 +382,4 @@ EVENTS: dict[str, type[Event]] = {
 
 def canonical_digest(event: Event) -> bytes:
     """SHA-256 of an event's content: equal events have equal digests, however they were spelled."""
-    return hashlib.sha256(event.model_dump_json().encode()).digest()
+    return hashlib.sha256(event.canonical()).digest()

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4, uuid5
 import numpy as np
 import pandas as pd
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from schemas import (
     Baseline,
@@ -24,7 +24,7 @@ from schemas import (
     TwinPopulation,
     TwinType,
 )
-from schemas.base import one_of
+from schemas.base import Moment, one_of
 from schemas.events import canonical_digest
 from schemas.twin_models import frame_of
 from streams.settings import Settings
@@ -163,3 +163,9 @@ def test_one_value_of_a_filter_stands_for_a_list_of_one() -> None:
 def test_a_database_timeout_above_the_session_timeout_is_refused() -> None:
     with pytest.raises(ValueError, match=r"postgres_statement_timeout_s is 30 .* below session_timeout_s, 20"):
         Settings(postgres_statement_timeout_s=30, session_timeout_s=20)
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_moment_that_leaves_the_calendar_in_utc_is_refused_as_any_other_value(at: str) -> None:
+    with pytest.raises(ValidationError, match="no moment of the years 1 to 9999"):
+        TypeAdapter(Moment).validate_python(at)
