@@ -5,35 +5,45 @@ stake grows by ``1 + bet * (x / m0 - 1)``, whose expectation is at most 1 while 
 limit ``A`` without cause on average once in ``A`` outcomes at the most. Log stakes are plain sums, so they are kept per cell of
 event time (a pane) and chained: ``R <- (R + m) * exp(S)``, where ``m`` is a count known before the cell began.
 
+A segment whose errors are larger or smaller than the whole's by nature is bet on with the same sums: divided by what it is at most
+in expectation there, the growth is again a fair bet, against the segment's own mean.
+
 References:
-    Shin, Ramdas, Rinaldo (2023), E-detectors: a nonparametric framework for sequential change detection. NEJSDS 2(2).
+    Shin, Ramdas, Rinaldo (2023), E-detectors: a nonparametric framework for sequential change detection. NEJSDS 2(2). Wang, Ramdas
+    (2022), False discovery rate control with e-values. JRSS B 84. Dandapanthula, Ramdas (2025), Multiple testing in multi-stream
+    sequential change detection. arXiv 2501.04130.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.events import SUM_FIELDS
-from schemas.twin_models import Baseline
+from schemas.twin_models import Baseline, Errors
 
 __all__ = [
     "AVERAGE_RUN_LENGTH",
     "BETS",
     "LOG_QUANTUM",
     "Evidence",
+    "discoveries",
     "fold",
     "grown",
+    "handicap",
     "log_bets",
     "log_mean",
     "rounded_log_bets",
     "upper_mean",
 ]
+
+Named = TypeVar("Named", bound=Hashable)
 
 Array = npt.NDArray[np.float64]
 
@@ -48,14 +58,40 @@ _FIRST_BET = SUM_FIELDS.index("log_bet_0")
 _LARGEST_LOG = 690.0  # exp of it is still a finite float
 
 
-def upper_mean(baseline: Baseline) -> float:
-    """Upper 95 % confidence bound of the baseline's mean clipped loss, in (0, 1]: the mean that is bet against.
+def upper_mean(baseline: Errors) -> float:
+    """Upper 95 % confidence bound of a baseline's mean clipped loss, in (0, 1]: the mean that is bet against.
 
     Normal bound of a mean, and never below the rule of three (exact for a sample of zeros). Only sums, quotients and roots,
     which every machine rounds alike: two workers must come to the same bits.
     """
     normal = baseline.clipped_mean + _Z_95 * baseline.clipped_sd / math.sqrt(baseline.n)
     return min(1.0, max(normal, _RULE_OF_THREE / baseline.n))
+
+
+def handicap(baseline: Baseline, segment: Errors) -> tuple[float, ...]:
+    """What each bet's log growth has to be lowered by at every outcome of a segment, so that it is a fair bet there.
+
+    The log of the growth's expectation at the upper bound of the segment's own mean loss.
+    """
+    ratio = upper_mean(segment) / upper_mean(baseline)
+    return tuple(math.log1p(bet * (ratio - 1.0)) for bet in BETS)
+
+
+def discoveries(ratios: Mapping[Named, float], n_series: int) -> set[Named]:
+    """The series that have changed, of ``n_series`` watched together, given the evidence of each over its limit.
+
+    The e-Benjamini-Hochberg procedure on e-detectors: among those found, the expected share of series that have not changed stays
+    below the outcomes waited for over the average run length, however the series depend on each other.
+
+    Example:
+        >>> sorted(discoveries({"a": 4.0, "b": 2.1, "c": 0.5}, 4))
+        ['a', 'b']
+        >>> discoveries({"a": 3.9, "b": 1.9, "c": 0.5}, 4)
+        set()
+    """
+    ranked = sorted(ratios, key=lambda name: -ratios[name])
+    found = max((k for k, name in enumerate(ranked, 1) if ratios[name] * k >= n_series), default=0)
+    return set(ranked[:found])
 
 
 def log_bets(absolute_error: npt.ArrayLike, baseline: Baseline) -> Array:
@@ -96,6 +132,7 @@ class Evidence:
         last_count: outcomes of the last cell that had any; before the first one, the count that a series needs to be judged.
         log_peak: the highest log of the mean stake at the end of any cell: whoever reads many cells at once sees what someone
             who looked at each would have seen.
+        handicap: of the series' segment, see :func:`handicap`; nothing for the whole.
 
     Example:
         >>> Evidence().ratio()
@@ -105,6 +142,7 @@ class Evidence:
     log_values: tuple[float, ...] = (-math.inf,) * len(BETS)
     last_count: int = 200
     log_peak: float = -math.inf
+    handicap: tuple[float, ...] = (0.0,) * len(BETS)
 
     @property
     def log_mean(self) -> float:
@@ -156,9 +194,10 @@ def log_mean(log_stakes: npt.ArrayLike) -> Array:
 
 
 def _after(before: Evidence, cell: Sequence[int]) -> Evidence:
-    stakes = grown(before.log_values, math.log(before.last_count), cell[_FIRST_BET : _FIRST_BET + len(BETS)])
-    after = Evidence(tuple(stakes.tolist()), cell[_N], before.log_peak)
-    return Evidence(after.log_values, after.last_count, max(before.log_peak, after.log_mean))
+    n, gains = cell[_N], cell[_FIRST_BET : _FIRST_BET + len(BETS)]
+    stakes = grown(before.log_values, math.log(before.last_count), gains) - n * np.array(before.handicap)
+    peak = max(before.log_peak, float(log_mean(stakes)))
+    return Evidence(tuple(stakes.tolist()), n, peak, before.handicap)
 
 
 def _bounded_exp(log_value: float) -> float:

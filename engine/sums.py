@@ -26,6 +26,7 @@ LIMIT = 1e4
 """Largest distance from the reference, in its scale: squares of the integers stay below 2**63."""
 
 OUTLIER_DEVIATIONS = 3.0
+_Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 _LOW_BITS = 32
 
 
@@ -141,7 +142,8 @@ def figures_in(sums: Sequence[int], unit: float, n_skipped: int = 0) -> Fidelity
     Sums that hold only half of a correction, which no set of outcomes could have, give the nearest possible figures.
 
     The standard error of the RMSE is that of normal errors; that of a coverage is the half-width of Wilson's interval at one
-    deviation, which stays positive at 0 and 1.
+    deviation, which stays positive at 0 and 1. Correlation and coverage, whose errors are not symmetric, have their 95 % intervals
+    beside it, by Fisher's transformation and Wilson's.
 
     References:
         Fisher (1921), On the probable error of a coefficient of correlation. Wilson (1927), Probable inference. JASA 22.
@@ -155,6 +157,7 @@ def figures_in(sums: Sequence[int], unit: float, n_skipped: int = 0) -> Fidelity
         **{name: figure.value for name, figure in found.items()},
         n_interval=max(m.n_interval, 0),
         standard_errors={name: figure.standard_error for name, figure in found.items() if figure.standard_error is not None},
+        intervals={name: figure.interval for name, figure in found.items() if figure.interval is not None},
         missing={name: figure.missing for name, figure in found.items() if figure.missing},
         n_skipped=n_skipped,
         n_outliers=max(m.n_outliers, 0),
@@ -168,6 +171,7 @@ class _Figure(NamedTuple):
     value: float | None
     standard_error: float | None = None
     missing: str = ""
+    interval: tuple[float, float] | None = None
 
 
 def _errors(m: Moments, unit: float) -> dict[str, _Figure]:
@@ -197,7 +201,16 @@ def _correlation(m: Moments) -> dict[str, _Figure]:
     covariance = m.n * m.product - m.predicted * m.actual
     r = covariance / (math.sqrt(spread["predicted"]) * math.sqrt(spread["actual"]))
     r = max(-1.0, min(1.0, r))
-    return {"correlation": _Figure(r, (1 - r * r) / math.sqrt(m.n - 3) if m.n > 3 else None)}
+    if m.n <= 3:
+        return {"correlation": _Figure(r)}
+    error = 1 / math.sqrt(m.n - 3)
+    return {"correlation": _Figure(r, (1 - r * r) * error, interval=_fisher(r, _Z_95 * error))}
+
+
+def _fisher(r: float, half: float) -> tuple[float, float]:
+    if abs(r) == 1.0:
+        return r, r
+    return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
 
 
 def _coverage(m: Moments) -> dict[str, _Figure]:
@@ -205,7 +218,15 @@ def _coverage(m: Moments) -> dict[str, _Figure]:
     if k <= 0:
         return {"coverage_95pct": _Figure(None, missing="no outcome came with an interval")}
     share = min(max(m.n_inside / k, 0.0), 1.0)
-    return {"coverage_95pct": _Figure(share, math.sqrt(share * (1 - share) / k + 1 / (4 * k * k)) / (1 + 1 / k))}
+    low, high = _wilson(share, k, _Z_95)
+    within_one = _wilson(share, k, 1.0)
+    return {"coverage_95pct": _Figure(share, (within_one[1] - within_one[0]) / 2, interval=(low, high))}
+
+
+def _wilson(share: float, n: int, z: float) -> tuple[float, float]:
+    """Wilson's interval of a share of ``n`` at ``z`` deviations."""
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 
 
 def _standardised(values: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.float64]:

@@ -59,6 +59,8 @@ class FidelityMetrics(Frozen):
         correlation: Pearson's.
         coverage_95pct: share of the ``n_interval`` outcomes with an interval that lie inside it.
         standard_errors: of each figure, by its name.
+        intervals: 95 % confidence intervals of correlation (Fisher's) and coverage (Wilson's), by the figure's name.
+        n_effective: as many outcomes as would tell as much if none shared the fortune of its segment; null where nothing is known.
         n_skipped: pairs without an actual value, not counted in ``n``.
         n_outliers: errors beyond three standard deviations, flagged for investigation.
     """
@@ -71,7 +73,9 @@ class FidelityMetrics(Frozen):
     coverage_95pct: Finite | None = None
     n_interval: int = 0
     standard_errors: dict[str, float] = Field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     missing: dict[str, str] = Field(default_factory=dict)
+    n_effective: Finite | None = None
     n_skipped: int = 0
     n_outliers: int = 0
 
@@ -86,7 +90,8 @@ class PopulationFidelityMetrics(FidelityMetrics):
 class Verdict(Frozen):
     """What one rule says of one series: ``value`` held against ``limit``, and why it fired or did not.
 
-    ``standing`` is true where the baseline itself breaks the limit: such a rule is stated once and is no drift.
+    ``standing`` is true where the baseline itself breaks the limit: such a rule is stated once and is no drift. ``close`` is true
+    where the value keeps its limit by less than its standard error: too little to begin a warning, and too little to end one.
     """
 
     rule: str
@@ -97,4 +102,5 @@ class Verdict(Frozen):
     baseline: Finite | None = None
     n: int = 0
     standing: bool = False
+    close: bool = False
     reason: str

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import uuid5
 
 from engine.detector import Evidence
-from engine.drift import judge, state_of
+from engine.drift import Detected, compared, judge, state_of
 from engine.sums import figures
 from schemas import DriftEvent, DriftState, FidelityMetrics, RetrainEvent, Verdict
 from schemas.twin_models import Baseline
@@ -27,6 +27,7 @@ class Judgement(NamedTuple):
     verdicts: tuple[Verdict, ...]
     evidence: float | None
     state: DriftState
+    comparison: str
 
 
 class Judge(NamedTuple):
@@ -61,7 +62,9 @@ class Judge(NamedTuple):
 
     def _judged(self, start: float, end: float, found: FidelityMetrics, evidence: float | None, baseline: Baseline) -> Judgement:
         verdicts = judge(found, baseline, n_min=self.n_min)
-        return Judgement(start, end, found, verdicts, evidence, state_of(verdicts, evidence, found, self.n_min))
+        detected = Detected.CHANGE if evidence is not None and evidence >= 1.0 else Detected.NOTHING
+        state = state_of(verdicts, detected, found, n_min=self.n_min)
+        return Judgement(start, end, found, verdicts, evidence, state, compared(verdicts, detected))
 
 
 def drift_event(line: str, series: Series, previous: DriftState, found: Judgement) -> DriftEvent:
@@ -99,7 +102,7 @@ def retrain_event(line: str, series: Series, attempt: int, found: Judgement, at:
 def _reason(found: Judgement) -> str:
     fired = [verdict.reason for verdict in found.verdicts if verdict.fired]
     shown = [] if found.evidence is None else [f"evidence is {found.evidence:.3g} of its limit"]
-    return "; ".join([*fired, *shown]) or f"{found.metrics.n} outcomes, no rule fired"
+    return "; ".join([*(fired or [f"{found.metrics.n} outcomes, no rule fired"]), *shown, found.comparison])
 
 
 def _evidence(series: Series, found: Judgement) -> dict[str, Any]:
@@ -110,4 +113,5 @@ def _evidence(series: Series, found: Judgement) -> dict[str, Any]:
         "metrics": found.metrics.model_dump(mode="json"),
         "verdicts": [verdict.model_dump(mode="json") for verdict in found.verdicts],
         "evidence_ratio": found.evidence,
+        "comparison": found.comparison,
     }

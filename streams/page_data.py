@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from engine.drift import judge, state_of
+from engine.drift import Detected, judge, state_of
 from engine.sums import figures
 from schemas import DriftState, FidelityMetrics, ModelCard, ModelEvent, Verdict
 from schemas.events import SUM_FIELDS
@@ -252,7 +252,7 @@ def _window(row: asyncpg.Record, cards: dict[UUID, ModelCard], states: dict[Any,
     verdicts = judge(metrics, baseline, n_min=n_min)
     said = states.get((row["model_id"], row["segment"]))
     ratio = said["evidence_ratio"] if said else None
-    state = DriftState(said["state"]) if said else state_of(verdicts, ratio, metrics, n_min)
+    state = DriftState(said["state"]) if said else state_of(verdicts, Detected.NOTHING, metrics, n_min=n_min)
     return Window(row["segment"], metrics, state, ratio, verdicts)
 
 

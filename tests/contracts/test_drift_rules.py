@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.drift import judge, state_of
+from engine.drift import Detected, compared, judge, state_of
 from schemas import DRIFT_RULES, Baseline, DriftState, FidelityMetrics
 
 METRICS = ("mae", "rmse", "correlation", "coverage_95pct")
@@ -102,27 +102,61 @@ def test_its_verdict_tells_value_limit_baseline_and_n(rule):
 
 
 @each_rule
-def test_an_alarm_takes_a_retrain_rule_and_evidence(rule):
+def test_an_alarm_takes_a_retrain_rule_and_the_detector(rule):
     metrics = beyond(rule, 0.01)
     verdicts = judge(metrics, HEALTHY, [rule])
-    alarming = DriftState.ALARM if rule.action == "retrain" else DriftState.WARNING
-    assert state_of(verdicts, 1.0, metrics) is alarming
-    assert state_of(verdicts, 0.99, metrics) is DriftState.WARNING
-    assert state_of(verdicts, None, metrics) is DriftState.WARNING
+    calls = rule.action == "retrain"
+    assert state_of(verdicts, Detected.CHANGE, metrics) is (DriftState.ALARM if calls else DriftState.WARNING)
+    assert state_of(verdicts, Detected.NOTHING, metrics) is DriftState.WARNING
+    assert state_of(verdicts, Detected.CHANCE, metrics) is (DriftState.SUPPRESSED if calls else DriftState.WARNING)
 
 
 @each_rule
-def test_evidence_alone_is_a_warning_and_neither_is_fine(rule):
+def test_the_detector_alone_is_a_warning_and_neither_is_fine(rule):
     metrics = beyond(rule, -0.01)
     verdicts = judge(metrics, HEALTHY, [rule])
-    assert state_of(verdicts, 1.0, metrics) is DriftState.WARNING
-    assert state_of(verdicts, 0.99, metrics) is DriftState.OK
+    assert state_of(verdicts, Detected.CHANGE, metrics) is DriftState.WARNING
+    assert state_of(verdicts, Detected.NOTHING, metrics) is DriftState.OK
+    assert state_of(verdicts, Detected.CHANCE, metrics) is DriftState.OK
 
 
 @each_rule
 def test_too_few_outcomes_are_a_state_of_their_own(rule):
     metrics = beyond(rule, 0.01, n=199)
-    assert state_of(judge(metrics, HEALTHY, [rule]), 5.0, metrics) is DriftState.INSUFFICIENT
+    assert state_of(judge(metrics, HEALTHY, [rule]), Detected.CHANGE, metrics) is DriftState.INSUFFICIENT
+
+
+@each_rule
+def test_a_warning_begins_at_the_limit_and_ends_a_standard_error_within_it(rule):
+    state, states = DriftState.OK, []
+    for amount in (-0.005, 0.001, -0.005, 0.002, -0.009, -0.011, -0.005):
+        metrics = beyond(rule, amount).model_copy(update={"standard_errors": {rule.metric: 0.01}})
+        state = state_of(judge(metrics, HEALTHY, [rule]), Detected.NOTHING, metrics, state)
+        states.append(state.value)
+    assert states == ["ok", "warning", "warning", "warning", "warning", "ok", "ok"]
+
+
+@each_rule
+def test_an_alarm_stays_whatever_comes_after_it(rule):
+    metrics = beyond(rule, -0.01)
+    verdicts = judge(metrics, HEALTHY, [rule])
+    assert state_of(verdicts, Detected.NOTHING, metrics, DriftState.ALARM) is DriftState.ALARM
+
+
+@pytest.mark.parametrize("detected", Detected)
+@pytest.mark.parametrize("amount", [-0.01, 0.01])
+def test_rule_and_detector_are_compared_in_a_sentence(amount, detected):
+    rule = next(rule for rule in DRIFT_RULES if rule.action == "retrain")
+    words = compared(judge(beyond(rule, amount), HEALTHY), detected)
+    agree = (amount > 0) == (detected is Detected.CHANGE) and detected is not Detected.CHANCE
+    assert words.startswith("rule and detector agree" if agree else "they differ")
+
+
+def test_a_rule_that_cannot_speak_is_not_said_to_agree():
+    few = FidelityMetrics(n=20, mae=0.1)
+    assert compared(judge(few, HEALTHY), Detected.NOTHING) == (
+        "the rule cannot speak yet: 20 outcomes are too few to judge, 200 are needed"
+    )
 
 
 def test_a_coverage_is_judged_by_the_outcomes_that_had_an_interval():

@@ -8,10 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.detector import AVERAGE_RUN_LENGTH, BETS, Evidence, fold, log_bets, rounded_log_bets, upper_mean
+from engine.baseline import Unseen, errors_of
+from engine.detector import (
+    AVERAGE_RUN_LENGTH,
+    BETS,
+    Evidence,
+    discoveries,
+    fold,
+    handicap,
+    log_bets,
+    rounded_log_bets,
+    upper_mean,
+)
 from engine.sums import contributions, total
 from schemas import Baseline
 from schemas.events import SUM_FIELDS
+from schemas.twin_models import Errors
 
 
 def baseline_of(errors: np.ndarray) -> Baseline:
@@ -173,3 +185,44 @@ def test_the_peak_remembers_an_alarm_that_has_passed():
     errors = np.concatenate([rng.normal(size=1000) * 2, rng.normal(size=20_000) * 0.3])
     after = fold(cells_of(errors, NORMAL, 200), Evidence())
     assert after.ratio() < 1 <= after.peak_ratio()
+
+
+def errors_like(errors: np.ndarray) -> Errors:
+    return errors_of(Unseen(errors, np.zeros(len(errors)), np.ones(len(errors))), NORMAL.clip)
+
+
+@pytest.mark.parametrize("size", [0.5, 1.0, 2.0])
+def test_bets_on_a_segment_are_fair_against_its_own_mean_and_find_its_own_change(size):
+    rng = np.random.default_rng(8)
+    segment = errors_like(rng.normal(size=50_000) * size)
+    start = Evidence(handicap=handicap(NORMAL, segment))
+    growth = np.exp(log_bets(np.abs(rng.normal(size=200_000)) * size, NORMAL) - start.handicap).mean(axis=0)
+    assert (growth <= 1.0).all()
+    assert fold(cells_of(rng.normal(size=20_000) * size, NORMAL, 200), start).peak_ratio() < 1
+    assert fold(cells_of(rng.normal(size=1_000) * size * 1.5, NORMAL, 200), start).ratio() > 1
+
+
+def test_the_handicap_turns_a_bet_on_the_whole_into_a_smaller_or_larger_one_on_the_segment():
+    segment = errors_like(np.random.default_rng(9).normal(size=50_000) * 2)
+    ratio = upper_mean(segment) / upper_mean(NORMAL)
+    error = np.array([0.3, 1.0, 2.5])
+    own = np.array(BETS) * ratio / (1 + np.array(BETS) * (ratio - 1))
+    exact = np.log(1 + own * (error[:, None] / NORMAL.clip / upper_mean(segment) - 1))
+    assert log_bets(error, NORMAL) - handicap(NORMAL, segment) == pytest.approx(exact, abs=1e-12)
+
+
+def test_one_series_alone_is_found_at_its_limit_and_one_of_many_at_as_many_times_it():
+    assert discoveries({"a": 1.0}, 1) == {"a"}
+    assert discoveries({"a": 19.9}, 20) == set()
+    assert discoveries({"a": 20.0}, 20) == {"a"}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.integers(0, 8))
+def test_discoveries_are_those_of_the_procedure_written_out(values, more):
+    n = len(values) + more
+    ranked = sorted(values, reverse=True)
+    passed = [k for k in range(1, len(values) + 1) if ranked[k - 1] >= n / k * (1 - 1e-12)]
+    expected = {name for name, value in enumerate(values) if passed and value >= ranked[max(passed) - 1]}
+    assert discoveries(dict(enumerate(values)), n) <= expected
+    assert len(discoveries(dict(enumerate(values)), n)) == (max(passed) if passed else 0)

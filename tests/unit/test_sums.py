@@ -66,6 +66,16 @@ def test_standard_errors_are_those_of_scipy():
     assert found["coverage_95pct"] == pytest.approx((wilson.high - wilson.low) / 2, rel=1e-9)
 
 
+def test_intervals_of_correlation_and_coverage_are_those_of_scipy():
+    predicted, actual = outcomes(60)
+    found = window(predicted, actual).intervals
+    fisher = stats.pearsonr(predicted, actual).confidence_interval(0.95)
+    inside = int((np.abs(predicted - actual) <= 0.26).sum())
+    wilson = stats.binomtest(inside, 60).proportion_ci(0.95, method="wilson")
+    assert found["correlation"] == pytest.approx(fisher, abs=1e-6)
+    assert found["coverage_95pct"] == pytest.approx(wilson, rel=1e-9)
+
+
 def test_the_standard_error_of_a_mae_tells_how_maes_scatter():
     drawn = [window(*outcomes(400, seed)) for seed in range(300)]
     scatter = np.std([found.mae for found in drawn], ddof=1)
