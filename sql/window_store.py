@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -10,10 +11,12 @@ from uuid import UUID, uuid5
 import asyncpg
 
 from schemas import DriftEvent, FidelityWindow, SourceId
+from schemas.events import SUM_FIELDS
 from sql.database import Connection, Database
 from sql.outcome_store import ROW, LineRow, pane_row
 
 __all__ = [
+    "CellSums",
     "FloorRow",
     "LineState",
     "SeriesState",
@@ -21,21 +24,28 @@ __all__ = [
     "SnapshotKey",
     "SourceState",
     "SourcedRow",
+    "Span",
+    "cells_between",
     "changed_rows",
     "clock",
     "detector_floors",
+    "latest_from",
     "line_states",
     "live_rows",
     "lock_line",
     "mark_said",
+    "newest_pane",
     "note_attempt",
     "raise_floor",
+    "rows_within",
     "save_snapshots",
     "save_state",
-    "series_rows",
+    "series_of",
     "series_states",
-    "snapshots",
+    "snapshots_from",
+    "snapshots_within",
     "source_states",
+    "unsettled_windows",
     "version_between",
 ]
 
@@ -83,20 +93,125 @@ async def live_rows(database: Database, line: str, lowest: float) -> list[Source
     return _sourced(await database.fetch(_LIVE_ROWS, line, lowest))
 
 
-async def series_rows(database: Database, line: str, lowest: float, series: tuple[UUID, str]) -> list[SourcedRow]:
-    """Rows of one series of a line from a pane on."""
-    return _sourced(await database.fetch(f"{_LIVE_ROWS} AND model_id = $3 AND segment = $4", line, lowest, *series))
-
-
 async def changed_rows(database: Database, line: str, lowest: float, since: datetime) -> list[SourcedRow]:
     """Rows of a line from a pane on that changed after a time, by Postgres's clock."""
     return _sourced(await database.fetch(f"{_LIVE_ROWS} AND changed_at > $3", line, lowest, since))
+
+
+class Span(NamedTuple):
+    """Panes of a series that begin in [low, high), in seconds since the epoch."""
+
+    model_id: UUID
+    segment: str
+    low: float
+    high: float
+
+
+_OF_SPANS = """
+unnest($2::uuid[], $3::text[], $4::float8[], $5::float8[]) AS s (model_id, segment, low, high)"""
+
+_ROWS_WITHIN = f"""
+SELECT source, {ROW} FROM fidelity_panes JOIN {_OF_SPANS} USING (model_id, segment)
+WHERE line = $1 AND pane >= low AND pane < high"""  # noqa: S608  # names of columns
+
+
+async def rows_within(database: Database, line: str, spans: Sequence[Span]) -> list[SourcedRow]:
+    """Rows of a line in spans that do not overlap."""
+    return _sourced(await database.fetch(_ROWS_WITHIN, line, *_columns(spans))) if spans else []
 
 
 async def clock(database: Database) -> datetime:
     """Postgres's clock."""
     now: datetime = await database.fetchval("SELECT clock_timestamp()")
     return now
+
+
+_NEWEST_PANE = "SELECT max(pane) FROM fidelity_panes WHERE line = $1"
+
+
+async def newest_pane(database: Database, line: str) -> float | None:
+    """Start of the latest cell of a line."""
+    newest: float | None = await database.fetchval(_NEWEST_PANE, line)
+    return newest
+
+
+class CellSums(NamedTuple):
+    """What the detector reads of a cell over all sources, ``sums`` in the order of ``SUM_FIELDS`` with zeros for the rest."""
+
+    model_id: UUID
+    segment: str
+    sums: tuple[int, ...]
+
+
+_READ_BY_DETECTOR = tuple(name for name in SUM_FIELDS if name == "n" or name.startswith("log_bet"))
+_CELLS = f"""
+SELECT model_id, segment, {", ".join(f"sum({name})::bigint" for name in _READ_BY_DETECTOR)} FROM fidelity_panes
+WHERE line = $1 AND pane >= $2 AND pane < $3
+  AND ($4::uuid[] IS NULL OR (model_id, segment) IN (SELECT * FROM unnest($4, $5::text[])))
+GROUP BY model_id, segment, pane, width_s ORDER BY model_id, segment, pane, width_s"""  # noqa: S608  # names of columns
+_UNREAD = (0,) * (len(SUM_FIELDS) - len(_READ_BY_DETECTOR))
+
+
+async def cells_between(
+    database: Database, line: str, low: float, high: float, series: Sequence[tuple[UUID, str]] | None = None
+) -> list[CellSums]:
+    """Cells of a line, or of some of its series, that begin in [low, high), series by series in the order of event time."""
+    models, segments = (None, None) if series is None else zip(*series, strict=True) if series else ((), ())
+    rows = await database.fetch(_CELLS, line, low, high, models, segments)
+    return [CellSums(row[0], row[1], (row[2], *_UNREAD, *row[3:])) for row in map(tuple, rows)]
+
+
+_LATEST_FROM = """
+WITH pane AS (
+    SELECT model_id, segment, floor(pane / $3::float8) * $3::float8 AS start, sum(n) AS n FROM fidelity_panes
+    WHERE line = $1 AND pane >= $2 AND (model_id, segment) IN (SELECT * FROM unnest($5::uuid[], $6::text[]))
+    GROUP BY 1, 2, 3
+), counted AS (
+    SELECT *, sum(n) OVER (PARTITION BY model_id, segment ORDER BY start DESC) AS reached FROM pane
+)
+SELECT model_id, segment, coalesce(max(start) FILTER (WHERE reached >= $4), min(start)) AS start FROM counted GROUP BY 1, 2"""
+
+
+async def latest_from(
+    database: Database, state: LineState, lowest: float, n: int, series: Sequence[tuple[UUID, str]]
+) -> dict[tuple[UUID, str], float]:
+    """Of each of these series, where its fewest latest panes begin that hold ``n`` outcomes, or all of them."""
+    models, segments = zip(*series, strict=True) if series else ((), ())
+    rows = await database.fetch(_LATEST_FROM, state.line, lowest, state.pane_s, n, models, segments)
+    return {(row["model_id"], row["segment"]): row["start"] for row in rows}
+
+
+_SERIES_OF = "SELECT DISTINCT model_id, segment FROM fidelity_panes WHERE line = $1 AND model_id = $2"
+
+
+async def series_of(database: Database, line: str, model_id: UUID) -> list[tuple[UUID, str]]:
+    """The series that a model has in a line."""
+    return [(row["model_id"], row["segment"]) for row in await database.fetch(_SERIES_OF, line, model_id)]
+
+
+# Windows that begin in [$2, $3), by what their panes add up to and what their snapshots say.
+_UNSETTLED = """
+WITH pane AS (
+    SELECT model_id, segment, floor(pane / $4::float8)::bigint AS k, sum(version) AS version FROM fidelity_panes
+    WHERE line = $1 AND pane >= $2 AND pane < $3::float8 + $5::float8
+    GROUP BY 1, 2, 3
+), owed AS (
+    SELECT model_id, segment, (k - back) * $4 AS start, sum(version) AS version
+    FROM pane, generate_series(0, round($5::float8 / $4::float8)::int - 1) AS back
+    WHERE (k - back) * $4 >= $2 AND (k - back) * $4 < $3
+    GROUP BY 1, 2, 3
+), kept AS (
+    SELECT model_id, segment, round(extract(epoch FROM window_start)::float8 / $4) * $4 AS start, version FROM fidelity_snapshots
+    WHERE line = $1 AND window_start >= to_timestamp($2 - $4 / 2) AND window_start < to_timestamp($3)
+)
+SELECT model_id, segment, o.start FROM owed o LEFT JOIN kept k USING (model_id, segment, start)
+WHERE k.version IS DISTINCT FROM o.version"""
+
+
+async def unsettled_windows(database: Database, state: LineState, low: float, high: float = math.inf) -> list[SnapshotKey]:
+    """Windows of a line that begin in [low, high) and have no snapshot of the version that their rows add up to."""
+    rows = await database.fetch(_UNSETTLED, state.line, low, high, state.pane_s, state.window_s)
+    return [SnapshotKey(**row) for row in rows]
 
 
 _VERSION_BETWEEN = """
@@ -106,6 +221,10 @@ SELECT coalesce(sum(version), 0)::bigint FROM fidelity_panes WHERE line = $1 AND
 async def version_between(database: Database, line: str, low: float, high: float) -> int:
     """Sum of the versions of a line's rows whose pane begins in [low, high)."""
     return int(await database.fetchval(_VERSION_BETWEEN, line, low, high))
+
+
+def _columns(spans: Sequence[Span]) -> tuple[list[Any], ...]:
+    return tuple(list(column) for column in zip(*spans, strict=True))
 
 
 def _sourced(rows: Iterable[asyncpg.Record]) -> list[SourcedRow]:
@@ -128,13 +247,23 @@ class Snapshot(NamedTuple):
 
 
 _SNAPSHOTS = """
-SELECT model_id, segment, extract(epoch FROM window_start)::float8 AS start, version, status FROM fidelity_snapshots
-WHERE line = $1 AND window_start >= to_timestamp($2)"""
+SELECT model_id, segment, extract(epoch FROM window_start)::float8 AS start, version, status FROM fidelity_snapshots"""
+_SNAPSHOTS_WITHIN = f"""
+{_SNAPSHOTS} JOIN {_OF_SPANS} USING (model_id, segment)
+WHERE line = $1 AND window_start >= to_timestamp(low) AND window_start < to_timestamp(high)"""
 
 
-async def snapshots(database: Database, line: str, lowest: float) -> dict[SnapshotKey, Snapshot]:
-    """Snapshots of the windows of a line from a start on."""
-    rows = await database.fetch(_SNAPSHOTS, line, lowest)
+async def snapshots_from(database: Database, line: str, lowest: float) -> dict[SnapshotKey, Snapshot]:
+    """Snapshots of the windows of a line that begin at or after a time."""
+    return _by_key(await database.fetch(f"{_SNAPSHOTS} WHERE line = $1 AND window_start >= to_timestamp($2)", line, lowest))
+
+
+async def snapshots_within(database: Database, line: str, spans: Sequence[Span]) -> dict[SnapshotKey, Snapshot]:
+    """Snapshots of the windows of a line that begin in spans."""
+    return _by_key(await database.fetch(_SNAPSHOTS_WITHIN, line, *_columns(spans))) if spans else {}
+
+
+def _by_key(rows: Iterable[asyncpg.Record]) -> dict[SnapshotKey, Snapshot]:
     return {SnapshotKey(row["model_id"], row["segment"], row["start"]): Snapshot(row["version"], row["status"]) for row in rows}
 
 

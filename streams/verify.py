@@ -29,6 +29,7 @@ from streams.topics import TOPICS, topic_of
 __all__ = ["Report", "verify"]
 
 _GLANCE_S = 1.0
+_KEPT = tuple(name for name in FidelityMetrics.model_fields if name not in {"intervals", "n_effective"})  # the rest follows
 _SAID = next(topic for topic in TOPICS if topic.name == topic_of(FidelityWindow))
 
 
@@ -113,7 +114,7 @@ class _Windows:
 
     def _compare(self, key: tuple[str, Window], kind: str, found: FidelityMetrics) -> None:
         expected = self.expected[key].metrics
-        for name in FidelityMetrics.model_fields:
+        for name in _KEPT:
             if getattr(found, name) != getattr(expected, name):
                 self.findings.say(kind, f"{name} of {_window_words(key)} is {getattr(found, name)}, not {getattr(expected, name)}")
 
@@ -201,7 +202,7 @@ def _window_words(key: tuple[str, Window]) -> str:
 
 
 def _metrics(row: asyncpg.Record) -> FidelityMetrics:
-    return FidelityMetrics(**{name: row[name] for name in FidelityMetrics.model_fields})
+    return FidelityMetrics(**{name: row[name] for name in _KEPT})
 
 
 @asynccontextmanager

@@ -104,19 +104,77 @@ def test_evidence_is_that_of_all_cells_in_event_time_whatever_was_looked_at_befo
     assert view.evidence(SERIES, FIRST) == fold([total(cells[cell]) for cell in sorted(cells)], FIRST)
 
 
-@given(said, st.integers(-2, 6))
-def test_a_floor_changes_neither_evidence_nor_the_windows_above_it(told: list[tuple[str, PaneRow]], pane: int):
-    view, floor = LineView(PANE_S, WINDOW_S), pane * PANE_S
-    for source, row in [("a:0:0", make_row(6, 1)), *told]:
-        view.apply(source, row)
-    before, evidence = shown(view), view.evidence(SERIES, FIRST)
+def read_around(view: LineView, stored: dict[tuple[str, str, float, float], PaneRow], row: PaneRow) -> None:
+    """What an agent does before it applies a row: hold the panes around it that are not held."""
+    series, missing = Series(row.model_id, row.segment), view.unread(row)
+    view.admit(series, missing)
+    for (source, segment, pane, _), found in stored.items():
+        if segment == row.segment and pane // PANE_S * PANE_S in missing:
+            view.hold(source, found)
 
-    dropped = view.raise_floor(floor, {SERIES: view.evidence_before(SERIES, floor, FIRST)})
+
+@given(said, st.integers(-2, 6), st.integers(0, 60))
+def test_what_is_forgotten_changes_neither_evidence_nor_windows(told: list[tuple[str, PaneRow]], pane: int, n: int):
+    view, rows = LineView(PANE_S, WINDOW_S), [("a:0:0", make_row(6, 1)), *told]
+    for source, row in rows:
+        view.apply(source, row)
+    before, evidence, latest = shown(view), view.evidence(SERIES, FIRST), view.latest(SERIES, n)
+
+    dropped = view.forget(pane * PANE_S, [], n, FIRST)
 
     assert view.evidence(SERIES, FIRST) == evidence
-    assert all(start < floor - WINDOW_S for _, start in dropped)
-    after = shown(view)
-    assert all(after[window] == content for window, content in before.items() if window.start + WINDOW_S > floor)
+    assert view.latest(SERIES, n) == latest
+    assert all(start < pane * PANE_S for _, start in dropped)
+    for source, row in rows:
+        read_around(view, newest(rows), row)
+        view.apply(source, row)
+    assert {window: tuple(view.window(window)) for window in before} == before
+
+
+@given(said, said, st.integers(-2, 6))
+def test_rows_that_come_for_forgotten_panes_make_the_windows_of_a_view_that_forgot_nothing(
+    told: list[tuple[str, PaneRow]], late: list[tuple[str, PaneRow]], pane: int
+):
+    view, whole = LineView(PANE_S, WINDOW_S), LineView(PANE_S, WINDOW_S)
+    stored: list[tuple[str, PaneRow]] = [("a:0:0", make_row(6, 1)), *told]
+    for source, row in stored:
+        view.apply(source, row)
+        whole.apply(source, row)
+    view.forget(pane * PANE_S, [], 20, FIRST)
+
+    for source, row in late:
+        stored.append((source, row))  # what is said was stored before
+        read_around(view, newest(stored), row)
+        assert {window: tuple(view.window(window)) for window in view.apply(source, row)} == {
+            window: tuple(whole.window(window)) for window in whole.apply(source, row)
+        }
+
+
+def test_a_series_whose_forgotten_panes_change_has_to_be_folded_anew():
+    view = LineView(PANE_S, WINDOW_S)
+    for pane in range(10):
+        view.apply("a:0:0", make_row(pane, 1, n=30))
+    view.forget(8 * PANE_S, [], 20, FIRST)
+    late = make_row(2, 2, n=31)
+    read_around(view, {("a:0:0", "all", pane * PANE_S, PANE_S): make_row(pane, 1, n=30) for pane in range(10)}, late)
+    view.apply("a:0:0", late)
+
+    assert view.stale == {SERIES}
+    below = [make_row(pane, 1, n=31 if pane == 2 else 30).sums for pane in range(8)]
+    view.begin(SERIES, fold(below, FIRST), 8 * PANE_S)
+    assert view.stale == set()
+    assert view.evidence(SERIES, FIRST) == fold([*below, make_row(8, 1, n=30).sums, make_row(9, 1, n=30).sums], FIRST)
+
+
+def test_the_panes_of_open_windows_and_the_latest_that_hold_enough_are_kept():
+    view = LineView(PANE_S, WINDOW_S)
+    for pane in range(20):
+        view.apply("a:0:0", make_row(pane, 1, n=5))
+
+    view.forget(18 * PANE_S, [Window(SERIES, 3 * PANE_S)], 40, FIRST)
+
+    held = [pane for pane in range(20) if view.holds("a:0:0", make_row(pane, 1))]
+    assert held == [3, 4, 5, *range(12, 20)]
 
 
 def test_a_strictly_older_row_says_nothing_and_an_equal_one_says_its_windows_again():

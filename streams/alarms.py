@@ -1,0 +1,99 @@
+"""States of series that change, alarms that latch, and retrains that are asked for: kept in Postgres first, then said."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+from schemas import DriftEvent, DriftState
+from schemas.twin_models import ModelCard
+from sql import window_store as store
+from sql.database import transaction
+from sql.retrain_store import finished_trainings
+from streams.app import TwinApp
+from streams.fidelity_view import Series
+from streams.judgement import Judgement, drift_event, retrain_event
+from streams.live_line import LiveLine, read_series
+from streams.metrics import VERDICTS
+from streams.scoring import ALL
+
+__all__ = ["Alarms"]
+
+
+class Alarms:
+    """Judges what changed.
+
+    Args:
+        app: says what was found.
+        card: of a model.
+    """
+
+    def __init__(self, app: TwinApp, card: Callable[[UUID], Awaitable[ModelCard]]) -> None:
+        self._app = app
+        self._card = card
+
+    async def judge(self, line: LiveLine) -> None:
+        """Judge the champion's series that changed; late outcomes of an earlier model accuse nobody."""
+        for series in sorted(line.touched):
+            if series.model_id == line.state.champion:
+                await self._judge_series(line, series)
+        line.touched.clear()
+
+    async def say_unsaid(self, line: LiveLine) -> None:
+        """Say what somebody kept and died before it was said."""
+        for each in line.unsaid:
+            await self._say(each.event)
+        line.unsaid = ()
+
+    async def _judge_series(self, line: LiveLine, series: Series) -> None:
+        found = line.judge.of_series(line.view, series, (await self._card(series.model_id)).baseline)
+        before = line.states.get(series, DriftState.INSUFFICIENT)
+        if found.state is not before and before is not DriftState.ALARM:
+            await self._change(line, series, before, found)
+        if found.state is DriftState.ALARM and line.states.get(series) is DriftState.ALARM:
+            await self._ask_to_retrain(line, series, found)
+
+    async def _change(self, line: LiveLine, series: Series, before: DriftState, found: Judgement) -> None:
+        """Keep the new state, then say it."""
+        if found.state is DriftState.ALARM:
+            event = await self._latch(line, series, before)
+            if event is None:
+                return
+        else:
+            event = drift_event(line.state.line, series, before, found)
+            if not await store.save_state(self._app.pool, event):
+                line.states[series] = DriftState.ALARM
+                return
+        line.states[series] = event.state
+        await self._say(event)
+        for verdict in event.verdicts:
+            if verdict.fired:
+                VERDICTS.labels(line=event.line, rule=verdict.rule).inc()
+
+    async def _latch(self, line: LiveLine, series: Series, before: DriftState) -> DriftEvent | None:
+        """Latch the alarm in Postgres, if the rows there say the same: what is held here may be half of a correction."""
+        baseline = (await self._card(series.model_id)).baseline
+        async with transaction(self._app.pool) as connection:
+            judged = line.judge.of_series(await read_series(connection, line, series), series, baseline)
+            event = drift_event(line.state.line, series, before, judged)
+            if judged.state is not DriftState.ALARM:
+                return None
+            await store.save_state(connection, event)
+        return event
+
+    async def _say(self, event: DriftEvent) -> None:
+        await self._app.say(event, key=event.line)
+        await store.mark_said(self._app.pool, event.model_id, event.segment)
+
+    async def _ask_to_retrain(self, line: LiveLine, series: Series, found: Judgement) -> None:
+        """Ask once for each training that could still help: the event's id counts the trainings that have ended."""
+        if series.segment != ALL:
+            return
+        attempt = await finished_trainings(self._app.pool, series.model_id)
+        asked = line.attempts.get(series)
+        if asked is not None and attempt <= asked:
+            return
+        await self._app.say(retrain_event(line.state.line, series, attempt, found, datetime.now(UTC)), key=line.state.line)
+        await store.note_attempt(self._app.pool, series.model_id, series.segment, attempt)
+        line.attempts[series] = attempt

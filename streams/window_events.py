@@ -1,0 +1,70 @@
+"""What is said of a window, and shown of the newest ones."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Literal
+
+from engine.windows import window_starts
+from schemas import FidelityWindow, line_parts
+from schemas.twin_models import Baseline
+from sql.window_store import Snapshot
+from streams.fidelity_view import LineView, Window
+from streams.live_line import LiveLine
+from streams.metrics import EVIDENCE, WINDOW_CORRELATION, WINDOW_COVERAGE, WINDOW_MAE, WINDOW_OUTCOMES, WINDOW_RMSE
+from streams.scoring import ALL
+
+__all__ = ["is_fullest", "show", "window_event"]
+
+
+def window_event(line: LiveLine, window: Window, baseline: Baseline, *, closed: bool) -> FidelityWindow:
+    """What a window looks like now; the newest one of a champion's series also tells where its detector stands."""
+    series, start = window
+    version, sums = line.view.window(window)
+    end = start + line.view.window_s
+    tells = series.model_id == line.state.champion and is_fullest(line.view, window)
+    evidence = line.judge.evidence(line.view, series) if tells and series.segment == ALL else None
+    found = line.judge.of_window(start, end, sums, evidence, baseline)
+    return FidelityWindow(
+        line=line.state.line,
+        model_id=series.model_id,
+        metric_type=line_parts(line.state.line)[2],
+        segment=series.segment,
+        window_start=datetime.fromtimestamp(start, UTC),
+        window_end=datetime.fromtimestamp(end, UTC),
+        status=_status(line.snapshots.get(window), version, closed=closed),
+        version=version,
+        metrics=found.metrics,
+        state=found.state,
+        evidence_ratio=evidence,
+    )
+
+
+def is_fullest(view: LineView, window: Window) -> bool:
+    """Whether the window ends with the latest pane of its series: later ones are still filling."""
+    return window.start == window_starts(view.newest_start(window.series), view.pane_s, view.window_s)[0]
+
+
+def show(event: FidelityWindow) -> None:
+    """Let the metrics tell of a window."""
+    labels = {"line": event.line, "segment": event.segment}
+    shown = {
+        WINDOW_OUTCOMES: event.metrics.n,
+        WINDOW_MAE: event.metrics.mae,
+        WINDOW_RMSE: event.metrics.rmse,
+        WINDOW_CORRELATION: event.metrics.correlation,
+        WINDOW_COVERAGE: event.metrics.coverage_95pct,
+        EVIDENCE: event.evidence_ratio,
+    }
+    for gauge, value in shown.items():
+        if value is not None or gauge is not EVIDENCE:
+            gauge.labels(**labels).set(math.nan if value is None else value)
+
+
+def _status(snapshot: Snapshot | None, version: int, *, closed: bool) -> Literal["open", "final", "restated"]:
+    if not closed:
+        return "open"
+    if snapshot is None:
+        return "final"
+    return snapshot.status if snapshot.version == version else "restated"
