@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -44,7 +44,6 @@ __all__ = [
     "lock_heads",
     "lock_position",
     "mark_read_to_end",
-    "mark_sent",
     "move_heads",
     "move_position",
     "newest_position",
@@ -52,14 +51,12 @@ __all__ = [
     "place_heads",
     "reached",
     "record_digest",
-    "refused_since",
     "reigns",
     "rows_since",
     "share_lines",
     "split_cells",
     "stored_already",
     "tracking_ids",
-    "unsent",
 ]
 
 Common = TypeVar("Common", bound=Hashable)
@@ -137,7 +134,7 @@ class OutcomeRow(NamedTuple):
 
 
 class RefusedRow(NamedTuple):
-    """One refused record, or element of one, as it came."""
+    """One refused record, or element of one, as it came; ``headers`` as :func:`sql.refused_store.packed` writes them."""
 
     refusal_id: UUID
     source_offset: int
@@ -145,9 +142,10 @@ class RefusedRow(NamedTuple):
     tracked_at: datetime
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, str]]
+    headers: str
     kind: str
     reason: str
+    exception: str
 
 
 class Change(NamedTuple):
@@ -365,15 +363,19 @@ async def add_outcomes(connection: Connection, source: SourceId, rows: Sequence[
 
 
 _ADD_REFUSED = """
-INSERT INTO refused_records (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, source, topic,
-                             partition)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"""
+INSERT INTO refused_records (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, source,
+                             topic, partition)
+SELECT refusal_id, source_offset, element, tracked_at, key, value, headers::json, kind, reason, exception, $11, $12, $13
+FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::text[],
+            $10::text[])
+     AS r (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception)"""
 
 
 async def add_refused(connection: Connection, source: SourceId, rows: Sequence[RefusedRow]) -> None:
     """Store refusals that are not stored yet."""
     if rows:
-        await connection.executemany(_ADD_REFUSED, [(*row, str(source), source.topic, source.partition) for row in rows])
+        columns = map(list, zip(*rows, strict=True))
+        await connection.execute(_ADD_REFUSED, *columns, str(source), source.topic, source.partition)
 
 
 _ADD_GAPS = """
@@ -559,27 +561,3 @@ UPDATE source_positions SET read_to_end_at = $2 WHERE source = ANY($1)"""
 async def mark_read_to_end(database: Database, sources: Iterable[SourceId], at: datetime) -> None:
     """Note that there was nothing more to read from these sources."""
     await database.execute(_MARK_READ_TO_END, [str(source) for source in sources], at)
-
-
-_REFUSED = """
-SELECT refusal_id, source, source_offset, element, tracked_at, key, value, headers, kind, reason, topic, partition
-FROM refused_records"""
-
-
-async def refused_since(database: Database, source: SourceId, offset: int) -> list[asyncpg.Record]:
-    """The source's refusals from this offset on whose copy was not sent yet."""
-    return list(
-        await database.fetch(f"{_REFUSED} WHERE source = $1 AND source_offset >= $2 AND sent_at IS NULL", str(source), offset)
-    )
-
-
-async def unsent(database: Database, before: datetime, limit: int) -> list[asyncpg.Record]:
-    """Refusals older than ``before`` whose copy was not sent, the oldest first."""
-    return list(
-        await database.fetch(f"{_REFUSED} WHERE sent_at IS NULL AND refused_at < $1 ORDER BY refused_at LIMIT $2", before, limit)
-    )
-
-
-async def mark_sent(database: Database, ids: Sequence[UUID]) -> None:
-    """Note that copies of these refusals are on the topic."""
-    await database.execute("UPDATE refused_records SET sent_at = $2 WHERE refusal_id = ANY($1)", ids, datetime.now(UTC))

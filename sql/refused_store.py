@@ -1,44 +1,97 @@
-"""Records that were refused one by one, outside of the slices of outcomes: kept as they came."""
+"""Records that were refused, exactly as they came, and what was done about them later."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import json
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
+
+import asyncpg
 
 from schemas.events import SourceId
 from sql.database import Database
 
-__all__ = ["Refused", "keep_refused", "mark_refused_sent"]
+__all__ = [
+    "AmbiguousId",
+    "Headers",
+    "Past",
+    "Refused",
+    "Replayed",
+    "UnknownRefusal",
+    "Wanted",
+    "find_refused",
+    "keep_refused",
+    "mark_refused_sent",
+    "note_replay",
+    "packed",
+    "pasts",
+    "refusal_id",
+    "refused_among",
+    "refused_since",
+    "summary",
+    "unpacked",
+    "unsent_refused",
+]
+
+Headers = Sequence[tuple[str, bytes | None]]
+"""Pairs of a name and bytes, in the order of the record, names as often as they came."""
 
 _NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:refused")
 
-_KEEP = """
-INSERT INTO refused_records (refusal_id, source, topic, partition, source_offset, element, tracked_at, key, value, headers, kind,
-                             reason)
-VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9, $10, $11)
-ON CONFLICT DO NOTHING"""
 
-_SENT = "UPDATE refused_records SET sent_at = $2 WHERE refusal_id = $1 AND sent_at IS NULL"
+class UnknownRefusal(LookupError):
+    """No refused record has this id."""
+
+
+class AmbiguousId(LookupError):
+    """Several refused records have ids that begin like this."""
 
 
 class Refused(NamedTuple):
-    """A record and why it was not taken; ``headers`` are pairs of a name and base64 of the bytes."""
+    """A record, or an element of its array, and why it was not taken."""
 
+    refusal_id: UUID
     source: SourceId
     offset: int
+    element: int
     at: datetime
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, str]]
+    headers: Headers
     kind: str
     reason: str
+    exception: str
+    refused_at: datetime | None = None
 
-    @property
-    def refusal_id(self) -> UUID:
-        """The same record refused again has the same id."""
-        return uuid5(_NAMESPACE, f"{self.source}:{self.offset}:{self.at.isoformat()}")
+
+def refusal_id(source: SourceId, offset: int, at: datetime) -> UUID:
+    """Id of a record that is refused as a whole; the same record again has the same one."""
+    return uuid5(_NAMESPACE, f"{source}:{offset}:{at.isoformat()}")
+
+
+def packed(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    """Headers as JSON.
+
+    Example:
+        >>> packed([("trace", b"abc"), ("trace", None)])
+        '[["trace", "YWJj"], ["trace", null]]'
+    """
+    return json.dumps([(name, None if value is None else base64.b64encode(value).decode()) for name, value in headers])
+
+
+def unpacked(headers: Iterable[tuple[str, str | None]]) -> Headers:
+    """What :func:`packed` has packed."""
+    return [(name, None if text is None else base64.b64decode(text)) for name, text in headers]
+
+
+_KEEP = """
+INSERT INTO refused_records (refusal_id, source, topic, partition, source_offset, element, tracked_at, key, value, headers, kind,
+                             reason, exception)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13)
+ON CONFLICT DO NOTHING"""
 
 
 async def keep_refused(database: Database, refused: Refused) -> None:
@@ -51,15 +104,159 @@ async def keep_refused(database: Database, refused: Refused) -> None:
         source.topic,
         source.partition,
         refused.offset,
+        refused.element,
         refused.at,
         refused.key,
         refused.value,
-        [list(pair) for pair in refused.headers],
+        packed(refused.headers),
         refused.kind,
         refused.reason,
+        refused.exception,
     )
 
 
-async def mark_refused_sent(database: Database, refusal_id: UUID) -> None:
-    """Note that its copy is on the topic of dead letters."""
-    await database.execute(_SENT, refusal_id, datetime.now(UTC))
+async def mark_refused_sent(database: Database, ids: Sequence[UUID]) -> None:
+    """Note that copies of these are on the topic of dead letters."""
+    await database.execute(
+        "UPDATE refused_records SET sent_at = $2 WHERE refusal_id = ANY($1) AND sent_at IS NULL", ids, datetime.now(UTC)
+    )
+
+
+_COLUMNS = "refusal_id, source, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, refused_at"
+_SELECT = f"SELECT {_COLUMNS} FROM refused_records"  # noqa: S608  # names of columns
+
+
+async def refused_since(database: Database, source: SourceId, offset: int) -> list[Refused]:
+    """The source's refusals from this offset on whose copy was not sent yet."""
+    return await _fetch(database, f"{_SELECT} WHERE source = $1 AND source_offset >= $2 AND sent_at IS NULL", str(source), offset)
+
+
+async def unsent_refused(database: Database, before: datetime, limit: int) -> list[Refused]:
+    """Refusals older than ``before`` whose copy was not sent, the oldest first."""
+    return await _fetch(
+        database, f"{_SELECT} WHERE sent_at IS NULL AND refused_at < $1 ORDER BY refused_at LIMIT $2", before, limit
+    )
+
+
+class Wanted(NamedTuple):
+    """Which refused records are asked for; what is left out does not matter. ``waiting`` are those never replayed."""
+
+    topic: str | None = None
+    kind: str | None = None
+    waiting: bool = False
+
+
+_WHERE = """
+WHERE ($1::text IS NULL OR topic = $1) AND ($2::text IS NULL OR kind = $2)
+  AND (NOT $3 OR NOT EXISTS (SELECT FROM refused_replays p WHERE p.refusal_id = refused_records.refusal_id))"""
+
+
+async def refused_among(database: Database, wanted: Wanted, limit: int) -> list[Refused]:
+    """The newest of those that are asked for, the newest first."""
+    return await _fetch(database, f"{_SELECT} {_WHERE} ORDER BY refused_at DESC, refusal_id LIMIT $4", *wanted, limit)
+
+
+_SUMMARY = f"""
+SELECT topic, kind, count(*) AS count, max(refused_at) AS newest FROM refused_records {_WHERE}
+GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"""  # noqa: S608  # the condition above
+
+
+async def summary(database: Database, wanted: Wanted) -> list[dict[str, Any]]:
+    """How many there are of each topic and kind, the most first."""
+    return [dict(row) for row in await database.fetch(_SUMMARY, *wanted)]
+
+
+_BY_ID = f"{_SELECT} WHERE refusal_id::text LIKE $1 || '%' LIMIT 2"
+
+
+async def find_refused(database: Database, begins: str) -> Refused:
+    """The refused record whose id begins with these characters.
+
+    Raises:
+        UnknownRefusal: when there is none.
+        AmbiguousId: when there are several.
+    """
+    word = begins.strip().lower()
+    found = await _fetch(database, _BY_ID, word) if word and set(word) <= set("0123456789abcdef-") else []
+    if not found:
+        raise UnknownRefusal(f"no refused record has an id that begins with {begins!r}: twinstream dlq list shows them")
+    if len(found) > 1:
+        raise AmbiguousId(f"several refused records have ids that begin with {begins!r}: give more of it")
+    return found[0]
+
+
+class Replayed(NamedTuple):
+    """A refused record that was published again: as which record, by whom, and with which change."""
+
+    refusal_id: UUID
+    topic: str
+    partition: int
+    offset: int
+    by: str
+    change: str
+
+
+_NOTE = """
+INSERT INTO refused_replays (refusal_id, topic, partition, source_offset, replayed_by, change) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING"""
+
+
+async def note_replay(database: Database, replayed: Replayed) -> None:
+    """Mark a refused record as replayed."""
+    await database.execute(_NOTE, *replayed)
+
+
+class Past(NamedTuple):
+    """One replay of a refused record, and what came of it: a fate of outcomes, the kind of a new refusal, or null so far."""
+
+    refusal_id: UUID
+    topic: str
+    partition: int
+    offset: int
+    replayed_at: datetime
+    by: str
+    change: str
+    came_of_it: str | None
+
+
+# An outcome was tracked after it was replayed, but for the clocks of two machines; so only few partitions of the table are read.
+_PASTS = """
+SELECT p.refusal_id, p.topic, p.partition, p.source_offset AS offset, p.replayed_at, p.replayed_by AS by, p.change,
+       coalesce(
+           (SELECT f.fate::text FROM fidelity_tracking f
+            WHERE f.source IN (SELECT s.source FROM source_positions s WHERE s.topic = p.topic AND s.partition = p.partition)
+              AND f.source_offset = p.source_offset AND f.element = 0
+              AND f.tracked_at BETWEEN p.replayed_at - interval '1 day' AND p.replayed_at + interval '1 day'
+            ORDER BY f.tracked_at DESC LIMIT 1),
+           (SELECT 'refused: ' || r.kind FROM refused_records r
+            WHERE r.topic = p.topic AND r.partition = p.partition AND r.source_offset = p.source_offset
+              AND r.tracked_at BETWEEN p.replayed_at - interval '1 day' AND p.replayed_at + interval '1 day'
+            ORDER BY r.tracked_at DESC LIMIT 1)) AS came_of_it
+FROM refused_replays p WHERE p.refusal_id = ANY($1) ORDER BY p.replayed_at"""
+
+
+async def pasts(database: Database, ids: Iterable[UUID]) -> list[Past]:
+    """Every replay of these, the oldest first."""
+    return [Past(**row) for row in await database.fetch(_PASTS, list(ids))]
+
+
+async def _fetch(database: Database, statement: str, *arguments: Any) -> list[Refused]:
+    return [_refused(row) for row in await database.fetch(statement, *arguments)]
+
+
+def _refused(row: asyncpg.Record) -> Refused:
+    source_topic, partition, incarnation = row["source"].rsplit(":", 2)
+    return Refused(
+        refusal_id=row["refusal_id"],
+        source=SourceId(topic=source_topic, partition=int(partition), incarnation=int(incarnation)),
+        offset=row["source_offset"],
+        element=row["element"],
+        at=row["tracked_at"],
+        key=row["key"],
+        value=row["value"],
+        headers=unpacked(row["headers"]),
+        kind=row["kind"],
+        reason=row["reason"],
+        exception=row["exception"],
+        refused_at=row["refused_at"],
+    )

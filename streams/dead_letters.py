@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from schemas import SourceId
-from sql.refused_store import Refused, keep_refused, mark_refused_sent
+from sql.refused_store import Headers, Refused, keep_refused, mark_refused_sent, refusal_id
 from streams.app import TwinApp
-from streams.kafka import Headers
 from streams.metrics import REFUSED
 from streams.topics import DEAD_LETTERS
 
-__all__ = ["ContainsNul", "KafkaRecord", "bury", "reason_headers", "without_nul"]
+__all__ = [
+    "ATTEMPT",
+    "REPLAY_OF",
+    "ContainsNul",
+    "KafkaRecord",
+    "attempt",
+    "bury",
+    "foreign",
+    "letter_headers",
+    "send_copies",
+    "without_nul",
+]
 
 ATTEMPT = "twin_attempt"
+REPLAY_OF = "twin_replay_of"
+_OURS = frozenset(
+    {
+        "twin_refusal_id",
+        "twin_kind",
+        "twin_reason",
+        "twin_exception",
+        "twin_topic",
+        "twin_partition",
+        "twin_offset",
+        "twin_element",
+        ATTEMPT,
+        REPLAY_OF,
+    }
+)
 
 
 class KafkaRecord(Protocol):
@@ -46,45 +70,66 @@ def without_nul(value: bytes | None) -> bytes:
     return value or b""
 
 
-async def bury(app: TwinApp, record: KafkaRecord, kind: str, reason: str) -> None:
+async def bury(app: TwinApp, record: KafkaRecord, kind: str, reason: str, error: Exception) -> None:
     """Refuse a record for good: the same one refused again is one row, and at most another copy on the topic.
 
-    ``kind`` is a word for the metric, ``reason`` a sentence for people.
+    ``kind`` is a word for the metric, ``reason`` a sentence for people, ``error`` what was raised.
     """
     source = SourceId(topic=record.topic, partition=record.partition)
-    given = [(name.replace("\0", ""), value or b"") for name, value in _pairs(record.headers)]
-    text = [(name, base64.b64encode(value).decode()) for name, value in given]
     at = datetime.fromtimestamp(record.timestamp, UTC)
-    refused = Refused(source, record.offset, at, record.key, record.value, text, kind, reason)
+    refused = Refused(
+        refusal_id=refusal_id(source, record.offset, at),
+        source=source,
+        offset=record.offset,
+        element=0,
+        at=at,
+        key=record.key,
+        value=record.value,
+        headers=list(record.headers or ()),
+        kind=kind,
+        reason=reason,
+        exception=type(error).__name__,
+    )
     await keep_refused(app.pool, refused)
-    await (await app.send_raw(DEAD_LETTERS, record.key, record.value, [*_kept(given), *reason_headers(refused, _attempt(given))]))
-    await mark_refused_sent(app.pool, refused.refusal_id)
+    await send_copies(app, [refused])
     REFUSED.labels(topic=record.topic, reason=kind).inc()
 
 
-def reason_headers(refused: Refused, attempt: int) -> Headers:
-    """What a dead letter tells beside the headers it came with; ``attempt`` counts how often it was refused."""
+async def send_copies(app: TwinApp, refused: Iterable[Refused]) -> None:
+    """Copy what was refused to the topic of dead letters, and note that it is there."""
+    begun = [(await _begin_to_send(app, each), each.refusal_id) for each in refused]
+    for sent, _ in begun:
+        await sent
+    if begun:
+        await mark_refused_sent(app.pool, [each for _, each in begun])
+
+
+async def _begin_to_send(app: TwinApp, refused: Refused) -> Awaitable[Any]:
+    return await app.send_raw(DEAD_LETTERS, refused.key, refused.value, letter_headers(refused))
+
+
+def letter_headers(refused: Refused) -> list[tuple[str, bytes | None]]:
+    """Headers of a dead letter: those that it came with as they were, and then what happened to it."""
     told = {
         "twin_refusal_id": refused.refusal_id,
         "twin_kind": refused.kind,
         "twin_reason": refused.reason,
+        "twin_exception": refused.exception,
         "twin_topic": refused.source.topic,
         "twin_partition": refused.source.partition,
         "twin_offset": refused.offset,
-        ATTEMPT: attempt,
+        "twin_element": refused.element,
+        ATTEMPT: attempt(refused.headers),
     }
-    return [(name, str(value).encode()) for name, value in told.items()]
+    return [*foreign(refused.headers), *((name, str(value).encode()) for name, value in told.items())]
 
 
-def _pairs(headers: Iterable[tuple[str, bytes | None]] | None) -> Iterable[tuple[str, bytes | None]]:
-    return headers.items() if isinstance(headers, dict) else headers or ()
+def foreign(headers: Headers) -> list[tuple[str, bytes | None]]:
+    """The headers that are not ours: a dead letter that is published again brings ours along."""
+    return [(name, value) for name, value in headers if name not in _OURS]
 
 
-def _kept(headers: Headers) -> Headers:
-    return [(name, value) for name, value in headers if not name.startswith("twin_")]
-
-
-def _attempt(headers: Headers) -> int:
-    """A replayed record brings the number of its last attempt along."""
-    before = dict(headers).get(ATTEMPT, b"")
-    return int(before) + 1 if before.isdigit() else 1
+def attempt(headers: Headers) -> int:
+    """The how manieth time a record with these headers is refused; a replay brings the number of its last attempt along."""
+    before = dict(headers).get(ATTEMPT) or b""
+    return int(before) + 1 if before.isdigit() and len(before) < 10 else 1

@@ -20,9 +20,10 @@ from schemas.events import SUM_FIELDS, canonical_digest
 from sql import outcome_store as store
 from sql.database import Connection, Pool, transaction
 from sql.outcome_store import Head, Kind, Line, LineRow, Moved, OutcomeRow, Position, RefusedRow
+from sql.refused_store import packed
 from streams.judging import Claim, Judged, changes, judge
 from streams.library import Library
-from streams.parsing import Element, Refusal, parse, text_headers
+from streams.parsing import Element, Refusal, parse, raw_elements
 from streams.scoring import ALL, Scores, SimulatedTwins, score
 from streams.transport import Slice
 
@@ -302,29 +303,34 @@ def _nulls(column: npt.NDArray[np.float64]) -> list[float | None]:
 
 
 def _refused_rows(scored: _Scored, refused: Sequence[int]) -> list[RefusedRow]:
-    records = {record.offset: record for record in scored.slice.records} if refused else {}
-    return [_refused_row(scored, at, records[scored.elements[at].offset]) for at in refused]
+    by_offset: defaultdict[int, list[int]] = defaultdict(list)
+    for at in refused:
+        by_offset[scored.elements[at].offset].append(at)
+    records = {record.offset: record for record in scored.slice.records if record.offset in by_offset}
+    return [
+        _refused_row(scored, at, record, raw[place] if place < len(raw) else record.value)
+        for offset, record in records.items()
+        for raw in (raw_elements(record.value),)
+        for at in by_offset[offset]
+        for place in (scored.elements[at].place,)
+    ]
 
 
-def _refused_row(scored: _Scored, at: int, record: ConsumerRecord[bytes | None, bytes | None]) -> RefusedRow:
+def _refused_row(scored: _Scored, at: int, record: ConsumerRecord[bytes | None, bytes | None], raw: bytes | None) -> RefusedRow:
     element = scored.elements[at]
-    refusal = element.refusal or _unscored(scored, at)
+    refusal = element.refusal or Refusal(*scored.scores.refused[scored.rows[at]])
     return RefusedRow(
         refusal_id=scored.ids[at],
         source_offset=element.offset,
         element=element.place,
         tracked_at=element.at,
         key=record.key,
-        value=refusal.raw,
-        headers=text_headers(record.headers),
+        value=raw,
+        headers=packed(record.headers),
         kind=refusal.kind,
         reason=refusal.reason,
+        exception=refusal.exception,
     )
-
-
-def _unscored(scored: _Scored, at: int) -> Refusal:
-    kind, reason = scored.scores.refused[scored.rows[at]]
-    return Refusal(kind, reason, _event(scored, at).model_dump_json(exclude_defaults=True).encode())
 
 
 def _moved(taken: Slice, elements: int, reached: datetime | None) -> Moved:

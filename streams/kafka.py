@@ -13,7 +13,7 @@ from streams.settings import Settings
 
 __all__ = ["Headers", "event_headers", "event_value", "faust_credentials", "kafka_security"]
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, bytes | None]]
 
 
 def kafka_security(settings: Settings) -> dict[str, Any]:

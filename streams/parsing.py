@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,19 +15,22 @@ from schemas import OutcomeEvent
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
-__all__ = ["Element", "Refusal", "parse", "refusal_words", "text_headers"]
+__all__ = ["Element", "Refusal", "parse", "raw_elements", "refusal_words"]
 
 _OUTCOME = TypeAdapter(OutcomeEvent)
 _OUTCOMES = TypeAdapter(list[OutcomeEvent])
 _LONGEST_REASON = 2000
+_DECODER = json.JSONDecoder()
+_BEGIN, _COMMA, _END = (re.compile(rf"[ \t\n\r]*{sign}[ \t\n\r]*") for sign in (r"\[", ",", r"\]"))
+_NUL = b"\\u0000"
 
 
 class Refusal(NamedTuple):
-    """Why an element is not taken: a word for the metric and a sentence for people, and the bytes of the element."""
+    """Why an element is not taken: a word for the metric, a sentence for people, and the class of what was raised."""
 
     kind: str
     reason: str
-    raw: bytes | None
+    exception: str = "Refusal"
 
 
 class Element(NamedTuple):
@@ -58,9 +61,38 @@ def refusal_words(error: ValidationError) -> str:
     return "; ".join(found).replace("\x00", "")[:_LONGEST_REASON]
 
 
-def text_headers(headers: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, str]]:
-    """Headers as text that JSON can carry: base64 of the bytes."""
-    return [(name.replace("\x00", ""), base64.b64encode(value or b"").decode()) for name, value in headers]
+def raw_elements(value: bytes | None) -> list[bytes | None]:
+    r"""The bytes of each element as they came: of an array its elements, of anything else the whole.
+
+    Example:
+        >>> raw_elements(b'[{"a": 1.50},\n 2 ]')
+        [b'{"a": 1.50}', b'2']
+        >>> raw_elements(b"no JSON \xff")
+        [b'no JSON \xff']
+    """
+    if value is None or value.lstrip()[:1] != b"[":
+        return [value]
+    try:
+        text = value.decode()
+        return [text[first:end].encode() for first, end in _spans(text)] or [value]
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply: refused as a whole
+        return [value]
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where each element of a JSON array begins and ends."""
+    at = _after(_BEGIN, text, 0)
+    while not _END.match(text, at):
+        first, (_, end) = at, _DECODER.raw_decode(text, at)
+        yield first, end
+        at = end if _END.match(text, end) else _after(_COMMA, text, end)
+
+
+def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    if found is None:
+        raise ValueError(f"no JSON array: unexpected {text[at : at + 1]!r} at {at}")
+    return found.end()
 
 
 _Found = tuple[OutcomeEvent | None, Refusal | None]
@@ -68,42 +100,33 @@ _Found = tuple[OutcomeEvent | None, Refusal | None]
 
 def _elements(value: bytes | None) -> Sequence[_Found]:
     if value is None:
-        return [(None, Refusal("empty", "the record has no value", None))]
-    if b"\\u0000" in value:
-        return [(None, Refusal("json", "the text contains NUL, which no database keeps", value))]
-    if value.lstrip()[:1] == b"[":
-        return _array(value)
-    try:
-        return [(_OUTCOME.validate_json(value), None)]
-    except ValidationError as error:
-        return [(None, _refusal(error, value))]
+        return [(None, Refusal("empty", "the record has no value"))]
+    return _array(value) if value.lstrip()[:1] == b"[" else [_element(value)]
 
 
 def _array(value: bytes) -> Sequence[_Found]:
+    """All at once; one by one where something is wrong, so that only that is refused."""
     try:
-        events = _OUTCOMES.validate_json(value)
+        events = None if _NUL in value else _OUTCOMES.validate_json(value)
     except ValidationError:
-        return list(_one_by_one(value))
-    return [(event, None) for event in events] or [(None, Refusal("empty", "the array has no elements", value))]
+        events = None
+    if events is None:
+        return [_element(raw or b"") for raw in raw_elements(value)]
+    return [(event, None) for event in events] or [(None, Refusal("empty", "the array has no elements"))]
 
 
-def _one_by_one(value: bytes) -> Iterator[_Found]:
+def _element(raw: bytes) -> _Found:
+    if _NUL in raw:
+        return None, Refusal("json", "the text contains NUL, which no database keeps")
     try:
-        elements: list[Any] = json.loads(value)
-    except ValueError as error:
-        yield None, Refusal("json", f"the record is no JSON: {error}", value)
-        return
-    for element in elements:
-        raw = json.dumps(element).encode()
-        try:
-            yield _OUTCOME.validate_json(raw), None
-        except ValidationError as error:
-            yield None, _refusal(error, raw)
+        return _OUTCOME.validate_json(raw), None
+    except ValidationError as error:
+        return None, _refusal(error)
 
 
-def _refusal(error: ValidationError, raw: bytes) -> Refusal:
+def _refusal(error: ValidationError) -> Refusal:
     kind = "json" if error.errors(include_url=False)[0]["type"] == "json_invalid" else "invalid"
-    return Refusal(kind, refusal_words(error), raw)
+    return Refusal(kind, refusal_words(error), type(error).__name__)
 
 
 def _unless_future(element: Element, skew: timedelta) -> Element:
@@ -112,4 +135,4 @@ def _unless_future(element: Element, skew: timedelta) -> Element:
         return element
     arrived, allowed = element.at.isoformat(), f"{skew.total_seconds():g} s"
     reason = f"observed_at {event.observed_at.isoformat()} lies more than {allowed} after its arrival at {arrived}"
-    return element._replace(event=None, refusal=Refusal("future", reason, event.model_dump_json().encode()))
+    return element._replace(event=None, refusal=Refusal("future", reason))

@@ -57,11 +57,11 @@ def _believed(intervention: str, known: Sequence[ExperimentResult]) -> EffectPri
 
 async def _refuse(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
     if isinstance(error, ValidationError):
-        await bury(app, record, "invalid", in_words(error))
+        await bury(app, record, "invalid", in_words(error), error)
     elif isinstance(error, DifferentExperiment):
-        await bury(app, record, "conflict", in_words(error))
+        await bury(app, record, "conflict", in_words(error), error)
     elif isinstance(error, ContainsNul):
-        await bury(app, record, "json", in_words(error))
+        await bury(app, record, "json", in_words(error), error)
     else:
         LOG.error("an experiment could not be learned from", exc_info=error)
-        await bury(app, record, "failed", f"{type(error).__name__}: {in_words(error)}")
+        await bury(app, record, "failed", f"{type(error).__name__}: {in_words(error)}", error)

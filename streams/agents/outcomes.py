@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from typing import Any
 
-import asyncpg
 from faust.types import TP
 
 from schemas import FidelityErrors, OutcomeEvent, PaneRow, SourceId
 from sql import outcome_store as store
-from sql.refused_store import Refused
+from sql.refused_store import refused_since, unsent_refused
 from streams.answering import persist, settle
 from streams.app import TwinApp
-from streams.dead_letters import reason_headers
+from streams.dead_letters import send_copies
 from streams.intake import Intake, Taken
 from streams.library import FindSimulation, Library, LoadModel
 from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS, SOURCE_LAG
 from streams.starts import find_starts
-from streams.topics import DEAD_LETTERS, TOPICS, topic_of
+from streams.topics import TOPICS, topic_of
 from streams.transport import Slice, Start
 
 __all__ = ["EVERY_LINE", "attach"]
@@ -94,7 +92,7 @@ class _Outcomes:
         done = await self._intake.take(taken)
         await self._say_rows(done)
         if done.refused or done.replayed:
-            await self._bury(await store.refused_since(self._app.pool, done.source, taken.first_offset))
+            await send_copies(self._app, await refused_since(self._app.pool, done.source, taken.first_offset))
         self._reached[done.source] = _Reached(done.watermark, taken.last_offset + 1)
         SLICE_SECONDS.observe(time.perf_counter() - began)
         _measure(done)
@@ -144,23 +142,7 @@ class _Outcomes:
     async def sweep(self) -> None:
         """Send copies of refused records that have none yet."""
         due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
-        await self._bury(await store.unsent(self._app.pool, due, _SWEPT_AT_ONCE))
-
-    async def _bury(self, refused: Iterable[asyncpg.Record]) -> None:
-        ids = []
-        for sent, row in [(await self._send_copy(row), row) for row in refused]:
-            await sent
-            ids.append(row["refusal_id"])
-        if ids:
-            await store.mark_sent(self._app.pool, ids)
-
-    async def _send_copy(self, row: asyncpg.Record) -> Awaitable[Any]:
-        source = SourceId(topic=row["topic"], partition=row["partition"])
-        told = Refused(source, row["source_offset"], row["tracked_at"], row["key"], row["value"], [], row["kind"], row["reason"])
-        given = [(name, base64.b64decode(text)) for name, text in row["headers"] if not name.startswith("twin_")]
-        said = [(name, value) for name, value in reason_headers(told, 1) if name != "twin_refusal_id"]
-        refusal_id = ("twin_refusal_id", str(row["refusal_id"]).encode())
-        return await self._app.send_raw(DEAD_LETTERS, row["key"], row["value"], [*given, *said, refusal_id])
+        await send_copies(self._app, await unsent_refused(self._app.pool, due, _SWEPT_AT_ONCE))
 
 
 async def _fail(error: Exception) -> None:

@@ -105,7 +105,7 @@ class _Simulation:
 
     async def _refuse(self, record: KafkaRecord, error: Exception) -> None:
         if isinstance(error, _Unreadable):
-            await bury(self._app, record, "unreadable", in_words(error))
+            await bury(self._app, record, "unreadable", in_words(error), error)
             return
         LOG.error("a simulation failed", exc_info=error)
         await self._give(*_failure(record, error))
@@ -114,7 +114,7 @@ class _Simulation:
 def _body(value: bytes | None) -> Mapping[str, Any]:
     try:
         body = json.loads(value or b"")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Unreadable(f"the request is no JSON: {error}") from error
     if not isinstance(body, dict):
         raise _Unreadable(f"the request is no JSON object, but a {type(body).__name__}")

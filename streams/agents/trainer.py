@@ -212,11 +212,11 @@ async def _say_later(error: Exception) -> None:
 
 async def _refuse(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
     if isinstance(error, ValidationError):
-        await bury(app, record, "invalid", in_words(error))
+        await bury(app, record, "invalid", in_words(error), error)
     elif isinstance(error, ContainsNul):
-        await bury(app, record, "json", in_words(error))
+        await bury(app, record, "json", in_words(error), error)
     elif isinstance(error, UnknownModel):
-        await bury(app, record, "model", in_words(error))
+        await bury(app, record, "model", in_words(error), error)
     else:
         LOG.error("a retrain event could not be stored", exc_info=error)
-        await bury(app, record, "failed", f"{type(error).__name__}: {in_words(error)}")
+        await bury(app, record, "failed", f"{type(error).__name__}: {in_words(error)}", error)

@@ -13,7 +13,7 @@ from schemas import Baseline, Brand, ModelCard, RetrainEvent, SourceId, TwinMode
 from schemas.events import SUM_FIELDS
 from sql.database import Pool
 from sql.ledger import Ledger
-from sql.refused_store import Refused, keep_refused
+from sql.refused_store import Refused, keep_refused, refusal_id
 from sql.retrain_store import enqueue
 
 LINE = "hcp:kisqali:prescribing_change"
@@ -166,4 +166,5 @@ async def live(pool: Pool, *, now: datetime) -> None:
         await add_run(pool, number, run, now)
     broken = b'{"event_id": "<script>alert(1)</script>"'
     source = SourceId(topic="outcome-events", partition=2)
-    await keep_refused(pool, Refused(source, 41, now, b"k", broken, [], "json", "the record is no JSON: unexpected end of data"))
+    said = ("json", "the record is no JSON: unexpected end of data", "ValidationError")
+    await keep_refused(pool, Refused(refusal_id(source, 41, now), source, 41, 0, now, b"k", broken, [], *said))
