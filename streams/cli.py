@@ -6,19 +6,14 @@ Exit status 0 when done, 1 when refused or failed with one clear line on stderr,
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import click
-from aiokafka.errors import KafkaError
 
-from deploy.stack import StackError
 from schemas import (
     INTERVENTIONS,
     Brand,
@@ -30,36 +25,16 @@ from schemas import (
     TwinType,
 )
 from schemas.base import one_of
-from streams.answering import in_words
 from streams.importing import as_training_table, read_table, write_table
 from streams.local import connected
 from streams.operations import ask, learn, prepare, publish_table, read
 from streams.settings import ROLES, Role, settings
 from streams.telling import line_in_words, model_facts, result_in_words, windows_as_data, windows_in_words
+from streams.terminal import Commands, answer, as_json_option, say
 
 __all__ = ["main"]
 
-REFUSALS = (ValueError, LookupError, RuntimeError, OSError, StackError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError)
 TABLE = click.Path(dir_okay=False, path_type=Path)
-
-
-class Commands(click.Group):
-    """A group whose commands end in one clear line when something is refused."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a refusal is one line on stderr and exit status 1."""
-        try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort):  # a RuntimeError by birth, but no refusal
-            raise
-        except REFUSALS as error:
-            click.echo(f"twinstream: {in_words(error)}", err=True)
-            sys.exit(1)
-
-
-def say(line: str) -> None:
-    """Progress goes to stderr: stdout is for the answer."""
-    click.echo(line, err=True)
 
 
 def filter_of(said: str) -> tuple[str, Any]:
@@ -75,12 +50,6 @@ def filter_of(said: str) -> tuple[str, Any]:
     return word, values[0] if word.startswith(("min_", "max_")) else values
 
 
-def answer(said: dict[str, Any] | list[Any], words: Callable[[], str], *, as_json: bool) -> None:
-    """Print an answer for a program or for a person."""
-    click.echo(json.dumps(said, default=str, indent=2) if as_json else words())
-
-
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
 twin_type_option = click.option(
     "--twin-type", type=click.Choice([kind.value for kind in TwinType]), default=TwinType.HCP.value, show_default=True
 )
