@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from schemas.columns import Columns
 from schemas.interventions import (
     CONTACTS_A_MONTH,
     INTERVENTIONS,
@@ -77,7 +78,9 @@ def normals(rows: int, n_draws: int, seed: int, purpose: str) -> Array:
         McKay, Beckman, Conover (1979), A comparison of three methods for selecting values of input variables. Technometrics 21.
     """
     rng = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
-    return rng.permuted(np.tile(_strata(n_draws), (rows, 1)), axis=1)
+    drawn = np.tile(_strata(n_draws), (rows, 1))
+    rng.permuted(drawn, axis=1, out=drawn)
+    return drawn
 
 
 @lru_cache(maxsize=8)
@@ -112,13 +115,12 @@ def drawn_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
     """The parameters as draws; two configurations of one intervention share theirs."""
     entry = INTERVENTIONS[config.intervention_type]
     halves = normals(3, n_draws, seed, f"{entry.name} dose")
-    channels = normals(len(Channel), n_draws, seed, f"{entry.name} channel")
-    channel = Channel(config.channel)
+    channel = normals(1, n_draws, seed, f"{entry.name} by {config.channel}")[0]
     return Dose(
         _positive(entry.half_contacts, halves[0]),
         _positive(entry.half_weeks, halves[1]),
         _positive(entry.half_intensity, halves[2]),
-        _normal(entry.channels[channel], channels[list(Channel).index(channel)]),
+        _normal(entry.channels[Channel(config.channel)], channel),
     )
 
 
@@ -193,47 +195,66 @@ class Design:
         return np.asarray(np.exp(weighted(self.terms, self.believed(channel)[0])))
 
     def deviations(self, channel: str, n_draws: int, seed: int) -> Array:
-        """Draws of the coefficients' distances from their means, shape ``(p, n_draws)``."""
+        """Draws of the coefficients' distances from their means, shape ``(p, n_draws)``; a term has the same in every design."""
         sd = self.believed(channel)[1]
-        drawn = [normals(1, n_draws, seed, f"moderator {name}")[0] for name in self.names]
-        return sd[:, None] * np.reshape(drawn, (len(sd), n_draws))
+        drawn = normals(len(_TERMS), n_draws, seed, "moderators")
+        return sd[:, None] * drawn[[_TERMS.index(name) for name in self.names]]
 
 
-def design_of(frame: pd.DataFrame, moderators: Sequence[Moderator] = MODERATORS) -> Design:
+_TERMS = tuple(
+    term
+    for moderator in MODERATORS
+    for term in ([moderator.column] if moderator.slope else [f"{moderator.column}={level}" for level in moderator.levels])
+)
+
+
+def design_of(frame: pd.DataFrame | Columns) -> Design:
     """The design of twins; moderators that ``frame`` lacks, and missing values, bend nothing."""
-    found = [term for moderator in moderators if moderator.column in frame for term in _terms(moderator, frame[moderator.column])]
+    columns = frame if isinstance(frame, Columns) else Columns(frame)
+    found = [term for moderator in MODERATORS if moderator.column in columns for term in _terms(moderator, columns)]
+    terms = np.empty((len(found), len(columns)))
+    for term, into in zip(found, terms, strict=True):
+        term.fill(into)
     return Design(
-        np.reshape([values for _, values, _, _ in found], (len(found), len(frame))),
-        tuple(name for name, _, _, _ in found),
-        tuple(coefficient for _, _, coefficient, _ in found),
-        tuple(channels for _, _, _, channels in found),
+        terms,
+        tuple(term.name for term in found),
+        tuple(term.coefficient for term in found),
+        tuple(term.channels for term in found),
     )
 
 
-Term = tuple[str, Array, Uncertain, frozenset[Channel]]
+class _Term(NamedTuple):
+    """One row of a design, and how to fill it."""
+
+    name: str
+    coefficient: Uncertain
+    channels: frozenset[Channel]
+    fill: Callable[[Array], None]
 
 
-def _terms(moderator: Moderator, column: pd.Series[Any]) -> list[Term]:
+def _terms(moderator: Moderator, columns: Columns) -> list[_Term]:
+    column = moderator.column
     if moderator.slope is not None:
-        return [(moderator.column, _standardised(moderator, column), moderator.slope, moderator.channels)]
-    codes, found = pd.factorize(column)
-    levels = [_spelled(level) for level in found.tolist()]
+        return [_Term(column, moderator.slope, moderator.channels, partial(_standardise, moderator, columns.numbers(column)))]
+    codes, found = columns.levels(column)
+    levels = [_spelled(level) for level in found]
     return [
-        (f"{moderator.column}={level}", _indicator(codes, levels, level), coefficient, moderator.channels)
+        _Term(f"{column}={level}", coefficient, moderator.channels, partial(_indicate, codes, levels, level))
         for level, coefficient in moderator.levels.items()
         if level in levels
     ]
 
 
-def _standardised(moderator: Moderator, column: pd.Series[Any]) -> Array:
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    z = np.clip((values - moderator.center) / moderator.spread, -_FURTHEST, _FURTHEST)
-    return np.where(np.isnan(z), 0.0, z)
+def _standardise(moderator: Moderator, values: Array, into: Array) -> None:
+    np.subtract(values, moderator.center, out=into)
+    into /= moderator.spread
+    np.clip(into, -_FURTHEST, _FURTHEST, out=into)
+    np.copyto(into, 0.0, where=np.isnan(into))
 
 
-def _indicator(codes: npt.NDArray[np.intp], levels: Sequence[str], level: str) -> Array:
+def _indicate(codes: npt.NDArray[np.intp], levels: Sequence[str], level: str, into: Array) -> None:
     of_code = np.array([*(found == level for found in levels), False], dtype=float)  # the last one is code -1: missing
-    return of_code[codes]
+    np.take(of_code, codes, out=into, mode="wrap")
 
 
 def _spelled(level: object) -> str:
@@ -247,7 +268,10 @@ def _spelled(level: object) -> str:
 
 def weighted(terms: Array, weights: Array) -> Array:
     """Sum of terms times weights, added in one order whatever the number of threads: ``(n,)``."""
-    return np.asarray(np.add.reduce(weights[:, None] * terms, axis=0))
+    total, product = np.zeros(terms.shape[1]), np.empty(terms.shape[1])
+    for term, weight in zip(terms, weights, strict=True):
+        total += np.multiply(term, weight, out=product)
+    return total
 
 
 def _saturating(amount: float, usual: float, half: float | Array) -> float | Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,16 @@ def interval(draws: Array, confidence_level: float) -> Array:
     Draw ``i`` of ``n`` in order stands at ``(i - 0.5) / n`` (Hazen), where ``engine.effects.normals`` has put it.
     """
     tail = (1.0 - confidence_level) / 2.0
-    return np.quantile(draws, [tail, 1.0 - tail], axis=-1, method="hazen")
+    return _quantiles(np.sort(draws, axis=-1), (tail, 1.0 - tail))
+
+
+def _quantiles(ordered: Array, probabilities: Sequence[float]) -> Array:
+    """Quantiles along the last axis of draws in order: as ``np.quantile(..., method="hazen")``, which sorts for each call."""
+    n = ordered.shape[-1]
+    place = np.clip(np.asarray(probabilities) * n - 0.5, 0.0, n - 1.0)
+    below = np.minimum(place.astype(int), max(n - 2, 0))
+    low, high = ordered[..., below], ordered[..., np.minimum(below + 1, n - 1)]
+    return np.moveaxis(low + (high - low) * (place - below), -1, 0)
 
 
 def summary(draws: Array, confidence_level: float) -> Summary:
@@ -44,12 +54,12 @@ def summary(draws: Array, confidence_level: float) -> Summary:
         >>> summary(np.arange(100.0), 0.50)
         Summary(estimate=49.5, lower=24.5, upper=74.5, robust=False)
     """
-    finite = draws[np.isfinite(draws)]
+    finite = np.sort(draws[np.isfinite(draws)])
     if len(finite) * 2 < len(draws):
         raise ValueError(f"only {len(finite)} of {len(draws)} draws are numbers: check the priors")
-    low, median, high = np.quantile(finite, [0.25, 0.5, 0.75]).tolist()
+    tail = (1.0 - confidence_level) / 2.0
+    lower, low, median, high, upper = _quantiles(finite, (tail, 0.25, 0.5, 0.75, 1.0 - tail)).tolist()
     if len(finite) == len(draws) and abs(finite.mean() - median) <= high - low:
-        lower, upper = interval(draws, confidence_level).tolist()
         return Summary(float(draws.mean()), lower, upper)
     reach = (high - low) / _IQR_OF_NORMAL * float(ndtri((1.0 + confidence_level) / 2.0))
     return Summary(median, median - reach, median + reach, robust=True)

@@ -7,9 +7,10 @@ over the twins is taken for each draw, and the interval is that of these average
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, ClassVar
 from uuid import UUID, uuid5
@@ -22,8 +23,9 @@ from engine.effects import Design, catalogue_prior, design_of, dose_response, dr
 from engine.intervals import Summary, deviation, simultaneous_reach, summary
 from engine.sample_size import two_sample
 from engine.selection import EmptyPopulation, select
-from engine.subgroups import Groups, groups_of, pooled, subgroup_effects
+from engine.subgroups import Groups, groups_of, shrinkage, subgroup_effects, sums_by_group
 from schemas.base import one_of
+from schemas.columns import levels_of
 from schemas.filters import Filters, canonical_filters
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
 from schemas.simulation_models import (
@@ -33,7 +35,6 @@ from schemas.simulation_models import (
     InterventionConfig,
     SimulationRecommendation,
     SimulationResult,
-    SubgroupEffect,
 )
 from schemas.twin_models import BEHAVIOUR, DigitalTwin, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, Target
@@ -163,21 +164,21 @@ class SimulationEngine:
         Raises:
             ValueError: when the two differ in length.
         """
-        effects, found = np.asarray(list(results), dtype=float), groups_of(groups)
+        effects, found = np.asarray(list(results), dtype=float), groups_of(levels_of(pd.Series(groups)))
         if len(effects) != len(found.places):
             raise ValueError(f"{len(effects)} results and {len(found.places)} groups: one group a result is needed")
         scale = 1.0 + UNCALIBRATED_SPREAD * normals(1, self.n_draws, self.seed, "scale")[0]
-        told = self._by_group(found, _Drawn(effects, np.zeros((0, len(effects))), scale, np.zeros((0, self.n_draws))), "group")
-        return EffectHeterogeneity(by_dimension={"group": told}, n_groups=len(told))
+        drawn = _Drawn(effects, np.zeros((0, len(effects))), scale, np.zeros((0, self.n_draws)))
+        return self._by_dimension({"group": found}, drawn)
 
     @cached_property
     def _design(self) -> Design:
-        return design_of(self.population.frame)
+        return design_of(self.population.columns)
 
     @cached_property
     def _groups(self) -> dict[str, Groups]:
-        frame = self.population.frame
-        return {name: groups_of(frame[name]) for name in TWIN_TYPES[self.population.twin_type].dimensions if name in frame}
+        dimensions = TWIN_TYPES[self.population.twin_type].dimensions
+        return {name: groups_of(self.population.columns.levels(name)) for name in dimensions if name in self.population.columns}
 
     @property
     def _target(self) -> Target:
@@ -214,22 +215,21 @@ class SimulationEngine:
         return SimulationRecommendation.TEST_FURTHER, f"{chance}; {needed:.0%} either way are needed for a decision without a test"
 
     def _heterogeneity(self, drawn: _Drawn, chosen: npt.NDArray[np.bool_]) -> EffectHeterogeneity:
-        told = {name: self._by_group(groups.among(chosen), drawn, name) for name, groups in self._groups.items()}
-        lacking = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in told]
-        return EffectHeterogeneity(
-            by_dimension=told,
-            n_groups=sum(map(len, told.values())),
-            skipped=dict.fromkeys(lacking, "these twins do not have it"),
-        )
+        told = self._by_dimension({name: groups.among(chosen) for name, groups in self._groups.items()}, drawn)
+        lacking = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in self._groups]
+        return told.model_copy(update={"skipped": dict.fromkeys(lacking, "these twins do not have it")})
 
-    def _by_group(self, groups: Groups, drawn: _Drawn, dimension: str) -> tuple[SubgroupEffect, ...]:
-        if not groups.labels:
-            return ()
-        n, level, squares, *slopes = groups.sums(drawn.design_moments)
-        raw = drawn.scale * (level[:, None] + np.transpose(slopes).reshape(len(n), -1) @ drawn.deviations) / n[:, None]
-        within = np.maximum(squares / n - (level / n) ** 2, 0.0) * drawn.scale.mean() ** 2
-        noise = normals(len(n), self.n_draws, self.seed, f"groups of {dimension}")
-        return subgroup_effects(groups, n, pooled(raw, n, within, noise), self.confidence_level)
+    def _by_dimension(self, groupings: Mapping[str, Groups], drawn: _Drawn) -> EffectHeterogeneity:
+        """Effects in the groups of each dimension, all their draws summarised at once."""
+        found = {name: groups for name, groups in groupings.items() if groups.labels}
+        if not found:
+            return EffectHeterogeneity(by_dimension=dict.fromkeys(groupings, ()))
+        n, draws = drawn.by_group(sums_by_group(list(found.values()), drawn.moments()), self.seed)
+        labels = [label for groups in found.values() for label in groups.labels]
+        told = subgroup_effects(labels, n, draws, self.confidence_level)
+        of_dimension = iter(told)
+        by_dimension = {name: tuple(islice(of_dimension, len(groups.labels))) for name, groups in groupings.items()}
+        return EffectHeterogeneity(by_dimension=by_dimension, n_groups=len(told))
 
     def _compared(
         self, first: _Drawn, draws: Sequence[Array], alternatives: Sequence[InterventionConfig]
@@ -308,16 +308,42 @@ class _Drawn:
     scale: Array
     deviations: Array
 
-    @cached_property
-    def design_moments(self) -> Array:
-        """Of each twin what group means of any kind need: 1, its factor, the square of it, its factor times each term."""
-        return np.vstack([np.ones(len(self.factors)), self.factors, self.factors**2, self.factors * self.terms])
+    def moments(self) -> Iterator[Array]:
+        """Of each twin what averages of any kind need: 1, its factor, the square of it, its factor times each term.
+
+        One array after another, the later ones in the same memory.
+        """
+        yield np.ones(len(self.factors))
+        yield self.factors
+        product = np.square(self.factors)
+        yield product
+        for term in self.terms:
+            yield np.multiply(self.factors, term, out=product)
 
     @cached_property
     def average(self) -> Array:
         """Average effect under each draw, shape ``(n_draws,)``."""
-        _, level, _, *slopes = self.design_moments.mean(axis=1)
+        _, level, _, *slopes = [moment.mean() for moment in self.moments()]
         return np.asarray(self.scale * (level + weighted(self.deviations, np.array(slopes))))
+
+    def by_group(self, sums: Sequence[Array], seed: int) -> tuple[Array, Array]:
+        """Twins in each group, shape ``(groups,)``, and draws of its average effect, shape ``(groups, n_draws)``.
+
+        Args:
+            sums: of the moments in the groups of each dimension; the groups of all dimensions follow each other.
+            seed: of what partial pooling leaves uncertain.
+        """
+        n, level, squares, *slopes = np.concatenate(sums, axis=1)
+        draws = self.scale * ((level[:, None] + np.transpose(slopes).reshape(len(n), -1) @ self.deviations) / n[:, None])
+        draws -= self.average
+        within = np.maximum(squares / n - (level / n) ** 2, 0.0) * self.scale.mean() ** 2
+        ends = np.cumsum([each.shape[1] for each in sums])[:-1]
+        of_dimension = zip(*(np.split(each, ends) for each in (draws.mean(axis=1), n, within)), strict=True)
+        kept, left = np.concatenate([shrinkage(*each) for each in of_dimension], axis=1)
+        draws *= kept[:, None]
+        draws += left[:, None] * normals(1, len(self.scale), seed, "subgroups")  # each group is told by itself: one row serves all
+        draws += self.average
+        return n, draws
 
 
 def _alternative(other: InterventionConfig, told: Summary, difference: float, reach: float, probability_best: float) -> Alternative:

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from schemas.base import Finite, Frozen, Moment, Record
+from schemas.columns import Columns
 from schemas.filters import Condition, conditions
 from schemas.twin_types import Brand, TwinType, model_line
 
@@ -186,6 +187,7 @@ class TwinPopulation(Frozen):
     expires_at: Moment | None = None
     frame: pd.DataFrame = Field(repr=False, exclude=True)
     _twin_ids: tuple[UUID, ...] | None = PrivateAttr(default=None)
+    _columns: Columns | None = PrivateAttr(default=None)
 
     def __init__(self, *, twins: Sequence[DigitalTwin] | None = None, **fields: Any) -> None:
         if twins is not None:
@@ -212,6 +214,13 @@ class TwinPopulation(Frozen):
     def features(self) -> tuple[str, ...]:
         """Names of the feature columns of ``frame``."""
         return self.model.features
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of ``frame`` as numbers and levels, looked up once for everything that is asked of these twins."""
+        if self._columns is None or self._columns.frame is not self.frame:
+            self._columns = Columns(self.frame)
+        return self._columns
 
     @property
     def twin_ids(self) -> tuple[UUID, ...]:

@@ -1,0 +1,58 @@
+"""Columns of a table of twins as numbers, or as codes of their levels, each worked out once."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+__all__ = ["Columns", "Levels", "levels_of"]
+
+Array = npt.NDArray[np.float64]
+
+
+class Levels(NamedTuple):
+    """``codes`` of shape ``(n,)`` into ``found``, the levels in order of appearance; -1 where a value is missing."""
+
+    codes: npt.NDArray[np.intp]
+    found: tuple[Any, ...]
+
+
+def levels_of(column: pd.Series[Any]) -> Levels:
+    """The levels of a column.
+
+    Example:
+        >>> levels_of(pd.Series(["b", None, "a", "b"]))
+        Levels(codes=array([ 0, -1,  1,  0]), found=('b', 'a'))
+    """
+    codes, found = pd.factorize(column)
+    return Levels(codes, tuple(found.tolist()))
+
+
+class Columns:
+    """A frame that is only read; the levels of a column are looked up once."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+        self._levels: dict[str, Levels] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.frame
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def numbers(self, name: str) -> Array:
+        """A column as floats, nan where it holds no number, shape ``(n,)``."""
+        column = self.frame[name]
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
+            return column.to_numpy(dtype=float)
+        return pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+
+    def levels(self, name: str) -> Levels:
+        """The levels of a column."""
+        if name not in self._levels:
+            self._levels[name] = levels_of(self.frame[name])
+        return self._levels[name]
