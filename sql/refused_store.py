@@ -25,7 +25,7 @@ __all__ = [
     "find_refused",
     "keep_refused",
     "mark_refused_sent",
-    "note_replay",
+    "note_replays",
     "packed",
     "pasts",
     "refusal_id",
@@ -201,9 +201,9 @@ INSERT INTO refused_replays (refusal_id, topic, partition, source_offset, replay
 ON CONFLICT DO NOTHING"""
 
 
-async def note_replay(database: Database, replayed: Replayed) -> None:
-    """Mark a refused record as replayed."""
-    await database.execute(_NOTE, *replayed)
+async def note_replays(database: Database, replayed: Iterable[Replayed]) -> None:
+    """Mark refused records as replayed."""
+    await database.executemany(_NOTE, replayed)
 
 
 class Past(NamedTuple):

@@ -148,7 +148,8 @@ def _fault(where: tuple[int | str, ...], kind: str, words: str, got: Any) -> str
         return f"{place}missing"
     if kind == "value_error":  # a sentence of ours, which names the value
         return place + words.removeprefix("Value error, ")
-    return f"{place}{words[:1].lower()}{words[1:]}, not {_shown(got)}"
+    begun = words if words[:2].isupper() else f"{words[:1].lower()}{words[1:]}"
+    return f"{place}{begun}, not {_shown(got)}"
 
 
 def _shown(got: Any) -> str:

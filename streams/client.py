@@ -121,9 +121,18 @@ class TwinClient:
             progress(count)
         return count
 
-    async def publish_bytes(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers | None = None) -> None:
-        """Publish bytes as they are and wait for the acknowledgement."""
-        await self._started().send_and_wait(topic, key=key, value=value, headers=headers or [])
+    async def publish_bytes(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None = None,
+        *,
+        partition: int | None = None,
+    ) -> tuple[int, int]:
+        """Publish bytes as they are, and give partition and offset once they are acknowledged."""
+        done = await self._started().send_and_wait(topic, key=key, value=value, headers=headers or [], partition=partition)
+        return done.partition, done.offset
 
     async def _send(self, event: Event) -> Awaitable[Any]:
         sent: Awaitable[Any] = await self._started().send(

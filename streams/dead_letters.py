@@ -105,7 +105,8 @@ async def send_copies(app: TwinApp, refused: Iterable[Refused]) -> None:
 
 
 async def _begin_to_send(app: TwinApp, refused: Refused) -> Awaitable[Any]:
-    return await app.send_raw(DEAD_LETTERS, refused.key, refused.value, letter_headers(refused))
+    key = b"" if refused.key is None and refused.value is None else refused.key  # the client sends no record of nothing at all
+    return await app.send_raw(DEAD_LETTERS, key, refused.value, letter_headers(refused))
 
 
 def letter_headers(refused: Refused) -> list[tuple[str, bytes | None]]:

@@ -1,0 +1,163 @@
+"""Commands of those who keep the service running."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import IO, Any, TypeVar
+
+import click
+
+from sql.database import Pool, open_pool
+from sql.refused_store import Refused, Wanted, find_refused, refused_among, summary
+from streams.letters import (
+    Fix,
+    Letter,
+    Sent,
+    Skipped,
+    assignment,
+    letter_in_words,
+    letters_in_words,
+    replay_letters,
+    shown,
+    with_pasts,
+)
+from streams.local import connected
+from streams.settings import Settings, settings
+from streams.terminal import answer, as_json_option, say
+
+__all__ = ["dlq"]
+
+T = TypeVar("T")
+_MOST_AT_ONCE = 10_000
+
+
+@click.group()
+def dlq() -> None:
+    """Refused records: list them, look at one, correct and replay them."""
+
+
+topic_option = click.option("--topic", help="Only what came on this topic.")
+kind_option = click.option("--kind", help="Only of this kind: invalid, json, simulation, champion, ...")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+
+
+@dlq.command("list")
+@topic_option
+@kind_option
+@click.option("--waiting", is_flag=True, help="Only what was never replayed.")
+@click.option("--limit", type=click.IntRange(1, _MOST_AT_ONCE), default=20, show_default=True, help="How many, the newest first.")
+@as_json_option
+def list_letters(topic: str | None, kind: str | None, limit: int, *, waiting: bool, as_json: bool) -> None:
+    """The newest refused records, and how many there are of each kind."""
+    wanted = Wanted(topic, kind, waiting)
+
+    async def look(pool: Pool) -> tuple[list[dict[str, Any]], list[Letter]]:
+        return await summary(pool, wanted), await with_pasts(pool, await refused_among(pool, wanted, limit))
+
+    counts, letters = _with_pool(look)
+    answer({"counts": counts, "letters": [shown(letter) for letter in letters]}, lambda: _listed(counts, letters), as_json=as_json)
+
+
+def _listed(counts: list[dict[str, Any]], letters: list[Letter]) -> str:
+    if not counts:
+        return "nothing was refused"
+    total = [f"{each['count']:,} {each['kind']} on {each['topic']}" for each in counts]
+    return "\n".join([f"refused: {', '.join(total)}", letters_in_words(letters)])
+
+
+@dlq.command()
+@click.argument("refusal_id", metavar="ID")
+@click.option("--raw", is_flag=True, help="Nothing but the value, byte for byte: dlq show ID --raw > FILE.")
+@as_json_option
+def show(refusal_id: str, *, raw: bool, as_json: bool) -> None:
+    """All of a refused record; the first characters of its ID are enough."""
+    letter = _with_pool(lambda pool: _letter(pool, refusal_id))
+    if raw:
+        click.get_binary_stream("stdout").write(letter.refused.value or b"")
+    else:
+        answer(shown(letter), lambda: letter_in_words(letter), as_json=as_json)
+
+
+@dlq.command("replay")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@topic_option
+@kind_option
+@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Give a field a value; segment.region=west reaches in.")
+@click.option("--drop", "drops", multiple=True, metavar="FIELD", help="Leave a field out.")
+@click.option("--value", "file", type=click.File("rb"), help="Publish this instead of what was refused; - reads stdin.")
+@dry_run_option
+@as_json_option
+def replay_refused(
+    ids: tuple[str, ...],
+    topic: str | None,
+    kind: str | None,
+    sets: tuple[str, ...],
+    drops: tuple[str, ...],
+    file: IO[bytes] | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Publish refused records again, corrected or as they are: those named, or all of a --topic or --kind that still wait.
+
+    Each keeps its event_id, so nothing counts twice. What would be refused again is not published, and exit status 1 tells.
+    """
+    if bool(ids) == bool(topic or kind):
+        raise click.UsageError("name refused records, or choose them by --topic or --kind")
+    if file is not None and len(ids) != 1:
+        raise click.UsageError("--value is the value of one refused record: name it")
+    fix = Fix(dict(map(assignment, sets)), drops, file.read() if file else None)
+    wanted = Wanted(topic, kind, waiting=True)
+
+    async def replay(at: Settings, pool: Pool) -> tuple[list[Sent], list[Skipped], list[Letter]]:
+        chosen = [await find_refused(pool, each) for each in ids] if ids else await refused_among(pool, wanted, _MOST_AT_ONCE)
+        sent, skipped = await replay_letters(at, pool, chosen, fix, dry_run=dry_run)
+        return sent, skipped, await with_pasts(pool, [each.refused for each in sent], wait=not dry_run)
+
+    sent, skipped, letters = _with_settings_and_pool(replay)
+    told = {"replayed": [shown(letter) for letter in letters], "skipped": [_skipped(each) for each in skipped], "dry_run": dry_run}
+    answer(told, lambda: _replayed(sent, skipped, letters, dry_run=dry_run), as_json=as_json)
+    for each in skipped if not as_json else ():
+        say(f"twinstream: {str(each.refused.refusal_id)[:8]} stays: {each.reason}")
+    if skipped:
+        sys.exit(1)
+
+
+def _skipped(each: Skipped) -> dict[str, Any]:
+    return {"refusal_id": str(each.refused.refusal_id), "reason": each.reason}
+
+
+def _replayed(sent: list[Sent], skipped: list[Skipped], letters: list[Letter], *, dry_run: bool) -> str:
+    if dry_run:
+        lines = [f"{str(each.refused.refusal_id)[:8]} would be replayed as {each.value.decode(errors='replace')}" for each in sent]
+        return "\n".join([*lines, f"{len(sent):,} would be replayed, {len(skipped):,} would stay"])
+    lines = [f"{str(letter.refused.refusal_id)[:8]} as {_as(letter)}: {letter.state}" for letter in letters]
+    return "\n".join([*lines, f"{len(sent):,} replayed, {len(skipped):,} stay"])
+
+
+def _as(letter: Letter) -> str:
+    past = letter.past[-1]
+    return f"{past.topic}:{past.partition}:{past.offset}"
+
+
+async def _letter(pool: Pool, begins: str) -> Letter:
+    refused: Refused = await find_refused(pool, begins)
+    return (await with_pasts(pool, [refused]))[0]
+
+
+def _with_pool(work: Callable[[Pool], Awaitable[T]]) -> T:
+    return _with_settings_and_pool(lambda _at, pool: work(pool))
+
+
+def _with_settings_and_pool(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
+    async def run(at: Settings) -> T:
+        pool = await open_pool(at)
+        try:
+            return await work(at, pool)
+        finally:
+            await pool.close()
+
+    with connected(settings(), say) as at:
+        return asyncio.run(run(at))
