@@ -1,28 +1,42 @@
 """Whether a challenger takes the champion's place: both judged on the same later rows that neither was trained on.
 
-Every difference is paired row by row, so what both find hard cancels out, and comes with its standard error. The challenger has to
-be better in what calls for a retrain, the absolute error, and must not be worse in correlation or coverage; better and worse mean
-beyond noise at one-sided 95 %.
+Every difference is paired row by row, so what both find hard cancels out, and comes with its standard error. Rows of one entity
+are one observation as far as they agree: errors are those of sums over entities. The challenger has to be better in what called
+for the retrain, the absolute error of all rows or of one segment, and must not be worse elsewhere: in the error of all rows, in
+correlation, in coverage, and in the error of any segment with enough rows. Better and worse mean beyond noise at one-sided 95 %;
+segments share the 5 % among them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
-__all__ = ["GATE_ROWS", "Comparison", "Difference", "Judged", "compare"]
+__all__ = ["ALL", "GATE_ENTITIES", "GATE_ROWS", "SEGMENT_ROWS", "Comparison", "Difference", "Judged", "compare"]
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+ALL = "all"
+"""Name of the segment of every row."""
 
 GATE_ROWS = 500
 """Fewest later rows on which a challenger is judged."""
 
+GATE_ENTITIES = 30
+"""Fewest entities behind these rows: with fewer of them a standard error over entities is no good."""
+
+SEGMENT_ROWS = 100
+"""Fewest rows, of ``GATE_ENTITIES`` entities, of a segment that is judged for itself."""
+
 NOMINAL_COVERAGE = 0.95
-_Z_95 = 1.6448536269514722  # one-sided 95 % quantile of the normal distribution
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,20 +53,30 @@ class Difference:
     """Challenger minus champion in one figure; null where a side has none.
 
     Attributes:
-        standard_error: of the difference, from the paired rows.
+        standard_error: of the difference, from the paired rows, those of an entity taken together.
+        entities: behind the rows.
     """
 
     champion: float | None
     challenger: float | None
     difference: float | None
     standard_error: float | None
+    entities: int = 0
 
-    @property
-    def surely_lower(self) -> bool:
-        """Whether the challenger's figure is the lower one beyond noise."""
-        if self.difference is None or self.standard_error is None:
-            return False
-        return self.difference + _Z_95 * self.standard_error < 0.0
+    def surely_lower(self, level: float = _LEVEL) -> bool:
+        """Whether the challenger's figure is the lower one beyond noise, at a one-sided level."""
+        reach = self._reach(level)
+        return reach is not None and self.difference is not None and self.difference + reach < 0.0
+
+    def surely_higher(self, level: float = _LEVEL) -> bool:
+        """Whether the challenger's figure is the higher one beyond noise, at a one-sided level."""
+        reach = self._reach(level)
+        return reach is not None and self.difference is not None and self.difference - reach > 0.0
+
+    def _reach(self, level: float) -> float | None:
+        if self.standard_error is None or self.entities < 2:
+            return None
+        return float(stats.t.ppf(1.0 - level, self.entities - 1)) * self.standard_error
 
 
 @dataclass(frozen=True)
@@ -60,15 +84,22 @@ class Comparison:
     """Verdict of the gate with the numbers it rests on.
 
     Attributes:
-        n: rows that both were judged on.
+        n: rows that both were judged on, of so many ``entities``.
+        n_effective: independent rows that would tell the difference in MAE as well.
+        trigger: segment that called for the retrain, ``all`` for every row.
+        segments: difference in MAE of each segment with enough rows.
         objections: why the challenger is refused, empty when it is promoted.
     """
 
     n: int
+    entities: int
+    n_effective: float
     mae: Difference
     correlation: Difference
     coverage: Difference
-    objections: tuple[str, ...]
+    trigger: str = ALL
+    segments: Mapping[str, Difference] = field(default_factory=dict)
+    objections: tuple[str, ...] = ()
 
     @property
     def promote(self) -> bool:
@@ -76,23 +107,56 @@ class Comparison:
         return not self.objections
 
     @property
+    def triggered(self) -> Difference:
+        """The difference in what called for the retrain."""
+        return self.mae if self.trigger == ALL else self.segments.get(self.trigger, _UNKNOWN)
+
+    @property
     def reason(self) -> str:
         """The verdict in one sentence."""
         if self.objections:
             return "; ".join(self.objections)
-        return f"MAE {self.mae.challenger:.4g} instead of {self.mae.champion:.4g} on {self.n} later rows"
+        where = "" if self.trigger == ALL else f" of {self.trigger}"
+        return f"MAE{where} {self.triggered.challenger:.4g} instead of {self.triggered.champion:.4g} on {self.n} later rows"
 
     def numbers(self) -> dict[str, Any]:
         """Everything above as plain values, for the ledger and for ``ModelEvent.comparison``."""
+        counts = {"n": self.n, "entities": self.entities, "n_effective": self.n_effective}
         figures = {name: vars(getattr(self, name)) for name in ("mae", "correlation", "coverage")}
-        return {"n": self.n, "promote": self.promote, "reason": self.reason, **figures}
+        segments = {name: vars(difference) for name, difference in self.segments.items()}
+        verdict = {"promote": self.promote, "reason": self.reason, "trigger": self.trigger}
+        return {**counts, **verdict, **figures, "segments": segments}
 
 
-def compare(actual: npt.ArrayLike, champion: Judged, challenger: Judged, fewest: int = GATE_ROWS) -> Comparison:
-    """Judge champion and challenger on the same rows; ``actual`` has shape ``(n,)``.
+_UNKNOWN = Difference(None, None, None, None)
+
+
+def compare(
+    actual: npt.ArrayLike,
+    champion: Judged,
+    challenger: Judged,
+    *,
+    entities: npt.ArrayLike | None = None,
+    segments: Mapping[str, Mask] | None = None,
+    trigger: str = ALL,
+    fewest: int = GATE_ROWS,
+) -> Comparison:
+    """Judge champion and challenger on the same rows.
+
+    Args:
+        actual: what happened, shape ``(n,)``.
+        champion: what the champion said of these rows.
+        challenger: what the challenger said.
+        entities: whom each row is about, shape ``(n,)``; without them every row stands for itself.
+        segments: rows of each segment that must not become worse, masks of shape ``(n,)``.
+        trigger: segment that has to become better, ``all`` for every row.
+        fewest: rows it takes.
 
     Raises:
         ValueError: for an actual value or a prediction that is missing, or for sides of different lengths.
+
+    References:
+        Liang, Zeger (1986), Longitudinal data analysis using generalized linear models. Biometrika 73(1): errors by cluster.
 
     Example:
         >>> import numpy as np
@@ -104,11 +168,20 @@ def compare(actual: npt.ArrayLike, champion: Judged, challenger: Judged, fewest:
     truth = np.asarray(actual, dtype=float)
     for side, judged in (("champion", champion), ("challenger", challenger)):
         _check(truth, judged, side)
-    mae = _mean_difference(np.abs(champion.predicted - truth), np.abs(challenger.predicted - truth))
-    correlation = _correlation_difference(truth, champion.predicted, challenger.predicted)
-    coverage = _mean_difference(_inside(truth, champion), _inside(truth, challenger))
-    objections = _objections(len(truth), fewest, mae, correlation, coverage)
-    return Comparison(len(truth), mae, correlation, coverage, objections)
+    groups = _numbered(truth, entities)
+    losses = np.abs(champion.predicted - truth), np.abs(challenger.predicted - truth)
+    mae = _mean_difference(*losses, groups)
+    found = Comparison(
+        n=len(truth),
+        entities=mae.entities,
+        n_effective=_effective(losses[1] - losses[0], mae),
+        mae=mae,
+        correlation=_correlation_difference(truth, champion.predicted, challenger.predicted, groups),
+        coverage=_mean_difference(_inside(truth, champion), _inside(truth, challenger), groups),
+        trigger=trigger,
+        segments=_by_segment(losses, groups, segments or {}),
+    )
+    return replace(found, objections=_objections(found, fewest))
 
 
 def _check(truth: Array, judged: Judged, side: str) -> None:
@@ -119,21 +192,53 @@ def _check(truth: Array, judged: Judged, side: str) -> None:
         raise ValueError(f"{missing} of {len(truth)} rows have no actual value or no prediction of the {side}")
 
 
+def _numbered(truth: Array, entities: npt.ArrayLike | None) -> npt.NDArray[np.int64]:
+    """Number of each row's entity."""
+    if entities is None:
+        return np.arange(len(truth))
+    return np.unique(np.asarray(entities).astype(str), return_inverse=True)[1]
+
+
+def _by_segment(losses: tuple[Array, Array], groups: npt.NDArray[np.int64], segments: Mapping[str, Mask]) -> dict[str, Difference]:
+    found = {name: _mean_difference(losses[0][mask], losses[1][mask], groups[mask]) for name, mask in segments.items()}
+    return {
+        name: difference
+        for name, difference in found.items()
+        if segments[name].sum() >= SEGMENT_ROWS and difference.entities >= GATE_ENTITIES
+    }
+
+
+def _effective(apart: Array, mae: Difference) -> float:
+    """Rows over the design effect of their entities, and never more than there are."""
+    if not mae.standard_error:
+        return float(len(apart))
+    return min(float(len(apart)), float(apart.var(ddof=1)) / mae.standard_error**2)
+
+
 def _inside(truth: Array, judged: Judged) -> Array:
     return ((judged.lower <= truth) & (truth <= judged.upper)).astype(float)
 
 
-def _mean_difference(champion: Array, challenger: Array) -> Difference:
+def _mean_difference(champion: Array, challenger: Array, groups: npt.NDArray[np.int64]) -> Difference:
     """Difference of two means over the same rows."""
     if len(champion) < 2:
-        return Difference(None, None, None, None)
+        return _UNKNOWN
     apart = challenger - champion
-    return Difference(
-        float(champion.mean()), float(challenger.mean()), float(apart.mean()), float(apart.std(ddof=1) / math.sqrt(len(apart)))
-    )
+    error, entities = _standard_error(apart, groups)
+    return Difference(float(champion.mean()), float(challenger.mean()), float(apart.mean()), error, entities)
 
 
-def _correlation_difference(truth: Array, champion: Array, challenger: Array) -> Difference:
+def _standard_error(values: Array, groups: npt.NDArray[np.int64]) -> tuple[float | None, int]:
+    """Standard error of a mean whose rows belong to groups, and how many groups there are."""
+    of_group = np.unique(groups, return_inverse=True)[1]
+    sums = np.bincount(of_group, values - values.mean())
+    count = len(sums)
+    if count < 2:
+        return None, count
+    return math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(values), count
+
+
+def _correlation_difference(truth: Array, champion: Array, challenger: Array, groups: npt.NDArray[np.int64]) -> Difference:
     """Difference of two correlations with the same truth; its error from their influence functions.
 
     References:
@@ -143,8 +248,8 @@ def _correlation_difference(truth: Array, champion: Array, challenger: Array) ->
     if ours is None or theirs is None:
         known = [None if side is None else side[0] for side in (ours, theirs)]
         return Difference(known[0], known[1], None, None)
-    apart = theirs[1] - ours[1]
-    return Difference(ours[0], theirs[0], theirs[0] - ours[0], float(apart.std(ddof=1) / math.sqrt(len(apart))))
+    error, entities = _standard_error(theirs[1] - ours[1], groups)
+    return Difference(ours[0], theirs[0], theirs[0] - ours[0], error, entities)
 
 
 def _influence(truth: Array, predicted: Array) -> tuple[float, Array] | None:
@@ -156,15 +261,26 @@ def _influence(truth: Array, predicted: Array) -> tuple[float, Array] | None:
     return r, a * b - r * (a * a + b * b) / 2
 
 
-def _objections(n: int, fewest: int, mae: Difference, correlation: Difference, coverage: Difference) -> tuple[str, ...]:
-    if n < fewest:
-        return (f"{n} later rows are too few to judge on, {fewest} are needed",)
-    found = {
-        f"MAE {_pair(mae)}: not better beyond noise": not mae.surely_lower,
-        f"correlation {_pair(correlation)}: worse beyond noise": correlation.surely_lower or _lost(correlation),
-        f"coverage {_pair(coverage)}: worse beyond noise": coverage.surely_lower and _undercovers(coverage.challenger, n),
+def _objections(found: Comparison, fewest: int) -> tuple[str, ...]:
+    if found.n < fewest:
+        return (f"{found.n} later rows are too few to judge on, {fewest} are needed",)
+    if found.entities < GATE_ENTITIES:
+        return (f"{found.n} later rows of {found.entities} entities: {GATE_ENTITIES} are needed to judge on",)
+    if found.trigger != ALL and found.trigger not in found.segments:
+        return (f"{found.trigger} called for it and has too few later rows to judge on, {SEGMENT_ROWS} are needed",)
+    where = "" if found.trigger == ALL else f" of {found.trigger}"
+    others = {name: difference for name, difference in found.segments.items() if name != found.trigger}
+    held = {
+        f"MAE{where} {_pair(found.triggered)}: not better beyond noise": not found.triggered.surely_lower(),
+        f"MAE of all rows {_pair(found.mae)}: worse beyond noise": found.trigger != ALL and found.mae.surely_higher(),
+        f"correlation {_pair(found.correlation)}: worse beyond noise": found.correlation.surely_lower() or _lost(found.correlation),
+        f"coverage {_pair(found.coverage)}: worse beyond noise": found.coverage.surely_lower() and _undercovers(found),
+        **{
+            f"MAE of {name} {_pair(difference)}: worse beyond noise": difference.surely_higher(_LEVEL / len(others))
+            for name, difference in others.items()
+        },
     }
-    return tuple(objection for objection, holds in found.items() if holds)
+    return tuple(objection for objection, holds in held.items() if holds)
 
 
 def _lost(correlation: Difference) -> bool:
@@ -172,11 +288,12 @@ def _lost(correlation: Difference) -> bool:
     return correlation.challenger is None and correlation.champion is not None
 
 
-def _undercovers(coverage: float | None, n: int) -> bool:
-    """Whether a coverage lies below what an interval promises, beyond noise: an interval that was too wide may shrink."""
-    if coverage is None:
+def _undercovers(found: Comparison) -> bool:
+    """Whether the challenger's intervals hold less than they promise, beyond noise: one that was too wide may shrink."""
+    if found.coverage.challenger is None:
         return False
-    return coverage < NOMINAL_COVERAGE - _Z_95 * math.sqrt(NOMINAL_COVERAGE * (1 - NOMINAL_COVERAGE) / n)
+    error = math.sqrt(NOMINAL_COVERAGE * (1 - NOMINAL_COVERAGE) / found.n)
+    return found.coverage.challenger < NOMINAL_COVERAGE - float(stats.norm.ppf(1 - _LEVEL)) * error
 
 
 def _pair(figure: Difference) -> str:

@@ -1,10 +1,12 @@
 """The gate between champion and challenger, against closed forms, scipy and simulated truth."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from engine.gate import GATE_ROWS, Judged, compare
+from engine.gate import GATE_ENTITIES, GATE_ROWS, SEGMENT_ROWS, Judged, compare
 
 WIDE = 1.959964
 
@@ -97,7 +99,7 @@ def test_a_smaller_error_does_not_excuse_intervals_that_miss():
     truth = rng.normal(size=1000)
     challenger = truth + 0.5 * rng.normal(size=1000)
     verdict = compare(truth, noisy(truth, rng, 1.0), judged(challenger, half_width=0.5))
-    assert verdict.mae.surely_lower
+    assert verdict.mae.surely_lower()
     assert not verdict.promote
     assert "coverage" in verdict.reason
 
@@ -109,7 +111,7 @@ def test_an_interval_that_was_too_wide_may_shrink_to_what_it_promises():
     challenger = judged(truth + 0.5 * rng.normal(size=2000), half_width=0.5 * WIDE)
     verdict = compare(truth, champion, challenger)
     assert verdict.coverage.champion == 1.0
-    assert verdict.coverage.surely_lower
+    assert verdict.coverage.surely_lower()
     assert verdict.promote
 
 
@@ -119,7 +121,7 @@ def test_a_smaller_error_does_not_excuse_an_order_that_is_lost():
     champion = judged(truth + 3.0)
     challenger = judged(rng.normal(scale=0.3, size=1000))
     verdict = compare(truth, champion, challenger)
-    assert verdict.mae.surely_lower
+    assert verdict.mae.surely_lower()
     assert not verdict.promote
     assert "correlation" in verdict.reason
 
@@ -148,5 +150,88 @@ def test_the_numbers_are_plain_values_for_the_ledger():
     numbers = compare(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 0.5)).numbers()
     assert numbers["n"] == 500
     assert numbers["promote"] is True
-    assert set(numbers["mae"]) == {"champion", "challenger", "difference", "standard_error"}
-    assert all(type(value) is float for value in numbers["mae"].values())
+    assert set(numbers["mae"]) == {"champion", "challenger", "difference", "standard_error", "entities"}
+    assert json.loads(json.dumps(numbers)) == numbers
+
+
+def by_entity(rng, entities, rows_each, share):
+    """Standard normal noise whose share of variance belongs to the entity."""
+    own = np.repeat(rng.normal(size=entities), rows_each)
+    return np.sqrt(share) * own + np.sqrt(1 - share) * rng.normal(size=entities * rows_each)
+
+
+def test_rows_of_one_entity_that_say_the_same_count_once():
+    rng = np.random.default_rng(13)
+    truth = np.zeros(1200)
+    entities = np.repeat(np.arange(60), 20)
+    apart = np.repeat(rng.normal(size=60), 20)
+    verdict = compare(truth, judged(np.full(1200, 5.0)), judged(5.0 + apart), entities=entities)
+    assert verdict.mae.standard_error == pytest.approx(apart[::20].std(ddof=1) / np.sqrt(60))
+    assert verdict.entities == 60
+    assert verdict.n_effective == pytest.approx(60, rel=0.05)
+
+
+def test_a_challenger_that_is_no_better_on_clustered_rows_passes_in_one_of_twenty_trials_at_the_most():
+    rng = np.random.default_rng(14)
+    trials, entities = 600, np.repeat(np.arange(40), 25)
+    promoted = {"clustered": 0, "as if independent": 0}
+    for _ in range(trials):
+        champion, challenger = (judged(10.0 + by_entity(rng, 40, 25, 0.5)) for _ in range(2))
+        promoted["clustered"] += compare(np.zeros(1000), champion, challenger, entities=entities).mae.surely_lower()
+        promoted["as if independent"] += compare(np.zeros(1000), champion, challenger).mae.surely_lower()
+    assert promoted["clustered"] <= stats.binom.ppf(0.999, trials, 0.05)
+    assert promoted["as if independent"] > stats.binom.ppf(0.999, trials, 0.2)
+
+
+def test_many_rows_of_few_entities_promote_nobody():
+    truth, rng = np.zeros(900), np.random.default_rng(15)
+    entities = np.arange(900) % (GATE_ENTITIES - 1)
+    verdict = compare(truth, noisy(truth, rng, 2.0), noisy(truth, rng, 0.1), entities=entities)
+    assert verdict.reason == "900 later rows of 29 entities: 30 are needed to judge on"
+
+
+def test_an_improvement_of_the_whole_does_not_excuse_a_segment_that_became_worse():
+    rng = np.random.default_rng(16)
+    truth = rng.normal(size=2000)
+    south = np.arange(2000) % 5 == 0
+    champion = noisy(truth, rng, 1.0)
+    challenger = judged(truth + np.where(south, 1.8, 0.5) * rng.normal(size=2000), half_width=3.0)
+    assert compare(truth, champion, challenger).promote
+    verdict = compare(truth, champion, challenger, segments={"region=south": south, "region=west": ~south})
+    assert not verdict.promote
+    assert verdict.reason.startswith("MAE of region=south ")
+
+
+def test_a_segment_that_called_for_the_retrain_has_to_become_better_itself():
+    rng = np.random.default_rng(17)
+    truth = rng.normal(size=2000)
+    south = np.arange(2000) % 5 == 0
+    champion = noisy(truth, rng, 1.0)
+    better_elsewhere = judged(truth + np.where(south, 1.0, 0.5) * rng.normal(size=2000))
+    better_there = judged(np.where(south, truth + 0.3 * rng.normal(size=2000), champion.predicted))
+    told = {"segments": {"region=south": south}, "trigger": "region=south"}
+    assert not compare(truth, champion, better_elsewhere, **told).promote
+    verdict = compare(truth, champion, better_there, **told)
+    assert verdict.promote
+    assert verdict.reason.startswith("MAE of region=south ")
+
+
+def test_segments_with_few_rows_say_nothing_and_cannot_be_what_was_mended():
+    rng = np.random.default_rng(18)
+    truth = rng.normal(size=1000)
+    few = np.arange(1000) < SEGMENT_ROWS - 1
+    challenger = judged(truth + np.where(few, 1.5, 0.5) * rng.normal(size=1000), half_width=3.0)
+    champion = noisy(truth, rng, 1.0)
+    assert compare(truth, champion, challenger, segments={"region=isle": few}).promote
+    assert "region=isle called for it and has too few" in compare(truth, champion, challenger, trigger="region=isle").reason
+
+
+def test_many_equal_segments_refuse_a_good_challenger_in_one_of_twenty_trials_at_the_most():
+    rng = np.random.default_rng(19)
+    segments = {f"region={number}": np.arange(3000) % 10 == number for number in range(10)}
+    refused, trials = 0, 400
+    for _ in range(trials):
+        truth = rng.normal(size=3000)
+        verdict = compare(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 1.0), segments=segments)
+        refused += any(objection.startswith("MAE of region") for objection in verdict.objections)
+    assert refused <= stats.binom.ppf(0.999, trials, 0.05)
