@@ -13,6 +13,7 @@ import asyncpg
 from schemas import DriftEvent, FidelityWindow, SourceId
 from schemas.events import SUM_FIELDS
 from sql.database import Connection, Database
+from sql.line_lock import queue_for_line
 from sql.outcome_store import ROW, LineRow, pane_row
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "SourceState",
     "SourcedRow",
     "Span",
+    "alarms",
     "cells_between",
     "changed_rows",
     "clock",
     "detector_floors",
+    "latch_alarm",
     "latest_from",
     "line_states",
     "live_rows",
@@ -72,6 +75,7 @@ async def line_states(database: Database) -> list[LineState]:
 
 async def lock_line(connection: Connection, line: str) -> LineState:
     """The line, which nobody else may change or read in a slice before this transaction ends."""
+    await queue_for_line(connection, line)
     row = await connection.fetchrow(f"{_LINE_STATES} WHERE line = $1 FOR UPDATE", line)
     if row is None:
         raise LookupError(f"no model line {line!r}")
@@ -352,6 +356,18 @@ async def save_state(database: Database, event: DriftEvent) -> bool:
     """Keep the change that an event tells of, not yet said; False where the latch of an alarm holds the state."""
     told = (event.model_id, event.segment, event.line, event.state.value, event.evidence, event.model_dump(mode="json"))
     return await database.execute(_SAVE_STATE, *told) != "INSERT 0 0"
+
+
+async def alarms(database: Database, line: str) -> set[tuple[UUID, str]]:
+    """Series of a line whose detector has raised its alarm."""
+    return {(row[0], row[1]) for row in await database.fetch("SELECT model_id, segment FROM detector_alarms WHERE line = $1", line)}
+
+
+async def latch_alarm(connection: Connection, line: str, series: tuple[UUID, str]) -> None:
+    """Keep for good that the detector of a series has raised its alarm."""
+    await connection.execute(
+        "INSERT INTO detector_alarms (model_id, segment, line) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", *series, line
+    )
 
 
 async def mark_said(database: Database, model_id: UUID, segment: str) -> None:

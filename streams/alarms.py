@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from uuid import UUID
 
+from engine.drift import Detected
 from schemas import DriftEvent, DriftState
-from schemas.twin_models import ModelCard
 from sql import window_store as store
 from sql.database import transaction
 from sql.retrain_store import finished_trainings
 from streams.app import TwinApp
 from streams.fidelity_view import Series
-from streams.judgement import Judgement, drift_event, retrain_event
+from streams.judgement import Found, Judgement, drift_event, retrain_event
 from streams.live_line import LiveLine, read_series
 from streams.metrics import VERDICTS
-from streams.scoring import ALL
 
 __all__ = ["Alarms"]
 
 
 class Alarms:
-    """Judges what changed.
+    """Judges what changed; ``app`` says what was found."""
 
-    Args:
-        app: says what was found.
-        card: of a model.
-    """
-
-    def __init__(self, app: TwinApp, card: Callable[[UUID], Awaitable[ModelCard]]) -> None:
+    def __init__(self, app: TwinApp) -> None:
         self._app = app
-        self._card = card
 
     async def judge(self, line: LiveLine) -> None:
         """Judge the champion's series that changed; late outcomes of an earlier model accuse nobody."""
-        for series in sorted(line.touched):
-            if series.model_id == line.state.champion:
-                await self._judge_series(line, series)
+        touched = sorted(series for series in line.touched if series.model_id == line.state.champion)
+        if touched:
+            found = line.judge.found(line.view, touched[0].model_id)
+            for series in sorted(found.changed - line.alarmed):
+                await self._raise(line, series, found)
+            for series in touched:
+                await self._judge_series(line, series, found.detected(series, line.alarmed))
         line.touched.clear()
 
     async def say_unsaid(self, line: LiveLine) -> None:
@@ -46,12 +41,21 @@ class Alarms:
             await self._say(each.event)
         line.unsaid = ()
 
-    async def _judge_series(self, line: LiveLine, series: Series) -> None:
-        found = line.judge.of_series(line.view, series, (await self._card(series.model_id)).baseline)
+    async def _raise(self, line: LiveLine, series: Series, found: Found) -> None:
+        """Latch the alarm of a detector, if the rows in Postgres say the same: what is held here may be half of a correction."""
+        async with transaction(self._app.pool) as connection:
+            view = await read_series(connection, line, series)
+            if not line.judge.confirms(view, series, found):
+                return
+            await store.latch_alarm(connection, line.state.line, series)
+        line.alarmed.add(series)
+
+    async def _judge_series(self, line: LiveLine, series: Series, detected: Detected) -> None:
         before = line.states.get(series, DriftState.INSUFFICIENT)
-        if found.state is not before and before is not DriftState.ALARM:
+        found = line.judge.of_series(line.view, series, detected, before)
+        if found.state is not before:
             await self._change(line, series, before, found)
-        if found.state is DriftState.ALARM and line.states.get(series) is DriftState.ALARM:
+        if found.calls and line.states.get(series) is DriftState.ALARM:
             await self._ask_to_retrain(line, series, found)
 
     async def _change(self, line: LiveLine, series: Series, before: DriftState, found: Judgement) -> None:
@@ -72,10 +76,9 @@ class Alarms:
                 VERDICTS.labels(line=event.line, rule=verdict.rule).inc()
 
     async def _latch(self, line: LiveLine, series: Series, before: DriftState) -> DriftEvent | None:
-        """Latch the alarm in Postgres, if the rows there say the same: what is held here may be half of a correction."""
-        baseline = (await self._card(series.model_id)).baseline
+        """Latch the alarm of a series whose detector has raised its own, if the rule holds in Postgres too."""
         async with transaction(self._app.pool) as connection:
-            judged = line.judge.of_series(await read_series(connection, line, series), series, baseline)
+            judged = line.judge.of_series(await read_series(connection, line, series), series, Detected.CHANGE, before)
             event = drift_event(line.state.line, series, before, judged)
             if judged.state is not DriftState.ALARM:
                 return None
@@ -88,8 +91,6 @@ class Alarms:
 
     async def _ask_to_retrain(self, line: LiveLine, series: Series, found: Judgement) -> None:
         """Ask once for each training that could still help: the event's id counts the trainings that have ended."""
-        if series.segment != ALL:
-            return
         attempt = await finished_trainings(self._app.pool, series.model_id)
         asked = line.attempts.get(series)
         if asked is not None and attempt <= asked:

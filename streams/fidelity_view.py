@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -225,8 +225,12 @@ class LineView:
 
     # -- forgetting
 
-    def forget(self, held_from: float, needed: Iterable[Window], n: int, first: Evidence) -> list[tuple[Series, float]]:
+    def forget(
+        self, held_from: float, needed: Iterable[Window], n: int, first: Callable[[Series], Evidence]
+    ) -> list[tuple[Series, float]]:
         """Forget panes below ``held_from``, except those of ``needed`` windows and the latest that hold ``n`` outcomes.
+
+        ``first`` tells where the detector of a series stands before its first outcome.
 
         Returns the panes that are no longer held.
         """
@@ -239,7 +243,7 @@ class LineView:
         self.held_from = max(held_from, self.held_from)
         for series, panes in self._panes.items():
             panes.whole_from = self._whole_from(panes)
-            self._fold_below(series, panes, first)
+            self._fold_below(series, panes, first(series))
         lowest = self.floor - self.window_s
         dropped = [
             (series, start)

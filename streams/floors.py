@@ -33,7 +33,7 @@ async def raise_floor(pool: Pool, line: LiveLine, settings: Settings) -> None:
         return
     name, window_s = line.state.line, line.view.window_s
     version = await store.version_between(pool, name, low, floor)
-    found = await evidence_before(pool, line.state, floor, line.judge.first)
+    found = await evidence_before(pool, line.state, floor, line.judge)
     async with transaction(pool) as connection:
         state = await store.lock_line(connection, name)
         if state.floor != line.state.floor or await store.version_between(connection, name, low, floor) != version:

@@ -11,13 +11,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
+from uuid import UUID
 
 from engine.detector import Evidence, fold
 from engine.windows import pane_start, panes_of
 from schemas import DriftState, PaneRow
 from sql import window_store as store
 from sql.database import Database
-from sql.window_store import LineState, SeriesState, Snapshot, SnapshotKey, SourcedRow, Span
+from sql.model_rows import load_card
+from sql.window_store import FloorRow, LineState, SeriesState, Snapshot, SnapshotKey, SourcedRow, Span
 from streams.fidelity_view import LineView, Series, Window
 from streams.judgement import Judge
 
@@ -37,6 +39,7 @@ class LiveLine:
         due: windows that changed since they were said.
         unsettled: windows without a snapshot of their present version.
         touched: series that changed since they were judged.
+        alarmed: series whose detector has raised its alarm.
         said_at: monotonic time when windows that are still filling were said last.
     """
 
@@ -51,11 +54,13 @@ class LiveLine:
     due: set[Window] = field(default_factory=set)
     unsettled: set[Window] = field(default_factory=set)
     touched: set[Series] = field(default_factory=set)
+    alarmed: set[Series] = field(default_factory=set)
     said_at: float = -math.inf
 
     async def take(self, database: Database, source: str, rows: Sequence[PaneRow]) -> set[tuple[Series, float]]:
         """Take rows in, with what is stored around them where it is not held, and return the panes that they belong to."""
         panes = set()
+        await _learn_cards(database, self.judge, {row.model_id for row in rows})
         await self.read_panes(database, self._unread(rows))
         for row in rows:
             windows = self.view.apply(source, row)
@@ -82,7 +87,7 @@ class LiveLine:
     async def refold(self, database: Database, series: Collection[Series]) -> None:
         """Let detectors stand before the held panes where the stored cells leave them, and hold the latest panes."""
         asked = sorted(series)
-        evidence = await evidence_before(database, self.state, self.view.held_from, self.judge.first, asked)
+        evidence = await evidence_before(database, self.state, self.view.held_from, self.judge, asked)
         latest = await store.latest_from(database, self.state, _lowest(self.view), self.judge.n_min, asked)
         spans = [Span(*each, latest.get(each, math.inf), self.view.held_from) for each in asked]
         self.hold(await self._read(database, [span for span in spans if span.low < span.high]))
@@ -147,12 +152,14 @@ async def load(database: Database, state: LineState, judge: Judge, seen_at: date
         unsaid=[each for each in said if not each.said],
         seen_at=seen_at,
     )
+    line.alarmed = {Series(*each) for each in await store.alarms(database, state.line)}
     owed = await store.unsettled_windows(database, state, _first_window(view))
     unsettled = {on_grid(key, state.pane_s) for key in owed}
     line.hold(await store.live_rows(database, state.line, view.held_from))
     line.know(await store.snapshots_from(database, state.line, view.held_from - view.window_s))
     await line.read_panes(database, _panes_below(view, unsettled))
     line.due, line.unsettled = set(unsettled), unsettled
+    await _learn_cards(database, judge, {series.model_id for series in view.series()})
     if state.champion is not None:
         series = {Series(*each) for each in await store.series_of(database, state.line, state.champion)}
         await line.refold(database, series)
@@ -170,16 +177,27 @@ async def read_series(database: Database, line: LiveLine, series: Series) -> Lin
 
 
 async def evidence_before(
-    database: Database, state: LineState, high: float, first: Evidence, series: Sequence[Series] | None = None
+    database: Database, state: LineState, high: float, judge: Judge, series: Sequence[Series] | None = None
 ) -> dict[Series, Evidence]:
     """Where the detectors of a line, or of some of its series, stand before a pane, by the floor and the cells that are stored."""
     known = {Series(row.model_id, row.segment): row for row in await store.detector_floors(database, state.line)}
-    found = {each: Evidence(tuple(row.log_values), row.last_count, row.log_peak) for each, row in known.items()}
     cells = await store.cells_between(database, state.line, lowest(state), high, series)
-    for key, own in groupby(cells, lambda cell: (cell.model_id, cell.segment)):
-        each = Series(*key)
-        found[each] = fold((cell.sums for cell in own), found.get(each, first))
-    return found if series is None else {each: found.get(each, first) for each in series}
+    own = {Series(*key): list(found) for key, found in groupby(cells, lambda cell: (cell.model_id, cell.segment))}
+    wanted = (known.keys() | own.keys()) if series is None else series
+    await _learn_cards(database, judge, {each.model_id for each in wanted})
+    return {each: fold((cell.sums for cell in own.get(each, ())), _begun(judge.first(each), known.get(each))) for each in wanted}
+
+
+def _begun(first: Evidence, floor: FloorRow | None) -> Evidence:
+    """Where a detector stands at the floor of its line."""
+    if floor is None:
+        return first
+    return Evidence(tuple(floor.log_values), floor.last_count, floor.log_peak, first.handicap)
+
+
+async def _learn_cards(database: Database, judge: Judge, models: set[UUID]) -> None:
+    for model_id in models - judge.cards.keys():
+        judge.cards[model_id] = await load_card(database, model_id)
 
 
 def lowest(state: LineState) -> float:

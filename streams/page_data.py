@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
-from engine.drift import Detected, judge, state_of
+from engine.clusters import effective_n
+from engine.drift import Detected, compared, judge, state_of
 from engine.sums import figures
 from schemas import DriftState, FidelityMetrics, ModelCard, ModelEvent, Verdict
 from schemas.events import SUM_FIELDS
+from schemas.twin_models import Baseline, Errors
 from sql.database import Database, Pool
 from sql.model_rows import COLUMNS, card_from
+from streams.judgement import NO_BASELINE, reference_of
 
 __all__ = ["LineLook", "Look", "Point", "Refusal", "Retrain", "Run", "Series", "look"]
 
@@ -53,7 +56,10 @@ GROUP BY model_id, starts
 HAVING sum(n) > 0
 ORDER BY starts"""  # noqa: S608
 
-_STATES = "SELECT model_id, segment, state, evidence_ratio, alarmed_at FROM drift_states WHERE line = $1"
+_STATES = """
+SELECT model_id, segment, s.state, s.evidence_ratio, a.raised_at
+FROM drift_states s FULL JOIN detector_alarms a USING (model_id, segment)
+WHERE coalesce(s.line, a.line) = $1"""
 
 _LEDGER = """
 SELECT line, generation, happened, at, model_id, champion, effective_from, retrain_id, reason, comparison
@@ -108,6 +114,7 @@ class Window:
     state: DriftState
     evidence_ratio: float | None
     verdicts: tuple[Verdict, ...]
+    comparison: str
 
 
 @dataclass(frozen=True)
@@ -215,7 +222,11 @@ async def _line(database: Database, row: asyncpg.Record, n_min: int) -> LineLook
         policy=row["policy"],
         champion=card_from(row) if row["champion"] else None,
         scored=cards[current[0]["model_id"]] if current else None,
-        windows=tuple(_window(found, cards, states, n_min) for found in current),
+        windows=_with_effective_n(
+            [_window(found, cards, states, n_min) for found in current], current, cards[current[0]["model_id"]].baseline
+        )
+        if current
+        else (),
         window_ends=datetime.fromtimestamp(current[0]["ends"], UTC) if current else None,
         window_s=row["window_s"],
         over_time=_series(over_time, cards),
@@ -248,12 +259,32 @@ def _series(rows: Sequence[asyncpg.Record], cards: dict[UUID, ModelCard]) -> tup
 
 def _window(row: asyncpg.Record, cards: dict[UUID, ModelCard], states: dict[Any, asyncpg.Record], n_min: int) -> Window:
     baseline = cards[row["model_id"]].baseline
-    metrics = figures(_sums(row), baseline)
-    verdicts = judge(metrics, baseline, n_min=n_min)
+    metrics, reference = figures(_sums(row), baseline), reference_of(baseline, row["segment"])
+    verdicts = () if reference is None else judge(metrics, reference, n_min=n_min)
     said = states.get((row["model_id"], row["segment"]))
-    ratio = said["evidence_ratio"] if said else None
-    state = DriftState(said["state"]) if said else state_of(verdicts, Detected.NOTHING, metrics, n_min=n_min)
-    return Window(row["segment"], metrics, state, ratio, verdicts)
+    detected = Detected.CHANGE if said and said["raised_at"] else Detected.NOTHING
+    return Window(
+        segment=row["segment"],
+        metrics=metrics,
+        state=DriftState(said["state"]) if said and said["state"] else _state(reference, verdicts, metrics, n_min),
+        evidence_ratio=said["evidence_ratio"] if said else None,
+        verdicts=verdicts,
+        comparison=compared(verdicts, detected) if reference else NO_BASELINE,
+    )
+
+
+def _state(reference: Errors | None, verdicts: tuple[Verdict, ...], metrics: FidelityMetrics, n_min: int) -> DriftState:
+    """Of a series that was never judged."""
+    return DriftState.INSUFFICIENT if reference is None else state_of(verdicts, Detected.NOTHING, metrics, n_min=n_min)
+
+
+def _with_effective_n(windows: Sequence[Window], rows: Sequence[asyncpg.Record], baseline: Baseline) -> tuple[Window, ...]:
+    """The whole with its effective number of outcomes, by the sums of its segments."""
+    told = effective_n({row["segment"]: _sums(row) for row in rows}, baseline)
+    return tuple(
+        replace(window, metrics=window.metrics.model_copy(update={"n_effective": told})) if window.segment == "all" else window
+        for window in windows
+    )
 
 
 def _sums(row: asyncpg.Record) -> tuple[int, ...]:

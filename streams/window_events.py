@@ -6,9 +6,9 @@ import math
 from datetime import UTC, datetime
 from typing import Literal
 
+from engine.drift import Detected
 from engine.windows import window_starts
 from schemas import FidelityWindow, line_parts
-from schemas.twin_models import Baseline
 from sql.window_store import Snapshot
 from streams.fidelity_view import LineView, Window
 from streams.live_line import LiveLine
@@ -18,14 +18,16 @@ from streams.scoring import ALL
 __all__ = ["is_fullest", "show", "window_event"]
 
 
-def window_event(line: LiveLine, window: Window, baseline: Baseline, *, closed: bool) -> FidelityWindow:
+def window_event(line: LiveLine, window: Window, *, closed: bool) -> FidelityWindow:
     """What a window looks like now; the newest one of a champion's series also tells where its detector stands."""
     series, start = window
     version, sums = line.view.window(window)
     end = start + line.view.window_s
     tells = series.model_id == line.state.champion and is_fullest(line.view, window)
-    evidence = line.judge.evidence(line.view, series) if tells and series.segment == ALL else None
-    found = line.judge.of_window(start, end, sums, evidence, baseline)
+    evidence = line.judge.evidence(line.view, series) if tells else None
+    detected = Detected.CHANGE if tells and series in line.alarmed else Detected.NOTHING
+    found = line.judge.of_window(series, (start, end), sums, evidence, detected)
+    effective = _effective_n(line, window) if tells and series.segment == ALL else None
     return FidelityWindow(
         line=line.state.line,
         model_id=series.model_id,
@@ -35,10 +37,17 @@ def window_event(line: LiveLine, window: Window, baseline: Baseline, *, closed: 
         window_end=datetime.fromtimestamp(end, UTC),
         status=_status(line.snapshots.get(window), version, closed=closed),
         version=version,
-        metrics=found.metrics,
+        metrics=found.metrics.model_copy(update={"n_effective": effective}),
         state=found.state,
         evidence_ratio=evidence,
     )
+
+
+def _effective_n(line: LiveLine, window: Window) -> float | None:
+    """Of the whole, by the sums of its segments in the same window."""
+    model_id = window.series.model_id
+    parts = [series for series in line.view.series() if series.model_id == model_id and series.segment != ALL]
+    return line.judge.effective_n(model_id, {each.segment: line.view.window(Window(each, window.start)).sums for each in parts})
 
 
 def is_fullest(view: LineView, window: Window) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,7 @@ from faust.types import TP
 from pydantic import ValidationError
 
 from engine.windows import is_closed
-from schemas import FidelityErrors, FidelityWindow, OutcomeEvent, SourceId
+from schemas import FidelityErrors, FidelityWindow, OutcomeEvent
 from schemas.twin_models import ModelCard
 from sql import window_store as store
 from sql.model_rows import UnknownModel, load_card
@@ -33,6 +33,7 @@ from streams.metrics import BASELINE_MAE
 from streams.parsing import refusal_words
 from streams.topics import TOPICS, topic_of
 from streams.transport import Slice
+from streams.watermarks import Watermarks
 from streams.window_events import is_fullest, show, window_event
 
 __all__ = ["attach"]
@@ -41,7 +42,6 @@ LOG = logging.getLogger(__name__)
 
 _ERRORS = topic_of(FidelityErrors)
 _PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
-_SOURCES = range(_PARTITIONS[topic_of(OutcomeEvent)])
 _TICK_S = 1.0
 _FILLING_S = 10.0
 _SWEEP_S = 60.0
@@ -63,11 +63,11 @@ class _Fidelity:
     def __init__(self, app: TwinApp, table: Any) -> None:
         self._app = app
         self._table = table
-        self._judge = Judge(app.settings.n_min, app.settings.average_run_length)
-        self._alarms = Alarms(app, self._card)
-        self._lines: dict[str, LiveLine] = {}
         self._cards: dict[UUID, ModelCard] = {}
-        self._watermarks: dict[int, tuple[int, datetime | None]] = {}
+        self._judge = Judge(app.settings.n_min, app.settings.average_run_length, self._cards)
+        self._alarms = Alarms(app)
+        self._lines: dict[str, LiveLine] = {}
+        self._watermarks = Watermarks(_PARTITIONS[topic_of(OutcomeEvent)])
         self._forgotten: set[str] = set()
         self._turn = asyncio.Lock()
 
@@ -114,7 +114,7 @@ class _Fidelity:
                 said = await self._read(record)
                 if said is None:
                     continue
-                self._note(said.source, said.watermark)
+                self._watermarks.note(said.source, said.watermark)
                 line = await self._line(said.line) if said.rows else None
                 if line is not None:
                     for series, start in await line.take(self._app.pool, str(said.source), said.rows):
@@ -137,18 +137,6 @@ class _Fidelity:
         else:
             return said
         return None
-
-    def _note(self, source: SourceId, watermark: datetime | None) -> None:
-        """Keep what the newest incarnation of a source says; a null says nothing of one that has begun already."""
-        incarnation, known = self._watermarks.get(source.partition, (-1, None))
-        if source.incarnation > incarnation or (source.incarnation == incarnation and (watermark or known is None)):
-            self._watermarks[source.partition] = (source.incarnation, watermark)
-
-    def _watermark(self) -> float | None:
-        """Event time that all sources have reached, null while one of them has told nothing."""
-        reached = [self._watermarks.get(partition, (0, None))[1] for partition in _SOURCES]
-        known = [at.timestamp() for at in reached if at is not None]
-        return min(known) if len(known) == len(reached) else None
 
     async def _line(self, name: str) -> LiveLine | None:
         if name not in self._lines:
@@ -182,13 +170,12 @@ class _Fidelity:
         await self._say(line)
 
     async def _say(self, line: LiveLine) -> None:
-        watermark = self._watermark()
+        watermark = self._watermarks.reached()
         closing = {window for window in line.unsettled if self._is_closed(line, window, watermark)}
         due = sorted(closing | self._worth_saying(line))
-        said = [
-            window_event(line, window, (await self._card(window.series.model_id)).baseline, closed=window in closing)
-            for window in due
-        ]
+        for model_id in {window.series.model_id for window in due}:
+            await self._card(model_id)
+        said = [window_event(line, window, closed=window in closing) for window in due]
         for sent in [await self._app.begin_to_say(event, key=line.state.line) for event in said]:
             await sent
         final = [(window, event) for window, event in zip(due, said, strict=True) if window in closing]

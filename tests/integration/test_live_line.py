@@ -28,7 +28,7 @@ from tests.outcomes import LINE, START, TOPIC, cut, make_card, make_line, outcom
 
 PANE_S, WINDOW_S, SOURCES = 60.0, 300.0, 4
 ALL = Series(make_card().model_id, "all")
-JUDGE = Judge(50, 1e6)
+JUDGE = Judge(50, 1e6, {make_card().model_id: make_card()})
 BEGAN = START.timestamp()
 
 
@@ -144,7 +144,7 @@ async def test_a_late_outcome_restates_windows_that_were_forgotten_and_moves_the
     }
     assert all(line.view.window(window) == everything.window(window) for window in line.unsettled)
     assert all(line.snapshots[window].version < line.view.version(window) for window in line.unsettled)
-    assert line.view.evidence(ALL, JUDGE.first) == everything.evidence(ALL, JUDGE.first)
+    assert line.view.evidence(ALL, JUDGE.first(ALL)) == everything.evidence(ALL, JUDGE.first(ALL))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -169,7 +169,7 @@ async def test_whatever_comes_whenever_something_is_forgotten_windows_are_those_
         if step % 5 == 4:
             line = await loaded(pool)
         await line.refold(pool, line.view.stale)
-        assert line.view.evidence(ALL, JUDGE.first) == everything.evidence(ALL, JUDGE.first)
+        assert line.view.evidence(ALL, JUDGE.first(ALL)) == everything.evidence(ALL, JUDGE.first(ALL))
         assert line.view.latest(ALL, 50) == everything.latest(ALL, 50)
 
 
@@ -212,7 +212,7 @@ async def test_an_alarm_is_judged_by_all_that_is_stored_and_not_by_what_is_held(
     view = await read_series(pool, line, ALL)
 
     everything = await whole(pool)
-    assert view.evidence(ALL, JUDGE.first) == everything.evidence(ALL, JUDGE.first)
+    assert view.evidence(ALL, JUDGE.first(ALL)) == everything.evidence(ALL, JUDGE.first(ALL))
     assert view.latest(ALL, 50) == everything.latest(ALL, 50)
     assert view.latest(ALL, 50) != line.view.latest(ALL, 50)
 
@@ -289,7 +289,7 @@ async def test_the_floor_waits_where_a_slice_came_between_the_fold_and_the_lock(
 
 async def test_the_detector_goes_on_from_the_floor_as_if_there_were_none(pool: Pool):
     line = await settled_hours(pool, 3600)
-    everything = (await whole(pool)).evidence(ALL, JUDGE.first)
+    everything = (await whole(pool)).evidence(ALL, JUDGE.first(ALL))
     for seconds in (2400, 3600):  # twice, the second time from the first floor on
         await reach(pool, START + timedelta(seconds=seconds))
         await raise_floor(pool, line, LIMITS)
@@ -297,11 +297,11 @@ async def test_the_detector_goes_on_from_the_floor_as_if_there_were_none(pool: P
     after = await loaded(pool)
 
     assert after.view.floor == BEGAN + 2400
-    assert after.view.evidence(ALL, JUDGE.first) == everything
+    assert after.view.evidence(ALL, JUDGE.first(ALL)) == everything
     rows = await window_store.live_rows(pool, LINE, -math.inf)
     below = sorted((found.row for _, found in rows if found.row.segment == "all" and found.row.pane < after.view.floor), key=_pane)
-    expected = fold([total([row.sums]) for row in below], JUDGE.first)
-    assert (await evidence_before(pool, await state(pool), after.view.floor, JUDGE.first, [ALL]))[ALL] == expected
+    expected = fold([total([row.sums]) for row in below], JUDGE.first(ALL))
+    assert (await evidence_before(pool, await state(pool), after.view.floor, JUDGE, [ALL]))[ALL] == expected
 
 
 async def test_no_window_wholly_below_the_floor_is_said_again(pool: Pool):

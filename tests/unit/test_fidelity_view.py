@@ -120,7 +120,7 @@ def test_what_is_forgotten_changes_neither_evidence_nor_windows(told: list[tuple
         view.apply(source, row)
     before, evidence, latest = shown(view), view.evidence(SERIES, FIRST), view.latest(SERIES, n)
 
-    dropped = view.forget(pane * PANE_S, [], n, FIRST)
+    dropped = view.forget(pane * PANE_S, [], n, lambda _: FIRST)
 
     assert view.evidence(SERIES, FIRST) == evidence
     assert view.latest(SERIES, n) == latest
@@ -140,7 +140,7 @@ def test_rows_that_come_for_forgotten_panes_make_the_windows_of_a_view_that_forg
     for source, row in stored:
         view.apply(source, row)
         whole.apply(source, row)
-    view.forget(pane * PANE_S, [], 20, FIRST)
+    view.forget(pane * PANE_S, [], 20, lambda _: FIRST)
 
     for source, row in late:
         stored.append((source, row))  # what is said was stored before
@@ -154,7 +154,7 @@ def test_a_series_whose_forgotten_panes_change_has_to_be_folded_anew():
     view = LineView(PANE_S, WINDOW_S)
     for pane in range(10):
         view.apply("a:0:0", make_row(pane, 1, n=30))
-    view.forget(8 * PANE_S, [], 20, FIRST)
+    view.forget(8 * PANE_S, [], 20, lambda _: FIRST)
     late = make_row(2, 2, n=31)
     read_around(view, {("a:0:0", "all", pane * PANE_S, PANE_S): make_row(pane, 1, n=30) for pane in range(10)}, late)
     view.apply("a:0:0", late)
@@ -171,7 +171,7 @@ def test_the_panes_of_open_windows_and_the_latest_that_hold_enough_are_kept():
     for pane in range(20):
         view.apply("a:0:0", make_row(pane, 1, n=5))
 
-    view.forget(18 * PANE_S, [Window(SERIES, 3 * PANE_S)], 40, FIRST)
+    view.forget(18 * PANE_S, [Window(SERIES, 3 * PANE_S)], 40, lambda _: FIRST)
 
     held = [pane for pane in range(20) if view.holds("a:0:0", make_row(pane, 1))]
     assert held == [3, 4, 5, *range(12, 20)]
