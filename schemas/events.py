@@ -347,7 +347,7 @@ class ModelEvent(Event):
 
     line: str
     generation: int = Field(ge=0)
-    happened: Literal["trained", "promoted", "rejected", "rolled_back", "failed"]
+    happened: Literal["trained", "promoted", "suggested", "rejected", "rolled_back", "failed", "policy", "stopped"]
     at: Moment
     model_id: UUID
     champion: UUID | None

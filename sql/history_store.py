@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import asyncpg
 import pandas as pd
 
 from schemas.twin_types import line_parts
 from sql.database import Database, transaction
 from sql.frames import features_as_json, floats
 
-__all__ = ["ENTITY", "OBSERVED", "add_history", "training_rows"]
+__all__ = ["CHANGE", "ENTITY", "OBSERVED", "add_history", "count_since", "simulated_rows", "training_rows"]
 
-ENTITY, OBSERVED = "entity_id", "observed_at"
+ENTITY, OBSERVED, CHANGE = "entity_id", "observed_at", "simulated_change"
 ROWS_A_STATEMENT = 10_000
 
 ADD = """
@@ -26,26 +28,44 @@ ON CONFLICT (line, entity_id, observed_at) DO UPDATE
 SET features = EXCLUDED.features, target = EXCLUDED.target, source = EXCLUDED.source
 WHERE (h.features, h.target) IS DISTINCT FROM (EXCLUDED.features, EXCLUDED.target)"""
 
-# An outcome that carried features is a row too, in its highest revision, unless somebody treated the entity. What came too late
-# for the windows moves no head, and so it does not count here either.
-ROWS = """
+# The newest revision, known at a time, of each outcome that counts. What came too late for the windows moves no head, and so it
+# does not count here either.
+_NEWEST = """
+SELECT DISTINCT ON (event_id) line, entity_id, twin_id, simulation_id, predicted_value, observed_at, features, actual_value, treated
+FROM fidelity_tracking
+WHERE fate IN ('counted', 'superseded') AND tracked_at <= $2
+  AND event_id IN (SELECT event_id FROM fidelity_tracking
+                   WHERE line = $1 AND {named} IS NOT NULL AND observed_at <= $2
+                     AND ($3::timestamptz IS NULL OR observed_at >= $3))
+ORDER BY event_id, revision DESC, digest DESC"""
+
+_WANTED = """
+line = $1 AND actual_value IS NOT NULL AND observed_at <= $2 AND ($3::timestamptz IS NULL OR observed_at >= $3)"""
+
+# An outcome that carried features is a row too, unless somebody treated the entity.
+ROWS = f"""
 SELECT entity_id, observed_at, features::text AS features, target
 FROM entity_history
 WHERE line = $1 AND observed_at <= $2 AND ($3::timestamptz IS NULL OR observed_at >= $3)
 UNION ALL
 SELECT entity_id, observed_at, features::text, actual_value
-FROM (
-    SELECT DISTINCT ON (event_id) line, entity_id, observed_at, features, actual_value, treated
-    FROM fidelity_tracking
-    WHERE fate IN ('counted', 'superseded')
-      AND event_id IN (SELECT event_id FROM fidelity_tracking
-                       WHERE line = $1 AND features IS NOT NULL AND observed_at <= $2
-                         AND ($3::timestamptz IS NULL OR observed_at >= $3))
-    ORDER BY event_id, revision DESC, digest DESC
-) newest
-WHERE line = $1 AND features IS NOT NULL AND actual_value IS NOT NULL AND treated IS NOT TRUE
-  AND observed_at <= $2 AND ($3::timestamptz IS NULL OR observed_at >= $3)
-ORDER BY observed_at, entity_id"""
+FROM ({_NEWEST.format(named="features")}) newest
+WHERE {_WANTED} AND features IS NOT NULL AND treated IS NOT TRUE
+ORDER BY observed_at, entity_id"""  # noqa: S608  # our own constants
+
+# What the simulation changed is what was predicted beyond the twin's own baseline.
+SIMULATED = f"""
+SELECT newest.twin_id::text AS entity_id, observed_at, t.features::text AS features, actual_value AS target,
+       predicted_value - t.baseline_behavior AS change
+FROM ({_NEWEST.format(named="twin_id")}) newest JOIN digital_twins t USING (twin_id)
+WHERE {_WANTED} AND simulation_id IS NOT NULL
+ORDER BY observed_at, entity_id"""  # noqa: S608  # our own constants
+
+COUNT_SINCE = """
+SELECT (SELECT count(*) FROM entity_history WHERE line = $1 AND observed_at >= $2 AND observed_at < $3)
+     + (SELECT count(*) FROM fidelity_tracking
+        WHERE line = $1 AND observed_at >= $2 AND observed_at < $3 AND fate = 'counted' AND actual_value IS NOT NULL
+          AND (features IS NOT NULL AND treated IS NOT TRUE OR twin_id IS NOT NULL))"""
 
 
 async def add_history(database: Database, line: str, frame: pd.DataFrame, source: str) -> int:
@@ -76,17 +96,35 @@ async def add_history(database: Database, line: str, frame: pd.DataFrame, source
 
 
 async def training_rows(database: Database, line: str, as_of: datetime, since: datetime | None = None) -> pd.DataFrame:
-    """Rows to learn from, observed in ``[since, as_of]``, oldest first: history, and outcomes that carried features.
+    """Rows to learn from, observed in ``[since, as_of]`` and known by then, oldest first: history, and outcomes with features.
 
     Returns:
         Columns ``entity_id``, ``observed_at``, the line's target, and all features that any row has.
     """
-    target = line_parts(line)[2]
-    found = await database.fetch(ROWS, line, as_of, since)
+    return _as_frame(line, await database.fetch(ROWS, line, as_of, since))
+
+
+async def simulated_rows(database: Database, line: str, as_of: datetime, since: datetime | None = None) -> pd.DataFrame:
+    """Outcomes that name a twin of a simulation, observed in ``[since, as_of]`` and known by then, oldest first.
+
+    Returns:
+        Columns as of ``training_rows``, with the twin as entity, and ``simulated_change``: what the stored simulation expected to
+        change for it, in units of the target.
+    """
+    found = await database.fetch(SIMULATED, line, as_of, since)
+    return _as_frame(line, found).assign(**{CHANGE: pd.Series([row["change"] for row in found], dtype="float64")})
+
+
+async def count_since(database: Database, line: str, since: datetime, until: datetime) -> int:
+    """About how many rows ``training_rows`` and ``simulated_rows`` have in ``[since, until)``."""
+    return int(await database.fetchval(COUNT_SINCE, line, since, until))
+
+
+def _as_frame(line: str, found: Sequence[asyncpg.Record]) -> pd.DataFrame:
     told = {
         ENTITY: [row["entity_id"] for row in found],
         OBSERVED: pd.to_datetime([row["observed_at"] for row in found], utc=True),
-        target: pd.Series([row["target"] for row in found], dtype="float64"),
+        line_parts(line)[2]: pd.Series([row["target"] for row in found], dtype="float64"),
     }
     features = json.loads(f"[{','.join(row['features'] for row in found)}]")
     return pd.concat([pd.DataFrame(told), pd.DataFrame.from_records(features)], axis=1)

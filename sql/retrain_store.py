@@ -18,8 +18,11 @@ from sql.database import Connection, Database, transaction
 from sql.model_rows import UnknownModel
 
 __all__ = [
+    "MOST_TRIES",
     "Job",
+    "Limits",
     "LostLease",
+    "NotWaiting",
     "Outcome",
     "Request",
     "Status",
@@ -30,15 +33,21 @@ __all__ = [
     "finish",
     "finished_trainings",
     "heartbeat",
+    "note_learned",
+    "put_back",
     "request",
     "requests",
     "take",
+    "waits_for",
 ]
 
-Outcome = Literal["promoted", "rejected", "failed", "stale"]
-Status = Literal["queued", "running", "promoted", "rejected", "failed", "stale"]
+Outcome = Literal["promoted", "suggested", "rejected", "failed", "stale"]
+Status = Literal["queued", "running", "promoted", "suggested", "rejected", "failed", "stale"]
 
 MOST_TRIES = 3
+"""Holders that may begin a training and not come to its end."""
+
+_TRAINED = "('promoted', 'suggested', 'rejected', 'failed')"  # ends of a training; a stale request was none
 
 ENQUEUE = """
 INSERT INTO retrain_requests (retrain_id, line, model_id, attempt, cause, reason, evidence, requested_at, status, finished_at,
@@ -51,10 +60,9 @@ ON CONFLICT (retrain_id) DO NOTHING"""
 
 ADD_LEASE = "INSERT INTO training_leases (line) VALUES ($1) ON CONFLICT (line) DO NOTHING"
 
-REQUEST = """
-SELECT retrain_id, line, model_id, attempt, cause, reason, evidence, requested_at, queued_at, approved_at, status, tries,
-       started_at, finished_at, outcome
-FROM retrain_requests"""
+_SAID = "retrain_id, line, model_id, attempt, cause, reason, evidence, requested_at, tries, learned"
+
+REQUEST = f"SELECT {_SAID}, queued_at, approved_at, status, started_at, finished_at, outcome FROM retrain_requests"  # noqa: S608  # our own constant
 
 CLOSE_STALE = """
 UPDATE retrain_requests r
@@ -69,32 +77,59 @@ WHERE EXISTS (SELECT FROM retrain_requests r WHERE r.line = t.line AND r.status 
 ORDER BY line
 FOR UPDATE SKIP LOCKED"""
 
-# A training whose heartbeat stopped comes first. Drift waits for the cooldown after the last finished training of its line, for a
-# free place in the day's budget, and for approval where the line asks for it; a person's request waits for none of them.
-DUE = """
-SELECT r.retrain_id, r.line, l.champion IS DISTINCT FROM r.model_id AS stale, r.status = 'running' AND r.tries >= $5 AS exhausted
+# What an open request still waits for, nothing where it may begin. What a person asks for or approves waits for nothing; drift
+# waits for the line's policy, for the cooldown, for a free place in the day's budget, and for the circuit breaker. $1 is the lease,
+# $2 the cooldown in seconds, $3 trainings a day, $4 failures in a row that open the breaker, for $5 seconds.
+OPEN = f"""
+SELECT r.retrain_id, r.line, r.status, r.queued_at, l.champion IS DISTINCT FROM r.model_id AS stale,
+       t.retrain_id IS NOT NULL AS busy,
+       coalesce(t.retrain_id = r.retrain_id AND t.heartbeat_at < clock_timestamp() - make_interval(secs => $1), false) AS abandoned,
+       CASE
+           WHEN r.cause = 'request' THEN ''
+           WHEN l.policy = 'off' THEN 'another policy than off: twinstream models policy'
+           WHEN r.approved_at IS NOT NULL THEN ''
+           WHEN l.policy = 'approve' THEN 'approval: twinstream retrain approve'
+           WHEN l.policy = 'suggest' AND EXISTS (
+               SELECT FROM retrain_requests s WHERE s.model_id = r.model_id AND s.status = 'suggested')
+               THEN 'an answer to the challenger that is suggested already: twinstream models promote'
+           WHEN EXISTS (
+               SELECT FROM retrain_requests f
+               WHERE f.line = r.line AND f.status IN {_TRAINED}
+                 AND f.finished_at > clock_timestamp() - make_interval(secs => $2))
+               THEN 'the end of the cooldown'
+           WHEN (SELECT count(*) FROM retrain_requests f
+                 WHERE f.line = r.line AND f.started_at > clock_timestamp() - interval '1 day') >= $3
+               THEN 'a place in the daily budget'
+           WHEN EXISTS (
+               SELECT FROM (SELECT f.status, f.finished_at FROM retrain_requests f
+                            WHERE f.line = r.line AND f.status IN {_TRAINED} ORDER BY f.finished_at DESC LIMIT $4) last
+               HAVING count(*) = $4 AND bool_and(last.status = 'failed')
+                  AND max(last.finished_at) > clock_timestamp() - make_interval(secs => $5))
+               THEN 'the circuit breaker, opened by trainings that failed one after the other'
+           ELSE ''
+       END AS waits_for
 FROM retrain_requests r JOIN model_lines l USING (line) JOIN training_leases t USING (line)
-WHERE r.line = ANY($1)
-  AND (r.status = 'running' AND t.retrain_id = r.retrain_id AND t.heartbeat_at < clock_timestamp() - make_interval(secs => $2)
-       OR r.status = 'queued' AND t.retrain_id IS NULL AND l.champion = r.model_id
-          AND (r.cause = 'request' OR (l.policy = 'auto' OR r.approved_at IS NOT NULL)
-               AND NOT EXISTS (SELECT FROM retrain_requests f
-                               WHERE f.line = r.line AND f.status IN ('promoted', 'rejected', 'failed')
-                                 AND f.finished_at > clock_timestamp() - make_interval(secs => $3))
-               AND (SELECT count(*) FROM retrain_requests f
-                    WHERE f.line = r.line AND f.started_at > clock_timestamp() - interval '1 day') < $4))
-ORDER BY r.status = 'running' DESC, r.queued_at, r.retrain_id
-LIMIT 1"""
+WHERE r.status IN ('queued', 'running')"""  # noqa: S608  # our own constant
+
+# A training whose heartbeat stopped comes first.
+DUE = f"""
+SELECT retrain_id, line, stale FROM ({OPEN}) open
+WHERE line = ANY($6)
+  AND (status = 'running' AND abandoned OR status = 'queued' AND NOT busy AND NOT stale AND waits_for = '')
+ORDER BY status = 'running' DESC, queued_at, retrain_id
+LIMIT 1"""  # noqa: S608  # our own constant
+
+WAITS_FOR = f"SELECT CASE WHEN busy THEN 'the training in flight' ELSE waits_for END FROM ({OPEN}) open WHERE retrain_id = $6"  # noqa: S608
 
 LEASE = """
 UPDATE training_leases SET fence = fence + 1, retrain_id = $2, holder = $3, heartbeat_at = clock_timestamp()
 WHERE line = $1
 RETURNING fence"""
 
-START = """
+START = f"""
 UPDATE retrain_requests SET status = 'running', tries = tries + 1, started_at = coalesce(started_at, clock_timestamp())
 WHERE retrain_id = $1
-RETURNING retrain_id, line, model_id, attempt, cause, reason, evidence, requested_at, tries"""
+RETURNING {_SAID}"""  # noqa: S608  # our own constant
 
 HEARTBEAT = """
 UPDATE training_leases SET heartbeat_at = clock_timestamp()
@@ -102,16 +137,21 @@ WHERE line = $1 AND retrain_id = $2 AND fence = $3"""
 
 RELEASE = """
 UPDATE training_leases SET retrain_id = NULL, holder = NULL, heartbeat_at = NULL
-WHERE line = $1 AND retrain_id = $2 AND ($3::bigint IS NULL OR fence = $3)"""
+WHERE line = $1 AND retrain_id = $2 AND fence = $3"""
 
 CLOSE = """
 UPDATE retrain_requests SET status = $2, finished_at = clock_timestamp(), outcome = $3
 WHERE retrain_id = $1"""
 
-APPROVE = "UPDATE retrain_requests SET approved_at = coalesce(approved_at, clock_timestamp()) WHERE retrain_id = $1"
+PUT_BACK = "UPDATE retrain_requests SET status = 'queued', tries = tries - 1 WHERE retrain_id = $1"
 
-FINISHED_TRAININGS = """
-SELECT count(*) FROM retrain_requests WHERE model_id = $1 AND status IN ('promoted', 'rejected', 'failed')"""
+NOTE_LEARNED = "UPDATE retrain_requests SET learned = $2 WHERE retrain_id = $1"
+
+APPROVE = """
+UPDATE retrain_requests SET approved_at = coalesce(approved_at, clock_timestamp())
+WHERE retrain_id = $1 AND status = 'queued'"""
+
+FINISHED_TRAININGS = f"SELECT count(*) FROM retrain_requests WHERE model_id = $1 AND status IN {_TRAINED}"  # noqa: S608  # our own constant
 
 
 class LostLease(RuntimeError):
@@ -125,9 +165,36 @@ class UnknownRequest(LookupError):
         super().__init__(f"no retrain request {retrain_id}")
 
 
+class NotWaiting(ValueError):
+    """A request that nobody has to approve."""
+
+
 @dataclass(frozen=True)
-class Job:
-    """A training that its holder is allowed to do as long as ``fence`` is the newest; ``tries`` counts its holders so far."""
+class Limits:
+    """What keeps trainings apart; times in seconds.
+
+    Attributes:
+        lease_s: without a sign of life for so long, a training is handed on.
+        cooldown_s: after a training its line rests for so long.
+        budget_a_day: trainings of a line within 24 hours.
+        breaker_failures: so many failures in a row open the circuit breaker of a line, which closes again after ``breaker_s``.
+    """
+
+    lease_s: float = 60.0
+    cooldown_s: float = 3600.0
+    budget_a_day: int = 4
+    breaker_failures: int = 3
+    breaker_s: float = 86_400.0
+
+    @property
+    def as_arguments(self) -> tuple[float, float, int, int, float]:
+        """In the order of the statements."""
+        return self.lease_s, self.cooldown_s, self.budget_a_day, self.breaker_failures, self.breaker_s
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a retrain event said; ``tries`` counts its holders so far, ``learned`` says what a challenger learned from."""
 
     retrain_id: UUID
     line: str
@@ -138,25 +205,23 @@ class Job:
     evidence: dict[str, Any]
     requested_at: datetime
     tries: int
+    learned: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job(_Said):
+    """A training that its holder is allowed to do as long as ``fence`` is the newest."""
+
     fence: int
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(_Said):
     """A retrain request and how far it came."""
 
-    retrain_id: UUID
-    line: str
-    model_id: UUID
-    attempt: int
-    cause: str
-    reason: str
-    evidence: dict[str, Any]
-    requested_at: datetime
     queued_at: datetime
     approved_at: datetime | None
     status: Status
-    tries: int
     started_at: datetime | None
     finished_at: datetime | None
     outcome: str
@@ -196,24 +261,25 @@ async def requests(database: Database, line: str) -> list[Request]:
     return [Request(**row) for row in rows]
 
 
-async def take(
-    database: Database, worker: str, *, lease_s: float, cooldown_s: float, budget_a_day: int, most_tries: int = MOST_TRIES
-) -> Job | None:
+async def waits_for(database: Database, retrain_id: UUID, limits: Limits) -> str:
+    """What a queued request waits for, in words; empty for one that may begin, or is no longer open."""
+    return str(await database.fetchval(WAITS_FOR, *limits.as_arguments, retrain_id) or "")
+
+
+async def take(database: Database, worker: str, limits: Limits) -> Job | None:
     """The next training that may begin, leased to ``worker``; None when there is none.
 
-    A training whose holder has shown no sign of life for ``lease_s`` is handed on, and given up after ``most_tries`` holders.
+    A training whose holder shows no sign of life is handed on. Whoever gets one whose ``tries`` are above ``MOST_TRIES`` has to
+    close it as failed: it kills its workers.
     """
     async with transaction(database) as connection:
         await connection.execute(CLOSE_STALE)
         lines = [row[0] for row in await connection.fetch(LOCK_LEASES)]
-        while due := await connection.fetchrow(DUE, lines, lease_s, cooldown_s, budget_a_day, most_tries):
-            if due["stale"]:
-                await _close(connection, due["line"], due["retrain_id"], None, "stale", "another model became champion")
-            elif due["exhausted"]:
-                reason = f"given up: {most_tries} workers began this training and none came to an end"
-                await _close(connection, due["line"], due["retrain_id"], None, "failed", reason)
-            else:
-                return await _begin(connection, due["line"], due["retrain_id"], worker)
+        while due := await connection.fetchrow(DUE, *limits.as_arguments, lines):
+            job = await _begin(connection, due["line"], due["retrain_id"], worker)
+            if not due["stale"]:
+                return job
+            await finish(connection, job, "stale", "another model became champion")
         return None
 
 
@@ -224,7 +290,7 @@ async def heartbeat(database: Database, job: Job) -> None:
         LostLease: when the training is no longer this holder's.
     """
     if await database.execute(HEARTBEAT, job.line, job.retrain_id, job.fence) == "UPDATE 0":
-        raise LostLease(f"training {job.retrain_id} is no longer held with fence {job.fence}")
+        raise _lost(job.retrain_id, job.fence)
 
 
 async def finish(database: Database, job: Job, status: Outcome, outcome: str = "") -> None:
@@ -243,18 +309,41 @@ async def close_request(connection: Connection, line: str, retrain_id: UUID, fen
     Raises:
         LostLease: when ``fence`` is not the newest.
     """
-    if not await _close(connection, line, retrain_id, fence, status, outcome):
-        raise LostLease(f"training {retrain_id} is no longer held with fence {fence}")
+    await _release(connection, line, retrain_id, fence)
+    await connection.execute(CLOSE, retrain_id, status, outcome)
+
+
+async def put_back(database: Database, job: Job) -> None:
+    """Free a training that its holder has to leave, as if it had not been begun: another takes it at once.
+
+    Raises:
+        LostLease: when the training is no longer this holder's.
+    """
+    async with transaction(database) as connection:
+        await _release(connection, job.line, job.retrain_id, job.fence)
+        await connection.execute(PUT_BACK, job.retrain_id)
+
+
+async def note_learned(database: Database, retrain_id: UUID, learned: dict[str, Any]) -> None:
+    """Note which rows a challenger is made from."""
+    await database.execute(NOTE_LEARNED, retrain_id, learned)
 
 
 async def approve(database: Database, retrain_id: UUID) -> None:
-    """Let a request of a line begin that waits for approval.
+    """Let a queued request begin, whatever it waits for; again changes nothing.
 
     Raises:
         UnknownRequest: when there is none.
+        NotWaiting: when it is under way or over, or the line's policy is off.
     """
-    if await database.execute(APPROVE, retrain_id) == "UPDATE 0":
-        raise UnknownRequest(retrain_id)
+    async with transaction(database) as connection:
+        found = await request(connection, retrain_id)
+        if await connection.fetchval("SELECT policy FROM model_lines WHERE line = $1", found.line) == "off":
+            raise NotWaiting(
+                f"the policy of {found.line} is off: choose another one first, twinstream models policy {found.line} approve"
+            )
+        if await connection.execute(APPROVE, retrain_id) == "UPDATE 0":
+            raise NotWaiting(f"retrain {retrain_id} is {found.status} and waits for nobody")
 
 
 async def finished_trainings(database: Database, model_id: UUID) -> int:
@@ -269,8 +358,10 @@ async def _begin(connection: Connection, line: str, retrain_id: UUID, worker: st
     return Job(**row, fence=fence)
 
 
-async def _close(connection: Connection, line: str, retrain_id: UUID, fence: int | None, status: Outcome, outcome: str) -> bool:
+async def _release(connection: Connection, line: str, retrain_id: UUID, fence: int) -> None:
     if await connection.execute(RELEASE, line, retrain_id, fence) == "UPDATE 0":
-        return False
-    await connection.execute(CLOSE, retrain_id, status, outcome)
-    return True
+        raise _lost(retrain_id, fence)
+
+
+def _lost(retrain_id: UUID, fence: int) -> LostLease:
+    return LostLease(f"training {retrain_id} is no longer held with fence {fence}")

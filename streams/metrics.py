@@ -39,6 +39,11 @@ VERDICTS = _counter("twin_drift_verdicts_total", "Rules that fired on a window."
 RETRAINS = _counter(
     "twin_retrains_total", "Retrains by how they ended. Many rejected: more of the same data does not help.", "line", "outcome"
 )
+RETRAINING_STOPPED = _gauge(
+    "twin_retraining_stopped",
+    "1 where a line waits for a person because its last retrains bought nothing: ask why, mend the data, choose the policy again.",
+    "line",
+)
 CHAMPION = _gauge("twin_champion_info", "1 for the model that answers now.", "line", "model_id")
 SIMULATIONS = _counter("twin_simulations_total", "Simulation requests answered, by status.", "status")
 SIMULATION_SECONDS = _seconds("twin_simulation_seconds", "One request from receipt to answer.")

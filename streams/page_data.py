@@ -67,9 +67,10 @@ FROM model_ledger WHERE line = $1 ORDER BY generation DESC LIMIT $2"""
 
 _RETRAIN_ROWS = """
 SELECT r.retrain_id, r.line, r.model_id, r.cause, r.reason, r.evidence, r.requested_at, r.status, r.started_at, r.finished_at,
-       r.outcome, l.comparison
+       r.outcome, l.comparison, e.verdict AS bought, e.final AS bought_final, e.comparison ->> 'reason' AS bought_words
 FROM retrain_requests r
-LEFT JOIN model_ledger l ON l.retrain_id = r.retrain_id AND l.happened IN ('promoted', 'rejected', 'failed')
+LEFT JOIN model_ledger l ON l.retrain_id = r.retrain_id AND l.happened IN ('promoted', 'suggested', 'rejected', 'failed')
+LEFT JOIN promotion_effects e ON e.line = l.line AND e.generation = l.generation
 WHERE r.line = $1
 ORDER BY r.queued_at DESC LIMIT $2"""
 
@@ -119,7 +120,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Retrain:
-    """Why a retrain of a model was asked for, and what came of it."""
+    """Why a retrain of a model was asked for, what came of it, and what its promotion bought, where that was measured."""
 
     retrain_id: UUID
     model_id: UUID
@@ -132,6 +133,9 @@ class Retrain:
     finished_at: datetime | None
     outcome: str
     comparison: dict[str, Any]
+    bought: str | None = None
+    bought_final: bool | None = None
+    bought_words: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,12 @@ class LineLook:
     over_time: tuple[Series, ...]
     history: tuple[ModelEvent, ...]
     retrains: tuple[Retrain, ...]
+
+    @property
+    def stopped(self) -> ModelEvent | None:
+        """How the line stopped retraining by itself, None when it did not, or a person has chosen its policy since."""
+        last = next((event for event in self.history if event.happened in ("policy", "stopped")), None)
+        return last if last is not None and last.happened == "stopped" else None
 
     @property
     def whole(self) -> Window | None:
@@ -293,7 +303,10 @@ def _sums(row: asyncpg.Record) -> tuple[int, ...]:
 
 def _retrain(row: asyncpg.Record) -> Retrain:
     same = ("retrain_id", "model_id", "cause", "reason", "requested_at", "status", "started_at", "finished_at", "outcome")
-    return Retrain(**{name: row[name] for name in same}, evidence=row["evidence"] or {}, comparison=row["comparison"] or {})
+    bought = ("bought", "bought_final", "bought_words")
+    return Retrain(
+        **{name: row[name] for name in (*same, *bought)}, evidence=row["evidence"] or {}, comparison=row["comparison"] or {}
+    )
 
 
 def _run(row: asyncpg.Record) -> Run:

@@ -43,13 +43,26 @@ _ENDS: dict[str, Tone] = {
     "queued": "one",
     "pending": "one",
     "rolled_back": "warn",
+    "stopped": "warn",
+    "suggested": "one",
+    "policy": "muted",
+    "gain": "good",
+    "nothing": "warn",
+    "harm": "bad",
     "test_further": "warn",
     "stale": "muted",
     "rejected": "bad",
     "failed": "bad",
     "do_not_deploy": "bad",
 }
-_MARKED = {"promoted": "promoted", "rejected": "challenger rejected", "rolled_back": "rolled back", "failed": "training failed"}
+_MARKED = {
+    "promoted": "promoted",
+    "suggested": "challenger suggested",
+    "rejected": "challenger rejected",
+    "rolled_back": "rolled back",
+    "failed": "training failed",
+    "stopped": "retraining stopped",
+}
 
 
 def render(seen: Look, settings: Settings, nonce: str) -> str:

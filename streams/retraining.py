@@ -7,25 +7,27 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 import pandas as pd
 
-from engine.gate import GATE_ROWS, Comparison
+from engine.gate import ALL, GATE_ROWS, Comparison
 from engine.retraining import ENOUGH_NEW, FEWEST_NEW, onset, portion
 from engine.twin_model import TwinModel
-from schemas import ModelEvent, line_parts
+from schemas import ModelEvent
 from sql.database import Database
-from sql.history_store import training_rows
+from sql.history_store import OBSERVED, training_rows
 from sql.ledger import Artifact, Ledger
-from sql.retrain_store import Job
-from streams.learning import Lesson, TrainingRefused, learned_apart
+from sql.retrain_store import Job, note_learned
+from streams.learning import TrainingRefused, learned_apart
 from streams.registry import MlflowRegistry
 from streams.settings import Settings
-from streams.training import LEARNED_UNTIL, Until, gate, keep, register
+from streams.shadow import gate, later_rows
+from streams.training import LEARNED_UNTIL, Until, keep, lesson_for, register
 
-__all__ = ["Challenger", "Retraining"]
+__all__ = ["Challenger", "Retraining", "soon"]
 
 LOG = logging.getLogger(__name__)
 
@@ -79,20 +81,20 @@ class Retraining:
 
     async def judged(self, job: Job, challenger: Challenger) -> Comparison:
         """What the gate says of accused and challenger, on everything observed after what the challenger learned from."""
-        rows = await training_rows(self.database, job.line, _soon(self.settings), challenger.until.observed_at)
+        rows = await later_rows(self.database, job.line, soon(self.settings), challenger.until.observed_at)
         accused = await self.load(job.model_id)
-        return await asyncio.to_thread(gate, challenger.until.rows_after(rows), accused, challenger.model)
+        later = challenger.until.rows_after(rows)
+        return await asyncio.to_thread(gate, later, accused, challenger.model, job.evidence.get("segment", ALL))
 
     async def _train(self, job: Job) -> Artifact:
-        rows = await self._rows_to_learn(job)
-        twin_type, brand, target = line_parts(job.line)
-        seed = job.retrain_id.int % 2**32
-        lesson = Lesson(twin_type=twin_type, brand=brand, target=target, seed=seed, seconds=self.settings.training_timeout_s)
+        since, history = await self._rows_to_learn(job)
+        rows = pd.concat([history, since], ignore_index=True)
         labels = {RETRAIN: str(job.retrain_id), LEARNED_UNTIL: str(Until.last_of(rows))}
-        async with learned_apart(lesson, rows) as found:
+        await note_learned(self.database, job.retrain_id, _learned(since, history))
+        async with learned_apart(lesson_for(job.line, self.settings, job.retrain_id.int % 2**32), rows) as found:
             return await keep(self.registry, found, labels)
 
-    async def _rows_to_learn(self, job: Job) -> pd.DataFrame:
+    async def _rows_to_learn(self, job: Job) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Rows since the change; a thousand are waited for while it makes sense, then history fills up what is missing."""
         accused = await self.load(job.model_id)
         until = await self._learned_until(job.line, await Ledger(self.database).artifact(job.model_id))
@@ -101,7 +103,7 @@ class Retraining:
             since = await self._since_the_change(job.line, accused, until)
             division = portion(len(since), n_before=0)
             if division is not None:
-                return since.iloc[: division.learned]
+                return since.iloc[: division.learned], since.iloc[:0]
             waited_s = (datetime.now(UTC) - job.requested_at).total_seconds()
             if waited_s >= patience_s:
                 return await self._filled_up(job.line, since)
@@ -109,11 +111,11 @@ class Retraining:
             await asyncio.sleep(max(0.2, min(patience_s / _MOST_LOOKS, patience_s - waited_s)))
 
     async def _since_the_change(self, line: str, accused: TwinModel, until: Until) -> pd.DataFrame:
-        new = until.rows_after(await training_rows(self.database, line, _soon(self.settings), until.observed_at))
+        new = until.rows_after(await training_rows(self.database, line, soon(self.settings), until.observed_at))
         return await asyncio.to_thread(_after_onset, new, accused)
 
-    async def _filled_up(self, line: str, since: pd.DataFrame) -> pd.DataFrame:
-        everything = await training_rows(self.database, line, _soon(self.settings))
+    async def _filled_up(self, line: str, since: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        everything = await training_rows(self.database, line, soon(self.settings))
         before = everything.iloc[: len(everything) - len(since)]
         division = portion(len(since), len(before))
         if division is None:
@@ -121,8 +123,7 @@ class Retraining:
                 f"{len(since)} outcomes with features since the change are too few: {FEWEST_NEW} to learn from "
                 f"and {GATE_ROWS} later ones to judge on are needed"
             )
-        history = before.iloc[len(before) - division.history :]
-        return pd.concat([history, since.iloc[: division.learned]], ignore_index=True)
+        return since.iloc[: division.learned], before.iloc[len(before) - division.history :]
 
     async def _learned_until(self, line: str, artifact: Artifact) -> Until:
         """The last row that a model learned from; of one that was registered without it, the beginning of the present reign."""
@@ -133,6 +134,13 @@ class Retraining:
         return Until(state.effective_from or state.at, "")
 
 
+def _learned(since: pd.DataFrame, history: pd.DataFrame) -> dict[str, Any]:
+    """Which rows a challenger learns from, for people who ask later."""
+    times = since[OBSERVED]
+    told = {"rows": len(since), "history_rows": len(history), "as_of": datetime.now(UTC).isoformat()}
+    return told | {"since": times.iloc[0].isoformat(), "until": times.iloc[-1].isoformat()}
+
+
 def _after_onset(rows: pd.DataFrame, accused: TwinModel) -> pd.DataFrame:
     if rows.empty:
         return rows
@@ -140,6 +148,6 @@ def _after_onset(rows: pd.DataFrame, accused: TwinModel) -> pd.DataFrame:
     return rows.iloc[onset(errors, accused.card.baseline) :]
 
 
-def _soon(settings: Settings) -> datetime:
+def soon(settings: Settings) -> datetime:
     """Nothing that was observed can be later than this."""
     return datetime.now(UTC) + timedelta(seconds=settings.skew_s)

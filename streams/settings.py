@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from sql.retrain_store import Limits
 from sql.settings import PostgresSettings
 
 __all__ = ["ROLES", "Role", "Settings", "settings"]
@@ -45,7 +46,10 @@ class Settings(PostgresSettings):
 
     cooldown_s: float = Field(default=3600.0, ge=0)
     retrain_budget_a_day: int = Field(default=4, ge=1)
+    breaker_failures: int = Field(default=3, ge=1)
+    breaker_s: float = Field(default=86_400.0, gt=0)
     training_timeout_s: float = Field(default=1800.0, gt=0)
+    training_memory_mb: int = Field(default=8192, ge=512)
     lease_s: float = Field(default=60.0, gt=0)
 
     session_timeout_s: float = Field(default=20.0, gt=0)
@@ -63,6 +67,11 @@ class Settings(PostgresSettings):
                 allowed = f"below session_timeout_s, {self.session_timeout_s:g} s"
                 raise ValueError(f"postgres_{name}_timeout_s is {seconds:g} s: it has to be {allowed}")
         return self
+
+    @property
+    def retrain_limits(self) -> Limits:
+        """What keeps the trainings of a line apart."""
+        return Limits(self.lease_s, self.cooldown_s, self.retrain_budget_a_day, self.breaker_failures, self.breaker_s)
 
     def port_of(self, role: Role) -> int:
         """Port on which the process of a role serves ``/metrics``, ``/health`` and ``/ready``."""

@@ -12,7 +12,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-from engine.gate import GATE_ROWS, Comparison, Judged, compare
+from engine.gate import GATE_ROWS, Comparison
 from engine.twin_model import TwinModel
 from schemas import TWIN_TYPES, Brand, ModelCard, ModelEvent, TwinType, line_parts, model_line
 from sql.database import Database
@@ -21,8 +21,9 @@ from sql.ledger import Artifact, Ledger
 from streams.learning import Learned, Lesson, TrainingRefused, learned_apart
 from streams.registry import MlflowRegistry
 from streams.settings import Settings
+from streams.shadow import gate
 
-__all__ = ["LEARNED_UNTIL", "Trained", "Until", "gate", "keep", "register", "train_line"]
+__all__ = ["LEARNED_UNTIL", "Trained", "Until", "keep", "lesson_for", "register", "train_line"]
 
 LEARNED_UNTIL = "learned_until"
 """Label of a registered model: the last row that it learned from."""
@@ -115,7 +116,7 @@ async def train_line(
     rows = _ordered(frame, name, await database.fetchval("SELECT clock_timestamp()"))
     unseen = await _unseen(database, line, rows)
     learned, held_out = (rows, unseen.iloc[:0]) if champion is None else _with_held_out(rows, unseen)
-    lesson = Lesson(twin_type=twin_type, brand=brand, target=name, seed=seed, seconds=settings.training_timeout_s)
+    lesson = lesson_for(line, settings, seed)
     async with learned_apart(lesson, learned) as found:
         artifact = await keep(registry, found, {LEARNED_UNTIL: str(Until.last_of(learned))})
         await add_history(database, line, unseen, source)
@@ -125,6 +126,19 @@ async def train_line(
     if event.champion == card.model_id:
         await asyncio.to_thread(registry.crown, line, artifact.mlflow_run_id)
     return Trained(card, artifact, event, comparison)
+
+
+def lesson_for(line: str, settings: Settings, seed: int) -> Lesson:
+    """What a training of a line is, and what it may take."""
+    twin_type, brand, target = line_parts(line)
+    return Lesson(
+        twin_type=twin_type,
+        brand=brand,
+        target=target,
+        seed=seed,
+        seconds=settings.training_timeout_s,
+        memory_bytes=settings.training_memory_mb * 2**20,
+    )
 
 
 def _ordered(frame: pd.DataFrame, target: str, now: datetime) -> pd.DataFrame:
@@ -185,11 +199,10 @@ async def _against_champion(
 async def _decide(ledger: Ledger, card: ModelCard, comparison: Comparison | None, source: str) -> ModelEvent:
     if comparison is None:
         return await ledger.promote(card.line, card.model_id, reason=f"first champion of the line, trained on {source}")
-    write = ledger.promote if comparison.promote else ledger.reject
-    return await write(card.line, card.model_id, reason=comparison.reason, comparison=comparison.numbers())
-
-
-def gate(rows: pd.DataFrame, champion: TwinModel, challenger: TwinModel) -> Comparison:
-    """Judge two models on the same rows."""
-    actual = rows[champion.card.target].to_numpy(dtype=float)
-    return compare(actual, champion=Judged(*champion.predict_all(rows)), challenger=Judged(*challenger.predict_all(rows)))
+    return await ledger.conclude(
+        "promoted" if comparison.promote else "rejected",
+        card.line,
+        card.model_id,
+        reason=comparison.reason,
+        comparison=comparison.numbers(),
+    )

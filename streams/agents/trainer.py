@@ -1,4 +1,7 @@
-"""Turns alarms into trainings, at most one a cause: a challenger learns, the gate judges it, the ledger says who is champion."""
+"""Turns alarms into trainings, at most one a cause: a challenger learns, the gate judges it, the ledger says who is champion.
+
+Three things go on side by side: trainings, one at a time; the copies of the ledger; and the watch over what promotions buy.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,22 @@ import socket
 from collections import OrderedDict
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
+import asyncpg
 from pydantic import ValidationError
 
-from schemas import ModelEvent, RetrainEvent
+from schemas import RetrainEvent
 from sql.ledger import Ledger, LostLease, StaleRetrain, UnknownModel
-from sql.retrain_store import Job, enqueue, finish, heartbeat, take
+from sql.retrain_store import MOST_TRIES, Job, enqueue, finish, heartbeat, put_back, take
+from streams.aftermath import Aftermath
 from streams.answering import in_words, persist, settle
 from streams.app import TwinApp
+from streams.copies import Copies
 from streams.dead_letters import ContainsNul, KafkaRecord, bury, without_nul
 from streams.learning import TrainingFailed, TrainingRefused
-from streams.metrics import CHAMPION, RETRAINS
+from streams.metrics import RETRAINS
 from streams.models import Models
 from streams.registry import MlflowRegistry
 from streams.retraining import Retraining
@@ -32,16 +38,18 @@ __all__ = ["attach"]
 LOG = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.5
-_TELL_EVERY_S = 30.0
+_REWRITE_EVERY = 60  # looks between two rewritings of every copy
+_WATCH_EVERY_S = 2.0
 _BEATS_A_LEASE = 4
 _IDS_KEPT = 10_000
 
 
 def attach(app: TwinApp) -> None:
-    """Let the app take retrain events and work them off."""
+    """Let the app take retrain events, work them off, tell of it, and watch what comes of it."""
     trainer = _Trainer(app)
     app.agent(app.raw_topic(topic_of(RetrainEvent)), name="trainer", concurrency=1)(trainer.run)
-    app.task(trainer.work)
+    for task in (trainer.work, trainer.tell, trainer.watch):
+        app.task(task)
 
 
 class _Trainer:
@@ -49,7 +57,6 @@ class _Trainer:
         self._app = app
         self._registry = MlflowRegistry(app.settings.mlflow_uri)
         self._stored: OrderedDict[UUID, None] = OrderedDict()
-        self._copies = _Copies(app, self._registry)
 
     async def run(self, events: Any) -> None:
         """Make event after event a row; ten thousand of one cause are one."""
@@ -59,17 +66,29 @@ class _Trainer:
 
     async def work(self) -> None:
         """Work off the rows, one at a time, for as long as the app runs."""
-        told_at = float("-inf")
         while not self._app.should_stop:
-            if _now() - told_at >= _TELL_EVERY_S:
-                await settle(self._app, self._copies.rewrite, _say_later, part="mlflow")
-                told_at = _now()
             job = await persist(self._take, part="postgres")
             if job is None:
                 await asyncio.sleep(_LOOK_EVERY_S)
             else:
                 await settle(self._app, partial(self._do, job), partial(self._fail, job))
-                told_at = float("-inf")
+
+    async def tell(self) -> None:
+        """Say what happened to any line, within a second."""
+        copies, look = Copies(self._app, self._registry), 0
+        while not self._app.should_stop:
+            rewrite = partial(copies.rewrite, all_of_them=look % _REWRITE_EVERY == 0)
+            await settle(self._app, rewrite, partial(_later, "the copies of the ledger"), part="mlflow")
+            look += 1
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def watch(self) -> None:
+        """Measure what promotions buy, and take back what does harm."""
+        models = Models(self._app.pool, self._registry, size=2)
+        aftermath = Aftermath(self._app.pool, models.get, self._app.settings)
+        while not self._app.should_stop:
+            await settle(self._app, aftermath.look, partial(_later, "the effects of promotions"))
+            await asyncio.sleep(_WATCH_EVERY_S)
 
     async def _store(self, record: KafkaRecord) -> None:
         event = RetrainEvent.model_validate_json(without_nul(record.value))
@@ -77,19 +96,14 @@ class _Trainer:
             return
         status = await enqueue(self._app.pool, event)
         LOG.info("retrain %s of %s is %s: %s", event.retrain_id, event.line, status, event.reason)
+        if status == "stale":
+            _count(event.line, "stale")
         self._stored[event.retrain_id] = None
         if len(self._stored) > _IDS_KEPT:
             self._stored.popitem(last=False)
 
     async def _take(self) -> Job | None:
-        settings = self._app.settings
-        return await take(
-            self._app.pool,
-            f"{socket.gethostname()}:{os.getpid()}",
-            lease_s=settings.lease_s,
-            cooldown_s=settings.cooldown_s,
-            budget_a_day=settings.retrain_budget_a_day,
-        )
+        return await take(self._app.pool, f"{socket.gethostname()}:{os.getpid()}", self._app.settings.retrain_limits)
 
     async def _do(self, job: Job) -> None:
         try:
@@ -98,18 +112,21 @@ class _Trainer:
             LOG.warning("%s", lost)
         except StaleRetrain as stale:
             await finish(self._app.pool, job, "stale", in_words(stale))
-            _count(job, "stale")
+            _count(job.line, "stale")
+        except asyncio.CancelledError:
+            await self._put_back(job)
+            raise
 
     async def _retrain(self, job: Job) -> None:
+        if job.tries > MOST_TRIES:
+            raise TrainingFailed(f"given up: {MOST_TRIES} workers began this training and none came to an end")
         LOG.info("training a challenger for %s, retrain %s, try %d", job.line, job.retrain_id, job.tries)
         models = Models(self._app.pool, self._registry, size=1)
         steps = Retraining(self._app.pool, self._registry, models.get, self._app.settings)
         challenger = await steps.challenger(job)
-        await self._copies.tell(job.line)
         comparison = await steps.judged(job, challenger)
-        ledger = Ledger(self._app.pool)
-        write = ledger.promote if comparison.promote else ledger.reject
-        event = await write(
+        event = await Ledger(self._app.pool).conclude(
+            await self._end(job, promote=comparison.promote),
             job.line,
             challenger.model.card.model_id,
             retrain_id=job.retrain_id,
@@ -118,19 +135,33 @@ class _Trainer:
             comparison=comparison.numbers(),
         )
         LOG.info("%s: %s %s: %s", job.line, event.model_id, event.happened, event.reason)
-        _count(job, event.happened)
+        _count(job.line, event.happened)
+
+    async def _end(self, job: Job, *, promote: bool) -> Literal["promoted", "suggested", "rejected"]:
+        """What becomes of a challenger; a line that suggests leaves its promotion to a person."""
+        if not promote:
+            return "rejected"
+        policy = await Ledger(self._app.pool).policy(job.line)
+        return "suggested" if policy == "suggest" and job.cause == "drift" else "promoted"
 
     async def _fail(self, job: Job, error: Exception) -> None:
         if not isinstance(error, TrainingRefused | TrainingFailed):
             LOG.error("retrain %s of %s failed", job.retrain_id, job.line, exc_info=error)
-        reason = in_words(error)
+        ledger, reason = Ledger(self._app.pool), in_words(error)
         try:
-            await Ledger(self._app.pool).fail(job.line, job.model_id, retrain_id=job.retrain_id, fence=job.fence, reason=reason)
+            await ledger.conclude("failed", job.line, job.model_id, retrain_id=job.retrain_id, fence=job.fence, reason=reason)
         except LostLease as lost:
             LOG.warning("%s", lost)
             return
         LOG.warning("retrain %s of %s came to nothing: %s", job.retrain_id, job.line, reason)
-        _count(job, "failed")
+        _count(job.line, "failed")
+
+    async def _put_back(self, job: Job) -> None:
+        """Leave a training in good order: the next worker takes it at once."""
+        try:
+            await put_back(self._app.pool, job)
+        except (LostLease, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # the lease ends by itself, only later
+            LOG.warning("training %s could not be put back: %s", job.retrain_id, in_words(error))
 
     async def _while_held(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
         """Do the work as long as the lease is ours, and show signs of life meanwhile."""
@@ -149,65 +180,12 @@ class _Trainer:
             await asyncio.sleep(self._app.settings.lease_s / _BEATS_A_LEASE)
 
 
-class _Copies:
-    """What is written beside the ledger: ``model-events``, MLflow's alias, the metric. Rewritten until they agree with it."""
-
-    def __init__(self, app: TwinApp, registry: MlflowRegistry) -> None:
-        self._app = app
-        self._registry = registry
-        self._told: dict[str, int] = {}
-        self._shown: dict[str, UUID] = {}
-
-    async def rewrite(self) -> None:
-        """Bring the copies of every line up to date."""
-        for line in await Ledger(self._app.pool).lines():
-            await self.tell(line)
-            await self._crown(line)
-
-    async def tell(self, line: str) -> None:
-        """Say what happened to a line since it was last told; its state, when it was not told of yet."""
-        ledger = Ledger(self._app.pool)
-        state = await ledger.state(line)
-        told = self._told.get(line)
-        if told == state.generation:
-            return
-        events = [state] if told is None else [event for event in await ledger.history(line) if event.generation > told]
-        for event in events:
-            await self._app.say(event, key=line)
-            self._told[line] = event.generation
-        self._show(state)
-
-    def _show(self, state: ModelEvent) -> None:
-        before = self._shown.pop(state.line, None)
-        if before is not None:
-            CHAMPION.remove(state.line, str(before))
-        if state.champion is not None:
-            CHAMPION.labels(line=state.line, model_id=str(state.champion)).set(1)
-            self._shown[state.line] = state.champion
-
-    async def _crown(self, line: str) -> None:
-        ledger = Ledger(self._app.pool)
-        champion = await ledger.champion(line)
-        if champion is None:
-            return
-        try:
-            run = (await ledger.artifact(champion)).mlflow_run_id
-        except UnknownModel:  # stored with a population, never registered
-            return
-        if await asyncio.to_thread(self._registry.champion_run, line) != run:
-            await asyncio.to_thread(self._registry.crown, line, run)
+def _count(line: str, outcome: str) -> None:
+    RETRAINS.labels(line=line, outcome=outcome).inc()
 
 
-def _count(job: Job, outcome: str) -> None:
-    RETRAINS.labels(line=job.line, outcome=outcome).inc()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def _say_later(error: Exception) -> None:
-    LOG.error("the copies of the ledger could not be rewritten, they will be later", exc_info=error)
+async def _later(what: str, error: Exception) -> None:
+    LOG.error("%s could not be looked after, they will be later", what, exc_info=error)
 
 
 async def _refuse(app: TwinApp, record: KafkaRecord, error: Exception) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -14,16 +16,20 @@ import pandas as pd
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from deploy.stack.part import free_port
+from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
-from schemas import ModelEvent, RetrainEvent
+from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
 from sql.history_store import add_history
 from sql.ledger import Ledger
 from sql.retrain_store import enqueue, requests, take
+from streams.client import TwinClient
 from streams.metrics import RETRAINS
 from streams.models import Models
 from streams.registry import MlflowRegistry
 from streams.retraining import Retraining
-from streams.settings import Settings
+from streams.role import play
+from streams.settings import ROLES, Settings
 from streams.worker import Workers
 
 LINE, TARGET = "hcp:kisqali:prescribing_change", "prescribing_change"
@@ -54,10 +60,10 @@ def an_alarm(accused) -> RetrainEvent:
     )
 
 
-async def observe(pool, since: datetime, n: int = 1700) -> None:
+async def observe(pool, since: datetime, n: int = 1700, shift: float = 0.3) -> None:
     """Outcomes of a world in which primary care prescribes less, 20 a second."""
     frame = sample_hcps(n, np.random.default_rng(9))
-    frame[TARGET] -= 0.3 * (frame["specialty"] == "primary_care")
+    frame[TARGET] -= shift * (frame["specialty"] == "primary_care")
     times = pd.to_datetime([since + timedelta(seconds=0.05 * (row + 1)) for row in range(n)], utc=True)
     await add_history(pool, LINE, frame.assign(entity_id=[f"seen-{row}" for row in range(n)], observed_at=times), "outcomes")
 
@@ -78,6 +84,18 @@ async def until(found, wanted):
         while not wanted(value := await found()):  # noqa: ASYNC110  # others do it, no event of ours tells
             await asyncio.sleep(0.1)
         return value
+
+
+def a_request() -> SimulationRequest:
+    email = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+    return SimulationRequest(
+        simulation_id=uuid4(),
+        requested_at=datetime.now(UTC),
+        twin_type=TwinType.HCP,
+        brand=Brand.KISQALI,
+        intervention=email,
+        twin_count=500,
+    )
 
 
 def retrains(outcome: str) -> float:
@@ -102,27 +120,111 @@ def trainings_for(registry: MlflowRegistry, retrain_id: UUID) -> int:
     return len(registry.client.search_runs([experiment.experiment_id], wanted))
 
 
-async def test_ten_thousand_alarms_of_one_cause_give_one_training_and_one_promotion(
-    service, client, promoted, pool, listener, registry, settings
+async def test_ten_thousand_alarms_from_three_workers_give_three_trainers_one_training_and_one_promotion(
+    service, promoted, pool, listener, registry, settings
 ):
     await observe(pool, promoted.effective_from)
     alarm, before = an_alarm(promoted.champion), retrains("promoted")
-    value = alarm.model_dump_json().encode()
-    for _ in range(20):
-        await asyncio.gather(*(client.publish_bytes(TOPIC, LINE.encode(), value) for _ in range(500)))
-    async with service(["trainer"]):
+    await asyncio.gather(*(_sound(settings, alarm, 10_000 // 3 + (worker == 0)) for worker in range(3)))
+    async with service(["trainer"]), _another_trainer(settings), _another_trainer(settings):
         state = await ended(pool, "promoted")
         await until(lambda: acknowledged(settings), lambda done: done == 10_000)
-        told = await listener.events(ModelEvent, 3)
+        told = await listener.events(ModelEvent, 4)
         run = (await Ledger(pool).artifact(state.champion)).mlflow_run_id
         await until(lambda: asyncio.to_thread(registry.champion_run, LINE), lambda crowned: crowned == run)
+        await asyncio.sleep(2.0)
     assert [found.status for found in await requests(pool, LINE)] == ["promoted"]
-    assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted", "trained", "promoted"]
+    assert [event.happened for event in told] == ["trained", "promoted", "trained", "promoted"]
+    assert told == await Ledger(pool).history(LINE)
+    assert await listener.count("model-events") == 4
     assert trainings_for(registry, alarm.retrain_id) == 1
-    assert told == [promoted, *(await Ledger(pool).history(LINE))[2:]]
     assert state.retrain_id == alarm.retrain_id
     assert state.comparison["mae"]["challenger"] < state.comparison["mae"]["champion"]
     assert retrains("promoted") == before + 1
+
+
+async def _sound(settings: Settings, alarm: RetrainEvent, times: int) -> None:
+    """What one worker does whose alarm goes on and on."""
+    value = alarm.model_dump_json().encode()
+    async with TwinClient(settings, name="fidelity") as client:
+        for first in range(0, times, 500):
+            await asyncio.gather(*(client.publish_bytes(TOPIC, LINE.encode(), value) for _ in range(min(500, times - first))))
+
+
+@asynccontextmanager
+async def _another_trainer(settings: Settings) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    playing = asyncio.create_task(play("trainer", settings.model_copy(update={"web_port": free_port(len(ROLES))}), stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await playing
+
+
+async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one_takes_it_at_once(
+    service, client, promoted, pool, settings
+):
+    await observe(pool, promoted.effective_from)
+    async with service(["trainer"]):
+        await client.publish(an_alarm(promoted.champion))
+        await until(lambda: asyncio.to_thread(_trainings_under, os.getpid()), bool)
+    (row,) = await requests(pool, LINE)
+    assert (row.status, row.tries) == ("queued", 0)
+    assert _trainings_under(os.getpid()) == []
+    job = await take(pool, "the next one", settings.retrain_limits)
+    assert job is not None
+    assert job.tries == 1
+
+
+async def test_a_training_that_nobody_brings_to_an_end_is_closed_with_a_word_in_the_ledger(service, promoted, pool, settings):
+    await enqueue(pool, alarm := an_alarm(promoted.champion))
+    hasty = settings.model_copy(update={"lease_s": 0.001}).retrain_limits
+    for worker in range(3):
+        assert await take(pool, f"one that died, {worker}", hasty) is not None
+    async with service(["trainer"]):
+        state = await ended(pool, "failed")
+    assert (state.retrain_id, state.champion) == (alarm.retrain_id, promoted.champion)
+    assert state.reason == "given up: 3 workers began this training and none came to an end"
+    (row,) = await requests(pool, LINE)
+    assert row.status == "failed"
+
+
+async def test_a_line_that_suggests_trains_and_leaves_the_promotion_to_a_person(service, client, promoted, pool):
+    await observe(pool, promoted.effective_from)
+    await Ledger(pool).set_policy(LINE, "suggest")
+    async with service(["trainer"]):
+        await client.publish(an_alarm(promoted.champion))
+        state = await ended(pool, "suggested")
+    assert state.champion == promoted.champion
+    assert state.comparison["mae"]["challenger"] < state.comparison["mae"]["champion"]
+    crowned = await Ledger(pool).promote(LINE, state.model_id, reason="a person said so")
+    assert crowned.champion == state.model_id
+
+
+async def test_a_promotion_that_does_harm_is_taken_back_and_every_worker_follows(
+    service, client, champion, promoted, pool, registry, listener
+):
+    upside_down = sample_hcps(1500, np.random.default_rng(3))
+    upside_down[TARGET] = -upside_down[TARGET]
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1, seed=1)
+    generator.train(upside_down)
+    bad = generator.model.card
+    artifact = await asyncio.to_thread(registry.save, generator.model)
+    ledger = Ledger(pool)
+    await ledger.register_model(bad.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id}), artifact.sha256)
+    async with service(["trainer", "simulation"]):
+        event = await ledger.promote(LINE, bad.model_id, reason="a gate that was fooled", comparison={"n": 500})
+        answer = await client.request(a_request(), timeout_s=PATIENCE_S)
+        assert answer.model_id == bad.model_id
+        await observe(pool, event.effective_from, 600, shift=0.0)
+        back = await until(lambda: ledger.state(LINE), lambda state: state.happened == "rolled_back")
+        answer = await client.request(a_request(), timeout_s=PATIENCE_S)
+        told = await listener.events(ModelEvent, 5)
+    assert back.champion == answer.model_id == promoted.champion
+    assert "worse than its predecessor" in back.reason
+    assert back.comparison["mae"]["difference"] > 0
+    assert told[-1] == back
 
 
 async def test_a_trainer_killed_in_the_middle_of_a_training_is_resumed_to_one_promotion(
@@ -152,7 +254,7 @@ async def test_a_training_that_finished_before_the_trainer_died_is_judged_and_no
     await observe(pool, promoted.effective_from)
     alarm = an_alarm(promoted.champion)
     await enqueue(pool, alarm)
-    job = await take(pool, "one that died", lease_s=settings.lease_s, cooldown_s=0.0, budget_a_day=4)
+    job = await take(pool, "one that died", settings.retrain_limits)
     challenger = await Retraining(pool, registry, Models(pool, registry, 1).get, settings).challenger(job)
     async with service(["trainer"]):
         state = await ended(pool, "promoted")
@@ -167,7 +269,7 @@ async def test_a_retrain_that_cannot_be_done_fails_with_its_reason_and_the_champ
     async with service(["trainer"]):
         await client.publish(an_alarm(promoted.champion))
         state = await ended(pool, "failed")
-        told = await listener.events(ModelEvent, 2)
+        told = await listener.events(ModelEvent, 3)
     assert state.champion == promoted.champion
     assert "outcomes with features since the change are too few" in state.reason
     assert told[-1] == state
@@ -201,7 +303,7 @@ async def test_what_others_promote_is_told_and_crowned_by_the_trainer(service, p
     wrong = (await asyncio.to_thread(registry.save, usurper)).mlflow_run_id
     await asyncio.to_thread(registry.crown, LINE, wrong)
     async with service(["trainer"]):
-        assert await listener.events(ModelEvent, 1) == [promoted]
+        assert (await listener.events(ModelEvent, 2))[-1] == promoted
         run = (await Ledger(pool).artifact(promoted.champion)).mlflow_run_id
         await until(lambda: asyncio.to_thread(registry.champion_run, LINE), lambda crowned: crowned == run)
 

@@ -20,7 +20,7 @@ from schemas import Brand, RetrainEvent, TwinType
 from sql.database import open_pool
 from sql.history_store import add_history, training_rows
 from sql.ledger import Ledger, UnknownModel
-from sql.retrain_store import enqueue, request, take
+from sql.retrain_store import Limits, enqueue, request, take
 from streams.learning import TrainingRefused
 from streams.model_parts import write_parts
 from streams.models import Models
@@ -108,7 +108,7 @@ async def accused(pool, first):
         reason="MAE rose",
     )
     await enqueue(pool, event)
-    return await take(pool, "test", lease_s=60.0, cooldown_s=0.0, budget_a_day=10)
+    return await take(pool, "test", Limits(cooldown_s=0.0, budget_a_day=10))
 
 
 def steps(pool, registry, settings):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from schemas import Baseline, Brand, ModelCard, ModelEvent, RetrainEvent, TwinModelMetrics, TwinType
 from sql.database import Pool, open_pool
-from sql.ledger import Ledger, LostLease, NoPredecessor, StaleRetrain, UnknownLine, UnknownModel
-from sql.retrain_store import Job, enqueue, request, take
+from sql.ledger import Effect, Ledger, LostLease, NoPredecessor, Promotion, StaleRetrain, UnknownLine, UnknownModel
+from sql.retrain_store import Job, Limits, enqueue, request, take
 
 LINE = "hcp:kisqali:prescribing_change"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -75,7 +77,7 @@ async def retraining(pool: Pool, accused: UUID) -> Job:
         retrain_id=uuid4(), line=LINE, model_id=accused, attempt=0, requested_at=LONG_AGO, cause="request", reason="of a test"
     )
     await enqueue(pool, event)
-    job = await take(pool, "w1", lease_s=60, cooldown_s=0, budget_a_day=9)
+    job = await take(pool, "w1", Limits(lease_s=60, cooldown_s=0, budget_a_day=9))
     assert job is not None
     return job
 
@@ -99,8 +101,8 @@ async def test_the_account_tells_everything_in_order_with_the_state_after_it(led
     first, second, third = [await registered(ledger) for _ in range(3)]
     await ledger.promote(LINE, first, reason="the first")
     await ledger.promote(LINE, second, comparison={"n": 500})
-    await ledger.reject(LINE, third, reason="not better")
-    await ledger.fail(LINE, second, reason="out of time")
+    await ledger.conclude("rejected", LINE, third, reason="not better")
+    await ledger.conclude("failed", LINE, second, reason="out of time")
     await ledger.roll_back(LINE, "a person said so")
     told = await ledger.history(LINE)
     assert [event.generation for event in told] == list(range(1, 9))
@@ -198,7 +200,10 @@ async def test_promotion_and_the_end_of_its_retrain_are_one(pool: Pool, ledger: 
 
 async def test_a_rejection_can_be_asked_for_again_too(pool: Pool, ledger: Ledger) -> None:
     job, challenger = await retraining(pool, await crowned(ledger)), await registered(ledger)
-    said = [await ledger.reject(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="worse") for _ in range(2)]
+    said = [
+        await ledger.conclude("rejected", LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="worse")
+        for _ in range(2)
+    ]
     assert said[0] == said[1]
     assert (await request(pool, job.retrain_id)).status == "rejected"
 
@@ -206,7 +211,7 @@ async def test_a_rejection_can_be_asked_for_again_too(pool: Pool, ledger: Ledger
 async def test_an_older_fence_promotes_nothing(pool: Pool, ledger: Ledger) -> None:
     accused = await crowned(ledger)
     job, challenger = await retraining(pool, accused), await registered(ledger)
-    taken_over = await take(pool, "w2", lease_s=0, cooldown_s=0, budget_a_day=9)
+    taken_over = await take(pool, "w2", Limits(lease_s=0, cooldown_s=0, budget_a_day=9))
     assert taken_over is not None
     with pytest.raises(LostLease):
         await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence)
@@ -281,20 +286,123 @@ async def test_what_nobody_knows_is_refused_by_name(ledger: Ledger) -> None:
     with pytest.raises(UnknownModel):
         await ledger.card(uuid4())
     with pytest.raises(UnknownModel):
-        await ledger.reject(LINE, uuid4())
+        await ledger.conclude("rejected", LINE, uuid4())
     with pytest.raises(ValueError, match="belong together"):
-        await ledger.reject(LINE, uuid4(), retrain_id=uuid4())
+        await ledger.conclude("rejected", LINE, uuid4(), retrain_id=uuid4())
 
 
-async def test_a_policy_is_one_of_three(ledger: Ledger) -> None:
+async def test_a_policy_is_one_of_four_and_its_choice_is_written_down(ledger: Ledger) -> None:
     await registered(ledger)
     assert await ledger.policy(LINE) == "auto"
-    await ledger.set_policy(LINE, "approve")
+    event = await ledger.set_policy(LINE, "approve", "the year's end")
     assert await ledger.policy(LINE) == "approve"
-    with pytest.raises(ValueError, match="approve, auto, off"):
+    assert (event.happened, event.reason) == ("policy", "auto -> approve; the year's end")
+    with pytest.raises(ValueError, match="approve, auto, off, suggest"):
         await ledger.set_policy(LINE, "maybe")
     with pytest.raises(UnknownLine):
         await ledger.set_policy("hcp:fabhalta:prescribing_change", "off")
+
+
+async def test_what_is_written_cannot_be_written_again(pool: Pool, ledger: Ledger) -> None:
+    await crowned(ledger)
+    for forgery in ("UPDATE model_ledger SET reason = 'better'", "DELETE FROM model_ledger", "TRUNCATE model_ledger CASCADE"):
+        with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+            await pool.execute(forgery)
+
+
+async def drifted(pool: Pool, accused: UUID) -> Job:
+    """A training that drift asked for, taken by a worker."""
+    event = RetrainEvent(
+        retrain_id=uuid4(), line=LINE, model_id=accused, attempt=0, requested_at=LONG_AGO, cause="drift", reason="of a test"
+    )
+    await enqueue(pool, event)
+    job = await take(pool, "w1", Limits(cooldown_s=0, budget_a_day=9))
+    assert job is not None
+    return job
+
+
+async def rejected(pool: Pool, ledger: Ledger, accused: UUID) -> None:
+    job = await drifted(pool, accused)
+    told = {"retrain_id": job.retrain_id, "fence": job.fence}
+    await ledger.conclude("rejected", LINE, await registered(ledger), **told, reason="no better")
+
+
+async def succeeded(pool: Pool, ledger: Ledger) -> Promotion:
+    """A promotion that the gate decided for a retrain."""
+    champion = await ledger.champion(LINE)
+    assert champion is not None
+    job, challenger = await drifted(pool, champion), await registered(ledger)
+    await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="better", comparison={"n": 500})
+    promotion = (await ledger.watched())[-1]
+    assert (promotion.model_id, promotion.against, promotion.retrain_id) == (challenger, champion, job.retrain_id)
+    return promotion
+
+
+def measured(promotion: Promotion, verdict: Literal["gain", "nothing", "harm", "unknown"], *, final: bool = True) -> Effect:
+    return Effect(promotion.line, promotion.generation, 2000, verdict, final, {"reason": "of a test"})
+
+
+async def test_two_retrains_in_a_row_that_bought_nothing_stop_the_line_which_says_so(pool: Pool, ledger: Ledger) -> None:
+    accused = await crowned(ledger)
+    await rejected(pool, ledger, accused)
+    assert await ledger.policy(LINE) == "auto"
+    await rejected(pool, ledger, accused)
+    assert await ledger.policy(LINE) == "approve"
+    stopped = await ledger.state(LINE)
+    assert (stopped.happened, stopped.champion) == ("stopped", accused)
+    assert "2 retrains in a row bought nothing" in stopped.reason
+
+
+async def test_a_person_who_chooses_the_policy_again_gives_the_line_two_more(pool: Pool, ledger: Ledger) -> None:
+    accused = await crowned(ledger)
+    for _ in range(2):
+        await rejected(pool, ledger, accused)
+    await ledger.set_policy(LINE, "auto")
+    await rejected(pool, ledger, accused)
+    assert await ledger.policy(LINE) == "auto"
+    await rejected(pool, ledger, accused)
+    assert await ledger.policy(LINE) == "approve"
+
+
+async def test_a_promotion_that_bought_something_ends_the_row(pool: Pool, ledger: Ledger) -> None:
+    await rejected(pool, ledger, await crowned(ledger))
+    await ledger.note_effect(promotion := await succeeded(pool, ledger), measured(promotion, "gain"))
+    await rejected(pool, ledger, promotion.model_id)
+    assert await ledger.policy(LINE) == "auto"
+
+
+async def test_a_promotion_counts_as_in_vain_once_that_is_final(pool: Pool, ledger: Ledger) -> None:
+    await rejected(pool, ledger, await crowned(ledger))
+    promotion = await succeeded(pool, ledger)
+    assert await ledger.note_effect(promotion, measured(promotion, "nothing", final=False)) is None
+    assert await ledger.policy(LINE) == "auto"
+    stopped = await ledger.note_effect(promotion, measured(promotion, "nothing"))
+    assert stopped is not None
+    assert stopped.happened == "stopped"
+    assert await ledger.champion(LINE) == promotion.model_id
+    assert await ledger.watched() == []
+
+
+async def test_a_champion_that_does_harm_is_rolled_back_once(pool: Pool, ledger: Ledger) -> None:
+    first = await crowned(ledger)
+    promotion = await succeeded(pool, ledger)
+    back = await ledger.note_effect(promotion, measured(promotion, "harm"))
+    assert back is not None
+    assert (back.happened, back.champion, back.retrain_id) == ("rolled_back", first, promotion.retrain_id)
+    assert await ledger.note_effect(promotion, measured(promotion, "harm")) is None
+    assert promotion.retrain_id is not None
+    effect = await ledger.effect(promotion.retrain_id)
+    assert effect is not None
+    assert (effect.verdict, effect.n, effect.final) == ("harm", 2000, True)
+
+
+async def test_what_a_person_promoted_is_measured_and_not_undone(pool: Pool, ledger: Ledger) -> None:
+    await crowned(ledger)
+    second = await crowned(ledger)
+    (promotion,) = await ledger.watched()
+    assert not promotion.by_gate
+    assert await ledger.note_effect(promotion, measured(promotion, "harm")) is None
+    assert await ledger.champion(LINE) == second
 
 
 async def test_lines_keep_the_panes_they_were_made_with(pool: Pool, ledger: Ledger) -> None:

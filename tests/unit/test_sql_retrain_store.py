@@ -14,8 +14,11 @@ from schemas import RetrainEvent
 from sql.database import Pool, open_pool
 from sql.model_rows import UnknownModel
 from sql.retrain_store import (
+    MOST_TRIES,
     Job,
+    Limits,
     LostLease,
+    NotWaiting,
     Outcome,
     UnknownRequest,
     approve,
@@ -23,9 +26,12 @@ from sql.retrain_store import (
     finish,
     finished_trainings,
     heartbeat,
+    note_learned,
+    put_back,
     request,
     requests,
     take,
+    waits_for,
 )
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -75,7 +81,7 @@ def alarm(model_id: UUID, attempt: int = 0, line: str = LINE, cause: Literal["dr
 async def taken(
     pool: Pool, worker: str = "w1", lease_s: float = 60.0, cooldown_s: float = 0.0, budget_a_day: int = 100
 ) -> Job | None:
-    return await take(pool, worker, lease_s=lease_s, cooldown_s=cooldown_s, budget_a_day=budget_a_day)
+    return await take(pool, worker, Limits(lease_s=lease_s, cooldown_s=cooldown_s, budget_a_day=budget_a_day))
 
 
 async def held(pool: Pool, worker: str = "w1", lease_s: float = 60.0) -> Job:
@@ -144,16 +150,26 @@ async def test_of_two_workers_that_see_the_same_silent_lease_one_takes_it_over(p
     assert [job.fence for job in jobs if job is not None] == [2]
 
 
-async def test_a_training_that_kills_its_workers_is_given_up(pool: Pool) -> None:
-    model_id = await line_with_champion(pool)
-    await enqueue(pool, alarm(model_id))
-    for tries in (1, 2, 3):
-        assert (await held(pool, lease_s=0.0)).tries == tries
-    assert await taken(pool, lease_s=0.0) is None
-    given_up = await request(pool, uuid5(model_id, "0"))
-    assert (given_up.status, given_up.tries) == ("failed", 3)
-    assert "3 workers" in given_up.outcome
-    assert await finished_trainings(pool, model_id) == 1
+async def test_a_training_that_kills_its_workers_shows_it_by_its_tries(pool: Pool) -> None:
+    await enqueue(pool, alarm(await line_with_champion(pool)))
+    assert [(await held(pool, lease_s=0.0)).tries for _ in range(MOST_TRIES + 1)] == [1, 2, 3, MOST_TRIES + 1]
+
+
+async def test_a_training_that_is_put_back_begins_anew_at_once_and_counts_as_never_begun(pool: Pool) -> None:
+    await enqueue(pool, alarm(await line_with_champion(pool)))
+    first = await held(pool)
+    await put_back(pool, first)
+    second = await held(pool, "w2")
+    assert (second.retrain_id, second.tries, second.fence) == (first.retrain_id, 1, 2)
+    with pytest.raises(LostLease):
+        await put_back(pool, first)
+
+
+async def test_what_a_challenger_learned_from_goes_with_its_training(pool: Pool) -> None:
+    await enqueue(pool, alarm(await line_with_champion(pool)))
+    first = await held(pool)
+    await note_learned(pool, first.retrain_id, {"rows": 1200})
+    assert (await held(pool, "w2", lease_s=0.0)).learned == {"rows": 1200}
 
 
 @pytest.mark.parametrize("status", ["rejected", "failed"])
@@ -200,7 +216,45 @@ async def test_a_line_that_asks_for_approval_gets_no_training_before_it(pool: Po
     event = alarm(await line_with_champion(pool, policy="approve"))
     await enqueue(pool, event)
     assert await taken(pool) is None
+    assert await waits_for(pool, event.retrain_id, Limits()) == "approval: twinstream retrain approve"
     await approve(pool, event.retrain_id)
+    assert await waits_for(pool, event.retrain_id, Limits()) == ""
+    assert await taken(pool) is not None
+    with pytest.raises(NotWaiting, match="is running"):
+        await approve(pool, event.retrain_id)
+
+
+async def test_a_line_that_is_off_trains_what_people_ask_for_and_nothing_else(pool: Pool) -> None:
+    model_id = await line_with_champion(pool, policy="off")
+    await enqueue(pool, alarm(model_id))
+    with pytest.raises(NotWaiting, match="policy of hcp:kisqali:prescribing_change is off"):
+        await approve(pool, uuid5(model_id, "0"))
+    assert await taken(pool) is None
+    await enqueue(pool, alarm(model_id, 1, cause="request"))
+    assert (await held(pool)).attempt == 1
+
+
+async def test_a_line_that_suggests_trains_one_challenger_and_waits_for_an_answer(pool: Pool) -> None:
+    model_id = await line_with_champion(pool, policy="suggest")
+    await enqueue(pool, alarm(model_id))
+    await finish(pool, await held(pool), "suggested", "better")
+    await enqueue(pool, alarm(model_id, 1))
+    assert await finished_trainings(pool, model_id) == 1
+    assert await taken(pool) is None
+    assert "suggested already" in await waits_for(pool, uuid5(model_id, "1"), Limits(cooldown_s=0))
+
+
+async def test_failures_in_a_row_open_a_circuit_breaker_that_closes_again_after_its_time(pool: Pool) -> None:
+    model_id = await line_with_champion(pool)
+    for attempt, status in enumerate(("failed", "rejected", "failed", "failed")):
+        await enqueue(pool, alarm(model_id, attempt))
+        await finish(pool, await held(pool), status)  # type: ignore[arg-type]  # the four are outcomes
+    await enqueue(pool, alarm(model_id, 4))
+    await finish(pool, await held(pool), "failed")
+    await enqueue(pool, alarm(model_id, 5))
+    assert await taken(pool) is None
+    assert "circuit breaker" in await waits_for(pool, uuid5(model_id, "5"), Limits(cooldown_s=0, budget_a_day=9))
+    await pool.execute("UPDATE retrain_requests SET finished_at = finished_at - interval '1 day'")
     assert await taken(pool) is not None
 
 
