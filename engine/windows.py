@@ -34,7 +34,7 @@ __all__ = [
 Seconds = TypeVar("Seconds", float, npt.NDArray[np.float64])
 
 
-def pane_start(at: Seconds, width: float) -> Seconds:
+def pane_start(at: Seconds, width: Seconds | float) -> Seconds:
     """Start of the pane that holds ``at``: a pane holds its start and not its end.
 
     Example:

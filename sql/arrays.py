@@ -9,7 +9,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-__all__ = ["flags", "moments", "numbers", "octets", "uuids", "words"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["flags", "ids", "moments", "numbers", "octets", "uuids", "words"]
 
 
 def numbers(values: Iterable[float | None]) -> str:
@@ -30,6 +33,16 @@ def uuids(values: Iterable[UUID | None]) -> str:
         '{0000000000000000000000000000000a,NULL}'
     """
     return _literal(["NULL" if value is None else f"{value.int:032x}" for value in values])
+
+
+def ids(octets: npt.NDArray[np.uint8]) -> str:
+    """Ids, from their octets, shape ``(n, 16)``.
+
+    Example:
+        >>> ids(np.array([[0] * 15 + [10]], dtype=np.uint8))
+        '{0000000000000000000000000000000a}'
+    """
+    return "{" + octets.tobytes().hex(",", 16) + "}"
 
 
 def octets(values: Iterable[bytes]) -> str:

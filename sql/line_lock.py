@@ -1,8 +1,8 @@
 """A fair queue before the row of a model line.
 
-Slices share the row, a promotion and a raised floor want it alone. Postgres lets those who share a row overtake one who waits for it
-alone, so that a stream of slices could keep a promotion out for seconds; advisory locks are granted in the order of asking. The
-queue decides only who goes first: what is true is guarded by the row's own lock, also against those who do not queue.
+Slices share the row, a promotion and a raised floor want it alone. Postgres lets those who share a row overtake one who waits for
+it alone, so that a stream of slices could keep a promotion out for seconds; advisory locks are granted in the order of asking.
+The queue decides only who goes first: what is true is guarded by the row's own lock, also against those who do not queue.
 """
 
 from __future__ import annotations

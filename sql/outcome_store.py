@@ -7,17 +7,19 @@ ones: a new head waits only for another new one, a known head is never waited fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import asyncpg
-from asyncpg.pgproto import pgproto
+import numpy as np
+import numpy.typing as npt
 
 from schemas.events import SUM_FIELDS, PaneRow, SourceId
 from schemas.twin_models import TwinPopulation
 from sql import arrays
+from sql import binary_rows as binary
 from sql.database import Connection, Database
 from sql.line_lock import queue_to_share
 from sql.twin_rows import insert_twins
@@ -31,7 +33,8 @@ __all__ = [
     "Line",
     "LineRow",
     "Moved",
-    "OutcomeRow",
+    "NewHeads",
+    "NewOutcomes",
     "Position",
     "RefusedRow",
     "Reigns",
@@ -41,6 +44,7 @@ __all__ = [
     "add_refused",
     "begin_source",
     "hold_twins",
+    "known_events",
     "lock_heads",
     "lock_position",
     "mark_read_to_end",
@@ -59,6 +63,9 @@ __all__ = [
     "tracking_ids",
 ]
 
+Octets = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Common = TypeVar("Common", bound=Hashable)
 
 NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:outcomes")
@@ -107,32 +114,6 @@ class Kind(NamedTuple):
     population_id: UUID | None
 
 
-class OutcomeRow(NamedTuple):
-    """One element with its fate."""
-
-    kind: Kind
-    tracking_id: UUID
-    tracked_at: datetime
-    source_offset: int
-    element: int
-    event_id: UUID
-    revision: int
-    digest: bytes
-    fate: str
-    conflict: bool
-    observed_at: datetime
-    pane: float | None
-    width_s: float | None
-    predicted_value: float | None
-    actual_value: float | None
-    predicted_lower: float | None
-    predicted_upper: float | None
-    twin_id: UUID | None
-    entity_id: str | None
-    features: str | None
-    treated: bool | None
-
-
 class RefusedRow(NamedTuple):
     """One refused record, or element of one, as it came; ``headers`` as :func:`sql.refused_store.packed` writes them."""
 
@@ -166,32 +147,29 @@ class LineRow(NamedTuple):
     row: PaneRow
 
 
-def tracking_ids(source: SourceId, places: Iterable[tuple[int, int]]) -> list[UUID]:
-    """Ids of elements at (offset, index in the array) of a source: uuid5, so that a replay meets itself.
+def tracking_ids(source: SourceId, places: Iterable[tuple[int, int]]) -> Octets:
+    """Ids of elements at (offset, index in the array) of a source, shape ``(n, 16)``: uuid5, so that a replay meets itself.
 
     Example:
-        >>> tracking_ids(SourceId(topic="outcome-events", partition=1), [(5, 0)]) == [uuid5(NAMESPACE, "outcome-events:1:0:5:0")]
+        >>> (made,) = tracking_ids(SourceId(topic="outcome-events", partition=1), [(5, 0)])
+        >>> UUID(bytes=made.tobytes()) == uuid5(NAMESPACE, "outcome-events:1:0:5:0")
         True
     """
-    begun = hashlib.sha1(NAMESPACE.bytes + f"{source}:".encode(), usedforsecurity=False)
-    return [_uuid5(begun, b"%d:%d" % place) for place in places]
-
-
-def _uuid5(begun: Any, name: bytes) -> UUID:
-    digest = begun.copy()
-    digest.update(name)
-    octets = bytearray(digest.digest()[:16])
-    octets[6] = octets[6] & 0x0F | 0x50
-    octets[8] = octets[8] & 0x3F | 0x80
-    return pgproto.UUID(bytes(octets))
+    prefix, sha1 = NAMESPACE.bytes + f"{source}:".encode(), hashlib.sha1
+    made = b"".join([sha1(b"%b%d:%d" % (prefix, *place), usedforsecurity=False).digest() for place in places])
+    ids = np.frombuffer(made, dtype=np.uint8).reshape(-1, 20)[:, :16].copy()
+    ids[:, 6] = ids[:, 6] & 0x0F | 0x50
+    ids[:, 8] = ids[:, 8] & 0x3F | 0x80
+    return ids
 
 
 def _joined(segments: Iterable[str]) -> str:
     return _SEPARATOR.join(segments)
 
 
+# The statements of a slice name thousands of rows, each of which an index finds; what the planner knows of young tables is nothing.
 _LOCK_POSITION = """
-SELECT last_offset, watermark FROM source_positions WHERE source = $1 FOR UPDATE"""
+SELECT last_offset, watermark, set_config('enable_seqscan', 'off', true) FROM source_positions WHERE source = $1 FOR UPDATE"""
 
 
 async def lock_position(connection: Connection, source: SourceId) -> Position:
@@ -222,34 +200,64 @@ async def share_lines(connection: Connection, lines: Iterable[str]) -> dict[str,
 
 
 _STORED = """
-SELECT tracking_id FROM fidelity_tracking WHERE tracking_id = ANY($1) AND tracked_at BETWEEN $2 AND $3
+SELECT tracking_id FROM fidelity_tracking WHERE tracking_id = ANY($1::text::uuid[]) AND tracked_at BETWEEN $2 AND $3
 UNION ALL
-SELECT refusal_id FROM refused_records WHERE refusal_id = ANY($1)"""
+SELECT refusal_id FROM refused_records WHERE refusal_id = ANY($1::text::uuid[])"""
 
 
-async def stored_already(connection: Connection, ids: Sequence[UUID], first: datetime, last: datetime) -> set[UUID]:
+async def stored_already(connection: Connection, ids: Octets, first: datetime, last: datetime) -> set[bytes]:
     """Those of the elements that have their row, given the span of Kafka's time they lie in."""
-    return {row[0] for row in await connection.fetch(_STORED, ids, first, last)}
+    return {row[0].bytes for row in await connection.fetch(_STORED, arrays.ids(ids), first, last)}
 
 
-_HEADS = """
-SELECT h.event_id, h.revision, h.digest, ($8::text[])[h.kind] AS line, ($9::uuid[])[h.kind] AS model_id,
-       string_to_array(($10::text[])[h.kind], chr(31)) AS segments, h.pane, h.width_s, h.contribution::bigint[] AS contribution
-FROM unnest($1::text::uuid[], $2::text::int[], $3::text::bytea[], $4::text::float8[], $5::text::float8[], $6::text::text[],
-            $7::text::int[]) AS h (event_id, revision, digest, pane, width_s, contribution, kind)"""
-
-_PLACE_HEADS = f"""
-INSERT INTO event_heads (event_id, revision, digest, line, model_id, segments, pane, width_s, contribution)
-{_HEADS}
-ORDER BY h.event_id
-ON CONFLICT (event_id) DO NOTHING
-RETURNING event_id"""
+_KNOWN_EVENTS = "SELECT event_id FROM event_heads WHERE event_id = ANY($1::text::uuid[])"
 
 
-async def place_heads(connection: Connection, heads: Sequence[Head]) -> set[UUID]:
-    """Store heads of events that have none, and return the events for which that was done."""
-    rows = await connection.fetch(_PLACE_HEADS, *_head_columns(heads))
-    return {row[0] for row in rows}
+async def known_events(connection: Connection, events: Octets) -> list[bytes]:
+    """Those of the events that have a head, not locked."""
+    return [row[0].bytes for row in await connection.fetch(_KNOWN_EVENTS, arrays.ids(events))]
+
+
+class NewHeads(NamedTuple):
+    """Heads of events that have none, in the order of their ids, as columns.
+
+    Attributes:
+        kinds: line, model and segments are taken of these; ``of`` tells which.
+        pane, width_s: NaN where a head adds to no sum; ``contribution`` means nothing there.
+    """
+
+    event_id: Octets
+    revision: Integers
+    digest: Octets
+    kinds: Sequence[Kind]
+    of: Integers
+    pane: Floats
+    width_s: Floats
+    contribution: Integers
+
+
+_HEAD_COLUMNS = ("event_id", "revision", "digest", "pane", "width_s", "contribution", "line", "model_id", "segments")
+
+
+async def place_heads(connection: Connection, heads: NewHeads) -> None:
+    """Store new heads.
+
+    Raises:
+        asyncpg.UniqueViolationError: when somebody placed one of them first.
+    """
+    if not len(heads.of):
+        return
+    columns = (
+        binary.octets(heads.event_id),
+        binary.integers(heads.revision, 4),
+        binary.octets(heads.digest),
+        binary.floats(heads.pane),
+        binary.floats(heads.width_s),
+        binary.lists(heads.contribution, np.isnan(heads.pane)),
+    )
+    tails = [binary.text(kind.line) + binary.uuid(kind.model_id) + binary.texts(kind.segments) for kind in heads.kinds]
+    stream = binary.pack(columns, len(_HEAD_COLUMNS), [tails[of] for of in heads.of.tolist()])
+    await binary.copy(connection, "event_heads", _HEAD_COLUMNS, stream)
 
 
 _LOCK_HEADS = """
@@ -263,12 +271,14 @@ async def lock_heads(connection: Connection, events: Iterable[UUID]) -> dict[UUI
     return {row["event_id"]: Head(**{**row, "segments": tuple(row["segments"])}) for row in rows}
 
 
-_MOVE_HEADS = f"""
+_MOVE_HEADS = """
 UPDATE event_heads e
-SET revision = h.revision, digest = h.digest, line = h.line, model_id = h.model_id, segments = h.segments, pane = h.pane,
-    width_s = h.width_s, contribution = h.contribution
-FROM ({_HEADS}) h
-WHERE e.event_id = h.event_id"""  # noqa: S608  # the statement above
+SET revision = h.revision, digest = h.digest, line = ($8::text[])[h.kind], model_id = ($9::uuid[])[h.kind],
+    segments = string_to_array(($10::text[])[h.kind], chr(31)), pane = h.pane, width_s = h.width_s,
+    contribution = h.contribution::bigint[]
+FROM unnest($1::text::uuid[], $2::text::int[], $3::text::bytea[], $4::text::float8[], $5::text::float8[], $6::text::text[],
+            $7::text::int[]) AS h (event_id, revision, digest, pane, width_s, contribution, kind)
+WHERE e.event_id = h.event_id"""
 
 
 async def move_heads(connection: Connection, heads: Sequence[Head]) -> None:
@@ -313,53 +323,96 @@ async def hold_twins(connection: Connection, population: TwinPopulation, rows: I
         held = await connection.fetch(_HOLD_TWINS, ids)
 
 
-_ADD_OUTCOMES = """
-INSERT INTO fidelity_tracking (tracking_id, tracked_at, source_offset, element, event_id, revision, digest, fate, conflict,
-                               observed_at, pane, width_s, predicted_value, actual_value, predicted_lower, predicted_upper, twin_id,
-                               entity_id, features, treated, line, metric_type, model_id, segments, simulation_id, population_id,
-                               source)
-SELECT tracking_id, tracked_at, source_offset, element, event_id, revision, digest, fate, conflict, observed_at, pane, width_s,
-       predicted_value, actual_value, predicted_lower, predicted_upper, twin_id, entity_id, features::jsonb, treated,
-       ($22::text[])[kind], ($23::text[])[kind], ($24::uuid[])[kind], string_to_array(($25::text[])[kind], chr(31)),
-       ($26::uuid[])[kind], ($27::uuid[])[kind], $28
-FROM unnest($1::text::int[], $2::text::uuid[], $3::text::timestamptz[], $4::text::bigint[], $5::text::int[], $6::text::uuid[],
-            $7::text::int[], $8::text::bytea[], $9::text::outcome_fate[], $10::text::bool[], $11::text::timestamptz[],
-            $12::text::float8[], $13::text::float8[], $14::text::float8[], $15::text::float8[], $16::text::float8[],
-            $17::text::float8[], $18::text::uuid[], $19::text::text[], $20::text::text[], $21::text::bool[])
-     AS o (kind, tracking_id, tracked_at, source_offset, element, event_id, revision, digest, fate, conflict, observed_at, pane,
-           width_s, predicted_value, actual_value, predicted_lower, predicted_upper, twin_id, entity_id, features, treated)"""
+class NewOutcomes(NamedTuple):
+    """Elements that are not stored yet, with their fates, as columns; NaN for null.
 
-_COLUMNS: tuple[Callable[[Any], str], ...] = (
-    arrays.uuids,
-    arrays.moments,
-    arrays.numbers,
-    arrays.numbers,
-    arrays.uuids,
-    arrays.numbers,
-    arrays.octets,
-    arrays.words,
-    arrays.flags,
-    arrays.moments,
-    *(arrays.numbers,) * 6,
-    arrays.uuids,
-    arrays.words,
-    arrays.words,
-    arrays.flags,
+    Attributes:
+        tracked_us, observed_us: microseconds since 1970.
+        kinds: ``of`` tells which an outcome is.
+        treated: 1, 0, or -1 for null.
+        own: twin, entity and features (JSON), by the row of an outcome that has any.
+    """
+
+    tracking_id: Octets
+    tracked_us: Integers
+    source_offset: Integers
+    element: Integers
+    event_id: Octets
+    revision: Integers
+    digest: Octets
+    observed_us: Integers
+    pane: Floats
+    width_s: Floats
+    predicted_value: Floats
+    actual_value: Floats
+    predicted_lower: Floats
+    predicted_upper: Floats
+    treated: Integers
+    fates: Sequence[str]
+    conflict: npt.NDArray[np.bool_]
+    kinds: Sequence[Kind]
+    of: Integers
+    own: Mapping[int, tuple[UUID | None, str | None, str | None]]
+
+
+_OUTCOME_COLUMNS = (
+    *("tracking_id", "tracked_at", "source_offset", "element", "event_id", "revision", "digest", "observed_at", "pane", "width_s"),
+    *("predicted_value", "actual_value", "predicted_lower", "predicted_upper", "treated", "conflict", "fate"),
+    *("source", "line", "metric_type", "model_id", "segments", "simulation_id", "population_id"),
+    *("twin_id", "entity_id", "features"),
 )
 
 
-async def add_outcomes(connection: Connection, source: SourceId, rows: Sequence[OutcomeRow]) -> None:
+async def add_outcomes(connection: Connection, source: SourceId, new: NewOutcomes) -> None:
     """Store elements that are not stored yet."""
-    if not rows:
+    if not len(new.of):
         return
-    of_rows, *columns = zip(*rows, strict=True)
-    kinds, places = _numbered(of_rows)
-    told = [write(column) for write, column in zip(_COLUMNS, columns, strict=True)]
-    lines, metrics, models, segments, simulations, populations = (list(column) for column in zip(*kinds, strict=True))
-    joined = [_joined(each) for each in segments]
-    await connection.execute(
-        _ADD_OUTCOMES, arrays.numbers(places), *told, lines, metrics, models, joined, simulations, populations, str(source)
+    columns = (
+        binary.octets(new.tracking_id),
+        binary.moments(new.tracked_us),
+        binary.integers(new.source_offset, 8),
+        binary.integers(new.element, 4),
+        binary.octets(new.event_id),
+        binary.integers(new.revision, 4),
+        binary.octets(new.digest),
+        binary.moments(new.observed_us),
+        binary.floats(new.pane),
+        binary.floats(new.width_s),
+        binary.floats(new.predicted_value),
+        binary.floats(new.actual_value),
+        binary.floats(new.predicted_lower),
+        binary.floats(new.predicted_upper),
+        binary.flags(new.treated == 1, new.treated < 0),
+        binary.flags(new.conflict),
     )
+    named = binary.text(str(source))
+    common = [(named, *(_kind_fields(kind))) for kind in new.kinds]
+    tails = _tails(new, [b"".join(fields) for fields in common])
+    await binary.copy(connection, "fidelity_tracking", _OUTCOME_COLUMNS, binary.pack(columns, len(_OUTCOME_COLUMNS), tails))
+
+
+def _kind_fields(kind: Kind) -> tuple[bytes, ...]:
+    text, uuid = binary.text, binary.uuid
+    return (
+        text(kind.line),
+        text(kind.metric_type),
+        uuid(kind.model_id),
+        binary.texts(kind.segments),
+        uuid(kind.simulation_id),
+        uuid(kind.population_id),
+    )
+
+
+def _tails(new: NewOutcomes, common: Sequence[bytes]) -> list[bytes]:
+    """Fate, what outcomes of a kind have in common, and what each has alone."""
+    fates = {fate: binary.text(fate) for fate in set(new.fates)}
+    nobody = binary.uuid(None) + binary.text(None) + binary.jsonb(None)
+    alike = {(fate, of): field + fields + nobody for fate, field in fates.items() for of, fields in enumerate(common)}
+    tails = [alike[told] for told in zip(new.fates, new.of.tolist(), strict=True)]
+    for row, (twin_id, entity_id, features) in new.own.items():
+        alone = binary.uuid(twin_id) + binary.text(entity_id) + binary.jsonb(features)
+        tails[row] = fates[new.fates[row]] + common[new.of[row]] + alone
+    return tails
 
 
 _ADD_REFUSED = """

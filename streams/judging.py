@@ -1,23 +1,27 @@
 """What becomes of each outcome, and what a slice therefore adds to which cell of which series.
 
 Outcomes are judged one after another as if each came alone, so that fates and heads do not depend on how a stream was cut into
-slices; only what changed between the first and the last head of an event is added up.
+slices; only what changed between the first and the last head of an event is added up. Events do not touch one another: those that
+are said once, and were not known before, are judged and added up by columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.sums import add_up
 from engine.windows import is_too_late, pane_start
-from sql.outcome_store import Change, Head, Line
+from sql.outcome_store import Change, Head, Kind, Line
+from streams.columns import Floats, Integers
 from streams.scoring import ALL
 
-__all__ = ["Claim", "Judged", "cell_of", "changes", "judge"]
+__all__ = ["Claim", "Grid", "Judged", "added", "cell_of", "changes", "combined", "judge"]
 
 
 class Claim(NamedTuple):
@@ -110,3 +114,68 @@ def _moved(before: Mapping[UUID, Head], after: Mapping[UUID, Head]) -> Iterable[
             if old is not None:
                 yield -1, old
             yield 1, head
+
+
+class Grid(NamedTuple):
+    """What the lines of some outcomes say of their panes, one row an outcome: width of pane and cell, and floor (-inf for none)."""
+
+    pane_s: Floats
+    width_s: Floats
+    floor: Floats
+
+    @classmethod
+    def of(cls, kinds: Sequence[Kind], of: Integers, lines: Mapping[str, Line]) -> Grid:
+        """Of outcomes of these kinds, ``of`` telling which an outcome is."""
+        said = [lines[kind.line] for kind in kinds]
+        rows = [(line.pane_s, line.pane_s / line.splits, -np.inf if line.floor is None else line.floor) for line in said]
+        return cls(*np.array(rows, dtype=np.float64).reshape(-1, 3)[of].T)
+
+    def settled(self, at: Floats, watermark: Floats, restatement_s: float) -> npt.NDArray[np.bool_]:
+        """Whether the pane of each ``at`` may not change any more; a watermark is NaN before the first outcome of its source."""
+        pane = pane_start(at, self.pane_s)
+        return (pane < pane_start(watermark - restatement_s, self.pane_s)) | (pane < self.floor)
+
+
+def added(kinds: Sequence[Kind], of: Integers, cells: Floats, grid: Grid, contributions: Integers) -> list[Change]:
+    """What new heads add to the cells, as :func:`changes` would say of them.
+
+    Args:
+        kinds: ``of`` tells which a head is.
+        of: shape ``(n,)``.
+        cells: start of the cell of each head in the series ``all``.
+        grid: of each head.
+        contributions: shape ``(n, len(SUM_FIELDS))``.
+    """
+    series: dict[tuple[str, UUID, str], int] = {}
+    numbers = [
+        [series.setdefault((kind.line, kind.model_id, segment), len(series)) for segment in kind.segments if kind.model_id]
+        for kind in kinds
+    ]
+    counts = np.array([len(each) for each in numbers], dtype=np.int64)[of]
+    head = np.repeat(np.arange(len(of)), counts)
+    if not len(head):
+        return []
+    number = np.array(list(chain.from_iterable(numbers[kind] for kind in of.tolist())), dtype=np.int64)
+    names = list(series)
+    whole = np.array([segment != ALL for _, _, segment in names], dtype=np.bool_)[number]
+    pane = np.where(whole, pane_start(cells, grid.pane_s)[head], cells[head])
+    width = np.where(whole, grid.pane_s[head], grid.width_s[head])
+    starts, start = np.unique(pane, return_inverse=True)
+    codes, first, group = np.unique(number * len(starts) + start, return_index=True, return_inverse=True)
+    sums = add_up(contributions[head], group, len(codes))
+    places = zip(number[first].tolist(), pane[first].tolist(), width[first].tolist(), sums, strict=True)
+    return [
+        Change(line, model_id, segment, at, length, total)
+        for (each, at, length, total) in places
+        for line, model_id, segment in (names[each],)
+    ]
+
+
+def combined(some: Iterable[Change], others: Iterable[Change]) -> list[Change]:
+    """One change a cell."""
+    cells = {change[:-1]: change for change in some}
+    for change in others:
+        before = cells.get(change[:-1])
+        sums = change.sums if before is None else [one + other for one, other in zip(before.sums, change.sums, strict=True)]
+        cells[change[:-1]] = change._replace(sums=sums)
+    return list(cells.values())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from uuid import UUID
 
 from engine.model_cache import ModelCache
-from schemas import OutcomeEvent
 from schemas.twin_models import ModelCard
 from sql.database import Pool
 from sql.model_rows import UnknownModel, load_card
 from sql.outcome_store import Reigns, reigns
+from streams.columns import Outcomes
 from streams.scoring import Knowledge, Predictor, SimulatedTwins
 
 __all__ = ["FindSimulation", "Library", "LoadModel"]
@@ -39,13 +39,13 @@ class Library:
         self._cards = ModelCache[ModelCard](_CARDS_KEPT)
         self._simulations = ModelCache[SimulatedTwins](_SIMULATIONS_KEPT)
 
-    async def know(self, events: Sequence[OutcomeEvent]) -> Knowledge:
+    async def know(self, outcomes: Outcomes) -> Knowledge:
         """Everything that is needed to score these."""
-        await self._learn_reigns({event.line for event in events})
-        simulations = await self._simulated({event.simulation_id for event in events if event.simulation_id is not None})
+        await self._learn_reigns({words.line for words in outcomes.words})
+        simulations = await self._simulated({simulation_id for simulation_id, _ in outcomes.twins.values()})
         known = Knowledge(champions={line: reign.champions for line, reign in self._reigns.items() if reign.champions})
-        predicting = {known.champion_at(event.line, event.observed_at) for event in events if event.features is not None} - {None}
-        named = {event.model_id for event in events if event.model_id is not None}
+        predicting = {champion for _, champion, _ in known.predicting(outcomes)} - {None}
+        named = {words.model_id for words in outcomes.words if words.model_id is not None}
         reigning = {champion for reign in self._reigns.values() for _, champion in reign.champions}
         pinned = {twins.model_id for twins in simulations.values()}
         return Knowledge(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from uuid import UUID
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.sums import total
 from schemas.events import SUM_FIELDS
-from sql.outcome_store import Change, Head, Line
-from streams.judging import Claim, changes, judge
+from sql.outcome_store import Change, Head, Kind, Line
+from streams.judging import Claim, Grid, added, changes, combined, judge
 
 LINE = Line("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
 OTHER = Line("hcp:fabhalta:prescribing_change", 1, 300.0, 30.0, 1)
@@ -128,3 +129,45 @@ def test_the_series_of_a_segment_is_kept_by_whole_panes_and_all_by_cells():
     found = changes({}, {head.event_id: head}, LINES)
 
     assert [(change.segment, change.pane, change.width_s) for change in found] == [("all", 90.0, 30.0), ("region=1", 60.0, 60.0)]
+
+
+@given(st.lists(claims_of(0, LINE, OTHER), max_size=25), st.none() | st.floats(0, 4000))
+def test_outcomes_that_are_alone_are_judged_and_added_up_by_columns_as_one_by_one(
+    said: list[tuple[Head, float]], begun: float | None
+):
+    alone = list({head.event_id: (head, at) for head, at in said}.values())
+    claims, reached = [], begun
+    for head, at in alone:
+        claims.append(Claim(head, at, reached))
+        reached = at if reached is None else max(at, reached)
+    judged = judge(claims, {}, LINES, RESTATEMENT_S)
+
+    kinds = [Kind(head.line, "", head.model_id, head.segments, None, None) for head, _ in alone]
+    of = np.arange(len(alone))
+    grid = Grid.of(kinds, of, LINES)
+    watermark = np.array([np.nan if claim.watermark is None else claim.watermark for claim in claims])
+    late = grid.settled(np.array([at for _, at in alone]), watermark, RESTATEMENT_S)
+    kept = np.array([not gone and head.pane is not None for (head, _), gone in zip(alone, late, strict=True)], dtype=bool)
+    cells = np.array([head.pane or 0.0 for head, _ in alone])
+    sums = np.array([head.contribution or [0] * len(SUM_FIELDS) for head, _ in alone], dtype=np.int64).reshape(-1, len(SUM_FIELDS))
+    found = added(kinds, of[kept], cells[kept], Grid(*(column[kept] for column in grid)), sums[kept])
+
+    assert ["too_late" if gone else "counted" for gone in late] == judged.fates
+    assert sums_of(found) == sums_of(changes({}, judged.heads, LINES))
+
+
+@given(st.lists(claims_of(0, LINE), max_size=10), st.lists(claims_of(0, LINE), max_size=10))
+def test_changes_of_one_cell_become_one(some: list[tuple[Head, float]], others: list[tuple[Head, float]]):
+    one, other = (changes({}, {head.event_id: head for head, _ in said}, LINES) for said in (some, others))
+
+    both = combined(one, other)
+
+    assert len({key_of(change) for change in both}) == len(both)
+    assert sums_of(both) == sums_of([*one, *other])
+
+
+def sums_of(found: list[Change]) -> dict[tuple[object, ...], tuple[int, ...]]:
+    sums: dict[tuple[object, ...], tuple[int, ...]] = {}
+    for change in found:
+        sums[key_of(change)] = total([sums[key_of(change)], change.sums]) if key_of(change) in sums else tuple(change.sums)
+    return sums

@@ -1,0 +1,158 @@
+"""Rows in the binary format of COPY, made of whole columns: the cheapest way of many rows into PostgreSQL, for both sides.
+
+A column is a matrix of octets, one row of it a value; a field that many rows have in common is encoded once. Measured: 0.5 us
+a row here and 12 us there, where the same rows as arrays of a statement take 20 us and 33 us.
+
+References:
+    PostgreSQL documentation, COPY, "Binary Format"; src/backend/utils/adt/*.c, the ``recv`` function of each type.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from sql.database import Connection
+
+__all__ = ["Column", "copy", "flags", "floats", "integers", "jsonb", "lists", "moments", "octets", "pack", "text", "texts", "uuid"]
+
+Octets = npt.NDArray[np.uint8]
+Nulls = npt.NDArray[np.bool_]
+
+_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
+_TRAILER = struct.pack("!h", -1)
+_NULL = struct.pack("!i", -1)
+_EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from the year 2000
+_TEXT, _BIGINT = 25, 20  # object identifiers of types
+
+
+class Column(NamedTuple):
+    """Values of one width, shape ``(n, width)``, and which of them are null."""
+
+    octets: Octets
+    nulls: Nulls | None = None
+
+
+def integers(values: npt.ArrayLike, width: int) -> Column:
+    """``smallint``, ``integer`` or ``bigint``, by the width in octets.
+
+    Example:
+        >>> integers([1, -2], 2).octets.tolist()
+        [[0, 1], [255, 254]]
+    """
+    return Column(_octets(np.asarray(values).astype(f">i{width}")))
+
+
+def floats(values: npt.NDArray[np.float64]) -> Column:
+    """``double precision``; NaN is null."""
+    return Column(_octets(values.astype(">f8")), np.isnan(values))
+
+
+def moments(microseconds: npt.NDArray[np.int64]) -> Column:
+    """``timestamptz``, from microseconds since 1970."""
+    return integers(microseconds - _EPOCH_US, 8)
+
+
+def flags(values: npt.NDArray[np.bool_], nulls: Nulls | None = None) -> Column:
+    """``boolean``."""
+    return Column(values.astype(np.uint8).reshape(-1, 1), nulls)
+
+
+def octets(values: Octets, nulls: Nulls | None = None) -> Column:
+    """``uuid``, or ``bytea`` of one length."""
+    return Column(values, nulls)
+
+
+def lists(values: npt.NDArray[np.int64], nulls: Nulls | None = None) -> Column:
+    """``bigint[]``, all of one length, shape ``(n, length)``."""
+    n, length = values.shape
+    rows = np.empty((n, 20 + 12 * length), dtype=np.uint8)
+    rows[:, :20] = np.frombuffer(struct.pack("!iiiii", 1, 0, _BIGINT, length, 1), dtype=np.uint8)
+    elements = rows[:, 20:].reshape(n, length, 12)
+    elements[:, :, :4] = np.frombuffer(struct.pack("!i", 8), dtype=np.uint8)
+    elements[:, :, 4:] = _octets(values.astype(">i8")).reshape(n, length, 8)
+    return Column(rows, nulls)
+
+
+def text(value: str | None) -> bytes:
+    """One field ``text``; also the label of an enum."""
+    return _NULL if value is None else _field(value.encode())
+
+
+def texts(values: Sequence[str]) -> bytes:
+    """One field ``text[]``."""
+    head = struct.pack("!iiiii", 1, 0, _TEXT, len(values), 1) if values else struct.pack("!iii", 0, 0, _TEXT)
+    return _field(head + b"".join(text(value) for value in values))
+
+
+def uuid(value: UUID | None) -> bytes:
+    """One field ``uuid``."""
+    return _NULL if value is None else _field(value.bytes)
+
+
+def jsonb(value: str | None) -> bytes:
+    """One field ``jsonb``."""
+    return _NULL if value is None else _field(b"\x01" + value.encode())
+
+
+def pack(columns: Sequence[Column], n_fields: int, tails: Iterable[bytes]) -> bytes:
+    """The stream of COPY: each row has the columns' values and then its tail, further fields that are encoded already.
+
+    Args:
+        columns: of the same length.
+        n_fields: of a row, those of the tail included.
+        tails: one for each row.
+    """
+    return _HEADER + b"".join(chain.from_iterable(zip(_heads(columns, n_fields), tails, strict=True))) + _TRAILER
+
+
+async def copy(connection: Connection, table: str, names: Sequence[str], stream: bytes) -> None:
+    """Send what :func:`pack` made, the fields in the order of these columns of the table."""
+    source: Any = memoryview(stream)  # bytes would be the name of a file
+    await connection.copy_to_table(table, source=source, columns=names, format="binary")
+
+
+def _heads(columns: Sequence[Column], n_fields: int) -> Sequence[bytes]:
+    """The columns' part of each row. Rows with the same nulls have the same length, and are made together."""
+    n = len(columns[0].octets)
+    pattern = np.zeros(n, dtype=np.int64)
+    for bit, column in enumerate(columns):
+        if column.nulls is not None:
+            pattern |= column.nulls.astype(np.int64) << bit
+    found = np.unique(pattern).tolist()
+    if len(found) == 1:
+        return _alike(columns, n_fields, found[0])
+    heads = np.empty(n, dtype=object)
+    for nulls in found:
+        rows = np.flatnonzero(pattern == nulls)
+        heads[rows] = _alike([Column(column.octets[rows]) for column in columns], n_fields, nulls)
+    return heads.tolist()
+
+
+def _alike(columns: Sequence[Column], n_fields: int, nulls: int) -> list[bytes]:
+    kept = [None if nulls >> bit & 1 else column.octets for bit, column in enumerate(columns)]
+    width = 2 + sum(4 + (0 if each is None else each.shape[1]) for each in kept)
+    rows = np.empty((len(columns[0].octets), width), dtype=np.uint8)
+    rows[:, :2] = np.frombuffer(struct.pack("!h", n_fields), dtype=np.uint8)
+    at = 2
+    for each in kept:
+        length = -1 if each is None else each.shape[1]
+        rows[:, at : at + 4] = np.frombuffer(struct.pack("!i", length), dtype=np.uint8)
+        if each is not None:
+            rows[:, at + 4 : at + 4 + length] = each
+        at += 4 + max(length, 0)
+    return rows.view(f"V{width}").ravel().tolist()
+
+
+def _octets(values: npt.NDArray[np.generic]) -> Octets:
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+
+
+def _field(value: bytes) -> bytes:
+    return struct.pack("!i", len(value)) + value
