@@ -27,7 +27,7 @@ from schemas import (
 from schemas.base import one_of
 from streams.importing import as_training_table, read_table, write_table
 from streams.local import connected
-from streams.operating import dlq
+from streams.operating import dlq, schemas
 from streams.operations import ask, learn, prepare, publish_table, read
 from streams.settings import ROLES, Role, settings
 from streams.telling import line_in_words, model_facts, result_in_words, windows_as_data, windows_in_words
@@ -288,4 +288,5 @@ def demo(data: Path | None, twin_type: str, brand: str, *, once: bool, as_json: 
         sys.exit(1)
 
 
-main.add_command(dlq)
+for command in (dlq, schemas):
+    main.add_command(command)

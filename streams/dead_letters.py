@@ -14,6 +14,7 @@ from streams.topics import DEAD_LETTERS
 
 __all__ = [
     "ATTEMPT",
+    "LETTER_HEADERS",
     "REPLAY_OF",
     "ContainsNul",
     "KafkaRecord",
@@ -27,20 +28,20 @@ __all__ = [
 
 ATTEMPT = "twin_attempt"
 REPLAY_OF = "twin_replay_of"
-_OURS = frozenset(
-    {
-        "twin_refusal_id",
-        "twin_kind",
-        "twin_reason",
-        "twin_exception",
-        "twin_topic",
-        "twin_partition",
-        "twin_offset",
-        "twin_element",
-        ATTEMPT,
-        REPLAY_OF,
-    }
-)
+LETTER_HEADERS = {
+    "twin_refusal_id": "id of the refusal: twinstream dlq show ID",
+    "twin_kind": "a word for the kind of refusal",
+    "twin_reason": "why, in a sentence",
+    "twin_exception": "class of what was raised, Refusal where a rule of the service says no",
+    "twin_topic": "where the record came",
+    "twin_partition": "where the record came",
+    "twin_offset": "where the record came",
+    "twin_element": "place in the array that the record carried, else 0",
+    ATTEMPT: "how often the record was refused by now, replays included",
+}
+"""What a dead letter tells beside the headers it came with, and what each means."""
+
+_OURS = LETTER_HEADERS.keys() | {REPLAY_OF}
 
 
 class KafkaRecord(Protocol):
@@ -111,18 +112,19 @@ async def _begin_to_send(app: TwinApp, refused: Refused) -> Awaitable[Any]:
 
 def letter_headers(refused: Refused) -> list[tuple[str, bytes | None]]:
     """Headers of a dead letter: those that it came with as they were, and then what happened to it."""
-    told = {
-        "twin_refusal_id": refused.refusal_id,
-        "twin_kind": refused.kind,
-        "twin_reason": refused.reason,
-        "twin_exception": refused.exception,
-        "twin_topic": refused.source.topic,
-        "twin_partition": refused.source.partition,
-        "twin_offset": refused.offset,
-        "twin_element": refused.element,
-        ATTEMPT: attempt(refused.headers),
-    }
-    return [*foreign(refused.headers), *((name, str(value).encode()) for name, value in told.items())]
+    told = (
+        refused.refusal_id,
+        refused.kind,
+        refused.reason,
+        refused.exception,
+        refused.source.topic,
+        refused.source.partition,
+        refused.offset,
+        refused.element,
+        attempt(refused.headers),
+    )
+    ours = [(name, str(value).encode()) for name, value in zip(LETTER_HEADERS, told, strict=True)]
+    return [*foreign(refused.headers), *ours]
 
 
 def foreign(headers: Headers) -> list[tuple[str, bytes | None]]:

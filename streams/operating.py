@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
 
 from sql.database import Pool, open_pool
 from sql.refused_store import Refused, Wanted, find_refused, refused_among, summary
+from streams.asyncapi import asyncapi_document, write_schemas
 from streams.letters import (
     Fix,
     Letter,
@@ -27,7 +30,7 @@ from streams.local import connected
 from streams.settings import Settings, settings
 from streams.terminal import answer, as_json_option, say
 
-__all__ = ["dlq"]
+__all__ = ["dlq", "schemas"]
 
 T = TypeVar("T")
 _MOST_AT_ONCE = 10_000
@@ -161,3 +164,16 @@ def _with_settings_and_pool(work: Callable[[Settings, Pool], Awaitable[T]]) -> T
 
     with connected(settings(), say) as at:
         return asyncio.run(run(at))
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write a file for every event, and asyncapi.json.")
+@as_json_option
+def schemas(out: Path | None, *, as_json: bool) -> None:
+    """What may be said on which topic: an AsyncAPI 3 document, with the JSON Schema of every event."""
+    if out is None:
+        document = asyncapi_document()
+        answer(document, lambda: json.dumps(document, indent=2), as_json=as_json)
+        return
+    written = [str(file) for file in write_schemas(out)]
+    answer({"written": written}, lambda: "\n".join(written), as_json=as_json)
