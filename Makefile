@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
+SEED ?= 1
+MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench evidence lint format clean
+.PHONY: help demo test bench evidence chaos lint format clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -22,6 +24,9 @@ bench: $(VENV)/.dev ## speed and memory, as ratios against a named baseline in t
 
 evidence: $(VENV)/.dev ## measure on real data and simulated worlds why the numbers can be believed; writes docs/evidence.html
 	$(BIN)/python -m tests.evidence
+
+chaos: $(VENV)/.dev ## break the service for MINUTES (10) by the schedule of SEED (1), and judge what came of it; 1 when an invariant fails
+	@exec $(BIN)/python -m tests.flow.fire --seed $(SEED) --minutes $(MINUTES)
 
 lint: $(VENV)/.dev ## style, types and the import law
 	$(BIN)/ruff format --check .
