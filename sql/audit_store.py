@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -11,7 +12,20 @@ import asyncpg
 from sql.database import Connection, connect
 from sql.outcome_store import ROW
 
-__all__ = ["Rows", "claims", "coverage", "heads", "line_grids", "panes", "positions", "snapshot", "snapshots"]
+__all__ = [
+    "Rows",
+    "claims",
+    "clock",
+    "copies",
+    "coverage",
+    "detector_floors",
+    "heads",
+    "line_grids",
+    "panes",
+    "positions",
+    "snapshot",
+    "snapshots",
+]
 
 Rows = AsyncIterator[asyncpg.Record]
 
@@ -102,6 +116,22 @@ def panes(connection: Connection) -> Rows:
 def snapshots(connection: Connection) -> Rows:
     """Snapshots of windows."""
     return _rows(connection, _SNAPSHOTS)
+
+
+def detector_floors(connection: Connection) -> Rows:
+    """Series whose detector stands at a floor."""
+    return _rows(connection, "SELECT line, model_id, segment, floor FROM detector_floors")
+
+
+async def copies(connection: Connection) -> int:
+    """How many refusals have a copy on the topic of dead letters."""
+    return int(await connection.fetchval("SELECT count(*) FROM refused_records WHERE sent_at IS NOT NULL"))
+
+
+async def clock(connection: Connection) -> datetime:
+    """The time of the snapshot."""
+    now: datetime = await connection.fetchval("SELECT now()")
+    return now
 
 
 async def line_grids(connection: Connection) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -75,12 +75,14 @@ class Audit:
         windows: what each window above the floor has to look like, by line.
         rows: of ``fidelity_panes``, with line and source.
         snapshots: as they are stored.
+        at: the moment.
     """
 
     grids: Grids
     windows: Mapping[tuple[str, Window], Expected]
     rows: Sequence[tuple[str, str, PaneRow]]
     snapshots: Sequence[asyncpg.Record]
+    at: datetime
 
 
 async def audit_books(dsn: str, findings: Findings) -> Audit:
@@ -91,8 +93,10 @@ async def audit_books(dsn: str, findings: Findings) -> Audit:
         await books.check_sources()
         await books.check_events()
         await books.check_panes()
+        await books.check_floors()
         windows = await books.expected_windows()
-        return Audit(grids, windows, books.rows, [row async for row in audit.snapshots(connection)])
+        snapshots = [row async for row in audit.snapshots(connection)]
+        return Audit(grids, windows, books.rows, snapshots, await audit.clock(connection))
 
 
 class _Cell(NamedTuple):
@@ -123,6 +127,8 @@ class _Books:
                 self._findings.say("source", f"{source} has rows but no position")
             else:
                 self._check_source(source, said[source], found.get(source))
+        for source in _passed_over(said.values()):
+            self._findings.say("source", f"{source} has no position, though a later one of its topic has")
         self._findings.counts["sources"] = len(said)
 
     def _check_source(self, source: str, said: asyncpg.Record, found: asyncpg.Record | None) -> None:
@@ -229,6 +235,21 @@ class _Books:
             self._findings.say("pane", f"{_words(cell)} is missing")
         self._findings.counts["panes"] = len(self.rows)
 
+    async def check_floors(self) -> None:
+        """Of each series with cells below the floor of its line, the detector's value there is kept, and of no other floor."""
+        floors = {line: grid["floor"] for line, grid in self._grids.items() if grid["floor"] is not None}
+        kept = {
+            (row["line"], row["model_id"], row["segment"]): row["floor"] async for row in audit.detector_floors(self._connection)
+        }
+        due = {(line, row.model_id, row.segment) for line, _, row in self.rows if row.pane < floors.get(line, -math.inf)}
+        for line, model_id, segment in due - kept.keys():
+            self._findings.say("floor", f"{line}, model {model_id}, {segment}: where its detector stood at the floor is missing")
+        for (line, model_id, segment), floor in kept.items():
+            self._findings.compare(
+                "floor", f"that of {line}, model {model_id}, {segment}", round(floor, 6), round(floors.get(line, math.inf), 6)
+            )
+        self._findings.counts["floors"] = len(kept)
+
     async def expected_windows(self) -> dict[tuple[str, Window], Expected]:
         """What every window has to look like."""
         views: dict[str, LineView] = {}
@@ -246,6 +267,18 @@ class _Books:
                     found[line, window] = Expected(version, figures(sums, baseline))
         self._findings.counts["windows"] = len(found)
         return found
+
+
+def _passed_over(positions: Iterable[asyncpg.Record]) -> list[str]:
+    """Sources below the highest partition of their topic, or the highest incarnation of their partition, that are not there."""
+    begun = {(row["topic"], row["partition"], row["incarnation"]) for row in positions}
+    newest: dict[tuple[str, int], int] = {}
+    for topic, partition, incarnation in begun:
+        newest[topic, partition] = max(incarnation, newest.get((topic, partition), 0))
+        for lower in range(partition):
+            newest.setdefault((topic, lower), 0)
+    due = {(*where, incarnation) for where, highest in newest.items() for incarnation in range(highest + 1)}
+    return sorted(f"{topic}:{partition}:{incarnation}" for topic, partition, incarnation in due - begun)
 
 
 _PREDICTION = ("predicted_value", "actual_value", "predicted_lower", "predicted_upper")

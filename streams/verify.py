@@ -9,26 +9,30 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas import FidelityErrors, FidelityMetrics, FidelityWindow, PaneRow, SourceId
+from engine.windows import pane_start, window_starts
+from schemas import FidelityMetrics, FidelityWindow, PaneRow
 from sql import audit_store as audit
+from sql.refused_store import unsent_refused
 from streams.books import Expected, Findings, Grids, audit_books
-from streams.fidelity_view import LineView, Series, Window
-from streams.kafka import event_headers, event_value, kafka_security
+from streams.fidelity_view import Series, Window
+from streams.kafka import kafka_security
+from streams.mending import mend
 from streams.settings import Settings
-from streams.topics import TOPICS, topic_of
+from streams.topics import DEAD_LETTERS, TOPICS, topic_of
 
-__all__ = ["Report", "verify"]
+__all__ = ["Report", "Windows", "verify"]
 
 _GLANCE_S = 1.0
+_MOST_COPIES = 1000
 _KEPT = tuple(name for name in FidelityMetrics.model_fields if name not in {"intervals", "n_effective"})  # the rest follows
 _SAID = next(topic for topic in TOPICS if topic.name == topic_of(FidelityWindow))
 
@@ -60,27 +64,28 @@ class Report:
 
 
 async def verify(settings: Settings, *, repair: bool = False, patience_s: float = 150.0) -> Report:
-    """Hold heads, panes, positions and windows against the stored outcomes.
+    """Hold heads, panes, positions, windows and copies of refusals against what is stored of outcomes and refusals.
 
     Args:
         settings: where Postgres and Kafka are.
-        repair: send again what windows that lag are made of; nothing is ever changed in the database.
+        repair: send again what windows that lag are made of, and refusals without a copy; the fidelity agent does the rest.
         patience_s: how long a window may take to reach the version that it has in the first look.
     """
     findings = Findings()
-    found = await audit_books(settings.postgres_dsn.get_secret_value(), findings)
-    windows = _Windows(settings, found.windows, found.grids, findings)
+    dsn = settings.postgres_dsn.get_secret_value()
+    found = await audit_books(dsn, findings)
+    windows = Windows(found.windows, found.grids, findings)
     windows.check_kept(found.snapshots)
-    resent = await windows.resend(found.rows) if repair else 0
-    await windows.wait(patience_s)
+    resent = await mend(settings, found.rows, windows.lags) if repair else 0
+    await _wait(settings, windows, patience_s)
+    findings.counts["copies of refusals"] = await _check_copies(dsn, found.at, findings)
     return Report(findings.all(), dict(findings.counts), resent)
 
 
 @dataclass
-class _Windows:
-    """Windows as they have to be, held against snapshots and against what was said of them."""
+class Windows:
+    """Windows as they have to be, held against snapshots and against what was said of them; ``behind`` tells what lags, and how."""
 
-    settings: Settings
     expected: Mapping[tuple[str, Window], Expected]
     grids: Grids
     findings: Findings
@@ -118,51 +123,14 @@ class _Windows:
             if getattr(found, name) != getattr(expected, name):
                 self.findings.say(kind, f"{name} of {_window_words(key)} is {getattr(found, name)}, not {getattr(expected, name)}")
 
-    async def resend(self, rows: Iterable[tuple[str, str, PaneRow]]) -> int:
-        """Send the rows of windows that lag again."""
-        due: defaultdict[tuple[str, str], list[PaneRow]] = defaultdict(list)
-        for line, source, row in rows:
-            if any(key in self.behind for key in self._windows_of(line, row)):
-                due[line, source].append(row)
-        producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka_bootstrap, acks="all", **kafka_security(self.settings))
-        await producer.start()
-        try:
-            for (line, source), found in due.items():
-                topic, partition, incarnation = source.rsplit(":", 2)
-                where = SourceId(topic=topic, partition=int(partition), incarnation=int(incarnation))
-                said = FidelityErrors(line=line, source=where, watermark=None, rows=tuple(found))
-                value, headers = event_value(said), event_headers(said, "verify")
-                await producer.send_and_wait(topic_of(FidelityErrors), value, key=line.encode(), headers=headers)
-        finally:
-            await producer.stop()
-        return len(due)
+    def lags(self, line: str, row: PaneRow) -> bool:
+        """Whether a window of this row lags."""
+        grid = self.grids[line]
+        starts = window_starts(pane_start(row.pane, grid["pane_s"]), grid["pane_s"], grid["window_s"])
+        return any((line, Window(Series(row.model_id, row.segment), start)) in self.behind for start in starts)
 
-    def _windows_of(self, line: str, row: PaneRow) -> list[tuple[str, Window]]:
-        view = LineView(self.grids[line]["pane_s"], self.grids[line]["window_s"])
-        return [(line, window) for window in view.apply("", row)]
-
-    async def wait(self, patience_s: float) -> None:
-        """Wait until what lags was said, or kept, in the version that it has to have or a later one."""
-        ends = time.monotonic() + patience_s
-        async with _listening(self.settings) as consumer:
-            while True:
-                await self._listen(consumer)
-                if not self.behind or time.monotonic() > ends:
-                    break
-                await asyncio.sleep(_GLANCE_S)
-                await self._look_again()
-        for key, why in self.behind.items():
-            self.findings.say("window", f"{_window_words(key)} {why}")
-
-    async def _listen(self, consumer: AIOKafkaConsumer) -> None:
-        """Read what was said of windows up to now."""
-        ends = await consumer.end_offsets(consumer.assignment())
-        while any([await consumer.position(where) < end for where, end in ends.items()]):
-            for records in (await consumer.getmany(timeout_ms=200)).values():
-                for record in records:
-                    self._hear(FidelityWindow.model_validate_json(record.value))
-
-    def _hear(self, said: FidelityWindow) -> None:
+    def hear(self, said: FidelityWindow) -> None:
+        """What was said of a window settles it while it is open; from its first snapshot on it takes a snapshot."""
         if said.line not in self.grids:
             return
         series = Series(said.model_id, said.segment)
@@ -176,15 +144,47 @@ class _Windows:
         if said.status == "open" and not self.behind.get(key, "").startswith("has"):
             self.behind.pop(key, None)
 
-    async def _look_again(self) -> None:
+    def see(self, row: asyncpg.Record) -> None:
         """A snapshot that came since settles its window."""
-        async with audit.snapshot(self.settings.postgres_dsn.get_secret_value()) as connection:
-            async for row in audit.snapshots(connection):
-                key = _snapshot_key(row, self.grids)
-                if key in self.behind and row["version"] >= self.expected[key].version:
-                    del self.behind[key]
-                    if row["version"] == self.expected[key].version:
-                        self._compare(key, "snapshot", _metrics(row))
+        key = _snapshot_key(row, self.grids)
+        if key in self.behind and row["version"] >= self.expected[key].version:
+            del self.behind[key]
+            if row["version"] == self.expected[key].version:
+                self._compare(key, "snapshot", _metrics(row))
+
+
+async def _wait(settings: Settings, windows: Windows, patience_s: float) -> None:
+    """Wait until what lags was said, or kept, in the version that it has to have or a later one."""
+    ends = time.monotonic() + patience_s
+    async with _listening(settings) as consumer:
+        while True:
+            await _listen(consumer, windows.hear)
+            if not windows.behind or time.monotonic() > ends:
+                break
+            await asyncio.sleep(_GLANCE_S)
+            async with audit.snapshot(settings.postgres_dsn.get_secret_value()) as connection:
+                async for row in audit.snapshots(connection):
+                    windows.see(row)
+    for key, why in windows.behind.items():
+        windows.findings.say("window", f"{_window_words(key)} {why}")
+
+
+async def _check_copies(dsn: str, before: datetime, findings: Findings) -> int:
+    """Every refusal that was there at the first look has its copy by now."""
+    async with audit.snapshot(dsn) as connection:
+        for refused in await unsent_refused(connection, before, _MOST_COPIES):
+            where = f"{refused.source}, offset {refused.offset}, element {refused.element}"
+            findings.say("refusal", f"{where} ({refused.kind}) has no copy on {DEAD_LETTERS}")
+        return await audit.copies(connection)
+
+
+async def _listen(consumer: AIOKafkaConsumer, hear: Callable[[FidelityWindow], None]) -> None:
+    """Read what was said of windows up to now."""
+    ends = await consumer.end_offsets(consumer.assignment())
+    while any([await consumer.position(where) < end for where, end in ends.items()]):
+        for records in (await consumer.getmany(timeout_ms=200)).values():
+            for record in records:
+                hear(FidelityWindow.model_validate_json(record.value))
 
 
 def _snapshot_key(row: asyncpg.Record, grids: Grids) -> tuple[str, Window]:
