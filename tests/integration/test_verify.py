@@ -90,6 +90,18 @@ async def test_what_was_left_alone_agrees(fresh_database: str, pool: Pool):
     assert all([await pool.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES])
 
 
+async def test_a_pane_that_an_outcome_left_within_its_slice_is_not_missed(fresh_database: str, pool: Pool):
+    intake = Intake(pool, Library(pool, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
+    moved = outcome(9000, revision=1, observed_at=(START + timedelta(seconds=9100)).isoformat())
+    (taken,) = cut([record(2000, outcome(9000)), record(2001, moved)], 2)
+    await intake.take(taken)
+
+    findings, _ = await looked_at(fresh_database)
+
+    assert findings.all() == ()
+    assert await pool.fetchval("SELECT count(*) FROM fidelity_panes WHERE pane >= $1", START.timestamp() + 8900) == 2
+
+
 @pytest.mark.parametrize("table", TABLES)
 async def test_any_single_row_that_is_removed_is_reported(fresh_database: str, pool: Pool, table: str):
     keys = TABLES[table]
