@@ -19,6 +19,7 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from engine.forests import forest_mean
 from engine.training_table import TrainingTable
@@ -93,7 +94,7 @@ def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) 
     predicted, scores = np.empty(len(table)), []
     for train, test in _folds(len(table), seed):
         model = _fit(table.features.iloc[train], table.target[train], table, model_type, n_jobs, seed)
-        predicted[test] = model.predict(table.features.iloc[test])
+        predicted[test] = predict(model, encode(model, table.features.iloc[test]))
         scores.append(r2_score(table.target[test], predicted[test]))
     return CrossFit(predicted, np.array(scores))
 
@@ -115,6 +116,9 @@ def predict(model: Pipeline, encoded: Array) -> Array:
     estimator = model["estimator"]
     if isinstance(estimator, RandomForestRegressor):
         return forest_mean(estimator, encoded)
+    if isinstance(estimator, HistGradientBoostingRegressor):
+        with threadpool_limits(1, user_api="openmp"):
+            return np.asarray(estimator.predict(encoded), dtype=np.float64)
     return np.asarray(estimator.predict(encoded), dtype=np.float64)
 
 
@@ -167,7 +171,8 @@ def _folds(n: int, seed: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArr
 def _fit(features: pd.DataFrame, target: Array, table: TrainingTable, model_type: str, n_jobs: int, seed: int) -> Pipeline:
     estimator = _estimator(model_type, n_jobs, seed)
     model = Pipeline([("encoder", _encoder(table)), ("estimator", estimator)])
-    model.fit(features, target)
+    with threadpool_limits(1, user_api="openmp"):  # histogram boosting's threads spin: beside a busy core two are slower than one
+        model.fit(features, target)
     if hasattr(estimator, "n_jobs"):
         estimator.n_jobs = 1
     return model

@@ -513,6 +513,10 @@ class JointModel:
         ratio = _share(part.support[part.codes], whole.support[whole.codes])
         return _typed(pd.Series(ratio, name=name), self.ratio_dtypes[name])
 
+    def table(self) -> pd.DataFrame:
+        """The training frame."""
+        return pd.DataFrame({name: self.training(name) for name in self.names})
+
     def _empty_filter(self, masks: Mapping[str, Bools]) -> EmptyFilter:
         every = np.ones(self.n_rows, dtype=bool)
         others = {name: np.logical_and.reduce([every, *(mask for other, mask in masks.items() if other != name)]) for name in masks}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,10 @@ class TrainingTable:
     def __len__(self) -> int:
         """Rows."""
         return len(self.target)
+
+    def only(self, names: Sequence[str]) -> TrainingTable:
+        """The same rows with some of the features."""
+        return replace(self, features=self.features[list(names)], kinds={name: self.kinds[name] for name in names})
 
     @property
     def categorical(self) -> tuple[str, ...]:

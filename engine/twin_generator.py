@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, Protocol
 from uuid import UUID, uuid5
 
@@ -11,13 +12,14 @@ import pandas as pd
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
+from engine.assessment import assess, learn_joint
 from engine.baseline import Unseen, baseline_of
+from engine.causal_features import select_features
 from engine.conformal import fit_conformal
-from engine.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, fit, importance
-from engine.realism import realism
-from engine.sequential_trees import Constraints, JointModel, fit_joint
+from engine.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, encode, fit, importance, predict
 from engine.training_table import TrainingTable, training_table
 from engine.twin_model import LEVEL, TwinModel
+from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
 from schemas.twin_models import Baseline, ModelCard, RealismReport, TwinModelMetrics, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, Brand, TwinType, TwinTypeEntry
@@ -32,7 +34,7 @@ MODELS = UUID("5d0b9a3c-64a5-5f0e-9d6e-0d1a3f0b7c11")
 
 ENOUGH_FIDELITY = 0.75
 ENOUGH_R2 = 0.5
-MOST_HELD_OUT = 2000
+ENOUGH_ROWS = 5_000
 
 
 class NotTrained(RuntimeError):
@@ -53,6 +55,7 @@ class TwinGenerator:
         target: the column to learn, the twin type's own by default.
         model_type: of the expected outcome. ``auto`` takes the random forest, and when its fidelity stays below 0.75 also
             gradient boosting, and keeps whichever is better on rows it has not seen.
+        graph: what causes what, by which the features of the outcome are chosen; the twin type's own by default.
         n_jobs: processors for fitting, -1 for all; results do not depend on it.
         registry: where ``save_to_registry`` keeps the model.
     """
@@ -64,6 +67,7 @@ class TwinGenerator:
         target: str | None = None,
         *,
         model_type: ModelType = "auto",
+        graph: CausalGraph | None = None,
         n_jobs: int = -1,
         seed: int = 0,
         registry: ModelRegistry | None = None,
@@ -74,6 +78,7 @@ class TwinGenerator:
         if model_type not in ("auto", *HYPERPARAMETERS):
             raise ValueError(f"unknown model_type {model_type!r}: use auto, {', '.join(HYPERPARAMETERS)}")
         self.model_type = model_type
+        self.graph = graph or CAUSAL_GRAPHS[self.twin_type]
         self.n_jobs = n_jobs
         self.seed = seed
         self.registry = registry
@@ -99,17 +104,20 @@ class TwinGenerator:
         """
         target = target_col or self.target
         table = training_table(training_data, self.twin_type, target)
-        chosen, crossed, tried = self._choose(table)
-        outcome = fit(table, chosen, n_jobs=self.n_jobs, seed=self.seed)
-        encoded = outcome["encoder"].transform(table.features)
+        selection = select_features(self.graph, target, tuple(table.kinds))
+        seen = table.only(selection.kept)
+        chosen, crossed, tried = self._choose(seen)
+        outcome = fit(seen, chosen, n_jobs=self.n_jobs, seed=self.seed)
+        encoded = encode(outcome, table.features)
         conformal = fit_conformal(encoded, table.target - crossed.predicted, self.seed)
-        metrics = _metrics(table, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed)
+        frame = table.features.assign(**{target: table.target})
+        report = assess(frame, self.twin_type, table.categorical, target, self.seed)
+        metrics = _metrics(seen, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, report)
         unseen = Unseen(table.target, crossed.predicted, conformal.half_width(encoded, LEVEL))
         baseline = baseline_of(unseen, table.features, TWIN_TYPES[self.twin_type].segments)
         card = self._card(table, target, chosen, tried, metrics, baseline)
-        frame = table.features.assign(**{target: table.target})
-        joint, report = self._joint(frame, table, target), self._realism(frame, table, target)
-        self._model = TwinModel(card, dict(table.kinds), joint, outcome, conformal, report)
+        joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed)
+        self._model = TwinModel(card, dict(table.kinds), joint, outcome, conformal)
         self.target = target
         return metrics
 
@@ -158,7 +166,7 @@ class TwinGenerator:
         self, table: TrainingTable, target: str, chosen: str, tried: dict[str, float], metrics: TwinModelMetrics, baseline: Baseline
     ) -> ModelCard:
         parameters: dict[str, Any] = {**HYPERPARAMETERS[chosen], "cv_r2_of_tried": tried, "seed": self.seed}
-        identity = (self.twin_type.value, self.brand.value, target, self.model_type, chosen, self.seed, table.digest())
+        identity = (self.twin_type.value, self.brand.value, target, self.model_type, chosen, self.seed, table.digest(), self.graph)
         return ModelCard(
             model_id=uuid5(MODELS, repr(identity)),
             twin_type=self.twin_type,
@@ -172,57 +180,65 @@ class TwinGenerator:
             baseline=baseline,
         )
 
-    def _realism(self, frame: pd.DataFrame, table: TrainingTable, target: str) -> RealismReport:
-        """Learn once more without some rows, and hold the twins of that against them."""
-        rng = np.random.default_rng(self.seed)
-        order = rng.permutation(len(frame))
-        held_out = min(len(frame) // 5, MOST_HELD_OUT)
-        unseen, known = frame.iloc[order[:held_out]], frame.iloc[order[held_out:]]
-        twins = self._joint(known, table, target).sample(held_out, rng=rng).frame
-        return realism(twins, held_out=unseen, training=known, categorical=table.categorical, rng=rng)
-
-    def _joint(self, frame: pd.DataFrame, table: TrainingTable, target: str) -> JointModel:
-        entry = TWIN_TYPES[self.twin_type]
-        filterable = dict.fromkeys([*entry.filters.values(), *entry.dimensions])
-        constraints = Constraints(dict(entry.not_above), {r.name: (r.numerator, r.denominator) for r in entry.ratios})
-        return fit_joint(
-            frame,
-            categorical=table.categorical,
-            first=[name for name in filterable if name in table.features],
-            last=target,
-            constraints=constraints,
-            rng=np.random.default_rng(self.seed),
-        )
-
 
 def _metrics(
-    table: TrainingTable, outcome: Pipeline, crossed: CrossFit, entry: TwinTypeEntry, target: str, seed: int
+    table: TrainingTable,
+    outcome: Pipeline,
+    crossed: CrossFit,
+    entry: TwinTypeEntry,
+    target: str,
+    seed: int,
+    selection: FeatureSelection,
+    realism: RealismReport,
 ) -> TwinModelMetrics:
-    fitted = np.asarray(outcome.predict(table.features))
+    fitted = predict(outcome, encode(outcome, table.features))
     errors = table.target - fitted
-    fidelity = crossed.fidelity(table.target)
     additive = entry.target(target).scale == "additive"
+    r2 = float(crossed.r2.mean())
     return TwinModelMetrics(
         train_r2=float(r2_score(table.target, fitted)),
         train_mae=float(np.abs(errors).mean()),
         train_rmse=float(np.sqrt((errors**2).mean())),
-        cv_r2_mean=float(crossed.r2.mean()),
+        cv_r2_mean=r2,
         cv_r2_std=float(crossed.r2.std()),
-        fidelity=fidelity,
+        fidelity=crossed.fidelity(table.target),
         training_samples=len(table),
         n_dropped=table.n_dropped,
         no_change_mae=float(np.abs(table.target).mean()) if additive else None,
         feature_importance=importance(outcome, table, seed),
-        warnings=(*table.warnings, *_weakness(float(crossed.r2.mean()), table, entry)),
+        realism=realism,
+        selection=selection,
+        warnings=(*table.warnings, *_left_out(table, selection), *_weakness(r2, table, entry, selection)),
     )
 
 
-def _weakness(r2: float, table: TrainingTable, entry: TwinTypeEntry) -> tuple[str, ...]:
-    dropped = (f"{table.n_dropped} rows without a value of the target were left out",) if table.n_dropped else ()
+def _left_out(table: TrainingTable, selection: FeatureSelection) -> Iterator[str]:
+    if table.n_dropped:
+        yield f"{table.n_dropped} rows without a value of the target were left out"
+    if selection.dropped:
+        reasons = "; ".join(f"{name}, {reason}" for name, reason in selection.dropped.items())
+        yield f"by the causal graph no features of the outcome: {reasons}"
+    if selection.lacking:
+        yield (
+            f"this table alone cannot tell the effect of {selection.graph.treatment} from what {', '.join(selection.lacking)} "
+            "would explain: it lacks them"
+        )
+
+
+def _weakness(r2: float, table: TrainingTable, entry: TwinTypeEntry, selection: FeatureSelection) -> Iterator[str]:
     if r2 >= ENOUGH_R2:
-        return dropped
-    lacking = [name for name in entry.by_name if name not in table.features]
-    advice = (
+        return
+    lacking = [name for name in entry.by_name if name not in table.features and name not in selection.dropped]
+    advice = [
         f"add {', '.join(lacking[:5])}" if lacking else "add features measured closer to the outcome, such as last year's change"
-    )
-    return (*dropped, f"R2 on unseen rows is {r2:.2f}, below {ENOUGH_R2}: single predictions are rough; {advice}")
+    ]
+    if len(table) < ENOUGH_ROWS:
+        advice.append(f"give {ENOUGH_ROWS:,} rows or more instead of {len(table):,}")
+    if (share := _share_of_extremes(table.target)) > 0.5:
+        advice.append(f"look at the 1 % most extreme values of the target, which make {share:.0%} of its variance")
+    yield f"R2 on unseen rows is {r2:.2f}, below {ENOUGH_R2}: single predictions are rough; {'; '.join(advice)}"
+
+
+def _share_of_extremes(target: Array) -> float:
+    squares = np.sort((target - target.mean()) ** 2)
+    return float(squares[-max(1, len(squares) // 100) :].sum() / squares.sum())

@@ -15,6 +15,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
+from engine.assessment import assess
 from engine.conformal import Conformal
 from engine.outcome_model import encode, predict
 from engine.sequential_trees import JointModel
@@ -48,7 +49,6 @@ class TwinModel:
         joint: distribution of features and target.
         outcome: encoder and estimator of the expected outcome.
         conformal: half widths of prediction intervals.
-        realism: of twins that a distribution learned from most rows made, held against the other rows.
     """
 
     card: ModelCard
@@ -56,7 +56,6 @@ class TwinModel:
     joint: JointModel
     outcome: Pipeline
     conformal: Conformal
-    realism: RealismReport | None = None
 
     def predict(self, frame: pd.DataFrame) -> Array:
         """Expected outcome without any intervention, shape ``(n,)``, units of the target.
@@ -108,10 +107,20 @@ class TwinModel:
             filters_applied=canonical_filters(self.card.twin_type, filters),
             seed=seed,
             real_rows=sampled.real_rows,
-            realism=self.realism,
+            realism=self.card.metrics.realism,
             model=self.card,
             frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: lower, UPPER: upper}),
         )
+
+    def assess(self, filters: Filters = None, seed: int = 0) -> RealismReport:
+        """How real twins that satisfy the filters look, judged on rows held out from a distribution learned anew; takes seconds.
+
+        Raises:
+            ValueError: when too few rows satisfy the filters to judge by.
+        """
+        categorical = [name for name, kind in self.kinds.items() if kind == "category"]
+        allowed = self._allowed(conditions(self.card.twin_type, filters))
+        return assess(self.joint.table(), self.card.twin_type, categorical, self.card.target, seed, allowed)
 
     def to_parts(self) -> ModelParts:
         """Take the model apart; ``from_parts`` puts it together again, bit for bit."""
@@ -128,7 +137,6 @@ class TwinModel:
                 "kinds": dict(self.kinds),
                 "joint": self.joint.meta,
                 "conformal_floor": self.conformal.floor,
-                "realism": self.realism.model_dump(mode="json") if self.realism else None,
             },
         )
 
@@ -136,7 +144,6 @@ class TwinModel:
     def from_parts(cls, parts: ModelParts) -> TwinModel:
         """The model that ``to_parts`` took apart."""
         joint = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
-        realism = parts.meta["realism"]
         outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
         return cls(
             card=ModelCard.model_validate(parts.meta["card"]),
@@ -144,7 +151,6 @@ class TwinModel:
             joint=JointModel.from_arrays(joint, parts.meta["joint"]),
             outcome=outcome,
             conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], parts.arrays["conformal_scores"]),
-            realism=RealismReport(**realism) if realism else None,
         )
 
     def with_card(self, card: ModelCard) -> TwinModel:

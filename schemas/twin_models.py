@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from schemas.base import Finite, Frozen, Moment, Record
+from schemas.causal_graphs import FeatureSelection
 from schemas.columns import Columns
 from schemas.filters import Condition, conditions
 from schemas.twin_types import Brand, TwinType, model_line
@@ -86,10 +87,36 @@ class Baseline(Errors):
     inputs: dict[str, Histogram] = Field(default_factory=dict)
 
 
+class RealismReport(Frozen):
+    """How hard synthetic rows are to tell from held-out real ones, and how close they come to the rows learned from.
+
+    Attributes:
+        auc: of a classifier between twins and held-out rows, 0.5 = cannot tell.
+        marginal_score: mean over columns of 1 - KS distance or 1 - total variation, 1 = same.
+        association_error: mean absolute difference of the association over all pairs of columns, 0 = same.
+        exact_copies, near_copies: share of twins; 0.05 near copies is no excess.
+        closer_to_training: share of twins nearer to a training row than to a held-out row, 0.5 = no memory.
+        columns: the score of each column.
+    """
+
+    auc: Finite
+    marginal_score: Finite
+    association_error: Finite
+    exact_copies: Finite
+    near_copies: Finite
+    closer_to_training: Finite
+    n_synthetic: int
+    n_held_out: int
+    columns: dict[str, float] = Field(default_factory=dict)
+
+
 class TwinModelMetrics(Record):
     """How good a trained model is, with the warnings that a user should read.
 
-    ``fidelity`` is the Pearson correlation of predicted and actual on rows that the fit had not seen (null when undefined).
+    Attributes:
+        fidelity: Pearson correlation of predicted and actual on rows that the fit had not seen (null when undefined).
+        realism: of twins that a distribution learned from most rows made, held against the other rows.
+        selection: which columns the expected outcome is learned from, and why.
     """
 
     train_r2: Finite
@@ -102,6 +129,8 @@ class TwinModelMetrics(Record):
     n_dropped: int = 0
     no_change_mae: Finite | None = None
     feature_importance: dict[str, float] = Field(default_factory=dict)
+    realism: RealismReport | None = None
+    selection: FeatureSelection | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -125,29 +154,6 @@ class ModelCard(Frozen):
     def line(self) -> str:
         """Name of the model line."""
         return model_line(self.twin_type, self.brand, self.target)
-
-
-class RealismReport(Frozen):
-    """How hard synthetic rows are to tell from held-out real ones, and how close they come to the rows learned from.
-
-    Attributes:
-        auc: of a classifier between twins and held-out rows, 0.5 = cannot tell.
-        marginal_score: mean over columns of 1 - KS distance or 1 - total variation, 1 = same.
-        association_error: mean absolute difference of the association over all pairs of columns, 0 = same.
-        exact_copies, near_copies: share of twins; 0.05 near copies is no excess.
-        closer_to_training: share of twins nearer to a training row than to a held-out row, 0.5 = no memory.
-        columns: the score of each column.
-    """
-
-    auc: Finite
-    marginal_score: Finite
-    association_error: Finite
-    exact_copies: Finite
-    near_copies: Finite
-    closer_to_training: Finite
-    n_synthetic: int
-    n_held_out: int
-    columns: dict[str, float] = Field(default_factory=dict)
 
 
 class DigitalTwin(Record):
