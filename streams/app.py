@@ -19,7 +19,7 @@ from streams.transport import SliceSchema, SliceTransport, Start, StartFinder
 
 __all__ = ["TwinApp", "make_app"]
 
-_SLICES_BUFFERED = 64
+_SLICES_BUFFERED = 32  # more than Faust sleeps when all are full: a second and a half of work
 _MESSAGES_BUFFERED = 4096
 _SENDS_BUFFERED = 20_000
 _MAX_MESSAGE_BYTES = 8 * 1024 * 1024

@@ -53,7 +53,7 @@ class Settings(PostgresSettings):
     lease_s: float = Field(default=60.0, gt=0)
 
     session_timeout_s: float = Field(default=20.0, gt=0)
-    slice_records: int = Field(default=1000, ge=1)
+    slice_records: int = Field(default=4000, ge=1)
     model_cache_size: int = Field(default=8, ge=1)
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65_000)

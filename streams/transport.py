@@ -22,7 +22,11 @@ from faust.types import TP
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
-__all__ = ["Slice", "SliceConsumer", "SliceSchema", "SliceTransport", "Start", "StartFinder"]
+__all__ = ["MOST_BYTES", "Slice", "SliceConsumer", "SliceSchema", "SliceTransport", "Start", "StartFinder", "cuts"]
+
+
+MOST_BYTES = 2 * 1024 * 1024
+"""Values of a slice: a record may carry an array of outcomes, and a slice is one transaction."""
 
 
 @dataclass(frozen=True)
@@ -173,11 +177,10 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         single = {tp: found for tp, found in records.items() if not self._sliced(tp)}
         for tp, record in self.scheduler.iterate(single) if single else ():
             yield tp, self._to_message(tp, record)
-        size = self.app.slice_records
         for tp, found in records.items():
             if self._sliced(tp):
-                for first in range(0, len(found), size):
-                    yield from self._slice(tp, found[first : first + size])
+                for part in cuts(found, self.app.slice_records, MOST_BYTES):
+                    yield from self._slice(tp, part)
 
     def _slice(self, tp: TP, found: Sequence[Any]) -> Iterator[tuple[TP, Any]]:
         read = self._read_offset[tp]
@@ -186,6 +189,26 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
             message = self._to_message(tp, fresh[-1])
             message.key, message.value = None, Slice(tp.topic, tp.partition, self._starts[tp].incarnation, fresh)
             yield tp, message
+
+
+def cuts(records: Sequence[Any], most: int, most_bytes: int) -> Iterator[Sequence[Any]]:
+    """Parts of at most so many records and, but for a single record, so many bytes of their values.
+
+    Example:
+        >>> from types import SimpleNamespace as record
+        >>> told = [record(value=b"x" * size) for size in (3, 3, 9, 1, 1, 1)]
+        >>> [len(part) for part in cuts(told, 2, 6)]
+        [2, 1, 2, 1]
+    """
+    first, size = 0, 0
+    for place, record in enumerate(records):
+        length = len(record.value or b"")
+        if place > first and (place - first == most or size + length > most_bytes):
+            yield records[first:place]
+            first, size = place, 0
+        size += length
+    if len(records):
+        yield records[first:]
 
 
 class SliceTransport(driver.Transport):  # type: ignore[misc]  # untyped

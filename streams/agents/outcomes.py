@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Mapping, Sequence
@@ -29,6 +30,7 @@ __all__ = ["EVERY_LINE", "attach"]
 
 EVERY_LINE = "*"
 _ROWS_A_MESSAGE = 500
+_SLICES_IN_HAND = 8
 _SWEEP_S = 60.0
 _SWEPT_AT_ONCE = 500
 _OUTCOMES = topic_of(OutcomeEvent)
@@ -59,12 +61,16 @@ class _Reached:
     at: float = field(default_factory=time.monotonic)
 
 
+_NOWHERE = _Reached()
+
+
 class _Outcomes:
     def __init__(self, app: TwinApp, models: LoadModel, simulations: FindSimulation) -> None:
         self._app = app
         self._models = models
         self._simulations = simulations
         self._reached: dict[SourceId, _Reached] = {}
+        self._places = asyncio.Semaphore(max(app.settings.postgres_pool_size - 1, 1))  # one is left for timers
 
     @cached_property
     def _intake(self) -> Intake:
@@ -73,9 +79,24 @@ class _Outcomes:
         return Intake(pool, library, settings.skew_s, settings.restatement_s)
 
     async def run(self, slices: Any) -> None:
-        """Take slice after slice in."""
-        async for taken in slices:
-            await settle(self._app, partial(self._take, taken), _fail)
+        """Take slices in: those of a partition one after another, those of several side by side.
+
+        The next slices are read and scored while Postgres works on those before them. Each is acknowledged when it is done, and
+        the transport commits no offset above one that is not.
+        """
+        stream, room = slices.noack(), asyncio.Semaphore(_SLICES_IN_HAND)
+        last: dict[int, asyncio.Event] = {}
+        async with asyncio.TaskGroup() as group:
+            async for event in stream.events():
+                await room.acquire()
+                partition, stored = event.value.partition, asyncio.Event()
+                task = group.create_task(self._settle(stream, event, last.get(partition), stored))
+                task.add_done_callback(lambda _: room.release())
+                last[partition] = stored
+
+    async def _settle(self, stream: Any, event: Any, before: asyncio.Event | None, stored: asyncio.Event) -> None:
+        await settle(self._app, partial(self._take, event.value, before, stored), _fail)
+        await stream.ack(event)
 
     async def find_starts(self, committed: Mapping[TP, int | None]) -> Mapping[TP, Start]:
         """Where reading begins, and with it how far each source is."""
@@ -87,13 +108,20 @@ class _Outcomes:
         self._reached = {source: _Reached(known.get(source), start.offset) for source, start in sources.items()}
         return starts
 
-    async def _take(self, taken: Slice) -> None:
+    async def _take(self, taken: Slice, before: asyncio.Event | None, stored: asyncio.Event) -> None:
+        """Bring a slice in when the one ``before`` it is, and say so by ``stored``."""
         began = time.perf_counter()
-        done = await self._intake.take(taken)
+        ready = await self._intake.prepare(taken)
+        if before is not None:
+            await before.wait()
+        async with self._places:
+            done = await self._intake.store(ready)
+        stored.set()
         await self._say_rows(done)
         if done.refused or done.replayed:
             await send_copies(self._app, await refused_since(self._app.pool, done.source, taken.first_offset))
-        self._reached[done.source] = _Reached(done.watermark, taken.last_offset + 1)
+        if self._reached.get(done.source, _NOWHERE).next_offset <= taken.last_offset:
+            self._reached[done.source] = _Reached(done.watermark, taken.last_offset + 1)
         SLICE_SECONDS.observe(time.perf_counter() - began)
         _measure(done)
 
@@ -118,6 +146,9 @@ class _Outcomes:
         A source that was read to its end and has been silent for as long as windows wait holds nothing open: it is as far as the
         clock.
         """
+        await persist(self._say_watermarks, part="postgres")
+
+    async def _say_watermarks(self) -> None:
         consumer = self._app.consumer
         mine = {TP(source.topic, source.partition): source for source in self._reached}
         owned = [mine[tp] for tp in consumer.assignment() if tp in mine]
@@ -141,6 +172,9 @@ class _Outcomes:
 
     async def sweep(self) -> None:
         """Send copies of refused records that have none yet."""
+        await persist(self._sweep, part="postgres")
+
+    async def _sweep(self) -> None:
         due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
         await send_copies(self._app, await unsent_refused(self._app.pool, due, _SWEPT_AT_ONCE))
 
