@@ -1,6 +1,6 @@
 """Speed and memory: every figure a ratio against a named baseline of the same run.
 
-``python -m tests.bench [--json] [PART ...]``
+``python -m tests.bench [--json] [--seconds S] [PART ...]``
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.bench.fidelity import sums_figure
 from tests.bench.forest import forest_figures
 from tests.bench.measure import Figure
 from tests.bench.memory import memory_figures
-from tests.bench.outcomes import outcome_figure
+from tests.bench.outcomes import outcome_figures
 from tests.bench.populations import population_figure
 from tests.bench.report import as_json, as_table
 from tests.bench.tables import Measured, measured_tables
@@ -39,10 +39,10 @@ OF_SAMPLE: dict[str, Callable[[Measured], Sequence[Figure]]] = {
 }
 OF_STACK: dict[str, Callable[[Measured, Settings], Sequence[Figure]]] = {
     "population": lambda table, settings: [population_figure(table, settings)],
-    "outcomes": lambda table, settings: [outcome_figure(table, settings)],
     "memory": lambda _, settings: memory_figures(settings),
 }
-PARTS = (*OF_TABLES, *OF_SAMPLE, *OF_STACK)
+TIMED = "outcomes"
+PARTS = (*OF_TABLES, *OF_SAMPLE, *OF_STACK, TIMED)
 
 
 def main() -> None:
@@ -50,18 +50,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Speed and memory against named baselines.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one or more of {', '.join(PARTS)}; all by default")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="how long outcomes are to be taken in at the aim's rate, up to 60"
+    )
     said = parser.parse_args()
     if unknown := set(said.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}")
     figures: list[Figure] = []
     try:
         with threadpool_limits(1):
-            figures.extend(_measured(said.parts or PARTS))
+            figures.extend(_measured(said.parts or PARTS, said.seconds))
     finally:
         print((as_json if said.json else as_table)(figures))
 
 
-def _measured(parts: Sequence[str]) -> Iterator[Figure]:
+def _measured(parts: Sequence[str], seconds: float) -> Iterator[Figure]:
     tables = list(measured_tables())
     for part, of_table in OF_TABLES.items():
         for table in tables if part in parts else ():
@@ -71,11 +74,14 @@ def _measured(parts: Sequence[str]) -> Iterator[Figure]:
         if part in parts:
             with _told(part):
                 yield from of_sample(tables[0])
-    if set(OF_STACK) & set(parts):
+    if {*OF_STACK, TIMED} & set(parts):
         with _service() as settings:
             for part in (part for part in OF_STACK if part in parts):
                 with _told(part):
                     yield from OF_STACK[part](tables[0], settings)
+            if TIMED in parts:
+                with _told(TIMED):
+                    yield from outcome_figures(tables[0], settings, seconds)
 
 
 @contextmanager

@@ -13,10 +13,10 @@ __all__ = ["Aim", "Figure", "Times", "interleaved"]
 
 
 class Aim(NamedTuple):
-    """What a figure should be at most: its ratio, our own value, or how far ours stays below the baseline."""
+    """What a figure should be: at most its ratio, our own value, or how far ours stays below the baseline; at least our rate."""
 
-    of: Literal["ratio", "ours", "shortfall"]
-    at_most: float
+    of: Literal["ratio", "ours", "shortfall", "rate"]
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class Figure:
         """Whether the aim is met; None without one."""
         if self.aim is None:
             return None
+        if self.aim.of == "rate":
+            return self.ours >= self.aim.limit
         judged = {"ratio": self.ratio, "ours": self.ours, "shortfall": self.baseline - self.ours}
-        return judged[self.aim.of] <= self.aim.at_most
+        return judged[self.aim.of] <= self.aim.limit
 
 
 class Times(NamedTuple):

@@ -1,72 +1,119 @@
-"""Outcomes from Kafka into the database by a worker's process, against a consumer that only decodes them."""
+"""Outcomes from Kafka into the database by one worker's process, held against reading alone and against scoring alone.
+
+The aim's number of outcomes a second waits in Kafka for each second that shall be measured; afterwards every count is held against
+what was published, with ==.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing as mp
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from statistics import median
+from itertools import pairwise
+from typing import Any, NamedTuple
 from uuid import uuid5
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+import numpy as np
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from faust.types import TP
 
+from engine.sums import QUANTUM
 from schemas import ModelCard, OutcomeEvent
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER
 from sql.database import Connection, connect
 from sql.ledger import Ledger
-from streams.client import TwinClient
+from streams.intake import Intake, Ready, Taken
+from streams.role import app_of
 from streams.settings import Settings
 from streams.topics import topic_of
+from streams.transport import Start
 from streams.worker import Workers
-from tests.bench.measure import Figure
+from tests.bench.measure import Aim, Figure
 from tests.bench.tables import Measured
 
-__all__ = ["outcome_figure"]
+__all__ = ["outcome_figures"]
 
 Offsets = Mapping[TopicPartition, int]
 
-ROUNDS, A_ROUND = 3, 20_000
-SPREAD_S = 86_400.0 / (ROUNDS * A_ROUND)
-LONGEST_S = 60.0
-TAKEN = "SELECT coalesce(sum(elements), 0)::int FROM source_positions"
+AIM = 30_000  # outcomes a second and worker
+TWINS = 20_000
+STRETCH_S = 5.0
+PATIENCE = 20.0  # times as long as the aim would take
 TOPIC = topic_of(OutcomeEvent)
+TAKEN = "SELECT coalesce(sum(elements), 0)::bigint FROM source_positions"
 CONSUMER = "aiokafka's consumer alone, each record decoded as JSON"
+SCORING = "the same process without the transaction: read, validated, scored and acknowledged, nothing kept"
 
 
-def outcome_figure(measured: Measured, settings: Settings) -> Figure:
-    """Outcomes a second that a worker scores, stores and counts exactly once, of those that wait in Kafka when it starts."""
-    events = _events(measured)
+def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> list[Figure]:
+    """Outcomes a second that a worker scores, stores and counts exactly once; and what the exactness costs."""
+    said = _Said(measured, round(seconds * AIM))
     with asyncio.Runner() as runner:
         connection = runner.run(connect(settings.postgres_dsn.get_secret_value()))
         runner.run(_promote(connection, measured.model.card, settings))
-        rates = [_round(runner, connection, settings, events) for _ in range(ROUNDS)]
+        begin = runner.run(_ends(settings))
+        runner.run(_publish(settings, said))
+        decoded = runner.run(_decode(settings, begin, said.count))
+        with Workers(["outcomes"], settings, log_folder=settings.home / "logs") as worker:
+            worker.wait_ready()
+            stored = runner.run(_drained(connection, worker, said.count))
+        runner.run(_check(connection, said))
         runner.run(connection.close())
-    ours, decoded = (median(each) for each in zip(*rates, strict=True))
-    note = "one worker process; Kafka and PostgreSQL have the same cores"
-    return Figure("take outcomes in", measured.name, "outcomes/s", ours, decoded, CONSUMER, ROUNDS, note=note)
+    scored = _scored(settings, begin, said.count)
+    note = (
+        f"{said.count:,} outcomes, slowest {STRETCH_S:g} s {stored.slowest:,.0f}/s; every count agrees;"
+        " one worker process, Kafka and PostgreSQL on the same cores"
+    )
+    aim = Aim("rate", AIM)
+    return [
+        Figure("take outcomes in", measured.name, "outcomes/s", stored.rate, decoded, CONSUMER, 1, aim, note),
+        Figure("the cost of exactness", measured.name, "outcomes/s", stored.rate, scored, SCORING, 1),
+    ]
 
 
-def _events(measured: Measured) -> Iterator[OutcomeEvent]:
-    """Outcomes of a day that has just ended, evenly spread, each with its prediction and interval."""
-    card = measured.model.card
-    start = datetime.now(UTC) - timedelta(seconds=SPREAD_S * ROUNDS * A_ROUND)
-    twins = measured.model.generate(ROUNDS * A_ROUND, seed=1).frame
-    columns = (twins[name].tolist() for name in (BEHAVIOUR, LOWER, UPPER, card.target, "region"))
-    for number, (expected, lower, upper, actual, region) in enumerate(zip(*columns, strict=True)):
-        yield OutcomeEvent(
-            event_id=uuid5(card.model_id, str(number)),
-            observed_at=start + timedelta(seconds=SPREAD_S * number),
-            twin_type=card.twin_type,
-            brand=card.brand,
-            metric_type=card.target,
-            actual_value=actual,
-            predicted_value=expected,
-            predicted_lower=lower,
-            predicted_upper=upper,
-            segment={"region": region},
-        )
+class _Said:
+    """Outcomes of the hour that has just ended, evenly spread, each with its prediction and interval."""
+
+    def __init__(self, measured: Measured, count: int) -> None:
+        self.count = count
+        self.card = measured.model.card
+        twins = measured.model.generate(TWINS, seed=1).frame
+        columns = (twins[name].round(6).tolist() for name in (BEHAVIOUR, LOWER, UPPER, self.card.target, "region"))
+        self._twins = list(zip(*columns, strict=True))
+        self._start = datetime.now(UTC) - timedelta(hours=1)
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """Key and value of each, made as a producer would make them."""
+        card = self.card
+        for number in range(self.count):
+            expected, lower, upper, actual, region = self._twins[number % TWINS]
+            said = {
+                "event_id": str(uuid5(card.model_id, str(number))),
+                "observed_at": (self._start + timedelta(seconds=3600 * number / self.count)).isoformat(),
+                "twin_type": card.twin_type.value,
+                "brand": card.brand.value,
+                "metric_type": card.target,
+                "actual_value": actual,
+                "predicted_value": expected,
+                "predicted_lower": lower,
+                "predicted_upper": upper,
+                "segment": {"region": region},
+            }
+            yield b"%d" % number, json.dumps(said).encode()
+
+    def sums(self) -> dict[str, int]:
+        """What the series of all has to hold."""
+        rows = np.array([twin[:4] for twin in self._twins], dtype=float)
+        times = self.count // TWINS + (np.arange(TWINS) < self.count % TWINS)
+        whole = np.rint((rows - self.card.baseline.center) / self.card.baseline.scale / QUANTUM).astype(np.int64)
+        predicted, actual = whole[:, 0], whole[:, 3]
+        inside = (rows[:, 1] <= rows[:, 3]) & (rows[:, 3] <= rows[:, 2])
+        said = {"n": 1, "n_inside": inside, "predicted": predicted, "actual": actual, "absolute_error": abs(predicted - actual)}
+        return {name: int((column * times).sum()) for name, column in said.items()}
 
 
 async def _promote(connection: Connection, card: ModelCard, settings: Settings) -> None:
@@ -75,21 +122,10 @@ async def _promote(connection: Connection, card: ModelCard, settings: Settings) 
     await ledger.promote(card.line, card.model_id, reason="first model of the line")
 
 
-def _round(
-    runner: asyncio.Runner, connection: Connection, settings: Settings, events: Iterator[OutcomeEvent]
-) -> tuple[float, float]:
-    """Outcomes a second, ours and decoded only."""
-    before, begin = runner.run(connection.fetchval(TAKEN)), runner.run(_ends(settings))
-    runner.run(_publish(settings, [next(events) for _ in range(A_ROUND)]))
-    decoded = runner.run(_decode(settings, begin))
-    with Workers(["outcomes"], settings, log_folder=settings.home / "logs") as worker:
-        worker.wait_ready()
-        return runner.run(_drained(connection, worker, before, before + A_ROUND)), decoded
-
-
-async def _publish(settings: Settings, events: Iterable[OutcomeEvent]) -> None:
-    async with TwinClient(settings, name="bench") as client:
-        await client.publish_outcomes(events)
+async def _publish(settings: Settings, said: _Said) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, linger_ms=20, max_batch_size=256 * 1024) as producer:
+        for key, value in said.records():
+            await producer.send(TOPIC, value, key=key)
 
 
 async def _ends(settings: Settings) -> Offsets:
@@ -97,34 +133,105 @@ async def _ends(settings: Settings) -> Offsets:
         return dict(await consumer.end_offsets(consumer.assignment()))
 
 
-async def _decode(settings: Settings, begin: Offsets) -> float:
-    """Records a second, from the first that arrive to the last of a round."""
+async def _decode(settings: Settings, begin: Offsets, count: int) -> float:
+    """Records a second, from the first that arrive to the last."""
     async with AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap) as consumer:
         consumer.assign(list(begin))
         for partition, offset in begin.items():
             consumer.seek(partition, offset)
         first = await _decoded(consumer)
-        began, missing = time.perf_counter(), A_ROUND - first
+        began, missing = time.perf_counter(), count - first
         while missing > 0:
             missing -= await _decoded(consumer)
-        return (A_ROUND - first) / (time.perf_counter() - began)
+        return (count - first) / (time.perf_counter() - began)
 
 
 async def _decoded(consumer: AIOKafkaConsumer) -> int:
-    slices = await consumer.getmany(timeout_ms=1000, max_records=1000)
+    slices = await consumer.getmany(timeout_ms=1000, max_records=4000)
     return len([json.loads(record.value) for records in slices.values() for record in records])
 
 
-async def _drained(connection: Connection, worker: Workers, before: int, after: int) -> float:
-    """Outcomes a second from the first that are stored to the last; what a process takes to start is not in it."""
-    deadline, seen = time.monotonic() + LONGEST_S, [(0.0, before)]
-    while seen[-1][1] < after:
+class _Rate(NamedTuple):
+    """Outcomes a second: over all, and in the slowest stretch."""
+
+    rate: float
+    slowest: float
+
+
+async def _drained(connection: Connection, worker: Workers, count: int) -> _Rate:
+    """From the first outcomes that are stored to the last; what a process takes to start is not in it."""
+    deadline, seen = time.monotonic() + PATIENCE * count / AIM, [(0.0, 0)]
+    while seen[-1][1] < count:
         worker.check()
         taken = await connection.fetchval(TAKEN)
         if taken > seen[-1][1]:
             seen.append((time.perf_counter(), taken))
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{taken - before} of {after - before} outcomes were taken in within {LONGEST_S:g} s")
-        await asyncio.sleep(0.01)
+            raise TimeoutError(f"{taken} of {count} outcomes were taken in after {PATIENCE * count / AIM:g} s")
+        await asyncio.sleep(0.05)
     (began, first), (ended, last) = seen[1], seen[-1]
+    rate = (last - first) / (ended - began)
+    stretches = [began, *np.arange(began + STRETCH_S, ended, STRETCH_S).tolist()]
+    taken_by = np.interp(stretches, *zip(*seen[1:], strict=True)).tolist()
+    return _Rate(rate, min(((two - one) / STRETCH_S for one, two in pairwise(taken_by)), default=rate))
+
+
+async def _check(connection: Connection, said: _Said) -> None:
+    """Raise AssertionError unless every count and sum is what was published."""
+    expected = said.sums()
+    columns = ", ".join(f"sum({name})::bigint AS {name}" for name in expected)
+    found = await connection.fetchrow(f"SELECT {columns} FROM fidelity_panes WHERE segment = 'all'")
+    rows = await connection.fetch("SELECT fate::text, count(*) FROM fidelity_tracking GROUP BY 1")
+    if found is None or dict(found) != expected or [tuple(row) for row in rows] != [("counted", said.count)]:
+        raise AssertionError(f"published {expected}, counted {dict(found or {})}, stored {rows}")
+
+
+def _scored(settings: Settings, begin: Offsets, count: int) -> float:
+    """Outcomes a second of a process of its own that stores nothing."""
+    context = mp.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_score_all, args=(settings, {tuple(tp): at for tp, at in begin.items()}, count, theirs))
+    child.start()
+    theirs.close()
+    try:
+        rate: float = ours.recv()
+    finally:
+        child.join()
+    return rate
+
+
+def _score_all(settings: Settings, begin: Mapping[tuple[str, int], int], count: int, tell: Any) -> None:
+    tell.send(asyncio.run(_without_transaction(settings, begin, count)))
+
+
+async def _without_transaction(settings: Settings, begin: Mapping[tuple[str, int], int], count: int) -> float:
+    seen: list[tuple[float, int]] = []
+    done = asyncio.Event()
+
+    async def nothing(_intake: Intake, ready: Ready) -> Taken:
+        seen.append((time.perf_counter(), (seen[-1][1] if seen else 0) + ready.n_elements))
+        if seen[-1][1] >= count:
+            done.set()
+        return Taken(ready.source, (), None)
+
+    Intake.store = nothing  # type: ignore[method-assign]  # this process does nothing else
+    async with _playing(settings, begin) as app:
+        await app.wait(done.wait())
+    (began, first), (ended, last) = seen[0], seen[-1]
     return (last - first) / (ended - began)
+
+
+@asynccontextmanager
+async def _playing(settings: Settings, begin: Mapping[tuple[str, int], int]) -> AsyncIterator[Any]:
+    """The role's app, reading from these offsets."""
+    app = app_of("outcomes", settings)
+
+    async def starts(committed: Mapping[TP, int | None]) -> Mapping[TP, Start]:
+        return {tp: Start(begin[tp.topic, tp.partition]) for tp in committed}
+
+    app.find_starts = starts
+    await app.start()
+    try:
+        yield app
+    finally:
+        await app.stop()

@@ -70,8 +70,10 @@ def _spelled(aim: Aim | None, unit: str) -> str:
     if aim is None:
         return ""
     if aim.of == "ours":
-        return f"<= {_number(aim.at_most, unit)}"
-    return f"ratio <= {aim.at_most:g}" if aim.of == "ratio" else f"at most {aim.at_most:g} below"
+        return f"<= {_number(aim.limit, unit)}"
+    if aim.of == "rate":
+        return f">= {_number(aim.limit, unit)}"
+    return f"ratio <= {aim.limit:g}" if aim.of == "ratio" else f"at most {aim.limit:g} below"
 
 
 def _number(value: float, unit: str) -> str:
