@@ -11,7 +11,6 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,10 @@ import pandas as pd
 from scipy.special import kolmogorov
 from scipy.stats import chi2
 
+from schemas.fidelity_models import ColumnShift, EstimatedFidelity
 from schemas.twin_models import Baseline, Histogram
 
-__all__ = ["PREDICTED", "InputShift", "column_counts", "counts_in", "estimated_mae", "histogram", "shifts"]
+__all__ = ["PREDICTED", "column_counts", "counts_in", "estimated", "histogram", "shifts"]
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -36,29 +36,6 @@ SMALLEST_SHIFT = 0.10
 
 FALSE_ALARMS = 0.01
 """Probability that any column at all is said to have moved while none has, in one look."""
-
-
-@dataclass(frozen=True)
-class InputShift:
-    """How far one column has moved.
-
-    Attributes:
-        psi: population stability index of ``n`` rows against those of training; ``limit`` is what has to be exceeded.
-        ks: largest distance of the two cumulative shares, over the bins; ``ks_p`` is the probability of a larger one by chance (at
-            most: bins hide differences). None for a category, whose levels have no order.
-    """
-
-    name: str
-    n: int
-    psi: float
-    limit: float
-    ks: float | None
-    ks_p: float | None
-
-    @property
-    def moved(self) -> bool:
-        """Whether the shift is beyond chance and large enough to matter."""
-        return self.psi > self.limit
 
 
 def histogram(values: pd.Series) -> Histogram:
@@ -103,7 +80,7 @@ def column_counts(features: pd.DataFrame, predicted: npt.ArrayLike, baseline: Ba
     return {name: counts_in(columns[name], bins) for name, bins in baseline.inputs.items()}
 
 
-def shifts(counts: Mapping[str, npt.ArrayLike], baseline: Baseline) -> tuple[InputShift, ...]:
+def shifts(counts: Mapping[str, npt.ArrayLike], baseline: Baseline) -> tuple[ColumnShift, ...]:
     """How far each column has moved from the rows that the model learned from, the furthest first; none without rows."""
     found = [
         _shift(name, np.asarray(seen, dtype=np.int64), baseline.inputs[name], len(counts))
@@ -113,20 +90,15 @@ def shifts(counts: Mapping[str, npt.ArrayLike], baseline: Baseline) -> tuple[Inp
     return tuple(sorted(found, key=lambda shift: (-shift.psi / shift.limit, shift.name)))
 
 
-def _shift(name: str, seen: Counts, bins: Histogram, n_columns: int) -> InputShift:
+def _shift(name: str, seen: Counts, bins: Histogram, n_columns: int) -> ColumnShift:
     learned = np.array(bins.counts)
     used = (learned > 0) | (seen > 0)
     n, m = int(seen.sum()), int(learned.sum())
     noise = float(chi2.isf(FALSE_ALARMS / n_columns, max(int(used.sum()) - 1, 1))) * (1 / n + 1 / m)
+    psi, limit = _psi(seen[used], learned[used]), max(SMALLEST_SHIFT, noise)
     ks = _largest_distance(seen[:-1], learned[:-1]) if bins.edges else None
-    return InputShift(
-        name=name,
-        n=n,
-        psi=_psi(seen[used], learned[used]),
-        limit=max(SMALLEST_SHIFT, noise),
-        ks=ks,
-        ks_p=None if ks is None else float(kolmogorov(ks * np.sqrt(n * m / (n + m)))),
-    )
+    ks_p = None if ks is None else float(kolmogorov(ks * np.sqrt(n * m / (n + m))))
+    return ColumnShift(name=name, n=n, psi=psi, limit=limit, ks=ks, ks_p=ks_p, moved=psi > limit)
 
 
 def _psi(seen: Counts, learned: Counts) -> float:
@@ -141,14 +113,28 @@ def _largest_distance(seen: Counts, learned: Counts) -> float:
     return float(np.abs(np.cumsum(seen) / seen.sum() - np.cumsum(learned) / learned.sum()).max())
 
 
-def estimated_mae(half_width: npt.ArrayLike, baseline: Baseline) -> float | None:
-    """Mean absolute error to be expected of rows whose prediction intervals have these half widths, in units of the target.
+def estimated(features: pd.DataFrame, predicted: npt.ArrayLike, half_width: npt.ArrayLike, baseline: Baseline) -> EstimatedFidelity:
+    """What to expect of rows whose outcomes are not known yet.
 
-    The width of an interval is in proportion to how large errors of such rows used to be. So this sees harder rows coming, and
-    never a changed relation of features and outcome: only outcomes tell that. None where no interval is known.
+    The width of a prediction interval is in proportion to how large errors of such rows used to be, so the expected error is the
+    baseline's times how much wider intervals have become.
+
+    Args:
+        features: of the rows, as they were given to the model.
+        predicted: of the rows, shape ``(n,)``.
+        half_width: of their prediction intervals, shape ``(n,)``, NaN where there is none.
+        baseline: of the model.
     """
-    widths = np.asarray(half_width, dtype=float)
-    widths = widths[np.isfinite(widths)]
-    if not len(widths) or baseline.half_width is None:
+    return EstimatedFidelity(
+        n=len(features),
+        mae=_estimated_mae(np.asarray(half_width, dtype=float), baseline),
+        baseline_mae=baseline.mae,
+        columns=shifts(column_counts(features, predicted, baseline), baseline),
+    )
+
+
+def _estimated_mae(half_width: Array, baseline: Baseline) -> float | None:
+    known = half_width[np.isfinite(half_width)]
+    if not len(known) or baseline.half_width is None:
         return None
-    return float(baseline.mae * widths.mean() / baseline.half_width)
+    return float(baseline.mae * known.mean() / baseline.half_width)

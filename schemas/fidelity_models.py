@@ -12,9 +12,12 @@ from schemas.base import Finite, Frozen
 
 __all__ = [
     "DRIFT_RULES",
+    "ColumnShift",
     "DriftRule",
     "DriftState",
+    "EstimatedFidelity",
     "FidelityMetrics",
+    "Labels",
     "PopulationFidelityMetrics",
     "Verdict",
 ]
@@ -104,3 +107,62 @@ class Verdict(Frozen):
     standing: bool = False
     close: bool = False
     reason: str
+
+
+class ColumnShift(Frozen):
+    """How far a feature, or the prediction, has moved from the rows that the model learned from.
+
+    Attributes:
+        psi: population stability index of ``n`` rows; ``limit`` is what has to be exceeded, given how many they are.
+        ks: largest distance of the two cumulative shares, over the bins; ``ks_p`` is the probability of a larger one by chance (at
+            most: bins hide differences). Null for a category, whose levels have no order.
+        moved: whether the shift is beyond chance and large enough to matter.
+    """
+
+    name: str
+    n: int
+    psi: Finite
+    limit: Finite
+    ks: Finite | None
+    ks_p: Finite | None
+    moved: bool
+
+
+class EstimatedFidelity(Frozen):
+    """What the mean absolute error of the newest ``n`` rows is expected to be before their outcomes arrive: an estimate.
+
+    It sees harder rows coming and inputs that moved, never a changed relation of features and outcome. Null where rows have no
+    interval.
+    """
+
+    n: int
+    mae: Finite | None
+    baseline_mae: Finite
+    columns: tuple[ColumnShift, ...]
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Columns that have moved, the furthest first."""
+        return tuple(column.name for column in self.columns if column.moved)
+
+
+class Labels(Frozen):
+    """What became of predictions that wait for their outcome.
+
+    Attributes:
+        age_s: since the prediction.
+        matured: outcomes that are in; ``missing`` are known never to come.
+        pending: those that may still come; ``expired`` are too old to be expected any more.
+    """
+
+    age_s: Finite
+    matured: int
+    missing: int
+    pending: int
+    expired: int
+
+    @property
+    def share(self) -> float:
+        """Outcomes that are in, as a share of the predictions."""
+        total = self.matured + self.missing + self.pending + self.expired
+        return self.matured / total if total else 0.0

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from engine.drift import Detected
-from schemas import DriftEvent, DriftState
+from schemas import DriftEvent, DriftState, RetrainEvent
+from schemas.fidelity_models import EstimatedFidelity
 from sql import window_store as store
 from sql.database import transaction
 from sql.retrain_store import finished_trainings
 from streams.app import TwinApp
 from streams.fidelity_view import Series
-from streams.judgement import Found, Judgement, drift_event, retrain_event
+from streams.foresight import is_worse
+from streams.judgement import Found, Judgement, drift_event, early_retrain_event, retrain_event
 from streams.live_line import LiveLine, read_series
 from streams.metrics import VERDICTS
+from streams.scoring import ALL
 
 __all__ = ["Alarms"]
 
@@ -34,6 +39,12 @@ class Alarms:
             for series in touched:
                 await self._judge_series(line, series, found.detected(series, line.alarmed))
         line.touched.clear()
+
+    async def judge_early(self, line: LiveLine, found: EstimatedFidelity) -> None:
+        """Ask for a retrain by an estimate alone, where the settings want it: a bet that outcomes will prove it right."""
+        if self._app.settings.retrain_on_estimate and line.state.champion is not None and is_worse(found):
+            series = Series(line.state.champion, ALL)
+            await self._ask_to_retrain(line, series, partial(early_retrain_event, line.state.line, series, found))
 
     async def say_unsaid(self, line: LiveLine) -> None:
         """Say what somebody kept and died before it was said."""
@@ -56,7 +67,7 @@ class Alarms:
         if found.state is not before:
             await self._change(line, series, before, found)
         if found.calls and line.states.get(series) is DriftState.ALARM:
-            await self._ask_to_retrain(line, series, found)
+            await self._ask_to_retrain(line, series, partial(retrain_event, line.state.line, series, found))
 
     async def _change(self, line: LiveLine, series: Series, before: DriftState, found: Judgement) -> None:
         """Keep the new state, then say it."""
@@ -89,12 +100,12 @@ class Alarms:
         await self._app.say(event, key=event.line)
         await store.mark_said(self._app.pool, event.model_id, event.segment)
 
-    async def _ask_to_retrain(self, line: LiveLine, series: Series, found: Judgement) -> None:
+    async def _ask_to_retrain(self, line: LiveLine, series: Series, event: Callable[[int, datetime], RetrainEvent]) -> None:
         """Ask once for each training that could still help: the event's id counts the trainings that have ended."""
         attempt = await finished_trainings(self._app.pool, series.model_id)
         asked = line.attempts.get(series)
         if asked is not None and attempt <= asked:
             return
-        await self._app.say(retrain_event(line.state.line, series, attempt, found, datetime.now(UTC)), key=line.state.line)
+        await self._app.say(event(attempt, datetime.now(UTC)), key=line.state.line)
         await store.note_attempt(self._app.pool, series.model_id, series.segment, attempt)
         line.attempts[series] = attempt

@@ -246,14 +246,15 @@ def list_models(*, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--weighted", default="", metavar="DIMENSION", help="Also weight its levels by their share of what was predicted.")
 @as_json_option
-def fidelity(*, as_json: bool) -> None:
-    """The newest windows of every line."""
+def fidelity(weighted: str, *, as_json: bool) -> None:
+    """The newest windows of every line, what is expected before outcomes arrive, and who is waited for."""
     with connected(settings(), say) as at:
         seen = asyncio.run(read(at))
     answer(
-        [windows_as_data(line) for line in seen.lines],
-        lambda: "\n\n".join(map(windows_in_words, seen.lines)) or "no model line yet",
+        [windows_as_data(line, weighted) for line in seen.lines],
+        lambda: "\n\n".join(windows_in_words(line, weighted) for line in seen.lines) or "no model line yet",
         as_json=as_json,
     )
 

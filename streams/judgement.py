@@ -12,11 +12,12 @@ from engine.detector import Evidence, discoveries, handicap
 from engine.drift import Detected, compared, judge, state_of
 from engine.sums import figures
 from schemas import DriftEvent, DriftState, FidelityMetrics, ModelCard, RetrainEvent, Verdict
+from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_models import Baseline, Errors
 from streams.fidelity_view import LineView, Series
 from streams.scoring import ALL
 
-__all__ = ["NO_BASELINE", "Found", "Judge", "Judgement", "drift_event", "reference_of", "retrain_event"]
+__all__ = ["NO_BASELINE", "Found", "Judge", "Judgement", "drift_event", "early_retrain_event", "reference_of", "retrain_event"]
 
 
 class Judgement(NamedTuple):
@@ -79,9 +80,15 @@ class Judge(NamedTuple):
         return Evidence(last_count=self.n_min) if own is None else Evidence(last_count=self.n_min, handicap=handicap(baseline, own))
 
     def evidence(self, view: LineView, series: Series) -> float | None:
-        """Evidence of drift over its limit; None for a segment without a baseline of its own."""
+        """Evidence of drift over its limit; None for a segment without a baseline of its own.
+
+        The limit of a segment is what one alone needs among all that are watched.
+        """
         standing = self._standing(view, series)
-        return None if standing is None else standing.ratio(self.average_run_length)
+        if standing is None:
+            return None
+        watched = 1 if series.segment == ALL else len(self.cards[series.model_id].baseline.segments)
+        return standing.ratio(self.average_run_length) / watched
 
     def found(self, view: LineView, model_id: UUID) -> Found:
         """What the detectors of all series of a model say.
@@ -162,7 +169,7 @@ def drift_event(line: str, series: Series, previous: DriftState, found: Judgemen
     )
 
 
-def retrain_event(line: str, series: Series, attempt: int, found: Judgement, at: datetime) -> RetrainEvent:
+def retrain_event(line: str, series: Series, found: Judgement, attempt: int, at: datetime) -> RetrainEvent:
     """Ask for the training that comes after ``attempt`` finished ones."""
     return RetrainEvent(
         retrain_id=uuid5(series.model_id, str(attempt)),
@@ -173,6 +180,23 @@ def retrain_event(line: str, series: Series, attempt: int, found: Judgement, at:
         cause="drift",
         reason=_reason(found),
         evidence=_evidence(series, found),
+    )
+
+
+def early_retrain_event(line: str, series: Series, found: EstimatedFidelity, attempt: int, at: datetime) -> RetrainEvent:
+    """Ask for the same training by an estimate, before outcomes have arrived."""
+    return RetrainEvent(
+        retrain_id=uuid5(series.model_id, str(attempt)),
+        line=line,
+        model_id=series.model_id,
+        attempt=attempt,
+        requested_at=at,
+        cause="drift",
+        reason=(
+            f"estimated before outcomes arrive: mae {found.mae:.4g} is to be expected, {found.baseline_mae:.4g} at the baseline; "
+            f"moved inputs: {', '.join(found.moved)}"
+        ),
+        evidence={"segment": series.segment, "estimated": found.model_dump(mode="json")},
     )
 
 

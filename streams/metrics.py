@@ -35,6 +35,21 @@ WINDOW_CORRELATION = _gauge("twin_window_correlation", "Pearson correlation of t
 WINDOW_COVERAGE = _gauge("twin_window_coverage_ratio", "Share inside the 95 % interval, newest window.", "line", "segment")
 BASELINE_MAE = _gauge("twin_baseline_mae", "Mean absolute error the champion was promoted with.", "line")
 EVIDENCE = _gauge("twin_detector_evidence_ratio", "Evidence of drift over its limit; 1 or more is an alarm.", "line", "segment")
+ESTIMATED_MAE = _gauge(
+    "twin_estimated_mae", "Mean absolute error to expect of the newest rows before their outcomes arrive.", "line"
+)
+INPUT_SHIFT = _gauge(
+    "twin_input_shift_ratio",
+    "Stability index of an input over its limit; above 1 the model is asked about other rows than it learned from.",
+    "line",
+    "column",
+)
+PREDICTIONS = _gauge(
+    "twin_predictions",
+    "Simulated predictions whose outcomes are followed. Many expired: reports of outcomes are lost.",
+    "line",
+    "state",
+)
 VERDICTS = _counter("twin_drift_verdicts_total", "Rules that fired on a window.", "line", "rule")
 RETRAINS = _counter(
     "twin_retrains_total", "Retrains by how they ended. Many rejected: more of the same data does not help.", "line", "outcome"

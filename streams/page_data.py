@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,9 +15,12 @@ from engine.drift import Detected, compared, judge, state_of
 from engine.sums import figures
 from schemas import DriftState, FidelityMetrics, ModelCard, ModelEvent, Verdict
 from schemas.events import SUM_FIELDS
+from schemas.fidelity_models import EstimatedFidelity, Labels
 from schemas.twin_models import Baseline, Errors
 from sql.database import Database, Pool
+from sql.label_store import Cohort, estimate_of
 from sql.model_rows import COLUMNS, card_from
+from streams.foresight import followed, waiting
 from streams.judgement import NO_BASELINE, reference_of
 
 __all__ = ["LineLook", "Look", "Point", "Refusal", "Retrain", "Run", "Series", "look"]
@@ -140,7 +143,10 @@ class Retrain:
 
 @dataclass(frozen=True)
 class LineLook:
-    """One model line; ``scored`` is the model that the newest window is about, which may be the champion's predecessor."""
+    """One model line; ``scored`` is the model that the newest window is about, which may be the champion's predecessor.
+
+    ``estimate`` is of the champion; ``sums`` are those of the newest window, by segment.
+    """
 
     line: str
     policy: str
@@ -152,6 +158,14 @@ class LineLook:
     over_time: tuple[Series, ...]
     history: tuple[ModelEvent, ...]
     retrains: tuple[Retrain, ...]
+    estimate: EstimatedFidelity | None
+    cohorts: tuple[Cohort, ...]
+    sums: Mapping[str, tuple[int, ...]]
+
+    @property
+    def waiting(self) -> dict[UUID, Labels]:
+        """What became of the predictions of each simulation that is followed."""
+        return waiting(self.cohorts)
 
     @property
     def stopped(self) -> ModelEvent | None:
@@ -242,6 +256,9 @@ async def _line(database: Database, row: asyncpg.Record, n_min: int) -> LineLook
         over_time=_series(over_time, cards),
         history=tuple(ModelEvent(**event) for event in await database.fetch(_LEDGER, line, _HISTORY)),
         retrains=tuple(map(_retrain, await database.fetch(_RETRAIN_ROWS, line, _RETRAINS))),
+        estimate=await estimate_of(database, line, row["champion"]) if row["champion"] else None,
+        cohorts=tuple(await followed(database, line)),
+        sums={found["segment"]: _sums(found) for found in current},
     )
 
 

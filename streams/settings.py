@@ -43,6 +43,7 @@ class Settings(PostgresSettings):
     restatement_s: float = Field(default=30 * 86_400.0, gt=0)
     n_min: int = Field(default=200, ge=2)
     average_run_length: float = Field(default=1e6, gt=1)
+    retrain_on_estimate: bool = False
 
     cooldown_s: float = Field(default=3600.0, ge=0)
     retrain_budget_a_day: int = Field(default=4, ge=1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas import ModelCard, SimulationAnswer
+from engine.label_delay import weighted_mae
+from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import SimulationResult
+from streams.foresight import weights_of
 from streams.page_data import LineLook, Window
 
-__all__ = ["line_in_words", "model_facts", "result_in_words", "windows_as_data", "windows_in_words"]
+__all__ = ["line_in_words", "model_facts", "result_in_words", "weighted_error", "windows_as_data", "windows_in_words"]
 
 _GROUPS_TOLD = 6
 
@@ -49,17 +51,61 @@ def line_in_words(line: LineLook) -> str:
     return "\n  ".join([line.line, *facts])
 
 
-def windows_in_words(line: LineLook) -> str:
-    """The newest window of each series of a line, as a table."""
-    if line.scored is None:
-        return f"{line.line}: no outcomes yet"
-    head = f"{line.line}, model {line.scored.model_id}, window of {line.window_s:g} s until {line.window_ends}"
-    columns = f"  {'segment':<32}{'n':>8}{'MAE':>10}{'RMSE':>10}{'corr.':>8}{'coverage':>10}{'evidence':>10}  state"
-    return "\n".join([head, columns, *map(_row, line.windows)])
+def windows_in_words(line: LineLook, weighted: str = "") -> str:
+    """The newest window of each series of a line, as a table, and what is expected before outcomes arrive."""
+    told = [f"{line.line}: no outcomes yet"] if line.scored is None else _windows(line, line.scored, weighted)
+    return "\n".join([*told, *_estimate(line), *_waiting(line)])
 
 
-def windows_as_data(line: LineLook) -> dict[str, Any]:
+def _windows(line: LineLook, scored: ModelCard, weighted: str) -> list[str]:
+    head = f"{line.line}, model {scored.model_id}, window of {line.window_s:g} s until {line.window_ends}"
+    columns = f"  {'segment':<32}{'n':>8}{'MAE':>17}{'RMSE':>10}{'corr.':>8}{'coverage':>10}{'bias':>10}{'evidence':>10}  state"
+    said = [head, columns, *map(_row, line.windows)]
+    if line.whole:
+        said += [f"  {line.whole.comparison}", *_effective(line.whole.metrics)]
+    return [*said, _weighted(line, weighted)] if weighted else said
+
+
+def _effective(metrics: FidelityMetrics) -> list[str]:
+    if metrics.n_effective is None:
+        return []
+    return [f"  {metrics.n:,} outcomes tell as much as {metrics.n_effective:,.0f} that share nothing with their segment"]
+
+
+def weighted_error(line: LineLook, dimension: str) -> tuple[float, float] | None:
+    """Mean absolute error and its standard error, levels of a dimension weighted by their share of what was predicted.
+
+    None where nothing tells these shares.
+    """
+    return None if line.scored is None else weighted_mae(line.sums, weights_of(line.cohorts, dimension), line.scored.baseline)
+
+
+def _weighted(line: LineLook, dimension: str) -> str:
+    found = weighted_error(line, dimension)
+    if found is None:
+        return f"  no followed simulation tells the shares of {dimension}: nothing to weight by"
+    return f"  MAE {found[0]:.4f} ± {found[1]:.2g} with {dimension} weighted by its share of the predictions, arrived or not"
+
+
+def _estimate(line: LineLook) -> list[str]:
+    found = line.estimate
+    if found is None:
+        return []
+    moved = f"moved inputs: {', '.join(found.moved)}" if found.moved else "no input has moved"
+    return [f"  estimated by the newest {found.n:,} rows, before outcomes: MAE {_number(found.mae)}, {moved}"]
+
+
+def _waiting(line: LineLook) -> list[str]:
+    return [
+        f"  simulation {simulation}, {labels.age_s / 86_400:.1f} days old: {labels.share:.1%} of the outcomes in, "
+        f"{labels.pending:,} pending, {labels.expired:,} expired, {labels.missing:,} known to be missing"
+        for simulation, labels in line.waiting.items()
+    ]
+
+
+def windows_as_data(line: LineLook, weighted: str = "") -> dict[str, Any]:
     """The newest windows of a line, for a program."""
+    error = weighted_error(line, weighted) if weighted else None
     return {
         "line": line.line,
         "model_id": line.scored.model_id if line.scored else None,
@@ -70,19 +116,33 @@ def windows_as_data(line: LineLook) -> dict[str, Any]:
                 "segment": window.segment,
                 "state": window.state.value,
                 "evidence_ratio": window.evidence_ratio,
+                "comparison": window.comparison,
                 "metrics": window.metrics.model_dump(mode="json"),
                 "verdicts": [verdict.model_dump(mode="json") for verdict in window.verdicts],
             }
             for window in line.windows
+        ],
+        "weighted": None if error is None else {"dimension": weighted, "mae": error[0], "standard_error": error[1]},
+        "estimated": line.estimate.model_dump(mode="json") if line.estimate else None,
+        "waiting": [
+            {"simulation_id": simulation, "share": labels.share, **labels.model_dump()}
+            for simulation, labels in line.waiting.items()
         ],
     }
 
 
 def _row(window: Window) -> str:
     m = window.metrics
-    figures = f"{m.n:>8,}{_number(m.mae):>10}{_number(m.rmse):>10}{_number(m.correlation, 2):>8}{_share(m.coverage_95pct):>10}"
+    mae = f"{_number(m.mae)} ± {_error(m.standard_errors.get('mae'))}"
+    figures = (
+        f"{m.n:>8,}{mae:>17}{_number(m.rmse):>10}{_number(m.correlation, 2):>8}{_share(m.coverage_95pct):>10}{_number(m.bias):>10}"
+    )
     evidence = "-" if window.evidence_ratio is None else f"{window.evidence_ratio:.2g}"
     return f"  {window.segment:<32}{figures}{evidence:>10}  {window.state.value}"
+
+
+def _error(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
 
 
 def _subgroups(result: SimulationResult) -> list[str]:

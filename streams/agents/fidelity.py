@@ -27,6 +27,7 @@ from streams.app import TwinApp
 from streams.dead_letters import bury
 from streams.fidelity_view import LineView, Series, Window
 from streams.floors import raise_floor
+from streams.foresight import foresee
 from streams.judgement import Judge
 from streams.live_line import LiveLine, load
 from streams.metrics import BASELINE_MAE
@@ -90,12 +91,13 @@ class _Fidelity:
                     await persist(partial(self._look_at, state), part="postgres")
 
     async def sweep(self) -> None:
-        """Catch up with rows that no message told of, raise floors, and forget what is settled."""
+        """Catch up with rows that no message told of, look ahead, raise floors, and forget what is settled."""
         if self._is_busy_elsewhere():
             return
         async with self._turn:
             for name, line in list(self._lines.items()):
                 await persist(partial(self._catch_up, line), part="postgres")
+                await persist(partial(self._look_ahead, line), part="postgres")
                 self._forgotten |= {_key(name, series, start) for series, start in line.forget()}
 
     def _is_busy_elsewhere(self) -> bool:
@@ -220,6 +222,13 @@ class _Fidelity:
         await line.refold(self._app.pool, late)
         line.touched |= late
         await raise_floor(self._app.pool, line, self._app.settings)
+
+    async def _look_ahead(self, line: LiveLine) -> None:
+        """Say what is to be expected of the champion before its outcomes arrive."""
+        if line.state.champion is not None:
+            found = await foresee(self._app.pool, await self._card(line.state.champion))
+            if found is not None:
+                await self._alarms.judge_early(line, found)
 
 
 async def _fail(error: Exception) -> None:

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from engine.baseline import FEWEST_ROWS, Unseen, baseline_of
-from engine.input_drift import column_counts, counts_in, estimated_mae, histogram, shifts
+from engine.input_drift import column_counts, counts_in, estimated, histogram, shifts
 
 N = 5000
 DIMENSIONS = ("region", "priority_tier", "absent")
@@ -97,8 +97,16 @@ def test_the_distance_is_never_larger_than_that_of_kolmogorov_and_smirnov_withou
 
 
 def test_wider_intervals_announce_larger_errors_in_proportion():
-    assert estimated_mae([1.96 * 1.5, np.nan], BASELINE) == pytest.approx(1.5 * BASELINE.mae)
-    assert estimated_mae([np.nan], BASELINE) is None
+    said = estimated(rows(2, 6), [0.0, 0.1], [1.96 * 1.5, np.nan], BASELINE)
+    assert said.mae == pytest.approx(1.5 * BASELINE.mae)
+    assert said.baseline_mae == BASELINE.mae
+    assert estimated(rows(1, 6), [0.0], [np.nan], BASELINE).mae is None
+
+
+def test_an_estimate_names_what_moved():
+    said = estimated(rows(1000, 7, moved=0.5), unseen().predicted[:1000], np.full(1000, 1.96), BASELINE)
+    assert said.moved == ("decile",)
+    assert said.n == 1000
 
 
 def test_a_segment_has_a_baseline_of_its_own_where_it_has_rows_enough():

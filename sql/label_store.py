@@ -1,0 +1,114 @@
+"""Predictions that wait for their outcome, and what is expected of a model before its outcomes arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from schemas.fidelity_models import EstimatedFidelity
+from sql.database import Database
+
+__all__ = ["AskedRow", "Cohort", "cohorts", "estimate_of", "newest_rows", "save_estimate"]
+
+
+class Cohort(NamedTuple):
+    """The predictions of one simulation and what came of them.
+
+    Attributes:
+        age_s: since the simulation was answered, by Postgres's clock.
+        predicted: twins it was about; ``arrived`` have an outcome, ``missing`` one that is known never to come.
+        levels: twins predicted, and outcomes that arrived, by dimension and level.
+    """
+
+    simulation_id: UUID
+    age_s: float
+    predicted: int
+    arrived: int
+    missing: int
+    levels: Mapping[str, tuple[int, int]]
+
+
+# Only simulations that somebody reports outcomes of: what nobody follows has nothing to wait for.
+_COHORTS = """
+WITH followed AS (
+    SELECT r.simulation_id, extract(epoch FROM clock_timestamp() - r.completed_at)::float8 AS age_s,
+           (r.results ->> 'affected_twin_count')::bigint AS predicted, r.results -> 'heterogeneity' -> 'by_dimension' AS groups,
+           r.population_id, r.completed_at
+    FROM simulation_runs r
+    WHERE r.line = $1 AND r.status = 'completed' AND r.population_id IS NOT NULL
+      AND EXISTS (SELECT FROM fidelity_tracking f WHERE f.population_id = r.population_id AND f.simulation_id = r.simulation_id)
+    ORDER BY r.completed_at DESC LIMIT $2
+), newest AS (
+    SELECT DISTINCT ON (f.simulation_id, f.twin_id) f.simulation_id, f.twin_id, f.actual_value, f.segments
+    FROM fidelity_tracking f JOIN followed w ON w.population_id = f.population_id AND w.simulation_id = f.simulation_id
+    WHERE f.fate = 'counted'
+    ORDER BY f.simulation_id, f.twin_id, f.revision DESC, f.tracked_at DESC
+), by_level AS (
+    SELECT simulation_id, jsonb_object_agg(segment, n) AS arrived_by_level
+    FROM (SELECT simulation_id, segment, count(*) AS n FROM newest, unnest(segments) AS segment
+          WHERE actual_value IS NOT NULL GROUP BY 1, 2) counted
+    GROUP BY simulation_id
+)
+SELECT w.simulation_id, w.age_s, w.predicted, w.groups, count(n.actual_value) AS arrived,
+       count(*) FILTER (WHERE n.twin_id IS NOT NULL AND n.actual_value IS NULL) AS missing, b.arrived_by_level
+FROM followed w LEFT JOIN newest n USING (simulation_id) LEFT JOIN by_level b USING (simulation_id)
+GROUP BY w.simulation_id, w.age_s, w.predicted, w.groups, w.completed_at, b.arrived_by_level
+ORDER BY w.completed_at DESC"""
+
+
+async def cohorts(database: Database, line: str, limit: int) -> list[Cohort]:
+    """The latest simulations of a line that outcomes are reported of, the newest first."""
+    return [
+        Cohort(
+            row["simulation_id"],
+            row["age_s"],
+            row["predicted"],
+            row["arrived"],
+            row["missing"],
+            _levels(row["groups"] or {}, row["arrived_by_level"] or {}),
+        )
+        for row in await database.fetch(_COHORTS, line, limit)
+    ]
+
+
+def _levels(groups: Mapping[str, Sequence[Mapping[str, Any]]], arrived: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    predicted = {f"{dimension}={group['group']}": group["n"] for dimension, found in groups.items() for group in found}
+    return {level: (count, arrived.get(level, 0)) for level, count in predicted.items()}
+
+
+class AskedRow(NamedTuple):
+    """What a model was asked about, and what it said."""
+
+    features: Mapping[str, Any]
+    predicted: float
+    lower: float | None
+    upper: float | None
+
+
+_NEWEST_ROWS = """
+SELECT features, predicted_value, predicted_lower, predicted_upper FROM fidelity_tracking
+WHERE line = $1 AND model_id = $2 AND features IS NOT NULL AND predicted_value IS NOT NULL AND fate = 'counted'
+ORDER BY observed_at DESC LIMIT $3"""
+
+
+async def newest_rows(database: Database, line: str, model_id: UUID, limit: int) -> list[AskedRow]:
+    """The newest rows that a model was asked about by their features, whether their outcome is known or not."""
+    rows = await database.fetch(_NEWEST_ROWS, line, model_id, limit)
+    return [AskedRow(*row) for row in rows]
+
+
+_SAVE_ESTIMATE = """
+INSERT INTO estimated_fidelity (line, model_id, estimate) VALUES ($1, $2, $3)
+ON CONFLICT (line) DO UPDATE SET model_id = excluded.model_id, estimate = excluded.estimate, made_at = clock_timestamp()"""
+
+
+async def save_estimate(database: Database, line: str, model_id: UUID, found: EstimatedFidelity) -> None:
+    """Keep the newest estimate of a line."""
+    await database.execute(_SAVE_ESTIMATE, line, model_id, found.model_dump(mode="json"))
+
+
+async def estimate_of(database: Database, line: str, model_id: UUID) -> EstimatedFidelity | None:
+    """The newest estimate of a line, if it is about this model."""
+    found = await database.fetchval("SELECT estimate FROM estimated_fidelity WHERE line = $1 AND model_id = $2", line, model_id)
+    return None if found is None else EstimatedFidelity.model_validate(found)
