@@ -25,12 +25,13 @@ from schemas import (
     TwinType,
 )
 from schemas.base import one_of
+from streams.deciding import models, retrain, why
 from streams.importing import as_training_table, read_table, write_table
 from streams.local import connected
 from streams.operating import dlq, schemas
 from streams.operations import ask, learn, prepare, publish_table, read
 from streams.settings import ROLES, Role, settings
-from streams.telling import line_in_words, model_facts, result_in_words, windows_as_data, windows_in_words
+from streams.telling import model_facts, result_in_words, windows_as_data, windows_in_words
 from streams.terminal import Commands, answer, as_json_option, say
 
 __all__ = ["main"]
@@ -227,24 +228,6 @@ def up(home: Path | None, port: int) -> None:
     serve(settings(), home, port, say)
 
 
-@main.group()
-def models() -> None:
-    """The registry and its ledger."""
-
-
-@models.command("list")
-@as_json_option
-def list_models(*, as_json: bool) -> None:
-    """Every line with its champion."""
-    with connected(settings(), say) as at:
-        seen = asyncio.run(read(at))
-    said = [
-        {"line": line.line, "policy": line.policy, "champion": line.champion.model_dump(mode="json") if line.champion else None}
-        for line in seen.lines
-    ]
-    answer(said, lambda: "\n\n".join(map(line_in_words, seen.lines)) or "no model line yet: twinstream train FILE", as_json=as_json)
-
-
 @main.command()
 @click.option("--weighted", default="", metavar="DIMENSION", help="Also weight its levels by their share of what was predicted.")
 @as_json_option
@@ -289,5 +272,5 @@ def demo(data: Path | None, twin_type: str, brand: str, *, once: bool, as_json: 
         sys.exit(1)
 
 
-for command in (dlq, schemas):
+for command in (dlq, models, retrain, schemas, why):
     main.add_command(command)

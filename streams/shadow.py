@@ -52,7 +52,7 @@ def _asked(model: TwinModel, rows: pd.DataFrame) -> Judged:
 
 def _segments(rows: pd.DataFrame, model: TwinModel) -> dict[str, npt.NDArray[np.bool_]]:
     """Rows of each level of each declared dimension, by the names that fidelity is followed under."""
-    found = {}
+    found: dict[str, npt.NDArray[np.bool_]] = {}
     for dimension in TWIN_TYPES[model.card.twin_type].segments:
         if dimension in rows:
             names = rows[dimension].map(partial(segment_name, dimension), na_action="ignore")
