@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,19 +23,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.flow.fire", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the stream (default: %(default)s)")
-    parser.add_argument("--home", type=Path, help="an empty folder for data and logs (default: a fresh one)")
+    parser.add_argument(
+        "--home", type=Path, help="an empty folder to keep data and logs in (default: a fresh one, removed if all holds)"
+    )
     chosen = parser.parse_args()
     home = (chosen.home or Path(mkdtemp(prefix="twinstream-fire-"))).resolve()
     orders = _orders(chosen.seed, chosen.minutes)
     _say(f"seed {orders.seed}, {orders.outcomes:,} events and {orders.requests} requests in {orders.seconds:g} s")
     _say(f"data and logs: {home}")
     _say("\n".join(["the schedule:", *map(str, orders.faults)]))
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away now and then is what we want
     began = time.monotonic()
     home.mkdir(exist_ok=True)
     champion = a_champion(f"sqlite:///{home / 'mlflow.db'}")
     verdict = asyncio.run(burn(home, orders, champion, lambda line: _say(f"[{time.monotonic() - began:6.1f} s] {line}")))
     _say(in_words(verdict))
-    return 1 if verdict.breaches else 0
+    if verdict.breaches:
+        _say(f"data and logs: {home}")
+        return 1
+    if chosen.home is None:
+        shutil.rmtree(home)
+    return 0
 
 
 def in_words(verdict: Verdict) -> str:

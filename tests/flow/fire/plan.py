@@ -39,6 +39,11 @@ class Scenario:
     skew_s: float = 60.0
     restatement_s: float = 7200.0
 
+    @property
+    def delay_s(self) -> float:
+        """How long corrections and repetitions come after what they are about, at most."""
+        return min(60.0, self.seconds / 3)
+
 
 @dataclass(frozen=True)
 class Said:
@@ -87,7 +92,7 @@ def plan(scenario: Scenario) -> list[Said]:
     rnd = random.Random(scenario.seed)
     said = [record for number in range(scenario.outcomes) for record in _event(rnd, scenario, number)]
     said += [record for number in range(scenario.requests) for record in _request(rnd, scenario, number)]
-    return sorted(_again(rnd, _in_arrays(rnd, said)), key=lambda record: record.due_s)
+    return sorted(_again(rnd, scenario, _in_arrays(rnd, said)), key=lambda record: record.due_s)
 
 
 # -- outcomes
@@ -95,7 +100,7 @@ def plan(scenario: Scenario) -> list[Said]:
 
 def _event(rnd: random.Random, scenario: Scenario, number: int) -> Iterator[Said]:
     """An event's first word and its corrections; the order in which they come is not that of the revisions."""
-    due_s = scenario.seconds * number / scenario.outcomes
+    due_s = (scenario.seconds - scenario.delay_s) * number / scenario.outcomes
     body = _body(rnd, scenario, due_s - _age_s(rnd, scenario, due_s))
     kind = rnd.random()
     if kind < 0.01:
@@ -105,10 +110,10 @@ def _event(rnd: random.Random, scenario: Scenario, number: int) -> Iterator[Said
         early = body | {"observed_at": _moment(scenario, due_s + scenario.skew_s + 7200)}
         yield Said(due_s, OUTCOMES, body["event_id"].encode(), _json(early), (None,), "future")
     else:
-        yield _outcome(due_s + rnd.uniform(0, 5), body)
+        yield _outcome(due_s + rnd.uniform(0, scenario.delay_s / 6), body)
         if rnd.random() < 0.07:
             for other in _others(rnd, scenario, body):
-                yield _outcome(due_s + rnd.uniform(0, 20), other)
+                yield _outcome(due_s + rnd.uniform(0, scenario.delay_s / 2), other)
 
 
 def _age_s(rnd: random.Random, scenario: Scenario, due_s: float) -> float:
@@ -198,13 +203,13 @@ def _array(rnd: random.Random, first: Said, second: Said) -> Said:
     return replace(first, due_s=max(first.due_s, second.due_s), value=joined, outcomes=tuple(bodies), flaw=flaw)
 
 
-def _again(rnd: random.Random, said: Iterator[Said]) -> Iterator[Said]:
+def _again(rnd: random.Random, scenario: Scenario, said: Iterator[Said]) -> Iterator[Said]:
     """Every twentieth record is published twice, and of these every fourth with another key, so that another partition has it."""
     for record in said:
         yield record
         if rnd.random() < 0.05:
             key = record.key if rnd.random() < 0.75 else b"%d" % rnd.getrandbits(32)
-            yield replace(record, due_s=record.due_s + rnd.uniform(0, 30), key=key)
+            yield replace(record, due_s=record.due_s + rnd.uniform(0, scenario.delay_s / 2), key=key)
 
 
 def _json(body: Body) -> bytes:
@@ -215,7 +220,7 @@ def _json(body: Body) -> bytes:
 
 
 def _request(rnd: random.Random, scenario: Scenario, number: int) -> Iterator[Said]:
-    due_s = scenario.seconds * (number + rnd.random()) / scenario.requests
+    due_s = (scenario.seconds - scenario.delay_s) * (number + rnd.random()) / scenario.requests
     simulation_id = str(UUID(int=rnd.getrandbits(128), version=4))
     body = {
         "simulation_id": simulation_id,

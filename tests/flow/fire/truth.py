@@ -5,6 +5,7 @@ Of the project only the canonical digest of an event is used, which decides betw
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,7 +86,7 @@ def truth_of(scenario: Scenario, published: Iterable[Published]) -> Truth:
             if record.said.flaw and len(record.said.outcomes) <= 1:
                 truth.values[Place(record.said.topic, record.partition, record.offset, 0)] = record.said.value
             if record.said.answer:
-                truth.answers[record.said.key.decode()] = record.said.answer
+                truth.answers[json.loads(record.said.value or b"")["simulation_id"]] = record.said.answer
     truth.panes = _panes(scenario, [body for _, body in winners.values() if body["actual_value"] is not None])
     truth.windows = _windows(scenario, truth.panes)
     return truth
