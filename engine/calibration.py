@@ -1,22 +1,27 @@
-"""What real experiments teach about an intervention's effect: a hierarchical normal model, integrated over all its unknowns.
+"""What real experiments teach about an intervention's effect: a hierarchical model, integrated over all its unknowns.
 
 Experiments differ in their true effects, not only by chance::
 
     observed[i] ~ N(true[i], error[i]**2)      true[i] ~ N(mean, between**2)
 
-Both ``mean`` and ``between`` are unknown. Given ``between`` everything is normal and in closed form; ``between`` itself is summed
-over on a grid with its posterior weight (a moment estimate of it would be too sure of itself after a few experiments). Estimates
-shrink toward the prior by their noise, which is also what answers the winner's curse of having tested what looked best.
+Neither ``mean`` nor ``between`` is known (campaigns always differ: a ``between`` of 0 has no density, a large one a heavy tail), nor whether the catalogue is any good: ``mean`` follows its prior or, with a small
+probability, a normal distribution that is wider by an unknown factor, so that experiments which flatly contradict the catalogue
+are believed. Given ``between`` and that factor everything is normal and in closed form; both are summed over on a grid with their
+posterior weight (a moment estimate would be too sure of itself after a few experiments). Estimates shrink toward the prior by their
+noise, which is also what answers the winner's curse of having tested what looked best.
 
 References:
+    Pérez, Pericchi, Ramírez (2017), The scaled beta2 distribution as a robust prior for scales. Bayesian Analysis 12.
     Gelman et al. (2013), Bayesian Data Analysis, 3rd edition, sections 5.4 and 5.5.
+    O'Hagan, Pericchi (2012), Bayesian heavy-tailed models and conflict resolution. Brazilian Journal of Probability 26.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -25,26 +30,41 @@ from scipy.special import ndtr, ndtri
 
 from engine.effects import dose_response, drawn_dose
 from schemas.events import ExperimentResult
-from schemas.simulation_models import EffectPrior, InterventionConfig
+from schemas.simulation_models import EffectPrior, InterventionConfig, Reach
 
 __all__ = ["calibrate"]
 
 Array = npt.NDArray[np.float64]
 
-BETWEEN_SHARE = 0.5
-"""Scale of ``between`` (half-normal) as a share of the prior's standard deviation; the mean has the rest of the variance."""
+BETWEEN_SCALE = 0.3684
+"""In standard deviations of the prior: the square of ``between`` is twice the square of this times an F(2, 6) variable."""
 
-_GRID = (np.arange(400) + 0.5) / 100.0  # of between, in scales of its prior
+MEAN_SCALE = 0.7090
+"""Standard deviation of ``mean`` where the catalogue is right; with the scale above, the next campaign's effect has the prior's 95 %."""
+
+CATALOGUE_WRONG = 0.01
+"""Probability that the catalogue is wrong by an unknown factor."""
+
+_BETWEEN = BETWEEN_SCALE * np.geomspace(0.02, 300.0, 60)  # in standard deviations of the prior, as the next
+_WIDER = np.geomspace(2.0, 1000.0, 20)
+_MEAN = MEAN_SCALE * np.concatenate([[1.0], _WIDER])
+_LOG_PRIOR = np.log(np.concatenate([[1.0 - CATALOGUE_WRONG], np.full(20, CATALOGUE_WRONG / 20)]))[:, None] + (
+    2.0 * np.log(_BETWEEN) - 4.0 * np.log1p((_BETWEEN / BETWEEN_SCALE) ** 2 / 6.0)  # F(2, 6), on a grid of logarithms
+)
 _DOSE_DRAWS = 1000
 _HIGH = 0.975
 
 
-def calibrate(prior: EffectPrior, experiments: Iterable[ExperimentResult]) -> EffectPrior:
+def calibrate(
+    prior: EffectPrior, experiments: Iterable[ExperimentResult], reaches: Mapping[str, Reach] = MappingProxyType({})
+) -> EffectPrior:
     """What is believed of an effect after a set of real experiments; their order changes no digit.
 
     Args:
         prior: the catalogue's belief, version 0.
-        experiments: on this intervention, at any dose; the same one twice counts once.
+        experiments: on this intervention, at any dose and on anyone; the same one twice counts once.
+        reaches: share of the base effect that each experiment reached, by its id (:meth:`SimulationEngine.reach` on twins of the
+            people it was made on); one that is not named was made on average people, and only its dose counts.
 
     Returns:
         The mean with its standard deviation ``sd``, and ``between_sd`` such that the 95 % interval of the next campaign's true
@@ -52,6 +72,11 @@ def calibrate(prior: EffectPrior, experiments: Iterable[ExperimentResult]) -> Ef
 
     Raises:
         ValueError: for a prior that is calibrated already, experiments on another intervention, or two of the same id that differ.
+
+    Example:
+        >>> from engine.effects import catalogue_prior
+        >>> calibrate(catalogue_prior("email_campaign"), []).mean
+        0.05
     """
     if prior.version != 0:
         raise ValueError(
@@ -60,7 +85,7 @@ def calibrate(prior: EffectPrior, experiments: Iterable[ExperimentResult]) -> Ef
     known = _by_id(prior, experiments)
     if not known or prior.sd == 0:
         return prior
-    observed, error = np.transpose([_at_reference_dose(experiment, prior) for experiment in known])
+    observed, error = np.transpose([_at_reference(each, prior, reaches.get(each.experiment_id)) for each in known])
     posterior = _posterior(prior, observed, error)
     low, high = posterior.quantile(1 - _HIGH), posterior.quantile(_HIGH)
     mean, sd = posterior.mean_and_deviation()
@@ -68,7 +93,7 @@ def calibrate(prior: EffectPrior, experiments: Iterable[ExperimentResult]) -> Ef
     return EffectPrior(
         intervention_type=prior.intervention_type,
         mean=mean,
-        sd=sd,
+        sd=min(sd, total_sd),
         between_sd=float(np.sqrt(max(total_sd**2 - sd**2, 0.0))),
         version=len(known),
         n_experiments=len(known),
@@ -78,12 +103,12 @@ def calibrate(prior: EffectPrior, experiments: Iterable[ExperimentResult]) -> Ef
 
 @dataclass(frozen=True)
 class _Posterior:
-    """A mixture over the grid of ``between``: the weight of each value, and mean and variance of the mean given it."""
+    """A mixture over the grid: the weight of each point, and mean and variance of the mean and ``between`` given it, all ``(m,)``."""
 
-    between: Array
     weight: Array
     mean: Array
     variance: Array
+    between: Array
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Of the mean effect."""
@@ -100,31 +125,33 @@ class _Posterior:
 
 
 def _posterior(prior: EffectPrior, observed: Array, error: Array) -> _Posterior:
-    """Mixture over ``between`` given effects ``(k,)`` with standard errors ``(k,)``."""
-    scale = BETWEEN_SHARE * prior.sd
-    between = np.asarray(_GRID * scale)
-    prior_precision = 1.0 / (prior.sd**2 - scale**2)
+    """Mixture over the grid given effects ``(k,)`` with standard errors ``(k,)``."""
+    between = prior.sd * _BETWEEN
+    prior_variance = (prior.sd * _MEAN[:, None]) ** 2
     variance = error**2 + between[:, None] ** 2
-    precision = prior_precision + (1.0 / variance).sum(axis=1)
-    mean = (prior_precision * prior.mean + (observed / variance).sum(axis=1)) / precision
-    misfit = ((observed - mean[:, None]) ** 2 / variance + np.log(variance)).sum(axis=1)
-    log_weight = -0.5 * (misfit + prior_precision * (mean - prior.mean) ** 2 + np.log(precision) + _GRID**2)
-    weight = np.exp(log_weight - log_weight.max())
-    return _Posterior(between, weight / weight.sum(), np.asarray(mean), np.asarray(1.0 / precision))
+    distance = observed - prior.mean
+    precision = 1.0 / prior_variance + (1.0 / variance).sum(axis=1)
+    shift = (distance / variance).sum(axis=1) / precision
+    misfit = (distance**2 / variance + np.log(variance)).sum(axis=1) - shift**2 * precision
+    log_weight = _LOG_PRIOR - 0.5 * (misfit + np.log(prior_variance) + np.log(precision))
+    weight = np.exp(log_weight - log_weight.max()).ravel()
+    likely = weight > 1e-12 * weight.max()
+    ends = (prior.mean + shift, 1.0 / precision, np.broadcast_to(between, precision.shape))
+    return _Posterior(weight[likely] / weight[likely].sum(), *(each.ravel()[likely] for each in ends))
 
 
-def _at_reference_dose(experiment: ExperimentResult, prior: EffectPrior) -> tuple[float, float]:
-    """Effect and standard error that the experiment would have had at the reference dose; the dose response is uncertain too."""
-    reached, spread = _response(experiment.intervention)
-    doubt = spread * float(np.hypot(prior.mean, prior.sd))
-    return experiment.effect / reached, float(np.hypot(experiment.standard_error, doubt)) / reached
+def _at_reference(experiment: ExperimentResult, prior: EffectPrior, reach: Reach | None) -> tuple[float, float]:
+    """Base effect that an experiment found, with its standard error: what it reached of that is uncertain too."""
+    reach = reach or _of_the_dose(experiment.intervention)
+    effect, error = experiment.effect / reach.mean, experiment.standard_error / reach.mean
+    size = np.sqrt(max(prior.mean**2 + prior.sd**2, effect**2 - error**2))
+    return effect, float(np.hypot(error, size * reach.sd / reach.mean))
 
 
 @lru_cache(maxsize=256)
-def _response(config: InterventionConfig) -> tuple[float, float]:
-    """Mean and standard deviation of the dose response."""
+def _of_the_dose(config: InterventionConfig) -> Reach:
     drawn = np.broadcast_to(dose_response(config, drawn_dose(config, _DOSE_DRAWS, seed=0)), _DOSE_DRAWS)
-    return float(drawn.mean()), float(drawn.std())
+    return Reach(mean=float(drawn.mean()), sd=float(drawn.std()))
 
 
 def _by_id(prior: EffectPrior, experiments: Iterable[ExperimentResult]) -> list[ExperimentResult]:

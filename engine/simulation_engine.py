@@ -33,6 +33,7 @@ from schemas.simulation_models import (
     EffectHeterogeneity,
     EffectPrior,
     InterventionConfig,
+    Reach,
     SimulationRecommendation,
     SimulationResult,
 )
@@ -156,6 +157,18 @@ class SimulationEngine:
         expected = self.population.frame[BEHAVIOUR].to_numpy(dtype=float)
         return self.twin_effects(intervention) * self._target.desired_change(expected)
 
+    def reach(self, intervention: InterventionConfig, filters: Filters = None) -> Reach:
+        """Share of its base effect that ``intervention`` reaches on the twins that satisfy ``filters``: dose times their factor.
+
+        It brings what an experiment found on some people at some dose to the reference, and back.
+
+        Raises:
+            EmptyPopulation, ValueError: as :meth:`simulate`.
+        """
+        design = self._design.among(select(self.population, filters))
+        drawn = self._reached(design, intervention, np.ones(self.n_draws)).average
+        return Reach(mean=float(drawn.mean()), sd=float(drawn.std()))
+
     def calculate_heterogeneity(self, results: Iterable[float], groups: Iterable[Any]) -> EffectHeterogeneity:
         """Effects by group from twins' effects and the group of each, both of length ``n``.
 
@@ -187,16 +200,15 @@ class SimulationEngine:
     def _prior(self, intervention: InterventionConfig) -> EffectPrior:
         return self.priors.get(intervention.intervention_type) or catalogue_prior(intervention.intervention_type)
 
-    def _scale(self, intervention: InterventionConfig) -> Array:
-        """Base effect times dose of each draw, shape ``(n_draws,)``; the draws of one intervention are shared by its doses."""
-        effect = drawn_effect(self._prior(intervention), self.n_draws, self.seed)
-        return effect * dose_response(intervention, drawn_dose(intervention, self.n_draws, self.seed))
-
     def _drawn(self, design: Design, intervention: InterventionConfig) -> _Drawn:
+        return self._reached(design, intervention, drawn_effect(self._prior(intervention), self.n_draws, self.seed))
+
+    def _reached(self, design: Design, intervention: InterventionConfig, effect: Array) -> _Drawn:
+        """What is left of draws of the base effect ``(n_draws,)`` at this dose; the doses of one intervention share their draws."""
         return _Drawn(
             design.factors(intervention.channel),
             design.terms,
-            self._scale(intervention),
+            effect * dose_response(intervention, drawn_dose(intervention, self.n_draws, self.seed)),
             design.deviations(intervention.channel, self.n_draws, self.seed),
         )
 

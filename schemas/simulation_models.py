@@ -18,6 +18,7 @@ __all__ = [
     "EffectPrior",
     "InterventionConfig",
     "PopulationFilter",
+    "Reach",
     "SimulationRecommendation",
     "SimulationResult",
     "SubgroupEffect",
@@ -74,6 +75,13 @@ class EffectPrior(Frozen):
     version: int = Field(default=0, ge=0)
     n_experiments: int = Field(default=0, ge=0)
     source: str = ""
+
+
+class Reach(Frozen):
+    """Share of an intervention's base effect that a campaign reaches: its dose times the average factor of whom it is made on."""
+
+    mean: Finite = Field(gt=0)
+    sd: Finite = Field(default=0.0, ge=0)
 
 
 class SubgroupEffect(Frozen):
