@@ -1,4 +1,4 @@
-"""The main job, step by step: train, serve, ask, listen, notice, retrain, promote, verify."""
+"""The main job, step by step: train, serve, ask, listen, survive a kill, notice, retrain, promote, verify."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from schemas import (
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from streams.client import TwinClient
+from streams.demo.accident import Accident, kill
 from streams.demo.shift import Shift, choose_shift
 from streams.demo.stream import OutcomeRows, paced
 from streams.page_data import LineLook, Look, look
 from streams.settings import Settings
+from streams.worker import Workers
 
 __all__ = ["Journey", "Pace", "Stopwatch", "travel"]
 
@@ -72,6 +74,7 @@ class Journey:
     Attributes:
         answers: of the simulations, in the order of asking.
         published: outcomes sent, at `rate` a second.
+        accident: the kill of a process in the middle of the outcomes as they were.
         shifted_from: when the first shifted outcome was sent.
         promoted: model that took over while outcomes were shifted, None when none did.
         seen: the last look at everything.
@@ -84,6 +87,7 @@ class Journey:
     published: int = 0
     rate: float = 250.0
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    accident: Accident | None = None
     shifted_from: datetime | None = None
     promoted: UUID | None = None
     seen: Look | None = None
@@ -94,15 +98,17 @@ class Journey:
         return next((line for line in self.seen.lines if line.line == self.line), None) if self.seen else None
 
 
-async def travel(settings: Settings, first: ModelCard, rows: pd.DataFrame, pace: Pace, watch: Stopwatch) -> Journey:
-    """Ask, listen, and go on until a better model was promoted and has shown itself; workers must be running."""
+async def travel(
+    settings: Settings, first: ModelCard, rows: pd.DataFrame, pace: Pace, watch: Stopwatch, workers: Workers
+) -> Journey:
+    """Ask, listen, and go on until a better model was promoted and has shown itself; one of the workers dies on the way."""
     journey = Journey(first.line, first, choose_shift(rows, first.twin_type, first.baseline), rate=pace.rate)
     async with TwinClient(settings, name="demo") as client:
         pool = await open_pool(settings)
         try:
             with watch.step("simulations asked and answered"):
                 journey.answers = await _ask(client, first)
-            await _listen(client, pool, settings, journey, rows, pace, watch)
+            await _listen(client, pool, settings, journey, rows, pace, watch, workers)
         finally:
             await pool.close()
     return journey
@@ -145,13 +151,23 @@ def _request(
 
 
 async def _listen(
-    client: TwinClient, pool: Pool, settings: Settings, journey: Journey, frame: pd.DataFrame, pace: Pace, watch: Stopwatch
+    client: TwinClient,
+    pool: Pool,
+    settings: Settings,
+    journey: Journey,
+    frame: pd.DataFrame,
+    pace: Pace,
+    watch: Stopwatch,
+    workers: Workers,
 ) -> None:
     rows = OutcomeRows(frame, journey.line, uuid5(journey.first.model_id, journey.started.isoformat()))
-    glancing = asyncio.create_task(_glance(pool, settings, journey, watch.say))
+    watching = [asyncio.create_task(_glance(pool, settings, journey, watch.say))]
     try:
         with watch.step("outcomes as they were"):
-            await _send(client, rows, pace.rate, pace.quiet, {}, journey)
+            await _send(client, rows, pace.rate, pace.quiet // 2, {}, journey)
+            journey.accident = kill(workers, journey.published, watch.say)
+            watching.append(asyncio.create_task(journey.accident.watch(pool, watch.say)))
+            await _send(client, rows, pace.rate, pace.quiet - pace.quiet // 2, {}, journey)
         journey.shifted_from = datetime.now(UTC)
         change = _change(journey.shift, frame)
         with watch.step(f"outcomes with an injected shift: {journey.shift}"):
@@ -164,7 +180,8 @@ async def _listen(
         with watch.step("everything taken in"):
             await _settled(pool, journey)
     finally:
-        glancing.cancel()
+        for task in watching:
+            task.cancel()
     journey.seen = await look(pool, settings.n_min)
 
 

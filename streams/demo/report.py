@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class Report:
                 answer.model_dump(mode="json", exclude={"result": {"heterogeneity"}}) for answer in self.journey.answers
             ],
             "outcomes": self.journey.published,
+            "accident": asdict(self.journey.accident) if self.journey.accident else None,
             "shift": str(self.journey.shift),
             "delay_outcomes": self.delay,
             "retrain": {"reason": self.retrain.reason, "status": self.retrain.status, "comparison": self.retrain.comparison}
@@ -102,6 +103,8 @@ class Report:
             f"{self.journey.published:,} outcomes, the later ones with an injected shift: {self.journey.shift}",
             "the order, the times and the shift are ours",
         ]
+        if self.journey.accident is not None:
+            told.append(str(self.journey.accident))
         if self.retrain is not None:
             told.append(f"retrain asked for on about {self.delay:,} shifted outcomes: {self.retrain.reason}")
             told.append(f"{self.retrain.status}: {self.retrain.outcome}".rstrip(": "))
@@ -143,8 +146,9 @@ def make_report(table: Imported, journey: Journey, verified: Verified, seconds: 
 
 
 def marks_of(journey: Journey) -> tuple[Mark, ...]:
-    """The moment of the injected shift, for the charts."""
-    return (Mark(journey.shifted_from, "injected shift", "warn"),) if journey.shifted_from else ()
+    """The moments of the kill and of the injected shift, for the charts."""
+    killed = [Mark(journey.accident.at, "worker killed", "bad")] if journey.accident else []
+    return (*killed, *([Mark(journey.shifted_from, "injected shift", "warn")] if journey.shifted_from else []))
 
 
 def fidelity_by_part(line: LineLook, journey: Journey) -> dict[str, FidelityMetrics]:

@@ -30,8 +30,17 @@ __all__ = ["DEMO", "run_demo"]
 
 Say = Callable[[str], None]
 
-DEMO = {"pane_s": 1.0, "window_s": 15.0, "grace_s": 2.0, "skew_s": 5.0, "cooldown_s": 30.0}
-"""Short panes and windows, so that a life of months passes in a minute."""
+DEMO = {
+    "pane_s": 1.0,
+    "window_s": 15.0,
+    "grace_s": 2.0,
+    "skew_s": 5.0,
+    "cooldown_s": 30.0,
+    "session_timeout_s": 10.0,
+    "postgres_statement_timeout_s": 8.0,
+    "postgres_tcp_user_timeout_s": 8.0,
+}
+"""Short panes, windows and sessions, so that a life of months passes in a minute."""
 
 ROWS, MOST_TO_TRAIN, SEED = 20_000, 12_000, 2026
 LEAST_QUIET = 2_000
@@ -79,7 +88,7 @@ def run_demo(
         with watch.step("starting the workers"):
             workers = held.enter_context(Workers(ROLES, at, log_folder=home / "logs"))
             workers.wait_ready()
-        journey = asyncio.run(travel(at, first, stream, pace or _half_quiet(stream), watch))
+        journey = asyncio.run(travel(at, first, stream, pace or _half_quiet(stream), watch, workers))
         with watch.step("verifying every count"):
             verified = asyncio.run(verify(at))
         workers.check()

@@ -68,6 +68,17 @@ def test_every_count_agrees_with_what_is_stored(report: Report) -> None:
     assert report.succeeded
 
 
+def test_a_worker_was_killed_in_the_middle_and_terminal_and_page_say_so(report: Report) -> None:
+    accident = report.journey.accident
+    assert accident is not None
+    assert accident.after == SHORT.quiet // 2
+    assert accident.back_s is not None
+    assert f"process {accident.pid} of the role outcomes was killed (SIGKILL)" in report.in_words()
+    page = (report.home / "report.html").read_text(encoding="utf-8")
+    assert f"process {accident.pid} of the role outcomes was killed (SIGKILL)" in page
+    assert "worker killed" in page
+
+
 def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(report: Report) -> None:
     page = (report.home / "report.html").read_text(encoding="utf-8")
     assert not re.search(r'(?:src|href)="(?!#)', page)
