@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ _CARD, _PLOT = "card.json", "feature_importance.png"
 _TAG = "twin."
 _ID_TAG, _DIGEST_TAG, _LINE_TAG = f"{_TAG}model_id", f"{_TAG}sha256", f"{_TAG}line"
 _LONGEST_PARAMETER = 6000
+_IMPORTING = threading.Lock()  # two threads that import MLflow for the first time leave it half imported for good
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -79,10 +81,13 @@ class MlflowRegistry:
     @cached_property
     def client(self) -> MlflowClient:
         """The client of MLflow, imported and connected on first use."""
-        os.environ.update(_ENVIRONMENT)
-        from mlflow import MlflowClient  # noqa: PLC0415  # 60 MB and 1.5 s that only users of models pay
+        with _IMPORTING:
+            os.environ.update(_ENVIRONMENT)
+            import mlflow.artifacts  # noqa: PLC0415  # 60 MB and 1.5 s that only users of models pay
+            import mlflow.entities  # noqa: PLC0415
+            import mlflow.exceptions  # noqa: PLC0415
 
-        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def save(self, model: TwinModel) -> Artifact:
         """Register a trained model; one that is registered already is found again."""
@@ -138,10 +143,11 @@ class MlflowRegistry:
 
     def champion_run(self, line: str) -> str | None:
         """Run of the model that the alias ``champion`` points at, None when it points nowhere."""
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        client = self.client
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415  # after the client, whose import is guarded
 
         try:
-            return str(self.client.get_model_version_by_alias(registered_name(line), CHAMPION).run_id)
+            return str(client.get_model_version_by_alias(registered_name(line), CHAMPION).run_id)
         except MlflowException as error:
             if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None

@@ -40,6 +40,7 @@ LOG = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.5
 _REWRITE_EVERY = 60  # looks between two rewritings of every copy
 _WATCH_EVERY_S = 2.0
+_PAUSE_AFTER_ERROR_S = 10.0
 _BEATS_A_LEASE = 4
 _IDS_KEPT = 10_000
 
@@ -186,6 +187,7 @@ def _count(line: str, outcome: str) -> None:
 
 async def _later(what: str, error: Exception) -> None:
     LOG.error("%s could not be looked after, they will be later", what, exc_info=error)
+    await asyncio.sleep(_PAUSE_AFTER_ERROR_S)
 
 
 async def _refuse(app: TwinApp, record: KafkaRecord, error: Exception) -> None:

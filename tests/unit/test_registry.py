@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -258,3 +260,16 @@ def test_a_skops_file_holds_a_schema_and_no_pickle(stored):
 def test_the_importance_plot_shows_features_without_any_importance_too(tmp_path):
     draw_importance({"decile": 0.0, "region": 0.0}, LINE, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_threads_of_a_fresh_process_that_ask_at_the_same_time_all_get_an_answer(registry):
+    asking = f"""
+from concurrent.futures import ThreadPoolExecutor
+from streams.registry import MlflowRegistry
+
+with ThreadPoolExecutor(4) as pool:
+    asked = [pool.submit(MlflowRegistry({registry.uri!r}).champion_run, "hcp:fabhalta:prescribing_change") for _ in range(4)]
+print([each.result() for each in asked])
+"""
+    done = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[None, None, None, None]"
