@@ -4,11 +4,12 @@ Experiments differ in their true effects, not only by chance::
 
     observed[i] ~ N(true[i], error[i]**2)      true[i] ~ N(mean, between**2)
 
-Neither ``mean`` nor ``between`` is known (campaigns always differ: a ``between`` of 0 has no density, a large one a heavy tail), nor whether the catalogue is any good: ``mean`` follows its prior or, with a small
-probability, a normal distribution that is wider by an unknown factor, so that experiments which flatly contradict the catalogue
-are believed. Given ``between`` and that factor everything is normal and in closed form; both are summed over on a grid with their
-posterior weight (a moment estimate would be too sure of itself after a few experiments). Estimates shrink toward the prior by their
-noise, which is also what answers the winner's curse of having tested what looked best.
+Neither ``mean`` nor ``between`` is known (campaigns always differ: a ``between`` of 0 has no density, a large one a heavy tail),
+nor whether the catalogue is any good: ``mean`` follows its prior or, with a small probability, a normal distribution that is wider
+by an unknown factor, so that experiments which flatly contradict the catalogue are believed. Given ``between`` and that factor
+everything is normal and in closed form; both are summed over on a grid with their posterior weight (a moment estimate would be too
+sure of itself after a few experiments). Estimates shrink toward the prior by their noise, which is also what answers the winner's
+curse of having tested what looked best.
 
 References:
     Pérez, Pericchi, Ramírez (2017), The scaled beta2 distribution as a robust prior for scales. Bayesian Analysis 12.
@@ -40,7 +41,7 @@ BETWEEN_SCALE = 0.3684
 """In standard deviations of the prior: the square of ``between`` is twice the square of this times an F(2, 6) variable."""
 
 MEAN_SCALE = 0.7090
-"""Standard deviation of ``mean`` where the catalogue is right; with the scale above, the next campaign's effect has the prior's 95 %."""
+"""Of ``mean`` where the catalogue is right; with the scale above, the next campaign's effect has the prior's 95 % interval."""
 
 CATALOGUE_WRONG = 0.01
 """Probability that the catalogue is wrong by an unknown factor."""
@@ -103,7 +104,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Posterior:
-    """A mixture over the grid: the weight of each point, and mean and variance of the mean and ``between`` given it, all ``(m,)``."""
+    """A mixture over ``m`` points: the weight of each, and ``between``, mean and variance of the mean given it, all ``(m,)``."""
 
     weight: Array
     mean: Array

@@ -35,6 +35,7 @@ from schemas.simulation_models import (
     SimulationRecommendation,
     SimulationResult,
     SubgroupEffect,
+    TrackRecord,
 )
 from schemas.twin_models import (
     Baseline,
@@ -86,6 +87,7 @@ __all__ = [
     "SimulationResult",
     "SourceId",
     "SubgroupEffect",
+    "TrackRecord",
     "TwinModelMetrics",
     "TwinPopulation",
     "TwinType",

@@ -184,7 +184,10 @@ class OutcomeEvent(Event):
 
 
 class ExperimentResult(Event):
-    """What a real experiment found; ``effect`` is a fraction on the target's scale, positive = desired."""
+    """What a real experiment found; ``effect`` is a fraction on the target's scale, positive = desired.
+
+    The same result with ``withdrawn`` takes it back, for good: from then on it is as if it had never been told.
+    """
 
     experiment_id: str = Field(min_length=1, max_length=200)
     observed_at: Moment
@@ -197,6 +200,7 @@ class ExperimentResult(Event):
     standard_error: Finite = Field(gt=0)
     n_treated: int = Field(ge=2)
     n_control: int = Field(ge=2)
+    withdrawn: bool = False
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
@@ -358,7 +362,7 @@ class ModelEvent(Event):
 
 
 class EffectsEvent(Event):
-    """A new version of what is believed of one intervention on one line."""
+    """A new version of what is believed of one intervention on one line, because of these experiments."""
 
     line: str
     prior: EffectPrior

@@ -22,6 +22,7 @@ __all__ = [
     "SimulationRecommendation",
     "SimulationResult",
     "SubgroupEffect",
+    "TrackRecord",
 ]
 
 
@@ -84,6 +85,30 @@ class Reach(Frozen):
     sd: Finite = Field(default=0.0, ge=0)
 
 
+class TrackRecord(Frozen):
+    """Of past simulations of this intervention on this line that a real experiment has answered, how many were right.
+
+    Attributes:
+        n: simulations with a real answer.
+        n_inside: whose interval holds the effect that was found.
+        n_agreeing: whose interval holds it once the experiment's own error is allowed for.
+        mean_error: average of found minus simulated effect: above 0 the simulations promise too little; null without any.
+    """
+
+    n: int = Field(ge=0)
+    n_inside: int = Field(ge=0)
+    n_agreeing: int = Field(ge=0)
+    mean_error: Finite | None = None
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "no simulation of this kind has a real answer yet"
+        return (
+            f"of {self.n} past simulations of this kind with a real answer, {self.n_inside} had it inside their interval,"
+            f" {self.n_agreeing} when the experiment's own error is allowed for"
+        )
+
+
 class SubgroupEffect(Frozen):
     """The effect in one subgroup, shrunk toward the whole; ``n`` twins stand in it."""
 
@@ -124,6 +149,7 @@ class SimulationResult(Record):
         probability_worthwhile: probability that the effect reaches ``min_effect_threshold``.
         affected_twin_count: twins that the filters left.
         effects_version: version of the effect prior that was used.
+        track_record: of earlier simulations of this kind; null where nobody has kept any.
     """
 
     simulation_id: UUID
@@ -146,4 +172,5 @@ class SimulationResult(Record):
     best_alternative: str | None = None
     required_sample_size: dict[str, Any] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    track_record: TrackRecord | None = None
     simulated_at: Moment | None = None

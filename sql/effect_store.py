@@ -1,48 +1,55 @@
 """What real experiments found, and what is believed of each intervention because of it.
 
-A version of a line's beliefs stands for a set of experiments, whatever the order in which they came.
+A version of a line's beliefs stands for a set of experiments, whatever the order in which they came; withdrawing one makes a new
+version without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
-from schemas.events import EffectsEvent, ExperimentResult, canonical_digest
-from schemas.simulation_models import EffectPrior
+from schemas.events import EffectsEvent, ExperimentResult
+from schemas.simulation_models import EffectPrior, Reach
 from sql.database import Connection, Database, transaction
 
 __all__ = [
     "Calibration",
     "DifferentExperiment",
+    "Told",
     "add_experiment",
+    "answered",
     "current_priors",
     "current_version",
     "experiments",
     "priors_at_version",
 ]
 
-Calibration: TypeAlias = Callable[[str, Sequence[ExperimentResult]], EffectPrior]
-"""From an intervention and all its experiments on a line, oldest first, to what is believed of it."""
+Calibration: TypeAlias = Callable[[str, Sequence[ExperimentResult], Mapping[str, Reach]], EffectPrior]
+"""From an intervention, all experiments on it that stand, oldest first, and what each reached, to what is believed."""
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('effects of ' || $1, 0))"
 
 ADD = """
-INSERT INTO experiments (experiment_id, line, intervention, observed_at, body, digest)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO experiments (experiment_id, line, intervention, observed_at, body, digest, reach, withdrawn_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN clock_timestamp() END)
 ON CONFLICT (experiment_id) DO NOTHING"""
 
 DIGEST = "SELECT digest FROM experiments WHERE experiment_id = $1"
 
+WITHDRAW = "UPDATE experiments SET withdrawn_at = clock_timestamp() WHERE experiment_id = $1 AND withdrawn_at IS NULL"
+
 EXPERIMENTS = """
-SELECT body FROM experiments
+SELECT body, reach, withdrawn_at IS NOT NULL AS withdrawn FROM experiments
 WHERE line = $1 AND ($2::text IS NULL OR intervention = $2) ORDER BY observed_at, experiment_id"""
 
 VERSION = "SELECT coalesce(max(version), 0) FROM effect_versions WHERE line = $1"
 
 NEW_VERSION = """
 INSERT INTO effect_versions (line, version, experiments)
-SELECT $1, $2, array_agg(experiment_id ORDER BY experiment_id COLLATE "C") FROM experiments WHERE line = $1"""
+SELECT $1, $2, coalesce(array_agg(experiment_id ORDER BY experiment_id COLLATE "C"), '{}')
+FROM experiments WHERE line = $1 AND withdrawn_at IS NULL"""
 
 CARRY_OVER = """
 INSERT INTO effect_priors (line, version, intervention, prior, experiments)
@@ -56,28 +63,69 @@ LAST = """
 SELECT prior, experiments FROM effect_priors WHERE line = $1 AND intervention = $2 ORDER BY version DESC LIMIT 1"""
 
 
+# The simulation that was answered: the one that named the experiment, else the newest of the same campaign on the same people.
+ANSWERED = """
+SELECT DISTINCT ON (e.experiment_id) (r.results ->> 'ate')::float8 AS simulated, (r.results ->> 'ate_ci_lower')::float8 AS lower,
+       (r.results ->> 'ate_ci_upper')::float8 AS upper, (r.results ->> 'confidence_level')::float8 AS level,
+       (e.body ->> 'effect')::float8 AS effect, (e.body ->> 'standard_error')::float8 AS standard_error
+FROM experiments e JOIN simulation_runs r ON r.line = e.line AND r.status = 'completed' AND r.completed_at < e.recorded_at
+WHERE e.line = $1 AND e.intervention = $2 AND e.withdrawn_at IS NULL
+  AND r.intervention_config ->> 'intervention_type' = e.intervention
+  AND (r.request ->> 'experiment_id' = e.experiment_id
+       OR (r.intervention_config = jsonb_strip_nulls(e.body -> 'intervention')
+           AND r.filters = jsonb_strip_nulls(e.body -> 'filters')))
+ORDER BY e.experiment_id, (r.request ->> 'experiment_id' = e.experiment_id) IS TRUE DESC, r.completed_at DESC"""
+
+
 class DifferentExperiment(ValueError):
     """The id of an experiment came again with other content."""
 
 
-async def add_experiment(database: Database, experiment: ExperimentResult, calibrate: Calibration) -> EffectsEvent:
-    """Store an experiment and what is believed with it, and return that; one that is stored already changes nothing.
+class Told(NamedTuple):
+    """An experiment that was told, and what it reached of its base effect where that could be said."""
+
+    experiment: ExperimentResult
+    reach: Reach | None
+
+
+async def add_experiment(
+    database: Database, experiment: ExperimentResult, calibrate: Calibration, reach: Reach | None = None
+) -> EffectsEvent:
+    """Store an experiment, or withdraw it, and return what is believed from now on; what is stored already changes nothing.
+
+    An experiment that was withdrawn stays so, also when its withdrawal came first.
 
     Raises:
         DifferentExperiment: when its id is stored with other content.
     """
+    line, intervention = experiment.line, experiment.intervention.intervention_type
     async with transaction(database) as connection:
-        await connection.execute(LOCK, experiment.line)
-        if await _add(connection, experiment):
-            await _learn(connection, experiment, calibrate)
-        row = await connection.fetchrow(LAST, experiment.line, experiment.intervention.intervention_type)
-    assert row is not None  # it was learned when the experiment was stored
-    return EffectsEvent(line=experiment.line, prior=EffectPrior(**row["prior"]), experiments=tuple(row["experiments"]))
+        await connection.execute(LOCK, line)
+        if await _changes(connection, experiment, reach):
+            await _learn(connection, line, intervention, calibrate)
+        row = await connection.fetchrow(LAST, line, intervention)
+        prior = EffectPrior(**row["prior"]) if row else calibrate(intervention, [], {})
+    return EffectsEvent(line=line, prior=prior, experiments=tuple(row["experiments"]) if row else ())
 
 
-async def experiments(database: Database, line: str, intervention: str | None = None) -> list[ExperimentResult]:
-    """Experiments on a line, oldest first; of one intervention where it is named."""
-    return [ExperimentResult.model_validate(row["body"]) for row in await database.fetch(EXPERIMENTS, line, intervention)]
+async def experiments(database: Database, line: str, intervention: str | None = None) -> list[Told]:
+    """Experiments on a line, oldest first, with those that were withdrawn; of one intervention where it is named."""
+    return [
+        Told(
+            ExperimentResult.model_validate(row["body"] | {"withdrawn": row["withdrawn"]}),
+            Reach.model_validate(row["reach"]) if row["reach"] else None,
+        )
+        for row in await database.fetch(EXPERIMENTS, line, intervention)
+    ]
+
+
+async def answered(database: Database, line: str, intervention: str) -> list[tuple[float, ...]]:
+    """Completed simulations of an intervention that a later experiment has answered, one for each experiment.
+
+    Returns:
+        The simulated effect, lower and upper end of its interval and the level of that; the effect found and its standard error.
+    """
+    return [tuple(row) for row in await database.fetch(ANSWERED, line, intervention)]
 
 
 async def current_version(database: Database, line: str) -> int:
@@ -102,23 +150,31 @@ async def priors_at_version(database: Database, line: str, version: int) -> dict
     return {row["intervention"]: EffectPrior(**row["prior"]) for row in await database.fetch(PRIORS, line, version)}
 
 
-async def _add(connection: Connection, experiment: ExperimentResult) -> bool:
-    """Whether the experiment is new."""
-    digest = canonical_digest(experiment)
+async def _changes(connection: Connection, experiment: ExperimentResult, reach: Reach | None) -> bool:
+    """Store what was told; whether anything other is known by it."""
+    digest = _digest(experiment)
     said = (experiment.line, experiment.intervention.intervention_type, experiment.observed_at)
-    body = experiment.model_dump(mode="json")
-    if await connection.execute(ADD, experiment.experiment_id, *said, body, digest) == "INSERT 0 1":
-        return True
+    body = experiment.model_dump(mode="json", exclude={"withdrawn"})
+    reached = reach.model_dump(mode="json") if reach else None
+    added = await connection.execute(ADD, experiment.experiment_id, *said, body, digest, reached, experiment.withdrawn)
+    if added == "INSERT 0 1":
+        return not experiment.withdrawn
     if await connection.fetchval(DIGEST, experiment.experiment_id) != digest:
         raise DifferentExperiment(f"experiment {experiment.experiment_id!r} is stored with other content: give a new one a new id")
-    return False
+    return experiment.withdrawn and await connection.execute(WITHDRAW, experiment.experiment_id) == "UPDATE 1"
 
 
-async def _learn(connection: Connection, experiment: ExperimentResult, calibrate: Calibration) -> None:
-    line, intervention = experiment.line, experiment.intervention.intervention_type
+def _digest(experiment: ExperimentResult) -> bytes:
+    """Of what was found, whether or not it stands."""
+    return hashlib.sha256(experiment.model_dump_json(exclude={"withdrawn"}).encode()).digest()
+
+
+async def _learn(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> None:
     version = await current_version(connection, line) + 1
-    known = await experiments(connection, line, intervention)
-    prior = calibrate(intervention, known).model_copy(update={"version": version})
+    standing = [told for told in await experiments(connection, line, intervention) if not told.experiment.withdrawn]
+    reaches = {told.experiment.experiment_id: told.reach for told in standing if told.reach is not None}
+    known = [told.experiment for told in standing]
+    prior = calibrate(intervention, known, reaches).model_copy(update={"version": version})
     ids = sorted(each.experiment_id for each in known)
     await connection.execute(NEW_VERSION, line, version)
     await connection.execute(CARRY_OVER, line, version, intervention)

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
 from uuid import UUID
 
 from engine import SimulationEngine
+from engine.sequential_trees import EmptyFilter
+from engine.track_record import Answered, track_record
 from engine.twin_model import TwinModel
-from schemas import AnswerStatus, EffectPrior, ModelCard, SimulationRequest, SimulationResult, TwinPopulation, conditions
+from schemas import (
+    AnswerStatus,
+    EffectPrior,
+    ExperimentResult,
+    ModelCard,
+    Reach,
+    SimulationRequest,
+    SimulationResult,
+    TwinPopulation,
+    conditions,
+)
 from schemas.filters import Filters
 from sql.database import Pool
-from sql.effect_store import priors_at_version
+from sql.effect_store import answered, priors_at_version
+from sql.ledger import Ledger
 from sql.run_store import Pins, Recipe, pin, runs
 from sql.twin_repository import TwinRepository
 from streams.app import TwinApp
@@ -22,6 +36,8 @@ from streams.registry import MlflowRegistry
 from streams.scoring import SimulatedTwins
 
 __all__ = ["TWINS", "MissingFeature", "Simulator", "Tools"]
+
+LOG = logging.getLogger(__name__)
 
 TWINS = 10_000
 """Twins of a request that names neither a population nor a number."""
@@ -78,7 +94,25 @@ class Simulator:
             alternatives=request.alternatives,
             simulation_id=request.simulation_id,
         )
-        return result.model_copy(update={"simulated_at": datetime.now(UTC)})
+        record = await answered(self._pool, request.line, request.intervention.intervention_type)
+        told = {"simulated_at": datetime.now(UTC), "track_record": track_record([Answered(*each) for each in record])}
+        return result.model_copy(update=told)
+
+    async def reach(self, experiment: ExperimentResult) -> Reach | None:
+        """Share of the base effect that an experiment reached, on twins of the champion like the people it was made on.
+
+        None where no twin is like them: the line has no champion, or it knows nothing of what they were chosen by.
+        """
+        champion = await Ledger(self._pool).champion(experiment.line)
+        if champion is None:
+            return None
+        model = await self._models.get(champion)
+        try:
+            _check_features(model.card, experiment.filters)
+            return await asyncio.to_thread(_reach, model, experiment)
+        except (EmptyFilter, MissingFeature) as nobody:
+            LOG.warning("experiment %s counts as one on average people: %s", experiment.experiment_id, nobody)
+            return None
 
     async def twins(self, simulation_id: UUID) -> SimulatedTwins | None:
         """The twins of a completed simulation and what it does to each; None for one that was not completed."""
@@ -122,6 +156,10 @@ def _check_features(card: ModelCard, filters: Filters) -> None:
         raise MissingFeature(
             f"the twins of {card.line} have no {', '.join(lacking)}: filter by {', '.join(card.features)}, or train a model with it"
         )
+
+
+def _reach(model: TwinModel, experiment: ExperimentResult) -> Reach:
+    return SimulationEngine(model.generate(TWINS, experiment.filters)).reach(experiment.intervention)
 
 
 def _generated(model: TwinModel, recipe: Recipe) -> TwinPopulation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from engine.calibration import calibrate
 from engine.effects import catalogue_prior
-from schemas import EffectPrior, ExperimentResult
+from schemas import EffectPrior, ExperimentResult, Reach
 from sql.effect_store import DifferentExperiment, add_experiment
 from streams.answering import in_words, settle
 from streams.app import TwinApp
 from streams.dead_letters import ContainsNul, KafkaRecord, bury, without_nul
+from streams.simulating import Tools
 from streams.topics import topic_of
 
 __all__ = ["attach"]
@@ -25,34 +26,38 @@ LOG = logging.getLogger(__name__)
 
 def attach(app: TwinApp) -> None:
     """Let the app learn from experiments."""
+    tools = Tools(app)
 
     async def experiments(results: Any) -> None:
         """Learn from experiment after experiment."""
         async for event in results.events():
             record = event.message
-            await settle(app, partial(_learn, app, record), partial(_refuse, app, record))
+            await settle(app, partial(_learn, app, tools, record), partial(_refuse, app, record))
 
     app.agent(app.raw_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
 
 
-async def _learn(app: TwinApp, record: KafkaRecord) -> None:
+async def _learn(app: TwinApp, tools: Tools, record: KafkaRecord) -> None:
     experiment = ExperimentResult.model_validate_json(without_nul(record.value))
-    believed = await add_experiment(app.pool, experiment, _believed)
+    reach = await tools.simulator.reach(experiment)
+    believed = await add_experiment(app.pool, experiment, _believed, reach)
     prior = believed.prior
     await app.say(believed, key=f"{believed.line}:{prior.intervention_type}")
     LOG.info(
-        "experiment %s: %s on %s is now believed to be %.4f +- %.4f, version %d",
+        "experiment %s %s: %s on %s is now believed to be %.4f +- %.4f, version %d, by %d experiments",
         experiment.experiment_id,
+        "is withdrawn" if experiment.withdrawn else "is in",
         prior.intervention_type,
         believed.line,
         prior.mean,
         prior.sd,
         prior.version,
+        prior.n_experiments,
     )
 
 
-def _believed(intervention: str, known: Sequence[ExperimentResult]) -> EffectPrior:
-    return calibrate(catalogue_prior(intervention), known)
+def _believed(intervention: str, known: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
+    return calibrate(catalogue_prior(intervention), known, reaches)
 
 
 async def _refuse(app: TwinApp, record: KafkaRecord, error: Exception) -> None:

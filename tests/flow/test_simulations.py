@@ -14,6 +14,7 @@ from engine import SimulationEngine
 from schemas import AnswerStatus, EffectsEvent, ExperimentResult, InterventionConfig, SimulationAnswer, SimulationRequest
 from schemas.events import canonical_digest
 from schemas.simulation_models import SimulationRecommendation
+from sql.effect_store import experiments
 from sql.ledger import Ledger
 from sql.run_store import runs
 from sql.twin_repository import TwinRepository
@@ -253,20 +254,17 @@ async def test_while_postgres_is_away_a_request_waits_and_is_neither_lost_nor_re
     assert answer.status is AnswerStatus.COMPLETED
 
 
+def an_experiment(**said) -> ExperimentResult:
+    given = {"experiment_id": "email 2024", "observed_at": datetime(2025, 1, 1, tzinfo=UTC), "twin_type": "hcp", "brand": "kisqali"}
+    return ExperimentResult.model_validate(
+        {**given, "intervention": EMAIL, "effect": 0.05, "standard_error": 0.004, "n_treated": 5000, "n_control": 5000, **said}
+    )
+
+
 async def test_an_experiment_changes_what_the_next_simulation_believes_and_no_earlier_one(
     service, client, listener, promoted, pool
 ):
-    experiment = ExperimentResult(
-        experiment_id="email 2024",
-        observed_at=datetime(2025, 1, 1, tzinfo=UTC),
-        twin_type="hcp",
-        brand="kisqali",
-        intervention=EMAIL,
-        effect=0.11,
-        standard_error=0.004,
-        n_treated=5000,
-        n_control=5000,
-    )
+    experiment = an_experiment(effect=0.11)
     before, after = a_request(seed=1), a_request(seed=1)
     async with service(["simulation", "experiments"]):
         first = await client.request(before)
@@ -286,6 +284,29 @@ async def test_an_experiment_changes_what_the_next_simulation_believes_and_no_ea
     assert headers["twin_kind"] == "conflict"
     assert json.loads(letter.value)["effect"] == 0.9
     assert await pool.fetchval("SELECT count(*) FROM experiments") == 1
+
+
+async def test_an_experiment_on_chosen_people_is_brought_to_all_and_a_withdrawn_one_is_forgotten(
+    service, client, listener, promoted, pool
+):
+    request = a_request(filters={"min_decile": 9}, experiment_id="email 2024")
+    experiment = an_experiment(filters={"min_decile": 9}, effect=0.08)
+    async with service(["simulation", "experiments"]):
+        asked = await client.request(request)
+        await client.publish(experiment)
+        (learned,) = await listener.events(EffectsEvent, 1)
+        then = await client.request(a_request())
+        await client.publish(experiment.model_copy(update={"withdrawn": True}))
+        forgotten = (await listener.events(EffectsEvent, 2))[1]
+        later = await client.request(a_request())
+    reached = (await experiments(pool, experiment.line))[0].reach
+    assert reached.mean == pytest.approx(asked.result.ate / 0.05, rel=0.05)
+    assert reached.mean > 1.05
+    assert 0.05 < learned.prior.mean < 0.08 / reached.mean
+    assert (asked.result.track_record.n, then.result.track_record.n, later.result.track_record.n) == (0, 1, 0)
+    assert then.result.track_record.n_inside == 1
+    assert (forgotten.prior.version, forgotten.prior.mean, forgotten.experiments) == (2, 0.05, ())
+    assert (later.effects_version, later.result.prior.n_experiments) == (2, 0)
 
 
 async def test_an_experiment_that_is_none_becomes_a_dead_letter(service, client, listener, promoted):

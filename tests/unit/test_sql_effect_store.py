@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from schemas import Brand, EffectPrior, ExperimentResult, InterventionConfig, TwinType
+from schemas import Brand, EffectPrior, ExperimentResult, InterventionConfig, Reach, TwinType
 from sql.database import Pool, open_pool
-from sql.effect_store import DifferentExperiment, add_experiment, current_priors, current_version, experiments, priors_at_version
+from sql.effect_store import (
+    DifferentExperiment,
+    Told,
+    add_experiment,
+    current_priors,
+    current_version,
+    experiments,
+    priors_at_version,
+)
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LINE = "hcp:kisqali:prescribing_change"
@@ -37,9 +45,10 @@ def found(experiment_id: str, effect: float = 0.1, intervention: str = EMAIL, da
     )
 
 
-def average(intervention: str, known: Sequence[ExperimentResult]) -> EffectPrior:
+def average(intervention: str, known: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
     """The mean effect: a calibration whose result is plain to see."""
-    mean = sum(each.effect for each in known) / len(known)
+    effects = [each.effect / (reaches[each.experiment_id].mean if each.experiment_id in reaches else 1.0) for each in known]
+    mean = sum(effects) / max(len(known), 1)
     return EffectPrior(intervention_type=intervention, mean=mean, sd=0.01, n_experiments=len(known), source="mean")
 
 
@@ -71,15 +80,15 @@ async def test_an_id_with_other_content_is_refused_and_the_first_stands(pool: Po
     await add_experiment(pool, found("a", 0.1), average)
     with pytest.raises(DifferentExperiment, match="'a'"):
         await add_experiment(pool, found("a", 0.4), average)
-    assert [each.effect for each in await experiments(pool, LINE)] == [0.1]
+    assert [told.experiment.effect for told in await experiments(pool, LINE)] == [0.1]
 
 
 async def test_experiments_come_back_whole_and_oldest_first(pool: Pool) -> None:
     said = [found("late", day=2), found("early", day=1, intervention=SPEAKER), found("b"), found("a")]
     for each in said:
         await add_experiment(pool, each, average)
-    assert await experiments(pool, LINE) == [said[3], said[2], said[1], said[0]]
-    assert await experiments(pool, LINE, SPEAKER) == [said[1]]
+    assert [told.experiment for told in await experiments(pool, LINE)] == [said[3], said[2], said[1], said[0]]
+    assert await experiments(pool, LINE, SPEAKER) == [Told(said[1], None)]
 
 
 async def test_experiments_at_the_same_time_lose_none_whatever_their_order(pool: Pool) -> None:
@@ -91,7 +100,7 @@ async def test_experiments_at_the_same_time_lose_none_whatever_their_order(pool:
 
 
 async def test_a_calibration_that_fails_stores_no_experiment(pool: Pool) -> None:
-    def refuses(intervention: str, known: Sequence[ExperimentResult]) -> EffectPrior:
+    def refuses(intervention: str, known: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -110,3 +119,36 @@ async def test_a_version_that_never_was_is_refused(pool: Pool, version: int) -> 
 async def test_a_line_without_experiments_is_at_version_zero(pool: Pool) -> None:
     assert await current_version(pool, LINE) == 0
     assert await current_priors(pool, LINE) == {}
+
+
+def taken_back(experiment: ExperimentResult) -> ExperimentResult:
+    return experiment.model_copy(update={"withdrawn": True})
+
+
+async def test_a_withdrawn_experiment_leaves_a_new_version_that_never_heard_of_it(pool: Pool) -> None:
+    a, b = found("a", 0.1), found("b", 0.3)
+    first = await add_experiment(pool, a, average)
+    await add_experiment(pool, b, average)
+    without = await add_experiment(pool, taken_back(b), average)
+    assert (without.prior.version, without.prior.mean, without.experiments) == (3, first.prior.mean, ("a",))
+    assert (await priors_at_version(pool, LINE, 2))[EMAIL].mean == 0.2
+    assert [told.experiment.withdrawn for told in await experiments(pool, LINE)] == [False, True]
+    nothing = await add_experiment(pool, taken_back(a), average)
+    assert (nothing.prior.version, nothing.prior.n_experiments, nothing.experiments) == (4, 0, ())
+
+
+async def test_a_withdrawal_is_final_whatever_comes_again_or_first(pool: Pool) -> None:
+    a, b = found("a", 0.1), found("b", 0.3)
+    for said in (taken_back(b), b, a, taken_back(a), a, taken_back(a)):
+        told = await add_experiment(pool, said, average)
+    assert told.experiments == ()
+    assert await current_version(pool, LINE) == 2
+    with pytest.raises(DifferentExperiment, match="'a'"):
+        await add_experiment(pool, taken_back(found("a", 0.2)), average)
+
+
+async def test_what_an_experiment_reached_is_kept_for_every_later_version(pool: Pool) -> None:
+    await add_experiment(pool, found("a", 0.3), average, Reach(mean=1.5, sd=0.1))
+    later = await add_experiment(pool, found("b", 0.1), average)
+    assert later.prior.mean == pytest.approx((0.2 + 0.1) / 2)
+    assert (await experiments(pool, LINE))[0].reach == Reach(mean=1.5, sd=0.1)
