@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from sql.database import Pool, open_pool
-from sql.history_store import add_history, training_rows
+from sql.history_store import CHANGE, add_history, count_since, simulated_rows, training_rows
 
 LINE, OTHER = "hcp:kisqali:prescribing_change", "hcp:fabhalta:prescribing_change"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -186,3 +186,43 @@ async def test_rows_that_cannot_be_learned_from_are_refused(pool: Pool, change: 
 async def test_a_line_that_cannot_be_is_refused(pool: Pool) -> None:
     with pytest.raises(ValueError, match="twin_type:brand:target"):
         await training_rows(pool, "kisqali", day(0))
+
+
+async def test_a_correction_that_came_later_was_not_known_then(pool: Pool) -> None:
+    event = uuid4()
+    await outcome(pool, event, actual_value=0.5, tracked_at=day(2))
+    await outcome(pool, event, actual_value=0.9, tracked_at=day(6), revision=1)
+    assert await targets(pool, day(5)) == [0.5]
+    assert await targets(pool, day(6)) == [0.9]
+    await outcome(pool, observed_at=day(1), tracked_at=day(7))
+    assert len(await targets(pool, day(6))) == 1
+
+
+async def test_an_outcome_that_names_a_twin_of_a_simulation_is_replayed_with_what_the_simulation_changed(pool: Pool) -> None:
+    model, twin, run = uuid4(), uuid4(), uuid4()
+    await pool.execute(
+        """INSERT INTO digital_twin_models (model_id, twin_type, brand, model_type, training_samples, target_variable, features,
+                                            hyperparameters, metrics, line, baseline)
+           VALUES ($1, 'hcp', 'kisqali', 'RandomForest', 1000, 'prescribing_change', '{}', '{}', '{}', $2, '{}')""",
+        model,
+        LINE,
+    )
+    await pool.execute(
+        "INSERT INTO digital_twins (twin_id, model_id, twin_type, features, baseline_behavior) VALUES ($1, $2, 'hcp', $3, 0.25)",
+        twin,
+        model,
+        {"decile": 7},
+    )
+    await pool.execute("INSERT INTO simulation_runs (simulation_id, body_hash) VALUES ($1, '')", run)
+    named = {"twin_id": twin, "simulation_id": run, "entity_id": None, "features": None}
+    await outcome(pool, **named, predicted_value=0.375, actual_value=0.5, treated=True)
+    await outcome(pool, **named, predicted_value=0.25, actual_value=0.125, treated=False, observed_at=day(2))
+    await outcome(pool, **named, predicted_value=0.25, actual_value=None, observed_at=day(2))
+    rows = await simulated_rows(pool, LINE, LATER)
+    assert rows[["entity_id", "decile", "prescribing_change", CHANGE]].to_numpy().tolist() == [
+        [str(twin), 7, 0.5, 0.125],
+        [str(twin), 7, 0.125, 0.0],
+    ]
+    assert await targets(pool) == []
+    assert await count_since(pool, LINE, day(1), day(2)) == 1
+    assert await count_since(pool, LINE, day(1), day(3)) == 2
