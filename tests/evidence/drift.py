@@ -45,6 +45,7 @@ KNOWN = "mean known"
 BASELINES = {KNOWN: 0, "2,000 rows": 2_000, "10,000 rows": 10_000}
 TONES: Sequence[Tone] = ("one", "two", "good", "warn", "bad", "muted")
 BATCH = 50
+WIDE = 1140
 
 
 class Alarms(NamedTuple):
@@ -282,7 +283,7 @@ def _other_row(name: str, quiet: Array, delays: Sequence[Array]) -> tuple[str, .
 def _quiet_plots(quiet: dict[tuple[str, str], Alarms], others: dict[tuple[str, str], Other], repetitions: int) -> Iterator[Plot]:
     ours = [_grown(f"{errors}, {baseline}", quiet[errors, baseline].detector, n) for n, (errors, baseline) in enumerate(_keys())]
     yield _alarm_plot(
-        f"False alarms of the detector as outcomes pass, in {repetitions:,} streams without drift: all stay below the budget.",
+        f"False alarms of the detector as outcomes pass, in {repetitions:,} streams without drift.",
         ours,
         [Line(BUDGET, "budget 3 %", "bad")],
     )
@@ -300,9 +301,16 @@ def _quiet_plots(quiet: dict[tuple[str, str], Alarms], others: dict[tuple[str, s
 
 def _alarm_plot(caption: str, curves: Sequence[Curve], lines: Sequence[Line] = ()) -> Plot:
     svg = curves_chart(
-        curves, title="False alarms", description=caption, x_label="outcomes without drift", form=".0%", x_form=",.0f", lines=lines
+        curves,
+        title="False alarms",
+        description=caption,
+        x_label="outcomes without drift",
+        form=".0%",
+        x_form=",.0f",
+        lines=lines,
+        width=WIDE,
     )
-    return Plot(caption, svg)
+    return Plot(caption, svg, wide=True)
 
 
 def _grown(label: str, at: Array, number: int, reach: int = QUIET) -> Curve:
@@ -322,8 +330,9 @@ def _delay_plots(delays: dict[tuple[str, str, str], Alarms]) -> Iterator[Plot]:
             form=".0%",
             x_form=",.0f",
             lines=[Line(0.5, "median")],
+            width=WIDE,
         )
-        yield Plot(caption, svg)
+        yield Plot(caption, svg, wide=True)
 
 
 # -- outcomes that share the fortune of their territory
