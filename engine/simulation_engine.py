@@ -19,7 +19,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.effects import Design, catalogue_prior, design_of, dose_response, drawn_dose, drawn_effect, normals, weighted
+from engine.effects import (
+    Design,
+    catalogue_prior,
+    design_of,
+    dose_response,
+    drawn_dose,
+    drawn_effect,
+    normals,
+    typical_dose,
+    weighted,
+)
 from engine.intervals import Summary, deviation, simultaneous_reach, summary
 from engine.sample_size import two_sample
 from engine.selection import EmptyPopulation, select
@@ -30,6 +40,7 @@ from schemas.filters import Filters, canonical_filters
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
 from schemas.simulation_models import (
     Alternative,
+    BestChoice,
     EffectHeterogeneity,
     EffectPrior,
     InterventionConfig,
@@ -116,10 +127,10 @@ class SimulationEngine:
             drawn = self._drawn(design, intervention)
             average = summary(drawn.average, self.confidence_level)
         worthwhile = float(np.mean(drawn.average >= self.min_effect_threshold))
+        prior = self._prior(intervention)
         recommendation, reason = self._recommend(average.estimate, worthwhile)
         compared = () if average.robust else tuple(alternatives)
-        others = self._compared(drawn, [self._drawn(design, other).average for other in compared], compared)
-        prior = self._prior(intervention)
+        others = [self._drawn(design, other).average for other in compared]
         return SimulationResult(
             simulation_id=simulation_id or self._id_of(intervention, filters, alternatives),
             ate=average.estimate,
@@ -127,7 +138,7 @@ class SimulationEngine:
             ate_ci_upper=average.upper,
             heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(drawn, chosen),
             recommendation=recommendation,
-            recommendation_reason=reason,
+            recommendation_reason=f"{reason}: {_drivers(prior, intervention, drawn.factors)}",
             affected_twin_count=int(chosen.sum()),
             confidence_level=self.confidence_level,
             probability_worthwhile=worthwhile,
@@ -137,8 +148,9 @@ class SimulationEngine:
             prior=prior,
             effects_version=prior.version,
             n_draws=self.n_draws,
-            alternatives=others,
-            best_alternative=_best(average.estimate, others),
+            alternatives=self._compared(drawn.average, others, compared),
+            best_alternative=_better(drawn.average, others, compared),
+            best=self._best([drawn.average, *others], [intervention, *compared]) if compared else None,
             required_sample_size=self._required_sample_size(chosen),
             warnings=tuple(self._warnings(average, prior, chosen)),
         )
@@ -241,20 +253,49 @@ class SimulationEngine:
         told = subgroup_effects(labels, n, draws, self.confidence_level)
         of_dimension = iter(told)
         by_dimension = {name: tuple(islice(of_dimension, len(groups.labels))) for name, groups in groupings.items()}
-        return EffectHeterogeneity(by_dimension=by_dimension, n_groups=len(told))
+        return EffectHeterogeneity(by_dimension=by_dimension, n_groups=len(told), warning=self._of_many(len(told)))
+
+    def _of_many(self, looks: int) -> str:
+        """What it means to look at many groups."""
+        missed = looks * (1.0 - self.confidence_level)
+        return (
+            f"{looks} subgroups were looked at: about {missed:.1g} of their {self.confidence_level:.0%} intervals miss by chance,"
+            " and the largest difference is likely the one that is most overstated"
+        )
 
     def _compared(
-        self, first: _Drawn, draws: Sequence[Array], alternatives: Sequence[InterventionConfig]
+        self, first: Array, others: Sequence[Array], alternatives: Sequence[InterventionConfig]
     ) -> tuple[Alternative, ...]:
         if not alternatives:
             return ()
-        others = np.array(draws)
-        differences = others - first.average
+        differences = np.array(others) - first
         reach = simultaneous_reach(differences, self.confidence_level).tolist()
-        best = np.argmax(np.vstack([first.average, others]), axis=0)
-        wins = np.bincount(best, minlength=len(others) + 1)[1:] / self.n_draws
+        wins = _wins([first, *others])[1:].tolist()
         told = [summary(draws, self.confidence_level) for draws in others]
-        return tuple(map(_alternative, alternatives, told, differences.mean(axis=1).tolist(), reach, wins.tolist()))
+        return tuple(map(_alternative, alternatives, told, differences.mean(axis=1).tolist(), reach, wins))
+
+    def _best(self, draws: Sequence[Array], candidates: Sequence[InterventionConfig]) -> BestChoice:
+        """The candidate with the largest effect; its interval holds whichever was chosen.
+
+        References:
+            Andrews, Kitagawa, McCloskey (2024), Inference on winners. Quarterly Journal of Economics 139 (projection).
+        """
+        means = np.mean(draws, axis=1)
+        best, runner_up = np.argsort(-means, kind="stable")[:2].tolist()
+        reach = float(simultaneous_reach(np.array(draws), self.confidence_level)[best])
+        lead = draws[best] - np.delete(draws, best, axis=0)
+        spare = float(simultaneous_reach(lead, self.confidence_level)[runner_up - (runner_up > best)])
+        margin = float(means[best] - means[runner_up])
+        return BestChoice(
+            intervention=candidates[best],
+            ate=means[best],
+            ate_ci_lower=means[best] - reach,
+            ate_ci_upper=means[best] + reach,
+            probability_best=_wins(draws)[best],
+            margin=margin,
+            margin_ci_lower=margin - spare,
+            margin_ci_upper=margin + spare,
+        )
 
     def _required_sample_size(self, chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
         frame, target = self.population.frame, self._target
@@ -371,13 +412,30 @@ def _alternative(other: InterventionConfig, told: Summary, difference: float, re
     )
 
 
-def _best(first: float, others: Sequence[Alternative]) -> str | None:
-    best = max(others, key=lambda other: other.ate, default=None)
-    if best is None or best.ate <= first:
+def _wins(draws: Sequence[Array]) -> Array:
+    """Share of the draws in which each row is the largest, shape ``(rows,)``."""
+    return np.bincount(np.argmax(draws, axis=0), minlength=len(draws)) / len(draws[0])
+
+
+def _better(first: Array, others: Sequence[Array], alternatives: Sequence[InterventionConfig]) -> str | None:
+    """The alternative with the largest effect, if that is more than the first one's."""
+    means = [float(draws.mean()) for draws in others]
+    if not means or max(means) <= first.mean():
         return None
-    said = best.intervention
+    said = alternatives[int(np.argmax(means))]
     strength = "" if said.intensity is None else f", intensity {said.intensity:g}"
     return f"{said.intervention_type} by {said.channel}, {said.frequency}, {said.duration_weeks} weeks{strength}"
+
+
+def _drivers(prior: EffectPrior, intervention: InterventionConfig, factors: Array) -> str:
+    """What an effect is made of."""
+    ground = f"learned from {prior.n_experiments} experiments" if prior.n_experiments else "not yet tested by an experiment"
+    spread = float(np.hypot(prior.sd, prior.between_sd))
+    dose = float(dose_response(intervention, typical_dose(intervention)))
+    return (
+        f"a base effect of {prior.mean:.1%} ± {spread:.1%} ({ground}), of which this channel, frequency, duration and intensity"
+        f" reach {dose:.0%}, and these twins {factors.mean():.0%} of that"
+    )
 
 
 def _usable(correlation: float | None) -> float:

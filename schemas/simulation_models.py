@@ -14,6 +14,7 @@ from schemas.interventions import INTERVENTIONS, Channel, Frequency
 
 __all__ = [
     "Alternative",
+    "BestChoice",
     "EffectHeterogeneity",
     "EffectPrior",
     "InterventionConfig",
@@ -120,10 +121,11 @@ class SubgroupEffect(Frozen):
 
 
 class EffectHeterogeneity(Frozen):
-    """Effects by subgroup, by dimension; ``n_groups`` of them were looked at."""
+    """Effects by subgroup, by dimension; ``n_groups`` of them were looked at, and ``warning`` says what follows from that."""
 
     by_dimension: dict[str, tuple[SubgroupEffect, ...]] = Field(default_factory=dict)
     n_groups: int = 0
+    warning: str = ""
     skipped: dict[str, str] = Field(default_factory=dict)
 
 
@@ -140,6 +142,23 @@ class Alternative(Frozen):
     probability_best: Finite
 
 
+class BestChoice(Frozen):
+    """The best of several interventions, with an interval that allows for its having been chosen.
+
+    All candidates' intervals hold at once, so that of the chosen one holds whichever it is; ``margin`` is how far it is above the
+    runner-up, with an interval of the same kind.
+    """
+
+    intervention: InterventionConfig
+    ate: Finite
+    ate_ci_lower: Finite
+    ate_ci_upper: Finite
+    probability_best: Finite
+    margin: Finite
+    margin_ci_lower: Finite
+    margin_ci_upper: Finite
+
+
 class SimulationResult(Record):
     """The answer to "what would it do".
 
@@ -148,6 +167,8 @@ class SimulationResult(Record):
         ate_ci_lower, ate_ci_upper: interval of that average at ``confidence_level``.
         probability_worthwhile: probability that the effect reaches ``min_effect_threshold``.
         affected_twin_count: twins that the filters left.
+        best_alternative: the alternative that is expected to do more, in words; null where none is.
+        best: of the intervention and its alternatives; null without alternatives.
         effects_version: version of the effect prior that was used.
         track_record: of earlier simulations of this kind; null where nobody has kept any.
     """
@@ -170,6 +191,7 @@ class SimulationResult(Record):
     n_draws: int = 0
     alternatives: tuple[Alternative, ...] = ()
     best_alternative: str | None = None
+    best: BestChoice | None = None
     required_sample_size: dict[str, Any] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     track_record: TrackRecord | None = None

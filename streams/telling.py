@@ -36,8 +36,9 @@ def result_in_words(answer: SimulationAnswer) -> str:
     lines = [
         f"{result.recommendation.value.replace('_', ' ')}: {result.recommendation_reason}",
         f"effect {result.ate:+.1%}, {interval}, {result.affected_twin_count:,} twins",
+        *([str(result.track_record)] if result.track_record else []),
         *_subgroups(result),
-        *(f"note: {warning}" for warning in result.warnings),
+        *(f"note: {warning}" for warning in (*result.warnings, result.heterogeneity.warning) if warning),
         f"simulation {answer.simulation_id}, model {answer.model_id}, effects version {answer.effects_version}",
     ]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from engine.effects import dose_response, typical_dose
 from engine.sample_size import two_sample
 from engine.simulation_engine import EmptyPopulation, SimulationEngine
 from schemas import (
@@ -203,6 +204,17 @@ def test_the_recommendation_follows_the_probability_that_the_effect_is_worth_it(
     assert f"{result.probability_worthwhile:.0%}" in result.recommendation_reason
 
 
+def test_the_reason_names_the_numbers_that_drove_it():
+    engine = SimulationEngine(population(1000))
+    asked = intervention(channel="email", frequency="weekly", duration_weeks=26)
+    reason = engine.simulate(asked).recommendation_reason
+    factor = np.exp(log_factors(engine.population.frame, "email", lambda _, believed: believed.mean)).mean()
+    dose = float(dose_response(asked, typical_dose(asked)))
+    assert "a base effect of 12.0% ± 4.8% (not yet tested by an experiment)" in reason
+    assert f"reach {dose:.0%}, and these twins {factor:.0%} of that" in reason
+    assert "learned from 3 experiments" in believing(0.1, 0.02).simulate(SPEAKERS).recommendation_reason
+
+
 def test_the_thresholds_of_the_recommendation_are_those_of_the_engine():
     assert believing(0.06, 0.03, confidence_threshold=0.6).simulate(SPEAKERS).recommendation is SimulationRecommendation.DEPLOY
     strict = believing(0.06, 0.01, min_effect_threshold=0.10).simulate(SPEAKERS)
@@ -268,6 +280,7 @@ def test_effects_are_told_along_the_dimensions_of_the_brief_and_the_groups_are_c
     found = SimulationEngine(population(3000)).simulate(SPEAKERS).heterogeneity
     assert list(found.by_dimension) == ["specialty", "priority_tier", "region", "adoption_stage"]
     assert found.n_groups == 4 + 5 + 4 + 4
+    assert found.warning.startswith("17 subgroups were looked at: about 0.9 of their 95% intervals miss by chance")
     for groups in found.by_dimension.values():
         assert sum(group.n for group in groups) == 3000
         assert all(group.ci_lower < group.estimate < group.ci_upper for group in groups)
@@ -349,6 +362,25 @@ def test_the_best_is_named_with_its_probability_and_only_when_it_is_better():
     ]
     assert chances == pytest.approx(np.bincount(np.argmax(drawn, axis=0), minlength=3)[1:] / 200_000, abs=0.03)
     assert engine.simulate(SPEAKERS, alternatives=[intervention("email_campaign")]).best_alternative is None
+
+
+def test_the_best_of_several_has_an_interval_that_holds_although_it_was_chosen():
+    engine = SimulationEngine(population(500, TwinType.PATIENT))
+    kinds = ["call_frequency_increase", "peer_to_peer_referral", "speaker_program_invitation"]
+    beliefs = [INTERVENTIONS[kind].effect for kind in kinds]
+    best = engine.simulate(intervention(kinds[0]), alternatives=[intervention(kind) for kind in kinds[1:]]).best
+    assert best.intervention == intervention("speaker_program_invitation")
+    assert best.ate == pytest.approx(0.12)
+    half = (best.ate_ci_upper - best.ate_ci_lower) / 2
+    assert half > stats.norm.ppf(0.975) * 0.048
+    rng = np.random.default_rng(3)
+    worlds = rng.normal([b.mean for b in beliefs], [b.sd for b in beliefs], (20_000, 3))
+    every = np.abs(worlds - [b.mean for b in beliefs]) <= half * np.array([b.sd for b in beliefs]) / 0.048
+    assert every.all(axis=1).mean() == pytest.approx(0.95, abs=0.01)
+    assert best.probability_best == pytest.approx((worlds.argmax(axis=1) == 2).mean(), abs=0.03)
+    assert best.margin == pytest.approx(0.02)
+    assert best.margin_ci_lower < 0 < best.margin_ci_upper
+    assert engine.simulate(SPEAKERS).best is None
 
 
 def test_intervals_of_several_differences_hold_together():
