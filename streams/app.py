@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import faust
@@ -12,6 +12,7 @@ from yarl import URL
 
 from schemas import Event
 from sql.database import Pool, open_pool
+from streams.answering import persist
 from streams.kafka import Headers, event_headers, event_value, faust_credentials
 from streams.settings import Role, Settings
 from streams.topics import TOPICS, topic_of
@@ -66,6 +67,14 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         """Close the pool after the last event is done."""
         await super().on_shutdown()
         self.pool.terminate()
+
+    def every(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do ``work`` at this interval, and wait when Postgres is out: an exception of a timer would end the app."""
+
+        async def patiently() -> None:
+            await persist(work, part="postgres")
+
+        self.timer(interval_s)(patiently)
 
     def raw_topic(self, name: str) -> Any:
         """A declared topic to read: keys and values as bytes, or :class:`~streams.transport.Slice` values for a slice topic."""

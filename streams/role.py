@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from importlib import import_module
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
+from schemas import EVENTS
 from streams.answering import persist
 from streams.app import TwinApp, make_app
 from streams.kafka import kafka_security
+from streams.metrics import SOURCE_LAG
 from streams.settings import Role, Settings
 from streams.simulating import Tools
 from streams.web import Pulse, make_site, serving
@@ -22,6 +24,7 @@ __all__ = ["app_of", "play"]
 
 LOG = logging.getLogger(__name__)
 STUCK_S = 900.0
+_LAG_S = 1.0
 
 
 def app_of(role: Role, settings: Settings) -> TwinApp:
@@ -33,8 +36,25 @@ def app_of(role: Role, settings: Settings) -> TwinApp:
         part.attach(app, tools.model, tools.twins)
     else:
         part.attach(app)
+    app.timer(_LAG_S)(_lag_of(app))
     app.finalize()
     return app
+
+
+def _lag_of(app: TwinApp) -> Callable[[], Awaitable[None]]:
+    """Show how many records wait in each partition that the app reads now."""
+    shown: set[tuple[str, int]] = set()
+
+    async def show_lag() -> None:
+        found = {(tp.topic, tp.partition): lag for tp, lag in app.consumer.lag().items() if tp.topic in EVENTS}
+        for topic, partition in shown - found.keys():
+            SOURCE_LAG.remove(topic, partition)
+        for (topic, partition), lag in found.items():
+            SOURCE_LAG.labels(topic=topic, partition=partition).set(lag)
+        shown.clear()
+        shown.update(found)
+
+    return show_lag
 
 
 async def play(role: Role, settings: Settings, stop: asyncio.Event) -> None:

@@ -116,6 +116,11 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         if sliced:
             await self._place(sliced)
 
+    def lag(self) -> dict[TP, int]:
+        """Records of each partition that were not acknowledged yet, as far as the broker has told."""
+        committed = {tp: self._committed_offset.get(tp) or 0 for tp in self.assignment()}
+        return {tp: max((self.highwater(tp) or 0) - offset, 0) for tp, offset in committed.items()}
+
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
         """Seek to the group's offsets, and remember them: Faust takes an offset of 0 for none."""
         self._group_offsets = await super().seek_to_committed()

@@ -21,7 +21,7 @@ from streams.app import TwinApp
 from streams.dead_letters import send_copies
 from streams.intake import Intake, Taken
 from streams.library import FindSimulation, Library, LoadModel
-from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS, SOURCE_LAG
+from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS
 from streams.starts import find_starts
 from streams.topics import TOPICS, topic_of
 from streams.transport import Slice, Start
@@ -48,8 +48,8 @@ def attach(app: TwinApp, models: LoadModel, simulations: FindSimulation) -> None
     outcomes = _Outcomes(app, models, simulations)
     app.find_starts = outcomes.find_starts
     app.agent(app.raw_topic(_OUTCOMES), name="outcomes", concurrency=1)(outcomes.run)
-    app.timer(min(5.0, max(0.5, app.settings.grace_s / 4)))(outcomes.say_watermarks)
-    app.timer(_SWEEP_S)(outcomes.sweep)
+    app.every(min(5.0, max(0.5, app.settings.grace_s / 4)), outcomes.say_watermarks)
+    app.every(_SWEEP_S, outcomes.sweep)
 
 
 @dataclass
@@ -167,7 +167,6 @@ class _Outcomes:
     def _is_silent(self, source: SourceId) -> bool:
         reached = self._reached[source]
         end = self._app.consumer.highwater(TP(source.topic, source.partition)) or 0
-        SOURCE_LAG.labels(topic=source.topic, partition=source.partition).set(max(end - reached.next_offset, 0))
         return reached.next_offset >= end and time.monotonic() - reached.at >= self._app.settings.grace_s
 
     async def sweep(self) -> None:
