@@ -31,6 +31,7 @@ __all__ = [
     "refusal_id",
     "refused_among",
     "refused_since",
+    "refused_within",
     "summary",
     "unpacked",
     "unsent_refused",
@@ -136,6 +137,12 @@ async def unsent_refused(database: Database, before: datetime, limit: int) -> li
     return await _fetch(
         database, f"{_SELECT} WHERE sent_at IS NULL AND refused_at < $1 ORDER BY refused_at LIMIT $2", before, limit
     )
+
+
+async def refused_within(database: Database, source: str, first: int, end: int) -> list[Refused]:
+    """Refusals of a source with offsets from ``first`` to before ``end``, in their order."""
+    within = "WHERE source = $1 AND source_offset >= $2 AND source_offset < $3 ORDER BY source_offset, element"
+    return await _fetch(database, f"{_SELECT} {within}", source, first, end)
 
 
 class Wanted(NamedTuple):

@@ -78,8 +78,9 @@ ORDER BY line
 FOR UPDATE SKIP LOCKED"""
 
 # What an open request still waits for, nothing where it may begin. What a person asks for or approves waits for nothing; drift
-# waits for the line's policy, for the cooldown, for a free place in the day's budget, and for the circuit breaker. $1 is the lease,
-# $2 the cooldown in seconds, $3 trainings a day, $4 failures in a row that open the breaker, for $5 seconds.
+# waits for the line's policy, for a person where a replay was its cause, for the cooldown, for a free place in the day's budget,
+# and for the circuit breaker. $1 is the lease, $2 the cooldown in seconds, $3 trainings a day, $4 failures in a row that open the
+# breaker, for $5 seconds.
 OPEN = f"""
 SELECT r.retrain_id, r.line, r.status, r.queued_at, l.champion IS DISTINCT FROM r.model_id AS stale,
        t.retrain_id IS NOT NULL AS busy,
@@ -89,6 +90,9 @@ SELECT r.retrain_id, r.line, r.status, r.queued_at, l.champion IS DISTINCT FROM 
            WHEN l.policy = 'off' THEN 'another policy than off: twinstream models policy'
            WHEN r.approved_at IS NOT NULL THEN ''
            WHEN l.policy = 'approve' THEN 'approval: twinstream retrain approve'
+           WHEN EXISTS (
+               SELECT FROM replays p WHERE r.line = ANY(p.lines) AND r.queued_at BETWEEN p.begun_at AND p.quiet_until)
+               THEN 'approval, as outcomes were replayed when it was asked for: twinstream retrain approve'
            WHEN l.policy = 'suggest' AND EXISTS (
                SELECT FROM retrain_requests s WHERE s.model_id = r.model_id AND s.status = 'suggested')
                THEN 'an answer to the challenger that is suggested already: twinstream models promote'

@@ -11,6 +11,7 @@ from schemas import DriftEvent, DriftState, RetrainEvent
 from schemas.fidelity_models import EstimatedFidelity
 from sql import window_store as store
 from sql.database import transaction
+from sql.replay_store import is_quiet
 from sql.retrain_store import finished_trainings
 from streams.app import TwinApp
 from streams.fidelity_view import Series
@@ -97,7 +98,9 @@ class Alarms:
         return event
 
     async def _say(self, event: DriftEvent) -> None:
-        await self._app.say(event, key=event.line)
+        """Say it, unless a replay of outcomes brought it about: that is no news."""
+        if not await is_quiet(self._app.pool, event.line):
+            await self._app.say(event, key=event.line)
         await store.mark_said(self._app.pool, event.model_id, event.segment)
 
     async def _ask_to_retrain(self, line: LiveLine, series: Series, event: Callable[[int, datetime], RetrainEvent]) -> None:

@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import click
 
@@ -28,7 +28,7 @@ from schemas.base import one_of
 from streams.deciding import models, retrain, why
 from streams.importing import as_training_table, read_table, write_table
 from streams.local import connected
-from streams.operating import dlq, schemas
+from streams.operating import dlq, replay, schemas, simulate_again
 from streams.operations import ask, learn, prepare, publish_table, read
 from streams.settings import ROLES, Role, settings
 from streams.telling import model_facts, result_in_words, windows_as_data, windows_in_words
@@ -125,7 +125,7 @@ def train(file: Path, twin_type: str, brand: str, target: str | None, *, as_json
 
 
 @main.command()
-@click.argument("intervention", type=click.Choice(sorted(INTERVENTIONS)))
+@click.argument("intervention", type=click.Choice(sorted(INTERVENTIONS)), required=False)
 @click.option("--channel", type=click.Choice([c.value for c in Channel]), help="The intervention's own by default.")
 @click.option("--frequency", type=click.Choice([f.value for f in Frequency]), default=Frequency.MONTHLY.value, show_default=True)
 @click.option("--weeks", type=click.IntRange(1, 104), default=12, show_default=True)
@@ -136,12 +136,13 @@ def train(file: Path, twin_type: str, brand: str, target: str | None, *, as_json
 @click.option("--twins", type=int, help="How many twins to ask, 10,000 by default.")
 @click.option("--seed", type=int, help="Makes a simulation repeatable.")
 @click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds to wait for the answer.")
+@click.option("--again", type=click.UUID, metavar="ID", help="Compute this past simulation again, and say whether it is the same.")
 @twin_type_option
 @brand_option
 @target_option
 @as_json_option
 def simulate(
-    intervention: str,
+    intervention: str | None,
     channel: str | None,
     frequency: str,
     weeks: int,
@@ -150,6 +151,7 @@ def simulate(
     twins: int | None,
     seed: int | None,
     timeout_s: float,
+    again: UUID | None,
     twin_type: str,
     brand: str,
     target: str | None,
@@ -157,6 +159,11 @@ def simulate(
     as_json: bool,
 ) -> None:
     """Publish a request and wait for its result; a worker with the role simulation must be running."""
+    if again is not None:
+        simulate_again(again, as_json=as_json)
+        return
+    if intervention is None:
+        raise click.UsageError("name an INTERVENTION, or a past simulation with --again ID")
     request = SimulationRequest(
         simulation_id=uuid4(),
         requested_at=datetime.now(UTC),
@@ -272,5 +279,5 @@ def demo(data: Path | None, twin_type: str, brand: str, *, once: bool, as_json: 
         sys.exit(1)
 
 
-for command in (dlq, models, retrain, schemas, why):
+for command in (dlq, models, replay, retrain, schemas, why):
     main.add_command(command)

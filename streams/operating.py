@@ -7,7 +7,8 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 import click
 
@@ -30,7 +31,10 @@ from streams.local import connected
 from streams.settings import Settings, settings
 from streams.terminal import answer, as_json_option, say
 
-__all__ = ["dlq", "schemas"]
+if TYPE_CHECKING:
+    from streams.replay import Report
+
+__all__ = ["dlq", "replay", "schemas", "simulate_again"]
 
 T = TypeVar("T")
 _MOST_AT_ONCE = 10_000
@@ -177,3 +181,37 @@ def schemas(out: Path | None, *, as_json: bool) -> None:
         return
     written = [str(file) for file in write_schemas(out)]
     answer({"written": written}, lambda: "\n".join(written), as_json=as_json)
+
+
+@click.command()
+@click.argument("topic")
+@click.option("--from", "begin", metavar="OFFSET|TIME", help="Where to begin; the beginning by default. A time needs its zone.")
+@click.option("--to", "end", metavar="OFFSET|TIME", help="Where to end, itself left out; what is there now by default.")
+@click.option("--partition", "partitions", type=int, multiple=True, help="Only this partition; all by default.")
+@dry_run_option
+@as_json_option
+def replay(topic: str, begin: str | None, end: str | None, partitions: tuple[int, ...], *, dry_run: bool, as_json: bool) -> None:
+    """Work a stretch of TOPIC through again: outcome-events, simulation-requests or experiment-results.
+
+    Outcomes that were refused are judged anew, and those that are fine by now are published again; requests are answered again
+    from what is stored for them. What is in already stays as it is, and nothing is trained or alarmed because of it.
+    """
+    from streams import replay as again  # noqa: PLC0415  # heavy, and only this command needs it
+
+    first, last = (None if said is None else again.bound(said) for said in (begin, end))
+
+    async def work(at: Settings, pool: Pool) -> Report:
+        return await again.replay(at, pool, topic, first, last, partitions, dry_run=dry_run)
+
+    report = _with_settings_and_pool(work)
+    answer(report.as_data(), report.in_words, as_json=as_json)
+
+
+def simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
+    """Compute a past simulation again; exit status 1 when it is not the same to the last bit."""
+    from streams.repeating import repeat  # noqa: PLC0415  # heavy, and only this command needs it
+
+    repeated = _with_settings_and_pool(lambda at, pool: repeat(at, pool, simulation_id))
+    answer(repeated.as_data(), repeated.in_words, as_json=as_json)
+    if repeated.differences:
+        sys.exit(1)
