@@ -6,16 +6,18 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from tests.flow.fire.schedule import Fault, Kind
 from tests.flow.fire.stage import Stage, Worker, take_steps
 
 __all__ = ["break_it"]
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 LEAVING_S = 20.0
+Found = TypeVar("Found")
 Hand = Callable[[Stage, Fault], Awaitable[str]]
 
 
@@ -31,16 +33,16 @@ async def _kill_role(stage: Stage, fault: Fault) -> str:
 
 
 async def _kill_worker(stage: Stage, fault: Fault) -> str:
-    worker, _, _ = await _victim(stage, fault)
+    worker = await _running(stage, fault)
     worker.end()
     return f"worker {worker.slot}"
 
 
 async def _terminate(stage: Stage, fault: Fault) -> str:
-    worker, _, _ = await _victim(stage, fault)
+    worker = await _running(stage, fault)
     process, began = worker.process, time.monotonic()
     if process is None:
-        return "nobody"
+        raise LookupError(f"worker {worker.slot} does not run")
     process.terminate()
     while process.poll() is None and time.monotonic() < began + LEAVING_S:  # noqa: ASYNC110  # it is another process that ends
         await asyncio.sleep(0.05)
@@ -57,13 +59,13 @@ async def _freeze(stage: Stage, fault: Fault) -> str:
 
 
 async def _cut(stage: Stage, fault: Fault) -> str:
-    worker, _, _ = await _victim(stage, fault)
+    worker = await _running(stage, fault)
     await stage.doors[worker.slot].cut(fault.lasts_s)
     return f"worker {worker.slot}"
 
 
 async def _stall(stage: Stage, fault: Fault) -> str:
-    worker, _, _ = await _victim(stage, fault)
+    worker = await _running(stage, fault)
     await stage.doors[worker.slot].stall(fault.lasts_s)
     return f"worker {worker.slot}"
 
@@ -123,15 +125,35 @@ async def _started(starting: Callable[[], object]) -> str:
     return f"up again after {time.monotonic() - began:.1f} s"
 
 
+async def _running(stage: Stage, fault: Fault) -> Worker:
+    """The worker that a fault is aimed at, or the next one that runs."""
+    return await _found(lambda: next((worker for worker in _in_turn(stage, fault) if worker.runs), None), fault)
+
+
 async def _victim(stage: Stage, fault: Fault) -> tuple[Worker, str, int]:
-    """The process that a fault is aimed at, or the next one that runs; somebody who starts is waited for."""
-    deadline = time.monotonic() + PATIENCE_S
-    order = [stage.workers[(fault.slot + step) % len(stage.workers)] for step in range(len(stage.workers))]
-    while time.monotonic() < deadline:
-        for worker in order:
+    """The process that a fault is aimed at, or the next one that plays a role."""
+
+    def look() -> tuple[Worker, str, int] | None:
+        for worker in _in_turn(stage, fault):
             for role in dict.fromkeys((fault.role, *worker.roles)):
-                pid = worker.pid_of(role) if role in worker.roles and worker.wanted else None
+                pid = worker.pid_of(role) if role in worker.roles else None
                 if pid is not None:
                     return worker, role, pid
-        await asyncio.sleep(0.1)
-    raise LookupError(f"nobody to hit within {PATIENCE_S:g} s: {fault}")
+        return None
+
+    return await _found(look, fault)
+
+
+def _in_turn(stage: Stage, fault: Fault) -> Sequence[Worker]:
+    order = [stage.workers[(fault.slot + step) % len(stage.workers)] for step in range(len(stage.workers))]
+    return [worker for worker in order if worker.wanted]
+
+
+async def _found(look: Callable[[], Found | None], fault: Fault) -> Found:
+    """What ``look`` finds; somebody who only starts is waited for."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (found := look()) is None:
+        if time.monotonic() > deadline:
+            raise LookupError(f"nobody to hit within {PATIENCE_S:g} s: {fault}")
+        await asyncio.sleep(0.2)
+    return found
