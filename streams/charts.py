@@ -21,6 +21,7 @@ __all__ = [
     "Interval",
     "Line",
     "Mark",
+    "Place",
     "Series",
     "Tone",
     "curves_chart",
@@ -105,6 +106,15 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Something that happened at a number."""
+
+    at: float
+    label: str
+    tone: Tone = "two"
+
+
+@dataclass(frozen=True)
 class _Scale:
     low: float
     high: float
@@ -121,6 +131,14 @@ class _Point:
     at: float
     value: float
     margin: float
+    told: str
+
+
+@dataclass(frozen=True)
+class _Upright:
+    at: float
+    label: str
+    tone: Tone
     told: str
 
 
@@ -211,16 +229,16 @@ def series_chart(
     if not known:
         return _nothing(svg, width, height)
     right = max(64.0, _margin(line.label for line in lines))
-    x = _time_scale([p.at for p in known] + [mark.at.timestamp() for mark in marks], width - right)
-    boxes = [_box(x(mark.at.timestamp()), mark.label, width) for mark in marks]
-    rows = _staggered(boxes)
+    uprights = [_at_moment(mark) for mark in marks]
+    x = _time_scale([p.at for p in known] + [upright.at for upright in uprights], width - right)
+    rows = _staggered([_box(x(upright.at), upright.label, width) for upright in uprights])
     top = 12 + 14 * (max(rows, default=-1) + 1) + (18 if len(series) > 1 else 0)
     reach = [end for p in known for end in (p.value - p.margin, p.value + p.margin)] + [line.value for line in lines]
     y = _scale(reach, height - 26, top)
     _value_axis(svg, y, x, form)
     _time_axis(svg, x, height - 26)
-    for mark, box, row in zip(marks, boxes, rows, strict=True):
-        _mark(svg, mark, box, (12 + 14 * row, top, height - 26), x(mark.at.timestamp()))
+    for upright, row in zip(uprights, rows, strict=True):
+        _mark(svg, upright, (12 + 14 * row, top, height - 26), x(upright.at), width)
     for line, at in _apart([(line, y(line.value)) for line in lines]):
         _line(svg, f"stroke limit {line.tone}", (x.start, y(line.value)), (x.end, y(line.value)))
         _text(svg, x.end + 8, at + 4, line.label, tone=line.tone)
@@ -241,6 +259,7 @@ def curves_chart(
     x_form: str = "g",
     log_x: bool = False,
     lines: Sequence[Line] = (),
+    marks: Sequence[Place] = (),
     width: int = 760,
     height: int = 270,
 ) -> str:
@@ -255,6 +274,7 @@ def curves_chart(
         x_form: how the number is written.
         log_x: the same distance for the same factor; every ``x`` positive.
         lines: limits across, named at the right.
+        marks: what happened at a number, named at the top.
         width: in pixels; the chart scales with its container.
         height: in pixels.
     """
@@ -264,18 +284,24 @@ def curves_chart(
     placed: Callable[[float], float] = math.log10 if log_x else float
     points = [_curve_points(curve, placed, form, x_form) for curve in curves]
     told = [point for one in points for point in one]
-    x = _scale([point.at for point in told], 62.0, width - max(24.0, _margin(line.label for line in lines)))
+    uprights = [_Upright(placed(mark.at), mark.label, mark.tone, f"{mark.label}, at {format(mark.at, x_form)}") for mark in marks]
+    ends = [point.at for point in told] + [upright.at for upright in uprights]
+    x = _scale(ends, 62.0, width - max(24.0, _margin(line.label for line in lines)))
+    rows = _staggered([_box(x(upright.at), upright.label, width) for upright in uprights])
+    top = 12 + 14 * (max(rows, default=-1) + 1) + (18 if len(curves) > 1 else 0)
     reach = [end for p in told for end in (p.value - p.margin, p.value + p.margin)] + [line.value for line in lines]
-    y = _scale(reach, height - 44, 30 if len(curves) > 1 else 12)
+    y = _scale(reach, height - 44, top)
     _value_axis(svg, y, x, form)
     _number_axis(svg, x, height - 44, x_label, [(at, format(value, x_form)) for at, value in _x_ticks(x, log_x)])
+    for upright, row in zip(uprights, rows, strict=True):
+        _mark(svg, upright, (12 + 14 * row, top, height - 44), x(upright.at), width)
     for line, at in _apart([(line, y(line.value)) for line in lines]):
         _line(svg, f"stroke limit {line.tone}", (x.start, y(line.value)), (x.end, y(line.value)))
         _text(svg, x.end + 8, at + 4, line.label, tone=line.tone)
     for curve, one in zip(curves, points, strict=True):
         _curve(svg, curve.tone, one, x, y)
     if len(curves) > 1:
-        _legend(svg, curves, x.start, 14)
+        _legend(svg, curves, x.start, top - 10)
     return tostring(svg, encoding="unicode")
 
 
@@ -334,13 +360,18 @@ def _path(corners: Iterable[tuple[float, float]], x: _Scale, y: _Scale) -> str:
     return " ".join(f"{x(at)},{y(value)}" for at, value in corners)
 
 
-def _mark(svg: Element, mark: Mark, box: tuple[float, float], heights: tuple[float, float, float], at: float) -> None:
+def _at_moment(mark: Mark) -> _Upright:
+    told = f"{mark.label}, {mark.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return _Upright(mark.at.timestamp(), mark.label, mark.tone, told)
+
+
+def _mark(svg: Element, mark: _Upright, heights: tuple[float, float, float], at: float, width: int) -> None:
     label, top, bottom = heights
     group = SubElement(svg, "g", {"class": mark.tone})
-    SubElement(group, "title").text = f"{mark.label}, {mark.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    SubElement(group, "title").text = mark.told
     _line(group, f"stroke mark {mark.tone}", (at, label + 4), (at, bottom))
     SubElement(group, "path", {"class": "ink", "d": f"M{at - 4},{top - 4}h8l-4,7z"})
-    flipped = box[0] < at
+    flipped = _box(at, mark.label, width)[0] < at
     _text(group, at - 5 if flipped else at + 5, label, mark.label, anchor="end" if flipped else "start", tone=mark.tone)
 
 

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.charts import CHART_STYLE, Curve, Interval, Line, Mark, Series, curves_chart, intervals_chart, series_chart, ticks
+from streams.charts import (
+    CHART_STYLE,
+    Curve,
+    Interval,
+    Line,
+    Mark,
+    Place,
+    Series,
+    curves_chart,
+    intervals_chart,
+    series_chart,
+    ticks,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 START = datetime(2025, 3, 4, 10, tzinfo=UTC)
@@ -195,3 +207,14 @@ def test_curves_are_named_and_say_their_numbers():
     assert {"before", "after"} <= set(words(svg))
     assert "after 0.125 at 1" in [title.text for title in svg.iter(f"{SVG}title")]
     assert len(named(svg, "polygon", "band")) == 1
+
+
+def test_a_mark_at_a_number_stands_there_with_its_name_beyond_the_data_too():
+    marks = [Place(5, "the shift", "bad"), Place(40, "promoted", "good")]
+    svg = drawn(curves_chart([Curve("mae", [0, 5], [1.0, 2.0])], x_label="outcomes", marks=marks, **SAID))
+    dots = [float(dot.get("cx")) for dot in svg.iter(f"{SVG}circle")]
+    shift, promoted = (float(line.get("x1")) for line in named(svg, "line", "mark"))
+    assert shift == pytest.approx(dots[1], abs=0.1)
+    assert promoted > shift
+    assert {"the shift", "promoted"} <= set(words(svg))
+    assert "promoted, at 40" in [title.text for title in svg.iter(f"{SVG}title")]
