@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
+from scipy.stats import nct
 
-__all__ = ["SampleSize", "design_effect", "minimum_detectable_effect", "two_sample"]
+__all__ = ["SampleSize", "design_effect", "minimum_detectable_effect", "power_of", "two_sample"]
 
 
 class SampleSize(NamedTuple):
@@ -91,6 +92,42 @@ def minimum_detectable_effect(
         raise ValueError(f"{size.n_treated} treated and {size.n_control} controls are too few to find anything")
     deviation = outcome_sd * math.sqrt((1.0 - correlation**2) * (1.0 + 1.0 / ratio) / treated)
     return _quantiles(alpha, power) * deviation
+
+
+def power_of(
+    size: SampleSize,
+    effect: float,
+    outcome_sd: float,
+    *,
+    alpha: float = 0.05,
+    design_effect: float = 1.0,
+    correlation: float = 0.0,
+) -> float:
+    """Probability that a two-sided test of this size finds ``effect``, in units of the outcome.
+
+    Clustered assignment divides the size by its design effect, adjustment for a covariate the variance, as in :func:`two_sample`.
+
+    Raises:
+        ValueError: for an argument out of its range, or a size too small for a variance.
+
+    References:
+        Cohen (1988), Statistical Power Analysis for the Behavioral Sciences, chapter 2: the noncentral t distribution.
+
+    Example:
+        >>> round(power_of(SampleSize(64, 64), effect=0.5, outcome_sd=1.0), 3)
+        0.801
+    """
+    _refuse(alpha=alpha)
+    _refuse_correlation(correlation)
+    treated, control = size.n_treated / design_effect, size.n_control / design_effect
+    freedom = treated + control - 2.0
+    if not freedom > 0 or not outcome_sd > 0 or not min(treated, control) > 0:
+        raise ValueError(
+            f"{size.n_treated} treated and {size.n_control} controls with a deviation of {outcome_sd:g}: too few for a test"
+        )
+    deviation = outcome_sd * math.sqrt((1.0 - correlation**2) * (1.0 / treated + 1.0 / control))
+    away, limit = abs(effect) / deviation, float(stdtrit(freedom, 1.0 - alpha / 2.0))
+    return float(nct.sf(limit, freedom, away) + nct.sf(limit, freedom, -away))
 
 
 def design_effect(cluster_size: float, intraclass_correlation: float, size_variation: float = 0.0) -> float:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from engine.sample_size import SampleSize, design_effect, minimum_detectable_effect, two_sample
+from engine.sample_size import SampleSize, design_effect, minimum_detectable_effect, power_of, two_sample
 
 
 def exact_power(size: SampleSize, effect: float, alpha: float = 0.05) -> float:
@@ -109,3 +109,21 @@ def test_too_few_people_to_find_anything_are_refused():
 def test_an_impossible_cluster_is_refused(refused):
     with pytest.raises(ValueError, match="cluster_size"):
         design_effect(*refused)
+
+
+@pytest.mark.parametrize(("treated", "control", "effect"), [(64, 64, 0.5), (30, 90, 0.4), (400, 400, 0.05), (12, 12, -1.2)])
+def test_the_power_of_a_given_size_is_that_of_the_noncentral_t(treated, control, effect):
+    size = SampleSize(treated, control)
+    assert power_of(size, effect, 1.0) == pytest.approx(exact_power(size, abs(effect)), abs=1e-6)
+
+
+def test_a_planned_size_has_the_planned_power_and_one_person_less_has_not():
+    size = two_sample(0.3, 1.0, power=0.9, control_ratio=2.0, correlation=0.5)
+    assert power_of(size, 0.3, 1.0, correlation=0.5) >= 0.9 - 1e-3
+    assert power_of(SampleSize(size.n_treated - 1, size.n_control - 2), 0.3, 1.0, correlation=0.5) < 0.9
+    assert power_of(size, 0.3, 1.0, correlation=0.5, design_effect=2.0) < 0.7
+
+
+def test_a_size_without_a_variance_is_refused():
+    with pytest.raises(ValueError, match="1 treated and 1 controls"):
+        power_of(SampleSize(1, 1), 0.3, 1.0)
