@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
@@ -30,7 +30,7 @@ from engine.effects import (
     typical_dose,
     weighted,
 )
-from engine.intervals import Summary, deviation, simultaneous_reach, summary
+from engine.intervals import Summary, deviation, interval, simultaneous_reach, summary
 from engine.sample_size import two_sample
 from engine.selection import EmptyPopulation, select
 from engine.subgroups import Groups, groups_of, shrinkage, subgroup_effects, sums_by_group
@@ -58,6 +58,7 @@ Array = npt.NDArray[np.float64]
 UNREALISTIC = 0.50
 FEW_ROWS = 100
 TEST_POWER = 0.80
+_AT_ONCE = 1000  # twins whose draws are in memory together
 
 
 class SimulationEngine:
@@ -163,6 +164,21 @@ class SimulationEngine:
     def twin_effects(self, intervention: InterventionConfig) -> Array:
         """Expected effect on each twin of the population, shape ``(n,)``; their mean is the average effect of a simulation."""
         return self._expected(self._design, intervention)
+
+    def twin_effect_intervals(self, intervention: InterventionConfig) -> tuple[Array, Array]:
+        """Lower and upper end of the interval of the effect on twins like each, at ``confidence_level``, each ``(n,)``."""
+        drawn = self._drawn(self._design, intervention)
+        starts = range(0, len(drawn.factors), _AT_ONCE)
+        found = [interval(drawn.of_twins(slice(start, start + _AT_ONCE)), self.confidence_level) for start in starts]
+        lower, upper = np.concatenate(found, axis=1)
+        return lower, upper
+
+    def average_change(self, intervention: InterventionConfig, per_effect: Array) -> tuple[float, float, float]:
+        """Average change of the outcome with its interval; an effect of 1 changes that of each twin by ``per_effect``, ``(n,)``."""
+        drawn = self._drawn(self._design, intervention)
+        changes = replace(drawn, factors=drawn.factors * per_effect).average
+        lower, upper = interval(changes, self.confidence_level).tolist()
+        return float(changes.mean()), lower, upper
 
     def twin_changes(self, intervention: InterventionConfig) -> Array:
         """Expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``."""
@@ -378,6 +394,14 @@ class _Drawn:
         """Average effect under each draw, shape ``(n_draws,)``."""
         _, level, _, *slopes = [moment.mean() for moment in self.moments()]
         return np.asarray(self.scale * (level + weighted(self.deviations, np.array(slopes))))
+
+    def of_twins(self, rows: slice) -> Array:
+        """Effect on each of some twins under each draw, shape ``(rows, n_draws)``."""
+        own = self.terms[:, rows].T @ self.deviations
+        own += 1.0
+        own *= self.scale
+        own *= self.factors[rows, None]
+        return own
 
     def by_group(self, sums: Sequence[Array], seed: int) -> tuple[Array, Array]:
         """Twins in each group, shape ``(groups,)``, and draws of its average effect, shape ``(groups, n_draws)``.
