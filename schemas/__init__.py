@@ -30,6 +30,7 @@ from schemas.interventions import INTERVENTIONS, MODERATORS, Channel, Frequency
 from schemas.simulation_models import (
     EffectHeterogeneity,
     EffectPrior,
+    ExperimentPlan,
     InterventionConfig,
     Reach,
     SimulationRecommendation,
@@ -66,6 +67,7 @@ __all__ = [
     "EffectPrior",
     "EffectsEvent",
     "Event",
+    "ExperimentPlan",
     "ExperimentResult",
     "FidelityErrors",
     "FidelityMetrics",

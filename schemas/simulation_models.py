@@ -14,9 +14,11 @@ from schemas.interventions import INTERVENTIONS, Channel, Frequency
 
 __all__ = [
     "Alternative",
+    "Arm",
     "BestChoice",
     "EffectHeterogeneity",
     "EffectPrior",
+    "ExperimentPlan",
     "InterventionConfig",
     "PopulationFilter",
     "Reach",
@@ -196,3 +198,39 @@ class SimulationResult(Record):
     warnings: tuple[str, ...] = ()
     track_record: TrackRecord | None = None
     simulated_at: Moment | None = None
+
+
+class Arm(Frozen):
+    """One arm of a planned experiment: who gets what, in how many units of assignment."""
+
+    name: str
+    intervention: InterventionConfig | None
+    n: int = Field(ge=1)
+    clusters: int = Field(ge=1)
+
+
+class ExperimentPlan(Frozen):
+    """A real experiment that would settle a simulated question.
+
+    Attributes:
+        arms: the treated first, then the control.
+        detectable_effect: smallest effect found with probability ``power`` at ``alpha`` two-sided, on the effect's own scale.
+        power: of finding ``effect``, the effect that was planned for.
+        power_at_simulated: of finding the effect that the simulation expects.
+        design_effect: factor on the variance that assigning whole clusters costs; 1 without clusters.
+        correlation: of outcome and prediction, measured; the plan counts on adjusting for it.
+        saved: share of the people that this adjustment saves.
+        simulation: the answer it was made from.
+    """
+
+    arms: tuple[Arm, ...]
+    effect: Finite
+    detectable_effect: Finite
+    alpha: Probability
+    power: Finite = Field(ge=0, le=1)
+    power_at_simulated: Finite = Field(ge=0, le=1)
+    design_effect: Finite = Field(default=1.0, ge=1)
+    correlation: Finite = 0.0
+    saved: Finite = 0.0
+    simulation: SimulationResult
+    warnings: tuple[str, ...] = ()
