@@ -13,7 +13,7 @@ import pytest
 from engine import SimulationEngine
 from schemas import AnswerStatus, EffectsEvent, ExperimentResult, InterventionConfig, SimulationAnswer, SimulationRequest
 from schemas.events import canonical_digest
-from schemas.simulation_models import SimulationRecommendation
+from schemas.simulation_models import SimulationRecommendation, TrackRecord
 from sql.effect_store import experiments
 from sql.ledger import Ledger
 from sql.run_store import runs
@@ -58,8 +58,9 @@ async def test_a_request_is_answered_by_the_champion_as_the_engine_would_answer(
     )
     assert answer.status is AnswerStatus.COMPLETED
     assert (answer.model_id, answer.effects_version) == (promoted.champion, 0)
-    assert answer.result.simulated_at is not None
-    assert answer.result.model_copy(update={"simulated_at": None}) == expected
+    assert answer.result.simulated_at > request.requested_at
+    of_the_service = {"simulated_at": answer.result.simulated_at, "track_record": TrackRecord(n=0, n_inside=0, n_agreeing=0)}
+    assert answer.result == expected.model_copy(update=of_the_service)
     row = await pool.fetchrow("SELECT * FROM simulation_runs WHERE simulation_id = $1", request.simulation_id)
     assert row["status"] == "completed"
     assert row["recommendation"] == expected.recommendation
