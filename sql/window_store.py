@@ -274,13 +274,14 @@ def _by_key(rows: Iterable[asyncpg.Record]) -> dict[SnapshotKey, Snapshot]:
 _SAVE_SNAPSHOTS = """
 INSERT INTO fidelity_snapshots AS s (snapshot_id, model_id, mae, rmse, correlation, coverage_95pct, sample_size, snapshot_date,
                                      line, metric_type, segment, window_start, window_end, status, version, state, bias, n_interval,
-                                     n_skipped, n_outliers, standard_errors, missing, evidence_ratio)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+                                     n_skipped, n_outliers, standard_errors, missing, evidence_ratio, intervals, n_effective)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
 ON CONFLICT (model_id, metric_type, segment, window_start) DO UPDATE
 SET mae = excluded.mae, rmse = excluded.rmse, correlation = excluded.correlation, coverage_95pct = excluded.coverage_95pct,
     sample_size = excluded.sample_size, status = excluded.status, version = excluded.version, state = excluded.state,
     bias = excluded.bias, n_interval = excluded.n_interval, n_skipped = excluded.n_skipped, n_outliers = excluded.n_outliers,
-    standard_errors = excluded.standard_errors, missing = excluded.missing, evidence_ratio = excluded.evidence_ratio
+    standard_errors = excluded.standard_errors, missing = excluded.missing, evidence_ratio = excluded.evidence_ratio,
+    intervals = excluded.intervals, n_effective = excluded.n_effective
 WHERE s.version < excluded.version"""
 
 
@@ -316,6 +317,8 @@ def _snapshot(window: FidelityWindow) -> tuple[Any, ...]:
         said.standard_errors,
         said.missing,
         window.evidence_ratio,
+        said.intervals,
+        said.n_effective,
     )
 
 

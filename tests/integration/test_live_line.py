@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.detector import fold
-from engine.sums import total
+from engine.sums import figures, total
 from schemas import DriftState, FidelityMetrics, FidelityWindow, SourceId
 from sql import outcome_store, window_store
 from sql.database import Pool, open_pool
@@ -228,6 +228,23 @@ async def test_a_snapshot_is_replaced_by_a_higher_version_only(pool: Pool):
         await window_store.save_snapshots(pool, [event])
 
     assert [tuple(row) for row in await pool.fetch("SELECT version, sample_size FROM fidelity_snapshots")] == [(4, 40)]
+
+
+async def test_a_snapshot_keeps_every_figure_with_how_sure_it_is(pool: Pool):
+    await take_in(pool, range(60))
+    line = await loaded(pool)
+    window = Window(ALL, BEGAN)
+    said = figures(line.view.window(window)[1], make_card().baseline).model_copy(update={"n_effective": 31.5})
+
+    await window_store.save_snapshots(pool, [said_of(line, window).model_copy(update={"metrics": said})])
+
+    row = await pool.fetchrow("SELECT * FROM fidelity_snapshots")
+    assert row is not None
+    assert {name: tuple(ends) for name, ends in row["intervals"].items()} == said.intervals
+    assert set(said.intervals) == {"correlation", "coverage_95pct"}
+    assert row["standard_errors"] == said.standard_errors
+    assert set(said.standard_errors) == {"mae", "rmse", "bias", "correlation", "coverage_95pct"}
+    assert (row["n_effective"], row["sample_size"]) == (31.5, said.n)
 
 
 # -- the floor
