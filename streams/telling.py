@@ -63,8 +63,18 @@ def _windows(line: LineLook, scored: ModelCard, weighted: str) -> list[str]:
     columns = f"  {'segment':<32}{'n':>8}{'MAE':>17}{'RMSE':>10}{'corr.':>8}{'coverage':>10}{'bias':>10}{'evidence':>10}  state"
     said = [head, columns, *map(_row, line.windows)]
     if line.whole:
-        said += [f"  {line.whole.comparison}", *_effective(line.whole.metrics)]
+        said += [*_precision(line.whole.metrics), f"  {line.whole.comparison}", *_effective(line.whole.metrics)]
     return [*said, _weighted(line, weighted)] if weighted else said
+
+
+def _precision(metrics: FidelityMetrics) -> list[str]:
+    """How sure the figures of the whole are, beside that of the error, which its row has."""
+    errors = {name: metrics.standard_errors[name] for name in ("rmse", "bias") if name in metrics.standard_errors}
+    told = [f"{_CALLED[name]} ± {error:.2g}" for name, error in errors.items()]
+    told += [
+        f"{_CALLED[name]} {_FORMS[name](low)} to {_FORMS[name](high)} at 95 %" for name, (low, high) in metrics.intervals.items()
+    ]
+    return [f"  all: {', '.join(told)}"] if told else []
 
 
 def _effective(metrics: FidelityMetrics) -> list[str]:
@@ -140,6 +150,10 @@ def _row(window: Window) -> str:
     )
     evidence = "-" if window.evidence_ratio is None else f"{window.evidence_ratio:.2g}"
     return f"  {window.segment:<32}{figures}{evidence:>10}  {window.state.value}"
+
+
+_CALLED = {"rmse": "RMSE", "bias": "bias", "correlation": "correlation", "coverage_95pct": "coverage"}
+_FORMS = {"correlation": "{:.2f}".format, "coverage_95pct": "{:.1%}".format}
 
 
 def _error(value: float | None) -> str:
