@@ -34,6 +34,8 @@ WINDOW_RMSE = _gauge("twin_window_rmse", "Root mean squared error of the newest 
 WINDOW_CORRELATION = _gauge("twin_window_correlation", "Pearson correlation of the newest window.", "line", "segment")
 WINDOW_COVERAGE = _gauge("twin_window_coverage_ratio", "Share inside the 95 % interval, newest window.", "line", "segment")
 BASELINE_MAE = _gauge("twin_baseline_mae", "Mean absolute error the champion was promoted with.", "line")
+BASELINE_CORRELATION = _gauge("twin_baseline_correlation", "Correlation the champion was promoted with.", "line")
+BASELINE_COVERAGE = _gauge("twin_baseline_coverage_ratio", "Share inside the 95 % interval the champion was promoted with.", "line")
 EVIDENCE = _gauge("twin_detector_evidence_ratio", "Evidence of drift over its limit; 1 or more is an alarm.", "line", "segment")
 ESTIMATED_MAE = _gauge(
     "twin_estimated_mae", "Mean absolute error to expect of the newest rows before their outcomes arrive.", "line"

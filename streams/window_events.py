@@ -9,13 +9,24 @@ from typing import Literal
 from engine.drift import Detected
 from engine.windows import window_starts
 from schemas import FidelityWindow, line_parts
+from schemas.twin_models import Baseline
 from sql.window_store import Snapshot
 from streams.fidelity_view import LineView, Window
 from streams.live_line import LiveLine
-from streams.metrics import EVIDENCE, WINDOW_CORRELATION, WINDOW_COVERAGE, WINDOW_MAE, WINDOW_OUTCOMES, WINDOW_RMSE
+from streams.metrics import (
+    BASELINE_CORRELATION,
+    BASELINE_COVERAGE,
+    BASELINE_MAE,
+    EVIDENCE,
+    WINDOW_CORRELATION,
+    WINDOW_COVERAGE,
+    WINDOW_MAE,
+    WINDOW_OUTCOMES,
+    WINDOW_RMSE,
+)
 from streams.scoring import ALL
 
-__all__ = ["is_fullest", "show", "window_event"]
+__all__ = ["is_fullest", "show", "show_baseline", "window_event"]
 
 
 def window_event(line: LiveLine, window: Window, *, closed: bool) -> FidelityWindow:
@@ -69,6 +80,17 @@ def show(event: FidelityWindow) -> None:
     for gauge, value in shown.items():
         if value is not None or gauge is not EVIDENCE:
             gauge.labels(**labels).set(math.nan if value is None else value)
+
+
+def show_baseline(line: str, baseline: Baseline) -> None:
+    """Let the metrics tell what the champion of a line is held against."""
+    shown = {
+        BASELINE_MAE: baseline.mae,
+        BASELINE_CORRELATION: baseline.correlation,
+        BASELINE_COVERAGE: baseline.coverage_95pct,
+    }
+    for gauge, value in shown.items():
+        gauge.labels(line=line).set(math.nan if value is None else value)
 
 
 def _status(snapshot: Snapshot | None, version: int, *, closed: bool) -> Literal["open", "final", "restated"]:

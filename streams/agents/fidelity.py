@@ -30,12 +30,11 @@ from streams.floors import raise_floor
 from streams.foresight import foresee
 from streams.judgement import Judge
 from streams.live_line import LiveLine, load
-from streams.metrics import BASELINE_MAE
 from streams.parsing import refusal_words
 from streams.topics import TOPICS, topic_of
 from streams.transport import Slice
 from streams.watermarks import Watermarks
-from streams.window_events import is_fullest, show, window_event
+from streams.window_events import is_fullest, show, show_baseline, window_event
 
 __all__ = ["attach"]
 
@@ -207,7 +206,7 @@ class _Fidelity:
             if window.series.model_id == line.state.champion and is_fullest(line.view, window):
                 show(event)
         if line.state.champion in self._cards:
-            BASELINE_MAE.labels(line=line.state.line).set(self._cards[line.state.champion].baseline.mae)
+            show_baseline(line.state.line, self._cards[line.state.champion].baseline)
 
     # -- sweeping
 
