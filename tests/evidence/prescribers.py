@@ -1,0 +1,358 @@
+"""The whole way on real prescribers: a shift is put on what really happened, and noticed, learned, gated, promoted and measured."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+
+from deploy.stack import free_port
+from schemas import Brand, ModelCard, ModelEvent, TwinType, model_line
+from schemas.fidelity_models import DRIFT_RULES
+from sql.database import Pool, open_pool
+from sql.ledger import Effect, Ledger
+from sql.retrain_store import Request, requests
+from streams.charts import Curve, Line, Place, Tone, curves_chart
+from streams.client import TwinClient
+from streams.demo.run import DEMO
+from streams.demo.stream import OutcomeRows, paced
+from streams.importing import as_training_table, read_table
+from streams.local import local_stack
+from streams.operations import learn, prepare
+from streams.settings import ROLES, Settings
+from streams.verify import verify
+from streams.worker import Workers
+from tests.evidence.part import DATA, Figure, Part, Plot, Table
+
+__all__ = ["measure"]
+
+TABLE = DATA / "hcp_partd_2013_2014.csv.gz"
+TARGET = "prescribing_change"
+SEED, LEARNED = 2026, 8_000
+RATE, DRIP = 120.0, 20.0
+"""Outcomes a second of each line, and while a training is waited for that has all the rows it can use."""
+
+QUIET, SHIFTED, AFTER = 4_000, 5_000, 2_600
+"""Outcomes before the shift, under it until only a drip comes, and after a promotion: enough to measure what it bought."""
+
+AHEAD = 600
+"""Outcomes on their way that the stream waits for, so that a slow machine does not find everything later."""
+
+SETTLE_S = 300.0
+BIN = 250
+_RISE = next(rule.limit for rule in DRIFT_RULES if rule.action == "retrain")
+BACK_AT_MOST = 1.0 + _RISE
+"""Error of the new champion over the error before the shift: the limit of the rule that calls for a retrain."""
+
+SENTENCES = f"""\
+{LEARNED:,} physicians of the Medicare Part D table (2013 features, change of prescriptions to 2014) are learned from. Those held \
+back stream in as outcomes with features, at most {RATE:g} a second on each of three lines at once and nobody twice on a line: \
+their order and times are ours, and so is the shift, which takes a share of the prescriptions that really were filled.
+The first {QUIET:,} outcomes of each line are as they were. The delay counts outcomes from the first shifted one to the end of the \
+panes on which the retrain was decided. What it bought is the new champion against the one before it, on the same outcomes that \
+came after the promotion.
+Panes of {DEMO["pane_s"]:g} s and a cooldown of {DEMO["cooldown_s"]:g} s stand for longer ones. The killed worker is lost with all \
+its processes (SIGKILL) when the shift begins, and not started again."""
+
+
+class Story(NamedTuple):
+    """A line and what happens to the physicians on it.
+
+    Attributes:
+        keeps: share of its prescriptions that a physician's ``level`` of ``dimension`` keeps; everything without a level.
+    """
+
+    brand: Brand
+    title: str
+    dimension: str = ""
+    level: str = ""
+    keeps: float = 1.0
+
+    @property
+    def line(self) -> str:
+        """Name of the model line."""
+        return model_line(TwinType.HCP, self.brand)
+
+    def change(self, frame: pd.DataFrame) -> dict[int, float]:
+        """What the shift adds to the target, by the number of a row; the target is a relative change of prescriptions."""
+        if not self.level:
+            return {}
+        touched = np.flatnonzero(frame[self.dimension] == self.level)
+        happened = frame[TARGET].to_numpy(dtype=float)[touched]
+        return dict(zip(touched.tolist(), ((1.0 + happened) * (self.keeps - 1.0)).tolist(), strict=True))
+
+
+STORIES = (
+    Story(Brand.FABHALTA, "nothing happens"),
+    Story(Brand.KISQALI, "a payer in the south pays for 7 of 10 prescriptions", "region", "south", 0.7),
+    Story(Brand.REMIBRUTINIB, "family practice halves", "specialty", "family_practice", 0.5),
+)
+
+
+@dataclass
+class Seen:
+    """What became of a story.
+
+    Attributes:
+        outcomes: errors of the counted outcomes in their order, with the model that was asked: ``model_id, observed_at, error``.
+    """
+
+    story: Story
+    first: ModelCard
+    published: int = 0
+    shifted_from: datetime | None = None
+    alarms: int = 0
+    asked: Sequence[Request] = ()
+    promotions: Sequence[ModelEvent] = ()
+    effect: Effect | None = None
+    outcomes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["model_id", "observed_at", "error"]))
+
+    @property
+    def trained(self) -> int:
+        """Trainings that were begun."""
+        return sum(request.started_at is not None for request in self.asked)
+
+    def place(self, moment: datetime | None) -> int:
+        """Outcomes before a moment."""
+        return int((self.outcomes["observed_at"] < moment).sum())
+
+    @property
+    def decided(self) -> int | None:
+        """Outcomes until the end of the panes on which the first retrain was decided."""
+        return self.place(datetime.fromisoformat(self.asked[0].evidence["window_end"])) if self.asked else None
+
+    @property
+    def delay(self) -> int | None:
+        """Outcomes from the first shifted one until then."""
+        return None if self.decided is None else self.decided - self.place(self.shifted_from)
+
+    @property
+    def mae(self) -> dict[str, float]:
+        """Mean absolute error ``before`` the shift, ``under`` it, and of the ``new`` champion, as far as there were any."""
+        new = self.outcomes["model_id"] != self.first.model_id
+        before = self.outcomes["observed_at"] < self.shifted_from
+        part = np.select([before, new], ["before", "new"], "under")
+        return {str(name): float(mae) for name, mae in self.outcomes.groupby(part)["error"].mean().items()}
+
+    @property
+    def back(self) -> float:
+        """Error under the new champion over the error before the shift; infinite where nobody was promoted."""
+        return self.mae["new"] / self.mae["before"] if "new" in self.mae else float("inf")
+
+
+def measure(quick: bool) -> Part:
+    """Three lines at once on one worker, then on two of which one is killed; a quick run leaves the second out."""
+    if not TABLE.is_file():
+        return Part("A shift on real prescribers", (f"not measured: {TABLE.name} is absent",))
+    runs = {"one worker": _run(workers=1)} | ({} if quick else {"two workers, one killed": _run(workers=2)})
+    rows = [row for name, (seen, _) in runs.items() for row in _rows(name, seen)]
+    return Part(
+        title="On real prescribers a shift is noticed, learned once and repaired, and without one everything stays quiet",
+        sentences=tuple(SENTENCES.splitlines()),
+        figures=tuple(figure for name, (seen, disputed) in runs.items() for figure in _figures(name, seen, disputed)),
+        tables=(
+            Table(
+                "What happened on each line",
+                (
+                    *("run", "story", "outcomes", "alarms", "delay in outcomes", "trainings", "ended"),
+                    *("MAE before", "under the shift", "new champion", "bought"),
+                ),
+                tuple(rows),
+            ),
+        ),
+        plots=tuple(_plot(name, one) for name, (seen, _) in runs.items() for one in seen),
+    )
+
+
+def _figures(name: str, seen: Sequence[Seen], disputed: int) -> Iterator[Figure]:
+    for one in seen:
+        what = f"{name}, {one.story.title}:"
+        if not one.story.level:
+            yield Figure(f"{what} alarms", one.alarms, at_most=0, form=".0f")
+            yield Figure(f"{what} retrain events", len(one.asked), at_most=0, form=".0f")
+            continue
+        yield Figure(f"{what} delay in outcomes", float("nan") if one.delay is None else one.delay, form=".0f")
+        yield Figure(f"{what} trainings", one.trained, at_least=1, at_most=1, form=".0f")
+        yield Figure(f"{what} promotions", len(one.promotions), at_least=1, at_most=1, form=".0f")
+        yield Figure(f"{what} MAE of the new champion over that before the shift", one.back, at_most=BACK_AT_MOST)
+    yield Figure(f"{name}: counts that verify disputes", disputed, at_most=0, form=".0f")
+
+
+def _rows(name: str, seen: Sequence[Seen]) -> Iterator[tuple[str, ...]]:
+    for one in seen:
+        mae = one.mae
+        ended = ", ".join(request.status for request in one.asked) or "–"
+        errors = [f"{mae[part]:.4f}" if part in mae else "–" for part in ("before", "under", "new")]
+        bought = f"{one.effect.verdict} on {one.effect.n:,} outcomes" if one.effect else "–"
+        counts = (f"{one.published:,}", str(one.alarms), "–" if one.delay is None else f"{one.delay:,}", str(one.trained))
+        yield (name, one.story.title, *counts, ended, *errors, bought)
+
+
+def _plot(name: str, one: Seen) -> Plot:
+    """The error over the outcomes of a line, in bins of as many, with what happened to it."""
+    happened = [Place(one.place(one.shifted_from), "shift", "warn")] if one.story.level else []
+    happened += [Place(one.decided, "alarm", "bad")] if one.decided is not None else []
+    happened += [Place(one.place(event.effective_from), "promoted", "good") for event in one.promotions]
+    base = one.first.baseline.mae
+    svg = curves_chart(
+        list(_curves(one)),
+        title=f"{one.story.title}, {name}",
+        description=f"Mean absolute error of each {BIN} outcomes with its standard error, the model that was asked by its colour.",
+        x_label="outcomes of the line",
+        x_form=",.0f",
+        lines=[Line(base, "baseline"), Line(base * (1 + _RISE), f"+{_RISE:.0%}", "bad")],
+        marks=happened,
+        width=1140,
+    )
+    return Plot(f"{name}: {one.story.title}. Mean absolute error of each {BIN} outcomes", svg, wide=True)
+
+
+def _curves(one: Seen) -> Iterator[Curve]:
+    tones: Sequence[Tone] = ("one", "two", "muted")
+    numbered = one.outcomes.assign(place=np.arange(len(one.outcomes)), bin=np.arange(len(one.outcomes)) // BIN)
+    for number, (model, rows) in enumerate(numbered.groupby("model_id", sort=False)):
+        bins = rows.groupby("bin").agg(place=("place", "mean"), mae=("error", "mean"), sem=("error", "sem"), n=("error", "size"))
+        full = bins[bins["n"] >= BIN / 5]
+        label = "first champion" if model == one.first.model_id else f"successor {str(model)[:8]}"
+        columns = (full[name].tolist() for name in ("place", "mae", "sem"))
+        yield Curve(label, *columns, tone=tones[number % len(tones)])
+
+
+def _run(workers: int) -> tuple[list[Seen], int]:
+    """The three stories at once on a stack of their own, and how many counts ``verify`` disputes at the end."""
+    frame = as_training_table(read_table(TABLE), TwinType.HCP).frame
+    order = np.random.default_rng(SEED).permutation(len(frame))
+    learned, held_back = (frame.iloc[part].reset_index(drop=True) for part in (order[:LEARNED], order[LEARNED:]))
+    with ExitStack() as held:
+        home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="prescribers-")))
+        ours = Settings(home=home, web_port=free_port(in_a_row=len(ROLES))).model_copy(update=DEMO)
+        at = held.enter_context(local_stack(home / "stack", ours, _say))
+        asyncio.run(prepare(at))
+        seen = [Seen(story, _first_model(at, learned, story)) for story in STORIES]
+        kept = held.enter_context(Workers(ROLES, at, log_folder=home / "logs"))
+        doomed = _second_worker(held, at, home) if workers > 1 else None
+        for worker in filter(None, (kept, doomed)):
+            worker.wait_ready(180.0)
+        asyncio.run(_stream(at, seen, held_back, doomed))
+        disputed = asyncio.run(verify(at)).mismatches
+        for each in disputed:
+            _say(each)
+        kept.check()
+        return seen, len(disputed)
+
+
+def _second_worker(held: ExitStack, at: Settings, home: Path) -> Workers:
+    apart = at.model_copy(update={"web_port": free_port(in_a_row=len(ROLES)), "home": home / "second"})
+    return held.enter_context(Workers(ROLES, apart, log_folder=home / "second" / "logs"))
+
+
+def _first_model(at: Settings, learned: pd.DataFrame, story: Story) -> ModelCard:
+    return asyncio.run(learn(at, learned, TwinType.HCP, story.brand, TARGET, TABLE.name)).card
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What the stories are told with.
+
+    Attributes:
+        doomed: worker that is killed when the last story comes to its shift.
+    """
+
+    client: TwinClient
+    pool: Pool
+    seen: Sequence[Seen]
+    held_back: pd.DataFrame
+    doomed: Workers | None
+
+    async def tell(self, one: Seen) -> None:
+        """Publish a line's outcomes: as they were, shifted until somebody was promoted, and some more."""
+        rows, change = OutcomeRows(self.held_back, one.story.line, uuid4()), one.story.change(self.held_back)
+        await self._send(rows, one, {}, QUIET)
+        one.shifted_from = datetime.now(UTC)
+        if self.doomed is not None and one is self.seen[-1]:
+            await asyncio.to_thread(_kill, self.doomed)
+        while not await self._is_over(rows, one):
+            rate = RATE if rows.taken < QUIET + SHIFTED else DRIP
+            await self._send(rows, one, change, round(rate), rate)
+        _say(f"{one.story.title}: {rows.taken:,} outcomes until champion {await Ledger(self.pool).champion(one.story.line)}")
+        await self._send(rows, one, change, AFTER)
+
+    async def _is_over(self, rows: OutcomeRows, one: Seen) -> bool:
+        """Whether a successor reigns, or the physicians are running out; of a line where nothing happens, when it had its time."""
+        if not one.story.level:
+            return rows.taken >= 2 * QUIET
+        promoted = await Ledger(self.pool).champion(one.story.line) != one.first.model_id
+        return promoted or rows.taken + round(RATE) + AFTER > len(self.held_back)
+
+    async def _send(self, rows: OutcomeRows, one: Seen, change: Mapping[int, float], count: int, rate: float = RATE) -> None:
+        async for batch in paced(rows, rate, change, count):
+            one.published += await self.client.publish_outcomes(batch)
+            while sum(each.published for each in self.seen) - await _taken_in(self.pool) > AHEAD:  # noqa: ASYNC110  # others take in
+                await asyncio.sleep(0.1)
+
+
+async def _stream(at: Settings, seen: Sequence[Seen], held_back: pd.DataFrame, doomed: Workers | None) -> None:
+    pool = await open_pool(at)
+    try:
+        async with TwinClient(at, name="prescribers") as client:
+            stage = _Stage(client, pool, seen, held_back, doomed)
+            await asyncio.gather(*map(stage.tell, seen))
+        await _settled(pool, sum(one.published for one in seen))
+        for one in seen:
+            await _look(pool, one)
+    finally:
+        await pool.close()
+
+
+def _kill(doomed: Workers) -> None:
+    """Lose a worker with all its processes at once."""
+    for pid in doomed.pids.values():
+        os.kill(pid, signal.SIGKILL)
+    doomed.stop()
+
+
+async def _taken_in(pool: Pool) -> int:
+    return int(await pool.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions"))
+
+
+async def _settled(pool: Pool, published: int) -> None:
+    """Wait until every outcome has its row and every promotion was measured on enough of them."""
+    async with asyncio.timeout(SETTLE_S):
+        while await _taken_in(pool) < published or not await _measured(pool):  # noqa: ASYNC110  # others take in and measure
+            await asyncio.sleep(1.0)
+
+
+async def _measured(pool: Pool) -> bool:
+    return all(watched.seen for watched in await Ledger(pool).watched())
+
+
+_OUTCOMES = """
+SELECT model_id, observed_at, error FROM fidelity_tracking WHERE line = $1 AND fate = 'counted'
+ORDER BY observed_at, tracked_at, source_offset"""
+
+
+async def _look(pool: Pool, one: Seen) -> None:
+    """Write down what became of a line."""
+    line, ledger = one.story.line, Ledger(pool)
+    one.outcomes = pd.DataFrame(map(dict, await pool.fetch(_OUTCOMES, line)))
+    one.asked = await requests(pool, line)
+    one.promotions = [event for event in await ledger.history(line) if event.happened == "promoted" and event.retrain_id]
+    one.alarms = int(await pool.fetchval("SELECT count(*) FROM drift_states WHERE line = $1 AND state = 'alarm'", line))
+    if one.promotions and one.promotions[0].retrain_id:
+        one.effect = await ledger.effect(one.promotions[0].retrain_id)
+
+
+def _say(line: str) -> None:
+    print(f"  {line}", file=sys.stderr, flush=True)
