@@ -21,6 +21,9 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 Database: TypeAlias = "Pool | Connection"
 """Where a statement can run: a pool, or the connection whose transaction it shall be part of."""
 
+# What is acknowledged must not be lost with the server, whatever the database, its roles or its files prefer.
+_ALWAYS = {"timezone": "UTC", "synchronous_commit": "on"}
+
 
 class NoAddress(ValueError):
     """Nobody said where Postgres is."""
@@ -45,7 +48,7 @@ async def open_pool(settings: PostgresSettings | None = None, *, dsn: str | None
 
 async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
     """One connection for long work: no statement or lock timeout."""
-    connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn)
+    connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, server_settings=_ALWAYS)
     await _speak_json(connection)
     return connection
 
@@ -80,7 +83,7 @@ def _limits(settings: PostgresSettings) -> dict[str, str]:
         "idle_in_transaction_session_timeout": settings.postgres_idle_in_transaction_timeout_s,
         "tcp_user_timeout": settings.postgres_tcp_user_timeout_s,
     }
-    return {name: str(round(seconds * 1000)) for name, seconds in limits.items()} | {"timezone": "UTC"}
+    return {name: str(round(seconds * 1000)) for name, seconds in limits.items()} | _ALWAYS
 
 
 async def _speak_json(connection: Any) -> None:

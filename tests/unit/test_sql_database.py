@@ -7,7 +7,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from sql.database import Pool, open_pool, transaction
+from sql.database import Pool, connect, open_pool, transaction
 from sql.settings import PostgresSettings
 
 
@@ -17,6 +17,18 @@ async def test_every_connection_has_the_limits_of_the_settings_and_counts_in_utc
         names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout", "TimeZone")
         shown = [await pool.fetchval("SELECT current_setting($1)", name) for name in names]
     assert shown == ["7s", "2500ms", "8s", "9000", "UTC"]
+
+
+async def test_a_commit_waits_for_the_disk_even_where_the_database_would_not(fresh_database: str) -> None:
+    async with await open_pool(dsn=fresh_database) as pool:
+        await pool.execute(f'ALTER DATABASE "{fresh_database.rpartition("/")[2]}" SET synchronous_commit = off')
+    async with await open_pool(dsn=fresh_database) as pool:
+        assert await pool.fetchval("SHOW synchronous_commit") == "on"
+    connection = await connect(fresh_database)
+    try:
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
+    finally:
+        await connection.close()
 
 
 async def freeze_until_overtaken(pool: Pool) -> None:
