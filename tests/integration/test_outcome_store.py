@@ -290,6 +290,28 @@ async def test_outcomes_are_scored_by_the_champion_of_their_time(intake: Intake,
     assert [row[0] for row in rows] == [make_card("first").model_id] * 2 + [second.model_id]
 
 
+async def test_a_correction_inherits_nothing_from_what_it_corrects(intake: Intake, pool: Pool):
+    first, second = make_card("first").model_id, make_card("second").model_id
+    inside = outcome(1, model_id=str(second), segment={"region": "north"})
+    corrected = {name: value for name, value in outcome(1, revision=1, segment={}).items() if not name.endswith("er")}
+
+    await take(intake, [inside, corrected], size=1)
+
+    rows = await pool.fetch("SELECT model_id, segment, n, n_interval FROM fidelity_panes WHERE n > 0 OR n_interval > 0")
+    assert [tuple(row) for row in rows] == [(first, "all", 1, 0)]
+    assert await pool.fetchval("SELECT count(*) FROM fidelity_panes WHERE model_id = $1 AND n = 0", second) == 2
+
+
+async def test_what_is_refused_moves_no_watermark(pool: Pool):
+    intake = make_intake(pool, restatement_s=600.0)
+    ahead = outcome(7200, model_id=str(uuid5(SPACE, "nobody's")))
+
+    (taken,) = await take(intake, [outcome(10), ahead, outcome(0)])
+
+    assert taken.watermark == START + timedelta(seconds=10)
+    assert await fates(pool) == {"counted": 2}
+
+
 async def test_a_slice_that_fails_leaves_no_trace(intake: Intake, pool: Pool):
     await pool.execute("ALTER TABLE fidelity_panes ADD CONSTRAINT broken CHECK (n < 10)")
     with pytest.raises(asyncpg.CheckViolationError):

@@ -11,6 +11,7 @@ import pytest
 from schemas import FidelityWindow, SourceId
 from sql import outcome_store, window_store
 from sql.database import Pool, connect, open_pool
+from streams import books
 from streams.books import Findings, audit_books
 from streams.floors import raise_floor
 from streams.intake import Intake
@@ -100,6 +101,25 @@ async def test_a_pane_that_an_outcome_left_within_its_slice_is_not_missed(fresh_
 
     assert findings.all() == ()
     assert await pool.fetchval("SELECT count(*) FROM fidelity_panes WHERE pane >= $1", START.timestamp() + 8900) == 2
+
+
+async def test_an_audit_sees_one_moment_though_outcomes_go_on_coming(
+    fresh_database: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+):
+    intake = Intake(pool, Library(pool, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
+    look = books._Books.check_panes
+
+    async def take_a_slice_in_and_look(audit: Any) -> None:
+        await intake.take(next(iter(cut([record(2000, outcome(3595))], 1))))
+        await look(audit)
+
+    monkeypatch.setattr(books._Books, "check_panes", take_a_slice_in_and_look)
+    before = await pool.fetchval("SELECT sum(elements) FROM source_positions")
+
+    findings, _ = await looked_at(fresh_database)
+
+    assert findings.all() == ()
+    assert findings.counts["elements"] == before == await pool.fetchval("SELECT sum(elements) - 1 FROM source_positions")
 
 
 @pytest.mark.parametrize("table", TABLES)
