@@ -69,7 +69,7 @@ async def verify(settings: Settings, *, repair: bool = False, patience_s: float 
     Args:
         settings: where Postgres and Kafka are.
         repair: send again what windows that lag are made of, and refusals without a copy; the fidelity agent does the rest.
-        patience_s: how long a window may take to reach the version that it has in the first look.
+        patience_s: how long a window may take to reach the version that it has in the first look, and a refusal to be copied.
     """
     findings = Findings()
     dsn = settings.postgres_dsn.get_secret_value()
@@ -77,8 +77,9 @@ async def verify(settings: Settings, *, repair: bool = False, patience_s: float 
     windows = Windows(found.windows, found.grids, findings)
     windows.check_kept(found.snapshots)
     resent = await mend(settings, found.rows, windows.lags) if repair else 0
-    await _wait(settings, windows, patience_s)
-    findings.counts["copies of refusals"] = await _check_copies(dsn, found.at, findings)
+    ends = time.monotonic() + patience_s
+    await _wait(settings, windows, ends)
+    findings.counts["copies of refusals"] = await _check_copies(dsn, found.at, findings, ends)
     return Report(findings.all(), dict(findings.counts), resent)
 
 
@@ -153,9 +154,8 @@ class Windows:
                 self._compare(key, "snapshot", _metrics(row))
 
 
-async def _wait(settings: Settings, windows: Windows, patience_s: float) -> None:
+async def _wait(settings: Settings, windows: Windows, ends: float) -> None:
     """Wait until what lags was said, or kept, in the version that it has to have or a later one."""
-    ends = time.monotonic() + patience_s
     async with _listening(settings) as consumer:
         while True:
             await _listen(consumer, windows.hear)
@@ -169,13 +169,18 @@ async def _wait(settings: Settings, windows: Windows, patience_s: float) -> None
         windows.findings.say("window", f"{_window_words(key)} {why}")
 
 
-async def _check_copies(dsn: str, before: datetime, findings: Findings) -> int:
-    """Every refusal that was there at the first look has its copy by now."""
-    async with audit.snapshot(dsn) as connection:
-        for refused in await unsent_refused(connection, before, _MOST_COPIES):
-            where = f"{refused.source}, offset {refused.offset}, element {refused.element}"
-            findings.say("refusal", f"{where} ({refused.kind}) has no copy on {DEAD_LETTERS}")
-        return await audit.copies(connection)
+async def _check_copies(dsn: str, before: datetime, findings: Findings, ends: float) -> int:
+    """Every refusal that was there at the first look has its copy in the end."""
+    while True:
+        async with audit.snapshot(dsn) as connection:
+            unsent, copies = await unsent_refused(connection, before, _MOST_COPIES), await audit.copies(connection)
+        if not unsent or time.monotonic() > ends:
+            break
+        await asyncio.sleep(_GLANCE_S)
+    for refused in unsent:
+        where = f"{refused.source}, offset {refused.offset}, element {refused.element}"
+        findings.say("refusal", f"{where} ({refused.kind}) has no copy on {DEAD_LETTERS}")
+    return copies
 
 
 async def _listen(consumer: AIOKafkaConsumer, hear: Callable[[FidelityWindow], None]) -> None:
