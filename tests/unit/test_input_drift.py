@@ -62,7 +62,7 @@ def test_a_level_never_seen_and_a_lacking_feature_count_as_unknown():
     assert counts["decile"][-1] == 10
 
 
-@pytest.mark.parametrize("n", [50, 500, 5000])
+@pytest.mark.parametrize("n", [50, 500, 2000])
 def test_without_a_shift_hardly_any_look_says_that_a_column_has_moved(n):
     said = 0
     for seed in range(200):
