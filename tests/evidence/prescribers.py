@@ -244,7 +244,7 @@ def _run(workers: int) -> tuple[list[Seen], int]:
         kept = held.enter_context(Workers(ROLES, at, log_folder=home / "logs"))
         doomed = _second_worker(held, at, home) if workers > 1 else None
         for worker in filter(None, (kept, doomed)):
-            worker.wait_ready(180.0)
+            worker.wait_ready(SETTLE_S)
         asyncio.run(_stream(at, seen, held_back, doomed))
         disputed = asyncio.run(verify(at)).mismatches
         for each in disputed:
