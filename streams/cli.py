@@ -9,56 +9,33 @@ import asyncio
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import click
 
-from schemas import (
-    INTERVENTIONS,
-    Brand,
-    Channel,
-    Frequency,
-    InterventionConfig,
-    PopulationFilter,
-    SimulationRequest,
-    TwinType,
-)
+from schemas import INTERVENTIONS, Brand, SimulationRequest, TwinType
 from schemas.base import one_of
+from streams.campaigns import (
+    TABLE,
+    brand_option,
+    campaign,
+    campaign_options,
+    filter_option,
+    filters_of,
+    target_option,
+    twin_type_option,
+)
 from streams.deciding import models, retrain, why
 from streams.importing import as_training_table, read_table, write_table
 from streams.local import connected
 from streams.operating import dlq, replay, schemas, simulate_again
 from streams.operations import ask, learn, prepare, publish_table, read
+from streams.planning import counterfactuals_of, design, untreated
 from streams.settings import ROLES, Role, settings
 from streams.telling import model_facts, result_in_words, windows_as_data, windows_in_words
 from streams.terminal import Commands, answer, as_json_option, say
 
 __all__ = ["main"]
-
-TABLE = click.Path(dir_okay=False, path_type=Path)
-
-
-def filter_of(said: str) -> tuple[str, Any]:
-    """``word=value`` or ``word=value,value`` of the command line; whole numbers are numbers.
-
-    Raises:
-        ValueError: when there is no ``=``.
-    """
-    word, sign, listed = said.partition("=")
-    if not sign or not word or not listed:
-        raise ValueError(f"filter {said!r} is not WORD=VALUE, for example region=south,west or min_decile=8")
-    values = [int(value) if value.lstrip("-").isdigit() else value for value in listed.split(",")]
-    return word, values[0] if word.startswith(("min_", "max_")) else values
-
-
-twin_type_option = click.option(
-    "--twin-type", type=click.Choice([kind.value for kind in TwinType]), default=TwinType.HCP.value, show_default=True
-)
-brand_option = click.option(
-    "--brand", type=click.Choice([brand.value for brand in Brand]), default=Brand.KISQALI.value, show_default=True
-)
-target_option = click.option("--target", help="Target column; the twin type's own by default.")
 
 
 @click.group(cls=Commands)
@@ -126,12 +103,14 @@ def train(file: Path, twin_type: str, brand: str, target: str | None, *, as_json
 
 @main.command()
 @click.argument("intervention", type=click.Choice(sorted(INTERVENTIONS)), required=False)
-@click.option("--channel", type=click.Choice([c.value for c in Channel]), help="The intervention's own by default.")
-@click.option("--frequency", type=click.Choice([f.value for f in Frequency]), default=Frequency.MONTHLY.value, show_default=True)
-@click.option("--weeks", type=click.IntRange(1, 104), default=12, show_default=True)
-@click.option("--intensity", type=float, help="Strength of one contact, 1 is usual.")
+@campaign_options
+@filter_option
 @click.option(
-    "--filter", "filters", multiple=True, metavar="WORD=VALUE[,VALUE]", help="For example region=south,west or min_decile=8."
+    "--against",
+    "others",
+    multiple=True,
+    type=click.Choice(sorted(INTERVENTIONS)),
+    help="Compare with this one at the same frequency.",
 )
 @click.option("--twins", type=int, help="How many twins to ask, 10,000 by default.")
 @click.option("--seed", type=int, help="Makes a simulation repeatable.")
@@ -148,6 +127,7 @@ def simulate(
     weeks: int,
     intensity: float | None,
     filters: tuple[str, ...],
+    others: tuple[str, ...],
     twins: int | None,
     seed: int | None,
     timeout_s: float,
@@ -170,14 +150,9 @@ def simulate(
         twin_type=TwinType(twin_type),
         brand=Brand(brand),
         target=target,
-        intervention=InterventionConfig(
-            intervention_type=intervention,
-            channel=channel or INTERVENTIONS[intervention].channel.value,
-            frequency=frequency,
-            duration_weeks=weeks,
-            intensity=intensity,
-        ),
-        filters=PopulationFilter.model_validate(dict(map(filter_of, filters))),
+        intervention=campaign(intervention, channel, frequency, weeks, intensity),
+        alternatives=tuple(campaign(other, None, frequency, weeks, intensity) for other in others),
+        filters=filters_of(filters),
         twin_count=twins,
         seed=seed,
         requested_by="command line",
@@ -279,5 +254,5 @@ def demo(data: Path | None, twin_type: str, brand: str, *, once: bool, as_json: 
         sys.exit(1)
 
 
-for command in (dlq, models, replay, retrain, schemas, why):
+for command in (counterfactuals_of, design, dlq, models, replay, retrain, schemas, untreated, why):
     main.add_command(command)

@@ -24,6 +24,7 @@ def model_facts(card: ModelCard) -> list[str]:
         f"learned from {card.training_samples:,} rows, {len(card.features)} features: {', '.join(card.features)}",
         f"on unseen rows: {quality}, MAE {baseline.mae:.4f}{against}",
         f"95 % prediction intervals cover {_share(baseline.coverage_95pct)}",
+        *([f"realism: {metrics.realism}"] if metrics.realism else []),
     ]
 
 
@@ -37,11 +38,27 @@ def result_in_words(answer: SimulationAnswer) -> str:
         f"{result.recommendation.value.replace('_', ' ')}: {result.recommendation_reason}",
         f"effect {result.ate:+.1%}, {interval}, {result.affected_twin_count:,} twins",
         *([str(result.track_record)] if result.track_record else []),
+        *_comparison(result),
         *_subgroups(result),
         *(f"note: {warning}" for warning in (*result.warnings, result.heterogeneity.warning) if warning),
         f"simulation {answer.simulation_id}, model {answer.model_id}, effects version {answer.effects_version}",
     ]
     return "\n".join(lines)
+
+
+def _comparison(result: SimulationResult) -> list[str]:
+    """The alternatives on the same twins and draws, and the best of all with an interval that allows for its having been chosen."""
+    if result.best is None:
+        return []
+    best = result.best
+    chosen = f"{best.intervention.intervention_type} {best.ate:+.1%}, {best.ate_ci_lower:+.1%} to {best.ate_ci_upper:+.1%}"
+    others = (
+        f"  {other.intervention.intervention_type} {other.ate:+.1%}; {other.difference:+.1%} beside it,"
+        f" {other.difference_ci_lower:+.1%} to {other.difference_ci_upper:+.1%}; best with {other.probability_best:.0%}"
+        for other in result.alternatives
+    )
+    lead = f"{best.margin:+.1%} over the next, best with probability {best.probability_best:.0%}"
+    return [*others, f"best: {chosen} though it was chosen; {lead}"]
 
 
 def line_in_words(line: LineLook) -> str:

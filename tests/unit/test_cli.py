@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from streams.cli import filter_of, main
+from streams.campaigns import filter_of
+from streams.cli import main
 
 
 def run(*words: str) -> Result:
