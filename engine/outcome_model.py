@@ -66,7 +66,7 @@ class CrossFit:
     """What the model says of rows that it was not fitted on.
 
     Attributes:
-        predicted: out-of-fold predictions, shape ``(n,)``.
+        predicted: out-of-fold predictions of the judged rows, shape ``(n,)``.
         r2: of each fold, shape ``(FOLDS,)``.
     """
 
@@ -89,14 +89,15 @@ def fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> Pip
     return _fit(table.features, table.target, table, model_type, n_jobs, seed)
 
 
-def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> CrossFit:
-    """Predict every row from the other folds; preprocessing too is fitted on them only."""
+def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, first: int = 0) -> CrossFit:
+    """Predict every row from ``first`` on from the other folds; preprocessing too is fitted on them only."""
     predicted, scores = np.empty(len(table)), []
     for train, test in _folds(len(table), seed):
         model = _fit(table.features.iloc[train], table.target[train], table, model_type, n_jobs, seed)
-        predicted[test] = predict(model, encode(model, table.features.iloc[test]))
-        scores.append(r2_score(table.target[test], predicted[test]))
-    return CrossFit(predicted, np.array(scores))
+        judged = test[test >= first]
+        predicted[judged] = predict(model, encode(model, table.features.iloc[judged]))
+        scores.append(r2_score(table.target[judged], predicted[judged]))
+    return CrossFit(predicted[first:], np.array(scores))
 
 
 def encode(model: Pipeline, features: pd.DataFrame) -> Array:

@@ -1,7 +1,7 @@
 """Which rows a challenger learns from, and which it is judged on.
 
-What the challenger learns from decides everything: rows from before a change teach it the old world. So it learns from the rows
-since the change when there are enough of them, else from these and some history; the latest rows are kept apart for the gate.
+What the challenger learns from decides everything: rows from before a change teach it the old world, and the rows since are few.
+So it learns from both, the old ones carried over into the new world; the latest rows are kept apart for the gate.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from sklearn.ensemble import RandomForestRegressor
 
+from engine.forests import forest_mean
 from engine.gate import GATE_ROWS
+from engine.twin_model import TwinModel
 from schemas.twin_models import Baseline
 
-__all__ = ["ENOUGH_NEW", "FEWEST_NEW", "Portion", "onset", "portion"]
+__all__ = ["ENOUGH_NEW", "FEWEST_NEW", "MOST_HISTORY", "Portion", "carried_over", "onset", "portion"]
 
 ENOUGH_NEW = 1_000
 """New rows that need no history beside them; also the fewest rows that any model is trained on."""
@@ -22,7 +26,11 @@ ENOUGH_NEW = 1_000
 FEWEST_NEW = 200
 """New rows without which a challenger would learn the old world once more."""
 
+MOST_HISTORY = 10_000
+"""Rows from before the change that are carried over, the latest: more teach hardly more, and who they are about gets old."""
+
 _SMALLEST_SHIFT = 0.20  # rise of the loss over the baseline that matters: the limit of the rule that calls for a retrain
+_SMALLEST_LEAF = 10  # rows of the outcome forest's leaves
 _GATE_SHARE = 4  # one in so many new rows goes to the gate when there are plenty
 
 
@@ -33,17 +41,12 @@ class Portion:
     Attributes:
         learned: the first so many are learned from.
         judged: the rest, as many as these, is for the gate.
-        history: rows from before the change to learn from beside them.
+        history: the latest so many rows from before the change are carried over and learned from beside them.
     """
 
     learned: int
     judged: int
     history: int
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the challenger learns from new rows alone."""
-        return self.history == 0
 
 
 def portion(n_since: int, n_before: int) -> Portion | None:
@@ -51,18 +54,46 @@ def portion(n_since: int, n_before: int) -> Portion | None:
 
     Example:
         >>> portion(1_500, 9_000)
+        Portion(learned=1000, judged=500, history=9000)
+        >>> portion(1_500, 0)
         Portion(learned=1000, judged=500, history=0)
-        >>> portion(900, 9_000)
-        Portion(learned=400, judged=500, history=600)
-        >>> portion(600, 9_000) is None
-        True
+        >>> portion(600, 9_000) is None, portion(1_400, 0) is None
+        (True, True)
     """
     judged = max(GATE_ROWS, n_since // _GATE_SHARE)
-    learned = n_since - judged
-    history = max(0, ENOUGH_NEW - learned)
-    if learned < FEWEST_NEW or n_before < history:
+    learned, history = n_since - judged, min(n_before, MOST_HISTORY)
+    if learned < FEWEST_NEW or learned + history < ENOUGH_NEW:
         return None
     return Portion(learned, judged, history)
+
+
+def carried_over(history: pd.DataFrame, since: pd.DataFrame, accused: TwinModel) -> pd.DataFrame:
+    """Rows from before a change with the outcomes they would have had after it, as far as the rows since tell.
+
+    What the accused model misses on the rows since is learned from their features, and added to the old outcomes. Where nothing
+    has changed the old rows stay what they were, so a challenger forgets nothing there; where all is new they repeat what the rows
+    since say. Whole numbers stay whole, and no outcome leaves the range of those that were seen.
+
+    Args:
+        history: rows from before the change, features and target.
+        since: rows since the change, which the accused model was not trained on.
+        accused: champion of the time before.
+
+    References:
+        Pan, Yang (2010), A survey on transfer learning. IEEE Transactions on Knowledge and Data Engineering 22(10), section 3.1:
+        instances of the old domain corrected for the new one.
+    """
+    target = accused.card.target
+    old, new = (rows[target].to_numpy(dtype=float) for rows in (history, since))
+    correction = RandomForestRegressor(100, min_samples_leaf=_SMALLEST_LEAF, n_jobs=1, random_state=0)
+    correction.fit(accused.encoded(since), new - accused.predict(since))
+    moved = np.clip(old + forest_mean(correction, accused.encoded(history)), *_range(old, new))
+    whole = bool((np.rint(old) == old).all() and (np.rint(new) == new).all())
+    return history.assign(**{target: np.rint(moved) if whole else moved})
+
+
+def _range(old: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> tuple[float, float]:
+    return float(min(old.min(), new.min())), float(max(old.max(), new.max()))
 
 
 def onset(absolute_error: npt.ArrayLike, baseline: Baseline) -> int:

@@ -13,7 +13,7 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
 from engine.assessment import assess, learn_joint
-from engine.baseline import Unseen, baseline_of
+from engine.baseline import FEWEST_ROWS, Unseen, baseline_of
 from engine.causal_features import select_features
 from engine.conformal import fit_conformal
 from engine.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, encode, fit, importance, predict
@@ -95,8 +95,14 @@ class TwinGenerator:
             raise NotTrained("nothing has been learned yet: call train with a table first")
         return self._model
 
-    def train(self, training_data: pd.DataFrame, target_col: str | None = None) -> TwinModelMetrics:
+    def train(self, training_data: pd.DataFrame, target_col: str | None = None, *, carried: int = 0) -> TwinModelMetrics:
         """Learn from one row an entity; the frame is not changed. Equal tables, settings and seeds give equal models.
+
+        Args:
+            training_data: features and target.
+            target_col: the target; the generator's own by default.
+            carried: so many rows, the first ones, were carried over from before a change (:func:`engine.retraining.carried_over`).
+                They are learned from like any other, but figures, baseline and intervals come from the rest alone.
 
         Raises:
             ClinicalData: for clinical columns or targets.
@@ -104,18 +110,20 @@ class TwinGenerator:
         """
         target = target_col or self.target
         table = training_table(training_data, self.twin_type, target)
+        first = _judged_from(training_data, target, carried)
         selection = select_features(self.graph, target, tuple(table.kinds))
         seen = table.only(selection.kept)
-        chosen, crossed, tried = self._choose(seen)
+        chosen, crossed, tried = self._choose(seen, first)
         outcome = fit(seen, chosen, n_jobs=self.n_jobs, seed=self.seed)
-        encoded = encode(outcome, table.features)
-        conformal = fit_conformal(encoded, table.target - crossed.predicted, self.seed)
+        judged, actual = table.features.iloc[first:], table.target[first:]
+        encoded = encode(outcome, judged)
+        conformal = fit_conformal(encoded, actual - crossed.predicted, self.seed)
         frame = table.features.assign(**{target: table.target})
         report = assess(frame, self.twin_type, table.categorical, target, self.seed)
         metrics = _metrics(seen, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, report)
-        unseen = Unseen(table.target, crossed.predicted, conformal.half_width(encoded, LEVEL))
-        baseline = baseline_of(unseen, table.features, TWIN_TYPES[self.twin_type].segments)
-        card = self._card(table, target, chosen, tried, metrics, baseline)
+        unseen = Unseen(actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
+        baseline = baseline_of(unseen, judged.reset_index(drop=True), TWIN_TYPES[self.twin_type].segments)
+        card = self._card(table, first, target, chosen, tried, metrics, baseline)
         joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed)
         self._model = TwinModel(card, dict(table.kinds), joint, outcome, conformal)
         self.target = target
@@ -153,20 +161,28 @@ class TwinGenerator:
         self.registry.save(self.model)
         return self.model.card.model_id
 
-    def _choose(self, table: TrainingTable) -> tuple[str, CrossFit, dict[str, float]]:
-        first = "RandomForest" if self.model_type == "auto" else self.model_type
-        fits = {first: cross_fit(table, first, n_jobs=self.n_jobs, seed=self.seed)}
-        fidelity = fits[first].fidelity(table.target)
+    def _choose(self, table: TrainingTable, first: int) -> tuple[str, CrossFit, dict[str, float]]:
+        tried = "RandomForest" if self.model_type == "auto" else self.model_type
+        fits = {tried: cross_fit(table, tried, n_jobs=self.n_jobs, seed=self.seed, first=first)}
+        fidelity = fits[tried].fidelity(table.target[first:])
         if self.model_type == "auto" and (fidelity is None or fidelity < ENOUGH_FIDELITY):
-            fits["GradientBoosting"] = cross_fit(table, "GradientBoosting", n_jobs=self.n_jobs, seed=self.seed)
+            fits["GradientBoosting"] = cross_fit(table, "GradientBoosting", n_jobs=self.n_jobs, seed=self.seed, first=first)
         chosen = max(fits, key=lambda name: float(fits[name].r2.mean()))
         return chosen, fits[chosen], {name: round(float(crossed.r2.mean()), 6) for name, crossed in fits.items()}
 
     def _card(
-        self, table: TrainingTable, target: str, chosen: str, tried: dict[str, float], metrics: TwinModelMetrics, baseline: Baseline
+        self,
+        table: TrainingTable,
+        first: int,
+        target: str,
+        chosen: str,
+        tried: dict[str, float],
+        metrics: TwinModelMetrics,
+        baseline: Baseline,
     ) -> ModelCard:
         parameters: dict[str, Any] = {**HYPERPARAMETERS[chosen], "cv_r2_of_tried": tried, "seed": self.seed}
-        identity = (self.twin_type.value, self.brand.value, target, self.model_type, chosen, self.seed, table.digest(), self.graph)
+        settings = (self.twin_type.value, self.brand.value, target, self.model_type, chosen, self.seed)
+        identity = (*settings, table.digest(), first, self.graph)
         return ModelCard(
             model_id=uuid5(MODELS, repr(identity)),
             twin_type=self.twin_type,
@@ -179,6 +195,15 @@ class TwinGenerator:
             metrics=metrics,
             baseline=baseline,
         )
+
+
+def _judged_from(frame: pd.DataFrame, target: str, carried: int) -> int:
+    """Number of the first row of the training table that was not carried over: rows without an outcome are not in it."""
+    known = np.isfinite(pd.to_numeric(frame[target], errors="coerce").to_numpy(dtype=float))
+    own = int(known[carried:].sum())
+    if carried and own < FEWEST_ROWS:
+        raise ValueError(f"{own} rows beside the {carried} carried over have an outcome: {FEWEST_ROWS} are needed to judge by")
+    return int(known[:carried].sum())
 
 
 def _metrics(
@@ -201,7 +226,7 @@ def _metrics(
         train_rmse=float(np.sqrt((errors**2).mean())),
         cv_r2_mean=r2,
         cv_r2_std=float(crossed.r2.std()),
-        fidelity=crossed.fidelity(table.target),
+        fidelity=crossed.fidelity(table.target[-len(crossed.predicted) :]),
         training_samples=len(table),
         n_dropped=table.n_dropped,
         no_change_mae=float(np.abs(table.target).mean()) if additive else None,

@@ -65,7 +65,11 @@ class TwinModel:
         Raises:
             ValueError: for a value that a feature cannot have.
         """
-        return predict(self.outcome, encode(self.outcome, self._features(frame)))
+        return predict(self.outcome, self.encoded(frame))
+
+    def encoded(self, frame: pd.DataFrame) -> Array:
+        """Features of each row as numbers, in the form that the outcome model takes them, shape ``(n, p)``."""
+        return encode(self.outcome, self._features(frame))
 
     def predict_interval(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array]:
         """Lower and upper end of the prediction interval of one outcome, each of shape ``(n,)``."""

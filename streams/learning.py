@@ -52,6 +52,7 @@ class Lesson(Frozen):
 
     Attributes:
         memory_bytes: address space of the process.
+        carried: so many rows, the first ones, come from before a change and judge nothing.
     """
 
     twin_type: TwinType
@@ -61,6 +62,7 @@ class Lesson(Frozen):
     n_jobs: int = -1
     seconds: float = 1800.0
     memory_bytes: int = 8 * 1024**3
+    carried: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _learn(folder: Path) -> None:
 def _learn_into(lesson: Lesson, folder: Path) -> dict[str, str]:
     try:
         generator = TwinGenerator(lesson.twin_type, lesson.brand, lesson.target, n_jobs=lesson.n_jobs, seed=lesson.seed)
-        generator.train(pd.read_parquet(folder / _FRAME), target_col=lesson.target)
+        generator.train(pd.read_parquet(folder / _FRAME), target_col=lesson.target, carried=lesson.carried)
         sha256 = write_parts(generator.model.to_parts(), folder / _MODEL)
     except ValueError as error:
         return {"refused": str(error)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from engine.gate import ALL, GATE_ROWS, Comparison
-from engine.retraining import ENOUGH_NEW, FEWEST_NEW, onset, portion
+from engine.retraining import ENOUGH_NEW, FEWEST_NEW, carried_over, onset, portion
 from engine.twin_model import TwinModel
 from schemas import ModelEvent
 from sql.database import Database
@@ -33,6 +33,10 @@ LOG = logging.getLogger(__name__)
 
 RETRAIN = "retrain_id"
 """Label of a registered model: the retrain that it was trained for."""
+
+BEFORE = "before_the_change"
+"""Label of a registered model: the last row from before the change that it was trained for. Rows up to it are no history of its
+time: what has changed since them is more than what its own errors tell."""
 
 _MOST_LOOKS = 40
 
@@ -77,7 +81,8 @@ class Retraining:
         model = await asyncio.to_thread(self.registry.load, artifact)
         ledger = Ledger(self.database)
         card, event = await register(ledger, model.card, artifact, self.settings, job.retrain_id)
-        return Challenger(model.with_card(card), artifact, await self._learned_until(job.line, artifact), event)
+        labels = await asyncio.to_thread(self.registry.labels, artifact.mlflow_run_id)
+        return Challenger(model.with_card(card), artifact, await self._learned_until(job.line, labels), event)
 
     async def judged(self, job: Job, challenger: Challenger) -> Comparison:
         """What the gate says of accused and challenger, on everything observed after what the challenger learned from."""
@@ -87,26 +92,28 @@ class Retraining:
         return await asyncio.to_thread(gate, later, accused, challenger.model, job.evidence.get("segment", ALL))
 
     async def _train(self, job: Job) -> Artifact:
-        since, history = await self._rows_to_learn(job)
+        accused = await self.load(job.model_id)
+        since, history = await self._rows_to_learn(job, accused)
+        labels = {RETRAIN: str(job.retrain_id), LEARNED_UNTIL: str(Until.last_of(since))}
+        if not history.empty:
+            labels[BEFORE] = str(Until.last_of(history))
+            history = await asyncio.to_thread(carried_over, history, since, accused)
         rows = pd.concat([history, since], ignore_index=True)
-        labels = {RETRAIN: str(job.retrain_id), LEARNED_UNTIL: str(Until.last_of(rows))}
         await note_learned(self.database, job.retrain_id, _learned(since, history))
-        async with learned_apart(lesson_for(job.line, self.settings, job.retrain_id.int % 2**32), rows) as found:
+        lesson = lesson_for(job.line, self.settings, job.retrain_id.int % 2**32)
+        async with learned_apart(lesson.model_copy(update={"carried": len(history)}), rows) as found:
             return await keep(self.registry, found, labels)
 
-    async def _rows_to_learn(self, job: Job) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Rows since the change; a thousand are waited for while it makes sense, then history fills up what is missing."""
-        accused = await self.load(job.model_id)
-        until = await self._learned_until(job.line, await Ledger(self.database).artifact(job.model_id))
+    async def _rows_to_learn(self, job: Job, accused: TwinModel) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Rows since the change, a thousand of which are waited for while it makes sense, and rows from before it."""
+        labels = await self._labels(job.model_id)
+        until = await self._learned_until(job.line, labels)
         patience_s = min(self.settings.cooldown_s, self.settings.training_timeout_s / 2)
         while True:
             since = await self._since_the_change(job.line, accused, until)
-            division = portion(len(since), n_before=0)
-            if division is not None:
-                return since.iloc[: division.learned], since.iloc[:0]
             waited_s = (datetime.now(UTC) - job.requested_at).total_seconds()
-            if waited_s >= patience_s:
-                return await self._filled_up(job.line, since)
+            if len(since) >= ENOUGH_NEW + GATE_ROWS or waited_s >= patience_s:
+                return await self._divided(job.line, since, labels)
             LOG.info("%s: %d rows since the change, waiting for %d", job.line, len(since), ENOUGH_NEW + GATE_ROWS)
             await asyncio.sleep(max(0.2, min(patience_s / _MOST_LOOKS, patience_s - waited_s)))
 
@@ -114,9 +121,11 @@ class Retraining:
         new = until.rows_after(await training_rows(self.database, line, soon(self.settings), until.observed_at))
         return await asyncio.to_thread(_after_onset, new, accused)
 
-    async def _filled_up(self, line: str, since: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    async def _divided(self, line: str, since: pd.DataFrame, labels: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         everything = await training_rows(self.database, line, soon(self.settings))
         before = everything.iloc[: len(everything) - len(since)]
+        if BEFORE in labels:
+            before = Until.read(labels[BEFORE]).rows_after(before)
         division = portion(len(since), len(before))
         if division is None:
             raise TrainingRefused(
@@ -125,9 +134,12 @@ class Retraining:
             )
         return since.iloc[: division.learned], before.iloc[len(before) - division.history :]
 
-    async def _learned_until(self, line: str, artifact: Artifact) -> Until:
+    async def _labels(self, model_id: UUID) -> Mapping[str, str]:
+        artifact = await Ledger(self.database).artifact(model_id)
+        return await asyncio.to_thread(self.registry.labels, artifact.mlflow_run_id)
+
+    async def _learned_until(self, line: str, labels: Mapping[str, str]) -> Until:
         """The last row that a model learned from; of one that was registered without it, the beginning of the present reign."""
-        labels = await asyncio.to_thread(self.registry.labels, artifact.mlflow_run_id)
         if LEARNED_UNTIL in labels:
             return Until.read(labels[LEARNED_UNTIL])
         state = await Ledger(self.database).state(line)

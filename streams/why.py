@@ -159,7 +159,7 @@ def _learned(learned: dict[str, Any]) -> list[str]:
     return [
         (
             f"{learned['rows']:,} outcomes since the estimated change, observed {learned['since']} to {learned['until']}, "
-            f"and {learned['history_rows']:,} rows from before it"
+            f"and {learned['history_rows']:,} rows from before it, carried over"
         )
     ]
 

@@ -193,7 +193,8 @@ async def test_a_retrain_on_drift_gives_a_model_whose_fidelity_holds_again(pool,
     event = await Ledger(pool).promote(LINE, challenger.model.card.model_id, retrain_id=job.retrain_id, fence=job.fence)
 
     assert comparison.promote
-    learned = challenger.model.card.training_samples
+    learned = challenger.model.card.baseline.n
+    assert challenger.model.card.training_samples == 1500 + 2400 - comparison.n
     assert 1000 <= learned <= 1700 - GATE_ROWS  # from after the change, and not from what judges it
     assert GATE_ROWS <= comparison.n <= 1700 - learned + 60
     assert event.champion == challenger.model.card.model_id
@@ -209,15 +210,30 @@ async def test_a_retrain_on_drift_gives_a_model_whose_fidelity_holds_again(pool,
     assert after.coverage_95pct > 0.92
 
 
-async def test_few_new_rows_are_filled_up_with_history(pool, registry, settings, first):
+async def test_history_of_the_accused_models_own_time_is_learned_beside_few_new_rows(pool, registry, settings, first):
     await observed(pool, (300, False), (1000, True))
     work = steps(pool, registry, settings)
     job = await accused(pool, first)
     challenger = await work.challenger(job)
     comparison = await work.judged(job, challenger)
-    assert challenger.model.card.training_samples == ENOUGH_NEW
+    assert challenger.model.card.training_samples == 1500 + 300 + 1000 - GATE_ROWS
     assert comparison.n == GATE_ROWS
     assert comparison.promote
+
+
+async def test_history_from_before_an_earlier_change_is_left_alone(pool, registry, settings, first):
+    await observed(pool, (1600, True))
+    work = steps(pool, registry, settings)
+    job = await accused(pool, first)
+    second = await work.challenger(job)
+    card = second.model.card
+    await Ledger(pool).promote(LINE, card.model_id, retrain_id=job.retrain_id, fence=job.fence)
+    start = datetime.now(UTC) + timedelta(seconds=1700)
+    again = table(1600, 41, start=start, shifted=True, prefix="later")
+    await add_history(pool, LINE, again.assign(**{TARGET: again[TARGET] + 0.4 * (again["region"] == "south")}), "outcomes")
+    third = await work.challenger(await accused(pool, card))
+    assert third.model.card.training_samples == 1600 + 1600 - GATE_ROWS
+    assert (await work.judged(job, second)).n == 1600 - card.baseline.n + 1600
 
 
 async def test_too_few_new_rows_are_refused_with_what_is_needed(pool, registry, settings, first):
@@ -239,7 +255,7 @@ async def test_a_thousand_new_rows_are_waited_for_while_the_cooldown_lasts(pool,
     assert not training.done()
     await add_history(pool, LINE, table(900, 30, start=datetime.now(UTC) + timedelta(seconds=800), shifted=True), "outcomes")
     challenger = await training
-    assert challenger.model.card.training_samples >= ENOUGH_NEW
+    assert challenger.model.card.baseline.n >= ENOUGH_NEW
     learned = await training_rows(pool, LINE, challenger.until.observed_at, datetime.now(UTC) - timedelta(hours=1))
     assert learned["entity_id"].str.startswith(("outcome", "hcp")).all()
 
