@@ -16,10 +16,12 @@ from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from deploy.stack import free_port
-from schemas import Brand, ModelCard, ModelEvent, TwinType, model_line
+from engine import TwinGenerator
+from schemas import Baseline, Brand, ModelCard, ModelEvent, TwinType, model_line
 from schemas.fidelity_models import DRIFT_RULES
 from sql.database import Pool, open_pool
 from sql.ledger import Effect, Ledger
@@ -34,6 +36,7 @@ from streams.operations import learn, prepare
 from streams.settings import ROLES, Settings
 from streams.verify import verify
 from streams.worker import Workers
+from tests.error_streams import CELL, LOOK, first_looks, log_evidence, looks_of, rule_fired
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 
 __all__ = ["measure"]
@@ -50,6 +53,9 @@ QUIET, SHIFTED, AFTER = 4_000, 5_000, 2_600
 AHEAD = 600
 """Outcomes on their way that the stream waits for, so that a slow machine does not find everything later."""
 
+ORDERS, LONG, SHIFTED_LONG = 200, 20_000, 6_000
+"""Orders of the same physicians, and outcomes of each without a shift and after one."""
+
 SETTLE_S = 300.0
 BIN = 250
 _RISE = next(rule.limit for rule in DRIFT_RULES if rule.action == "retrain")
@@ -64,7 +70,9 @@ The first {QUIET:,} outcomes of each line are as they were. The delay counts out
 panes on which the retrain was decided. What it bought is the new champion against the one before it, on the same outcomes that \
 came after the promotion.
 Panes of {DEMO["pane_s"]:g} s and a cooldown of {DEMO["cooldown_s"]:g} s stand for longer ones. The killed worker is lost with all \
-its processes (SIGKILL) when the shift begins, and not started again."""
+its processes (SIGKILL) when the shift begins, and not started again.
+How soon a shift is found depends on who happens to come first. So the same physicians are put in {{orders}} random orders too, \
+which share one model and its baseline, and the engine's detector and rule look at them in cells of {CELL} outcomes every {LOOK}."""
 
 
 class Story(NamedTuple):
@@ -156,12 +164,17 @@ def measure(quick: bool) -> Part:
     """Three lines at once on one worker, then on two of which one is killed; a quick run leaves the second out."""
     if not TABLE.is_file():
         return Part("A shift on real prescribers", (f"not measured: {TABLE.name} is absent",))
+    orders = 20 if quick else ORDERS
+    shuffled = _shuffled(orders)
     runs = {"one worker": _run(workers=1)} | ({} if quick else {"two workers, one killed": _run(workers=2)})
     rows = [row for name, (seen, _) in runs.items() for row in _rows(name, seen)]
     return Part(
         title="On real prescribers a shift is noticed, learned once and repaired, and without one everything stays quiet",
-        sentences=tuple(SENTENCES.splitlines()),
-        figures=tuple(figure for name, (seen, disputed) in runs.items() for figure in _figures(name, seen, disputed)),
+        sentences=tuple(SENTENCES.format(orders=orders).splitlines()),
+        figures=(
+            *(figure for name, (seen, disputed) in runs.items() for figure in _figures(name, seen, disputed)),
+            Figure(f"{orders} orders, nothing happens: share with a retrain event", _share(shuffled[0].retrain), at_most=0.03),
+        ),
         tables=(
             Table(
                 "What happened on each line",
@@ -170,6 +183,20 @@ def measure(quick: bool) -> Part:
                     *("MAE before", "under the shift", "new champion", "bought"),
                 ),
                 tuple(rows),
+            ),
+            Table(
+                f"The same physicians in {orders} orders: outcomes until something was seen, in {LONG:,} without a shift "
+                f"or {SHIFTED_LONG:,} after one",
+                (
+                    "story",
+                    "orders with an alarm of the detector",
+                    "median",
+                    "9 of 10 by",
+                    "with a retrain event",
+                    "median",
+                    "9 of 10 by",
+                ),
+                tuple(map(_shuffled_row, STORIES, shuffled)),
             ),
         ),
         plots=tuple(_plot(name, one) for name, (seen, _) in runs.items() for one in seen),
@@ -230,11 +257,63 @@ def _curves(one: Seen) -> Iterator[Curve]:
         yield Curve(label, *columns, tone=tones[number % len(tones)])
 
 
-def _run(workers: int) -> tuple[list[Seen], int]:
-    """The three stories at once on a stack of their own, and how many counts ``verify`` disputes at the end."""
+class Waited(NamedTuple):
+    """Outcomes until the detector alarmed and until a retrain was asked for, from the shift on; infinite where that never was."""
+
+    detector: npt.NDArray[np.float64]
+    retrain: npt.NDArray[np.float64]
+
+
+def _shuffled(orders: int) -> list[Waited]:
+    """Each story on the held-back physicians in many orders, against one model."""
+    learned, held_back = _tables()
+    generator = TwinGenerator(TwinType.HCP, STORIES[0].brand, TARGET)
+    generator.train(learned, target_col=TARGET)
+    errors = generator.model.predict(held_back) - held_back[TARGET].to_numpy(dtype=float)
+    return [_waited(story, held_back, errors, generator.model.card.baseline, orders) for story in STORIES]
+
+
+def _waited(story: Story, held_back: pd.DataFrame, errors: npt.NDArray[np.float64], baseline: Baseline, orders: int) -> Waited:
+    rng, change = np.random.default_rng(SEED), np.zeros(len(errors))
+    for row, by in story.change(held_back).items():
+        change[row] = by
+    quiet, after = (QUIET, SHIFTED_LONG) if story.level else (0, LONG)
+    found = []
+    for _ in range(orders):
+        order = rng.permutation(len(errors))[: quiet + after]
+        stream = errors[order] - np.where(np.arange(quiet + after) < quiet, 0.0, change[order])
+        looks = looks_of(stream[None], [baseline])
+        alarmed = np.logical_or.accumulate(log_evidence(looks) >= 0, axis=1)
+        found.append([first_looks(alarmed)[0], first_looks(alarmed & rule_fired(looks, [baseline]))[0]])
+    return Waited(*(np.array(found).T - quiet))
+
+
+def _shuffled_row(story: Story, waited: Waited) -> tuple[str, ...]:
+    told = ((f"{_share(seen):.1%}", *(_within(seen, share) for share in (0.5, 0.9))) for seen in waited)
+    return (story.title, *(cell for cells in told for cell in cells))
+
+
+def _share(seen: npt.NDArray[np.float64]) -> float:
+    return float(np.isfinite(seen).mean())
+
+
+def _within(seen: npt.NDArray[np.float64], share: float) -> str:
+    """Outcomes after which so many of the orders had it."""
+    waited = float(np.quantile(seen, share, method="higher"))
+    return f"{waited:,.0f}" if np.isfinite(waited) else "–"
+
+
+def _tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Physicians to learn from, and those held back."""
     frame = as_training_table(read_table(TABLE), TwinType.HCP).frame
     order = np.random.default_rng(SEED).permutation(len(frame))
     learned, held_back = (frame.iloc[part].reset_index(drop=True) for part in (order[:LEARNED], order[LEARNED:]))
+    return learned, held_back
+
+
+def _run(workers: int) -> tuple[list[Seen], int]:
+    """The three stories at once on a stack of their own, and how many counts ``verify`` disputes at the end."""
+    learned, held_back = _tables()
     with ExitStack() as held:
         home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="prescribers-")))
         ours = Settings(home=home, web_port=free_port(in_a_row=len(ROLES))).model_copy(update=DEMO)
