@@ -47,8 +47,16 @@ SEED, LEARNED = 2026, 8_000
 RATE, DRIP = 120.0, 20.0
 """Outcomes a second of each line, and while a training is waited for that has all the rows it can use."""
 
-QUIET, SHIFTED, AFTER = 4_000, 5_000, 2_600
-"""Outcomes before the shift, under it until only a drip comes, and after a promotion: enough to measure what it bought."""
+
+class Lengths(NamedTuple):
+    """Outcomes of a line before the shift, under it until only a drip comes, and after a promotion, to measure what it bought."""
+
+    quiet: int
+    shifted: int
+    after: int
+
+
+WHOLE, QUICK = Lengths(4_000, 5_000, 2_600), Lengths(1_500, 3_000, 1_100)
 
 AHEAD = 600
 """Outcomes on their way that the stream waits for, so that a slow machine does not find everything later."""
@@ -56,23 +64,11 @@ AHEAD = 600
 ORDERS, LONG, SHIFTED_LONG = 200, 20_000, 6_000
 """Orders of the same physicians, and outcomes of each without a shift and after one."""
 
-SETTLE_S = 300.0
+SETTLE_S = 600.0
 BIN = 250
 _RISE = next(rule.limit for rule in DRIFT_RULES if rule.action == "retrain")
 BACK_AT_MOST = 1.0 + _RISE
 """Error of the new champion over the error before the shift: the limit of the rule that calls for a retrain."""
-
-SENTENCES = f"""\
-{LEARNED:,} physicians of the Medicare Part D table (2013 features, change of prescriptions to 2014) are learned from. Those held \
-back stream in as outcomes with features, at most {RATE:g} a second on each of three lines at once and nobody twice on a line: \
-their order and times are ours, and so is the shift, which takes a share of the prescriptions that really were filled.
-The first {QUIET:,} outcomes of each line are as they were. The delay counts outcomes from the first shifted one to the end of the \
-panes on which the retrain was decided. What it bought is the new champion against the one before it, on the same outcomes that \
-came after the promotion.
-Panes of {DEMO["pane_s"]:g} s and a cooldown of {DEMO["cooldown_s"]:g} s stand for longer ones. The killed worker is lost with all \
-its processes (SIGKILL) when the shift begins, and not started again.
-How soon a shift is found depends on who happens to come first. So the same physicians are put in {{orders}} random orders too, \
-which share one model and its baseline, and the engine's detector and rule look at them in cells of {CELL} outcomes every {LOOK}."""
 
 
 class Story(NamedTuple):
@@ -164,13 +160,13 @@ def measure(quick: bool) -> Part:
     """Three lines at once on one worker, then on two of which one is killed; a quick run leaves the second out."""
     if not TABLE.is_file():
         return Part("A shift on real prescribers", (f"not measured: {TABLE.name} is absent",))
-    orders = 20 if quick else ORDERS
+    orders, lengths = (ORDERS // 10, QUICK) if quick else (ORDERS, WHOLE)
     shuffled = _shuffled(orders)
-    runs = {"one worker": _run(workers=1)} | ({} if quick else {"two workers, one killed": _run(workers=2)})
+    runs = {"one worker": _run(1, lengths)} | ({} if quick else {"two workers, one killed": _run(2, lengths)})
     rows = [row for name, (seen, _) in runs.items() for row in _rows(name, seen)]
     return Part(
         title="On real prescribers a shift is noticed, learned once and repaired, and without one everything stays quiet",
-        sentences=tuple(SENTENCES.format(orders=orders).splitlines()),
+        sentences=_sentences(orders, lengths.quiet),
         figures=(
             *(figure for name, (seen, disputed) in runs.items() for figure in _figures(name, seen, disputed)),
             Figure(f"{orders} orders, nothing happens: share with a retrain event", _share(shuffled[0].retrain), at_most=0.03),
@@ -201,6 +197,21 @@ def measure(quick: bool) -> Part:
         ),
         plots=tuple(_plot(name, one) for name, (seen, _) in runs.items() for one in seen),
     )
+
+
+def _sentences(orders: int, quiet: int) -> tuple[str, ...]:
+    told = f"""\
+{LEARNED:,} physicians of the Medicare Part D table (2013 features, change of prescriptions to 2014) are learned from. Those held \
+back stream in as outcomes with features, at most {RATE:g} a second on each of three lines at once and nobody twice on a line: \
+their order and times are ours, and so is the shift, which takes a share of the prescriptions that really were filled.
+The first {quiet:,} outcomes of each line are as they were. The delay counts outcomes from the first shifted one to the end of the \
+panes on which the retrain was decided. What it bought is the new champion against the one before it, on the same outcomes that \
+came after the promotion.
+Panes of {DEMO["pane_s"]:g} s and a cooldown of {DEMO["cooldown_s"]:g} s stand for longer ones. The killed worker is lost with all \
+its processes (SIGKILL) when the shift begins, and not started again.
+How soon a shift is found depends on who happens to come first. So the same physicians are put in {orders} random orders too, \
+which share one model and its baseline, and the engine's detector and rule look at them in cells of {CELL} outcomes every {LOOK}."""
+    return tuple(told.splitlines())
 
 
 def _figures(name: str, seen: Sequence[Seen], disputed: int) -> Iterator[Figure]:
@@ -277,7 +288,7 @@ def _waited(story: Story, held_back: pd.DataFrame, errors: npt.NDArray[np.float6
     rng, change = np.random.default_rng(SEED), np.zeros(len(errors))
     for row, by in story.change(held_back).items():
         change[row] = by
-    quiet, after = (QUIET, SHIFTED_LONG) if story.level else (0, LONG)
+    quiet, after = (WHOLE.quiet, SHIFTED_LONG) if story.level else (0, LONG)
     found = []
     for _ in range(orders):
         order = rng.permutation(len(errors))[: quiet + after]
@@ -311,7 +322,7 @@ def _tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     return learned, held_back
 
 
-def _run(workers: int) -> tuple[list[Seen], int]:
+def _run(workers: int, lengths: Lengths) -> tuple[list[Seen], int]:
     """The three stories at once on a stack of their own, and how many counts ``verify`` disputes at the end."""
     learned, held_back = _tables()
     with ExitStack() as held:
@@ -324,7 +335,7 @@ def _run(workers: int) -> tuple[list[Seen], int]:
         doomed = _second_worker(held, at, home) if workers > 1 else None
         for worker in filter(None, (kept, doomed)):
             worker.wait_ready(SETTLE_S)
-        asyncio.run(_stream(at, seen, held_back, doomed))
+        asyncio.run(_stream(at, seen, held_back, doomed, lengths))
         disputed = asyncio.run(verify(at)).mismatches
         for each in disputed:
             _say(each)
@@ -354,26 +365,27 @@ class _Stage:
     seen: Sequence[Seen]
     held_back: pd.DataFrame
     doomed: Workers | None
+    lengths: Lengths
 
     async def tell(self, one: Seen) -> None:
         """Publish a line's outcomes: as they were, shifted until somebody was promoted, and some more."""
         rows, change = OutcomeRows(self.held_back, one.story.line, uuid4()), one.story.change(self.held_back)
-        await self._send(rows, one, {}, QUIET)
+        await self._send(rows, one, {}, self.lengths.quiet)
         one.shifted_from = datetime.now(UTC)
         if self.doomed is not None and one is self.seen[-1]:
             await asyncio.to_thread(_kill, self.doomed)
         while not await self._is_over(rows, one):
-            rate = RATE if rows.taken < QUIET + SHIFTED else DRIP
+            rate = RATE if rows.taken < self.lengths.quiet + self.lengths.shifted else DRIP
             await self._send(rows, one, change, round(rate), rate)
         _say(f"{one.story.title}: {rows.taken:,} outcomes until champion {await Ledger(self.pool).champion(one.story.line)}")
-        await self._send(rows, one, change, AFTER)
+        await self._send(rows, one, change, self.lengths.after)
 
     async def _is_over(self, rows: OutcomeRows, one: Seen) -> bool:
         """Whether a successor reigns, or the physicians are running out; of a line where nothing happens, when it had its time."""
         if not one.story.level:
-            return rows.taken >= 2 * QUIET
+            return rows.taken >= 2 * self.lengths.quiet
         promoted = await Ledger(self.pool).champion(one.story.line) != one.first.model_id
-        return promoted or rows.taken + round(RATE) + AFTER > len(self.held_back)
+        return promoted or rows.taken + round(RATE) + self.lengths.after > len(self.held_back)
 
     async def _send(self, rows: OutcomeRows, one: Seen, change: Mapping[int, float], count: int, rate: float = RATE) -> None:
         async for batch in paced(rows, rate, change, count):
@@ -382,11 +394,11 @@ class _Stage:
                 await asyncio.sleep(0.1)
 
 
-async def _stream(at: Settings, seen: Sequence[Seen], held_back: pd.DataFrame, doomed: Workers | None) -> None:
+async def _stream(at: Settings, seen: Sequence[Seen], held_back: pd.DataFrame, doomed: Workers | None, lengths: Lengths) -> None:
     pool = await open_pool(at)
     try:
         async with TwinClient(at, name="prescribers") as client:
-            stage = _Stage(client, pool, seen, held_back, doomed)
+            stage = _Stage(client, pool, seen, held_back, doomed, lengths)
             await asyncio.gather(*map(stage.tell, seen))
         await _settled(pool, sum(one.published for one in seen))
         for one in seen:
