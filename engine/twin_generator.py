@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid5
 
 import numpy as np
@@ -21,13 +21,12 @@ from engine.training_table import TrainingTable, training_table
 from engine.twin_model import LEVEL, TwinModel
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
-from schemas.twin_models import Baseline, ModelCard, RealismReport, TwinModelMetrics, TwinPopulation
+from schemas.twin_models import Baseline, ModelCard, ModelType, RealismReport, TwinModelMetrics, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, Brand, TwinType, TwinTypeEntry
 
-__all__ = ["ModelRegistry", "NotTrained", "TwinGenerator"]
+__all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "unchecked"]
 
 Array = npt.NDArray[np.float64]
-ModelType = Literal["auto", "RandomForest", "GradientBoosting", "HistGradientBoosting"]
 
 MODELS = UUID("5d0b9a3c-64a5-5f0e-9d6e-0d1a3f0b7c11")
 """Namespace of model ids."""
@@ -48,6 +47,18 @@ class ModelRegistry(Protocol):
         """Keep a model for good; saving it twice is saving it once."""
 
 
+class SelectionCheck(Protocol):
+    """A second opinion on which columns the outcome is learned from, such as :func:`engine.causal_checks.cross_checked`."""
+
+    def __call__(self, selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:
+        """The selection with what was found; a ``ValueError`` stops the training."""
+
+
+def unchecked(selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:  # noqa: ARG001
+    """The selection as it is."""
+    return selection
+
+
 class TwinGenerator:
     """Learns from a table of entities and makes synthetic ones.
 
@@ -56,6 +67,7 @@ class TwinGenerator:
         model_type: of the expected outcome. ``auto`` takes the random forest, and when its fidelity stays below 0.75 also
             gradient boosting, and keeps whichever is better on rows it has not seen.
         graph: what causes what, by which the features of the outcome are chosen; the twin type's own by default.
+        check: a second opinion on that choice; none by default.
         n_jobs: processors for fitting, -1 for all; results do not depend on it.
         registry: where ``save_to_registry`` keeps the model.
     """
@@ -68,6 +80,7 @@ class TwinGenerator:
         *,
         model_type: ModelType = "auto",
         graph: CausalGraph | None = None,
+        check: SelectionCheck = unchecked,
         n_jobs: int = -1,
         seed: int = 0,
         registry: ModelRegistry | None = None,
@@ -79,6 +92,7 @@ class TwinGenerator:
             raise ValueError(f"unknown model_type {model_type!r}: use auto, {', '.join(HYPERPARAMETERS)}")
         self.model_type = model_type
         self.graph = graph or CAUSAL_GRAPHS[self.twin_type]
+        self.check = check
         self.n_jobs = n_jobs
         self.seed = seed
         self.registry = registry
@@ -111,14 +125,14 @@ class TwinGenerator:
         target = target_col or self.target
         table = training_table(training_data, self.twin_type, target)
         first = _judged_from(training_data, target, carried)
-        selection = select_features(self.graph, target, tuple(table.kinds))
+        frame = table.features.assign(**{target: table.target})
+        selection = self.check(select_features(self.graph, target, tuple(table.kinds)), target, frame, self.seed)
         seen = table.only(selection.kept)
         chosen, crossed, tried = self._choose(seen, first)
         outcome = fit(seen, chosen, n_jobs=self.n_jobs, seed=self.seed)
         judged, actual = table.features.iloc[first:], table.target[first:]
         encoded = encode(outcome, judged)
         conformal = fit_conformal(encoded, actual - crossed.predicted, self.seed)
-        frame = table.features.assign(**{target: table.target})
         report = assess(frame, self.twin_type, table.categorical, target, self.seed)
         metrics = _metrics(seen, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, report)
         unseen = Unseen(actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
@@ -247,6 +261,11 @@ def _left_out(table: TrainingTable, selection: FeatureSelection) -> Iterator[str
         yield (
             f"this table alone cannot tell the effect of {selection.graph.treatment} from what {', '.join(selection.lacking)} "
             "would explain: it lacks them"
+        )
+    for refuted in (found for found in selection.refutations if not found.survived):
+        yield (
+            f"the effect of {selection.graph.treatment} that this table tells did not survive a test ({refuted.test}: "
+            f"{refuted.estimate:.4g} became {refuted.after:.4g}, p {refuted.p_value:.3f}): doubt the causal graph"
         )
 
 

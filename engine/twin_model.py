@@ -126,6 +126,10 @@ class TwinModel:
         allowed = self._allowed(conditions(self.card.twin_type, filters))
         return assess(self.joint.table(), self.card.twin_type, categorical, self.card.target, seed, allowed)
 
+    def assessed(self, population: TwinPopulation) -> TwinPopulation:
+        """A population with the report of its own filters in place of its model's; takes seconds."""
+        return population.model_copy(update={"realism": self.assess(population.filters_applied, population.seed)})
+
     def to_parts(self) -> ModelParts:
         """Take the model apart; ``from_parts`` puts it together again, bit for bit."""
         arrays = {f"joint.{name}": array for name, array in self.joint.arrays().items()}

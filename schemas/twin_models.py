@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 from uuid import UUID, uuid5
 
 import pandas as pd
@@ -23,11 +23,15 @@ __all__ = [
     "Errors",
     "Histogram",
     "ModelCard",
+    "ModelType",
     "RealismReport",
     "TwinModelMetrics",
     "TwinPopulation",
     "TwinType",
 ]
+
+ModelType = Literal["auto", "RandomForest", "GradientBoosting", "HistGradientBoosting"]
+"""How the expected outcome is learned; ``auto`` begins with the random forest and asks gradient boosting when that is weak."""
 
 BEHAVIOUR = "baseline_behavior"
 LOWER = "baseline_lower"
@@ -108,6 +112,22 @@ class RealismReport(Frozen):
     n_synthetic: int
     n_held_out: int
     columns: dict[str, float] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The report in words.
+
+        >>> shares = {"exact_copies": 0.0, "near_copies": 0.05, "closer_to_training": 0.51}
+        >>> counts = {"n_synthetic": 2000, "n_held_out": 2000}
+        >>> report = RealismReport(auc=0.52, marginal_score=0.99, association_error=0.01, **shares, **counts)
+        >>> print(str(report).partition("; ")[2])
+        near copies 5.0 % (5 % is no excess), exact ones 0.0 %, nearer to rows learned from than to unseen ones 51 %
+        """
+        return (
+            f"{self.n_synthetic:,} twins beside {self.n_held_out:,} unseen rows: told apart with an AUC of {self.auc:.3f} "
+            f"(0.5 is a coin), columns alike to {self.marginal_score:.3f}, association error {self.association_error:.4f}; "
+            f"near copies {100 * self.near_copies:.1f} % (5 % is no excess), exact ones {100 * self.exact_copies:.1f} %, "
+            f"nearer to rows learned from than to unseen ones {100 * self.closer_to_training:.0f} %"
+        )
 
 
 class TwinModelMetrics(Record):

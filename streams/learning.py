@@ -22,16 +22,20 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import pandas as pd
 
-from engine.twin_generator import TwinGenerator
+from engine.causal_checks import cross_checked
+from engine.twin_generator import TwinGenerator, unchecked
 from engine.twin_model import TwinModel
 from schemas import Brand, TwinType
 from schemas.base import Frozen
+from schemas.causal_graphs import CausalGraph
+from schemas.twin_models import ModelType
 from streams.model_parts import read_parts, write_parts
 
 __all__ = ["Learned", "Lesson", "TrainingFailed", "TrainingRefused", "learned_apart"]
@@ -52,6 +56,8 @@ class Lesson(Frozen):
 
     Attributes:
         memory_bytes: address space of the process.
+        model_type: of the expected outcome.
+        graph: by which features of the outcome are chosen; the twin type's own by default.
         carried: so many rows, the first ones, come from before a change and judge nothing.
     """
 
@@ -63,6 +69,8 @@ class Lesson(Frozen):
     seconds: float = 1800.0
     memory_bytes: int = 8 * 1024**3
     carried: int = 0
+    model_type: ModelType = "auto"
+    graph: CausalGraph | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,16 @@ def _learn(folder: Path) -> None:
 
 def _learn_into(lesson: Lesson, folder: Path) -> dict[str, str]:
     try:
-        generator = TwinGenerator(lesson.twin_type, lesson.brand, lesson.target, n_jobs=lesson.n_jobs, seed=lesson.seed)
+        generator = TwinGenerator(
+            lesson.twin_type,
+            lesson.brand,
+            lesson.target,
+            model_type=lesson.model_type,
+            graph=lesson.graph,
+            check=cross_checked if find_spec("dowhy") else unchecked,
+            n_jobs=lesson.n_jobs,
+            seed=lesson.seed,
+        )
         generator.train(pd.read_parquet(folder / _FRAME), target_col=lesson.target, carried=lesson.carried)
         sha256 = write_parts(generator.model.to_parts(), folder / _MODEL)
     except ValueError as error:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, TypeAdapter, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph
+from schemas.twin_models import ModelType
+from schemas.twin_types import TwinType
 from sql.retrain_store import Limits
 from sql.settings import PostgresSettings
 
@@ -52,6 +56,8 @@ class Settings(PostgresSettings):
     training_timeout_s: float = Field(default=1800.0, gt=0)
     training_memory_mb: int = Field(default=8192, ge=512)
     lease_s: float = Field(default=60.0, gt=0)
+    model_type: ModelType = "auto"
+    causal_graphs: Path | None = None
 
     session_timeout_s: float = Field(default=20.0, gt=0)
     slice_records: int = Field(default=4000, ge=1)
@@ -74,9 +80,24 @@ class Settings(PostgresSettings):
         """What keeps the trainings of a line apart."""
         return Limits(self.lease_s, self.cooldown_s, self.retrain_budget_a_day, self.breaker_failures, self.breaker_s)
 
+    def graph_of(self, twin_type: TwinType) -> CausalGraph:
+        """What causes what for a twin type: by the JSON file ``causal_graphs`` where it tells, else by the catalogue.
+
+        Raises:
+            ValueError: when the file cannot be read, or holds something else; it says what.
+        """
+        return (_graphs_in(self.causal_graphs) if self.causal_graphs else CAUSAL_GRAPHS).get(twin_type, CAUSAL_GRAPHS[twin_type])
+
     def port_of(self, role: Role) -> int:
         """Port on which the process of a role serves ``/metrics``, ``/health`` and ``/ready``."""
         return self.web_port + ROLES.index(role)
+
+
+def _graphs_in(file: Path) -> Mapping[TwinType, CausalGraph]:
+    try:
+        return TypeAdapter(dict[TwinType, CausalGraph]).validate_json(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"causal_graphs: {file} cannot be read: {error.strerror}") from error
 
 
 @lru_cache(maxsize=1)

@@ -138,6 +138,8 @@ def lesson_for(line: str, settings: Settings, seed: int) -> Lesson:
         seed=seed,
         seconds=settings.training_timeout_s,
         memory_bytes=settings.training_memory_mb * 2**20,
+        model_type=settings.model_type,
+        graph=settings.graph_of(twin_type),
     )
 
 
