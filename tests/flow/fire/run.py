@@ -67,7 +67,7 @@ FIRE = Settings.model_construct().model_copy(
 
 _PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
 _SERVERS = ("kafka", "postgres")
-_TICK_S = 0.1
+_UNANSWERED = 2000
 _AGAIN_S = 1.0
 _GLANCE_S = 2.0
 _READY_S = 120.0
@@ -276,16 +276,13 @@ class _Publisher:
         """All of them."""
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all", linger_ms=20, request_timeout_ms=10_000)
         await producer.start()
-        began, sending, due = time.monotonic(), set[asyncio.Task[None]](), 0
+        began, room = time.monotonic(), asyncio.Semaphore(_UNANSWERED)
         try:
-            while due < len(self.records):
-                while due < len(self.records) and self.records[due].due_s <= time.monotonic() - began:
-                    task = asyncio.create_task(self._send(producer, due))
-                    sending.add(task)
-                    task.add_done_callback(sending.discard)
-                    due += 1
-                await asyncio.sleep(_TICK_S)
-            await asyncio.gather(*sending)
+            async with asyncio.TaskGroup() as sending:
+                for number, said in enumerate(self.records):
+                    await asyncio.sleep(max(0.0, began + said.due_s - time.monotonic()))
+                    await room.acquire()  # what piles up while the broker is away must not time out again and again after it
+                    sending.create_task(self._send(producer, number)).add_done_callback(lambda _: room.release())
         finally:
             await producer.stop()
 
