@@ -14,7 +14,7 @@ from schemas.twin_types import line_parts
 from sql.database import Database, transaction
 from sql.frames import features_as_json, floats
 
-__all__ = ["CHANGE", "ENTITY", "OBSERVED", "add_history", "count_since", "simulated_rows", "training_rows"]
+__all__ = ["CHANGE", "ENTITY", "OBSERVED", "add_history", "count_since", "features_known", "simulated_rows", "training_rows"]
 
 ENTITY, OBSERVED, CHANGE = "entity_id", "observed_at", "simulated_change"
 ROWS_A_STATEMENT = 10_000
@@ -68,6 +68,18 @@ SELECT (SELECT count(*) FROM entity_history WHERE line = $1 AND observed_at >= $
           AND (features IS NOT NULL AND treated IS NOT TRUE OR twin_id IS NOT NULL))"""
 
 
+# What was known of each entity at the time of its outcome: its newest row until then.
+_KNOWN = """
+SELECT known.features::text AS features
+FROM unnest($2::text[], $3::timestamptz[]) WITH ORDINALITY AS asked (entity_id, observed_at, place)
+LEFT JOIN LATERAL (
+    SELECT features FROM entity_history h
+    WHERE h.line = $1 AND h.entity_id = asked.entity_id AND h.observed_at <= asked.observed_at
+    ORDER BY h.observed_at DESC LIMIT 1
+) known ON true
+ORDER BY place"""
+
+
 async def add_history(database: Database, line: str, frame: pd.DataFrame, source: str) -> int:
     """Store rows of history, and return how many were new or changed; storing them twice is storing them once.
 
@@ -102,6 +114,23 @@ async def training_rows(database: Database, line: str, as_of: datetime, since: d
         Columns ``entity_id``, ``observed_at``, the line's target, and all features that any row has.
     """
     return _as_frame(line, await database.fetch(ROWS, line, as_of, since))
+
+
+async def features_known(database: Database, line: str, outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Outcomes with the features of their entities as they were known at the time, by the history of a line.
+
+    Args:
+        database: a pool or a connection.
+        line: whose history is asked.
+        outcomes: columns ``entity_id`` and ``observed_at`` (with its zone), and what else there is; it is not changed.
+
+    Returns:
+        The same rows in the same order, with a column for each feature that any of them had; empty where nothing was known yet.
+    """
+    entities, times = outcomes[ENTITY].astype(str).tolist(), [at.to_pydatetime() for at in outcomes[OBSERVED]]
+    found = await database.fetch(_KNOWN, line, entities, times)
+    features = json.loads(f"[{','.join(row['features'] or '{}' for row in found)}]")
+    return pd.concat([outcomes.reset_index(drop=True), pd.DataFrame.from_records(features)], axis=1)
 
 
 async def simulated_rows(database: Database, line: str, as_of: datetime, since: datetime | None = None) -> pd.DataFrame:

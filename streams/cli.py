@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import click
 
-from schemas import INTERVENTIONS, Brand, SimulationRequest, TwinType
+from schemas import INTERVENTIONS, Brand, SimulationRequest, TwinType, model_line
 from schemas.base import one_of
 from streams.campaigns import (
     TABLE,
@@ -29,7 +29,7 @@ from streams.deciding import models, retrain, why
 from streams.importing import as_training_table, read_table, write_table
 from streams.local import connected
 from streams.operating import dlq, replay, schemas, simulate_again
-from streams.operations import ask, learn, prepare, publish_table, read
+from streams.operations import ask, learn, prepare, publish_table, read, with_features
 from streams.planning import counterfactuals_of, design, untreated
 from streams.settings import ROLES, Role, settings
 from streams.telling import model_facts, result_in_words, windows_as_data, windows_in_words
@@ -78,16 +78,27 @@ def import_(source: Path, out: Path, twin_type: str, target: str | None, *, as_j
 
 @main.command()
 @click.argument("file", type=TABLE)
+@click.option(
+    "--features",
+    metavar="SOURCE",
+    help="Where the features are, when FILE has only entity_id, observed_at and the target: history (of the line), or "
+    "feast:REPOSITORY:SERVICE. Each row gets what was known at its time.",
+)
 @twin_type_option
 @brand_option
 @target_option
 @as_json_option
-def train(file: Path, twin_type: str, brand: str, target: str | None, *, as_json: bool) -> None:
+def train(file: Path, features: str | None, twin_type: str, brand: str, target: str | None, *, as_json: bool) -> None:
     """Train a model line on FILE; the first model of a line becomes its champion, a later one when it proves better."""
-    found = as_training_table(read_table(file), TwinType(twin_type), target)
+    table, kind, source = read_table(file), TwinType(twin_type), file.name
+    if features is None:
+        found = as_training_table(table, kind, target)
     with connected(settings(), say) as at:
         asyncio.run(prepare(at))
-        trained = asyncio.run(learn(at, found.frame, TwinType(twin_type), Brand(brand), found.target, file.name))
+        if features is not None:
+            table, name = asyncio.run(with_features(at, table, features, model_line(kind, Brand(brand), target)))
+            found, source = as_training_table(table, kind, target), f"{source}, features from {name}"
+        trained = asyncio.run(learn(at, found.frame, kind, Brand(brand), found.target, source))
     metrics = trained.card.metrics
     words = [
         f"{trained.event.happened}: {trained.card.model_type} {trained.card.model_id} of {trained.card.line}",

@@ -14,6 +14,7 @@ from schemas import TWIN_TYPES, Brand, SimulationAnswer, SimulationRequest, Twin
 from sql.database import open_pool
 from sql.migrate import migrate
 from streams.client import TwinClient
+from streams.feature_sources import checked_outcomes, feature_source
 from streams.kafka import kafka_security
 from streams.outcome_table import outcome_events
 from streams.page_data import Look, look
@@ -23,7 +24,7 @@ from streams.topics import create_topics
 if TYPE_CHECKING:
     from streams.training import Trained
 
-__all__ = ["ask", "learn", "prepare", "publish_table", "read"]
+__all__ = ["ask", "learn", "prepare", "publish_table", "read", "with_features"]
 
 
 async def prepare(settings: Settings) -> dict[str, list[str]]:
@@ -45,6 +46,20 @@ async def learn(settings: Settings, frame: pd.DataFrame, twin_type: TwinType, br
     try:
         registry = MlflowRegistry(settings.mlflow_uri)
         return await train_line(pool, registry, frame, twin_type, brand, target, settings=settings, source=source)
+    finally:
+        await pool.close()
+
+
+async def with_features(settings: Settings, outcomes: pd.DataFrame, source: str, line: str) -> tuple[pd.DataFrame, str]:
+    """Outcomes with the features that were known at their time, and the name of the source that knew them.
+
+    Raises:
+        ValueError: for an unknown source, or outcomes without entity or time.
+    """
+    pool = await open_pool(settings)
+    try:
+        found = feature_source(source, pool, line)
+        return await found.joined(checked_outcomes(outcomes)), found.name
     finally:
         await pool.close()
 
