@@ -234,7 +234,13 @@ def _metrics(card: ModelCard) -> dict[str, float]:
     named = ("train_r2", "train_mae", "train_rmse", "cv_r2_mean", "cv_r2_std", "fidelity", "no_change_mae")
     told = {name: getattr(card.metrics, name) for name in named}
     baseline = {f"baseline_{name}": getattr(card.baseline, name) for name in ("mae", "rmse", "correlation", "coverage_95pct")}
-    return {name: value for name, value in {**told, **baseline}.items() if value is not None}
+    return {name: value for name, value in {**told, **baseline, **_realism(card)}.items() if value is not None}
+
+
+def _realism(card: ModelCard) -> dict[str, float]:
+    report = card.metrics.realism
+    named = ("auc", "marginal_score", "association_error", "exact_copies", "near_copies", "closer_to_training")
+    return {f"realism_{name}": getattr(report, name) for name in named} if report else {}
 
 
 def _parameters(card: ModelCard) -> dict[str, str]:
