@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
+from sklearn.metrics import r2_score
 from sklearn.tree import DecisionTreeRegressor
 
 Floats = npt.NDArray[np.float64]
@@ -31,8 +32,10 @@ Bools = npt.NDArray[np.bool_]
 Singles = npt.NDArray[np.float32]
 Predicate = Callable[["pd.Series[Any]"], Any]
 
-SMALL_LEAF = 10  # rows per leaf of a continuous column
+SMALL_LEAF = 10  # fewest rows per leaf of a continuous column
 LARGE_LEAF = 100  # of a categorical or discrete one: same realism, less memorising
+LOOSE_LEAF = 1_800  # of a continuous one: over (columns of the table)^1.5, times the share that the columns before leave open
+EXPLAINED_BY = 2_000  # rows from which that share is learned, and as many that judge it
 DISCRETE_UP_TO = 40  # distinct values
 ATOM_SHARE = 0.01  # a value of a continuous column this frequent is a point mass
 GRID_SHARE = 0.5  # fewer distinct values than this share of the rows: the column lives on a grid
@@ -386,8 +389,33 @@ def _ridge(features: Singles, column: Marginal) -> Floats:
     return np.linalg.solve(design[free].T @ design[free] + penalty, design[free].T @ column.scores[column.codes][free])
 
 
-def conditional(earlier: Sequence[Marginal], column: Marginal, rng: np.random.Generator) -> Conditional:
-    """Fit one column's tree on the columns before it."""
+def _leaf_rows(column: Marginal, features: Singles, response: Floats, of_columns: int, seed: int) -> int:
+    """Fewest rows per leaf.
+
+    What the columns before explain well needs small leaves to be drawn right; what they do not explain, small leaves only copy,
+    and in a table of few columns few copied values give a row away.
+    """
+    if not column.is_continuous:
+        return LARGE_LEAF
+    unexplained = 1.0 - _explained(features, response, seed)
+    return int(np.clip(round(LOOSE_LEAF / of_columns**1.5 * unexplained), SMALL_LEAF, LARGE_LEAF))
+
+
+def _explained(features: Singles, response: Floats, seed: int) -> float:
+    """Share of the response's variance, 0 to 1, that a tree explains on rows that it has not seen."""
+    rows = np.random.default_rng(seed).permutation(len(response))[: 2 * EXPLAINED_BY]
+    seen, judged = np.array_split(rows, 2)
+    tree = _tree(2 * SMALL_LEAF, seed).fit(features.T[seen], response[seen])
+    score = r2_score(response[judged], tree.predict(features.T[judged]), multioutput="variance_weighted")
+    return float(np.clip(score, 0.0, 1.0))
+
+
+def _tree(leaf: int, seed: int) -> DecisionTreeRegressor:
+    return DecisionTreeRegressor(min_samples_leaf=leaf, max_features=FEATURES_PER_SPLIT, random_state=seed)
+
+
+def conditional(earlier: Sequence[Marginal], column: Marginal, rng: np.random.Generator, of_columns: int) -> Conditional:
+    """Fit one column's tree on the columns before it, in a table of so many columns."""
     seed = int(rng.integers(2**31))
     if not earlier:
         return _with_donors({}, np.empty(0), Tree.stump(), np.zeros(len(column.codes), dtype=np.int64), column)
@@ -397,9 +425,8 @@ def conditional(earlier: Sequence[Marginal], column: Marginal, rng: np.random.Ge
     space = _space(len(earlier), len(column.codes))
     slopes = _ridge(_features(drawn, orderings, np.empty(0), space), column)
     features = _features(drawn, orderings, slopes, space)
-    leaf = SMALL_LEAF if column.is_continuous else LARGE_LEAF
-    estimator = DecisionTreeRegressor(min_samples_leaf=leaf, max_features=FEATURES_PER_SPLIT, random_state=seed)
-    tree = Tree.of(estimator.fit(features.T, response))
+    leaf = _leaf_rows(column, features, response, of_columns, seed)
+    tree = Tree.of(_tree(leaf, seed).fit(features.T, response))
     return _with_donors(orderings, slopes, tree, tree.apply(features), column)
 
 
@@ -772,7 +799,7 @@ def fit_joint(
     return JointModel(
         names=tuple(frame.columns),
         columns=columns,
-        conditionals=tuple(conditional(columns[:k], column, rng) for k, column in enumerate(columns)),
+        conditionals=tuple(conditional(columns[:k], column, rng, len(columns)) for k, column in enumerate(columns)),
         constraints=constraints,
         ratio_dtypes={rate: str(frame[rate].dtype) for rate in constraints.ratios},
     )
