@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from engine.detector import fold
 from engine.sums import figures, total
@@ -16,6 +19,7 @@ from schemas import DriftState, FidelityMetrics, FidelityWindow, SourceId
 from sql import outcome_store, window_store
 from sql.database import Pool, open_pool
 from sql.window_store import LineState, Snapshot, SourceState
+from streams.agents.fidelity import _Fidelity
 from streams.fidelity_view import LineView, Series, Window
 from streams.floors import limit_of, raise_floor
 from streams.intake import Intake
@@ -228,6 +232,52 @@ async def test_a_snapshot_is_replaced_by_a_higher_version_only(pool: Pool):
         await window_store.save_snapshots(pool, [event])
 
     assert [tuple(row) for row in await pool.fetch("SELECT version, sample_size FROM fidelity_snapshots")] == [(4, 40)]
+
+
+class Voice:
+    """An app whose broker takes messages, or none."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.settings, self.heard, self.is_heard = pool, Settings(grace_s=0.0), 0, False
+
+    async def begin_to_say(self, event: FidelityWindow, *, key: str) -> asyncio.Future[None]:
+        sent = asyncio.get_running_loop().create_future()
+        if self.is_heard:
+            self.heard += 1
+            sent.set_result(None)
+        else:
+            sent.set_exception(KafkaConnectionError("no broker"))
+        return sent
+
+
+async def test_a_window_is_kept_as_final_only_after_it_was_said(pool: Pool):
+    await take_in(pool, range(0, 900, 10))
+    voice = Voice(pool)
+    agent, line = _Fidelity(voice, {}), await loaded(pool)  # type: ignore[arg-type]  # what is needed of an app here
+    owed = set(line.unsettled)
+    for partition in range(SOURCES):
+        agent._watermarks.note(SourceId(topic=TOPIC, partition=partition), START + timedelta(days=1))
+
+    with pytest.raises(KafkaConnectionError):
+        await agent._say(line)
+    assert await pool.fetchval("SELECT count(*) FROM fidelity_snapshots") == 0
+    assert line.unsettled == line.due == owed
+
+    voice.is_heard = True
+    await agent._say(line)
+    assert await pool.fetchval("SELECT count(*) FROM fidelity_snapshots") == voice.heard == len(owed)
+
+
+async def test_a_window_that_changed_a_hundred_times_is_said_once(pool: Pool):
+    line, voice = await loaded(pool), Voice(pool)
+    agent, voice.is_heard = _Fidelity(voice, {}), True  # type: ignore[arg-type]  # what is needed of an app here
+    for number in range(100):
+        await line.take(pool, f"{TOPIC}:0:0", await take_in(pool, [number % 60], first=number, event_id=str(UUID(int=number))))
+
+    await agent._say(line)
+
+    windows = set((await whole(pool)).windows())
+    assert voice.heard == len(windows) < max(line.view.version(window) for window in windows)
 
 
 async def test_a_snapshot_keeps_every_figure_with_how_sure_it_is(pool: Pool):
