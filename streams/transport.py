@@ -188,11 +188,11 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
                     yield from self._slice(tp, part)
 
     def _slice(self, tp: TP, found: Sequence[Any]) -> Iterator[tuple[TP, Any]]:
-        read = self._read_offset[tp]
+        read, start = self._read_offset[tp], self._starts.get(tp)
         fresh = [record for record in found if read is None or record.offset >= read]
-        if fresh:
+        if fresh and start is not None:  # the partition may be revoked while slices of it are handed over
             message = self._to_message(tp, fresh[-1])
-            message.key, message.value = None, Slice(tp.topic, tp.partition, self._starts[tp].incarnation, fresh)
+            message.key, message.value = None, Slice(tp.topic, tp.partition, start.incarnation, fresh)
             yield tp, message
 
 

@@ -137,6 +137,17 @@ def test_records_below_the_read_offset_are_left_out():
     assert [each.offset for each in message.value.records] == [7, 8]
 
 
+async def test_a_partition_that_is_revoked_between_two_of_its_slices_gives_no_other():
+    consumer = make_consumer()
+    consumer._starts[TP0] = start_at(0)
+    messages = consumer._messages({TP0: [record(offset) for offset in range(25)]})
+    next(messages)
+
+    await consumer.on_partitions_revoked({TP0})
+
+    assert list(messages) == []
+
+
 def make_consumer() -> Any:
     app = faust.App("contract", broker="kafka://localhost", web_enabled=False)
     app.slices, app.slice_records = frozenset({TP0.topic}), 10
