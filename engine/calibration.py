@@ -142,11 +142,14 @@ def _posterior(prior: EffectPrior, observed: Array, error: Array) -> _Posterior:
 
 
 def _at_reference(experiment: ExperimentResult, prior: EffectPrior, reach: Reach | None) -> tuple[float, float]:
-    """Base effect that an experiment found, with its standard error: what it reached of that is uncertain too."""
+    """Base effect that an experiment found, with its standard error: what it reached of that is uncertain too.
+
+    By as much as the prior expects, not by what was found: the next campaign at that dose shares this doubt, so a surprise must not
+    be put down to it.
+    """
     reach = reach or _of_the_dose(experiment.intervention)
     effect, error = experiment.effect / reach.mean, experiment.standard_error / reach.mean
-    size = np.sqrt(max(prior.mean**2 + prior.sd**2, effect**2 - error**2))
-    return effect, float(np.hypot(error, size * reach.sd / reach.mean))
+    return effect, float(np.hypot(error, np.hypot(prior.mean, prior.sd) * reach.sd / reach.mean))
 
 
 @lru_cache(maxsize=256)
