@@ -13,7 +13,6 @@ from engine.sample_size import two_sample
 from engine.simulation_engine import EmptyPopulation, SimulationEngine
 from schemas import (
     INTERVENTIONS,
-    MODERATORS,
     Brand,
     DigitalTwin,
     EffectPrior,
@@ -22,6 +21,7 @@ from schemas import (
     SimulationRecommendation,
     TwinType,
 )
+from tests.effect_worlds import BELIEVED, World, matters, terms_of
 from tests.populations import hcps, intervention, population
 
 SPEAKERS = intervention("speaker_program_invitation")
@@ -34,18 +34,9 @@ def believing(mean: float, sd: float, **kwargs):
     return SimulationEngine(twins, priors={prior.intervention_type: prior}, **kwargs)
 
 
-def log_factors(frame: pd.DataFrame, channel: str, coefficient) -> np.ndarray:
-    """Log factor of each twin, written out moderator by moderator; ``coefficient`` picks a value from a belief."""
-    log = np.zeros(len(frame))
-    for moderator in MODERATORS:
-        if moderator.column not in frame or (moderator.channels and channel not in moderator.channels):
-            continue
-        values = frame[moderator.column]
-        if moderator.slope is not None:
-            log += coefficient(moderator.column, moderator.slope) * (values - moderator.center) / moderator.spread
-        for level, believed in moderator.levels.items():
-            log += np.where(values == level, coefficient(f"{moderator.column}={level}", believed), 0.0)
-    return log
+def expected_factors(frame: pd.DataFrame, channel: str) -> np.ndarray:
+    """Factor of each twin at the mean coefficients, shape (n,)."""
+    return np.exp(sum(BELIEVED[term].mean * values for term, values in terms_of(frame).items() if matters(term, channel)))
 
 
 # What the average is
@@ -64,7 +55,7 @@ def test_at_the_reference_dose_without_moderators_the_answer_is_the_prior():
 def test_the_average_effect_is_the_average_over_twins_of_base_times_factor(channel):
     twins = population(3000)
     entry = INTERVENTIONS["speaker_program_invitation"]
-    expected = np.exp(log_factors(twins.frame, channel, lambda _, believed: believed.mean)).mean()
+    expected = expected_factors(twins.frame, channel).mean()
     channel_factor = math.exp(entry.channels[channel].mean + entry.channels[channel].sd ** 2 / 2)
     result = SimulationEngine(twins).simulate(intervention(channel=channel))
     assert result.ate == pytest.approx(entry.effect.mean * channel_factor * expected, rel=0.01)
@@ -125,25 +116,9 @@ def test_the_interval_covers_the_truth_in_95_of_100_worlds_drawn_from_the_prior(
     asked = intervention(**dose)
     twins = population(1000)
     result = SimulationEngine(twins).simulate(asked)
-    entry = INTERVENTIONS[asked.intervention_type]
-    rng = np.random.default_rng(11)
-    covered = 0
-    for _ in range(500):
-        effect = rng.normal(entry.effect.mean, entry.effect.sd)
-        channel = rng.normal(entry.channels[asked.channel].mean, entry.channels[asked.channel].sd)
-        contacts = {"monthly": 12 * 12 / 52, "weekly": 26.0}[asked.frequency]
-        dose_factor = 1.0
-        for amount, usual, half in (
-            (contacts, 12 * 12 / 52, entry.half_contacts),
-            (asked.duration_weeks, 12, entry.half_weeks),
-            (asked.intensity or 1.0, 1.0, entry.half_intensity),
-        ):
-            drawn = half.median * math.exp(rng.normal(0, half.spread))
-            dose_factor *= (amount / (amount + drawn)) / (usual / (usual + drawn))
-        drawn_coefficients = log_factors(twins.frame, asked.channel, lambda _, b: rng.normal(b.mean, b.sd))
-        truth = effect * math.exp(channel) * dose_factor * np.exp(drawn_coefficients).mean()
-        covered += result.ate_ci_lower <= truth <= result.ate_ci_upper
-    assert 0.93 <= covered / 500 <= 0.97
+    rng, people = np.random.default_rng(11), terms_of(twins.frame)
+    truths = np.array([World(rng).average_effect(asked, people) for _ in range(500)])
+    assert 0.93 <= np.mean((result.ate_ci_lower <= truths) & (truths <= result.ate_ci_upper)) <= 0.97
 
 
 def test_a_calibrated_prior_narrows_the_interval_and_is_named():
@@ -208,7 +183,7 @@ def test_the_reason_names_the_numbers_that_drove_it():
     engine = SimulationEngine(population(1000))
     asked = intervention(channel="email", frequency="weekly", duration_weeks=26)
     reason = engine.simulate(asked).recommendation_reason
-    factor = np.exp(log_factors(engine.population.frame, "email", lambda _, believed: believed.mean)).mean()
+    factor = expected_factors(engine.population.frame, "email").mean()
     dose = float(dose_response(asked, typical_dose(asked)))
     assert "a base effect of 12.0% ± 4.8% (not yet tested by an experiment)" in reason
     assert f"reach {dose:.0%}, and these twins {factor:.0%} of that" in reason
