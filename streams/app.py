@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import faust
@@ -20,6 +21,7 @@ from streams.transport import SliceSchema, SliceTransport, Start, StartFinder
 
 __all__ = ["TwinApp", "make_app"]
 
+_OPENINGS = 5  # some seconds: a role that is asked to stop shall not wait for Postgres here
 _SLICES_BUFFERED = 32  # more than Faust sleeps when all are full: a second and a half of work
 _MESSAGES_BUFFERED = 4096
 _SENDS_BUFFERED = 20_000
@@ -59,14 +61,15 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
 
     async def on_start(self) -> None:
         """Open the pool before anything is read."""
-        self.pool = await open_pool(self.settings)
+        self.pool = await persist(partial(open_pool, self.settings), part="postgres", attempts=_OPENINGS)
         await super().on_start()
         self.producer.buffer.max_messages = _SENDS_BUFFERED
 
     async def on_shutdown(self) -> None:
-        """Close the pool after the last event is done."""
+        """Close the pool after the last event is done; an app that could not start has none."""
         await super().on_shutdown()
-        self.pool.terminate()
+        if hasattr(self, "pool"):
+            self.pool.terminate()
 
     def every(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
         """Do ``work`` at this interval, and wait when Postgres is out: an exception of a timer would end the app."""

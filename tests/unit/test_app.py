@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from pydantic import SecretStr
+
+from streams import answering
 from streams.app import make_app
+from streams.metrics import OUTAGES
 from streams.settings import ROLES, Role, Settings
 
 SETTINGS = Settings(kafka_bootstrap="localhost:1")
@@ -22,3 +27,15 @@ def test_no_role_keeps_standbys_promises_transactions_or_serves_its_tables(role:
     assert chosen.processing_guarantee.value == "at_least_once"
     assert chosen.producer_acks == -1
     assert not any((chosen.web_enabled, chosen.web_tables_enabled, chosen.web_router_enabled))
+
+
+async def test_an_app_that_finds_no_postgres_says_so_and_ends_in_good_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(answering, "FIRST_WAIT_S", 0.001)
+    nowhere = SETTINGS.model_copy(update={"postgres_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none"), "home": tmp_path})
+    app = make_app("outcomes", nowhere)
+
+    with pytest.raises(ConnectionRefusedError):
+        await app.start()
+    await app.stop()
+
+    assert OUTAGES.labels(part="postgres")._value.get() > 0
