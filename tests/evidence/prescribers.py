@@ -205,8 +205,8 @@ def _sentences(orders: int, quiet: int) -> tuple[str, ...]:
 back stream in as outcomes with features, at most {RATE:g} a second on each of three lines at once and nobody twice on a line: \
 their order and times are ours, and so is the shift, which takes a share of the prescriptions that really were filled.
 The first {quiet:,} outcomes of each line are as they were. The delay counts outcomes from the first shifted one to the end of the \
-panes on which the retrain was decided. What it bought is the new champion against the one before it, on the same outcomes that \
-came after the promotion.
+panes on which the retrain was decided, with all that was on its way when a busy machine came to look. What it bought is the new \
+champion against the one before it, on the same outcomes that came after the promotion.
 Panes of {DEMO["pane_s"]:g} s and a cooldown of {DEMO["cooldown_s"]:g} s stand for longer ones. The killed worker is lost with all \
 its processes (SIGKILL) when the shift begins, and not started again.
 How soon a shift is found depends on who happens to come first. So the same physicians are put in {orders} random orders too, \
