@@ -19,9 +19,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from schemas import DriftEvent, DriftState, FidelityWindow, OutcomeEvent, RetrainEvent
+from schemas import DriftEvent, DriftState, FidelityErrors, FidelityWindow, OutcomeEvent, RetrainEvent
 from schemas.events import canonical_digest
 from sql.database import Pool
+from streams.agents import fidelity as fidelity_agent
+from streams.agents import outcomes as outcomes_agent
+from streams.metrics import REGISTRY
 from streams.role import play
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, create_topics
@@ -29,6 +32,7 @@ from streams.verify import verify
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
 
 PANE_S, PARTITIONS, PATIENCE_S = 60.0, 4, 60.0
+CHANGELOG = "twinstream-fidelity-fidelity-panes-changelog"
 BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
 
 
@@ -53,28 +57,39 @@ async def test_counts_are_exact_while_workers_are_killed_and_others_take_over(
     settings: Settings, pool: Pool, service_of: ServiceOf
 ):
     said = stream(seed=5, n=3000)
-    async with service_of("fidelity"), workers(settings, 2) as alive:
-        sending = asyncio.create_task(publish(settings, said, pause_s=0.02))
-        for share in (0.2, 0.5):
-            await until(lambda share=share: taken_in(pool, share * len(said)))
-            os.kill(alive.pop(0).pid, signal.SIGKILL)
-            alive.append(await worker(settings))
-        await sending
-        await until(lambda: taken_in(pool, elements_of(said)))
+    async with service_of("fidelity"):
+        async with workers(settings, 2) as alive:
+            sending = asyncio.create_task(publish(settings, said, pause_s=0.02))
+            for share in (0.2, 0.5):
+                await until(lambda share=share: taken_in(pool, share * len(said)))
+                os.kill(alive.pop(0).pid, signal.SIGKILL)
+                alive.append(await worker(settings))
+            await sending
+            await until(lambda: taken_in(pool, elements_of(said)))
 
-        assert await counted(pool) == truth(said)
-        assert (await verify(settings, patience_s=PATIENCE_S)).mismatches == ()
-        assert await pool.fetchval("SELECT count(*) FROM refused_records") == said.count(POISON)
-        await until(lambda: said_of_dead_letters(settings, pool))
+            assert await counted(pool) == truth(said)
+            assert (await verify(settings, patience_s=PATIENCE_S)).mismatches == ()
+            assert await pool.fetchval("SELECT count(*) FROM refused_records") == said.count(POISON)
+            await until(lambda: said_of_dead_letters(settings, pool))
 
+        # nobody sends copies of refusals again by itself now
         await pool.execute(
             "DELETE FROM fidelity_snapshots WHERE snapshot_id = (SELECT snapshot_id FROM fidelity_snapshots LIMIT 1)"
         )
-        (mismatch,) = (await verify(settings, patience_s=2.0)).mismatches
-        assert "has no snapshot" in mismatch
+        await pool.execute("UPDATE refused_records SET sent_at = NULL")
+        window, *refusals = (await verify(settings, patience_s=2.0)).mismatches
+        assert "has no snapshot" in window
+        assert len(refusals) == said.count(POISON)
+
+        mended = await verify(settings, repair=True, patience_s=PATIENCE_S)
+        assert mended.mismatches == ()
+        assert mended.resent > said.count(POISON)
 
 
-async def test_a_topic_that_is_read_again_from_its_start_changes_no_number(settings: Settings, pool: Pool, service_of: ServiceOf):
+async def test_a_topic_that_is_read_again_changes_no_number_and_copies_of_refusals_that_went_lost_are_sent_again(
+    settings: Settings, pool: Pool, service_of: ServiceOf, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(outcomes_agent, "_SWEEP_S", 1.0)
     said = stream(seed=6, n=600)
     await publish(settings, said)
     async with service_of("outcomes"):
@@ -87,6 +102,8 @@ async def test_a_topic_that_is_read_again_from_its_start_changes_no_number(setti
         await until(lambda: committed_to_end(settings))
         await publish(settings, [outcome_at(5000)])
         await until(lambda: taken_in(pool, elements_of(said) + 1))
+        await pool.execute("UPDATE refused_records SET sent_at = NULL")
+        await until(lambda: said_of_dead_letters(settings, pool))
 
     changed = {tuple(row) for row in await pool.fetch("SELECT * FROM fidelity_panes")} - {tuple(row) for row in before}
     assert (
@@ -120,15 +137,54 @@ async def test_an_outcome_of_a_later_revision_restates_a_final_window(
     async with service_of("fidelity"), service_of("outcomes"):
         await publish(settings, [outcome_at(number) for number in range(600)])
         await until(lambda: settled(settings, pool))
-        (corrected,) = await publish(settings, [outcome_at(10, revision=1, actual_value=3.0)])
-        await until(lambda: restated(pool))
+        await publish(settings, [outcome_at(number, revision=1, actual_value=3.0) for number in (10, 599)])
+        await until(lambda: restated(pool, 20))
+        report = await verify(settings, patience_s=PATIENCE_S)
+        shown = REGISTRY.get_sample_value("twin_window_mae", {"line": LINE, "segment": "all"})
 
+    assert report.mismatches == ()
+    windows = await listener.events(FidelityWindow, await listener.count("fidelity-windows"))
+    assert {"final", "restated"} <= {window.status for window in windows}
+    fullest = max(window.window_start for window in windows) - timedelta(seconds=300 - PANE_S)
+    event = max((each for each in windows if (each.segment, each.window_start) == ("all", fullest)), key=lambda each: each.version)
+    kept = await pool.fetchrow(
+        "SELECT mae, version, status FROM fidelity_snapshots WHERE segment = 'all' AND window_start = $1", fullest
+    )
+    assert tuple(kept) == (event.metrics.mae, event.version, event.status) == (shown, event.version, "restated")
+    await check_how_sums_are_told(listener)
+
+
+async def check_how_sums_are_told(listener: Any) -> None:
+    """Sums lie under their line, all series of a slice in one message; watermarks of every source in every partition."""
+    told = await listener.records("fidelity-errors", await listener.count("fidelity-errors"))
+    events = [(record, FidelityErrors.model_validate_json(record.value)) for record in told]
+    sums = [(record, event) for record, event in events if event.rows]
+    assert {(record.key, event.line) for record, event in sums} == {(LINE.encode(), LINE)}
+    assert all({row.segment for row in event.rows} >= {"all"} for _, event in sums)
+    slices = Counter((str(event.source), max(row.last_offset for row in event.rows)) for _, event in sums)
+    assert set(slices.values()) == {1}
+    heard = {(event.source.partition, record.partition) for record, event in events if not event.rows}
+    assert heard == {(source, reader) for source in range(PARTITIONS) for reader in range(PARTITIONS)}
+
+
+async def test_settled_panes_leave_tombstones_and_a_late_outcome_restates_them_all_the_same(
+    settings: Settings, pool: Pool, service_of: ServiceOf, listener: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fidelity_agent, "_SWEEP_S", 1.0)
+    async with service_of("fidelity"), service_of("outcomes"):
+        await publish(settings, [outcome_at(number) for number in range(0, 3600, 12)])
+        await until(lambda: settled(settings, pool))
+        await until(lambda: leaves_tombstones(settings))
+        await publish(settings, [outcome_at(120, revision=1, actual_value=3.0)])
+        await until(lambda: restated(pool, 10))
         report = await verify(settings, patience_s=PATIENCE_S)
 
     assert report.mismatches == ()
-    assert corrected["revision"] == 1
-    windows = await listener.events(FidelityWindow, await listener.count("fidelity-windows"))
-    assert {"final", "restated"} <= {window.status for window in windows}
+    told = await listener.events(FidelityWindow, await listener.count("fidelity-windows"))
+    assert {window.status for window in told if window.window_start <= BEGAN + timedelta(seconds=120) < window.window_end} >= {
+        "final",
+        "restated",
+    }
 
 
 async def test_errors_that_grow_raise_one_alarm_and_ask_for_one_retrain(
@@ -326,8 +382,20 @@ async def settled(settings: Settings, pool: Pool) -> bool:
     return panes is not None and last is not None and float(last) == panes // PANE_S * PANE_S
 
 
-async def restated(pool: Pool) -> bool:
-    return bool(await pool.fetchval("SELECT count(*) = 10 FROM fidelity_snapshots WHERE status = 'restated'"))
+async def restated(pool: Pool, count: int) -> bool:
+    return bool(await pool.fetchval("SELECT count(*) = $1 FROM fidelity_snapshots WHERE status = 'restated'", count))
+
+
+async def leaves_tombstones(settings: Settings) -> bool:
+    """Panes that were in the table once are gone from it."""
+    consumer = AIOKafkaConsumer(CHANGELOG, bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        found = [record for records in (await consumer.getmany(timeout_ms=2000)).values() for record in records]
+    finally:
+        await consumer.stop()
+    gone = {record.key for record in found if record.value is None}
+    return bool(gone) and gone <= {record.key for record in found if record.value is not None}
 
 
 async def state_is(pool: Pool, *states: str) -> bool:
