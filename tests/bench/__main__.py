@@ -27,6 +27,7 @@ from tests.bench.measure import Figure
 from tests.bench.memory import memory_figures
 from tests.bench.outcomes import outcome_figures
 from tests.bench.populations import population_figure
+from tests.bench.recovery import recovery_figure
 from tests.bench.report import as_json, as_table
 from tests.bench.tables import Measured, measured_tables
 from tests.bench.twins import generation_figure, simulation_figure
@@ -40,6 +41,7 @@ OF_SAMPLE: dict[str, Callable[[Measured], Sequence[Figure]]] = {
 OF_STACK: dict[str, Callable[[Measured, Settings], Sequence[Figure]]] = {
     "population": lambda table, settings: [population_figure(table, settings)],
     "memory": lambda _, settings: memory_figures(settings),
+    "recovery": lambda table, settings: [recovery_figure(table, settings)],
 }
 TIMED = "outcomes"
 PARTS = (*OF_TABLES, *OF_SAMPLE, *OF_STACK, TIMED)

@@ -1,0 +1,122 @@
+"""How long windows are silent after the worker that says them was killed, by the number of series that it has to find again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import uuid5
+
+import psutil
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from schemas import Brand, FidelityWindow, ModelCard, OutcomeEvent
+from sql.database import connect
+from sql.ledger import Ledger
+from streams.settings import Settings
+from streams.topics import TOPICS, topic_of
+from streams.worker import Workers
+from tests.bench.measure import Figure
+from tests.bench.tables import Measured
+
+__all__ = ["recovery_figure"]
+
+FEW, MANY = 100, 100_000
+PATIENCE_S = 900.0
+OUTCOMES, WINDOWS = topic_of(OutcomeEvent), topic_of(FidelityWindow)
+NAMED = f"the same with {FEW} series"
+_SAID = next(topic for topic in TOPICS if topic.name == WINDOWS)
+
+
+class _Silence(NamedTuple):
+    """Seconds from the kill to the first window that tells of an outcome after it, and megabytes of the process that says so."""
+
+    seconds: float
+    megabytes: float
+
+
+def recovery_figure(measured: Measured, settings: Settings) -> Figure:
+    """SIGKILL to the process of windows while every window is open and has to be said again."""
+    own = settings.model_copy(update={"window_s": settings.pane_s})
+    with Workers(["outcomes", "fidelity"], own, log_folder=settings.home / "logs") as workers, asyncio.Runner() as runner:
+        workers.wait_ready()
+        few, many = (
+            runner.run(_silence(own, workers, _card(measured, brand), count))
+            for brand, count in ((Brand.FABHALTA, FEW), (Brand.REMIBRUTINIB, MANY))
+        )
+    note = f"{own.session_timeout_s:g} s of it Kafka waits for the dead; {many.megabytes:.0f} MB with {MANY:,} series"
+    return Figure(f"silence after a kill, {MANY:,} series", measured.name, "s", many.seconds, few.seconds, NAMED, 1, note=note)
+
+
+def _card(measured: Measured, brand: Brand) -> ModelCard:
+    card = measured.model.card
+    return card.model_copy(update={"brand": brand, "model_id": uuid5(card.model_id, brand.value)})
+
+
+async def _silence(settings: Settings, workers: Workers, card: ModelCard, series: int) -> _Silence:
+    await _promote(settings, card)
+    async with _all_windows(settings) as consumer:
+        await _publish(settings, _outcomes(card, series))
+        await _heard(consumer, card, series)
+        os.kill(workers.pids["fidelity"], signal.SIGKILL)
+        killed = time.perf_counter()
+        await _publish(settings, _outcomes(card, 1, first=series))
+        await _heard(consumer, card, 1, n=series + 1)
+        workers.check()
+        return _Silence(time.perf_counter() - killed, psutil.Process(workers.pids["fidelity"]).memory_info().rss / 2**20)
+
+
+async def _promote(settings: Settings, card: ModelCard) -> None:
+    connection = await connect(settings.postgres_dsn.get_secret_value())
+    try:
+        ledger = Ledger(connection)
+        await ledger.register_model(card, "0" * 64, pane_s=settings.pane_s, window_s=settings.window_s)
+        await ledger.promote(card.line, card.model_id, reason="first model of the line")
+    finally:
+        await connection.close()
+
+
+def _all_windows(settings: Settings) -> AIOKafkaConsumer:
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
+    consumer.assign([TopicPartition(WINDOWS, partition) for partition in range(_SAID.partitions)])
+    return consumer
+
+
+def _outcomes(card: ModelCard, count: int, *, first: int = 0) -> Iterator[bytes]:
+    """Outcomes of one pane, each of another region."""
+    at = datetime.now(UTC).replace(minute=2, second=0, microsecond=0) - timedelta(hours=1)
+    for number in range(first, first + count):
+        said: dict[str, Any] = {
+            "event_id": str(uuid5(card.model_id, f"silence {number}")),
+            "observed_at": at.isoformat(),
+            "twin_type": card.twin_type.value,
+            "brand": card.brand.value,
+            "metric_type": card.target,
+            "actual_value": 0.1,
+            "predicted_value": 0.1,
+            "segment": {"region": f"r{number}"},
+        }
+        yield json.dumps(said).encode()
+
+
+async def _publish(settings: Settings, values: Iterator[bytes]) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, linger_ms=20) as producer:
+        for value in values:
+            await producer.send(OUTCOMES, value)
+
+
+async def _heard(consumer: AIOKafkaConsumer, card: ModelCard, series: int, *, n: int = 0) -> None:
+    """Wait until windows of so many series of the line were heard, and one that holds at least ``n`` outcomes."""
+    heard: set[str] = set()
+    most = 0
+    async with asyncio.timeout(PATIENCE_S):
+        while len(heard) < series or most < n:
+            for records in (await consumer.getmany(timeout_ms=1000)).values():
+                for said in (json.loads(record.value) for record in records if record.key == card.line.encode()):
+                    heard.add(said["segment"])
+                    most = max(most, said["metrics"]["n"])
