@@ -74,10 +74,29 @@ def calibrate(
     Raises:
         ValueError: for a prior that is calibrated already, experiments on another intervention, or two of the same id that differ.
 
+    References:
+        Gelman et al. (2013) and the others above.
+
     Example:
+        >>> from datetime import UTC, datetime
         >>> from engine.effects import catalogue_prior
-        >>> calibrate(catalogue_prior("email_campaign"), []).mean
-        0.05
+        >>> e_mails = InterventionConfig(
+        ...     intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12
+        ... )
+        >>> found = ExperimentResult(
+        ...     experiment_id="spring",
+        ...     observed_at=datetime(2026, 3, 1, tzinfo=UTC),
+        ...     twin_type="hcp",
+        ...     brand="kisqali",
+        ...     intervention=e_mails,
+        ...     effect=0.02,
+        ...     standard_error=0.01,
+        ...     n_treated=400,
+        ...     n_control=400,
+        ... )
+        >>> believed = calibrate(catalogue_prior("email_campaign"), [found])
+        >>> 0.02 < believed.mean < 0.05, believed.n_experiments
+        (True, 1)
     """
     if prior.version != 0:
         raise ValueError(

@@ -65,6 +65,18 @@ def counterfactuals(
     References:
         Rubin (1974), Estimating causal effects of treatments in randomized and nonrandomized studies. Journal of Educational
         Psychology 66 (the two outcomes of one unit).
+
+    Example:
+        >>> from engine.sample_tables import sample_hcps
+        >>> from engine.twin_generator import TwinGenerator
+        >>> generator = TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1)
+        >>> _ = generator.train(sample_hcps(1000, np.random.default_rng(0)), "prescribing_change")
+        >>> visits = InterventionConfig(
+        ...     intervention_type="call_frequency_increase", channel="in_person", frequency="weekly", duration_weeks=12
+        ... )
+        >>> told = counterfactuals(generator.model, sample_hcps(50, np.random.default_rng(1)), visits)
+        >>> list(told.entities)[6:], len(told.entities)
+        (['difference', 'difference_lower', 'difference_upper'], 50)
     """
     if entities.empty:
         raise ValueError("there is no entity: give a table with a row each")

@@ -63,7 +63,7 @@ class ExperimentDesigner:
         >>> from engine.sample_tables import sample_hcps
         >>> from engine.twin_generator import TwinGenerator
         >>> import numpy as np
-        >>> generator = TwinGenerator("hcp", "kisqali", n_jobs=1)
+        >>> generator = TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1)
         >>> _ = generator.train(sample_hcps(1000, np.random.default_rng(0)), "prescribing_change")
         >>> speakers = InterventionConfig(
         ...     intervention_type="speaker_program_invitation", channel="in_person", frequency="monthly", duration_weeks=12
@@ -121,6 +121,14 @@ def plan_experiment(
 
     Raises:
         ValueError: for a result without a plan (it says why), or an argument out of its range.
+
+    References:
+        Schuler et al. (2022), Increasing the efficiency of randomized trial estimates via linear adjustment for a prognostic
+        score. International Journal of Biostatistics 18 (PROCOVA: what adjusting for the twin's prediction saves).
+
+    Example:
+        ``plan_experiment(engine.simulate(speakers), assignment=Assignment(cluster_size=20, intraclass_correlation=0.05))`` plans
+        for whole clinics; ``n_available=600`` tells what 600 people would find.
     """
     told = simulated.required_sample_size
     if simulated.intervention is None or "missing" in told:

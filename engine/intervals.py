@@ -30,6 +30,13 @@ def interval(draws: Array, confidence_level: float) -> Array:
     """Central interval of draws along the last axis: lower and upper ends.
 
     Draw ``i`` of ``n`` in order stands at ``(i - 0.5) / n`` (Hazen), where ``engine.effects.normals`` has put it.
+
+    References:
+        Hyndman, Fan (1996), Sample quantiles in statistical packages. The American Statistician 50 (definition 5).
+
+    Example:
+        >>> interval(np.arange(100.0), 0.50).tolist()
+        [24.5, 74.5]
     """
     tail = (1.0 - confidence_level) / 2.0
     return _quantiles(np.sort(draws, axis=-1), (tail, 1.0 - tail))
@@ -66,7 +73,12 @@ def summary(draws: Array, confidence_level: float) -> Summary:
 
 
 def deviation(values: Array) -> float:
-    """Standard deviation of values; from the quartiles of the finite ones where some are not finite."""
+    """Standard deviation of values; from the quartiles of the finite ones where some are not finite.
+
+    Example:
+        >>> deviation(np.array([1.0, 2.0, 3.0])), round(deviation(np.array([1.0, 2.0, 3.0, np.inf])), 2)
+        (1.0, 0.74)
+    """
     if np.isfinite(values).all():
         return float(values.std(ddof=1)) if len(values) > 1 else 0.0
     finite = values[np.isfinite(values)]
@@ -81,6 +93,11 @@ def simultaneous_reach(draws: Array, confidence_level: float) -> Array:
 
     References:
         Westfall, Young (1993), Resampling-Based Multiple Testing.
+
+    Example:
+        >>> draws = np.random.default_rng(0).standard_normal((2, 10_000))
+        >>> simultaneous_reach(draws, 0.95).round(1).tolist()
+        [2.2, 2.2]
     """
     spread = draws.std(axis=1, keepdims=True)
     distance = np.abs(draws - draws.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)

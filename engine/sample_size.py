@@ -83,6 +83,13 @@ def minimum_detectable_effect(
 
     Raises:
         ValueError: for an argument out of its range, or a size too small to find anything.
+
+    References:
+        Bloom (1995), Minimum detectable effects. Evaluation Review 19.
+
+    Example:
+        >>> round(minimum_detectable_effect(SampleSize(64, 64), outcome_sd=1.0), 2)
+        0.5
     """
     _refuse(alpha=alpha, power=power)
     _refuse_correlation(correlation)

@@ -26,6 +26,9 @@ def select(population: TwinPopulation, filters: Filters) -> npt.NDArray[np.bool_
     Raises:
         EmptyPopulation: when there are none.
         ValueError: for a filter that means nothing for this twin type.
+
+    Example:
+        ``select(population, {"specialty": ["oncology"], "min_decile": 8}).sum()`` is the number of such twins.
     """
     wanted = conditions(population.twin_type, filters)
     chosen = rows_matching(population.frame, wanted)

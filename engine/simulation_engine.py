@@ -75,6 +75,26 @@ class SimulationEngine:
 
     Raises:
         ValueError: for an argument out of its range, or priors of unknown interventions.
+
+    References:
+        Rubin (1974), Estimating causal effects of treatments in randomized and nonrandomized studies. Journal of Educational
+        Psychology 66 (the average effect); Saltelli et al. (2008), Global Sensitivity Analysis, chapter 1 (what is unknown of a
+        model's parameters is drawn, and carried through to the answer).
+
+    Example:
+        >>> from engine.sample_tables import sample_hcps
+        >>> from engine.twin_generator import TwinGenerator
+        >>> generator = TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1)
+        >>> _ = generator.train(sample_hcps(1000, np.random.default_rng(0)), "prescribing_change")
+        >>> engine = SimulationEngine(generator.generate(2000, seed=1))
+        >>> e_mails = InterventionConfig(
+        ...     intervention_type="email_campaign", channel="email", frequency="weekly", duration_weeks=12
+        ... )
+        >>> result = engine.simulate(e_mails, {"min_decile": 6})
+        >>> result.ate_ci_lower < result.ate < result.ate_ci_upper, str(result.recommendation)
+        (True, 'test_further')
+        >>> float(engine.twin_effects(e_mails).mean()) == engine.simulate(e_mails).ate
+        True
     """
 
     INTERVENTION_EFFECTS: ClassVar[Mapping[str, float]] = MappingProxyType(

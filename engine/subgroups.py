@@ -61,7 +61,15 @@ def _crossed(groupings: Sequence[Groups], sizes: Sequence[int]) -> npt.NDArray[n
 
 
 def groups_of(levels: Levels) -> Groups:
-    """Groups of twins by level, in the order of numbers or of words; a missing value is in no group."""
+    """Groups of twins by level, in the order of numbers or of words; a missing value is in no group.
+
+    Example:
+        >>> import pandas as pd
+        >>> from schemas.columns import levels_of
+        >>> found = groups_of(levels_of(pd.Series(["west", "north", None, "west"])))
+        >>> found.labels, found.places.tolist()
+        (('north', 'west'), [2, 1, 0, 2])
+    """
     codes, found = levels
     order = sorted(range(len(found)), key=lambda code: _order(found[code]))
     place_of = np.zeros(len(found) + 1, dtype=np.intp)
@@ -85,6 +93,11 @@ def shrinkage(distance: Array, n: Array, within: Array) -> tuple[Array, Array]:
 
     References:
         Searle, Casella, McCulloch (1992), Variance Components: the moment estimator between groups of unequal size.
+
+    Example:
+        >>> kept, left = shrinkage(np.array([-0.02, 0.0, 0.02]), np.array([500.0, 500.0, 5.0]), np.full(3, 0.001))
+        >>> kept.round(2).tolist()
+        [0.99, 0.99, 0.5]
     """
     total = n.sum()
     inside = float(n @ within / total)
@@ -96,7 +109,12 @@ def shrinkage(distance: Array, n: Array, within: Array) -> tuple[Array, Array]:
 
 
 def subgroup_effects(labels: Sequence[str], n: Array, draws: Array, confidence_level: float) -> tuple[SubgroupEffect, ...]:
-    """Estimate and interval of each group's draws, shape ``(groups, n_draws)``."""
+    """Estimate and interval of each group's draws, shape ``(groups, n_draws)``.
+
+    Example:
+        >>> subgroup_effects(["north"], np.array([40]), np.array([[0.01, 0.02, 0.03]]), 0.5)[0].estimate
+        0.02
+    """
     lower, upper = interval(draws, confidence_level).tolist()
     return tuple(
         SubgroupEffect(group=label, estimate=estimate, ci_lower=low, ci_upper=high, n=int(count))

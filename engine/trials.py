@@ -86,6 +86,11 @@ def robust_fit(x: Array, y: Array, clusters: Ints) -> Line:
 
     References:
         Cameron, Miller (2015), A practitioner's guide to cluster-robust inference. Journal of Human Resources 50.
+
+    Example:
+        >>> line = robust_fit(np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, 3.1, 4.9, 7.0]), np.arange(4))
+        >>> round(line.slope, 2), line.at(np.array([4.0])).round(1).tolist()
+        (1.98, [9.0])
     """
     center = float(x.mean())
     z = x - center
@@ -103,7 +108,12 @@ def robust_fit(x: Array, y: Array, clusters: Ints) -> Line:
 
 
 def cluster_sums(values: Array, clusters: Ints) -> Array:
-    """Sum of the values of each cluster, in the order of their numbers."""
+    """Sum of the values of each cluster, in the order of their numbers.
+
+    Example:
+        >>> cluster_sums(np.array([1.0, 2.0, 3.0]), np.array([7, 3, 7])).tolist()
+        [2.0, 4.0]
+    """
     _, place = np.unique(clusters, return_inverse=True)
     return np.asarray(np.bincount(place, values), dtype=float)
 
