@@ -186,7 +186,9 @@ class OutcomesOnTheirWay(RuleBasedStateMachine):
         for (owner, segment, pane, _), stored in self.rows.items():
             if segment == row.segment and pane // PANE_S * PANE_S in missing:
                 self.view.hold(owner, stored)
+        before = {window: self.view.version(window) for window in self.view.windows()}
         self.view.apply(source, row)
+        assert all(self.view.version(window) >= version for window, version in before.items())  # never back
 
     def _refold(self, series: Series) -> None:
         below: defaultdict[tuple[float, float], list[Sums]] = defaultdict(list)
