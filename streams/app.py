@@ -72,10 +72,17 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
             self.pool.terminate()
 
     def every(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work`` at this interval, and wait when Postgres is out: an exception of a timer would end the app."""
+        """Do ``work`` at this interval, and wait when Postgres is out: an exception of a timer would end the app.
+
+        While the app leaves, its parts end one after another: what a timer misses then is nobody's loss.
+        """
 
         async def patiently() -> None:
-            await persist(work, part="postgres")
+            try:
+                await persist(work, part="postgres")
+            except Exception:
+                if not self.should_stop:
+                    raise
 
         self.timer(interval_s)(patiently)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from faust.exceptions import NotReady
 from pydantic import SecretStr
 
 from streams import answering
@@ -39,3 +40,17 @@ async def test_an_app_that_finds_no_postgres_says_so_and_ends_in_good_order(monk
     await app.stop()
 
     assert OUTAGES.labels(part="postgres")._value.get() > 0
+
+
+async def test_a_timer_that_fails_ends_the_app_unless_it_is_leaving(monkeypatch: pytest.MonkeyPatch):
+    app, timers = make_app("outcomes", SETTINGS), []
+    monkeypatch.setattr(app, "timer", lambda _interval: timers.append)
+
+    async def speak() -> None:
+        raise NotReady("Producer service not yet started")
+
+    app.every(1.0, speak)
+    with pytest.raises(NotReady):
+        await timers[0]()
+    app._stopped.set()
+    await timers[0]()
