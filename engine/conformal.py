@@ -80,6 +80,14 @@ def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Array, seed: int
         encoded: features as the outcome model's encoder gives them, ``(n, p)``.
         residuals: actual minus out-of-fold prediction.
         seed: of the folds.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> rows = rng.uniform(size=(1000, 1))
+        >>> conformal = fit_conformal(rows, (0.1 + rows[:, 0]) * rng.normal(size=1000), seed=0)
+        >>> easy, hard = conformal.half_width(np.array([[0.05], [0.95]]), 0.95)
+        >>> bool(hard > 3 * easy), round(conformal.coverage(0.95), 3)
+        (True, 0.951)
     """
     size = np.abs(residuals)
     floor = max(_FLOOR * float(np.median(size)), np.finfo(float).tiny)

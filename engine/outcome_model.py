@@ -1,4 +1,23 @@
-"""The expected outcome given the features: preprocessing and estimator as one pipeline, judged on rows it has not seen."""
+"""The expected outcome given the features: preprocessing and estimator as one pipeline, judged on rows it has not seen.
+
+Example:
+    >>> rng = np.random.default_rng(0)
+    >>> frame = pd.DataFrame({"decile": rng.integers(1, 11, 400), "region": rng.choice(["north", "south"], 400)})
+    >>> target = 0.1 * frame["decile"].to_numpy() + rng.normal(0, 0.05, 400)
+    >>> table = TrainingTable(frame, target, {"decile": "integer", "region": "category"}, 0, ())
+    >>> crossed = cross_fit(table, "HistGradientBoosting", n_jobs=1, seed=0)
+    >>> bool(crossed.r2.mean() > 0.9)
+    True
+    >>> model = fit(table, "HistGradientBoosting", n_jobs=1, seed=0)
+    >>> bool((predict(model, encode(model, frame)) == model.predict(frame)).all())
+    True
+    >>> max(importance(model, table, seed=0).items(), key=lambda share: share[1])[0]
+    'decile'
+
+References:
+    Breiman, "Random forests", Machine Learning 45 (2001). Friedman, "Greedy function approximation: a gradient boosting machine",
+    Annals of Statistics 29 (2001).
+"""
 
 from __future__ import annotations
 

@@ -45,6 +45,13 @@ def realism(
     """Judge synthetic rows by held-out and training rows of the same columns.
 
     At most 10,000 rows of each table are looked at, except that copies are sought among all training rows.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> real = pd.DataFrame({"visits": rng.gamma(2.0, 3.0, 600), "sales": rng.normal(size=600)})
+        >>> copied = realism(real.head(200), held_out=real.tail(200), training=real.head(400), categorical=[], rng=rng)
+        >>> copied.exact_copies, copied.near_copies, copied.auc < 0.6
+        (1.0, 1.0, True)
     """
     names = list(held_out.columns)
     twins, known, unseen = (_some(frame[names], MOST_ROWS, rng) for frame in (synthetic, training, held_out))
@@ -139,7 +146,13 @@ def _association_error(synthetic: pd.DataFrame, real: pd.DataFrame, categorical:
 
 
 def detection_auc(synthetic: pd.DataFrame, real: pd.DataFrame, categorical: Sequence[str], rng: np.random.Generator) -> float:
-    """Cross-validated area under the curve of a boosted classifier that tries to tell the two tables apart; 0.5 = it cannot."""
+    """Cross-validated area under the curve of a boosted classifier that tries to tell the two tables apart; 0.5 = it cannot.
+
+    >>> rng = np.random.default_rng(0)
+    >>> one, other = pd.DataFrame({"x": rng.normal(0, 1, 200)}), pd.DataFrame({"x": rng.normal(9, 1, 200)})
+    >>> round(detection_auc(one, other, [], rng), 2)
+    1.0
+    """
     rows = min(len(synthetic), len(real))
     both = pd.concat([synthetic.iloc[:rows], real.iloc[:rows]], ignore_index=True)
     features = np.column_stack([_classifiable(both[name], name in categorical) for name in both])
@@ -171,6 +184,12 @@ def closeness(
         Near copies, nearer to a training row than the nearest 5 % of held-out rows are (0.05 is no excess); and those nearer
         to a training than to a held-out row, of equally many each, so that neither is nearer for being denser (0.5 is no
         memory).
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> real = pd.DataFrame(rng.normal(size=(400, 2)), columns=["x", "y"])
+        >>> closeness(real.head(100), real.head(200), real.tail(200), [])
+        (1.0, 1.0)
     """
     twins, known, unseen = np.split(
         _embedded(pd.concat([synthetic, training, held_out], ignore_index=True), categorical),
@@ -200,6 +219,11 @@ def _nearest(rows: npt.NDArray[np.float32], among: npt.NDArray[np.float32]) -> F
 
 
 def exact_copies(synthetic: pd.DataFrame, training: pd.DataFrame) -> float:
-    """Share of synthetic rows that equal a training row in every column."""
+    """Share of synthetic rows that equal a training row in every column.
+
+    >>> training = pd.DataFrame({"x": [1, 2, 3], "y": [1, 1, 1]})
+    >>> exact_copies(pd.DataFrame({"x": [3, 4], "y": [1, 1]}), training)
+    0.5
+    """
     known = pd.util.hash_pandas_object(training, index=False)
     return float(pd.util.hash_pandas_object(synthetic, index=False).isin(known).mean())

@@ -70,6 +70,19 @@ class TwinGenerator:
         check: a second opinion on that choice; none by default.
         n_jobs: processors for fitting, -1 for all; results do not depend on it.
         registry: where ``save_to_registry`` keeps the model.
+
+    Example:
+        >>> from engine.sample_tables import sample_table
+        >>> generator = TwinGenerator(TwinType.TERRITORY, Brand.KISQALI, model_type="RandomForest", n_jobs=1)
+        >>> metrics = generator.train(sample_table(TwinType.TERRITORY, 1000, np.random.default_rng(0)))
+        >>> metrics.training_samples, metrics.fidelity > 0.5
+        (1000, True)
+        >>> twins = generator.generate(500, {"region": "west"})
+        >>> twins.twin_count, bool((twins.frame["covered_hcps"] <= twins.frame["total_hcps"]).all())
+        (500, True)
+        >>> lower, upper = generator.predict_interval(twins.frame)
+        >>> bool(((lower <= twins.frame["baseline_behavior"]) & (twins.frame["baseline_behavior"] <= upper)).all())
+        True
     """
 
     def __init__(
