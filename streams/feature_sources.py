@@ -88,7 +88,8 @@ class FeastFeatures:
         store = import_module("feast").FeatureStore(repo_path=str(self.repository))
         asked = pd.DataFrame({ENTITY: outcomes[ENTITY].astype(str), _EVENT_TIME: outcomes[OBSERVED], _ROW: range(len(outcomes))})
         found: pd.DataFrame = store.get_historical_features(asked, store.get_feature_service(self.service)).to_df()
-        features = found.sort_values(_ROW).drop(columns=[ENTITY, _EVENT_TIME, _ROW]).reset_index(drop=True)
+        known = found.set_index(_ROW).drop(columns=[ENTITY, _EVENT_TIME])
+        features = known.reindex(range(len(outcomes)))  # a file store leaves rows out whose entity was known only later
         return pd.concat([outcomes.reset_index(drop=True), features], axis=1)
 
 
