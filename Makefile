@@ -8,7 +8,7 @@ SEED ?= 1
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench evidence chaos lint format clean
+.PHONY: help demo test extras bench evidence chaos lint format clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -18,6 +18,9 @@ demo: $(VENV)/.local ## the main job end to end on real Kafka and Postgres (DATA
 
 test: $(VENV)/.dev ## every test, with real Kafka and real Postgres
 	$(BIN)/pytest
+
+extras: $(VENV)/.dev ## tests of the extras causal (DoWhy) and feast, each in an environment of its own
+	@deploy/locks/test_extras.sh
 
 bench: $(VENV)/.dev ## speed and memory, as ratios against a named baseline in the same run
 	$(BIN)/python -m tests.bench

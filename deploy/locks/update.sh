@@ -11,5 +11,7 @@ lock() {
 lock service
 lock local --extra local
 lock dev --extra local --extra dev
-lock causal --extra causal --extra dev # their pins conflict with the core's: an environment of their own
-lock feast --extra feast --extra dev
+# Their pins conflict with the core's and with each other: environments of their own, with what their tests need.
+lock causal deploy/locks/extras.in --extra causal
+lock feast deploy/locks/extras.in --extra feast --extra local
+echo uv | uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --universal - -o deploy/locks/uv.txt
