@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,12 @@ __all__ = ["LEAST_SAMPLES", "ClinicalData", "TrainingTable", "feature_frame", "t
 
 LEAST_SAMPLES = 1000
 MOST_LEVELS = 500
+LARGEST = 1e30
+"""Largest size of a number: trees compare in single precision, and beyond its square root squares of errors are infinite."""
+
+MOST_REPEATED = 0.05
+"""Share of repeated rows above which figures of cross-validation are warned of."""
+
 NOT_FEATURES = frozenset({"entity_id", "observed_at"})
 
 
@@ -70,12 +76,19 @@ class TrainingTable:
 def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> TrainingTable:
     """Check a table and bring its columns into form; the frame that came in is not changed.
 
-    Columns beyond the default features are used when they can be, and left out with a warning when they cannot.
+    Columns beyond the default features are used when they can be, and left out with a warning when they cannot. Rows whose target
+    is missing or infinite are dropped and counted.
 
     Raises:
         ClinicalData: for a clinical column or target, by name.
-        ValueError: when the target is not declared, missing or constant, a default feature holds an impossible value, or
-            fewer than ``LEAST_SAMPLES`` usable rows are left.
+        ValueError: when the target is not declared, missing or constant, a default feature holds an impossible value, a number is
+            larger than ``LARGEST``, or fewer than ``LEAST_SAMPLES`` usable rows are left.
+
+    Example:
+        >>> frame = pd.DataFrame({"decile": [3, 8] * 1200, "prescribing_change": [0.1, 0.2, None, 0.3] * 600})
+        >>> table = training_table(frame, TwinType.HCP, "prescribing_change")
+        >>> len(table), table.n_dropped, dict(table.kinds)
+        (1800, 600, {'decile': 'integer'})
     """
     entry = TWIN_TYPES[twin_type]
     outcome = _outcome(frame, entry, target)
@@ -92,7 +105,10 @@ def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> Tra
         raise ValueError(f"no usable feature: give some of {', '.join(entry.by_name)}")
     if np.ptp(outcome[usable]) == 0:
         raise ValueError(f"{target!r} is {outcome[usable][0]} in every row: there is nothing to learn")
-    return TrainingTable(feature_frame(kept, kinds, twin_type), outcome[usable], kinds, int((~usable).sum()), warnings)
+    _refuse_huge(outcome[usable], target)
+    features = feature_frame(kept, kinds, twin_type)
+    warned = (*warnings, *_uninformative(features, outcome[usable]))
+    return TrainingTable(features, outcome[usable], kinds, int((~usable).sum()), warned)
 
 
 def feature_frame(frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: TwinType) -> pd.DataFrame:
@@ -103,6 +119,11 @@ def feature_frame(frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: Twin
 
     Raises:
         ValueError: for a value that the feature cannot have; it names the feature, the value and what would be allowed.
+
+    Example:
+        >>> frame = pd.DataFrame({"decile": ["7", "2"], "region": ["south", "west"]}, index=[5, 9])
+        >>> feature_frame(frame, {"region": "category", "decile": "integer"}, TwinType.HCP).to_dict("list")
+        {'region': ['south', 'west'], 'decile': [7, 2]}
     """
     declared = TWIN_TYPES[twin_type].by_name
     columns = {name: _in_form(frame, name, kind, declared.get(name)) for name, kind in kinds.items()}
@@ -129,7 +150,11 @@ def _kinds(frame: pd.DataFrame, entry: TwinTypeEntry, names: list[str]) -> tuple
     found = {name: entry.by_name[name].kind if name in entry.by_name else _kind(frame[name]) for name in names}
     empty = [name for name in found if frame[name].isna().all()]
     unusable = [name for name, kind in found.items() if kind is None and name not in empty]
+    endless = [name for name, kind in found.items() if kind is None and name in unusable and _is_endless(frame[name])]
     warnings = []
+    if endless:
+        warnings.append(f"left out, infinite or larger than {LARGEST:g} in some rows: {', '.join(endless)}")
+        unusable = [name for name in unusable if name not in endless]
     if empty:
         warnings.append(f"left out, no value in any row: {', '.join(empty)}")
     if unusable:
@@ -146,10 +171,25 @@ def _kind(column: pd.Series[Any]) -> str | None:
     if pd.api.types.is_integer_dtype(column):
         return "integer"
     if pd.api.types.is_float_dtype(column):
-        return "number" if np.isfinite(column.dropna()).all() else None
+        return None if _is_endless(column) else "number"
     if pd.api.types.is_string_dtype(column.dropna()) or isinstance(column.dtype, pd.CategoricalDtype):
         return "category" if column.nunique() <= min(MOST_LEVELS, len(column) // 2) else None
     return None
+
+
+def _is_endless(column: pd.Series[Any]) -> bool:
+    """Whether a column of numbers holds one that is infinite, or too large."""
+    return pd.api.types.is_float_dtype(column) and bool((column.abs() > LARGEST).any())
+
+
+def _uninformative(features: pd.DataFrame, target: npt.NDArray[np.float64]) -> Iterator[str]:
+    """What the columns and rows say that they cannot tell."""
+    constant = [str(name) for name in features if len(features[name].unique()) == 1]
+    if constant:
+        yield f"the same in every row, so that they tell nothing: {', '.join(constant)}"
+    repeated = float(features.assign(**{"": target}).duplicated().mean())
+    if repeated > MOST_REPEATED:
+        yield f"{repeated:.0%} of the rows repeat others: figures on rows called unseen are too good, drop the repeated ones"
 
 
 def _in_form(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> Any:
@@ -161,6 +201,7 @@ def _in_form(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None)
     numbers = _numbers(column, name)
     if feature is not None:
         _refuse_impossible(numbers, feature)
+    _refuse_huge(numbers, name)
     whole = kind == "integer" and np.isfinite(numbers).all()
     return numbers.astype(np.int64) if whole else numbers
 
@@ -171,6 +212,12 @@ def _numbers(column: pd.Series[Any], name: str) -> npt.NDArray[np.float64]:
     except (ValueError, TypeError):
         bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
         raise ValueError(f"{name!r} holds {bad.iloc[0]!r}: numbers are expected") from None
+
+
+def _refuse_huge(numbers: npt.NDArray[np.float64], name: str) -> None:
+    huge = np.abs(numbers) > LARGEST
+    if huge.any():
+        raise ValueError(f"{name!r} holds {numbers[huge][0]:g}: allowed are numbers up to {LARGEST:g} in size")
 
 
 def _refuse_impossible(numbers: npt.NDArray[np.float64], feature: Feature) -> None:
