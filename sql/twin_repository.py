@@ -13,16 +13,16 @@ from uuid import UUID, uuid5
 
 import asyncpg
 
-from schemas.filters import PopulationFilter
+from schemas.filters import Filters, PopulationFilter, canonical_filters
 from schemas.twin_models import DigitalTwin, ModelCard, RealismReport, TwinPopulation
 from schemas.twin_types import Brand, TwinType
-from sql.database import Connection, Pool, open_pool, transaction
+from sql.database import Connection, Database, Pool, open_pool, transaction
 from sql.frames import columns_of, frame_from, own_columns
 from sql.model_rows import COLUMNS, UnknownModel, card_from, insert_model, load_card
 from sql.twin_query import twin_query
 from sql.twin_rows import insert_twins
 
-__all__ = ["PopulationRecord", "TwinRecord", "TwinRepository", "UnknownModel", "UnknownPopulation", "UnknownTwin"]
+__all__ = ["PopulationRecord", "TwinRecord", "TwinRepository", "UnknownModel", "UnknownPopulation", "UnknownTwin", "keep_realism"]
 
 ROWS_A_STATEMENT = 20_000
 
@@ -55,6 +55,8 @@ SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, 
        p.expires_at, p.columns, p.expires_at <= now() AS expired, {COLUMNS}
 FROM twin_populations p JOIN digital_twin_models m USING (model_id)
 WHERE p.population_id = $1"""  # noqa: S608  # our own constant
+
+KEEP_REALISM = "UPDATE twin_populations SET realism = $3 WHERE model_id = $1 AND filters_applied = $2"
 
 MEMBERS = """
 SELECT t.twin_id, t.features::text AS features, t.baseline_behavior, t.baseline_lower, t.baseline_upper, t.outcome
@@ -289,6 +291,13 @@ class TwinRepository:
             if self._pool is None:
                 self._pool = await open_pool(dsn=self._dsn)
             return self._pool
+
+
+async def keep_realism(database: Database, card: ModelCard, filters: Filters, report: RealismReport) -> int:
+    """Write the report of a filter to the stored populations of a model that have this filter, and return how many there are."""
+    spelled = canonical_filters(card.twin_type, filters)
+    done = await database.execute(KEEP_REALISM, card.model_id, spelled, report.model_dump(mode="json"))
+    return int(str(done).rpartition(" ")[2])
 
 
 async def _insert_population(connection: Connection, population: TwinPopulation, columns: list[dict[str, Any]]) -> bool:

@@ -9,11 +9,14 @@ from uuid import UUID
 
 import click
 
-from schemas import ModelEvent
+from schemas import ModelEvent, PopulationFilter
+from schemas.twin_models import RealismReport
 from sql.database import Pool, open_pool
 from sql.ledger import POLICIES, Ledger
 from sql.retrain_store import approve, request, requests
 from sql.run_store import runs
+from sql.twin_repository import keep_realism
+from streams.campaigns import filter_option, filters_of
 from streams.client import TwinClient
 from streams.local import connected
 from streams.operations import read
@@ -64,6 +67,23 @@ def history(line: str | None, simulation_id: UUID | None, *, as_json: bool) -> N
         return
     events = _with_pool(lambda pool, _: _history(pool, str(line)))
     answer([event.model_dump(mode="json") for event in events], lambda: "\n".join(map(_event_in_words, events)), as_json=as_json)
+
+
+@models.command()
+@click.argument("line")
+@filter_option
+@as_json_option
+def realism(line: str, filters: tuple[str, ...], *, as_json: bool) -> None:
+    """How real twins of LINE's champion are, learned and judged anew; of those that satisfy the filters, if any.
+
+    The report is kept with the stored populations of the same filters.
+    """
+    report, populations = _with_pool(lambda pool, at: _realism(pool, at, line, filters_of(filters)))
+    answer(
+        {"realism": report.model_dump(mode="json"), "populations": populations},
+        lambda: f"{report}\nkept with {populations} stored populations",
+        as_json=as_json,
+    )
 
 
 @models.command()
@@ -197,6 +217,19 @@ async def _crown(pool: Pool, at: Settings, event: ModelEvent) -> None:
     if event.happened in ("promoted", "rolled_back") and event.champion:
         run = (await Ledger(pool).artifact(event.champion)).mlflow_run_id
         await asyncio.to_thread(MlflowRegistry(at.mlflow_uri).crown, event.line, run)
+
+
+async def _realism(pool: Pool, at: Settings, line: str, filters: PopulationFilter) -> tuple[RealismReport, int]:
+    """The report, and how many stored populations it is kept with."""
+    from streams.registry import MlflowRegistry  # noqa: PLC0415  # it brings MLflow in, which most commands do without
+
+    ledger = Ledger(pool)
+    champion = (await ledger.state(line)).champion
+    if champion is None:
+        raise LookupError(f"{line} has no champion yet")
+    model = await asyncio.to_thread(MlflowRegistry(at.mlflow_uri).load, await ledger.artifact(champion))
+    report = await asyncio.to_thread(model.assess, filters)
+    return report, await keep_realism(pool, model.card, filters, report)
 
 
 async def _history(pool: Pool, line: str) -> list[ModelEvent]:

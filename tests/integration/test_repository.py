@@ -14,8 +14,9 @@ import pytest
 
 from schemas import Baseline, Brand, DigitalTwin, ModelCard, PopulationFilter, TwinModelMetrics, TwinPopulation, TwinType
 from schemas.filters import conditions, rows_matching
+from schemas.twin_models import RealismReport
 from sql.database import NoAddress, connect
-from sql.twin_repository import TwinRepository, UnknownModel, UnknownPopulation, UnknownTwin
+from sql.twin_repository import TwinRepository, UnknownModel, UnknownPopulation, UnknownTwin, keep_realism
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -107,6 +108,30 @@ async def test_a_population_without_drawn_outcomes_or_intervals_comes_back_witho
     loaded = await repository.load_population(saved.population_id)
     pd.testing.assert_frame_equal(loaded.frame, saved.frame, check_exact=True)
     assert loaded.twins[0].metadata["outcome"] is None
+
+
+async def test_the_report_of_a_filter_is_kept_with_its_own_populations_alone(repository: TwinRepository, database: str) -> None:
+    report = RealismReport(
+        auc=0.52,
+        marginal_score=0.99,
+        association_error=0.01,
+        exact_copies=0.0,
+        near_copies=0.05,
+        closer_to_training=0.51,
+        n_synthetic=400,
+        n_held_out=400,
+    )
+    south = hcps(3).model_copy(update={"filters_applied": {"region": ["south"]}})
+    everybody = south.model_copy(update={"population_id": uuid4(), "filters_applied": {}})
+    await repository.save_population(south)
+    await repository.save_population(everybody)
+    connection = await connect(database)
+    try:
+        assert await keep_realism(connection, south.model, {"region": "south"}, report) == 1
+    finally:
+        await connection.close()
+    assert (await repository.load_population(south.population_id)).realism == report
+    assert (await repository.load_population(everybody.population_id)).realism == everybody.realism
 
 
 async def test_rows_keep_their_order_beyond_one_statement(repository: TwinRepository) -> None:
