@@ -51,7 +51,8 @@ those of {tables}.
 Sequences of experiments happen in such worlds too. True effects of campaigns lie around the mean of their kind; each \
 experiment is made at a random dose on chosen people with 200 to 5,000 of them in an arm, each teaches, and after 0, 1, 2, 4, 8 \
 and 16 of them the next campaign is simulated and its true effect looked at. Three kinds of worlds: campaigns differ as the \
-calibration expects, not at all, or by half of the prior's deviation.
+calibration expects, not at all, or by half of the prior's deviation. A calibration cannot know beforehand that campaigns \
+hardly differ, so in the last two its interval is cautious and covers more than it says.
 The two real trials are not about prescribers: a mailing before an election (primary of August 2006, voted or not, assigned by \
 household cluster) and an e-mail campaign (visited the shop within two weeks). Both enter as a relative change with its \
 cluster-robust delta-method error, as "email_campaign" by mail and by e-mail, read in two ways: at the dose as it was run \
@@ -231,8 +232,9 @@ def _noise(inside: Bools) -> list[float]:
 History = Callable[[np.random.Generator, float, float], tuple[float, float]]
 """From a prior's mean and deviation to the mean of all campaigns of a kind and how far they lie apart."""
 
+EXPECTED = "as expected"
 HISTORIES: Mapping[str, History] = {
-    "as expected": lambda rng, mean, sd: (
+    EXPECTED: lambda rng, mean, sd: (
         rng.normal(mean, MEAN_SCALE * sd),
         BETWEEN_SCALE * sd * float(np.sqrt(2.0 * rng.f(2, 6))),
     ),
@@ -297,7 +299,7 @@ def _history_figures(histories: Mapping[str, Histories]) -> Iterator[Figure]:
             f"next campaigns inside their 95 % interval over sequences of experiments, campaigns {name}",
             float(share[worst]),
             at_least=LOW,
-            at_most=HIGH,
+            at_most=HIGH if name == EXPECTED else None,
             form=".1%",
             note=f"the worst look, after {LOOKS[worst]} experiments; over all looks {share.mean():.1%}",
         )
@@ -351,7 +353,7 @@ def _winner_figure(repetitions: int) -> Figure:
     rng, prior = _rng("winner"), catalogue_prior("email_campaign")
     config, found, believed, true = intervention("email_campaign"), [], [], []
     for _ in range(repetitions):
-        means, between = zip(*(HISTORIES["as expected"](rng, prior.mean, prior.sd) for _ in range(10)), strict=True)
+        means, between = zip(*(HISTORIES[EXPECTED](rng, prior.mean, prior.sd) for _ in range(10)), strict=True)
         effects = rng.normal(means, between)
         observed = rng.normal(effects, prior.sd)
         best = int(np.argmax(observed))
