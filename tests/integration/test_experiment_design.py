@@ -20,8 +20,8 @@ EFFECT = 0.03
 
 @pytest.fixture(scope="module")
 def generator() -> TwinGenerator:
-    learned = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
-    learned.train(sample_hcps(3000, np.random.default_rng(0)), "prescribing_change")
+    learned = TwinGenerator(TwinType.HCP, Brand.KISQALI, model_type="RandomForest", n_jobs=1)
+    learned.train(sample_hcps(1500, np.random.default_rng(0)), "prescribing_change")
     return learned
 
 
@@ -49,11 +49,11 @@ def test_the_planned_experiment_finds_the_effect_as_often_as_planned(generator, 
     assert control.n == pytest.approx(2 * treated.n, abs=2)
     assert 0.80 <= plan.power < 0.82
     assert plan.simulation.affected_twin_count == 5000
-    people = generator.generate(20_000, ELIGIBLE, 9)
+    people = generator.generate(10_000, ELIGIBLE, 9)
     rng = np.random.default_rng(1)
-    power = np.mean([found(plan, people, EFFECT, rng, adjusted=adjusted) for _ in range(400)])
+    power = np.mean([found(plan, people, EFFECT, rng, adjusted=adjusted) for _ in range(250)])
     assert power == pytest.approx(plan.power, abs=0.06)
-    false = np.mean([found(plan, people, 0.0, rng, adjusted=adjusted) for _ in range(400)])
+    false = np.mean([found(plan, people, 0.0, rng, adjusted=adjusted) for _ in range(250)])
     assert false == pytest.approx(plan.alpha, abs=0.03)
 
 
