@@ -4,7 +4,8 @@ Every difference is paired row by row, so what both find hard cancels out, and c
 are one observation as far as they agree: errors are those of sums over entities. The challenger has to be better in what called
 for the retrain, the absolute error of all rows or of one segment, and must not be worse elsewhere: in the error of all rows, in
 correlation, in coverage, and in the error of any segment with enough rows. Better and worse mean beyond noise at one-sided 95 %;
-segments share the 5 % among them.
+segments share the 5 % among them, and one of them is worse when it lost more than ``SEGMENT_MARGIN``: with enough rows any other
+model is worse somewhere beyond noise, by an amount that nobody would feel.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-__all__ = ["ALL", "GATE_ENTITIES", "GATE_ROWS", "SEGMENT_ROWS", "Comparison", "Difference", "Judged", "compare"]
+__all__ = ["ALL", "GATE_ENTITIES", "GATE_ROWS", "SEGMENT_MARGIN", "SEGMENT_ROWS", "Comparison", "Difference", "Judged", "compare"]
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -34,6 +35,9 @@ GATE_ENTITIES = 30
 
 SEGMENT_ROWS = 100
 """Fewest rows, of ``GATE_ENTITIES`` entities, of a segment that is judged for itself."""
+
+SEGMENT_MARGIN = 0.10
+"""Rise of a segment's error over the champion's that is put up with elsewhere: half of the rise that the rule takes for drift."""
 
 NOMINAL_COVERAGE = 0.95
 _LEVEL = 0.05
@@ -68,10 +72,12 @@ class Difference:
         reach = self._reach(level)
         return reach is not None and self.difference is not None and self.difference + reach < 0.0
 
-    def surely_higher(self, level: float = _LEVEL) -> bool:
-        """Whether the challenger's figure is the higher one beyond noise, at a one-sided level."""
+    def surely_higher(self, level: float = _LEVEL, margin: float = 0.0) -> bool:
+        """Whether the challenger's figure is higher by more than a share ``margin`` beyond noise, at a one-sided level."""
         reach = self._reach(level)
-        return reach is not None and self.difference is not None and self.difference - reach > 0.0
+        if reach is None or self.difference is None or self.champion is None:
+            return False
+        return self.difference - reach > margin * self.champion
 
     def _reach(self, level: float) -> float | None:
         if self.standard_error is None or self.entities < 2:
@@ -157,6 +163,7 @@ def compare(
 
     References:
         Liang, Zeger (1986), Longitudinal data analysis using generalized linear models. Biometrika 73(1): errors by cluster.
+        Piaggio et al. (2012), Reporting of noninferiority and equivalence randomized trials. JAMA 308(24): the margin.
 
     Example:
         >>> import numpy as np
@@ -276,7 +283,9 @@ def _objections(found: Comparison, fewest: int) -> tuple[str, ...]:
         f"correlation {_pair(found.correlation)}: worse beyond noise": found.correlation.surely_lower() or _lost(found.correlation),
         f"coverage {_pair(found.coverage)}: worse beyond noise": found.coverage.surely_lower() and _undercovers(found),
         **{
-            f"MAE of {name} {_pair(difference)}: worse beyond noise": difference.surely_higher(_LEVEL / len(others))
+            f"MAE of {name} {_pair(difference)}: worse by more than {SEGMENT_MARGIN:.0%} beyond noise": difference.surely_higher(
+                _LEVEL / len(others), SEGMENT_MARGIN
+            )
             for name, difference in others.items()
         },
     }

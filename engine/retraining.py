@@ -30,7 +30,7 @@ MOST_HISTORY = 10_000
 """Rows from before the change that are carried over, the latest: more teach hardly more, and who they are about gets old."""
 
 _SMALLEST_SHIFT = 0.20  # rise of the loss over the baseline that matters: the limit of the rule that calls for a retrain
-_SMALLEST_LEAF = 10  # rows of the outcome forest's leaves
+_LEAVES = (10, 30, 100)  # rows; the first is that of the outcome's forest
 _GATE_SHARE = 4  # one in so many new rows goes to the gate when there are plenty
 
 
@@ -72,7 +72,8 @@ def carried_over(history: pd.DataFrame, since: pd.DataFrame, accused: TwinModel)
 
     What the accused model misses on the rows since is learned from their features, and added to the old outcomes. Where nothing
     has changed the old rows stay what they were, so a challenger forgets nothing there; where all is new they repeat what the rows
-    since say. Whole numbers stay whole, and no outcome leaves the range of those that were seen.
+    since say. How finely a change is told follows from the rows themselves: of noisy ones large groups say more. Whole numbers stay
+    whole, and no outcome leaves the range of those that were seen.
 
     Args:
         history: rows from before the change, features and target.
@@ -85,8 +86,12 @@ def carried_over(history: pd.DataFrame, since: pd.DataFrame, accused: TwinModel)
     """
     target = accused.card.target
     old, new = (rows[target].to_numpy(dtype=float) for rows in (history, since))
-    correction = RandomForestRegressor(100, min_samples_leaf=_SMALLEST_LEAF, n_jobs=1, random_state=0)
-    correction.fit(accused.encoded(since), new - accused.predict(since))
+    missed, encoded = new - accused.predict(since), accused.encoded(since)
+    forests = [
+        RandomForestRegressor(100, min_samples_leaf=leaf, oob_score=True, n_jobs=1, random_state=0).fit(encoded, missed)
+        for leaf in _LEAVES
+    ]
+    correction = max(forests, key=lambda forest: forest.oob_score_)
     moved = np.clip(old + forest_mean(correction, accused.encoded(history)), *_range(old, new))
     whole = bool((np.rint(old) == old).all() and (np.rint(new) == new).all())
     return history.assign(**{target: np.rint(moved) if whole else moved})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engine.gate import GATE_ENTITIES, GATE_ROWS, SEGMENT_ROWS, Judged, compare
+from engine.gate import GATE_ENTITIES, GATE_ROWS, SEGMENT_MARGIN, SEGMENT_ROWS, Judged, compare
 
 WIDE = 1.959964
 
@@ -200,6 +200,18 @@ def test_an_improvement_of_the_whole_does_not_excuse_a_segment_that_became_worse
     verdict = compare(truth, champion, challenger, segments={"region=south": south, "region=west": ~south})
     assert not verdict.promote
     assert verdict.reason.startswith("MAE of region=south ")
+
+
+def test_a_segment_may_lose_what_nobody_would_feel_however_surely_and_no_more():
+    rng = np.random.default_rng(22)
+    truth = rng.normal(size=40_000)
+    south = np.arange(len(truth)) % 2 == 0
+    noise = np.where(south, 1.0, 3.0) * rng.normal(size=len(truth))
+    for factor, promoted in ((1 + 0.8 * SEGMENT_MARGIN, True), (1 + 1.2 * SEGMENT_MARGIN, False)):
+        challenger = judged(truth + np.where(south, factor, 0.3) * noise, half_width=9.0)
+        verdict = compare(truth, judged(truth + noise, half_width=9.0), challenger, segments={"region=south": south})
+        assert verdict.segments["region=south"].surely_higher(1e-6)
+        assert verdict.promote is promoted
 
 
 def test_a_segment_that_called_for_the_retrain_has_to_become_better_itself():
