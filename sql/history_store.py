@@ -125,12 +125,13 @@ async def features_known(database: Database, line: str, outcomes: pd.DataFrame) 
         outcomes: columns ``entity_id`` and ``observed_at`` (with its zone), and what else there is; it is not changed.
 
     Returns:
-        The same rows in the same order, with a column for each feature that any of them had; empty where nothing was known yet.
+        The same rows in the same order, with a column for each feature that any of them had, by name; empty where nothing was
+        known yet.
     """
     entities, times = outcomes[ENTITY].astype(str).tolist(), [at.to_pydatetime() for at in outcomes[OBSERVED]]
     found = await database.fetch(_KNOWN, line, entities, times)
     features = json.loads(f"[{','.join(row['features'] or '{}' for row in found)}]")
-    return pd.concat([outcomes.reset_index(drop=True), pd.DataFrame.from_records(features)], axis=1)
+    return pd.concat([outcomes.reset_index(drop=True), pd.DataFrame.from_records(features).sort_index(axis=1)], axis=1)
 
 
 async def simulated_rows(database: Database, line: str, as_of: datetime, since: datetime | None = None) -> pd.DataFrame:

@@ -42,7 +42,7 @@ class FeatureSource(Protocol):
             outcomes: ``entity_id``, ``observed_at`` with its zone, and what else there is; it is not changed.
 
         Returns:
-            The same rows in the same order with a column a feature, empty where nothing was known yet.
+            The same rows in the same order with a column a feature, by name, empty where nothing was known yet.
         """
 
 
@@ -88,7 +88,7 @@ class FeastFeatures:
         store = import_module("feast").FeatureStore(repo_path=str(self.repository))
         asked = pd.DataFrame({ENTITY: outcomes[ENTITY].astype(str), _EVENT_TIME: outcomes[OBSERVED], _ROW: range(len(outcomes))})
         found: pd.DataFrame = store.get_historical_features(asked, store.get_feature_service(self.service)).to_df()
-        known = found.set_index(_ROW).drop(columns=[ENTITY, _EVENT_TIME])
+        known = found.set_index(_ROW).drop(columns=[ENTITY, _EVENT_TIME]).sort_index(axis=1)
         features = known.reindex(range(len(outcomes)))  # a file store leaves rows out whose entity was known only later
         return pd.concat([outcomes.reset_index(drop=True), features], axis=1)
 
