@@ -35,6 +35,7 @@ Predicate = Callable[["pd.Series[Any]"], Any]
 SMALL_LEAF = 10  # fewest rows per leaf of a continuous column
 LARGE_LEAF = 100  # of a categorical or discrete one: same realism, less memorising
 LOOSE_LEAF = 1_800  # of a continuous one: over (columns of the table)^1.5, times the share that the columns before leave open
+LOOSE_FROM = 10_000  # rows of a table; of a smaller one such a leaf is so much smaller, else it would be half of the table
 EXPLAINED_BY = 2_000  # rows from which that share is learned, and as many that judge it
 DISCRETE_UP_TO = 40  # distinct values
 ATOM_SHARE = 0.01  # a value of a continuous column this frequent is a point mass
@@ -403,7 +404,8 @@ def _leaf_rows(column: Marginal, features: Singles, response: Floats, of_columns
     if not column.is_continuous:
         return LARGE_LEAF
     unexplained = 1.0 - _explained(features, response, seed)
-    return int(np.clip(round(LOOSE_LEAF / of_columns**1.5 * unexplained), SMALL_LEAF, LARGE_LEAF))
+    rows = min(1.0, len(response) / LOOSE_FROM)
+    return int(np.clip(round(LOOSE_LEAF / of_columns**1.5 * unexplained * rows), SMALL_LEAF, LARGE_LEAF))
 
 
 def _explained(features: Singles, response: Floats, seed: int) -> float:
