@@ -17,7 +17,7 @@ demo: $(VENV)/.local ## the main job end to end on real Kafka and Postgres (DATA
 	@exec $(BIN)/twinstream demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.dev ## every test, with real Kafka and real Postgres
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 extras: $(VENV)/.dev ## tests of the extras causal (DoWhy) and feast, each in an environment of its own
 	@deploy/locks/test_extras.sh

@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 home=.venv/extras
 uv=$home/uv/bin/uv
+export UV_SYSTEM_CERTS=1 # trust whom the machine trusts, as pip can be told to
 
 if [ ! -x $uv ]; then # pip would take minutes for these environments, uv takes seconds
   .venv/bin/python -m venv $home/uv
