@@ -55,8 +55,8 @@ The area under the curve (AUC) is that of a boosted classifier, cross-validated,
 copies are nearer to a row learned from than 19 of 20 unseen rows are; closer are those nearer to a row learned from than to any \
 unseen one.
 What learning from twins loses is the R2 on unseen rows of a random forest trained on real rows, less that of one trained on as \
-many twins. Prediction intervals are those of the trained model; difficulty is their own width, in tenths; a constant width is that \
-of split conformal prediction, which fits on half of the rows and finds its one width on the others.
+many twins. Prediction intervals are those of the trained model; difficulty is their own width, in tenths; a constant width is \
+that of split conformal prediction, which fits on half of the rows and finds its one width on the others.
 Times are processor seconds of one thread, the least of {TIMED} runs, on whatever machine measured this page, busy or not."""
 
 
