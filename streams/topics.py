@@ -10,7 +10,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from schemas import EVENTS, Event
 
-__all__ = ["DEAD_LETTERS", "TOPICS", "Topic", "create_topics", "topic_of"]
+__all__ = ["CHANGELOGS", "DEAD_LETTERS", "TOPICS", "Topic", "create_topics", "topic_of"]
 
 _DAY_MS = 86_400_000
 DEAD_LETTERS = "dead-letters"
@@ -56,6 +56,10 @@ TOPICS: tuple[Topic, ...] = (
     Topic(DEAD_LETTERS),
 )
 
+CHANGELOGS: tuple[Topic, ...] = (Topic("twinstream-fidelity-fidelity-panes-changelog", compacted=True, by_broker_time=False),)
+"""Topics of Faust's tables. Faust would create them while it starts, and a message that comes before its client has heard of a new
+topic ends the worker."""
+
 
 def topic_of(event: type[Event]) -> str:
     """The topic that carries an event."""
@@ -74,7 +78,10 @@ async def create_topics(bootstrap: str, *, replication: int = 1, **security: Any
     await admin.start()
     try:
         reply = await admin.create_topics(
-            [NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.configuration()) for topic in TOPICS]
+            [
+                NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.configuration())
+                for topic in (*TOPICS, *CHANGELOGS)
+            ]
         )
     finally:
         await admin.close()

@@ -9,15 +9,26 @@ from faust.exceptions import NotReady
 from pydantic import SecretStr
 
 from streams import answering
+from streams.agents import fidelity
 from streams.app import make_app
 from streams.metrics import OUTAGES
 from streams.settings import ROLES, Role, Settings
+from streams.topics import CHANGELOGS
 
 SETTINGS = Settings(kafka_bootstrap="localhost:1")
 
 
 def test_each_role_is_an_app_and_a_consumer_group_of_its_own():
     assert [make_app(role, SETTINGS).conf.id for role in ROLES] == [f"twinstream-{role}" for role in ROLES]
+
+
+def test_the_changelog_of_every_table_is_made_with_the_topics_and_not_by_faust_while_it_starts():
+    app = make_app("fidelity", SETTINGS)
+    fidelity.attach(app)
+
+    asked = {(table.changelog_topic.get_topic_name(), table.partitions) for table in app.tables.values()}
+    assert asked == {(topic.name, topic.partitions) for topic in CHANGELOGS}
+    assert all(topic.compacted for topic in CHANGELOGS)
 
 
 @pytest.mark.parametrize("role", ROLES)
