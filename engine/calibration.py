@@ -75,7 +75,7 @@ def calibrate(
         ValueError: for a prior that is calibrated already, experiments on another intervention, or two of the same id that differ.
 
     References:
-        Gelman et al. (2013) and the others above.
+        Gelman et al. (2013), sections 5.4 and 5.5.
 
     Example:
         >>> from datetime import UTC, datetime

@@ -85,18 +85,20 @@ class CrossFit:
     """What the model says of rows that it was not fitted on.
 
     Attributes:
-        predicted: out-of-fold predictions of the judged rows, shape ``(n,)``.
+        predicted, actual: out-of-fold predictions of the judged rows, and what was true of them, shape ``(n,)``.
         r2: of each fold, shape ``(FOLDS,)``.
     """
 
     predicted: Array
+    actual: Array
     r2: Array
 
-    def fidelity(self, actual: Array) -> float | None:
+    @property
+    def fidelity(self) -> float | None:
         """Pearson correlation of predicted and actual; None where either is constant."""
-        if np.ptp(self.predicted) == 0 or np.ptp(actual) == 0:
+        if np.ptp(self.predicted) == 0 or np.ptp(self.actual) == 0:
             return None
-        return float(np.corrcoef(self.predicted, actual)[0, 1])
+        return float(np.corrcoef(self.predicted, self.actual)[0, 1])
 
 
 def fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> Pipeline:
@@ -116,7 +118,7 @@ def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, 
         judged = test[test >= first]
         predicted[judged] = predict(model, encode(model, table.features.iloc[judged]))
         scores.append(r2_score(table.target[judged], predicted[judged]))
-    return CrossFit(predicted[first:], np.array(scores))
+    return CrossFit(predicted[first:], table.target[first:], np.array(scores))
 
 
 def encode(model: Pipeline, features: pd.DataFrame) -> Array:

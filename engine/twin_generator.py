@@ -143,13 +143,13 @@ class TwinGenerator:
         seen = table.only(selection.kept)
         chosen, crossed, tried = self._choose(seen, first)
         outcome = fit(seen, chosen, n_jobs=self.n_jobs, seed=self.seed)
-        judged, actual = table.features.iloc[first:], table.target[first:]
+        judged = table.features.iloc[first:]
         encoded = encode(outcome, judged)
-        conformal = fit_conformal(encoded, actual - crossed.predicted, self.seed)
+        conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed)
         report = assess(frame, self.twin_type, table.categorical, target, self.seed)
         metrics = _metrics(seen, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, report)
-        unseen = Unseen(actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
-        baseline = baseline_of(unseen, judged.reset_index(drop=True), TWIN_TYPES[self.twin_type].segments)
+        unseen = Unseen(crossed.actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
+        baseline = baseline_of(unseen, judged, TWIN_TYPES[self.twin_type].segments)
         card = self._card(table, first, target, chosen, tried, metrics, baseline)
         joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed)
         self._model = TwinModel(card, dict(table.kinds), joint, outcome, conformal)
@@ -191,7 +191,7 @@ class TwinGenerator:
     def _choose(self, table: TrainingTable, first: int) -> tuple[str, CrossFit, dict[str, float]]:
         tried = "RandomForest" if self.model_type == "auto" else self.model_type
         fits = {tried: cross_fit(table, tried, n_jobs=self.n_jobs, seed=self.seed, first=first)}
-        fidelity = fits[tried].fidelity(table.target[first:])
+        fidelity = fits[tried].fidelity
         if self.model_type == "auto" and (fidelity is None or fidelity < ENOUGH_FIDELITY):
             fits["GradientBoosting"] = cross_fit(table, "GradientBoosting", n_jobs=self.n_jobs, seed=self.seed, first=first)
         chosen = max(fits, key=lambda name: float(fits[name].r2.mean()))
@@ -253,7 +253,7 @@ def _metrics(
         train_rmse=float(np.sqrt((errors**2).mean())),
         cv_r2_mean=r2,
         cv_r2_std=float(crossed.r2.std()),
-        fidelity=crossed.fidelity(table.target[-len(crossed.predicted) :]),
+        fidelity=crossed.fidelity,
         training_samples=len(table),
         n_dropped=table.n_dropped,
         no_change_mae=float(np.abs(table.target).mean()) if additive else None,
