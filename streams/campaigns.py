@@ -18,6 +18,8 @@ __all__ = [
     "filter_of",
     "filter_option",
     "filters_of",
+    "intervention_argument",
+    "line_options",
     "target_option",
     "twin_type_option",
 ]
@@ -33,6 +35,7 @@ brand_option = click.option(
     "--brand", type=click.Choice([brand.value for brand in Brand]), default=Brand.KISQALI.value, show_default=True
 )
 target_option = click.option("--target", help="Target column; the twin type's own by default.")
+intervention_argument = click.argument("intervention", type=click.Choice(sorted(INTERVENTIONS)))
 filter_option = click.option(
     "--filter", "filters", multiple=True, metavar="WORD=VALUE[,VALUE]", help="For example region=south,west or min_decile=8."
 )
@@ -52,6 +55,11 @@ def campaign_options(command: F) -> F:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def line_options(command: F) -> F:
+    """Which model line is meant, as options: ``twin_type``, ``brand``, ``target``."""
+    return twin_type_option(brand_option(target_option(command)))
 
 
 def campaign(intervention: str, channel: str | None, frequency: str, weeks: int, intensity: float | None) -> InterventionConfig:

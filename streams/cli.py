@@ -22,6 +22,7 @@ from streams.campaigns import (
     campaign_options,
     filter_option,
     filters_of,
+    line_options,
     target_option,
     twin_type_option,
 )
@@ -29,11 +30,12 @@ from streams.deciding import models, retrain, why
 from streams.importing import as_training_table, read_table, write_table
 from streams.local import connected
 from streams.operating import dlq, replay, schemas, simulate_again
-from streams.operations import ask, learn, prepare, publish_table, read, with_features
+from streams.operations import ask, learn, prepare, publish_table, with_features
+from streams.page_data import look
 from streams.planning import counterfactuals_of, design, untreated
 from streams.settings import ROLES, Role, settings
 from streams.telling import model_facts, result_in_words, windows_as_data, windows_in_words
-from streams.terminal import Commands, answer, as_json_option, say
+from streams.terminal import Commands, answer, as_json_option, say, with_pool
 
 __all__ = ["main"]
 
@@ -84,9 +86,7 @@ def import_(source: Path, out: Path, twin_type: str, target: str | None, *, as_j
     help="Where the features are, when FILE has only entity_id, observed_at and the target: history (of the line), or "
     "feast:REPOSITORY:SERVICE. Each row gets what was known at its time.",
 )
-@twin_type_option
-@brand_option
-@target_option
+@line_options
 @as_json_option
 def train(file: Path, features: str | None, twin_type: str, brand: str, target: str | None, *, as_json: bool) -> None:
     """Train a model line on FILE; the first model of a line becomes its champion, a later one when it proves better."""
@@ -127,9 +127,7 @@ def train(file: Path, features: str | None, twin_type: str, brand: str, target: 
 @click.option("--seed", type=int, help="Makes a simulation repeatable.")
 @click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds to wait for the answer.")
 @click.option("--again", type=click.UUID, metavar="ID", help="Compute this past simulation again, and say whether it is the same.")
-@twin_type_option
-@brand_option
-@target_option
+@line_options
 @as_json_option
 def simulate(
     intervention: str | None,
@@ -182,9 +180,7 @@ def outcomes() -> None:
 
 @outcomes.command()
 @click.argument("file", type=TABLE)
-@twin_type_option
-@brand_option
-@target_option
+@line_options
 @as_json_option
 def publish(file: Path, twin_type: str, brand: str, target: str | None, *, as_json: bool) -> None:
     """Publish the rows of FILE as outcome events: columns are fields of an outcome, segment.DIMENSION, and features.
@@ -226,8 +222,7 @@ def up(home: Path | None, port: int) -> None:
 @as_json_option
 def fidelity(weighted: str, *, as_json: bool) -> None:
     """The newest windows of every line, what is expected before outcomes arrive, and who is waited for."""
-    with connected(settings(), say) as at:
-        seen = asyncio.run(read(at))
+    seen = with_pool(lambda at, pool: look(pool, at.n_min))
     answer(
         [windows_as_data(line, weighted) for line in seen.lines],
         lambda: "\n\n".join(windows_in_words(line, weighted) for line in seen.lines) or "no model line yet",

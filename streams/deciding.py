@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import click
 
 from schemas import ModelEvent, PopulationFilter
 from schemas.twin_models import RealismReport
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.ledger import POLICIES, Ledger
 from sql.retrain_store import approve, request, requests
 from sql.run_store import runs
 from sql.twin_repository import keep_realism
 from streams.campaigns import filter_option, filters_of
 from streams.client import TwinClient
-from streams.local import connected
-from streams.operations import read
+from streams.operations import champion_of
+from streams.page_data import look
 from streams.pages import moment
-from streams.settings import Settings, settings
+from streams.settings import Settings
 from streams.telling import line_in_words
-from streams.terminal import answer, as_json_option, say
+from streams.terminal import answer, as_json_option, with_pool
 from streams.why import story_of
 
 __all__ = ["models", "retrain", "why"]
-
-T = TypeVar("T")
 
 reason_option = click.option("--reason", default="", help="Why, for the ledger.")
 
@@ -42,8 +40,7 @@ def models() -> None:
 @as_json_option
 def list_models(*, as_json: bool) -> None:
     """Every line with its champion."""
-    with connected(settings(), say) as at:
-        seen = asyncio.run(read(at))
+    seen = with_pool(lambda at, pool: look(pool, at.n_min))
     said = [
         {"line": line.line, "policy": line.policy, "champion": line.champion.model_dump(mode="json") if line.champion else None}
         for line in seen.lines
@@ -62,10 +59,10 @@ def history(line: str | None, simulation_id: UUID | None, *, as_json: bool) -> N
     if (line is None) == (simulation_id is None):
         raise click.UsageError("give a LINE or --simulation ID")
     if simulation_id is not None:
-        told = _with_pool(lambda pool, _: _answered(pool, simulation_id))
+        told = with_pool(lambda _, pool: _answered(pool, simulation_id))
         answer(told, lambda: _answered_in_words(told), as_json=as_json)
         return
-    events = _with_pool(lambda pool, _: _history(pool, str(line)))
+    events = with_pool(lambda _, pool: _history(pool, str(line)))
     answer([event.model_dump(mode="json") for event in events], lambda: "\n".join(map(_event_in_words, events)), as_json=as_json)
 
 
@@ -78,7 +75,7 @@ def realism(line: str, filters: tuple[str, ...], *, as_json: bool) -> None:
 
     The report is kept with the stored populations of the same filters.
     """
-    report, populations = _with_pool(lambda pool, at: _realism(pool, at, line, filters_of(filters)))
+    report, populations = with_pool(lambda at, pool: _realism(at, pool, line, filters_of(filters)))
     answer(
         {"realism": report.model_dump(mode="json"), "populations": populations},
         lambda: f"{report}\nkept with {populations} stored populations",
@@ -146,7 +143,7 @@ def retrain() -> None:
 @as_json_option
 def list_retrains(line: str, *, as_json: bool) -> None:
     """Every retrain of LINE, the newest first."""
-    found = _with_pool(lambda pool, _: requests(pool, line))[::-1]
+    found = with_pool(lambda _, pool: requests(pool, line))[::-1]
     answer(
         [vars(each) for each in found],
         lambda: (
@@ -163,12 +160,12 @@ def list_retrains(line: str, *, as_json: bool) -> None:
 def approve_retrain(retrain_id: str, *, as_json: bool) -> None:
     """Let a retrain begin that waits; the first characters of its ID are enough."""
 
-    async def change(pool: Pool, _: Settings) -> dict[str, Any]:
+    async def change(_: Settings, pool: Pool) -> dict[str, Any]:
         chosen = await _retrain(pool, retrain_id)
         await approve(pool, chosen)
         return vars(await request(pool, chosen))
 
-    done = _with_pool(change)
+    done = with_pool(change)
     answer(done, lambda: f"retrain {done['retrain_id']} of {done['line']} is approved: a trainer takes it next", as_json=as_json)
 
 
@@ -178,40 +175,28 @@ def approve_retrain(retrain_id: str, *, as_json: bool) -> None:
 def why(retrain_id: str, *, as_json: bool) -> None:
     """The whole story of a retrain; the first characters of its id are enough."""
 
-    async def tell(pool: Pool, at: Settings) -> Any:
+    async def tell(at: Settings, pool: Pool) -> Any:
         return await story_of(pool, await _retrain(pool, retrain_id), at.retrain_limits)
 
-    story = _with_pool(tell)
+    story = with_pool(tell)
     answer(story.as_data(), story.in_words, as_json=as_json)
-
-
-def _with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
-    async def working(at: Settings) -> T:
-        pool = await open_pool(at)
-        try:
-            return await work(pool, at)
-        finally:
-            await pool.close()
-
-    with connected(settings(), say) as at:
-        return asyncio.run(working(at))
 
 
 def _decide(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json: bool) -> None:
     """Change a line, say its event, and let the registry's alias follow."""
 
-    async def deciding(pool: Pool, at: Settings) -> ModelEvent:
+    async def deciding(at: Settings, pool: Pool) -> ModelEvent:
         event = await change(pool)
         async with TwinClient(at, name="command line") as client:
             await Ledger(pool).tell(event.line, client.publish)
-        await _crown(pool, at, event)
+        await _crown(at, pool, event)
         return event
 
-    event = _with_pool(deciding)
+    event = with_pool(deciding)
     answer(event.model_dump(mode="json"), lambda: _event_in_words(event), as_json=as_json)
 
 
-async def _crown(pool: Pool, at: Settings, event: ModelEvent) -> None:
+async def _crown(at: Settings, pool: Pool, event: ModelEvent) -> None:
     from streams.registry import MlflowRegistry  # noqa: PLC0415  # it brings MLflow in, which most commands do without
 
     if event.happened in ("promoted", "rolled_back") and event.champion:
@@ -219,15 +204,10 @@ async def _crown(pool: Pool, at: Settings, event: ModelEvent) -> None:
         await asyncio.to_thread(MlflowRegistry(at.mlflow_uri).crown, event.line, run)
 
 
-async def _realism(pool: Pool, at: Settings, line: str, filters: PopulationFilter) -> tuple[RealismReport, int]:
+async def _realism(at: Settings, pool: Pool, line: str, filters: PopulationFilter) -> tuple[RealismReport, int]:
     """The report, and how many stored populations it is kept with."""
-    from streams.registry import MlflowRegistry  # noqa: PLC0415  # it brings MLflow in, which most commands do without
-
-    ledger = Ledger(pool)
-    champion = (await ledger.state(line)).champion
-    if champion is None:
-        raise LookupError(f"{line} has no champion yet")
-    model = await asyncio.to_thread(MlflowRegistry(at.mlflow_uri).load, await ledger.artifact(champion))
+    await Ledger(pool).state(line)  # refuses a line that nobody knows
+    model = await champion_of(at, pool, line)
     report = await asyncio.to_thread(model.assess, filters)
     return report, await keep_realism(pool, model.card, filters, report)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.refused_store import Refused, Wanted, find_refused, refused_among, summary
 from streams.asyncapi import asyncapi_document, write_schemas
 from streams.letters import (
@@ -27,16 +25,14 @@ from streams.letters import (
     shown,
     with_pasts,
 )
-from streams.local import connected
-from streams.settings import Settings, settings
-from streams.terminal import answer, as_json_option, say
+from streams.settings import Settings
+from streams.terminal import answer, as_json_option, say, with_pool
 
 if TYPE_CHECKING:
     from streams.replay import Report
 
 __all__ = ["dlq", "replay", "schemas", "simulate_again"]
 
-T = TypeVar("T")
 _MOST_AT_ONCE = 10_000
 
 
@@ -60,10 +56,10 @@ def list_letters(topic: str | None, kind: str | None, limit: int, *, waiting: bo
     """The newest refused records, and how many there are of each kind."""
     wanted = Wanted(topic, kind, waiting)
 
-    async def look(pool: Pool) -> tuple[list[dict[str, Any]], list[Letter]]:
+    async def look(_: Settings, pool: Pool) -> tuple[list[dict[str, Any]], list[Letter]]:
         return await summary(pool, wanted), await with_pasts(pool, await refused_among(pool, wanted, limit))
 
-    counts, letters = _with_pool(look)
+    counts, letters = with_pool(look)
     answer({"counts": counts, "letters": [shown(letter) for letter in letters]}, lambda: _listed(counts, letters), as_json=as_json)
 
 
@@ -80,7 +76,7 @@ def _listed(counts: list[dict[str, Any]], letters: list[Letter]) -> str:
 @as_json_option
 def show(refusal_id: str, *, raw: bool, as_json: bool) -> None:
     """All of a refused record; the first characters of its ID are enough."""
-    letter = _with_pool(lambda pool: _letter(pool, refusal_id))
+    letter = with_pool(lambda _, pool: _letter(pool, refusal_id))
     if raw:
         click.get_binary_stream("stdout").write(letter.refused.value or b"")
     else:
@@ -123,7 +119,7 @@ def replay_refused(
         sent, skipped = await replay_letters(at, pool, chosen, fix, dry_run=dry_run)
         return sent, skipped, await with_pasts(pool, [each.refused for each in sent], wait=not dry_run)
 
-    sent, skipped, letters = _with_settings_and_pool(replay)
+    sent, skipped, letters = with_pool(replay)
     told = {"replayed": [shown(letter) for letter in letters], "skipped": [_skipped(each) for each in skipped], "dry_run": dry_run}
     answer(told, lambda: _replayed(sent, skipped, letters, dry_run=dry_run), as_json=as_json)
     for each in skipped if not as_json else ():
@@ -152,22 +148,6 @@ def _as(letter: Letter) -> str:
 async def _letter(pool: Pool, begins: str) -> Letter:
     refused: Refused = await find_refused(pool, begins)
     return (await with_pasts(pool, [refused]))[0]
-
-
-def _with_pool(work: Callable[[Pool], Awaitable[T]]) -> T:
-    return _with_settings_and_pool(lambda _at, pool: work(pool))
-
-
-def _with_settings_and_pool(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
-    async def run(at: Settings) -> T:
-        pool = await open_pool(at)
-        try:
-            return await work(at, pool)
-        finally:
-            await pool.close()
-
-    with connected(settings(), say) as at:
-        return asyncio.run(run(at))
 
 
 @click.command()
@@ -203,7 +183,7 @@ def replay(topic: str, begin: str | None, end: str | None, partitions: tuple[int
     async def work(at: Settings, pool: Pool) -> Report:
         return await again.replay(at, pool, topic, first, last, partitions, dry_run=dry_run)
 
-    report = _with_settings_and_pool(work)
+    report = with_pool(work)
     answer(report.as_data(), report.in_words, as_json=as_json)
 
 
@@ -211,7 +191,7 @@ def simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
     """Compute a past simulation again; exit status 1 when it is not the same to the last bit."""
     from streams.repeating import repeat  # noqa: PLC0415  # heavy, and only this command needs it
 
-    repeated = _with_settings_and_pool(lambda at, pool: repeat(at, pool, simulation_id))
+    repeated = with_pool(lambda at, pool: repeat(at, pool, simulation_id))
     answer(repeated.as_data(), repeated.in_words, as_json=as_json)
     if repeated.differences:
         sys.exit(1)

@@ -11,20 +11,21 @@ from uuid import uuid4
 import pandas as pd
 
 from schemas import TWIN_TYPES, Brand, SimulationAnswer, SimulationRequest, TwinType
-from sql.database import open_pool
+from sql.database import Pool, open_pool
+from sql.ledger import Ledger
 from sql.migrate import migrate
 from streams.client import TwinClient
 from streams.feature_sources import checked_outcomes, feature_source
 from streams.kafka import kafka_security
 from streams.outcome_table import outcome_events
-from streams.page_data import Look, look
 from streams.settings import Settings
 from streams.topics import create_topics
 
 if TYPE_CHECKING:
+    from engine.twin_model import TwinModel
     from streams.training import Trained
 
-__all__ = ["ask", "learn", "prepare", "publish_table", "read", "with_features"]
+__all__ = ["ask", "champion_of", "learn", "prepare", "publish_table", "with_features"]
 
 
 async def prepare(settings: Settings) -> dict[str, list[str]]:
@@ -42,12 +43,24 @@ async def learn(settings: Settings, frame: pd.DataFrame, twin_type: TwinType, br
     from streams.registry import MlflowRegistry  # noqa: PLC0415  # it brings MLflow in, which most commands do without
     from streams.training import train_line  # noqa: PLC0415
 
-    pool = await open_pool(settings)
-    try:
-        registry = MlflowRegistry(settings.mlflow_uri)
+    registry = MlflowRegistry(settings.mlflow_uri)
+    async with await open_pool(settings) as pool:
         return await train_line(pool, registry, frame, twin_type, brand, target, settings=settings, source=source)
-    finally:
-        await pool.close()
+
+
+async def champion_of(settings: Settings, pool: Pool, line: str) -> TwinModel:
+    """The champion of a line, loaded.
+
+    Raises:
+        LookupError: when the line is unknown or has no champion.
+    """
+    from streams.models import Models  # noqa: PLC0415  # it brings MLflow in, which most commands do without
+    from streams.registry import MlflowRegistry  # noqa: PLC0415
+
+    champion = await Ledger(pool).champion(line)
+    if champion is None:
+        raise LookupError(f"{line} has no champion yet: twinstream train FILE")
+    return await Models(pool, MlflowRegistry(settings.mlflow_uri), 1).get(champion)
 
 
 async def with_features(settings: Settings, outcomes: pd.DataFrame, source: str, line: str) -> tuple[pd.DataFrame, str]:
@@ -56,12 +69,9 @@ async def with_features(settings: Settings, outcomes: pd.DataFrame, source: str,
     Raises:
         ValueError: for an unknown source, or outcomes without entity or time.
     """
-    pool = await open_pool(settings)
-    try:
+    async with await open_pool(settings) as pool:
         found = feature_source(source, pool, line)
         return await found.joined(checked_outcomes(outcomes)), found.name
-    finally:
-        await pool.close()
 
 
 async def ask(settings: Settings, request: SimulationRequest, timeout_s: float) -> SimulationAnswer:
@@ -94,12 +104,3 @@ async def publish_table(
         return await client.publish_outcomes(
             outcome_events(named, constants), progress=lambda count: say(f"  {count:,} of {len(table):,}")
         )
-
-
-async def read(settings: Settings) -> Look:
-    """Everything that the page shows, at this moment."""
-    pool = await open_pool(settings)
-    try:
-        return await look(pool, settings.n_min)
-    finally:
-        await pool.close()

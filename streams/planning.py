@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,34 +12,31 @@ from engine import ExperimentDesigner
 from engine.counterfactuals import Counterfactuals, counterfactuals, had_they_not_been_treated
 from engine.experiment_design import Assignment
 from engine.twin_model import TwinModel
-from schemas import INTERVENTIONS, TWIN_TYPES, Brand, EffectPrior, ExperimentPlan, TwinType, model_line
+from schemas import TWIN_TYPES, Brand, EffectPrior, ExperimentPlan, TwinType, model_line
 from schemas.base import one_of
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.effect_store import current_priors
-from sql.ledger import Ledger
 from streams.campaigns import (
     TABLE,
-    brand_option,
     campaign,
     campaign_options,
     filter_option,
     filters_of,
-    target_option,
-    twin_type_option,
+    intervention_argument,
+    line_options,
 )
 from streams.importing import read_table, write_table
-from streams.local import connected
-from streams.settings import Settings, settings
-from streams.terminal import answer, as_json_option, say
+from streams.operations import champion_of
+from streams.settings import Settings
+from streams.terminal import answer, as_json_option, say, with_pool
 
 __all__ = ["counterfactuals_of", "design", "untreated"]
 
-line_argument = click.argument("intervention", type=click.Choice(sorted(INTERVENTIONS)))
 out_option = click.option("--out", type=TABLE, help="Write a row for each entity here (.csv, .csv.gz or .parquet).")
 
 
 @click.command()
-@line_argument
+@intervention_argument
 @campaign_options
 @filter_option
 @click.option("--effect", type=float, default=0.05, show_default=True, help="The smallest effect worth finding, a fraction.")
@@ -49,9 +45,7 @@ out_option = click.option("--out", type=TABLE, help="Write a row for each entity
 @click.option("--cluster-size", type=float, default=1.0, show_default=True, help="People in a unit that is assigned as a whole.")
 @click.option("--icc", type=float, default=0.0, show_default=True, help="Share of the outcome's variance between such units.")
 @click.option("--available", type=int, help="People there are: tells what they can find.")
-@twin_type_option
-@brand_option
-@target_option
+@line_options
 @as_json_option
 def design(
     intervention: str,
@@ -87,13 +81,11 @@ def design(
 
 
 @click.command("counterfactuals")
-@line_argument
+@intervention_argument
 @click.argument("file", type=TABLE)
 @campaign_options
 @out_option
-@twin_type_option
-@brand_option
-@target_option
+@line_options
 @as_json_option
 def counterfactuals_of(
     intervention: str,
@@ -123,9 +115,7 @@ def counterfactuals_of(
 @click.option("--outcome", help="Column of what each did; the line's target by default.")
 @click.option("--cluster", help="Column of the unit that was assigned, where that was not the entity.")
 @out_option
-@twin_type_option
-@brand_option
-@target_option
+@line_options
 @as_json_option
 def untreated(
     file: Path,
@@ -160,25 +150,10 @@ def _with_line(line: str) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
         ValueError: when the line has no champion.
     """
 
-    async def found(at: Settings) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
-        pool = await open_pool(at)
-        try:
-            return await _champion(pool, at, line), await current_priors(pool, line)
-        finally:
-            await pool.close()
+    async def found(at: Settings, pool: Pool) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
+        return await champion_of(at, pool, line), await current_priors(pool, line)
 
-    with connected(settings(), say) as at:
-        return asyncio.run(found(at))
-
-
-async def _champion(pool: Pool, at: Settings, line: str) -> TwinModel:
-    from streams.models import Models  # noqa: PLC0415  # it brings MLflow in, which most commands do without
-    from streams.registry import MlflowRegistry  # noqa: PLC0415
-
-    champion = await Ledger(pool).champion(line)
-    if champion is None:
-        raise ValueError(f"{line} has no champion yet: twinstream train FILE")
-    return await Models(pool, MlflowRegistry(at.mlflow_uri), 1).get(champion)
+    return with_pool(found)
 
 
 def _say_what_is_known(model: TwinModel, table: pd.DataFrame) -> None:

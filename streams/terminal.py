@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import asyncpg
 import click
 from aiokafka.errors import KafkaError
 
 from deploy.stack import StackError
+from sql.database import Pool, open_pool
 from streams.answering import in_words
+from streams.local import connected
+from streams.settings import Settings, settings
 
-__all__ = ["Commands", "answer", "as_json_option", "say"]
+__all__ = ["Commands", "answer", "as_json_option", "say", "with_pool"]
+
+T = TypeVar("T")
 
 REFUSALS = (ValueError, LookupError, RuntimeError, OSError, StackError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -36,6 +42,17 @@ class Commands(click.Group):
 def say(line: str) -> None:
     """Progress goes to stderr: stdout is for the answer."""
     click.echo(line, err=True)
+
+
+def with_pool(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
+    """Do ``work`` on the service that the settings name, or on the local stack."""
+
+    async def working(at: Settings) -> T:
+        async with await open_pool(at) as pool:
+            return await work(at, pool)
+
+    with connected(settings(), say) as at:
+        return asyncio.run(working(at))
 
 
 def answer(said: dict[str, Any] | list[Any], words: Callable[[], str], *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from click.testing import CliRunner
 
 from deploy.stack.part import free_port, is_free
 from engine import TwinGenerator
@@ -22,6 +24,7 @@ from engine.twin_model import TwinModel
 from schemas import Brand, Event, ModelEvent, TwinType
 from sql.database import Pool, open_pool
 from sql.ledger import Artifact, Ledger
+from streams import cli, terminal
 from streams.client import TwinClient
 from streams.registry import MlflowRegistry, prepare_store
 from streams.role import play
@@ -103,6 +106,23 @@ async def promoted(settings: Settings, pool: Pool, champion: TwinModel, saved: A
 
 
 Service = Callable[[Sequence[Role]], AbstractAsyncContextManager[None]]
+Twinstream = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+def twinstream(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Twinstream:
+    """Types a command on the service under test and reads its answer: what ``--json`` means, or the refusal of a ``status``."""
+    for room in (cli, terminal):
+        monkeypatch.setattr(room, "settings", lambda: settings)
+
+    async def run(*words: str, status: int = 0) -> Any:
+        result = await asyncio.to_thread(CliRunner().invoke, cli.main, words)
+        assert result.exit_code == status, result.output
+        if "--json" in words:
+            return json.loads(result.stdout)
+        return result.stderr if status else result.stdout
+
+    return run
 
 
 @pytest.fixture

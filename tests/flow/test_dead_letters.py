@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from uuid import UUID
 
 import pytest
-from click.testing import CliRunner, Result
 
-from streams import operating
-from streams.cli import main
 from streams.topics import DEAD_LETTERS
 from tests.outcomes import TOPIC, make_card, make_line, outcome
 
@@ -31,19 +27,6 @@ POISON: list[tuple[bytes | None, bytes | None, str, str]] = [
     (b"spaced", SPACED, "simulation", "Refusal"),
     (b"array", ARRAY, "invalid", "ValidationError"),
 ]
-
-
-@pytest.fixture
-def run(settings, monkeypatch):
-    """A command on the service under test."""
-    monkeypatch.setattr(operating, "settings", lambda: settings)
-
-    async def running(*words: str, status: int = 0) -> Result:
-        said = await asyncio.to_thread(CliRunner().invoke, main, list(words))
-        assert said.exit_code == status, said.output
-        return said
-
-    return running
 
 
 @pytest.fixture
@@ -82,31 +65,33 @@ async def publish_nothing(client) -> tuple[int, int]:
     return done.partition, done.offset
 
 
-async def test_an_operator_lists_looks_corrects_and_replays_and_nothing_counts_twice(service, client, listener, pool, line, run):
+async def test_an_operator_lists_looks_corrects_and_replays_and_nothing_counts_twice(
+    service, client, listener, pool, line, twinstream
+):
     wrong = outcome(1, actual_value="a tenth", surprise=1)
     async with service(["outcomes"]):
         await client.publish_bytes(TOPIC, b"its key", json.dumps(wrong).encode(), [("trace", b"\xff")])
         await client.publish_bytes(TOPIC, b"other", b"\xff")
         await listener.records(DEAD_LETTERS, 2)
 
-        listed = json.loads((await run("dlq", "list", "--json")).stdout)
+        listed = await twinstream("dlq", "list", "--json")
         assert {(each["kind"], each["count"]) for each in listed["counts"]} == {("invalid", 1), ("json", 1)}
-        assert "2 refused" not in (await run("dlq", "list", "--kind", "champion")).stdout
+        assert "2 refused" not in await twinstream("dlq", "list", "--kind", "champion")
         (named,) = [each["refusal_id"] for each in listed["letters"] if each["kind"] == "invalid"]
-        assert json.loads((await run("dlq", "show", named[:8], "--raw")).stdout_bytes) == wrong
-        assert "actual_value" in (await run("dlq", "show", named[:8])).stdout
+        assert json.loads(await twinstream("dlq", "show", named[:8], "--raw")) == wrong
+        assert "actual_value" in await twinstream("dlq", "show", named[:8])
 
-        again = await run("dlq", "replay", named, "--set", "actual_value=0.1", status=1)
-        assert "would be refused again: surprise" in again.stderr
+        again = await twinstream("dlq", "replay", named, "--set", "actual_value=0.1", status=1)
+        assert "would be refused again: surprise" in again
         other_id = ("--set", f"event_id={UUID(int=9)}", "--set", "actual_value=0.1", "--drop", "surprise")
-        assert "event_id is" in (await run("dlq", "replay", named, *other_id, status=1)).stderr
+        assert "event_id is" in await twinstream("dlq", "replay", named, *other_id, status=1)
         fix = ("--set", "actual_value=0.1", "--drop", "surprise")
-        tried = json.loads((await run("dlq", "replay", named, *fix, "--dry-run", "--json")).stdout)
+        tried = await twinstream("dlq", "replay", named, *fix, "--dry-run", "--json")
         assert (tried["dry_run"], tried["replayed"][0]["replays"]) == (True, [])
         assert await listener.count(TOPIC) == 2
 
         for fate in ("counted", "duplicate"):
-            done = json.loads((await run("dlq", "replay", named, *fix, "--json")).stdout)
+            done = await twinstream("dlq", "replay", named, *fix, "--json")
             assert done["replayed"][0]["replays"][-1]["came_of_it"] == fate
         (record,) = [each for each in await listener.records(TOPIC, 3) if b"0.1" in each.value][:1]
 
@@ -114,19 +99,19 @@ async def test_an_operator_lists_looks_corrects_and_replays_and_nothing_counts_t
     assert dict(record.headers)["twin_replay_of"].decode() == named
     assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 1
     assert await pool.fetchval("SELECT actual_value FROM fidelity_tracking WHERE fate = 'counted'") == 0.1
-    waiting = json.loads((await run("dlq", "list", "--waiting", "--json")).stdout)["letters"]
+    waiting = (await twinstream("dlq", "list", "--waiting", "--json"))["letters"]
     assert [each["kind"] for each in waiting] == ["json"]
-    shown = (await run("dlq", "show", named)).stdout
+    shown = await twinstream("dlq", "show", named)
     assert "with actual_value = 0.1, without surprise: counted" in shown
 
 
-async def test_what_is_refused_again_has_one_more_attempt_and_the_mark_says_so(service, client, listener, line, run):
+async def test_what_is_refused_again_has_one_more_attempt_and_the_mark_says_so(service, client, listener, line, twinstream):
     async with service(["outcomes"]):
         await client.publish_bytes(TOPIC, None, SPACED)
         await listener.records(DEAD_LETTERS, 1)
-        done = json.loads((await run("dlq", "replay", "--kind", "simulation", "--json")).stdout)
+        done = await twinstream("dlq", "replay", "--kind", "simulation", "--json")
         second = (await listener.records(DEAD_LETTERS, 2))[-1]
-        assert (await run("dlq", "replay", "--topic", "simulation-requests", "--json")).exit_code == 0
+        await twinstream("dlq", "replay", "--topic", "simulation-requests", "--json")
     assert done["replayed"][0]["replays"][0]["came_of_it"] == "refused: simulation"
     assert {dict(each.headers)["twin_attempt"] for each in await listener.records(DEAD_LETTERS, 2)} == {b"1", b"2"}
     assert second.value == SPACED
@@ -140,6 +125,6 @@ REFUSED = [
 ]
 
 
-async def test_what_cannot_be_is_refused_in_a_sentence(run):
+async def test_what_cannot_be_is_refused_in_a_sentence(twinstream):
     for words, status, said in REFUSED:
-        assert said in (await run(*words, status=status)).stderr
+        assert said in await twinstream(*words, status=status)

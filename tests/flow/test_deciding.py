@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from click.testing import CliRunner
 
 from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
 from sql.ledger import Effect, Ledger
 from sql.retrain_store import enqueue, note_learned, request, take
 from sql.run_store import Recipe, pin
-from streams import deciding
-from streams.cli import main
 from streams.registry import MlflowRegistry
 
 LINE = "hcp:kisqali:prescribing_change"
@@ -30,19 +26,6 @@ GATE = {
     "segments": {"region=south": FIGURE},
     "reason": "MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
 }
-
-
-@pytest.fixture
-def twinstream(settings, monkeypatch):
-    """Types a command and reads its answer."""
-    monkeypatch.setattr(deciding, "settings", lambda: settings)
-
-    async def run(*words: str, fails: bool = False) -> str:
-        result = await asyncio.to_thread(CliRunner().invoke, main, words)
-        assert result.exit_code == int(fails), result.output
-        return result.stderr if fails else result.stdout
-
-    return run
 
 
 @pytest.fixture
@@ -76,7 +59,7 @@ def an_alarm(accused) -> RetrainEvent:
 async def test_a_promotion_and_a_rollback_are_one_command_and_one_event_each(
     twinstream, promoted, second, pool, listener, settings
 ):
-    told = json.loads(await twinstream("models", "promote", LINE, str(second)[:8], "--reason", "it knows more", "--json"))
+    told = await twinstream("models", "promote", LINE, str(second)[:8], "--reason", "it knows more", "--json")
     assert (told["happened"], told["champion"], told["reason"]) == ("promoted", str(second), "it knows more")
     assert await Ledger(pool).champion(LINE) == second
     assert "rolled_back" in await twinstream("models", "rollback", LINE)
@@ -97,7 +80,7 @@ async def test_what_cannot_be_decided_is_refused_in_one_line(twinstream, promote
         ("why", "abc"): "no retrain begins with 'abc'",
         ("models", "history", "--simulation", str(uuid4())): "was ever asked for",
     }.items():
-        said = await twinstream(*words, fails=True)
+        said = await twinstream(*words, status=1)
         assert reason in said
         assert len(said.strip().splitlines()) == 1
 
@@ -139,7 +122,7 @@ async def test_why_tells_the_whole_story_of_a_retrain_on_one_screen(twinstream, 
         "policy auto",
     ):
         assert part in story
-    assert json.loads(await twinstream("why", str(alarm.retrain_id), "--json"))["effect"]["verdict"] == "gain"
+    assert (await twinstream("why", str(alarm.retrain_id), "--json"))["effect"]["verdict"] == "gain"
 
 
 async def test_the_ledger_tells_which_model_answered_a_simulation(twinstream, promoted, second, pool):

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 
 from engine.counterfactuals import counterfactuals
 from engine.sample_tables import sample_hcps
 from schemas import ExperimentPlan
 from sql.effect_store import add_experiment
-from streams import cli, planning
 from streams.agents.experiments import _believed
 from tests.flow.test_simulations import SPEAKERS, an_experiment
-
-
-@pytest.fixture
-def twinstream(settings, monkeypatch):
-    """Types a command and reads its answer."""
-    monkeypatch.setattr(planning, "settings", lambda: settings)
-    monkeypatch.setattr(cli, "settings", lambda: settings)
-
-    async def run(*words: str, fails: bool = False) -> str:
-        result = await asyncio.to_thread(CliRunner().invoke, cli.main, words)
-        assert result.exit_code == int(fails), result.output
-        return result.stderr if fails else result.stdout
-
-    return run
 
 
 def a_table(folder: Path, n: int = 1500, **columns) -> Path:
@@ -42,7 +24,7 @@ def a_table(folder: Path, n: int = 1500, **columns) -> Path:
 
 async def test_an_experiment_is_planned_on_the_champions_twins_with_what_experiments_have_taught(twinstream, promoted, pool):
     words = ("design", "speaker_program_invitation", "--filter", "min_decile=6", "--effect", "0.03", "--control-ratio", "2")
-    plan = ExperimentPlan.model_validate_json(await twinstream(*words, "--json"))
+    plan = ExperimentPlan.model_validate(await twinstream(*words, "--json"))
     assert plan.power == pytest.approx(0.8, abs=0.01)
     assert plan.arms[1].n == pytest.approx(2 * plan.arms[0].n, abs=2)
     assert plan.simulation.effects_version == 0
@@ -54,7 +36,7 @@ async def test_an_experiment_is_planned_on_the_champions_twins_with_what_experim
 
 async def test_entities_of_a_table_are_told_what_they_would_do_with_and_without(twinstream, promoted, champion, tmp_path):
     file, out = a_table(tmp_path), tmp_path / "told.csv"
-    average = json.loads(await twinstream("counterfactuals", "speaker_program_invitation", str(file), "--out", str(out), "--json"))
+    average = await twinstream("counterfactuals", "speaker_program_invitation", str(file), "--out", str(out), "--json")
     table = pd.read_csv(file)
     expected = counterfactuals(champion, table, SPEAKERS)
     assert average == pytest.approx(dict(expected.average))
@@ -69,7 +51,7 @@ async def test_the_treated_of_a_finished_experiment_are_told_what_they_would_hav
     treated = np.random.default_rng(1).random(1500) < 0.5
     change = sample_hcps(1500, np.random.default_rng(5))["prescribing_change"] + 0.05 * treated
     file, out = a_table(tmp_path, treated=treated.astype(int), prescribing_change=change), tmp_path / "told.parquet"
-    average = json.loads(await twinstream("untreated", str(file), "--out", str(out), "--json"))
+    average = await twinstream("untreated", str(file), "--out", str(out), "--json")
     assert average["difference_lower"] < 0.05 < average["difference_upper"]
     rows = pd.read_parquet(out)
     assert len(rows) == treated.sum()
@@ -80,13 +62,13 @@ async def test_the_treated_of_a_finished_experiment_are_told_what_they_would_hav
 async def test_what_cannot_be_asked_is_refused_in_one_line(twinstream, promoted, tmp_path):
     file = a_table(tmp_path)
     assert "unknown column 'arm': use one of adoption_stage" in await twinstream(
-        "untreated", str(file), "--treated", "arm", fails=True
+        "untreated", str(file), "--treated", "arm", status=1
     )
     bare = tmp_path / "bare.csv"
     pd.DataFrame({"shoe_size": [43, 44]}).to_csv(bare, index=False)
-    said = await twinstream("counterfactuals", "email_campaign", str(bare), fails=True)
+    said = await twinstream("counterfactuals", "email_campaign", str(bare), status=1)
     assert "no column is a feature of hcp:kisqali:prescribing_change" in said
-    said = await twinstream("design", "email_campaign", "--brand", "fabhalta", fails=True)
+    said = await twinstream("design", "email_campaign", "--brand", "fabhalta", status=1)
     assert "hcp:fabhalta:prescribing_change has no champion yet" in said
 
 

@@ -7,14 +7,9 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-import pytest
-from click.testing import CliRunner
-
 from schemas import InterventionConfig, RetrainEvent, SimulationRequest
 from sql.replay_store import begin_quiet, is_quiet
 from sql.retrain_store import Limits, approve, enqueue, waits_for
-from streams import operating
-from streams.cli import main
 from streams.topics import DEAD_LETTERS
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
 
@@ -23,21 +18,8 @@ NOBODYS = outcome(7, model_id=str(UUID(int=5)))
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 
 
-@pytest.fixture
-def run(settings, monkeypatch):
-    """A command on the service under test."""
-    monkeypatch.setattr(operating, "settings", lambda: settings)
-
-    async def running(*words: str, status: int = 0) -> dict | str:
-        said = await asyncio.to_thread(CliRunner().invoke, main, list(words))
-        assert said.exit_code == status, said.output
-        return json.loads(said.stdout) if "--json" in words else said.stderr
-
-    return running
-
-
 async def test_outcomes_that_came_too_early_count_once_after_a_replay_and_raise_no_alarm(
-    service, client, listener, pool, settings, run
+    service, client, listener, pool, settings, twinstream
 ):
     early = [json.dumps(outcome(number)).encode() for number in range(5)]
     async with service(["outcomes"]):
@@ -47,17 +29,17 @@ async def test_outcomes_that_came_too_early_count_once_after_a_replay_and_raise_
         assert await pool.fetchval("SELECT count(*) FROM refused_records WHERE kind = 'champion'") == 5
         await make_line(settings.postgres_dsn.get_secret_value(), make_card())
 
-        tried = await run("replay", TOPIC, "--dry-run", "--json")
+        tried = await twinstream("replay", TOPIC, "--dry-run", "--json")
         assert {what: count for what, count in tried["found"].items() if count} == {
             "refused, and accepted now": 5,
             "refused, still: model": 1,
         }
         assert (await listener.count(TOPIC), await is_quiet(pool, LINE)) == (6, False)
 
-        done = await run("replay", TOPIC, "--json")
+        done = await twinstream("replay", TOPIC, "--json")
         assert done["came_of_it"] == {"counted": 5}
         assert await is_quiet(pool, LINE)
-        again = await run("replay", TOPIC, "--json")
+        again = await twinstream("replay", TOPIC, "--json")
     assert again["published_again"] == []
     assert {what: count for what, count in again["found"].items() if count} == {
         "in already": 5,
@@ -67,21 +49,21 @@ async def test_outcomes_that_came_too_early_count_once_after_a_replay_and_raise_
     assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 5
 
 
-async def test_offsets_and_times_bound_what_is_replayed(client, run):
+async def test_offsets_and_times_bound_what_is_replayed(client, twinstream):
     places = [await client.publish_bytes(TOPIC, b"key", b"{}", partition=1) for _ in range(4)]
     middle = datetime.now(UTC) + timedelta(seconds=1)
     await asyncio.sleep(1.1)
     await client.publish_bytes(TOPIC, b"key", b"{}", partition=1)
     assert [offset for _, offset in places] == [0, 1, 2, 3]
-    by_offset = await run("replay", TOPIC, "--from", "1", "--to", "3", "--partition", "1", "--json")
-    by_time = await run("replay", TOPIC, "--from", middle.isoformat(), "--json")
+    by_offset = await twinstream("replay", TOPIC, "--from", "1", "--to", "3", "--partition", "1", "--json")
+    by_time = await twinstream("replay", TOPIC, "--from", middle.isoformat(), "--json")
     assert by_offset["stretches"] == [{"topic": TOPIC, "partition": 1, "first": 1, "end": 3}]
     assert by_time["stretches"] == [{"topic": TOPIC, "partition": 1, "first": 4, "end": 5}]
     assert by_time["found"] == {"not read yet": 1}
 
 
 async def test_a_request_is_answered_again_to_the_last_bit_and_a_run_can_be_repeated(
-    service, client, listener, promoted, pool, run
+    service, client, listener, promoted, pool, twinstream
 ):
     request = SimulationRequest(
         simulation_id=uuid4(), requested_at=datetime.now(UTC), twin_type="hcp", brand="kisqali", intervention=EMAIL, twin_count=500
@@ -90,19 +72,19 @@ async def test_a_request_is_answered_again_to_the_last_bit_and_a_run_can_be_repe
         await client.request(request)
         await client.publish_bytes(REQUESTS, b"key", b"nonsense")
         await listener.records(DEAD_LETTERS, 1)
-        while (done := await run("replay", REQUESTS, "--dry-run", "--json"))["found"]["not read yet"]:  # noqa: ASYNC110  # it is the role that changes
+        while (done := await twinstream("replay", REQUESTS, "--dry-run", "--json"))["found"]["not read yet"]:  # noqa: ASYNC110  # it is the role that changes
             await asyncio.sleep(0.2)  # offsets are committed once a second
         assert done["found"] == {"not read yet": 0, "completed, answered again": 1, "unreadable": 1}
         assert await listener.count(REQUESTS) == 2
-        await run("replay", REQUESTS, "--json")
+        await twinstream("replay", REQUESTS, "--json")
         answers = await listener.records("simulation-results", 2)
     assert len({answer.value for answer in answers}) == 1
 
-    assert (await run("simulate", "--again", str(request.simulation_id), "--json"))["same"] is True
+    assert (await twinstream("simulate", "--again", str(request.simulation_id), "--json"))["same"] is True
     await pool.execute("UPDATE simulation_runs SET results = jsonb_set(results, '{ate}', '0.123456')")
-    differs = await run("simulate", "--again", str(request.simulation_id), "--json", status=1)
+    differs = await twinstream("simulate", "--again", str(request.simulation_id), "--json", status=1)
     assert list(differs["differences"]) == ["ate"]
-    assert "was never asked for" in await run("simulate", "--again", str(UUID(int=3)), status=1)
+    assert "was never asked for" in await twinstream("simulate", "--again", str(UUID(int=3)), status=1)
 
 
 async def test_drift_that_a_replay_brought_about_waits_for_a_person(pool, promoted):
@@ -133,6 +115,6 @@ REFUSED = [
 ]
 
 
-async def test_what_cannot_be_replayed_is_refused_in_a_sentence(run):
+async def test_what_cannot_be_replayed_is_refused_in_a_sentence(twinstream):
     for words, said in REFUSED:
-        assert said in await run("replay", *words, status=1)
+        assert said in await twinstream("replay", *words, status=1)
