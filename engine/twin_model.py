@@ -133,13 +133,14 @@ class TwinModel:
     def to_parts(self) -> ModelParts:
         """Take the model apart; ``from_parts`` puts it together again, bit for bit."""
         arrays = {f"joint.{name}": array for name, array in self.joint.arrays().items()}
+        scores = {f"conformal_scores.{group}": array for group, array in enumerate(self.conformal.scores)}
         return ModelParts(
             estimators={
                 "encoder": self.outcome["encoder"],
                 "estimator": self.outcome["estimator"],
                 "difficulty": self.conformal.difficulty,
             },
-            arrays={**arrays, "conformal_scores": self.conformal.scores},
+            arrays={**arrays, "conformal_edges": self.conformal.edges, **scores},
             meta={
                 "card": self.card.model_dump(mode="json"),
                 "kinds": dict(self.kinds),
@@ -152,13 +153,16 @@ class TwinModel:
     def from_parts(cls, parts: ModelParts) -> TwinModel:
         """The model that ``to_parts`` took apart."""
         joint = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
+        scores = tuple(array for name, array in sorted(parts.arrays.items()) if name.startswith("conformal_scores."))
         outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
         return cls(
             card=ModelCard.model_validate(parts.meta["card"]),
             kinds=parts.meta["kinds"],
             joint=JointModel.from_arrays(joint, parts.meta["joint"]),
             outcome=outcome,
-            conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], parts.arrays["conformal_scores"]),
+            conformal=Conformal(
+                parts.estimators["difficulty"], parts.meta["conformal_floor"], parts.arrays["conformal_edges"], scores
+            ),
         )
 
     def with_card(self, card: ModelCard) -> TwinModel:

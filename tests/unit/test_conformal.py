@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import betabinom
 
-from engine.conformal import Conformal, conformal_quantile, fit_conformal
+from engine.conformal import Conformal, _edges, conformal_quantile, fit_conformal
 from engine.twin_generator import TwinGenerator
 from schemas.twin_types import Brand, TwinType
 
@@ -66,6 +66,38 @@ def test_easy_and_hard_rows_are_covered_alike(judged: tuple[Conformal, np.ndarra
     assert (np.bincount(tenth, size <= constant) / np.bincount(tenth)).min() < 0.85
 
 
+def test_rows_whose_tails_differ_with_their_difficulty_are_covered_alike() -> None:
+    """Hard rows err rarely and far: one quantile for all would cover too few of them, and too many of the others."""
+
+    def table(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        features = rng.uniform(size=(n, 3))
+        tails = np.where(features[:, 0] < 0.8, rng.normal(size=n), 2 * rng.standard_t(2, n))
+        return features, tails
+
+    known, residuals = table(10_000, 1)
+    unseen, actual = table(100_000, 2)
+    conformal, size = fit_conformal(known, residuals, seed=0), np.abs(actual)
+    half = conformal.half_width(unseen, 0.95)
+    tenth = pd.qcut(half, 10, labels=False)
+    assert len(conformal.scores) == 5
+    assert pd.Series(size <= half).groupby(tenth).mean().between(0.93, 0.97).all()
+    together = conformal_quantile(np.concatenate(conformal.scores), 0.95)
+    alone = size <= Conformal(conformal.difficulty, conformal.floor, np.empty(0), [np.array([together] * 100)]).half_width(
+        unseen, 0.95
+    )
+    assert pd.Series(alone).groupby(tenth).mean().min() < 0.9
+
+
+def test_groups_are_of_rows_enough_and_keep_those_together_that_are_equally_hard() -> None:
+    rng = np.random.default_rng(0)
+    assert len(fit_conformal(rng.uniform(size=(500, 2)), rng.normal(size=500), seed=0).scores) == 1
+    assert len(fit_conformal(rng.uniform(size=(1100, 2)), rng.normal(size=1100), seed=0).scores) == 3
+    assert _edges(np.full(3000, 1.0)).tolist() == []
+    assert _edges(np.repeat([1.0, 2.0, 3.0], [100, 1900, 1000])).tolist() == [3.0]
+    assert _edges(np.arange(3000.0)).tolist() == [600.0, 1200.0, 1800.0, 2400.0]
+
+
 def test_intervals_are_on_average_no_wider_than_those_of_one_width(judged: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
     conformal, unseen, _ = judged
     constant = conformal_quantile(np.abs(hard_and_easy(6000, 1)[1]), 0.95)
@@ -84,7 +116,7 @@ def test_residuals_that_are_all_zero_give_intervals_of_almost_no_width() -> None
 
 
 def test_a_level_that_the_scores_cannot_promise_is_refused(judged: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
-    few = Conformal(judged[0].difficulty, 0.1, np.arange(1.0, 11.0))
+    few = Conformal(judged[0].difficulty, 0.1, np.empty(0), [np.arange(1.0, 11.0)])
     with pytest.raises(ValueError, match=r"10 scores cannot promise .* level 0.95"):
         few.half_width(judged[1], 0.95)
 
