@@ -80,7 +80,7 @@ class Postgres(Part):
             "timezone": "UTC",
             "log_timezone": "UTC",
             "log_line_prefix": "%m [%p] ",
-            "shared_buffers": "64MB",
+            "shared_buffers": "256MB",  # the indexes of a few million outcomes; only what is used of it is taken
         }
         return [binaries() / "postgres", "-D", self.data, *(f"--{key}={value}" for key, value in settings.items())]
 

@@ -31,7 +31,7 @@ from streams.role import app_of
 from streams.settings import Settings
 from streams.topics import topic_of
 from streams.transport import Start
-from streams.worker import Workers
+from streams.worker import Workers, collect_seldom
 from tests.bench.measure import Aim, Figure
 from tests.bench.tables import Measured
 
@@ -201,6 +201,7 @@ def _scored(settings: Settings, begin: Offsets, count: int) -> float:
 
 
 def _score_all(settings: Settings, begin: Mapping[tuple[str, int], int], count: int, tell: Any) -> None:
+    collect_seldom()
     tell.send(asyncio.run(_without_transaction(settings, begin, count)))
 
 
