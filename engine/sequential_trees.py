@@ -34,6 +34,8 @@ Predicate = Callable[["pd.Series[Any]"], Any]
 
 SMALL_LEAF = 10  # fewest rows per leaf of a continuous column
 LARGE_LEAF = 100  # of a categorical or discrete one: same realism, less memorising
+OUTCOME_LEAF = 5.0  # over the columns of the table: leaves of a continuous outcome in those of others, for who learns from them
+OUTCOME_TAIL = 0.01  # share at either end of it that counts no more than where it begins
 LOOSE_LEAF = 1_800  # of a continuous one: over (columns of the table)^1.5, times the share that the columns before leave open
 LOOSE_FROM = 10_000  # rows of a table; of a smaller one such a leaf is so much smaller, else it would be half of the table
 EXPLAINED_BY = 2_000  # rows from which that share is learned, and as many that judge it
@@ -346,6 +348,13 @@ def _response(column: Marginal) -> Floats:
     return np.column_stack([_scaled(np.where(_free(column), scores, 0.0)), 2.0 * masses])
 
 
+def _on_its_scale(column: Marginal) -> Floats:
+    """The values beside their ranks: means, of which ranks know nothing, are what models of an outcome predict."""
+    values = column.support[column.codes]
+    values = np.where(np.isnan(values), np.nanmean(values), values)
+    return _scaled(np.clip(values, *np.quantile(values, [OUTCOME_TAIL, 1.0 - OUTCOME_TAIL])))
+
+
 def _scaled(values: Floats) -> Floats:
     return np.asarray(values / (values.std() + 1e-12))
 
@@ -421,7 +430,9 @@ def _tree(leaf: int, seed: int) -> DecisionTreeRegressor:
     return DecisionTreeRegressor(min_samples_leaf=leaf, max_features=FEATURES_PER_SPLIT, random_state=seed)
 
 
-def conditional(earlier: Sequence[Marginal], column: Marginal, rng: np.random.Generator, of_columns: int) -> Conditional:
+def conditional(
+    earlier: Sequence[Marginal], column: Marginal, rng: np.random.Generator, of_columns: int, *, is_outcome: bool = False
+) -> Conditional:
     """Fit one column's tree on the columns before it, in a table of so many columns."""
     seed = int(rng.integers(2**31))
     if not earlier:
@@ -433,6 +444,9 @@ def conditional(earlier: Sequence[Marginal], column: Marginal, rng: np.random.Ge
     slopes = _ridge(_features(drawn, orderings, np.empty(0), space), column)
     features = _features(drawn, orderings, slopes, space)
     leaf = _leaf_rows(column, features, response, of_columns, seed)
+    if is_outcome and column.is_continuous:
+        leaf = max(SMALL_LEAF // 2, round(leaf * min(1.0, OUTCOME_LEAF / of_columns)))
+        response = np.column_stack([response, _on_its_scale(column)])
     tree = Tree.of(_tree(leaf, seed).fit(features.T, response))
     return _with_donors(orderings, slopes, tree, tree.apply(features), column)
 
@@ -816,7 +830,9 @@ def fit_joint(
     return JointModel(
         names=tuple(frame.columns),
         columns=columns,
-        conditionals=tuple(conditional(columns[:k], column, rng, len(columns)) for k, column in enumerate(columns)),
+        conditionals=tuple(
+            conditional(columns[:k], column, rng, len(columns), is_outcome=column.name == last) for k, column in enumerate(columns)
+        ),
         constraints=constraints,
         ratio_dtypes={rate: str(frame[rate].dtype) for rate in constraints.ratios},
     )

@@ -273,3 +273,27 @@ def test_rows_are_sent_to_the_leaves_that_scikit_learn_sends_them_to(rows: int, 
     estimator = DecisionTreeRegressor(min_samples_leaf=leaf, random_state=seed).fit(features, rng.normal(size=rows))
     unseen = rng.normal(4, 4, (500, columns)).astype(np.float32)
     np.testing.assert_array_equal(Tree.of(estimator).apply(np.ascontiguousarray(unseen.T)), estimator.apply(unseen))
+
+
+@pytest.mark.parametrize("columns", [3, 20])
+def test_an_outcome_has_small_leaves_where_the_table_has_many_columns(columns: int) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(10_000, columns)), columns=[f"x{k}" for k in range(columns)])
+
+    def smallest_leaf(last: str | None) -> int:
+        donors = np.diff(fit_joint(frame, categorical=[], last=last, rng=np.random.default_rng(1)).conditionals[-1].starts)
+        return int(donors[donors > 0].min())
+
+    assert smallest_leaf(None) >= 18
+    assert smallest_leaf(f"x{columns - 1}") in ((5,) if columns == 20 else range(90, 110))
+
+
+def test_learning_from_twins_is_learning_of_a_skewed_outcome_what_real_rows_teach() -> None:
+    """The mean of a log-normal variable is exp(mu + sigma^2 / 2), and a tenth of the rows hold most of its variance."""
+    rng = np.random.default_rng(0)
+    rate = rng.uniform(size=8000)
+    frame = pd.DataFrame({"rate": rate, "noise": rng.normal(size=8000), "sales": np.exp(rate + rng.normal(0, 0.8, 8000))})
+    drawn = fit_joint(frame, categorical=[], last="sales", rng=rng).sample(40_000, rng=rng).frame
+    fifth = np.minimum((drawn["rate"] * 5).astype(int), 4)
+    means = [5 * (np.exp((k + 1) / 5) - np.exp(k / 5)) * np.exp(0.32) for k in range(5)]
+    assert drawn.groupby(fifth)["sales"].mean().to_numpy() == pytest.approx(means, rel=0.1)
