@@ -10,12 +10,12 @@ import asyncio
 import json
 import multiprocessing as mp
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -43,9 +43,16 @@ AIM = 30_000  # outcomes a second and worker
 TWINS = 20_000
 STRETCH_S = 5.0
 PATIENCE = 20.0  # times as long as the aim would take
+POISON_EVERY = 10
+POISON: tuple[Callable[[dict[str, Any]], bytes], ...] = (
+    lambda body: json.dumps(body | {"actual_value": "much"}).encode(),
+    lambda body: json.dumps(body).encode()[:-1],
+    lambda body: json.dumps(body | {"model_id": str(UUID(int=404))}).encode(),
+)
 TOPIC = topic_of(OutcomeEvent)
 TAKEN = "SELECT coalesce(sum(elements), 0)::bigint FROM source_positions"
 CONSUMER = "aiokafka's consumer alone, each record decoded as JSON"
+CLEAN = "the same process with outcomes only"
 SCORING = "the same process without the transaction: read, validated, scored and acknowledged, nothing kept"
 
 
@@ -58,12 +65,14 @@ def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> l
         begin = runner.run(_ends(settings))
         runner.run(_publish(settings, said))
         decoded = runner.run(_decode(settings, begin, said.count))
-        with Workers(["outcomes"], settings, log_folder=settings.home / "logs") as worker:
-            worker.wait_ready()
-            stored = runner.run(_drained(connection, worker, said.count))
-        runner.run(_check(connection, said))
+        stored = runner.run(_drained(connection, settings, 0, said.count))
+        runner.run(_check(connection, said.count, 0, said.sums()))
+        scored = _scored(settings, begin, said.count)
+        flood = _Flood(measured, said.count // 3)
+        runner.run(_publish(settings, flood))
+        among = runner.run(_drained(connection, settings, said.count, flood.count))
+        runner.run(_check(connection, said.count + flood.good, flood.count - flood.good, None))
         runner.run(connection.close())
-    scored = _scored(settings, begin, said.count)
     note = (
         f"{said.count:,} outcomes, slowest {STRETCH_S:g} s {stored.slowest:,.0f}/s; every count agrees;"
         " one worker process, Kafka and PostgreSQL on the same cores"
@@ -72,6 +81,9 @@ def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> l
     return [
         Figure("take outcomes in", measured.name, "outcomes/s", stored.rate, decoded, CONSUMER, 1, aim, note),
         Figure("the cost of exactness", measured.name, "outcomes/s", stored.rate, scored, SCORING, 1),
+        Figure(
+            f"records in a flood of poison, one in {POISON_EVERY}", measured.name, "records/s", among.rate, stored.rate, CLEAN, 1
+        ),
     ]
 
 
@@ -116,6 +128,25 @@ class _Said:
         return {name: int((column * times).sum()) for name, column in said.items()}
 
 
+class _Flood(_Said):
+    """As many more, every so many of them no outcome."""
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """Other events than those before; a wrong field, no JSON, or an unknown model in turn where there is poison."""
+        for number, (key, value) in enumerate(super().records()):
+            body = json.loads(value)
+            body["event_id"] = str(uuid5(self.card.model_id, f"flood {number}"))
+            if number % POISON_EVERY:
+                yield key, json.dumps(body).encode()
+            else:
+                yield key, POISON[number // POISON_EVERY % len(POISON)](body)
+
+    @property
+    def good(self) -> int:
+        """How many are outcomes."""
+        return self.count - -(-self.count // POISON_EVERY)
+
+
 async def _promote(connection: Connection, card: ModelCard, settings: Settings) -> None:
     ledger = Ledger(connection)
     await ledger.register_model(card, "0" * 64, pane_s=settings.pane_s, window_s=settings.window_s)
@@ -158,17 +189,20 @@ class _Rate(NamedTuple):
     slowest: float
 
 
-async def _drained(connection: Connection, worker: Workers, count: int) -> _Rate:
-    """From the first outcomes that are stored to the last; what a process takes to start is not in it."""
-    deadline, seen = time.monotonic() + PATIENCE * count / AIM, [(0.0, 0)]
-    while seen[-1][1] < count:
-        worker.check()
-        taken = await connection.fetchval(TAKEN)
-        if taken > seen[-1][1]:
-            seen.append((time.perf_counter(), taken))
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{taken} of {count} outcomes were taken in after {PATIENCE * count / AIM:g} s")
-        await asyncio.sleep(0.05)
+async def _drained(connection: Connection, settings: Settings, before: int, count: int) -> _Rate:
+    """One worker's, from the first of so many more records that are stored to the last; what it takes to start is not in it."""
+    patience, seen = PATIENCE * count / AIM, [(0.0, 0)]
+    with Workers(["outcomes"], settings, log_folder=settings.home / "logs") as worker:
+        worker.wait_ready()
+        deadline = time.monotonic() + patience
+        while seen[-1][1] < count:
+            worker.check()
+            taken = await connection.fetchval(TAKEN) - before
+            if taken > seen[-1][1]:
+                seen.append((time.perf_counter(), taken))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{taken} of {count} records were taken in after {patience:g} s")
+            await asyncio.sleep(0.05)
     (began, first), (ended, last) = seen[1], seen[-1]
     rate = (last - first) / (ended - began)
     stretches = [began, *np.arange(began + STRETCH_S, ended, STRETCH_S).tolist()]
@@ -176,14 +210,17 @@ async def _drained(connection: Connection, worker: Workers, count: int) -> _Rate
     return _Rate(rate, min(((two - one) / STRETCH_S for one, two in pairwise(taken_by)), default=rate))
 
 
-async def _check(connection: Connection, said: _Said) -> None:
-    """Raise AssertionError unless every count and sum is what was published."""
-    expected = said.sums()
+async def _check(connection: Connection, counted: int, refused: int, sums: Mapping[str, int] | None) -> None:
+    """Raise AssertionError unless every count, and every sum that is given, is what was published."""
+    expected = sums or {"n": counted}
     columns = ", ".join(f"sum({name})::bigint AS {name}" for name in expected)
     found = await connection.fetchrow(f"SELECT {columns} FROM fidelity_panes WHERE segment = 'all'")
     rows = await connection.fetch("SELECT fate::text, count(*) FROM fidelity_tracking GROUP BY 1")
-    if found is None or dict(found) != expected or [tuple(row) for row in rows] != [("counted", said.count)]:
-        raise AssertionError(f"published {expected}, counted {dict(found or {})}, stored {rows}")
+    bad = await connection.fetchval("SELECT count(*) FROM refused_records")
+    if found is None or dict(found) != expected or [tuple(row) for row in rows] != [("counted", counted)] or bad != refused:
+        raise AssertionError(
+            f"published {expected} and {refused} to refuse, counted {dict(found or {})}, stored {rows}, refused {bad}"
+        )
 
 
 def _scored(settings: Settings, begin: Offsets, count: int) -> float:
