@@ -36,14 +36,16 @@ CHART_STYLE = """
 .chart { --ink: light-dark(#1c2430, #e6e9ef); --soft: light-dark(#5b6675, #9aa5b5); --rule: light-dark(#e3e7ed, #2c3442);
   --one: light-dark(#1f5fbf, #79aef5); --two: light-dark(#7a3fb5, #c39bf0); --good: light-dark(#13795b, #4fcf9f);
   --warn: light-dark(#9a6200, #f0b849); --bad: light-dark(#b3261e, #ff8a80); --muted: var(--soft);
+  --paper: light-dark(#fff, #12161d);
   display: block; width: 100%; height: auto; font: 12px/1.2 system-ui, -apple-system, "Segoe UI", sans-serif;
   font-variant-numeric: tabular-nums; color-scheme: light dark; }
-.chart text { fill: var(--soft); } .chart .strong { fill: var(--ink); font-weight: 600; }
+.chart text { fill: var(--soft); } .chart .strong { fill: var(--ink); font-weight: 600;
+  paint-order: stroke; stroke: var(--paper); stroke-width: 5px; stroke-linejoin: round; }
 .chart .grid { stroke: var(--rule); } .chart .axis { stroke: var(--soft); }
 .chart .one { --tone: var(--one); } .chart .two { --tone: var(--two); } .chart .good { --tone: var(--good); }
 .chart .warn { --tone: var(--warn); } .chart .bad { --tone: var(--bad); } .chart .muted { --tone: var(--muted); }
 .chart .ink { fill: var(--tone); } .chart .stroke { stroke: var(--tone); fill: none; }
-.chart .hollow { stroke: var(--tone); fill: light-dark(#fff, #12161d); stroke-width: 2; }
+.chart .hollow { stroke: var(--tone); fill: var(--paper); stroke-width: 2; }
 .chart .curve { stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .chart .whisker { stroke-width: 3; stroke-linecap: round; }
 .chart .band { fill: var(--tone); opacity: 0.14; } .chart .limit { stroke-dasharray: 6 4; } .chart .mark { stroke-dasharray: 2 3; }
