@@ -21,7 +21,7 @@ from sql.twin_repository import TwinRepository
 from streams.app import make_app
 from streams.client import NoAnswer
 from streams.metrics import OUTAGES
-from streams.simulating import Tools
+from streams.simulating import Simulator, Tools
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 SPEAKERS = EMAIL.model_copy(update={"intervention_type": "speaker_program_invitation", "channel": "in_person"})
@@ -84,6 +84,19 @@ async def test_the_same_request_again_has_the_same_answer_to_the_last_bit(servic
     assert first == second == third
     values = {record.value for record in await listener.records("simulation-results", 3)}
     assert len(values) == 1
+
+
+async def test_a_stored_answer_is_said_again_and_not_computed_again(service, client, promoted, monkeypatch):
+    request, computed, compute = a_request(), [], Simulator.compute
+
+    async def note(self, pins, request):
+        computed.append(request.simulation_id)
+        return await compute(self, pins, request)
+
+    monkeypatch.setattr(Simulator, "compute", note)
+    async with service(["simulation"]):
+        assert await client.request(request) == await client.request(request)
+    assert computed == [request.simulation_id]
 
 
 async def test_a_pinned_request_keeps_to_its_pins_when_champion_and_effects_have_changed(

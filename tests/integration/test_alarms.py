@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from engine.sums import contributions
 from schemas import DriftEvent, DriftState, RetrainEvent, SourceId
 from schemas.events import SUM_FIELDS
 from sql import outcome_store
 from sql import window_store as store
-from sql.database import Pool, open_pool
+from sql.database import Pool, open_pool, transaction
 from sql.retrain_store import finished_trainings
+from streams.agents.fidelity import _Fidelity
 from streams.alarms import Alarms
 from streams.fidelity_view import Series
 from streams.judgement import Judge
 from streams.live_line import LiveLine, load
+from streams.settings import Settings
 from tests.error_streams import sampled_baseline
 from tests.outcomes import LINE, START, make_card, make_line
 
@@ -48,7 +50,7 @@ class Recorder:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.settings = SimpleNamespace()
+        self.settings = Settings()
         self.said: list[Any] = []
 
     async def say(self, event: Any, key: str) -> None:
@@ -84,13 +86,23 @@ async def tell(pool: Pool, errors: np.ndarray, levels: np.ndarray, *, first: int
     await pool.executemany(f"INSERT INTO fidelity_panes {names} VALUES ({places})", kept)
 
 
+async def found(pool: Pool) -> LiveLine:
+    """The line as somebody who comes anew finds it."""
+    state = next(each for each in await store.line_states(pool) if each.line == LINE)
+    return await load(pool, state, Judge(200, 1e6, {CARD.model_id: CARD}), datetime.now(UTC))
+
+
 async def judged(pool: Pool) -> tuple[LiveLine, Recorder]:
     """The line as somebody who comes anew finds and judges it."""
-    app = Recorder(pool)
-    state = next(each for each in await store.line_states(pool) if each.line == LINE)
-    line = await load(pool, state, Judge(200, 1e6, {CARD.model_id: CARD}), datetime.now(UTC))
+    line, app = await found(pool), Recorder(pool)
     await Alarms(app).judge(line)
     return line, app
+
+
+async def tell_instead(pool: Pool, errors: np.ndarray, levels: np.ndarray) -> None:
+    """Store other outcomes in the place of all that were told."""
+    await pool.execute("DELETE FROM fidelity_panes")
+    await tell(pool, errors, levels)
 
 
 def states(app: Recorder) -> dict[str, str]:
@@ -134,8 +146,7 @@ async def test_a_restatement_takes_no_alarm_back(pool):
     await tell(pool, *draw(np.random.default_rng(4), 2_000, ALL_LARGER))
     line, _ = await judged(pool)
     assert WHOLE in line.alarmed
-    await pool.execute("DELETE FROM fidelity_panes")
-    await tell(pool, *draw(np.random.default_rng(5), 2_000, SAME))
+    await tell_instead(pool, *draw(np.random.default_rng(5), 2_000, SAME))
     again, app = await judged(pool)
     assert WHOLE in again.alarmed
     assert again.states[WHOLE] is DriftState.ALARM
@@ -149,3 +160,67 @@ async def test_asking_again_takes_another_finished_training(pool):
     assert len({event.retrain_id for event in first.of(RetrainEvent)}) == 1
     assert second.of(RetrainEvent) == []
     assert await finished_trainings(pool, CARD.model_id) == 0
+
+
+async def test_whoever_missed_the_alarm_of_another_worker_does_not_take_it_back(pool):
+    await tell(pool, *draw(np.random.default_rng(7), 2_000, SAME))
+    behind, app = await found(pool), Recorder(pool)
+    await tell_instead(pool, *draw(np.random.default_rng(8), 2_000, ALL_LARGER))
+    await judged(pool)
+
+    await Alarms(app).judge(behind)
+
+    assert behind.states[WHOLE] is DriftState.ALARM
+    assert "all" not in states(app)
+    assert await kept(pool) == ("alarm", True)
+
+
+async def test_a_detector_raises_no_alarm_that_the_stored_rows_do_not_confirm(pool):
+    await tell(pool, *draw(np.random.default_rng(9), 2_000, ALL_LARGER))
+    line, app = await found(pool), Recorder(pool)
+    await tell_instead(pool, *draw(np.random.default_rng(10), 2_000, SAME))
+
+    await Alarms(app).judge(line)
+
+    assert line.alarmed == await store.alarms(pool, LINE) == set()
+    assert DriftState.ALARM not in {event.state for event in app.of(DriftEvent)}
+
+
+async def test_a_state_of_alarm_takes_a_rule_that_fires_on_the_stored_rows(pool):
+    await tell(pool, *draw(np.random.default_rng(11), 2_000, ALL_LARGER))
+    async with transaction(pool) as connection:
+        await store.latch_alarm(connection, LINE, WHOLE)
+    line, app = await found(pool), Recorder(pool)
+    await tell_instead(pool, *draw(np.random.default_rng(12), 2_000, SAME))
+
+    await Alarms(app).judge(line)
+
+    assert "all" not in states(app)
+    assert await kept(pool) is None
+
+
+class Mute(Recorder):
+    """No broker takes what it says."""
+
+    async def say(self, event: Any, key: str) -> None:
+        raise KafkaConnectionError(f"{event} for {key}")
+
+
+@pytest.mark.parametrize(("change", "state"), [(ALL_LARGER, "alarm"), (SAME, "ok")], ids=["alarm", "ok"])
+async def test_a_state_is_kept_before_it_is_said_and_said_by_the_next_worker(pool, change, state):
+    await tell(pool, *draw(np.random.default_rng(13), 2_000, change))
+    with pytest.raises(KafkaConnectionError):
+        await Alarms(Mute(pool)).judge(await found(pool))
+    assert await kept(pool) == (state, False)
+
+    app = Recorder(pool)
+    await _Fidelity(app, {})._line(LINE)
+
+    assert states(app)["all"] == state
+    assert await kept(pool) == (state, True)
+
+
+async def kept(pool: Pool) -> tuple[str, bool] | None:
+    """State of the whole in Postgres, and whether it was said."""
+    row = await pool.fetchrow("SELECT state, said FROM drift_states WHERE segment = 'all'")
+    return None if row is None else tuple(row)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from sql.database import Pool, open_pool, transaction
 from sql.line_lock import queue_for_line, queue_to_share
 from sql.outcome_store import share_lines
+from sql.window_store import lock_line
 from tests.outcomes import LINE, make_line
 
 
@@ -55,6 +57,14 @@ async def test_those_who_share_a_line_do_not_wait_for_each_other(pool: Pool):
         await queue_to_share(one, [LINE, "another"])
         async with asyncio.timeout(5):
             await queue_to_share(other, ["another", LINE])
+
+
+async def test_a_floor_is_raised_by_one_who_has_the_line_alone(pool: Pool):
+    async with transaction(pool) as sharing, transaction(pool) as alone:
+        await sharing.execute("SELECT FROM model_lines FOR SHARE")
+        await alone.execute("SET LOCAL lock_timeout = '100ms'")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await lock_line(alone, LINE)
 
 
 async def until(true: object) -> None:

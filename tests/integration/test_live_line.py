@@ -104,10 +104,17 @@ async def test_what_no_snapshot_covers_is_owed_after_a_restart_and_nothing_else(
     before = await loaded(pool)
     assert before.unsettled == set((await whole(pool)).windows())
     await settle(pool, before, below=BEGAN + 600)
+    behind = START + timedelta(seconds=300)
+    await pool.execute("UPDATE fidelity_snapshots SET version = version - 1 WHERE window_start = $1", behind)
 
     line = await loaded(pool)
 
-    assert line.unsettled == {window for window in (await whole(pool)).windows() if window.start >= BEGAN + 600}
+    owed = {
+        window
+        for window in before.unsettled | before.snapshots.keys()
+        if window.start >= BEGAN + 600 or window.start == BEGAN + 300
+    }
+    assert line.due == line.unsettled == owed
     everything = await whole(pool)
     assert all(line.view.window(window) == everything.window(window) for window in line.unsettled)
 
@@ -227,7 +234,7 @@ async def test_a_snapshot_is_replaced_by_a_higher_version_only(pool: Pool):
     window = Window(ALL, BEGAN)
     told = said_of(line, window)
 
-    for version, n in ((3, 30), (2, 20), (3, 31), (4, 40)):
+    for version, n in ((3, 30), (4, 40), (2, 20), (4, 41)):
         event = told.model_copy(update={"version": version, "metrics": FidelityMetrics(n=n)})
         await window_store.save_snapshots(pool, [event])
 
@@ -236,6 +243,8 @@ async def test_a_snapshot_is_replaced_by_a_higher_version_only(pool: Pool):
 
 class Voice:
     """An app whose broker takes messages, or none."""
+
+    rebalancing = in_recovery = should_stop = False
 
     def __init__(self, pool: Pool) -> None:
         self.pool, self.settings, self.heard, self.is_heard = pool, Settings(grace_s=0.0), 0, False
@@ -278,6 +287,37 @@ async def test_a_window_that_changed_a_hundred_times_is_said_once(pool: Pool):
 
     windows = set((await whole(pool)).windows())
     assert voice.heard == len(windows) < max(line.view.version(window) for window in windows)
+    await agent._say(line)
+    assert voice.heard == len(windows)
+
+
+async def test_a_sweep_of_the_agent_finds_rows_that_no_message_told_of(pool: Pool):
+    await take_in(pool, range(0, 600, 5))
+    line = await loaded(pool)
+    await settle(pool, line)
+    agent = _Fidelity(Voice(pool), {})  # type: ignore[arg-type]  # what is needed of an app here
+    agent._lines[LINE] = line
+    untold = await take_in(pool, range(600, 900, 5), first=120)
+
+    await agent.sweep()
+
+    assert {(window.series.segment, window.start) for window in line.due} >= {
+        (row.segment, row.pane // PANE_S * PANE_S) for row in untold
+    }
+
+
+async def test_an_agent_begins_anew_with_every_assignment(pool: Pool):
+    await take_in(pool, range(0, 600, 5))
+    agent = _Fidelity(Voice(pool), {})  # type: ignore[arg-type]  # what is needed of an app here
+    held = await agent._line(LINE)
+    assert held is not None
+    await take_in(pool, range(600, 900, 5), first=120)  # while another worker had the line
+
+    await agent.on_assigned(None, set())
+
+    line = await agent._line(LINE)
+    assert line is not None
+    assert line.due == set((await whole(pool)).windows()) > held.due
 
 
 async def test_a_snapshot_keeps_every_figure_with_how_sure_it_is(pool: Pool):
@@ -337,6 +377,17 @@ async def test_the_floor_stops_at_a_window_whose_snapshot_is_behind(pool: Pool):
     assert (await state(pool)).floor is None
 
 
+async def test_the_floor_rises_as_far_as_windows_are_settled(pool: Pool):
+    await take_in(pool, range(0, 3600, 10))
+    line = await loaded(pool)
+    await settle(pool, line, below=BEGAN + 600)
+    await reach(pool, START + timedelta(seconds=3600))
+
+    await raise_floor(pool, line, LIMITS)
+
+    assert (await state(pool)).floor == BEGAN + 600
+
+
 async def test_the_floor_waits_where_a_slice_came_between_the_fold_and_the_lock(pool: Pool, monkeypatch: pytest.MonkeyPatch):
     line = await settled_hours(pool, 3600)
     await reach(pool, START + timedelta(seconds=3600))
@@ -346,6 +397,7 @@ async def test_the_floor_waits_where_a_slice_came_between_the_fold_and_the_lock(
         found = await looked(database, *where)
         if database is pool:
             await pool.execute("UPDATE fidelity_panes SET version = version + 1 WHERE pane = $1", BEGAN)
+            await pool.execute("UPDATE fidelity_snapshots SET version = version + 1 WHERE window_start <= $1", START)
         return found
 
     monkeypatch.setattr(window_store, "version_between", and_then_a_slice)

@@ -16,7 +16,7 @@ import pytest
 
 from schemas import SourceId
 from sql import outcome_store as store
-from sql.database import Pool, open_pool
+from sql.database import Pool, open_pool, transaction
 from sql.ledger import Ledger
 from streams.books import Findings, audit_books
 from streams.intake import Intake, Taken
@@ -164,12 +164,13 @@ async def test_a_retraction_leaves_nothing_and_a_later_value_counts_again(intake
     assert await panes(pool) == truth([outcome(1, actual_value=0.25)])
 
 
-async def test_equal_revisions_with_different_content_are_a_conflict_that_the_digest_settles(pool: Pool):
+@pytest.mark.parametrize("size", [1, 2])
+async def test_equal_revisions_with_different_content_are_a_conflict_that_the_digest_settles(pool: Pool, size: int):
     said = [outcome(1, actual_value=0.1), outcome(1, actual_value=0.2)]
     ends = set()
     for order in (said, said[::-1]):
         await pool.execute("TRUNCATE fidelity_tracking, event_heads, fidelity_panes; UPDATE source_positions SET last_offset = -1")
-        await take(make_intake(pool), order)
+        await take(make_intake(pool), order, size=size)
         ends.add(await pool.fetchval("SELECT sum(actual) FROM fidelity_panes WHERE segment = 'all'"))
         assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE conflict") == 1
 
@@ -205,6 +206,16 @@ async def test_a_correction_of_an_event_that_was_counted_too_long_ago_is_too_lat
 
     assert await fates(pool) == {"counted": 2, "too_late": 1}
     assert await panes(pool) == truth([outcome(0), outcome(3600)])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+async def test_a_correction_is_not_made_late_by_its_own_time(pool: Pool, size: int):
+    moved = outcome(0, revision=1, observed_at=outcome(3600)["observed_at"])
+
+    await take(make_intake(pool, restatement_s=600.0), [outcome(0), moved], size=size)
+
+    assert await fates(pool) == {"counted": 2}
+    assert await panes(pool) == truth([moved])
 
 
 async def test_an_outcome_below_the_floor_of_its_line_is_too_late(intake: Intake, pool: Pool):
@@ -276,6 +287,16 @@ async def test_a_jump_in_the_offsets_leaves_a_gap(intake: Intake, pool: Pool):
     ]
 
 
+async def test_a_record_that_comes_into_a_gap_later_counts(intake: Intake, pool: Pool):
+    (around,) = cut([record(0, outcome(0)), record(2, outcome(2))], 2)
+    await intake.take(around)
+
+    (late,) = await take(intake, [outcome(1)], first=1)
+
+    assert late.fates == {(LINE, "counted"): 1}
+    assert await panes(pool) == truth(outcome(number) for number in range(3))
+
+
 async def test_outcomes_are_scored_by_the_champion_of_their_time(intake: Intake, pool: Pool):
     await take(intake, [outcome(1)])
     second = make_card("second")
@@ -331,6 +352,19 @@ async def test_two_sources_that_meet_in_the_same_events_do_not_lock_each_other_o
 
     assert await fates(pool) == {"counted": 400, "duplicate": 400}
     assert await panes(pool) == truth(said)
+
+
+async def test_a_slice_holds_its_line_before_it_waits_for_a_head(intake: Intake, pool: Pool):
+    await take(intake, [outcome(1)])
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with transaction(pool) as other:
+        await other.execute("SELECT FROM event_heads FOR UPDATE")
+        taking = asyncio.create_task(take(intake, [outcome(1, revision=1)], first=1))
+        while await pool.fetchval(waiting) == 0:  # noqa: ASYNC110  # Postgres tells nobody that it waits
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await pool.execute("SELECT FROM model_lines FOR UPDATE NOWAIT")
+    await taking
 
 
 async def test_cells_split_while_a_pane_holds_many_outcomes_and_windows_do_not_notice(intake: Intake, pool: Pool):

@@ -53,9 +53,9 @@ async def make(admin: AIOKafkaAdminClient, tp: TP) -> None:
     await admin.create_topics([NewTopic(tp.topic, 1, 1, topic_configs=declared.configuration())])
 
 
-async def publish(bootstrap: str, tp: TP, words: str, **how: Any) -> None:
+async def publish(bootstrap: str, tp: TP, words: str, *, count: int = RECORDS, **how: Any) -> None:
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
-        for number in range(RECORDS):
+        for number in range(count):
             await producer.send_and_wait(tp.topic, f"{words} {number}".encode(), partition=tp.partition, **how)
 
 
@@ -97,18 +97,28 @@ async def test_the_lower_one_of_position_and_offset_wins(
     assert await start_of(pool, kafka_bootstrap, tp, committed) == Start(begins, 0)
 
 
-@pytest.mark.parametrize("again", [0, RECORDS])
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [("second", 0), ("second", 5), ("second", RECORDS), ("first", RECORDS)],
+    ids=["empty", "ends at the position", "other records", "the same records later"],
+)
 async def test_a_topic_that_was_made_anew_is_another_incarnation_read_from_its_beginning(
-    pool: Pool, kafka_bootstrap: str, admin: AIOKafkaAdminClient, tp: TP, again: int
+    pool: Pool, kafka_bootstrap: str, admin: AIOKafkaAdminClient, tp: TP, words: str, count: int
 ):
     await read_up_to(pool, kafka_bootstrap, tp, 5)
     await admin.delete_topics([tp.topic])
     await make(admin, tp)
-    if again:  # else its log ends below the position
-        await publish(kafka_bootstrap, tp, "second")
+    await publish(kafka_bootstrap, tp, words, count=count)
 
     assert await start_of(pool, kafka_bootstrap, tp, 6) == Start(0, 1)
     assert await pool.fetchval("SELECT max(incarnation) FROM source_positions") == 1
+
+
+async def test_a_record_of_the_same_time_with_other_content_is_another_incarnations(pool: Pool, kafka_bootstrap: str, tp: TP):
+    await read_up_to(pool, kafka_bootstrap, tp, 5)
+    await pool.execute("UPDATE source_positions SET last_digest = $1", record_digest(b"another", None))
+
+    assert await start_of(pool, kafka_bootstrap, tp, 6) == Start(0, 1)
 
 
 async def test_a_record_that_fell_to_retention_makes_no_new_incarnation(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from schemas import FidelityWindow, SourceId
-from sql import outcome_store, window_store
+from schemas.events import SUM_FIELDS
+from sql import audit_store, outcome_store, window_store
 from sql.database import Pool, connect, open_pool
 from streams import books
 from streams.books import Findings, audit_books
@@ -165,14 +167,35 @@ async def put_back(connection: Any, table: str, row: Any) -> None:
         await connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", *written.values())
 
 
+_PANE = f"model_id, pane, width_s, source, line, last_offset, {', '.join(SUM_FIELDS)}"
+_HEAD = "revision, digest, line, model_id, segments, pane, width_s, contribution"
+FIGURES = {
+    **dict.fromkeys(("rmse", "bias", "sample_size", "n_interval", "n_skipped", "n_outliers"), "{} + 1"),
+    **dict.fromkeys(("correlation", "coverage_95pct"), "coalesce({}, 1) / 2"),
+    **dict.fromkeys(("standard_errors", "missing"), "'{{}}'"),
+}
 CHANGES = {
     "a sum": "UPDATE fidelity_panes SET actual = actual + 1 WHERE segment = 'all'",
+    "a sum that no window shows": "UPDATE fidelity_panes SET log_bet_0 = log_bet_0 + 1 WHERE segment = 'all'",
     "a fate": "UPDATE fidelity_tracking SET fate = 'superseded' WHERE fate = 'counted' AND revision = 2",
     "a value": "UPDATE fidelity_tracking SET actual_value = actual_value + 0.001 WHERE fate = 'counted'",
     "a head": "UPDATE event_heads SET revision = revision + 1",
+    "a head before all others": f"INSERT INTO event_heads SELECT '{UUID(int=0)}', {_HEAD} FROM event_heads LIMIT 1",
+    "a head after all others": f"INSERT INTO event_heads SELECT '{UUID(int=2**128 - 1)}', {_HEAD} FROM event_heads LIMIT 1",
+    "a pane of nobody": f"INSERT INTO fidelity_panes (segment, {_PANE}) SELECT 'nobody', {_PANE} FROM fidelity_panes "
+    "WHERE segment = 'all' ORDER BY pane DESC LIMIT 1",
+    "panes without a trace": "WITH gone AS (DELETE FROM fidelity_snapshots) DELETE FROM fidelity_panes WHERE segment = 'all'",
     "a position": "UPDATE source_positions SET elements = elements + 1 WHERE partition = 0",
+    "every position": "BEGIN; SET LOCAL session_replication_role = replica; DELETE FROM source_positions; COMMIT",
+    "a position beyond the last row": "WITH moved AS (UPDATE source_positions SET last_offset = last_offset + 1 "
+    "WHERE partition = 0 RETURNING source, last_offset) "
+    "INSERT INTO source_gaps (source, first_offset, last_offset) SELECT source, last_offset, last_offset FROM moved",
+    "a position without a row": "UPDATE source_positions SET last_offset = 0 WHERE partition = 1",
+    "a time": "UPDATE source_positions SET last_time = last_time + interval '1 second' WHERE partition = 0",
     "a watermark": "UPDATE source_positions SET watermark = watermark + interval '1 second' WHERE partition = 0",
     "a figure": "UPDATE fidelity_snapshots SET mae = mae + 1e-9",
+    **{f"a figure, {name}": f"UPDATE fidelity_snapshots SET {name} = {how.format(name)}" for name, how in FIGURES.items()},
+    "a snapshot of nothing": "UPDATE fidelity_snapshots SET window_start = window_start + interval '1 day'",
     "a version ahead of its panes": "UPDATE fidelity_snapshots SET version = version + 1",
     "a floor": "UPDATE detector_floors SET floor = floor - 60",
 }
@@ -202,6 +225,20 @@ async def test_a_snapshot_of_an_older_version_is_only_behind_until_a_newer_one_c
     assert lagging
     assert all(datetime.fromtimestamp(row.pane + 300, START.tzinfo) >= START + timedelta(hours=0.9) for row in lagging)
 
+    await see(fresh_database, windows)
+    assert len(rows) == len(windows.behind)
+    await pool.execute("UPDATE fidelity_snapshots SET version = version + 1 WHERE mae = 9")
+    await see(fresh_database, windows)
+    assert windows.behind == {}
+    assert len(findings.all()) == len(rows)
+    assert all("mae of" in mismatch for mismatch in findings.all())
+
+
+async def see(dsn: str, windows: Windows) -> None:
+    async with audit_store.snapshot(dsn) as connection:
+        async for row in audit_store.snapshots(connection):
+            windows.see(row)
+
 
 async def test_what_was_said_of_a_window_is_held_against_its_panes(fresh_database: str, pool: Pool):
     findings, windows = await looked_at(fresh_database)
@@ -218,3 +255,17 @@ async def test_what_was_said_of_a_window_is_held_against_its_panes(fresh_databas
     (mismatch,) = findings.all()
     assert "mae" in mismatch
     assert "99.0" in mismatch
+
+
+async def test_a_closed_window_without_a_snapshot_lags_whatever_was_said_of_it(fresh_database: str, pool: Pool):
+    await pool.execute("DELETE FROM fidelity_snapshots WHERE window_start = $1", START + timedelta(hours=0.9))
+    _, windows = await looked_at(fresh_database)
+    (state,) = await window_store.line_states(pool)
+    line = await load(pool, state, a_judge(), await window_store.clock(pool))
+    lagging = {window for _, window in windows.behind}
+    assert lagging
+
+    for window in lagging:
+        windows.hear(window_event(line, window, closed=False))
+
+    assert {window for _, window in windows.behind} == lagging

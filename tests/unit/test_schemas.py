@@ -160,9 +160,11 @@ def test_one_value_of_a_filter_stands_for_a_list_of_one() -> None:
     assert PopulationFilter(specialty="oncology", tier=1) == PopulationFilter(specialty=["oncology"], tier=[1])  # type: ignore[arg-type]  # what JSON may say
 
 
-def test_a_database_timeout_above_the_session_timeout_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"postgres_statement_timeout_s is 30 .* below session_timeout_s, 20"):
-        Settings(postgres_statement_timeout_s=30, session_timeout_s=20)
+@pytest.mark.parametrize("name", ["statement", "lock", "idle_in_transaction", "tcp_user"])
+@pytest.mark.parametrize("seconds", [20, 30])
+def test_a_database_timeout_above_the_session_timeout_is_refused(name: str, seconds: int) -> None:
+    with pytest.raises(ValueError, match=rf"postgres_{name}_timeout_s is {seconds} .* below session_timeout_s, 20"):
+        Settings(**{f"postgres_{name}_timeout_s": seconds}, session_timeout_s=20)
 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])

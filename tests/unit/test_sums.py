@@ -146,6 +146,13 @@ def test_order_slices_and_corrections_change_no_digit(pairs, seed):
     assert total([*slices, retracted, negative(retracted)]) == total(each.tolist())
 
 
+def test_a_value_is_rounded_once_and_errors_are_those_of_rounded_values():
+    step = QUANTUM * BASELINE.scale
+    (row,) = rows([BASELINE.center + 1.46 * step], [BASELINE.center - 1.46 * step]).tolist()
+    found = dict(zip(SUM_FIELDS, row, strict=True))
+    assert (found["predicted"], found["actual"], found["absolute_error"]) == (1, -1, 2)
+
+
 def test_the_largest_squares_add_up_without_overflow():
     edge = BASELINE.center + LIMIT * BASELINE.scale
     largest = contributions(
