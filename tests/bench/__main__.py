@@ -76,19 +76,16 @@ def _measured(parts: Sequence[str], seconds: float) -> Iterator[Figure]:
         if part in parts:
             with _told(part):
                 yield from of_sample(tables[0])
-    if {*OF_STACK, TIMED} & set(parts):
-        with _service() as settings:
-            for part in (part for part in OF_STACK if part in parts):
-                with _told(part):
-                    yield from OF_STACK[part](tables[0], settings)
-            if TIMED in parts:
-                with _told(TIMED):
-                    yield from outcome_figures(tables[0], settings, seconds)
+    on_stacks = {**OF_STACK, TIMED: lambda table, settings: outcome_figures(table, settings, seconds)}
+    for part, of_stack in on_stacks.items():
+        if part in parts:
+            with _service() as settings, _told(part):
+                yield from of_stack(tables[0], settings)
 
 
 @contextmanager
 def _service() -> Iterator[Settings]:
-    """A local stack in a folder of its own, tables and topics made."""
+    """A local stack in a folder of its own, tables and topics made: no part finds what another has left."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         home = Path(folder)
         home.chmod(0o711)
