@@ -153,16 +153,15 @@ class TwinModel:
     def from_parts(cls, parts: ModelParts) -> TwinModel:
         """The model that ``to_parts`` took apart."""
         joint = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
-        scores = tuple(array for name, array in sorted(parts.arrays.items()) if name.startswith("conformal_scores."))
+        scores = [array for name, array in sorted(parts.arrays.items()) if name.startswith("conformal_scores")]
+        edges = parts.arrays.get("conformal_edges", np.empty(0))  # models of before there were groups have one
         outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
         return cls(
             card=ModelCard.model_validate(parts.meta["card"]),
             kinds=parts.meta["kinds"],
             joint=JointModel.from_arrays(joint, parts.meta["joint"]),
             outcome=outcome,
-            conformal=Conformal(
-                parts.estimators["difficulty"], parts.meta["conformal_floor"], parts.arrays["conformal_edges"], scores
-            ),
+            conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], edges, scores),
         )
 
     def with_card(self, card: ModelCard) -> TwinModel:

@@ -1,5 +1,6 @@
 """Twins are learned from a table, look like it, obey filters and constraints, and refuse what they must not learn."""
 
+from dataclasses import replace
 from uuid import uuid5
 
 import numpy as np
@@ -124,6 +125,18 @@ def test_a_model_taken_apart_and_put_together_says_the_same_bit_for_bit(hcps: Tw
     again = TwinModel.from_parts(hcps.model.to_parts())
     np.testing.assert_array_equal(again.predict(unseen), hcps.predict(unseen))
     pd.testing.assert_frame_equal(again.generate(200).frame, hcps.generate(200).frame, check_exact=True)
+
+
+def test_a_model_that_was_stored_with_one_group_of_scores_still_says_its_intervals(
+    hcps: TwinGenerator, unseen: pd.DataFrame
+) -> None:
+    parts = hcps.model.to_parts()
+    arrays = {name: array for name, array in parts.arrays.items() if not name.startswith("conformal_")}
+    scores = np.sort(np.concatenate(hcps.model.conformal.scores))
+    older = TwinModel.from_parts(replace(parts, arrays={**arrays, "conformal_scores": scores}))
+    lower, upper = older.predict_interval(unseen)
+    inside = (lower <= unseen["prescribing_change"]) & (unseen["prescribing_change"] <= upper)
+    assert inside.mean() == pytest.approx(0.95, abs=0.02)
 
 
 def test_every_population_tells_how_real_its_model_makes_twins_look_to_rows_held_out(hcps: TwinGenerator) -> None:
