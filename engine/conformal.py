@@ -104,9 +104,8 @@ def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Array, seed: int
         expected[test] = _size(_difficulty(encoded[train], log_size[train]), encoded[test], floor)
     edges = _edges(expected)
     group, scores = _groups(expected, edges), size / expected
-    return Conformal(
-        _difficulty(encoded, log_size), floor, edges, tuple(np.sort(scores[group == each]) for each in range(len(edges) + 1))
-    )
+    by_group = [np.sort(scores[group == each]) for each in range(len(edges) + 1)]
+    return Conformal(_difficulty(encoded, log_size), floor, edges, by_group)
 
 
 def _edges(sizes: Array) -> Array:

@@ -34,8 +34,8 @@ Predicate = Callable[["pd.Series[Any]"], Any]
 
 SMALL_LEAF = 10  # fewest rows per leaf of a continuous column
 LARGE_LEAF = 100  # of a categorical or discrete one: same realism, less memorising
-OUTCOME_LEAF = 5.0  # over the columns of the table: leaves of a continuous outcome in those of others, for who learns from them
-OUTCOME_TAIL = 0.01  # share at either end of it that counts no more than where it begins
+OUTCOME_COLUMNS = 5  # in a table of more columns, leaves of a continuous outcome are smaller in proportion: models learn from them
+OUTCOME_TAIL = 0.01  # share of an outcome's values at either end that a split takes for the value where they begin
 LOOSE_LEAF = 1_800  # of a continuous one: over (columns of the table)^1.5, times the share that the columns before leave open
 LOOSE_FROM = 10_000  # rows of a table; of a smaller one such a leaf is so much smaller, else it would be half of the table
 EXPLAINED_BY = 2_000  # rows from which that share is learned, and as many that judge it
@@ -445,7 +445,7 @@ def conditional(
     features = _features(drawn, orderings, slopes, space)
     leaf = _leaf_rows(column, features, response, of_columns, seed)
     if is_outcome and column.is_continuous:
-        leaf = max(SMALL_LEAF // 2, round(leaf * min(1.0, OUTCOME_LEAF / of_columns)))
+        leaf = max(SMALL_LEAF // 2, round(leaf * min(1.0, OUTCOME_COLUMNS / of_columns)))
         response = np.column_stack([response, _on_its_scale(column)])
     tree = Tree.of(_tree(leaf, seed).fit(features.T, response))
     return _with_donors(orderings, slopes, tree, tree.apply(features), column)
