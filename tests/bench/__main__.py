@@ -76,8 +76,8 @@ def _measured(parts: Sequence[str], seconds: float) -> Iterator[Figure]:
         if part in parts:
             with _told(part):
                 yield from of_sample(tables[0])
-    on_stacks = {**OF_STACK, TIMED: lambda table, settings: outcome_figures(table, settings, seconds)}
-    for part, of_stack in on_stacks.items():
+    of_stacks = {**OF_STACK, TIMED: lambda table, settings: outcome_figures(table, settings, seconds)}
+    for part, of_stack in of_stacks.items():
         if part in parts:
             with _service() as settings, _told(part):
                 yield from of_stack(tables[0], settings)

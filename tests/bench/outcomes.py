@@ -1,4 +1,4 @@
-"""Outcomes from Kafka into the database by one worker's process, held against reading alone and against scoring alone.
+"""Outcomes from Kafka into the database by one worker's process: against reading alone, against scoring alone, among poison.
 
 The aim's number of outcomes a second waits in Kafka for each second that shall be measured; afterwards every count is held against
 what was published, with ==.
@@ -65,12 +65,12 @@ def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> l
         begin = runner.run(_ends(settings))
         runner.run(_publish(settings, said))
         decoded = runner.run(_decode(settings, begin, said.count))
-        stored = runner.run(_drained(connection, settings, 0, said.count))
+        stored = runner.run(_drained(connection, settings, said.count))
         runner.run(_check(connection, said.count, 0, said.sums()))
         scored = _scored(settings, begin, said.count)
         flood = _Flood(measured, said.count // 3)
         runner.run(_publish(settings, flood))
-        among = runner.run(_drained(connection, settings, said.count, flood.count))
+        among = runner.run(_drained(connection, settings, flood.count))
         runner.run(_check(connection, said.count + flood.good, flood.count - flood.good, None))
         runner.run(connection.close())
     note = (
@@ -100,22 +100,29 @@ class _Said:
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """Key and value of each, made as a producer would make them."""
-        card = self.card
         for number in range(self.count):
-            expected, lower, upper, actual, region = self._twins[number % TWINS]
-            said = {
-                "event_id": str(uuid5(card.model_id, str(number))),
-                "observed_at": (self._start + timedelta(seconds=3600 * number / self.count)).isoformat(),
-                "twin_type": card.twin_type.value,
-                "brand": card.brand.value,
-                "metric_type": card.target,
-                "actual_value": actual,
-                "predicted_value": expected,
-                "predicted_lower": lower,
-                "predicted_upper": upper,
-                "segment": {"region": region},
-            }
-            yield b"%d" % number, json.dumps(said).encode()
+            yield b"%d" % number, self.value(number)
+
+    def value(self, number: int) -> bytes:
+        """Of one record."""
+        return json.dumps(self.body(number)).encode()
+
+    def body(self, number: int) -> dict[str, Any]:
+        """Of one outcome."""
+        card = self.card
+        expected, lower, upper, actual, region = self._twins[number % TWINS]
+        return {
+            "event_id": str(uuid5(card.model_id, f"{type(self).__name__} {number}")),
+            "observed_at": (self._start + timedelta(seconds=3600 * number / self.count)).isoformat(),
+            "twin_type": card.twin_type.value,
+            "brand": card.brand.value,
+            "metric_type": card.target,
+            "actual_value": actual,
+            "predicted_value": expected,
+            "predicted_lower": lower,
+            "predicted_upper": upper,
+            "segment": {"region": region},
+        }
 
     def sums(self) -> dict[str, int]:
         """What the series of all has to hold."""
@@ -129,17 +136,13 @@ class _Said:
 
 
 class _Flood(_Said):
-    """As many more, every so many of them no outcome."""
+    """Other events, among them so many records that are none: a wrong field, no JSON, an unknown model in turn."""
 
-    def records(self) -> Iterator[tuple[bytes, bytes]]:
-        """Other events than those before; a wrong field, no JSON, or an unknown model in turn where there is poison."""
-        for number, (key, value) in enumerate(super().records()):
-            body = json.loads(value)
-            body["event_id"] = str(uuid5(self.card.model_id, f"flood {number}"))
-            if number % POISON_EVERY:
-                yield key, json.dumps(body).encode()
-            else:
-                yield key, POISON[number // POISON_EVERY % len(POISON)](body)
+    def value(self, number: int) -> bytes:
+        """An outcome or poison."""
+        if number % POISON_EVERY:
+            return super().value(number)
+        return POISON[number // POISON_EVERY % len(POISON)](self.body(number))
 
     @property
     def good(self) -> int:
@@ -189,9 +192,9 @@ class _Rate(NamedTuple):
     slowest: float
 
 
-async def _drained(connection: Connection, settings: Settings, before: int, count: int) -> _Rate:
+async def _drained(connection: Connection, settings: Settings, count: int) -> _Rate:
     """One worker's, from the first of so many more records that are stored to the last; what it takes to start is not in it."""
-    patience, seen = PATIENCE * count / AIM, [(0.0, 0)]
+    before, patience, seen = await connection.fetchval(TAKEN), PATIENCE * count / AIM, [(0.0, 0)]
     with Workers(["outcomes"], settings, log_folder=settings.home / "logs") as worker:
         worker.wait_ready()
         deadline = time.monotonic() + patience
