@@ -147,7 +147,7 @@ def _with_line(line: str) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
     """The champion of a line, and what is believed of interventions on it.
 
     Raises:
-        ValueError: when the line has no champion.
+        LookupError: when the line has no champion.
     """
 
     async def found(at: Settings, pool: Pool) -> tuple[TwinModel, Mapping[str, EffectPrior]]:

@@ -360,8 +360,9 @@ async def test_a_slice_holds_its_line_before_it_waits_for_a_head(intake: Intake,
     async with transaction(pool) as other:
         await other.execute("SELECT FROM event_heads FOR UPDATE")
         taking = asyncio.create_task(take(intake, [outcome(1, revision=1)], first=1))
-        while await pool.fetchval(waiting) == 0:  # noqa: ASYNC110  # Postgres tells nobody that it waits
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while await pool.fetchval(waiting) == 0:  # noqa: ASYNC110  # Postgres tells nobody that it waits
+                await asyncio.sleep(0.01)
         with pytest.raises(asyncpg.LockNotAvailableError):
             await pool.execute("SELECT FROM model_lines FOR UPDATE NOWAIT")
     await taking
