@@ -98,9 +98,11 @@ class Outcomes:
         rows = np.flatnonzero(kept)
         now = dict(zip(rows.tolist(), range(len(rows)), strict=True)) if self.twins or self.entities else {}
         columns: dict[str, Any] = {name: column[rows] for name, column in vars(self).items() if isinstance(column, np.ndarray)}
+        used, columns["of"] = np.unique(columns["of"], return_inverse=True)
         return replace(
             self,
             **columns,
+            words=[self.words[of] for of in used.tolist()],
             twins={now[row]: said for row, said in self.twins.items() if row in now},
             entities={now[row]: said for row, said in self.entities.items() if row in now},
         )

@@ -68,7 +68,7 @@ def parse(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], skew_s:
         _read(number, record.value, said, refused)
     outcomes, doubtful = _columns(said)
     if doubtful:
-        outcomes, _ = _columns(_settled(said, set(doubtful), records, refused))
+        outcomes = _settled(said, outcomes, doubtful, records, refused)
     return _not_ahead(outcomes, records, skew_s, refused)
 
 
@@ -216,21 +216,24 @@ _IDS = ("event_id", "model_id", "simulation_id", "twin_id")
 
 def _settled(
     said: _Said,
-    doubtful: set[int],
+    outcomes: Outcomes,
+    doubtful: Sequence[int],
     records: Sequence[ConsumerRecord[bytes | None, bytes | None]],
     refused: list[RefusedElement],
-) -> _Said:
-    """The same without those in doubt that the model refuses."""
-    kept = _Said([], [], [])
-    for row, (fields, record, place) in enumerate(zip(*said, strict=True)):
-        found: _Fields | Refusal = fields
-        if row in doubtful:
-            found = _slowly(_raw(records[record].value, place))
+) -> Outcomes:
+    """The same without those in doubt that the model refuses; what it takes is read as the model spells it."""
+    kept = np.ones(len(outcomes), dtype=np.bool_)
+    for row in doubtful:
+        record, place = said.record[row], said.place[row]
+        found = _slowly(_raw(records[record].value, place))
         if isinstance(found, Refusal):
             refused.append(RefusedElement(record, place, found))
+            kept[row] = False
         else:
-            kept.add(found, record, place)
-    return kept
+            said.fields[row] = found
+    if kept[doubtful].any():
+        outcomes, _ = _columns(said)
+    return outcomes.where(kept)
 
 
 # -- the columns
