@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -16,7 +17,7 @@ from faust.types import TP
 from pydantic import ValidationError
 
 from engine.windows import is_closed
-from schemas import FidelityErrors, FidelityWindow, OutcomeEvent
+from schemas import FidelityErrors, OutcomeEvent
 from schemas.twin_models import ModelCard
 from sql import window_store as store
 from sql.model_rows import UnknownModel, load_card
@@ -44,6 +45,7 @@ _ERRORS = topic_of(FidelityErrors)
 _PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
 _TICK_S = 1.0
 _FILLING_S = 10.0
+_SAID_AT_ONCE = 1000
 _SWEEP_S = 60.0
 
 
@@ -176,15 +178,25 @@ class _Fidelity:
         due = sorted(closing | self._worth_saying(line))
         for model_id in {window.series.model_id for window in due}:
             await self._card(model_id)
-        said = [window_event(line, window, closed=window in closing) for window in due]
-        for sent in [await self._app.begin_to_say(event, key=line.state.line) for event in said]:
+        for first in range(0, len(due), _SAID_AT_ONCE):
+            if self._app.should_stop:
+                return  # the rest stays due: whoever has the line next says it
+            await self._say_some(line, due[first : first + _SAID_AT_ONCE], closing)
+        if line.state.champion in self._cards:
+            show_baseline(line.state.line, self._cards[line.state.champion].baseline)
+
+    async def _say_some(self, line: LiveLine, due: Sequence[Window], closing: set[Window]) -> None:
+        said = {window: window_event(line, window, closed=window in closing) for window in due}
+        for sent in [await self._app.begin_to_say(event, key=line.state.line) for event in said.values()]:
             await sent
-        final = [(window, event) for window, event in zip(due, said, strict=True) if window in closing]
-        await store.save_snapshots(self._app.pool, [event for _, event in final])
-        line.snapshots.update({window: Snapshot(event.version, event.status) for window, event in final})
-        line.unsettled -= closing
+        final = {window: event for window, event in said.items() if window in closing}
+        await store.save_snapshots(self._app.pool, list(final.values()))
+        line.snapshots.update({window: Snapshot(event.version, event.status) for window, event in final.items()})
+        line.unsettled.difference_update(final)
         line.due.difference_update(due)
-        self._show(line, dict(zip(due, said, strict=True)))
+        for window, event in said.items():
+            if window.series.model_id == line.state.champion and is_fullest(line.view, window):
+                show(event)
 
     def _is_closed(self, line: LiveLine, window: Window, watermark: float | None) -> bool:
         """Closing is for good: a source that goes back in time restates what was closed before."""
@@ -200,13 +212,6 @@ class _Fidelity:
             line.said_at = time.monotonic()
             return line.due
         return {window for window in line.due if is_fullest(line.view, window)}
-
-    def _show(self, line: LiveLine, said: dict[Window, FidelityWindow]) -> None:
-        for window, event in said.items():
-            if window.series.model_id == line.state.champion and is_fullest(line.view, window):
-                show(event)
-        if line.state.champion in self._cards:
-            show_baseline(line.state.line, self._cards[line.state.champion].baseline)
 
     # -- sweeping
 
