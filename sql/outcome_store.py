@@ -36,12 +36,10 @@ __all__ = [
     "NewHeads",
     "NewOutcomes",
     "Position",
-    "RefusedRow",
     "Reigns",
     "add_changes",
     "add_gaps",
     "add_outcomes",
-    "add_refused",
     "begin_source",
     "hold_twins",
     "known_events",
@@ -112,21 +110,6 @@ class Kind(NamedTuple):
     segments: tuple[str, ...]
     simulation_id: UUID | None
     population_id: UUID | None
-
-
-class RefusedRow(NamedTuple):
-    """One refused record, or element of one, as it came; ``headers`` as :func:`sql.refused_store.packed` writes them."""
-
-    refusal_id: UUID
-    source_offset: int
-    element: int
-    tracked_at: datetime
-    key: bytes | None
-    value: bytes | None
-    headers: str
-    kind: str
-    reason: str
-    exception: str
 
 
 class Change(NamedTuple):
@@ -413,22 +396,6 @@ def _tails(new: NewOutcomes, common: Sequence[bytes]) -> list[bytes]:
         alone = binary.uuid(twin_id) + binary.text(entity_id) + binary.jsonb(features)
         tails[row] = fates[new.fates[row]] + common[new.of[row]] + alone
     return tails
-
-
-_ADD_REFUSED = """
-INSERT INTO refused_records (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, source,
-                             topic, partition)
-SELECT refusal_id, source_offset, element, tracked_at, key, value, headers::json, kind, reason, exception, $11, $12, $13
-FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::text[],
-            $10::text[])
-     AS r (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception)"""
-
-
-async def add_refused(connection: Connection, source: SourceId, rows: Sequence[RefusedRow]) -> None:
-    """Store refusals that are not stored yet."""
-    if rows:
-        columns = map(list, zip(*rows, strict=True))
-        await connection.execute(_ADD_REFUSED, *columns, str(source), source.topic, source.partition)
 
 
 _ADD_GAPS = """

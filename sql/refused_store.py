@@ -22,6 +22,7 @@ __all__ = [
     "Replayed",
     "UnknownRefusal",
     "Wanted",
+    "add_refused",
     "find_refused",
     "keep_refused",
     "mark_refused_sent",
@@ -88,32 +89,48 @@ def unpacked(headers: Iterable[tuple[str, str | None]]) -> Headers:
     return [(name, None if text is None else base64.b64decode(text)) for name, text in headers]
 
 
-_KEEP = """
-INSERT INTO refused_records (refusal_id, source, topic, partition, source_offset, element, tracked_at, key, value, headers, kind,
-                             reason, exception)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13)
-ON CONFLICT DO NOTHING"""
+_ADD = """
+INSERT INTO refused_records (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, source,
+                             topic, partition)
+SELECT refusal_id, source_offset, element, tracked_at, key, value, headers::json, kind, reason, exception, $11, $12, $13
+FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::text[],
+            $10::text[])
+     AS r (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception)"""
+
+
+async def add_refused(database: Database, source: SourceId, refused: Sequence[Refused]) -> None:
+    """Store what was refused of a source.
+
+    Raises:
+        asyncpg.UniqueViolationError: when any of it is stored already.
+    """
+    if refused:
+        await database.execute(_ADD, *_columns(refused), str(source), source.topic, source.partition)
 
 
 async def keep_refused(database: Database, refused: Refused) -> None:
     """Store a refused record; the same one again is stored once."""
     source = refused.source
-    await database.execute(
-        _KEEP,
-        refused.refusal_id,
-        str(source),
-        source.topic,
-        source.partition,
-        refused.offset,
-        refused.element,
-        refused.at,
-        refused.key,
-        refused.value,
-        packed(refused.headers),
-        refused.kind,
-        refused.reason,
-        refused.exception,
-    )
+    await database.execute(f"{_ADD} ON CONFLICT DO NOTHING", *_columns([refused]), str(source), source.topic, source.partition)
+
+
+def _columns(refused: Iterable[Refused]) -> list[list[Any]]:
+    rows = [
+        (
+            each.refusal_id,
+            each.offset,
+            each.element,
+            each.at,
+            each.key,
+            each.value,
+            packed(each.headers),
+            each.kind,
+            each.reason,
+            each.exception,
+        )
+        for each in refused
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 async def mark_refused_sent(database: Database, ids: Sequence[UUID]) -> None:

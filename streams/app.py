@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,9 @@ from yarl import URL
 from schemas import Event
 from sql.database import Pool, open_pool
 from streams.answering import persist
-from streams.kafka import Headers, event_headers, event_value, faust_credentials
+from streams.kafka import Headers, RawRecord, event_headers, event_value, faust_credentials
 from streams.settings import Role, Settings
-from streams.topics import TOPICS, topic_of
+from streams.topics import LARGEST_RECORD, TOPICS, topic_of
 from streams.transport import SliceSchema, SliceTransport, Start, StartFinder
 
 __all__ = ["TwinApp", "make_app"]
@@ -25,7 +25,7 @@ _OPENINGS = 5  # some seconds: a role that is asked to stop shall not wait for P
 _SLICES_BUFFERED = 32  # more than Faust sleeps when all are full: a second and a half of work
 _MESSAGES_BUFFERED = 4096
 _SENDS_BUFFERED = 20_000
-_MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+_BATCH_BYTES = 128 * 1024
 _SLICES: dict[Role, frozenset[str]] = {"outcomes": frozenset({"outcome-events"}), "fidelity": frozenset({"fidelity-errors"})}
 _RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 _PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
@@ -49,7 +49,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.slices = _SLICES.get(role, frozenset())
         self.slice_records = settings.slice_records
         self.find_starts: StartFinder = committed_offsets
-        self._outlets: dict[str, Any] = {}
+        self._ending: asyncio.Task[None] | None = None
         super().__init__(f"twinstream-{role}", **_options(role, settings, sliced=bool(self.slices)))
         self.transport = SliceTransport(self.conf.broker_consumer, self)
         self.sensors.add(_FatalSends(self))
@@ -101,29 +101,46 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     ) -> Awaitable[Any]:
         """Hand an event to the producer; what is returned is done when the broker has it."""
         told = [*event_headers(event, self.role), *(headers or [])]
-        return await self.send_raw(topic_of(type(event)), key.encode(), event_value(event), told, partition=partition)
-
-    async def send_raw(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, *, partition: int | None = None
-    ) -> Awaitable[Any]:
-        """Hand bytes to the producer; what is returned is done when the broker has them."""
-        if topic not in self._outlets:
-            self._outlets[topic] = self.topic(topic, partitions=_PARTITIONS[topic], **_RAW)
-        sent: Awaitable[Any] = await self._outlets[topic].send(key=key, value=value, headers=headers, partition=partition)
+        producer = await self.maybe_start_producer()  # Faust's topics would send it just so, and watch it, at twice the cost
+        sent: asyncio.Future[Any] = await producer.send(
+            topic_of(type(event)), key.encode(), event_value(event), partition, None, told
+        )
+        sent.add_done_callback(self._end_unless_sent)
         return sent
+
+    async def send_together(self, topic: str, partition: int, records: Iterable[RawRecord]) -> None:
+        """Send records to one partition in as few batches as hold them, and wait until the broker has them."""
+        producer = (await self.maybe_start_producer())._producer  # noqa: SLF001  # batches are aiokafka's
+        batches = [producer.create_batch()]
+        for record in records:
+            if batches[-1].append(timestamp=None, **record._asdict()) is None:  # it is full; an empty one takes any record
+                batches.append(producer.create_batch())
+                batches[-1].append(timestamp=None, **record._asdict())
+        begun = [await producer.send_batch(batch, topic, partition=partition) for batch in batches if batch.record_count()]
+        for sent in begun:
+            sent.add_done_callback(self._end_unless_sent)
+        for sent in begun:
+            await sent
+
+    def _end_unless_sent(self, sent: asyncio.Future[Any]) -> None:
+        if not sent.cancelled() and (failure := sent.exception()) is not None:
+            self.end(failure)
+
+    def end(self, failure: BaseException) -> None:
+        """End the app because a message could not be sent."""
+        self._ending = self._ending or asyncio.get_running_loop().create_task(self.crash(failure))
 
 
 class _FatalSends(faust.Sensor):  # type: ignore[misc]  # untyped
-    """Ends the app when a message could not be sent: Faust only logs it and commits the source offset all the same."""
+    """Ends the app when the changelog could not be written: Faust only logs it and commits the source offset all the same."""
 
     def __init__(self, app: TwinApp) -> None:
         super().__init__()
         self._app = app
-        self._ending: asyncio.Task[None] | None = None
 
     def on_send_error(self, producer: Any, exc: BaseException, state: Any) -> None:  # noqa: ARG002  # Faust's signature
         """End the app."""
-        self._ending = self._ending or asyncio.get_running_loop().create_task(self._app.crash(exc))
+        self._app.end(exc)
 
 
 async def committed_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, Start]:
@@ -146,7 +163,8 @@ def _options(role: Role, settings: Settings, *, sliced: bool) -> dict[str, Any]:
         "broker_max_poll_records": 4 * settings.slice_records,
         "consumer_auto_offset_reset": "earliest",
         "producer_acks": -1,
-        "producer_max_request_size": _MAX_MESSAGE_BYTES,
+        "producer_max_request_size": LARGEST_RECORD,
+        "producer_max_batch_size": _BATCH_BYTES,
         "processing_guarantee": "at_least_once",
         "store": "memory://",
         "datadir": settings.home / "faust" / role,

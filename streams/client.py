@@ -22,13 +22,12 @@ from schemas import Event, ExperimentResult, OutcomeEvent, SimulationAnswer, Sim
 from streams.kafka import Headers, event_headers, event_value, kafka_security
 from streams.outcome_table import outcome_events
 from streams.settings import Settings
-from streams.topics import topic_of
+from streams.topics import LARGEST_RECORD, topic_of
 
 __all__ = ["NoAnswer", "TwinClient"]
 
 ANSWERS = topic_of(SimulationAnswer)
 BATCH = 1000
-MAX_BYTES = 8 * 1024 * 1024
 
 
 class NoAnswer(TimeoutError):
@@ -58,7 +57,7 @@ class TwinClient:
             acks="all",
             enable_idempotence=True,
             linger_ms=5,
-            max_request_size=MAX_BYTES,
+            max_request_size=LARGEST_RECORD,
             **kafka_security(self._settings),
         )
         await self._producer.start()

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from schemas import SourceId
-from sql.refused_store import Headers, Refused, keep_refused, mark_refused_sent, refusal_id
+from sql.refused_store import Refused, keep_refused, mark_refused_sent, refusal_id
 from streams.app import TwinApp
+from streams.kafka import Headers, RawRecord
 from streams.metrics import REFUSED
-from streams.topics import DEAD_LETTERS
+from streams.topics import DEAD_LETTERS, LARGEST_RECORD, TOPICS
 
 __all__ = [
     "ATTEMPT",
     "LETTER_HEADERS",
+    "OMITTED",
     "REPLAY_OF",
     "ContainsNul",
     "KafkaRecord",
     "attempt",
     "bury",
     "foreign",
-    "letter_headers",
+    "letter",
     "send_copies",
     "without_nul",
 ]
@@ -40,8 +43,10 @@ LETTER_HEADERS = {
     ATTEMPT: "how often the record was refused by now, replays included",
 }
 """What a dead letter tells beside the headers it came with, and what each means."""
+OMITTED = {"twin_omitted": "bytes of the value, where no letter can hold the record: dlq show has key, value and headers"}
 
-_OURS = LETTER_HEADERS.keys() | {REPLAY_OF}
+_OURS = LETTER_HEADERS.keys() | OMITTED.keys() | {REPLAY_OF}
+_PARTITIONS = next(topic.partitions for topic in TOPICS if topic.name == DEAD_LETTERS)
 
 
 class KafkaRecord(Protocol):
@@ -98,20 +103,28 @@ async def bury(app: TwinApp, record: KafkaRecord, kind: str, reason: str, error:
 
 async def send_copies(app: TwinApp, refused: Iterable[Refused]) -> None:
     """Copy what was refused to the topic of dead letters, and note that it is there."""
-    begun = [(await _begin_to_send(app, each), each.refusal_id) for each in refused]
-    for sent, _ in begun:
-        await sent
-    if begun:
-        await mark_refused_sent(app.pool, [each for _, each in begun])
+    by_partition: defaultdict[int, list[Refused]] = defaultdict(list)
+    for each in refused:
+        by_partition[each.source.partition % _PARTITIONS].append(each)
+    for partition, those in by_partition.items():
+        await app.send_together(DEAD_LETTERS, partition, map(letter, those))
+        await mark_refused_sent(app.pool, [each.refusal_id for each in those])
 
 
-async def _begin_to_send(app: TwinApp, refused: Refused) -> Awaitable[Any]:
-    key = b"" if refused.key is None and refused.value is None else refused.key  # the client sends no record of nothing at all
-    return await app.send_raw(DEAD_LETTERS, key, refused.value, letter_headers(refused))
+def letter(refused: Refused) -> RawRecord:
+    """The dead letter of a refused record: as it came, with headers of ours that say what happened to it.
+
+    One that is too large for its topic, with our headers or since it was compressed when it came, tells of the record only.
+    """
+    ours = _told(refused)
+    record = RawRecord(refused.key, refused.value, [*foreign(refused.headers), *ours])
+    if record.size > LARGEST_RECORD:
+        (omitted,) = OMITTED
+        record = RawRecord(None, None, [*ours, (omitted, str(len(refused.value or b"")).encode())])
+    return record._replace(key=b"") if record.key is None and record.value is None else record
 
 
-def letter_headers(refused: Refused) -> list[tuple[str, bytes | None]]:
-    """Headers of a dead letter: those that it came with as they were, and then what happened to it."""
+def _told(refused: Refused) -> Headers:
     told = (
         refused.refusal_id,
         refused.kind,
@@ -123,16 +136,15 @@ def letter_headers(refused: Refused) -> list[tuple[str, bytes | None]]:
         refused.element,
         attempt(refused.headers),
     )
-    ours = [(name, str(value).encode()) for name, value in zip(LETTER_HEADERS, told, strict=True)]
-    return [*foreign(refused.headers), *ours]
+    return [(name, str(value).encode()) for name, value in zip(LETTER_HEADERS, told, strict=True)]
 
 
-def foreign(headers: Headers) -> list[tuple[str, bytes | None]]:
+def foreign(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
     """The headers that are not ours: a dead letter that is published again brings ours along."""
     return [(name, value) for name, value in headers if name not in _OURS]
 
 
-def attempt(headers: Headers) -> int:
+def attempt(headers: Sequence[tuple[str, bytes | None]]) -> int:
     """The how manieth time a record with these headers is refused; a replay brings the number of its last attempt along."""
     before = dict(headers).get(ATTEMPT) or b""
     return int(before) + 1 if before.isdigit() and len(before) < 10 else 1

@@ -22,8 +22,8 @@ from schemas import SourceId
 from schemas.events import SUM_FIELDS
 from sql import outcome_store as store
 from sql.database import Connection, Pool, transaction
-from sql.outcome_store import Change, Head, Line, LineRow, Moved, NewHeads, NewOutcomes, Position, RefusedRow
-from sql.refused_store import packed
+from sql.outcome_store import Change, Head, Line, LineRow, Moved, NewHeads, NewOutcomes, Position
+from sql.refused_store import Refused, add_refused
 from streams.columns import Floats, Integers, Octets, Outcomes
 from streams.judging import Claim, Grid, added, changes, combined, judge
 from streams.library import Library
@@ -67,14 +67,14 @@ class Taken:
             already in, all that its source has changed since the slice's first offset.
         watermark: of the source, after the slice.
         fates: how many of its new outcomes had which fate, by line and fate.
-        refused: how many of its new elements were refused, by kind.
+        refused: those of its elements that are refused now and were not before.
     """
 
     source: SourceId
     rows: Sequence[LineRow]
     watermark: datetime | None
     fates: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    refused: Mapping[str, int] = field(default_factory=dict)
+    refused: Sequence[Refused] = ()
     replayed: int = 0
 
 
@@ -202,7 +202,7 @@ class Intake:
         for twins, places in _named_twins(ready, verdict.rows):
             await store.hold_twins(connection, twins.population, places)
         await store.add_outcomes(connection, source, _new_outcomes(ready, verdict))
-        await store.add_refused(connection, source, refused)
+        await add_refused(connection, source, refused)
         rows = await store.add_changes(connection, source, ready.slice.last_offset, verdict.changes)
         splits = _splits(rows, lines)
         n_fresh = int(fresh.sum() + fresh_refused.sum())
@@ -216,7 +216,7 @@ class Intake:
             rows=rows,
             watermark=max((at for at in (position.watermark, reached) if at is not None), default=None),
             fates=_fates(ready.scores, verdict),
-            refused=_tally(row.kind for row in refused),
+            refused=refused,
             replayed=ready.n_elements - n_fresh,
         )
         return done, splits
@@ -430,7 +430,7 @@ def _named_twins(ready: Ready, rows: Integers) -> list[tuple[SimulatedTwins, lis
     return [(ready.simulations[simulation_id], places) for simulation_id, places in sorted(found.items())]
 
 
-def _refused_rows(ready: Ready, unscored: Flags, fresh: Flags) -> list[RefusedRow]:
+def _refused_rows(ready: Ready, unscored: Flags, fresh: Flags) -> list[Refused]:
     """Rows of what could not be read or scored, as it came."""
     outcomes, refused = ready.outcomes, ready.scores.refused
     found = [
@@ -444,18 +444,19 @@ def _refused_rows(ready: Ready, unscored: Flags, fresh: Flags) -> list[RefusedRo
     return [row for record, those in sorted(by_record.items()) for row in _rows_of_record(ready, record, those)]
 
 
-def _rows_of_record(ready: Ready, number: int, refused: Iterable[tuple[RefusedElement, Octets]]) -> list[RefusedRow]:
+def _rows_of_record(ready: Ready, number: int, refused: Iterable[tuple[RefusedElement, Octets]]) -> list[Refused]:
     record = ready.slice.records[number]
     raw = raw_elements(record.value)
     return [
-        RefusedRow(
+        Refused(
             refusal_id=UUID(bytes=made.tobytes()),
-            source_offset=record.offset,
+            source=ready.source,
+            offset=record.offset,
             element=each.place,
-            tracked_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+            at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
             key=record.key,
             value=raw[each.place] if each.place < len(raw) else record.value,
-            headers=packed(record.headers),
+            headers=record.headers,
             kind=each.refusal.kind,
             reason=each.refusal.reason,
             exception=each.refusal.exception,
@@ -502,10 +503,6 @@ def _splits(rows: Iterable[LineRow], lines: Mapping[str, Line]) -> dict[str, int
 def _fates(scores: Scores, verdict: _Verdict) -> dict[tuple[str, str], int]:
     lines = [kind.line for kind in scores.kinds]
     found: Counter[tuple[str, str]] = Counter()
-    for (of, fate), count in _tally(zip(scores.of[verdict.rows].tolist(), verdict.fates, strict=True)).items():
+    for (of, fate), count in Counter(zip(scores.of[verdict.rows].tolist(), verdict.fates, strict=True)).items():
         found[lines[of], fate] += count
     return dict(found)
-
-
-def _tally(found: Iterable[Key]) -> dict[Key, int]:
-    return dict(Counter(found))

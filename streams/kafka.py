@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from typing import Any
+from typing import Any, NamedTuple
 
 import faust
 
 from schemas import Event
 from streams.settings import Settings
 
-__all__ = ["Headers", "event_headers", "event_value", "faust_credentials", "kafka_security"]
+__all__ = ["Headers", "RawRecord", "event_headers", "event_value", "faust_credentials", "kafka_security"]
 
 Headers = list[tuple[str, bytes | None]]
+_FRAME, _FRAME_OF_HEADER = 1024, 16  # more than Kafka needs around a record and around each of its headers
+
+
+class RawRecord(NamedTuple):
+    """What a record carries; key and value are not both null, which aiokafka does not send."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes on its way, at most, where nothing is compressed."""
+        headers = sum(len(name.encode()) + len(value or b"") + _FRAME_OF_HEADER for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers + _FRAME
 
 
 def kafka_security(settings: Settings) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from sql.refused_store import Past, Refused, Replayed, note_replays, pasts
 from streams.answering import in_words
 from streams.client import TwinClient
 from streams.dead_letters import ATTEMPT, REPLAY_OF, attempt, foreign
+from streams.kafka import RawRecord
 from streams.settings import Settings
-from streams.topics import topic_of
+from streams.topics import LARGEST_RECORD, topic_of
 
 __all__ = [
     "Fix",
@@ -213,18 +214,28 @@ def _sorted_out(chosen: Iterable[Refused], fix: Fix) -> tuple[list[Sent], list[S
     ready, skipped = [], []
     for refused in chosen:
         try:
-            ready.append(Sent(refused, corrected(refused, fix), None))
+            ready.append(_small_enough(Sent(refused, corrected(refused, fix), None)))
         except ValueError as error:
             skipped.append(Skipped(refused, in_words(error)))
     return ready, skipped
 
 
+def _small_enough(sent: Sent) -> Sent:
+    if (size := _record(sent).size) > LARGEST_RECORD:
+        raise ValueError(f"it takes {size} bytes on its way, and a topic takes {LARGEST_RECORD}: let the producer send it in parts")
+    return sent
+
+
 async def _publish(client: TwinClient, sent: Sent) -> tuple[int, int]:
+    source = sent.refused.source
+    return await client.publish_bytes(source.topic, *_record(sent), partition=source.partition)
+
+
+def _record(sent: Sent) -> RawRecord:
     refused = sent.refused
     ours = {ATTEMPT: attempt(refused.headers), REPLAY_OF: refused.refusal_id}
     headers = [*foreign(refused.headers), *((name, str(value).encode()) for name, value in ours.items())]
-    source = refused.source
-    return await client.publish_bytes(source.topic, refused.key, sent.value, headers, partition=source.partition)
+    return RawRecord(refused.key, sent.value, headers)
 
 
 def _mark(sent: Sent, fix: Fix) -> Replayed:

@@ -15,10 +15,10 @@ from aiokafka import AIOKafkaProducer
 from schemas import FidelityErrors, PaneRow, SourceId
 from sql.database import connect
 from sql.refused_store import mark_refused_sent, unsent_refused
-from streams.dead_letters import letter_headers
+from streams.dead_letters import letter
 from streams.kafka import event_headers, event_value, kafka_security
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS, topic_of
+from streams.topics import DEAD_LETTERS, LARGEST_RECORD, topic_of
 
 __all__ = ["mend"]
 
@@ -53,7 +53,8 @@ async def _send_letters(producer: AIOKafkaProducer, settings: Settings) -> int:
     try:
         while refused := await unsent_refused(connection, datetime.now(UTC), _LETTERS_AT_ONCE):
             for each in refused:
-                await producer.send_and_wait(DEAD_LETTERS, each.value, key=each.key, headers=letter_headers(each))
+                record = letter(each)
+                await producer.send_and_wait(DEAD_LETTERS, record.value, key=record.key, headers=record.headers)
             await mark_refused_sent(connection, [each.refusal_id for each in refused])
             sent += len(refused)
     finally:
@@ -68,7 +69,9 @@ def _source(name: str) -> SourceId:
 
 @asynccontextmanager
 async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, acks="all", **kafka_security(settings))
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap, acks="all", max_request_size=LARGEST_RECORD, **kafka_security(settings)
+    )
     await producer.start()
     try:
         yield producer

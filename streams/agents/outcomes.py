@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -118,8 +118,8 @@ class _Outcomes:
             done = await self._intake.store(ready)
         stored.set()
         await self._say_rows(done)
-        if done.refused or done.replayed:
-            await send_copies(self._app, await refused_since(self._app.pool, done.source, taken.first_offset))
+        refused = await refused_since(self._app.pool, done.source, taken.first_offset) if done.replayed else done.refused
+        await send_copies(self._app, refused)
         if self._reached.get(done.source, _NOWHERE).next_offset <= taken.last_offset:
             self._reached[done.source] = _Reached(done.watermark, taken.last_offset + 1)
         SLICE_SECONDS.observe(time.perf_counter() - began)
@@ -185,5 +185,5 @@ async def _fail(error: Exception) -> None:
 def _measure(done: Taken) -> None:
     for (line, fate), count in done.fates.items():
         OUTCOMES.labels(line=line, fate=fate).inc(count)
-    for kind, count in done.refused.items():
+    for kind, count in Counter(each.kind for each in done.refused).items():
         REFUSED.labels(topic=done.source.topic, reason=kind).inc(count)

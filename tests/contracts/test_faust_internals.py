@@ -8,7 +8,8 @@ from typing import Any
 
 import faust
 import pytest
-from aiokafka import ConsumerRecord
+from aiokafka import AIOKafkaProducer, ConsumerRecord
+from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as base
 from faust.transport.drivers import aiokafka as driver
@@ -170,3 +171,17 @@ def record(offset: int) -> ConsumerRecord[bytes, bytes]:
 
 async def _nothing(*_: Any, **__: Any) -> None:
     return None
+
+
+def test_a_producer_holds_the_client_that_sends_batches():
+    assert driver.Producer._producer is None
+    assert "self._producer = self._new_producer()" in inspect.getsource(driver.Producer.on_start)
+    assert list(inspect.signature(AIOKafkaProducer.send_batch).parameters) == ["self", "batch", "topic", "partition"]
+
+
+def test_an_empty_batch_takes_a_record_of_any_size_and_a_full_one_none():
+    batch = BatchBuilder(100, 0)
+
+    assert batch.append(timestamp=None, key=None, value=b"x" * 1000) is not None
+    assert batch.append(timestamp=None, key=None, value=b"x") is None
+    assert batch.record_count() == 1

@@ -6,6 +6,7 @@ import json
 from uuid import UUID
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from streams.topics import DEAD_LETTERS
 from tests.outcomes import TOPIC, make_card, make_line, outcome
@@ -51,6 +52,37 @@ async def test_a_dead_letter_is_what_came_to_the_last_byte_with_the_reason_besid
     assert (by_place[places[b"nothing"]].key, by_place[places[b"nothing"]].value) == (b"", None)
     assert await pool.fetchval("SELECT count(*) FROM refused_records WHERE key IS NULL AND value IS NULL") == 1
     assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking") == 1
+
+
+async def test_a_record_that_is_too_large_to_be_copied_holds_nothing_up(
+    service, client, listener, pool, line, settings, twinstream
+):
+    large = {"json": b"%" * (8 * 1024 * 1024 - 200), "simulation": b" " * 16 * 1024 * 1024 + SPACED}
+    async with service(["outcomes"]), packing_producer(settings) as producer:
+        for value in large.values():
+            await producer.send_and_wait(TOPIC, value, key=b"large", headers=HEADERS, partition=0)
+        await client.publish_bytes(TOPIC, None, json.dumps(outcome(1)).encode())
+        letters = await listener.records(DEAD_LETTERS, 2)
+        assert "and a topic takes 8388608" in await twinstream("dlq", "replay", "--kind", "simulation", status=1)
+    for letter, (kind, value) in zip(letters, large.items(), strict=True):
+        told = _told(letter)
+        assert (letter.key, letter.value) == (b"", None)
+        assert (told["twin_kind"], told["twin_omitted"]) == (kind, str(len(value)))
+        assert len(letter.headers) == len(told)
+    kept = await pool.fetch("SELECT value, sent_at FROM refused_records ORDER BY source_offset")
+    assert [row["value"] for row in kept] == list(large.values())
+    assert None not in [row["sent_at"] for row in kept]
+    assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE fate = 'counted'") == 1
+
+
+def packing_producer(settings) -> AIOKafkaProducer:
+    """A producer whose records are small on the way and large once they are unpacked."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap,
+        compression_type="gzip",
+        max_request_size=32 * 1024 * 1024,
+        max_batch_size=32 * 1024 * 1024,
+    )
 
 
 def _told(letter) -> dict[str, str]:
