@@ -19,6 +19,7 @@ from schemas import DriftState, FidelityMetrics, FidelityWindow, SourceId
 from sql import outcome_store, window_store
 from sql.database import Pool, open_pool
 from sql.window_store import LineState, Snapshot, SourceState
+from streams.agents import fidelity
 from streams.agents.fidelity import _Fidelity
 from streams.fidelity_view import LineView, Series, Window
 from streams.floors import limit_of, raise_floor
@@ -248,11 +249,13 @@ class Voice:
 
     def __init__(self, pool: Pool) -> None:
         self.pool, self.settings, self.heard, self.is_heard = pool, Settings(grace_s=0.0), 0, False
+        self.leaves_after = math.inf
 
     async def begin_to_say(self, event: FidelityWindow, *, key: str) -> asyncio.Future[None]:
         sent = asyncio.get_running_loop().create_future()
         if self.is_heard:
             self.heard += 1
+            self.should_stop = self.heard == self.leaves_after or self.should_stop
             sent.set_result(None)
         else:
             sent.set_exception(KafkaConnectionError("no broker"))
@@ -275,6 +278,29 @@ async def test_a_window_is_kept_as_final_only_after_it_was_said(pool: Pool):
     voice.is_heard = True
     await agent._say(line)
     assert await pool.fetchval("SELECT count(*) FROM fidelity_snapshots") == voice.heard == len(owed)
+
+
+async def test_a_worker_that_is_asked_to_leave_says_no_more_windows_than_it_has_in_hand(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fidelity, "_SAID_AT_ONCE", 10)
+    await take_in(pool, range(0, 900, 10))
+    voice = Voice(pool)
+    agent, line = _Fidelity(voice, {}), await loaded(pool)  # type: ignore[arg-type]  # what is needed of an app here
+    owed = set(line.due)
+    voice.is_heard, voice.leaves_after = True, 15
+
+    await agent._say(line)
+    assert (voice.heard, len(line.due)) == (20, len(owed) - 20)
+
+    voice.should_stop = True
+    await agent._say(line)
+    assert voice.heard == 20
+
+    voice.should_stop = False
+    line.said_at = -math.inf
+    await agent._say(line)
+    assert (voice.heard, line.due) == (len(owed), set())
 
 
 async def test_a_window_that_changed_a_hundred_times_is_said_once(pool: Pool):
@@ -421,6 +447,17 @@ async def test_the_detector_goes_on_from_the_floor_as_if_there_were_none(pool: P
     below = sorted((found.row for _, found in rows if found.row.segment == "all" and found.row.pane < after.view.floor), key=_pane)
     expected = fold([total([row.sums]) for row in below], JUDGE.first(ALL))
     assert (await evidence_before(pool, await state(pool), after.view.floor, JUDGE, [ALL]))[ALL] == expected
+
+
+async def test_the_floor_of_a_line_that_fell_silent_stays_below_what_is_held(pool: Pool):
+    line = await settled_hours(pool, 3600)
+    everything = (await whole(pool)).evidence(ALL, JUDGE.first(ALL))
+    await reach(pool, START + timedelta(days=1))  # by the outcomes of other lines
+    await raise_floor(pool, line, LIMITS)
+
+    assert (await state(pool)).floor == line.view.held_from
+    alone = await read_series(pool, line, ALL)
+    assert alone.evidence(ALL, JUDGE.first(ALL)) == line.view.evidence(ALL, JUDGE.first(ALL)) == everything
 
 
 async def test_no_window_wholly_below_the_floor_is_said_again(pool: Pool):
