@@ -1,9 +1,10 @@
 """Learn a table's joint distribution and draw new rows from it: sequential conditional trees with leaf donors.
 
 Columns are drawn one after another. A regression tree per column, fitted on the columns before it, sends a new row to
-a leaf, and the row takes the value of a real row (a donor) of that leaf. Because every value comes from a donor, gaps,
-point masses, grids and odd shapes survive without being modelled, and a filter needs no rejection: only donors that
-satisfy it are drawn from, and the share of them in the leaf is the row's weight.
+a leaf, and the row takes the value of a real row (a donor) of that leaf. Some rows keep their donor for the next column
+when it sits in the same leaf: values stay together although no tree has seen that they belong together. Because every
+value comes from a donor, gaps, point masses, grids and odd shapes survive without being modelled, and a filter needs no
+rejection: only donors that satisfy it are drawn from, and the share of them in the leaf is the row's weight.
 
 A fitted model holds the training values of its donors: treat it as you treat the table it came from.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,11 +40,14 @@ OUTCOME_COLUMNS = 5  # in a table of more columns, leaves of a continuous outcom
 OUTCOME_TAIL = 0.01  # share of an outcome's values at either end that a split takes for the value where they begin
 LOOSE_LEAF = 1_800  # of a continuous one: over (columns of the table)^1.5, times the share that the columns before leave open
 LOOSE_FROM = 10_000  # rows of a table; of a smaller one such a leaf is so much smaller, else it would be half of the table
-EXPLAINED_BY = 2_000  # rows from which that share is learned, and as many that judge it
+EXPLAINED_BY = 1_500  # rows from which that share is learned, and as many that judge it
 DISCRETE_UP_TO = 40  # distinct values
 ATOM_SHARE = 0.01  # a value of a continuous column this frequent is a point mass
 GRID_SHARE = 0.5  # fewer distinct values than this share of the rows: the column lives on a grid
 RESPONSE_LEVELS = 64  # levels of a categorical target that a tree is asked to tell apart
+LONELY = 0.5  # a continuous column that goes with the others less than this share of what the most companionable one does
+KEPT = 0.1  # share of the rows that keep a donor from one continuous column to the next, at most
+KEPT_THROUGHOUT = 0.0005  # chance, at most, that a row keeps it through all of them: it would be a copy
 FEATURES_PER_SPLIT = 0.7  # share of the features that a split looks at: faster, and as real
 MEAN_PRIOR = 5.0  # rows by which the mean of a level is drawn to the overall mean
 RIDGE_FROM = 500  # rows that a linear prediction needs before it is worth a split
@@ -278,6 +283,13 @@ class Conditional:
     tree: Tree
     donors: Ints
     starts: Ints
+
+    @cached_property
+    def homes(self) -> Ints:
+        """The leaf of each training row `(n,)`."""
+        found = np.empty_like(self.donors)
+        found[self.donors] = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+        return found
 
     def leaves(self, earlier: Sequence[Drawn], space: Singles) -> Ints:
         """The leaf of each row, given the columns drawn so far."""
@@ -584,13 +596,26 @@ class JointModel:
             mask = masks.get(column.name)
             leaves = given.leaves(drawn, space) if drawn else np.zeros(rows, dtype=np.int64)
             if mask is None:
-                picked = given.donors[_systematic(leaves, given.starts, rng)]
+                picked = self._keep(k, given.donors[_systematic(leaves, given.starts, rng)], leaves, drawn, rng)
             else:
                 picked, weights = _filtered(given, leaves, mask, np.logical_and.reduce(list(masks.values())), rng)
                 kept = _resample(weights, n if k == filtered[-1] else rows, rng)
                 drawn, picked, rows = [each.take(kept) for each in drawn], picked[kept], len(kept)
             drawn.append(self._value(column, picked, drawn, allowed, rng))
         return self._frame({column.name: each.values for column, each in zip(self.columns, drawn, strict=True)})
+
+    @cached_property
+    def _kept(self) -> float:
+        links = sum(one.is_continuous and two.is_continuous for one, two in pairwise(self.columns[:-1]))
+        return min(KEPT, KEPT_THROUGHOUT ** (1 / links)) if links else 0.0
+
+    def _keep(self, k: int, picked: Ints, leaves: Ints, drawn: Sequence[Drawn], rng: np.random.Generator) -> Ints:
+        """The donors that were picked for column `k`, but for some rows those of the column before; never for the outcome."""
+        if not 0 < k < len(self.columns) - 1 or not (self.columns[k].is_continuous and self.columns[k - 1].is_continuous):
+            return picked
+        before = drawn[-1].rows
+        kept = (rng.random(len(picked)) < self._kept) & (self.conditionals[k].homes[before] == leaves)
+        return np.where(kept, before, picked)
 
     def _on_drawn_columns(self, masks: Mapping[str, Bools]) -> dict[str, Bools]:
         """A condition on a ratio becomes one on its part, which is drawn after the whole."""
@@ -841,12 +866,19 @@ def fit_joint(
 def _drawing_order(
     described: Mapping[str, Marginal], first: Sequence[str], last: str | None, bounds: Mapping[str, str]
 ) -> list[str]:
-    """Filterable columns, then categories, discrete and continuous ones, the outcome last; bounds before the bounded."""
+    """Filterable columns, then categories, discrete and continuous ones, the outcome last; bounds before the bounded.
 
-    def rank(name: str) -> tuple[bool, int, bool, bool]:
+    Of the continuous ones the lonely come first, whose tie to a category would be lost among many columns before them, and then
+    those that go with most others: what follows has the more to go by.
+    """
+    company = _company([column for name, column in described.items() if column.is_continuous and name != last])
+    lonely = {name for name, value in company.items() if value < LONELY * max(company.values())}
+
+    def rank(name: str) -> tuple[bool, int, bool, bool, bool, float]:
         column = described[name]
         place = first.index(name) if name in first else len(first)
-        return name == last, place, not column.is_category, column.is_continuous
+        among = company.get(name, 0.0) * (1.0 if name in lonely else -1.0)
+        return name == last, place, not column.is_category, column.is_continuous, name not in lonely, among
 
     order: list[str] = []
 
@@ -859,3 +891,11 @@ def _drawing_order(
     for name in sorted(described, key=rank):
         place(name)
     return order
+
+
+def _company(columns: Sequence[Marginal]) -> dict[str, float]:
+    """How much each of these goes with all others: the sum of its absolute correlations with them, in normal scores."""
+    if len(columns) < 2:
+        return {}
+    scores = np.stack([column.scores[column.codes] for column in columns])
+    return dict(zip([column.name for column in columns], np.abs(np.corrcoef(scores)).sum(axis=1).tolist(), strict=True))
