@@ -17,7 +17,6 @@ from streams.topics import DEAD_LETTERS, LARGEST_RECORD, TOPICS
 __all__ = [
     "ATTEMPT",
     "LETTER_HEADERS",
-    "OMITTED",
     "REPLAY_OF",
     "ContainsNul",
     "KafkaRecord",
@@ -41,11 +40,11 @@ LETTER_HEADERS = {
     "twin_offset": "where the record came",
     "twin_element": "place in the array that the record carried, else 0",
     ATTEMPT: "how often the record was refused by now, replays included",
+    "twin_omitted": "bytes of the value, where no letter can hold the record: dlq show has key, value and headers",
 }
 """What a dead letter tells beside the headers it came with, and what each means."""
-OMITTED = {"twin_omitted": "bytes of the value, where no letter can hold the record: dlq show has key, value and headers"}
 
-_OURS = LETTER_HEADERS.keys() | OMITTED.keys() | {REPLAY_OF}
+_OURS = LETTER_HEADERS.keys() | {REPLAY_OF}
 _PARTITIONS = next(topic.partitions for topic in TOPICS if topic.name == DEAD_LETTERS)
 
 
@@ -116,15 +115,14 @@ def letter(refused: Refused) -> RawRecord:
 
     One that is too large for its topic, with our headers or since it was compressed when it came, tells of the record only.
     """
-    ours = _told(refused)
-    record = RawRecord(refused.key, refused.value, [*foreign(refused.headers), *ours])
+    key = b"" if refused.key is None and refused.value is None else refused.key  # the client sends no record of nothing at all
+    record = RawRecord(key, refused.value, [*foreign(refused.headers), *_told(refused)])
     if record.size > LARGEST_RECORD:
-        (omitted,) = OMITTED
-        record = RawRecord(None, None, [*ours, (omitted, str(len(refused.value or b"")).encode())])
-    return record._replace(key=b"") if record.key is None and record.value is None else record
+        return RawRecord(b"", None, _told(refused, omitted=len(refused.value or b"")))
+    return record
 
 
-def _told(refused: Refused) -> Headers:
+def _told(refused: Refused, omitted: int | None = None) -> Headers:
     told = (
         refused.refusal_id,
         refused.kind,
@@ -135,8 +133,9 @@ def _told(refused: Refused) -> Headers:
         refused.offset,
         refused.element,
         attempt(refused.headers),
+        omitted,
     )
-    return [(name, str(value).encode()) for name, value in zip(LETTER_HEADERS, told, strict=True)]
+    return [(name, str(value).encode()) for name, value in zip(LETTER_HEADERS, told, strict=True) if value is not None]
 
 
 def foreign(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
