@@ -1,10 +1,9 @@
 """Learn a table's joint distribution and draw new rows from it: sequential conditional trees with leaf donors.
 
 Columns are drawn one after another. A regression tree per column, fitted on the columns before it, sends a new row to
-a leaf, and the row takes the value of a real row (a donor) of that leaf. Some rows keep their donor for the next column
-when it sits in the same leaf: values stay together although no tree has seen that they belong together. Because every
-value comes from a donor, gaps, point masses, grids and odd shapes survive without being modelled, and a filter needs no
-rejection: only donors that satisfy it are drawn from, and the share of them in the leaf is the row's weight.
+a leaf, and the row takes the value of a real row (a donor) of that leaf. Because every value comes from a donor, gaps,
+point masses, grids and odd shapes survive without being modelled, and a filter needs no rejection: only donors that
+satisfy it are drawn from, and the share of them in the leaf is the row's weight.
 
 A fitted model holds the training values of its donors: treat it as you treat the table it came from.
 
@@ -18,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,8 +44,6 @@ ATOM_SHARE = 0.01  # a value of a continuous column this frequent is a point mas
 GRID_SHARE = 0.5  # fewer distinct values than this share of the rows: the column lives on a grid
 RESPONSE_LEVELS = 64  # levels of a categorical target that a tree is asked to tell apart
 LONELY = 0.5  # a continuous column that goes with the others less than this share of what the most companionable one does
-KEPT = 0.1  # share of the rows that keep a donor from one continuous column to the next, at most
-KEPT_THROUGHOUT = 0.0005  # chance, at most, that a row keeps it through all of them: it would be a copy
 FEATURES_PER_SPLIT = 0.7  # share of the features that a split looks at: faster, and as real
 MEAN_PRIOR = 5.0  # rows by which the mean of a level is drawn to the overall mean
 RIDGE_FROM = 500  # rows that a linear prediction needs before it is worth a split
@@ -283,13 +279,6 @@ class Conditional:
     tree: Tree
     donors: Ints
     starts: Ints
-
-    @cached_property
-    def homes(self) -> Ints:
-        """The leaf of each training row `(n,)`."""
-        found = np.empty_like(self.donors)
-        found[self.donors] = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
-        return found
 
     def leaves(self, earlier: Sequence[Drawn], space: Singles) -> Ints:
         """The leaf of each row, given the columns drawn so far."""
@@ -596,26 +585,13 @@ class JointModel:
             mask = masks.get(column.name)
             leaves = given.leaves(drawn, space) if drawn else np.zeros(rows, dtype=np.int64)
             if mask is None:
-                picked = self._keep(k, given.donors[_systematic(leaves, given.starts, rng)], leaves, drawn, rng)
+                picked = given.donors[_systematic(leaves, given.starts, rng)]
             else:
                 picked, weights = _filtered(given, leaves, mask, np.logical_and.reduce(list(masks.values())), rng)
                 kept = _resample(weights, n if k == filtered[-1] else rows, rng)
                 drawn, picked, rows = [each.take(kept) for each in drawn], picked[kept], len(kept)
             drawn.append(self._value(column, picked, drawn, allowed, rng))
         return self._frame({column.name: each.values for column, each in zip(self.columns, drawn, strict=True)})
-
-    @cached_property
-    def _kept(self) -> float:
-        links = sum(one.is_continuous and two.is_continuous for one, two in pairwise(self.columns[:-1]))
-        return min(KEPT, KEPT_THROUGHOUT ** (1 / links)) if links else 0.0
-
-    def _keep(self, k: int, picked: Ints, leaves: Ints, drawn: Sequence[Drawn], rng: np.random.Generator) -> Ints:
-        """The donors that were picked for column `k`, but for some rows those of the column before; never for the outcome."""
-        if not 0 < k < len(self.columns) - 1 or not (self.columns[k].is_continuous and self.columns[k - 1].is_continuous):
-            return picked
-        before = drawn[-1].rows
-        kept = (rng.random(len(picked)) < self._kept) & (self.conditionals[k].homes[before] == leaves)
-        return np.where(kept, before, picked)
 
     def _on_drawn_columns(self, masks: Mapping[str, Bools]) -> dict[str, Bools]:
         """A condition on a ratio becomes one on its part, which is drawn after the whole."""

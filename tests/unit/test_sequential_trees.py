@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, spearmanr
 from sklearn.tree import DecisionTreeRegressor
 
-from engine import sequential_trees
 from engine.sequential_trees import Constraints, EmptyFilter, JointModel, Tree, fit_joint
 
 CATEGORIES = ["specialty", "region"]
@@ -267,12 +266,13 @@ def test_each_donor_gets_its_share_of_the_draws() -> None:
 
 
 def companions(n: int = 4000) -> pd.DataFrame:
-    """Two lonely columns, of which no tree sees that they belong together, three that go together, and an outcome."""
+    """Two lonely columns, three that go together, and an outcome."""
     rng = np.random.default_rng(5)
     drive = rng.normal(size=n)
-    key = rng.integers(0, 1500, n)
     group = {name: drive + rng.normal(0, noise, n) for name, noise in (("far", 0.9), ("near", 0.3), ("middle", 0.6))}
-    return pd.DataFrame({**group, "key": key, "hash": key * 7919 % 1511, "change": drive + rng.normal(size=n)})
+    return pd.DataFrame(
+        {**group, "key": rng.integers(0, 1500, n), "hash": rng.integers(0, 1500, n), "change": drive + rng.normal(size=n)}
+    )
 
 
 def test_lonely_columns_are_drawn_first_and_then_those_that_go_with_most_others() -> None:
@@ -280,27 +280,6 @@ def test_lonely_columns_are_drawn_first_and_then_those_that_go_with_most_others(
 
     assert set(order[:2]) == {"key", "hash"}
     assert order[2:] == ["near", "middle", "far", "change"]
-
-
-def test_some_rows_keep_their_donor_for_the_next_column_in_its_leaf(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = fitted(companions(), categorical=[], first=[])
-
-    def together(kept: float) -> float:
-        monkeypatch.setattr(sequential_trees, "KEPT", kept)
-        model.__dict__.pop("_kept", None)
-        twins = model.sample(20_000, rng=np.random.default_rng(3)).frame
-        return float((twins["key"] * 7919 % 1511 == twins["hash"]).mean())
-
-    assert together(0.0) < 0.1  # by chance, in a leaf
-    assert together(0.1) == pytest.approx(0.1 + 0.9 * together(0.0), abs=0.01)
-
-
-@pytest.mark.parametrize(("columns", "kept"), [(1, 0.0), (2, 0.0005), (3, 0.0005**0.5), (4, 0.0005 ** (1 / 3)), (5, 0.1), (9, 0.1)])
-def test_of_few_columns_hardly_any_row_keeps_its_donor_for_it_would_be_a_copy(columns: int, kept: float) -> None:
-    numbers = np.random.default_rng(0).normal(size=(500, columns + 1))
-    model = fitted(pd.DataFrame(numbers, columns=[*map(str, range(columns)), "change"]), categorical=[], first=[])
-
-    assert model._kept == pytest.approx(kept)
 
 
 @settings(max_examples=30, deadline=None)
