@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from engine.realism import realism
@@ -13,6 +14,9 @@ from schemas.twin_models import RealismReport
 from schemas.twin_types import TWIN_TYPES, TwinType
 
 __all__ = ["LEAST_HELD_OUT", "MOST_HELD_OUT", "assess", "learn_joint"]
+
+Allowed = Mapping[str, Predicate] | None
+Make = Callable[[npt.NDArray[np.int64], int, np.random.Generator], pd.DataFrame]
 
 MOST_HELD_OUT = 2000
 LEAST_HELD_OUT = 50
@@ -34,15 +38,15 @@ def learn_joint(frame: pd.DataFrame, twin_type: TwinType, categorical: Sequence[
 
 def assess(
     frame: pd.DataFrame,
-    twin_type: TwinType,
+    make: Make,
     categorical: Sequence[str],
-    target: str,
     seed: int,
-    allowed: Mapping[str, Predicate] | None = None,
+    allowed: Allowed = None,
 ) -> RealismReport:
     """Learn once more without a fifth of the rows (at most 2,000), and hold twins of that against them.
 
-    With conditions, ``allowed``, only twins and rows that satisfy them are compared.
+    With conditions, ``allowed``, only twins and rows that satisfy them are compared. ``frame`` holds features and outcome in form;
+    ``make`` learns from the rows with the numbers that it gets, and makes so many twins, all of which satisfy the conditions.
 
     Raises:
         ValueError: when fewer than 50 held-out rows satisfy the conditions: nothing could be said.
@@ -50,16 +54,17 @@ def assess(
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(frame))
     held_out = len(frame) // 5 if allowed else min(len(frame) // 5, MOST_HELD_OUT)
-    unseen, known = _satisfying(frame.iloc[order[:held_out]], allowed), frame.iloc[order[held_out:]]
+    unseen, known = _satisfying(frame.iloc[order[:held_out]], allowed), order[held_out:]
     if len(unseen) < LEAST_HELD_OUT:
         raise ValueError(
             f"{len(unseen)} of {held_out} rows held out satisfy the filters: at least {LEAST_HELD_OUT} are needed to judge by"
         )
-    twins = learn_joint(known, twin_type, categorical, target, seed).sample(len(unseen), rng=rng, allowed=allowed).frame
-    return realism(twins, held_out=unseen, training=_satisfying(known, allowed), categorical=categorical, rng=rng)
+    twins = make(known, len(unseen), rng)
+    training = _satisfying(frame.iloc[known], allowed)
+    return realism(twins, held_out=unseen, training=training, categorical=categorical, rng=rng)
 
 
-def _satisfying(frame: pd.DataFrame, allowed: Mapping[str, Predicate] | None) -> pd.DataFrame:
+def _satisfying(frame: pd.DataFrame, allowed: Allowed) -> pd.DataFrame:
     kept = np.ones(len(frame), dtype=bool)
     for name, predicate in (allowed or {}).items():
         kept &= np.asarray(predicate(frame[name]), dtype=bool)

@@ -85,10 +85,12 @@ class CrossFit:
     """What the model says of rows that it was not fitted on.
 
     Attributes:
-        predicted, actual: out-of-fold predictions of the judged rows, and what was true of them, shape ``(n,)``.
+        expected: out-of-fold predictions of all rows of the table, shape ``(rows,)``.
+        predicted, actual: those of the judged rows, and what was true of them, shape ``(n,)``.
         r2: of each fold, shape ``(FOLDS,)``.
     """
 
+    expected: Array
     predicted: Array
     actual: Array
     r2: Array
@@ -111,14 +113,14 @@ def fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> Pip
 
 
 def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, first: int = 0) -> CrossFit:
-    """Predict every row from ``first`` on from the other folds; preprocessing too is fitted on them only."""
-    predicted, scores = np.empty(len(table)), []
+    """Predict every row from the other folds, preprocessing too is fitted on them only; judged are those from ``first`` on."""
+    expected, scores = np.empty(len(table)), []
     for train, test in _folds(len(table), seed):
         model = _fit(table.features.iloc[train], table.target[train], table, model_type, n_jobs, seed)
+        expected[test] = predict(model, encode(model, table.features.iloc[test]))
         judged = test[test >= first]
-        predicted[judged] = predict(model, encode(model, table.features.iloc[judged]))
-        scores.append(r2_score(table.target[judged], predicted[judged]))
-    return CrossFit(predicted[first:], table.target[first:], np.array(scores))
+        scores.append(r2_score(table.target[judged], expected[judged]))
+    return CrossFit(expected, expected[first:], table.target[first:], np.array(scores))
 
 
 def encode(model: Pipeline, features: pd.DataFrame) -> Array:

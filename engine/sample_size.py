@@ -10,6 +10,9 @@ from scipy.stats import nct
 
 __all__ = ["SampleSize", "design_effect", "minimum_detectable_effect", "power_of", "two_sample"]
 
+SHORT = 0.5
+"""Treated people, at most, that Guenther's formula is short by (0.44, four treated to a control, three deviations apart)."""
+
 
 class SampleSize(NamedTuple):
     """People in each arm."""
@@ -33,7 +36,9 @@ def two_sample(
     design_effect: float = 1.0,
     correlation: float = 0.0,
 ) -> SampleSize:
-    """Size of a two-sided two-sample t-test that finds ``effect`` with probability ``power``.
+    """Size of a two-sided two-sample t-test that finds ``effect`` with probability ``power`` at least.
+
+    Guenther's formula gives it; where that could be short of a person, the exact power decides.
 
     Args:
         effect: difference of the means to find, in units of the outcome.
@@ -67,7 +72,14 @@ def two_sample(
     variance = (outcome_sd / effect) ** 2 * (1.0 - correlation**2)
     normal = (1.0 + 1.0 / control_ratio) * _quantiles(alpha, power) ** 2 * variance
     treated = (normal + _lost_to_t(alpha, control_ratio)) * design_effect
-    return SampleSize(math.ceil(treated), math.ceil(treated * control_ratio))
+    size = _arms(treated, control_ratio)
+    if size.n_treated - treated >= SHORT * design_effect:
+        return size
+    found = {"alpha": alpha, "design_effect": design_effect, "correlation": correlation}
+    while _freedom(size, design_effect) <= 0 or power_of(size, effect, outcome_sd, **found) < power:
+        treated += 1.0
+        size = _arms(treated, control_ratio)
+    return size
 
 
 def minimum_detectable_effect(
@@ -127,7 +139,7 @@ def power_of(
     _refuse(alpha=alpha)
     _refuse_correlation(correlation)
     treated, control = size.n_treated / design_effect, size.n_control / design_effect
-    freedom = treated + control - 2.0
+    freedom = _freedom(size, design_effect)
     if not freedom > 0 or not outcome_sd > 0 or not min(treated, control) > 0:
         raise ValueError(
             f"{size.n_treated} treated and {size.n_control} controls with a deviation of {outcome_sd:g}: too few for a test"
@@ -153,6 +165,14 @@ def design_effect(cluster_size: float, intraclass_correlation: float, size_varia
             f" size_variation {size_variation} not be negative"
         )
     return 1.0 + ((size_variation**2 + 1.0) * cluster_size - 1.0) * intraclass_correlation
+
+
+def _arms(treated: float, control_ratio: float) -> SampleSize:
+    return SampleSize(math.ceil(treated), math.ceil(treated * control_ratio))
+
+
+def _freedom(size: SampleSize, design_effect: float) -> float:
+    return size.total / design_effect - 2.0
 
 
 def _quantiles(alpha: float, power: float) -> float:

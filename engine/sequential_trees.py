@@ -15,7 +15,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -159,6 +159,21 @@ class Marginal:
         """Training rows `(n,)` whose value satisfies a predicate, asked once per distinct value."""
         return _ask(allowed, self.restore(self.support))[self.codes]
 
+    def only(self, rows: Ints) -> Marginal:
+        """The same values, had by these training rows alone."""
+        return replace(self, codes=self.codes[rows])
+
+    def moved(self, values: Floats, by: Floats) -> Floats:
+        """Values `(n,)` moved by so much, to where the column has values: in its range, on its grid; point masses and gaps stay."""
+        seen = self.support[int(self.has_gaps) :]
+        moved = np.clip(np.round(values + by, self.decimals), seen[0], seen[-1])
+        moved = _nearest(seen, moved) if self.on_grid else moved
+        return np.where(np.isnan(values) | np.isin(values, self.support[self.atoms]), values, moved)
+
+
+def _nearest(support: Floats, values: Floats) -> Floats:
+    return np.asarray(support[np.searchsorted((support[1:] + support[:-1]) / 2, values)])
+
 
 def _typed(values: pd.Series[Any], dtype: str) -> pd.Series[Any]:
     """The same values in a dtype; `str` is whatever this version of pandas makes of text."""
@@ -284,6 +299,10 @@ class Conditional:
         """The leaf of each row, given the columns drawn so far."""
         return self.tree.apply(_features(earlier, self.orderings, self.slopes, space))
 
+    def leaves_of(self, earlier: Sequence[Marginal]) -> Ints:
+        """The leaf of each row of the earlier columns."""
+        return self.leaves([_as_drawn(each) for each in earlier], _space(len(earlier), len(earlier[0].codes)))
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -369,9 +388,10 @@ def _orderings(earlier: Sequence[Marginal], column: Marginal, response: Floats) 
 
 
 def _level_means(predictor: Marginal, values: Floats, prior: float) -> Floats:
-    """Mean of centred values per level, rare levels drawn to zero as if `prior` more rows had it."""
+    """Mean of centred values per level, rare levels drawn to zero as if `prior` more rows had it; zero for a level without rows."""
     size = len(predictor.support)
-    return np.asarray(np.bincount(predictor.codes, values, size) / (np.bincount(predictor.codes, minlength=size) + prior))
+    rows = np.bincount(predictor.codes, minlength=size) + prior
+    return np.asarray(np.bincount(predictor.codes, values, size) / np.maximum(rows, 1.0))
 
 
 def _principal_direction(predictor: Marginal, indicators: Floats) -> Floats:
@@ -485,9 +505,15 @@ def _share(part: Floats, whole: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class SampledTable:
-    """Drawn rows, and the number of real rows that satisfy the same filter."""
+    """Drawn rows.
+
+    Attributes:
+        donors: Training row `(n,)` that the value of the last column comes from.
+        real_rows: Training rows that satisfy the same filter.
+    """
 
     frame: pd.DataFrame
+    donors: Ints
     real_rows: int
 
 
@@ -525,20 +551,22 @@ class JointModel:
         matching = np.logical_and.reduce([np.ones(self.n_rows, dtype=bool), *masks.values()])
         if not matching.any():
             raise self._empty_filter(masks)
-        return SampledTable(self._satisfying(n, rng, allowed, masks), int(matching.sum()))
+        frame, donors = self._satisfying(n, rng, allowed, masks)
+        return SampledTable(frame, donors, int(matching.sum()))
 
     def _satisfying(
         self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Bools]
-    ) -> pd.DataFrame:
+    ) -> tuple[pd.DataFrame, Ints]:
         """Draw again the few rows that a bound or a ratio has moved out of the filter."""
-        frame = self._draw(n, rng, allowed, masks)
+        frame, donors = self._draw(n, rng, allowed, masks)
         for _ in range(TOP_UP_ROUNDS):
             kept = np.logical_and.reduce([np.ones(len(frame), bool), *(_ask(p, frame[c]) for c, p in allowed.items())])
-            frame = frame[kept]
+            frame, donors = frame[kept], donors[kept]
             if len(frame) == n:
                 break
-            frame = pd.concat([frame, self._draw(n - len(frame), rng, allowed, masks)])
-        return frame.reset_index(drop=True)
+            more, their_donors = self._draw(n - len(frame), rng, allowed, masks)
+            frame, donors = pd.concat([frame, more]), np.concatenate([donors, their_donors])
+        return frame.reset_index(drop=True), donors
 
     def _allowed_rows(self, allowed: Mapping[str, Predicate]) -> dict[str, Bools]:
         unknown = sorted(set(allowed) - set(self.names))
@@ -575,7 +603,9 @@ class JointModel:
             {name: _available(self.training(name)[rows if rows.any() else every]) for name, rows in others.items()},
         )
 
-    def _draw(self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Bools]) -> pd.DataFrame:
+    def _draw(
+        self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Bools]
+    ) -> tuple[pd.DataFrame, Ints]:
         masks = self._on_drawn_columns(masks)
         filtered = [k for k, column in enumerate(self.columns) if column.name in masks]
         rows = max(n, PARTICLES) if filtered else n
@@ -591,7 +621,8 @@ class JointModel:
                 kept = _resample(weights, n if k == filtered[-1] else rows, rng)
                 drawn, picked, rows = [each.take(kept) for each in drawn], picked[kept], len(kept)
             drawn.append(self._value(column, picked, drawn, allowed, rng))
-        return self._frame({column.name: each.values for column, each in zip(self.columns, drawn, strict=True)})
+        values = {column.name: each.values for column, each in zip(self.columns, drawn, strict=True)}
+        return self._frame(values), drawn[-1].rows
 
     def _on_drawn_columns(self, masks: Mapping[str, Bools]) -> dict[str, Bools]:
         """A condition on a ratio becomes one on its part, which is drawn after the whole."""

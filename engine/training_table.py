@@ -57,6 +57,14 @@ class TrainingTable:
         """The same rows with some of the features."""
         return replace(self, features=self.features[list(names)], kinds={name: self.kinds[name] for name in names})
 
+    def take(self, rows: npt.NDArray[np.int64]) -> TrainingTable:
+        """The rows with these numbers."""
+        return replace(self, features=self.features.iloc[rows], target=self.target[rows])
+
+    def with_target(self, name: str) -> pd.DataFrame:
+        """Features and target in one frame."""
+        return self.features.assign(**{name: self.target})
+
     @property
     def categorical(self) -> tuple[str, ...]:
         """Names of the columns whose values are levels."""

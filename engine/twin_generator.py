@@ -12,16 +12,17 @@ import pandas as pd
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
-from engine.assessment import assess, learn_joint
+from engine.assessment import learn_joint
 from engine.baseline import FEWEST_ROWS, Unseen, baseline_of
 from engine.causal_features import select_features
 from engine.conformal import fit_conformal
+from engine.donor_adjustment import fit_adjustment
 from engine.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, encode, fit, importance, predict
 from engine.training_table import TrainingTable, training_table
 from engine.twin_model import LEVEL, TwinModel
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
-from schemas.twin_models import Baseline, ModelCard, ModelType, RealismReport, TwinModelMetrics, TwinPopulation
+from schemas.twin_models import Baseline, ModelCard, ModelType, TwinModelMetrics, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, Brand, TwinType, TwinTypeEntry
 
 __all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "unchecked"]
@@ -138,7 +139,7 @@ class TwinGenerator:
         target = target_col or self.target
         table = training_table(training_data, self.twin_type, target)
         first = _judged_from(training_data, target, carried)
-        frame = table.features.assign(**{target: table.target})
+        frame = table.with_target(target)
         selection = self.check(select_features(self.graph, target, tuple(table.kinds)), target, frame, self.seed)
         seen = table.only(selection.kept)
         chosen, crossed, tried = self._choose(seen, first)
@@ -146,15 +147,16 @@ class TwinGenerator:
         judged = table.features.iloc[first:]
         encoded = encode(outcome, judged)
         conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed)
-        report = assess(frame, self.twin_type, table.categorical, target, self.seed)
-        metrics = _metrics(seen, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, report)
+        metrics = _metrics(seen, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection)
         unseen = Unseen(crossed.actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
         baseline = baseline_of(unseen, judged, TWIN_TYPES[self.twin_type].segments)
         card = self._card(table, first, target, chosen, tried, metrics, baseline)
         joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed)
-        self._model = TwinModel(card, dict(table.kinds), joint, outcome, conformal)
+        adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed))
+        model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal)
+        self._model = model.with_realism(model.assess(seed=self.seed, n_jobs=self.n_jobs))
         self.target = target
-        return metrics
+        return self._model.card.metrics
 
     def retrain(self, training_data: pd.DataFrame) -> TwinModelMetrics:
         """Learn anew, the same target with the same settings, from another table.
@@ -241,7 +243,6 @@ def _metrics(
     target: str,
     seed: int,
     selection: FeatureSelection,
-    realism: RealismReport,
 ) -> TwinModelMetrics:
     fitted = predict(outcome, encode(outcome, table.features))
     errors = table.target - fitted
@@ -258,7 +259,6 @@ def _metrics(
         n_dropped=table.n_dropped,
         no_change_mae=float(np.abs(table.target).mean()) if additive else None,
         feature_importance=importance(outcome, table, seed),
-        realism=realism,
         selection=selection,
         warnings=(*table.warnings, *_left_out(table, selection), *_weakness(r2, table, entry, selection)),
     )

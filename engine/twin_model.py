@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -15,11 +15,12 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
-from engine.assessment import assess
+from engine.assessment import Allowed, assess, learn_joint
 from engine.conformal import Conformal
-from engine.outcome_model import encode, predict
-from engine.sequential_trees import JointModel
-from engine.training_table import feature_frame
+from engine.donor_adjustment import DonorAdjustment
+from engine.outcome_model import encode, fit, predict
+from engine.sequential_trees import JointModel, Predicate, SampledTable
+from engine.training_table import TrainingTable, feature_frame
 from schemas.filters import Condition, Filters, canonical_filters, conditions
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, RealismReport, TwinPopulation
 
@@ -48,6 +49,7 @@ class TwinModel:
         kinds: of the features, in the order in which the model takes them.
         joint: distribution of features and target.
         outcome: encoder and estimator of the expected outcome.
+        adjustment: by how much drawn outcomes follow expected ones.
         conformal: half widths of prediction intervals.
     """
 
@@ -55,6 +57,7 @@ class TwinModel:
     kinds: Mapping[str, str]
     joint: JointModel
     outcome: Pipeline
+    adjustment: DonorAdjustment
     conformal: Conformal
 
     def predict(self, frame: pd.DataFrame) -> Array:
@@ -78,10 +81,7 @@ class TwinModel:
 
     def predict_all(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array, Array]:
         """Expected outcome, lower and upper end of its prediction interval, each of shape ``(n,)``."""
-        return self._foretold(self._features(frame), level)
-
-    def _foretold(self, features: pd.DataFrame, level: float) -> tuple[Array, Array, Array]:
-        encoded = encode(self.outcome, features)
+        encoded = self.encoded(frame)
         expected, half = predict(self.outcome, encoded), self.conformal.half_width(encoded, level)
         return expected, expected - half, expected + half
 
@@ -100,8 +100,9 @@ class TwinModel:
         if not 1 <= n <= MOST_TWINS:
             raise ValueError(f"n is {n}: 1 to {MOST_TWINS:,} twins can be made at once")
         wanted = conditions(self.card.twin_type, filters)
-        sampled = self.joint.sample(n, rng=np.random.default_rng(seed), allowed=self._allowed(wanted))
-        expected, lower, upper = self._foretold(sampled.frame[list(self.kinds)], LEVEL)
+        rng, allowed = np.random.default_rng(seed), self._allowed(wanted)
+        sampled, encoded, expected = _drawn(self.joint, self.outcome, self.adjustment, n, rng, allowed)
+        half = self.conformal.half_width(encoded, LEVEL)
         return TwinPopulation(
             population_id=self.population_id(n, filters, seed),
             model_id=self.card.model_id,
@@ -113,18 +114,32 @@ class TwinModel:
             real_rows=sampled.real_rows,
             realism=self.card.metrics.realism,
             model=self.card,
-            frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: lower, UPPER: upper}),
+            frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: expected - half, UPPER: expected + half}),
         )
 
-    def assess(self, filters: Filters = None, seed: int = 0) -> RealismReport:
-        """How real twins that satisfy the filters look, judged on rows held out from a distribution learned anew; takes seconds.
+    def assess(self, filters: Filters = None, seed: int = 0, n_jobs: int = 1) -> RealismReport:
+        """How real twins that satisfy the filters look, judged on rows held out from all that is learned anew; takes seconds.
 
         Raises:
             ValueError: when too few rows satisfy the filters to judge by.
         """
-        categorical = [name for name, kind in self.kinds.items() if kind == "category"]
-        allowed = self._allowed(conditions(self.card.twin_type, filters))
-        return assess(self.joint.table(), self.card.twin_type, categorical, self.card.target, seed, allowed)
+        table, allowed = self._table(), self._allowed(conditions(self.card.twin_type, filters))
+
+        def make(rows: npt.NDArray[np.int64], n: int, rng: np.random.Generator) -> pd.DataFrame:
+            joint, outcome = self._learned_from(table.take(rows), seed, n_jobs)
+            return _drawn(joint, outcome, self.adjustment.only(rows), n, rng, allowed)[0].frame
+
+        return assess(table.with_target(self.card.target), make, table.categorical, seed, allowed)
+
+    def _table(self) -> TrainingTable:
+        frame = self.joint.table()
+        return TrainingTable(frame[list(self.kinds)], frame[self.card.target].to_numpy(dtype=np.float64), self.kinds, 0, ())
+
+    def _learned_from(self, known: TrainingTable, seed: int, n_jobs: int) -> tuple[JointModel, Pipeline]:
+        card = self.card
+        seen = known.only([name for name in known.kinds if name in card.metrics.feature_importance])
+        joint = learn_joint(known.with_target(card.target), card.twin_type, known.categorical, card.target, seed)
+        return joint, fit(seen, card.model_type, n_jobs=n_jobs, seed=seed)
 
     def assessed(self, population: TwinPopulation) -> TwinPopulation:
         """A population with the report of its own filters in place of its model's; takes seconds."""
@@ -140,11 +155,12 @@ class TwinModel:
                 "estimator": self.outcome["estimator"],
                 "difficulty": self.conformal.difficulty,
             },
-            arrays={**arrays, "conformal_edges": self.conformal.edges, **scores},
+            arrays={**arrays, "expected": self.adjustment.expected, "conformal_edges": self.conformal.edges, **scores},
             meta={
                 "card": self.card.model_dump(mode="json"),
                 "kinds": dict(self.kinds),
                 "joint": self.joint.meta,
+                "adjusted_share": self.adjustment.share,
                 "conformal_floor": self.conformal.floor,
             },
         )
@@ -152,15 +168,18 @@ class TwinModel:
     @classmethod
     def from_parts(cls, parts: ModelParts) -> TwinModel:
         """The model that ``to_parts`` took apart."""
-        joint = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
+        joint_arrays = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
+        joint = JointModel.from_arrays(joint_arrays, parts.meta["joint"])
         scores = [array for name, array in sorted(parts.arrays.items()) if name.startswith("conformal_scores")]
         edges = parts.arrays.get("conformal_edges", np.empty(0))  # models of before there were groups have one
+        expected = parts.arrays.get("expected", np.zeros(joint.n_rows))  # models of before outcomes were adjusted have none
         outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
         return cls(
             card=ModelCard.model_validate(parts.meta["card"]),
             kinds=parts.meta["kinds"],
-            joint=JointModel.from_arrays(joint, parts.meta["joint"]),
+            joint=joint,
             outcome=outcome,
+            adjustment=DonorAdjustment(expected, parts.meta.get("adjusted_share", 0.0)),
             conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], edges, scores),
         )
 
@@ -168,10 +187,15 @@ class TwinModel:
         """The same model with what a registry has added to its card."""
         return replace(self, card=card)
 
+    def with_realism(self, report: RealismReport) -> TwinModel:
+        """The same model with a report of how real its twins look."""
+        metrics = self.card.metrics.model_copy(update={"realism": report})
+        return self.with_card(self.card.model_copy(update={"metrics": metrics}))
+
     def _features(self, frame: pd.DataFrame) -> pd.DataFrame:
         return feature_frame(frame, self.kinds, self.card.twin_type)
 
-    def _allowed(self, wanted: tuple[Condition, ...]) -> dict[str, Callable[[pd.Series[Any]], npt.NDArray[np.bool_]]]:
+    def _allowed(self, wanted: tuple[Condition, ...]) -> dict[str, Predicate]:
         by_column: defaultdict[str, list[Condition]] = defaultdict(list)
         for condition in wanted:
             if condition.column not in self.kinds:
@@ -180,5 +204,15 @@ class TwinModel:
         return {column: _all_of(met) for column, met in by_column.items()}
 
 
-def _all_of(wanted: list[Condition]) -> Callable[[pd.Series[Any]], npt.NDArray[np.bool_]]:
+def _drawn(
+    joint: JointModel, outcome: Pipeline, adjustment: DonorAdjustment, n: int, rng: np.random.Generator, allowed: Allowed
+) -> tuple[SampledTable, Array, Array]:
+    """Twins, their features as numbers, and what is expected of them."""
+    sampled = joint.sample(n, rng=rng, allowed=allowed)
+    encoded = encode(outcome, sampled.frame)
+    expected = predict(outcome, encoded)
+    return adjustment.adjusted(joint, sampled, expected), encoded, expected
+
+
+def _all_of(wanted: list[Condition]) -> Predicate:
     return lambda values: reduce(np.logical_and, [condition.mask(values) for condition in wanted])

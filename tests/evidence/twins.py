@@ -17,6 +17,7 @@ from sklearn.metrics import r2_score
 
 from engine.assessment import learn_joint
 from engine.conformal import conformal_quantile
+from engine.donor_adjustment import fit_adjustment
 from engine.outcome_model import encode, fit, predict
 from engine.realism import realism
 from engine.sample_tables import sample_table
@@ -86,7 +87,7 @@ class Case:
     def in_form(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Features and target of other rows, in the form of those learned from."""
         table = training_table(frame, self.twin_type, self.target).only(list(self.table.kinds))
-        return table.features.assign(**{self.target: table.target})
+        return table.with_target(self.target)
 
     def judged(self, rows: pd.DataFrame, seed: int) -> RealismReport:
         """Rows held against the unseen ones and against those learned from."""
@@ -137,8 +138,12 @@ def measure(quick: bool) -> Part:
     """Every table on three splits; one split and a fifth of the rows in a quick run."""
     rows, splits = (ROWS // 5, 1) if quick else (ROWS, SPLITS)
     cases = {name: [make(rows, SEED + split) for split in range(splits)] for name, make in _tables().items()}
-    found = {name: [_realism(case, SEED + split) for split, case in enumerate(each)] for name, each in cases.items()}
-    models = {name: _model(each[0]) for name, each in cases.items()}
+    trained = {name: [_model(case, SEED + split) for split, case in enumerate(each)] for name, each in cases.items()}
+    found = {
+        name: [_realism(*pair, SEED + split) for split, pair in enumerate(zip(each, trained[name], strict=True))]
+        for name, each in cases.items()
+    }
+    models = {name: each[0] for name, each in trained.items()}
     foretold = {name: _foretold(each[0], models[name]) for name, each in cases.items()}
     speeds = {name: _speed(each[0], models[name]) for name, each in cases.items()}
     states = _real_territories() if CLASSES.is_file() else ()
@@ -203,10 +208,8 @@ def _parted(name: str, twin_type: TwinType, filters: Mapping[str, Any], frame: p
 # -- measuring
 
 
-def _realism(case: Case, seed: int) -> Realism:
-    joint = learn_joint(case.in_form(case.known), case.twin_type, case.table.categorical, case.target, seed)
-    rng = np.random.default_rng(seed)
-    draws = [joint.sample(len(case.known), rng=rng).frame for _ in range(LEARNED_FROM)]
+def _realism(case: Case, model: TwinModel, seed: int) -> Realism:
+    draws = [model.generate(len(case.known), seed=seed + draw).frame[[*model.kinds, case.target]] for draw in range(LEARNED_FROM)]
     r2_of_twins = mean(_r2(case, twins, seed) for twins in draws)
     real = case.judged(case.in_form(case.others), seed)
     return Realism(case.judged(draws[0], seed), real, _r2(case, case.known, seed), r2_of_twins)
@@ -219,8 +222,8 @@ def _r2(case: Case, rows: pd.DataFrame, seed: int) -> float:
     return float(r2_score(unseen[case.target], predict(model, encode(model, unseen[list(table.kinds)]))))
 
 
-def _model(case: Case) -> TwinModel:
-    generator = TwinGenerator(case.twin_type, Brand.KISQALI, case.target, n_jobs=1, seed=SEED)
+def _model(case: Case, seed: int) -> TwinModel:
+    generator = TwinGenerator(case.twin_type, Brand.KISQALI, case.target, seed=seed)
     generator.train(case.known)
     return generator.model
 
@@ -248,9 +251,13 @@ def _constant_width(case: Case, model: TwinModel) -> float:
 
 
 def _speed(case: Case, model: TwinModel) -> Speed:
-    rows, seeds = case.in_form(case.known), count()
+    rows, seeds, rng = case.in_form(case.known), count(), np.random.default_rng(SEED)
     return Speed(
-        _processor_s(lambda: learn_joint(rows, case.twin_type, case.table.categorical, case.target, SEED)),
+        _processor_s(
+            lambda: fit_adjustment(
+                learn_joint(rows, case.twin_type, case.table.categorical, case.target, SEED), model.adjustment.expected, rng
+            )
+        ),
         _processor_s(lambda: model.generate(ROWS, seed=next(seeds))),
         _processor_s(lambda: model.generate(ROWS, case.filters, seed=next(seeds))),
     )

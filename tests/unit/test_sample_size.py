@@ -27,8 +27,16 @@ def test_sizes_are_those_of_cohens_tables(effect, n):
 def test_the_size_reaches_the_power_and_hardly_more(effect, alpha, power, ratio):
     size = two_sample(effect, 1.0, alpha=alpha, power=power, control_ratio=ratio)
     fewer = SampleSize(size.n_treated - 3, round((size.n_treated - 3) * ratio))
-    assert exact_power(size, effect, alpha) >= power - 0.005
+    assert exact_power(size, effect, alpha) >= power
     assert exact_power(fewer, effect, alpha) < power + 0.01
+
+
+@pytest.mark.parametrize("effect", [0.7, 1.32, 3.0, 9.0, 1e6])
+@pytest.mark.parametrize("inflation", [1.0, 2.5])
+def test_even_a_large_effect_gets_the_power_that_was_asked_for(effect, inflation):
+    size = two_sample(effect, 1.0, design_effect=inflation)
+    assert power_of(size, effect, 1.0, design_effect=inflation) >= 0.8
+    assert size.total > 2 * inflation
 
 
 def test_effect_and_deviation_count_only_by_their_ratio():

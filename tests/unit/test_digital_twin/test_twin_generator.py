@@ -139,6 +139,29 @@ def test_a_model_that_was_stored_with_one_group_of_scores_still_says_its_interva
     assert inside.mean() == pytest.approx(0.95, abs=0.02)
 
 
+def test_a_model_that_was_stored_before_outcomes_were_adjusted_draws_them_as_it_did(hcps: TwinGenerator) -> None:
+    parts = hcps.model.to_parts()
+    arrays = {name: array for name, array in parts.arrays.items() if name != "expected"}
+    meta = {name: value for name, value in parts.meta.items() if name != "adjusted_share"}
+    older = TwinModel.from_parts(replace(parts, arrays=arrays, meta=meta))
+    drawn = older.joint.sample(200, rng=np.random.default_rng(3)).frame
+    pd.testing.assert_frame_equal(older.generate(200, seed=3).frame[drawn.columns], drawn, check_exact=True)
+    assert older.assess(seed=3).n_held_out == 500
+
+
+def test_drawn_outcomes_are_adjusted_by_a_share_of_what_a_model_that_saw_neither_expects(hcps: TwinGenerator) -> None:
+    model, source = hcps.model, sample_table(TwinType.HCP, 2500, np.random.default_rng(1))
+    assert 0 < model.adjustment.share < 1
+    actual = source["prescribing_change"].to_numpy()
+    of_fold = np.corrcoef(model.adjustment.expected, actual)[0, 1]
+    assert of_fold == pytest.approx(model.card.metrics.fidelity)
+    assert np.corrcoef(model.predict(source), actual)[0, 1] > of_fold + 0.02
+    drawn, twins = model.joint.sample(2000, rng=np.random.default_rng(0)), model.generate(2000, seed=0).frame
+    by = twins["baseline_behavior"] - model.adjustment.expected[drawn.donors]
+    wanted = (drawn.frame["prescribing_change"] + model.adjustment.share * by).clip(actual.min(), actual.max())
+    np.testing.assert_allclose(twins["prescribing_change"], wanted, atol=1e-9)
+
+
 def test_every_population_tells_how_real_its_model_makes_twins_look_to_rows_held_out(hcps: TwinGenerator) -> None:
     realism = hcps.generate(10, {"min_decile": 8}).realism
     assert realism is not None
