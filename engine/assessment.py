@@ -22,7 +22,9 @@ MOST_HELD_OUT = 2000
 LEAST_HELD_OUT = 50
 
 
-def learn_joint(frame: pd.DataFrame, twin_type: TwinType, categorical: Sequence[str], target: str, seed: int) -> JointModel:
+def learn_joint(
+    frame: pd.DataFrame, twin_type: TwinType, categorical: Sequence[str], target: str, seed: int, n_jobs: int = 1
+) -> JointModel:
     """Learn features and target together, under the constraints of the twin type, from a frame in form (see ``feature_frame``)."""
     entry = TWIN_TYPES[twin_type]
     filterable = dict.fromkeys([*entry.filters.values(), *entry.dimensions])
@@ -33,6 +35,7 @@ def learn_joint(frame: pd.DataFrame, twin_type: TwinType, categorical: Sequence[
         last=target,
         constraints=Constraints(dict(entry.not_above), {r.name: (r.numerator, r.denominator) for r in entry.ratios}),
         rng=np.random.default_rng(seed),
+        n_jobs=n_jobs,
     )
 
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from joblib import delayed
 
-from engine.sequential_trees import JointModel, SampledTable, conditional
+from engine.sequential_trees import JointModel, SampledTable, conditional, in_threads
 
 __all__ = ["DonorAdjustment", "fit_adjustment"]
 
@@ -54,7 +55,7 @@ class DonorAdjustment:
         return replace(sampled, frame=sampled.frame.assign(**{outcome.name: outcome.restore(moved)}))
 
 
-def fit_adjustment(joint: JointModel, expected: Array, rng: np.random.Generator) -> DonorAdjustment:
+def fit_adjustment(joint: JointModel, expected: Array, rng: np.random.Generator, n_jobs: int = 1) -> DonorAdjustment:
     """Learn how large a share of expected differences shows between real rows and donors.
 
     Each half of the rows is sent through a tree of the other half: the share is the slope, 0 to 1, of how far their outcomes are
@@ -64,6 +65,7 @@ def fit_adjustment(joint: JointModel, expected: Array, rng: np.random.Generator)
         joint: its last column is the outcome.
         expected: outcome of each training row by a model that had not seen it, ``(rows,)``.
         rng: of the halves.
+        n_jobs: threads, -1 for all processors; the share does not depend on it.
 
     Example:
         >>> import pandas as pd
@@ -77,21 +79,21 @@ def fit_adjustment(joint: JointModel, expected: Array, rng: np.random.Generator)
         >>> fit_adjustment(joint, rng.normal(size=2000), rng).share < 0.1
         True
     """
-    order = rng.permutation(joint.n_rows)
-    products = squares = 0.0
-    for known, unseen in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-        told, actual = _beside_donors(joint, known, unseen, expected, rng)
-        products += float(told @ actual)
-        squares += float(told @ told)
-    return DonorAdjustment(expected, float(np.clip(products / squares, 0.0, 1.0)) if squares else 0.0)
+    order, seeds = rng.permutation(joint.n_rows), rng.integers(2**31, size=2).tolist()
+    halves = ((order[::2], order[1::2]), (order[1::2], order[::2]))
+    works = (delayed(_beside_donors)(joint, *half, expected, seed) for half, seed in zip(halves, seeds, strict=True))
+    beside = in_threads(n_jobs, works)
+    told, actual = (np.concatenate(each) for each in zip(*beside, strict=True))
+    squares = float(told @ told)
+    return DonorAdjustment(expected, float(np.clip(told @ actual / squares, 0.0, 1.0)) if squares else 0.0)
 
 
 def _beside_donors(
-    joint: JointModel, known: npt.NDArray[np.int64], unseen: npt.NDArray[np.int64], expected: Array, rng: np.random.Generator
+    joint: JointModel, known: npt.NDArray[np.int64], unseen: npt.NDArray[np.int64], expected: Array, seed: int
 ) -> tuple[Array, Array]:
     """Expected and actual outcomes of unseen rows, less their means among the donors of the leaf that each comes to."""
     *earlier, outcome = joint.columns
-    given = conditional([column.only(known) for column in earlier], outcome.only(known), rng, len(joint.columns), is_outcome=True)
+    given = conditional([column.only(known) for column in earlier], outcome.only(known), seed, len(joint.columns), is_outcome=True)
     leaves = given.leaves_of([column.only(unseen) for column in earlier])
     donors = np.diff(given.starts)
     leaf = np.repeat(np.arange(len(donors)), donors)

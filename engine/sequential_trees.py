@@ -17,19 +17,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from joblib import Parallel, delayed
 from scipy.special import ndtri
 from sklearn.metrics import r2_score
 from sklearn.tree import DecisionTreeRegressor
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Singles = npt.NDArray[np.float32]
+T = TypeVar("T")
 Predicate = Callable[["pd.Series[Any]"], Any]
 
 SMALL_LEAF = 10  # fewest rows per leaf of a continuous column
@@ -451,11 +454,16 @@ def _tree(leaf: int, seed: int) -> DecisionTreeRegressor:
     return DecisionTreeRegressor(min_samples_leaf=leaf, max_features=FEATURES_PER_SPLIT, random_state=seed)
 
 
+def in_threads(n_jobs: int, work: Iterable[tuple[Callable[..., T], tuple[Any, ...], dict[str, Any]]]) -> list[T]:
+    """Results of delayed calls, side by side on so many threads, in the order of the calls."""
+    with threadpool_limits(1, user_api="blas"):  # its threads spin while they wait, and would take the processors from ours
+        return list(Parallel(n_jobs, prefer="threads", batch_size=1)(work))
+
+
 def conditional(
-    earlier: Sequence[Marginal], column: Marginal, rng: np.random.Generator, of_columns: int, *, is_outcome: bool = False
+    earlier: Sequence[Marginal], column: Marginal, seed: int, of_columns: int, *, is_outcome: bool = False
 ) -> Conditional:
-    """Fit one column's tree on the columns before it, in a table of so many columns."""
-    seed = int(rng.integers(2**31))
+    """Fit one column's tree on the columns before it, in a table of so many columns; the seed chooses what each split looks at."""
     if not earlier:
         return _with_donors({}, np.empty(0), Tree.stump(), np.zeros(len(column.codes), dtype=np.int64), column)
     response = _response(column)
@@ -826,6 +834,7 @@ def fit_joint(
     last: str | None = None,
     constraints: Constraints | None = None,
     rng: np.random.Generator,
+    n_jobs: int = 1,
 ) -> JointModel:
     """Learn the joint distribution of a table.
 
@@ -836,6 +845,7 @@ def fit_joint(
         last: The column drawn last: the outcome, which depends on all others.
         constraints: What every drawn row must satisfy.
         rng: Chooses the features that each split looks at.
+        n_jobs: Threads, -1 for all processors; the model does not depend on it.
 
     Raises:
         ValueError: If the frame is empty, or a column is neither numeric nor declared categorical, or holds
@@ -859,12 +869,15 @@ def fit_joint(
     }
     order = _drawing_order(described, first, last, constraints.upper_bounds)
     columns = tuple(described[name] for name in order)
+    seeds = rng.integers(2**31, size=len(columns)).tolist()
+    fits = (
+        delayed(conditional)(columns[:k], columns[k], seeds[k], len(columns), is_outcome=columns[k].name == last)
+        for k in reversed(range(len(columns)))  # later columns take the longest
+    )
     return JointModel(
         names=tuple(frame.columns),
         columns=columns,
-        conditionals=tuple(
-            conditional(columns[:k], column, rng, len(columns), is_outcome=column.name == last) for k, column in enumerate(columns)
-        ),
+        conditionals=tuple(reversed(in_threads(n_jobs, fits))),
         constraints=constraints,
         ratio_dtypes={rate: str(frame[rate].dtype) for rate in constraints.ratios},
     )

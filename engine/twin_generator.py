@@ -151,8 +151,8 @@ class TwinGenerator:
         unseen = Unseen(crossed.actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
         baseline = baseline_of(unseen, judged, TWIN_TYPES[self.twin_type].segments)
         card = self._card(table, first, target, chosen, tried, metrics, baseline)
-        joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed)
-        adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed))
+        joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs)
+        adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed), self.n_jobs)
         model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal)
         self._model = model.with_realism(model.assess(seed=self.seed, n_jobs=self.n_jobs))
         self.target = target

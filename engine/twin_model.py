@@ -138,7 +138,7 @@ class TwinModel:
     def _learned_from(self, known: TrainingTable, seed: int, n_jobs: int) -> tuple[JointModel, Pipeline]:
         card = self.card
         seen = known.only([name for name in known.kinds if name in card.metrics.feature_importance])
-        joint = learn_joint(known.with_target(card.target), card.twin_type, known.categorical, card.target, seed)
+        joint = learn_joint(known.with_target(card.target), card.twin_type, known.categorical, card.target, seed, n_jobs)
         return joint, fit(seen, card.model_type, n_jobs=n_jobs, seed=seed)
 
     def assessed(self, population: TwinPopulation) -> TwinPopulation:
