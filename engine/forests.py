@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+from joblib import cpu_count
 from sklearn.ensemble import RandomForestRegressor
 
 __all__ = ["forest_mean"]
 
 SORTING_TREES = 3  # more of them cost more to ask than better neighbours save
+ROWS_A_THREAD = 2_000  # fewer are done before a thread has begun
 
 
 def forest_mean(forest: RandomForestRegressor, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """What ``forest.predict(rows)`` says on one thread, bit for bit, in two thirds of its time.
+    """What ``forest.predict(rows)`` says on one thread, bit for bit, in two thirds of its time and on all processors.
 
     Rows that share leaves of the first trees are likely to take the same path through the others. Side by side they let the
-    processor guess each branch right, which is most of what walking a tree costs.
+    processor guess each branch right, which is most of what walking a tree costs. Threads share the rows, not the trees: every
+    row's sum is made in the order of the trees, however many threads there are.
 
     Args:
         forest: of one output.
@@ -31,9 +38,21 @@ def forest_mean(forest: RandomForestRegressor, rows: npt.NDArray[np.floating]) -
     single = np.ascontiguousarray(rows, dtype=np.float32)  # as scikit-learn compares them
     trees = [estimator.tree_ for estimator in forest.estimators_]
     order = np.lexsort([tree.apply(single) for tree in trees[:SORTING_TREES]])
-    ordered, total = single[order], np.zeros(len(order))
-    for tree in trees:
-        total += tree.predict(ordered)[:, 0]
+    parts = np.array_split(single[order], max(1, min(cpu_count(), len(order) // ROWS_A_THREAD)))
     mean = np.empty(len(order))
-    mean[order] = total / len(trees)
+    mean[order] = np.concatenate(_side_by_side(trees, parts)) / len(trees)
     return mean
+
+
+def _side_by_side(trees: Sequence[Any], parts: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float64]]:
+    if len(parts) == 1:
+        return [_sum(trees, parts[0])]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        return list(threads.map(lambda part: _sum(trees, part), parts))
+
+
+def _sum(trees: Sequence[Any], rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    total = np.zeros(len(rows))
+    for tree in trees:
+        total += tree.predict(rows)[:, 0]
+    return total

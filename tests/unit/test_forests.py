@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestRegressor
 
-from engine.forests import forest_mean
+from engine.forests import ROWS_A_THREAD, forest_mean
 from engine.outcome_model import encode, fit, predict
 from engine.sample_tables import sample_table
 from engine.training_table import feature_frame, training_table
@@ -21,6 +21,18 @@ def test_rows_walked_in_another_order_are_told_the_same_mean_bit_for_bit(n: int,
     known = rng.normal(size=(100, columns)).round(1)
     forest = RandomForestRegressor(trees, random_state=seed).fit(known, known.sum(axis=1) + rng.normal(size=100))
     rows = rng.normal(size=(n, columns))
+    np.testing.assert_array_equal(forest_mean(forest, rows), forest.predict(rows))
+
+
+@pytest.mark.parametrize("processors", [1, 2, 3, 64])
+def test_however_many_threads_share_the_rows_the_mean_is_the_same_bit_for_bit(
+    processors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.forests.cpu_count", lambda: processors)
+    rng = np.random.default_rng(0)
+    known = rng.normal(size=(500, 4))
+    forest = RandomForestRegressor(20, random_state=0).fit(known, known.sum(axis=1) + rng.normal(size=500))
+    rows = rng.normal(size=(4 * ROWS_A_THREAD + 7, 4))
     np.testing.assert_array_equal(forest_mean(forest, rows), forest.predict(rows))
 
 
