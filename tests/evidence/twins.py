@@ -61,7 +61,9 @@ What learning from twins loses is the R2 on unseen rows of a random forest train
 many twins, the mean of {LEARNED_FROM} draws of them. Prediction intervals are those of the trained model; difficulty is their own \
 width, in tenths; a constant width is that of split conformal prediction, which fits on half of the rows and finds its width on \
 the others.
-Times are seconds on the clock, with {cpu_count()} processors, the least of {TIMED} runs, on whatever machine measured this page, busy or not. Learning is that of the distribution, and of how far drawn outcomes follow expected ones; the model of the expected outcome, which every prediction needs, is not in it."""
+Times are seconds on the clock, with {cpu_count()} processors, the least of {TIMED} runs, on whatever machine measured this page, \
+busy or not. Learning is that of the distribution, and of how far drawn outcomes follow expected ones; the model of the expected \
+outcome, which every prediction needs, is not in it."""
 
 
 @dataclass(frozen=True)
