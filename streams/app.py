@@ -16,7 +16,7 @@ from sql.database import Pool, open_pool
 from streams.answering import persist
 from streams.kafka import Headers, RawRecord, event_headers, event_value, faust_credentials
 from streams.settings import Role, Settings
-from streams.topics import LARGEST_RECORD, TOPICS, topic_of
+from streams.topics import LARGEST_RECORD, PARTITIONS, topic_of
 from streams.transport import SliceSchema, SliceTransport, Start, StartFinder
 
 __all__ = ["TwinApp", "make_app"]
@@ -28,7 +28,6 @@ _SENDS_BUFFERED = 20_000
 _BATCH_BYTES = 128 * 1024
 _SLICES: dict[Role, frozenset[str]] = {"outcomes": frozenset({"outcome-events"}), "fidelity": frozenset({"fidelity-errors"})}
 _RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
-_PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
 
 
 class TwinApp(faust.App):  # type: ignore[misc]  # untyped
@@ -89,8 +88,8 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     def raw_topic(self, name: str) -> Any:
         """A declared topic to read: keys and values as bytes, or :class:`~streams.transport.Slice` values for a slice topic."""
         if name in self.slices:
-            return self.topic(name, schema=SliceSchema(), partitions=_PARTITIONS[name])
-        return self.topic(name, partitions=_PARTITIONS[name], **_RAW)
+            return self.topic(name, schema=SliceSchema(), partitions=PARTITIONS[name])
+        return self.topic(name, partitions=PARTITIONS[name], **_RAW)
 
     async def say(self, event: Event, *, key: str, headers: Headers | None = None, partition: int | None = None) -> None:
         """Send an event on the topic of its class and wait until the broker has it on all replicas."""
@@ -168,7 +167,7 @@ def _options(role: Role, settings: Settings, *, sliced: bool) -> dict[str, Any]:
         "processing_guarantee": "at_least_once",
         "store": "memory://",
         "datadir": settings.home / "faust" / role,
-        "topic_partitions": max(_PARTITIONS.values()),
+        "topic_partitions": max(PARTITIONS.values()),
         "topic_replication_factor": settings.kafka_replication,
         "topic_disable_leader": True,
         "table_standby_replicas": 0,

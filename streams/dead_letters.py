@@ -12,7 +12,7 @@ from sql.refused_store import Refused, keep_refused, mark_refused_sent, refusal_
 from streams.app import TwinApp
 from streams.kafka import Headers, RawRecord
 from streams.metrics import REFUSED
-from streams.topics import DEAD_LETTERS, LARGEST_RECORD, TOPICS
+from streams.topics import DEAD_LETTERS, LARGEST_RECORD, PARTITIONS
 
 __all__ = [
     "ATTEMPT",
@@ -45,7 +45,6 @@ LETTER_HEADERS = {
 """What a dead letter tells beside the headers it came with, and what each means."""
 
 _OURS = LETTER_HEADERS.keys() | {REPLAY_OF}
-_PARTITIONS = next(topic.partitions for topic in TOPICS if topic.name == DEAD_LETTERS)
 
 
 class KafkaRecord(Protocol):
@@ -104,7 +103,7 @@ async def send_copies(app: TwinApp, refused: Iterable[Refused]) -> None:
     """Copy what was refused to the topic of dead letters, and note that it is there."""
     by_partition: defaultdict[int, list[Refused]] = defaultdict(list)
     for each in refused:
-        by_partition[each.source.partition % _PARTITIONS].append(each)
+        by_partition[each.source.partition % PARTITIONS[DEAD_LETTERS]].append(each)
     for partition, those in by_partition.items():
         await app.send_together(DEAD_LETTERS, partition, map(letter, those))
         await mark_refused_sent(app.pool, [each.refusal_id for each in those])

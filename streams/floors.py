@@ -12,12 +12,12 @@ from sql.database import Pool, transaction
 from sql.window_store import FloorRow, SourceState
 from streams.live_line import LiveLine, evidence_before, lowest
 from streams.settings import Settings
-from streams.topics import TOPICS, topic_of
+from streams.topics import PARTITIONS, topic_of
 
 __all__ = ["limit_of", "raise_floor"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
-_SOURCES = next(topic.partitions for topic in TOPICS if topic.name == _OUTCOMES)
+_SOURCES = PARTITIONS[_OUTCOMES]
 _FRESH_S = 60.0
 
 

@@ -37,7 +37,7 @@ from streams.models import Models
 from streams.registry import MlflowRegistry
 from streams.settings import Settings
 from streams.simulating import Simulator
-from streams.topics import DEAD_LETTERS, TOPICS, topic_of
+from streams.topics import DEAD_LETTERS, PARTITIONS, topic_of
 from streams.transport import Slice
 
 __all__ = ["Bound", "Report", "bound", "replay"]
@@ -50,7 +50,6 @@ REPLAY = "twin_replay"
 _OUTCOMES, _REQUESTS, _EXPERIMENTS = (topic_of(event) for event in (OutcomeEvent, SimulationRequest, ExperimentResult))
 _REPLAYABLE = (_OUTCOMES, _REQUESTS, _EXPERIMENTS)
 _GROUPS = {_REQUESTS: "twinstream-simulation", _EXPERIMENTS: "twinstream-experiments"}
-_PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
 _AT_ONCE = 500
 _QUIET_S, _ECHO_S = 300.0, 30.0
 _READ_S = 10.0
@@ -137,7 +136,7 @@ async def replay(
     async with AIOKafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap, enable_auto_commit=False, **kafka_security(settings)
     ) as reader:
-        report.stretches = await _stretches(reader, topic, begin, end, partitions or range(_PARTITIONS[topic]))
+        report.stretches = await _stretches(reader, topic, begin, end, partitions or range(PARTITIONS[topic]))
         if topic == _OUTCOMES:
             await _replay_outcomes(settings, pool, report)
         else:
@@ -146,9 +145,9 @@ async def replay(
 
 
 def _check(topic: str, partitions: Iterable[int]) -> None:
-    one_of("topic", topic, [*_PARTITIONS])
+    one_of("topic", topic, [*PARTITIONS])
     for number in partitions:
-        one_of("partition", str(number), map(str, range(_PARTITIONS[topic])))
+        one_of("partition", str(number), map(str, range(PARTITIONS[topic])))
     if topic == DEAD_LETTERS:
         raise ValueError("dead letters go back to where they came from: twinstream dlq replay")
     if topic == "retrain-events":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -10,7 +12,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from schemas import EVENTS, Event
 
-__all__ = ["CHANGELOGS", "DEAD_LETTERS", "LARGEST_RECORD", "TOPICS", "Topic", "create_topics", "topic_of"]
+__all__ = ["CHANGELOGS", "DEAD_LETTERS", "LARGEST_RECORD", "PARTITIONS", "TOPICS", "Topic", "create_topics", "topic_of"]
 
 _DAY_MS = 86_400_000
 DEAD_LETTERS = "dead-letters"
@@ -57,6 +59,9 @@ TOPICS: tuple[Topic, ...] = (
     Topic("effect-priors", compacted=True),
     Topic(DEAD_LETTERS),
 )
+
+PARTITIONS: Mapping[str, int] = MappingProxyType({topic.name: topic.partitions for topic in TOPICS})
+"""How many each topic has."""
 
 CHANGELOGS: tuple[Topic, ...] = (Topic("twinstream-fidelity-fidelity-panes-changelog", compacted=True, by_broker_time=False),)
 """Topics of Faust's tables. Faust would create them while it starts, and a message that comes before its client has heard of a new

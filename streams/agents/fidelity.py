@@ -32,7 +32,7 @@ from streams.foresight import foresee
 from streams.judgement import Judge
 from streams.live_line import LiveLine, load
 from streams.parsing import refusal_words
-from streams.topics import TOPICS, topic_of
+from streams.topics import PARTITIONS, topic_of
 from streams.transport import Slice
 from streams.watermarks import Watermarks
 from streams.window_events import is_fullest, show, show_baseline, window_event
@@ -42,7 +42,6 @@ __all__ = ["attach"]
 LOG = logging.getLogger(__name__)
 
 _ERRORS = topic_of(FidelityErrors)
-_PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
 _TICK_S = 1.0
 _FILLING_S = 10.0
 _SAID_AT_ONCE = 1000
@@ -51,7 +50,7 @@ _SWEEP_S = 60.0
 
 def attach(app: TwinApp) -> None:
     """Give the app its table, its agent, its clock and its sweep."""
-    table = app.Table("fidelity-panes", partitions=_PARTITIONS[_ERRORS], key_type=str)
+    table = app.Table("fidelity-panes", partitions=PARTITIONS[_ERRORS], key_type=str)
     fidelity = _Fidelity(app, table)
     app.on_partitions_assigned.connect(fidelity.on_assigned)
     app.agent(app.raw_topic(_ERRORS), name="fidelity", concurrency=1)(fidelity.run)
@@ -69,7 +68,7 @@ class _Fidelity:
         self._judge = Judge(app.settings.n_min, app.settings.average_run_length, self._cards)
         self._alarms = Alarms(app)
         self._lines: dict[str, LiveLine] = {}
-        self._watermarks = Watermarks(_PARTITIONS[topic_of(OutcomeEvent)])
+        self._watermarks = Watermarks(PARTITIONS[topic_of(OutcomeEvent)])
         self._forgotten: set[str] = set()
         self._turn = asyncio.Lock()
 
@@ -105,7 +104,7 @@ class _Fidelity:
         return bool(self._app.rebalancing or self._app.in_recovery or self._app.should_stop)
 
     def _is_mine(self, line: str) -> bool:
-        partition = (murmur2(line.encode()) & 0x7FFFFFFF) % _PARTITIONS[_ERRORS]
+        partition = (murmur2(line.encode()) & 0x7FFFFFFF) % PARTITIONS[_ERRORS]
         return TP(_ERRORS, partition) in self._app.consumer.assignment()
 
     # -- merging

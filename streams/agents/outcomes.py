@@ -23,7 +23,7 @@ from streams.intake import Intake, Taken
 from streams.library import FindSimulation, Library, LoadModel
 from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS
 from streams.starts import find_starts
-from streams.topics import TOPICS, topic_of
+from streams.topics import PARTITIONS, topic_of
 from streams.transport import Slice, Start
 
 __all__ = ["EVERY_LINE", "attach"]
@@ -34,7 +34,7 @@ _SLICES_IN_HAND = 8
 _SWEEP_S = 60.0
 _SWEPT_AT_ONCE = 500
 _OUTCOMES = topic_of(OutcomeEvent)
-_READERS = next(topic.partitions for topic in TOPICS if topic.name == topic_of(FidelityErrors))
+_READERS = PARTITIONS[topic_of(FidelityErrors)]
 
 
 def attach(app: TwinApp, models: LoadModel, simulations: FindSimulation) -> None:

@@ -28,7 +28,7 @@ from streams.judgement import Judge
 from streams.library import Library
 from streams.live_line import LiveLine, evidence_before, load, read_series
 from streams.settings import Settings
-from streams.topics import TOPICS
+from streams.topics import PARTITIONS
 from tests.outcomes import LINE, START, TOPIC, cut, make_card, make_line, outcome, record
 
 PANE_S, WINDOW_S, SOURCES = 60.0, 300.0, 4
@@ -481,7 +481,7 @@ def source_state(partition: int, reached: int | None, *, read_to_end: int | None
     return SourceState(SourceId(topic=TOPIC, partition=partition), *marks)
 
 
-N_SOURCES = next(topic.partitions for topic in TOPICS if topic.name == TOPIC)
+N_SOURCES = PARTITIONS[TOPIC]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from sql.ledger import Ledger
 from sql.migrate import migrate
 from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import Role, Settings
-from streams.topics import TOPICS, create_topics
+from streams.topics import PARTITIONS, create_topics
 from tests.flow.fire.found import (
     NUMBER,
     Found,
@@ -65,7 +65,6 @@ FIRE = Settings.model_construct().model_copy(
 )
 """Short panes and sessions, so that everything that can happen happens within minutes."""
 
-_PARTITIONS = {topic.name: topic.partitions for topic in TOPICS}
 _SERVERS = ("kafka", "postgres")
 _UNANSWERED = 2000
 _AGAIN_S = 1.0
@@ -207,7 +206,7 @@ class _Run:
         async with AsyncExitStack() as held:
             topics = (OUTCOMES, REQUESTS, "fidelity-windows", "simulation-results", "dead-letters")
             outcomes, requests, windows, answers, letters = [
-                await held.enter_async_context(TopicReader(bootstrap, topic, _PARTITIONS[topic])) for topic in topics
+                await held.enter_async_context(TopicReader(bootstrap, topic, PARTITIONS[topic])) for topic in topics
             ]
             published = published_of(records, [*await outcomes.read(), *await requests.read()])
             truth = await asyncio.to_thread(truth_of, scenario, published)
