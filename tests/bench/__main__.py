@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
@@ -68,14 +70,15 @@ def main() -> None:
 
 def _measured(parts: Sequence[str], seconds: float) -> Iterator[Figure]:
     tables = list(measured_tables())
-    for part, of_table in OF_TABLES.items():
-        for table in tables if part in parts else ():
-            with _told(f"{part}, {table.name}"):
-                yield from of_table(table)
-    for part, of_sample in OF_SAMPLE.items():
-        if part in parts:
-            with _told(part):
-                yield from of_sample(tables[0])
+    with patch.dict(os.environ, LOKY_MAX_CPU_COUNT="1"):  # as many processors joblib tells of, and as many threads we begin
+        for part, of_table in OF_TABLES.items():
+            for table in tables if part in parts else ():
+                with _told(f"{part}, {table.name}"):
+                    yield from of_table(table)
+        for part, of_sample in OF_SAMPLE.items():
+            if part in parts:
+                with _told(part):
+                    yield from of_sample(tables[0])
     of_stacks = {**OF_STACK, TIMED: lambda table, settings: outcome_figures(table, settings, seconds)}
     for part, of_stack in of_stacks.items():
         if part in parts:
