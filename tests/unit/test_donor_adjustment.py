@@ -99,6 +99,11 @@ def outcomes(kind: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.where(rng.random(600) < 0.3, 0.0, drawn) if kind == "mass" else drawn
 
 
+def test_threads_find_the_same_share(real: pd.DataFrame, joint: JointModel) -> None:
+    alone, together = (fit_adjustment(joint, own_expectation(real), np.random.default_rng(9), n_jobs).share for n_jobs in (1, 2))
+    assert alone == together
+
+
 def test_whole_numbers_stay_whole_in_the_frames_own_dtype() -> None:
     rng = np.random.default_rng(7)
     calls = rng.uniform(0, 9, 2000)

@@ -246,6 +246,13 @@ def test_the_same_generator_state_draws_the_same_rows_bit_for_bit(model: JointMo
     assert not one.equals(model.sample(1000, rng=np.random.default_rng(8)).frame)
 
 
+def test_threads_learn_the_same_model_bit_for_bit(real: pd.DataFrame) -> None:
+    alone, together = (fitted(real, n_jobs=n_jobs) for n_jobs in (1, 3))
+    assert alone.meta == together.meta
+    for name, array in alone.arrays().items():
+        np.testing.assert_array_equal(array, together.arrays()[name], err_msg=name)
+
+
 def test_a_stored_model_draws_the_same_rows_bit_for_bit(model: JointModel) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, **model.arrays())
