@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.realism import realism
+from engine.realism import FOLDS, realism
 from engine.sequential_trees import Constraints, JointModel, Predicate, fit_joint
 from schemas.twin_models import RealismReport
 from schemas.twin_types import TWIN_TYPES, TwinType
@@ -16,7 +16,7 @@ from schemas.twin_types import TWIN_TYPES, TwinType
 __all__ = ["LEAST_HELD_OUT", "MOST_HELD_OUT", "assess", "learn_joint"]
 
 Allowed = Mapping[str, Predicate] | None
-Make = Callable[[npt.NDArray[np.int64], int, np.random.Generator], pd.DataFrame]
+Make = Callable[[npt.NDArray[np.int64], Sequence[int], np.random.Generator], Sequence[pd.DataFrame]]
 
 MOST_HELD_OUT = 2000
 LEAST_HELD_OUT = 50
@@ -49,7 +49,7 @@ def assess(
     """Learn once more without a fifth of the rows (at most 2,000), and hold twins of that against them.
 
     With conditions, ``allowed``, only twins and rows that satisfy them are compared. ``frame`` holds features and outcome in form;
-    ``make`` learns from the rows with the numbers that it gets, and makes so many twins, all of which satisfy the conditions.
+    ``make`` learns from the rows with the numbers that it gets, and draws tables of so many twins, which satisfy the conditions.
 
     Raises:
         ValueError: when fewer than 50 held-out rows satisfy the conditions: nothing could be said.
@@ -62,9 +62,9 @@ def assess(
         raise ValueError(
             f"{len(unseen)} of {held_out} rows held out satisfy the filters: at least {LEAST_HELD_OUT} are needed to judge by"
         )
-    twins = make(known, len(unseen), rng)
+    draws = make(known, [len(part) for part in np.array_split(np.arange(len(unseen)), FOLDS)], rng)
     training = _satisfying(frame.iloc[known], allowed)
-    return realism(twins, held_out=unseen, training=training, categorical=categorical, rng=rng)
+    return realism(draws, held_out=unseen, training=training, categorical=categorical, rng=rng)
 
 
 def _satisfying(frame: pd.DataFrame, allowed: Allowed) -> pd.DataFrame:

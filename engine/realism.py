@@ -2,6 +2,10 @@
 
 Held-out rows are the yardstick throughout: against its own training rows a copying machine looks perfect.
 
+Rows that one call has drawn are spread more evenly than chance would spread them. Where a fold of them is left out, the others are
+thin, and a classifier that has learned from the others takes what was left out for real: it looks blinder than it is to new rows.
+So each fold should be a draw of its own.
+
 References:
     Lopez-Paz, Oquab, "Revisiting classifier two-sample tests", ICLR 2017.
     Bergsma, "A bias-correction for Cramer's V and Tschuprow's T", Journal of the Korean Statistical Society 42 (2013).
@@ -20,22 +24,23 @@ import pandas as pd
 from scipy.stats import ks_2samp, rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import pairwise_distances_argmin_min, roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import PredefinedSplit, StratifiedKFold, cross_val_predict
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from schemas.twin_models import RealismReport
 
-__all__ = ["association", "closeness", "column_score", "detection_auc", "exact_copies", "realism"]
+__all__ = ["FOLDS", "association", "closeness", "column_score", "detection_auc", "exact_copies", "realism"]
 
 Floats = npt.NDArray[np.float64]
 
+FOLDS = 5
 MOST_ROWS = 10_000
 TOLD_APART = 200  # levels of a category that the classifier may tell apart
 NEAR_QUANTILE = 0.05
 
 
 def realism(
-    synthetic: pd.DataFrame,
+    draws: Sequence[pd.DataFrame],
     *,
     held_out: pd.DataFrame,
     training: pd.DataFrame,
@@ -46,20 +51,29 @@ def realism(
 
     At most 10,000 rows of each table are looked at, except that copies are sought among all training rows.
 
+    Args:
+        draws: synthetic rows, each table of them drawn by itself; for the folds of the classifier, see ``detection_auc``.
+        held_out: rows that they were not learned from.
+        training: rows that they were learned from.
+        categorical: columns whose values are levels.
+        rng: of samples and folds.
+
     Example:
         >>> rng = np.random.default_rng(0)
         >>> real = pd.DataFrame({"visits": rng.gamma(2.0, 3.0, 600), "sales": rng.normal(size=600)})
-        >>> copied = realism(real.head(200), held_out=real.tail(200), training=real.head(400), categorical=[], rng=rng)
+        >>> copied = realism([real.head(200)], held_out=real.tail(200), training=real.head(400), categorical=[], rng=rng)
         >>> copied.exact_copies, copied.near_copies, copied.auc < 0.6
         (1.0, 1.0, True)
     """
     names = list(held_out.columns)
-    twins, known, unseen = (_some(frame[names], MOST_ROWS, rng) for frame in (synthetic, training, held_out))
+    known, unseen = (_some(frame[names], MOST_ROWS, rng) for frame in (training, held_out))
+    chosen = [_some(draw[names], MOST_ROWS // len(draws), rng) for draw in draws]
+    twins = pd.concat(chosen, ignore_index=True)
     levels = [name for name in names if name in categorical]
     scores = {name: column_score(twins[name], unseen[name], categorical=name in levels) for name in names}
     near, closer = closeness(twins, known, unseen, levels)
     return RealismReport(
-        auc=detection_auc(twins, unseen, levels, rng),
+        auc=detection_auc(chosen, unseen, levels, rng),
         marginal_score=float(np.mean(list(scores.values()))),
         association_error=_association_error(twins, unseen, levels),
         exact_copies=exact_copies(twins, training[names]),
@@ -145,24 +159,32 @@ def _association_error(synthetic: pd.DataFrame, real: pd.DataFrame, categorical:
     return float(np.mean([abs(one[pair] - other[pair]) for pair in one])) if one else 0.0
 
 
-def detection_auc(synthetic: pd.DataFrame, real: pd.DataFrame, categorical: Sequence[str], rng: np.random.Generator) -> float:
-    """Cross-validated area under the curve of a boosted classifier that tries to tell the two tables apart; 0.5 = it cannot.
+def detection_auc(draws: Sequence[pd.DataFrame], real: pd.DataFrame, categorical: Sequence[str], rng: np.random.Generator) -> float:
+    """Cross-validated area under the curve of a boosted classifier that tries to tell synthetic from real; 0.5 = it cannot.
+
+    Of several draws each is a fold, with as many real rows; a single one is cut into five at random.
 
     >>> rng = np.random.default_rng(0)
     >>> one, other = pd.DataFrame({"x": rng.normal(0, 1, 200)}), pd.DataFrame({"x": rng.normal(9, 1, 200)})
-    >>> round(detection_auc(one, other, [], rng), 2)
+    >>> round(detection_auc([one], other, [], rng), 2)
     1.0
     """
-    rows = min(len(synthetic), len(real))
-    both = pd.concat([synthetic.iloc[:rows], real.iloc[:rows]], ignore_index=True)
+    rows = min(*map(len, draws), len(real) // len(draws))
+    both = pd.concat([*(draw.iloc[:rows] for draw in draws), real.iloc[: rows * len(draws)]], ignore_index=True)
     features = np.column_stack([_classifiable(both[name], name in categorical) for name in both])
-    truth = np.repeat([1, 0], rows)
+    truth = np.repeat([1, 0], rows * len(draws))
     seed = int(rng.integers(2**31))
     classifier = HistGradientBoostingClassifier(categorical_features=[name in categorical for name in both], random_state=seed)
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed) if len(draws) == 1 else _folds(len(draws), rows, rng)
     with threadpool_limits(1, user_api="openmp"):  # its threads spin: beside one busy core, two take thirty times as long as one
         likely = cross_val_predict(classifier, features, truth, cv=folds, method="predict_proba")[:, 1]
     return float(roc_auc_score(truth, likely))
+
+
+def _folds(draws: int, rows: int, rng: np.random.Generator) -> PredefinedSplit:
+    """Each draw with as many real rows."""
+    own = np.repeat(np.arange(draws), rows)
+    return PredefinedSplit(np.concatenate([own, rng.permutation(own)]))
 
 
 def _classifiable(column: pd.Series[Any], categorical: bool) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -125,9 +125,9 @@ class TwinModel:
         """
         table, allowed = self._table(), self._allowed(conditions(self.card.twin_type, filters))
 
-        def make(rows: npt.NDArray[np.int64], n: int, rng: np.random.Generator) -> pd.DataFrame:
+        def make(rows: npt.NDArray[np.int64], sizes: Sequence[int], rng: np.random.Generator) -> list[pd.DataFrame]:
             joint, outcome = self._learned_from(table.take(rows), seed, n_jobs)
-            return _drawn(joint, outcome, self.adjustment.only(rows), n, rng, allowed)[0].frame
+            return [_drawn(joint, outcome, self.adjustment.only(rows), n, rng, allowed)[0].frame for n in sizes]
 
         return assess(table.with_target(self.card.target), make, table.categorical, seed, allowed)
 

@@ -60,8 +60,18 @@ def test_bias_corrected_measures_find_nothing_where_nothing_is() -> None:
 
 def test_a_classifier_cannot_tell_two_real_samples_apart_but_sees_broken_dependence() -> None:
     rng = np.random.default_rng(3)
-    assert detection_auc(people(2000, 1), people(2000, 2), ["group"], rng) == pytest.approx(0.5, abs=0.04)
-    assert detection_auc(people(2000, 1, tied=False), people(2000, 2), ["group"], rng) > 0.8
+    assert detection_auc([people(2000, 1)], people(2000, 2), ["group"], rng) == pytest.approx(0.5, abs=0.04)
+    assert detection_auc([people(2000, 1, tied=False)], people(2000, 2), ["group"], rng) > 0.8
+
+
+def test_rows_spread_too_evenly_hide_from_folds_of_one_draw_but_not_from_folds_that_are_draws_of_their_own() -> None:
+    rng = np.random.default_rng(4)
+    levels = pd.DataFrame({"level": np.arange(50).astype(str)})
+    even = [pd.concat([levels] * 8, ignore_index=True) for _ in range(5)]
+    real = pd.DataFrame({"level": rng.integers(0, 50, 2000).astype(str)})
+    one = pd.concat(even, ignore_index=True).sample(frac=1, random_state=0)
+    assert detection_auc([one], real, ["level"], rng) < 0.47
+    assert detection_auc(even, real, ["level"], rng) == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_copier_is_caught_and_fresh_rows_are_not_accused() -> None:
@@ -86,7 +96,7 @@ def test_a_slightly_blurred_copy_is_a_near_copy() -> None:
 
 def test_the_report_holds_real_rows_against_real_rows_blameless() -> None:
     report = realism(
-        people(1500, 3), held_out=people(1500, 2), training=people(3000, 1), categorical=["group"], rng=np.random.default_rng(0)
+        [people(1500, 3)], held_out=people(1500, 2), training=people(3000, 1), categorical=["group"], rng=np.random.default_rng(0)
     )
     assert report.auc == pytest.approx(0.5, abs=0.05)
     assert report.marginal_score > 0.95
@@ -98,7 +108,7 @@ def test_the_report_holds_real_rows_against_real_rows_blameless() -> None:
 
 def test_broken_dependence_shows_in_the_association_error_though_every_column_is_right() -> None:
     report = realism(
-        people(1500, 3, tied=False),
+        [people(1500, 3, tied=False)],
         held_out=people(1500, 2),
         training=people(1500, 1),
         categorical=["group"],
