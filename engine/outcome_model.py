@@ -85,15 +85,25 @@ class CrossFit:
     """What the model says of rows that it was not fitted on.
 
     Attributes:
-        expected: out-of-fold predictions of all rows of the table, shape ``(rows,)``.
-        predicted, actual: those of the judged rows, and what was true of them, shape ``(n,)``.
-        r2: of each fold, shape ``(FOLDS,)``.
+        expected, target: out-of-fold predictions of all rows of the table, and what was true of them, shape ``(rows,)``.
+        first: number of the first row that is judged.
+        r2: of each fold's judged rows, shape ``(FOLDS,)``.
     """
 
     expected: Array
-    predicted: Array
-    actual: Array
+    target: Array
+    first: int
     r2: Array
+
+    @property
+    def predicted(self) -> Array:
+        """Out-of-fold predictions of the judged rows."""
+        return self.expected[self.first :]
+
+    @property
+    def actual(self) -> Array:
+        """What was true of the judged rows."""
+        return self.target[self.first :]
 
     @property
     def fidelity(self) -> float | None:
@@ -109,18 +119,24 @@ def fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> Pip
     Raises:
         ValueError: for an unknown model type.
     """
-    return _fit(table.features, table.target, table, model_type, n_jobs, seed)
+    estimator = _estimator(model_type, n_jobs, seed)
+    model = Pipeline([("encoder", _encoder(table)), ("estimator", estimator)])
+    with threadpool_limits(1, user_api="openmp"):  # histogram boosting's threads spin: beside a busy core two are slower than one
+        model.fit(table.features, table.target)
+    if hasattr(estimator, "n_jobs"):
+        estimator.n_jobs = 1
+    return model
 
 
 def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, first: int = 0) -> CrossFit:
     """Predict every row from the other folds, preprocessing too is fitted on them only; judged are those from ``first`` on."""
     expected, scores = np.empty(len(table)), []
     for train, test in _folds(len(table), seed):
-        model = _fit(table.features.iloc[train], table.target[train], table, model_type, n_jobs, seed)
+        model = fit(table.take(train), model_type, n_jobs=n_jobs, seed=seed)
         expected[test] = predict(model, encode(model, table.features.iloc[test]))
         judged = test[test >= first]
         scores.append(r2_score(table.target[judged], expected[judged]))
-    return CrossFit(expected, expected[first:], table.target[first:], np.array(scores))
+    return CrossFit(expected, table.target, first, np.array(scores))
 
 
 def encode(model: Pipeline, features: pd.DataFrame) -> Array:
@@ -190,16 +206,6 @@ def _origin(column: str, features: Iterable[str]) -> str:
 
 def _folds(n: int, seed: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     yield from KFold(FOLDS, shuffle=True, random_state=seed).split(np.empty(n))
-
-
-def _fit(features: pd.DataFrame, target: Array, table: TrainingTable, model_type: str, n_jobs: int, seed: int) -> Pipeline:
-    estimator = _estimator(model_type, n_jobs, seed)
-    model = Pipeline([("encoder", _encoder(table)), ("estimator", estimator)])
-    with threadpool_limits(1, user_api="openmp"):  # histogram boosting's threads spin: beside a busy core two are slower than one
-        model.fit(features, target)
-    if hasattr(estimator, "n_jobs"):
-        estimator.n_jobs = 1
-    return model
 
 
 def _estimator(model_type: str, n_jobs: int, seed: int) -> RegressorMixin:

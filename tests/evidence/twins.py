@@ -260,8 +260,7 @@ def _constant_width(case: Case, model: TwinModel) -> float:
     """Of a split-conformal interval: fitted on half of the rows, its one width found on the others."""
     half = len(case.table) // 2
     table = case.table.only([name for name in case.table.kinds if name in model.card.metrics.feature_importance])
-    fitted = TrainingTable(table.features.iloc[:half], table.target[:half], table.kinds, 0, ())
-    forest = fit(fitted, model.card.model_type, n_jobs=1, seed=SEED)
+    forest = fit(table.take(np.arange(half)), model.card.model_type, n_jobs=1, seed=SEED)
     residuals = table.target[half:] - predict(forest, encode(forest, table.features.iloc[half:]))
     return 2.0 * conformal_quantile(np.abs(residuals), LEVEL)
 

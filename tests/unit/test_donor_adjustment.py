@@ -16,16 +16,20 @@ NOISE = 0.3
 ROWS = 4000
 
 
-def frequency(calls: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def mean_sales(calls: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """What sales are on average: a wave too short for the leaves of one tree."""
     return np.sin(12 * calls)
+
+
+def own_expectation(real: pd.DataFrame) -> npt.NDArray[np.float64]:
+    return mean_sales(real["calls"].to_numpy())
 
 
 @pytest.fixture(scope="module")
 def real() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     calls = rng.uniform(0, 9, ROWS)
-    return pd.DataFrame({"calls": calls, "sales": frequency(calls) + rng.normal(0, NOISE, ROWS)})
+    return pd.DataFrame({"calls": calls, "sales": mean_sales(calls) + rng.normal(0, NOISE, ROWS)})
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +38,9 @@ def joint(real: pd.DataFrame) -> JointModel:
 
 
 def test_twins_follow_what_is_expected_of_them_and_keep_the_noise_of_their_donors(real: pd.DataFrame, joint: JointModel) -> None:
-    adjustment = fit_adjustment(joint, frequency(real["calls"].to_numpy()), np.random.default_rng(2))
+    adjustment = fit_adjustment(joint, own_expectation(real), np.random.default_rng(2))
     sampled = joint.sample(ROWS, rng=np.random.default_rng(3))
-    expected = frequency(sampled.frame["calls"].to_numpy())
+    expected = mean_sales(sampled.frame["calls"].to_numpy())
     plain, adjusted = sampled.frame["sales"], adjustment.adjusted(joint, sampled, expected).frame["sales"]
     assert adjustment.share > 0.9
     assert np.std(plain - expected) > 1.5 * NOISE
@@ -70,10 +74,6 @@ def test_every_adjusted_outcome_belongs_to_the_donor_that_the_row_names(real: pd
     moved = DonorAdjustment(own_expectation(real), 1.0).adjusted(joint, sampled, np.zeros(500)).frame["sales"]
     low, high = real["sales"].min(), real["sales"].max()
     np.testing.assert_allclose(moved, np.clip(sampled.frame["sales"] - own_expectation(real)[sampled.donors], low, high))
-
-
-def own_expectation(real: pd.DataFrame) -> npt.NDArray[np.float64]:
-    return frequency(real["calls"].to_numpy())
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.sampled_from(["continuous", "whole", "tenths", "mass", "flag"]))
