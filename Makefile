@@ -29,7 +29,7 @@ evidence: $(VENV)/.dev ## measure on real data and simulated worlds why the numb
 	$(BIN)/python -m tests.evidence
 
 chaos: $(VENV)/.dev ## break the service for MINUTES (10) by the schedule of SEED (1), and judge what came of it; 1 when an invariant fails
-	@exec $(BIN)/python -m tests.flow.fire --seed $(SEED) --minutes $(MINUTES)
+	@exec $(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
 lint: $(VENV)/.dev ## style, types and the import law
 	$(BIN)/ruff format --check .

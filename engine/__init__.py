@@ -1,6 +1,6 @@
 """What is true: pure functions and the classes of the brief over columns."""
 
-from engine.experiment_design import ExperimentDesigner
+from engine.experiments.experiment_design import ExperimentDesigner
 from engine.fidelity_tracker import FidelityTracker
 from engine.simulation_engine import SimulationEngine
 from engine.twin_generator import TwinGenerator

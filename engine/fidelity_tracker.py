@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.drift import Reference, judge
-from engine.sums import N_MOMENTS, OUTLIER_DEVIATIONS, covered, figures_in, moments
+from engine.fidelity.drift_rules import Reference, judge
+from engine.fidelity.error_sums import N_MOMENTS, OUTLIER_DEVIATIONS, covered, figures_in, moments
 from schemas.base import one_of
 from schemas.fidelity_models import DRIFT_RULES, DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
 

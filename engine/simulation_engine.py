@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.effects import (
+from engine.effects.effect_model import (
     Design,
     catalogue_prior,
     design_of,
@@ -30,10 +30,10 @@ from engine.effects import (
     typical_dose,
     weighted,
 )
-from engine.intervals import Summary, deviation, interval, simultaneous_reach, summary
-from engine.sample_size import two_sample
-from engine.selection import EmptyPopulation, select
-from engine.subgroups import Groups, groups_of, shrinkage, subgroup_effects, sums_by_group
+from engine.effects.intervals import Summary, deviation, interval, simultaneous_reach, summary
+from engine.effects.population_filter import EmptyPopulation, select
+from engine.effects.sample_size import two_sample
+from engine.effects.subgroups import Groups, groups_of, shrinkage, subgroup_effects, sums_by_group
 from schemas.base import one_of
 from schemas.columns import levels_of
 from schemas.filters import Filters, canonical_filters

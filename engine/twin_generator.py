@@ -1,4 +1,4 @@
-"""Learn twins from a table, and make populations of them: the face of the brief over :mod:`engine.twin_model`."""
+"""Learn twins from a table, and make populations of them: the face of the brief over :mod:`engine.twins.twin_model`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pandas as pd
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
-from engine.assessment import learn_joint
-from engine.baseline import FEWEST_ROWS, Unseen, baseline_of
-from engine.causal_features import select_features
-from engine.conformal import fit_conformal
-from engine.donor_adjustment import fit_adjustment
-from engine.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, encode, fit, importance, predict
-from engine.training_table import TrainingTable, training_table
-from engine.twin_model import LEVEL, TwinModel
+from engine.fidelity.baseline import FEWEST_ROWS, Unseen, baseline_of
+from engine.twins.causal_features import select_features
+from engine.twins.conformal import fit_conformal
+from engine.twins.donor_adjustment import fit_adjustment
+from engine.twins.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, encode, fit, importance, predict
+from engine.twins.realism_assessment import learn_joint
+from engine.twins.training_table import TrainingTable, training_table
+from engine.twins.twin_model import LEVEL, TwinModel
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
 from schemas.twin_models import Baseline, ModelCard, ModelType, TwinModelMetrics, TwinPopulation
@@ -49,7 +49,7 @@ class ModelRegistry(Protocol):
 
 
 class SelectionCheck(Protocol):
-    """A second opinion on which columns the outcome is learned from, such as :func:`engine.causal_checks.cross_checked`."""
+    """A second opinion on which columns the outcome is learned from, such as :func:`engine.twins.causal_checks.cross_checked`."""
 
     def __call__(self, selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:
         """The selection with what was found; a ``ValueError`` stops the training."""
@@ -129,8 +129,9 @@ class TwinGenerator:
         Args:
             training_data: features and target.
             target_col: the target; the generator's own by default.
-            carried: so many rows, the first ones, were carried over from before a change (:func:`engine.retraining.carried_over`).
-                They are learned from like any other, but figures, baseline and intervals come from the rest alone.
+            carried: so many rows, the first ones, were carried over from before a change
+                (:func:`engine.promotion.carry_over.carried_over`). They are learned from like any other, but figures, baseline
+                and intervals come from the rest alone.
 
         Raises:
             ClinicalData: for clinical columns or targets.

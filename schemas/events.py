@@ -255,7 +255,7 @@ SUM_FIELDS: tuple[str, ...] = (
     "n_outliers",
     *(f"log_bet_{bet}" for bet in range(N_BETS)),
 )
-"""The integer sums of a pane, in the order of ``PaneRow.sums``; ``engine.sums`` says in which quantum each is counted."""
+"""The integer sums of a pane, in the order of ``PaneRow.sums``; ``engine.fidelity.error_sums`` has the quantum of each."""
 
 
 class SourceId(Frozen):

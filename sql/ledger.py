@@ -19,7 +19,7 @@ from schemas.events import ModelEvent
 from schemas.twin_models import ModelCard
 from sql.database import Connection, Database, transaction
 from sql.line_lock import queue_for_line
-from sql.model_rows import UnknownModel, insert_model, load_card
+from sql.model_card_rows import UnknownModel, insert_model, load_card
 from sql.retrain_store import LostLease, Outcome, close_request
 
 __all__ = [

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from schemas.events import SUM_FIELDS, PaneRow, SourceId
 from schemas.twin_models import TwinPopulation
 from sql import arrays
-from sql import binary_rows as binary
+from sql import copy_encoder as binary
 from sql.database import Connection, Database
 from sql.line_lock import queue_to_share
 from sql.twin_rows import insert_twins

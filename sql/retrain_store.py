@@ -15,7 +15,7 @@ import asyncpg
 
 from schemas.events import RetrainEvent
 from sql.database import Connection, Database, transaction
-from sql.model_rows import UnknownModel
+from sql.model_card_rows import UnknownModel
 
 __all__ = [
     "MOST_TRIES",

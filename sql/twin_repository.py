@@ -17,8 +17,8 @@ from schemas.filters import Filters, PopulationFilter, canonical_filters
 from schemas.twin_models import DigitalTwin, ModelCard, RealismReport, TwinPopulation
 from schemas.twin_types import Brand, TwinType
 from sql.database import Connection, Database, Pool, open_pool, transaction
-from sql.frames import columns_of, frame_from, own_columns
-from sql.model_rows import COLUMNS, UnknownModel, card_from, insert_model, load_card
+from sql.frame_codec import columns_of, frame_from, own_columns
+from sql.model_card_rows import COLUMNS, UnknownModel, card_from, insert_model, load_card
 from sql.twin_query import twin_query
 from sql.twin_rows import insert_twins
 

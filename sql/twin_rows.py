@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, TwinPopulation
 from sql.database import Connection
-from sql.frames import features_as_json, floats
+from sql.frame_codec import features_as_json, floats
 
 __all__ = ["insert_twins"]
 

@@ -1,5 +1,5 @@
 """``python -m streams`` is ``twinstream``."""
 
-from streams.cli import main
+from streams.cli.main import main
 
 main(prog_name="twinstream")

@@ -1,7 +1,7 @@
 """Streams of errors of a model, many at once, and what the product's own detector and rule make of them.
 
-Sums are those of :func:`engine.sums.contributions`, stakes grow by :func:`engine.detector.grown`: only the walk over the cells is
-written again here, for all streams in one step.
+Sums are those of :func:`engine.fidelity.error_sums.contributions`, stakes grow by
+:func:`engine.fidelity.e_detector.grown`: only the walk over the cells is written again here, for all streams in one step.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import integrate, stats
 
-from engine.baseline import CLIP_FACTOR, Unseen, baseline_of
-from engine.detector import AVERAGE_RUN_LENGTH, BETS, grown, log_mean
-from engine.drift import N_MIN
-from engine.sums import QUANTUM, contributions
+from engine.fidelity.baseline import CLIP_FACTOR, Unseen, baseline_of
+from engine.fidelity.drift_rules import N_MIN
+from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, grown, log_mean
+from engine.fidelity.error_sums import QUANTUM, contributions
 from schemas import DRIFT_RULES, Baseline
 from schemas.events import SUM_FIELDS
 

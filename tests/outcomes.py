@@ -13,7 +13,7 @@ from aiokafka import ConsumerRecord
 from schemas import Baseline, Brand, ModelCard, TwinModelMetrics, TwinType
 from sql.database import connect
 from sql.ledger import Ledger
-from streams.transport import Slice
+from streams.kafka.batch_consumer import Slice
 
 SPACE = UUID(int=14)
 LINE = "hcp:kisqali:prescribing_change"

@@ -9,15 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engine.calibration import calibrate
-from engine.effects import catalogue_prior
+from engine.effects.calibration import calibrate
+from engine.effects.effect_model import catalogue_prior
 from schemas import EffectPrior, ExperimentResult, Reach
-from sql.effect_store import DifferentExperiment, add_experiment
-from streams.answering import in_words, settle
-from streams.app import TwinApp
-from streams.dead_letters import ContainsNul, KafkaRecord, bury, without_nul
-from streams.simulating import Tools
-from streams.topics import topic_of
+from sql.experiment_store import DifferentExperiment, add_experiment
+from streams.kafka.app import TwinApp
+from streams.kafka.dead_letters import ContainsNul, KafkaRecord, bury, without_nul
+from streams.kafka.topics import topic_of
+from streams.retries import in_words, settle
+from streams.services import Services
 
 __all__ = ["attach"]
 
@@ -26,20 +26,20 @@ LOG = logging.getLogger(__name__)
 
 def attach(app: TwinApp) -> None:
     """Let the app learn from experiments."""
-    tools = Tools(app)
+    services = Services(app)
 
     async def experiments(results: Any) -> None:
         """Learn from experiment after experiment."""
         async for event in results.events():
             record = event.message
-            await settle(app, partial(_learn, app, tools, record), partial(_refuse, app, record))
+            await settle(app, partial(_learn, app, services, record), partial(_refuse, app, record))
 
     app.agent(app.raw_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
 
 
-async def _learn(app: TwinApp, tools: Tools, record: KafkaRecord) -> None:
+async def _learn(app: TwinApp, services: Services, record: KafkaRecord) -> None:
     experiment = ExperimentResult.model_validate_json(without_nul(record.value))
-    reach = await tools.simulator.reach(experiment)
+    reach = await services.simulator.reach(experiment)
     believed = await add_experiment(app.pool, experiment, _believed, reach)
     prior = believed.prior
     await app.say(believed, key=f"{believed.line}:{prior.intervention_type}")

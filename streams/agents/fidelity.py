@@ -16,26 +16,26 @@ from aiokafka.partitioner import murmur2
 from faust.types import TP
 from pydantic import ValidationError
 
-from engine.windows import is_closed
+from engine.fidelity.windows import is_closed
 from schemas import FidelityErrors, OutcomeEvent
 from schemas.twin_models import ModelCard
 from sql import window_store as store
-from sql.model_rows import UnknownModel, load_card
+from sql.model_card_rows import UnknownModel, load_card
 from sql.window_store import LineState, Snapshot
-from streams.alarms import Alarms
-from streams.answering import persist, settle
-from streams.app import TwinApp
-from streams.dead_letters import bury
-from streams.fidelity_view import LineView, Series, Window
-from streams.floors import raise_floor
-from streams.foresight import foresee
-from streams.judgement import Judge
-from streams.live_line import LiveLine, load
-from streams.parsing import refusal_words
-from streams.topics import PARTITIONS, topic_of
-from streams.transport import Slice
-from streams.watermarks import Watermarks
-from streams.window_events import is_fullest, show, show_baseline, window_event
+from streams.ingestion.decoding import refusal_words
+from streams.kafka.app import TwinApp
+from streams.kafka.batch_consumer import Slice
+from streams.kafka.dead_letters import bury
+from streams.kafka.topics import PARTITIONS, topic_of
+from streams.monitoring.alarms import Alarms
+from streams.monitoring.drift_detection import Judge
+from streams.monitoring.line_state import LiveLine, load
+from streams.monitoring.performance_estimation import foresee
+from streams.monitoring.restatement_floor import raise_floor
+from streams.monitoring.watermarks import Watermarks
+from streams.monitoring.window_events import is_fullest, show, show_baseline, window_event
+from streams.monitoring.window_state import LineView, Series, Window
+from streams.retries import persist, settle
 
 __all__ = ["attach"]
 

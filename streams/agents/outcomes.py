@@ -15,16 +15,16 @@ from faust.types import TP
 
 from schemas import FidelityErrors, OutcomeEvent, PaneRow, SourceId
 from sql import outcome_store as store
-from sql.refused_store import refused_since, unsent_refused
-from streams.answering import persist, settle
-from streams.app import TwinApp
-from streams.dead_letters import send_copies
-from streams.intake import Intake, Taken
-from streams.library import FindSimulation, Library, LoadModel
+from sql.dead_letter_store import refused_since, unsent_refused
+from streams.ingestion.pipeline import Intake, Taken
+from streams.ingestion.scoring_context import FindSimulation, Library, LoadModel
+from streams.kafka.app import TwinApp
+from streams.kafka.batch_consumer import Slice, Start
+from streams.kafka.dead_letters import send_copies
+from streams.kafka.start_offsets import find_starts
+from streams.kafka.topics import PARTITIONS, topic_of
 from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS
-from streams.starts import find_starts
-from streams.topics import PARTITIONS, topic_of
-from streams.transport import Slice, Start
+from streams.retries import persist, settle
 
 __all__ = ["EVERY_LINE", "attach"]
 

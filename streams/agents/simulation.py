@@ -12,19 +12,20 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from engine.selection import EmptyPopulation
-from engine.sequential_trees import EmptyFilter
+from engine.effects.population_filter import EmptyPopulation
+from engine.twins.sequential_trees import EmptyFilter
 from schemas import TWIN_TYPES, AnswerStatus, SimulationAnswer, SimulationRequest, TwinType
 from schemas.clinical_terms import clinical_term
 from schemas.events import canonical_digest
-from sql.run_store import DifferentBody, NoChampion, UnknownPopulation, WrongLine, finish
+from sql.simulation_store import DifferentBody, NoChampion, UnknownPopulation, WrongLine, finish
 from sql.twin_repository import UnknownPopulation as ExpiredPopulation
-from streams.answering import in_words, settle
-from streams.app import TwinApp
-from streams.dead_letters import KafkaRecord, bury, without_nul
+from streams.kafka.app import TwinApp
+from streams.kafka.dead_letters import KafkaRecord, bury, without_nul
+from streams.kafka.topics import topic_of
 from streams.metrics import SIMULATION_SECONDS, SIMULATIONS
-from streams.simulating import MissingFeature, Tools
-from streams.topics import topic_of
+from streams.retries import in_words, settle
+from streams.services import Services
+from streams.simulation.simulator import MissingFeature
 
 __all__ = ["attach"]
 
@@ -55,7 +56,7 @@ def attach(app: TwinApp) -> None:
 class _Simulation:
     def __init__(self, app: TwinApp) -> None:
         self._app = app
-        self._tools = Tools(app)
+        self._services = Services(app)
 
     async def run(self, requests: Any) -> None:
         """Answer request after request."""
@@ -76,11 +77,11 @@ class _Simulation:
 
     async def _computed(self, request: SimulationRequest) -> SimulationAnswer:
         try:
-            pins = await self._tools.simulator.pin(request, canonical_digest(request))
+            pins = await self._services.simulator.pin(request, canonical_digest(request))
             if pins.answer is not None:
                 return pins.answer
             LOG.debug("simulation %s is pinned to model %s, effects %s", pins.simulation_id, pins.model_id, pins.effects_version)
-            result = await self._tools.simulator.compute(pins, request)
+            result = await self._services.simulator.compute(pins, request)
         except _REFUSALS as refusal:
             return _rejected(request.simulation_id, in_words(refusal))
         for warning in result.warnings:

@@ -21,17 +21,17 @@ from pydantic import ValidationError
 from schemas import RetrainEvent
 from sql.ledger import Ledger, LostLease, StaleRetrain, UnknownModel
 from sql.retrain_store import MOST_TRIES, Job, enqueue, finish, heartbeat, put_back, take
-from streams.aftermath import Aftermath
-from streams.answering import in_words, persist, settle
-from streams.app import TwinApp
-from streams.copies import Copies
-from streams.dead_letters import ContainsNul, KafkaRecord, bury, without_nul
-from streams.learning import TrainingFailed, TrainingRefused
+from streams.kafka.app import TwinApp
+from streams.kafka.dead_letters import ContainsNul, KafkaRecord, bury, without_nul
+from streams.kafka.topics import topic_of
 from streams.metrics import RETRAINS
-from streams.models import Models
-from streams.registry import MlflowRegistry
-from streams.retraining import Retraining
-from streams.topics import topic_of
+from streams.registry.ledger_projection import Copies
+from streams.registry.mlflow_registry import MlflowRegistry
+from streams.registry.model_loader import Models
+from streams.retries import in_words, persist, settle
+from streams.training.promotion_effects import Aftermath
+from streams.training.retraining import Retraining
+from streams.training.training_process import TrainingFailed, TrainingRefused
 
 __all__ = ["attach"]
 

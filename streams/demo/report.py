@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from schemas import FidelityMetrics, SimulationAnswer
-from streams.charts import Mark
-from streams.demo.journey import Journey
-from streams.importing import Imported
-from streams.page_data import LineLook, Point, Retrain, Series
-from streams.pages import render_report
-from streams.telling import model_facts
-from streams.verify import Report as Verified
+from streams.demo.scenario import Journey
+from streams.operations.verify import Report as Verified
+from streams.reporting.charts import Mark
+from streams.reporting.overview import LineLook, Point, Retrain, Series
+from streams.reporting.text import model_facts
+from streams.training.datasets import Imported
+from streams.web.dashboard import render_report
 
 __all__ = ["Report", "make_report"]
 

@@ -15,16 +15,16 @@ import pandas as pd
 from deploy.stack import StackError, free_port, running_stack
 from engine.sample_tables import sample_table
 from schemas import TWIN_TYPES, Brand, TwinType
-from streams.demo.journey import Pace, Stopwatch, travel
 from streams.demo.report import Report, make_report
+from streams.demo.scenario import Pace, Stopwatch, travel
 from streams.demo.shift import split
-from streams.importing import ENTITY, Imported, as_training_table, read_table
-from streams.local import local_stack
-from streams.operations import learn, prepare
+from streams.operations.verify import verify
+from streams.reporting.text import model_facts
 from streams.settings import ROLES, Settings
-from streams.telling import model_facts
-from streams.verify import verify
-from streams.worker import Workers
+from streams.training.datasets import ENTITY, Imported, as_training_table, read_table
+from streams.worker.local_stack import local_stack
+from streams.worker.setup import learn, prepare
+from streams.worker.supervisor import Workers
 
 __all__ = ["DEMO", "run_demo"]
 

@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 import pandas as pd
 
 from schemas import OutcomeEvent, line_parts
-from streams.importing import ENTITY
+from streams.training.datasets import ENTITY
 
 __all__ = ["OutcomeRows", "paced"]
 

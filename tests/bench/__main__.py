@@ -20,9 +20,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from deploy.stack import LocalStack
 from deploy.stack.part import free_port, is_free
-from streams.local import on_stack
-from streams.operations import prepare
 from streams.settings import ROLES, Settings
+from streams.worker.local_stack import on_stack
+from streams.worker.setup import prepare
 from tests.bench.fidelity import sums_figure
 from tests.bench.forest import forest_figures
 from tests.bench.measure import Figure

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.detector import Evidence, fold
-from engine.sums import add_up, contributions
+from engine.fidelity.e_detector import Evidence, fold
+from engine.fidelity.error_sums import add_up, contributions
 from schemas import Baseline
 from tests.bench.measure import Figure, interleaved
 from tests.bench.tables import SEED, Measured

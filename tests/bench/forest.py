@@ -14,8 +14,8 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 
-from engine.outcome_model import FOLDS, fit
-from engine.training_table import TrainingTable
+from engine.twins.outcome_model import FOLDS, fit
+from engine.twins.training_table import TrainingTable
 from tests.bench.measure import Aim, Figure, interleaved
 from tests.bench.tables import SEED, Measured
 

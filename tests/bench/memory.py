@@ -12,7 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from streams.settings import ROLES, Settings
-from streams.worker import Workers
+from streams.worker.supervisor import Workers
 from tests.bench.measure import Aim, Figure
 
 __all__ = ["memory_figures"]

@@ -21,17 +21,17 @@ import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
-from engine.sums import QUANTUM
+from engine.fidelity.error_sums import QUANTUM
 from schemas import ModelCard, OutcomeEvent
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER
 from sql.database import Connection, connect
 from sql.ledger import Ledger
-from streams.intake import Intake, Ready, Taken
-from streams.role import app_of
+from streams.ingestion.pipeline import Intake, Ready, Taken
+from streams.kafka.batch_consumer import Start
+from streams.kafka.topics import topic_of
 from streams.settings import Settings
-from streams.topics import topic_of
-from streams.transport import Start
-from streams.worker import Workers, collect_seldom
+from streams.worker.bootstrap import app_of
+from streams.worker.supervisor import Workers, collect_seldom
 from tests.bench.measure import Aim, Figure
 from tests.bench.tables import Measured
 

@@ -18,9 +18,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from schemas import Brand, FidelityWindow, ModelCard, OutcomeEvent
 from sql.database import connect
 from sql.ledger import Ledger
+from streams.kafka.topics import TOPICS, topic_of
 from streams.settings import Settings
-from streams.topics import TOPICS, topic_of
-from streams.worker import Workers
+from streams.worker.supervisor import Workers
 from tests.bench.measure import Figure
 from tests.bench.tables import Measured
 

@@ -12,10 +12,10 @@ import pandas as pd
 
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
-from engine.training_table import TrainingTable, training_table
-from engine.twin_model import TwinModel
+from engine.twins.training_table import TrainingTable, training_table
+from engine.twins.twin_model import TwinModel
 from schemas import Brand, TwinType
-from streams.importing import as_training_table, read_table
+from streams.training.datasets import as_training_table, read_table
 
 __all__ = ["PRESCRIBERS", "ROWS", "SEED", "Measured", "measured_tables"]
 

@@ -11,8 +11,8 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from engine import SimulationEngine
-from engine.effects import design_of
-from engine.twin_model import TwinModel
+from engine.effects.effect_model import design_of
+from engine.twins.twin_model import TwinModel
 from schemas import TWIN_TYPES, InterventionConfig, TwinPopulation
 from tests.bench.measure import Aim, Figure, interleaved
 from tests.bench.tables import ROWS, SEED, Measured

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from jsonschema import Draft7Validator, Draft202012Validator
 
 from schemas import EVENTS, OutcomeEvent
-from streams.asyncapi import asyncapi_document, event_schemas
-from streams.cli import main
-from streams.topics import TOPICS
+from streams.cli.main import main
+from streams.kafka.asyncapi import asyncapi_document, event_schemas
+from streams.kafka.topics import TOPICS
 from tests.outcomes import outcome
 
 OFFICIAL = json.loads(Path(__file__).with_name("asyncapi-3.0.0.schema.json").read_text(encoding="utf-8"))

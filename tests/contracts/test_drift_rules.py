@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.drift import Detected, compared, judge, state_of
+from engine.fidelity.drift_rules import Detected, compared, judge, state_of
 from schemas import DRIFT_RULES, Baseline, DriftState, FidelityMetrics
 
 METRICS = ("mae", "rmse", "correlation", "coverage_95pct")

@@ -15,7 +15,7 @@ from faust.transport import consumer as base
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.transport import SliceConsumer, SliceTransport, Start
+from streams.kafka.batch_consumer import SliceConsumer, SliceTransport, Start
 
 SIGNATURES = {
     "getmany": ["self", "timeout"],

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from river.drift import ADWIN, PageHinkley
 
-from engine.clusters import effective_n
-from engine.detector import AVERAGE_RUN_LENGTH, BETS, discoveries, grown, handicap, log_mean
-from engine.sums import contributions, total
+from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, discoveries, grown, handicap, log_mean
+from engine.fidelity.effective_sample_size import effective_n
+from engine.fidelity.error_sums import contributions, total
 from schemas import Baseline
 from schemas.events import SUM_FIELDS
-from streams.charts import Curve, Line, Tone, curves_chart
+from streams.reporting.charts import Curve, Line, Tone, curves_chart
 from tests.error_streams import (
     CELL,
     DRAWS,

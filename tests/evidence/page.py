@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader
 
-from streams.charts import CHART_STYLE
+from streams.reporting.charts import CHART_STYLE
 from tests.evidence.part import Part
 
 __all__ = ["as_data", "render"]
@@ -26,6 +26,6 @@ def as_data(part: Part) -> dict[str, Any]:
 
 def render(evidence: Mapping[str, Any]) -> str:
     """The whole page: ``parts`` by name as :func:`as_data` gives them, and ``about`` how they were measured."""
-    loader = ChoiceLoader([FileSystemLoader(Path(__file__).parent), PackageLoader("streams")])
+    loader = ChoiceLoader([FileSystemLoader(Path(__file__).parent), PackageLoader("streams.web")])
     templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return templates.get_template("page.html").render(**evidence, chart_style=CHART_STYLE)

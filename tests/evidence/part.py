@@ -50,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart of :mod:`streams.charts` with a caption that says what to see in it."""
+    """A chart of :mod:`streams.reporting.charts` with a caption that says what to see in it."""
 
     caption: str
     svg: str

@@ -26,16 +26,16 @@ from schemas.fidelity_models import DRIFT_RULES
 from sql.database import Pool, open_pool
 from sql.ledger import Effect, Ledger
 from sql.retrain_store import Request, requests
-from streams.charts import Curve, Line, Place, Tone, curves_chart
-from streams.client import TwinClient
+from streams.client.twin_client import TwinClient
 from streams.demo.run import DEMO
 from streams.demo.stream import OutcomeRows, paced
-from streams.importing import as_training_table, read_table
-from streams.local import local_stack
-from streams.operations import learn, prepare
+from streams.operations.verify import verify
+from streams.reporting.charts import Curve, Line, Place, Tone, curves_chart
 from streams.settings import ROLES, Settings
-from streams.verify import verify
-from streams.worker import Workers
+from streams.training.datasets import as_training_table, read_table
+from streams.worker.local_stack import local_stack
+from streams.worker.setup import learn, prepare
+from streams.worker.supervisor import Workers
 from tests.error_streams import CELL, LOOK, first_looks, log_evidence, looks_of, rule_fired
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 

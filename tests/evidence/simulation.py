@@ -14,15 +14,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine import ExperimentDesigner, SimulationEngine, TwinGenerator
-from engine.calibration import BETWEEN_SCALE, MEAN_SCALE, calibrate
-from engine.counterfactuals import had_they_not_been_treated
-from engine.effects import catalogue_prior
+from engine.effects.calibration import BETWEEN_SCALE, MEAN_SCALE, calibrate
+from engine.effects.effect_model import catalogue_prior
+from engine.experiments.counterfactuals import had_they_not_been_treated
+from engine.experiments.experiment_analysis import Found, relative_effect
 from engine.sample_tables import sample_hcps
-from engine.trials import Found, relative_effect
 from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, InterventionConfig, Reach, TwinType
 from schemas.filters import Filters, conditions, rows_matching
-from streams.charts import Curve, Interval, Line, curves_chart, intervals_chart
-from streams.importing import as_training_table, read_table
+from streams.reporting.charts import Curve, Interval, Line, curves_chart, intervals_chart
+from streams.training.datasets import as_training_table, read_table
 from tests.effect_worlds import Terms, World, terms_of
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 from tests.populations import intervention, population

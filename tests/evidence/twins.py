@@ -16,19 +16,19 @@ import pandas as pd
 from joblib import cpu_count
 from sklearn.metrics import r2_score
 
-from engine.assessment import learn_joint
-from engine.conformal import conformal_quantile
-from engine.donor_adjustment import fit_adjustment
-from engine.outcome_model import encode, fit, predict
-from engine.realism import FOLDS, detection_auc, realism
 from engine.sample_tables import sample_table
-from engine.training_table import TrainingTable, training_table
 from engine.twin_generator import TwinGenerator
-from engine.twin_model import LEVEL, TwinModel
+from engine.twins.conformal import conformal_quantile
+from engine.twins.donor_adjustment import fit_adjustment
+from engine.twins.outcome_model import encode, fit, predict
+from engine.twins.realism import FOLDS, detection_auc, realism
+from engine.twins.realism_assessment import learn_joint
+from engine.twins.training_table import TrainingTable, training_table
+from engine.twins.twin_model import LEVEL, TwinModel
 from schemas import TWIN_TYPES, Brand, TwinType
 from schemas.twin_models import RealismReport
-from streams.charts import Curve, Interval, Line, Tone, curves_chart, intervals_chart
-from streams.importing import as_training_table, read_table
+from streams.reporting.charts import Curve, Interval, Line, Tone, curves_chart, intervals_chart
+from streams.training.datasets import as_training_table, read_table
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 
 __all__ = ["measure"]

@@ -11,13 +11,13 @@ from dowhy.graph import get_descendants, get_instruments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.causal_checks import Disagreement, cross_checked
-from engine.causal_features import select_features
 from engine.sample_tables import sample_table
 from engine.twin_generator import TwinGenerator
+from engine.twins.causal_checks import Disagreement, cross_checked
+from engine.twins.causal_features import select_features
 from schemas import TWIN_TYPES, Brand, ModelCard, TwinType
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph
-from streams.learning import Lesson, learned_apart
+from streams.training.training_process import Lesson, learned_apart
 
 NAMES = ("contact", "a", "b", "c", "d", "e", "sales")
 EFFECT = 0.5

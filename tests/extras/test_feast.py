@@ -13,11 +13,11 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
-from engine.training_table import training_table
+from engine.twins.training_table import training_table
 from schemas import TwinType
 from sql.database import Pool, open_pool
-from sql.history_store import add_history
-from streams.feature_sources import FeastFeatures, HistoryFeatures, feature_source
+from sql.training_data_store import add_history
+from streams.training.feature_sources import FeastFeatures, HistoryFeatures, feature_source
 
 LINE, TARGET = "hcp:kisqali:prescribing_change", "prescribing_change"
 START = pd.Timestamp("2026-01-01", tz="UTC")

@@ -20,17 +20,18 @@ from click.testing import CliRunner
 from deploy.stack.part import free_port, is_free
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
-from engine.twin_model import TwinModel
+from engine.twins.twin_model import TwinModel
 from schemas import Brand, Event, ModelEvent, TwinType
 from sql.database import Pool, open_pool
 from sql.ledger import Artifact, Ledger
-from streams import cli, terminal
-from streams.client import TwinClient
-from streams.registry import MlflowRegistry, prepare_store
-from streams.role import play
+from streams.cli.main import main as cli
+from streams.cli.main import output as terminal
+from streams.client.twin_client import TwinClient
+from streams.kafka.topics import DEAD_LETTERS, TOPICS, create_topics, topic_of
+from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
 from streams.settings import ROLES, Role, Settings
-from streams.topics import DEAD_LETTERS, TOPICS, create_topics, topic_of
-from streams.worker import Workers
+from streams.worker.bootstrap import play
+from streams.worker.supervisor import Workers
 
 READY_S = 60.0
 

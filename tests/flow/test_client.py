@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from schemas import AnswerStatus, InterventionConfig, OutcomeEvent, SimulationAnswer, SimulationRequest
-from streams.client import NoAnswer, TwinClient
+from streams.client.twin_client import NoAnswer, TwinClient
 
 NAMES = UUID(int=99)
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from streams.topics import DEAD_LETTERS
+from streams.kafka.topics import DEAD_LETTERS
 from tests.outcomes import TOPIC, make_card, make_line, outcome
 
 HEADERS = [("trace", b"\xff\x00"), ("trace", b""), ("nothing", None), ("na\x00me", b"1"), ("twin_of_the_sender", b"stays")]

@@ -17,13 +17,13 @@ import pytest
 
 from deploy.stack import free_port
 from schemas import AnswerStatus, Brand, TwinType
-from streams.demo.journey import Pace
 from streams.demo.report import Report
 from streams.demo.run import DEMO, run_demo
-from streams.local import local_stack
+from streams.demo.scenario import Pace
+from streams.operations.verify import verify
 from streams.settings import ROLES, Settings
-from streams.verify import verify
-from streams.worker import Workers
+from streams.worker.local_stack import local_stack
+from streams.worker.supervisor import Workers
 
 SHORT = Pace(rate=200.0, quiet=1_500, shifted_at_most=20_000, after=1_500)
 

@@ -18,11 +18,11 @@ from deploy.stack.part import free_port
 from schemas import OutcomeEvent
 from sql.database import connect
 from sql.migrate import migrate
-from streams.client import TwinClient
+from streams.client.twin_client import TwinClient
+from streams.kafka.topics import create_topics
+from streams.operations.verify import verify
 from streams.settings import ROLES, Settings
-from streams.topics import create_topics
-from streams.verify import verify
-from streams.worker import Workers
+from streams.worker.supervisor import Workers
 from tests.outcomes import TOPIC, make_card, make_line, outcome
 
 PATIENCE_S = 60.0

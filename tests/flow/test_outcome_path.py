@@ -24,11 +24,11 @@ from schemas.events import canonical_digest
 from sql.database import Pool
 from streams.agents import fidelity as fidelity_agent
 from streams.agents import outcomes as outcomes_agent
+from streams.kafka.topics import DEAD_LETTERS, create_topics
 from streams.metrics import REGISTRY
-from streams.role import play
+from streams.operations.verify import verify
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS, create_topics
-from streams.verify import verify
+from streams.worker.bootstrap import play
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
 
 PANE_S, PARTITIONS, PATIENCE_S = 60.0, 4, 60.0
@@ -324,7 +324,7 @@ async def worker(settings: Settings) -> asyncio.subprocess.Process:
     """A process that plays outcomes, without a port that another one may hold."""
     code = (
         "import asyncio\n"
-        "from streams.role import app_of\n"
+        "from streams.worker.bootstrap import app_of\n"
         "from streams.settings import Settings\n"
         "async def main():\n"
         "    app = app_of('outcomes', Settings())\n"

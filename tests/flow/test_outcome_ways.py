@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from engine import SimulationEngine
-from engine.twin_model import TwinModel
+from engine.twins.twin_model import TwinModel
 from schemas import InterventionConfig, OutcomeEvent, SimulationRequest
-from streams.books import Findings, audit_books
+from streams.operations.recomputation import Findings, audit_books
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=10)

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from schemas import InterventionConfig, RetrainEvent, SimulationRequest
 from sql.replay_store import begin_quiet, is_quiet
 from sql.retrain_store import Limits, approve, enqueue, waits_for
-from streams.topics import DEAD_LETTERS
+from streams.kafka.topics import DEAD_LETTERS
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
 
 REQUESTS = "simulation-requests"

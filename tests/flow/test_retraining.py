@@ -20,17 +20,17 @@ from deploy.stack.part import free_port
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
-from sql.history_store import add_history
 from sql.ledger import Ledger
 from sql.retrain_store import enqueue, requests, take
-from streams.client import TwinClient
+from sql.training_data_store import add_history
+from streams.client.twin_client import TwinClient
 from streams.metrics import RETRAINS
-from streams.models import Models
-from streams.registry import MlflowRegistry
-from streams.retraining import Retraining
-from streams.role import play
+from streams.registry.mlflow_registry import MlflowRegistry
+from streams.registry.model_loader import Models
 from streams.settings import ROLES, Settings
-from streams.worker import Workers
+from streams.training.retraining import Retraining
+from streams.worker.bootstrap import play
+from streams.worker.supervisor import Workers
 
 LINE, TARGET = "hcp:kisqali:prescribing_change", "prescribing_change"
 TOPIC = "retrain-events"
@@ -311,7 +311,7 @@ async def test_what_others_promote_is_told_and_crowned_by_the_trainer(service, p
 def _trainings_under(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-axww", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
-    return [int(row[0]) for row in rows if int(row[1]) == pid and "-m streams.learning" in row[2]]
+    return [int(row[0]) for row in rows if int(row[1]) == pid and "-m streams.training.training_process" in row[2]]
 
 
 def _alive(pid: int) -> bool:

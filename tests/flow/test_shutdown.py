@@ -15,10 +15,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from deploy.stack.part import free_port
 from schemas import FidelityErrors, OutcomeEvent
 from sql.database import Pool
-from streams.client import TwinClient
+from streams.client.twin_client import TwinClient
+from streams.kafka.topics import topic_of
 from streams.settings import Settings
-from streams.topics import topic_of
-from streams.worker import Workers
+from streams.worker.supervisor import Workers
 from tests.outcomes import TOPIC, make_card, make_line, outcome
 
 PATIENCE_S = 60.0

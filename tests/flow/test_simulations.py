@@ -14,14 +14,15 @@ from engine import SimulationEngine
 from schemas import AnswerStatus, EffectsEvent, ExperimentResult, InterventionConfig, SimulationAnswer, SimulationRequest
 from schemas.events import canonical_digest
 from schemas.simulation_models import SimulationRecommendation, TrackRecord
-from sql.effect_store import experiments
+from sql.experiment_store import experiments
 from sql.ledger import Ledger
-from sql.run_store import runs
+from sql.simulation_store import runs
 from sql.twin_repository import TwinRepository
-from streams.app import make_app
-from streams.client import NoAnswer
+from streams.client.twin_client import NoAnswer
+from streams.kafka.app import make_app
 from streams.metrics import OUTAGES
-from streams.simulating import Simulator, Tools
+from streams.services import Services
+from streams.simulation.simulator import Simulator
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 SPEAKERS = EMAIL.model_copy(update={"intervention_type": "speaker_program_invitation", "channel": "in_person"})
@@ -42,10 +43,10 @@ def doing(**said) -> dict:
 
 
 @pytest.fixture
-def tools(pool, settings) -> Tools:
+def services(pool, settings) -> Services:
     app = make_app("simulation", settings)
     app.pool = pool
-    return Tools(app)
+    return Services(app)
 
 
 async def test_a_request_is_answered_by_the_champion_as_the_engine_would_answer(service, client, promoted, champion, pool):
@@ -100,10 +101,10 @@ async def test_a_stored_answer_is_said_again_and_not_computed_again(service, cli
 
 
 async def test_a_pinned_request_keeps_to_its_pins_when_champion_and_effects_have_changed(
-    service, client, promoted, champion, pool, tools
+    service, client, promoted, champion, pool, services
 ):
     request = a_request(seed=3)
-    pinned = await tools.simulator.pin(request, canonical_digest(request))
+    pinned = await services.simulator.pin(request, canonical_digest(request))
     other = champion.card.model_copy(update={"model_id": uuid4()})
     await Ledger(pool).register_model(other, "0" * 64)
     await Ledger(pool).promote(other.line, other.model_id, reason="a model whose files are nowhere")
@@ -331,17 +332,17 @@ async def test_an_experiment_that_is_none_becomes_a_dead_letter(service, client,
     assert "observed_at: missing" in headers["twin_reason"]
 
 
-async def test_twins_of_a_completed_simulation_are_found_with_what_it_does_to_each(service, client, promoted, tools):
+async def test_twins_of_a_completed_simulation_are_found_with_what_it_does_to_each(service, client, promoted, services):
     request = a_request(seed=5)
     async with service(["simulation"]):
         answer = await client.request(request)
         rejected = await client.request(a_request(brand="fabhalta"))
-    twins = await tools.twins(request.simulation_id)
+    twins = await services.twins(request.simulation_id)
     assert twins.model_id == promoted.champion
     assert twins.changes.mean() == pytest.approx(answer.result.ate)
     assert twins.rows[uuid5(twins.population.population_id, "3")] == 3
-    assert await tools.twins(rejected.simulation_id) is None
-    assert await tools.twins(UUID(int=1)) is None
+    assert await services.twins(rejected.simulation_id) is None
+    assert await services.twins(UUID(int=1)) is None
 
 
 async def test_a_request_is_asked_for_and_answered_in_processes_of_their_own(service_apart, client, promoted, pool):

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from streams.settings import ROLES, Settings
-from streams.worker import WorkerFailed, Workers
+from streams.worker.supervisor import WorkerFailed, Workers
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
@@ -49,7 +49,7 @@ import sys
 from pydantic import SecretStr
 from pathlib import Path
 from streams.settings import Settings
-from streams.worker import run_worker
+from streams.worker.supervisor import run_worker
 if __name__ == "__main__":
     settings = Settings.model_validate_json(sys.argv[1])
     run_worker(sys.argv[3].split(","), settings, log_folder=Path(sys.argv[2]), say=lambda line: print(line, flush=True))

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from engine.detector import Evidence, fold
-from engine.drift import judge
-from engine.sums import figures, total
+from engine.fidelity.drift_rules import judge
+from engine.fidelity.e_detector import Evidence, fold
+from engine.fidelity.error_sums import figures, total
 from tests.error_streams import CELL, DRAWS, LOOK, known_baseline, log_evidence, looks_of, rule_fired, sampled_baseline
 
 ERRORS = DRAWS["t3"](np.random.default_rng(3), (3, 1000)) * np.array([1.0, 1.25, 2.0])[:, None]

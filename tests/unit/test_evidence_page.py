@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.charts import Curve, curves_chart
+from streams.reporting.charts import Curve, curves_chart
 from tests.evidence.page import as_data, render
 from tests.evidence.part import Figure, Part, Plot, Table
 

@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import ks_2samp
 
 from engine.sample_tables import sample_table
-from engine.sequential_trees import EmptyFilter
-from engine.training_table import ClinicalData
 from engine.twin_generator import NotTrained, TwinGenerator
-from engine.twin_model import TwinModel
+from engine.twins.sequential_trees import EmptyFilter
+from engine.twins.training_table import ClinicalData
+from engine.twins.twin_model import TwinModel
 from schemas import TWIN_TYPES, Brand, TwinType
 
 

@@ -1,0 +1,198 @@
+"""From a question to a real experiment: generate twins, simulate on them, and say how many people in which arm would settle it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.effects.sample_size import SampleSize, design_effect, minimum_detectable_effect, power_of, two_sample
+from engine.simulation_engine import SimulationEngine
+from schemas.filters import Filters
+from schemas.simulation_models import Arm, EffectPrior, ExperimentPlan, InterventionConfig, SimulationResult
+from schemas.twin_models import TwinPopulation
+
+__all__ = ["Assignment", "ExperimentDesigner", "plan_experiment"]
+
+MOST_CORRELATED = 0.99
+
+
+class MakesTwins(Protocol):
+    """A trained ``TwinGenerator`` or ``TwinModel``."""
+
+    def generate(self, n: int, filters: Filters, seed: int, /) -> TwinPopulation:
+        """Twins that satisfy the filters."""
+        ...
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """How people get into arms.
+
+    Attributes:
+        control_ratio: people in the control arm per treated one.
+        cluster_size: people in a unit that is assigned as a whole; 1: each by himself.
+        intraclass_correlation: share of the outcome's variance that lies between such units.
+        size_variation: coefficient of variation of the units' sizes.
+        adjusted: whether the analysis adjusts for the twin's prediction.
+    """
+
+    control_ratio: float = 1.0
+    cluster_size: float = 1.0
+    intraclass_correlation: float = 0.0
+    size_variation: float = 0.0
+    adjusted: bool = True
+
+    @property
+    def design_effect(self) -> float:
+        """Factor by which assigning whole clusters inflates the variance."""
+        return design_effect(self.cluster_size, self.intraclass_correlation, self.size_variation)
+
+
+class ExperimentDesigner:
+    """Designs experiments for the people that a model knows.
+
+    Args:
+        twins: makes them.
+        priors: what is believed of interventions; the catalogue speaks for those left out.
+        n_twins: made for each question.
+        seed: of twins and draws.
+
+    Example:
+        >>> from engine.sample_tables import sample_hcps
+        >>> from engine.twin_generator import TwinGenerator
+        >>> import numpy as np
+        >>> generator = TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1)
+        >>> _ = generator.train(sample_hcps(1000, np.random.default_rng(0)), "prescribing_change")
+        >>> speakers = InterventionConfig(
+        ...     intervention_type="speaker_program_invitation", channel="in_person", frequency="monthly", duration_weeks=12
+        ... )
+        >>> plan = ExperimentDesigner(generator, n_twins=2000).design(speakers, {"min_decile": 6})
+        >>> [arm.name for arm in plan.arms], plan.power >= 0.8
+        (['speaker_program_invitation', 'control'], True)
+    """
+
+    def __init__(
+        self, twins: MakesTwins, *, priors: Mapping[str, EffectPrior] | None = None, n_twins: int = 10_000, seed: int = 0
+    ) -> None:
+        self.twins = twins
+        self.priors = priors
+        self.n_twins = n_twins
+        self.seed = seed
+
+    def design(
+        self,
+        intervention: InterventionConfig,
+        filters: Filters = None,
+        *,
+        effect: float = 0.05,
+        power: float = 0.80,
+        assignment: Assignment = Assignment(),
+        n_available: int | None = None,
+    ) -> ExperimentPlan:
+        """Generate, simulate, and plan.
+
+        Args:
+            intervention: what the treated would get.
+            filters: whom it is for.
+            effect: smallest one worth finding, a fraction on the target's scale.
+            power: probability of finding it.
+            assignment: how people get into arms.
+            n_available: people there are; the plan then uses all of them and tells its power.
+
+        Raises:
+            EmptyFilter, EmptyPopulation: when nobody satisfies the filters.
+            ValueError: for an argument out of its range, or outcomes without any variance.
+        """
+        population = self.twins.generate(self.n_twins, filters, self.seed)
+        engine = SimulationEngine(population, priors=self.priors, min_effect_threshold=effect)
+        return plan_experiment(engine.simulate(intervention), power=power, assignment=assignment, n_available=n_available)
+
+
+def plan_experiment(
+    simulated: SimulationResult,
+    *,
+    power: float = 0.80,
+    assignment: Assignment = Assignment(),
+    n_available: int | None = None,
+) -> ExperimentPlan:
+    """The experiment that would find the ``min_effect_threshold`` of a simulation, or what ``n_available`` people would find.
+
+    Raises:
+        ValueError: for a result without a plan (it says why), or an argument out of its range.
+
+    References:
+        Schuler et al. (2022), Increasing the efficiency of randomized trial estimates via linear adjustment for a prognostic
+        score. International Journal of Biostatistics 18 (PROCOVA: what adjusting for the twin's prediction saves).
+
+    Example:
+        ``plan_experiment(engine.simulate(speakers), assignment=Assignment(cluster_size=20, intraclass_correlation=0.05))`` plans
+        for whole clinics; ``n_available=600`` tells what 600 people would find.
+    """
+    told = simulated.required_sample_size
+    if simulated.intervention is None or "missing" in told:
+        raise ValueError(f"no experiment can be planned: {told.get('missing', 'the result does not name its intervention')}")
+    effect, alpha, outcome_sd = told["minimum_detectable_effect"], told["alpha"], told["outcome_sd"]
+    per_effect = told["minimum_detectable_change"] / effect
+    measured = min(max(told["prediction_correlation"] or 0.0, 0.0), MOST_CORRELATED)
+    rho = measured if assignment.adjusted else 0.0
+    inflated = assignment.design_effect
+    size = (
+        _rounded(
+            two_sample(
+                effect * per_effect,
+                outcome_sd,
+                alpha=alpha,
+                power=power,
+                control_ratio=assignment.control_ratio,
+                design_effect=inflated,
+                correlation=rho,
+            ),
+            assignment.cluster_size,
+        )
+        if n_available is None
+        else _shared(n_available, assignment)
+    )
+    found = {"alpha": alpha, "design_effect": inflated, "correlation": rho}
+    return ExperimentPlan(
+        arms=_arms(size, simulated.intervention, assignment),
+        effect=effect,
+        detectable_effect=minimum_detectable_effect(size, outcome_sd, power=power, **found) / per_effect,
+        alpha=alpha,
+        power=power_of(size, effect * per_effect, outcome_sd, **found),
+        power_at_simulated=power_of(size, simulated.ate * per_effect, outcome_sd, **found),
+        design_effect=inflated,
+        correlation=rho,
+        saved=rho**2,
+        simulation=simulated,
+        warnings=tuple(_warnings(size, assignment)),
+    )
+
+
+def _rounded(size: SampleSize, cluster_size: float) -> SampleSize:
+    """Whole clusters."""
+    return SampleSize(*(math.ceil(math.ceil(n / cluster_size) * cluster_size) for n in size))
+
+
+def _shared(n_available: int, assignment: Assignment) -> SampleSize:
+    """All people there are, in whole clusters."""
+    clusters = int(n_available / assignment.cluster_size)
+    treated = round(clusters / (1.0 + assignment.control_ratio))
+    if not 2 <= treated <= clusters - 2:
+        raise ValueError(f"{n_available} people are {clusters} units of assignment: at least 2 are needed in each arm")
+    return SampleSize(*(int(n * assignment.cluster_size) for n in (treated, clusters - treated)))
+
+
+def _arms(size: SampleSize, intervention: InterventionConfig, assignment: Assignment) -> tuple[Arm, Arm]:
+    treated, control = (max(1, round(n / assignment.cluster_size)) for n in size)
+    return (
+        Arm(name=intervention.intervention_type, intervention=intervention, n=size.n_treated, clusters=treated),
+        Arm(name="control", intervention=None, n=size.n_control, clusters=control),
+    )
+
+
+def _warnings(size: SampleSize, assignment: Assignment) -> list[str]:
+    clusters = min(size) / assignment.cluster_size
+    few = assignment.cluster_size > 1 and clusters < 20
+    return [f"only {clusters:.0f} clusters in the smaller arm: cluster-robust errors want 20 and more"] if few else []

@@ -1,0 +1,56 @@
+"""How much outcomes that share the fortune of a territory or another segment really tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from engine.fidelity.error_sums import QUANTUM, Moments
+from schemas.twin_models import Baseline
+
+__all__ = ["effective_n"]
+
+
+def effective_n(segments: Mapping[str, Sequence[int]], baseline: Baseline) -> float | None:
+    """As many independent outcomes as would pin down the mean absolute error equally well.
+
+    What is shared is told by how much further the segments of one dimension have moved from their own baselines than their sizes
+    allow for: the intraclass correlation of one-way analysis of variance, and by it Kish's design effect. The dimension with the
+    largest one counts.
+
+    Args:
+        segments: sums in the order of ``SUM_FIELDS``, by ``dimension=level``; those without a baseline of their own are left out.
+        baseline: of the model.
+
+    Returns:
+        At most the number of outcomes; None where no dimension has two levels to compare.
+
+    References:
+        Kish (1965), Survey Sampling, section 5.4. Donner (1986), A review of inference procedures for the intraclass correlation
+        coefficient in the one-way random effects model. International Statistical Review 54.
+    """
+    by_dimension: dict[str, list[tuple[float, float, float]]] = {}
+    for name, sums in segments.items():
+        moments = Moments(*sums[: len(Moments._fields)])
+        if name in baseline.segments and moments.n > 0:
+            unit = QUANTUM * baseline.scale
+            mean = unit * (moments.absolute_error / moments.n)
+            squares = unit**2 * moments.error_squared
+            by_dimension.setdefault(name.partition("=")[0], []).append(
+                (moments.n, mean - baseline.segments[name].mae, squares - moments.n * mean**2)
+            )
+    found = [_effective(np.array(groups)) for groups in by_dimension.values() if len(groups) > 1]
+    return min(found) if found else None
+
+
+def _effective(groups: np.ndarray) -> float:
+    """Effective number given size, movement of the mean, and inner sum of squares of each group, shape ``(groups, 3)``."""
+    n, moved, inner = groups.T
+    total, k = n.sum(), len(n)
+    within = inner.sum() / max(total - k, 1)
+    between = (n * (moved - (n * moved).sum() / total) ** 2).sum() / (k - 1)
+    usual = (total - (n**2).sum() / total) / (k - 1)
+    spread = between + (usual - 1) * within
+    shared = max(between - within, 0.0) / spread if spread > 0 else 0.0
+    return float(total / (1 + ((n**2).sum() / total - 1) * shared))

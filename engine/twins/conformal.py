@@ -1,0 +1,133 @@
+"""Prediction intervals that cover one outcome as often as they say: conformal, scaled by how hard a row is.
+
+A residual divided by the expected size of residuals for such a row is a score; the interval is the prediction plus or minus a
+quantile of the scores times that size. Scores are made from out-of-fold predictions and out-of-fold sizes, so no row has helped to
+judge itself, and coverage holds at least at the level asked for when new rows are exchangeable with the old ones. Easy and hard
+rows have quantiles of their own, so that it holds for each of them: the size of large residuals is underrated, and tails differ.
+
+References:
+    Vovk, Gammerman, Shafer (2005), Algorithmic Learning in a Random World, section 4.5 for quantiles by groups. Papadopoulos et al.
+    (2002), Inductive confidence machines for regression, for the scaling. Vovk (2015), Cross-conformal predictors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.model_selection import KFold
+
+from engine.twins.forests import forest_mean
+
+__all__ = ["Conformal", "conformal_quantile", "fit_conformal"]
+
+Array = npt.NDArray[np.float64]
+
+_FOLDS = 5
+_MOST_GROUPS = 5
+_GROUP_ROWS = 300  # fewest scores of a group
+_FLOOR = 0.05  # smallest expected residual, in medians of all residuals: no interval shrinks to nothing
+
+
+def conformal_quantile(scores: npt.ArrayLike, level: float) -> float:
+    """The ``ceil((n + 1) * level)``-th smallest score; infinite where ``n`` scores cannot promise the level.
+
+    Example:
+        >>> conformal_quantile([1, 2, 3, 4, 5, 6, 7, 8, 9], 0.9)
+        9.0
+        >>> conformal_quantile([1, 2], 0.9)
+        inf
+    """
+    ordered = np.sort(np.asarray(scores, dtype=float))
+    rank = math.ceil((len(ordered) + 1) * level - 1e-9)
+    return float(ordered[rank - 1]) if rank <= len(ordered) else math.inf
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """Half widths of prediction intervals.
+
+    Attributes:
+        difficulty: regressor of the log of the absolute residual on the encoded features.
+        floor: smallest expected residual, > 0, units of the target.
+        edges: smallest expected residual of each group of rows but the easiest, ascending, shape ``(groups - 1,)``.
+        scores: of the rows that it was made from, those of each group ascending.
+    """
+
+    difficulty: RandomForestRegressor
+    floor: float
+    edges: Array
+    scores: Sequence[Array]
+
+    def half_width(self, encoded: npt.NDArray[np.floating], level: float) -> Array:
+        """Half width of the interval of each row, units of the target, shape ``(n,)``.
+
+        Raises:
+            ValueError: when the scores are too few to promise ``level``.
+        """
+        quantiles = np.array([conformal_quantile(scores, level) for scores in self.scores])
+        if not np.isfinite(quantiles).all():
+            raise ValueError(f"{min(map(len, self.scores))} scores cannot promise an interval at level {level}")
+        size = _size(self.difficulty, encoded, self.floor)
+        return quantiles[_groups(size, self.edges)] * size
+
+    def coverage(self, level: float) -> float:
+        """Share of the rows it was made from whose outcome lies inside their interval."""
+        return float(np.concatenate([scores <= conformal_quantile(scores, level) for scores in self.scores]).mean())
+
+
+def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Array, seed: int) -> Conformal:
+    """Learn which rows are hard from out-of-fold ``residuals`` ``(n,)``, and score each row by the others.
+
+    Args:
+        encoded: features as the outcome model's encoder gives them, ``(n, p)``.
+        residuals: actual minus out-of-fold prediction.
+        seed: of the folds.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> rows = rng.uniform(size=(1000, 1))
+        >>> conformal = fit_conformal(rows, (0.1 + rows[:, 0]) * rng.normal(size=1000), seed=0)
+        >>> easy, hard = conformal.half_width(np.array([[0.05], [0.95]]), 0.95)
+        >>> bool(hard > 3 * easy), round(conformal.coverage(0.95), 3)
+        (True, 0.955)
+    """
+    size = np.abs(residuals)
+    floor = max(_FLOOR * float(np.median(size)), np.finfo(float).tiny)
+    log_size = np.log(np.maximum(size, floor))
+    expected = np.empty(len(size))
+    for train, test in KFold(_FOLDS, shuffle=True, random_state=seed).split(encoded):
+        expected[test] = _size(_difficulty(encoded[train], log_size[train]), encoded[test], floor)
+    edges = _edges(expected)
+    group, scores = _groups(expected, edges), size / expected
+    by_group = [np.sort(scores[group == each]) for each in range(len(edges) + 1)]
+    return Conformal(_difficulty(encoded, log_size), floor, edges, by_group)
+
+
+def _edges(sizes: Array) -> Array:
+    """Where groups of about equally many rows begin, all but the first; rows that are equally hard stay together."""
+    ordered, n = np.sort(sizes), len(sizes)
+    groups = max(1, min(_MOST_GROUPS, n // _GROUP_ROWS))
+    starts = np.unique(np.searchsorted(ordered, ordered[n * np.arange(1, groups) // groups]))
+    large = (np.diff(starts, prepend=0) >= _GROUP_ROWS) & (n - starts >= _GROUP_ROWS)
+    return ordered[starts[large]]
+
+
+def _groups(sizes: Array, edges: Array) -> npt.NDArray[np.intp]:
+    return np.searchsorted(edges, sizes, side="right")
+
+
+def _difficulty(encoded: npt.NDArray[np.floating], log_size: Array) -> RandomForestRegressor:
+    # One thread of shallow trees: boosting on all processors waits seconds for a neighbour that keeps one of them busy.
+    # A split looks at three features at least: seeing one of few, trees miss the very hard rows.
+    share = min(1.0, max(1 / 3, 3 / encoded.shape[1]))
+    forest = RandomForestRegressor(40, min_samples_leaf=60, max_features=share, max_samples=0.5, n_jobs=1, random_state=0)
+    return forest.fit(encoded, log_size)
+
+
+def _size(difficulty: RandomForestRegressor, encoded: npt.NDArray[np.floating], floor: float) -> Array:
+    return np.maximum(np.exp(forest_mean(difficulty, encoded)), floor)

@@ -1,0 +1,218 @@
+"""One trained version of a model line: it predicts outcomes with intervals and makes twins. It never changes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+from uuid import UUID, uuid5
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+
+from engine.twins.conformal import Conformal
+from engine.twins.donor_adjustment import DonorAdjustment
+from engine.twins.outcome_model import encode, fit, predict
+from engine.twins.realism_assessment import Allowed, assess, learn_joint
+from engine.twins.sequential_trees import JointModel, Predicate, SampledTable
+from engine.twins.training_table import TrainingTable, feature_frame
+from schemas.filters import Condition, Filters, canonical_filters, conditions
+from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, RealismReport, TwinPopulation
+
+__all__ = ["LEVEL", "ModelParts", "TwinModel"]
+
+Array = npt.NDArray[np.float64]
+
+LEVEL = 0.95
+MOST_TWINS = 1_000_000
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """A model taken apart for storing: estimators of scikit-learn, plain arrays, and JSON types; no code."""
+
+    estimators: dict[str, BaseEstimator]
+    arrays: dict[str, npt.NDArray[Any]]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TwinModel:
+    """A trained model.
+
+    Attributes:
+        kinds: of the features, in the order in which the model takes them.
+        joint: distribution of features and target.
+        outcome: encoder and estimator of the expected outcome.
+        adjustment: by how much drawn outcomes follow expected ones.
+        conformal: half widths of prediction intervals.
+    """
+
+    card: ModelCard
+    kinds: Mapping[str, str]
+    joint: JointModel
+    outcome: Pipeline
+    adjustment: DonorAdjustment
+    conformal: Conformal
+
+    def predict(self, frame: pd.DataFrame) -> Array:
+        """Expected outcome without any intervention, shape ``(n,)``, units of the target.
+
+        Features that the frame lacks count as missing, unknown levels as rare ones.
+
+        Raises:
+            ValueError: for a value that a feature cannot have.
+        """
+        return predict(self.outcome, self.encoded(frame))
+
+    def encoded(self, frame: pd.DataFrame) -> Array:
+        """Features of each row as numbers, in the form that the outcome model takes them, shape ``(n, p)``."""
+        return encode(self.outcome, self._features(frame))
+
+    def predict_interval(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array]:
+        """Lower and upper end of the prediction interval of one outcome, each of shape ``(n,)``."""
+        _, lower, upper = self.predict_all(frame, level)
+        return lower, upper
+
+    def predict_all(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array, Array]:
+        """Expected outcome, lower and upper end of its prediction interval, each of shape ``(n,)``."""
+        encoded = self.encoded(frame)
+        expected, half = predict(self.outcome, encoded), self.conformal.half_width(encoded, level)
+        return expected, expected - half, expected + half
+
+    def population_id(self, n: int, filters: Filters = None, seed: int = 0) -> UUID:
+        """Id of the population that ``generate`` makes of the same arguments."""
+        spelled = canonical_filters(self.card.twin_type, filters)
+        return uuid5(self.card.model_id, repr((n, sorted(spelled.items()), seed)))
+
+    def generate(self, n: int, filters: Filters = None, seed: int = 0) -> TwinPopulation:
+        """Make ``n`` twins that satisfy the filters; equal arguments make equal twins.
+
+        Raises:
+            EmptyFilter: when no real row satisfies the filters; it names the nearest filter that some do.
+            ValueError: for an impossible ``n``, or a filter on what these twins lack.
+        """
+        if not 1 <= n <= MOST_TWINS:
+            raise ValueError(f"n is {n}: 1 to {MOST_TWINS:,} twins can be made at once")
+        wanted = conditions(self.card.twin_type, filters)
+        rng, allowed = np.random.default_rng(seed), self._allowed(wanted)
+        sampled, encoded, expected = _drawn(self.joint, self.outcome, self.adjustment, n, rng, allowed)
+        half = self.conformal.half_width(encoded, LEVEL)
+        return TwinPopulation(
+            population_id=self.population_id(n, filters, seed),
+            model_id=self.card.model_id,
+            name=f"{self.card.line} twins",
+            description=f"{n} twins of {self.card.model_type} {self.card.model_id}",
+            twin_count=n,
+            filters_applied=canonical_filters(self.card.twin_type, filters),
+            seed=seed,
+            real_rows=sampled.real_rows,
+            realism=self.card.metrics.realism,
+            model=self.card,
+            frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: expected - half, UPPER: expected + half}),
+        )
+
+    def assess(self, filters: Filters = None, seed: int = 0, n_jobs: int = 1) -> RealismReport:
+        """How real twins that satisfy the filters look, judged on rows held out from all that is learned anew; takes seconds.
+
+        Raises:
+            ValueError: when too few rows satisfy the filters to judge by.
+        """
+        table, allowed = self._table(), self._allowed(conditions(self.card.twin_type, filters))
+
+        def make(rows: npt.NDArray[np.int64], sizes: Sequence[int], rng: np.random.Generator) -> list[pd.DataFrame]:
+            joint, outcome = self._learned_from(table.take(rows), seed, n_jobs)
+            return [_drawn(joint, outcome, self.adjustment.only(rows), n, rng, allowed)[0].frame for n in sizes]
+
+        return assess(table.with_target(self.card.target), make, table.categorical, seed, allowed)
+
+    def _table(self) -> TrainingTable:
+        frame = self.joint.table()
+        return TrainingTable(frame[list(self.kinds)], frame[self.card.target].to_numpy(dtype=np.float64), self.kinds, 0, ())
+
+    def _learned_from(self, known: TrainingTable, seed: int, n_jobs: int) -> tuple[JointModel, Pipeline]:
+        card = self.card
+        seen = known.only([name for name in known.kinds if name in card.metrics.feature_importance])
+        joint = learn_joint(known.with_target(card.target), card.twin_type, known.categorical, card.target, seed, n_jobs)
+        return joint, fit(seen, card.model_type, n_jobs=n_jobs, seed=seed)
+
+    def assessed(self, population: TwinPopulation) -> TwinPopulation:
+        """A population with the report of its own filters in place of its model's; takes seconds."""
+        return population.model_copy(update={"realism": self.assess(population.filters_applied, population.seed)})
+
+    def to_parts(self) -> ModelParts:
+        """Take the model apart; ``from_parts`` puts it together again, bit for bit."""
+        arrays = {f"joint.{name}": array for name, array in self.joint.arrays().items()}
+        scores = {f"conformal_scores.{group}": array for group, array in enumerate(self.conformal.scores)}
+        return ModelParts(
+            estimators={
+                "encoder": self.outcome["encoder"],
+                "estimator": self.outcome["estimator"],
+                "difficulty": self.conformal.difficulty,
+            },
+            arrays={**arrays, "expected": self.adjustment.expected, "conformal_edges": self.conformal.edges, **scores},
+            meta={
+                "card": self.card.model_dump(mode="json"),
+                "kinds": dict(self.kinds),
+                "joint": self.joint.meta,
+                "adjusted_share": self.adjustment.share,
+                "conformal_floor": self.conformal.floor,
+            },
+        )
+
+    @classmethod
+    def from_parts(cls, parts: ModelParts) -> TwinModel:
+        """The model that ``to_parts`` took apart."""
+        joint_arrays = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
+        joint = JointModel.from_arrays(joint_arrays, parts.meta["joint"])
+        scores = [array for name, array in sorted(parts.arrays.items()) if name.startswith("conformal_scores")]
+        edges = parts.arrays.get("conformal_edges", np.empty(0))  # models of before there were groups have one
+        expected = parts.arrays.get("expected", np.zeros(joint.n_rows))  # models of before outcomes were adjusted have none
+        outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
+        return cls(
+            card=ModelCard.model_validate(parts.meta["card"]),
+            kinds=parts.meta["kinds"],
+            joint=joint,
+            outcome=outcome,
+            adjustment=DonorAdjustment(expected, parts.meta.get("adjusted_share", 0.0)),
+            conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], edges, scores),
+        )
+
+    def with_card(self, card: ModelCard) -> TwinModel:
+        """The same model with what a registry has added to its card."""
+        return replace(self, card=card)
+
+    def with_realism(self, report: RealismReport) -> TwinModel:
+        """The same model with a report of how real its twins look."""
+        metrics = self.card.metrics.model_copy(update={"realism": report})
+        return self.with_card(self.card.model_copy(update={"metrics": metrics}))
+
+    def _features(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return feature_frame(frame, self.kinds, self.card.twin_type)
+
+    def _allowed(self, wanted: tuple[Condition, ...]) -> dict[str, Predicate]:
+        by_column: defaultdict[str, list[Condition]] = defaultdict(list)
+        for condition in wanted:
+            if condition.column not in self.kinds:
+                raise ValueError(f"these twins have no {condition.column!r}, the model learned {', '.join(self.kinds)}")
+            by_column[condition.column].append(condition)
+        return {column: _all_of(met) for column, met in by_column.items()}
+
+
+def _drawn(
+    joint: JointModel, outcome: Pipeline, adjustment: DonorAdjustment, n: int, rng: np.random.Generator, allowed: Allowed
+) -> tuple[SampledTable, Array, Array]:
+    """Twins, their features as numbers, and what is expected of them."""
+    sampled = joint.sample(n, rng=rng, allowed=allowed)
+    encoded = encode(outcome, sampled.frame)
+    expected = predict(outcome, encoded)
+    return adjustment.adjusted(joint, sampled, expected), encoded, expected
+
+
+def _all_of(wanted: list[Condition]) -> Predicate:
+    return lambda values: reduce(np.logical_and, [condition.mask(values) for condition in wanted])

@@ -1,0 +1,49 @@
+"""Credentials of every Kafka client: TLS and SASL from the settings."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import faust
+
+from streams.settings import Settings
+
+__all__ = ["faust_credentials", "kafka_security"]
+
+
+def kafka_security(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of every aiokafka client.
+
+    Raises:
+        ValueError: for SASL without a user name.
+    """
+    arguments: dict[str, Any] = {"security_protocol": settings.kafka_security, "ssl_context": _tls(settings)}
+    if settings.kafka_security.startswith("SASL"):
+        if not settings.kafka_username:
+            raise ValueError(f"TWIN_KAFKA_SECURITY={settings.kafka_security} needs TWIN_KAFKA_USERNAME")
+        arguments |= {
+            "sasl_mechanism": settings.kafka_sasl_mechanism,
+            "sasl_plain_username": settings.kafka_username,
+            "sasl_plain_password": settings.kafka_password.get_secret_value(),
+        }
+    return arguments
+
+
+def faust_credentials(settings: Settings) -> faust.Credentials | None:
+    """The same as :func:`kafka_security`, as ``broker_credentials`` of a Faust app."""
+    known = kafka_security(settings)
+    if "sasl_mechanism" in known:
+        return faust.SASLCredentials(
+            username=known["sasl_plain_username"],
+            password=known["sasl_plain_password"],
+            mechanism=known["sasl_mechanism"],
+            ssl_context=known["ssl_context"],
+        )
+    return faust.SSLCredentials(known["ssl_context"]) if known["ssl_context"] else None
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.kafka_security.endswith("SSL"):
+        return None
+    return ssl.create_default_context(cafile=str(settings.kafka_ca_file) if settings.kafka_ca_file else None)

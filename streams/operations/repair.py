@@ -1,0 +1,80 @@
+"""Sends again what is only behind: sums whose windows lag, and refused records without a copy. What is stored is never changed.
+
+Windows and snapshots follow from the sums: the fidelity agent says and keeps them again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from aiokafka import AIOKafkaProducer
+
+from schemas import FidelityErrors, PaneRow, SourceId
+from sql.database import connect
+from sql.dead_letter_store import mark_refused_sent, unsent_refused
+from streams.kafka.dead_letters import letter
+from streams.kafka.records import event_headers, event_value
+from streams.kafka.security import kafka_security
+from streams.kafka.topics import DEAD_LETTERS, LARGEST_RECORD, topic_of
+from streams.settings import Settings
+
+__all__ = ["mend"]
+
+_ROWS_A_MESSAGE = 500
+_LETTERS_AT_ONCE = 1000
+
+
+async def mend(settings: Settings, rows: Iterable[tuple[str, str, PaneRow]], lags: Callable[[str, PaneRow], bool]) -> int:
+    """Send rows of ``fidelity_panes`` that lag, given with line and source, and refusals without a copy; how many messages."""
+    async with _producer(settings) as producer:
+        return await _send_rows(producer, [row for row in rows if lags(row[0], row[2])]) + await _send_letters(producer, settings)
+
+
+async def _send_rows(producer: AIOKafkaProducer, rows: Iterable[tuple[str, str, PaneRow]]) -> int:
+    due: defaultdict[tuple[str, str], list[PaneRow]] = defaultdict(list)
+    for line, source, row in rows:
+        due[line, source].append(row)
+    said = [
+        FidelityErrors(line=line, source=_source(source), watermark=None, rows=tuple(found[first : first + _ROWS_A_MESSAGE]))
+        for (line, source), found in due.items()
+        for first in range(0, len(found), _ROWS_A_MESSAGE)
+    ]
+    for each in said:
+        headers = event_headers(each, "verify")
+        await producer.send_and_wait(topic_of(FidelityErrors), event_value(each), key=each.line.encode(), headers=headers)
+    return len(said)
+
+
+async def _send_letters(producer: AIOKafkaProducer, settings: Settings) -> int:
+    connection = await connect(settings.postgres_dsn.get_secret_value())
+    sent = 0
+    try:
+        while refused := await unsent_refused(connection, datetime.now(UTC), _LETTERS_AT_ONCE):
+            for each in refused:
+                record = letter(each)
+                await producer.send_and_wait(DEAD_LETTERS, record.value, key=record.key, headers=record.headers)
+            await mark_refused_sent(connection, [each.refusal_id for each in refused])
+            sent += len(refused)
+    finally:
+        await connection.close()
+    return sent
+
+
+def _source(name: str) -> SourceId:
+    topic, partition, incarnation = name.rsplit(":", 2)
+    return SourceId(topic=topic, partition=int(partition), incarnation=int(incarnation))
+
+
+@asynccontextmanager
+async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap, acks="all", max_request_size=LARGEST_RECORD, **kafka_security(settings)
+    )
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()

@@ -1,0 +1,249 @@
+"""The MLflow registry: one run per trained model, one registered model per line, whose alias ``champion`` copies the ledger.
+
+Postgres says who is champion; the alias follows. Models are stored as :mod:`streams.registry.serialization` writes them,
+never as pickle. All calls block: from an event loop run them through ``asyncio.to_thread``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from engine.twins.twin_model import TwinModel
+from schemas import Brand, ModelCard, TwinType, line_parts
+from sql.ledger import Artifact
+from streams.registry.serialization import read_parts, write_parts
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["CHAMPION", "MlflowRegistry", "experiment_of", "prepare_store", "registered_name"]
+
+CHAMPION = "champion"
+_MODEL_FOLDER = "model"
+_CARD, _PLOT = "card.json", "feature_importance.png"
+_TAG = "twin."
+_ID_TAG, _DIGEST_TAG, _LINE_TAG = f"{_TAG}model_id", f"{_TAG}sha256", f"{_TAG}line"
+_LONGEST_PARAMETER = 6000
+_IMPORTING = threading.Lock()  # two threads that import MLflow for the first time leave it half imported for good
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def experiment_of(twin_type: TwinType, brand: Brand) -> str:
+    """Name of the experiment that a model's run belongs to.
+
+    >>> experiment_of(TwinType.HCP, Brand.KISQALI)
+    'digital_twin_hcp_kisqali'
+    """
+    return f"digital_twin_{twin_type.value}_{brand.value}"
+
+
+def registered_name(line: str) -> str:
+    """Name of a line's registered model; MLflow allows no colon in it.
+
+    >>> registered_name("hcp:kisqali:prescribing_change")
+    'digital_twin_hcp_kisqali_prescribing_change'
+    """
+    return f"digital_twin_{line.replace(':', '_')}"
+
+
+def prepare_store(uri: str) -> None:
+    """Create the tables of an MLflow store and check that it answers.
+
+    Once, before workers start: processes that meet an empty store together break each other.
+    """
+    for noisy in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    MlflowRegistry(uri).client.search_experiments(max_results=1)
+
+
+@dataclass(frozen=True)
+class MlflowRegistry:
+    """Models in the MLflow store at ``uri``, for example ``sqlite:////path/mlflow.db`` or ``http://mlflow:5000``."""
+
+    uri: str
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The client of MLflow, imported and connected on first use."""
+        with _IMPORTING:
+            os.environ.update(_ENVIRONMENT)
+            import mlflow.artifacts  # noqa: PLC0415  # 60 MB and 1.5 s that only users of models pay
+            import mlflow.entities  # noqa: PLC0415
+            import mlflow.exceptions  # noqa: PLC0415
+
+        return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def save(self, model: TwinModel) -> Artifact:
+        """Register a trained model; one that is registered already is found again."""
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / _MODEL_FOLDER
+            return self.save_folder(model.card, folder, write_parts(model.to_parts(), folder))
+
+    def save_folder(self, card: ModelCard, folder: Path, sha256: str, labels: Mapping[str, str] = MappingProxyType({})) -> Artifact:
+        """Register a model whose parts lie in a folder already; ``labels`` are kept with its run."""
+        known = self.find(card)
+        if known is not None:
+            self._label(known.mlflow_run_id, labels)
+            return known
+        with self._run(card, sha256) as run_id:
+            self._log_card(run_id, card)
+            self._label(run_id, labels)
+            self.client.log_artifacts(run_id, str(folder), _MODEL_FOLDER)
+        self._version(card.line, run_id)
+        return Artifact(run_id, sha256)
+
+    def find(self, card: ModelCard) -> Artifact | None:
+        """The finished registration of a model, None when there is none."""
+        return self._first(experiment_of(card.twin_type, card.brand), _ID_TAG, str(card.model_id))
+
+    def find_labelled(self, line: str, label: str, value: str) -> Artifact | None:
+        """The finished registration of a model of a line with this label, None when there is none."""
+        twin_type, brand, _ = line_parts(line)
+        return self._first(experiment_of(twin_type, brand), _TAG + label, value)
+
+    def labels(self, run_id: str) -> dict[str, str]:
+        """The labels that a model was registered with."""
+        tags = self.client.get_run(run_id).data.tags
+        return {name.removeprefix(_TAG): value for name, value in tags.items() if name.startswith(_TAG)}
+
+    def load(self, artifact: Artifact) -> TwinModel:
+        """Read a model back, bit for bit.
+
+        Raises:
+            UntrustedModel: when its files are not those that were recorded, or must not be read here.
+        """
+        self.client  # noqa: B018  # sets the environment before the import below
+        from mlflow.artifacts import download_artifacts  # noqa: PLC0415
+
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = download_artifacts(
+                run_id=artifact.mlflow_run_id, artifact_path=_MODEL_FOLDER, dst_path=scratch, tracking_uri=self.uri
+            )
+            return TwinModel.from_parts(read_parts(Path(folder), artifact.sha256))
+
+    def crown(self, line: str, run_id: str) -> None:
+        """Let the alias ``champion`` of a line point at the model of a run."""
+        self.client.set_registered_model_alias(registered_name(line), CHAMPION, self._version(line, run_id))
+
+    def champion_run(self, line: str) -> str | None:
+        """Run of the model that the alias ``champion`` points at, None when it points nowhere."""
+        client = self.client
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415  # after the client, whose import is guarded
+
+        try:
+            return str(client.get_model_version_by_alias(registered_name(line), CHAMPION).run_id)
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
+
+    @contextmanager
+    def _run(self, card: ModelCard, sha256: str) -> Iterator[str]:
+        """A run that counts as finished only when everything in it was stored."""
+        experiment = experiment_of(card.twin_type, card.brand)
+        for left_behind in self._runs(experiment, _ID_TAG, str(card.model_id), "RUNNING"):
+            self.client.set_terminated(left_behind.info.run_id, "KILLED")
+        tags = {_ID_TAG: str(card.model_id), _DIGEST_TAG: sha256, _LINE_TAG: card.line}
+        run = self.client.create_run(self._experiment_id(experiment), tags=tags, run_name=str(card.model_id))
+        run_id = str(run.info.run_id)
+        try:
+            yield run_id
+        except BaseException:
+            self.client.set_terminated(run_id, "FAILED")
+            raise
+        self.client.set_terminated(run_id)
+
+    def _experiment_id(self, name: str) -> str:
+        known = self.client.get_experiment_by_name(name)
+        if known is not None:
+            return str(known.experiment_id)
+        return str(self.client.create_experiment(name, artifact_location=_artifact_folder(self.uri, name)))
+
+    def _first(self, experiment: str, tag: str, value: str) -> Artifact | None:
+        for run in self._runs(experiment, tag, value, "FINISHED"):
+            return Artifact(str(run.info.run_id), str(run.data.tags[_DIGEST_TAG]))
+        return None
+
+    def _runs(self, experiment: str, tag: str, value: str, status: str) -> list[Any]:
+        known = self.client.get_experiment_by_name(experiment)
+        if known is None:
+            return []
+        wanted = f"tags.`{tag}` = '{value}' and attributes.status = '{status}'"
+        return list(self.client.search_runs([known.experiment_id], wanted))
+
+    def _label(self, run_id: str, labels: Mapping[str, str]) -> None:
+        for name, value in labels.items():
+            self.client.set_tag(run_id, _TAG + name, value)
+
+    def _log_card(self, run_id: str, card: ModelCard) -> None:
+        from mlflow.entities import Metric, Param  # noqa: PLC0415
+
+        from streams.registry.importance_plot import draw_importance  # noqa: PLC0415  # 30 MB that only who registers a model pays
+
+        at = int(time.time() * 1000)
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, at, 0) for name, value in _metrics(card).items()],
+            params=[Param(name, value) for name, value in _parameters(card).items()],
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / _CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
+            draw_importance(card.metrics.feature_importance, f"{card.line}, {card.model_type}", Path(scratch) / _PLOT)
+            self.client.log_artifacts(run_id, scratch)
+
+    def _version(self, line: str, run_id: str) -> str:
+        """Version of a run's model in the line's registered model, made when it is missing."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        name = registered_name(line)
+        for version in self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+            return str(version.version)
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"runs:/{run_id}/{_MODEL_FOLDER}"
+        return str(self.client.create_model_version(name, source, run_id, await_creation_for=0).version)
+
+
+def _artifact_folder(uri: str, experiment: str) -> str | None:
+    """Folder beside a SQLite store; a server chooses for itself."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts" / experiment).as_uri()
+
+
+def _metrics(card: ModelCard) -> dict[str, float]:
+    named = ("train_r2", "train_mae", "train_rmse", "cv_r2_mean", "cv_r2_std", "fidelity", "no_change_mae")
+    told = {name: getattr(card.metrics, name) for name in named}
+    baseline = {f"baseline_{name}": getattr(card.baseline, name) for name in ("mae", "rmse", "correlation", "coverage_95pct")}
+    return {name: value for name, value in {**told, **baseline, **_realism(card)}.items() if value is not None}
+
+
+def _realism(card: ModelCard) -> dict[str, float]:
+    report = card.metrics.realism
+    named = ("auc", "marginal_score", "association_error", "exact_copies", "near_copies", "closer_to_training")
+    return {f"realism_{name}": getattr(report, name) for name in named} if report else {}
+
+
+def _parameters(card: ModelCard) -> dict[str, str]:
+    identity = {"model_type": card.model_type, "target": card.target, "training_samples": card.training_samples}
+    told = {**card.hyperparameters, **identity, "features": ", ".join(card.features)}
+    return {name: str(value)[:_LONGEST_PARAMETER] for name, value in told.items()}

@@ -1,0 +1,41 @@
+"""Composition root of what agents share: the model loader and the simulator of an app."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from uuid import UUID
+
+from engine.twins.twin_model import TwinModel
+from streams.ingestion.scoring import SimulatedTwins
+from streams.kafka.app import TwinApp
+from streams.registry.mlflow_registry import MlflowRegistry
+from streams.registry.model_loader import Models
+from streams.simulation.simulator import Simulator
+
+__all__ = ["Services"]
+
+
+class Services:
+    """The model loader and the simulator that the agents of one app share; made when first used, after the pool is open."""
+
+    def __init__(self, app: TwinApp) -> None:
+        self._app = app
+
+    @cached_property
+    def models(self) -> Models:
+        """Models by their id."""
+        settings = self._app.settings
+        return Models(self._app.pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+
+    @cached_property
+    def simulator(self) -> Simulator:
+        """Simulations on these models."""
+        return Simulator(self._app.pool, self.models)
+
+    async def model(self, model_id: UUID) -> TwinModel:
+        """A registered model."""
+        return await self.models.get(model_id)
+
+    async def twins(self, simulation_id: UUID) -> SimulatedTwins | None:
+        """The twins of a completed simulation."""
+        return await self.simulator.twins(simulation_id)

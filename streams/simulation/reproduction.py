@@ -1,0 +1,58 @@
+"""A simulation of the past, computed again from what was pinned for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from schemas import SimulationAnswer, SimulationResult
+from sql.database import Pool
+from sql.simulation_store import runs
+from streams.registry.mlflow_registry import MlflowRegistry
+from streams.registry.model_loader import Models
+from streams.reporting.text import result_in_words
+from streams.settings import Settings
+from streams.simulation.simulator import Simulator
+
+__all__ = ["Repeated", "repeat"]
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The answer that was given, and every field in which computing it again gave another value: (then, now)."""
+
+    answer: SimulationAnswer
+    differences: dict[str, tuple[Any, Any]]
+
+    def as_data(self) -> dict[str, Any]:
+        """For scripts."""
+        return {"answer": self.answer.model_dump(mode="json"), "same": not self.differences, "differences": self.differences}
+
+    def in_words(self) -> str:
+        """For people."""
+        told = [f"{name} was {then}, and is {now} now" for name, (then, now) in self.differences.items()]
+        return "\n".join([result_in_words(self.answer), *(told or ["computed again from its pins: the same to the last bit"])])
+
+
+async def repeat(settings: Settings, pool: Pool, simulation_id: UUID) -> Repeated:
+    """Compute a completed simulation again, by the model, effects version, population and seed of its first time.
+
+    Raises:
+        LookupError: when it was never asked for.
+        ValueError: when it was not completed, so that there is nothing to repeat.
+    """
+    pins = (await runs(pool, [simulation_id])).get(simulation_id)
+    if pins is None:
+        raise LookupError(f"simulation {simulation_id} was never asked for")
+    if pins.request is None or pins.answer is None or pins.answer.result is None:
+        said = "has no answer yet" if pins.answer is None else f"was {pins.answer.status.value}: {pins.answer.reason}"
+        raise ValueError(f"simulation {simulation_id} {said}; there is nothing to repeat")
+    models = Models(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+    now, then = await Simulator(pool, models).compute(pins, pins.request), pins.answer.result
+    fields = [name for name in SimulationResult.model_fields if name != "simulated_at"]
+    now = SimulationResult.model_validate(now.model_dump(mode="json"))  # as it would be read back
+    return Repeated(
+        pins.answer,
+        {name: (getattr(then, name), getattr(now, name)) for name in fields if getattr(then, name) != getattr(now, name)},
+    )

@@ -1,0 +1,178 @@
+"""Simulations from what was pinned for them: the twins, the effects, and with them the same answer, however often."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+from engine import SimulationEngine
+from engine.effects.track_record import Answered, track_record
+from engine.twins.sequential_trees import EmptyFilter
+from engine.twins.twin_model import TwinModel
+from schemas import (
+    AnswerStatus,
+    EffectPrior,
+    ExperimentResult,
+    ModelCard,
+    Reach,
+    SimulationRequest,
+    SimulationResult,
+    TwinPopulation,
+    conditions,
+)
+from schemas.filters import Filters
+from sql.database import Pool
+from sql.experiment_store import answered, priors_at_version
+from sql.ledger import Ledger
+from sql.simulation_store import Pins, Recipe, pin, runs
+from sql.twin_repository import TwinRepository
+from streams.ingestion.scoring import SimulatedTwins
+from streams.registry.model_loader import Models
+
+__all__ = ["TWINS", "MissingFeature", "Simulator"]
+
+LOG = logging.getLogger(__name__)
+
+TWINS = 10_000
+"""Twins of a request that names neither a population nor a number."""
+
+
+class MissingFeature(ValueError):
+    """The filter is on a feature that the model of the line was never taught."""
+
+
+class _NotLoaded(Exception):
+    """The champion that a transaction has found is not in memory yet."""
+
+    def __init__(self, model_id: UUID) -> None:
+        super().__init__(f"model {model_id} is not in memory")
+        self.model_id = model_id
+
+
+class Simulator:
+    """Pins requests, computes them, and finds the twins of those that are computed.
+
+    What takes time runs on a thread of its own.
+    """
+
+    def __init__(self, pool: Pool, models: Models) -> None:
+        self._pool = pool
+        self._models = models
+        self._repository = TwinRepository(pool=pool)
+
+    async def pin(self, request: SimulationRequest, body_hash: bytes) -> Pins:
+        """Pin champion, effects version and population of a request, or find what was pinned before.
+
+        Raises:
+            DifferentBody, NoChampion, UnknownPopulation, WrongLine: as :func:`sql.simulation_store.pin` says.
+        """
+        while True:
+            try:
+                return await pin(self._pool, request, body_hash, self._recipe_for(request))
+            except _NotLoaded as missing:  # a population's id comes from its model
+                await self._models.get(missing.model_id)
+
+    async def compute(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
+        """The result of a pinned request; the same pins give the same result but for the time in it.
+
+        Raises:
+            EmptyFilter, EmptyPopulation: for filters that leave nobody; they say which would.
+            MissingFeature: for a filter on what these twins lack.
+        """
+        engine = await self._engine(pins, request)
+        _check_features(engine.population.model, request.filters)
+        result = await asyncio.to_thread(
+            engine.simulate,
+            request.intervention,
+            request.filters,
+            alternatives=request.alternatives,
+            simulation_id=request.simulation_id,
+        )
+        record = await answered(self._pool, request.line, request.intervention.intervention_type)
+        told = {"simulated_at": datetime.now(UTC), "track_record": track_record([Answered(*each) for each in record])}
+        return result.model_copy(update=told)
+
+    async def reach(self, experiment: ExperimentResult) -> Reach | None:
+        """Share of the base effect that an experiment reached, on twins of the champion like the people it was made on.
+
+        None where no twin is like them: the line has no champion, or it knows nothing of what they were chosen by.
+        """
+        champion = await Ledger(self._pool).champion(experiment.line)
+        if champion is None:
+            return None
+        model = await self._models.get(champion)
+        try:
+            _check_features(model.card, experiment.filters)
+            return await asyncio.to_thread(_reach, model, experiment)
+        except (EmptyFilter, MissingFeature) as nobody:
+            LOG.warning("experiment %s counts as one on average people: %s", experiment.experiment_id, nobody)
+            return None
+
+    async def twins(self, simulation_id: UUID) -> SimulatedTwins | None:
+        """The twins of a completed simulation and what it does to each; None for one that was not completed."""
+        pins = (await runs(self._pool, [simulation_id])).get(simulation_id)
+        if pins is None or pins.request is None or pins.answer is None or pins.answer.status is not AnswerStatus.COMPLETED:
+            return None
+        engine = await self._engine(pins, pins.request)
+        return await asyncio.to_thread(_simulated, pins.request, engine)
+
+    def _recipe_for(self, request: SimulationRequest) -> Callable[[UUID], Recipe]:
+        count, seed = request.twin_count or TWINS, request.drawn_seed
+
+        def recipe(champion: UUID) -> Recipe:
+            model = self._models.ready(champion)
+            if model is None:
+                raise _NotLoaded(champion)
+            filters = request.filters.model_dump(exclude_none=True)
+            return Recipe(model.population_id(count, filters, seed), count, seed, filters)
+
+        return recipe
+
+    async def _engine(self, pins: Pins, request: SimulationRequest) -> SimulationEngine:
+        priors = await priors_at_version(self._pool, request.line, pins.effects_version or 0)
+        population = await self._population(pins)
+        return _engine(population, priors, request)
+
+    async def _population(self, pins: Pins) -> TwinPopulation:
+        recipe, model_id = pins.recipe, pins.model_id
+        if recipe is None or model_id is None:
+            raise ValueError(f"simulation {pins.simulation_id} was never pinned")
+        if pins.stored:
+            return await self._repository.load_population(recipe.population_id)
+        model = await self._models.get(model_id)
+        _check_features(model.card, recipe.filters)
+        return await asyncio.to_thread(_generated, model, recipe)
+
+
+def _check_features(card: ModelCard, filters: Filters) -> None:
+    lacking = sorted({condition.column for condition in conditions(card.twin_type, filters)} - set(card.features))
+    if lacking:
+        raise MissingFeature(
+            f"the twins of {card.line} have no {', '.join(lacking)}: filter by {', '.join(card.features)}, or train a model with it"
+        )
+
+
+def _reach(model: TwinModel, experiment: ExperimentResult) -> Reach:
+    return SimulationEngine(model.generate(TWINS, experiment.filters)).reach(experiment.intervention)
+
+
+def _generated(model: TwinModel, recipe: Recipe) -> TwinPopulation:
+    return model.generate(recipe.twin_count, recipe.filters, recipe.seed)
+
+
+def _engine(population: TwinPopulation, priors: dict[str, EffectPrior], request: SimulationRequest) -> SimulationEngine:
+    return SimulationEngine(population, priors=priors, confidence_level=request.confidence_level, seed=request.drawn_seed)
+
+
+def _simulated(request: SimulationRequest, engine: SimulationEngine) -> SimulatedTwins:
+    population = engine.population
+    return SimulatedTwins(
+        line=request.line,
+        model_id=population.model_id,
+        population=population,
+        changes=engine.twin_changes(request.intervention),
+        rows={twin_id: row for row, twin_id in enumerate(population.twin_ids)},
+    )

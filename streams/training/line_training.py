@@ -1,0 +1,210 @@
+"""How a model line gets a model from a table: the first becomes champion as it is, every later one through the gate."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple, Self
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+
+from engine.promotion.promotion_gate import GATE_ROWS, Comparison
+from engine.twins.twin_model import TwinModel
+from schemas import TWIN_TYPES, Brand, ModelCard, ModelEvent, TwinType, line_parts, model_line
+from sql.database import Database
+from sql.ledger import Artifact, Ledger
+from sql.training_data_store import ENTITY, OBSERVED, add_history, training_rows
+from streams.registry.mlflow_registry import MlflowRegistry
+from streams.settings import Settings
+from streams.training.shadow_evaluation import gate
+from streams.training.training_process import Learned, Lesson, TrainingRefused, learned_apart
+
+__all__ = ["LEARNED_UNTIL", "Trained", "Until", "keep", "lesson_for", "register", "train_line"]
+
+LEARNED_UNTIL = "learned_until"
+"""Label of a registered model: the last row that it learned from."""
+
+_GATE_SHARE = 4
+_EVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class Until(NamedTuple):
+    """A place in the order of rows: by time, and by entity among rows of the same time."""
+
+    observed_at: datetime
+    entity_id: str
+
+    @classmethod
+    def last_of(cls, rows: pd.DataFrame) -> Self:
+        """Place of the last row."""
+        return cls(rows[OBSERVED].iloc[-1].to_pydatetime(), str(rows[ENTITY].iloc[-1]))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The place that ``str`` wrote."""
+        observed_at, entity_id = json.loads(text)
+        return cls(datetime.fromisoformat(observed_at), entity_id)
+
+    def __str__(self) -> str:
+        return json.dumps([self.observed_at.isoformat(), self.entity_id])
+
+    def rows_after(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows beyond this place."""
+        same, later = rows[OBSERVED] == self.observed_at, rows[OBSERVED] > self.observed_at
+        return rows[later | (same & (rows[ENTITY] > self.entity_id))]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a table.
+
+    Attributes:
+        event: the last thing written about the line: who is champion after all this.
+        comparison: of the gate; None for the first champion, whom nobody challenges.
+    """
+
+    card: ModelCard
+    artifact: Artifact
+    event: ModelEvent
+    comparison: Comparison | None
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the new model answers now."""
+        return self.event.champion == self.card.model_id
+
+
+async def train_line(
+    database: Database,
+    registry: MlflowRegistry,
+    frame: pd.DataFrame,
+    twin_type: TwinType,
+    brand: Brand,
+    target: str | None = None,
+    *,
+    settings: Settings,
+    source: str,
+    seed: int = 0,
+) -> Trained:
+    """Train a model of a line on a table, register it, and make it champion.
+
+    The first model of a line becomes champion as it is. A later one has to pass the gate on rows of the table that the line has not
+    seen yet; they are kept apart from training.
+
+    Args:
+        database: a pool or a connection.
+        registry: where the model is kept.
+        frame: features, target, and optionally ``entity_id`` and ``observed_at``; rows without them are numbered, and observed now.
+        twin_type: of the line.
+        brand: of the line.
+        target: of the line; the twin type's own by default.
+        settings: of the service.
+        source: where the table comes from, as its history will tell.
+        seed: of the training.
+
+    Raises:
+        TrainingRefused: when the table cannot be trained on, or has too few new rows to challenge a champion.
+        TrainingFailed: when training took too much time or memory.
+    """
+    name = TWIN_TYPES[twin_type].target(target).name
+    line, ledger = model_line(twin_type, brand, name), Ledger(database)
+    champion = await ledger.champion(line)
+    rows = _ordered(frame, name, await database.fetchval("SELECT clock_timestamp()"))
+    unseen = await _unseen(database, line, rows)
+    learned, held_out = (rows, unseen.iloc[:0]) if champion is None else _with_held_out(rows, unseen)
+    lesson = lesson_for(line, settings, seed)
+    async with learned_apart(lesson, learned) as found:
+        artifact = await keep(registry, found, {LEARNED_UNTIL: str(Until.last_of(learned))})
+        await add_history(database, line, unseen, source)
+        card, _ = await register(ledger, found.model.card, artifact, settings)
+        comparison = await _against_champion(ledger, registry, champion, found.model, held_out)
+    event = await _decide(ledger, card, comparison, source)
+    if event.champion == card.model_id:
+        await asyncio.to_thread(registry.crown, line, artifact.mlflow_run_id)
+    return Trained(card, artifact, event, comparison)
+
+
+def lesson_for(line: str, settings: Settings, seed: int) -> Lesson:
+    """What a training of a line is, and what it may take."""
+    twin_type, brand, target = line_parts(line)
+    return Lesson(
+        twin_type=twin_type,
+        brand=brand,
+        target=target,
+        seed=seed,
+        seconds=settings.training_timeout_s,
+        memory_bytes=settings.training_memory_mb * 2**20,
+        model_type=settings.model_type,
+        graph=settings.graph_of(twin_type),
+    )
+
+
+def _ordered(frame: pd.DataFrame, target: str, now: datetime) -> pd.DataFrame:
+    """The usable rows as history has them, in the order of time."""
+    if target not in frame:
+        raise TrainingRefused(f"the table has no column {target!r}, the target: it has {', '.join(map(str, frame))}")
+    numbers = pd.to_numeric(frame[target], errors="coerce").astype("float64")
+    rows = frame.assign(**{target: numbers})[np.isfinite(numbers)]
+    ids = rows[ENTITY].astype(str) if ENTITY in rows else pd.Series([f"row-{row}" for row in range(len(rows))], index=rows.index)
+    times = pd.to_datetime(rows[OBSERVED], utc=True) if OBSERVED in rows else pd.Series(pd.Timestamp(now), index=rows.index)
+    placed = rows.drop(columns=[ENTITY, OBSERVED], errors="ignore").assign(entity_id=ids, observed_at=times)
+    return placed.sort_values([OBSERVED, ENTITY], kind="stable").reset_index(drop=True)
+
+
+async def _unseen(database: Database, line: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose entity never had this outcome before: the same table read again has none."""
+    target = line_parts(line)[2]
+    known = await training_rows(database, line, _EVER)
+    seen = set(zip(known[ENTITY], known[target], strict=True))
+    return rows[[row not in seen for row in zip(rows[ENTITY], rows[target], strict=True)]]
+
+
+def _with_held_out(rows: pd.DataFrame, unseen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What is learned from, and what is kept for the gate: the latest unseen rows."""
+    if len(unseen) < GATE_ROWS:
+        raise TrainingRefused(
+            f"{len(unseen)} of {len(rows)} rows are new to the line: a challenger of its champion is judged on {GATE_ROWS} or more"
+        )
+    held_out = unseen.iloc[-max(GATE_ROWS, len(unseen) // _GATE_SHARE) :]
+    return rows.drop(index=held_out.index), held_out
+
+
+async def keep(registry: MlflowRegistry, found: Learned, labels: dict[str, str]) -> Artifact:
+    """Put a trained model into the registry, off the event loop."""
+    return await asyncio.to_thread(registry.save_folder, found.model.card, found.folder, found.sha256, labels)
+
+
+async def register(
+    ledger: Ledger, card: ModelCard, artifact: Artifact, settings: Settings, retrain_id: UUID | None = None
+) -> tuple[ModelCard, ModelEvent]:
+    """Write a model that lies in the registry into the ledger, and return its card as stored."""
+    stored = card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id})
+    event = await ledger.register_model(
+        stored, artifact.sha256, retrain_id=retrain_id, pane_s=settings.pane_s, window_s=settings.window_s
+    )
+    return await ledger.card(card.model_id), event
+
+
+async def _against_champion(
+    ledger: Ledger, registry: MlflowRegistry, champion: UUID | None, model: TwinModel, held_out: pd.DataFrame
+) -> Comparison | None:
+    if champion is None:
+        return None
+    current = await asyncio.to_thread(registry.load, await ledger.artifact(champion))
+    return await asyncio.to_thread(gate, held_out, current, model)
+
+
+async def _decide(ledger: Ledger, card: ModelCard, comparison: Comparison | None, source: str) -> ModelEvent:
+    if comparison is None:
+        return await ledger.promote(card.line, card.model_id, reason=f"first champion of the line, trained on {source}")
+    return await ledger.conclude(
+        "promoted" if comparison.promote else "rejected",
+        card.line,
+        card.model_id,
+        reason=comparison.reason,
+        comparison=comparison.numbers(),
+    )

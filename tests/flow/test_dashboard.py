@@ -1,0 +1,164 @@
+"""The page of the service: served over HTTP, from the tables of a real Postgres."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import aiohttp
+import pytest
+from playwright.async_api import async_playwright
+
+from schemas import DriftState
+from sql.database import open_pool
+from streams.reporting.charts import Mark
+from streams.reporting.overview import look
+from streams.settings import Settings
+from streams.web.dashboard import render, render_report, serving_page
+from tests.flow.line_fixture import LINE, live
+
+NOW = datetime(2025, 3, 4, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def page_settings(fresh_database: str) -> Settings:
+    return Settings(postgres_dsn=fresh_database)
+
+
+@pytest.fixture
+async def page_pool(page_settings: Settings) -> AsyncIterator:
+    opened = await open_pool(page_settings)
+    yield opened
+    await opened.close()
+
+
+def text_of(html: str) -> str:
+    body = re.sub(r"<(style|script|desc|title)\b.*?</\1>", " ", html, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+
+
+async def test_a_service_that_has_seen_nothing_says_so_and_what_to_do(page_settings, page_pool):
+    text = text_of(render(await look(page_pool, 200), page_settings, "nonce"))
+    assert "No model line yet" in text
+    assert "twinstream train FILE" in text
+    assert "Nobody has asked yet" in text
+    assert "Every record so far was taken in." in text
+
+
+async def test_a_look_reads_the_newest_window_of_every_series_exactly(page_pool):
+    await live(page_pool, now=NOW)
+    (line,) = (await look(page_pool, 200)).lines
+    windows = {window.segment: window for window in line.windows}
+    assert line.line == LINE
+    assert set(windows) == {"all", "region=south", "region=west"}
+    assert windows["all"].metrics.n == 12 * 200
+    assert windows["region=south"].metrics.n + windows["region=west"].metrics.n == 12 * 200
+    assert windows["all"].metrics.mae == pytest.approx(0.063 * (2 / 3.141592653589793) ** 0.5, rel=0.05)
+    assert windows["all"].state is DriftState.OK
+    assert line.scored == line.champion
+    assert [series.card.model_id for series in line.over_time][-1] == line.champion.model_id
+    assert sum(point.metrics.n for series in line.over_time for point in series.points) == 108 * 200
+
+
+async def test_windows_are_judged_only_from_the_least_number_of_outcomes(page_pool):
+    await live(page_pool, now=NOW)
+    (line,) = (await look(page_pool, n_min=1_000_000)).lines
+    assert all("too few to judge" in verdict.reason for verdict in line.whole.verdicts)
+
+
+async def test_the_page_tells_the_whole_story_and_nothing_foreign_becomes_markup(page_settings, page_pool):
+    await live(page_pool, now=NOW)
+    async with serving_page(page_settings) as address, aiohttp.ClientSession() as session, session.get(address) as reply:
+        html = await reply.text()
+        policy = reply.headers["Content-Security-Policy"]
+    text = text_of(html)
+    for said in (
+        "HCP · Kisqali",
+        "prescribing change",
+        "21,600 outcomes taken in",
+        "speaker program invitation",
+        "6.1% to 15.8%",
+        "do not deploy",
+        "mae 0.0761 is above 0.06144",
+        "the second challenger was promoted",
+        "challenger mae",
+        "outcome-events:2 @ 41",
+        "2 segments",
+    ):
+        assert said in text, said
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert html.count("<script") == 1
+    assert re.search(r"script-src 'nonce-([^']+)'", policy).group(1) in html
+    assert not re.search(r"""(src|href)=["']https?://(?!127\.0\.0\.1)""", html)
+
+
+async def test_charts_mark_the_retrain_and_the_promotion(page_settings, page_pool):
+    await live(page_pool, now=NOW)
+    html = render(await look(page_pool, 200), page_settings, "nonce")
+    error = html[html.index("Mean absolute error over time") : html.index("Coverage over time")]
+    for said in ("retrain asked for", "challenger rejected", "promoted", "baseline", "limit +20%"):
+        assert f">{said}</text>" in error, said
+
+
+async def test_without_postgres_the_page_says_what_is_missing(page_settings, fresh_database, postgres_dsn):
+    async with serving_page(page_settings) as address, aiohttp.ClientSession() as session:
+        admin = await open_pool(page_settings, dsn=postgres_dsn)
+        name = fresh_database.rpartition("/")[2]
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        async with session.get(address) as reply:
+            words = await reply.text()
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await admin.close()
+        async with session.get(address) as again:
+            recovered = again.status
+    assert reply.status == 503
+    assert words.startswith("Postgres does not answer")
+    assert recovered == 200
+
+
+async def test_a_report_is_one_file_without_a_script_and_with_marks_of_its_own(page_pool):
+    await live(page_pool, now=NOW)
+    seen = await look(page_pool, 200)
+    told = {
+        "succeeded": True,
+        "table": {"source": "a table", "rows": 1, "left_out": []},
+        "model": seen.lines[0].champion.model_dump(mode="json"),
+        "outcomes": 21_600,
+        "shift": "none",
+        "delay_outcomes": 388,
+        "fidelity": {},
+        "verify": {"mismatches": []},
+        "seconds": {"training": 1.0},
+    }
+    html = render_report(seen, told, "IN WORDS <&>", [Mark(NOW - timedelta(hours=3), "injected shift", "warn")])
+    assert "<script" not in html
+    assert html.count(">injected shift</text>") == 2
+    assert "IN WORDS &lt;&amp;&gt;" in html
+
+
+async def test_a_browser_shows_the_page_without_complaint_and_refreshes_it_by_itself(page_settings, page_pool):
+    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser_path is None:
+        if os.environ.get("CI"):
+            pytest.fail("no chromium on the PATH")
+        pytest.skip("no chromium on the PATH")
+    await live(page_pool, now=NOW)
+    complaints: list[str] = []
+    async with serving_page(page_settings) as address, async_playwright() as player:
+        browser = await player.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
+        page = await browser.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.goto(address)
+        await page.locator("summary", has_text="2 segments").click()
+        await page_pool.execute("DELETE FROM refused_records")
+        await page.get_by_text("Every record so far was taken in.").wait_for(timeout=30_000)
+        assert await page.get_by_text("region=south").is_visible()
+        assert await page.locator("svg[role=img]").count() == 3
+        await browser.close()
+    assert complaints == []

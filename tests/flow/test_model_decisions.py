@@ -1,0 +1,156 @@
+"""What people decide about models, by the commands they type: each one event, each told of afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
+from sql.ledger import Effect, Ledger
+from sql.retrain_store import enqueue, note_learned, request, take
+from sql.simulation_store import Recipe, pin
+from streams.registry.mlflow_registry import MlflowRegistry
+
+LINE = "hcp:kisqali:prescribing_change"
+FIGURE = {"champion": 0.25, "challenger": 0.12, "difference": -0.13, "standard_error": 0.01, "entities": 500}
+GATE = {
+    "n": 500,
+    "entities": 500,
+    "n_effective": 500.0,
+    "mae": FIGURE,
+    "correlation": FIGURE,
+    "coverage": FIGURE,
+    "segments": {"region=south": FIGURE},
+    "reason": "MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
+}
+
+
+@pytest.fixture
+async def second(promoted, champion, saved, pool):
+    """Another model of the line, which is not champion."""
+    card = champion.card.model_copy(update={"model_id": uuid4(), "mlflow_run_id": saved.mlflow_run_id})
+    await Ledger(pool).register_model(card, saved.sha256)
+    return card.model_id
+
+
+def an_alarm(accused) -> RetrainEvent:
+    return RetrainEvent(
+        retrain_id=uuid4(),
+        line=LINE,
+        model_id=accused,
+        attempt=0,
+        requested_at=datetime.now(UTC),
+        cause="drift",
+        reason="mae 0.25 is above 0.14",
+        evidence={
+            "segment": "all",
+            "window_start": "2026-03-01T00:00:00Z",
+            "window_end": "2026-03-01T01:00:00Z",
+            "metrics": {"n": 2400, "mae": 0.25, "standard_errors": {"mae": 0.004}},
+            "verdicts": [{"rule": "mae_increase", "fired": True, "reason": "mae 0.25 is above 0.14"}],
+            "evidence_ratio": 1.07,
+        },
+    )
+
+
+async def test_a_promotion_and_a_rollback_are_one_command_and_one_event_each(
+    twinstream, promoted, second, pool, listener, settings
+):
+    told = await twinstream("models", "promote", LINE, str(second)[:8], "--reason", "it knows more", "--json")
+    assert (told["happened"], told["champion"], told["reason"]) == ("promoted", str(second), "it knows more")
+    assert await Ledger(pool).champion(LINE) == second
+    assert "rolled_back" in await twinstream("models", "rollback", LINE)
+    assert await Ledger(pool).champion(LINE) == promoted.champion
+    run = (await Ledger(pool).artifact(promoted.champion)).mlflow_run_id
+    assert await asyncio.to_thread(MlflowRegistry(settings.mlflow_uri).champion_run, LINE) == run
+    history = await twinstream("models", "history", LINE)
+    assert [line.split()[3] for line in history.splitlines()] == ["trained", "promoted", "trained", "promoted", "rolled_back"]
+    assert await listener.events(ModelEvent, 5) == await Ledger(pool).history(LINE)
+    assert await listener.count("model-events") == 5
+
+
+async def test_what_cannot_be_decided_is_refused_in_one_line(twinstream, promoted):
+    for words, reason in {
+        ("models", "promote", LINE, "ffffffff"): "no model of hcp:kisqali:prescribing_change begins with 'ffffffff'",
+        ("models", "promote", "hcp:fabhalta:prescribing_change", "f"): "no model line 'hcp:fabhalta:prescribing_change' yet",
+        ("models", "rollback", LINE): "has no champion before",
+        ("why", "abc"): "no retrain begins with 'abc'",
+        ("models", "history", "--simulation", str(uuid4())): "was ever asked for",
+    }.items():
+        said = await twinstream(*words, status=1)
+        assert reason in said
+        assert len(said.strip().splitlines()) == 1
+
+
+async def test_a_line_that_waits_for_approval_is_approved_by_command(twinstream, promoted, pool, settings):
+    await twinstream("models", "policy", LINE, "approve")
+    await enqueue(pool, alarm := an_alarm(promoted.champion))
+    assert "it waits for approval: twinstream retrain approve" in await twinstream("why", str(alarm.retrain_id))
+    assert await take(pool, "w", settings.retrain_limits) is None
+    await twinstream("retrain", "approve", str(alarm.retrain_id)[:8])
+    assert await take(pool, "w", settings.retrain_limits) is not None
+    assert str(alarm.retrain_id) in await twinstream("retrain", "list", LINE)
+
+
+async def test_why_tells_the_whole_story_of_a_retrain_on_one_screen(twinstream, promoted, second, pool, settings):
+    await enqueue(pool, alarm := an_alarm(promoted.champion))
+    job = await take(pool, "w", settings.retrain_limits)
+    learned = {"rows": 1200, "history_rows": 30, "since": "2026-03-01", "until": "2026-03-02", "as_of": "2026-03-02"}
+    await note_learned(pool, job.retrain_id, learned)
+    ledger = Ledger(pool)
+    told = {"retrain_id": job.retrain_id, "fence": job.fence, "reason": "MAE 0.12 instead of 0.25 on 500 later rows"}
+    await ledger.promote(LINE, second, **told, comparison=GATE)
+    (promotion,) = await ledger.watched()
+    await ledger.note_effect(promotion, Effect(LINE, promotion.generation, 2000, "gain", True, GATE))
+    story = await twinstream("why", str(alarm.retrain_id)[:8])
+    assert len(story.splitlines()) <= 24
+    for part in (
+        f"retrain {alarm.retrain_id} of {LINE}: promoted",
+        "MAE 0.25 ± 0.004 (baseline",
+        "2,400 outcomes of segment all",
+        "fired mae_increase: mae 0.25 is above 0.14",
+        "1.07 of the limit",
+        "1,200 outcomes since the estimated change",
+        "30 rows from before it",
+        "on 500 later rows of 500 entities",
+        "mae of region=south 0.12 against 0.25, -0.13 ± 0.01",
+        f"promoted: model {second}",
+        "a gain: MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
+        "policy auto",
+    ):
+        assert part in story
+    assert (await twinstream("why", str(alarm.retrain_id), "--json"))["effect"]["verdict"] == "gain"
+
+
+async def test_the_ledger_tells_which_model_answered_a_simulation(twinstream, promoted, second, pool):
+    asked = SimulationRequest(
+        simulation_id=uuid4(),
+        requested_at=datetime.now(UTC),
+        twin_type=TwinType.HCP,
+        brand=Brand.KISQALI,
+        intervention=InterventionConfig(
+            intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12
+        ),
+    )
+    await pin(pool, asked, b"hash", lambda _: Recipe(uuid4(), 1000, 1, {}))
+    await Ledger(pool).promote(LINE, second)
+    said = await twinstream("models", "history", "--simulation", str(asked.simulation_id))
+    assert f"model {promoted.champion} of {LINE}, effects version 0" in said
+    assert "generation 2" in said
+    assert "first model of the line" in said
+
+
+async def test_a_person_who_chooses_a_policy_is_written_down(twinstream, promoted, pool):
+    await twinstream("models", "policy", LINE, "suggest", "--reason", "until the summer")
+    state = await Ledger(pool).state(LINE)
+    assert (state.happened, state.reason) == ("policy", "auto -> suggest; until the summer")
+    assert "retrains: suggest" in await twinstream("models", "list")
+    assert (await request(pool, await _suggested(pool, promoted))).status == "queued"
+
+
+async def _suggested(pool, promoted):
+    await enqueue(pool, alarm := an_alarm(promoted.champion))
+    return alarm.retrain_id

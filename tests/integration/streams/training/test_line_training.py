@@ -1,0 +1,272 @@
+"""Lines that get their models: the first from a table, challengers from what was observed since, on real Postgres and MLflow."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine import FidelityTracker, TwinGenerator
+from engine.promotion.carry_over import ENOUGH_NEW
+from engine.promotion.promotion_gate import GATE_ROWS
+from engine.sample_tables import sample_hcps
+from schemas import Brand, RetrainEvent, TwinType
+from sql.database import open_pool
+from sql.ledger import Ledger, UnknownModel
+from sql.retrain_store import Limits, enqueue, request, take
+from sql.training_data_store import add_history, training_rows
+from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
+from streams.registry.model_loader import Models
+from streams.registry.serialization import write_parts
+from streams.settings import Settings
+from streams.training.line_training import LEARNED_UNTIL, Until, train_line
+from streams.training.retraining import Retraining
+from streams.training.training_process import TrainingRefused
+
+LINE, TARGET = "hcp:kisqali:prescribing_change", "prescribing_change"
+SHIFT = -0.3
+BEFORE = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    prepare_store(uri)
+    return MlflowRegistry(uri)
+
+
+@pytest.fixture(scope="module")
+def first_model():
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=2)
+    generator.train(first_table())
+    return generator.model
+
+
+@pytest.fixture
+async def first(pool, registry, first_model):
+    """The first champion of a line, as ``train_line`` would have made it from ``first_table``."""
+    rows = first_table().assign(observed_at=pd.Timestamp(BEFORE))
+    await add_history(pool, LINE, rows, "a test")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        digest = write_parts(first_model.to_parts(), folder)
+        labels = {LEARNED_UNTIL: str(Until(BEFORE, max(rows["entity_id"])))}
+        artifact = registry.save_folder(first_model.card, folder, digest, labels)
+    card = first_model.card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id})
+    await Ledger(pool).register_model(card, artifact.sha256)
+    await Ledger(pool).promote(LINE, card.model_id)
+    registry.crown(LINE, artifact.mlflow_run_id)
+    return card
+
+
+@pytest.fixture
+async def pool(fresh_database):
+    opened = await open_pool(dsn=fresh_database)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def settings():
+    return Settings(cooldown_s=0.0, training_timeout_s=120.0, skew_s=86_400.0)
+
+
+def table(n, seed, *, start=None, shifted=False, prefix="hcp"):
+    """Prescribers; with a start one a second from then on; shifted, those of primary care prescribe less."""
+    frame = sample_hcps(n, np.random.default_rng(seed)).drop(columns="entity_id", errors="ignore")
+    frame.insert(0, "entity_id", [f"{prefix}-{seed}-{row}" for row in range(n)])
+    if start is not None:
+        frame["observed_at"] = pd.to_datetime([start + timedelta(seconds=row) for row in range(n)], utc=True)
+    if shifted:
+        frame[TARGET] += SHIFT * (frame["specialty"] == "primary_care")
+    return frame
+
+
+def first_table():
+    return table(1500, 1)
+
+
+async def trained(pool, registry, settings, frame):
+    return await train_line(pool, registry, frame, TwinType.HCP, Brand.KISQALI, settings=settings, source="a test")
+
+
+async def accused(pool, first):
+    """A job for a retrain of the champion, and the event behind it."""
+    event = RetrainEvent(
+        retrain_id=uuid4(),
+        line=LINE,
+        model_id=first.model_id,
+        attempt=0,
+        requested_at=datetime.now(UTC),
+        cause="drift",
+        reason="MAE rose",
+    )
+    await enqueue(pool, event)
+    return await take(pool, "test", Limits(cooldown_s=0.0, budget_a_day=10))
+
+
+def steps(pool, registry, settings):
+    return Retraining(pool, registry, Models(pool, registry, size=2).get, settings)
+
+
+async def test_the_first_model_of_a_line_is_champion_as_it_is(pool, registry, settings):
+    frame = table(1200, 1)
+    found = await trained(pool, registry, settings, frame)
+    ledger = Ledger(pool)
+    assert found.promoted
+    assert found.comparison is None
+    assert await ledger.champion(LINE) == found.card.model_id
+    assert [event.happened for event in await ledger.history(LINE)] == ["trained", "promoted"]
+    assert (await ledger.card(found.card.model_id)).mlflow_run_id == found.artifact.mlflow_run_id
+    assert registry.champion_run(LINE) == found.artifact.mlflow_run_id
+    history = await training_rows(pool, LINE, datetime.now(UTC))
+    assert sorted(history["entity_id"]) == sorted(frame["entity_id"])
+    assert found.card.trained_at is not None
+
+
+async def test_the_champion_is_read_from_postgres_and_kept_in_memory(pool, registry, first):
+    models = Models(pool, registry, size=1)
+    assert models.ready(first.model_id) is None
+    one, other = await asyncio.gather(models.get(first.model_id), models.get(first.model_id))
+    assert one is other is models.ready(first.model_id)
+    assert one.card == await Ledger(pool).card(first.model_id)
+
+
+async def test_a_model_that_nobody_registered_is_unknown(pool, registry):
+    with pytest.raises(UnknownModel):
+        await Models(pool, registry, size=1).get(uuid4())
+
+
+async def test_the_same_table_again_challenges_nobody(pool, registry, settings, first):
+    with pytest.raises(TrainingRefused, match="0 of 1500 rows are new to the line"):
+        await trained(pool, registry, settings, first_table())
+    assert len(await Ledger(pool).history(LINE)) == 2
+
+
+async def test_a_second_table_of_the_same_world_promotes_nobody(pool, registry, settings, first):
+    second = await trained(pool, registry, settings, table(1700, 2))
+    assert not second.promoted
+    assert second.comparison.n == GATE_ROWS
+    assert await Ledger(pool).champion(LINE) == first.model_id
+    assert registry.champion_run(LINE) == first.mlflow_run_id
+
+
+async def test_a_second_table_of_another_world_passes_the_gate(pool, registry, settings, first):
+    second = await trained(pool, registry, settings, table(1700, 2, shifted=True))
+    assert second.promoted
+    assert second.comparison.mae.challenger < second.comparison.mae.champion
+    assert registry.champion_run(LINE) == second.artifact.mlflow_run_id
+
+
+async def test_a_table_that_is_too_small_is_refused_and_leaves_nothing(pool, registry, settings):
+    with pytest.raises(TrainingRefused, match=r"999 rows .* too few"):
+        await trained(pool, registry, settings, table(999, 1))
+    assert await Ledger(pool).lines() == []
+    assert (await training_rows(pool, LINE, datetime.now(UTC))).empty
+
+
+async def observed(pool, *parts):
+    """Rows become history as outcomes do, one part after the other, a second a row."""
+    at = datetime.now(UTC)
+    for number, (n, shifted) in enumerate(parts):
+        await add_history(pool, LINE, table(n, 10 + number, start=at, shifted=shifted, prefix="outcome"), "outcomes")
+        at += timedelta(seconds=n)
+
+
+def fidelity_of(model, rows):
+    tracker = FidelityTracker()
+    return tracker.track_many([uuid4() for _ in range(len(rows))], model.predict(rows), rows[TARGET], *model.predict_interval(rows))
+
+
+async def test_a_retrain_on_drift_gives_a_model_whose_fidelity_holds_again(pool, registry, settings, first):
+    await observed(pool, (700, False), (1700, True))
+    job = await accused(pool, first)
+    work = steps(pool, registry, settings)
+    challenger = await work.challenger(job)
+    comparison = await work.judged(job, challenger)
+    event = await Ledger(pool).promote(LINE, challenger.model.card.model_id, retrain_id=job.retrain_id, fence=job.fence)
+
+    assert comparison.promote
+    learned = challenger.model.card.baseline.n
+    assert challenger.model.card.training_samples == 1500 + 2400 - comparison.n
+    assert 1000 <= learned <= 1700 - GATE_ROWS  # from after the change, and not from what judges it
+    assert GATE_ROWS <= comparison.n <= 1700 - learned + 60
+    assert event.champion == challenger.model.card.model_id
+    assert (await request(pool, job.retrain_id)).status == "promoted"
+    new_world = table(3000, 50, shifted=True)
+    models, tracker = Models(pool, registry, size=2), FidelityTracker()
+    old, new = await models.get(first.model_id), await models.get(event.champion)
+    before, after = fidelity_of(old, new_world), fidelity_of(new, new_world)
+    assert tracker.check_drift(before, old.card.baseline)
+    assert not tracker.check_drift(after, new.card.baseline)
+    assert after.mae < before.mae
+    assert after.correlation > before.correlation
+    assert after.coverage_95pct > 0.92
+
+
+async def test_history_of_the_accused_models_own_time_is_learned_beside_few_new_rows(pool, registry, settings, first):
+    await observed(pool, (300, False), (1000, True))
+    work = steps(pool, registry, settings)
+    job = await accused(pool, first)
+    challenger = await work.challenger(job)
+    comparison = await work.judged(job, challenger)
+    assert challenger.model.card.training_samples == 1500 + 300 + 1000 - GATE_ROWS
+    assert comparison.n == GATE_ROWS
+    assert comparison.promote
+
+
+async def test_history_from_before_an_earlier_change_is_left_alone(pool, registry, settings, first):
+    await observed(pool, (1600, True))
+    work = steps(pool, registry, settings)
+    job = await accused(pool, first)
+    second = await work.challenger(job)
+    card = second.model.card
+    await Ledger(pool).promote(LINE, card.model_id, retrain_id=job.retrain_id, fence=job.fence)
+    start = datetime.now(UTC) + timedelta(seconds=1700)
+    again = table(1600, 41, start=start, shifted=True, prefix="later")
+    await add_history(pool, LINE, again.assign(**{TARGET: again[TARGET] + 0.4 * (again["region"] == "south")}), "outcomes")
+    third = await work.challenger(await accused(pool, card))
+    assert third.model.card.training_samples == 1600 + 1600 - GATE_ROWS
+    assert (await work.judged(job, second)).n == 1600 - card.baseline.n + 1600
+
+
+async def test_too_few_new_rows_are_refused_with_what_is_needed(pool, registry, settings, first):
+    await observed(pool, (300, False), (400, True))
+    with pytest.raises(TrainingRefused, match="too few: 200 to learn from and 500 later ones"):
+        await steps(pool, registry, settings).challenger(await accused(pool, first))
+
+
+async def test_a_line_of_outcomes_without_features_has_nothing_to_learn_from(pool, registry, settings, first):
+    with pytest.raises(TrainingRefused, match="0 outcomes with features"):
+        await steps(pool, registry, settings).challenger(await accused(pool, first))
+
+
+async def test_a_thousand_new_rows_are_waited_for_while_the_cooldown_lasts(pool, registry, settings, first):
+    await observed(pool, (800, True))
+    patient = steps(pool, registry, settings.model_copy(update={"cooldown_s": 60.0}))
+    training = asyncio.create_task(patient.challenger(await accused(pool, first)))
+    await asyncio.sleep(1.0)
+    assert not training.done()
+    await add_history(pool, LINE, table(900, 30, start=datetime.now(UTC) + timedelta(seconds=800), shifted=True), "outcomes")
+    challenger = await training
+    assert challenger.model.card.baseline.n >= ENOUGH_NEW
+    learned = await training_rows(pool, LINE, challenger.until.observed_at, datetime.now(UTC) - timedelta(hours=1))
+    assert learned["entity_id"].str.startswith(("outcome", "hcp")).all()
+
+
+async def test_a_challenger_is_trained_once_however_often_its_retrain_is_begun(pool, registry, settings, first):
+    await observed(pool, (1600, True))
+    job = await accused(pool, first)
+    once = await steps(pool, registry, settings).challenger(job)
+    await add_history(pool, LINE, table(500, 40, start=datetime.now(UTC) + timedelta(seconds=1600), shifted=True), "outcomes")
+    again = await steps(pool, registry, settings).challenger(job)
+    assert again.model.card == once.model.card
+    assert again.until == once.until
+    assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted", "trained"]
+    assert (await steps(pool, registry, settings).judged(job, again)).n >= 1000

@@ -1,0 +1,295 @@
+"""The local stack: real servers that start, keep their data, stop with their parent and refuse what was not pinned."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import UnknownTopicOrPartitionError
+
+from deploy.stack import LocalStack, StackError, running_stack
+from deploy.stack.child import exclusive
+from deploy.stack.jars import fetch_jars, manifest, verify_jars
+from deploy.stack.local import kept_ports
+
+ROOT = Path(__file__).resolve().parents[3]
+TETHER = ROOT / "deploy" / "stack" / "tether.py"
+KEEPS_A_STACK = """
+import pathlib, signal, sys
+from deploy.stack import LocalStack
+LocalStack(pathlib.Path(sys.argv[1])).start()
+signal.pause()
+"""
+ON_ANOTHER_SYSTEM = """
+import runpy, sys
+sys.platform = "elsewhere"
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+TETHERS_A_CHILD = """
+import os, subprocess, sys, time
+as_elsewhere, tether, child, pid_file = sys.argv[1:]
+tethered = [sys.executable, "-c", as_elsewhere, tether, str(os.getpid()), "SIGTERM", "same", sys.executable, "-c", child, pid_file]
+subprocess.Popen(tethered, start_new_session=True)
+time.sleep(600)
+"""
+WRITES_ITS_PID = """
+import os, pathlib, sys, time
+pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+time.sleep(600)
+"""
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """One that runs; whoever stops a part of it starts it again."""
+    with LocalStack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder on which tests start stacks of their own, one after the other."""
+    return tmp_path_factory.mktemp("home")
+
+
+def wait_until(true_at_last: str, happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {true_at_last}"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def is_let_go(folder: Path) -> bool:
+    """Whether no server, nor anything that it started, holds its folder."""
+    lock = exclusive(folder / "lock")
+    if lock is None:
+        return False
+    os.close(lock)
+    return True
+
+
+async def create_topic(bootstrap: str, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
+    finally:
+        await admin.close()
+
+
+async def publish(bootstrap: str, topic: str, value: bytes) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all") as producer:
+        await producer.send_and_wait(topic, value)
+
+
+async def read(bootstrap: str, topic: str, count: int) -> list[bytes]:
+    async with AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+        return [(await consumer.getone()).value for _ in range(count)]
+
+
+async def in_database(dsn: str, statement: str) -> object:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
+
+
+async def test_what_was_stored_is_there_after_a_restart_on_the_same_folder(home: Path) -> None:
+    with LocalStack(home) as stack:
+        await create_topic(stack.kafka_bootstrap, "kept")
+        await publish(stack.kafka_bootstrap, "kept", b"before")
+        await in_database(stack.postgres_dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
+        before = stack.environment()
+    with LocalStack(home) as stack:
+        assert stack.environment() == before
+        assert await read(stack.kafka_bootstrap, "kept", 1) == [b"before"]
+        assert await in_database(stack.postgres_dsn, "SELECT answer FROM kept") == 42
+
+
+async def test_parts_come_back_on_their_ports_with_their_data_after_a_kill(stack: LocalStack) -> None:
+    addresses = stack.environment()
+    await create_topic(stack.kafka_bootstrap, "killed")
+    await publish(stack.kafka_bootstrap, "killed", b"before")
+    await in_database(stack.postgres_dsn, "CREATE TABLE killed AS SELECT 7 AS answer")
+    for part in (stack.kafka, stack.postgres):
+        part.kill()
+        assert not part.running
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", part.port))
+        part.start()
+    await publish(stack.kafka_bootstrap, "killed", b"after")
+    assert stack.environment() == addresses
+    assert await read(stack.kafka_bootstrap, "killed", 2) == [b"before", b"after"]
+    assert await in_database(stack.postgres_dsn, "SELECT answer FROM killed") == 7
+
+
+async def test_the_database_lets_nobody_in_without_its_password(stack: LocalStack) -> None:
+    address, _, name = stack.postgres_dsn.rpartition("/")
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(f"postgresql://twinstream:guess@{address.rpartition('@')[2]}/{name}")
+    assert await in_database(stack.postgres_dsn, "SHOW listen_addresses") == "127.0.0.1"
+    for secret in ("postgres/password", "stack.json"):
+        assert (stack.home / secret).stat().st_mode & 0o077 == 0
+
+
+async def test_a_topic_that_nobody_made_is_not_made_by_asking_for_it(stack: LocalStack) -> None:
+    consumer = AIOKafkaConsumer("never-made", bootstrap_servers=stack.kafka_bootstrap, request_timeout_ms=2_000)
+    try:
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await consumer.start()
+    finally:
+        await consumer.stop()
+
+
+def test_a_running_stack_is_found_by_others_and_a_second_start_is_refused_naming_it(stack: LocalStack) -> None:
+    assert running_stack(stack.home) == stack.addresses
+    with pytest.raises(StackError, match=f"already, started by process {os.getpid()}"):
+        LocalStack(stack.home).start()
+    assert running_stack(stack.home) == stack.addresses, "the refused start must not disturb the running one"
+
+
+def test_a_part_whose_port_is_taken_says_so(stack: LocalStack) -> None:
+    stack.postgres.stop()
+    taken = stack.postgres.port
+    with socket.create_server(("127.0.0.1", taken)), pytest.raises(StackError, match=f"another program holds port {taken}"):
+        stack.postgres.start()
+    stack.postgres.start()
+
+
+def test_ports_are_kept_unless_another_program_took_one_meanwhile(tmp_path: Path) -> None:
+    first = kept_ports(tmp_path / "ports.json")
+    assert len(set(first.values())) == len(first) == 3
+    assert kept_ports(tmp_path / "ports.json") == first
+    with socket.create_server(("127.0.0.1", first["kafka"])):
+        second = kept_ports(tmp_path / "ports.json")
+    assert second["kafka"] != first["kafka"]
+    assert {name: port for name, port in second.items() if name != "kafka"} == {n: p for n, p in first.items() if n != "kafka"}
+    assert kept_ports(tmp_path / "ports.json") == second
+
+
+@pytest.fixture
+def keeper(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", KEEPS_A_STACK, home], cwd=ROOT, stdout=subprocess.DEVNULL)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_servers_die_with_a_parent_that_is_killed_and_the_folder_starts_again(
+    home: Path, keeper: subprocess.Popen[bytes]
+) -> None:
+    wait_until("the stack is ready", lambda: running_stack(home))
+    servers = [int(pid) for pid in Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()]
+    assert len(servers) == 2
+    keeper.kill()
+    keeper.wait()
+    assert running_stack(home) is None, "its state file is left, but its lock is gone"
+    with LocalStack(home):  # waits for the old servers to let go of their folders
+        assert not any(map(is_alive, servers))
+
+
+def test_a_server_started_outside_the_main_thread_is_refused(home: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StackError, match="from the main thread"):
+        pool.submit(LocalStack(home).start).result()
+    assert running_stack(home) is None
+
+
+def test_a_server_that_cannot_start_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
+    data = tmp_path / "postgres" / "data"
+    data.mkdir(mode=0o700, parents=True)
+    (data / "PG_VERSION").write_text("7\n")
+    with pytest.raises(StackError, match="could not access the server configuration file"):
+        LocalStack(tmp_path).start()
+    assert running_stack(tmp_path) is None
+    assert is_let_go(tmp_path / "kafka"), "the other part must be gone too"
+
+
+@pytest.fixture
+def copied_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy = shutil.copytree(fetch_jars(), tmp_path / "cache" / "kafka-4.1.1")
+    monkeypatch.setenv("TWIN_CACHE", str(tmp_path / "cache"))
+    return copy
+
+
+@pytest.mark.parametrize(("tamper", "said"), [
+    (lambda jars: (jars / "kafka-clients-4.1.1.jar").open("ab").write(b"\0"), "different: kafka-clients-4.1.1.jar"),
+    (lambda jars: (jars / "kafka-clients-4.1.1.jar").unlink(), "missing: kafka-clients-4.1.1.jar"),
+    (lambda jars: (jars / "extra.jar").write_bytes(b""), "unknown: extra.jar"),
+])  # fmt: skip
+def test_nothing_starts_from_jars_that_are_not_the_pinned_ones(
+    tamper: Callable[[Path], object], said: str, copied_jars: Path, tmp_path: Path
+) -> None:
+    verify_jars(copied_jars)
+    tamper(copied_jars)
+    with pytest.raises(StackError, match=said):
+        LocalStack(tmp_path / "home").start()
+    assert not (tmp_path / "home" / "kafka").exists()
+    assert not (tmp_path / "home" / "postgres").exists()
+
+
+def test_every_pinned_jar_has_a_whole_sha256() -> None:
+    pinned = manifest()
+    assert len(pinned) == 46
+    assert all(len(digest) == 64 and int(digest, 16) for digest in pinned.values())
+
+
+def test_where_the_kernel_cannot_tie_a_child_to_its_parent_the_tether_watches(tmp_path: Path) -> None:
+    """What macOS does, run here: the script believes to be there."""
+    pid_file = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, "-c", TETHERS_A_CHILD, ON_ANOTHER_SYSTEM, TETHER, WRITES_ITS_PID, pid_file])
+    wait_until("the child runs", lambda: pid_file.exists() and pid_file.read_text())
+    child = int(pid_file.read_text())
+    assert is_alive(child)
+    parent.kill()
+    parent.wait()
+    wait_until("the child is gone", lambda: not is_alive(child))
+
+
+def test_ctrl_c_in_the_terminal_stops_everything_in_order(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deploy.stack", "--home", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("running until Ctrl-C") for line in lines)
+    process.send_signal(signal.SIGINT)
+    assert "stopped\n" in list(lines)
+    assert process.wait() == 0
+    assert "database system is shut down" in (tmp_path / "logs" / "postgres.log").read_text()
+    for part in ("kafka", "postgres"):
+        assert is_let_go(tmp_path / part)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to take another face")
+@pytest.mark.parametrize(("face", "user"), [("namespace", 1000), ("nobody", 65534)])
+def test_root_has_two_other_faces_and_both_reach_a_closed_folder(face: str, user: int, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "word").write_text("reached")
+    tells = "import os, pathlib, sys; print(os.geteuid(), pathlib.Path(sys.argv[1]).read_text())"
+    tether = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), "SIGKILL", face]
+    said = subprocess.run([*tether, sys.executable, "-c", tells, str(closed / "word")], capture_output=True, text=True, check=True)
+    assert said.stdout == f"{user} reached\n"

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from engine import SimulationEngine, TwinGenerator
+from engine.experiments.counterfactuals import as_population, counterfactuals, had_they_not_been_treated
+from engine.sample_tables import sample_hcps
+from engine.twins.twin_model import TwinModel
+from tests.populations import intervention
+
+SPEAKERS = intervention("speaker_program_invitation")
+
+
+@pytest.fixture(scope="module")
+def model() -> TwinModel:
+    generator = TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1)
+    generator.train(sample_hcps(1000, np.random.default_rng(0)))
+    return generator.model
+
+
+@pytest.fixture(scope="module")
+def entities() -> pd.DataFrame:
+    return sample_hcps(2500, np.random.default_rng(1)).set_index(np.arange(2500) + 7)
+
+
+# Before an intervention
+
+
+def test_each_entity_has_two_outcomes_whose_difference_is_the_effect_on_its_like(model, entities):
+    told = counterfactuals(model, entities, SPEAKERS).entities
+    engine = SimulationEngine(as_population(model, entities, model.predict(entities)))
+    assert told.index.equals(entities.index)
+    assert told["without"].to_numpy() == pytest.approx(model.predict(entities))
+    assert told["difference"].to_numpy() == pytest.approx(engine.twin_effects(SPEAKERS))
+    assert (told["with"] - told["without"]).to_numpy() == pytest.approx(told["difference"].to_numpy())
+    for name in ("without", "with", "difference"):
+        assert (told[f"{name}_lower"] < told[name]).all()
+        assert (told[name] < told[f"{name}_upper"]).all()
+    assert ((told["with_upper"] - told["with"]) > (told["without_upper"] - told["without"])).all()
+
+
+def test_the_average_difference_is_that_of_a_simulation_on_these_entities(model, entities):
+    average = counterfactuals(model, entities, SPEAKERS).average
+    result = SimulationEngine(as_population(model, entities, model.predict(entities))).simulate(SPEAKERS)
+    assert average["difference"] == pytest.approx(result.ate)
+    assert (average["difference_lower"], average["difference_upper"]) == pytest.approx((result.ate_ci_lower, result.ate_ci_upper))
+    assert average["with"] == pytest.approx(average["without"] + average["difference"])
+
+
+def test_the_interval_of_one_entity_covers_the_effect_on_its_like_in_95_of_100_worlds(model, entities):
+    one = entities.iloc[[3]]
+    told = counterfactuals(model, one, SPEAKERS).entities.iloc[0]
+    design_factor = told["difference"] / 0.12
+    rng = np.random.default_rng(0)
+    effect = rng.normal(0.12, 0.048, 20_000) * design_factor
+    covered = np.mean((told["difference_lower"] <= effect) & (effect <= told["difference_upper"]))
+    assert 0.95 <= covered < 0.99  # the moderators' coefficients are unknown too
+
+
+def test_nobody_has_no_counterfactual(model, entities):
+    with pytest.raises(ValueError, match="there is no entity"):
+        counterfactuals(model, entities.iloc[:0], SPEAKERS)
+
+
+# After an experiment
+
+
+def a_trial(rng, n=2000, effect=0.2, clusters=None, noise=0.5):
+    expected = rng.normal(0, 1, n)
+    of = np.arange(n) if clusters is None else np.repeat(np.arange(clusters), n // clusters)
+    arms = rng.permutation(of.max() + 1) < (of.max() + 1) // 2
+    shared = 0.0 if clusters is None else rng.normal(0, 0.3, clusters)[of]
+    treated = arms[of]
+    untreated = 0.5 + 0.8 * expected + shared + rng.normal(0, noise, n)
+    return expected, untreated, untreated + effect * treated, treated, of
+
+
+@pytest.mark.parametrize("clusters", [None, 50])
+def test_what_the_treated_would_have_done_is_covered_in_95_of_100_experiments(clusters):
+    rng = np.random.default_rng(1)
+    on_average, of_each = [], []
+    for _ in range(300):
+        expected, untreated, outcome, treated, of = a_trial(rng, n=400, clusters=clusters)
+        told = had_they_not_been_treated(expected, outcome, treated, clusters=of)
+        on_average.append(told.average["difference_lower"] <= 0.2 <= told.average["difference_upper"])
+        truth = untreated[treated]
+        of_each.append(np.mean((told.entities["without_lower"] <= truth) & (truth <= told.entities["without_upper"])))
+    assert 0.92 <= np.mean(on_average) <= 0.98
+    assert np.mean(of_each) == pytest.approx(0.95, abs=0.01)
+
+
+def test_an_expectation_that_is_worth_something_narrows_the_interval_and_a_worthless_one_does_no_harm():
+    rng = np.random.default_rng(2)
+    expected, _, outcome, treated, _ = a_trial(rng, n=4000)
+    good = had_they_not_been_treated(expected, outcome, treated).average
+    bad = had_they_not_been_treated(rng.permutation(expected), outcome, treated).average
+    plain = stats.ttest_ind(outcome[treated], outcome[~treated]).confidence_interval()
+    width = lambda told: told["difference_upper"] - told["difference_lower"]  # noqa: E731
+    assert width(bad) == pytest.approx(plain.high - plain.low, rel=0.05)
+    assert width(good) < 0.6 * width(bad)
+
+
+def test_a_constant_expectation_is_the_plain_difference_of_the_arms():
+    rng = np.random.default_rng(3)
+    _, _, outcome, treated, _ = a_trial(rng)
+    told = had_they_not_been_treated(np.zeros(2000), outcome, treated).average
+    assert told["difference"] == pytest.approx(outcome[treated].mean() - outcome[~treated].mean())
+    welch = np.sqrt(outcome[treated].var(ddof=1) / treated.sum() + outcome[~treated].var(ddof=1) / (~treated).sum())
+    assert told["standard_error"] == pytest.approx(welch, rel=0.01)
+
+
+def test_arms_too_small_and_missing_outcomes_are_refused():
+    with pytest.raises(ValueError, match="the control arm has 2 units of assignment"):
+        had_they_not_been_treated([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [True, True, True, False, False])
+    with pytest.raises(ValueError, match="leave out entities whose outcome is missing"):
+        had_they_not_been_treated([1, 2, 3], [1, np.nan, 3], [True, True, False])

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import math
+from decimal import Decimal, getcontext
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.fidelity.baseline import Unseen, errors_of
+from engine.fidelity.e_detector import (
+    AVERAGE_RUN_LENGTH,
+    BETS,
+    Evidence,
+    discoveries,
+    fold,
+    handicap,
+    log_bets,
+    rounded_log_bets,
+    upper_mean,
+)
+from engine.fidelity.error_sums import contributions, total
+from schemas import Baseline
+from schemas.events import SUM_FIELDS
+from schemas.twin_models import Errors
+
+
+def baseline_of(errors: np.ndarray) -> Baseline:
+    loss = np.abs(errors)
+    clip = 1.5 * np.quantile(loss, 0.99)
+    clipped = np.minimum(loss / clip, 1)
+    return Baseline(
+        n=len(loss),
+        mae=loss.mean(),
+        rmse=np.sqrt((loss**2).mean()),
+        center=0.0,
+        scale=1.0,
+        clip=clip,
+        clipped_mean=clipped.mean(),
+        clipped_sd=clipped.std(ddof=1),
+    )
+
+
+NORMAL = baseline_of(np.random.default_rng(0).normal(size=20_000))
+
+
+def cells_of(errors: np.ndarray, baseline: Baseline, cell: int) -> list[tuple[int, ...]]:
+    nothing = np.full(len(errors), np.nan)
+    rows = contributions(np.zeros(len(errors)), errors, nothing, nothing, baseline)
+    return [total(rows[i : i + cell].tolist()) for i in range(0, len(rows), cell)]
+
+
+def per_outcome(errors: np.ndarray, baseline: Baseline) -> np.ndarray:
+    """The detector as the paper writes it, R_t = (R_{t-1} + 1) * L_t for each bet, averaged over the bets: shape (n,)."""
+    m0 = upper_mean(baseline)
+    stakes, path = [0.0] * len(BETS), []
+    for error in errors:
+        x = min(abs(error) / baseline.clip, 1.0)
+        stakes = [(stake + 1.0) * (1.0 + bet / m0 * (x - m0)) for stake, bet in zip(stakes, BETS, strict=True)]
+        path.append(sum(stakes) / len(BETS))
+    return np.array(path)
+
+
+def alarm_at(errors: np.ndarray, baseline: Baseline, cell: int = 200, look: int = 20) -> int | None:
+    """Outcomes until the alarm when open cells are looked at every ``look`` outcomes."""
+    looks = cells_of(errors, baseline, look)
+    evidence = Evidence()
+    for first in range(0, len(looks), cell // look):
+        for seen in range(first + 1, min(first + cell // look, len(looks)) + 1):
+            now = fold([total(looks[first:seen])], evidence)
+            if now.ratio() >= 1:
+                return seen * look
+        evidence = now
+    return None
+
+
+def test_cells_of_one_outcome_are_the_detector_of_the_paper():
+    errors = np.random.default_rng(1).normal(size=400) * 1.3
+    path = [fold(cells_of(errors[:n], NORMAL, 1), Evidence(last_count=1)).ratio(1.0) for n in (1, 10, 100, 400)]
+    assert path == pytest.approx(per_outcome(errors, NORMAL)[[0, 9, 99, 399]], rel=1e-5)
+
+
+def test_cells_of_200_find_a_change_about_as_soon_as_the_detector_of_the_paper():
+    drawn = [np.random.default_rng(seed).normal(size=3000) * 1.2 for seed in range(25)]
+    chained = np.median([alarm_at(errors, NORMAL) for errors in drawn])
+    paper = np.median([np.argmax(per_outcome(errors, NORMAL) >= AVERAGE_RUN_LENGTH) + 1 for errors in drawn])
+    assert chained <= 1.3 * paper
+    assert 250 < paper < 600
+
+
+def test_a_rise_of_half_is_found_within_a_few_hundred_outcomes():
+    found = [alarm_at(np.random.default_rng(seed).normal(size=2000) * 1.5, NORMAL) for seed in range(25)]
+    assert np.median(found) <= 200
+
+
+@pytest.mark.parametrize("name", ["normal", "t3"])
+def test_without_a_change_hardly_any_series_alarms(name):
+    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
+        return rng.normal(size=n) if name == "normal" else rng.standard_t(3, size=n)
+
+    alarms = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        baseline = baseline_of(draw(rng, 5000))
+        alarms += fold(cells_of(draw(rng, 20_000), baseline, 200), Evidence()).peak_ratio() >= 1
+    assert alarms <= 4
+
+
+def test_stakes_are_worth_at_most_one_on_average_while_nothing_has_changed():
+    loss = np.abs(np.random.default_rng(3).normal(size=200_000))
+    assert (np.exp(log_bets(loss, NORMAL)).mean(axis=0) <= 1.0).all()
+
+
+def test_the_bound_bet_against_covers_the_true_mean_in_19_of_20_baselines():
+    rng = np.random.default_rng(4)
+    clip = 1.5 * 2.5758
+    x = np.linspace(0, 12, 2_000_001)
+    true = np.trapezoid(np.minimum(x / clip, 1) * 2 * np.exp(-x * x / 2) / math.sqrt(2 * math.pi), x)
+    covered = 0
+    for _ in range(1000):
+        clipped = np.minimum(np.abs(rng.normal(size=1000)) / clip, 1)
+        covered += true <= upper_mean(
+            NORMAL.model_copy(update={"n": 1000, "clipped_mean": clipped.mean(), "clipped_sd": clipped.std(ddof=1)})
+        )
+    assert 930 <= covered <= 970
+
+
+def test_a_baseline_without_any_error_is_bet_against_by_the_rule_of_three():
+    faultless = NORMAL.model_copy(update={"n": 1000, "mae": 0.0, "clipped_mean": 0.0, "clipped_sd": 0.0})
+    assert (1 - upper_mean(faultless)) ** 1000 == pytest.approx(0.05, rel=0.01)
+
+
+def test_log_bets_are_correctly_rounded_to_the_billionth():
+    getcontext().prec = 40
+    error = np.abs(np.random.default_rng(5).normal(size=300))
+    m0 = upper_mean(NORMAL)
+    for row, value in zip(rounded_log_bets(error, NORMAL).tolist(), error.tolist(), strict=True):
+        loss = min(value / NORMAL.clip, 1.0)
+        exact = [Decimal(1.0 + bet * (loss / m0 - 1.0)).ln() * 10**9 for bet in BETS]
+        assert row == [int(log.to_integral_value()) for log in exact]
+
+
+def test_values_in_the_middle_between_two_integers_are_rounded_like_all_others():
+    m0 = upper_mean(NORMAL)
+    doubtful = [(math.exp((k + 0.5) * 1e-9) - 1) / BETS[4] * m0 + m0 for k in range(-40_000_000, 40_000_000, 1_000_003)]
+    rounded = rounded_log_bets(np.array(doubtful) * NORMAL.clip, NORMAL)[:, 4]
+    getcontext().prec = 40
+    exact = [
+        int((Decimal(1.0 + BETS[4] * (min(x * NORMAL.clip / NORMAL.clip, 1.0) / m0 - 1.0)).ln() * 10**9).to_integral_value())
+        for x in doubtful
+    ]
+    assert rounded.tolist() == exact
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(0, 12), st.integers(0, 1000))
+def test_folding_in_two_parts_is_folding_at_once_and_empty_cells_do_not_count(counts, cut, seed):
+    errors = np.random.default_rng(seed).normal(size=sum(counts))
+    ends = np.cumsum(counts)
+    nothing = (0,) * len(SUM_FIELDS)
+    cells = [cells_of(errors[end - n : end], NORMAL, n)[0] if n else nothing for n, end in zip(counts, ends, strict=True)]
+    whole = fold(cells, Evidence())
+    assert fold(cells[cut:], fold(cells[:cut], Evidence())) == whole
+    assert fold([cell for cell in cells if cell[0]], Evidence()) == whole
+
+
+def test_the_first_cell_counts_like_one_of_the_size_that_a_judgement_needs():
+    cell = cells_of(np.random.default_rng(6).normal(size=50), NORMAL, 50)[0]
+    growth = [math.exp(gain * 1e-9) for gain in cell[SUM_FIELDS.index("log_bet_0") :]]
+    after = fold([cell], Evidence())
+    assert after.ratio(1.0) == pytest.approx(200 * sum(growth) / len(BETS))
+    twice = fold([cell, cell], Evidence())
+    assert twice.ratio(1.0) == pytest.approx(sum((200 * g + 50) * g for g in growth) / len(BETS))
+
+
+def test_overwhelming_evidence_stays_a_finite_number():
+    after = fold(cells_of(np.full(40_000, 100.0), NORMAL, 200), Evidence())
+    assert math.isfinite(after.ratio())
+    assert after.ratio() > 1e200
+
+
+def test_the_peak_remembers_an_alarm_that_has_passed():
+    rng = np.random.default_rng(7)
+    errors = np.concatenate([rng.normal(size=1000) * 2, rng.normal(size=20_000) * 0.3])
+    after = fold(cells_of(errors, NORMAL, 200), Evidence())
+    assert after.ratio() < 1 <= after.peak_ratio()
+
+
+def errors_like(errors: np.ndarray) -> Errors:
+    return errors_of(Unseen(errors, np.zeros(len(errors)), np.ones(len(errors))), NORMAL.clip)
+
+
+@pytest.mark.parametrize("size", [0.5, 1.0, 2.0])
+def test_bets_on_a_segment_are_fair_against_its_own_mean_and_find_its_own_change(size):
+    rng = np.random.default_rng(8)
+    segment = errors_like(rng.normal(size=50_000) * size)
+    start = Evidence(handicap=handicap(NORMAL, segment))
+    growth = np.exp(log_bets(np.abs(rng.normal(size=200_000)) * size, NORMAL) - start.handicap).mean(axis=0)
+    assert (growth <= 1.0).all()
+    assert fold(cells_of(rng.normal(size=20_000) * size, NORMAL, 200), start).peak_ratio() < 1
+    assert fold(cells_of(rng.normal(size=1_000) * size * 1.5, NORMAL, 200), start).ratio() > 1
+
+
+def test_the_handicap_turns_a_bet_on_the_whole_into_a_smaller_or_larger_one_on_the_segment():
+    segment = errors_like(np.random.default_rng(9).normal(size=50_000) * 2)
+    ratio = upper_mean(segment) / upper_mean(NORMAL)
+    error = np.array([0.3, 1.0, 2.5])
+    own = np.array(BETS) * ratio / (1 + np.array(BETS) * (ratio - 1))
+    exact = np.log(1 + own * (error[:, None] / NORMAL.clip / upper_mean(segment) - 1))
+    assert log_bets(error, NORMAL) - handicap(NORMAL, segment) == pytest.approx(exact, abs=1e-12)
+
+
+def test_one_series_alone_is_found_at_its_limit_and_one_of_many_at_as_many_times_it():
+    assert discoveries({"a": 1.0}, 1) == {"a"}
+    assert discoveries({"a": 19.9}, 20) == set()
+    assert discoveries({"a": 20.0}, 20) == {"a"}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.integers(0, 8))
+def test_discoveries_are_those_of_the_procedure_written_out(values, more):
+    n = len(values) + more
+    ranked = sorted(values, reverse=True)
+    passed = [k for k in range(1, len(values) + 1) if ranked[k - 1] >= n / k * (1 - 1e-12)]
+    expected = {name for name, value in enumerate(values) if passed and value >= ranked[max(passed) - 1]}
+    assert discoveries(dict(enumerate(values)), n) <= expected
+    assert len(discoveries(dict(enumerate(values)), n)) == (max(passed) if passed else 0)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from engine.fidelity.baseline import FEWEST_ROWS, Unseen, baseline_of
+from engine.fidelity.input_drift import column_counts, counts_in, estimated, histogram, shifts
+
+N = 5000
+DIMENSIONS = ("region", "priority_tier", "absent")
+
+
+def rows(n: int, seed: int, *, moved: float = 0.0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    regions = rng.choice(["west", "east", "south"], n, p=[0.5, 0.3, 0.2])
+    return pd.DataFrame(
+        {"decile": rng.normal(moved, 1, n), "region": regions, "priority_tier": rng.integers(1, 6, n).astype(float)}
+    )
+
+
+def unseen(n: int = N, seed: int = 0) -> Unseen:
+    rng = np.random.default_rng(seed)
+    predicted = rng.normal(size=n)
+    return Unseen(predicted + rng.normal(size=n), predicted, np.full(n, 1.96))
+
+
+BASELINE = baseline_of(unseen(), rows(N, 1), DIMENSIONS)
+
+
+def test_bins_hold_their_upper_edge_and_the_last_one_what_is_missing():
+    bins = histogram(pd.Series([1.0, 2.0, 3.0, np.nan, 4.0]))
+    assert sum(bins.counts) == 5
+    assert bins.counts[-1] == 1
+    inside = counts_in(pd.Series([bins.edges[0], np.nextafter(bins.edges[0], 9), np.nan]), bins)
+    assert (inside[0], inside[1], inside[-1]) == (1, 1, 1)
+
+
+def test_tenths_of_many_different_numbers_are_equally_full():
+    assert set(histogram(pd.Series(np.arange(1000.0))).counts) == {100, 0}
+
+
+@pytest.mark.parametrize("values", [[3.0] * 9, [0.0, 1.0] * 5, [np.nan] * 4, [True, False, True]], ids=str)
+def test_columns_of_few_values_have_bins_that_tell_them_apart(values):
+    bins = histogram(pd.Series(values))
+    assert sum(bins.counts) == len(values)
+    assert len([count for count in bins.counts if count]) == len(set(map(str, values)))
+
+
+def test_counts_of_parts_add_up_to_the_counts_of_all():
+    frame, predicted = rows(900, 2), np.linspace(-2, 2, 900)
+    whole = column_counts(frame, predicted, BASELINE)
+    parts = [column_counts(frame.iloc[part], predicted[part], BASELINE) for part in (slice(0, 100), slice(100, 900))]
+    assert all((sum(part[name] for part in parts) == whole[name]).all() for name in whole)
+
+
+def test_a_level_never_seen_and_a_lacking_feature_count_as_unknown():
+    frame = rows(10, 3).assign(region="moon").drop(columns="decile")
+    counts = column_counts(frame, np.zeros(10), BASELINE)
+    assert counts["region"].tolist() == [0, 0, 0, 10]
+    assert counts["decile"][-1] == 10
+
+
+@pytest.mark.parametrize("n", [50, 500, 2000])
+def test_without_a_shift_hardly_any_look_says_that_a_column_has_moved(n):
+    said = 0
+    for seed in range(200):
+        rng = np.random.default_rng((seed, n))
+        found = shifts(column_counts(rows(n, seed + 1000), rng.normal(size=n), BASELINE), BASELINE)
+        said += any(shift.moved for shift in found)
+    assert said <= 8  # 1 % of looks; 8 of 200 has probability 0.001
+
+
+def test_a_shift_of_half_a_deviation_is_told_with_its_column_first():
+    found = shifts(column_counts(rows(1000, 4, moved=0.5), unseen().predicted[:1000], BASELINE), BASELINE)
+    assert [shift.name for shift in found if shift.moved] == ["decile"]
+    assert found[0].name == "decile"
+    assert found[0].ks_p < 1e-6
+
+
+def test_the_index_is_that_of_its_definition_up_to_half_a_row():
+    seen, learned = np.array([300, 500, 200]), np.array([4000, 4000, 2000])
+    bins = histogram(pd.Series(["a"] * 4000 + ["b"] * 4000 + [None] * 2000))
+    (shift,) = shifts({"x": seen}, BASELINE.model_copy(update={"inputs": {"x": bins}}))
+    p, q = seen / 1000, learned / 10_000
+    assert shift.psi == pytest.approx(((p - q) * np.log(p / q)).sum(), rel=0.01)
+    assert shift.ks is None
+
+
+def test_the_distance_is_never_larger_than_that_of_kolmogorov_and_smirnov_without_bins():
+    learned, seen = rows(N, 1)["decile"], rows(800, 5, moved=0.2)["decile"]
+    found = shifts({"decile": counts_in(seen, BASELINE.inputs["decile"])}, BASELINE)[0]
+    exact = stats.ks_2samp(seen, learned)
+    assert exact.statistic * 0.8 <= found.ks <= exact.statistic
+    assert found.ks_p >= exact.pvalue
+
+
+def test_wider_intervals_announce_larger_errors_in_proportion():
+    said = estimated(rows(2, 6), [0.0, 0.1], [1.96 * 1.5, np.nan], BASELINE)
+    assert said.mae == pytest.approx(1.5 * BASELINE.mae)
+    assert said.baseline_mae == BASELINE.mae
+    assert estimated(rows(1, 6), [0.0], [np.nan], BASELINE).mae is None
+
+
+def test_an_estimate_names_what_moved():
+    said = estimated(rows(1000, 7, moved=0.5), unseen().predicted[:1000], np.full(1000, 1.96), BASELINE)
+    assert said.moved == ("decile",)
+    assert said.n == 1000
+
+
+def test_a_segment_has_a_baseline_of_its_own_where_it_has_rows_enough():
+    frame = rows(N, 1)
+    frame.loc[frame.index[: FEWEST_ROWS - 1], "region"] = "island"
+    made = baseline_of(unseen(), frame, DIMENSIONS)
+    assert set(made.segments) == {"region=east", "region=south", "region=west", *(f"priority_tier={k}" for k in range(1, 6))}
+    east = frame["region"].to_numpy() == "east"
+    loss = unseen().loss[east]
+    assert made.segments["region=east"].n == east.sum()
+    assert made.segments["region=east"].mae == pytest.approx(loss.mean())
+    assert made.segments["region=east"].clipped_mean == pytest.approx(np.minimum(loss / made.clip, 1).mean())
+
+
+def test_the_baseline_is_that_of_its_definition():
+    loss = unseen().loss
+    assert BASELINE.mae == pytest.approx(loss.mean())
+    assert BASELINE.rmse == pytest.approx(np.sqrt((loss**2).mean()))
+    assert BASELINE.clip == pytest.approx(1.5 * np.quantile(loss, 0.99))
+    assert BASELINE.coverage_95pct == pytest.approx((loss <= 1.96).mean())
+    assert BASELINE.correlation == pytest.approx(stats.pearsonr(unseen().actual, unseen().predicted).statistic)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.sample_tables import sample_table
+from engine.twin_generator import TwinGenerator
+from engine.twins.causal_features import select_features
+from schemas import TWIN_TYPES, Brand, TwinType
+from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
+
+OBSERVED = ["age", "capacity", "budget", "visits", "region", "mood", "next_year"]
+EDGES = (
+    ("age", "contact"),
+    ("age", "sales"),
+    ("capacity", "budget"),
+    ("budget", "contact"),
+    ("contact", "visits"),
+    ("visits", "sales"),
+    ("region", "sales"),
+    ("sales", "next_year"),
+)
+
+
+def chosen(*more: tuple[str, str], without: tuple[str, ...] = ()) -> FeatureSelection:
+    graph = CausalGraph(treatment="contact", edges=(*EDGES, *more))
+    return select_features(graph, "sales", [name for name in OBSERVED if name not in without])
+
+
+def test_confounders_and_causes_of_the_outcome_are_kept_effects_and_instruments_are_not() -> None:
+    found = chosen()
+    assert found.kept == ("age", "region", "mood")
+    assert found.adjustment == ("age",)
+    assert found.outcome_parents == ("age", "region")
+    assert found.undeclared == ("mood",)
+    assert set(found.dropped) == {"capacity", "budget", "visits", "next_year"}
+    assert found.dropped["visits"] == "an effect of contact"
+    assert found.dropped["next_year"] == "an effect of contact"
+    assert found.dropped["budget"] == "an instrument: acts on sales through contact only"
+
+
+def test_a_cause_of_the_treatment_that_shares_a_cause_with_the_outcome_closes_its_path_when_the_cause_is_unseen() -> None:
+    """capacity <- wealth -> sales: with wealth unobserved, capacity or budget has to be adjusted for (Pearl 2009, 3.3)."""
+    found = chosen(("wealth", "capacity"), ("wealth", "sales"))
+    assert found.adjustment in {("age", "budget"), ("age", "capacity")}
+    assert set(found.adjustment) <= set(found.kept)
+
+
+def test_a_collider_is_not_adjusted_for() -> None:
+    """M-bias: age <- u -> mood <- v -> sales leaves nothing open until mood is conditioned on."""
+    found = chosen(("u", "contact"), ("u", "mood"), ("v", "mood"), ("v", "sales"))
+    assert found.adjustment == ("age",)
+
+
+def test_an_unseen_confounder_is_named() -> None:
+    found = chosen(without=("age",))
+    assert found.adjustment is None
+    assert found.lacking == ("age",)
+
+
+def test_impossible_graphs_are_refused_by_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="'coupon' is in no edge"):
+        CausalGraph(treatment="coupon", edges=EDGES)
+    with pytest.raises(ValueError, match="has no 'profit', the outcome"):
+        select_features(CausalGraph(treatment="contact", edges=EDGES), "profit", OBSERVED)
+    with pytest.raises(ValueError, match=r"cycle: .*sales"):
+        chosen(("sales", "age"))
+    with pytest.raises(ValueError, match="leaves no feature of 'sales': visits is an effect of contact"):
+        select_features(CausalGraph(treatment="contact", edges=EDGES), "sales", ["visits"])
+
+
+@pytest.mark.parametrize("twin_type", TwinType)
+def test_features_of_the_catalogue_close_every_backdoor_of_its_graph_and_none_is_an_effect(twin_type: TwinType) -> None:
+    entry = TWIN_TYPES[twin_type]
+    found = select_features(CAUSAL_GRAPHS[twin_type], entry.default_target.name, list(entry.by_name))
+    assert found.adjustment
+    assert found.kept == tuple(entry.by_name)
+    assert not found.undeclared
+
+
+def test_what_the_graph_drops_stays_a_column_of_the_twins_but_does_not_move_the_expected_outcome() -> None:
+    frame = sample_table(TwinType.HCP, 1500, np.random.default_rng(0))
+    leaking = frame.assign(next_year_claims=frame["prescribing_change"] * 100 + 500)
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, model_type="RandomForest", n_jobs=1)
+    metrics = generator.train(leaking)
+    assert metrics.cv_r2_mean < 0.9
+    assert metrics.selection is not None
+    assert metrics.selection.dropped == {"next_year_claims": "an effect of campaign_contact"}
+    assert any("next_year_claims, an effect of campaign_contact" in warning for warning in metrics.warnings)
+    assert "next_year_claims" in generator.generate(50).frame
+    rows = leaking.head(20)
+    np.testing.assert_array_equal(generator.predict(rows), generator.predict(rows.assign(next_year_claims=0.0)))
+
+
+def test_who_knows_better_hands_in_a_graph_of_their_own() -> None:
+    frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(0))[["decile", "specialty", "prescribing_change"]]
+    graph = CausalGraph(
+        treatment="visit", edges=(("specialty", "visit"), ("visit", "prescribing_change"), ("decile", "prescribing_change"))
+    )
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, model_type="RandomForest", graph=graph, n_jobs=1)
+    metrics = generator.train(frame)
+    assert metrics.selection is not None
+    assert metrics.selection.kept == ("decile",)
+    assert set(metrics.feature_importance) == {"decile"}

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ks_2samp, spearmanr
+
+from engine.twins.realism import association, closeness, column_score, detection_auc, exact_copies, realism
+
+
+def people(n: int, seed: int, *, tied: bool = True) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    group = rng.choice(["a", "b", "c"], n)
+    volume = rng.lognormal(3, 1, n)
+    spend = volume * rng.lognormal(0, 0.3, n) if tied else rng.permutation(volume * rng.lognormal(0, 0.3, n))
+    return pd.DataFrame(
+        {"group": group, "volume": volume, "spend": spend, "age": rng.normal(50, 10, n).round() + 5 * (group == "a")}
+    )
+
+
+def test_identical_samples_score_one_and_disjoint_ones_zero() -> None:
+    low, high = pd.Series([1.0, 2.0, 3.0]), pd.Series([7.0, 8.0, 9.0])
+    assert column_score(low, low, categorical=False) == 1
+    assert column_score(low, high, categorical=False) == 0
+    assert column_score(pd.Series(["a"]), pd.Series(["b"]), categorical=True) == 0
+
+
+def test_numbers_are_scored_by_the_kolmogorov_smirnov_distance_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=400), rng.normal(0.4, 1, 300)
+    score = column_score(pd.Series(one), pd.Series(other), categorical=False)
+    assert score == pytest.approx(1 - ks_2samp(one, other).statistic)
+
+
+def test_a_wrong_share_of_gaps_costs_its_size() -> None:
+    full, gappy = pd.Series(np.arange(100.0)), pd.Series(np.arange(100.0)).where(lambda x: x >= 30)
+    assert column_score(gappy, full, categorical=False) == pytest.approx(0.7)
+    words = pd.Series(["a"] * 100)
+    assert column_score(words.where(np.arange(100) >= 30, None), words, categorical=True) == pytest.approx(0.7)
+
+
+def test_associations_are_those_of_the_textbook() -> None:
+    frame = people(4000, 1)
+    found = association(frame, ["group"])
+    assert found["volume", "spend"] == pytest.approx(spearmanr(frame["volume"], frame["spend"]).statistic)
+    assert found["group", "age"] == pytest.approx(np.sqrt(50 / 9 / (100 + 50 / 9)), abs=0.04)  # eta^2 = between / total variance
+    same = association(frame.assign(twin=frame["group"]), ["group", "twin"])
+    assert same["group", "twin"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_bias_corrected_measures_find_nothing_where_nothing_is() -> None:
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame(
+        {"a": rng.integers(0, 40, 500).astype(str), "b": rng.integers(0, 40, 500).astype(str), "x": rng.normal(size=500)}
+    )
+    found = association(frame, ["a", "b"])
+    assert found["a", "b"] < 0.08
+    assert found["a", "x"] < 0.15
+
+
+def test_a_classifier_cannot_tell_two_real_samples_apart_but_sees_broken_dependence() -> None:
+    rng = np.random.default_rng(3)
+    assert detection_auc([people(2000, 1)], people(2000, 2), ["group"], rng) == pytest.approx(0.5, abs=0.04)
+    assert detection_auc([people(2000, 1, tied=False)], people(2000, 2), ["group"], rng) > 0.8
+
+
+def test_rows_spread_too_evenly_hide_from_folds_of_one_draw_but_not_from_folds_that_are_draws_of_their_own() -> None:
+    rng = np.random.default_rng(4)
+    levels = pd.DataFrame({"level": np.arange(50).astype(str)})
+    even = [pd.concat([levels] * 8, ignore_index=True) for _ in range(5)]
+    real = pd.DataFrame({"level": rng.integers(0, 50, 2000).astype(str)})
+    one = pd.concat(even, ignore_index=True).sample(frac=1, random_state=0)
+    assert detection_auc([one], real, ["level"], rng) < 0.47
+    assert detection_auc(even, real, ["level"], rng) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_copier_is_caught_and_fresh_rows_are_not_accused() -> None:
+    training, held_out, fresh = people(1500, 1), people(1500, 2), people(1500, 3)
+    copied = training.sample(800, random_state=0)
+    near, closer = closeness(copied, training, held_out, ["group"])
+    assert (near, exact_copies(copied, training)) == (1.0, 1.0)
+    assert closer > 0.99
+    near, closer = closeness(fresh, training, held_out, ["group"])
+    assert exact_copies(fresh, training) == 0
+    assert near == pytest.approx(0.05, abs=0.025)
+    assert closer == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_slightly_blurred_copy_is_a_near_copy() -> None:
+    training, held_out = people(1500, 1), people(1500, 2)
+    blurred = training.assign(volume=training["volume"] * 1.0001)
+    near, _ = closeness(blurred, training, held_out, ["group"])
+    assert exact_copies(blurred, training) == 0
+    assert near > 0.9
+
+
+def test_the_report_holds_real_rows_against_real_rows_blameless() -> None:
+    report = realism(
+        [people(1500, 3)], held_out=people(1500, 2), training=people(3000, 1), categorical=["group"], rng=np.random.default_rng(0)
+    )
+    assert report.auc == pytest.approx(0.5, abs=0.05)
+    assert report.marginal_score > 0.95
+    assert report.association_error < 0.03
+    assert report.exact_copies == 0
+    assert (report.n_synthetic, report.n_held_out) == (1500, 1500)
+    assert set(report.columns) == {"group", "volume", "spend", "age"}
+
+
+def test_broken_dependence_shows_in_the_association_error_though_every_column_is_right() -> None:
+    report = realism(
+        [people(1500, 3, tied=False)],
+        held_out=people(1500, 2),
+        training=people(1500, 1),
+        categorical=["group"],
+        rng=np.random.default_rng(0),
+    )
+    assert report.marginal_score > 0.95
+    assert report.association_error > 0.1

@@ -1,0 +1,233 @@
+"""Runs on a real PostgreSQL: pinned at the first write, answered once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4, uuid5
+
+import pandas as pd
+import pytest
+
+from schemas import (
+    AnswerStatus,
+    Baseline,
+    Brand,
+    InterventionConfig,
+    ModelCard,
+    PopulationFilter,
+    SimulationAnswer,
+    SimulationRecommendation,
+    SimulationRequest,
+    SimulationResult,
+    TwinModelMetrics,
+    TwinPopulation,
+    TwinType,
+)
+from sql.database import Pool, open_pool
+from sql.ledger import Ledger
+from sql.simulation_store import (
+    DifferentBody,
+    NoChampion,
+    Pins,
+    Recipe,
+    UnknownPopulation,
+    WrongLine,
+    finish,
+    pin,
+    runs,
+    stored_answer,
+)
+from sql.twin_repository import TwinRepository
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LINE = "hcp:kisqali:prescribing_change"
+EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+BODY, OTHER_BODY = b"body", b"another body"
+
+
+@pytest.fixture
+async def pool(fresh_database: str) -> AsyncIterator[Pool]:
+    async with await open_pool(dsn=fresh_database) as opened:
+        yield opened
+
+
+def card(brand: Brand = Brand.KISQALI) -> ModelCard:
+    return ModelCard(
+        model_id=uuid4(),
+        twin_type=TwinType.HCP,
+        brand=brand,
+        target="prescribing_change",
+        model_type="RandomForest",
+        features=("decile",),
+        hyperparameters={},
+        training_samples=1000,
+        metrics=TwinModelMetrics(
+            train_r2=0.7, train_mae=0.05, train_rmse=0.1, cv_r2_mean=0.6, cv_r2_std=0.02, training_samples=1000
+        ),
+        baseline=Baseline(n=1000, mae=0.1, rmse=0.13, center=0.0, scale=0.2, clip=0.6, clipped_mean=0.15, clipped_sd=0.1),
+    )
+
+
+async def crowned(pool: Pool) -> UUID:
+    model = card()
+    ledger = Ledger(pool)
+    await ledger.register_model(model, "abc")
+    await ledger.promote(model.line, model.model_id)
+    return model.model_id
+
+
+def asked(**more: Any) -> SimulationRequest:
+    fields = {"simulation_id": uuid4(), "requested_at": NOW, "twin_type": TwinType.HCP, "brand": Brand.KISQALI, **more}
+    return SimulationRequest(intervention=EMAIL, **fields)
+
+
+def recipe(model_id: UUID) -> Recipe:
+    return Recipe(uuid5(model_id, "recipe"), twin_count=5000, seed=7, filters={"decile": [9, 10]})
+
+
+def completed(simulation_id: UUID, ate: float = 1 / 3) -> SimulationAnswer:
+    result = SimulationResult(
+        simulation_id=simulation_id,
+        ate=ate,
+        ate_ci_lower=-1e-17,
+        ate_ci_upper=0.1 + 0.2,
+        recommendation=SimulationRecommendation.TEST_FURTHER,
+        recommendation_reason="not sure yet",
+        affected_twin_count=5000,
+        intervention=EMAIL,
+    )
+    return SimulationAnswer(simulation_id=simulation_id, status=AnswerStatus.COMPLETED, result=result)
+
+
+async def pinned(pool: Pool, request: SimulationRequest, body: bytes = BODY) -> Pins:
+    return await pin(pool, request, body, recipe)
+
+
+async def test_the_first_write_pins_champion_effects_version_and_recipe(pool: Pool) -> None:
+    model_id = await crowned(pool)
+    request = asked(filters=PopulationFilter(min_decile=9), alternatives=(EMAIL,))
+    pins = await pinned(pool, request)
+    assert (pins.line, pins.model_id, pins.effects_version, pins.answer, pins.stored) == (LINE, model_id, 0, None, False)
+    assert pins.recipe == recipe(model_id)
+    assert pins.request == request
+
+
+async def test_a_reread_uses_the_pins_whatever_happened_since(pool: Pool) -> None:
+    await crowned(pool)
+    request = asked()
+    first = await pinned(pool, request)
+    successor = await crowned(pool)
+    await pool.execute("INSERT INTO effect_versions (line, version, experiments) VALUES ($1, 1, '{a}')", LINE)
+    assert await pinned(pool, request) == first
+    later = await pinned(pool, asked())
+    assert (later.model_id, later.effects_version) == (successor, 1)
+
+
+async def test_of_requests_with_one_id_at_the_same_time_all_get_the_same_pins(pool: Pool) -> None:
+    await crowned(pool)
+    request = asked()
+    pins = await asyncio.gather(*(pinned(pool, request) for _ in range(6)))
+    assert all(each == pins[0] for each in pins)
+    assert await pool.fetchval("SELECT count(*) FROM twin_populations") == 1
+
+
+async def test_another_body_under_the_same_id_is_refused_even_at_the_same_time(pool: Pool) -> None:
+    await crowned(pool)
+    request = asked()
+    ends = await asyncio.gather(*(pinned(pool, request, body) for body in (BODY, OTHER_BODY) * 3), return_exceptions=True)
+    assert {isinstance(end, Pins) for end in (ends[0], ends[2], ends[4])} != {isinstance(end, Pins) for end in ends[1::2]}
+    assert sum(isinstance(end, DifferentBody) for end in ends) == 3
+
+
+async def test_a_line_without_champion_answers_nothing_and_stores_nothing(pool: Pool) -> None:
+    request = asked()
+    with pytest.raises(NoChampion, match=LINE):
+        await pinned(pool, request)
+    await Ledger(pool).register_model(card(), "abc")
+    with pytest.raises(NoChampion, match=LINE):
+        await pinned(pool, request)
+    assert await runs(pool, [request.simulation_id]) == {}
+
+
+async def saved(pool: Pool, model: ModelCard, expires_at: datetime | None = None) -> UUID:
+    frame = pd.DataFrame({"decile": [1, 2], "baseline_behavior": [0.0, 0.1]})
+    return await TwinRepository(pool=pool).save_population(
+        TwinPopulation(
+            population_id=uuid4(),
+            model_id=model.model_id,
+            name="saved",
+            twin_count=2,
+            model=model,
+            frame=frame,
+            seed=3,
+            expires_at=expires_at,
+        )
+    )
+
+
+async def test_a_population_that_is_named_brings_its_own_model(pool: Pool) -> None:
+    await crowned(pool)
+    model = card()
+    population_id = await saved(pool, model)
+    pins = await pinned(pool, asked(population_id=population_id))
+    assert (pins.model_id, pins.stored) == (model.model_id, True)
+    assert pins.recipe == Recipe(population_id, twin_count=2, seed=3)
+
+
+async def test_a_population_that_cannot_be_used_is_refused_by_name(pool: Pool) -> None:
+    await crowned(pool)
+    lost, gone, foreign = uuid4(), await saved(pool, card(), NOW), await saved(pool, card(Brand.FABHALTA))
+    for population_id, error in ((lost, UnknownPopulation), (gone, UnknownPopulation), (foreign, WrongLine)):
+        with pytest.raises(error, match=str(population_id)):
+            await pinned(pool, asked(population_id=population_id))
+
+
+async def test_the_stored_answer_is_the_computed_one_to_the_last_digit_and_tells_its_pins(pool: Pool) -> None:
+    model_id = await crowned(pool)
+    request = asked()
+    await pinned(pool, request)
+    answer = completed(request.simulation_id)
+    told = await finish(pool, answer, BODY)
+    assert told.result == answer.result
+    assert (told.model_id, told.effects_version) == (model_id, 0)
+    assert await stored_answer(pool, request.simulation_id) == told
+    assert (await pinned(pool, request)).answer == told
+    row = await pool.fetchrow("SELECT recommendation::text, recommendation_reason, completed_at FROM simulation_runs")
+    assert row is not None
+    assert (row["recommendation"], row["recommendation_reason"]) == ("test_further", "not sure yet")
+    assert row["completed_at"] is not None
+
+
+async def test_the_first_answer_stands(pool: Pool) -> None:
+    await crowned(pool)
+    request = asked()
+    await pinned(pool, request)
+    first = await finish(pool, completed(request.simulation_id, 0.1), BODY)
+    failed = SimulationAnswer(simulation_id=request.simulation_id, status=AnswerStatus.FAILED, reason="too late")
+    assert await finish(pool, failed, BODY) == first
+    with pytest.raises(DifferentBody):
+        await finish(pool, failed, OTHER_BODY)
+
+
+async def test_a_rejection_of_what_was_never_pinned_is_stored_and_found_again(pool: Pool) -> None:
+    request = asked()
+    rejected = SimulationAnswer(simulation_id=request.simulation_id, status=AnswerStatus.REJECTED, reason="no champion")
+    assert await finish(pool, rejected, BODY) == rejected
+    pins = await pinned(pool, request)
+    assert (pins.answer, pins.recipe, pins.model_id, pins.request) == (rejected, None, None, None)
+    with pytest.raises(DifferentBody):
+        await pinned(pool, request, OTHER_BODY)
+
+
+async def test_runs_are_found_by_id_and_unknown_ones_are_absent(pool: Pool) -> None:
+    await crowned(pool)
+    requests = [asked() for _ in range(3)]
+    for request in requests:
+        await pinned(pool, request)
+    found = await runs(pool, [requests[0].simulation_id, requests[2].simulation_id, uuid4()])
+    assert {pins.request for pins in found.values()} == {requests[0], requests[2]}
+    assert await stored_answer(pool, requests[0].simulation_id) is None
+    assert await stored_answer(pool, uuid4()) is None

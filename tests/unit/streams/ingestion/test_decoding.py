@@ -1,0 +1,185 @@
+"""Reading a slice by columns takes what the model takes, refuses what it refuses, and spells what it holds alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from schemas import OutcomeEvent
+from schemas.events import canonical_digest
+from streams.ingestion.decoding import _Fields, parse, raw_elements
+from streams.ingestion.outcome_batch import DIGEST_BYTES, Outcomes
+from tests.outcomes import START, outcome, record
+
+SKEW_S = 300.0
+IDS = st.sampled_from(
+    [
+        "3f333df6-90a4-4fda-8dd3-9485d27cee36",
+        "3F333DF6-90A4-4FDA-8DD3-9485D27CEE36",
+        "3f333df690a44fda8dd39485d27cee36",
+        "urn:uuid:3f333df6-90a4-4fda-8dd3-9485d27cee36",
+        "{3f333df6-90a4-4fda-8dd3-9485d27cee36}",
+        "3f333df6-90a4-4fda-8dd3-9485d27cee3",
+        "3f333df6-90a4-4fda-8dd3-9485d27cee36a",
+        "3f333df690-a4-4fda-8dd3-9485d27cee36",
+        "3f333df6-90a4-4fda-8dd3-9485d27cee3é",
+        "nobody",
+        "",
+        7,
+        None,
+    ]
+)
+NUMBERS = st.sampled_from([0.5, -0.0, 0, 3, "1.5", "x", None, True, 1e300]) | st.floats(allow_nan=False, allow_infinity=False)
+TEXTS = st.sampled_from(["hcp", "patient", "kisqali", "prescribing_change", "region", "west", "", "\u00e9", None, 3])
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "schema_version": st.sampled_from([1, 2, "1"]),
+    "event_id": IDS,
+    "observed_at": st.sampled_from(
+        [
+            START.isoformat(),
+            "2026-03-02T10:00:00.123456+02:00",
+            "2026-03-02T08:00:00",
+            "0001-01-01T00:00:00+14:00",
+            "9999-12-31T23:59:59-14:00",
+            "1600-01-01T00:00:00Z",
+            1_772_438_400,
+            "soon",
+        ]
+    ),
+    "twin_type": TEXTS,
+    "brand": TEXTS,
+    "metric_type": TEXTS,
+    "actual_value": NUMBERS,
+    "revision": st.sampled_from([0, 1, 2**31 - 1, 2**31, -1, "2", 1.0, 1.5]),
+    "predicted_value": NUMBERS,
+    "predicted_lower": NUMBERS,
+    "predicted_upper": NUMBERS,
+    "model_id": IDS,
+    "simulation_id": IDS,
+    "twin_id": IDS,
+    "entity_id": st.sampled_from(["someone", "", "x" * 201, None, 3]),
+    "features": st.sampled_from([{"decile": 7.0, "a": None}, {"z": 1, "b": True}, {}, {"x": [1]}, "none", None]),
+    "treated": st.sampled_from([True, False, None, 1, "yes", 2]),
+    "segment": st.dictionaries(TEXTS.map(str), TEXTS, max_size=2) | st.none(),
+    "surprise": st.just(1),
+}
+
+
+def changed() -> st.SearchStrategy[dict[str, Any]]:
+    """A sound outcome of any way in which some fields were replaced, and some were left out."""
+    ways = [
+        {},
+        {"predicted_lower": None, "predicted_upper": None},
+        {"predicted_value": None, "predicted_lower": None, "predicted_upper": None, "entity_id": "a", "features": {"decile": 7}},
+        {
+            "predicted_value": None,
+            "predicted_lower": None,
+            "predicted_upper": None,
+            "simulation_id": str(UUID(int=1)),
+            "twin_id": str(UUID(int=2)),
+        },
+    ]
+    replaced = st.lists(st.sampled_from(sorted(VALUES)), max_size=2, unique=True).flatmap(
+        lambda names: st.fixed_dictionaries({name: VALUES[name] for name in names})
+    )
+    left_out = st.sets(st.sampled_from(sorted(VALUES)), max_size=1)
+    sound = st.builds(lambda number, way: outcome(number) | way, st.integers(0, 9), st.sampled_from(ways))
+    return st.builds(
+        lambda said, new, gone: {name: value for name, value in (said | new).items() if name not in gone}, sound, replaced, left_out
+    )
+
+
+def model_of(raw: bytes) -> OutcomeEvent | None:
+    try:
+        return OutcomeEvent.model_validate_json(raw)
+    except ValidationError:
+        return None
+
+
+def null(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def row_of(outcomes: Outcomes, row: int) -> dict[str, Any]:
+    words = outcomes.words_of(row)
+    simulation_id, twin_id = outcomes.twins.get(row, (None, None))
+    entity = outcomes.entities.get(row)
+    return {
+        "event_id": outcomes.event_of(row),
+        "observed_at": np.datetime64(int(outcomes.observed_us[row]), "us"),
+        "line": words.line,
+        "metric_type": words.metric_type,
+        "actual_value": null(outcomes.actual[row]),
+        "revision": outcomes.revision[row],
+        "predicted_value": null(outcomes.predicted[row]),
+        "predicted_lower": null(outcomes.lower[row]),
+        "predicted_upper": null(outcomes.upper[row]),
+        "model_id": words.model_id,
+        "simulation_id": simulation_id,
+        "twin_id": twin_id,
+        "entity_id": entity.entity_id if entity else None,
+        "features": entity.features if entity else None,
+        "treated": {-1: None, 0: False, 1: True}[int(outcomes.treated[row])],
+        "segment": dict(words.segment),
+    }
+
+
+def said_of(event: OutcomeEvent) -> dict[str, Any]:
+    given = {
+        name: getattr(event, name) for name in type(event).model_fields if name not in {"schema_version", "twin_type", "brand"}
+    }
+    return given | {"line": event.line, "observed_at": np.datetime64(event.observed_at.replace(tzinfo=None), "us")}
+
+
+def test_the_fields_are_those_of_the_model():
+    assert set(_Fields.__annotations__) == set(OutcomeEvent.model_fields)
+
+
+@given(st.lists(changed(), min_size=1, max_size=4), st.booleans())
+@example(
+    [outcome(1, event_id="3f333df6-90a4-4fda-8dd3-9485d27cee3"), outcome(2, event_id="3f333df6-90a4-4fda-8dd3-9485d27cee36a")],
+    False,
+)
+def test_reading_by_columns_is_reading_by_the_model(said: list[dict[str, Any]], together: bool):
+    records = [record(0, said)] if together else [record(number, each) for number, each in enumerate(said)]
+    raws = [raw for each in records for raw in raw_elements(each.value)]
+    where = {(0, number) if together else (number, 0): raw for number, raw in enumerate(raws)}
+
+    outcomes, refused = parse(records, SKEW_S)
+
+    found = dict(zip(zip(outcomes.record.tolist(), outcomes.place.tolist(), strict=True), range(len(outcomes)), strict=True))
+    assert sorted([*found, *((each.record, each.place) for each in refused)]) == sorted(where)
+    digests = outcomes.digests()
+    for element, raw in where.items():
+        event = model_of(raw or b"")
+        if element in found:
+            assert event is not None
+            assert row_of(outcomes, found[element]) == said_of(event)
+            assert digests[found[element]].tobytes() == canonical_digest(event)[:DIGEST_BYTES]
+        else:
+            (refusal,) = [each.refusal for each in refused if (each.record, each.place) == element]
+            assert event is None or refusal.kind == "future"
+
+
+@given(st.binary(max_size=30) | st.text('[]{}:,"0 1a\\u', max_size=30).map(str.encode))
+def test_every_record_leaves_an_element_whatever_its_bytes(value: bytes):
+    outcomes, refused = parse([record(0, outcome(1)), record(1, value), record(2, outcome(2))], SKEW_S)
+
+    assert outcomes.record.tolist() == [0, 2]
+    assert {each.record for each in refused} == {1}
+
+
+def test_two_records_are_never_read_as_one():
+    whole = json.dumps(outcome(1)).encode()
+
+    outcomes, refused = parse([record(0, whole + b"," + whole), record(1, whole[:20]), record(2, whole[20:])], SKEW_S)
+
+    assert len(outcomes) == 0
+    assert [each.refusal.kind for each in refused] == ["json"] * 3

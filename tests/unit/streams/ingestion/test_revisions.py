@@ -1,0 +1,173 @@
+"""Fates and sums do not depend on how a stream was cut, and sums are those of the heads."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from uuid import UUID
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.fidelity.error_sums import total
+from schemas.events import SUM_FIELDS
+from sql.outcome_store import Change, Head, Kind, Line
+from streams.ingestion.revisions import Claim, Grid, added, changes, combined, judge
+
+LINE = Line("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
+OTHER = Line("hcp:fabhalta:prescribing_change", 1, 300.0, 30.0, 1)
+LINES = {line.line: line for line in (LINE, OTHER)}
+MODELS = {LINE.line: UUID(int=1), OTHER.line: UUID(int=2)}
+RESTATEMENT_S = 600.0
+
+
+def make_claim(event: int, revision: int, content: int, at: float, line: Line, value: int | None) -> tuple[Head, float]:
+    width = line.pane_s / line.splits
+    counts = value is not None
+    head = Head(
+        event_id=UUID(int=event),
+        revision=revision,
+        digest=bytes([content]),
+        line=line.line,
+        model_id=MODELS[line.line],
+        segments=("all", f"region={content % 2}") if counts else (),
+        pane=at // width * width if counts else None,
+        width_s=width if counts else None,
+        contribution=[1, *([value or 0] * (len(SUM_FIELDS) - 1))] if counts else None,
+    )
+    return head, at
+
+
+def claims_of(earliest: int, *lines: Line) -> st.SearchStrategy[tuple[Head, float]]:
+    return st.builds(
+        make_claim,
+        event=st.integers(1, 5),
+        revision=st.integers(0, 2),
+        content=st.integers(0, 3),
+        at=st.integers(earliest, 3000).map(float),
+        line=st.sampled_from(lines),
+        value=st.none() | st.integers(-(10**15), 10**15),
+    )
+
+
+spoken = claims_of(0, LINE, OTHER)
+
+
+def in_slices(
+    said: list[tuple[Head, float]], size: int
+) -> tuple[list[str], dict[UUID, Head], dict[tuple[object, ...], tuple[int, ...]]]:
+    """Fates, last heads and sums of a stream that is taken in by slices."""
+    heads: dict[UUID, Head] = {}
+    fates: list[str] = []
+    sums: defaultdict[tuple[object, ...], tuple[int, ...]] = defaultdict(lambda: (0,) * len(SUM_FIELDS))
+    reached: float | None = None
+    for first in range(0, len(said), size):
+        claims = []
+        for head, at in said[first : first + size]:
+            claims.append(Claim(head, at, reached))
+            reached = at if reached is None else max(at, reached)
+        judged = judge(claims, heads, LINES, RESTATEMENT_S)
+        for change in changes(heads, judged.heads, LINES):
+            sums[key_of(change)] = total([sums[key_of(change)], change.sums])
+        heads = judged.heads
+        fates += judged.fates
+    return fates, heads, {key: value for key, value in sums.items() if any(value)}
+
+
+def key_of(change: Change) -> tuple[object, ...]:
+    return change.line, change.model_id, change.segment, change.pane, change.width_s
+
+
+@given(st.lists(spoken, max_size=25), st.integers(1, 25))
+def test_the_cut_does_not_matter(said: list[tuple[Head, float]], size: int):
+    assert in_slices(said, size) == in_slices(said, 1)
+
+
+@given(st.lists(spoken, max_size=25), st.integers(1, 25))
+def test_sums_are_those_of_the_heads(said: list[tuple[Head, float]], size: int):
+    _, heads, sums = in_slices(said, size)
+    expected = {key_of(change): tuple(change.sums) for change in changes({}, heads, LINES) if any(change.sums)}
+
+    assert sums == expected
+
+
+@given(st.lists(spoken, max_size=25))
+def test_a_head_is_the_highest_revision_that_was_not_too_late(said: list[tuple[Head, float]]):
+    fates, heads, _ = in_slices(said, 7)
+
+    for event, head in heads.items():
+        told = [
+            (one.revision, one.digest)
+            for (one, _), fate in zip(said, fates, strict=True)
+            if one.event_id == event and fate != "too_late"
+        ]
+        assert (head.revision, head.digest) == max(told)
+
+
+@given(st.lists(claims_of(2500, LINE), max_size=15), st.randoms())
+def test_without_lateness_the_order_does_not_matter(said: list[tuple[Head, float]], rnd: object):
+    mixed = list({(head.event_id, head.revision, head.digest): (head, at) for head, at in said}.values())
+    _, heads, sums = in_slices(mixed, 4)
+    rnd.shuffle(mixed)  # type: ignore[attr-defined]
+    _, again, others = in_slices(mixed, 3)
+
+    assert heads == again
+    assert sums == others
+
+
+def test_what_lies_below_the_floor_is_too_late():
+    said = [make_claim(1, 0, 0, at, OTHER, 1) for at in (299.0, 300.0)]
+
+    fates, _, _ = in_slices(said, 2)
+
+    assert fates == ["too_late", "counted"]
+
+
+def test_the_series_of_a_segment_is_kept_by_whole_panes_and_all_by_cells():
+    head, _ = make_claim(1, 0, 1, 95.0, LINE, 4)
+
+    found = changes({}, {head.event_id: head}, LINES)
+
+    assert [(change.segment, change.pane, change.width_s) for change in found] == [("all", 90.0, 30.0), ("region=1", 60.0, 60.0)]
+
+
+@given(st.lists(claims_of(0, LINE, OTHER), max_size=25), st.none() | st.floats(0, 4000))
+def test_outcomes_that_are_alone_are_judged_and_added_up_by_columns_as_one_by_one(
+    said: list[tuple[Head, float]], begun: float | None
+):
+    alone = list({head.event_id: (head, at) for head, at in said}.values())
+    claims, reached = [], begun
+    for head, at in alone:
+        claims.append(Claim(head, at, reached))
+        reached = at if reached is None else max(at, reached)
+    judged = judge(claims, {}, LINES, RESTATEMENT_S)
+
+    kinds = [Kind(head.line, "", head.model_id, head.segments, None, None) for head, _ in alone]
+    of = np.arange(len(alone))
+    grid = Grid.of(kinds, of, LINES)
+    watermark = np.array([np.nan if claim.watermark is None else claim.watermark for claim in claims])
+    late = grid.settled(np.array([at for _, at in alone]), watermark, RESTATEMENT_S)
+    kept = np.array([not gone and head.pane is not None for (head, _), gone in zip(alone, late, strict=True)], dtype=bool)
+    cells = np.array([head.pane or 0.0 for head, _ in alone])
+    sums = np.array([head.contribution or [0] * len(SUM_FIELDS) for head, _ in alone], dtype=np.int64).reshape(-1, len(SUM_FIELDS))
+    found = added(kinds, of[kept], cells[kept], Grid(*(column[kept] for column in grid)), sums[kept])
+
+    assert ["too_late" if gone else "counted" for gone in late] == judged.fates
+    assert sums_of(found) == sums_of(changes({}, judged.heads, LINES))
+
+
+@given(st.lists(claims_of(0, LINE), max_size=10), st.lists(claims_of(0, LINE), max_size=10))
+def test_changes_of_one_cell_become_one(some: list[tuple[Head, float]], others: list[tuple[Head, float]]):
+    one, other = (changes({}, {head.event_id: head for head, _ in said}, LINES) for said in (some, others))
+
+    both = combined(one, other)
+
+    assert len({key_of(change) for change in both}) == len(both)
+    assert sums_of(both) == sums_of([*one, *other])
+
+
+def sums_of(found: list[Change]) -> dict[tuple[object, ...], tuple[int, ...]]:
+    sums: dict[tuple[object, ...], tuple[int, ...]] = {}
+    for change in found:
+        sums[key_of(change)] = total([sums[key_of(change)], change.sums]) if key_of(change) in sums else tuple(change.sums)
+    return sums

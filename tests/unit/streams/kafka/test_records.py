@@ -1,0 +1,78 @@
+"""Who a client says it is, and how an event lies on a topic."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from datetime import UTC, datetime
+from uuid import UUID
+
+import faust
+import pytest
+from pydantic import SecretStr
+
+from schemas import ModelEvent
+from streams.kafka.records import event_headers, event_value
+from streams.kafka.security import faust_credentials, kafka_security
+from streams.settings import Settings
+
+SASL = {"kafka_username": "twin", "kafka_password": SecretStr("secret")}
+
+
+def test_without_settings_nothing_is_encrypted_and_nobody_is_named():
+    assert kafka_security(Settings()) == {"security_protocol": "PLAINTEXT", "ssl_context": None}
+    assert faust_credentials(Settings()) is None
+
+
+def test_tls_checks_the_servers_certificate_and_name():
+    context = kafka_security(Settings(kafka_security="SSL"))["ssl_context"]
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert isinstance(faust_credentials(Settings(kafka_security="SSL")), faust.SSLCredentials)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_sasl_over_tls_is_the_same_for_both_kinds_of_clients(mechanism):
+    settings = Settings(kafka_security="SASL_SSL", kafka_sasl_mechanism=mechanism, **SASL)
+    plain = kafka_security(settings)
+    credentials = faust_credentials(settings)
+    assert plain["ssl_context"].verify_mode is ssl.CERT_REQUIRED
+    assert credentials.ssl_context.verify_mode is ssl.CERT_REQUIRED
+    assert credentials.protocol.value == plain["security_protocol"] == "SASL_SSL"
+    assert credentials.mechanism.value == plain["sasl_mechanism"] == mechanism
+    assert credentials.username == plain["sasl_plain_username"] == "twin"
+    assert credentials.password == plain["sasl_plain_password"] == "secret"
+
+
+def test_sasl_without_a_user_is_refused_by_the_setting_that_lacks():
+    with pytest.raises(ValueError, match="TWIN_KAFKA_USERNAME"):
+        kafka_security(Settings(kafka_security="SASL_SSL"))
+
+
+def an_event(generation: int = 1) -> ModelEvent:
+    return ModelEvent(
+        line="hcp:kisqali:prescribing_change",
+        generation=generation,
+        happened="promoted",
+        at=datetime(2025, 3, 1, tzinfo=UTC),
+        model_id=UUID(int=1),
+        champion=UUID(int=1),
+    )
+
+
+def test_an_event_lies_on_a_topic_as_json_that_reads_back_as_itself():
+    assert ModelEvent.model_validate_json(event_value(an_event())) == an_event()
+    assert json.loads(event_value(an_event()))["schema_version"] == 1
+
+
+def test_headers_are_cloud_events_in_binary_mode():
+    headers = dict(event_headers(an_event(), "trainer"))
+    assert headers["ce_specversion"] == b"1.0"
+    assert headers["ce_type"] == b"twinstream.ModelEvent.v1"
+    assert headers["ce_source"] == b"/twinstream/trainer"
+    assert headers["content-type"] == b"application/json"
+
+
+def test_equal_events_have_equal_ids_and_others_do_not():
+    first, same, other = (dict(event_headers(an_event(n), "trainer"))["ce_id"] for n in (1, 1, 2))
+    assert first == same != other

@@ -1,0 +1,139 @@
+"""Training in a process of its own: what it learns, what it refuses, and that nothing of it is left whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine import TwinGenerator
+from engine.sample_tables import sample_hcps
+from schemas import Brand, TwinType
+from streams.training.training_process import Lesson, TrainingFailed, TrainingRefused, _storable, learned_apart
+
+TARGET = "prescribing_change"
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    """Trainings of this test have their files, and so their command lines, in a folder of its own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def table(n=1000):
+    return sample_hcps(n, np.random.default_rng(1))
+
+
+def lesson(**said):
+    return Lesson(twin_type=TwinType.HCP, brand=Brand.KISQALI, target=TARGET, n_jobs=1, **said)
+
+
+def trainings(scratch):
+    """Processes whose files lie in the folder."""
+    listed = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
+    return [
+        int(line.split()[0])
+        for line in listed.splitlines()
+        if "-m streams.training.training_process" in line and str(scratch) in line
+    ]
+
+
+async def begun(scratch):
+    while not (found := trainings(scratch)):  # noqa: ASYNC110  # another process begins, no event tells it
+        await asyncio.sleep(0.05)
+    return found
+
+
+async def learn(frame, **said):
+    async with learned_apart(lesson(**said), frame) as learned:
+        return learned.model
+
+
+async def test_what_is_learned_apart_is_what_would_be_learned_here(scratch):
+    here = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1, seed=7)
+    here.train(table())
+    apart = await learn(table(), seed=7)
+    assert apart.card == here.model.card
+    assert np.array_equal(apart.predict(table(300)), here.model.predict(table(300)))
+    assert trainings(scratch) == []
+
+
+async def test_a_table_that_cannot_be_learned_from_is_refused_in_the_words_of_the_engine():
+    with pytest.raises(TrainingRefused, match=r"500 rows .* too few to learn twins from: at least 1000"):
+        await learn(table(500))
+
+
+async def test_a_training_that_takes_too_long_is_ended(scratch):
+    with pytest.raises(TrainingFailed, match=r"took longer than 0\.5 s"):
+        await learn(table(), seconds=0.5)
+    assert trainings(scratch) == []
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS knows no limit of address space")
+async def test_a_training_that_takes_too_much_memory_fails_alone(scratch):
+    with pytest.raises(TrainingFailed):
+        await learn(table(), memory_bytes=64 * 1024**2)
+    assert trainings(scratch) == []
+
+
+async def test_a_training_that_is_killed_has_failed(scratch):
+    training = asyncio.create_task(learn(table()))
+    for pid in await begun(scratch):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(TrainingFailed, match="exit code -9 before it had learned anything"):
+        await training
+
+
+async def test_a_training_that_nobody_waits_for_any_more_is_ended(scratch):
+    training = asyncio.create_task(learn(table()))
+    await begun(scratch)
+    training.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await training
+    assert trainings(scratch) == []
+
+
+def test_a_training_does_not_outlive_whoever_asked_for_it(scratch, tmp_path):
+    program = textwrap.dedent(f"""
+        import asyncio, tempfile
+        import numpy as np
+        from engine.sample_tables import sample_hcps
+        from streams.training.training_process import Lesson, learned_apart
+        tempfile.tempdir = {str(tmp_path)!r}
+        async def main():
+            lesson = Lesson(twin_type="hcp", brand="kisqali", target={TARGET!r}, n_jobs=1)
+            async with learned_apart(lesson, sample_hcps(20_000, np.random.default_rng(0))):
+                pass
+        asyncio.run(main())
+    """)
+    asker = subprocess.Popen([sys.executable, "-c", program])
+    while not trainings(scratch):
+        time.sleep(0.05)
+    asker.kill()
+    asker.wait()
+    deadline = time.monotonic() + 20
+    while trainings(scratch) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert trainings(scratch) == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_features_of_mixed_types_become_one_type_a_column(tmp_path):
+    flag = pd.Series([True, 1.0, None, 0], dtype=object)
+    code = pd.Series(["a", 5, None, "b"], dtype=object)
+    name = pd.Series(["x", None, "y", "z"], dtype=object)
+    _storable(pd.DataFrame({"flag": flag, "code": code, "name": name})).to_parquet(tmp_path / "rows.parquet")
+    back = pd.read_parquet(tmp_path / "rows.parquet")
+    assert back["flag"].tolist()[:2] == [1.0, 1.0]
+    assert back["code"].dropna().tolist() == ["a", "5", "b"]
+    assert back.isna().sum().tolist() == [1, 1, 1]

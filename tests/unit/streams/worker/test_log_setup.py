@@ -1,0 +1,53 @@
+"""Log lines of a role: JSON for machines, plain in a folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[4]
+
+SCRIPT = """
+import logging, os, sys
+from pathlib import Path
+from streams.worker.log_setup import write_logs
+write_logs("trainer", Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+logging.getLogger("streams.training.line_training").info("model %s\\nis better", 7)
+logging.getLogger("aiokafka").info("chatter")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("streams").exception("broken")
+os.write(2, b"from a library\\n")
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", SCRIPT, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+
+
+def test_where_nobody_reads_along_every_line_is_a_json_object():
+    first, second, _ = run().stderr.splitlines()
+    said, broken = json.loads(first), json.loads(second)
+    assert (said["role"], said["level"], said["logger"]) == ("trainer", "INFO", "streams.training.line_training")
+    assert said["message"] == "model 7\nis better"
+    assert said["at"].endswith("+00:00")
+    assert "ZeroDivisionError" in broken["error"]
+
+
+def test_in_a_folder_lines_are_plain_and_everything_on_stderr_is_kept(tmp_path):
+    told = run(str(tmp_path / "logs"))
+    text = (tmp_path / "logs" / "trainer.log").read_text()
+    assert told.stderr == ""
+    assert "INFO    streams.training.line_training: model 7" in text
+    assert "ZeroDivisionError" in text
+    assert "from a library" in text
+    assert "chatter" not in text
+
+
+def test_a_log_is_continued_and_not_begun_anew(tmp_path):
+    run(str(tmp_path))
+    run(str(tmp_path))
+    assert (tmp_path / "trainer.log").read_text().count("is better") == 2
