@@ -18,6 +18,7 @@ import numpy.typing as npt
 from schemas.base import one_of
 
 __all__ = [
+    "ALL_ROWS",
     "TWIN_TYPES",
     "Brand",
     "Feature",
@@ -32,6 +33,9 @@ __all__ = [
 
 Number = TypeVar("Number", float, npt.NDArray[np.float64])
 Kind = Literal["category", "integer", "number", "flag"]
+
+ALL_ROWS = "all"
+"""Name of the series of all rows of a model line, beside those of its segments."""
 
 
 class TwinType(StrEnum):

@@ -17,22 +17,22 @@ from sql.database import Database
 __all__ = [
     "AmbiguousId",
     "Headers",
-    "Past",
+    "RefusalQuery",
     "Refused",
+    "ReplayHistory",
     "Replayed",
     "UnknownRefusal",
-    "Wanted",
     "add_refused",
     "find_refused",
     "keep_refused",
     "mark_refused_sent",
     "note_replays",
     "packed",
-    "pasts",
     "refusal_id",
     "refused_among",
     "refused_since",
     "refused_within",
+    "replay_history",
     "summary",
     "unpacked",
     "unsent_refused",
@@ -162,7 +162,7 @@ async def refused_within(database: Database, source: str, first: int, end: int) 
     return await _fetch(database, f"{_SELECT} {within}", source, first, end)
 
 
-class Wanted(NamedTuple):
+class RefusalQuery(NamedTuple):
     """Which refused records are asked for; what is left out does not matter. ``waiting`` are those never replayed."""
 
     topic: str | None = None
@@ -175,7 +175,7 @@ WHERE ($1::text IS NULL OR topic = $1) AND ($2::text IS NULL OR kind = $2)
   AND (NOT $3 OR NOT EXISTS (SELECT FROM refused_replays p WHERE p.refusal_id = refused_records.refusal_id))"""
 
 
-async def refused_among(database: Database, wanted: Wanted, limit: int) -> list[Refused]:
+async def refused_among(database: Database, wanted: RefusalQuery, limit: int) -> list[Refused]:
     """The newest of those that are asked for, the newest first."""
     return await _fetch(database, f"{_SELECT} {_WHERE} ORDER BY refused_at DESC, refusal_id LIMIT $4", *wanted, limit)
 
@@ -185,7 +185,7 @@ SELECT topic, kind, count(*) AS count, max(refused_at) AS newest FROM refused_re
 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"""  # noqa: S608  # the condition above
 
 
-async def summary(database: Database, wanted: Wanted) -> list[dict[str, Any]]:
+async def summary(database: Database, wanted: RefusalQuery) -> list[dict[str, Any]]:
     """How many there are of each topic and kind, the most first."""
     return [dict(row) for row in await database.fetch(_SUMMARY, *wanted)]
 
@@ -230,7 +230,7 @@ async def note_replays(database: Database, replayed: Iterable[Replayed]) -> None
     await database.executemany(_NOTE, replayed)
 
 
-class Past(NamedTuple):
+class ReplayHistory(NamedTuple):
     """One replay of a refused record, and what came of it: a fate of outcomes, the kind of a new refusal, or null so far."""
 
     refusal_id: UUID
@@ -259,9 +259,9 @@ SELECT p.refusal_id, p.topic, p.partition, p.source_offset AS offset, p.replayed
 FROM refused_replays p WHERE p.refusal_id = ANY($1) ORDER BY p.replayed_at"""
 
 
-async def pasts(database: Database, ids: Iterable[UUID]) -> list[Past]:
+async def replay_history(database: Database, ids: Iterable[UUID]) -> list[ReplayHistory]:
     """Every replay of these, the oldest first."""
-    return [Past(**row) for row in await database.fetch(_PASTS, list(ids))]
+    return [ReplayHistory(**row) for row in await database.fetch(_PASTS, list(ids))]
 
 
 async def _fetch(database: Database, statement: str, *arguments: Any) -> list[Refused]:

@@ -17,7 +17,7 @@ from sql.database import Connection, Database, transaction
 __all__ = [
     "Calibration",
     "DifferentExperiment",
-    "Told",
+    "StoredExperiment",
     "add_experiment",
     "answered",
     "current_priors",
@@ -81,7 +81,7 @@ class DifferentExperiment(ValueError):
     """The id of an experiment came again with other content."""
 
 
-class Told(NamedTuple):
+class StoredExperiment(NamedTuple):
     """An experiment that was told, and what it reached of its base effect where that could be said."""
 
     experiment: ExperimentResult
@@ -108,10 +108,10 @@ async def add_experiment(
     return EffectsEvent(line=line, prior=prior, experiments=tuple(row["experiments"]) if row else ())
 
 
-async def experiments(database: Database, line: str, intervention: str | None = None) -> list[Told]:
+async def experiments(database: Database, line: str, intervention: str | None = None) -> list[StoredExperiment]:
     """Experiments on a line, oldest first, with those that were withdrawn; of one intervention where it is named."""
     return [
-        Told(
+        StoredExperiment(
             ExperimentResult.model_validate(row["body"] | {"withdrawn": row["withdrawn"]}),
             Reach.model_validate(row["reach"]) if row["reach"] else None,
         )

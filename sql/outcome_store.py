@@ -26,21 +26,22 @@ from sql.twin_rows import insert_twins
 
 __all__ = [
     "ROW",
-    "Begun",
+    "ChampionPeriods",
     "Change",
     "Head",
-    "Kind",
     "Line",
     "LineRow",
-    "Moved",
     "NewHeads",
     "NewOutcomes",
+    "OutcomeGroup",
     "Position",
-    "Reigns",
+    "PositionUpdate",
+    "SourceStart",
     "add_changes",
     "add_gaps",
     "add_outcomes",
     "begin_source",
+    "champion_periods",
     "hold_twins",
     "known_events",
     "lock_heads",
@@ -51,11 +52,10 @@ __all__ = [
     "newest_position",
     "pane_row",
     "place_heads",
-    "reached",
     "record_digest",
-    "reigns",
     "rows_since",
     "share_lines",
+    "source_watermarks",
     "split_cells",
     "stored_already",
     "tracking_ids",
@@ -101,7 +101,7 @@ class Head(NamedTuple):
     contribution: Sequence[int] | None
 
 
-class Kind(NamedTuple):
+class OutcomeGroup(NamedTuple):
     """What many outcomes of a slice have in common."""
 
     line: str
@@ -212,7 +212,7 @@ class NewHeads(NamedTuple):
     event_id: Octets
     revision: Integers
     digest: Octets
-    kinds: Sequence[Kind]
+    kinds: Sequence[OutcomeGroup]
     of: Integers
     pane: Floats
     width_s: Floats
@@ -333,7 +333,7 @@ class NewOutcomes(NamedTuple):
     treated: Integers
     fates: Sequence[str]
     conflict: npt.NDArray[np.bool_]
-    kinds: Sequence[Kind]
+    kinds: Sequence[OutcomeGroup]
     of: Integers
     own: Mapping[int, tuple[UUID | None, str | None, str | None]]
 
@@ -374,7 +374,7 @@ async def add_outcomes(connection: Connection, source: SourceId, new: NewOutcome
     await binary.copy(connection, "fidelity_tracking", _OUTCOME_COLUMNS, binary.pack(columns, len(_OUTCOME_COLUMNS), tails))
 
 
-def _kind_fields(kind: Kind) -> tuple[bytes, ...]:
+def _kind_fields(kind: OutcomeGroup) -> tuple[bytes, ...]:
     text, uuid = binary.text, binary.uuid
     return (
         text(kind.line),
@@ -473,7 +473,7 @@ SET last_offset = greatest(last_offset, $2), elements = elements + $3, watermark
 WHERE source = $1"""
 
 
-class Moved(NamedTuple):
+class PositionUpdate(NamedTuple):
     """How far a slice takes its source.
 
     Attributes:
@@ -491,7 +491,7 @@ class Moved(NamedTuple):
     digest: bytes
 
 
-async def move_position(connection: Connection, source: SourceId, moved: Moved) -> None:
+async def move_position(connection: Connection, source: SourceId, moved: PositionUpdate) -> None:
     """Say how far the source is read now."""
     await connection.execute(_MOVE_POSITION, str(source), *moved)
 
@@ -504,7 +504,7 @@ def record_digest(key: bytes | None, value: bytes | None) -> bytes:
     return parts.digest()
 
 
-class Begun(NamedTuple):
+class SourceStart(NamedTuple):
     """The newest incarnation of a partition, and the record that it was read up to."""
 
     incarnation: int
@@ -518,10 +518,10 @@ SELECT incarnation, last_offset, last_time, last_digest FROM source_positions
 WHERE topic = $1 AND partition = $2 ORDER BY incarnation DESC LIMIT 1"""
 
 
-async def newest_position(database: Database, topic: str, partition: int) -> Begun | None:
+async def newest_position(database: Database, topic: str, partition: int) -> SourceStart | None:
     """Where reading of a partition stands, null when it was never begun."""
     row = await database.fetchrow(_NEWEST, topic, partition)
-    return Begun(**row) if row else None
+    return SourceStart(**row) if row else None
 
 
 _BEGIN_SOURCE = """
@@ -533,14 +533,14 @@ async def begin_source(database: Database, source: SourceId) -> None:
     await database.execute(_BEGIN_SOURCE, str(source), source.topic, source.partition, source.incarnation)
 
 
-async def reached(database: Database, sources: Iterable[SourceId]) -> dict[SourceId, datetime | None]:
+async def source_watermarks(database: Database, sources: Iterable[SourceId]) -> dict[SourceId, datetime | None]:
     """Watermark of each source that was begun."""
     asked = {str(source): source for source in sources}
     rows = await database.fetch("SELECT source, watermark FROM source_positions WHERE source = ANY($1)", list(asked))
     return {asked[row["source"]]: row["watermark"] for row in rows}
 
 
-class Reigns(NamedTuple):
+class ChampionPeriods(NamedTuple):
     """Who became champion of a line and from when, the first one first, as of a generation of the line."""
 
     generation: int
@@ -556,11 +556,12 @@ WHERE l.line = ANY($1)
 GROUP BY l.line"""
 
 
-async def reigns(database: Database, lines: Iterable[str]) -> dict[str, Reigns]:
+async def champion_periods(database: Database, lines: Iterable[str]) -> dict[str, ChampionPeriods]:
     """Of each line that is known."""
     rows = await database.fetch(_REIGNS, sorted(set(lines)))
     return {
-        row["line"]: Reigns(row["generation"], tuple(zip(row["since"] or (), row["champions"] or (), strict=True))) for row in rows
+        row["line"]: ChampionPeriods(row["generation"], tuple(zip(row["since"] or (), row["champions"] or (), strict=True)))
+        for row in rows
     }
 
 

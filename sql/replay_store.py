@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 
 from sql.database import Database
 
-__all__ = ["Stretch", "begin_quiet", "is_quiet", "known_experiments", "stay_quiet", "stored_outcomes"]
+__all__ = ["OffsetRange", "begin_suppression", "extend_suppression", "is_suppressed", "known_experiments", "stored_outcomes"]
 
 
-class Stretch(NamedTuple):
+class OffsetRange(NamedTuple):
     """Offsets of a partition, from the first to before the end."""
 
     topic: str
@@ -26,7 +26,7 @@ class Stretch(NamedTuple):
 _STORED = "SELECT count(*) FROM fidelity_tracking WHERE source = $1 AND source_offset >= $2 AND source_offset < $3"
 
 
-async def stored_outcomes(database: Database, source: str, stretch: Stretch) -> int:
+async def stored_outcomes(database: Database, source: str, stretch: OffsetRange) -> int:
     """Outcomes of the stretch that are stored, whatever their fate."""
     return int(await database.fetchval(_STORED, source, stretch.first, stretch.end) or 0)
 
@@ -42,14 +42,14 @@ INSERT INTO replays (replay_id, topic, lines, replayed_by, quiet_until)
 VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))"""
 
 
-async def begin_quiet(database: Database, topic: str, lines: Iterable[str], by: str, seconds: float) -> UUID:
+async def begin_suppression(database: Database, topic: str, lines: Iterable[str], by: str, seconds: float) -> UUID:
     """From now on drift of these lines is told to nobody and trains nothing by itself, for so long unless it is prolonged."""
     replay_id = uuid4()
     await database.execute(_BEGIN, replay_id, topic, sorted(lines), by, seconds)
     return replay_id
 
 
-async def stay_quiet(database: Database, replay_id: UUID, seconds: float) -> None:
+async def extend_suppression(database: Database, replay_id: UUID, seconds: float) -> None:
     """Let the quiet of a replay end so long from now."""
     await database.execute(
         "UPDATE replays SET quiet_until = clock_timestamp() + make_interval(secs => $2) WHERE replay_id = $1", replay_id, seconds
@@ -59,6 +59,6 @@ async def stay_quiet(database: Database, replay_id: UUID, seconds: float) -> Non
 _IS_QUIET = "SELECT EXISTS (SELECT FROM replays WHERE $1 = ANY(lines) AND quiet_until > clock_timestamp())"
 
 
-async def is_quiet(database: Database, line: str) -> bool:
+async def is_suppressed(database: Database, line: str) -> bool:
     """Whether outcomes of the line are replayed now, or were a moment ago."""
     return bool(await database.fetchval(_IS_QUIET, line))

@@ -19,7 +19,7 @@ from sql.outcome_store import ROW, LineRow, pane_row
 __all__ = [
     "CellSums",
     "FloorRow",
-    "LineState",
+    "MonitoredLine",
     "SeriesState",
     "Snapshot",
     "SnapshotKey",
@@ -33,10 +33,10 @@ __all__ = [
     "detector_floors",
     "latch_alarm",
     "latest_from",
-    "line_states",
     "live_rows",
     "lock_line",
-    "mark_said",
+    "mark_published",
+    "monitored_lines",
     "newest_pane",
     "note_attempt",
     "raise_floor",
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 
-class LineState(NamedTuple):
+class MonitoredLine(NamedTuple):
     """A model line as windows see it; ``floor`` in seconds since the epoch."""
 
     line: str
@@ -68,18 +68,18 @@ _LINE_STATES = """
 SELECT line, champion, generation, extract(epoch FROM floor)::float8 AS floor, pane_s, window_s FROM model_lines"""
 
 
-async def line_states(database: Database) -> list[LineState]:
+async def monitored_lines(database: Database) -> list[MonitoredLine]:
     """All lines."""
-    return [LineState(**row) for row in await database.fetch(f"{_LINE_STATES} ORDER BY line")]
+    return [MonitoredLine(**row) for row in await database.fetch(f"{_LINE_STATES} ORDER BY line")]
 
 
-async def lock_line(connection: Connection, line: str) -> LineState:
+async def lock_line(connection: Connection, line: str) -> MonitoredLine:
     """The line, which nobody else may change or read in a slice before this transaction ends."""
     await queue_for_line(connection, line)
     row = await connection.fetchrow(f"{_LINE_STATES} WHERE line = $1 FOR UPDATE", line)
     if row is None:
         raise LookupError(f"no model line {line!r}")
-    return LineState(**row)
+    return MonitoredLine(**row)
 
 
 class SourcedRow(NamedTuple):
@@ -177,7 +177,7 @@ SELECT model_id, segment, coalesce(max(start) FILTER (WHERE reached >= $4), min(
 
 
 async def latest_from(
-    database: Database, state: LineState, lowest: float, n: int, series: Sequence[tuple[UUID, str]]
+    database: Database, state: MonitoredLine, lowest: float, n: int, series: Sequence[tuple[UUID, str]]
 ) -> dict[tuple[UUID, str], float]:
     """Of each of these series, where its fewest latest panes begin that hold ``n`` outcomes, or all of them."""
     models, segments = zip(*series, strict=True) if series else ((), ())
@@ -212,7 +212,7 @@ SELECT model_id, segment, o.start FROM owed o LEFT JOIN kept k USING (model_id, 
 WHERE k.version IS DISTINCT FROM o.version"""
 
 
-async def unsettled_windows(database: Database, state: LineState, low: float, high: float = math.inf) -> list[SnapshotKey]:
+async def unsettled_windows(database: Database, state: MonitoredLine, low: float, high: float = math.inf) -> list[SnapshotKey]:
     """Windows of a line that begin in [low, high) and have no snapshot of the version that their rows add up to."""
     rows = await database.fetch(_UNSETTLED, state.line, low, high, state.pane_s, state.window_s)
     return [SnapshotKey(**row) for row in rows]
@@ -373,7 +373,7 @@ async def latch_alarm(connection: Connection, line: str, series: tuple[UUID, str
     )
 
 
-async def mark_said(database: Database, model_id: UUID, segment: str) -> None:
+async def mark_published(database: Database, model_id: UUID, segment: str) -> None:
     """Note that the last change of a series' state is on its topic."""
     await database.execute("UPDATE drift_states SET said = true WHERE model_id = $1 AND segment = $2", model_id, segment)
 

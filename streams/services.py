@@ -9,7 +9,7 @@ from engine.twins.twin_model import TwinModel
 from streams.ingestion.scoring import SimulatedTwins
 from streams.kafka.app import TwinApp
 from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import Models
+from streams.registry.model_loader import ModelLoader
 from streams.simulation.simulator import Simulator
 
 __all__ = ["Services"]
@@ -22,10 +22,10 @@ class Services:
         self._app = app
 
     @cached_property
-    def models(self) -> Models:
+    def models(self) -> ModelLoader:
         """Models by their id."""
         settings = self._app.settings
-        return Models(self._app.pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+        return ModelLoader(self._app.pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
 
     @cached_property
     def simulator(self) -> Simulator:

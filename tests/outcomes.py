@@ -13,7 +13,7 @@ from aiokafka import ConsumerRecord
 from schemas import Baseline, Brand, ModelCard, TwinModelMetrics, TwinType
 from sql.database import connect
 from sql.ledger import Ledger
-from streams.kafka.batch_consumer import Slice
+from streams.kafka.batch_consumer import PollBatch
 
 SPACE = UUID(int=14)
 LINE = "hcp:kisqali:prescribing_change"
@@ -89,8 +89,8 @@ def record(
     return ConsumerRecord(TOPIC, partition, offset, stamp, 1, b"key", body, 0, 3, len(body or b""), ())
 
 
-def cut(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], size: int, *, incarnation: int = 0) -> Iterable[Slice]:
+def cut(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], size: int, *, incarnation: int = 0) -> Iterable[PollBatch]:
     """Slices of at most ``size`` records."""
     for first in range(0, len(records), size):
         part = records[first : first + size]
-        yield Slice(part[0].topic, part[0].partition, incarnation, part)
+        yield PollBatch(part[0].topic, part[0].partition, incarnation, part)

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-__all__ = ["ALL", "GATE_ENTITIES", "GATE_ROWS", "SEGMENT_MARGIN", "SEGMENT_ROWS", "Comparison", "Difference", "Judged", "compare"]
+from schemas.twin_types import ALL_ROWS
+
+__all__ = ["GATE_ENTITIES", "GATE_ROWS", "SEGMENT_MARGIN", "SEGMENT_ROWS", "Comparison", "Difference", "Judged", "compare"]
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-ALL = "all"
 """Name of the segment of every row."""
 
 GATE_ROWS = 500
@@ -103,7 +104,7 @@ class Comparison:
     mae: Difference
     correlation: Difference
     coverage: Difference
-    trigger: str = ALL
+    trigger: str = ALL_ROWS
     segments: Mapping[str, Difference] = field(default_factory=dict)
     objections: tuple[str, ...] = ()
 
@@ -115,14 +116,14 @@ class Comparison:
     @property
     def triggered(self) -> Difference:
         """The difference in what called for the retrain."""
-        return self.mae if self.trigger == ALL else self.segments.get(self.trigger, _UNKNOWN)
+        return self.mae if self.trigger == ALL_ROWS else self.segments.get(self.trigger, _UNKNOWN)
 
     @property
     def reason(self) -> str:
         """The verdict in one sentence."""
         if self.objections:
             return "; ".join(self.objections)
-        where = "" if self.trigger == ALL else f" of {self.trigger}"
+        where = "" if self.trigger == ALL_ROWS else f" of {self.trigger}"
         return f"MAE{where} {self.triggered.challenger:.4g} instead of {self.triggered.champion:.4g} on {self.n} later rows"
 
     def numbers(self) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def compare(
     *,
     entities: npt.ArrayLike | None = None,
     segments: Mapping[str, Mask] | None = None,
-    trigger: str = ALL,
+    trigger: str = ALL_ROWS,
     fewest: int = GATE_ROWS,
 ) -> Comparison:
     """Judge champion and challenger on the same rows.
@@ -273,13 +274,13 @@ def _objections(found: Comparison, fewest: int) -> tuple[str, ...]:
         return (f"{found.n} later rows are too few to judge on, {fewest} are needed",)
     if found.entities < GATE_ENTITIES:
         return (f"{found.n} later rows of {found.entities} entities: {GATE_ENTITIES} are needed to judge on",)
-    if found.trigger != ALL and found.trigger not in found.segments:
+    if found.trigger != ALL_ROWS and found.trigger not in found.segments:
         return (f"{found.trigger} called for it and has too few later rows to judge on, {SEGMENT_ROWS} are needed",)
-    where = "" if found.trigger == ALL else f" of {found.trigger}"
+    where = "" if found.trigger == ALL_ROWS else f" of {found.trigger}"
     others = {name: difference for name, difference in found.segments.items() if name != found.trigger}
     held = {
         f"MAE{where} {_pair(found.triggered)}: not better beyond noise": not found.triggered.surely_lower(),
-        f"MAE of all rows {_pair(found.mae)}: worse beyond noise": found.trigger != ALL and found.mae.surely_higher(),
+        f"MAE of all rows {_pair(found.mae)}: worse beyond noise": found.trigger != ALL_ROWS and found.mae.surely_higher(),
         f"correlation {_pair(found.correlation)}: worse beyond noise": found.correlation.surely_lower() or _lost(found.correlation),
         f"coverage {_pair(found.coverage)}: worse beyond noise": found.coverage.surely_lower() and _undercovers(found),
         **{

@@ -13,10 +13,11 @@ from engine.effects.calibration import calibrate
 from engine.effects.effect_model import catalogue_prior
 from schemas import EffectPrior, ExperimentResult, Reach
 from sql.experiment_store import DifferentExperiment, add_experiment
+from streams.errors import describe_error
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import ContainsNul, KafkaRecord, bury, without_nul
+from streams.kafka.dead_letters import ContainsNul, KafkaRecord, send_to_dead_letters, without_nul
 from streams.kafka.topics import topic_of
-from streams.retries import in_words, settle
+from streams.retries import process_event
 from streams.services import Services
 
 __all__ = ["attach"]
@@ -32,7 +33,7 @@ def attach(app: TwinApp) -> None:
         """Learn from experiment after experiment."""
         async for event in results.events():
             record = event.message
-            await settle(app, partial(_learn, app, services, record), partial(_refuse, app, record))
+            await process_event(app, partial(_learn, app, services, record), partial(_refuse, app, record))
 
     app.agent(app.raw_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
 
@@ -42,7 +43,7 @@ async def _learn(app: TwinApp, services: Services, record: KafkaRecord) -> None:
     reach = await services.simulator.reach(experiment)
     believed = await add_experiment(app.pool, experiment, _believed, reach)
     prior = believed.prior
-    await app.say(believed, key=f"{believed.line}:{prior.intervention_type}")
+    await app.publish(believed, key=f"{believed.line}:{prior.intervention_type}")
     LOG.info(
         "experiment %s %s: %s on %s is now believed to be %.4f +- %.4f, version %d, by %d experiments",
         experiment.experiment_id,
@@ -62,11 +63,11 @@ def _believed(intervention: str, known: Sequence[ExperimentResult], reaches: Map
 
 async def _refuse(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
     if isinstance(error, ValidationError):
-        await bury(app, record, "invalid", in_words(error), error)
+        await send_to_dead_letters(app, record, "invalid", describe_error(error), error)
     elif isinstance(error, DifferentExperiment):
-        await bury(app, record, "conflict", in_words(error), error)
+        await send_to_dead_letters(app, record, "conflict", describe_error(error), error)
     elif isinstance(error, ContainsNul):
-        await bury(app, record, "json", in_words(error), error)
+        await send_to_dead_letters(app, record, "json", describe_error(error), error)
     else:
         LOG.error("an experiment could not be learned from", exc_info=error)
-        await bury(app, record, "failed", f"{type(error).__name__}: {in_words(error)}", error)
+        await send_to_dead_letters(app, record, "failed", f"{type(error).__name__}: {describe_error(error)}", error)

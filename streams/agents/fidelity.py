@@ -21,21 +21,21 @@ from schemas import FidelityErrors, OutcomeEvent
 from schemas.twin_models import ModelCard
 from sql import window_store as store
 from sql.model_card_rows import UnknownModel, load_card
-from sql.window_store import LineState, Snapshot
+from sql.window_store import MonitoredLine, Snapshot
 from streams.ingestion.decoding import refusal_words
 from streams.kafka.app import TwinApp
-from streams.kafka.batch_consumer import Slice
-from streams.kafka.dead_letters import bury
+from streams.kafka.batch_consumer import PollBatch
+from streams.kafka.dead_letters import send_to_dead_letters
 from streams.kafka.topics import PARTITIONS, topic_of
 from streams.monitoring.alarms import Alarms
-from streams.monitoring.drift_detection import Judge
-from streams.monitoring.line_state import LiveLine, load
-from streams.monitoring.performance_estimation import foresee
+from streams.monitoring.drift_detection import DriftEvaluator
+from streams.monitoring.line_state import LineState, load_line
+from streams.monitoring.performance_estimation import estimate_performance
 from streams.monitoring.restatement_floor import raise_floor
 from streams.monitoring.watermarks import Watermarks
 from streams.monitoring.window_events import is_fullest, show, show_baseline, window_event
-from streams.monitoring.window_state import LineView, Series, Window
-from streams.retries import persist, settle
+from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
+from streams.retries import process_event, retry_transient
 
 __all__ = ["attach"]
 
@@ -65,9 +65,9 @@ class _Fidelity:
         self._app = app
         self._table = table
         self._cards: dict[UUID, ModelCard] = {}
-        self._judge = Judge(app.settings.n_min, app.settings.average_run_length, self._cards)
+        self._judge = DriftEvaluator(app.settings.n_min, app.settings.average_run_length, self._cards)
         self._alarms = Alarms(app)
-        self._lines: dict[str, LiveLine] = {}
+        self._lines: dict[str, LineState] = {}
         self._watermarks = Watermarks(PARTITIONS[topic_of(OutcomeEvent)])
         self._forgotten: set[str] = set()
         self._turn = asyncio.Lock()
@@ -79,16 +79,16 @@ class _Fidelity:
     async def run(self, slices: Any) -> None:
         """Merge slice after slice."""
         async for taken in slices:
-            await settle(self._app, partial(self._merge, taken), _fail)
+            await process_event(self._app, partial(self._merge, taken), _fail)
 
     async def tick(self) -> None:
         """Say the windows that changed, and judge their series."""
         if self._is_busy_elsewhere():
             return
         async with self._turn:
-            for state in await persist(partial(store.line_states, self._app.pool), part="postgres"):
+            for state in await retry_transient(partial(store.monitored_lines, self._app.pool), part="postgres"):
                 if self._is_mine(state.line):
-                    await persist(partial(self._look_at, state), part="postgres")
+                    await retry_transient(partial(self._look_at, state), part="postgres")
 
     async def sweep(self) -> None:
         """Catch up with rows that no message told of, look ahead, raise floors, and forget what is settled."""
@@ -96,8 +96,8 @@ class _Fidelity:
             return
         async with self._turn:
             for name, line in list(self._lines.items()):
-                await persist(partial(self._catch_up, line), part="postgres")
-                await persist(partial(self._look_ahead, line), part="postgres")
+                await retry_transient(partial(self._catch_up, line), part="postgres")
+                await retry_transient(partial(self._look_ahead, line), part="postgres")
                 self._forgotten |= {_key(name, series, start) for series, start in line.forget()}
 
     def _is_busy_elsewhere(self) -> bool:
@@ -109,9 +109,9 @@ class _Fidelity:
 
     # -- merging
 
-    async def _merge(self, taken: Slice) -> None:
+    async def _merge(self, taken: PollBatch) -> None:
         async with self._turn:
-            changed: dict[str, tuple[LineView, Series, float]] = {}
+            changed: dict[str, tuple[WindowState, SeriesKey, float]] = {}
             for record in taken.records:
                 said = await self._read(record)
                 if said is None:
@@ -133,26 +133,26 @@ class _Fidelity:
             for model_id in {row.model_id for row in said.rows}:
                 await self._card(model_id)
         except ValidationError as error:
-            await bury(self._app, _in_seconds(record), "invalid", refusal_words(error), error)
+            await send_to_dead_letters(self._app, _in_seconds(record), "invalid", refusal_words(error), error)
         except UnknownModel as error:
-            await bury(self._app, _in_seconds(record), "model", str(error), error)
+            await send_to_dead_letters(self._app, _in_seconds(record), "model", str(error), error)
         else:
             return said
         return None
 
-    async def _line(self, name: str) -> LiveLine | None:
+    async def _line(self, name: str) -> LineState | None:
         if name not in self._lines:
-            states = {state.line: state for state in await store.line_states(self._app.pool)}
+            states = {state.line: state for state in await store.monitored_lines(self._app.pool)}
             if name not in states:
                 LOG.warning("sums of %s, a model line that nobody registered, are passed over", name)
                 return None
             await self._load(states[name])
         return self._lines[name]
 
-    async def _load(self, state: LineState) -> LiveLine:
+    async def _load(self, state: MonitoredLine) -> LineState:
         seen_at = await store.clock(self._app.pool) - timedelta(seconds=_SWEEP_S)
-        line = self._lines[state.line] = await load(self._app.pool, state, self._judge, seen_at)
-        await self._alarms.say_unsaid(line)
+        line = self._lines[state.line] = await load_line(self._app.pool, state, self._judge, seen_at)
+        await self._alarms.publish_pending(line)
         return line
 
     async def _card(self, model_id: UUID) -> ModelCard:
@@ -162,7 +162,7 @@ class _Fidelity:
 
     # -- saying
 
-    async def _look_at(self, state: LineState) -> None:
+    async def _look_at(self, state: MonitoredLine) -> None:
         """Judge before anything is said: an alarm does not wait for a thousand windows."""
         line = self._lines.get(state.line)
         if line is None or line.state.champion != state.champion:
@@ -171,7 +171,7 @@ class _Fidelity:
         await self._alarms.judge(line)
         await self._say(line)
 
-    async def _say(self, line: LiveLine) -> None:
+    async def _say(self, line: LineState) -> None:
         watermark = self._watermarks.reached()
         closing = {window for window in line.unsettled if self._is_closed(line, window, watermark)}
         due = sorted(closing | self._worth_saying(line))
@@ -184,9 +184,9 @@ class _Fidelity:
         if line.state.champion in self._cards:
             show_baseline(line.state.line, self._cards[line.state.champion].baseline)
 
-    async def _say_some(self, line: LiveLine, due: Sequence[Window], closing: set[Window]) -> None:
+    async def _say_some(self, line: LineState, due: Sequence[WindowKey], closing: set[WindowKey]) -> None:
         said = {window: window_event(line, window, closed=window in closing) for window in due}
-        for sent in [await self._app.begin_to_say(event, key=line.state.line) for event in said.values()]:
+        for sent in [await self._app.send_event(event, key=line.state.line) for event in said.values()]:
             await sent
         final = {window: event for window, event in said.items() if window in closing}
         await store.save_snapshots(self._app.pool, list(final.values()))
@@ -197,11 +197,11 @@ class _Fidelity:
             if window.series.model_id == line.state.champion and is_fullest(line.view, window):
                 show(event)
 
-    def _is_closed(self, line: LiveLine, window: Window, watermark: float | None) -> bool:
+    def _is_closed(self, line: LineState, window: WindowKey, watermark: float | None) -> bool:
         """Closing is for good: a source that goes back in time restates what was closed before."""
         return window in line.snapshots or is_closed(window.start + line.view.window_s, watermark, self._app.settings.grace_s)
 
-    def _worth_saying(self, line: LiveLine) -> set[Window]:
+    def _worth_saying(self, line: LineState) -> set[WindowKey]:
         """Every window that changed is said once in ten seconds, and those that people look at at every tick.
 
         An outcome changes all windows that slide over its pane, a dozen of each series. People look at the one that ends with
@@ -214,7 +214,7 @@ class _Fidelity:
 
     # -- sweeping
 
-    async def _catch_up(self, line: LiveLine) -> None:
+    async def _catch_up(self, line: LineState) -> None:
         now = await store.clock(self._app.pool)
         # a row may become visible some time after its changed_at: its transaction ends at most this much later
         since = line.seen_at - timedelta(seconds=self._app.settings.postgres_statement_timeout_s * 2)
@@ -226,10 +226,10 @@ class _Fidelity:
         line.touched |= late
         await raise_floor(self._app.pool, line, self._app.settings)
 
-    async def _look_ahead(self, line: LiveLine) -> None:
+    async def _look_ahead(self, line: LineState) -> None:
         """Say what is to be expected of the champion before its outcomes arrive."""
         if line.state.champion is not None:
-            found = await foresee(self._app.pool, await self._card(line.state.champion))
+            found = await estimate_performance(self._app.pool, await self._card(line.state.champion))
             if found is not None:
                 await self._alarms.judge_early(line, found)
 
@@ -243,5 +243,5 @@ def _in_seconds(record: Any) -> Any:
     return replace(record, timestamp=record.timestamp / 1000)
 
 
-def _key(line: str, series: Series, start: float) -> str:
+def _key(line: str, series: SeriesKey, start: float) -> str:
     return f"{line}|{series.model_id}|{series.segment}|{start}"

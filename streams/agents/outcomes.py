@@ -16,15 +16,15 @@ from faust.types import TP
 from schemas import FidelityErrors, OutcomeEvent, PaneRow, SourceId
 from sql import outcome_store as store
 from sql.dead_letter_store import refused_since, unsent_refused
-from streams.ingestion.pipeline import Intake, Taken
-from streams.ingestion.scoring_context import FindSimulation, Library, LoadModel
+from streams.ingestion.pipeline import IngestResult, OutcomePipeline
+from streams.ingestion.scoring_context import ContextLoader, FindSimulation, LoadModel
 from streams.kafka.app import TwinApp
-from streams.kafka.batch_consumer import Slice, Start
-from streams.kafka.dead_letters import send_copies
-from streams.kafka.start_offsets import find_starts
+from streams.kafka.batch_consumer import PollBatch, StartOffset
+from streams.kafka.dead_letters import publish_dead_letters
+from streams.kafka.start_offsets import find_start_offsets
 from streams.kafka.topics import PARTITIONS, topic_of
 from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS
-from streams.retries import persist, settle
+from streams.retries import process_event, retry_transient
 
 __all__ = ["EVERY_LINE", "attach"]
 
@@ -46,7 +46,7 @@ def attach(app: TwinApp, models: LoadModel, simulations: FindSimulation) -> None
         simulations: finds the twins of a completed simulation.
     """
     outcomes = _Outcomes(app, models, simulations)
-    app.find_starts = outcomes.find_starts
+    app.find_starts = outcomes.find_start_offsets
     app.agent(app.raw_topic(_OUTCOMES), name="outcomes", concurrency=1)(outcomes.run)
     app.every(min(5.0, max(0.5, app.settings.grace_s / 4)), outcomes.say_watermarks)
     app.every(_SWEEP_S, outcomes.sweep)
@@ -73,10 +73,10 @@ class _Outcomes:
         self._places = asyncio.Semaphore(max(app.settings.postgres_pool_size - 1, 1))  # one is left for timers
 
     @cached_property
-    def _intake(self) -> Intake:
+    def _intake(self) -> OutcomePipeline:
         pool, settings = self._app.pool, self._app.settings
-        library = Library(pool, self._models, self._simulations)
-        return Intake(pool, library, settings.skew_s, settings.restatement_s)
+        library = ContextLoader(pool, self._models, self._simulations)
+        return OutcomePipeline(pool, library, settings.skew_s, settings.restatement_s)
 
     async def run(self, slices: Any) -> None:
         """Take slices in: those of a partition one after another, those of several side by side.
@@ -95,20 +95,20 @@ class _Outcomes:
                 last[partition] = stored
 
     async def _settle(self, stream: Any, event: Any, before: asyncio.Event | None, stored: asyncio.Event) -> None:
-        await settle(self._app, partial(self._take, event.value, before, stored), _fail)
+        await process_event(self._app, partial(self._take, event.value, before, stored), _fail)
         await stream.ack(event)
 
-    async def find_starts(self, committed: Mapping[TP, int | None]) -> Mapping[TP, Start]:
+    async def find_start_offsets(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
         """Where reading begins, and with it how far each source is."""
-        starts = await persist(partial(find_starts, self._app.settings, self._app.pool, committed), part="postgres")
+        starts = await retry_transient(partial(find_start_offsets, self._app.settings, self._app.pool, committed), part="postgres")
         sources = {
             SourceId(topic=tp.topic, partition=tp.partition, incarnation=start.incarnation): start for tp, start in starts.items()
         }
-        known = await persist(partial(store.reached, self._app.pool, sources), part="postgres")
+        known = await retry_transient(partial(store.source_watermarks, self._app.pool, sources), part="postgres")
         self._reached = {source: _Reached(known.get(source), start.offset) for source, start in sources.items()}
         return starts
 
-    async def _take(self, taken: Slice, before: asyncio.Event | None, stored: asyncio.Event) -> None:
+    async def _take(self, taken: PollBatch, before: asyncio.Event | None, stored: asyncio.Event) -> None:
         """Bring a slice in when the one ``before`` it is, and say so by ``stored``."""
         began = time.perf_counter()
         ready = await self._intake.prepare(taken)
@@ -119,13 +119,13 @@ class _Outcomes:
         stored.set()
         await self._say_rows(done)
         refused = await refused_since(self._app.pool, done.source, taken.first_offset) if done.replayed else done.refused
-        await send_copies(self._app, refused)
+        await publish_dead_letters(self._app, refused)
         if self._reached.get(done.source, _NOWHERE).next_offset <= taken.last_offset:
             self._reached[done.source] = _Reached(done.watermark, taken.last_offset + 1)
         SLICE_SECONDS.observe(time.perf_counter() - began)
         _measure(done)
 
-    async def _say_rows(self, done: Taken) -> None:
+    async def _say_rows(self, done: IngestResult) -> None:
         by_line: defaultdict[str, list[PaneRow]] = defaultdict(list)
         for found in done.rows:
             by_line[found.line].append(found.row)
@@ -136,9 +136,9 @@ class _Outcomes:
         ]:
             await sent
 
-    async def _begin_to_say(self, line: str, done: Taken, rows: Sequence[PaneRow]) -> Awaitable[Any]:
+    async def _begin_to_say(self, line: str, done: IngestResult, rows: Sequence[PaneRow]) -> Awaitable[Any]:
         said = FidelityErrors(line=line, source=done.source, watermark=done.watermark, rows=tuple(rows))
-        return await self._app.begin_to_say(said, key=line)
+        return await self._app.send_event(said, key=line)
 
     async def say_watermarks(self) -> None:
         """Tell every reader how far the sources of this worker are.
@@ -146,7 +146,7 @@ class _Outcomes:
         A source that was read to its end and has been silent for as long as windows wait holds nothing open: it is as far as the
         clock.
         """
-        await persist(self._say_watermarks, part="postgres")
+        await retry_transient(self._say_watermarks, part="postgres")
 
     async def _say_watermarks(self) -> None:
         consumer = self._app.consumer
@@ -162,7 +162,7 @@ class _Outcomes:
                 watermark = max(now, watermark or now)
             said = FidelityErrors(line=EVERY_LINE, source=source, watermark=watermark)
             for partition in range(_READERS):
-                await self._app.begin_to_say(said, key=EVERY_LINE, partition=partition)
+                await self._app.send_event(said, key=EVERY_LINE, partition=partition)
 
     def _is_silent(self, source: SourceId) -> bool:
         reached = self._reached[source]
@@ -171,18 +171,18 @@ class _Outcomes:
 
     async def sweep(self) -> None:
         """Send copies of refused records that have none yet."""
-        await persist(self._sweep, part="postgres")
+        await retry_transient(self._sweep, part="postgres")
 
     async def _sweep(self) -> None:
         due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
-        await send_copies(self._app, await unsent_refused(self._app.pool, due, _SWEPT_AT_ONCE))
+        await publish_dead_letters(self._app, await unsent_refused(self._app.pool, due, _SWEPT_AT_ONCE))
 
 
 async def _fail(error: Exception) -> None:
     raise error
 
 
-def _measure(done: Taken) -> None:
+def _measure(done: IngestResult) -> None:
     for (line, fate), count in done.fates.items():
         OUTCOMES.labels(line=line, fate=fate).inc(count)
     for kind, count in Counter(each.kind for each in done.refused).items():

@@ -19,11 +19,12 @@ from schemas.clinical_terms import clinical_term
 from schemas.events import canonical_digest
 from sql.simulation_store import DifferentBody, NoChampion, UnknownPopulation, WrongLine, finish
 from sql.twin_repository import UnknownPopulation as ExpiredPopulation
+from streams.errors import describe_error
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import KafkaRecord, bury, without_nul
+from streams.kafka.dead_letters import KafkaRecord, send_to_dead_letters, without_nul
 from streams.kafka.topics import topic_of
 from streams.metrics import SIMULATION_SECONDS, SIMULATIONS
-from streams.retries import in_words, settle
+from streams.retries import process_event
 from streams.services import Services
 from streams.simulation.simulator import MissingFeature
 
@@ -63,7 +64,7 @@ class _Simulation:
         async for event in requests.events():
             record = event.message
             with SIMULATION_SECONDS.time():
-                await settle(self._app, partial(self._answer, record), partial(self._refuse, record))
+                await process_event(self._app, partial(self._answer, record), partial(self._refuse, record))
 
     async def _answer(self, record: KafkaRecord) -> None:
         body = _body(record.value)
@@ -71,7 +72,7 @@ class _Simulation:
         try:
             request = SimulationRequest.model_validate_json(without_nul(record.value))
         except ValueError as error:
-            await self._give(_rejected(simulation_id, _clinical(body) or in_words(error)), _digest(record.value))
+            await self._give(_rejected(simulation_id, _clinical(body) or describe_error(error)), _digest(record.value))
             return
         await self._give(await self._computed(request), canonical_digest(request), request)
 
@@ -83,7 +84,7 @@ class _Simulation:
             LOG.debug("simulation %s is pinned to model %s, effects %s", pins.simulation_id, pins.model_id, pins.effects_version)
             result = await self._services.simulator.compute(pins, request)
         except _REFUSALS as refusal:
-            return _rejected(request.simulation_id, in_words(refusal))
+            return _rejected(request.simulation_id, describe_error(refusal))
         for warning in result.warnings:
             LOG.warning("simulation %s: %s", request.simulation_id, warning)
         return SimulationAnswer(
@@ -99,14 +100,14 @@ class _Simulation:
         try:
             answer = await finish(self._app.pool, answer, body_hash, request)
         except DifferentBody as refusal:
-            answer = _rejected(answer.simulation_id, in_words(refusal))
-        await self._app.say(answer, key=str(answer.simulation_id))
+            answer = _rejected(answer.simulation_id, describe_error(refusal))
+        await self._app.publish(answer, key=str(answer.simulation_id))
         SIMULATIONS.labels(status=answer.status.value).inc()
         LOG.info("simulation %s: %s%s", answer.simulation_id, answer.status, f", {answer.reason}" if answer.reason else "")
 
     async def _refuse(self, record: KafkaRecord, error: Exception) -> None:
         if isinstance(error, _Unreadable):
-            await bury(self._app, record, "unreadable", in_words(error), error)
+            await send_to_dead_letters(self._app, record, "unreadable", describe_error(error), error)
             return
         LOG.error("a simulation failed", exc_info=error)
         await self._give(*_failure(record, error))
@@ -139,7 +140,7 @@ def _failure(record: KafkaRecord, error: Exception) -> tuple[SimulationAnswer, b
     answer = SimulationAnswer(
         simulation_id=_simulation_id(_body(record.value)),
         status=AnswerStatus.FAILED,
-        reason=f"{type(error).__name__}: {in_words(error)}",
+        reason=f"{type(error).__name__}: {describe_error(error)}",
     )
     try:
         return answer, canonical_digest(SimulationRequest.model_validate_json(record.value or b""))

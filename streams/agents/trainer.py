@@ -21,15 +21,16 @@ from pydantic import ValidationError
 from schemas import RetrainEvent
 from sql.ledger import Ledger, LostLease, StaleRetrain, UnknownModel
 from sql.retrain_store import MOST_TRIES, Job, enqueue, finish, heartbeat, put_back, take
+from streams.errors import describe_error
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import ContainsNul, KafkaRecord, bury, without_nul
+from streams.kafka.dead_letters import ContainsNul, KafkaRecord, send_to_dead_letters, without_nul
 from streams.kafka.topics import topic_of
 from streams.metrics import RETRAINS
-from streams.registry.ledger_projection import Copies
+from streams.registry.ledger_projection import LedgerProjection
 from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import Models
-from streams.retries import in_words, persist, settle
-from streams.training.promotion_effects import Aftermath
+from streams.registry.model_loader import ModelLoader
+from streams.retries import process_event, retry_transient
+from streams.training.promotion_effects import PromotionEvaluator
 from streams.training.retraining import Retraining
 from streams.training.training_process import TrainingFailed, TrainingRefused
 
@@ -63,32 +64,32 @@ class _Trainer:
         """Make event after event a row; ten thousand of one cause are one."""
         async for event in events.events():
             record = event.message
-            await settle(self._app, partial(self._store, record), partial(_refuse, self._app, record))
+            await process_event(self._app, partial(self._store, record), partial(_refuse, self._app, record))
 
     async def work(self) -> None:
         """Work off the rows, one at a time, for as long as the app runs."""
         while not self._app.should_stop:
-            job = await persist(self._take, part="postgres")
+            job = await retry_transient(self._take, part="postgres")
             if job is None:
                 await asyncio.sleep(_LOOK_EVERY_S)
             else:
-                await settle(self._app, partial(self._do, job), partial(self._fail, job))
+                await process_event(self._app, partial(self._do, job), partial(self._fail, job))
 
     async def tell(self) -> None:
         """Say what happened to any line, within a second."""
-        copies, look = Copies(self._app, self._registry), 0
+        copies, look = LedgerProjection(self._app, self._registry), 0
         while not self._app.should_stop:
             rewrite = partial(copies.rewrite, all_of_them=look % _REWRITE_EVERY == 0)
-            await settle(self._app, rewrite, partial(_later, "the copies of the ledger"), part="mlflow")
+            await process_event(self._app, rewrite, partial(_later, "the copies of the ledger"), part="mlflow")
             look += 1
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def watch(self) -> None:
         """Measure what promotions buy, and take back what does harm."""
-        models = Models(self._app.pool, self._registry, size=2)
-        aftermath = Aftermath(self._app.pool, models.get, self._app.settings)
+        models = ModelLoader(self._app.pool, self._registry, size=2)
+        aftermath = PromotionEvaluator(self._app.pool, models.get, self._app.settings)
         while not self._app.should_stop:
-            await settle(self._app, aftermath.look, partial(_later, "the effects of promotions"))
+            await process_event(self._app, aftermath.look, partial(_later, "the effects of promotions"))
             await asyncio.sleep(_WATCH_EVERY_S)
 
     async def _store(self, record: KafkaRecord) -> None:
@@ -112,7 +113,7 @@ class _Trainer:
         except LostLease as lost:
             LOG.warning("%s", lost)
         except StaleRetrain as stale:
-            await finish(self._app.pool, job, "stale", in_words(stale))
+            await finish(self._app.pool, job, "stale", describe_error(stale))
             _count(job.line, "stale")
         except asyncio.CancelledError:
             await self._put_back(job)
@@ -122,7 +123,7 @@ class _Trainer:
         if job.tries > MOST_TRIES:
             raise TrainingFailed(f"given up: {MOST_TRIES} workers began this training and none came to an end")
         LOG.info("training a challenger for %s, retrain %s, try %d", job.line, job.retrain_id, job.tries)
-        models = Models(self._app.pool, self._registry, size=1)
+        models = ModelLoader(self._app.pool, self._registry, size=1)
         steps = Retraining(self._app.pool, self._registry, models.get, self._app.settings)
         challenger = await steps.challenger(job)
         comparison = await steps.judged(job, challenger)
@@ -148,7 +149,7 @@ class _Trainer:
     async def _fail(self, job: Job, error: Exception) -> None:
         if not isinstance(error, TrainingRefused | TrainingFailed):
             LOG.error("retrain %s of %s failed", job.retrain_id, job.line, exc_info=error)
-        ledger, reason = Ledger(self._app.pool), in_words(error)
+        ledger, reason = Ledger(self._app.pool), describe_error(error)
         try:
             await ledger.conclude("failed", job.line, job.model_id, retrain_id=job.retrain_id, fence=job.fence, reason=reason)
         except LostLease as lost:
@@ -162,7 +163,7 @@ class _Trainer:
         try:
             await put_back(self._app.pool, job)
         except (LostLease, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # the lease ends by itself, only later
-            LOG.warning("training %s could not be put back: %s", job.retrain_id, in_words(error))
+            LOG.warning("training %s could not be put back: %s", job.retrain_id, describe_error(error))
 
     async def _while_held(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
         """Do the work as long as the lease is ours, and show signs of life meanwhile."""
@@ -177,7 +178,7 @@ class _Trainer:
 
     async def _beat(self, job: Job) -> None:
         while True:
-            await persist(partial(heartbeat, self._app.pool, job), part="postgres")
+            await retry_transient(partial(heartbeat, self._app.pool, job), part="postgres")
             await asyncio.sleep(self._app.settings.lease_s / _BEATS_A_LEASE)
 
 
@@ -192,11 +193,11 @@ async def _later(what: str, error: Exception) -> None:
 
 async def _refuse(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
     if isinstance(error, ValidationError):
-        await bury(app, record, "invalid", in_words(error), error)
+        await send_to_dead_letters(app, record, "invalid", describe_error(error), error)
     elif isinstance(error, ContainsNul):
-        await bury(app, record, "json", in_words(error), error)
+        await send_to_dead_letters(app, record, "json", describe_error(error), error)
     elif isinstance(error, UnknownModel):
-        await bury(app, record, "model", in_words(error), error)
+        await send_to_dead_letters(app, record, "model", describe_error(error), error)
     else:
         LOG.error("a retrain event could not be stored", exc_info=error)
-        await bury(app, record, "failed", f"{type(error).__name__}: {in_words(error)}", error)
+        await send_to_dead_letters(app, record, "failed", f"{type(error).__name__}: {describe_error(error)}", error)

@@ -77,7 +77,7 @@ def design(
         assignment=Assignment(control_ratio, cluster_size, icc),
         n_available=available,
     )
-    answer(plan.model_dump(mode="json"), lambda: _plan_in_words(plan), as_json=as_json)
+    answer(plan.model_dump(mode="json"), lambda: _plan_text(plan), as_json=as_json)
 
 
 @click.command("counterfactuals")
@@ -184,7 +184,7 @@ def _of(average: Mapping[str, float], name: str) -> str:
     return f"{average[name]:+.4g}" + (f"   {low:+.4g} to {high:+.4g}" if low < high else "")
 
 
-def _plan_in_words(plan: ExperimentPlan) -> str:
+def _plan_text(plan: ExperimentPlan) -> str:
     whole = plan.design_effect > 1
     arms = [f"  {arm.name:<28}{arm.n:>9,} people" + (f" in {arm.clusters:,} clusters" if whole else "") for arm in plan.arms]
     simulated = plan.simulation

@@ -30,8 +30,8 @@ from streams.cli.options import (
     twin_type_option,
 )
 from streams.cli.output import Commands, answer, as_json_option, say, with_pool
-from streams.reporting.overview import look
-from streams.reporting.text import model_facts, result_in_words, windows_as_data, windows_in_words
+from streams.reporting.overview import read_overview
+from streams.reporting.text import model_facts, simulation_text, windows_dict, windows_text
 from streams.settings import ROLES, Role, settings
 from streams.training.datasets import as_training_table, read_table, write_table
 from streams.worker.local_stack import connected
@@ -170,7 +170,7 @@ def simulate(
         replied = asyncio.run(ask(at, request, timeout_s))
     if replied.result is None:
         raise ValueError(f"{replied.status.value}: {replied.reason}")
-    answer(replied.model_dump(mode="json"), lambda: result_in_words(replied), as_json=as_json)
+    answer(replied.model_dump(mode="json"), lambda: simulation_text(replied), as_json=as_json)
 
 
 @main.group()
@@ -222,10 +222,10 @@ def up(home: Path | None, port: int) -> None:
 @as_json_option
 def fidelity(weighted: str, *, as_json: bool) -> None:
     """The newest windows of every line, what is expected before outcomes arrive, and who is waited for."""
-    seen = with_pool(lambda at, pool: look(pool, at.n_min))
+    seen = with_pool(lambda at, pool: read_overview(pool, at.n_min))
     answer(
-        [windows_as_data(line, weighted) for line in seen.lines],
-        lambda: "\n\n".join(windows_in_words(line, weighted) for line in seen.lines) or "no model line yet",
+        [windows_dict(line, weighted) for line in seen.lines],
+        lambda: "\n\n".join(windows_text(line, weighted) for line in seen.lines) or "no model line yet",
         as_json=as_json,
     )
 
@@ -239,7 +239,7 @@ def verify(*, repair: bool, as_json: bool) -> None:
 
     with connected(settings(), say) as at:
         report = asyncio.run(check(at, repair=repair))
-    answer(report.as_data(), report.in_words, as_json=as_json)
+    answer(report.to_dict(), report.format_text, as_json=as_json)
     if report.mismatches:
         sys.exit(1)
 
@@ -255,7 +255,7 @@ def demo(data: Path | None, twin_type: str, brand: str, *, once: bool, as_json: 
     from streams.demo.run import run_demo  # noqa: PLC0415  # heavy, and only this command needs it
 
     report = run_demo(settings(), data, TwinType(twin_type), Brand(brand), (lambda _line: None) if once else say)
-    answer(report.as_data(), report.in_words, as_json=as_json)
+    answer(report.to_dict(), report.format_text, as_json=as_json)
     if not report.succeeded:
         sys.exit(1)
 

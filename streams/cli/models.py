@@ -19,9 +19,9 @@ from sql.twin_repository import keep_realism
 from streams.cli.options import filter_option, filters_of
 from streams.cli.output import answer, as_json_option, with_pool
 from streams.client.twin_client import TwinClient
-from streams.reporting.overview import look
+from streams.reporting.overview import read_overview
 from streams.reporting.retrain_report import story_of
-from streams.reporting.text import line_in_words
+from streams.reporting.text import line_text
 from streams.settings import Settings
 from streams.web.dashboard import moment
 from streams.worker.setup import champion_of
@@ -40,12 +40,12 @@ def models() -> None:
 @as_json_option
 def list_models(*, as_json: bool) -> None:
     """Every line with its champion."""
-    seen = with_pool(lambda at, pool: look(pool, at.n_min))
+    seen = with_pool(lambda at, pool: read_overview(pool, at.n_min))
     said = [
         {"line": line.line, "policy": line.policy, "champion": line.champion.model_dump(mode="json") if line.champion else None}
         for line in seen.lines
     ]
-    answer(said, lambda: "\n\n".join(map(line_in_words, seen.lines)) or "no model line yet: twinstream train FILE", as_json=as_json)
+    answer(said, lambda: "\n\n".join(map(line_text, seen.lines)) or "no model line yet: twinstream train FILE", as_json=as_json)
 
 
 @models.command()
@@ -60,10 +60,10 @@ def history(line: str | None, simulation_id: UUID | None, *, as_json: bool) -> N
         raise click.UsageError("give a LINE or --simulation ID")
     if simulation_id is not None:
         told = with_pool(lambda _, pool: _answered(pool, simulation_id))
-        answer(told, lambda: _answered_in_words(told), as_json=as_json)
+        answer(told, lambda: _outcomes_text(told), as_json=as_json)
         return
     events = with_pool(lambda _, pool: _history(pool, str(line)))
-    answer([event.model_dump(mode="json") for event in events], lambda: "\n".join(map(_event_in_words, events)), as_json=as_json)
+    answer([event.model_dump(mode="json") for event in events], lambda: "\n".join(map(_event_text, events)), as_json=as_json)
 
 
 @models.command()
@@ -179,7 +179,7 @@ def why(retrain_id: str, *, as_json: bool) -> None:
         return await story_of(pool, await _retrain(pool, retrain_id), at.retrain_limits)
 
     story = with_pool(tell)
-    answer(story.as_data(), story.in_words, as_json=as_json)
+    answer(story.to_dict(), story.format_text, as_json=as_json)
 
 
 def _decide(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json: bool) -> None:
@@ -193,7 +193,7 @@ def _decide(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json: bool) -
         return event
 
     event = with_pool(deciding)
-    answer(event.model_dump(mode="json"), lambda: _event_in_words(event), as_json=as_json)
+    answer(event.model_dump(mode="json"), lambda: _event_text(event), as_json=as_json)
 
 
 async def _crown(at: Settings, pool: Pool, event: ModelEvent) -> None:
@@ -201,7 +201,7 @@ async def _crown(at: Settings, pool: Pool, event: ModelEvent) -> None:
 
     if event.happened in ("promoted", "rolled_back") and event.champion:
         run = (await Ledger(pool).artifact(event.champion)).mlflow_run_id
-        await asyncio.to_thread(MlflowRegistry(at.mlflow_uri).crown, event.line, run)
+        await asyncio.to_thread(MlflowRegistry(at.mlflow_uri).set_champion_alias, event.line, run)
 
 
 async def _realism(at: Settings, pool: Pool, line: str, filters: PopulationFilter) -> tuple[RealismReport, int]:
@@ -250,7 +250,7 @@ async def _answered(pool: Pool, simulation_id: UUID) -> dict[str, Any]:
     }
 
 
-def _answered_in_words(told: dict[str, Any]) -> str:
+def _outcomes_text(told: dict[str, Any]) -> str:
     if told["model_id"] is None:
         return f"simulation {told['simulation_id']} was answered {told['status']}, by no model"
     lines = [
@@ -266,6 +266,6 @@ def _answered_in_words(told: dict[str, Any]) -> str:
     )
 
 
-def _event_in_words(event: ModelEvent) -> str:
+def _event_text(event: ModelEvent) -> str:
     behind = f"  (retrain {event.retrain_id})" if event.retrain_id else ""
     return f"{event.generation:>4}  {moment(event.at)}  {event.happened:<11} {event.model_id}  {event.reason}{behind}"

@@ -11,7 +11,7 @@ from uuid import UUID
 import click
 
 from sql.database import Pool
-from sql.dead_letter_store import Refused, Wanted, find_refused, refused_among, summary
+from sql.dead_letter_store import RefusalQuery, Refused, find_refused, refused_among, summary
 from streams.cli.output import answer, as_json_option, say, with_pool
 from streams.kafka.asyncapi import asyncapi_document, write_schemas
 from streams.operations.dead_letter_replay import (
@@ -20,8 +20,8 @@ from streams.operations.dead_letter_replay import (
     Sent,
     Skipped,
     assignment,
-    letter_in_words,
-    letters_in_words,
+    dead_letter_text,
+    dead_letters_table,
     replay_letters,
     shown,
     with_pasts,
@@ -29,7 +29,7 @@ from streams.operations.dead_letter_replay import (
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from streams.operations.topic_replay import Report
+    from streams.operations.topic_replay import ReplayReport
 
 __all__ = ["dlq", "replay", "schemas", "simulate_again"]
 
@@ -54,7 +54,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 @as_json_option
 def list_letters(topic: str | None, kind: str | None, limit: int, *, waiting: bool, as_json: bool) -> None:
     """The newest refused records, and how many there are of each kind."""
-    wanted = Wanted(topic, kind, waiting)
+    wanted = RefusalQuery(topic, kind, waiting)
 
     async def look(_: Settings, pool: Pool) -> tuple[list[dict[str, Any]], list[Letter]]:
         return await summary(pool, wanted), await with_pasts(pool, await refused_among(pool, wanted, limit))
@@ -67,7 +67,7 @@ def _listed(counts: list[dict[str, Any]], letters: list[Letter]) -> str:
     if not counts:
         return "nothing was refused"
     total = [f"{each['count']:,} {each['kind']} on {each['topic']}" for each in counts]
-    return "\n".join([f"refused: {', '.join(total)}", letters_in_words(letters)])
+    return "\n".join([f"refused: {', '.join(total)}", dead_letters_table(letters)])
 
 
 @dlq.command()
@@ -80,7 +80,7 @@ def show(refusal_id: str, *, raw: bool, as_json: bool) -> None:
     if raw:
         click.get_binary_stream("stdout").write(letter.refused.value or b"")
     else:
-        answer(shown(letter), lambda: letter_in_words(letter), as_json=as_json)
+        answer(shown(letter), lambda: dead_letter_text(letter), as_json=as_json)
 
 
 @dlq.command("replay")
@@ -112,7 +112,7 @@ def replay_refused(
     if file is not None and len(ids) != 1:
         raise click.UsageError("--value is the value of one refused record: name it")
     fix = Fix(dict(map(assignment, sets)), drops, file.read() if file else None)
-    wanted = Wanted(topic, kind, waiting=True)
+    wanted = RefusalQuery(topic, kind, waiting=True)
 
     async def replay(at: Settings, pool: Pool) -> tuple[list[Sent], list[Skipped], list[Letter]]:
         chosen = [await find_refused(pool, each) for each in ids] if ids else await refused_among(pool, wanted, _MOST_AT_ONCE)
@@ -180,11 +180,11 @@ def replay(topic: str, begin: str | None, end: str | None, partitions: tuple[int
 
     first, last = (None if said is None else again.bound(said) for said in (begin, end))
 
-    async def work(at: Settings, pool: Pool) -> Report:
+    async def work(at: Settings, pool: Pool) -> ReplayReport:
         return await again.replay(at, pool, topic, first, last, partitions, dry_run=dry_run)
 
     report = with_pool(work)
-    answer(report.as_data(), report.in_words, as_json=as_json)
+    answer(report.to_dict(), report.format_text, as_json=as_json)
 
 
 def simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
@@ -192,6 +192,6 @@ def simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
     from streams.simulation.reproduction import repeat  # noqa: PLC0415  # heavy, and only this command needs it
 
     repeated = with_pool(lambda at, pool: repeat(at, pool, simulation_id))
-    answer(repeated.as_data(), repeated.in_words, as_json=as_json)
+    answer(repeated.to_dict(), repeated.format_text, as_json=as_json)
     if repeated.differences:
         sys.exit(1)

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 
 from deploy.stack import StackError
 from sql.database import Pool, open_pool
-from streams.retries import in_words
+from streams.errors import describe_error
 from streams.settings import Settings, settings
 from streams.worker.local_stack import connected
 
@@ -35,7 +35,7 @@ class Commands(click.Group):
         except (click.exceptions.Exit, click.Abort):  # a RuntimeError by birth, but no refusal
             raise
         except REFUSALS as error:
-            click.echo(f"twinstream: {in_words(error)}", err=True)
+            click.echo(f"twinstream: {describe_error(error)}", err=True)
             sys.exit(1)
 
 

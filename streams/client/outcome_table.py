@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from schemas import TWIN_TYPES, OutcomeEvent, TwinType
-from streams.retries import in_words
+from streams.errors import describe_error
 
 __all__ = ["outcome_events"]
 
@@ -32,7 +32,7 @@ def outcome_events(table: pd.DataFrame, constants: Mapping[str, Any] | None = No
         try:
             yield OutcomeEvent.model_validate(_fields({str(name): cell for name, cell in row.items()}, same, features))
         except ValueError as error:
-            raise ValueError(f"row {number} is no outcome: {in_words(error)}") from error
+            raise ValueError(f"row {number} is no outcome: {describe_error(error)}") from error
 
 
 def _feature_columns(table: pd.DataFrame, same: Mapping[str, Any]) -> frozenset[str]:

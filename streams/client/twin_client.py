@@ -22,7 +22,7 @@ from schemas import Event, ExperimentResult, OutcomeEvent, SimulationAnswer, Sim
 from streams.client.outcome_table import outcome_events
 from streams.kafka.records import Headers, event_headers, event_value
 from streams.kafka.security import kafka_security
-from streams.kafka.topics import LARGEST_RECORD, topic_of
+from streams.kafka.topics import MAX_RECORD_BYTES, topic_of
 from streams.settings import Settings
 
 __all__ = ["NoAnswer", "TwinClient"]
@@ -58,7 +58,7 @@ class TwinClient:
             acks="all",
             enable_idempotence=True,
             linger_ms=5,
-            max_request_size=LARGEST_RECORD,
+            max_request_size=MAX_RECORD_BYTES,
             **kafka_security(self._settings),
         )
         await self._producer.start()

@@ -14,7 +14,7 @@ from sql.database import Pool
 from streams.settings import Role
 from streams.worker.supervisor import Workers
 
-__all__ = ["Accident", "kill"]
+__all__ = ["InjectedFault", "kill"]
 
 VICTIM: Role = "outcomes"
 _GLANCE_S = 0.2
@@ -22,7 +22,7 @@ _LAST_BREATH_S = 0.5  # what the database had begun to commit when the process d
 
 
 @dataclass
-class Accident:
+class InjectedFault:
     """What was killed, and how it went on.
 
     Attributes:
@@ -51,12 +51,12 @@ class Accident:
         say(f"  a successor takes outcomes in, {self.back_s:.1f} s after the kill, from where the dead process had committed")
 
 
-def kill(workers: Workers, published: int, say: Callable[[str], None]) -> Accident:
+def kill(workers: Workers, published: int, say: Callable[[str], None]) -> InjectedFault:
     """End the process that takes outcomes in, without a warning; its supervisor starts another."""
     pid = workers.pids[VICTIM]
     os.kill(pid, signal.SIGKILL)
     say(f"  killed process {pid}, the role {VICTIM}, in the middle of its work (SIGKILL)")
-    return Accident(VICTIM, pid, datetime.now(UTC), published)
+    return InjectedFault(VICTIM, pid, datetime.now(UTC), published)
 
 
 async def _taken(pool: Pool) -> int:

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from schemas import FidelityMetrics, SimulationAnswer
-from streams.demo.scenario import Journey
-from streams.operations.verify import Report as Verified
+from streams.demo.scenario import DemoRun
+from streams.operations.verify import VerificationReport as Verified
 from streams.reporting.charts import Mark
-from streams.reporting.overview import LineLook, Point, Retrain, Series
+from streams.reporting.overview import LineOverview, Point, Retrain, Series
 from streams.reporting.text import model_facts
 from streams.training.datasets import Imported
 from streams.web.dashboard import render_report
 
-__all__ = ["Report", "make_report"]
+__all__ = ["DemoReport", "make_report"]
 
 PAGE = "report.html"
 
 
 @dataclass(frozen=True)
-class Report:
+class DemoReport:
     """The main job in numbers.
 
     Attributes:
@@ -33,7 +33,7 @@ class Report:
     """
 
     table: Imported
-    journey: Journey
+    journey: DemoRun
     verified: Verified
     seconds: dict[str, float]
     fidelity: dict[str, FidelityMetrics]
@@ -49,7 +49,7 @@ class Report:
         better = before is not None and after is not None and after < before
         return better and self.journey.promoted is not None and not self.verified.mismatches
 
-    def as_data(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The report for a program."""
         card = self.journey.first
         return {
@@ -68,12 +68,12 @@ class Report:
             else None,
             "promoted": self.journey.promoted,
             "fidelity": {name: metrics.model_dump(mode="json") for name, metrics in self.fidelity.items()},
-            "verify": self.verified.as_data(),
+            "verify": self.verified.to_dict(),
             "seconds": self.seconds,
             "page": str(self.home / PAGE),
         }
 
-    def in_words(self) -> str:
+    def format_text(self) -> str:
         """The report for a terminal."""
         return "\n".join(
             [
@@ -83,10 +83,10 @@ class Report:
                     "table", [f"{self.table.source}, {len(self.table.frame):,} rows", *self._left_out(), *self.table.notes]
                 ),
                 *self._told("model", [*model_facts(self.journey.first), *self.journey.first.metrics.warnings]),
-                *self._told("simulations", [answer_in_words(answer) for answer in self.journey.answers]),
+                *self._told("simulations", [answer_text(answer) for answer in self.journey.answers]),
                 *self._told("stream", self._stream()),
-                *self._told("fidelity", [f"{name}: {figures_in_words(metrics)}" for name, metrics in self.fidelity.items()]),
-                *self._told("verify", self.verified.in_words().splitlines()),
+                *self._told("fidelity", [f"{name}: {fidelity_text(metrics)}" for name, metrics in self.fidelity.items()]),
+                *self._told("verify", self.verified.format_text().splitlines()),
                 *self._told("seconds", [f"{seconds:6.1f}  {name}" for name, seconds in self.seconds.items()]),
                 *self._told("look at", self._addresses()),
             ]
@@ -120,18 +120,18 @@ class Report:
         ]
 
 
-def make_report(table: Imported, journey: Journey, verified: Verified, seconds: dict[str, float], home: Path) -> Report:
+def make_report(table: Imported, journey: DemoRun, verified: Verified, seconds: dict[str, float], home: Path) -> DemoReport:
     """Put the report together and write its page into ``home``.
 
     Raises:
         ValueError: when the journey never looked at the line.
     """
-    line = journey.look
+    line = journey.line_overview
     if line is None or journey.seen is None:
         raise ValueError(f"nothing is known of {journey.line}: the journey ended before a look at it")
     asked = sorted((told for told in line.retrains if told.status != "stale"), key=lambda told: told.requested_at)
     retrain = next((told for told in asked if told.status == "promoted"), asked[-1] if asked else None)
-    report = Report(
+    report = DemoReport(
         table=table,
         journey=journey,
         verified=verified,
@@ -141,17 +141,19 @@ def make_report(table: Imported, journey: Journey, verified: Verified, seconds: 
         delay=_delay(journey, retrain),
         home=home,
     )
-    (home / PAGE).write_text(render_report(journey.seen, report.as_data(), report.in_words(), marks_of(journey)), encoding="utf-8")
+    (home / PAGE).write_text(
+        render_report(journey.seen, report.to_dict(), report.format_text(), marks_of(journey)), encoding="utf-8"
+    )
     return report
 
 
-def marks_of(journey: Journey) -> tuple[Mark, ...]:
+def marks_of(journey: DemoRun) -> tuple[Mark, ...]:
     """The moments of the kill and of the injected shift, for the charts."""
     killed = [Mark(journey.accident.at, "worker killed", "bad")] if journey.accident else []
     return (*killed, *([Mark(journey.shifted_from, "injected shift", "warn")] if journey.shifted_from else []))
 
 
-def fidelity_by_part(line: LineLook, journey: Journey) -> dict[str, FidelityMetrics]:
+def fidelity_by_part(line: LineOverview, journey: DemoRun) -> dict[str, FidelityMetrics]:
     """The last stretch of each part of the stream that lies wholly in it, by the part's name."""
     by_model = {series.card.model_id: series for series in line.over_time}
     first = by_model.get(journey.first.model_id)
@@ -176,7 +178,7 @@ def _size(point: Point) -> int:
     return point.metrics.n
 
 
-def _delay(journey: Journey, retrain: Retrain | None) -> int | None:
+def _delay(journey: DemoRun, retrain: Retrain | None) -> int | None:
     """Shifted outcomes up to the end of the panes on which the retrain was decided."""
     if retrain is None or journey.shifted_from is None:
         return None
@@ -184,7 +186,7 @@ def _delay(journey: Journey, retrain: Retrain | None) -> int | None:
     return max(0, round((decided_on - journey.shifted_from).total_seconds() * journey.rate))
 
 
-def answer_in_words(answer: SimulationAnswer) -> str:
+def answer_text(answer: SimulationAnswer) -> str:
     """One simulation on one line."""
     result = answer.result
     if result is None or result.intervention is None:
@@ -194,7 +196,7 @@ def answer_in_words(answer: SimulationAnswer) -> str:
     return f"{name:<28} {interval:<28} {result.recommendation.value.replace('_', ' ')}, {result.affected_twin_count:,} twins"
 
 
-def figures_in_words(metrics: FidelityMetrics) -> str:
+def fidelity_text(metrics: FidelityMetrics) -> str:
     """Error and coverage on one line."""
     coverage = f", coverage {metrics.coverage_95pct:.1%}" if metrics.coverage_95pct is not None else ""
     return f"MAE {metrics.mae:.4f} ± {metrics.standard_errors.get('mae', 0.0):.4f}{coverage}, {metrics.n:,} outcomes"

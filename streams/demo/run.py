@@ -15,8 +15,8 @@ import pandas as pd
 from deploy.stack import StackError, free_port, running_stack
 from engine.sample_tables import sample_table
 from schemas import TWIN_TYPES, Brand, TwinType
-from streams.demo.report import Report, make_report
-from streams.demo.scenario import Pace, Stopwatch, travel
+from streams.demo.report import DemoReport, make_report
+from streams.demo.scenario import Pace, Stopwatch, run_scenario
 from streams.demo.shift import split
 from streams.operations.verify import verify
 from streams.reporting.text import model_facts
@@ -55,7 +55,7 @@ def run_demo(
     *,
     rows: int = ROWS,
     pace: Pace | None = None,
-) -> Report:
+) -> DemoReport:
     """Run the main job and report; the folder ``demo`` of the home is cleared first.
 
     ``rows`` are generated where there is no ``data``. Without a ``pace`` the first half of the streamed rows is left as it is.
@@ -88,7 +88,7 @@ def run_demo(
         with watch.step("starting the workers"):
             workers = held.enter_context(Workers(ROLES, at, log_folder=home / "logs"))
             workers.wait_ready()
-        journey = asyncio.run(travel(at, first, stream, pace or _half_quiet(stream), watch, workers))
+        journey = asyncio.run(run_scenario(at, first, stream, pace or _half_quiet(stream), watch, workers))
         with watch.step("verifying every count"):
             verified = asyncio.run(verify(at))
         workers.check()

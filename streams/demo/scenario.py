@@ -26,14 +26,14 @@ from schemas import (
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from streams.client.twin_client import TwinClient
-from streams.demo.fault import Accident, kill
+from streams.demo.fault import InjectedFault, kill
 from streams.demo.shift import Shift, choose_shift
 from streams.demo.stream import OutcomeRows, paced
-from streams.reporting.overview import LineLook, Look, look
+from streams.reporting.overview import LineOverview, Overview, read_overview
 from streams.settings import Settings
 from streams.worker.supervisor import Workers
 
-__all__ = ["Journey", "Pace", "Stopwatch", "travel"]
+__all__ = ["DemoRun", "Pace", "Stopwatch", "run_scenario"]
 
 Say = Callable[[str], None]
 
@@ -68,7 +68,7 @@ class Stopwatch:
 
 
 @dataclass
-class Journey:
+class DemoRun:
     """What happened, for the report.
 
     Attributes:
@@ -87,22 +87,22 @@ class Journey:
     published: int = 0
     rate: float = 250.0
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    accident: Accident | None = None
+    accident: InjectedFault | None = None
     shifted_from: datetime | None = None
     promoted: UUID | None = None
-    seen: Look | None = None
+    seen: Overview | None = None
 
     @property
-    def look(self) -> LineLook | None:
+    def line_overview(self) -> LineOverview | None:
         """The line in the last look."""
         return next((line for line in self.seen.lines if line.line == self.line), None) if self.seen else None
 
 
-async def travel(
+async def run_scenario(
     settings: Settings, first: ModelCard, rows: pd.DataFrame, pace: Pace, watch: Stopwatch, workers: Workers
-) -> Journey:
+) -> DemoRun:
     """Ask, listen, and go on until a better model was promoted and has shown itself; one of the workers dies on the way."""
-    journey = Journey(first.line, first, choose_shift(rows, first.twin_type, first.baseline), rate=pace.rate)
+    journey = DemoRun(first.line, first, choose_shift(rows, first.twin_type, first.baseline), rate=pace.rate)
     async with TwinClient(settings, name="demo") as client:
         pool = await open_pool(settings)
         try:
@@ -154,7 +154,7 @@ async def _listen(
     client: TwinClient,
     pool: Pool,
     settings: Settings,
-    journey: Journey,
+    journey: DemoRun,
     frame: pd.DataFrame,
     pace: Pace,
     watch: Stopwatch,
@@ -182,10 +182,10 @@ async def _listen(
     finally:
         for task in watching:
             task.cancel()
-    journey.seen = await look(pool, settings.n_min)
+    journey.seen = await read_overview(pool, settings.n_min)
 
 
-async def _send(client: TwinClient, rows: OutcomeRows, rate: float, count: int, change: dict[int, float], journey: Journey) -> None:
+async def _send(client: TwinClient, rows: OutcomeRows, rate: float, count: int, change: dict[int, float], journey: DemoRun) -> None:
     async for batch in paced(rows, rate, change, count):
         journey.published += await client.publish_outcomes(batch)
 
@@ -194,12 +194,12 @@ def _change(shift: Shift, frame: pd.DataFrame) -> dict[int, float]:
     return dict.fromkeys(map(int, np.flatnonzero(shift.rows(frame))), shift.by)
 
 
-async def _successor(pool: Pool, journey: Journey) -> UUID | None:
+async def _successor(pool: Pool, journey: DemoRun) -> UUID | None:
     champion = await Ledger(pool).champion(journey.line)
     return champion if champion != journey.first.model_id else None
 
 
-async def _settled(pool: Pool, journey: Journey) -> None:
+async def _settled(pool: Pool, journey: DemoRun) -> None:
     """Wait until every published outcome has its row.
 
     Raises:
@@ -217,13 +217,13 @@ async def _settled(pool: Pool, journey: Journey) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _glance(pool: Pool, settings: Settings, journey: Journey, say: Say) -> None:
+async def _glance(pool: Pool, settings: Settings, journey: DemoRun, say: Say) -> None:
     """Say every few seconds how the line stands, and at once what was decided."""
     told = -1
     while True:
         await asyncio.sleep(GLANCE_S)
-        journey.seen = await look(pool, settings.n_min)
-        line = journey.look
+        journey.seen = await read_overview(pool, settings.n_min)
+        line = journey.line_overview
         if line is None:
             continue
         for event in reversed(line.history):
@@ -234,7 +234,7 @@ async def _glance(pool: Pool, settings: Settings, journey: Journey, say: Say) ->
             say(standing(journey, line))
 
 
-def standing(journey: Journey, line: LineLook) -> str:
+def standing(journey: DemoRun, line: LineOverview) -> str:
     """One line of progress: the newest window beside the model's baseline."""
     window, scored = line.whole, line.scored
     if window is None or scored is None:

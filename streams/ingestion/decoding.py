@@ -24,12 +24,12 @@ from schemas import TWIN_TYPES, Brand, OutcomeEvent, TwinType
 from schemas.canonical import spell_words
 from schemas.events import Features
 from schemas.twin_types import model_line
-from streams.ingestion.outcome_batch import Entity, Floats, Integers, Octets, Outcomes, Words
+from streams.ingestion.outcome_batch import Entity, Floats, Integers, Octets, OutcomeBatch, SharedFields
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
-__all__ = ["Parsed", "Refusal", "RefusedElement", "arrivals", "parse", "raw_elements", "refusal_words"]
+__all__ = ["DecodedBatch", "ElementRefusal", "RefusedElement", "arrival_times", "decode", "raw_elements", "refusal_words"]
 
 _LONGEST_REASON = 2000
 _DECODER = json.JSONDecoder()
@@ -38,12 +38,12 @@ _NUL = b"\\u0000"
 _MS = 1000  # microseconds
 
 
-class Refusal(NamedTuple):
+class ElementRefusal(NamedTuple):
     """Why an element is not taken: a word for the metric, a sentence for people, and the class of what was raised."""
 
     kind: str
     reason: str
-    exception: str = "Refusal"
+    exception: str = "ElementRefusal"
 
 
 class RefusedElement(NamedTuple):
@@ -51,17 +51,17 @@ class RefusedElement(NamedTuple):
 
     record: int
     place: int
-    refusal: Refusal
+    refusal: ElementRefusal
 
 
-class Parsed(NamedTuple):
+class DecodedBatch(NamedTuple):
     """What the records hold; every record has at least one element, if only a refused one."""
 
-    outcomes: Outcomes
+    outcomes: OutcomeBatch
     refused: list[RefusedElement]
 
 
-def parse(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], skew_s: float) -> Parsed:
+def decode(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], skew_s: float) -> DecodedBatch:
     """All elements of the records; outcomes further ahead of Kafka's time than ``skew_s`` are refused."""
     said, refused = _Said([], [], []), list[RefusedElement]()
     for number, record in enumerate(records):
@@ -166,7 +166,7 @@ class _Said(NamedTuple):
 
 def _read(number: int, value: bytes | None, said: _Said, refused: list[RefusedElement]) -> None:
     if value is None:
-        refused.append(RefusedElement(number, 0, Refusal("empty", "the record has no value")))
+        refused.append(RefusedElement(number, 0, ElementRefusal("empty", "the record has no value")))
         return
     try:
         if _NUL not in value:
@@ -180,7 +180,7 @@ def _read(number: int, value: bytes | None, said: _Said, refused: list[RefusedEl
         pass  # so that only what is wrong is refused: element by element
     for place, raw in enumerate(raw_elements(value)):
         found = _slowly(raw or b"")
-        if isinstance(found, Refusal):
+        if isinstance(found, ElementRefusal):
             refused.append(RefusedElement(number, place, found))
         else:
             said.add(found, number, place)
@@ -190,18 +190,18 @@ def _take_all(found: Sequence[_Fields], number: int, said: _Said, refused: list[
     for place, fields in enumerate(found):
         said.add(fields, number, place)
     if not found:
-        refused.append(RefusedElement(number, 0, Refusal("empty", "the array has no elements")))
+        refused.append(RefusedElement(number, 0, ElementRefusal("empty", "the array has no elements")))
 
 
-def _slowly(raw: bytes) -> _Fields | Refusal:
+def _slowly(raw: bytes) -> _Fields | ElementRefusal:
     """What the model says of one element."""
     if _NUL in raw:
-        return Refusal("json", "the text contains NUL, which no database keeps")
+        return ElementRefusal("json", "the text contains NUL, which no database keeps")
     try:
         event = _read_model(raw)
     except ValidationError as error:
         kind = "json" if error.errors(include_url=False)[0]["type"] == "json_invalid" else "invalid"
-        return Refusal(kind, refusal_words(error), type(error).__name__)
+        return ElementRefusal(kind, refusal_words(error), type(error).__name__)
     ids = {name: None if said is None else str(said) for name in _IDS for said in (getattr(event, name),)}
     return cast("_Fields", {**dict(event), **ids})
 
@@ -216,17 +216,17 @@ _IDS = ("event_id", "model_id", "simulation_id", "twin_id")
 
 def _settled(
     said: _Said,
-    outcomes: Outcomes,
+    outcomes: OutcomeBatch,
     doubtful: Sequence[int],
     records: Sequence[ConsumerRecord[bytes | None, bytes | None]],
     refused: list[RefusedElement],
-) -> Outcomes:
+) -> OutcomeBatch:
     """The same without those in doubt that the model refuses; what it takes is read as the model spells it."""
     kept = np.ones(len(outcomes), dtype=np.bool_)
     for row in doubtful:
         record, place = said.record[row], said.place[row]
         found = _slowly(_raw(records[record].value, place))
-        if isinstance(found, Refusal):
+        if isinstance(found, ElementRefusal):
             refused.append(RefusedElement(record, place, found))
             kept[row] = False
         else:
@@ -243,7 +243,7 @@ _FIRST_US = -62_135_596_800_000_000  # the year 1
 _LAST_US = 253_402_300_799_999_999  # the end of the year 9999
 
 
-def _columns(said: _Said) -> tuple[Outcomes, list[int]]:
+def _columns(said: _Said) -> tuple[OutcomeBatch, list[int]]:
     """The outcomes, and the rows of those that the model has to look at."""
     given: dict[str, list[Any]] = {name: [fields.get(name) for fields in said.fields] for name in _Fields.__annotations__}
     event_id, good = _octets_of(given["event_id"])
@@ -252,7 +252,7 @@ def _columns(said: _Said) -> tuple[Outcomes, list[int]]:
     words, of, known = _words_of(given)
     twins, entities, sound = _ways(given, *prediction)
     good &= (observed >= _FIRST_US) & (observed <= _LAST_US) & known[of] & sound
-    outcomes = Outcomes(
+    outcomes = OutcomeBatch(
         record=np.array(said.record, dtype=np.int64),
         place=np.array(said.place, dtype=np.int64),
         event_id=event_id,
@@ -310,7 +310,7 @@ def _usual_id(said: str | None) -> UUID:
     return UUID(said)
 
 
-def _words_of(given: dict[str, list[Any]]) -> tuple[list[Words], Integers, npt.NDArray[np.bool_]]:
+def _words_of(given: dict[str, list[Any]]) -> tuple[list[SharedFields], Integers, npt.NDArray[np.bool_]]:
     """The different words, those of each outcome, and which of them the catalogue knows."""
     found: dict[Any, int] = {}
     segments = [tuple(segment.items()) if segment else () for segment in given["segment"]]
@@ -321,13 +321,13 @@ def _words_of(given: dict[str, list[Any]]) -> tuple[list[Words], Integers, npt.N
 
 
 _WORDS = ("twin_type", "brand", "metric_type", "model_id")
-_NO_WORDS = Words("", TwinType.HCP, "", None, (), b"")
+_NO_WORDS = SharedFields("", TwinType.HCP, "", None, (), b"")
 
 
 @lru_cache(maxsize=10_000)
 def _words(
     twin_type: str, brand: str, metric_type: str, model_id: str | None, segment: tuple[tuple[str, str], ...]
-) -> Words | None:
+) -> SharedFields | None:
     try:
         kind, named = TwinType(twin_type), None if model_id is None else _usual_id(model_id)
         line = model_line(kind, Brand(brand), metric_type)
@@ -336,7 +336,7 @@ def _words(
     if not dict(segment).keys() <= set(TWIN_TYPES[kind].segments):
         return None
     pairs = tuple(sorted(segment))
-    return Words(line, kind, metric_type, named, pairs, spell_words(1, twin_type, brand, metric_type, named, pairs))
+    return SharedFields(line, kind, metric_type, named, pairs, spell_words(1, twin_type, brand, metric_type, named, pairs))
 
 
 def _ways(
@@ -374,22 +374,22 @@ def _said(values: Sequence[Any]) -> set[int]:
 
 
 def _not_ahead(
-    outcomes: Outcomes,
+    outcomes: OutcomeBatch,
     records: Sequence[ConsumerRecord[bytes | None, bytes | None]],
     skew_s: float,
     refused: list[RefusedElement],
-) -> Parsed:
-    arrived = arrivals(records)[outcomes.record]
+) -> DecodedBatch:
+    arrived = arrival_times(records)[outcomes.record]
     ahead = outcomes.observed_us - arrived > round(skew_s * 1_000_000)
     if not ahead.any():
-        return Parsed(outcomes, refused)
+        return DecodedBatch(outcomes, refused)
     for row in np.flatnonzero(ahead).tolist():
         observed, at = (datetime.fromtimestamp(int(us) / 1e6, UTC).isoformat() for us in (outcomes.observed_us[row], arrived[row]))
         reason = f"observed_at {observed} lies more than {skew_s:g} s after its arrival at {at}"
-        refused.append(RefusedElement(int(outcomes.record[row]), int(outcomes.place[row]), Refusal("future", reason)))
-    return Parsed(outcomes.where(~ahead), refused)
+        refused.append(RefusedElement(int(outcomes.record[row]), int(outcomes.place[row]), ElementRefusal("future", reason)))
+    return DecodedBatch(outcomes.where(~ahead), refused)
 
 
-def arrivals(records: Iterable[ConsumerRecord[bytes | None, bytes | None]]) -> Integers:
+def arrival_times(records: Iterable[ConsumerRecord[bytes | None, bytes | None]]) -> Integers:
     """Kafka's time of each record, microseconds since 1970."""
     return np.array([record.timestamp for record in records], dtype=np.int64) * _MS

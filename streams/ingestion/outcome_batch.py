@@ -14,7 +14,7 @@ import numpy.typing as npt
 from schemas import TwinType
 from schemas.canonical import NUMBERS, spell_way
 
-__all__ = ["DIGEST_BYTES", "Entity", "Floats", "Integers", "Octets", "Outcomes", "Words"]
+__all__ = ["DIGEST_BYTES", "Entity", "Floats", "Integers", "Octets", "OutcomeBatch", "SharedFields"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -23,7 +23,7 @@ Octets = npt.NDArray[np.uint8]
 DIGEST_BYTES = 16
 
 
-class Words(NamedTuple):
+class SharedFields(NamedTuple):
     """What many outcomes of a slice have in common.
 
     Attributes:
@@ -47,7 +47,7 @@ class Entity(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class OutcomeBatch:
     """Columns of the same length, in the order of the source.
 
     Attributes:
@@ -71,7 +71,7 @@ class Outcomes:
     lower: Floats
     upper: Floats
     treated: Integers
-    words: Sequence[Words]
+    words: Sequence[SharedFields]
     of: Integers
     twins: Mapping[int, tuple[UUID, UUID]]
     entities: Mapping[int, Entity]
@@ -85,7 +85,7 @@ class Outcomes:
         """Seconds since 1970."""
         return self.observed_us / 1e6
 
-    def words_of(self, row: int) -> Words:
+    def words_of(self, row: int) -> SharedFields:
         """The words of one outcome."""
         return self.words[int(self.of[row])]
 
@@ -93,7 +93,7 @@ class Outcomes:
         """The event of one outcome."""
         return UUID(bytes=self.event_id[row].tobytes())
 
-    def where(self, kept: npt.NDArray[np.bool_]) -> Outcomes:
+    def where(self, kept: npt.NDArray[np.bool_]) -> OutcomeBatch:
         """Those outcomes only."""
         rows = np.flatnonzero(kept)
         now = dict(zip(rows.tolist(), range(len(rows)), strict=True)) if self.twins or self.entities else {}

@@ -20,21 +20,22 @@ import numpy.typing as npt
 from engine.fidelity.windows import pane_start
 from schemas import SourceId
 from schemas.events import SUM_FIELDS
+from schemas.twin_types import ALL_ROWS
 from sql import outcome_store as store
 from sql.database import Connection, Pool, transaction
 from sql.dead_letter_store import Refused, add_refused
-from sql.outcome_store import Change, Head, Line, LineRow, Moved, NewHeads, NewOutcomes, Position
-from streams.ingestion.decoding import Refusal, RefusedElement, arrivals, parse, raw_elements
-from streams.ingestion.outcome_batch import Floats, Integers, Octets, Outcomes
-from streams.ingestion.revisions import Claim, Grid, added, changes, combined, judge
-from streams.ingestion.scoring import ALL, Scores, SimulatedTwins, score
-from streams.ingestion.scoring_context import Library
-from streams.kafka.batch_consumer import Slice
+from sql.outcome_store import Change, Head, Line, LineRow, NewHeads, NewOutcomes, Position, PositionUpdate
+from streams.ingestion.decoding import ElementRefusal, RefusedElement, arrival_times, decode, raw_elements
+from streams.ingestion.outcome_batch import Floats, Integers, Octets, OutcomeBatch
+from streams.ingestion.revisions import PaneGrid, Revision, changes_between, changes_of_new_heads, merge_changes, resolve_revisions
+from streams.ingestion.scoring import Scores, SimulatedTwins, score
+from streams.ingestion.scoring_context import ContextLoader
+from streams.kafka.batch_consumer import PollBatch
 
 Key = TypeVar("Key")
 Flags = npt.NDArray[np.bool_]
 
-__all__ = ["Intake", "Ready", "Taken"]
+__all__ = ["IngestResult", "OutcomePipeline", "ScoredBatch"]
 
 CELL_OUTCOMES = 200
 MOST_SPLITS = 64
@@ -59,7 +60,7 @@ class MoreLines(Exception):
 
 
 @dataclass(frozen=True)
-class Taken:
+class IngestResult:
     """What came of a slice.
 
     Attributes:
@@ -79,7 +80,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Ready:
+class ScoredBatch:
     """A slice that was read and scored; nothing of it is stored yet.
 
     Attributes:
@@ -89,10 +90,10 @@ class Ready:
     """
 
     source: SourceId
-    slice: Slice
+    slice: PollBatch
     offsets: Integers
     arrived: Integers
-    outcomes: Outcomes
+    outcomes: OutcomeBatch
     ids: Octets
     digests: Octets
     refused: Sequence[RefusedElement]
@@ -128,7 +129,7 @@ class _Verdict:
     changes: list[Change]
 
 
-class Intake:
+class OutcomePipeline:
     """Takes slices in.
 
     Args:
@@ -138,14 +139,14 @@ class Intake:
         restatement_s: how far below its source's watermark a pane may still change.
     """
 
-    def __init__(self, pool: Pool, library: Library, skew_s: float, restatement_s: float) -> None:
+    def __init__(self, pool: Pool, library: ContextLoader, skew_s: float, restatement_s: float) -> None:
         self._pool = pool
         self._library = library
         self._skew_s = skew_s
         self._restatement_s = restatement_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slices")  # one: more would only wait for each other
 
-    async def take(self, taken: Slice) -> Taken:
+    async def take(self, taken: PollBatch) -> IngestResult:
         """Take a slice in; doing it again changes nothing and says the same rows, or newer ones.
 
         Raises:
@@ -153,11 +154,11 @@ class Intake:
         """
         return await self.store(await self.prepare(taken))
 
-    async def prepare(self, taken: Slice) -> Ready:
+    async def prepare(self, taken: PollBatch) -> ScoredBatch:
         """Read and score a slice, away from the event loop; what came before it in its source does not matter here."""
         return await self._score(await self._apart(lambda: _read(taken, self._skew_s)))
 
-    async def store(self, ready: Ready) -> Taken:
+    async def store(self, ready: ScoredBatch) -> IngestResult:
         """Store a slice that is next in its source; scored again where a line has changed since.
 
         Raises:
@@ -183,7 +184,7 @@ class Intake:
                     await store.split_cells(self._pool, line, cells)
                 return done
 
-    async def _score(self, ready: Ready) -> Ready:
+    async def _score(self, ready: ScoredBatch) -> ScoredBatch:
         known = await self._library.know(ready.outcomes)
         scores = await self._apart(lambda: score(ready.outcomes, known))
         return replace(ready, scores=scores, simulations=known.simulations)
@@ -191,7 +192,7 @@ class Intake:
     async def _apart(self, work: Callable[[], Key]) -> Key:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _store(self, connection: Connection, ready: Ready, more: set[str]) -> tuple[Taken, dict[str, int]]:
+    async def _store(self, connection: Connection, ready: ScoredBatch, more: set[str]) -> tuple[IngestResult, dict[str, int]]:
         source = ready.source
         position = await store.lock_position(connection, source)
         lines = await self._share(connection, ready, more)
@@ -211,7 +212,7 @@ class Intake:
         reached = _reached(ready.outcomes, verdict.rows)
         await store.add_gaps(connection, source, _gaps(ready.offsets.tolist(), position.last_offset))
         await store.move_position(connection, source, _moved(ready.slice, n_fresh, reached))
-        done = Taken(
+        done = IngestResult(
             source=source,
             rows=rows,
             watermark=max((at for at in (position.watermark, reached) if at is not None), default=None),
@@ -221,7 +222,7 @@ class Intake:
         )
         return done, splits
 
-    async def _share(self, connection: Connection, ready: Ready, more: set[str]) -> dict[str, Line]:
+    async def _share(self, connection: Connection, ready: ScoredBatch, more: set[str]) -> dict[str, Line]:
         named = ready.lines
         lines = await store.share_lines(connection, named | more)
         stale = {line for line in named if line in lines and lines[line].generation != self._library.generation(line)}
@@ -230,14 +231,14 @@ class Intake:
         return lines
 
     async def _judge(
-        self, connection: Connection, ready: Ready, rows: Integers, lines: Mapping[str, Line], position: Position
+        self, connection: Connection, ready: ScoredBatch, rows: Integers, lines: Mapping[str, Line], position: Position
     ) -> _Verdict:
         """Judge outcomes and bring the heads up to date: new ones first, in the order of their events, then known ones."""
         outcomes, scores = ready.outcomes, ready.scores
         observed = outcomes.observed[rows]
         begun = position.watermark.timestamp() if position.watermark else np.nan
         watermark = np.fmax.accumulate(np.concatenate([[begun], observed]))[:-1]
-        grid = Grid.of(scores.kinds, scores.of[rows], lines)
+        grid = PaneGrid.of(scores.kinds, scores.of[rows], lines)
         counts = scores.counts[rows]
         pane = np.where(counts, pane_start(observed, grid.width_s), np.nan)
         width_s = np.where(counts, grid.width_s, np.nan)
@@ -251,16 +252,18 @@ class Intake:
         single = _single(_sortable(event)[order], order)
         head = single & ~known & ~late
 
-        def claims_of(those: Integers) -> list[Claim]:
+        def claims_of(those: Integers) -> list[Revision]:
             return [
-                Claim(_head(ready, int(rows[at]), float(pane[at]), float(width_s[at])), float(observed[at]), _known(watermark[at]))
+                Revision(
+                    _head(ready, int(rows[at]), float(pane[at]), float(width_s[at])), float(observed[at]), _known(watermark[at])
+                )
                 for at in those.tolist()
             ]
 
         repeated = np.flatnonzero(~single & ~known)
         if len(repeated):
             claims = claims_of(repeated)
-            judged = judge(claims, {}, lines, self._restatement_s)
+            judged = resolve_revisions(claims, {}, lines, self._restatement_s)
             winners = {id(winner) for winner in judged.heads.values()}
             for at, claim, fate, other in zip(repeated.tolist(), claims, judged.fates, judged.conflicts, strict=True):
                 fates[at], conflict[at] = fate, other
@@ -276,30 +279,30 @@ class Intake:
             strange = {each.line for each in before.values()} - lines.keys()
             if strange:
                 raise MoreLines(strange)
-            judged = judge(claims, before, lines, self._restatement_s)
+            judged = resolve_revisions(claims, before, lines, self._restatement_s)
             for at, fate, other in zip(again.tolist(), judged.fates, judged.conflicts, strict=True):
                 fates[at], conflict[at] = fate, other
             moved = [judged.heads[name] for name, each in before.items() if judged.heads[name] is not each]
             if moved:
                 await store.move_heads(connection, moved)
-                told = changes(before, judged.heads, lines)
+                told = changes_between(before, judged.heads, lines)
 
         counting = placed[counts[placed]]
         kinds, of, sums = scores.kinds, scores.of[rows[counting]], scores.contributions[rows[counting]]
-        fresh = added(kinds, of, pane[counting], Grid(*(column[counting] for column in grid)), sums)
-        return _Verdict(rows, pane, width_s, fates, conflict, combined(fresh, told))
+        fresh = changes_of_new_heads(kinds, of, pane[counting], PaneGrid(*(column[counting] for column in grid)), sums)
+        return _Verdict(rows, pane, width_s, fates, conflict, merge_changes(fresh, told))
 
 
-def _read(taken: Slice, skew_s: float) -> Ready:
+def _read(taken: PollBatch, skew_s: float) -> ScoredBatch:
     source = SourceId(topic=taken.topic, partition=taken.partition, incarnation=taken.incarnation)
-    outcomes, refused = parse(taken.records, skew_s)
+    outcomes, refused = decode(taken.records, skew_s)
     offsets = np.array([record.offset for record in taken.records], dtype=np.int64)
     places = zip(offsets[outcomes.record].tolist(), outcomes.place.tolist(), strict=True)
-    return Ready(
+    return ScoredBatch(
         source=source,
         slice=taken,
         offsets=offsets,
-        arrived=arrivals(taken.records),
+        arrived=arrival_times(taken.records),
         outcomes=outcomes,
         ids=store.tracking_ids(source, places),
         digests=outcomes.digests(),
@@ -309,13 +312,13 @@ def _read(taken: Slice, skew_s: float) -> Ready:
     )
 
 
-def _accepted(ready: Ready) -> Flags:
+def _accepted(ready: ScoredBatch) -> Flags:
     accepted = ready.scores.of >= 0
     accepted[list(ready.scores.refused)] = False
     return accepted
 
 
-async def _fresh(connection: Connection, ready: Ready, position: Position) -> tuple[Flags, Flags]:
+async def _fresh(connection: Connection, ready: ScoredBatch, position: Position) -> tuple[Flags, Flags]:
     """Which outcomes, and which refused elements, have no row yet: all above the position, and below it those not found."""
     records = np.concatenate([ready.outcomes.record, np.array([each.record for each in ready.refused], dtype=np.int64)])
     fresh = ready.offsets[records] > position.last_offset
@@ -349,7 +352,7 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _head(ready: Ready, row: int, pane: float, width_s: float) -> Head:
+def _head(ready: ScoredBatch, row: int, pane: float, width_s: float) -> Head:
     kind = ready.scores.kinds[ready.scores.of[row]]
     return Head(
         event_id=ready.outcomes.event_of(row),
@@ -364,7 +367,7 @@ def _head(ready: Ready, row: int, pane: float, width_s: float) -> Head:
     )
 
 
-def _new_heads(ready: Ready, rows: Integers, pane: Floats, width_s: Floats) -> NewHeads:
+def _new_heads(ready: ScoredBatch, rows: Integers, pane: Floats, width_s: Floats) -> NewHeads:
     return NewHeads(
         event_id=ready.outcomes.event_id[rows],
         revision=ready.outcomes.revision[rows],
@@ -377,7 +380,7 @@ def _new_heads(ready: Ready, rows: Integers, pane: Floats, width_s: Floats) -> N
     )
 
 
-def _new_outcomes(ready: Ready, verdict: _Verdict) -> NewOutcomes:
+def _new_outcomes(ready: ScoredBatch, verdict: _Verdict) -> NewOutcomes:
     rows, outcomes, scores = verdict.rows, ready.outcomes, ready.scores
     records = outcomes.record[rows]
     return NewOutcomes(
@@ -404,7 +407,7 @@ def _new_outcomes(ready: Ready, verdict: _Verdict) -> NewOutcomes:
     )
 
 
-def _own(outcomes: Outcomes, rows: Integers) -> dict[int, tuple[UUID | None, str | None, str | None]]:
+def _own(outcomes: OutcomeBatch, rows: Integers) -> dict[int, tuple[UUID | None, str | None, str | None]]:
     """Twin, entity and features of those that name any."""
     found = {}
     for place, row in enumerate(rows.tolist() if outcomes.twins or outcomes.entities else ()):
@@ -420,7 +423,7 @@ def _finite(column: Floats) -> Floats:
     return np.where(np.isfinite(column), column, np.nan)
 
 
-def _named_twins(ready: Ready, rows: Integers) -> list[tuple[SimulatedTwins, list[int]]]:
+def _named_twins(ready: ScoredBatch, rows: Integers) -> list[tuple[SimulatedTwins, list[int]]]:
     """Twins that the outcomes name, as rows of their population, by simulation."""
     found: defaultdict[UUID, list[int]] = defaultdict(list)
     for row in rows.tolist() if ready.outcomes.twins else ():
@@ -430,11 +433,11 @@ def _named_twins(ready: Ready, rows: Integers) -> list[tuple[SimulatedTwins, lis
     return [(ready.simulations[simulation_id], places) for simulation_id, places in sorted(found.items())]
 
 
-def _refused_rows(ready: Ready, unscored: Flags, fresh: Flags) -> list[Refused]:
+def _refused_rows(ready: ScoredBatch, unscored: Flags, fresh: Flags) -> list[Refused]:
     """Rows of what could not be read or scored, as it came."""
     outcomes, refused = ready.outcomes, ready.scores.refused
     found = [
-        (RefusedElement(int(outcomes.record[row]), int(outcomes.place[row]), Refusal(*refused[row])), ready.ids[row])
+        (RefusedElement(int(outcomes.record[row]), int(outcomes.place[row]), ElementRefusal(*refused[row])), ready.ids[row])
         for row in np.flatnonzero(unscored).tolist()
     ]
     found += [(each, made) for each, made, new in zip(ready.refused, ready.refused_ids, fresh.tolist(), strict=True) if new]
@@ -444,7 +447,7 @@ def _refused_rows(ready: Ready, unscored: Flags, fresh: Flags) -> list[Refused]:
     return [row for record, those in sorted(by_record.items()) for row in _rows_of_record(ready, record, those)]
 
 
-def _rows_of_record(ready: Ready, number: int, refused: Iterable[tuple[RefusedElement, Octets]]) -> list[Refused]:
+def _rows_of_record(ready: ScoredBatch, number: int, refused: Iterable[tuple[RefusedElement, Octets]]) -> list[Refused]:
     record = ready.slice.records[number]
     raw = raw_elements(record.value)
     return [
@@ -465,7 +468,7 @@ def _rows_of_record(ready: Ready, number: int, refused: Iterable[tuple[RefusedEl
     ]
 
 
-def _reached(outcomes: Outcomes, rows: Integers) -> datetime | None:
+def _reached(outcomes: OutcomeBatch, rows: Integers) -> datetime | None:
     """The highest event time of these outcomes."""
     return _moment(int(outcomes.observed_us[rows].max())) if len(rows) else None
 
@@ -475,10 +478,10 @@ def _moment(us: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
 
-def _moved(taken: Slice, elements: int, reached: datetime | None) -> Moved:
+def _moved(taken: PollBatch, elements: int, reached: datetime | None) -> PositionUpdate:
     last = taken.records[-1]
     at = datetime.fromtimestamp(last.timestamp / 1000, UTC)
-    return Moved(last.offset, elements, reached, at, store.record_digest(last.key, last.value))
+    return PositionUpdate(last.offset, elements, reached, at, store.record_digest(last.key, last.value))
 
 
 def _gaps(offsets: Sequence[int], last: int) -> list[tuple[int, int]]:
@@ -493,7 +496,7 @@ def _splits(rows: Iterable[LineRow], lines: Mapping[str, Line]) -> dict[str, int
         line.line: 2 * line.splits
         for found in rows
         for line in (lines[found.line],)
-        if found.row.segment == ALL
+        if found.row.segment == ALL_ROWS
         and found.row.sums[_N] > CELL_OUTCOMES
         and line.splits < MOST_SPLITS
         and found.row.width_s == line.pane_s / line.splits

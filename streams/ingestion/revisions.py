@@ -17,14 +17,23 @@ import numpy.typing as npt
 
 from engine.fidelity.error_sums import add_up
 from engine.fidelity.windows import is_too_late, pane_start
-from sql.outcome_store import Change, Head, Kind, Line
+from schemas.twin_types import ALL_ROWS
+from sql.outcome_store import Change, Head, Line, OutcomeGroup
 from streams.ingestion.outcome_batch import Floats, Integers
-from streams.ingestion.scoring import ALL
 
-__all__ = ["Claim", "Grid", "Judged", "added", "cell_of", "changes", "combined", "judge"]
+__all__ = [
+    "PaneGrid",
+    "ResolvedRevisions",
+    "Revision",
+    "cell_of",
+    "changes_between",
+    "changes_of_new_heads",
+    "merge_changes",
+    "resolve_revisions",
+]
 
 
-class Claim(NamedTuple):
+class Revision(NamedTuple):
     """What one outcome says of its event: the head that it would be, the event time it speaks of, and how far its source was.
 
     ``at`` and ``watermark`` (just before it, null before the first outcome of the source) are seconds since the epoch.
@@ -35,7 +44,7 @@ class Claim(NamedTuple):
     watermark: float | None
 
 
-class Judged(NamedTuple):
+class ResolvedRevisions(NamedTuple):
     """The fate of each claim, whether it contradicts another of its revision, and the last head of each event that has one."""
 
     fates: list[str]
@@ -43,7 +52,9 @@ class Judged(NamedTuple):
     heads: dict[UUID, Head]
 
 
-def judge(claims: Iterable[Claim], known: Mapping[UUID, Head], lines: Mapping[str, Line], restatement_s: float) -> Judged:
+def resolve_revisions(
+    claims: Iterable[Revision], known: Mapping[UUID, Head], lines: Mapping[str, Line], restatement_s: float
+) -> ResolvedRevisions:
     """Judge the claims in their order, beginning with the heads that are ``known``."""
     fates, conflicts, heads = [], [], dict(known)
     for claim in claims:
@@ -53,10 +64,10 @@ def judge(claims: Iterable[Claim], known: Mapping[UUID, Head], lines: Mapping[st
             heads[claim.head.event_id] = claim.head
         fates.append(fate)
         conflicts.append(head is not None and claim.head.revision == head.revision and claim.head.digest != head.digest)
-    return Judged(fates, conflicts, heads)
+    return ResolvedRevisions(fates, conflicts, heads)
 
 
-def _fate(claim: Claim, head: Head | None, lines: Mapping[str, Line], restatement_s: float) -> str:
+def _fate(claim: Revision, head: Head | None, lines: Mapping[str, Line], restatement_s: float) -> str:
     said = claim.head
     if _is_settled(claim.at, lines[said.line], claim.watermark, restatement_s):
         return "too_late"
@@ -75,7 +86,7 @@ def _is_settled(at: float, line: Line, watermark: float | None, restatement_s: f
     return is_too_late(pane, watermark, line.pane_s, restatement_s) or (line.floor is not None and pane < line.floor)
 
 
-def changes(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lines: Mapping[str, Line]) -> list[Change]:
+def changes_between(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lines: Mapping[str, Line]) -> list[Change]:
     """What has to be added to the cells so that they hold ``after`` instead of ``before``.
 
     A head names the cell of the series ``all``, which the detector reads; other series are kept by whole panes.
@@ -104,7 +115,7 @@ def cell_of(head: Head, segment: str, pane_s: float) -> tuple[float, float]:
     """Start and width of the cell that a head adds to in a series: its own for ``all``, the whole pane for the others."""
     if head.pane is None or head.width_s is None:
         raise ValueError(f"event {head.event_id} adds to a sum, but in no pane")
-    return (head.pane, head.width_s) if segment == ALL else (pane_start(head.pane, pane_s), pane_s)
+    return (head.pane, head.width_s) if segment == ALL_ROWS else (pane_start(head.pane, pane_s), pane_s)
 
 
 def _moved(before: Mapping[UUID, Head], after: Mapping[UUID, Head]) -> Iterable[tuple[int, Head]]:
@@ -116,7 +127,7 @@ def _moved(before: Mapping[UUID, Head], after: Mapping[UUID, Head]) -> Iterable[
             yield 1, head
 
 
-class Grid(NamedTuple):
+class PaneGrid(NamedTuple):
     """What the lines of some outcomes say of their panes, one row an outcome: width of pane and cell, and floor (-inf for none)."""
 
     pane_s: Floats
@@ -124,7 +135,7 @@ class Grid(NamedTuple):
     floor: Floats
 
     @classmethod
-    def of(cls, kinds: Sequence[Kind], of: Integers, lines: Mapping[str, Line]) -> Grid:
+    def of(cls, kinds: Sequence[OutcomeGroup], of: Integers, lines: Mapping[str, Line]) -> PaneGrid:
         """Of outcomes of these kinds, ``of`` telling which an outcome is."""
         said = [lines[kind.line] for kind in kinds]
         rows = [(line.pane_s, line.pane_s / line.splits, -np.inf if line.floor is None else line.floor) for line in said]
@@ -136,8 +147,10 @@ class Grid(NamedTuple):
         return (pane < pane_start(watermark - restatement_s, self.pane_s)) | (pane < self.floor)
 
 
-def added(kinds: Sequence[Kind], of: Integers, cells: Floats, grid: Grid, contributions: Integers) -> list[Change]:
-    """What new heads add to the cells, as :func:`changes` would say of them.
+def changes_of_new_heads(
+    kinds: Sequence[OutcomeGroup], of: Integers, cells: Floats, grid: PaneGrid, contributions: Integers
+) -> list[Change]:
+    """What new heads add to the cells, as :func:`changes_between` would say of them.
 
     Args:
         kinds: ``of`` tells which a head is.
@@ -157,7 +170,7 @@ def added(kinds: Sequence[Kind], of: Integers, cells: Floats, grid: Grid, contri
         return []
     number = np.array(list(chain.from_iterable(numbers[kind] for kind in of.tolist())), dtype=np.int64)
     names = list(series)
-    whole = np.array([segment != ALL for _, _, segment in names], dtype=np.bool_)[number]
+    whole = np.array([segment != ALL_ROWS for _, _, segment in names], dtype=np.bool_)[number]
     pane = np.where(whole, pane_start(cells, grid.pane_s)[head], cells[head])
     width = np.where(whole, grid.pane_s[head], grid.width_s[head])
     starts, start = np.unique(pane, return_inverse=True)
@@ -171,7 +184,7 @@ def added(kinds: Sequence[Kind], of: Integers, cells: Floats, grid: Grid, contri
     ]
 
 
-def combined(some: Iterable[Change], others: Iterable[Change]) -> list[Change]:
+def merge_changes(some: Iterable[Change], others: Iterable[Change]) -> list[Change]:
     """One change a cell."""
     cells = {change[:-1]: change for change in some}
     for change in others:

@@ -17,13 +17,12 @@ from engine.fidelity.error_sums import LIMIT, contributions, in_range
 from schemas import TWIN_TYPES, TwinPopulation
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline, ModelCard
-from schemas.twin_types import segment_name
-from sql.outcome_store import Kind
-from streams.ingestion.outcome_batch import Floats, Integers, Outcomes, Words
+from schemas.twin_types import ALL_ROWS, segment_name
+from sql.outcome_store import OutcomeGroup
+from streams.ingestion.outcome_batch import Floats, Integers, OutcomeBatch, SharedFields
 
-__all__ = ["ALL", "Knowledge", "Predictor", "Scores", "SimulatedTwins", "score", "segments_of"]
+__all__ = ["Predictor", "Scores", "ScoringContext", "SimulatedTwins", "score", "segments_of"]
 
-ALL = "all"
 _LONGEST_LEVEL = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,7 +53,7 @@ class SimulatedTwins:
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class ScoringContext:
     """What scoring has to know beside the outcomes.
 
     Attributes:
@@ -69,11 +68,11 @@ class Knowledge:
     models: Mapping[UUID, Predictor] = field(default_factory=dict)
     simulations: Mapping[UUID, SimulatedTwins] = field(default_factory=dict)
 
-    def predicting(self, outcomes: Outcomes) -> Iterator[tuple[int, UUID | None, Integers]]:
+    def predicting(self, outcomes: OutcomeBatch) -> Iterator[tuple[int, UUID | None, Integers]]:
         """Outcomes that the champion has to predict."""
         return self.by_model(outcomes, np.array(_featured(outcomes), dtype=np.int64))
 
-    def by_model(self, outcomes: Outcomes, rows: Integers) -> Iterator[tuple[int, UUID | None, Integers]]:
+    def by_model(self, outcomes: OutcomeBatch, rows: Integers) -> Iterator[tuple[int, UUID | None, Integers]]:
         """Outcomes with the same words (by their number) and the same model, named or champion, None for a line without one."""
         models: dict[UUID | None, int] = {}
         of = outcomes.of[rows]
@@ -118,17 +117,17 @@ class Scores:
         self.predicted = np.full(n, np.nan)
         self.lower = np.full(n, np.nan)
         self.upper = np.full(n, np.nan)
-        self.kinds: list[Kind] = []
+        self.kinds: list[OutcomeGroup] = []
         self.of = np.full(n, -1, dtype=np.int64)
         self.counts = np.zeros(n, dtype=np.bool_)
         self.contributions: npt.NDArray[np.int64] = np.zeros((n, len(SUM_FIELDS)), dtype=np.int64)
-        self._numbers: dict[Kind, int] = {}
+        self._numbers: dict[OutcomeGroup, int] = {}
 
     def refuse(self, row: int, kind: str, reason: str) -> None:
         """Say why an outcome is not taken."""
         self.refused.setdefault(row, (kind, reason))
 
-    def tell(self, rows: Sequence[int] | Integers, kind: Kind) -> None:
+    def tell(self, rows: Sequence[int] | Integers, kind: OutcomeGroup) -> None:
         """Say of what kind outcomes are."""
         if kind not in self._numbers:
             self._numbers[kind] = len(self.kinds)
@@ -136,7 +135,7 @@ class Scores:
         self.of[rows] = self._numbers[kind]
 
 
-def score(outcomes: Outcomes, known: Knowledge) -> Scores:
+def score(outcomes: OutcomeBatch, known: ScoringContext) -> Scores:
     """Score outcomes, each by what it says itself."""
     scores = Scores(len(outcomes))
     _refuse_levels(outcomes, scores)
@@ -146,17 +145,17 @@ def score(outcomes: Outcomes, known: Knowledge) -> Scores:
     return scores
 
 
-def segments_of(words: Words, features: Mapping[str, Any]) -> tuple[str, ...]:
+def segments_of(words: SharedFields, features: Mapping[str, Any]) -> tuple[str, ...]:
     """Series of an outcome: ``all``, and one for each declared dimension whose level it tells or its features do."""
     dimensions, said = TWIN_TYPES[words.twin_type].segments, dict(words.segment)
     levels = {name: said.get(name, features.get(name)) for name in dimensions}
-    return (ALL, *(segment_name(name, level) for name, level in levels.items() if level is not None))
+    return (ALL_ROWS, *(segment_name(name, level) for name, level in levels.items() if level is not None))
 
 
-_Way = Callable[[Outcomes, Integers, Knowledge, Scores], None]
+_Way = Callable[[OutcomeBatch, Integers, ScoringContext, Scores], None]
 
 
-def _refuse_levels(outcomes: Outcomes, scores: Scores) -> None:
+def _refuse_levels(outcomes: OutcomeBatch, scores: Scores) -> None:
     """A level stands in keys and labels: it has to be short and visible."""
     for number, words in enumerate(outcomes.words):
         if not all(level.isprintable() and len(level) <= _LONGEST_LEVEL for _, level in words.segment):
@@ -165,7 +164,7 @@ def _refuse_levels(outcomes: Outcomes, scores: Scores) -> None:
                 scores.refuse(row, "segment", reason)
 
 
-def _by_way(outcomes: Outcomes, scores: Scores) -> dict[_Way, Integers]:
+def _by_way(outcomes: OutcomeBatch, scores: Scores) -> dict[_Way, Integers]:
     left = np.ones(len(outcomes), dtype=np.bool_)
     left[list(scores.refused)] = False
     named, featured = (np.zeros(len(outcomes), dtype=np.bool_) for _ in range(2))
@@ -176,17 +175,17 @@ def _by_way(outcomes: Outcomes, scores: Scores) -> dict[_Way, Integers]:
     return {way: rows for way, rows in found.items() if len(rows)}
 
 
-def _featured(outcomes: Outcomes) -> list[int]:
+def _featured(outcomes: OutcomeBatch) -> list[int]:
     return sorted(row for row, entity in outcomes.entities.items() if entity.features is not None)
 
 
-def _explicit(outcomes: Outcomes, rows: Integers, known: Knowledge, scores: Scores) -> None:
+def _explicit(outcomes: OutcomeBatch, rows: Integers, known: ScoringContext, scores: Scores) -> None:
     """Whose predictions these are: the model that is named, else the champion at the time."""
     for number, model_id, those in known.by_model(outcomes, rows):
         words = outcomes.words[number]
         reason = _unfit(words, model_id, known)
         if reason is None:
-            scores.tell(those, Kind(words.line, words.metric_type, model_id, segments_of(words, {}), None, None))
+            scores.tell(those, OutcomeGroup(words.line, words.metric_type, model_id, segments_of(words, {}), None, None))
         for row in those.tolist() if reason else ():
             scores.refuse(row, *reason or ("", ""))
     chosen = rows[scores.of[rows] >= 0]
@@ -202,7 +201,7 @@ def _groups(codes: Integers) -> Iterator[tuple[int, Integers]]:
         yield from zip(found.tolist(), np.split(order, first[1:]), strict=True)
 
 
-def _unfit(words: Words, model_id: UUID | None, known: Knowledge) -> tuple[str, str] | None:
+def _unfit(words: SharedFields, model_id: UUID | None, known: ScoringContext) -> tuple[str, str] | None:
     """Why a model cannot stand for outcomes with these words."""
     if model_id is None:
         return _no_champion(words.line)
@@ -218,7 +217,7 @@ def _no_champion(line: str) -> tuple[str, str]:
     return "champion", f"line {line} never had a champion: train and promote a model first, then replay this"
 
 
-def _by_features(outcomes: Outcomes, rows: Integers, known: Knowledge, scores: Scores) -> None:
+def _by_features(outcomes: OutcomeBatch, rows: Integers, known: ScoringContext, scores: Scores) -> None:
     by_champion: defaultdict[UUID, list[int]] = defaultdict(list)
     for number, champion, those in known.by_model(outcomes, rows):
         if champion is not None:
@@ -229,10 +228,10 @@ def _by_features(outcomes: Outcomes, rows: Integers, known: Knowledge, scores: S
         for row in _predict(known.models[champion], outcomes, chosen, scores):
             words = outcomes.words_of(row)
             segments = segments_of(words, outcomes.entities[row].features or {})
-            scores.tell([row], Kind(words.line, words.metric_type, champion, segments, None, None))
+            scores.tell([row], OutcomeGroup(words.line, words.metric_type, champion, segments, None, None))
 
 
-def _predict(model: Predictor, outcomes: Outcomes, rows: list[int], scores: Scores) -> Iterator[int]:
+def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: Scores) -> Iterator[int]:
     """Predict together; where one cannot be predicted, half by half, so that only the bad ones are refused."""
     frame = pd.DataFrame([dict(outcomes.entities[row].features or {}) for row in rows])
     try:
@@ -248,7 +247,7 @@ def _predict(model: Predictor, outcomes: Outcomes, rows: list[int], scores: Scor
     yield from rows
 
 
-def _simulated(outcomes: Outcomes, rows: Integers, known: Knowledge, scores: Scores) -> None:
+def _simulated(outcomes: OutcomeBatch, rows: Integers, known: ScoringContext, scores: Scores) -> None:
     by_simulation: defaultdict[UUID, list[int]] = defaultdict(list)
     for row in rows.tolist():
         by_simulation[outcomes.twins[row][0]].append(row)
@@ -261,7 +260,7 @@ def _simulated(outcomes: Outcomes, rows: Integers, known: Knowledge, scores: Sco
             _of_twins(outcomes, found, twins, scores)
 
 
-def _refuse_stranger(row: int, outcomes: Outcomes, twins: SimulatedTwins | None, scores: Scores) -> None:
+def _refuse_stranger(row: int, outcomes: OutcomeBatch, twins: SimulatedTwins | None, scores: Scores) -> None:
     simulation_id, twin_id = outcomes.twins[row]
     line = outcomes.words_of(row).line
     if twins is None:
@@ -272,7 +271,7 @@ def _refuse_stranger(row: int, outcomes: Outcomes, twins: SimulatedTwins | None,
         scores.refuse(row, "twin", f"twin {twin_id} is none of simulation {simulation_id}")
 
 
-def _of_twins(outcomes: Outcomes, rows: list[int], twins: SimulatedTwins, scores: Scores) -> None:
+def _of_twins(outcomes: OutcomeBatch, rows: list[int], twins: SimulatedTwins, scores: Scores) -> None:
     frame = twins.population.frame
     places = [twins.rows[outcomes.twins[row][1]] for row in rows]
     change = np.where(outcomes.treated[rows] != 0, twins.changes[places], 0.0)
@@ -285,14 +284,14 @@ def _of_twins(outcomes: Outcomes, rows: list[int], twins: SimulatedTwins, scores
         words = outcomes.words_of(row)
         plain = {str(name): _plain(value) for name, value in features.items()}
         pinned = outcomes.twins[row][0], twins.population.population_id
-        scores.tell([row], Kind(words.line, words.metric_type, twins.model_id, segments_of(words, plain), *pinned))
+        scores.tell([row], OutcomeGroup(words.line, words.metric_type, twins.model_id, segments_of(words, plain), *pinned))
 
 
 def _plain(value: Any) -> Any:
     return None if pd.isna(value) else value
 
 
-def _count(outcomes: Outcomes, known: Knowledge, scores: Scores) -> None:
+def _count(outcomes: OutcomeBatch, known: ScoringContext, scores: Scores) -> None:
     """Work out the contributions of those with a value that belong into a series; the kind of others has none."""
     belongs = (scores.of >= 0) & ~np.isnan(outcomes.actual)
     if outcomes.entities:
@@ -310,7 +309,7 @@ def _count(outcomes: Outcomes, known: Knowledge, scores: Scores) -> None:
         scores.tell(outside[places], scores.kinds[number]._replace(segments=()))
 
 
-def _contribute(rows: Integers, outcomes: Outcomes, baseline: Baseline, scores: Scores) -> None:
+def _contribute(rows: Integers, outcomes: OutcomeBatch, baseline: Baseline, scores: Scores) -> None:
     predicted, actual = scores.predicted[rows], outcomes.actual[rows]
     allowed = in_range(predicted, actual, baseline)
     for row in rows[~allowed].tolist():

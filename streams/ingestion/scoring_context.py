@@ -9,11 +9,11 @@ from engine.model_cache import ModelCache
 from schemas.twin_models import ModelCard
 from sql.database import Pool
 from sql.model_card_rows import UnknownModel, load_card
-from sql.outcome_store import Reigns, reigns
-from streams.ingestion.outcome_batch import Outcomes
-from streams.ingestion.scoring import Knowledge, Predictor, SimulatedTwins
+from sql.outcome_store import ChampionPeriods, champion_periods
+from streams.ingestion.outcome_batch import OutcomeBatch
+from streams.ingestion.scoring import Predictor, ScoringContext, SimulatedTwins
 
-__all__ = ["FindSimulation", "Library", "LoadModel"]
+__all__ = ["ContextLoader", "FindSimulation", "LoadModel"]
 
 LoadModel = Callable[[UUID], Awaitable[Predictor]]
 FindSimulation = Callable[[UUID], Awaitable[SimulatedTwins | None]]
@@ -22,7 +22,7 @@ _SIMULATIONS_KEPT = 16
 _CARDS_KEPT = 1000
 
 
-class Library:
+class ContextLoader:
     """Knowledge for scoring.
 
     Args:
@@ -35,20 +35,20 @@ class Library:
         self._pool = pool
         self._load_model = models
         self._find_simulation = simulations
-        self._reigns: dict[str, Reigns] = {}
+        self._reigns: dict[str, ChampionPeriods] = {}
         self._cards = ModelCache[ModelCard](_CARDS_KEPT)
         self._simulations = ModelCache[SimulatedTwins](_SIMULATIONS_KEPT)
 
-    async def know(self, outcomes: Outcomes) -> Knowledge:
+    async def know(self, outcomes: OutcomeBatch) -> ScoringContext:
         """Everything that is needed to score these."""
         await self._learn_reigns({words.line for words in outcomes.words})
         simulations = await self._simulated({simulation_id for simulation_id, _ in outcomes.twins.values()})
-        known = Knowledge(champions={line: reign.champions for line, reign in self._reigns.items() if reign.champions})
+        known = ScoringContext(champions={line: reign.champions for line, reign in self._reigns.items() if reign.champions})
         predicting = {champion for _, champion, _ in known.predicting(outcomes)} - {None}
         named = {words.model_id for words in outcomes.words if words.model_id is not None}
         reigning = {champion for reign in self._reigns.values() for _, champion in reign.champions}
         pinned = {twins.model_id for twins in simulations.values()}
-        return Knowledge(
+        return ScoringContext(
             champions=known.champions,
             cards=await self._know_cards(named | reigning | pinned),
             models={model_id: await self._load_model(model_id) for model_id in predicting if model_id is not None},
@@ -68,7 +68,7 @@ class Library:
     async def _learn_reigns(self, lines: set[str]) -> None:
         missing = lines - self._reigns.keys()
         if missing:
-            self._reigns.update(await reigns(self._pool, missing))
+            self._reigns.update(await champion_periods(self._pool, missing))
 
     async def _know_cards(self, ids: set[UUID]) -> dict[UUID, ModelCard]:
         cards = {}

@@ -13,11 +13,11 @@ from yarl import URL
 
 from schemas import Event
 from sql.database import Pool, open_pool
-from streams.kafka.batch_consumer import SliceSchema, SliceTransport, Start, StartFinder
+from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffset, StartOffsetFinder
 from streams.kafka.records import Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import faust_credentials
-from streams.kafka.topics import LARGEST_RECORD, PARTITIONS, topic_of
-from streams.retries import persist
+from streams.kafka.topics import MAX_RECORD_BYTES, PARTITIONS, topic_of
+from streams.retries import retry_transient
 from streams.settings import Role, Settings
 
 __all__ = ["TwinApp", "make_app"]
@@ -48,10 +48,10 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.role = role
         self.slices = _SLICES.get(role, frozenset())
         self.slice_records = settings.slice_records
-        self.find_starts: StartFinder = committed_offsets
+        self.find_starts: StartOffsetFinder = committed_offsets
         self._ending: asyncio.Task[None] | None = None
         super().__init__(f"twinstream-{role}", **_options(role, settings, sliced=bool(self.slices)))
-        self.transport = SliceTransport(self.conf.broker_consumer, self)
+        self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.sensors.add(_FatalSends(self))
 
     async def on_first_start(self) -> None:
@@ -61,7 +61,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
 
     async def on_start(self) -> None:
         """Open the pool before anything is read."""
-        self.pool = await persist(partial(open_pool, self.settings), part="postgres", attempts=_OPENINGS)
+        self.pool = await retry_transient(partial(open_pool, self.settings), part="postgres", attempts=_OPENINGS)
         await super().on_start()
         self.producer.buffer.max_messages = _SENDS_BUFFERED
 
@@ -79,7 +79,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
 
         async def patiently() -> None:
             try:
-                await persist(work, part="postgres")
+                await retry_transient(work, part="postgres")
             except Exception:
                 if not self.should_stop:
                     raise
@@ -89,14 +89,14 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     def raw_topic(self, name: str) -> Any:
         """A declared topic to read: keys and values as bytes, or a ``Slice`` a value where the topic is read in slices."""
         if name in self.slices:
-            return self.topic(name, schema=SliceSchema(), partitions=PARTITIONS[name])
+            return self.topic(name, schema=BatchSchema(), partitions=PARTITIONS[name])
         return self.topic(name, partitions=PARTITIONS[name], **_RAW)
 
-    async def say(self, event: Event, *, key: str, headers: Headers | None = None, partition: int | None = None) -> None:
+    async def publish(self, event: Event, *, key: str, headers: Headers | None = None, partition: int | None = None) -> None:
         """Send an event on the topic of its class and wait until the broker has it on all replicas."""
-        await (await self.begin_to_say(event, key=key, headers=headers, partition=partition))
+        await (await self.send_event(event, key=key, headers=headers, partition=partition))
 
-    async def begin_to_say(
+    async def send_event(
         self, event: Event, *, key: str, headers: Headers | None = None, partition: int | None = None
     ) -> Awaitable[Any]:
         """Hand an event to the producer; what is returned is done when the broker has it."""
@@ -108,7 +108,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         sent.add_done_callback(self._end_unless_sent)
         return sent
 
-    async def send_together(self, topic: str, partition: int, records: Iterable[RawRecord]) -> None:
+    async def send_batches(self, topic: str, partition: int, records: Iterable[RawRecord]) -> None:
         """Send records to one partition in as few batches as hold them, and wait until the broker has them."""
         producer = (await self.maybe_start_producer())._producer  # noqa: SLF001  # batches are aiokafka's
         batches = [producer.create_batch()]
@@ -143,9 +143,9 @@ class _FatalSends(faust.Sensor):  # type: ignore[misc]  # untyped
         self._app.end(exc)
 
 
-async def committed_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, Start]:
+async def committed_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
     """Begin where the group stopped, at the beginning of a partition that it has never read."""
-    return {tp: Start(offset or 0) for tp, offset in committed.items()}
+    return {tp: StartOffset(offset or 0) for tp, offset in committed.items()}
 
 
 def make_app(role: Role, settings: Settings) -> TwinApp:
@@ -163,7 +163,7 @@ def _options(role: Role, settings: Settings, *, sliced: bool) -> dict[str, Any]:
         "broker_max_poll_records": 4 * settings.slice_records,
         "consumer_auto_offset_reset": "earliest",
         "producer_acks": -1,
-        "producer_max_request_size": LARGEST_RECORD,
+        "producer_max_request_size": MAX_RECORD_BYTES,
         "producer_max_batch_size": _BATCH_BYTES,
         "processing_guarantee": "at_least_once",
         "store": "memory://",

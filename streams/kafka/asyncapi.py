@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic.json_schema import models_json_schema
 
 from schemas import EVENTS, Event, OutcomeEvent
-from streams.kafka.dead_letters import LETTER_HEADERS
+from streams.kafka.dead_letters import DEAD_LETTER_HEADERS
 from streams.kafka.topics import DEAD_LETTERS, TOPICS, Topic
 
 __all__ = ["asyncapi_document", "event_schemas", "write_schemas"]
@@ -141,7 +141,7 @@ def _dead_letter() -> dict[str, Any]:
         "name": "DeadLetter",
         "summary": "A refused record, byte for byte, with its headers and what happened to it; of one too large only the latter.",
         "contentType": "application/octet-stream",
-        "headers": _headers(LETTER_HEADERS),
+        "headers": _headers(DEAD_LETTER_HEADERS),
         "payload": _of_draft({"description": "the value as it came: any bytes, or none"}),
         "bindings": {"kafka": _key(DEAD_LETTERS)},
     }

@@ -22,15 +22,24 @@ from faust.types import TP
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
-__all__ = ["MOST_BYTES", "Slice", "SliceConsumer", "SliceSchema", "SliceTransport", "Start", "StartFinder", "cuts"]
+__all__ = [
+    "MAX_BATCH_BYTES",
+    "BatchConsumer",
+    "BatchSchema",
+    "BatchTransport",
+    "PollBatch",
+    "StartOffset",
+    "StartOffsetFinder",
+    "split_records",
+]
 
 
-MOST_BYTES = 2 * 1024 * 1024
+MAX_BATCH_BYTES = 2 * 1024 * 1024
 """Values of a slice: a record may carry an array of outcomes, and a slice is one transaction."""
 
 
 @dataclass(frozen=True)
-class Start:
+class StartOffset:
     """Where reading a partition begins, and which incarnation of its topic that is."""
 
     offset: int
@@ -38,7 +47,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Slice:
+class PollBatch:
     """Records of one partition in the order of their offsets, never empty."""
 
     topic: str
@@ -57,13 +66,13 @@ class Slice:
         return int(self.records[-1].offset)
 
 
-class StartFinder(Protocol):
+class StartOffsetFinder(Protocol):
     """Tells where to begin, given the group's committed offsets (null where there is none)."""
 
-    async def __call__(self, committed: Mapping[TP, int | None]) -> Mapping[TP, Start]: ...  # noqa: D102
+    async def __call__(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]: ...  # noqa: D102
 
 
-class SliceSchema(faust.Schema):  # type: ignore[misc]  # untyped
+class BatchSchema(faust.Schema):  # type: ignore[misc]  # untyped
     """Hands a slice to the agent as it is."""
 
     def loads_key(self, app: Any, message: Any, **_: Any) -> None:
@@ -74,7 +83,7 @@ class SliceSchema(faust.Schema):  # type: ignore[misc]  # untyped
         return message.value
 
 
-class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
+class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
     """Faust's aiokafka consumer, with slices for the topics in ``app.slices``.
 
     Attributes:
@@ -83,7 +92,7 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._delivered: defaultdict[TP, deque[int]] = defaultdict(deque)
-        self._starts: dict[TP, Start] = {}
+        self._starts: dict[TP, StartOffset] = {}
         self._group_offsets: Mapping[TP, int | None] = {}
         self.polled_at: float | None = None
         super().__init__(*args, **kwargs)
@@ -184,7 +193,7 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
             yield tp, self._to_message(tp, record)
         for tp, found in records.items():
             if self._sliced(tp):
-                for part in cuts(found, self.app.slice_records, MOST_BYTES):
+                for part in split_records(found, self.app.slice_records, MAX_BATCH_BYTES):
                     yield from self._slice(tp, part)
 
     def _slice(self, tp: TP, found: Sequence[Any]) -> Iterator[tuple[TP, Any]]:
@@ -192,11 +201,11 @@ class SliceConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         fresh = [record for record in found if read is None or record.offset >= read]
         if fresh and start is not None:  # the partition may be revoked while slices of it are handed over
             message = self._to_message(tp, fresh[-1])
-            message.key, message.value = None, Slice(tp.topic, tp.partition, start.incarnation, fresh)
+            message.key, message.value = None, PollBatch(tp.topic, tp.partition, start.incarnation, fresh)
             yield tp, message
 
 
-def cuts(records: Sequence[Any], most: int, most_bytes: int) -> Iterator[Sequence[Any]]:
+def split_records(records: Sequence[Any], most: int, most_bytes: int) -> Iterator[Sequence[Any]]:
     """Parts of at most so many records and, but for a single record, so many bytes of their values.
 
     Example:
@@ -216,7 +225,7 @@ def cuts(records: Sequence[Any], most: int, most_bytes: int) -> Iterator[Sequenc
         yield records[first:]
 
 
-class SliceTransport(driver.Transport):  # type: ignore[misc]  # untyped
+class BatchTransport(driver.Transport):  # type: ignore[misc]  # untyped
     """Faust's aiokafka transport with this consumer."""
 
-    Consumer = SliceConsumer
+    Consumer = BatchConsumer

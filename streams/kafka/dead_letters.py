@@ -11,26 +11,26 @@ from schemas import SourceId
 from sql.dead_letter_store import Refused, keep_refused, mark_refused_sent, refusal_id
 from streams.kafka.app import TwinApp
 from streams.kafka.records import Headers, RawRecord
-from streams.kafka.topics import DEAD_LETTERS, LARGEST_RECORD, PARTITIONS
+from streams.kafka.topics import DEAD_LETTERS, MAX_RECORD_BYTES, PARTITIONS
 from streams.metrics import REFUSED
 
 __all__ = [
-    "ATTEMPT",
-    "LETTER_HEADERS",
-    "REPLAY_OF",
+    "ATTEMPT_HEADER",
+    "DEAD_LETTER_HEADERS",
+    "REPLAY_OF_HEADER",
     "ContainsNul",
     "KafkaRecord",
-    "attempt",
-    "bury",
-    "foreign",
-    "letter",
-    "send_copies",
+    "dead_letter_record",
+    "foreign_headers",
+    "publish_dead_letters",
+    "refusal_attempt",
+    "send_to_dead_letters",
     "without_nul",
 ]
 
-ATTEMPT = "twin_attempt"
-REPLAY_OF = "twin_replay_of"
-LETTER_HEADERS = {
+ATTEMPT_HEADER = "twin_attempt"
+REPLAY_OF_HEADER = "twin_replay_of"
+DEAD_LETTER_HEADERS = {
     "twin_refusal_id": "id of the refusal: twinstream dlq show ID",
     "twin_kind": "a word for the kind of refusal",
     "twin_reason": "why, in a sentence",
@@ -39,12 +39,12 @@ LETTER_HEADERS = {
     "twin_partition": "where the record came",
     "twin_offset": "where the record came",
     "twin_element": "place in the array that the record carried, else 0",
-    ATTEMPT: "how often the record was refused by now, replays included",
+    ATTEMPT_HEADER: "how often the record was refused by now, replays included",
     "twin_omitted": "bytes of the value, where no letter can hold the record: dlq show has key, value and headers",
 }
 """What a dead letter tells beside the headers it came with, and what each means."""
 
-_OURS = LETTER_HEADERS.keys() | {REPLAY_OF}
+_OURS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER}
 
 
 class KafkaRecord(Protocol):
@@ -74,7 +74,7 @@ def without_nul(value: bytes | None) -> bytes:
     return value or b""
 
 
-async def bury(app: TwinApp, record: KafkaRecord, kind: str, reason: str, error: Exception) -> None:
+async def send_to_dead_letters(app: TwinApp, record: KafkaRecord, kind: str, reason: str, error: Exception) -> None:
     """Refuse a record for good: the same one refused again is one row, and at most another copy on the topic.
 
     ``kind`` is a word for the metric, ``reason`` a sentence for people, ``error`` what was raised.
@@ -95,28 +95,28 @@ async def bury(app: TwinApp, record: KafkaRecord, kind: str, reason: str, error:
         exception=type(error).__name__,
     )
     await keep_refused(app.pool, refused)
-    await send_copies(app, [refused])
+    await publish_dead_letters(app, [refused])
     REFUSED.labels(topic=record.topic, reason=kind).inc()
 
 
-async def send_copies(app: TwinApp, refused: Iterable[Refused]) -> None:
+async def publish_dead_letters(app: TwinApp, refused: Iterable[Refused]) -> None:
     """Copy what was refused to the topic of dead letters, and note that it is there."""
     by_partition: defaultdict[int, list[Refused]] = defaultdict(list)
     for each in refused:
         by_partition[each.source.partition % PARTITIONS[DEAD_LETTERS]].append(each)
     for partition, those in by_partition.items():
-        await app.send_together(DEAD_LETTERS, partition, map(letter, those))
+        await app.send_batches(DEAD_LETTERS, partition, map(dead_letter_record, those))
         await mark_refused_sent(app.pool, [each.refusal_id for each in those])
 
 
-def letter(refused: Refused) -> RawRecord:
+def dead_letter_record(refused: Refused) -> RawRecord:
     """The dead letter of a refused record: as it came, with headers of ours that say what happened to it.
 
     One that is too large for its topic, with our headers or since it was compressed when it came, tells of the record only.
     """
     key = b"" if refused.key is None and refused.value is None else refused.key  # the client sends no record of nothing at all
-    record = RawRecord(key, refused.value, [*foreign(refused.headers), *_told(refused)])
-    if record.size > LARGEST_RECORD:
+    record = RawRecord(key, refused.value, [*foreign_headers(refused.headers), *_told(refused)])
+    if record.size > MAX_RECORD_BYTES:
         return RawRecord(b"", None, _told(refused, omitted=len(refused.value or b"")))
     return record
 
@@ -131,18 +131,18 @@ def _told(refused: Refused, omitted: int | None = None) -> Headers:
         refused.source.partition,
         refused.offset,
         refused.element,
-        attempt(refused.headers),
+        refusal_attempt(refused.headers),
         omitted,
     )
-    return [(name, str(value).encode()) for name, value in zip(LETTER_HEADERS, told, strict=True) if value is not None]
+    return [(name, str(value).encode()) for name, value in zip(DEAD_LETTER_HEADERS, told, strict=True) if value is not None]
 
 
-def foreign(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
+def foreign_headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
     """The headers that are not ours: a dead letter that is published again brings ours along."""
     return [(name, value) for name, value in headers if name not in _OURS]
 
 
-def attempt(headers: Sequence[tuple[str, bytes | None]]) -> int:
+def refusal_attempt(headers: Sequence[tuple[str, bytes | None]]) -> int:
     """The how manieth time a record with these headers is refused; a replay brings the number of its last attempt along."""
-    before = dict(headers).get(ATTEMPT) or b""
+    before = dict(headers).get(ATTEMPT_HEADER) or b""
     return int(before) + 1 if before.isdigit() and len(before) < 10 else 1

@@ -12,11 +12,11 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from schemas import EVENTS, Event
 
-__all__ = ["CHANGELOGS", "DEAD_LETTERS", "LARGEST_RECORD", "PARTITIONS", "TOPICS", "Topic", "create_topics", "topic_of"]
+__all__ = ["CHANGELOGS", "DEAD_LETTERS", "MAX_RECORD_BYTES", "PARTITIONS", "TOPICS", "Topic", "create_topics", "topic_of"]
 
 _DAY_MS = 86_400_000
 DEAD_LETTERS = "dead-letters"
-LARGEST_RECORD = 8 * 1024 * 1024
+MAX_RECORD_BYTES = 8 * 1024 * 1024
 """Bytes of a batch of records, as it travels, that a topic takes at most."""
 
 
@@ -43,7 +43,7 @@ class Topic:
             else {"cleanup.policy": "delete", "retention.ms": str(self.retention_days * _DAY_MS)}
         )
         stamped = "LogAppendTime" if self.by_broker_time else "CreateTime"
-        return {**kept, "message.timestamp.type": stamped, "max.message.bytes": str(LARGEST_RECORD)}
+        return {**kept, "message.timestamp.type": stamped, "max.message.bytes": str(MAX_RECORD_BYTES)}
 
 
 TOPICS: tuple[Topic, ...] = (

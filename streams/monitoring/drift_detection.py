@@ -14,13 +14,22 @@ from engine.fidelity.error_sums import figures
 from schemas import DriftEvent, DriftState, FidelityMetrics, ModelCard, RetrainEvent, Verdict
 from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_models import Baseline, Errors
-from streams.ingestion.scoring import ALL
-from streams.monitoring.window_state import LineView, Series
+from schemas.twin_types import ALL_ROWS
+from streams.monitoring.window_state import SeriesKey, WindowState
 
-__all__ = ["NO_BASELINE", "Found", "Judge", "Judgement", "drift_event", "early_retrain_event", "reference_of", "retrain_event"]
+__all__ = [
+    "NO_BASELINE",
+    "DetectorFindings",
+    "DriftAssessment",
+    "DriftEvaluator",
+    "drift_event",
+    "early_retrain_event",
+    "reference_of",
+    "retrain_event",
+]
 
 
-class Judgement(NamedTuple):
+class DriftAssessment(NamedTuple):
     """What was found on the fewest latest panes of a series that hold enough outcomes; times in seconds since the epoch."""
 
     start: float
@@ -37,7 +46,7 @@ class Judgement(NamedTuple):
         return any(verdict.fired and verdict.action == "retrain" for verdict in self.verdicts)
 
 
-class Found(NamedTuple):
+class DetectorFindings(NamedTuple):
     """What the detectors of a model's series say.
 
     Attributes:
@@ -45,10 +54,10 @@ class Found(NamedTuple):
         changed: those that changed: the whole by its own limit, segments by false-discovery control over all that have a baseline.
     """
 
-    ratios: Mapping[Series, float]
-    changed: frozenset[Series]
+    ratios: Mapping[SeriesKey, float]
+    changed: frozenset[SeriesKey]
 
-    def detected(self, series: Series, alarmed: Iterable[Series]) -> Detected:
+    def detected(self, series: SeriesKey, alarmed: Iterable[SeriesKey]) -> Detected:
         """What the detector of a series has found, given those whose alarm was raised before."""
         if series in alarmed:
             return Detected.CHANGE
@@ -57,10 +66,10 @@ class Found(NamedTuple):
 
 def reference_of(baseline: Baseline, segment: str) -> Errors | None:
     """What a series is held against; None for a segment that the model had seen too little of."""
-    return baseline if segment == ALL else baseline.segments.get(segment)
+    return baseline if segment == ALL_ROWS else baseline.segments.get(segment)
 
 
-class Judge(NamedTuple):
+class DriftEvaluator(NamedTuple):
     """Judges series.
 
     Attributes:
@@ -73,13 +82,13 @@ class Judge(NamedTuple):
     average_run_length: float
     cards: dict[UUID, ModelCard]
 
-    def first(self, series: Series) -> Evidence:
+    def first(self, series: SeriesKey) -> Evidence:
         """The detector of a series before the first outcome."""
         baseline = self.cards[series.model_id].baseline
         own = baseline.segments.get(series.segment)
         return Evidence(last_count=self.n_min) if own is None else Evidence(last_count=self.n_min, handicap=handicap(baseline, own))
 
-    def evidence(self, view: LineView, series: Series) -> float | None:
+    def evidence(self, view: WindowState, series: SeriesKey) -> float | None:
         """Evidence of drift over its limit; None for a segment without a baseline of its own.
 
         The limit of a segment is what one alone needs among all that are watched.
@@ -87,10 +96,10 @@ class Judge(NamedTuple):
         standing = self._standing(view, series)
         if standing is None:
             return None
-        watched = 1 if series.segment == ALL else len(self.cards[series.model_id].baseline.segments)
+        watched = 1 if series.segment == ALL_ROWS else len(self.cards[series.model_id].baseline.segments)
         return standing.ratio(self.average_run_length) / watched
 
-    def found(self, view: LineView, model_id: UUID) -> Found:
+    def found(self, view: WindowState, model_id: UUID) -> DetectorFindings:
         """What the detectors of all series of a model say.
 
         Of the whole the highest evidence so far counts: whoever reads many cells at once finds what someone who looked at each
@@ -99,49 +108,51 @@ class Judge(NamedTuple):
         known = {series: self._standing(view, series) for series in view.series() if series.model_id == model_id}
         standing = {series: evidence for series, evidence in known.items() if evidence is not None}
         ratios = {series: evidence.ratio(self.average_run_length) for series, evidence in standing.items()}
-        whole = {each for each in standing if each.segment == ALL and standing[each].peak_ratio(self.average_run_length) >= 1.0}
-        segments = {series: ratio for series, ratio in ratios.items() if series.segment != ALL}
-        return Found(ratios, frozenset(whole | discoveries(segments, len(self.cards[model_id].baseline.segments))))
+        whole = {
+            each for each in standing if each.segment == ALL_ROWS and standing[each].peak_ratio(self.average_run_length) >= 1.0
+        }
+        segments = {series: ratio for series, ratio in ratios.items() if series.segment != ALL_ROWS}
+        return DetectorFindings(ratios, frozenset(whole | discoveries(segments, len(self.cards[model_id].baseline.segments))))
 
-    def confirms(self, view: LineView, series: Series, found: Found) -> bool:
+    def confirms(self, view: WindowState, series: SeriesKey, found: DetectorFindings) -> bool:
         """Whether a view of one series alone, as it is stored, leads to the alarm that was found among all."""
         standing = self._standing(view, series)
         if standing is None:
             return False
-        if series.segment == ALL:
+        if series.segment == ALL_ROWS:
             return standing.peak_ratio(self.average_run_length) >= 1.0
-        own = {each: ratio for each, ratio in found.ratios.items() if each.segment != ALL}
+        own = {each: ratio for each, ratio in found.ratios.items() if each.segment != ALL_ROWS}
         own[series] = standing.ratio(self.average_run_length)
         return series in discoveries(own, len(self.cards[series.model_id].baseline.segments))
 
-    def _standing(self, view: LineView, series: Series) -> Evidence | None:
+    def _standing(self, view: WindowState, series: SeriesKey) -> Evidence | None:
         known = reference_of(self.cards[series.model_id].baseline, series.segment) is not None
         return view.evidence(series, self.first(series)) if known else None
 
     def of_series(
-        self, view: LineView, series: Series, detected: Detected, before: DriftState = DriftState.INSUFFICIENT
-    ) -> Judgement:
+        self, view: WindowState, series: SeriesKey, detected: Detected, before: DriftState = DriftState.INSUFFICIENT
+    ) -> DriftAssessment:
         """Judge a series by its latest panes."""
         start, end, sums = view.latest(series, self.n_min)
         return self.of_window(series, (start, end), sums, self.evidence(view, series), detected, before)
 
     def of_window(
         self,
-        series: Series,
+        series: SeriesKey,
         span: tuple[float, float],
         sums: Sequence[int],
         evidence: float | None,
         detected: Detected = Detected.NOTHING,
         before: DriftState = DriftState.INSUFFICIENT,
-    ) -> Judgement:
+    ) -> DriftAssessment:
         """Judge the outcomes of a span of time."""
         baseline = self.cards[series.model_id].baseline
         metrics, reference = figures(sums, baseline), reference_of(baseline, series.segment)
         if reference is None:
-            return Judgement(*span, metrics, (), None, DriftState.INSUFFICIENT, NO_BASELINE)
+            return DriftAssessment(*span, metrics, (), None, DriftState.INSUFFICIENT, NO_BASELINE)
         verdicts = judge(metrics, reference, n_min=self.n_min)
         state = state_of(verdicts, detected, metrics, before, self.n_min)
-        return Judgement(*span, metrics, verdicts, evidence, state, compared(verdicts, detected))
+        return DriftAssessment(*span, metrics, verdicts, evidence, state, compared(verdicts, detected))
 
     def effective_n(self, model_id: UUID, segments: Mapping[str, Sequence[int]]) -> float | None:
         """As many independent outcomes as tell as much, given the sums of all segments of the same span."""
@@ -151,7 +162,7 @@ class Judge(NamedTuple):
 NO_BASELINE = "the segment has no baseline of its own: the model had seen too few rows of it"
 
 
-def drift_event(line: str, series: Series, previous: DriftState, found: Judgement) -> DriftEvent:
+def drift_event(line: str, series: SeriesKey, previous: DriftState, found: DriftAssessment) -> DriftEvent:
     """Tell that the state of a series changed."""
     return DriftEvent(
         line=line,
@@ -169,7 +180,7 @@ def drift_event(line: str, series: Series, previous: DriftState, found: Judgemen
     )
 
 
-def retrain_event(line: str, series: Series, found: Judgement, attempt: int, at: datetime) -> RetrainEvent:
+def retrain_event(line: str, series: SeriesKey, found: DriftAssessment, attempt: int, at: datetime) -> RetrainEvent:
     """Ask for the training that comes after ``attempt`` finished ones."""
     return RetrainEvent(
         retrain_id=uuid5(series.model_id, str(attempt)),
@@ -183,7 +194,7 @@ def retrain_event(line: str, series: Series, found: Judgement, attempt: int, at:
     )
 
 
-def early_retrain_event(line: str, series: Series, found: EstimatedFidelity, attempt: int, at: datetime) -> RetrainEvent:
+def early_retrain_event(line: str, series: SeriesKey, found: EstimatedFidelity, attempt: int, at: datetime) -> RetrainEvent:
     """Ask for the same training by an estimate, before outcomes have arrived."""
     return RetrainEvent(
         retrain_id=uuid5(series.model_id, str(attempt)),
@@ -200,13 +211,13 @@ def early_retrain_event(line: str, series: Series, found: EstimatedFidelity, att
     )
 
 
-def _reason(found: Judgement) -> str:
+def _reason(found: DriftAssessment) -> str:
     fired = [verdict.reason for verdict in found.verdicts if verdict.fired]
     shown = [] if found.evidence is None else [f"evidence is {found.evidence:.3g} of its limit"]
     return "; ".join([*(fired or [f"{found.metrics.n} outcomes, no rule fired"]), *shown, found.comparison])
 
 
-def _evidence(series: Series, found: Judgement) -> dict[str, Any]:
+def _evidence(series: SeriesKey, found: DriftAssessment) -> dict[str, Any]:
     return {
         "segment": series.segment,
         "window_start": datetime.fromtimestamp(found.start, UTC).isoformat(),

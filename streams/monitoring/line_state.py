@@ -19,18 +19,18 @@ from schemas import DriftState, PaneRow
 from sql import window_store as store
 from sql.database import Database
 from sql.model_card_rows import load_card
-from sql.window_store import FloorRow, LineState, SeriesState, Snapshot, SnapshotKey, SourcedRow, Span
-from streams.monitoring.drift_detection import Judge
-from streams.monitoring.window_state import LineView, Series, Window
+from sql.window_store import FloorRow, MonitoredLine, SeriesState, Snapshot, SnapshotKey, SourcedRow, Span
+from streams.monitoring.drift_detection import DriftEvaluator
+from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
-__all__ = ["LiveLine", "evidence_before", "load", "lowest", "on_grid", "read_series"]
+__all__ = ["LineState", "evidence_before", "load_line", "lowest", "on_grid", "read_series"]
 
 HELD_WINDOWS = 2
 """Windows below the latest pane whose panes are held in any case."""
 
 
 @dataclass
-class LiveLine:
+class LineState:
     """What is held of a line.
 
     Attributes:
@@ -43,21 +43,21 @@ class LiveLine:
         said_at: monotonic time when windows that are still filling were said last.
     """
 
-    state: LineState
-    view: LineView
-    judge: Judge
-    snapshots: dict[Window, Snapshot]
-    states: dict[Series, DriftState]
-    attempts: dict[Series, int | None]
+    state: MonitoredLine
+    view: WindowState
+    judge: DriftEvaluator
+    snapshots: dict[WindowKey, Snapshot]
+    states: dict[SeriesKey, DriftState]
+    attempts: dict[SeriesKey, int | None]
     unsaid: Sequence[SeriesState]
     seen_at: datetime
-    due: set[Window] = field(default_factory=set)
-    unsettled: set[Window] = field(default_factory=set)
-    touched: set[Series] = field(default_factory=set)
-    alarmed: set[Series] = field(default_factory=set)
+    due: set[WindowKey] = field(default_factory=set)
+    unsettled: set[WindowKey] = field(default_factory=set)
+    touched: set[SeriesKey] = field(default_factory=set)
+    alarmed: set[SeriesKey] = field(default_factory=set)
     said_at: float = -math.inf
 
-    async def take(self, database: Database, source: str, rows: Sequence[PaneRow]) -> set[tuple[Series, float]]:
+    async def take(self, database: Database, source: str, rows: Sequence[PaneRow]) -> set[tuple[SeriesKey, float]]:
         """Take rows in, with what is stored around them where it is not held, and return the panes that they belong to."""
         panes = set()
         await _learn_cards(database, self.judge, {row.model_id for row in rows})
@@ -67,7 +67,7 @@ class LiveLine:
             self.due.update(windows)
             self.unsettled.update(windows)
             if windows:
-                series = Series(row.model_id, row.segment)
+                series = SeriesKey(row.model_id, row.segment)
                 self.touched.add(series)
                 panes.add((series, pane_start(row.pane, self.view.pane_s)))
         return panes
@@ -84,7 +84,7 @@ class LiveLine:
         self.due -= settled
         self.unsettled -= settled
 
-    async def refold(self, database: Database, series: Collection[Series]) -> None:
+    async def refold(self, database: Database, series: Collection[SeriesKey]) -> None:
         """Let detectors stand before the held panes where the stored cells leave them, and hold the latest panes."""
         asked = sorted(series)
         evidence = await evidence_before(database, self.state, self.view.held_from, self.judge, asked)
@@ -94,7 +94,7 @@ class LiveLine:
         for each, span in zip(asked, spans, strict=True):
             self.view.begin(each, evidence[each], span.low)
 
-    def forget(self) -> list[tuple[Series, float]]:
+    def forget(self) -> list[tuple[SeriesKey, float]]:
         """Forget what nobody will ask for soon, and return the panes that are no longer held."""
         newest = max((self.view.newest_start(series) for series in self.view.series()), default=-math.inf)
         held_from = max(newest - HELD_WINDOWS * self.view.window_s, self.view.floor)
@@ -103,7 +103,7 @@ class LiveLine:
         self.snapshots = {window: kept for window, kept in self.snapshots.items() if window in held}
         return dropped
 
-    async def read_panes(self, database: Database, panes: Mapping[Series, set[float]]) -> None:
+    async def read_panes(self, database: Database, panes: Mapping[SeriesKey, set[float]]) -> None:
         """Hold these panes, of which nothing is held yet."""
         rows = await self._read(database, spans_of(panes, self.view.pane_s))
         for series, starts in panes.items():
@@ -115,11 +115,11 @@ class LiveLine:
         for source, found in rows:
             self.view.hold(source, found.row)
 
-    def _unread(self, rows: Iterable[PaneRow]) -> dict[Series, set[float]]:
-        missing: defaultdict[Series, set[float]] = defaultdict(set)
+    def _unread(self, rows: Iterable[PaneRow]) -> dict[SeriesKey, set[float]]:
+        missing: defaultdict[SeriesKey, set[float]] = defaultdict(set)
         for row in rows:
             if unread := self.view.unread(row):
-                missing[Series(row.model_id, row.segment)].update(unread)
+                missing[SeriesKey(row.model_id, row.segment)].update(unread)
         return missing
 
     async def _read(self, database: Database, spans: Sequence[Span]) -> list[SourcedRow]:
@@ -133,26 +133,26 @@ class LiveLine:
         for key, snapshot in found.items():
             self.snapshots[on_grid(key, self.view.pane_s)] = snapshot
 
-    def _is_settled(self, window: Window) -> bool:
+    def _is_settled(self, window: WindowKey) -> bool:
         kept = self.snapshots.get(window)
         return kept is not None and kept.version == self.view.version(window)
 
 
-async def load(database: Database, state: LineState, judge: Judge, seen_at: datetime) -> LiveLine:
+async def load_line(database: Database, state: MonitoredLine, judge: DriftEvaluator, seen_at: datetime) -> LineState:
     """The line as Postgres has it: its latest panes, and those of every window that no snapshot covers."""
     view = _view(state, await store.newest_pane(database, state.line))
     said = await store.series_states(database, state.line)
-    line = LiveLine(
+    line = LineState(
         state=state,
         view=view,
         judge=judge,
         snapshots={},
-        states={Series(each.model_id, each.segment): DriftState(each.state) for each in said},
-        attempts={Series(each.model_id, each.segment): each.attempt for each in said},
+        states={SeriesKey(each.model_id, each.segment): DriftState(each.state) for each in said},
+        attempts={SeriesKey(each.model_id, each.segment): each.attempt for each in said},
         unsaid=[each for each in said if not each.said],
         seen_at=seen_at,
     )
-    line.alarmed = {Series(*each) for each in await store.alarms(database, state.line)}
+    line.alarmed = {SeriesKey(*each) for each in await store.alarms(database, state.line)}
     owed = await store.unsettled_windows(database, state, _first_window(view))
     unsettled = {on_grid(key, state.pane_s) for key in owed}
     line.hold(await store.live_rows(database, state.line, view.held_from))
@@ -161,28 +161,28 @@ async def load(database: Database, state: LineState, judge: Judge, seen_at: date
     line.due, line.unsettled = set(unsettled), unsettled
     await _learn_cards(database, judge, {series.model_id for series in view.series()})
     if state.champion is not None:
-        series = {Series(*each) for each in await store.series_of(database, state.line, state.champion)}
+        series = {SeriesKey(*each) for each in await store.series_of(database, state.line, state.champion)}
         await line.refold(database, series)
         line.touched = series & set(view.series())
     return line
 
 
-async def read_series(database: Database, line: LiveLine, series: Series) -> LineView:
+async def read_series(database: Database, line: LineState, series: SeriesKey) -> WindowState:
     """A series by itself, as Postgres has it now."""
-    view = LineView(line.view.pane_s, line.view.window_s, line.view.floor, line.view.held_from)
-    alone = LiveLine(line.state, view, line.judge, {}, {}, {}, (), line.seen_at)
+    view = WindowState(line.view.pane_s, line.view.window_s, line.view.floor, line.view.held_from)
+    alone = LineState(line.state, view, line.judge, {}, {}, {}, (), line.seen_at)
     alone.hold(await store.rows_within(database, line.state.line, [Span(*series, view.held_from, math.inf)]))
     await alone.refold(database, [series])
     return view
 
 
 async def evidence_before(
-    database: Database, state: LineState, high: float, judge: Judge, series: Sequence[Series] | None = None
-) -> dict[Series, Evidence]:
+    database: Database, state: MonitoredLine, high: float, judge: DriftEvaluator, series: Sequence[SeriesKey] | None = None
+) -> dict[SeriesKey, Evidence]:
     """Where the detectors of a line, or of some of its series, stand before a pane, by the floor and the cells that are stored."""
-    known = {Series(row.model_id, row.segment): row for row in await store.detector_floors(database, state.line)}
+    known = {SeriesKey(row.model_id, row.segment): row for row in await store.detector_floors(database, state.line)}
     cells = await store.cells_between(database, state.line, lowest(state), high, series)
-    own = {Series(*key): list(found) for key, found in groupby(cells, lambda cell: (cell.model_id, cell.segment))}
+    own = {SeriesKey(*key): list(found) for key, found in groupby(cells, lambda cell: (cell.model_id, cell.segment))}
     wanted = (known.keys() | own.keys()) if series is None else series
     await _learn_cards(database, judge, {each.model_id for each in wanted})
     return {each: fold((cell.sums for cell in own.get(each, ())), _begun(judge.first(each), known.get(each))) for each in wanted}
@@ -195,22 +195,22 @@ def _begun(first: Evidence, floor: FloorRow | None) -> Evidence:
     return Evidence(tuple(floor.log_values), floor.last_count, floor.log_peak, first.handicap)
 
 
-async def _learn_cards(database: Database, judge: Judge, models: set[UUID]) -> None:
+async def _learn_cards(database: Database, judge: DriftEvaluator, models: set[UUID]) -> None:
     for model_id in models - judge.cards.keys():
         judge.cards[model_id] = await load_card(database, model_id)
 
 
-def lowest(state: LineState) -> float:
+def lowest(state: MonitoredLine) -> float:
     """First pane of a line that may still change."""
     return -math.inf if state.floor is None else state.floor
 
 
-def on_grid(key: SnapshotKey, pane_s: float) -> Window:
+def on_grid(key: SnapshotKey, pane_s: float) -> WindowKey:
     """The window that a snapshot is of: times in Postgres are rounded to microseconds."""
-    return Window(Series(key.model_id, key.segment), round(key.start / pane_s) * pane_s)
+    return WindowKey(SeriesKey(key.model_id, key.segment), round(key.start / pane_s) * pane_s)
 
 
-def spans_of(panes: Mapping[Series, set[float]], pane_s: float) -> list[Span]:
+def spans_of(panes: Mapping[SeriesKey, set[float]], pane_s: float) -> list[Span]:
     """Runs of panes that follow each other."""
     spans = []
     for series, starts in panes.items():
@@ -221,24 +221,24 @@ def spans_of(panes: Mapping[Series, set[float]], pane_s: float) -> list[Span]:
     return spans
 
 
-def _panes_below(view: LineView, windows: Iterable[Window]) -> dict[Series, set[float]]:
+def _panes_below(view: WindowState, windows: Iterable[WindowKey]) -> dict[SeriesKey, set[float]]:
     """Panes of windows that are not held in any case."""
-    found: defaultdict[Series, set[float]] = defaultdict(set)
+    found: defaultdict[SeriesKey, set[float]] = defaultdict(set)
     for series, start in windows:
         found[series].update(pane for pane in panes_of(start, view.pane_s, view.window_s) if pane < view.held_from)
     return found
 
 
-def _view(state: LineState, newest: float | None) -> LineView:
+def _view(state: MonitoredLine, newest: float | None) -> WindowState:
     floor = lowest(state)
     held_from = floor if newest is None else max(pane_start(newest, state.pane_s) - HELD_WINDOWS * state.window_s, floor)
-    return LineView(state.pane_s, state.window_s, floor, held_from)
+    return WindowState(state.pane_s, state.window_s, floor, held_from)
 
 
-def _lowest(view: LineView) -> float:
+def _lowest(view: WindowState) -> float:
     return view.floor - view.window_s
 
 
-def _first_window(view: LineView) -> float:
+def _first_window(view: WindowState) -> float:
     """The earliest window that is not wholly below the floor."""
     return view.floor - view.window_s + view.pane_s

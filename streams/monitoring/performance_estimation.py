@@ -17,7 +17,7 @@ from sql import pending_label_store as store
 from sql.database import Database
 from streams.metrics import ESTIMATED_MAE, INPUT_SHIFT, PREDICTIONS
 
-__all__ = ["EXPIRE_S", "NEWEST_ROWS", "estimate", "followed", "foresee", "is_worse", "waiting", "weights_of"]
+__all__ = ["EXPIRE_S", "NEWEST_ROWS", "estimate", "estimate_performance", "followed", "is_worse", "pending_labels", "weights_of"]
 
 NEWEST_ROWS = 2_000
 """Rows that an estimate is made of."""
@@ -29,9 +29,9 @@ _COHORTS = 20
 _RISE = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_increase")
 
 
-async def foresee(database: Database, card: ModelCard) -> EstimatedFidelity | None:
+async def estimate_performance(database: Database, card: ModelCard) -> EstimatedFidelity | None:
     """Estimate the fidelity of a model and count who is waited for; keep it and let the metrics tell."""
-    _show_labels(card.line, waiting(await followed(database, card.line)).values())
+    _show_labels(card.line, pending_labels(await followed(database, card.line)).values())
     found = await estimate(database, card)
     if found is not None:
         _show_estimate(card.line, found)
@@ -60,7 +60,7 @@ def is_worse(found: EstimatedFidelity) -> bool:
     return bool(found.moved) and found.mae is not None and found.mae > (1 + _RISE) * found.baseline_mae
 
 
-def waiting(cohorts: Iterable[store.Cohort]) -> dict[UUID, Labels]:
+def pending_labels(cohorts: Iterable[store.Cohort]) -> dict[UUID, Labels]:
     """What became of the predictions of each simulation."""
     return {
         cohort.simulation_id: labels(cohort.age_s, cohort.predicted, cohort.arrived, cohort.missing, EXPIRE_S) for cohort in cohorts

@@ -11,7 +11,7 @@ from sql import window_store as store
 from sql.database import Pool, transaction
 from sql.window_store import FloorRow, SourceState
 from streams.kafka.topics import PARTITIONS, topic_of
-from streams.monitoring.line_state import LiveLine, evidence_before, lowest
+from streams.monitoring.line_state import LineState, evidence_before, lowest
 from streams.settings import Settings
 
 __all__ = ["limit_of", "raise_floor"]
@@ -21,7 +21,7 @@ _SOURCES = PARTITIONS[_OUTCOMES]
 _FRESH_S = 60.0
 
 
-async def raise_floor(pool: Pool, line: LiveLine, settings: Settings) -> None:
+async def raise_floor(pool: Pool, line: LineState, settings: Settings) -> None:
     """Raise the floor of a line as far as all sources and all windows allow, and keep where its detectors stand there.
 
     What is folded below the new floor is held against the rows once more while no slice can change them.

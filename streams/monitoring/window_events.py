@@ -10,8 +10,8 @@ from engine.fidelity.drift_rules import Detected
 from engine.fidelity.windows import window_starts
 from schemas import FidelityWindow, line_parts
 from schemas.twin_models import Baseline
+from schemas.twin_types import ALL_ROWS
 from sql.window_store import Snapshot
-from streams.ingestion.scoring import ALL
 from streams.metrics import (
     BASELINE_CORRELATION,
     BASELINE_COVERAGE,
@@ -23,13 +23,13 @@ from streams.metrics import (
     WINDOW_OUTCOMES,
     WINDOW_RMSE,
 )
-from streams.monitoring.line_state import LiveLine
-from streams.monitoring.window_state import LineView, Window
+from streams.monitoring.line_state import LineState
+from streams.monitoring.window_state import WindowKey, WindowState
 
 __all__ = ["is_fullest", "show", "show_baseline", "window_event"]
 
 
-def window_event(line: LiveLine, window: Window, *, closed: bool) -> FidelityWindow:
+def window_event(line: LineState, window: WindowKey, *, closed: bool) -> FidelityWindow:
     """What a window looks like now; the newest one of a champion's series also tells where its detector stands."""
     series, start = window
     version, sums = line.view.window(window)
@@ -38,7 +38,7 @@ def window_event(line: LiveLine, window: Window, *, closed: bool) -> FidelityWin
     evidence = line.judge.evidence(line.view, series) if tells else None
     detected = Detected.CHANGE if tells and series in line.alarmed else Detected.NOTHING
     found = line.judge.of_window(series, (start, end), sums, evidence, detected)
-    effective = _effective_n(line, window) if tells and series.segment == ALL else None
+    effective = _effective_n(line, window) if tells and series.segment == ALL_ROWS else None
     return FidelityWindow(
         line=line.state.line,
         model_id=series.model_id,
@@ -54,14 +54,14 @@ def window_event(line: LiveLine, window: Window, *, closed: bool) -> FidelityWin
     )
 
 
-def _effective_n(line: LiveLine, window: Window) -> float | None:
+def _effective_n(line: LineState, window: WindowKey) -> float | None:
     """Of the whole, by the sums of its segments in the same window."""
     model_id = window.series.model_id
-    parts = [series for series in line.view.series() if series.model_id == model_id and series.segment != ALL]
-    return line.judge.effective_n(model_id, {each.segment: line.view.window(Window(each, window.start)).sums for each in parts})
+    parts = [series for series in line.view.series() if series.model_id == model_id and series.segment != ALL_ROWS]
+    return line.judge.effective_n(model_id, {each.segment: line.view.window(WindowKey(each, window.start)).sums for each in parts})
 
 
-def is_fullest(view: LineView, window: Window) -> bool:
+def is_fullest(view: WindowState, window: WindowKey) -> bool:
     """Whether the window ends with the latest pane of its series: later ones are still filling."""
     return window.start == window_starts(view.newest_start(window.series), view.pane_s, view.window_s)[0]
 

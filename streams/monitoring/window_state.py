@@ -25,27 +25,27 @@ from engine.fidelity.windows import pane_start, panes_of, window_starts
 from schemas import PaneRow
 from schemas.events import SUM_FIELDS
 
-__all__ = ["LineView", "Merged", "Series", "Window"]
+__all__ = ["SeriesKey", "VersionedSums", "WindowKey", "WindowState"]
 
 _N = SUM_FIELDS.index("n")
 _NOTHING = (0,) * len(SUM_FIELDS)
 
 
-class Series(NamedTuple):
+class SeriesKey(NamedTuple):
     """A model and a segment of it."""
 
     model_id: UUID
     segment: str
 
 
-class Window(NamedTuple):
+class WindowKey(NamedTuple):
     """A window of a series; ``start`` in seconds since the epoch."""
 
-    series: Series
+    series: SeriesKey
     start: float
 
 
-class Merged(NamedTuple):
+class VersionedSums(NamedTuple):
     """Version and sums of a row, or of a pane or a window over all sources."""
 
     version: int
@@ -57,15 +57,15 @@ class _Cell(NamedTuple):
     width_s: float
 
 
-_EMPTY = Merged(0, _NOTHING)
+_EMPTY = VersionedSums(0, _NOTHING)
 
 
 @dataclass(slots=True)
 class _Pane:
     """Newest rows of one pane of a series, by cell and source."""
 
-    rows: dict[tuple[_Cell, str], Merged] = field(default_factory=dict)
-    merged: Merged = _EMPTY
+    rows: dict[tuple[_Cell, str], VersionedSums] = field(default_factory=dict)
+    merged: VersionedSums = _EMPTY
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class _Panes:
     whole_from: float = math.inf
 
 
-class LineView:
+class WindowState:
     """Held panes of one model line.
 
     Args:
@@ -101,13 +101,13 @@ class LineView:
         self.window_s = window_s
         self.floor = floor
         self.held_from = held_from
-        self.stale: set[Series] = set()
-        self._begun: dict[Series, Evidence] = {}
-        self._panes: dict[Series, _Panes] = {}
+        self.stale: set[SeriesKey] = set()
+        self._begun: dict[SeriesKey, Evidence] = {}
+        self._panes: dict[SeriesKey, _Panes] = {}
 
     # -- taking in
 
-    def apply(self, source: str, row: PaneRow) -> tuple[Window, ...]:
+    def apply(self, source: str, row: PaneRow) -> tuple[WindowKey, ...]:
         """Take a row in and return the windows that have to be said: none for a row strictly older than the one that is held.
 
         Every pane of these windows has to be held, see :meth:`unread`.
@@ -118,7 +118,7 @@ class LineView:
         if row.pane < self.held_from:
             self.stale.add(series)
         found = window_starts(start, self.pane_s, self.window_s)
-        return tuple(Window(series, window) for window in found if window + self.window_s > self.floor)
+        return tuple(WindowKey(series, window) for window in found if window + self.window_s > self.floor)
 
     def hold(self, source: str, row: PaneRow) -> bool:
         """Take in a row that is no news; False where a newer one is held."""
@@ -127,9 +127,9 @@ class LineView:
         before = pane.rows.get((cell, source), _EMPTY)
         if row.version < before.version:
             return False
-        pane.rows[cell, source] = Merged(row.version, row.sums)
+        pane.rows[cell, source] = VersionedSums(row.version, row.sums)
         change = total([row.sums, negative(before.sums)])
-        pane.merged = Merged(pane.merged.version - before.version + row.version, total([pane.merged.sums, change]))
+        pane.merged = VersionedSums(pane.merged.version - before.version + row.version, total([pane.merged.sums, change]))
         if row.pane >= self.held_from:
             _recount(self._panes[series], cell, change)
         return True
@@ -145,7 +145,7 @@ class LineView:
         low, high = self.floor - self.window_s, self._whole_from(panes)
         return tuple(pane for pane in around if low <= pane < high and pane not in panes.by_start)
 
-    def admit(self, series: Series, panes: Iterable[float]) -> None:
+    def admit(self, series: SeriesKey, panes: Iterable[float]) -> None:
         """Count these panes as held: all of their rows are about to be."""
         for start in panes:
             self._pane(series, start)
@@ -160,32 +160,32 @@ class LineView:
 
     # -- looking
 
-    def series(self) -> Iterable[Series]:
+    def series(self) -> Iterable[SeriesKey]:
         """All series of which panes are held."""
         return self._panes.keys()
 
-    def pane(self, series: Series, start: float) -> Merged:
+    def pane(self, series: SeriesKey, start: float) -> VersionedSums:
         """What a pane adds up to."""
         return self._panes[series].by_start[start].merged
 
-    def window(self, window: Window) -> Merged:
+    def window(self, window: WindowKey) -> VersionedSums:
         """What a window adds up to."""
-        return Merged(self.version(window), total(pane.sums for pane in self._panes_in(window)))
+        return VersionedSums(self.version(window), total(pane.sums for pane in self._panes_in(window)))
 
-    def version(self, window: Window) -> int:
+    def version(self, window: WindowKey) -> int:
         """Version of a window: it rises with every change of any of its rows."""
         return sum(pane.version for pane in self._panes_in(window))
 
-    def windows(self) -> Iterator[Window]:
+    def windows(self) -> Iterator[WindowKey]:
         """Every window that has a held pane."""
         for series, panes in self._panes.items():
             yield from {
-                Window(series, window): None
+                WindowKey(series, window): None
                 for start in panes.starts
                 for window in window_starts(start, self.pane_s, self.window_s)
             }
 
-    def latest(self, series: Series, n: int) -> tuple[float, float, tuple[int, ...]]:
+    def latest(self, series: SeriesKey, n: int) -> tuple[float, float, tuple[int, ...]]:
         """The fewest latest panes that hold ``n`` outcomes, or all of them: where they begin and end, and their sums."""
         panes = self._panes[series]
         held: list[tuple[int, ...]] = []
@@ -199,13 +199,13 @@ class LineView:
                 break
         return panes.starts[-len(held)], panes.starts[-1] + self.pane_s, total(held)
 
-    def newest_start(self, series: Series) -> float:
+    def newest_start(self, series: SeriesKey) -> float:
         """Start of the latest pane."""
         return self._panes[series].starts[-1]
 
     # -- the detector
 
-    def begin(self, series: Series, evidence: Evidence, whole_from: float) -> None:
+    def begin(self, series: SeriesKey, evidence: Evidence, whole_from: float) -> None:
         """Let the detector of a series stand here before ``held_from``; its panes are all held from ``whole_from`` on."""
         self._begun[series] = evidence
         self.stale.discard(series)
@@ -213,7 +213,7 @@ class LineView:
             panes.folded.clear()
             panes.whole_from = whole_from
 
-    def evidence(self, series: Series, first: Evidence) -> Evidence:
+    def evidence(self, series: SeriesKey, first: Evidence) -> Evidence:
         """Where the detector of a series stands, chained over its cells in event time."""
         begin = self._begun.get(series, first)
         panes = self._panes.get(series)
@@ -226,15 +226,15 @@ class LineView:
     # -- forgetting
 
     def forget(
-        self, held_from: float, needed: Iterable[Window], n: int, first: Callable[[Series], Evidence]
-    ) -> list[tuple[Series, float]]:
+        self, held_from: float, needed: Iterable[WindowKey], n: int, first: Callable[[SeriesKey], Evidence]
+    ) -> list[tuple[SeriesKey, float]]:
         """Forget panes below ``held_from``, except those of ``needed`` windows and the latest that hold ``n`` outcomes.
 
         ``first`` tells where the detector of a series stands before its first outcome.
 
         Returns the panes that are no longer held.
         """
-        kept: defaultdict[Series, set[float]] = defaultdict(set)
+        kept: defaultdict[SeriesKey, set[float]] = defaultdict(set)
         for series, window in needed:
             kept[series].update(panes_of(window, self.pane_s, self.window_s))
         for series, panes in self._panes.items():
@@ -255,7 +255,7 @@ class LineView:
             self._drop(series, start)
         return dropped
 
-    def _fold_below(self, series: Series, panes: _Panes, first: Evidence) -> None:
+    def _fold_below(self, series: SeriesKey, panes: _Panes, first: Evidence) -> None:
         self.evidence(series, first)
         place = bisect_left(panes.chain, _Cell(self.held_from, 0.0))
         if place:
@@ -264,24 +264,24 @@ class LineView:
                 del panes.cells[cell]
             del panes.chain[:place], panes.folded[:place]
 
-    def _drop(self, series: Series, start: float) -> None:
+    def _drop(self, series: SeriesKey, start: float) -> None:
         panes = self._panes[series]
         del panes.by_start[start]
         del panes.starts[bisect_left(panes.starts, start)]
         if not panes.starts:
             del self._panes[series]
 
-    def _panes_in(self, window: Window) -> list[Merged]:
+    def _panes_in(self, window: WindowKey) -> list[VersionedSums]:
         panes = self._panes[window.series].by_start
         return [panes[start].merged for start in panes_of(window.start, self.pane_s, self.window_s) if start in panes]
 
     def _whole_from(self, panes: _Panes) -> float:
         return min(panes.whole_from, self.held_from)
 
-    def _place(self, row: PaneRow) -> tuple[Series, float]:
-        return Series(row.model_id, row.segment), pane_start(row.pane, self.pane_s)
+    def _place(self, row: PaneRow) -> tuple[SeriesKey, float]:
+        return SeriesKey(row.model_id, row.segment), pane_start(row.pane, self.pane_s)
 
-    def _pane(self, series: Series, start: float) -> _Pane:
+    def _pane(self, series: SeriesKey, start: float) -> _Pane:
         panes = self._panes.setdefault(series, _Panes())
         if start not in panes.by_start:
             panes.by_start[start] = _Pane()

@@ -19,12 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas import EVENTS, OutcomeEvent
 from sql.database import Pool
-from sql.dead_letter_store import Past, Refused, Replayed, note_replays, pasts
+from sql.dead_letter_store import Refused, Replayed, ReplayHistory, note_replays, replay_history
 from streams.client.twin_client import TwinClient
-from streams.kafka.dead_letters import ATTEMPT, REPLAY_OF, attempt, foreign
+from streams.errors import describe_error
+from streams.kafka.dead_letters import ATTEMPT_HEADER, REPLAY_OF_HEADER, foreign_headers, refusal_attempt
 from streams.kafka.records import RawRecord
-from streams.kafka.topics import LARGEST_RECORD, topic_of
-from streams.retries import in_words
+from streams.kafka.topics import MAX_RECORD_BYTES, topic_of
 from streams.settings import Settings
 
 __all__ = [
@@ -34,8 +34,8 @@ __all__ = [
     "Skipped",
     "assignment",
     "corrected",
-    "letter_in_words",
-    "letters_in_words",
+    "dead_letter_text",
+    "dead_letters_table",
     "operator",
     "replay_letters",
     "shown",
@@ -71,7 +71,7 @@ class Fix:
     drops: Sequence[str] = ()
     value: bytes | None = None
 
-    def in_words(self) -> str:
+    def format_text(self) -> str:
         """What was changed, on one line."""
         said = [f"{name} = {json.dumps(value)}" for name, value in self.sets.items()]
         return ", ".join([*["another value"] * (self.value is not None), *said, *(f"without {name}" for name in self.drops)])
@@ -143,7 +143,7 @@ def _check_passes(topic: str, value: bytes) -> None:
         else:
             EVENTS[topic].model_validate_json(value)
     except ValidationError as error:
-        raise ValueError(f"would be refused again: {in_words(error)}") from error
+        raise ValueError(f"would be refused again: {describe_error(error)}") from error
 
 
 def _check_identity(refused: Refused, value: bytes) -> None:
@@ -216,13 +216,15 @@ def _sorted_out(chosen: Iterable[Refused], fix: Fix) -> tuple[list[Sent], list[S
         try:
             ready.append(_small_enough(Sent(refused, corrected(refused, fix), None)))
         except ValueError as error:
-            skipped.append(Skipped(refused, in_words(error)))
+            skipped.append(Skipped(refused, describe_error(error)))
     return ready, skipped
 
 
 def _small_enough(sent: Sent) -> Sent:
-    if (size := _record(sent).size) > LARGEST_RECORD:
-        raise ValueError(f"it takes {size} bytes on its way, and a topic takes {LARGEST_RECORD}: let the producer send it in parts")
+    if (size := _record(sent).size) > MAX_RECORD_BYTES:
+        raise ValueError(
+            f"it takes {size} bytes on its way, and a topic takes {MAX_RECORD_BYTES}: let the producer send it in parts"
+        )
     return sent
 
 
@@ -233,14 +235,14 @@ async def _publish(client: TwinClient, sent: Sent) -> tuple[int, int]:
 
 def _record(sent: Sent) -> RawRecord:
     refused = sent.refused
-    ours = {ATTEMPT: attempt(refused.headers), REPLAY_OF: refused.refusal_id}
-    headers = [*foreign(refused.headers), *((name, str(value).encode()) for name, value in ours.items())]
+    ours = {ATTEMPT_HEADER: refusal_attempt(refused.headers), REPLAY_OF_HEADER: refused.refusal_id}
+    headers = [*foreign_headers(refused.headers), *((name, str(value).encode()) for name, value in ours.items())]
     return RawRecord(refused.key, sent.value, headers)
 
 
 def _mark(sent: Sent, fix: Fix) -> Replayed:
     partition, offset = sent.where or (-1, -1)
-    return Replayed(sent.refused.refusal_id, sent.refused.source.topic, partition, offset, operator(), fix.in_words())
+    return Replayed(sent.refused.refusal_id, sent.refused.source.topic, partition, offset, operator(), fix.format_text())
 
 
 def operator() -> str:
@@ -259,7 +261,7 @@ class Letter(NamedTuple):
     """A refused record and its replays, the oldest first."""
 
     refused: Refused
-    past: tuple[Past, ...]
+    past: tuple[ReplayHistory, ...]
 
     @property
     def state(self) -> str:
@@ -271,8 +273,8 @@ async def with_pasts(pool: Pool, refused: Sequence[Refused], *, wait: bool = Fal
     """Refused records with their replays; with ``wait``, a little longer until outcomes that were replayed have their fate."""
     ends = time.monotonic() + _PATIENCE_S
     while True:
-        found: defaultdict[UUID, list[Past]] = defaultdict(list)
-        for past in await pasts(pool, [each.refusal_id for each in refused]):
+        found: defaultdict[UUID, list[ReplayHistory]] = defaultdict(list)
+        for past in await replay_history(pool, [each.refusal_id for each in refused]):
             found[past.refusal_id].append(past)
         waiting = any(past.topic == _OUTCOMES and past.came_of_it is None for each in found.values() for past in each[-1:])
         if not wait or not waiting or time.monotonic() > ends:
@@ -294,7 +296,7 @@ def shown(letter: Letter) -> dict[str, Any]:
         "kind": refused.kind,
         "reason": refused.reason,
         "exception": refused.exception,
-        "attempt": attempt(refused.headers),
+        "attempt": refusal_attempt(refused.headers),
         "key": _bytes(refused.key),
         "value": _bytes(refused.value),
         "headers": [{"name": name, **(_bytes(value) or {})} for name, value in refused.headers],
@@ -324,7 +326,7 @@ def _text(value: bytes) -> str | None:
         return None
 
 
-def letters_in_words(letters: Sequence[Letter]) -> str:
+def dead_letters_table(letters: Sequence[Letter]) -> str:
     """A line a letter."""
     rows = [("ID", "REFUSED AT", "WHERE", "KIND", "REPLAYED", "REASON")]
     for letter in letters:
@@ -336,7 +338,7 @@ def letters_in_words(letters: Sequence[Letter]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def letter_in_words(letter: Letter) -> str:
+def dead_letter_text(letter: Letter) -> str:
     """All of a letter."""
     refused = letter.refused
     source = refused.source
@@ -344,17 +346,17 @@ def letter_in_words(letter: Letter) -> str:
     facts = [
         ("refusal", str(refused.refusal_id)),
         ("came as", f"{source.topic}, partition {source.partition}, offset {refused.offset}{place}, at {refused.at.isoformat()}"),
-        ("refused", f"{refused.kind} ({refused.exception}), attempt {attempt(refused.headers)}"),
+        ("refused", f"{refused.kind} ({refused.exception}), attempt {refusal_attempt(refused.headers)}"),
         ("reason", refused.reason),
         ("key", _readable(refused.key)),
         *(("header", f"{name}: {_readable(value)}") for name, value in refused.headers),
-        *(("replayed", _past_in_words(past)) for past in letter.past),
+        *(("replayed", _replay_history_text(past)) for past in letter.past),
         ("value", _pretty(refused.value)),
     ]
     return "\n".join(f"{name:<9} {said}" for name, said in facts)
 
 
-def _past_in_words(past: Past) -> str:
+def _replay_history_text(past: ReplayHistory) -> str:
     change = f" with {past.change}" if past.change else ""
     came = past.came_of_it or "not taken in yet, as far as this tells"
     return f"{past.replayed_at.isoformat()} by {past.by} as {past.topic}:{past.partition}:{past.offset}{change}: {came}"

@@ -23,9 +23,9 @@ from sql.database import Connection
 from sql.model_card_rows import UnknownModel, load_card
 from sql.outcome_store import Head, pane_row
 from streams.ingestion.revisions import cell_of
-from streams.monitoring.window_state import LineView, Series, Window
+from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
-__all__ = ["Audit", "Expected", "Findings", "Grids", "audit_books"]
+__all__ = ["Audit", "ExpectedWindow", "Findings", "Grids", "recompute"]
 
 Grids = Mapping[str, Mapping[str, Any]]
 
@@ -59,7 +59,7 @@ class Findings:
         return tuple([mismatch for told in self._told.values() for mismatch in told] + more)
 
 
-class Expected(NamedTuple):
+class ExpectedWindow(NamedTuple):
     """What a window adds up to, and what it therefore looks like."""
 
     version: int
@@ -79,13 +79,13 @@ class Audit:
     """
 
     grids: Grids
-    windows: Mapping[tuple[str, Window], Expected]
+    windows: Mapping[tuple[str, WindowKey], ExpectedWindow]
     rows: Sequence[tuple[str, str, PaneRow]]
     snapshots: Sequence[asyncpg.Record]
     at: datetime
 
 
-async def audit_books(dsn: str, findings: Findings) -> Audit:
+async def recompute(dsn: str, findings: Findings) -> Audit:
     """Recompute everything in one snapshot of the database, and note what does not agree."""
     async with audit.snapshot(dsn) as connection:
         grids = await audit.line_grids(connection)
@@ -101,7 +101,7 @@ async def audit_books(dsn: str, findings: Findings) -> Audit:
 
 class _Cell(NamedTuple):
     line: str
-    series: Series
+    series: SeriesKey
     pane: float
     width_s: float
     source: str
@@ -189,7 +189,7 @@ class _Books:
         sums = head.contribution if sign > 0 else negative(head.contribution)
         for segment in head.segments:
             place = cell_of(head, segment, self._grids[head.line]["pane_s"])
-            cell = _Cell(head.line, Series(head.model_id, segment), *place, source)
+            cell = _Cell(head.line, SeriesKey(head.model_id, segment), *place, source)
             self._cells[cell] = total([self._cells[cell], sums]) if cell in self._cells else tuple(sums)
 
     async def _scored(self, rows: Sequence[asyncpg.Record]) -> list[tuple[Head, str, str]]:
@@ -228,7 +228,7 @@ class _Books:
         async for record in audit.panes(self._connection):
             row, source, line = pane_row(record), record["source"], record["line"]
             self.rows.append((line, source, row))
-            cell = _Cell(line, Series(row.model_id, row.segment), row.pane, row.width_s, source)
+            cell = _Cell(line, SeriesKey(row.model_id, row.segment), row.pane, row.width_s, source)
             sums = expected.pop(cell, None)
             if sums is None:
                 self._findings.say("pane", f"{_words(cell)}: no outcome belongs there")
@@ -255,12 +255,12 @@ class _Books:
             )
         self._findings.counts["floors"] = len(kept)
 
-    async def expected_windows(self) -> dict[tuple[str, Window], Expected]:
+    async def expected_windows(self) -> dict[tuple[str, WindowKey], ExpectedWindow]:
         """What every window has to look like."""
-        views: dict[str, LineView] = {}
+        views: dict[str, WindowState] = {}
         for line, source, row in self.rows:
             if line not in views:
-                views[line] = LineView(self._grids[line]["pane_s"], self._grids[line]["window_s"])
+                views[line] = WindowState(self._grids[line]["pane_s"], self._grids[line]["window_s"])
             views[line].apply(source, row)
         found = {}
         for line, view in views.items():
@@ -269,7 +269,7 @@ class _Books:
                 baseline = await self._baseline(window.series.model_id)
                 if baseline is not None and window.start + view.window_s > floor:
                     version, sums = view.window(window)
-                    found[line, window] = Expected(version, figures(sums, baseline))
+                    found[line, window] = ExpectedWindow(version, figures(sums, baseline))
         self._findings.counts["windows"] = len(found)
         return found
 

@@ -15,19 +15,19 @@ from aiokafka import AIOKafkaProducer
 from schemas import FidelityErrors, PaneRow, SourceId
 from sql.database import connect
 from sql.dead_letter_store import mark_refused_sent, unsent_refused
-from streams.kafka.dead_letters import letter
+from streams.kafka.dead_letters import dead_letter_record
 from streams.kafka.records import event_headers, event_value
 from streams.kafka.security import kafka_security
-from streams.kafka.topics import DEAD_LETTERS, LARGEST_RECORD, topic_of
+from streams.kafka.topics import DEAD_LETTERS, MAX_RECORD_BYTES, topic_of
 from streams.settings import Settings
 
-__all__ = ["mend"]
+__all__ = ["repair_windows"]
 
 _ROWS_A_MESSAGE = 500
 _LETTERS_AT_ONCE = 1000
 
 
-async def mend(settings: Settings, rows: Iterable[tuple[str, str, PaneRow]], lags: Callable[[str, PaneRow], bool]) -> int:
+async def repair_windows(settings: Settings, rows: Iterable[tuple[str, str, PaneRow]], lags: Callable[[str, PaneRow], bool]) -> int:
     """Send rows of ``fidelity_panes`` that lag, given with line and source, and refusals without a copy; how many messages."""
     async with _producer(settings) as producer:
         return await _send_rows(producer, [row for row in rows if lags(row[0], row[2])]) + await _send_letters(producer, settings)
@@ -54,7 +54,7 @@ async def _send_letters(producer: AIOKafkaProducer, settings: Settings) -> int:
     try:
         while refused := await unsent_refused(connection, datetime.now(UTC), _LETTERS_AT_ONCE):
             for each in refused:
-                record = letter(each)
+                record = dead_letter_record(each)
                 await producer.send_and_wait(DEAD_LETTERS, record.value, key=record.key, headers=record.headers)
             await mark_refused_sent(connection, [each.refusal_id for each in refused])
             sent += len(refused)
@@ -71,7 +71,7 @@ def _source(name: str) -> SourceId:
 @asynccontextmanager
 async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap, acks="all", max_request_size=LARGEST_RECORD, **kafka_security(settings)
+        bootstrap_servers=settings.kafka_bootstrap, acks="all", max_request_size=MAX_RECORD_BYTES, **kafka_security(settings)
     )
     await producer.start()
     try:

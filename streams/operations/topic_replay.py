@@ -25,22 +25,22 @@ from schemas.base import one_of
 from sql.database import Pool
 from sql.dead_letter_store import Refused, refused_within
 from sql.outcome_store import newest_position
-from sql.replay_store import Stretch, begin_quiet, known_experiments, stay_quiet, stored_outcomes
+from sql.replay_store import OffsetRange, begin_suppression, extend_suppression, known_experiments, stored_outcomes
 from sql.simulation_store import runs
 from streams.client.twin_client import TwinClient
-from streams.ingestion.pipeline import Intake
-from streams.ingestion.scoring_context import Library
-from streams.kafka.batch_consumer import Slice
-from streams.kafka.dead_letters import foreign
+from streams.ingestion.pipeline import OutcomePipeline
+from streams.ingestion.scoring_context import ContextLoader
+from streams.kafka.batch_consumer import PollBatch
+from streams.kafka.dead_letters import foreign_headers
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, topic_of
 from streams.operations.dead_letter_replay import Fix, Letter, operator, replay_letters, with_pasts
 from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import Models
+from streams.registry.model_loader import ModelLoader
 from streams.settings import Settings
 from streams.simulation.simulator import Simulator
 
-__all__ = ["Bound", "Report", "bound", "replay"]
+__all__ = ["Bound", "ReplayReport", "bound", "replay"]
 
 Record: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 Bound: TypeAlias = int | datetime | None
@@ -77,7 +77,7 @@ def bound(said: str) -> int | datetime:
 
 
 @dataclass
-class Report:
+class ReplayReport:
     """What a replay did, or would do.
 
     Attributes:
@@ -89,12 +89,12 @@ class Report:
 
     topic: str
     dry_run: bool
-    stretches: Sequence[Stretch] = ()
+    stretches: Sequence[OffsetRange] = ()
     found: Counter[str] = field(default_factory=Counter)
     again: list[tuple[int, int, str]] = field(default_factory=list)
     letters: Sequence[Letter] = ()
 
-    def as_data(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For scripts."""
         return {
             "topic": self.topic,
@@ -105,7 +105,7 @@ class Report:
             "came_of_it": dict(Counter(letter.state for letter in self.letters)),
         }
 
-    def in_words(self) -> str:
+    def format_text(self) -> str:
         """For people."""
         came = Counter(letter.state or "not taken in yet" for letter in self.letters)
         return "\n".join(
@@ -120,7 +120,7 @@ class Report:
 
 async def replay(
     settings: Settings, pool: Pool, topic: str, begin: Bound, end: Bound, partitions: Sequence[int] = (), *, dry_run: bool = False
-) -> Report:
+) -> ReplayReport:
     """Work a stretch of a topic through again.
 
     - ``outcome-events``: outcomes that were refused are judged by what is known now, and those that would be accepted are
@@ -132,7 +132,7 @@ async def replay(
         ValueError: for a topic whose messages only copy what Postgres holds, or cause something.
     """
     _check(topic, partitions)
-    report = Report(topic, dry_run)
+    report = ReplayReport(topic, dry_run)
     async with AIOKafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap, enable_auto_commit=False, **kafka_security(settings)
     ) as reader:
@@ -159,12 +159,14 @@ def _check(topic: str, partitions: Iterable[int]) -> None:
         )
 
 
-async def _stretches(reader: AIOKafkaConsumer, topic: str, begin: Bound, end: Bound, partitions: Iterable[int]) -> list[Stretch]:
+async def _stretches(
+    reader: AIOKafkaConsumer, topic: str, begin: Bound, end: Bound, partitions: Iterable[int]
+) -> list[OffsetRange]:
     places = [TopicPartition(topic, number) for number in partitions]
     earliest, latest = await reader.beginning_offsets(places), await reader.end_offsets(places)
     firsts = {place: max(offset, earliest[place]) for place, offset in (await _offsets(reader, begin, earliest, latest)).items()}
     ends = {place: min(offset, latest[place]) for place, offset in (await _offsets(reader, end, latest, latest)).items()}
-    return [Stretch(topic, place.partition, firsts[place], ends[place]) for place in places if firsts[place] < ends[place]]
+    return [OffsetRange(topic, place.partition, firsts[place], ends[place]) for place in places if firsts[place] < ends[place]]
 
 
 async def _offsets(
@@ -187,7 +189,7 @@ class _Judged(NamedTuple):
     reason: str | None
 
 
-async def _replay_outcomes(settings: Settings, pool: Pool, report: Report) -> None:
+async def _replay_outcomes(settings: Settings, pool: Pool, report: ReplayReport) -> None:
     waiting = [each for stretch in report.stretches for each in await _look_over(pool, stretch, report.found)]
     judged = await _judge_again(settings, pool, waiting)
     for each in judged:
@@ -198,7 +200,7 @@ async def _replay_outcomes(settings: Settings, pool: Pool, report: Report) -> No
         report.letters = await _publish_quietly(settings, pool, fine)
 
 
-async def _look_over(pool: Pool, stretch: Stretch, found: Counter[str]) -> list[Refused]:
+async def _look_over(pool: Pool, stretch: OffsetRange, found: Counter[str]) -> list[Refused]:
     """Refused elements of the stretch of which nothing came yet; the others are only counted."""
     newest = await newest_position(pool, stretch.topic, stretch.partition)
     read_to = -1 if newest is None else newest.last_offset
@@ -215,22 +217,22 @@ async def _look_over(pool: Pool, stretch: Stretch, found: Counter[str]) -> list[
 
 async def _judge_again(settings: Settings, pool: Pool, refused: Sequence[Refused]) -> list[_Judged]:
     """What the path of outcomes would say of them, if they came now."""
-    models = Models(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
-    library = Library(pool, models.get, Simulator(pool, models).twins)
-    intake = Intake(pool, library, settings.skew_s, settings.restatement_s)
+    models = ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+    library = ContextLoader(pool, models.get, Simulator(pool, models).twins)
+    intake = OutcomePipeline(pool, library, settings.skew_s, settings.restatement_s)
     found = []
     for first in range(0, len(refused), _AT_ONCE):
         found += await _judge_slice(intake, refused[first : first + _AT_ONCE])
     return found
 
 
-async def _judge_slice(intake: Intake, refused: Sequence[Refused]) -> list[_Judged]:
+async def _judge_slice(intake: OutcomePipeline, refused: Sequence[Refused]) -> list[_Judged]:
     now = int(time.time() * 1000)
     records = [
         ConsumerRecord(_OUTCOMES, 0, number, now, 1, each.key, each.value, None, len(each.key or b""), len(each.value or b""), ())
         for number, each in enumerate(refused)
     ]
-    ready = await intake.prepare(Slice(_OUTCOMES, 0, 0, records))
+    ready = await intake.prepare(PollBatch(_OUTCOMES, 0, 0, records))
     reasons = {element.record: element.refusal.reason for element in ready.refused}
     numbers = ready.outcomes.record.tolist()
     reasons |= {numbers[row]: reason for row, (_, reason) in ready.scores.refused.items()}
@@ -240,20 +242,20 @@ async def _judge_slice(intake: Intake, refused: Sequence[Refused]) -> list[_Judg
 
 async def _publish_quietly(settings: Settings, pool: Pool, fine: Sequence[_Judged]) -> list[Letter]:
     """Publish them again while their lines are quiet, and wait for what comes of it."""
-    quiet = await begin_quiet(pool, _OUTCOMES, {each.line for each in fine}, operator(), _QUIET_S)
+    quiet = await begin_suppression(pool, _OUTCOMES, {each.line for each in fine}, operator(), _QUIET_S)
     letters: list[Letter] = []
     for first in range(0, len(fine), _AT_ONCE):
         batch = [each.refused for each in fine[first : first + _AT_ONCE]]
         await replay_letters(settings, pool, batch, Fix())
         letters += await with_pasts(pool, batch, wait=True)
-        await stay_quiet(pool, quiet, _QUIET_S if first + _AT_ONCE < len(fine) else _ECHO_S)
+        await extend_suppression(pool, quiet, _QUIET_S if first + _AT_ONCE < len(fine) else _ECHO_S)
     return letters
 
 
 # -- requests and experiments
 
 
-async def _replay_records(settings: Settings, pool: Pool, reader: AIOKafkaConsumer, report: Report) -> None:
+async def _replay_records(settings: Settings, pool: Pool, reader: AIOKafkaConsumer, report: ReplayReport) -> None:
     read_to = await _committed(settings, report.topic)
     weigh = _weigh_requests if report.topic == _REQUESTS else _weigh_experiments
     async with TwinClient(settings, name="replay") as client:
@@ -266,14 +268,14 @@ async def _replay_records(settings: Settings, pool: Pool, reader: AIOKafkaConsum
                 if again:
                     report.again.append((record.partition, record.offset, said))
                 if again and not report.dry_run:
-                    headers = [*foreign(record.headers), (REPLAY, b"1")]
+                    headers = [*foreign_headers(record.headers), (REPLAY, b"1")]
                     await client.publish_bytes(record.topic, record.key, record.value, headers, partition=record.partition)
 
 
 _Weighed = tuple[Record, str, bool]
 
 
-async def _weigh_requests(pool: Pool, _: Stretch, records: Sequence[Record]) -> list[_Weighed]:
+async def _weigh_requests(pool: Pool, _: OffsetRange, records: Sequence[Record]) -> list[_Weighed]:
     """A request with an id is answered again, from what is stored for it."""
     ids = [_simulation_id(record.value) for record in records]
     known = await runs(pool, {each for each in ids if each is not None})
@@ -289,7 +291,7 @@ async def _weigh_requests(pool: Pool, _: Stretch, records: Sequence[Record]) -> 
     return weighed
 
 
-async def _weigh_experiments(pool: Pool, stretch: Stretch, records: Sequence[Record]) -> list[_Weighed]:
+async def _weigh_experiments(pool: Pool, stretch: OffsetRange, records: Sequence[Record]) -> list[_Weighed]:
     read = [_experiment(record.value) for record in records]
     known = await known_experiments(pool, {each.experiment_id for each in read if each is not None})
     source = f"{stretch.topic}:{stretch.partition}:0"
@@ -331,7 +333,7 @@ async def _committed(settings: Settings, topic: str) -> dict[int, int]:
     return {where.partition: found.offset for where, found in offsets.items() if where.topic == topic}
 
 
-async def _read(reader: AIOKafkaConsumer, stretch: Stretch) -> list[Record]:
+async def _read(reader: AIOKafkaConsumer, stretch: OffsetRange) -> list[Record]:
     """All records of a stretch; offsets that the log skips end it too."""
     where = TopicPartition(stretch.topic, stretch.partition)
     reader.assign([where])

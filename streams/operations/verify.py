@@ -24,12 +24,12 @@ from sql import audit_store as audit
 from sql.dead_letter_store import unsent_refused
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import DEAD_LETTERS, TOPICS, topic_of
-from streams.monitoring.window_state import Series, Window
-from streams.operations.recomputation import Expected, Findings, Grids, audit_books
-from streams.operations.repair import mend
+from streams.monitoring.window_state import SeriesKey, WindowKey
+from streams.operations.recomputation import ExpectedWindow, Findings, Grids, recompute
+from streams.operations.repair import repair_windows
 from streams.settings import Settings
 
-__all__ = ["Report", "Windows", "verify"]
+__all__ = ["VerificationReport", "WindowAudit", "verify"]
 
 _GLANCE_S = 1.0
 _MOST_COPIES = 1000
@@ -38,7 +38,7 @@ _SAID = next(topic for topic in TOPICS if topic.name == topic_of(FidelityWindow)
 
 
 @dataclass(frozen=True)
-class Report:
+class VerificationReport:
     """What an audit found.
 
     Attributes:
@@ -51,11 +51,11 @@ class Report:
     counts: Mapping[str, int]
     resent: int = 0
 
-    def as_data(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For scripts."""
         return {"mismatches": list(self.mismatches), "counts": dict(self.counts), "resent": self.resent}
 
-    def in_words(self) -> str:
+    def format_text(self) -> str:
         """For people."""
         looked = ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
         verdict = f"{len(self.mismatches)} mismatches" if self.mismatches else "every count agrees"
@@ -63,7 +63,7 @@ class Report:
         return "\n".join([f"{verdict}: {looked}", *resent, *self.mismatches])
 
 
-async def verify(settings: Settings, *, repair: bool = False, patience_s: float = 150.0) -> Report:
+async def verify(settings: Settings, *, repair: bool = False, patience_s: float = 150.0) -> VerificationReport:
     """Hold heads, panes, positions, windows and copies of refusals against what is stored of outcomes and refusals.
 
     Args:
@@ -73,24 +73,24 @@ async def verify(settings: Settings, *, repair: bool = False, patience_s: float 
     """
     findings = Findings()
     dsn = settings.postgres_dsn.get_secret_value()
-    found = await audit_books(dsn, findings)
-    windows = Windows(found.windows, found.grids, findings)
+    found = await recompute(dsn, findings)
+    windows = WindowAudit(found.windows, found.grids, findings)
     windows.check_kept(found.snapshots)
-    resent = await mend(settings, found.rows, windows.lags) if repair else 0
+    resent = await repair_windows(settings, found.rows, windows.lags) if repair else 0
     ends = time.monotonic() + patience_s
     await _wait(settings, windows, ends)
     findings.counts["copies of refusals"] = await _check_copies(dsn, found.at, findings, ends)
-    return Report(findings.all(), dict(findings.counts), resent)
+    return VerificationReport(findings.all(), dict(findings.counts), resent)
 
 
 @dataclass
-class Windows:
+class WindowAudit:
     """Windows as they have to be, held against snapshots and against what was said of them; ``behind`` tells what lags, and how."""
 
-    expected: Mapping[tuple[str, Window], Expected]
+    expected: Mapping[tuple[str, WindowKey], ExpectedWindow]
     grids: Grids
     findings: Findings
-    behind: dict[tuple[str, Window], str] = field(default_factory=dict)
+    behind: dict[tuple[str, WindowKey], str] = field(default_factory=dict)
 
     def check_kept(self, rows: Iterable[asyncpg.Record]) -> None:
         """Snapshots say what their windows add up to; a window that ends before one that has a snapshot has one too."""
@@ -106,7 +106,7 @@ class Windows:
                 missing = "has no snapshot, though later windows have" if key[1].start <= closed[key[0]] else "was not said"
                 self.behind[key] = missing
 
-    def _check_snapshot(self, key: tuple[str, Window], row: asyncpg.Record) -> None:
+    def _check_snapshot(self, key: tuple[str, WindowKey], row: asyncpg.Record) -> None:
         expected = self.expected.get(key)
         if expected is None:
             if key[1].start + self.grids[key[0]]["window_s"] > (self.grids[key[0]]["floor"] or -math.inf):
@@ -118,7 +118,7 @@ class Windows:
         else:
             self._compare(key, "snapshot", _metrics(row))
 
-    def _compare(self, key: tuple[str, Window], kind: str, found: FidelityMetrics) -> None:
+    def _compare(self, key: tuple[str, WindowKey], kind: str, found: FidelityMetrics) -> None:
         expected = self.expected[key].metrics
         for name in _KEPT:
             if getattr(found, name) != getattr(expected, name):
@@ -128,13 +128,13 @@ class Windows:
         """Whether a window of this row lags."""
         grid = self.grids[line]
         starts = window_starts(pane_start(row.pane, grid["pane_s"]), grid["pane_s"], grid["window_s"])
-        return any((line, Window(Series(row.model_id, row.segment), start)) in self.behind for start in starts)
+        return any((line, WindowKey(SeriesKey(row.model_id, row.segment), start)) in self.behind for start in starts)
 
     def hear(self, said: FidelityWindow) -> None:
         """What was said of a window settles it while it is open; from its first snapshot on it takes a snapshot."""
         if said.line not in self.grids:
             return
-        series = Series(said.model_id, said.segment)
+        series = SeriesKey(said.model_id, said.segment)
         key = said.line, _on_grid(series, said.window_start.timestamp(), said.line, self.grids)
         expected = self.expected.get(key)
         if expected is None or said.version < expected.version:
@@ -154,7 +154,7 @@ class Windows:
                 self._compare(key, "snapshot", _metrics(row))
 
 
-async def _wait(settings: Settings, windows: Windows, ends: float) -> None:
+async def _wait(settings: Settings, windows: WindowAudit, ends: float) -> None:
     """Wait until what lags was said, or kept, in the version that it has to have or a later one."""
     async with _listening(settings) as consumer:
         while True:
@@ -192,16 +192,16 @@ async def _listen(consumer: AIOKafkaConsumer, hear: Callable[[FidelityWindow], N
                 hear(FidelityWindow.model_validate_json(record.value))
 
 
-def _snapshot_key(row: asyncpg.Record, grids: Grids) -> tuple[str, Window]:
-    return row["line"], _on_grid(Series(row["model_id"], row["segment"]), row["start"], row["line"], grids)
+def _snapshot_key(row: asyncpg.Record, grids: Grids) -> tuple[str, WindowKey]:
+    return row["line"], _on_grid(SeriesKey(row["model_id"], row["segment"]), row["start"], row["line"], grids)
 
 
-def _on_grid(series: Series, start: float, line: str, grids: Grids) -> Window:
+def _on_grid(series: SeriesKey, start: float, line: str, grids: Grids) -> WindowKey:
     pane_s = grids[line]["pane_s"]
-    return Window(series, round(start / pane_s) * pane_s)
+    return WindowKey(series, round(start / pane_s) * pane_s)
 
 
-def _window_words(key: tuple[str, Window]) -> str:
+def _window_words(key: tuple[str, WindowKey]) -> str:
     line, (series, start) = key
     return f"{line}, model {series.model_id}, {series.segment}, window from {datetime.fromtimestamp(start, UTC).isoformat()}"
 

@@ -12,10 +12,10 @@ from streams.kafka.app import TwinApp
 from streams.metrics import CHAMPION, RETRAINING_STOPPED
 from streams.registry.mlflow_registry import MlflowRegistry
 
-__all__ = ["Copies"]
+__all__ = ["LedgerProjection"]
 
 
-class Copies:
+class LedgerProjection:
     """The copies that one process of a trainer keeps; each event is said by one of them."""
 
     def __init__(self, app: TwinApp, registry: MlflowRegistry) -> None:
@@ -35,7 +35,7 @@ class Copies:
                 self._seen[line] = generation
 
     async def _say(self, event: ModelEvent) -> None:
-        await self._app.say(event, key=event.line)
+        await self._app.publish(event, key=event.line)
 
     async def _show(self, state: ModelEvent) -> None:
         before = self._shown.pop(state.line, None)
@@ -56,4 +56,4 @@ class Copies:
         except UnknownModel:  # stored with a population, never registered
             return
         if await asyncio.to_thread(self._registry.champion_run, line) != run:
-            await asyncio.to_thread(self._registry.crown, line, run)
+            await asyncio.to_thread(self._registry.set_champion_alias, line, run)

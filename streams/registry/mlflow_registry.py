@@ -137,7 +137,7 @@ class MlflowRegistry:
             )
             return TwinModel.from_parts(read_parts(Path(folder), artifact.sha256))
 
-    def crown(self, line: str, run_id: str) -> None:
+    def set_champion_alias(self, line: str, run_id: str) -> None:
         """Let the alias ``champion`` of a line point at the model of a run."""
         self.client.set_registered_model_alias(registered_name(line), CHAMPION, self._version(line, run_id))
 

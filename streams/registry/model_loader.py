@@ -13,10 +13,10 @@ from sql.ledger import Ledger
 from streams.metrics import MODEL_CACHE
 from streams.registry.mlflow_registry import MlflowRegistry
 
-__all__ = ["Models"]
+__all__ = ["ModelLoader"]
 
 
-class Models:
+class ModelLoader:
     """Registered models by their id, at most ``size`` of them in memory.
 
     A model is read on a thread of its own, once however many ask for it at the same time, and its files must have the SHA-256

@@ -17,12 +17,12 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 __all__ = [
     "CHART_STYLE",
+    "ChartInterval",
+    "ChartSeries",
     "Curve",
-    "Interval",
     "Line",
     "Mark",
     "Place",
-    "Series",
     "Tone",
     "curves_chart",
     "intervals_chart",
@@ -56,7 +56,7 @@ _ROW = 30
 
 
 @dataclass(frozen=True)
-class Interval:
+class ChartInterval:
     """One estimate with its interval; ``note`` stands at the right end of its row."""
 
     label: str
@@ -68,7 +68,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Series:
+class ChartSeries:
     """Values at times; a None breaks the curve. ``margins`` are half widths of a band around the values."""
 
     label: str
@@ -145,7 +145,7 @@ class _Upright:
 
 
 def intervals_chart(
-    items: Sequence[Interval],
+    items: Sequence[ChartInterval],
     *,
     title: str,
     description: str,
@@ -186,11 +186,11 @@ def intervals_chart(
     return tostring(svg, encoding="unicode")
 
 
-def _ends(items: Sequence[Interval]) -> list[float]:
+def _ends(items: Sequence[ChartInterval]) -> list[float]:
     return [end for item in items for end in (item.lower, item.upper)]
 
 
-def _interval_row(svg: Element, item: Interval, x: _Scale, *, y: float, width: int, form: str) -> None:
+def _interval_row(svg: Element, item: ChartInterval, x: _Scale, *, y: float, width: int, form: str) -> None:
     group = SubElement(svg, "g", {"class": item.tone})
     told = f"{item.label}: {_written(item.estimate, form)}, {_written(item.lower, form)} to {_written(item.upper, form)}"
     SubElement(group, "title").text = f"{told}. {item.note}" if item.note else told
@@ -203,7 +203,7 @@ def _interval_row(svg: Element, item: Interval, x: _Scale, *, y: float, width: i
 
 
 def series_chart(
-    series: Sequence[Series],
+    series: Sequence[ChartSeries],
     *,
     title: str,
     description: str,
@@ -332,7 +332,7 @@ def _number_axis(svg: Element, x: _Scale, bottom: float, label: str, marked: Seq
     _text(svg, (x.start + x.end) / 2, bottom + 36, label, anchor="middle")
 
 
-def _points(series: Series, form: str) -> list[_Point | None]:
+def _points(series: ChartSeries, form: str) -> list[_Point | None]:
     margins = series.margins or [None] * len(series.values)
     return [
         None if value is None else _Point(at.timestamp(), value, margin or 0.0, _told(series.label, at, value, margin, form))
@@ -377,7 +377,7 @@ def _mark(svg: Element, mark: _Upright, heights: tuple[float, float, float], at:
     _text(group, at - 5 if flipped else at + 5, label, mark.label, anchor="end" if flipped else "start", tone=mark.tone)
 
 
-def _legend(svg: Element, series: Sequence[Series | Curve], left: float, y: float) -> None:
+def _legend(svg: Element, series: Sequence[ChartSeries | Curve], left: float, y: float) -> None:
     for one in series:
         _line(svg, f"stroke curve {one.tone}", (left, y), (left + 18, y))
         _text(svg, left + 24, y + 4, one.label, strong=True)

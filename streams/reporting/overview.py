@@ -21,9 +21,9 @@ from sql.database import Database, Pool
 from sql.model_card_rows import COLUMNS, card_from
 from sql.pending_label_store import Cohort, estimate_of
 from streams.monitoring.drift_detection import NO_BASELINE, reference_of
-from streams.monitoring.performance_estimation import followed, waiting
+from streams.monitoring.performance_estimation import followed, pending_labels
 
-__all__ = ["LineLook", "Look", "Point", "Refusal", "Retrain", "Run", "Series", "look"]
+__all__ = ["LineOverview", "Overview", "Point", "Refusal", "Retrain", "Run", "Series", "read_overview"]
 
 _POINTS = 60
 _RUNS, _REFUSALS, _RETRAINS, _HISTORY = 12, 12, 6, 40
@@ -142,7 +142,7 @@ class Retrain:
 
 
 @dataclass(frozen=True)
-class LineLook:
+class LineOverview:
     """One model line; ``scored`` is the model that the newest window is about, which may be the champion's predecessor.
 
     ``estimate`` is of the champion; ``sums`` are those of the newest window, by segment.
@@ -163,9 +163,9 @@ class LineLook:
     sums: Mapping[str, tuple[int, ...]]
 
     @property
-    def waiting(self) -> dict[UUID, Labels]:
+    def pending(self) -> dict[UUID, Labels]:
         """What became of the predictions of each simulation that is followed."""
-        return waiting(self.cohorts)
+        return pending_labels(self.cohorts)
 
     @property
     def stopped(self) -> ModelEvent | None:
@@ -208,17 +208,17 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Look:
+class Overview:
     """Everything on the page, at one moment."""
 
     at: datetime
-    lines: tuple[LineLook, ...]
+    lines: tuple[LineOverview, ...]
     runs: tuple[Run, ...]
     refusals: tuple[Refusal, ...]
     counts: dict[str, int] = field(default_factory=dict)
 
 
-async def look(pool: Pool, n_min: int) -> Look:
+async def read_overview(pool: Pool, n_min: int) -> Overview:
     """Read all of it in one snapshot.
 
     ``n_min`` outcomes are needed before a window is judged.
@@ -226,7 +226,7 @@ async def look(pool: Pool, n_min: int) -> Look:
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         lines = [await _line(connection, row, n_min) for row in await connection.fetch(_LINES)]
         counts = await connection.fetchrow(_COUNTS)
-        return Look(
+        return Overview(
             at=datetime.now(UTC),
             lines=tuple(lines),
             runs=tuple(map(_run, await connection.fetch(_RUN_ROWS, _RUNS))),
@@ -235,13 +235,13 @@ async def look(pool: Pool, n_min: int) -> Look:
         )
 
 
-async def _line(database: Database, row: asyncpg.Record, n_min: int) -> LineLook:
+async def _line(database: Database, row: asyncpg.Record, n_min: int) -> LineOverview:
     line = row["line"]
     current = await database.fetch(_CURRENT, line, row["window_s"])
     over_time = await _over_time(database, line, row["pane_s"], row["window_s"])
     cards = await _cards(database, {found["model_id"] for found in (*current, *over_time)})
     states = {(state["model_id"], state["segment"]): state for state in await database.fetch(_STATES, line)}
-    return LineLook(
+    return LineOverview(
         line=line,
         policy=row["policy"],
         champion=card_from(row) if row["champion"] else None,

@@ -40,7 +40,7 @@ class Story:
         ends = ("promoted", "suggested", "rejected", "failed")
         return next((event for event in self.events if event.happened in ends), None)
 
-    def as_data(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The story for a program."""
         return {
             "request": asdict(self.request),
@@ -52,7 +52,7 @@ class Story:
             "stopped": self.stopped.model_dump(mode="json") if self.stopped else None,
         }
 
-    def in_words(self) -> str:
+    def format_text(self) -> str:
         """The story for a person."""
         asked, evidence = self.request, self.request.evidence
         parts = {

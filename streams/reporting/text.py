@@ -8,9 +8,9 @@ from engine.fidelity.label_delay import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import SimulationResult
 from streams.monitoring.performance_estimation import weights_of
-from streams.reporting.overview import LineLook, Window
+from streams.reporting.overview import LineOverview, Window
 
-__all__ = ["line_in_words", "model_facts", "result_in_words", "weighted_error", "windows_as_data", "windows_in_words"]
+__all__ = ["line_text", "model_facts", "simulation_text", "weighted_error", "windows_dict", "windows_text"]
 
 _GROUPS_TOLD = 6
 
@@ -28,7 +28,7 @@ def model_facts(card: ModelCard) -> list[str]:
     ]
 
 
-def result_in_words(answer: SimulationAnswer) -> str:
+def simulation_text(answer: SimulationAnswer) -> str:
     """A completed simulation: the effect, the advice and what it rests on."""
     result = answer.result
     if result is None:
@@ -61,7 +61,7 @@ def _comparison(result: SimulationResult) -> list[str]:
     return [*others, f"best: {chosen} though it was chosen; {lead}"]
 
 
-def line_in_words(line: LineLook) -> str:
+def line_text(line: LineOverview) -> str:
     """A line and its champion."""
     if line.champion is None:
         return f"{line.line}\n  no champion yet"
@@ -69,13 +69,13 @@ def line_in_words(line: LineLook) -> str:
     return "\n  ".join([line.line, *facts])
 
 
-def windows_in_words(line: LineLook, weighted: str = "") -> str:
+def windows_text(line: LineOverview, weighted: str = "") -> str:
     """The newest window of each series of a line, as a table, and what is expected before outcomes arrive."""
     told = [f"{line.line}: no outcomes yet"] if line.scored is None else _windows(line, line.scored, weighted)
     return "\n".join([*told, *_estimate(line), *_waiting(line)])
 
 
-def _windows(line: LineLook, scored: ModelCard, weighted: str) -> list[str]:
+def _windows(line: LineOverview, scored: ModelCard, weighted: str) -> list[str]:
     head = f"{line.line}, model {scored.model_id}, window of {line.window_s:g} s until {line.window_ends}"
     columns = f"  {'segment':<32}{'n':>8}{'MAE':>17}{'RMSE':>10}{'corr.':>8}{'coverage':>10}{'bias':>10}{'evidence':>10}  state"
     said = [head, columns, *map(_row, line.windows)]
@@ -100,7 +100,7 @@ def _effective(metrics: FidelityMetrics) -> list[str]:
     return [f"  {metrics.n:,} outcomes tell as much as {metrics.n_effective:,.0f} that share nothing with their segment"]
 
 
-def weighted_error(line: LineLook, dimension: str) -> tuple[float, float] | None:
+def weighted_error(line: LineOverview, dimension: str) -> tuple[float, float] | None:
     """Mean absolute error and its standard error, levels of a dimension weighted by their share of what was predicted.
 
     None where nothing tells these shares.
@@ -108,14 +108,14 @@ def weighted_error(line: LineLook, dimension: str) -> tuple[float, float] | None
     return None if line.scored is None else weighted_mae(line.sums, weights_of(line.cohorts, dimension), line.scored.baseline)
 
 
-def _weighted(line: LineLook, dimension: str) -> str:
+def _weighted(line: LineOverview, dimension: str) -> str:
     found = weighted_error(line, dimension)
     if found is None:
         return f"  no followed simulation tells the shares of {dimension}: nothing to weight by"
     return f"  MAE {found[0]:.4f} ± {found[1]:.2g} with {dimension} weighted by its share of the predictions, arrived or not"
 
 
-def _estimate(line: LineLook) -> list[str]:
+def _estimate(line: LineOverview) -> list[str]:
     found = line.estimate
     if found is None:
         return []
@@ -123,15 +123,15 @@ def _estimate(line: LineLook) -> list[str]:
     return [f"  estimated by the newest {found.n:,} rows, before outcomes: MAE {_number(found.mae)}, {moved}"]
 
 
-def _waiting(line: LineLook) -> list[str]:
+def _waiting(line: LineOverview) -> list[str]:
     return [
         f"  simulation {simulation}, {labels.age_s / 86_400:.1f} days old: {labels.share:.1%} of the outcomes in, "
         f"{labels.pending:,} pending, {labels.expired:,} expired, {labels.missing:,} known to be missing"
-        for simulation, labels in line.waiting.items()
+        for simulation, labels in line.pending.items()
     ]
 
 
-def windows_as_data(line: LineLook, weighted: str = "") -> dict[str, Any]:
+def windows_dict(line: LineOverview, weighted: str = "") -> dict[str, Any]:
     """The newest windows of a line, for a program."""
     error = weighted_error(line, weighted) if weighted else None
     return {
@@ -154,7 +154,7 @@ def windows_as_data(line: LineLook, weighted: str = "") -> dict[str, Any]:
         "estimated": line.estimate.model_dump(mode="json") if line.estimate else None,
         "waiting": [
             {"simulation_id": simulation, "share": labels.share, **labels.model_dump()}
-            for simulation, labels in line.waiting.items()
+            for simulation, labels in line.pending.items()
         ],
     }
 

@@ -10,8 +10,8 @@ from schemas import SimulationAnswer, SimulationResult
 from sql.database import Pool
 from sql.simulation_store import runs
 from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import Models
-from streams.reporting.text import result_in_words
+from streams.registry.model_loader import ModelLoader
+from streams.reporting.text import simulation_text
 from streams.settings import Settings
 from streams.simulation.simulator import Simulator
 
@@ -25,14 +25,14 @@ class Repeated:
     answer: SimulationAnswer
     differences: dict[str, tuple[Any, Any]]
 
-    def as_data(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For scripts."""
         return {"answer": self.answer.model_dump(mode="json"), "same": not self.differences, "differences": self.differences}
 
-    def in_words(self) -> str:
+    def format_text(self) -> str:
         """For people."""
         told = [f"{name} was {then}, and is {now} now" for name, (then, now) in self.differences.items()]
-        return "\n".join([result_in_words(self.answer), *(told or ["computed again from its pins: the same to the last bit"])])
+        return "\n".join([simulation_text(self.answer), *(told or ["computed again from its pins: the same to the last bit"])])
 
 
 async def repeat(settings: Settings, pool: Pool, simulation_id: UUID) -> Repeated:
@@ -48,7 +48,7 @@ async def repeat(settings: Settings, pool: Pool, simulation_id: UUID) -> Repeate
     if pins.request is None or pins.answer is None or pins.answer.result is None:
         said = "has no answer yet" if pins.answer is None else f"was {pins.answer.status.value}: {pins.answer.reason}"
         raise ValueError(f"simulation {simulation_id} {said}; there is nothing to repeat")
-    models = Models(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+    models = ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
     now, then = await Simulator(pool, models).compute(pins, pins.request), pins.answer.result
     fields = [name for name in SimulationResult.model_fields if name != "simulated_at"]
     now = SimulationResult.model_validate(now.model_dump(mode="json"))  # as it would be read back

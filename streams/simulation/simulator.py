@@ -30,7 +30,7 @@ from sql.ledger import Ledger
 from sql.simulation_store import Pins, Recipe, pin, runs
 from sql.twin_repository import TwinRepository
 from streams.ingestion.scoring import SimulatedTwins
-from streams.registry.model_loader import Models
+from streams.registry.model_loader import ModelLoader
 
 __all__ = ["TWINS", "MissingFeature", "Simulator"]
 
@@ -58,7 +58,7 @@ class Simulator:
     What takes time runs on a thread of its own.
     """
 
-    def __init__(self, pool: Pool, models: Models) -> None:
+    def __init__(self, pool: Pool, models: ModelLoader) -> None:
         self._pool = pool
         self._models = models
         self._repository = TwinRepository(pool=pool)

@@ -21,18 +21,18 @@ from sql.training_data_store import ENTITY, OBSERVED, add_history, training_rows
 from streams.registry.mlflow_registry import MlflowRegistry
 from streams.settings import Settings
 from streams.training.shadow_evaluation import gate
-from streams.training.training_process import Learned, Lesson, TrainingRefused, learned_apart
+from streams.training.training_process import TrainingRefused, TrainingResult, TrainingSpec, train_in_subprocess
 
-__all__ = ["LEARNED_UNTIL", "Trained", "Until", "keep", "lesson_for", "register", "train_line"]
+__all__ = ["TRAINED_UNTIL_LABEL", "TrainedLine", "TrainingCutoff", "keep", "register", "train_line", "training_spec"]
 
-LEARNED_UNTIL = "learned_until"
+TRAINED_UNTIL_LABEL = "learned_until"
 """Label of a registered model: the last row that it learned from."""
 
 _GATE_SHARE = 4
 _EVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
-class Until(NamedTuple):
+class TrainingCutoff(NamedTuple):
     """A place in the order of rows: by time, and by entity among rows of the same time."""
 
     observed_at: datetime
@@ -59,7 +59,7 @@ class Until(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedLine:
     """What became of a table.
 
     Attributes:
@@ -89,7 +89,7 @@ async def train_line(
     settings: Settings,
     source: str,
     seed: int = 0,
-) -> Trained:
+) -> TrainedLine:
     """Train a model of a line on a table, register it, and make it champion.
 
     The first model of a line becomes champion as it is. A later one has to pass the gate on rows of the table that the line has not
@@ -116,22 +116,22 @@ async def train_line(
     rows = _ordered(frame, name, await database.fetchval("SELECT clock_timestamp()"))
     unseen = await _unseen(database, line, rows)
     learned, held_out = (rows, unseen.iloc[:0]) if champion is None else _with_held_out(rows, unseen)
-    lesson = lesson_for(line, settings, seed)
-    async with learned_apart(lesson, learned) as found:
-        artifact = await keep(registry, found, {LEARNED_UNTIL: str(Until.last_of(learned))})
+    lesson = training_spec(line, settings, seed)
+    async with train_in_subprocess(lesson, learned) as found:
+        artifact = await keep(registry, found, {TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(learned))})
         await add_history(database, line, unseen, source)
         card, _ = await register(ledger, found.model.card, artifact, settings)
         comparison = await _against_champion(ledger, registry, champion, found.model, held_out)
     event = await _decide(ledger, card, comparison, source)
     if event.champion == card.model_id:
-        await asyncio.to_thread(registry.crown, line, artifact.mlflow_run_id)
-    return Trained(card, artifact, event, comparison)
+        await asyncio.to_thread(registry.set_champion_alias, line, artifact.mlflow_run_id)
+    return TrainedLine(card, artifact, event, comparison)
 
 
-def lesson_for(line: str, settings: Settings, seed: int) -> Lesson:
+def training_spec(line: str, settings: Settings, seed: int) -> TrainingSpec:
     """What a training of a line is, and what it may take."""
     twin_type, brand, target = line_parts(line)
-    return Lesson(
+    return TrainingSpec(
         twin_type=twin_type,
         brand=brand,
         target=target,
@@ -173,7 +173,7 @@ def _with_held_out(rows: pd.DataFrame, unseen: pd.DataFrame) -> tuple[pd.DataFra
     return rows.drop(index=held_out.index), held_out
 
 
-async def keep(registry: MlflowRegistry, found: Learned, labels: dict[str, str]) -> Artifact:
+async def keep(registry: MlflowRegistry, found: TrainingResult, labels: dict[str, str]) -> Artifact:
     """Put a trained model into the registry, off the event loop."""
     return await asyncio.to_thread(registry.save_folder, found.model.card, found.folder, found.sha256, labels)
 

@@ -22,7 +22,7 @@ from streams.settings import Settings
 from streams.training.retraining import soon
 from streams.training.shadow_evaluation import gate, later_rows
 
-__all__ = ["LOOKS", "Aftermath"]
+__all__ = ["LOOKS", "PromotionEvaluator"]
 
 LOG = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _LEVEL = 0.05 / len(LOOKS)
 
 
 @dataclass(frozen=True)
-class Aftermath:
+class PromotionEvaluator:
     """Measures promotions.
 
     Attributes:

@@ -14,24 +14,25 @@ import numpy as np
 import pandas as pd
 
 from engine.promotion.carry_over import ENOUGH_NEW, FEWEST_NEW, carried_over, onset, portion
-from engine.promotion.promotion_gate import ALL, GATE_ROWS, Comparison
+from engine.promotion.promotion_gate import GATE_ROWS, Comparison
 from engine.twins.twin_model import TwinModel
 from schemas import ModelEvent
+from schemas.twin_types import ALL_ROWS
 from sql.database import Database
 from sql.ledger import Artifact, Ledger
 from sql.retrain_store import Job, note_learned
 from sql.training_data_store import OBSERVED, training_rows
 from streams.registry.mlflow_registry import MlflowRegistry
 from streams.settings import Settings
-from streams.training.line_training import LEARNED_UNTIL, Until, keep, lesson_for, register
+from streams.training.line_training import TRAINED_UNTIL_LABEL, TrainingCutoff, keep, register, training_spec
 from streams.training.shadow_evaluation import gate, later_rows
-from streams.training.training_process import TrainingRefused, learned_apart
+from streams.training.training_process import TrainingRefused, train_in_subprocess
 
 __all__ = ["Challenger", "Retraining", "soon"]
 
 LOG = logging.getLogger(__name__)
 
-RETRAIN = "retrain_id"
+RETRAIN_LABEL = "retrain_id"
 """Label of a registered model: the retrain that it was trained for."""
 
 BEFORE = "before_the_change"
@@ -52,7 +53,7 @@ class Challenger:
 
     model: TwinModel
     artifact: Artifact
-    until: Until
+    until: TrainingCutoff
     event: ModelEvent
 
 
@@ -76,7 +77,7 @@ class Retraining:
             TrainingRefused: when there is too little to learn from.
             TrainingFailed: when training took too much time or memory.
         """
-        found = await asyncio.to_thread(self.registry.find_labelled, job.line, RETRAIN, str(job.retrain_id))
+        found = await asyncio.to_thread(self.registry.find_labelled, job.line, RETRAIN_LABEL, str(job.retrain_id))
         artifact = found if found is not None else await self._train(job)
         model = await asyncio.to_thread(self.registry.load, artifact)
         ledger = Ledger(self.database)
@@ -89,19 +90,19 @@ class Retraining:
         rows = await later_rows(self.database, job.line, soon(self.settings), challenger.until.observed_at)
         accused = await self.load(job.model_id)
         later = challenger.until.rows_after(rows)
-        return await asyncio.to_thread(gate, later, accused, challenger.model, job.evidence.get("segment", ALL))
+        return await asyncio.to_thread(gate, later, accused, challenger.model, job.evidence.get("segment", ALL_ROWS))
 
     async def _train(self, job: Job) -> Artifact:
         accused = await self.load(job.model_id)
         since, history = await self._rows_to_learn(job, accused)
-        labels = {RETRAIN: str(job.retrain_id), LEARNED_UNTIL: str(Until.last_of(since))}
+        labels = {RETRAIN_LABEL: str(job.retrain_id), TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(since))}
         if not history.empty:
-            labels[BEFORE] = str(Until.last_of(history))
+            labels[BEFORE] = str(TrainingCutoff.last_of(history))
             history = await asyncio.to_thread(carried_over, history, since, accused)
         rows = pd.concat([history, since], ignore_index=True)
         await note_learned(self.database, job.retrain_id, _learned(since, history))
-        lesson = lesson_for(job.line, self.settings, job.retrain_id.int % 2**32)
-        async with learned_apart(lesson.model_copy(update={"carried": len(history)}), rows) as found:
+        lesson = training_spec(job.line, self.settings, job.retrain_id.int % 2**32)
+        async with train_in_subprocess(lesson.model_copy(update={"carried": len(history)}), rows) as found:
             return await keep(self.registry, found, labels)
 
     async def _rows_to_learn(self, job: Job, accused: TwinModel) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -117,7 +118,7 @@ class Retraining:
             LOG.info("%s: %d rows since the change, waiting for %d", job.line, len(since), ENOUGH_NEW + GATE_ROWS)
             await asyncio.sleep(max(0.2, min(patience_s / _MOST_LOOKS, patience_s - waited_s)))
 
-    async def _since_the_change(self, line: str, accused: TwinModel, until: Until) -> pd.DataFrame:
+    async def _since_the_change(self, line: str, accused: TwinModel, until: TrainingCutoff) -> pd.DataFrame:
         new = until.rows_after(await training_rows(self.database, line, soon(self.settings), until.observed_at))
         return await asyncio.to_thread(_after_onset, new, accused)
 
@@ -125,7 +126,7 @@ class Retraining:
         everything = await training_rows(self.database, line, soon(self.settings))
         before = everything.iloc[: len(everything) - len(since)]
         if BEFORE in labels:
-            before = Until.read(labels[BEFORE]).rows_after(before)
+            before = TrainingCutoff.read(labels[BEFORE]).rows_after(before)
         division = portion(len(since), len(before))
         if division is None:
             raise TrainingRefused(
@@ -138,12 +139,12 @@ class Retraining:
         artifact = await Ledger(self.database).artifact(model_id)
         return await asyncio.to_thread(self.registry.labels, artifact.mlflow_run_id)
 
-    async def _learned_until(self, line: str, labels: Mapping[str, str]) -> Until:
+    async def _learned_until(self, line: str, labels: Mapping[str, str]) -> TrainingCutoff:
         """The last row that a model learned from; of one that was registered without it, the beginning of the present reign."""
-        if LEARNED_UNTIL in labels:
-            return Until.read(labels[LEARNED_UNTIL])
+        if TRAINED_UNTIL_LABEL in labels:
+            return TrainingCutoff.read(labels[TRAINED_UNTIL_LABEL])
         state = await Ledger(self.database).state(line)
-        return Until(state.effective_from or state.at, "")
+        return TrainingCutoff(state.effective_from or state.at, "")
 
 
 def _learned(since: pd.DataFrame, history: pd.DataFrame) -> dict[str, Any]:

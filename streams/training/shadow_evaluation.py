@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.promotion.promotion_gate import ALL, Comparison, Judged, compare
+from engine.promotion.promotion_gate import Comparison, Judged, compare
 from engine.twins.twin_model import TwinModel
 from schemas import TWIN_TYPES
-from schemas.twin_types import segment_name
+from schemas.twin_types import ALL_ROWS, segment_name
 from sql.database import Database
 from sql.training_data_store import CHANGE, ENTITY, OBSERVED, simulated_rows, training_rows
 
@@ -33,7 +33,7 @@ async def later_rows(database: Database, line: str, as_of: datetime, since: date
     return pd.concat(parts, ignore_index=True).sort_values([OBSERVED, ENTITY], kind="stable", ignore_index=True)
 
 
-def gate(rows: pd.DataFrame, champion: TwinModel, challenger: TwinModel, trigger: str = ALL) -> Comparison:
+def gate(rows: pd.DataFrame, champion: TwinModel, challenger: TwinModel, trigger: str = ALL_ROWS) -> Comparison:
     """Judge two models on the same rows; ``trigger`` is the segment that has to become better."""
     return compare(
         rows[champion.card.target].to_numpy(dtype=float),

@@ -38,7 +38,7 @@ from schemas.causal_graphs import CausalGraph
 from schemas.twin_models import ModelType
 from streams.registry.serialization import read_parts, write_parts
 
-__all__ = ["Learned", "Lesson", "TrainingFailed", "TrainingRefused", "learned_apart"]
+__all__ = ["TrainingFailed", "TrainingRefused", "TrainingResult", "TrainingSpec", "train_in_subprocess"]
 
 _LESSON, _FRAME, _MODEL, _DIGEST, _END = "lesson.json", "frame.parquet", "model", "sha256", "end.json"
 
@@ -51,7 +51,7 @@ class TrainingFailed(RuntimeError):
     """The training process did not come to an end of its own: out of time, out of memory, killed, or an error in the code."""
 
 
-class Lesson(Frozen):
+class TrainingSpec(Frozen):
     """What is to be learned, and what that may take; the same lesson on the same rows gives the same model.
 
     Attributes:
@@ -74,7 +74,7 @@ class Lesson(Frozen):
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainingResult:
     """A trained model, and the files that it is stored in."""
 
     model: TwinModel
@@ -83,7 +83,7 @@ class Learned:
 
 
 @asynccontextmanager
-async def learned_apart(lesson: Lesson, frame: pd.DataFrame) -> AsyncIterator[Learned]:
+async def train_in_subprocess(lesson: TrainingSpec, frame: pd.DataFrame) -> AsyncIterator[TrainingResult]:
     """Train on ``frame`` in a process of its own; the files live as long as the context.
 
     The process is killed, with its own children, when it takes too long, when this task is cancelled, and when this process ends.
@@ -143,20 +143,20 @@ def _judge_end(folder: Path, exit_code: int | None) -> None:
         raise TrainingFailed(end["failed"])
 
 
-def _read(folder: Path) -> Learned:
+def _read(folder: Path) -> TrainingResult:
     sha256 = (folder / _DIGEST).read_text(encoding="utf-8")
-    return Learned(TwinModel.from_parts(read_parts(folder / _MODEL, sha256)), folder / _MODEL, sha256)
+    return TrainingResult(TwinModel.from_parts(read_parts(folder / _MODEL, sha256)), folder / _MODEL, sha256)
 
 
 def _learn(folder: Path) -> None:
     """The whole life of the training process."""
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    lesson = Lesson.model_validate_json((folder / _LESSON).read_bytes())
+    lesson = TrainingSpec.model_validate_json((folder / _LESSON).read_bytes())
     _limit_memory(lesson.memory_bytes)
     (folder / _END).write_text(json.dumps(_learn_into(lesson, folder)), encoding="utf-8")
 
 
-def _learn_into(lesson: Lesson, folder: Path) -> dict[str, str]:
+def _learn_into(lesson: TrainingSpec, folder: Path) -> dict[str, str]:
     try:
         generator = TwinGenerator(
             lesson.twin_type,

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from schemas import DRIFT_RULES, TWIN_TYPES, DriftState, ModelCard, line_parts
 from sql.database import Pool, open_pool
-from streams.reporting.charts import CHART_STYLE, Interval, Line, Mark, Series, Tone, intervals_chart, series_chart
-from streams.reporting.overview import LineLook, Look, Run, look
-from streams.retries import in_words, outage
+from streams.errors import describe_error, is_transient
+from streams.reporting.charts import CHART_STYLE, ChartInterval, ChartSeries, Line, Mark, Tone, intervals_chart, series_chart
+from streams.reporting.overview import LineOverview, Overview, Run, read_overview
 from streams.settings import ROLES, Settings
-from streams.web.health import serving
+from streams.web.health import serve_app
 
 __all__ = ["make_page", "render", "render_report", "serving_page"]
 
@@ -65,13 +65,13 @@ _MARKED = {
 }
 
 
-def render(seen: Look, settings: Settings, nonce: str) -> str:
+def render(seen: Overview, settings: Settings, nonce: str) -> str:
     """The whole page as HTML that needs nothing else; ``nonce`` allows its one script."""
     return (
         _templates()
         .get_template("page.html")
         .render(
-            look=seen,
+            read_overview=seen,
             lines=[{"look": line, **_charts(line, seen.at)} for line in seen.lines],
             runs_chart=Markup(_runs_chart(seen.runs)),  # noqa: S704  # the charts escape what they are given
             sites={role: f"http://{settings.web_host}:{settings.port_of(role)}" for role in ROLES},
@@ -82,7 +82,7 @@ def render(seen: Look, settings: Settings, nonce: str) -> str:
     )
 
 
-def render_report(seen: Look, told: Mapping[str, Any], words: str, marks: Sequence[Mark]) -> str:
+def render_report(seen: Overview, told: Mapping[str, Any], words: str, marks: Sequence[Mark]) -> str:
     """The report of a demonstration: what it told, and below it the page as it was at the end; nothing in it moves.
 
     Args:
@@ -95,7 +95,7 @@ def render_report(seen: Look, told: Mapping[str, Any], words: str, marks: Sequen
         _templates()
         .get_template("report.html")
         .render(
-            look=seen,
+            read_overview=seen,
             lines=[{"look": line, **_charts(line, seen.at, marks)} for line in seen.lines],
             runs_chart=Markup(_runs_chart(seen.runs)),  # noqa: S704  # the charts escape what they are given
             chart_style=CHART_STYLE,
@@ -111,11 +111,11 @@ def make_page(settings: Settings) -> web.Application:
     async def page(request: web.Request) -> web.Response:
         nonce = secrets.token_urlsafe(16)
         try:
-            text = render(await look(request.app[POOL], settings.n_min), settings, nonce)
+            text = render(await read_overview(request.app[POOL], settings.n_min), settings, nonce)
         except Exception as error:
-            if not outage(error):
+            if not is_transient(error):
                 raise
-            raise web.HTTPServiceUnavailable(text=f"Postgres does not answer: {in_words(error)}\n") from error
+            raise web.HTTPServiceUnavailable(text=f"Postgres does not answer: {describe_error(error)}\n") from error
         return web.Response(text=text, content_type="text/html", headers=_guards(nonce))
 
     async def connected(site: web.Application) -> AsyncIterator[None]:
@@ -132,7 +132,7 @@ def make_page(settings: Settings) -> web.Application:
 @asynccontextmanager
 async def serving_page(settings: Settings, port: int = 0) -> AsyncIterator[str]:
     """Serve the page on loopback and give its address; port 0 takes a free one."""
-    async with serving(make_page(settings), "127.0.0.1", port) as taken:
+    async with serve_app(make_page(settings), "127.0.0.1", port) as taken:
         yield f"http://127.0.0.1:{taken}/"
 
 
@@ -252,7 +252,7 @@ def _facts(said: Mapping[str, Any], path: str) -> Iterable[tuple[str, str]]:
             yield here, ", ".join(str(entry) if not isinstance(entry, Mapping) else json.dumps(entry) for entry in value) or "none"
 
 
-def _charts(line: LineLook, at: datetime, more_marks: Sequence[Mark] = ()) -> dict[str, Markup]:
+def _charts(line: LineOverview, at: datetime, more_marks: Sequence[Mark] = ()) -> dict[str, Markup]:
     marks = sorted([*_marks(line), *more_marks], key=lambda mark: mark.at)
     unit = TWIN_TYPES[line_parts(line.line)[0]].target(line_parts(line.line)[2]).unit
     reference = line.scored or line.champion
@@ -277,10 +277,10 @@ def _charts(line: LineLook, at: datetime, more_marks: Sequence[Mark] = ()) -> di
     return {"error": Markup(error), "coverage": Markup(coverage)}  # noqa: S704  # the charts escape what they are given
 
 
-def _curves(line: LineLook, figure: str) -> list[Series]:
+def _curves(line: LineOverview, figure: str) -> list[ChartSeries]:
     tones: tuple[Tone, ...] = ("one", "two")
     return [
-        Series(
+        ChartSeries(
             label=f"model {str(series.card.model_id)[:8]}",
             times=[point.at for point in series.points],
             values=[getattr(point.metrics, figure) for point in series.points],
@@ -304,7 +304,7 @@ def _coverage_limits(card: ModelCard | None) -> list[Line]:
     return [Line(limit, f"limit {limit:.0%}", "bad")] + ([Line(known, "baseline")] if known is not None else [])
 
 
-def _marks(line: LineLook) -> list[Mark]:
+def _marks(line: LineOverview) -> list[Mark]:
     """What happened to the line while the curves run, with a little room at their end."""
     times = [point.at for series in line.over_time for point in series.points]
     if not times:
@@ -332,9 +332,9 @@ def _runs_chart(runs: Iterable[Run]) -> str:
     )
 
 
-def _interval(run: Run) -> Interval:
+def _interval(run: Run) -> ChartInterval:
     said = run.results
-    return Interval(
+    return ChartInterval(
         label=str(run.intervention.get("intervention_type", "?")).replace("_", " "),
         estimate=said["ate"],
         lower=said["ate_ci_lower"],

@@ -12,14 +12,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_la
 from streams.metrics import REGISTRY
 from streams.retries import oldest_unfinished_s
 
-__all__ = ["Pulse", "make_site", "serving"]
+__all__ = ["HealthProbe", "health_app", "serve_app"]
 
 ProcessCollector(registry=REGISTRY)
 GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
-class Pulse:
+class HealthProbe:
     """How a role's process is asked whether it lives and whether it works.
 
     Attributes:
@@ -34,7 +34,7 @@ class Pulse:
     stuck_s: float
 
 
-def make_site(pulse: Pulse) -> web.Application:
+def health_app(pulse: HealthProbe) -> web.Application:
     """``/metrics`` for Prometheus, ``/health`` for who restarts the process, ``/ready`` for who sends work to it."""
 
     async def metrics(_request: web.Request) -> web.Response:
@@ -56,7 +56,7 @@ def make_site(pulse: Pulse) -> web.Application:
 
 
 @asynccontextmanager
-async def serving(site: web.Application, host: str, port: int) -> AsyncIterator[int]:
+async def serve_app(site: web.Application, host: str, port: int) -> AsyncIterator[int]:
     """Serve a site and give its port; 0 asks for a free one.
 
     Raises:

@@ -15,19 +15,19 @@ from schemas import EVENTS
 from streams.kafka.app import TwinApp, make_app
 from streams.kafka.security import kafka_security
 from streams.metrics import SOURCE_LAG
-from streams.retries import persist
+from streams.retries import retry_transient
 from streams.services import Services
 from streams.settings import Role, Settings
-from streams.web.health import Pulse, make_site, serving
+from streams.web.health import HealthProbe, health_app, serve_app
 
-__all__ = ["app_of", "play"]
+__all__ = ["build_app", "run_role"]
 
 LOG = logging.getLogger(__name__)
 STUCK_S = 900.0
 _LAG_S = 1.0
 
 
-def app_of(role: Role, settings: Settings) -> TwinApp:
+def build_app(role: Role, settings: Settings) -> TwinApp:
     """The app of a role with its agents, not started."""
     app = make_app(role, settings)
     part = import_module(f"streams.agents.{role}")  # a role loads its own agents only
@@ -57,7 +57,7 @@ def _lag_of(app: TwinApp) -> Callable[[], Awaitable[None]]:
     return show_lag
 
 
-async def play(role: Role, settings: Settings, stop: asyncio.Event) -> None:
+async def run_role(role: Role, settings: Settings, stop: asyncio.Event) -> None:
     """Play a role until ``stop`` is set, then finish the event in hand and leave.
 
     Kafka and Postgres are waited for, as long as it takes.
@@ -66,30 +66,30 @@ async def play(role: Role, settings: Settings, stop: asyncio.Event) -> None:
         OSError: when the port of the role's site is taken.
         Exception: what ended the app, when it ended by itself.
     """
-    stage = _Stage(role, settings)
-    async with serving(make_site(stage.pulse()), settings.web_host, settings.port_of(role)):
+    stage = _RoleRunner(role, settings)
+    async with serve_app(health_app(stage.pulse()), settings.web_host, settings.port_of(role)):
         await _until(stop, stage.parts_answer())
         if not stop.is_set():
-            await stage.play(stop)
+            await stage.run(stop)
 
 
-class _Stage:
+class _RoleRunner:
     """What the site can tell of the app, also before there is one."""
 
     def __init__(self, role: Role, settings: Settings) -> None:
         self.role, self.settings = role, settings
         self.app: TwinApp | None = None
 
-    def pulse(self) -> Pulse:
+    def pulse(self) -> HealthProbe:
         stuck_s = max(STUCK_S, 2 * self.settings.training_timeout_s)
-        return Pulse(self.role, unready=self._unready, last_poll_s=self._last_poll_s, stuck_s=stuck_s)
+        return HealthProbe(self.role, unready=self._unready, last_poll_s=self._last_poll_s, stuck_s=stuck_s)
 
     async def parts_answer(self) -> None:
-        await persist(self._postgres_answers, part="postgres")
-        await persist(self._kafka_answers, part="kafka")
+        await retry_transient(self._postgres_answers, part="postgres")
+        await retry_transient(self._kafka_answers, part="kafka")
 
-    async def play(self, stop: asyncio.Event) -> None:
-        self.app = app = app_of(self.role, self.settings)
+    async def run(self, stop: asyncio.Event) -> None:
+        self.app = app = build_app(self.role, self.settings)
         try:
             await app.start()
             LOG.info("%s is up", self.role)

@@ -23,7 +23,7 @@ from streams.training.feature_sources import checked_outcomes, feature_source
 
 if TYPE_CHECKING:
     from engine.twins.twin_model import TwinModel
-    from streams.training.line_training import Trained
+    from streams.training.line_training import TrainedLine
 
 __all__ = ["ask", "champion_of", "learn", "prepare", "publish_table", "with_features"]
 
@@ -38,7 +38,9 @@ async def prepare(settings: Settings) -> dict[str, list[str]]:
     return {"migrations": applied, "topics": topics}
 
 
-async def learn(settings: Settings, frame: pd.DataFrame, twin_type: TwinType, brand: Brand, target: str, source: str) -> Trained:
+async def learn(
+    settings: Settings, frame: pd.DataFrame, twin_type: TwinType, brand: Brand, target: str, source: str
+) -> TrainedLine:
     """Train a model of a line on a table, register it, and make it champion when it is the first or proves better."""
     from streams.registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415  # it brings MLflow in, which most commands do without
     from streams.training.line_training import train_line  # noqa: PLC0415
@@ -55,12 +57,12 @@ async def champion_of(settings: Settings, pool: Pool, line: str) -> TwinModel:
         LookupError: when the line is unknown or has no champion.
     """
     from streams.registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415
-    from streams.registry.model_loader import Models  # noqa: PLC0415  # it brings MLflow in, which most commands do without
+    from streams.registry.model_loader import ModelLoader  # noqa: PLC0415  # it brings MLflow in, which most commands do without
 
     champion = await Ledger(pool).champion(line)
     if champion is None:
         raise LookupError(f"{line} has no champion yet: twinstream train FILE")
-    return await Models(pool, MlflowRegistry(settings.mlflow_uri), 1).get(champion)
+    return await ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), 1).get(champion)
 
 
 async def with_features(settings: Settings, outcomes: pd.DataFrame, source: str, line: str) -> tuple[pd.DataFrame, str]:

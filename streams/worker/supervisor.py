@@ -23,9 +23,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from streams.retries import in_words
+from streams.errors import describe_error
 from streams.settings import Role, Settings
-from streams.worker.bootstrap import play
+from streams.worker.bootstrap import run_role
 from streams.worker.log_setup import log_file, write_logs
 
 __all__ = ["WorkerFailed", "Workers", "collect_seldom", "run_worker"]
@@ -268,7 +268,7 @@ def _child(role: Role, settings: Settings, log_folder: Path | None) -> None:
     try:
         asyncio.run(_until_asked(role, settings))
     except (ValueError, OSError) as error:
-        LOG.error("%s cannot be started: %s", role, in_words(error))  # noqa: TRY400  # a sentence is enough
+        LOG.error("%s cannot be started: %s", role, describe_error(error))  # noqa: TRY400  # a sentence is enough
         sys.exit(REFUSED)
     except Exception:
         LOG.exception("%s ended", role)
@@ -282,7 +282,7 @@ async def _until_asked(role: Role, settings: Settings) -> None:
     parent = mp.parent_process()
     if parent is not None:
         loop.add_reader(parent.sentinel, _orphaned, loop, stop, parent.sentinel)
-    await play(role, settings, stop)
+    await run_role(role, settings, stop)
 
 
 def _orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, sentinel: int) -> None:

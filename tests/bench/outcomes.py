@@ -26,11 +26,11 @@ from schemas import ModelCard, OutcomeEvent
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER
 from sql.database import Connection, connect
 from sql.ledger import Ledger
-from streams.ingestion.pipeline import Intake, Ready, Taken
-from streams.kafka.batch_consumer import Start
+from streams.ingestion.pipeline import IngestResult, OutcomePipeline, ScoredBatch
+from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.topics import topic_of
 from streams.settings import Settings
-from streams.worker.bootstrap import app_of
+from streams.worker.bootstrap import build_app
 from streams.worker.supervisor import Workers, collect_seldom
 from tests.bench.measure import Aim, Figure
 from tests.bench.tables import Measured
@@ -255,13 +255,13 @@ async def _without_transaction(settings: Settings, begin: Mapping[tuple[str, int
     seen: list[tuple[float, int]] = []
     done = asyncio.Event()
 
-    async def nothing(_intake: Intake, ready: Ready) -> Taken:
+    async def nothing(_intake: OutcomePipeline, ready: ScoredBatch) -> IngestResult:
         seen.append((time.perf_counter(), (seen[-1][1] if seen else 0) + ready.n_elements))
         if seen[-1][1] >= count:
             done.set()
-        return Taken(ready.source, (), None)
+        return IngestResult(ready.source, (), None)
 
-    Intake.store = nothing  # type: ignore[method-assign]  # this process does nothing else
+    OutcomePipeline.store = nothing  # type: ignore[method-assign]  # this process does nothing else
     async with _playing(settings, begin) as app:
         await app.wait(done.wait())
     (began, first), (ended, last) = seen[0], seen[-1]
@@ -271,10 +271,10 @@ async def _without_transaction(settings: Settings, begin: Mapping[tuple[str, int
 @asynccontextmanager
 async def _playing(settings: Settings, begin: Mapping[tuple[str, int], int]) -> AsyncIterator[Any]:
     """The role's app, reading from these offsets."""
-    app = app_of("outcomes", settings)
+    app = build_app("outcomes", settings)
 
-    async def starts(committed: Mapping[TP, int | None]) -> Mapping[TP, Start]:
-        return {tp: Start(begin[tp.topic, tp.partition]) for tp in committed}
+    async def starts(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
+        return {tp: StartOffset(begin[tp.topic, tp.partition]) for tp in committed}
 
     app.find_starts = starts
     await app.start()

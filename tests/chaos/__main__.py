@@ -37,7 +37,7 @@ def main() -> int:
     home.mkdir(exist_ok=True)
     champion = a_champion(f"sqlite:///{home / 'mlflow.db'}")
     verdict = asyncio.run(burn(home, orders, champion, lambda line: _say(f"[{time.monotonic() - began:6.1f} s] {line}")))
-    _say(in_words(verdict))
+    _say(format_text(verdict))
     if verdict.breaches:
         _say(f"data and logs: {home}")
         return 1
@@ -46,7 +46,7 @@ def main() -> int:
     return 0
 
 
-def in_words(verdict: Verdict) -> str:
+def format_text(verdict: Verdict) -> str:
     """The verdict for people."""
     found = ", ".join(f"{count:,} {name}" for name, count in verdict.counts.items())
     told = ["what was broken when:", *verdict.done, f"found: {found}", *verdict.facts]

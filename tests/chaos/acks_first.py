@@ -13,8 +13,8 @@ from faust.types import TP
 
 from streams.agents import outcomes
 from streams.kafka.app import TwinApp
-from streams.kafka.batch_consumer import Start
-from streams.retries import persist
+from streams.kafka.batch_consumer import StartOffset
+from streams.retries import retry_transient
 from streams.settings import Role, Settings
 from streams.worker.supervisor import bootstrap as role
 
@@ -33,7 +33,7 @@ async def settle_later(_app: Any, work: Callable[[], Awaitable[None]], _refuse: 
 
 async def _take(work: Callable[[], Awaitable[None]]) -> None:
     await asyncio.sleep(LATE_S)
-    await persist(work, part="postgres")
+    await retry_transient(work, part="postgres")
 
 
 def trusting_app_of(name: Role, settings: Settings) -> TwinApp:
@@ -41,9 +41,9 @@ def trusting_app_of(name: Role, settings: Settings) -> TwinApp:
     app = app_of(name, settings)
     exact = app.find_starts
 
-    async def find_starts(committed: Mapping[TP, int | None]) -> Mapping[TP, Start]:
+    async def find_starts(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
         starts = await exact(committed)
-        return {tp: Start(max(start.offset, committed[tp] or 0), start.incarnation) for tp, start in starts.items()}
+        return {tp: StartOffset(max(start.offset, committed[tp] or 0), start.incarnation) for tp, start in starts.items()}
 
     app.find_starts = find_starts
     return app

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import truth as truth_module
+from tests.chaos import expected as truth_module
 from tests.chaos.environment import Door
 from tests.chaos.expected import Figures, Published, Truth, truth_of
 from tests.chaos.invariants import INVARIANTS, breaches

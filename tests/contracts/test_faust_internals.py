@@ -15,7 +15,7 @@ from faust.transport import consumer as base
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.kafka.batch_consumer import SliceConsumer, SliceTransport, Start
+from streams.kafka.batch_consumer import BatchConsumer, BatchTransport, StartOffset
 
 SIGNATURES = {
     "getmany": ["self", "timeout"],
@@ -48,7 +48,7 @@ def test_a_method_that_is_overridden_or_called_has_the_known_arguments(name: str
 
 
 def test_every_override_replaces_something():
-    ours = {name for name, value in vars(SliceConsumer).items() if inspect.isfunction(value)} & set(SIGNATURES)
+    ours = {name for name, value in vars(BatchConsumer).items() if inspect.isfunction(value)} & set(SIGNATURES)
 
     assert ours == {"getmany", "perform_seek", "seek_to_committed", "on_partitions_revoked", "_add_gap", "_new_offset"}
     assert all(name in dir(driver.Consumer) for name in ours)
@@ -56,7 +56,7 @@ def test_every_override_replaces_something():
 
 def test_the_transport_makes_consumers_by_its_class_attribute():
     assert driver.Transport.Consumer is driver.Consumer
-    assert type(make_consumer()) is SliceConsumer
+    assert type(make_consumer()) is BatchConsumer
 
 
 @pytest.mark.parametrize("name", STATE)
@@ -152,7 +152,7 @@ async def test_a_partition_that_is_revoked_between_two_of_its_slices_gives_no_ot
 def make_consumer() -> Any:
     app = faust.App("contract", broker="kafka://localhost", web_enabled=False)
     app.slices, app.slice_records = frozenset({TP0.topic}), 10
-    app.transport = SliceTransport(app.conf.broker_consumer, app)
+    app.transport = BatchTransport(app.conf.broker_consumer, app)
     return app.transport.create_consumer(callback=_nothing, on_partitions_revoked=_nothing, on_partitions_assigned=_nothing)
 
 
@@ -162,7 +162,7 @@ def acknowledge(consumer: Any, offset: int) -> None:
 
 
 def start_at(offset: int) -> Any:
-    return Start(offset, 3)
+    return StartOffset(offset, 3)
 
 
 def record(offset: int) -> ConsumerRecord[bytes, bytes]:

@@ -19,7 +19,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 import tests.evidence
-from tests.evidence.page import as_data, render
+from tests.evidence.page import render, to_dict
 
 __all__ = ["main", "parts"]
 
@@ -57,7 +57,7 @@ def _measured(names: Iterable[str], quick: bool) -> Iterable[tuple[str, dict[str
         part = import_module(f"tests.evidence.{name}").measure(quick)
         seconds = round(time.perf_counter() - began)
         print(f"{name}: {seconds} s", file=sys.stderr)
-        yield name, {**as_data(part), "seconds": seconds, "measured": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
+        yield name, {**to_dict(part), "seconds": seconds, "measured": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
 
 
 def _about() -> str:

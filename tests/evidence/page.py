@@ -12,10 +12,10 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader
 from streams.reporting.charts import CHART_STYLE
 from tests.evidence.part import Part
 
-__all__ = ["as_data", "render"]
+__all__ = ["render", "to_dict"]
 
 
-def as_data(part: Part) -> dict[str, Any]:
+def to_dict(part: Part) -> dict[str, Any]:
     """A part for a program; each figure with its bar and whether it is met."""
     told = asdict(part)
     told["figures"] = [
@@ -25,7 +25,7 @@ def as_data(part: Part) -> dict[str, Any]:
 
 
 def render(evidence: Mapping[str, Any]) -> str:
-    """The whole page: ``parts`` by name as :func:`as_data` gives them, and ``about`` how they were measured."""
+    """The whole page: ``parts`` by name as :func:`to_dict` gives them, and ``about`` how they were measured."""
     loader = ChoiceLoader([FileSystemLoader(Path(__file__).parent), PackageLoader("streams.web")])
     templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return templates.get_template("page.html").render(**evidence, chart_style=CHART_STYLE)

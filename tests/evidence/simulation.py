@@ -21,7 +21,7 @@ from engine.experiments.experiment_analysis import Found, relative_effect
 from engine.sample_tables import sample_hcps
 from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, InterventionConfig, Reach, TwinType
 from schemas.filters import Filters, conditions, rows_matching
-from streams.reporting.charts import Curve, Interval, Line, curves_chart, intervals_chart
+from streams.reporting.charts import ChartInterval, Curve, Line, curves_chart, intervals_chart
 from streams.training.datasets import as_training_table, read_table
 from tests.effect_worlds import Terms, World, terms_of
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
@@ -395,11 +395,11 @@ class Predicted(NamedTuple):
     reading: str
     learned: str
     predicted: str
-    before: Interval
-    after: Interval
+    before: ChartInterval
+    after: ChartInterval
     truth: Found
 
-    def place(self, told: Interval) -> str:
+    def place(self, told: ChartInterval) -> str:
         """Where the truth fell."""
         if told.lower <= self.truth.effect <= told.upper:
             return "inside"
@@ -453,7 +453,7 @@ def _predicted(reading: str, config: InterventionConfig, found: Mapping[str, Fou
         for each in (prior, calibrate(prior, [_experiment(learned, config, found[learned])]))
     ]
     before, after = (
-        Interval(f"{predicted}, {when}", each.ate, each.ate_ci_lower, each.ate_ci_upper, tone=tone)
+        ChartInterval(f"{predicted}, {when}", each.ate, each.ate_ci_lower, each.ate_ci_upper, tone=tone)
         for each, when, tone in zip(told, ("before", f"by {learned}"), ("muted", "one"), strict=True)
     )
     return Predicted(f"{config.channel}, {reading}", learned, predicted, before, after, found[predicted])
@@ -482,7 +482,7 @@ def _trial_tables(trials: Sequence[Predicted]) -> Iterator[Table]:
     )
 
 
-def _written(told: Interval) -> str:
+def _written(told: ChartInterval) -> str:
     return f"{told.estimate:.1%} [{told.lower:.1%}, {told.upper:.1%}]"
 
 
@@ -493,9 +493,9 @@ def _trial_plots(trials: Sequence[Predicted]) -> Iterator[Plot]:
         yield Plot(caption, intervals_chart(items, title=f"A real trial, {reading}", description=caption))
 
 
-def _drawn(each: Predicted) -> tuple[Interval, Interval, Interval]:
+def _drawn(each: Predicted) -> tuple[ChartInterval, ChartInterval, ChartInterval]:
     reach = 1.96 * each.truth.standard_error
-    truth = Interval(
+    truth = ChartInterval(
         f"{each.predicted}, found", each.truth.effect, each.truth.effect - reach, each.truth.effect + reach, tone="good"
     )
     return each.before, each.after, truth

@@ -27,7 +27,7 @@ from engine.twins.training_table import TrainingTable, training_table
 from engine.twins.twin_model import LEVEL, TwinModel
 from schemas import TWIN_TYPES, Brand, TwinType
 from schemas.twin_models import RealismReport
-from streams.reporting.charts import Curve, Interval, Line, Tone, curves_chart, intervals_chart
+from streams.reporting.charts import ChartInterval, Curve, Line, Tone, curves_chart, intervals_chart
 from streams.training.datasets import as_training_table, read_table
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 
@@ -452,9 +452,9 @@ def _column_plots(found: Mapping[str, Sequence[Realism]]) -> Iterator[Plot]:
         )
 
 
-def _column(column: str, splits: Sequence[Realism], tone: Tone) -> Interval:
+def _column(column: str, splits: Sequence[Realism], tone: Tone) -> ChartInterval:
     twins, real = (
         mean(1.0 - report.columns[column] for report in each)
         for each in zip(*((split.twins, split.real) for split in splits), strict=True)
     )
-    return Interval(column, twins, min(twins, real), max(twins, real), f"{twins:.1%} ({real:.1%})", tone)
+    return ChartInterval(column, twins, min(twins, real), max(twins, real), f"{twins:.1%} ({real:.1%})", tone)

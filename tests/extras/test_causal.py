@@ -17,7 +17,7 @@ from engine.twins.causal_checks import Disagreement, cross_checked
 from engine.twins.causal_features import select_features
 from schemas import TWIN_TYPES, Brand, ModelCard, TwinType
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph
-from streams.training.training_process import Lesson, learned_apart
+from streams.training.training_process import TrainingSpec, train_in_subprocess
 
 NAMES = ("contact", "a", "b", "c", "d", "e", "sales")
 EFFECT = 0.5
@@ -93,8 +93,10 @@ def test_without_a_treatment_that_varies_and_is_a_number_nothing_is_estimated(co
 async def test_a_training_process_asks_dowhy_when_it_is_installed_and_keeps_what_it_said_with_the_model() -> None:
     frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(0))
     frame["campaign_contact"] = np.random.default_rng(1).random(1200) < 0.05 * frame["decile"]
-    lesson = Lesson(twin_type=TwinType.HCP, brand=Brand.KISQALI, target="prescribing_change", n_jobs=1, model_type="RandomForest")
-    async with learned_apart(lesson, frame) as learned:
+    lesson = TrainingSpec(
+        twin_type=TwinType.HCP, brand=Brand.KISQALI, target="prescribing_change", n_jobs=1, model_type="RandomForest"
+    )
+    async with train_in_subprocess(lesson, frame) as learned:
         card = ModelCard.model_validate_json(learned.model.card.model_dump_json())
     selection = card.metrics.selection
     assert selection is not None

@@ -30,7 +30,7 @@ from streams.client.twin_client import TwinClient
 from streams.kafka.topics import DEAD_LETTERS, TOPICS, create_topics, topic_of
 from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
 from streams.settings import ROLES, Role, Settings
-from streams.worker.bootstrap import play
+from streams.worker.bootstrap import run_role
 from streams.worker.supervisor import Workers
 
 READY_S = 60.0
@@ -133,7 +133,7 @@ def service(settings: Settings) -> Service:
     @asynccontextmanager
     async def playing(roles: Sequence[Role]) -> AsyncIterator[None]:
         stop = asyncio.Event()
-        plays = [asyncio.create_task(play(role, settings, stop), name=role) for role in roles]
+        plays = [asyncio.create_task(run_role(role, settings, stop), name=role) for role in roles]
         try:
             await _until_ready(settings, roles, plays)
             yield

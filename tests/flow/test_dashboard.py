@@ -15,7 +15,7 @@ from playwright.async_api import async_playwright
 from schemas import DriftState
 from sql.database import open_pool
 from streams.reporting.charts import Mark
-from streams.reporting.overview import look
+from streams.reporting.overview import read_overview
 from streams.settings import Settings
 from streams.web.dashboard import render, render_report, serving_page
 from tests.flow.line_fixture import LINE, live
@@ -41,7 +41,7 @@ def text_of(html: str) -> str:
 
 
 async def test_a_service_that_has_seen_nothing_says_so_and_what_to_do(page_settings, page_pool):
-    text = text_of(render(await look(page_pool, 200), page_settings, "nonce"))
+    text = text_of(render(await read_overview(page_pool, 200), page_settings, "nonce"))
     assert "No model line yet" in text
     assert "twinstream train FILE" in text
     assert "Nobody has asked yet" in text
@@ -50,7 +50,7 @@ async def test_a_service_that_has_seen_nothing_says_so_and_what_to_do(page_setti
 
 async def test_a_look_reads_the_newest_window_of_every_series_exactly(page_pool):
     await live(page_pool, now=NOW)
-    (line,) = (await look(page_pool, 200)).lines
+    (line,) = (await read_overview(page_pool, 200)).lines
     windows = {window.segment: window for window in line.windows}
     assert line.line == LINE
     assert set(windows) == {"all", "region=south", "region=west"}
@@ -65,7 +65,7 @@ async def test_a_look_reads_the_newest_window_of_every_series_exactly(page_pool)
 
 async def test_windows_are_judged_only_from_the_least_number_of_outcomes(page_pool):
     await live(page_pool, now=NOW)
-    (line,) = (await look(page_pool, n_min=1_000_000)).lines
+    (line,) = (await read_overview(page_pool, n_min=1_000_000)).lines
     assert all("too few to judge" in verdict.reason for verdict in line.whole.verdicts)
 
 
@@ -98,7 +98,7 @@ async def test_the_page_tells_the_whole_story_and_nothing_foreign_becomes_markup
 
 async def test_charts_mark_the_retrain_and_the_promotion(page_settings, page_pool):
     await live(page_pool, now=NOW)
-    html = render(await look(page_pool, 200), page_settings, "nonce")
+    html = render(await read_overview(page_pool, 200), page_settings, "nonce")
     error = html[html.index("Mean absolute error over time") : html.index("Coverage over time")]
     for said in ("retrain asked for", "challenger rejected", "promoted", "baseline", "limit +20%"):
         assert f">{said}</text>" in error, said
@@ -123,7 +123,7 @@ async def test_without_postgres_the_page_says_what_is_missing(page_settings, fre
 
 async def test_a_report_is_one_file_without_a_script_and_with_marks_of_its_own(page_pool):
     await live(page_pool, now=NOW)
-    seen = await look(page_pool, 200)
+    seen = await read_overview(page_pool, 200)
     told = {
         "succeeded": True,
         "table": {"source": "a table", "rows": 1, "left_out": []},

@@ -17,7 +17,7 @@ import pytest
 
 from deploy.stack import free_port
 from schemas import AnswerStatus, Brand, TwinType
-from streams.demo.report import Report
+from streams.demo.report import DemoReport
 from streams.demo.run import DEMO, run_demo
 from streams.demo.scenario import Pace
 from streams.operations.verify import verify
@@ -29,18 +29,18 @@ SHORT = Pace(rate=200.0, quiet=1_500, shifted_at_most=20_000, after=1_500)
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def report(tmp_path_factory: pytest.TempPathFactory) -> DemoReport:
     settings = Settings(home=tmp_path_factory.mktemp("home"))
     return run_demo(settings, None, TwinType.HCP, Brand.KISQALI, print, rows=6_000, pace=SHORT)
 
 
-def test_every_request_is_answered_and_the_one_that_nobody_fits_is_rejected_with_a_reason(report: Report) -> None:
+def test_every_request_is_answered_and_the_one_that_nobody_fits_is_rejected_with_a_reason(report: DemoReport) -> None:
     statuses = [answer.status for answer in report.journey.answers]
     assert statuses == [AnswerStatus.COMPLETED] * 6 + [AnswerStatus.REJECTED]
     assert "region" in str(report.journey.answers[-1].reason)
 
 
-def test_the_injected_shift_leads_to_one_retrain_that_names_the_rule_and_to_a_promotion(report: Report) -> None:
+def test_the_injected_shift_leads_to_one_retrain_that_names_the_rule_and_to_a_promotion(report: DemoReport) -> None:
     line = report.journey.look
     assert line is not None
     accused = [retrain for retrain in line.retrains if retrain.model_id == report.journey.first.model_id]
@@ -50,7 +50,7 @@ def test_the_injected_shift_leads_to_one_retrain_that_names_the_rule_and_to_a_pr
     assert report.journey.promoted is not None
 
 
-def test_the_new_model_errs_less_than_the_old_one_on_the_shifted_stream(report: Report) -> None:
+def test_the_new_model_errs_less_than_the_old_one_on_the_shifted_stream(report: DemoReport) -> None:
     before, old, new = (
         report.fidelity[name].mae
         for name in ("first model before the shift", "first model under the shift", "new model under the shift")
@@ -62,24 +62,24 @@ def test_the_new_model_errs_less_than_the_old_one_on_the_shifted_stream(report: 
     assert new < 0.9 * old
 
 
-def test_every_count_agrees_with_what_is_stored(report: Report) -> None:
+def test_every_count_agrees_with_what_is_stored(report: DemoReport) -> None:
     assert report.verified.mismatches == ()
     assert report.journey.published == sum(count for name, count in report.verified.counts.items() if name == "elements")
     assert report.succeeded
 
 
-def test_a_worker_was_killed_in_the_middle_and_terminal_and_page_say_so(report: Report) -> None:
+def test_a_worker_was_killed_in_the_middle_and_terminal_and_page_say_so(report: DemoReport) -> None:
     accident = report.journey.accident
     assert accident is not None
     assert accident.after == SHORT.quiet // 2
     assert accident.back_s is not None
-    assert f"process {accident.pid} of the role outcomes was killed (SIGKILL)" in report.in_words()
+    assert f"process {accident.pid} of the role outcomes was killed (SIGKILL)" in report.format_text()
     page = (report.home / "report.html").read_text(encoding="utf-8")
     assert f"process {accident.pid} of the role outcomes was killed (SIGKILL)" in page
     assert "worker killed" in page
 
 
-def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(report: Report) -> None:
+def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(report: DemoReport) -> None:
     page = (report.home / "report.html").read_text(encoding="utf-8")
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert page.count("<svg") >= 3
@@ -87,7 +87,7 @@ def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(repor
     assert "promoted" in page
 
 
-def test_the_service_goes_on_where_the_demonstration_stopped(report: Report) -> None:
+def test_the_service_goes_on_where_the_demonstration_stopped(report: DemoReport) -> None:
     ours = Settings(**{**DEMO, "home": report.home, "web_port": free_port(in_a_row=len(ROLES))})
     left = local_stack(report.home, ours.model_copy(update={"home": report.home.parent}), print)
     with left as at, Workers(ROLES, at, log_folder=report.home / "logs") as workers:

@@ -28,7 +28,7 @@ from streams.kafka.topics import DEAD_LETTERS, create_topics
 from streams.metrics import REGISTRY
 from streams.operations.verify import verify
 from streams.settings import Settings
-from streams.worker.bootstrap import play
+from streams.worker.bootstrap import run_role
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
 
 PANE_S, PARTITIONS, PATIENCE_S = 60.0, 4, 60.0
@@ -310,7 +310,7 @@ def service_of(settings: Settings) -> ServiceOf:
     @asynccontextmanager
     async def playing(role: Any) -> AsyncIterator[None]:
         stop = asyncio.Event()
-        playing = asyncio.create_task(play(role, settings, stop))
+        playing = asyncio.create_task(run_role(role, settings, stop))
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ import pytest
 from engine import SimulationEngine
 from engine.twins.twin_model import TwinModel
 from schemas import InterventionConfig, OutcomeEvent, SimulationRequest
-from streams.operations.recomputation import Findings, audit_books
+from streams.operations.recomputation import Findings, recompute
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=10)
@@ -64,7 +64,7 @@ async def test_the_champion_predicts_from_features_with_its_interval(service, cl
     assert f"specialty={people['specialty'].iloc[0]}" in rows[0]["segments"]
     assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 39
     findings = Findings()
-    await audit_books(settings.postgres_dsn.get_secret_value(), findings)
+    await recompute(settings.postgres_dsn.get_secret_value(), findings)
     assert findings.all() == ()
 
 

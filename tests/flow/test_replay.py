@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from schemas import InterventionConfig, RetrainEvent, SimulationRequest
-from sql.replay_store import begin_quiet, is_quiet
+from sql.replay_store import begin_suppression, is_suppressed
 from sql.retrain_store import Limits, approve, enqueue, waits_for
 from streams.kafka.topics import DEAD_LETTERS
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
@@ -34,11 +34,11 @@ async def test_outcomes_that_came_too_early_count_once_after_a_replay_and_raise_
             "refused, and accepted now": 5,
             "refused, still: model": 1,
         }
-        assert (await listener.count(TOPIC), await is_quiet(pool, LINE)) == (6, False)
+        assert (await listener.count(TOPIC), await is_suppressed(pool, LINE)) == (6, False)
 
         done = await twinstream("replay", TOPIC, "--json")
         assert done["came_of_it"] == {"counted": 5}
-        assert await is_quiet(pool, LINE)
+        assert await is_suppressed(pool, LINE)
         again = await twinstream("replay", TOPIC, "--json")
     assert again["published_again"] == []
     assert {what: count for what, count in again["found"].items() if count} == {
@@ -88,7 +88,7 @@ async def test_a_request_is_answered_again_to_the_last_bit_and_a_run_can_be_repe
 
 
 async def test_drift_that_a_replay_brought_about_waits_for_a_person(pool, promoted):
-    await begin_quiet(pool, TOPIC, [promoted.line], "somebody", 60.0)
+    await begin_suppression(pool, TOPIC, [promoted.line], "somebody", 60.0)
     event = RetrainEvent(
         retrain_id=uuid4(),
         line=promoted.line,

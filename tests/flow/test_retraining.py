@@ -26,10 +26,10 @@ from sql.training_data_store import add_history
 from streams.client.twin_client import TwinClient
 from streams.metrics import RETRAINS
 from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import Models
+from streams.registry.model_loader import ModelLoader
 from streams.settings import ROLES, Settings
 from streams.training.retraining import Retraining
-from streams.worker.bootstrap import play
+from streams.worker.bootstrap import run_role
 from streams.worker.supervisor import Workers
 
 LINE, TARGET = "hcp:kisqali:prescribing_change", "prescribing_change"
@@ -154,7 +154,7 @@ async def _sound(settings: Settings, alarm: RetrainEvent, times: int) -> None:
 @asynccontextmanager
 async def _another_trainer(settings: Settings) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    playing = asyncio.create_task(play("trainer", settings.model_copy(update={"web_port": free_port(len(ROLES))}), stop))
+    playing = asyncio.create_task(run_role("trainer", settings.model_copy(update={"web_port": free_port(len(ROLES))}), stop))
     try:
         yield
     finally:
@@ -255,7 +255,7 @@ async def test_a_training_that_finished_before_the_trainer_died_is_judged_and_no
     alarm = an_alarm(promoted.champion)
     await enqueue(pool, alarm)
     job = await take(pool, "one that died", settings.retrain_limits)
-    challenger = await Retraining(pool, registry, Models(pool, registry, 1).get, settings).challenger(job)
+    challenger = await Retraining(pool, registry, ModelLoader(pool, registry, 1).get, settings).challenger(job)
     async with service(["trainer"]):
         state = await ended(pool, "promoted")
     assert state.champion == challenger.model.card.model_id
@@ -301,7 +301,7 @@ async def test_a_retrain_event_that_makes_no_sense_is_a_dead_letter_and_the_next
 async def test_what_others_promote_is_told_and_crowned_by_the_trainer(service, promoted, champion, pool, listener, registry):
     usurper = champion.with_card(champion.card.model_copy(update={"model_id": uuid4()}))
     wrong = (await asyncio.to_thread(registry.save, usurper)).mlflow_run_id
-    await asyncio.to_thread(registry.crown, LINE, wrong)
+    await asyncio.to_thread(registry.set_champion_alias, LINE, wrong)
     async with service(["trainer"]):
         assert (await listener.events(ModelEvent, 2))[-1] == promoted
         run = (await Ledger(pool).artifact(promoted.champion)).mlflow_run_id

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from streams.reporting.charts import Curve, curves_chart
-from tests.evidence.page import as_data, render
+from tests.evidence.page import render, to_dict
 from tests.evidence.part import Figure, Part, Plot, Table
 
 
 def page(part: Part) -> str:
-    return render({"about": "here", "parts": {"some": {**as_data(part), "seconds": 3, "measured": "today"}}})
+    return render({"about": "here", "parts": {"some": {**to_dict(part), "seconds": 3, "measured": "today"}}})
 
 
 PART = Part(

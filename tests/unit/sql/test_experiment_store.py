@@ -12,7 +12,7 @@ from schemas import Brand, EffectPrior, ExperimentResult, InterventionConfig, Re
 from sql.database import Pool, open_pool
 from sql.experiment_store import (
     DifferentExperiment,
-    Told,
+    StoredExperiment,
     add_experiment,
     current_priors,
     current_version,
@@ -88,7 +88,7 @@ async def test_experiments_come_back_whole_and_oldest_first(pool: Pool) -> None:
     for each in said:
         await add_experiment(pool, each, average)
     assert [told.experiment for told in await experiments(pool, LINE)] == [said[3], said[2], said[1], said[0]]
-    assert await experiments(pool, LINE, SPEAKER) == [Told(said[1], None)]
+    assert await experiments(pool, LINE, SPEAKER) == [StoredExperiment(said[1], None)]
 
 
 async def test_experiments_at_the_same_time_lose_none_whatever_their_order(pool: Pool) -> None:

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from schemas import InterventionConfig
 from streams import retries as answering
+from streams.errors import describe_error, is_transient
 from streams.metrics import OUTAGES, REGISTRY
-from streams.retries import in_words, oldest_unfinished_s, outage, persist, settle, working
+from streams.retries import oldest_unfinished_s, process_event, retry_transient, track_unfinished
 
 
 @dataclass
@@ -71,7 +72,7 @@ def failing(*errors):
     ids=lambda error: type(error).__name__,
 )
 def test_a_part_that_is_away_is_an_outage(error):
-    assert outage(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize(
@@ -89,35 +90,35 @@ def test_a_part_that_is_away_is_an_outage(error):
     ids=lambda error: type(error).__name__,
 )
 def test_what_would_fail_again_is_no_outage(error):
-    assert not outage(error)
+    assert not is_transient(error)
 
 
 def test_an_outage_inside_the_wrapping_of_a_client_is_one_too():
     wrapped = ProducerSendError("sending")
     wrapped.__cause__ = KafkaConnectionError("no broker")
-    assert outage(wrapped)
-    assert outage(MlflowException("locked", error_code=TEMPORARILY_UNAVAILABLE))
-    assert not outage(MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST))
+    assert is_transient(wrapped)
+    assert is_transient(MlflowException("locked", error_code=TEMPORARILY_UNAVAILABLE))
+    assert not is_transient(MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST))
     unrelated = ValueError("bad")
     unrelated.__cause__ = ConnectionError()
-    assert not outage(unrelated)
+    assert not is_transient(unrelated)
 
 
 async def test_persisting_waits_through_outages_and_counts_them():
     before = OUTAGES.labels(part="trial")._value.get()
-    assert await persist(failing(ConnectionError(), TimeoutError(), KafkaTimeoutError()), part="trial") == "done"
+    assert await retry_transient(failing(ConnectionError(), TimeoutError(), KafkaTimeoutError()), part="trial") == "done"
     assert OUTAGES.labels(part="trial")._value.get() - before == 3
 
 
 async def test_persisting_lets_a_refusal_through_at_once():
     with pytest.raises(ValueError, match="no"):
-        await persist(failing(ValueError("no")), part="trial")
+        await retry_transient(failing(ValueError("no")), part="trial")
 
 
 async def test_persisting_gives_up_after_the_attempts_that_it_was_given():
     with pytest.raises(ConnectionError):
-        await persist(failing(*[ConnectionError()] * 3), part="trial", attempts=3)
-    assert await persist(failing(*[ConnectionError()] * 2), part="trial", attempts=3) == "done"
+        await retry_transient(failing(*[ConnectionError()] * 3), part="trial", attempts=3)
+    assert await retry_transient(failing(*[ConnectionError()] * 2), part="trial", attempts=3) == "done"
 
 
 def test_pauses_double_up_to_a_limit_and_are_spread():
@@ -133,8 +134,8 @@ async def test_what_the_work_raises_reaches_the_refusal():
         refused.append(error)
 
     reason = ValueError("no")
-    await settle(AWorker(), failing(reason), refuse)
-    await settle(AWorker(), failing(ConnectionError()), refuse)
+    await process_event(AWorker(), failing(reason), refuse)
+    await process_event(AWorker(), failing(ConnectionError()), refuse)
     assert refused == [reason]
 
 
@@ -146,7 +147,7 @@ async def test_a_refusal_is_persistent_too():
         await refusing()
         seen.append(error)
 
-    await settle(AWorker(), failing(ValueError("no")), refuse)
+    await process_event(AWorker(), failing(ValueError("no")), refuse)
     assert len(seen) == 1
 
 
@@ -157,7 +158,7 @@ async def test_an_event_that_can_not_even_be_refused_ends_the_app_and_is_never_f
     async def refuse(_error):
         raise broken
 
-    task = asyncio.create_task(settle(app, failing(ValueError("no")), refuse))
+    task = asyncio.create_task(process_event(app, failing(ValueError("no")), refuse))
     await app.has_crashed.wait()
     assert app.crashed == [broken]
     assert not task.done()
@@ -173,9 +174,9 @@ def test_the_oldest_unfinished_event_is_the_one_that_shows(monkeypatch):
     def shown():
         return REGISTRY.get_sample_value("twin_oldest_unfinished_seconds", {"role": "outcomes"})
 
-    with working(app):
+    with track_unfinished(app):
         now[0] = 103.0
-        with working(app):
+        with track_unfinished(app):
             now[0] = 104.0
             assert shown() == oldest_unfinished_s("outcomes") == 4.0
         assert shown() == 4.0
@@ -186,7 +187,7 @@ def refusal(**fields) -> str:
     good = {"intervention_type": "email_campaign", "channel": "email", "frequency": "monthly", "duration_weeks": 12}
     with pytest.raises(ValidationError) as refused:
         InterventionConfig.model_validate(good | fields)
-    return in_words(refused.value)
+    return describe_error(refused.value)
 
 
 def test_a_refused_field_is_said_with_its_value_and_what_is_allowed():
@@ -200,9 +201,9 @@ def test_a_long_value_is_cut_short_and_never_breaks_the_line():
     words = refusal(duration_weeks="x\n" * 500)
     assert len(words) < 250
     assert "\n" not in words
-    assert in_words(ValueError("two\n lines")) == "two lines"
-    assert in_words(TimeoutError()) == "TimeoutError"
+    assert describe_error(ValueError("two\n lines")) == "two lines"
+    assert describe_error(TimeoutError()) == "TimeoutError"
 
 
 def test_a_connection_that_breaks_inside_of_a_statement_is_an_outage():
-    assert outage(asyncpg.InternalClientError("got result for unknown protocol state 3"))
+    assert is_transient(asyncpg.InternalClientError("got result for unknown protocol state 3"))

@@ -18,9 +18,9 @@ from schemas import SourceId
 from sql import outcome_store as store
 from sql.database import Pool, open_pool, transaction
 from sql.ledger import Ledger
-from streams.ingestion.pipeline import Intake, Taken
-from streams.ingestion.scoring_context import Library
-from streams.operations.recomputation import Findings, audit_books
+from streams.ingestion.pipeline import IngestResult, OutcomePipeline
+from streams.ingestion.scoring_context import ContextLoader
+from streams.operations.recomputation import Findings, recompute
 from tests.outcomes import LINE, SPACE, START, TOPIC, cut, make_card, make_line, outcome, record
 
 PANE_S = 60.0
@@ -45,15 +45,17 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def intake(pool: Pool) -> Intake:
+def intake(pool: Pool) -> OutcomePipeline:
     return make_intake(pool)
 
 
-def make_intake(pool: Pool, *, restatement_s: float = 30 * 86_400.0) -> Intake:
-    return Intake(pool, Library(pool, no_model, no_simulation), skew_s=300.0, restatement_s=restatement_s)
+def make_intake(pool: Pool, *, restatement_s: float = 30 * 86_400.0) -> OutcomePipeline:
+    return OutcomePipeline(pool, ContextLoader(pool, no_model, no_simulation), skew_s=300.0, restatement_s=restatement_s)
 
 
-async def take(intake: Intake, values: Iterable[Any], *, size: int = 100, first: int = 0, partition: int = 0) -> list[Taken]:
+async def take(
+    intake: OutcomePipeline, values: Iterable[Any], *, size: int = 100, first: int = 0, partition: int = 0
+) -> list[IngestResult]:
     records = [record(first + number, value, partition=partition) for number, value in enumerate(values)]
     return [await intake.take(each) for each in cut(records, size)]
 
@@ -92,7 +94,7 @@ def truth(said: Iterable[dict[str, Any]]) -> dict[tuple[str, float], tuple[int, 
     return {key: tuple(value) for key, value in sums.items()}  # type: ignore[misc]
 
 
-async def test_every_outcome_is_counted_once_in_each_of_its_series(intake: Intake, pool: Pool):
+async def test_every_outcome_is_counted_once_in_each_of_its_series(intake: OutcomePipeline, pool: Pool):
     said = [outcome(number) for number in range(1000)]
 
     await take(intake, said)
@@ -101,7 +103,9 @@ async def test_every_outcome_is_counted_once_in_each_of_its_series(intake: Intak
     assert await panes(pool) == truth(said)
 
 
-async def test_a_topic_that_is_replayed_from_the_start_changes_nothing_and_says_every_row_again(intake: Intake, pool: Pool):
+async def test_a_topic_that_is_replayed_from_the_start_changes_nothing_and_says_every_row_again(
+    intake: OutcomePipeline, pool: Pool
+):
     said = [outcome(number) for number in range(300)]
     await take(intake, said, size=100)
     before = await pool.fetch("SELECT * FROM fidelity_panes ORDER BY 1, 2, 3, 4")
@@ -114,7 +118,7 @@ async def test_a_topic_that_is_replayed_from_the_start_changes_nothing_and_says_
     assert len(again.rows) == len(before)
 
 
-async def test_a_slice_that_is_half_known_counts_the_other_half(intake: Intake, pool: Pool):
+async def test_a_slice_that_is_half_known_counts_the_other_half(intake: OutcomePipeline, pool: Pool):
     said = [outcome(number) for number in range(150)]
     await take(intake, said[:100], size=100)
 
@@ -125,7 +129,7 @@ async def test_a_slice_that_is_half_known_counts_the_other_half(intake: Intake, 
     assert {found.row.last_offset for found in mixed.rows} == {99, 149}
 
 
-async def test_an_event_that_is_sent_twice_is_a_duplicate(intake: Intake, pool: Pool):
+async def test_an_event_that_is_sent_twice_is_a_duplicate(intake: OutcomePipeline, pool: Pool):
     said = [outcome(1), outcome(2), outcome(1)]
 
     await take(intake, said, size=2)
@@ -135,7 +139,7 @@ async def test_an_event_that_is_sent_twice_is_a_duplicate(intake: Intake, pool: 
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-async def test_a_correction_moves_its_event_whatever_the_cut(intake: Intake, pool: Pool, size: int):
+async def test_a_correction_moves_its_event_whatever_the_cut(intake: OutcomePipeline, pool: Pool, size: int):
     later = (START + timedelta(minutes=7)).isoformat()
     corrected = outcome(1, revision=1, actual_value=3.0, observed_at=later, segment={"region": "north"})
     said = [outcome(1), outcome(2), corrected]
@@ -146,7 +150,7 @@ async def test_a_correction_moves_its_event_whatever_the_cut(intake: Intake, poo
     assert await panes(pool) == truth(said)
 
 
-async def test_a_lower_revision_that_comes_later_is_only_stored(intake: Intake, pool: Pool):
+async def test_a_lower_revision_that_comes_later_is_only_stored(intake: OutcomePipeline, pool: Pool):
     said = [outcome(1, revision=2, actual_value=1.0), outcome(1, revision=1, actual_value=9.0)]
 
     await take(intake, said)
@@ -155,7 +159,7 @@ async def test_a_lower_revision_that_comes_later_is_only_stored(intake: Intake, 
     assert await panes(pool) == truth(said[:1])
 
 
-async def test_a_retraction_leaves_nothing_and_a_later_value_counts_again(intake: Intake, pool: Pool):
+async def test_a_retraction_leaves_nothing_and_a_later_value_counts_again(intake: OutcomePipeline, pool: Pool):
     await take(intake, [outcome(1), outcome(1, revision=1, actual_value=None)])
     assert await panes(pool) == {}
 
@@ -177,7 +181,9 @@ async def test_equal_revisions_with_different_content_are_a_conflict_that_the_di
     assert len(ends) == 1
 
 
-async def test_a_correction_from_another_source_goes_into_the_rows_of_the_source_that_brought_it(intake: Intake, pool: Pool):
+async def test_a_correction_from_another_source_goes_into_the_rows_of_the_source_that_brought_it(
+    intake: OutcomePipeline, pool: Pool
+):
     await take(intake, [outcome(1)])
 
     await take(intake, [outcome(1, revision=1, actual_value=2.0)], partition=1)
@@ -218,7 +224,7 @@ async def test_a_correction_is_not_made_late_by_its_own_time(pool: Pool, size: i
     assert await panes(pool) == truth([moved])
 
 
-async def test_an_outcome_below_the_floor_of_its_line_is_too_late(intake: Intake, pool: Pool):
+async def test_an_outcome_below_the_floor_of_its_line_is_too_late(intake: OutcomePipeline, pool: Pool):
     await pool.execute("UPDATE model_lines SET floor = $1", START + timedelta(minutes=2))
 
     await take(intake, [outcome(60), outcome(130)])
@@ -250,7 +256,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_a_bad_record_is_refused_with_its_reason_and_the_next_one_counts(intake: Intake, pool: Pool, case: str):
+async def test_a_bad_record_is_refused_with_its_reason_and_the_next_one_counts(intake: OutcomePipeline, pool: Pool, case: str):
     value, kind = REFUSED[case]
 
     (taken,) = await take(intake, [value, outcome(2)])
@@ -262,7 +268,7 @@ async def test_a_bad_record_is_refused_with_its_reason_and_the_next_one_counts(i
     assert await fates(pool) == {"counted": 1}
 
 
-async def test_the_elements_of_an_array_stand_alone(intake: Intake, pool: Pool):
+async def test_the_elements_of_an_array_stand_alone(intake: OutcomePipeline, pool: Pool):
     (taken,) = await take(intake, [[outcome(1), {"event_id": 7}, outcome(2)], outcome(3)])
 
     assert taken.fates == {(LINE, "counted"): 3}
@@ -275,7 +281,7 @@ async def test_the_elements_of_an_array_stand_alone(intake: Intake, pool: Pool):
     assert await pool.fetchval("SELECT elements FROM source_positions WHERE partition = 0") == 4
 
 
-async def test_a_jump_in_the_offsets_leaves_a_gap(intake: Intake, pool: Pool):
+async def test_a_jump_in_the_offsets_leaves_a_gap(intake: OutcomePipeline, pool: Pool):
     records = [record(offset, outcome(offset)) for offset in (2, 3, 7)]
 
     for each in cut(records, 2):
@@ -287,7 +293,7 @@ async def test_a_jump_in_the_offsets_leaves_a_gap(intake: Intake, pool: Pool):
     ]
 
 
-async def test_a_record_that_comes_into_a_gap_later_counts(intake: Intake, pool: Pool):
+async def test_a_record_that_comes_into_a_gap_later_counts(intake: OutcomePipeline, pool: Pool):
     (around,) = cut([record(0, outcome(0)), record(2, outcome(2))], 2)
     await intake.take(around)
 
@@ -297,7 +303,7 @@ async def test_a_record_that_comes_into_a_gap_later_counts(intake: Intake, pool:
     assert await panes(pool) == truth(outcome(number) for number in range(3))
 
 
-async def test_outcomes_are_scored_by_the_champion_of_their_time(intake: Intake, pool: Pool):
+async def test_outcomes_are_scored_by_the_champion_of_their_time(intake: OutcomePipeline, pool: Pool):
     await take(intake, [outcome(1)])
     second = make_card("second")
     promoted = await Ledger(pool).promote(LINE, second.model_id, reason="better")
@@ -311,7 +317,7 @@ async def test_outcomes_are_scored_by_the_champion_of_their_time(intake: Intake,
     assert [row[0] for row in rows] == [make_card("first").model_id] * 2 + [second.model_id]
 
 
-async def test_a_correction_inherits_nothing_from_what_it_corrects(intake: Intake, pool: Pool):
+async def test_a_correction_inherits_nothing_from_what_it_corrects(intake: OutcomePipeline, pool: Pool):
     first, second = make_card("first").model_id, make_card("second").model_id
     inside = outcome(1, model_id=str(second), segment={"region": "north"})
     corrected = {name: value for name, value in outcome(1, revision=1, segment={}).items() if not name.endswith("er")}
@@ -333,7 +339,7 @@ async def test_what_is_refused_moves_no_watermark(pool: Pool):
     assert await fates(pool) == {"counted": 2}
 
 
-async def test_a_slice_that_fails_leaves_no_trace(intake: Intake, pool: Pool):
+async def test_a_slice_that_fails_leaves_no_trace(intake: OutcomePipeline, pool: Pool):
     await pool.execute("ALTER TABLE fidelity_panes ADD CONSTRAINT broken CHECK (n < 10)")
     with pytest.raises(asyncpg.CheckViolationError):
         await take(intake, [outcome(number) for number in range(50)])
@@ -354,7 +360,7 @@ async def test_two_sources_that_meet_in_the_same_events_do_not_lock_each_other_o
     assert await panes(pool) == truth(said)
 
 
-async def test_a_slice_holds_its_line_before_it_waits_for_a_head(intake: Intake, pool: Pool):
+async def test_a_slice_holds_its_line_before_it_waits_for_a_head(intake: OutcomePipeline, pool: Pool):
     await take(intake, [outcome(1)])
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     async with transaction(pool) as other:
@@ -368,7 +374,7 @@ async def test_a_slice_holds_its_line_before_it_waits_for_a_head(intake: Intake,
     await taking
 
 
-async def test_cells_split_while_a_pane_holds_many_outcomes_and_windows_do_not_notice(intake: Intake, pool: Pool):
+async def test_cells_split_while_a_pane_holds_many_outcomes_and_windows_do_not_notice(intake: OutcomePipeline, pool: Pool):
     said = [outcome(number, observed_at=(START + timedelta(milliseconds=20 * number)).isoformat()) for number in range(3000)]
 
     await take(intake, said, size=250)
@@ -421,7 +427,7 @@ async def test_any_cut_any_replay_and_any_interleaving_of_sources_end_in_what_ve
         next_up[partition] = max(next_up[partition], min(last, len(records[partition])))
 
     findings = Findings()
-    await audit_books(fresh_database, findings)
+    await recompute(fresh_database, findings)
 
     assert findings.all() == ()
     assert findings.counts["elements"] == sum(len(each) if isinstance(each, list) else 1 for each in mixture(7, 250)) * 2
@@ -448,10 +454,10 @@ async def test_a_row_that_is_removed_is_reported(fresh_database: str, pool: Pool
     records = [record(number + 2 * (number > 3), value) for number, value in enumerate(said)]
     await make_intake(pool, restatement_s=600.0).take(next(iter(cut(records, 10))))
     untouched, touched = Findings(), Findings()
-    await audit_books(fresh_database, untouched)
+    await recompute(fresh_database, untouched)
     assert untouched.all() == ()
 
     assert await pool.execute(TABLES[table], fate) in {"DELETE 1", "UPDATE 1"}
 
-    await audit_books(fresh_database, touched)
+    await recompute(fresh_database, touched)
     assert touched.all()

@@ -16,9 +16,9 @@ from faust.types import TP
 from schemas import OutcomeEvent, SourceId
 from sql import outcome_store as store
 from sql.database import Pool, open_pool, transaction
-from sql.outcome_store import Moved, record_digest
-from streams.kafka.batch_consumer import Start
-from streams.kafka.start_offsets import find_starts
+from sql.outcome_store import PositionUpdate, record_digest
+from streams.kafka.batch_consumer import StartOffset
+from streams.kafka.start_offsets import find_start_offsets
 from streams.kafka.topics import TOPICS, topic_of
 from streams.settings import Settings
 
@@ -74,18 +74,20 @@ async def read_up_to(pool: Pool, bootstrap: str, tp: TP, offset: int) -> None:
     await store.begin_source(pool, source)
     at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
     async with transaction(pool) as connection:
-        await store.move_position(connection, source, Moved(offset, offset + 1, None, at, record_digest(record.key, record.value)))
+        await store.move_position(
+            connection, source, PositionUpdate(offset, offset + 1, None, at, record_digest(record.key, record.value))
+        )
 
 
-async def start_of(pool: Pool, bootstrap: str, tp: TP, committed: int | None) -> Start:
-    return (await find_starts(Settings(kafka_bootstrap=bootstrap), pool, {tp: committed}))[tp]
+async def start_of(pool: Pool, bootstrap: str, tp: TP, committed: int | None) -> StartOffset:
+    return (await find_start_offsets(Settings(kafka_bootstrap=bootstrap), pool, {tp: committed}))[tp]
 
 
 @pytest.mark.parametrize(("committed", "begins"), [(None, 0), (0, 0), (4, 4)])
 async def test_what_postgres_never_heard_of_is_read_from_the_groups_offset_or_the_beginning(
     pool: Pool, kafka_bootstrap: str, tp: TP, committed: int | None, begins: int
 ):
-    assert await start_of(pool, kafka_bootstrap, tp, committed) == Start(begins, 0)
+    assert await start_of(pool, kafka_bootstrap, tp, committed) == StartOffset(begins, 0)
 
 
 @pytest.mark.parametrize(("committed", "begins"), [(None, 6), (9, 6), (6, 6), (2, 2), (0, 0)])
@@ -94,7 +96,7 @@ async def test_the_lower_one_of_position_and_offset_wins(
 ):
     await read_up_to(pool, kafka_bootstrap, tp, 5)
 
-    assert await start_of(pool, kafka_bootstrap, tp, committed) == Start(begins, 0)
+    assert await start_of(pool, kafka_bootstrap, tp, committed) == StartOffset(begins, 0)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ async def test_a_topic_that_was_made_anew_is_another_incarnation_read_from_its_b
     await make(admin, tp)
     await publish(kafka_bootstrap, tp, words, count=count)
 
-    assert await start_of(pool, kafka_bootstrap, tp, 6) == Start(0, 1)
+    assert await start_of(pool, kafka_bootstrap, tp, 6) == StartOffset(0, 1)
     assert await pool.fetchval("SELECT max(incarnation) FROM source_positions") == 1
 
 
@@ -118,7 +120,7 @@ async def test_a_record_of_the_same_time_with_other_content_is_another_incarnati
     await read_up_to(pool, kafka_bootstrap, tp, 5)
     await pool.execute("UPDATE source_positions SET last_digest = $1", record_digest(b"another", None))
 
-    assert await start_of(pool, kafka_bootstrap, tp, 6) == Start(0, 1)
+    assert await start_of(pool, kafka_bootstrap, tp, 6) == StartOffset(0, 1)
 
 
 async def test_a_record_that_fell_to_retention_makes_no_new_incarnation(
@@ -127,7 +129,7 @@ async def test_a_record_that_fell_to_retention_makes_no_new_incarnation(
     await read_up_to(pool, kafka_bootstrap, tp, 5)
     await admin.delete_records({TopicPartition(*tp): RecordsToDelete(before_offset=8)})
 
-    assert await start_of(pool, kafka_bootstrap, tp, 6) == Start(6, 0)
+    assert await start_of(pool, kafka_bootstrap, tp, 6) == StartOffset(6, 0)
 
 
 async def test_a_record_has_the_brokers_time_whatever_its_producer_says(kafka_bootstrap: str, tp: TP):

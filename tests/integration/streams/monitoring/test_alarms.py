@@ -19,9 +19,9 @@ from sql.database import Pool, open_pool, transaction
 from sql.retrain_store import finished_trainings
 from streams.agents.fidelity import _Fidelity
 from streams.monitoring.alarms import Alarms
-from streams.monitoring.drift_detection import Judge
-from streams.monitoring.line_state import LiveLine, load
-from streams.monitoring.window_state import Series
+from streams.monitoring.drift_detection import DriftEvaluator
+from streams.monitoring.line_state import LineState, load_line
+from streams.monitoring.window_state import SeriesKey
 from streams.settings import Settings
 from tests.error_streams import sampled_baseline
 from tests.outcomes import LINE, START, make_card, make_line
@@ -41,7 +41,7 @@ def draw(rng: np.random.Generator, n: int, change: np.ndarray) -> tuple[np.ndarr
 
 BEFORE = draw(np.random.default_rng(0), 20_000, np.ones(LEVELS))
 CARD = make_card().model_copy(update={"baseline": sampled_baseline(BEFORE[0], BEFORE[1].astype(str))})
-WHOLE = Series(CARD.model_id, "all")
+WHOLE = SeriesKey(CARD.model_id, "all")
 SAME, ALL_LARGER, ONE_LARGER = np.ones(LEVELS), np.full(LEVELS, 1.6), np.array([1.0, 1.0, 1.8, *np.ones(LEVELS - 3)])
 
 
@@ -86,13 +86,13 @@ async def tell(pool: Pool, errors: np.ndarray, levels: np.ndarray, *, first: int
     await pool.executemany(f"INSERT INTO fidelity_panes {names} VALUES ({places})", kept)
 
 
-async def found(pool: Pool) -> LiveLine:
+async def found(pool: Pool) -> LineState:
     """The line as somebody who comes anew finds it."""
-    state = next(each for each in await store.line_states(pool) if each.line == LINE)
-    return await load(pool, state, Judge(200, 1e6, {CARD.model_id: CARD}), datetime.now(UTC))
+    state = next(each for each in await store.monitored_lines(pool) if each.line == LINE)
+    return await load_line(pool, state, DriftEvaluator(200, 1e6, {CARD.model_id: CARD}), datetime.now(UTC))
 
 
-async def judged(pool: Pool) -> tuple[LiveLine, Recorder]:
+async def judged(pool: Pool) -> tuple[LineState, Recorder]:
     """The line as somebody who comes anew finds and judges it."""
     line, app = await found(pool), Recorder(pool)
     await Alarms(app).judge(line)
@@ -120,7 +120,7 @@ async def test_segments_with_large_errors_by_nature_are_no_cause_of_alarm(pool):
 async def test_one_segment_that_changed_is_found_and_asks_for_a_retrain_while_the_whole_is_fine(pool):
     await tell(pool, *draw(np.random.default_rng(2), 12_000, ONE_LARGER))
     line, app = await judged(pool)
-    assert Series(CARD.model_id, "region=2") in line.alarmed
+    assert SeriesKey(CARD.model_id, "region=2") in line.alarmed
     assert [event.segment for event in app.of(DriftEvent) if event.state is DriftState.ALARM] == ["region=2"]
     (asked,) = app.of(RetrainEvent)
     assert asked.evidence["segment"] == "region=2"

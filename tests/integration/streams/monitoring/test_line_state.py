@@ -18,22 +18,22 @@ from engine.fidelity.error_sums import figures, total
 from schemas import DriftState, FidelityMetrics, FidelityWindow, SourceId
 from sql import outcome_store, window_store
 from sql.database import Pool, open_pool
-from sql.window_store import LineState, Snapshot, SourceState
+from sql.window_store import MonitoredLine, Snapshot, SourceState
 from streams.agents import fidelity
 from streams.agents.fidelity import _Fidelity
-from streams.ingestion.pipeline import Intake
-from streams.ingestion.scoring_context import Library
+from streams.ingestion.pipeline import OutcomePipeline
+from streams.ingestion.scoring_context import ContextLoader
 from streams.kafka.topics import PARTITIONS
-from streams.monitoring.drift_detection import Judge
-from streams.monitoring.line_state import LiveLine, evidence_before, load, read_series
+from streams.monitoring.drift_detection import DriftEvaluator
+from streams.monitoring.line_state import LineState, evidence_before, load_line, read_series
 from streams.monitoring.restatement_floor import limit_of, raise_floor
-from streams.monitoring.window_state import LineView, Series, Window
+from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 from streams.settings import Settings
 from tests.outcomes import LINE, START, TOPIC, cut, make_card, make_line, outcome, record
 
 PANE_S, WINDOW_S, SOURCES = 60.0, 300.0, 4
-ALL = Series(make_card().model_id, "all")
-JUDGE = Judge(50, 1e6, {make_card().model_id: make_card()})
+ALL = SeriesKey(make_card().model_id, "all")
+JUDGE = DriftEvaluator(50, 1e6, {make_card().model_id: make_card()})
 BEGAN = START.timestamp()
 
 
@@ -49,31 +49,31 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
 
 async def take_in(pool: Pool, numbers: Any, *, first: int = 0, partition: int = 0, **said: Any) -> list[Any]:
     """Take outcomes of these seconds in, and return the rows that are told."""
-    library = Library(pool, None, None)  # type: ignore[arg-type]  # outcomes bring their predictions
-    intake = Intake(pool, library, skew_s=300.0, restatement_s=30 * 86_400.0)
+    library = ContextLoader(pool, None, None)  # type: ignore[arg-type]  # outcomes bring their predictions
+    intake = OutcomePipeline(pool, library, skew_s=300.0, restatement_s=30 * 86_400.0)
     records = [record(first + place, outcome(number, **said), partition=partition) for place, number in enumerate(numbers)]
     done = [await intake.take(each) for each in cut(records, 500)]
     return [found.row for each in done for found in each.rows]
 
 
-async def state(pool: Pool) -> LineState:
-    (found,) = await window_store.line_states(pool)
+async def state(pool: Pool) -> MonitoredLine:
+    (found,) = await window_store.monitored_lines(pool)
     return found
 
 
-async def loaded(pool: Pool) -> LiveLine:
-    return await load(pool, await state(pool), JUDGE, await window_store.clock(pool))
+async def loaded(pool: Pool) -> LineState:
+    return await load_line(pool, await state(pool), JUDGE, await window_store.clock(pool))
 
 
-async def whole(pool: Pool) -> LineView:
+async def whole(pool: Pool) -> WindowState:
     """All that is stored, in one view that forgets nothing."""
-    view = LineView(PANE_S, WINDOW_S)
+    view = WindowState(PANE_S, WINDOW_S)
     for source, found in await window_store.live_rows(pool, LINE, -math.inf):
         view.apply(source, found.row)
     return view
 
 
-def said_of(line: LiveLine, window: Window, status: Any = "final") -> FidelityWindow:
+def said_of(line: LineState, window: WindowKey, status: Any = "final") -> FidelityWindow:
     version, _ = line.view.window(window)
     start = datetime.fromtimestamp(window.start, UTC)
     return FidelityWindow(
@@ -90,7 +90,7 @@ def said_of(line: LiveLine, window: Window, status: Any = "final") -> FidelityWi
     )
 
 
-async def settle(pool: Pool, line: LiveLine, *, below: float = math.inf) -> None:
+async def settle(pool: Pool, line: LineState, *, below: float = math.inf) -> None:
     """What an agent does when windows close."""
     closing = {window for window in line.unsettled if window.start < below}
     events = {window: said_of(line, window) for window in closing}
@@ -148,7 +148,7 @@ async def test_a_late_outcome_restates_windows_that_were_forgotten_and_moves_the
 
     everything = await whole(pool)
     assert {start for _, start in panes} == {BEGAN + 120}
-    changed = {Series(row.model_id, row.segment) for row in late}
+    changed = {SeriesKey(row.model_id, row.segment) for row in late}
     assert line.unsettled == {
         window
         for window in everything.windows()
@@ -163,7 +163,7 @@ async def test_a_late_outcome_restates_windows_that_were_forgotten_and_moves_the
 async def test_whatever_comes_whenever_something_is_forgotten_windows_are_those_of_a_view_that_forgets_nothing(
     pool: Pool, seed: int
 ):
-    rnd, line, everything = random.Random(seed), await loaded(pool), LineView(PANE_S, WINDOW_S)
+    rnd, line, everything = random.Random(seed), await loaded(pool), WindowState(PANE_S, WINDOW_S)
     offsets = [0] * SOURCES
     for step in range(12):
         partition = rnd.randrange(SOURCES)
@@ -232,7 +232,7 @@ async def test_an_alarm_is_judged_by_all_that_is_stored_and_not_by_what_is_held(
 async def test_a_snapshot_is_replaced_by_a_higher_version_only(pool: Pool):
     await take_in(pool, range(60))
     line = await loaded(pool)
-    window = Window(ALL, BEGAN)
+    window = WindowKey(ALL, BEGAN)
     told = said_of(line, window)
 
     for version, n in ((3, 30), (4, 40), (2, 20), (4, 41)):
@@ -251,7 +251,7 @@ class Voice:
         self.pool, self.settings, self.heard, self.is_heard = pool, Settings(grace_s=0.0), 0, False
         self.leaves_after = math.inf
 
-    async def begin_to_say(self, event: FidelityWindow, *, key: str) -> asyncio.Future[None]:
+    async def send_event(self, event: FidelityWindow, *, key: str) -> asyncio.Future[None]:
         sent = asyncio.get_running_loop().create_future()
         if self.is_heard:
             self.heard += 1
@@ -349,7 +349,7 @@ async def test_an_agent_begins_anew_with_every_assignment(pool: Pool):
 async def test_a_snapshot_keeps_every_figure_with_how_sure_it_is(pool: Pool):
     await take_in(pool, range(60))
     line = await loaded(pool)
-    window = Window(ALL, BEGAN)
+    window = WindowKey(ALL, BEGAN)
     said = figures(line.view.window(window)[1], make_card().baseline).model_copy(update={"n_effective": 31.5})
 
     await window_store.save_snapshots(pool, [said_of(line, window).model_copy(update={"metrics": said})])
@@ -370,7 +370,7 @@ async def reach(pool: Pool, at: datetime, *, partitions: int = SOURCES) -> None:
     await pool.execute("UPDATE source_positions SET watermark = $1 WHERE partition < $2", at, partitions)
 
 
-async def settled_hours(pool: Pool, seconds: int) -> LiveLine:
+async def settled_hours(pool: Pool, seconds: int) -> LineState:
     await take_in(pool, range(0, seconds, 10))
     line = await loaded(pool)
     await settle(pool, line)

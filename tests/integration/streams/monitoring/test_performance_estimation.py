@@ -13,9 +13,17 @@ import pytest
 from engine.fidelity.baseline import Unseen, baseline_of
 from sql.database import Pool, open_pool
 from sql.pending_label_store import estimate_of
-from streams.monitoring.performance_estimation import EXPIRE_S, estimate, followed, foresee, is_worse, waiting, weights_of
-from streams.reporting.overview import look
-from streams.reporting.text import weighted_error, windows_as_data, windows_in_words
+from streams.monitoring.performance_estimation import (
+    EXPIRE_S,
+    estimate,
+    estimate_performance,
+    followed,
+    is_worse,
+    pending_labels,
+    weights_of,
+)
+from streams.reporting.overview import read_overview
+from streams.reporting.text import weighted_error, windows_dict, windows_text
 from tests.outcomes import LINE, SPACE, make_card, make_line
 
 NOW = datetime.now(UTC)
@@ -118,19 +126,19 @@ async def report(pool: Pool, simulation: UUID, region: str, *values: float | Non
 async def test_a_shift_of_inputs_is_told_before_any_outcome(pool):
     assert await estimate(pool, CARD) is None
     await ask(pool, asked(800, 2), 2.0)
-    quiet = await foresee(pool, CARD)
+    quiet = await estimate_performance(pool, CARD)
     assert quiet.moved == ()
     assert quiet.mae == pytest.approx(CARD.baseline.mae)
     await ask(pool, asked(2000, 3, decile=1.0), 3.0)
-    shifted = await foresee(pool, CARD)
+    shifted = await estimate_performance(pool, CARD)
     assert shifted.moved == ("decile",)
     assert shifted.mae == pytest.approx(1.5 * CARD.baseline.mae)
     assert is_worse(shifted)
     assert not is_worse(quiet)
     assert await estimate_of(pool, LINE, CARD.model_id) == shifted
-    (line,) = (await look(pool, 200)).lines
-    assert windows_as_data(line)["estimated"]["columns"][0]["name"] == "decile"
-    assert "moved inputs: decile" in windows_in_words(line)
+    (line,) = (await read_overview(pool, 200)).lines
+    assert windows_dict(line)["estimated"]["columns"][0]["name"] == "decile"
+    assert "moved inputs: decile" in windows_text(line)
 
 
 async def test_predictions_are_matured_missing_pending_or_expired(pool):
@@ -139,7 +147,7 @@ async def test_predictions_are_matured_missing_pending_or_expired(pool):
     await simulate(pool, "nobody follows", timedelta(days=1), west=60, east=40)
     await report(pool, young, "west", *[0.5] * 30, None)
     await report(pool, old, "east", *[1.0] * 10)
-    found = waiting(await followed(pool, LINE))
+    found = pending_labels(await followed(pool, LINE))
     assert set(found) == {young, old}
     assert (found[young].matured, found[young].missing, found[young].pending, found[young].expired) == (30, 1, 69, 0)
     assert (found[old].matured, found[old].missing, found[old].pending, found[old].expired) == (10, 0, 0, 90)
@@ -151,5 +159,5 @@ async def test_levels_that_report_rarely_are_weighted_up(pool):
     await report(pool, simulation, "west", *[0.5] * 40)
     await report(pool, simulation, "east", *[2.0] * 10)
     assert weights_of(await followed(pool, LINE), "region") == {"region=west": 0.625, "region=east": 2.5}
-    (line,) = (await look(pool, 200)).lines
+    (line,) = (await read_overview(pool, 200)).lines
     assert weighted_error(line, "region") is None

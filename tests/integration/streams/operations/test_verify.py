@@ -13,14 +13,14 @@ from schemas import FidelityWindow, SourceId
 from schemas.events import SUM_FIELDS
 from sql import audit_store, outcome_store, window_store
 from sql.database import Pool, connect, open_pool
-from streams.ingestion.pipeline import Intake
-from streams.ingestion.scoring_context import Library
-from streams.monitoring.drift_detection import Judge
-from streams.monitoring.line_state import load
+from streams.ingestion.pipeline import OutcomePipeline
+from streams.ingestion.scoring_context import ContextLoader
+from streams.monitoring.drift_detection import DriftEvaluator
+from streams.monitoring.line_state import load_line
 from streams.monitoring.restatement_floor import raise_floor
 from streams.monitoring.window_events import window_event
-from streams.operations.recomputation import Findings, audit_books
-from streams.operations.verify import Windows
+from streams.operations.recomputation import Findings, recompute
+from streams.operations.verify import WindowAudit
 from streams.settings import Settings
 from streams.worker.setup import recomputation as books
 from tests.outcomes import START, TOPIC, cut, make_card, make_line, outcome, record
@@ -36,7 +36,7 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     opened = await open_pool(dsn=fresh_database)
     for partition in range(SOURCES):
         await outcome_store.begin_source(opened, SourceId(topic=TOPIC, partition=partition))
-    intake = Intake(opened, Library(opened, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
+    intake = OutcomePipeline(opened, ContextLoader(opened, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
     said = [outcome(number) for number in range(0, 3600, 40)]
     said += [outcome(3000, revision=2), outcome(3000, revision=1), outcome(3000, revision=2), outcome(7), b"bad", outcome(3590)]
     records = [record(number + 2 * (number > 80), value) for number, value in enumerate(said)]
@@ -49,8 +49,8 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
 
 async def keep_all_windows(pool: Pool) -> None:
     """What the fidelity agent would have done by now."""
-    (state,) = await window_store.line_states(pool)
-    line = await load(pool, state, a_judge(), await window_store.clock(pool))
+    (state,) = await window_store.monitored_lines(pool)
+    line = await load_line(pool, state, a_judge(), await window_store.clock(pool))
     said = [window_event(line, window, closed=True) for window in line.unsettled]
     await window_store.save_snapshots(pool, said)
     line.unsettled.clear()
@@ -59,14 +59,14 @@ async def keep_all_windows(pool: Pool) -> None:
     await pool.execute("UPDATE source_positions SET watermark = NULL WHERE partition > 0")
 
 
-def a_judge() -> Judge:
-    return Judge(50, 1e6, {make_card().model_id: make_card()})
+def a_judge() -> DriftEvaluator:
+    return DriftEvaluator(50, 1e6, {make_card().model_id: make_card()})
 
 
-async def looked_at(dsn: str) -> tuple[Findings, Windows]:
+async def looked_at(dsn: str) -> tuple[Findings, WindowAudit]:
     findings = Findings()
-    found = await audit_books(dsn, findings)
-    windows = Windows(found.windows, found.grids, findings)
+    found = await recompute(dsn, findings)
+    windows = WindowAudit(found.windows, found.grids, findings)
     windows.check_kept(found.snapshots)
     return findings, windows
 
@@ -94,7 +94,7 @@ async def test_what_was_left_alone_agrees(fresh_database: str, pool: Pool):
 
 
 async def test_a_pane_that_an_outcome_left_within_its_slice_is_not_missed(fresh_database: str, pool: Pool):
-    intake = Intake(pool, Library(pool, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
+    intake = OutcomePipeline(pool, ContextLoader(pool, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
     moved = outcome(9000, revision=1, observed_at=(START + timedelta(seconds=9100)).isoformat())
     (taken,) = cut([record(2000, outcome(9000)), record(2001, moved)], 2)
     await intake.take(taken)
@@ -108,7 +108,7 @@ async def test_a_pane_that_an_outcome_left_within_its_slice_is_not_missed(fresh_
 async def test_an_audit_sees_one_moment_though_outcomes_go_on_coming(
     fresh_database: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ):
-    intake = Intake(pool, Library(pool, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
+    intake = OutcomePipeline(pool, ContextLoader(pool, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
     look = books._Books.check_panes
 
     async def take_a_slice_in_and_look(audit: Any) -> None:
@@ -128,7 +128,7 @@ async def test_an_audit_sees_one_moment_though_outcomes_go_on_coming(
 async def test_any_single_row_that_is_removed_is_reported(fresh_database: str, pool: Pool, table: str):
     keys = TABLES[table]
     rows = await pool.fetch(f"SELECT ctid, tableoid FROM {table} ORDER BY {keys}")
-    floor = (await window_store.line_states(pool))[0].floor
+    floor = (await window_store.monitored_lines(pool))[0].floor
     assert floor is not None
     chosen = rows[:: max(len(rows) // 6, 1)]
     connection = await connect(fresh_database)
@@ -221,7 +221,7 @@ async def test_a_snapshot_of_an_older_version_is_only_behind_until_a_newer_one_c
     rows = await pool.fetch("SELECT * FROM fidelity_snapshots WHERE window_start >= $1", START + timedelta(hours=0.9))
     assert all("has a snapshot of version" in why for why in windows.behind.values())
     assert len(rows) == len(windows.behind)
-    lagging = [row for line, _, row in (await audit_books(fresh_database, Findings())).rows if windows.lags(line, row)]
+    lagging = [row for line, _, row in (await recompute(fresh_database, Findings())).rows if windows.lags(line, row)]
     assert lagging
     assert all(datetime.fromtimestamp(row.pane + 300, START.tzinfo) >= START + timedelta(hours=0.9) for row in lagging)
 
@@ -234,7 +234,7 @@ async def test_a_snapshot_of_an_older_version_is_only_behind_until_a_newer_one_c
     assert all("mae of" in mismatch for mismatch in findings.all())
 
 
-async def see(dsn: str, windows: Windows) -> None:
+async def see(dsn: str, windows: WindowAudit) -> None:
     async with audit_store.snapshot(dsn) as connection:
         async for row in audit_store.snapshots(connection):
             windows.see(row)
@@ -242,8 +242,8 @@ async def see(dsn: str, windows: Windows) -> None:
 
 async def test_what_was_said_of_a_window_is_held_against_its_panes(fresh_database: str, pool: Pool):
     findings, windows = await looked_at(fresh_database)
-    (state,) = await window_store.line_states(pool)
-    line = await load(pool, state, a_judge(), await window_store.clock(pool))
+    (state,) = await window_store.monitored_lines(pool)
+    line = await load_line(pool, state, a_judge(), await window_store.clock(pool))
     window = max(line.view.windows())
     event: FidelityWindow = window_event(line, window, closed=False)
     windows.hear(event)
@@ -260,8 +260,8 @@ async def test_what_was_said_of_a_window_is_held_against_its_panes(fresh_databas
 async def test_a_closed_window_without_a_snapshot_lags_whatever_was_said_of_it(fresh_database: str, pool: Pool):
     await pool.execute("DELETE FROM fidelity_snapshots WHERE window_start = $1", START + timedelta(hours=0.9))
     _, windows = await looked_at(fresh_database)
-    (state,) = await window_store.line_states(pool)
-    line = await load(pool, state, a_judge(), await window_store.clock(pool))
+    (state,) = await window_store.monitored_lines(pool)
+    line = await load_line(pool, state, a_judge(), await window_store.clock(pool))
     lagging = {window for _, window in windows.behind}
     assert lagging
 

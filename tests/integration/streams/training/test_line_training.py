@@ -22,10 +22,10 @@ from sql.ledger import Ledger, UnknownModel
 from sql.retrain_store import Limits, enqueue, request, take
 from sql.training_data_store import add_history, training_rows
 from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
-from streams.registry.model_loader import Models
+from streams.registry.model_loader import ModelLoader
 from streams.registry.serialization import write_parts
 from streams.settings import Settings
-from streams.training.line_training import LEARNED_UNTIL, Until, train_line
+from streams.training.line_training import TRAINED_UNTIL_LABEL, TrainingCutoff, train_line
 from streams.training.retraining import Retraining
 from streams.training.training_process import TrainingRefused
 
@@ -56,12 +56,12 @@ async def first(pool, registry, first_model):
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         digest = write_parts(first_model.to_parts(), folder)
-        labels = {LEARNED_UNTIL: str(Until(BEFORE, max(rows["entity_id"])))}
+        labels = {TRAINED_UNTIL_LABEL: str(TrainingCutoff(BEFORE, max(rows["entity_id"])))}
         artifact = registry.save_folder(first_model.card, folder, digest, labels)
     card = first_model.card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id})
     await Ledger(pool).register_model(card, artifact.sha256)
     await Ledger(pool).promote(LINE, card.model_id)
-    registry.crown(LINE, artifact.mlflow_run_id)
+    registry.set_champion_alias(LINE, artifact.mlflow_run_id)
     return card
 
 
@@ -112,7 +112,7 @@ async def accused(pool, first):
 
 
 def steps(pool, registry, settings):
-    return Retraining(pool, registry, Models(pool, registry, size=2).get, settings)
+    return Retraining(pool, registry, ModelLoader(pool, registry, size=2).get, settings)
 
 
 async def test_the_first_model_of_a_line_is_champion_as_it_is(pool, registry, settings):
@@ -131,7 +131,7 @@ async def test_the_first_model_of_a_line_is_champion_as_it_is(pool, registry, se
 
 
 async def test_the_champion_is_read_from_postgres_and_kept_in_memory(pool, registry, first):
-    models = Models(pool, registry, size=1)
+    models = ModelLoader(pool, registry, size=1)
     assert models.ready(first.model_id) is None
     one, other = await asyncio.gather(models.get(first.model_id), models.get(first.model_id))
     assert one is other is models.ready(first.model_id)
@@ -140,7 +140,7 @@ async def test_the_champion_is_read_from_postgres_and_kept_in_memory(pool, regis
 
 async def test_a_model_that_nobody_registered_is_unknown(pool, registry):
     with pytest.raises(UnknownModel):
-        await Models(pool, registry, size=1).get(uuid4())
+        await ModelLoader(pool, registry, size=1).get(uuid4())
 
 
 async def test_the_same_table_again_challenges_nobody(pool, registry, settings, first):
@@ -200,7 +200,7 @@ async def test_a_retrain_on_drift_gives_a_model_whose_fidelity_holds_again(pool,
     assert event.champion == challenger.model.card.model_id
     assert (await request(pool, job.retrain_id)).status == "promoted"
     new_world = table(3000, 50, shifted=True)
-    models, tracker = Models(pool, registry, size=2), FidelityTracker()
+    models, tracker = ModelLoader(pool, registry, size=2), FidelityTracker()
     old, new = await models.get(first.model_id), await models.get(event.champion)
     before, after = fidelity_of(old, new_world), fidelity_of(new, new_world)
     assert tracker.check_drift(before, old.card.baseline)

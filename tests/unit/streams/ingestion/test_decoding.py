@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from schemas import OutcomeEvent
 from schemas.events import canonical_digest
-from streams.ingestion.decoding import _Fields, parse, raw_elements
-from streams.ingestion.outcome_batch import DIGEST_BYTES, Outcomes
+from streams.ingestion.decoding import _Fields, decode, raw_elements
+from streams.ingestion.outcome_batch import DIGEST_BYTES, OutcomeBatch
 from tests.outcomes import START, outcome, record
 
 SKEW_S = 300.0
@@ -107,7 +107,7 @@ def null(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def row_of(outcomes: Outcomes, row: int) -> dict[str, Any]:
+def row_of(outcomes: OutcomeBatch, row: int) -> dict[str, Any]:
     words = outcomes.words_of(row)
     simulation_id, twin_id = outcomes.twins.get(row, (None, None))
     entity = outcomes.entities.get(row)
@@ -152,7 +152,7 @@ def test_reading_by_columns_is_reading_by_the_model(said: list[dict[str, Any]], 
     raws = [raw for each in records for raw in raw_elements(each.value)]
     where = {(0, number) if together else (number, 0): raw for number, raw in enumerate(raws)}
 
-    outcomes, refused = parse(records, SKEW_S)
+    outcomes, refused = decode(records, SKEW_S)
 
     found = dict(zip(zip(outcomes.record.tolist(), outcomes.place.tolist(), strict=True), range(len(outcomes)), strict=True))
     assert sorted([*found, *((each.record, each.place) for each in refused)]) == sorted(where)
@@ -170,7 +170,7 @@ def test_reading_by_columns_is_reading_by_the_model(said: list[dict[str, Any]], 
 
 @given(st.binary(max_size=30) | st.text('[]{}:,"0 1a\\u', max_size=30).map(str.encode))
 def test_every_record_leaves_an_element_whatever_its_bytes(value: bytes):
-    outcomes, refused = parse([record(0, outcome(1)), record(1, value), record(2, outcome(2))], SKEW_S)
+    outcomes, refused = decode([record(0, outcome(1)), record(1, value), record(2, outcome(2))], SKEW_S)
 
     assert outcomes.record.tolist() == [0, 2]
     assert {each.record for each in refused} == {1}
@@ -179,7 +179,7 @@ def test_every_record_leaves_an_element_whatever_its_bytes(value: bytes):
 def test_two_records_are_never_read_as_one():
     whole = json.dumps(outcome(1)).encode()
 
-    outcomes, refused = parse([record(0, whole + b"," + whole), record(1, whole[:20]), record(2, whole[20:])], SKEW_S)
+    outcomes, refused = decode([record(0, whole + b"," + whole), record(1, whole[:20]), record(2, whole[20:])], SKEW_S)
 
     assert len(outcomes) == 0
     assert [each.refusal.kind for each in refused] == ["json"] * 3

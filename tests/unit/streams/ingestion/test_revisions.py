@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from engine.fidelity.error_sums import total
 from schemas.events import SUM_FIELDS
-from sql.outcome_store import Change, Head, Kind, Line
-from streams.ingestion.revisions import Claim, Grid, added, changes, combined, judge
+from sql.outcome_store import Change, Head, Line, OutcomeGroup
+from streams.ingestion.revisions import PaneGrid, Revision, changes_between, changes_of_new_heads, merge_changes, resolve_revisions
 
 LINE = Line("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
 OTHER = Line("hcp:fabhalta:prescribing_change", 1, 300.0, 30.0, 1)
@@ -64,10 +64,10 @@ def in_slices(
     for first in range(0, len(said), size):
         claims = []
         for head, at in said[first : first + size]:
-            claims.append(Claim(head, at, reached))
+            claims.append(Revision(head, at, reached))
             reached = at if reached is None else max(at, reached)
-        judged = judge(claims, heads, LINES, RESTATEMENT_S)
-        for change in changes(heads, judged.heads, LINES):
+        judged = resolve_revisions(claims, heads, LINES, RESTATEMENT_S)
+        for change in changes_between(heads, judged.heads, LINES):
             sums[key_of(change)] = total([sums[key_of(change)], change.sums])
         heads = judged.heads
         fates += judged.fates
@@ -86,7 +86,7 @@ def test_the_cut_does_not_matter(said: list[tuple[Head, float]], size: int):
 @given(st.lists(spoken, max_size=25), st.integers(1, 25))
 def test_sums_are_those_of_the_heads(said: list[tuple[Head, float]], size: int):
     _, heads, sums = in_slices(said, size)
-    expected = {key_of(change): tuple(change.sums) for change in changes({}, heads, LINES) if any(change.sums)}
+    expected = {key_of(change): tuple(change.sums) for change in changes_between({}, heads, LINES) if any(change.sums)}
 
     assert sums == expected
 
@@ -126,7 +126,7 @@ def test_what_lies_below_the_floor_is_too_late():
 def test_the_series_of_a_segment_is_kept_by_whole_panes_and_all_by_cells():
     head, _ = make_claim(1, 0, 1, 95.0, LINE, 4)
 
-    found = changes({}, {head.event_id: head}, LINES)
+    found = changes_between({}, {head.event_id: head}, LINES)
 
     assert [(change.segment, change.pane, change.width_s) for change in found] == [("all", 90.0, 30.0), ("region=1", 60.0, 60.0)]
 
@@ -138,29 +138,29 @@ def test_outcomes_that_are_alone_are_judged_and_added_up_by_columns_as_one_by_on
     alone = list({head.event_id: (head, at) for head, at in said}.values())
     claims, reached = [], begun
     for head, at in alone:
-        claims.append(Claim(head, at, reached))
+        claims.append(Revision(head, at, reached))
         reached = at if reached is None else max(at, reached)
-    judged = judge(claims, {}, LINES, RESTATEMENT_S)
+    judged = resolve_revisions(claims, {}, LINES, RESTATEMENT_S)
 
-    kinds = [Kind(head.line, "", head.model_id, head.segments, None, None) for head, _ in alone]
+    kinds = [OutcomeGroup(head.line, "", head.model_id, head.segments, None, None) for head, _ in alone]
     of = np.arange(len(alone))
-    grid = Grid.of(kinds, of, LINES)
+    grid = PaneGrid.of(kinds, of, LINES)
     watermark = np.array([np.nan if claim.watermark is None else claim.watermark for claim in claims])
     late = grid.settled(np.array([at for _, at in alone]), watermark, RESTATEMENT_S)
     kept = np.array([not gone and head.pane is not None for (head, _), gone in zip(alone, late, strict=True)], dtype=bool)
     cells = np.array([head.pane or 0.0 for head, _ in alone])
     sums = np.array([head.contribution or [0] * len(SUM_FIELDS) for head, _ in alone], dtype=np.int64).reshape(-1, len(SUM_FIELDS))
-    found = added(kinds, of[kept], cells[kept], Grid(*(column[kept] for column in grid)), sums[kept])
+    found = changes_of_new_heads(kinds, of[kept], cells[kept], PaneGrid(*(column[kept] for column in grid)), sums[kept])
 
     assert ["too_late" if gone else "counted" for gone in late] == judged.fates
-    assert sums_of(found) == sums_of(changes({}, judged.heads, LINES))
+    assert sums_of(found) == sums_of(changes_between({}, judged.heads, LINES))
 
 
 @given(st.lists(claims_of(0, LINE), max_size=10), st.lists(claims_of(0, LINE), max_size=10))
 def test_changes_of_one_cell_become_one(some: list[tuple[Head, float]], others: list[tuple[Head, float]]):
-    one, other = (changes({}, {head.event_id: head for head, _ in said}, LINES) for said in (some, others))
+    one, other = (changes_between({}, {head.event_id: head for head, _ in said}, LINES) for said in (some, others))
 
-    both = combined(one, other)
+    both = merge_changes(one, other)
 
     assert len({key_of(change) for change in both}) == len(both)
     assert sums_of(both) == sums_of([*one, *other])

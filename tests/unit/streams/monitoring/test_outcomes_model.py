@@ -20,13 +20,13 @@ from engine.fidelity.error_sums import total
 from schemas import PaneRow
 from schemas.events import SUM_FIELDS
 from sql.outcome_store import Head, Line
-from streams.ingestion.revisions import Claim, changes, judge
-from streams.monitoring.window_state import LineView, Series, Window
+from streams.ingestion.revisions import Revision, changes_between, resolve_revisions
+from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
 MODEL = UUID(int=7)
 LINE = Line("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
 PANE_S, WINDOW_S, CELL_S, RESTATEMENT_S = LINE.pane_s, 180.0, LINE.pane_s / LINE.splits, 300.0
-ALL = Series(MODEL, "all")
+ALL = SeriesKey(MODEL, "all")
 FIRST = Evidence(last_count=20)
 SOURCES = ("outcomes:0:0", "outcomes:1:0")
 Sums = tuple[int, ...]
@@ -102,7 +102,7 @@ class OutcomesOnTheirWay(RuleBasedStateMachine):
         self.said: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
         self.messages: list[tuple[str, PaneRow]] = []
-        self.view = LineView(PANE_S, WINDOW_S)
+        self.view = WindowState(PANE_S, WINDOW_S)
 
     # -- what happens
 
@@ -110,13 +110,13 @@ class OutcomesOnTheirWay(RuleBasedStateMachine):
     def take_a_slice_in(self, source: str, said: list[Word]) -> None:
         offset, claims = self.said[source] + len(said) - 1, []
         for word in said:
-            claims.append(Claim(head_of(word), word.at, self.reached.get(source)))
+            claims.append(Revision(head_of(word), word.at, self.reached.get(source)))
             self.reached[source] = max(self.reached.get(source, word.at), word.at)
             self.truth.hear(source, word)
-        judged = judge(claims, self.heads, {LINE.line: LINE}, RESTATEMENT_S)
+        judged = resolve_revisions(claims, self.heads, {LINE.line: LINE}, RESTATEMENT_S)
         self.said[source] += len(said)
         self.fates.update(judged.fates)
-        for change in changes(self.heads, judged.heads, {LINE.line: LINE}):
+        for change in changes_between(self.heads, judged.heads, {LINE.line: LINE}):
             key = source, change.segment, change.pane, change.width_s
             self.rows[key] = changed(self.rows.get(key), change, offset)
             self.messages.append((source, self.rows[key]))
@@ -146,7 +146,7 @@ class OutcomesOnTheirWay(RuleBasedStateMachine):
 
     @rule()
     def begin_anew(self) -> None:
-        self.view = LineView(PANE_S, WINDOW_S)
+        self.view = WindowState(PANE_S, WINDOW_S)
         for (source, *_), row in self.rows.items():
             self.view.hold(source, row)
 
@@ -183,7 +183,7 @@ class OutcomesOnTheirWay(RuleBasedStateMachine):
     def _apply(self, source: str, row: PaneRow) -> None:
         """As the agent does: what is not held around a row is read before."""
         missing = self.view.unread(row)
-        self.view.admit(Series(row.model_id, row.segment), missing)
+        self.view.admit(SeriesKey(row.model_id, row.segment), missing)
         for (owner, segment, pane, _), stored in self.rows.items():
             if segment == row.segment and pane // PANE_S * PANE_S in missing:
                 self.view.hold(owner, stored)
@@ -191,25 +191,25 @@ class OutcomesOnTheirWay(RuleBasedStateMachine):
         self.view.apply(source, row)
         assert all(self.view.version(window) >= version for window, version in before.items())  # never back
 
-    def _refold(self, series: Series) -> None:
+    def _refold(self, series: SeriesKey) -> None:
         below: defaultdict[tuple[float, float], list[Sums]] = defaultdict(list)
         for (_, segment, pane, width), row in self.rows.items():
             if segment == series.segment and pane < self.view.held_from:
                 below[pane, width].append(row.sums)
         self.view.begin(series, fold([total(below[cell]) for cell in sorted(below)], FIRST), self.view.held_from)
 
-    def _is_whole(self, window: Window) -> bool:
+    def _is_whole(self, window: WindowKey) -> bool:
         return window.start >= self.view.held_from
 
-    def _version(self, window: Window) -> int:
+    def _version(self, window: WindowKey) -> int:
         return sum(row.version for key, row in self.rows.items() if lies_in(key, window))
 
-    def _sums(self, window: Window) -> Sums:
+    def _sums(self, window: WindowKey) -> Sums:
         panes = self.truth.cells(window.series.segment, PANE_S)
         return total([(0,) * len(SUM_FIELDS), *(sums for at, sums in panes.items() if 0 <= at - window.start < WINDOW_S)])
 
 
-def lies_in(key: tuple[str, str, float, float], window: Window) -> bool:
+def lies_in(key: tuple[str, str, float, float], window: WindowKey) -> bool:
     _, segment, pane, _ = key
     return segment == window.series.segment and window.start <= pane < window.start + WINDOW_S
 

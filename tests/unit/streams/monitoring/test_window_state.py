@@ -13,11 +13,11 @@ from engine.fidelity.e_detector import Evidence, fold
 from engine.fidelity.error_sums import total
 from schemas import PaneRow
 from schemas.events import SUM_FIELDS
-from streams.monitoring.window_state import LineView, Series, Window
+from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
 MODEL = UUID(int=7)
 PANE_S, WINDOW_S = 60.0, 180.0
-SERIES = Series(MODEL, "all")
+SERIES = SeriesKey(MODEL, "all")
 FIRST = Evidence(last_count=20)
 
 
@@ -53,13 +53,13 @@ def newest(told: list[tuple[str, PaneRow]]) -> dict[tuple[str, str, float, float
     return kept
 
 
-def shown(view: LineView) -> dict[Window, tuple[int, tuple[int, ...]]]:
+def shown(view: WindowState) -> dict[WindowKey, tuple[int, tuple[int, ...]]]:
     return {window: tuple(view.window(window)) for window in view.windows()}
 
 
 @given(said)
 def test_a_window_is_the_sum_of_the_newest_rows_of_its_panes(told: list[tuple[str, PaneRow]]):
-    view = LineView(PANE_S, WINDOW_S)
+    view = WindowState(PANE_S, WINDOW_S)
     for source, row in told:
         view.apply(source, row)
 
@@ -79,7 +79,7 @@ def test_order_and_repetition_do_not_matter(told: list[tuple[str, int, int]], rn
     made = [(source, make_row(pane, version, n=version * 7)) for source, pane, version in told]
     mixed = [*made, *made[: len(made) // 2]]
     rnd.shuffle(mixed)  # type: ignore[attr-defined]
-    one, other = LineView(PANE_S, WINDOW_S), LineView(PANE_S, WINDOW_S)
+    one, other = WindowState(PANE_S, WINDOW_S), WindowState(PANE_S, WINDOW_S)
     for source, row in made:
         one.apply(source, row)
     for source, row in mixed:
@@ -91,7 +91,7 @@ def test_order_and_repetition_do_not_matter(told: list[tuple[str, int, int]], rn
 
 @given(said)
 def test_evidence_is_that_of_all_cells_in_event_time_whatever_was_looked_at_before(told: list[tuple[str, PaneRow]]):
-    view = LineView(PANE_S, WINDOW_S)
+    view = WindowState(PANE_S, WINDOW_S)
     view.apply("a:0:0", make_row(0, 1, parts=2))
     for source, row in told:
         view.apply(source, row)
@@ -104,9 +104,9 @@ def test_evidence_is_that_of_all_cells_in_event_time_whatever_was_looked_at_befo
     assert view.evidence(SERIES, FIRST) == fold([total(cells[cell]) for cell in sorted(cells)], FIRST)
 
 
-def read_around(view: LineView, stored: dict[tuple[str, str, float, float], PaneRow], row: PaneRow) -> None:
+def read_around(view: WindowState, stored: dict[tuple[str, str, float, float], PaneRow], row: PaneRow) -> None:
     """What an agent does before it applies a row: hold the panes around it that are not held."""
-    series, missing = Series(row.model_id, row.segment), view.unread(row)
+    series, missing = SeriesKey(row.model_id, row.segment), view.unread(row)
     view.admit(series, missing)
     for (source, segment, pane, _), found in stored.items():
         if segment == row.segment and pane // PANE_S * PANE_S in missing:
@@ -115,7 +115,7 @@ def read_around(view: LineView, stored: dict[tuple[str, str, float, float], Pane
 
 @given(said, st.integers(-2, 6), st.integers(0, 60))
 def test_what_is_forgotten_changes_neither_evidence_nor_windows(told: list[tuple[str, PaneRow]], pane: int, n: int):
-    view, rows = LineView(PANE_S, WINDOW_S), [("a:0:0", make_row(6, 1)), *told]
+    view, rows = WindowState(PANE_S, WINDOW_S), [("a:0:0", make_row(6, 1)), *told]
     for source, row in rows:
         view.apply(source, row)
     before, evidence, latest = shown(view), view.evidence(SERIES, FIRST), view.latest(SERIES, n)
@@ -135,7 +135,7 @@ def test_what_is_forgotten_changes_neither_evidence_nor_windows(told: list[tuple
 def test_rows_that_come_for_forgotten_panes_make_the_windows_of_a_view_that_forgot_nothing(
     told: list[tuple[str, PaneRow]], late: list[tuple[str, PaneRow]], pane: int
 ):
-    view, whole = LineView(PANE_S, WINDOW_S), LineView(PANE_S, WINDOW_S)
+    view, whole = WindowState(PANE_S, WINDOW_S), WindowState(PANE_S, WINDOW_S)
     stored: list[tuple[str, PaneRow]] = [("a:0:0", make_row(6, 1)), *told]
     for source, row in stored:
         view.apply(source, row)
@@ -151,7 +151,7 @@ def test_rows_that_come_for_forgotten_panes_make_the_windows_of_a_view_that_forg
 
 
 def test_a_series_whose_forgotten_panes_change_has_to_be_folded_anew():
-    view = LineView(PANE_S, WINDOW_S)
+    view = WindowState(PANE_S, WINDOW_S)
     for pane in range(10):
         view.apply("a:0:0", make_row(pane, 1, n=30))
     view.forget(8 * PANE_S, [], 20, lambda _: FIRST)
@@ -167,27 +167,27 @@ def test_a_series_whose_forgotten_panes_change_has_to_be_folded_anew():
 
 
 def test_the_panes_of_open_windows_and_the_latest_that_hold_enough_are_kept():
-    view = LineView(PANE_S, WINDOW_S)
+    view = WindowState(PANE_S, WINDOW_S)
     for pane in range(20):
         view.apply("a:0:0", make_row(pane, 1, n=5))
 
-    view.forget(18 * PANE_S, [Window(SERIES, 3 * PANE_S)], 40, lambda _: FIRST)
+    view.forget(18 * PANE_S, [WindowKey(SERIES, 3 * PANE_S)], 40, lambda _: FIRST)
 
     held = [pane for pane in range(20) if view.holds("a:0:0", make_row(pane, 1))]
     assert held == [3, 4, 5, *range(12, 20)]
 
 
 def test_a_strictly_older_row_says_nothing_and_an_equal_one_says_its_windows_again():
-    view = LineView(PANE_S, WINDOW_S)
+    view = WindowState(PANE_S, WINDOW_S)
     assert [window.start for window in view.apply("a:0:0", make_row(5, 3))] == [180.0, 240.0, 300.0]
 
     assert view.apply("a:0:0", make_row(5, 2, n=9)) == ()
     assert len(view.apply("a:0:0", make_row(5, 3))) == 3
-    assert view.window(Window(SERIES, 300.0)).version == 3
+    assert view.window(WindowKey(SERIES, 300.0)).version == 3
 
 
 def test_the_latest_panes_are_as_few_as_hold_enough():
-    view = LineView(PANE_S, WINDOW_S)
+    view = WindowState(PANE_S, WINDOW_S)
     for pane, n in ((1, 100), (2, 30), (3, 50), (7, 20)):
         view.apply("a:0:0", make_row(pane, 1, n=n))
 
@@ -197,7 +197,7 @@ def test_the_latest_panes_are_as_few_as_hold_enough():
 
 
 def test_all_panes_are_taken_where_even_they_hold_too_few():
-    view = LineView(PANE_S, WINDOW_S)
+    view = WindowState(PANE_S, WINDOW_S)
     view.apply("a:0:0", make_row(1, 1, n=5))
 
     assert view.latest(SERIES, 200)[2][0] == 5
@@ -205,11 +205,11 @@ def test_all_panes_are_taken_where_even_they_hold_too_few():
 
 @pytest.mark.parametrize(("version", "holds"), [(2, False), (3, True), (1, True)])
 def test_a_row_is_held_when_it_or_a_newer_one_was_applied(version: int, holds: bool):
-    view = LineView(PANE_S, WINDOW_S)
+    view = WindowState(PANE_S, WINDOW_S)
     view.apply("a:0:0", make_row(1, 3 if version != 2 else 1))
 
     assert view.holds("a:0:0", make_row(1, version)) is holds
 
 
 def test_a_view_of_nothing_has_no_windows():
-    assert list(LineView(PANE_S, WINDOW_S, -math.inf).windows()) == []
+    assert list(WindowState(PANE_S, WINDOW_S, -math.inf).windows()) == []

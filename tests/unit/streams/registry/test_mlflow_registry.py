@@ -124,11 +124,11 @@ def test_a_run_that_was_killed_half_way_is_no_registration(registry, model, monk
 
 def test_the_alias_moves_from_champion_to_champion(registry, model, artifact):
     other = registry.save(another(model, "successor"))
-    registry.crown(LINE, artifact.mlflow_run_id)
+    registry.set_champion_alias(LINE, artifact.mlflow_run_id)
     assert registry.champion_run(LINE) == artifact.mlflow_run_id
-    registry.crown(LINE, other.mlflow_run_id)
+    registry.set_champion_alias(LINE, other.mlflow_run_id)
     assert registry.champion_run(LINE) == other.mlflow_run_id
-    registry.crown(LINE, artifact.mlflow_run_id)
+    registry.set_champion_alias(LINE, artifact.mlflow_run_id)
     assert registry.champion_run(LINE) == artifact.mlflow_run_id
 
 

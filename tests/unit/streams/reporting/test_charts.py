@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from streams.reporting.charts import (
     CHART_STYLE,
+    ChartInterval,
+    ChartSeries,
     Curve,
-    Interval,
     Line,
     Mark,
     Place,
-    Series,
     curves_chart,
     intervals_chart,
     series_chart,
@@ -45,7 +45,7 @@ def at_minutes(*minutes: float) -> list[datetime]:
 
 
 def test_an_interval_reaches_from_its_lower_to_its_upper_end_with_the_estimate_between():
-    svg = drawn(intervals_chart([Interval("a", 0.1, 0.0, 0.2, "deploy", "good")], **SAID))
+    svg = drawn(intervals_chart([ChartInterval("a", 0.1, 0.0, 0.2, "deploy", "good")], **SAID))
     (whisker,) = named(svg, "line", "whisker")
     (zero,) = named(svg, "line", "axis")
     (dot,) = svg.iter(f"{SVG}circle")
@@ -55,21 +55,21 @@ def test_an_interval_reaches_from_its_lower_to_its_upper_end_with_the_estimate_b
 
 
 def test_rows_keep_the_order_that_was_given():
-    items = [Interval(name, 0.1, 0.0, 0.2) for name in ("first", "second", "third")]
+    items = [ChartInterval(name, 0.1, 0.0, 0.2) for name in ("first", "second", "third")]
     heights = {text.text: float(text.get("y")) for text in drawn(intervals_chart(items, **SAID)).iter(f"{SVG}text")}
     assert heights["first"] < heights["second"] < heights["third"]
 
 
 def test_verdicts_differ_in_shape_and_not_only_in_colour():
     def shape(tone):
-        svg = drawn(intervals_chart([Interval("a", 0.1, 0.0, 0.2, tone=tone)], **SAID))
+        svg = drawn(intervals_chart([ChartInterval("a", 0.1, 0.0, 0.2, tone=tone)], **SAID))
         return (len(list(svg.iter(f"{SVG}rect"))), len(named(svg, "circle", "ink")), len(named(svg, "circle", "hollow")))
 
     assert {tone: shape(tone) for tone in ("good", "bad", "warn")} == {"good": (0, 1, 0), "bad": (1, 0, 0), "warn": (0, 0, 1)}
 
 
 def test_numbers_are_told_when_a_row_is_pointed_at():
-    svg = drawn(intervals_chart([Interval("email", -0.012, -0.03, 0.004, "do not deploy")], **SAID))
+    svg = drawn(intervals_chart([ChartInterval("email", -0.012, -0.03, 0.004, "do not deploy")], **SAID))
     assert "email: −1.2%, −3.0% to 0.4%. do not deploy" in [title.text for title in svg.iter(f"{SVG}title")]
 
 
@@ -87,19 +87,19 @@ def test_two_charts_on_one_page_have_different_ids():
 
 def test_a_chart_without_anything_to_show_says_so():
     assert words(drawn(series_chart([], **SAID))) == ["nothing to show yet"]
-    assert words(drawn(series_chart([Series("a", at_minutes(1), [None])], **SAID))) == ["nothing to show yet"]
+    assert words(drawn(series_chart([ChartSeries("a", at_minutes(1), [None])], **SAID))) == ["nothing to show yet"]
     assert words(drawn(intervals_chart([], **SAID))) == ["nothing to show yet"]
 
 
 def test_a_missing_value_breaks_the_curve_instead_of_bridging_it():
-    svg = drawn(series_chart([Series("mae", at_minutes(0, 5, 10, 15), [1.0, 2.0, None, 1.5])], **SAID))
+    svg = drawn(series_chart([ChartSeries("mae", at_minutes(0, 5, 10, 15), [1.0, 2.0, None, 1.5])], **SAID))
     curves = named(svg, "polyline", "curve")
     assert [len(curve.get("points").split()) for curve in curves] == [2, 1]
     assert len(list(svg.iter(f"{SVG}circle"))) == 3
 
 
 def test_equal_steps_in_time_and_value_are_equal_steps_on_the_canvas():
-    svg = drawn(series_chart([Series("mae", at_minutes(0, 5, 10), [1.0, 2.0, 3.0])], **SAID))
+    svg = drawn(series_chart([ChartSeries("mae", at_minutes(0, 5, 10), [1.0, 2.0, 3.0])], **SAID))
     (curve,) = named(svg, "polyline", "curve")
     (x1, y1), (x2, y2), (x3, y3) = (tuple(map(float, corner.split(","))) for corner in curve.get("points").split())
     assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)
@@ -108,7 +108,7 @@ def test_equal_steps_in_time_and_value_are_equal_steps_on_the_canvas():
 
 
 def test_a_limit_lies_where_a_point_of_the_same_value_lies():
-    svg = drawn(series_chart([Series("mae", at_minutes(0), [1.0])], lines=[Line(1.0, "limit", "bad")], **SAID))
+    svg = drawn(series_chart([ChartSeries("mae", at_minutes(0), [1.0])], lines=[Line(1.0, "limit", "bad")], **SAID))
     (limit,) = named(svg, "line", "limit")
     (dot,) = svg.iter(f"{SVG}circle")
     assert limit.get("y1") == limit.get("y2") == f"{float(dot.get('cy')):g}"
@@ -117,7 +117,7 @@ def test_a_limit_lies_where_a_point_of_the_same_value_lies():
 
 def test_a_mark_stands_at_its_moment_and_outside_of_the_data_too():
     marks = [Mark(START + timedelta(minutes=5), "shift", "warn"), Mark(START + timedelta(minutes=60), "promoted", "good")]
-    svg = drawn(series_chart([Series("mae", at_minutes(0, 5), [1.0, 2.0])], marks=marks, **SAID))
+    svg = drawn(series_chart([ChartSeries("mae", at_minutes(0, 5), [1.0, 2.0])], marks=marks, **SAID))
     dots = [float(dot.get("cx")) for dot in svg.iter(f"{SVG}circle")]
     (shift, promoted) = (float(line.get("x1")) for line in named(svg, "line", "mark"))
     assert shift == pytest.approx(dots[1], abs=0.1)
@@ -126,7 +126,7 @@ def test_a_mark_stands_at_its_moment_and_outside_of_the_data_too():
 
 def test_names_of_marks_that_would_overlap_stand_in_rows_of_their_own():
     marks = [Mark(at, "retrain asked", "bad") for at in at_minutes(30, 30.5, 31, 59)]
-    svg = drawn(series_chart([Series("mae", at_minutes(0, 60), [1.0, 2.0])], marks=marks, **SAID))
+    svg = drawn(series_chart([ChartSeries("mae", at_minutes(0, 60), [1.0, 2.0])], marks=marks, **SAID))
     heights = [float(text.get("y")) for text in svg.iter(f"{SVG}text") if text.text == "retrain asked"]
     assert len(set(heights[:3])) == 3
     assert heights[3] == min(heights)
@@ -134,20 +134,20 @@ def test_names_of_marks_that_would_overlap_stand_in_rows_of_their_own():
 
 def test_names_of_limits_keep_apart():
     lines = [Line(1.0, "baseline"), Line(1.001, "limit", "bad")]
-    svg = drawn(series_chart([Series("mae", at_minutes(0, 60), [1.0, 2.0])], lines=lines, **SAID))
+    svg = drawn(series_chart([ChartSeries("mae", at_minutes(0, 60), [1.0, 2.0])], lines=lines, **SAID))
     heights = sorted(float(text.get("y")) for text in svg.iter(f"{SVG}text") if text.text in ("baseline", "limit"))
     assert heights[1] - heights[0] >= 12
 
 
 def test_several_series_have_a_legend_and_a_single_one_has_none():
-    both = [Series(name, at_minutes(0, 1), [1.0, 2.0]) for name in ("before", "after")]
+    both = [ChartSeries(name, at_minutes(0, 1), [1.0, 2.0]) for name in ("before", "after")]
     assert {"before", "after"} <= set(words(drawn(series_chart(both, **SAID))))
     assert "before" not in words(drawn(series_chart(both[:1], **SAID)))
 
 
 def test_times_are_shown_in_utc_whatever_their_zone():
     from_elsewhere = [datetime.fromisoformat("2025-03-04T12:00:00+02:00"), datetime.fromisoformat("2025-03-04T14:00:00+02:00")]
-    shown = words(drawn(series_chart([Series("mae", from_elsewhere, [1.0, 2.0])], **SAID)))
+    shown = words(drawn(series_chart([ChartSeries("mae", from_elsewhere, [1.0, 2.0])], **SAID)))
     assert "UTC" in shown
     assert {"10:30", "11:30"} <= set(shown)
     assert "13:00" not in shown
@@ -155,7 +155,7 @@ def test_times_are_shown_in_utc_whatever_their_zone():
 
 def test_words_from_outside_never_become_markup():
     bad = '</title><script>alert("x")</script>&'
-    svg = intervals_chart([Interval(bad, 0.1, 0.0, 0.2, bad)], title=bad, description=bad, lines=[Line(0.1, bad)])
+    svg = intervals_chart([ChartInterval(bad, 0.1, 0.0, 0.2, bad)], title=bad, description=bad, lines=[Line(0.1, bad)])
     assert "<script" not in svg
     assert bad in words(drawn(svg))
 
@@ -187,7 +187,7 @@ def test_ticks_lie_inside_and_are_neither_too_few_nor_too_many(low, length, abou
 )
 def test_everything_that_is_drawn_stays_on_the_canvas(rows):
     times = [START + timedelta(seconds=second) for second, _, _ in rows]
-    svg = drawn(series_chart([Series("a", times, [v for _, v, _ in rows], [m for _, _, m in rows])], **SAID))
+    svg = drawn(series_chart([ChartSeries("a", times, [v for _, v, _ in rows], [m for _, _, m in rows])], **SAID))
     for dot in svg.iter(f"{SVG}circle"):
         assert 0 <= float(dot.get("cx")) <= 760
         assert 0 <= float(dot.get("cy")) <= 250

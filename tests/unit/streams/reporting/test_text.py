@@ -9,12 +9,12 @@ import numpy as np
 from engine.fidelity.drift_rules import Detected, compared, judge
 from engine.fidelity.error_sums import contributions, figures, total
 from schemas import DriftState
-from streams.reporting.overview import LineLook, Window
-from streams.reporting.text import windows_in_words
+from streams.reporting.overview import LineOverview, Window
+from streams.reporting.text import windows_text
 from tests.outcomes import LINE, make_card
 
 
-def a_line(n: int) -> LineLook:
+def a_line(n: int) -> LineOverview:
     """A line whose only window holds ``n`` outcomes, all of them inside their intervals."""
     card, rng = make_card(), np.random.default_rng(1)
     predicted = rng.normal(size=n)
@@ -24,7 +24,7 @@ def a_line(n: int) -> LineLook:
     verdicts = judge(metrics, card.baseline)
     window = Window("all", metrics, DriftState.OK, 0.25, verdicts, compared(verdicts, Detected.NOTHING))
     now = datetime(2026, 3, 1, 12, tzinfo=UTC)
-    return LineLook(LINE, "auto", card, card, (window,), now, 3600.0, (), (), (), None, (), {"all": sums})
+    return LineOverview(LINE, "auto", card, card, (window,), now, 3600.0, (), (), (), None, (), {"all": sums})
 
 
 def test_a_window_is_told_with_how_sure_each_of_its_figures_is():
@@ -32,7 +32,7 @@ def test_a_window_is_told_with_how_sure_each_of_its_figures_is():
     assert line.whole is not None
     low, high = line.whole.metrics.intervals["correlation"]
     errors = line.whole.metrics.standard_errors
-    told = windows_in_words(line)
+    told = windows_text(line)
     assert f"± {errors['mae']:.2g}" in told
     assert f"all: RMSE ± {errors['rmse']:.2g}, bias ± {errors['bias']:.2g}" in told
     assert f"correlation {low:.2f} to {high:.2f} at 95 %, coverage 99.0% to 100.0% at 95 %" in told
@@ -40,7 +40,7 @@ def test_a_window_is_told_with_how_sure_each_of_its_figures_is():
 
 
 def test_a_single_outcome_is_told_without_errors_that_it_cannot_have():
-    told = windows_in_words(a_line(1))
+    told = windows_text(a_line(1))
     assert "± -" in told
     assert "correlation" not in told
     assert "the rule cannot speak yet: 1 outcomes are too few to judge, 200 are needed" in told

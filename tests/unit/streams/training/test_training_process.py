@@ -18,7 +18,7 @@ import pytest
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import Brand, TwinType
-from streams.training.training_process import Lesson, TrainingFailed, TrainingRefused, _storable, learned_apart
+from streams.training.training_process import TrainingFailed, TrainingRefused, TrainingSpec, _storable, train_in_subprocess
 
 TARGET = "prescribing_change"
 
@@ -35,7 +35,7 @@ def table(n=1000):
 
 
 def lesson(**said):
-    return Lesson(twin_type=TwinType.HCP, brand=Brand.KISQALI, target=TARGET, n_jobs=1, **said)
+    return TrainingSpec(twin_type=TwinType.HCP, brand=Brand.KISQALI, target=TARGET, n_jobs=1, **said)
 
 
 def trainings(scratch):
@@ -55,7 +55,7 @@ async def begun(scratch):
 
 
 async def learn(frame, **said):
-    async with learned_apart(lesson(**said), frame) as learned:
+    async with train_in_subprocess(lesson(**said), frame) as learned:
         return learned.model
 
 

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.metrics import SIMULATIONS
-from streams.retries import working
-from streams.web.health import Pulse, make_site, serving
+from streams.retries import track_unfinished
+from streams.web.health import HealthProbe, health_app, serve_app
 
 
 @dataclass
@@ -31,8 +31,8 @@ def state() -> State:
 
 @pytest.fixture
 async def get(state: State) -> AsyncIterator:
-    pulse = Pulse(state.role, unready=lambda: state.unready, last_poll_s=lambda: state.poll_s, stuck_s=60.0)
-    async with serving(make_site(pulse), "127.0.0.1", 0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+    pulse = HealthProbe(state.role, unready=lambda: state.unready, last_poll_s=lambda: state.poll_s, stuck_s=60.0)
+    async with serve_app(health_app(pulse), "127.0.0.1", 0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
 
         async def ask(path: str) -> tuple[int, str]:
             async with session.get(path) as reply:
@@ -72,10 +72,10 @@ async def test_a_role_that_asks_kafka_no_longer_is_not_alive(get, state):
 
 async def test_a_role_that_sits_on_one_event_for_too_long_is_not_alive(state):
     state.poll_s = None
-    pulse = Pulse(state.role, unready=lambda: None, last_poll_s=lambda: state.poll_s, stuck_s=1e-9)
-    async with serving(make_site(pulse), "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
+    pulse = HealthProbe(state.role, unready=lambda: None, last_poll_s=lambda: state.poll_s, stuck_s=1e-9)
+    async with serve_app(health_app(pulse), "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
         health = f"http://127.0.0.1:{port}/health"
-        with working(state):
+        with track_unfinished(state):
             async with session.get(health) as reply:
                 assert reply.status == 503
                 assert (await reply.json())["alive"] is False
@@ -88,7 +88,7 @@ async def test_nothing_else_is_served(get):
 
 
 async def test_a_port_that_is_taken_is_refused_with_the_setting_that_moves_it(get, state):
-    pulse = Pulse("outcomes", unready=lambda: None, last_poll_s=lambda: None, stuck_s=60.0)
+    pulse = HealthProbe("outcomes", unready=lambda: None, last_poll_s=lambda: None, stuck_s=60.0)
     with pytest.raises(OSError, match="TWIN_WEB_PORT"):
-        async with serving(make_site(pulse), "127.0.0.1", get.port):
+        async with serve_app(health_app(pulse), "127.0.0.1", get.port):
             pass
