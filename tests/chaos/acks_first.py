@@ -16,11 +16,11 @@ from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import StartOffset
 from streams.retries import retry_transient
 from streams.settings import Role, Settings
-from streams.worker.supervisor import bootstrap as role
+from streams.worker import bootstrap as role
 
 LATE_S = 2.0
 
-app_of = role.app_of
+build_app = role.build_app
 taking: set[asyncio.Task[None]] = set()
 
 
@@ -38,7 +38,7 @@ async def _take(work: Callable[[], Awaitable[None]]) -> None:
 
 def trusting_app_of(name: Role, settings: Settings) -> TwinApp:
     """The app, which begins where the group stopped."""
-    app = app_of(name, settings)
+    app = build_app(name, settings)
     exact = app.find_starts
 
     async def find_starts(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
@@ -50,6 +50,6 @@ def trusting_app_of(name: Role, settings: Settings) -> TwinApp:
 
 
 if __name__ == "__main__":
-    outcomes.settle = settle_later  # type: ignore[assignment]  # wrong on purpose
-    role.app_of = trusting_app_of
-    asyncio.run(role.play("outcomes", Settings(), asyncio.Event()))
+    outcomes.process_event = settle_later  # type: ignore[assignment]  # wrong on purpose
+    role.build_app = trusting_app_of
+    asyncio.run(role.run_role("outcomes", Settings(), asyncio.Event()))

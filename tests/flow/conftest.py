@@ -24,8 +24,8 @@ from engine.twins.twin_model import TwinModel
 from schemas import Brand, Event, ModelEvent, TwinType
 from sql.database import Pool, open_pool
 from sql.ledger import Artifact, Ledger
-from streams.cli.main import main as cli
-from streams.cli.main import output as terminal
+from streams.cli import main as cli
+from streams.cli import output as terminal
 from streams.client.twin_client import TwinClient
 from streams.kafka.topics import DEAD_LETTERS, TOPICS, create_topics, topic_of
 from streams.registry.mlflow_registry import MlflowRegistry, prepare_store

@@ -41,7 +41,7 @@ def test_every_request_is_answered_and_the_one_that_nobody_fits_is_rejected_with
 
 
 def test_the_injected_shift_leads_to_one_retrain_that_names_the_rule_and_to_a_promotion(report: DemoReport) -> None:
-    line = report.journey.look
+    line = report.journey.line_overview
     assert line is not None
     accused = [retrain for retrain in line.retrains if retrain.model_id == report.journey.first.model_id]
     trained = [retrain for retrain in accused if retrain.status != "stale"]

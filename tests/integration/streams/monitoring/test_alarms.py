@@ -53,7 +53,7 @@ class Recorder:
         self.settings = Settings()
         self.said: list[Any] = []
 
-    async def say(self, event: Any, key: str) -> None:
+    async def publish(self, event: Any, key: str) -> None:
         assert key == LINE
         self.said.append(event)
 
@@ -202,7 +202,7 @@ async def test_a_state_of_alarm_takes_a_rule_that_fires_on_the_stored_rows(pool)
 class Mute(Recorder):
     """No broker takes what it says."""
 
-    async def say(self, event: Any, key: str) -> None:
+    async def publish(self, event: Any, key: str) -> None:
         raise KafkaConnectionError(f"{event} for {key}")
 
 

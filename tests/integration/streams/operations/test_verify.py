@@ -19,10 +19,10 @@ from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_state import load_line
 from streams.monitoring.restatement_floor import raise_floor
 from streams.monitoring.window_events import window_event
+from streams.operations import recomputation as books
 from streams.operations.recomputation import Findings, recompute
 from streams.operations.verify import WindowAudit
 from streams.settings import Settings
-from streams.worker.setup import recomputation as books
 from tests.outcomes import START, TOPIC, cut, make_card, make_line, outcome, record
 
 SOURCES = 4
