@@ -14,17 +14,17 @@ from sql.outcome_store import ROW
 
 __all__ = [
     "Rows",
-    "claims",
-    "clock",
-    "copies",
-    "coverage",
+    "count_copies",
+    "counted_revisions",
     "detector_floors",
     "heads",
     "line_grids",
     "panes",
     "positions",
     "snapshot",
+    "snapshot_time",
     "snapshots",
+    "source_coverage",
 ]
 
 Rows = AsyncIterator[asyncpg.Record]
@@ -93,12 +93,12 @@ def positions(connection: Connection) -> Rows:
     return _rows(connection, _POSITIONS)
 
 
-def coverage(connection: Connection) -> Rows:
+def source_coverage(connection: Connection) -> Rows:
     """Every source, as far as its rows say that it was read."""
     return _rows(connection, _COVERAGE)
 
 
-def claims(connection: Connection) -> Rows:
+def counted_revisions(connection: Connection) -> Rows:
     """Outcomes that are, or once were, the newest of their event, in the order in which they became it."""
     return _rows(connection, _CLAIMS)
 
@@ -123,12 +123,12 @@ def detector_floors(connection: Connection) -> Rows:
     return _rows(connection, "SELECT line, model_id, segment, floor FROM detector_floors")
 
 
-async def copies(connection: Connection) -> int:
+async def count_copies(connection: Connection) -> int:
     """How many refusals have a copy on the topic of dead letters."""
     return int(await connection.fetchval("SELECT count(*) FROM refused_records WHERE sent_at IS NOT NULL"))
 
 
-async def clock(connection: Connection) -> datetime:
+async def snapshot_time(connection: Connection) -> datetime:
     """The time of the snapshot."""
     now: datetime = await connection.fetchval("SELECT now()")
     return now

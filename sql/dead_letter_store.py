@@ -17,25 +17,25 @@ from sql.database import Database
 __all__ = [
     "AmbiguousId",
     "Headers",
+    "NewReplay",
+    "PastReplay",
     "RefusalQuery",
-    "Refused",
-    "ReplayHistory",
-    "Replayed",
+    "RefusedRecord",
     "UnknownRefusal",
     "add_refused",
+    "add_refused_once",
+    "add_replays",
+    "count_refused",
     "find_refused",
-    "keep_refused",
+    "list_refused",
     "mark_refused_sent",
-    "note_replays",
-    "packed",
+    "pack_headers",
     "refusal_id",
-    "refused_among",
-    "refused_since",
-    "refused_within",
+    "refused_in_range",
     "replay_history",
-    "summary",
-    "unpacked",
-    "unsent_refused",
+    "unpack_headers",
+    "unsent_refused_before",
+    "unsent_refused_since",
 ]
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -52,7 +52,7 @@ class AmbiguousId(LookupError):
     """Several refused records have ids that begin like this."""
 
 
-class Refused(NamedTuple):
+class RefusedRecord(NamedTuple):
     """A record, or an element of its array, and why it was not taken."""
 
     refusal_id: UUID
@@ -74,7 +74,7 @@ def refusal_id(source: SourceId, offset: int, at: datetime) -> UUID:
     return uuid5(_NAMESPACE, f"{source}:{offset}:{at.isoformat()}")
 
 
-def packed(headers: Iterable[tuple[str, bytes | None]]) -> str:
+def pack_headers(headers: Iterable[tuple[str, bytes | None]]) -> str:
     """Headers as JSON.
 
     Example:
@@ -84,8 +84,8 @@ def packed(headers: Iterable[tuple[str, bytes | None]]) -> str:
     return json.dumps([(name, None if value is None else base64.b64encode(value).decode()) for name, value in headers])
 
 
-def unpacked(headers: Iterable[tuple[str, str | None]]) -> Headers:
-    """What :func:`packed` has packed."""
+def unpack_headers(headers: Iterable[tuple[str, str | None]]) -> Headers:
+    """What :func:`pack_headers` has packed."""
     return [(name, None if text is None else base64.b64decode(text)) for name, text in headers]
 
 
@@ -98,7 +98,7 @@ FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[],
      AS r (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception)"""
 
 
-async def add_refused(database: Database, source: SourceId, refused: Sequence[Refused]) -> None:
+async def add_refused(database: Database, source: SourceId, refused: Sequence[RefusedRecord]) -> None:
     """Store what was refused of a source.
 
     Raises:
@@ -108,13 +108,13 @@ async def add_refused(database: Database, source: SourceId, refused: Sequence[Re
         await database.execute(_ADD, *_columns(refused), str(source), source.topic, source.partition)
 
 
-async def keep_refused(database: Database, refused: Refused) -> None:
+async def add_refused_once(database: Database, refused: RefusedRecord) -> None:
     """Store a refused record; the same one again is stored once."""
     source = refused.source
     await database.execute(f"{_ADD} ON CONFLICT DO NOTHING", *_columns([refused]), str(source), source.topic, source.partition)
 
 
-def _columns(refused: Iterable[Refused]) -> list[list[Any]]:
+def _columns(refused: Iterable[RefusedRecord]) -> list[list[Any]]:
     rows = [
         (
             each.refusal_id,
@@ -123,7 +123,7 @@ def _columns(refused: Iterable[Refused]) -> list[list[Any]]:
             each.at,
             each.key,
             each.value,
-            packed(each.headers),
+            pack_headers(each.headers),
             each.kind,
             each.reason,
             each.exception,
@@ -144,19 +144,19 @@ _COLUMNS = "refusal_id, source, source_offset, element, tracked_at, key, value, 
 _SELECT = f"SELECT {_COLUMNS} FROM refused_records"  # noqa: S608  # names of columns
 
 
-async def refused_since(database: Database, source: SourceId, offset: int) -> list[Refused]:
+async def unsent_refused_since(database: Database, source: SourceId, offset: int) -> list[RefusedRecord]:
     """The source's refusals from this offset on whose copy was not sent yet."""
     return await _fetch(database, f"{_SELECT} WHERE source = $1 AND source_offset >= $2 AND sent_at IS NULL", str(source), offset)
 
 
-async def unsent_refused(database: Database, before: datetime, limit: int) -> list[Refused]:
+async def unsent_refused_before(database: Database, before: datetime, limit: int) -> list[RefusedRecord]:
     """Refusals older than ``before`` whose copy was not sent, the oldest first."""
     return await _fetch(
         database, f"{_SELECT} WHERE sent_at IS NULL AND refused_at < $1 ORDER BY refused_at LIMIT $2", before, limit
     )
 
 
-async def refused_within(database: Database, source: str, first: int, end: int) -> list[Refused]:
+async def refused_in_range(database: Database, source: str, first: int, end: int) -> list[RefusedRecord]:
     """Refusals of a source with offsets from ``first`` to before ``end``, in their order."""
     within = "WHERE source = $1 AND source_offset >= $2 AND source_offset < $3 ORDER BY source_offset, element"
     return await _fetch(database, f"{_SELECT} {within}", source, first, end)
@@ -175,7 +175,7 @@ WHERE ($1::text IS NULL OR topic = $1) AND ($2::text IS NULL OR kind = $2)
   AND (NOT $3 OR NOT EXISTS (SELECT FROM refused_replays p WHERE p.refusal_id = refused_records.refusal_id))"""
 
 
-async def refused_among(database: Database, wanted: RefusalQuery, limit: int) -> list[Refused]:
+async def list_refused(database: Database, wanted: RefusalQuery, limit: int) -> list[RefusedRecord]:
     """The newest of those that are asked for, the newest first."""
     return await _fetch(database, f"{_SELECT} {_WHERE} ORDER BY refused_at DESC, refusal_id LIMIT $4", *wanted, limit)
 
@@ -185,7 +185,7 @@ SELECT topic, kind, count(*) AS count, max(refused_at) AS newest FROM refused_re
 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"""  # noqa: S608  # the condition above
 
 
-async def summary(database: Database, wanted: RefusalQuery) -> list[dict[str, Any]]:
+async def count_refused(database: Database, wanted: RefusalQuery) -> list[dict[str, Any]]:
     """How many there are of each topic and kind, the most first."""
     return [dict(row) for row in await database.fetch(_SUMMARY, *wanted)]
 
@@ -193,7 +193,7 @@ async def summary(database: Database, wanted: RefusalQuery) -> list[dict[str, An
 _BY_ID = f"{_SELECT} WHERE refusal_id::text LIKE $1 || '%' LIMIT 2"
 
 
-async def find_refused(database: Database, begins: str) -> Refused:
+async def find_refused(database: Database, begins: str) -> RefusedRecord:
     """The refused record whose id begins with these characters.
 
     Raises:
@@ -209,7 +209,7 @@ async def find_refused(database: Database, begins: str) -> Refused:
     return found[0]
 
 
-class Replayed(NamedTuple):
+class NewReplay(NamedTuple):
     """A refused record that was published again: as which record, by whom, and with which change."""
 
     refusal_id: UUID
@@ -225,12 +225,12 @@ INSERT INTO refused_replays (refusal_id, topic, partition, source_offset, replay
 ON CONFLICT DO NOTHING"""
 
 
-async def note_replays(database: Database, replayed: Iterable[Replayed]) -> None:
+async def add_replays(database: Database, replayed: Iterable[NewReplay]) -> None:
     """Mark refused records as replayed."""
     await database.executemany(_NOTE, replayed)
 
 
-class ReplayHistory(NamedTuple):
+class PastReplay(NamedTuple):
     """One replay of a refused record, and what came of it: a fate of outcomes, the kind of a new refusal, or null so far."""
 
     refusal_id: UUID
@@ -259,18 +259,18 @@ SELECT p.refusal_id, p.topic, p.partition, p.source_offset AS offset, p.replayed
 FROM refused_replays p WHERE p.refusal_id = ANY($1) ORDER BY p.replayed_at"""
 
 
-async def replay_history(database: Database, ids: Iterable[UUID]) -> list[ReplayHistory]:
+async def replay_history(database: Database, ids: Iterable[UUID]) -> list[PastReplay]:
     """Every replay of these, the oldest first."""
-    return [ReplayHistory(**row) for row in await database.fetch(_PASTS, list(ids))]
+    return [PastReplay(**row) for row in await database.fetch(_PASTS, list(ids))]
 
 
-async def _fetch(database: Database, statement: str, *arguments: Any) -> list[Refused]:
+async def _fetch(database: Database, statement: str, *arguments: Any) -> list[RefusedRecord]:
     return [_refused(row) for row in await database.fetch(statement, *arguments)]
 
 
-def _refused(row: asyncpg.Record) -> Refused:
+def _refused(row: asyncpg.Record) -> RefusedRecord:
     source_topic, partition, incarnation = row["source"].rsplit(":", 2)
-    return Refused(
+    return RefusedRecord(
         refusal_id=row["refusal_id"],
         source=SourceId(topic=source_topic, partition=int(partition), incarnation=int(incarnation)),
         offset=row["source_offset"],
@@ -278,7 +278,7 @@ def _refused(row: asyncpg.Record) -> Refused:
         at=row["tracked_at"],
         key=row["key"],
         value=row["value"],
-        headers=unpacked(row["headers"]),
+        headers=unpack_headers(row["headers"]),
         kind=row["kind"],
         reason=row["reason"],
         exception=row["exception"],

@@ -8,7 +8,14 @@ from uuid import UUID, uuid4
 
 from sql.database import Database
 
-__all__ = ["OffsetRange", "begin_suppression", "extend_suppression", "is_suppressed", "known_experiments", "stored_outcomes"]
+__all__ = [
+    "OffsetRange",
+    "begin_suppression",
+    "count_stored_outcomes",
+    "existing_experiments",
+    "extend_suppression",
+    "is_suppressed",
+]
 
 
 class OffsetRange(NamedTuple):
@@ -26,12 +33,12 @@ class OffsetRange(NamedTuple):
 _STORED = "SELECT count(*) FROM fidelity_tracking WHERE source = $1 AND source_offset >= $2 AND source_offset < $3"
 
 
-async def stored_outcomes(database: Database, source: str, stretch: OffsetRange) -> int:
+async def count_stored_outcomes(database: Database, source: str, stretch: OffsetRange) -> int:
     """Outcomes of the stretch that are stored, whatever their fate."""
     return int(await database.fetchval(_STORED, source, stretch.first, stretch.end) or 0)
 
 
-async def known_experiments(database: Database, ids: Iterable[str]) -> set[str]:
+async def existing_experiments(database: Database, ids: Iterable[str]) -> set[str]:
     """Those of the experiments that were learned from."""
     rows = await database.fetch("SELECT experiment_id FROM experiments WHERE experiment_id = ANY($1)", list(ids))
     return {row[0] for row in rows}

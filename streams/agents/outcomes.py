@@ -15,7 +15,7 @@ from faust.types import TP
 
 from schemas import FidelityErrors, OutcomeEvent, PaneRow, SourceId
 from sql import outcome_store as store
-from sql.dead_letter_store import refused_since, unsent_refused
+from sql.dead_letter_store import unsent_refused_before, unsent_refused_since
 from streams.ingestion.pipeline import IngestResult, OutcomePipeline
 from streams.ingestion.scoring_context import ContextLoader, FindSimulation, LoadModel
 from streams.kafka.app import TwinApp
@@ -118,7 +118,7 @@ class _Outcomes:
             done = await self._intake.store(ready)
         stored.set()
         await self._say_rows(done)
-        refused = await refused_since(self._app.pool, done.source, taken.first_offset) if done.replayed else done.refused
+        refused = await unsent_refused_since(self._app.pool, done.source, taken.first_offset) if done.replayed else done.refused
         await publish_dead_letters(self._app, refused)
         if self._reached.get(done.source, _NOWHERE).next_offset <= taken.last_offset:
             self._reached[done.source] = _Reached(done.watermark, taken.last_offset + 1)
@@ -175,7 +175,7 @@ class _Outcomes:
 
     async def _sweep(self) -> None:
         due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
-        await publish_dead_letters(self._app, await unsent_refused(self._app.pool, due, _SWEPT_AT_ONCE))
+        await publish_dead_letters(self._app, await unsent_refused_before(self._app.pool, due, _SWEPT_AT_ONCE))
 
 
 async def _fail(error: Exception) -> None:

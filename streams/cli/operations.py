@@ -11,20 +11,20 @@ from uuid import UUID
 import click
 
 from sql.database import Pool
-from sql.dead_letter_store import RefusalQuery, Refused, find_refused, refused_among, summary
+from sql.dead_letter_store import RefusalQuery, RefusedRecord, count_refused, find_refused, list_refused
 from streams.cli.output import answer, as_json_option, say, with_pool
 from streams.kafka.asyncapi import asyncapi_document, write_schemas
 from streams.operations.dead_letter_replay import (
-    Fix,
-    Letter,
-    Sent,
-    Skipped,
-    assignment,
+    Correction,
+    DeadLetter,
+    SentReplay,
+    SkippedReplay,
+    dead_letter_dict,
     dead_letter_text,
     dead_letters_table,
-    replay_letters,
-    shown,
-    with_pasts,
+    parse_assignment,
+    replay_dead_letters,
+    with_replay_history,
 )
 from streams.settings import Settings
 
@@ -56,14 +56,18 @@ def list_letters(topic: str | None, kind: str | None, limit: int, *, waiting: bo
     """The newest refused records, and how many there are of each kind."""
     wanted = RefusalQuery(topic, kind, waiting)
 
-    async def look(_: Settings, pool: Pool) -> tuple[list[dict[str, Any]], list[Letter]]:
-        return await summary(pool, wanted), await with_pasts(pool, await refused_among(pool, wanted, limit))
+    async def look(_: Settings, pool: Pool) -> tuple[list[dict[str, Any]], list[DeadLetter]]:
+        return await count_refused(pool, wanted), await with_replay_history(pool, await list_refused(pool, wanted, limit))
 
     counts, letters = with_pool(look)
-    answer({"counts": counts, "letters": [shown(letter) for letter in letters]}, lambda: _listed(counts, letters), as_json=as_json)
+    answer(
+        {"counts": counts, "letters": [dead_letter_dict(letter) for letter in letters]},
+        lambda: _listed(counts, letters),
+        as_json=as_json,
+    )
 
 
-def _listed(counts: list[dict[str, Any]], letters: list[Letter]) -> str:
+def _listed(counts: list[dict[str, Any]], letters: list[DeadLetter]) -> str:
     if not counts:
         return "nothing was refused"
     total = [f"{each['count']:,} {each['kind']} on {each['topic']}" for each in counts]
@@ -80,7 +84,7 @@ def show(refusal_id: str, *, raw: bool, as_json: bool) -> None:
     if raw:
         click.get_binary_stream("stdout").write(letter.refused.value or b"")
     else:
-        answer(shown(letter), lambda: dead_letter_text(letter), as_json=as_json)
+        answer(dead_letter_dict(letter), lambda: dead_letter_text(letter), as_json=as_json)
 
 
 @dlq.command("replay")
@@ -111,16 +115,20 @@ def replay_refused(
         raise click.UsageError("name refused records, or choose them by --topic or --kind")
     if file is not None and len(ids) != 1:
         raise click.UsageError("--value is the value of one refused record: name it")
-    fix = Fix(dict(map(assignment, sets)), drops, file.read() if file else None)
+    fix = Correction(dict(map(parse_assignment, sets)), drops, file.read() if file else None)
     wanted = RefusalQuery(topic, kind, waiting=True)
 
-    async def replay(at: Settings, pool: Pool) -> tuple[list[Sent], list[Skipped], list[Letter]]:
-        chosen = [await find_refused(pool, each) for each in ids] if ids else await refused_among(pool, wanted, _MOST_AT_ONCE)
-        sent, skipped = await replay_letters(at, pool, chosen, fix, dry_run=dry_run)
-        return sent, skipped, await with_pasts(pool, [each.refused for each in sent], wait=not dry_run)
+    async def replay(at: Settings, pool: Pool) -> tuple[list[SentReplay], list[SkippedReplay], list[DeadLetter]]:
+        chosen = [await find_refused(pool, each) for each in ids] if ids else await list_refused(pool, wanted, _MOST_AT_ONCE)
+        sent, skipped = await replay_dead_letters(at, pool, chosen, fix, dry_run=dry_run)
+        return sent, skipped, await with_replay_history(pool, [each.refused for each in sent], wait=not dry_run)
 
     sent, skipped, letters = with_pool(replay)
-    told = {"replayed": [shown(letter) for letter in letters], "skipped": [_skipped(each) for each in skipped], "dry_run": dry_run}
+    told = {
+        "replayed": [dead_letter_dict(letter) for letter in letters],
+        "skipped": [_skipped(each) for each in skipped],
+        "dry_run": dry_run,
+    }
     answer(told, lambda: _replayed(sent, skipped, letters, dry_run=dry_run), as_json=as_json)
     for each in skipped if not as_json else ():
         say(f"twinstream: {str(each.refused.refusal_id)[:8]} stays: {each.reason}")
@@ -128,11 +136,11 @@ def replay_refused(
         sys.exit(1)
 
 
-def _skipped(each: Skipped) -> dict[str, Any]:
+def _skipped(each: SkippedReplay) -> dict[str, Any]:
     return {"refusal_id": str(each.refused.refusal_id), "reason": each.reason}
 
 
-def _replayed(sent: list[Sent], skipped: list[Skipped], letters: list[Letter], *, dry_run: bool) -> str:
+def _replayed(sent: list[SentReplay], skipped: list[SkippedReplay], letters: list[DeadLetter], *, dry_run: bool) -> str:
     if dry_run:
         lines = [f"{str(each.refused.refusal_id)[:8]} would be replayed as {each.value.decode(errors='replace')}" for each in sent]
         return "\n".join([*lines, f"{len(sent):,} would be replayed, {len(skipped):,} would stay"])
@@ -140,14 +148,14 @@ def _replayed(sent: list[Sent], skipped: list[Skipped], letters: list[Letter], *
     return "\n".join([*lines, f"{len(sent):,} replayed, {len(skipped):,} stay"])
 
 
-def _as(letter: Letter) -> str:
+def _as(letter: DeadLetter) -> str:
     past = letter.past[-1]
     return f"{past.topic}:{past.partition}:{past.offset}"
 
 
-async def _letter(pool: Pool, begins: str) -> Letter:
-    refused: Refused = await find_refused(pool, begins)
-    return (await with_pasts(pool, [refused]))[0]
+async def _letter(pool: Pool, begins: str) -> DeadLetter:
+    refused: RefusedRecord = await find_refused(pool, begins)
+    return (await with_replay_history(pool, [refused]))[0]
 
 
 @click.command()
@@ -178,10 +186,10 @@ def replay(topic: str, begin: str | None, end: str | None, partitions: tuple[int
     """
     from streams.operations import topic_replay as again  # noqa: PLC0415  # heavy, and only this command needs it
 
-    first, last = (None if said is None else again.bound(said) for said in (begin, end))
+    first, last = (None if said is None else again.parse_bound(said) for said in (begin, end))
 
     async def work(at: Settings, pool: Pool) -> ReplayReport:
-        return await again.replay(at, pool, topic, first, last, partitions, dry_run=dry_run)
+        return await again.replay_topic(at, pool, topic, first, last, partitions, dry_run=dry_run)
 
     report = with_pool(work)
     answer(report.to_dict(), report.format_text, as_json=as_json)

@@ -23,7 +23,7 @@ from schemas.events import SUM_FIELDS
 from schemas.twin_types import ALL_ROWS
 from sql import outcome_store as store
 from sql.database import Connection, Pool, transaction
-from sql.dead_letter_store import Refused, add_refused
+from sql.dead_letter_store import RefusedRecord, add_refused
 from sql.outcome_store import Change, Head, Line, LineRow, NewHeads, NewOutcomes, Position, PositionUpdate
 from streams.ingestion.decoding import ElementRefusal, RefusedElement, arrival_times, decode, raw_elements
 from streams.ingestion.outcome_batch import Floats, Integers, Octets, OutcomeBatch
@@ -75,7 +75,7 @@ class IngestResult:
     rows: Sequence[LineRow]
     watermark: datetime | None
     fates: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    refused: Sequence[Refused] = ()
+    refused: Sequence[RefusedRecord] = ()
     replayed: int = 0
 
 
@@ -433,7 +433,7 @@ def _named_twins(ready: ScoredBatch, rows: Integers) -> list[tuple[SimulatedTwin
     return [(ready.simulations[simulation_id], places) for simulation_id, places in sorted(found.items())]
 
 
-def _refused_rows(ready: ScoredBatch, unscored: Flags, fresh: Flags) -> list[Refused]:
+def _refused_rows(ready: ScoredBatch, unscored: Flags, fresh: Flags) -> list[RefusedRecord]:
     """Rows of what could not be read or scored, as it came."""
     outcomes, refused = ready.outcomes, ready.scores.refused
     found = [
@@ -447,11 +447,11 @@ def _refused_rows(ready: ScoredBatch, unscored: Flags, fresh: Flags) -> list[Ref
     return [row for record, those in sorted(by_record.items()) for row in _rows_of_record(ready, record, those)]
 
 
-def _rows_of_record(ready: ScoredBatch, number: int, refused: Iterable[tuple[RefusedElement, Octets]]) -> list[Refused]:
+def _rows_of_record(ready: ScoredBatch, number: int, refused: Iterable[tuple[RefusedElement, Octets]]) -> list[RefusedRecord]:
     record = ready.slice.records[number]
     raw = raw_elements(record.value)
     return [
-        Refused(
+        RefusedRecord(
             refusal_id=UUID(bytes=made.tobytes()),
             source=ready.source,
             offset=record.offset,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from schemas import SourceId
-from sql.dead_letter_store import Refused, keep_refused, mark_refused_sent, refusal_id
+from sql.dead_letter_store import RefusedRecord, add_refused_once, mark_refused_sent, refusal_id
 from streams.kafka.app import TwinApp
 from streams.kafka.records import Headers, RawRecord
 from streams.kafka.topics import DEAD_LETTERS, MAX_RECORD_BYTES, PARTITIONS
@@ -81,7 +81,7 @@ async def send_to_dead_letters(app: TwinApp, record: KafkaRecord, kind: str, rea
     """
     source = SourceId(topic=record.topic, partition=record.partition)
     at = datetime.fromtimestamp(record.timestamp, UTC)
-    refused = Refused(
+    refused = RefusedRecord(
         refusal_id=refusal_id(source, record.offset, at),
         source=source,
         offset=record.offset,
@@ -94,14 +94,14 @@ async def send_to_dead_letters(app: TwinApp, record: KafkaRecord, kind: str, rea
         reason=reason,
         exception=type(error).__name__,
     )
-    await keep_refused(app.pool, refused)
+    await add_refused_once(app.pool, refused)
     await publish_dead_letters(app, [refused])
     REFUSED.labels(topic=record.topic, reason=kind).inc()
 
 
-async def publish_dead_letters(app: TwinApp, refused: Iterable[Refused]) -> None:
+async def publish_dead_letters(app: TwinApp, refused: Iterable[RefusedRecord]) -> None:
     """Copy what was refused to the topic of dead letters, and note that it is there."""
-    by_partition: defaultdict[int, list[Refused]] = defaultdict(list)
+    by_partition: defaultdict[int, list[RefusedRecord]] = defaultdict(list)
     for each in refused:
         by_partition[each.source.partition % PARTITIONS[DEAD_LETTERS]].append(each)
     for partition, those in by_partition.items():
@@ -109,7 +109,7 @@ async def publish_dead_letters(app: TwinApp, refused: Iterable[Refused]) -> None
         await mark_refused_sent(app.pool, [each.refusal_id for each in those])
 
 
-def dead_letter_record(refused: Refused) -> RawRecord:
+def dead_letter_record(refused: RefusedRecord) -> RawRecord:
     """The dead letter of a refused record: as it came, with headers of ours that say what happened to it.
 
     One that is too large for its topic, with our headers or since it was compressed when it came, tells of the record only.
@@ -121,7 +121,7 @@ def dead_letter_record(refused: Refused) -> RawRecord:
     return record
 
 
-def _told(refused: Refused, omitted: int | None = None) -> Headers:
+def _told(refused: RefusedRecord, omitted: int | None = None) -> Headers:
     told = (
         refused.refusal_id,
         refused.kind,

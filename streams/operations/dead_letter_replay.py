@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas import EVENTS, OutcomeEvent
 from sql.database import Pool
-from sql.dead_letter_store import Refused, Replayed, ReplayHistory, note_replays, replay_history
+from sql.dead_letter_store import NewReplay, PastReplay, RefusedRecord, add_replays, replay_history
 from streams.client.twin_client import TwinClient
 from streams.errors import describe_error
 from streams.kafka.dead_letters import ATTEMPT_HEADER, REPLAY_OF_HEADER, foreign_headers, refusal_attempt
@@ -28,18 +28,18 @@ from streams.kafka.topics import MAX_RECORD_BYTES, topic_of
 from streams.settings import Settings
 
 __all__ = [
-    "Fix",
-    "Letter",
-    "Sent",
-    "Skipped",
-    "assignment",
-    "corrected",
+    "Correction",
+    "DeadLetter",
+    "SentReplay",
+    "SkippedReplay",
+    "corrected_value",
+    "dead_letter_dict",
     "dead_letter_text",
     "dead_letters_table",
-    "operator",
-    "replay_letters",
-    "shown",
-    "with_pasts",
+    "operator_name",
+    "parse_assignment",
+    "replay_dead_letters",
+    "with_replay_history",
 ]
 
 _OUTCOMES = topic_of(OutcomeEvent)
@@ -58,7 +58,7 @@ _PATIENCE_S, _GLANCE_S = 10.0, 0.2
 
 
 @dataclass(frozen=True)
-class Fix:
+class Correction:
     """What to change of a refused record before it is published again; nothing by default.
 
     Attributes:
@@ -77,7 +77,7 @@ class Fix:
         return ", ".join([*["another value"] * (self.value is not None), *said, *(f"without {name}" for name in self.drops)])
 
 
-def assignment(said: str) -> tuple[str, Any]:
+def parse_assignment(said: str) -> tuple[str, Any]:
     """``FIELD=VALUE`` of the command line: JSON where it is JSON, else text.
 
     Raises:
@@ -96,7 +96,7 @@ def assignment(said: str) -> tuple[str, Any]:
         return name, text
 
 
-def corrected(refused: Refused, fix: Fix) -> bytes:
+def corrected_value(refused: RefusedRecord, fix: Correction) -> bytes:
     """The bytes to publish: those that were refused, or with the fix, once they would pass.
 
     Raises:
@@ -112,7 +112,7 @@ def corrected(refused: Refused, fix: Fix) -> bytes:
     return value
 
 
-def _with_fields(value: bytes, fix: Fix) -> bytes:
+def _with_fields(value: bytes, fix: Correction) -> bytes:
     body = _object(value)
     if body is None:
         raise ValueError("the value is no JSON object whose fields could be set: give the whole with --value FILE")
@@ -146,7 +146,7 @@ def _check_passes(topic: str, value: bytes) -> None:
         raise ValueError(f"would be refused again: {describe_error(error)}") from error
 
 
-def _check_identity(refused: Refused, value: bytes) -> None:
+def _check_identity(refused: RefusedRecord, value: bytes) -> None:
     name = _IDENTITY.get(refused.source.topic)
     before, after = _object(refused.value or b""), _object(value)
     if name is None or before is None or after is None or not _is_identity(name, before.get(name)):
@@ -175,24 +175,24 @@ def _object(value: bytes) -> dict[str, Any] | None:
 # -- publishing again
 
 
-class Sent(NamedTuple):
+class SentReplay(NamedTuple):
     """A refused record that was published again, and as which record; null where that was only tried."""
 
-    refused: Refused
+    refused: RefusedRecord
     value: bytes
     where: tuple[int, int] | None
 
 
-class Skipped(NamedTuple):
+class SkippedReplay(NamedTuple):
     """A refused record that stays where it is, and why."""
 
-    refused: Refused
+    refused: RefusedRecord
     reason: str
 
 
-async def replay_letters(
-    settings: Settings, pool: Pool, chosen: Sequence[Refused], fix: Fix, *, dry_run: bool = False
-) -> tuple[list[Sent], list[Skipped]]:
+async def replay_dead_letters(
+    settings: Settings, pool: Pool, chosen: Sequence[RefusedRecord], fix: Correction, *, dry_run: bool = False
+) -> tuple[list[SentReplay], list[SkippedReplay]]:
     """Publish refused records again on their topic and partition, key and headers as they were, and mark them as replayed.
 
     Each keeps its identity, so that nothing counts twice, however often this is done.
@@ -206,21 +206,21 @@ async def replay_letters(
             batch = ready[first : first + _AT_ONCE]
             places = await asyncio.gather(*(_publish(client, each) for each in batch))
             sent += [each._replace(where=place) for each, place in zip(batch, places, strict=True)]
-            await note_replays(pool, [_mark(each, fix) for each in sent[first:]])
+            await add_replays(pool, [_mark(each, fix) for each in sent[first:]])
     return sent, skipped
 
 
-def _sorted_out(chosen: Iterable[Refused], fix: Fix) -> tuple[list[Sent], list[Skipped]]:
+def _sorted_out(chosen: Iterable[RefusedRecord], fix: Correction) -> tuple[list[SentReplay], list[SkippedReplay]]:
     ready, skipped = [], []
     for refused in chosen:
         try:
-            ready.append(_small_enough(Sent(refused, corrected(refused, fix), None)))
+            ready.append(_small_enough(SentReplay(refused, corrected_value(refused, fix), None)))
         except ValueError as error:
-            skipped.append(Skipped(refused, describe_error(error)))
+            skipped.append(SkippedReplay(refused, describe_error(error)))
     return ready, skipped
 
 
-def _small_enough(sent: Sent) -> Sent:
+def _small_enough(sent: SentReplay) -> SentReplay:
     if (size := _record(sent).size) > MAX_RECORD_BYTES:
         raise ValueError(
             f"it takes {size} bytes on its way, and a topic takes {MAX_RECORD_BYTES}: let the producer send it in parts"
@@ -228,24 +228,24 @@ def _small_enough(sent: Sent) -> Sent:
     return sent
 
 
-async def _publish(client: TwinClient, sent: Sent) -> tuple[int, int]:
+async def _publish(client: TwinClient, sent: SentReplay) -> tuple[int, int]:
     source = sent.refused.source
     return await client.publish_bytes(source.topic, *_record(sent), partition=source.partition)
 
 
-def _record(sent: Sent) -> RawRecord:
+def _record(sent: SentReplay) -> RawRecord:
     refused = sent.refused
     ours = {ATTEMPT_HEADER: refusal_attempt(refused.headers), REPLAY_OF_HEADER: refused.refusal_id}
     headers = [*foreign_headers(refused.headers), *((name, str(value).encode()) for name, value in ours.items())]
     return RawRecord(refused.key, sent.value, headers)
 
 
-def _mark(sent: Sent, fix: Fix) -> Replayed:
+def _mark(sent: SentReplay, fix: Correction) -> NewReplay:
     partition, offset = sent.where or (-1, -1)
-    return Replayed(sent.refused.refusal_id, sent.refused.source.topic, partition, offset, operator(), fix.format_text())
+    return NewReplay(sent.refused.refusal_id, sent.refused.source.topic, partition, offset, operator_name(), fix.format_text())
 
 
-def operator() -> str:
+def operator_name() -> str:
     """Who sits at this terminal."""
     try:
         name = getpass.getuser()
@@ -257,11 +257,11 @@ def operator() -> str:
 # -- looking
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     """A refused record and its replays, the oldest first."""
 
-    refused: Refused
-    past: tuple[ReplayHistory, ...]
+    refused: RefusedRecord
+    past: tuple[PastReplay, ...]
 
     @property
     def state(self) -> str:
@@ -269,20 +269,20 @@ class Letter(NamedTuple):
         return self.past[-1].came_of_it or "replayed" if self.past else ""
 
 
-async def with_pasts(pool: Pool, refused: Sequence[Refused], *, wait: bool = False) -> list[Letter]:
+async def with_replay_history(pool: Pool, refused: Sequence[RefusedRecord], *, wait: bool = False) -> list[DeadLetter]:
     """Refused records with their replays; with ``wait``, a little longer until outcomes that were replayed have their fate."""
     ends = time.monotonic() + _PATIENCE_S
     while True:
-        found: defaultdict[UUID, list[ReplayHistory]] = defaultdict(list)
+        found: defaultdict[UUID, list[PastReplay]] = defaultdict(list)
         for past in await replay_history(pool, [each.refusal_id for each in refused]):
             found[past.refusal_id].append(past)
         waiting = any(past.topic == _OUTCOMES and past.came_of_it is None for each in found.values() for past in each[-1:])
         if not wait or not waiting or time.monotonic() > ends:
-            return [Letter(each, tuple(found[each.refusal_id])) for each in refused]
+            return [DeadLetter(each, tuple(found[each.refusal_id])) for each in refused]
         await asyncio.sleep(_GLANCE_S)
 
 
-def shown(letter: Letter) -> dict[str, Any]:
+def dead_letter_dict(letter: DeadLetter) -> dict[str, Any]:
     """A letter for a program; bytes as text where they are text, and always in base64."""
     refused = letter.refused
     return {
@@ -326,7 +326,7 @@ def _text(value: bytes) -> str | None:
         return None
 
 
-def dead_letters_table(letters: Sequence[Letter]) -> str:
+def dead_letters_table(letters: Sequence[DeadLetter]) -> str:
     """A line a letter."""
     rows = [("ID", "REFUSED AT", "WHERE", "KIND", "REPLAYED", "REASON")]
     for letter in letters:
@@ -338,7 +338,7 @@ def dead_letters_table(letters: Sequence[Letter]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def dead_letter_text(letter: Letter) -> str:
+def dead_letter_text(letter: DeadLetter) -> str:
     """All of a letter."""
     refused = letter.refused
     source = refused.source
@@ -356,7 +356,7 @@ def dead_letter_text(letter: Letter) -> str:
     return "\n".join(f"{name:<9} {said}" for name, said in facts)
 
 
-def _replay_history_text(past: ReplayHistory) -> str:
+def _replay_history_text(past: PastReplay) -> str:
     change = f" with {past.change}" if past.change else ""
     came = past.came_of_it or "not taken in yet, as far as this tells"
     return f"{past.replayed_at.isoformat()} by {past.by} as {past.topic}:{past.partition}:{past.offset}{change}: {came}"

@@ -25,7 +25,7 @@ from sql.outcome_store import Head, pane_row
 from streams.ingestion.revisions import cell_of
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
-__all__ = ["Audit", "ExpectedWindow", "Findings", "Grids", "recompute"]
+__all__ = ["ExpectedWindow", "Findings", "Grids", "RecomputedState", "recompute"]
 
 Grids = Mapping[str, Mapping[str, Any]]
 
@@ -67,7 +67,7 @@ class ExpectedWindow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Audit:
+class RecomputedState:
     """One moment of the database.
 
     Attributes:
@@ -85,18 +85,18 @@ class Audit:
     at: datetime
 
 
-async def recompute(dsn: str, findings: Findings) -> Audit:
+async def recompute(dsn: str, findings: Findings) -> RecomputedState:
     """Recompute everything in one snapshot of the database, and note what does not agree."""
     async with audit.snapshot(dsn) as connection:
         grids = await audit.line_grids(connection)
-        books = _Books(connection, grids, findings)
+        books = Recomputation(connection, grids, findings)
         await books.check_sources()
         await books.check_events()
         await books.check_panes()
         await books.check_floors()
         windows = await books.expected_windows()
         snapshots = [row async for row in audit.snapshots(connection)]
-        return Audit(grids, windows, books.rows, snapshots, await audit.clock(connection))
+        return RecomputedState(grids, windows, books.rows, snapshots, await audit.snapshot_time(connection))
 
 
 class _Cell(NamedTuple):
@@ -107,7 +107,7 @@ class _Cell(NamedTuple):
     source: str
 
 
-class _Books:
+class Recomputation:
     """The stored outcomes of one snapshot, and what follows from them."""
 
     def __init__(self, connection: Connection, grids: Grids, findings: Findings) -> None:
@@ -121,7 +121,7 @@ class _Books:
     async def check_sources(self) -> None:
         """Every element has its row, every offset its record or its gap, and positions say how far that goes."""
         said = {row["source"]: row async for row in audit.positions(self._connection)}
-        found = {row["source"]: row async for row in audit.coverage(self._connection)}
+        found = {row["source"]: row async for row in audit.source_coverage(self._connection)}
         for source in sorted(said.keys() | found.keys()):
             if source not in said:
                 self._findings.say("source", f"{source} has rows but no position")
@@ -146,7 +146,7 @@ class _Books:
         """Each event's head is its highest claim, and the cells hold what became of the claims one after another."""
         heads = aiter(audit.heads(self._connection))
         head = await anext(heads, None)
-        async for batch in _batches(audit.claims(self._connection), lambda row: row["event_id"]):
+        async for batch in _batches(audit.counted_revisions(self._connection), lambda row: row["event_id"]):
             scored = await self._scored(batch)
             for event, claims in groupby(scored, lambda claim: claim[0].event_id):
                 while head is not None and head["event_id"] < event:

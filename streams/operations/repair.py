@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 
 from schemas import FidelityErrors, PaneRow, SourceId
 from sql.database import connect
-from sql.dead_letter_store import mark_refused_sent, unsent_refused
+from sql.dead_letter_store import mark_refused_sent, unsent_refused_before
 from streams.kafka.dead_letters import dead_letter_record
 from streams.kafka.records import event_headers, event_value
 from streams.kafka.security import kafka_security
@@ -52,7 +52,7 @@ async def _send_letters(producer: AIOKafkaProducer, settings: Settings) -> int:
     connection = await connect(settings.postgres_dsn.get_secret_value())
     sent = 0
     try:
-        while refused := await unsent_refused(connection, datetime.now(UTC), _LETTERS_AT_ONCE):
+        while refused := await unsent_refused_before(connection, datetime.now(UTC), _LETTERS_AT_ONCE):
             for each in refused:
                 record = dead_letter_record(each)
                 await producer.send_and_wait(DEAD_LETTERS, record.value, key=record.key, headers=record.headers)

@@ -23,9 +23,9 @@ from pydantic import ValidationError
 from schemas import ExperimentResult, OutcomeEvent, SimulationRequest
 from schemas.base import one_of
 from sql.database import Pool
-from sql.dead_letter_store import Refused, refused_within
+from sql.dead_letter_store import RefusedRecord, refused_in_range
 from sql.outcome_store import newest_position
-from sql.replay_store import OffsetRange, begin_suppression, extend_suppression, known_experiments, stored_outcomes
+from sql.replay_store import OffsetRange, begin_suppression, count_stored_outcomes, existing_experiments, extend_suppression
 from sql.simulation_store import runs
 from streams.client.twin_client import TwinClient
 from streams.ingestion.pipeline import OutcomePipeline
@@ -34,16 +34,16 @@ from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import foreign_headers
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, topic_of
-from streams.operations.dead_letter_replay import Fix, Letter, operator, replay_letters, with_pasts
+from streams.operations.dead_letter_replay import Correction, DeadLetter, operator_name, replay_dead_letters, with_replay_history
 from streams.registry.mlflow_registry import MlflowRegistry
 from streams.registry.model_loader import ModelLoader
 from streams.settings import Settings
 from streams.simulation.simulator import Simulator
 
-__all__ = ["Bound", "ReplayReport", "bound", "replay"]
+__all__ = ["RangeBound", "ReplayReport", "parse_bound", "replay_topic"]
 
 Record: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
-Bound: TypeAlias = int | datetime | None
+RangeBound: TypeAlias = int | datetime | None
 """An offset, a time, or the beginning or end that there is."""
 
 REPLAY = "twin_replay"
@@ -55,7 +55,7 @@ _QUIET_S, _ECHO_S = 300.0, 30.0
 _READ_S = 10.0
 
 
-def bound(said: str) -> int | datetime:
+def parse_bound(said: str) -> int | datetime:
     """An offset, or a time with its zone.
 
     Raises:
@@ -92,7 +92,7 @@ class ReplayReport:
     stretches: Sequence[OffsetRange] = ()
     found: Counter[str] = field(default_factory=Counter)
     again: list[tuple[int, int, str]] = field(default_factory=list)
-    letters: Sequence[Letter] = ()
+    letters: Sequence[DeadLetter] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts."""
@@ -118,8 +118,15 @@ class ReplayReport:
         )
 
 
-async def replay(
-    settings: Settings, pool: Pool, topic: str, begin: Bound, end: Bound, partitions: Sequence[int] = (), *, dry_run: bool = False
+async def replay_topic(
+    settings: Settings,
+    pool: Pool,
+    topic: str,
+    begin: RangeBound,
+    end: RangeBound,
+    partitions: Sequence[int] = (),
+    *,
+    dry_run: bool = False,
 ) -> ReplayReport:
     """Work a stretch of a topic through again.
 
@@ -160,7 +167,7 @@ def _check(topic: str, partitions: Iterable[int]) -> None:
 
 
 async def _stretches(
-    reader: AIOKafkaConsumer, topic: str, begin: Bound, end: Bound, partitions: Iterable[int]
+    reader: AIOKafkaConsumer, topic: str, begin: RangeBound, end: RangeBound, partitions: Iterable[int]
 ) -> list[OffsetRange]:
     places = [TopicPartition(topic, number) for number in partitions]
     earliest, latest = await reader.beginning_offsets(places), await reader.end_offsets(places)
@@ -170,7 +177,7 @@ async def _stretches(
 
 
 async def _offsets(
-    reader: AIOKafkaConsumer, given: Bound, default: Mapping[TopicPartition, int], latest: Mapping[TopicPartition, int]
+    reader: AIOKafkaConsumer, given: RangeBound, default: Mapping[TopicPartition, int], latest: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
     if given is None:
         return dict(default)
@@ -184,7 +191,7 @@ async def _offsets(
 
 
 class _Judged(NamedTuple):
-    refused: Refused
+    refused: RefusedRecord
     line: str
     reason: str | None
 
@@ -200,7 +207,7 @@ async def _replay_outcomes(settings: Settings, pool: Pool, report: ReplayReport)
         report.letters = await _publish_quietly(settings, pool, fine)
 
 
-async def _look_over(pool: Pool, stretch: OffsetRange, found: Counter[str]) -> list[Refused]:
+async def _look_over(pool: Pool, stretch: OffsetRange, found: Counter[str]) -> list[RefusedRecord]:
     """Refused elements of the stretch of which nothing came yet; the others are only counted."""
     newest = await newest_position(pool, stretch.topic, stretch.partition)
     read_to = -1 if newest is None else newest.last_offset
@@ -208,14 +215,14 @@ async def _look_over(pool: Pool, stretch: OffsetRange, found: Counter[str]) -> l
     if newest is None:
         return []
     source = f"{stretch.topic}:{stretch.partition}:{newest.incarnation}"
-    found["in already"] += await stored_outcomes(pool, source, stretch)
-    letters = await with_pasts(pool, await refused_within(pool, source, stretch.first, stretch.end))
+    found["in already"] += await count_stored_outcomes(pool, source, stretch)
+    letters = await with_replay_history(pool, await refused_in_range(pool, source, stretch.first, stretch.end))
     settled = [letter for letter in letters if letter.past and not letter.state.startswith("refused")]
     found["refused, and in since a replay"] += len(settled)
     return [letter.refused for letter in letters if letter not in settled]
 
 
-async def _judge_again(settings: Settings, pool: Pool, refused: Sequence[Refused]) -> list[_Judged]:
+async def _judge_again(settings: Settings, pool: Pool, refused: Sequence[RefusedRecord]) -> list[_Judged]:
     """What the path of outcomes would say of them, if they came now."""
     models = ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
     library = ContextLoader(pool, models.get, Simulator(pool, models).twins)
@@ -226,7 +233,7 @@ async def _judge_again(settings: Settings, pool: Pool, refused: Sequence[Refused
     return found
 
 
-async def _judge_slice(intake: OutcomePipeline, refused: Sequence[Refused]) -> list[_Judged]:
+async def _judge_slice(intake: OutcomePipeline, refused: Sequence[RefusedRecord]) -> list[_Judged]:
     now = int(time.time() * 1000)
     records = [
         ConsumerRecord(_OUTCOMES, 0, number, now, 1, each.key, each.value, None, len(each.key or b""), len(each.value or b""), ())
@@ -240,14 +247,14 @@ async def _judge_slice(intake: OutcomePipeline, refused: Sequence[Refused]) -> l
     return [_Judged(each, lines.get(number, ""), reasons.get(number)) for number, each in enumerate(refused)]
 
 
-async def _publish_quietly(settings: Settings, pool: Pool, fine: Sequence[_Judged]) -> list[Letter]:
+async def _publish_quietly(settings: Settings, pool: Pool, fine: Sequence[_Judged]) -> list[DeadLetter]:
     """Publish them again while their lines are quiet, and wait for what comes of it."""
-    quiet = await begin_suppression(pool, _OUTCOMES, {each.line for each in fine}, operator(), _QUIET_S)
-    letters: list[Letter] = []
+    quiet = await begin_suppression(pool, _OUTCOMES, {each.line for each in fine}, operator_name(), _QUIET_S)
+    letters: list[DeadLetter] = []
     for first in range(0, len(fine), _AT_ONCE):
         batch = [each.refused for each in fine[first : first + _AT_ONCE]]
-        await replay_letters(settings, pool, batch, Fix())
-        letters += await with_pasts(pool, batch, wait=True)
+        await replay_dead_letters(settings, pool, batch, Correction())
+        letters += await with_replay_history(pool, batch, wait=True)
         await extend_suppression(pool, quiet, _QUIET_S if first + _AT_ONCE < len(fine) else _ECHO_S)
     return letters
 
@@ -293,9 +300,9 @@ async def _weigh_requests(pool: Pool, _: OffsetRange, records: Sequence[Record])
 
 async def _weigh_experiments(pool: Pool, stretch: OffsetRange, records: Sequence[Record]) -> list[_Weighed]:
     read = [_experiment(record.value) for record in records]
-    known = await known_experiments(pool, {each.experiment_id for each in read if each is not None})
+    known = await existing_experiments(pool, {each.experiment_id for each in read if each is not None})
     source = f"{stretch.topic}:{stretch.partition}:0"
-    refused = {each.offset: each for each in await refused_within(pool, source, stretch.first, stretch.end)}
+    refused = {each.offset: each for each in await refused_in_range(pool, source, stretch.first, stretch.end)}
     weighed = []
     for record, experiment in zip(records, read, strict=True):
         if experiment is None:

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from engine.fidelity.windows import pane_start, window_starts
 from schemas import FidelityMetrics, FidelityWindow, PaneRow
 from sql import audit_store as audit
-from sql.dead_letter_store import unsent_refused
+from sql.dead_letter_store import unsent_refused_before
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import DEAD_LETTERS, TOPICS, topic_of
 from streams.monitoring.window_state import SeriesKey, WindowKey
@@ -173,7 +173,7 @@ async def _check_copies(dsn: str, before: datetime, findings: Findings, ends: fl
     """Every refusal that was there at the first look has its copy in the end."""
     while True:
         async with audit.snapshot(dsn) as connection:
-            unsent, copies = await unsent_refused(connection, before, _MOST_COPIES), await audit.copies(connection)
+            unsent, copies = await unsent_refused_before(connection, before, _MOST_COPIES), await audit.count_copies(connection)
         if not unsent or time.monotonic() > ends:
             break
         await asyncio.sleep(_GLANCE_S)

@@ -12,7 +12,7 @@ from engine.fidelity.error_sums import add_up, contributions
 from schemas import Baseline, Brand, ModelCard, RetrainEvent, SourceId, TwinModelMetrics, TwinType
 from schemas.events import SUM_FIELDS
 from sql.database import Pool
-from sql.dead_letter_store import Refused, keep_refused, refusal_id
+from sql.dead_letter_store import RefusedRecord, add_refused_once, refusal_id
 from sql.ledger import Ledger
 from sql.retrain_store import enqueue
 
@@ -169,4 +169,4 @@ async def live(pool: Pool, *, now: datetime) -> None:
     broken = b'{"event_id": "<script>alert(1)</script>"'
     source = SourceId(topic="outcome-events", partition=2)
     said = ("json", "the record is no JSON: unexpected end of data", "ValidationError")
-    await keep_refused(pool, Refused(refusal_id(source, 41, now), source, 41, 0, now, b"k", broken, [], *said))
+    await add_refused_once(pool, RefusedRecord(refusal_id(source, 41, now), source, 41, 0, now, b"k", broken, [], *said))

@@ -109,13 +109,13 @@ async def test_an_audit_sees_one_moment_though_outcomes_go_on_coming(
     fresh_database: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ):
     intake = OutcomePipeline(pool, ContextLoader(pool, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
-    look = books._Books.check_panes
+    look = books.Recomputation.check_panes
 
     async def take_a_slice_in_and_look(audit: Any) -> None:
         await intake.take(next(iter(cut([record(2000, outcome(3595))], 1))))
         await look(audit)
 
-    monkeypatch.setattr(books._Books, "check_panes", take_a_slice_in_and_look)
+    monkeypatch.setattr(books.Recomputation, "check_panes", take_a_slice_in_and_look)
     before = await pool.fetchval("SELECT sum(elements) FROM source_positions")
 
     findings, _ = await looked_at(fresh_database)
