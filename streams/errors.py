@@ -1,4 +1,4 @@
-"""Which failures are transient, and one wording for every error."""
+"""Decides which failures are transient, refuses text that Postgres cannot store, and words every error on one line."""
 
 from __future__ import annotations
 
@@ -8,66 +8,95 @@ import asyncpg
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from pydantic import ValidationError
 
-__all__ = ["describe_error", "is_transient"]
+__all__ = ["ContainsNul", "contains_nul", "describe_error", "is_transient", "require_no_nul"]
 
-_SHOWN_AT_MOST = 80
-_WORDS_AT_MOST = 2000
+_MAX_VALUE_CHARACTERS = 80
+_MAX_CHARACTERS = 2000
 
-# SQLSTATE classes: connection, no entry, transaction rolled back, resources, operator, system. Single states: a database that is
-# closed or busy, a lock that was not to be had, and the time-outs that end an idle or long transaction.
-_PASSING_CLASSES = ("08", "28", "40", "53", "57", "58")
-_PASSING_STATES = ("55000", "55006", "55P03", "25P03", "25P04")
-_FILE_TROUBLE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-_WRAPPERS = ("mlflow", "faust", "mode")
+# SQLSTATE classes: connection, authorization, transaction rollback, insufficient resources, operator intervention, system error.
+_TRANSIENT_CLASSES = ("08", "28", "40", "53", "57", "58")
+# Single states: a database that is closed or busy, a lock that was not granted, the time-outs of an idle or long transaction.
+_TRANSIENT_STATES = ("55000", "55006", "55P03", "25P03", "25P04")
+_PERMANENT_OS_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_TRANSIENT_MLFLOW_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+_WRAPPING_PACKAGES = ("mlflow", "faust", "mode")
+
+
+class ContainsNul(ValueError):
+    """The text contains NUL, the one character that Postgres cannot store."""
+
+    def __init__(self) -> None:
+        super().__init__("the text contains the character NUL, which Postgres cannot store")
+
+
+def contains_nul(value: bytes) -> bool:
+    """Whether a JSON text contains NUL, as a byte or as an escape sequence."""
+    return b"\0" in value or b"\\u0000" in value
+
+
+def require_no_nul(value: bytes | None) -> bytes:
+    """Return the value of a record, as no bytes where it has none.
+
+    Raises:
+        ContainsNul: when the value contains NUL.
+    """
+    if value is not None and contains_nul(value):
+        raise ContainsNul
+    return value or b""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a part is away for now, so that the same action can succeed later without any change to its input."""
+    """Whether the same action can succeed later without any change to its input, because a service is unavailable for now."""
     if isinstance(error, asyncpg.PostgresError):
         state = str(error.sqlstate or "")
-        return state.startswith(_PASSING_CLASSES) or state in _PASSING_STATES
-    if isinstance(error, asyncpg.InterfaceError):  # a closed connection; wrong arguments are a ValueError beside it
+        return state.startswith(_TRANSIENT_CLASSES) or state in _TRANSIENT_STATES
+    if isinstance(error, asyncpg.InterfaceError):  # a closed connection; wrong arguments are also a ValueError
         return not isinstance(error, ValueError) and "clos" in str(error)
-    if isinstance(error, asyncpg.InternalClientError):  # what asyncpg raises when a connection breaks inside of a statement
+    if isinstance(error, asyncpg.InternalClientError):  # raised when a connection breaks in the middle of a statement
         return True
     if isinstance(error, KafkaError):
         return bool(error.retriable) or isinstance(error, KafkaTimeoutError)
     if isinstance(error, OSError | TimeoutError | EOFError):
-        return not isinstance(error, _FILE_TROUBLE)
-    return _wrapped_outage(error)
+        return not isinstance(error, _PERMANENT_OS_ERRORS)
+    return _wraps_transient(error)
 
 
-def _wrapped_outage(error: BaseException) -> bool:
-    if type(error).__module__.partition(".")[0] not in _WRAPPERS:
+def _wraps_transient(error: BaseException) -> bool:
+    """Whether a client library has wrapped a transient failure into an exception of its own."""
+    if type(error).__module__.partition(".")[0] not in _WRAPPING_PACKAGES:
         return False
-    if getattr(error, "error_code", None) in _PASSING_CODES:
+    if getattr(error, "error_code", None) in _TRANSIENT_MLFLOW_CODES:
         return True
-    inner = error.__cause__ or error.__context__
-    return inner is not None and is_transient(inner)
+    cause = error.__cause__ or error.__context__
+    return cause is not None and is_transient(cause)
 
 
 def describe_error(error: BaseException) -> str:
-    """What an error says, on one line: of a refused message every field, the value refused and what would be allowed."""
+    """Describe an error on one line of at most 2000 characters without NUL.
+
+    A ``ValidationError`` gives one clause per field, which names the field, the refused value and what is allowed.
+    """
     if isinstance(error, ValidationError):
-        words = "; ".join(_fault(fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors())
+        details = error.errors(include_url=False, include_context=False)
+        text = "; ".join(_describe_field(item["loc"], item["type"], item["msg"], item["input"]) for item in details)
     else:
-        words = " ".join(str(error).split()) or type(error).__name__
-    return words.replace("\0", "")[:_WORDS_AT_MOST]
+        text = " ".join(str(error).split()) or type(error).__name__
+    return text.replace("\0", "")[:_MAX_CHARACTERS]
 
 
-def _fault(where: tuple[int | str, ...], kind: str, words: str, got: Any) -> str:
-    place = f"{'.'.join(map(str, where))}: " if where else ""
-    if kind == "extra_forbidden":
-        return f"{place}unknown field"
-    if kind == "missing":
-        return f"{place}missing"
-    if kind == "value_error":  # a sentence of ours, which names the value
-        return place + words.removeprefix("Value error, ")
-    begun = words if words[:2].isupper() else f"{words[:1].lower()}{words[1:]}"
-    return f"{place}{begun}, not {_shown(got)}"
+def _describe_field(location: tuple[int | str, ...], error_type: str, message: str, value: Any) -> str:
+    field = f"{'.'.join(map(str, location))}: " if location else ""
+    if error_type == "extra_forbidden":
+        return f"{field}unknown field"
+    if error_type == "missing":
+        return f"{field}missing"
+    if error_type == "value_error":  # raised by a validator of this project, which names the value itself
+        return field + message.removeprefix("Value error, ")
+    is_acronym = message[:2].isupper()  # such as JSON
+    sentence = message if is_acronym else f"{message[:1].lower()}{message[1:]}"
+    return f"{field}{sentence}, not {_shorten(value)}"
 
 
-def _shown(got: Any) -> str:
-    shown = repr(got)
-    return shown if len(shown) <= _SHOWN_AT_MOST else f"{shown[:_SHOWN_AT_MOST]}..."
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[:_MAX_VALUE_CHARACTERS]}..."

@@ -23,6 +23,7 @@ __all__ = [
     "RoleApp",
     "oldest_unfinished_s",
     "process_event",
+    "reraise",
     "retry_transient",
     "track_unfinished",
 ]
@@ -97,6 +98,11 @@ async def process_event(
                 LOG.exception("an event could not even be refused: ending %s", app.role)
                 await app.crash(failure)
                 await asyncio.Event().wait()
+
+
+async def reraise(error: Exception) -> None:
+    """Raise ``error``: the ``refuse`` of a role that has no dead letters for its events, so that the app ends."""
+    raise error
 
 
 _started: defaultdict[str, dict[object, float]] = defaultdict(dict)

@@ -13,9 +13,9 @@ from engine.effects.calibration import calibrate
 from engine.effects.effect_model import catalogue_prior
 from schemas import EffectPrior, ExperimentResult, Reach
 from sql.experiment_store import DifferentExperiment, add_experiment
-from streams.errors import describe_error
+from streams.errors import ContainsNul, describe_error, require_no_nul
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import ContainsNul, KafkaRecord, send_to_dead_letters, without_nul
+from streams.kafka.dead_letters import KafkaRecord, send_to_dead_letters
 from streams.kafka.topics import topic_of
 from streams.retries import process_event
 from streams.services import Services
@@ -25,9 +25,8 @@ __all__ = ["attach"]
 LOG = logging.getLogger(__name__)
 
 
-def attach(app: TwinApp) -> None:
+def attach(app: TwinApp, services: Services) -> None:
     """Let the app learn from experiments."""
-    services = Services(app)
 
     async def experiments(results: Any) -> None:
         """Learn from experiment after experiment."""
@@ -39,7 +38,7 @@ def attach(app: TwinApp) -> None:
 
 
 async def _learn(app: TwinApp, services: Services, record: KafkaRecord) -> None:
-    experiment = ExperimentResult.model_validate_json(without_nul(record.value))
+    experiment = ExperimentResult.model_validate_json(require_no_nul(record.value))
     reach = await services.simulator.reach(experiment)
     believed = await add_experiment(app.pool, experiment, _believed, reach)
     prior = believed.prior

@@ -35,7 +35,8 @@ from streams.monitoring.restatement_floor import raise_floor
 from streams.monitoring.watermarks import Watermarks
 from streams.monitoring.window_events import is_fullest, show, show_baseline, window_event
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
-from streams.retries import process_event, retry_transient
+from streams.retries import process_event, reraise, retry_transient
+from streams.services import Services
 
 __all__ = ["attach"]
 
@@ -48,7 +49,7 @@ _SAID_AT_ONCE = 1000
 _SWEEP_S = 60.0
 
 
-def attach(app: TwinApp) -> None:
+def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one signature for every role
     """Give the app its table, its agent, its clock and its sweep."""
     table = app.Table("fidelity-panes", partitions=PARTITIONS[_ERRORS], key_type=str)
     fidelity = _Fidelity(app, table)
@@ -79,7 +80,7 @@ class _Fidelity:
     async def run(self, slices: Any) -> None:
         """Merge slice after slice."""
         async for taken in slices:
-            await process_event(self._app, partial(self._merge, taken), _fail)
+            await process_event(self._app, partial(self._merge, taken), reraise)
 
     async def tick(self) -> None:
         """Say the windows that changed, and judge their series."""
@@ -232,10 +233,6 @@ class _Fidelity:
             found = await estimate_performance(self._app.pool, await self._card(line.state.champion))
             if found is not None:
                 await self._alarms.judge_early(line, found)
-
-
-async def _fail(error: Exception) -> None:
-    raise error
 
 
 def _in_seconds(record: Any) -> Any:

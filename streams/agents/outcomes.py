@@ -24,7 +24,8 @@ from streams.kafka.dead_letters import publish_dead_letters
 from streams.kafka.start_offsets import find_start_offsets
 from streams.kafka.topics import PARTITIONS, topic_of
 from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS
-from streams.retries import process_event, retry_transient
+from streams.retries import process_event, reraise, retry_transient
+from streams.services import Services
 
 __all__ = ["EVERY_LINE", "attach"]
 
@@ -37,15 +38,9 @@ _OUTCOMES = topic_of(OutcomeEvent)
 _READERS = PARTITIONS[topic_of(FidelityErrors)]
 
 
-def attach(app: TwinApp, models: LoadModel, simulations: FindSimulation) -> None:
-    """Give the app its agent, its watermarks and its sweep.
-
-    Args:
-        app: of the role.
-        models: loads a model by its id.
-        simulations: finds the twins of a completed simulation.
-    """
-    outcomes = _Outcomes(app, models, simulations)
+def attach(app: TwinApp, services: Services) -> None:
+    """Give the app its agent, its watermarks and its sweep."""
+    outcomes = _Outcomes(app, services.model, services.twins)
     app.find_starts = outcomes.find_start_offsets
     app.agent(app.raw_topic(_OUTCOMES), name="outcomes", concurrency=1)(outcomes.run)
     app.every(min(5.0, max(0.5, app.settings.grace_s / 4)), outcomes.say_watermarks)
@@ -95,7 +90,7 @@ class _Outcomes:
                 last[partition] = stored
 
     async def _settle(self, stream: Any, event: Any, before: asyncio.Event | None, stored: asyncio.Event) -> None:
-        await process_event(self._app, partial(self._take, event.value, before, stored), _fail)
+        await process_event(self._app, partial(self._take, event.value, before, stored), reraise)
         await stream.ack(event)
 
     async def find_start_offsets(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
@@ -176,10 +171,6 @@ class _Outcomes:
     async def _sweep(self) -> None:
         due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
         await publish_dead_letters(self._app, await unsent_refused_before(self._app.pool, due, _SWEPT_AT_ONCE))
-
-
-async def _fail(error: Exception) -> None:
-    raise error
 
 
 def _measure(done: IngestResult) -> None:

@@ -19,9 +19,9 @@ from schemas.clinical_terms import clinical_term
 from schemas.events import canonical_digest
 from sql.simulation_store import DifferentBody, NoChampion, UnknownPopulation, WrongLine, finish
 from sql.twin_repository import UnknownPopulation as ExpiredPopulation
-from streams.errors import describe_error
+from streams.errors import describe_error, require_no_nul
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import KafkaRecord, send_to_dead_letters, without_nul
+from streams.kafka.dead_letters import KafkaRecord, send_to_dead_letters
 from streams.kafka.topics import topic_of
 from streams.metrics import SIMULATION_SECONDS, SIMULATIONS
 from streams.retries import process_event
@@ -48,16 +48,16 @@ class _Unreadable(ValueError):
     """No simulation can be named, so nobody can be answered."""
 
 
-def attach(app: TwinApp) -> None:
+def attach(app: TwinApp, services: Services) -> None:
     """Let the app answer requests."""
-    simulation = _Simulation(app)
+    simulation = _Simulation(app, services)
     app.agent(app.raw_topic(topic_of(SimulationRequest)), name="simulation", concurrency=1)(simulation.run)
 
 
 class _Simulation:
-    def __init__(self, app: TwinApp) -> None:
+    def __init__(self, app: TwinApp, services: Services) -> None:
         self._app = app
-        self._services = Services(app)
+        self._services = services
 
     async def run(self, requests: Any) -> None:
         """Answer request after request."""
@@ -70,7 +70,7 @@ class _Simulation:
         body = _body(record.value)
         simulation_id = _simulation_id(body)
         try:
-            request = SimulationRequest.model_validate_json(without_nul(record.value))
+            request = SimulationRequest.model_validate_json(require_no_nul(record.value))
         except ValueError as error:
             await self._give(_rejected(simulation_id, _clinical(body) or describe_error(error)), _digest(record.value))
             return

@@ -21,15 +21,16 @@ from pydantic import ValidationError
 from schemas import RetrainEvent
 from sql.ledger import Ledger, LostLease, StaleRetrain, UnknownModel
 from sql.retrain_store import MOST_TRIES, Job, enqueue, finish, heartbeat, put_back, take
-from streams.errors import describe_error
+from streams.errors import ContainsNul, describe_error, require_no_nul
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import ContainsNul, KafkaRecord, send_to_dead_letters, without_nul
+from streams.kafka.dead_letters import KafkaRecord, send_to_dead_letters
 from streams.kafka.topics import topic_of
 from streams.metrics import RETRAINS
 from streams.registry.ledger_projection import LedgerProjection
 from streams.registry.mlflow_registry import MlflowRegistry
 from streams.registry.model_loader import ModelLoader
 from streams.retries import process_event, retry_transient
+from streams.services import Services
 from streams.training.promotion_effects import PromotionEvaluator
 from streams.training.retraining import Retraining
 from streams.training.training_process import TrainingFailed, TrainingRefused
@@ -46,7 +47,7 @@ _BEATS_A_LEASE = 4
 _IDS_KEPT = 10_000
 
 
-def attach(app: TwinApp) -> None:
+def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one signature for every role
     """Let the app take retrain events, work them off, tell of it, and watch what comes of it."""
     trainer = _Trainer(app)
     app.agent(app.raw_topic(topic_of(RetrainEvent)), name="trainer", concurrency=1)(trainer.run)
@@ -93,7 +94,7 @@ class _Trainer:
             await asyncio.sleep(_WATCH_EVERY_S)
 
     async def _store(self, record: KafkaRecord) -> None:
-        event = RetrainEvent.model_validate_json(without_nul(record.value))
+        event = RetrainEvent.model_validate_json(require_no_nul(record.value))
         if event.retrain_id in self._stored:
             return
         status = await enqueue(self._app.pool, event)

@@ -20,7 +20,7 @@ from streams.kafka.topics import MAX_RECORD_BYTES, PARTITIONS, topic_of
 from streams.retries import retry_transient
 from streams.settings import Role, Settings
 
-__all__ = ["TwinApp", "make_app"]
+__all__ = ["TwinApp"]
 
 _OPENINGS = 5  # some seconds: a role that is asked to stop shall not wait for Postgres here
 _SLICES_BUFFERED = 32  # more than Faust sleeps when all are full: a second and a half of work
@@ -146,11 +146,6 @@ class _FatalSends(faust.Sensor):  # type: ignore[misc]  # untyped
 async def committed_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
     """Begin where the group stopped, at the beginning of a partition that it has never read."""
     return {tp: StartOffset(offset or 0) for tp, offset in committed.items()}
-
-
-def make_app(role: Role, settings: Settings) -> TwinApp:
-    """The app of a role, without agents: ``agents.<role>.attach(app)`` gives it some."""
-    return TwinApp(role, settings)
 
 
 def _options(role: Role, settings: Settings, *, sliced: bool) -> dict[str, Any]:

@@ -18,14 +18,12 @@ __all__ = [
     "ATTEMPT_HEADER",
     "DEAD_LETTER_HEADERS",
     "REPLAY_OF_HEADER",
-    "ContainsNul",
     "KafkaRecord",
     "dead_letter_record",
     "foreign_headers",
     "publish_dead_letters",
     "refusal_attempt",
     "send_to_dead_letters",
-    "without_nul",
 ]
 
 ATTEMPT_HEADER = "twin_attempt"
@@ -57,21 +55,6 @@ class KafkaRecord(Protocol):
     key: bytes | None
     value: bytes | None
     headers: Iterable[tuple[str, bytes | None]] | None
-
-
-class ContainsNul(ValueError):
-    """The text holds the one character that Postgres cannot keep."""
-
-
-def without_nul(value: bytes | None) -> bytes:
-    """The value of a record as it is, nothing as no bytes.
-
-    Raises:
-        ContainsNul: when there is a NUL in its JSON, spelled as it may be.
-    """
-    if value is not None and (b"\0" in value or b"\\u0000" in value):
-        raise ContainsNul("the text contains NUL, which no database keeps")
-    return value or b""
 
 
 async def send_to_dead_letters(app: TwinApp, record: KafkaRecord, kind: str, reason: str, error: Exception) -> None:

@@ -12,7 +12,7 @@ import asyncpg
 from aiokafka import AIOKafkaProducer
 
 from schemas import EVENTS
-from streams.kafka.app import TwinApp, make_app
+from streams.kafka.app import TwinApp
 from streams.kafka.security import kafka_security
 from streams.metrics import SOURCE_LAG
 from streams.retries import retry_transient
@@ -29,13 +29,9 @@ _LAG_S = 1.0
 
 def build_app(role: Role, settings: Settings) -> TwinApp:
     """The app of a role with its agents, not started."""
-    app = make_app(role, settings)
-    part = import_module(f"streams.agents.{role}")  # a role loads its own agents only
-    if role == "outcomes":
-        services = Services(app)
-        part.attach(app, services.model, services.twins)
-    else:
-        part.attach(app)
+    app = TwinApp(role, settings)
+    agents = import_module(f"streams.agents.{role}")  # a role loads its own agents only
+    agents.attach(app, Services(app))
     app.timer(_LAG_S)(_lag_of(app))
     app.finalize()
     return app

@@ -19,7 +19,7 @@ from sql.ledger import Ledger
 from sql.simulation_store import runs
 from sql.twin_repository import TwinRepository
 from streams.client.twin_client import NoAnswer
-from streams.kafka.app import make_app
+from streams.kafka.app import TwinApp
 from streams.metrics import OUTAGES
 from streams.services import Services
 from streams.simulation.simulator import Simulator
@@ -44,7 +44,7 @@ def doing(**said) -> dict:
 
 @pytest.fixture
 def services(pool, settings) -> Services:
-    app = make_app("simulation", settings)
+    app = TwinApp("simulation", settings)
     app.pool = pool
     return Services(app)
 

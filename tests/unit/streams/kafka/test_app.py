@@ -10,21 +10,22 @@ from pydantic import SecretStr
 
 from streams import retries as answering
 from streams.agents import fidelity
-from streams.kafka.app import make_app
+from streams.kafka.app import TwinApp
 from streams.kafka.topics import CHANGELOGS
 from streams.metrics import OUTAGES
+from streams.services import Services
 from streams.settings import ROLES, Role, Settings
 
 SETTINGS = Settings(kafka_bootstrap="localhost:1")
 
 
 def test_each_role_is_an_app_and_a_consumer_group_of_its_own():
-    assert [make_app(role, SETTINGS).conf.id for role in ROLES] == [f"twinstream-{role}" for role in ROLES]
+    assert [TwinApp(role, SETTINGS).conf.id for role in ROLES] == [f"twinstream-{role}" for role in ROLES]
 
 
 def test_the_changelog_of_every_table_is_made_with_the_topics_and_not_by_faust_while_it_starts():
-    app = make_app("fidelity", SETTINGS)
-    fidelity.attach(app)
+    app = TwinApp("fidelity", SETTINGS)
+    fidelity.attach(app, Services(app))
 
     asked = {(table.changelog_topic.get_topic_name(), table.partitions) for table in app.tables.values()}
     assert asked == {(topic.name, topic.partitions) for topic in CHANGELOGS}
@@ -33,7 +34,7 @@ def test_the_changelog_of_every_table_is_made_with_the_topics_and_not_by_faust_w
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_keeps_standbys_promises_transactions_or_serves_its_tables(role: Role):
-    chosen = make_app(role, SETTINGS).conf
+    chosen = TwinApp(role, SETTINGS).conf
 
     assert chosen.table_standby_replicas == 0
     assert chosen.processing_guarantee.value == "at_least_once"
@@ -44,7 +45,7 @@ def test_no_role_keeps_standbys_promises_transactions_or_serves_its_tables(role:
 async def test_an_app_that_finds_no_postgres_says_so_and_ends_in_good_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(answering, "FIRST_WAIT_S", 0.001)
     nowhere = SETTINGS.model_copy(update={"postgres_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none"), "home": tmp_path})
-    app = make_app("outcomes", nowhere)
+    app = TwinApp("outcomes", nowhere)
 
     with pytest.raises(ConnectionRefusedError):
         await app.start()
@@ -54,7 +55,7 @@ async def test_an_app_that_finds_no_postgres_says_so_and_ends_in_good_order(monk
 
 
 async def test_a_timer_that_fails_ends_the_app_unless_it_is_leaving(monkeypatch: pytest.MonkeyPatch):
-    app, timers = make_app("outcomes", SETTINGS), []
+    app, timers = TwinApp("outcomes", SETTINGS), []
     monkeypatch.setattr(app, "timer", lambda _interval: timers.append)
 
     async def speak() -> None:
