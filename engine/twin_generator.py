@@ -123,14 +123,14 @@ class TwinGenerator:
             raise NotTrained("nothing has been learned yet: call train with a table first")
         return self._model
 
-    def train(self, training_data: pd.DataFrame, target_col: str | None = None, *, carried: int = 0) -> TwinModelMetrics:
+    def train(self, training_data: pd.DataFrame, target_col: str | None = None, *, n_carried_rows: int = 0) -> TwinModelMetrics:
         """Learn from one row an entity; the frame is not changed. Equal tables, settings and seeds give equal models.
 
         Args:
             training_data: features and target.
             target_col: the target; the generator's own by default.
-            carried: so many rows, the first ones, were carried over from before a change
-                (:func:`engine.promotion.carry_over.carried_over`). They are learned from like any other, but figures, baseline
+            n_carried_rows: number of rows at the start of the table that were carried over from before a change
+                (:func:`engine.promotion.carry_over.adjust_history`). They are learned from like any other, but figures, baseline
                 and intervals come from the rest alone.
 
         Raises:
@@ -139,7 +139,7 @@ class TwinGenerator:
         """
         target = target_col or self.target
         table = training_table(training_data, self.twin_type, target)
-        first = _judged_from(training_data, target, carried)
+        first = _judged_from(training_data, target, n_carried_rows)
         frame = table.with_target(target)
         selection = self.check(select_features(self.graph, target, tuple(table.kinds)), target, frame, self.seed)
         seen = table.only(selection.kept)
@@ -227,13 +227,15 @@ class TwinGenerator:
         )
 
 
-def _judged_from(frame: pd.DataFrame, target: str, carried: int) -> int:
+def _judged_from(frame: pd.DataFrame, target: str, n_carried_rows: int) -> int:
     """Number of the first row of the training table that was not carried over: rows without an outcome are not in it."""
     known = np.isfinite(pd.to_numeric(frame[target], errors="coerce").to_numpy(dtype=float))
-    own = int(known[carried:].sum())
-    if carried and own < FEWEST_ROWS:
-        raise ValueError(f"{own} rows beside the {carried} carried over have an outcome: {FEWEST_ROWS} are needed to judge by")
-    return int(known[:carried].sum())
+    own = int(known[n_carried_rows:].sum())
+    if n_carried_rows and own < FEWEST_ROWS:
+        raise ValueError(
+            f"{own} rows beside the {n_carried_rows} carried over have an outcome: {FEWEST_ROWS} are needed to judge by"
+        )
+    return int(known[:n_carried_rows].sum())
 
 
 def _metrics(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -14,7 +15,7 @@ from sql.settings import PostgresSettings
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
-__all__ = ["Connection", "Database", "NoAddress", "Pool", "connect", "make_partitions", "open_pool", "transaction"]
+__all__ = ["Connection", "Database", "NoAddress", "Pool", "clock", "connect", "make_partitions", "open_pool", "transaction"]
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -62,6 +63,12 @@ async def transaction(database: Database) -> AsyncIterator[Connection]:
     else:
         async with database.transaction():
             yield database
+
+
+async def clock(database: Database) -> datetime:
+    """Current time of the Postgres server, also inside a transaction."""
+    now: datetime = await database.fetchval("SELECT clock_timestamp()")
+    return now
 
 
 async def make_partitions(database: Database, months_ahead: int = 3) -> int:

@@ -19,7 +19,7 @@ __all__ = [
     "DifferentExperiment",
     "StoredExperiment",
     "add_experiment",
-    "answered",
+    "answered_simulations",
     "current_priors",
     "current_version",
     "experiments",
@@ -119,7 +119,7 @@ async def experiments(database: Database, line: str, intervention: str | None = 
     ]
 
 
-async def answered(database: Database, line: str, intervention: str) -> list[tuple[float, ...]]:
+async def answered_simulations(database: Database, line: str, intervention: str) -> list[tuple[float, ...]]:
     """Completed simulations of an intervention that a later experiment has answered, one for each experiment.
 
     Returns:

@@ -25,12 +25,12 @@ from sql.retrain_store import LostLease, Outcome, close_request
 __all__ = [
     "POLICIES",
     "Artifact",
-    "Effect",
     "Ledger",
     "LostLease",
     "NoPredecessor",
     "Policy",
     "Promotion",
+    "PromotionEffect",
     "StaleRetrain",
     "UnknownLine",
     "UnknownModel",
@@ -41,7 +41,7 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 """How much a line does by itself when drift accuses its champion: nothing; train a challenger and suggest it; train after a
 person's word and promote; train and promote."""
 
-IN_VAIN = 2
+MAX_FRUITLESS_RETRAINS = 2
 """Retrains in a row that bought nothing, after which a line begins none by itself."""
 
 ADD_LINE = """
@@ -175,7 +175,7 @@ class Promotion(NamedTuple):
     seen: int
 
 
-class Effect(NamedTuple):
+class PromotionEffect(NamedTuple):
     """What a promotion bought, on ``n`` outcomes that came after it.
 
     Attributes:
@@ -426,12 +426,12 @@ class Ledger:
         """Promotions whose effect is not final yet."""
         return [Promotion(**row) for row in await self._database.fetch(WATCHED)]
 
-    async def effect(self, retrain_id: UUID) -> Effect | None:
+    async def effect(self, retrain_id: UUID) -> PromotionEffect | None:
         """What the promotion that a retrain led to bought, None while nothing was measured."""
         row = await self._database.fetchrow(EFFECT, retrain_id)
-        return Effect(**row) if row is not None else None
+        return PromotionEffect(**row) if row is not None else None
 
-    async def note_effect(self, promotion: Promotion, effect: Effect) -> ModelEvent | None:
+    async def record_effect(self, promotion: Promotion, effect: PromotionEffect) -> ModelEvent | None:
         """Write down what a promotion bought, and return what follows from it for the line, if anything.
 
         A champion that does harm is rolled back, unless a person has promoted it; a line whose retrains bought nothing begins none
@@ -454,12 +454,16 @@ class Ledger:
 
     async def _stop_in_vain(self, connection: Connection, line: str) -> ModelEvent | None:
         """Let a line wait for a person when its last retrains bought nothing."""
-        found = await connection.fetch(BOUGHT, line, IN_VAIN)
+        found = await connection.fetch(BOUGHT, line, MAX_FRUITLESS_RETRAINS)
         policy = await Ledger(connection).policy(line)
-        if policy not in ("auto", "suggest") or len(found) < IN_VAIN or any(row["gained"] is not False for row in found):
+        if (
+            policy not in ("auto", "suggest")
+            or len(found) < MAX_FRUITLESS_RETRAINS
+            or any(row["gained"] is not False for row in found)
+        ):
             return None
         reason = (
-            f"{IN_VAIN} retrains in a row bought nothing ({', '.join(str(row['retrain_id']) for row in found)}): "
+            f"{MAX_FRUITLESS_RETRAINS} retrains in a row bought nothing ({', '.join(str(row['retrain_id']) for row in found)}): "
             f"the next ones wait for approval, until a person chooses the policy again"
         )
         return await _set_policy(connection, await self._lock(connection, line), "stopped", "approve", reason)

@@ -9,9 +9,9 @@ import asyncpg
 from schemas.twin_models import Baseline, ModelCard, TwinModelMetrics
 from sql.database import Connection, Database
 
-__all__ = ["COLUMNS", "UnknownModel", "card_from", "insert_model", "load_card"]
+__all__ = ["CARD_COLUMNS", "UnknownModel", "card_from", "insert_model", "load_card"]
 
-COLUMNS = """m.model_id, m.twin_type::text AS twin_type, m.brand::text AS brand, m.target_variable, m.model_type,
+CARD_COLUMNS = """m.model_id, m.twin_type::text AS twin_type, m.brand::text AS brand, m.target_variable, m.model_type,
        m.features AS model_features, m.hyperparameters, m.training_samples, m.metrics, m.baseline, m.trained_at, m.mlflow_run_id"""
 
 INSERT = """
@@ -60,7 +60,7 @@ async def load_card(database: Database, model_id: UUID) -> ModelCard:
     Raises:
         UnknownModel: when there is none.
     """
-    row = await database.fetchrow(f"SELECT {COLUMNS} FROM digital_twin_models m WHERE m.model_id = $1", model_id)  # noqa: S608  # our own constant
+    row = await database.fetchrow(f"SELECT {CARD_COLUMNS} FROM digital_twin_models m WHERE m.model_id = $1", model_id)  # noqa: S608  # our own constant
     if row is None:
         raise UnknownModel(model_id)
     return card_from(row)

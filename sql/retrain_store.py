@@ -18,7 +18,7 @@ from sql.database import Connection, Database, transaction
 from sql.model_card_rows import UnknownModel
 
 __all__ = [
-    "MOST_TRIES",
+    "MAX_TRIES",
     "Job",
     "Limits",
     "LostLease",
@@ -33,18 +33,18 @@ __all__ = [
     "finish",
     "finished_trainings",
     "heartbeat",
-    "note_learned",
+    "lease_training",
     "put_back",
+    "record_training_rows",
     "request",
     "requests",
-    "take",
     "waits_for",
 ]
 
 Outcome = Literal["promoted", "suggested", "rejected", "failed", "stale"]
 Status = Literal["queued", "running", "promoted", "suggested", "rejected", "failed", "stale"]
 
-MOST_TRIES = 3
+MAX_TRIES = 3
 """Holders that may begin a training and not come to its end."""
 
 _TRAINED = "('promoted', 'suggested', 'rejected', 'failed')"  # ends of a training; a stale request was none
@@ -270,7 +270,7 @@ async def waits_for(database: Database, retrain_id: UUID, limits: Limits) -> str
     return str(await database.fetchval(WAITS_FOR, *limits.as_arguments, retrain_id) or "")
 
 
-async def take(database: Database, worker: str, limits: Limits) -> Job | None:
+async def lease_training(database: Database, worker: str, limits: Limits) -> Job | None:
     """The next training that may begin, leased to ``worker``; None when there is none.
 
     A training whose holder shows no sign of life is handed on. Whoever gets one whose ``tries`` are above ``MOST_TRIES`` has to
@@ -328,7 +328,7 @@ async def put_back(database: Database, job: Job) -> None:
         await connection.execute(PUT_BACK, job.retrain_id)
 
 
-async def note_learned(database: Database, retrain_id: UUID, learned: dict[str, Any]) -> None:
+async def record_training_rows(database: Database, retrain_id: UUID, learned: dict[str, Any]) -> None:
     """Note which rows a challenger is made from."""
     await database.execute(NOTE_LEARNED, retrain_id, learned)
 

@@ -21,9 +21,9 @@ __all__ = [
     "Recipe",
     "UnknownPopulation",
     "WrongLine",
+    "find_runs",
     "finish",
     "pin",
-    "runs",
     "stored_answer",
 ]
 
@@ -182,11 +182,11 @@ async def finish(
 
 async def stored_answer(database: Database, simulation_id: UUID) -> SimulationAnswer | None:
     """The answer that was given; None while there is none."""
-    found = await runs(database, [simulation_id])
+    found = await find_runs(database, [simulation_id])
     return found[simulation_id].answer if found else None
 
 
-async def runs(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, Pins]:
+async def find_runs(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, Pins]:
     """Runs by id; those that were never asked for are absent."""
     return {row["simulation_id"]: _pins(row) for row in await database.fetch(PINS, list(simulation_ids))}
 

@@ -14,7 +14,7 @@ from schemas.twin_types import line_parts
 from sql.database import Database, transaction
 from sql.frame_codec import features_as_json, floats
 
-__all__ = ["CHANGE", "ENTITY", "OBSERVED", "add_history", "count_since", "features_known", "simulated_rows", "training_rows"]
+__all__ = ["CHANGE", "ENTITY", "OBSERVED", "add_history", "count_since", "features_as_of", "simulated_rows", "training_rows"]
 
 ENTITY, OBSERVED, CHANGE = "entity_id", "observed_at", "simulated_change"
 ROWS_A_STATEMENT = 10_000
@@ -116,7 +116,7 @@ async def training_rows(database: Database, line: str, as_of: datetime, since: d
     return _as_frame(line, await database.fetch(ROWS, line, as_of, since))
 
 
-async def features_known(database: Database, line: str, outcomes: pd.DataFrame) -> pd.DataFrame:
+async def features_as_of(database: Database, line: str, outcomes: pd.DataFrame) -> pd.DataFrame:
     """Outcomes with the features of their entities as they were known at the time, by the history of a line.
 
     Args:

@@ -18,11 +18,11 @@ from schemas.twin_models import DigitalTwin, ModelCard, RealismReport, TwinPopul
 from schemas.twin_types import Brand, TwinType
 from sql.database import Connection, Database, Pool, open_pool, transaction
 from sql.frame_codec import columns_of, frame_from, own_columns
-from sql.model_card_rows import COLUMNS, UnknownModel, card_from, insert_model, load_card
+from sql.model_card_rows import CARD_COLUMNS, UnknownModel, card_from, insert_model, load_card
 from sql.twin_query import twin_query
 from sql.twin_rows import insert_twins
 
-__all__ = ["PopulationRecord", "TwinRecord", "TwinRepository", "UnknownModel", "UnknownPopulation", "UnknownTwin", "keep_realism"]
+__all__ = ["PopulationRecord", "TwinRecord", "TwinRepository", "UnknownModel", "UnknownPopulation", "UnknownTwin", "save_realism"]
 
 ROWS_A_STATEMENT = 20_000
 
@@ -52,7 +52,7 @@ SELECT $1, twin_id, $2 + row_number - 1 FROM unnest($3::uuid[]) WITH ORDINALITY 
 
 POPULATION = f"""
 SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, p.seed, p.real_rows, p.realism, p.created_at,
-       p.expires_at, p.columns, p.expires_at <= now() AS expired, {COLUMNS}
+       p.expires_at, p.columns, p.expires_at <= now() AS expired, {CARD_COLUMNS}
 FROM twin_populations p JOIN digital_twin_models m USING (model_id)
 WHERE p.population_id = $1"""  # noqa: S608  # our own constant
 
@@ -293,7 +293,7 @@ class TwinRepository:
             return self._pool
 
 
-async def keep_realism(database: Database, card: ModelCard, filters: Filters, report: RealismReport) -> int:
+async def save_realism(database: Database, card: ModelCard, filters: Filters, report: RealismReport) -> int:
     """Write the report of a filter to the stored populations of a model that have this filter, and return how many there are."""
     spelled = canonical_filters(card.twin_type, filters)
     done = await database.execute(KEEP_REALISM, card.model_id, spelled, report.model_dump(mode="json"))

@@ -29,7 +29,6 @@ __all__ = [
     "alarms",
     "cells_between",
     "changed_rows",
-    "clock",
     "detector_floors",
     "latch_alarm",
     "latest_from",
@@ -122,12 +121,6 @@ WHERE line = $1 AND pane >= low AND pane < high"""  # noqa: S608  # names of col
 async def rows_within(database: Database, line: str, spans: Sequence[Span]) -> list[SourcedRow]:
     """Rows of a line in spans that do not overlap."""
     return _sourced(await database.fetch(_ROWS_WITHIN, line, *_columns(spans))) if spans else []
-
-
-async def clock(database: Database) -> datetime:
-    """Postgres's clock."""
-    now: datetime = await database.fetchval("SELECT clock_timestamp()")
-    return now
 
 
 _NEWEST_PANE = "SELECT max(pane) FROM fidelity_panes WHERE line = $1"

@@ -34,7 +34,7 @@ class Services:
 
     async def model(self, model_id: UUID) -> TwinModel:
         """A registered model."""
-        return await self.models.get(model_id)
+        return await self.models.load(model_id)
 
     async def twins(self, simulation_id: UUID) -> SimulatedTwins | None:
         """The twins of a completed simulation."""

@@ -18,15 +18,15 @@ from engine.twins.forests import forest_mean
 from engine.twins.twin_model import TwinModel
 from schemas.twin_models import Baseline
 
-__all__ = ["ENOUGH_NEW", "FEWEST_NEW", "MOST_HISTORY", "Portion", "carried_over", "onset", "portion"]
+__all__ = ["ENOUGH_NEW_ROWS", "MAX_HISTORY_ROWS", "MIN_NEW_ROWS", "RowSplit", "adjust_history", "estimate_onset", "split_rows"]
 
-ENOUGH_NEW = 1_000
+ENOUGH_NEW_ROWS = 1_000
 """New rows that need no history beside them; also the fewest rows that any model is trained on."""
 
-FEWEST_NEW = 200
+MIN_NEW_ROWS = 200
 """New rows without which a challenger would learn the old world once more."""
 
-MOST_HISTORY = 10_000
+MAX_HISTORY_ROWS = 10_000
 """Rows from before the change that are carried over, the latest: more teach hardly more, and who they are about gets old."""
 
 _SMALLEST_SHIFT = 0.20  # rise of the loss over the baseline that matters: the limit of the rule that calls for a retrain
@@ -35,7 +35,7 @@ _GATE_SHARE = 4  # one in so many new rows goes to the gate when there are plent
 
 
 @dataclass(frozen=True)
-class Portion:
+class RowSplit:
     """How the rows since the change are divided, in the order of time.
 
     Attributes:
@@ -49,7 +49,7 @@ class Portion:
     history: int
 
 
-def portion(n_since: int, n_before: int) -> Portion | None:
+def split_rows(n_since: int, n_before: int) -> RowSplit | None:
     """Divide ``n_since`` rows since the change, with ``n_before`` older ones at hand; None while they are too few.
 
     Example:
@@ -61,13 +61,13 @@ def portion(n_since: int, n_before: int) -> Portion | None:
         (True, True)
     """
     judged = max(GATE_ROWS, n_since // _GATE_SHARE)
-    learned, history = n_since - judged, min(n_before, MOST_HISTORY)
-    if learned < FEWEST_NEW or learned + history < ENOUGH_NEW:
+    learned, history = n_since - judged, min(n_before, MAX_HISTORY_ROWS)
+    if learned < MIN_NEW_ROWS or learned + history < ENOUGH_NEW_ROWS:
         return None
-    return Portion(learned, judged, history)
+    return RowSplit(learned, judged, history)
 
 
-def carried_over(history: pd.DataFrame, since: pd.DataFrame, accused: TwinModel) -> pd.DataFrame:
+def adjust_history(history: pd.DataFrame, since: pd.DataFrame, accused: TwinModel) -> pd.DataFrame:
     """Rows from before a change with the outcomes they would have had after it, as far as the rows since tell.
 
     What the accused model misses on the rows since is learned from their features, and added to the old outcomes. Where nothing
@@ -101,7 +101,7 @@ def _range(old: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> tuple[
     return float(min(old.min(), new.min())), float(max(old.max(), new.max()))
 
 
-def onset(absolute_error: npt.ArrayLike, baseline: Baseline) -> int:
+def estimate_onset(absolute_error: npt.ArrayLike, baseline: Baseline) -> int:
     """Number of the first row after the estimated change; the rows are in the order of time, the errors in units of the target.
 
     The last minimum of the cumulative sum of clipped losses over a reference half way between the means before and after the

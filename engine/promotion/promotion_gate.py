@@ -21,7 +21,16 @@ from scipy import stats
 
 from schemas.twin_types import ALL_ROWS
 
-__all__ = ["GATE_ENTITIES", "GATE_ROWS", "SEGMENT_MARGIN", "SEGMENT_ROWS", "Comparison", "Difference", "Judged", "compare"]
+__all__ = [
+    "GATE_ENTITIES",
+    "GATE_ROWS",
+    "SEGMENT_MARGIN",
+    "SEGMENT_ROWS",
+    "Comparison",
+    "Difference",
+    "Predictions",
+    "compare_models",
+]
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -45,7 +54,7 @@ _LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Judged:
+class Predictions:
     """What one model said of the rows of the gate, each of shape ``(n,)``, in units of the target."""
 
     predicted: Array
@@ -68,12 +77,12 @@ class Difference:
     standard_error: float | None
     entities: int = 0
 
-    def surely_lower(self, level: float = _LEVEL) -> bool:
+    def is_lower(self, level: float = _LEVEL) -> bool:
         """Whether the challenger's figure is the lower one beyond noise, at a one-sided level."""
         reach = self._reach(level)
         return reach is not None and self.difference is not None and self.difference + reach < 0.0
 
-    def surely_higher(self, level: float = _LEVEL, margin: float = 0.0) -> bool:
+    def is_higher(self, level: float = _LEVEL, margin: float = 0.0) -> bool:
         """Whether the challenger's figure is higher by more than a share ``margin`` beyond noise, at a one-sided level."""
         reach = self._reach(level)
         if reach is None or self.difference is None or self.champion is None:
@@ -138,15 +147,15 @@ class Comparison:
 _UNKNOWN = Difference(None, None, None, None)
 
 
-def compare(
+def compare_models(
     actual: npt.ArrayLike,
-    champion: Judged,
-    challenger: Judged,
+    champion: Predictions,
+    challenger: Predictions,
     *,
     entities: npt.ArrayLike | None = None,
     segments: Mapping[str, Mask] | None = None,
     trigger: str = ALL_ROWS,
-    fewest: int = GATE_ROWS,
+    min_rows: int = GATE_ROWS,
 ) -> Comparison:
     """Judge champion and challenger on the same rows.
 
@@ -157,7 +166,7 @@ def compare(
         entities: whom each row is about, shape ``(n,)``; without them every row stands for itself.
         segments: rows of each segment that must not become worse, masks of shape ``(n,)``.
         trigger: segment that has to become better, ``all`` for every row.
-        fewest: rows it takes.
+        min_rows: fewest rows on which a challenger can be accepted.
 
     Raises:
         ValueError: for an actual value or a prediction that is missing, or for sides of different lengths.
@@ -189,10 +198,10 @@ def compare(
         trigger=trigger,
         segments=_by_segment(losses, groups, segments or {}),
     )
-    return replace(found, objections=_objections(found, fewest))
+    return replace(found, objections=_objections(found, min_rows))
 
 
-def _check(truth: Array, judged: Judged, side: str) -> None:
+def _check(truth: Array, judged: Predictions, side: str) -> None:
     if not len(truth) == len(judged.predicted) == len(judged.lower) == len(judged.upper):
         raise ValueError(f"{len(truth)} actual values, but the {side} tells {len(judged.predicted)}")
     missing = int((~np.isfinite(truth + judged.predicted)).sum())
@@ -223,7 +232,7 @@ def _effective(apart: Array, mae: Difference) -> float:
     return min(float(len(apart)), float(apart.var(ddof=1)) / mae.standard_error**2)
 
 
-def _inside(truth: Array, judged: Judged) -> Array:
+def _inside(truth: Array, judged: Predictions) -> Array:
     return ((judged.lower <= truth) & (truth <= judged.upper)).astype(float)
 
 
@@ -269,9 +278,9 @@ def _influence(truth: Array, predicted: Array) -> tuple[float, Array] | None:
     return r, a * b - r * (a * a + b * b) / 2
 
 
-def _objections(found: Comparison, fewest: int) -> tuple[str, ...]:
-    if found.n < fewest:
-        return (f"{found.n} later rows are too few to judge on, {fewest} are needed",)
+def _objections(found: Comparison, min_rows: int) -> tuple[str, ...]:
+    if found.n < min_rows:
+        return (f"{found.n} later rows are too few to judge on, {min_rows} are needed",)
     if found.entities < GATE_ENTITIES:
         return (f"{found.n} later rows of {found.entities} entities: {GATE_ENTITIES} are needed to judge on",)
     if found.trigger != ALL_ROWS and found.trigger not in found.segments:
@@ -279,12 +288,12 @@ def _objections(found: Comparison, fewest: int) -> tuple[str, ...]:
     where = "" if found.trigger == ALL_ROWS else f" of {found.trigger}"
     others = {name: difference for name, difference in found.segments.items() if name != found.trigger}
     held = {
-        f"MAE{where} {_pair(found.triggered)}: not better beyond noise": not found.triggered.surely_lower(),
-        f"MAE of all rows {_pair(found.mae)}: worse beyond noise": found.trigger != ALL_ROWS and found.mae.surely_higher(),
-        f"correlation {_pair(found.correlation)}: worse beyond noise": found.correlation.surely_lower() or _lost(found.correlation),
-        f"coverage {_pair(found.coverage)}: worse beyond noise": found.coverage.surely_lower() and _undercovers(found),
+        f"MAE{where} {_pair(found.triggered)}: not better beyond noise": not found.triggered.is_lower(),
+        f"MAE of all rows {_pair(found.mae)}: worse beyond noise": found.trigger != ALL_ROWS and found.mae.is_higher(),
+        f"correlation {_pair(found.correlation)}: worse beyond noise": found.correlation.is_lower() or _lost(found.correlation),
+        f"coverage {_pair(found.coverage)}: worse beyond noise": found.coverage.is_lower() and _undercovers(found),
         **{
-            f"MAE of {name} {_pair(difference)}: worse by more than {SEGMENT_MARGIN:.0%} beyond noise": difference.surely_higher(
+            f"MAE of {name} {_pair(difference)}: worse by more than {SEGMENT_MARGIN:.0%} beyond noise": difference.is_higher(
                 _LEVEL / len(others), SEGMENT_MARGIN
             )
             for name, difference in others.items()

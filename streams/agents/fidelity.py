@@ -20,6 +20,7 @@ from engine.fidelity.windows import is_closed
 from schemas import FidelityErrors, OutcomeEvent
 from schemas.twin_models import ModelCard
 from sql import window_store as store
+from sql.database import clock
 from sql.model_card_rows import UnknownModel, load_card
 from sql.window_store import MonitoredLine, Snapshot
 from streams.ingestion.decoding import refusal_words
@@ -151,7 +152,7 @@ class _Fidelity:
         return self._lines[name]
 
     async def _load(self, state: MonitoredLine) -> LineState:
-        seen_at = await store.clock(self._app.pool) - timedelta(seconds=_SWEEP_S)
+        seen_at = await clock(self._app.pool) - timedelta(seconds=_SWEEP_S)
         line = self._lines[state.line] = await load_line(self._app.pool, state, self._judge, seen_at)
         await self._alarms.publish_pending(line)
         return line
@@ -216,7 +217,7 @@ class _Fidelity:
     # -- sweeping
 
     async def _catch_up(self, line: LineState) -> None:
-        now = await store.clock(self._app.pool)
+        now = await clock(self._app.pool)
         # a row may become visible some time after its changed_at: its transaction ends at most this much later
         since = line.seen_at - timedelta(seconds=self._app.settings.postgres_statement_timeout_s * 2)
         lowest = line.view.floor - line.view.window_s

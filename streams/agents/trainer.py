@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from schemas import RetrainEvent
 from sql.ledger import Ledger, LostLease, StaleRetrain, UnknownModel
-from sql.retrain_store import MOST_TRIES, Job, enqueue, finish, heartbeat, put_back, take
+from sql.retrain_store import MAX_TRIES, Job, enqueue, finish, heartbeat, lease_training, put_back
 from streams.errors import ContainsNul, describe_error, require_no_nul
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, send_to_dead_letters
@@ -88,7 +88,7 @@ class _Trainer:
     async def watch(self) -> None:
         """Measure what promotions buy, and take back what does harm."""
         models = ModelLoader(self._app.pool, self._registry, size=2)
-        aftermath = PromotionEvaluator(self._app.pool, models.get, self._app.settings)
+        aftermath = PromotionEvaluator(self._app.pool, models.load, self._app.settings)
         while not self._app.should_stop:
             await process_event(self._app, aftermath.look, partial(_later, "the effects of promotions"))
             await asyncio.sleep(_WATCH_EVERY_S)
@@ -106,7 +106,7 @@ class _Trainer:
             self._stored.popitem(last=False)
 
     async def _take(self) -> Job | None:
-        return await take(self._app.pool, f"{socket.gethostname()}:{os.getpid()}", self._app.settings.retrain_limits)
+        return await lease_training(self._app.pool, f"{socket.gethostname()}:{os.getpid()}", self._app.settings.retrain_limits)
 
     async def _do(self, job: Job) -> None:
         try:
@@ -121,11 +121,11 @@ class _Trainer:
             raise
 
     async def _retrain(self, job: Job) -> None:
-        if job.tries > MOST_TRIES:
-            raise TrainingFailed(f"given up: {MOST_TRIES} workers began this training and none came to an end")
+        if job.tries > MAX_TRIES:
+            raise TrainingFailed(f"given up: {MAX_TRIES} workers began this training and none came to an end")
         LOG.info("training a challenger for %s, retrain %s, try %d", job.line, job.retrain_id, job.tries)
         models = ModelLoader(self._app.pool, self._registry, size=1)
-        steps = Retraining(self._app.pool, self._registry, models.get, self._app.settings)
+        steps = Retraining(self._app.pool, self._registry, models.load, self._app.settings)
         challenger = await steps.challenger(job)
         comparison = await steps.judged(job, challenger)
         event = await Ledger(self._app.pool).conclude(

@@ -14,8 +14,8 @@ from schemas.twin_models import RealismReport
 from sql.database import Pool
 from sql.ledger import POLICIES, Ledger
 from sql.retrain_store import approve, request, requests
-from sql.simulation_store import runs
-from sql.twin_repository import keep_realism
+from sql.simulation_store import find_runs
+from sql.twin_repository import save_realism
 from streams.cli.options import filter_option, filters_of
 from streams.cli.output import answer, as_json_option, with_pool
 from streams.client.twin_client import TwinClient
@@ -209,7 +209,7 @@ async def _realism(at: Settings, pool: Pool, line: str, filters: PopulationFilte
     await Ledger(pool).state(line)  # refuses a line that nobody knows
     model = await champion_of(at, pool, line)
     report = await asyncio.to_thread(model.assess, filters)
-    return report, await keep_realism(pool, model.card, filters, report)
+    return report, await save_realism(pool, model.card, filters, report)
 
 
 async def _history(pool: Pool, line: str) -> list[ModelEvent]:
@@ -232,7 +232,7 @@ def _the_one(prefix: str, ids: Iterable[UUID], what: str) -> UUID:
 
 async def _answered(pool: Pool, simulation_id: UUID) -> dict[str, Any]:
     """Which model answered a simulation, and the event that had made it champion, where one had."""
-    pins = (await runs(pool, [simulation_id])).get(simulation_id)
+    pins = (await find_runs(pool, [simulation_id])).get(simulation_id)
     if pins is None:
         raise LookupError(f"no simulation {simulation_id} was ever asked for")
     events = await Ledger(pool).history(pins.line) if pins.line else []

@@ -197,9 +197,9 @@ def replay(topic: str, begin: str | None, end: str | None, partitions: tuple[int
 
 def simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
     """Compute a past simulation again; exit status 1 when it is not the same to the last bit."""
-    from streams.simulation.reproduction import repeat  # noqa: PLC0415  # heavy, and only this command needs it
+    from streams.simulation.reproduction import reproduce  # noqa: PLC0415  # heavy, and only this command needs it
 
-    repeated = with_pool(lambda at, pool: repeat(at, pool, simulation_id))
+    repeated = with_pool(lambda at, pool: reproduce(at, pool, simulation_id))
     answer(repeated.to_dict(), repeated.format_text, as_json=as_json)
     if repeated.differences:
         sys.exit(1)

@@ -14,7 +14,7 @@ from streams.operations.verify import VerificationReport as Verified
 from streams.reporting.charts import Mark
 from streams.reporting.overview import LineOverview, Point, Retrain, Series
 from streams.reporting.text import model_facts
-from streams.training.datasets import Imported
+from streams.training.datasets import ImportedTable
 from streams.web.dashboard import render_report
 
 __all__ = ["DemoReport", "make_report"]
@@ -32,7 +32,7 @@ class DemoReport:
         seconds: of each step.
     """
 
-    table: Imported
+    table: ImportedTable
     journey: DemoRun
     verified: Verified
     seconds: dict[str, float]
@@ -120,7 +120,7 @@ class DemoReport:
         ]
 
 
-def make_report(table: Imported, journey: DemoRun, verified: Verified, seconds: dict[str, float], home: Path) -> DemoReport:
+def make_report(table: ImportedTable, journey: DemoRun, verified: Verified, seconds: dict[str, float], home: Path) -> DemoReport:
     """Put the report together and write its page into ``home``.
 
     Raises:

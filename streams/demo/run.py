@@ -21,7 +21,7 @@ from streams.demo.shift import split
 from streams.operations.verify import verify
 from streams.reporting.text import model_facts
 from streams.settings import ROLES, Settings
-from streams.training.datasets import ENTITY, Imported, as_training_table, read_table
+from streams.training.datasets import ENTITY, ImportedTable, as_training_table, read_table
 from streams.worker.local_stack import local_stack
 from streams.worker.setup import learn, prepare
 from streams.worker.supervisor import Workers
@@ -95,13 +95,15 @@ def run_demo(
     return make_report(table, journey, verified, watch.seconds, home)
 
 
-def _table(data: Path | None, twin_type: TwinType, rows: int) -> Imported:
+def _table(data: Path | None, twin_type: TwinType, rows: int) -> ImportedTable:
     if data is not None:
         return as_training_table(read_table(data), twin_type)
     frame = sample_table(twin_type, rows, np.random.default_rng(SEED))
     frame.insert(0, ENTITY, [f"{twin_type.value}-{row:05}" for row in range(rows)])
     note = "marginals and correlations follow published facts, the links to the outcome are ours: nobody real is in it"
-    return Imported(frame, TWIN_TYPES[twin_type].default_target.name, f"generated table of {rows:,} {twin_type} rows", (), (note,))
+    return ImportedTable(
+        frame, TWIN_TYPES[twin_type].default_target.name, f"generated table of {rows:,} {twin_type} rows", (), (note,)
+    )
 
 
 def _half_quiet(stream: pd.DataFrame) -> Pace:

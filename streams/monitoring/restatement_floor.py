@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from engine.fidelity.windows import lowest_pane
 from schemas import OutcomeEvent
 from sql import window_store as store
-from sql.database import Pool, transaction
+from sql.database import Pool, clock, transaction
 from sql.window_store import FloorRow, SourceState
 from streams.kafka.topics import PARTITIONS, topic_of
 from streams.monitoring.line_state import LineState, evidence_before, lowest
@@ -26,7 +26,7 @@ async def raise_floor(pool: Pool, line: LineState, settings: Settings) -> None:
 
     What is folded below the new floor is held against the rows once more while no slice can change them.
     """
-    limit = limit_of(await store.source_states(pool, _OUTCOMES), await store.clock(pool), line.view.pane_s, settings.restatement_s)
+    limit = limit_of(await store.source_states(pool, _OUTCOMES), await clock(pool), line.view.pane_s, settings.restatement_s)
     low = lowest(line.state)
     floor = min([limit, line.view.held_from, *(window.start for window in line.unsettled)]) if limit is not None else low
     if floor <= low:

@@ -26,7 +26,7 @@ from sql.database import Pool
 from sql.dead_letter_store import RefusedRecord, refused_in_range
 from sql.outcome_store import newest_position
 from sql.replay_store import OffsetRange, begin_suppression, count_stored_outcomes, existing_experiments, extend_suppression
-from sql.simulation_store import runs
+from sql.simulation_store import find_runs
 from streams.client.twin_client import TwinClient
 from streams.ingestion.pipeline import OutcomePipeline
 from streams.ingestion.scoring_context import ContextLoader
@@ -285,7 +285,7 @@ _Weighed = tuple[Record, str, bool]
 async def _weigh_requests(pool: Pool, _: OffsetRange, records: Sequence[Record]) -> list[_Weighed]:
     """A request with an id is answered again, from what is stored for it."""
     ids = [_simulation_id(record.value) for record in records]
-    known = await runs(pool, {each for each in ids if each is not None})
+    known = await find_runs(pool, {each for each in ids if each is not None})
     weighed = []
     for record, simulation_id in zip(records, ids, strict=True):
         if simulation_id is None:

@@ -27,7 +27,7 @@ from streams.registry.serialization import read_parts, write_parts
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["CHAMPION", "MlflowRegistry", "experiment_of", "prepare_store", "registered_name"]
+__all__ = ["CHAMPION", "MlflowRegistry", "experiment_name", "prepare_store", "registered_name"]
 
 CHAMPION = "champion"
 _MODEL_FOLDER = "model"
@@ -44,7 +44,7 @@ _ENVIRONMENT = {
 }
 
 
-def experiment_of(twin_type: TwinType, brand: Brand) -> str:
+def experiment_name(twin_type: TwinType, brand: Brand) -> str:
     """Name of the experiment that a model's run belongs to.
 
     >>> experiment_of(TwinType.HCP, Brand.KISQALI)
@@ -110,12 +110,12 @@ class MlflowRegistry:
 
     def find(self, card: ModelCard) -> Artifact | None:
         """The finished registration of a model, None when there is none."""
-        return self._first(experiment_of(card.twin_type, card.brand), _ID_TAG, str(card.model_id))
+        return self._first(experiment_name(card.twin_type, card.brand), _ID_TAG, str(card.model_id))
 
-    def find_labelled(self, line: str, label: str, value: str) -> Artifact | None:
+    def find_by_label(self, line: str, label: str, value: str) -> Artifact | None:
         """The finished registration of a model of a line with this label, None when there is none."""
         twin_type, brand, _ = line_parts(line)
-        return self._first(experiment_of(twin_type, brand), _TAG + label, value)
+        return self._first(experiment_name(twin_type, brand), _TAG + label, value)
 
     def labels(self, run_id: str) -> dict[str, str]:
         """The labels that a model was registered with."""
@@ -156,7 +156,7 @@ class MlflowRegistry:
     @contextmanager
     def _run(self, card: ModelCard, sha256: str) -> Iterator[str]:
         """A run that counts as finished only when everything in it was stored."""
-        experiment = experiment_of(card.twin_type, card.brand)
+        experiment = experiment_name(card.twin_type, card.brand)
         for left_behind in self._runs(experiment, _ID_TAG, str(card.model_id), "RUNNING"):
             self.client.set_terminated(left_behind.info.run_id, "KILLED")
         tags = {_ID_TAG: str(card.model_id), _DIGEST_TAG: sha256, _LINE_TAG: card.line}

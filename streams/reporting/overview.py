@@ -18,7 +18,7 @@ from schemas.events import SUM_FIELDS
 from schemas.fidelity_models import EstimatedFidelity, Labels
 from schemas.twin_models import Baseline, Errors
 from sql.database import Database, Pool
-from sql.model_card_rows import COLUMNS, card_from
+from sql.model_card_rows import CARD_COLUMNS, card_from
 from sql.pending_label_store import Cohort, estimate_of
 from streams.monitoring.drift_detection import NO_BASELINE, reference_of
 from streams.monitoring.performance_estimation import followed, pending_labels
@@ -31,11 +31,11 @@ _RUNS, _REFUSALS, _RETRAINS, _HISTORY = 12, 12, 6, 40
 _SUMS = ", ".join(f"sum({name})::text AS {name}" for name in SUM_FIELDS)
 
 _LINES = f"""
-SELECT l.line, l.policy, l.champion, l.pane_s, l.window_s, {COLUMNS}
+SELECT l.line, l.policy, l.champion, l.pane_s, l.window_s, {CARD_COLUMNS}
 FROM model_lines l LEFT JOIN digital_twin_models m ON m.model_id = l.champion
 ORDER BY l.line"""  # noqa: S608  # our own constant
 
-_CARDS = f"SELECT {COLUMNS} FROM digital_twin_models m WHERE m.model_id = ANY($1)"  # noqa: S608
+_CARDS = f"SELECT {CARD_COLUMNS} FROM digital_twin_models m WHERE m.model_id = ANY($1)"  # noqa: S608
 
 # The newest window of each series of the model that was scored last: its panes, added up.
 _CURRENT = f"""

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from schemas import ModelCard, ModelEvent
 from sql.database import Database
-from sql.ledger import Effect, Ledger
+from sql.ledger import Ledger, PromotionEffect
 from sql.retrain_store import Limits, Request, request, waits_for
 from streams.web.dashboard import moment, number, share
 
@@ -31,7 +31,7 @@ class Story:
     waits_for: str
     accused: ModelCard
     events: tuple[ModelEvent, ...]
-    effect: Effect | None
+    effect: PromotionEffect | None
     stopped: ModelEvent | None
 
     @property

@@ -8,18 +8,18 @@ from uuid import UUID
 
 from schemas import SimulationAnswer, SimulationResult
 from sql.database import Pool
-from sql.simulation_store import runs
+from sql.simulation_store import find_runs
 from streams.registry.mlflow_registry import MlflowRegistry
 from streams.registry.model_loader import ModelLoader
 from streams.reporting.text import simulation_text
 from streams.settings import Settings
 from streams.simulation.simulator import Simulator
 
-__all__ = ["Repeated", "repeat"]
+__all__ = ["Reproduction", "reproduce"]
 
 
 @dataclass(frozen=True)
-class Repeated:
+class Reproduction:
     """The answer that was given, and every field in which computing it again gave another value: (then, now)."""
 
     answer: SimulationAnswer
@@ -35,14 +35,14 @@ class Repeated:
         return "\n".join([simulation_text(self.answer), *(told or ["computed again from its pins: the same to the last bit"])])
 
 
-async def repeat(settings: Settings, pool: Pool, simulation_id: UUID) -> Repeated:
+async def reproduce(settings: Settings, pool: Pool, simulation_id: UUID) -> Reproduction:
     """Compute a completed simulation again, by the model, effects version, population and seed of its first time.
 
     Raises:
         LookupError: when it was never asked for.
         ValueError: when it was not completed, so that there is nothing to repeat.
     """
-    pins = (await runs(pool, [simulation_id])).get(simulation_id)
+    pins = (await find_runs(pool, [simulation_id])).get(simulation_id)
     if pins is None:
         raise LookupError(f"simulation {simulation_id} was never asked for")
     if pins.request is None or pins.answer is None or pins.answer.result is None:
@@ -52,7 +52,7 @@ async def repeat(settings: Settings, pool: Pool, simulation_id: UUID) -> Repeate
     now, then = await Simulator(pool, models).compute(pins, pins.request), pins.answer.result
     fields = [name for name in SimulationResult.model_fields if name != "simulated_at"]
     now = SimulationResult.model_validate(now.model_dump(mode="json"))  # as it would be read back
-    return Repeated(
+    return Reproduction(
         pins.answer,
         {name: (getattr(then, name), getattr(now, name)) for name in fields if getattr(then, name) != getattr(now, name)},
     )

@@ -25,18 +25,18 @@ from schemas import (
 )
 from schemas.filters import Filters
 from sql.database import Pool
-from sql.experiment_store import answered, priors_at_version
+from sql.experiment_store import answered_simulations, priors_at_version
 from sql.ledger import Ledger
-from sql.simulation_store import Pins, Recipe, pin, runs
+from sql.simulation_store import Pins, Recipe, find_runs, pin
 from sql.twin_repository import TwinRepository
 from streams.ingestion.scoring import SimulatedTwins
 from streams.registry.model_loader import ModelLoader
 
-__all__ = ["TWINS", "MissingFeature", "Simulator"]
+__all__ = ["DEFAULT_TWIN_COUNT", "MissingFeature", "Simulator"]
 
 LOG = logging.getLogger(__name__)
 
-TWINS = 10_000
+DEFAULT_TWIN_COUNT = 10_000
 """Twins of a request that names neither a population nor a number."""
 
 
@@ -73,7 +73,7 @@ class Simulator:
             try:
                 return await pin(self._pool, request, body_hash, self._recipe_for(request))
             except _NotLoaded as missing:  # a population's id comes from its model
-                await self._models.get(missing.model_id)
+                await self._models.load(missing.model_id)
 
     async def compute(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
         """The result of a pinned request; the same pins give the same result but for the time in it.
@@ -91,7 +91,7 @@ class Simulator:
             alternatives=request.alternatives,
             simulation_id=request.simulation_id,
         )
-        record = await answered(self._pool, request.line, request.intervention.intervention_type)
+        record = await answered_simulations(self._pool, request.line, request.intervention.intervention_type)
         told = {"simulated_at": datetime.now(UTC), "track_record": track_record([Answered(*each) for each in record])}
         return result.model_copy(update=told)
 
@@ -103,7 +103,7 @@ class Simulator:
         champion = await Ledger(self._pool).champion(experiment.line)
         if champion is None:
             return None
-        model = await self._models.get(champion)
+        model = await self._models.load(champion)
         try:
             _check_features(model.card, experiment.filters)
             return await asyncio.to_thread(_reach, model, experiment)
@@ -113,17 +113,17 @@ class Simulator:
 
     async def twins(self, simulation_id: UUID) -> SimulatedTwins | None:
         """The twins of a completed simulation and what it does to each; None for one that was not completed."""
-        pins = (await runs(self._pool, [simulation_id])).get(simulation_id)
+        pins = (await find_runs(self._pool, [simulation_id])).get(simulation_id)
         if pins is None or pins.request is None or pins.answer is None or pins.answer.status is not AnswerStatus.COMPLETED:
             return None
         engine = await self._engine(pins, pins.request)
         return await asyncio.to_thread(_simulated, pins.request, engine)
 
     def _recipe_for(self, request: SimulationRequest) -> Callable[[UUID], Recipe]:
-        count, seed = request.twin_count or TWINS, request.drawn_seed
+        count, seed = request.twin_count or DEFAULT_TWIN_COUNT, request.drawn_seed
 
         def recipe(champion: UUID) -> Recipe:
-            model = self._models.ready(champion)
+            model = self._models.cached(champion)
             if model is None:
                 raise _NotLoaded(champion)
             filters = request.filters.model_dump(exclude_none=True)
@@ -142,7 +142,7 @@ class Simulator:
             raise ValueError(f"simulation {pins.simulation_id} was never pinned")
         if pins.stored:
             return await self._repository.load_population(recipe.population_id)
-        model = await self._models.get(model_id)
+        model = await self._models.load(model_id)
         _check_features(model.card, recipe.filters)
         return await asyncio.to_thread(_generated, model, recipe)
 
@@ -156,7 +156,7 @@ def _check_features(card: ModelCard, filters: Filters) -> None:
 
 
 def _reach(model: TwinModel, experiment: ExperimentResult) -> Reach:
-    return SimulationEngine(model.generate(TWINS, experiment.filters)).reach(experiment.intervention)
+    return SimulationEngine(model.generate(DEFAULT_TWIN_COUNT, experiment.filters)).reach(experiment.intervention)
 
 
 def _generated(model: TwinModel, recipe: Recipe) -> TwinPopulation:

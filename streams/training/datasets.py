@@ -15,7 +15,7 @@ import pandas as pd
 from schemas import TWIN_TYPES, TwinType
 from schemas.base import one_of
 
-__all__ = ["Imported", "as_training_table", "read_table", "write_table"]
+__all__ = ["ImportedTable", "as_training_table", "read_table", "write_table"]
 
 ENTITY = "entity_id"
 _PART_D = {"hcp_id", "specialty_2013", "state_2013", "grad_year_2013", "bene_count_2013", "total_claims_2013", "total_claims_2014"}
@@ -33,7 +33,7 @@ REGION_OF_STATE = {state: region for region, states in _CENSUS_REGIONS.items() f
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedTable:
     """A table ready to train on.
 
     Attributes:
@@ -78,7 +78,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         raise ValueError(f"cannot write {path.name!r}: give a name that ends in {', '.join(_SUFFIXES)}")
 
 
-def as_training_table(table: pd.DataFrame, twin_type: TwinType, target: str | None = None) -> Imported:
+def as_training_table(table: pd.DataFrame, twin_type: TwinType, target: str | None = None) -> ImportedTable:
     """Recognise a table by its columns and bring it to features and target.
 
     Raises:
@@ -91,14 +91,14 @@ def as_training_table(table: pd.DataFrame, twin_type: TwinType, target: str | No
     return _any_table(table, twin_type, target)
 
 
-def _any_table(table: pd.DataFrame, twin_type: TwinType, target: str | None) -> Imported:
+def _any_table(table: pd.DataFrame, twin_type: TwinType, target: str | None) -> ImportedTable:
     entry = TWIN_TYPES[twin_type]
     wanted = entry.target(target).name
     one_of("target column: the table", wanted, map(str, table.columns))
     known = [name for name in entry.by_name if name in table]
     if not known:
         raise ValueError(f"no column is a feature of {twin_type} twins: expected some of {', '.join(entry.by_name)}")
-    return Imported(_with_entities(table), wanted, "table of features", _left_out(twin_type, table))
+    return ImportedTable(_with_entities(table), wanted, "table of features", _left_out(twin_type, table))
 
 
 def _with_entities(table: pd.DataFrame) -> pd.DataFrame:
@@ -108,7 +108,7 @@ def _with_entities(table: pd.DataFrame) -> pd.DataFrame:
     return rest.assign(**{ENTITY: ids}).loc[:, [ENTITY, *map(str, rest.columns)]].reset_index(drop=True)
 
 
-def _part_d(table: pd.DataFrame) -> Imported:
+def _part_d(table: pd.DataFrame) -> ImportedTable:
     claims, group = table["total_claims_2013"], table["group_size_2013"]
     decile = _decile(claims)
     frame = pd.DataFrame(
@@ -129,7 +129,7 @@ def _part_d(table: pd.DataFrame) -> Imported:
         "priority_tier is two deciles a tier; decile is by prescriptions filled in 2013",
         "physicians below the claim threshold are absent in either year: entry and exit are not seen",
     )
-    return Imported(
+    return ImportedTable(
         frame, "prescribing_change", "Medicare Part D prescribers, 2013 and 2014", _left_out(TwinType.HCP, frame), notes
     )
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from sql.database import Database
-from sql.training_data_store import ENTITY, OBSERVED, features_known
+from sql.training_data_store import ENTITY, OBSERVED, features_as_of
 
 __all__ = ["FeastFeatures", "FeatureSource", "HistoryFeatures", "checked_outcomes", "feature_source"]
 
@@ -60,7 +60,7 @@ class HistoryFeatures:
 
     async def joined(self, outcomes: pd.DataFrame) -> pd.DataFrame:
         """See :class:`FeatureSource`."""
-        return await features_known(self.database, self.line, outcomes)
+        return await features_as_of(self.database, self.line, outcomes)
 
 
 @dataclass(frozen=True)

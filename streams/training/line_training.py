@@ -15,7 +15,7 @@ import pandas as pd
 from engine.promotion.promotion_gate import GATE_ROWS, Comparison
 from engine.twins.twin_model import TwinModel
 from schemas import TWIN_TYPES, Brand, ModelCard, ModelEvent, TwinType, line_parts, model_line
-from sql.database import Database
+from sql.database import Database, clock
 from sql.ledger import Artifact, Ledger
 from sql.training_data_store import ENTITY, OBSERVED, add_history, training_rows
 from streams.registry.mlflow_registry import MlflowRegistry
@@ -23,7 +23,7 @@ from streams.settings import Settings
 from streams.training.shadow_evaluation import gate
 from streams.training.training_process import TrainingRefused, TrainingResult, TrainingSpec, train_in_subprocess
 
-__all__ = ["TRAINED_UNTIL_LABEL", "TrainedLine", "TrainingCutoff", "keep", "register", "train_line", "training_spec"]
+__all__ = ["TRAINED_UNTIL_LABEL", "TrainedLine", "TrainingCutoff", "register_model", "save_model", "train_line", "training_spec"]
 
 TRAINED_UNTIL_LABEL = "learned_until"
 """Label of a registered model: the last row that it learned from."""
@@ -113,14 +113,14 @@ async def train_line(
     name = TWIN_TYPES[twin_type].target(target).name
     line, ledger = model_line(twin_type, brand, name), Ledger(database)
     champion = await ledger.champion(line)
-    rows = _ordered(frame, name, await database.fetchval("SELECT clock_timestamp()"))
+    rows = _ordered(frame, name, await clock(database))
     unseen = await _unseen(database, line, rows)
     learned, held_out = (rows, unseen.iloc[:0]) if champion is None else _with_held_out(rows, unseen)
     lesson = training_spec(line, settings, seed)
     async with train_in_subprocess(lesson, learned) as found:
-        artifact = await keep(registry, found, {TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(learned))})
+        artifact = await save_model(registry, found, {TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(learned))})
         await add_history(database, line, unseen, source)
-        card, _ = await register(ledger, found.model.card, artifact, settings)
+        card, _ = await register_model(ledger, found.model.card, artifact, settings)
         comparison = await _against_champion(ledger, registry, champion, found.model, held_out)
     event = await _decide(ledger, card, comparison, source)
     if event.champion == card.model_id:
@@ -173,12 +173,12 @@ def _with_held_out(rows: pd.DataFrame, unseen: pd.DataFrame) -> tuple[pd.DataFra
     return rows.drop(index=held_out.index), held_out
 
 
-async def keep(registry: MlflowRegistry, found: TrainingResult, labels: dict[str, str]) -> Artifact:
+async def save_model(registry: MlflowRegistry, found: TrainingResult, labels: dict[str, str]) -> Artifact:
     """Put a trained model into the registry, off the event loop."""
     return await asyncio.to_thread(registry.save_folder, found.model.card, found.folder, found.sha256, labels)
 
 
-async def register(
+async def register_model(
     ledger: Ledger, card: ModelCard, artifact: Artifact, settings: Settings, retrain_id: UUID | None = None
 ) -> tuple[ModelCard, ModelEvent]:
     """Write a model that lies in the registry into the ledger, and return its card as stored."""

@@ -16,10 +16,10 @@ from uuid import UUID
 from engine.promotion.promotion_gate import GATE_ROWS, Comparison, Difference
 from engine.twins.twin_model import TwinModel
 from sql.database import Database
-from sql.ledger import Effect, Ledger, Promotion
+from sql.ledger import Ledger, Promotion, PromotionEffect
 from sql.training_data_store import OBSERVED, count_since
 from streams.settings import Settings
-from streams.training.retraining import soon
+from streams.training.retraining import latest_observable
 from streams.training.shadow_evaluation import gate, later_rows
 
 __all__ = ["LOOKS", "PromotionEvaluator"]
@@ -49,22 +49,22 @@ class PromotionEvaluator:
         ledger = Ledger(self.database)
         for promotion in await ledger.watched():
             effect = await self._measured(promotion)
-            event = await ledger.note_effect(promotion, effect) if effect is not None else None
+            event = await ledger.record_effect(promotion, effect) if effect is not None else None
             if event is not None:
                 LOG.warning("%s: %s, %s", event.line, event.happened, event.reason)
 
-    async def _measured(self, promotion: Promotion) -> Effect | None:
-        until = promotion.until or soon(self.settings)
+    async def _measured(self, promotion: Promotion) -> PromotionEffect | None:
+        until = promotion.until or latest_observable(self.settings)
         n = await count_since(self.database, promotion.line, promotion.since, until)
         over = promotion.until is not None
         if not over and n < next(look for look in (*LOOKS, float("inf")) if look > promotion.seen):
             return None
         if n < GATE_ROWS:
-            return Effect(promotion.line, promotion.generation, n, "unknown", final=True, comparison={})
+            return PromotionEffect(promotion.line, promotion.generation, n, "unknown", final=True, comparison={})
         return await self._compared(promotion, over=over)
 
-    async def _compared(self, promotion: Promotion, *, over: bool) -> Effect:
-        rows = await later_rows(self.database, promotion.line, soon(self.settings), promotion.since)
+    async def _compared(self, promotion: Promotion, *, over: bool) -> PromotionEffect:
+        rows = await later_rows(self.database, promotion.line, latest_observable(self.settings), promotion.since)
         if promotion.until is not None:
             rows = rows[rows[OBSERVED] < promotion.until]
         rows = rows.iloc[: LOOKS[-1]]
@@ -73,13 +73,13 @@ class PromotionEvaluator:
         verdict = _verdict(comparison.mae)
         final = over or verdict == "harm" or len(rows) >= LOOKS[-1]
         told = comparison.numbers() | {"reason": _in_words(comparison)}
-        return Effect(promotion.line, promotion.generation, len(rows), verdict, final, told)
+        return PromotionEffect(promotion.line, promotion.generation, len(rows), verdict, final, told)
 
 
 def _verdict(mae: Difference) -> Literal["gain", "nothing", "harm"]:
-    if mae.surely_higher(_LEVEL):
+    if mae.is_higher(_LEVEL):
         return "harm"
-    return "gain" if mae.surely_lower(_LEVEL) else "nothing"
+    return "gain" if mae.is_lower(_LEVEL) else "nothing"
 
 
 def _in_words(comparison: Comparison) -> str:

@@ -13,22 +13,22 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-from engine.promotion.carry_over import ENOUGH_NEW, FEWEST_NEW, carried_over, onset, portion
+from engine.promotion.carry_over import ENOUGH_NEW_ROWS, MIN_NEW_ROWS, adjust_history, estimate_onset, split_rows
 from engine.promotion.promotion_gate import GATE_ROWS, Comparison
 from engine.twins.twin_model import TwinModel
 from schemas import ModelEvent
 from schemas.twin_types import ALL_ROWS
 from sql.database import Database
 from sql.ledger import Artifact, Ledger
-from sql.retrain_store import Job, note_learned
+from sql.retrain_store import Job, record_training_rows
 from sql.training_data_store import OBSERVED, training_rows
 from streams.registry.mlflow_registry import MlflowRegistry
 from streams.settings import Settings
-from streams.training.line_training import TRAINED_UNTIL_LABEL, TrainingCutoff, keep, register, training_spec
+from streams.training.line_training import TRAINED_UNTIL_LABEL, TrainingCutoff, register_model, save_model, training_spec
 from streams.training.shadow_evaluation import gate, later_rows
 from streams.training.training_process import TrainingRefused, train_in_subprocess
 
-__all__ = ["Challenger", "Retraining", "soon"]
+__all__ = ["Challenger", "Retraining", "latest_observable"]
 
 LOG = logging.getLogger(__name__)
 
@@ -77,17 +77,17 @@ class Retraining:
             TrainingRefused: when there is too little to learn from.
             TrainingFailed: when training took too much time or memory.
         """
-        found = await asyncio.to_thread(self.registry.find_labelled, job.line, RETRAIN_LABEL, str(job.retrain_id))
+        found = await asyncio.to_thread(self.registry.find_by_label, job.line, RETRAIN_LABEL, str(job.retrain_id))
         artifact = found if found is not None else await self._train(job)
         model = await asyncio.to_thread(self.registry.load, artifact)
         ledger = Ledger(self.database)
-        card, event = await register(ledger, model.card, artifact, self.settings, job.retrain_id)
+        card, event = await register_model(ledger, model.card, artifact, self.settings, job.retrain_id)
         labels = await asyncio.to_thread(self.registry.labels, artifact.mlflow_run_id)
         return Challenger(model.with_card(card), artifact, await self._learned_until(job.line, labels), event)
 
     async def judged(self, job: Job, challenger: Challenger) -> Comparison:
         """What the gate says of accused and challenger, on everything observed after what the challenger learned from."""
-        rows = await later_rows(self.database, job.line, soon(self.settings), challenger.until.observed_at)
+        rows = await later_rows(self.database, job.line, latest_observable(self.settings), challenger.until.observed_at)
         accused = await self.load(job.model_id)
         later = challenger.until.rows_after(rows)
         return await asyncio.to_thread(gate, later, accused, challenger.model, job.evidence.get("segment", ALL_ROWS))
@@ -98,12 +98,12 @@ class Retraining:
         labels = {RETRAIN_LABEL: str(job.retrain_id), TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(since))}
         if not history.empty:
             labels[BEFORE] = str(TrainingCutoff.last_of(history))
-            history = await asyncio.to_thread(carried_over, history, since, accused)
+            history = await asyncio.to_thread(adjust_history, history, since, accused)
         rows = pd.concat([history, since], ignore_index=True)
-        await note_learned(self.database, job.retrain_id, _learned(since, history))
+        await record_training_rows(self.database, job.retrain_id, _learned(since, history))
         lesson = training_spec(job.line, self.settings, job.retrain_id.int % 2**32)
         async with train_in_subprocess(lesson.model_copy(update={"carried": len(history)}), rows) as found:
-            return await keep(self.registry, found, labels)
+            return await save_model(self.registry, found, labels)
 
     async def _rows_to_learn(self, job: Job, accused: TwinModel) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Rows since the change, a thousand of which are waited for while it makes sense, and rows from before it."""
@@ -113,24 +113,24 @@ class Retraining:
         while True:
             since = await self._since_the_change(job.line, accused, until)
             waited_s = (datetime.now(UTC) - job.requested_at).total_seconds()
-            if len(since) >= ENOUGH_NEW + GATE_ROWS or waited_s >= patience_s:
+            if len(since) >= ENOUGH_NEW_ROWS + GATE_ROWS or waited_s >= patience_s:
                 return await self._divided(job.line, since, labels)
-            LOG.info("%s: %d rows since the change, waiting for %d", job.line, len(since), ENOUGH_NEW + GATE_ROWS)
+            LOG.info("%s: %d rows since the change, waiting for %d", job.line, len(since), ENOUGH_NEW_ROWS + GATE_ROWS)
             await asyncio.sleep(max(0.2, min(patience_s / _MOST_LOOKS, patience_s - waited_s)))
 
     async def _since_the_change(self, line: str, accused: TwinModel, until: TrainingCutoff) -> pd.DataFrame:
-        new = until.rows_after(await training_rows(self.database, line, soon(self.settings), until.observed_at))
+        new = until.rows_after(await training_rows(self.database, line, latest_observable(self.settings), until.observed_at))
         return await asyncio.to_thread(_after_onset, new, accused)
 
     async def _divided(self, line: str, since: pd.DataFrame, labels: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        everything = await training_rows(self.database, line, soon(self.settings))
+        everything = await training_rows(self.database, line, latest_observable(self.settings))
         before = everything.iloc[: len(everything) - len(since)]
         if BEFORE in labels:
             before = TrainingCutoff.read(labels[BEFORE]).rows_after(before)
-        division = portion(len(since), len(before))
+        division = split_rows(len(since), len(before))
         if division is None:
             raise TrainingRefused(
-                f"{len(since)} outcomes with features since the change are too few: {FEWEST_NEW} to learn from "
+                f"{len(since)} outcomes with features since the change are too few: {MIN_NEW_ROWS} to learn from "
                 f"and {GATE_ROWS} later ones to judge on are needed"
             )
         return since.iloc[: division.learned], before.iloc[len(before) - division.history :]
@@ -158,9 +158,9 @@ def _after_onset(rows: pd.DataFrame, accused: TwinModel) -> pd.DataFrame:
     if rows.empty:
         return rows
     errors = np.abs(accused.predict(rows) - rows[accused.card.target].to_numpy(dtype=float))
-    return rows.iloc[onset(errors, accused.card.baseline) :]
+    return rows.iloc[estimate_onset(errors, accused.card.baseline) :]
 
 
-def soon(settings: Settings) -> datetime:
+def latest_observable(settings: Settings) -> datetime:
     """Nothing that was observed can be later than this."""
     return datetime.now(UTC) + timedelta(seconds=settings.skew_s)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.promotion.promotion_gate import Comparison, Judged, compare
+from engine.promotion.promotion_gate import Comparison, Predictions, compare_models
 from engine.twins.twin_model import TwinModel
 from schemas import TWIN_TYPES
 from schemas.twin_types import ALL_ROWS, segment_name
@@ -35,7 +35,7 @@ async def later_rows(database: Database, line: str, as_of: datetime, since: date
 
 def gate(rows: pd.DataFrame, champion: TwinModel, challenger: TwinModel, trigger: str = ALL_ROWS) -> Comparison:
     """Judge two models on the same rows; ``trigger`` is the segment that has to become better."""
-    return compare(
+    return compare_models(
         rows[champion.card.target].to_numpy(dtype=float),
         champion=_asked(champion, rows),
         challenger=_asked(challenger, rows),
@@ -45,9 +45,9 @@ def gate(rows: pd.DataFrame, champion: TwinModel, challenger: TwinModel, trigger
     )
 
 
-def _asked(model: TwinModel, rows: pd.DataFrame) -> Judged:
+def _asked(model: TwinModel, rows: pd.DataFrame) -> Predictions:
     change = rows[CHANGE].to_numpy(dtype=float) if CHANGE in rows else 0.0
-    return Judged(*(said + change for said in model.predict_all(rows)))
+    return Predictions(*(said + change for said in model.predict_all(rows)))
 
 
 def _segments(rows: pd.DataFrame, model: TwinModel) -> dict[str, npt.NDArray[np.bool_]]:

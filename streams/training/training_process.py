@@ -68,7 +68,7 @@ class TrainingSpec(Frozen):
     n_jobs: int = -1
     seconds: float = 1800.0
     memory_bytes: int = 8 * 1024**3
-    carried: int = 0
+    n_carried_rows: int = 0
     model_type: ModelType = "auto"
     graph: CausalGraph | None = None
 
@@ -168,7 +168,7 @@ def _learn_into(lesson: TrainingSpec, folder: Path) -> dict[str, str]:
             n_jobs=lesson.n_jobs,
             seed=lesson.seed,
         )
-        generator.train(pd.read_parquet(folder / _FRAME), target_col=lesson.target, carried=lesson.carried)
+        generator.train(pd.read_parquet(folder / _FRAME), target_col=lesson.target, n_carried_rows=lesson.n_carried_rows)
         sha256 = write_parts(generator.model.to_parts(), folder / _MODEL)
     except ValueError as error:
         return {"refused": str(error)}

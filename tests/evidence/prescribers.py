@@ -24,7 +24,7 @@ from engine import TwinGenerator
 from schemas import Baseline, Brand, ModelCard, ModelEvent, TwinType, model_line
 from schemas.fidelity_models import DRIFT_RULES
 from sql.database import Pool, open_pool
-from sql.ledger import Effect, Ledger
+from sql.ledger import Ledger, PromotionEffect
 from sql.retrain_store import Request, requests
 from streams.client.twin_client import TwinClient
 from streams.demo.run import DEMO
@@ -121,7 +121,7 @@ class Seen:
     alarms: int = 0
     asked: Sequence[Request] = ()
     promotions: Sequence[ModelEvent] = ()
-    effect: Effect | None = None
+    effect: PromotionEffect | None = None
     outcomes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["model_id", "observed_at", "error"]))
 
     @property

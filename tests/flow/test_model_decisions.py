@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
-from sql.ledger import Effect, Ledger
-from sql.retrain_store import enqueue, note_learned, request, take
+from sql.ledger import Ledger, PromotionEffect
+from sql.retrain_store import enqueue, lease_training, record_training_rows, request
 from sql.simulation_store import Recipe, pin
 from streams.registry.mlflow_registry import MlflowRegistry
 
@@ -89,22 +89,22 @@ async def test_a_line_that_waits_for_approval_is_approved_by_command(twinstream,
     await twinstream("models", "policy", LINE, "approve")
     await enqueue(pool, alarm := an_alarm(promoted.champion))
     assert "it waits for approval: twinstream retrain approve" in await twinstream("why", str(alarm.retrain_id))
-    assert await take(pool, "w", settings.retrain_limits) is None
+    assert await lease_training(pool, "w", settings.retrain_limits) is None
     await twinstream("retrain", "approve", str(alarm.retrain_id)[:8])
-    assert await take(pool, "w", settings.retrain_limits) is not None
+    assert await lease_training(pool, "w", settings.retrain_limits) is not None
     assert str(alarm.retrain_id) in await twinstream("retrain", "list", LINE)
 
 
 async def test_why_tells_the_whole_story_of_a_retrain_on_one_screen(twinstream, promoted, second, pool, settings):
     await enqueue(pool, alarm := an_alarm(promoted.champion))
-    job = await take(pool, "w", settings.retrain_limits)
+    job = await lease_training(pool, "w", settings.retrain_limits)
     learned = {"rows": 1200, "history_rows": 30, "since": "2026-03-01", "until": "2026-03-02", "as_of": "2026-03-02"}
-    await note_learned(pool, job.retrain_id, learned)
+    await record_training_rows(pool, job.retrain_id, learned)
     ledger = Ledger(pool)
     told = {"retrain_id": job.retrain_id, "fence": job.fence, "reason": "MAE 0.12 instead of 0.25 on 500 later rows"}
     await ledger.promote(LINE, second, **told, comparison=GATE)
     (promotion,) = await ledger.watched()
-    await ledger.note_effect(promotion, Effect(LINE, promotion.generation, 2000, "gain", True, GATE))
+    await ledger.record_effect(promotion, PromotionEffect(LINE, promotion.generation, 2000, "gain", True, GATE))
     story = await twinstream("why", str(alarm.retrain_id)[:8])
     assert len(story.splitlines()) <= 24
     for part in (

@@ -21,7 +21,7 @@ from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
 from sql.ledger import Ledger
-from sql.retrain_store import enqueue, requests, take
+from sql.retrain_store import enqueue, lease_training, requests
 from sql.training_data_store import add_history
 from streams.client.twin_client import TwinClient
 from streams.metrics import RETRAINS
@@ -172,7 +172,7 @@ async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one
     (row,) = await requests(pool, LINE)
     assert (row.status, row.tries) == ("queued", 0)
     assert _trainings_under(os.getpid()) == []
-    job = await take(pool, "the next one", settings.retrain_limits)
+    job = await lease_training(pool, "the next one", settings.retrain_limits)
     assert job is not None
     assert job.tries == 1
 
@@ -181,7 +181,7 @@ async def test_a_training_that_nobody_brings_to_an_end_is_closed_with_a_word_in_
     await enqueue(pool, alarm := an_alarm(promoted.champion))
     hasty = settings.model_copy(update={"lease_s": 0.001}).retrain_limits
     for worker in range(3):
-        assert await take(pool, f"one that died, {worker}", hasty) is not None
+        assert await lease_training(pool, f"one that died, {worker}", hasty) is not None
     async with service(["trainer"]):
         state = await ended(pool, "failed")
     assert (state.retrain_id, state.champion) == (alarm.retrain_id, promoted.champion)
@@ -254,7 +254,7 @@ async def test_a_training_that_finished_before_the_trainer_died_is_judged_and_no
     await observe(pool, promoted.effective_from)
     alarm = an_alarm(promoted.champion)
     await enqueue(pool, alarm)
-    job = await take(pool, "one that died", settings.retrain_limits)
+    job = await lease_training(pool, "one that died", settings.retrain_limits)
     challenger = await Retraining(pool, registry, ModelLoader(pool, registry, 1).get, settings).challenger(job)
     async with service(["trainer"]):
         state = await ended(pool, "promoted")

@@ -16,7 +16,7 @@ from schemas.events import canonical_digest
 from schemas.simulation_models import SimulationRecommendation, TrackRecord
 from sql.experiment_store import experiments
 from sql.ledger import Ledger
-from sql.simulation_store import runs
+from sql.simulation_store import find_runs
 from sql.twin_repository import TwinRepository
 from streams.client.twin_client import NoAnswer
 from streams.kafka.app import TwinApp
@@ -147,7 +147,7 @@ async def test_what_means_nothing_is_rejected_with_the_value_and_what_is_allowed
         for body in bodies:
             await client.publish_bytes("simulation-requests", body["simulation_id"].encode(), json.dumps(body).encode())
         answers = {str(a.simulation_id): a for a in await listener.events(SimulationAnswer, len(bodies))}
-    stored = await runs(pool, [answer.simulation_id for answer in answers.values()])
+    stored = await find_runs(pool, [answer.simulation_id for answer in answers.values()])
     for body, (said, words) in zip(bodies, MEANINGLESS, strict=True):
         answer = answers[body["simulation_id"]]
         assert answer.status is AnswerStatus.REJECTED, said
@@ -350,4 +350,4 @@ async def test_a_request_is_asked_for_and_answered_in_processes_of_their_own(ser
     async with service_apart(["simulation"]):
         answer = await client.request(request)
     assert answer.result.recommendation in set(SimulationRecommendation)
-    assert (await runs(pool, [request.simulation_id]))[request.simulation_id].answer == answer
+    assert (await find_runs(pool, [request.simulation_id]))[request.simulation_id].answer == answer

@@ -16,7 +16,7 @@ from schemas import Baseline, Brand, DigitalTwin, ModelCard, PopulationFilter, T
 from schemas.filters import conditions, rows_matching
 from schemas.twin_models import RealismReport
 from sql.database import NoAddress, connect
-from sql.twin_repository import TwinRepository, UnknownModel, UnknownPopulation, UnknownTwin, keep_realism
+from sql.twin_repository import TwinRepository, UnknownModel, UnknownPopulation, UnknownTwin, save_realism
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -127,7 +127,7 @@ async def test_the_report_of_a_filter_is_kept_with_its_own_populations_alone(rep
     await repository.save_population(everybody)
     connection = await connect(database)
     try:
-        assert await keep_realism(connection, south.model, {"region": "south"}, report) == 1
+        assert await save_realism(connection, south.model, {"region": "south"}, report) == 1
     finally:
         await connection.close()
     assert (await repository.load_population(south.population_id)).realism == report

@@ -13,8 +13,8 @@ import pytest
 
 from schemas import Baseline, Brand, ModelCard, ModelEvent, RetrainEvent, TwinModelMetrics, TwinType
 from sql.database import Pool, open_pool
-from sql.ledger import Effect, Ledger, LostLease, NoPredecessor, Promotion, StaleRetrain, UnknownLine, UnknownModel
-from sql.retrain_store import Job, Limits, enqueue, request, take
+from sql.ledger import Ledger, LostLease, NoPredecessor, Promotion, PromotionEffect, StaleRetrain, UnknownLine, UnknownModel
+from sql.retrain_store import Job, Limits, enqueue, lease_training, request
 
 LINE = "hcp:kisqali:prescribing_change"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -77,7 +77,7 @@ async def retraining(pool: Pool, accused: UUID) -> Job:
         retrain_id=uuid4(), line=LINE, model_id=accused, attempt=0, requested_at=LONG_AGO, cause="request", reason="of a test"
     )
     await enqueue(pool, event)
-    job = await take(pool, "w1", Limits(lease_s=60, cooldown_s=0, budget_a_day=9))
+    job = await lease_training(pool, "w1", Limits(lease_s=60, cooldown_s=0, budget_a_day=9))
     assert job is not None
     return job
 
@@ -211,7 +211,7 @@ async def test_a_rejection_can_be_asked_for_again_too(pool: Pool, ledger: Ledger
 async def test_an_older_fence_promotes_nothing(pool: Pool, ledger: Ledger) -> None:
     accused = await crowned(ledger)
     job, challenger = await retraining(pool, accused), await registered(ledger)
-    taken_over = await take(pool, "w2", Limits(lease_s=0, cooldown_s=0, budget_a_day=9))
+    taken_over = await lease_training(pool, "w2", Limits(lease_s=0, cooldown_s=0, budget_a_day=9))
     assert taken_over is not None
     with pytest.raises(LostLease):
         await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence)
@@ -316,7 +316,7 @@ async def drifted(pool: Pool, accused: UUID) -> Job:
         retrain_id=uuid4(), line=LINE, model_id=accused, attempt=0, requested_at=LONG_AGO, cause="drift", reason="of a test"
     )
     await enqueue(pool, event)
-    job = await take(pool, "w1", Limits(cooldown_s=0, budget_a_day=9))
+    job = await lease_training(pool, "w1", Limits(cooldown_s=0, budget_a_day=9))
     assert job is not None
     return job
 
@@ -338,8 +338,10 @@ async def succeeded(pool: Pool, ledger: Ledger) -> Promotion:
     return promotion
 
 
-def measured(promotion: Promotion, verdict: Literal["gain", "nothing", "harm", "unknown"], *, final: bool = True) -> Effect:
-    return Effect(promotion.line, promotion.generation, 2000, verdict, final, {"reason": "of a test"})
+def measured(
+    promotion: Promotion, verdict: Literal["gain", "nothing", "harm", "unknown"], *, final: bool = True
+) -> PromotionEffect:
+    return PromotionEffect(promotion.line, promotion.generation, 2000, verdict, final, {"reason": "of a test"})
 
 
 async def test_two_retrains_in_a_row_that_bought_nothing_stop_the_line_which_says_so(pool: Pool, ledger: Ledger) -> None:
@@ -366,7 +368,7 @@ async def test_a_person_who_chooses_the_policy_again_gives_the_line_two_more(poo
 
 async def test_a_promotion_that_bought_something_ends_the_row(pool: Pool, ledger: Ledger) -> None:
     await rejected(pool, ledger, await crowned(ledger))
-    await ledger.note_effect(promotion := await succeeded(pool, ledger), measured(promotion, "gain"))
+    await ledger.record_effect(promotion := await succeeded(pool, ledger), measured(promotion, "gain"))
     await rejected(pool, ledger, promotion.model_id)
     assert await ledger.policy(LINE) == "auto"
 
@@ -374,9 +376,9 @@ async def test_a_promotion_that_bought_something_ends_the_row(pool: Pool, ledger
 async def test_a_promotion_counts_as_in_vain_once_that_is_final(pool: Pool, ledger: Ledger) -> None:
     await rejected(pool, ledger, await crowned(ledger))
     promotion = await succeeded(pool, ledger)
-    assert await ledger.note_effect(promotion, measured(promotion, "nothing", final=False)) is None
+    assert await ledger.record_effect(promotion, measured(promotion, "nothing", final=False)) is None
     assert await ledger.policy(LINE) == "auto"
-    stopped = await ledger.note_effect(promotion, measured(promotion, "nothing"))
+    stopped = await ledger.record_effect(promotion, measured(promotion, "nothing"))
     assert stopped is not None
     assert stopped.happened == "stopped"
     assert await ledger.champion(LINE) == promotion.model_id
@@ -386,10 +388,10 @@ async def test_a_promotion_counts_as_in_vain_once_that_is_final(pool: Pool, ledg
 async def test_a_champion_that_does_harm_is_rolled_back_once(pool: Pool, ledger: Ledger) -> None:
     first = await crowned(ledger)
     promotion = await succeeded(pool, ledger)
-    back = await ledger.note_effect(promotion, measured(promotion, "harm"))
+    back = await ledger.record_effect(promotion, measured(promotion, "harm"))
     assert back is not None
     assert (back.happened, back.champion, back.retrain_id) == ("rolled_back", first, promotion.retrain_id)
-    assert await ledger.note_effect(promotion, measured(promotion, "harm")) is None
+    assert await ledger.record_effect(promotion, measured(promotion, "harm")) is None
     assert promotion.retrain_id is not None
     effect = await ledger.effect(promotion.retrain_id)
     assert effect is not None
@@ -401,7 +403,7 @@ async def test_what_a_person_promoted_is_measured_and_not_undone(pool: Pool, led
     second = await crowned(ledger)
     (promotion,) = await ledger.watched()
     assert not promotion.by_gate
-    assert await ledger.note_effect(promotion, measured(promotion, "harm")) is None
+    assert await ledger.record_effect(promotion, measured(promotion, "harm")) is None
     assert await ledger.champion(LINE) == second
 
 

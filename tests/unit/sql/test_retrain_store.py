@@ -14,7 +14,7 @@ from schemas import RetrainEvent
 from sql.database import Pool, open_pool
 from sql.model_card_rows import UnknownModel
 from sql.retrain_store import (
-    MOST_TRIES,
+    MAX_TRIES,
     Job,
     Limits,
     LostLease,
@@ -26,11 +26,11 @@ from sql.retrain_store import (
     finish,
     finished_trainings,
     heartbeat,
-    note_learned,
+    lease_training,
     put_back,
+    record_training_rows,
     request,
     requests,
-    take,
     waits_for,
 )
 
@@ -81,7 +81,7 @@ def alarm(model_id: UUID, attempt: int = 0, line: str = LINE, cause: Literal["dr
 async def taken(
     pool: Pool, worker: str = "w1", lease_s: float = 60.0, cooldown_s: float = 0.0, budget_a_day: int = 100
 ) -> Job | None:
-    return await take(pool, worker, Limits(lease_s=lease_s, cooldown_s=cooldown_s, budget_a_day=budget_a_day))
+    return await lease_training(pool, worker, Limits(lease_s=lease_s, cooldown_s=cooldown_s, budget_a_day=budget_a_day))
 
 
 async def held(pool: Pool, worker: str = "w1", lease_s: float = 60.0) -> Job:
@@ -152,7 +152,7 @@ async def test_of_two_workers_that_see_the_same_silent_lease_one_takes_it_over(p
 
 async def test_a_training_that_kills_its_workers_shows_it_by_its_tries(pool: Pool) -> None:
     await enqueue(pool, alarm(await line_with_champion(pool)))
-    assert [(await held(pool, lease_s=0.0)).tries for _ in range(MOST_TRIES + 1)] == [1, 2, 3, MOST_TRIES + 1]
+    assert [(await held(pool, lease_s=0.0)).tries for _ in range(MAX_TRIES + 1)] == [1, 2, 3, MAX_TRIES + 1]
 
 
 async def test_a_training_that_is_put_back_begins_anew_at_once_and_counts_as_never_begun(pool: Pool) -> None:
@@ -168,7 +168,7 @@ async def test_a_training_that_is_put_back_begins_anew_at_once_and_counts_as_nev
 async def test_what_a_challenger_learned_from_goes_with_its_training(pool: Pool) -> None:
     await enqueue(pool, alarm(await line_with_champion(pool)))
     first = await held(pool)
-    await note_learned(pool, first.retrain_id, {"rows": 1200})
+    await record_training_rows(pool, first.retrain_id, {"rows": 1200})
     assert (await held(pool, "w2", lease_s=0.0)).learned == {"rows": 1200}
 
 

@@ -35,9 +35,9 @@ from sql.simulation_store import (
     Recipe,
     UnknownPopulation,
     WrongLine,
+    find_runs,
     finish,
     pin,
-    runs,
     stored_answer,
 )
 from sql.twin_repository import TwinRepository
@@ -149,7 +149,7 @@ async def test_a_line_without_champion_answers_nothing_and_stores_nothing(pool: 
     await Ledger(pool).register_model(card(), "abc")
     with pytest.raises(NoChampion, match=LINE):
         await pinned(pool, request)
-    assert await runs(pool, [request.simulation_id]) == {}
+    assert await find_runs(pool, [request.simulation_id]) == {}
 
 
 async def saved(pool: Pool, model: ModelCard, expires_at: datetime | None = None) -> UUID:
@@ -227,7 +227,7 @@ async def test_runs_are_found_by_id_and_unknown_ones_are_absent(pool: Pool) -> N
     requests = [asked() for _ in range(3)]
     for request in requests:
         await pinned(pool, request)
-    found = await runs(pool, [requests[0].simulation_id, requests[2].simulation_id, uuid4()])
+    found = await find_runs(pool, [requests[0].simulation_id, requests[2].simulation_id, uuid4()])
     assert {pins.request for pins in found.values()} == {requests[0], requests[2]}
     assert await stored_answer(pool, requests[0].simulation_id) is None
     assert await stored_answer(pool, uuid4()) is None

@@ -17,7 +17,7 @@ from engine.fidelity.e_detector import fold
 from engine.fidelity.error_sums import figures, total
 from schemas import DriftState, FidelityMetrics, FidelityWindow, SourceId
 from sql import outcome_store, window_store
-from sql.database import Pool, open_pool
+from sql.database import Pool, clock, open_pool
 from sql.window_store import MonitoredLine, Snapshot, SourceState
 from streams.agents import fidelity
 from streams.agents.fidelity import _Fidelity
@@ -62,7 +62,7 @@ async def state(pool: Pool) -> MonitoredLine:
 
 
 async def loaded(pool: Pool) -> LineState:
-    return await load_line(pool, await state(pool), JUDGE, await window_store.clock(pool))
+    return await load_line(pool, await state(pool), JUDGE, await clock(pool))
 
 
 async def whole(pool: Pool) -> WindowState:

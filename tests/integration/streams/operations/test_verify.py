@@ -12,7 +12,7 @@ import pytest
 from schemas import FidelityWindow, SourceId
 from schemas.events import SUM_FIELDS
 from sql import audit_store, outcome_store, window_store
-from sql.database import Pool, connect, open_pool
+from sql.database import Pool, clock, connect, open_pool
 from streams.ingestion.pipeline import OutcomePipeline
 from streams.ingestion.scoring_context import ContextLoader
 from streams.monitoring.drift_detection import DriftEvaluator
@@ -50,7 +50,7 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
 async def keep_all_windows(pool: Pool) -> None:
     """What the fidelity agent would have done by now."""
     (state,) = await window_store.monitored_lines(pool)
-    line = await load_line(pool, state, a_judge(), await window_store.clock(pool))
+    line = await load_line(pool, state, a_judge(), await clock(pool))
     said = [window_event(line, window, closed=True) for window in line.unsettled]
     await window_store.save_snapshots(pool, said)
     line.unsettled.clear()
@@ -243,7 +243,7 @@ async def see(dsn: str, windows: WindowAudit) -> None:
 async def test_what_was_said_of_a_window_is_held_against_its_panes(fresh_database: str, pool: Pool):
     findings, windows = await looked_at(fresh_database)
     (state,) = await window_store.monitored_lines(pool)
-    line = await load_line(pool, state, a_judge(), await window_store.clock(pool))
+    line = await load_line(pool, state, a_judge(), await clock(pool))
     window = max(line.view.windows())
     event: FidelityWindow = window_event(line, window, closed=False)
     windows.hear(event)
@@ -261,7 +261,7 @@ async def test_a_closed_window_without_a_snapshot_lags_whatever_was_said_of_it(f
     await pool.execute("DELETE FROM fidelity_snapshots WHERE window_start = $1", START + timedelta(hours=0.9))
     _, windows = await looked_at(fresh_database)
     (state,) = await window_store.monitored_lines(pool)
-    line = await load_line(pool, state, a_judge(), await window_store.clock(pool))
+    line = await load_line(pool, state, a_judge(), await clock(pool))
     lagging = {window for _, window in windows.behind}
     assert lagging
 

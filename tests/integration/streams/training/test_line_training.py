@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 from engine import FidelityTracker, TwinGenerator
-from engine.promotion.carry_over import ENOUGH_NEW
+from engine.promotion.carry_over import ENOUGH_NEW_ROWS
 from engine.promotion.promotion_gate import GATE_ROWS
 from engine.sample_tables import sample_hcps
 from schemas import Brand, RetrainEvent, TwinType
 from sql.database import open_pool
 from sql.ledger import Ledger, UnknownModel
-from sql.retrain_store import Limits, enqueue, request, take
+from sql.retrain_store import Limits, enqueue, lease_training, request
 from sql.training_data_store import add_history, training_rows
 from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
 from streams.registry.model_loader import ModelLoader
@@ -108,7 +108,7 @@ async def accused(pool, first):
         reason="MAE rose",
     )
     await enqueue(pool, event)
-    return await take(pool, "test", Limits(cooldown_s=0.0, budget_a_day=10))
+    return await lease_training(pool, "test", Limits(cooldown_s=0.0, budget_a_day=10))
 
 
 def steps(pool, registry, settings):
@@ -132,15 +132,15 @@ async def test_the_first_model_of_a_line_is_champion_as_it_is(pool, registry, se
 
 async def test_the_champion_is_read_from_postgres_and_kept_in_memory(pool, registry, first):
     models = ModelLoader(pool, registry, size=1)
-    assert models.ready(first.model_id) is None
-    one, other = await asyncio.gather(models.get(first.model_id), models.get(first.model_id))
-    assert one is other is models.ready(first.model_id)
+    assert models.cached(first.model_id) is None
+    one, other = await asyncio.gather(models.load(first.model_id), models.load(first.model_id))
+    assert one is other is models.cached(first.model_id)
     assert one.card == await Ledger(pool).card(first.model_id)
 
 
 async def test_a_model_that_nobody_registered_is_unknown(pool, registry):
     with pytest.raises(UnknownModel):
-        await ModelLoader(pool, registry, size=1).get(uuid4())
+        await ModelLoader(pool, registry, size=1).load(uuid4())
 
 
 async def test_the_same_table_again_challenges_nobody(pool, registry, settings, first):
@@ -201,7 +201,7 @@ async def test_a_retrain_on_drift_gives_a_model_whose_fidelity_holds_again(pool,
     assert (await request(pool, job.retrain_id)).status == "promoted"
     new_world = table(3000, 50, shifted=True)
     models, tracker = ModelLoader(pool, registry, size=2), FidelityTracker()
-    old, new = await models.get(first.model_id), await models.get(event.champion)
+    old, new = await models.load(first.model_id), await models.load(event.champion)
     before, after = fidelity_of(old, new_world), fidelity_of(new, new_world)
     assert tracker.check_drift(before, old.card.baseline)
     assert not tracker.check_drift(after, new.card.baseline)
@@ -255,7 +255,7 @@ async def test_a_thousand_new_rows_are_waited_for_while_the_cooldown_lasts(pool,
     assert not training.done()
     await add_history(pool, LINE, table(900, 30, start=datetime.now(UTC) + timedelta(seconds=800), shifted=True), "outcomes")
     challenger = await training
-    assert challenger.model.card.baseline.n >= ENOUGH_NEW
+    assert challenger.model.card.baseline.n >= ENOUGH_NEW_ROWS
     learned = await training_rows(pool, LINE, challenger.until.observed_at, datetime.now(UTC) - timedelta(hours=1))
     assert learned["entity_id"].str.startswith(("outcome", "hcp")).all()
 

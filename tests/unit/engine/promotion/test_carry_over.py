@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import TwinGenerator
-from engine.promotion.carry_over import ENOUGH_NEW, FEWEST_NEW, MOST_HISTORY, Portion, carried_over, onset, portion
+from engine.promotion.carry_over import (
+    ENOUGH_NEW_ROWS,
+    MAX_HISTORY_ROWS,
+    MIN_NEW_ROWS,
+    RowSplit,
+    adjust_history,
+    estimate_onset,
+    split_rows,
+)
 from engine.promotion.promotion_gate import GATE_ROWS
 from engine.sample_tables import sample_hcps
 from schemas import Baseline
@@ -33,7 +41,8 @@ def test_the_estimated_onset_lies_near_the_true_one(rise, within):
     rng = np.random.default_rng(1)
     baseline = baseline_of(np.abs(rng.normal(size=10_000)))
     found = [
-        onset(np.abs(np.concatenate([rng.normal(size=3000), rise * rng.normal(size=1500)])), baseline) - 3000 for _ in range(100)
+        estimate_onset(np.abs(np.concatenate([rng.normal(size=3000), rise * rng.normal(size=1500)])), baseline) - 3000
+        for _ in range(100)
     ]
     assert abs(np.median(found)) <= within / 8
     assert np.quantile(np.abs(found), 0.9) <= within
@@ -44,40 +53,40 @@ def test_one_enormous_error_moves_the_onset_no_further_than_the_clip_lets_it():
     baseline = baseline_of(np.abs(rng.normal(size=10_000)))
     errors = np.abs(np.concatenate([rng.normal(size=2000), 2.0 * rng.normal(size=500)]))
     errors[100] = 1e12
-    assert abs(onset(errors, baseline) - 2000) <= 40
+    assert abs(estimate_onset(errors, baseline) - 2000) <= 40
 
 
 def test_without_a_change_hardly_a_row_counts_as_new():
     rng = np.random.default_rng(3)
     baseline = baseline_of(np.abs(rng.normal(size=50_000)))
-    new = [5000 - onset(np.abs(rng.normal(size=5000)), baseline) for _ in range(50)]
-    assert np.median(new) < FEWEST_NEW
+    new = [5000 - estimate_onset(np.abs(rng.normal(size=5000)), baseline) for _ in range(50)]
+    assert np.median(new) < MIN_NEW_ROWS
 
 
 def test_no_row_has_no_onset_but_the_end():
-    assert onset([], baseline_of(np.array([1.0, 2.0]))) == 0
+    assert estimate_onset([], baseline_of(np.array([1.0, 2.0]))) == 0
 
 
 @given(n_since=st.integers(0, 100_000), n_before=st.integers(0, 100_000))
 def test_every_portion_can_be_trained_and_judged(n_since, n_before):
-    found = portion(n_since, n_before)
+    found = split_rows(n_since, n_before)
     if found is None:
         return
     assert found.learned + found.judged == n_since
     assert found.judged >= GATE_ROWS
-    assert found.learned >= FEWEST_NEW
-    assert found.history == min(n_before, MOST_HISTORY)
-    assert found.learned + found.history >= ENOUGH_NEW
+    assert found.learned >= MIN_NEW_ROWS
+    assert found.history == min(n_before, MAX_HISTORY_ROWS)
+    assert found.learned + found.history >= ENOUGH_NEW_ROWS
 
 
 @given(n_since=st.integers(0, 10_000), n_before=st.integers(0, 10_000))
 def test_more_new_rows_never_turn_a_yes_into_a_no(n_since, n_before):
-    assert portion(n_since, n_before) is None or portion(n_since + 1, n_before) is not None
+    assert split_rows(n_since, n_before) is None or split_rows(n_since + 1, n_before) is not None
 
 
 def test_a_line_without_history_waits_for_a_thousand_new_rows():
-    assert portion(1499, 0) is None
-    assert portion(1500, 0) == Portion(learned=1000, judged=500, history=0)
+    assert split_rows(1499, 0) is None
+    assert split_rows(1500, 0) == RowSplit(learned=1000, judged=500, history=0)
 
 
 # Carrying history over
@@ -109,7 +118,7 @@ def error_of(model, rows):
 
 def test_old_outcomes_move_where_the_world_has_changed_and_stay_elsewhere(people, accused):
     history, since = people.iloc[:4000], changed(people.iloc[4000:5000])
-    moved = (carried_over(history, since, accused)["prescribing_change"] - history["prescribing_change"]).to_numpy()
+    moved = (adjust_history(history, since, accused)["prescribing_change"] - history["prescribing_change"]).to_numpy()
     assert moved[southern(history)].mean() == pytest.approx(-0.1, abs=0.015)
     assert moved[~southern(history)].mean() == pytest.approx(0.0, abs=0.01)
 
@@ -118,7 +127,7 @@ def test_a_challenger_taught_with_carried_history_beats_one_of_new_rows_alone_an
     history, since, later = people.iloc[:3000], changed(people.iloc[4000:5000]), changed(people.iloc[6000:])
     alone, both = (TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1) for _ in range(2))
     alone.train(since)
-    both.train(pd.concat([carried_over(history, since, accused), since]), carried=3000)
+    both.train(pd.concat([adjust_history(history, since, accused), since]), n_carried_rows=3000)
     assert error_of(both, later).mean() < 0.92 * error_of(alone, later).mean()
     elsewhere = later[~southern(later)]
     assert error_of(both, elsewhere).mean() < 1.04 * error_of(accused, elsewhere).mean()
@@ -130,7 +139,7 @@ def test_a_challenger_taught_with_carried_history_beats_one_of_new_rows_alone_an
 def test_whole_outcomes_stay_whole_and_within_what_was_seen(people, accused):
     counts = people.assign(prescribing_change=np.rint(20 * people["prescribing_change"]))
     history, since = counts.iloc[:4000], counts.iloc[4000:5000]
-    moved = carried_over(history, since, accused)["prescribing_change"]
+    moved = adjust_history(history, since, accused)["prescribing_change"]
     assert (moved == np.rint(moved)).all()
     seen = counts.iloc[:5000]["prescribing_change"]
     assert seen.min() <= moved.min() <= moved.max() <= seen.max()
@@ -138,4 +147,4 @@ def test_whole_outcomes_stay_whole_and_within_what_was_seen(people, accused):
 
 def test_history_alone_judges_nobody(people):
     with pytest.raises(ValueError, match="50 rows beside the 1950 carried over have an outcome: 100 are needed"):
-        TwinGenerator("hcp", "kisqali", n_jobs=1).train(people.iloc[:2000], carried=1950)
+        TwinGenerator("hcp", "kisqali", n_jobs=1).train(people.iloc[:2000], n_carried_rows=1950)

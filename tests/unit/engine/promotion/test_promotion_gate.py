@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engine.promotion.promotion_gate import GATE_ENTITIES, GATE_ROWS, SEGMENT_MARGIN, SEGMENT_ROWS, Judged, compare
+from engine.promotion.promotion_gate import GATE_ENTITIES, GATE_ROWS, SEGMENT_MARGIN, SEGMENT_ROWS, Predictions, compare_models
 
 WIDE = 1.959964
 
 
 def judged(predicted, half_width=WIDE):
-    return Judged(predicted, predicted - half_width, predicted + half_width)
+    return Predictions(predicted, predicted - half_width, predicted + half_width)
 
 
 def noisy(truth, rng, noise):
@@ -24,7 +24,7 @@ def test_the_error_difference_is_that_of_the_paired_t_test():
     truth = rng.normal(size=800)
     champion, challenger = noisy(truth, rng, 1.0), noisy(truth, rng, 0.9)
     paired = stats.ttest_rel(np.abs(challenger.predicted - truth), np.abs(champion.predicted - truth))
-    found = compare(truth, champion, challenger).mae
+    found = compare_models(truth, champion, challenger).mae
     assert found.difference / found.standard_error == pytest.approx(paired.statistic)
     assert found.champion == pytest.approx(np.abs(champion.predicted - truth).mean())
 
@@ -33,7 +33,7 @@ def test_the_correlation_of_each_side_is_pearsons():
     rng = np.random.default_rng(2)
     truth = rng.normal(size=600)
     champion, challenger = noisy(truth, rng, 1.0), noisy(truth, rng, 2.0)
-    found = compare(truth, champion, challenger).correlation
+    found = compare_models(truth, champion, challenger).correlation
     assert found.champion == pytest.approx(stats.pearsonr(truth, champion.predicted).statistic)
     assert found.challenger == pytest.approx(stats.pearsonr(truth, challenger.predicted).statistic)
 
@@ -45,7 +45,7 @@ def test_the_standard_error_of_a_correlation_difference_is_the_spread_over_repet
         truth, shared = rng.normal(size=(2, 500))
         champion = judged(truth + shared + 0.5 * rng.normal(size=500))
         challenger = judged(truth + shared + 1.0 * rng.normal(size=500))
-        found = compare(truth, champion, challenger).correlation
+        found = compare_models(truth, champion, challenger).correlation
         differences.append(found.difference)
         errors.append(found.standard_error)
     assert np.mean(errors) == pytest.approx(np.std(differences, ddof=1), rel=0.1)
@@ -57,7 +57,7 @@ def test_a_challenger_that_is_no_better_passes_in_one_of_twenty_trials_at_the_mo
     promoted = 0
     for _ in range(trials):
         truth = rng.normal(size=GATE_ROWS)
-        promoted += compare(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 1.0)).promote
+        promoted += compare_models(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 1.0)).promote
     assert promoted <= stats.binom.ppf(0.999, trials, 0.05)
 
 
@@ -66,7 +66,7 @@ def test_a_challenger_that_errs_a_fifth_less_passes_nearly_always():
     promoted = 0
     for _ in range(200):
         truth = rng.normal(size=GATE_ROWS)
-        promoted += compare(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 0.8)).promote
+        promoted += compare_models(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 0.8)).promote
     assert promoted >= 190
 
 
@@ -75,7 +75,7 @@ def test_rows_that_both_find_hard_do_not_hide_an_improvement():
     truth = rng.normal(size=600)
     hard = rng.standard_t(df=2, size=600)
     champion, challenger = judged(truth + hard + 0.1 * np.sign(hard)), judged(truth + hard)
-    verdict = compare(truth, champion, challenger)
+    verdict = compare_models(truth, champion, challenger)
     assert verdict.mae.difference == pytest.approx(-0.1)
     assert verdict.mae.standard_error == pytest.approx(0.0, abs=1e-12)
     assert verdict.promote
@@ -84,22 +84,22 @@ def test_rows_that_both_find_hard_do_not_hide_an_improvement():
 def test_fewer_than_five_hundred_rows_promote_nobody():
     rng = np.random.default_rng(7)
     truth = rng.normal(size=499)
-    verdict = compare(truth, noisy(truth, rng, 5.0), noisy(truth, rng, 0.1))
+    verdict = compare_models(truth, noisy(truth, rng, 5.0), noisy(truth, rng, 0.1))
     assert not verdict.promote
     assert "499 later rows are too few" in verdict.reason
 
 
 def test_no_row_at_all_promotes_nobody():
     nothing = np.empty(0)
-    assert not compare(nothing, judged(nothing), judged(nothing)).promote
+    assert not compare_models(nothing, judged(nothing), judged(nothing)).promote
 
 
 def test_a_smaller_error_does_not_excuse_intervals_that_miss():
     rng = np.random.default_rng(8)
     truth = rng.normal(size=1000)
     challenger = truth + 0.5 * rng.normal(size=1000)
-    verdict = compare(truth, noisy(truth, rng, 1.0), judged(challenger, half_width=0.5))
-    assert verdict.mae.surely_lower()
+    verdict = compare_models(truth, noisy(truth, rng, 1.0), judged(challenger, half_width=0.5))
+    assert verdict.mae.is_lower()
     assert not verdict.promote
     assert "coverage" in verdict.reason
 
@@ -109,9 +109,9 @@ def test_an_interval_that_was_too_wide_may_shrink_to_what_it_promises():
     truth = rng.normal(size=2000)
     champion = judged(truth + rng.normal(size=2000), half_width=20.0)
     challenger = judged(truth + 0.5 * rng.normal(size=2000), half_width=0.5 * WIDE)
-    verdict = compare(truth, champion, challenger)
+    verdict = compare_models(truth, champion, challenger)
     assert verdict.coverage.champion == 1.0
-    assert verdict.coverage.surely_lower()
+    assert verdict.coverage.is_lower()
     assert verdict.promote
 
 
@@ -120,15 +120,15 @@ def test_a_smaller_error_does_not_excuse_an_order_that_is_lost():
     truth = rng.normal(size=1000)
     champion = judged(truth + 3.0)
     challenger = judged(rng.normal(scale=0.3, size=1000))
-    verdict = compare(truth, champion, challenger)
-    assert verdict.mae.surely_lower()
+    verdict = compare_models(truth, champion, challenger)
+    assert verdict.mae.is_lower()
     assert not verdict.promote
     assert "correlation" in verdict.reason
 
 
 def test_a_challenger_that_says_the_same_of_everyone_is_refused():
     truth = np.random.default_rng(11).normal(size=600)
-    verdict = compare(truth, judged(truth + 3.0), judged(np.zeros(600)))
+    verdict = compare_models(truth, judged(truth + 3.0), judged(np.zeros(600)))
     assert verdict.correlation.challenger is None
     assert "correlation not defined against 1" in verdict.reason
 
@@ -136,18 +136,18 @@ def test_a_challenger_that_says_the_same_of_everyone_is_refused():
 def test_a_missing_prediction_is_refused_with_its_side():
     truth = np.zeros(3)
     with pytest.raises(ValueError, match="1 of 3 rows have no actual value or no prediction of the challenger"):
-        compare(truth, judged(np.zeros(3)), judged(np.array([0.0, np.nan, 0.0])))
+        compare_models(truth, judged(np.zeros(3)), judged(np.array([0.0, np.nan, 0.0])))
 
 
 def test_sides_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="3 actual values, but the champion tells 2"):
-        compare(np.zeros(3), judged(np.zeros(2)), judged(np.zeros(3)))
+        compare_models(np.zeros(3), judged(np.zeros(2)), judged(np.zeros(3)))
 
 
 def test_the_numbers_are_plain_values_for_the_ledger():
     rng = np.random.default_rng(12)
     truth = rng.normal(size=500)
-    numbers = compare(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 0.5)).numbers()
+    numbers = compare_models(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 0.5)).numbers()
     assert numbers["n"] == 500
     assert numbers["promote"] is True
     assert set(numbers["mae"]) == {"champion", "challenger", "difference", "standard_error", "entities"}
@@ -165,7 +165,7 @@ def test_rows_of_one_entity_that_say_the_same_count_once():
     truth = np.zeros(1200)
     entities = np.repeat(np.arange(60), 20)
     apart = np.repeat(rng.normal(size=60), 20)
-    verdict = compare(truth, judged(np.full(1200, 5.0)), judged(5.0 + apart), entities=entities)
+    verdict = compare_models(truth, judged(np.full(1200, 5.0)), judged(5.0 + apart), entities=entities)
     assert verdict.mae.standard_error == pytest.approx(apart[::20].std(ddof=1) / np.sqrt(60))
     assert verdict.entities == 60
     assert verdict.n_effective == pytest.approx(60, rel=0.05)
@@ -177,8 +177,8 @@ def test_a_challenger_that_is_no_better_on_clustered_rows_passes_in_one_of_twent
     promoted = {"clustered": 0, "as if independent": 0}
     for _ in range(trials):
         champion, challenger = (judged(10.0 + by_entity(rng, 40, 25, 0.5)) for _ in range(2))
-        promoted["clustered"] += compare(np.zeros(1000), champion, challenger, entities=entities).mae.surely_lower()
-        promoted["as if independent"] += compare(np.zeros(1000), champion, challenger).mae.surely_lower()
+        promoted["clustered"] += compare_models(np.zeros(1000), champion, challenger, entities=entities).mae.is_lower()
+        promoted["as if independent"] += compare_models(np.zeros(1000), champion, challenger).mae.is_lower()
     assert promoted["clustered"] <= stats.binom.ppf(0.999, trials, 0.05)
     assert promoted["as if independent"] > stats.binom.ppf(0.999, trials, 0.2)
 
@@ -186,7 +186,7 @@ def test_a_challenger_that_is_no_better_on_clustered_rows_passes_in_one_of_twent
 def test_many_rows_of_few_entities_promote_nobody():
     truth, rng = np.zeros(900), np.random.default_rng(15)
     entities = np.arange(900) % (GATE_ENTITIES - 1)
-    verdict = compare(truth, noisy(truth, rng, 2.0), noisy(truth, rng, 0.1), entities=entities)
+    verdict = compare_models(truth, noisy(truth, rng, 2.0), noisy(truth, rng, 0.1), entities=entities)
     assert verdict.reason == "900 later rows of 29 entities: 30 are needed to judge on"
 
 
@@ -196,8 +196,8 @@ def test_an_improvement_of_the_whole_does_not_excuse_a_segment_that_became_worse
     south = np.arange(2000) % 5 == 0
     champion = noisy(truth, rng, 1.0)
     challenger = judged(truth + np.where(south, 1.8, 0.5) * rng.normal(size=2000), half_width=3.0)
-    assert compare(truth, champion, challenger).promote
-    verdict = compare(truth, champion, challenger, segments={"region=south": south, "region=west": ~south})
+    assert compare_models(truth, champion, challenger).promote
+    verdict = compare_models(truth, champion, challenger, segments={"region=south": south, "region=west": ~south})
     assert not verdict.promote
     assert verdict.reason.startswith("MAE of region=south ")
 
@@ -209,8 +209,8 @@ def test_a_segment_may_lose_what_nobody_would_feel_however_surely_and_no_more():
     noise = np.where(south, 1.0, 3.0) * rng.normal(size=len(truth))
     for factor, promoted in ((1 + 0.8 * SEGMENT_MARGIN, True), (1 + 1.2 * SEGMENT_MARGIN, False)):
         challenger = judged(truth + np.where(south, factor, 0.3) * noise, half_width=9.0)
-        verdict = compare(truth, judged(truth + noise, half_width=9.0), challenger, segments={"region=south": south})
-        assert verdict.segments["region=south"].surely_higher(1e-6)
+        verdict = compare_models(truth, judged(truth + noise, half_width=9.0), challenger, segments={"region=south": south})
+        assert verdict.segments["region=south"].is_higher(1e-6)
         assert verdict.promote is promoted
 
 
@@ -222,8 +222,8 @@ def test_a_segment_that_called_for_the_retrain_has_to_become_better_itself():
     better_elsewhere = judged(truth + np.where(south, 1.0, 0.5) * rng.normal(size=2000))
     better_there = judged(np.where(south, truth + 0.3 * rng.normal(size=2000), champion.predicted))
     told = {"segments": {"region=south": south}, "trigger": "region=south"}
-    assert not compare(truth, champion, better_elsewhere, **told).promote
-    verdict = compare(truth, champion, better_there, **told)
+    assert not compare_models(truth, champion, better_elsewhere, **told).promote
+    verdict = compare_models(truth, champion, better_there, **told)
     assert verdict.promote
     assert verdict.reason.startswith("MAE of region=south ")
 
@@ -234,8 +234,8 @@ def test_segments_with_few_rows_say_nothing_and_cannot_be_what_was_mended():
     few = np.arange(1000) < SEGMENT_ROWS - 1
     challenger = judged(truth + np.where(few, 1.5, 0.5) * rng.normal(size=1000), half_width=3.0)
     champion = noisy(truth, rng, 1.0)
-    assert compare(truth, champion, challenger, segments={"region=isle": few}).promote
-    assert "region=isle called for it and has too few" in compare(truth, champion, challenger, trigger="region=isle").reason
+    assert compare_models(truth, champion, challenger, segments={"region=isle": few}).promote
+    assert "region=isle called for it and has too few" in compare_models(truth, champion, challenger, trigger="region=isle").reason
 
 
 def test_many_equal_segments_refuse_a_good_challenger_in_one_of_twenty_trials_at_the_most():
@@ -244,6 +244,6 @@ def test_many_equal_segments_refuse_a_good_challenger_in_one_of_twenty_trials_at
     refused, trials = 0, 400
     for _ in range(trials):
         truth = rng.normal(size=3000)
-        verdict = compare(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 1.0), segments=segments)
+        verdict = compare_models(truth, noisy(truth, rng, 1.0), noisy(truth, rng, 1.0), segments=segments)
         refused += any(objection.startswith("MAE of region") for objection in verdict.objections)
     assert refused <= stats.binom.ppf(0.999, trials, 0.05)

@@ -140,8 +140,8 @@ def test_a_model_is_found_by_what_it_was_labelled_with(registry, model, tmp_path
     labelled = another(model, "labelled")
     digest = write_parts(labelled.to_parts(), tmp_path / "model")
     saved = registry.save_folder(labelled.card, tmp_path / "model", digest, {"retrain_id": "r-1", "rows": "since Tuesday"})
-    assert registry.find_labelled(LINE, "retrain_id", "r-1") == saved
-    assert registry.find_labelled(LINE, "retrain_id", "r-2") is None
+    assert registry.find_by_label(LINE, "retrain_id", "r-1") == saved
+    assert registry.find_by_label(LINE, "retrain_id", "r-2") is None
     assert registry.labels(saved.mlflow_run_id)["rows"] == "since Tuesday"
 
 
