@@ -225,7 +225,7 @@ async def _look_over(pool: Pool, stretch: OffsetRange, found: Counter[str]) -> l
 async def _judge_again(settings: Settings, pool: Pool, refused: Sequence[RefusedRecord]) -> list[_Judged]:
     """What the path of outcomes would say of them, if they came now."""
     models = ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
-    library = ContextLoader(pool, models.get, Simulator(pool, models).twins)
+    library = ContextLoader(pool, models.load, Simulator(pool, models).twins)
     intake = OutcomePipeline(pool, library, settings.skew_s, settings.restatement_s)
     found = []
     for first in range(0, len(refused), _AT_ONCE):

@@ -62,7 +62,7 @@ async def champion_of(settings: Settings, pool: Pool, line: str) -> TwinModel:
     champion = await Ledger(pool).champion(line)
     if champion is None:
         raise LookupError(f"{line} has no champion yet: twinstream train FILE")
-    return await ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), 1).get(champion)
+    return await ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), 1).load(champion)
 
 
 async def with_features(settings: Settings, outcomes: pd.DataFrame, source: str, line: str) -> tuple[pd.DataFrame, str]:
