@@ -13,6 +13,7 @@ from schemas import ModelEvent, PopulationFilter
 from schemas.twin_models import RealismReport
 from sql.database import Pool
 from sql.ledger import POLICIES, Ledger
+from sql.overview_store import simulation_started_at
 from sql.retrain_store import approve, request, requests
 from sql.simulation_store import find_runs
 from sql.twin_repository import save_realism
@@ -237,7 +238,7 @@ async def _answered(pool: Pool, simulation_id: UUID) -> dict[str, Any]:
         raise LookupError(f"no simulation {simulation_id} was ever asked for")
     events = await Ledger(pool).history(pins.line) if pins.line else []
     crowned = [event for event in events if event.happened in ("promoted", "rolled_back") and event.champion == pins.model_id]
-    asked_at = await pool.fetchval("SELECT started_at FROM simulation_runs WHERE simulation_id = $1", simulation_id)
+    asked_at = await simulation_started_at(pool, simulation_id)
     reign = next((event for event in reversed(crowned) if event.at <= asked_at), None)
     return {
         "simulation_id": str(simulation_id),

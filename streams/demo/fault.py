@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sql.database import Pool
+from sql.overview_store import count_ingested_outcomes
 from streams.settings import Role
 from streams.worker.supervisor import Workers
 
@@ -44,8 +45,8 @@ class InjectedFault:
         """Wait until somebody takes outcomes in again, and say so."""
         began = time.monotonic()
         await asyncio.sleep(_LAST_BREATH_S)
-        before = await _taken(pool)
-        while await _taken(pool) == before:  # noqa: ASYNC110  # it is another process that changes it
+        before = await count_ingested_outcomes(pool)
+        while await count_ingested_outcomes(pool) == before:  # noqa: ASYNC110  # it is another process that changes it
             await asyncio.sleep(_GLANCE_S)
         self.back_s = round(time.monotonic() - began, 1)
         say(f"  a successor takes outcomes in, {self.back_s:.1f} s after the kill, from where the dead process had committed")
@@ -57,7 +58,3 @@ def kill(workers: Workers, published: int, say: Callable[[str], None]) -> Inject
     os.kill(pid, signal.SIGKILL)
     say(f"  killed process {pid}, the role {VICTIM}, in the middle of its work (SIGKILL)")
     return InjectedFault(VICTIM, pid, datetime.now(UTC), published)
-
-
-async def _taken(pool: Pool) -> int:
-    return int(await pool.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions"))

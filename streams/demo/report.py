@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from schemas import FidelityMetrics, SimulationAnswer
+from sql.overview_store import RetrainSummary
 from streams.demo.scenario import DemoRun
 from streams.operations.verify import VerificationReport as Verified
 from streams.reporting.charts import Mark
-from streams.reporting.overview import LineOverview, Point, Retrain, Series
+from streams.reporting.overview import HistoryPoint, LineOverview, SeriesHistory
 from streams.reporting.text import model_facts
 from streams.training.datasets import ImportedTable
 from streams.web.dashboard import render_report
@@ -37,7 +38,7 @@ class DemoReport:
     verified: Verified
     seconds: dict[str, float]
     fidelity: dict[str, FidelityMetrics]
-    retrain: Retrain | None
+    retrain: RetrainSummary | None
     delay: int | None
     home: Path
 
@@ -155,7 +156,7 @@ def marks_of(journey: DemoRun) -> tuple[Mark, ...]:
 
 def fidelity_by_part(line: LineOverview, journey: DemoRun) -> dict[str, FidelityMetrics]:
     """The last stretch of each part of the stream that lies wholly in it, by the part's name."""
-    by_model = {series.card.model_id: series for series in line.over_time}
+    by_model = {series.card.model_id: series for series in line.series}
     first = by_model.get(journey.first.model_id)
     parts: dict[str, FidelityMetrics | None] = {}
     if first is not None and journey.shifted_from is not None:
@@ -167,18 +168,18 @@ def fidelity_by_part(line: LineOverview, journey: DemoRun) -> dict[str, Fidelity
     return {name: metrics for name, metrics in parts.items() if metrics is not None}
 
 
-def _last(series: Series, before: datetime | None = None) -> FidelityMetrics | None:
+def _last(series: SeriesHistory, before: datetime | None = None) -> FidelityMetrics | None:
     """Figures of the fullest of the last three stretches: the very last one may have only begun."""
     starts = [point for point in series.points if before is None or point.at < before]
     whole = starts[:-1] if before is not None else starts
     return max(whole[-3:], key=_size).metrics if whole else None
 
 
-def _size(point: Point) -> int:
+def _size(point: HistoryPoint) -> int:
     return point.metrics.n
 
 
-def _delay(journey: DemoRun, retrain: Retrain | None) -> int | None:
+def _delay(journey: DemoRun, retrain: RetrainSummary | None) -> int | None:
     """Shifted outcomes up to the end of the panes on which the retrain was decided."""
     if retrain is None or journey.shifted_from is None:
         return None

@@ -25,6 +25,7 @@ from schemas import (
 )
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
+from sql.overview_store import count_ingested_outcomes
 from streams.client.twin_client import TwinClient
 from streams.demo.fault import InjectedFault, kill
 from streams.demo.shift import Shift, choose_shift
@@ -207,7 +208,7 @@ async def _settled(pool: Pool, journey: DemoRun) -> None:
     """
     deadline = time.monotonic() + SETTLE_S
     while True:
-        taken = int(await pool.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions"))
+        taken = await count_ingested_outcomes(pool)
         if taken >= journey.published:
             return
         if time.monotonic() > deadline:
@@ -226,17 +227,17 @@ async def _glance(pool: Pool, settings: Settings, journey: DemoRun, say: Say) ->
         line = journey.line_overview
         if line is None:
             continue
-        for event in reversed(line.history):
+        for event in reversed(line.events):
             if event.generation > told and event.at >= journey.started:
                 say(f"  {event.happened}: model {str(event.model_id)[:8]} {event.reason}".rstrip())
-        told = max(event.generation for event in line.history)
-        if line.whole is not None:
+        told = max(event.generation for event in line.events)
+        if line.overall is not None:
             say(standing(journey, line))
 
 
 def standing(journey: DemoRun, line: LineOverview) -> str:
     """One line of progress: the newest window beside the model's baseline."""
-    window, scored = line.whole, line.scored
+    window, scored = line.overall, line.scored_model
     if window is None or scored is None:
         return f"  {journey.published:,} outcomes"
     metrics = window.metrics

@@ -8,7 +8,7 @@ from engine.fidelity.label_delay import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import SimulationResult
 from streams.monitoring.performance_estimation import weights_of
-from streams.reporting.overview import LineOverview, Window
+from streams.reporting.overview import LineOverview, SegmentWindow
 
 __all__ = ["line_text", "model_facts", "simulation_text", "weighted_error", "windows_dict", "windows_text"]
 
@@ -71,16 +71,16 @@ def line_text(line: LineOverview) -> str:
 
 def windows_text(line: LineOverview, weighted: str = "") -> str:
     """The newest window of each series of a line, as a table, and what is expected before outcomes arrive."""
-    told = [f"{line.line}: no outcomes yet"] if line.scored is None else _windows(line, line.scored, weighted)
+    told = [f"{line.line}: no outcomes yet"] if line.scored_model is None else _windows(line, line.scored_model, weighted)
     return "\n".join([*told, *_estimate(line), *_waiting(line)])
 
 
 def _windows(line: LineOverview, scored: ModelCard, weighted: str) -> list[str]:
-    head = f"{line.line}, model {scored.model_id}, window of {line.window_s:g} s until {line.window_ends}"
+    head = f"{line.line}, model {scored.model_id}, window of {line.window_s:g} s until {line.window_end}"
     columns = f"  {'segment':<32}{'n':>8}{'MAE':>17}{'RMSE':>10}{'corr.':>8}{'coverage':>10}{'bias':>10}{'evidence':>10}  state"
     said = [head, columns, *map(_row, line.windows)]
-    if line.whole:
-        said += [*_precision(line.whole.metrics), f"  {line.whole.comparison}", *_effective(line.whole.metrics)]
+    if line.overall:
+        said += [*_precision(line.overall.metrics), f"  {line.overall.comparison}", *_effective(line.overall.metrics)]
     return [*said, _weighted(line, weighted)] if weighted else said
 
 
@@ -105,7 +105,9 @@ def weighted_error(line: LineOverview, dimension: str) -> tuple[float, float] | 
 
     None where nothing tells these shares.
     """
-    return None if line.scored is None else weighted_mae(line.sums, weights_of(line.cohorts, dimension), line.scored.baseline)
+    if line.scored_model is None:
+        return None
+    return weighted_mae(line.sums, weights_of(line.cohorts, dimension), line.scored_model.baseline)
 
 
 def _weighted(line: LineOverview, dimension: str) -> str:
@@ -136,9 +138,9 @@ def windows_dict(line: LineOverview, weighted: str = "") -> dict[str, Any]:
     error = weighted_error(line, weighted) if weighted else None
     return {
         "line": line.line,
-        "model_id": line.scored.model_id if line.scored else None,
+        "model_id": line.scored_model.model_id if line.scored_model else None,
         "window_s": line.window_s,
-        "window_ends": line.window_ends,
+        "window_ends": line.window_end,
         "windows": [
             {
                 "segment": window.segment,
@@ -159,7 +161,7 @@ def windows_dict(line: LineOverview, weighted: str = "") -> dict[str, Any]:
     }
 
 
-def _row(window: Window) -> str:
+def _row(window: SegmentWindow) -> str:
     m = window.metrics
     mae = f"{_number(m.mae)} ± {_error(m.standard_errors.get('mae'))}"
     figures = (

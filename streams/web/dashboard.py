@@ -15,9 +15,10 @@ from markupsafe import Markup
 
 from schemas import DRIFT_RULES, TWIN_TYPES, DriftState, ModelCard, line_parts
 from sql.database import Pool, open_pool
+from sql.overview_store import SimulationRun
 from streams.errors import describe_error, is_transient
 from streams.reporting.charts import CHART_STYLE, ChartInterval, ChartSeries, Line, Mark, Tone, intervals_chart, series_chart
-from streams.reporting.overview import LineOverview, Overview, Run, read_overview
+from streams.reporting.overview import LineOverview, Overview, read_overview
 from streams.settings import ROLES, Settings
 from streams.web.health import serve_app
 
@@ -65,15 +66,15 @@ _MARKED = {
 }
 
 
-def render(seen: Overview, settings: Settings, nonce: str) -> str:
+def render(overview: Overview, settings: Settings, nonce: str) -> str:
     """The whole page as HTML that needs nothing else; ``nonce`` allows its one script."""
     return (
         _templates()
         .get_template("page.html")
         .render(
-            read_overview=seen,
-            lines=[{"look": line, **_charts(line, seen.at)} for line in seen.lines],
-            runs_chart=Markup(_runs_chart(seen.runs)),  # noqa: S704  # the charts escape what they are given
+            overview=overview,
+            lines=[{"line": line, **_charts(line, overview.at)} for line in overview.lines],
+            runs_chart=Markup(_runs_chart(overview.simulations)),  # noqa: S704  # the charts escape what they are given
             sites={role: f"http://{settings.web_host}:{settings.port_of(role)}" for role in ROLES},
             chart_style=CHART_STYLE,
             refresh_s=REFRESH_S,
@@ -82,11 +83,11 @@ def render(seen: Overview, settings: Settings, nonce: str) -> str:
     )
 
 
-def render_report(seen: Overview, told: Mapping[str, Any], words: str, marks: Sequence[Mark]) -> str:
+def render_report(overview: Overview, told: Mapping[str, Any], words: str, marks: Sequence[Mark]) -> str:
     """The report of a demonstration: what it told, and below it the page as it was at the end; nothing in it moves.
 
     Args:
-        seen: the last look.
+        overview: the state at the end.
         told: the report for a program, see ``streams.demo.report``.
         words: the report for a terminal.
         marks: moments for the charts, beside those of the ledger.
@@ -95,9 +96,9 @@ def render_report(seen: Overview, told: Mapping[str, Any], words: str, marks: Se
         _templates()
         .get_template("report.html")
         .render(
-            read_overview=seen,
-            lines=[{"look": line, **_charts(line, seen.at, marks)} for line in seen.lines],
-            runs_chart=Markup(_runs_chart(seen.runs)),  # noqa: S704  # the charts escape what they are given
+            overview=overview,
+            lines=[{"line": line, **_charts(line, overview.at, marks)} for line in overview.lines],
+            runs_chart=Markup(_runs_chart(overview.simulations)),  # noqa: S704  # the charts escape what they are given
             chart_style=CHART_STYLE,
             told=told,
             words=words.strip(),
@@ -255,7 +256,7 @@ def _facts(said: Mapping[str, Any], path: str) -> Iterable[tuple[str, str]]:
 def _charts(line: LineOverview, at: datetime, more_marks: Sequence[Mark] = ()) -> dict[str, Markup]:
     marks = sorted([*_marks(line), *more_marks], key=lambda mark: mark.at)
     unit = TWIN_TYPES[line_parts(line.line)[0]].target(line_parts(line.line)[2]).unit
-    reference = line.scored or line.champion
+    reference = line.scored_model or line.champion
     about = f"{title_of(line.line)}, outcomes of {line.line}, as of {moment(at)} UTC"
     error = series_chart(
         _curves(line, "mae"),
@@ -287,7 +288,7 @@ def _curves(line: LineOverview, figure: str) -> list[ChartSeries]:
             margins=[point.metrics.standard_errors.get(figure) for point in series.points],
             tone=tones[number % 2],
         )
-        for number, series in enumerate(line.over_time)
+        for number, series in enumerate(line.series)
     ]
 
 
@@ -306,21 +307,21 @@ def _coverage_limits(card: ModelCard | None) -> list[Line]:
 
 def _marks(line: LineOverview) -> list[Mark]:
     """What happened to the line while the curves run, with a little room at their end."""
-    times = [point.at for series in line.over_time for point in series.points]
+    times = [point.at for series in line.series for point in series.points]
     if not times:
         return []
     room = 0.1 * (max(times) - min(times))
     first, last = min(times), max(times) + room
     happened = [
         Mark(event.effective_from or event.at, _MARKED[event.happened], _ENDS[event.happened])
-        for event in line.history
+        for event in line.events
         if event.happened in _MARKED
     ]
     asked = [Mark(retrain.requested_at, "retrain asked for", "warn") for retrain in line.retrains]
     return sorted((mark for mark in happened + asked if first <= mark.at <= last), key=lambda mark: mark.at)
 
 
-def _runs_chart(runs: Iterable[Run]) -> str:
+def _runs_chart(runs: Iterable[SimulationRun]) -> str:
     done = [run for run in runs if run.status == "completed" and "ate" in run.results]
     threshold = done[0].results.get("min_effect_threshold") if done else None
     return intervals_chart(
@@ -332,7 +333,7 @@ def _runs_chart(runs: Iterable[Run]) -> str:
     )
 
 
-def _interval(run: Run) -> ChartInterval:
+def _interval(run: SimulationRun) -> ChartInterval:
     said = run.results
     return ChartInterval(
         label=str(run.intervention.get("intervention_type", "?")).replace("_", " "),

@@ -58,15 +58,15 @@ async def test_a_look_reads_the_newest_window_of_every_series_exactly(page_pool)
     assert windows["region=south"].metrics.n + windows["region=west"].metrics.n == 12 * 200
     assert windows["all"].metrics.mae == pytest.approx(0.063 * (2 / 3.141592653589793) ** 0.5, rel=0.05)
     assert windows["all"].state is DriftState.OK
-    assert line.scored == line.champion
-    assert [series.card.model_id for series in line.over_time][-1] == line.champion.model_id
-    assert sum(point.metrics.n for series in line.over_time for point in series.points) == 108 * 200
+    assert line.scored_model == line.champion
+    assert [series.card.model_id for series in line.series][-1] == line.champion.model_id
+    assert sum(point.metrics.n for series in line.series for point in series.points) == 108 * 200
 
 
 async def test_windows_are_judged_only_from_the_least_number_of_outcomes(page_pool):
     await live(page_pool, now=NOW)
     (line,) = (await read_overview(page_pool, n_min=1_000_000)).lines
-    assert all("too few to judge" in verdict.reason for verdict in line.whole.verdicts)
+    assert all("too few to judge" in verdict.reason for verdict in line.overall.verdicts)
 
 
 async def test_the_page_tells_the_whole_story_and_nothing_foreign_becomes_markup(page_settings, page_pool):

@@ -9,7 +9,7 @@ import numpy as np
 from engine.fidelity.drift_rules import Detected, compared, judge
 from engine.fidelity.error_sums import contributions, figures, total
 from schemas import DriftState
-from streams.reporting.overview import LineOverview, Window
+from streams.reporting.overview import LineOverview, SegmentWindow
 from streams.reporting.text import windows_text
 from tests.outcomes import LINE, make_card
 
@@ -22,21 +22,21 @@ def a_line(n: int) -> LineOverview:
     sums = total(contributions(predicted, actual, predicted - 9, predicted + 9, card.baseline))
     metrics = figures(sums, card.baseline)
     verdicts = judge(metrics, card.baseline)
-    window = Window("all", metrics, DriftState.OK, 0.25, verdicts, compared(verdicts, Detected.NOTHING))
+    window = SegmentWindow("all", metrics, DriftState.OK, 0.25, verdicts, compared(verdicts, Detected.NOTHING))
     now = datetime(2026, 3, 1, 12, tzinfo=UTC)
     return LineOverview(LINE, "auto", card, card, (window,), now, 3600.0, (), (), (), None, (), {"all": sums})
 
 
 def test_a_window_is_told_with_how_sure_each_of_its_figures_is():
     line = a_line(400)
-    assert line.whole is not None
-    low, high = line.whole.metrics.intervals["correlation"]
-    errors = line.whole.metrics.standard_errors
+    assert line.overall is not None
+    low, high = line.overall.metrics.intervals["correlation"]
+    errors = line.overall.metrics.standard_errors
     told = windows_text(line)
     assert f"± {errors['mae']:.2g}" in told
     assert f"all: RMSE ± {errors['rmse']:.2g}, bias ± {errors['bias']:.2g}" in told
     assert f"correlation {low:.2f} to {high:.2f} at 95 %, coverage 99.0% to 100.0% at 95 %" in told
-    assert line.whole.comparison in told
+    assert line.overall.comparison in told
 
 
 def test_a_single_outcome_is_told_without_errors_that_it_cannot_have():
