@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.fidelity.drift_rules import Reference, judge
-from engine.fidelity.error_sums import N_MOMENTS, OUTLIER_DEVIATIONS, covered, figures_in, moments
+from engine.fidelity.drift_rules import Reference, evaluate_rules
+from engine.fidelity.error_sums import N_MOMENTS, OUTLIER_DEVIATIONS, interval_coverage, metrics_from_moments, moments
 from schemas.base import one_of
 from schemas.fidelity_models import DRIFT_RULES, DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
 
@@ -85,7 +85,7 @@ class FidelityTracker:
         self._sums = tuple(map(sum, zip(self._sums, pairs.sums(), strict=True)))
         self._errors.extend(pairs.error.tolist())
         self._n_skipped += pairs.n_skipped
-        return _with_outliers(figures_in(self._sums, _UNIT, self._n_skipped), np.frombuffer(self._errors))
+        return _with_outliers(metrics_from_moments(self._sums, _UNIT, self._n_skipped), np.frombuffer(self._errors))
 
     def calculate_fidelity(self, twin_population: UUID, actual_population: Actuals) -> PopulationFidelityMetrics:
         """Figures of a population: its actual values joined with the last tracked prediction of each twin.
@@ -102,7 +102,7 @@ class FidelityTracker:
         rows = [self._predictions[twin_id] for twin_id in ids if twin_id in self._predictions]
         predicted, lower, upper = np.asarray(rows, dtype=float).reshape(-1, 3).T
         pairs = _Pairs(predicted, actual[tracked], lower, upper)
-        found = _with_outliers(figures_in(pairs.sums(), _UNIT, pairs.n_skipped), pairs.error)
+        found = _with_outliers(metrics_from_moments(pairs.sums(), _UNIT, pairs.n_skipped), pairs.error)
         unmatched = int((~tracked).sum())
         metrics = PopulationFidelityMetrics(**found.model_dump(), population_id=_uuid(twin_population), n_unmatched=unmatched)
         self._history.append(metrics)
@@ -114,7 +114,7 @@ class FidelityTracker:
 
     def verdicts(self, current: FidelityMetrics, baseline: Reference) -> tuple[Verdict, ...]:
         """What every drift rule says, fired or not, with its reason."""
-        return judge(current, baseline, self.rules, self.n_min)
+        return evaluate_rules(current, baseline, self.rules, self.n_min)
 
 
 class _Pairs:
@@ -136,7 +136,7 @@ class _Pairs:
 
     def sums(self) -> tuple[int, ...]:
         predicted, actual = self.predicted[self.known], self.actual[self.known]
-        coverage = covered(actual, self.lower[self.known], self.upper[self.known])
+        coverage = interval_coverage(actual, self.lower[self.known], self.upper[self.known])
         nowhere = np.zeros(len(actual), dtype=bool)
         columns = moments(_integers(predicted), _integers(actual), coverage, nowhere)
         return tuple(int(value) for value in columns.sum(axis=0))

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
-from engine.fidelity.baseline import FEWEST_ROWS, Unseen, baseline_of
+from engine.fidelity.baseline import FEWEST_ROWS, HoldoutRows, compute_baseline
 from engine.twins.causal_features import select_features
 from engine.twins.conformal import fit_conformal
 from engine.twins.donor_adjustment import fit_adjustment
@@ -149,8 +149,8 @@ class TwinGenerator:
         encoded = encode(outcome, judged)
         conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed)
         metrics = _metrics(seen, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection)
-        unseen = Unseen(crossed.actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
-        baseline = baseline_of(unseen, judged, TWIN_TYPES[self.twin_type].segments)
+        unseen = HoldoutRows(crossed.actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
+        baseline = compute_baseline(unseen, judged, TWIN_TYPES[self.twin_type].segments)
         card = self._card(table, first, target, chosen, tried, metrics, baseline)
         joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs)
         adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed), self.n_jobs)

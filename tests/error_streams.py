@@ -1,7 +1,7 @@
 """Streams of errors of a model, many at once, and what the product's own detector and rule make of them.
 
-Sums are those of :func:`engine.fidelity.error_sums.contributions`, stakes grow by
-:func:`engine.fidelity.e_detector.grown`: only the walk over the cells is written again here, for all streams in one step.
+Sums come from :func:`engine.fidelity.error_sums.contributions` and stakes from
+:func:`engine.fidelity.e_detector.update_log_stakes`. Only the loop over the cells is written again here, vectorised over streams.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import integrate, stats
 
-from engine.fidelity.baseline import CLIP_FACTOR, Unseen, baseline_of
+from engine.fidelity.baseline import CLIP_FACTOR, HoldoutRows, compute_baseline
 from engine.fidelity.drift_rules import N_MIN
-from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, grown, log_mean
+from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, log_mean, update_log_stakes
 from engine.fidelity.error_sums import QUANTUM, contributions
 from schemas import DRIFT_RULES, Baseline
 from schemas.events import SUM_FIELDS
@@ -71,8 +71,8 @@ def known_baseline(name: str) -> Baseline:
 
 def sampled_baseline(errors: Array, levels: npt.ArrayLike = ()) -> Baseline:
     """The baseline that a model with these errors on unseen rows would get; ``levels`` of its region, if there are any."""
-    rows = Unseen(errors, np.zeros(len(errors)), np.ones(len(errors)))
-    return baseline_of(rows, pd.DataFrame({"region": levels}) if np.size(levels) else pd.DataFrame(), ["region"])
+    rows = HoldoutRows(errors, np.zeros(len(errors)), np.ones(len(errors)))
+    return compute_baseline(rows, pd.DataFrame({"region": levels}) if np.size(levels) else pd.DataFrame(), ["region"])
 
 
 def looks_of(errors: Array, baselines: Sequence[Baseline]) -> npt.NDArray[np.int64]:
@@ -88,7 +88,7 @@ def log_evidence(looks: npt.NDArray[np.int64]) -> Array:
     stakes = np.full((len(looks), len(BETS)), -np.inf)
     path = []
     for first in range(0, looks.shape[1], CELL // LOOK):
-        inside = grown(stakes[:, None], entry, gains[:, first : first + CELL // LOOK].cumsum(axis=1))
+        inside = update_log_stakes(stakes[:, None], entry, gains[:, first : first + CELL // LOOK].cumsum(axis=1))
         path.append(log_mean(inside))
         stakes, entry = inside[:, -1], math.log(CELL)
     return np.concatenate(path, axis=1) - math.log(AVERAGE_RUN_LENGTH)

@@ -13,7 +13,7 @@ from engine.fidelity.input_drift import PREDICTED, histogram
 from schemas.twin_models import Baseline, Errors
 from schemas.twin_types import segment_name
 
-__all__ = ["FEWEST_ROWS", "Unseen", "baseline_of", "errors_of", "segment_errors"]
+__all__ = ["FEWEST_ROWS", "HoldoutRows", "compute_baseline", "compute_errors", "segment_errors"]
 
 Array = npt.NDArray[np.float64]
 
@@ -24,7 +24,7 @@ CLIP_FACTOR = 1.5
 
 
 @dataclass(frozen=True)
-class Unseen:
+class HoldoutRows:
     """Rows that the model had not seen, each array of shape ``(n,)``, in units of the target."""
 
     actual: Array
@@ -37,10 +37,10 @@ class Unseen:
         return np.abs(self.actual - self.predicted)
 
 
-def baseline_of(rows: Unseen, features: pd.DataFrame, dimensions: Iterable[str]) -> Baseline:
+def compute_baseline(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterable[str]) -> Baseline:
     """The baseline of a model, given its unseen rows with their features, and the dimensions whose levels are followed."""
     clip = max(CLIP_FACTOR * float(np.quantile(rows.loss, 0.99)), np.finfo(float).tiny)
-    whole = errors_of(rows, clip)
+    whole = compute_errors(rows, clip)
     return Baseline(
         **whole.model_dump(),
         center=float(rows.actual.mean()),
@@ -52,7 +52,7 @@ def baseline_of(rows: Unseen, features: pd.DataFrame, dimensions: Iterable[str])
     )
 
 
-def errors_of(rows: Unseen, clip: float) -> Errors:
+def compute_errors(rows: HoldoutRows, clip: float) -> Errors:
     """Figures of the errors of rows, ``clip`` in units of the target."""
     loss = rows.loss
     clipped = np.minimum(loss / clip, 1.0)
@@ -68,12 +68,12 @@ def errors_of(rows: Unseen, clip: float) -> Errors:
     )
 
 
-def segment_errors(rows: Unseen, features: pd.DataFrame, dimensions: Iterable[str], clip: float) -> dict[str, Errors]:
+def segment_errors(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterable[str], clip: float) -> dict[str, Errors]:
     """``errors_of`` each level of each dimension that has ``FEWEST_ROWS`` rows, by the name of its series."""
     found: dict[str, Errors] = {}
     for dimension in (name for name in dimensions if name in features):
         for level, places in features.groupby(dimension, sort=True).indices.items():
             if len(places) >= FEWEST_ROWS:
-                part = Unseen(rows.actual[places], rows.predicted[places], rows.half_width[places])
-                found[segment_name(dimension, level)] = errors_of(part, clip)
+                part = HoldoutRows(rows.actual[places], rows.predicted[places], rows.half_width[places])
+                found[segment_name(dimension, level)] = compute_errors(part, clip)
     return found

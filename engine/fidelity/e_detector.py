@@ -32,14 +32,14 @@ __all__ = [
     "AVERAGE_RUN_LENGTH",
     "BETS",
     "LOG_QUANTUM",
-    "Evidence",
+    "DetectorState",
+    "accumulate",
     "discoveries",
-    "fold",
-    "grown",
-    "handicap",
     "log_bets",
     "log_mean",
+    "log_normalizers",
     "rounded_log_bets",
+    "update_log_stakes",
     "upper_mean",
 ]
 
@@ -68,7 +68,7 @@ def upper_mean(baseline: Errors) -> float:
     return min(1.0, max(normal, _RULE_OF_THREE / baseline.n))
 
 
-def handicap(baseline: Baseline, segment: Errors) -> tuple[float, ...]:
+def log_normalizers(baseline: Baseline, segment: Errors) -> tuple[float, ...]:
     """What each bet's log growth has to be lowered by at every outcome of a segment, so that it is a fair bet there.
 
     The log of the growth's expectation at the upper bound of the segment's own mean loss.
@@ -124,7 +124,7 @@ def _rounded_log(value: float) -> int:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class DetectorState:
     """Where the detector stands after the cells so far.
 
     Attributes:
@@ -132,7 +132,7 @@ class Evidence:
         last_count: outcomes of the last cell that had any; before the first one, the count that a series needs to be judged.
         log_peak: the highest log of the mean stake at the end of any cell: whoever reads many cells at once sees what someone
             who looked at each would have seen.
-        handicap: of the series' segment, see :func:`handicap`; nothing for the whole.
+        handicap: of the series' segment, see :func:`log_normalizers`; nothing for the whole.
 
     Example:
         >>> Evidence().ratio()
@@ -142,7 +142,7 @@ class Evidence:
     log_values: tuple[float, ...] = (-math.inf,) * len(BETS)
     last_count: int = 200
     log_peak: float = -math.inf
-    handicap: tuple[float, ...] = (0.0,) * len(BETS)
+    log_normalizers: tuple[float, ...] = (0.0,) * len(BETS)
 
     @property
     def log_mean(self) -> float:
@@ -158,7 +158,7 @@ class Evidence:
         return _bounded_exp(self.log_peak - math.log(average_run_length))
 
 
-def fold(cells: Iterable[Sequence[int]], start: Evidence) -> Evidence:
+def accumulate(cells: Iterable[Sequence[int]], start: DetectorState) -> DetectorState:
     """Chain pane sums (each in the order of ``SUM_FIELDS``), given in event-time order, onto ``start``.
 
     Cells without outcomes are passed over. A cell should hold at most about 200 outcomes: within a cell all bettors enter at
@@ -176,7 +176,7 @@ def fold(cells: Iterable[Sequence[int]], start: Evidence) -> Evidence:
     return evidence
 
 
-def grown(log_stakes: npt.ArrayLike, log_entry: npt.ArrayLike, gains: npt.ArrayLike) -> Array:
+def update_log_stakes(log_stakes: npt.ArrayLike, log_entry: npt.ArrayLike, gains: npt.ArrayLike) -> Array:
     """Log of each bet's total stake after a cell: at its beginning every bet takes in new stakes, then all of them grow.
 
     Args:
@@ -193,11 +193,11 @@ def log_mean(log_stakes: npt.ArrayLike) -> Array:
     return np.asarray(np.logaddexp.reduce(np.asarray(log_stakes), axis=-1) - math.log(len(BETS)))
 
 
-def _after(before: Evidence, cell: Sequence[int]) -> Evidence:
+def _after(before: DetectorState, cell: Sequence[int]) -> DetectorState:
     n, gains = cell[_N], cell[_FIRST_BET : _FIRST_BET + len(BETS)]
-    stakes = grown(before.log_values, math.log(before.last_count), gains) - n * np.array(before.handicap)
+    stakes = update_log_stakes(before.log_values, math.log(before.last_count), gains) - n * np.array(before.log_normalizers)
     peak = max(before.log_peak, float(log_mean(stakes)))
-    return Evidence(tuple(stakes.tolist()), n, peak, before.handicap)
+    return DetectorState(tuple(stakes.tolist()), n, peak, before.log_normalizers)
 
 
 def _bounded_exp(log_value: float) -> float:

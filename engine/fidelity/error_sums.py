@@ -19,7 +19,18 @@ from schemas.events import SUM_FIELDS
 from schemas.fidelity_models import FidelityMetrics
 from schemas.twin_models import Baseline
 
-__all__ = ["LIMIT", "QUANTUM", "add_up", "contributions", "figures", "figures_in", "in_range", "moments", "negative", "total"]
+__all__ = [
+    "LIMIT",
+    "QUANTUM",
+    "add_sums",
+    "contributions",
+    "fidelity_metrics",
+    "in_range",
+    "metrics_from_moments",
+    "moments",
+    "negate",
+    "sum_groups",
+]
 
 QUANTUM = 1e-5
 LIMIT = 1e4
@@ -81,11 +92,11 @@ def contributions(
     k_predicted, k_actual = _quanta(predicted, baseline), _quanta(actual, baseline)
     error = np.abs(k_predicted - k_actual) * (QUANTUM * baseline.scale)
     outlier = error > OUTLIER_DEVIATIONS * baseline.rmse
-    columns = moments(k_predicted, k_actual, covered(actual, lower, upper), outlier)
+    columns = moments(k_predicted, k_actual, interval_coverage(actual, lower, upper), outlier)
     return np.column_stack([columns, rounded_log_bets(error, baseline)])
 
 
-def covered(actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def interval_coverage(actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Whether there is an interval, and whether the actual value lies inside it, as 0 and 1, shape ``(n, 2)``."""
     low, high, value = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float), np.asarray(actual, dtype=float)
     return np.column_stack([~(np.isnan(low) | np.isnan(high)), (low <= value) & (value <= high)]).astype(np.int64)
@@ -100,7 +111,7 @@ def moments(
     return np.column_stack([one, coverage, *products, outlier])
 
 
-def add_up(rows: npt.NDArray[np.int64], group: npt.NDArray[np.integer[Any]], n_groups: int) -> list[tuple[int, ...]]:
+def sum_groups(rows: npt.NDArray[np.int64], group: npt.NDArray[np.integer[Any]], n_groups: int) -> list[tuple[int, ...]]:
     """Exact sums of the rows of each group, as Python integers; zeros for a group without rows.
 
     Halves of 32 bits are added apart, so that not even 2**31 of the largest squares overflow.
@@ -116,7 +127,7 @@ def add_up(rows: npt.NDArray[np.int64], group: npt.NDArray[np.integer[Any]], n_g
     return [tuple(row) for row in sums.tolist()]
 
 
-def total(rows: Iterable[Sequence[int]]) -> tuple[int, ...]:
+def add_sums(rows: Iterable[Sequence[int]]) -> tuple[int, ...]:
     """Sum of rows in the order of ``SUM_FIELDS``; zeros for none.
 
     Example:
@@ -126,17 +137,17 @@ def total(rows: Iterable[Sequence[int]]) -> tuple[int, ...]:
     return tuple(map(sum, zip(*rows, strict=True))) or (0,) * len(SUM_FIELDS)
 
 
-def negative(row: Sequence[int]) -> tuple[int, ...]:
+def negate(row: Sequence[int]) -> tuple[int, ...]:
     """The row that takes ``row`` back."""
     return tuple(-value for value in row)
 
 
-def figures(sums: Sequence[int], baseline: Baseline) -> FidelityMetrics:
+def fidelity_metrics(sums: Sequence[int], baseline: Baseline) -> FidelityMetrics:
     """MAE, RMSE, bias, correlation and coverage of sums in the order of ``SUM_FIELDS``, with standard errors."""
-    return figures_in(sums[:N_MOMENTS], QUANTUM * baseline.scale)
+    return metrics_from_moments(sums[:N_MOMENTS], QUANTUM * baseline.scale)
 
 
-def figures_in(sums: Sequence[int], unit: float, n_skipped: int = 0) -> FidelityMetrics:
+def metrics_from_moments(sums: Sequence[int], unit: float, n_skipped: int = 0) -> FidelityMetrics:
     """Figures of the fields of ``Moments``, one integer step being ``unit`` of the target.
 
     Sums that hold only half of a correction, which no set of outcomes could have, give the nearest possible figures.

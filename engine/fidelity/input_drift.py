@@ -21,7 +21,7 @@ from scipy.stats import chi2
 from schemas.fidelity_models import ColumnShift, EstimatedFidelity
 from schemas.twin_models import Baseline, Histogram
 
-__all__ = ["PREDICTED", "column_counts", "counts_in", "estimated", "histogram", "shifts"]
+__all__ = ["PREDICTED", "bin_counts", "column_counts", "column_shifts", "estimate_fidelity", "histogram"]
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -50,7 +50,7 @@ def histogram(values: pd.Series) -> Histogram:
     else:
         levels = values.dropna().map(str).value_counts().index[:MOST_LEVELS]
         empty = Histogram(levels=tuple(sorted(levels)), counts=(0, 0))
-    return empty.model_copy(update={"counts": tuple(counts_in(values, empty).tolist())})
+    return empty.model_copy(update={"counts": tuple(bin_counts(values, empty).tolist())})
 
 
 def _tenths(numbers: Array) -> tuple[float, ...]:
@@ -62,7 +62,7 @@ def _tenths(numbers: Array) -> tuple[float, ...]:
     return tuple(tenths[tenths < known.max()].tolist()) or (float(known.max()),)
 
 
-def counts_in(values: pd.Series, bins: Histogram) -> Counts:
+def bin_counts(values: pd.Series, bins: Histogram) -> Counts:
     """Rows in each bin; the last one holds what is missing, unknown, or no number: shape ``(bins,)``."""
     if bins.edges:
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
@@ -77,10 +77,10 @@ def column_counts(features: pd.DataFrame, predicted: npt.ArrayLike, baseline: Ba
     """Rows in each bin of each input of the model; a feature that the frame lacks is missing in every row."""
     nothing = pd.Series([None] * len(features), dtype=object)
     columns = {name: features.get(name, nothing) for name in baseline.inputs} | {PREDICTED: pd.Series(np.asarray(predicted))}
-    return {name: counts_in(columns[name], bins) for name, bins in baseline.inputs.items()}
+    return {name: bin_counts(columns[name], bins) for name, bins in baseline.inputs.items()}
 
 
-def shifts(counts: Mapping[str, npt.ArrayLike], baseline: Baseline) -> tuple[ColumnShift, ...]:
+def column_shifts(counts: Mapping[str, npt.ArrayLike], baseline: Baseline) -> tuple[ColumnShift, ...]:
     """How far each column has moved from the rows that the model learned from, the furthest first; none without rows."""
     found = [
         _shift(name, np.asarray(seen, dtype=np.int64), baseline.inputs[name], len(counts))
@@ -113,7 +113,9 @@ def _largest_distance(seen: Counts, learned: Counts) -> float:
     return float(np.abs(np.cumsum(seen) / seen.sum() - np.cumsum(learned) / learned.sum()).max())
 
 
-def estimated(features: pd.DataFrame, predicted: npt.ArrayLike, half_width: npt.ArrayLike, baseline: Baseline) -> EstimatedFidelity:
+def estimate_fidelity(
+    features: pd.DataFrame, predicted: npt.ArrayLike, half_width: npt.ArrayLike, baseline: Baseline
+) -> EstimatedFidelity:
     """What to expect of rows whose outcomes are not known yet.
 
     The width of a prediction interval is in proportion to how large errors of such rows used to be, so the expected error is the
@@ -129,7 +131,7 @@ def estimated(features: pd.DataFrame, predicted: npt.ArrayLike, half_width: npt.
         n=len(features),
         mae=_estimated_mae(np.asarray(half_width, dtype=float), baseline),
         baseline_mae=baseline.mae,
-        columns=shifts(column_counts(features, predicted, baseline), baseline),
+        columns=column_shifts(column_counts(features, predicted, baseline), baseline),
     )
 
 

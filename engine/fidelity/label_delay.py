@@ -9,10 +9,10 @@ from engine.fidelity.error_sums import QUANTUM, Moments
 from schemas.fidelity_models import Labels
 from schemas.twin_models import Baseline
 
-__all__ = ["labels", "survivorship_weights", "weighted_mae"]
+__all__ = ["count_labels", "survivorship_weights", "weighted_mae"]
 
 
-def labels(age_s: float, predicted: int, arrived: int, missing: int, expire_s: float) -> Labels:
+def count_labels(age_s: float, predicted: int, arrived: int, missing: int, expire_s: float) -> Labels:
     """What became of predictions of one age: those neither in nor known to be missing are pending, and from ``expire_s`` expired.
 
     Example:

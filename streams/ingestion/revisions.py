@@ -15,7 +15,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from engine.fidelity.error_sums import add_up
+from engine.fidelity.error_sums import sum_groups
 from engine.fidelity.windows import is_too_late, pane_start
 from schemas.twin_types import ALL_ROWS
 from sql.outcome_store import Change, Head, Line, OutcomeGroup
@@ -107,7 +107,7 @@ def changes_between(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lin
             rows.append(head.contribution if sign > 0 else [-number for number in head.contribution])
     if not cells:
         return []
-    sums = add_up(np.array(rows, dtype=np.int64)[picked], np.array(groups), len(cells))
+    sums = sum_groups(np.array(rows, dtype=np.int64)[picked], np.array(groups), len(cells))
     return [Change(*cell, total) for cell, total in zip(cells, sums, strict=True)]  # type: ignore[arg-type]  # what contributes has them
 
 
@@ -175,7 +175,7 @@ def changes_of_new_heads(
     width = np.where(whole, grid.pane_s[head], grid.width_s[head])
     starts, start = np.unique(pane, return_inverse=True)
     codes, first, group = np.unique(number * len(starts) + start, return_index=True, return_inverse=True)
-    sums = add_up(contributions[head], group, len(codes))
+    sums = sum_groups(contributions[head], group, len(codes))
     places = zip(number[first].tolist(), pane[first].tolist(), width[first].tolist(), sums, strict=True)
     return [
         Change(line, model_id, segment, at, length, total)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
-from engine.fidelity.drift_rules import Detected
+from engine.fidelity.drift_rules import Detection
 from schemas import DriftEvent, DriftState, RetrainEvent
 from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_types import ALL_ROWS
@@ -62,9 +62,9 @@ class Alarms:
             await store.latch_alarm(connection, line.state.line, series)
         line.alarmed.add(series)
 
-    async def _judge_series(self, line: LineState, series: SeriesKey, detected: Detected) -> None:
+    async def _judge_series(self, line: LineState, series: SeriesKey, detected: Detection) -> None:
         before = line.states.get(series, DriftState.INSUFFICIENT)
-        found = line.judge.of_series(line.view, series, detected, before)
+        found = line.judge.assess_series(line.view, series, detected, before)
         if found.state is not before:
             await self._change(line, series, before, found)
         if found.calls and line.states.get(series) is DriftState.ALARM:
@@ -90,7 +90,7 @@ class Alarms:
     async def _latch(self, line: LineState, series: SeriesKey, before: DriftState) -> DriftEvent | None:
         """Latch the alarm of a series whose detector has raised its own, if the rule holds in Postgres too."""
         async with transaction(self._app.pool) as connection:
-            judged = line.judge.of_series(await read_series(connection, line, series), series, Detected.CHANGE, before)
+            judged = line.judge.assess_series(await read_series(connection, line, series), series, Detection.CHANGE, before)
             event = drift_event(line.state.line, series, before, judged)
             if judged.state is not DriftState.ALARM:
                 return None

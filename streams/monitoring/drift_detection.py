@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
-from engine.fidelity.drift_rules import Detected, compared, judge, state_of
-from engine.fidelity.e_detector import Evidence, discoveries, handicap
+from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules, next_state
+from engine.fidelity.e_detector import DetectorState, discoveries, log_normalizers
 from engine.fidelity.effective_sample_size import effective_n
-from engine.fidelity.error_sums import figures
+from engine.fidelity.error_sums import fidelity_metrics
 from schemas import DriftEvent, DriftState, FidelityMetrics, ModelCard, RetrainEvent, Verdict
 from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_models import Baseline, Errors
@@ -57,11 +57,11 @@ class DetectorFindings(NamedTuple):
     ratios: Mapping[SeriesKey, float]
     changed: frozenset[SeriesKey]
 
-    def detected(self, series: SeriesKey, alarmed: Iterable[SeriesKey]) -> Detected:
+    def detected(self, series: SeriesKey, alarmed: Iterable[SeriesKey]) -> Detection:
         """What the detector of a series has found, given those whose alarm was raised before."""
         if series in alarmed:
-            return Detected.CHANGE
-        return Detected.CHANCE if self.ratios.get(series, 0.0) >= 1.0 else Detected.NOTHING
+            return Detection.CHANGE
+        return Detection.SUPPRESSED if self.ratios.get(series, 0.0) >= 1.0 else Detection.NONE
 
 
 def reference_of(baseline: Baseline, segment: str) -> Errors | None:
@@ -82,11 +82,15 @@ class DriftEvaluator(NamedTuple):
     average_run_length: float
     cards: dict[UUID, ModelCard]
 
-    def first(self, series: SeriesKey) -> Evidence:
+    def first(self, series: SeriesKey) -> DetectorState:
         """The detector of a series before the first outcome."""
         baseline = self.cards[series.model_id].baseline
         own = baseline.segments.get(series.segment)
-        return Evidence(last_count=self.n_min) if own is None else Evidence(last_count=self.n_min, handicap=handicap(baseline, own))
+        return (
+            DetectorState(last_count=self.n_min)
+            if own is None
+            else DetectorState(last_count=self.n_min, log_normalizers=log_normalizers(baseline, own))
+        )
 
     def evidence(self, view: WindowState, series: SeriesKey) -> float | None:
         """Evidence of drift over its limit; None for a segment without a baseline of its own.
@@ -125,41 +129,41 @@ class DriftEvaluator(NamedTuple):
         own[series] = standing.ratio(self.average_run_length)
         return series in discoveries(own, len(self.cards[series.model_id].baseline.segments))
 
-    def _standing(self, view: WindowState, series: SeriesKey) -> Evidence | None:
+    def _standing(self, view: WindowState, series: SeriesKey) -> DetectorState | None:
         known = reference_of(self.cards[series.model_id].baseline, series.segment) is not None
         return view.evidence(series, self.first(series)) if known else None
 
-    def of_series(
-        self, view: WindowState, series: SeriesKey, detected: Detected, before: DriftState = DriftState.INSUFFICIENT
+    def assess_series(
+        self, view: WindowState, series: SeriesKey, detection: Detection, previous: DriftState = DriftState.INSUFFICIENT
     ) -> DriftAssessment:
-        """Judge a series by its latest panes."""
+        """Assess a series by its latest panes."""
         start, end, sums = view.latest(series, self.n_min)
-        return self.of_window(series, (start, end), sums, self.evidence(view, series), detected, before)
+        return self.assess_window(series, (start, end), sums, self.evidence(view, series), detection, previous)
 
-    def of_window(
+    def assess_window(
         self,
         series: SeriesKey,
         span: tuple[float, float],
         sums: Sequence[int],
-        evidence: float | None,
-        detected: Detected = Detected.NOTHING,
-        before: DriftState = DriftState.INSUFFICIENT,
+        evidence: float | None = None,
+        detection: Detection = Detection.NONE,
+        previous: DriftState = DriftState.INSUFFICIENT,
     ) -> DriftAssessment:
-        """Judge the outcomes of a span of time."""
+        """Assess the outcomes of a span of time, given their sums in the order of ``SUM_FIELDS``."""
         baseline = self.cards[series.model_id].baseline
-        metrics, reference = figures(sums, baseline), reference_of(baseline, series.segment)
+        metrics, reference = fidelity_metrics(sums, baseline), reference_of(baseline, series.segment)
         if reference is None:
             return DriftAssessment(*span, metrics, (), None, DriftState.INSUFFICIENT, NO_BASELINE)
-        verdicts = judge(metrics, reference, n_min=self.n_min)
-        state = state_of(verdicts, detected, metrics, before, self.n_min)
-        return DriftAssessment(*span, metrics, verdicts, evidence, state, compared(verdicts, detected))
+        verdicts = evaluate_rules(metrics, reference, n_min=self.n_min)
+        state = next_state(verdicts, detection, metrics, previous, self.n_min)
+        return DriftAssessment(*span, metrics, verdicts, evidence, state, comparison_text(verdicts, detection))
 
-    def effective_n(self, model_id: UUID, segments: Mapping[str, Sequence[int]]) -> float | None:
-        """As many independent outcomes as tell as much, given the sums of all segments of the same span."""
-        return effective_n(segments, self.cards[model_id].baseline)
+    def add_effective_n(self, metrics: FidelityMetrics, model_id: UUID, segments: Mapping[str, Sequence[int]]) -> FidelityMetrics:
+        """Return the metrics of all outcomes with their effective number, given the sums of all segments of the same span."""
+        return metrics.model_copy(update={"n_effective": effective_n(segments, self.cards[model_id].baseline)})
 
 
-NO_BASELINE = "the segment has no baseline of its own: the model had seen too few rows of it"
+NO_BASELINE = "the segment has no baseline of its own: the training data held too few rows of it"
 
 
 def drift_event(line: str, series: SeriesKey, previous: DriftState, found: DriftAssessment) -> DriftEvent:

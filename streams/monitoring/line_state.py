@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import groupby
 from uuid import UUID
 
-from engine.fidelity.e_detector import Evidence, fold
+from engine.fidelity.e_detector import DetectorState, accumulate
 from engine.fidelity.windows import pane_start, panes_of
 from schemas import DriftState, PaneRow
 from sql import window_store as store
@@ -178,21 +178,23 @@ async def read_series(database: Database, line: LineState, series: SeriesKey) ->
 
 async def evidence_before(
     database: Database, state: MonitoredLine, high: float, judge: DriftEvaluator, series: Sequence[SeriesKey] | None = None
-) -> dict[SeriesKey, Evidence]:
+) -> dict[SeriesKey, DetectorState]:
     """Where the detectors of a line, or of some of its series, stand before a pane, by the floor and the cells that are stored."""
     known = {SeriesKey(row.model_id, row.segment): row for row in await store.detector_floors(database, state.line)}
     cells = await store.cells_between(database, state.line, lowest(state), high, series)
     own = {SeriesKey(*key): list(found) for key, found in groupby(cells, lambda cell: (cell.model_id, cell.segment))}
     wanted = (known.keys() | own.keys()) if series is None else series
     await _learn_cards(database, judge, {each.model_id for each in wanted})
-    return {each: fold((cell.sums for cell in own.get(each, ())), _begun(judge.first(each), known.get(each))) for each in wanted}
+    return {
+        each: accumulate((cell.sums for cell in own.get(each, ())), _begun(judge.first(each), known.get(each))) for each in wanted
+    }
 
 
-def _begun(first: Evidence, floor: FloorRow | None) -> Evidence:
+def _begun(first: DetectorState, floor: FloorRow | None) -> DetectorState:
     """Where a detector stands at the floor of its line."""
     if floor is None:
         return first
-    return Evidence(tuple(floor.log_values), floor.last_count, floor.log_peak, first.handicap)
+    return DetectorState(tuple(floor.log_values), floor.last_count, floor.log_peak, first.log_normalizers)
 
 
 async def _learn_cards(database: Database, judge: DriftEvaluator, models: set[UUID]) -> None:

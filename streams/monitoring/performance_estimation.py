@@ -9,8 +9,8 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-from engine.fidelity.input_drift import estimated
-from engine.fidelity.label_delay import labels, survivorship_weights
+from engine.fidelity.input_drift import estimate_fidelity
+from engine.fidelity.label_delay import count_labels, survivorship_weights
 from schemas.fidelity_models import DRIFT_RULES, EstimatedFidelity, Labels
 from schemas.twin_models import ModelCard
 from sql import pending_label_store as store
@@ -45,7 +45,7 @@ async def estimate(database: Database, card: ModelCard) -> EstimatedFidelity | N
         return None
     features = pd.DataFrame([dict(row.features) for row in rows])
     ends = np.array([(row.lower, row.upper) for row in rows], dtype=float)
-    found = estimated(features, [row.predicted for row in rows], (ends[:, 1] - ends[:, 0]) / 2, card.baseline)
+    found = estimate_fidelity(features, [row.predicted for row in rows], (ends[:, 1] - ends[:, 0]) / 2, card.baseline)
     await store.save_estimate(database, card.line, card.model_id, found)
     return found
 
@@ -63,7 +63,8 @@ def is_worse(found: EstimatedFidelity) -> bool:
 def pending_labels(cohorts: Iterable[store.Cohort]) -> dict[UUID, Labels]:
     """What became of the predictions of each simulation."""
     return {
-        cohort.simulation_id: labels(cohort.age_s, cohort.predicted, cohort.arrived, cohort.missing, EXPIRE_S) for cohort in cohorts
+        cohort.simulation_id: count_labels(cohort.age_s, cohort.predicted, cohort.arrived, cohort.missing, EXPIRE_S)
+        for cohort in cohorts
     }
 
 

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Literal
 
-from engine.fidelity.drift_rules import Detected
+from engine.fidelity.drift_rules import Detection
 from engine.fidelity.windows import window_starts
 from schemas import FidelityWindow, line_parts
 from schemas.twin_models import Baseline
@@ -36,9 +36,11 @@ def window_event(line: LineState, window: WindowKey, *, closed: bool) -> Fidelit
     end = start + line.view.window_s
     tells = series.model_id == line.state.champion and is_fullest(line.view, window)
     evidence = line.judge.evidence(line.view, series) if tells else None
-    detected = Detected.CHANGE if tells and series in line.alarmed else Detected.NOTHING
-    found = line.judge.of_window(series, (start, end), sums, evidence, detected)
-    effective = _effective_n(line, window) if tells and series.segment == ALL_ROWS else None
+    detection = Detection.CHANGE if tells and series in line.alarmed else Detection.NONE
+    assessment = line.judge.assess_window(series, (start, end), sums, evidence, detection)
+    metrics = assessment.metrics
+    if tells and series.segment == ALL_ROWS:
+        metrics = line.judge.add_effective_n(metrics, series.model_id, _segment_sums(line, window))
     return FidelityWindow(
         line=line.state.line,
         model_id=series.model_id,
@@ -48,17 +50,17 @@ def window_event(line: LineState, window: WindowKey, *, closed: bool) -> Fidelit
         window_end=datetime.fromtimestamp(end, UTC),
         status=_status(line.snapshots.get(window), version, closed=closed),
         version=version,
-        metrics=found.metrics.model_copy(update={"n_effective": effective}),
-        state=found.state,
+        metrics=metrics,
+        state=assessment.state,
         evidence_ratio=evidence,
     )
 
 
-def _effective_n(line: LineState, window: WindowKey) -> float | None:
-    """Of the whole, by the sums of its segments in the same window."""
+def _segment_sums(line: LineState, window: WindowKey) -> dict[str, tuple[int, ...]]:
+    """Sums of all segments of the same model and span of time."""
     model_id = window.series.model_id
-    parts = [series for series in line.view.series() if series.model_id == model_id and series.segment != ALL_ROWS]
-    return line.judge.effective_n(model_id, {each.segment: line.view.window(WindowKey(each, window.start)).sums for each in parts})
+    segments = [series for series in line.view.series() if series.model_id == model_id and series.segment != ALL_ROWS]
+    return {series.segment: line.view.window(WindowKey(series, window.start)).sums for series in segments}
 
 
 def is_fullest(view: WindowState, window: WindowKey) -> bool:

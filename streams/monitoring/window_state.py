@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from engine.fidelity.e_detector import Evidence, fold
-from engine.fidelity.error_sums import negative, total
+from engine.fidelity.e_detector import DetectorState, accumulate
+from engine.fidelity.error_sums import add_sums, negate
 from engine.fidelity.windows import pane_start, panes_of, window_starts
 from schemas import PaneRow
 from schemas.events import SUM_FIELDS
@@ -79,7 +79,7 @@ class _Panes:
     starts: list[float] = field(default_factory=list)
     cells: dict[_Cell, tuple[int, ...]] = field(default_factory=dict)
     chain: list[_Cell] = field(default_factory=list)
-    folded: list[Evidence] = field(default_factory=list)
+    folded: list[DetectorState] = field(default_factory=list)
     whole_from: float = math.inf
 
 
@@ -102,7 +102,7 @@ class WindowState:
         self.floor = floor
         self.held_from = held_from
         self.stale: set[SeriesKey] = set()
-        self._begun: dict[SeriesKey, Evidence] = {}
+        self._begun: dict[SeriesKey, DetectorState] = {}
         self._panes: dict[SeriesKey, _Panes] = {}
 
     # -- taking in
@@ -128,8 +128,8 @@ class WindowState:
         if row.version < before.version:
             return False
         pane.rows[cell, source] = VersionedSums(row.version, row.sums)
-        change = total([row.sums, negative(before.sums)])
-        pane.merged = VersionedSums(pane.merged.version - before.version + row.version, total([pane.merged.sums, change]))
+        change = add_sums([row.sums, negate(before.sums)])
+        pane.merged = VersionedSums(pane.merged.version - before.version + row.version, add_sums([pane.merged.sums, change]))
         if row.pane >= self.held_from:
             _recount(self._panes[series], cell, change)
         return True
@@ -170,7 +170,7 @@ class WindowState:
 
     def window(self, window: WindowKey) -> VersionedSums:
         """What a window adds up to."""
-        return VersionedSums(self.version(window), total(pane.sums for pane in self._panes_in(window)))
+        return VersionedSums(self.version(window), add_sums(pane.sums for pane in self._panes_in(window)))
 
     def version(self, window: WindowKey) -> int:
         """Version of a window: it rises with every change of any of its rows."""
@@ -197,7 +197,7 @@ class WindowState:
             count += held[-1][_N]
             if count >= n:
                 break
-        return panes.starts[-len(held)], panes.starts[-1] + self.pane_s, total(held)
+        return panes.starts[-len(held)], panes.starts[-1] + self.pane_s, add_sums(held)
 
     def newest_start(self, series: SeriesKey) -> float:
         """Start of the latest pane."""
@@ -205,7 +205,7 @@ class WindowState:
 
     # -- the detector
 
-    def begin(self, series: SeriesKey, evidence: Evidence, whole_from: float) -> None:
+    def begin(self, series: SeriesKey, evidence: DetectorState, whole_from: float) -> None:
         """Let the detector of a series stand here before ``held_from``; its panes are all held from ``whole_from`` on."""
         self._begun[series] = evidence
         self.stale.discard(series)
@@ -213,20 +213,20 @@ class WindowState:
             panes.folded.clear()
             panes.whole_from = whole_from
 
-    def evidence(self, series: SeriesKey, first: Evidence) -> Evidence:
+    def evidence(self, series: SeriesKey, first: DetectorState) -> DetectorState:
         """Where the detector of a series stands, chained over its cells in event time."""
         begin = self._begun.get(series, first)
         panes = self._panes.get(series)
         if panes is None:
             return begin
         for cell in panes.chain[len(panes.folded) :]:
-            panes.folded.append(fold([panes.cells[cell]], panes.folded[-1] if panes.folded else begin))
+            panes.folded.append(accumulate([panes.cells[cell]], panes.folded[-1] if panes.folded else begin))
         return panes.folded[-1] if panes.folded else begin
 
     # -- forgetting
 
     def forget(
-        self, held_from: float, needed: Iterable[WindowKey], n: int, first: Callable[[SeriesKey], Evidence]
+        self, held_from: float, needed: Iterable[WindowKey], n: int, first: Callable[[SeriesKey], DetectorState]
     ) -> list[tuple[SeriesKey, float]]:
         """Forget panes below ``held_from``, except those of ``needed`` windows and the latest that hold ``n`` outcomes.
 
@@ -255,7 +255,7 @@ class WindowState:
             self._drop(series, start)
         return dropped
 
-    def _fold_below(self, series: SeriesKey, panes: _Panes, first: Evidence) -> None:
+    def _fold_below(self, series: SeriesKey, panes: _Panes, first: DetectorState) -> None:
         self.evidence(series, first)
         place = bisect_left(panes.chain, _Cell(self.held_from, 0.0))
         if place:
@@ -292,5 +292,5 @@ class WindowState:
 def _recount(panes: _Panes, cell: _Cell, change: tuple[int, ...]) -> None:
     if cell not in panes.cells:
         insort(panes.chain, cell)
-    panes.cells[cell] = total([panes.cells.get(cell, _NOTHING), change])
+    panes.cells[cell] = add_sums([panes.cells.get(cell, _NOTHING), change])
     del panes.folded[bisect_left(panes.chain, cell) :]

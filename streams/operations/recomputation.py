@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 import numpy as np
 
-from engine.fidelity.error_sums import contributions, figures, negative, total
+from engine.fidelity.error_sums import add_sums, contributions, fidelity_metrics, negate
 from schemas import FidelityMetrics, PaneRow
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import Baseline
@@ -186,11 +186,11 @@ class Recomputation:
     def _add(self, head: Head, source: str, sign: int) -> None:
         if head.contribution is None or head.model_id is None:
             return
-        sums = head.contribution if sign > 0 else negative(head.contribution)
+        sums = head.contribution if sign > 0 else negate(head.contribution)
         for segment in head.segments:
             place = cell_of(head, segment, self._grids[head.line]["pane_s"])
             cell = _Cell(head.line, SeriesKey(head.model_id, segment), *place, source)
-            self._cells[cell] = total([self._cells[cell], sums]) if cell in self._cells else tuple(sums)
+            self._cells[cell] = add_sums([self._cells[cell], sums]) if cell in self._cells else tuple(sums)
 
     async def _scored(self, rows: Sequence[asyncpg.Record]) -> list[tuple[Head, str, str]]:
         """Each row as the head that it would be, with its fate and source."""
@@ -269,7 +269,7 @@ class Recomputation:
                 baseline = await self._baseline(window.series.model_id)
                 if baseline is not None and window.start + view.window_s > floor:
                     version, sums = view.window(window)
-                    found[line, window] = ExpectedWindow(version, figures(sums, baseline))
+                    found[line, window] = ExpectedWindow(version, fidelity_metrics(sums, baseline))
         self._findings.counts["windows"] = len(found)
         return found
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from engine.fidelity.drift_rules import Detected, compared, judge, state_of
-from engine.fidelity.effective_sample_size import effective_n
-from engine.fidelity.error_sums import figures
+from engine.fidelity.drift_rules import Detection
+from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH
+from engine.fidelity.error_sums import fidelity_metrics
 from schemas import DriftState, FidelityMetrics, ModelCard, ModelEvent, Verdict
 from schemas.fidelity_models import EstimatedFidelity, Labels
-from schemas.twin_models import Baseline, Errors
+from schemas.twin_types import ALL_ROWS
 from sql import overview_store as store
 from sql.database import Database, Pool
 from sql.overview_store import (
@@ -26,8 +26,9 @@ from sql.overview_store import (
     SimulationRun,
 )
 from sql.pending_label_store import Cohort, estimate_of
-from streams.monitoring.drift_detection import NO_BASELINE, reference_of
+from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.performance_estimation import followed, pending_labels
+from streams.monitoring.window_state import SeriesKey
 
 __all__ = ["HistoryPoint", "LineOverview", "Overview", "SegmentWindow", "SeriesHistory", "read_overview"]
 
@@ -156,7 +157,7 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
         policy=settings.policy,
         champion=champion,
         scored_model=cards[newest[0].model_id] if newest else None,
-        windows=_windows(newest, cards, states, n_min),
+        windows=_windows(newest, states, DriftEvaluator(n_min, AVERAGE_RUN_LENGTH, cards), settings.window_s),
         window_end=datetime.fromtimestamp(newest[0].window_end, UTC) if newest else None,
         window_s=settings.window_s,
         series=_series(intervals, cards),
@@ -181,49 +182,33 @@ async def _history_intervals(database: Database, settings: LineSettings) -> list
 def _series(intervals: Sequence[IntervalSums], cards: Mapping[UUID, ModelCard]) -> tuple[SeriesHistory, ...]:
     points: dict[UUID, list[HistoryPoint]] = {}
     for interval in intervals:
-        metrics = figures(interval.sums, cards[interval.model_id].baseline)
+        metrics = fidelity_metrics(interval.sums, cards[interval.model_id].baseline)
         points.setdefault(interval.model_id, []).append(HistoryPoint(datetime.fromtimestamp(interval.start, UTC), metrics))
     return tuple(SeriesHistory(cards[model_id], tuple(history)) for model_id, history in points.items())
 
 
 def _windows(
-    rows: Sequence[SegmentSums], cards: Mapping[UUID, ModelCard], states: Mapping[tuple[UUID, str], SegmentState], n_min: int
+    rows: Sequence[SegmentSums], states: Mapping[tuple[UUID, str], SegmentState], evaluator: DriftEvaluator, window_s: float
 ) -> tuple[SegmentWindow, ...]:
-    windows = [_window(row, cards, states, n_min) for row in rows]
-    return _with_effective_n(windows, rows, cards[rows[0].model_id].baseline) if rows else ()
+    segments = {row.segment: row.sums for row in rows}
+    return tuple(_window(row, segments, states.get((row.model_id, row.segment)), evaluator, window_s) for row in rows)
 
 
 def _window(
-    row: SegmentSums, cards: Mapping[UUID, ModelCard], states: Mapping[tuple[UUID, str], SegmentState], n_min: int
+    row: SegmentSums, segments: Mapping[str, Sequence[int]], stored: SegmentState | None, evaluator: DriftEvaluator, window_s: float
 ) -> SegmentWindow:
-    baseline = cards[row.model_id].baseline
-    metrics, reference = figures(row.sums, baseline), reference_of(baseline, row.segment)
-    verdicts = () if reference is None else judge(metrics, reference, n_min=n_min)
-    stored = states.get((row.model_id, row.segment))
-    detected = Detected.CHANGE if stored and stored.alarm_raised_at else Detected.NOTHING
+    """Assess a window as the fidelity agent does; a stored state has precedence, since alarms are final."""
+    series, span = SeriesKey(row.model_id, row.segment), (row.window_end - window_s, row.window_end)
+    detection = Detection.CHANGE if stored and stored.alarm_raised_at else Detection.NONE
+    assessment = evaluator.assess_window(series, span, row.sums, detection=detection)
+    metrics = assessment.metrics
+    if row.segment == ALL_ROWS:
+        metrics = evaluator.add_effective_n(metrics, row.model_id, segments)
     return SegmentWindow(
         segment=row.segment,
         metrics=metrics,
-        state=DriftState(stored.state) if stored and stored.state else _state(reference, verdicts, metrics, n_min),
+        state=DriftState(stored.state) if stored and stored.state else assessment.state,
         evidence_ratio=stored.evidence_ratio if stored else None,
-        verdicts=verdicts,
-        comparison=compared(verdicts, detected) if reference else NO_BASELINE,
-    )
-
-
-def _state(reference: Errors | None, verdicts: tuple[Verdict, ...], metrics: FidelityMetrics, n_min: int) -> DriftState:
-    """The state of a series that has no stored one."""
-    return DriftState.INSUFFICIENT if reference is None else state_of(verdicts, Detected.NOTHING, metrics, n_min=n_min)
-
-
-def _with_effective_n(
-    windows: Sequence[SegmentWindow], rows: Sequence[SegmentSums], baseline: Baseline
-) -> tuple[SegmentWindow, ...]:
-    """Add the effective number of outcomes, which follows from the sums of the segments, to the window over all of them."""
-    n_effective = effective_n({row.segment: row.sums for row in rows}, baseline)
-    return tuple(
-        replace(window, metrics=window.metrics.model_copy(update={"n_effective": n_effective}))
-        if window.segment == "all"
-        else window
-        for window in windows
+        verdicts=assessment.verdicts,
+        comparison=assessment.comparison,
     )

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.fidelity.e_detector import Evidence, fold
-from engine.fidelity.error_sums import add_up, contributions
+from engine.fidelity.e_detector import DetectorState, accumulate
+from engine.fidelity.error_sums import contributions, sum_groups
 from schemas import Baseline
 from tests.bench.measure import Figure, interleaved
 from tests.bench.tables import SEED, Measured
@@ -37,9 +37,9 @@ def sums_figure(measured: Measured) -> Figure:
     return times.figure(f"sums and evidence of {OUTCOMES:,} outcomes, {PANES} panes", measured.name, BINCOUNT)
 
 
-def _watch(predicted: Array, actual: Array, half: float, pane: npt.NDArray[Any], baseline: Baseline) -> Evidence:
+def _watch(predicted: Array, actual: Array, half: float, pane: npt.NDArray[Any], baseline: Baseline) -> DetectorState:
     rows = contributions(predicted, actual, predicted - half, predicted + half, baseline)
-    return fold(add_up(rows, pane, PANES), Evidence())
+    return accumulate(sum_groups(rows, pane, PANES), DetectorState())
 
 
 def _plain_sums(predicted: Array, actual: Array, half: float, pane: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:

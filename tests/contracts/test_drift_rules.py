@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.fidelity.drift_rules import Detected, compared, judge, state_of
+from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules, next_state
 from schemas import DRIFT_RULES, Baseline, DriftState, FidelityMetrics
 
 METRICS = ("mae", "rmse", "correlation", "coverage_95pct")
@@ -36,7 +36,7 @@ def beyond(rule, amount: float, n: int = 1000) -> FidelityMetrics:
 
 
 def verdict_of(rule, metrics, baseline=HEALTHY, **kwargs):
-    (verdict,) = judge(metrics, baseline, [rule], **kwargs)
+    (verdict,) = evaluate_rules(metrics, baseline, [rule], **kwargs)
     return verdict
 
 
@@ -88,7 +88,7 @@ def test_a_limit_that_the_baseline_breaks_already_is_standing_and_no_drift(rule)
     verdict = verdict_of(rule, beyond(rule, 0.5), poor)
     assert verdict.standing
     assert not verdict.fired
-    assert "a limit of the model, no drift" in verdict.reason
+    assert "a limitation of the model and no drift" in verdict.reason
 
 
 @each_rule
@@ -104,26 +104,26 @@ def test_its_verdict_tells_value_limit_baseline_and_n(rule):
 @each_rule
 def test_an_alarm_takes_a_retrain_rule_and_the_detector(rule):
     metrics = beyond(rule, 0.01)
-    verdicts = judge(metrics, HEALTHY, [rule])
+    verdicts = evaluate_rules(metrics, HEALTHY, [rule])
     calls = rule.action == "retrain"
-    assert state_of(verdicts, Detected.CHANGE, metrics) is (DriftState.ALARM if calls else DriftState.WARNING)
-    assert state_of(verdicts, Detected.NOTHING, metrics) is DriftState.WARNING
-    assert state_of(verdicts, Detected.CHANCE, metrics) is (DriftState.SUPPRESSED if calls else DriftState.WARNING)
+    assert next_state(verdicts, Detection.CHANGE, metrics) is (DriftState.ALARM if calls else DriftState.WARNING)
+    assert next_state(verdicts, Detection.NONE, metrics) is DriftState.WARNING
+    assert next_state(verdicts, Detection.SUPPRESSED, metrics) is (DriftState.SUPPRESSED if calls else DriftState.WARNING)
 
 
 @each_rule
 def test_the_detector_alone_is_a_warning_and_neither_is_fine(rule):
     metrics = beyond(rule, -0.01)
-    verdicts = judge(metrics, HEALTHY, [rule])
-    assert state_of(verdicts, Detected.CHANGE, metrics) is DriftState.WARNING
-    assert state_of(verdicts, Detected.NOTHING, metrics) is DriftState.OK
-    assert state_of(verdicts, Detected.CHANCE, metrics) is DriftState.OK
+    verdicts = evaluate_rules(metrics, HEALTHY, [rule])
+    assert next_state(verdicts, Detection.CHANGE, metrics) is DriftState.WARNING
+    assert next_state(verdicts, Detection.NONE, metrics) is DriftState.OK
+    assert next_state(verdicts, Detection.SUPPRESSED, metrics) is DriftState.OK
 
 
 @each_rule
 def test_too_few_outcomes_are_a_state_of_their_own(rule):
     metrics = beyond(rule, 0.01, n=199)
-    assert state_of(judge(metrics, HEALTHY, [rule]), Detected.CHANGE, metrics) is DriftState.INSUFFICIENT
+    assert next_state(evaluate_rules(metrics, HEALTHY, [rule]), Detection.CHANGE, metrics) is DriftState.INSUFFICIENT
 
 
 @each_rule
@@ -131,7 +131,7 @@ def test_a_warning_begins_at_the_limit_and_ends_a_standard_error_within_it(rule)
     state, states = DriftState.OK, []
     for amount in (-0.005, 0.001, -0.005, 0.002, -0.009, -0.011, -0.005):
         metrics = beyond(rule, amount).model_copy(update={"standard_errors": {rule.metric: 0.01}})
-        state = state_of(judge(metrics, HEALTHY, [rule]), Detected.NOTHING, metrics, state)
+        state = next_state(evaluate_rules(metrics, HEALTHY, [rule]), Detection.NONE, metrics, state)
         states.append(state.value)
     assert states == ["ok", "warning", "warning", "warning", "warning", "ok", "ok"]
 
@@ -139,28 +139,28 @@ def test_a_warning_begins_at_the_limit_and_ends_a_standard_error_within_it(rule)
 @each_rule
 def test_an_alarm_stays_whatever_comes_after_it(rule):
     metrics = beyond(rule, -0.01)
-    verdicts = judge(metrics, HEALTHY, [rule])
-    assert state_of(verdicts, Detected.NOTHING, metrics, DriftState.ALARM) is DriftState.ALARM
+    verdicts = evaluate_rules(metrics, HEALTHY, [rule])
+    assert next_state(verdicts, Detection.NONE, metrics, DriftState.ALARM) is DriftState.ALARM
 
 
-@pytest.mark.parametrize("detected", Detected)
+@pytest.mark.parametrize("detected", Detection)
 @pytest.mark.parametrize("amount", [-0.01, 0.01])
 def test_rule_and_detector_are_compared_in_a_sentence(amount, detected):
     rule = next(rule for rule in DRIFT_RULES if rule.action == "retrain")
-    words = compared(judge(beyond(rule, amount), HEALTHY), detected)
-    agree = (amount > 0) == (detected is Detected.CHANGE) and detected is not Detected.CHANCE
-    assert words.startswith("rule and detector agree" if agree else "they differ")
+    words = comparison_text(evaluate_rules(beyond(rule, amount), HEALTHY), detected)
+    agree = (amount > 0) == (detected is Detection.CHANGE) and detected is not Detection.SUPPRESSED
+    assert words.startswith("rule and detector agree" if agree else "rule and detector disagree")
 
 
 def test_a_rule_that_cannot_speak_is_not_said_to_agree():
     few = FidelityMetrics(n=20, mae=0.1)
-    assert compared(judge(few, HEALTHY), Detected.NOTHING) == (
-        "the rule cannot speak yet: 20 outcomes are too few to judge, 200 are needed"
+    assert comparison_text(evaluate_rules(few, HEALTHY), Detection.NONE) == (
+        "the rule cannot be evaluated yet: 20 outcomes are too few to judge, 200 are needed"
     )
 
 
 def test_a_coverage_is_judged_by_the_outcomes_that_had_an_interval():
     metrics = FidelityMetrics(n=10_000, mae=0.1, coverage_95pct=0.5, n_interval=150)
-    verdict = next(v for v in judge(metrics, HEALTHY) if v.rule == "coverage_drop")
+    verdict = next(v for v in evaluate_rules(metrics, HEALTHY) if v.rule == "coverage_drop")
     assert not verdict.fired
     assert verdict.n == 150

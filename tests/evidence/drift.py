@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from river.drift import ADWIN, PageHinkley
 
-from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, discoveries, grown, handicap, log_mean
+from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, discoveries, log_mean, log_normalizers, update_log_stakes
 from engine.fidelity.effective_sample_size import effective_n
-from engine.fidelity.error_sums import contributions, total
+from engine.fidelity.error_sums import add_sums, contributions
 from schemas import Baseline
 from schemas.events import SUM_FIELDS
 from streams.reporting.charts import Curve, Line, Tone, curves_chart
@@ -393,7 +393,7 @@ def _kept(worlds: Sequence[Shared], alarms: Callable[[Alarms], Array]) -> str:
 
 def _by_level(errors: Array, levels: npt.NDArray[np.int64], baseline: Baseline) -> dict[str, tuple[int, ...]]:
     rows = _rows(errors, baseline)
-    return {f"region={level}": total(rows[levels == level].tolist()) for level in np.unique(levels).tolist()}
+    return {f"region={level}": add_sums(rows[levels == level].tolist()) for level in np.unique(levels).tolist()}
 
 
 def _rows(errors: Array, baseline: Baseline) -> npt.NDArray[np.int64]:
@@ -471,12 +471,12 @@ def _segment_evidence(errors: Array, levels: npt.NDArray[np.int64], baseline: Ba
     sums = np.zeros((len(rows) // CELL * SEGMENTS, len(SUM_FIELDS)), dtype=np.int64)
     np.add.at(sums, place, rows)
     cells = sums.reshape(-1, SEGMENTS, len(SUM_FIELDS))
-    costs = np.array([handicap(baseline, baseline.segments[f"region={level}"]) for level in range(SEGMENTS)])
+    costs = np.array([log_normalizers(baseline, baseline.segments[f"region={level}"]) for level in range(SEGMENTS)])
     stakes, entry = np.full((SEGMENTS, len(BETS)), -np.inf), np.full((SEGMENTS, 1), float(CELL))
     path = []
     for cell in cells:
         n = cell[:, :1]
-        after = grown(stakes, np.log(entry), cell[:, -len(BETS) :]) - n * costs
+        after = update_log_stakes(stakes, np.log(entry), cell[:, -len(BETS) :]) - n * costs
         stakes, entry = np.where(n > 0, after, stakes), np.where(n > 0, n, entry)
         path.append(np.exp(np.minimum(log_mean(stakes) - np.log(AVERAGE_RUN_LENGTH), 600.0)))
     return np.array(path), cells[..., 0]

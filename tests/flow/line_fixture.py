@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 import numpy as np
 
-from engine.fidelity.error_sums import add_up, contributions
+from engine.fidelity.error_sums import contributions, sum_groups
 from schemas import Baseline, Brand, ModelCard, RetrainEvent, SourceId, TwinModelMetrics, TwinType
 from schemas.events import SUM_FIELDS
 from sql.database import Pool
@@ -64,7 +64,7 @@ async def add_outcomes(pool: Pool, card: ModelCard, start: datetime, panes: int,
         actual = predicted + rng.normal(0, noise, 200)
         rows = contributions(predicted, actual, predicted - 0.126, predicted + 0.126, card.baseline)
         region = rng.integers(0, 2, 200)
-        sums = [*add_up(rows, np.zeros(200, dtype=int), 1), *add_up(rows, region, 2)]
+        sums = [*sum_groups(rows, np.zeros(200, dtype=int), 1), *sum_groups(rows, region, 2)]
         at = start.timestamp() // PANE_S * PANE_S + pane * PANE_S
         for segment, row in zip(("all", "region=south", "region=west"), sums, strict=True):
             await pool.execute(

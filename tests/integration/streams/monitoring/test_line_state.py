@@ -13,8 +13,8 @@ from uuid import UUID
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from engine.fidelity.e_detector import fold
-from engine.fidelity.error_sums import figures, total
+from engine.fidelity.e_detector import accumulate
+from engine.fidelity.error_sums import add_sums, fidelity_metrics
 from schemas import DriftState, FidelityMetrics, FidelityWindow, SourceId
 from sql import outcome_store, window_store
 from sql.database import Pool, clock, open_pool
@@ -350,7 +350,7 @@ async def test_a_snapshot_keeps_every_figure_with_how_sure_it_is(pool: Pool):
     await take_in(pool, range(60))
     line = await loaded(pool)
     window = WindowKey(ALL, BEGAN)
-    said = figures(line.view.window(window)[1], make_card().baseline).model_copy(update={"n_effective": 31.5})
+    said = fidelity_metrics(line.view.window(window)[1], make_card().baseline).model_copy(update={"n_effective": 31.5})
 
     await window_store.save_snapshots(pool, [said_of(line, window).model_copy(update={"metrics": said})])
 
@@ -445,7 +445,7 @@ async def test_the_detector_goes_on_from_the_floor_as_if_there_were_none(pool: P
     assert after.view.evidence(ALL, JUDGE.first(ALL)) == everything
     rows = await window_store.live_rows(pool, LINE, -math.inf)
     below = sorted((found.row for _, found in rows if found.row.segment == "all" and found.row.pane < after.view.floor), key=_pane)
-    expected = fold([total([row.sums]) for row in below], JUDGE.first(ALL))
+    expected = accumulate([add_sums([row.sums]) for row in below], JUDGE.first(ALL))
     assert (await evidence_before(pool, await state(pool), after.view.floor, JUDGE, [ALL]))[ALL] == expected
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.fidelity.baseline import Unseen, baseline_of
+from engine.fidelity.baseline import HoldoutRows, compute_baseline
 from sql.database import Pool, open_pool
 from sql.pending_label_store import estimate_of
 from streams.monitoring.performance_estimation import (
@@ -37,8 +37,8 @@ def asked(n: int, seed: int, *, decile: float = 0.0) -> pd.DataFrame:
 
 def made_card():
     rng = np.random.default_rng(0)
-    rows = Unseen(rng.normal(size=4000), np.zeros(4000), np.full(4000, 2.0))
-    return make_card().model_copy(update={"baseline": baseline_of(rows, asked(4000, 1), ["region"])})
+    rows = HoldoutRows(rng.normal(size=4000), np.zeros(4000), np.full(4000, 2.0))
+    return make_card().model_copy(update={"baseline": compute_baseline(rows, asked(4000, 1), ["region"])})
 
 
 CARD = made_card()

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.fidelity.baseline import Unseen, errors_of
+from engine.fidelity.baseline import HoldoutRows, compute_errors
 from engine.fidelity.e_detector import (
     AVERAGE_RUN_LENGTH,
     BETS,
-    Evidence,
+    DetectorState,
+    accumulate,
     discoveries,
-    fold,
-    handicap,
     log_bets,
+    log_normalizers,
     rounded_log_bets,
     upper_mean,
 )
-from engine.fidelity.error_sums import contributions, total
+from engine.fidelity.error_sums import add_sums, contributions
 from schemas import Baseline
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import Errors
@@ -48,7 +48,7 @@ NORMAL = baseline_of(np.random.default_rng(0).normal(size=20_000))
 def cells_of(errors: np.ndarray, baseline: Baseline, cell: int) -> list[tuple[int, ...]]:
     nothing = np.full(len(errors), np.nan)
     rows = contributions(np.zeros(len(errors)), errors, nothing, nothing, baseline)
-    return [total(rows[i : i + cell].tolist()) for i in range(0, len(rows), cell)]
+    return [add_sums(rows[i : i + cell].tolist()) for i in range(0, len(rows), cell)]
 
 
 def per_outcome(errors: np.ndarray, baseline: Baseline) -> np.ndarray:
@@ -65,10 +65,10 @@ def per_outcome(errors: np.ndarray, baseline: Baseline) -> np.ndarray:
 def alarm_at(errors: np.ndarray, baseline: Baseline, cell: int = 200, look: int = 20) -> int | None:
     """Outcomes until the alarm when open cells are looked at every ``look`` outcomes."""
     looks = cells_of(errors, baseline, look)
-    evidence = Evidence()
+    evidence = DetectorState()
     for first in range(0, len(looks), cell // look):
         for seen in range(first + 1, min(first + cell // look, len(looks)) + 1):
-            now = fold([total(looks[first:seen])], evidence)
+            now = accumulate([add_sums(looks[first:seen])], evidence)
             if now.ratio() >= 1:
                 return seen * look
         evidence = now
@@ -77,7 +77,7 @@ def alarm_at(errors: np.ndarray, baseline: Baseline, cell: int = 200, look: int 
 
 def test_cells_of_one_outcome_are_the_detector_of_the_paper():
     errors = np.random.default_rng(1).normal(size=400) * 1.3
-    path = [fold(cells_of(errors[:n], NORMAL, 1), Evidence(last_count=1)).ratio(1.0) for n in (1, 10, 100, 400)]
+    path = [accumulate(cells_of(errors[:n], NORMAL, 1), DetectorState(last_count=1)).ratio(1.0) for n in (1, 10, 100, 400)]
     assert path == pytest.approx(per_outcome(errors, NORMAL)[[0, 9, 99, 399]], rel=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_without_a_change_hardly_any_series_alarms(name):
     for seed in range(60):
         rng = np.random.default_rng(seed)
         baseline = baseline_of(draw(rng, 5000))
-        alarms += fold(cells_of(draw(rng, 20_000), baseline, 200), Evidence()).peak_ratio() >= 1
+        alarms += accumulate(cells_of(draw(rng, 20_000), baseline, 200), DetectorState()).peak_ratio() >= 1
     assert alarms <= 4
 
 
@@ -160,22 +160,22 @@ def test_folding_in_two_parts_is_folding_at_once_and_empty_cells_do_not_count(co
     ends = np.cumsum(counts)
     nothing = (0,) * len(SUM_FIELDS)
     cells = [cells_of(errors[end - n : end], NORMAL, n)[0] if n else nothing for n, end in zip(counts, ends, strict=True)]
-    whole = fold(cells, Evidence())
-    assert fold(cells[cut:], fold(cells[:cut], Evidence())) == whole
-    assert fold([cell for cell in cells if cell[0]], Evidence()) == whole
+    whole = accumulate(cells, DetectorState())
+    assert accumulate(cells[cut:], accumulate(cells[:cut], DetectorState())) == whole
+    assert accumulate([cell for cell in cells if cell[0]], DetectorState()) == whole
 
 
 def test_the_first_cell_counts_like_one_of_the_size_that_a_judgement_needs():
     cell = cells_of(np.random.default_rng(6).normal(size=50), NORMAL, 50)[0]
     growth = [math.exp(gain * 1e-9) for gain in cell[SUM_FIELDS.index("log_bet_0") :]]
-    after = fold([cell], Evidence())
+    after = accumulate([cell], DetectorState())
     assert after.ratio(1.0) == pytest.approx(200 * sum(growth) / len(BETS))
-    twice = fold([cell, cell], Evidence())
+    twice = accumulate([cell, cell], DetectorState())
     assert twice.ratio(1.0) == pytest.approx(sum((200 * g + 50) * g for g in growth) / len(BETS))
 
 
 def test_overwhelming_evidence_stays_a_finite_number():
-    after = fold(cells_of(np.full(40_000, 100.0), NORMAL, 200), Evidence())
+    after = accumulate(cells_of(np.full(40_000, 100.0), NORMAL, 200), DetectorState())
     assert math.isfinite(after.ratio())
     assert after.ratio() > 1e200
 
@@ -183,23 +183,23 @@ def test_overwhelming_evidence_stays_a_finite_number():
 def test_the_peak_remembers_an_alarm_that_has_passed():
     rng = np.random.default_rng(7)
     errors = np.concatenate([rng.normal(size=1000) * 2, rng.normal(size=20_000) * 0.3])
-    after = fold(cells_of(errors, NORMAL, 200), Evidence())
+    after = accumulate(cells_of(errors, NORMAL, 200), DetectorState())
     assert after.ratio() < 1 <= after.peak_ratio()
 
 
 def errors_like(errors: np.ndarray) -> Errors:
-    return errors_of(Unseen(errors, np.zeros(len(errors)), np.ones(len(errors))), NORMAL.clip)
+    return compute_errors(HoldoutRows(errors, np.zeros(len(errors)), np.ones(len(errors))), NORMAL.clip)
 
 
 @pytest.mark.parametrize("size", [0.5, 1.0, 2.0])
 def test_bets_on_a_segment_are_fair_against_its_own_mean_and_find_its_own_change(size):
     rng = np.random.default_rng(8)
     segment = errors_like(rng.normal(size=50_000) * size)
-    start = Evidence(handicap=handicap(NORMAL, segment))
-    growth = np.exp(log_bets(np.abs(rng.normal(size=200_000)) * size, NORMAL) - start.handicap).mean(axis=0)
+    start = DetectorState(log_normalizers=log_normalizers(NORMAL, segment))
+    growth = np.exp(log_bets(np.abs(rng.normal(size=200_000)) * size, NORMAL) - start.log_normalizers).mean(axis=0)
     assert (growth <= 1.0).all()
-    assert fold(cells_of(rng.normal(size=20_000) * size, NORMAL, 200), start).peak_ratio() < 1
-    assert fold(cells_of(rng.normal(size=1_000) * size * 1.5, NORMAL, 200), start).ratio() > 1
+    assert accumulate(cells_of(rng.normal(size=20_000) * size, NORMAL, 200), start).peak_ratio() < 1
+    assert accumulate(cells_of(rng.normal(size=1_000) * size * 1.5, NORMAL, 200), start).ratio() > 1
 
 
 def test_the_handicap_turns_a_bet_on_the_whole_into_a_smaller_or_larger_one_on_the_segment():
@@ -208,7 +208,7 @@ def test_the_handicap_turns_a_bet_on_the_whole_into_a_smaller_or_larger_one_on_t
     error = np.array([0.3, 1.0, 2.5])
     own = np.array(BETS) * ratio / (1 + np.array(BETS) * (ratio - 1))
     exact = np.log(1 + own * (error[:, None] / NORMAL.clip / upper_mean(segment) - 1))
-    assert log_bets(error, NORMAL) - handicap(NORMAL, segment) == pytest.approx(exact, abs=1e-12)
+    assert log_bets(error, NORMAL) - log_normalizers(NORMAL, segment) == pytest.approx(exact, abs=1e-12)
 
 
 def test_one_series_alone_is_found_at_its_limit_and_one_of_many_at_as_many_times_it():

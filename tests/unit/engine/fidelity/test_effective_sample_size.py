@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.fidelity.baseline import Unseen, baseline_of
+from engine.fidelity.baseline import HoldoutRows, compute_baseline
 from engine.fidelity.effective_sample_size import effective_n
-from engine.fidelity.error_sums import contributions, total
+from engine.fidelity.error_sums import add_sums, contributions
 
 LEVELS = 20
 SIZES = np.linspace(0.7, 1.5, LEVELS)
@@ -23,7 +23,7 @@ def draw(seed: int, n: int, shared: float) -> tuple[np.ndarray, np.ndarray]:
 def baseline():
     errors, level = draw(0, 40_000, 0.0)
     features = pd.DataFrame({"region": level.astype(str)})
-    return baseline_of(Unseen(errors, np.zeros(len(errors)), np.ones(len(errors))), features, ["region"])
+    return compute_baseline(HoldoutRows(errors, np.zeros(len(errors)), np.ones(len(errors))), features, ["region"])
 
 
 BASELINE = baseline()
@@ -32,7 +32,7 @@ BASELINE = baseline()
 def segments(errors: np.ndarray, level: np.ndarray) -> dict[str, tuple[int, ...]]:
     nothing = np.full(len(errors), np.nan)
     rows = contributions(np.zeros(len(errors)), errors, nothing, nothing, BASELINE)
-    return {f"region={k}": total(rows[level == k].tolist()) for k in range(LEVELS)}
+    return {f"region={k}": add_sums(rows[level == k].tolist()) for k in range(LEVELS)}
 
 
 def test_outcomes_that_share_nothing_count_in_full_however_different_segments_are_by_nature():

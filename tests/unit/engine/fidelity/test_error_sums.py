@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from engine.fidelity.error_sums import LIMIT, QUANTUM, add_up, contributions, figures, in_range, negative, total
+from engine.fidelity.error_sums import LIMIT, QUANTUM, add_sums, contributions, fidelity_metrics, in_range, negate, sum_groups
 from schemas import Baseline
 from schemas.events import SUM_FIELDS
 
@@ -36,7 +36,7 @@ def rows(predicted, actual, half_width=0.26):
 
 
 def window(predicted, actual, **kwargs):
-    return figures(total(rows(predicted, actual, **kwargs).tolist()), BASELINE)
+    return fidelity_metrics(add_sums(rows(predicted, actual, **kwargs).tolist()), BASELINE)
 
 
 def test_the_figures_are_those_of_numpy_and_scipy():
@@ -109,15 +109,15 @@ def test_exact_zeros_count():
 
 def test_coverage_has_its_own_n():
     lower, upper = np.array([-1.0, np.nan, np.nan]), np.array([1.0, np.nan, np.nan])
-    found = figures(total(contributions([0.0, 0, 0], [0.5, 9, 9], lower, upper, BASELINE).tolist()), BASELINE)
+    found = fidelity_metrics(add_sums(contributions([0.0, 0, 0], [0.5, 9, 9], lower, upper, BASELINE).tolist()), BASELINE)
     assert (found.n, found.n_interval, found.coverage_95pct) == (3, 1, 1.0)
-    bare = figures(total(contributions([0.0], [1.0], [np.nan], [np.nan], BASELINE).tolist()), BASELINE)
+    bare = fidelity_metrics(add_sums(contributions([0.0], [1.0], [np.nan], [np.nan], BASELINE).tolist()), BASELINE)
     assert bare.coverage_95pct is None
     assert bare.missing["coverage_95pct"] == "no outcome came with an interval"
 
 
 def test_an_empty_window_has_no_figures_and_no_error():
-    found = figures(total([]), BASELINE)
+    found = fidelity_metrics(add_sums([]), BASELINE)
     assert found.n == 0
     assert found.mae is None
     assert set(found.missing) == {"mae", "rmse", "bias", "correlation", "coverage_95pct"}
@@ -126,7 +126,7 @@ def test_an_empty_window_has_no_figures_and_no_error():
 def test_half_of_a_correction_gives_figures_and_no_error():
     before, after = rows([0.0], [0.1])[0].tolist(), rows([0.0], [2400.0])[0].tolist()
     elsewhere = rows([0.1, 0.2], [0.1, 0.3]).tolist()
-    half = figures(total([*elsewhere, total([after, negative(before)]), negative(after)]), BASELINE)
+    half = fidelity_metrics(add_sums([*elsewhere, add_sums([after, negate(before)]), negate(after)]), BASELINE)
     assert half.n == 1
     assert half.rmse is not None
 
@@ -141,9 +141,9 @@ def test_order_slices_and_corrections_change_no_digit(pairs, seed):
     each = rows(predicted, actual)
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(each))
-    slices = add_up(each[shuffled], rng.integers(0, 4, len(each)), 4)
+    slices = sum_groups(each[shuffled], rng.integers(0, 4, len(each)), 4)
     retracted = rows([12.5], [-2400.0])[0].tolist()
-    assert total([*slices, retracted, negative(retracted)]) == total(each.tolist())
+    assert add_sums([*slices, retracted, negate(retracted)]) == add_sums(each.tolist())
 
 
 def test_a_value_is_rounded_once_and_errors_are_those_of_rounded_values():
@@ -158,22 +158,22 @@ def test_the_largest_squares_add_up_without_overflow():
     largest = contributions(
         np.full(50, edge), np.full(50, -edge + 2 * BASELINE.center), np.full(50, np.nan), np.full(50, np.nan), BASELINE
     )
-    (summed,) = add_up(largest, np.zeros(50, dtype=int), 1)
+    (summed,) = sum_groups(largest, np.zeros(50, dtype=int), 1)
     assert summed[SUM_FIELDS.index("predicted_squared")] == 50 * 10**18 > 2**63
     assert summed[SUM_FIELDS.index("product")] == -50 * 10**18
-    assert summed == total(largest.tolist())
+    assert summed == add_sums(largest.tolist())
 
 
 def test_a_group_without_rows_adds_up_to_zeros():
     each = rows(*outcomes(3))
-    empty, full = add_up(each, np.ones(3, dtype=int), 2)
+    empty, full = sum_groups(each, np.ones(3, dtype=int), 2)
     assert empty == (0,) * len(SUM_FIELDS)
-    assert full == total(each.tolist())
-    assert add_up(each[:0], np.zeros(0, dtype=int), 1) == [(0,) * len(SUM_FIELDS)]
+    assert full == add_sums(each.tolist())
+    assert sum_groups(each[:0], np.zeros(0, dtype=int), 1) == [(0,) * len(SUM_FIELDS)]
 
 
 def test_sums_are_plain_python_integers():
-    (summed,) = add_up(rows(*outcomes(3)), np.zeros(3, dtype=int), 1)
+    (summed,) = sum_groups(rows(*outcomes(3)), np.zeros(3, dtype=int), 1)
     assert {type(value) for value in summed} == {int}
 
 
@@ -189,4 +189,4 @@ def test_a_retracted_outlier_leaves_the_correlation_untouched():
     predicted, actual = outcomes(500)
     kept = rows(predicted, actual).tolist()
     outlier = rows([2400.0], [-2400.0])[0].tolist()
-    assert figures(total([*kept, outlier, negative(outlier)]), BASELINE) == figures(total(kept), BASELINE)
+    assert fidelity_metrics(add_sums([*kept, outlier, negate(outlier)]), BASELINE) == fidelity_metrics(add_sums(kept), BASELINE)

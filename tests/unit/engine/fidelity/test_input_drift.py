@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from engine.fidelity.baseline import FEWEST_ROWS, Unseen, baseline_of
-from engine.fidelity.input_drift import column_counts, counts_in, estimated, histogram, shifts
+from engine.fidelity.baseline import FEWEST_ROWS, HoldoutRows, compute_baseline
+from engine.fidelity.input_drift import bin_counts, column_counts, column_shifts, estimate_fidelity, histogram
 
 N = 5000
 DIMENSIONS = ("region", "priority_tier", "absent")
@@ -20,20 +20,20 @@ def rows(n: int, seed: int, *, moved: float = 0.0) -> pd.DataFrame:
     )
 
 
-def unseen(n: int = N, seed: int = 0) -> Unseen:
+def unseen(n: int = N, seed: int = 0) -> HoldoutRows:
     rng = np.random.default_rng(seed)
     predicted = rng.normal(size=n)
-    return Unseen(predicted + rng.normal(size=n), predicted, np.full(n, 1.96))
+    return HoldoutRows(predicted + rng.normal(size=n), predicted, np.full(n, 1.96))
 
 
-BASELINE = baseline_of(unseen(), rows(N, 1), DIMENSIONS)
+BASELINE = compute_baseline(unseen(), rows(N, 1), DIMENSIONS)
 
 
 def test_bins_hold_their_upper_edge_and_the_last_one_what_is_missing():
     bins = histogram(pd.Series([1.0, 2.0, 3.0, np.nan, 4.0]))
     assert sum(bins.counts) == 5
     assert bins.counts[-1] == 1
-    inside = counts_in(pd.Series([bins.edges[0], np.nextafter(bins.edges[0], 9), np.nan]), bins)
+    inside = bin_counts(pd.Series([bins.edges[0], np.nextafter(bins.edges[0], 9), np.nan]), bins)
     assert (inside[0], inside[1], inside[-1]) == (1, 1, 1)
 
 
@@ -67,13 +67,13 @@ def test_without_a_shift_hardly_any_look_says_that_a_column_has_moved(n):
     said = 0
     for seed in range(200):
         rng = np.random.default_rng((seed, n))
-        found = shifts(column_counts(rows(n, seed + 1000), rng.normal(size=n), BASELINE), BASELINE)
+        found = column_shifts(column_counts(rows(n, seed + 1000), rng.normal(size=n), BASELINE), BASELINE)
         said += any(shift.moved for shift in found)
     assert said <= 8  # 1 % of looks; 8 of 200 has probability 0.001
 
 
 def test_a_shift_of_half_a_deviation_is_told_with_its_column_first():
-    found = shifts(column_counts(rows(1000, 4, moved=0.5), unseen().predicted[:1000], BASELINE), BASELINE)
+    found = column_shifts(column_counts(rows(1000, 4, moved=0.5), unseen().predicted[:1000], BASELINE), BASELINE)
     assert [shift.name for shift in found if shift.moved] == ["decile"]
     assert found[0].name == "decile"
     assert found[0].ks_p < 1e-6
@@ -82,7 +82,7 @@ def test_a_shift_of_half_a_deviation_is_told_with_its_column_first():
 def test_the_index_is_that_of_its_definition_up_to_half_a_row():
     seen, learned = np.array([300, 500, 200]), np.array([4000, 4000, 2000])
     bins = histogram(pd.Series(["a"] * 4000 + ["b"] * 4000 + [None] * 2000))
-    (shift,) = shifts({"x": seen}, BASELINE.model_copy(update={"inputs": {"x": bins}}))
+    (shift,) = column_shifts({"x": seen}, BASELINE.model_copy(update={"inputs": {"x": bins}}))
     p, q = seen / 1000, learned / 10_000
     assert shift.psi == pytest.approx(((p - q) * np.log(p / q)).sum(), rel=0.01)
     assert shift.ks is None
@@ -90,21 +90,21 @@ def test_the_index_is_that_of_its_definition_up_to_half_a_row():
 
 def test_the_distance_is_never_larger_than_that_of_kolmogorov_and_smirnov_without_bins():
     learned, seen = rows(N, 1)["decile"], rows(800, 5, moved=0.2)["decile"]
-    found = shifts({"decile": counts_in(seen, BASELINE.inputs["decile"])}, BASELINE)[0]
+    found = column_shifts({"decile": bin_counts(seen, BASELINE.inputs["decile"])}, BASELINE)[0]
     exact = stats.ks_2samp(seen, learned)
     assert exact.statistic * 0.8 <= found.ks <= exact.statistic
     assert found.ks_p >= exact.pvalue
 
 
 def test_wider_intervals_announce_larger_errors_in_proportion():
-    said = estimated(rows(2, 6), [0.0, 0.1], [1.96 * 1.5, np.nan], BASELINE)
+    said = estimate_fidelity(rows(2, 6), [0.0, 0.1], [1.96 * 1.5, np.nan], BASELINE)
     assert said.mae == pytest.approx(1.5 * BASELINE.mae)
     assert said.baseline_mae == BASELINE.mae
-    assert estimated(rows(1, 6), [0.0], [np.nan], BASELINE).mae is None
+    assert estimate_fidelity(rows(1, 6), [0.0], [np.nan], BASELINE).mae is None
 
 
 def test_an_estimate_names_what_moved():
-    said = estimated(rows(1000, 7, moved=0.5), unseen().predicted[:1000], np.full(1000, 1.96), BASELINE)
+    said = estimate_fidelity(rows(1000, 7, moved=0.5), unseen().predicted[:1000], np.full(1000, 1.96), BASELINE)
     assert said.moved == ("decile",)
     assert said.n == 1000
 
@@ -112,7 +112,7 @@ def test_an_estimate_names_what_moved():
 def test_a_segment_has_a_baseline_of_its_own_where_it_has_rows_enough():
     frame = rows(N, 1)
     frame.loc[frame.index[: FEWEST_ROWS - 1], "region"] = "island"
-    made = baseline_of(unseen(), frame, DIMENSIONS)
+    made = compute_baseline(unseen(), frame, DIMENSIONS)
     assert set(made.segments) == {"region=east", "region=south", "region=west", *(f"priority_tier={k}" for k in range(1, 6))}
     east = frame["region"].to_numpy() == "east"
     loss = unseen().loss[east]

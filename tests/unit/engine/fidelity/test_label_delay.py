@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engine.fidelity.error_sums import QUANTUM, contributions, total
-from engine.fidelity.label_delay import labels, survivorship_weights, weighted_mae
+from engine.fidelity.error_sums import QUANTUM, add_sums, contributions
+from engine.fidelity.label_delay import count_labels, survivorship_weights, weighted_mae
 from tests.error_streams import known_baseline
 
 BASELINE = known_baseline("normal")
@@ -13,18 +13,18 @@ BASELINE = known_baseline("normal")
 
 def sums_of(errors: np.ndarray) -> tuple[int, ...]:
     nothing = np.full(len(errors), np.nan)
-    return total(contributions(np.zeros(len(errors)), errors, nothing, nothing, BASELINE).tolist())
+    return add_sums(contributions(np.zeros(len(errors)), errors, nothing, nothing, BASELINE).tolist())
 
 
 @pytest.mark.parametrize(("age_s", "pending", "expired"), [(59.9, 25, 0), (60.0, 0, 25)])
 def test_what_is_not_in_is_pending_until_it_expires(age_s, pending, expired):
-    found = labels(age_s, 100, 70, 5, expire_s=60.0)
+    found = count_labels(age_s, 100, 70, 5, expire_s=60.0)
     assert (found.matured, found.missing, found.pending, found.expired) == (70, 5, pending, expired)
     assert found.share == 0.7
 
 
 def test_more_outcomes_than_predictions_leave_nothing_to_wait_for():
-    assert labels(1.0, 10, 12, 0, expire_s=60.0).pending == 0
+    assert count_labels(1.0, 10, 12, 0, expire_s=60.0).pending == 0
 
 
 def test_weights_give_levels_back_their_share_and_average_one():

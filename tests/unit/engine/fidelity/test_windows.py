@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from uuid import UUID
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,24 +7,12 @@ from hypothesis import strategies as st
 
 from engine.fidelity.windows import (
     is_closed,
-    is_future,
-    is_stale,
     is_too_late,
     lowest_pane,
-    merge,
     pane_start,
     panes_of,
     window_starts,
 )
-from schemas.events import SUM_FIELDS, PaneRow
-
-MODEL = UUID(int=1)
-
-
-def row(version: int, n: int = 1) -> PaneRow:
-    return PaneRow(
-        model_id=MODEL, segment="all", pane=0.0, width_s=300, version=version, last_offset=0, sums=(n,) * len(SUM_FIELDS)
-    )
 
 
 def test_a_pane_holds_its_start_and_not_its_end():
@@ -81,31 +67,11 @@ def test_a_window_of_broken_panes_is_refused(window):
         panes_of(0, 300, window)
 
 
-def test_a_window_is_the_sum_of_its_rows():
-    version, sums = merge([row(3, 5), row(4, 6)])
-    assert version == 7
-    assert sums == (11,) * len(SUM_FIELDS)
-    assert merge([]) == (0, (0,) * len(SUM_FIELDS))
-
-
-def test_only_a_strictly_older_row_is_stale():
-    assert is_stale(row(2), row(3))
-    assert not is_stale(row(3), row(3))
-    assert not is_stale(row(4), row(3))
-    assert not is_stale(row(1), None)
-
-
 def test_a_window_closes_when_the_grace_is_over():
     # window |========3600| grace ....4200
     assert not is_closed(3600, 4199.9, grace=600)
     assert is_closed(3600, 4200, grace=600)
     assert not is_closed(3600, None, grace=600)
-
-
-def test_the_future_begins_beyond_the_skew():
-    assert not is_future(300.0, 0.0, skew=300)
-    assert is_future(300.1, 0.0, skew=300)
-    assert is_future(np.array([0.0, 301.0]), 0.0, 300).tolist() == [False, True]
 
 
 def test_a_pane_is_too_late_when_it_ends_more_than_the_span_below_the_watermark():

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.fidelity.error_sums import total
+from engine.fidelity.error_sums import add_sums
 from schemas.events import SUM_FIELDS
 from sql.outcome_store import Change, Head, Line, OutcomeGroup
 from streams.ingestion.revisions import PaneGrid, Revision, changes_between, changes_of_new_heads, merge_changes, resolve_revisions
@@ -68,7 +68,7 @@ def in_slices(
             reached = at if reached is None else max(at, reached)
         judged = resolve_revisions(claims, heads, LINES, RESTATEMENT_S)
         for change in changes_between(heads, judged.heads, LINES):
-            sums[key_of(change)] = total([sums[key_of(change)], change.sums])
+            sums[key_of(change)] = add_sums([sums[key_of(change)], change.sums])
         heads = judged.heads
         fates += judged.fates
     return fates, heads, {key: value for key, value in sums.items() if any(value)}
@@ -169,5 +169,5 @@ def test_changes_of_one_cell_become_one(some: list[tuple[Head, float]], others: 
 def sums_of(found: list[Change]) -> dict[tuple[object, ...], tuple[int, ...]]:
     sums: dict[tuple[object, ...], tuple[int, ...]] = {}
     for change in found:
-        sums[key_of(change)] = total([sums[key_of(change)], change.sums]) if key_of(change) in sums else tuple(change.sums)
+        sums[key_of(change)] = add_sums([sums[key_of(change)], change.sums]) if key_of(change) in sums else tuple(change.sums)
     return sums

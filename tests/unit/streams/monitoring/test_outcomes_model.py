@@ -15,8 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.fidelity.e_detector import Evidence, fold
-from engine.fidelity.error_sums import total
+from engine.fidelity.e_detector import DetectorState, accumulate
+from engine.fidelity.error_sums import add_sums
 from schemas import PaneRow
 from schemas.events import SUM_FIELDS
 from sql.outcome_store import Head, Line
@@ -27,7 +27,7 @@ MODEL = UUID(int=7)
 LINE = Line("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
 PANE_S, WINDOW_S, CELL_S, RESTATEMENT_S = LINE.pane_s, 180.0, LINE.pane_s / LINE.splits, 300.0
 ALL = SeriesKey(MODEL, "all")
-FIRST = Evidence(last_count=20)
+FIRST = DetectorState(last_count=20)
 SOURCES = ("outcomes:0:0", "outcomes:1:0")
 Sums = tuple[int, ...]
 
@@ -87,7 +87,7 @@ class Truth:
         for word in self.words.values():
             if segment in word.series:
                 found[word.at // width * width].append(word.sums)
-        return {cell: total(sums) for cell, sums in found.items()}
+        return {cell: add_sums(sums) for cell, sums in found.items()}
 
 
 class OutcomesOnTheirWay(RuleBasedStateMachine):
@@ -162,7 +162,7 @@ class OutcomesOnTheirWay(RuleBasedStateMachine):
             if self._is_whole(window):
                 assert self.view.window(window) == (self._version(window), self._sums(window))
         cells = self.truth.cells("all", CELL_S)
-        assert self.view.evidence(ALL, FIRST) == fold([cells[cell] for cell in sorted(cells)], FIRST)
+        assert self.view.evidence(ALL, FIRST) == accumulate([cells[cell] for cell in sorted(cells)], FIRST)
 
     # -- what always holds
 
@@ -196,7 +196,7 @@ class OutcomesOnTheirWay(RuleBasedStateMachine):
         for (_, segment, pane, width), row in self.rows.items():
             if segment == series.segment and pane < self.view.held_from:
                 below[pane, width].append(row.sums)
-        self.view.begin(series, fold([total(below[cell]) for cell in sorted(below)], FIRST), self.view.held_from)
+        self.view.begin(series, accumulate([add_sums(below[cell]) for cell in sorted(below)], FIRST), self.view.held_from)
 
     def _is_whole(self, window: WindowKey) -> bool:
         return window.start >= self.view.held_from
@@ -206,7 +206,7 @@ class OutcomesOnTheirWay(RuleBasedStateMachine):
 
     def _sums(self, window: WindowKey) -> Sums:
         panes = self.truth.cells(window.series.segment, PANE_S)
-        return total([(0,) * len(SUM_FIELDS), *(sums for at, sums in panes.items() if 0 <= at - window.start < WINDOW_S)])
+        return add_sums([(0,) * len(SUM_FIELDS), *(sums for at, sums in panes.items() if 0 <= at - window.start < WINDOW_S)])
 
 
 def lies_in(key: tuple[str, str, float, float], window: WindowKey) -> bool:
@@ -239,7 +239,7 @@ def changed(row: PaneRow | None, change: Any, offset: int) -> PaneRow:
         width_s=change.width_s,
         version=1 if row is None else row.version + 1,
         last_offset=offset,
-        sums=total(sums),
+        sums=add_sums(sums),
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.fidelity.e_detector import Evidence, fold
-from engine.fidelity.error_sums import total
+from engine.fidelity.e_detector import DetectorState, accumulate
+from engine.fidelity.error_sums import add_sums
 from schemas import PaneRow
 from schemas.events import SUM_FIELDS
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
@@ -18,7 +18,7 @@ from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 MODEL = UUID(int=7)
 PANE_S, WINDOW_S = 60.0, 180.0
 SERIES = SeriesKey(MODEL, "all")
-FIRST = Evidence(last_count=20)
+FIRST = DetectorState(last_count=20)
 
 
 def make_row(pane: int, version: int, n: int = 1, *, part: int = 0, parts: int = 1, segment: str = "all") -> PaneRow:
@@ -70,7 +70,7 @@ def test_a_window_is_the_sum_of_the_newest_rows_of_its_panes(told: list[tuple[st
             if segment == window.series.segment and window.start <= pane < window.start + WINDOW_S
         ]
         assert version == sum(row.version for row in held)
-        assert sums == total(row.sums for row in held)
+        assert sums == add_sums(row.sums for row in held)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a:0:0", "a:1:0"]), st.integers(0, 3), st.integers(1, 5)), max_size=30), st.randoms())
@@ -101,7 +101,7 @@ def test_evidence_is_that_of_all_cells_in_event_time_whatever_was_looked_at_befo
     for (_, segment, pane, width), row in newest([("a:0:0", make_row(0, 1, parts=2)), *told]).items():
         if segment == "all":
             cells.setdefault((pane, width), []).append(row.sums)
-    assert view.evidence(SERIES, FIRST) == fold([total(cells[cell]) for cell in sorted(cells)], FIRST)
+    assert view.evidence(SERIES, FIRST) == accumulate([add_sums(cells[cell]) for cell in sorted(cells)], FIRST)
 
 
 def read_around(view: WindowState, stored: dict[tuple[str, str, float, float], PaneRow], row: PaneRow) -> None:
@@ -161,9 +161,9 @@ def test_a_series_whose_forgotten_panes_change_has_to_be_folded_anew():
 
     assert view.stale == {SERIES}
     below = [make_row(pane, 1, n=31 if pane == 2 else 30).sums for pane in range(8)]
-    view.begin(SERIES, fold(below, FIRST), 8 * PANE_S)
+    view.begin(SERIES, accumulate(below, FIRST), 8 * PANE_S)
     assert view.stale == set()
-    assert view.evidence(SERIES, FIRST) == fold([*below, make_row(8, 1, n=30).sums, make_row(9, 1, n=30).sums], FIRST)
+    assert view.evidence(SERIES, FIRST) == accumulate([*below, make_row(8, 1, n=30).sums, make_row(9, 1, n=30).sums], FIRST)
 
 
 def test_the_panes_of_open_windows_and_the_latest_that_hold_enough_are_kept():

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from engine.fidelity.drift_rules import Detected, compared, judge
-from engine.fidelity.error_sums import contributions, figures, total
+from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules
+from engine.fidelity.error_sums import add_sums, contributions, fidelity_metrics
 from schemas import DriftState
 from streams.reporting.overview import LineOverview, SegmentWindow
 from streams.reporting.text import windows_text
@@ -19,10 +19,10 @@ def a_line(n: int) -> LineOverview:
     card, rng = make_card(), np.random.default_rng(1)
     predicted = rng.normal(size=n)
     actual = predicted + 0.5 * rng.normal(size=n)
-    sums = total(contributions(predicted, actual, predicted - 9, predicted + 9, card.baseline))
-    metrics = figures(sums, card.baseline)
-    verdicts = judge(metrics, card.baseline)
-    window = SegmentWindow("all", metrics, DriftState.OK, 0.25, verdicts, compared(verdicts, Detected.NOTHING))
+    sums = add_sums(contributions(predicted, actual, predicted - 9, predicted + 9, card.baseline))
+    metrics = fidelity_metrics(sums, card.baseline)
+    verdicts = evaluate_rules(metrics, card.baseline)
+    window = SegmentWindow("all", metrics, DriftState.OK, 0.25, verdicts, comparison_text(verdicts, Detection.NONE))
     now = datetime(2026, 3, 1, 12, tzinfo=UTC)
     return LineOverview(LINE, "auto", card, card, (window,), now, 3600.0, (), (), (), None, (), {"all": sums})
 
@@ -43,4 +43,4 @@ def test_a_single_outcome_is_told_without_errors_that_it_cannot_have():
     told = windows_text(a_line(1))
     assert "± -" in told
     assert "correlation" not in told
-    assert "the rule cannot speak yet: 1 outcomes are too few to judge, 200 are needed" in told
+    assert "the rule cannot be evaluated yet: 1 outcomes are too few to judge, 200 are needed" in told
