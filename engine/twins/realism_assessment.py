@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from engine.twins.joint_fit import fit_joint
+from engine.twins.joint_model import Constraints, JointModel
+from engine.twins.marginal import Predicate
 from engine.twins.realism import FOLDS, realism
-from engine.twins.sequential_trees import Constraints, JointModel, Predicate, fit_joint
 from schemas.twin_models import RealismReport
 from schemas.twin_types import TWIN_TYPES, TwinType
 

@@ -17,9 +17,10 @@ from sklearn.pipeline import Pipeline
 
 from engine.twins.conformal import Conformal
 from engine.twins.donor_adjustment import DonorAdjustment
+from engine.twins.joint_model import JointModel, SampledTable
+from engine.twins.marginal import Predicate
 from engine.twins.outcome_model import encode, fit, predict
 from engine.twins.realism_assessment import Allowed, assess, learn_joint
-from engine.twins.sequential_trees import JointModel, Predicate, SampledTable
 from engine.twins.training_table import TrainingTable, feature_frame
 from schemas.filters import Condition, Filters, canonical_filters, conditions
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, RealismReport, TwinPopulation
@@ -127,7 +128,7 @@ class TwinModel:
 
         def make(rows: npt.NDArray[np.int64], sizes: Sequence[int], rng: np.random.Generator) -> list[pd.DataFrame]:
             joint, outcome = self._learned_from(table.take(rows), seed, n_jobs)
-            return [_drawn(joint, outcome, self.adjustment.only(rows), n, rng, allowed)[0].frame for n in sizes]
+            return [_drawn(joint, outcome, self.adjustment.take(rows), n, rng, allowed)[0].frame for n in sizes]
 
         return assess(table.with_target(self.card.target), make, table.categorical, seed, allowed)
 
@@ -211,7 +212,7 @@ def _drawn(
     sampled = joint.sample(n, rng=rng, allowed=allowed)
     encoded = encode(outcome, sampled.frame)
     expected = predict(outcome, encoded)
-    return adjustment.adjusted(joint, sampled, expected), encoded, expected
+    return adjustment.adjust(joint, sampled, expected), encoded, expected
 
 
 def _all_of(wanted: list[Condition]) -> Predicate:

@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from engine.effects.population_filter import EmptyPopulation
-from engine.twins.sequential_trees import EmptyFilter
+from engine.twins.empty_filter import EmptyFilter
 from schemas import TWIN_TYPES, AnswerStatus, SimulationAnswer, SimulationRequest, TwinType
 from schemas.clinical_terms import clinical_term
 from schemas.events import canonical_digest

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from engine import SimulationEngine
 from engine.effects.track_record import Answered, track_record
-from engine.twins.sequential_trees import EmptyFilter
+from engine.twins.empty_filter import EmptyFilter
 from engine.twins.twin_model import TwinModel
 from schemas import (
     AnswerStatus,

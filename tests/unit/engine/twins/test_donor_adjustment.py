@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.twins.donor_adjustment import DonorAdjustment, fit_adjustment
-from engine.twins.sequential_trees import JointModel, SampledTable, fit_joint, marginal
+from engine.twins.joint_fit import fit_joint
+from engine.twins.joint_model import JointModel, SampledTable
+from engine.twins.marginal import fit_marginal
 
 NOISE = 0.3
 ROWS = 4000
@@ -41,7 +43,7 @@ def test_twins_follow_what_is_expected_of_them_and_keep_the_noise_of_their_donor
     adjustment = fit_adjustment(joint, own_expectation(real), np.random.default_rng(2))
     sampled = joint.sample(ROWS, rng=np.random.default_rng(3))
     expected = mean_sales(sampled.frame["calls"].to_numpy())
-    plain, adjusted = sampled.frame["sales"], adjustment.adjusted(joint, sampled, expected).frame["sales"]
+    plain, adjusted = sampled.frame["sales"], adjustment.adjust(joint, sampled, expected).frame["sales"]
     assert adjustment.share > 0.9
     assert np.std(plain - expected) > 1.5 * NOISE
     # a standard deviation of n values has a standard error of sd / sqrt(2 n); the share leaves a little of the difference
@@ -71,7 +73,7 @@ def test_every_adjusted_outcome_belongs_to_the_donor_that_the_row_names(real: pd
     own = real["sales"].to_numpy()[sampled.donors]
     # values lie between the midpoints to a donor's neighbours, and half of 4,000 standard normals lie closer than 0.001
     assert np.median(np.abs(sampled.frame["sales"] - own)) < 0.002
-    moved = DonorAdjustment(own_expectation(real), 1.0).adjusted(joint, sampled, np.zeros(500)).frame["sales"]
+    moved = DonorAdjustment(own_expectation(real), 1.0).adjust(joint, sampled, np.zeros(500)).frame["sales"]
     low, high = real["sales"].min(), real["sales"].max()
     np.testing.assert_allclose(moved, np.clip(sampled.frame["sales"] - own_expectation(real)[sampled.donors], low, high))
 
@@ -80,8 +82,8 @@ def test_every_adjusted_outcome_belongs_to_the_donor_that_the_row_names(real: pd
 def test_outcomes_stay_in_their_range_on_their_grid_and_point_masses_stay_what_they_are(seed: int, share: float, kind: str) -> None:
     rng = np.random.default_rng(seed)
     values = outcomes(kind, rng)
-    column = marginal(pd.Series(values, name="sales"), categorical=False)
-    moved = column.moved(values, share * rng.normal(0, 50, len(values)))
+    column = fit_marginal(pd.Series(values, name="sales"), categorical=False)
+    moved = column.shift(values, share * rng.normal(0, 50, len(values)))
     assert moved.min() >= values.min()
     assert moved.max() <= values.max()
     if kind in ("whole", "tenths", "flag"):
@@ -111,7 +113,7 @@ def test_whole_numbers_stay_whole_in_the_frames_own_dtype() -> None:
     joint = fit_joint(frame, categorical=[], last="visits", rng=rng)
     sampled = joint.sample(300, rng=rng)
     expected = 20 + 3 * sampled.frame["calls"].to_numpy()
-    adjusted = DonorAdjustment(20 + 3 * calls, 1.0).adjusted(joint, sampled, expected)
+    adjusted = DonorAdjustment(20 + 3 * calls, 1.0).adjust(joint, sampled, expected)
     assert adjusted.frame["visits"].dtype == frame["visits"].dtype
     assert not adjusted.frame["visits"].equals(sampled.frame["visits"])
     assert sampled.frame is not adjusted.frame
@@ -125,4 +127,4 @@ def test_a_level_that_one_half_of_the_rows_lacks_is_no_obstacle() -> None:
     joint = fit_joint(frame, categorical=["level"], last="sales", rng=rng)
     adjustment = fit_adjustment(joint, (level == "a").astype(float), rng)
     assert 0.0 <= adjustment.share <= 1.0
-    assert isinstance(adjustment.adjusted(joint, joint.sample(50, rng=rng), np.zeros(50)), SampledTable)
+    assert isinstance(adjustment.adjust(joint, joint.sample(50, rng=rng), np.zeros(50)), SampledTable)

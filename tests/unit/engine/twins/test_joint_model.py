@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, spearmanr
 from sklearn.tree import DecisionTreeRegressor
 
-from engine.twins.sequential_trees import Constraints, EmptyFilter, JointModel, Tree, fit_joint
+from engine.twins.conditional import Tree
+from engine.twins.empty_filter import EmptyFilter
+from engine.twins.joint_fit import fit_joint
+from engine.twins.joint_model import Constraints, JointModel
 
 CATEGORIES = ["specialty", "region"]
 
@@ -296,7 +299,7 @@ def test_rows_are_sent_to_the_leaves_that_scikit_learn_sends_them_to(rows: int, 
     features = rng.integers(0, 9, (rows, columns)).astype(np.float32)
     estimator = DecisionTreeRegressor(min_samples_leaf=leaf, random_state=seed).fit(features, rng.normal(size=rows))
     unseen = rng.normal(4, 4, (500, columns)).astype(np.float32)
-    np.testing.assert_array_equal(Tree.of(estimator).apply(np.ascontiguousarray(unseen.T)), estimator.apply(unseen))
+    np.testing.assert_array_equal(Tree.from_estimator(estimator).apply(np.ascontiguousarray(unseen.T)), estimator.apply(unseen))
 
 
 @pytest.mark.parametrize("columns", [3, 20])

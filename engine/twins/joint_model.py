@@ -1,0 +1,301 @@
+"""A fitted joint distribution of a table's columns: it draws new rows and is stored as plain arrays.
+
+Columns are drawn one after another, each from a donor in its leaf (see `engine.twins.conditional`). A filter needs no rejection:
+only donors that satisfy it are drawn from, and the share of them in a row's leaf is that row's weight.
+
+A fitted model holds the training values of its donors: protect it as the table that it was learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from engine.twins.conditional import Conditional, Singles, Tree, feature_buffer
+from engine.twins.empty_filter import EmptyFilter
+from engine.twins.marginal import Bools, DrawnColumn, Floats, Ints, Marginal, Predicate, cast_to_dtype, evaluate
+from engine.twins.resampling import assign_donors, assign_filtered_donors, between_neighbours, resample
+
+__all__ = ["Constraints", "JointModel", "SampledTable"]
+
+PARTICLES = 2_000  # fewest rows drawn under a filter, so that a narrow one does not leave too few
+TOP_UP_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What holds in every drawn row; that values stay in their observed range needs no declaration.
+
+    Attributes:
+        upper_bounds: Column to the column that it never exceeds.
+        ratios: Derived column to its (part, whole); it is computed, not drawn. 0 where the whole is 0.
+    """
+
+    upper_bounds: Mapping[str, str] = field(default_factory=dict)
+    ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def within(self, columns: Iterable[str]) -> Constraints:
+        """Only the constraints whose columns all exist."""
+        available = set(columns)
+        return Constraints(
+            {a: b for a, b in self.upper_bounds.items() if {a, b} <= available},
+            {rate: parts for rate, parts in self.ratios.items() if {rate, *parts} <= available},
+        )
+
+
+@dataclass(frozen=True)
+class SampledTable:
+    """Drawn rows.
+
+    Attributes:
+        frame: The rows, in the columns, order and dtypes of the training frame.
+        donors: Training row `(n,)` that the value of the last column comes from.
+        real_rows: Training rows that satisfy the same filter.
+    """
+
+    frame: pd.DataFrame
+    donors: Ints
+    real_rows: int
+
+
+@dataclass(frozen=True)
+class JointModel:
+    """A fitted joint distribution.
+
+    Attributes:
+        names: Columns of the training frame, in its order.
+        columns: Drawn columns, in the order of drawing.
+        conditionals: Of the drawn columns, in the same order.
+        constraints: What every drawn row satisfies.
+        ratio_dtypes: Dtype of each computed column.
+    """
+
+    names: tuple[str, ...]
+    columns: tuple[Marginal, ...]
+    conditionals: tuple[Conditional, ...]
+    constraints: Constraints
+    ratio_dtypes: Mapping[str, str]
+
+    @property
+    def n_rows(self) -> int:
+        """Training rows."""
+        return len(self.columns[0].codes)
+
+    def sample(self, n: int, *, rng: np.random.Generator, allowed: Mapping[str, Predicate] | None = None) -> SampledTable:
+        """Draw rows of the training frame's columns, order and dtypes.
+
+        Args:
+            n: Rows to draw.
+            rng: The only source of randomness: the same state gives the same rows.
+            allowed: Column to a predicate over values of that column; every drawn row satisfies all of them.
+
+        Raises:
+            EmptyFilter: If no training row satisfies them all.
+            ValueError: If `n` is not positive or a filtered column is unknown.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}")
+        allowed = allowed or {}
+        masks = self._allowed_rows(allowed)
+        matching = np.logical_and.reduce([np.ones(self.n_rows, dtype=bool), *masks.values()])
+        if not matching.any():
+            raise EmptyFilter.from_masks(masks, {name: self.training(name) for name in masks})
+        frame, donors = self._sample_filtered(n, rng, allowed, masks)
+        return SampledTable(frame, donors, int(matching.sum()))
+
+    def training(self, name: str) -> pd.Series[Any]:
+        """A column's training values `(n_rows,)`, in the training frame's dtype."""
+        if name not in self.constraints.ratios:
+            return self._column(name).training
+        part, whole = (self._column(column).training_values for column in self.constraints.ratios[name])
+        return cast_to_dtype(pd.Series(_ratio(part, whole), name=name), self.ratio_dtypes[name])
+
+    def table(self) -> pd.DataFrame:
+        """The training frame."""
+        return pd.DataFrame({name: self.training(name) for name in self.names})
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The fitted state as plain arrays, for `from_arrays` together with `meta`."""
+        return {
+            f"{k}.{name}": array
+            for k, pair in enumerate(zip(self.columns, self.conditionals, strict=True))
+            for name, array in _column_arrays(*pair).items()
+        }
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What `arrays` leaves out, as JSON types."""
+        return {
+            "names": list(self.names),
+            "columns": [_column_meta(*pair) for pair in zip(self.columns, self.conditionals, strict=True)],
+            "upper_bounds": dict(self.constraints.upper_bounds),
+            "ratios": {rate: list(parts) for rate, parts in self.constraints.ratios.items()},
+            "ratio_dtypes": dict(self.ratio_dtypes),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> JointModel:
+        """The model that `arrays` and `meta` were taken from: it draws the same rows, bit for bit."""
+        pairs = [_load_column(k, column_meta, arrays) for k, column_meta in enumerate(meta["columns"])]
+        ratios = {rate: (part, whole) for rate, (part, whole) in meta["ratios"].items()}
+        return cls(
+            names=tuple(meta["names"]),
+            columns=tuple(column for column, _ in pairs),
+            conditionals=tuple(conditional for _, conditional in pairs),
+            constraints=Constraints(dict(meta["upper_bounds"]), ratios),
+            ratio_dtypes=dict(meta["ratio_dtypes"]),
+        )
+
+    def _column(self, name: str) -> Marginal:
+        return next(column for column in self.columns if column.name == name)
+
+    def _allowed_rows(self, allowed: Mapping[str, Predicate]) -> dict[str, Bools]:
+        unknown = sorted(set(allowed) - set(self.names))
+        if unknown:
+            raise ValueError(f"unknown columns {unknown} in the filter; available are {sorted(self.names)}")
+        return {name: self._rows_where(name, predicate) for name, predicate in allowed.items()}
+
+    def _rows_where(self, name: str, predicate: Predicate) -> Bools:
+        if name in self.constraints.ratios:
+            return evaluate(predicate, self.training(name))
+        return self._column(name).rows_where(predicate)
+
+    def _sample_filtered(
+        self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Bools]
+    ) -> tuple[pd.DataFrame, Ints]:
+        """Draw rows, and again the few that a bound or a ratio has moved out of the filter."""
+        frame, donors = self._draw(n, rng, allowed, masks)
+        for _ in range(TOP_UP_ROUNDS):
+            satisfying = (evaluate(predicate, frame[name]) for name, predicate in allowed.items())
+            matching = np.logical_and.reduce([np.ones(len(frame), bool), *satisfying])
+            frame, donors = frame[matching], donors[matching]
+            if len(frame) == n:
+                break
+            more, more_donors = self._draw(n - len(frame), rng, allowed, masks)
+            frame, donors = pd.concat([frame, more]), np.concatenate([donors, more_donors])
+        return frame.reset_index(drop=True), donors
+
+    def _draw(
+        self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Bools]
+    ) -> tuple[pd.DataFrame, Ints]:
+        """Rows and the donors of their last column; a filtered column resamples the rows by their weights."""
+        masks = self._masks_of_drawn_columns(masks)
+        filtered = [k for k, column in enumerate(self.columns) if column.name in masks]
+        rows = max(n, PARTICLES) if filtered else n
+        drawn: list[DrawnColumn] = []
+        buffer = feature_buffer(len(self.columns), rows)
+        for k, (column, conditional) in enumerate(zip(self.columns, self.conditionals, strict=True)):
+            leaves = _leaves(conditional, drawn, buffer, rows)
+            if column.name not in masks:
+                donors = conditional.donors[assign_donors(leaves, conditional.starts, rng)]
+            else:
+                matching = np.logical_and.reduce(list(masks.values()))
+                donors, weights = assign_filtered_donors(conditional, leaves, masks[column.name], matching, rng)
+                resampled = resample(weights, n if k == filtered[-1] else rows, rng)
+                drawn, donors, rows = [earlier.take(resampled) for earlier in drawn], donors[resampled], len(resampled)
+            drawn.append(self._draw_values(column, donors, drawn, allowed, rng))
+        values = {column.name: result.values for column, result in zip(self.columns, drawn, strict=True)}
+        return self._frame(values), drawn[-1].donors
+
+    def _masks_of_drawn_columns(self, masks: Mapping[str, Bools]) -> dict[str, Bools]:
+        """A condition on a ratio becomes one on its part, which is drawn after the whole."""
+        combined: dict[str, Bools] = {}
+        for name, mask in masks.items():
+            column = self.constraints.ratios[name][0] if name in self.constraints.ratios else name
+            combined[column] = mask & combined.get(column, mask)
+        return combined
+
+    def _draw_values(
+        self,
+        column: Marginal,
+        donors: Ints,
+        drawn: Sequence[DrawnColumn],
+        allowed: Mapping[str, Predicate],
+        rng: np.random.Generator,
+    ) -> DrawnColumn:
+        """Values near those of the donors; the donor's own where the near one would not satisfy the filter."""
+        exact = DrawnColumn.from_donors(column, donors)
+        near = between_neighbours(column, exact, rng) if column.is_continuous and not column.on_grid else exact
+        if column.name in allowed and near is not exact:
+            near = near.where(evaluate(allowed[column.name], column.restore(near.values)), exact)
+        return self._bounded(column, near, drawn, allowed) if column.name in self.constraints.upper_bounds else near
+
+    def _bounded(
+        self, column: Marginal, near: DrawnColumn, drawn: Sequence[DrawnColumn], allowed: Mapping[str, Predicate]
+    ) -> DrawnColumn:
+        """Where the bound is exceeded (or a filter is on the ratio), take the donor's ratio to it."""
+        bound = self.constraints.upper_bounds[column.name]
+        k = next(k for k, candidate in enumerate(self.columns) if candidate.name == bound)
+        whole, limit = self.columns[k].training_values[near.donors], drawn[k].values
+        part = column.support[near.codes]
+        ratio = np.where(whole > 0, np.clip(_ratio(part, whole), 0.0, 1.0), 1.0)
+        is_filtered = any(parts == (column.name, bound) and rate in allowed for rate, parts in self.constraints.ratios.items())
+        scaled = np.where(limit > 0, np.round(ratio * limit, column.decimals), limit)
+        values = np.where((near.values > limit) | (is_filtered & ~np.isnan(limit + part)), scaled, near.values)
+        values = np.where(values > limit, limit, values)
+        return DrawnColumn(near.donors, near.codes, values, column.score_values(values))
+
+    def _frame(self, values: Mapping[str, Floats]) -> pd.DataFrame:
+        restored = {column.name: column.restore(values[column.name]) for column in self.columns}
+        for rate, (part, whole) in self.constraints.ratios.items():
+            ratio = pd.Series(_ratio(values[part], values[whole]), name=rate)
+            restored[rate] = cast_to_dtype(ratio, self.ratio_dtypes[rate])
+        return pd.DataFrame({name: restored[name] for name in self.names})
+
+
+def _leaves(conditional: Conditional, drawn: Sequence[DrawnColumn], buffer: Singles, rows: int) -> Ints:
+    return conditional.leaves(drawn, buffer) if drawn else np.zeros(rows, dtype=np.int64)
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    """Part over whole, 0 where the whole is 0, NaN where either is missing."""
+    return np.divide(part, whole, out=np.where(np.isnan(part + whole), np.nan, 0.0), where=whole > 0)
+
+
+def _column_arrays(column: Marginal, conditional: Conditional) -> dict[str, npt.NDArray[Any]]:
+    orderings = {f"ordering.{predictor}": places for predictor, places in conditional.orderings.items()}
+    return orderings | {
+        "support": column.support,
+        "codes": column.codes.astype(np.int32),
+        "scores": column.scores,
+        "atoms": column.atoms,
+        "slopes": conditional.slopes,
+        "children": conditional.tree.children.astype(np.int32),
+        "feature": conditional.tree.feature.astype(np.int16),
+        "threshold": conditional.tree.threshold,
+        "donors": conditional.donors.astype(np.int32),
+        "starts": conditional.starts.astype(np.int32),
+    }
+
+
+def _column_meta(column: Marginal, conditional: Conditional) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "dtype": column.dtype,
+        "levels": list(column.levels),
+        "decimals": column.decimals,
+        "depth": conditional.tree.depth,
+    }
+
+
+def _load_column(k: int, meta: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Marginal, Conditional]:
+    own = {key.partition(".")[2]: array for key, array in arrays.items() if key.startswith(f"{k}.")}
+    integers = {name: own[name].astype(np.int64) for name in ("codes", "children", "feature", "donors", "starts")}
+    column = Marginal(
+        name=meta["name"],
+        dtype=meta["dtype"],
+        levels=tuple(meta["levels"]),
+        support=own["support"],
+        codes=integers["codes"],
+        scores=own["scores"],
+        atoms=own["atoms"],
+        decimals=meta["decimals"],
+    )
+    tree = Tree(integers["children"], integers["feature"], own["threshold"], meta["depth"])
+    orderings = {int(key.partition(".")[2]): places for key, places in own.items() if key.startswith("ordering.")}
+    return column, Conditional(orderings, own["slopes"], tree, integers["donors"], integers["starts"])
