@@ -1,4 +1,7 @@
-"""What an audit reads: everything that outcomes left behind, in one snapshot, in the order in which it can be recomputed."""
+"""The reads of ``twinstream verify``: everything stored from outcomes, in one snapshot of the database.
+
+Rows are streamed through cursors, as the tables may be larger than memory.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ _POSITIONS = """
 SELECT p.source, p.topic, p.partition, p.incarnation, p.last_offset, p.last_time, p.elements, p.watermark
 FROM source_positions p ORDER BY p.source"""
 
-# Of each source that has rows or a position: how many rows, how far they reach, and how many offsets neither they nor gaps cover.
+# For each source that has rows: their number, the last offset, time and watermark, and how many offsets rows and gaps cover.
+# An offset inside a gap that also has a row (it arrived later) is counted once.
 _COVERAGE = """
 WITH element AS (
     SELECT source, source_offset, tracked_at, observed_at FROM fidelity_tracking
@@ -57,14 +61,15 @@ SELECT source, coalesce(c.elements, 0) AS elements, c.last_offset, c.last_time, 
        coalesce(c.offsets, 0) + coalesce(m.offsets, 0) - coalesce(f.offsets, 0) AS covered
 FROM counted c FULL JOIN missing m USING (source) LEFT JOIN filled f USING (source)"""
 
-_CLAIMS = """
+_COUNTED_REVISIONS = """
 SELECT event_id, revision, digest, fate::text AS fate, line, model_id, segments, pane, width_s, predicted_value, actual_value,
        predicted_lower, predicted_upper, source, source_offset
 FROM fidelity_tracking WHERE fate IN ('counted', 'superseded')
 ORDER BY event_id, revision, digest"""
 
 _HEADS = """
-SELECT event_id, revision, digest, line, model_id, segments, pane, width_s, contribution FROM event_heads ORDER BY event_id"""
+SELECT event_id, revision, digest, line, model_id, segments, pane, width_s, contribution
+FROM event_heads ORDER BY event_id"""
 
 _PANES = f"SELECT source, {ROW} FROM fidelity_panes"  # noqa: S608  # names of columns
 
@@ -74,12 +79,19 @@ SELECT line, model_id, metric_type, segment, extract(epoch FROM window_start)::f
        n_interval, n_skipped, n_outliers, standard_errors, missing
 FROM fidelity_snapshots"""
 
-_LINE_GRIDS = "SELECT line, pane_s, window_s, extract(epoch FROM floor)::float8 AS floor FROM model_lines"
+_DETECTOR_FLOORS = """
+SELECT line, model_id, segment, floor FROM detector_floors"""
+
+_COUNT_COPIES = """
+SELECT count(*) FROM refused_records WHERE sent_at IS NOT NULL"""
+
+_LINE_GRIDS = """
+SELECT line, pane_s, window_s, extract(epoch FROM floor)::float8 AS floor FROM model_lines"""
 
 
 @asynccontextmanager
 async def snapshot(dsn: str) -> AsyncIterator[Connection]:
-    """A connection that sees one moment of the database, however long it reads."""
+    """A connection in one read-only repeatable-read transaction: all reads see the same state of the database."""
     connection = await connect(dsn)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -89,22 +101,22 @@ async def snapshot(dsn: str) -> AsyncIterator[Connection]:
 
 
 def positions(connection: Connection) -> Rows:
-    """Every source, as far as it says that it was read."""
+    """The stored position of every source."""
     return _rows(connection, _POSITIONS)
 
 
 def source_coverage(connection: Connection) -> Rows:
-    """Every source, as far as its rows say that it was read."""
+    """For each source, the position that follows from its rows and gaps."""
     return _rows(connection, _COVERAGE)
 
 
 def counted_revisions(connection: Connection) -> Rows:
-    """Outcomes that are, or once were, the newest of their event, in the order in which they became it."""
-    return _rows(connection, _CLAIMS)
+    """Revisions that are counted, or were until a higher one superseded them, ordered by event, revision and digest."""
+    return _rows(connection, _COUNTED_REVISIONS)
 
 
 def heads(connection: Connection) -> Rows:
-    """Heads by event."""
+    """Heads, ordered by event id."""
     return _rows(connection, _HEADS)
 
 
@@ -114,18 +126,18 @@ def panes(connection: Connection) -> Rows:
 
 
 def snapshots(connection: Connection) -> Rows:
-    """Snapshots of windows."""
+    """Stored snapshots of windows."""
     return _rows(connection, _SNAPSHOTS)
 
 
 def detector_floors(connection: Connection) -> Rows:
-    """Series whose detector stands at a floor."""
-    return _rows(connection, "SELECT line, model_id, segment, floor FROM detector_floors")
+    """Series for which the value of the detector at a floor is stored."""
+    return _rows(connection, _DETECTOR_FLOORS)
 
 
 async def count_copies(connection: Connection) -> int:
-    """How many refusals have a copy on the topic of dead letters."""
-    return int(await connection.fetchval("SELECT count(*) FROM refused_records WHERE sent_at IS NOT NULL"))
+    """Number of refused records that have a copy on the topic ``dead-letters``."""
+    return int(await connection.fetchval(_COUNT_COPIES))
 
 
 async def snapshot_time(connection: Connection) -> datetime:
@@ -135,7 +147,7 @@ async def snapshot_time(connection: Connection) -> datetime:
 
 
 async def line_grids(connection: Connection) -> dict[str, dict[str, Any]]:
-    """Width of panes and windows, and floor, of each line."""
+    """For each line ``pane_s``, ``window_s`` and ``floor``, the last as seconds since the epoch or null."""
     return {row["line"]: dict(row) for row in await connection.fetch(_LINE_GRIDS)}
 
 

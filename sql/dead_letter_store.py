@@ -1,4 +1,7 @@
-"""Records that were refused, exactly as they came, and what was done about them later."""
+"""Refused records with their original bytes, and the replays that operators made of them.
+
+Tables: ``refused_records`` and ``refused_replays``.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ __all__ = [
 ]
 
 Headers = Sequence[tuple[str, bytes | None]]
-"""Pairs of a name and bytes, in the order of the record, names as often as they came."""
+"""Pairs of a name and bytes in the order of the Kafka record; a name may occur more than once."""
 
 _NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:refused")
 
@@ -49,11 +52,20 @@ class UnknownRefusal(LookupError):
 
 
 class AmbiguousId(LookupError):
-    """Several refused records have ids that begin like this."""
+    """Several refused records have an id with this prefix."""
 
 
 class RefusedRecord(NamedTuple):
-    """A record, or an element of its array, and why it was not taken."""
+    """A record, or one element of its array, that was refused.
+
+    Attributes:
+        offset: of the record on the topic of ``source``.
+        element: index in the array of the record; 0 where the record is no array.
+        at: Kafka's time of the record.
+        kind: short reason for grouping, such as ``json`` or ``champion``; ``reason`` is the full sentence.
+        exception: name of the exception class that led to the refusal.
+        refused_at: when the row was stored; null before that.
+    """
 
     refusal_id: UUID
     source: SourceId
@@ -70,147 +82,162 @@ class RefusedRecord(NamedTuple):
 
 
 def refusal_id(source: SourceId, offset: int, at: datetime) -> UUID:
-    """Id of a record that is refused as a whole; the same record again has the same one."""
+    """Id of a record that is refused as a whole; a redelivery of the record has the same id."""
     return uuid5(_NAMESPACE, f"{source}:{offset}:{at.isoformat()}")
 
 
 def pack_headers(headers: Iterable[tuple[str, bytes | None]]) -> str:
-    """Headers as JSON.
+    """Encode headers as JSON, with their values in base64.
 
     Example:
-        >>> packed([("trace", b"abc"), ("trace", None)])
+        >>> pack_headers([("trace", b"abc"), ("trace", None)])
         '[["trace", "YWJj"], ["trace", null]]'
     """
     return json.dumps([(name, None if value is None else base64.b64encode(value).decode()) for name, value in headers])
 
 
 def unpack_headers(headers: Iterable[tuple[str, str | None]]) -> Headers:
-    """What :func:`pack_headers` has packed."""
+    """Decode headers that :func:`pack_headers` encoded."""
     return [(name, None if text is None else base64.b64decode(text)) for name, text in headers]
 
 
 _ADD = """
-INSERT INTO refused_records (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, source,
-                             topic, partition)
-SELECT refusal_id, source_offset, element, tracked_at, key, value, headers::json, kind, reason, exception, $11, $12, $13
-FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::text[],
-            $10::text[])
+INSERT INTO refused_records (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception,
+                             source, topic, partition)
+SELECT refusal_id, source_offset, element, tracked_at, key, value, headers::json, kind, reason, exception,
+       $11, $12, $13
+FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[], $8::text[],
+            $9::text[], $10::text[])
      AS r (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception)"""
+
+_ADD_ONCE = f"{_ADD} ON CONFLICT DO NOTHING"
 
 
 async def add_refused(database: Database, source: SourceId, refused: Sequence[RefusedRecord]) -> None:
-    """Store what was refused of a source.
+    """Store refused records of one source.
 
     Raises:
-        asyncpg.UniqueViolationError: when any of it is stored already.
+        asyncpg.UniqueViolationError: when any of them is stored already.
     """
     if refused:
         await database.execute(_ADD, *_columns(refused), str(source), source.topic, source.partition)
 
 
 async def add_refused_once(database: Database, refused: RefusedRecord) -> None:
-    """Store a refused record; the same one again is stored once."""
+    """Store a refused record unless it is stored already."""
     source = refused.source
-    await database.execute(f"{_ADD} ON CONFLICT DO NOTHING", *_columns([refused]), str(source), source.topic, source.partition)
+    await database.execute(_ADD_ONCE, *_columns([refused]), str(source), source.topic, source.partition)
 
 
 def _columns(refused: Iterable[RefusedRecord]) -> list[list[Any]]:
+    """Arrays for the first ten parameters of ``_ADD``."""
     rows = [
         (
-            each.refusal_id,
-            each.offset,
-            each.element,
-            each.at,
-            each.key,
-            each.value,
-            pack_headers(each.headers),
-            each.kind,
-            each.reason,
-            each.exception,
+            record.refusal_id,
+            record.offset,
+            record.element,
+            record.at,
+            record.key,
+            record.value,
+            pack_headers(record.headers),
+            record.kind,
+            record.reason,
+            record.exception,
         )
-        for each in refused
+        for record in refused
     ]
     return [list(column) for column in zip(*rows, strict=True)]
 
 
+_MARK_SENT = """
+UPDATE refused_records SET sent_at = $2 WHERE refusal_id = ANY($1) AND sent_at IS NULL"""
+
+
 async def mark_refused_sent(database: Database, ids: Sequence[UUID]) -> None:
-    """Note that copies of these are on the topic of dead letters."""
-    await database.execute(
-        "UPDATE refused_records SET sent_at = $2 WHERE refusal_id = ANY($1) AND sent_at IS NULL", ids, datetime.now(UTC)
-    )
+    """Mark refused records whose copy is on the topic ``dead-letters``."""
+    await database.execute(_MARK_SENT, ids, datetime.now(UTC))
 
 
-_COLUMNS = "refusal_id, source, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, refused_at"
-_SELECT = f"SELECT {_COLUMNS} FROM refused_records"  # noqa: S608  # names of columns
+_SELECT = """
+SELECT refusal_id, source, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, refused_at
+FROM refused_records"""
+
+_UNSENT_SINCE = f"{_SELECT} WHERE source = $1 AND source_offset >= $2 AND sent_at IS NULL"
+
+_UNSENT_BEFORE = f"{_SELECT} WHERE sent_at IS NULL AND refused_at < $1 ORDER BY refused_at LIMIT $2"
+
+_IN_RANGE = f"""{_SELECT}
+WHERE source = $1 AND source_offset >= $2 AND source_offset < $3
+ORDER BY source_offset, element"""
 
 
 async def unsent_refused_since(database: Database, source: SourceId, offset: int) -> list[RefusedRecord]:
-    """The source's refusals from this offset on whose copy was not sent yet."""
-    return await _fetch(database, f"{_SELECT} WHERE source = $1 AND source_offset >= $2 AND sent_at IS NULL", str(source), offset)
+    """Refused records of the source from this offset on that have no copy on ``dead-letters`` yet."""
+    return await _fetch(database, _UNSENT_SINCE, str(source), offset)
 
 
 async def unsent_refused_before(database: Database, before: datetime, limit: int) -> list[RefusedRecord]:
-    """Refusals older than ``before`` whose copy was not sent, the oldest first."""
-    return await _fetch(
-        database, f"{_SELECT} WHERE sent_at IS NULL AND refused_at < $1 ORDER BY refused_at LIMIT $2", before, limit
-    )
+    """Records refused before this time that have no copy on ``dead-letters`` yet, the oldest first."""
+    return await _fetch(database, _UNSENT_BEFORE, before, limit)
 
 
 async def refused_in_range(database: Database, source: str, first: int, end: int) -> list[RefusedRecord]:
-    """Refusals of a source with offsets from ``first`` to before ``end``, in their order."""
-    within = "WHERE source = $1 AND source_offset >= $2 AND source_offset < $3 ORDER BY source_offset, element"
-    return await _fetch(database, f"{_SELECT} {within}", source, first, end)
+    """Refused records of a source with offsets from ``first`` to before ``end``, in the order of offset and element."""
+    return await _fetch(database, _IN_RANGE, source, first, end)
 
 
 class RefusalQuery(NamedTuple):
-    """Which refused records are asked for; what is left out does not matter. ``waiting`` are those never replayed."""
+    """A filter of refused records; a null does not filter. ``unreplayed`` selects the records that were never replayed."""
 
     topic: str | None = None
     kind: str | None = None
-    waiting: bool = False
+    unreplayed: bool = False
 
 
 _WHERE = """
 WHERE ($1::text IS NULL OR topic = $1) AND ($2::text IS NULL OR kind = $2)
   AND (NOT $3 OR NOT EXISTS (SELECT FROM refused_replays p WHERE p.refusal_id = refused_records.refusal_id))"""
 
-
-async def list_refused(database: Database, wanted: RefusalQuery, limit: int) -> list[RefusedRecord]:
-    """The newest of those that are asked for, the newest first."""
-    return await _fetch(database, f"{_SELECT} {_WHERE} ORDER BY refused_at DESC, refusal_id LIMIT $4", *wanted, limit)
+_LIST = f"{_SELECT} {_WHERE} ORDER BY refused_at DESC, refusal_id LIMIT $4"
 
 
-_SUMMARY = f"""
+async def list_refused(database: Database, query: RefusalQuery, limit: int) -> list[RefusedRecord]:
+    """The newest refused records that match the query, the newest first."""
+    return await _fetch(database, _LIST, *query, limit)
+
+
+_COUNT = f"""
 SELECT topic, kind, count(*) AS count, max(refused_at) AS newest FROM refused_records {_WHERE}
 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"""  # noqa: S608  # the condition above
 
 
-async def count_refused(database: Database, wanted: RefusalQuery) -> list[dict[str, Any]]:
-    """How many there are of each topic and kind, the most first."""
-    return [dict(row) for row in await database.fetch(_SUMMARY, *wanted)]
+async def count_refused(database: Database, query: RefusalQuery) -> list[dict[str, Any]]:
+    """Number and newest time of the matching records by topic and kind, the largest number first."""
+    return [dict(row) for row in await database.fetch(_COUNT, *query)]
 
 
 _BY_ID = f"{_SELECT} WHERE refusal_id::text LIKE $1 || '%' LIMIT 2"
 
 
-async def find_refused(database: Database, begins: str) -> RefusedRecord:
+async def find_refused(database: Database, prefix: str) -> RefusedRecord:
     """The refused record whose id begins with these characters.
 
     Raises:
         UnknownRefusal: when there is none.
         AmbiguousId: when there are several.
     """
-    word = begins.strip().lower()
-    found = await _fetch(database, _BY_ID, word) if word and set(word) <= set("0123456789abcdef-") else []
-    if not found:
-        raise UnknownRefusal(f"no refused record has an id that begins with {begins!r}: twinstream dlq list shows them")
-    if len(found) > 1:
-        raise AmbiguousId(f"several refused records have ids that begin with {begins!r}: give more of it")
-    return found[0]
+    digits = prefix.strip().lower()
+    is_valid = digits and set(digits) <= set("0123456789abcdef-")
+    matches = await _fetch(database, _BY_ID, digits) if is_valid else []
+    if not matches:
+        raise UnknownRefusal(f"no refused record has an id that begins with {prefix!r}: twinstream dlq list shows the ids")
+    if len(matches) > 1:
+        raise AmbiguousId(f"several refused records have ids that begin with {prefix!r}: give more characters")
+    return matches[0]
 
 
 class NewReplay(NamedTuple):
-    """A refused record that was published again: as which record, by whom, and with which change."""
+    """A replay to store: where the refused record was published again, by whom, and with which correction."""
 
     refusal_id: UUID
     topic: str
@@ -220,18 +247,23 @@ class NewReplay(NamedTuple):
     change: str
 
 
-_NOTE = """
-INSERT INTO refused_replays (refusal_id, topic, partition, source_offset, replayed_by, change) VALUES ($1, $2, $3, $4, $5, $6)
+_ADD_REPLAY = """
+INSERT INTO refused_replays (refusal_id, topic, partition, source_offset, replayed_by, change)
+VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING"""
 
 
-async def add_replays(database: Database, replayed: Iterable[NewReplay]) -> None:
-    """Mark refused records as replayed."""
-    await database.executemany(_NOTE, replayed)
+async def add_replays(database: Database, replays: Iterable[NewReplay]) -> None:
+    """Store replays; those that are stored already are left as they are."""
+    await database.executemany(_ADD_REPLAY, replays)
 
 
 class PastReplay(NamedTuple):
-    """One replay of a refused record, and what came of it: a fate of outcomes, the kind of a new refusal, or null so far."""
+    """A stored replay of a refused record.
+
+    Attributes:
+        result: the fate of the outcome, or ``refused: KIND``; null while neither is stored.
+    """
 
     refusal_id: UUID
     topic: str
@@ -240,11 +272,12 @@ class PastReplay(NamedTuple):
     replayed_at: datetime
     by: str
     change: str
-    came_of_it: str | None
+    result: str | None
 
 
-# An outcome was tracked after it was replayed, but for the clocks of two machines; so only few partitions of the table are read.
-_PASTS = """
+# The interval of a day around the replay limits how many partitions of the tables are read. An outcome is tracked after its replay;
+# the interval also covers the difference between the clocks of two machines.
+_REPLAY_HISTORY = """
 SELECT p.refusal_id, p.topic, p.partition, p.source_offset AS offset, p.replayed_at, p.replayed_by AS by, p.change,
        coalesce(
            (SELECT f.fate::text FROM fidelity_tracking f
@@ -255,13 +288,13 @@ SELECT p.refusal_id, p.topic, p.partition, p.source_offset AS offset, p.replayed
            (SELECT 'refused: ' || r.kind FROM refused_records r
             WHERE r.topic = p.topic AND r.partition = p.partition AND r.source_offset = p.source_offset
               AND r.tracked_at BETWEEN p.replayed_at - interval '1 day' AND p.replayed_at + interval '1 day'
-            ORDER BY r.tracked_at DESC LIMIT 1)) AS came_of_it
+            ORDER BY r.tracked_at DESC LIMIT 1)) AS result
 FROM refused_replays p WHERE p.refusal_id = ANY($1) ORDER BY p.replayed_at"""
 
 
 async def replay_history(database: Database, ids: Iterable[UUID]) -> list[PastReplay]:
-    """Every replay of these, the oldest first."""
-    return [PastReplay(**row) for row in await database.fetch(_PASTS, list(ids))]
+    """Every replay of these refused records, the oldest first."""
+    return [PastReplay(**row) for row in await database.fetch(_REPLAY_HISTORY, list(ids))]
 
 
 async def _fetch(database: Database, statement: str, *arguments: Any) -> list[RefusedRecord]:
@@ -269,10 +302,10 @@ async def _fetch(database: Database, statement: str, *arguments: Any) -> list[Re
 
 
 def _refused(row: asyncpg.Record) -> RefusedRecord:
-    source_topic, partition, incarnation = row["source"].rsplit(":", 2)
+    topic, partition, incarnation = row["source"].rsplit(":", 2)
     return RefusedRecord(
         refusal_id=row["refusal_id"],
-        source=SourceId(topic=source_topic, partition=int(partition), incarnation=int(incarnation)),
+        source=SourceId(topic=topic, partition=int(partition), incarnation=int(incarnation)),
         offset=row["source_offset"],
         element=row["element"],
         at=row["tracked_at"],

@@ -1,4 +1,4 @@
-"""Stretches of topics that are worked through again: what is there of them already, and how long their lines stay quiet."""
+"""Replays of offset ranges: what is stored of a range already, and how long drift alerts of its lines are suppressed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 class OffsetRange(NamedTuple):
-    """Offsets of a partition, from the first to before the end."""
+    """Offsets of a partition from ``first`` to before ``end``."""
 
     topic: str
     partition: int
@@ -30,42 +30,52 @@ class OffsetRange(NamedTuple):
         return f"{self.topic}:{self.partition}, offsets {self.first:,} to {self.end:,}"
 
 
-_STORED = "SELECT count(*) FROM fidelity_tracking WHERE source = $1 AND source_offset >= $2 AND source_offset < $3"
+_COUNT_STORED = """
+SELECT count(*) FROM fidelity_tracking
+WHERE source = $1 AND source_offset >= $2 AND source_offset < $3"""
 
+_EXISTING_EXPERIMENTS = """
+SELECT experiment_id FROM experiments WHERE experiment_id = ANY($1)"""
 
-async def count_stored_outcomes(database: Database, source: str, stretch: OffsetRange) -> int:
-    """Outcomes of the stretch that are stored, whatever their fate."""
-    return int(await database.fetchval(_STORED, source, stretch.first, stretch.end) or 0)
-
-
-async def existing_experiments(database: Database, ids: Iterable[str]) -> set[str]:
-    """Those of the experiments that were learned from."""
-    rows = await database.fetch("SELECT experiment_id FROM experiments WHERE experiment_id = ANY($1)", list(ids))
-    return {row[0] for row in rows}
-
-
-_BEGIN = """
+_BEGIN_SUPPRESSION = """
 INSERT INTO replays (replay_id, topic, lines, replayed_by, quiet_until)
 VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))"""
 
+_EXTEND_SUPPRESSION = """
+UPDATE replays SET quiet_until = clock_timestamp() + make_interval(secs => $2)
+WHERE replay_id = $1"""
+
+_IS_SUPPRESSED = """
+SELECT EXISTS (SELECT FROM replays WHERE $1 = ANY(lines) AND quiet_until > clock_timestamp())"""
+
+
+async def count_stored_outcomes(database: Database, source: str, offsets: OffsetRange) -> int:
+    """Number of stored outcomes in the range, whatever their fate."""
+    return int(await database.fetchval(_COUNT_STORED, source, offsets.first, offsets.end) or 0)
+
+
+async def existing_experiments(database: Database, ids: Iterable[str]) -> set[str]:
+    """Those of the ids whose experiments are stored."""
+    rows = await database.fetch(_EXISTING_EXPERIMENTS, list(ids))
+    return {row["experiment_id"] for row in rows}
+
 
 async def begin_suppression(database: Database, topic: str, lines: Iterable[str], by: str, seconds: float) -> UUID:
-    """From now on drift of these lines is told to nobody and trains nothing by itself, for so long unless it is prolonged."""
+    """Suppress drift events and automatic retraining of these lines for so many seconds.
+
+    Returns:
+        The id by which :func:`extend_suppression` changes the end.
+    """
     replay_id = uuid4()
-    await database.execute(_BEGIN, replay_id, topic, sorted(lines), by, seconds)
+    await database.execute(_BEGIN_SUPPRESSION, replay_id, topic, sorted(lines), by, seconds)
     return replay_id
 
 
 async def extend_suppression(database: Database, replay_id: UUID, seconds: float) -> None:
-    """Let the quiet of a replay end so long from now."""
-    await database.execute(
-        "UPDATE replays SET quiet_until = clock_timestamp() + make_interval(secs => $2) WHERE replay_id = $1", replay_id, seconds
-    )
-
-
-_IS_QUIET = "SELECT EXISTS (SELECT FROM replays WHERE $1 = ANY(lines) AND quiet_until > clock_timestamp())"
+    """Set the end of a suppression to so many seconds from now."""
+    await database.execute(_EXTEND_SUPPRESSION, replay_id, seconds)
 
 
 async def is_suppressed(database: Database, line: str) -> bool:
-    """Whether outcomes of the line are replayed now, or were a moment ago."""
-    return bool(await database.fetchval(_IS_QUIET, line))
+    """Whether drift events of the line are suppressed because its outcomes are being replayed."""
+    return bool(await database.fetchval(_IS_SUPPRESSED, line))

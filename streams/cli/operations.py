@@ -14,22 +14,21 @@ from sql.database import Pool
 from sql.dead_letter_store import RefusalQuery, RefusedRecord, count_refused, find_refused, list_refused
 from streams.cli.output import answer, as_json_option, say, with_pool
 from streams.kafka.asyncapi import asyncapi_document, write_schemas
-from streams.operations.dead_letter_replay import (
+from streams.operations import (
     Correction,
     DeadLetter,
     SentReplay,
     SkippedReplay,
-    dead_letter_dict,
-    dead_letter_text,
+    await_replay_results,
     dead_letters_table,
+    load_dead_letters,
     parse_assignment,
     replay_dead_letters,
-    with_replay_history,
 )
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from streams.operations.topic_replay import ReplayReport
+    from streams.operations.replay_report import ReplayReport
 
 __all__ = ["dlq", "replay", "schemas", "simulate_again"]
 
@@ -57,11 +56,11 @@ def list_letters(topic: str | None, kind: str | None, limit: int, *, waiting: bo
     wanted = RefusalQuery(topic, kind, waiting)
 
     async def look(_: Settings, pool: Pool) -> tuple[list[dict[str, Any]], list[DeadLetter]]:
-        return await count_refused(pool, wanted), await with_replay_history(pool, await list_refused(pool, wanted, limit))
+        return await count_refused(pool, wanted), await load_dead_letters(pool, await list_refused(pool, wanted, limit))
 
     counts, letters = with_pool(look)
     answer(
-        {"counts": counts, "letters": [dead_letter_dict(letter) for letter in letters]},
+        {"counts": counts, "letters": [letter.to_dict() for letter in letters]},
         lambda: _listed(counts, letters),
         as_json=as_json,
     )
@@ -84,7 +83,7 @@ def show(refusal_id: str, *, raw: bool, as_json: bool) -> None:
     if raw:
         click.get_binary_stream("stdout").write(letter.refused.value or b"")
     else:
-        answer(dead_letter_dict(letter), lambda: dead_letter_text(letter), as_json=as_json)
+        answer(letter.to_dict(), letter.format_text, as_json=as_json)
 
 
 @dlq.command("replay")
@@ -116,16 +115,17 @@ def replay_refused(
     if file is not None and len(ids) != 1:
         raise click.UsageError("--value is the value of one refused record: name it")
     fix = Correction(dict(map(parse_assignment, sets)), drops, file.read() if file else None)
-    wanted = RefusalQuery(topic, kind, waiting=True)
+    wanted = RefusalQuery(topic, kind, unreplayed=True)
 
     async def replay(at: Settings, pool: Pool) -> tuple[list[SentReplay], list[SkippedReplay], list[DeadLetter]]:
         chosen = [await find_refused(pool, each) for each in ids] if ids else await list_refused(pool, wanted, _MOST_AT_ONCE)
         sent, skipped = await replay_dead_letters(at, pool, chosen, fix, dry_run=dry_run)
-        return sent, skipped, await with_replay_history(pool, [each.refused for each in sent], wait=not dry_run)
+        load = load_dead_letters if dry_run else await_replay_results
+        return sent, skipped, await load(pool, [each.refused for each in sent])
 
     sent, skipped, letters = with_pool(replay)
     told = {
-        "replayed": [dead_letter_dict(letter) for letter in letters],
+        "replayed": [letter.to_dict() for letter in letters],
         "skipped": [_skipped(each) for each in skipped],
         "dry_run": dry_run,
     }
@@ -149,13 +149,13 @@ def _replayed(sent: list[SentReplay], skipped: list[SkippedReplay], letters: lis
 
 
 def _as(letter: DeadLetter) -> str:
-    past = letter.past[-1]
+    past = letter.replays[-1]
     return f"{past.topic}:{past.partition}:{past.offset}"
 
 
 async def _letter(pool: Pool, begins: str) -> DeadLetter:
     refused: RefusedRecord = await find_refused(pool, begins)
-    return (await with_replay_history(pool, [refused]))[0]
+    return (await load_dead_letters(pool, [refused]))[0]
 
 
 @click.command()

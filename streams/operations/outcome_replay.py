@@ -1,0 +1,123 @@
+"""Replays refused outcomes that would be accepted by now, for example because their line has a champion since."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aiokafka import ConsumerRecord
+
+from schemas import OutcomeEvent
+from sql.database import Pool
+from sql.dead_letter_store import RefusedRecord, refused_in_range
+from sql.outcome_store import newest_position
+from sql.replay_store import OffsetRange, begin_suppression, count_stored_outcomes, extend_suppression
+from streams.ingestion.pipeline import OutcomePipeline
+from streams.ingestion.scoring_context import ContextLoader
+from streams.kafka.batch_consumer import PollBatch
+from streams.kafka.topics import topic_of
+from streams.operations.corrections import Correction
+from streams.operations.dead_letter_replay import operator_name, replay_dead_letters
+from streams.operations.dead_letter_view import DeadLetter, await_replay_results, load_dead_letters
+from streams.operations.replay_report import PublishedRecord, ReplayReport
+from streams.registry.mlflow_registry import MlflowRegistry
+from streams.registry.model_loader import ModelLoader
+from streams.settings import Settings
+from streams.simulation.simulator import Simulator
+
+__all__ = ["replay_outcomes"]
+
+_OUTCOMES = topic_of(OutcomeEvent)
+_BATCH = 500
+_SUPPRESSION_S = 300.0
+"""How long a suppression holds unless the next batch extends it."""
+_SUPPRESSION_AFTER_S = 30.0
+"""How long it holds after the last batch, until the fidelity agent has read the changed sums."""
+
+
+class _Recheck(NamedTuple):
+    """A refused outcome, its line, and why it would be refused again; null when it would be accepted."""
+
+    refused: RefusedRecord
+    line: str
+    reason: str | None
+
+
+async def replay_outcomes(settings: Settings, pool: Pool, report: ReplayReport) -> None:
+    """Publish refused outcomes of the report's ranges that would be accepted now, and complete the report."""
+    pending = [record for offsets in report.ranges for record in await _pending_refused(pool, offsets, report.counts)]
+    rechecks = await _recheck(settings, pool, pending)
+    accepted = [recheck for recheck in rechecks if recheck.reason is None]
+    report.counts.update(
+        "refused, and accepted now" if recheck.reason is None else f"refused, still: {recheck.refused.kind}" for recheck in rechecks
+    )
+    report.published = [
+        PublishedRecord(refused.source.partition, refused.offset, refused.kind) for refused, _line, _reason in accepted
+    ]
+    if accepted and not report.dry_run:
+        report.dead_letters = await _publish_suppressed(settings, pool, accepted)
+
+
+async def _pending_refused(pool: Pool, offsets: OffsetRange, counts: Counter[str]) -> list[RefusedRecord]:
+    """Refused elements of the range that were not accepted since by a replay; all others are only counted."""
+    newest = await newest_position(pool, offsets.topic, offsets.partition)
+    next_offset = 0 if newest is None else newest.last_offset + 1
+    counts["not read yet"] += max(offsets.end - max(offsets.first, next_offset), 0)
+    if newest is None:
+        return []
+    source = f"{offsets.topic}:{offsets.partition}:{newest.incarnation}"
+    counts["in already"] += await count_stored_outcomes(pool, source, offsets)
+    dead_letters = await load_dead_letters(pool, await refused_in_range(pool, source, offsets.first, offsets.end))
+    pending = [dead_letter.refused for dead_letter in dead_letters if not _is_accepted(dead_letter)]
+    counts["refused, and in since a replay"] += len(dead_letters) - len(pending)
+    return pending
+
+
+def _is_accepted(dead_letter: DeadLetter) -> bool:
+    """Whether the last replay was not refused; one whose result is pending counts as accepted."""
+    return bool(dead_letter.replays) and not dead_letter.state.startswith("refused")
+
+
+async def _recheck(settings: Settings, pool: Pool, refused: Sequence[RefusedRecord]) -> list[_Recheck]:
+    """Decode and score refused outcomes against the present state, without storing anything."""
+    models = ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+    contexts = ContextLoader(pool, models.load, Simulator(pool, models).twins)
+    pipeline = OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s)
+    rechecks: list[_Recheck] = []
+    for first in range(0, len(refused), _BATCH):
+        rechecks += await _recheck_batch(pipeline, refused[first : first + _BATCH])
+    return rechecks
+
+
+async def _recheck_batch(pipeline: OutcomePipeline, refused: Sequence[RefusedRecord]) -> list[_Recheck]:
+    now_ms = int(time.time() * 1000)
+    # Each record gets its index in the batch as its offset, by which the results are matched below.
+    records = [_consumer_record(index, now_ms, record) for index, record in enumerate(refused)]
+    scored = await pipeline.prepare(PollBatch(_OUTCOMES, 0, 0, records))
+    reasons = {element.record: element.refusal.reason for element in scored.refused}
+    indexes = scored.outcomes.record.tolist()
+    reasons |= {indexes[row]: reason for row, (_, reason) in scored.scores.refused.items()}
+    groups = scored.outcomes.of.tolist()
+    lines = {index: scored.outcomes.words[group].line for index, group in zip(indexes, groups, strict=True)}
+    return [_Recheck(record, lines.get(index, ""), reasons.get(index)) for index, record in enumerate(refused)]
+
+
+def _consumer_record(offset: int, now_ms: int, refused: RefusedRecord) -> ConsumerRecord[bytes | None, bytes | None]:
+    key_size, value_size = len(refused.key or b""), len(refused.value or b"")
+    return ConsumerRecord(_OUTCOMES, 0, offset, now_ms, 1, refused.key, refused.value, None, key_size, value_size, ())
+
+
+async def _publish_suppressed(settings: Settings, pool: Pool, accepted: Sequence[_Recheck]) -> list[DeadLetter]:
+    """Publish outcomes while drift events of their lines are suppressed, and wait for the results."""
+    lines = {recheck.line for recheck in accepted}
+    suppression = await begin_suppression(pool, _OUTCOMES, lines, operator_name(), _SUPPRESSION_S)
+    dead_letters: list[DeadLetter] = []
+    for first in range(0, len(accepted), _BATCH):
+        batch = [recheck.refused for recheck in accepted[first : first + _BATCH]]
+        await replay_dead_letters(settings, pool, batch, Correction())
+        dead_letters += await await_replay_results(pool, batch)
+        is_last = first + _BATCH >= len(accepted)
+        await extend_suppression(pool, suppression, _SUPPRESSION_AFTER_S if is_last else _SUPPRESSION_S)
+    return dead_letters
