@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from sql.database import Connection, connect
-from sql.outcome_store import ROW
+from sql.pane_store import PANE_COLUMNS
 
 __all__ = [
     "Rows",
@@ -71,7 +71,7 @@ _HEADS = """
 SELECT event_id, revision, digest, line, model_id, segments, pane, width_s, contribution
 FROM event_heads ORDER BY event_id"""
 
-_PANES = f"SELECT source, {ROW} FROM fidelity_panes"  # noqa: S608  # names of columns
+_PANES = f"SELECT source, {PANE_COLUMNS} FROM fidelity_panes"  # noqa: S608  # names of columns
 
 _SNAPSHOTS = """
 SELECT line, model_id, metric_type, segment, extract(epoch FROM window_start)::float8 AS start,

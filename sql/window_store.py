@@ -14,7 +14,7 @@ from schemas import DriftEvent, FidelityWindow, SourceId
 from schemas.events import SUM_FIELDS
 from sql.database import Connection, Database
 from sql.line_lock import queue_for_line
-from sql.outcome_store import ROW, LineRow, pane_row
+from sql.pane_store import PANE_COLUMNS, LinePaneRow, pane_row
 
 __all__ = [
     "CellSums",
@@ -85,10 +85,10 @@ class SourcedRow(NamedTuple):
     """A row of ``fidelity_panes`` and the source that brought it."""
 
     source: str
-    found: LineRow
+    found: LinePaneRow
 
 
-_LIVE_ROWS = f"SELECT source, {ROW} FROM fidelity_panes WHERE line = $1 AND pane >= $2"  # noqa: S608  # names of columns
+_LIVE_ROWS = f"SELECT source, {PANE_COLUMNS} FROM fidelity_panes WHERE line = $1 AND pane >= $2"  # noqa: S608  # names of columns
 
 
 async def live_rows(database: Database, line: str, lowest: float) -> list[SourcedRow]:
@@ -114,7 +114,7 @@ _OF_SPANS = """
 unnest($2::uuid[], $3::text[], $4::float8[], $5::float8[]) AS s (model_id, segment, low, high)"""
 
 _ROWS_WITHIN = f"""
-SELECT source, {ROW} FROM fidelity_panes JOIN {_OF_SPANS} USING (model_id, segment)
+SELECT source, {PANE_COLUMNS} FROM fidelity_panes JOIN {_OF_SPANS} USING (model_id, segment)
 WHERE line = $1 AND pane >= low AND pane < high"""  # noqa: S608  # names of columns
 
 
@@ -225,7 +225,7 @@ def _columns(spans: Sequence[Span]) -> tuple[list[Any], ...]:
 
 
 def _sourced(rows: Iterable[asyncpg.Record]) -> list[SourcedRow]:
-    return [SourcedRow(row["source"], LineRow(row["line"], pane_row(row))) for row in rows]
+    return [SourcedRow(row["source"], LinePaneRow(row["line"], pane_row(row))) for row in rows]
 
 
 class SnapshotKey(NamedTuple):

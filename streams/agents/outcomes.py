@@ -14,7 +14,7 @@ from typing import Any
 from faust.types import TP
 
 from schemas import FidelityErrors, OutcomeEvent, PaneRow, SourceId
-from sql import outcome_store as store
+from sql import source_position_store as store
 from sql.dead_letter_store import unsent_refused_before, unsent_refused_since
 from streams.ingestion.pipeline import IngestResult, OutcomePipeline
 from streams.ingestion.scoring_context import ContextLoader, FindSimulation, LoadModel

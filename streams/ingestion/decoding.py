@@ -43,7 +43,7 @@ class ElementRefusal(NamedTuple):
 
     kind: str
     reason: str
-    exception: str = "ElementRefusal"
+    exception: str = "Refusal"
 
 
 class RefusedElement(NamedTuple):

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas import TwinType
+from schemas import SourceId, TwinType
 from schemas.canonical import NUMBERS, spell_way
 
-__all__ = ["DIGEST_BYTES", "Entity", "Floats", "Integers", "Octets", "OutcomeBatch", "SharedFields"]
+__all__ = ["DIGEST_BYTES", "Entity", "Floats", "Integers", "Octets", "OutcomeBatch", "SharedFields", "tracking_ids"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Octets = npt.NDArray[np.uint8]
 
 DIGEST_BYTES = 16
+NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:outcomes")
 
 
 class SharedFields(NamedTuple):
@@ -122,3 +123,21 @@ class OutcomeBatch:
         sha256, rows = hashlib.sha256, numbers.view(f"V{NUMBERS.itemsize}").tolist()
         told = b"".join([sha256(row + tail).digest() for row, tail in zip(rows, tails, strict=True)])
         return np.frombuffer(told, dtype=np.uint8).reshape(-1, sha256().digest_size)[:, :DIGEST_BYTES]
+
+
+def tracking_ids(source: SourceId, elements: Iterable[tuple[int, int]]) -> Octets:
+    """Ids of elements, given as (offset, index in the array) of a source, shape ``(n, 16)``.
+
+    They are uuid5 of exactly these, so that an element that is read again has the id of its stored row (rule 2).
+
+    Example:
+        >>> (octets,) = tracking_ids(SourceId(topic="outcome-events", partition=1), [(5, 0)])
+        >>> UUID(bytes=octets.tobytes()) == uuid5(NAMESPACE, "outcome-events:1:0:5:0")
+        True
+    """
+    prefix, sha1 = NAMESPACE.bytes + f"{source}:".encode(), hashlib.sha1
+    digests = b"".join([sha1(b"%b%d:%d" % (prefix, *element), usedforsecurity=False).digest() for element in elements])
+    ids = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 20)[:, :16].copy()
+    ids[:, 6] = ids[:, 6] & 0x0F | 0x50  # version 5
+    ids[:, 8] = ids[:, 8] & 0x3F | 0x80  # variant of RFC 9562
+    return ids

@@ -24,9 +24,12 @@ from schemas.twin_types import ALL_ROWS
 from sql import outcome_store as store
 from sql.database import Connection, Pool, transaction
 from sql.dead_letter_store import RefusedRecord, add_refused
-from sql.outcome_store import Change, Head, Line, LineRow, NewHeads, NewOutcomes, Position, PositionUpdate
+from sql.line_lock import LineGrid, share_lines
+from sql.outcome_store import Head, NewHeads, NewOutcomes
+from sql.pane_store import LinePaneRow, PaneChange, add_pane_changes, pane_rows_since, split_cells
+from sql.source_position_store import Position, PositionUpdate, add_gaps, advance_position, lock_position, record_digest
 from streams.ingestion.decoding import ElementRefusal, RefusedElement, arrival_times, decode, raw_elements
-from streams.ingestion.outcome_batch import Floats, Integers, Octets, OutcomeBatch
+from streams.ingestion.outcome_batch import Floats, Integers, Octets, OutcomeBatch, tracking_ids
 from streams.ingestion.revisions import PaneGrid, Revision, changes_between, changes_of_new_heads, merge_changes, resolve_revisions
 from streams.ingestion.scoring import Scores, SimulatedTwins, score
 from streams.ingestion.scoring_context import ContextLoader
@@ -72,7 +75,7 @@ class IngestResult:
     """
 
     source: SourceId
-    rows: Sequence[LineRow]
+    rows: Sequence[LinePaneRow]
     watermark: datetime | None
     fates: Mapping[tuple[str, str], int] = field(default_factory=dict)
     refused: Sequence[RefusedRecord] = ()
@@ -126,7 +129,7 @@ class _Verdict:
     width_s: Floats
     fates: list[str]
     conflict: Flags
-    changes: list[Change]
+    changes: list[PaneChange]
 
 
 class OutcomePipeline:
@@ -181,7 +184,7 @@ class OutcomePipeline:
                     raise
             else:
                 for line, cells in splits.items():
-                    await store.split_cells(self._pool, line, cells)
+                    await split_cells(self._pool, line, cells)
                 return done
 
     async def _score(self, ready: ScoredBatch) -> ScoredBatch:
@@ -194,24 +197,24 @@ class OutcomePipeline:
 
     async def _store(self, connection: Connection, ready: ScoredBatch, more: set[str]) -> tuple[IngestResult, dict[str, int]]:
         source = ready.source
-        position = await store.lock_position(connection, source)
+        position = await lock_position(connection, source)
         lines = await self._share(connection, ready, more)
         fresh, fresh_refused = await _fresh(connection, ready, position)
         accepted = _accepted(ready) & fresh
         verdict = await self._judge(connection, ready, np.flatnonzero(accepted), lines, position)
         refused = _refused_rows(ready, fresh & ~accepted, fresh_refused)
         for twins, places in _named_twins(ready, verdict.rows):
-            await store.hold_twins(connection, twins.population, places)
+            await store.store_and_lock_twins(connection, twins.population, places)
         await store.add_outcomes(connection, source, _new_outcomes(ready, verdict))
         await add_refused(connection, source, refused)
-        rows = await store.add_changes(connection, source, ready.slice.last_offset, verdict.changes)
+        rows = await add_pane_changes(connection, source, ready.slice.last_offset, verdict.changes)
         splits = _splits(rows, lines)
         n_fresh = int(fresh.sum() + fresh_refused.sum())
         if n_fresh < ready.n_elements:
-            rows = await store.rows_since(connection, source, ready.slice.first_offset)
+            rows = await pane_rows_since(connection, source, ready.slice.first_offset)
         reached = _reached(ready.outcomes, verdict.rows)
-        await store.add_gaps(connection, source, _gaps(ready.offsets.tolist(), position.last_offset))
-        await store.move_position(connection, source, _moved(ready.slice, n_fresh, reached))
+        await add_gaps(connection, source, _gaps(ready.offsets.tolist(), position.last_offset))
+        await advance_position(connection, source, _moved(ready.slice, n_fresh, reached))
         done = IngestResult(
             source=source,
             rows=rows,
@@ -222,16 +225,16 @@ class OutcomePipeline:
         )
         return done, splits
 
-    async def _share(self, connection: Connection, ready: ScoredBatch, more: set[str]) -> dict[str, Line]:
+    async def _share(self, connection: Connection, ready: ScoredBatch, more: set[str]) -> dict[str, LineGrid]:
         named = ready.lines
-        lines = await store.share_lines(connection, named | more)
+        lines = await share_lines(connection, named | more)
         stale = {line for line in named if line in lines and lines[line].generation != self._library.generation(line)}
         if stale:
             raise LinesChanged(stale)
         return lines
 
     async def _judge(
-        self, connection: Connection, ready: ScoredBatch, rows: Integers, lines: Mapping[str, Line], position: Position
+        self, connection: Connection, ready: ScoredBatch, rows: Integers, lines: Mapping[str, LineGrid], position: Position
     ) -> _Verdict:
         """Judge outcomes and bring the heads up to date: new ones first, in the order of their events, then known ones."""
         outcomes, scores = ready.outcomes, ready.scores
@@ -245,7 +248,7 @@ class OutcomePipeline:
 
         event = outcomes.event_id[rows]
         order = np.argsort(_sortable(event), kind="stable")
-        known = np.isin(_sortable(event), _sortable(_stacked(await store.known_events(connection, event[order]))))
+        known = np.isin(_sortable(event), _sortable(_stacked(await store.events_with_heads(connection, event[order]))))
         late = grid.settled(observed, watermark, self._restatement_s)
         fates = np.where(late, "too_late", "counted").tolist()
         conflict = np.zeros(len(rows), dtype=np.bool_)
@@ -269,9 +272,9 @@ class OutcomePipeline:
                 fates[at], conflict[at] = fate, other
                 head[at] = id(claim.head) in winners
         placed = order[head[order]]
-        await store.place_heads(connection, _new_heads(ready, rows[placed], pane[placed], width_s[placed]))
+        await store.add_heads(connection, _new_heads(ready, rows[placed], pane[placed], width_s[placed]))
 
-        told: list[Change] = []
+        told: list[PaneChange] = []
         if known.any():
             again = np.flatnonzero(known)
             claims = claims_of(again)
@@ -284,7 +287,7 @@ class OutcomePipeline:
                 fates[at], conflict[at] = fate, other
             moved = [judged.heads[name] for name, each in before.items() if judged.heads[name] is not each]
             if moved:
-                await store.move_heads(connection, moved)
+                await store.update_heads(connection, moved)
                 told = changes_between(before, judged.heads, lines)
 
         counting = placed[counts[placed]]
@@ -304,10 +307,10 @@ def _read(taken: PollBatch, skew_s: float) -> ScoredBatch:
         offsets=offsets,
         arrived=arrival_times(taken.records),
         outcomes=outcomes,
-        ids=store.tracking_ids(source, places),
+        ids=tracking_ids(source, places),
         digests=outcomes.digests(),
         refused=refused,
-        refused_ids=store.tracking_ids(source, ((int(offsets[each.record]), each.place) for each in refused)),
+        refused_ids=tracking_ids(source, ((int(offsets[each.record]), each.place) for each in refused)),
         scores=Scores(len(outcomes)),
     )
 
@@ -325,7 +328,7 @@ async def _fresh(connection: Connection, ready: ScoredBatch, position: Position)
     if not fresh.all():
         ids = np.concatenate([ready.ids, ready.refused_ids])[~fresh]
         arrived = ready.arrived[records][~fresh]
-        stored = await store.stored_already(connection, ids, _moment(int(arrived.min())), _moment(int(arrived.max())))
+        stored = await store.stored_ids(connection, ids, _moment(int(arrived.min())), _moment(int(arrived.max())))
         fresh[~fresh] = [made.tobytes() not in stored for made in ids]
     return fresh[: len(ready.outcomes)], fresh[len(ready.outcomes) :]
 
@@ -372,8 +375,8 @@ def _new_heads(ready: ScoredBatch, rows: Integers, pane: Floats, width_s: Floats
         event_id=ready.outcomes.event_id[rows],
         revision=ready.outcomes.revision[rows],
         digest=ready.digests[rows],
-        kinds=ready.scores.kinds,
-        of=ready.scores.of[rows],
+        groups=ready.scores.kinds,
+        group_index=ready.scores.of[rows],
         pane=pane,
         width_s=width_s,
         contribution=ready.scores.contributions[rows],
@@ -387,7 +390,7 @@ def _new_outcomes(ready: ScoredBatch, verdict: _Verdict) -> NewOutcomes:
         tracking_id=ready.ids[rows],
         tracked_us=ready.arrived[records],
         source_offset=ready.offsets[records],
-        element=outcomes.place[rows],
+        element_index=outcomes.place[rows],
         event_id=outcomes.event_id[rows],
         revision=outcomes.revision[rows],
         digest=ready.digests[rows],
@@ -401,8 +404,8 @@ def _new_outcomes(ready: ScoredBatch, verdict: _Verdict) -> NewOutcomes:
         treated=outcomes.treated[rows],
         fates=verdict.fates,
         conflict=verdict.conflict,
-        kinds=scores.kinds,
-        of=scores.of[rows],
+        groups=scores.kinds,
+        group_index=scores.of[rows],
         own=_own(outcomes, rows),
     )
 
@@ -481,7 +484,7 @@ def _moment(us: int) -> datetime:
 def _moved(taken: PollBatch, elements: int, reached: datetime | None) -> PositionUpdate:
     last = taken.records[-1]
     at = datetime.fromtimestamp(last.timestamp / 1000, UTC)
-    return PositionUpdate(last.offset, elements, reached, at, store.record_digest(last.key, last.value))
+    return PositionUpdate(last.offset, elements, reached, at, record_digest(last.key, last.value))
 
 
 def _gaps(offsets: Sequence[int], last: int) -> list[tuple[int, int]]:
@@ -490,7 +493,7 @@ def _gaps(offsets: Sequence[int], last: int) -> list[tuple[int, int]]:
     return [(before + 1, after - 1) for before, after in pairwise(above) if after > before + 1]
 
 
-def _splits(rows: Iterable[LineRow], lines: Mapping[str, Line]) -> dict[str, int]:
+def _splits(rows: Iterable[LinePaneRow], lines: Mapping[str, LineGrid]) -> dict[str, int]:
     """Lines with a cell that grew too large for the detector, and the number of cells that a pane shall have instead."""
     return {
         line.line: 2 * line.splits

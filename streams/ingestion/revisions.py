@@ -18,7 +18,9 @@ import numpy.typing as npt
 from engine.fidelity.error_sums import sum_groups
 from engine.fidelity.windows import is_too_late, pane_start
 from schemas.twin_types import ALL_ROWS
-from sql.outcome_store import Change, Head, Line, OutcomeGroup
+from sql.line_lock import LineGrid
+from sql.outcome_store import Head, OutcomeGroup
+from sql.pane_store import PaneChange
 from streams.ingestion.outcome_batch import Floats, Integers
 
 __all__ = [
@@ -53,7 +55,7 @@ class ResolvedRevisions(NamedTuple):
 
 
 def resolve_revisions(
-    claims: Iterable[Revision], known: Mapping[UUID, Head], lines: Mapping[str, Line], restatement_s: float
+    claims: Iterable[Revision], known: Mapping[UUID, Head], lines: Mapping[str, LineGrid], restatement_s: float
 ) -> ResolvedRevisions:
     """Judge the claims in their order, beginning with the heads that are ``known``."""
     fates, conflicts, heads = [], [], dict(known)
@@ -67,7 +69,7 @@ def resolve_revisions(
     return ResolvedRevisions(fates, conflicts, heads)
 
 
-def _fate(claim: Revision, head: Head | None, lines: Mapping[str, Line], restatement_s: float) -> str:
+def _fate(claim: Revision, head: Head | None, lines: Mapping[str, LineGrid], restatement_s: float) -> str:
     said = claim.head
     if _is_settled(claim.at, lines[said.line], claim.watermark, restatement_s):
         return "too_late"
@@ -80,13 +82,13 @@ def _fate(claim: Revision, head: Head | None, lines: Mapping[str, Line], restate
     return "counted" if (said.revision, said.digest) > (head.revision, head.digest) else "superseded"
 
 
-def _is_settled(at: float, line: Line, watermark: float | None, restatement_s: float) -> bool:
+def _is_settled(at: float, line: LineGrid, watermark: float | None, restatement_s: float) -> bool:
     """Whether the pane of ``at`` may not change any more: by its source's watermark, or by the floor of its line."""
     pane = pane_start(at, line.pane_s)
     return is_too_late(pane, watermark, line.pane_s, restatement_s) or (line.floor is not None and pane < line.floor)
 
 
-def changes_between(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lines: Mapping[str, Line]) -> list[Change]:
+def changes_between(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lines: Mapping[str, LineGrid]) -> list[PaneChange]:
     """What has to be added to the cells so that they hold ``after`` instead of ``before``.
 
     A head names the cell of the series ``all``, which the detector reads; other series are kept by whole panes.
@@ -108,7 +110,7 @@ def changes_between(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lin
     if not cells:
         return []
     sums = sum_groups(np.array(rows, dtype=np.int64)[picked], np.array(groups), len(cells))
-    return [Change(*cell, total) for cell, total in zip(cells, sums, strict=True)]  # type: ignore[arg-type]  # what contributes has them
+    return [PaneChange(*cell, total) for cell, total in zip(cells, sums, strict=True)]  # type: ignore[arg-type]  # what contributes has them
 
 
 def cell_of(head: Head, segment: str, pane_s: float) -> tuple[float, float]:
@@ -135,7 +137,7 @@ class PaneGrid(NamedTuple):
     floor: Floats
 
     @classmethod
-    def of(cls, kinds: Sequence[OutcomeGroup], of: Integers, lines: Mapping[str, Line]) -> PaneGrid:
+    def of(cls, kinds: Sequence[OutcomeGroup], of: Integers, lines: Mapping[str, LineGrid]) -> PaneGrid:
         """Of outcomes of these kinds, ``of`` telling which an outcome is."""
         said = [lines[kind.line] for kind in kinds]
         rows = [(line.pane_s, line.pane_s / line.splits, -np.inf if line.floor is None else line.floor) for line in said]
@@ -149,7 +151,7 @@ class PaneGrid(NamedTuple):
 
 def changes_of_new_heads(
     kinds: Sequence[OutcomeGroup], of: Integers, cells: Floats, grid: PaneGrid, contributions: Integers
-) -> list[Change]:
+) -> list[PaneChange]:
     """What new heads add to the cells, as :func:`changes_between` would say of them.
 
     Args:
@@ -178,13 +180,13 @@ def changes_of_new_heads(
     sums = sum_groups(contributions[head], group, len(codes))
     places = zip(number[first].tolist(), pane[first].tolist(), width[first].tolist(), sums, strict=True)
     return [
-        Change(line, model_id, segment, at, length, total)
+        PaneChange(line, model_id, segment, at, length, total)
         for (each, at, length, total) in places
         for line, model_id, segment in (names[each],)
     ]
 
 
-def merge_changes(some: Iterable[Change], others: Iterable[Change]) -> list[Change]:
+def merge_changes(some: Iterable[PaneChange], others: Iterable[PaneChange]) -> list[PaneChange]:
     """One change a cell."""
     cells = {change[:-1]: change for change in some}
     for change in others:

@@ -12,7 +12,7 @@ from faust.types import TP
 
 from schemas import SourceId
 from sql.database import Pool
-from sql.outcome_store import SourceStart, begin_source, newest_position, record_digest
+from sql.source_position_store import SourceStart, begin_source, newest_position, record_digest
 from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.security import kafka_security
 from streams.settings import Settings

@@ -21,7 +21,8 @@ from schemas.twin_models import Baseline
 from sql import audit_store as audit
 from sql.database import Connection
 from sql.model_card_rows import UnknownModel, load_card
-from sql.outcome_store import Head, pane_row
+from sql.outcome_store import Head
+from sql.pane_store import pane_row
 from streams.ingestion.revisions import cell_of
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 

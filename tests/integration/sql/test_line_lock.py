@@ -9,8 +9,7 @@ import asyncpg
 import pytest
 
 from sql.database import Pool, open_pool, transaction
-from sql.line_lock import queue_for_line, queue_to_share
-from sql.outcome_store import share_lines
+from sql.line_lock import queue_for_line, queue_to_share, share_lines
 from sql.window_store import lock_line
 from tests.outcomes import LINE, make_line
 

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from schemas import SourceId
-from sql import outcome_store as store
+from sql import source_position_store as store
 from sql.database import Pool, open_pool, transaction
 from sql.ledger import Ledger
 from streams.ingestion.pipeline import IngestResult, OutcomePipeline

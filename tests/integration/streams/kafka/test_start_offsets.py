@@ -14,9 +14,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from faust.types import TP
 
 from schemas import OutcomeEvent, SourceId
-from sql import outcome_store as store
+from sql import source_position_store as store
 from sql.database import Pool, open_pool, transaction
-from sql.outcome_store import PositionUpdate, record_digest
+from sql.source_position_store import PositionUpdate, record_digest
 from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.start_offsets import find_start_offsets
 from streams.kafka.topics import TOPICS, topic_of
@@ -74,7 +74,7 @@ async def read_up_to(pool: Pool, bootstrap: str, tp: TP, offset: int) -> None:
     await store.begin_source(pool, source)
     at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
     async with transaction(pool) as connection:
-        await store.move_position(
+        await store.advance_position(
             connection, source, PositionUpdate(offset, offset + 1, None, at, record_digest(record.key, record.value))
         )
 

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError
 from engine.fidelity.error_sums import contributions
 from schemas import DriftEvent, DriftState, RetrainEvent, SourceId
 from schemas.events import SUM_FIELDS
-from sql import outcome_store
+from sql import source_position_store
 from sql import window_store as store
 from sql.database import Pool, open_pool, transaction
 from sql.retrain_store import finished_trainings
@@ -65,7 +65,7 @@ class Recorder:
 async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     await make_line(fresh_database, CARD, pane_s=PANE_S, window_s=300.0)
     opened = await open_pool(dsn=fresh_database)
-    await outcome_store.begin_source(opened, SOURCE)
+    await source_position_store.begin_source(opened, SOURCE)
     yield opened
     await opened.close()
 

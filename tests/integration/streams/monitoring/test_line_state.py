@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaConnectionError
 from engine.fidelity.e_detector import accumulate
 from engine.fidelity.error_sums import add_sums, fidelity_metrics
 from schemas import DriftState, FidelityMetrics, FidelityWindow, SourceId
-from sql import outcome_store, window_store
+from sql import source_position_store, window_store
 from sql.database import Pool, clock, open_pool
 from sql.window_store import MonitoredLine, Snapshot, SourceState
 from streams.agents import fidelity
@@ -42,7 +42,7 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     await make_line(fresh_database, make_card(), pane_s=PANE_S, window_s=WINDOW_S)
     opened = await open_pool(dsn=fresh_database)
     for partition in range(SOURCES):
-        await outcome_store.begin_source(opened, SourceId(topic=TOPIC, partition=partition))
+        await source_position_store.begin_source(opened, SourceId(topic=TOPIC, partition=partition))
     yield opened
     await opened.close()
 

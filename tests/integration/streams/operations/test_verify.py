@@ -11,7 +11,7 @@ import pytest
 
 from schemas import FidelityWindow, SourceId
 from schemas.events import SUM_FIELDS
-from sql import audit_store, outcome_store, window_store
+from sql import audit_store, source_position_store, window_store
 from sql.database import Pool, clock, connect, open_pool
 from streams.ingestion.pipeline import OutcomePipeline
 from streams.ingestion.scoring_context import ContextLoader
@@ -35,7 +35,7 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     await make_line(fresh_database, make_card(), pane_s=60.0, window_s=300.0)
     opened = await open_pool(dsn=fresh_database)
     for partition in range(SOURCES):
-        await outcome_store.begin_source(opened, SourceId(topic=TOPIC, partition=partition))
+        await source_position_store.begin_source(opened, SourceId(topic=TOPIC, partition=partition))
     intake = OutcomePipeline(opened, ContextLoader(opened, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
     said = [outcome(number) for number in range(0, 3600, 40)]
     said += [outcome(3000, revision=2), outcome(3000, revision=1), outcome(3000, revision=2), outcome(7), b"bad", outcome(3590)]

@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 
 from engine.fidelity.error_sums import add_sums
 from schemas.events import SUM_FIELDS
-from sql.outcome_store import Change, Head, Line, OutcomeGroup
+from sql.line_lock import LineGrid
+from sql.outcome_store import Head, OutcomeGroup
+from sql.pane_store import PaneChange
 from streams.ingestion.revisions import PaneGrid, Revision, changes_between, changes_of_new_heads, merge_changes, resolve_revisions
 
-LINE = Line("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
-OTHER = Line("hcp:fabhalta:prescribing_change", 1, 300.0, 30.0, 1)
+LINE = LineGrid("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
+OTHER = LineGrid("hcp:fabhalta:prescribing_change", 1, 300.0, 30.0, 1)
 LINES = {line.line: line for line in (LINE, OTHER)}
 MODELS = {LINE.line: UUID(int=1), OTHER.line: UUID(int=2)}
 RESTATEMENT_S = 600.0
 
 
-def make_claim(event: int, revision: int, content: int, at: float, line: Line, value: int | None) -> tuple[Head, float]:
+def make_claim(event: int, revision: int, content: int, at: float, line: LineGrid, value: int | None) -> tuple[Head, float]:
     width = line.pane_s / line.splits
     counts = value is not None
     head = Head(
@@ -38,7 +40,7 @@ def make_claim(event: int, revision: int, content: int, at: float, line: Line, v
     return head, at
 
 
-def claims_of(earliest: int, *lines: Line) -> st.SearchStrategy[tuple[Head, float]]:
+def claims_of(earliest: int, *lines: LineGrid) -> st.SearchStrategy[tuple[Head, float]]:
     return st.builds(
         make_claim,
         event=st.integers(1, 5),
@@ -74,7 +76,7 @@ def in_slices(
     return fates, heads, {key: value for key, value in sums.items() if any(value)}
 
 
-def key_of(change: Change) -> tuple[object, ...]:
+def key_of(change: PaneChange) -> tuple[object, ...]:
     return change.line, change.model_id, change.segment, change.pane, change.width_s
 
 
@@ -166,7 +168,7 @@ def test_changes_of_one_cell_become_one(some: list[tuple[Head, float]], others: 
     assert sums_of(both) == sums_of([*one, *other])
 
 
-def sums_of(found: list[Change]) -> dict[tuple[object, ...], tuple[int, ...]]:
+def sums_of(found: list[PaneChange]) -> dict[tuple[object, ...], tuple[int, ...]]:
     sums: dict[tuple[object, ...], tuple[int, ...]] = {}
     for change in found:
         sums[key_of(change)] = add_sums([sums[key_of(change)], change.sums]) if key_of(change) in sums else tuple(change.sums)

@@ -19,12 +19,13 @@ from engine.fidelity.e_detector import DetectorState, accumulate
 from engine.fidelity.error_sums import add_sums
 from schemas import PaneRow
 from schemas.events import SUM_FIELDS
-from sql.outcome_store import Head, Line
+from sql.line_lock import LineGrid
+from sql.outcome_store import Head
 from streams.ingestion.revisions import Revision, changes_between, resolve_revisions
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
 MODEL = UUID(int=7)
-LINE = Line("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
+LINE = LineGrid("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
 PANE_S, WINDOW_S, CELL_S, RESTATEMENT_S = LINE.pane_s, 180.0, LINE.pane_s / LINE.splits, 300.0
 ALL = SeriesKey(MODEL, "all")
 FIRST = DetectorState(last_count=20)
