@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -20,9 +21,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas import Event, ExperimentResult, OutcomeEvent, SimulationAnswer, SimulationRequest
 from streams.client.outcome_table import outcome_events
+from streams.kafka.clients import open_consumer, open_producer
 from streams.kafka.records import Headers, event_headers, event_value
-from streams.kafka.security import kafka_security
-from streams.kafka.topics import MAX_RECORD_BYTES, topic_of
+from streams.kafka.topics import topic_of
 from streams.settings import Settings
 
 __all__ = ["NoAnswer", "TwinClient"]
@@ -47,30 +48,19 @@ class TwinClient:
         self._settings = settings
         self._name = name
         self._producer: AIOKafkaProducer | None = None
-        self._answers: AIOKafkaConsumer | None = None
+        self._clients = AsyncExitStack()
         self._listening: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
         self._waiting: defaultdict[bytes, set[asyncio.Future[SimulationAnswer]]] = defaultdict(set)
 
     async def __aenter__(self) -> Self:
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.kafka_bootstrap,
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=5,
-            max_request_size=MAX_RECORD_BYTES,
-            **kafka_security(self._settings),
-        )
-        await self._producer.start()
+        self._producer = await self._clients.enter_async_context(open_producer(self._settings))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._listening is not None:
             self._listening.cancel()
-        if self._answers is not None:
-            await self._answers.stop()
-        if self._producer is not None:
-            await self._producer.stop()
+        await self._clients.aclose()
 
     async def request(self, request: SimulationRequest, *, timeout_s: float = 60.0) -> SimulationAnswer:
         """Publish a request and wait for its answer; the same request again has the same answer.
@@ -148,14 +138,10 @@ class TwinClient:
     async def _listen(self) -> asyncio.Task[None]:
         async with self._opening:
             if self._listening is None:
-                self._answers = AIOKafkaConsumer(
-                    bootstrap_servers=self._settings.kafka_bootstrap, enable_auto_commit=False, **kafka_security(self._settings)
-                )
-                await self._answers.start()
-                await _stand_at_end(
-                    self._answers, [TopicPartition(ANSWERS, n) for n in await self._started().partitions_for(ANSWERS)]
-                )
-                self._listening = asyncio.create_task(self._hand_out(self._answers))
+                consumer = await self._clients.enter_async_context(open_consumer(self._settings))
+                partitions = await self._started().partitions_for(ANSWERS)
+                await _stand_at_end(consumer, [TopicPartition(ANSWERS, partition) for partition in partitions])
+                self._listening = asyncio.create_task(self._hand_out(consumer))
             return self._listening
 
     async def _hand_out(self, consumer: AIOKafkaConsumer) -> None:

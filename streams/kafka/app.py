@@ -14,13 +14,13 @@ from yarl import URL
 from schemas import Event
 from sql.database import Pool, open_pool
 from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffset, StartOffsetFinder
-from streams.kafka.records import Headers, RawRecord, event_headers, event_value
-from streams.kafka.security import faust_credentials
-from streams.kafka.topics import MAX_RECORD_BYTES, PARTITIONS, topic_of
+from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
+from streams.kafka.security import kafka_security
+from streams.kafka.topics import PARTITIONS, topic_of
 from streams.retries import retry_transient
 from streams.settings import Role, Settings
 
-__all__ = ["TwinApp"]
+__all__ = ["TwinApp", "faust_credentials"]
 
 _OPENINGS = 5  # some seconds: a role that is asked to stop shall not wait for Postgres here
 _SLICES_BUFFERED = 32  # more than Faust sleeps when all are full: a second and a half of work
@@ -146,6 +146,19 @@ class _FatalSends(faust.Sensor):  # type: ignore[misc]  # untyped
 async def committed_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
     """Begin where the group stopped, at the beginning of a partition that it has never read."""
     return {tp: StartOffset(offset or 0) for tp, offset in committed.items()}
+
+
+def faust_credentials(settings: Settings) -> faust.Credentials | None:
+    """The arguments of :func:`kafka_security` as ``broker_credentials`` of a Faust app."""
+    security = kafka_security(settings)
+    if "sasl_mechanism" in security:
+        return faust.SASLCredentials(
+            username=security["sasl_plain_username"],
+            password=security["sasl_plain_password"],
+            mechanism=security["sasl_mechanism"],
+            ssl_context=security["ssl_context"],
+        )
+    return faust.SSLCredentials(security["ssl_context"]) if security["ssl_context"] else None
 
 
 def _options(role: Role, settings: Settings, *, sliced: bool) -> dict[str, Any]:

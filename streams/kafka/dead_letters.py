@@ -10,8 +10,8 @@ from typing import Protocol
 from schemas import SourceId
 from sql.dead_letter_store import RefusedRecord, add_refused_once, mark_refused_sent, refusal_id
 from streams.kafka.app import TwinApp
-from streams.kafka.records import Headers, RawRecord
-from streams.kafka.topics import DEAD_LETTERS, MAX_RECORD_BYTES, PARTITIONS
+from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
+from streams.kafka.topics import DEAD_LETTERS, PARTITIONS
 from streams.metrics import REFUSED
 
 __all__ = [

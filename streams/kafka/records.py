@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 from schemas import Event
 
-__all__ = ["Headers", "RawRecord", "event_headers", "event_value"]
+__all__ = ["MAX_RECORD_BYTES", "Headers", "RawRecord", "event_headers", "event_value"]
+
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+"""Most bytes of a batch of records that a topic takes, as it is sent."""
 
 Headers = list[tuple[str, bytes | None]]
 _FRAME, _FRAME_OF_HEADER = 1024, 16  # more than Kafka needs around a record and around each of its headers

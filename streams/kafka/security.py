@@ -5,11 +5,9 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
-import faust
-
 from streams.settings import Settings
 
-__all__ = ["faust_credentials", "kafka_security"]
+__all__ = ["kafka_security"]
 
 
 def kafka_security(settings: Settings) -> dict[str, Any]:
@@ -28,19 +26,6 @@ def kafka_security(settings: Settings) -> dict[str, Any]:
             "sasl_plain_password": settings.kafka_password.get_secret_value(),
         }
     return arguments
-
-
-def faust_credentials(settings: Settings) -> faust.Credentials | None:
-    """The same as :func:`kafka_security`, as ``broker_credentials`` of a Faust app."""
-    known = kafka_security(settings)
-    if "sasl_mechanism" in known:
-        return faust.SASLCredentials(
-            username=known["sasl_plain_username"],
-            password=known["sasl_plain_password"],
-            mechanism=known["sasl_mechanism"],
-            ssl_context=known["ssl_context"],
-        )
-    return faust.SSLCredentials(known["ssl_context"]) if known["ssl_context"] else None
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -14,7 +14,7 @@ from schemas import SourceId
 from sql.database import Pool
 from sql.source_position_store import SourceStart, begin_source, newest_position, record_digest
 from streams.kafka.batch_consumer import StartOffset
-from streams.kafka.security import kafka_security
+from streams.kafka.clients import open_consumer
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,17 +31,8 @@ async def find_start_offsets(settings: Settings, pool: Pool, committed: Mapping[
     The position in Postgres wins over the group's offset where it is lower. A topic was made anew when the record up to which it
     was read is no longer there as it was; a record that fell to retention proves nothing.
     """
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        **kafka_security(settings),
-    )
-    await consumer.start()
-    try:
+    async with open_consumer(settings) as consumer:
         return {tp: await _start(consumer, pool, tp, offset) for tp, offset in committed.items()}
-    finally:
-        await consumer.stop()
 
 
 async def _start(consumer: AIOKafkaConsumer, pool: Pool, tp: TP, committed: int | None) -> StartOffset:

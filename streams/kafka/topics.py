@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from schemas import EVENTS, Event
+from streams.kafka.clients import open_admin
+from streams.kafka.records import MAX_RECORD_BYTES
+from streams.settings import Settings
 
-__all__ = ["CHANGELOGS", "DEAD_LETTERS", "MAX_RECORD_BYTES", "PARTITIONS", "TOPICS", "Topic", "create_topics", "topic_of"]
+__all__ = ["CHANGELOGS", "DEAD_LETTERS", "PARTITIONS", "TOPICS", "Topic", "create_topics", "topic_of"]
 
 _DAY_MS = 86_400_000
 DEAD_LETTERS = "dead-letters"
-MAX_RECORD_BYTES = 8 * 1024 * 1024
-"""Bytes of a batch of records, as it travels, that a topic takes at most."""
 
 
 @dataclass(frozen=True)
@@ -73,30 +73,23 @@ def topic_of(event: type[Event]) -> str:
     return next(topic for topic, carried in EVENTS.items() if carried is event)
 
 
-async def create_topics(bootstrap: str, *, replication: int = 1, **security: Any) -> list[str]:
-    """Create the topics that are not there yet, and return their names.
-
-    ``security`` is what ``streams.kafka.security.kafka_security`` gives.
+async def create_topics(settings: Settings) -> list[str]:
+    """Create the topics that are missing, and return their names.
 
     Raises:
         aiokafka.errors.KafkaError: when the broker refuses one.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **security)
-    await admin.start()
-    try:
-        reply = await admin.create_topics(
-            [
-                NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.configuration())
-                for topic in (*TOPICS, *CHANGELOGS)
-            ]
-        )
-    finally:
-        await admin.close()
-    made = []
+    new_topics = [
+        NewTopic(topic.name, topic.partitions, settings.kafka_replication, topic_configs=topic.configuration())
+        for topic in (*TOPICS, *CHANGELOGS)
+    ]
+    async with open_admin(settings) as admin:
+        reply = await admin.create_topics(new_topics)
+    created = []
     for name, code, *_ in reply.topic_errors:
         error = for_code(code)
         if code == 0:
-            made.append(name)
+            created.append(name)
         elif error is not TopicAlreadyExistsError:
             raise error(f"topic {name} cannot be created")
-    return made
+    return created

@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import ValidationError
 
 from schemas import ExperimentResult, SimulationRequest
@@ -18,8 +17,8 @@ from sql.dead_letter_store import refused_in_range
 from sql.replay_store import OffsetRange, existing_experiments
 from sql.simulation_store import find_runs
 from streams.client.twin_client import TwinClient
+from streams.kafka.clients import open_admin
 from streams.kafka.dead_letters import foreign_headers
-from streams.kafka.security import kafka_security
 from streams.kafka.topics import topic_of
 from streams.operations.replay_report import PublishedRecord, ReplayReport
 from streams.settings import Settings
@@ -118,12 +117,8 @@ def _experiment(value: bytes | None) -> ExperimentResult | None:
 
 async def _committed_offsets(settings: Settings, topic: str) -> dict[int, int]:
     """Offsets that the consumer group of the topic's role has committed, by partition."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap, **kafka_security(settings))
-    await admin.start()
-    try:
+    async with open_admin(settings) as admin:
         offsets = await admin.list_consumer_group_offsets(_GROUPS[topic])
-    finally:
-        await admin.close()
     return {tp.partition: committed.offset for tp, committed in offsets.items() if tp.topic == topic}
 
 

@@ -16,7 +16,7 @@ from schemas import ExperimentResult, OutcomeEvent, SimulationRequest
 from schemas.base import one_of
 from sql.database import Pool
 from sql.replay_store import OffsetRange
-from streams.kafka.security import kafka_security
+from streams.kafka.clients import open_consumer
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, topic_of
 from streams.operations.outcome_replay import replay_outcomes
 from streams.operations.record_replay import replay_records
@@ -84,9 +84,7 @@ async def replay_topic(
     """
     _check(topic, partitions)
     report = ReplayReport(topic, dry_run)
-    async with AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap, enable_auto_commit=False, **kafka_security(settings)
-    ) as consumer:
+    async with open_consumer(settings) as consumer:
         report.ranges = await _offset_ranges(consumer, topic, begin, end, partitions or range(PARTITIONS[topic]))
         if topic == _OUTCOMES:
             await replay_outcomes(settings, pool, report)

@@ -22,7 +22,7 @@ from engine.fidelity.windows import pane_start, window_starts
 from schemas import FidelityMetrics, FidelityWindow, PaneRow
 from sql import audit_store as audit
 from sql.dead_letter_store import unsent_refused_before
-from streams.kafka.security import kafka_security
+from streams.kafka.clients import open_consumer
 from streams.kafka.topics import DEAD_LETTERS, TOPICS, topic_of
 from streams.monitoring.window_state import SeriesKey, WindowKey
 from streams.operations.recomputation import ExpectedWindow, Findings, Grids, recompute
@@ -213,16 +213,7 @@ def _metrics(row: asyncpg.Record) -> FidelityMetrics:
 @asynccontextmanager
 async def _listening(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer of everything that was ever said of windows."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        **kafka_security(settings),
-    )
-    await consumer.start()
-    try:
+    async with open_consumer(settings) as consumer:
         made = _SAID.name in await consumer.topics()
         consumer.assign([TopicPartition(_SAID.name, partition) for partition in range(_SAID.partitions if made else 0)])
         yield consumer
-    finally:
-        await consumer.stop()

@@ -9,11 +9,10 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
 
 from schemas import EVENTS
 from streams.kafka.app import TwinApp
-from streams.kafka.security import kafka_security
+from streams.kafka.clients import open_admin
 from streams.metrics import SOURCE_LAG
 from streams.retries import retry_transient
 from streams.services import Services
@@ -102,11 +101,8 @@ class _RoleRunner:
         await connection.close()
 
     async def _kafka_answers(self) -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka_bootstrap, **kafka_security(self.settings))
-        try:
-            await producer.start()
-        finally:
-            await producer.stop()
+        async with open_admin(self.settings):
+            pass
 
     def _unready(self) -> str | None:
         if self.app is None:

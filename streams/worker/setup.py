@@ -16,7 +16,6 @@ from sql.ledger import Ledger
 from sql.migrate import migrate
 from streams.client.outcome_table import outcome_events
 from streams.client.twin_client import TwinClient
-from streams.kafka.security import kafka_security
 from streams.kafka.topics import create_topics
 from streams.settings import Settings
 from streams.training.feature_sources import checked_outcomes, feature_source
@@ -33,7 +32,7 @@ async def prepare(settings: Settings) -> dict[str, list[str]]:
     from streams.registry.mlflow_registry import prepare_store  # noqa: PLC0415  # it brings MLflow in, which most commands do without
 
     applied = await migrate(settings.postgres_dsn.get_secret_value())
-    topics = await create_topics(settings.kafka_bootstrap, replication=settings.kafka_replication, **kafka_security(settings))
+    topics = await create_topics(settings)
     await asyncio.to_thread(prepare_store, settings.mlflow_uri)
     return {"migrations": applied, "topics": topics}
 

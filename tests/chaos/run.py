@@ -144,7 +144,7 @@ async def burn(home: Path, orders: Orders, champion: Champion, say: Say) -> Verd
 
 async def _prepare(settings: Settings, champion: Champion) -> None:
     await migrate(settings.postgres_dsn.get_secret_value())
-    await create_topics(settings.kafka_bootstrap)
+    await create_topics(settings)
     pool = await open_pool(settings)
     try:
         ledger = Ledger(pool)

@@ -14,7 +14,6 @@ import aiohttp
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from click.testing import CliRunner
 
 from deploy.stack.part import free_port, is_free
@@ -27,6 +26,7 @@ from sql.ledger import Artifact, Ledger
 from streams.cli import main as cli
 from streams.cli import output as terminal
 from streams.client.twin_client import TwinClient
+from streams.kafka.clients import open_admin
 from streams.kafka.topics import DEAD_LETTERS, TOPICS, create_topics, topic_of
 from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
 from streams.settings import ROLES, Role, Settings
@@ -61,15 +61,12 @@ def saved(champion: TwinModel, mlflow_store: str) -> Artifact:
 @pytest.fixture
 async def empty_kafka(kafka_bootstrap: str) -> str:
     """Topics of the service as they are on the first day, without Faust's changelogs; with a topic go its groups' offsets."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
-    await admin.start()
-    try:
+    settings = Settings(kafka_bootstrap=kafka_bootstrap)
+    async with open_admin(settings) as admin:
         while ours := [name for name in await admin.list_topics() if name in _NAMES or name.startswith("twinstream-")]:
             await admin.delete_topics(ours)
             await asyncio.sleep(0.1)
-    finally:
-        await admin.close()
-    await create_topics(kafka_bootstrap)
+    await create_topics(settings)
     return kafka_bootstrap
 
 

@@ -40,7 +40,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 async def settings(stack: LocalStack, mlflow_store: str, tmp_path: Path) -> Settings:
     """A service on these parts, with a line and its champion."""
     await migrate(stack.postgres_dsn)
-    await create_topics(stack.kafka_bootstrap)
+    await create_topics(Settings(kafka_bootstrap=stack.kafka_bootstrap))
     await make_line(stack.postgres_dsn, make_card())
     return Settings(
         kafka_bootstrap=stack.kafka_bootstrap,

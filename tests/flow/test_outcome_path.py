@@ -454,4 +454,4 @@ async def make_anew(settings: Settings, topic: str) -> None:
             await asyncio.sleep(0.1)
     finally:
         await admin.close()
-    await create_topics(settings.kafka_bootstrap)
+    await create_topics(settings)
