@@ -14,7 +14,7 @@ import pandas as pd
 
 from engine.fidelity.drift_rules import Reference, evaluate_rules
 from engine.fidelity.error_sums import N_MOMENTS, OUTLIER_DEVIATIONS, interval_coverage, metrics_from_moments, moments
-from schemas.base import one_of
+from schemas.base import require_one_of
 from schemas.fidelity_models import DRIFT_RULES, DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
 
 __all__ = ["FidelityTracker"]
@@ -145,7 +145,7 @@ class _Pairs:
 def _rules(limits: Mapping[str, float]) -> tuple[DriftRule, ...]:
     named = {rule.name: rule for rule in DRIFT_RULES}
     for name in limits:
-        one_of("drift rule", name, named)
+        require_one_of("drift rule", name, named)
     return tuple(DriftRule(**{**rule.model_dump(), "limit": limits.get(name, rule.limit)}) for name, rule in named.items())
 
 

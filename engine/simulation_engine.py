@@ -21,21 +21,21 @@ import pandas as pd
 
 from engine.effects.effect_model import (
     Design,
+    build_design,
     catalogue_prior,
-    design_of,
     dose_response,
-    drawn_dose,
-    drawn_effect,
-    normals,
+    draw_dose,
+    draw_effect,
+    normal_draws,
     typical_dose,
-    weighted,
+    weighted_sum,
 )
-from engine.effects.intervals import Summary, deviation, interval, simultaneous_reach, summary
-from engine.effects.population_filter import EmptyPopulation, select
+from engine.effects.intervals import Summary, interval, simultaneous_half_width, standard_deviation, summary
+from engine.effects.population_filter import EmptyPopulation, select_twins
 from engine.effects.sample_size import two_sample
-from engine.effects.subgroups import Groups, groups_of, shrinkage, subgroup_effects, sums_by_group
-from schemas.base import one_of
-from schemas.columns import levels_of
+from engine.effects.subgroups import Groups, group_by_level, shrinkage, subgroup_effects, sums_by_group
+from schemas.base import require_one_of
+from schemas.columns import encode_levels
 from schemas.filters import Filters, canonical_filters
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
 from schemas.simulation_models import (
@@ -142,7 +142,7 @@ class SimulationEngine:
             EmptyPopulation: when no twin satisfies the filters.
             ValueError: for a filter that means nothing for this twin type.
         """
-        chosen = select(self.population, filters)
+        chosen = select_twins(self.population, filters)
         design = self._design.among(chosen)
         with np.errstate(over="ignore", invalid="ignore"):  # draws that are no numbers are told apart by the summary
             drawn = self._drawn(design, intervention)
@@ -178,7 +178,7 @@ class SimulationEngine:
 
     def estimate_treatment_effect(self, twin: DigitalTwin, intervention: InterventionConfig) -> float:
         """Expected effect on one twin, a fraction on the target's scale, positive = desired."""
-        design = design_of(pd.DataFrame([twin.features]))
+        design = build_design(pd.DataFrame([twin.features]))
         return float(self._expected(design, intervention)[0])
 
     def twin_effects(self, intervention: InterventionConfig) -> Array:
@@ -213,7 +213,7 @@ class SimulationEngine:
         Raises:
             EmptyPopulation, ValueError: as :meth:`simulate`.
         """
-        design = self._design.among(select(self.population, filters))
+        design = self._design.among(select_twins(self.population, filters))
         drawn = self._reached(design, intervention, np.ones(self.n_draws)).average
         return Reach(mean=float(drawn.mean()), sd=float(drawn.std()))
 
@@ -225,21 +225,23 @@ class SimulationEngine:
         Raises:
             ValueError: when the two differ in length.
         """
-        effects, found = np.asarray(list(results), dtype=float), groups_of(levels_of(pd.Series(groups)))
+        effects, found = np.asarray(list(results), dtype=float), group_by_level(encode_levels(pd.Series(groups)))
         if len(effects) != len(found.places):
             raise ValueError(f"{len(effects)} results and {len(found.places)} groups: one group a result is needed")
-        scale = 1.0 + UNCALIBRATED_SPREAD * normals(1, self.n_draws, self.seed, "scale")[0]
+        scale = 1.0 + UNCALIBRATED_SPREAD * normal_draws(1, self.n_draws, self.seed, "scale")[0]
         drawn = _Drawn(effects, np.zeros((0, len(effects))), scale, np.zeros((0, self.n_draws)))
         return self._by_dimension({"group": found}, drawn)
 
     @cached_property
     def _design(self) -> Design:
-        return design_of(self.population.columns)
+        return build_design(self.population.columns)
 
     @cached_property
     def _groups(self) -> dict[str, Groups]:
         dimensions = TWIN_TYPES[self.population.twin_type].dimensions
-        return {name: groups_of(self.population.columns.levels(name)) for name in dimensions if name in self.population.columns}
+        return {
+            name: group_by_level(self.population.columns.levels(name)) for name in dimensions if name in self.population.columns
+        }
 
     @property
     def _target(self) -> Target:
@@ -249,21 +251,21 @@ class SimulationEngine:
         return self.priors.get(intervention.intervention_type) or catalogue_prior(intervention.intervention_type)
 
     def _drawn(self, design: Design, intervention: InterventionConfig) -> _Drawn:
-        return self._reached(design, intervention, drawn_effect(self._prior(intervention), self.n_draws, self.seed))
+        return self._reached(design, intervention, draw_effect(self._prior(intervention), self.n_draws, self.seed))
 
     def _reached(self, design: Design, intervention: InterventionConfig, effect: Array) -> _Drawn:
         """What is left of draws of the base effect ``(n_draws,)`` at this dose; the doses of one intervention share their draws."""
         return _Drawn(
             design.factors(intervention.channel),
             design.terms,
-            effect * dose_response(intervention, drawn_dose(intervention, self.n_draws, self.seed)),
+            effect * dose_response(intervention, draw_dose(intervention, self.n_draws, self.seed)),
             design.deviations(intervention.channel, self.n_draws, self.seed),
         )
 
     def _expected(self, design: Design, intervention: InterventionConfig) -> Array:
         drawn = self._drawn(design, intervention)
         slopes = np.mean(drawn.deviations * drawn.scale, axis=1)
-        return np.asarray(drawn.factors * (drawn.scale.mean() + weighted(drawn.terms, slopes)))
+        return np.asarray(drawn.factors * (drawn.scale.mean() + weighted_sum(drawn.terms, slopes)))
 
     def _recommend(self, estimate: float, worthwhile: float) -> tuple[SimulationRecommendation, str]:
         threshold, needed = self.min_effect_threshold, self.confidence_threshold
@@ -305,7 +307,7 @@ class SimulationEngine:
         if not alternatives:
             return ()
         differences = np.array(others) - first
-        reach = simultaneous_reach(differences, self.confidence_level).tolist()
+        reach = simultaneous_half_width(differences, self.confidence_level).tolist()
         wins = _wins([first, *others])[1:].tolist()
         told = [summary(draws, self.confidence_level) for draws in others]
         return tuple(map(_alternative, alternatives, told, differences.mean(axis=1).tolist(), reach, wins))
@@ -318,9 +320,9 @@ class SimulationEngine:
         """
         means = np.mean(draws, axis=1)
         best, runner_up = np.argsort(-means, kind="stable")[:2].tolist()
-        reach = float(simultaneous_reach(np.array(draws), self.confidence_level)[best])
+        reach = float(simultaneous_half_width(np.array(draws), self.confidence_level)[best])
         lead = draws[best] - np.delete(draws, best, axis=0)
-        spare = float(simultaneous_reach(lead, self.confidence_level)[runner_up - (runner_up > best)])
+        spare = float(simultaneous_half_width(lead, self.confidence_level)[runner_up - (runner_up > best)])
         margin = float(means[best] - means[runner_up])
         return BestChoice(
             intervention=candidates[best],
@@ -337,7 +339,7 @@ class SimulationEngine:
         frame, target = self.population.frame, self._target
         if target.name not in frame:
             return {"missing": f"these twins have no drawn {target.name}, so its variance is unknown"}
-        outcome_sd = deviation(frame[target.name].to_numpy(dtype=float)[chosen])
+        outcome_sd = standard_deviation(frame[target.name].to_numpy(dtype=float)[chosen])
         expected = frame[BEHAVIOUR].to_numpy(dtype=float)[chosen]
         change = self.min_effect_threshold * float(np.mean(np.abs(target.desired_change(expected))))
         if not outcome_sd > 0 or not change > 0:
@@ -413,7 +415,7 @@ class _Drawn:
     def average(self) -> Array:
         """Average effect under each draw, shape ``(n_draws,)``."""
         _, level, _, *slopes = [moment.mean() for moment in self.moments()]
-        return np.asarray(self.scale * (level + weighted(self.deviations, np.array(slopes))))
+        return np.asarray(self.scale * (level + weighted_sum(self.deviations, np.array(slopes))))
 
     def of_twins(self, rows: slice) -> Array:
         """Effect on each of some twins under each draw, shape ``(rows, n_draws)``."""
@@ -438,7 +440,9 @@ class _Drawn:
         of_dimension = zip(*(np.split(each, ends) for each in (draws.mean(axis=1), n, within)), strict=True)
         kept, left = np.concatenate([shrinkage(*each) for each in of_dimension], axis=1)
         draws *= kept[:, None]
-        draws += left[:, None] * normals(1, len(self.scale), seed, "subgroups")  # each group is told by itself: one row serves all
+        draws += left[:, None] * normal_draws(
+            1, len(self.scale), seed, "subgroups"
+        )  # each group is told by itself: one row serves all
         draws += self.average
         return n, draws
 
@@ -489,7 +493,7 @@ def _usable(correlation: float | None) -> float:
 
 def _checked(priors: Mapping[str, EffectPrior]) -> dict[str, EffectPrior]:
     for name, prior in priors.items():
-        if one_of("intervention_type", name, INTERVENTIONS) != prior.intervention_type:
+        if require_one_of("intervention_type", name, INTERVENTIONS) != prior.intervention_type:
             raise ValueError(f"the prior of {name} is about {prior.intervention_type}")
     return dict(priors)
 

@@ -25,7 +25,7 @@ from schemas.filters import Filters
 from schemas.twin_models import Baseline, ModelCard, ModelType, TwinModelMetrics, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, Brand, TwinType, TwinTypeEntry
 
-__all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "unchecked"]
+__all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "skip_check"]
 
 Array = npt.NDArray[np.float64]
 
@@ -49,13 +49,13 @@ class ModelRegistry(Protocol):
 
 
 class SelectionCheck(Protocol):
-    """A second opinion on which columns the outcome is learned from, such as :func:`engine.twins.causal_checks.cross_checked`."""
+    """A second opinion on which columns the outcome is learned from, such as :func:`engine.twins.causal_checks.cross_check`."""
 
     def __call__(self, selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:
         """The selection with what was found; a ``ValueError`` stops the training."""
 
 
-def unchecked(selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:  # noqa: ARG001
+def skip_check(selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:  # noqa: ARG001
     """The selection as it is."""
     return selection
 
@@ -94,7 +94,7 @@ class TwinGenerator:
         *,
         model_type: ModelType = "auto",
         graph: CausalGraph | None = None,
-        check: SelectionCheck = unchecked,
+        check: SelectionCheck = skip_check,
         n_jobs: int = -1,
         seed: int = 0,
         registry: ModelRegistry | None = None,

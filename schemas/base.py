@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-__all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "one_of"]
+__all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "require_one_of"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
 """A real number; minus zero is zero, so that equal values are written alike."""
@@ -38,7 +38,7 @@ class Frozen(Record):
     model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=(), frozen=True)
 
 
-def one_of(kind: str, value: str, allowed: Iterable[str]) -> str:
+def require_one_of(kind: str, value: str, allowed: Iterable[str]) -> str:
     """Return ``value`` when it is allowed.
 
     Raises:

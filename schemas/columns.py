@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["Columns", "Levels", "levels_of"]
+__all__ = ["Columns", "Levels", "encode_levels"]
 
 Array = npt.NDArray[np.float64]
 
@@ -20,7 +20,7 @@ class Levels(NamedTuple):
     found: tuple[Any, ...]
 
 
-def levels_of(column: pd.Series[Any]) -> Levels:
+def encode_levels(column: pd.Series[Any]) -> Levels:
     """The levels of a column.
 
     Example:
@@ -54,5 +54,5 @@ class Columns:
     def levels(self, name: str) -> Levels:
         """The levels of a column."""
         if name not in self._levels:
-            self._levels[name] = levels_of(self.frame[name])
+            self._levels[name] = encode_levels(self.frame[name])
         return self._levels[name]

@@ -95,7 +95,7 @@ class SimulationRequest(Event):
         return model_line(self.twin_type, self.brand, self.target)
 
     @property
-    def drawn_seed(self) -> int:
+    def effective_seed(self) -> int:
         """The seed, derived from the id where none was given, in [0, 2**63)."""
         return self.seed if self.seed is not None else self.simulation_id.int % 2**63
 

@@ -59,7 +59,7 @@ class Condition(Frozen):
         return np.asarray(met.fillna(value=False), dtype=bool)
 
 
-def given(filters: Filters) -> dict[str, Any]:
+def filter_values(filters: Filters) -> dict[str, Any]:
     """What a filter says, without the words that it leaves open."""
     said = filters.model_dump() if isinstance(filters, PopulationFilter) else dict(filters or {})
     return {word: value for word, value in said.items() if value is not None}
@@ -71,7 +71,7 @@ def conditions(twin_type: TwinType, filters: Filters) -> tuple[Condition, ...]:
     Raises:
         ValueError: for a word or a value that means nothing for this twin type; it names what would be allowed.
     """
-    return tuple(_condition(twin_type, word, value) for word, value in sorted(given(filters).items()))
+    return tuple(_condition(twin_type, word, value) for word, value in sorted(filter_values(filters).items()))
 
 
 def canonical_filters(twin_type: TwinType, filters: Filters) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field, field_validator
 
-from schemas.base import Finite, Frozen, Moment, Probability, Record, one_of
+from schemas.base import Finite, Frozen, Moment, Probability, Record, require_one_of
 from schemas.filters import PopulationFilter
 from schemas.interventions import INTERVENTIONS, Channel, Frequency
 
@@ -41,17 +41,17 @@ class InterventionConfig(Frozen):
     @field_validator("intervention_type")
     @classmethod
     def _known_intervention(cls, value: str) -> str:
-        return one_of("intervention_type", value, INTERVENTIONS)
+        return require_one_of("intervention_type", value, INTERVENTIONS)
 
     @field_validator("channel")
     @classmethod
     def _known_channel(cls, value: str) -> str:
-        return one_of("channel", value, Channel)
+        return require_one_of("channel", value, Channel)
 
     @field_validator("frequency")
     @classmethod
     def _known_frequency(cls, value: str) -> str:
-        return one_of("frequency", value, Frequency)
+        return require_one_of("frequency", value, Frequency)
 
 
 class SimulationRecommendation(StrEnum):

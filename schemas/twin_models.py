@@ -217,7 +217,7 @@ class TwinPopulation(Frozen):
 
     def __init__(self, *, twins: Sequence[DigitalTwin] | None = None, **fields: Any) -> None:
         if twins is not None:
-            fields["frame"] = frame_of(twins, fields["model"])
+            fields["frame"] = twins_to_frame(twins, fields["model"])
             fields.setdefault("twin_count", len(twins))
         super().__init__(**fields)
         if twins is not None:
@@ -288,7 +288,7 @@ class TwinPopulation(Frozen):
         return conditions(self.twin_type, self.filters_applied)
 
 
-def frame_of(twins: Sequence[DigitalTwin], model: ModelCard) -> pd.DataFrame:
+def twins_to_frame(twins: Sequence[DigitalTwin], model: ModelCard) -> pd.DataFrame:
     """The table that twins come from: features, drawn outcome where they tell it, ``baseline_behavior``."""
     frame = pd.DataFrame([twin.features for twin in twins], columns=list(model.features))
     outcomes = [twin.metadata.get("outcome") for twin in twins]

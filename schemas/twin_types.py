@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from schemas.base import one_of
+from schemas.base import require_one_of
 
 __all__ = [
     "ALL_ROWS",
@@ -133,7 +133,7 @@ class TwinTypeEntry:
         if name is None:
             return self.default_target
         if name not in self.declared:
-            one_of(f"target of {self.twin_type} twins", name, self.declared)
+            require_one_of(f"target of {self.twin_type} twins", name, self.declared)
         return self.declared[name]
 
 
@@ -241,6 +241,6 @@ def line_parts(line: str) -> tuple[TwinType, Brand, str]:
     parts = line.split(":")
     if len(parts) != 3:
         raise ValueError(f"model line {line!r} is not twin_type:brand:target, for example hcp:kisqali:prescribing_change")
-    twin_type = TwinType(one_of("twin type", parts[0], TwinType))
-    brand = Brand(one_of("brand", parts[1], Brand))
+    twin_type = TwinType(require_one_of("twin type", parts[0], TwinType))
+    brand = Brand(require_one_of("brand", parts[1], Brand))
     return twin_type, brand, TWIN_TYPES[twin_type].target(parts[2]).name

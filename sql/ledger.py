@@ -14,7 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
-from schemas.base import one_of
+from schemas.base import require_one_of
 from schemas.events import ModelEvent
 from schemas.twin_models import ModelCard
 from sql.database import Connection, Database, transaction
@@ -322,7 +322,7 @@ class Ledger:
             ValueError: for a policy that is none of ``POLICIES``.
             UnknownLine: for a line that nobody knows.
         """
-        one_of("policy", policy, POLICIES)
+        require_one_of("policy", policy, POLICIES)
         async with transaction(self._database) as connection:
             standing = await self._lock(connection, line)
             before = await Ledger(connection).policy(line)

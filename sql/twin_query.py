@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from schemas.base import one_of
+from schemas.base import require_one_of
 from schemas.filters import Condition, PopulationFilter, conditions
 from schemas.twin_types import Brand, TwinType
 
@@ -52,7 +52,7 @@ def twin_query(filters: Mapping[str, Any] | PopulationFilter) -> TwinQuery:
 
 
 def _types(twin_type: Any) -> list[TwinType]:
-    return list(TwinType) if twin_type is None else [TwinType(one_of("twin type", twin_type, TwinType))]
+    return list(TwinType) if twin_type is None else [TwinType(require_one_of("twin type", twin_type, TwinType))]
 
 
 def _of_types(query: TwinQuery, twin_types: list[TwinType], words: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from engine.effects.effect_model import dose_response, drawn_dose
+from engine.effects.effect_model import dose_response, draw_dose
 from schemas.events import ExperimentResult
 from schemas.simulation_models import EffectPrior, InterventionConfig, Reach
 
@@ -173,7 +173,7 @@ def _at_reference(experiment: ExperimentResult, prior: EffectPrior, reach: Reach
 
 @lru_cache(maxsize=256)
 def _of_the_dose(config: InterventionConfig) -> Reach:
-    drawn = np.broadcast_to(dose_response(config, drawn_dose(config, _DOSE_DRAWS, seed=0)), _DOSE_DRAWS)
+    drawn = np.broadcast_to(dose_response(config, draw_dose(config, _DOSE_DRAWS, seed=0)), _DOSE_DRAWS)
     return Reach(mean=float(drawn.mean()), sd=float(drawn.std()))
 
 

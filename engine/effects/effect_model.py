@@ -42,12 +42,12 @@ from schemas.simulation_models import EffectPrior, InterventionConfig
 __all__ = [
     "Design",
     "Dose",
+    "build_design",
     "catalogue_prior",
-    "design_of",
     "dose_response",
-    "drawn_dose",
-    "drawn_effect",
-    "normals",
+    "draw_dose",
+    "draw_effect",
+    "normal_draws",
     "typical_dose",
 ]
 
@@ -68,7 +68,7 @@ def catalogue_prior(intervention_type: str) -> EffectPrior:
     return EffectPrior(intervention_type=entry.name, mean=entry.effect.mean, sd=entry.effect.sd, source=entry.source)
 
 
-def normals(rows: int, n_draws: int, seed: int, purpose: str) -> Array:
+def normal_draws(rows: int, n_draws: int, seed: int, purpose: str) -> Array:
     """Standard normal draws, shape ``(rows, n_draws)``, the same for the same seed and purpose whatever else is drawn.
 
     Each row holds the midpoints of ``n_draws`` equally likely strata in random order (a Latin hypercube): its mean is 0 and its
@@ -122,7 +122,7 @@ def typical_dose(config: InterventionConfig) -> Dose:
     )
 
 
-def drawn_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
+def draw_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
     """The parameters as draws; two configurations of one intervention share theirs.
 
     Example:
@@ -131,8 +131,8 @@ def drawn_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
         4.0
     """
     entry = INTERVENTIONS[config.intervention_type]
-    halves = normals(3, n_draws, seed, f"{entry.name} dose")
-    channel = normals(1, n_draws, seed, f"{entry.name} by {config.channel}")[0]
+    halves = normal_draws(3, n_draws, seed, f"{entry.name} dose")
+    channel = normal_draws(1, n_draws, seed, f"{entry.name} by {config.channel}")[0]
     return Dose(
         _positive(entry.half_contacts, halves[0]),
         _positive(entry.half_weeks, halves[1]),
@@ -177,7 +177,7 @@ def contacts(frequency: str, weeks: float) -> float:
     return max(1.0, float(CONTACTS_A_MONTH[Frequency(frequency)]) * weeks / _WEEKS_A_MONTH)
 
 
-def drawn_effect(prior: EffectPrior, n_draws: int, seed: int) -> Array:
+def draw_effect(prior: EffectPrior, n_draws: int, seed: int) -> Array:
     """Draws of the base effect of one more campaign, shape ``(n_draws,)``: uncertain in the mean and from one to the next.
 
     Example:
@@ -186,7 +186,7 @@ def drawn_effect(prior: EffectPrior, n_draws: int, seed: int) -> Array:
         0.05
     """
     sd = float(np.hypot(prior.sd, prior.between_sd))
-    return np.asarray(prior.mean + sd * normals(1, n_draws, seed, f"{prior.intervention_type} effect")[0])
+    return np.asarray(prior.mean + sd * normal_draws(1, n_draws, seed, f"{prior.intervention_type} effect")[0])
 
 
 @dataclass(frozen=True)
@@ -215,12 +215,12 @@ class Design:
 
     def factors(self, channel: str) -> Array:
         """Each twin's factor at the mean coefficients, shape ``(n,)``."""
-        return np.asarray(np.exp(weighted(self.terms, self.believed(channel)[0])))
+        return np.asarray(np.exp(weighted_sum(self.terms, self.believed(channel)[0])))
 
     def deviations(self, channel: str, n_draws: int, seed: int) -> Array:
         """Draws of the coefficients' distances from their means, shape ``(p, n_draws)``; a term has the same in every design."""
         sd = self.believed(channel)[1]
-        drawn = normals(len(_TERMS), n_draws, seed, "moderators")
+        drawn = normal_draws(len(_TERMS), n_draws, seed, "moderators")
         return sd[:, None] * drawn[[_TERMS.index(name) for name in self.names]]
 
 
@@ -231,7 +231,7 @@ _TERMS = tuple(
 )
 
 
-def design_of(frame: pd.DataFrame | Columns) -> Design:
+def build_design(frame: pd.DataFrame | Columns) -> Design:
     """The design of twins; moderators that ``frame`` lacks, and missing values, bend nothing.
 
     Example:
@@ -297,7 +297,7 @@ def _spelled(level: object) -> str:
     return re.sub(r"[^a-z0-9]+", "_", str(level).lower()).removesuffix("s")
 
 
-def weighted(terms: Array, weights: Array) -> Array:
+def weighted_sum(terms: Array, weights: Array) -> Array:
     """Sum of terms times weights, added in one order whatever the number of threads: ``(n,)``."""
     total, product = np.zeros(terms.shape[1]), np.empty(terms.shape[1])
     for term, weight in zip(terms, weights, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-__all__ = ["Summary", "deviation", "interval", "simultaneous_reach", "summary"]
+__all__ = ["Summary", "interval", "simultaneous_half_width", "standard_deviation", "summary"]
 
 Array = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ class Summary:
 def interval(draws: Array, confidence_level: float) -> Array:
     """Central interval of draws along the last axis: lower and upper ends.
 
-    Draw ``i`` of ``n`` in order stands at ``(i - 0.5) / n`` (Hazen), where ``engine.effects.effect_model.normals`` has put it.
+    Draw ``i`` of ``n`` in order stands at ``(i - 0.5) / n`` (Hazen), where ``engine.effects.effect_model.normal_draws`` has put it.
 
     References:
         Hyndman, Fan (1996), Sample quantiles in statistical packages. The American Statistician 50 (definition 5).
@@ -72,7 +72,7 @@ def summary(draws: Array, confidence_level: float) -> Summary:
     return Summary(median, median - reach, median + reach, robust=True)
 
 
-def deviation(values: Array) -> float:
+def standard_deviation(values: Array) -> float:
     """Standard deviation of values; from the quartiles of the finite ones where some are not finite.
 
     Example:
@@ -85,7 +85,7 @@ def deviation(values: Array) -> float:
     return float(np.subtract(*np.quantile(finite, [0.75, 0.25]))) / _IQR_OF_NORMAL if len(finite) else 0.0
 
 
-def simultaneous_reach(draws: Array, confidence_level: float) -> Array:
+def simultaneous_half_width(draws: Array, confidence_level: float) -> Array:
     """Half-widths about the means within which all rows of draws lie at once, shape ``(rows,)`` for ``(rows, n_draws)``.
 
     Whoever picks the best of several looks at all of them, so the intervals must hold together: each is as many deviations wide

@@ -11,7 +11,7 @@ import pandas as pd
 from schemas.filters import Condition, Filters, conditions, rows_matching
 from schemas.twin_models import TwinPopulation
 
-__all__ = ["EmptyPopulation", "select"]
+__all__ = ["EmptyPopulation", "select_twins"]
 
 _SHOWN = 8
 
@@ -20,7 +20,7 @@ class EmptyPopulation(ValueError):
     """No twin satisfies the filters; the message says what would leave some."""
 
 
-def select(population: TwinPopulation, filters: Filters) -> npt.NDArray[np.bool_]:
+def select_twins(population: TwinPopulation, filters: Filters) -> npt.NDArray[np.bool_]:
     """Twins that satisfy the filters, shape ``(n,)``.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from scipy.special import ndtri, stdtrit
 from scipy.stats import nct
 
-__all__ = ["SampleSize", "design_effect", "minimum_detectable_effect", "power_of", "two_sample"]
+__all__ = ["SampleSize", "achieved_power", "design_effect", "minimum_detectable_effect", "two_sample"]
 
 SHORT = 0.5
 """Treated people, at most, that Guenther's formula is short by (0.44, four treated to a control, three deviations apart)."""
@@ -76,7 +76,7 @@ def two_sample(
     if size.n_treated - treated >= SHORT * design_effect:
         return size
     found = {"alpha": alpha, "design_effect": design_effect, "correlation": correlation}
-    while _freedom(size, design_effect) <= 0 or power_of(size, effect, outcome_sd, **found) < power:
+    while _freedom(size, design_effect) <= 0 or achieved_power(size, effect, outcome_sd, **found) < power:
         treated += 1.0
         size = _arms(treated, control_ratio)
     return size
@@ -113,7 +113,7 @@ def minimum_detectable_effect(
     return _quantiles(alpha, power) * deviation
 
 
-def power_of(
+def achieved_power(
     size: SampleSize,
     effect: float,
     outcome_sd: float,

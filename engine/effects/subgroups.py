@@ -14,7 +14,7 @@ from engine.effects.intervals import interval
 from schemas.columns import Levels
 from schemas.simulation_models import SubgroupEffect
 
-__all__ = ["Groups", "groups_of", "shrinkage", "subgroup_effects", "sums_by_group"]
+__all__ = ["Groups", "group_by_level", "shrinkage", "subgroup_effects", "sums_by_group"]
 
 Array = npt.NDArray[np.float64]
 
@@ -60,7 +60,7 @@ def _crossed(groupings: Sequence[Groups], sizes: Sequence[int]) -> npt.NDArray[n
     return crossed
 
 
-def groups_of(levels: Levels) -> Groups:
+def group_by_level(levels: Levels) -> Groups:
     """Groups of twins by level, in the order of numbers or of words; a missing value is in no group.
 
     Example:

@@ -10,10 +10,10 @@ from scipy.special import ndtri
 
 from schemas.simulation_models import TrackRecord
 
-__all__ = ["Answered", "track_record"]
+__all__ = ["ComparedSimulation", "track_record"]
 
 
-class Answered(NamedTuple):
+class ComparedSimulation(NamedTuple):
     """A simulation and what a real experiment found: the interval at ``level``, the effect with its ``standard_error``."""
 
     simulated: float
@@ -24,7 +24,7 @@ class Answered(NamedTuple):
     standard_error: float
 
 
-def track_record(answered: Sequence[Answered]) -> TrackRecord:
+def track_record(answered: Sequence[ComparedSimulation]) -> TrackRecord:
     """The record of simulations with a real answer.
 
     Example:

@@ -18,7 +18,7 @@ from schemas.simulation_models import EffectPrior, InterventionConfig
 from schemas.twin_models import BEHAVIOUR, TwinPopulation
 from schemas.twin_types import TWIN_TYPES
 
-__all__ = ["Counterfactuals", "as_population", "counterfactuals", "had_they_not_been_treated"]
+__all__ = ["Counterfactuals", "counterfactuals", "entities_as_population", "treated_counterfactuals"]
 
 Array = npt.NDArray[np.float64]
 
@@ -81,7 +81,9 @@ def counterfactuals(
     if entities.empty:
         raise ValueError("there is no entity: give a table with a row each")
     expected, lower, upper = model.predict_all(entities, confidence_level)
-    engine = SimulationEngine(as_population(model, entities, expected), priors=priors, confidence_level=confidence_level, seed=seed)
+    engine = SimulationEngine(
+        entities_as_population(model, entities, expected), priors=priors, confidence_level=confidence_level, seed=seed
+    )
     per_effect = TWIN_TYPES[model.card.twin_type].target(model.card.target).desired_change(expected)
     effects = np.array([engine.twin_effects(intervention), *engine.twin_effect_intervals(intervention)]) * per_effect
     difference, *ends = effects
@@ -94,7 +96,7 @@ def counterfactuals(
     return Counterfactuals(_columns(told, entities.index), _average(engine, intervention, expected, per_effect))
 
 
-def as_population(model: TwinModel, entities: pd.DataFrame, expected: Array) -> TwinPopulation:
+def entities_as_population(model: TwinModel, entities: pd.DataFrame, expected: Array) -> TwinPopulation:
     """Real entities in the place of twins, so that whatever is asked of twins can be asked of them."""
     frame = entities[[name for name in model.card.features if name in entities]].reset_index(drop=True)
     digest = int(pd.util.hash_pandas_object(frame, index=False).sum())
@@ -108,7 +110,7 @@ def as_population(model: TwinModel, entities: pd.DataFrame, expected: Array) -> 
     )
 
 
-def had_they_not_been_treated(
+def treated_counterfactuals(
     expected: Sequence[float] | Array,
     outcome: Sequence[float] | Array,
     treated: Sequence[bool] | npt.NDArray[np.bool_],

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["Found", "Line", "cluster_sums", "relative_effect", "robust_fit"]
+__all__ = ["EffectEstimate", "RegressionLine", "cluster_sums", "relative_effect", "robust_fit"]
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-class Found(NamedTuple):
+class EffectEstimate(NamedTuple):
     """An effect and its standard error, as an ``ExperimentResult`` takes them."""
 
     effect: float
@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
 def relative_effect(
     outcome: Sequence[float] | Array, treated: Sequence[bool] | npt.NDArray[np.bool_], clusters: npt.ArrayLike | None = None
-) -> Found:
+) -> EffectEstimate:
     """How much more the treated did, as a share of what the controls did: ``mean(treated) / mean(control) - 1``.
 
     This is how yes/no outcomes (a visit, a vote) enter a calibration. The error is that of the delta method, robust to clusters.
@@ -55,11 +55,11 @@ def relative_effect(
         raise ValueError(f"the controls' average is {without[0]:g}: a relative effect needs a positive one")
     ratio = with_it[0] / without[0]
     variance = (with_it[1] + ratio**2 * without[1]) / without[0] ** 2
-    return Found(ratio - 1.0, float(np.sqrt(variance)), int(chosen.sum()), int((~chosen).sum()))
+    return EffectEstimate(ratio - 1.0, float(np.sqrt(variance)), int(chosen.sum()), int((~chosen).sum()))
 
 
 @dataclass(frozen=True)
-class Line:
+class RegressionLine:
     """A straight line fitted to clustered rows; ``covariance`` of intercept and slope at the centre of ``x``."""
 
     center: float
@@ -79,7 +79,7 @@ class Line:
         return float(place @ self.covariance @ place)
 
 
-def robust_fit(x: Array, y: Array, clusters: Ints) -> Line:
+def robust_fit(x: Array, y: Array, clusters: Ints) -> RegressionLine:
     """Least squares of ``y`` on ``x``, errors robust to clusters (CR1; HC1 where each row is its own), shapes ``(n,)``.
 
     A constant ``x`` explains nothing: the line is flat.
@@ -104,7 +104,7 @@ def robust_fit(x: Array, y: Array, clusters: Ints) -> Line:
     groups = scores.shape[1]
     spare = groups / (groups - 1) * (len(x) - 1) / (len(x) - 2)
     covariance = spare * bread @ (scores @ scores.T) @ bread
-    return Line(center, float(y.mean()), slope, covariance, residuals / (1.0 - leverage), groups)
+    return RegressionLine(center, float(y.mean()), slope, covariance, residuals / (1.0 - leverage), groups)
 
 
 def cluster_sums(values: Array, clusters: Ints) -> Array:

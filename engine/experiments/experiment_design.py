@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.effects.sample_size import SampleSize, design_effect, minimum_detectable_effect, power_of, two_sample
+from engine.effects.sample_size import SampleSize, achieved_power, design_effect, minimum_detectable_effect, two_sample
 from engine.simulation_engine import SimulationEngine
 from schemas.filters import Filters
 from schemas.simulation_models import Arm, EffectPrior, ExperimentPlan, InterventionConfig, SimulationResult
@@ -18,7 +18,7 @@ __all__ = ["Assignment", "ExperimentDesigner", "plan_experiment"]
 MOST_CORRELATED = 0.99
 
 
-class MakesTwins(Protocol):
+class TwinSource(Protocol):
     """A trained ``TwinGenerator`` or ``TwinModel``."""
 
     def generate(self, n: int, filters: Filters, seed: int, /) -> TwinPopulation:
@@ -74,7 +74,7 @@ class ExperimentDesigner:
     """
 
     def __init__(
-        self, twins: MakesTwins, *, priors: Mapping[str, EffectPrior] | None = None, n_twins: int = 10_000, seed: int = 0
+        self, twins: TwinSource, *, priors: Mapping[str, EffectPrior] | None = None, n_twins: int = 10_000, seed: int = 0
     ) -> None:
         self.twins = twins
         self.priors = priors
@@ -160,8 +160,8 @@ def plan_experiment(
         effect=effect,
         detectable_effect=minimum_detectable_effect(size, outcome_sd, power=power, **found) / per_effect,
         alpha=alpha,
-        power=power_of(size, effect * per_effect, outcome_sd, **found),
-        power_at_simulated=power_of(size, simulated.ate * per_effect, outcome_sd, **found),
+        power=achieved_power(size, effect * per_effect, outcome_sd, **found),
+        power_at_simulated=achieved_power(size, simulated.ate * per_effect, outcome_sd, **found),
         design_effect=inflated,
         correlation=rho,
         saved=rho**2,

@@ -17,18 +17,18 @@ import pandas as pd
 
 from schemas.causal_graphs import FeatureSelection, Refutation
 
-__all__ = ["MOST_ROWS", "Disagreement", "cross_checked"]
+__all__ = ["MAX_ROWS", "CausalDisagreement", "cross_check"]
 
-MOST_ROWS = 5_000
+MAX_ROWS = 5_000
 SIMULATIONS = 20
 _EXACT = 1e-9
 
 
-class Disagreement(ValueError):
+class CausalDisagreement(ValueError):
     """DoWhy finds that an adjustment set does not close the backdoors of its graph, or that one exists where none was found."""
 
 
-def cross_checked(selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:
+def cross_check(selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:
     """The selection, with who agreed to it and what became of the estimated effect of the treatment.
 
     The effect is estimated by linear regression on the adjustment set, and only where the table has the treatment and the columns
@@ -82,13 +82,13 @@ def _agree(selection: FeatureSelection, outcome: str, estimand: Any) -> None:
     theirs = None if estimand.no_directed_path else estimand.estimands["backdoor"]
     if ours is None:
         if theirs is not None:
-            raise Disagreement(
+            raise CausalDisagreement(
                 f"dowhy closes the backdoors of {treatment!r} by {estimand.get_backdoor_variables()}; we found no way"
             )
         return
     closed = _part("graph").check_valid_backdoor_set(_graph(selection), [treatment], [outcome], list(ours))["is_dseparated"]
     if not closed:
-        raise Disagreement(f"dowhy finds a backdoor of {treatment!r} that stays open given {', '.join(ours) or 'nothing'}")
+        raise CausalDisagreement(f"dowhy finds a backdoor of {treatment!r} that stays open given {', '.join(ours) or 'nothing'}")
 
 
 def _testable(table: pd.DataFrame, treatment: str, outcome: str, adjustment: Sequence[str], seed: int) -> pd.DataFrame:
@@ -98,7 +98,7 @@ def _testable(table: pd.DataFrame, treatment: str, outcome: str, adjustment: Seq
     rows = table[[treatment, outcome, *adjustment]].dropna().astype({treatment: float, outcome: float})
     if rows[treatment].nunique() < 2:
         return rows.iloc[:0]
-    return rows.sample(min(len(rows), MOST_ROWS), random_state=seed).reset_index(drop=True)
+    return rows.sample(min(len(rows), MAX_ROWS), random_state=seed).reset_index(drop=True)
 
 
 def _refutations(estimand: Any, selection: FeatureSelection, rows: pd.DataFrame, seed: int) -> Iterator[Refutation]:

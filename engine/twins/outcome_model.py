@@ -42,7 +42,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from engine.twins.forests import forest_mean
 from engine.twins.training_table import TrainingTable
-from schemas.base import one_of
+from schemas.base import require_one_of
 
 __all__ = ["FOLDS", "HYPERPARAMETERS", "CrossFit", "cross_fit", "encode", "fit", "importance", "predict"]
 
@@ -209,7 +209,7 @@ def _folds(n: int, seed: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArr
 
 
 def _estimator(model_type: str, n_jobs: int, seed: int) -> RegressorMixin:
-    one_of("model_type", model_type, HYPERPARAMETERS)
+    require_one_of("model_type", model_type, HYPERPARAMETERS)
     parameters = HYPERPARAMETERS[model_type]
     if model_type == "RandomForest":
         return RandomForestRegressor(**parameters, n_jobs=n_jobs, random_state=seed)

@@ -29,17 +29,17 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from schemas.twin_models import RealismReport
 
-__all__ = ["FOLDS", "association", "closeness", "column_score", "detection_auc", "exact_copies", "realism"]
+__all__ = ["FOLDS", "association", "closeness", "column_score", "detection_auc", "exact_copies", "measure_realism"]
 
 Floats = npt.NDArray[np.float64]
 
 FOLDS = 5
-MOST_ROWS = 10_000
+MAX_ROWS = 10_000
 TOLD_APART = 200  # levels of a category that the classifier may tell apart
 NEAR_QUANTILE = 0.05
 
 
-def realism(
+def measure_realism(
     draws: Sequence[pd.DataFrame],
     *,
     held_out: pd.DataFrame,
@@ -66,8 +66,8 @@ def realism(
         (1.0, 1.0, True)
     """
     names = list(held_out.columns)
-    known, unseen = (_some(frame[names], MOST_ROWS, rng) for frame in (training, held_out))
-    chosen = [_some(draw[names], MOST_ROWS // len(draws), rng) for draw in draws]
+    known, unseen = (_some(frame[names], MAX_ROWS, rng) for frame in (training, held_out))
+    chosen = [_some(draw[names], MAX_ROWS // len(draws), rng) for draw in draws]
     twins = pd.concat(chosen, ignore_index=True)
     levels = [name for name in names if name in categorical]
     scores = {name: column_score(twins[name], unseen[name], categorical=name in levels) for name in names}

@@ -11,17 +11,17 @@ import pandas as pd
 from engine.twins.joint_fit import fit_joint
 from engine.twins.joint_model import Constraints, JointModel
 from engine.twins.marginal import Predicate
-from engine.twins.realism import FOLDS, realism
+from engine.twins.realism import FOLDS, measure_realism
 from schemas.twin_models import RealismReport
 from schemas.twin_types import TWIN_TYPES, TwinType
 
-__all__ = ["LEAST_HELD_OUT", "MOST_HELD_OUT", "assess", "learn_joint"]
+__all__ = ["MAX_HELD_OUT", "MIN_HELD_OUT", "assess", "learn_joint"]
 
 Allowed = Mapping[str, Predicate] | None
 Make = Callable[[npt.NDArray[np.int64], Sequence[int], np.random.Generator], Sequence[pd.DataFrame]]
 
-MOST_HELD_OUT = 2000
-LEAST_HELD_OUT = 50
+MAX_HELD_OUT = 2000
+MIN_HELD_OUT = 50
 
 
 def learn_joint(
@@ -58,15 +58,15 @@ def assess(
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(frame))
-    held_out = len(frame) // 5 if allowed else min(len(frame) // 5, MOST_HELD_OUT)
+    held_out = len(frame) // 5 if allowed else min(len(frame) // 5, MAX_HELD_OUT)
     unseen, known = _satisfying(frame.iloc[order[:held_out]], allowed), order[held_out:]
-    if len(unseen) < LEAST_HELD_OUT:
+    if len(unseen) < MIN_HELD_OUT:
         raise ValueError(
             f"{len(unseen)} of {held_out} rows held out satisfy the filters: at least {LEAST_HELD_OUT} are needed to judge by"
         )
     draws = make(known, [len(part) for part in np.array_split(np.arange(len(unseen)), FOLDS)], rng)
     training = _satisfying(frame.iloc[known], allowed)
-    return realism(draws, held_out=unseen, training=training, categorical=categorical, rng=rng)
+    return measure_realism(draws, held_out=unseen, training=training, categorical=categorical, rng=rng)
 
 
 def _satisfying(frame: pd.DataFrame, allowed: Allowed) -> pd.DataFrame:

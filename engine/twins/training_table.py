@@ -14,9 +14,9 @@ import pandas as pd
 from schemas.clinical_terms import clinical_term
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType, TwinTypeEntry
 
-__all__ = ["LEAST_SAMPLES", "ClinicalData", "TrainingTable", "feature_frame", "training_table"]
+__all__ = ["MIN_SAMPLES", "ClinicalData", "TrainingTable", "feature_frame", "training_table"]
 
-LEAST_SAMPLES = 1000
+MIN_SAMPLES = 1000
 MOST_LEVELS = 500
 LARGEST = 1e30
 """Largest size of a number: trees compare in single precision, and beyond its square root squares of errors are infinite."""
@@ -104,7 +104,7 @@ def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> Tra
     _refuse_clinical(twin_type, names)
     usable = np.isfinite(outcome)
     kept = frame.loc[usable]
-    if len(kept) < LEAST_SAMPLES:
+    if len(kept) < MIN_SAMPLES:
         raise ValueError(
             f"{len(kept)} rows with a value of {target!r} are too few to learn twins from: at least {LEAST_SAMPLES} are needed"
         )

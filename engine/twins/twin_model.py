@@ -30,7 +30,7 @@ __all__ = ["LEVEL", "ModelParts", "TwinModel"]
 Array = npt.NDArray[np.float64]
 
 LEVEL = 0.95
-MOST_TWINS = 1_000_000
+MAX_TWINS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TwinModel:
             EmptyFilter: when no real row satisfies the filters; it names the nearest filter that some do.
             ValueError: for an impossible ``n``, or a filter on what these twins lack.
         """
-        if not 1 <= n <= MOST_TWINS:
+        if not 1 <= n <= MAX_TWINS:
             raise ValueError(f"n is {n}: 1 to {MOST_TWINS:,} twins can be made at once")
         wanted = conditions(self.card.twin_type, filters)
         rng, allowed = np.random.default_rng(seed), self._allowed(wanted)

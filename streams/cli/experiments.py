@@ -9,11 +9,11 @@ import click
 import pandas as pd
 
 from engine import ExperimentDesigner
-from engine.experiments.counterfactuals import Counterfactuals, counterfactuals, had_they_not_been_treated
+from engine.experiments.counterfactuals import Counterfactuals, counterfactuals, treated_counterfactuals
 from engine.experiments.experiment_design import Assignment
 from engine.twins.twin_model import TwinModel
 from schemas import TWIN_TYPES, Brand, EffectPrior, ExperimentPlan, TwinType, model_line
-from schemas.base import one_of
+from schemas.base import require_one_of
 from sql.database import Pool
 from sql.experiment_store import current_priors
 from streams.cli.options import (
@@ -132,9 +132,11 @@ def untreated(
     """What the treated of a finished experiment would have done untreated: FILE has a row for each entity of both arms."""
     table = read_table(file)
     model, _ = _with_line(model_line(TwinType(twin_type), Brand(brand), target))
-    columns = [one_of("column", name, map(str, table.columns)) for name in (outcome or model.card.target, treated, cluster) if name]
+    columns = [
+        require_one_of("column", name, map(str, table.columns)) for name in (outcome or model.card.target, treated, cluster) if name
+    ]
     _say_what_is_known(model, table)
-    told = had_they_not_been_treated(
+    told = treated_counterfactuals(
         model.predict(table),
         table[columns[0]].to_numpy(dtype=float),
         table[treated].to_numpy(dtype=bool),

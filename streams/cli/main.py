@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import click
 
 from schemas import INTERVENTIONS, Brand, SimulationRequest, TwinType, model_line
-from schemas.base import one_of
+from schemas.base import require_one_of
 from streams.cli.experiments import counterfactuals_of, design, untreated
 from streams.cli.models import models, retrain, why
 from streams.cli.operations import dlq, replay, schemas, simulate_again
@@ -201,7 +201,7 @@ def worker(roles: str) -> None:
 
     chosen: list[Role] = []
     for role in roles.split(","):
-        one_of("role", role.strip(), ROLES)
+        require_one_of("role", role.strip(), ROLES)
         chosen.append(role.strip())  # type: ignore[arg-type]  # checked one line above
     with connected(settings(), say) as at:
         run_worker(chosen, at, say=say)

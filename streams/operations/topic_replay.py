@@ -13,7 +13,7 @@ from typing import TypeAlias
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas import ExperimentResult, OutcomeEvent, SimulationRequest
-from schemas.base import one_of
+from schemas.base import require_one_of
 from sql.database import Pool
 from sql.replay_store import OffsetRange
 from streams.kafka.clients import open_consumer
@@ -94,9 +94,9 @@ async def replay_topic(
 
 
 def _check(topic: str, partitions: Iterable[int]) -> None:
-    one_of("topic", topic, [*PARTITIONS])
+    require_one_of("topic", topic, [*PARTITIONS])
     for number in partitions:
-        one_of("partition", str(number), map(str, range(PARTITIONS[topic])))
+        require_one_of("partition", str(number), map(str, range(PARTITIONS[topic])))
     if topic == DEAD_LETTERS:
         raise ValueError("dead letters are replayed to the topic that they came from: use twinstream dlq replay")
     if topic == "retrain-events":

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from engine import SimulationEngine
-from engine.effects.track_record import Answered, track_record
+from engine.effects.track_record import ComparedSimulation, track_record
 from engine.twins.empty_filter import EmptyFilter
 from engine.twins.twin_model import TwinModel
 from schemas import (
@@ -92,7 +92,7 @@ class Simulator:
             simulation_id=request.simulation_id,
         )
         record = await answered_simulations(self._pool, request.line, request.intervention.intervention_type)
-        told = {"simulated_at": datetime.now(UTC), "track_record": track_record([Answered(*each) for each in record])}
+        told = {"simulated_at": datetime.now(UTC), "track_record": track_record([ComparedSimulation(*each) for each in record])}
         return result.model_copy(update=told)
 
     async def reach(self, experiment: ExperimentResult) -> Reach | None:
@@ -120,7 +120,7 @@ class Simulator:
         return await asyncio.to_thread(_simulated, pins.request, engine)
 
     def _recipe_for(self, request: SimulationRequest) -> Callable[[UUID], Recipe]:
-        count, seed = request.twin_count or DEFAULT_TWIN_COUNT, request.drawn_seed
+        count, seed = request.twin_count or DEFAULT_TWIN_COUNT, request.effective_seed
 
         def recipe(champion: UUID) -> Recipe:
             model = self._models.cached(champion)
@@ -164,7 +164,7 @@ def _generated(model: TwinModel, recipe: Recipe) -> TwinPopulation:
 
 
 def _engine(population: TwinPopulation, priors: dict[str, EffectPrior], request: SimulationRequest) -> SimulationEngine:
-    return SimulationEngine(population, priors=priors, confidence_level=request.confidence_level, seed=request.drawn_seed)
+    return SimulationEngine(population, priors=priors, confidence_level=request.confidence_level, seed=request.effective_seed)
 
 
 def _simulated(request: SimulationRequest, engine: SimulationEngine) -> SimulatedTwins:

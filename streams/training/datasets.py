@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from schemas import TWIN_TYPES, TwinType
-from schemas.base import one_of
+from schemas.base import require_one_of
 
 __all__ = ["ImportedTable", "as_training_table", "read_table", "write_table"]
 
@@ -94,7 +94,7 @@ def as_training_table(table: pd.DataFrame, twin_type: TwinType, target: str | No
 def _any_table(table: pd.DataFrame, twin_type: TwinType, target: str | None) -> ImportedTable:
     entry = TWIN_TYPES[twin_type]
     wanted = entry.target(target).name
-    one_of("target column: the table", wanted, map(str, table.columns))
+    require_one_of("target column: the table", wanted, map(str, table.columns))
     known = [name for name in entry.by_name if name in table]
     if not known:
         raise ValueError(f"no column is a feature of {twin_type} twins: expected some of {', '.join(entry.by_name)}")

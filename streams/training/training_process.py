@@ -29,8 +29,8 @@ from typing import Any
 
 import pandas as pd
 
-from engine.twin_generator import TwinGenerator, unchecked
-from engine.twins.causal_checks import cross_checked
+from engine.twin_generator import TwinGenerator, skip_check
+from engine.twins.causal_checks import cross_check
 from engine.twins.twin_model import TwinModel
 from schemas import Brand, TwinType
 from schemas.base import Frozen
@@ -164,7 +164,7 @@ def _learn_into(lesson: TrainingSpec, folder: Path) -> dict[str, str]:
             lesson.target,
             model_type=lesson.model_type,
             graph=lesson.graph,
-            check=cross_checked if find_spec("dowhy") else unchecked,
+            check=cross_check if find_spec("dowhy") else skip_check,
             n_jobs=lesson.n_jobs,
             seed=lesson.seed,
         )

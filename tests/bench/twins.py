@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from engine import SimulationEngine
-from engine.effects.effect_model import design_of
+from engine.effects.effect_model import build_design
 from engine.twins.twin_model import TwinModel
 from schemas import TWIN_TYPES, InterventionConfig, TwinPopulation
 from tests.bench.measure import Aim, Figure, interleaved
@@ -78,7 +78,7 @@ def _plain_twins(model: TwinModel, copula: _Copula, rng: np.random.Generator) ->
 
 
 def _plain_simulation(twins: TwinPopulation, rng: np.random.Generator) -> list[Any]:
-    design = design_of(twins.frame)
+    design = build_design(twins.frame)
     mean, sd = design.believed(INTERVENTION.channel)
     factors = np.exp(mean @ design.terms)
     deviations = rng.normal(0, sd, (DRAWS, len(sd)))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from engine.effects.effect_model import catalogue_prior, design_of, dose_response, drawn_dose, typical_dose
+from engine.effects.effect_model import build_design, catalogue_prior, dose_response, draw_dose, typical_dose
 from engine.simulation_engine import SimulationEngine
 from schemas import INTERVENTIONS, MODERATORS, TWIN_TYPES, Channel, Frequency, TwinType
 from schemas.interventions import CONTACTS_A_MONTH, UNCALIBRATED_SPREAD
@@ -23,7 +23,7 @@ each_moderator = pytest.mark.parametrize("moderator", MODERATORS, ids=lambda mod
 def response(name: str, **fields) -> np.ndarray:
     """Dose response at the typical parameters and at 200 drawn ones, shape (201,)."""
     config = intervention(name, **fields)
-    return np.append(dose_response(config, drawn_dose(config, 200, 0)), dose_response(config, typical_dose(config)))
+    return np.append(dose_response(config, draw_dose(config, 200, 0)), dose_response(config, typical_dose(config)))
 
 
 def test_the_interventions_of_the_brief_are_there_with_their_base_effects():
@@ -162,14 +162,14 @@ def test_a_moderator_is_a_feature_of_some_twin_type_and_of_its_kind(moderator):
 @each_moderator
 def test_at_its_centre_or_at_an_unlisted_level_a_moderator_bends_nothing(moderator):
     value = moderator.center if moderator.slope else "an unlisted level"
-    design = design_of(pd.DataFrame({moderator.column: [value]}))
+    design = build_design(pd.DataFrame({moderator.column: [value]}))
     assert all(design.factors(channel).tolist() == [1.0] for channel in Channel)
 
 
 @each_moderator
 def test_every_level_of_a_moderator_is_found_under_its_name(moderator):
     for level, believed in moderator.levels.items():
-        factor = design_of(pd.DataFrame({moderator.column: [level]})).factors(Channel.EMAIL)
+        factor = build_design(pd.DataFrame({moderator.column: [level]})).factors(Channel.EMAIL)
         assert factor.tolist() == pytest.approx([math.exp(believed.mean)])
 
 

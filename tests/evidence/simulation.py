@@ -16,8 +16,8 @@ import pandas as pd
 from engine import ExperimentDesigner, SimulationEngine, TwinGenerator
 from engine.effects.calibration import BETWEEN_SCALE, MEAN_SCALE, calibrate
 from engine.effects.effect_model import catalogue_prior
-from engine.experiments.counterfactuals import had_they_not_been_treated
-from engine.experiments.experiment_analysis import Found, relative_effect
+from engine.experiments.counterfactuals import treated_counterfactuals
+from engine.experiments.experiment_analysis import EffectEstimate, relative_effect
 from engine.sample_tables import sample_hcps
 from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, InterventionConfig, Reach, TwinType
 from schemas.filters import Filters, conditions, rows_matching
@@ -275,12 +275,12 @@ def _history(people: People, engine: SimulationEngine, draw: History, rng: np.ra
         truth = world.average_effect(config, people.selected[whom], rng.normal(mean, between))
         n = int(np.exp(rng.uniform(np.log(200), np.log(5_000))))
         error = OUTCOME_SD * float(np.sqrt(2 / n))
-        told.append(_experiment(str(done), config, Found(rng.normal(truth, error), error, n, n)))
+        told.append(_experiment(str(done), config, EffectEstimate(rng.normal(truth, error), error, n, n)))
         reaches[str(done)] = engine.reach(config, SELECTIONS[whom])
     return [(inside, width / looks[0][1]) for inside, width in looks]
 
 
-def _experiment(name: str, config: InterventionConfig, found: Found) -> ExperimentResult:
+def _experiment(name: str, config: InterventionConfig, found: EffectEstimate) -> ExperimentResult:
     return ExperimentResult(
         experiment_id=name,
         observed_at=datetime(2026, 1, 1, tzinfo=UTC),
@@ -358,7 +358,7 @@ def _winner_figure(repetitions: int) -> Figure:
         observed = rng.normal(effects, prior.sd)
         best = int(np.argmax(observed))
         found.append(observed[best])
-        believed.append(calibrate(prior, [_experiment("best", config, Found(observed[best], prior.sd, 500, 500))]).mean)
+        believed.append(calibrate(prior, [_experiment("best", config, EffectEstimate(observed[best], prior.sd, 500, 500))]).mean)
         true.append(means[best])
     return Figure(
         "overstatement of the best of ten tested campaigns, after calibration, in deviations of the prior",
@@ -397,7 +397,7 @@ class Predicted(NamedTuple):
     predicted: str
     before: ChartInterval
     after: ChartInterval
-    truth: Found
+    truth: EffectEstimate
 
     def place(self, told: ChartInterval) -> str:
         """Where the truth fell."""
@@ -423,7 +423,7 @@ def _trials() -> list[Predicted]:
     ]
 
 
-def _mail() -> dict[str, Found]:
+def _mail() -> dict[str, EffectEstimate]:
     """Both messages, each against a half of the control clusters of its own."""
     table = pd.read_csv(DATA / "mail_rct_two_messages.csv.gz")
     control = table["treatment"] == "No Postcard"
@@ -436,7 +436,7 @@ def _mail() -> dict[str, Found]:
     return found
 
 
-def _email() -> dict[str, Found]:
+def _email() -> dict[str, EffectEstimate]:
     table = pd.read_csv(DATA / "email_rct_mens.csv.gz")
     first = _rng("email").permutation(len(table)) < len(table) // 2
     return {
@@ -445,7 +445,9 @@ def _email() -> dict[str, Found]:
     }
 
 
-def _predicted(reading: str, config: InterventionConfig, found: Mapping[str, Found], learned: str, predicted: str) -> Predicted:
+def _predicted(
+    reading: str, config: InterventionConfig, found: Mapping[str, EffectEstimate], learned: str, predicted: str
+) -> Predicted:
     """On people of whom nothing is known that would bend an effect."""
     prior, twins = catalogue_prior(config.intervention_type), population(500, TwinType.PATIENT)
     told = [
@@ -516,7 +518,7 @@ def _experiment_figures(people: People, repetitions: int) -> Iterator[Figure]:
     found, on_average, of_each = [], [], []
     for _ in range(repetitions):
         rows = rng.choice(len(untreated), len(treated), replace=False)
-        told = had_they_not_been_treated(expected[rows], untreated[rows] + PLANNED * treated, treated)
+        told = treated_counterfactuals(expected[rows], untreated[rows] + PLANNED * treated, treated)
         average, truth = told.average, untreated[rows][treated]
         found.append(average["difference_lower"] > 0)
         on_average.append(average["difference_lower"] <= PLANNED <= average["difference_upper"])

@@ -21,7 +21,7 @@ from engine.twin_generator import TwinGenerator
 from engine.twins.conformal import conformal_quantile
 from engine.twins.donor_adjustment import fit_adjustment
 from engine.twins.outcome_model import encode, fit, predict
-from engine.twins.realism import FOLDS, detection_auc, realism
+from engine.twins.realism import FOLDS, detection_auc, measure_realism
 from engine.twins.realism_assessment import learn_joint
 from engine.twins.training_table import TrainingTable, training_table
 from engine.twins.twin_model import LEVEL, TwinModel
@@ -97,7 +97,7 @@ class Case:
 
     def judged(self, rows: pd.DataFrame, seed: int) -> RealismReport:
         """Rows held against the unseen ones and against those learned from."""
-        return realism(
+        return measure_realism(
             [rows],
             held_out=self.in_form(self.unseen),
             training=self.in_form(self.known),
@@ -313,7 +313,7 @@ def _territory_split(frame: pd.DataFrame, target: str, seed: int) -> dict[str, R
     joint = learn_joint(known, TwinType.TERRITORY, ("region",), target, seed)
     placed = {"twins": joint.sample(len(unseen), rng=rng).frame, "real rows in their place": others}
     return {
-        name: realism([rows], held_out=unseen, training=known, categorical=("region",), rng=np.random.default_rng(seed))
+        name: measure_realism([rows], held_out=unseen, training=known, categorical=("region",), rng=np.random.default_rng(seed))
         for name, rows in placed.items()
     }
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.sample_tables import sample_table
 from engine.twin_generator import TwinGenerator
-from engine.twins.causal_checks import Disagreement, cross_checked
+from engine.twins.causal_checks import CausalDisagreement, cross_check
 from engine.twins.causal_features import select_features
 from schemas import TWIN_TYPES, Brand, ModelCard, TwinType
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph
@@ -49,7 +49,7 @@ def test_on_any_graph_dowhy_agrees_to_the_adjustment_or_that_there_is_none(order
     edges = drawn.draw(st.lists(st.sampled_from(forward), unique=True, max_size=12))
     observed = drawn.draw(st.lists(st.sampled_from(NAMES[1:-1]), unique=True, min_size=1))
     found = select_features(graph_of(*edges), "sales", [*observed, "unheard_of"])
-    assert cross_checked(found, "sales", pd.DataFrame(columns=observed), 0).checked_by == f"dowhy {version('dowhy')}"
+    assert cross_check(found, "sales", pd.DataFrame(columns=observed), 0).checked_by == f"dowhy {version('dowhy')}"
 
 
 def test_what_dowhy_calls_an_effect_or_an_instrument_is_dropped() -> None:
@@ -60,20 +60,20 @@ def test_what_dowhy_calls_an_effect_or_an_instrument_is_dropped() -> None:
         unwanted = {graph.treatment, *effects, *get_instruments(causes, [graph.treatment], [outcome])} - {outcome}
         found = select_features(graph, outcome, [name for name in causes if name != outcome])
         assert unwanted <= set(found.dropped)
-        assert cross_checked(found, outcome, pd.DataFrame(columns=[*found.kept, outcome]), 0).adjustment == found.adjustment
+        assert cross_check(found, outcome, pd.DataFrame(columns=[*found.kept, outcome]), 0).adjustment == found.adjustment
 
 
 def test_an_adjustment_that_leaves_a_backdoor_open_is_refused_by_name() -> None:
     found = select_features(CAMPAIGN, "sales", ["age", "group"])
-    with pytest.raises(Disagreement, match="a backdoor of 'contact' that stays open given age"):
-        cross_checked(found.model_copy(update={"adjustment": ("age",)}), "sales", campaign(10, 0), 0)
-    with pytest.raises(Disagreement, match="dowhy closes the backdoors of 'contact'"):
-        cross_checked(found.model_copy(update={"adjustment": None}), "sales", campaign(10, 0), 0)
+    with pytest.raises(CausalDisagreement, match="a backdoor of 'contact' that stays open given age"):
+        cross_check(found.model_copy(update={"adjustment": ("age",)}), "sales", campaign(10, 0), 0)
+    with pytest.raises(CausalDisagreement, match="dowhy closes the backdoors of 'contact'"):
+        cross_check(found.model_copy(update={"adjustment": None}), "sales", campaign(10, 0), 0)
 
 
 def test_a_known_effect_is_found_by_the_adjustment_and_survives_the_refuters() -> None:
     table = campaign(5000, 1)
-    checked = cross_checked(select_features(CAMPAIGN, "sales", ["age", "group", "contact"]), "sales", table, 0)
+    checked = cross_check(select_features(CAMPAIGN, "sales", ["age", "group", "contact"]), "sales", table, 0)
     placebo, common_cause, half = checked.refutations
     assert placebo.estimate == pytest.approx(EFFECT, abs=0.1)
     naive = table.groupby("contact")["sales"].mean().diff().iloc[-1]
@@ -87,7 +87,7 @@ def test_a_known_effect_is_found_by_the_adjustment_and_survives_the_refuters() -
 @pytest.mark.parametrize("contact", [None, True, "by a friend"])
 def test_without_a_treatment_that_varies_and_is_a_number_nothing_is_estimated(contact: object) -> None:
     table = campaign(100, 1).drop(columns="contact") if contact is None else campaign(100, 1).assign(contact=contact)
-    assert cross_checked(select_features(CAMPAIGN, "sales", ["age", "group"]), "sales", table, 0).refutations == ()
+    assert cross_check(select_features(CAMPAIGN, "sales", ["age", "group"]), "sales", table, 0).refutations == ()
 
 
 async def test_a_training_process_asks_dowhy_when_it_is_installed_and_keeps_what_it_said_with_the_model() -> None:
@@ -112,7 +112,7 @@ async def test_a_training_process_asks_dowhy_when_it_is_installed_and_keeps_what
 def test_the_check_changes_no_number_of_the_model() -> None:
     frame = sample_table(TwinType.PATIENT, 1100, np.random.default_rng(0))
     said = {"model_type": "RandomForest", "n_jobs": 1}
-    checked = TwinGenerator(TwinType.PATIENT, Brand.KISQALI, check=cross_checked, **said)
+    checked = TwinGenerator(TwinType.PATIENT, Brand.KISQALI, check=cross_check, **said)
     alone = TwinGenerator(TwinType.PATIENT, Brand.KISQALI, **said)
     checked.train(frame)
     alone.train(frame)

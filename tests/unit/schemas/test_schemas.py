@@ -24,9 +24,9 @@ from schemas import (
     TwinPopulation,
     TwinType,
 )
-from schemas.base import Moment, one_of
+from schemas.base import Moment, require_one_of
 from schemas.events import canonical_digest
-from schemas.twin_models import frame_of
+from schemas.twin_models import twins_to_frame
 from streams.settings import Settings
 from tests.populations import BASELINE, card, hcps, population
 
@@ -39,8 +39,8 @@ def test_enums_are_those_of_the_brief():
 
 def test_a_refusal_names_the_value_and_what_is_allowed():
     with pytest.raises(ValueError, match="unknown fruit 'nut': use one of apple, pear"):
-        one_of("fruit", "nut", ["pear", "apple"])
-    assert one_of("fruit", "pear", ["pear", "apple"]) == "pear"
+        require_one_of("fruit", "nut", ["pear", "apple"])
+    assert require_one_of("fruit", "pear", ["pear", "apple"]) == "pear"
 
 
 def test_an_intervention_needs_no_intensity():
@@ -56,9 +56,9 @@ def test_a_request_without_a_seed_has_one_that_follows_from_its_id():
         "brand": "kisqali",
         "intervention": {"intervention_type": "email_campaign", "channel": "email", "frequency": "once", "duration_weeks": 1},
     }
-    assert SimulationRequest(**fields).drawn_seed == 5
-    assert SimulationRequest(**fields, seed=7).drawn_seed == 7
-    assert SimulationRequest(**fields, seed=0).drawn_seed == 0
+    assert SimulationRequest(**fields).effective_seed == 5
+    assert SimulationRequest(**fields, seed=7).effective_seed == 7
+    assert SimulationRequest(**fields, seed=0).effective_seed == 0
     assert SimulationRequest(**fields).line == "hcp:kisqali:prescribing_change"
 
 
@@ -134,7 +134,7 @@ def test_a_population_can_be_made_of_twins_and_keeps_their_ids():
 def test_twins_without_an_outcome_make_a_table_without_one():
     model = card(TwinType.HCP, ("decile",))
     twin = DigitalTwin(twin_id=uuid4(), model_id=model.model_id, twin_type="hcp", features={"decile": 3}, baseline_behavior=0.1)
-    assert list(frame_of([twin], model)) == ["decile", "baseline_behavior"]
+    assert list(twins_to_frame([twin], model)) == ["decile", "baseline_behavior"]
 
 
 def test_a_population_whose_count_or_columns_are_wrong_is_refused():

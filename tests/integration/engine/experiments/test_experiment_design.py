@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from engine import ExperimentDesigner, TwinGenerator
-from engine.experiments.counterfactuals import had_they_not_been_treated
+from engine.experiments.counterfactuals import treated_counterfactuals
 from engine.experiments.experiment_design import Assignment, plan_experiment
 from engine.sample_tables import sample_hcps
 from schemas import Brand, ExperimentPlan, TwinPopulation, TwinType
@@ -37,7 +37,7 @@ def found(plan: ExperimentPlan, people: TwinPopulation, effect: float, rng: np.r
     outcome = rows["prescribing_change"].to_numpy() + effect * treated
     if not adjusted:
         return stats.ttest_ind(outcome[treated], outcome[~treated]).pvalue < plan.alpha
-    told = had_they_not_been_treated(rows["baseline_behavior"].to_numpy(), outcome, treated).average
+    told = treated_counterfactuals(rows["baseline_behavior"].to_numpy(), outcome, treated).average
     return told["difference_lower"] > 0 or told["difference_upper"] < 0
 
 

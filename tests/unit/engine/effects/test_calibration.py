@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from engine.effects.calibration import BETWEEN_SCALE, CATALOGUE_WRONG, MEAN_SCALE, calibrate
-from engine.effects.effect_model import catalogue_prior, dose_response, drawn_dose
+from engine.effects.effect_model import catalogue_prior, dose_response, draw_dose
 from engine.simulation_engine import SimulationEngine
 from schemas import ExperimentResult, Reach, TwinType
 from tests.populations import intervention, population
@@ -143,7 +143,7 @@ def test_the_winners_curse_is_answered_by_shrinking():
 def test_an_effect_at_another_dose_is_first_brought_to_the_reference():
     strong = {"frequency": "weekly", "duration_weeks": 26, "intensity": 2.0}
     config = intervention("email_campaign", **strong)
-    factor = float(dose_response(config, drawn_dose(config, 1000, 0)).mean())
+    factor = float(dose_response(config, draw_dose(config, 1000, 0)).mean())
     assert factor > 1.5
     same = calibrate(PRIOR, [experiment(1, PRIOR.mean * factor, 0.001, **strong)])
     assert same.mean == pytest.approx(PRIOR.mean, rel=1e-6)

@@ -6,13 +6,13 @@ import pytest
 from scipy import stats
 
 from engine.effects.effect_model import (
+    build_design,
     catalogue_prior,
     contacts,
-    design_of,
     dose_response,
-    drawn_dose,
-    drawn_effect,
-    normals,
+    draw_dose,
+    draw_effect,
+    normal_draws,
     typical_dose,
 )
 from schemas import EffectPrior
@@ -25,7 +25,7 @@ def typical(**fields) -> float:
 
 
 def test_draws_are_normal_and_their_mean_is_exactly_zero():
-    drawn = normals(3, 1000, seed=5, purpose="test")
+    drawn = normal_draws(3, 1000, seed=5, purpose="test")
     assert drawn.shape == (3, 1000)
     assert drawn.mean(axis=1) == pytest.approx([0, 0, 0], abs=1e-14)
     assert np.sort(drawn[0]) == pytest.approx(stats.norm.ppf((np.arange(1000) + 0.5) / 1000), abs=1e-12)
@@ -33,17 +33,17 @@ def test_draws_are_normal_and_their_mean_is_exactly_zero():
 
 
 def test_draws_depend_on_seed_and_purpose_and_on_nothing_else():
-    first = normals(2, 500, seed=1, purpose="a")
-    normals(9, 300, seed=1, purpose="other")
-    assert (normals(2, 500, seed=1, purpose="a") == first).all()
-    assert (normals(2, 500, seed=2, purpose="a") != first).any()
-    assert (normals(2, 500, seed=1, purpose="b") != first).any()
+    first = normal_draws(2, 500, seed=1, purpose="a")
+    normal_draws(9, 300, seed=1, purpose="other")
+    assert (normal_draws(2, 500, seed=1, purpose="a") == first).all()
+    assert (normal_draws(2, 500, seed=2, purpose="a") != first).any()
+    assert (normal_draws(2, 500, seed=1, purpose="b") != first).any()
 
 
 def test_draws_cannot_spoil_those_that_follow():
-    spoiled = normals(1, 100, seed=1, purpose="a")
+    spoiled = normal_draws(1, 100, seed=1, purpose="a")
     spoiled[:] = 7
-    assert (normals(1, 100, seed=1, purpose="a") != 7).all()
+    assert (normal_draws(1, 100, seed=1, purpose="a") != 7).all()
 
 
 @pytest.mark.parametrize(
@@ -74,15 +74,15 @@ def test_no_intensity_is_the_usual_one():
 
 def test_two_doses_of_one_intervention_share_their_draws():
     weak, strong = (intervention("email_campaign", intensity=x) for x in (0.5, 2.0))
-    assert (drawn_dose(weak, 300, 1).half_intensity == drawn_dose(strong, 300, 1).half_intensity).all()
+    assert (draw_dose(weak, 300, 1).half_intensity == draw_dose(strong, 300, 1).half_intensity).all()
     other = intervention("peer_to_peer_referral")
-    assert (drawn_dose(weak, 300, 1).half_intensity != drawn_dose(other, 300, 1).half_intensity).any()
+    assert (draw_dose(weak, 300, 1).half_intensity != draw_dose(other, 300, 1).half_intensity).any()
 
 
 def test_a_campaign_to_come_is_uncertain_in_the_mean_and_from_one_to_the_next():
     prior = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.03, between_sd=0.04)
-    assert drawn_effect(prior, 2000, 0).mean() == pytest.approx(0.05)
-    assert drawn_effect(prior, 2000, 0).std() == pytest.approx(0.05, rel=0.01)
+    assert draw_effect(prior, 2000, 0).mean() == pytest.approx(0.05)
+    assert draw_effect(prior, 2000, 0).std() == pytest.approx(0.05, rel=0.01)
 
 
 def test_the_catalogues_prior_is_version_zero():
@@ -92,7 +92,7 @@ def test_the_catalogues_prior_is_version_zero():
 
 def test_the_design_centres_and_scales_numbers_and_marks_levels():
     frame = pd.DataFrame({"decile": [5.5, 8.4, np.nan], "specialty": ["oncology", "dermatology", None]})
-    design = design_of(frame)
+    design = build_design(frame)
     assert dict(zip(design.names, design.terms.tolist(), strict=True)) == {
         "specialty=oncology": [1, 0, 0],
         "decile": [0, pytest.approx(1.0), 0],
@@ -101,23 +101,23 @@ def test_the_design_centres_and_scales_numbers_and_marks_levels():
 
 @pytest.mark.parametrize("spelled", ["Early Adopters", "early_adopter", "EARLY-ADOPTER"])
 def test_levels_are_known_however_they_are_spelled(spelled):
-    assert design_of(pd.DataFrame({"adoption_stage": [spelled]})).names == ("adoption_stage=early_adopter",)
+    assert build_design(pd.DataFrame({"adoption_stage": [spelled]})).names == ("adoption_stage=early_adopter",)
 
 
 @pytest.mark.parametrize("kind", ["object", "category", "string"])
 def test_the_design_does_not_depend_on_how_words_are_stored(kind):
     plain, stored = hcps(200), hcps(200).astype({"specialty": kind, "adoption_stage": kind})
-    assert (design_of(plain).terms == design_of(stored).terms).all()
+    assert (build_design(plain).terms == build_design(stored).terms).all()
 
 
 def test_digital_engagement_matters_in_digital_channels_only():
-    design = design_of(pd.DataFrame({"digital_engagement_score": [0.0, 0.5, 1.0]}))
+    design = build_design(pd.DataFrame({"digital_engagement_score": [0.0, 0.5, 1.0]}))
     assert design.factors("email").tolist() == pytest.approx(np.exp([-0.16, 0.0, 0.16]).tolist())
     assert design.factors("in_person").tolist() == [1, 1, 1]
     assert (design.deviations("in_person", 100, 0) == 0).all()
 
 
 def test_twins_without_any_moderator_all_have_the_factor_one():
-    design = design_of(pd.DataFrame({"practice_size": [1, 2]}))
+    design = build_design(pd.DataFrame({"practice_size": [1, 2]}))
     assert design.factors("email").tolist() == [1, 1]
     assert design.deviations("email", 100, 0).shape == (0, 100)

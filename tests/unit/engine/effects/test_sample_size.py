@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from engine.effects.sample_size import SampleSize, design_effect, minimum_detectable_effect, power_of, two_sample
+from engine.effects.sample_size import SampleSize, achieved_power, design_effect, minimum_detectable_effect, two_sample
 
 
 def exact_power(size: SampleSize, effect: float, alpha: float = 0.05) -> float:
@@ -35,7 +35,7 @@ def test_the_size_reaches_the_power_and_hardly_more(effect, alpha, power, ratio)
 @pytest.mark.parametrize("inflation", [1.0, 2.5])
 def test_even_a_large_effect_gets_the_power_that_was_asked_for(effect, inflation):
     size = two_sample(effect, 1.0, design_effect=inflation)
-    assert power_of(size, effect, 1.0, design_effect=inflation) >= 0.8
+    assert achieved_power(size, effect, 1.0, design_effect=inflation) >= 0.8
     assert size.total > 2 * inflation
 
 
@@ -122,16 +122,16 @@ def test_an_impossible_cluster_is_refused(refused):
 @pytest.mark.parametrize(("treated", "control", "effect"), [(64, 64, 0.5), (30, 90, 0.4), (400, 400, 0.05), (12, 12, -1.2)])
 def test_the_power_of_a_given_size_is_that_of_the_noncentral_t(treated, control, effect):
     size = SampleSize(treated, control)
-    assert power_of(size, effect, 1.0) == pytest.approx(exact_power(size, abs(effect)), abs=1e-6)
+    assert achieved_power(size, effect, 1.0) == pytest.approx(exact_power(size, abs(effect)), abs=1e-6)
 
 
 def test_a_planned_size_has_the_planned_power_and_one_person_less_has_not():
     size = two_sample(0.3, 1.0, power=0.9, control_ratio=2.0, correlation=0.5)
-    assert power_of(size, 0.3, 1.0, correlation=0.5) >= 0.9 - 1e-3
-    assert power_of(SampleSize(size.n_treated - 1, size.n_control - 2), 0.3, 1.0, correlation=0.5) < 0.9
-    assert power_of(size, 0.3, 1.0, correlation=0.5, design_effect=2.0) < 0.7
+    assert achieved_power(size, 0.3, 1.0, correlation=0.5) >= 0.9 - 1e-3
+    assert achieved_power(SampleSize(size.n_treated - 1, size.n_control - 2), 0.3, 1.0, correlation=0.5) < 0.9
+    assert achieved_power(size, 0.3, 1.0, correlation=0.5, design_effect=2.0) < 0.7
 
 
 def test_a_size_without_a_variance_is_refused():
     with pytest.raises(ValueError, match="1 treated and 1 controls"):
-        power_of(SampleSize(1, 1), 0.3, 1.0)
+        achieved_power(SampleSize(1, 1), 0.3, 1.0)

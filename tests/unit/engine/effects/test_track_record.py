@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engine.effects.track_record import Answered, track_record
+from engine.effects.track_record import ComparedSimulation, track_record
 
 
 def test_without_a_real_answer_there_is_no_record():
@@ -15,7 +15,13 @@ def test_without_a_real_answer_there_is_no_record():
 
 def test_an_answer_is_inside_or_agrees_once_its_own_error_is_allowed_for():
     simulated = (0.05, 0.01, 0.09, 0.95)
-    record = track_record([Answered(*simulated, 0.08, 0.01), Answered(*simulated, 0.095, 0.02), Answered(*simulated, 0.2, 0.01)])
+    record = track_record(
+        [
+            ComparedSimulation(*simulated, 0.08, 0.01),
+            ComparedSimulation(*simulated, 0.095, 0.02),
+            ComparedSimulation(*simulated, 0.2, 0.01),
+        ]
+    )
     assert (record.n, record.n_inside, record.n_agreeing) == (3, 1, 2)
     assert record.mean_error == pytest.approx((0.03 + 0.045 + 0.15) / 3)
     assert "of 3 past simulations" in str(record)
@@ -25,6 +31,6 @@ def test_answers_of_worlds_as_simulated_agree_in_95_of_100():
     rng = np.random.default_rng(0)
     half = stats.norm.ppf(0.975) * 0.02
     found = rng.normal(0.05, np.hypot(0.02, 0.015), 4000)
-    record = track_record([Answered(0.05, 0.05 - half, 0.05 + half, 0.95, effect, 0.015) for effect in found])
+    record = track_record([ComparedSimulation(0.05, 0.05 - half, 0.05 + half, 0.95, effect, 0.015) for effect in found])
     assert record.n_agreeing / record.n == pytest.approx(0.95, abs=0.01)
     assert record.n_inside / record.n == pytest.approx(2 * stats.norm.cdf(half / np.hypot(0.02, 0.015)) - 1, abs=0.02)

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from engine import SimulationEngine, TwinGenerator
-from engine.experiments.counterfactuals import as_population, counterfactuals, had_they_not_been_treated
+from engine.experiments.counterfactuals import counterfactuals, entities_as_population, treated_counterfactuals
 from engine.sample_tables import sample_hcps
 from engine.twins.twin_model import TwinModel
 from tests.populations import intervention
@@ -31,7 +31,7 @@ def entities() -> pd.DataFrame:
 
 def test_each_entity_has_two_outcomes_whose_difference_is_the_effect_on_its_like(model, entities):
     told = counterfactuals(model, entities, SPEAKERS).entities
-    engine = SimulationEngine(as_population(model, entities, model.predict(entities)))
+    engine = SimulationEngine(entities_as_population(model, entities, model.predict(entities)))
     assert told.index.equals(entities.index)
     assert told["without"].to_numpy() == pytest.approx(model.predict(entities))
     assert told["difference"].to_numpy() == pytest.approx(engine.twin_effects(SPEAKERS))
@@ -44,7 +44,7 @@ def test_each_entity_has_two_outcomes_whose_difference_is_the_effect_on_its_like
 
 def test_the_average_difference_is_that_of_a_simulation_on_these_entities(model, entities):
     average = counterfactuals(model, entities, SPEAKERS).average
-    result = SimulationEngine(as_population(model, entities, model.predict(entities))).simulate(SPEAKERS)
+    result = SimulationEngine(entities_as_population(model, entities, model.predict(entities))).simulate(SPEAKERS)
     assert average["difference"] == pytest.approx(result.ate)
     assert (average["difference_lower"], average["difference_upper"]) == pytest.approx((result.ate_ci_lower, result.ate_ci_upper))
     assert average["with"] == pytest.approx(average["without"] + average["difference"])
@@ -84,7 +84,7 @@ def test_what_the_treated_would_have_done_is_covered_in_95_of_100_experiments(cl
     on_average, of_each = [], []
     for _ in range(300):
         expected, untreated, outcome, treated, of = a_trial(rng, n=400, clusters=clusters)
-        told = had_they_not_been_treated(expected, outcome, treated, clusters=of)
+        told = treated_counterfactuals(expected, outcome, treated, clusters=of)
         on_average.append(told.average["difference_lower"] <= 0.2 <= told.average["difference_upper"])
         truth = untreated[treated]
         of_each.append(np.mean((told.entities["without_lower"] <= truth) & (truth <= told.entities["without_upper"])))
@@ -95,8 +95,8 @@ def test_what_the_treated_would_have_done_is_covered_in_95_of_100_experiments(cl
 def test_an_expectation_that_is_worth_something_narrows_the_interval_and_a_worthless_one_does_no_harm():
     rng = np.random.default_rng(2)
     expected, _, outcome, treated, _ = a_trial(rng, n=4000)
-    good = had_they_not_been_treated(expected, outcome, treated).average
-    bad = had_they_not_been_treated(rng.permutation(expected), outcome, treated).average
+    good = treated_counterfactuals(expected, outcome, treated).average
+    bad = treated_counterfactuals(rng.permutation(expected), outcome, treated).average
     plain = stats.ttest_ind(outcome[treated], outcome[~treated]).confidence_interval()
     width = lambda told: told["difference_upper"] - told["difference_lower"]  # noqa: E731
     assert width(bad) == pytest.approx(plain.high - plain.low, rel=0.05)
@@ -106,7 +106,7 @@ def test_an_expectation_that_is_worth_something_narrows_the_interval_and_a_worth
 def test_a_constant_expectation_is_the_plain_difference_of_the_arms():
     rng = np.random.default_rng(3)
     _, _, outcome, treated, _ = a_trial(rng)
-    told = had_they_not_been_treated(np.zeros(2000), outcome, treated).average
+    told = treated_counterfactuals(np.zeros(2000), outcome, treated).average
     assert told["difference"] == pytest.approx(outcome[treated].mean() - outcome[~treated].mean())
     welch = np.sqrt(outcome[treated].var(ddof=1) / treated.sum() + outcome[~treated].var(ddof=1) / (~treated).sum())
     assert told["standard_error"] == pytest.approx(welch, rel=0.01)
@@ -114,6 +114,6 @@ def test_a_constant_expectation_is_the_plain_difference_of_the_arms():
 
 def test_arms_too_small_and_missing_outcomes_are_refused():
     with pytest.raises(ValueError, match="the control arm has 2 units of assignment"):
-        had_they_not_been_treated([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [True, True, True, False, False])
+        treated_counterfactuals([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [True, True, True, False, False])
     with pytest.raises(ValueError, match="leave out entities whose outcome is missing"):
-        had_they_not_been_treated([1, 2, 3], [1, np.nan, 3], [True, True, False])
+        treated_counterfactuals([1, 2, 3], [1, np.nan, 3], [True, True, False])

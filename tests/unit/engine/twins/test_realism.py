@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp, spearmanr
 
-from engine.twins.realism import association, closeness, column_score, detection_auc, exact_copies, realism
+from engine.twins.realism import association, closeness, column_score, detection_auc, exact_copies, measure_realism
 
 
 def people(n: int, seed: int, *, tied: bool = True) -> pd.DataFrame:
@@ -95,7 +95,7 @@ def test_a_slightly_blurred_copy_is_a_near_copy() -> None:
 
 
 def test_the_report_holds_real_rows_against_real_rows_blameless() -> None:
-    report = realism(
+    report = measure_realism(
         [people(1500, 3)], held_out=people(1500, 2), training=people(3000, 1), categorical=["group"], rng=np.random.default_rng(0)
     )
     assert report.auc == pytest.approx(0.5, abs=0.05)
@@ -107,7 +107,7 @@ def test_the_report_holds_real_rows_against_real_rows_blameless() -> None:
 
 
 def test_broken_dependence_shows_in_the_association_error_though_every_column_is_right() -> None:
-    report = realism(
+    report = measure_realism(
         [people(1500, 3, tied=False)],
         held_out=people(1500, 2),
         training=people(1500, 1),
