@@ -442,7 +442,7 @@ class _Drawn:
         draws *= kept[:, None]
         draws += left[:, None] * normal_draws(
             1, len(self.scale), seed, "subgroups"
-        )  # each group is told by itself: one row serves all
+        )
         draws += self.average
         return n, draws
 

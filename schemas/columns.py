@@ -24,7 +24,7 @@ def encode_levels(column: pd.Series[Any]) -> Levels:
     """The levels of a column.
 
     Example:
-        >>> levels_of(pd.Series(["b", None, "a", "b"]))
+        >>> encode_levels(pd.Series(["b", None, "a", "b"]))
         Levels(codes=array([ 0, -1,  1,  0]), found=('b', 'a'))
     """
     codes, found = pd.factorize(column)

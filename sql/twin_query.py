@@ -44,7 +44,7 @@ def twin_query(filters: Mapping[str, Any] | PopulationFilter) -> TwinQuery:
     said = filters.model_dump() if isinstance(filters, PopulationFilter) else dict(filters)
     query = TwinQuery()
     if said.get("brand") is not None:
-        query.clauses.append(f"m.brand::text = {query.value(one_of('brand', said['brand'], Brand))}")
+        query.clauses.append(f"m.brand::text = {query.value(require_one_of('brand', said['brand'], Brand))}")
     if said.get("model_id") is not None:
         query.clauses.append(f"t.model_id = {query.value(_uuid(said['model_id']))}")
     query.clauses.append(_of_types(query, _types(said.get("twin_type")), {w: v for w, v in said.items() if w not in WORDS}))

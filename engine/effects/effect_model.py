@@ -78,7 +78,7 @@ def normal_draws(rows: int, n_draws: int, seed: int, purpose: str) -> Array:
         McKay, Beckman, Conover (1979), A comparison of three methods for selecting values of input variables. Technometrics 21.
 
     Example:
-        >>> drawn = normals(1, 1000, seed=0, purpose="an example")
+        >>> drawn = normal_draws(1, 1000, seed=0, purpose="an example")
         >>> drawn.shape, abs(round(float(drawn.mean()), 12))
         ((1, 1000), 0.0)
     """
@@ -127,7 +127,7 @@ def draw_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
 
     Example:
         >>> e_mails = InterventionConfig(intervention_type="email_campaign", channel="mail", frequency="once", duration_weeks=2)
-        >>> round(float(np.median(drawn_dose(e_mails, 1000, seed=0).half_weeks)), 2)
+        >>> round(float(np.median(draw_dose(e_mails, 1000, seed=0).half_weeks)), 2)
         4.0
     """
     entry = INTERVENTIONS[config.intervention_type]
@@ -182,7 +182,7 @@ def draw_effect(prior: EffectPrior, n_draws: int, seed: int) -> Array:
 
     Example:
         >>> prior = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.03, between_sd=0.04)
-        >>> round(float(drawn_effect(prior, 1000, seed=0).std()), 3)
+        >>> round(float(draw_effect(prior, 1000, seed=0).std()), 3)
         0.05
     """
     sd = float(np.hypot(prior.sd, prior.between_sd))
@@ -235,7 +235,7 @@ def build_design(frame: pd.DataFrame | Columns) -> Design:
     """The design of twins; moderators that ``frame`` lacks, and missing values, bend nothing.
 
     Example:
-        >>> design = design_of(pd.DataFrame({"decile": [10, None], "adoption_stage": ["Innovators", "unheard of"]}))
+        >>> design = build_design(pd.DataFrame({"decile": [10, None], "adoption_stage": ["Innovators", "unheard of"]}))
         >>> design.names
         ('decile', 'adoption_stage=innovator')
         >>> design.factors("email").round(2).tolist()

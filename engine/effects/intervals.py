@@ -76,7 +76,7 @@ def standard_deviation(values: Array) -> float:
     """Standard deviation of values; from the quartiles of the finite ones where some are not finite.
 
     Example:
-        >>> deviation(np.array([1.0, 2.0, 3.0])), round(deviation(np.array([1.0, 2.0, 3.0, np.inf])), 2)
+        >>> standard_deviation(np.array([1.0, 2.0, 3.0])), round(standard_deviation(np.array([1.0, 2.0, 3.0, np.inf])), 2)
         (1.0, 0.74)
     """
     if np.isfinite(values).all():
@@ -96,7 +96,7 @@ def simultaneous_half_width(draws: Array, confidence_level: float) -> Array:
 
     Example:
         >>> draws = np.random.default_rng(0).standard_normal((2, 10_000))
-        >>> simultaneous_reach(draws, 0.95).round(1).tolist()
+        >>> simultaneous_half_width(draws, 0.95).round(1).tolist()
         [2.2, 2.2]
     """
     spread = draws.std(axis=1, keepdims=True)

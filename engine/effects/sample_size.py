@@ -133,7 +133,7 @@ def achieved_power(
         Cohen (1988), Statistical Power Analysis for the Behavioral Sciences, chapter 2: the noncentral t distribution.
 
     Example:
-        >>> round(power_of(SampleSize(64, 64), effect=0.5, outcome_sd=1.0), 3)
+        >>> round(achieved_power(SampleSize(64, 64), effect=0.5, outcome_sd=1.0), 3)
         0.801
     """
     _refuse(alpha=alpha)

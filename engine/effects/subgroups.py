@@ -65,8 +65,8 @@ def group_by_level(levels: Levels) -> Groups:
 
     Example:
         >>> import pandas as pd
-        >>> from schemas.columns import levels_of
-        >>> found = groups_of(levels_of(pd.Series(["west", "north", None, "west"])))
+        >>> from schemas.columns import encode_levels
+        >>> found = group_by_level(encode_levels(pd.Series(["west", "north", None, "west"])))
         >>> found.labels, found.places.tolist()
         (('north', 'west'), [2, 1, 0, 2])
     """

@@ -1,4 +1,4 @@
-"""How often simulations of a kind were right, once real experiments had answered them."""
+"""How often simulations agreed with the real experiments that were made after them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ComparedSimulation", "track_record"]
 
 
 class ComparedSimulation(NamedTuple):
-    """A simulation and what a real experiment found: the interval at ``level``, the effect with its ``standard_error``."""
+    """A simulated effect with its interval at ``level``, and the effect of a real experiment with its ``standard_error``."""
 
     simulated: float
     lower: float
@@ -24,22 +24,26 @@ class ComparedSimulation(NamedTuple):
     standard_error: float
 
 
-def track_record(answered: Sequence[ComparedSimulation]) -> TrackRecord:
-    """The record of simulations with a real answer.
+def track_record(compared: Sequence[ComparedSimulation]) -> TrackRecord:
+    """Count the simulations whose interval holds the effect of the real experiment.
+
+    Args:
+        compared: one entry a simulation; effects are fractions on the target's scale.
 
     Example:
-        >>> right, wrong = Answered(0.05, 0.01, 0.09, 0.95, 0.04, 0.01), Answered(0.05, 0.01, 0.09, 0.95, 0.10, 0.01)
-        >>> track_record([right, wrong]).n_inside
+        >>> inside = ComparedSimulation(0.05, 0.01, 0.09, 0.95, effect=0.04, standard_error=0.01)
+        >>> outside = ComparedSimulation(0.05, 0.01, 0.09, 0.95, effect=0.10, standard_error=0.01)
+        >>> track_record([inside, outside]).n_inside
         1
     """
-    if not answered:
+    if not compared:
         return TrackRecord(n=0, n_inside=0, n_agreeing=0)
-    simulated, lower, upper, level, effect, error = np.transpose(answered)
-    end = np.where(effect > simulated, upper, lower)
-    allowed = np.hypot(end - simulated, ndtri((1.0 + level) / 2.0) * error)
+    simulated, lower, upper, level, effect, error = np.transpose(compared)
+    nearer_end = np.where(effect > simulated, upper, lower)
+    tolerance = np.hypot(nearer_end - simulated, ndtri((1.0 + level) / 2.0) * error)
     return TrackRecord(
-        n=len(answered),
+        n=len(compared),
         n_inside=int(np.sum((lower <= effect) & (effect <= upper))),
-        n_agreeing=int(np.sum(np.abs(effect - simulated) <= allowed)),
+        n_agreeing=int(np.sum(np.abs(effect - simulated) <= tolerance)),
         mean_error=float(np.mean(effect - simulated)),
     )

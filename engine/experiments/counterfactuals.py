@@ -146,7 +146,7 @@ def treated_counterfactuals(
         >>> expected = rng.normal(0, 1, 2000)
         >>> treated = rng.random(2000) < 0.5
         >>> outcome = expected + 0.3 * treated + rng.normal(0, 0.5, 2000)
-        >>> told = had_they_not_been_treated(expected, outcome, treated)
+        >>> told = treated_counterfactuals(expected, outcome, treated)
         >>> bool(told.average["difference_lower"] < 0.3 < told.average["difference_upper"])
         True
     """

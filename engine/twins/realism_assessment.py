@@ -62,7 +62,7 @@ def assess(
     unseen, known = _satisfying(frame.iloc[order[:held_out]], allowed), order[held_out:]
     if len(unseen) < MIN_HELD_OUT:
         raise ValueError(
-            f"{len(unseen)} of {held_out} rows held out satisfy the filters: at least {LEAST_HELD_OUT} are needed to judge by"
+            f"{len(unseen)} of {held_out} rows held out satisfy the filters: at least {MIN_HELD_OUT} are needed to judge by"
         )
     draws = make(known, [len(part) for part in np.array_split(np.arange(len(unseen)), FOLDS)], rng)
     training = _satisfying(frame.iloc[known], allowed)

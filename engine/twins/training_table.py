@@ -90,7 +90,7 @@ def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> Tra
     Raises:
         ClinicalData: for a clinical column or target, by name.
         ValueError: when the target is not declared, missing or constant, a default feature holds an impossible value, a number is
-            larger than ``LARGEST``, or fewer than ``LEAST_SAMPLES`` usable rows are left.
+            larger than ``LARGEST``, or fewer than ``MIN_SAMPLES`` usable rows are left.
 
     Example:
         >>> frame = pd.DataFrame({"decile": [3, 8] * 1200, "prescribing_change": [0.1, 0.2, None, 0.3] * 600})
@@ -106,7 +106,7 @@ def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> Tra
     kept = frame.loc[usable]
     if len(kept) < MIN_SAMPLES:
         raise ValueError(
-            f"{len(kept)} rows with a value of {target!r} are too few to learn twins from: at least {LEAST_SAMPLES} are needed"
+            f"{len(kept)} rows with a value of {target!r} are too few to learn twins from: at least {MIN_SAMPLES} are needed"
         )
     kinds, warnings = _kinds(kept, entry, names)
     if not kinds:

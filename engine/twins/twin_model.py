@@ -99,7 +99,7 @@ class TwinModel:
             ValueError: for an impossible ``n``, or a filter on what these twins lack.
         """
         if not 1 <= n <= MAX_TWINS:
-            raise ValueError(f"n is {n}: 1 to {MOST_TWINS:,} twins can be made at once")
+            raise ValueError(f"n is {n}: 1 to {MAX_TWINS:,} twins can be made at once")
         wanted = conditions(self.card.twin_type, filters)
         rng, allowed = np.random.default_rng(seed), self._allowed(wanted)
         sampled, encoded, expected = _drawn(self.joint, self.outcome, self.adjustment, n, rng, allowed)
