@@ -440,9 +440,7 @@ class _Drawn:
         of_dimension = zip(*(np.split(each, ends) for each in (draws.mean(axis=1), n, within)), strict=True)
         kept, left = np.concatenate([shrinkage(*each) for each in of_dimension], axis=1)
         draws *= kept[:, None]
-        draws += left[:, None] * normal_draws(
-            1, len(self.scale), seed, "subgroups"
-        )
+        draws += left[:, None] * normal_draws(1, len(self.scale), seed, "subgroups")
         draws += self.average
         return n, draws
 

@@ -61,7 +61,7 @@ def measure_realism(
     Example:
         >>> rng = np.random.default_rng(0)
         >>> real = pd.DataFrame({"visits": rng.gamma(2.0, 3.0, 600), "sales": rng.normal(size=600)})
-        >>> copied = realism([real.head(200)], held_out=real.tail(200), training=real.head(400), categorical=[], rng=rng)
+        >>> copied = measure_realism([real.head(200)], held_out=real.tail(200), training=real.head(400), categorical=[], rng=rng)
         >>> copied.exact_copies, copied.near_copies, copied.auc < 0.6
         (1.0, 1.0, True)
     """
