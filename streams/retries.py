@@ -1,20 +1,22 @@
-"""How an event is brought to its end: an outage is waited for, a refusal is answered, and nothing leaves an agent.
+"""Processes an event to its end: a transient failure is retried, any other one is refused, and no exception leaves an agent.
 
-An exception that leaves a Faust agent acknowledges its event, which is then lost. So every agent runs the work of an event
-through :func:`process_event`, the only place of the service that catches everything.
+An exception that leaves a Faust agent acknowledges its event, which is then lost. So every agent runs the work of an event through
+:func:`process_event`, the only function of the service that catches every exception.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
+
+import stamina
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from streams.errors import is_transient
 from streams.metrics import OLDEST_UNFINISHED, OUTAGES
@@ -36,7 +38,7 @@ LONGEST_WAIT_S = 10.0
 
 
 class RoleApp(Protocol):
-    """What an app has to tell here: which role it plays, and how to end it when it can go on no longer."""
+    """The part of an app that this module needs."""
 
     @property
     def role(self) -> str:
@@ -47,33 +49,46 @@ class RoleApp(Protocol):
 
 
 async def retry_transient(action: Callable[[], Awaitable[T]], *, part: str, attempts: int | None = None) -> T:
-    """Run ``action``, and again after every outage, with growing pauses of at most ten seconds.
+    """Await ``action``, and again after every transient failure, with waits that double from 0.1 s to 10 s.
 
     Args:
         action: makes a fresh awaitable for each attempt; it must be safe to repeat.
-        part: what is waited for, as the metric ``twin_outages_total`` names it.
-        attempts: how often at most; without a number, for as long as it takes.
+        part: the service that is waited for, as the metric ``twin_outages_total`` names it.
+        attempts: the most attempts; without a limit when null.
 
     Raises:
-        Exception: whatever ``action`` raises that is not an outage, and the last outage when the attempts are used up.
+        Exception: the failure that is not transient, or the last transient one after ``attempts``.
     """
-    attempt = 0
-    while True:
-        try:
-            return await action()
-        except Exception as error:
-            attempt += 1
-            if not is_transient(error) or attempt == attempts:
-                raise
-            OUTAGES.labels(part=part).inc()
-            pause = _pause_s(attempt)
-            LOG.warning("%s is out (%s: %s): waiting %.1f s, attempt %d", part, type(error).__name__, error, pause, attempt)
-        await asyncio.sleep(pause)
+    retry = stamina.retry(
+        on=is_transient,
+        attempts=attempts,
+        timeout=None,
+        wait_initial=FIRST_WAIT_S,
+        wait_max=LONGEST_WAIT_S,
+        wait_jitter=FIRST_WAIT_S,
+    )
+    return await retry(_attempt)(action, part=part)
 
 
-def _pause_s(attempt: int) -> float:
-    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt - 1, 16))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads workers out, keeps no secret
+async def _attempt(action: Callable[[], Awaitable[T]], *, part: str) -> T:  # noqa: ARG001  # _record_outage reads it
+    return await action()
+
+
+def _record_outage(details: RetryDetails) -> None:
+    """Count and log a failed attempt before the wait for the next one."""
+    part, error = str(details.kwargs.get("part", details.name)), details.caused_by
+    OUTAGES.labels(part=part).inc()
+    LOG.warning(
+        "%s is unavailable (%s: %s): attempt %d failed, trying again in %.1f s",
+        part,
+        type(error).__name__,
+        error,
+        details.retry_num,
+        details.wait_for,
+    )
+
+
+set_on_retry_hooks([_record_outage])  # the hooks of stamina are the same for the whole process
 
 
 async def process_event(
@@ -83,25 +98,28 @@ async def process_event(
     *,
     part: str = "postgres",
 ) -> None:
-    """Bring one event to its end: done, or refused with what ``work`` raised.
+    """Process one event with ``work``, or refuse it with the exception that ``work`` raised.
 
-    Outages are waited for in both. When even the refusal fails, the app is ended and the event stays unacknowledged: it comes
-    again after the restart.
+    Transient failures of both are retried. When the refusal fails too, the app is ended and the event is not acknowledged, so that
+    it is delivered again after the restart.
     """
     with track_unfinished(app):
         try:
             await retry_transient(work, part=part)
-        except Exception as error:  # noqa: BLE001  # the one broad except: what leaves an agent is acknowledged and lost
+        except Exception as error:  # noqa: BLE001  # the only broad except: an exception that leaves an agent acknowledges the event, which is then lost
             try:
                 await retry_transient(partial(refuse, error), part=part)
             except Exception as failure:
-                LOG.exception("an event could not even be refused: ending %s", app.role)
+                LOG.exception("an event could be neither processed nor refused: the role %s ends", app.role)
                 await app.crash(failure)
                 await asyncio.Event().wait()
 
 
 async def reraise(error: Exception) -> None:
-    """Raise ``error``: the ``refuse`` of a role that has no dead letters for its events, so that the app ends."""
+    """Raise ``error``.
+
+    It is the ``refuse`` of :func:`process_event` for events that must not be skipped: the app ends instead.
+    """
     raise error
 
 
@@ -110,7 +128,7 @@ _started: defaultdict[str, dict[object, float]] = defaultdict(dict)
 
 @contextmanager
 def track_unfinished(app: RoleApp) -> Iterator[None]:
-    """Count what runs inside as one unfinished event of the app's role."""
+    """Count the enclosed block as one unfinished event of the app's role."""
     OLDEST_UNFINISHED.labels(role=app.role).set_function(lambda: oldest_unfinished_s(app.role))
     token = object()
     _started[app.role][token] = time.monotonic()
@@ -121,5 +139,5 @@ def track_unfinished(app: RoleApp) -> Iterator[None]:
 
 
 def oldest_unfinished_s(role: str) -> float:
-    """Seconds since the oldest event in work was begun, 0 when there is none."""
+    """Seconds since the oldest unfinished event was started, 0 when there is none."""
     return max((time.monotonic() - start for start in _started[role].values()), default=0.0)

@@ -13,9 +13,10 @@ from faust.exceptions import ProducerSendError
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 from pydantic import ValidationError
+from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 
 from schemas import InterventionConfig
-from streams import retries as answering
+from streams import retries
 from streams.errors import describe_error, is_transient
 from streams.metrics import OUTAGES, REGISTRY
 from streams.retries import oldest_unfinished_s, process_event, retry_transient, track_unfinished
@@ -34,7 +35,7 @@ class AWorker:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    monkeypatch.setattr(answering, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
 
 
 def failing(*errors):
@@ -121,10 +122,28 @@ async def test_persisting_gives_up_after_the_attempts_that_it_was_given():
     assert await retry_transient(failing(*[ConnectionError()] * 2), part="trial", attempts=3) == "done"
 
 
-def test_pauses_double_up_to_a_limit_and_are_spread():
-    longest = [max(answering._pause_s(attempt) for _ in range(400)) for attempt in (1, 2, 3)]
-    assert longest == pytest.approx([0.001, 0.002, 0.004], rel=0.05)
-    assert answering._pause_s(10_000) <= answering.LONGEST_WAIT_S
+async def test_waits_double_up_to_a_limit_and_are_spread(monkeypatch):
+    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.008)
+    waits = []
+    hooks = get_on_retry_hooks()
+    set_on_retry_hooks([lambda retry: waits.append(retry.wait_for)])
+    try:
+        await retry_transient(failing(*[ConnectionError()] * 6), part="trial")
+    finally:
+        set_on_retry_hooks(hooks)
+    assert all(0 <= wait - base <= 0.001 + 1e-9 for wait, base in zip(waits, [0.001, 0.002, 0.004], strict=False))
+    assert waits[3:] == pytest.approx([0.008] * 3)
+    assert len({wait % 0.001 for wait in waits[:3]}) == 3
+
+
+async def test_a_wait_and_an_attempt_can_be_cancelled(monkeypatch):
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 60.0)
+    for action in (failing(ConnectionError()), asyncio.Event().wait):
+        task = asyncio.create_task(retry_transient(action, part="trial"))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_what_the_work_raises_reaches_the_refusal():
@@ -168,7 +187,7 @@ async def test_an_event_that_can_not_even_be_refused_ends_the_app_and_is_never_f
 
 def test_the_oldest_unfinished_event_is_the_one_that_shows(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(answering.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(retries.time, "monotonic", lambda: now[0])
     app = AWorker(role="outcomes")
 
     def shown():

@@ -8,7 +8,7 @@ import pytest
 from faust.exceptions import NotReady
 from pydantic import SecretStr
 
-from streams import retries as answering
+from streams import retries
 from streams.agents import fidelity
 from streams.kafka.app import TwinApp
 from streams.kafka.topics import CHANGELOGS
@@ -43,7 +43,7 @@ def test_no_role_keeps_standbys_promises_transactions_or_serves_its_tables(role:
 
 
 async def test_an_app_that_finds_no_postgres_says_so_and_ends_in_good_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(answering, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
     nowhere = SETTINGS.model_copy(update={"postgres_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none"), "home": tmp_path})
     app = TwinApp("outcomes", nowhere)
 
