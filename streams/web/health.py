@@ -1,4 +1,4 @@
-"""The small site of a role's process: what Prometheus, a load balancer and a supervisor ask it."""
+"""HTTP endpoints of a role's process: metrics for Prometheus, liveness for its supervisor, readiness for a load balancer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
+from prometheus_client import ProcessCollector
+from prometheus_client.aiohttp import make_aiohttp_handler
 
 from streams.metrics import REGISTRY
 from streams.retries import oldest_unfinished_s
@@ -15,17 +16,17 @@ from streams.retries import oldest_unfinished_s
 __all__ = ["HealthProbe", "health_app", "serve_app"]
 
 ProcessCollector(registry=REGISTRY)
-GRACE_S = 2.0
+SHUTDOWN_S = 2.0
 
 
 @dataclass(frozen=True)
 class HealthProbe:
-    """How a role's process is asked whether it lives and whether it works.
+    """State of a role's process, read at each request.
 
     Attributes:
-        unready: why it does not take events yet, None when it does.
-        last_poll_s: seconds since it last asked Kafka for records, None before the first time.
-        stuck_s: an event that takes longer, or a poll longer ago, means that the process should be restarted.
+        unready: returns the reason why the role does not process events yet, None when it does.
+        last_poll_s: returns the seconds since the last poll of Kafka, None before the first.
+        stuck_s: the process is not alive when an event takes longer, or the last poll is longer ago.
     """
 
     role: str
@@ -34,35 +35,37 @@ class HealthProbe:
     stuck_s: float
 
 
-def health_app(pulse: HealthProbe) -> web.Application:
-    """``/metrics`` for Prometheus, ``/health`` for who restarts the process, ``/ready`` for who sends work to it."""
-
-    async def metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+def health_app(probe: HealthProbe) -> web.Application:
+    """Build the application that serves ``/metrics``, ``/health`` and ``/ready``; the latter two answer 503 when not."""
 
     async def health(_request: web.Request) -> web.Response:
-        oldest, poll = oldest_unfinished_s(pulse.role), pulse.last_poll_s()
-        alive = max(oldest, poll or 0.0) < pulse.stuck_s
-        told = {"role": pulse.role, "alive": alive, "oldest_unfinished_s": round(oldest, 3), "last_poll_s": poll and round(poll, 3)}
-        return web.json_response(told, status=200 if alive else 503)
+        oldest_s, poll_s = oldest_unfinished_s(probe.role), probe.last_poll_s()
+        alive = max(oldest_s, poll_s or 0.0) < probe.stuck_s
+        body = {
+            "role": probe.role,
+            "alive": alive,
+            "oldest_unfinished_s": round(oldest_s, 3),
+            "last_poll_s": poll_s and round(poll_s, 3),
+        }
+        return web.json_response(body, status=200 if alive else 503)
 
     async def ready(_request: web.Request) -> web.Response:
-        reason = pulse.unready()
-        return web.json_response({"role": pulse.role, "ready": reason is None, "reason": reason}, status=503 if reason else 200)
+        reason = probe.unready()
+        return web.json_response({"role": probe.role, "ready": reason is None, "reason": reason}, status=503 if reason else 200)
 
-    site = web.Application()
-    site.add_routes([web.get("/metrics", metrics), web.get("/health", health), web.get("/ready", ready)])
-    return site
+    app = web.Application()
+    app.add_routes([web.get("/metrics", make_aiohttp_handler(REGISTRY)), web.get("/health", health), web.get("/ready", ready)])
+    return app
 
 
 @asynccontextmanager
-async def serve_app(site: web.Application, host: str, port: int) -> AsyncIterator[int]:
-    """Serve a site and give its port; 0 asks for a free one.
+async def serve_app(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+    """Serve an application and yield its port; port 0 chooses a free one.
 
     Raises:
-        OSError: when the port is taken, naming the setting that moves it.
+        OSError: when the port is taken, naming the setting that changes it.
     """
-    runner = web.AppRunner(site, access_log=None, shutdown_timeout=GRACE_S)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
         yield await _listen(runner, host, port)
