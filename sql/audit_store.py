@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 import asyncpg
 
@@ -16,6 +16,7 @@ from sql.database import Connection, connect
 from sql.pane_store import PANE_COLUMNS
 
 __all__ = [
+    "LineGrid",
     "Rows",
     "count_copies",
     "counted_revisions",
@@ -31,6 +32,15 @@ __all__ = [
 ]
 
 Rows = AsyncIterator[asyncpg.Record]
+
+
+class LineGrid(NamedTuple):
+    """Lengths of the panes and windows of a line in seconds, and its floor in seconds since the epoch, null before the first."""
+
+    pane_s: float
+    window_s: float
+    floor: float | None
+
 
 _PREFETCH = 5000
 
@@ -146,9 +156,10 @@ async def snapshot_time(connection: Connection) -> datetime:
     return now
 
 
-async def line_grids(connection: Connection) -> dict[str, dict[str, Any]]:
-    """For each line ``pane_s``, ``window_s`` and ``floor``, the last as seconds since the epoch or null."""
-    return {row["line"]: dict(row) for row in await connection.fetch(_LINE_GRIDS)}
+async def line_grids(connection: Connection) -> dict[str, LineGrid]:
+    """The grid of each line."""
+    rows = await connection.fetch(_LINE_GRIDS)
+    return {row["line"]: LineGrid(row["pane_s"], row["window_s"], row["floor"]) for row in rows}
 
 
 async def _rows(connection: Connection, statement: str) -> Rows:

@@ -1,7 +1,7 @@
 """Operators' tools: verify and repair stored counts, replay ranges of topics, and correct and replay refused records.
 
-It imports from the packages below it. ``verify`` and ``topic_replay`` load numpy and the engine: commands import these modules
-where they need them.
+It imports from the packages below it. ``verify`` and ``topic_replay`` load numpy and the engine, so that commands import these
+modules where they need them.
 """
 
 from streams.operations.corrections import Correction, parse_assignment

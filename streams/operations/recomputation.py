@@ -1,310 +1,291 @@
-"""Heads, panes and positions, recomputed from the stored outcomes and held against what is stored of them."""
+"""Recomputes heads, panes, floors and windows from the stored outcomes, and compares them with what is stored."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
-from typing import Any, NamedTuple
+from itertools import groupby, pairwise
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
-import numpy as np
 
-from engine.fidelity.error_sums import add_sums, contributions, fidelity_metrics, negate
+from engine.fidelity.error_sums import add_sums, fidelity_metrics, negate
 from schemas import FidelityMetrics, PaneRow
 from schemas.events import SUM_FIELDS
-from schemas.twin_models import Baseline
-from sql import audit_store as audit
+from sql import audit_store
+from sql.audit_store import LineGrid
 from sql.database import Connection
-from sql.model_card_rows import UnknownModel, load_card
 from sql.outcome_store import Head
 from sql.pane_store import pane_row
 from streams.ingestion.revisions import cell_of
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
+from streams.operations.findings import Findings
+from streams.operations.rescoring import Rescorer, ScoredRevision
+from streams.operations.source_audit import check_sources
 
-__all__ = ["ExpectedWindow", "Findings", "Grids", "RecomputedState", "recompute"]
-
-Grids = Mapping[str, Mapping[str, Any]]
+__all__ = ["ExpectedWindow", "LineWindow", "RecomputedState", "StoredPane", "recompute"]
 
 _BATCH = 5000
-_MOST_TOLD = 50
 
 
-class Findings:
-    """Collects counts and mismatches."""
+class LineWindow(NamedTuple):
+    """A window of one series of a model line."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._told: defaultdict[str, list[str]] = defaultdict(list)
-        self._more: Counter[str] = Counter()
+    line: str
+    window: WindowKey
 
-    def say(self, kind: str, mismatch: str) -> None:
-        """Note a mismatch; of each kind the first many are told in full."""
-        if len(self._told[kind]) < _MOST_TOLD:
-            self._told[kind].append(f"{kind}: {mismatch}")
-        else:
-            self._more[kind] += 1
-
-    def compare(self, kind: str, what: str, found: Any, expected: Any) -> None:
-        """Note a mismatch unless both are equal."""
-        if found != expected:
-            self.say(kind, f"{what} is {found}, the outcomes say {expected}")
-
-    def all(self) -> tuple[str, ...]:
-        """Every mismatch."""
-        more = [f"{kind}: and {count} more" for kind, count in self._more.items()]
-        return tuple([mismatch for told in self._told.values() for mismatch in told] + more)
+    def __str__(self) -> str:
+        series, start = self.window
+        return f"{self.line}, model {series.model_id}, {series.segment}, window from {_iso(start)}"
 
 
 class ExpectedWindow(NamedTuple):
-    """What a window adds up to, and what it therefore looks like."""
+    """Version and metrics of a window, recomputed from its panes."""
 
     version: int
     metrics: FidelityMetrics
 
 
+class StoredPane(NamedTuple):
+    """A row of ``fidelity_panes``."""
+
+    line: str
+    source: str
+    row: PaneRow
+
+
 @dataclass(frozen=True)
 class RecomputedState:
-    """One moment of the database.
+    """One state of the database.
 
     Attributes:
-        grids: of each line, ``pane_s``, ``window_s`` and ``floor``.
-        windows: what each window above the floor has to look like, by line.
-        rows: of ``fidelity_panes``, with line and source.
-        snapshots: as they are stored.
-        at: the moment.
+        grids: pane and window lengths, and the floor, of each line.
+        windows: every window above the floor of its line, as its panes define it.
+        panes: all rows of ``fidelity_panes``.
+        snapshots: all rows of ``fidelity_snapshots``.
+        at: time of the database snapshot.
     """
 
-    grids: Grids
-    windows: Mapping[tuple[str, WindowKey], ExpectedWindow]
-    rows: Sequence[tuple[str, str, PaneRow]]
+    grids: Mapping[str, LineGrid]
+    windows: Mapping[LineWindow, ExpectedWindow]
+    panes: Sequence[StoredPane]
     snapshots: Sequence[asyncpg.Record]
     at: datetime
 
 
 async def recompute(dsn: str, findings: Findings) -> RecomputedState:
-    """Recompute everything in one snapshot of the database, and note what does not agree."""
-    async with audit.snapshot(dsn) as connection:
-        grids = await audit.line_grids(connection)
-        books = Recomputation(connection, grids, findings)
-        await books.check_sources()
-        await books.check_events()
-        await books.check_panes()
-        await books.check_floors()
-        windows = await books.expected_windows()
-        snapshots = [row async for row in audit.snapshots(connection)]
-        return RecomputedState(grids, windows, books.rows, snapshots, await audit.snapshot_time(connection))
+    """Recompute everything in one snapshot of the database, and add what does not agree to the findings."""
+    async with audit_store.snapshot(dsn) as connection:
+        await check_sources(connection, findings)
+        recomputation = Recomputation(connection, await audit_store.line_grids(connection), findings)
+        await recomputation.check_events()
+        await recomputation.check_panes()
+        await recomputation.check_floors()
+        return RecomputedState(
+            grids=recomputation.grids,
+            windows=await recomputation.expected_windows(),
+            panes=recomputation.panes,
+            snapshots=[row async for row in audit_store.snapshots(connection)],
+            at=await audit_store.snapshot_time(connection),
+        )
 
 
 class _Cell(NamedTuple):
+    """A cell of a series, as one source fills it."""
+
     line: str
     series: SeriesKey
     pane: float
     width_s: float
     source: str
 
+    def __str__(self) -> str:
+        model_id, segment = self.series
+        return f"{self.line}, model {model_id}, {segment}, {self.width_s:g} s from {_iso(self.pane)}, source {self.source}"
+
 
 class Recomputation:
-    """The stored outcomes of one snapshot, and what follows from them."""
+    """The cells that follow from the stored outcomes, and their comparison with what is stored.
 
-    def __init__(self, connection: Connection, grids: Grids, findings: Findings) -> None:
+    The methods are called in the order of their definition: each uses what the ones before it computed or read.
+
+    Attributes:
+        grids: pane and window lengths, and the floor, of each line.
+        panes: all rows of ``fidelity_panes``, filled by :meth:`check_panes`.
+    """
+
+    def __init__(self, connection: Connection, grids: Mapping[str, LineGrid], findings: Findings) -> None:
+        self.grids = grids
+        self.panes: list[StoredPane] = []
         self._connection = connection
-        self._grids = grids
         self._findings = findings
-        self._baselines: dict[UUID, Baseline | None] = {}
+        self._rescorer = Rescorer(connection, findings)
         self._cells: dict[_Cell, tuple[int, ...]] = {}
-        self.rows: list[tuple[str, str, PaneRow]] = []
-
-    async def check_sources(self) -> None:
-        """Every element has its row, every offset its record or its gap, and positions say how far that goes."""
-        said = {row["source"]: row async for row in audit.positions(self._connection)}
-        found = {row["source"]: row async for row in audit.source_coverage(self._connection)}
-        for source in sorted(said.keys() | found.keys()):
-            if source not in said:
-                self._findings.say("source", f"{source} has rows but no position")
-            else:
-                self._check_source(source, said[source], found.get(source))
-        for source in _passed_over(said.values()):
-            self._findings.say("source", f"{source} has no position, though a later one of its topic has")
-        self._findings.counts["sources"] = len(said)
-
-    def _check_source(self, source: str, said: asyncpg.Record, found: asyncpg.Record | None) -> None:
-        compare = self._findings.compare
-        compare("source", f"elements of {source}", said["elements"], found["elements"] if found else 0)
-        self._findings.counts["elements"] += said["elements"]
-        if found is None:
-            compare("source", f"last offset of {source}", said["last_offset"], -1)
-            return
-        for name in ("last_offset", "last_time", "watermark"):
-            compare("source", f"{name} of {source}", said[name], found[name])
-        compare("source", f"offsets of {source} that left no row and no gap", said["last_offset"] + 1 - found["covered"], 0)
 
     async def check_events(self) -> None:
-        """Each event's head is its highest claim, and the cells hold what became of the claims one after another."""
-        heads = aiter(audit.heads(self._connection))
-        head = await anext(heads, None)
-        async for batch in _batches(audit.counted_revisions(self._connection), lambda row: row["event_id"]):
-            scored = await self._scored(batch)
-            for event, claims in groupby(scored, lambda claim: claim[0].event_id):
-                while head is not None and head["event_id"] < event:
-                    self._findings.say("head", f"of event {head['event_id']}: no outcome says so")
-                    head = await anext(heads, None)
-                self._follow(event, list(claims), head if head is not None and head["event_id"] == event else None)
-                if head is not None and head["event_id"] == event:
-                    head = await anext(heads, None)
-        while head is not None:
-            self._findings.say("head", f"of event {head['event_id']}: no outcome says so")
-            head = await anext(heads, None)
+        """Compare each head with the highest revision of its event, and add up the cells.
 
-    def _follow(self, event: UUID, claims: Sequence[tuple[Head, str, str]], head: asyncpg.Record | None) -> None:
-        counted = [(claim, source) for claim, fate, source in claims if fate == "counted"]
-        self._findings.counts["outcomes"] += len(claims)
+        Heads and revisions are both ordered by event id, so that one pass over each is enough.
+        """
+        heads = _HeadReader(audit_store.heads(self._connection))
+        async for batch in _batches(audit_store.counted_revisions(self._connection)):
+            scored = await self._rescorer.score(batch)
+            for event, revisions in groupby(scored, key=lambda revision: revision.head.event_id):
+                self._add_orphans(await heads.read_before(event))
+                self._check_event(event, list(revisions), await heads.read(event))
+        self._add_orphans(await heads.read_before(None))
+
+    def _add_orphans(self, heads: Sequence[asyncpg.Record]) -> None:
+        for head in heads:
+            self._findings.add("head", f"of event {head['event_id']}: no outcome belongs to it")
+
+    def _check_event(self, event: UUID, revisions: Sequence[ScoredRevision], head: asyncpg.Record | None) -> None:
+        self._findings.counts["outcomes"] += len(revisions)
         self._findings.counts["events"] += 1
-        highest = claims[-1]
-        if highest[1] != "counted":
-            self._findings.say("outcome", f"the highest revision of event {event} is {highest[1]}")
+        highest = revisions[-1]
+        if highest.fate != "counted":
+            self._findings.add("outcome", f"the highest revision of event {event} is {highest.fate}")
         if head is None:
-            self._findings.say("head", f"of event {event} is missing")
+            self._findings.add("head", f"of event {event} is missing")
         else:
-            self._compare_head(head, highest[0])
-        before: Head | None = None
-        for claim, source in counted:
-            for taken, sign in ((before, -1), (claim, 1)):
-                if taken is not None and taken.contribution is not None:
-                    self._add(taken, source, sign)
-            before = claim
+            self._compare_head(head, highest.head)
+        self._add_to_cells([revision for revision in revisions if revision.fate == "counted"])
 
-    def _compare_head(self, found: asyncpg.Record, expected: Head) -> None:
-        said = Head(**{**found, "segments": tuple(found["segments"])})
-        for name, one, other in zip(Head._fields, said, expected, strict=True):
-            if (tuple(one) if isinstance(one, list) else one) != other:
-                self._findings.say("head", f"{name} of event {said.event_id} is {one}, the outcomes say {other}")
+    def _compare_head(self, row: asyncpg.Record, expected: Head) -> None:
+        for name, value in zip(Head._fields, expected, strict=True):
+            stored = tuple(row[name]) if isinstance(row[name], list) else row[name]
+            self._findings.compare("head", f"{name} of event {expected.event_id}", stored, value)
 
-    def _add(self, head: Head, source: str, sign: int) -> None:
+    def _add_to_cells(self, counted: Sequence[ScoredRevision]) -> None:
+        """Each revision replaces the one before it, in the cells of the source that brought the new one."""
+        for before, after in pairwise([None, *counted]):
+            if after is None:
+                continue
+            if before is not None:
+                self._add_to_cell(before.head, after.source, sign=-1)
+            self._add_to_cell(after.head, after.source, sign=1)
+
+    def _add_to_cell(self, head: Head, source: str, sign: int) -> None:
         if head.contribution is None or head.model_id is None:
             return
-        sums = head.contribution if sign > 0 else negate(head.contribution)
+        sums = tuple(head.contribution) if sign > 0 else negate(head.contribution)
         for segment in head.segments:
-            place = cell_of(head, segment, self._grids[head.line]["pane_s"])
-            cell = _Cell(head.line, SeriesKey(head.model_id, segment), *place, source)
-            self._cells[cell] = add_sums([self._cells[cell], sums]) if cell in self._cells else tuple(sums)
-
-    async def _scored(self, rows: Sequence[asyncpg.Record]) -> list[tuple[Head, str, str]]:
-        """Each row as the head that it would be, with its fate and source."""
-        made: list[tuple[int, ...] | None] = [None] * len(rows)
-        by_model: defaultdict[UUID, list[int]] = defaultdict(list)
-        for number, row in enumerate(rows):
-            if row["pane"] is not None:
-                by_model[row["model_id"]].append(number)
-        for model_id, numbers in by_model.items():
-            baseline = await self._baseline(model_id)
-            if baseline is not None:
-                predicted, actual, lower, upper = (
-                    np.array([rows[number][name] for number in numbers], dtype=float) for name in _PREDICTION
-                )
-                for number, sums in zip(numbers, contributions(predicted, actual, lower, upper, baseline).tolist(), strict=True):
-                    made[number] = tuple(sums)
-        return [(_head(row, sums), row["fate"], row["source"]) for row, sums in zip(rows, made, strict=True)]
-
-    async def _baseline(self, model_id: UUID) -> Baseline | None:
-        if model_id not in self._baselines:
-            try:
-                self._baselines[model_id] = (await load_card(self._connection, model_id)).baseline
-            except UnknownModel as error:
-                self._baselines[model_id] = None
-                self._findings.say("model", str(error))
-        return self._baselines[model_id]
+            pane, width_s = cell_of(head, segment, self.grids[head.line].pane_s)
+            cell = _Cell(head.line, SeriesKey(head.model_id, segment), pane, width_s, source)
+            self._cells[cell] = add_sums([self._cells[cell], sums]) if cell in self._cells else sums
 
     async def check_panes(self) -> None:
-        """Each cell of each source is in ``fidelity_panes``, with these sums.
+        """Compare each row of ``fidelity_panes`` with its recomputed cell.
 
-        A cell that adds up to nothing may have no row: a slice that brings two revisions of an event adds the last one only. Where
-        such a row was there and is lost, the versions of its windows tell.
+        A cell whose sums are all zero may have no row: a batch that brings two revisions of an event adds only the last one. If
+        such a row existed and was lost, the versions of its windows show it.
         """
-        expected = dict(self._cells)
-        async for record in audit.panes(self._connection):
-            row, source, line = pane_row(record), record["source"], record["line"]
-            self.rows.append((line, source, row))
-            cell = _Cell(line, SeriesKey(row.model_id, row.segment), row.pane, row.width_s, source)
-            sums = expected.pop(cell, None)
-            if sums is None:
-                self._findings.say("pane", f"{_words(cell)}: no outcome belongs there")
-            elif sums != row.sums:
-                told = {name: (one, other) for name, one, other in zip(SUM_FIELDS, row.sums, sums, strict=True) if one != other}
-                self._findings.say("pane", f"{_words(cell)}: (stored, recomputed) differ in {told}")
-        for cell, sums in expected.items():
+        missing = dict(self._cells)
+        async for record in audit_store.panes(self._connection):
+            pane = StoredPane(record["line"], record["source"], pane_row(record))
+            self.panes.append(pane)
+            cell = _cell_of_pane(pane)
+            self._compare_pane(cell, pane.row, missing.pop(cell, None))
+        for cell, sums in missing.items():
             if any(sums):
-                self._findings.say("pane", f"{_words(cell)} is missing")
-        self._findings.counts["panes"] = len(self.rows)
+                self._findings.add("pane", f"{cell} is missing")
+        self._findings.counts["panes"] = len(self.panes)
+
+    def _compare_pane(self, cell: _Cell, row: PaneRow, sums: tuple[int, ...] | None) -> None:
+        if sums is None:
+            self._findings.add("pane", f"{cell}: no outcome belongs there")
+        elif sums != row.sums:
+            pairs = zip(SUM_FIELDS, row.sums, sums, strict=True)
+            differences = {name: (stored, recomputed) for name, stored, recomputed in pairs if stored != recomputed}
+            self._findings.add("pane", f"{cell}: (stored, recomputed) differ in {differences}")
 
     async def check_floors(self) -> None:
-        """Of each series with cells below the floor of its line, the detector's value there is kept, and of no other floor."""
-        floors = {line: grid["floor"] for line, grid in self._grids.items() if grid["floor"] is not None}
-        kept = {
-            (row["line"], row["model_id"], row["segment"]): row["floor"] async for row in audit.detector_floors(self._connection)
-        }
-        due = {(line, row.model_id, row.segment) for line, _, row in self.rows if row.pane < floors.get(line, -math.inf)}
-        for line, model_id, segment in due - kept.keys():
-            self._findings.say("floor", f"{line}, model {model_id}, {segment}: where its detector stood at the floor is missing")
-        for (line, model_id, segment), floor in kept.items():
-            self._findings.compare(
-                "floor", f"that of {line}, model {model_id}, {segment}", round(floor, 6), round(floors.get(line, math.inf), 6)
-            )
-        self._findings.counts["floors"] = len(kept)
+        """Check that each series with panes below the floor of its line has a detector value at that floor, and at no other."""
+        floors = {line: grid.floor for line, grid in self.grids.items() if grid.floor is not None}
+        rows = [row async for row in audit_store.detector_floors(self._connection)]
+        stored = {(row["line"], row["model_id"], row["segment"]): row["floor"] for row in rows}
+        below = [pane for pane in self.panes if pane.row.pane < floors.get(pane.line, -math.inf)]
+        expected = {(pane.line, pane.row.model_id, pane.row.segment) for pane in below}
+        for line, model_id, segment in expected - stored.keys():
+            self._findings.add("floor", f"{line}, model {model_id}, {segment}: the detector's value at the floor is missing")
+        for (line, model_id, segment), floor in stored.items():
+            name = f"that of {line}, model {model_id}, {segment}"
+            self._findings.compare("floor", name, round(floor, 6), round(floors.get(line, math.inf), 6))
+        self._findings.counts["floors"] = len(stored)
 
-    async def expected_windows(self) -> dict[tuple[str, WindowKey], ExpectedWindow]:
-        """What every window has to look like."""
-        views: dict[str, WindowState] = {}
-        for line, source, row in self.rows:
-            if line not in views:
-                views[line] = WindowState(self._grids[line]["pane_s"], self._grids[line]["window_s"])
-            views[line].apply(source, row)
-        found = {}
-        for line, view in views.items():
-            floor = self._grids[line]["floor"] or -math.inf
-            for window in view.windows():
-                baseline = await self._baseline(window.series.model_id)
-                if baseline is not None and window.start + view.window_s > floor:
-                    version, sums = view.window(window)
-                    found[line, window] = ExpectedWindow(version, fidelity_metrics(sums, baseline))
-        self._findings.counts["windows"] = len(found)
-        return found
+    async def expected_windows(self) -> dict[LineWindow, ExpectedWindow]:
+        """Version and metrics of every window above the floor of its line."""
+        expected = {}
+        for line, state in self._window_states().items():
+            floor = self.grids[line].floor or -math.inf
+            for window in state.windows():
+                baseline = await self._rescorer.baseline(window.series.model_id)
+                if baseline is not None and window.start + state.window_s > floor:
+                    version, sums = state.window(window)
+                    expected[LineWindow(line, window)] = ExpectedWindow(version, fidelity_metrics(sums, baseline))
+        self._findings.counts["windows"] = len(expected)
+        return expected
 
-
-def _passed_over(positions: Iterable[asyncpg.Record]) -> list[str]:
-    """Sources below the highest partition of their topic, or the highest incarnation of their partition, that are not there."""
-    begun = {(row["topic"], row["partition"], row["incarnation"]) for row in positions}
-    newest: dict[tuple[str, int], int] = {}
-    for topic, partition, incarnation in begun:
-        newest[topic, partition] = max(incarnation, newest.get((topic, partition), 0))
-        for lower in range(partition):
-            newest.setdefault((topic, lower), 0)
-    due = {(*where, incarnation) for where, highest in newest.items() for incarnation in range(highest + 1)}
-    return sorted(f"{topic}:{partition}:{incarnation}" for topic, partition, incarnation in due - begun)
+    def _window_states(self) -> dict[str, WindowState]:
+        states: dict[str, WindowState] = {}
+        for line, source, row in self.panes:
+            if line not in states:
+                states[line] = WindowState(self.grids[line].pane_s, self.grids[line].window_s)
+            states[line].apply(source, row)
+        return states
 
 
-_PREDICTION = ("predicted_value", "actual_value", "predicted_lower", "predicted_upper")
+class _HeadReader:
+    """Reads heads in the order of their event ids, beside another sequence in the same order."""
+
+    def __init__(self, rows: AsyncIterator[asyncpg.Record]) -> None:
+        self._rows = rows
+        self._next: asyncpg.Record | None = None
+        self._is_started = False
+
+    async def read_before(self, event: UUID | None) -> list[asyncpg.Record]:
+        """Read the heads below this event, or all that are left."""
+        heads = []
+        while (head := await self._peek()) is not None and (event is None or head["event_id"] < event):
+            heads.append(head)
+            await self._advance()
+        return heads
+
+    async def read(self, event: UUID) -> asyncpg.Record | None:
+        """Read the next head if it is that of the event."""
+        head = await self._peek()
+        if head is None or head["event_id"] != event:
+            return None
+        await self._advance()
+        return head
+
+    async def _peek(self) -> asyncpg.Record | None:
+        if not self._is_started:
+            self._is_started = True
+            await self._advance()
+        return self._next
+
+    async def _advance(self) -> None:
+        self._next = await anext(self._rows, None)
 
 
-def _head(row: asyncpg.Record, contribution: tuple[int, ...] | None) -> Head:
-    names = ("event_id", "revision", "digest", "line", "model_id", "pane", "width_s")
-    return Head(**{name: row[name] for name in names}, segments=tuple(row["segments"]), contribution=contribution)
+def _cell_of_pane(pane: StoredPane) -> _Cell:
+    row = pane.row
+    return _Cell(pane.line, SeriesKey(row.model_id, row.segment), row.pane, row.width_s, pane.source)
 
 
-def _words(cell: _Cell) -> str:
-    at = datetime.fromtimestamp(cell.pane, UTC).isoformat()
-    return f"{cell.line}, model {cell.series.model_id}, {cell.series.segment}, {cell.width_s:g} s from {at}, source {cell.source}"
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-async def _batches(rows: AsyncIterator[asyncpg.Record], key: Any) -> AsyncIterator[list[asyncpg.Record]]:
-    """Rows in batches that never part two of one key."""
+async def _batches(rows: AsyncIterator[asyncpg.Record]) -> AsyncIterator[list[asyncpg.Record]]:
+    """Rows in batches of about ``_BATCH``; all rows of an event are in one batch."""
     batch: list[asyncpg.Record] = []
     async for row in rows:
-        if len(batch) >= _BATCH and key(row) != key(batch[-1]):
+        if len(batch) >= _BATCH and row["event_id"] != batch[-1]["event_id"]:
             yield batch
             batch = []
         batch.append(row)

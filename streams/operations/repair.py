@@ -1,13 +1,13 @@
-"""Sends again what is only behind: sums whose windows lag, and refused records without a copy. What is stored is never changed.
+"""Publishes again what messages have not reached: panes whose windows lag, and refused records without a dead letter.
 
-Windows and snapshots follow from the sums: the fidelity agent says and keeps them again.
+No stored count is changed. The fidelity agent computes windows and snapshots from the panes again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaProducer
@@ -19,53 +19,63 @@ from streams.kafka.clients import open_producer
 from streams.kafka.dead_letters import dead_letter_record
 from streams.kafka.records import RawRecord, event_headers, event_value
 from streams.kafka.topics import DEAD_LETTERS, topic_of
+from streams.operations.recomputation import StoredPane
 from streams.settings import Settings
 
-__all__ = ["repair_windows"]
+__all__ = ["repair"]
 
-_ROWS_A_MESSAGE = 500
-_LETTERS_AT_ONCE = 1000
+_ROWS_PER_MESSAGE = 500
+_REFUSED_PER_BATCH = 1000
 
 
-async def repair_windows(settings: Settings, rows: Iterable[tuple[str, str, PaneRow]], lags: Callable[[str, PaneRow], bool]) -> int:
-    """Send rows of ``fidelity_panes`` that lag, given with line and source, and refusals without a copy; how many messages."""
+async def repair(settings: Settings, panes: Iterable[StoredPane]) -> int:
+    """Publish these panes again, and the dead letters that are missing.
+
+    Returns:
+        The number of messages published.
+    """
     async with open_producer(settings) as producer:
-        return await _send_rows(producer, [row for row in rows if lags(row[0], row[2])]) + await _send_letters(producer, settings)
+        return await _publish_panes(producer, panes) + await _publish_dead_letters(producer, settings)
 
 
-async def _send_rows(producer: AIOKafkaProducer, rows: Iterable[tuple[str, str, PaneRow]]) -> int:
-    due: defaultdict[tuple[str, str], list[PaneRow]] = defaultdict(list)
-    for line, source, row in rows:
-        due[line, source].append(row)
-    said = [
-        FidelityErrors(line=line, source=_source(source), watermark=None, rows=tuple(found[first : first + _ROWS_A_MESSAGE]))
-        for (line, source), found in due.items()
-        for first in range(0, len(found), _ROWS_A_MESSAGE)
+async def _publish_panes(producer: AIOKafkaProducer, panes: Iterable[StoredPane]) -> int:
+    records = [
+        RawRecord(event.line.encode(), event_value(event), event_headers(event, "verify")) for event in _fidelity_errors(panes)
     ]
-    records = [RawRecord(event.line.encode(), event_value(event), event_headers(event, "verify")) for event in said]
-    await _send(producer, topic_of(FidelityErrors), records)
-    return len(said)
+    await _publish(producer, topic_of(FidelityErrors), records)
+    return len(records)
 
 
-async def _send_letters(producer: AIOKafkaProducer, settings: Settings) -> int:
+def _fidelity_errors(panes: Iterable[StoredPane]) -> Iterator[FidelityErrors]:
+    """Messages of at most 500 rows, each of one line and source."""
+    groups: defaultdict[tuple[str, str], list[PaneRow]] = defaultdict(list)
+    for line, source, row in panes:
+        groups[line, source].append(row)
+    for (line, source), rows in groups.items():
+        for first in range(0, len(rows), _ROWS_PER_MESSAGE):
+            batch = tuple(rows[first : first + _ROWS_PER_MESSAGE])
+            yield FidelityErrors(line=line, source=_source_id(source), watermark=None, rows=batch)
+
+
+async def _publish_dead_letters(producer: AIOKafkaProducer, settings: Settings) -> int:
     connection = await connect(settings.postgres_dsn.get_secret_value())
-    sent = 0
+    published = 0
     try:
-        while refused := await unsent_refused_before(connection, datetime.now(UTC), _LETTERS_AT_ONCE):
-            await _send(producer, DEAD_LETTERS, map(dead_letter_record, refused))
-            await mark_refused_sent(connection, [each.refusal_id for each in refused])
-            sent += len(refused)
+        while refused := await unsent_refused_before(connection, datetime.now(UTC), _REFUSED_PER_BATCH):
+            await _publish(producer, DEAD_LETTERS, map(dead_letter_record, refused))
+            await mark_refused_sent(connection, [record.refusal_id for record in refused])
+            published += len(refused)
     finally:
         await connection.close()
-    return sent
+    return published
 
 
-async def _send(producer: AIOKafkaProducer, topic: str, records: Iterable[RawRecord]) -> None:
-    """Send records to a topic and wait until all are acknowledged."""
-    sent = [await producer.send(topic, record.value, key=record.key, headers=record.headers) for record in records]
-    await asyncio.gather(*sent)
+async def _publish(producer: AIOKafkaProducer, topic: str, records: Iterable[RawRecord]) -> None:
+    """Publish records to a topic and wait until all are acknowledged."""
+    acknowledgements = [await producer.send(topic, record.value, key=record.key, headers=record.headers) for record in records]
+    await asyncio.gather(*acknowledgements)
 
 
-def _source(name: str) -> SourceId:
-    topic, partition, incarnation = name.rsplit(":", 2)
+def _source_id(text: str) -> SourceId:
+    topic, partition, incarnation = text.rsplit(":", 2)
     return SourceId(topic=topic, partition=int(partition), incarnation=int(incarnation))

@@ -14,7 +14,8 @@ import pytest
 from engine import SimulationEngine
 from engine.twins.twin_model import TwinModel
 from schemas import InterventionConfig, OutcomeEvent, SimulationRequest
-from streams.operations.recomputation import Findings, recompute
+from streams.operations.findings import Findings
+from streams.operations.recomputation import recompute
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=10)
@@ -65,7 +66,7 @@ async def test_the_champion_predicts_from_features_with_its_interval(service, cl
     assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 39
     findings = Findings()
     await recompute(settings.postgres_dsn.get_secret_value(), findings)
-    assert findings.all() == ()
+    assert findings.mismatches() == ()
 
 
 async def test_an_outcome_whose_features_cannot_be_is_refused_alone(service, client, promoted, pool, people):

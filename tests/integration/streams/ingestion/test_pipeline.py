@@ -20,7 +20,8 @@ from sql.database import Pool, open_pool, transaction
 from sql.ledger import Ledger
 from streams.ingestion.pipeline import IngestResult, OutcomePipeline
 from streams.ingestion.scoring_context import ContextLoader
-from streams.operations.recomputation import Findings, recompute
+from streams.operations.findings import Findings
+from streams.operations.recomputation import recompute
 from tests.outcomes import LINE, SPACE, START, TOPIC, cut, make_card, make_line, outcome, record
 
 PANE_S = 60.0
@@ -429,7 +430,7 @@ async def test_any_cut_any_replay_and_any_interleaving_of_sources_end_in_what_ve
     findings = Findings()
     await recompute(fresh_database, findings)
 
-    assert findings.all() == ()
+    assert findings.mismatches() == ()
     assert findings.counts["elements"] == sum(len(each) if isinstance(each, list) else 1 for each in mixture(7, 250)) * 2
 
 
@@ -455,9 +456,9 @@ async def test_a_row_that_is_removed_is_reported(fresh_database: str, pool: Pool
     await make_intake(pool, restatement_s=600.0).take(next(iter(cut(records, 10))))
     untouched, touched = Findings(), Findings()
     await recompute(fresh_database, untouched)
-    assert untouched.all() == ()
+    assert untouched.mismatches() == ()
 
     assert await pool.execute(TABLES[table], fate) in {"DELETE 1", "UPDATE 1"}
 
     await recompute(fresh_database, touched)
-    assert touched.all()
+    assert touched.mismatches()
