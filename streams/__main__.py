@@ -1,5 +1,5 @@
-"""``python -m streams`` is ``twinstream``."""
+"""Makes ``python -m streams`` the same as ``twinstream``."""
 
-from streams.cli.main import main
+from streams.cli import main
 
-main(prog_name="twinstream")
+main()

@@ -1,272 +1,256 @@
-"""Commands of those who decide about models: who is champion, how much a line does by itself, and why things happened."""
+"""The commands ``twinstream models``: list models, and decide which one is champion and what a line does by itself."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
-import click
+import typer
 
-from schemas import ModelEvent, PopulationFilter
-from schemas.twin_models import RealismReport
-from sql.database import Pool
-from sql.ledger import POLICIES, Ledger
-from sql.overview_store import simulation_started_at
-from sql.retrain_store import approve, request, requests
-from sql.simulation_store import find_runs
-from sql.twin_repository import save_realism
-from streams.cli.options import filter_option, filters_of
-from streams.cli.output import answer, as_json_option, with_pool
-from streams.client.twin_client import TwinClient
-from streams.reporting.overview import read_overview
-from streams.reporting.retrain_report import story_of
-from streams.reporting.text import line_text
-from streams.settings import Settings
-from streams.web.dashboard import moment
-from streams.worker.setup import champion_of
+from streams.cli.connection import with_pool
+from streams.cli.options import FilterOption, JsonOption, LineArgument, ReasonOption, examples, parse_filters
+from streams.cli.output import Table, print_result
+from streams.cli.prefixes import match_prefix
 
-__all__ = ["models", "retrain", "why"]
+if TYPE_CHECKING:
+    from schemas import ModelEvent, PopulationFilter
+    from schemas.twin_models import RealismReport
+    from sql.database import Pool
+    from streams.reporting.overview import LineOverview
+    from streams.settings import Settings
 
-reason_option = click.option("--reason", default="", help="Why, for the ledger.")
+app = typer.Typer()
+
+PolicyName = Literal["off", "suggest", "approve", "auto"]
 
 
-@click.group()
-def models() -> None:
-    """The registry and its ledger."""
+@app.command("list", epilog=examples("twinstream models list", "twinstream models list --json"))
+def list_models(as_json: JsonOption = False) -> None:
+    """List every model line with its champion."""
+    from streams.reporting.overview import read_overview
 
-
-@models.command("list")
-@as_json_option
-def list_models(*, as_json: bool) -> None:
-    """Every line with its champion."""
-    seen = with_pool(lambda at, pool: read_overview(pool, at.n_min))
-    said = [
+    lines = with_pool(lambda settings, pool: read_overview(pool, settings.n_min)).lines
+    payload = [
         {"line": line.line, "policy": line.policy, "champion": line.champion.model_dump(mode="json") if line.champion else None}
-        for line in seen.lines
+        for line in lines
     ]
-    answer(said, lambda: "\n\n".join(map(line_text, seen.lines)) or "no model line yet: twinstream train FILE", as_json=as_json)
+    print_result(payload, lambda: _models_text(lines), as_json=as_json)
 
 
-@models.command()
-@click.argument("line", required=False)
-@click.option(
-    "--simulation", "simulation_id", type=click.UUID, help="Only which model answered this simulation, and how it came to."
+def _models_text(lines: Sequence[LineOverview]) -> str:
+    from streams.reporting.text import line_text
+
+    return "\n\n".join(map(line_text, lines)) or "no model line yet: twinstream train FILE"
+
+
+@app.command(
+    epilog=examples(
+        "twinstream models history hcp:kisqali:prescribing_change",
+        "twinstream models history --simulation 3f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11",
+    )
 )
-@as_json_option
-def history(line: str | None, simulation_id: UUID | None, *, as_json: bool) -> None:
-    """Everything that ever happened to LINE, or which model answered a simulation."""
+def history(
+    context: typer.Context,
+    line: Annotated[str | None, typer.Argument(metavar="LINE", help="A model line.")] = None,
+    simulation_id: Annotated[
+        UUID | None,
+        typer.Option(
+            "--simulation", metavar="ID", help="Show which model answered this simulation, and since when it was champion."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the events of LINE, or find the model of a simulation."""
     if (line is None) == (simulation_id is None):
-        raise click.UsageError("give a LINE or --simulation ID")
+        context.fail("give either a LINE or --simulation ID")
     if simulation_id is not None:
-        told = with_pool(lambda _, pool: _answered(pool, simulation_id))
-        answer(told, lambda: _outcomes_text(told), as_json=as_json)
+        answered = with_pool(lambda _, pool: _find_answering_model(pool, simulation_id))
+        print_result(answered, lambda: _answering_model_text(answered), as_json=as_json)
         return
-    events = with_pool(lambda _, pool: _history(pool, str(line)))
-    answer([event.model_dump(mode="json") for event in events], lambda: "\n".join(map(_event_text, events)), as_json=as_json)
+    events = with_pool(lambda _, pool: _read_history(pool, str(line)))
+    print_result([event.model_dump(mode="json") for event in events], lambda: _events_table(events), as_json=as_json)
 
 
-@models.command()
-@click.argument("line")
-@filter_option
-@as_json_option
-def realism(line: str, filters: tuple[str, ...], *, as_json: bool) -> None:
-    """How real twins of LINE's champion are, learned and judged anew; of those that satisfy the filters, if any.
+@app.command(
+    epilog=examples(
+        "twinstream models realism hcp:kisqali:prescribing_change",
+        "twinstream models realism hcp:kisqali:prescribing_change --filter region=south",
+    )
+)
+def realism(line: LineArgument, filters: FilterOption = None, as_json: JsonOption = False) -> None:
+    """Assess how closely the twins of LINE resemble real entities.
 
-    The report is kept with the stored populations of the same filters.
+    The twins are those of the line's champion. With filters only the twins that satisfy them are assessed, and the report is
+    stored with every stored population that has the same filters.
     """
-    report, populations = with_pool(lambda at, pool: _realism(at, pool, line, filters_of(filters)))
-    answer(
+    report, populations = with_pool(lambda settings, pool: _assess_realism(settings, pool, line, parse_filters(filters)))
+    print_result(
         {"realism": report.model_dump(mode="json"), "populations": populations},
-        lambda: f"{report}\nkept with {populations} stored populations",
+        lambda: f"{report}\nstored with {populations} populations",
         as_json=as_json,
     )
 
 
-@models.command()
-@click.argument("line")
-@click.argument("model_id", metavar="MODEL")
-@reason_option
-@as_json_option
-def promote(line: str, model_id: str, reason: str, *, as_json: bool) -> None:
-    """Make MODEL champion of LINE; the first characters of its id are enough."""
+@app.command(epilog=examples('twinstream models promote hcp:kisqali:prescribing_change 1a2b3c4d --reason "approved by the board"'))
+def promote(
+    line: LineArgument,
+    model_id: Annotated[
+        str, typer.Argument(metavar="MODEL", help="The ID of a model of the line, or its first characters.", show_default=False)
+    ],
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Make MODEL the champion of LINE."""
+    from sql.ledger import Ledger
 
     async def change(pool: Pool) -> ModelEvent:
         ledger = Ledger(pool)
-        chosen = _the_one(model_id, [event.model_id for event in await _history(pool, line)], f"model of {line}")
-        await ledger.artifact(chosen)
-        return await ledger.promote(line, chosen, reason=reason or "promoted by a person")
+        model = match_prefix(model_id, [event.model_id for event in await _read_history(pool, line)], f"model of {line}")
+        await ledger.artifact(model)
+        return await ledger.promote(line, model, reason=reason or "promoted by a person")
 
-    _decide(change, as_json=as_json)
+    _apply_decision(change, as_json=as_json)
 
 
-@models.command()
-@click.argument("line")
-@click.option("--to", "model_id", metavar="MODEL", help="An earlier champion; the last one by default.")
-@reason_option
-@as_json_option
-def rollback(line: str, model_id: str | None, reason: str, *, as_json: bool) -> None:
-    """Make the champion before this one champion of LINE again."""
+@app.command(
+    epilog=examples(
+        "twinstream models rollback hcp:kisqali:prescribing_change",
+        "twinstream models rollback hcp:kisqali:prescribing_change --to 1a2b3c4d",
+    )
+)
+def rollback(
+    line: LineArgument,
+    model_id: Annotated[
+        str | None, typer.Option("--to", metavar="MODEL", help="An earlier champion; the previous one by default.")
+    ] = None,
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Make an earlier champion of LINE its champion again."""
+    from sql.ledger import Ledger
 
     async def change(pool: Pool) -> ModelEvent:
-        past = [event.champion for event in await _history(pool, line) if event.champion]
-        to = _the_one(model_id, past, f"earlier champion of {line}") if model_id else None
-        return await Ledger(pool).roll_back(line, reason or "rolled back by a person", to=to)
+        champions = [event.champion for event in await _read_history(pool, line) if event.champion]
+        target = match_prefix(model_id, champions, f"earlier champion of {line}") if model_id else None
+        return await Ledger(pool).roll_back(line, reason or "rolled back by a person", to=target)
 
-    _decide(change, as_json=as_json)
+    _apply_decision(change, as_json=as_json)
 
 
-@models.command()
-@click.argument("line")
-@click.argument("chosen", metavar="POLICY", type=click.Choice(POLICIES))
-@reason_option
-@as_json_option
-def policy(line: str, chosen: str, reason: str, *, as_json: bool) -> None:
-    """Choose what LINE does by itself when its champion drifts.
+@app.command(epilog=examples('twinstream models policy hcp:kisqali:prescribing_change approve --reason "audit in June"'))
+def policy(
+    line: LineArgument,
+    policy_name: Annotated[PolicyName, typer.Argument(metavar="POLICY", help="off, suggest, approve or auto.", show_default=False)],
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Set what LINE does by itself when its champion drifts.
 
     \b
     off      nothing
-    suggest  train a challenger and judge it; a person promotes it
-    approve  wait for `retrain approve`, then train, judge and promote
-    auto     train, judge and promote
-    """  # noqa: D301  # click's mark for lines that stay as they are
-    _decide(lambda pool: Ledger(pool).set_policy(line, chosen, reason), as_json=as_json)
+    suggest  train a challenger and compare it; a person promotes it
+    approve  wait for `twinstream retrain approve`, then train, compare and promote
+    auto     train, compare and promote
+    """  # noqa: D301  # Typer's mark for lines that stay as they are
+    from sql.ledger import Ledger
+
+    _apply_decision(lambda pool: Ledger(pool).set_policy(line, policy_name, reason), as_json=as_json)
 
 
-@click.group()
-def retrain() -> None:
-    """Trainings that drift asks for."""
+def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json: bool) -> None:
+    """Change a line, publish the event, and set the registry's alias."""
 
+    async def apply(settings: Settings, pool: Pool) -> ModelEvent:
+        from sql.ledger import Ledger
+        from streams.client.twin_client import TwinClient
 
-@retrain.command("list")
-@click.argument("line")
-@as_json_option
-def list_retrains(line: str, *, as_json: bool) -> None:
-    """Every retrain of LINE, the newest first."""
-    found = with_pool(lambda _, pool: requests(pool, line))[::-1]
-    answer(
-        [vars(each) for each in found],
-        lambda: (
-            "\n".join(f"{moment(each.requested_at)}  {each.retrain_id}  {each.status:<9}  {each.reason}" for each in found)
-            or f"no retrain of {line} was asked for"
-        ),
-        as_json=as_json,
-    )
-
-
-@retrain.command("approve")
-@click.argument("retrain_id", metavar="ID")
-@as_json_option
-def approve_retrain(retrain_id: str, *, as_json: bool) -> None:
-    """Let a retrain begin that waits; the first characters of its ID are enough."""
-
-    async def change(_: Settings, pool: Pool) -> dict[str, Any]:
-        chosen = await _retrain(pool, retrain_id)
-        await approve(pool, chosen)
-        return vars(await request(pool, chosen))
-
-    done = with_pool(change)
-    answer(done, lambda: f"retrain {done['retrain_id']} of {done['line']} is approved: a trainer takes it next", as_json=as_json)
-
-
-@click.command()
-@click.argument("retrain_id", metavar="RETRAIN_ID")
-@as_json_option
-def why(retrain_id: str, *, as_json: bool) -> None:
-    """The whole story of a retrain; the first characters of its id are enough."""
-
-    async def tell(at: Settings, pool: Pool) -> Any:
-        return await story_of(pool, await _retrain(pool, retrain_id), at.retrain_limits)
-
-    story = with_pool(tell)
-    answer(story.to_dict(), story.format_text, as_json=as_json)
-
-
-def _decide(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json: bool) -> None:
-    """Change a line, say its event, and let the registry's alias follow."""
-
-    async def deciding(at: Settings, pool: Pool) -> ModelEvent:
         event = await change(pool)
-        async with TwinClient(at, name="command line") as client:
+        async with TwinClient(settings, name="command line") as client:
             await Ledger(pool).tell(event.line, client.publish)
-        await _crown(at, pool, event)
+        await _set_champion_alias(settings, pool, event)
         return event
 
-    event = with_pool(deciding)
-    answer(event.model_dump(mode="json"), lambda: _event_text(event), as_json=as_json)
+    event = with_pool(apply)
+    print_result(event.model_dump(mode="json"), lambda: "  ".join(_event_cells(event)), as_json=as_json)
 
 
-async def _crown(at: Settings, pool: Pool, event: ModelEvent) -> None:
-    from streams.registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415  # it brings MLflow in, which most commands do without
+async def _set_champion_alias(settings: Settings, pool: Pool, event: ModelEvent) -> None:
+    from sql.ledger import Ledger
+    from streams.registry.mlflow_registry import MlflowRegistry
 
     if event.happened in ("promoted", "rolled_back") and event.champion:
         run = (await Ledger(pool).artifact(event.champion)).mlflow_run_id
-        await asyncio.to_thread(MlflowRegistry(at.mlflow_uri).set_champion_alias, event.line, run)
+        await asyncio.to_thread(MlflowRegistry(settings.mlflow_uri).set_champion_alias, event.line, run)
 
 
-async def _realism(at: Settings, pool: Pool, line: str, filters: PopulationFilter) -> tuple[RealismReport, int]:
-    """The report, and how many stored populations it is kept with."""
-    await Ledger(pool).state(line)  # refuses a line that nobody knows
-    model = await champion_of(at, pool, line)
+async def _assess_realism(settings: Settings, pool: Pool, line: str, filters: PopulationFilter) -> tuple[RealismReport, int]:
+    """Assess the champion's twins; also returns how many stored populations the report is stored with."""
+    from sql.ledger import Ledger
+    from sql.twin_repository import save_realism
+    from streams.worker.setup import champion_of
+
+    await Ledger(pool).state(line)  # raises for an unknown line
+    model = await champion_of(settings, pool, line)
     report = await asyncio.to_thread(model.assess, filters)
     return report, await save_realism(pool, model.card, filters, report)
 
 
-async def _history(pool: Pool, line: str) -> list[ModelEvent]:
-    await Ledger(pool).state(line)  # refuses a line that nobody knows
+async def _read_history(pool: Pool, line: str) -> list[ModelEvent]:
+    from sql.ledger import Ledger
+
+    await Ledger(pool).state(line)  # raises for an unknown line
     return await Ledger(pool).history(line)
 
 
-async def _retrain(pool: Pool, prefix: str) -> UUID:
-    lines = await Ledger(pool).lines()
-    return _the_one(prefix, [each.retrain_id for line in lines for each in await requests(pool, line)], "retrain")
+async def _find_answering_model(pool: Pool, simulation_id: UUID) -> dict[str, Any]:
+    """Find the model that answered a simulation, and the event that had made it champion, if one had."""
+    from sql.ledger import Ledger
+    from sql.overview_store import simulation_started_at
+    from sql.simulation_store import find_runs
 
-
-def _the_one(prefix: str, ids: Iterable[UUID], what: str) -> UUID:
-    found = sorted({each for each in ids if str(each).startswith(prefix.lower())})
-    if len(found) != 1:
-        near = f": {', '.join(map(str, found[:5]))}" if found else ""
-        raise LookupError(f"{len(found) or 'no'} {what} begins with {prefix!r}{near}")
-    return found[0]
-
-
-async def _answered(pool: Pool, simulation_id: UUID) -> dict[str, Any]:
-    """Which model answered a simulation, and the event that had made it champion, where one had."""
-    pins = (await find_runs(pool, [simulation_id])).get(simulation_id)
-    if pins is None:
-        raise LookupError(f"no simulation {simulation_id} was ever asked for")
-    events = await Ledger(pool).history(pins.line) if pins.line else []
-    crowned = [event for event in events if event.happened in ("promoted", "rolled_back") and event.champion == pins.model_id]
+    run = (await find_runs(pool, [simulation_id])).get(simulation_id)
+    if run is None:
+        raise LookupError(f"simulation {simulation_id} was never requested")
+    events = await Ledger(pool).history(run.line) if run.line else []
+    promotions = [event for event in events if event.happened in ("promoted", "rolled_back") and event.champion == run.model_id]
     asked_at = await simulation_started_at(pool, simulation_id)
-    reign = next((event for event in reversed(crowned) if event.at <= asked_at), None)
+    promotion = next((event for event in reversed(promotions) if event.at <= asked_at), None)
     return {
         "simulation_id": str(simulation_id),
-        "line": pins.line,
-        "model_id": str(pins.model_id) if pins.model_id else None,
-        "effects_version": pins.effects_version,
+        "line": run.line,
+        "model_id": str(run.model_id) if run.model_id else None,
+        "effects_version": run.effects_version,
         "asked_at": asked_at,
-        "status": pins.answer.status.value if pins.answer else "running",
-        "champion_by": reign.model_dump(mode="json") if reign else None,
+        "status": run.answer.status.value if run.answer else "running",
+        "champion_by": promotion.model_dump(mode="json") if promotion else None,
     }
 
 
-def _outcomes_text(told: dict[str, Any]) -> str:
-    if told["model_id"] is None:
-        return f"simulation {told['simulation_id']} was answered {told['status']}, by no model"
+def _answering_model_text(answered: dict[str, Any]) -> str:
+    from streams.web.dashboard import moment
+
+    if answered["model_id"] is None:
+        return f"simulation {answered['simulation_id']} ended {answered['status']}, without a model"
     lines = [
-        f"simulation {told['simulation_id']}, asked {moment(told['asked_at'])}, {told['status']}",
-        f"model {told['model_id']} of {told['line']}, effects version {told['effects_version']}",
+        f"simulation {answered['simulation_id']}, requested {moment(answered['asked_at'])}, {answered['status']}",
+        f"model {answered['model_id']} of {answered['line']}, effects version {answered['effects_version']}",
     ]
-    reign = told["champion_by"]
-    if reign is None:
-        return "\n".join([*lines, "the population that was named is of this model, which was not champion"])
-    behind = f", retrain {reign['retrain_id']}" if reign["retrain_id"] else ""
-    return "\n".join(
-        [*lines, f"champion since {reign['effective_from']} (generation {reign['generation']}{behind}): {reign['reason']}"]
-    )
+    promotion = answered["champion_by"]
+    if promotion is None:
+        return "\n".join([*lines, "the request named a population of this model, which was not champion at that time"])
+    retrain = f", retrain {promotion['retrain_id']}" if promotion["retrain_id"] else ""
+    since = f"champion since {promotion['effective_from']} (generation {promotion['generation']}{retrain}): {promotion['reason']}"
+    return "\n".join([*lines, since])
 
 
-def _event_text(event: ModelEvent) -> str:
-    behind = f"  (retrain {event.retrain_id})" if event.retrain_id else ""
-    return f"{event.generation:>4}  {moment(event.at)}  {event.happened:<11} {event.model_id}  {event.reason}{behind}"
+def _events_table(events: Sequence[ModelEvent]) -> Table:
+    return Table(("Generation", "At", "Event", "Model", "Reason"), [_event_cells(event) for event in events])
+
+
+def _event_cells(event: ModelEvent) -> tuple[str, ...]:
+    from streams.web.dashboard import moment
+
+    retrain = f"  (retrain {event.retrain_id})" if event.retrain_id else ""
+    return str(event.generation), moment(event.at), event.happened, str(event.model_id), f"{event.reason}{retrain}"

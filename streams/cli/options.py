@@ -1,91 +1,80 @@
-"""What a campaign is on the command line: the words for it, and for whom and on which line it is asked about."""
+"""Options that several commands share, and how a filter is read. Nothing here imports the schemas: those are in ``campaigns``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
+import typer
 
-from schemas import INTERVENTIONS, Brand, Channel, Frequency, InterventionConfig, PopulationFilter, TwinType
+if TYPE_CHECKING:
+    from schemas import PopulationFilter
 
 __all__ = [
-    "TABLE",
-    "brand_option",
-    "campaign",
-    "campaign_options",
-    "filter_of",
-    "filter_option",
-    "filters_of",
-    "intervention_argument",
-    "line_options",
-    "target_option",
-    "twin_type_option",
+    "DryRunOption",
+    "FilterOption",
+    "JsonOption",
+    "KindOption",
+    "LineArgument",
+    "OutOption",
+    "ReasonOption",
+    "TableArgument",
+    "TopicOption",
+    "examples",
+    "parse_filter",
+    "parse_filters",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-TABLE = click.Path(dir_okay=False, path_type=Path)
-
-twin_type_option = click.option(
-    "--twin-type", type=click.Choice([kind.value for kind in TwinType]), default=TwinType.HCP.value, show_default=True
-)
-brand_option = click.option(
-    "--brand", type=click.Choice([brand.value for brand in Brand]), default=Brand.KISQALI.value, show_default=True
-)
-target_option = click.option("--target", help="Target column; the twin type's own by default.")
-intervention_argument = click.argument("intervention", type=click.Choice(sorted(INTERVENTIONS)))
-filter_option = click.option(
-    "--filter", "filters", multiple=True, metavar="WORD=VALUE[,VALUE]", help="For example region=south,west or min_decile=8."
-)
-
-_OPTIONS = (
-    click.option("--channel", type=click.Choice([c.value for c in Channel]), help="The intervention's own by default."),
-    click.option(
-        "--frequency", type=click.Choice([f.value for f in Frequency]), default=Frequency.MONTHLY.value, show_default=True
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
+ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is stored in the ledger.", show_default=False)]
+TopicOption = Annotated[str | None, typer.Option(metavar="TOPIC", help="Only records that arrived on this topic.")]
+KindOption = Annotated[
+    str | None, typer.Option(metavar="KIND", help="Only this kind of refusal: invalid, json, simulation, champion, ...")
+]
+LineArgument = Annotated[
+    str, typer.Argument(metavar="LINE", help="A model line, for example hcp:kisqali:prescribing_change.", show_default=False)
+]
+TableArgument = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="A .csv, .csv.gz or .parquet file.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", dir_okay=False, help="Write one row per entity to this .csv, .csv.gz or .parquet file."),
+]
+FilterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="NAME=VALUE[,VALUE]",
+        help="Only these twins, for example region=south,west or min_decile=8; repeatable.",
     ),
-    click.option("--weeks", type=click.IntRange(1, 104), default=12, show_default=True),
-    click.option("--intensity", type=float, help="Strength of one contact, 1 is usual."),
-)
+]
 
 
-def campaign_options(command: F) -> F:
-    """The dose of a campaign, as options."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def examples(*lines: str) -> str:
+    r"""Build the "Examples:" at the end of a command's help; ``\b`` keeps Typer from joining the lines."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
-def line_options(command: F) -> F:
-    """Which model line is meant, as options: ``twin_type``, ``brand``, ``target``."""
-    return twin_type_option(brand_option(target_option(command)))
-
-
-def campaign(intervention: str, channel: str | None, frequency: str, weeks: int, intensity: float | None) -> InterventionConfig:
-    """The campaign that was typed."""
-    return InterventionConfig(
-        intervention_type=intervention,
-        channel=channel or INTERVENTIONS[intervention].channel.value,
-        frequency=frequency,
-        duration_weeks=weeks,
-        intensity=intensity,
-    )
-
-
-def filter_of(said: str) -> tuple[str, Any]:
-    """``word=value`` or ``word=value,value`` of the command line; whole numbers are numbers.
+def parse_filter(text: str) -> tuple[str, Any]:
+    """Read ``name=value`` or ``name=value,value``; whole numbers become numbers.
 
     Raises:
-        ValueError: when there is no ``=``.
+        ValueError: when name, ``=`` or value is missing.
     """
-    word, sign, listed = said.partition("=")
-    if not sign or not word or not listed:
-        raise ValueError(f"filter {said!r} is not WORD=VALUE, for example region=south,west or min_decile=8")
+    name, sign, listed = text.partition("=")
+    if not sign or not name or not listed:
+        raise ValueError(f"filter {text!r} is not NAME=VALUE, for example region=south,west or min_decile=8")
     values = [int(value) if value.lstrip("-").isdigit() else value for value in listed.split(",")]
-    return word, values[0] if word.startswith(("min_", "max_")) else values
+    return name, values[0] if name.startswith(("min_", "max_")) else values
 
 
-def filters_of(said: tuple[str, ...]) -> PopulationFilter:
-    """All filters that were typed."""
-    return PopulationFilter.model_validate(dict(map(filter_of, said)))
+def parse_filters(texts: Iterable[str] | None) -> PopulationFilter:
+    """Combine every ``--filter`` of a command.
+
+    Raises:
+        ValueError: for a filter that cannot be read, or one that does not exist.
+    """
+    from schemas import PopulationFilter
+
+    return PopulationFilter.model_validate(dict(map(parse_filter, texts or ())))

@@ -1,63 +1,95 @@
-"""What the commands of the terminal have in common: an answer for people or programs, and one clear line for a refusal."""
+"""What commands print: results on stdout as JSON, text or a table, and notices and progress on stderr."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-import asyncpg
-import click
-from aiokafka.errors import KafkaError
+import typer
 
-from deploy.stack import StackError
-from sql.database import Pool, open_pool
-from streams.errors import describe_error
-from streams.settings import Settings, settings
-from streams.worker.local_stack import connected
-
-__all__ = ["Commands", "answer", "as_json_option", "say", "with_pool"]
-
-T = TypeVar("T")
-
-REFUSALS = (ValueError, LookupError, RuntimeError, OSError, StackError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError)
+__all__ = ["Table", "notify", "print_result", "show_progress"]
 
 
-class Commands(click.Group):
-    """A group whose commands end in one clear line when something is refused."""
+class Table(NamedTuple):
+    """Rows to show: a table with colours on a terminal, aligned text elsewhere.
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a refusal is one line on stderr and exit status 1."""
-        try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort):  # a RuntimeError by birth, but no refusal
-            raise
-        except REFUSALS as error:
-            click.echo(f"twinstream: {describe_error(error)}", err=True)
-            sys.exit(1)
+    Attributes:
+        columns: one heading per column.
+        rows: cells as text.
+        title: a line above the table, if any.
+    """
 
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
 
-def say(line: str) -> None:
-    """Progress goes to stderr: stdout is for the answer."""
-    click.echo(line, err=True)
-
-
-def with_pool(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
-    """Do ``work`` on the service that the settings name, or on the local stack."""
-
-    async def working(at: Settings) -> T:
-        async with await open_pool(at) as pool:
-            return await work(at, pool)
-
-    with connected(settings(), say) as at:
-        return asyncio.run(working(at))
+    def format_text(self) -> str:
+        """Format the table as aligned text: two blanks between columns, headings in capitals."""
+        lines = [[heading.upper() for heading in self.columns], *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        return "\n".join([self.title, *text] if self.title else text)
 
 
-def answer(said: dict[str, Any] | list[Any], words: Callable[[], str], *, as_json: bool) -> None:
-    """Print an answer for a program or for a person."""
-    click.echo(json.dumps(said, default=str, indent=2) if as_json else words())
+def print_result(payload: dict[str, Any] | list[Any], render: Callable[[], str | Table], *, as_json: bool) -> None:
+    """Print the result of a command: ``payload`` as JSON for programs, or what ``render`` returns for people."""
+    if as_json:
+        typer.echo(json.dumps(payload, default=str, indent=2))
+        return
+    result = render()
+    if isinstance(result, str):
+        typer.echo(result)
+    elif sys.stdout.isatty():
+        _print_rich_table(result)
+    else:
+        typer.echo(result.format_text())
 
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")
+def _print_rich_table(table: Table) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    rich_table = RichTable(title=Text(table.title) if table.title else None, title_justify="left", header_style="bold")
+    for number, heading in enumerate(table.columns):
+        rich_table.add_column(heading, style="" if number else "cyan", overflow="fold")
+    for row in table.rows:
+        rich_table.add_row(*map(Text, row))
+    Console().print(rich_table)
+
+
+def notify(line: str) -> None:
+    """Print a notice on stderr: stdout is for the result."""
+    typer.echo(line, err=True)
+
+
+@contextmanager
+def show_progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show the progress of long work on a terminal, and nothing elsewhere.
+
+    Args:
+        description: what is being done.
+        total: number of steps; without it only the elapsed time is shown.
+
+    Yields:
+        A function that takes the number of completed steps.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _completed: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), *_bar_columns(total), TimeElapsedColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda completed: progress.update(task, completed=completed)
+
+
+def _bar_columns(total: int | None) -> list[Any]:
+    from rich.progress import BarColumn, MofNCompleteColumn
+
+    return [] if total is None else [BarColumn(), MofNCompleteColumn()]

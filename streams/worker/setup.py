@@ -86,9 +86,25 @@ async def ask(settings: Settings, request: SimulationRequest, timeout_s: float) 
 
 
 async def publish_table(
-    settings: Settings, table: pd.DataFrame, twin_type: TwinType, brand: Brand, target: str | None, say: Callable[[str], None]
+    settings: Settings,
+    table: pd.DataFrame,
+    twin_type: TwinType,
+    brand: Brand,
+    target: str | None,
+    report_progress: Callable[[int], None],
 ) -> int:
-    """Publish the rows of a table as outcomes, with twin type, brand, metric, id and time filled in where it lacks them.
+    """Publish the rows of a table as outcomes, with twin type, brand, metric, ID and time filled in where it has no such column.
+
+    Args:
+        settings: addresses of the service.
+        table: a row for each outcome.
+        twin_type: for rows without one.
+        brand: for rows without one.
+        target: the metric of rows without one; the twin type's own target where it is None.
+        report_progress: called with the number of rows published so far.
+
+    Returns:
+        Number of outcomes published.
 
     Raises:
         ValueError: for a column or row that is no outcome; the rows before it are published.
@@ -102,6 +118,4 @@ async def publish_table(
     constants = {name: value for name, value in filled.items() if name not in table}
     named = table if "event_id" in table else table.assign(event_id=[str(uuid4()) for _ in range(len(table))])
     async with TwinClient(settings, name="command line") as client:
-        return await client.publish_outcomes(
-            outcome_events(named, constants), progress=lambda count: say(f"  {count:,} of {len(table):,}")
-        )
+        return await client.publish_outcomes(outcome_events(named, constants), progress=report_progress)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from jsonschema import Draft7Validator, Draft202012Validator
+from typer.testing import CliRunner
 
 from schemas import EVENTS, OutcomeEvent
-from streams.cli.main import main
+from streams.cli.main import app
 from streams.kafka.asyncapi import asyncapi_document, event_schemas
 from streams.kafka.topics import TOPICS
 from tests.outcomes import outcome
@@ -72,7 +72,7 @@ def test_the_schema_says_of_an_outcome_what_the_service_says() -> None:
 
 
 def test_the_command_prints_the_document_or_writes_every_schema(tmp_path: Path) -> None:
-    assert json.loads(CliRunner().invoke(main, ["schemas"]).stdout) == asyncapi_document()
-    told = json.loads(CliRunner().invoke(main, ["schemas", "--out", str(tmp_path / "new"), "--json"]).stdout)
+    assert json.loads(CliRunner().invoke(app, ["schemas"]).stdout) == asyncapi_document()
+    told = json.loads(CliRunner().invoke(app, ["schemas", "--out", str(tmp_path / "new"), "--json"]).stdout)
     assert [Path(name).name for name in told["written"]] == [*(f"{name}.schema.json" for name in event_schemas()), "asyncapi.json"]
     assert json.loads((tmp_path / "new" / "OutcomeEvent.schema.json").read_text()) == event_schemas()["OutcomeEvent"]

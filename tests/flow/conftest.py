@@ -14,7 +14,7 @@ import aiohttp
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from click.testing import CliRunner
+from typer.testing import CliRunner
 
 from deploy.stack.part import free_port, is_free
 from engine import TwinGenerator
@@ -23,8 +23,8 @@ from engine.twins.twin_model import TwinModel
 from schemas import Brand, Event, ModelEvent, TwinType
 from sql.database import Pool, open_pool
 from sql.ledger import Artifact, Ledger
-from streams.cli import main as cli
-from streams.cli import output as terminal
+from streams.cli import connection
+from streams.cli.main import app
 from streams.client.twin_client import TwinClient
 from streams.kafka.clients import open_admin
 from streams.kafka.topics import DEAD_LETTERS, TOPICS, create_topics, topic_of
@@ -109,14 +109,13 @@ Twinstream = Callable[..., Awaitable[Any]]
 
 @pytest.fixture
 def twinstream(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Twinstream:
-    """Types a command on the service under test and reads its answer: what ``--json`` means, or the refusal of a ``status``."""
-    for room in (cli, terminal):
-        monkeypatch.setattr(room, "settings", lambda: settings)
+    """Runs a command on the service under test; returns its JSON or text, and its stderr where the expected ``status`` is not 0."""
+    monkeypatch.setattr(connection, "load_settings", lambda: settings)
 
-    async def run(*words: str, status: int = 0) -> Any:
-        result = await asyncio.to_thread(CliRunner().invoke, cli.main, words)
+    async def run(*arguments: str, status: int = 0) -> Any:
+        result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
         assert result.exit_code == status, result.output
-        if "--json" in words:
+        if "--json" in arguments:
             return json.loads(result.stdout)
         return result.stderr if status else result.stdout
 

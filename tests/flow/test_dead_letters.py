@@ -152,8 +152,8 @@ async def test_what_is_refused_again_has_one_more_attempt_and_the_mark_says_so(s
 REFUSED = [
     (("dlq", "show", "deadbeef"), 1, "no refused record has an id that begins with 'deadbeef'"),
     (("dlq", "show", "%"), 1, "no refused record has an id that begins with '%'"),
-    (("dlq", "replay"), 2, "name refused records, or choose them"),
-    (("dlq", "replay", "--kind", "json", "--value", "-"), 2, "name it"),
+    (("dlq", "replay"), 2, "name refused records by ID, or choose them"),
+    (("dlq", "replay", "--kind", "json", "--value", "-"), 2, "name it by its ID"),
 ]
 
 

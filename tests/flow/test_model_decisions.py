@@ -67,7 +67,7 @@ async def test_a_promotion_and_a_rollback_are_one_command_and_one_event_each(
     run = (await Ledger(pool).artifact(promoted.champion)).mlflow_run_id
     assert await asyncio.to_thread(MlflowRegistry(settings.mlflow_uri).champion_run, LINE) == run
     history = await twinstream("models", "history", LINE)
-    assert [line.split()[3] for line in history.splitlines()] == ["trained", "promoted", "trained", "promoted", "rolled_back"]
+    assert [line.split()[3] for line in history.splitlines()[1:]] == ["trained", "promoted", "trained", "promoted", "rolled_back"]
     assert await listener.events(ModelEvent, 5) == await Ledger(pool).history(LINE)
     assert await listener.count("model-events") == 5
 
@@ -78,7 +78,7 @@ async def test_what_cannot_be_decided_is_refused_in_one_line(twinstream, promote
         ("models", "promote", "hcp:fabhalta:prescribing_change", "f"): "no model line 'hcp:fabhalta:prescribing_change' yet",
         ("models", "rollback", LINE): "has no champion before",
         ("why", "abc"): "no retrain begins with 'abc'",
-        ("models", "history", "--simulation", str(uuid4())): "was ever asked for",
+        ("models", "history", "--simulation", str(uuid4())): "was never requested",
     }.items():
         said = await twinstream(*words, status=1)
         assert reason in said

@@ -1,61 +1,165 @@
-"""The command line: answers on stdout, progress and refusals on stderr, and an exit status that means something."""
+"""The command line: results on stdout, notices and errors on stderr, and an exit status that scripts can rely on."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from typer.main import get_group
+from typer.testing import CliRunner, Result
 
-from streams.cli.main import main
-from streams.cli.options import filter_of
+from sql.ledger import POLICIES
+from streams.cli.lazy import LazyCommand
+from streams.cli.main import app
+from streams.cli.models import PolicyName
+from streams.settings import ROLES
 
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(main, list(words))
-
-
-def test_every_command_explains_itself() -> None:
-    for name in main.commands:
-        said = run(name, "--help")
-        assert said.exit_code == 0, name
-        assert said.output.startswith("Usage:")
+HEAVY = ("pandas", "numpy", "pydantic", "aiokafka", "asyncpg", "mlflow", "sklearn", "faust", "schemas", "engine", "sql")
 
 
-def test_a_table_is_turned_into_features_and_what_it_lacks_is_named(tmp_path: Path) -> None:
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), prog_name="twinstream")
+
+
+def lazy_commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], LazyCommand]]:
+    """Every command below ``group``, with the names that lead to it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from lazy_commands(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(lazy_commands(get_group(app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_with_examples(path: tuple[str, ...]) -> None:
+    result = run(*path, "--help")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"Usage: twinstream {' '.join(path)}")
+    assert f"Examples:\n    twinstream {' '.join(path)}" in result.output
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_the_list_of_commands_shows_the_first_sentence_of_each_commands_help(path: tuple[str, ...]) -> None:
+    command = COMMANDS[path]
+    assert (command.load().help or "").split("\n")[0] == command.help
+    assert "..." not in command.get_short_help_str(80 - 6 - max(len(name) for *group, name in COMMANDS if group == list(path[:-1])))
+
+
+def test_every_group_explains_itself_with_examples() -> None:
+    for group in {path[:-1] for path in COMMANDS}:
+        result = run(*group, "--help")
+        assert result.exit_code == 0
+        assert "Examples:\n    twinstream" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models", "--help"], ["outcomes", "--help"]])
+def test_help_and_version_import_no_library_of_the_service(arguments: list[str]) -> None:
+    script = (
+        "import sys\n"
+        "from streams.cli.main import main\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "try:\n    main()\n"
+        "except SystemExit as ended:\n    assert not ended.code, ended.code\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    imported = set(json.loads(ended.stderr.replace("'", '"')))
+    assert imported <= ({"pydantic"} if arguments[0] != "--version" and len(arguments) > 1 else set())  # Typer reads options by it
+
+
+def test_the_module_is_the_same_program_as_the_script() -> None:
+    ended = subprocess.run([sys.executable, "-m", "streams", "--version"], capture_output=True, text=True, check=True)
+    assert ended.stdout == run("--version").output
+    assert ended.stdout.startswith("twinstream, version ")
+
+
+def test_without_arguments_the_help_is_shown_and_the_status_is_2() -> None:
+    result = run()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: twinstream")
+
+
+def test_a_script_for_shell_completion_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    result = run("--show-completion", "bash")
+    assert result.exit_code == 0
+    assert "_TWINSTREAM_COMPLETE" in result.output
+
+
+def test_the_shell_completes_commands_options_and_choices() -> None:
+    for typed, completion in {
+        "twinstream mod": "models",
+        "twinstream models pol": "policy",
+        "twinstream demo --brand kis": "kisqali",
+    }.items():
+        result = CliRunner().invoke(
+            app,
+            [],
+            prog_name="twinstream",
+            env={"_TWINSTREAM_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))},
+        )
+        assert result.output.split() == [completion], typed
+
+
+def test_a_failure_is_one_line_on_stderr_and_status_1(tmp_path: Path) -> None:
+    result = run("import", str(tmp_path / "absent.csv"), str(tmp_path / "out.csv"))
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [f"twinstream: there is no file {tmp_path / 'absent.csv'}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate", "cold_calls"], "'cold_calls' is not one of 'call_frequency_increase', 'educational_content_share'"),
+        (["simulate"], "name an INTERVENTION"),
+        (["simulate", "email_campaign", "--against", "cold_calls"], "'cold_calls' is not one of"),
+        (["simulate", "email_campaign", "--weeks", "105"], "input should be less than or equal to 104, not '105'"),
+        (["import"], "Missing argument 'SOURCE'"),
+        (["demo", "--brand", "nobody"], "'nobody' is not one of 'remibrutinib', 'fabhalta', 'kisqali'"),
+        (["demo", "--twin-type", "nurse"], "'nurse' is not one of 'hcp', 'patient', 'territory'"),
+        (["design", "email_campaign", "--channel", "fax"], "'fax' is not one of 'email', 'phone'"),
+        (["dlq", "list", "--limit", "0"], "input should be greater than or equal to 1, not '0'"),
+        (["dlq", "replay"], "name refused records by ID"),
+        (["models", "policy", "line", "never"], "'never' is not one of 'off', 'suggest', 'approve', 'auto'"),
+        (["models", "history"], "give either a LINE or --simulation ID"),
+        (["fly"], "No such command 'fly'"),
+        (["fidelity", "--jsn"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_names_the_value_and_what_is_allowed(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+
+
+def test_an_unknown_role_is_refused_with_the_names_of_all_roles() -> None:
+    result = run("worker", "--role", "simulation,painter")
+    assert result.exit_code == 1
+    assert "unknown role 'painter': use one of experiments, fidelity, outcomes, simulation, trainer" in result.stderr
+    assert ", ".join(ROLES) in " ".join(run("worker", "--help").output.split())
+
+
+def test_the_policies_of_the_command_line_are_those_of_the_ledger() -> None:
+    assert get_args(PolicyName) == POLICIES
+
+
+def test_a_table_is_turned_into_features_and_missing_features_are_named(tmp_path: Path) -> None:
     source = tmp_path / "table.csv"
     pd.DataFrame({"id": [1], "decile": [3], "prescribing_change": [0.5]}).to_csv(source, index=False)
-    said = run("import", str(source), str(tmp_path / "out.parquet"), "--json")
-    assert said.exit_code == 0
-    answer = json.loads(said.stdout)
-    assert answer["rows"] == 1
-    assert "specialty" in answer["left_out"]
+    result = run("import", str(source), str(tmp_path / "out.parquet"), "--json")
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert summary["rows"] == 1
+    assert "specialty" in summary["left_out"]
     assert pd.read_parquet(tmp_path / "out.parquet")["decile"].tolist() == [3]
-
-
-def test_a_refusal_is_one_line_on_stderr_and_status_1(tmp_path: Path) -> None:
-    said = run("import", str(tmp_path / "absent.csv"), str(tmp_path / "out.csv"))
-    assert said.exit_code == 1
-    assert said.stdout == ""
-    assert said.stderr.splitlines() == [f"twinstream: there is no file {tmp_path / 'absent.csv'}"]
-
-
-@pytest.mark.parametrize("words", [["simulate", "cold_calls"], ["import"], ["demo", "--brand", "nobody"], ["fly"]])
-def test_wrong_usage_is_status_2(words: list[str]) -> None:
-    assert run(*words).exit_code == 2
-
-
-def test_an_unknown_role_is_refused_with_the_known_ones() -> None:
-    said = run("worker", "--role", "simulation,painter")
-    assert said.exit_code == 1
-    assert "unknown role 'painter': use one of experiments, fidelity, outcomes, simulation, trainer" in said.stderr
-
-
-def test_filters_of_the_command_line_say_values_lists_and_bounds() -> None:
-    assert filter_of("region=south,west") == ("region", ["south", "west"])
-    assert filter_of("min_decile=8") == ("min_decile", 8)
-    assert filter_of("tier=1") == ("tier", [1])
-    with pytest.raises(ValueError, match="'decile' is not WORD=VALUE"):
-        filter_of("decile")

@@ -1,0 +1,46 @@
+"""How a command reaches the service: by its settings, else on the local stack that runs, else on the one used last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from streams.cli.output import notify
+
+if TYPE_CHECKING:
+    from sql.database import Pool
+    from streams.settings import Settings
+
+__all__ = ["connected_service", "load_settings", "with_pool"]
+
+T = TypeVar("T")
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process, from the environment."""
+    from streams.settings import settings
+
+    return settings()
+
+
+@contextmanager
+def connected_service() -> Iterator[Settings]:
+    """Settings with every address filled in; a notice names the local stack where one is used."""
+    from streams.worker.local_stack import connected
+
+    with connected(load_settings(), notify) as settings:
+        yield settings
+
+
+def with_pool(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
+    """Run ``work`` with the settings of the service and connections to its database."""
+    from sql.database import open_pool
+
+    async def run(settings: Settings) -> T:
+        async with await open_pool(settings) as pool:
+            return await work(settings, pool)
+
+    with connected_service() as settings:
+        return asyncio.run(run(settings))

@@ -1,0 +1,189 @@
+"""The commands ``twinstream dlq``: refused records are listed, inspected, corrected and replayed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from streams.cli.connection import with_pool
+from streams.cli.options import DryRunOption, JsonOption, KindOption, TopicOption, examples
+from streams.cli.output import Table, notify, print_result
+
+if TYPE_CHECKING:
+    from sql.database import Pool
+    from sql.dead_letter_store import RefusalQuery
+    from streams.operations import Correction, DeadLetter, SentReplay, SkippedReplay
+    from streams.settings import Settings
+
+app = typer.Typer()
+
+_MAX_RECORDS = 10_000
+_MAX_REASON_CHARACTERS = 80
+
+
+@app.command("list", epilog=examples("twinstream dlq list", "twinstream dlq list --kind json --waiting --limit 100"))
+def list_dead_letters(
+    topic: TopicOption = None,
+    kind: KindOption = None,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only records that were never replayed.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=_MAX_RECORDS, help="How many records, newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List the newest refused records, and count them by kind."""
+    from sql.dead_letter_store import RefusalQuery, count_refused, list_refused
+    from streams.operations import load_dead_letters
+
+    query = RefusalQuery(topic, kind, waiting)
+
+    async def read(_: Settings, pool: Pool) -> tuple[list[dict[str, Any]], list[DeadLetter]]:
+        return await count_refused(pool, query), await load_dead_letters(pool, await list_refused(pool, query, limit))
+
+    counts, letters = with_pool(read)
+    payload = {"counts": counts, "letters": [letter.to_dict() for letter in letters]}
+    print_result(payload, lambda: _letters_table(counts, letters) if counts else "nothing was refused", as_json=as_json)
+
+
+def _letters_table(counts: Sequence[dict[str, Any]], letters: Sequence[DeadLetter]) -> Table:
+    totals = ", ".join(f"{row['count']:,} {row['kind']} on {row['topic']}" for row in counts)
+    columns = ("ID", "Refused at", "Where", "Kind", "Replayed", "Reason")
+    return Table(columns, [_letter_cells(letter) for letter in letters], title=f"refused: {totals}")
+
+
+def _letter_cells(letter: DeadLetter) -> tuple[str, ...]:
+    refused = letter.refused
+    return (
+        str(refused.refusal_id)[:8],
+        f"{refused.refused_at:%Y-%m-%d %H:%M:%S}" if refused.refused_at else "",
+        f"{refused.source.topic}:{refused.source.partition}:{refused.offset}",
+        refused.kind,
+        letter.state,
+        _shorten(refused.reason),
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_REASON_CHARACTERS else f"{text[: _MAX_REASON_CHARACTERS - 3]}..."
+
+
+@app.command(epilog=examples("twinstream dlq show 1a2b3c4d", "twinstream dlq show 1a2b3c4d --raw > body.json"))
+def show(
+    refusal_id: Annotated[str, typer.Argument(metavar="ID", help="The ID, or its first characters.", show_default=False)],
+    raw: Annotated[bool, typer.Option("--raw", help="Print only the value, byte for byte.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show everything about the refused record ID.
+
+    That is the record as it arrived, why it was refused, and every replay.
+    """
+    letter = with_pool(lambda _, pool: _find_letter(pool, refusal_id))
+    if raw:
+        _write_bytes(letter.refused.value or b"")
+    else:
+        print_result(letter.to_dict(), letter.format_text, as_json=as_json)
+
+
+async def _find_letter(pool: Pool, prefix: str) -> DeadLetter:
+    from sql.dead_letter_store import find_refused
+    from streams.operations import load_dead_letters
+
+    return (await load_dead_letters(pool, [await find_refused(pool, prefix)]))[0]
+
+
+def _write_bytes(value: bytes) -> None:
+    sys.stdout.buffer.write(value)
+    sys.stdout.buffer.flush()
+
+
+class ReplayOutcome(NamedTuple):
+    """What became of refused records that were to be replayed."""
+
+    sent: Sequence[SentReplay]
+    skipped: Sequence[SkippedReplay]
+    letters: Sequence[DeadLetter]
+
+
+@app.command(
+    "replay",
+    epilog=examples(
+        "twinstream dlq replay 1a2b3c4d --set actual_value=0.1 --drop surprise",
+        "twinstream dlq replay 1a2b3c4d --value body.json",
+        "twinstream dlq replay --kind invalid --set metric_type=prescribing_change --dry-run",
+    ),
+)
+def replay(
+    context: typer.Context,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="IDs, or their first characters.")] = None,
+    topic: TopicOption = None,
+    kind: KindOption = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set a field, for example segment.region=west; repeatable."),
+    ] = None,
+    dropped_fields: Annotated[list[str] | None, typer.Option("--drop", metavar="FIELD", help="Remove a field; repeatable.")] = None,
+    file: Annotated[
+        typer.FileBinaryRead | None,
+        typer.Option("--value", metavar="FILE", help="Publish the content of this file instead; - reads standard input."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish refused records again, corrected or unchanged.
+
+    Name the records, or select all of a --topic or --kind that were not replayed yet. Each keeps its event_id, so nothing counts
+    twice. A record that would be refused again is not published; the exit status is then 1.
+    """
+    from sql.dead_letter_store import RefusalQuery
+    from streams.operations import Correction, parse_assignment
+
+    if bool(ids) == bool(topic or kind):
+        context.fail("name refused records by ID, or choose them by --topic or --kind")
+    if file is not None and len(ids or ()) != 1:
+        context.fail("--value replaces the value of exactly one refused record: name it by its ID")
+    correction = Correction(dict(map(parse_assignment, assignments or ())), dropped_fields or (), file.read() if file else None)
+    outcome = _replay(ids or (), RefusalQuery(topic, kind, unreplayed=True), correction, dry_run=dry_run)
+    _print_replay(outcome, dry_run=dry_run, as_json=as_json)
+
+
+def _replay(ids: Sequence[str], query: RefusalQuery, correction: Correction, *, dry_run: bool) -> ReplayOutcome:
+    from sql.dead_letter_store import find_refused, list_refused
+    from streams.operations import await_replay_results, load_dead_letters, replay_dead_letters
+
+    async def work(settings: Settings, pool: Pool) -> ReplayOutcome:
+        records = [await find_refused(pool, prefix) for prefix in ids] if ids else await list_refused(pool, query, _MAX_RECORDS)
+        sent, skipped = await replay_dead_letters(settings, pool, records, correction, dry_run=dry_run)
+        load = load_dead_letters if dry_run else await_replay_results
+        return ReplayOutcome(sent, skipped, await load(pool, [record.refused for record in sent]))
+
+    return with_pool(work)
+
+
+def _print_replay(outcome: ReplayOutcome, *, dry_run: bool, as_json: bool) -> None:
+    payload = {
+        "replayed": [letter.to_dict() for letter in outcome.letters],
+        "skipped": [{"refusal_id": str(record.refused.refusal_id), "reason": record.reason} for record in outcome.skipped],
+        "dry_run": dry_run,
+    }
+    print_result(payload, lambda: _replay_text(outcome, dry_run=dry_run), as_json=as_json)
+    for record in outcome.skipped if not as_json else ():
+        notify(f"twinstream: {str(record.refused.refusal_id)[:8]} is not replayed: {record.reason}")
+    if outcome.skipped:
+        raise typer.Exit(1)
+
+
+def _replay_text(outcome: ReplayOutcome, *, dry_run: bool) -> str:
+    if dry_run:
+        lines = [
+            f"{str(record.refused.refusal_id)[:8]} would be replayed as {record.value.decode(errors='replace')}"
+            for record in outcome.sent
+        ]
+        return "\n".join([*lines, f"{len(outcome.sent):,} would be replayed, {len(outcome.skipped):,} would not"])
+    lines = [f"{str(letter.refused.refusal_id)[:8]} as {_last_replay(letter)}: {letter.state}" for letter in outcome.letters]
+    return "\n".join([*lines, f"{len(outcome.sent):,} replayed, {len(outcome.skipped):,} not replayed"])
+
+
+def _last_replay(letter: DeadLetter) -> str:
+    last = letter.replays[-1]
+    return f"{last.topic}:{last.partition}:{last.offset}"

@@ -1,0 +1,44 @@
+"""The command that demonstrates the whole workflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schemas import Brand, TwinType
+from streams.cli.campaigns import BrandOption, TwinTypeOption
+from streams.cli.connection import load_settings
+from streams.cli.options import JsonOption, examples
+from streams.cli.output import notify, print_result
+
+app = typer.Typer()
+
+
+@app.command(epilog=examples("twinstream demo", "twinstream demo --data prescribers.csv", "twinstream demo --once --json"))
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Your own table (.csv, .csv.gz or .parquet), or the public prescriber table."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="For scripts: print only the report at the end.")] = False,
+    twin_type: TwinTypeOption = TwinType.HCP,
+    brand: BrandOption = Brand.KISQALI,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole workflow on this machine and print a report.
+
+    It starts the local stack, trains a model, publishes outcomes that drift, and follows the retrain to the promotion.
+    Without --data it runs on a generated table.
+    """
+    from streams.demo.run import run_demo
+
+    report = run_demo(load_settings(), data, twin_type, brand, _ignore if once else notify)
+    print_result(report.to_dict(), report.format_text, as_json=as_json)
+    if not report.succeeded:
+        raise typer.Exit(1)
+
+
+def _ignore(_line: str) -> None:
+    """Print nothing."""

@@ -1,0 +1,67 @@
+"""Commands about what really happened: publish outcomes, and show how well the predictions match them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from schemas import Brand, TwinType
+from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
+from streams.cli.connection import connected_service, with_pool
+from streams.cli.options import JsonOption, TableArgument, examples
+from streams.cli.output import print_result, show_progress
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples("twinstream outcomes publish outcomes.parquet", "twinstream outcomes publish outcomes.csv --brand fabhalta")
+)
+def publish(
+    file: TableArgument,
+    twin_type: TwinTypeOption = TwinType.HCP,
+    brand: BrandOption = Brand.KISQALI,
+    target: TargetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish the rows of the table FILE as outcome events.
+
+    Columns are fields of an outcome, segment.DIMENSION, and features. twin_type, brand, metric_type, event_id and observed_at are
+    filled in where FILE has no such column.
+    """
+    from streams.training.datasets import read_table
+    from streams.worker.setup import publish_table
+
+    table = read_table(file)
+    with connected_service() as settings, show_progress("publishing outcomes", len(table)) as report_progress:
+        published = asyncio.run(publish_table(settings, table, twin_type, brand, target, report_progress))
+    print_result({"published": published}, lambda: f"{published:,} outcomes published", as_json=as_json)
+
+
+@app.command(epilog=examples("twinstream fidelity", "twinstream fidelity --weighted region", "twinstream fidelity --json"))
+def fidelity(
+    weighted: Annotated[
+        str,
+        typer.Option(
+            metavar="DIMENSION",
+            help="Also show the error with the levels of this dimension weighted by their share of the predictions.",
+            show_default=False,
+        ),
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show how well the predictions match the outcomes.
+
+    These are the newest windows, the estimate before outcomes arrive, and the simulations whose outcomes are still pending.
+    """
+    from streams.reporting.overview import read_overview
+    from streams.reporting.text import windows_dict, windows_text
+
+    overview = with_pool(lambda settings, pool: read_overview(pool, settings.n_min))
+    print_result(
+        [windows_dict(line, weighted) for line in overview.lines],
+        lambda: "\n\n".join(windows_text(line, weighted) for line in overview.lines) or "no model line yet",
+        as_json=as_json,
+    )

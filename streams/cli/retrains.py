@@ -1,0 +1,90 @@
+"""Commands about retrains: list them, approve those that wait, and explain one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.connection import with_pool
+from streams.cli.options import JsonOption, LineArgument, examples
+from streams.cli.output import Table, print_result
+from streams.cli.prefixes import match_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from sql.database import Pool
+    from sql.retrain_store import Request
+    from streams.settings import Settings
+
+app = typer.Typer()
+
+RetrainArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="The ID of a retrain, or its first characters.", show_default=False)
+]
+
+
+@app.command("list", epilog=examples("twinstream retrain list hcp:kisqali:prescribing_change"))
+def list_retrains(line: LineArgument, as_json: JsonOption = False) -> None:
+    """List the retrains of LINE, newest first."""
+    from sql.retrain_store import requests
+
+    retrains = with_pool(lambda _, pool: requests(pool, line))[::-1]
+    print_result(
+        [vars(retrain) for retrain in retrains],
+        lambda: _retrains_table(retrains) if retrains else f"no retrain of {line} was requested yet",
+        as_json=as_json,
+    )
+
+
+def _retrains_table(retrains: Sequence[Request]) -> Table:
+    from streams.web.dashboard import moment
+
+    rows = [(moment(retrain.requested_at), str(retrain.retrain_id), retrain.status, retrain.reason) for retrain in retrains]
+    return Table(("Requested at", "ID", "Status", "Reason"), rows)
+
+
+@app.command(epilog=examples("twinstream retrain approve 1a2b3c4d"))
+def approve(retrain_id: RetrainArgument, as_json: JsonOption = False) -> None:
+    """Approve the retrain ID, so that a trainer starts it next."""
+    from sql.retrain_store import approve as approve_retrain
+    from sql.retrain_store import request
+
+    async def change(_: Settings, pool: Pool) -> dict[str, Any]:
+        matched = await _match_retrain(pool, retrain_id)
+        await approve_retrain(pool, matched)
+        return vars(await request(pool, matched))
+
+    retrain = with_pool(change)
+    print_result(
+        retrain,
+        lambda: f"retrain {retrain['retrain_id']} of {retrain['line']} is approved: a trainer starts it next",
+        as_json=as_json,
+    )
+
+
+@app.command(epilog=examples("twinstream why 1a2b3c4d", "twinstream why 1a2b3c4d --json"))
+def why(
+    retrain_id: Annotated[
+        str, typer.Argument(metavar="RETRAIN_ID", help="The ID of a retrain, or its first characters.", show_default=False)
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Explain why a retrain was requested and what came of it."""
+    from streams.reporting.retrain_report import story_of
+
+    async def read(settings: Settings, pool: Pool) -> Any:
+        return await story_of(pool, await _match_retrain(pool, retrain_id), settings.retrain_limits)
+
+    report = with_pool(read)
+    print_result(report.to_dict(), report.format_text, as_json=as_json)
+
+
+async def _match_retrain(pool: Pool, prefix: str) -> UUID:
+    from sql.ledger import Ledger
+    from sql.retrain_store import requests
+
+    lines = await Ledger(pool).lines()
+    return match_prefix(prefix, [retrain.retrain_id for line in lines for retrain in await requests(pool, line)], "retrain")

@@ -1,0 +1,115 @@
+"""The command that simulates a campaign, or computes a past simulation again."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import UUID, uuid4
+
+import typer
+
+from schemas import Brand, Frequency, SimulationAnswer, SimulationRequest, TwinType
+from streams.cli.campaigns import (
+    BrandOption,
+    ChannelOption,
+    FrequencyOption,
+    IntensityOption,
+    InterventionName,
+    TargetOption,
+    TwinTypeOption,
+    WeeksOption,
+    make_campaign,
+)
+from streams.cli.connection import connected_service, with_pool
+from streams.cli.options import FilterOption, JsonOption, examples, parse_filters
+from streams.cli.output import print_result
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples(
+        "twinstream simulate speaker_program_invitation --filter region=south --filter min_decile=8",
+        "twinstream simulate email_campaign --frequency weekly --against peer_to_peer_referral",
+        "twinstream simulate --again 3f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11",
+    )
+)
+def simulate(
+    context: typer.Context,
+    intervention: Annotated[InterventionName | None, typer.Argument(metavar="INTERVENTION", help="What the campaign does.")] = None,
+    channel: ChannelOption = None,
+    frequency: FrequencyOption = Frequency.MONTHLY,
+    weeks: WeeksOption = 12,
+    intensity: IntensityOption = None,
+    filters: FilterOption = None,
+    alternatives: Annotated[
+        list[InterventionName] | None,
+        typer.Option("--against", metavar="INTERVENTION", help="Compare with this one at the same frequency; repeatable."),
+    ] = None,
+    twins: Annotated[int | None, typer.Option(help="Number of twins; 10,000 by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes a simulation repeatable.")] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the result.")] = 60.0,
+    again: Annotated[
+        UUID | None,
+        typer.Option(metavar="ID", help="Compute this past simulation again, and check that the result is the same."),
+    ] = None,
+    twin_type: TwinTypeOption = TwinType.HCP,
+    brand: BrandOption = Brand.KISQALI,
+    target: TargetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the effect of a campaign with INTERVENTION.
+
+    The request goes through Kafka: a worker with the role simulation must be running. The result is the average effect with its
+    interval, and a recommendation.
+    """
+    if again is not None:
+        _simulate_again(again, as_json=as_json)
+        return
+    if intervention is None:
+        context.fail("name an INTERVENTION, or a past simulation with --again ID")
+    request = SimulationRequest(
+        simulation_id=uuid4(),
+        requested_at=datetime.now(UTC),
+        twin_type=twin_type,
+        brand=brand,
+        target=target,
+        intervention=make_campaign(intervention, channel, frequency, weeks, intensity),
+        alternatives=tuple(make_campaign(name, None, frequency, weeks, intensity) for name in alternatives or ()),
+        filters=parse_filters(filters),
+        twin_count=twins,
+        seed=seed,
+        requested_by="command line",
+    )
+    _print_answer(_request_simulation(request, timeout_s), as_json=as_json)
+
+
+def _request_simulation(request: SimulationRequest, timeout_s: float) -> SimulationAnswer:
+    from streams.worker.setup import ask
+
+    with connected_service() as settings:
+        return asyncio.run(ask(settings, request, timeout_s))
+
+
+def _print_answer(answer: SimulationAnswer, *, as_json: bool) -> None:
+    """Print a completed simulation.
+
+    Raises:
+        ValueError: when it was rejected or failed, with the reason.
+    """
+    from streams.reporting.text import simulation_text
+
+    if answer.result is None:
+        raise ValueError(f"{answer.status.value}: {answer.reason}")
+    print_result(answer.model_dump(mode="json"), lambda: simulation_text(answer), as_json=as_json)
+
+
+def _simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
+    """Compute a past simulation again; exit status 1 when the result is not the same to the last bit."""
+    from streams.simulation.reproduction import reproduce
+
+    repeated = with_pool(lambda settings, pool: reproduce(settings, pool, simulation_id))
+    print_result(repeated.to_dict(), repeated.format_text, as_json=as_json)
+    if repeated.differences:
+        raise typer.Exit(1)

@@ -1,0 +1,117 @@
+"""Commands that prepare a training table and train a model line on it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas import Brand, TwinType, model_line
+from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
+from streams.cli.connection import connected_service
+from streams.cli.options import JsonOption, TableArgument, examples
+from streams.cli.output import print_result, show_progress
+
+if TYPE_CHECKING:
+    from streams.training.datasets import ImportedTable
+    from streams.training.line_training import TrainedLine
+
+app = typer.Typer()
+
+
+@app.command("import", epilog=examples("twinstream import prescribers.csv history.parquet --twin-type hcp"))
+def import_table(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", dir_okay=False, help="A .csv, .csv.gz or .parquet file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", dir_okay=False, help="The .csv, .csv.gz or .parquet file to write.")],
+    twin_type: TwinTypeOption = TwinType.HCP,
+    target: TargetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn the table SOURCE into the training table OUT.
+
+    OUT has the features of the twin type and the target. The public Medicare Part D prescriber table is recognised by its columns.
+    """
+    from streams.training.datasets import as_training_table, read_table, write_table
+
+    imported = as_training_table(read_table(source), twin_type, target)
+    write_table(imported.frame, out)
+    payload = {
+        "recognised": imported.source,
+        "rows": len(imported.frame),
+        "target": imported.target,
+        "left_out": imported.left_out,
+        "notes": imported.notes,
+    }
+    print_result(payload, lambda: _import_text(imported, out), as_json=as_json)
+
+
+def _import_text(imported: ImportedTable, out: Path) -> str:
+    lines = [f"{imported.source}: {len(imported.frame):,} rows written to {out}", *imported.notes]
+    if imported.left_out:
+        lines.append(f"features without a column in the table: {', '.join(imported.left_out)}")
+    return "\n".join(lines)
+
+
+@app.command(
+    epilog=examples(
+        "twinstream train history.csv --brand kisqali",
+        "twinstream train outcomes.parquet --features history",
+        "twinstream train outcomes.parquet --features feast:features/:hcp_features",
+    )
+)
+def train(
+    file: TableArgument,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Where the features are, when FILE has only entity_id, observed_at and the target: history (what the line has "
+            "received so far) or feast:REPOSITORY:SERVICE. Each row gets the features as they were at its time.",
+        ),
+    ] = None,
+    twin_type: TwinTypeOption = TwinType.HCP,
+    brand: BrandOption = Brand.KISQALI,
+    target: TargetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model line on the table FILE.
+
+    The first model of a line becomes its champion; a later one only when it proves better than the champion.
+    """
+    imported, trained = _train(file, features, twin_type, brand, target)
+    payload = {"event": trained.event.model_dump(mode="json"), "card": trained.card.model_dump(mode="json")}
+    print_result(payload, lambda: _training_text(imported, trained), as_json=as_json)
+
+
+def _train(
+    file: Path, features: str | None, twin_type: TwinType, brand: Brand, target: str | None
+) -> tuple[ImportedTable, TrainedLine]:
+    """Read the table, refuse it before anything is started where it has no features, and train."""
+    from streams.training.datasets import as_training_table, read_table
+    from streams.worker.setup import learn, prepare, with_features
+
+    table, source = read_table(file), file.name
+    imported = as_training_table(table, twin_type, target) if features is None else None
+    with connected_service() as settings:
+        asyncio.run(prepare(settings))
+        if imported is None:
+            table, name = asyncio.run(with_features(settings, table, str(features), model_line(twin_type, brand, target)))
+            imported, source = as_training_table(table, twin_type, target), f"{source}, features from {name}"
+        with show_progress(f"training on {len(imported.frame):,} rows"):
+            trained = asyncio.run(learn(settings, imported.frame, twin_type, brand, imported.target, source))
+    return imported, trained
+
+
+def _training_text(imported: ImportedTable, trained: TrainedLine) -> str:
+    from streams.reporting.text import model_facts
+
+    card = trained.card
+    return "\n".join(
+        [
+            f"{trained.event.happened}: {card.model_type} {card.model_id} of {card.line}",
+            *model_facts(card),
+            *(f"note: {note}" for note in (*imported.notes, *card.metrics.warnings)),
+        ]
+    )

@@ -1,0 +1,58 @@
+"""Output of commands: JSON, text and tables on stdout, progress on stderr of a terminal only."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+
+from streams.cli.output import Table, notify, print_result, show_progress
+
+TABLE = Table(("ID", "Reason"), [("1a2b", "a [bold] reason"), ("3c", "")], title="2 [rows]")
+
+
+def test_a_table_is_aligned_text_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result([], lambda: TABLE, as_json=False)
+    assert capsys.readouterr().out.splitlines() == ["2 [rows]", "ID    REASON", "1a2b  a [bold] reason", "3c"]
+
+
+def test_a_table_has_borders_on_a_terminal_and_its_cells_are_no_markup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_result([], lambda: TABLE, as_json=False)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "a [bold] reason" in text
+    assert "2 [rows]" in text
+    assert "┃" in text
+
+
+def test_json_is_printed_without_rendering_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result({"a": 1}, lambda: pytest.fail("not needed"), as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"a": 1}
+
+
+def test_notices_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    notify("using the local stack")
+    assert tuple(capsys.readouterr()) == ("", "using the local stack\n")
+
+
+def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress("publishing", 10) as report_progress:
+        report_progress(5)
+    assert tuple(capsys.readouterr()) == ("", "")
+
+
+@pytest.mark.parametrize("total", [10, None])
+def test_progress_is_shown_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, total: int | None
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with show_progress("publishing", total) as report_progress:
+        report_progress(10)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "publishing" in err
+    assert ("10/10" in err) == (total is not None)
