@@ -229,7 +229,7 @@ async def _find_answering_model(pool: Pool, simulation_id: UUID) -> dict[str, An
 
 
 def _answering_model_text(answered: dict[str, Any]) -> str:
-    from streams.web.dashboard import moment
+    from streams.reporting.formatting import moment
 
     if answered["model_id"] is None:
         return f"simulation {answered['simulation_id']} ended {answered['status']}, without a model"
@@ -250,7 +250,7 @@ def _events_table(events: Sequence[ModelEvent]) -> Table:
 
 
 def _event_cells(event: ModelEvent) -> tuple[str, ...]:
-    from streams.web.dashboard import moment
+    from streams.reporting.formatting import moment
 
     retrain = f"  (retrain {event.retrain_id})" if event.retrain_id else ""
     return str(event.generation), moment(event.at), event.happened, str(event.model_id), f"{event.reason}{retrain}"

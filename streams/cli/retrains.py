@@ -40,7 +40,7 @@ def list_retrains(line: LineArgument, as_json: JsonOption = False) -> None:
 
 
 def _retrains_table(retrains: Sequence[Request]) -> Table:
-    from streams.web.dashboard import moment
+    from streams.reporting.formatting import moment
 
     rows = [(moment(retrain.requested_at), str(retrain.retrain_id), retrain.status, retrain.reason) for retrain in retrains]
     return Table(("Requested at", "ID", "Status", "Reason"), rows)
@@ -73,10 +73,10 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Explain why a retrain was requested and what came of it."""
-    from streams.reporting.retrain_report import story_of
+    from streams.reporting.retrain_report import load_retrain_report
 
     async def read(settings: Settings, pool: Pool) -> Any:
-        return await story_of(pool, await _match_retrain(pool, retrain_id), settings.retrain_limits)
+        return await load_retrain_report(pool, await _match_retrain(pool, retrain_id), settings.retrain_limits)
 
     report = with_pool(read)
     print_result(report.to_dict(), report.format_text, as_json=as_json)

@@ -12,7 +12,7 @@ from schemas import FidelityMetrics, SimulationAnswer
 from sql.overview_store import RetrainSummary
 from streams.demo.scenario import DemoRun
 from streams.operations.verify import VerificationReport as Verified
-from streams.reporting.charts import Mark
+from streams.reporting.charts import EventMarker
 from streams.reporting.overview import HistoryPoint, LineOverview, SeriesHistory
 from streams.reporting.text import model_facts
 from streams.training.datasets import ImportedTable
@@ -148,10 +148,10 @@ def make_report(table: ImportedTable, journey: DemoRun, verified: Verified, seco
     return report
 
 
-def marks_of(journey: DemoRun) -> tuple[Mark, ...]:
+def marks_of(journey: DemoRun) -> tuple[EventMarker, ...]:
     """The moments of the kill and of the injected shift, for the charts."""
-    killed = [Mark(journey.accident.at, "worker killed", "bad")] if journey.accident else []
-    return (*killed, *([Mark(journey.shifted_from, "injected shift", "warn")] if journey.shifted_from else []))
+    killed = [EventMarker(journey.accident.at, "worker killed", "bad")] if journey.accident else []
+    return (*killed, *([EventMarker(journey.shifted_from, "injected shift", "warn")] if journey.shifted_from else []))
 
 
 def fidelity_by_part(line: LineOverview, journey: DemoRun) -> dict[str, FidelityMetrics]:

@@ -1,44 +1,46 @@
-"""Answers in words, for people on a terminal."""
+"""Renders models, simulations and windows as text for a terminal, and windows as data for a program."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from engine.fidelity.label_delay import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
-from schemas.simulation_models import SimulationResult
+from schemas.simulation_models import BestChoice, SimulationResult
 from streams.monitoring.performance_estimation import weights_of
+from streams.reporting.formatting import count, moment, number, plain_words, share, signed_share, span, standard_error
 from streams.reporting.overview import LineOverview, SegmentWindow
 
 __all__ = ["line_text", "model_facts", "simulation_text", "weighted_error", "windows_dict", "windows_text"]
 
-_GROUPS_TOLD = 6
+_MAX_GROUPS = 6
 
 
 def model_facts(card: ModelCard) -> list[str]:
-    """How good a model is on rows it has not seen."""
+    """Training data and quality of a model on unseen rows, one fact a line."""
     metrics, baseline = card.metrics, card.baseline
-    against = f', against {metrics.no_change_mae:.4f} of "no change"' if metrics.no_change_mae is not None else ""
-    quality = f"R2 {metrics.cv_r2_mean:.3f} ± {metrics.cv_r2_std:.3f}, fidelity {_number(metrics.fidelity)}"
+    no_change = f" (predicting no change: {number(metrics.no_change_mae)})" if metrics.no_change_mae is not None else ""
+    r2 = f"R² {number(metrics.cv_r2_mean, 3)} ± {standard_error(metrics.cv_r2_std)}"
     return [
-        f"learned from {card.training_samples:,} rows, {len(card.features)} features: {', '.join(card.features)}",
-        f"on unseen rows: {quality}, MAE {baseline.mae:.4f}{against}",
-        f"95 % prediction intervals cover {_share(baseline.coverage_95pct)}",
-        *([f"realism: {metrics.realism}"] if metrics.realism else []),
+        f"trained on {count(card.training_samples)} rows, {len(card.features)} features: {', '.join(card.features)}",
+        f"on unseen rows: {r2}, fidelity {number(metrics.fidelity)}, MAE {number(baseline.mae)}{no_change}",
+        f"95% prediction intervals cover {share(baseline.coverage_95pct)} of unseen outcomes",
+        *([f"realism of the twins: {metrics.realism}"] if metrics.realism else []),
     ]
 
 
 def simulation_text(answer: SimulationAnswer) -> str:
-    """A completed simulation: the effect, the advice and what it rests on."""
+    """The recommendation of a simulation, the effect and the inputs it was computed from."""
     result = answer.result
     if result is None:
         return f"{answer.status.value}: {answer.reason}"
-    interval = f"{result.confidence_level:.0%} interval {result.ate_ci_lower:+.1%} to {result.ate_ci_upper:+.1%}"
+    interval = f"{result.confidence_level:.0%} interval {_interval(result.ate_ci_lower, result.ate_ci_upper)}"
     lines = [
-        f"{result.recommendation.value.replace('_', ' ')}: {result.recommendation_reason}",
-        f"effect {result.ate:+.1%}, {interval}, {result.affected_twin_count:,} twins",
+        f"{plain_words(result.recommendation.value)}: {result.recommendation_reason}",
+        f"effect {signed_share(result.ate)}, {interval}, {count(result.affected_twin_count)} twins",
         *([str(result.track_record)] if result.track_record else []),
-        *_comparison(result),
+        *_alternatives(result),
         *_subgroups(result),
         *(f"note: {warning}" for warning in (*result.warnings, result.heterogeneity.warning) if warning),
         f"simulation {answer.simulation_id}, model {answer.model_id}, effects version {answer.effects_version}",
@@ -46,64 +48,108 @@ def simulation_text(answer: SimulationAnswer) -> str:
     return "\n".join(lines)
 
 
-def _comparison(result: SimulationResult) -> list[str]:
-    """The alternatives on the same twins and draws, and the best of all with an interval that allows for its having been chosen."""
+def _interval(lower: float, upper: float) -> str:
+    return f"{signed_share(lower)} to {signed_share(upper)}"
+
+
+def _alternatives(result: SimulationResult) -> list[str]:
+    """The alternatives against the requested intervention, and the best choice; empty where no alternative was requested."""
     if result.best is None:
         return []
-    best = result.best
-    chosen = f"{best.intervention.intervention_type} {best.ate:+.1%}, {best.ate_ci_lower:+.1%} to {best.ate_ci_upper:+.1%}"
-    others = (
-        f"  {other.intervention.intervention_type} {other.ate:+.1%}; {other.difference:+.1%} beside it,"
-        f" {other.difference_ci_lower:+.1%} to {other.difference_ci_upper:+.1%}; best with {other.probability_best:.0%}"
+    rows = [
+        f"  alternative {other.intervention.intervention_type}: {signed_share(other.ate)}; "
+        f"difference to the requested intervention {signed_share(other.difference)} "
+        f"({_interval(other.difference_ci_lower, other.difference_ci_upper)}); best with probability {other.probability_best:.0%}"
         for other in result.alternatives
+    ]
+    return [*rows, _best_text(result.best)]
+
+
+def _best_text(best: BestChoice) -> str:
+    return (
+        f"best: {best.intervention.intervention_type} {signed_share(best.ate)} "
+        f"({_interval(best.ate_ci_lower, best.ate_ci_upper)}, corrected for the selection); "
+        f"{signed_share(best.margin)} ahead of the next one, best with probability {best.probability_best:.0%}"
     )
-    lead = f"{best.margin:+.1%} over the next, best with probability {best.probability_best:.0%}"
-    return [*others, f"best: {chosen} though it was chosen; {lead}"]
+
+
+def _subgroups(result: SimulationResult) -> list[str]:
+    """The largest groups of each dimension; ``--json`` has all of them."""
+    return [
+        f"  {dimension} {group.group}: {signed_share(group.estimate)} ({_interval(group.ci_lower, group.ci_upper)}), "
+        f"{count(group.n)} twins"
+        for dimension, groups in result.heterogeneity.by_dimension.items()
+        for group in sorted(groups, key=lambda group: -group.n)[:_MAX_GROUPS]
+    ]
 
 
 def line_text(line: LineOverview) -> str:
-    """A line and its champion."""
+    """A model line, its policy and its champion."""
     if line.champion is None:
         return f"{line.line}\n  no champion yet"
-    facts = [f"champion {line.champion.model_id}, {line.champion.model_type}, retrains: {line.policy}", *model_facts(line.champion)]
-    return "\n  ".join([line.line, *facts])
+    champion = f"champion {line.champion.model_id}, {line.champion.model_type}, retraining policy: {line.policy}"
+    return "\n  ".join([line.line, champion, *model_facts(line.champion)])
 
 
-def windows_text(line: LineOverview, weighted: str = "") -> str:
-    """The newest window of each series of a line, as a table, and what is expected before outcomes arrive."""
-    told = [f"{line.line}: no outcomes yet"] if line.scored_model is None else _windows(line, line.scored_model, weighted)
-    return "\n".join([*told, *_estimate(line), *_waiting(line)])
+def windows_text(line: LineOverview, dimension: str = "") -> str:
+    """The newest windows of a line as a table, the estimate before outcomes arrive, and pending outcomes.
+
+    Args:
+        line: the line.
+        dimension: also show the error weighted by the shares of this dimension; empty shows none.
+    """
+    windows = [f"{line.line}: no outcomes yet"] if line.scored_model is None else _windows(line, line.scored_model, dimension)
+    return "\n".join([*windows, *_estimate(line), *_pending(line)])
 
 
-def _windows(line: LineOverview, scored: ModelCard, weighted: str) -> list[str]:
-    head = f"{line.line}, model {scored.model_id}, window of {line.window_s:g} s until {line.window_end}"
+def _windows(line: LineOverview, scored_model: ModelCard, dimension: str) -> list[str]:
+    heading = f"{line.line}, model {scored_model.model_id}, window of {span(line.window_s)} until {moment(line.window_end)} UTC"
     columns = f"  {'segment':<32}{'n':>8}{'MAE':>17}{'RMSE':>10}{'corr.':>8}{'coverage':>10}{'bias':>10}{'evidence':>10}  state"
-    said = [head, columns, *map(_row, line.windows)]
+    lines = [heading, columns, *map(_row, line.windows)]
     if line.overall:
-        said += [*_precision(line.overall.metrics), f"  {line.overall.comparison}", *_effective(line.overall.metrics)]
-    return [*said, _weighted(line, weighted)] if weighted else said
+        lines += [*_precision(line.overall.metrics), f"  {line.overall.comparison}", *_effective_n(line.overall.metrics)]
+    return [*lines, _weighted(line, dimension)] if dimension else lines
+
+
+def _row(window: SegmentWindow) -> str:
+    metrics = window.metrics
+    mae = f"{number(metrics.mae)} ± {standard_error(metrics.standard_errors.get('mae'))}"
+    errors = f"{count(metrics.n):>8}{mae:>17}{number(metrics.rmse):>10}{number(metrics.correlation, 3):>8}"
+    rest = f"{share(metrics.coverage_95pct):>10}{number(metrics.bias):>10}{number(window.evidence_ratio, 2):>10}"
+    return f"  {window.segment:<32}{errors}{rest}  {window.state.value}"
+
+
+_METRIC_NAMES = {"rmse": "RMSE", "bias": "bias", "correlation": "correlation", "coverage_95pct": "coverage"}
 
 
 def _precision(metrics: FidelityMetrics) -> list[str]:
-    """How sure the figures of the whole are, beside that of the error, which its row has."""
-    errors = {name: metrics.standard_errors[name] for name in ("rmse", "bias") if name in metrics.standard_errors}
-    told = [f"{_CALLED[name]} ± {error:.2g}" for name, error in errors.items()]
-    told += [
-        f"{_CALLED[name]} {_FORMS[name](low)} to {_FORMS[name](high)} at 95 %" for name, (low, high) in metrics.intervals.items()
+    """Standard errors and 95 % intervals of the metrics of all outcomes; the standard error of the MAE is in the table."""
+    errors = [
+        f"{_METRIC_NAMES[name]} ± {standard_error(metrics.standard_errors[name])}"
+        for name in ("rmse", "bias")
+        if name in metrics.standard_errors
     ]
-    return [f"  all: {', '.join(told)}"] if told else []
+    intervals = [
+        f"{_METRIC_NAMES[name]} {_format_of(name)(lower)} to {_format_of(name)(upper)} at 95%"
+        for name, (lower, upper) in metrics.intervals.items()
+    ]
+    return [f"  all: {', '.join([*errors, *intervals])}"] if errors or intervals else []
 
 
-def _effective(metrics: FidelityMetrics) -> list[str]:
+def _format_of(metric: str) -> Callable[[float], str]:
+    return share if metric == "coverage_95pct" else lambda value: number(value, 3)
+
+
+def _effective_n(metrics: FidelityMetrics) -> list[str]:
     if metrics.n_effective is None:
         return []
-    return [f"  {metrics.n:,} outcomes tell as much as {metrics.n_effective:,.0f} that share nothing with their segment"]
+    return [f"  {count(metrics.n)} outcomes are worth {count(metrics.n_effective)} independent ones, as segments share errors"]
 
 
 def weighted_error(line: LineOverview, dimension: str) -> tuple[float, float] | None:
-    """Mean absolute error and its standard error, levels of a dimension weighted by their share of what was predicted.
+    """Mean absolute error and its standard error, with the levels of a dimension weighted by their share of the predictions.
 
-    None where nothing tells these shares.
+    None where no simulation whose outcomes are reported gives these shares.
     """
     if line.scored_model is None:
         return None
@@ -111,31 +157,32 @@ def weighted_error(line: LineOverview, dimension: str) -> tuple[float, float] | 
 
 
 def _weighted(line: LineOverview, dimension: str) -> str:
-    found = weighted_error(line, dimension)
-    if found is None:
-        return f"  no followed simulation tells the shares of {dimension}: nothing to weight by"
-    return f"  MAE {found[0]:.4f} ± {found[1]:.2g} with {dimension} weighted by its share of the predictions, arrived or not"
+    error = weighted_error(line, dimension)
+    if error is None:
+        return f"  no weighted error: no simulation with reported outcomes gives the shares of {dimension}"
+    mae, mae_error = error
+    return f"  MAE {number(mae)} ± {standard_error(mae_error)} with {dimension} weighted by its share of all predictions"
 
 
 def _estimate(line: LineOverview) -> list[str]:
-    found = line.estimate
-    if found is None:
+    estimate = line.estimate
+    if estimate is None:
         return []
-    moved = f"moved inputs: {', '.join(found.moved)}" if found.moved else "no input has moved"
-    return [f"  estimated by the newest {found.n:,} rows, before outcomes: MAE {_number(found.mae)}, {moved}"]
+    moved = f"moved inputs: {', '.join(estimate.moved)}" if estimate.moved else "no input has moved"
+    return [f"  estimated before outcomes arrive, from the newest {count(estimate.n)} rows: MAE {number(estimate.mae)}, {moved}"]
 
 
-def _waiting(line: LineOverview) -> list[str]:
+def _pending(line: LineOverview) -> list[str]:
     return [
-        f"  simulation {simulation}, {labels.age_s / 86_400:.1f} days old: {labels.share:.1%} of the outcomes in, "
-        f"{labels.pending:,} pending, {labels.expired:,} expired, {labels.missing:,} known to be missing"
-        for simulation, labels in line.pending.items()
+        f"  simulation {simulation_id}, {labels.age_s / 86_400:.1f} days old: {share(labels.share)} of the outcomes arrived, "
+        f"{count(labels.pending)} pending, {count(labels.expired)} expired, {count(labels.missing)} missing for good"
+        for simulation_id, labels in line.pending.items()
     ]
 
 
-def windows_dict(line: LineOverview, weighted: str = "") -> dict[str, Any]:
-    """The newest windows of a line, for a program."""
-    error = weighted_error(line, weighted) if weighted else None
+def windows_dict(line: LineOverview, dimension: str = "") -> dict[str, Any]:
+    """The newest windows of a line as JSON values; ``dimension`` as in :func:`windows_text`."""
+    error = weighted_error(line, dimension) if dimension else None
     return {
         "line": line.line,
         "model_id": line.scored_model.model_id if line.scored_model else None,
@@ -152,45 +199,10 @@ def windows_dict(line: LineOverview, weighted: str = "") -> dict[str, Any]:
             }
             for window in line.windows
         ],
-        "weighted": None if error is None else {"dimension": weighted, "mae": error[0], "standard_error": error[1]},
+        "weighted": None if error is None else {"dimension": dimension, "mae": error[0], "standard_error": error[1]},
         "estimated": line.estimate.model_dump(mode="json") if line.estimate else None,
         "waiting": [
-            {"simulation_id": simulation, "share": labels.share, **labels.model_dump()}
-            for simulation, labels in line.pending.items()
+            {"simulation_id": simulation_id, "share": labels.share, **labels.model_dump()}
+            for simulation_id, labels in line.pending.items()
         ],
     }
-
-
-def _row(window: SegmentWindow) -> str:
-    m = window.metrics
-    mae = f"{_number(m.mae)} ± {_error(m.standard_errors.get('mae'))}"
-    figures = (
-        f"{m.n:>8,}{mae:>17}{_number(m.rmse):>10}{_number(m.correlation, 2):>8}{_share(m.coverage_95pct):>10}{_number(m.bias):>10}"
-    )
-    evidence = "-" if window.evidence_ratio is None else f"{window.evidence_ratio:.2g}"
-    return f"  {window.segment:<32}{figures}{evidence:>10}  {window.state.value}"
-
-
-_CALLED = {"rmse": "RMSE", "bias": "bias", "correlation": "correlation", "coverage_95pct": "coverage"}
-_FORMS = {"correlation": "{:.2f}".format, "coverage_95pct": "{:.1%}".format}
-
-
-def _error(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
-
-
-def _subgroups(result: SimulationResult) -> list[str]:
-    """The largest groups of each dimension; ``--json`` has all of them."""
-    return [
-        f"  {dimension} {group.group}: {group.estimate:+.1%} ({group.ci_lower:+.1%} to {group.ci_upper:+.1%}), {group.n:,} twins"
-        for dimension, groups in result.heterogeneity.by_dimension.items()
-        for group in sorted(groups, key=lambda group: -group.n)[:_GROUPS_TOLD]
-    ]
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from streams.settings import ROLES, Settings
-from streams.web.dashboard import serving_page
+from streams.web.dashboard import serve_dashboard
 from streams.worker.local_stack import last_home, local_stack
 from streams.worker.setup import prepare
 from streams.worker.supervisor import Workers
@@ -40,7 +40,7 @@ def serve(settings: Settings, home: Path | None, port: int, say: Say) -> None:
 
 async def _show(settings: Settings, workers: Workers, port: int, say: Say) -> None:
     async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(serving_page(settings, port))
+        address = await stack.enter_async_context(serve_dashboard(settings, port))
         say(f"the page: {address}")
         say(f"metrics: http://{settings.web_host}:{settings.port_of(ROLES[0])}/metrics and the {len(ROLES) - 1} ports after it")
         say(f"models: mlflow server --backend-store-uri {settings.mlflow_uri}")

@@ -14,7 +14,7 @@ from engine.fidelity.effective_sample_size import effective_n
 from engine.fidelity.error_sums import add_sums, contributions
 from schemas import Baseline
 from schemas.events import SUM_FIELDS
-from streams.reporting.charts import Curve, Line, Tone, curves_chart
+from streams.reporting.charts import Curve, ReferenceLine, Tone, curves_chart
 from tests.error_streams import (
     CELL,
     DRAWS,
@@ -285,7 +285,7 @@ def _quiet_plots(quiet: dict[tuple[str, str], Alarms], others: dict[tuple[str, s
     yield _alarm_plot(
         f"False alarms of the detector as outcomes pass, in {repetitions:,} streams without drift.",
         ours,
-        [Line(BUDGET, "budget 3 %", "bad")],
+        [ReferenceLine(BUDGET, "budget 3 %", "bad")],
     )
     still = quiet["t3", "10,000 rows"]
     told = [
@@ -299,7 +299,7 @@ def _quiet_plots(quiet: dict[tuple[str, str], Alarms], others: dict[tuple[str, s
     )
 
 
-def _alarm_plot(caption: str, curves: Sequence[Curve], lines: Sequence[Line] = ()) -> Plot:
+def _alarm_plot(caption: str, curves: Sequence[Curve], lines: Sequence[ReferenceLine] = ()) -> Plot:
     svg = curves_chart(
         curves,
         title="False alarms",
@@ -329,7 +329,7 @@ def _delay_plots(delays: dict[tuple[str, str, str], Alarms]) -> Iterator[Plot]:
             x_label="outcomes since the shift",
             form=".0%",
             x_form=",.0f",
-            lines=[Line(0.5, "median")],
+            lines=[ReferenceLine(0.5, "median")],
             width=WIDE,
         )
         yield Plot(caption, svg, wide=True)

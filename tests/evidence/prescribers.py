@@ -30,7 +30,7 @@ from streams.client.twin_client import TwinClient
 from streams.demo.run import DEMO
 from streams.demo.stream import OutcomeRows, paced
 from streams.operations.verify import verify
-from streams.reporting.charts import Curve, Line, Place, Tone, curves_chart
+from streams.reporting.charts import Curve, ReferenceLine, Tone, ValueMarker, curves_chart
 from streams.settings import ROLES, Settings
 from streams.training.datasets import as_training_table, read_table
 from streams.worker.local_stack import local_stack
@@ -233,9 +233,9 @@ def _rows(name: str, seen: Sequence[Seen]) -> Iterator[tuple[str, ...]]:
 
 def _plot(name: str, one: Seen) -> Plot:
     """The error over the outcomes of a line, in bins of as many, with what happened to it."""
-    happened = [Place(one.place(one.shifted_from), "shift", "warn")] if one.story.level else []
-    happened += [Place(one.decided, "alarm", "bad")] if one.decided is not None else []
-    happened += [Place(one.place(event.effective_from), "promoted", "good") for event in one.promotions]
+    happened = [ValueMarker(one.place(one.shifted_from), "shift", "warn")] if one.story.level else []
+    happened += [ValueMarker(one.decided, "alarm", "bad")] if one.decided is not None else []
+    happened += [ValueMarker(one.place(event.effective_from), "promoted", "good") for event in one.promotions]
     base = one.first.baseline.mae
     svg = curves_chart(
         list(_curves(one)),
@@ -243,8 +243,8 @@ def _plot(name: str, one: Seen) -> Plot:
         description=f"Mean absolute error of each {BIN} outcomes with its standard error, the model that was asked by its colour.",
         x_label="outcomes of the line",
         x_form=",.0f",
-        lines=[Line(base, "baseline"), Line(base * (1 + _RISE), f"+{_RISE:.0%}", "bad")],
-        marks=happened,
+        lines=[ReferenceLine(base, "baseline"), ReferenceLine(base * (1 + _RISE), f"+{_RISE:.0%}", "bad")],
+        markers=happened,
         width=1140,
     )
     return Plot(f"{name}: {one.story.title}. Mean absolute error of each {BIN} outcomes", svg, wide=True)

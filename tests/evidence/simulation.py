@@ -21,7 +21,7 @@ from engine.experiments.experiment_analysis import EffectEstimate, relative_effe
 from engine.sample_tables import sample_hcps
 from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, InterventionConfig, Reach, TwinType
 from schemas.filters import Filters, conditions, rows_matching
-from streams.reporting.charts import ChartInterval, Curve, Line, curves_chart, intervals_chart
+from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, curves_chart, intervals_chart
 from streams.training.datasets import as_training_table, read_table
 from tests.effect_worlds import Terms, World, terms_of
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
@@ -41,7 +41,7 @@ LOOKS = (0, 1, 2, 4, 8, 16)
 
 OUTCOME_SD = 0.15
 LOW, HIGH = 0.93, 0.97
-BAND = [Line(LOW, "93 %", "bad"), Line(HIGH, "97 %", "bad")]
+BAND = [ReferenceLine(LOW, "93 %", "bad"), ReferenceLine(HIGH, "97 %", "bad")]
 SENTENCES = """\
 A world draws everything that the catalogue only believes: base effects, what each channel is worth, where a dose saturates, \
 and how much each feature bends an effect. In each of {worlds:,} worlds one of the five interventions is asked for at random \
@@ -211,11 +211,11 @@ def _coverage_plots(covered: Mapping[str, Asked]) -> Iterator[Plot]:
         for (name, asked), tone in zip(covered.items(), ("one", "two"), strict=False)
     ]
     caption = "Average width of the interval over that on the fewest twins: more twins add no knowledge."
-    bars = [Line(0.95, "−5 %", "bad"), Line(1.05, "+5 %", "bad")]
+    bars = [ReferenceLine(0.95, "−5 %", "bad"), ReferenceLine(1.05, "+5 %", "bad")]
     yield Plot(caption, _by_twins(curves, "Width by the number of twins", caption, ".2f", bars))
 
 
-def _by_twins(curves: Sequence[Curve], title: str, caption: str, form: str, lines: Sequence[Line]) -> str:
+def _by_twins(curves: Sequence[Curve], title: str, caption: str, form: str, lines: Sequence[ReferenceLine]) -> str:
     return curves_chart(
         curves, title=title, description=caption, x_label="twins", form=form, x_form=",.0f", log_x=True, lines=lines
     )

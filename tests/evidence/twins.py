@@ -27,7 +27,7 @@ from engine.twins.training_table import TrainingTable, training_table
 from engine.twins.twin_model import LEVEL, TwinModel
 from schemas import TWIN_TYPES, Brand, TwinType
 from schemas.twin_models import RealismReport
-from streams.reporting.charts import ChartInterval, Curve, Line, Tone, curves_chart, intervals_chart
+from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, Tone, curves_chart, intervals_chart
 from streams.training.datasets import as_training_table, read_table
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 
@@ -431,7 +431,7 @@ def _calibration_plot(foretold: Mapping[str, Foretold]) -> Plot:
         x_label="level asked for",
         form="+.1%",
         x_form=".0%",
-        lines=[Line(0.0, "perfect"), Line(0.02, "+2 %"), Line(-0.02, "-2 %")],
+        lines=[ReferenceLine(0.0, "perfect"), ReferenceLine(0.02, "+2 %"), ReferenceLine(-0.02, "-2 %")],
         width=1140,
     )
     caption = "Share of unseen outcomes inside their interval, less the level that was asked for: intervals of every level hold."

@@ -14,10 +14,10 @@ from playwright.async_api import async_playwright
 
 from schemas import DriftState
 from sql.database import open_pool
-from streams.reporting.charts import Mark
+from streams.reporting.charts import EventMarker
 from streams.reporting.overview import read_overview
 from streams.settings import Settings
-from streams.web.dashboard import render, render_report, serving_page
+from streams.web.dashboard import render_dashboard, render_report, serve_dashboard
 from tests.flow.line_fixture import LINE, live
 
 NOW = datetime(2025, 3, 4, 12, tzinfo=UTC)
@@ -41,11 +41,11 @@ def text_of(html: str) -> str:
 
 
 async def test_a_service_that_has_seen_nothing_says_so_and_what_to_do(page_settings, page_pool):
-    text = text_of(render(await read_overview(page_pool, 200), page_settings, "nonce"))
+    text = text_of(render_dashboard(await read_overview(page_pool, 200), page_settings, "nonce"))
     assert "No model line yet" in text
     assert "twinstream train FILE" in text
-    assert "Nobody has asked yet" in text
-    assert "Every record so far was taken in." in text
+    assert "No simulation has been requested yet" in text
+    assert "No record has been refused." in text
 
 
 async def test_a_look_reads_the_newest_window_of_every_series_exactly(page_pool):
@@ -71,14 +71,14 @@ async def test_windows_are_judged_only_from_the_least_number_of_outcomes(page_po
 
 async def test_the_page_tells_the_whole_story_and_nothing_foreign_becomes_markup(page_settings, page_pool):
     await live(page_pool, now=NOW)
-    async with serving_page(page_settings) as address, aiohttp.ClientSession() as session, session.get(address) as reply:
+    async with serve_dashboard(page_settings) as address, aiohttp.ClientSession() as session, session.get(address) as reply:
         html = await reply.text()
         policy = reply.headers["Content-Security-Policy"]
     text = text_of(html)
-    for said in (
+    for text_part in (
         "HCP · Kisqali",
         "prescribing change",
-        "21,600 outcomes taken in",
+        "21,600 outcomes ingested",
         "speaker program invitation",
         "6.1% to 15.8%",
         "do not deploy",
@@ -88,7 +88,7 @@ async def test_the_page_tells_the_whole_story_and_nothing_foreign_becomes_markup
         "outcome-events:2 @ 41",
         "2 segments",
     ):
-        assert said in text, said
+        assert text_part in text, text_part
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(1)" in html
     assert html.count("<script") == 1
@@ -98,14 +98,14 @@ async def test_the_page_tells_the_whole_story_and_nothing_foreign_becomes_markup
 
 async def test_charts_mark_the_retrain_and_the_promotion(page_settings, page_pool):
     await live(page_pool, now=NOW)
-    html = render(await read_overview(page_pool, 200), page_settings, "nonce")
+    html = render_dashboard(await read_overview(page_pool, 200), page_settings, "nonce")
     error = html[html.index("Mean absolute error over time") : html.index("Coverage over time")]
-    for said in ("retrain asked for", "challenger rejected", "promoted", "baseline", "limit +20%"):
-        assert f">{said}</text>" in error, said
+    for text_part in ("retrain requested", "challenger rejected", "promoted", "baseline", "limit +20%"):
+        assert f">{text_part}</text>" in error, text_part
 
 
 async def test_without_postgres_the_page_says_what_is_missing(page_settings, fresh_database, postgres_dsn):
-    async with serving_page(page_settings) as address, aiohttp.ClientSession() as session:
+    async with serve_dashboard(page_settings) as address, aiohttp.ClientSession() as session:
         admin = await open_pool(page_settings, dsn=postgres_dsn)
         name = fresh_database.rpartition("/")[2]
         await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -117,14 +117,14 @@ async def test_without_postgres_the_page_says_what_is_missing(page_settings, fre
         async with session.get(address) as again:
             recovered = again.status
     assert reply.status == 503
-    assert words.startswith("Postgres does not answer")
+    assert words.startswith("Postgres is not available")
     assert recovered == 200
 
 
 async def test_a_report_is_one_file_without_a_script_and_with_marks_of_its_own(page_pool):
     await live(page_pool, now=NOW)
     seen = await read_overview(page_pool, 200)
-    told = {
+    report = {
         "succeeded": True,
         "table": {"source": "a table", "rows": 1, "left_out": []},
         "model": seen.lines[0].champion.model_dump(mode="json"),
@@ -135,7 +135,7 @@ async def test_a_report_is_one_file_without_a_script_and_with_marks_of_its_own(p
         "verify": {"mismatches": []},
         "seconds": {"training": 1.0},
     }
-    html = render_report(seen, told, "IN WORDS <&>", [Mark(NOW - timedelta(hours=3), "injected shift", "warn")])
+    html = render_report(seen, report, "IN WORDS <&>", [EventMarker(NOW - timedelta(hours=3), "injected shift", "warn")])
     assert "<script" not in html
     assert html.count(">injected shift</text>") == 2
     assert "IN WORDS &lt;&amp;&gt;" in html
@@ -149,7 +149,7 @@ async def test_a_browser_shows_the_page_without_complaint_and_refreshes_it_by_it
         pytest.skip("no chromium on the PATH")
     await live(page_pool, now=NOW)
     complaints: list[str] = []
-    async with serving_page(page_settings) as address, async_playwright() as player:
+    async with serve_dashboard(page_settings) as address, async_playwright() as player:
         browser = await player.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
         page = await browser.new_page()
         page.on("console", lambda message: complaints.append(message.text))
@@ -157,7 +157,7 @@ async def test_a_browser_shows_the_page_without_complaint_and_refreshes_it_by_it
         await page.goto(address)
         await page.locator("summary", has_text="2 segments").click()
         await page_pool.execute("DELETE FROM refused_records")
-        await page.get_by_text("Every record so far was taken in.").wait_for(timeout=30_000)
+        await page.get_by_text("No record has been refused.").wait_for(timeout=30_000)
         assert await page.get_by_text("region=south").is_visible()
         assert await page.locator("svg[role=img]").count() == 3
         await browser.close()

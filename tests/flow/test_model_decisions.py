@@ -88,7 +88,7 @@ async def test_what_cannot_be_decided_is_refused_in_one_line(twinstream, promote
 async def test_a_line_that_waits_for_approval_is_approved_by_command(twinstream, promoted, pool, settings):
     await twinstream("models", "policy", LINE, "approve")
     await enqueue(pool, alarm := an_alarm(promoted.champion))
-    assert "it waits for approval: twinstream retrain approve" in await twinstream("why", str(alarm.retrain_id))
+    assert "waits for approval: twinstream retrain approve" in await twinstream("why", str(alarm.retrain_id))
     assert await lease_training(pool, "w", settings.retrain_limits) is None
     await twinstream("retrain", "approve", str(alarm.retrain_id)[:8])
     assert await lease_training(pool, "w", settings.retrain_limits) is not None
@@ -116,9 +116,9 @@ async def test_why_tells_the_whole_story_of_a_retrain_on_one_screen(twinstream, 
         "1,200 outcomes since the estimated change",
         "30 rows from before it",
         "on 500 later rows of 500 entities",
-        "mae of region=south 0.12 against 0.25, -0.13 ± 0.01",
+        "mae of region=south 0.12 against 0.25, difference −0.13 ± 0.01",
         f"promoted: model {second}",
-        "a gain: MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
+        "an improvement: MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
         "policy auto",
     ):
         assert part in story
@@ -147,7 +147,7 @@ async def test_a_person_who_chooses_a_policy_is_written_down(twinstream, promote
     await twinstream("models", "policy", LINE, "suggest", "--reason", "until the summer")
     state = await Ledger(pool).state(LINE)
     assert (state.happened, state.reason) == ("policy", "auto -> suggest; until the summer")
-    assert "retrains: suggest" in await twinstream("models", "list")
+    assert "retraining policy: suggest" in await twinstream("models", "list")
     assert (await request(pool, await _suggested(pool, promoted))).status == "queued"
 
 

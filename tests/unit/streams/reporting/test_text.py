@@ -1,4 +1,4 @@
-"""What commands say of a line in words."""
+"""Text reports of a line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules
 from engine.fidelity.error_sums import add_sums, contributions, fidelity_metrics
 from schemas import DriftState
+from streams.reporting.formatting import number
 from streams.reporting.overview import LineOverview, SegmentWindow
 from streams.reporting.text import windows_text
 from tests.outcomes import LINE, make_card
 
 
-def a_line(n: int) -> LineOverview:
+def line_of(n: int) -> LineOverview:
     """A line whose only window holds ``n`` outcomes, all of them inside their intervals."""
     card, rng = make_card(), np.random.default_rng(1)
     predicted = rng.normal(size=n)
@@ -27,20 +28,20 @@ def a_line(n: int) -> LineOverview:
     return LineOverview(LINE, "auto", card, card, (window,), now, 3600.0, (), (), (), None, (), {"all": sums})
 
 
-def test_a_window_is_told_with_how_sure_each_of_its_figures_is():
-    line = a_line(400)
+def test_a_window_has_the_precision_of_each_of_its_metrics():
+    line = line_of(400)
     assert line.overall is not None
     low, high = line.overall.metrics.intervals["correlation"]
     errors = line.overall.metrics.standard_errors
-    told = windows_text(line)
-    assert f"± {errors['mae']:.2g}" in told
-    assert f"all: RMSE ± {errors['rmse']:.2g}, bias ± {errors['bias']:.2g}" in told
-    assert f"correlation {low:.2f} to {high:.2f} at 95 %, coverage 99.0% to 100.0% at 95 %" in told
-    assert line.overall.comparison in told
+    text = windows_text(line)
+    assert f"± {errors['mae']:.2g}" in text
+    assert f"all: RMSE ± {errors['rmse']:.2g}, bias ± {errors['bias']:.2g}" in text
+    assert f"correlation {number(low, 3)} to {number(high, 3)} at 95%, coverage 99.0% to 100.0% at 95%" in text
+    assert line.overall.comparison in text
 
 
-def test_a_single_outcome_is_told_without_errors_that_it_cannot_have():
-    told = windows_text(a_line(1))
-    assert "± -" in told
-    assert "correlation" not in told
-    assert "the rule cannot be evaluated yet: 1 outcomes are too few to judge, 200 are needed" in told
+def test_a_single_outcome_has_no_standard_errors():
+    text = windows_text(line_of(1))
+    assert "± –" in text
+    assert "correlation" not in text
+    assert "the rule cannot be evaluated yet: 1 outcomes are too few to judge, 200 are needed" in text

@@ -1,0 +1,162 @@
+"""Formats numbers, shares and times for people: one way for the page, the text reports and the command line.
+
+A missing value is an en dash, a negative number has a minus sign, and every time is in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from schemas import line_parts
+
+__all__ = [
+    "ago",
+    "change",
+    "clock",
+    "count",
+    "line_title",
+    "moment",
+    "number",
+    "plain_words",
+    "share",
+    "short_id",
+    "signed_number",
+    "signed_share",
+    "span",
+    "standard_error",
+]
+
+MISSING = "–"
+
+_SECONDS_OF_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Format a number with ``digits`` significant digits; from 10,000 on as a whole number with separators.
+
+    >>> number(0.0512345), number(-0.5, 2), number(None), number(12345.6)
+    ('0.05123', '−0.5', '–', '12,346')
+    """
+    if value is None:
+        return MISSING
+    return _with_minus(f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.{digits}g}")
+
+
+def signed_number(value: float, digits: int = 4) -> str:
+    """Format a difference with its sign.
+
+    >>> signed_number(0.125), signed_number(-0.125)
+    ('+0.125', '−0.125')
+    """
+    return _with_minus(f"{value:+.{digits}g}")
+
+
+def count(value: float | None) -> str:
+    """Format a count as a whole number with separators.
+
+    >>> count(21_600), count(None)
+    ('21,600', '–')
+    """
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+def standard_error(value: float | None) -> str:
+    """Format a standard error with two significant digits.
+
+    >>> standard_error(0.001234)
+    '0.0012'
+    """
+    return number(value, 2)
+
+
+def share(value: float | None) -> str:
+    """Format a fraction as a percentage.
+
+    >>> share(0.951), share(-0.012)
+    ('95.1%', '−1.2%')
+    """
+    return MISSING if value is None else _with_minus(f"{value:.1%}")
+
+
+def signed_share(value: float) -> str:
+    """Format a fraction as a percentage with its sign.
+
+    >>> signed_share(0.109)
+    '+10.9%'
+    """
+    return _with_minus(f"{value:+.1%}")
+
+
+def change(value: float | None, base: float | None) -> str:
+    """Format the relative change from a base; empty where either is missing or the base is zero.
+
+    >>> change(0.06, 0.05), change(0.06, None)
+    ('+20.0%', '')
+    """
+    return "" if value is None or not base else signed_share(value / base - 1)
+
+
+def moment(at: datetime | None) -> str:
+    """Format a time with its date, to the second.
+
+    >>> moment(datetime(2025, 3, 4, 12, tzinfo=UTC))
+    '2025-03-04 12:00:00'
+    """
+    return MISSING if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def clock(at: datetime | None) -> str:
+    """Format the time of day, to the second."""
+    return MISSING if at is None else f"{at.astimezone(UTC):%H:%M:%S}"
+
+
+def ago(at: datetime | None, now: datetime) -> str:
+    """Format the time that has passed, in the largest unit that fits.
+
+    >>> ago(datetime(2025, 3, 4, 10, 15, tzinfo=UTC), datetime(2025, 3, 4, 12, tzinfo=UTC))
+    '1 h ago'
+    """
+    if at is None:
+        return MISSING
+    seconds = max(0.0, (now - at).total_seconds())
+    unit_s = next((unit_s for unit_s, _ in _SECONDS_OF_UNITS if seconds >= unit_s), 1)
+    return f"{span(seconds // unit_s * unit_s)} ago"
+
+
+def span(seconds: float) -> str:
+    """Format a length of time in the largest unit that fits.
+
+    >>> span(3600.0), span(15.0)
+    ('1 h', '15 s')
+    """
+    unit_s, unit = next(((unit_s, unit) for unit_s, unit in _SECONDS_OF_UNITS if seconds >= unit_s), (1, "s"))
+    return f"{seconds / unit_s:g} {unit}"
+
+
+def line_title(line: str) -> str:
+    """Format the name of a model line: its twin type and brand.
+
+    >>> line_title("hcp:kisqali:prescribing_change")
+    'HCP · Kisqali'
+    """
+    twin_type, brand, _ = line_parts(line)
+    kind = twin_type.upper() if len(twin_type) <= 3 else twin_type.capitalize()
+    return f"{kind} · {brand.capitalize()}"
+
+
+def plain_words(name: object) -> str:
+    """Format an identifier as words.
+
+    >>> plain_words("do_not_deploy")
+    'do not deploy'
+    """
+    return str(name).replace("_", " ")
+
+
+def short_id(value: object) -> str:
+    """The first eight characters of an id, as the command line accepts them."""
+    return str(value)[:8]
+
+
+def _with_minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")

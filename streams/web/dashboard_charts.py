@@ -1,0 +1,173 @@
+"""The charts of the dashboard: error and coverage of a line over time, and simulated effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from markupsafe import Markup
+
+from schemas import DRIFT_RULES, TWIN_TYPES, DriftState, ModelCard, line_parts
+from sql.overview_store import SimulationRun
+from streams.reporting.charts import (
+    ChartInterval,
+    ChartSeries,
+    EventMarker,
+    ReferenceLine,
+    Tone,
+    intervals_chart,
+    series_chart,
+)
+from streams.reporting.formatting import count, line_title, moment, plain_words, short_id
+from streams.reporting.overview import LineOverview
+
+__all__ = ["line_charts", "simulations_chart", "state_label", "status_tone"]
+
+_FULL_WIDTH, _HALF_WIDTH = 1140, 570  # pixels, as wide as the dashboard shows them on a desktop screen
+
+_STATE_TONES: dict[str, Tone] = {
+    DriftState.OK: "good",
+    DriftState.WARNING: "warn",
+    DriftState.ALARM: "bad",
+    DriftState.SUPPRESSED: "muted",
+    DriftState.INSUFFICIENT: "muted",
+}
+_STATE_LABELS = {"alarm": "drift alarm", "suppressed": "alarms suppressed", "insufficient": "insufficient data"}
+_STATUS_TONES: dict[str, Tone] = {
+    "promoted": "good",
+    "completed": "good",
+    "deploy": "good",
+    "trained": "one",
+    "running": "one",
+    "queued": "one",
+    "pending": "one",
+    "rolled_back": "warn",
+    "stopped": "warn",
+    "suggested": "one",
+    "policy": "muted",
+    "gain": "good",
+    "nothing": "warn",
+    "harm": "bad",
+    "test_further": "warn",
+    "stale": "muted",
+    "rejected": "bad",
+    "failed": "bad",
+    "do_not_deploy": "bad",
+}
+_EVENT_LABELS = {
+    "promoted": "promoted",
+    "suggested": "challenger suggested",
+    "rejected": "challenger rejected",
+    "rolled_back": "rolled back",
+    "failed": "training failed",
+    "stopped": "retraining stopped",
+}
+
+
+def status_tone(status: str) -> Tone:
+    """The tone of a drift state, an event of the ledger, a status or a recommendation; ``muted`` for any other word."""
+    return _STATE_TONES.get(status) or _STATUS_TONES.get(status, "muted")
+
+
+def state_label(state: str) -> str:
+    """The label of a drift state."""
+    return _STATE_LABELS.get(state, state)
+
+
+def line_charts(line: LineOverview, at: datetime, more_markers: Sequence[EventMarker] = ()) -> dict[str, Markup]:
+    """The charts ``error`` and ``coverage`` of a line, with its events and ``more_markers``; ``at`` is the time of the overview."""
+    markers = sorted([*_event_markers(line), *more_markers], key=lambda marker: marker.at)
+    twin_type, _, target = line_parts(line.line)
+    reference = line.scored_model or line.champion
+    subject = f"{line_title(line.line)}, outcomes of {line.line}, as of {moment(at)} UTC"
+    error = series_chart(
+        _series(line, "mae"),
+        title="Mean absolute error over time",
+        description=f"Mean absolute error in {TWIN_TYPES[twin_type].target(target).unit}. {subject}.",
+        lines=_error_lines(reference),
+        markers=markers,
+        width=_HALF_WIDTH,
+    )
+    coverage = series_chart(
+        _series(line, "coverage_95pct"),
+        title="Coverage over time",
+        description=f"Share of outcomes inside their 95% prediction interval. {subject}.",
+        form=".0%",
+        lines=_coverage_lines(reference),
+        markers=markers,
+        width=_HALF_WIDTH,
+    )
+    return {"error": Markup(error), "coverage": Markup(coverage)}  # noqa: S704  # the charts escape their labels
+
+
+def simulations_chart(simulations: Iterable[SimulationRun]) -> Markup:
+    """The effect of each completed simulation with its interval, newest first."""
+    completed = [run for run in simulations if run.status == "completed" and "ate" in run.results]
+    threshold = completed[0].results.get("min_effect_threshold") if completed else None
+    svg = intervals_chart(
+        [_interval(run) for run in completed],
+        title="Simulated effects",
+        description="Average effect of each simulated intervention with its interval, newest first.",
+        lines=[ReferenceLine(threshold, f"worthwhile from {threshold:.0%}")] if threshold else [],
+        width=_FULL_WIDTH,
+    )
+    return Markup(svg)  # noqa: S704  # the charts escape their labels
+
+
+def _series(line: LineOverview, metric: str) -> list[ChartSeries]:
+    tones: tuple[Tone, ...] = ("one", "two")
+    return [
+        ChartSeries(
+            label=f"model {short_id(history.card.model_id)}",
+            times=[point.at for point in history.points],
+            values=[getattr(point.metrics, metric) for point in history.points],
+            margins=[point.metrics.standard_errors.get(metric) for point in history.points],
+            tone=tones[index % 2],
+        )
+        for index, history in enumerate(line.series)
+    ]
+
+
+def _error_lines(card: ModelCard | None) -> list[ReferenceLine]:
+    if card is None:
+        return []
+    rise = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_increase")
+    return [
+        ReferenceLine(card.baseline.mae, "baseline"),
+        ReferenceLine(card.baseline.mae * (1 + rise), f"limit +{rise:.0%}", "bad"),
+    ]
+
+
+def _coverage_lines(card: ModelCard | None) -> list[ReferenceLine]:
+    limit = next(rule.limit for rule in DRIFT_RULES if rule.name == "coverage_drop")
+    lines = [ReferenceLine(limit, f"limit {limit:.0%}", "bad")]
+    if card is not None and card.baseline.coverage_95pct is not None:
+        lines.append(ReferenceLine(card.baseline.coverage_95pct, "baseline"))
+    return lines
+
+
+def _event_markers(line: LineOverview) -> list[EventMarker]:
+    """Events and retrain requests of the line within the time of its series, and up to a tenth of it afterwards."""
+    times = [point.at for history in line.series for point in history.points]
+    if not times:
+        return []
+    first, last = min(times), max(times) + 0.1 * (max(times) - min(times))
+    events = [
+        EventMarker(event.effective_from or event.at, _EVENT_LABELS[event.happened], _STATUS_TONES[event.happened])
+        for event in line.events
+        if event.happened in _EVENT_LABELS
+    ]
+    requests = [EventMarker(retrain.requested_at, "retrain requested", "warn") for retrain in line.retrains]
+    return sorted((marker for marker in events + requests if first <= marker.at <= last), key=lambda marker: marker.at)
+
+
+def _interval(run: SimulationRun) -> ChartInterval:
+    results = run.results
+    return ChartInterval(
+        label=plain_words(run.intervention.get("intervention_type", "?")),
+        estimate=results["ate"],
+        lower=results["ate_ci_lower"],
+        upper=results["ate_ci_upper"],
+        note=f"{plain_words(run.recommendation or '?')} · {count(results.get('affected_twin_count', 0))} twins",
+        tone=status_tone(run.recommendation or ""),
+    )
