@@ -1,4 +1,4 @@
-"""Learn twins from a table, and make populations of them: the face of the brief over :mod:`engine.twins.twin_model`."""
+"""Train a twin model on a table and generate populations of twins: the interface to :mod:`engine.twins`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "sk
 Array = npt.NDArray[np.float64]
 
 MODELS = UUID("5d0b9a3c-64a5-5f0e-9d6e-0d1a3f0b7c11")
-"""Namespace of model ids."""
+"""Namespace of the uuid5 ids of models."""
 
 ENOUGH_FIDELITY = 0.75
 ENOUGH_R2 = 0.5
@@ -38,39 +38,42 @@ ENOUGH_ROWS = 5_000
 
 
 class NotTrained(RuntimeError):
-    """Twins were asked of a generator that has learned nothing yet."""
+    """The generator has no model yet: ``train`` was not called."""
 
 
 class ModelRegistry(Protocol):
-    """Where trained models are kept."""
+    """Stores trained models."""
 
     def save(self, model: TwinModel) -> object:
-        """Keep a model for good; saving it twice is saving it once."""
+        """Store a model permanently; saving it again has no effect."""
 
 
 class SelectionCheck(Protocol):
-    """A second opinion on which columns the outcome is learned from, such as :func:`engine.twins.causal_checks.cross_check`."""
+    """An independent check of a feature selection, such as :func:`engine.twins.causal_checks.cross_check`."""
 
     def __call__(self, selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:
-        """The selection with what was found; a ``ValueError`` stops the training."""
+        """The selection with the results of the check; a ``ValueError`` stops the training."""
 
 
 def skip_check(selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:  # noqa: ARG001
-    """The selection as it is."""
+    """The unchanged selection."""
     return selection
 
 
 class TwinGenerator:
-    """Learns from a table of entities and makes synthetic ones.
+    """Trains on a table of real entities and generates synthetic ones.
 
     Args:
-        target: the column to learn, the twin type's own by default.
-        model_type: of the expected outcome. ``auto`` takes the random forest, and when its fidelity stays below 0.75 also
-            gradient boosting, and keeps whichever is better on rows it has not seen.
-        graph: what causes what, by which the features of the outcome are chosen; the twin type's own by default.
-        check: a second opinion on that choice; none by default.
+        twin_type: whom the twins represent.
+        brand: brand of the model line.
+        target: the column to predict; by default that of the twin type.
+        model_type: estimator of the expected outcome. ``auto`` fits the random forest and, when its fidelity is below 0.75, also
+            gradient boosting, and selects the one with the better cross-validated R2.
+        graph: causal graph by which the features of the outcome are selected; by default that of the twin type.
+        check: an independent check of that selection; none by default.
         n_jobs: processors for fitting, -1 for all; results do not depend on it.
-        registry: where ``save_to_registry`` keeps the model.
+        seed: of fitting and, by default, of generated twins.
+        registry: where ``save_to_registry`` stores the model.
 
     Example:
         >>> from engine.sample_tables import sample_table
@@ -120,38 +123,41 @@ class TwinGenerator:
             NotTrained: before ``train``.
         """
         if self._model is None:
-            raise NotTrained("nothing has been learned yet: call train with a table first")
+            raise NotTrained("the generator is not trained: call train with a table first")
         return self._model
 
     def train(self, training_data: pd.DataFrame, target_col: str | None = None, *, n_carried_rows: int = 0) -> TwinModelMetrics:
-        """Learn from one row an entity; the frame is not changed. Equal tables, settings and seeds give equal models.
+        """Train on a table with one row per entity; the frame is not changed. Equal tables, settings and seeds give equal models.
 
         Args:
             training_data: features and target.
-            target_col: the target; the generator's own by default.
+            target_col: name of the target; by default that of the generator.
             n_carried_rows: number of rows at the start of the table that were carried over from before a change
-                (:func:`engine.promotion.carry_over.adjust_history`). They are learned from like any other, but figures, baseline
-                and intervals come from the rest alone.
+                (:func:`engine.promotion.carry_over.adjust_history`). The model is fitted on all rows, but metrics, baseline and
+                intervals come from the other rows only.
+
+        Returns:
+            The metrics of the model card.
 
         Raises:
             ClinicalData: for clinical columns or targets.
-            ValueError: when the table cannot be learned from; it says why and what would do.
+            ValueError: when the table is unusable; the message names the reason and a remedy.
         """
         target = target_col or self.target
         table = training_table(training_data, self.twin_type, target)
-        first = _judged_from(training_data, target, n_carried_rows)
+        first = _first_evaluated_row(training_data, target, n_carried_rows)
         frame = table.with_target(target)
         selection = self.check(select_features(self.graph, target, tuple(table.kinds)), target, frame, self.seed)
-        seen = table.only(selection.kept)
-        chosen, crossed, tried = self._choose(seen, first)
-        outcome = fit(seen, chosen, n_jobs=self.n_jobs, seed=self.seed)
-        judged = table.features.iloc[first:]
-        encoded = encode(outcome, judged)
+        selected = table.select(selection.kept)
+        model_type, crossed, r2_by_type = self._select_model_type(selected, first)
+        outcome = fit(selected, model_type, n_jobs=self.n_jobs, seed=self.seed)
+        evaluated = table.features.iloc[first:]
+        encoded = encode(outcome, evaluated)
         conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed)
-        metrics = _metrics(seen, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection)
-        unseen = HoldoutRows(crossed.actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
-        baseline = compute_baseline(unseen, judged, TWIN_TYPES[self.twin_type].segments)
-        card = self._card(table, first, target, chosen, tried, metrics, baseline)
+        metrics = _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection)
+        holdout = HoldoutRows(crossed.actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
+        baseline = compute_baseline(holdout, evaluated, TWIN_TYPES[self.twin_type].segments)
+        card = self._card(table, first, target, model_type, r2_by_type, metrics, baseline)
         joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs)
         adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed), self.n_jobs)
         model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal)
@@ -160,7 +166,7 @@ class TwinGenerator:
         return self._model.card.metrics
 
     def retrain(self, training_data: pd.DataFrame) -> TwinModelMetrics:
-        """Learn anew, the same target with the same settings, from another table.
+        """Train again on another table, with the same target and settings.
 
         Raises:
             NotTrained: before ``train``.
@@ -168,7 +174,7 @@ class TwinGenerator:
         return self.train(training_data, self.model.card.target)
 
     def generate(self, n: int, filters: Filters = None, seed: int | None = None) -> TwinPopulation:
-        """Make ``n`` twins, see ``TwinModel.generate``; the seed is the generator's own by default."""
+        """Generate ``n`` twins, see ``TwinModel.generate``; the default seed is that of the generator."""
         return self.model.generate(n, filters, self.seed if seed is None else seed)
 
     def predict(self, frame: pd.DataFrame) -> Array:
@@ -180,45 +186,46 @@ class TwinGenerator:
         return self.model.predict_interval(frame, level)
 
     def save_to_registry(self) -> UUID:
-        """Keep the trained model in the registry and return its id.
+        """Store the trained model in the registry and return its id.
 
         Raises:
             NotTrained: before ``train``.
-            ValueError: when the generator was made without a registry.
+            ValueError: when the generator has no registry.
         """
         if self.registry is None:
-            raise ValueError("this generator has no registry: give one, TwinGenerator(..., registry=...)")
+            raise ValueError("this generator has no registry: pass one as TwinGenerator(..., registry=...)")
         self.registry.save(self.model)
         return self.model.card.model_id
 
-    def _choose(self, table: TrainingTable, first: int) -> tuple[str, CrossFit, dict[str, float]]:
-        tried = "RandomForest" if self.model_type == "auto" else self.model_type
-        fits = {tried: cross_fit(table, tried, n_jobs=self.n_jobs, seed=self.seed, first=first)}
-        fidelity = fits[tried].fidelity
+    def _select_model_type(self, table: TrainingTable, first: int) -> tuple[str, CrossFit, dict[str, float]]:
+        """The model type with the best cross-validated R2, its cross-fit, and the R2 of each type that was tried."""
+        preferred = "RandomForest" if self.model_type == "auto" else self.model_type
+        fits = {preferred: cross_fit(table, preferred, n_jobs=self.n_jobs, seed=self.seed, first=first)}
+        fidelity = fits[preferred].fidelity
         if self.model_type == "auto" and (fidelity is None or fidelity < ENOUGH_FIDELITY):
             fits["GradientBoosting"] = cross_fit(table, "GradientBoosting", n_jobs=self.n_jobs, seed=self.seed, first=first)
-        chosen = max(fits, key=lambda name: float(fits[name].r2.mean()))
-        return chosen, fits[chosen], {name: round(float(crossed.r2.mean()), 6) for name, crossed in fits.items()}
+        best = max(fits, key=lambda name: float(fits[name].r2.mean()))
+        return best, fits[best], {name: round(float(crossed.r2.mean()), 6) for name, crossed in fits.items()}
 
     def _card(
         self,
         table: TrainingTable,
         first: int,
         target: str,
-        chosen: str,
-        tried: dict[str, float],
+        model_type: str,
+        r2_by_type: dict[str, float],
         metrics: TwinModelMetrics,
         baseline: Baseline,
     ) -> ModelCard:
-        parameters: dict[str, Any] = {**HYPERPARAMETERS[chosen], "cv_r2_of_tried": tried, "seed": self.seed}
-        settings = (self.twin_type.value, self.brand.value, target, self.model_type, chosen, self.seed)
+        parameters: dict[str, Any] = {**HYPERPARAMETERS[model_type], "cv_r2_of_tried": r2_by_type, "seed": self.seed}
+        settings = (self.twin_type.value, self.brand.value, target, self.model_type, model_type, self.seed)
         identity = (*settings, table.digest(), first, self.graph)
         return ModelCard(
             model_id=uuid5(MODELS, repr(identity)),
             twin_type=self.twin_type,
             brand=self.brand,
             target=target,
-            model_type=chosen,
+            model_type=model_type,
             features=tuple(map(str, table.features)),
             hyperparameters=parameters,
             training_samples=len(table),
@@ -227,15 +234,15 @@ class TwinGenerator:
         )
 
 
-def _judged_from(frame: pd.DataFrame, target: str, n_carried_rows: int) -> int:
-    """Number of the first row of the training table that was not carried over: rows without an outcome are not in it."""
-    known = np.isfinite(pd.to_numeric(frame[target], errors="coerce").to_numpy(dtype=float))
-    own = int(known[n_carried_rows:].sum())
+def _first_evaluated_row(frame: pd.DataFrame, target: str, n_carried_rows: int) -> int:
+    """Index in the training table of the first row that was not carried over; rows without an outcome are not in that table."""
+    complete = np.isfinite(pd.to_numeric(frame[target], errors="coerce").to_numpy(dtype=float))
+    own = int(complete[n_carried_rows:].sum())
     if n_carried_rows and own < FEWEST_ROWS:
         raise ValueError(
-            f"{own} rows beside the {n_carried_rows} carried over have an outcome: {FEWEST_ROWS} are needed to judge by"
+            f"{own} rows beside the {n_carried_rows} carried over have an outcome: {FEWEST_ROWS} are needed to evaluate the model"
         )
-    return int(known[:n_carried_rows].sum())
+    return int(complete[:n_carried_rows].sum())
 
 
 def _metrics(
@@ -263,29 +270,31 @@ def _metrics(
         no_change_mae=float(np.abs(table.target).mean()) if additive else None,
         feature_importance=importance(outcome, table, seed),
         selection=selection,
-        warnings=(*table.warnings, *_left_out(table, selection), *_weakness(r2, table, entry, selection)),
+        warnings=(*table.warnings, *_data_warnings(table, selection), *_accuracy_warnings(r2, table, entry, selection)),
     )
 
 
-def _left_out(table: TrainingTable, selection: FeatureSelection) -> Iterator[str]:
+def _data_warnings(table: TrainingTable, selection: FeatureSelection) -> Iterator[str]:
+    """Rows and columns that were left out, and doubts about the causal graph."""
     if table.n_dropped:
         yield f"{table.n_dropped} rows without a value of the target were left out"
     if selection.dropped:
         reasons = "; ".join(f"{name}, {reason}" for name, reason in selection.dropped.items())
-        yield f"by the causal graph no features of the outcome: {reasons}"
+        yield f"columns left out as features of the outcome by the causal graph: {reasons}"
     if selection.lacking:
         yield (
-            f"this table alone cannot tell the effect of {selection.graph.treatment} from what {', '.join(selection.lacking)} "
-            "would explain: it lacks them"
+            f"this table cannot separate the effect of {selection.graph.treatment} from that of columns it lacks:"
+            f" {', '.join(selection.lacking)}"
         )
-    for refuted in (found for found in selection.refutations if not found.survived):
+    for refuted in (refutation for refutation in selection.refutations if not refutation.survived):
         yield (
-            f"the effect of {selection.graph.treatment} that this table tells did not survive a test ({refuted.test}: "
-            f"{refuted.estimate:.4g} became {refuted.after:.4g}, p {refuted.p_value:.3f}): doubt the causal graph"
+            f"the effect of {selection.graph.treatment} estimated from this table failed a test ({refuted.test}: "
+            f"{refuted.estimate:.4g} became {refuted.after:.4g}, p {refuted.p_value:.3f}): review the causal graph"
         )
 
 
-def _weakness(r2: float, table: TrainingTable, entry: TwinTypeEntry, selection: FeatureSelection) -> Iterator[str]:
+def _accuracy_warnings(r2: float, table: TrainingTable, entry: TwinTypeEntry, selection: FeatureSelection) -> Iterator[str]:
+    """A warning about a low R2, with advice."""
     if r2 >= ENOUGH_R2:
         return
     lacking = [name for name in entry.by_name if name not in table.features and name not in selection.dropped]
@@ -293,12 +302,13 @@ def _weakness(r2: float, table: TrainingTable, entry: TwinTypeEntry, selection: 
         f"add {', '.join(lacking[:5])}" if lacking else "add features measured closer to the outcome, such as last year's change"
     ]
     if len(table) < ENOUGH_ROWS:
-        advice.append(f"give {ENOUGH_ROWS:,} rows or more instead of {len(table):,}")
-    if (share := _share_of_extremes(table.target)) > 0.5:
-        advice.append(f"look at the 1 % most extreme values of the target, which make {share:.0%} of its variance")
-    yield f"R2 on unseen rows is {r2:.2f}, below {ENOUGH_R2}: single predictions are rough; {'; '.join(advice)}"
+        advice.append(f"provide {ENOUGH_ROWS:,} rows or more instead of {len(table):,}")
+    if (share := _variance_of_extremes(table.target)) > 0.5:
+        advice.append(f"check the 1 % most extreme values of the target, which make up {share:.0%} of its variance")
+    yield f"R2 on unseen rows is {r2:.2f}, below {ENOUGH_R2}: single predictions are imprecise; {'; '.join(advice)}"
 
 
-def _share_of_extremes(target: Array) -> float:
+def _variance_of_extremes(target: Array) -> float:
+    """Share of the variance that the 1 % most extreme values contribute, 0 to 1."""
     squares = np.sort((target - target.mean()) ** 2)
     return float(squares[-max(1, len(squares) // 100) :].sum() / squares.sum())

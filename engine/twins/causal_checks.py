@@ -1,6 +1,7 @@
-"""What DoWhy says of a choice of features: the same adjustment by its own rules, and an estimated effect put to the test.
+"""Cross-check a feature selection with DoWhy: its own backdoor adjustment, and refutation tests of an estimated effect.
 
-Needs the extra ``causal``; a training that finds it installed asks it. What it finds is kept with the model and changes nothing.
+Needs the extra ``causal``; training runs the check where it is installed. Its results are stored with the model and do not change
+the model.
 """
 
 from __future__ import annotations
@@ -25,39 +26,42 @@ _EXACT = 1e-9
 
 
 class CausalDisagreement(ValueError):
-    """DoWhy finds that an adjustment set does not close the backdoors of its graph, or that one exists where none was found."""
+    """By DoWhy an adjustment set leaves a backdoor path open, or an adjustment set exists where none was selected."""
 
 
 def cross_check(selection: FeatureSelection, outcome: str, table: pd.DataFrame, seed: int) -> FeatureSelection:
-    """The selection, with who agreed to it and what became of the estimated effect of the treatment.
+    """Compare a selection with DoWhy's, and test the estimated effect of the treatment.
 
-    The effect is estimated by linear regression on the adjustment set, and only where the table has the treatment and the columns
-    close its backdoors; at most 5,000 random rows are looked at.
+    The effect is estimated by linear regression on the adjustment set, and only where the table has the treatment and its columns
+    close all backdoor paths. At most 5,000 random rows are used.
 
     Args:
         selection: by ``select_features``.
-        outcome: the target.
-        table: features and outcome, and the treatment where somebody recorded it.
-        seed: of rows and refuters.
+        outcome: name of the target.
+        table: features and outcome, and the treatment where it was recorded.
+        seed: of the random rows and the refuters.
+
+    Returns:
+        The selection with ``checked_by`` and ``refutations``.
 
     Raises:
-        Disagreement: when DoWhy comes to another conclusion from the same graph.
+        CausalDisagreement: when DoWhy identifies another adjustment from the same graph.
 
     References:
         Sharma, Kiciman, "DoWhy: An end-to-end library for causal inference" (2020), for estimands and refuters. Pearl, Causality
         (2009), section 3.3.
     """
     estimand = _estimand(selection, outcome, map(str, table))
-    _agree(selection, outcome, estimand)
-    found: tuple[Refutation, ...] = ()
+    _check_agreement(selection, outcome, estimand)
+    refutations: tuple[Refutation, ...] = ()
     if selection.adjustment is not None and not estimand.no_directed_path:
-        rows = _testable(table, selection.graph.treatment, outcome, selection.adjustment, seed)
-        found = tuple(_refutations(estimand, selection, rows, seed)) if len(rows) else ()
-    return selection.model_copy(update={"checked_by": f"dowhy {version('dowhy')}", "refutations": found})
+        rows = _testable_rows(table, selection.graph.treatment, outcome, selection.adjustment, seed)
+        refutations = tuple(_refutations(estimand, selection, rows, seed)) if len(rows) else ()
+    return selection.model_copy(update={"checked_by": f"dowhy {version('dowhy')}", "refutations": refutations})
 
 
-def _part(module: str) -> Any:
-    """A module of DoWhy, imported when it is asked for: whoever did not install the extra can do without."""
+def _dowhy_module(module: str) -> Any:
+    """A module of DoWhy, imported at first use because the extra is optional."""
     return import_module(f"dowhy.{module}")
 
 
@@ -66,7 +70,7 @@ def _graph(selection: FeatureSelection) -> nx.DiGraph[str]:
 
 
 def _estimand(selection: FeatureSelection, outcome: str, columns: Iterable[str]) -> Any:
-    auto, treatment = _part("causal_identifier.auto_identifier"), selection.graph.treatment
+    auto, treatment = _dowhy_module("causal_identifier.auto_identifier"), selection.graph.treatment
     return auto.identify_effect_auto(
         _graph(selection),
         [treatment],
@@ -77,22 +81,23 @@ def _estimand(selection: FeatureSelection, outcome: str, columns: Iterable[str])
     )
 
 
-def _agree(selection: FeatureSelection, outcome: str, estimand: Any) -> None:
+def _check_agreement(selection: FeatureSelection, outcome: str, estimand: Any) -> None:
     treatment, ours = selection.graph.treatment, selection.adjustment
     theirs = None if estimand.no_directed_path else estimand.estimands["backdoor"]
     if ours is None:
         if theirs is not None:
             raise CausalDisagreement(
-                f"dowhy closes the backdoors of {treatment!r} by {estimand.get_backdoor_variables()}; we found no way"
+                f"dowhy closes the backdoor paths of {treatment!r} with {estimand.get_backdoor_variables()};"
+                " the selection has no adjustment set"
             )
         return
-    closed = _part("graph").check_valid_backdoor_set(_graph(selection), [treatment], [outcome], list(ours))["is_dseparated"]
+    closed = _dowhy_module("graph").check_valid_backdoor_set(_graph(selection), [treatment], [outcome], list(ours))["is_dseparated"]
     if not closed:
-        raise CausalDisagreement(f"dowhy finds a backdoor of {treatment!r} that stays open given {', '.join(ours) or 'nothing'}")
+        raise CausalDisagreement(f"dowhy finds a backdoor path of {treatment!r} left open given {', '.join(ours) or 'no column'}")
 
 
-def _testable(table: pd.DataFrame, treatment: str, outcome: str, adjustment: Sequence[str], seed: int) -> pd.DataFrame:
-    """Complete rows of what an estimate needs; none where the treatment is not in the table, no number, or always the same."""
+def _testable_rows(table: pd.DataFrame, treatment: str, outcome: str, adjustment: Sequence[str], seed: int) -> pd.DataFrame:
+    """Complete rows of the columns that an estimate needs; none where the treatment is absent, not numeric, or constant."""
     if treatment not in table or not pd.api.types.is_numeric_dtype(table[treatment]):
         return table.iloc[:0]
     rows = table[[treatment, outcome, *adjustment]].dropna().astype({treatment: float, outcome: float})
@@ -105,7 +110,7 @@ def _refutations(estimand: Any, selection: FeatureSelection, rows: pd.DataFrame,
     treatment, adjustment = selection.graph.treatment, list(selection.adjustment or ())
     estimand.set_identifier_method("backdoor")
     estimand.set_backdoor_variables(adjustment)
-    fitted = _part("causal_estimators.linear_regression_estimator").LinearRegressionEstimator(estimand).fit(rows)
+    fitted = _dowhy_module("causal_estimators.linear_regression_estimator").LinearRegressionEstimator(estimand).fit(rows)
     estimate = fitted.estimate_effect(rows, control_value=0.0, treatment_value=1.0)
     for test, refute, expected in _refuters(treatment, float(estimate.value), seed):
         result = refute(rows, estimand, estimate)
@@ -115,18 +120,18 @@ def _refutations(estimand: Any, selection: FeatureSelection, rows: pd.DataFrame,
             test=test,
             estimate=float(estimate.value),
             after=after,
-            p_value=None if exact or p_value is None else float(p_value),  # of no spread at all it says nothing
+            p_value=None if exact or p_value is None else float(p_value),  # undefined without any spread
         )
 
 
 def _refuters(treatment: str, effect: float, seed: int) -> Iterator[tuple[str, Callable[..., Any], float]]:
-    """Tests by name, and the effect that each of them expects."""
-    placebo = _part("causal_refuters.placebo_treatment_refuter")
-    common_cause = _part("causal_refuters.random_common_cause").refute_random_common_cause
-    subset = _part("causal_refuters.data_subset_refuter").refute_data_subset
-    # A generator, not a seed: of a seed all simulations would be the same one.
-    said: dict[str, Any] = {"num_simulations": SIMULATIONS, "random_state": np.random.RandomState(seed)}  # what it takes
-    permuted = {"treatment_names": [treatment], "placebo_type": placebo.PlaceboType.PERMUTE, **said}
+    """Name of each test, the refuter, and the effect that the test expects."""
+    placebo = _dowhy_module("causal_refuters.placebo_treatment_refuter")
+    common_cause = _dowhy_module("causal_refuters.random_common_cause").refute_random_common_cause
+    subset = _dowhy_module("causal_refuters.data_subset_refuter").refute_data_subset
+    # DoWhy takes a RandomState. A seed would make all simulations equal.
+    options: dict[str, Any] = {"num_simulations": SIMULATIONS, "random_state": np.random.RandomState(seed)}
+    permuted = {"treatment_names": [treatment], "placebo_type": placebo.PlaceboType.PERMUTE, **options}
     yield "placebo treatment: no effect is left", partial(placebo.refute_placebo_treatment, **permuted), 0.0
-    yield "random common cause: the effect stays", partial(common_cause, **said), effect
-    yield "half of the rows: the effect stays", partial(subset, subset_fraction=0.5, **said), effect
+    yield "random common cause: the effect stays", partial(common_cause, **options), effect
+    yield "half of the rows: the effect stays", partial(subset, subset_fraction=0.5, **options), effect

@@ -1,7 +1,7 @@
-"""Choose the features of an outcome by a declared causal graph: what closes backdoors, and what causes the outcome.
+"""Select the features of an outcome by a declared causal graph: columns that close backdoor paths, and causes of the outcome.
 
-A column that the treatment or the outcome has changed must not help to predict what would have happened without the treatment,
-and an instrument only adds noise to a prediction and bias to an adjustment.
+A descendant of the treatment or of the outcome must not predict the outcome without the treatment, and an instrument only adds
+noise to a prediction and bias to an adjustment.
 
 References:
     Pearl, Causality (2009), section 3.3, the backdoor criterion. VanderWeele, "Principles of confounder selection", European
@@ -21,50 +21,51 @@ __all__ = ["select_features"]
 
 
 def select_features(graph: CausalGraph, outcome: str, columns: Sequence[str]) -> FeatureSelection:
-    """The columns that the expected outcome may be learned from.
+    """Select the columns that the expected outcome may be learned from.
 
     Args:
-        graph: of treatment, outcome and what is around them.
-        outcome: the target.
-        columns: of the table, without the target.
+        graph: directed acyclic graph of the treatment, the outcome and other columns.
+        outcome: name of the target.
+        columns: names of the table's columns, without the target.
 
     Raises:
         ValueError: for a graph with a cycle, one that lacks the outcome, or one that leaves no column.
 
     Example:
         >>> edges = (("age", "contact"), ("age", "sales"), ("capacity", "contact"), ("contact", "visits"), ("visits", "sales"))
-        >>> found = select_features(CausalGraph(treatment="contact", edges=edges), "sales", ["age", "capacity", "visits"])
-        >>> found.kept, found.adjustment
+        >>> selection = select_features(CausalGraph(treatment="contact", edges=edges), "sales", ["age", "capacity", "visits"])
+        >>> selection.kept, selection.adjustment
         (('age',), ('age',))
-        >>> found.dropped
+        >>> selection.dropped
         {'capacity': 'an instrument: acts on sales through contact only', 'visits': 'an effect of contact'}
     """
-    causes = _directed(graph, outcome)
-    before = [name for name in columns if name in causes and name not in _after(causes, graph.treatment, outcome)]
-    adjustment = _adjustment(causes, graph.treatment, outcome, before)
-    parents = [name for name in before if causes.has_edge(name, outcome)]
+    causes = _directed_graph(graph, outcome)
+    descendants = _descendants(causes, graph.treatment, outcome)
+    candidates = [name for name in columns if name in causes and name not in descendants]
+    adjustment = _adjustment(causes, graph.treatment, outcome, candidates)
+    parents = [name for name in candidates if causes.has_edge(name, outcome)]
     needed = {*parents, *(adjustment or ())}
     dropped = {
         name: reason
         for name in columns
         if name in causes and name not in needed and (reason := _reason(causes, graph.treatment, outcome, name, needed))
     }
-    kept = tuple(name for name in columns if name not in dropped)
-    if not kept:
+    features = tuple(name for name in columns if name not in dropped)
+    if not features:
         reasons = "; ".join(f"{name} is {reason}" for name, reason in dropped.items())
         raise ValueError(f"the causal graph leaves no feature of {outcome!r}: {reasons}")
     return FeatureSelection(
         graph=graph,
-        kept=kept,
+        kept=features,
         adjustment=adjustment,
-        lacking=() if adjustment is not None else _lacking(causes, graph.treatment, outcome, before),
+        lacking=() if adjustment is not None else _lacking(causes, graph.treatment, outcome, candidates),
         outcome_parents=tuple(parents),
         undeclared=tuple(name for name in columns if name not in causes),
         dropped=dropped,
     )
 
 
-def _directed(graph: CausalGraph, outcome: str) -> nx.DiGraph[str]:
+def _directed_graph(graph: CausalGraph, outcome: str) -> nx.DiGraph[str]:
     causes: nx.DiGraph[str] = nx.DiGraph(graph.edges)
     if outcome not in causes:
         raise ValueError(f"the causal graph has no {outcome!r}, the outcome: it has {', '.join(sorted(causes))}")
@@ -73,33 +74,34 @@ def _directed(graph: CausalGraph, outcome: str) -> nx.DiGraph[str]:
     return causes
 
 
-def _after(causes: nx.DiGraph[str], treatment: str, outcome: str) -> set[str]:
-    """The treatment, and what it or the outcome changes."""
+def _descendants(causes: nx.DiGraph[str], treatment: str, outcome: str) -> set[str]:
+    """The treatment, and all descendants of the treatment or the outcome."""
     return {treatment, *nx.descendants(causes, treatment), *nx.descendants(causes, outcome)}
 
 
 def _backdoors(causes: nx.DiGraph[str], treatment: str) -> nx.DiGraph[str]:
-    """The graph without what the treatment does."""
+    """The graph without the edges that leave the treatment."""
     remaining = causes.copy()
     remaining.remove_edges_from(list(causes.out_edges(treatment)))
     return remaining
 
 
 def _adjustment(causes: nx.DiGraph[str], treatment: str, outcome: str, candidates: Iterable[str]) -> tuple[str, ...] | None:
+    """Smallest set of candidates that closes every backdoor path; None where no set does."""
     backdoors = _backdoors(causes, treatment)
-    found = nx.find_minimal_d_separator(backdoors, {treatment}, {outcome}, restricted=set(candidates))
-    return None if found is None else tuple(sorted(found))
+    separator = nx.find_minimal_d_separator(backdoors, {treatment}, {outcome}, restricted=set(candidates))
+    return None if separator is None else tuple(sorted(separator))
 
 
-def _lacking(causes: nx.DiGraph[str], treatment: str, outcome: str, before: Sequence[str]) -> tuple[str, ...]:
-    """Unobserved columns that would close the backdoors together with those at hand."""
-    declared = set(causes) - _after(causes, treatment, outcome) - {outcome}
-    found = _adjustment(causes, treatment, outcome, declared)
-    return tuple(name for name in found or () if name not in before)
+def _lacking(causes: nx.DiGraph[str], treatment: str, outcome: str, candidates: Sequence[str]) -> tuple[str, ...]:
+    """Columns outside the table that would close the backdoor paths together with the candidates."""
+    declared = set(causes) - _descendants(causes, treatment, outcome) - {outcome}
+    adjustment = _adjustment(causes, treatment, outcome, declared)
+    return tuple(name for name in adjustment or () if name not in candidates)
 
 
 def _reason(causes: nx.DiGraph[str], treatment: str, outcome: str, name: str, needed: set[str]) -> str | None:
-    """Why a declared column that nothing needs is no feature; None where it may stay."""
+    """Why a declared column outside of ``needed`` is no feature; None where it may stay."""
     if name == treatment:
         return "the treatment itself"
     for cause in (treatment, outcome):

@@ -1,9 +1,10 @@
-"""Prediction intervals that cover one outcome as often as they say: conformal, scaled by how hard a row is.
+"""Conformal prediction intervals for one outcome, scaled by the expected size of a row's residual.
 
-A residual divided by the expected size of residuals for such a row is a score; the interval is the prediction plus or minus a
-quantile of the scores times that size. Scores are made from out-of-fold predictions and out-of-fold sizes, so no row has helped to
-judge itself, and coverage holds at least at the level asked for when new rows are exchangeable with the old ones. Easy and hard
-rows have quantiles of their own, so that it holds for each of them: the size of large residuals is underrated, and tails differ.
+The score of a row is its absolute residual divided by the expected absolute residual of such a row; the interval is the prediction
+plus or minus a quantile of the scores times the expected residual. Scores come from out-of-fold predictions and out-of-fold
+residual sizes, so that coverage is at least the nominal level when new rows are exchangeable with the training rows. Rows are
+grouped by expected residual, and each group has its own quantile (Mondrian conformal prediction), so that coverage holds in each
+group: the size of large residuals is underestimated, and tails differ.
 
 References:
     Vovk, Gammerman, Shafer (2005), Algorithmic Learning in a Random World, section 4.5 for quantiles by groups. Papadopoulos et al.
@@ -30,11 +31,11 @@ Array = npt.NDArray[np.float64]
 _FOLDS = 5
 _MOST_GROUPS = 5
 _GROUP_ROWS = 300  # fewest scores of a group
-_FLOOR = 0.05  # smallest expected residual, in medians of all residuals: no interval shrinks to nothing
+_FLOOR = 0.05  # smallest expected residual, in medians of all residuals: no interval has width zero
 
 
 def conformal_quantile(scores: npt.ArrayLike, level: float) -> float:
-    """The ``ceil((n + 1) * level)``-th smallest score; infinite where ``n`` scores cannot promise the level.
+    """The ``ceil((n + 1) * level)``-th smallest score; infinite where ``n`` scores are too few for the level.
 
     Example:
         >>> conformal_quantile([1, 2, 3, 4, 5, 6, 7, 8, 9], 0.9)
@@ -54,8 +55,8 @@ class Conformal:
     Attributes:
         difficulty: regressor of the log of the absolute residual on the encoded features.
         floor: smallest expected residual, > 0, units of the target.
-        edges: smallest expected residual of each group of rows but the easiest, ascending, shape ``(groups - 1,)``.
-        scores: of the rows that it was made from, those of each group ascending.
+        edges: smallest expected residual of each group of rows but the first, ascending, shape ``(groups - 1,)``.
+        scores: calibration scores of each group, ascending.
     """
 
     difficulty: RandomForestRegressor
@@ -67,25 +68,25 @@ class Conformal:
         """Half width of the interval of each row, units of the target, shape ``(n,)``.
 
         Raises:
-            ValueError: when the scores are too few to promise ``level``.
+            ValueError: when the scores are too few for ``level``.
         """
         quantiles = np.array([conformal_quantile(scores, level) for scores in self.scores])
         if not np.isfinite(quantiles).all():
-            raise ValueError(f"{min(map(len, self.scores))} scores cannot promise an interval at level {level}")
+            raise ValueError(f"{min(map(len, self.scores))} scores are too few for an interval at level {level}")
         size = _size(self.difficulty, encoded, self.floor)
         return quantiles[_groups(size, self.edges)] * size
 
     def coverage(self, level: float) -> float:
-        """Share of the rows it was made from whose outcome lies inside their interval."""
+        """Share of the calibration rows whose outcome lies inside their interval."""
         return float(np.concatenate([scores <= conformal_quantile(scores, level) for scores in self.scores]).mean())
 
 
 def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Array, seed: int) -> Conformal:
-    """Learn which rows are hard from out-of-fold ``residuals`` ``(n,)``, and score each row by the others.
+    """Learn the expected size of residuals, and calibrate the scores out of fold.
 
     Args:
-        encoded: features as the outcome model's encoder gives them, ``(n, p)``.
-        residuals: actual minus out-of-fold prediction.
+        encoded: features as the outcome model's encoder transforms them, ``(n, p)``.
+        residuals: actual minus out-of-fold prediction, ``(n,)``, units of the target.
         seed: of the folds.
 
     Example:
@@ -104,12 +105,12 @@ def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Array, seed: int
         expected[test] = _size(_difficulty(encoded[train], log_size[train]), encoded[test], floor)
     edges = _edges(expected)
     group, scores = _groups(expected, edges), size / expected
-    by_group = [np.sort(scores[group == each]) for each in range(len(edges) + 1)]
+    by_group = [np.sort(scores[group == k]) for k in range(len(edges) + 1)]
     return Conformal(_difficulty(encoded, log_size), floor, edges, by_group)
 
 
 def _edges(sizes: Array) -> Array:
-    """Where groups of about equally many rows begin, all but the first; rows that are equally hard stay together."""
+    """Lower ends of groups of about equally many rows, all but the first; rows of the same expected residual stay together."""
     ordered, n = np.sort(sizes), len(sizes)
     groups = max(1, min(_MOST_GROUPS, n // _GROUP_ROWS))
     starts = np.unique(np.searchsorted(ordered, ordered[n * np.arange(1, groups) // groups]))
@@ -122,8 +123,8 @@ def _groups(sizes: Array, edges: Array) -> npt.NDArray[np.intp]:
 
 
 def _difficulty(encoded: npt.NDArray[np.floating], log_size: Array) -> RandomForestRegressor:
-    # One thread of shallow trees: boosting on all processors waits seconds for a neighbour that keeps one of them busy.
-    # A split looks at three features at least: seeing one of few, trees miss the very hard rows.
+    # One thread of shallow trees: boosting on all processors waits seconds when another process keeps one of them busy.
+    # A split considers at least three features: with one of few, trees miss the rows with very large residuals.
     share = min(1.0, max(1 / 3, 3 / encoded.shape[1]))
     forest = RandomForestRegressor(40, min_samples_leaf=60, max_features=share, max_samples=0.5, n_jobs=1, random_state=0)
     return forest.fit(encoded, log_size)

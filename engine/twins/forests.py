@@ -1,4 +1,4 @@
-"""A forest's predictions for a whole table: scikit-learn's own trees and sum, in an order that a processor likes."""
+"""Fast predictions of a random forest for a whole table, equal to those of scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from sklearn.ensemble import RandomForestRegressor
 
 __all__ = ["forest_mean"]
 
-SORTING_TREES = 3  # more of them cost more to ask than better neighbours save
-ROWS_A_THREAD = 2_000  # fewer are done before a thread has begun
+SORTING_TREES = 3  # sorting by more trees costs more time than it saves
+ROWS_PER_THREAD = 2_000  # fewer rows take less time than starting a thread
 
 
 def forest_mean(forest: RandomForestRegressor, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """What ``forest.predict(rows)`` says on one thread, bit for bit, in two thirds of its time and on all processors.
+    """Predict as ``forest.predict(rows)`` on one thread, bit for bit, in two thirds of its time and on all processors.
 
-    Rows that share leaves of the first trees are likely to take the same path through the others. Side by side they let the
-    processor guess each branch right, which is most of what walking a tree costs. Threads share the rows, not the trees: every
-    row's sum is made in the order of the trees, however many threads there are.
+    Rows that share leaves of the first trees are likely to take the same path through the others. In sequence they let the
+    processor predict each branch, and wrong branch predictions are most of the cost of walking a tree. Threads share the rows, not
+    the trees: every row's sum is in the order of the trees, whatever the number of threads.
 
     Args:
-        forest: of one output.
+        forest: a forest with one output.
         rows: finite features, ``(n, p)``.
+
+    Returns:
+        Mean prediction of the trees, ``(n,)``.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -38,13 +41,13 @@ def forest_mean(forest: RandomForestRegressor, rows: npt.NDArray[np.floating]) -
     single = np.ascontiguousarray(rows, dtype=np.float32)  # as scikit-learn compares them
     trees = [estimator.tree_ for estimator in forest.estimators_]
     order = np.lexsort([tree.apply(single) for tree in trees[:SORTING_TREES]])
-    parts = np.array_split(single[order], max(1, min(cpu_count(), len(order) // ROWS_A_THREAD)))
+    parts = np.array_split(single[order], max(1, min(cpu_count(), len(order) // ROWS_PER_THREAD)))
     mean = np.empty(len(order))
-    mean[order] = np.concatenate(_side_by_side(trees, parts)) / len(trees)
+    mean[order] = np.concatenate(_sum_in_threads(trees, parts)) / len(trees)
     return mean
 
 
-def _side_by_side(trees: Sequence[Any], parts: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float64]]:
+def _sum_in_threads(trees: Sequence[Any], parts: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float64]]:
     if len(parts) == 1:
         return [_sum(trees, parts[0])]
     with ThreadPoolExecutor(len(parts)) as threads:

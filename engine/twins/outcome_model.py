@@ -1,4 +1,4 @@
-"""The expected outcome given the features: preprocessing and estimator as one pipeline, judged on rows it has not seen.
+"""Predict the expected outcome from the features: preprocessing and estimator as one pipeline, scored by cross-validation.
 
 Example:
     >>> rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ Array = npt.NDArray[np.float64]
 
 FOLDS = 5
 RARE = 0.005
-"""Levels of a category with a smaller share of the rows are one level together; there, unknown ones go too."""
+"""Levels of a category with a smaller share of the rows are encoded as one common level, together with unknown levels."""
 
 HYPERPARAMETERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -77,17 +77,17 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "HistGradientBoosting": MappingProxyType({"max_iter": 100, "learning_rate": 0.1, "min_samples_leaf": 20}),
     }
 )
-"""Tree counts, depths, leaves and rates of the brief; the shares of features and rows a tree sees buy a fourfold speed."""
+"""Numbers of trees, depths, leaves and rates as specified; sampling features and rows per tree makes fitting four times as fast."""
 
 
 @dataclass(frozen=True)
 class CrossFit:
-    """What the model says of rows that it was not fitted on.
+    """Out-of-fold predictions.
 
     Attributes:
-        expected, target: out-of-fold predictions of all rows of the table, and what was true of them, shape ``(rows,)``.
-        first: number of the first row that is judged.
-        r2: of each fold's judged rows, shape ``(FOLDS,)``.
+        expected, target: prediction and outcome of all rows of the table, shape ``(rows,)``.
+        first: index of the first row that is evaluated; rows before it were carried over from before a change.
+        r2: R2 of each fold's evaluated rows, shape ``(FOLDS,)``.
     """
 
     expected: Array
@@ -97,12 +97,12 @@ class CrossFit:
 
     @property
     def predicted(self) -> Array:
-        """Out-of-fold predictions of the judged rows."""
+        """Out-of-fold predictions of the evaluated rows."""
         return self.expected[self.first :]
 
     @property
     def actual(self) -> Array:
-        """What was true of the judged rows."""
+        """Outcomes of the evaluated rows."""
         return self.target[self.first :]
 
     @property
@@ -114,14 +114,14 @@ class CrossFit:
 
 
 def fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> Pipeline:
-    """Fit encoder and estimator on all rows; the result predicts on one thread, so that its last digits never vary.
+    """Fit encoder and estimator on all rows; the result predicts on one thread, so that predictions are reproducible bit for bit.
 
     Raises:
         ValueError: for an unknown model type.
     """
     estimator = _estimator(model_type, n_jobs, seed)
     model = Pipeline([("encoder", _encoder(table)), ("estimator", estimator)])
-    with threadpool_limits(1, user_api="openmp"):  # histogram boosting's threads spin: beside a busy core two are slower than one
+    with threadpool_limits(1, user_api="openmp"):  # waiting boosting threads spin: beside a busy core two are slower than one
         model.fit(table.features, table.target)
     if hasattr(estimator, "n_jobs"):
         estimator.n_jobs = 1
@@ -129,18 +129,18 @@ def fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> Pip
 
 
 def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, first: int = 0) -> CrossFit:
-    """Predict every row from the other folds, preprocessing too is fitted on them only; judged are those from ``first`` on."""
+    """Predict every row by a model of the other folds, preprocessing included; rows from index ``first`` on are evaluated."""
     expected, scores = np.empty(len(table)), []
     for train, test in _folds(len(table), seed):
         model = fit(table.take(train), model_type, n_jobs=n_jobs, seed=seed)
         expected[test] = predict(model, encode(model, table.features.iloc[test]))
-        judged = test[test >= first]
-        scores.append(r2_score(table.target[judged], expected[judged]))
+        evaluated = test[test >= first]
+        scores.append(r2_score(table.target[evaluated], expected[evaluated]))
     return CrossFit(expected, table.target, first, np.array(scores))
 
 
 def encode(model: Pipeline, features: pd.DataFrame) -> Array:
-    """What the model's encoder makes of features in form, ``(n, p)``: each level is encoded once, not once a row."""
+    """Features as the encoder of the model transforms them, ``(n, p)``; each level is encoded once, not once per row."""
     steps = {name: (step, list(columns)) for name, step, columns in model["encoder"].transformers_}
     (levels, categorical), (imputer, numeric) = steps["category"], steps["number"]
     return np.column_stack(
@@ -152,7 +152,7 @@ def encode(model: Pipeline, features: pd.DataFrame) -> Array:
 
 
 def predict(model: Pipeline, encoded: Array) -> Array:
-    """Expected outcome of encoded rows, ``(n,)``: what the pipeline says of the rows themselves, bit for bit."""
+    """Expected outcome of encoded rows, ``(n,)``; equal to the pipeline's prediction bit for bit."""
     estimator = model["estimator"]
     if isinstance(estimator, RandomForestRegressor):
         return forest_mean(estimator, encoded)
@@ -163,14 +163,17 @@ def predict(model: Pipeline, encoded: Array) -> Array:
 
 
 def _one_hot(encoder: OneHotEncoder, features: pd.DataFrame) -> list[npt.NDArray[np.float32]]:
-    """One block ``(n, levels)`` per column."""
+    """One block ``(n, levels)`` per column.
+
+    The encoder transforms a short table that holds each level once (shorter columns repeat theirs), and rows take its lines.
+    """
     coded = [pd.factorize(features[name], use_na_sentinel=False) for name in features]
     longest = max(len(levels) for _, levels in coded)
-    each = {name: levels[np.arange(longest) % len(levels)] for name, (_, levels) in zip(features, coded, strict=True)}
+    levels_table = {name: levels[np.arange(longest) % len(levels)] for name, (_, levels) in zip(features, coded, strict=True)}
     ends = np.cumsum(
-        [len(kept) - len(rare) + bool(len(rare)) for kept, rare in zip(encoder.categories_, _rare(encoder), strict=True)]
+        [len(levels) - len(rare) + bool(len(rare)) for levels, rare in zip(encoder.categories_, _rare(encoder), strict=True)]
     )
-    blocks = np.split(encoder.transform(pd.DataFrame(each)), ends[:-1], axis=1)
+    blocks = np.split(encoder.transform(pd.DataFrame(levels_table)), ends[:-1], axis=1)
     return [block[codes] for block, (codes, _) in zip(blocks, coded, strict=True)]
 
 
@@ -185,7 +188,7 @@ def _imputed(imputer: SimpleImputer, features: pd.DataFrame) -> list[Array]:
 
 
 def importance(model: Pipeline, table: TrainingTable, seed: int) -> dict[str, float]:
-    """Share of each feature in the model's decisions, summing to 1 (0 for all when it decides nothing)."""
+    """Importance of each feature, summing to 1 (all 0 when no feature has any); impurity-based, or by permutation."""
     estimator = model["estimator"]
     if hasattr(estimator, "feature_importances_"):
         by_column = dict.fromkeys(table.kinds, 0.0)
@@ -199,9 +202,9 @@ def importance(model: Pipeline, table: TrainingTable, seed: int) -> dict[str, fl
 
 
 def _origin(column: str, features: Iterable[str]) -> str:
-    """The feature that a column of the encoder's output comes from; such columns are called ``step__feature[_level]``."""
-    said = column.partition("__")[2].removeprefix("missingindicator_")
-    return max((name for name in features if said == name or said.startswith(f"{name}_")), key=len)
+    """The feature that a column of the encoder's output comes from; such columns are named ``step__feature[_level]``."""
+    encoded = column.partition("__")[2].removeprefix("missingindicator_")
+    return max((name for name in features if encoded == name or encoded.startswith(f"{name}_")), key=len)
 
 
 def _folds(n: int, seed: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

@@ -1,10 +1,10 @@
-"""How real synthetic rows look, held against real rows that the generator never saw, and what they give away of those it did.
+"""Measure how closely synthetic rows resemble held-out real rows, and how close they come to the training rows (privacy).
 
-Held-out rows are the yardstick throughout: against its own training rows a copying machine looks perfect.
+All comparisons use held-out rows: compared with its own training rows, a generator that only copies would look perfect.
 
-Rows that one call has drawn are spread more evenly than chance would spread them. Where a fold of them is left out, the others are
-thin, and a classifier that has learned from the others takes what was left out for real: it looks blinder than it is to new rows.
-So each fold should be a draw of its own.
+Rows of one draw are spread more evenly than independent rows (systematic resampling). When one draw is cut into folds, a
+classifier trained on the other folds takes the missing part for real, and its AUC is too low. Each fold should therefore be a draw
+of its own.
 
 References:
     Lopez-Paz, Oquab, "Revisiting classifier two-sample tests", ICLR 2017.
@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 
 FOLDS = 5
 MAX_ROWS = 10_000
-TOLD_APART = 200  # levels of a category that the classifier may tell apart
+MAX_CLASSIFIER_LEVELS = 200  # more levels of a category are one level to the classifier
 NEAR_QUANTILE = 0.05
 
 
@@ -47,14 +47,14 @@ def measure_realism(
     categorical: Sequence[str],
     rng: np.random.Generator,
 ) -> RealismReport:
-    """Judge synthetic rows by held-out and training rows of the same columns.
+    """Compare synthetic rows with held-out and training rows of the same columns.
 
-    At most 10,000 rows of each table are looked at, except that copies are sought among all training rows.
+    At most 10,000 rows of each table are used, except that exact copies are searched among all training rows.
 
     Args:
-        draws: synthetic rows, each table of them drawn by itself; for the folds of the classifier, see ``detection_auc``.
-        held_out: rows that they were not learned from.
-        training: rows that they were learned from.
+        draws: tables of synthetic rows, each drawn separately; they are the folds of the classifier, see ``detection_auc``.
+        held_out: real rows that the generator was not trained on.
+        training: real rows that it was trained on.
         categorical: columns whose values are levels.
         rng: of samples and folds.
 
@@ -66,14 +66,14 @@ def measure_realism(
         (1.0, 1.0, True)
     """
     names = list(held_out.columns)
-    known, unseen = (_some(frame[names], MAX_ROWS, rng) for frame in (training, held_out))
-    chosen = [_some(draw[names], MAX_ROWS // len(draws), rng) for draw in draws]
-    twins = pd.concat(chosen, ignore_index=True)
+    trained, unseen = (_random_rows(frame[names], MAX_ROWS, rng) for frame in (training, held_out))
+    samples = [_random_rows(draw[names], MAX_ROWS // len(draws), rng) for draw in draws]
+    twins = pd.concat(samples, ignore_index=True)
     levels = [name for name in names if name in categorical]
     scores = {name: column_score(twins[name], unseen[name], categorical=name in levels) for name in names}
-    near, closer = closeness(twins, known, unseen, levels)
+    near, closer = closeness(twins, trained, unseen, levels)
     return RealismReport(
-        auc=detection_auc(chosen, unseen, levels, rng),
+        auc=detection_auc(samples, unseen, levels, rng),
         marginal_score=float(np.mean(list(scores.values()))),
         association_error=_association_error(twins, unseen, levels),
         exact_copies=exact_copies(twins, training[names]),
@@ -85,13 +85,13 @@ def measure_realism(
     )
 
 
-def _some(frame: pd.DataFrame, most: int, rng: np.random.Generator) -> pd.DataFrame:
-    chosen = rng.choice(len(frame), size=min(len(frame), most), replace=False)
-    return frame.iloc[chosen].reset_index(drop=True)
+def _random_rows(frame: pd.DataFrame, limit: int, rng: np.random.Generator) -> pd.DataFrame:
+    rows = rng.choice(len(frame), size=min(len(frame), limit), replace=False)
+    return frame.iloc[rows].reset_index(drop=True)
 
 
 def column_score(synthetic: pd.Series[Any], real: pd.Series[Any], *, categorical: bool) -> float:
-    """1 - total variation distance of levels, or 1 - Kolmogorov-Smirnov distance of numbers; missing is a value of its own.
+    """One minus the total variation distance of levels, or the Kolmogorov-Smirnov distance of numbers; missing is its own value.
 
     >>> column_score(pd.Series(["a", "a", "b", "b"]), pd.Series(["a", "b", "b", "b"]), categorical=True)
     0.75
@@ -110,15 +110,15 @@ def _numbers(column: pd.Series[Any]) -> Floats:
 
 
 def association(frame: pd.DataFrame, categorical: Sequence[str]) -> dict[tuple[str, str], float]:
-    """Strength of every pair of columns: Spearman's correlation, correlation ratio, or Cramer's V, each free of small-sample bias.
+    """Association of every pair of columns: Spearman's correlation, correlation ratio, or Cramer's V, each corrected for small samples.
 
     >>> frame = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [8.0, 6.0, 4.0, 2.0]})
     >>> association(frame, categorical=[])
     {('x', 'y'): -1.0}
     """
-    described = {name: _codes(frame[name]) if name in categorical else rankdata(_numbers(frame[name])) for name in frame}
+    coded = {name: _codes(frame[name]) if name in categorical else rankdata(_numbers(frame[name])) for name in frame}
     return {
-        (str(a), str(b)): _strength(described[a], described[b], a in categorical, b in categorical)
+        (str(a), str(b)): _association(coded[a], coded[b], a in categorical, b in categorical)
         for a, b in combinations(frame.columns, 2)
     }
 
@@ -127,7 +127,7 @@ def _codes(column: pd.Series[Any]) -> npt.NDArray[np.int64]:
     return pd.factorize(column.astype(object), use_na_sentinel=False)[0].astype(np.int64)
 
 
-def _strength(a: npt.NDArray[Any], b: npt.NDArray[Any], a_levels: bool, b_levels: bool) -> float:
+def _association(a: npt.NDArray[Any], b: npt.NDArray[Any], a_levels: bool, b_levels: bool) -> float:
     if a_levels and b_levels:
         return _cramers_v(a, b)
     if a_levels or b_levels:
@@ -155,57 +155,57 @@ def _cramers_v(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:
 
 
 def _association_error(synthetic: pd.DataFrame, real: pd.DataFrame, categorical: Sequence[str]) -> float:
-    one, other = association(synthetic, categorical), association(real, categorical)
-    return float(np.mean([abs(one[pair] - other[pair]) for pair in one])) if one else 0.0
+    of_synthetic, of_real = association(synthetic, categorical), association(real, categorical)
+    return float(np.mean([abs(of_synthetic[pair] - of_real[pair]) for pair in of_synthetic])) if of_synthetic else 0.0
 
 
 def detection_auc(draws: Sequence[pd.DataFrame], real: pd.DataFrame, categorical: Sequence[str], rng: np.random.Generator) -> float:
-    """Cross-validated area under the curve of a boosted classifier that tries to tell synthetic from real; 0.5 = it cannot.
+    """Cross-validated AUC of a boosted classifier of synthetic against real rows; 0.5 means they are indistinguishable.
 
-    Of several draws each is a fold, with as many real rows; a single one is cut into five at random.
+    Each of several draws is one fold, with as many real rows; a single draw is cut into five random folds.
 
     >>> rng = np.random.default_rng(0)
-    >>> one, other = pd.DataFrame({"x": rng.normal(0, 1, 200)}), pd.DataFrame({"x": rng.normal(9, 1, 200)})
-    >>> round(detection_auc([one], other, [], rng), 2)
+    >>> synthetic, real = pd.DataFrame({"x": rng.normal(0, 1, 200)}), pd.DataFrame({"x": rng.normal(9, 1, 200)})
+    >>> round(detection_auc([synthetic], real, [], rng), 2)
     1.0
     """
     rows = min(*map(len, draws), len(real) // len(draws))
     both = pd.concat([*(draw.iloc[:rows] for draw in draws), real.iloc[: rows * len(draws)]], ignore_index=True)
-    features = np.column_stack([_classifiable(both[name], name in categorical) for name in both])
-    truth = np.repeat([1, 0], rows * len(draws))
+    features = np.column_stack([_classifier_feature(both[name], name in categorical) for name in both])
+    is_synthetic = np.repeat([1, 0], rows * len(draws))
     seed = int(rng.integers(2**31))
     classifier = HistGradientBoostingClassifier(categorical_features=[name in categorical for name in both], random_state=seed)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed) if len(draws) == 1 else _folds(len(draws), rows, rng)
     with threadpool_limits(1, user_api="openmp"):  # its threads spin: beside one busy core, two take thirty times as long as one
-        likely = cross_val_predict(classifier, features, truth, cv=folds, method="predict_proba")[:, 1]
-    return float(roc_auc_score(truth, likely))
+        probability = cross_val_predict(classifier, features, is_synthetic, cv=folds, method="predict_proba")[:, 1]
+    return float(roc_auc_score(is_synthetic, probability))
 
 
 def _folds(draws: int, rows: int, rng: np.random.Generator) -> PredefinedSplit:
-    """Each draw with as many real rows."""
-    own = np.repeat(np.arange(draws), rows)
-    return PredefinedSplit(np.concatenate([own, rng.permutation(own)]))
+    """One fold per draw, with as many random real rows."""
+    fold = np.repeat(np.arange(draws), rows)
+    return PredefinedSplit(np.concatenate([fold, rng.permutation(fold)]))
 
 
-def _classifiable(column: pd.Series[Any], categorical: bool) -> Floats:
+def _classifier_feature(column: pd.Series[Any], categorical: bool) -> Floats:
     if not categorical:
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     codes = _codes(column)
     rank = np.argsort(np.argsort(-np.bincount(codes), kind="stable"), kind="stable")
-    return np.minimum(rank, TOLD_APART)[codes].astype(np.float64)
+    return np.minimum(rank, MAX_CLASSIFIER_LEVELS)[codes].astype(np.float64)
 
 
 def closeness(
     synthetic: pd.DataFrame, training: pd.DataFrame, held_out: pd.DataFrame, categorical: Sequence[str]
 ) -> tuple[float, float]:
-    """Shares of synthetic rows that come close to training rows.
+    """Shares of synthetic rows that are close to training rows.
 
     Rows are compared by the ranks of their numbers and by their levels, each column with the same weight.
 
     Returns:
-        Near copies, nearer to a training row than the nearest 5 % of held-out rows are (0.05 is no excess); and those nearer
-        to a training than to a held-out row, of equally many each, so that neither is nearer for being denser (0.5 is no
-        memory).
+        The share of near copies: rows nearer to a training row than the nearest 5 % of held-out rows are (0.05 is no excess). And
+        the share nearer to a training row than to a held-out row, with equally many of each so that density does not matter (0.5
+        means no memorisation).
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -213,15 +213,15 @@ def closeness(
         >>> closeness(real.head(100), real.head(200), real.tail(200), [])
         (1.0, 1.0)
     """
-    twins, known, unseen = np.split(
+    twins, trained, unseen = np.split(
         _embedded(pd.concat([synthetic, training, held_out], ignore_index=True), categorical),
         np.cumsum([len(synthetic), len(training)]),
     )
-    limit = np.quantile(_nearest(unseen, known), NEAR_QUANTILE)
-    rows = min(len(known), len(unseen))
-    to_known, to_unseen = _nearest(twins, known[:rows]), _nearest(twins, unseen[:rows])
-    closer = np.mean(to_known < to_unseen) + np.mean(to_known == to_unseen) / 2
-    return float(np.mean(_nearest(twins, known) < limit)), float(closer)
+    limit = np.quantile(_nearest_distance(unseen, trained), NEAR_QUANTILE)
+    rows = min(len(trained), len(unseen))
+    to_trained, to_unseen = _nearest_distance(twins, trained[:rows]), _nearest_distance(twins, unseen[:rows])
+    closer = np.mean(to_trained < to_unseen) + np.mean(to_trained == to_unseen) / 2
+    return float(np.mean(_nearest_distance(twins, trained) < limit)), float(closer)
 
 
 def _embedded(frame: pd.DataFrame, categorical: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -229,14 +229,14 @@ def _embedded(frame: pd.DataFrame, categorical: Sequence[str]) -> npt.NDArray[np
 
 
 def _coordinates(column: pd.Series[Any], categorical: bool) -> Floats:
-    """Coordinates of one column, with the same mean square distance between random rows for every column."""
+    """Coordinates of one column, scaled so that the mean squared distance between random rows is the same for every column."""
     codes = _codes(column)
     raw = (codes[:, None] == np.arange(codes.max() + 1)) * 1.0 if categorical else rankdata(_numbers(column))[:, None]
     spread = np.sqrt(raw.var(axis=0).sum())
     return cast("Floats", raw / spread if spread else raw * 0.0)
 
 
-def _nearest(rows: npt.NDArray[np.float32], among: npt.NDArray[np.float32]) -> Floats:
+def _nearest_distance(rows: npt.NDArray[np.float32], among: npt.NDArray[np.float32]) -> Floats:
     return np.asarray(pairwise_distances_argmin_min(rows, among)[1], dtype=np.float64)
 
 
@@ -247,5 +247,5 @@ def exact_copies(synthetic: pd.DataFrame, training: pd.DataFrame) -> float:
     >>> exact_copies(pd.DataFrame({"x": [3, 4], "y": [1, 1]}), training)
     0.5
     """
-    known = pd.util.hash_pandas_object(training, index=False)
-    return float(pd.util.hash_pandas_object(synthetic, index=False).isin(known).mean())
+    hashes = pd.util.hash_pandas_object(training, index=False)
+    return float(pd.util.hash_pandas_object(synthetic, index=False).isin(hashes).mean())

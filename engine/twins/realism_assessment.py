@@ -1,4 +1,4 @@
-"""The joint distribution of a twin type's table, and how real twins of it look to rows that were held out."""
+"""Fit the joint distribution of a twin type's table, and assess the realism of its twins on held-out rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,16 @@ MIN_HELD_OUT = 50
 def learn_joint(
     frame: pd.DataFrame, twin_type: TwinType, categorical: Sequence[str], target: str, seed: int, n_jobs: int = 1
 ) -> JointModel:
-    """Learn features and target together, under the constraints of the twin type, from a frame in form (see ``feature_frame``)."""
+    """Fit the joint distribution of features and target under the constraints of the twin type.
+
+    Args:
+        frame: features in the form of ``feature_frame``, and the target.
+        twin_type: its catalogue entry has the constraints and the filterable columns.
+        categorical: columns whose values are levels.
+        target: name of the outcome, drawn last.
+        seed: of the fit.
+        n_jobs: threads, -1 for all processors; the model does not depend on it.
+    """
     entry = TWIN_TYPES[twin_type]
     filterable = dict.fromkeys([*entry.filters.values(), *entry.dimensions])
     return fit_joint(
@@ -48,29 +57,34 @@ def assess(
     seed: int,
     allowed: Allowed = None,
 ) -> RealismReport:
-    """Learn once more without a fifth of the rows (at most 2,000), and hold twins of that against them.
+    """Hold out a fifth of the rows (at most 2,000), train again on the others, and compare twins of that model with them.
 
-    With conditions, ``allowed``, only twins and rows that satisfy them are compared. ``frame`` holds features and outcome in form;
-    ``make`` learns from the rows with the numbers that it gets, and draws tables of so many twins, which satisfy the conditions.
+    Args:
+        frame: features in the form of ``feature_frame``, and the outcome.
+        make: called with the positions of training rows, a list of sizes, and a random generator; trains on these rows and
+            returns one table of twins per size, which satisfy the conditions.
+        categorical: columns whose values are levels.
+        seed: of the split and the draws.
+        allowed: conditions; only twins and rows that satisfy them are compared, and the limit of 2,000 rows does not apply.
 
     Raises:
-        ValueError: when fewer than 50 held-out rows satisfy the conditions: nothing could be said.
+        ValueError: when fewer than 50 held-out rows satisfy the conditions.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(frame))
     held_out = len(frame) // 5 if allowed else min(len(frame) // 5, MAX_HELD_OUT)
-    unseen, known = _satisfying(frame.iloc[order[:held_out]], allowed), order[held_out:]
+    unseen, training_rows = _matching_rows(frame.iloc[order[:held_out]], allowed), order[held_out:]
     if len(unseen) < MIN_HELD_OUT:
         raise ValueError(
-            f"{len(unseen)} of {held_out} rows held out satisfy the filters: at least {MIN_HELD_OUT} are needed to judge by"
+            f"{len(unseen)} of {held_out} held-out rows satisfy the filters: at least {MIN_HELD_OUT} are needed for an assessment"
         )
-    draws = make(known, [len(part) for part in np.array_split(np.arange(len(unseen)), FOLDS)], rng)
-    training = _satisfying(frame.iloc[known], allowed)
+    draws = make(training_rows, [len(part) for part in np.array_split(np.arange(len(unseen)), FOLDS)], rng)
+    training = _matching_rows(frame.iloc[training_rows], allowed)
     return measure_realism(draws, held_out=unseen, training=training, categorical=categorical, rng=rng)
 
 
-def _satisfying(frame: pd.DataFrame, allowed: Allowed) -> pd.DataFrame:
-    kept = np.ones(len(frame), dtype=bool)
+def _matching_rows(frame: pd.DataFrame, allowed: Allowed) -> pd.DataFrame:
+    matching = np.ones(len(frame), dtype=bool)
     for name, predicate in (allowed or {}).items():
-        kept &= np.asarray(predicate(frame[name]), dtype=bool)
-    return frame[kept]
+        matching &= np.asarray(predicate(frame[name]), dtype=bool)
+    return frame[matching]

@@ -1,4 +1,4 @@
-"""From the table that somebody gives to the columns that a model learns from, and later predicts from."""
+"""Check a user's table and convert its columns to the form that models are fitted on and predict from."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from schemas.twin_types import TWIN_TYPES, Feature, TwinType, TwinTypeEntry
 __all__ = ["MIN_SAMPLES", "ClinicalData", "TrainingTable", "feature_frame", "training_table"]
 
 MIN_SAMPLES = 1000
-MOST_LEVELS = 500
+MAX_LEVELS = 500
 LARGEST = 1e30
-"""Largest size of a number: trees compare in single precision, and beyond its square root squares of errors are infinite."""
+"""Largest absolute value: trees compare in single precision, and the squares of larger errors are infinite."""
 
-MOST_REPEATED = 0.05
-"""Share of repeated rows above which figures of cross-validation are warned of."""
+MAX_REPEATED = 0.05
+"""Share of repeated rows above which cross-validation figures come with a warning."""
 
 NOT_FEATURES = frozenset({"entity_id", "observed_at"})
 
 
 class ClinicalData(ValueError):
-    """A column or target that belongs to clinical work, which this system stays out of."""
+    """A clinical column or target: only operational data is accepted."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class TrainingTable:
     Attributes:
         features: ``(n, p)``, each column in the form of its kind, see ``feature_frame``.
         target: ``(n,)``, finite.
-        kinds: of each feature, in the order of the columns.
-        n_dropped: rows that had no usable target.
-        warnings: what a user should know, such as columns that could not be used.
+        kinds: kind of each feature, in the order of the columns.
+        n_dropped: rows left out because they had no usable target.
+        warnings: sentences for the user, such as columns that could not be used.
     """
 
     features: pd.DataFrame
@@ -50,15 +50,15 @@ class TrainingTable:
     warnings: tuple[str, ...]
 
     def __len__(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.target)
 
-    def only(self, names: Sequence[str]) -> TrainingTable:
-        """The same rows with some of the features."""
+    def select(self, names: Sequence[str]) -> TrainingTable:
+        """The same rows with these features only."""
         return replace(self, features=self.features[list(names)], kinds={name: self.kinds[name] for name in names})
 
     def take(self, rows: npt.NDArray[np.int64]) -> TrainingTable:
-        """The rows with these numbers."""
+        """The rows at these positions."""
         return replace(self, features=self.features.iloc[rows], target=self.target[rows])
 
     def with_target(self, name: str) -> pd.DataFrame:
@@ -71,7 +71,7 @@ class TrainingTable:
         return tuple(name for name, kind in self.kinds.items() if kind == "category")
 
     def digest(self) -> str:
-        """SHA-256 of content and column names: the same table gives the same digest."""
+        """SHA-256 of the content and the column names."""
         digest = hashlib.sha256("\0".join(self.kinds).encode())
         for name, kind in self.kinds.items():
             column = self.features[name]
@@ -82,13 +82,13 @@ class TrainingTable:
 
 
 def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> TrainingTable:
-    """Check a table and bring its columns into form; the frame that came in is not changed.
+    """Check a table and convert its columns; the given frame is not changed.
 
-    Columns beyond the default features are used when they can be, and left out with a warning when they cannot. Rows whose target
-    is missing or infinite are dropped and counted.
+    Columns beyond the default features are used where possible and otherwise left out with a warning. Rows whose target is missing
+    or infinite are dropped and counted.
 
     Raises:
-        ClinicalData: for a clinical column or target, by name.
+        ClinicalData: for a clinical column or target; the message names it.
         ValueError: when the target is not declared, missing or constant, a default feature holds an impossible value, a number is
             larger than ``LARGEST``, or fewer than ``MIN_SAMPLES`` usable rows are left.
 
@@ -103,30 +103,30 @@ def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> Tra
     names = [str(name) for name in frame.columns if str(name) not in NOT_FEATURES and str(name) != target]
     _refuse_clinical(twin_type, names)
     usable = np.isfinite(outcome)
-    kept = frame.loc[usable]
-    if len(kept) < MIN_SAMPLES:
+    complete = frame.loc[usable]
+    if len(complete) < MIN_SAMPLES:
         raise ValueError(
-            f"{len(kept)} rows with a value of {target!r} are too few to learn twins from: at least {MIN_SAMPLES} are needed"
+            f"{len(complete)} rows with a value of {target!r} are too few to train a model: at least {MIN_SAMPLES} are needed"
         )
-    kinds, warnings = _kinds(kept, entry, names)
+    kinds, column_warnings = _kinds(complete, entry, names)
     if not kinds:
-        raise ValueError(f"no usable feature: give some of {', '.join(entry.by_name)}")
+        raise ValueError(f"no usable feature: provide some of {', '.join(entry.by_name)}")
     if np.ptp(outcome[usable]) == 0:
         raise ValueError(f"{target!r} is {outcome[usable][0]} in every row: there is nothing to learn")
     _refuse_huge(outcome[usable], target)
-    features = feature_frame(kept, kinds, twin_type)
-    warned = (*warnings, *_uninformative(features, outcome[usable]))
-    return TrainingTable(features, outcome[usable], kinds, int((~usable).sum()), warned)
+    features = feature_frame(complete, kinds, twin_type)
+    warnings = (*column_warnings, *_uninformative(features, outcome[usable]))
+    return TrainingTable(features, outcome[usable], kinds, int((~usable).sum()), warnings)
 
 
 def feature_frame(frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: TwinType) -> pd.DataFrame:
-    """The named columns of ``frame`` in one form, index reset.
+    """The named columns of ``frame`` converted by kind, with a new index 0, 1, ...
 
     Categories are text (None where missing); integers are int64 where complete; flags, numbers and gapped integers float64 (NaN
     where missing, flags 0 and 1). A column that the frame lacks is missing in every row.
 
     Raises:
-        ValueError: for a value that the feature cannot have; it names the feature, the value and what would be allowed.
+        ValueError: for a value that the feature cannot have; it names the feature, the value and the allowed ones.
 
     Example:
         >>> frame = pd.DataFrame({"decile": ["7", "2"], "region": ["south", "west"]}, index=[5, 9])
@@ -134,13 +134,13 @@ def feature_frame(frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: Twin
         {'region': ['south', 'west'], 'decile': [7, 2]}
     """
     declared = TWIN_TYPES[twin_type].by_name
-    columns = {name: _in_form(frame, name, kind, declared.get(name)) for name, kind in kinds.items()}
+    columns = {name: _convert(frame, name, kind, declared.get(name)) for name, kind in kinds.items()}
     return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
 
 
 def _outcome(frame: pd.DataFrame, entry: TwinTypeEntry, target: str) -> npt.NDArray[np.float64]:
     if term := clinical_term(entry.twin_type, target):
-        raise ClinicalData(f"target {target!r} is clinical ({term!r}): only commercial outcomes are learned")
+        raise ClinicalData(f"target {target!r} is clinical ({term!r}): only commercial outcomes can be predicted")
     entry.target(target)
     if target not in frame:
         raise ValueError(f"the table has no column {target!r}, the target: it has {', '.join(map(str, frame.columns))}")
@@ -148,64 +148,65 @@ def _outcome(frame: pd.DataFrame, entry: TwinTypeEntry, target: str) -> npt.NDAr
 
 
 def _refuse_clinical(twin_type: TwinType, names: list[str]) -> None:
-    found = {name: term for name in names if (term := clinical_term(twin_type, name))}
-    if found:
-        listed = ", ".join(f"{name!r} ({term!r})" for name, term in found.items())
-        raise ClinicalData(f"clinical columns are refused: {listed}. Only operational data makes twins; drop them")
+    terms = {name: term for name in names if (term := clinical_term(twin_type, name))}
+    if terms:
+        listed = ", ".join(f"{name!r} ({term!r})" for name, term in terms.items())
+        raise ClinicalData(f"clinical columns are refused: {listed}. Twins are made of operational data only; drop these columns")
 
 
 def _kinds(frame: pd.DataFrame, entry: TwinTypeEntry, names: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    found = {name: entry.by_name[name].kind if name in entry.by_name else _kind(frame[name]) for name in names}
-    empty = [name for name in found if frame[name].isna().all()]
-    unusable = [name for name, kind in found.items() if kind is None and name not in empty]
-    endless = [name for name, kind in found.items() if kind is None and name in unusable and _is_endless(frame[name])]
+    """Kind of each usable column, and a warning about those that are left out."""
+    kinds = {name: entry.by_name[name].kind if name in entry.by_name else _kind(frame[name]) for name in names}
+    empty = [name for name in kinds if frame[name].isna().all()]
+    unusable = [name for name, kind in kinds.items() if kind is None and name not in empty]
+    out_of_range = [name for name in unusable if _is_out_of_range(frame[name])]
+    unusable = [name for name in unusable if name not in out_of_range]
     warnings = []
-    if endless:
-        warnings.append(f"left out, infinite or larger than {LARGEST:g} in some rows: {', '.join(endless)}")
-        unusable = [name for name in unusable if name not in endless]
+    if out_of_range:
+        warnings.append(f"columns left out, infinite or larger than {LARGEST:g} in some rows: {', '.join(out_of_range)}")
     if empty:
-        warnings.append(f"left out, no value in any row: {', '.join(empty)}")
+        warnings.append(f"columns left out, no value in any row: {', '.join(empty)}")
     if unusable:
         warnings.append(
-            f"fell back to the default features without {', '.join(unusable)}: neither numbers nor at most {MOST_LEVELS} levels"
+            f"fell back to the default features without {', '.join(unusable)}: neither numbers nor at most {MAX_LEVELS} levels"
         )
-    return {name: kind for name, kind in found.items() if kind is not None and name not in empty}, tuple(warnings)
+    return {name: kind for name, kind in kinds.items() if kind is not None and name not in empty}, tuple(warnings)
 
 
 def _kind(column: pd.Series[Any]) -> str | None:
-    """Kind of a column beyond the default features; None where it can be no feature."""
+    """Kind of a column beyond the default features; None where it is unusable as a feature."""
     if pd.api.types.is_bool_dtype(column):
         return "flag"
     if pd.api.types.is_integer_dtype(column):
         return "integer"
     if pd.api.types.is_float_dtype(column):
-        return None if _is_endless(column) else "number"
+        return None if _is_out_of_range(column) else "number"
     if pd.api.types.is_string_dtype(column.dropna()) or isinstance(column.dtype, pd.CategoricalDtype):
-        return "category" if column.nunique() <= min(MOST_LEVELS, len(column) // 2) else None
+        return "category" if column.nunique() <= min(MAX_LEVELS, len(column) // 2) else None
     return None
 
 
-def _is_endless(column: pd.Series[Any]) -> bool:
-    """Whether a column of numbers holds one that is infinite, or too large."""
+def _is_out_of_range(column: pd.Series[Any]) -> bool:
+    """Whether a column of numbers holds an infinite or too large one."""
     return pd.api.types.is_float_dtype(column) and bool((column.abs() > LARGEST).any())
 
 
 def _uninformative(features: pd.DataFrame, target: npt.NDArray[np.float64]) -> Iterator[str]:
-    """What the columns and rows say that they cannot tell."""
+    """Warnings about constant columns and repeated rows."""
     constant = [str(name) for name in features if len(features[name].unique()) == 1]
     if constant:
-        yield f"the same in every row, so that they tell nothing: {', '.join(constant)}"
+        yield f"columns with the same value in every row carry no information: {', '.join(constant)}"
     repeated = float(features.assign(**{"": target}).duplicated().mean())
-    if repeated > MOST_REPEATED:
-        yield f"{repeated:.0%} of the rows repeat others: figures on rows called unseen are too good, drop the repeated ones"
+    if repeated > MAX_REPEATED:
+        yield f"{repeated:.0%} of the rows repeat others: cross-validation figures are too optimistic, drop the repeated rows"
 
 
-def _in_form(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> Any:
+def _convert(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> Any:
     column = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
     if kind == "category":
         codes, levels = pd.factorize(column)
-        words = pd.Series([*map(str, levels), None], dtype="str").array  # a gap has the code -1, which takes the last
-        return words.take(codes)
+        texts = pd.Series([*map(str, levels), None], dtype="str").array  # a gap has the code -1, which selects the last
+        return texts.take(codes)
     numbers = _numbers(column, name)
     if feature is not None:
         _refuse_impossible(numbers, feature)
@@ -225,7 +226,7 @@ def _numbers(column: pd.Series[Any], name: str) -> npt.NDArray[np.float64]:
 def _refuse_huge(numbers: npt.NDArray[np.float64], name: str) -> None:
     huge = np.abs(numbers) > LARGEST
     if huge.any():
-        raise ValueError(f"{name!r} holds {numbers[huge][0]:g}: allowed are numbers up to {LARGEST:g} in size")
+        raise ValueError(f"{name!r} holds {numbers[huge][0]:g}: the largest absolute value allowed is {LARGEST:g}")
 
 
 def _refuse_impossible(numbers: npt.NDArray[np.float64], feature: Feature) -> None:

@@ -1,4 +1,4 @@
-"""One trained version of a model line: it predicts outcomes with intervals and makes twins. It never changes."""
+"""One trained, immutable version of a model line: it predicts outcomes with intervals and generates twins."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_TWINS = 1_000_000
 
 @dataclass(frozen=True)
 class ModelParts:
-    """A model taken apart for storing: estimators of scikit-learn, plain arrays, and JSON types; no code."""
+    """The storable parts of a model: scikit-learn estimators, plain arrays, and JSON types; no code."""
 
     estimators: dict[str, BaseEstimator]
     arrays: dict[str, npt.NDArray[Any]]
@@ -47,7 +47,8 @@ class TwinModel:
     """A trained model.
 
     Attributes:
-        kinds: of the features, in the order in which the model takes them.
+        card: identity, metrics and baseline.
+        kinds: kind of each feature, in the order in which the model takes them.
         joint: distribution of features and target.
         outcome: encoder and estimator of the expected outcome.
         adjustment: by how much drawn outcomes follow expected ones.
@@ -64,7 +65,7 @@ class TwinModel:
     def predict(self, frame: pd.DataFrame) -> Array:
         """Expected outcome without any intervention, shape ``(n,)``, units of the target.
 
-        Features that the frame lacks count as missing, unknown levels as rare ones.
+        Features that the frame lacks are treated as missing, unknown levels as rare ones.
 
         Raises:
             ValueError: for a value that a feature cannot have.
@@ -72,7 +73,7 @@ class TwinModel:
         return predict(self.outcome, self.encoded(frame))
 
     def encoded(self, frame: pd.DataFrame) -> Array:
-        """Features of each row as numbers, in the form that the outcome model takes them, shape ``(n, p)``."""
+        """Features of each row as the outcome model's encoder transforms them, shape ``(n, p)``."""
         return encode(self.outcome, self._features(frame))
 
     def predict_interval(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array]:
@@ -87,22 +88,21 @@ class TwinModel:
         return expected, expected - half, expected + half
 
     def population_id(self, n: int, filters: Filters = None, seed: int = 0) -> UUID:
-        """Id of the population that ``generate`` makes of the same arguments."""
-        spelled = canonical_filters(self.card.twin_type, filters)
-        return uuid5(self.card.model_id, repr((n, sorted(spelled.items()), seed)))
+        """Id of the population that ``generate`` returns for the same arguments."""
+        canonical = canonical_filters(self.card.twin_type, filters)
+        return uuid5(self.card.model_id, repr((n, sorted(canonical.items()), seed)))
 
     def generate(self, n: int, filters: Filters = None, seed: int = 0) -> TwinPopulation:
-        """Make ``n`` twins that satisfy the filters; equal arguments make equal twins.
+        """Generate ``n`` twins that satisfy the filters; equal arguments give equal twins.
 
         Raises:
-            EmptyFilter: when no real row satisfies the filters; it names the nearest filter that some do.
-            ValueError: for an impossible ``n``, or a filter on what these twins lack.
+            EmptyFilter: when no real row satisfies the filters; it names the condition to drop.
+            ValueError: for an impossible ``n``, or a filter on a column that these twins lack.
         """
         if not 1 <= n <= MAX_TWINS:
-            raise ValueError(f"n is {n}: 1 to {MAX_TWINS:,} twins can be made at once")
-        wanted = conditions(self.card.twin_type, filters)
-        rng, allowed = np.random.default_rng(seed), self._allowed(wanted)
-        sampled, encoded, expected = _drawn(self.joint, self.outcome, self.adjustment, n, rng, allowed)
+            raise ValueError(f"n is {n}: 1 to {MAX_TWINS:,} twins can be generated at once")
+        rng, allowed = np.random.default_rng(seed), self._predicates(conditions(self.card.twin_type, filters))
+        sampled, encoded, expected = _draw_twins(self.joint, self.outcome, self.adjustment, n, rng, allowed)
         half = self.conformal.half_width(encoded, LEVEL)
         return TwinPopulation(
             population_id=self.population_id(n, filters, seed),
@@ -119,16 +119,16 @@ class TwinModel:
         )
 
     def assess(self, filters: Filters = None, seed: int = 0, n_jobs: int = 1) -> RealismReport:
-        """How real twins that satisfy the filters look, judged on rows held out from all that is learned anew; takes seconds.
+        """Assess the realism of twins that satisfy the filters: train without some rows and compare with them. Takes seconds.
 
         Raises:
-            ValueError: when too few rows satisfy the filters to judge by.
+            ValueError: when too few rows satisfy the filters for an assessment.
         """
-        table, allowed = self._table(), self._allowed(conditions(self.card.twin_type, filters))
+        table, allowed = self._table(), self._predicates(conditions(self.card.twin_type, filters))
 
         def make(rows: npt.NDArray[np.int64], sizes: Sequence[int], rng: np.random.Generator) -> list[pd.DataFrame]:
-            joint, outcome = self._learned_from(table.take(rows), seed, n_jobs)
-            return [_drawn(joint, outcome, self.adjustment.take(rows), n, rng, allowed)[0].frame for n in sizes]
+            joint, outcome = self._fit_again(table.take(rows), seed, n_jobs)
+            return [_draw_twins(joint, outcome, self.adjustment.take(rows), n, rng, allowed)[0].frame for n in sizes]
 
         return assess(table.with_target(self.card.target), make, table.categorical, seed, allowed)
 
@@ -136,18 +136,14 @@ class TwinModel:
         frame = self.joint.table()
         return TrainingTable(frame[list(self.kinds)], frame[self.card.target].to_numpy(dtype=np.float64), self.kinds, 0, ())
 
-    def _learned_from(self, known: TrainingTable, seed: int, n_jobs: int) -> tuple[JointModel, Pipeline]:
+    def _fit_again(self, table: TrainingTable, seed: int, n_jobs: int) -> tuple[JointModel, Pipeline]:
         card = self.card
-        seen = known.only([name for name in known.kinds if name in card.metrics.feature_importance])
-        joint = learn_joint(known.with_target(card.target), card.twin_type, known.categorical, card.target, seed, n_jobs)
-        return joint, fit(seen, card.model_type, n_jobs=n_jobs, seed=seed)
-
-    def assessed(self, population: TwinPopulation) -> TwinPopulation:
-        """A population with the report of its own filters in place of its model's; takes seconds."""
-        return population.model_copy(update={"realism": self.assess(population.filters_applied, population.seed)})
+        selected = table.select([name for name in table.kinds if name in card.metrics.feature_importance])
+        joint = learn_joint(table.with_target(card.target), card.twin_type, table.categorical, card.target, seed, n_jobs)
+        return joint, fit(selected, card.model_type, n_jobs=n_jobs, seed=seed)
 
     def to_parts(self) -> ModelParts:
-        """Take the model apart; ``from_parts`` puts it together again, bit for bit."""
+        """The storable parts, from which ``from_parts`` restores the model bit for bit."""
         arrays = {f"joint.{name}": array for name, array in self.joint.arrays().items()}
         scores = {f"conformal_scores.{group}": array for group, array in enumerate(self.conformal.scores)}
         return ModelParts(
@@ -168,12 +164,12 @@ class TwinModel:
 
     @classmethod
     def from_parts(cls, parts: ModelParts) -> TwinModel:
-        """The model that ``to_parts`` took apart."""
+        """Restore a model from its parts."""
         joint_arrays = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
         joint = JointModel.from_arrays(joint_arrays, parts.meta["joint"])
         scores = [array for name, array in sorted(parts.arrays.items()) if name.startswith("conformal_scores")]
-        edges = parts.arrays.get("conformal_edges", np.empty(0))  # models of before there were groups have one
-        expected = parts.arrays.get("expected", np.zeros(joint.n_rows))  # models of before outcomes were adjusted have none
+        edges = parts.arrays.get("conformal_edges", np.empty(0))  # models stored without groups have one
+        expected = parts.arrays.get("expected", np.zeros(joint.n_rows))  # models stored without adjustment have none
         outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
         return cls(
             card=ModelCard.model_validate(parts.meta["card"]),
@@ -185,35 +181,35 @@ class TwinModel:
         )
 
     def with_card(self, card: ModelCard) -> TwinModel:
-        """The same model with what a registry has added to its card."""
+        """The same model with another card, such as one that a registry has completed."""
         return replace(self, card=card)
 
     def with_realism(self, report: RealismReport) -> TwinModel:
-        """The same model with a report of how real its twins look."""
+        """The same model with a realism report in its metrics."""
         metrics = self.card.metrics.model_copy(update={"realism": report})
         return self.with_card(self.card.model_copy(update={"metrics": metrics}))
 
     def _features(self, frame: pd.DataFrame) -> pd.DataFrame:
         return feature_frame(frame, self.kinds, self.card.twin_type)
 
-    def _allowed(self, wanted: tuple[Condition, ...]) -> dict[str, Predicate]:
+    def _predicates(self, filters: tuple[Condition, ...]) -> dict[str, Predicate]:
         by_column: defaultdict[str, list[Condition]] = defaultdict(list)
-        for condition in wanted:
+        for condition in filters:
             if condition.column not in self.kinds:
-                raise ValueError(f"these twins have no {condition.column!r}, the model learned {', '.join(self.kinds)}")
+                raise ValueError(f"these twins have no {condition.column!r}: the model has {', '.join(self.kinds)}")
             by_column[condition.column].append(condition)
-        return {column: _all_of(met) for column, met in by_column.items()}
+        return {column: _conjunction(of_column) for column, of_column in by_column.items()}
 
 
-def _drawn(
+def _draw_twins(
     joint: JointModel, outcome: Pipeline, adjustment: DonorAdjustment, n: int, rng: np.random.Generator, allowed: Allowed
 ) -> tuple[SampledTable, Array, Array]:
-    """Twins, their features as numbers, and what is expected of them."""
+    """Twins, their encoded features ``(n, p)``, and their expected outcomes ``(n,)``."""
     sampled = joint.sample(n, rng=rng, allowed=allowed)
     encoded = encode(outcome, sampled.frame)
     expected = predict(outcome, encoded)
     return adjustment.adjust(joint, sampled, expected), encoded, expected
 
 
-def _all_of(wanted: list[Condition]) -> Predicate:
-    return lambda values: reduce(np.logical_and, [condition.mask(values) for condition in wanted])
+def _conjunction(filters: list[Condition]) -> Predicate:
+    return lambda values: reduce(np.logical_and, [condition.mask(values) for condition in filters])

@@ -92,7 +92,7 @@ class Case:
 
     def in_form(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Features and target of other rows, in the form of those learned from."""
-        table = training_table(frame, self.twin_type, self.target).only(list(self.table.kinds))
+        table = training_table(frame, self.twin_type, self.target).select(list(self.table.kinds))
         return table.with_target(self.target)
 
     def judged(self, rows: pd.DataFrame, seed: int) -> RealismReport:
@@ -233,7 +233,7 @@ def _realism(case: Case, model: TwinModel, seed: int) -> Realism:
 
 def _r2(case: Case, rows: pd.DataFrame, seed: int) -> float:
     """Of a forest that learned from these rows, on the unseen ones."""
-    table = training_table(rows, case.twin_type, case.target).only(list(case.table.kinds))
+    table = training_table(rows, case.twin_type, case.target).select(list(case.table.kinds))
     model, unseen = fit(table, "RandomForest", n_jobs=1, seed=seed), case.in_form(case.unseen)
     return float(r2_score(unseen[case.target], predict(model, encode(model, unseen[list(table.kinds)]))))
 
@@ -259,7 +259,7 @@ def _foretold(case: Case, model: TwinModel) -> Foretold:
 def _constant_width(case: Case, model: TwinModel) -> float:
     """Of a split-conformal interval: fitted on half of the rows, its one width found on the others."""
     half = len(case.table) // 2
-    table = case.table.only([name for name in case.table.kinds if name in model.card.metrics.feature_importance])
+    table = case.table.select([name for name in case.table.kinds if name in model.card.metrics.feature_importance])
     forest = fit(table.take(np.arange(half)), model.card.model_type, n_jobs=1, seed=SEED)
     residuals = table.target[half:] - predict(forest, encode(forest, table.features.iloc[half:]))
     return 2.0 * conformal_quantile(np.abs(residuals), LEVEL)

@@ -65,9 +65,9 @@ def test_what_dowhy_calls_an_effect_or_an_instrument_is_dropped() -> None:
 
 def test_an_adjustment_that_leaves_a_backdoor_open_is_refused_by_name() -> None:
     found = select_features(CAMPAIGN, "sales", ["age", "group"])
-    with pytest.raises(CausalDisagreement, match="a backdoor of 'contact' that stays open given age"):
+    with pytest.raises(CausalDisagreement, match="a backdoor path of 'contact' left open given age"):
         cross_check(found.model_copy(update={"adjustment": ("age",)}), "sales", campaign(10, 0), 0)
-    with pytest.raises(CausalDisagreement, match="dowhy closes the backdoors of 'contact'"):
+    with pytest.raises(CausalDisagreement, match="dowhy closes the backdoor paths of 'contact'"):
         cross_check(found.model_copy(update={"adjustment": None}), "sales", campaign(10, 0), 0)
 
 

@@ -43,7 +43,7 @@ def test_constant_columns_single_categories_and_gaps_come_back_as_they_were_with
     odd = frame.assign(practice_type="group", years_experience=10, calls=3.5)
     odd.loc[::4, ["digital_engagement_score", "specialty"]] = np.nan
     generator, metrics = learned(odd)
-    assert "the same in every row, so that they tell nothing: years_experience, practice_type, calls" in metrics.warnings
+    assert "columns with the same value in every row carry no information: years_experience, practice_type, calls" in metrics.warnings
     twins = generator.generate(400).frame
     assert twins["practice_type"].unique().tolist() == ["group"]
     assert twins["years_experience"].unique().tolist() == [10]
@@ -85,7 +85,7 @@ def test_a_row_without_a_finite_target_is_dropped_and_counted(frame: pd.DataFram
 def test_a_column_that_is_missing_in_every_row_is_left_out_with_a_word(frame: pd.DataFrame) -> None:
     table = training_table(frame.assign(peer_influence_score=np.nan), TwinType.HCP, TARGET)
     assert "peer_influence_score" not in table.features
-    assert "left out, no value in any row: peer_influence_score" in table.warnings
+    assert "columns left out, no value in any row: peer_influence_score" in table.warnings
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e31])
@@ -95,7 +95,7 @@ def test_an_endless_number_costs_a_column_of_the_users_own_and_a_default_feature
     mine = frame.assign(budget=np.where(frame.index == 7, value, 1.0 * frame.index))
     table = training_table(mine, TwinType.HCP, TARGET)
     assert "budget" not in table.features
-    assert "left out, infinite or larger than 1e+30 in some rows: budget" in table.warnings
+    assert "columns left out, infinite or larger than 1e+30 in some rows: budget" in table.warnings
     with pytest.raises(ValueError, match="'interaction_frequency' holds"):
         training_table(frame.assign(interaction_frequency=mine["budget"]), TwinType.HCP, TARGET)
 

@@ -101,7 +101,7 @@ def test_a_filter_on_what_the_twins_lack_is_refused(hcps: TwinGenerator) -> None
         hcps.generate(100, {"shoe_size": [44]})
     few = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
     few.train(sample_table(TwinType.HCP, 1200, np.random.default_rng(1))[["specialty", "decile", "prescribing_change"]])
-    with pytest.raises(ValueError, match="these twins have no 'region', the model learned specialty, decile"):
+    with pytest.raises(ValueError, match="these twins have no 'region': the model has specialty, decile"):
         few.generate(10, {"region": ["south"]})
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestRegressor
 
 from engine.sample_tables import sample_table
-from engine.twins.forests import ROWS_A_THREAD, forest_mean
+from engine.twins.forests import ROWS_PER_THREAD, forest_mean
 from engine.twins.outcome_model import encode, fit, predict
 from engine.twins.training_table import feature_frame, training_table
 from schemas import TWIN_TYPES, TwinType
@@ -32,7 +32,7 @@ def test_however_many_threads_share_the_rows_the_mean_is_the_same_bit_for_bit(
     rng = np.random.default_rng(0)
     known = rng.normal(size=(500, 4))
     forest = RandomForestRegressor(20, random_state=0).fit(known, known.sum(axis=1) + rng.normal(size=500))
-    rows = rng.normal(size=(4 * ROWS_A_THREAD + 7, 4))
+    rows = rng.normal(size=(4 * ROWS_PER_THREAD + 7, 4))
     np.testing.assert_array_equal(forest_mean(forest, rows), forest.predict(rows))
 
 

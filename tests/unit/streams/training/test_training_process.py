@@ -69,7 +69,7 @@ async def test_what_is_learned_apart_is_what_would_be_learned_here(scratch):
 
 
 async def test_a_table_that_cannot_be_learned_from_is_refused_in_the_words_of_the_engine():
-    with pytest.raises(TrainingRefused, match=r"500 rows .* too few to learn twins from: at least 1000"):
+    with pytest.raises(TrainingRefused, match=r"500 rows .* too few to train a model: at least 1000"):
         await learn(table(500))
 
 
