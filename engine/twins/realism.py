@@ -110,7 +110,7 @@ def _numbers(column: pd.Series[Any]) -> Floats:
 
 
 def association(frame: pd.DataFrame, categorical: Sequence[str]) -> dict[tuple[str, str], float]:
-    """Association of every pair of columns: Spearman's correlation, correlation ratio, or Cramer's V, each corrected for small samples.
+    """Association of each pair of columns: Spearman's correlation, correlation ratio, or Cramer's V, corrected for small samples.
 
     >>> frame = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [8.0, 6.0, 4.0, 2.0]})
     >>> association(frame, categorical=[])

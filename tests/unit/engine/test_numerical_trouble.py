@@ -43,7 +43,9 @@ def test_constant_columns_single_categories_and_gaps_come_back_as_they_were_with
     odd = frame.assign(practice_type="group", years_experience=10, calls=3.5)
     odd.loc[::4, ["digital_engagement_score", "specialty"]] = np.nan
     generator, metrics = learned(odd)
-    assert "columns with the same value in every row carry no information: years_experience, practice_type, calls" in metrics.warnings
+    assert (
+        "columns with the same value in every row carry no information: years_experience, practice_type, calls" in metrics.warnings
+    )
     twins = generator.generate(400).frame
     assert twins["practice_type"].unique().tolist() == ["group"]
     assert twins["years_experience"].unique().tolist() == [10]
@@ -110,7 +112,7 @@ def test_repeated_rows_are_warned_of(frame: pd.DataFrame) -> None:
     ("change", "why"),
     [
         (lambda frame: frame.assign(**{TARGET: 0.1}), f"'{TARGET}' is 0.1 in every row: there is nothing to learn"),
-        (lambda frame: frame.assign(**{TARGET: frame[TARGET] * 1e32}), rf"'{TARGET}' holds .*: allowed are numbers up to 1e\+30"),
+        (lambda frame: frame.assign(**{TARGET: frame[TARGET] * 1e32}), rf"'{TARGET}' holds .*: the largest absolute value allowed is 1e\+30"),
         (lambda frame: frame.head(999), "999 rows with a value of 'prescribing_change' are too few"),
     ],
 )
