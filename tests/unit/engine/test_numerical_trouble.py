@@ -112,7 +112,10 @@ def test_repeated_rows_are_warned_of(frame: pd.DataFrame) -> None:
     ("change", "why"),
     [
         (lambda frame: frame.assign(**{TARGET: 0.1}), f"'{TARGET}' is 0.1 in every row: there is nothing to learn"),
-        (lambda frame: frame.assign(**{TARGET: frame[TARGET] * 1e32}), rf"'{TARGET}' holds .*: the largest absolute value allowed is 1e\+30"),
+        (
+            lambda frame: frame.assign(**{TARGET: frame[TARGET] * 1e32}),
+            rf"'{TARGET}' holds .*: the largest absolute value allowed is 1e\+30",
+        ),
         (lambda frame: frame.head(999), "999 rows with a value of 'prescribing_change' are too few"),
     ],
 )
