@@ -1,4 +1,4 @@
-"""Which rows a challenger learns from, against worlds whose change is known."""
+"""The rows that a challenger is trained on, against data whose change is known."""
 
 import numpy as np
 import pandas as pd
@@ -40,15 +40,15 @@ def baseline_of(absolute_errors):
 def test_the_estimated_onset_lies_near_the_true_one(rise, within):
     rng = np.random.default_rng(1)
     baseline = baseline_of(np.abs(rng.normal(size=10_000)))
-    found = [
+    errors = [
         estimate_onset(np.abs(np.concatenate([rng.normal(size=3000), rise * rng.normal(size=1500)])), baseline) - 3000
         for _ in range(100)
     ]
-    assert abs(np.median(found)) <= within / 8
-    assert np.quantile(np.abs(found), 0.9) <= within
+    assert abs(np.median(errors)) <= within / 8
+    assert np.quantile(np.abs(errors), 0.9) <= within
 
 
-def test_one_enormous_error_moves_the_onset_no_further_than_the_clip_lets_it():
+def test_one_extreme_error_moves_the_onset_no_further_than_clipping_allows():
     rng = np.random.default_rng(2)
     baseline = baseline_of(np.abs(rng.normal(size=10_000)))
     errors = np.abs(np.concatenate([rng.normal(size=2000), 2.0 * rng.normal(size=500)]))
@@ -56,37 +56,37 @@ def test_one_enormous_error_moves_the_onset_no_further_than_the_clip_lets_it():
     assert abs(estimate_onset(errors, baseline) - 2000) <= 40
 
 
-def test_without_a_change_hardly_a_row_counts_as_new():
+def test_without_a_change_few_rows_count_as_new():
     rng = np.random.default_rng(3)
     baseline = baseline_of(np.abs(rng.normal(size=50_000)))
-    new = [5000 - estimate_onset(np.abs(rng.normal(size=5000)), baseline) for _ in range(50)]
-    assert np.median(new) < MIN_NEW_ROWS
+    n_new = [5000 - estimate_onset(np.abs(rng.normal(size=5000)), baseline) for _ in range(50)]
+    assert np.median(n_new) < MIN_NEW_ROWS
 
 
-def test_no_row_has_no_onset_but_the_end():
+def test_the_onset_of_no_rows_is_zero():
     assert estimate_onset([], baseline_of(np.array([1.0, 2.0]))) == 0
 
 
 @given(n_since=st.integers(0, 100_000), n_before=st.integers(0, 100_000))
-def test_every_portion_can_be_trained_and_judged(n_since, n_before):
-    found = split_rows(n_since, n_before)
-    if found is None:
+def test_every_split_has_enough_rows_for_training_and_gate(n_since, n_before):
+    split = split_rows(n_since, n_before)
+    if split is None:
         return
-    assert found.learned + found.judged == n_since
-    assert found.judged >= GATE_ROWS
-    assert found.learned >= MIN_NEW_ROWS
-    assert found.history == min(n_before, MAX_HISTORY_ROWS)
-    assert found.learned + found.history >= ENOUGH_NEW_ROWS
+    assert split.n_training + split.n_gate == n_since
+    assert split.n_gate >= GATE_ROWS
+    assert split.n_training >= MIN_NEW_ROWS
+    assert split.n_carried == min(n_before, MAX_HISTORY_ROWS)
+    assert split.n_training + split.n_carried >= ENOUGH_NEW_ROWS
 
 
 @given(n_since=st.integers(0, 10_000), n_before=st.integers(0, 10_000))
-def test_more_new_rows_never_turn_a_yes_into_a_no(n_since, n_before):
+def test_more_new_rows_never_make_a_split_impossible(n_since, n_before):
     assert split_rows(n_since, n_before) is None or split_rows(n_since + 1, n_before) is not None
 
 
 def test_a_line_without_history_waits_for_a_thousand_new_rows():
     assert split_rows(1499, 0) is None
-    assert split_rows(1500, 0) == RowSplit(learned=1000, judged=500, history=0)
+    assert split_rows(1500, 0) == RowSplit(n_training=1000, n_gate=500, n_carried=0)
 
 
 # Carrying history over
@@ -98,7 +98,7 @@ def people():
 
 
 @pytest.fixture(scope="module")
-def accused(people):
+def incumbent(people):
     generator = TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1)
     generator.train(people.iloc[:3000])
     return generator.model
@@ -116,35 +116,35 @@ def error_of(model, rows):
     return np.abs(model.predict(rows) - rows["prescribing_change"].to_numpy())
 
 
-def test_old_outcomes_move_where_the_world_has_changed_and_stay_elsewhere(people, accused):
+def test_old_outcomes_are_adjusted_where_something_has_changed_and_stay_elsewhere(people, incumbent):
     history, since = people.iloc[:4000], changed(people.iloc[4000:5000])
-    moved = (adjust_history(history, since, accused)["prescribing_change"] - history["prescribing_change"]).to_numpy()
-    assert moved[southern(history)].mean() == pytest.approx(-0.1, abs=0.015)
-    assert moved[~southern(history)].mean() == pytest.approx(0.0, abs=0.01)
+    shift = (adjust_history(history, since, incumbent)["prescribing_change"] - history["prescribing_change"]).to_numpy()
+    assert shift[southern(history)].mean() == pytest.approx(-0.1, abs=0.015)
+    assert shift[~southern(history)].mean() == pytest.approx(0.0, abs=0.01)
 
 
-def test_a_challenger_taught_with_carried_history_beats_one_of_new_rows_alone_and_forgets_nothing(people, accused):
+def test_a_challenger_trained_with_carried_rows_beats_one_of_new_rows_alone_and_is_no_worse_elsewhere(people, incumbent):
     history, since, later = people.iloc[:3000], changed(people.iloc[4000:5000]), changed(people.iloc[6000:])
     alone, both = (TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1) for _ in range(2))
     alone.train(since)
-    both.train(pd.concat([adjust_history(history, since, accused), since]), n_carried_rows=3000)
+    both.train(pd.concat([adjust_history(history, since, incumbent), since]), n_carried_rows=3000)
     assert error_of(both, later).mean() < 0.92 * error_of(alone, later).mean()
     elsewhere = later[~southern(later)]
-    assert error_of(both, elsewhere).mean() < 1.04 * error_of(accused, elsewhere).mean()
+    assert error_of(both, elsewhere).mean() < 1.04 * error_of(incumbent, elsewhere).mean()
     baseline = both.model.card.baseline
     assert (baseline.n, both.model.card.training_samples) == (1000, 4000)
     assert baseline.mae == pytest.approx(error_of(both, later).mean(), rel=0.06)
 
 
-def test_whole_outcomes_stay_whole_and_within_what_was_seen(people, accused):
+def test_whole_outcomes_stay_whole_and_within_the_observed_range(people, incumbent):
     counts = people.assign(prescribing_change=np.rint(20 * people["prescribing_change"]))
     history, since = counts.iloc[:4000], counts.iloc[4000:5000]
-    moved = adjust_history(history, since, accused)["prescribing_change"]
-    assert (moved == np.rint(moved)).all()
-    seen = counts.iloc[:5000]["prescribing_change"]
-    assert seen.min() <= moved.min() <= moved.max() <= seen.max()
+    adjusted = adjust_history(history, since, incumbent)["prescribing_change"]
+    assert (adjusted == np.rint(adjusted)).all()
+    observed = counts.iloc[:5000]["prescribing_change"]
+    assert observed.min() <= adjusted.min() <= adjusted.max() <= observed.max()
 
 
-def test_history_alone_judges_nobody(people):
+def test_carried_rows_alone_are_too_few_for_a_baseline(people):
     with pytest.raises(ValueError, match="50 rows beside the 1950 carried over have an outcome: 100 are needed"):
         TwinGenerator("hcp", "kisqali", n_jobs=1).train(people.iloc[:2000], n_carried_rows=1950)
