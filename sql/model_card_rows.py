@@ -1,7 +1,8 @@
-"""A model's card as a row of ``digital_twin_models``, and back."""
+"""Stores model cards as rows of ``digital_twin_models`` and loads them; also where the files of a model are."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
@@ -9,7 +10,7 @@ import asyncpg
 from schemas.twin_models import Baseline, ModelCard, TwinModelMetrics
 from sql.database import Connection, Database
 
-__all__ = ["CARD_COLUMNS", "UnknownModel", "card_from", "insert_model", "load_card"]
+__all__ = ["CARD_COLUMNS", "Artifact", "UnknownModel", "card_from", "insert_model", "load_artifact", "load_card"]
 
 CARD_COLUMNS = """m.model_id, m.twin_type::text AS twin_type, m.brand::text AS brand, m.target_variable, m.model_type,
        m.features AS model_features, m.hyperparameters, m.training_samples, m.metrics, m.baseline, m.trained_at, m.mlflow_run_id"""
@@ -26,6 +27,14 @@ WHERE (digital_twin_models.mlflow_run_id, digital_twin_models.artifact_sha256)
                         coalesce(EXCLUDED.artifact_sha256, digital_twin_models.artifact_sha256))"""
 
 
+@dataclass(frozen=True)
+class Artifact:
+    """The MLflow run with a model's files, and the SHA-256 over them."""
+
+    mlflow_run_id: str
+    sha256: str
+
+
 class UnknownModel(LookupError):
     """No model with this id was ever stored."""
 
@@ -34,7 +43,7 @@ class UnknownModel(LookupError):
 
 
 async def insert_model(connection: Connection, card: ModelCard, sha256: str | None = None) -> None:
-    """Store the card unless it is there; run and digest are added to a row that lacks them."""
+    """Store a card unless it is stored; run and digest are added to a row that lacks them."""
     await connection.execute(
         INSERT,
         card.model_id,
@@ -52,6 +61,18 @@ async def insert_model(connection: Connection, card: ModelCard, sha256: str | No
         card.baseline.model_dump(mode="json"),
         sha256,
     )
+
+
+async def load_artifact(database: Database, model_id: UUID) -> Artifact:
+    """The stored files of a model.
+
+    Raises:
+        UnknownModel: when there is no such model, or it was stored without files.
+    """
+    row = await database.fetchrow("SELECT mlflow_run_id, artifact_sha256 FROM digital_twin_models WHERE model_id = $1", model_id)
+    if row is None or row["mlflow_run_id"] is None or row["artifact_sha256"] is None:
+        raise UnknownModel(model_id)
+    return Artifact(row["mlflow_run_id"], row["artifact_sha256"])
 
 
 async def load_card(database: Database, model_id: UUID) -> ModelCard:

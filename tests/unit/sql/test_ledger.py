@@ -13,8 +13,10 @@ import pytest
 
 from schemas import Baseline, Brand, ModelCard, ModelEvent, RetrainEvent, TwinModelMetrics, TwinType
 from sql.database import Pool, open_pool
-from sql.ledger import Ledger, LostLease, NoPredecessor, Promotion, PromotionEffect, StaleRetrain, UnknownLine, UnknownModel
-from sql.retrain_store import Job, Limits, enqueue, lease_training, request
+from sql.ledger import Ledger, NoPredecessor, StaleRetrain, UnknownLine
+from sql.model_card_rows import UnknownModel
+from sql.promotion_effect_store import Promotion, PromotionEffect, promotion_effect, watched_promotions
+from sql.retrain_store import Job, Limits, LostLease, enqueue, lease_training, request
 
 LINE = "hcp:kisqali:prescribing_change"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -333,8 +335,8 @@ async def succeeded(pool: Pool, ledger: Ledger) -> Promotion:
     assert champion is not None
     job, challenger = await drifted(pool, champion), await registered(ledger)
     await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="better", comparison={"n": 500})
-    promotion = (await ledger.watched())[-1]
-    assert (promotion.model_id, promotion.against, promotion.retrain_id) == (challenger, champion, job.retrain_id)
+    promotion = (await watched_promotions(pool))[-1]
+    assert (promotion.model_id, promotion.predecessor, promotion.retrain_id) == (challenger, champion, job.retrain_id)
     return promotion
 
 
@@ -352,7 +354,7 @@ async def test_two_retrains_in_a_row_that_bought_nothing_stop_the_line_which_say
     assert await ledger.policy(LINE) == "approve"
     stopped = await ledger.state(LINE)
     assert (stopped.happened, stopped.champion) == ("stopped", accused)
-    assert "2 retrains in a row bought nothing" in stopped.reason
+    assert "2 retrains in a row brought no gain" in stopped.reason
 
 
 async def test_a_person_who_chooses_the_policy_again_gives_the_line_two_more(pool: Pool, ledger: Ledger) -> None:
@@ -382,7 +384,7 @@ async def test_a_promotion_counts_as_in_vain_once_that_is_final(pool: Pool, ledg
     assert stopped is not None
     assert stopped.happened == "stopped"
     assert await ledger.champion(LINE) == promotion.model_id
-    assert await ledger.watched() == []
+    assert await watched_promotions(pool) == []
 
 
 async def test_a_champion_that_does_harm_is_rolled_back_once(pool: Pool, ledger: Ledger) -> None:
@@ -393,7 +395,7 @@ async def test_a_champion_that_does_harm_is_rolled_back_once(pool: Pool, ledger:
     assert (back.happened, back.champion, back.retrain_id) == ("rolled_back", first, promotion.retrain_id)
     assert await ledger.record_effect(promotion, measured(promotion, "harm")) is None
     assert promotion.retrain_id is not None
-    effect = await ledger.effect(promotion.retrain_id)
+    effect = await promotion_effect(pool, promotion.retrain_id)
     assert effect is not None
     assert (effect.verdict, effect.n, effect.final) == ("harm", 2000, True)
 
@@ -401,7 +403,7 @@ async def test_a_champion_that_does_harm_is_rolled_back_once(pool: Pool, ledger:
 async def test_what_a_person_promoted_is_measured_and_not_undone(pool: Pool, ledger: Ledger) -> None:
     await crowned(ledger)
     second = await crowned(ledger)
-    (promotion,) = await ledger.watched()
+    (promotion,) = await watched_promotions(pool)
     assert not promotion.by_gate
     assert await ledger.record_effect(promotion, measured(promotion, "harm")) is None
     assert await ledger.champion(LINE) == second
