@@ -168,7 +168,7 @@ def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json:
 
         event = await change(pool)
         async with TwinClient(settings, name="command line") as client:
-            await Ledger(pool).tell(event.line, client.publish)
+            await Ledger(pool).publish_events(event.line, client.publish)
         await _set_champion_alias(settings, pool, event)
         return event
 

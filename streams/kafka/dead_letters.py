@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from schemas import SourceId
 from sql.dead_letter_store import RefusedRecord, add_refused_once, mark_refused_sent, refusal_id
+from streams.errors import ContainsNul, describe_error
 from streams.kafka.app import TwinApp
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS
@@ -23,8 +27,11 @@ __all__ = [
     "foreign_headers",
     "publish_dead_letters",
     "refusal_attempt",
+    "refuse",
     "send_to_dead_letters",
 ]
+
+LOG = logging.getLogger(__name__)
 
 ATTEMPT_HEADER = "twin_attempt"
 REPLAY_OF_HEADER = "twin_replay_of"
@@ -41,6 +48,8 @@ DEAD_LETTER_HEADERS = {
     "twin_omitted": "bytes of the value, where no letter can hold the record: dlq show has key, value and headers",
 }
 """What a dead letter tells beside the headers it came with, and what each means."""
+
+_COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json"}
 
 _OURS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER}
 
@@ -80,6 +89,23 @@ async def send_to_dead_letters(app: TwinApp, record: KafkaRecord, kind: str, rea
     await add_refused_once(app.pool, refused)
     await publish_dead_letters(app, [refused])
     REFUSED.labels(topic=record.topic, reason=kind).inc()
+
+
+async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Mapping[type[Exception], str]) -> None:
+    """Send a record to the dead letters by the error it caused.
+
+    Args:
+        app: of the agent.
+        record: that was refused.
+        error: that it caused. An error without a kind is unexpected: it is logged, and its kind is ``failed``.
+        kinds: kinds of the agent's own errors; ``invalid`` and ``json`` are added to them.
+    """
+    reason = describe_error(error)
+    kind = next((kind for errors, kind in (_COMMON_KINDS | dict(kinds)).items() if isinstance(error, errors)), None)
+    if kind is None:
+        LOG.error("a record of %s could not be processed", record.topic, exc_info=error)
+        kind, reason = "failed", f"{type(error).__name__}: {reason}"
+    await send_to_dead_letters(app, record, kind, reason, error)
 
 
 async def publish_dead_letters(app: TwinApp, refused: Iterable[RefusedRecord]) -> None:

@@ -1,4 +1,4 @@
-"""What is written beside the ledger: ``model-events``, MLflow's alias, metrics. Rewritten until they agree with it."""
+"""Copies the ledger to the topic ``model-events``, to MLflow's alias ``champion`` and to metrics, until they agree with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections import Counter
 from uuid import UUID
 
 from schemas import ModelEvent
-from sql.ledger import Ledger, UnknownModel
+from sql.ledger import Ledger
+from sql.model_card_rows import UnknownModel
 from streams.kafka.app import TwinApp
 from streams.metrics import CHAMPION, RETRAINING_STOPPED
 from streams.registry.mlflow_registry import MlflowRegistry
@@ -16,44 +17,44 @@ __all__ = ["LedgerProjection"]
 
 
 class LedgerProjection:
-    """The copies that one process of a trainer keeps; each event is said by one of them."""
+    """The copies that one trainer process keeps; each event is published by one of the processes."""
 
     def __init__(self, app: TwinApp, registry: MlflowRegistry) -> None:
         self._app = app
         self._registry = registry
-        self._shown: dict[str, UUID] = {}
-        self._seen: Counter[str] = Counter()
+        self._shown_champions: dict[str, UUID] = {}
+        self._synced_generations: Counter[str] = Counter()
 
-    async def rewrite(self, *, all_of_them: bool) -> None:
-        """Bring the copies up to date: of lines where something happened, or of all of them."""
+    async def sync(self, *, all_lines: bool) -> None:
+        """Bring the copies up to date: those of lines with new events, or those of all lines."""
         ledger = Ledger(self._app.pool)
         for line, generation in (await ledger.generations()).items():
-            if all_of_them or generation > self._seen[line]:
-                await ledger.tell(line, self._say)
-                await self._show(await ledger.state(line))
-                await self._crown(line)
-                self._seen[line] = generation
+            if all_lines or generation > self._synced_generations[line]:
+                await ledger.publish_events(line, self._publish)
+                await self._sync_metrics(await ledger.state(line))
+                await self._sync_alias(line)
+                self._synced_generations[line] = generation
 
-    async def _say(self, event: ModelEvent) -> None:
+    async def _publish(self, event: ModelEvent) -> None:
         await self._app.publish(event, key=event.line)
 
-    async def _show(self, state: ModelEvent) -> None:
-        before = self._shown.pop(state.line, None)
+    async def _sync_metrics(self, state: ModelEvent) -> None:
+        before = self._shown_champions.pop(state.line, None)
         if before is not None:
             CHAMPION.remove(state.line, str(before))
         if state.champion is not None:
             CHAMPION.labels(line=state.line, model_id=str(state.champion)).set(1)
-            self._shown[state.line] = state.champion
+            self._shown_champions[state.line] = state.champion
         RETRAINING_STOPPED.labels(line=state.line).set(await Ledger(self._app.pool).stopped(state.line) is not None)
 
-    async def _crown(self, line: str) -> None:
+    async def _sync_alias(self, line: str) -> None:
         ledger = Ledger(self._app.pool)
         champion = await ledger.champion(line)
         if champion is None:
             return
         try:
-            run = (await ledger.artifact(champion)).mlflow_run_id
+            run_id = (await ledger.artifact(champion)).mlflow_run_id
         except UnknownModel:  # stored with a population, never registered
             return
-        if await asyncio.to_thread(self._registry.champion_run, line) != run:
-            await asyncio.to_thread(self._registry.set_champion_alias, line, run)
+        if await asyncio.to_thread(self._registry.champion_run, line) != run_id:
+            await asyncio.to_thread(self._registry.set_champion_alias, line, run_id)

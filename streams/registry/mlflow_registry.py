@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.twins.twin_model import TwinModel
 from schemas import Brand, ModelCard, TwinType, line_parts
-from sql.ledger import Artifact
+from sql.model_card_rows import Artifact
 from streams.registry.serialization import read_parts, write_parts
 
 if TYPE_CHECKING:

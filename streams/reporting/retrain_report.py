@@ -8,7 +8,8 @@ from uuid import UUID
 
 from schemas import ModelCard, ModelEvent
 from sql.database import Database
-from sql.ledger import Ledger, PromotionEffect
+from sql.ledger import Ledger
+from sql.promotion_effect_store import PromotionEffect, promotion_effect
 from sql.retrain_store import Limits, Request, request, waits_for
 from streams.reporting.formatting import count, moment, number, share, signed_number, standard_error
 
@@ -120,7 +121,7 @@ async def load_retrain_report(database: Database, retrain_id: UUID, limits: Limi
         waits_for=await waits_for(database, retrain_id, limits) if retrain.status == "queued" else "",
         incumbent=await ledger.card(retrain.model_id),
         events=tuple(event for event in await ledger.history(retrain.line) if event.retrain_id == retrain_id),
-        effect=await ledger.effect(retrain_id),
+        effect=await promotion_effect(database, retrain_id),
         stopped=await ledger.stopped(retrain.line),
     )
 

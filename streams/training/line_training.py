@@ -1,4 +1,4 @@
-"""How a model line gets a model from a table: the first becomes champion as it is, every later one through the gate."""
+"""Trains a model of a line on a table: the first one becomes champion, every later one has to pass the promotion gate."""
 
 from __future__ import annotations
 
@@ -16,36 +16,45 @@ from engine.promotion.promotion_gate import GATE_ROWS, Comparison
 from engine.twins.twin_model import TwinModel
 from schemas import TWIN_TYPES, Brand, ModelCard, ModelEvent, TwinType, line_parts, model_line
 from sql.database import Database, clock
-from sql.ledger import Artifact, Ledger
+from sql.ledger import Ledger
+from sql.model_card_rows import Artifact
 from sql.training_data_store import ENTITY, OBSERVED, add_history, training_rows
 from streams.registry.mlflow_registry import MlflowRegistry
 from streams.settings import Settings
 from streams.training.shadow_evaluation import gate
 from streams.training.training_process import TrainingRefused, TrainingResult, TrainingSpec, train_in_subprocess
 
-__all__ = ["TRAINED_UNTIL_LABEL", "TrainedLine", "TrainingCutoff", "register_model", "save_model", "train_line", "training_spec"]
+__all__ = [
+    "TRAINED_UNTIL_LABEL",
+    "TrainedLine",
+    "TrainingCutoff",
+    "register_model",
+    "save_model",
+    "train_line",
+    "training_spec",
+]
 
 TRAINED_UNTIL_LABEL = "learned_until"
-"""Label of a registered model: the last row that it learned from."""
+"""Label of a registered model: the last row that it was trained on."""
 
-_GATE_SHARE = 4
-_EVER = datetime(9999, 1, 1, tzinfo=UTC)
+_GATE_FRACTION = 4  # one in so many unseen rows is held out for the gate, when there are plenty
+_END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class TrainingCutoff(NamedTuple):
-    """A place in the order of rows: by time, and by entity among rows of the same time."""
+    """A position in the order of rows: by time, and by entity among rows of the same time."""
 
     observed_at: datetime
     entity_id: str
 
     @classmethod
     def last_of(cls, rows: pd.DataFrame) -> Self:
-        """Place of the last row."""
+        """Position of the last row."""
         return cls(rows[OBSERVED].iloc[-1].to_pydatetime(), str(rows[ENTITY].iloc[-1]))
 
     @classmethod
-    def read(cls, text: str) -> Self:
-        """The place that ``str`` wrote."""
+    def parse(cls, text: str) -> Self:
+        """Inverse of ``str``."""
         observed_at, entity_id = json.loads(text)
         return cls(datetime.fromisoformat(observed_at), entity_id)
 
@@ -53,18 +62,18 @@ class TrainingCutoff(NamedTuple):
         return json.dumps([self.observed_at.isoformat(), self.entity_id])
 
     def rows_after(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Rows beyond this place."""
+        """Rows beyond this position."""
         same, later = rows[OBSERVED] == self.observed_at, rows[OBSERVED] > self.observed_at
         return rows[later | (same & (rows[ENTITY] > self.entity_id))]
 
 
 @dataclass(frozen=True)
 class TrainedLine:
-    """What became of a table.
+    """The result of training a line on a table.
 
     Attributes:
-        event: the last thing written about the line: who is champion after all this.
-        comparison: of the gate; None for the first champion, whom nobody challenges.
+        event: the last event of the line, with its champion.
+        comparison: of the gate; None for the first champion of a line.
     """
 
     card: ModelCard
@@ -74,7 +83,7 @@ class TrainedLine:
 
     @property
     def promoted(self) -> bool:
-        """Whether the new model answers now."""
+        """Whether the new model is champion."""
         return self.event.champion == self.card.model_id
 
 
@@ -90,20 +99,20 @@ async def train_line(
     source: str,
     seed: int = 0,
 ) -> TrainedLine:
-    """Train a model of a line on a table, register it, and make it champion.
+    """Train a model of a line on a table, register it, and promote it when it is the first or passes the gate.
 
-    The first model of a line becomes champion as it is. A later one has to pass the gate on rows of the table that the line has not
-    seen yet; they are kept apart from training.
+    A later model of a line is compared with the champion on rows of the table that are new to the line; they are held out from
+    training.
 
     Args:
         database: a pool or a connection.
-        registry: where the model is kept.
+        registry: stores the model.
         frame: features, target, and optionally ``entity_id`` and ``observed_at``; rows without them are numbered, and observed now.
         twin_type: of the line.
         brand: of the line.
         target: of the line; the twin type's own by default.
         settings: of the service.
-        source: where the table comes from, as its history will tell.
+        source: where the table comes from, stored with its rows.
         seed: of the training.
 
     Raises:
@@ -113,23 +122,22 @@ async def train_line(
     name = TWIN_TYPES[twin_type].target(target).name
     line, ledger = model_line(twin_type, brand, name), Ledger(database)
     champion = await ledger.champion(line)
-    rows = _ordered(frame, name, await clock(database))
-    unseen = await _unseen(database, line, rows)
-    learned, held_out = (rows, unseen.iloc[:0]) if champion is None else _with_held_out(rows, unseen)
-    lesson = training_spec(line, settings, seed)
-    async with train_in_subprocess(lesson, learned) as found:
-        artifact = await save_model(registry, found, {TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(learned))})
+    rows = _usable_rows(frame, name, await clock(database))
+    unseen = await _unseen_rows(database, line, rows)
+    training, held_out = (rows, unseen.iloc[:0]) if champion is None else _hold_out(rows, unseen)
+    async with train_in_subprocess(training_spec(line, settings, seed), training) as result:
+        artifact = await save_model(registry, result, {TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(training))})
         await add_history(database, line, unseen, source)
-        card, _ = await register_model(ledger, found.model.card, artifact, settings)
-        comparison = await _against_champion(ledger, registry, champion, found.model, held_out)
-    event = await _decide(ledger, card, comparison, source)
+        card, _ = await register_model(ledger, result.model.card, artifact, settings)
+        comparison = await _compare_with_champion(ledger, registry, champion, result.model, held_out)
+    event = await _conclude(ledger, card, comparison, source)
     if event.champion == card.model_id:
         await asyncio.to_thread(registry.set_champion_alias, line, artifact.mlflow_run_id)
     return TrainedLine(card, artifact, event, comparison)
 
 
 def training_spec(line: str, settings: Settings, seed: int) -> TrainingSpec:
-    """What a training of a line is, and what it may take."""
+    """Specification of a training of a line, with the limits of the settings."""
     twin_type, brand, target = line_parts(line)
     return TrainingSpec(
         twin_type=twin_type,
@@ -143,62 +151,62 @@ def training_spec(line: str, settings: Settings, seed: int) -> TrainingSpec:
     )
 
 
-def _ordered(frame: pd.DataFrame, target: str, now: datetime) -> pd.DataFrame:
-    """The usable rows as history has them, in the order of time."""
+def _usable_rows(frame: pd.DataFrame, target: str, now: datetime) -> pd.DataFrame:
+    """The rows with a finite target as the history stores them, oldest first."""
     if target not in frame:
         raise TrainingRefused(f"the table has no column {target!r}, the target: it has {', '.join(map(str, frame))}")
     numbers = pd.to_numeric(frame[target], errors="coerce").astype("float64")
     rows = frame.assign(**{target: numbers})[np.isfinite(numbers)]
     ids = rows[ENTITY].astype(str) if ENTITY in rows else pd.Series([f"row-{row}" for row in range(len(rows))], index=rows.index)
     times = pd.to_datetime(rows[OBSERVED], utc=True) if OBSERVED in rows else pd.Series(pd.Timestamp(now), index=rows.index)
-    placed = rows.drop(columns=[ENTITY, OBSERVED], errors="ignore").assign(entity_id=ids, observed_at=times)
-    return placed.sort_values([OBSERVED, ENTITY], kind="stable").reset_index(drop=True)
+    dated = rows.drop(columns=[ENTITY, OBSERVED], errors="ignore").assign(entity_id=ids, observed_at=times)
+    return dated.sort_values([OBSERVED, ENTITY], kind="stable").reset_index(drop=True)
 
 
-async def _unseen(database: Database, line: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose entity never had this outcome before: the same table read again has none."""
+async def _unseen_rows(database: Database, line: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose entity never had this outcome before: a table that is read again has none."""
     target = line_parts(line)[2]
-    known = await training_rows(database, line, _EVER)
-    seen = set(zip(known[ENTITY], known[target], strict=True))
-    return rows[[row not in seen for row in zip(rows[ENTITY], rows[target], strict=True)]]
+    history = await training_rows(database, line, _END_OF_TIME)
+    stored = set(zip(history[ENTITY], history[target], strict=True))
+    return rows[[row not in stored for row in zip(rows[ENTITY], rows[target], strict=True)]]
 
 
-def _with_held_out(rows: pd.DataFrame, unseen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What is learned from, and what is kept for the gate: the latest unseen rows."""
+def _hold_out(rows: pd.DataFrame, unseen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training rows, and the latest unseen rows, held out for the gate."""
     if len(unseen) < GATE_ROWS:
         raise TrainingRefused(
-            f"{len(unseen)} of {len(rows)} rows are new to the line: a challenger of its champion is judged on {GATE_ROWS} or more"
+            f"{len(unseen)} of {len(rows)} rows are new to the line: the gate compares models on {GATE_ROWS} or more new rows"
         )
-    held_out = unseen.iloc[-max(GATE_ROWS, len(unseen) // _GATE_SHARE) :]
+    held_out = unseen.iloc[-max(GATE_ROWS, len(unseen) // _GATE_FRACTION) :]
     return rows.drop(index=held_out.index), held_out
 
 
-async def save_model(registry: MlflowRegistry, found: TrainingResult, labels: dict[str, str]) -> Artifact:
-    """Put a trained model into the registry, off the event loop."""
-    return await asyncio.to_thread(registry.save_folder, found.model.card, found.folder, found.sha256, labels)
+async def save_model(registry: MlflowRegistry, result: TrainingResult, labels: dict[str, str]) -> Artifact:
+    """Save a trained model in the registry, on a worker thread."""
+    return await asyncio.to_thread(registry.save_folder, result.model.card, result.folder, result.sha256, labels)
 
 
 async def register_model(
     ledger: Ledger, card: ModelCard, artifact: Artifact, settings: Settings, retrain_id: UUID | None = None
 ) -> tuple[ModelCard, ModelEvent]:
-    """Write a model that lies in the registry into the ledger, and return its card as stored."""
-    stored = card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id})
+    """Register a saved model in the ledger; returns its card as stored, and the event."""
+    saved = card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id})
     event = await ledger.register_model(
-        stored, artifact.sha256, retrain_id=retrain_id, pane_s=settings.pane_s, window_s=settings.window_s
+        saved, artifact.sha256, retrain_id=retrain_id, pane_s=settings.pane_s, window_s=settings.window_s
     )
     return await ledger.card(card.model_id), event
 
 
-async def _against_champion(
+async def _compare_with_champion(
     ledger: Ledger, registry: MlflowRegistry, champion: UUID | None, model: TwinModel, held_out: pd.DataFrame
 ) -> Comparison | None:
     if champion is None:
         return None
-    current = await asyncio.to_thread(registry.load, await ledger.artifact(champion))
-    return await asyncio.to_thread(gate, held_out, current, model)
+    incumbent = await asyncio.to_thread(registry.load, await ledger.artifact(champion))
+    return await asyncio.to_thread(gate, held_out, incumbent, model)
 
 
-async def _decide(ledger: Ledger, card: ModelCard, comparison: Comparison | None, source: str) -> ModelEvent:
+async def _conclude(ledger: Ledger, card: ModelCard, comparison: Comparison | None, source: str) -> ModelEvent:
     if comparison is None:
         return await ledger.promote(card.line, card.model_id, reason=f"first champion of the line, trained on {source}")
     return await ledger.conclude(
@@ -206,5 +214,5 @@ async def _decide(ledger: Ledger, card: ModelCard, comparison: Comparison | None
         card.line,
         card.model_id,
         reason=comparison.reason,
-        comparison=comparison.numbers(),
+        comparison=comparison.to_dict(),
     )

@@ -1,4 +1,4 @@
-"""The steps of a retrain: which rows, a challenger, and what the gate says of it."""
+"""The steps of a retrain: selects rows, trains a challenger, and compares it with the incumbent on later rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from engine.twins.twin_model import TwinModel
 from schemas import ModelEvent
 from schemas.twin_types import ALL_ROWS
 from sql.database import Database
-from sql.ledger import Artifact, Ledger
+from sql.ledger import Ledger
+from sql.model_card_rows import Artifact
 from sql.retrain_store import Job, record_training_rows
 from sql.training_data_store import OBSERVED, training_rows
 from streams.registry.mlflow_registry import MlflowRegistry
@@ -35,20 +36,20 @@ LOG = logging.getLogger(__name__)
 RETRAIN_LABEL = "retrain_id"
 """Label of a registered model: the retrain that it was trained for."""
 
-BEFORE = "before_the_change"
-"""Label of a registered model: the last row from before the change that it was trained for. Rows up to it are no history of its
-time: what has changed since them is more than what its own errors tell."""
+BEFORE_CHANGE_LABEL = "before_the_change"
+"""Label of a registered model: the last row from before the change that it was trained for. Rows up to it are not carried over
+into a later retrain: since then more has changed than this model's own errors show."""
 
-_MOST_LOOKS = 40
+_MAX_POLLS = 40  # of the rows since a change, within the patience
 
 
 @dataclass(frozen=True)
 class Challenger:
-    """A model that was trained to succeed the accused one.
+    """A model that was trained to replace the incumbent.
 
     Attributes:
-        until: the last row that it learned from.
-        event: what the ledger says about its training.
+        until: the last row that it was trained on.
+        event: of the ledger, about its training.
     """
 
     model: TwinModel
@@ -59,108 +60,113 @@ class Challenger:
 
 @dataclass(frozen=True)
 class Retraining:
-    """The steps of a retrain. Each can be taken again: what is done already is found.
+    """The steps of a retrain. Each can be repeated: results that are stored already are used again.
 
     Attributes:
-        load: gives a registered model by its id.
+        load_model: loads a registered model by its id.
     """
 
     database: Database
     registry: MlflowRegistry
-    load: Callable[[UUID], Awaitable[TwinModel]]
+    load_model: Callable[[UUID], Awaitable[TwinModel]]
     settings: Settings
 
-    async def challenger(self, job: Job) -> Challenger:
-        """The model trained for this retrain: the one that is registered already, else a new one.
+    async def train_challenger(self, job: Job) -> Challenger:
+        """The model trained for this retrain: the registered one if there is one, else a new one.
 
         Raises:
-            TrainingRefused: when there is too little to learn from.
+            TrainingRefused: when there are too few rows to train on.
             TrainingFailed: when training took too much time or memory.
         """
-        found = await asyncio.to_thread(self.registry.find_by_label, job.line, RETRAIN_LABEL, str(job.retrain_id))
-        artifact = found if found is not None else await self._train(job)
+        stored = await asyncio.to_thread(self.registry.find_by_label, job.line, RETRAIN_LABEL, str(job.retrain_id))
+        artifact = stored if stored is not None else await self._train(job)
         model = await asyncio.to_thread(self.registry.load, artifact)
-        ledger = Ledger(self.database)
-        card, event = await register_model(ledger, model.card, artifact, self.settings, job.retrain_id)
+        card, event = await register_model(Ledger(self.database), model.card, artifact, self.settings, job.retrain_id)
         labels = await asyncio.to_thread(self.registry.labels, artifact.mlflow_run_id)
-        return Challenger(model.with_card(card), artifact, await self._learned_until(job.line, labels), event)
+        return Challenger(model.with_card(card), artifact, await self._trained_until(job.line, labels), event)
 
-    async def judged(self, job: Job, challenger: Challenger) -> Comparison:
-        """What the gate says of accused and challenger, on everything observed after what the challenger learned from."""
+    async def compare(self, job: Job, challenger: Challenger) -> Comparison:
+        """Pass incumbent and challenger through the gate, on all rows observed after the challenger's training rows."""
         rows = await later_rows(self.database, job.line, latest_observable(self.settings), challenger.until.observed_at)
-        accused = await self.load(job.model_id)
+        incumbent = await self.load_model(job.model_id)
         later = challenger.until.rows_after(rows)
-        return await asyncio.to_thread(gate, later, accused, challenger.model, job.evidence.get("segment", ALL_ROWS))
+        return await asyncio.to_thread(gate, later, incumbent, challenger.model, job.evidence.get("segment", ALL_ROWS))
 
     async def _train(self, job: Job) -> Artifact:
-        accused = await self.load(job.model_id)
-        since, history = await self._rows_to_learn(job, accused)
+        incumbent = await self.load_model(job.model_id)
+        since, history = await self._select_rows(job, incumbent)
         labels = {RETRAIN_LABEL: str(job.retrain_id), TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(since))}
         if not history.empty:
-            labels[BEFORE] = str(TrainingCutoff.last_of(history))
-            history = await asyncio.to_thread(adjust_history, history, since, accused)
-        rows = pd.concat([history, since], ignore_index=True)
-        await record_training_rows(self.database, job.retrain_id, _learned(since, history))
-        lesson = training_spec(job.line, self.settings, job.retrain_id.int % 2**32)
-        async with train_in_subprocess(lesson.model_copy(update={"carried": len(history)}), rows) as found:
-            return await save_model(self.registry, found, labels)
+            labels[BEFORE_CHANGE_LABEL] = str(TrainingCutoff.last_of(history))
+            history = await asyncio.to_thread(adjust_history, history, since, incumbent)
+        table = pd.concat([history, since], ignore_index=True)
+        await record_training_rows(self.database, job.retrain_id, _summary(since, history))
+        spec = training_spec(job.line, self.settings, job.retrain_id.int % 2**32)
+        async with train_in_subprocess(spec.model_copy(update={"n_carried_rows": len(history)}), table) as result:
+            return await save_model(self.registry, result, labels)
 
-    async def _rows_to_learn(self, job: Job, accused: TwinModel) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Rows since the change, a thousand of which are waited for while it makes sense, and rows from before it."""
+    async def _select_rows(self, job: Job, incumbent: TwinModel) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Training rows since the change, and rows from before it; waits for enough new rows within the patience."""
         labels = await self._labels(job.model_id)
-        until = await self._learned_until(job.line, labels)
+        until = await self._trained_until(job.line, labels)
         patience_s = min(self.settings.cooldown_s, self.settings.training_timeout_s / 2)
         while True:
-            since = await self._since_the_change(job.line, accused, until)
+            since = await self._rows_since_change(job.line, incumbent, until)
             waited_s = (datetime.now(UTC) - job.requested_at).total_seconds()
             if len(since) >= ENOUGH_NEW_ROWS + GATE_ROWS or waited_s >= patience_s:
-                return await self._divided(job.line, since, labels)
+                return await self._split(job.line, since, labels)
             LOG.info("%s: %d rows since the change, waiting for %d", job.line, len(since), ENOUGH_NEW_ROWS + GATE_ROWS)
-            await asyncio.sleep(max(0.2, min(patience_s / _MOST_LOOKS, patience_s - waited_s)))
+            await asyncio.sleep(max(0.2, min(patience_s / _MAX_POLLS, patience_s - waited_s)))
 
-    async def _since_the_change(self, line: str, accused: TwinModel, until: TrainingCutoff) -> pd.DataFrame:
-        new = until.rows_after(await training_rows(self.database, line, latest_observable(self.settings), until.observed_at))
-        return await asyncio.to_thread(_after_onset, new, accused)
+    async def _rows_since_change(self, line: str, incumbent: TwinModel, until: TrainingCutoff) -> pd.DataFrame:
+        rows = await training_rows(self.database, line, latest_observable(self.settings), until.observed_at)
+        return await asyncio.to_thread(_after_onset, until.rows_after(rows), incumbent)
 
-    async def _divided(self, line: str, since: pd.DataFrame, labels: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        everything = await training_rows(self.database, line, latest_observable(self.settings))
-        before = everything.iloc[: len(everything) - len(since)]
-        if BEFORE in labels:
-            before = TrainingCutoff.read(labels[BEFORE]).rows_after(before)
-        division = split_rows(len(since), len(before))
-        if division is None:
+    async def _split(self, line: str, since: pd.DataFrame, labels: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        rows = await training_rows(self.database, line, latest_observable(self.settings))
+        before = rows.iloc[: len(rows) - len(since)]
+        if BEFORE_CHANGE_LABEL in labels:
+            before = TrainingCutoff.parse(labels[BEFORE_CHANGE_LABEL]).rows_after(before)
+        split = split_rows(len(since), len(before))
+        if split is None:
             raise TrainingRefused(
-                f"{len(since)} outcomes with features since the change are too few: {MIN_NEW_ROWS} to learn from "
-                f"and {GATE_ROWS} later ones to judge on are needed"
+                f"{len(since)} outcomes with features since the change are too few: {MIN_NEW_ROWS} to train on "
+                f"and {GATE_ROWS} later ones for the gate are needed"
             )
-        return since.iloc[: division.learned], before.iloc[len(before) - division.history :]
+        return since.iloc[: split.n_training], before.iloc[len(before) - split.n_carried :]
 
     async def _labels(self, model_id: UUID) -> Mapping[str, str]:
         artifact = await Ledger(self.database).artifact(model_id)
         return await asyncio.to_thread(self.registry.labels, artifact.mlflow_run_id)
 
-    async def _learned_until(self, line: str, labels: Mapping[str, str]) -> TrainingCutoff:
-        """The last row that a model learned from; of one that was registered without it, the beginning of the present reign."""
+    async def _trained_until(self, line: str, labels: Mapping[str, str]) -> TrainingCutoff:
+        """The last row that a model was trained on; without that label, the time at which the present champion took effect."""
         if TRAINED_UNTIL_LABEL in labels:
-            return TrainingCutoff.read(labels[TRAINED_UNTIL_LABEL])
+            return TrainingCutoff.parse(labels[TRAINED_UNTIL_LABEL])
         state = await Ledger(self.database).state(line)
         return TrainingCutoff(state.effective_from or state.at, "")
 
 
-def _learned(since: pd.DataFrame, history: pd.DataFrame) -> dict[str, Any]:
-    """Which rows a challenger learns from, for people who ask later."""
+def _summary(since: pd.DataFrame, history: pd.DataFrame) -> dict[str, Any]:
+    """The training rows of a challenger, as stored with its retrain request."""
     times = since[OBSERVED]
-    told = {"rows": len(since), "history_rows": len(history), "as_of": datetime.now(UTC).isoformat()}
-    return told | {"since": times.iloc[0].isoformat(), "until": times.iloc[-1].isoformat()}
+    return {
+        "rows": len(since),
+        "history_rows": len(history),
+        "as_of": datetime.now(UTC).isoformat(),
+        "since": times.iloc[0].isoformat(),
+        "until": times.iloc[-1].isoformat(),
+    }
 
 
-def _after_onset(rows: pd.DataFrame, accused: TwinModel) -> pd.DataFrame:
+def _after_onset(rows: pd.DataFrame, incumbent: TwinModel) -> pd.DataFrame:
+    """Rows after the estimated onset of the change in the incumbent's errors."""
     if rows.empty:
         return rows
-    errors = np.abs(accused.predict(rows) - rows[accused.card.target].to_numpy(dtype=float))
-    return rows.iloc[estimate_onset(errors, accused.card.baseline) :]
+    errors = np.abs(incumbent.predict(rows) - rows[incumbent.card.target].to_numpy(dtype=float))
+    return rows.iloc[estimate_onset(errors, incumbent.card.baseline) :]
 
 
 def latest_observable(settings: Settings) -> datetime:
-    """Nothing that was observed can be later than this."""
+    """The latest time of observation that is accepted: now, plus the clock skew that the settings allow."""
     return datetime.now(UTC) + timedelta(seconds=settings.skew_s)

@@ -1,7 +1,7 @@
-"""Two models on the same later outcomes: neither answers for them, both are asked what they would have said.
+"""Evaluates two models in shadow: both predict the same later outcomes, and neither prediction is published.
 
-An outcome with features is predicted from them. An outcome that names a twin of a simulation is replayed: each model predicts the
-twin's features, and what the stored simulation expected to change for this twin is added.
+An outcome with features is predicted from them. For an outcome that names a twin of a simulation, each model predicts from the
+twin's features, and the change that the stored simulation expected for this twin is added.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ __all__ = ["gate", "later_rows"]
 
 
 async def later_rows(database: Database, line: str, as_of: datetime, since: datetime) -> pd.DataFrame:
-    """Outcomes of a line that both models can be asked about, observed in ``[since, as_of]``, oldest first."""
-    own = await training_rows(database, line, as_of, since)
+    """Outcomes of a line that models can predict, observed in ``[since, as_of]``, oldest first."""
+    own = (await training_rows(database, line, as_of, since)).assign(**{CHANGE: 0.0})
     simulated = await simulated_rows(database, line, as_of, since)
     if simulated.empty:
-        return own.assign(**{CHANGE: 0.0})
-    parts = [part for part in (own.assign(**{CHANGE: 0.0}), simulated) if not part.empty]
+        return own
+    parts = [part for part in (own, simulated) if not part.empty]
     return pd.concat(parts, ignore_index=True).sort_values([OBSERVED, ENTITY], kind="stable", ignore_index=True)
 
 
 def gate(rows: pd.DataFrame, champion: TwinModel, challenger: TwinModel, trigger: str = ALL_ROWS) -> Comparison:
-    """Judge two models on the same rows; ``trigger`` is the segment that has to become better."""
+    """Compare two models on the same rows; ``trigger`` is the segment whose error has to become lower."""
     return compare_models(
         rows[champion.card.target].to_numpy(dtype=float),
-        champion=_asked(champion, rows),
-        challenger=_asked(challenger, rows),
+        champion=_predict(champion, rows),
+        challenger=_predict(challenger, rows),
         entities=rows[ENTITY].to_numpy() if ENTITY in rows else None,
         segments=_segments(rows, champion),
         trigger=trigger,
     )
 
 
-def _asked(model: TwinModel, rows: pd.DataFrame) -> Predictions:
+def _predict(model: TwinModel, rows: pd.DataFrame) -> Predictions:
     change = rows[CHANGE].to_numpy(dtype=float) if CHANGE in rows else 0.0
-    return Predictions(*(said + change for said in model.predict_all(rows)))
+    return Predictions(*(values + change for values in model.predict_all(rows)))
 
 
 def _segments(rows: pd.DataFrame, model: TwinModel) -> dict[str, npt.NDArray[np.bool_]]:
-    """Rows of each level of each declared dimension, by the names that fidelity is followed under."""
-    found: dict[str, npt.NDArray[np.bool_]] = {}
+    """Rows of each level of each declared dimension, by the names of the fidelity segments."""
+    segments: dict[str, npt.NDArray[np.bool_]] = {}
     for dimension in TWIN_TYPES[model.card.twin_type].segments:
         if dimension in rows:
             names = rows[dimension].map(partial(segment_name, dimension), na_action="ignore")
-            found |= {name: (names == name).to_numpy(dtype=bool) for name in sorted(names.dropna().unique())}
-    return found
+            segments |= {name: (names == name).to_numpy(dtype=bool) for name in sorted(names.dropna().unique())}
+    return segments

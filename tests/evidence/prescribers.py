@@ -24,7 +24,8 @@ from engine import TwinGenerator
 from schemas import Baseline, Brand, ModelCard, ModelEvent, TwinType, model_line
 from schemas.fidelity_models import DRIFT_RULES
 from sql.database import Pool, open_pool
-from sql.ledger import Ledger, PromotionEffect
+from sql.ledger import Ledger
+from sql.promotion_effect_store import PromotionEffect, promotion_effect, watched_promotions
 from sql.retrain_store import Request, requests
 from streams.client.twin_client import TwinClient
 from streams.demo.run import DEMO
@@ -426,7 +427,7 @@ async def _settled(pool: Pool, published: int) -> None:
 
 
 async def _measured(pool: Pool) -> bool:
-    return all(watched.seen for watched in await Ledger(pool).watched())
+    return all(promotion.n_evaluated for promotion in await watched_promotions(pool))
 
 
 _OUTCOMES = """
@@ -442,7 +443,7 @@ async def _look(pool: Pool, one: Seen) -> None:
     one.promotions = [event for event in await ledger.history(line) if event.happened == "promoted" and event.retrain_id]
     one.alarms = int(await pool.fetchval("SELECT count(*) FROM drift_states WHERE line = $1 AND state = 'alarm'", line))
     if one.promotions and one.promotions[0].retrain_id:
-        one.effect = await ledger.effect(one.promotions[0].retrain_id)
+        one.effect = await promotion_effect(pool, one.promotions[0].retrain_id)
 
 
 def _say(line: str) -> None:

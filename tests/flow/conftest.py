@@ -22,7 +22,8 @@ from engine.sample_tables import sample_hcps
 from engine.twins.twin_model import TwinModel
 from schemas import Brand, Event, ModelEvent, TwinType
 from sql.database import Pool, open_pool
-from sql.ledger import Artifact, Ledger
+from sql.ledger import Ledger
+from sql.model_card_rows import Artifact
 from streams.cli import connection
 from streams.cli.main import app
 from streams.client.twin_client import TwinClient

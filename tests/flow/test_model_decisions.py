@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 
 from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
-from sql.ledger import Ledger, PromotionEffect
+from sql.ledger import Ledger
+from sql.promotion_effect_store import PromotionEffect, watched_promotions
 from sql.retrain_store import enqueue, lease_training, record_training_rows, request
 from sql.simulation_store import Recipe, pin
 from streams.registry.mlflow_registry import MlflowRegistry
@@ -103,7 +104,7 @@ async def test_why_tells_the_whole_story_of_a_retrain_on_one_screen(twinstream, 
     ledger = Ledger(pool)
     told = {"retrain_id": job.retrain_id, "fence": job.fence, "reason": "MAE 0.12 instead of 0.25 on 500 later rows"}
     await ledger.promote(LINE, second, **told, comparison=GATE)
-    (promotion,) = await ledger.watched()
+    (promotion,) = await watched_promotions(pool)
     await ledger.record_effect(promotion, PromotionEffect(LINE, promotion.generation, 2000, "gain", True, GATE))
     story = await twinstream("why", str(alarm.retrain_id)[:8])
     assert len(story.splitlines()) <= 24

@@ -255,7 +255,7 @@ async def test_a_training_that_finished_before_the_trainer_died_is_judged_and_no
     alarm = an_alarm(promoted.champion)
     await enqueue(pool, alarm)
     job = await lease_training(pool, "one that died", settings.retrain_limits)
-    challenger = await Retraining(pool, registry, ModelLoader(pool, registry, 1).get, settings).challenger(job)
+    challenger = await Retraining(pool, registry, ModelLoader(pool, registry, 1).load, settings).train_challenger(job)
     async with service(["trainer"]):
         state = await ended(pool, "promoted")
     assert state.champion == challenger.model.card.model_id
@@ -311,7 +311,7 @@ async def test_what_others_promote_is_told_and_crowned_by_the_trainer(service, p
 def _trainings_under(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-axww", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
-    return [int(row[0]) for row in rows if int(row[1]) == pid and "-m streams.training.training_process" in row[2]]
+    return [int(row[0]) for row in rows if int(row[1]) == pid and "-m streams.training " in row[2]]
 
 
 def _alive(pid: int) -> bool:

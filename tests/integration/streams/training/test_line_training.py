@@ -18,7 +18,8 @@ from engine.promotion.promotion_gate import GATE_ROWS
 from engine.sample_tables import sample_hcps
 from schemas import Brand, RetrainEvent, TwinType
 from sql.database import open_pool
-from sql.ledger import Ledger, UnknownModel
+from sql.ledger import Ledger
+from sql.model_card_rows import UnknownModel
 from sql.retrain_store import Limits, enqueue, lease_training, request
 from sql.training_data_store import add_history, training_rows
 from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
@@ -112,7 +113,7 @@ async def accused(pool, first):
 
 
 def steps(pool, registry, settings):
-    return Retraining(pool, registry, ModelLoader(pool, registry, size=2).get, settings)
+    return Retraining(pool, registry, ModelLoader(pool, registry, size=2).load, settings)
 
 
 async def test_the_first_model_of_a_line_is_champion_as_it_is(pool, registry, settings):
@@ -188,8 +189,8 @@ async def test_a_retrain_on_drift_gives_a_model_whose_fidelity_holds_again(pool,
     await observed(pool, (700, False), (1700, True))
     job = await accused(pool, first)
     work = steps(pool, registry, settings)
-    challenger = await work.challenger(job)
-    comparison = await work.judged(job, challenger)
+    challenger = await work.train_challenger(job)
+    comparison = await work.compare(job, challenger)
     event = await Ledger(pool).promote(LINE, challenger.model.card.model_id, retrain_id=job.retrain_id, fence=job.fence)
 
     assert comparison.promote
@@ -214,8 +215,8 @@ async def test_history_of_the_accused_models_own_time_is_learned_beside_few_new_
     await observed(pool, (300, False), (1000, True))
     work = steps(pool, registry, settings)
     job = await accused(pool, first)
-    challenger = await work.challenger(job)
-    comparison = await work.judged(job, challenger)
+    challenger = await work.train_challenger(job)
+    comparison = await work.compare(job, challenger)
     assert challenger.model.card.training_samples == 1500 + 300 + 1000 - GATE_ROWS
     assert comparison.n == GATE_ROWS
     assert comparison.promote
@@ -225,32 +226,32 @@ async def test_history_from_before_an_earlier_change_is_left_alone(pool, registr
     await observed(pool, (1600, True))
     work = steps(pool, registry, settings)
     job = await accused(pool, first)
-    second = await work.challenger(job)
+    second = await work.train_challenger(job)
     card = second.model.card
     await Ledger(pool).promote(LINE, card.model_id, retrain_id=job.retrain_id, fence=job.fence)
     start = datetime.now(UTC) + timedelta(seconds=1700)
     again = table(1600, 41, start=start, shifted=True, prefix="later")
     await add_history(pool, LINE, again.assign(**{TARGET: again[TARGET] + 0.4 * (again["region"] == "south")}), "outcomes")
-    third = await work.challenger(await accused(pool, card))
+    third = await work.train_challenger(await accused(pool, card))
     assert third.model.card.training_samples == 1600 + 1600 - GATE_ROWS
-    assert (await work.judged(job, second)).n == 1600 - card.baseline.n + 1600
+    assert (await work.compare(job, second)).n == 1600 - card.baseline.n + 1600
 
 
 async def test_too_few_new_rows_are_refused_with_what_is_needed(pool, registry, settings, first):
     await observed(pool, (300, False), (400, True))
-    with pytest.raises(TrainingRefused, match="too few: 200 to learn from and 500 later ones"):
-        await steps(pool, registry, settings).challenger(await accused(pool, first))
+    with pytest.raises(TrainingRefused, match="too few: 200 to train on and 500 later ones"):
+        await steps(pool, registry, settings).train_challenger(await accused(pool, first))
 
 
 async def test_a_line_of_outcomes_without_features_has_nothing_to_learn_from(pool, registry, settings, first):
     with pytest.raises(TrainingRefused, match="0 outcomes with features"):
-        await steps(pool, registry, settings).challenger(await accused(pool, first))
+        await steps(pool, registry, settings).train_challenger(await accused(pool, first))
 
 
 async def test_a_thousand_new_rows_are_waited_for_while_the_cooldown_lasts(pool, registry, settings, first):
     await observed(pool, (800, True))
     patient = steps(pool, registry, settings.model_copy(update={"cooldown_s": 60.0}))
-    training = asyncio.create_task(patient.challenger(await accused(pool, first)))
+    training = asyncio.create_task(patient.train_challenger(await accused(pool, first)))
     await asyncio.sleep(1.0)
     assert not training.done()
     await add_history(pool, LINE, table(900, 30, start=datetime.now(UTC) + timedelta(seconds=800), shifted=True), "outcomes")
@@ -263,10 +264,10 @@ async def test_a_thousand_new_rows_are_waited_for_while_the_cooldown_lasts(pool,
 async def test_a_challenger_is_trained_once_however_often_its_retrain_is_begun(pool, registry, settings, first):
     await observed(pool, (1600, True))
     job = await accused(pool, first)
-    once = await steps(pool, registry, settings).challenger(job)
+    once = await steps(pool, registry, settings).train_challenger(job)
     await add_history(pool, LINE, table(500, 40, start=datetime.now(UTC) + timedelta(seconds=1600), shifted=True), "outcomes")
-    again = await steps(pool, registry, settings).challenger(job)
+    again = await steps(pool, registry, settings).train_challenger(job)
     assert again.model.card == once.model.card
     assert again.until == once.until
     assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted", "trained"]
-    assert (await steps(pool, registry, settings).judged(job, again)).n >= 1000
+    assert (await steps(pool, registry, settings).compare(job, again)).n >= 1000

@@ -21,7 +21,7 @@ from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from engine.twins.twin_model import ModelParts
 from schemas import Brand, ModelCard, TwinType
-from sql.ledger import Artifact
+from sql.model_card_rows import Artifact
 from streams.registry.importance_plot import draw_importance
 from streams.registry.mlflow_registry import MlflowRegistry, prepare_store, registered_name
 from streams.registry.serialization import UntrustedModel, digest_of, read_parts, write_parts

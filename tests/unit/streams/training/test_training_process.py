@@ -18,7 +18,13 @@ import pytest
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import Brand, TwinType
-from streams.training.training_process import TrainingFailed, TrainingRefused, TrainingSpec, _storable, train_in_subprocess
+from streams.training.training_process import (
+    TrainingFailed,
+    TrainingRefused,
+    TrainingSpec,
+    _with_uniform_columns,
+    train_in_subprocess,
+)
 
 TARGET = "prescribing_change"
 
@@ -41,11 +47,7 @@ def lesson(**said):
 def trainings(scratch):
     """Processes whose files lie in the folder."""
     listed = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
-    return [
-        int(line.split()[0])
-        for line in listed.splitlines()
-        if "-m streams.training.training_process" in line and str(scratch) in line
-    ]
+    return [int(line.split()[0]) for line in listed.splitlines() if "-m streams.training " in line and str(scratch) in line]
 
 
 async def begun(scratch):
@@ -90,7 +92,7 @@ async def test_a_training_that_is_killed_has_failed(scratch):
     training = asyncio.create_task(learn(table()))
     for pid in await begun(scratch):
         os.kill(pid, signal.SIGKILL)
-    with pytest.raises(TrainingFailed, match="exit code -9 before it had learned anything"):
+    with pytest.raises(TrainingFailed, match="exit code -9 and left no result"):
         await training
 
 
@@ -108,11 +110,11 @@ def test_a_training_does_not_outlive_whoever_asked_for_it(scratch, tmp_path):
         import asyncio, tempfile
         import numpy as np
         from engine.sample_tables import sample_hcps
-        from streams.training.training_process import Lesson, learned_apart
+        from streams.training.training_process import TrainingSpec, train_in_subprocess
         tempfile.tempdir = {str(tmp_path)!r}
         async def main():
-            lesson = Lesson(twin_type="hcp", brand="kisqali", target={TARGET!r}, n_jobs=1)
-            async with learned_apart(lesson, sample_hcps(20_000, np.random.default_rng(0))):
+            spec = TrainingSpec(twin_type="hcp", brand="kisqali", target={TARGET!r}, n_jobs=1)
+            async with train_in_subprocess(spec, sample_hcps(20_000, np.random.default_rng(0))):
                 pass
         asyncio.run(main())
     """)
@@ -132,7 +134,7 @@ def test_features_of_mixed_types_become_one_type_a_column(tmp_path):
     flag = pd.Series([True, 1.0, None, 0], dtype=object)
     code = pd.Series(["a", 5, None, "b"], dtype=object)
     name = pd.Series(["x", None, "y", "z"], dtype=object)
-    _storable(pd.DataFrame({"flag": flag, "code": code, "name": name})).to_parquet(tmp_path / "rows.parquet")
+    _with_uniform_columns(pd.DataFrame({"flag": flag, "code": code, "name": name})).to_parquet(tmp_path / "rows.parquet")
     back = pd.read_parquet(tmp_path / "rows.parquet")
     assert back["flag"].tolist()[:2] == [1.0, 1.0]
     assert back["code"].dropna().tolist() == ["a", "5", "b"]
