@@ -1,4 +1,4 @@
-"""A table of outcomes as events, a row each."""
+"""Reads the rows of a table as outcome events."""
 
 from __future__ import annotations
 
@@ -17,50 +17,54 @@ _SEGMENT = "segment."
 
 
 def outcome_events(table: pd.DataFrame, constants: Mapping[str, Any] | None = None) -> Iterator[OutcomeEvent]:
-    """The rows of ``table`` as events; an empty cell says nothing, but an empty ``actual_value`` is known to be missing.
+    """Yield the rows of ``table`` as events; an empty cell is left out, an empty ``actual_value`` means a missing outcome.
 
     Args:
         table: columns are fields of an OutcomeEvent, ``segment.DIMENSION``, and features of the twin type.
         constants: fields that are the same for every row, such as ``twin_type`` and ``brand``.
 
     Raises:
-        ValueError: for a column that means nothing, and for a row that is no outcome; it names the column or the row.
+        ValueError: for an unknown column, and for a row that is not an outcome; it names the column or the row.
     """
-    same = dict(constants or {})
-    features = _feature_columns(table, same)
+    shared = dict(constants or {})
+    features = _feature_columns(table, shared)
     for number, row in enumerate(table.to_dict("records")):
         try:
-            yield OutcomeEvent.model_validate(_fields({str(name): cell for name, cell in row.items()}, same, features))
+            yield OutcomeEvent.model_validate(_event_fields({str(name): cell for name, cell in row.items()}, shared, features))
         except ValueError as error:
-            raise ValueError(f"row {number} is no outcome: {describe_error(error)}") from error
+            raise ValueError(f"row {number} is not an outcome: {describe_error(error)}") from error
 
 
-def _feature_columns(table: pd.DataFrame, same: Mapping[str, Any]) -> frozenset[str]:
-    kinds = {
-        TwinType(kind) for kind in ([same["twin_type"]] if "twin_type" in same else table.get("twin_type", pd.Series()).unique())
-    }
-    known = {name for kind in kinds for name in TWIN_TYPES[kind].by_name}
-    strange = [name for name in map(str, table.columns) if name not in _FIELDS | known and not name.startswith(_SEGMENT)]
-    if strange:
-        named = ", ".join(sorted(known)) or "unknown without twin_type"
+def _feature_columns(table: pd.DataFrame, shared: Mapping[str, Any]) -> frozenset[str]:
+    """Columns of the table that are features of its twin types.
+
+    Raises:
+        ValueError: for columns that are neither fields, segments nor features.
+    """
+    values = [shared["twin_type"]] if "twin_type" in shared else table.get("twin_type", pd.Series()).unique()
+    features = {name for twin_type in map(TwinType, values) for name in TWIN_TYPES[twin_type].by_name}
+    columns = list(map(str, table.columns))
+    unknown = [name for name in columns if name not in _FIELDS | features and not name.startswith(_SEGMENT)]
+    if unknown:
+        feature_names = ", ".join(sorted(features)) or "unknown without a twin_type"
         raise ValueError(
-            f"columns {', '.join(strange)} mean nothing here: use {_SEGMENT}DIMENSION, fields of an outcome"
-            f" ({', '.join(sorted(_FIELDS))}) or features of the twin type ({named})"
+            f"unknown columns {', '.join(unknown)}: use {_SEGMENT}DIMENSION, fields of an outcome"
+            f" ({', '.join(sorted(_FIELDS))}) or features of the twin type ({feature_names})"
         )
-    return frozenset(known & set(map(str, table.columns)))
+    return frozenset(features.intersection(columns))
 
 
-def _fields(row: Mapping[str, Any], same: Mapping[str, Any], features: frozenset[str]) -> dict[str, Any]:
-    given = {name: cell for name, cell in row.items() if not _empty(cell)}
-    said = {name: cell for name, cell in given.items() if name in _FIELDS}
-    if "entity_id" in said:
-        said["entity_id"] = str(said["entity_id"])
-    if found := {name: cell for name, cell in given.items() if name in features}:
-        said["features"] = found
-    if found := {name.removeprefix(_SEGMENT): str(cell) for name, cell in given.items() if name.startswith(_SEGMENT)}:
-        said["segment"] = found
-    return {"actual_value": None, **same, **said}
+def _event_fields(row: Mapping[str, Any], shared: Mapping[str, Any], features: frozenset[str]) -> dict[str, Any]:
+    cells = {name: cell for name, cell in row.items() if not _is_empty(cell)}
+    fields = {name: cell for name, cell in cells.items() if name in _FIELDS}
+    if "entity_id" in fields:
+        fields["entity_id"] = str(fields["entity_id"])
+    if feature_cells := {name: cell for name, cell in cells.items() if name in features}:
+        fields["features"] = feature_cells
+    if segment := {name.removeprefix(_SEGMENT): str(cell) for name, cell in cells.items() if name.startswith(_SEGMENT)}:
+        fields["segment"] = segment
+    return {"actual_value": None, **shared, **fields}
 
 
-def _empty(cell: Any) -> bool:
+def _is_empty(cell: Any) -> bool:
     return cell is None or cell is pd.NaT or cell is pd.NA or cell != cell  # noqa: PLR0124  # only NaN differs from itself

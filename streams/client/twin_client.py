@@ -1,8 +1,8 @@
-"""The client for programs of others: ask for a simulation and wait for its answer; tell what really happened.
+"""The client for other programs: requests simulations, waits for the answers and publishes outcomes.
 
 Example::
 
-    async with TwinClient(Settings()) as client:
+    async with TwinClient() as client:
         answer = await client.request(request)
 """
 
@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas import Event, ExperimentResult, OutcomeEvent, SimulationAnswer, SimulationRequest
-from streams.client.outcome_table import outcome_events
+from streams.client.discovery import settings_with_kafka
 from streams.kafka.clients import open_consumer, open_producer
 from streams.kafka.records import Headers, event_headers, event_value
 from streams.kafka.topics import topic_of
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["NoAnswer", "TwinClient"]
 
@@ -33,57 +35,61 @@ BATCH = 1000
 
 
 class NoAnswer(TimeoutError):
-    """Nobody answered in time."""
+    """No answer arrived in time."""
 
 
 class TwinClient:
-    """Publishes events, every one acknowledged by all replicas, and waits for the answers to requests.
+    """Publishes events, each acknowledged by all replicas, and waits for the answers to requests.
 
     Args:
-        settings: where Kafka is and how to speak to it.
-        name: who publishes, told in the header ``ce_source``.
+        settings: address and credentials of Kafka. By default the ``TWIN_*`` settings of the environment; without a Kafka in them,
+            the running local stack.
+        name: identifies the publisher in the header ``ce_source``.
+
+    Raises:
+        NoKafkaAddress: when the settings name no Kafka and no local stack is running.
     """
 
-    def __init__(self, settings: Settings, *, name: str = "client") -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings | None = None, *, name: str = "client") -> None:
+        self._settings = settings_with_kafka(settings or Settings())
         self._name = name
-        self._producer: AIOKafkaProducer | None = None
         self._clients = AsyncExitStack()
-        self._listening: asyncio.Task[None] | None = None
-        self._opening = asyncio.Lock()
-        self._waiting: defaultdict[bytes, set[asyncio.Future[SimulationAnswer]]] = defaultdict(set)
+        self._producer: AIOKafkaProducer | None = None
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._dispatcher_lock = asyncio.Lock()
+        self._pending: defaultdict[bytes, set[asyncio.Future[SimulationAnswer]]] = defaultdict(set)
 
     async def __aenter__(self) -> Self:
         self._producer = await self._clients.enter_async_context(open_producer(self._settings))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
+        if self._dispatcher is not None:
+            self._dispatcher.cancel()
         await self._clients.aclose()
 
     async def request(self, request: SimulationRequest, *, timeout_s: float = 60.0) -> SimulationAnswer:
-        """Publish a request and wait for its answer; the same request again has the same answer.
+        """Publish a request and wait for its answer; the same request published again gets the same answer.
 
         Raises:
             NoAnswer: after ``timeout_s``; the request stays published and will be answered.
         """
-        listening = await self._listen()
+        dispatcher = await self._start_dispatcher()
         key = str(request.simulation_id).encode()
         answer: asyncio.Future[SimulationAnswer] = asyncio.get_running_loop().create_future()
-        self._waiting[key].add(answer)
+        self._pending[key].add(answer)
         try:
             await self.publish(request)
-            first: set[asyncio.Future[Any]] = {answer, listening}
-            await asyncio.wait(first, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            tasks: set[asyncio.Future[Any]] = {answer, dispatcher}
+            await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._forget(key, answer)
+            self._discard(key, answer)
         if answer.done():
             return answer.result()
-        if listening.done():
-            listening.result()
+        if dispatcher.done():
+            dispatcher.result()
         raise NoAnswer(
-            f"no answer to simulation {request.simulation_id} within {timeout_s:g} s: does a worker with the role simulation run?"
+            f"no answer to simulation {request.simulation_id} within {timeout_s:g} s: is a worker with the role simulation running?"
         )
 
     async def publish(self, event: Event) -> None:
@@ -94,21 +100,23 @@ class TwinClient:
         self,
         outcomes: Iterable[OutcomeEvent] | pd.DataFrame,
         *,
-        progress: Callable[[int], object] = lambda _count: None,
+        report_progress: Callable[[int], object] = lambda _count: None,
     ) -> int:
-        """Publish outcomes, or the rows of a table of them, and give their number once all are acknowledged.
+        """Publish outcomes, or a table with one outcome per row, and return their number once all are acknowledged.
 
-        ``progress`` is told how many are acknowledged so far, about every thousand.
+        Args:
+            outcomes: events, or a table as :func:`~streams.client.outcome_table.outcome_events` reads it.
+            report_progress: called with the number of acknowledged outcomes, about every thousand.
 
         Raises:
-            ValueError: for a row that is no outcome; the rows before it are published.
+            ValueError: for a row that is not an outcome; the rows before it may be published already.
         """
-        rest = iter(outcome_events(outcomes) if isinstance(outcomes, pd.DataFrame) else outcomes)
+        events = _events(outcomes)
         count = 0
-        while batch := list(islice(rest, BATCH)):
+        while batch := list(islice(events, BATCH)):
             await asyncio.gather(*[await self._send(event) for event in batch])
             count += len(batch)
-            progress(count)
+            report_progress(count)
         return count
 
     async def publish_bytes(
@@ -120,43 +128,55 @@ class TwinClient:
         *,
         partition: int | None = None,
     ) -> tuple[int, int]:
-        """Publish bytes as they are, and give partition and offset once they are acknowledged."""
-        done = await self._started().send_and_wait(topic, key=key, value=value, headers=headers or [], partition=partition)
-        return done.partition, done.offset
+        """Publish bytes as they are, and return partition and offset once they are acknowledged."""
+        metadata = await self._open_producer().send_and_wait(
+            topic, key=key, value=value, headers=headers or [], partition=partition
+        )
+        return metadata.partition, metadata.offset
 
     async def _send(self, event: Event) -> Awaitable[Any]:
-        sent: Awaitable[Any] = await self._started().send(
+        acknowledgement: Awaitable[Any] = await self._open_producer().send(
             topic_of(type(event)), key=_key(event).encode(), value=event_value(event), headers=event_headers(event, self._name)
         )
-        return sent
+        return acknowledgement
 
-    def _started(self) -> AIOKafkaProducer:
+    def _open_producer(self) -> AIOKafkaProducer:
         if self._producer is None:
             raise RuntimeError("the client is not open: use it as `async with TwinClient(...) as client`")
         return self._producer
 
-    async def _listen(self) -> asyncio.Task[None]:
-        async with self._opening:
-            if self._listening is None:
+    async def _start_dispatcher(self) -> asyncio.Task[None]:
+        """Start to read answers at the first request."""
+        async with self._dispatcher_lock:
+            if self._dispatcher is None:
                 consumer = await self._clients.enter_async_context(open_consumer(self._settings))
-                partitions = await self._started().partitions_for(ANSWERS)
-                await _stand_at_end(consumer, [TopicPartition(ANSWERS, partition) for partition in partitions])
-                self._listening = asyncio.create_task(self._hand_out(consumer))
-            return self._listening
+                partitions = await self._open_producer().partitions_for(ANSWERS)
+                await _seek_to_end(consumer, [TopicPartition(ANSWERS, partition) for partition in partitions])
+                self._dispatcher = asyncio.create_task(self._dispatch(consumer))
+            return self._dispatcher
 
-    async def _hand_out(self, consumer: AIOKafkaConsumer) -> None:
+    async def _dispatch(self, consumer: AIOKafkaConsumer) -> None:
+        """Hand every answer to the requests that wait for it."""
         async for record in consumer:
-            for future in self._waiting.get(record.key or b"", ()):
+            for future in self._pending.get(record.key or b"", ()):
                 _resolve(future, record.value or b"")
 
-    def _forget(self, key: bytes, answer: asyncio.Future[SimulationAnswer]) -> None:
-        self._waiting[key].discard(answer)
-        if not self._waiting[key]:
-            del self._waiting[key]
+    def _discard(self, key: bytes, answer: asyncio.Future[SimulationAnswer]) -> None:
+        self._pending[key].discard(answer)
+        if not self._pending[key]:
+            del self._pending[key]
 
 
-async def _stand_at_end(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
-    """Read what is written from now on; without a group, so that every client hears every answer."""
+def _events(outcomes: Iterable[OutcomeEvent] | pd.DataFrame) -> Iterator[OutcomeEvent]:
+    import pandas as pd  # noqa: PLC0415  # a program that publishes no outcomes does without it
+
+    from streams.client.outcome_table import outcome_events  # noqa: PLC0415  # imports pandas
+
+    return iter(outcome_events(outcomes) if isinstance(outcomes, pd.DataFrame) else outcomes)
+
+
+async def _seek_to_end(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
+    """Read records from now on, of all partitions: every client sees every answer."""
     consumer.assign(partitions)
     for partition, end in (await consumer.end_offsets(partitions)).items():
         consumer.seek(partition, end)

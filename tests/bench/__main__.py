@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from deploy.stack import LocalStack
 from deploy.stack.part import free_port, is_free
+from streams.client.discovery import settings_on_stack
 from streams.settings import ROLES, Settings
-from streams.worker.local_stack import on_stack
 from streams.worker.setup import prepare
 from tests.bench.fidelity import sums_figure
 from tests.bench.forest import forest_figures
@@ -93,7 +93,7 @@ def _service() -> Iterator[Settings]:
         home = Path(folder)
         home.chmod(0o711)
         with LocalStack(home, progress=_say) as stack:
-            settings = on_stack(Settings(web_port=_free_ports(len(ROLES))), stack.environment(), home)
+            settings = settings_on_stack(Settings(web_port=_free_ports(len(ROLES))), stack.environment(), home)
             asyncio.run(prepare(settings))
             yield settings
 

@@ -39,7 +39,7 @@ def a_request() -> SimulationRequest:
 
 async def test_a_table_of_outcomes_is_published_whole_and_its_progress_is_told(client, listener):
     told = []
-    assert await client.publish_outcomes(a_table(2500), progress=told.append) == 2500
+    assert await client.publish_outcomes(a_table(2500), report_progress=told.append) == 2500
     found = await listener.events(OutcomeEvent, 2500)
     assert told == [1000, 2000, 2500]
     assert {event.event_id: event.actual_value for event in found} == dict(

@@ -324,10 +324,10 @@ async def worker(settings: Settings) -> asyncio.subprocess.Process:
     """A process that plays outcomes, without a port that another one may hold."""
     code = (
         "import asyncio\n"
-        "from streams.worker.bootstrap import app_of\n"
+        "from streams.worker.bootstrap import build_app\n"
         "from streams.settings import Settings\n"
         "async def main():\n"
-        "    app = app_of('outcomes', Settings())\n"
+        "    app = build_app('outcomes', Settings())\n"
         "    await app.start()\n"
         "    await app.wait(asyncio.Event().wait())\n"
         "asyncio.run(main())"

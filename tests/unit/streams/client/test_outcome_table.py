@@ -11,45 +11,45 @@ import pytest
 from schemas import TwinType
 from streams.client.outcome_table import outcome_events
 
-SAME = {"twin_type": "hcp", "brand": "kisqali", "metric_type": "prescribing_change", "observed_at": "2025-03-01T00:00:00Z"}
+CONSTANTS = {"twin_type": "hcp", "brand": "kisqali", "metric_type": "prescribing_change", "observed_at": "2025-03-01T00:00:00Z"}
 
 
-def one(**columns):
-    (event,) = outcome_events(pd.DataFrame({name: [value] for name, value in columns.items()}), SAME)
+def event_of(**columns):
+    (event,) = outcome_events(pd.DataFrame({name: [value] for name, value in columns.items()}), CONSTANTS)
     return event
 
 
 def test_a_row_becomes_an_event_with_the_constants():
-    event = one(event_id=str(UUID(int=7)), actual_value=0.25, predicted_value=0.2)
+    event = event_of(event_id=str(UUID(int=7)), actual_value=0.25, predicted_value=0.2)
     assert (event.event_id, event.actual_value, event.twin_type) == (UUID(int=7), 0.25, TwinType.HCP)
     assert event.line == "hcp:kisqali:prescribing_change"
 
 
-def test_features_of_the_twin_type_are_gathered_and_empty_cells_left_out():
-    event = one(
+def test_features_of_the_twin_type_are_collected_and_empty_cells_left_out():
+    event = event_of(
         event_id=UUID(int=1), actual_value=0.1, entity_id=17, specialty="oncology", decile=np.int64(9), practice_size=np.nan
     )
     assert event.features == {"decile": 9, "specialty": "oncology"}
     assert event.entity_id == "17"
 
 
-def test_an_empty_actual_value_is_known_to_be_missing():
-    assert one(event_id=UUID(int=1), actual_value=np.nan, predicted_value=0.2).actual_value is None
+def test_an_empty_actual_value_is_a_missing_outcome():
+    assert event_of(event_id=UUID(int=1), actual_value=np.nan, predicted_value=0.2).actual_value is None
 
 
 def test_segments_have_columns_of_their_own():
-    event = one(event_id=UUID(int=1), actual_value=0.1, predicted_value=0.2, **{"segment.region": "south"})
+    event = event_of(event_id=UUID(int=1), actual_value=0.1, predicted_value=0.2, **{"segment.region": "south"})
     assert event.segment == {"region": "south"}
 
 
-def test_a_strange_column_is_refused_by_name_before_anything_is_made():
-    with pytest.raises(ValueError, match=r"tumour_size mean nothing here.*specialty"):
-        one(event_id=UUID(int=1), actual_value=0.1, tumour_size=3)
+def test_an_unknown_column_is_refused_by_name_before_the_first_event():
+    with pytest.raises(ValueError, match=r"unknown columns tumour_size.*specialty"):
+        event_of(event_id=UUID(int=1), actual_value=0.1, tumour_size=3)
 
 
-def test_a_row_that_is_no_outcome_is_refused_by_its_number():
+def test_a_row_that_is_not_an_outcome_is_refused_by_its_number():
     table = pd.DataFrame({"event_id": [UUID(int=1), "x"], "actual_value": [0.1, 0.2], "predicted_value": [0.1, 0.1]})
-    events = outcome_events(table, SAME)
+    events = outcome_events(table, CONSTANTS)
     next(events)
     with pytest.raises(ValueError, match=r"row 1 .*event_id"):
         next(events)
