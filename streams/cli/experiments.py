@@ -173,9 +173,9 @@ def _load_champion(line: str) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
 
     async def load(settings: Settings, pool: Pool) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
         from sql.experiment_store import current_priors
-        from streams.worker.setup import champion_of
+        from streams.worker.setup import load_champion
 
-        return await champion_of(settings, pool, line), await current_priors(pool, line)
+        return await load_champion(settings, pool, line), await current_priors(pool, line)
 
     return with_pool(load)
 

@@ -189,10 +189,10 @@ async def _assess_realism(settings: Settings, pool: Pool, line: str, filters: Po
     """Assess the champion's twins; also returns how many stored populations the report is stored with."""
     from sql.ledger import Ledger
     from sql.twin_repository import save_realism
-    from streams.worker.setup import champion_of
+    from streams.worker.setup import load_champion
 
     await Ledger(pool).state(line)  # raises for an unknown line
-    model = await champion_of(settings, pool, line)
+    model = await load_champion(settings, pool, line)
     report = await asyncio.to_thread(model.assess, filters)
     return report, await save_realism(pool, model.card, filters, report)
 

@@ -36,7 +36,7 @@ def worker(
 
     selected = _parse_roles(roles)
     with connected_service() as settings:
-        run_worker(selected, settings, say=notify)
+        run_worker(selected, settings, notify=notify)
 
 
 def _parse_roles(text: str | None) -> list[Role]:

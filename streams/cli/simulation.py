@@ -86,10 +86,14 @@ def simulate(
 
 
 def _request_simulation(request: SimulationRequest, timeout_s: float) -> SimulationAnswer:
-    from streams.worker.setup import ask
+    from streams.client import TwinClient
+
+    async def publish_and_wait() -> SimulationAnswer:
+        async with TwinClient(settings, name="command line") as client:
+            return await client.request(request, timeout_s=timeout_s)
 
     with connected_service() as settings:
-        return asyncio.run(ask(settings, request, timeout_s))
+        return asyncio.run(publish_and_wait())
 
 
 def _print_answer(answer: SimulationAnswer, *, as_json: bool) -> None:

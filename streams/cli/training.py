@@ -90,17 +90,17 @@ def _train(
 ) -> tuple[ImportedTable, TrainedLine]:
     """Read the table, refuse it before anything is started where it has no features, and train."""
     from streams.training.datasets import as_training_table, read_table
-    from streams.worker.setup import learn, prepare, with_features
+    from streams.worker.setup import join_features, prepare, train_model
 
     table, source = read_table(file), file.name
     imported = as_training_table(table, twin_type, target) if features is None else None
     with connected_service() as settings:
         asyncio.run(prepare(settings))
         if imported is None:
-            table, name = asyncio.run(with_features(settings, table, str(features), model_line(twin_type, brand, target)))
+            table, name = asyncio.run(join_features(settings, table, str(features), model_line(twin_type, brand, target)))
             imported, source = as_training_table(table, twin_type, target), f"{source}, features from {name}"
         with show_progress(f"training on {len(imported.frame):,} rows"):
-            trained = asyncio.run(learn(settings, imported.frame, twin_type, brand, imported.target, source))
+            trained = asyncio.run(train_model(settings, imported.frame, twin_type, brand, imported.target, source))
     return imported, trained
 
 

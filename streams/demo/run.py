@@ -23,7 +23,7 @@ from streams.reporting.text import model_facts
 from streams.settings import ROLES, Settings
 from streams.training.datasets import ENTITY, ImportedTable, as_training_table, read_table
 from streams.worker.local_stack import local_stack
-from streams.worker.setup import learn, prepare
+from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers
 
 __all__ = ["DEMO", "run_demo"]
@@ -82,7 +82,7 @@ def run_demo(
             asyncio.run(prepare(at))
         with watch.step("training"):
             target = table.target
-            first = asyncio.run(learn(at, train, twin_type, brand, target, table.source)).card
+            first = asyncio.run(train_model(at, train, twin_type, brand, target, table.source)).card
         for fact in (*model_facts(first), *first.metrics.warnings):
             say(f"  {fact}")
         with watch.step("starting the workers"):

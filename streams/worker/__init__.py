@@ -1,1 +1,9 @@
-"""worker."""
+"""Runs the roles as processes, on the servers of the settings or on the local stack, and prepares those servers.
+
+It imports from the agents and every package below them. Commands import the modules that load models or agents (``supervisor``,
+``bootstrap``, ``setup``, ``up``) where they need them.
+"""
+
+from streams.worker.local_stack import Notify, connected, local_stack
+
+__all__ = ["Notify", "connected", "local_stack"]

@@ -1,4 +1,4 @@
-"""One role in one process: its Faust app, its site, and its end in good order."""
+"""Runs one role in one process: its Faust app, its health endpoints, and a clean stop."""
 
 from __future__ import annotations
 
@@ -23,84 +23,84 @@ __all__ = ["build_app", "run_role"]
 
 LOG = logging.getLogger(__name__)
 STUCK_S = 900.0
-_LAG_S = 1.0
+_LAG_INTERVAL_S = 1.0
 
 
 def build_app(role: Role, settings: Settings) -> TwinApp:
-    """The app of a role with its agents, not started."""
+    """Build the app of a role with its agents, without starting it."""
     app = TwinApp(role, settings)
-    agents = import_module(f"streams.agents.{role}")  # a role loads its own agents only
+    agents = import_module(f"streams.agents.{role}")  # a process loads the agents of its role only
     agents.attach(app, Services(app))
-    app.timer(_LAG_S)(_lag_of(app))
+    app.timer(_LAG_INTERVAL_S)(_lag_reporter(app))
     app.finalize()
     return app
 
 
-def _lag_of(app: TwinApp) -> Callable[[], Awaitable[None]]:
-    """Show how many records wait in each partition that the app reads now."""
-    shown: set[tuple[str, int]] = set()
+def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
+    """Build the timer that sets the metric of waiting records for the partitions the app is assigned now."""
+    reported: set[tuple[str, int]] = set()
 
-    async def show_lag() -> None:
-        found = {(tp.topic, tp.partition): lag for tp, lag in app.consumer.lag().items() if tp.topic in EVENTS}
-        for topic, partition in shown - found.keys():
+    async def report_lag() -> None:
+        lags = {(tp.topic, tp.partition): lag for tp, lag in app.consumer.lag().items() if tp.topic in EVENTS}
+        for topic, partition in reported - lags.keys():
             SOURCE_LAG.remove(topic, partition)
-        for (topic, partition), lag in found.items():
+        for (topic, partition), lag in lags.items():
             SOURCE_LAG.labels(topic=topic, partition=partition).set(lag)
-        shown.clear()
-        shown.update(found)
+        reported.clear()
+        reported.update(lags)
 
-    return show_lag
+    return report_lag
 
 
 async def run_role(role: Role, settings: Settings, stop: asyncio.Event) -> None:
-    """Play a role until ``stop`` is set, then finish the event in hand and leave.
+    """Run a role until ``stop`` is set, then finish the event in work and stop.
 
-    Kafka and Postgres are waited for, as long as it takes.
+    It waits for Kafka and Postgres without a time limit before it starts.
 
     Raises:
-        OSError: when the port of the role's site is taken.
-        Exception: what ended the app, when it ended by itself.
+        OSError: when the port of the health endpoints is taken.
+        Exception: the reason why the app ended by itself.
     """
-    stage = _RoleRunner(role, settings)
-    async with serve_app(health_app(stage.pulse()), settings.web_host, settings.port_of(role)):
-        await _until(stop, stage.parts_answer())
+    runner = _RoleRunner(role, settings)
+    async with serve_app(health_app(runner.health_probe()), settings.web_host, settings.port_of(role)):
+        await _run_until(stop, runner.wait_for_servers())
         if not stop.is_set():
-            await stage.run(stop)
+            await runner.run(stop)
 
 
 class _RoleRunner:
-    """What the site can tell of the app, also before there is one."""
+    """Starts and stops the app of a role, and answers its health probe also before there is an app."""
 
     def __init__(self, role: Role, settings: Settings) -> None:
         self.role, self.settings = role, settings
         self.app: TwinApp | None = None
 
-    def pulse(self) -> HealthProbe:
+    def health_probe(self) -> HealthProbe:
         stuck_s = max(STUCK_S, 2 * self.settings.training_timeout_s)
         return HealthProbe(self.role, unready=self._unready, last_poll_s=self._last_poll_s, stuck_s=stuck_s)
 
-    async def parts_answer(self) -> None:
-        await retry_transient(self._postgres_answers, part="postgres")
-        await retry_transient(self._kafka_answers, part="kafka")
+    async def wait_for_servers(self) -> None:
+        await retry_transient(self._connect_to_postgres, part="postgres")
+        await retry_transient(self._connect_to_kafka, part="kafka")
 
     async def run(self, stop: asyncio.Event) -> None:
         self.app = app = build_app(self.role, self.settings)
         try:
             await app.start()
-            LOG.info("%s is up", self.role)
+            LOG.info("the role %s has started", self.role)
             await app.wait(stop.wait())
         finally:
             await app.stop()
         if app.crash_reason is not None:
             raise app.crash_reason
-        LOG.info("%s has stopped in good order", self.role)
+        LOG.info("the role %s has stopped cleanly", self.role)
 
-    async def _postgres_answers(self) -> None:
+    async def _connect_to_postgres(self) -> None:
         timeout = self.settings.postgres_connect_timeout_s
         connection = await asyncpg.connect(self.settings.postgres_dsn.get_secret_value(), timeout=timeout)
         await connection.close()
 
-    async def _kafka_answers(self) -> None:
+    async def _connect_to_kafka(self) -> None:
         async with open_admin(self.settings):
             pass
 
@@ -116,11 +116,11 @@ class _RoleRunner:
         return None if polled_at is None else time.monotonic() - polled_at
 
 
-async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
-    """Wait for ``work``, but leave it when ``stop`` is set."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (working, leaving):
+async def _run_until(stop: asyncio.Event, work: Awaitable[None]) -> None:
+    """Await ``work``, and cancel it when ``stop`` is set."""
+    work_task, stop_task = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({work_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (work_task, stop_task):
         task.cancel()
-    if working.done():
-        working.result()
+    if work_task.done():
+        work_task.result()

@@ -1,4 +1,4 @@
-"""Log lines of a role's process: for people on a terminal or in a file, for machines as JSON on stderr."""
+"""Sets up logging of a role's process: plain text on a terminal or in a file, JSON on stderr for machines."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 __all__ = ["log_file", "write_logs"]
 
 _PLAIN = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-_CHATTY = ("faust", "mode", "aiokafka", "mlflow", "alembic", "matplotlib", "asyncio", "kafka")
+_VERBOSE_LOGGERS = ("faust", "mode", "aiokafka", "mlflow", "alembic", "matplotlib", "asyncio", "kafka")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line, with the role that wrote it."""
+    """Formats each record as one JSON object on one line, with the role that wrote it."""
 
     def __init__(self, role: str) -> None:
         super().__init__()
         self._role = role
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
-        told = {
+        """Format a record as JSON."""
+        fields = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "role": self._role,
@@ -32,29 +32,29 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
 
 
 def log_file(folder: Path, role: str) -> Path:
-    """Where a role's process writes when it is given a folder."""
+    """Path of a role's log in a folder."""
     return folder / f"{role}.log"
 
 
 def write_logs(role: str, folder: Path | None) -> None:
-    """Send the log of this process to a file in ``folder``, or to stderr: as JSON when no person reads along."""
+    """Write the log of this process to a file in ``folder``, or to stderr; on stderr as JSON unless it is a terminal."""
     if folder is not None:
-        _move_stderr(log_file(folder, role))
+        _redirect_output(log_file(folder, role))
     plain = folder is not None or sys.stderr.isatty()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(_PLAIN) if plain else JsonLines(role))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for name in _CHATTY:
+    for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _move_stderr(path: Path) -> None:
-    """What libraries print goes to the file as well, whoever writes it."""
+def _redirect_output(path: Path) -> None:
+    """Append stdout and stderr of this process to a file, including what C libraries print."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     sys.stderr.flush()

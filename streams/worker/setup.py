@@ -1,16 +1,16 @@
-"""What commands do with Kafka, Postgres and MLflow; each opens what it needs and closes it again."""
+"""Steps that several commands share: they prepare the servers, train and load models, and publish tables."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pandas as pd
 
-from schemas import TWIN_TYPES, Brand, SimulationAnswer, SimulationRequest, TwinType
+from schemas import TWIN_TYPES, Brand, TwinType
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from sql.migrate import migrate
@@ -24,65 +24,62 @@ if TYPE_CHECKING:
     from engine.twins.twin_model import TwinModel
     from streams.training.line_training import TrainedLine
 
-__all__ = ["ask", "champion_of", "learn", "prepare", "publish_table", "with_features"]
+__all__ = ["join_features", "load_champion", "prepare", "publish_table", "train_model"]
 
 
 async def prepare(settings: Settings) -> dict[str, list[str]]:
-    """Apply migrations, create topics and the model store; returns what was new. Safe to do again, by anyone."""
-    from streams.registry.mlflow_registry import prepare_store  # noqa: PLC0415  # it brings MLflow in, which most commands do without
+    """Apply migrations, create topics and prepare the model store, each unless it is done already.
+
+    Returns:
+        Names of the migrations that were applied and of the topics that were created.
+    """
+    from streams.registry.mlflow_registry import prepare_store  # noqa: PLC0415  # imports MLflow, which most commands do not need
 
     applied = await migrate(settings.postgres_dsn.get_secret_value())
-    topics = await create_topics(settings)
+    created = await create_topics(settings)
     await asyncio.to_thread(prepare_store, settings.mlflow_uri)
-    return {"migrations": applied, "topics": topics}
+    return {"migrations": applied, "topics": created}
 
 
-async def learn(
-    settings: Settings, frame: pd.DataFrame, twin_type: TwinType, brand: Brand, target: str, source: str
+async def train_model(
+    settings: Settings, table: pd.DataFrame, twin_type: TwinType, brand: Brand, target: str, source: str
 ) -> TrainedLine:
-    """Train a model of a line on a table, register it, and make it champion when it is the first or proves better."""
-    from streams.registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415  # it brings MLflow in, which most commands do without
-    from streams.training.line_training import train_line  # noqa: PLC0415
+    """Train and register a model of a line, and promote it when it is the line's first or passes the promotion gate."""
+    from streams.registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415  # imports MLflow, which most commands do not need
+    from streams.training.line_training import train_line  # noqa: PLC0415  # likewise
 
     registry = MlflowRegistry(settings.mlflow_uri)
     async with await open_pool(settings) as pool:
-        return await train_line(pool, registry, frame, twin_type, brand, target, settings=settings, source=source)
+        return await train_line(pool, registry, table, twin_type, brand, target, settings=settings, source=source)
 
 
-async def champion_of(settings: Settings, pool: Pool, line: str) -> TwinModel:
-    """The champion of a line, loaded.
+async def load_champion(settings: Settings, pool: Pool, line: str) -> TwinModel:
+    """Load the champion of a line.
 
     Raises:
         LookupError: when the line is unknown or has no champion.
     """
-    from streams.registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415
-    from streams.registry.model_loader import ModelLoader  # noqa: PLC0415  # it brings MLflow in, which most commands do without
+    from streams.registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415  # imports MLflow, which most commands do not need
+    from streams.registry.model_loader import ModelLoader  # noqa: PLC0415  # likewise
 
     champion = await Ledger(pool).champion(line)
     if champion is None:
-        raise LookupError(f"{line} has no champion yet: twinstream train FILE")
+        raise LookupError(f"the line {line} has no champion yet: train one with twinstream train FILE")
     return await ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), 1).load(champion)
 
 
-async def with_features(settings: Settings, outcomes: pd.DataFrame, source: str, line: str) -> tuple[pd.DataFrame, str]:
-    """Outcomes with the features that were known at their time, and the name of the source that knew them.
+async def join_features(settings: Settings, outcomes: pd.DataFrame, source: str, line: str) -> tuple[pd.DataFrame, str]:
+    """Join outcomes with the features that a source has for the time of each outcome.
+
+    Returns:
+        The joined table, and the name of the source.
 
     Raises:
         ValueError: for an unknown source, or outcomes without entity or time.
     """
     async with await open_pool(settings) as pool:
-        found = feature_source(source, pool, line)
-        return await found.joined(checked_outcomes(outcomes)), found.name
-
-
-async def ask(settings: Settings, request: SimulationRequest, timeout_s: float) -> SimulationAnswer:
-    """Publish a request and wait for its answer.
-
-    Raises:
-        NoAnswer: after ``timeout_s``.
-    """
-    async with TwinClient(settings, name="command line") as client:
-        return await client.request(request, timeout_s=timeout_s)
+        features = feature_source(source, pool, line)
+        return await features.joined(checked_outcomes(outcomes)), features.name
 
 
 async def publish_table(
@@ -93,29 +90,32 @@ async def publish_table(
     target: str | None,
     report_progress: Callable[[int], None],
 ) -> int:
-    """Publish the rows of a table as outcomes, with twin type, brand, metric, ID and time filled in where it has no such column.
+    """Publish the rows of a table as outcomes.
+
+    Twin type, brand, metric, time and event id are filled in where the table has no such column.
 
     Args:
         settings: addresses of the service.
-        table: a row for each outcome.
+        table: one row per outcome.
         twin_type: for rows without one.
         brand: for rows without one.
-        target: the metric of rows without one; the twin type's own target where it is None.
+        target: the metric of rows without one; the twin type's default target when null.
         report_progress: called with the number of rows published so far.
 
     Returns:
         Number of outcomes published.
 
     Raises:
-        ValueError: for a column or row that is no outcome; the rows before it are published.
+        ValueError: for an unknown column, or a row that is not an outcome; the rows before it may be published already.
     """
-    filled: dict[str, Any] = {
+    defaults = {
         "twin_type": twin_type.value,
         "brand": brand.value,
         "metric_type": TWIN_TYPES[twin_type].target(target).name,
         "observed_at": datetime.now(UTC),
     }
-    constants = {name: value for name, value in filled.items() if name not in table}
-    named = table if "event_id" in table else table.assign(event_id=[str(uuid4()) for _ in range(len(table))])
+    constants = {name: value for name, value in defaults.items() if name not in table}
+    if "event_id" not in table:
+        table = table.assign(event_id=[str(uuid4()) for _ in range(len(table))])
     async with TwinClient(settings, name="command line") as client:
-        return await client.publish_outcomes(outcome_events(named, constants), progress=report_progress)
+        return await client.publish_outcomes(outcome_events(table, constants), report_progress=report_progress)

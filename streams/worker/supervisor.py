@@ -1,4 +1,4 @@
-"""A worker: one child process for each role, started again when it dies, and none that outlives its parent."""
+"""Runs one child process per role, restarts a child that ends, and makes sure that none outlives its parent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -26,41 +26,43 @@ from typing import Self
 from streams.errors import describe_error
 from streams.settings import Role, Settings
 from streams.worker.bootstrap import run_role
+from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file, write_logs
 
-__all__ = ["WorkerFailed", "Workers", "collect_seldom", "run_worker"]
+__all__ = ["WorkerFailed", "Workers", "collect_garbage_rarely", "run_worker"]
 
 LOG = logging.getLogger(__name__)
 
 ORPHAN_S = 1.5
 STOP_S = 15.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
-DEATHS_AT_MOST, DEATHS_WITHIN_S = 5, 120.0
-REFUSED = 78  # EX_CONFIG of sysexits.h: the same start would fail again
+MAX_EXITS, EXITS_WITHIN_S = 5, 120.0
+CANNOT_START = 78  # EX_CONFIG of sysexits.h: the same start would fail again
 PRELOAD = ["streams.worker.bootstrap", "engine", "sklearn.ensemble", "scipy.stats", "skops.io", "schemas"]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class WorkerFailed(RuntimeError):
-    """A role keeps dying, or refuses to start."""
+    """A role keeps ending, cannot be started, or is not ready in time."""
 
 
 @dataclass
 class _Child:
+    """The process of a role, and the times (monotonic clock) of its recent exits and of its next start."""
+
     role: Role
     process: ForkServerProcess
-    started: float
-    deaths: deque[float] = field(default_factory=deque)
-    again_at: float | None = None
+    exits: deque[float] = field(default_factory=deque)
+    restart_at: float | None = None
 
 
 class Workers:
-    """The processes of some roles, as a context manager: started at its beginning, stopped in good order at its end.
+    """Processes of some roles, as a context manager: started when it is entered, stopped cleanly when it is left.
 
     Args:
-        roles: one process each.
-        settings: handed to every process.
-        log_folder: a file for each role there; without it, stderr.
+        roles: roles to run, in one process each.
+        settings: settings of every process.
+        log_folder: folder with a log file for each role; without it, the processes log to stderr.
     """
 
     def __init__(self, roles: Sequence[Role], settings: Settings, *, log_folder: Path | None = None) -> None:
@@ -68,24 +70,24 @@ class Workers:
         self._children: list[_Child] = []
         self._stopping = threading.Event()
         self._failure: WorkerFailed | None = None
-        self._watcher = threading.Thread(target=self._watch, name="workers", daemon=True)
+        self._supervisor = threading.Thread(target=self._supervise, name="workers", daemon=True)
 
     def __enter__(self) -> Self:
-        with _environment(ONE_THREAD):
+        with _default_environment(ONE_THREAD):
             self._context = _forkserver()
-            with _interrupts_held():  # Ctrl-C reaches all processes of a terminal; this one alone shall answer it
+            with _sigint_blocked():  # Ctrl-C reaches every process of a terminal, but only this one reacts to it
                 ensure_running()
-            self._children = [_Child(role, self._spawn(role), time.monotonic()) for role in self._roles]
-        self._watcher.start()
+            self._children = [_Child(role, self._spawn(role)) for role in self._roles]
+        self._supervisor.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
     def stop(self) -> None:
-        """Let every process finish its event and leave; one that takes longer than 15 s is killed."""
+        """Let every process finish its event and stop; a process that takes longer than 15 s is killed."""
         self._stopping.set()
-        self._watcher.join()
+        self._supervisor.join()
         for child in self._children:
             if child.process.is_alive():
                 child.process.terminate()
@@ -93,83 +95,86 @@ class Workers:
         for child in self._children:
             child.process.join(max(0.0, deadline - time.monotonic()))
             if child.process.is_alive():
-                LOG.warning("%s did not stop within %g s: killed", child.role, STOP_S)
+                LOG.warning("the role %s did not stop within %g s and was killed", child.role, STOP_S)
                 child.process.kill()
                 child.process.join()
 
     @property
     def pids(self) -> dict[Role, int]:
-        """Process of each role."""
+        """Process id of each role."""
         return {child.role: child.process.pid for child in self._children if child.process.pid is not None}
 
     def check(self) -> None:
-        """Raise when a role keeps dying.
+        """Raise when a role has failed for good.
 
         Raises:
-            WorkerFailed: naming the role, and where it wrote why.
+            WorkerFailed: naming the role and its log.
         """
         if self._failure is not None:
             raise self._failure
 
     def ready(self) -> bool:
-        """Whether every role takes events."""
-        return all(_answers(self._settings, role, "/ready") for role in self._roles)
+        """Whether every role processes events."""
+        return all(_is_ready(self._settings, role) for role in self._roles)
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Wait until every role takes events.
+        """Wait until every role processes events.
 
         Raises:
-            WorkerFailed: when a role keeps dying, or is not ready in time.
+            WorkerFailed: when a role fails, or is not ready in time.
         """
         deadline = time.monotonic() + timeout_s
         while not self.ready():
             self.check()
             if time.monotonic() > deadline:
-                late = [role for role in self._roles if not _answers(self._settings, role, "/ready")]
-                raise WorkerFailed(f"not ready after {timeout_s:g} s: {', '.join(late)}{self._see(late[0]) if late else ''}")
+                unready = [role for role in self._roles if not _is_ready(self._settings, role)]
+                hint = self._log_hint(unready[0]) if unready else ""
+                raise WorkerFailed(f"not ready after {timeout_s:g} s: {', '.join(unready)}{hint}")
             time.sleep(0.1)
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait until stopped, or failed, or ``timeout_s`` are over."""
-        self._watcher.join(timeout_s)
+        """Wait until the workers are stopped, a role has failed, or ``timeout_s`` are over."""
+        self._supervisor.join(timeout_s)
 
     def _spawn(self, role: Role) -> ForkServerProcess:
         process = self._context.Process(
-            target=_child, args=(role, self._settings, self._log_folder), name=f"twinstream-{role}", daemon=True
+            target=_run_child, args=(role, self._settings, self._log_folder), name=f"twinstream-{role}", daemon=True
         )
         process.start()
         return process
 
-    def _watch(self) -> None:
+    def _supervise(self) -> None:
         while not self._stopping.is_set() and self._failure is None:
-            alive = [child.process.sentinel for child in self._children if child.again_at is None]
-            wait(alive, timeout=0.2) if alive else time.sleep(0.2)
+            running = [child.process.sentinel for child in self._children if child.restart_at is None]
+            wait(running, timeout=0.2) if running else time.sleep(0.2)
             for child in self._children:
-                self._look_after(child, time.monotonic())
+                if not self._stopping.is_set():
+                    self._update(child, time.monotonic())
 
-    def _look_after(self, child: _Child, now: float) -> None:
-        if self._stopping.is_set():
-            return
-        if child.again_at is not None:
-            if now >= child.again_at:
-                child.process, child.started, child.again_at = self._spawn(child.role), now, None
-        elif child.process.exitcode is not None:
-            self._note_death(child, now)
+    def _update(self, child: _Child, now: float) -> None:
+        """Start a child whose pause is over, and schedule the restart of one that has ended."""
+        if child.restart_at is None:
+            if child.process.exitcode is not None:
+                self._handle_exit(child, now)
+        elif now >= child.restart_at:
+            child.process, child.restart_at = self._spawn(child.role), None
 
-    def _note_death(self, child: _Child, now: float) -> None:
-        code = child.process.exitcode
-        child.deaths.append(now)
-        while child.deaths[0] < now - DEATHS_WITHIN_S:
-            child.deaths.popleft()
-        if code == REFUSED or len(child.deaths) >= DEATHS_AT_MOST:
-            often = f"{len(child.deaths)} times within {DEATHS_WITHIN_S:g} s" if code != REFUSED else "and would again"
-            self._failure = WorkerFailed(f"{child.role} ended {often}, last with status {code}{self._see(child.role)}")
-            return
-        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (len(child.deaths) - 1))
-        LOG.warning("%s ended with status %s: starting it again in %g s%s", child.role, code, pause, self._see(child.role))
-        child.again_at = now + pause
+    def _handle_exit(self, child: _Child, now: float) -> None:
+        status, hint = child.process.exitcode, self._log_hint(child.role)
+        child.exits.append(now)
+        while child.exits[0] < now - EXITS_WITHIN_S:
+            child.exits.popleft()
+        if status == CANNOT_START:
+            self._failure = WorkerFailed(f"the role {child.role} cannot be started{hint}")
+        elif len(child.exits) >= MAX_EXITS:
+            count = f"{len(child.exits)} times within {EXITS_WITHIN_S:g} s"
+            self._failure = WorkerFailed(f"the role {child.role} ended {count}, the last time with status {status}{hint}")
+        else:
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (len(child.exits) - 1))
+            LOG.warning("the role %s ended with status %s and is restarted in %g s%s", child.role, status, pause_s, hint)
+            child.restart_at = now + pause_s
 
-    def _see(self, role: Role) -> str:
+    def _log_hint(self, role: Role) -> str:
         return f"; see {log_file(self._log_folder, role)}" if self._log_folder is not None else ""
 
 
@@ -178,43 +183,42 @@ def run_worker(
     settings: Settings,
     *,
     log_folder: Path | None = None,
-    say: Callable[[str], object] = lambda _line: None,
+    notify: Notify = lambda _line: None,
 ) -> None:
-    """Run roles until SIGTERM or SIGINT, and stop them in good order.
-
-    ``say`` is told when all are ready.
+    """Run roles until SIGTERM or SIGINT, and stop them cleanly; ``notify`` is called when all are ready.
 
     Raises:
-        WorkerFailed: when a role keeps dying.
+        WorkerFailed: when a role keeps ending.
     """
-    with _asked_to_stop() as stop, Workers(roles, settings, log_folder=log_folder) as workers:
-        told = False
+    with _stop_signals() as stop, Workers(roles, settings, log_folder=log_folder) as workers:
+        notified = False
         while not stop.wait(0.2):
             workers.check()
-            if not told and workers.ready():
-                told = True
-                say(f"ready: {', '.join(roles)}")
+            if not notified and workers.ready():
+                notified = True
+                notify(f"ready: {', '.join(roles)}")
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
+def _stop_signals() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM and SIGINT set."""
     stop = threading.Event()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def _environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Variables that children are to find; what is set already stays."""
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
+def _default_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for child processes, except those that are set already."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield
@@ -224,27 +228,28 @@ def _environment(wanted: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """A process that is started inside never sees SIGINT; here it is answered at the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT for processes that are started inside; this process handles it at the end of the block."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _forkserver() -> ForkServerContext:
-    """Children are forked from a process that has imported everything heavy once."""
+    """Children are forked from a server process that has imported the heavy modules once."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
 
 
-def _answers(settings: Settings, role: Role, path: str) -> bool:
-    host = "127.0.0.1" if settings.web_host in ("0.0.0.0", "::", "") else settings.web_host  # noqa: S104  # asks, does not bind
+def _is_ready(settings: Settings, role: Role) -> bool:
+    listens_everywhere = settings.web_host in ("0.0.0.0", "::", "")  # noqa: S104  # compared, not bound
+    host = "127.0.0.1" if listens_everywhere else settings.web_host
     connection = http.client.HTTPConnection(host, settings.port_of(role), timeout=1.0)
     try:
-        connection.request("GET", path)
+        connection.request("GET", "/ready")
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
@@ -252,41 +257,42 @@ def _answers(settings: Settings, role: Role, path: str) -> bool:
         connection.close()
 
 
-def collect_seldom() -> None:
-    """Let Python look for garbage less often.
+def collect_garbage_rarely() -> None:
+    """Raise the thresholds of Python's garbage collector.
 
-    A slice makes tens of thousands of objects in no cycle: looked through after every 700 of them, they take a quarter longer.
+    A poll batch makes tens of thousands of objects that are in no reference cycle. Collections at the default threshold of 700
+    objects make its processing a quarter slower.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
-def _child(role: Role, settings: Settings, log_folder: Path | None) -> None:
+def _run_child(role: Role, settings: Settings, log_folder: Path | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    collect_seldom()
+    collect_garbage_rarely()
     write_logs(role, log_folder)
     try:
-        asyncio.run(_until_asked(role, settings))
+        asyncio.run(_run_until_terminated(role, settings))
     except (ValueError, OSError) as error:
-        LOG.error("%s cannot be started: %s", role, describe_error(error))  # noqa: TRY400  # a sentence is enough
-        sys.exit(REFUSED)
+        LOG.error("the role %s cannot be started: %s", role, describe_error(error))  # noqa: TRY400  # a traceback would add nothing
+        sys.exit(CANNOT_START)
     except Exception:
-        LOG.exception("%s ended", role)
+        LOG.exception("the role %s ended with an error", role)
         sys.exit(1)
 
 
-async def _until_asked(role: Role, settings: Settings) -> None:
-    """Play until asked to stop; without a parent, at once."""
+async def _run_until_terminated(role: Role, settings: Settings) -> None:
+    """Run a role until SIGTERM, or until the parent process is gone."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     parent = mp.parent_process()
     if parent is not None:
-        loop.add_reader(parent.sentinel, _orphaned, loop, stop, parent.sentinel)
+        loop.add_reader(parent.sentinel, _stop_orphan, loop, stop, parent.sentinel)
     await run_role(role, settings, stop)
 
 
-def _orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, sentinel: int) -> None:
-    """Leave in good order if that takes a moment, else at once: what is unfinished comes again to somebody else."""
+def _stop_orphan(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, sentinel: int) -> None:
+    """Stop cleanly within 1.5 s, else exit at once: another worker receives the unfinished events again."""
     loop.remove_reader(sentinel)
     stop.set()
     loop.call_later(ORPHAN_S, os._exit, 1)

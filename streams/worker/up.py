@@ -1,50 +1,46 @@
-"""The whole service on the local stack, with its page, until somebody stops it."""
+"""Runs the whole service on the local stack, with its dashboard, until it is stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 
+from streams.client.discovery import last_home
 from streams.settings import ROLES, Settings
 from streams.web.dashboard import serve_dashboard
-from streams.worker.local_stack import last_home, local_stack
+from streams.worker.local_stack import Notify, local_stack
 from streams.worker.setup import prepare
 from streams.worker.supervisor import Workers
 
 __all__ = ["serve"]
 
-Say = Callable[[str], None]
 
-
-def serve(settings: Settings, home: Path | None, port: int, say: Say) -> None:
-    """Start the stack and every role, serve the page, and stop all of it in good order on SIGINT or SIGTERM.
+def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> None:
+    """Start the stack, every role and the dashboard, and stop all of them cleanly on SIGINT or SIGTERM.
 
     Raises:
-        StackError: when the stack runs already, or cannot start.
-        WorkerFailed: when a role keeps dying.
+        StackError: when the stack is running already, or cannot start.
+        WorkerFailed: when a role keeps ending.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with local_stack(home or last_home(settings.home), settings, say) as at:
-            asyncio.run(prepare(at))
-            say("starting the workers")
-            with Workers(ROLES, at, log_folder=at.home / "logs") as workers:
+        with local_stack(home or last_home(settings.home), settings, notify) as on_stack:
+            asyncio.run(prepare(on_stack))
+            notify("starting the workers")
+            with Workers(ROLES, on_stack, log_folder=on_stack.home / "logs") as workers:
                 workers.wait_ready()
-                asyncio.run(_show(at, workers, port, say))
+                asyncio.run(_serve_dashboard(on_stack, workers, port, notify))
     except KeyboardInterrupt:
-        say("stopped")
+        notify("stopped")
 
 
-async def _show(settings: Settings, workers: Workers, port: int, say: Say) -> None:
-    async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(serve_dashboard(settings, port))
-        say(f"the page: {address}")
-        say(f"metrics: http://{settings.web_host}:{settings.port_of(ROLES[0])}/metrics and the {len(ROLES) - 1} ports after it")
-        say(f"models: mlflow server --backend-store-uri {settings.mlflow_uri}")
-        say("running until Ctrl-C")
+async def _serve_dashboard(settings: Settings, workers: Workers, port: int, notify: Notify) -> None:
+    async with serve_dashboard(settings, port) as address:
+        notify(f"dashboard: {address}")
+        notify(f"metrics: http://{settings.web_host}:{settings.port_of(ROLES[0])}/metrics and the next {len(ROLES) - 1} ports")
+        notify(f"models: run mlflow server --backend-store-uri {settings.mlflow_uri}")
+        notify("running; press Ctrl-C to stop")
         while True:
             workers.check()
             await asyncio.sleep(1.0)

@@ -31,7 +31,7 @@ from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.topics import topic_of
 from streams.settings import Settings
 from streams.worker.bootstrap import build_app
-from streams.worker.supervisor import Workers, collect_seldom
+from streams.worker.supervisor import Workers, collect_garbage_rarely
 from tests.bench.measure import Aim, Figure
 from tests.bench.tables import Measured
 
@@ -247,7 +247,7 @@ def _scored(settings: Settings, begin: Offsets, count: int) -> float:
 
 
 def _score_all(settings: Settings, begin: Mapping[tuple[str, int], int], count: int, tell: Any) -> None:
-    collect_seldom()
+    collect_garbage_rarely()
     tell.send(asyncio.run(_without_transaction(settings, begin, count)))
 
 

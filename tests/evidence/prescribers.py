@@ -35,7 +35,7 @@ from streams.reporting.charts import Curve, ReferenceLine, Tone, ValueMarker, cu
 from streams.settings import ROLES, Settings
 from streams.training.datasets import as_training_table, read_table
 from streams.worker.local_stack import local_stack
-from streams.worker.setup import learn, prepare
+from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers
 from tests.error_streams import CELL, LOOK, first_looks, log_evidence, looks_of, rule_fired
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
@@ -350,7 +350,7 @@ def _second_worker(held: ExitStack, at: Settings, home: Path) -> Workers:
 
 
 def _first_model(at: Settings, learned: pd.DataFrame, story: Story) -> ModelCard:
-    return asyncio.run(learn(at, learned, TwinType.HCP, story.brand, TARGET, TABLE.name)).card
+    return asyncio.run(train_model(at, learned, TwinType.HCP, story.brand, TARGET, TABLE.name)).card
 
 
 @dataclass(frozen=True)

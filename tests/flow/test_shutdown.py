@@ -59,7 +59,7 @@ async def test_a_rolling_restart_of_two_workers_loses_nothing_and_reads_nothing_
         await asyncio.to_thread(each.stop)
 
     for name in names:
-        assert "stopped in good order" in (tmp_path / name / "outcomes.log").read_text()
+        assert "has stopped cleanly" in (tmp_path / name / "outcomes.log").read_text()
     assert await committed(settings) == await positions(pool)  # what was done was acknowledged
     assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE fate = 'counted'") == 3000
     assert await pool.fetchval("SELECT count(*) FROM source_gaps") == 0

@@ -52,7 +52,7 @@ from streams.settings import Settings
 from streams.worker.supervisor import run_worker
 if __name__ == "__main__":
     settings = Settings.model_validate_json(sys.argv[1])
-    run_worker(sys.argv[3].split(","), settings, log_folder=Path(sys.argv[2]), say=lambda line: print(line, flush=True))
+    run_worker(sys.argv[3].split(","), settings, log_folder=Path(sys.argv[2]), notify=lambda line: print(line, flush=True))
 """
 
 
@@ -103,7 +103,7 @@ async def test_asked_to_stop_it_ends_in_good_order_with_all_its_children(run, nu
     parent.send_signal(number)
     assert await asyncio.to_thread(parent.wait, PATIENCE_S) == 0
     assert gone(family, within_s=15.0)
-    assert "simulation has stopped in good order" in (tmp_path / "logs" / "simulation.log").read_text()
+    assert "simulation has stopped cleanly" in (tmp_path / "logs" / "simulation.log").read_text()
 
 
 async def test_an_interrupt_of_the_whole_group_is_answered_by_the_parent_alone(run, tmp_path):
@@ -113,7 +113,7 @@ async def test_an_interrupt_of_the_whole_group_is_answered_by_the_parent_alone(r
     assert await asyncio.to_thread(parent.wait, PATIENCE_S) == 0
     assert gone(family, within_s=15.0)
     log = (tmp_path / "logs" / "simulation.log").read_text()
-    assert "stopped in good order" in log
+    assert "has stopped cleanly" in log
     assert "KeyboardInterrupt" not in log
 
 
@@ -135,7 +135,7 @@ async def test_a_child_that_cannot_start_ends_the_worker_with_the_reason(setting
     async with blocker:
         with Workers(["simulation"], settings, log_folder=tmp_path / "logs") as workers:
             await asyncio.to_thread(workers.wait, PATIENCE_S)
-            with pytest.raises(WorkerFailed, match=r"simulation ended and would again.*simulation\.log"):
+            with pytest.raises(WorkerFailed, match=r"the role simulation cannot be started.*simulation\.log"):
                 workers.check()
     assert "set TWIN_WEB_PORT" in (tmp_path / "logs" / "simulation.log").read_text()
 
