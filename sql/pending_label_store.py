@@ -1,4 +1,4 @@
-"""Predictions that wait for their outcome, and what is expected of a model before its outcomes arrive."""
+"""Reads predictions whose outcome is pending, and stores estimates of a model's performance before outcomes arrive."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from uuid import UUID
 from schemas.fidelity_models import EstimatedFidelity
 from sql.database import Database
 
-__all__ = ["AskedRow", "Cohort", "cohorts", "estimate_of", "newest_rows", "save_estimate"]
+__all__ = ["Cohort", "PredictedRow", "cohorts", "estimate_of", "newest_rows", "save_estimate"]
 
 
 class Cohort(NamedTuple):
-    """The predictions of one simulation and what came of them.
+    """Counts of the predictions of one simulation and of their outcomes.
 
     Attributes:
-        age_s: since the simulation was answered, by Postgres's clock.
-        predicted: twins it was about; ``arrived`` have an outcome, ``missing`` one that is known never to come.
-        levels: twins predicted, and outcomes that arrived, by dimension and level.
+        age_s: seconds since the simulation completed, by the clock of Postgres.
+        predicted: number of twins; for ``arrived`` the outcome is in, for ``missing`` it was reported that none will come.
+        levels: predicted twins and arrived outcomes, by ``dimension=level``.
     """
 
     simulation_id: UUID
@@ -29,7 +29,7 @@ class Cohort(NamedTuple):
     levels: Mapping[str, tuple[int, int]]
 
 
-# Only simulations that somebody reports outcomes of: what nobody follows has nothing to wait for.
+# Only simulations with at least one reported outcome: for the others no outcomes are expected.
 _COHORTS = """
 WITH followed AS (
     SELECT r.simulation_id, extract(epoch FROM clock_timestamp() - r.completed_at)::float8 AS age_s,
@@ -58,7 +58,7 @@ ORDER BY w.completed_at DESC"""
 
 
 async def cohorts(database: Database, line: str, limit: int) -> list[Cohort]:
-    """The latest simulations of a line that outcomes are reported of, the newest first."""
+    """Return the latest simulations of a line that have reported outcomes, newest first."""
     return [
         Cohort(
             row["simulation_id"],
@@ -73,12 +73,12 @@ async def cohorts(database: Database, line: str, limit: int) -> list[Cohort]:
 
 
 def _levels(groups: Mapping[str, Sequence[Mapping[str, Any]]], arrived: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    predicted = {f"{dimension}={group['group']}": group["n"] for dimension, found in groups.items() for group in found}
+    predicted = {f"{dimension}={group['group']}": group["n"] for dimension, members in groups.items() for group in members}
     return {level: (count, arrived.get(level, 0)) for level, count in predicted.items()}
 
 
-class AskedRow(NamedTuple):
-    """What a model was asked about, and what it said."""
+class PredictedRow(NamedTuple):
+    """Features of a row with the model's prediction and its 95 % interval."""
 
     features: Mapping[str, Any]
     predicted: float
@@ -92,10 +92,10 @@ WHERE line = $1 AND model_id = $2 AND features IS NOT NULL AND predicted_value I
 ORDER BY observed_at DESC LIMIT $3"""
 
 
-async def newest_rows(database: Database, line: str, model_id: UUID, limit: int) -> list[AskedRow]:
-    """The newest rows that a model was asked about by their features, whether their outcome is known or not."""
+async def newest_rows(database: Database, line: str, model_id: UUID, limit: int) -> list[PredictedRow]:
+    """Return the newest predictions of a model that came with features, whether or not their outcome is known."""
     rows = await database.fetch(_NEWEST_ROWS, line, model_id, limit)
-    return [AskedRow(*row) for row in rows]
+    return [PredictedRow(*row) for row in rows]
 
 
 _SAVE_ESTIMATE = """
@@ -103,12 +103,12 @@ INSERT INTO estimated_fidelity (line, model_id, estimate) VALUES ($1, $2, $3)
 ON CONFLICT (line) DO UPDATE SET model_id = excluded.model_id, estimate = excluded.estimate, made_at = clock_timestamp()"""
 
 
-async def save_estimate(database: Database, line: str, model_id: UUID, found: EstimatedFidelity) -> None:
-    """Keep the newest estimate of a line."""
-    await database.execute(_SAVE_ESTIMATE, line, model_id, found.model_dump(mode="json"))
+async def save_estimate(database: Database, line: str, model_id: UUID, estimate: EstimatedFidelity) -> None:
+    """Store the newest estimate of a line."""
+    await database.execute(_SAVE_ESTIMATE, line, model_id, estimate.model_dump(mode="json"))
 
 
 async def estimate_of(database: Database, line: str, model_id: UUID) -> EstimatedFidelity | None:
-    """The newest estimate of a line, if it is about this model."""
-    found = await database.fetchval("SELECT estimate FROM estimated_fidelity WHERE line = $1 AND model_id = $2", line, model_id)
-    return None if found is None else EstimatedFidelity.model_validate(found)
+    """Return the newest estimate of a line if it is about this model."""
+    estimate = await database.fetchval("SELECT estimate FROM estimated_fidelity WHERE line = $1 AND model_id = $2", line, model_id)
+    return None if estimate is None else EstimatedFidelity.model_validate(estimate)

@@ -1,4 +1,4 @@
-"""What windows and their judge keep: live rows of panes, snapshots, states with the latch of the alarm, floors."""
+"""Reads the rows of panes that windows are added up from, and stores snapshots of windows."""
 
 from __future__ import annotations
 
@@ -10,50 +10,40 @@ from uuid import UUID, uuid5
 
 import asyncpg
 
-from schemas import DriftEvent, FidelityWindow, SourceId
+from schemas import FidelityWindow, PaneRow, SourceId
 from schemas.events import SUM_FIELDS
 from sql.database import Connection, Database
 from sql.line_lock import queue_for_line
-from sql.pane_store import PANE_COLUMNS, LinePaneRow, pane_row
+from sql.pane_store import PANE_COLUMNS, pane_row
 
 __all__ = [
     "CellSums",
-    "FloorRow",
     "MonitoredLine",
-    "SeriesState",
     "Snapshot",
     "SnapshotKey",
     "SourceState",
     "SourcedRow",
     "Span",
-    "alarms",
     "cells_between",
     "changed_rows",
-    "detector_floors",
-    "latch_alarm",
-    "latest_from",
+    "latest_pane_starts",
     "live_rows",
     "lock_line",
-    "mark_published",
+    "model_series",
     "monitored_lines",
     "newest_pane",
-    "note_attempt",
-    "raise_floor",
     "rows_within",
     "save_snapshots",
-    "save_state",
-    "series_of",
-    "series_states",
     "snapshots_from",
     "snapshots_within",
     "source_states",
-    "unsettled_windows",
     "version_between",
+    "windows_without_snapshot",
 ]
 
 
 class MonitoredLine(NamedTuple):
-    """A model line as windows see it; ``floor`` in seconds since the epoch."""
+    """Settings and state of a model line that windows depend on; ``floor`` in seconds since the epoch, lengths in seconds."""
 
     line: str
     champion: UUID | None
@@ -68,12 +58,16 @@ SELECT line, champion, generation, extract(epoch FROM floor)::float8 AS floor, p
 
 
 async def monitored_lines(database: Database) -> list[MonitoredLine]:
-    """All lines."""
+    """Return all model lines, ordered by name."""
     return [MonitoredLine(**row) for row in await database.fetch(f"{_LINE_STATES} ORDER BY line")]
 
 
 async def lock_line(connection: Connection, line: str) -> MonitoredLine:
-    """The line, which nobody else may change or read in a slice before this transaction ends."""
+    """Lock a line until the transaction ends: no ingestion and no promotion can use it meanwhile.
+
+    Raises:
+        LookupError: when there is no such line.
+    """
     await queue_for_line(connection, line)
     row = await connection.fetchrow(f"{_LINE_STATES} WHERE line = $1 FOR UPDATE", line)
     if row is None:
@@ -82,27 +76,27 @@ async def lock_line(connection: Connection, line: str) -> MonitoredLine:
 
 
 class SourcedRow(NamedTuple):
-    """A row of ``fidelity_panes`` and the source that brought it."""
+    """A row of ``fidelity_panes`` with its source, ``topic:partition:incarnation``."""
 
     source: str
-    found: LinePaneRow
+    row: PaneRow
 
 
 _LIVE_ROWS = f"SELECT source, {PANE_COLUMNS} FROM fidelity_panes WHERE line = $1 AND pane >= $2"  # noqa: S608  # names of columns
 
 
 async def live_rows(database: Database, line: str, lowest: float) -> list[SourcedRow]:
-    """Rows of a line from a pane on."""
+    """Return the rows of a line whose pane is not below ``lowest``."""
     return _sourced(await database.fetch(_LIVE_ROWS, line, lowest))
 
 
 async def changed_rows(database: Database, line: str, lowest: float, since: datetime) -> list[SourcedRow]:
-    """Rows of a line from a pane on that changed after a time, by Postgres's clock."""
+    """Return the rows of ``live_rows`` that changed after ``since``, by the clock of Postgres."""
     return _sourced(await database.fetch(f"{_LIVE_ROWS} AND changed_at > $3", line, lowest, since))
 
 
 class Span(NamedTuple):
-    """Panes of a series that begin in [low, high), in seconds since the epoch."""
+    """Panes of a series that start in [low, high), in seconds since the epoch."""
 
     model_id: UUID
     segment: str
@@ -110,52 +104,52 @@ class Span(NamedTuple):
     high: float
 
 
-_OF_SPANS = """
+_SPANS = """
 unnest($2::uuid[], $3::text[], $4::float8[], $5::float8[]) AS s (model_id, segment, low, high)"""
 
 _ROWS_WITHIN = f"""
-SELECT source, {PANE_COLUMNS} FROM fidelity_panes JOIN {_OF_SPANS} USING (model_id, segment)
+SELECT source, {PANE_COLUMNS} FROM fidelity_panes JOIN {_SPANS} USING (model_id, segment)
 WHERE line = $1 AND pane >= low AND pane < high"""  # noqa: S608  # names of columns
 
 
 async def rows_within(database: Database, line: str, spans: Sequence[Span]) -> list[SourcedRow]:
-    """Rows of a line in spans that do not overlap."""
-    return _sourced(await database.fetch(_ROWS_WITHIN, line, *_columns(spans))) if spans else []
+    """Return the rows of a line in spans, which must not overlap."""
+    return _sourced(await database.fetch(_ROWS_WITHIN, line, *_span_columns(spans))) if spans else []
 
 
 _NEWEST_PANE = "SELECT max(pane) FROM fidelity_panes WHERE line = $1"
 
 
 async def newest_pane(database: Database, line: str) -> float | None:
-    """Start of the latest cell of a line."""
+    """Return the start of the latest pane of a line, None when it has no rows."""
     newest: float | None = await database.fetchval(_NEWEST_PANE, line)
     return newest
 
 
 class CellSums(NamedTuple):
-    """What the detector reads of a cell over all sources, ``sums`` in the order of ``SUM_FIELDS`` with zeros for the rest."""
+    """Sums of a cell over all sources, in the order of ``SUM_FIELDS``; fields that the detector does not need are 0."""
 
     model_id: UUID
     segment: str
     sums: tuple[int, ...]
 
 
-_READ_BY_DETECTOR = tuple(name for name in SUM_FIELDS if name == "n" or name.startswith("log_bet"))
+_DETECTOR_FIELDS = tuple(name for name in SUM_FIELDS if name == "n" or name.startswith("log_bet"))
 _CELLS = f"""
-SELECT model_id, segment, {", ".join(f"sum({name})::bigint" for name in _READ_BY_DETECTOR)} FROM fidelity_panes
+SELECT model_id, segment, {", ".join(f"sum({name})::bigint" for name in _DETECTOR_FIELDS)} FROM fidelity_panes
 WHERE line = $1 AND pane >= $2 AND pane < $3
   AND ($4::uuid[] IS NULL OR (model_id, segment) IN (SELECT * FROM unnest($4, $5::text[])))
 GROUP BY model_id, segment, pane, width_s ORDER BY model_id, segment, pane, width_s"""  # noqa: S608  # names of columns
-_UNREAD = (0,) * (len(SUM_FIELDS) - len(_READ_BY_DETECTOR))
+_OTHER_FIELDS = (0,) * (len(SUM_FIELDS) - len(_DETECTOR_FIELDS))
 
 
 async def cells_between(
     database: Database, line: str, low: float, high: float, series: Sequence[tuple[UUID, str]] | None = None
 ) -> list[CellSums]:
-    """Cells of a line, or of some of its series, that begin in [low, high), series by series in the order of event time."""
+    """Return the cells of a line, or of some of its series, that start in [low, high), ordered by series and event time."""
     models, segments = (None, None) if series is None else zip(*series, strict=True) if series else ((), ())
     rows = await database.fetch(_CELLS, line, low, high, models, segments)
-    return [CellSums(row[0], row[1], (row[2], *_UNREAD, *row[3:])) for row in map(tuple, rows)]
+    return [CellSums(row[0], row[1], (row[2], *_OTHER_FIELDS, *row[3:])) for row in map(tuple, rows)]
 
 
 _LATEST_FROM = """
@@ -169,10 +163,10 @@ WITH pane AS (
 SELECT model_id, segment, coalesce(max(start) FILTER (WHERE reached >= $4), min(start)) AS start FROM counted GROUP BY 1, 2"""
 
 
-async def latest_from(
+async def latest_pane_starts(
     database: Database, state: MonitoredLine, lowest: float, n: int, series: Sequence[tuple[UUID, str]]
 ) -> dict[tuple[UUID, str], float]:
-    """Of each of these series, where its fewest latest panes begin that hold ``n`` outcomes, or all of them."""
+    """Return for each series the start of the fewest latest panes that hold ``n`` outcomes, or of all panes if fewer."""
     models, segments = zip(*series, strict=True) if series else ((), ())
     rows = await database.fetch(_LATEST_FROM, state.line, lowest, state.pane_s, n, models, segments)
     return {(row["model_id"], row["segment"]): row["start"] for row in rows}
@@ -181,33 +175,35 @@ async def latest_from(
 _SERIES_OF = "SELECT DISTINCT model_id, segment FROM fidelity_panes WHERE line = $1 AND model_id = $2"
 
 
-async def series_of(database: Database, line: str, model_id: UUID) -> list[tuple[UUID, str]]:
-    """The series that a model has in a line."""
+async def model_series(database: Database, line: str, model_id: UUID) -> list[tuple[UUID, str]]:
+    """Return model and segment of all series of a model in a line."""
     return [(row["model_id"], row["segment"]) for row in await database.fetch(_SERIES_OF, line, model_id)]
 
 
-# Windows that begin in [$2, $3), by what their panes add up to and what their snapshots say.
-_UNSETTLED = """
+# Windows that start in [$2, $3) whose snapshot has another version than the sum of their rows, or that have no snapshot.
+_WITHOUT_SNAPSHOT = """
 WITH pane AS (
     SELECT model_id, segment, floor(pane / $4::float8)::bigint AS k, sum(version) AS version FROM fidelity_panes
     WHERE line = $1 AND pane >= $2 AND pane < $3::float8 + $5::float8
     GROUP BY 1, 2, 3
-), owed AS (
+), present AS (
     SELECT model_id, segment, (k - back) * $4 AS start, sum(version) AS version
     FROM pane, generate_series(0, round($5::float8 / $4::float8)::int - 1) AS back
     WHERE (k - back) * $4 >= $2 AND (k - back) * $4 < $3
     GROUP BY 1, 2, 3
-), kept AS (
+), stored AS (
     SELECT model_id, segment, round(extract(epoch FROM window_start)::float8 / $4) * $4 AS start, version FROM fidelity_snapshots
     WHERE line = $1 AND window_start >= to_timestamp($2 - $4 / 2) AND window_start < to_timestamp($3)
 )
-SELECT model_id, segment, o.start FROM owed o LEFT JOIN kept k USING (model_id, segment, start)
-WHERE k.version IS DISTINCT FROM o.version"""
+SELECT model_id, segment, p.start FROM present p LEFT JOIN stored s USING (model_id, segment, start)
+WHERE s.version IS DISTINCT FROM p.version"""
 
 
-async def unsettled_windows(database: Database, state: MonitoredLine, low: float, high: float = math.inf) -> list[SnapshotKey]:
-    """Windows of a line that begin in [low, high) and have no snapshot of the version that their rows add up to."""
-    rows = await database.fetch(_UNSETTLED, state.line, low, high, state.pane_s, state.window_s)
+async def windows_without_snapshot(
+    database: Database, state: MonitoredLine, low: float, high: float = math.inf
+) -> list[SnapshotKey]:
+    """Return the windows of a line that start in [low, high) and have no snapshot of their present version."""
+    rows = await database.fetch(_WITHOUT_SNAPSHOT, state.line, low, high, state.pane_s, state.window_s)
     return [SnapshotKey(**row) for row in rows]
 
 
@@ -216,20 +212,20 @@ SELECT coalesce(sum(version), 0)::bigint FROM fidelity_panes WHERE line = $1 AND
 
 
 async def version_between(database: Database, line: str, low: float, high: float) -> int:
-    """Sum of the versions of a line's rows whose pane begins in [low, high)."""
+    """Return the sum of the versions of a line's rows whose pane starts in [low, high): it rises with every change."""
     return int(await database.fetchval(_VERSION_BETWEEN, line, low, high))
 
 
-def _columns(spans: Sequence[Span]) -> tuple[list[Any], ...]:
+def _span_columns(spans: Sequence[Span]) -> tuple[list[Any], ...]:
     return tuple(list(column) for column in zip(*spans, strict=True))
 
 
 def _sourced(rows: Iterable[asyncpg.Record]) -> list[SourcedRow]:
-    return [SourcedRow(row["source"], LinePaneRow(row["line"], pane_row(row))) for row in rows]
+    return [SourcedRow(row["source"], pane_row(row)) for row in rows]
 
 
 class SnapshotKey(NamedTuple):
-    """A window of a series, its start in seconds since the epoch."""
+    """Key of a snapshot: a window of a series, its start in seconds since the epoch."""
 
     model_id: UUID
     segment: str
@@ -237,7 +233,7 @@ class SnapshotKey(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What a snapshot says of its window."""
+    """Version and status of a stored window."""
 
     version: int
     status: Literal["open", "final", "restated"]
@@ -246,18 +242,18 @@ class Snapshot(NamedTuple):
 _SNAPSHOTS = """
 SELECT model_id, segment, extract(epoch FROM window_start)::float8 AS start, version, status FROM fidelity_snapshots"""
 _SNAPSHOTS_WITHIN = f"""
-{_SNAPSHOTS} JOIN {_OF_SPANS} USING (model_id, segment)
+{_SNAPSHOTS} JOIN {_SPANS} USING (model_id, segment)
 WHERE line = $1 AND window_start >= to_timestamp(low) AND window_start < to_timestamp(high)"""
 
 
 async def snapshots_from(database: Database, line: str, lowest: float) -> dict[SnapshotKey, Snapshot]:
-    """Snapshots of the windows of a line that begin at or after a time."""
+    """Return the snapshots of the windows of a line that start at or after ``lowest``."""
     return _by_key(await database.fetch(f"{_SNAPSHOTS} WHERE line = $1 AND window_start >= to_timestamp($2)", line, lowest))
 
 
 async def snapshots_within(database: Database, line: str, spans: Sequence[Span]) -> dict[SnapshotKey, Snapshot]:
-    """Snapshots of the windows of a line that begin in spans."""
-    return _by_key(await database.fetch(_SNAPSHOTS_WITHIN, line, *_columns(spans))) if spans else {}
+    """Return the snapshots of the windows of a line that start in spans."""
+    return _by_key(await database.fetch(_SNAPSHOTS_WITHIN, line, *_span_columns(spans))) if spans else {}
 
 
 def _by_key(rows: Iterable[asyncpg.Record]) -> dict[SnapshotKey, Snapshot]:
@@ -279,21 +275,21 @@ WHERE s.version < excluded.version"""
 
 
 async def save_snapshots(database: Database, windows: Sequence[FidelityWindow]) -> None:
-    """Keep what closed and restated windows said; a lower version never replaces a higher one."""
+    """Store closed and restated windows; a lower version never replaces a higher one."""
     if windows:
         await database.executemany(_SAVE_SNAPSHOTS, [_snapshot(window) for window in windows])
 
 
 def _snapshot(window: FidelityWindow) -> tuple[Any, ...]:
-    said = window.metrics
+    metrics = window.metrics
     return (
         uuid5(window.model_id, f"{window.metric_type}:{window.segment}:{window.window_start.isoformat()}"),
         window.model_id,
-        said.mae,
-        said.rmse,
-        said.correlation,
-        said.coverage_95pct,
-        said.n,
+        metrics.mae,
+        metrics.rmse,
+        metrics.correlation,
+        metrics.coverage_95pct,
+        metrics.n,
         window.window_start.date(),
         window.line,
         window.metric_type,
@@ -303,83 +299,20 @@ def _snapshot(window: FidelityWindow) -> tuple[Any, ...]:
         window.status,
         window.version,
         window.state.value,
-        said.bias,
-        said.n_interval,
-        said.n_skipped,
-        said.n_outliers,
-        said.standard_errors,
-        said.missing,
+        metrics.bias,
+        metrics.n_interval,
+        metrics.n_skipped,
+        metrics.n_outliers,
+        metrics.standard_errors,
+        metrics.missing,
         window.evidence_ratio,
-        said.intervals,
-        said.n_effective,
-    )
-
-
-class SeriesState(NamedTuple):
-    """What is known of a series' state; ``event`` told of its last change, and was ``said`` or not."""
-
-    model_id: UUID
-    segment: str
-    line: str
-    state: str
-    evidence_ratio: float | None
-    alarmed_at: datetime | None
-    attempt: int | None
-    event: DriftEvent
-    said: bool
-
-
-_SERIES_STATES = """
-SELECT model_id, segment, line, state, evidence_ratio, alarmed_at, attempt, event, said FROM drift_states WHERE line = $1"""
-
-
-async def series_states(database: Database, line: str) -> list[SeriesState]:
-    """Of every series of a line that ever had one."""
-    rows = await database.fetch(_SERIES_STATES, line)
-    return [SeriesState(**{**row, "event": DriftEvent.model_validate(row["event"])}) for row in rows]
-
-
-_SAVE_STATE = """
-INSERT INTO drift_states AS d (model_id, segment, line, state, evidence_ratio, event, alarmed_at)
-VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $4 = 'alarm' THEN clock_timestamp() END)
-ON CONFLICT (model_id, segment) DO UPDATE
-SET state = excluded.state, evidence_ratio = excluded.evidence_ratio, event = excluded.event, said = false,
-    changed_at = clock_timestamp(), alarmed_at = coalesce(d.alarmed_at, excluded.alarmed_at)
-WHERE d.alarmed_at IS NULL"""
-
-
-async def save_state(database: Database, event: DriftEvent) -> bool:
-    """Keep the change that an event tells of, not yet said; False where the latch of an alarm holds the state."""
-    told = (event.model_id, event.segment, event.line, event.state.value, event.evidence, event.model_dump(mode="json"))
-    return await database.execute(_SAVE_STATE, *told) != "INSERT 0 0"
-
-
-async def alarms(database: Database, line: str) -> set[tuple[UUID, str]]:
-    """Series of a line whose detector has raised its alarm."""
-    return {(row[0], row[1]) for row in await database.fetch("SELECT model_id, segment FROM detector_alarms WHERE line = $1", line)}
-
-
-async def latch_alarm(connection: Connection, line: str, series: tuple[UUID, str]) -> None:
-    """Keep for good that the detector of a series has raised its alarm."""
-    await connection.execute(
-        "INSERT INTO detector_alarms (model_id, segment, line) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", *series, line
-    )
-
-
-async def mark_published(database: Database, model_id: UUID, segment: str) -> None:
-    """Note that the last change of a series' state is on its topic."""
-    await database.execute("UPDATE drift_states SET said = true WHERE model_id = $1 AND segment = $2", model_id, segment)
-
-
-async def note_attempt(database: Database, model_id: UUID, segment: str, attempt: int) -> None:
-    """Note that a retrain with this number was asked for."""
-    await database.execute(
-        "UPDATE drift_states SET attempt = greatest(attempt, $3) WHERE model_id = $1 AND segment = $2", model_id, segment, attempt
+        metrics.intervals,
+        metrics.n_effective,
     )
 
 
 class SourceState(NamedTuple):
-    """The newest incarnation of a source, its watermark, and when it was last found to have nothing more to read."""
+    """The newest incarnation of a source, its watermark, and when its reader last reached its end."""
 
     source: SourceId
     watermark: datetime | None
@@ -392,7 +325,7 @@ WHERE topic = $1 ORDER BY topic, partition, incarnation DESC"""
 
 
 async def source_states(database: Database, topic: str) -> list[SourceState]:
-    """Of every partition of a topic that was ever begun."""
+    """Return the state of every partition of a topic that was ever read."""
     return [
         SourceState(
             SourceId(topic=row["topic"], partition=row["partition"], incarnation=row["incarnation"]),
@@ -401,35 +334,3 @@ async def source_states(database: Database, topic: str) -> list[SourceState]:
         )
         for row in await database.fetch(_SOURCE_STATES, topic)
     ]
-
-
-class FloorRow(NamedTuple):
-    """Where the detector of a series stood at the floor of its line, in seconds since the epoch."""
-
-    model_id: UUID
-    segment: str
-    floor: float
-    log_values: Sequence[float]
-    last_count: int
-    log_peak: float
-
-
-async def detector_floors(database: Database, line: str) -> list[FloorRow]:
-    """Of every series of the line that reached its floor."""
-    rows = await database.fetch(
-        "SELECT model_id, segment, floor, log_values, last_count, log_peak FROM detector_floors WHERE line = $1", line
-    )
-    return [FloorRow(**row) for row in rows]
-
-
-_RAISE_FLOOR = "UPDATE model_lines SET floor = to_timestamp($2) WHERE line = $1 AND (floor IS NULL OR floor < to_timestamp($2))"
-_DETECTOR_FLOOR = """
-INSERT INTO detector_floors (model_id, segment, floor, log_values, last_count, log_peak, line) VALUES ($1, $2, $3, $4, $5, $6, $7)
-ON CONFLICT (model_id, segment) DO UPDATE
-SET floor = excluded.floor, log_values = excluded.log_values, last_count = excluded.last_count, log_peak = excluded.log_peak"""
-
-
-async def raise_floor(connection: Connection, line: str, floor: float, detectors: Iterable[FloorRow]) -> None:
-    """Raise the floor of a line that this transaction has locked, and keep where its detectors stood there."""
-    await connection.execute(_RAISE_FLOOR, line, floor)
-    await connection.executemany(_DETECTOR_FLOOR, [(*row, line) for row in detectors])

@@ -1,4 +1,4 @@
-"""States of series that change, alarms that latch, and retrains that are asked for: kept in Postgres first, then said."""
+"""Evaluates the series that changed, latches alarms and requests retrains. Every change is stored in Postgres, then published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.fidelity.drift_rules import Detection
 from schemas import DriftEvent, DriftState, RetrainEvent
 from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_types import ALL_ROWS
-from sql import window_store as store
+from sql import drift_state_store as store
 from sql.database import transaction
 from sql.replay_store import is_suppressed
 from sql.retrain_store import finished_trainings
@@ -25,90 +25,95 @@ __all__ = ["Alarms"]
 
 
 class Alarms:
-    """Judges what changed; ``app`` says what was found."""
+    """Evaluates drift and publishes drift and retrain events through ``app``."""
 
     def __init__(self, app: TwinApp) -> None:
         self._app = app
 
-    async def judge(self, line: LineState) -> None:
-        """Judge the champion's series that changed; late outcomes of an earlier model accuse nobody."""
-        touched = sorted(series for series in line.touched if series.model_id == line.state.champion)
-        if touched:
-            found = line.judge.found(line.view, touched[0].model_id)
-            for series in sorted(found.changed - line.alarmed):
-                await self._raise(line, series, found)
-            for series in touched:
-                await self._judge_series(line, series, found.detected(series, line.alarmed))
-        line.touched.clear()
+    async def evaluate(self, line: LineState) -> None:
+        """Evaluate the series of the champion that changed; late outcomes of earlier models do not count against it."""
+        changed = sorted(series for series in line.changed_series if series.model_id == line.champion)
+        if changed:
+            findings = line.evaluator.findings(line.window_state, changed[0].model_id)
+            for series in sorted(findings.changed - line.alarmed):
+                await self._latch_detector_alarm(line, series, findings)
+            for series in changed:
+                await self._evaluate_series(line, series, findings.detection(series, line.alarmed))
+        line.changed_series.clear()
 
-    async def judge_early(self, line: LineState, found: EstimatedFidelity) -> None:
-        """Ask for a retrain by an estimate alone, where the settings want it: a bet that outcomes will prove it right."""
-        if self._app.settings.retrain_on_estimate and line.state.champion is not None and is_worse(found):
-            series = SeriesKey(line.state.champion, ALL_ROWS)
-            await self._ask_to_retrain(line, series, partial(early_retrain_event, line.state.line, series, found))
+    async def evaluate_estimate(self, line: LineState, estimate: EstimatedFidelity) -> None:
+        """Request a retrain on an estimate alone, where the settings allow it and the estimate is bad enough."""
+        if self._app.settings.retrain_on_estimate and line.champion is not None and is_worse(estimate):
+            series = SeriesKey(line.champion, ALL_ROWS)
+            await self._request_retrain(line, series, partial(early_retrain_event, line.name, series, estimate))
 
     async def publish_pending(self, line: LineState) -> None:
-        """Say what somebody kept and died before it was said."""
-        for each in line.unsaid:
-            await self._say(each.event)
-        line.unsaid = ()
+        """Publish the events of stored states that a stopped worker did not publish."""
+        for state in line.unpublished_states:
+            await self._publish(state.event)
+        line.unpublished_states = ()
 
-    async def _raise(self, line: LineState, series: SeriesKey, found: DetectorFindings) -> None:
-        """Latch the alarm of a detector, if the rows in Postgres say the same: what is held here may be half of a correction."""
+    async def _latch_detector_alarm(self, line: LineState, series: SeriesKey, findings: DetectorFindings) -> None:
+        """Latch the alarm of a detector if the rows in Postgres confirm it.
+
+        The sums in memory may hold only half of a correction that moved outcomes from one pane to another.
+        """
         async with transaction(self._app.pool) as connection:
-            view = await read_series(connection, line, series)
-            if not line.judge.confirms(view, series, found):
+            stored = await read_series(connection, line, series)
+            if not line.evaluator.confirms(stored, series, findings):
                 return
-            await store.latch_alarm(connection, line.state.line, series)
+            await store.latch_alarm(connection, line.name, series)
         line.alarmed.add(series)
 
-    async def _judge_series(self, line: LineState, series: SeriesKey, detected: Detection) -> None:
-        before = line.states.get(series, DriftState.INSUFFICIENT)
-        found = line.judge.assess_series(line.view, series, detected, before)
-        if found.state is not before:
-            await self._change(line, series, before, found)
-        if found.calls and line.states.get(series) is DriftState.ALARM:
-            await self._ask_to_retrain(line, series, partial(retrain_event, line.state.line, series, found))
+    async def _evaluate_series(self, line: LineState, series: SeriesKey, detection: Detection) -> None:
+        previous = line.drift_states.get(series, DriftState.INSUFFICIENT)
+        assessment = line.evaluator.assess_series(line.window_state, series, detection, previous)
+        if assessment.state is not previous:
+            await self._change_state(line, series, previous, assessment)
+        if assessment.calls_for_retrain and line.drift_states.get(series) is DriftState.ALARM:
+            await self._request_retrain(line, series, partial(retrain_event, line.name, series, assessment))
 
-    async def _change(self, line: LineState, series: SeriesKey, before: DriftState, found: DriftAssessment) -> None:
-        """Keep the new state, then say it."""
-        if found.state is DriftState.ALARM:
-            event = await self._latch(line, series, before)
+    async def _change_state(self, line: LineState, series: SeriesKey, previous: DriftState, assessment: DriftAssessment) -> None:
+        """Store the new state, then publish it."""
+        if assessment.state is DriftState.ALARM:
+            event = await self._store_alarm(line, series, previous)
             if event is None:
                 return
         else:
-            event = drift_event(line.state.line, series, before, found)
+            event = drift_event(line.name, series, previous, assessment)
             if not await store.save_state(self._app.pool, event):
-                line.states[series] = DriftState.ALARM
+                # Another worker has stored an alarm, which is final.
+                line.drift_states[series] = DriftState.ALARM
                 return
-        line.states[series] = event.state
-        await self._say(event)
+        line.drift_states[series] = event.state
+        await self._publish(event)
         for verdict in event.verdicts:
             if verdict.fired:
                 VERDICTS.labels(line=event.line, rule=verdict.rule).inc()
 
-    async def _latch(self, line: LineState, series: SeriesKey, before: DriftState) -> DriftEvent | None:
-        """Latch the alarm of a series whose detector has raised its own, if the rule holds in Postgres too."""
+    async def _store_alarm(self, line: LineState, series: SeriesKey, previous: DriftState) -> DriftEvent | None:
+        """Store the alarm of a series whose detector raised its own, if the rule fires on the rows in Postgres too."""
         async with transaction(self._app.pool) as connection:
-            judged = line.judge.assess_series(await read_series(connection, line, series), series, Detection.CHANGE, before)
-            event = drift_event(line.state.line, series, before, judged)
-            if judged.state is not DriftState.ALARM:
+            stored = await read_series(connection, line, series)
+            assessment = line.evaluator.assess_series(stored, series, Detection.CHANGE, previous)
+            event = drift_event(line.name, series, previous, assessment)
+            if assessment.state is not DriftState.ALARM:
                 return None
             await store.save_state(connection, event)
         return event
 
-    async def _say(self, event: DriftEvent) -> None:
-        """Say it, unless a replay of outcomes brought it about: that is no news."""
+    async def _publish(self, event: DriftEvent) -> None:
+        """Publish an event, except while outcomes are replayed: the replay only repeats earlier changes."""
         if not await is_suppressed(self._app.pool, event.line):
             await self._app.publish(event, key=event.line)
         await store.mark_published(self._app.pool, event.model_id, event.segment)
 
-    async def _ask_to_retrain(self, line: LineState, series: SeriesKey, event: Callable[[int, datetime], RetrainEvent]) -> None:
-        """Ask once for each training that could still help: the event's id counts the trainings that have ended."""
+    async def _request_retrain(self, line: LineState, series: SeriesKey, event: Callable[[int, datetime], RetrainEvent]) -> None:
+        """Request a retrain, once after each finished training of the model: the number of finished ones gives its id."""
         attempt = await finished_trainings(self._app.pool, series.model_id)
-        asked = line.attempts.get(series)
-        if asked is not None and attempt <= asked:
+        requested = line.attempts.get(series)
+        if requested is not None and attempt <= requested:
             return
-        await self._app.publish(event(attempt, datetime.now(UTC)), key=line.state.line)
-        await store.note_attempt(self._app.pool, series.model_id, series.segment, attempt)
+        await self._app.publish(event(attempt, datetime.now(UTC)), key=line.name)
+        await store.record_attempt(self._app.pool, series.model_id, series.segment, attempt)
         line.attempts[series] = attempt

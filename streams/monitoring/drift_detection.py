@@ -1,8 +1,9 @@
-"""What the rules and the detector say of a series, and the events that tell of it."""
+"""Assesses series of outcomes by the drift rules and the sequential detector, and builds the events that report the result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
@@ -28,9 +29,16 @@ __all__ = [
     "retrain_event",
 ]
 
+NO_BASELINE = "the segment has no baseline of its own: the training data held too few rows of it"
+
 
 class DriftAssessment(NamedTuple):
-    """What was found on the fewest latest panes of a series that hold enough outcomes; times in seconds since the epoch."""
+    """Assessment of the outcomes of a series between ``start`` and ``end``, in seconds since the epoch.
+
+    Attributes:
+        evidence: evidence of drift over its limit; None where it was not computed or the segment has no baseline.
+        comparison: why rule and detector agree or disagree.
+    """
 
     start: float
     end: float
@@ -41,104 +49,102 @@ class DriftAssessment(NamedTuple):
     comparison: str
 
     @property
-    def calls(self) -> bool:
-        """Whether a rule calls for a retrain."""
+    def calls_for_retrain(self) -> bool:
+        """Whether a rule that calls for a retrain has fired."""
         return any(verdict.fired and verdict.action == "retrain" for verdict in self.verdicts)
 
 
 class DetectorFindings(NamedTuple):
-    """What the detectors of a model's series say.
+    """Results of the detectors of all series of a model.
 
     Attributes:
-        ratios: evidence over the limit of a single detector; series without a baseline of their own are absent.
-        changed: those that changed: the whole by its own limit, segments by false-discovery control over all that have a baseline.
+        ratios: evidence of each series over the limit of a single detector; series without a baseline of their own are absent.
+        changed: series with a detected change: all rows by their own limit, segments by false-discovery control over all segments
+            that have a baseline.
     """
 
     ratios: Mapping[SeriesKey, float]
     changed: frozenset[SeriesKey]
 
-    def detected(self, series: SeriesKey, alarmed: Iterable[SeriesKey]) -> Detection:
-        """What the detector of a series has found, given those whose alarm was raised before."""
+    def detection(self, series: SeriesKey, alarmed: Collection[SeriesKey]) -> Detection:
+        """Result for one series, given the series whose alarm is raised."""
         if series in alarmed:
             return Detection.CHANGE
         return Detection.SUPPRESSED if self.ratios.get(series, 0.0) >= 1.0 else Detection.NONE
 
 
 def reference_of(baseline: Baseline, segment: str) -> Errors | None:
-    """What a series is held against; None for a segment that the model had seen too little of."""
+    """Errors that a series is compared with; None for a segment with too few rows in the training data."""
     return baseline if segment == ALL_ROWS else baseline.segments.get(segment)
 
 
 class DriftEvaluator(NamedTuple):
-    """Judges series.
+    """Evaluates the drift of series.
 
     Attributes:
-        n_min: outcomes that it takes.
-        average_run_length: outcomes to a false alarm.
-        cards: of the models that are known.
+        n_min: outcomes needed before rules and detectors are evaluated.
+        average_run_length: outcomes to a false alarm of a detector, on average at least.
+        cards: cards of the models, by model id; filled as models are met.
     """
 
     n_min: int
     average_run_length: float
     cards: dict[UUID, ModelCard]
 
-    def first(self, series: SeriesKey) -> DetectorState:
-        """The detector of a series before the first outcome."""
+    def initial_state(self, series: SeriesKey) -> DetectorState:
+        """State of the detector of a series before its first outcome."""
         baseline = self.cards[series.model_id].baseline
-        own = baseline.segments.get(series.segment)
-        return (
-            DetectorState(last_count=self.n_min)
-            if own is None
-            else DetectorState(last_count=self.n_min, log_normalizers=log_normalizers(baseline, own))
-        )
+        segment_errors = baseline.segments.get(series.segment)
+        state = DetectorState(last_count=self.n_min)
+        return state if segment_errors is None else replace(state, log_normalizers=log_normalizers(baseline, segment_errors))
 
-    def evidence(self, view: WindowState, series: SeriesKey) -> float | None:
+    def evidence_ratio(self, window_state: WindowState, series: SeriesKey) -> float | None:
         """Evidence of drift over its limit; None for a segment without a baseline of its own.
 
-        The limit of a segment is what one alone needs among all that are watched.
+        The limit of a segment is the one it needs to be discovered alone among all watched segments.
         """
-        standing = self._standing(view, series)
-        if standing is None:
+        state = self._detector_state(window_state, series)
+        if state is None:
             return None
-        watched = 1 if series.segment == ALL_ROWS else len(self.cards[series.model_id].baseline.segments)
-        return standing.ratio(self.average_run_length) / watched
+        n_watched = 1 if series.segment == ALL_ROWS else self._n_segments(series.model_id)
+        return state.ratio(self.average_run_length) / n_watched
 
-    def found(self, view: WindowState, model_id: UUID) -> DetectorFindings:
-        """What the detectors of all series of a model say.
+    def findings(self, window_state: WindowState, model_id: UUID) -> DetectorFindings:
+        """Evaluate the detectors of all series of a model.
 
-        Of the whole the highest evidence so far counts: whoever reads many cells at once finds what someone who looked at each
-        would have found.
+        For the series of all rows the highest evidence so far counts, so that applying many cells at once finds what applying them
+        one by one would have found.
         """
-        known = {series: self._standing(view, series) for series in view.series() if series.model_id == model_id}
-        standing = {series: evidence for series, evidence in known.items() if evidence is not None}
-        ratios = {series: evidence.ratio(self.average_run_length) for series, evidence in standing.items()}
-        whole = {
-            each for each in standing if each.segment == ALL_ROWS and standing[each].peak_ratio(self.average_run_length) >= 1.0
+        candidates = {
+            series: self._detector_state(window_state, series) for series in window_state.series() if series.model_id == model_id
         }
+        states = {series: state for series, state in candidates.items() if state is not None}
+        ratios = {series: state.ratio(self.average_run_length) for series, state in states.items()}
+        whole = {series for series, state in states.items() if series.segment == ALL_ROWS and self._exceeds_limit(state)}
         segments = {series: ratio for series, ratio in ratios.items() if series.segment != ALL_ROWS}
-        return DetectorFindings(ratios, frozenset(whole | discoveries(segments, len(self.cards[model_id].baseline.segments))))
+        return DetectorFindings(ratios, frozenset(whole | discoveries(segments, self._n_segments(model_id))))
 
-    def confirms(self, view: WindowState, series: SeriesKey, found: DetectorFindings) -> bool:
-        """Whether a view of one series alone, as it is stored, leads to the alarm that was found among all."""
-        standing = self._standing(view, series)
-        if standing is None:
+    def confirms(self, window_state: WindowState, series: SeriesKey, findings: DetectorFindings) -> bool:
+        """Whether the stored rows of one series, with the findings for all others, lead to its alarm as well."""
+        state = self._detector_state(window_state, series)
+        if state is None:
             return False
         if series.segment == ALL_ROWS:
-            return standing.peak_ratio(self.average_run_length) >= 1.0
-        own = {each: ratio for each, ratio in found.ratios.items() if each.segment != ALL_ROWS}
-        own[series] = standing.ratio(self.average_run_length)
-        return series in discoveries(own, len(self.cards[series.model_id].baseline.segments))
-
-    def _standing(self, view: WindowState, series: SeriesKey) -> DetectorState | None:
-        known = reference_of(self.cards[series.model_id].baseline, series.segment) is not None
-        return view.evidence(series, self.first(series)) if known else None
+            return self._exceeds_limit(state)
+        segments = {key: ratio for key, ratio in findings.ratios.items() if key.segment != ALL_ROWS}
+        segments[series] = state.ratio(self.average_run_length)
+        return series in discoveries(segments, self._n_segments(series.model_id))
 
     def assess_series(
-        self, view: WindowState, series: SeriesKey, detection: Detection, previous: DriftState = DriftState.INSUFFICIENT
+        self,
+        window_state: WindowState,
+        series: SeriesKey,
+        detection: Detection,
+        previous: DriftState = DriftState.INSUFFICIENT,
     ) -> DriftAssessment:
-        """Assess a series by its latest panes."""
-        start, end, sums = view.latest(series, self.n_min)
-        return self.assess_window(series, (start, end), sums, self.evidence(view, series), detection, previous)
+        """Assess the fewest latest panes of a series that hold enough outcomes."""
+        start, end, sums = window_state.latest_panes(series, self.n_min)
+        return self.assess_window(series, (start, end), sums, self.evidence_ratio(window_state, series), detection, previous)
 
     def assess_window(
         self,
@@ -162,30 +168,38 @@ class DriftEvaluator(NamedTuple):
         """Return the metrics of all outcomes with their effective number, given the sums of all segments of the same span."""
         return metrics.model_copy(update={"n_effective": effective_n(segments, self.cards[model_id].baseline)})
 
+    def _detector_state(self, window_state: WindowState, series: SeriesKey) -> DetectorState | None:
+        if reference_of(self.cards[series.model_id].baseline, series.segment) is None:
+            return None
+        return window_state.detector_state(series, self.initial_state(series))
 
-NO_BASELINE = "the segment has no baseline of its own: the training data held too few rows of it"
+    def _exceeds_limit(self, state: DetectorState) -> bool:
+        return state.peak_ratio(self.average_run_length) >= 1.0
+
+    def _n_segments(self, model_id: UUID) -> int:
+        return len(self.cards[model_id].baseline.segments)
 
 
-def drift_event(line: str, series: SeriesKey, previous: DriftState, found: DriftAssessment) -> DriftEvent:
-    """Tell that the state of a series changed."""
+def drift_event(line: str, series: SeriesKey, previous: DriftState, assessment: DriftAssessment) -> DriftEvent:
+    """Build the event that reports a change of the state of a series."""
     return DriftEvent(
         line=line,
         model_id=series.model_id,
         segment=series.segment,
-        window_start=datetime.fromtimestamp(found.start, UTC),
-        window_end=datetime.fromtimestamp(found.end, UTC),
-        state=found.state,
+        window_start=datetime.fromtimestamp(assessment.start, UTC),
+        window_end=datetime.fromtimestamp(assessment.end, UTC),
+        state=assessment.state,
         previous=previous,
-        metrics=found.metrics,
-        verdicts=found.verdicts,
-        evidence=found.evidence,
-        evidence_limit=None if found.evidence is None else 1.0,
-        reason=_reason(found),
+        metrics=assessment.metrics,
+        verdicts=assessment.verdicts,
+        evidence=assessment.evidence,
+        evidence_limit=None if assessment.evidence is None else 1.0,
+        reason=_reason(assessment),
     )
 
 
-def retrain_event(line: str, series: SeriesKey, found: DriftAssessment, attempt: int, at: datetime) -> RetrainEvent:
-    """Ask for the training that comes after ``attempt`` finished ones."""
+def retrain_event(line: str, series: SeriesKey, assessment: DriftAssessment, attempt: int, at: datetime) -> RetrainEvent:
+    """Build the request for the retrain that follows ``attempt`` finished ones."""
     return RetrainEvent(
         retrain_id=uuid5(series.model_id, str(attempt)),
         line=line,
@@ -193,13 +207,13 @@ def retrain_event(line: str, series: SeriesKey, found: DriftAssessment, attempt:
         attempt=attempt,
         requested_at=at,
         cause="drift",
-        reason=_reason(found),
-        evidence=_evidence(series, found),
+        reason=_reason(assessment),
+        evidence=_evidence(series, assessment),
     )
 
 
-def early_retrain_event(line: str, series: SeriesKey, found: EstimatedFidelity, attempt: int, at: datetime) -> RetrainEvent:
-    """Ask for the same training by an estimate, before outcomes have arrived."""
+def early_retrain_event(line: str, series: SeriesKey, estimate: EstimatedFidelity, attempt: int, at: datetime) -> RetrainEvent:
+    """Build the request for the same retrain on an estimate, before outcomes arrive."""
     return RetrainEvent(
         retrain_id=uuid5(series.model_id, str(attempt)),
         line=line,
@@ -208,26 +222,26 @@ def early_retrain_event(line: str, series: SeriesKey, found: EstimatedFidelity, 
         requested_at=at,
         cause="drift",
         reason=(
-            f"estimated before outcomes arrive: mae {found.mae:.4g} is to be expected, {found.baseline_mae:.4g} at the baseline; "
-            f"moved inputs: {', '.join(found.moved)}"
+            f"estimated before outcomes arrive: expected mae {estimate.mae:.4g}, {estimate.baseline_mae:.4g} at the baseline; "
+            f"moved inputs: {', '.join(estimate.moved)}"
         ),
-        evidence={"segment": series.segment, "estimated": found.model_dump(mode="json")},
+        evidence={"segment": series.segment, "estimated": estimate.model_dump(mode="json")},
     )
 
 
-def _reason(found: DriftAssessment) -> str:
-    fired = [verdict.reason for verdict in found.verdicts if verdict.fired]
-    shown = [] if found.evidence is None else [f"evidence is {found.evidence:.3g} of its limit"]
-    return "; ".join([*(fired or [f"{found.metrics.n} outcomes, no rule fired"]), *shown, found.comparison])
+def _reason(assessment: DriftAssessment) -> str:
+    fired = [verdict.reason for verdict in assessment.verdicts if verdict.fired]
+    evidence = [] if assessment.evidence is None else [f"evidence is {assessment.evidence:.3g} of its limit"]
+    return "; ".join([*(fired or [f"{assessment.metrics.n} outcomes, no rule fired"]), *evidence, assessment.comparison])
 
 
-def _evidence(series: SeriesKey, found: DriftAssessment) -> dict[str, Any]:
+def _evidence(series: SeriesKey, assessment: DriftAssessment) -> dict[str, Any]:
     return {
         "segment": series.segment,
-        "window_start": datetime.fromtimestamp(found.start, UTC).isoformat(),
-        "window_end": datetime.fromtimestamp(found.end, UTC).isoformat(),
-        "metrics": found.metrics.model_dump(mode="json"),
-        "verdicts": [verdict.model_dump(mode="json") for verdict in found.verdicts],
-        "evidence_ratio": found.evidence,
-        "comparison": found.comparison,
+        "window_start": datetime.fromtimestamp(assessment.start, UTC).isoformat(),
+        "window_end": datetime.fromtimestamp(assessment.end, UTC).isoformat(),
+        "metrics": assessment.metrics.model_dump(mode="json"),
+        "verdicts": [verdict.model_dump(mode="json") for verdict in assessment.verdicts],
+        "evidence_ratio": assessment.evidence,
+        "comparison": assessment.comparison,
     }

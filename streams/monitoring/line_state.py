@@ -1,6 +1,6 @@
-"""A model line as the fidelity agent holds it: its view, what has to be said of it, and what Postgres knows besides.
+"""State of one model line in the memory of the fidelity agent: its windows, its drift states, and what is not published yet.
 
-All of it comes from Postgres, at the beginning and again wherever a late outcome reaches below what is held.
+All of it is loaded from Postgres, at the start and again wherever a late outcome reaches below what is held.
 """
 
 from __future__ import annotations
@@ -16,231 +16,280 @@ from uuid import UUID
 from engine.fidelity.e_detector import DetectorState, accumulate
 from engine.fidelity.windows import pane_start, panes_of
 from schemas import DriftState, PaneRow
-from sql import window_store as store
+from sql import drift_state_store, window_store
 from sql.database import Database
+from sql.drift_state_store import FloorRow, SeriesState
 from sql.model_card_rows import load_card
-from sql.window_store import FloorRow, MonitoredLine, SeriesState, Snapshot, SnapshotKey, SourcedRow, Span
+from sql.window_store import MonitoredLine, Snapshot, SnapshotKey, SourcedRow, Span
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
-__all__ = ["LineState", "evidence_before", "load_line", "lowest", "on_grid", "read_series"]
+__all__ = ["LineState", "detector_states_before", "line_floor", "load_cards", "load_line", "read_series"]
 
 HELD_WINDOWS = 2
-"""Windows below the latest pane whose panes are held in any case."""
+"""Windows below the latest pane whose panes are always held."""
 
 
 @dataclass
 class LineState:
-    """What is held of a line.
+    """State of one model line.
 
     Attributes:
-        snapshots: of windows that have a held pane.
-        seen_at: Postgres's clock when rows were looked through last.
-        due: windows that changed since they were said.
-        unsettled: windows without a snapshot of their present version.
-        touched: series that changed since they were judged.
+        model_line: settings and state of the line in Postgres, as last read.
+        window_state: panes, windows and detectors.
+        evaluator: evaluates the drift of its series.
+        snapshots: version and status of the stored windows that have a held pane.
+        drift_states: stored state of each series.
+        attempts: number of the latest retrain requested for each series.
+        unpublished_states: stored states whose event is not published yet.
+        read_at: time by the clock of Postgres up to which changed rows were read.
+        unpublished: windows that changed since they were last published.
+        pending_snapshots: windows that have no snapshot of their present version.
+        changed_series: series that changed since they were last evaluated.
         alarmed: series whose detector has raised its alarm.
-        said_at: monotonic time when windows that are still filling were said last.
+        filling_published_at: monotonic time at which windows that are still filling were last published.
     """
 
-    state: MonitoredLine
-    view: WindowState
-    judge: DriftEvaluator
+    model_line: MonitoredLine
+    window_state: WindowState
+    evaluator: DriftEvaluator
     snapshots: dict[WindowKey, Snapshot]
-    states: dict[SeriesKey, DriftState]
+    drift_states: dict[SeriesKey, DriftState]
     attempts: dict[SeriesKey, int | None]
-    unsaid: Sequence[SeriesState]
-    seen_at: datetime
-    due: set[WindowKey] = field(default_factory=set)
-    unsettled: set[WindowKey] = field(default_factory=set)
-    touched: set[SeriesKey] = field(default_factory=set)
+    unpublished_states: Sequence[SeriesState]
+    read_at: datetime
+    unpublished: set[WindowKey] = field(default_factory=set)
+    pending_snapshots: set[WindowKey] = field(default_factory=set)
+    changed_series: set[SeriesKey] = field(default_factory=set)
     alarmed: set[SeriesKey] = field(default_factory=set)
-    said_at: float = -math.inf
+    filling_published_at: float = -math.inf
 
-    async def take(self, database: Database, source: str, rows: Sequence[PaneRow]) -> set[tuple[SeriesKey, float]]:
-        """Take rows in, with what is stored around them where it is not held, and return the panes that they belong to."""
+    @property
+    def name(self) -> str:
+        """Name of the line."""
+        return self.model_line.line
+
+    @property
+    def champion(self) -> UUID | None:
+        """Id of the champion of the line."""
+        return self.model_line.champion
+
+    async def ingest(self, database: Database, source: str, rows: Sequence[PaneRow]) -> set[tuple[SeriesKey, float]]:
+        """Apply changed rows and return the panes that they belong to; evicted panes around them are loaded first."""
+        await load_cards(database, self.evaluator, {row.model_id for row in rows})
+        await self.load_panes(database, self._missing_panes(rows))
         panes = set()
-        await _learn_cards(database, self.judge, {row.model_id for row in rows})
-        await self.read_panes(database, self._unread(rows))
         for row in rows:
-            windows = self.view.apply(source, row)
-            self.due.update(windows)
-            self.unsettled.update(windows)
+            windows = self.window_state.apply_row(source, row)
+            self.unpublished.update(windows)
+            self.pending_snapshots.update(windows)
             if windows:
                 series = SeriesKey(row.model_id, row.segment)
-                self.touched.add(series)
-                panes.add((series, pane_start(row.pane, self.view.pane_s)))
+                self.changed_series.add(series)
+                panes.add((series, pane_start(row.pane, self.window_state.pane_s)))
         return panes
 
-    async def catch_up(self, database: Database, found: Iterable[SourcedRow]) -> None:
-        """Take in rows that no message has told of."""
-        news: defaultdict[str, list[PaneRow]] = defaultdict(list)
-        for source, (_, row) in found:
-            if not self.view.holds(source, row):
-                news[source].append(row)
-        for source, rows in news.items():
-            await self.take(database, source, rows)
-        settled = {window for window in self.unsettled if self._is_settled(window)}
-        self.due -= settled
-        self.unsettled -= settled
+    async def catch_up(self, database: Database, rows: Iterable[SourcedRow]) -> None:
+        """Apply those of the stored rows that no message delivered, and drop windows whose snapshot is stored by now."""
+        missed: defaultdict[str, list[PaneRow]] = defaultdict(list)
+        for source, row in rows:
+            if not self.window_state.is_held(source, row):
+                missed[source].append(row)
+        for source, source_rows in missed.items():
+            await self.ingest(database, source, source_rows)
+        stored = {window for window in self.pending_snapshots if self._has_snapshot(window)}
+        self.unpublished -= stored
+        self.pending_snapshots -= stored
 
-    async def refold(self, database: Database, series: Collection[SeriesKey]) -> None:
-        """Let detectors stand before the held panes where the stored cells leave them, and hold the latest panes."""
-        asked = sorted(series)
-        evidence = await evidence_before(database, self.state, self.view.held_from, self.judge, asked)
-        latest = await store.latest_from(database, self.state, _lowest(self.view), self.judge.n_min, asked)
-        spans = [Span(*each, latest.get(each, math.inf), self.view.held_from) for each in asked]
-        self.hold(await self._read(database, [span for span in spans if span.low < span.high]))
-        for each, span in zip(asked, spans, strict=True):
-            self.view.begin(each, evidence[each], span.low)
+    async def rebuild_detectors(self, database: Database, series: Collection[SeriesKey]) -> None:
+        """Compute the start of detectors from the stored cells below the held panes, and hold the latest panes of each series."""
+        ordered = sorted(series)
+        starts = await detector_states_before(database, self.model_line, self.window_state.held_from, self.evaluator, ordered)
+        latest = await window_store.latest_pane_starts(
+            database, self.model_line, self._lowest_pane(), self.evaluator.n_min, ordered
+        )
+        spans = [Span(*key, latest.get(key, math.inf), self.window_state.held_from) for key in ordered]
+        self.hold_rows(await self._read_spans(database, [span for span in spans if span.low < span.high]))
+        for key, span in zip(ordered, spans, strict=True):
+            self.window_state.set_detector_start(key, starts[key], span.low)
 
-    def forget(self) -> list[tuple[SeriesKey, float]]:
-        """Forget what nobody will ask for soon, and return the panes that are no longer held."""
-        newest = max((self.view.newest_start(series) for series in self.view.series()), default=-math.inf)
-        held_from = max(newest - HELD_WINDOWS * self.view.window_s, self.view.floor)
-        dropped = self.view.forget(held_from, self.due | self.unsettled, self.judge.n_min, self.judge.first)
-        held = set(self.view.windows())
-        self.snapshots = {window: kept for window, kept in self.snapshots.items() if window in held}
-        return dropped
+    def evict(self) -> list[tuple[SeriesKey, float]]:
+        """Evict the panes that will not be needed soon, and return their keys."""
+        state = self.window_state
+        newest = max((state.newest_pane(series) for series in state.series()), default=-math.inf)
+        held_from = max(newest - HELD_WINDOWS * state.window_s, state.floor)
+        needed = self.unpublished | self.pending_snapshots
+        evicted = state.evict(held_from, needed, self.evaluator.n_min, self.evaluator.initial_state)
+        held = set(state.windows())
+        self.snapshots = {window: snapshot for window, snapshot in self.snapshots.items() if window in held}
+        return evicted
 
-    async def read_panes(self, database: Database, panes: Mapping[SeriesKey, set[float]]) -> None:
-        """Hold these panes, of which nothing is held yet."""
-        rows = await self._read(database, spans_of(panes, self.view.pane_s))
+    async def load_panes(self, database: Database, panes: Mapping[SeriesKey, set[float]]) -> None:
+        """Load panes of which nothing is held yet, with the snapshots of their windows."""
+        rows = await self._read_spans(database, contiguous_spans(panes, self.window_state.pane_s))
         for series, starts in panes.items():
-            self.view.admit(series, starts)
-        self.hold(rows)
+            self.window_state.mark_held(series, starts)
+        self.hold_rows(rows)
 
-    def hold(self, rows: Iterable[SourcedRow]) -> None:
-        """Take in rows that are no news."""
-        for source, found in rows:
-            self.view.hold(source, found.row)
+    def hold_rows(self, rows: Iterable[SourcedRow]) -> None:
+        """Hold stored rows without marking their windows as changed."""
+        for source, row in rows:
+            self.window_state.hold_row(source, row)
 
-    def _unread(self, rows: Iterable[PaneRow]) -> dict[SeriesKey, set[float]]:
-        missing: defaultdict[SeriesKey, set[float]] = defaultdict(set)
+    def add_snapshots(self, snapshots: Mapping[SnapshotKey, Snapshot]) -> None:
+        """Add stored snapshots."""
+        for key, snapshot in snapshots.items():
+            self.snapshots[window_key(key, self.window_state.pane_s)] = snapshot
+
+    def _missing_panes(self, rows: Iterable[PaneRow]) -> dict[SeriesKey, set[float]]:
+        panes: defaultdict[SeriesKey, set[float]] = defaultdict(set)
         for row in rows:
-            if unread := self.view.unread(row):
-                missing[SeriesKey(row.model_id, row.segment)].update(unread)
-        return missing
+            if missing := self.window_state.missing_panes(row):
+                panes[SeriesKey(row.model_id, row.segment)].update(missing)
+        return panes
 
-    async def _read(self, database: Database, spans: Sequence[Span]) -> list[SourcedRow]:
-        """What is stored in spans; snapshots of all windows that reach into them are taken in."""
-        wider = [Span(each.model_id, each.segment, each.low - self.view.window_s, each.high) for each in spans]
-        self.know(await store.snapshots_within(database, self.state.line, wider))
-        return await store.rows_within(database, self.state.line, spans)
+    async def _read_spans(self, database: Database, spans: Sequence[Span]) -> list[SourcedRow]:
+        """Read the rows in spans, and add the snapshots of all windows that overlap them."""
+        wider = [Span(span.model_id, span.segment, span.low - self.window_state.window_s, span.high) for span in spans]
+        self.add_snapshots(await window_store.snapshots_within(database, self.name, wider))
+        return await window_store.rows_within(database, self.name, spans)
 
-    def know(self, found: dict[SnapshotKey, Snapshot]) -> None:
-        """Take snapshots in."""
-        for key, snapshot in found.items():
-            self.snapshots[on_grid(key, self.view.pane_s)] = snapshot
+    def _has_snapshot(self, window: WindowKey) -> bool:
+        snapshot = self.snapshots.get(window)
+        return snapshot is not None and snapshot.version == self.window_state.window_version(window)
 
-    def _is_settled(self, window: WindowKey) -> bool:
-        kept = self.snapshots.get(window)
-        return kept is not None and kept.version == self.view.version(window)
+    def _lowest_pane(self) -> float:
+        """Start of the lowest pane of any window that can still change."""
+        return self.window_state.floor - self.window_state.window_s
 
 
-async def load_line(database: Database, state: MonitoredLine, judge: DriftEvaluator, seen_at: datetime) -> LineState:
-    """The line as Postgres has it: its latest panes, and those of every window that no snapshot covers."""
-    view = _view(state, await store.newest_pane(database, state.line))
-    said = await store.series_states(database, state.line)
-    line = LineState(
-        state=state,
-        view=view,
-        judge=judge,
-        snapshots={},
-        states={SeriesKey(each.model_id, each.segment): DriftState(each.state) for each in said},
-        attempts={SeriesKey(each.model_id, each.segment): each.attempt for each in said},
-        unsaid=[each for each in said if not each.said],
-        seen_at=seen_at,
-    )
-    line.alarmed = {SeriesKey(*each) for each in await store.alarms(database, state.line)}
-    owed = await store.unsettled_windows(database, state, _first_window(view))
-    unsettled = {on_grid(key, state.pane_s) for key in owed}
-    line.hold(await store.live_rows(database, state.line, view.held_from))
-    line.know(await store.snapshots_from(database, state.line, view.held_from - view.window_s))
-    await line.read_panes(database, _panes_below(view, unsettled))
-    line.due, line.unsettled = set(unsettled), unsettled
-    await _learn_cards(database, judge, {series.model_id for series in view.series()})
-    if state.champion is not None:
-        series = {SeriesKey(*each) for each in await store.series_of(database, state.line, state.champion)}
-        await line.refold(database, series)
-        line.touched = series & set(view.series())
+async def load_line(database: Database, model_line: MonitoredLine, evaluator: DriftEvaluator, read_at: datetime) -> LineState:
+    """Load a line from Postgres: its latest panes, and those of every window without a snapshot."""
+    state = _empty_window_state(model_line, await window_store.newest_pane(database, model_line.line))
+    line = await _load_drift_states(database, model_line, state, evaluator, read_at)
+    first_window = state.floor - state.window_s + state.pane_s  # the lowest window that is not wholly below the floor
+    keys = await window_store.windows_without_snapshot(database, model_line, first_window)
+    windows = {window_key(key, model_line.pane_s) for key in keys}
+    line.hold_rows(await window_store.live_rows(database, model_line.line, state.held_from))
+    line.add_snapshots(await window_store.snapshots_from(database, model_line.line, state.held_from - state.window_s))
+    await line.load_panes(database, _panes_below(state, windows))
+    line.unpublished, line.pending_snapshots = set(windows), windows
+    await load_cards(database, evaluator, {series.model_id for series in state.series()})
+    if model_line.champion is not None:
+        keys_of_champion = await window_store.model_series(database, model_line.line, model_line.champion)
+        series = {SeriesKey(*key) for key in keys_of_champion}
+        await line.rebuild_detectors(database, series)
+        line.changed_series = series & set(state.series())
     return line
 
 
+async def _load_drift_states(
+    database: Database, model_line: MonitoredLine, state: WindowState, evaluator: DriftEvaluator, read_at: datetime
+) -> LineState:
+    """A line without panes, with the stored states and alarms of its series."""
+    stored = {SeriesKey(row.model_id, row.segment): row for row in await drift_state_store.series_states(database, model_line.line)}
+    return LineState(
+        model_line=model_line,
+        window_state=state,
+        evaluator=evaluator,
+        snapshots={},
+        drift_states={series: DriftState(row.state) for series, row in stored.items()},
+        attempts={series: row.attempt for series, row in stored.items()},
+        unpublished_states=[row for row in stored.values() if not row.published],
+        read_at=read_at,
+        alarmed={SeriesKey(*key) for key in await drift_state_store.alarmed_series(database, model_line.line)},
+    )
+
+
 async def read_series(database: Database, line: LineState, series: SeriesKey) -> WindowState:
-    """A series by itself, as Postgres has it now."""
-    view = WindowState(line.view.pane_s, line.view.window_s, line.view.floor, line.view.held_from)
-    alone = LineState(line.state, view, line.judge, {}, {}, {}, (), line.seen_at)
-    alone.hold(await store.rows_within(database, line.state.line, [Span(*series, view.held_from, math.inf)]))
-    await alone.refold(database, [series])
-    return view
+    """Read a single series as Postgres has it now, with the boundaries of ``line``."""
+    held = line.window_state
+    state = WindowState(held.pane_s, held.window_s, held.floor, held.held_from)
+    single = LineState(line.model_line, state, line.evaluator, {}, {}, {}, (), line.read_at)
+    single.hold_rows(await window_store.rows_within(database, line.name, [Span(*series, state.held_from, math.inf)]))
+    await single.rebuild_detectors(database, [series])
+    return state
 
 
-async def evidence_before(
-    database: Database, state: MonitoredLine, high: float, judge: DriftEvaluator, series: Sequence[SeriesKey] | None = None
+async def detector_states_before(
+    database: Database,
+    model_line: MonitoredLine,
+    high: float,
+    evaluator: DriftEvaluator,
+    series: Sequence[SeriesKey] | None = None,
 ) -> dict[SeriesKey, DetectorState]:
-    """Where the detectors of a line, or of some of its series, stand before a pane, by the floor and the cells that are stored."""
-    known = {SeriesKey(row.model_id, row.segment): row for row in await store.detector_floors(database, state.line)}
-    cells = await store.cells_between(database, state.line, lowest(state), high, series)
-    own = {SeriesKey(*key): list(found) for key, found in groupby(cells, lambda cell: (cell.model_id, cell.segment))}
-    wanted = (known.keys() | own.keys()) if series is None else series
-    await _learn_cards(database, judge, {each.model_id for each in wanted})
+    """Compute the state of detectors before pane ``high``, from their state at the floor and the stored cells above it.
+
+    Args:
+        database: to read from.
+        model_line: whose detectors.
+        high: start of the first pane that is not included.
+        evaluator: has the initial state of each detector.
+        series: which ones; all series of the line when omitted.
+    """
+    floors = {
+        SeriesKey(row.model_id, row.segment): row for row in await drift_state_store.detector_floors(database, model_line.line)
+    }
+    rows = await window_store.cells_between(database, model_line.line, line_floor(model_line), high, series)
+    cells = {SeriesKey(*key): list(group) for key, group in groupby(rows, lambda cell: (cell.model_id, cell.segment))}
+    keys = (floors.keys() | cells.keys()) if series is None else series
+    await load_cards(database, evaluator, {key.model_id for key in keys})
     return {
-        each: accumulate((cell.sums for cell in own.get(each, ())), _begun(judge.first(each), known.get(each))) for each in wanted
+        key: accumulate((cell.sums for cell in cells.get(key, ())), _state_at_floor(evaluator.initial_state(key), floors.get(key)))
+        for key in keys
     }
 
 
-def _begun(first: DetectorState, floor: FloorRow | None) -> DetectorState:
-    """Where a detector stands at the floor of its line."""
+def _state_at_floor(initial: DetectorState, floor: FloorRow | None) -> DetectorState:
+    """State of a detector at the floor of its line; ``initial`` where none was stored."""
     if floor is None:
-        return first
-    return DetectorState(tuple(floor.log_values), floor.last_count, floor.log_peak, first.log_normalizers)
+        return initial
+    return DetectorState(tuple(floor.log_values), floor.last_count, floor.log_peak, initial.log_normalizers)
 
 
-async def _learn_cards(database: Database, judge: DriftEvaluator, models: set[UUID]) -> None:
-    for model_id in models - judge.cards.keys():
-        judge.cards[model_id] = await load_card(database, model_id)
+async def load_cards(database: Database, evaluator: DriftEvaluator, models: set[UUID]) -> None:
+    """Add the cards of models to those of the evaluator.
+
+    Raises:
+        UnknownModel: when no model with such an id is registered.
+    """
+    for model_id in models - evaluator.cards.keys():
+        evaluator.cards[model_id] = await load_card(database, model_id)
 
 
-def lowest(state: MonitoredLine) -> float:
-    """First pane of a line that may still change."""
-    return -math.inf if state.floor is None else state.floor
+def line_floor(model_line: MonitoredLine) -> float:
+    """Start of the first pane of a line that can still change."""
+    return -math.inf if model_line.floor is None else model_line.floor
 
 
-def on_grid(key: SnapshotKey, pane_s: float) -> WindowKey:
-    """The window that a snapshot is of: times in Postgres are rounded to microseconds."""
+def window_key(key: SnapshotKey, pane_s: float) -> WindowKey:
+    """Key of the window that a snapshot belongs to: times in Postgres are rounded to microseconds, windows start at panes."""
     return WindowKey(SeriesKey(key.model_id, key.segment), round(key.start / pane_s) * pane_s)
 
 
-def spans_of(panes: Mapping[SeriesKey, set[float]], pane_s: float) -> list[Span]:
-    """Runs of panes that follow each other."""
+def contiguous_spans(panes: Mapping[SeriesKey, set[float]], pane_s: float) -> list[Span]:
+    """Join adjacent panes of each series to spans."""
     spans = []
     for series, starts in panes.items():
         numbered = enumerate(sorted(round(start / pane_s) for start in starts))
-        for _, run in groupby(numbered, lambda each: each[1] - each[0]):
-            found = [number for _, number in run]
-            spans.append(Span(*series, found[0] * pane_s, (found[-1] + 1) * pane_s))
+        # Within a run of adjacent panes, number and position differ by a constant.
+        for _, run in groupby(numbered, lambda pair: pair[1] - pair[0]):
+            numbers = [number for _, number in run]
+            spans.append(Span(*series, numbers[0] * pane_s, (numbers[-1] + 1) * pane_s))
     return spans
 
 
-def _panes_below(view: WindowState, windows: Iterable[WindowKey]) -> dict[SeriesKey, set[float]]:
-    """Panes of windows that are not held in any case."""
-    found: defaultdict[SeriesKey, set[float]] = defaultdict(set)
+def _panes_below(state: WindowState, windows: Iterable[WindowKey]) -> dict[SeriesKey, set[float]]:
+    """Panes of windows that lie below the panes that are always held."""
+    panes: defaultdict[SeriesKey, set[float]] = defaultdict(set)
     for series, start in windows:
-        found[series].update(pane for pane in panes_of(start, view.pane_s, view.window_s) if pane < view.held_from)
-    return found
+        panes[series].update(pane for pane in panes_of(start, state.pane_s, state.window_s) if pane < state.held_from)
+    return panes
 
 
-def _view(state: MonitoredLine, newest: float | None) -> WindowState:
-    floor = lowest(state)
-    held_from = floor if newest is None else max(pane_start(newest, state.pane_s) - HELD_WINDOWS * state.window_s, floor)
-    return WindowState(state.pane_s, state.window_s, floor, held_from)
-
-
-def _lowest(view: WindowState) -> float:
-    return view.floor - view.window_s
-
-
-def _first_window(view: WindowState) -> float:
-    """The earliest window that is not wholly below the floor."""
-    return view.floor - view.window_s + view.pane_s
+def _empty_window_state(model_line: MonitoredLine, newest: float | None) -> WindowState:
+    floor = line_floor(model_line)
+    held_from = floor
+    if newest is not None:
+        held_from = max(pane_start(newest, model_line.pane_s) - HELD_WINDOWS * model_line.window_s, floor)
+    return WindowState(model_line.pane_s, model_line.window_s, floor, held_from)

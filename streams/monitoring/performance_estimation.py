@@ -1,4 +1,4 @@
-"""What can be said of a model before its outcomes arrive: who is still waited for, and what errors to expect. An estimate only."""
+"""Estimates the performance of a model before its outcomes arrive, and counts the predictions whose outcome is pending."""
 
 from __future__ import annotations
 
@@ -17,77 +17,87 @@ from sql import pending_label_store as store
 from sql.database import Database
 from streams.metrics import ESTIMATED_MAE, INPUT_SHIFT, PREDICTIONS
 
-__all__ = ["EXPIRE_S", "NEWEST_ROWS", "estimate", "estimate_performance", "followed", "is_worse", "pending_labels", "weights_of"]
+__all__ = [
+    "EXPIRE_S",
+    "NEWEST_ROWS",
+    "estimate_from_newest_rows",
+    "estimate_performance",
+    "is_worse",
+    "latest_cohorts",
+    "level_weights",
+    "pending_labels",
+]
 
 NEWEST_ROWS = 2_000
-"""Rows that an estimate is made of."""
+"""Rows that an estimate is based on."""
 
 EXPIRE_S = 90 * 86_400.0
-"""Age of a prediction from which its outcome is not waited for any more."""
+"""Age of a prediction from which its outcome is no longer expected."""
 
 _COHORTS = 20
-_RISE = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_increase")
+_MAE_INCREASE = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_increase")
 
 
 async def estimate_performance(database: Database, card: ModelCard) -> EstimatedFidelity | None:
-    """Estimate the fidelity of a model and count who is waited for; keep it and let the metrics tell."""
-    _show_labels(card.line, pending_labels(await followed(database, card.line)).values())
-    found = await estimate(database, card)
-    if found is not None:
-        _show_estimate(card.line, found)
-    return found
+    """Estimate the performance of a model, count its pending outcomes, and set the metrics of both."""
+    _set_label_metrics(card.line, pending_labels(await latest_cohorts(database, card.line)).values())
+    estimate = await estimate_from_newest_rows(database, card)
+    if estimate is not None:
+        _set_estimate_metrics(card.line, estimate)
+    return estimate
 
 
-async def estimate(database: Database, card: ModelCard) -> EstimatedFidelity | None:
-    """Estimate the fidelity of a model by the newest rows it was asked about, and keep it; None while it was asked about none."""
+async def estimate_from_newest_rows(database: Database, card: ModelCard) -> EstimatedFidelity | None:
+    """Estimate the performance of a model on the newest rows it predicted, and store it; None while there are no such rows."""
     rows = await store.newest_rows(database, card.line, card.model_id, NEWEST_ROWS)
     if not rows or not card.baseline.inputs:
         return None
     features = pd.DataFrame([dict(row.features) for row in rows])
-    ends = np.array([(row.lower, row.upper) for row in rows], dtype=float)
-    found = estimate_fidelity(features, [row.predicted for row in rows], (ends[:, 1] - ends[:, 0]) / 2, card.baseline)
-    await store.save_estimate(database, card.line, card.model_id, found)
-    return found
+    interval = np.array([(row.lower, row.upper) for row in rows], dtype=float)
+    half_width = (interval[:, 1] - interval[:, 0]) / 2
+    estimate = estimate_fidelity(features, [row.predicted for row in rows], half_width, card.baseline)
+    await store.save_estimate(database, card.line, card.model_id, estimate)
+    return estimate
 
 
-async def followed(database: Database, line: str) -> list[store.Cohort]:
-    """The latest simulations that outcomes are reported of."""
+async def latest_cohorts(database: Database, line: str) -> list[store.Cohort]:
+    """Return the latest simulations of a line that have reported outcomes."""
     return await store.cohorts(database, line, _COHORTS)
 
 
-def is_worse(found: EstimatedFidelity) -> bool:
-    """Whether so much larger errors are expected that the rule would call for a retrain, and inputs have moved beyond chance."""
-    return bool(found.moved) and found.mae is not None and found.mae > (1 + _RISE) * found.baseline_mae
+def is_worse(estimate: EstimatedFidelity) -> bool:
+    """Whether the expected error is large enough for the rule on the MAE to fire, and inputs have moved beyond chance."""
+    return bool(estimate.moved) and estimate.mae is not None and estimate.mae > (1 + _MAE_INCREASE) * estimate.baseline_mae
 
 
 def pending_labels(cohorts: Iterable[store.Cohort]) -> dict[UUID, Labels]:
-    """What became of the predictions of each simulation."""
+    """Count the outcomes of each simulation by their status."""
     return {
         cohort.simulation_id: count_labels(cohort.age_s, cohort.predicted, cohort.arrived, cohort.missing, EXPIRE_S)
         for cohort in cohorts
     }
 
 
-def weights_of(cohorts: Iterable[store.Cohort], dimension: str) -> dict[str, float]:
-    """Survivorship weights of the levels of a dimension, over all simulations."""
+def level_weights(cohorts: Iterable[store.Cohort], dimension: str) -> dict[str, float]:
+    """Return the survivorship weights of the levels of a dimension, over all simulations."""
     predicted: Counter[str] = Counter()
     arrived: Counter[str] = Counter()
     for cohort in cohorts:
-        for level, (said, came) in cohort.levels.items():
+        for level, (n_predicted, n_arrived) in cohort.levels.items():
             if level.startswith(f"{dimension}="):
-                predicted[level] += said
-                arrived[level] += came
+                predicted[level] += n_predicted
+                arrived[level] += n_arrived
     return survivorship_weights(predicted, arrived)
 
 
-def _show_estimate(line: str, found: EstimatedFidelity) -> None:
-    if found.mae is not None:
-        ESTIMATED_MAE.labels(line=line).set(found.mae)
-    for column in found.columns:
+def _set_estimate_metrics(line: str, estimate: EstimatedFidelity) -> None:
+    if estimate.mae is not None:
+        ESTIMATED_MAE.labels(line=line).set(estimate.mae)
+    for column in estimate.columns:
         INPUT_SHIFT.labels(line=line, column=column.name).set(column.psi / column.limit)
 
 
-def _show_labels(line: str, found: Iterable[Labels]) -> None:
-    told = list(found)
+def _set_label_metrics(line: str, labels: Iterable[Labels]) -> None:
+    cohorts = list(labels)
     for state in ("matured", "missing", "pending", "expired"):
-        PREDICTIONS.labels(line=line, state=state).set(sum(getattr(each, state) for each in told))
+        PREDICTIONS.labels(line=line, state=state).set(sum(getattr(cohort, state) for cohort in cohorts))

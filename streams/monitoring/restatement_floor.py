@@ -1,4 +1,4 @@
-"""How far back a model line can still change: its floor, which only rises."""
+"""Raises the floor of a model line: the pane below which nothing can change any more. The floor never falls."""
 
 from __future__ import annotations
 
@@ -7,55 +7,64 @@ from datetime import datetime, timedelta
 
 from engine.fidelity.windows import lowest_pane
 from schemas import OutcomeEvent
-from sql import window_store as store
+from sql import drift_state_store, window_store
 from sql.database import Pool, clock, transaction
-from sql.window_store import FloorRow, SourceState
+from sql.drift_state_store import FloorRow
+from sql.window_store import SourceState
 from streams.kafka.topics import PARTITIONS, topic_of
-from streams.monitoring.line_state import LineState, evidence_before, lowest
+from streams.monitoring.line_state import LineState, detector_states_before, line_floor
 from streams.settings import Settings
 
-__all__ = ["limit_of", "raise_floor"]
+__all__ = ["floor_limit", "raise_floor"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
-_SOURCES = PARTITIONS[_OUTCOMES]
-_FRESH_S = 60.0
+_N_SOURCES = PARTITIONS[_OUTCOMES]
+_RECENT_S = 60.0
 
 
 async def raise_floor(pool: Pool, line: LineState, settings: Settings) -> None:
-    """Raise the floor of a line as far as all sources and all windows allow, and keep where its detectors stand there.
+    """Raise the floor of a line as far as all sources and all windows allow, and store the detector states there.
 
-    What is folded below the new floor is held against the rows once more while no slice can change them.
+    The detector states are computed without a lock, since that reads many rows. They are stored only if, under the lock that keeps
+    ingestion out, the floor and the version of the rows below the new one are still the same, and all windows below it have their
+    snapshot.
     """
-    limit = limit_of(await store.source_states(pool, _OUTCOMES), await clock(pool), line.view.pane_s, settings.restatement_s)
-    low = lowest(line.state)
-    floor = min([limit, line.view.held_from, *(window.start for window in line.unsettled)]) if limit is not None else low
+    state, low = line.window_state, line_floor(line.model_line)
+    limit = floor_limit(await window_store.source_states(pool, _OUTCOMES), await clock(pool), state.pane_s, settings.restatement_s)
+    if limit is None:
+        return
+    floor = min([limit, state.held_from, *(window.start for window in line.pending_snapshots)])
     if floor <= low:
         return
-    name, window_s = line.state.line, line.view.window_s
-    version = await store.version_between(pool, name, low, floor)
-    found = await evidence_before(pool, line.state, floor, line.judge)
+    version = await window_store.version_between(pool, line.name, low, floor)
+    detectors = await detector_states_before(pool, line.model_line, floor, line.evaluator)
     async with transaction(pool) as connection:
-        state = await store.lock_line(connection, name)
-        if state.floor != line.state.floor or await store.version_between(connection, name, low, floor) != version:
+        locked = await window_store.lock_line(connection, line.name)
+        if locked.floor != line.model_line.floor:
             return
-        if await store.unsettled_windows(connection, state, low - window_s + line.view.pane_s, floor):
+        if await window_store.version_between(connection, line.name, low, floor) != version:
             return
-        rows = [FloorRow(*series, floor, each.log_values, each.last_count, each.log_peak) for series, each in found.items()]
-        await store.raise_floor(connection, name, floor, rows)
-    line.view.floor, line.state = floor, state._replace(floor=floor)
+        if await window_store.windows_without_snapshot(connection, locked, low - state.window_s + state.pane_s, floor):
+            return
+        rows = [FloorRow(*key, floor, each.log_values, each.last_count, each.log_peak) for key, each in detectors.items()]
+        await drift_state_store.raise_floor(connection, line.name, floor, rows)
+    state.floor, line.model_line = floor, locked._replace(floor=floor)
 
 
-def limit_of(sources: Sequence[SourceState], now: datetime, pane_s: float, restatement_s: float) -> float | None:
-    """The lowest pane that any source may still change: one that was read to its end lately does not hold the others back.
+def floor_limit(sources: Sequence[SourceState], now: datetime, pane_s: float, restatement_s: float) -> float | None:
+    """Return the lowest pane that any source may still change.
 
-    None where a source was never begun, or one that holds back has told no event time yet.
+    A source whose reader reached its end recently does not hold the floor back, however old its watermark is.
+
+    Returns:
+        None when a partition was never read, or when a source that holds the floor back has no watermark yet.
     """
-    if len({each.source.partition for each in sources}) < _SOURCES:
+    if len({state.source.partition for state in sources}) < _N_SOURCES:
         return None
-    recent = now - timedelta(seconds=_FRESH_S)
-    holding = [each for each in sources if each.read_to_end_at is None or each.read_to_end_at < recent]
-    marks = [each.watermark for each in holding or sources]
-    known = [mark.timestamp() for mark in marks if mark is not None]
-    if not known or (holding and len(known) < len(marks)):
+    recent = now - timedelta(seconds=_RECENT_S)
+    holding = [state for state in sources if state.read_to_end_at is None or state.read_to_end_at < recent]
+    watermarks = [state.watermark for state in holding or sources]
+    reached = [watermark.timestamp() for watermark in watermarks if watermark is not None]
+    if not reached or (holding and len(reached) < len(watermarks)):
         return None
-    return lowest_pane(min(known) if holding else max(known), pane_s, restatement_s)
+    return lowest_pane(min(reached) if holding else max(reached), pane_s, restatement_s)

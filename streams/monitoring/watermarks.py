@@ -1,4 +1,4 @@
-"""How far event time has come over all sources."""
+"""Tracks the watermark of every source, and the watermark over all of them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ __all__ = ["Watermarks"]
 
 
 class Watermarks:
-    """What each source has told of itself last.
+    """Latest watermark of each source.
 
     Args:
-        sources: how many partitions outcomes come from; one without a worker tells nothing, and holds windows open.
+        n_sources: number of partitions of the outcomes topic. A partition that no worker reads has no watermark, and keeps windows
+            open.
     """
 
-    def __init__(self, sources: int) -> None:
-        self._sources = sources
-        self._told: dict[int, tuple[int, datetime | None]] = {}
+    def __init__(self, n_sources: int) -> None:
+        self._n_sources = n_sources
+        self._by_partition: dict[int, tuple[int, datetime | None]] = {}
 
-    def note(self, source: SourceId, watermark: datetime | None) -> None:
-        """Keep what the newest incarnation of a source says; a null says nothing of one that has begun already."""
-        incarnation, known = self._told.get(source.partition, (-1, None))
-        if source.incarnation > incarnation or (source.incarnation == incarnation and (watermark or known is None)):
-            self._told[source.partition] = (source.incarnation, watermark)
+    def update(self, source: SourceId, watermark: datetime | None) -> None:
+        """Set the watermark of a source.
 
-    def reached(self) -> float | None:
-        """Event time that all sources have reached, in seconds since the epoch; null while one of them has told nothing."""
-        known = [at.timestamp() for _, at in self._told.values() if at is not None]
-        return min(known) if len(known) == self._sources else None
+        Older incarnations are ignored. None, which a worker reports before its first record, does not replace a watermark of the
+        same incarnation.
+        """
+        incarnation, current = self._by_partition.get(source.partition, (-1, None))
+        if source.incarnation > incarnation or (source.incarnation == incarnation and (watermark or current is None)):
+            self._by_partition[source.partition] = (source.incarnation, watermark)
+
+    def current(self) -> float | None:
+        """Event time that all sources have reached, in seconds since the epoch; None until each of them has a watermark."""
+        watermarks = [watermark.timestamp() for _, watermark in self._by_partition.values() if watermark is not None]
+        return min(watermarks) if len(watermarks) == self._n_sources else None

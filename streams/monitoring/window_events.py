@@ -1,4 +1,4 @@
-"""What is said of a window, and shown of the newest ones."""
+"""Builds the event of a window, and sets the metrics of the newest windows and of baselines."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from streams.metrics import (
 from streams.monitoring.line_state import LineState
 from streams.monitoring.window_state import WindowKey, WindowState
 
-__all__ = ["is_fullest", "show", "show_baseline", "window_event"]
+__all__ = ["ends_at_newest_pane", "set_baseline_metrics", "set_window_metrics", "window_event"]
 
 
 def window_event(line: LineState, window: WindowKey, *, closed: bool) -> FidelityWindow:
-    """What a window looks like now; the newest one of a champion's series also tells where its detector stands."""
+    """Build the event of a window; that of the newest one of a champion's series includes the evidence of the detector."""
     series, start = window
-    version, sums = line.view.window(window)
-    end = start + line.view.window_s
-    tells = series.model_id == line.state.champion and is_fullest(line.view, window)
-    evidence = line.judge.evidence(line.view, series) if tells else None
-    detection = Detection.CHANGE if tells and series in line.alarmed else Detection.NONE
-    assessment = line.judge.assess_window(series, (start, end), sums, evidence, detection)
+    version, sums = line.window_state.window_sums(window)
+    end = start + line.window_state.window_s
+    is_current = series.model_id == line.champion and ends_at_newest_pane(line.window_state, window)
+    evidence = line.evaluator.evidence_ratio(line.window_state, series) if is_current else None
+    detection = Detection.CHANGE if is_current and series in line.alarmed else Detection.NONE
+    assessment = line.evaluator.assess_window(series, (start, end), sums, evidence, detection)
     metrics = assessment.metrics
-    if tells and series.segment == ALL_ROWS:
-        metrics = line.judge.add_effective_n(metrics, series.model_id, _segment_sums(line, window))
+    if is_current and series.segment == ALL_ROWS:
+        metrics = line.evaluator.add_effective_n(metrics, series.model_id, _segment_sums(line.window_state, window))
     return FidelityWindow(
-        line=line.state.line,
+        line=line.name,
         model_id=series.model_id,
-        metric_type=line_parts(line.state.line)[2],
+        metric_type=line_parts(line.name)[2],
         segment=series.segment,
         window_start=datetime.fromtimestamp(start, UTC),
         window_end=datetime.fromtimestamp(end, UTC),
@@ -56,22 +56,23 @@ def window_event(line: LineState, window: WindowKey, *, closed: bool) -> Fidelit
     )
 
 
-def _segment_sums(line: LineState, window: WindowKey) -> dict[str, tuple[int, ...]]:
-    """Sums of all segments of the same model and span of time."""
+def _segment_sums(window_state: WindowState, window: WindowKey) -> dict[str, tuple[int, ...]]:
+    """Sums of all segments of the same model in the same span of time."""
     model_id = window.series.model_id
-    segments = [series for series in line.view.series() if series.model_id == model_id and series.segment != ALL_ROWS]
-    return {series.segment: line.view.window(WindowKey(series, window.start)).sums for series in segments}
+    segments = [series for series in window_state.series() if series.model_id == model_id and series.segment != ALL_ROWS]
+    return {series.segment: window_state.window_sums(WindowKey(series, window.start)).sums for series in segments}
 
 
-def is_fullest(view: WindowState, window: WindowKey) -> bool:
-    """Whether the window ends with the latest pane of its series: later ones are still filling."""
-    return window.start == window_starts(view.newest_start(window.series), view.pane_s, view.window_s)[0]
+def ends_at_newest_pane(window_state: WindowState, window: WindowKey) -> bool:
+    """Whether a window ends with the latest pane of its series: later windows are still filling."""
+    newest = window_state.newest_pane(window.series)
+    return window.start == window_starts(newest, window_state.pane_s, window_state.window_s)[0]
 
 
-def show(event: FidelityWindow) -> None:
-    """Let the metrics tell of a window."""
+def set_window_metrics(event: FidelityWindow) -> None:
+    """Set the metrics of the newest window of a series; an undefined value is NaN, missing evidence leaves its metric as it is."""
     labels = {"line": event.line, "segment": event.segment}
-    shown = {
+    values = {
         WINDOW_OUTCOMES: event.metrics.n,
         WINDOW_MAE: event.metrics.mae,
         WINDOW_RMSE: event.metrics.rmse,
@@ -79,19 +80,19 @@ def show(event: FidelityWindow) -> None:
         WINDOW_COVERAGE: event.metrics.coverage_95pct,
         EVIDENCE: event.evidence_ratio,
     }
-    for gauge, value in shown.items():
+    for gauge, value in values.items():
         if value is not None or gauge is not EVIDENCE:
             gauge.labels(**labels).set(math.nan if value is None else value)
 
 
-def show_baseline(line: str, baseline: Baseline) -> None:
-    """Let the metrics tell what the champion of a line is held against."""
-    shown = {
+def set_baseline_metrics(line: str, baseline: Baseline) -> None:
+    """Set the metrics of the baseline of a line's champion; an undefined value is NaN."""
+    values = {
         BASELINE_MAE: baseline.mae,
         BASELINE_CORRELATION: baseline.correlation,
         BASELINE_COVERAGE: baseline.coverage_95pct,
     }
-    for gauge, value in shown.items():
+    for gauge, value in values.items():
         gauge.labels(line=line).set(math.nan if value is None else value)
 
 

@@ -1,12 +1,13 @@
-"""What the fidelity of a model line looks like, from the newest row of each source: panes, sliding windows, detector cells.
+"""State of the windows of one model line, built from the newest row of each source: panes, sliding windows and detectors.
 
-Only panes that may change at any moment are held. A pane whose windows are all settled is forgotten, and its rows are read again
-where a late outcome changes it, so that what is held grows with the windows that are open and not with the time that is kept:
+Only panes that may change at any moment are held in memory. A pane is evicted once all of its windows have a snapshot, and its rows
+are read from Postgres again if a late outcome changes it. Memory therefore grows with the number of open windows and not with the
+retention of the data:
 
-    floor |  forgotten, in Postgres only  | held_from   held, by source         newest |
-          |   folded into ``begun``       |             chained one by one             |
+    floor |  evicted, in Postgres only           | held_from   held, by source            newest |
+          |  summed up in the detector's start   |             one detector state per cell       |
 
-Everything here can be thrown away and made again from ``fidelity_panes``.
+Everything here can be rebuilt from ``fidelity_panes``.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from schemas.events import SUM_FIELDS
 __all__ = ["SeriesKey", "VersionedSums", "WindowKey", "WindowState"]
 
 _N = SUM_FIELDS.index("n")
-_NOTHING = (0,) * len(SUM_FIELDS)
+_ZEROS = (0,) * len(SUM_FIELDS)
 
 
 class SeriesKey(NamedTuple):
-    """A model and a segment of it."""
+    """Key of a series: a model and one of its segments."""
 
     model_id: UUID
     segment: str
 
 
 class WindowKey(NamedTuple):
-    """A window of a series; ``start`` in seconds since the epoch."""
+    """Key of a window: its series, and its start in seconds since the epoch."""
 
     series: SeriesKey
     start: float
@@ -53,47 +54,55 @@ class VersionedSums(NamedTuple):
 
 
 class _Cell(NamedTuple):
+    """Part of a pane, the smallest unit that the detector reads; a pane with many outcomes is split into several."""
+
     pane: float
     width_s: float
 
 
-_EMPTY = VersionedSums(0, _NOTHING)
+_EMPTY = VersionedSums(0, _ZEROS)
 
 
 @dataclass(slots=True)
 class _Pane:
-    """Newest rows of one pane of a series, by cell and source."""
+    """Newest rows of one pane of a series by cell and source, and their sum."""
 
     rows: dict[tuple[_Cell, str], VersionedSums] = field(default_factory=dict)
     merged: VersionedSums = _EMPTY
 
 
 @dataclass(slots=True)
-class _Panes:
-    """Held panes of one series in the order of event time, and its detector, folded as far as nothing has changed since.
+class _SeriesPanes:
+    """Held panes of one series, and the path of its detector.
 
-    From ``whole_from`` on every pane is held, as everywhere from ``held_from`` of the view on.
+    Attributes:
+        starts: of the held panes, ascending.
+        cells: sums of each cell from ``held_from`` on, over all sources.
+        chain: the same cells, ascending by event time.
+        detector_states: state of the detector after each of the first cells of ``chain``. It is shorter than ``chain`` where later
+            cells were not evaluated yet, or were invalidated by a change.
+        complete_from: all panes from here on are held, as are those of every series from ``WindowState.held_from`` on.
     """
 
     by_start: dict[float, _Pane] = field(default_factory=dict)
     starts: list[float] = field(default_factory=list)
     cells: dict[_Cell, tuple[int, ...]] = field(default_factory=dict)
     chain: list[_Cell] = field(default_factory=list)
-    folded: list[DetectorState] = field(default_factory=list)
-    whole_from: float = math.inf
+    detector_states: list[DetectorState] = field(default_factory=list)
+    complete_from: float = math.inf
 
 
 class WindowState:
-    """Held panes of one model line.
+    """Panes, windows and detectors of one model line.
 
     Args:
         pane_s: length of a pane.
         window_s: length of a window, a whole number of panes.
-        floor: windows that end at or below it can change no more, and are not told of.
-        held_from: panes from here on are all held, those below it only where they were read.
+        floor: windows that end at or below it can no longer change, and are not reported as changed.
+        held_from: all panes from here on are held, those below it only where they were loaded.
 
     Attributes:
-        stale: series whose detector has to be folded anew below ``held_from``, since something changed there.
+        stale_detectors: series with a change below ``held_from``: the start of their detector has to be computed again.
     """
 
     def __init__(self, pane_s: float, window_s: float, floor: float = -math.inf, held_from: float = -math.inf) -> None:
@@ -101,83 +110,85 @@ class WindowState:
         self.window_s = window_s
         self.floor = floor
         self.held_from = held_from
-        self.stale: set[SeriesKey] = set()
-        self._begun: dict[SeriesKey, DetectorState] = {}
-        self._panes: dict[SeriesKey, _Panes] = {}
+        self.stale_detectors: set[SeriesKey] = set()
+        self._detector_starts: dict[SeriesKey, DetectorState] = {}
+        self._panes: dict[SeriesKey, _SeriesPanes] = {}
 
-    # -- taking in
+    # -- applying rows
 
-    def apply(self, source: str, row: PaneRow) -> tuple[WindowKey, ...]:
-        """Take a row in and return the windows that have to be said: none for a row strictly older than the one that is held.
+    def apply_row(self, source: str, row: PaneRow) -> tuple[WindowKey, ...]:
+        """Apply a changed row and return the windows that it changes; none when a newer version of the row is held.
 
-        Every pane of these windows has to be held, see :meth:`unread`.
+        Every pane of these windows has to be held, see :meth:`missing_panes`.
         """
-        if not self.hold(source, row):
+        if not self.hold_row(source, row):
             return ()
-        series, start = self._place(row)
+        series, start = self._locate(row)
         if row.pane < self.held_from:
-            self.stale.add(series)
-        found = window_starts(start, self.pane_s, self.window_s)
-        return tuple(WindowKey(series, window) for window in found if window + self.window_s > self.floor)
+            self.stale_detectors.add(series)
+        starts = window_starts(start, self.pane_s, self.window_s)
+        return tuple(WindowKey(series, window) for window in starts if window + self.window_s > self.floor)
 
-    def hold(self, source: str, row: PaneRow) -> bool:
-        """Take in a row that is no news; False where a newer one is held."""
-        series, start = self._place(row)
+    def hold_row(self, source: str, row: PaneRow) -> bool:
+        """Hold a stored row without reporting a change; return False when a newer version of it is held."""
+        series, start = self._locate(row)
         pane, cell = self._pane(series, start), _Cell(row.pane, row.width_s)
-        before = pane.rows.get((cell, source), _EMPTY)
-        if row.version < before.version:
+        previous = pane.rows.get((cell, source), _EMPTY)
+        if row.version < previous.version:
             return False
         pane.rows[cell, source] = VersionedSums(row.version, row.sums)
-        change = add_sums([row.sums, negate(before.sums)])
-        pane.merged = VersionedSums(pane.merged.version - before.version + row.version, add_sums([pane.merged.sums, change]))
+        # The sums are integers, so that replacing a row by adding the difference is exact.
+        change = add_sums([row.sums, negate(previous.sums)])
+        pane.merged = VersionedSums(pane.merged.version - previous.version + row.version, add_sums([pane.merged.sums, change]))
         if row.pane >= self.held_from:
-            _recount(self._panes[series], cell, change)
+            _change_cell(self._panes[series], cell, change)
         return True
 
-    def unread(self, row: PaneRow) -> tuple[float, ...]:
-        """Panes that have to be read before a row can be applied: those of its windows that are not held."""
-        series, start = self._place(row)
+    def missing_panes(self, row: PaneRow) -> tuple[float, ...]:
+        """Panes that have to be loaded before a row can be applied: those of the windows it changes that are not held."""
+        series, start = self._locate(row)
         first, *_ = window_starts(start, self.pane_s, self.window_s)
         if first >= self.held_from:
             return ()
-        panes = self._panes.get(series) or _Panes()
-        around = panes_of(first, self.pane_s, 2 * self.window_s - self.pane_s)
-        low, high = self.floor - self.window_s, self._whole_from(panes)
-        return tuple(pane for pane in around if low <= pane < high and pane not in panes.by_start)
+        panes = self._panes.get(series) or _SeriesPanes()
+        # The windows that contain the pane span from the first start to one pane short of two windows later.
+        neighbours = panes_of(first, self.pane_s, 2 * self.window_s - self.pane_s)
+        low, high = self.floor - self.window_s, self._complete_from(panes)
+        return tuple(pane for pane in neighbours if low <= pane < high and pane not in panes.by_start)
 
-    def admit(self, series: SeriesKey, panes: Iterable[float]) -> None:
-        """Count these panes as held: all of their rows are about to be."""
+    def mark_held(self, series: SeriesKey, panes: Iterable[float]) -> None:
+        """Mark panes as held, also those without rows; the caller adds all of their rows with :meth:`hold_row`."""
         for start in panes:
             self._pane(series, start)
 
-    def holds(self, source: str, row: PaneRow) -> bool:
-        """Whether this row of the source is held, or a newer one."""
-        series, start = self._place(row)
+    def is_held(self, source: str, row: PaneRow) -> bool:
+        """Whether this version of the row, or a newer one, is held."""
+        series, start = self._locate(row)
         panes = self._panes.get(series)
         pane = panes.by_start.get(start) if panes else None
         held = pane.rows.get((_Cell(row.pane, row.width_s), source)) if pane else None
         return held is not None and held.version >= row.version
 
-    # -- looking
+    # -- reading
 
     def series(self) -> Iterable[SeriesKey]:
-        """All series of which panes are held."""
+        """All series with held panes."""
         return self._panes.keys()
 
-    def pane(self, series: SeriesKey, start: float) -> VersionedSums:
-        """What a pane adds up to."""
+    def pane_sums(self, series: SeriesKey, start: float) -> VersionedSums:
+        """Version and sums of a pane over all sources."""
         return self._panes[series].by_start[start].merged
 
-    def window(self, window: WindowKey) -> VersionedSums:
-        """What a window adds up to."""
-        return VersionedSums(self.version(window), add_sums(pane.sums for pane in self._panes_in(window)))
+    def window_sums(self, window: WindowKey) -> VersionedSums:
+        """Version and sums of a window over all sources."""
+        return VersionedSums(self.window_version(window), add_sums(pane.sums for pane in self._panes_in(window)))
 
-    def version(self, window: WindowKey) -> int:
+    def window_version(self, window: WindowKey) -> int:
         """Version of a window: it rises with every change of any of its rows."""
         return sum(pane.version for pane in self._panes_in(window))
 
     def windows(self) -> Iterator[WindowKey]:
-        """Every window that has a held pane."""
+        """Every window with a held pane."""
         for series, panes in self._panes.items():
             yield from {
                 WindowKey(series, window): None
@@ -185,84 +196,89 @@ class WindowState:
                 for window in window_starts(start, self.pane_s, self.window_s)
             }
 
-    def latest(self, series: SeriesKey, n: int) -> tuple[float, float, tuple[int, ...]]:
-        """The fewest latest panes that hold ``n`` outcomes, or all of them: where they begin and end, and their sums."""
+    def latest_panes(self, series: SeriesKey, n: int) -> tuple[float, float, tuple[int, ...]]:
+        """Start, end and sums of the fewest latest panes that hold ``n`` outcomes, or of all panes when they hold fewer."""
         panes = self._panes[series]
-        held: list[tuple[int, ...]] = []
+        sums: list[tuple[int, ...]] = []
         count = 0
         for start in reversed(panes.starts):
-            if held and start < self._whole_from(panes):
+            if sums and start < self._complete_from(panes):
                 break
-            held.append(panes.by_start[start].merged.sums)
-            count += held[-1][_N]
+            sums.append(panes.by_start[start].merged.sums)
+            count += sums[-1][_N]
             if count >= n:
                 break
-        return panes.starts[-len(held)], panes.starts[-1] + self.pane_s, add_sums(held)
+        return panes.starts[-len(sums)], panes.starts[-1] + self.pane_s, add_sums(sums)
 
-    def newest_start(self, series: SeriesKey) -> float:
-        """Start of the latest pane."""
+    def newest_pane(self, series: SeriesKey) -> float:
+        """Start of the latest pane of a series."""
         return self._panes[series].starts[-1]
 
     # -- the detector
 
-    def begin(self, series: SeriesKey, evidence: DetectorState, whole_from: float) -> None:
-        """Let the detector of a series stand here before ``held_from``; its panes are all held from ``whole_from`` on."""
-        self._begun[series] = evidence
-        self.stale.discard(series)
+    def set_detector_start(self, series: SeriesKey, start: DetectorState, complete_from: float) -> None:
+        """Set the state of a detector before ``held_from``; all panes of the series are held from ``complete_from`` on."""
+        self._detector_starts[series] = start
+        self.stale_detectors.discard(series)
         if panes := self._panes.get(series):
-            panes.folded.clear()
-            panes.whole_from = whole_from
+            panes.detector_states.clear()
+            panes.complete_from = complete_from
 
-    def evidence(self, series: SeriesKey, first: DetectorState) -> DetectorState:
-        """Where the detector of a series stands, chained over its cells in event time."""
-        begin = self._begun.get(series, first)
+    def detector_state(self, series: SeriesKey, initial: DetectorState) -> DetectorState:
+        """State of the detector after all held cells of a series, in order of event time.
+
+        ``initial`` is its state before the first outcome, used when no start was set.
+        """
+        state = self._detector_starts.get(series, initial)
         panes = self._panes.get(series)
         if panes is None:
-            return begin
-        for cell in panes.chain[len(panes.folded) :]:
-            panes.folded.append(accumulate([panes.cells[cell]], panes.folded[-1] if panes.folded else begin))
-        return panes.folded[-1] if panes.folded else begin
+            return state
+        states = panes.detector_states
+        # The detector depends on the order of cells, so only those after the first changed one are evaluated again.
+        for cell in panes.chain[len(states) :]:
+            states.append(accumulate([panes.cells[cell]], states[-1] if states else state))
+        return states[-1] if states else state
 
-    # -- forgetting
+    # -- evicting
 
-    def forget(
-        self, held_from: float, needed: Iterable[WindowKey], n: int, first: Callable[[SeriesKey], DetectorState]
+    def evict(
+        self, held_from: float, needed: Iterable[WindowKey], n: int, initial: Callable[[SeriesKey], DetectorState]
     ) -> list[tuple[SeriesKey, float]]:
-        """Forget panes below ``held_from``, except those of ``needed`` windows and the latest that hold ``n`` outcomes.
+        """Evict panes below ``held_from`` and return their keys.
 
-        ``first`` tells where the detector of a series stands before its first outcome.
-
-        Returns the panes that are no longer held.
+        Panes of the ``needed`` windows stay, and so do the latest panes of each series that hold ``n`` outcomes. ``initial``
+        returns the state of a series' detector before its first outcome.
         """
-        kept: defaultdict[SeriesKey, set[float]] = defaultdict(set)
+        needed_panes: defaultdict[SeriesKey, set[float]] = defaultdict(set)
         for series, window in needed:
-            kept[series].update(panes_of(window, self.pane_s, self.window_s))
+            needed_panes[series].update(panes_of(window, self.pane_s, self.window_s))
         for series, panes in self._panes.items():
-            latest, _, _ = self.latest(series, n)
-            panes.whole_from = max(latest, self._whole_from(panes))
+            latest, _, _ = self.latest_panes(series, n)
+            panes.complete_from = max(latest, self._complete_from(panes))
         self.held_from = max(held_from, self.held_from)
         for series, panes in self._panes.items():
-            panes.whole_from = self._whole_from(panes)
-            self._fold_below(series, panes, first(series))
+            panes.complete_from = self._complete_from(panes)
+            self._advance_detector_start(series, panes, initial(series))
         lowest = self.floor - self.window_s
-        dropped = [
+        evicted = [
             (series, start)
             for series, panes in self._panes.items()
             for start in panes.starts
-            if start < lowest or (start < panes.whole_from and start not in kept[series])
+            if start < lowest or (start < panes.complete_from and start not in needed_panes[series])
         ]
-        for series, start in dropped:
+        for series, start in evicted:
             self._drop(series, start)
-        return dropped
+        return evicted
 
-    def _fold_below(self, series: SeriesKey, panes: _Panes, first: DetectorState) -> None:
-        self.evidence(series, first)
-        place = bisect_left(panes.chain, _Cell(self.held_from, 0.0))
-        if place:
-            self._begun[series] = panes.folded[place - 1]
-            for cell in panes.chain[:place]:
+    def _advance_detector_start(self, series: SeriesKey, panes: _SeriesPanes, initial: DetectorState) -> None:
+        """Let the detector start at ``held_from``: its state there replaces the cells below."""
+        self.detector_state(series, initial)
+        n_below = bisect_left(panes.chain, _Cell(self.held_from, 0.0))
+        if n_below:
+            self._detector_starts[series] = panes.detector_states[n_below - 1]
+            for cell in panes.chain[:n_below]:
                 del panes.cells[cell]
-            del panes.chain[:place], panes.folded[:place]
+            del panes.chain[:n_below], panes.detector_states[:n_below]
 
     def _drop(self, series: SeriesKey, start: float) -> None:
         panes = self._panes[series]
@@ -275,22 +291,24 @@ class WindowState:
         panes = self._panes[window.series].by_start
         return [panes[start].merged for start in panes_of(window.start, self.pane_s, self.window_s) if start in panes]
 
-    def _whole_from(self, panes: _Panes) -> float:
-        return min(panes.whole_from, self.held_from)
+    def _complete_from(self, panes: _SeriesPanes) -> float:
+        return min(panes.complete_from, self.held_from)
 
-    def _place(self, row: PaneRow) -> tuple[SeriesKey, float]:
+    def _locate(self, row: PaneRow) -> tuple[SeriesKey, float]:
+        """Series of a row, and start of its pane."""
         return SeriesKey(row.model_id, row.segment), pane_start(row.pane, self.pane_s)
 
     def _pane(self, series: SeriesKey, start: float) -> _Pane:
-        panes = self._panes.setdefault(series, _Panes())
+        panes = self._panes.setdefault(series, _SeriesPanes())
         if start not in panes.by_start:
             panes.by_start[start] = _Pane()
             insort(panes.starts, start)
         return panes.by_start[start]
 
 
-def _recount(panes: _Panes, cell: _Cell, change: tuple[int, ...]) -> None:
+def _change_cell(panes: _SeriesPanes, cell: _Cell, change: tuple[int, ...]) -> None:
+    """Add a change to the sums of a cell, and invalidate the detector states from that cell on."""
     if cell not in panes.cells:
         insort(panes.chain, cell)
-    panes.cells[cell] = add_sums([panes.cells.get(cell, _NOTHING), change])
-    del panes.folded[bisect_left(panes.chain, cell) :]
+    panes.cells[cell] = add_sums([panes.cells.get(cell, _ZEROS), change])
+    del panes.detector_states[bisect_left(panes.chain, cell) :]

@@ -224,7 +224,7 @@ class Recomputation:
             for window in state.windows():
                 baseline = await self._rescorer.baseline(window.series.model_id)
                 if baseline is not None and window.start + state.window_s > floor:
-                    version, sums = state.window(window)
+                    version, sums = state.window_sums(window)
                     expected[LineWindow(line, window)] = ExpectedWindow(version, fidelity_metrics(sums, baseline))
         self._findings.counts["windows"] = len(expected)
         return expected
@@ -234,7 +234,7 @@ class Recomputation:
         for line, source, row in self.panes:
             if line not in states:
                 states[line] = WindowState(self.grids[line].pane_s, self.grids[line].window_s)
-            states[line].apply(source, row)
+            states[line].apply_row(source, row)
         return states
 
 

@@ -27,7 +27,7 @@ from sql.overview_store import (
 )
 from sql.pending_label_store import Cohort, estimate_of
 from streams.monitoring.drift_detection import DriftEvaluator
-from streams.monitoring.performance_estimation import followed, pending_labels
+from streams.monitoring.performance_estimation import latest_cohorts, pending_labels
 from streams.monitoring.window_state import SeriesKey
 
 __all__ = ["HistoryPoint", "LineOverview", "Overview", "SegmentWindow", "SeriesHistory", "read_overview"]
@@ -164,7 +164,7 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
         events=tuple(await store.newest_events(database, line, _MAX_EVENTS)),
         retrains=tuple(await store.newest_retrains(database, line, _MAX_RETRAINS)),
         estimate=await estimate_of(database, line, champion.model_id) if champion else None,
-        cohorts=tuple(await followed(database, line)),
+        cohorts=tuple(await latest_cohorts(database, line)),
         sums={row.segment: row.sums for row in newest},
     )
 

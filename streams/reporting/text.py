@@ -8,7 +8,7 @@ from typing import Any
 from engine.fidelity.label_delay import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import BestChoice, SimulationResult
-from streams.monitoring.performance_estimation import weights_of
+from streams.monitoring.performance_estimation import level_weights
 from streams.reporting.formatting import count, moment, number, plain_words, share, signed_share, span, standard_error
 from streams.reporting.overview import LineOverview, SegmentWindow
 
@@ -153,7 +153,7 @@ def weighted_error(line: LineOverview, dimension: str) -> tuple[float, float] | 
     """
     if line.scored_model is None:
         return None
-    return weighted_mae(line.sums, weights_of(line.cohorts, dimension), line.scored_model.baseline)
+    return weighted_mae(line.sums, level_weights(line.cohorts, dimension), line.scored_model.baseline)
 
 
 def _weighted(line: LineOverview, dimension: str) -> str:

@@ -1,4 +1,4 @@
-"""A line as the fidelity agent holds it, on a real PostgreSQL: whatever was forgotten, it says what a whole view would say."""
+"""The state of a line with a real PostgreSQL: whatever was evicted, its windows are those of a state that evicts nothing."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from schemas import DriftState, FidelityMetrics, FidelityWindow, SourceId
 from sql import source_position_store, window_store
 from sql.database import Pool, clock, open_pool
 from sql.window_store import MonitoredLine, Snapshot, SourceState
-from streams.agents import fidelity
 from streams.agents.fidelity import _Fidelity
 from streams.ingestion.pipeline import OutcomePipeline
 from streams.ingestion.scoring_context import ContextLoader
 from streams.kafka.topics import PARTITIONS
+from streams.monitoring import window_publisher
 from streams.monitoring.drift_detection import DriftEvaluator
-from streams.monitoring.line_state import LineState, evidence_before, load_line, read_series
-from streams.monitoring.restatement_floor import limit_of, raise_floor
+from streams.monitoring.line_monitor import LineMonitor
+from streams.monitoring.line_state import LineState, detector_states_before, load_line, read_series
+from streams.monitoring.restatement_floor import floor_limit, raise_floor
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 from streams.settings import Settings
 from tests.outcomes import LINE, START, TOPIC, cut, make_card, make_line, outcome, record
 
 PANE_S, WINDOW_S, SOURCES = 60.0, 300.0, 4
 ALL = SeriesKey(make_card().model_id, "all")
-JUDGE = DriftEvaluator(50, 1e6, {make_card().model_id: make_card()})
-BEGAN = START.timestamp()
+EVALUATOR = DriftEvaluator(50, 1e6, {make_card().model_id: make_card()})
+INITIAL = EVALUATOR.initial_state(ALL)
+START_S = START.timestamp()
 
 
 @pytest.fixture
@@ -47,34 +49,34 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     await opened.close()
 
 
-async def take_in(pool: Pool, numbers: Any, *, first: int = 0, partition: int = 0, **said: Any) -> list[Any]:
-    """Take outcomes of these seconds in, and return the rows that are told."""
+async def ingest(pool: Pool, seconds: Any, *, first: int = 0, partition: int = 0, **fields: Any) -> list[Any]:
+    """Ingest outcomes of these seconds, and return the rows that they change."""
     library = ContextLoader(pool, None, None)  # type: ignore[arg-type]  # outcomes bring their predictions
     intake = OutcomePipeline(pool, library, skew_s=300.0, restatement_s=30 * 86_400.0)
-    records = [record(first + place, outcome(number, **said), partition=partition) for place, number in enumerate(numbers)]
-    done = [await intake.take(each) for each in cut(records, 500)]
-    return [found.row for each in done for found in each.rows]
+    records = [record(first + position, outcome(second, **fields), partition=partition) for position, second in enumerate(seconds)]
+    results = [await intake.take(batch) for batch in cut(records, 500)]
+    return [changed.row for result in results for changed in result.rows]
 
 
-async def state(pool: Pool) -> MonitoredLine:
-    (found,) = await window_store.monitored_lines(pool)
-    return found
+async def stored_line(pool: Pool) -> MonitoredLine:
+    (model_line,) = await window_store.monitored_lines(pool)
+    return model_line
 
 
 async def loaded(pool: Pool) -> LineState:
-    return await load_line(pool, await state(pool), JUDGE, await clock(pool))
+    return await load_line(pool, await stored_line(pool), EVALUATOR, await clock(pool))
 
 
-async def whole(pool: Pool) -> WindowState:
-    """All that is stored, in one view that forgets nothing."""
-    view = WindowState(PANE_S, WINDOW_S)
-    for source, found in await window_store.live_rows(pool, LINE, -math.inf):
-        view.apply(source, found.row)
-    return view
+async def complete_state(pool: Pool) -> WindowState:
+    """All stored rows in one state without eviction."""
+    state = WindowState(PANE_S, WINDOW_S)
+    for source, row in await window_store.live_rows(pool, LINE, -math.inf):
+        state.apply_row(source, row)
+    return state
 
 
-def said_of(line: LineState, window: WindowKey, status: Any = "final") -> FidelityWindow:
-    version, _ = line.view.window(window)
+def event_of(line: LineState, window: WindowKey, status: Any = "final") -> FidelityWindow:
+    version, _ = line.window_state.window_sums(window)
     start = datetime.fromtimestamp(window.start, UTC)
     return FidelityWindow(
         line=LINE,
@@ -90,109 +92,107 @@ def said_of(line: LineState, window: WindowKey, status: Any = "final") -> Fideli
     )
 
 
-async def settle(pool: Pool, line: LineState, *, below: float = math.inf) -> None:
-    """What an agent does when windows close."""
-    closing = {window for window in line.unsettled if window.start < below}
-    events = {window: said_of(line, window) for window in closing}
+async def store_snapshots(pool: Pool, line: LineState, *, below: float = math.inf) -> None:
+    """Store the snapshots of windows, as the agent does when they close."""
+    closed = {window for window in line.pending_snapshots if window.start < below}
+    events = {window: event_of(line, window) for window in closed}
     await window_store.save_snapshots(pool, list(events.values()))
     line.snapshots.update({window: Snapshot(event.version, event.status) for window, event in events.items()})
-    line.unsettled -= closing
-    line.due -= closing
+    line.pending_snapshots -= closed
+    line.unpublished -= closed
 
 
-async def test_what_no_snapshot_covers_is_owed_after_a_restart_and_nothing_else(pool: Pool):
-    await take_in(pool, range(0, 1800, 10))
+async def test_after_a_restart_exactly_the_windows_without_a_snapshot_are_pending(pool: Pool):
+    await ingest(pool, range(0, 1800, 10))
     before = await loaded(pool)
-    assert before.unsettled == set((await whole(pool)).windows())
-    await settle(pool, before, below=BEGAN + 600)
+    assert before.pending_snapshots == set((await complete_state(pool)).windows())
+    await store_snapshots(pool, before, below=START_S + 600)
     behind = START + timedelta(seconds=300)
     await pool.execute("UPDATE fidelity_snapshots SET version = version - 1 WHERE window_start = $1", behind)
 
     line = await loaded(pool)
 
-    owed = {
+    pending = {
         window
-        for window in before.unsettled | before.snapshots.keys()
-        if window.start >= BEGAN + 600 or window.start == BEGAN + 300
+        for window in before.pending_snapshots | before.snapshots.keys()
+        if window.start >= START_S + 600 or window.start == START_S + 300
     }
-    assert line.due == line.unsettled == owed
-    everything = await whole(pool)
-    assert all(line.view.window(window) == everything.window(window) for window in line.unsettled)
+    assert line.unpublished == line.pending_snapshots == pending
+    complete = await complete_state(pool)
+    assert all(line.window_state.window_sums(window) == complete.window_sums(window) for window in line.pending_snapshots)
 
 
-async def test_rows_that_no_message_told_of_are_found_by_the_sweep(pool: Pool):
-    await take_in(pool, range(0, 600, 5))
+async def test_rows_that_no_message_delivered_are_applied_by_the_sweep(pool: Pool):
+    await ingest(pool, range(0, 600, 5))
     line = await loaded(pool)
-    await settle(pool, line)
-    untold = await take_in(pool, range(600, 900, 5), first=120)
+    await store_snapshots(pool, line)
+    missed = await ingest(pool, range(600, 900, 5), first=120)
 
-    await line.catch_up(pool, await window_store.changed_rows(pool, LINE, -math.inf, line.seen_at))
+    await line.catch_up(pool, await window_store.changed_rows(pool, LINE, -math.inf, line.read_at))
 
-    everything = await whole(pool)
-    assert line.due == line.unsettled
-    assert {window.start for window in line.due} == {
-        pane - back * PANE_S for row in untold for back in range(5) for pane in [row.pane // PANE_S * PANE_S]
+    complete = await complete_state(pool)
+    assert line.unpublished == line.pending_snapshots
+    assert {window.start for window in line.unpublished} == {
+        pane - back * PANE_S for row in missed for back in range(5) for pane in [row.pane // PANE_S * PANE_S]
     }
-    assert all(line.view.window(window) == everything.window(window) for window in line.due)
+    assert all(line.window_state.window_sums(window) == complete.window_sums(window) for window in line.unpublished)
 
 
-async def test_a_late_outcome_restates_windows_that_were_forgotten_and_moves_the_detector(pool: Pool):
-    await take_in(pool, range(0, 7200, 10))
+async def test_a_late_outcome_restates_evicted_windows_and_changes_the_detector(pool: Pool):
+    await ingest(pool, range(0, 7200, 10))
     line = await loaded(pool)
-    await settle(pool, line)
-    line.forget()
-    late = await take_in(pool, [120], first=720, event_id="00000000-0000-0000-0000-000000000077", actual_value=9.0)
+    await store_snapshots(pool, line)
+    line.evict()
+    late = await ingest(pool, [120], first=720, event_id="00000000-0000-0000-0000-000000000077", actual_value=9.0)
 
-    panes = await line.take(pool, f"{TOPIC}:0:0", late)
-    await line.refold(pool, line.view.stale)
+    panes = await line.ingest(pool, f"{TOPIC}:0:0", late)
+    await line.rebuild_detectors(pool, line.window_state.stale_detectors)
 
-    everything = await whole(pool)
-    assert {start for _, start in panes} == {BEGAN + 120}
+    complete = await complete_state(pool)
+    assert {start for _, start in panes} == {START_S + 120}
     changed = {SeriesKey(row.model_id, row.segment) for row in late}
-    assert line.unsettled == {
+    assert line.pending_snapshots == {
         window
-        for window in everything.windows()
-        if window.series in changed and window.start <= BEGAN + 120 < window.start + WINDOW_S
+        for window in complete.windows()
+        if window.series in changed and window.start <= START_S + 120 < window.start + WINDOW_S
     }
-    assert all(line.view.window(window) == everything.window(window) for window in line.unsettled)
-    assert all(line.snapshots[window].version < line.view.version(window) for window in line.unsettled)
-    assert line.view.evidence(ALL, JUDGE.first(ALL)) == everything.evidence(ALL, JUDGE.first(ALL))
+    assert all(line.window_state.window_sums(window) == complete.window_sums(window) for window in line.pending_snapshots)
+    assert all(line.snapshots[window].version < line.window_state.window_version(window) for window in line.pending_snapshots)
+    assert line.window_state.detector_state(ALL, INITIAL) == complete.detector_state(ALL, INITIAL)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_whatever_comes_whenever_something_is_forgotten_windows_are_those_of_a_view_that_forgets_nothing(
-    pool: Pool, seed: int
-):
-    rnd, line, everything = random.Random(seed), await loaded(pool), WindowState(PANE_S, WINDOW_S)
+async def test_windows_are_those_of_a_state_without_eviction_whenever_panes_are_evicted(pool: Pool, seed: int):
+    rnd, line, complete = random.Random(seed), await loaded(pool), WindowState(PANE_S, WINDOW_S)
     offsets = [0] * SOURCES
     for step in range(12):
         partition = rnd.randrange(SOURCES)
-        numbers = [rnd.choice((step * 600 + rnd.randrange(600), rnd.randrange(7200))) for _ in range(15)]
+        seconds = [rnd.choice((step * 600 + rnd.randrange(600), rnd.randrange(7200))) for _ in range(15)]
         event = f"00000000-0000-0000-0000-{step:012d}"
-        rows = await take_in(pool, numbers, first=offsets[partition], partition=partition)
-        rows += await take_in(pool, numbers[:1], first=offsets[partition] + 15, partition=partition, event_id=event)
+        rows = await ingest(pool, seconds, first=offsets[partition], partition=partition)
+        rows += await ingest(pool, seconds[:1], first=offsets[partition] + 15, partition=partition, event_id=event)
         offsets[partition] += 16
-        await line.take(pool, f"{TOPIC}:{partition}:0", rows)
-        changed = {window for row in rows for window in everything.apply(f"{TOPIC}:{partition}:0", row)}
-        assert all(line.view.window(window) == everything.window(window) for window in changed)
+        await line.ingest(pool, f"{TOPIC}:{partition}:0", rows)
+        changed = {window for row in rows for window in complete.apply_row(f"{TOPIC}:{partition}:0", row)}
+        assert all(line.window_state.window_sums(window) == complete.window_sums(window) for window in changed)
         if step % 3 == 2:
-            await settle(pool, line)
-            line.forget()
+            await store_snapshots(pool, line)
+            line.evict()
         if step % 5 == 4:
             line = await loaded(pool)
-        await line.refold(pool, line.view.stale)
-        assert line.view.evidence(ALL, JUDGE.first(ALL)) == everything.evidence(ALL, JUDGE.first(ALL))
-        assert line.view.latest(ALL, 50) == everything.latest(ALL, 50)
+        await line.rebuild_detectors(pool, line.window_state.stale_detectors)
+        assert line.window_state.detector_state(ALL, INITIAL) == complete.detector_state(ALL, INITIAL)
+        assert line.window_state.latest_panes(ALL, 50) == complete.latest_panes(ALL, 50)
 
 
-async def test_what_is_held_does_not_grow_with_the_time_that_is_kept(pool: Pool):
+async def test_the_number_of_held_panes_does_not_grow_with_retention(pool: Pool):
     held = []
     for hour in range(3):
-        await take_in(pool, range(3600 * hour, 3600 * (hour + 1), 10), first=360 * hour)
+        await ingest(pool, range(3600 * hour, 3600 * (hour + 1), 10), first=360 * hour)
         line = await loaded(pool)
-        await settle(pool, line)
-        line.forget()
-        held.append(sum(line.view.holds(*row) for row in await stored(pool, 0)))
+        await store_snapshots(pool, line)
+        line.evict()
+        held.append(sum(line.window_state.is_held(*row) for row in await stored(pool, 0)))
 
     stored_rows = await pool.fetchval("SELECT count(*) FROM fidelity_panes")
     assert held[2] == held[0] < stored_rows / 3
@@ -200,180 +200,180 @@ async def test_what_is_held_does_not_grow_with_the_time_that_is_kept(pool: Pool)
 
 async def stored(pool: Pool, partition: int) -> list[tuple[str, Any]]:
     source = f"{TOPIC}:{partition}:0"
-    return [(each.source, each.found.row) for each in await window_store.live_rows(pool, LINE, -math.inf) if each.source == source]
+    return [tuple(row) for row in await window_store.live_rows(pool, LINE, -math.inf) if row.source == source]
 
 
-async def test_forgotten_panes_are_named_so_that_they_leave_tombstones(pool: Pool):
-    await take_in(pool, range(0, 3600, 10))
+async def test_evicted_panes_are_returned_so_that_the_changelog_gets_tombstones(pool: Pool):
+    await ingest(pool, range(0, 3600, 10))
     line = await loaded(pool)
-    held = {(window.series, window.start) for window in line.view.windows()}
-    await settle(pool, line)
+    held = {(window.series, window.start) for window in line.window_state.windows()}
+    await store_snapshots(pool, line)
 
-    dropped = line.forget()
+    evicted = line.evict()
 
-    assert dropped
-    assert set(dropped) <= held
-    assert all(start < BEGAN + 3600 - 2 * WINDOW_S for _, start in dropped)
+    assert evicted
+    assert set(evicted) <= held
+    assert all(start < START_S + 3600 - 2 * WINDOW_S for _, start in evicted)
 
 
-async def test_an_alarm_is_judged_by_all_that_is_stored_and_not_by_what_is_held(pool: Pool):
-    await take_in(pool, range(0, 3600, 10))
+async def test_alarms_are_confirmed_with_all_stored_rows_and_not_only_with_those_in_memory(pool: Pool):
+    await ingest(pool, range(0, 3600, 10))
     line = await loaded(pool)
-    await take_in(pool, range(3600, 3700, 5), first=360)  # what the agent has not heard yet
+    await ingest(pool, range(3600, 3700, 5), first=360)  # not delivered to the agent yet
 
-    view = await read_series(pool, line, ALL)
+    state = await read_series(pool, line, ALL)
 
-    everything = await whole(pool)
-    assert view.evidence(ALL, JUDGE.first(ALL)) == everything.evidence(ALL, JUDGE.first(ALL))
-    assert view.latest(ALL, 50) == everything.latest(ALL, 50)
-    assert view.latest(ALL, 50) != line.view.latest(ALL, 50)
+    complete = await complete_state(pool)
+    assert state.detector_state(ALL, INITIAL) == complete.detector_state(ALL, INITIAL)
+    assert state.latest_panes(ALL, 50) == complete.latest_panes(ALL, 50)
+    assert state.latest_panes(ALL, 50) != line.window_state.latest_panes(ALL, 50)
 
 
 async def test_a_snapshot_is_replaced_by_a_higher_version_only(pool: Pool):
-    await take_in(pool, range(60))
+    await ingest(pool, range(60))
     line = await loaded(pool)
-    window = WindowKey(ALL, BEGAN)
-    told = said_of(line, window)
+    window = WindowKey(ALL, START_S)
+    base = event_of(line, window)
 
     for version, n in ((3, 30), (4, 40), (2, 20), (4, 41)):
-        event = told.model_copy(update={"version": version, "metrics": FidelityMetrics(n=n)})
+        event = base.model_copy(update={"version": version, "metrics": FidelityMetrics(n=n)})
         await window_store.save_snapshots(pool, [event])
 
     assert [tuple(row) for row in await pool.fetch("SELECT version, sample_size FROM fidelity_snapshots")] == [(4, 40)]
 
 
-class Voice:
-    """An app whose broker takes messages, or none."""
+class BrokerStub:
+    """An app whose broker is up or down."""
 
     rebalancing = in_recovery = should_stop = False
 
     def __init__(self, pool: Pool) -> None:
-        self.pool, self.settings, self.heard, self.is_heard = pool, Settings(grace_s=0.0), 0, False
-        self.leaves_after = math.inf
+        self.pool, self.settings, self.n_sent, self.is_up = pool, Settings(grace_s=0.0), 0, False
+        self.stops_after = math.inf
 
     async def send_event(self, event: FidelityWindow, *, key: str) -> asyncio.Future[None]:
         sent = asyncio.get_running_loop().create_future()
-        if self.is_heard:
-            self.heard += 1
-            self.should_stop = self.heard == self.leaves_after or self.should_stop
+        if self.is_up:
+            self.n_sent += 1
+            self.should_stop = self.n_sent == self.stops_after or self.should_stop
             sent.set_result(None)
         else:
             sent.set_exception(KafkaConnectionError("no broker"))
         return sent
 
 
-async def test_a_window_is_kept_as_final_only_after_it_was_said(pool: Pool):
-    await take_in(pool, range(0, 900, 10))
-    voice = Voice(pool)
-    agent, line = _Fidelity(voice, {}), await loaded(pool)  # type: ignore[arg-type]  # what is needed of an app here
-    owed = set(line.unsettled)
+async def test_a_snapshot_is_stored_only_after_its_window_was_published(pool: Pool):
+    await ingest(pool, range(0, 900, 10))
+    app = BrokerStub(pool)
+    monitor, line = LineMonitor(app), await loaded(pool)  # type: ignore[arg-type]  # what is needed of an app here
+    pending = set(line.pending_snapshots)
     for partition in range(SOURCES):
-        agent._watermarks.note(SourceId(topic=TOPIC, partition=partition), START + timedelta(days=1))
+        monitor.watermarks.update(SourceId(topic=TOPIC, partition=partition), START + timedelta(days=1))
 
     with pytest.raises(KafkaConnectionError):
-        await agent._say(line)
+        await monitor.publisher.publish(line)
     assert await pool.fetchval("SELECT count(*) FROM fidelity_snapshots") == 0
-    assert line.unsettled == line.due == owed
+    assert line.pending_snapshots == line.unpublished == pending
 
-    voice.is_heard = True
-    await agent._say(line)
-    assert await pool.fetchval("SELECT count(*) FROM fidelity_snapshots") == voice.heard == len(owed)
-
-
-async def test_a_worker_that_is_asked_to_leave_says_no_more_windows_than_it_has_in_hand(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(fidelity, "_SAID_AT_ONCE", 10)
-    await take_in(pool, range(0, 900, 10))
-    voice = Voice(pool)
-    agent, line = _Fidelity(voice, {}), await loaded(pool)  # type: ignore[arg-type]  # what is needed of an app here
-    owed = set(line.due)
-    voice.is_heard, voice.leaves_after = True, 15
-
-    await agent._say(line)
-    assert (voice.heard, len(line.due)) == (20, len(owed) - 20)
-
-    voice.should_stop = True
-    await agent._say(line)
-    assert voice.heard == 20
-
-    voice.should_stop = False
-    line.said_at = -math.inf
-    await agent._say(line)
-    assert (voice.heard, line.due) == (len(owed), set())
+    app.is_up = True
+    await monitor.publisher.publish(line)
+    assert await pool.fetchval("SELECT count(*) FROM fidelity_snapshots") == app.n_sent == len(pending)
 
 
-async def test_a_window_that_changed_a_hundred_times_is_said_once(pool: Pool):
-    line, voice = await loaded(pool), Voice(pool)
-    agent, voice.is_heard = _Fidelity(voice, {}), True  # type: ignore[arg-type]  # what is needed of an app here
+async def test_a_worker_that_is_stopped_publishes_only_the_batch_it_has_started(pool: Pool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(window_publisher, "_WINDOWS_PER_BATCH", 10)
+    await ingest(pool, range(0, 900, 10))
+    app = BrokerStub(pool)
+    monitor, line = LineMonitor(app), await loaded(pool)  # type: ignore[arg-type]  # what is needed of an app here
+    pending = set(line.unpublished)
+    app.is_up, app.stops_after = True, 15
+
+    await monitor.publisher.publish(line)
+    assert (app.n_sent, len(line.unpublished)) == (20, len(pending) - 20)
+
+    app.should_stop = True
+    await monitor.publisher.publish(line)
+    assert app.n_sent == 20
+
+    app.should_stop = False
+    line.filling_published_at = -math.inf
+    await monitor.publisher.publish(line)
+    assert (app.n_sent, line.unpublished) == (len(pending), set())
+
+
+async def test_a_window_that_changed_a_hundred_times_is_published_once(pool: Pool):
+    line, app = await loaded(pool), BrokerStub(pool)
+    monitor, app.is_up = LineMonitor(app), True  # type: ignore[arg-type]  # what is needed of an app here
     for number in range(100):
-        await line.take(pool, f"{TOPIC}:0:0", await take_in(pool, [number % 60], first=number, event_id=str(UUID(int=number))))
+        await line.ingest(pool, f"{TOPIC}:0:0", await ingest(pool, [number % 60], first=number, event_id=str(UUID(int=number))))
 
-    await agent._say(line)
+    await monitor.publisher.publish(line)
 
-    windows = set((await whole(pool)).windows())
-    assert voice.heard == len(windows) < max(line.view.version(window) for window in windows)
-    await agent._say(line)
-    assert voice.heard == len(windows)
+    windows = set((await complete_state(pool)).windows())
+    assert app.n_sent == len(windows) < max(line.window_state.window_version(window) for window in windows)
+    await monitor.publisher.publish(line)
+    assert app.n_sent == len(windows)
 
 
-async def test_a_sweep_of_the_agent_finds_rows_that_no_message_told_of(pool: Pool):
-    await take_in(pool, range(0, 600, 5))
+async def test_a_sweep_of_the_agent_applies_rows_that_no_message_delivered(pool: Pool):
+    await ingest(pool, range(0, 600, 5))
     line = await loaded(pool)
-    await settle(pool, line)
-    agent = _Fidelity(Voice(pool), {})  # type: ignore[arg-type]  # what is needed of an app here
-    agent._lines[LINE] = line
-    untold = await take_in(pool, range(600, 900, 5), first=120)
+    await store_snapshots(pool, line)
+    agent = _Fidelity(BrokerStub(pool), {})  # type: ignore[arg-type]  # what is needed of an app here
+    agent._monitor._lines[LINE] = line
+    missed = await ingest(pool, range(600, 900, 5), first=120)
 
     await agent.sweep()
 
-    assert {(window.series.segment, window.start) for window in line.due} >= {
-        (row.segment, row.pane // PANE_S * PANE_S) for row in untold
+    assert {(window.series.segment, window.start) for window in line.unpublished} >= {
+        (row.segment, row.pane // PANE_S * PANE_S) for row in missed
     }
 
 
-async def test_an_agent_begins_anew_with_every_assignment(pool: Pool):
-    await take_in(pool, range(0, 600, 5))
-    agent = _Fidelity(Voice(pool), {})  # type: ignore[arg-type]  # what is needed of an app here
-    held = await agent._line(LINE)
+async def test_an_agent_loads_its_lines_again_after_every_assignment(pool: Pool):
+    await ingest(pool, range(0, 600, 5))
+    agent = _Fidelity(BrokerStub(pool), {})  # type: ignore[arg-type]  # what is needed of an app here
+    held = await agent._monitor.line(LINE)
     assert held is not None
-    await take_in(pool, range(600, 900, 5), first=120)  # while another worker had the line
+    await ingest(pool, range(600, 900, 5), first=120)  # while another worker had the line
 
     await agent.on_assigned(None, set())
 
-    line = await agent._line(LINE)
+    line = await agent._monitor.line(LINE)
     assert line is not None
-    assert line.due == set((await whole(pool)).windows()) > held.due
+    assert line.unpublished == set((await complete_state(pool)).windows()) > held.unpublished
 
 
-async def test_a_snapshot_keeps_every_figure_with_how_sure_it_is(pool: Pool):
-    await take_in(pool, range(60))
+async def test_a_snapshot_stores_every_metric_with_its_uncertainty(pool: Pool):
+    await ingest(pool, range(60))
     line = await loaded(pool)
-    window = WindowKey(ALL, BEGAN)
-    said = fidelity_metrics(line.view.window(window)[1], make_card().baseline).model_copy(update={"n_effective": 31.5})
+    window = WindowKey(ALL, START_S)
+    metrics = fidelity_metrics(line.window_state.window_sums(window)[1], make_card().baseline).model_copy(
+        update={"n_effective": 31.5}
+    )
 
-    await window_store.save_snapshots(pool, [said_of(line, window).model_copy(update={"metrics": said})])
+    await window_store.save_snapshots(pool, [event_of(line, window).model_copy(update={"metrics": metrics})])
 
     row = await pool.fetchrow("SELECT * FROM fidelity_snapshots")
     assert row is not None
-    assert {name: tuple(ends) for name, ends in row["intervals"].items()} == said.intervals
-    assert set(said.intervals) == {"correlation", "coverage_95pct"}
-    assert row["standard_errors"] == said.standard_errors
-    assert set(said.standard_errors) == {"mae", "rmse", "bias", "correlation", "coverage_95pct"}
-    assert (row["n_effective"], row["sample_size"]) == (31.5, said.n)
+    assert {name: tuple(ends) for name, ends in row["intervals"].items()} == metrics.intervals
+    assert set(metrics.intervals) == {"correlation", "coverage_95pct"}
+    assert row["standard_errors"] == metrics.standard_errors
+    assert set(metrics.standard_errors) == {"mae", "rmse", "bias", "correlation", "coverage_95pct"}
+    assert (row["n_effective"], row["sample_size"]) == (31.5, metrics.n)
 
 
 # -- the floor
 
 
-async def reach(pool: Pool, at: datetime, *, partitions: int = SOURCES) -> None:
+async def set_watermarks(pool: Pool, at: datetime, *, partitions: int = SOURCES) -> None:
     await pool.execute("UPDATE source_positions SET watermark = $1 WHERE partition < $2", at, partitions)
 
 
-async def settled_hours(pool: Pool, seconds: int) -> LineState:
-    await take_in(pool, range(0, seconds, 10))
+async def line_with_snapshots(pool: Pool, seconds: int) -> LineState:
+    await ingest(pool, range(0, seconds, 10))
     line = await loaded(pool)
-    await settle(pool, line)
+    await store_snapshots(pool, line)
     return line
 
 
@@ -381,104 +381,106 @@ LIMITS = Settings(restatement_s=1200.0)
 
 
 async def test_the_floor_rises_to_the_limit_of_the_slowest_source_and_never_falls(pool: Pool):
-    line = await settled_hours(pool, 3600)
-    await reach(pool, START + timedelta(seconds=3600))
-    await reach(pool, START + timedelta(seconds=3000), partitions=1)
+    line = await line_with_snapshots(pool, 3600)
+    await set_watermarks(pool, START + timedelta(seconds=3600))
+    await set_watermarks(pool, START + timedelta(seconds=3000), partitions=1)
 
     await raise_floor(pool, line, LIMITS)
-    assert (await state(pool)).floor == line.view.floor == BEGAN + 1800
+    assert (await stored_line(pool)).floor == line.window_state.floor == START_S + 1800
 
-    await reach(pool, START + timedelta(seconds=2400), partitions=1)
+    await set_watermarks(pool, START + timedelta(seconds=2400), partitions=1)
     await raise_floor(pool, line, LIMITS)
-    assert (await state(pool)).floor == BEGAN + 1800
+    assert (await stored_line(pool)).floor == START_S + 1800
 
 
-async def test_the_floor_stops_at_a_window_whose_snapshot_is_behind(pool: Pool):
-    line = await settled_hours(pool, 3600)
-    await reach(pool, START + timedelta(seconds=3600))
+async def test_the_floor_stays_below_a_window_whose_snapshot_is_missing(pool: Pool):
+    line = await line_with_snapshots(pool, 3600)
+    await set_watermarks(pool, START + timedelta(seconds=3600))
     await pool.execute("DELETE FROM fidelity_snapshots WHERE window_start = $1", START + timedelta(seconds=600))
 
     await raise_floor(pool, line, LIMITS)
 
-    assert (await state(pool)).floor is None
+    assert (await stored_line(pool)).floor is None
 
 
-async def test_the_floor_rises_as_far_as_windows_are_settled(pool: Pool):
-    await take_in(pool, range(0, 3600, 10))
+async def test_the_floor_rises_up_to_the_first_window_without_a_snapshot(pool: Pool):
+    await ingest(pool, range(0, 3600, 10))
     line = await loaded(pool)
-    await settle(pool, line, below=BEGAN + 600)
-    await reach(pool, START + timedelta(seconds=3600))
+    await store_snapshots(pool, line, below=START_S + 600)
+    await set_watermarks(pool, START + timedelta(seconds=3600))
 
     await raise_floor(pool, line, LIMITS)
 
-    assert (await state(pool)).floor == BEGAN + 600
+    assert (await stored_line(pool)).floor == START_S + 600
 
 
-async def test_the_floor_waits_where_a_slice_came_between_the_fold_and_the_lock(pool: Pool, monkeypatch: pytest.MonkeyPatch):
-    line = await settled_hours(pool, 3600)
-    await reach(pool, START + timedelta(seconds=3600))
-    looked = window_store.version_between
+async def test_the_floor_is_not_raised_when_rows_changed_before_the_lock(pool: Pool, monkeypatch: pytest.MonkeyPatch):
+    line = await line_with_snapshots(pool, 3600)
+    await set_watermarks(pool, START + timedelta(seconds=3600))
+    version_between = window_store.version_between
 
-    async def and_then_a_slice(database: Any, *where: Any) -> int:
-        found = await looked(database, *where)
+    async def version_and_then_a_change(database: Any, *bounds: Any) -> int:
+        version = await version_between(database, *bounds)
         if database is pool:
-            await pool.execute("UPDATE fidelity_panes SET version = version + 1 WHERE pane = $1", BEGAN)
+            await pool.execute("UPDATE fidelity_panes SET version = version + 1 WHERE pane = $1", START_S)
             await pool.execute("UPDATE fidelity_snapshots SET version = version + 1 WHERE window_start <= $1", START)
-        return found
+        return version
 
-    monkeypatch.setattr(window_store, "version_between", and_then_a_slice)
+    monkeypatch.setattr(window_store, "version_between", version_and_then_a_change)
     await raise_floor(pool, line, LIMITS)
 
-    assert (await state(pool)).floor is None
+    assert (await stored_line(pool)).floor is None
 
 
-async def test_the_detector_goes_on_from_the_floor_as_if_there_were_none(pool: Pool):
-    line = await settled_hours(pool, 3600)
-    everything = (await whole(pool)).evidence(ALL, JUDGE.first(ALL))
+async def test_the_detector_continues_from_the_floor_with_the_same_state_as_without_a_floor(pool: Pool):
+    line = await line_with_snapshots(pool, 3600)
+    complete = (await complete_state(pool)).detector_state(ALL, INITIAL)
     for seconds in (2400, 3600):  # twice, the second time from the first floor on
-        await reach(pool, START + timedelta(seconds=seconds))
+        await set_watermarks(pool, START + timedelta(seconds=seconds))
         await raise_floor(pool, line, LIMITS)
 
     after = await loaded(pool)
 
-    assert after.view.floor == BEGAN + 2400
-    assert after.view.evidence(ALL, JUDGE.first(ALL)) == everything
+    assert after.window_state.floor == START_S + 2400
+    assert after.window_state.detector_state(ALL, INITIAL) == complete
     rows = await window_store.live_rows(pool, LINE, -math.inf)
-    below = sorted((found.row for _, found in rows if found.row.segment == "all" and found.row.pane < after.view.floor), key=_pane)
-    expected = accumulate([add_sums([row.sums]) for row in below], JUDGE.first(ALL))
-    assert (await evidence_before(pool, await state(pool), after.view.floor, JUDGE, [ALL]))[ALL] == expected
+    below = sorted((row for _, row in rows if row.segment == "all" and row.pane < after.window_state.floor), key=_pane)
+    expected = accumulate([add_sums([row.sums]) for row in below], INITIAL)
+    assert (await detector_states_before(pool, await stored_line(pool), after.window_state.floor, EVALUATOR, [ALL]))[
+        ALL
+    ] == expected
 
 
-async def test_the_floor_of_a_line_that_fell_silent_stays_below_what_is_held(pool: Pool):
-    line = await settled_hours(pool, 3600)
-    everything = (await whole(pool)).evidence(ALL, JUDGE.first(ALL))
-    await reach(pool, START + timedelta(days=1))  # by the outcomes of other lines
+async def test_the_floor_of_a_line_without_new_outcomes_stays_below_the_held_panes(pool: Pool):
+    line = await line_with_snapshots(pool, 3600)
+    complete = (await complete_state(pool)).detector_state(ALL, INITIAL)
+    await set_watermarks(pool, START + timedelta(days=1))  # by the outcomes of other lines
     await raise_floor(pool, line, LIMITS)
 
-    assert (await state(pool)).floor == line.view.held_from
-    alone = await read_series(pool, line, ALL)
-    assert alone.evidence(ALL, JUDGE.first(ALL)) == line.view.evidence(ALL, JUDGE.first(ALL)) == everything
+    assert (await stored_line(pool)).floor == line.window_state.held_from
+    single = await read_series(pool, line, ALL)
+    assert single.detector_state(ALL, INITIAL) == line.window_state.detector_state(ALL, INITIAL) == complete
 
 
-async def test_no_window_wholly_below_the_floor_is_said_again(pool: Pool):
-    line = await settled_hours(pool, 3600)
-    await reach(pool, START + timedelta(seconds=3600))
+async def test_no_window_wholly_below_the_floor_is_published_again(pool: Pool):
+    line = await line_with_snapshots(pool, 3600)
+    await set_watermarks(pool, START + timedelta(seconds=3600))
     await raise_floor(pool, line, LIMITS)
-    line.forget()
+    line.evict()
 
     for source, row in await stored(pool, 0):
-        await line.take(pool, source, [row])
+        await line.ingest(pool, source, [row])
 
-    assert min(window.start for window in line.due) == line.view.floor - WINDOW_S + PANE_S
+    assert min(window.start for window in line.unpublished) == line.window_state.floor - WINDOW_S + PANE_S
 
 
 def _pane(row: Any) -> float:
     return float(row.pane)
 
 
-def source_state(partition: int, reached: int | None, *, read_to_end: int | None = None) -> SourceState:
-    marks = [None if second is None else datetime.fromtimestamp(second, UTC) for second in (reached, read_to_end)]
-    return SourceState(SourceId(topic=TOPIC, partition=partition), *marks)
+def source_state(partition: int, watermark: int | None, *, read_to_end: int | None = None) -> SourceState:
+    times = [None if second is None else datetime.fromtimestamp(second, UTC) for second in (watermark, read_to_end)]
+    return SourceState(SourceId(topic=TOPIC, partition=partition), *times)
 
 
 N_SOURCES = PARTITIONS[TOPIC]
@@ -493,10 +495,10 @@ N_SOURCES = PARTITIONS[TOPIC]
         (source_state(N_SOURCES - 1, None, read_to_end=9990), 8000),
         (source_state(N_SOURCES - 1, None), None),
     ],
-    ids=["the slowest", "read to its end just now", "read to its end long ago", "empty", "begun and silent"],
+    ids=["the slowest", "read to its end just now", "read to its end long ago", "empty", "started and without a watermark"],
 )
-def test_a_source_that_was_read_to_its_end_does_not_hold_the_floor_back(last: SourceState, limit: float | None):
+def test_a_source_that_was_read_to_its_end_recently_does_not_hold_the_floor_back(last: SourceState, limit: float | None):
     others = [source_state(partition, 9000 + partition) for partition in range(N_SOURCES - 1)]
 
-    assert limit_of([*others, last], datetime.fromtimestamp(10_000, UTC), 100.0, 1000.0) == limit
-    assert limit_of(others, datetime.fromtimestamp(10_000, UTC), 100.0, 1000.0) is None
+    assert floor_limit([*others, last], datetime.fromtimestamp(10_000, UTC), 100.0, 1000.0) == limit
+    assert floor_limit(others, datetime.fromtimestamp(10_000, UTC), 100.0, 1000.0) is None

@@ -1,4 +1,4 @@
-"""What is known before outcomes arrive, from the rows of a real PostgreSQL."""
+"""Estimates before outcomes arrive, from the rows of a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sql.database import Pool, open_pool
 from sql.pending_label_store import estimate_of
 from streams.monitoring.performance_estimation import (
     EXPIRE_S,
-    estimate,
+    estimate_from_newest_rows,
     estimate_performance,
-    followed,
     is_worse,
+    latest_cohorts,
+    level_weights,
     pending_labels,
-    weights_of,
 )
 from streams.reporting.overview import read_overview
 from streams.reporting.text import weighted_error, windows_dict, windows_text
@@ -30,18 +30,18 @@ NOW = datetime.now(UTC)
 POPULATION = uuid5(SPACE, "population")
 
 
-def asked(n: int, seed: int, *, decile: float = 0.0) -> pd.DataFrame:
+def features_of(n: int, seed: int, *, decile: float = 0.0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     return pd.DataFrame({"decile": rng.normal(decile, 1, n), "region": rng.choice(["west", "east"], n)})
 
 
-def made_card():
+def card_with_inputs():
     rng = np.random.default_rng(0)
     rows = HoldoutRows(rng.normal(size=4000), np.zeros(4000), np.full(4000, 2.0))
-    return make_card().model_copy(update={"baseline": compute_baseline(rows, asked(4000, 1), ["region"])})
+    return make_card().model_copy(update={"baseline": compute_baseline(rows, features_of(4000, 1), ["region"])})
 
 
-CARD = made_card()
+CARD = card_with_inputs()
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ VALUES ($1, $2, $3, $4, 0, $5, $6, $7, 'prescribing_change', $8, $1, 0, '', 'cou
         'outcome-events:0:0', $12, 0, $13)"""
 
 
-async def ask(pool: Pool, frame: pd.DataFrame, half_width: float) -> None:
-    """Outcomes that tell features, and whose value is not known yet."""
+async def predict(pool: Pool, frame: pd.DataFrame, half_width: float) -> None:
+    """Store predictions with their features, whose outcomes are pending."""
     at = NOW + timedelta(seconds=half_width)
     rows = [
         (uuid5(SPACE, f"{at} {row}"), *[None] * 4, -half_width, half_width, at, LINE, CARD.model_id, ["all"], row, features)
@@ -71,7 +71,7 @@ async def ask(pool: Pool, frame: pd.DataFrame, half_width: float) -> None:
 
 
 async def simulate(pool: Pool, name: str, age: timedelta, *, west: int, east: int) -> UUID:
-    """A completed simulation of as many twins of each region."""
+    """Store a completed simulation with so many twins of each region."""
     simulation = uuid5(SPACE, name)
     groups = [{"group": "west", "n": west}, {"group": "east", "n": east}]
     await pool.execute(
@@ -94,7 +94,7 @@ async def simulate(pool: Pool, name: str, age: timedelta, *, west: int, east: in
 
 
 async def report(pool: Pool, simulation: UUID, region: str, *values: float | None) -> None:
-    """An outcome of one twin each."""
+    """Store outcomes, each of another twin."""
     twins = [uuid5(simulation, f"{region} {number}") for number in range(len(values))]
     await pool.executemany(
         "INSERT INTO digital_twins (twin_id, model_id, twin_type, features, baseline_behavior) VALUES ($1, $2, 'hcp', '{}', 0)",
@@ -123,18 +123,18 @@ async def report(pool: Pool, simulation: UUID, region: str, *values: float | Non
     )
 
 
-async def test_a_shift_of_inputs_is_told_before_any_outcome(pool):
-    assert await estimate(pool, CARD) is None
-    await ask(pool, asked(800, 2), 2.0)
-    quiet = await estimate_performance(pool, CARD)
-    assert quiet.moved == ()
-    assert quiet.mae == pytest.approx(CARD.baseline.mae)
-    await ask(pool, asked(2000, 3, decile=1.0), 3.0)
+async def test_a_shift_of_inputs_is_reported_before_any_outcome(pool):
+    assert await estimate_from_newest_rows(pool, CARD) is None
+    await predict(pool, features_of(800, 2), 2.0)
+    unshifted = await estimate_performance(pool, CARD)
+    assert unshifted.moved == ()
+    assert unshifted.mae == pytest.approx(CARD.baseline.mae)
+    await predict(pool, features_of(2000, 3, decile=1.0), 3.0)
     shifted = await estimate_performance(pool, CARD)
     assert shifted.moved == ("decile",)
     assert shifted.mae == pytest.approx(1.5 * CARD.baseline.mae)
     assert is_worse(shifted)
-    assert not is_worse(quiet)
+    assert not is_worse(unshifted)
     assert await estimate_of(pool, LINE, CARD.model_id) == shifted
     (line,) = (await read_overview(pool, 200)).lines
     assert windows_dict(line)["estimated"]["columns"][0]["name"] == "decile"
@@ -144,20 +144,20 @@ async def test_a_shift_of_inputs_is_told_before_any_outcome(pool):
 async def test_predictions_are_matured_missing_pending_or_expired(pool):
     young = await simulate(pool, "young", timedelta(days=2), west=60, east=40)
     old = await simulate(pool, "old", timedelta(seconds=EXPIRE_S + 60), west=60, east=40)
-    await simulate(pool, "nobody follows", timedelta(days=1), west=60, east=40)
+    await simulate(pool, "without outcomes", timedelta(days=1), west=60, east=40)
     await report(pool, young, "west", *[0.5] * 30, None)
     await report(pool, old, "east", *[1.0] * 10)
-    found = pending_labels(await followed(pool, LINE))
-    assert set(found) == {young, old}
-    assert (found[young].matured, found[young].missing, found[young].pending, found[young].expired) == (30, 1, 69, 0)
-    assert (found[old].matured, found[old].missing, found[old].pending, found[old].expired) == (10, 0, 0, 90)
-    assert found[young].age_s == pytest.approx(2 * 86_400, rel=0.01)
+    labels = pending_labels(await latest_cohorts(pool, LINE))
+    assert set(labels) == {young, old}
+    assert (labels[young].matured, labels[young].missing, labels[young].pending, labels[young].expired) == (30, 1, 69, 0)
+    assert (labels[old].matured, labels[old].missing, labels[old].pending, labels[old].expired) == (10, 0, 0, 90)
+    assert labels[young].age_s == pytest.approx(2 * 86_400, rel=0.01)
 
 
-async def test_levels_that_report_rarely_are_weighted_up(pool):
+async def test_levels_that_report_rarely_get_a_larger_weight(pool):
     simulation = await simulate(pool, "one", timedelta(days=2), west=50, east=50)
     await report(pool, simulation, "west", *[0.5] * 40)
     await report(pool, simulation, "east", *[2.0] * 10)
-    assert weights_of(await followed(pool, LINE), "region") == {"region=west": 0.625, "region=east": 2.5}
+    assert level_weights(await latest_cohorts(pool, LINE), "region") == {"region=west": 0.625, "region=east": 2.5}
     (line,) = (await read_overview(pool, 200)).lines
     assert weighted_error(line, "region") is None

@@ -55,9 +55,9 @@ async def store_all_windows(pool: Pool) -> None:
     """Do what the fidelity agent would have done by now."""
     (state,) = await window_store.monitored_lines(pool)
     line = await load_line(pool, state, make_evaluator(), await clock(pool))
-    events = [window_event(line, window, closed=True) for window in line.unsettled]
+    events = [window_event(line, window, closed=True) for window in line.pending_snapshots]
     await window_store.save_snapshots(pool, events)
-    line.unsettled.clear()
+    line.pending_snapshots.clear()
     await pool.execute("UPDATE source_positions SET watermark = $1 WHERE partition > 0", START + timedelta(seconds=3590))
     await raise_floor(pool, line, Settings(restatement_s=RESTATEMENT_S))
     await pool.execute("UPDATE source_positions SET watermark = NULL WHERE partition > 0")
@@ -248,7 +248,7 @@ async def test_a_message_about_a_window_is_compared_with_its_panes(fresh_databas
     findings, windows = await audited(fresh_database)
     (state,) = await window_store.monitored_lines(pool)
     line = await load_line(pool, state, make_evaluator(), await clock(pool))
-    window = max(line.view.windows())
+    window = max(line.window_state.windows())
     event: FidelityWindow = window_event(line, window, closed=False)
     windows.on_message(event)
     wrong = event.metrics.model_copy(update={"mae": 99.0})

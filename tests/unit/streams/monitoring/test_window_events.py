@@ -1,20 +1,20 @@
-"""What the metrics tell of a champion's baseline."""
+"""The metrics of a champion's baseline."""
 
 from __future__ import annotations
 
 import math
 
 from streams.metrics import REGISTRY
-from streams.monitoring.window_events import show_baseline
+from streams.monitoring.window_events import set_baseline_metrics
 from tests.outcomes import make_card
 
 
-def test_a_limit_that_is_held_against_the_baseline_finds_its_figures_and_no_number_where_there_is_none():
+def test_the_metrics_of_a_baseline_are_its_values_and_nan_where_one_is_undefined():
     baseline = make_card().baseline.model_copy(update={"correlation": None, "coverage_95pct": 0.94})
-    show_baseline("a line", baseline)
-    told = {
+    set_baseline_metrics("a line", baseline)
+    values = {
         name: REGISTRY.get_sample_value(f"twin_baseline_{name}", {"line": "a line"})
         for name in ("mae", "correlation", "coverage_ratio")
     }
-    assert (told["mae"], told["coverage_ratio"]) == (baseline.mae, 0.94)
-    assert math.isnan(told["correlation"] or 0.0)
+    assert (values["mae"], values["coverage_ratio"]) == (baseline.mae, 0.94)
+    assert math.isnan(values["correlation"] or 0.0)

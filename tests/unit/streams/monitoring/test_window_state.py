@@ -1,4 +1,4 @@
-"""Rows of many sources, in any order and any number of times, make the windows and the evidence of the newest ones."""
+"""Windows and detectors depend on the newest rows only, not on the order or the number of times in which rows arrive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 MODEL = UUID(int=7)
 PANE_S, WINDOW_S = 60.0, 180.0
 SERIES = SeriesKey(MODEL, "all")
-FIRST = DetectorState(last_count=20)
+INITIAL = DetectorState(last_count=20)
 
 
 def make_row(pane: int, version: int, n: int = 1, *, part: int = 0, parts: int = 1, segment: str = "all") -> PaneRow:
@@ -40,33 +40,33 @@ rows = st.builds(
     parts=st.sampled_from([2, 4]),
     segment=st.sampled_from(["all", "region=west"]),
 )
-said = st.lists(st.tuples(st.sampled_from(["a:0:0", "a:1:0"]), rows), max_size=40)
+deliveries = st.lists(st.tuples(st.sampled_from(["a:0:0", "a:1:0"]), rows), max_size=40)
 
 
-def newest(told: list[tuple[str, PaneRow]]) -> dict[tuple[str, str, float, float], PaneRow]:
-    """The last of the highest version of each cell and source."""
-    kept: dict[tuple[str, str, float, float], PaneRow] = {}
-    for source, row in told:
+def newest(delivered: list[tuple[str, PaneRow]]) -> dict[tuple[str, str, float, float], PaneRow]:
+    """The last row of the highest version of each cell and source."""
+    rows: dict[tuple[str, str, float, float], PaneRow] = {}
+    for source, row in delivered:
         key = source, row.segment, row.pane, row.width_s
-        if key not in kept or row.version >= kept[key].version:
-            kept[key] = row
-    return kept
+        if key not in rows or row.version >= rows[key].version:
+            rows[key] = row
+    return rows
 
 
-def shown(view: WindowState) -> dict[WindowKey, tuple[int, tuple[int, ...]]]:
-    return {window: tuple(view.window(window)) for window in view.windows()}
+def all_windows(state: WindowState) -> dict[WindowKey, tuple[int, tuple[int, ...]]]:
+    return {window: tuple(state.window_sums(window)) for window in state.windows()}
 
 
-@given(said)
-def test_a_window_is_the_sum_of_the_newest_rows_of_its_panes(told: list[tuple[str, PaneRow]]):
-    view = WindowState(PANE_S, WINDOW_S)
-    for source, row in told:
-        view.apply(source, row)
+@given(deliveries)
+def test_a_window_is_the_sum_of_the_newest_rows_of_its_panes(delivered: list[tuple[str, PaneRow]]):
+    state = WindowState(PANE_S, WINDOW_S)
+    for source, row in delivered:
+        state.apply_row(source, row)
 
-    for window, (version, sums) in shown(view).items():
+    for window, (version, sums) in all_windows(state).items():
         held = [
             row
-            for (_, segment, pane, _), row in newest(told).items()
+            for (_, segment, pane, _), row in newest(delivered).items()
             if segment == window.series.segment and window.start <= pane < window.start + WINDOW_S
         ]
         assert version == sum(row.version for row in held)
@@ -74,142 +74,144 @@ def test_a_window_is_the_sum_of_the_newest_rows_of_its_panes(told: list[tuple[st
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a:0:0", "a:1:0"]), st.integers(0, 3), st.integers(1, 5)), max_size=30), st.randoms())
-def test_order_and_repetition_do_not_matter(told: list[tuple[str, int, int]], rnd: object):
-    # one content a version, as a source says it
-    made = [(source, make_row(pane, version, n=version * 7)) for source, pane, version in told]
-    mixed = [*made, *made[: len(made) // 2]]
-    rnd.shuffle(mixed)  # type: ignore[attr-defined]
-    one, other = WindowState(PANE_S, WINDOW_S), WindowState(PANE_S, WINDOW_S)
-    for source, row in made:
-        one.apply(source, row)
-    for source, row in mixed:
-        other.apply(source, row)
+def test_order_and_repetition_do_not_matter(versions: list[tuple[str, int, int]], rnd: object):
+    # one content per version, as sources send it
+    rows = [(source, make_row(pane, version, n=version * 7)) for source, pane, version in versions]
+    shuffled = [*rows, *rows[: len(rows) // 2]]
+    rnd.shuffle(shuffled)  # type: ignore[attr-defined]
+    in_order, in_disorder = WindowState(PANE_S, WINDOW_S), WindowState(PANE_S, WINDOW_S)
+    for source, row in rows:
+        in_order.apply_row(source, row)
+    for source, row in shuffled:
+        in_disorder.apply_row(source, row)
 
-    assert shown(one) == shown(other)
-    assert one.evidence(SERIES, FIRST) == other.evidence(SERIES, FIRST) if made else True
+    assert all_windows(in_order) == all_windows(in_disorder)
+    assert in_order.detector_state(SERIES, INITIAL) == in_disorder.detector_state(SERIES, INITIAL) if rows else True
 
 
-@given(said)
-def test_evidence_is_that_of_all_cells_in_event_time_whatever_was_looked_at_before(told: list[tuple[str, PaneRow]]):
-    view = WindowState(PANE_S, WINDOW_S)
-    view.apply("a:0:0", make_row(0, 1, parts=2))
-    for source, row in told:
-        view.apply(source, row)
-        view.evidence(SERIES, FIRST)
+@given(deliveries)
+def test_the_detector_state_is_that_of_all_cells_in_event_time_whenever_it_was_read_before(delivered: list[tuple[str, PaneRow]]):
+    state = WindowState(PANE_S, WINDOW_S)
+    state.apply_row("a:0:0", make_row(0, 1, parts=2))
+    for source, row in delivered:
+        state.apply_row(source, row)
+        state.detector_state(SERIES, INITIAL)
 
     cells: dict[tuple[float, float], list[tuple[int, ...]]] = {}
-    for (_, segment, pane, width), row in newest([("a:0:0", make_row(0, 1, parts=2)), *told]).items():
+    for (_, segment, pane, width), row in newest([("a:0:0", make_row(0, 1, parts=2)), *delivered]).items():
         if segment == "all":
             cells.setdefault((pane, width), []).append(row.sums)
-    assert view.evidence(SERIES, FIRST) == accumulate([add_sums(cells[cell]) for cell in sorted(cells)], FIRST)
+    assert state.detector_state(SERIES, INITIAL) == accumulate([add_sums(cells[cell]) for cell in sorted(cells)], INITIAL)
 
 
-def read_around(view: WindowState, stored: dict[tuple[str, str, float, float], PaneRow], row: PaneRow) -> None:
-    """What an agent does before it applies a row: hold the panes around it that are not held."""
-    series, missing = SeriesKey(row.model_id, row.segment), view.unread(row)
-    view.admit(series, missing)
-    for (source, segment, pane, _), found in stored.items():
+def load_neighbours(state: WindowState, stored: dict[tuple[str, str, float, float], PaneRow], row: PaneRow) -> None:
+    """Hold the panes that are missing around a row, as the agent does before it applies the row."""
+    series, missing = SeriesKey(row.model_id, row.segment), state.missing_panes(row)
+    state.mark_held(series, missing)
+    for (source, segment, pane, _), stored_row in stored.items():
         if segment == row.segment and pane // PANE_S * PANE_S in missing:
-            view.hold(source, found)
+            state.hold_row(source, stored_row)
 
 
-@given(said, st.integers(-2, 6), st.integers(0, 60))
-def test_what_is_forgotten_changes_neither_evidence_nor_windows(told: list[tuple[str, PaneRow]], pane: int, n: int):
-    view, rows = WindowState(PANE_S, WINDOW_S), [("a:0:0", make_row(6, 1)), *told]
+@given(deliveries, st.integers(-2, 6), st.integers(0, 60))
+def test_evicting_panes_changes_neither_detectors_nor_windows(delivered: list[tuple[str, PaneRow]], pane: int, n: int):
+    state, rows = WindowState(PANE_S, WINDOW_S), [("a:0:0", make_row(6, 1)), *delivered]
     for source, row in rows:
-        view.apply(source, row)
-    before, evidence, latest = shown(view), view.evidence(SERIES, FIRST), view.latest(SERIES, n)
+        state.apply_row(source, row)
+    before, detector, latest = all_windows(state), state.detector_state(SERIES, INITIAL), state.latest_panes(SERIES, n)
 
-    dropped = view.forget(pane * PANE_S, [], n, lambda _: FIRST)
+    evicted = state.evict(pane * PANE_S, [], n, lambda _: INITIAL)
 
-    assert view.evidence(SERIES, FIRST) == evidence
-    assert view.latest(SERIES, n) == latest
-    assert all(start < pane * PANE_S for _, start in dropped)
+    assert state.detector_state(SERIES, INITIAL) == detector
+    assert state.latest_panes(SERIES, n) == latest
+    assert all(start < pane * PANE_S for _, start in evicted)
     for source, row in rows:
-        read_around(view, newest(rows), row)
-        view.apply(source, row)
-    assert {window: tuple(view.window(window)) for window in before} == before
+        load_neighbours(state, newest(rows), row)
+        state.apply_row(source, row)
+    assert {window: tuple(state.window_sums(window)) for window in before} == before
 
 
-@given(said, said, st.integers(-2, 6))
-def test_rows_that_come_for_forgotten_panes_make_the_windows_of_a_view_that_forgot_nothing(
-    told: list[tuple[str, PaneRow]], late: list[tuple[str, PaneRow]], pane: int
+@given(deliveries, deliveries, st.integers(-2, 6))
+def test_rows_of_evicted_panes_give_the_windows_of_a_state_without_eviction(
+    delivered: list[tuple[str, PaneRow]], late: list[tuple[str, PaneRow]], pane: int
 ):
-    view, whole = WindowState(PANE_S, WINDOW_S), WindowState(PANE_S, WINDOW_S)
-    stored: list[tuple[str, PaneRow]] = [("a:0:0", make_row(6, 1)), *told]
+    state, complete = WindowState(PANE_S, WINDOW_S), WindowState(PANE_S, WINDOW_S)
+    stored: list[tuple[str, PaneRow]] = [("a:0:0", make_row(6, 1)), *delivered]
     for source, row in stored:
-        view.apply(source, row)
-        whole.apply(source, row)
-    view.forget(pane * PANE_S, [], 20, lambda _: FIRST)
+        state.apply_row(source, row)
+        complete.apply_row(source, row)
+    state.evict(pane * PANE_S, [], 20, lambda _: INITIAL)
 
     for source, row in late:
-        stored.append((source, row))  # what is said was stored before
-        read_around(view, newest(stored), row)
-        assert {window: tuple(view.window(window)) for window in view.apply(source, row)} == {
-            window: tuple(whole.window(window)) for window in whole.apply(source, row)
+        stored.append((source, row))  # rows are stored before they are sent
+        load_neighbours(state, newest(stored), row)
+        assert {window: tuple(state.window_sums(window)) for window in state.apply_row(source, row)} == {
+            window: tuple(complete.window_sums(window)) for window in complete.apply_row(source, row)
         }
 
 
-def test_a_series_whose_forgotten_panes_change_has_to_be_folded_anew():
-    view = WindowState(PANE_S, WINDOW_S)
+def test_a_change_of_an_evicted_pane_makes_the_detector_stale():
+    state = WindowState(PANE_S, WINDOW_S)
     for pane in range(10):
-        view.apply("a:0:0", make_row(pane, 1, n=30))
-    view.forget(8 * PANE_S, [], 20, lambda _: FIRST)
+        state.apply_row("a:0:0", make_row(pane, 1, n=30))
+    state.evict(8 * PANE_S, [], 20, lambda _: INITIAL)
     late = make_row(2, 2, n=31)
-    read_around(view, {("a:0:0", "all", pane * PANE_S, PANE_S): make_row(pane, 1, n=30) for pane in range(10)}, late)
-    view.apply("a:0:0", late)
+    load_neighbours(state, {("a:0:0", "all", pane * PANE_S, PANE_S): make_row(pane, 1, n=30) for pane in range(10)}, late)
+    state.apply_row("a:0:0", late)
 
-    assert view.stale == {SERIES}
+    assert state.stale_detectors == {SERIES}
     below = [make_row(pane, 1, n=31 if pane == 2 else 30).sums for pane in range(8)]
-    view.begin(SERIES, accumulate(below, FIRST), 8 * PANE_S)
-    assert view.stale == set()
-    assert view.evidence(SERIES, FIRST) == accumulate([*below, make_row(8, 1, n=30).sums, make_row(9, 1, n=30).sums], FIRST)
+    state.set_detector_start(SERIES, accumulate(below, INITIAL), 8 * PANE_S)
+    assert state.stale_detectors == set()
+    assert state.detector_state(SERIES, INITIAL) == accumulate(
+        [*below, make_row(8, 1, n=30).sums, make_row(9, 1, n=30).sums], INITIAL
+    )
 
 
-def test_the_panes_of_open_windows_and_the_latest_that_hold_enough_are_kept():
-    view = WindowState(PANE_S, WINDOW_S)
+def test_panes_of_needed_windows_and_the_latest_panes_are_not_evicted():
+    state = WindowState(PANE_S, WINDOW_S)
     for pane in range(20):
-        view.apply("a:0:0", make_row(pane, 1, n=5))
+        state.apply_row("a:0:0", make_row(pane, 1, n=5))
 
-    view.forget(18 * PANE_S, [WindowKey(SERIES, 3 * PANE_S)], 40, lambda _: FIRST)
+    state.evict(18 * PANE_S, [WindowKey(SERIES, 3 * PANE_S)], 40, lambda _: INITIAL)
 
-    held = [pane for pane in range(20) if view.holds("a:0:0", make_row(pane, 1))]
+    held = [pane for pane in range(20) if state.is_held("a:0:0", make_row(pane, 1))]
     assert held == [3, 4, 5, *range(12, 20)]
 
 
-def test_a_strictly_older_row_says_nothing_and_an_equal_one_says_its_windows_again():
-    view = WindowState(PANE_S, WINDOW_S)
-    assert [window.start for window in view.apply("a:0:0", make_row(5, 3))] == [180.0, 240.0, 300.0]
+def test_an_older_row_changes_no_window_and_an_equal_one_reports_its_windows_again():
+    state = WindowState(PANE_S, WINDOW_S)
+    assert [window.start for window in state.apply_row("a:0:0", make_row(5, 3))] == [180.0, 240.0, 300.0]
 
-    assert view.apply("a:0:0", make_row(5, 2, n=9)) == ()
-    assert len(view.apply("a:0:0", make_row(5, 3))) == 3
-    assert view.window(WindowKey(SERIES, 300.0)).version == 3
+    assert state.apply_row("a:0:0", make_row(5, 2, n=9)) == ()
+    assert len(state.apply_row("a:0:0", make_row(5, 3))) == 3
+    assert state.window_sums(WindowKey(SERIES, 300.0)).version == 3
 
 
-def test_the_latest_panes_are_as_few_as_hold_enough():
-    view = WindowState(PANE_S, WINDOW_S)
+def test_the_latest_panes_are_the_fewest_that_hold_enough_outcomes():
+    state = WindowState(PANE_S, WINDOW_S)
     for pane, n in ((1, 100), (2, 30), (3, 50), (7, 20)):
-        view.apply("a:0:0", make_row(pane, 1, n=n))
+        state.apply_row("a:0:0", make_row(pane, 1, n=n))
 
-    start, end, sums = view.latest(SERIES, 60)
+    start, end, sums = state.latest_panes(SERIES, 60)
 
     assert (start, end, sums[0]) == (180.0, 480.0, 70)
 
 
-def test_all_panes_are_taken_where_even_they_hold_too_few():
-    view = WindowState(PANE_S, WINDOW_S)
-    view.apply("a:0:0", make_row(1, 1, n=5))
+def test_all_panes_are_latest_panes_when_they_hold_too_few_outcomes():
+    state = WindowState(PANE_S, WINDOW_S)
+    state.apply_row("a:0:0", make_row(1, 1, n=5))
 
-    assert view.latest(SERIES, 200)[2][0] == 5
-
-
-@pytest.mark.parametrize(("version", "holds"), [(2, False), (3, True), (1, True)])
-def test_a_row_is_held_when_it_or_a_newer_one_was_applied(version: int, holds: bool):
-    view = WindowState(PANE_S, WINDOW_S)
-    view.apply("a:0:0", make_row(1, 3 if version != 2 else 1))
-
-    assert view.holds("a:0:0", make_row(1, version)) is holds
+    assert state.latest_panes(SERIES, 200)[2][0] == 5
 
 
-def test_a_view_of_nothing_has_no_windows():
+@pytest.mark.parametrize(("version", "is_held"), [(2, False), (3, True), (1, True)])
+def test_a_row_is_held_when_it_or_a_newer_version_was_applied(version: int, is_held: bool):
+    state = WindowState(PANE_S, WINDOW_S)
+    state.apply_row("a:0:0", make_row(1, 3 if version != 2 else 1))
+
+    assert state.is_held("a:0:0", make_row(1, version)) is is_held
+
+
+def test_an_empty_state_has_no_windows():
     assert list(WindowState(PANE_S, WINDOW_S, -math.inf).windows()) == []

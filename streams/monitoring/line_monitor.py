@@ -1,0 +1,135 @@
+"""Monitors the model lines of one worker: keeps their state in memory, evaluates drift and publishes windows."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import NamedTuple
+
+from schemas import FidelityErrors, OutcomeEvent
+from sql import window_store as store
+from sql.database import clock
+from sql.window_store import MonitoredLine
+from streams.kafka.app import TwinApp
+from streams.kafka.topics import PARTITIONS, topic_of
+from streams.monitoring.alarms import Alarms
+from streams.monitoring.drift_detection import DriftEvaluator
+from streams.monitoring.line_state import LineState, load_cards, load_line
+from streams.monitoring.performance_estimation import estimate_performance
+from streams.monitoring.restatement_floor import raise_floor
+from streams.monitoring.watermarks import Watermarks
+from streams.monitoring.window_publisher import WindowPublisher
+from streams.monitoring.window_state import SeriesKey, WindowState
+
+__all__ = ["LineMonitor", "PaneKey"]
+
+LOG = logging.getLogger(__name__)
+
+_READ_OVERLAP_S = 60.0
+
+
+class PaneKey(NamedTuple):
+    """Key of a pane: line, series, and start in seconds since the epoch."""
+
+    line: str
+    series: SeriesKey
+    start: float
+
+
+class LineMonitor:
+    """State of the model lines that were used since the last :meth:`reset`.
+
+    The methods that change a line must not run concurrently: callers hold one lock around them.
+    """
+
+    def __init__(self, app: TwinApp) -> None:
+        self._app = app
+        self._evaluator = DriftEvaluator(app.settings.n_min, app.settings.average_run_length, {})
+        self._alarms = Alarms(app)
+        self._lines: dict[str, LineState] = {}
+        self.watermarks = Watermarks(PARTITIONS[topic_of(OutcomeEvent)])
+        self.publisher = WindowPublisher(app, self.watermarks)
+
+    @property
+    def lines(self) -> tuple[LineState, ...]:
+        """The lines in memory. They stay usable after a :meth:`reset`, which may come at any time."""
+        return tuple(self._lines.values())
+
+    def reset(self) -> None:
+        """Drop all lines, so that they are loaded from Postgres again: another worker may have changed them."""
+        self._lines.clear()
+
+    # -- ingesting sums
+
+    async def load_models(self, message: FidelityErrors) -> None:
+        """Load the cards of the models of a message.
+
+        Raises:
+            UnknownModel: when one of them is not registered.
+        """
+        await load_cards(self._app.pool, self._evaluator, {row.model_id for row in message.rows})
+
+    async def ingest(self, message: FidelityErrors) -> dict[PaneKey, WindowState]:
+        """Apply the watermark and the rows of a message, and return the panes that changed with the state that holds them."""
+        self.watermarks.update(message.source, message.watermark)
+        line = await self.line(message.line) if message.rows else None
+        if line is None:
+            return {}
+        panes = await line.ingest(self._app.pool, str(message.source), message.rows)
+        return {PaneKey(message.line, series, start): line.window_state for series, start in panes}
+
+    async def line(self, name: str) -> LineState | None:
+        """Return the state of a line, loaded where needed; None when the line is not registered."""
+        if name in self._lines:
+            return self._lines[name]
+        model_lines = {model_line.line: model_line for model_line in await store.monitored_lines(self._app.pool)}
+        if name not in model_lines:
+            LOG.warning("skipped outcome sums of %s: no such model line is registered", name)
+            return None
+        return await self._load(model_lines[name])
+
+    async def _load(self, model_line: MonitoredLine) -> LineState:
+        read_at = await clock(self._app.pool) - timedelta(seconds=_READ_OVERLAP_S)
+        line = self._lines[model_line.line] = await load_line(self._app.pool, model_line, self._evaluator, read_at)
+        await self._alarms.publish_pending(line)
+        return line
+
+    # -- evaluating and publishing
+
+    async def evaluate(self, model_line: MonitoredLine) -> None:
+        """Evaluate the drift of a line and publish its windows; a new champion makes it load the line again."""
+        line = self._lines.get(model_line.line)
+        if line is None or line.champion != model_line.champion:
+            line = await self._load(model_line)
+        line.model_line = model_line
+        # Drift first: an alarm must not wait until thousands of windows are published.
+        await self._alarms.evaluate(line)
+        await self.publisher.publish(line)
+
+    # -- maintaining
+
+    async def catch_up(self, line: LineState) -> None:
+        """Apply stored rows that no message delivered, and raise the floor of the line."""
+        pool = self._app.pool
+        now = await clock(pool)
+        # A row becomes visible when its transaction ends, which is at most this much later than its changed_at.
+        since = line.read_at - timedelta(seconds=self._app.settings.postgres_statement_timeout_s * 2)
+        lowest = line.window_state.floor - line.window_state.window_s
+        await line.catch_up(pool, await store.changed_rows(pool, line.name, lowest, since))
+        line.read_at = now
+        stale = {series for series in line.window_state.stale_detectors if series.model_id == line.champion}
+        await line.rebuild_detectors(pool, stale)
+        line.changed_series |= stale
+        await raise_floor(pool, line, self._app.settings)
+
+    async def estimate(self, line: LineState) -> None:
+        """Estimate the performance of the champion before its outcomes arrive, and evaluate the estimate."""
+        if line.champion is not None:
+            await load_cards(self._app.pool, self._evaluator, {line.champion})
+            estimate = await estimate_performance(self._app.pool, self._evaluator.cards[line.champion])
+            if estimate is not None:
+                await self._alarms.evaluate_estimate(line, estimate)
+
+    def evict(self, line: LineState) -> set[PaneKey]:
+        """Evict the panes of a line that will not be needed soon, and return their keys."""
+        return {PaneKey(line.name, series, start) for series, start in line.evict()}
