@@ -41,10 +41,10 @@ _READERS = PARTITIONS[topic_of(FidelityErrors)]
 def attach(app: TwinApp, services: Services) -> None:
     """Give the app its agent, its watermarks and its sweep."""
     outcomes = _Outcomes(app, services.model, services.twins)
-    app.find_starts = outcomes.find_start_offsets
+    app.find_start_offsets = outcomes.find_start_offsets
     app.agent(app.raw_topic(_OUTCOMES), name="outcomes", concurrency=1)(outcomes.run)
-    app.every(min(5.0, max(0.5, app.settings.grace_s / 4)), outcomes.say_watermarks)
-    app.every(_SWEEP_S, outcomes.sweep)
+    app.run_every(min(5.0, max(0.5, app.settings.grace_s / 4)), outcomes.say_watermarks)
+    app.run_every(_SWEEP_S, outcomes.sweep)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The Faust app of a role: raw bytes in and out, no web server of its own, slices where asked for, and one way to say something."""
+"""The Faust app of a role: events in and out as raw bytes, poll batches where a topic needs them, and no web server of its own."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ from streams.settings import Role, Settings
 
 __all__ = ["TwinApp", "faust_credentials"]
 
-_OPENINGS = 5  # some seconds: a role that is asked to stop shall not wait for Postgres here
-_SLICES_BUFFERED = 32  # more than Faust sleeps when all are full: a second and a half of work
-_MESSAGES_BUFFERED = 4096
-_SENDS_BUFFERED = 20_000
-_BATCH_BYTES = 128 * 1024
-_SLICES: dict[Role, frozenset[str]] = {"outcomes": frozenset({"outcome-events"}), "fidelity": frozenset({"fidelity-errors"})}
+_POOL_ATTEMPTS = 5  # a few seconds: a role that is stopped while it starts must not wait for Postgres
+_BUFFERED_BATCHES = 32  # 1.5 s of work, which is more than the second that Faust sleeps when all buffers are full
+_BUFFERED_MESSAGES = 4096
+_BUFFERED_SENDS = 20_000
+_PRODUCER_BATCH_BYTES = 128 * 1024
+_BATCH_TOPICS: dict[Role, frozenset[str]] = {
+    "outcomes": frozenset({"outcome-events"}),
+    "fidelity": frozenset({"fidelity-errors"}),
+}
 _RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
 
 class TwinApp(faust.App):  # type: ignore[misc]  # untyped
-    """A Faust app that knows its settings and its role.
+    """A Faust app with the settings and the role of its process, a pool of Postgres connections, and sends that must succeed.
 
     Attributes:
-        slices: topics that are handed over as whole poll slices.
-        slice_records: records of a slice at most.
-        find_starts: where reading those topics begins; the group's offsets unless a role says otherwise.
+        batch_topics: topics whose records are delivered in poll batches.
+        batch_records: most records of a batch.
+        find_start_offsets: finds where reading those topics starts; by default at the committed offsets of the consumer group.
         pool: connections to Postgres, open while the app runs.
     """
 
@@ -46,93 +49,94 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     def __init__(self, role: Role, settings: Settings) -> None:
         self.settings = settings
         self.role = role
-        self.slices = _SLICES.get(role, frozenset())
-        self.slice_records = settings.slice_records
-        self.find_starts: StartOffsetFinder = committed_offsets
-        self._ending: asyncio.Task[None] | None = None
-        super().__init__(f"twinstream-{role}", **_options(role, settings, sliced=bool(self.slices)))
+        self.batch_topics = _BATCH_TOPICS.get(role, frozenset())
+        self.batch_records = settings.slice_records
+        self.find_start_offsets: StartOffsetFinder = _committed_offsets
+        self._crash_task: asyncio.Task[None] | None = None
+        super().__init__(f"twinstream-{role}", **_options(role, settings, in_batches=bool(self.batch_topics)))
         self.transport = BatchTransport(self.conf.broker_consumer, self)
-        self.sensors.add(_FatalSends(self))
+        self.sensors.add(_SendErrorSensor(self))
 
     async def on_first_start(self) -> None:
-        """Make Faust's folder, with those above it."""
+        """Create Faust's data folder with its parents."""
         self.conf.datadir.mkdir(parents=True, exist_ok=True)
         await super().on_first_start()
 
     async def on_start(self) -> None:
-        """Open the pool before anything is read."""
-        self.pool = await retry_transient(partial(open_pool, self.settings), part="postgres", attempts=_OPENINGS)
+        """Open the pool before the first event is read."""
+        self.pool = await retry_transient(partial(open_pool, self.settings), part="postgres", attempts=_POOL_ATTEMPTS)
         await super().on_start()
-        self.producer.buffer.max_messages = _SENDS_BUFFERED
+        self.producer.buffer.max_messages = _BUFFERED_SENDS
 
     async def on_shutdown(self) -> None:
-        """Close the pool after the last event is done; an app that could not start has none."""
+        """Close the pool after the last event is processed; an app that could not start has no pool."""
         await super().on_shutdown()
         if hasattr(self, "pool"):
             self.pool.terminate()
 
-    def every(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work`` at this interval, and wait when Postgres is out: an exception of a timer would end the app.
+    def run_every(self, interval_s: float, action: Callable[[], Awaitable[None]]) -> None:
+        """Run an action at regular intervals, and retry it while Postgres is unavailable.
 
-        While the app leaves, its parts end one after another: what a timer misses then is nobody's loss.
+        An exception of a timer ends the app. While the app is stopping, exceptions are ignored: its services stop one after
+        another, and the action is repeated after the next start.
         """
 
-        async def patiently() -> None:
+        async def run() -> None:
             try:
-                await retry_transient(work, part="postgres")
+                await retry_transient(action, part="postgres")
             except Exception:
                 if not self.should_stop:
                     raise
 
-        self.timer(interval_s)(patiently)
+        self.timer(interval_s)(run)
 
     def raw_topic(self, name: str) -> Any:
-        """A declared topic to read: keys and values as bytes, or a ``Slice`` a value where the topic is read in slices."""
-        if name in self.slices:
+        """Return a declared topic whose values are bytes, or a :class:`PollBatch` each for a topic that is read in batches."""
+        if name in self.batch_topics:
             return self.topic(name, schema=BatchSchema(), partitions=PARTITIONS[name])
         return self.topic(name, partitions=PARTITIONS[name], **_RAW)
 
     async def publish(self, event: Event, *, key: str, headers: Headers | None = None, partition: int | None = None) -> None:
-        """Send an event on the topic of its class and wait until the broker has it on all replicas."""
+        """Send an event to the topic of its class and wait until all replicas have stored it."""
         await (await self.send_event(event, key=key, headers=headers, partition=partition))
 
     async def send_event(
         self, event: Event, *, key: str, headers: Headers | None = None, partition: int | None = None
     ) -> Awaitable[Any]:
-        """Hand an event to the producer; what is returned is done when the broker has it."""
-        told = [*event_headers(event, self.role), *(headers or [])]
-        producer = await self.maybe_start_producer()  # Faust's topics would send it just so, and watch it, at twice the cost
+        """Pass an event to the producer, and return an awaitable that completes when all replicas have stored it."""
+        all_headers = [*event_headers(event, self.role), *(headers or [])]
+        producer = await self.maybe_start_producer()  # a send through Faust's topic does the same at twice the cost
         sent: asyncio.Future[Any] = await producer.send(
-            topic_of(type(event)), key.encode(), event_value(event), partition, None, told
+            topic_of(type(event)), key.encode(), event_value(event), partition, None, all_headers
         )
-        sent.add_done_callback(self._end_unless_sent)
+        sent.add_done_callback(self._crash_unless_sent)
         return sent
 
     async def send_batches(self, topic: str, partition: int, records: Iterable[RawRecord]) -> None:
-        """Send records to one partition in as few batches as hold them, and wait until the broker has them."""
-        producer = (await self.maybe_start_producer())._producer  # noqa: SLF001  # batches are aiokafka's
+        """Send records to one partition in as few batches as possible, and wait until all replicas have stored them."""
+        producer = (await self.maybe_start_producer())._producer  # noqa: SLF001  # only aiokafka's producer sends batches
         batches = [producer.create_batch()]
         for record in records:
-            if batches[-1].append(timestamp=None, **record._asdict()) is None:  # it is full; an empty one takes any record
+            if batches[-1].append(timestamp=None, **record._asdict()) is None:  # it is full; an empty batch takes any record
                 batches.append(producer.create_batch())
                 batches[-1].append(timestamp=None, **record._asdict())
-        begun = [await producer.send_batch(batch, topic, partition=partition) for batch in batches if batch.record_count()]
-        for sent in begun:
-            sent.add_done_callback(self._end_unless_sent)
-        for sent in begun:
+        pending = [await producer.send_batch(batch, topic, partition=partition) for batch in batches if batch.record_count()]
+        for sent in pending:
+            sent.add_done_callback(self._crash_unless_sent)
+        for sent in pending:
             await sent
 
-    def _end_unless_sent(self, sent: asyncio.Future[Any]) -> None:
-        if not sent.cancelled() and (failure := sent.exception()) is not None:
-            self.end(failure)
+    def _crash_unless_sent(self, sent: asyncio.Future[Any]) -> None:
+        if not sent.cancelled() and (error := sent.exception()) is not None:
+            self.crash_on_send_error(error)
 
-    def end(self, failure: BaseException) -> None:
+    def crash_on_send_error(self, error: BaseException) -> None:
         """End the app because a message could not be sent."""
-        self._ending = self._ending or asyncio.get_running_loop().create_task(self.crash(failure))
+        self._crash_task = self._crash_task or asyncio.get_running_loop().create_task(self.crash(error))
 
 
-class _FatalSends(faust.Sensor):  # type: ignore[misc]  # untyped
-    """Ends the app when the changelog could not be written: Faust only logs it and commits the source offset all the same."""
+class _SendErrorSensor(faust.Sensor):  # type: ignore[misc]  # untyped
+    """Ends the app when a changelog cannot be written: Faust only logs the error and commits the source offset all the same."""
 
     def __init__(self, app: TwinApp) -> None:
         super().__init__()
@@ -140,16 +144,16 @@ class _FatalSends(faust.Sensor):  # type: ignore[misc]  # untyped
 
     def on_send_error(self, producer: Any, exc: BaseException, state: Any) -> None:  # noqa: ARG002  # Faust's signature
         """End the app."""
-        self._app.end(exc)
+        self._app.crash_on_send_error(exc)
 
 
-async def committed_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
-    """Begin where the group stopped, at the beginning of a partition that it has never read."""
+async def _committed_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
+    """Start at the group's committed offset, or at the beginning of a partition without one."""
     return {tp: StartOffset(offset or 0) for tp, offset in committed.items()}
 
 
 def faust_credentials(settings: Settings) -> faust.Credentials | None:
-    """The arguments of :func:`kafka_security` as ``broker_credentials`` of a Faust app."""
+    """Return the arguments of :func:`kafka_security` as ``broker_credentials`` of a Faust app."""
     security = kafka_security(settings)
     if "sasl_mechanism" in security:
         return faust.SASLCredentials(
@@ -161,7 +165,7 @@ def faust_credentials(settings: Settings) -> faust.Credentials | None:
     return faust.SSLCredentials(security["ssl_context"]) if security["ssl_context"] else None
 
 
-def _options(role: Role, settings: Settings, *, sliced: bool) -> dict[str, Any]:
+def _options(role: Role, settings: Settings, *, in_batches: bool) -> dict[str, Any]:
     return {
         "broker": [URL(f"kafka://{address.strip()}") for address in settings.kafka_bootstrap.split(",")],
         "broker_credentials": faust_credentials(settings),
@@ -172,7 +176,7 @@ def _options(role: Role, settings: Settings, *, sliced: bool) -> dict[str, Any]:
         "consumer_auto_offset_reset": "earliest",
         "producer_acks": -1,
         "producer_max_request_size": MAX_RECORD_BYTES,
-        "producer_max_batch_size": _BATCH_BYTES,
+        "producer_max_batch_size": _PRODUCER_BATCH_BYTES,
         "processing_guarantee": "at_least_once",
         "store": "memory://",
         "datadir": settings.home / "faust" / role,
@@ -180,7 +184,7 @@ def _options(role: Role, settings: Settings, *, sliced: bool) -> dict[str, Any]:
         "topic_replication_factor": settings.kafka_replication,
         "topic_disable_leader": True,
         "table_standby_replicas": 0,
-        "stream_buffer_maxsize": _SLICES_BUFFERED if sliced else _MESSAGES_BUFFERED,
+        "stream_buffer_maxsize": _BUFFERED_BATCHES if in_batches else _BUFFERED_MESSAGES,
         "web_enabled": False,
         "web_tables_enabled": False,
         "web_router_enabled": False,

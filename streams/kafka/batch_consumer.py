@@ -1,10 +1,11 @@
-"""A Kafka consumer that hands an agent one poll slice of a partition as one event.
+"""A Kafka consumer that delivers the polled records of a partition as one event.
 
-Stock Faust makes several asyncio tasks a record, more than half of its cost. Topics in ``app.slices`` are handed over in slices
-instead: order within the partition, at-least-once (acknowledging the event acknowledges the whole slice) and the checks of flow
-and generation at a rebalance stay as they are. Offsets are committed up to the end of the longest run of acknowledged slices.
+Stock Faust makes several asyncio tasks per record, which is more than half of its cost. Topics in ``app.batch_topics`` are
+delivered in poll batches instead. The order within a partition, at-least-once delivery (to acknowledge an event is to acknowledge
+its whole batch) and the checks of flow control and generation at a rebalance stay the same. Offsets are committed up to the end of
+the longest run of acknowledged batches.
 
-Everything here leans on private methods of one version of Faust: ``tests/contracts/test_faust_internals.py`` watches them.
+The module depends on private methods of one version of Faust, which ``tests/contracts/test_faust_internals.py`` checks.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ __all__ = [
 
 
 MAX_BATCH_BYTES = 2 * 1024 * 1024
-"""Values of a slice: a record may carry an array of outcomes, and a slice is one transaction."""
+"""Most bytes of the values of a batch: a record may carry an array of outcomes, and a batch is one transaction."""
 
 
 @dataclass(frozen=True)
 class StartOffset:
-    """Where reading a partition begins, and which incarnation of its topic that is."""
+    """The offset where reading a partition starts, and the incarnation of its topic: how often it was created again."""
 
     offset: int
     incarnation: int = 0
@@ -48,7 +49,7 @@ class StartOffset:
 
 @dataclass(frozen=True)
 class PollBatch:
-    """Records of one partition in the order of their offsets, never empty."""
+    """Records of one partition in the order of their offsets, at least one."""
 
     topic: str
     partition: int
@@ -67,27 +68,27 @@ class PollBatch:
 
 
 class StartOffsetFinder(Protocol):
-    """Tells where to begin, given the group's committed offsets (null where there is none)."""
+    """Finds where to start, given the group's committed offsets (None for a partition without one)."""
 
     async def __call__(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]: ...  # noqa: D102
 
 
 class BatchSchema(faust.Schema):  # type: ignore[misc]  # untyped
-    """Hands a slice to the agent as it is."""
+    """Passes a batch to the agent without decoding."""
 
     def loads_key(self, app: Any, message: Any, **_: Any) -> None:
-        """Slices have no key."""
+        """Batches have no key."""
 
     def loads_value(self, app: Any, message: Any, **_: Any) -> Any:  # noqa: ARG002  # Faust's signature
-        """The slice."""
+        """Return the batch."""
         return message.value
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
-    """Faust's aiokafka consumer, with slices for the topics in ``app.slices``.
+    """Faust's aiokafka consumer, which delivers the topics in ``app.batch_topics`` in batches.
 
     Attributes:
-        polled_at: monotonic time of the last poll, null before the first: a stuck consumer shows.
+        polled_at: monotonic time of the last poll, None before the first; the health probe detects a stuck consumer by it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -98,13 +99,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         super().__init__(*args, **kwargs)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109  # Faust's signature
-        """Fetch once, and yield messages as long as flow and generation stay what they were."""
+        """Poll once, and yield messages as long as flow control and the group's generation do not change."""
         self.polled_at = time.monotonic()
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
             return
-        if not self.flow_active or self._unplaced(records):
+        if not self.flow_active or self._lacks_start(records):
             await self._seek_again()
             return
         for tp, message in self._messages(records):
@@ -112,41 +113,41 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
                 return
             if active is None or tp in active or tp in self._buffered_partitions:
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-                if self._sliced(tp):
+                if self._in_batches(tp):
                     self._delivered[tp].append(message.offset)
                 yield tp, message
 
     async def perform_seek(self) -> None:
-        """Go back to where each partition has to be read from."""
+        """Seek to the offset where reading each partition starts."""
         await super().perform_seek()
-        sliced = {tp for tp in self.assignment() if self._sliced(tp)}
-        for tp in sliced:
-            self._forget(tp)
-        if sliced:
-            await self._place(sliced)
+        tps = {tp for tp in self.assignment() if self._in_batches(tp)}
+        for tp in tps:
+            self._discard_state(tp)
+        if tps:
+            await self._seek_to_starts(tps)
 
     def lag(self) -> dict[TP, int]:
-        """Records of each partition that were not acknowledged yet, as far as the broker has told."""
+        """Number of unacknowledged records of each partition, by the end offsets of the last fetches."""
         committed = {tp: self._committed_offset.get(tp) or 0 for tp in self.assignment()}
         return {tp: max((self.highwater(tp) or 0) - offset, 0) for tp, offset in committed.items()}
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
-        """Seek to the group's offsets, and remember them: Faust takes an offset of 0 for none."""
+        """Seek to the group's offsets, and remember them: Faust treats an offset of 0 as missing."""
         self._group_offsets = await super().seek_to_committed()
         return self._group_offsets
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Forget what was delivered: another worker reads it again."""
+        """Discard the state of partitions that another worker reads from now on."""
         for tp in revoked:
-            self._forget(tp)
+            self._discard_state(tp)
         await super().on_partitions_revoked(revoked)
 
-    async def _place(self, tps: set[TP]) -> None:
+    async def _seek_to_starts(self, tps: set[TP]) -> None:
         committed = {tp: self._group_offsets.get(tp) for tp in tps}
-        starts = await self.app.find_starts(committed)
+        starts = await self.app.find_start_offsets(committed)
         await self.seek_wait({tp: start.offset for tp, start in starts.items()})
         for tp, start in starts.items():
-            # an acknowledgement below what counts as committed would be ignored, and hold up every later one
+            # an acknowledgement below the committed offset would be ignored, and would hold up every later one
             self._committed_offset[tp] = start.offset or None
         self._starts.update(starts)
 
@@ -154,15 +155,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         try:
             await self.perform_seek()
         except Exception as error:  # noqa: BLE001  # as in Faust: the next poll tries again
-            self.log.warning("cannot go back to where reading begins: %r", error)
+            self.log.warning("cannot seek to the start offsets: %r", error)
             await self.sleep(1.0)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        if not self._sliced(tp):
+        if not self._in_batches(tp):
             await super()._add_gap(tp, offset_from, offset_to)
 
     def _new_offset(self, tp: TP) -> int | None:
-        if not self._sliced(tp):
+        """The offset to commit: after the longest run of acknowledged batches, None when there is none."""
+        if not self._in_batches(tp):
             offset: int | None = super()._new_offset(tp)
             return offset
         delivered, acknowledged = self._delivered[tp], self._acked_index[tp]
@@ -175,57 +177,59 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         self._acked[tp][:] = [offset for offset in self._acked[tp] if offset > last]
         return last + 1
 
-    def _sliced(self, tp: TP) -> bool:
-        return tp.topic in self.app.slices
+    def _in_batches(self, tp: TP) -> bool:
+        return tp.topic in self.app.batch_topics
 
-    def _unplaced(self, records: Mapping[TP, Any]) -> bool:
-        return any(self._sliced(tp) and tp not in self._starts for tp in records)
+    def _lacks_start(self, records: Mapping[TP, Any]) -> bool:
+        """Whether a partition was polled before its start offset was found."""
+        return any(self._in_batches(tp) and tp not in self._starts for tp in records)
 
-    def _forget(self, tp: TP) -> None:
+    def _discard_state(self, tp: TP) -> None:
         self._delivered.pop(tp, None)
         self._starts.pop(tp, None)
         self._acked.pop(tp, None)
         self._acked_index.pop(tp, None)
 
     def _messages(self, records: Mapping[TP, Sequence[Any]]) -> Iterator[tuple[TP, Any]]:
-        single = {tp: found for tp, found in records.items() if not self._sliced(tp)}
+        single = {tp: polled for tp, polled in records.items() if not self._in_batches(tp)}
         for tp, record in self.scheduler.iterate(single) if single else ():
             yield tp, self._to_message(tp, record)
-        for tp, found in records.items():
-            if self._sliced(tp):
-                for part in split_records(found, self.app.slice_records, MAX_BATCH_BYTES):
-                    yield from self._slice(tp, part)
+        for tp, polled in records.items():
+            if self._in_batches(tp):
+                for part in split_records(polled, self.app.batch_records, MAX_BATCH_BYTES):
+                    yield from self._batch_message(tp, part)
 
-    def _slice(self, tp: TP, found: Sequence[Any]) -> Iterator[tuple[TP, Any]]:
-        read, start = self._read_offset[tp], self._starts.get(tp)
-        fresh = [record for record in found if read is None or record.offset >= read]
-        if fresh and start is not None:  # the partition may be revoked while slices of it are handed over
-            message = self._to_message(tp, fresh[-1])
-            message.key, message.value = None, PollBatch(tp.topic, tp.partition, start.incarnation, fresh)
+    def _batch_message(self, tp: TP, polled: Sequence[Any]) -> Iterator[tuple[TP, Any]]:
+        """Yield one message with the records that were not read before, none when there are none."""
+        read_offset, start = self._read_offset[tp], self._starts.get(tp)
+        unread = [record for record in polled if read_offset is None or record.offset >= read_offset]
+        if unread and start is not None:  # the partition may be revoked between two of its batches
+            message = self._to_message(tp, unread[-1])
+            message.key, message.value = None, PollBatch(tp.topic, tp.partition, start.incarnation, unread)
             yield tp, message
 
 
-def split_records(records: Sequence[Any], most: int, most_bytes: int) -> Iterator[Sequence[Any]]:
-    """Parts of at most so many records and, but for a single record, so many bytes of their values.
+def split_records(records: Sequence[Any], max_records: int, max_bytes: int) -> Iterator[Sequence[Any]]:
+    """Split records into parts that exceed neither limit; a record whose value alone exceeds ``max_bytes`` is a part of its own.
 
     Example:
-        >>> from types import SimpleNamespace as record
-        >>> told = [record(value=b"x" * size) for size in (3, 3, 9, 1, 1, 1)]
-        >>> [len(part) for part in cuts(told, 2, 6)]
+        >>> from types import SimpleNamespace as Record
+        >>> records = [Record(value=b"x" * size) for size in (3, 3, 9, 1, 1, 1)]
+        >>> [len(part) for part in split_records(records, 2, 6)]
         [2, 1, 2, 1]
     """
     first, size = 0, 0
-    for place, record in enumerate(records):
+    for index, record in enumerate(records):
         length = len(record.value or b"")
-        if place > first and (place - first == most or size + length > most_bytes):
-            yield records[first:place]
-            first, size = place, 0
+        if index > first and (index - first == max_records or size + length > max_bytes):
+            yield records[first:index]
+            first, size = index, 0
         size += length
     if len(records):
         yield records[first:]
 
 
 class BatchTransport(driver.Transport):  # type: ignore[misc]  # untyped
-    """Faust's aiokafka transport with this consumer."""
+    """Faust's aiokafka transport with :class:`BatchConsumer`."""
 
     Consumer = BatchConsumer

@@ -276,7 +276,7 @@ async def _playing(settings: Settings, begin: Mapping[tuple[str, int], int]) -> 
     async def starts(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
         return {tp: StartOffset(begin[tp.topic, tp.partition]) for tp in committed}
 
-    app.find_starts = starts
+    app.find_start_offsets = starts
     await app.start()
     try:
         yield app

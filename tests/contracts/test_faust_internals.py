@@ -1,4 +1,4 @@
-"""The private parts of Faust that the slice consumer leans on: a new release that changes one of them fails here first."""
+"""The private parts of Faust that the batch consumer depends on: a new release that changes one of them fails these tests."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_the_version_is_the_one_whose_private_methods_were_read():
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_a_method_that_is_overridden_or_called_has_the_known_arguments(name: str):
+def test_a_method_that_is_overridden_or_called_has_the_expected_arguments(name: str):
     assert list(inspect.signature(getattr(driver.Consumer, name)).parameters) == SIGNATURES[name]
 
 
-def test_every_override_replaces_something():
-    ours = {name for name, value in vars(BatchConsumer).items() if inspect.isfunction(value)} & set(SIGNATURES)
+def test_every_override_replaces_a_method_of_faust():
+    overridden = {name for name, value in vars(BatchConsumer).items() if inspect.isfunction(value)} & set(SIGNATURES)
 
-    assert ours == {"getmany", "perform_seek", "seek_to_committed", "on_partitions_revoked", "_add_gap", "_new_offset"}
-    assert all(name in dir(driver.Consumer) for name in ours)
+    assert overridden == {"getmany", "perform_seek", "seek_to_committed", "on_partitions_revoked", "_add_gap", "_new_offset"}
+    assert all(name in dir(driver.Consumer) for name in overridden)
 
 
 def test_the_transport_makes_consumers_by_its_class_attribute():
@@ -60,7 +60,7 @@ def test_the_transport_makes_consumers_by_its_class_attribute():
 
 
 @pytest.mark.parametrize("name", STATE)
-def test_a_consumer_keeps_the_state_that_slices_use(name: str):
+def test_a_consumer_has_the_state_that_batches_use(name: str):
     assert hasattr(make_consumer(), name)
 
 
@@ -81,10 +81,10 @@ def test_a_table_recovery_ends_with_a_seek():
         assert source.index("perform_seek") < source.index("resume_flow")
 
 
-TP0 = TP("sliced", 0)
+TP0 = TP("batched", 0)
 
 
-async def test_offsets_are_committed_up_to_the_longest_run_of_acknowledged_slices():
+async def test_offsets_are_committed_up_to_the_longest_run_of_acknowledged_batches():
     consumer = make_consumer()
     consumer._delivered[TP0].extend([9, 19, 29])
 
@@ -97,7 +97,7 @@ async def test_offsets_are_committed_up_to_the_longest_run_of_acknowledged_slice
     assert consumer._new_offset(TP0) == 30
 
 
-async def test_a_revoked_partition_is_forgotten():
+async def test_the_state_of_a_revoked_partition_is_discarded():
     consumer = make_consumer()
     consumer._delivered[TP0].append(9)
     acknowledge(consumer, 9)
@@ -108,7 +108,7 @@ async def test_a_revoked_partition_is_forgotten():
     assert not consumer._starts
 
 
-async def test_a_gap_in_a_slice_topic_fills_no_interval_tree():
+async def test_a_gap_in_a_batch_topic_fills_no_interval_tree():
     consumer = make_consumer()
 
     await consumer._add_gap(TP0, 3, 10_000_000)
@@ -116,15 +116,15 @@ async def test_a_gap_in_a_slice_topic_fills_no_interval_tree():
     assert not consumer._gap[TP0]
 
 
-def test_records_are_cut_into_slices_that_keep_their_order():
+def test_records_are_split_into_batches_that_keep_their_order():
     consumer = make_consumer()
     consumer._starts[TP0] = start_at(0)
     records = [record(offset) for offset in range(25)]
 
-    slices = [message.value for _, message in consumer._messages({TP0: records})]
+    batches = [message.value for _, message in consumer._messages({TP0: records})]
 
-    assert [len(each.records) for each in slices] == [10, 10, 5]
-    assert [each.offset for part in slices for each in part.records] == list(range(25))
+    assert [len(batch.records) for batch in batches] == [10, 10, 5]
+    assert [record.offset for batch in batches for record in batch.records] == list(range(25))
     assert [message.offset for _, message in consumer._messages({TP0: records})] == [9, 19, 24]
 
 
@@ -135,10 +135,10 @@ def test_records_below_the_read_offset_are_left_out():
 
     (message,) = [message for _, message in consumer._messages({TP0: [record(offset) for offset in range(4, 9)]})]
 
-    assert [each.offset for each in message.value.records] == [7, 8]
+    assert [record.offset for record in message.value.records] == [7, 8]
 
 
-async def test_a_partition_that_is_revoked_between_two_of_its_slices_gives_no_other():
+async def test_a_partition_that_is_revoked_between_two_of_its_batches_delivers_no_further_one():
     consumer = make_consumer()
     consumer._starts[TP0] = start_at(0)
     messages = consumer._messages({TP0: [record(offset) for offset in range(25)]})
@@ -151,7 +151,7 @@ async def test_a_partition_that_is_revoked_between_two_of_its_slices_gives_no_ot
 
 def make_consumer() -> Any:
     app = faust.App("contract", broker="kafka://localhost", web_enabled=False)
-    app.slices, app.slice_records = frozenset({TP0.topic}), 10
+    app.batch_topics, app.batch_records = frozenset({TP0.topic}), 10
     app.transport = BatchTransport(app.conf.broker_consumer, app)
     return app.transport.create_consumer(callback=_nothing, on_partitions_revoked=_nothing, on_partitions_assigned=_nothing)
 

@@ -61,7 +61,7 @@ async def test_a_timer_that_fails_ends_the_app_unless_it_is_leaving(monkeypatch:
     async def speak() -> None:
         raise NotReady("Producer service not yet started")
 
-    app.every(1.0, speak)
+    app.run_every(1.0, speak)
     with pytest.raises(NotReady):
         await timers[0]()
     app._stopped.set()
