@@ -1,6 +1,7 @@
-"""One spelling for the content of an outcome: numbers in octets, what many outcomes have in common, and the rest as JSON.
+"""The canonical encoding of an outcome, from which its digest is computed: equal outcomes have equal bytes.
 
-Made so that a whole slice of outcomes is spelled at once: the numbers are a row of ``NUMBERS``, the words are looked up.
+It has three parts, so that a whole batch of outcomes is encoded at once: numbers as a row of the NumPy type ``NUMBERS``, fields
+that many outcomes share as JSON, and what only some outcomes have as JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from uuid import UUID
 
 import numpy as np
 
-__all__ = ["NUMBERS", "spell_way", "spell_words"]
+__all__ = ["NUMBERS", "encode_own_fields", "encode_shared_fields"]
 
 NUMBERS = np.dtype(
     [
@@ -28,15 +29,17 @@ NUMBERS = np.dtype(
 )
 
 
-def spell_words(
+def encode_shared_fields(
     version: int, twin_type: str, brand: str, metric_type: str, model_id: UUID | None, segment: Iterable[tuple[str, str]]
 ) -> bytes:
-    """What many outcomes of a producer have in common; ``segment`` as pairs in the order of their names."""
+    """Encode what many outcomes of a producer have in common; ``segment`` as pairs in the order of their names."""
     return _json([version, twin_type, brand, metric_type, model_id and str(model_id), list(segment)])
 
 
-def spell_way(simulation_id: UUID | None, twin_id: UUID | None, entity_id: str | None, features: Mapping[str, Any] | None) -> bytes:
-    """The way to the prediction beside its numbers, nothing where there is no more to say."""
+def encode_own_fields(
+    simulation_id: UUID | None, twin_id: UUID | None, entity_id: str | None, features: Mapping[str, Any] | None
+) -> bytes:
+    """Encode the twin or entity of an outcome; no bytes for an outcome that names neither."""
     if simulation_id is None and entity_id is None:
         return b""
     return _json([simulation_id and str(simulation_id), twin_id and str(twin_id), entity_id, features])

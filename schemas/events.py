@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from schemas.base import Finite, Frozen, Moment, Probability
-from schemas.canonical import NUMBERS, spell_way, spell_words
+from schemas.canonical import NUMBERS, encode_own_fields, encode_shared_fields
 from schemas.fidelity_models import DriftState, FidelityMetrics, Verdict
 from schemas.filters import PopulationFilter, canonical_filters
 from schemas.simulation_models import EffectPrior, InterventionConfig, SimulationResult
@@ -179,8 +179,8 @@ class OutcomeEvent(Event):
             dtype=NUMBERS,
         )
         segment = self.segment.items()
-        words = spell_words(self.schema_version, self.twin_type, self.brand, self.metric_type, self.model_id, segment)
-        return numbers.tobytes() + words + spell_way(self.simulation_id, self.twin_id, self.entity_id, self.features)
+        words = encode_shared_fields(self.schema_version, self.twin_type, self.brand, self.metric_type, self.model_id, segment)
+        return numbers.tobytes() + words + encode_own_fields(self.simulation_id, self.twin_id, self.entity_id, self.features)
 
 
 class ExperimentResult(Event):

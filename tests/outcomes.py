@@ -1,11 +1,11 @@
-"""A model line with a tiny champion, outcomes for it, and slices of them: what the tests of the outcome path begin with."""
+"""A model line with a tiny champion, outcomes for it, and poll batches of them, for the tests of the outcome path."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID, uuid5
 
 from aiokafka import ConsumerRecord
@@ -14,6 +14,8 @@ from schemas import Baseline, Brand, ModelCard, TwinModelMetrics, TwinType
 from sql.database import connect
 from sql.ledger import Ledger
 from streams.kafka.batch_consumer import PollBatch
+
+Record: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 
 SPACE = UUID(int=14)
 LINE = "hcp:kisqali:prescribing_change"
@@ -63,7 +65,7 @@ async def make_line(dsn: str, *cards: ModelCard, pane_s: float = 60.0, window_s:
         await connection.close()
 
 
-def outcome(number: int, **said: Any) -> dict[str, Any]:
+def outcome(number: int, **fields: Any) -> dict[str, Any]:
     """Outcome ``number``, a second after the one before it: predicted 0 to 2, actual half a unit more or less."""
     predicted = number % 5 / 2
     return {
@@ -77,20 +79,18 @@ def outcome(number: int, **said: Any) -> dict[str, Any]:
         "predicted_lower": predicted - 2,
         "predicted_upper": predicted + 2,
         "segment": {"region": ("west", "east", "south")[number % 3]},
-    } | said
+    } | fields
 
 
-def record(
-    offset: int, value: Any, *, partition: int = 0, at: datetime | None = None
-) -> ConsumerRecord[bytes | None, bytes | None]:
+def record(offset: int, value: Any, *, partition: int = 0, at: datetime | None = None) -> Record:
     """A Kafka record; bytes as they are, anything else as JSON."""
     body = value if isinstance(value, bytes) or value is None else json.dumps(value).encode()
     stamp = int(((at or START) + timedelta(days=1)).timestamp() * 1000) + offset
     return ConsumerRecord(TOPIC, partition, offset, stamp, 1, b"key", body, 0, 3, len(body or b""), ())
 
 
-def cut(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], size: int, *, incarnation: int = 0) -> Iterable[PollBatch]:
-    """Slices of at most ``size`` records."""
+def poll_batches(records: Sequence[Record], size: int, *, incarnation: int = 0) -> Iterator[PollBatch]:
+    """Batches of at most ``size`` records."""
     for first in range(0, len(records), size):
         part = records[first : first + size]
         yield PollBatch(part[0].topic, part[0].partition, incarnation, part)

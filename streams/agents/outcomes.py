@@ -1,11 +1,11 @@
-"""Takes in what really happened, and says the sums that changed."""
+"""The agent of the outcomes role: reads poll batches, drives the outcome pipeline, and publishes watermarks."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -13,11 +13,12 @@ from typing import Any
 
 from faust.types import TP
 
-from schemas import FidelityErrors, OutcomeEvent, PaneRow, SourceId
-from sql import source_position_store as store
-from sql.dead_letter_store import unsent_refused_before, unsent_refused_since
-from streams.ingestion.pipeline import IngestResult, OutcomePipeline
-from streams.ingestion.scoring_context import ContextLoader, FindSimulation, LoadModel
+from schemas import FidelityErrors, OutcomeEvent, SourceId
+from sql.dead_letter_store import unsent_refused_before
+from sql.source_position_store import mark_read_to_end, source_watermarks
+from streams.ingestion.pipeline import OutcomePipeline, publish
+from streams.ingestion.rows import IngestResult
+from streams.ingestion.scoring_context import ContextLoader
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch, StartOffset
 from streams.kafka.dead_letters import publish_dead_letters
@@ -27,154 +28,128 @@ from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS
 from streams.retries import process_event, reraise, retry_transient
 from streams.services import Services
 
-__all__ = ["EVERY_LINE", "attach"]
+__all__ = ["attach"]
 
-EVERY_LINE = "*"
-_ROWS_A_MESSAGE = 500
-_SLICES_IN_HAND = 8
+_EVERY_LINE = "*"
+"""Line and key of a message that concerns all lines: a watermark."""
+
+_MAX_BATCHES_IN_PROGRESS = 8
 _SWEEP_S = 60.0
-_SWEPT_AT_ONCE = 500
-_OUTCOMES = topic_of(OutcomeEvent)
-_READERS = PARTITIONS[topic_of(FidelityErrors)]
+_MAX_SWEPT = 500
+_TOPIC = topic_of(OutcomeEvent)
+_READER_PARTITIONS = PARTITIONS[topic_of(FidelityErrors)]
 
 
 def attach(app: TwinApp, services: Services) -> None:
-    """Give the app its agent, its watermarks and its sweep."""
-    outcomes = _Outcomes(app, services.model, services.twins)
-    app.find_start_offsets = outcomes.find_start_offsets
-    app.agent(app.raw_topic(_OUTCOMES), name="outcomes", concurrency=1)(outcomes.run)
-    app.run_every(min(5.0, max(0.5, app.settings.grace_s / 4)), outcomes.say_watermarks)
-    app.run_every(_SWEEP_S, outcomes.sweep)
+    """Add the agent and its timers for watermarks and unsent dead letters to the app."""
+    agent = _OutcomesAgent(app, services)
+    app.find_start_offsets = agent.find_start_offsets
+    app.agent(app.raw_topic(_TOPIC), name="outcomes", concurrency=1)(agent.run)
+    app.run_every(min(5.0, max(0.5, app.settings.grace_s / 4)), agent.publish_watermarks)
+    app.run_every(_SWEEP_S, agent.publish_unsent_dead_letters)
 
 
 @dataclass
-class _Reached:
-    """How far a source is read: its watermark, the next offset, and when (monotonic clock) its last record was taken."""
+class _Progress:
+    """How far a source is read: its watermark, the next offset, and when (monotonic clock) its last batch was finished."""
 
     watermark: datetime | None = None
     next_offset: int = 0
-    at: float = field(default_factory=time.monotonic)
+    finished_s: float = field(default_factory=time.monotonic)
 
 
-_NOWHERE = _Reached()
-
-
-class _Outcomes:
-    def __init__(self, app: TwinApp, models: LoadModel, simulations: FindSimulation) -> None:
+class _OutcomesAgent:
+    def __init__(self, app: TwinApp, services: Services) -> None:
         self._app = app
-        self._models = models
-        self._simulations = simulations
-        self._reached: dict[SourceId, _Reached] = {}
-        self._places = asyncio.Semaphore(max(app.settings.postgres_pool_size - 1, 1))  # one is left for timers
+        self._services = services
+        self._progress: dict[SourceId, _Progress] = {}
+        self._connections = asyncio.Semaphore(max(app.settings.postgres_pool_size - 1, 1))  # one is left for the timers
 
     @cached_property
-    def _intake(self) -> OutcomePipeline:
+    def _pipeline(self) -> OutcomePipeline:
         pool, settings = self._app.pool, self._app.settings
-        library = ContextLoader(pool, self._models, self._simulations)
-        return OutcomePipeline(pool, library, settings.skew_s, settings.restatement_s)
+        contexts = ContextLoader(pool, self._services.model, self._services.twins)
+        return OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s)
 
-    async def run(self, slices: Any) -> None:
-        """Take slices in: those of a partition one after another, those of several side by side.
+    async def run(self, batches: Any) -> None:
+        """Ingest batches: those of a partition are stored one after another, those of several partitions side by side.
 
-        The next slices are read and scored while Postgres works on those before them. Each is acknowledged when it is done, and
-        the transport commits no offset above one that is not.
+        The next batches are decoded and scored while Postgres works on those before them. Each is acknowledged when it is finished,
+        and the transport commits no offset above a batch that is not.
         """
-        stream, room = slices.noack(), asyncio.Semaphore(_SLICES_IN_HAND)
-        last: dict[int, asyncio.Event] = {}
+        stream, in_progress = batches.noack(), asyncio.Semaphore(_MAX_BATCHES_IN_PROGRESS)
+        last_stored: dict[int, asyncio.Event] = {}
         async with asyncio.TaskGroup() as group:
             async for event in stream.events():
-                await room.acquire()
+                await in_progress.acquire()
                 partition, stored = event.value.partition, asyncio.Event()
-                task = group.create_task(self._settle(stream, event, last.get(partition), stored))
-                task.add_done_callback(lambda _: room.release())
-                last[partition] = stored
+                task = group.create_task(self._process(stream, event, last_stored.get(partition), stored))
+                task.add_done_callback(lambda _: in_progress.release())
+                last_stored[partition] = stored
 
-    async def _settle(self, stream: Any, event: Any, before: asyncio.Event | None, stored: asyncio.Event) -> None:
-        await process_event(self._app, partial(self._take, event.value, before, stored), reraise)
+    async def _process(self, stream: Any, event: Any, previous: asyncio.Event | None, stored: asyncio.Event) -> None:
+        await process_event(self._app, partial(self._ingest, event.value, previous, stored), reraise)
         await stream.ack(event)
 
+    async def _ingest(self, batch: PollBatch, previous: asyncio.Event | None, stored: asyncio.Event) -> None:
+        """Take a batch through the pipeline; it is stored after the ``previous`` one of its partition, and then sets ``stored``."""
+        start_s = time.perf_counter()
+        scored = await self._pipeline.score(await self._pipeline.decode(batch))
+        if previous is not None:
+            await previous.wait()
+        async with self._connections:
+            result = await self._pipeline.store(scored)
+        stored.set()
+        await publish(self._app, result)
+        progress = self._progress.get(result.source)
+        if progress is None or progress.next_offset <= batch.last_offset:
+            self._progress[result.source] = _Progress(result.watermark, batch.last_offset + 1)
+        SLICE_SECONDS.observe(time.perf_counter() - start_s)
+        _count(result)
+
     async def find_start_offsets(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
-        """Where reading begins, and with it how far each source is."""
+        """Where reading of each partition starts; the progress of these sources starts there too."""
         starts = await retry_transient(partial(find_start_offsets, self._app.settings, self._app.pool, committed), part="postgres")
         sources = {
             SourceId(topic=tp.topic, partition=tp.partition, incarnation=start.incarnation): start for tp, start in starts.items()
         }
-        known = await retry_transient(partial(store.source_watermarks, self._app.pool, sources), part="postgres")
-        self._reached = {source: _Reached(known.get(source), start.offset) for source, start in sources.items()}
+        watermarks = await retry_transient(partial(source_watermarks, self._app.pool, sources), part="postgres")
+        self._progress = {source: _Progress(watermarks.get(source), start.offset) for source, start in sources.items()}
         return starts
 
-    async def _take(self, taken: PollBatch, before: asyncio.Event | None, stored: asyncio.Event) -> None:
-        """Bring a slice in when the one ``before`` it is, and say so by ``stored``."""
-        began = time.perf_counter()
-        ready = await self._intake.prepare(taken)
-        if before is not None:
-            await before.wait()
-        async with self._places:
-            done = await self._intake.store(ready)
-        stored.set()
-        await self._say_rows(done)
-        refused = await unsent_refused_since(self._app.pool, done.source, taken.first_offset) if done.replayed else done.refused
-        await publish_dead_letters(self._app, refused)
-        if self._reached.get(done.source, _NOWHERE).next_offset <= taken.last_offset:
-            self._reached[done.source] = _Reached(done.watermark, taken.last_offset + 1)
-        SLICE_SECONDS.observe(time.perf_counter() - began)
-        _measure(done)
+    async def publish_watermarks(self) -> None:
+        """Publish the watermarks of this worker's sources to every partition of the sums (rule 15).
 
-    async def _say_rows(self, done: IngestResult) -> None:
-        by_line: defaultdict[str, list[PaneRow]] = defaultdict(list)
-        for found in done.rows:
-            by_line[found.line].append(found.row)
-        for sent in [
-            await self._begin_to_say(line, done, rows[first : first + _ROWS_A_MESSAGE])
-            for line, rows in by_line.items()
-            for first in range(0, len(rows), _ROWS_A_MESSAGE)
-        ]:
-            await sent
-
-    async def _begin_to_say(self, line: str, done: IngestResult, rows: Sequence[PaneRow]) -> Awaitable[Any]:
-        said = FidelityErrors(line=line, source=done.source, watermark=done.watermark, rows=tuple(rows))
-        return await self._app.send_event(said, key=line)
-
-    async def say_watermarks(self) -> None:
-        """Tell every reader how far the sources of this worker are.
-
-        A source that was read to its end and has been silent for as long as windows wait holds nothing open: it is as far as the
-        clock.
+        A source that is read to its end and was silent for the grace period holds no window open: its watermark is the clock.
         """
-        await retry_transient(self._say_watermarks, part="postgres")
-
-    async def _say_watermarks(self) -> None:
         consumer = self._app.consumer
-        mine = {TP(source.topic, source.partition): source for source in self._reached}
-        owned = [mine[tp] for tp in consumer.assignment() if tp in mine]
+        sources = {TP(source.topic, source.partition): source for source in self._progress}
+        owned = [sources[tp] for tp in consumer.assignment() if tp in sources]
         silent = [source for source in owned if self._is_silent(source)]
         now = datetime.now(UTC)
         if silent:
-            await store.mark_read_to_end(self._app.pool, silent, now)
+            await mark_read_to_end(self._app.pool, silent, now)
         for source in owned:
-            watermark = self._reached[source].watermark
+            watermark = self._progress[source].watermark
             if source in silent:
                 watermark = max(now, watermark or now)
-            said = FidelityErrors(line=EVERY_LINE, source=source, watermark=watermark)
-            for partition in range(_READERS):
-                await self._app.send_event(said, key=EVERY_LINE, partition=partition)
+            message = FidelityErrors(line=_EVERY_LINE, source=source, watermark=watermark)
+            for partition in range(_READER_PARTITIONS):
+                await self._app.send_event(message, key=_EVERY_LINE, partition=partition)
 
     def _is_silent(self, source: SourceId) -> bool:
-        reached = self._reached[source]
+        progress = self._progress[source]
         end = self._app.consumer.highwater(TP(source.topic, source.partition)) or 0
-        return reached.next_offset >= end and time.monotonic() - reached.at >= self._app.settings.grace_s
+        return progress.next_offset >= end and time.monotonic() - progress.finished_s >= self._app.settings.grace_s
 
-    async def sweep(self) -> None:
-        """Send copies of refused records that have none yet."""
-        await retry_transient(self._sweep, part="postgres")
-
-    async def _sweep(self) -> None:
+    async def publish_unsent_dead_letters(self) -> None:
+        """Publish refused records whose dead letter was not sent, for example because a worker died before."""
         due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
-        await publish_dead_letters(self._app, await unsent_refused_before(self._app.pool, due, _SWEPT_AT_ONCE))
+        await publish_dead_letters(self._app, await unsent_refused_before(self._app.pool, due, _MAX_SWEPT))
 
 
-def _measure(done: IngestResult) -> None:
-    for (line, fate), count in done.fates.items():
+def _count(result: IngestResult) -> None:
+    for (line, fate), count in result.fates.items():
         OUTCOMES.labels(line=line, fate=fate).inc(count)
-    for kind, count in Counter(each.kind for each in done.refused).items():
-        REFUSED.labels(topic=done.source.topic, reason=kind).inc(count)
+    for kind, count in Counter(refused.kind for refused in result.refused).items():
+        REFUSED.labels(topic=result.source.topic, reason=kind).inc(count)

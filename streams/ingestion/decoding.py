@@ -1,89 +1,102 @@
-"""From the bytes of records to columns of outcomes and to refusals, element by element.
+"""Decodes the records of a poll batch into columns of outcomes and refused elements.
 
-What an outcome may be is said once, by :class:`~schemas.OutcomeEvent`. Making one takes three times as long as everything else that
-happens to it here, so the fields are validated first without the object, and what holds between them is checked by columns. An
-outcome that is not plainly good is given to the model after all, which takes it or says why not.
+:class:`~schemas.OutcomeEvent` alone defines what a valid outcome is. Building one takes three times as long as everything else that
+is done to an outcome here, so a fast path validates the fields without it and checks rules between fields by columns. An element
+that the fast path does not accept for certain is given to the model, which accepts it or names the reason.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NotRequired, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NotRequired, TypeAlias, cast
 from uuid import UUID
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from schemas import TWIN_TYPES, Brand, OutcomeEvent, TwinType
-from schemas.canonical import spell_words
+from schemas import TWIN_TYPES, Brand, OutcomeEvent, SourceId, TwinType
+from schemas.canonical import encode_shared_fields
 from schemas.events import Features
 from schemas.twin_types import model_line
-from streams.ingestion.outcome_batch import Entity, Floats, Integers, Octets, OutcomeBatch, SharedFields
+from streams.errors import ContainsNul, contains_nul, describe_error
+from streams.ingestion.outcome_batch import (
+    DecodedBatch,
+    ElementRefusal,
+    Entity,
+    Flags,
+    Floats,
+    Integers,
+    Octets,
+    OutcomeBatch,
+    RefusedElement,
+    SharedFields,
+    tracking_ids,
+)
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
-__all__ = ["DecodedBatch", "ElementRefusal", "RefusedElement", "arrival_times", "decode", "raw_elements", "refusal_words"]
+    from streams.kafka.batch_consumer import PollBatch
 
-_LONGEST_REASON = 2000
+__all__ = ["decode", "raw_elements"]
+
+Records: TypeAlias = "Sequence[ConsumerRecord[bytes | None, bytes | None]]"
+
 _DECODER = json.JSONDecoder()
 _BEGIN, _COMMA, _END = (re.compile(rf"[ \t\n\r]*{sign}[ \t\n\r]*") for sign in (r"\[", ",", r"\]"))
-_NUL = b"\\u0000"
-_MS = 1000  # microseconds
 
 
-class ElementRefusal(NamedTuple):
-    """Why an element is not taken: a word for the metric, a sentence for people, and the class of what was raised."""
-
-    kind: str
-    reason: str
-    exception: str = "Refusal"
-
-
-class RefusedElement(NamedTuple):
-    """A refused element, by the number of its record in the slice and its place in the array."""
-
-    record: int
-    place: int
-    refusal: ElementRefusal
-
-
-class DecodedBatch(NamedTuple):
-    """What the records hold; every record has at least one element, if only a refused one."""
-
-    outcomes: OutcomeBatch
-    refused: list[RefusedElement]
+def decode(batch: PollBatch, skew_s: float) -> DecodedBatch:
+    """Decode all elements of a batch; outcomes observed more than ``skew_s`` after Kafka's time of their record are refused."""
+    source = SourceId(topic=batch.topic, partition=batch.partition, incarnation=batch.incarnation)
+    offsets = np.array([record.offset for record in batch.records], dtype=np.int64)
+    arrived_us = np.array([record.timestamp for record in batch.records], dtype=np.int64) * 1000
+    refused: list[RefusedElement] = []
+    outcomes = _refuse_future(_decode_records(batch.records, refused), arrived_us, skew_s, refused)
+    elements = zip(offsets[outcomes.record_index].tolist(), outcomes.element_index.tolist(), strict=True)
+    return DecodedBatch(
+        batch=batch,
+        source=source,
+        offsets=offsets,
+        arrived_us=arrived_us,
+        outcomes=outcomes,
+        ids=tracking_ids(source, elements),
+        digests=outcomes.digests(),
+        refused=refused,
+        refused_ids=tracking_ids(source, ((int(offsets[item.record_index]), item.element_index) for item in refused)),
+    )
 
 
-def decode(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], skew_s: float) -> DecodedBatch:
-    """All elements of the records; outcomes further ahead of Kafka's time than ``skew_s`` are refused."""
-    said, refused = _Said([], [], []), list[RefusedElement]()
-    for number, record in enumerate(records):
-        _read(number, record.value, said, refused)
-    outcomes, doubtful = _columns(said)
-    if doubtful:
-        outcomes = _settled(said, outcomes, doubtful, records, refused)
-    return _not_ahead(outcomes, records, skew_s, refused)
+def _decode_records(records: Records, refused: list[RefusedElement]) -> OutcomeBatch:
+    elements = _Elements([], [], [])
+    for index, record in enumerate(records):
+        _read_record(index, record.value, elements, refused)
+    outcomes, doubtful = _build_columns(elements)
+    return _check_doubtful(elements, outcomes, doubtful, records, refused) if doubtful else outcomes
 
 
-def refusal_words(error: ValidationError) -> str:
-    """What pydantic found, one sentence for each field."""
-    details = error.errors(include_url=False, include_context=False)
-    found = (f"{'.'.join(map(str, each['loc'])) or 'value'}: {each['msg']}" for each in details)
-    return "; ".join(found).replace("\x00", "")[:_LONGEST_REASON]
+def _refuse_future(outcomes: OutcomeBatch, arrived_us: Integers, skew_s: float, refused: list[RefusedElement]) -> OutcomeBatch:
+    arrived = arrived_us[outcomes.record_index]
+    ahead = outcomes.observed_us - arrived > round(skew_s * 1_000_000)
+    if not ahead.any():
+        return outcomes
+    for row in np.flatnonzero(ahead).tolist():
+        observed, at = (datetime.fromtimestamp(int(us) / 1e6, UTC).isoformat() for us in (outcomes.observed_us[row], arrived[row]))
+        refusal = ElementRefusal("future", f"observed_at {observed} is more than {skew_s:g} s after the record arrived at {at}")
+        refused.append(RefusedElement(int(outcomes.record_index[row]), int(outcomes.element_index[row]), refusal))
+    return outcomes.select(~ahead)
 
 
-# -- the bytes
+# -- bytes of elements
 
 
 def raw_elements(value: bytes | None) -> list[bytes | None]:
-    r"""The bytes of each element as they came: of an array its elements, of anything else the whole.
+    r"""The bytes of each element as they came: the elements of a JSON array, else the whole value.
 
     Example:
         >>> raw_elements(b'[{"a": 1.50},\n 2 ]')
@@ -95,34 +108,34 @@ def raw_elements(value: bytes | None) -> list[bytes | None]:
         return [value]
     try:
         text = value.decode()
-        return [text[first:end].encode() for first, end in _spans(text)] or [value]
+        return [text[start:end].encode() for start, end in _element_spans(text)] or [value]
     except (ValueError, RecursionError):  # no JSON, or nested too deeply: refused as a whole
         return [value]
 
 
-def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where each element of a JSON array begins and ends."""
-    at = _after(_BEGIN, text, 0)
-    while not _END.match(text, at):
-        first, (_, end) = at, _DECODER.raw_decode(text, at)
-        yield first, end
-        at = end if _END.match(text, end) else _after(_COMMA, text, end)
+def _element_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where each element of a JSON array starts and ends in the text."""
+    position = _skip(_BEGIN, text, 0)
+    while not _END.match(text, position):
+        start, (_, end) = position, _DECODER.raw_decode(text, position)
+        yield start, end
+        position = end if _END.match(text, end) else _skip(_COMMA, text, end)
 
 
-def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    if found is None:
-        raise ValueError(f"no JSON array: unexpected {text[at : at + 1]!r} at {at}")
-    return found.end()
+def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    if match is None:
+        raise ValueError(f"no JSON array: unexpected {text[position : position + 1]!r} at {position}")
+    return match.end()
 
 
-# -- the fields
+# -- fields of elements
 
 _Real = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Fields(TypedDict):
-    """The fields of an OutcomeEvent, each for itself; ids and catalogue words as text."""
+    """The fields of an OutcomeEvent, each validated on its own; ids and words of the catalogue stay text."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]  # as pydantic reads it
 
@@ -146,136 +159,130 @@ class _Fields(TypedDict):
     segment: NotRequired[dict[str, str]]
 
 
-_read_one = TypeAdapter(_Fields).validator.validate_json
-_read_all = TypeAdapter(list[_Fields]).validator.validate_json
-_read_model = TypeAdapter(OutcomeEvent).validator.validate_json
+_validate_fields = TypeAdapter(_Fields).validator.validate_json
+_validate_array = TypeAdapter(list[_Fields]).validator.validate_json
+_validate_event = TypeAdapter(OutcomeEvent).validator.validate_json
 
 
-class _Said(NamedTuple):
-    """Elements with sound fields, the number of the record of each, and its place in the array."""
+class _Elements(NamedTuple):
+    """Elements with valid fields, the index of the record of each, and its index in the array."""
 
     fields: list[_Fields]
-    record: list[int]
-    place: list[int]
+    record_index: list[int]
+    element_index: list[int]
 
-    def add(self, fields: _Fields, record: int, place: int) -> None:
+    def add(self, fields: _Fields, record_index: int, element_index: int) -> None:
         self.fields.append(fields)
-        self.record.append(record)
-        self.place.append(place)
+        self.record_index.append(record_index)
+        self.element_index.append(element_index)
 
 
-def _read(number: int, value: bytes | None, said: _Said, refused: list[RefusedElement]) -> None:
+def _read_record(index: int, value: bytes | None, elements: _Elements, refused: list[RefusedElement]) -> None:
     if value is None:
-        refused.append(RefusedElement(number, 0, ElementRefusal("empty", "the record has no value")))
+        refused.append(RefusedElement(index, 0, ElementRefusal("empty", "the record has no value")))
         return
     try:
-        if _NUL not in value:
+        if not contains_nul(value):
             if value[:1] == b"{":
-                said.add(_read_one(value), number, 0)
+                elements.add(_validate_fields(value), index, 0)
                 return
             if value.lstrip()[:1] == b"[":
-                _take_all(_read_all(value), number, said, refused)
+                _add_array(_validate_array(value), index, elements, refused)
                 return
     except ValidationError:
-        pass  # so that only what is wrong is refused: element by element
-    for place, raw in enumerate(raw_elements(value)):
-        found = _slowly(raw or b"")
-        if isinstance(found, ElementRefusal):
-            refused.append(RefusedElement(number, place, found))
+        pass  # element by element instead, so that of an array only the invalid elements are refused (rule 3)
+    for element_index, raw in enumerate(raw_elements(value)):
+        result = _validate_by_model(raw or b"")
+        if isinstance(result, ElementRefusal):
+            refused.append(RefusedElement(index, element_index, result))
         else:
-            said.add(found, number, place)
+            elements.add(result, index, element_index)
 
 
-def _take_all(found: Sequence[_Fields], number: int, said: _Said, refused: list[RefusedElement]) -> None:
-    for place, fields in enumerate(found):
-        said.add(fields, number, place)
-    if not found:
-        refused.append(RefusedElement(number, 0, ElementRefusal("empty", "the array has no elements")))
+def _add_array(array: Sequence[_Fields], index: int, elements: _Elements, refused: list[RefusedElement]) -> None:
+    for element_index, fields in enumerate(array):
+        elements.add(fields, index, element_index)
+    if not array:
+        refused.append(RefusedElement(index, 0, ElementRefusal("empty", "the array has no elements")))
 
 
-def _slowly(raw: bytes) -> _Fields | ElementRefusal:
-    """What the model says of one element."""
-    if _NUL in raw:
-        return ElementRefusal("json", "the text contains NUL, which no database keeps")
+def _validate_by_model(raw: bytes) -> _Fields | ElementRefusal:
+    """The fields of one element as the model reads them, or why the model refuses it."""
+    if contains_nul(raw):
+        return ElementRefusal("json", str(ContainsNul()))
     try:
-        event = _read_model(raw)
+        event = _validate_event(raw)
     except ValidationError as error:
         kind = "json" if error.errors(include_url=False)[0]["type"] == "json_invalid" else "invalid"
-        return ElementRefusal(kind, refusal_words(error), type(error).__name__)
-    ids = {name: None if said is None else str(said) for name in _IDS for said in (getattr(event, name),)}
+        return ElementRefusal(kind, describe_error(error), type(error).__name__)
+    ids = {name: None if value is None else str(value) for name in _IDS for value in (getattr(event, name),)}
     return cast("_Fields", {**dict(event), **ids})
-
-
-def _raw(value: bytes | None, place: int) -> bytes:
-    elements = raw_elements(value)
-    return (elements[place] if place < len(elements) else value) or b""
 
 
 _IDS = ("event_id", "model_id", "simulation_id", "twin_id")
 
 
-def _settled(
-    said: _Said,
-    outcomes: OutcomeBatch,
-    doubtful: Sequence[int],
-    records: Sequence[ConsumerRecord[bytes | None, bytes | None]],
-    refused: list[RefusedElement],
+def _check_doubtful(
+    elements: _Elements, outcomes: OutcomeBatch, doubtful: Sequence[int], records: Records, refused: list[RefusedElement]
 ) -> OutcomeBatch:
-    """The same without those in doubt that the model refuses; what it takes is read as the model spells it."""
-    kept = np.ones(len(outcomes), dtype=np.bool_)
+    """The outcomes without the doubtful rows that the model refuses; of the others the fields are those of the model."""
+    valid = np.ones(len(outcomes), dtype=np.bool_)
     for row in doubtful:
-        record, place = said.record[row], said.place[row]
-        found = _slowly(_raw(records[record].value, place))
-        if isinstance(found, ElementRefusal):
-            refused.append(RefusedElement(record, place, found))
-            kept[row] = False
+        record_index, element_index = elements.record_index[row], elements.element_index[row]
+        result = _validate_by_model(_raw_element(records[record_index].value, element_index))
+        if isinstance(result, ElementRefusal):
+            refused.append(RefusedElement(record_index, element_index, result))
+            valid[row] = False
         else:
-            said.fields[row] = found
-    if kept[doubtful].any():
-        outcomes, _ = _columns(said)
-    return outcomes.where(kept)
+            elements.fields[row] = result
+    if valid[doubtful].any():
+        outcomes, _ = _build_columns(elements)
+    return outcomes.select(valid)
 
 
-# -- the columns
+def _raw_element(value: bytes | None, element_index: int) -> bytes:
+    elements = raw_elements(value)
+    return (elements[element_index] if element_index < len(elements) else value) or b""
+
+
+# -- columns
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_US = -62_135_596_800_000_000  # the year 1
 _LAST_US = 253_402_300_799_999_999  # the end of the year 9999
-
-
-def _columns(said: _Said) -> tuple[OutcomeBatch, list[int]]:
-    """The outcomes, and the rows of those that the model has to look at."""
-    given: dict[str, list[Any]] = {name: [fields.get(name) for fields in said.fields] for name in _Fields.__annotations__}
-    event_id, good = _octets_of(given["event_id"])
-    observed = np.array([_microseconds(at) for at in given["observed_at"]], dtype=np.int64)
-    actual, *prediction = (_reals(given[name]) for name in _NUMBERS)
-    words, of, known = _words_of(given)
-    twins, entities, sound = _ways(given, *prediction)
-    good &= (observed >= _FIRST_US) & (observed <= _LAST_US) & known[of] & sound
-    outcomes = OutcomeBatch(
-        record=np.array(said.record, dtype=np.int64),
-        place=np.array(said.place, dtype=np.int64),
-        event_id=event_id,
-        observed_us=observed,
-        revision=np.array([revision or 0 for revision in given["revision"]], dtype=np.int64),
-        actual=actual,
-        predicted=prediction[0],
-        lower=prediction[1],
-        upper=prediction[2],
-        treated=np.array([-1 if treated is None else treated for treated in given["treated"]], dtype=np.int64),
-        words=words,
-        of=of,
-        twins=twins,
-        entities=entities,
-    )
-    return outcomes, np.flatnonzero(~good).tolist()
-
-
 _NUMBERS = ("actual_value", "predicted_value", "predicted_lower", "predicted_upper")
 
 
+def _build_columns(elements: _Elements) -> tuple[OutcomeBatch, list[int]]:
+    """The outcomes, and the doubtful rows, which the model has to validate."""
+    values: dict[str, list[Any]] = {name: [fields.get(name) for fields in elements.fields] for name in _Fields.__annotations__}
+    event_id, valid = _uuid_octets(values["event_id"])
+    observed_us = np.array([_microseconds(at) for at in values["observed_at"]], dtype=np.int64)
+    actual, predicted, lower, upper = (_reals(values[name]) for name in _NUMBERS)
+    shared_fields, shared_index, is_known = _shared_fields(values)
+    twins, entities, is_sound = _references(values, predicted, lower, upper)
+    valid &= (observed_us >= _FIRST_US) & (observed_us <= _LAST_US) & is_known[shared_index] & is_sound
+    outcomes = OutcomeBatch(
+        record_index=np.array(elements.record_index, dtype=np.int64),
+        element_index=np.array(elements.element_index, dtype=np.int64),
+        event_id=event_id,
+        observed_us=observed_us,
+        revision=np.array([revision or 0 for revision in values["revision"]], dtype=np.int64),
+        actual=actual,
+        predicted=predicted,
+        lower=lower,
+        upper=upper,
+        treated=np.array([-1 if treated is None else treated for treated in values["treated"]], dtype=np.int64),
+        shared_fields=shared_fields,
+        shared_index=shared_index,
+        twins=twins,
+        entities=entities,
+    )
+    return outcomes, np.flatnonzero(~valid).tolist()
+
+
 def _reals(values: Sequence[float | None]) -> Floats:
-    return np.array(values, dtype=np.float64) + 0.0  # minus zero is zero
+    return np.array(values, dtype=np.float64) + 0.0  # minus zero becomes zero: the digest compares octets
 
 
 def _microseconds(at: datetime) -> int:
@@ -286,110 +293,85 @@ def _microseconds(at: datetime) -> int:
 _NO_ID = "-" * 36
 _HYPHENS = np.array([8, 13, 18, 23])
 _DIGITS = np.setdiff1d(np.arange(36), _HYPHENS)
-_NIBBLES = np.full(256, 255, dtype=np.uint8)
+_NIBBLES = np.full(256, 255, dtype=np.uint8)  # value of each hexadecimal digit by its character, 255 for all others
 _NIBBLES[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = range(16)
 _NIBBLES[np.frombuffer(b"ABCDEF", dtype=np.uint8)] = range(10, 16)
 
 
-def _octets_of(ids: Sequence[str]) -> tuple[Octets, npt.NDArray[np.bool_]]:
-    """Ids in their usual spelling as octets, shape ``(n, 16)``, and which of them are spelled so."""
+def _uuid_octets(ids: Sequence[str]) -> tuple[Octets, Flags]:
+    """Ids in hyphenated form as octets, shape ``(n, 16)``, and which of them have this form; others are doubtful."""
     if set(map(len, ids)) != {36} or not "".join(ids).isascii():
-        ids = [said if len(said) == len(_NO_ID) and said.isascii() else _NO_ID for said in ids]
-    signs = np.frombuffer("".join(ids).encode("ascii"), dtype=np.uint8).reshape(-1, 36)
-    nibbles = _NIBBLES[signs[:, _DIGITS]]
-    usual: npt.NDArray[np.bool_] = (signs[:, _HYPHENS] == ord("-")).all(axis=1) & (nibbles < 16).all(axis=1)
-    return (nibbles[:, ::2] << 4 | nibbles[:, 1::2]).astype(np.uint8), usual
+        ids = [text if len(text) == len(_NO_ID) and text.isascii() else _NO_ID for text in ids]
+    characters = np.frombuffer("".join(ids).encode("ascii"), dtype=np.uint8).reshape(-1, 36)
+    nibbles = _NIBBLES[characters[:, _DIGITS]]
+    hyphenated: Flags = (characters[:, _HYPHENS] == ord("-")).all(axis=1) & (nibbles < 16).all(axis=1)
+    return (nibbles[:, ::2] << 4 | nibbles[:, 1::2]).astype(np.uint8), hyphenated
 
 
-_USUAL = re.compile("-".join(f"[0-9a-fA-F]{{{length}}}" for length in (8, 4, 4, 4, 12)))
+_HYPHENATED = re.compile("-".join(f"[0-9a-fA-F]{{{length}}}" for length in (8, 4, 4, 4, 12)))
 
 
-def _usual_id(said: str | None) -> UUID:
-    if said is None or not _USUAL.fullmatch(said):
-        raise ValueError(f"{said!r} is no id in its usual spelling")
-    return UUID(said)
+def _hyphenated_id(text: str | None) -> UUID:
+    if text is None or not _HYPHENATED.fullmatch(text):
+        raise ValueError(f"{text!r} is no UUID in hyphenated form")
+    return UUID(text)
 
 
-def _words_of(given: dict[str, list[Any]]) -> tuple[list[SharedFields], Integers, npt.NDArray[np.bool_]]:
-    """The different words, those of each outcome, and which of them the catalogue knows."""
-    found: dict[Any, int] = {}
-    segments = [tuple(segment.items()) if segment else () for segment in given["segment"]]
-    said = zip(*(given[name] for name in _WORDS), segments, strict=True)
-    of = np.array([found.setdefault(key, len(found)) for key in said], dtype=np.int64)
-    words = [_words(*key) for key in found]
-    return [each or _NO_WORDS for each in words], of, np.array([each is not None for each in words], dtype=np.bool_)
+_SHARED = ("twin_type", "brand", "metric_type", "model_id")
+_UNKNOWN = SharedFields("", TwinType.HCP, "", None, (), b"")
 
 
-_WORDS = ("twin_type", "brand", "metric_type", "model_id")
-_NO_WORDS = SharedFields("", TwinType.HCP, "", None, (), b"")
+def _shared_fields(values: dict[str, list[Any]]) -> tuple[list[SharedFields], Integers, Flags]:
+    """The different shared fields, those of each outcome by index, and which of them the catalogue accepts."""
+    numbers: dict[Any, int] = {}
+    segments = [tuple(segment.items()) if segment else () for segment in values["segment"]]
+    keys = zip(*(values[name] for name in _SHARED), segments, strict=True)
+    shared_index = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    fields = [_parse_shared(*key) for key in numbers]
+    return [item or _UNKNOWN for item in fields], shared_index, np.array([item is not None for item in fields], dtype=np.bool_)
 
 
 @lru_cache(maxsize=10_000)
-def _words(
+def _parse_shared(
     twin_type: str, brand: str, metric_type: str, model_id: str | None, segment: tuple[tuple[str, str], ...]
 ) -> SharedFields | None:
     try:
-        kind, named = TwinType(twin_type), None if model_id is None else _usual_id(model_id)
-        line = model_line(kind, Brand(brand), metric_type)
+        twin_type_, model = TwinType(twin_type), None if model_id is None else _hyphenated_id(model_id)
+        line = model_line(twin_type_, Brand(brand), metric_type)
     except ValueError:
         return None
-    if not dict(segment).keys() <= set(TWIN_TYPES[kind].segments):
+    if not dict(segment).keys() <= set(TWIN_TYPES[twin_type_].segments):
         return None
     pairs = tuple(sorted(segment))
-    return SharedFields(line, kind, metric_type, named, pairs, spell_words(1, twin_type, brand, metric_type, named, pairs))
+    canonical = encode_shared_fields(1, twin_type, brand, metric_type, model, pairs)
+    return SharedFields(line, twin_type_, metric_type, model, pairs, canonical)
 
 
-def _ways(
-    given: dict[str, list[Any]], predicted: Floats, lower: Floats, upper: Floats
-) -> tuple[dict[int, tuple[UUID, UUID]], dict[int, Entity], npt.NDArray[np.bool_]]:
-    """Twins and entities that were named, and which outcomes have just one way to their prediction, with a sound interval."""
+def _references(
+    values: dict[str, list[Any]], predicted: Floats, lower: Floats, upper: Floats
+) -> tuple[dict[int, tuple[UUID, UUID]], dict[int, Entity], Flags]:
+    """Twins and entities by row, and which outcomes have exactly one way to their prediction and a sound interval."""
     n = len(predicted)
-    has_prediction = ~np.isnan(predicted)
-    has_interval = ~np.isnan(lower)
-    ways = has_prediction.astype(np.int64)
+    has_prediction, has_interval = ~np.isnan(predicted), ~np.isnan(lower)
+    n_ways = has_prediction.astype(np.int64)
     sound = (has_interval == ~np.isnan(upper)) & (~has_interval | ((lower <= predicted) & (predicted <= upper)))
-    if given["model_id"].count(None) < n:
-        sound &= has_prediction | np.array([model_id is None for model_id in given["model_id"]], dtype=np.bool_)
+    if values["model_id"].count(None) < n:
+        sound &= has_prediction | np.array([model_id is None for model_id in values["model_id"]], dtype=np.bool_)
     twins: dict[int, tuple[UUID, UUID]] = {}
-    for row in _said(given["simulation_id"]) | _said(given["twin_id"]):
-        ways[row] += 1
+    for row in _rows_with(values["simulation_id"]) | _rows_with(values["twin_id"]):
+        n_ways[row] += 1
         try:
-            twins[row] = _usual_id(given["simulation_id"][row]), _usual_id(given["twin_id"][row])
+            twins[row] = _hyphenated_id(values["simulation_id"][row]), _hyphenated_id(values["twin_id"][row])
         except ValueError:
             sound[row] = False
     entities: dict[int, Entity] = {}
-    for row in _said(given["entity_id"]) | _said(given["features"]):
-        entity_id, features = given["entity_id"][row], given["features"][row]
-        ways[row] += features is not None
+    for row in _rows_with(values["entity_id"]) | _rows_with(values["features"]):
+        entity_id, features = values["entity_id"][row], values["features"][row]
+        n_ways[row] += features is not None
         sound[row] &= entity_id is not None
         entities[row] = Entity(entity_id or "", features)
-    return twins, entities, sound & (ways == 1)
+    return twins, entities, sound & (n_ways == 1)
 
 
-def _said(values: Sequence[Any]) -> set[int]:
+def _rows_with(values: Sequence[Any]) -> set[int]:
     return set() if values.count(None) == len(values) else {row for row, value in enumerate(values) if value is not None}
-
-
-# -- the time
-
-
-def _not_ahead(
-    outcomes: OutcomeBatch,
-    records: Sequence[ConsumerRecord[bytes | None, bytes | None]],
-    skew_s: float,
-    refused: list[RefusedElement],
-) -> DecodedBatch:
-    arrived = arrival_times(records)[outcomes.record]
-    ahead = outcomes.observed_us - arrived > round(skew_s * 1_000_000)
-    if not ahead.any():
-        return DecodedBatch(outcomes, refused)
-    for row in np.flatnonzero(ahead).tolist():
-        observed, at = (datetime.fromtimestamp(int(us) / 1e6, UTC).isoformat() for us in (outcomes.observed_us[row], arrived[row]))
-        reason = f"observed_at {observed} lies more than {skew_s:g} s after its arrival at {at}"
-        refused.append(RefusedElement(int(outcomes.record[row]), int(outcomes.place[row]), ElementRefusal("future", reason)))
-    return DecodedBatch(outcomes.where(~ahead), refused)
-
-
-def arrival_times(records: Iterable[ConsumerRecord[bytes | None, bytes | None]]) -> Integers:
-    """Kafka's time of each record, microseconds since 1970."""
-    return np.array([record.timestamp for record in records], dtype=np.int64) * _MS

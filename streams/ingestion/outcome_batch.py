@@ -1,21 +1,38 @@
-"""Outcomes as columns: a slice is read, scored, judged and stored without an object for each of them."""
+"""The outcomes of a poll batch as columns, so that no step of the pipeline needs a Python object for each of them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas import SourceId, TwinType
-from schemas.canonical import NUMBERS, spell_way
+from schemas.canonical import NUMBERS, encode_own_fields
 
-__all__ = ["DIGEST_BYTES", "Entity", "Floats", "Integers", "Octets", "OutcomeBatch", "SharedFields", "tracking_ids"]
+if TYPE_CHECKING:
+    from streams.kafka.batch_consumer import PollBatch
 
+__all__ = [
+    "DIGEST_BYTES",
+    "DecodedBatch",
+    "ElementRefusal",
+    "Entity",
+    "Flags",
+    "Floats",
+    "Integers",
+    "Octets",
+    "OutcomeBatch",
+    "RefusedElement",
+    "SharedFields",
+    "tracking_ids",
+]
+
+Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Octets = npt.NDArray[np.uint8]
@@ -25,11 +42,11 @@ NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:outcomes")
 
 
 class SharedFields(NamedTuple):
-    """What many outcomes of a slice have in common.
+    """What many outcomes of a batch have in common.
 
     Attributes:
         segment: pairs of a declared dimension and its level, in the order of the names.
-        spelled: all of it, as it enters the digest.
+        canonical: all of it, as it enters the digest.
     """
 
     line: str
@@ -37,11 +54,11 @@ class SharedFields(NamedTuple):
     metric_type: str
     model_id: UUID | None
     segment: tuple[tuple[str, str], ...]
-    spelled: bytes
+    canonical: bytes
 
 
 class Entity(NamedTuple):
-    """Whom an outcome is about, where it says so."""
+    """The entity of an outcome, and the features to predict it from, None where the prediction came with the outcome."""
 
     entity_id: str
     features: Mapping[str, Any] | None
@@ -52,18 +69,18 @@ class OutcomeBatch:
     """Columns of the same length, in the order of the source.
 
     Attributes:
-        record, place: which record of the slice an outcome came in, and where in its array.
+        record_index, element_index: which record of the batch an outcome came in, and which element of its array it is.
         event_id: octets, shape ``(n, 16)``.
         observed_us: microseconds since 1970.
         actual, predicted, lower, upper: NaN for null.
         treated: 1, 0, or -1 for null.
-        words: the different ones; ``of`` tells which are an outcome's.
+        shared_fields: those of outcome ``i`` are ``shared_fields[shared_index[i]]``.
         twins: simulation and twin, by the row of an outcome that names them.
         entities: by the row of an outcome that names one.
     """
 
-    record: Integers
-    place: Integers
+    record_index: Integers
+    element_index: Integers
     event_id: Octets
     observed_us: Integers
     revision: Integers
@@ -72,63 +89,110 @@ class OutcomeBatch:
     lower: Floats
     upper: Floats
     treated: Integers
-    words: Sequence[SharedFields]
-    of: Integers
+    shared_fields: Sequence[SharedFields]
+    shared_index: Integers
     twins: Mapping[int, tuple[UUID, UUID]]
     entities: Mapping[int, Entity]
 
     def __len__(self) -> int:
-        """How many outcomes there are."""
-        return len(self.record)
+        """Number of outcomes."""
+        return len(self.record_index)
 
     @property
     def observed(self) -> Floats:
-        """Seconds since 1970."""
+        """Event time in seconds since 1970."""
         return self.observed_us / 1e6
 
-    def words_of(self, row: int) -> SharedFields:
-        """The words of one outcome."""
-        return self.words[int(self.of[row])]
+    def shared_fields_of(self, row: int) -> SharedFields:
+        """The shared fields of one outcome."""
+        return self.shared_fields[int(self.shared_index[row])]
 
-    def event_of(self, row: int) -> UUID:
+    def event_id_of(self, row: int) -> UUID:
         """The event of one outcome."""
         return UUID(bytes=self.event_id[row].tobytes())
 
-    def where(self, kept: npt.NDArray[np.bool_]) -> OutcomeBatch:
-        """Those outcomes only."""
-        rows = np.flatnonzero(kept)
-        now = dict(zip(rows.tolist(), range(len(rows)), strict=True)) if self.twins or self.entities else {}
+    def select(self, mask: Flags) -> OutcomeBatch:
+        """The outcomes for which ``mask`` is true."""
+        rows = np.flatnonzero(mask)
+        new_row = dict(zip(rows.tolist(), range(len(rows)), strict=True)) if self.twins or self.entities else {}
         columns: dict[str, Any] = {name: column[rows] for name, column in vars(self).items() if isinstance(column, np.ndarray)}
-        used, columns["of"] = np.unique(columns["of"], return_inverse=True)
+        used, columns["shared_index"] = np.unique(columns["shared_index"], return_inverse=True)
         return replace(
             self,
             **columns,
-            words=[self.words[of] for of in used.tolist()],
-            twins={now[row]: said for row, said in self.twins.items() if row in now},
-            entities={now[row]: said for row, said in self.entities.items() if row in now},
+            shared_fields=[self.shared_fields[index] for index in used.tolist()],
+            twins={new_row[row]: twin for row, twin in self.twins.items() if row in new_row},
+            entities={new_row[row]: entity for row, entity in self.entities.items() if row in new_row},
         )
 
     def digests(self) -> Octets:
-        """The first octets of each outcome's canonical digest, shape ``(n, DIGEST_BYTES)``."""
+        """The first octets of the SHA-256 of each outcome's canonical encoding, shape ``(n, DIGEST_BYTES)``."""
         numbers = np.empty(len(self), dtype=NUMBERS)
         numbers["event_id"] = np.ascontiguousarray(self.event_id).view("V16").ravel()
         columns = (self.observed_us, self.revision, self.actual, self.predicted, self.lower, self.upper, self.treated)
         for name, column in zip(NUMBERS.names[1:], columns, strict=True):  # type: ignore[index]  # it has names
             numbers[name] = column
-        tails = [self.words[of].spelled for of in self.of.tolist()]
+        tails = [self.shared_fields[index].canonical for index in self.shared_index.tolist()]
         for row in self.twins.keys() | self.entities.keys():
             simulation_id, twin_id = self.twins.get(row, (None, None))
             entity = self.entities.get(row, Entity("", None))
-            tails[row] += spell_way(simulation_id, twin_id, entity.entity_id or None, entity.features)
-        sha256, rows = hashlib.sha256, numbers.view(f"V{NUMBERS.itemsize}").tolist()
-        told = b"".join([sha256(row + tail).digest() for row, tail in zip(rows, tails, strict=True)])
-        return np.frombuffer(told, dtype=np.uint8).reshape(-1, sha256().digest_size)[:, :DIGEST_BYTES]
+            tails[row] += encode_own_fields(simulation_id, twin_id, entity.entity_id or None, entity.features)
+        sha256, heads = hashlib.sha256, numbers.view(f"V{NUMBERS.itemsize}").tolist()
+        digests = b"".join([sha256(head + tail).digest() for head, tail in zip(heads, tails, strict=True)])
+        return np.frombuffer(digests, dtype=np.uint8).reshape(-1, sha256().digest_size)[:, :DIGEST_BYTES]
+
+
+class ElementRefusal(NamedTuple):
+    """Why an element is refused: a kind for the metric, a sentence for people, and the class of what was raised."""
+
+    kind: str
+    reason: str
+    exception: str = "Refusal"
+
+
+class RefusedElement(NamedTuple):
+    """A refused element: the index of its record in the batch, and its index in the array of the record."""
+
+    record_index: int
+    element_index: int
+    refusal: ElementRefusal
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """A poll batch as columns; each record has at least one element, if only a refused one.
+
+    Attributes:
+        offsets, arrived_us: of each record; ``arrived_us`` is Kafka's time in microseconds since 1970.
+        ids, digests: of each outcome.
+        refused_ids: of each refused element.
+    """
+
+    batch: PollBatch
+    source: SourceId
+    offsets: Integers
+    arrived_us: Integers
+    outcomes: OutcomeBatch
+    ids: Octets
+    digests: Octets
+    refused: Sequence[RefusedElement]
+    refused_ids: Octets
+
+    @property
+    def n_elements(self) -> int:
+        """Number of outcomes and refused elements."""
+        return len(self.outcomes) + len(self.refused)
+
+    @property
+    def lines(self) -> set[str]:
+        """Model lines that the outcomes name."""
+        return {fields.line for fields in self.outcomes.shared_fields}
 
 
 def tracking_ids(source: SourceId, elements: Iterable[tuple[int, int]]) -> Octets:
     """Ids of elements, given as (offset, index in the array) of a source, shape ``(n, 16)``.
 
-    They are uuid5 of exactly these, so that an element that is read again has the id of its stored row (rule 2).
+    An id is the uuid5 of exactly these, so that an element that is read again has the id of its stored row (rule 2).
 
     Example:
         >>> (octets,) = tracking_ids(SourceId(topic="outcome-events", partition=1), [(5, 0)])

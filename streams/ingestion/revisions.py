@@ -1,13 +1,15 @@
-"""What becomes of each outcome, and what a slice therefore adds to which cell of which series.
+"""Resolves the revisions of a batch: the fate of each outcome, the new head of each event, and what changes in which pane (rule 5).
 
-Outcomes are judged one after another as if each came alone, so that fates and heads do not depend on how a stream was cut into
-slices; only what changed between the first and the last head of an event is added up. Events do not touch one another: those that
-are said once, and were not known before, are judged and added up by columns.
+The result is that of resolving the outcomes one after another, so it does not depend on how a stream is cut into batches. Events do
+not influence one another, so those that occur once in a batch and have no head yet, which is nearly all of them, are resolved by
+columns; repeated and known events are resolved one revision at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
@@ -21,24 +23,37 @@ from schemas.twin_types import ALL_ROWS
 from sql.line_lock import LineGrid
 from sql.outcome_store import Head, OutcomeGroup
 from sql.pane_store import PaneChange
-from streams.ingestion.outcome_batch import Floats, Integers
+from streams.ingestion.outcome_batch import Flags, Floats, Integers, Octets
+from streams.ingestion.scoring import ScoredBatch
 
 __all__ = [
+    "BatchRevisions",
+    "NewEvents",
     "PaneGrid",
+    "ResolvedBatch",
     "ResolvedRevisions",
     "Revision",
+    "batch_revisions",
     "cell_of",
+    "changed_heads",
     "changes_between",
     "changes_of_new_heads",
     "merge_changes",
+    "resolve_new_events",
     "resolve_revisions",
+    "resolved_batch",
 ]
+
+# -- one revision at a time
 
 
 class Revision(NamedTuple):
-    """What one outcome says of its event: the head that it would be, the event time it speaks of, and how far its source was.
+    """One outcome as a revision of its event.
 
-    ``at`` and ``watermark`` (just before it, null before the first outcome of the source) are seconds since the epoch.
+    Attributes:
+        head: the head of the event if this revision wins.
+        at: event time, seconds since 1970.
+        watermark: of the source just before this outcome, seconds since 1970; None before its first outcome.
     """
 
     head: Head
@@ -47,7 +62,7 @@ class Revision(NamedTuple):
 
 
 class ResolvedRevisions(NamedTuple):
-    """The fate of each claim, whether it contradicts another of its revision, and the last head of each event that has one."""
+    """The fate of each revision, whether it conflicts with another of the same number, and the last head of each event."""
 
     fates: list[str]
     conflicts: list[bool]
@@ -55,72 +70,77 @@ class ResolvedRevisions(NamedTuple):
 
 
 def resolve_revisions(
-    claims: Iterable[Revision], known: Mapping[UUID, Head], lines: Mapping[str, LineGrid], restatement_s: float
+    revisions: Iterable[Revision], heads: Mapping[UUID, Head], lines: Mapping[str, LineGrid], restatement_s: float
 ) -> ResolvedRevisions:
-    """Judge the claims in their order, beginning with the heads that are ``known``."""
-    fates, conflicts, heads = [], [], dict(known)
-    for claim in claims:
-        head = heads.get(claim.head.event_id)
-        fate = _fate(claim, head, lines, restatement_s)
+    """Resolve revisions in their order, starting from the stored heads of their events."""
+    fates, conflicts, current = [], [], dict(heads)
+    for revision in revisions:
+        head = current.get(revision.head.event_id)
+        fate = _fate(revision, head, lines, restatement_s)
         if fate == "counted":
-            heads[claim.head.event_id] = claim.head
+            current[revision.head.event_id] = revision.head
         fates.append(fate)
-        conflicts.append(head is not None and claim.head.revision == head.revision and claim.head.digest != head.digest)
-    return ResolvedRevisions(fates, conflicts, heads)
+        conflicts.append(head is not None and revision.head.revision == head.revision and revision.head.digest != head.digest)
+    return ResolvedRevisions(fates, conflicts, current)
 
 
-def _fate(claim: Revision, head: Head | None, lines: Mapping[str, LineGrid], restatement_s: float) -> str:
-    said = claim.head
-    if _is_settled(claim.at, lines[said.line], claim.watermark, restatement_s):
+def _fate(revision: Revision, head: Head | None, lines: Mapping[str, LineGrid], restatement_s: float) -> str:
+    new = revision.head
+    if _is_settled(revision.at, lines[new.line], revision.watermark, restatement_s):
         return "too_late"
     if head is None:
         return "counted"
-    if head.pane is not None and _is_settled(head.pane, lines[head.line], claim.watermark, restatement_s):
+    # rule 8: the pane that the event would be taken out of must not be settled either
+    if head.pane is not None and _is_settled(head.pane, lines[head.line], revision.watermark, restatement_s):
         return "too_late"
-    if (said.revision, said.digest) == (head.revision, head.digest):
+    # rule 5: revisions are ordered by number, then by digest, so that all workers agree on a conflict
+    if (new.revision, new.digest) == (head.revision, head.digest):
         return "duplicate"
-    return "counted" if (said.revision, said.digest) > (head.revision, head.digest) else "superseded"
+    return "counted" if (new.revision, new.digest) > (head.revision, head.digest) else "superseded"
 
 
 def _is_settled(at: float, line: LineGrid, watermark: float | None, restatement_s: float) -> bool:
-    """Whether the pane of ``at`` may not change any more: by its source's watermark, or by the floor of its line."""
+    """Whether the pane of a time may no longer change, by the watermark of the source or by the floor of the line (rule 8)."""
     pane = pane_start(at, line.pane_s)
     return is_too_late(pane, watermark, line.pane_s, restatement_s) or (line.floor is not None and pane < line.floor)
 
 
+def changed_heads(before: Mapping[UUID, Head], after: Mapping[UUID, Head]) -> list[Head]:
+    """The heads of ``after`` that replace a head of ``before``."""
+    return [after[event] for event, head in before.items() if after[event] is not head]
+
+
 def changes_between(before: Mapping[UUID, Head], after: Mapping[UUID, Head], lines: Mapping[str, LineGrid]) -> list[PaneChange]:
-    """What has to be added to the cells so that they hold ``after`` instead of ``before``.
+    """What has to be added to the cells so that they hold ``after`` instead of ``before``: new contributions minus old ones.
 
     A head names the cell of the series ``all``, which the detector reads; other series are kept by whole panes.
     """
-    cells: dict[tuple[str, UUID | None, str, float, float], int] = {}
-    rows: list[Sequence[int]] = []
-    picked: list[int] = []
-    groups: list[int] = []
-    for sign, head in _moved(before, after):
+    cell_index: dict[tuple[str, UUID | None, str, float, float], int] = {}
+    contributions: list[Sequence[int]] = []
+    row: list[int] = []  # which contribution is added ...
+    cell: list[int] = []  # ... to which cell
+    for sign, head in _signed_heads(before, after):
         if head.contribution is not None:
             for segment in head.segments:
-                picked.append(len(rows))
-                groups.append(
-                    cells.setdefault(
-                        (head.line, head.model_id, segment, *cell_of(head, segment, lines[head.line].pane_s)), len(cells)
-                    )
-                )
-            rows.append(head.contribution if sign > 0 else [-number for number in head.contribution])
-    if not cells:
+                key = (head.line, head.model_id, segment, *cell_of(head, segment, lines[head.line].pane_s))
+                row.append(len(contributions))
+                cell.append(cell_index.setdefault(key, len(cell_index)))
+            contributions.append(head.contribution if sign > 0 else [-number for number in head.contribution])
+    if not cell_index:
         return []
-    sums = sum_groups(np.array(rows, dtype=np.int64)[picked], np.array(groups), len(cells))
-    return [PaneChange(*cell, total) for cell, total in zip(cells, sums, strict=True)]  # type: ignore[arg-type]  # what contributes has them
+    sums = sum_groups(np.array(contributions, dtype=np.int64)[row], np.array(cell), len(cell_index))
+    return [PaneChange(*key, total) for key, total in zip(cell_index, sums, strict=True)]  # type: ignore[arg-type]  # it has a model
 
 
 def cell_of(head: Head, segment: str, pane_s: float) -> tuple[float, float]:
-    """Start and width of the cell that a head adds to in a series: its own for ``all``, the whole pane for the others."""
+    """Start and width of the cell that a head adds to in a series: its own cell for ``all``, the whole pane for the others."""
     if head.pane is None or head.width_s is None:
-        raise ValueError(f"event {head.event_id} adds to a sum, but in no pane")
+        raise ValueError(f"event {head.event_id} has a contribution but no pane")
     return (head.pane, head.width_s) if segment == ALL_ROWS else (pane_start(head.pane, pane_s), pane_s)
 
 
-def _moved(before: Mapping[UUID, Head], after: Mapping[UUID, Head]) -> Iterable[tuple[int, Head]]:
+def _signed_heads(before: Mapping[UUID, Head], after: Mapping[UUID, Head]) -> Iterable[tuple[int, Head]]:
+    """Each replaced head with -1 and each new head with +1."""
     for event, head in after.items():
         old = before.get(event)
         if old is not head:
@@ -129,68 +149,238 @@ def _moved(before: Mapping[UUID, Head], after: Mapping[UUID, Head]) -> Iterable[
             yield 1, head
 
 
+# -- by columns
+
+
 class PaneGrid(NamedTuple):
-    """What the lines of some outcomes say of their panes, one row an outcome: width of pane and cell, and floor (-inf for none)."""
+    """Panes that outcomes belong to by their lines, one row an outcome: width of pane and cell, and floor (-inf for none)."""
 
     pane_s: Floats
     width_s: Floats
     floor: Floats
 
     @classmethod
-    def of(cls, kinds: Sequence[OutcomeGroup], of: Integers, lines: Mapping[str, LineGrid]) -> PaneGrid:
-        """Of outcomes of these kinds, ``of`` telling which an outcome is."""
-        said = [lines[kind.line] for kind in kinds]
-        rows = [(line.pane_s, line.pane_s / line.splits, -np.inf if line.floor is None else line.floor) for line in said]
-        return cls(*np.array(rows, dtype=np.float64).reshape(-1, 3)[of].T)
+    def of(cls, groups: Sequence[OutcomeGroup], group_index: Integers, lines: Mapping[str, LineGrid]) -> PaneGrid:
+        """The grid of outcomes, outcome ``i`` being in ``groups[group_index[i]]``."""
+        grids = [lines[group.line] for group in groups]
+        rows = [(line.pane_s, line.pane_s / line.splits, -np.inf if line.floor is None else line.floor) for line in grids]
+        return cls(*np.array(rows, dtype=np.float64).reshape(-1, 3)[group_index].T)
 
-    def settled(self, at: Floats, watermark: Floats, restatement_s: float) -> npt.NDArray[np.bool_]:
-        """Whether the pane of each ``at`` may not change any more; a watermark is NaN before the first outcome of its source."""
+    def is_settled(self, at: Floats, watermark: Floats, restatement_s: float) -> Flags:
+        """Whether the pane of each time may no longer change; a watermark is NaN before the first outcome of its source."""
         pane = pane_start(at, self.pane_s)
         return (pane < pane_start(watermark - restatement_s, self.pane_s)) | (pane < self.floor)
 
 
 def changes_of_new_heads(
-    kinds: Sequence[OutcomeGroup], of: Integers, cells: Floats, grid: PaneGrid, contributions: Integers
+    groups: Sequence[OutcomeGroup], group_index: Integers, cells: Floats, grid: PaneGrid, contributions: Integers
 ) -> list[PaneChange]:
-    """What new heads add to the cells, as :func:`changes_between` would say of them.
+    """What new heads add to the cells: by columns the same as :func:`changes_between`.
 
     Args:
-        kinds: ``of`` tells which a head is.
-        of: shape ``(n,)``.
+        groups: head ``i`` is in ``groups[group_index[i]]``.
+        group_index: shape ``(n,)``.
         cells: start of the cell of each head in the series ``all``.
         grid: of each head.
         contributions: shape ``(n, len(SUM_FIELDS))``.
     """
     series: dict[tuple[str, UUID, str], int] = {}
-    numbers = [
-        [series.setdefault((kind.line, kind.model_id, segment), len(series)) for segment in kind.segments if kind.model_id]
-        for kind in kinds
+    series_of_group = [
+        [series.setdefault((group.line, group.model_id, segment), len(series)) for segment in group.segments if group.model_id]
+        for group in groups
     ]
-    counts = np.array([len(each) for each in numbers], dtype=np.int64)[of]
-    head = np.repeat(np.arange(len(of)), counts)
+    # one row for each head and each of its series
+    n_series = np.array([len(numbers) for numbers in series_of_group], dtype=np.int64)[group_index]
+    head = np.repeat(np.arange(len(group_index)), n_series)
     if not len(head):
         return []
-    number = np.array(list(chain.from_iterable(numbers[kind] for kind in of.tolist())), dtype=np.int64)
+    series_index = np.array(list(chain.from_iterable(series_of_group[index] for index in group_index.tolist())), dtype=np.int64)
     names = list(series)
-    whole = np.array([segment != ALL_ROWS for _, _, segment in names], dtype=np.bool_)[number]
-    pane = np.where(whole, pane_start(cells, grid.pane_s)[head], cells[head])
-    width = np.where(whole, grid.pane_s[head], grid.width_s[head])
-    starts, start = np.unique(pane, return_inverse=True)
-    codes, first, group = np.unique(number * len(starts) + start, return_index=True, return_inverse=True)
-    sums = sum_groups(contributions[head], group, len(codes))
-    places = zip(number[first].tolist(), pane[first].tolist(), width[first].tolist(), sums, strict=True)
+    by_pane = np.array([segment != ALL_ROWS for _, _, segment in names], dtype=np.bool_)[series_index]
+    start = np.where(by_pane, pane_start(cells, grid.pane_s)[head], cells[head])
+    width = np.where(by_pane, grid.pane_s[head], grid.width_s[head])
+    # one number for each pair of series and start, and from it the rows of each cell
+    starts, start_index = np.unique(start, return_inverse=True)
+    codes, first, cell = np.unique(series_index * len(starts) + start_index, return_index=True, return_inverse=True)
+    sums = sum_groups(contributions[head], cell, len(codes))
+    cell_rows = zip(series_index[first].tolist(), start[first].tolist(), width[first].tolist(), sums, strict=True)
     return [
-        PaneChange(line, model_id, segment, at, length, total)
-        for (each, at, length, total) in places
-        for line, model_id, segment in (names[each],)
+        PaneChange(line, model_id, segment, pane, width_s, total)
+        for number, pane, width_s, total in cell_rows
+        for line, model_id, segment in (names[number],)
     ]
 
 
-def merge_changes(some: Iterable[PaneChange], others: Iterable[PaneChange]) -> list[PaneChange]:
-    """One change a cell."""
-    cells = {change[:-1]: change for change in some}
-    for change in others:
+def merge_changes(first: Iterable[PaneChange], second: Iterable[PaneChange]) -> list[PaneChange]:
+    """Both lists of changes, with one change for each cell."""
+    cells = {change[:-1]: change for change in first}
+    for change in second:
         before = cells.get(change[:-1])
-        sums = change.sums if before is None else [one + other for one, other in zip(before.sums, change.sums, strict=True)]
+        sums = change.sums if before is None else [sum(pair) for pair in zip(before.sums, change.sums, strict=True)]
         cells[change[:-1]] = change._replace(sums=sums)
     return list(cells.values())
+
+
+# -- a batch
+
+
+@dataclass(frozen=True)
+class BatchRevisions:
+    """Outcomes of a batch that are new and could be scored, as columns of length n in the order of the source.
+
+    Attributes:
+        rows: row of each in the batch.
+        observed: event time, seconds since 1970.
+        watermark: of the source just before each, NaN before its first outcome.
+        grid: panes of each.
+        pane, width_s: cell that each is counted in; NaN where it adds to no sum.
+        sort_key: the event id, in an order that is that of Postgres.
+        order: sorts by event id, equal ones in the order of the source.
+    """
+
+    scored: ScoredBatch
+    rows: Integers
+    observed: Floats
+    watermark: Floats
+    grid: PaneGrid
+    pane: Floats
+    width_s: Floats
+    sort_key: npt.NDArray[np.bytes_]
+    order: Integers
+
+    @property
+    def events(self) -> Octets:
+        """Event ids in their order, shape ``(n, 16)``."""
+        return self.scored.outcomes.event_id[self.rows[self.order]]
+
+    def select(self, indices: Integers) -> list[Revision]:
+        """Revisions one by one."""
+        return [
+            Revision(self._head(index), float(self.observed[index]), _optional(self.watermark[index])) for index in indices.tolist()
+        ]
+
+    def _head(self, index: int) -> Head:
+        row = int(self.rows[index])
+        outcomes, scores = self.scored.outcomes, self.scored.scores
+        group = scores.groups[scores.group_index[row]]
+        return Head(
+            event_id=outcomes.event_id_of(row),
+            revision=int(outcomes.revision[row]),
+            digest=self.scored.decoded.digests[row].tobytes(),
+            line=group.line,
+            model_id=group.model_id,
+            segments=group.segments,
+            pane=_optional(self.pane[index]),
+            width_s=_optional(self.width_s[index]),
+            contribution=scores.contributions[row].tolist() if scores.in_sums[row] else None,
+        )
+
+
+def batch_revisions(
+    scored: ScoredBatch, rows: Integers, lines: Mapping[str, LineGrid], watermark: datetime | None
+) -> BatchRevisions:
+    """The revisions in these rows of a batch, given the watermark of the source before the batch."""
+    scores = scored.scores
+    observed = scored.outcomes.observed[rows]
+    first = watermark.timestamp() if watermark else np.nan
+    grid = PaneGrid.of(scores.groups, scores.group_index[rows], lines)
+    sort_key = _sortable(scored.outcomes.event_id[rows])
+    return BatchRevisions(
+        scored=scored,
+        rows=rows,
+        observed=observed,
+        # rule 8: an outcome is judged by the watermark just before it, so that the cut into batches does not matter
+        watermark=np.fmax.accumulate(np.concatenate([[first], observed]))[:-1],
+        grid=grid,
+        pane=np.where(scores.in_sums[rows], pane_start(observed, grid.width_s), np.nan),
+        width_s=np.where(scores.in_sums[rows], grid.width_s, np.nan),
+        sort_key=sort_key,
+        order=np.argsort(sort_key, kind="stable"),
+    )
+
+
+@dataclass(frozen=True)
+class NewEvents:
+    """Revisions of events that have no head yet.
+
+    Attributes:
+        fates, conflict: of each revision of the batch, those of known events not resolved yet.
+        heads: indices of the revisions that become heads, in the order of their event ids.
+        known: indices of the revisions whose event has a head.
+    """
+
+    fates: list[str]
+    conflict: Flags
+    heads: Integers
+    known: Integers
+
+
+def resolve_new_events(
+    revisions: BatchRevisions, events_with_heads: Sequence[bytes], lines: Mapping[str, LineGrid], restatement_s: float
+) -> NewEvents:
+    """Resolve revisions of events without a head: single ones by columns, repeated ones one by one."""
+    known = np.isin(revisions.sort_key, _sortable(np.frombuffer(b"".join(events_with_heads), dtype=np.uint8).reshape(-1, 16)))
+    too_late = revisions.grid.is_settled(revisions.observed, revisions.watermark, restatement_s)
+    fates = np.where(too_late, "too_late", "counted").tolist()
+    conflict = np.zeros(len(revisions.rows), dtype=np.bool_)
+    single = _is_single(revisions.sort_key, revisions.order)
+    is_head = single & ~known & ~too_late
+    repeated = np.flatnonzero(~single & ~known)
+    if len(repeated):
+        selected = revisions.select(repeated)
+        resolved = resolve_revisions(selected, {}, lines, restatement_s)
+        heads = {id(head) for head in resolved.heads.values()}
+        for index, revision, fate, is_conflict in zip(repeated.tolist(), selected, resolved.fates, resolved.conflicts, strict=True):
+            fates[index], conflict[index], is_head[index] = fate, is_conflict, id(revision.head) in heads
+    return NewEvents(fates, conflict, revisions.order[is_head[revisions.order]], np.flatnonzero(known))
+
+
+@dataclass(frozen=True)
+class ResolvedBatch:
+    """What becomes of the outcomes of a batch that are new and could be scored, as columns in the order of the source.
+
+    Attributes:
+        rows: row of each in the batch.
+        pane, width_s: cell that each is counted in; NaN where it adds to no sum.
+        fates, conflict: of each.
+        changes: what the batch adds to the cells.
+    """
+
+    rows: Integers
+    pane: Floats
+    width_s: Floats
+    fates: list[str]
+    conflict: Flags
+    changes: list[PaneChange]
+
+
+def resolved_batch(revisions: BatchRevisions, new: NewEvents, known: ResolvedRevisions, changes: list[PaneChange]) -> ResolvedBatch:
+    """Put together what became of new and of known events; ``changes`` are those of known events."""
+    fates, conflict = list(new.fates), new.conflict.copy()
+    for index, fate, is_conflict in zip(new.known.tolist(), known.fates, known.conflicts, strict=True):
+        fates[index], conflict[index] = fate, is_conflict
+    scores = revisions.scored.scores
+    counted = new.heads[scores.in_sums[revisions.rows[new.heads]]]
+    rows = revisions.rows[counted]
+    grid = PaneGrid(*(column[counted] for column in revisions.grid))
+    added = changes_of_new_heads(scores.groups, scores.group_index[rows], revisions.pane[counted], grid, scores.contributions[rows])
+    return ResolvedBatch(revisions.rows, revisions.pane, revisions.width_s, fates, conflict, merge_changes(added, changes))
+
+
+def _sortable(ids: Octets) -> npt.NDArray[np.bytes_]:
+    """Ids as octet strings, which NumPy orders as Postgres does."""
+    return np.ascontiguousarray(ids).view("S16").ravel()
+
+
+def _is_single(keys: npt.NDArray[np.bytes_], order: Integers) -> Flags:
+    """Which keys occur once; ``order`` sorts them."""
+    ordered = keys[order]
+    equal = ordered[1:] == ordered[:-1]
+    repeated = np.zeros(len(order), dtype=np.bool_)
+    repeated[order[1:][equal]] = True
+    repeated[order[:-1][equal]] = True
+    return ~repeated
+
+
+def _optional(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

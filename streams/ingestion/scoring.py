@@ -1,4 +1,8 @@
-"""From outcomes to what was predicted for them, and what they add to the sums: one pass over the columns for each way and model."""
+"""Scores outcomes: what was predicted for each, and what it adds to the sums of its series.
+
+There are three ways to the prediction of an outcome: it carries the prediction itself, it names a twin of a simulation, or it
+carries features that the champion predicts from. Each way is computed by columns, once for each model or simulation.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,19 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from engine.fidelity.error_sums import LIMIT, contributions, in_range
-from schemas import TWIN_TYPES, TwinPopulation
+from schemas import TWIN_TYPES, SourceId, TwinPopulation
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline, ModelCard
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
-from streams.ingestion.outcome_batch import Floats, Integers, OutcomeBatch, SharedFields
+from streams.ingestion.outcome_batch import DecodedBatch, Flags, Floats, Integers, OutcomeBatch, SharedFields
 
-__all__ = ["Predictor", "Scores", "ScoringContext", "SimulatedTwins", "score", "segments_of"]
+__all__ = ["Predictor", "ScoredBatch", "Scores", "ScoringContext", "SimulatedTwins", "score", "series_of"]
 
-_LONGEST_LEVEL = 100
+_MAX_LEVEL_CHARACTERS = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -31,12 +34,12 @@ class Predictor(Protocol):
     """A model, as far as scoring needs it."""
 
     def predict_all(self, frame: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
-        """Expected outcome and its 95 % prediction interval."""
+        """Expected outcome and its 95 % prediction interval (lower, upper), each of shape ``(n,)``."""
 
 
 @dataclass(frozen=True)
 class SimulatedTwins:
-    """The twins of one simulation and what it does to each.
+    """The twins of one simulation and its effect on each.
 
     Attributes:
         line: of the simulation; ``model_id`` is the model it was pinned to.
@@ -54,12 +57,12 @@ class SimulatedTwins:
 
 @dataclass(frozen=True)
 class ScoringContext:
-    """What scoring has to know beside the outcomes.
+    """What scoring needs beside the outcomes.
 
     Attributes:
-        champions: of each line, who and from when, the first one first; lines without a champion are absent.
-        cards: of every model that may be named.
-        models: those that have to predict.
+        champions: of each line, from when on each model was champion, the first one first; lines without a champion are absent.
+        cards: of every model that outcomes can refer to.
+        models: those that have to predict from features.
         simulations: by id; unknown ones are absent.
     """
 
@@ -68,48 +71,53 @@ class ScoringContext:
     models: Mapping[UUID, Predictor] = field(default_factory=dict)
     simulations: Mapping[UUID, SimulatedTwins] = field(default_factory=dict)
 
-    def predicting(self, outcomes: OutcomeBatch) -> Iterator[tuple[int, UUID | None, Integers]]:
-        """Outcomes that the champion has to predict."""
-        return self.by_model(outcomes, np.array(_featured(outcomes), dtype=np.int64))
+    def predicting_models(self, outcomes: OutcomeBatch) -> set[UUID]:
+        """Champions that have to predict from the features of these outcomes."""
+        rows = np.array(_rows_with_features(outcomes), dtype=np.int64)
+        return {model_id for _, model_id, _ in self.by_model(outcomes, rows) if model_id is not None}
 
     def by_model(self, outcomes: OutcomeBatch, rows: Integers) -> Iterator[tuple[int, UUID | None, Integers]]:
-        """Outcomes with the same words (by their number) and the same model, named or champion, None for a line without one."""
-        models: dict[UUID | None, int] = {}
-        of = outcomes.of[rows]
+        """Group rows by their shared fields and their model.
+
+        Yields:
+            Index of the shared fields, the model that is named or was champion (None for a line without a champion), and the rows.
+        """
+        model_index: dict[UUID | None, int] = {}
+        shared_index = outcomes.shared_index[rows]
         model = np.zeros(len(rows), dtype=np.int64)
         by_line: defaultdict[str, list[int]] = defaultdict(list)
-        for number in np.unique(of).tolist():
-            words = outcomes.words[number]
-            if words.model_id is None:
-                by_line[words.line].append(number)
+        for index in np.unique(shared_index).tolist():
+            shared = outcomes.shared_fields[index]
+            if shared.model_id is None:
+                by_line[shared.line].append(index)
             else:
-                model[of == number] = models.setdefault(words.model_id, len(models))
-        for line, numbers in by_line.items():
-            of_line = np.flatnonzero(np.isin(of, numbers))
-            champions, ruling = self._champions_at(line, outcomes.observed_us[rows[of_line]])
-            model[of_line] = np.array([models.setdefault(champion, len(models)) for champion in champions])[ruling]
-        names = list(models)
-        for code, places in _groups(of * len(names) + model):
-            number, named = divmod(code, len(names))
-            yield number, names[named], rows[places]
+                model[shared_index == index] = model_index.setdefault(shared.model_id, len(model_index))
+        for line, indices in by_line.items():
+            in_line = np.flatnonzero(np.isin(shared_index, indices))
+            champions, champion = self._champions_at(line, outcomes.observed_us[rows[in_line]])
+            model[in_line] = np.array([model_index.setdefault(model_id, len(model_index)) for model_id in champions])[champion]
+        models = list(model_index)
+        for code, positions in _group(shared_index * len(models) + model):
+            index, model_number = divmod(code, len(models))
+            yield index, models[model_number], rows[positions]
 
     def _champions_at(self, line: str, observed_us: Integers) -> tuple[list[UUID | None], Integers]:
-        """The champions of a line, and which of them ruled at each time, the first one also before its time."""
-        reigns = self.champions.get(line)
-        if not reigns:
+        """The champions of a line, and the index of the one at each time; the first one stands for the time before it (rule 6)."""
+        periods = self.champions.get(line)
+        if not periods:
             return [None], np.zeros(len(observed_us), dtype=np.int64)
-        since = np.array([(at - _EPOCH) // timedelta(microseconds=1) for at, _ in reigns], dtype=np.int64)
-        ruling = np.maximum(np.searchsorted(since, observed_us, side="right") - 1, 0)
-        return [champion for _, champion in reigns], ruling
+        since = np.array([(at - _EPOCH) // timedelta(microseconds=1) for at, _ in periods], dtype=np.int64)
+        champion = np.maximum(np.searchsorted(since, observed_us, side="right") - 1, 0)
+        return [model_id for _, model_id in periods], champion
 
 
 class Scores:
-    """What is known of each outcome, as columns in the order of the outcomes; NaN where there is nothing.
+    """Scores as columns in the order of the outcomes; NaN where there is no prediction or no interval.
 
     Attributes:
-        refused: reason, by the row of an outcome that cannot be scored.
-        kinds: the different ones; ``of`` tells which an outcome is, -1 where it is refused.
-        counts: which outcomes enter sums, with their ``contributions`` of shape ``(n, len(SUM_FIELDS))``.
+        refused: kind and reason, by the row of an outcome that cannot be scored.
+        groups: outcome ``i`` belongs to ``groups[group_index[i]]``; the index is -1 until it is scored, and where it is refused.
+        in_sums: which outcomes enter sums; their ``contributions`` have the shape ``(n, len(SUM_FIELDS))``.
     """
 
     def __init__(self, n: int) -> None:
@@ -117,99 +125,136 @@ class Scores:
         self.predicted = np.full(n, np.nan)
         self.lower = np.full(n, np.nan)
         self.upper = np.full(n, np.nan)
-        self.kinds: list[OutcomeGroup] = []
-        self.of = np.full(n, -1, dtype=np.int64)
-        self.counts = np.zeros(n, dtype=np.bool_)
-        self.contributions: npt.NDArray[np.int64] = np.zeros((n, len(SUM_FIELDS)), dtype=np.int64)
+        self.groups: list[OutcomeGroup] = []
+        self.group_index = np.full(n, -1, dtype=np.int64)
+        self.in_sums = np.zeros(n, dtype=np.bool_)
+        self.contributions: Integers = np.zeros((n, len(SUM_FIELDS)), dtype=np.int64)
         self._numbers: dict[OutcomeGroup, int] = {}
 
     def refuse(self, row: int, kind: str, reason: str) -> None:
-        """Say why an outcome is not taken."""
+        """Refuse an outcome; the first reason stays."""
         self.refused.setdefault(row, (kind, reason))
 
-    def tell(self, rows: Sequence[int] | Integers, kind: OutcomeGroup) -> None:
-        """Say of what kind outcomes are."""
-        if kind not in self._numbers:
-            self._numbers[kind] = len(self.kinds)
-            self.kinds.append(kind)
-        self.of[rows] = self._numbers[kind]
+    def assign_group(self, rows: Sequence[int] | Integers, group: OutcomeGroup) -> None:
+        """Put outcomes into a group."""
+        if group not in self._numbers:
+            self._numbers[group] = len(self.groups)
+            self.groups.append(group)
+        self.group_index[rows] = self._numbers[group]
 
 
-def score(outcomes: OutcomeBatch, known: ScoringContext) -> Scores:
-    """Score outcomes, each by what it says itself."""
+@dataclass(frozen=True)
+class ScoredBatch:
+    """A decoded batch and its scores; nothing of it is stored yet."""
+
+    decoded: DecodedBatch
+    scores: Scores
+    simulations: Mapping[UUID, SimulatedTwins]
+
+    @property
+    def source(self) -> SourceId:
+        """The source of the batch."""
+        return self.decoded.source
+
+    @property
+    def outcomes(self) -> OutcomeBatch:
+        """The decoded outcomes."""
+        return self.decoded.outcomes
+
+    @property
+    def is_accepted(self) -> Flags:
+        """Which outcomes could be scored, shape ``(n,)``."""
+        accepted: Flags = self.scores.group_index >= 0
+        accepted[list(self.scores.refused)] = False
+        return accepted
+
+
+def score(decoded: DecodedBatch, context: ScoringContext) -> ScoredBatch:
+    """Score the outcomes of a batch, each by its own record alone (rule 6)."""
+    outcomes = decoded.outcomes
     scores = Scores(len(outcomes))
-    _refuse_levels(outcomes, scores)
-    for way, rows in _by_way(outcomes, scores).items():
-        way(outcomes, rows, known, scores)
-    _count(outcomes, known, scores)
-    return scores
+    _refuse_bad_levels(outcomes, scores)
+    for score_rows, rows in _rows_by_way(outcomes, scores).items():
+        score_rows(outcomes, rows, context, scores)
+    _add_contributions(outcomes, context, scores)
+    return ScoredBatch(decoded, scores, context.simulations)
 
 
-def segments_of(words: SharedFields, features: Mapping[str, Any]) -> tuple[str, ...]:
-    """Series of an outcome: ``all``, and one for each declared dimension whose level it tells or its features do."""
-    dimensions, said = TWIN_TYPES[words.twin_type].segments, dict(words.segment)
-    levels = {name: said.get(name, features.get(name)) for name in dimensions}
+def series_of(shared: SharedFields, features: Mapping[str, Any]) -> tuple[str, ...]:
+    """Series of an outcome: ``all``, and one for each declared dimension whose level is in its segment or its features."""
+    dimensions, segment = TWIN_TYPES[shared.twin_type].segments, dict(shared.segment)
+    levels = {name: segment.get(name, features.get(name)) for name in dimensions}
     return (ALL_ROWS, *(segment_name(name, level) for name, level in levels.items() if level is not None))
 
 
-_Way = Callable[[OutcomeBatch, Integers, ScoringContext, Scores], None]
+_ScoreRows = Callable[[OutcomeBatch, Integers, ScoringContext, Scores], None]
 
 
-def _refuse_levels(outcomes: OutcomeBatch, scores: Scores) -> None:
-    """A level stands in keys and labels: it has to be short and visible."""
-    for number, words in enumerate(outcomes.words):
-        if not all(level.isprintable() and len(level) <= _LONGEST_LEVEL for _, level in words.segment):
-            reason = f"segment {dict(words.segment)!r}: a level is printable text of at most {_LONGEST_LEVEL} characters"
-            for row in np.flatnonzero(outcomes.of == number).tolist():
+def _refuse_bad_levels(outcomes: OutcomeBatch, scores: Scores) -> None:
+    """Refuse levels that are long or not printable: they become keys of rows and labels of metrics."""
+    for index, shared in enumerate(outcomes.shared_fields):
+        if not all(level.isprintable() and len(level) <= _MAX_LEVEL_CHARACTERS for _, level in shared.segment):
+            reason = f"segment {dict(shared.segment)!r}: a level is printable text of at most {_MAX_LEVEL_CHARACTERS} characters"
+            for row in np.flatnonzero(outcomes.shared_index == index).tolist():
                 scores.refuse(row, "segment", reason)
 
 
-def _by_way(outcomes: OutcomeBatch, scores: Scores) -> dict[_Way, Integers]:
-    left = np.ones(len(outcomes), dtype=np.bool_)
-    left[list(scores.refused)] = False
-    named, featured = (np.zeros(len(outcomes), dtype=np.bool_) for _ in range(2))
-    named[list(outcomes.twins)] = True
-    featured[_featured(outcomes)] = True
-    ways: dict[_Way, npt.NDArray[np.bool_]] = {_explicit: ~named & ~featured, _simulated: named, _by_features: featured}
-    found = {way: np.flatnonzero(left & chosen) for way, chosen in ways.items()}
-    return {way: rows for way, rows in found.items() if len(rows)}
+def _rows_by_way(outcomes: OutcomeBatch, scores: Scores) -> dict[_ScoreRows, Integers]:
+    accepted = np.ones(len(outcomes), dtype=np.bool_)
+    accepted[list(scores.refused)] = False
+    has_twin, has_features = (np.zeros(len(outcomes), dtype=np.bool_) for _ in range(2))
+    has_twin[list(outcomes.twins)] = True
+    has_features[_rows_with_features(outcomes)] = True
+    ways: dict[_ScoreRows, Flags] = {
+        _score_predictions: ~has_twin & ~has_features,
+        _score_twins: has_twin,
+        _score_features: has_features,
+    }
+    rows = {score_rows: np.flatnonzero(accepted & mask) for score_rows, mask in ways.items()}
+    return {score_rows: selected for score_rows, selected in rows.items() if len(selected)}
 
 
-def _featured(outcomes: OutcomeBatch) -> list[int]:
+def _rows_with_features(outcomes: OutcomeBatch) -> list[int]:
     return sorted(row for row, entity in outcomes.entities.items() if entity.features is not None)
 
 
-def _explicit(outcomes: OutcomeBatch, rows: Integers, known: ScoringContext, scores: Scores) -> None:
-    """Whose predictions these are: the model that is named, else the champion at the time."""
-    for number, model_id, those in known.by_model(outcomes, rows):
-        words = outcomes.words[number]
-        reason = _unfit(words, model_id, known)
-        if reason is None:
-            scores.tell(those, OutcomeGroup(words.line, words.metric_type, model_id, segments_of(words, {}), None, None))
-        for row in those.tolist() if reason else ():
-            scores.refuse(row, *reason or ("", ""))
-    chosen = rows[scores.of[rows] >= 0]
-    for mine, said in ((scores.predicted, outcomes.predicted), (scores.lower, outcomes.lower), (scores.upper, outcomes.upper)):
-        mine[chosen] = said[chosen]
-
-
-def _groups(codes: Integers) -> Iterator[tuple[int, Integers]]:
-    """Each code with the places where it stands."""
+def _group(codes: Integers) -> Iterator[tuple[int, Integers]]:
+    """Each code with the positions where it stands."""
     if len(codes):
         order = np.argsort(codes, kind="stable")
-        found, first = np.unique(codes[order], return_index=True)
-        yield from zip(found.tolist(), np.split(order, first[1:]), strict=True)
+        unique, first = np.unique(codes[order], return_index=True)
+        yield from zip(unique.tolist(), np.split(order, first[1:]), strict=True)
 
 
-def _unfit(words: SharedFields, model_id: UUID | None, known: ScoringContext) -> tuple[str, str] | None:
-    """Why a model cannot stand for outcomes with these words."""
+# -- outcomes that carry their prediction
+
+
+def _score_predictions(outcomes: OutcomeBatch, rows: Integers, context: ScoringContext, scores: Scores) -> None:
+    """Attribute each prediction to the model that is named, else to the champion at the time of the outcome."""
+    for index, model_id, model_rows in context.by_model(outcomes, rows):
+        shared = outcomes.shared_fields[index]
+        refusal = _model_refusal(shared, model_id, context)
+        if refusal is None:
+            scores.assign_group(
+                model_rows, OutcomeGroup(shared.line, shared.metric_type, model_id, series_of(shared, {}), None, None)
+            )
+        for row in model_rows.tolist() if refusal else ():
+            scores.refuse(row, *refusal or ("", ""))
+    scored = rows[scores.group_index[rows] >= 0]
+    scores.predicted[scored] = outcomes.predicted[scored]
+    scores.lower[scored] = outcomes.lower[scored]
+    scores.upper[scored] = outcomes.upper[scored]
+
+
+def _model_refusal(shared: SharedFields, model_id: UUID | None, context: ScoringContext) -> tuple[str, str] | None:
+    """Kind and reason when outcomes with these fields cannot be attributed to the model."""
     if model_id is None:
-        return _no_champion(words.line)
-    card = known.cards.get(model_id)
+        return _no_champion(shared.line)
+    card = context.cards.get(model_id)
     if card is None:
-        return "model", f"model {model_id} is not known: name a registered one, or leave model_id out"
-    if card.line != words.line:
-        return "model", f"model {model_id} belongs to {card.line}, not to {words.line}"
+        return "model", f"model {model_id} is not registered: name a registered one, or leave model_id out"
+    if card.line != shared.line:
+        return "model", f"model {model_id} belongs to {card.line}, not to {shared.line}"
     return None
 
 
@@ -217,28 +262,31 @@ def _no_champion(line: str) -> tuple[str, str]:
     return "champion", f"line {line} never had a champion: train and promote a model first, then replay this"
 
 
-def _by_features(outcomes: OutcomeBatch, rows: Integers, known: ScoringContext, scores: Scores) -> None:
+# -- outcomes that carry features
+
+
+def _score_features(outcomes: OutcomeBatch, rows: Integers, context: ScoringContext, scores: Scores) -> None:
     by_champion: defaultdict[UUID, list[int]] = defaultdict(list)
-    for number, champion, those in known.by_model(outcomes, rows):
+    for index, champion, model_rows in context.by_model(outcomes, rows):
         if champion is not None:
-            by_champion[champion] += those.tolist()
-        for row in those.tolist() if champion is None else ():
-            scores.refuse(row, *_no_champion(outcomes.words[number].line))
-    for champion, chosen in by_champion.items():
-        for row in _predict(known.models[champion], outcomes, chosen, scores):
-            words = outcomes.words_of(row)
-            segments = segments_of(words, outcomes.entities[row].features or {})
-            scores.tell([row], OutcomeGroup(words.line, words.metric_type, champion, segments, None, None))
+            by_champion[champion] += model_rows.tolist()
+        for row in model_rows.tolist() if champion is None else ():
+            scores.refuse(row, *_no_champion(outcomes.shared_fields[index].line))
+    for champion, champion_rows in by_champion.items():
+        for row in _predict(context.models[champion], outcomes, champion_rows, scores):
+            shared = outcomes.shared_fields_of(row)
+            series = series_of(shared, outcomes.entities[row].features or {})
+            scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
 
 
 def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: Scores) -> Iterator[int]:
-    """Predict together; where one cannot be predicted, half by half, so that only the bad ones are refused."""
+    """Predict rows together; after an error half by half, so that only rows with impossible features are refused (rule 3)."""
     frame = pd.DataFrame([dict(outcomes.entities[row].features or {}) for row in rows])
     try:
         predicted, lower, upper = model.predict_all(frame)
     except (ValueError, TypeError, OverflowError) as error:
         if len(rows) == 1:
-            scores.refuse(rows[0], "features", f"features cannot be predicted from: {error}")
+            scores.refuse(rows[0], "features", f"the champion cannot predict from these features: {error}")
             return
         for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
             yield from _predict(model, outcomes, half, scores)
@@ -247,80 +295,93 @@ def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: 
     yield from rows
 
 
-def _simulated(outcomes: OutcomeBatch, rows: Integers, known: ScoringContext, scores: Scores) -> None:
+# -- outcomes that name a twin
+
+
+def _score_twins(outcomes: OutcomeBatch, rows: Integers, context: ScoringContext, scores: Scores) -> None:
     by_simulation: defaultdict[UUID, list[int]] = defaultdict(list)
     for row in rows.tolist():
         by_simulation[outcomes.twins[row][0]].append(row)
-    for simulation_id, chosen in by_simulation.items():
-        twins = known.simulations.get(simulation_id)
-        for row in chosen:
-            _refuse_stranger(row, outcomes, twins, scores)
-        found = [row for row in chosen if row not in scores.refused]
-        if twins is not None and found:
-            _of_twins(outcomes, found, twins, scores)
+    for simulation_id, simulation_rows in by_simulation.items():
+        twins = context.simulations.get(simulation_id)
+        for row in simulation_rows:
+            _refuse_unknown_twin(row, outcomes, twins, scores)
+        accepted = [row for row in simulation_rows if row not in scores.refused]
+        if twins is not None and accepted:
+            _predict_twins(outcomes, accepted, twins, scores)
 
 
-def _refuse_stranger(row: int, outcomes: OutcomeBatch, twins: SimulatedTwins | None, scores: Scores) -> None:
+def _refuse_unknown_twin(row: int, outcomes: OutcomeBatch, twins: SimulatedTwins | None, scores: Scores) -> None:
     simulation_id, twin_id = outcomes.twins[row]
-    line = outcomes.words_of(row).line
+    line = outcomes.shared_fields_of(row).line
     if twins is None:
-        scores.refuse(row, "simulation", f"simulation {simulation_id} is not known, or was not completed")
+        scores.refuse(row, "simulation", f"simulation {simulation_id} does not exist, or was not completed")
     elif twins.line != line:
         scores.refuse(row, "simulation", f"simulation {simulation_id} is about {twins.line}, not {line}")
     elif twin_id not in twins.rows:
-        scores.refuse(row, "twin", f"twin {twin_id} is none of simulation {simulation_id}")
+        scores.refuse(row, "twin", f"simulation {simulation_id} has no twin {twin_id}")
 
 
-def _of_twins(outcomes: OutcomeBatch, rows: list[int], twins: SimulatedTwins, scores: Scores) -> None:
+def _predict_twins(outcomes: OutcomeBatch, rows: list[int], twins: SimulatedTwins, scores: Scores) -> None:
+    """Predict each twin's outcome: its expected outcome, plus the simulated change unless it was not treated."""
     frame = twins.population.frame
-    places = [twins.rows[outcomes.twins[row][1]] for row in rows]
-    change = np.where(outcomes.treated[rows] != 0, twins.changes[places], 0.0)
-    for column, said in ((scores.predicted, BEHAVIOUR), (scores.lower, LOWER), (scores.upper, UPPER)):
-        if said in frame:
-            column[rows] = frame[said].to_numpy(dtype=float)[places] + change
+    twin_rows = [twins.rows[outcomes.twins[row][1]] for row in rows]
+    change = np.where(outcomes.treated[rows] != 0, twins.changes[twin_rows], 0.0)
+    for column, name in ((scores.predicted, BEHAVIOUR), (scores.lower, LOWER), (scores.upper, UPPER)):
+        if name in frame:
+            column[rows] = frame[name].to_numpy(dtype=float)[twin_rows] + change
     dimensions = [name for name in TWIN_TYPES[twins.population.twin_type].segments if name in frame]
-    levels = frame[dimensions].iloc[places].to_dict("records")
-    for row, features in zip(rows, levels, strict=True):
-        words = outcomes.words_of(row)
-        plain = {str(name): _plain(value) for name, value in features.items()}
+    levels = frame[dimensions].iloc[twin_rows].to_dict("records")
+    for row, twin_levels in zip(rows, levels, strict=True):
+        shared = outcomes.shared_fields_of(row)
+        series = series_of(shared, {str(name): _none_for_missing(level) for name, level in twin_levels.items()})
         pinned = outcomes.twins[row][0], twins.population.population_id
-        scores.tell([row], OutcomeGroup(words.line, words.metric_type, twins.model_id, segments_of(words, plain), *pinned))
+        scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, twins.model_id, series, *pinned))
 
 
-def _plain(value: Any) -> Any:
-    return None if pd.isna(value) else value
+def _none_for_missing(level: Any) -> Any:
+    return None if pd.isna(level) else level
 
 
-def _count(outcomes: OutcomeBatch, known: ScoringContext, scores: Scores) -> None:
-    """Work out the contributions of those with a value that belong into a series; the kind of others has none."""
-    belongs = (scores.of >= 0) & ~np.isnan(outcomes.actual)
+# -- what outcomes add to sums
+
+
+def _add_contributions(outcomes: OutcomeBatch, context: ScoringContext, scores: Scores) -> None:
+    """Compute the contributions of outcomes with a value; the others are moved to a group without series.
+
+    A treated entity is not counted either: the champion predicts from features what happens without treatment.
+    """
+    belongs = (scores.group_index >= 0) & ~np.isnan(outcomes.actual)
     if outcomes.entities:
-        featured = _featured(outcomes)
+        featured = _rows_with_features(outcomes)
         belongs[featured] &= outcomes.treated[featured] != 1
     by_model: defaultdict[UUID | None, list[int]] = defaultdict(list)
-    for number, kind in enumerate(scores.kinds):
-        by_model[kind.model_id].append(number)
-    for model_id, numbers in by_model.items():
-        rows = np.flatnonzero(belongs & np.isin(scores.of, numbers))
+    for index, group in enumerate(scores.groups):
+        by_model[group.model_id].append(index)
+    for model_id, indices in by_model.items():
+        rows = np.flatnonzero(belongs & np.isin(scores.group_index, indices))
         if model_id is not None and len(rows):
-            _contribute(rows, outcomes, known.cards[model_id].baseline, scores)
-    outside = np.flatnonzero((scores.of >= 0) & ~belongs)
-    for number, places in _groups(scores.of[outside]):
-        scores.tell(outside[places], scores.kinds[number]._replace(segments=()))
+            _contribute(rows, outcomes, context.cards[model_id].baseline, scores)
+    outside = np.flatnonzero((scores.group_index >= 0) & ~belongs)
+    for index, positions in _group(scores.group_index[outside]):
+        scores.assign_group(outside[positions], scores.groups[index]._replace(segments=()))
 
 
 def _contribute(rows: Integers, outcomes: OutcomeBatch, baseline: Baseline, scores: Scores) -> None:
+    """Standardise by the model's fixed baseline, as integers; values out of range are refused (rule 7)."""
     predicted, actual = scores.predicted[rows], outcomes.actual[rows]
     allowed = in_range(predicted, actual, baseline)
     for row in rows[~allowed].tolist():
-        scores.refuse(row, "range", _too_far(float(outcomes.actual[row]), float(scores.predicted[row]), baseline))
-    kept = rows[allowed]
-    scores.counts[kept] = True
-    scores.contributions[kept] = contributions(
-        predicted[allowed], actual[allowed], scores.lower[kept], scores.upper[kept], baseline
+        scores.refuse(row, "range", _range_reason(float(outcomes.actual[row]), float(scores.predicted[row]), baseline))
+    counted = rows[allowed]
+    scores.in_sums[counted] = True
+    scores.contributions[counted] = contributions(
+        predicted[allowed], actual[allowed], scores.lower[counted], scores.upper[counted], baseline
     )
 
 
-def _too_far(actual: float, predicted: float, baseline: Baseline) -> str:
-    near = f"{baseline.center:g} +- {LIMIT * baseline.scale:g}"
-    return f"actual_value {actual} or predicted_value {predicted} lies outside of what this model can be judged by, {near}"
+def _range_reason(actual: float, predicted: float, baseline: Baseline) -> str:
+    limits = f"{baseline.center:g} +- {LIMIT * baseline.scale:g}"
+    return (
+        f"actual_value {actual} or predicted_value {predicted} is outside of {limits}, the range in which this model is monitored"
+    )

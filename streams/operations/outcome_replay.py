@@ -95,12 +95,11 @@ async def _recheck_batch(pipeline: OutcomePipeline, refused: Sequence[RefusedRec
     now_ms = int(time.time() * 1000)
     # Each record gets its index in the batch as its offset, by which the results are matched below.
     records = [_consumer_record(index, now_ms, record) for index, record in enumerate(refused)]
-    scored = await pipeline.prepare(PollBatch(_OUTCOMES, 0, 0, records))
-    reasons = {element.record: element.refusal.reason for element in scored.refused}
-    indexes = scored.outcomes.record.tolist()
+    scored = await pipeline.score(await pipeline.decode(PollBatch(_OUTCOMES, 0, 0, records)))
+    reasons = {element.record_index: element.refusal.reason for element in scored.decoded.refused}
+    indexes = scored.outcomes.record_index.tolist()
     reasons |= {indexes[row]: reason for row, (_, reason) in scored.scores.refused.items()}
-    groups = scored.outcomes.of.tolist()
-    lines = {index: scored.outcomes.words[group].line for index, group in zip(indexes, groups, strict=True)}
+    lines = {index: scored.outcomes.shared_fields_of(row).line for row, index in enumerate(indexes)}
     return [_Recheck(record, lines.get(index, ""), reasons.get(index)) for index, record in enumerate(refused)]
 
 

@@ -1,7 +1,7 @@
-"""Outcomes from Kafka into the database by one worker's process: against reading alone, against scoring alone, among poison.
+"""Outcomes from Kafka into the database by one worker process, against reading alone, scoring alone, and among invalid records.
 
-The aim's number of outcomes a second waits in Kafka for each second that shall be measured; afterwards every count is held against
-what was published, with ==.
+For each second that is measured, as many outcomes are published before as the aim demands. Afterwards every count is compared with
+what was published, by ==.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from schemas import ModelCard, OutcomeEvent
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER
 from sql.database import Connection, connect
 from sql.ledger import Ledger
-from streams.ingestion.pipeline import IngestResult, OutcomePipeline, ScoredBatch
+from streams.ingestion.pipeline import OutcomePipeline
+from streams.ingestion.rows import IngestResult
+from streams.ingestion.scoring import ScoredBatch
 from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.topics import topic_of
 from streams.settings import Settings
@@ -51,34 +53,34 @@ POISON: tuple[Callable[[dict[str, Any]], bytes], ...] = (
     lambda body: json.dumps(body | {"model_id": str(UUID(int=404))}).encode(),
 )
 TOPIC = topic_of(OutcomeEvent)
-TAKEN = "SELECT coalesce(sum(elements), 0)::bigint FROM source_positions"
+STORED = "SELECT coalesce(sum(elements), 0)::bigint FROM source_positions"
 CONSUMER = "aiokafka's consumer alone, each record decoded as JSON"
 CLEAN = "the same process with outcomes only, the mean of before and after"
-SCORING = "the same process without the transaction: read, validated, scored and acknowledged, nothing kept"
+SCORING = "the same process without the transaction: read, validated, scored and acknowledged, nothing stored"
 
 
 def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> list[Figure]:
     """Outcomes a second that a worker scores, stores and counts exactly once; and what the exactness costs."""
-    said = _Said(measured, round(seconds * AIM))
+    outcomes = _Outcomes(measured, round(seconds * AIM))
     with asyncio.Runner() as runner:
         connection = runner.run(connect(settings.postgres_dsn.get_secret_value()))
         runner.run(_promote(connection, measured.model.card, settings))
         begin = runner.run(_ends(settings))
-        runner.run(_publish(settings, said))
-        decoded = runner.run(_decode(settings, begin, said.count))
-        stored = runner.run(_drained(connection, settings, said.count))
-        runner.run(_check(connection, said.count, 0, said.sums()))
-        scored = _scored(settings, begin, said.count)
-        flood = _Flood(measured, said.count // 3)
+        runner.run(_publish(settings, outcomes))
+        decoded = runner.run(_decode(settings, begin, outcomes.count))
+        stored = runner.run(_drained(connection, settings, outcomes.count))
+        runner.run(_check(connection, outcomes.count, 0, outcomes.sums()))
+        scored = _scored(settings, begin, outcomes.count)
+        flood = _InvalidAmong(measured, outcomes.count // 3)
         runner.run(_publish(settings, flood))
         among = runner.run(_drained(connection, settings, flood.count))
-        runner.run(_check(connection, said.count + flood.good, flood.count - flood.good, None))
-        ebb = _Ebb(measured, flood.count)
+        runner.run(_check(connection, outcomes.count + flood.good, flood.count - flood.good, None))
+        ebb = _MoreOutcomes(measured, flood.count)
         runner.run(_publish(settings, ebb))
         after = runner.run(_drained(connection, settings, ebb.count))
         runner.run(connection.close())
     note = (
-        f"{said.count:,} outcomes, slowest {STRETCH_S:g} s {stored.slowest:,.0f}/s; every count agrees;"
+        f"{outcomes.count:,} outcomes, slowest {STRETCH_S:g} s {stored.slowest:,.0f}/s; every count agrees;"
         " one worker process, Kafka and PostgreSQL on the same cores"
     )
     aim, clean = Aim("rate", AIM), (stored.rate + after.rate) / 2
@@ -89,7 +91,7 @@ def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> l
     ]
 
 
-class _Said:
+class _Outcomes:
     """Outcomes of the hour that has just ended, evenly spread, each with its prediction and interval."""
 
     def __init__(self, measured: Measured, count: int) -> None:
@@ -133,11 +135,11 @@ class _Said:
         whole = np.rint((rows - self.card.baseline.center) / self.card.baseline.scale / QUANTUM).astype(np.int64)
         predicted, actual = whole[:, 0], whole[:, 3]
         inside = (rows[:, 1] <= rows[:, 3]) & (rows[:, 3] <= rows[:, 2])
-        said = {"n": 1, "n_inside": inside, "predicted": predicted, "actual": actual, "absolute_error": abs(predicted - actual)}
-        return {name: int((column * times).sum()) for name, column in said.items()}
+        outcomes = {"n": 1, "n_inside": inside, "predicted": predicted, "actual": actual, "absolute_error": abs(predicted - actual)}
+        return {name: int((column * times).sum()) for name, column in outcomes.items()}
 
 
-class _Flood(_Said):
+class _InvalidAmong(_Outcomes):
     """Other events, among them so many records that are none: a wrong field, no JSON, no brand, an unknown model in turn."""
 
     def value(self, number: int) -> bytes:
@@ -152,7 +154,7 @@ class _Flood(_Said):
         return self.count - -(-self.count // POISON_EVERY)
 
 
-class _Ebb(_Said):
+class _MoreOutcomes(_Outcomes):
     """Other events again, all of them good."""
 
 
@@ -162,9 +164,9 @@ async def _promote(connection: Connection, card: ModelCard, settings: Settings) 
     await ledger.promote(card.line, card.model_id, reason="first model of the line")
 
 
-async def _publish(settings: Settings, said: _Said) -> None:
+async def _publish(settings: Settings, outcomes: _Outcomes) -> None:
     async with AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, linger_ms=20, max_batch_size=256 * 1024) as producer:
-        for key, value in said.records():
+        for key, value in outcomes.records():
             await producer.send(TOPIC, value, key=key)
 
 
@@ -200,23 +202,23 @@ class _Rate(NamedTuple):
 
 async def _drained(connection: Connection, settings: Settings, count: int) -> _Rate:
     """One worker's, from the first of so many more records that are stored to the last; what it takes to start is not in it."""
-    before, patience, seen = await connection.fetchval(TAKEN), PATIENCE * count / AIM, [(0.0, 0)]
+    before, patience, seen = await connection.fetchval(STORED), PATIENCE * count / AIM, [(0.0, 0)]
     with Workers(["outcomes"], settings, log_folder=settings.home / "logs") as worker:
         worker.wait_ready()
         deadline = time.monotonic() + patience
         while seen[-1][1] < count:
             worker.check()
-            taken = await connection.fetchval(TAKEN) - before
-            if taken > seen[-1][1]:
-                seen.append((time.perf_counter(), taken))
+            stored = await connection.fetchval(STORED) - before
+            if stored > seen[-1][1]:
+                seen.append((time.perf_counter(), stored))
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{taken} of {count} records were taken in after {patience:g} s")
+                raise TimeoutError(f"{stored} of {count} records were stored in after {patience:g} s")
             await asyncio.sleep(0.05)
     (began, first), (ended, last) = seen[1], seen[-1]
     rate = (last - first) / (ended - began)
     stretches = [began, *np.arange(began + STRETCH_S, ended, STRETCH_S).tolist()]
-    taken_by = np.interp(stretches, *zip(*seen[1:], strict=True)).tolist()
-    return _Rate(rate, min(((two - one) / STRETCH_S for one, two in pairwise(taken_by)), default=rate))
+    stored_by = np.interp(stretches, *zip(*seen[1:], strict=True)).tolist()
+    return _Rate(rate, min(((two - one) / STRETCH_S for one, two in pairwise(stored_by)), default=rate))
 
 
 async def _check(connection: Connection, counted: int, refused: int, sums: Mapping[str, int] | None) -> None:
@@ -255,21 +257,21 @@ async def _without_transaction(settings: Settings, begin: Mapping[tuple[str, int
     seen: list[tuple[float, int]] = []
     done = asyncio.Event()
 
-    async def nothing(_intake: OutcomePipeline, ready: ScoredBatch) -> IngestResult:
-        seen.append((time.perf_counter(), (seen[-1][1] if seen else 0) + ready.n_elements))
+    async def store_nothing(_pipeline: OutcomePipeline, scored: ScoredBatch) -> IngestResult:
+        seen.append((time.perf_counter(), (seen[-1][1] if seen else 0) + scored.decoded.n_elements))
         if seen[-1][1] >= count:
             done.set()
-        return IngestResult(ready.source, (), None)
+        return IngestResult(scored.source, 0, (), None)
 
-    OutcomePipeline.store = nothing  # type: ignore[method-assign]  # this process does nothing else
-    async with _playing(settings, begin) as app:
+    OutcomePipeline.store = store_nothing  # type: ignore[method-assign]  # this process does nothing else
+    async with _running_role(settings, begin) as app:
         await app.wait(done.wait())
     (began, first), (ended, last) = seen[0], seen[-1]
     return (last - first) / (ended - began)
 
 
 @asynccontextmanager
-async def _playing(settings: Settings, begin: Mapping[tuple[str, int], int]) -> AsyncIterator[Any]:
+async def _running_role(settings: Settings, begin: Mapping[tuple[str, int], int]) -> AsyncIterator[Any]:
     """The role's app, reading from these offsets."""
     app = build_app("outcomes", settings)
 

@@ -1,4 +1,4 @@
-"""Slices of outcomes against a real PostgreSQL: whatever comes, in whatever cut and how often, the sums are those of the truth."""
+"""Batches of outcomes against a real PostgreSQL: whatever arrives, in whatever cut and however often, the sums are right."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streams.ingestion.pipeline import IngestResult, OutcomePipeline
 from streams.ingestion.scoring_context import ContextLoader
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
-from tests.outcomes import LINE, SPACE, START, TOPIC, cut, make_card, make_line, outcome, record
+from tests.outcomes import LINE, SPACE, START, TOPIC, make_card, make_line, outcome, poll_batches, record
 
 PANE_S = 60.0
 
@@ -46,19 +46,19 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def intake(pool: Pool) -> OutcomePipeline:
-    return make_intake(pool)
+def pipeline(pool: Pool) -> OutcomePipeline:
+    return make_pipeline(pool)
 
 
-def make_intake(pool: Pool, *, restatement_s: float = 30 * 86_400.0) -> OutcomePipeline:
+def make_pipeline(pool: Pool, *, restatement_s: float = 30 * 86_400.0) -> OutcomePipeline:
     return OutcomePipeline(pool, ContextLoader(pool, no_model, no_simulation), skew_s=300.0, restatement_s=restatement_s)
 
 
-async def take(
-    intake: OutcomePipeline, values: Iterable[Any], *, size: int = 100, first: int = 0, partition: int = 0
+async def ingest(
+    pipeline: OutcomePipeline, values: Iterable[Any], *, size: int = 100, first: int = 0, partition: int = 0
 ) -> list[IngestResult]:
     records = [record(first + number, value, partition=partition) for number, value in enumerate(values)]
-    return [await intake.take(each) for each in cut(records, size)]
+    return [await pipeline.ingest(batch) for batch in poll_batches(records, size)]
 
 
 async def fates(pool: Pool) -> dict[str, int]:
@@ -74,10 +74,10 @@ async def panes(pool: Pool) -> dict[tuple[str, float], tuple[int, Decimal, Decim
     return {(row[0], row[1]): tuple(row)[2:] for row in rows if row[2] or row[3]}
 
 
-def truth(said: Iterable[dict[str, Any]]) -> dict[tuple[str, float], tuple[int, int, int]]:
+def expected_panes(outcomes: Iterable[dict[str, Any]]) -> dict[tuple[str, float], tuple[int, int, int]]:
     """The same, in plain Python, from the highest revision of each event (equal revisions are not told apart here)."""
     newest: dict[str, dict[str, Any]] = {}
-    for each in said:
+    for each in outcomes:
         before = newest.get(each["event_id"])
         if before is None or each.get("revision", 0) > before.get("revision", 0):
             newest[each["event_id"]] = each
@@ -95,87 +95,87 @@ def truth(said: Iterable[dict[str, Any]]) -> dict[tuple[str, float], tuple[int, 
     return {key: tuple(value) for key, value in sums.items()}  # type: ignore[misc]
 
 
-async def test_every_outcome_is_counted_once_in_each_of_its_series(intake: OutcomePipeline, pool: Pool):
-    said = [outcome(number) for number in range(1000)]
+async def test_every_outcome_is_counted_once_in_each_of_its_series(pipeline: OutcomePipeline, pool: Pool):
+    outcomes = [outcome(number) for number in range(1000)]
 
-    await take(intake, said)
+    await ingest(pipeline, outcomes)
 
     assert await fates(pool) == {"counted": 1000}
-    assert await panes(pool) == truth(said)
+    assert await panes(pool) == expected_panes(outcomes)
 
 
 async def test_a_topic_that_is_replayed_from_the_start_changes_nothing_and_says_every_row_again(
-    intake: OutcomePipeline, pool: Pool
+    pipeline: OutcomePipeline, pool: Pool
 ):
-    said = [outcome(number) for number in range(300)]
-    await take(intake, said, size=100)
+    outcomes = [outcome(number) for number in range(300)]
+    await ingest(pipeline, outcomes, size=100)
     before = await pool.fetch("SELECT * FROM fidelity_panes ORDER BY 1, 2, 3, 4")
 
-    (again,) = await take(intake, said, size=300)
+    (again,) = await ingest(pipeline, outcomes, size=300)
 
     assert await pool.fetch("SELECT * FROM fidelity_panes ORDER BY 1, 2, 3, 4") == before
-    assert again.replayed == 300
+    assert again.n_replayed == 300
     assert not again.fates
     assert len(again.rows) == len(before)
 
 
-async def test_a_slice_that_is_half_known_counts_the_other_half(intake: OutcomePipeline, pool: Pool):
-    said = [outcome(number) for number in range(150)]
-    await take(intake, said[:100], size=100)
+async def test_a_slice_that_is_half_known_counts_the_other_half(pipeline: OutcomePipeline, pool: Pool):
+    outcomes = [outcome(number) for number in range(150)]
+    await ingest(pipeline, outcomes[:100], size=100)
 
-    (mixed,) = await take(intake, said[50:], first=50, size=100)
+    (mixed,) = await ingest(pipeline, outcomes[50:], first=50, size=100)
 
-    assert mixed.replayed == 50
-    assert await panes(pool) == truth(said)
-    assert {found.row.last_offset for found in mixed.rows} == {99, 149}
+    assert mixed.n_replayed == 50
+    assert await panes(pool) == expected_panes(outcomes)
+    assert {row.last_offset for _, row in mixed.rows} == {99, 149}
 
 
-async def test_an_event_that_is_sent_twice_is_a_duplicate(intake: OutcomePipeline, pool: Pool):
-    said = [outcome(1), outcome(2), outcome(1)]
+async def test_an_event_that_is_sent_twice_is_a_duplicate(pipeline: OutcomePipeline, pool: Pool):
+    outcomes = [outcome(1), outcome(2), outcome(1)]
 
-    await take(intake, said, size=2)
+    await ingest(pipeline, outcomes, size=2)
 
     assert await fates(pool) == {"counted": 2, "duplicate": 1}
-    assert await panes(pool) == truth(said[:2])
+    assert await panes(pool) == expected_panes(outcomes[:2])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-async def test_a_correction_moves_its_event_whatever_the_cut(intake: OutcomePipeline, pool: Pool, size: int):
+async def test_a_correction_moves_its_event_whatever_the_cut(pipeline: OutcomePipeline, pool: Pool, size: int):
     later = (START + timedelta(minutes=7)).isoformat()
     corrected = outcome(1, revision=1, actual_value=3.0, observed_at=later, segment={"region": "north"})
-    said = [outcome(1), outcome(2), corrected]
+    outcomes = [outcome(1), outcome(2), corrected]
 
-    await take(intake, said, size=size)
+    await ingest(pipeline, outcomes, size=size)
 
     assert await fates(pool) == {"counted": 3}
-    assert await panes(pool) == truth(said)
+    assert await panes(pool) == expected_panes(outcomes)
 
 
-async def test_a_lower_revision_that_comes_later_is_only_stored(intake: OutcomePipeline, pool: Pool):
-    said = [outcome(1, revision=2, actual_value=1.0), outcome(1, revision=1, actual_value=9.0)]
+async def test_a_lower_revision_that_comes_later_is_only_stored(pipeline: OutcomePipeline, pool: Pool):
+    outcomes = [outcome(1, revision=2, actual_value=1.0), outcome(1, revision=1, actual_value=9.0)]
 
-    await take(intake, said)
+    await ingest(pipeline, outcomes)
 
     assert await fates(pool) == {"counted": 1, "superseded": 1}
-    assert await panes(pool) == truth(said[:1])
+    assert await panes(pool) == expected_panes(outcomes[:1])
 
 
-async def test_a_retraction_leaves_nothing_and_a_later_value_counts_again(intake: OutcomePipeline, pool: Pool):
-    await take(intake, [outcome(1), outcome(1, revision=1, actual_value=None)])
+async def test_a_retraction_leaves_nothing_and_a_later_value_counts_again(pipeline: OutcomePipeline, pool: Pool):
+    await ingest(pipeline, [outcome(1), outcome(1, revision=1, actual_value=None)])
     assert await panes(pool) == {}
 
-    await take(intake, [outcome(1, revision=2, actual_value=0.25)], first=2)
+    await ingest(pipeline, [outcome(1, revision=2, actual_value=0.25)], first=2)
 
-    assert await panes(pool) == truth([outcome(1, actual_value=0.25)])
+    assert await panes(pool) == expected_panes([outcome(1, actual_value=0.25)])
 
 
 @pytest.mark.parametrize("size", [1, 2])
 async def test_equal_revisions_with_different_content_are_a_conflict_that_the_digest_settles(pool: Pool, size: int):
-    said = [outcome(1, actual_value=0.1), outcome(1, actual_value=0.2)]
+    outcomes = [outcome(1, actual_value=0.1), outcome(1, actual_value=0.2)]
     ends = set()
-    for order in (said, said[::-1]):
+    for order in (outcomes, outcomes[::-1]):
         await pool.execute("TRUNCATE fidelity_tracking, event_heads, fidelity_panes; UPDATE source_positions SET last_offset = -1")
-        await take(make_intake(pool), order, size=size)
+        await ingest(make_pipeline(pool), order, size=size)
         ends.add(await pool.fetchval("SELECT sum(actual) FROM fidelity_panes WHERE segment = 'all'"))
         assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE conflict") == 1
 
@@ -183,52 +183,52 @@ async def test_equal_revisions_with_different_content_are_a_conflict_that_the_di
 
 
 async def test_a_correction_from_another_source_goes_into_the_rows_of_the_source_that_brought_it(
-    intake: OutcomePipeline, pool: Pool
+    pipeline: OutcomePipeline, pool: Pool
 ):
-    await take(intake, [outcome(1)])
+    await ingest(pipeline, [outcome(1)])
 
-    await take(intake, [outcome(1, revision=1, actual_value=2.0)], partition=1)
+    await ingest(pipeline, [outcome(1, revision=1, actual_value=2.0)], partition=1)
 
     rows = await pool.fetch("SELECT source, n, version FROM fidelity_panes WHERE segment = 'all' ORDER BY source")
     assert [tuple(row) for row in rows] == [(f"{TOPIC}:0:0", 1, 1), (f"{TOPIC}:1:0", 0, 1)]
-    assert await panes(pool) == truth([outcome(1, actual_value=2.0)])
+    assert await panes(pool) == expected_panes([outcome(1, actual_value=2.0)])
 
 
 async def test_an_outcome_far_below_its_source_is_too_late_and_moves_nothing(pool: Pool):
-    intake = make_intake(pool, restatement_s=600.0)
+    pipeline = make_pipeline(pool, restatement_s=600.0)
     late, inside = outcome(0), outcome(1000, observed_at=(START + timedelta(seconds=3600 - 600)).isoformat())
-    said = [outcome(3600), late, inside]
+    outcomes = [outcome(3600), late, inside]
 
-    await take(intake, said, size=3)
+    await ingest(pipeline, outcomes, size=3)
 
     assert await fates(pool) == {"counted": 2, "too_late": 1}
-    assert await panes(pool) == truth([said[0], inside])
+    assert await panes(pool) == expected_panes([outcomes[0], inside])
 
 
 async def test_a_correction_of_an_event_that_was_counted_too_long_ago_is_too_late(pool: Pool):
-    intake = make_intake(pool, restatement_s=600.0)
+    pipeline = make_pipeline(pool, restatement_s=600.0)
     moved = outcome(0, revision=1, observed_at=outcome(3600)["observed_at"])
 
-    await take(intake, [outcome(0), outcome(3600), moved], size=1)
+    await ingest(pipeline, [outcome(0), outcome(3600), moved], size=1)
 
     assert await fates(pool) == {"counted": 2, "too_late": 1}
-    assert await panes(pool) == truth([outcome(0), outcome(3600)])
+    assert await panes(pool) == expected_panes([outcome(0), outcome(3600)])
 
 
 @pytest.mark.parametrize("size", [1, 2])
 async def test_a_correction_is_not_made_late_by_its_own_time(pool: Pool, size: int):
     moved = outcome(0, revision=1, observed_at=outcome(3600)["observed_at"])
 
-    await take(make_intake(pool, restatement_s=600.0), [outcome(0), moved], size=size)
+    await ingest(make_pipeline(pool, restatement_s=600.0), [outcome(0), moved], size=size)
 
     assert await fates(pool) == {"counted": 2}
-    assert await panes(pool) == truth([moved])
+    assert await panes(pool) == expected_panes([moved])
 
 
-async def test_an_outcome_below_the_floor_of_its_line_is_too_late(intake: OutcomePipeline, pool: Pool):
+async def test_an_outcome_below_the_floor_of_its_line_is_too_late(pipeline: OutcomePipeline, pool: Pool):
     await pool.execute("UPDATE model_lines SET floor = $1", START + timedelta(minutes=2))
 
-    await take(intake, [outcome(60), outcome(130)])
+    await ingest(pipeline, [outcome(60), outcome(130)])
 
     assert await fates(pool) == {"counted": 1, "too_late": 1}
 
@@ -257,22 +257,22 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_a_bad_record_is_refused_with_its_reason_and_the_next_one_counts(intake: OutcomePipeline, pool: Pool, case: str):
+async def test_a_bad_record_is_refused_with_its_reason_and_the_next_one_counts(pipeline: OutcomePipeline, pool: Pool, case: str):
     value, kind = REFUSED[case]
 
-    (taken,) = await take(intake, [value, outcome(2)])
+    (result,) = await ingest(pipeline, [value, outcome(2)])
 
-    assert [each.kind for each in taken.refused] == [kind]
+    assert [refused.kind for refused in result.refused] == [kind]
     row = await pool.fetchrow("SELECT kind, reason, key, source_offset, sent_at FROM refused_records")
     assert (row["kind"], row["key"], row["source_offset"], row["sent_at"]) == (kind, b"key", 0, None)
     assert len(row["reason"]) > 10
     assert await fates(pool) == {"counted": 1}
 
 
-async def test_the_elements_of_an_array_stand_alone(intake: OutcomePipeline, pool: Pool):
-    (taken,) = await take(intake, [[outcome(1), {"event_id": 7}, outcome(2)], outcome(3)])
+async def test_the_elements_of_an_array_stand_alone(pipeline: OutcomePipeline, pool: Pool):
+    (result,) = await ingest(pipeline, [[outcome(1), {"event_id": 7}, outcome(2)], outcome(3)])
 
-    assert taken.fates == {(LINE, "counted"): 3}
+    assert result.fates == {(LINE, "counted"): 3}
     assert await pool.fetchval("SELECT value FROM refused_records") == b'{"event_id": 7}'
     assert [tuple(row) for row in await pool.fetch("SELECT source_offset, element FROM fidelity_tracking ORDER BY 1, 2")] == [
         (0, 0),
@@ -282,11 +282,11 @@ async def test_the_elements_of_an_array_stand_alone(intake: OutcomePipeline, poo
     assert await pool.fetchval("SELECT elements FROM source_positions WHERE partition = 0") == 4
 
 
-async def test_a_jump_in_the_offsets_leaves_a_gap(intake: OutcomePipeline, pool: Pool):
+async def test_a_jump_in_the_offsets_leaves_a_gap(pipeline: OutcomePipeline, pool: Pool):
     records = [record(offset, outcome(offset)) for offset in (2, 3, 7)]
 
-    for each in cut(records, 2):
-        await intake.take(each)
+    for batch in poll_batches(records, 2):
+        await pipeline.ingest(batch)
 
     assert [tuple(row) for row in await pool.fetch("SELECT first_offset, last_offset FROM source_gaps ORDER BY 1")] == [
         (0, 1),
@@ -294,36 +294,36 @@ async def test_a_jump_in_the_offsets_leaves_a_gap(intake: OutcomePipeline, pool:
     ]
 
 
-async def test_a_record_that_comes_into_a_gap_later_counts(intake: OutcomePipeline, pool: Pool):
-    (around,) = cut([record(0, outcome(0)), record(2, outcome(2))], 2)
-    await intake.take(around)
+async def test_a_record_that_comes_into_a_gap_later_counts(pipeline: OutcomePipeline, pool: Pool):
+    (around,) = poll_batches([record(0, outcome(0)), record(2, outcome(2))], 2)
+    await pipeline.ingest(around)
 
-    (late,) = await take(intake, [outcome(1)], first=1)
+    (late,) = await ingest(pipeline, [outcome(1)], first=1)
 
     assert late.fates == {(LINE, "counted"): 1}
-    assert await panes(pool) == truth(outcome(number) for number in range(3))
+    assert await panes(pool) == expected_panes(outcome(number) for number in range(3))
 
 
-async def test_outcomes_are_scored_by_the_champion_of_their_time(intake: OutcomePipeline, pool: Pool):
-    await take(intake, [outcome(1)])
+async def test_outcomes_are_scored_by_the_champion_of_their_time(pipeline: OutcomePipeline, pool: Pool):
+    await ingest(pipeline, [outcome(1)])
     second = make_card("second")
     promoted = await Ledger(pool).promote(LINE, second.model_id, reason="better")
     assert promoted.effective_from is not None
     after = (promoted.effective_from + timedelta(seconds=1)).isoformat()
     records = [record(1, outcome(2)), record(2, outcome(3, observed_at=after), at=promoted.effective_from)]
 
-    await intake.take(next(iter(cut(records, 2))))
+    await pipeline.ingest(next(iter(poll_batches(records, 2))))
 
     rows = await pool.fetch("SELECT model_id FROM fidelity_tracking ORDER BY source_offset")
     assert [row[0] for row in rows] == [make_card("first").model_id] * 2 + [second.model_id]
 
 
-async def test_a_correction_inherits_nothing_from_what_it_corrects(intake: OutcomePipeline, pool: Pool):
+async def test_a_correction_inherits_nothing_from_what_it_corrects(pipeline: OutcomePipeline, pool: Pool):
     first, second = make_card("first").model_id, make_card("second").model_id
     inside = outcome(1, model_id=str(second), segment={"region": "north"})
     corrected = {name: value for name, value in outcome(1, revision=1, segment={}).items() if not name.endswith("er")}
 
-    await take(intake, [inside, corrected], size=1)
+    await ingest(pipeline, [inside, corrected], size=1)
 
     rows = await pool.fetch("SELECT model_id, segment, n, n_interval FROM fidelity_panes WHERE n > 0 OR n_interval > 0")
     assert [tuple(row) for row in rows] == [(first, "all", 1, 0)]
@@ -331,19 +331,19 @@ async def test_a_correction_inherits_nothing_from_what_it_corrects(intake: Outco
 
 
 async def test_what_is_refused_moves_no_watermark(pool: Pool):
-    intake = make_intake(pool, restatement_s=600.0)
+    pipeline = make_pipeline(pool, restatement_s=600.0)
     ahead = outcome(7200, model_id=str(uuid5(SPACE, "nobody's")))
 
-    (taken,) = await take(intake, [outcome(10), ahead, outcome(0)])
+    (result,) = await ingest(pipeline, [outcome(10), ahead, outcome(0)])
 
-    assert taken.watermark == START + timedelta(seconds=10)
+    assert result.watermark == START + timedelta(seconds=10)
     assert await fates(pool) == {"counted": 2}
 
 
-async def test_a_slice_that_fails_leaves_no_trace(intake: OutcomePipeline, pool: Pool):
+async def test_a_slice_that_fails_leaves_no_trace(pipeline: OutcomePipeline, pool: Pool):
     await pool.execute("ALTER TABLE fidelity_panes ADD CONSTRAINT broken CHECK (n < 10)")
     with pytest.raises(asyncpg.CheckViolationError):
-        await take(intake, [outcome(number) for number in range(50)])
+        await ingest(pipeline, [outcome(number) for number in range(50)])
 
     assert await fates(pool) == {}
     assert await pool.fetchval("SELECT count(*) FROM event_heads") == 0
@@ -352,21 +352,23 @@ async def test_a_slice_that_fails_leaves_no_trace(intake: OutcomePipeline, pool:
 
 async def test_two_sources_that_meet_in_the_same_events_do_not_lock_each_other_out(pool: Pool):
     numbers = list(range(400))
-    said = [outcome(number) for number in numbers]
-    shuffled = random.Random(4).sample(said, len(said))
+    outcomes = [outcome(number) for number in numbers]
+    shuffled = random.Random(4).sample(outcomes, len(outcomes))
 
-    await asyncio.gather(take(make_intake(pool), said, size=40), take(make_intake(pool), shuffled, size=40, partition=1))
+    await asyncio.gather(
+        ingest(make_pipeline(pool), outcomes, size=40), ingest(make_pipeline(pool), shuffled, size=40, partition=1)
+    )
 
     assert await fates(pool) == {"counted": 400, "duplicate": 400}
-    assert await panes(pool) == truth(said)
+    assert await panes(pool) == expected_panes(outcomes)
 
 
-async def test_a_slice_holds_its_line_before_it_waits_for_a_head(intake: OutcomePipeline, pool: Pool):
-    await take(intake, [outcome(1)])
+async def test_a_slice_holds_its_line_before_it_waits_for_a_head(pipeline: OutcomePipeline, pool: Pool):
+    await ingest(pipeline, [outcome(1)])
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     async with transaction(pool) as other:
         await other.execute("SELECT FROM event_heads FOR UPDATE")
-        taking = asyncio.create_task(take(intake, [outcome(1, revision=1)], first=1))
+        taking = asyncio.create_task(ingest(pipeline, [outcome(1, revision=1)], first=1))
         async with asyncio.timeout(10):
             while await pool.fetchval(waiting) == 0:  # noqa: ASYNC110  # Postgres tells nobody that it waits
                 await asyncio.sleep(0.01)
@@ -375,37 +377,37 @@ async def test_a_slice_holds_its_line_before_it_waits_for_a_head(intake: Outcome
     await taking
 
 
-async def test_cells_split_while_a_pane_holds_many_outcomes_and_windows_do_not_notice(intake: OutcomePipeline, pool: Pool):
-    said = [outcome(number, observed_at=(START + timedelta(milliseconds=20 * number)).isoformat()) for number in range(3000)]
+async def test_cells_split_while_a_pane_holds_many_outcomes_and_windows_do_not_notice(pipeline: OutcomePipeline, pool: Pool):
+    outcomes = [outcome(number, observed_at=(START + timedelta(milliseconds=20 * number)).isoformat()) for number in range(3000)]
 
-    await take(intake, said, size=250)
+    await ingest(pipeline, outcomes, size=250)
 
     widths = Counter(row[0] for row in await pool.fetch("SELECT width_s FROM fidelity_panes WHERE segment = 'all'"))
     assert len(widths) > 1
     assert min(widths) == PANE_S / await pool.fetchval("SELECT splits FROM detector_cells")
-    assert await panes(pool) == truth(said)
+    assert await panes(pool) == expected_panes(outcomes)
 
 
 def mixture(seed: int, n: int) -> list[Any]:
     """Outcomes with duplicates, corrections, retractions, late ones, bad ones and arrays among them."""
     rnd = random.Random(seed)
-    said: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
     for number in range(n):
         kind = rnd.random()
-        if said and kind < 0.1:
-            said.append(rnd.choice(said))
-        elif said and kind < 0.2:
-            old = rnd.choice(said)
+        if outcomes and kind < 0.1:
+            outcomes.append(rnd.choice(outcomes))
+        elif outcomes and kind < 0.2:
+            old = rnd.choice(outcomes)
             value = None if rnd.random() < 0.3 else round(rnd.gauss(0, 1), 3)
-            said.append(old | {"revision": old.get("revision", 0) + rnd.choice((0, 1, 2)), "actual_value": value})
+            outcomes.append(old | {"revision": old.get("revision", 0) + rnd.choice((0, 1, 2)), "actual_value": value})
         else:
             moved = START + timedelta(seconds=number + rnd.choice((0, 0, 0, -900)))
-            said.append(outcome(number, observed_at=moved.isoformat()))
+            outcomes.append(outcome(number, observed_at=moved.isoformat()))
     values: list[Any] = []
-    while said:
+    while outcomes:
         size = rnd.choice((1, 1, 3))
-        values.append(said[:size] if size > 1 else said[0])
-        said = said[size:]
+        values.append(outcomes[:size] if size > 1 else outcomes[0])
+        outcomes = outcomes[size:]
         if rnd.random() < 0.05:
             values.append(b"{broken")
     return values
@@ -415,7 +417,7 @@ def mixture(seed: int, n: int) -> list[Any]:
 async def test_any_cut_any_replay_and_any_interleaving_of_sources_end_in_what_verify_recomputes(
     fresh_database: str, pool: Pool, seed: int
 ):
-    intake, rnd = make_intake(pool, restatement_s=1200.0), random.Random(seed)
+    pipeline, rnd = make_pipeline(pool, restatement_s=1200.0), random.Random(seed)
     records = {
         partition: [record(n, value, partition=partition) for n, value in enumerate(mixture(7, 250))] for partition in (0, 1)
     }
@@ -424,7 +426,7 @@ async def test_any_cut_any_replay_and_any_interleaving_of_sources_end_in_what_ve
         partition = rnd.choice([p for p in next_up if next_up[p] < len(records[p])])
         first = max(0, next_up[partition] - rnd.choice((0, 0, 5, 40)))
         last = next_up[partition] + rnd.randint(1, 40)
-        await intake.take(next(iter(cut(records[partition][first:last], 200))))
+        await pipeline.ingest(next(iter(poll_batches(records[partition][first:last], 200))))
         next_up[partition] = max(next_up[partition], min(last, len(records[partition])))
 
     findings = Findings()
@@ -451,9 +453,9 @@ TABLES = {
     [*((table, "counted") for table in TABLES), *(("fidelity_tracking", fate) for fate in ("duplicate", "superseded", "too_late"))],
 )
 async def test_a_row_that_is_removed_is_reported(fresh_database: str, pool: Pool, table: str, fate: str):
-    said = [outcome(0), outcome(3600, revision=1), outcome(3600), outcome(3600, revision=1), outcome(1), b"bad", outcome(3601)]
-    records = [record(number + 2 * (number > 3), value) for number, value in enumerate(said)]
-    await make_intake(pool, restatement_s=600.0).take(next(iter(cut(records, 10))))
+    outcomes = [outcome(0), outcome(3600, revision=1), outcome(3600), outcome(3600, revision=1), outcome(1), b"bad", outcome(3601)]
+    records = [record(number + 2 * (number > 3), value) for number, value in enumerate(outcomes)]
+    await make_pipeline(pool, restatement_s=600.0).ingest(next(iter(poll_batches(records, 10))))
     untouched, touched = Findings(), Findings()
     await recompute(fresh_database, untouched)
     assert untouched.mismatches() == ()

@@ -30,7 +30,7 @@ from streams.monitoring.line_state import LineState, detector_states_before, loa
 from streams.monitoring.restatement_floor import floor_limit, raise_floor
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 from streams.settings import Settings
-from tests.outcomes import LINE, START, TOPIC, cut, make_card, make_line, outcome, record
+from tests.outcomes import LINE, START, TOPIC, make_card, make_line, outcome, poll_batches, record
 
 PANE_S, WINDOW_S, SOURCES = 60.0, 300.0, 4
 ALL = SeriesKey(make_card().model_id, "all")
@@ -52,9 +52,9 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
 async def ingest(pool: Pool, seconds: Any, *, first: int = 0, partition: int = 0, **fields: Any) -> list[Any]:
     """Ingest outcomes of these seconds, and return the rows that they change."""
     library = ContextLoader(pool, None, None)  # type: ignore[arg-type]  # outcomes bring their predictions
-    intake = OutcomePipeline(pool, library, skew_s=300.0, restatement_s=30 * 86_400.0)
+    pipeline = OutcomePipeline(pool, library, skew_s=300.0, restatement_s=30 * 86_400.0)
     records = [record(first + position, outcome(second, **fields), partition=partition) for position, second in enumerate(seconds)]
-    results = [await intake.take(batch) for batch in cut(records, 500)]
+    results = [await pipeline.ingest(batch) for batch in poll_batches(records, 500)]
     return [changed.row for result in results for changed in result.rows]
 
 

@@ -23,7 +23,7 @@ from streams.operations.findings import Findings
 from streams.operations.recomputation import Recomputation, recompute
 from streams.operations.verify import WindowAudit
 from streams.settings import Settings
-from tests.outcomes import START, TOPIC, cut, make_card, make_line, outcome, record
+from tests.outcomes import START, TOPIC, make_card, make_line, outcome, poll_batches, record
 
 SOURCES = 4
 RESTATEMENT_S = 1200.0
@@ -40,8 +40,8 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     values += [outcome(3000, revision=2), outcome(3000, revision=1), outcome(3000, revision=2), outcome(7), b"bad", outcome(3590)]
     records = [record(number + 2 * (number > 80), value) for number, value in enumerate(values)]
     pipeline = make_pipeline(pool)
-    for batch in cut(records, 50):
-        await pipeline.take(batch)
+    for batch in poll_batches(records, 50):
+        await pipeline.ingest(batch)
     await store_all_windows(pool)
     yield pool
     await pool.close()
@@ -100,8 +100,8 @@ async def test_untouched_tables_agree(fresh_database: str, pool: Pool):
 async def test_a_pane_that_an_outcome_left_within_its_batch_is_not_reported_missing(fresh_database: str, pool: Pool):
     pipeline = make_pipeline(pool)
     moved = outcome(9000, revision=1, observed_at=(START + timedelta(seconds=9100)).isoformat())
-    (batch,) = cut([record(2000, outcome(9000)), record(2001, moved)], 2)
-    await pipeline.take(batch)
+    (batch,) = poll_batches([record(2000, outcome(9000)), record(2001, moved)], 2)
+    await pipeline.ingest(batch)
 
     findings, _ = await audited(fresh_database)
 
@@ -116,7 +116,7 @@ async def test_a_verification_sees_one_state_while_outcomes_go_on_arriving(
     check_panes = Recomputation.check_panes
 
     async def ingest_a_batch_and_check(recomputation: Recomputation) -> None:
-        await pipeline.take(next(iter(cut([record(2000, outcome(3595))], 1))))
+        await pipeline.ingest(next(iter(poll_batches([record(2000, outcome(3595))], 1))))
         await check_panes(recomputation)
 
     monkeypatch.setattr(Recomputation, "check_panes", ingest_a_batch_and_check)

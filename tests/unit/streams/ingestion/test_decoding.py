@@ -1,4 +1,4 @@
-"""Reading a slice by columns takes what the model takes, refuses what it refuses, and spells what it holds alike."""
+"""Decoding by columns accepts what the model accepts, refuses what it refuses, and gives equal digests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from schemas import OutcomeEvent
 from schemas.events import canonical_digest
 from streams.ingestion.decoding import _Fields, decode, raw_elements
-from streams.ingestion.outcome_batch import DIGEST_BYTES, OutcomeBatch
-from tests.outcomes import START, outcome, record
+from streams.ingestion.outcome_batch import DIGEST_BYTES, DecodedBatch, OutcomeBatch
+from streams.kafka.batch_consumer import PollBatch
+from tests.outcomes import START, TOPIC, Record, outcome, record
 
 SKEW_S = 300.0
 IDS = st.sampled_from(
@@ -72,8 +73,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def changed() -> st.SearchStrategy[dict[str, Any]]:
-    """A sound outcome of any way in which some fields were replaced, and some were left out."""
+def changed_outcomes() -> st.SearchStrategy[dict[str, Any]]:
+    """A valid outcome with any way to its prediction, in which some fields were replaced and some were left out."""
     ways = [
         {},
         {"predicted_lower": None, "predicted_upper": None},
@@ -90,13 +91,16 @@ def changed() -> st.SearchStrategy[dict[str, Any]]:
         lambda names: st.fixed_dictionaries({name: VALUES[name] for name in names})
     )
     left_out = st.sets(st.sampled_from(sorted(VALUES)), max_size=1)
-    sound = st.builds(lambda number, way: outcome(number) | way, st.integers(0, 9), st.sampled_from(ways))
+    valid = st.builds(lambda number, way: outcome(number) | way, st.integers(0, 9), st.sampled_from(ways))
     return st.builds(
-        lambda said, new, gone: {name: value for name, value in (said | new).items() if name not in gone}, sound, replaced, left_out
+        lambda fields, new, absent: {name: value for name, value in (fields | new).items() if name not in absent},
+        valid,
+        replaced,
+        left_out,
     )
 
 
-def model_of(raw: bytes) -> OutcomeEvent | None:
+def event_of(raw: bytes) -> OutcomeEvent | None:
     try:
         return OutcomeEvent.model_validate_json(raw)
     except ValidationError:
@@ -108,78 +112,83 @@ def null(value: float) -> float | None:
 
 
 def row_of(outcomes: OutcomeBatch, row: int) -> dict[str, Any]:
-    words = outcomes.words_of(row)
+    shared = outcomes.shared_fields_of(row)
     simulation_id, twin_id = outcomes.twins.get(row, (None, None))
     entity = outcomes.entities.get(row)
     return {
-        "event_id": outcomes.event_of(row),
+        "event_id": outcomes.event_id_of(row),
         "observed_at": np.datetime64(int(outcomes.observed_us[row]), "us"),
-        "line": words.line,
-        "metric_type": words.metric_type,
+        "line": shared.line,
+        "metric_type": shared.metric_type,
         "actual_value": null(outcomes.actual[row]),
         "revision": outcomes.revision[row],
         "predicted_value": null(outcomes.predicted[row]),
         "predicted_lower": null(outcomes.lower[row]),
         "predicted_upper": null(outcomes.upper[row]),
-        "model_id": words.model_id,
+        "model_id": shared.model_id,
         "simulation_id": simulation_id,
         "twin_id": twin_id,
         "entity_id": entity.entity_id if entity else None,
         "features": entity.features if entity else None,
         "treated": {-1: None, 0: False, 1: True}[int(outcomes.treated[row])],
-        "segment": dict(words.segment),
+        "segment": dict(shared.segment),
     }
 
 
-def said_of(event: OutcomeEvent) -> dict[str, Any]:
-    given = {
+def fields_of(event: OutcomeEvent) -> dict[str, Any]:
+    fields = {
         name: getattr(event, name) for name in type(event).model_fields if name not in {"schema_version", "twin_type", "brand"}
     }
-    return given | {"line": event.line, "observed_at": np.datetime64(event.observed_at.replace(tzinfo=None), "us")}
+    return fields | {"line": event.line, "observed_at": np.datetime64(event.observed_at.replace(tzinfo=None), "us")}
+
+
+def decode_records(*records: Record) -> DecodedBatch:
+    return decode(PollBatch(TOPIC, 0, 0, records), SKEW_S)
 
 
 def test_the_fields_are_those_of_the_model():
     assert set(_Fields.__annotations__) == set(OutcomeEvent.model_fields)
 
 
-@given(st.lists(changed(), min_size=1, max_size=4), st.booleans())
+@given(st.lists(changed_outcomes(), min_size=1, max_size=4), st.booleans())
 @example(
     [outcome(1, event_id="3f333df6-90a4-4fda-8dd3-9485d27cee3"), outcome(2, event_id="3f333df6-90a4-4fda-8dd3-9485d27cee36a")],
     False,
 )
-def test_reading_by_columns_is_reading_by_the_model(said: list[dict[str, Any]], together: bool):
-    records = [record(0, said)] if together else [record(number, each) for number, each in enumerate(said)]
-    raws = [raw for each in records for raw in raw_elements(each.value)]
-    where = {(0, number) if together else (number, 0): raw for number, raw in enumerate(raws)}
+def test_decoding_by_columns_is_decoding_by_the_model(fields: list[dict[str, Any]], as_array: bool):
+    records = [record(0, fields)] if as_array else [record(number, item) for number, item in enumerate(fields)]
+    raws = [raw for item in records for raw in raw_elements(item.value)]
+    elements = {(0, number) if as_array else (number, 0): raw for number, raw in enumerate(raws)}
 
-    outcomes, refused = decode(records, SKEW_S)
+    decoded = decode_records(*records)
 
-    found = dict(zip(zip(outcomes.record.tolist(), outcomes.place.tolist(), strict=True), range(len(outcomes)), strict=True))
-    assert sorted([*found, *((each.record, each.place) for each in refused)]) == sorted(where)
-    digests = outcomes.digests()
-    for element, raw in where.items():
-        event = model_of(raw or b"")
-        if element in found:
+    outcomes, refused = decoded.outcomes, decoded.refused
+    indices = zip(outcomes.record_index.tolist(), outcomes.element_index.tolist(), strict=True)
+    rows = dict(zip(indices, range(len(outcomes)), strict=True))
+    assert sorted([*rows, *((item.record_index, item.element_index) for item in refused)]) == sorted(elements)
+    for element, raw in elements.items():
+        event = event_of(raw or b"")
+        if element in rows:
             assert event is not None
-            assert row_of(outcomes, found[element]) == said_of(event)
-            assert digests[found[element]].tobytes() == canonical_digest(event)[:DIGEST_BYTES]
+            assert row_of(outcomes, rows[element]) == fields_of(event)
+            assert decoded.digests[rows[element]].tobytes() == canonical_digest(event)[:DIGEST_BYTES]
         else:
-            (refusal,) = [each.refusal for each in refused if (each.record, each.place) == element]
+            (refusal,) = [item.refusal for item in refused if (item.record_index, item.element_index) == element]
             assert event is None or refusal.kind == "future"
 
 
 @given(st.binary(max_size=30) | st.text('[]{}:,"0 1a\\u', max_size=30).map(str.encode))
 def test_every_record_leaves_an_element_whatever_its_bytes(value: bytes):
-    outcomes, refused = decode([record(0, outcome(1)), record(1, value), record(2, outcome(2))], SKEW_S)
+    decoded = decode_records(record(0, outcome(1)), record(1, value), record(2, outcome(2)))
 
-    assert outcomes.record.tolist() == [0, 2]
-    assert {each.record for each in refused} == {1}
+    assert decoded.outcomes.record_index.tolist() == [0, 2]
+    assert {item.record_index for item in decoded.refused} == {1}
 
 
 def test_two_records_are_never_read_as_one():
     whole = json.dumps(outcome(1)).encode()
 
-    outcomes, refused = decode([record(0, whole + b"," + whole), record(1, whole[:20]), record(2, whole[20:])], SKEW_S)
+    decoded = decode_records(record(0, whole + b"," + whole), record(1, whole[:20]), record(2, whole[20:]))
 
-    assert len(outcomes) == 0
-    assert [each.refusal.kind for each in refused] == ["json"] * 3
+    assert len(decoded.outcomes) == 0
+    assert [item.refusal.kind for item in decoded.refused] == ["json"] * 3
