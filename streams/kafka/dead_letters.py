@@ -1,4 +1,4 @@
-"""Records that nobody can answer: kept in Postgres, and copied to the topic of dead letters with the reason in headers."""
+"""Stores refused records in Postgres, and copies them to the dead-letter topic with the reason in their headers."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ LOG = logging.getLogger(__name__)
 ATTEMPT_HEADER = "twin_attempt"
 REPLAY_OF_HEADER = "twin_replay_of"
 DEAD_LETTER_HEADERS = {
-    "twin_refusal_id": "id of the refusal: twinstream dlq show ID",
-    "twin_kind": "a word for the kind of refusal",
-    "twin_reason": "why, in a sentence",
-    "twin_exception": "class of what was raised, Refusal where a rule of the service says no",
-    "twin_topic": "where the record came",
-    "twin_partition": "where the record came",
-    "twin_offset": "where the record came",
-    "twin_element": "place in the array that the record carried, else 0",
-    ATTEMPT_HEADER: "how often the record was refused by now, replays included",
-    "twin_omitted": "bytes of the value, where no letter can hold the record: dlq show has key, value and headers",
+    "twin_refusal_id": "id of the refusal, for twinstream dlq show ID",
+    "twin_kind": "kind of the refusal, one word",
+    "twin_reason": "reason of the refusal, one sentence",
+    "twin_exception": "class of the exception, Refusal for a rule of the service",
+    "twin_topic": "topic of the refused record",
+    "twin_partition": "partition of the refused record",
+    "twin_offset": "offset of the refused record",
+    "twin_element": "index in the array that the record carried, else 0",
+    ATTEMPT_HEADER: "number of times the record has been refused, replays included",
+    "twin_omitted": "size of the value in bytes, when the record is too large for this topic; twinstream dlq show has it",
 }
-"""What a dead letter tells beside the headers it came with, and what each means."""
+"""Headers that a dead letter has in addition to those of its record, with their descriptions."""
 
 _COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json"}
 
-_OURS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER}
+_OWN_HEADERS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER}
 
 
 class KafkaRecord(Protocol):
-    """What Kafka tells of a record; the time in seconds since the epoch."""
+    """A record as Faust's messages have it; the timestamp is in seconds since the epoch."""
 
     topic: str
     partition: int
@@ -67,9 +67,16 @@ class KafkaRecord(Protocol):
 
 
 async def send_to_dead_letters(app: TwinApp, record: KafkaRecord, kind: str, reason: str, error: Exception) -> None:
-    """Refuse a record for good: the same one refused again is one row, and at most another copy on the topic.
+    """Store a refused record and publish its dead letter.
 
-    ``kind`` is a word for the metric, ``reason`` a sentence for people, ``error`` what was raised.
+    A record that is refused again has one row, and at most one more dead letter.
+
+    Args:
+        app: app of the role.
+        record: the refused record.
+        kind: one word, the label of the metric.
+        reason: one sentence.
+        error: the exception.
     """
     source = SourceId(topic=record.topic, partition=record.partition)
     at = datetime.fromtimestamp(record.timestamp, UTC)
@@ -95,9 +102,9 @@ async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Map
     """Send a record to the dead letters by the error it caused.
 
     Args:
-        app: of the agent.
-        record: that was refused.
-        error: that it caused. An error without a kind is unexpected: it is logged, and its kind is ``failed``.
+        app: app of the role.
+        record: the refused record.
+        error: the exception. One without a kind is unexpected: it is logged, and its kind is ``failed``.
         kinds: kinds of the agent's own errors; ``invalid`` and ``json`` are added to them.
     """
     reason = describe_error(error)
@@ -109,29 +116,30 @@ async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Map
 
 
 async def publish_dead_letters(app: TwinApp, refused: Iterable[RefusedRecord]) -> None:
-    """Copy what was refused to the topic of dead letters, and note that it is there."""
+    """Publish the dead letters of stored refused records, and mark these as sent."""
     by_partition: defaultdict[int, list[RefusedRecord]] = defaultdict(list)
-    for each in refused:
-        by_partition[each.source.partition % PARTITIONS[DEAD_LETTERS]].append(each)
-    for partition, those in by_partition.items():
-        await app.send_batches(DEAD_LETTERS, partition, map(dead_letter_record, those))
-        await mark_refused_sent(app.pool, [each.refusal_id for each in those])
+    for record in refused:
+        by_partition[record.source.partition % PARTITIONS[DEAD_LETTERS]].append(record)
+    for partition, records in by_partition.items():
+        await app.send_batches(DEAD_LETTERS, partition, map(dead_letter_record, records))
+        await mark_refused_sent(app.pool, [record.refusal_id for record in records])
 
 
 def dead_letter_record(refused: RefusedRecord) -> RawRecord:
-    """The dead letter of a refused record: as it came, with headers of ours that say what happened to it.
+    """Build the dead letter of a refused record: its key, value and headers, with the headers of ``DEAD_LETTER_HEADERS``.
 
-    One that is too large for its topic, with our headers or since it was compressed when it came, tells of the record only.
+    A record can be too large for the topic because of these headers, or because it was compressed when it was sent. Its dead letter
+    has the headers only.
     """
-    key = b"" if refused.key is None and refused.value is None else refused.key  # the client sends no record of nothing at all
-    record = RawRecord(key, refused.value, [*foreign_headers(refused.headers), *_told(refused)])
+    key = b"" if refused.key is None and refused.value is None else refused.key  # aiokafka sends no record without both
+    record = RawRecord(key, refused.value, [*foreign_headers(refused.headers), *_own_headers(refused)])
     if record.size > MAX_RECORD_BYTES:
-        return RawRecord(b"", None, _told(refused, omitted=len(refused.value or b"")))
+        return RawRecord(b"", None, _own_headers(refused, omitted=len(refused.value or b"")))
     return record
 
 
-def _told(refused: RefusedRecord, omitted: int | None = None) -> Headers:
-    told = (
+def _own_headers(refused: RefusedRecord, omitted: int | None = None) -> Headers:
+    values = (
         refused.refusal_id,
         refused.kind,
         refused.reason,
@@ -143,15 +151,15 @@ def _told(refused: RefusedRecord, omitted: int | None = None) -> Headers:
         refusal_attempt(refused.headers),
         omitted,
     )
-    return [(name, str(value).encode()) for name, value in zip(DEAD_LETTER_HEADERS, told, strict=True) if value is not None]
+    return [(name, str(value).encode()) for name, value in zip(DEAD_LETTER_HEADERS, values, strict=True) if value is not None]
 
 
 def foreign_headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
-    """The headers that are not ours: a dead letter that is published again brings ours along."""
-    return [(name, value) for name, value in headers if name not in _OURS]
+    """Return the headers without those that a dead letter adds: a replayed dead letter must not carry them twice."""
+    return [(name, value) for name, value in headers if name not in _OWN_HEADERS]
 
 
 def refusal_attempt(headers: Sequence[tuple[str, bytes | None]]) -> int:
-    """The how manieth time a record with these headers is refused; a replay brings the number of its last attempt along."""
-    before = dict(headers).get(ATTEMPT_HEADER) or b""
-    return int(before) + 1 if before.isdigit() and len(before) < 10 else 1
+    """Number of times a record with these headers has been refused, this time included; a replay carries the number before."""
+    previous = dict(headers).get(ATTEMPT_HEADER) or b""
+    return int(previous) + 1 if previous.isdigit() and len(previous) < 10 else 1

@@ -1,4 +1,4 @@
-"""How an event becomes a Kafka record: key, JSON value and CloudEvents headers."""
+"""Encodes events as Kafka records: key, JSON value and CloudEvents headers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 """Most bytes of a batch of records that a topic takes, as it is sent."""
 
 Headers = list[tuple[str, bytes | None]]
-_FRAME, _FRAME_OF_HEADER = 1024, 16  # more than Kafka needs around a record and around each of its headers
+_RECORD_OVERHEAD, _HEADER_OVERHEAD = 1024, 16  # upper bounds of the bytes that Kafka adds to a record and to a header
 
 
 class RawRecord(NamedTuple):
-    """What a record carries; key and value are not both null, which aiokafka does not send."""
+    """Content of a record; aiokafka does not send one whose key and value are both null."""
 
     key: bytes | None
     value: bytes | None
@@ -25,22 +25,22 @@ class RawRecord(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that it takes on its way, at most, where nothing is compressed."""
-        headers = sum(len(name.encode()) + len(value or b"") + _FRAME_OF_HEADER for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers + _FRAME
+        """Upper bound of its bytes on the wire, uncompressed."""
+        headers = sum(len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers + _RECORD_OVERHEAD
 
 
 def event_value(event: Event) -> bytes:
-    """An event as JSON bytes."""
+    """Encode an event as JSON."""
     return event.model_dump_json().encode()
 
 
 def event_headers(event: Event, source: str) -> Headers:
-    """CloudEvents in binary mode; equal events of one source have equal ids.
+    """Return the headers of CloudEvents in binary mode; equal events of one source have equal ids.
 
     Args:
-        event: what is said.
-        source: who says it: a role, or a client's name.
+        event: the event.
+        source: its publisher: a role, or the name of a client.
 
     References:
         CloudEvents 1.0.2, Kafka Protocol Binding, section 3.2.

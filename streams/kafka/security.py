@@ -1,4 +1,4 @@
-"""Credentials of every Kafka client: TLS and SASL from the settings."""
+"""Credentials of the Kafka clients: TLS and SASL from the settings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["kafka_security"]
 
 
 def kafka_security(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments of every aiokafka client.
+    """Return the security arguments of an aiokafka client.
 
     Raises:
         ValueError: for SASL without a user name.
     """
-    arguments: dict[str, Any] = {"security_protocol": settings.kafka_security, "ssl_context": _tls(settings)}
+    arguments: dict[str, Any] = {"security_protocol": settings.kafka_security, "ssl_context": _ssl_context(settings)}
     if settings.kafka_security.startswith("SASL"):
         if not settings.kafka_username:
             raise ValueError(f"TWIN_KAFKA_SECURITY={settings.kafka_security} needs TWIN_KAFKA_USERNAME")
@@ -28,7 +28,7 @@ def kafka_security(settings: Settings) -> dict[str, Any]:
     return arguments
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
     if not settings.kafka_security.endswith("SSL"):
         return None
     return ssl.create_default_context(cafile=str(settings.kafka_ca_file) if settings.kafka_ca_file else None)

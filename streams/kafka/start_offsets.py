@@ -1,4 +1,4 @@
-"""Where a source is read from: what Postgres holds of it, what the group has committed, and whether the topic is still the same."""
+"""Finds where reading the outcome topic starts, from the position in Postgres, the group's offset and the topic itself."""
 
 from __future__ import annotations
 
@@ -26,22 +26,28 @@ _FETCH_S = 10.0
 
 
 async def find_start_offsets(settings: Settings, pool: Pool, committed: Mapping[TP, int | None]) -> dict[TP, StartOffset]:
-    """Start of each partition; sources that were never begun, and new incarnations of topics made anew, are begun here.
+    """Find the start of each partition, and store new sources and new incarnations in Postgres.
 
-    The position in Postgres wins over the group's offset where it is lower. A topic was made anew when the record up to which it
-    was read is no longer there as it was; a record that fell to retention proves nothing.
+    Reading starts at the lower one of the position in Postgres and the group's committed offset. A topic counts as created again, a
+    new incarnation, when the last record that was read is missing at its offset or is another one; a record that was deleted by
+    retention does not count.
+
+    Args:
+        settings: address of Kafka.
+        pool: connections to Postgres.
+        committed: the group's offset of each partition, null where there is none.
     """
     async with open_consumer(settings) as consumer:
-        return {tp: await _start(consumer, pool, tp, offset) for tp, offset in committed.items()}
+        return {tp: await _find_start(consumer, pool, tp, offset) for tp, offset in committed.items()}
 
 
-async def _start(consumer: AIOKafkaConsumer, pool: Pool, tp: TP, committed: int | None) -> StartOffset:
+async def _find_start(consumer: AIOKafkaConsumer, pool: Pool, tp: TP, committed: int | None) -> StartOffset:
     newest = await newest_position(pool, tp.topic, tp.partition)
-    where = TopicPartition(tp.topic, tp.partition)
-    earliest = int((await consumer.beginning_offsets([where]))[where])
+    partition = TopicPartition(tp.topic, tp.partition)
+    earliest = int((await consumer.beginning_offsets([partition]))[partition])
     if newest is None or newest.last_offset < 0:
         start = StartOffset(earliest if committed is None else committed, newest.incarnation if newest else 0)
-    elif await _is_new(consumer, where, newest, earliest):
+    elif await _is_created_again(consumer, partition, newest, earliest):
         start = StartOffset(earliest, newest.incarnation + 1)
     else:
         following = newest.last_offset + 1
@@ -50,18 +56,18 @@ async def _start(consumer: AIOKafkaConsumer, pool: Pool, tp: TP, committed: int 
     return start
 
 
-async def _is_new(consumer: AIOKafkaConsumer, where: TopicPartition, newest: SourceStart, earliest: int) -> bool:
-    latest = int((await consumer.end_offsets([where]))[where])
-    if latest <= newest.last_offset:
+async def _is_created_again(consumer: AIOKafkaConsumer, partition: TopicPartition, newest: SourceStart, earliest: int) -> bool:
+    end = int((await consumer.end_offsets([partition]))[partition])
+    if end <= newest.last_offset:
         return True
     if earliest > newest.last_offset:
-        return False
-    consumer.assign([where])
-    consumer.seek(where, newest.last_offset)
-    return not _is_same(await asyncio.wait_for(consumer.getone(where), _FETCH_S), newest)
+        return False  # retention has deleted the record
+    consumer.assign([partition])
+    consumer.seek(partition, newest.last_offset)
+    return not _is_same(await asyncio.wait_for(consumer.getone(partition), _FETCH_S), newest)
 
 
 def _is_same(record: ConsumerRecord[bytes | None, bytes | None], newest: SourceStart) -> bool:
-    at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-    found = record.offset, at, record_digest(record.key, record.value)
-    return found == (newest.last_offset, newest.last_time, newest.last_digest)
+    timestamp = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+    digest = record_digest(record.key, record.value)
+    return (record.offset, timestamp, digest) == (newest.last_offset, newest.last_time, newest.last_digest)

@@ -1,4 +1,4 @@
-"""Every topic, declared once: what it carries, how it is partitioned and kept."""
+"""Declares every topic once: its partitions, its retention and its event."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ DEAD_LETTERS = "dead-letters"
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic's name, partitions and lifetime.
+    """Name and configuration of a topic.
 
     Attributes:
-        by_broker_time: stamp records with the broker's clock (LogAppendTime), the clock of the skew test.
-        compacted: keep the newest record of each key for ever instead of everything for ``retention_days``.
+        compacted: retain the newest record of each key without a time limit, instead of all records for ``retention_days``.
+        by_broker_time: use the broker's clock (LogAppendTime) for timestamps, against which outcomes from the future are detected.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Topic:
     by_broker_time: bool = True
 
     def configuration(self) -> dict[str, str]:
-        """The broker's settings for this topic."""
-        kept = (
+        """Return the broker's settings for this topic."""
+        cleanup = (
             {"cleanup.policy": "compact"}
             if self.compacted
             else {"cleanup.policy": "delete", "retention.ms": str(self.retention_days * _DAY_MS)}
         )
-        stamped = "LogAppendTime" if self.by_broker_time else "CreateTime"
-        return {**kept, "message.timestamp.type": stamped, "max.message.bytes": str(MAX_RECORD_BYTES)}
+        timestamp_type = "LogAppendTime" if self.by_broker_time else "CreateTime"
+        return {**cleanup, "message.timestamp.type": timestamp_type, "max.message.bytes": str(MAX_RECORD_BYTES)}
 
 
 TOPICS: tuple[Topic, ...] = (
@@ -61,16 +61,16 @@ TOPICS: tuple[Topic, ...] = (
 )
 
 PARTITIONS: Mapping[str, int] = MappingProxyType({topic.name: topic.partitions for topic in TOPICS})
-"""How many each topic has."""
+"""Number of partitions of each topic."""
 
 CHANGELOGS: tuple[Topic, ...] = (Topic("twinstream-fidelity-fidelity-panes-changelog", compacted=True, by_broker_time=False),)
-"""Topics of Faust's tables. Faust would create them while it starts, and a message that comes before its client has heard of a new
-topic ends the worker."""
+"""Changelog topics of Faust's tables. Faust would create them while it starts, and a message sent before its producer has the
+metadata of the new topic would end the worker."""
 
 
 def topic_of(event: type[Event]) -> str:
-    """The topic that carries an event."""
-    return next(topic for topic, carried in EVENTS.items() if carried is event)
+    """Return the topic of an event class."""
+    return next(topic for topic, event_class in EVENTS.items() if event_class is event)
 
 
 async def create_topics(settings: Settings) -> list[str]:
