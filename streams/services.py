@@ -6,7 +6,7 @@ from functools import cached_property
 from uuid import UUID
 
 from engine.twins.twin_model import TwinModel
-from streams.ingestion.scoring import SimulatedTwins
+from streams.ingestion import SimulatedTwins
 from streams.kafka.app import TwinApp
 from streams.registry.mlflow_registry import MlflowRegistry
 from streams.registry.model_loader import ModelLoader

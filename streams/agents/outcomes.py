@@ -16,9 +16,7 @@ from faust.types import TP
 from schemas import FidelityErrors, OutcomeEvent, SourceId
 from sql.dead_letter_store import unsent_refused_before
 from sql.source_position_store import mark_read_to_end, source_watermarks
-from streams.ingestion.pipeline import OutcomePipeline, publish
-from streams.ingestion.rows import IngestResult
-from streams.ingestion.scoring_context import ContextLoader
+from streams.ingestion import ContextLoader, IngestResult, OutcomePipeline, publish_result
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch, StartOffset
 from streams.kafka.dead_letters import publish_dead_letters
@@ -100,7 +98,7 @@ class _OutcomesAgent:
         async with self._connections:
             result = await self._pipeline.store(scored)
         stored.set()
-        await publish(self._app, result)
+        await publish_result(self._app, result)
         progress = self._progress.get(result.source)
         if progress is None or progress.next_offset <= batch.last_offset:
             self._progress[result.source] = _Progress(result.watermark, batch.last_offset + 1)

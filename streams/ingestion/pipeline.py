@@ -32,7 +32,7 @@ from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import publish_dead_letters
 
-__all__ = ["IngestResult", "OutcomePipeline", "publish"]
+__all__ = ["OutcomePipeline", "publish_result"]
 
 Result = TypeVar("Result")
 
@@ -112,14 +112,55 @@ class OutcomePipeline:
                 return result
 
     async def _store(self, connection: Connection, scored: ScoredBatch, other_lines: set[str]) -> IngestResult:
-        decoded, source = scored.decoded, scored.source
+        decoded = scored.decoded
         # Rule 9: everybody locks in this order, or transactions would wait for each other: position, lines, heads, panes.
-        position = await lock_position(connection, source)
+        position = await lock_position(connection, scored.source)
         lines = await self._lock_lines(connection, decoded.lines, other_lines)
         # Rule 2: an element is found again by its id, not by its offset, so that a record that comes into a gap later still counts.
         replays = rows.possible_replays(decoded, position)
         new = rows.new_elements(decoded, position, await stored_ids(connection, *replays) if replays else set())
         resolved = await self._resolve(connection, scored, np.flatnonzero(new.outcomes & scored.is_accepted), lines, position)
+        return await self._write(connection, scored, new, resolved, lines, position)
+
+    async def _lock_lines(self, connection: Connection, named: set[str], others: set[str]) -> dict[str, LineGrid]:
+        """Lock lines against promotion and a raised floor; rule 19: a batch is scored by the champion of its transaction."""
+        lines = await share_lines(connection, named | others)
+        changed = {line for line in named & lines.keys() if lines[line].generation != self._contexts.generation(line)}
+        if changed:
+            raise LinesChanged(changed)
+        return lines
+
+    async def _resolve(
+        self, connection: Connection, scored: ScoredBatch, new: Integers, lines: Mapping[str, LineGrid], position: Position
+    ) -> ResolvedBatch:
+        """Resolve new outcomes by rows and bring the heads of their events up to date (rule 5)."""
+        batch = revisions.batch_revisions(scored, new, lines, position.watermark)
+        # Rule 9: new heads are inserted in the order of their ids and before stored ones are locked. An insert then waits only for
+        # another insert, and nobody who holds the lock of a stored head waits for an insert.
+        with_heads = await events_with_heads(connection, batch.events)
+        first = revisions.resolve_new_events(batch, with_heads, lines, self._restatement_s)
+        await add_heads(connection, rows.new_heads(batch, first.heads))
+        # Events with a head are few, and each revision depends on the one before it: one by one, in the order of the source.
+        corrections = batch.select(first.corrections)
+        before = await lock_heads(connection, {revision.head.event_id for revision in corrections}) if corrections else {}
+        if missing := {head.line for head in before.values()} - lines.keys():
+            raise LinesMissing(missing)  # lines come before heads in the order of locks: begin anew with these lines too
+        corrected = revisions.resolve_revisions(corrections, before, lines, self._restatement_s)
+        await update_heads(connection, revisions.changed_heads(before, corrected.heads))
+        changes = revisions.changes_between(before, corrected.heads, lines)
+        return revisions.resolved_batch(batch, first, corrected, changes)
+
+    async def _write(
+        self,
+        connection: Connection,
+        scored: ScoredBatch,
+        new: rows.NewElements,
+        resolved: ResolvedBatch,
+        lines: Mapping[str, LineGrid],
+        position: Position,
+    ) -> IngestResult:
+        """Store outcomes and refused records, add to the panes, and advance the position."""
+        decoded, source = scored.decoded, scored.source
         refused = rows.refused_rows(scored, new)
         for population, twin_rows in rows.referenced_twins(scored, resolved.rows):
             await store_and_lock_twins(connection, population, twin_rows)
@@ -143,38 +184,11 @@ class OutcomePipeline:
             splits=rows.cell_splits(changed, lines),
         )
 
-    async def _lock_lines(self, connection: Connection, named: set[str], others: set[str]) -> dict[str, LineGrid]:
-        """Lock lines against promotion and a raised floor; rule 19: a batch is scored by the champion of its transaction."""
-        lines = await share_lines(connection, named | others)
-        changed = {line for line in named & lines.keys() if lines[line].generation != self._contexts.generation(line)}
-        if changed:
-            raise LinesChanged(changed)
-        return lines
-
-    async def _resolve(
-        self, connection: Connection, scored: ScoredBatch, new: Integers, lines: Mapping[str, LineGrid], position: Position
-    ) -> ResolvedBatch:
-        """Resolve new outcomes by rows and bring the heads of their events up to date (rule 5)."""
-        batch = revisions.batch_revisions(scored, new, lines, position.watermark)
-        # Rule 9: new heads are inserted in the order of their ids and before known ones are locked. An insert then waits only for
-        # another insert, and nobody who holds the lock of a known head waits for an insert.
-        with_heads = await events_with_heads(connection, batch.events)
-        first = revisions.resolve_new_events(batch, with_heads, lines, self._restatement_s)
-        await add_heads(connection, rows.new_heads(batch, first.heads))
-        # Known events are few, and each depends on its stored head: one revision at a time, in the order of the source.
-        corrections = batch.select(first.known)
-        before = await lock_heads(connection, {revision.head.event_id for revision in corrections}) if corrections else {}
-        if missing := {head.line for head in before.values()} - lines.keys():
-            raise LinesMissing(missing)  # lines come before heads in the order of locks: begin anew with these lines too
-        known = revisions.resolve_revisions(corrections, before, lines, self._restatement_s)
-        await update_heads(connection, revisions.changed_heads(before, known.heads))
-        return revisions.resolved_batch(batch, first, known, revisions.changes_between(before, known.heads, lines))
-
     async def _compute(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-async def publish(app: TwinApp, result: IngestResult) -> None:
+async def publish_result(app: TwinApp, result: IngestResult) -> None:
     """Publish the rows and the refused records of a stored batch, and wait until the broker has them (rules 3, 4 and 12)."""
     messages = rows.pane_messages(result)
     for sent in [await app.send_event(message, key=message.line) for message in messages]:

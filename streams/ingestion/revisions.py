@@ -2,7 +2,7 @@
 
 The result is that of resolving the outcomes one after another, so it does not depend on how a stream is cut into batches. Events do
 not influence one another, so those that occur once in a batch and have no head yet, which is nearly all of them, are resolved by
-columns; repeated and known events are resolved one revision at a time.
+columns; repeated events and corrections are resolved one revision at a time.
 """
 
 from __future__ import annotations
@@ -304,35 +304,35 @@ class NewEvents:
     """Revisions of events that have no head yet.
 
     Attributes:
-        fates, conflict: of each revision of the batch, those of known events not resolved yet.
+        fates, conflict: of each revision of the batch; those of corrections are not resolved yet.
         heads: indices of the revisions that become heads, in the order of their event ids.
-        known: indices of the revisions whose event has a head.
+        corrections: indices of the revisions whose event has a head.
     """
 
     fates: list[str]
     conflict: Flags
     heads: Integers
-    known: Integers
+    corrections: Integers
 
 
 def resolve_new_events(
     revisions: BatchRevisions, events_with_heads: Sequence[bytes], lines: Mapping[str, LineGrid], restatement_s: float
 ) -> NewEvents:
     """Resolve revisions of events without a head: single ones by columns, repeated ones one by one."""
-    known = np.isin(revisions.sort_key, _sortable(np.frombuffer(b"".join(events_with_heads), dtype=np.uint8).reshape(-1, 16)))
+    has_head = np.isin(revisions.sort_key, _sortable(np.frombuffer(b"".join(events_with_heads), dtype=np.uint8).reshape(-1, 16)))
     too_late = revisions.grid.is_settled(revisions.observed, revisions.watermark, restatement_s)
     fates = np.where(too_late, "too_late", "counted").tolist()
     conflict = np.zeros(len(revisions.rows), dtype=np.bool_)
     single = _is_single(revisions.sort_key, revisions.order)
-    is_head = single & ~known & ~too_late
-    repeated = np.flatnonzero(~single & ~known)
+    is_head = single & ~has_head & ~too_late
+    repeated = np.flatnonzero(~single & ~has_head)
     if len(repeated):
         selected = revisions.select(repeated)
         resolved = resolve_revisions(selected, {}, lines, restatement_s)
         heads = {id(head) for head in resolved.heads.values()}
         for index, revision, fate, is_conflict in zip(repeated.tolist(), selected, resolved.fates, resolved.conflicts, strict=True):
             fates[index], conflict[index], is_head[index] = fate, is_conflict, id(revision.head) in heads
-    return NewEvents(fates, conflict, revisions.order[is_head[revisions.order]], np.flatnonzero(known))
+    return NewEvents(fates, conflict, revisions.order[is_head[revisions.order]], np.flatnonzero(has_head))
 
 
 @dataclass(frozen=True)
@@ -354,10 +354,12 @@ class ResolvedBatch:
     changes: list[PaneChange]
 
 
-def resolved_batch(revisions: BatchRevisions, new: NewEvents, known: ResolvedRevisions, changes: list[PaneChange]) -> ResolvedBatch:
-    """Put together what became of new and of known events; ``changes`` are those of known events."""
+def resolved_batch(
+    revisions: BatchRevisions, new: NewEvents, corrected: ResolvedRevisions, changes: list[PaneChange]
+) -> ResolvedBatch:
+    """Combine what became of new events and of corrections; ``changes`` are those of the corrections."""
     fates, conflict = list(new.fates), new.conflict.copy()
-    for index, fate, is_conflict in zip(new.known.tolist(), known.fates, known.conflicts, strict=True):
+    for index, fate, is_conflict in zip(new.corrections.tolist(), corrected.fates, corrected.conflicts, strict=True):
         fates[index], conflict[index] = fate, is_conflict
     scores = revisions.scored.scores
     counted = new.heads[scores.in_sums[revisions.rows[new.heads]]]

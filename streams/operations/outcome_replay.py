@@ -14,8 +14,7 @@ from sql.database import Pool
 from sql.dead_letter_store import RefusedRecord, refused_in_range
 from sql.replay_store import OffsetRange, begin_suppression, count_stored_outcomes, extend_suppression
 from sql.source_position_store import newest_position
-from streams.ingestion.pipeline import OutcomePipeline
-from streams.ingestion.scoring_context import ContextLoader
+from streams.ingestion import ContextLoader, OutcomePipeline
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.topics import topic_of
 from streams.operations.corrections import Correction

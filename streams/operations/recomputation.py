@@ -20,7 +20,7 @@ from sql.audit_store import LineGrid
 from sql.database import Connection
 from sql.outcome_store import Head
 from sql.pane_store import pane_row
-from streams.ingestion.revisions import cell_of
+from streams.ingestion import cell_of
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 from streams.operations.findings import Findings
 from streams.operations.rescoring import Rescorer, ScoredRevision

@@ -29,7 +29,7 @@ from sql.experiment_store import answered_simulations, priors_at_version
 from sql.ledger import Ledger
 from sql.simulation_store import Pins, Recipe, find_runs, pin
 from sql.twin_repository import TwinRepository
-from streams.ingestion.scoring import SimulatedTwins
+from streams.ingestion import SimulatedTwins
 from streams.registry.model_loader import ModelLoader
 
 __all__ = ["DEFAULT_TWIN_COUNT", "MissingFeature", "Simulator"]

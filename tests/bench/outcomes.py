@@ -26,9 +26,7 @@ from schemas import ModelCard, OutcomeEvent
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER
 from sql.database import Connection, connect
 from sql.ledger import Ledger
-from streams.ingestion.pipeline import OutcomePipeline
-from streams.ingestion.rows import IngestResult
-from streams.ingestion.scoring import ScoredBatch
+from streams.ingestion import IngestResult, OutcomePipeline, ScoredBatch
 from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.topics import topic_of
 from streams.settings import Settings

@@ -18,8 +18,7 @@ from schemas import SourceId
 from sql import source_position_store as store
 from sql.database import Pool, open_pool, transaction
 from sql.ledger import Ledger
-from streams.ingestion.pipeline import IngestResult, OutcomePipeline
-from streams.ingestion.scoring_context import ContextLoader
+from streams.ingestion import ContextLoader, IngestResult, OutcomePipeline
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
 from tests.outcomes import LINE, SPACE, START, TOPIC, make_card, make_line, outcome, poll_batches, record

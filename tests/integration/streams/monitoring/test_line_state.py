@@ -20,8 +20,7 @@ from sql import source_position_store, window_store
 from sql.database import Pool, clock, open_pool
 from sql.window_store import MonitoredLine, Snapshot, SourceState
 from streams.agents.fidelity import _Fidelity
-from streams.ingestion.pipeline import OutcomePipeline
-from streams.ingestion.scoring_context import ContextLoader
+from streams.ingestion import ContextLoader, OutcomePipeline
 from streams.kafka.topics import PARTITIONS
 from streams.monitoring import window_publisher
 from streams.monitoring.drift_detection import DriftEvaluator

@@ -13,8 +13,7 @@ from schemas import FidelityWindow, SourceId
 from schemas.events import SUM_FIELDS
 from sql import audit_store, source_position_store, window_store
 from sql.database import Pool, clock, connect, open_pool
-from streams.ingestion.pipeline import OutcomePipeline
-from streams.ingestion.scoring_context import ContextLoader
+from streams.ingestion import ContextLoader, OutcomePipeline
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_state import load_line
 from streams.monitoring.restatement_floor import raise_floor
