@@ -1,4 +1,4 @@
-"""The accident of the demonstration: the process that takes outcomes in is killed in the middle of its work."""
+"""Injects the fault of the demonstration: kills the process that ingests outcomes, and measures how long the recovery takes."""
 
 from __future__ import annotations
 
@@ -9,52 +9,58 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from sql.database import Pool
 from sql.overview_store import count_ingested_outcomes
 from streams.settings import Role
 from streams.worker.supervisor import Workers
 
-__all__ = ["InjectedFault", "kill"]
+__all__ = ["InjectedFault", "kill_worker"]
 
-VICTIM: Role = "outcomes"
-_GLANCE_S = 0.2
-_LAST_BREATH_S = 0.5  # what the database had begun to commit when the process died
+KILLED_ROLE: Role = "outcomes"
+_POLL_S = 0.2
+_COMMIT_S = 0.5  # the database may still finish a commit of the killed process
 
 
 @dataclass
 class InjectedFault:
-    """What was killed, and how it went on.
+    """The kill of a process, and the recovery from it.
 
     Attributes:
-        after: outcomes that had been published.
-        back_s: seconds until outcomes were taken in again; None while they are not.
+        published: outcomes that were published before the kill.
+        recovery_s: seconds from the kill until outcomes are ingested again; None before that.
     """
 
     role: Role
     pid: int
     at: datetime
-    after: int
-    back_s: float | None = None
+    published: int
+    recovery_s: float | None = None
 
     def __str__(self) -> str:
-        back = f"taken in again {self.back_s:.1f} s later" if self.back_s is not None else "not yet taken in again"
-        return f"{self.after:,} outcomes in, process {self.pid} of the role {self.role} was killed (SIGKILL); outcomes {back}"
+        recovery = f"resumed {self.recovery_s:.1f} s later" if self.recovery_s is not None else "has not resumed yet"
+        killed = f"process {self.pid} of the role {self.role} was killed (SIGKILL)"
+        return f"after {self.published:,} outcomes, {killed}; ingestion {recovery}"
 
-    async def watch(self, pool: Pool, say: Callable[[str], None]) -> None:
-        """Wait until somebody takes outcomes in again, and say so."""
-        began = time.monotonic()
-        await asyncio.sleep(_LAST_BREATH_S)
+    def to_dict(self) -> dict[str, Any]:
+        """The fault as JSON values."""
+        return {"role": self.role, "pid": self.pid, "at": self.at, "after": self.published, "back_s": self.recovery_s}
+
+    async def watch_recovery(self, pool: Pool, notify: Callable[[str], None]) -> None:
+        """Wait until outcomes are ingested again, and report it."""
+        started = time.monotonic()
+        await asyncio.sleep(_COMMIT_S)
         before = await count_ingested_outcomes(pool)
-        while await count_ingested_outcomes(pool) == before:  # noqa: ASYNC110  # it is another process that changes it
-            await asyncio.sleep(_GLANCE_S)
-        self.back_s = round(time.monotonic() - began, 1)
-        say(f"  a successor takes outcomes in, {self.back_s:.1f} s after the kill, from where the dead process had committed")
+        while await count_ingested_outcomes(pool) == before:  # noqa: ASYNC110  # another process changes it
+            await asyncio.sleep(_POLL_S)
+        self.recovery_s = round(time.monotonic() - started, 1)
+        notify(f"  ingestion resumed {self.recovery_s:.1f} s after the kill, from the offset that was committed last")
 
 
-def kill(workers: Workers, published: int, say: Callable[[str], None]) -> InjectedFault:
-    """End the process that takes outcomes in, without a warning; its supervisor starts another."""
-    pid = workers.pids[VICTIM]
+def kill_worker(workers: Workers, published: int, notify: Callable[[str], None]) -> InjectedFault:
+    """Kill the process that ingests outcomes with SIGKILL; its supervisor starts another one."""
+    pid = workers.pids[KILLED_ROLE]
     os.kill(pid, signal.SIGKILL)
-    say(f"  killed process {pid}, the role {VICTIM}, in the middle of its work (SIGKILL)")
-    return InjectedFault(VICTIM, pid, datetime.now(UTC), published)
+    notify(f"  killed process {pid} of the role {KILLED_ROLE} while it ingests (SIGKILL)")
+    return InjectedFault(KILLED_ROLE, pid, datetime.now(UTC), published)

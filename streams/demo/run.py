@@ -1,4 +1,4 @@
-"""The demonstration from an empty folder to a report; its stack and workers end with it."""
+"""Runs the demonstration from an empty folder to a report; its stack and workers stop with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from deploy.stack import StackError, free_port, running_stack
 from engine.sample_tables import sample_table
-from schemas import TWIN_TYPES, Brand, TwinType
+from schemas import TWIN_TYPES, Brand, ModelCard, TwinType
 from streams.demo.report import DemoReport, make_report
 from streams.demo.scenario import Pace, Stopwatch, run_scenario
 from streams.demo.shift import split
@@ -26,11 +26,11 @@ from streams.worker.local_stack import local_stack
 from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers
 
-__all__ = ["DEMO", "run_demo"]
+__all__ = ["DEMO_SETTINGS", "run_demo"]
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
-DEMO = {
+DEMO_SETTINGS = {
     "pane_s": 1.0,
     "window_s": 15.0,
     "grace_s": 2.0,
@@ -40,10 +40,10 @@ DEMO = {
     "postgres_statement_timeout_s": 8.0,
     "postgres_tcp_user_timeout_s": 8.0,
 }
-"""Short panes, windows and sessions, so that a life of months passes in a minute."""
+"""Short panes, windows and sessions, so that the demonstration takes minutes instead of months."""
 
-ROWS, MOST_TO_TRAIN, SEED = 20_000, 12_000, 2026
-LEAST_QUIET = 2_000
+ROWS, MAX_TRAINING_ROWS, SEED = 20_000, 12_000, 2026
+MIN_UNSHIFTED = 2_000
 
 
 def run_demo(
@@ -51,48 +51,52 @@ def run_demo(
     data: Path | None,
     twin_type: TwinType,
     brand: Brand,
-    say: Say,
+    notify: Notify,
     *,
     rows: int = ROWS,
     pace: Pace | None = None,
 ) -> DemoReport:
-    """Run the main job and report; the folder ``demo`` of the home is cleared first.
+    """Run the whole workflow on a local stack and return its report; the folder ``demo`` of the home is cleared first.
 
-    ``rows`` are generated where there is no ``data``. Without a ``pace`` the first half of the streamed rows is left as it is.
+    Args:
+        settings: the settings that the demonstration starts from.
+        data: a table of entities and outcomes; None generates one.
+        twin_type: of the table.
+        brand: of the model line.
+        notify: called with each line of progress.
+        rows: to generate without ``data``.
+        pace: how much is streamed; by default the first half of the streamed rows is not shifted.
 
     Raises:
         ValueError: for a table that cannot be used.
-        StackError: when a demonstration runs already.
+        StackError: when a demonstration already runs.
     """
-    watch = Stopwatch(say)
-    with watch.step("reading the table" if data else "making a table of people that never were"):
+    stopwatch = Stopwatch(notify)
+    with stopwatch.step("reading the table" if data else "generating a table"):
         table = _table(data, twin_type, rows)
-    rng = np.random.default_rng(SEED)
-    train, stream = split(table.frame, MOST_TO_TRAIN, rng)
-    say(f"  {table.source}: {len(train):,} rows to learn from, {len(stream):,} to stream; order and times are ours")
+    training_rows, stream_rows = split(table.frame, MAX_TRAINING_ROWS, np.random.default_rng(SEED))
+    notify(f"  {table.source}: {len(training_rows):,} rows for training, {len(stream_rows):,} to stream in a random order")
     for note in table.notes:
-        say(f"  {note}")
+        notify(f"  {note}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    home = _cleared(settings.home / "demo")
-    ours = settings.model_copy(update={**DEMO, "web_port": free_port(in_a_row=len(ROLES))})
-    say(f"  settings of the demonstration: {', '.join(f'{name} {value:g}' for name, value in DEMO.items())}")
-    with ExitStack() as held:
-        with watch.step("starting Kafka and Postgres"):
-            at = held.enter_context(local_stack(home, ours, say))
-            asyncio.run(prepare(at))
-        with watch.step("training"):
-            target = table.target
-            first = asyncio.run(train_model(at, train, twin_type, brand, target, table.source)).card
-        for fact in (*model_facts(first), *first.metrics.warnings):
-            say(f"  {fact}")
-        with watch.step("starting the workers"):
-            workers = held.enter_context(Workers(ROLES, at, log_folder=home / "logs"))
+    home = _empty_folder(settings.home / "demo")
+    demo_settings = settings.model_copy(update={**DEMO_SETTINGS, "web_port": free_port(in_a_row=len(ROLES))})
+    notify(f"  settings of the demonstration: {', '.join(f'{name} {value:g}' for name, value in DEMO_SETTINGS.items())}")
+    with ExitStack() as resources:
+        with stopwatch.step("starting Kafka and Postgres"):
+            running = resources.enter_context(local_stack(home, demo_settings, notify))
+            asyncio.run(prepare(running))
+        with stopwatch.step("training"):
+            card = asyncio.run(train_model(running, training_rows, twin_type, brand, table.target, table.source)).card
+        _notify_model(card, notify)
+        with stopwatch.step("starting the workers"):
+            workers = resources.enter_context(Workers(ROLES, running, log_folder=home / "logs"))
             workers.wait_ready()
-        journey = asyncio.run(run_scenario(at, first, stream, pace or _half_quiet(stream), watch, workers))
-        with watch.step("verifying every count"):
-            verified = asyncio.run(verify(at))
+        demo_run = asyncio.run(run_scenario(running, card, stream_rows, pace or _default_pace(stream_rows), stopwatch, workers))
+        with stopwatch.step("verifying every count"):
+            verification = asyncio.run(verify(running))
         workers.check()
-    return make_report(table, journey, verified, watch.seconds, home)
+    return make_report(table, demo_run, verification, stopwatch.seconds, home)
 
 
 def _table(data: Path | None, twin_type: TwinType, rows: int) -> ImportedTable:
@@ -100,18 +104,23 @@ def _table(data: Path | None, twin_type: TwinType, rows: int) -> ImportedTable:
         return as_training_table(read_table(data), twin_type)
     frame = sample_table(twin_type, rows, np.random.default_rng(SEED))
     frame.insert(0, ENTITY, [f"{twin_type.value}-{row:05}" for row in range(rows)])
-    note = "marginals and correlations follow published facts, the links to the outcome are ours: nobody real is in it"
+    note = "synthetic data: marginals and correlations follow published statistics, the effect on the outcome is an assumption"
     return ImportedTable(
         frame, TWIN_TYPES[twin_type].default_target.name, f"generated table of {rows:,} {twin_type} rows", (), (note,)
     )
 
 
-def _half_quiet(stream: pd.DataFrame) -> Pace:
-    return Pace(quiet=max(LEAST_QUIET, len(stream) // 2))
+def _notify_model(card: ModelCard, notify: Notify) -> None:
+    for fact in (*model_facts(card), *card.metrics.warnings):
+        notify(f"  {fact}")
 
 
-def _cleared(home: Path) -> Path:
+def _default_pace(stream_rows: pd.DataFrame) -> Pace:
+    return Pace(unshifted=max(MIN_UNSHIFTED, len(stream_rows) // 2))
+
+
+def _empty_folder(home: Path) -> Path:
     if (stack := running_stack(home)) is not None:
-        raise StackError(f"a demonstration runs in {home} already, process {stack.pid}: wait for its end or stop it")
+        raise StackError(f"a demonstration already runs in {home} (process {stack.pid}): wait for its end or stop it")
     shutil.rmtree(home, ignore_errors=True)
     return home

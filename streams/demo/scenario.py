@@ -1,10 +1,10 @@
-"""The main job, step by step: train, serve, ask, listen, survive a kill, notice, retrain, promote, verify."""
+"""The scenario of the demonstration: simulate, stream outcomes, kill a worker, shift the outcomes, detect, retrain, promote."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,42 +27,50 @@ from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from sql.overview_store import count_ingested_outcomes
 from streams.client.twin_client import TwinClient
-from streams.demo.fault import InjectedFault, kill
+from streams.demo.fault import InjectedFault, kill_worker
 from streams.demo.shift import Shift, choose_shift
-from streams.demo.stream import OutcomeRows, paced
+from streams.demo.stream import OutcomeRows, paced_batches
+from streams.reporting.formatting import count, number, plain_words, share, short_id
 from streams.reporting.overview import LineOverview, Overview, read_overview
 from streams.settings import Settings
 from streams.worker.supervisor import Workers
 
 __all__ = ["DemoRun", "Pace", "Stopwatch", "run_scenario"]
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
-GLANCE_S = 3.0
-SETTLE_S = 120.0
+PROGRESS_S = 3.0
+INGESTION_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How much is streamed: outcomes a second, outcomes of each part, and the most to wait for a promotion."""
+    """How much is streamed.
 
-    quiet: int
+    Attributes:
+        unshifted: outcomes before the shift.
+        rate: outcomes a second.
+        max_shifted: shifted outcomes at most, while no better model is promoted.
+        after_promotion: shifted outcomes after the promotion.
+    """
+
+    unshifted: int
     rate: float = 250.0
-    shifted_at_most: int = 25_000
-    after: int = 4_000
+    max_shifted: int = 25_000
+    after_promotion: int = 4_000
 
 
 @dataclass
 class Stopwatch:
-    """Seconds of each step, in order; each is said when it begins."""
+    """Seconds of each step, in order; the name of a step is reported when it begins."""
 
-    say: Say
+    notify: Notify
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
-        self.say(name)
+        """Time the enclosed block."""
+        self.notify(name)
         started = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - started, 2)
@@ -70,72 +78,70 @@ class Stopwatch:
 
 @dataclass
 class DemoRun:
-    """What happened, for the report.
+    """The events of a demonstration, for its report.
 
     Attributes:
-        answers: of the simulations, in the order of asking.
-        published: outcomes sent, at `rate` a second.
-        accident: the kill of a process in the middle of the outcomes as they were.
-        shifted_from: when the first shifted outcome was sent.
-        promoted: model that took over while outcomes were shifted, None when none did.
-        seen: the last look at everything.
+        first_model: the champion at the start.
+        answers: of the simulations, in the order of the requests.
+        published: outcomes published, at ``rate`` a second.
+        fault: the kill of a worker among the unshifted outcomes.
+        shifted_from: when the first shifted outcome was published.
+        promoted: model that replaced the first one under the shift; None where there was none.
+        overview: the newest state of the service.
     """
 
     line: str
-    first: ModelCard
+    first_model: ModelCard
     shift: Shift
     answers: list[SimulationAnswer] = field(default_factory=list)
     published: int = 0
     rate: float = 250.0
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    accident: InjectedFault | None = None
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    fault: InjectedFault | None = None
     shifted_from: datetime | None = None
     promoted: UUID | None = None
-    seen: Overview | None = None
+    overview: Overview | None = None
 
     @property
     def line_overview(self) -> LineOverview | None:
-        """The line in the last look."""
-        return next((line for line in self.seen.lines if line.line == self.line), None) if self.seen else None
+        """The line in the newest overview."""
+        return next((line for line in self.overview.lines if line.line == self.line), None) if self.overview else None
 
 
 async def run_scenario(
-    settings: Settings, first: ModelCard, rows: pd.DataFrame, pace: Pace, watch: Stopwatch, workers: Workers
+    settings: Settings, first_model: ModelCard, rows: pd.DataFrame, pace: Pace, stopwatch: Stopwatch, workers: Workers
 ) -> DemoRun:
-    """Ask, listen, and go on until a better model was promoted and has shown itself; one of the workers dies on the way."""
-    journey = DemoRun(first.line, first, choose_shift(rows, first.twin_type, first.baseline), rate=pace.rate)
+    """Request simulations, then stream outcomes until a better model is promoted; one of the workers is killed on the way."""
+    shift = choose_shift(rows, first_model.twin_type, first_model.baseline)
+    run = DemoRun(first_model.line, first_model, shift, rate=pace.rate)
     async with TwinClient(settings, name="demo") as client:
         pool = await open_pool(settings)
         try:
-            with watch.step("simulations asked and answered"):
-                journey.answers = await _ask(client, first)
-            await _listen(client, pool, settings, journey, rows, pace, watch, workers)
+            with stopwatch.step("requesting simulations"):
+                run.answers = list(await asyncio.gather(*map(client.request, simulation_requests(first_model))))
+            await _OutcomeStream(client, pool, run, pace, stopwatch, workers, rows).publish_all(settings)
         finally:
             await pool.close()
-    return journey
+    return run
 
 
-async def _ask(client: TwinClient, champion: ModelCard) -> list[SimulationAnswer]:
-    return list(await asyncio.gather(*[client.request(request) for request in requests(champion)]))
-
-
-def requests(champion: ModelCard) -> list[SimulationRequest]:
-    """Every intervention at its own channel, one of them for the most valuable third, and one that nobody fits."""
-    usual = [
+def simulation_requests(champion: ModelCard) -> list[SimulationRequest]:
+    """Every intervention at its own channel, one for the most valuable third only, and one whose filters match no twin."""
+    interventions = [
         InterventionConfig(intervention_type=name, channel=entry.channel.value, frequency="monthly", duration_weeks=12)
         for name, entry in INTERVENTIONS.items()
     ]
-    asked = [_request(champion, intervention, PopulationFilter(), usual) for intervention in usual]
-    words = {word: feature for word, feature in TWIN_TYPES[champion.twin_type].filters.items() if feature in champion.features}
-    if "decile" in words:
-        asked.append(_request(champion, usual[-1], PopulationFilter(min_decile=8), []))
-    if "region" in words:
-        asked.append(_request(champion, usual[0], PopulationFilter(region=["atlantis"]), []))
-    return asked
+    requests = [_request(champion, intervention, PopulationFilter(), interventions) for intervention in interventions]
+    filters = {name for name, feature in TWIN_TYPES[champion.twin_type].filters.items() if feature in champion.features}
+    if "decile" in filters:
+        requests.append(_request(champion, interventions[-1], PopulationFilter(min_decile=8), []))
+    if "region" in filters:
+        requests.append(_request(champion, interventions[0], PopulationFilter(region=["atlantis"]), []))
+    return requests
 
 
 def _request(
-    champion: ModelCard, intervention: InterventionConfig, filters: PopulationFilter, others: list[InterventionConfig]
+    champion: ModelCard, intervention: InterventionConfig, filters: PopulationFilter, candidates: list[InterventionConfig]
 ) -> SimulationRequest:
     twin_type, brand, target = line_parts(champion.line)
     return SimulationRequest(
@@ -146,106 +152,111 @@ def _request(
         target=target,
         intervention=intervention,
         filters=filters,
-        alternatives=tuple(other for other in others if other != intervention),
+        alternatives=tuple(candidate for candidate in candidates if candidate != intervention),
         requested_by="demo",
     )
 
 
-async def _listen(
-    client: TwinClient,
-    pool: Pool,
-    settings: Settings,
-    journey: DemoRun,
-    frame: pd.DataFrame,
-    pace: Pace,
-    watch: Stopwatch,
-    workers: Workers,
-) -> None:
-    rows = OutcomeRows(frame, journey.line, uuid5(journey.first.model_id, journey.started.isoformat()))
-    watching = [asyncio.create_task(_glance(pool, settings, journey, watch.say))]
-    try:
-        with watch.step("outcomes as they were"):
-            await _send(client, rows, pace.rate, pace.quiet // 2, {}, journey)
-            journey.accident = kill(workers, journey.published, watch.say)
-            watching.append(asyncio.create_task(journey.accident.watch(pool, watch.say)))
-            await _send(client, rows, pace.rate, pace.quiet - pace.quiet // 2, {}, journey)
-        journey.shifted_from = datetime.now(UTC)
-        change = _change(journey.shift, frame)
-        with watch.step(f"outcomes with an injected shift: {journey.shift}"):
-            while journey.promoted is None and rows.taken < pace.quiet + pace.shifted_at_most:
-                await _send(client, rows, pace.rate, round(pace.rate), change, journey)
-                journey.promoted = await _successor(pool, journey)
-        if journey.promoted is not None:
-            with watch.step("outcomes under the new champion"):
-                await _send(client, rows, pace.rate, pace.after, change, journey)
-        with watch.step("everything taken in"):
-            await _settled(pool, journey)
-    finally:
-        for task in watching:
-            task.cancel()
-    journey.seen = await read_overview(pool, settings.n_min)
+@dataclass(frozen=True)
+class _OutcomeStream:
+    """Publishes the outcomes of a demonstration and records in its run what happens."""
+
+    client: TwinClient
+    pool: Pool
+    run: DemoRun
+    pace: Pace
+    stopwatch: Stopwatch
+    workers: Workers
+    frame: pd.DataFrame
+    watchers: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def publish_all(self, settings: Settings) -> None:
+        """Publish unshifted and shifted outcomes, and wait until all are ingested; progress is reported meanwhile."""
+        rows = OutcomeRows(self.frame, self.run.line, uuid5(self.run.first_model.model_id, self.run.started_at.isoformat()))
+        self.watchers.append(asyncio.create_task(_report_progress(self.pool, settings, self.run, self.stopwatch.notify)))
+        try:
+            with self.stopwatch.step("streaming outcomes"):
+                await self._publish_unshifted(rows)
+            await self._publish_shifted(rows)
+            with self.stopwatch.step("waiting until every outcome is ingested"):
+                await _wait_ingested(self.pool, self.run)
+        finally:
+            for task in self.watchers:
+                task.cancel()
+        self.run.overview = await read_overview(self.pool, settings.n_min)
+
+    async def _publish_unshifted(self, rows: OutcomeRows) -> None:
+        """Publish outcomes as they are, and kill a worker after half of them."""
+        half = self.pace.unshifted // 2
+        await self._publish(rows, half, {})
+        self.run.fault = kill_worker(self.workers, self.run.published, self.stopwatch.notify)
+        self.watchers.append(asyncio.create_task(self.run.fault.watch_recovery(self.pool, self.stopwatch.notify)))
+        await self._publish(rows, self.pace.unshifted - half, {})
+
+    async def _publish_shifted(self, rows: OutcomeRows) -> None:
+        """Publish shifted outcomes until another model is promoted or the maximum is reached, and some more after a promotion."""
+        run, pace = self.run, self.pace
+        run.shifted_from = datetime.now(UTC)
+        shift_by_row = dict.fromkeys(map(int, np.flatnonzero(run.shift.rows(self.frame))), run.shift.by)
+        with self.stopwatch.step(f"streaming outcomes with an injected shift: {run.shift}"):
+            while run.promoted is None and rows.position < pace.unshifted + pace.max_shifted:
+                await self._publish(rows, round(pace.rate), shift_by_row)
+                run.promoted = await self._successor()
+        if run.promoted is not None:
+            with self.stopwatch.step("streaming outcomes under the new champion"):
+                await self._publish(rows, pace.after_promotion, shift_by_row)
+
+    async def _publish(self, rows: OutcomeRows, total: int, shift_by_row: Mapping[int, float]) -> None:
+        async for batch in paced_batches(rows, self.pace.rate, shift_by_row, total):
+            self.run.published += await self.client.publish_outcomes(batch)
+
+    async def _successor(self) -> UUID | None:
+        champion = await Ledger(self.pool).champion(self.run.line)
+        return champion if champion != self.run.first_model.model_id else None
 
 
-async def _send(client: TwinClient, rows: OutcomeRows, rate: float, count: int, change: dict[int, float], journey: DemoRun) -> None:
-    async for batch in paced(rows, rate, change, count):
-        journey.published += await client.publish_outcomes(batch)
-
-
-def _change(shift: Shift, frame: pd.DataFrame) -> dict[int, float]:
-    return dict.fromkeys(map(int, np.flatnonzero(shift.rows(frame))), shift.by)
-
-
-async def _successor(pool: Pool, journey: DemoRun) -> UUID | None:
-    champion = await Ledger(pool).champion(journey.line)
-    return champion if champion != journey.first.model_id else None
-
-
-async def _settled(pool: Pool, journey: DemoRun) -> None:
+async def _wait_ingested(pool: Pool, run: DemoRun) -> None:
     """Wait until every published outcome has its row.
 
     Raises:
         TimeoutError: when some are still missing after two minutes.
     """
-    deadline = time.monotonic() + SETTLE_S
-    while True:
-        taken = await count_ingested_outcomes(pool)
-        if taken >= journey.published:
-            return
+    deadline = time.monotonic() + INGESTION_TIMEOUT_S
+    while (ingested := await count_ingested_outcomes(pool)) < run.published:
         if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"{journey.published - taken} of {journey.published} outcomes were not taken in within {SETTLE_S:g} s"
-            )
+            missing = run.published - ingested
+            raise TimeoutError(f"{missing} of {run.published} outcomes were not ingested within {INGESTION_TIMEOUT_S:g} s")
         await asyncio.sleep(0.2)
 
 
-async def _glance(pool: Pool, settings: Settings, journey: DemoRun, say: Say) -> None:
-    """Say every few seconds how the line stands, and at once what was decided."""
-    told = -1
+async def _report_progress(pool: Pool, settings: Settings, run: DemoRun, notify: Notify) -> None:
+    """Report every few seconds the state of the line, and each new event of its ledger."""
+    last_generation = -1
     while True:
-        await asyncio.sleep(GLANCE_S)
-        journey.seen = await read_overview(pool, settings.n_min)
-        line = journey.line_overview
+        await asyncio.sleep(PROGRESS_S)
+        run.overview = await read_overview(pool, settings.n_min)
+        line = run.line_overview
         if line is None:
             continue
         for event in reversed(line.events):
-            if event.generation > told and event.at >= journey.started:
-                say(f"  {event.happened}: model {str(event.model_id)[:8]} {event.reason}".rstrip())
-        told = max(event.generation for event in line.events)
+            if event.generation > last_generation and event.at >= run.started_at:
+                notify(f"  {plain_words(event.happened)}: model {short_id(event.model_id)} {event.reason}".rstrip())
+        last_generation = max(event.generation for event in line.events)
         if line.overall is not None:
-            say(standing(journey, line))
+            notify(progress_text(run, line))
 
 
-def standing(journey: DemoRun, line: LineOverview) -> str:
-    """One line of progress: the newest window beside the model's baseline."""
-    window, scored = line.overall, line.scored_model
-    if window is None or scored is None:
-        return f"  {journey.published:,} outcomes"
+def progress_text(run: DemoRun, line: LineOverview) -> str:
+    """One line of progress: the metrics of the newest window and the model's baseline."""
+    window, scored_model = line.overall, line.scored_model
+    if window is None or scored_model is None:
+        return f"  {count(run.published)} outcomes"
     metrics = window.metrics
     parts = [
-        f"  {journey.published:,} outcomes",
-        f"MAE {metrics.mae:.4f} (baseline {scored.baseline.mae:.4f})" if metrics.mae is not None else "",
-        f"coverage {metrics.coverage_95pct:.3f}" if metrics.coverage_95pct is not None else "",
-        f"evidence {window.evidence_ratio:.2g} of its limit" if window.evidence_ratio is not None else "",
-        window.state.value,
+        f"  {count(run.published)} outcomes",
+        f"MAE {number(metrics.mae)} (baseline {number(scored_model.baseline.mae)})" if metrics.mae is not None else "",
+        f"coverage {share(metrics.coverage_95pct)}" if metrics.coverage_95pct is not None else "",
+        f"evidence {number(window.evidence_ratio, 2)} of its limit" if window.evidence_ratio is not None else "",
+        f"drift state {window.state.value}",
     ]
     return ", ".join(part for part in parts if part)

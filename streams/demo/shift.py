@@ -1,4 +1,4 @@
-"""The part of the demonstration that is ours: which rows are streamed, in what order, and the shift that is put on them."""
+"""Chooses the rows that the demonstration streams, their order, and the shift that it injects."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import numpy.typing as npt
 import pandas as pd
 
 from schemas import TWIN_TYPES, Baseline, TwinType
+from streams.reporting.formatting import signed_number
 
 __all__ = ["Shift", "choose_shift", "split"]
 
-_SHARE = 0.4
+_SHIFTED_SHARE = 0.4
 _SIZE_IN_MAE = 2.0
-_MOST_LEVELS = 40
+_MAX_LEVELS = 40
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Outcomes of rows whose ``dimension`` is one of ``levels`` change by ``by`` (units of the target).
+    """Adds ``by``, in units of the target, to the outcomes of rows whose ``dimension`` is one of ``levels``.
 
-    No dimension means every row.
+    Without a dimension it shifts every row.
     """
 
     dimension: str | None
@@ -29,31 +30,31 @@ class Shift:
     by: float
 
     def rows(self, frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
-        """Which rows it touches, shape ``(n,)``."""
+        """Which rows are shifted, shape ``(n,)``."""
         if self.dimension is None:
             return np.ones(len(frame), dtype=bool)
         return np.asarray(frame[self.dimension].astype(str).isin(self.levels), dtype=bool)
 
     def apply(self, frame: pd.DataFrame, target: str) -> pd.DataFrame:
-        """The frame with its target shifted; the one that came in is left alone."""
+        """A copy of the frame with its target shifted."""
         return frame.assign(**{target: frame[target] + self.by * self.rows(frame)})
 
     def __str__(self) -> str:
-        whom = f"{self.dimension} {', '.join(self.levels)}" if self.dimension else "everybody"
-        return f"the outcome of {whom} moved by {self.by:+.3f}"
+        group = f"{self.dimension} {', '.join(self.levels)}" if self.dimension else "every row"
+        return f"the outcome of {group} changed by {signed_number(self.by, 3)}"
 
 
 def choose_shift(frame: pd.DataFrame, twin_type: TwinType, baseline: Baseline) -> Shift:
-    """A shift that matters and can be learned: two baseline errors against the desired direction, for about 40 % of the rows.
+    """A shift that is large and can be learned: two baseline errors against the desired direction, for about 40 % of the rows.
 
-    It is laid on the largest levels of the twin type's first segment dimension that has few enough of them.
+    It applies to the largest levels of the last segment dimension of the twin type that has a manageable number of them.
     """
     entry = TWIN_TYPES[twin_type]
     by = -entry.default_target.direction * _SIZE_IN_MAE * baseline.mae
     for dimension in reversed(entry.segments):
         if (
             dimension in frame
-            and 1 < frame[dimension].nunique() <= _MOST_LEVELS
+            and 1 < frame[dimension].nunique() <= _MAX_LEVELS
             and not pd.api.types.is_numeric_dtype(frame[dimension])
         ):
             return Shift(dimension, _largest_levels(frame[dimension]), by)
@@ -62,17 +63,17 @@ def choose_shift(frame: pd.DataFrame, twin_type: TwinType, baseline: Baseline) -
 
 def _largest_levels(column: pd.Series[str]) -> tuple[str, ...]:
     shares = column.astype(str).value_counts(normalize=True)
-    enough = int(np.searchsorted(shares.cumsum().to_numpy(), _SHARE)) + 1
+    enough = int(np.searchsorted(shares.cumsum().to_numpy(), _SHIFTED_SHARE)) + 1
     return tuple(map(str, shares.index[: min(enough, len(shares) - 1)]))
 
 
-def split(frame: pd.DataFrame, most_to_train: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows to train on and rows to stream, in random order: two fifths of the table, at most ``most_to_train``, at least 1,000.
+def split(frame: pd.DataFrame, max_training_rows: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows to train on and rows to stream, in random order: two fifths of the table, at most ``max_training_rows``, at least 1,000.
 
     Raises:
         ValueError: when fewer than 200 rows would be left to stream.
     """
-    n_train = min(max(1000, int(0.4 * len(frame))), most_to_train)
+    n_train = min(max(1000, int(0.4 * len(frame))), max_training_rows)
     if len(frame) - n_train < 200:
         raise ValueError(f"the table has {len(frame)} rows: at least 1,200 are needed, 1,000 to train on and 200 to stream")
     order = rng.permutation(len(frame))

@@ -28,8 +28,8 @@ from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, promotion_effect, watched_promotions
 from sql.retrain_store import Request, requests
 from streams.client.twin_client import TwinClient
-from streams.demo.run import DEMO
-from streams.demo.stream import OutcomeRows, paced
+from streams.demo.run import DEMO_SETTINGS
+from streams.demo.stream import OutcomeRows, paced_batches
 from streams.operations.verify import verify
 from streams.reporting.charts import Curve, ReferenceLine, Tone, ValueMarker, curves_chart
 from streams.settings import ROLES, Settings
@@ -201,7 +201,8 @@ their order and times are ours, and so is the shift, which takes a share of the 
 The first {quiet:,} outcomes of each line are as they were. The delay counts outcomes from the first shifted one to the end of the \
 panes on which the retrain was decided, with all that was on its way when a busy machine came to look. What it bought is the new \
 champion against the one before it, on the same outcomes that came after the promotion.
-Panes of {DEMO["pane_s"]:g} s and a cooldown of {DEMO["cooldown_s"]:g} s stand for longer ones. The killed worker is lost with all \
+Panes of {DEMO_SETTINGS["pane_s"]:g} s and a cooldown of {DEMO_SETTINGS["cooldown_s"]:g} s stand for longer ones. The killed \
+worker is lost with all \
 its processes (SIGKILL) when the shift begins, and not started again.
 How soon a shift is found depends on who happens to come first. So the same physicians are put in {orders} random orders too, \
 which share one model and its baseline, and the engine's detector and rule look at them in cells of {CELL} outcomes every {LOOK}."""
@@ -328,7 +329,7 @@ def _run(workers: int, lengths: Lengths) -> tuple[list[Seen], int]:
     learned, held_back = _tables()
     with ExitStack() as held:
         home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="prescribers-")))
-        ours = Settings(home=home, web_port=free_port(in_a_row=len(ROLES))).model_copy(update=DEMO)
+        ours = Settings(home=home, web_port=free_port(in_a_row=len(ROLES))).model_copy(update=DEMO_SETTINGS)
         at = held.enter_context(local_stack(home / "stack", ours, _say))
         asyncio.run(prepare(at))
         seen = [Seen(story, _first_model(at, learned, story)) for story in STORIES]
@@ -376,20 +377,20 @@ class _Stage:
         if self.doomed is not None and one is self.seen[-1]:
             await asyncio.to_thread(_kill, self.doomed)
         while not await self._is_over(rows, one):
-            rate = RATE if rows.taken < self.lengths.quiet + self.lengths.shifted else DRIP
+            rate = RATE if rows.position < self.lengths.quiet + self.lengths.shifted else DRIP
             await self._send(rows, one, change, round(rate), rate)
-        _say(f"{one.story.title}: {rows.taken:,} outcomes until champion {await Ledger(self.pool).champion(one.story.line)}")
+        _say(f"{one.story.title}: {rows.position:,} outcomes until champion {await Ledger(self.pool).champion(one.story.line)}")
         await self._send(rows, one, change, self.lengths.after)
 
     async def _is_over(self, rows: OutcomeRows, one: Seen) -> bool:
         """Whether a successor reigns, or the physicians are running out; of a line where nothing happens, when it had its time."""
         if not one.story.level:
-            return rows.taken >= 2 * self.lengths.quiet
+            return rows.position >= 2 * self.lengths.quiet
         promoted = await Ledger(self.pool).champion(one.story.line) != one.first.model_id
-        return promoted or rows.taken + round(RATE) + self.lengths.after > len(self.held_back)
+        return promoted or rows.position + round(RATE) + self.lengths.after > len(self.held_back)
 
     async def _send(self, rows: OutcomeRows, one: Seen, change: Mapping[int, float], count: int, rate: float = RATE) -> None:
-        async for batch in paced(rows, rate, change, count):
+        async for batch in paced_batches(rows, rate, change, count):
             one.published += await self.client.publish_outcomes(batch)
             while sum(each.published for each in self.seen) - await _taken_in(self.pool) > AHEAD:  # noqa: ASYNC110  # others take in
                 await asyncio.sleep(0.1)

@@ -18,14 +18,14 @@ import pytest
 from deploy.stack import free_port
 from schemas import AnswerStatus, Brand, TwinType
 from streams.demo.report import DemoReport
-from streams.demo.run import DEMO, run_demo
+from streams.demo.run import DEMO_SETTINGS, run_demo
 from streams.demo.scenario import Pace
 from streams.operations.verify import verify
 from streams.settings import ROLES, Settings
 from streams.worker.local_stack import local_stack
 from streams.worker.supervisor import Workers
 
-SHORT = Pace(rate=200.0, quiet=1_500, shifted_at_most=20_000, after=1_500)
+SHORT = Pace(rate=200.0, unshifted=1_500, max_shifted=20_000, after_promotion=1_500)
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +35,19 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> DemoReport:
 
 
 def test_every_request_is_answered_and_the_one_that_nobody_fits_is_rejected_with_a_reason(report: DemoReport) -> None:
-    statuses = [answer.status for answer in report.journey.answers]
+    statuses = [answer.status for answer in report.run.answers]
     assert statuses == [AnswerStatus.COMPLETED] * 6 + [AnswerStatus.REJECTED]
-    assert "region" in str(report.journey.answers[-1].reason)
+    assert "region" in str(report.run.answers[-1].reason)
 
 
 def test_the_injected_shift_leads_to_one_retrain_that_names_the_rule_and_to_a_promotion(report: DemoReport) -> None:
-    line = report.journey.line_overview
+    line = report.run.line_overview
     assert line is not None
-    accused = [retrain for retrain in line.retrains if retrain.model_id == report.journey.first.model_id]
+    accused = [retrain for retrain in line.retrains if retrain.model_id == report.run.first_model.model_id]
     trained = [retrain for retrain in accused if retrain.status != "stale"]
     assert [retrain.status for retrain in trained] == ["promoted"]
     assert "mae" in trained[0].reason.lower()
-    assert report.journey.promoted is not None
+    assert report.run.promoted is not None
 
 
 def test_the_new_model_errs_less_than_the_old_one_on_the_shifted_stream(report: DemoReport) -> None:
@@ -63,19 +63,19 @@ def test_the_new_model_errs_less_than_the_old_one_on_the_shifted_stream(report: 
 
 
 def test_every_count_agrees_with_what_is_stored(report: DemoReport) -> None:
-    assert report.verified.mismatches == ()
-    assert report.journey.published == sum(count for name, count in report.verified.counts.items() if name == "elements")
+    assert report.verification.mismatches == ()
+    assert report.run.published == sum(count for name, count in report.verification.counts.items() if name == "elements")
     assert report.succeeded
 
 
 def test_a_worker_was_killed_in_the_middle_and_terminal_and_page_say_so(report: DemoReport) -> None:
-    accident = report.journey.accident
-    assert accident is not None
-    assert accident.after == SHORT.quiet // 2
-    assert accident.back_s is not None
-    assert f"process {accident.pid} of the role outcomes was killed (SIGKILL)" in report.format_text()
+    fault = report.run.fault
+    assert fault is not None
+    assert fault.published == SHORT.unshifted // 2
+    assert fault.recovery_s is not None
+    assert f"process {fault.pid} of the role outcomes was killed (SIGKILL)" in report.format_text()
     page = (report.home / "report.html").read_text(encoding="utf-8")
-    assert f"process {accident.pid} of the role outcomes was killed (SIGKILL)" in page
+    assert f"process {fault.pid} of the role outcomes was killed (SIGKILL)" in page
     assert "worker killed" in page
 
 
@@ -88,14 +88,14 @@ def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(repor
 
 
 def test_the_service_goes_on_where_the_demonstration_stopped(report: DemoReport) -> None:
-    ours = Settings(**{**DEMO, "home": report.home, "web_port": free_port(in_a_row=len(ROLES))})
+    ours = Settings(**{**DEMO_SETTINGS, "home": report.home, "web_port": free_port(in_a_row=len(ROLES))})
     left = local_stack(report.home, ours.model_copy(update={"home": report.home.parent}), print)
     with left as at, Workers(ROLES, at, log_folder=report.home / "logs") as workers:
         workers.wait_ready()
         assert asyncio.run(verify(at)).mismatches == ()
 
 
-@pytest.mark.parametrize("moment", ["starting Kafka", "simulations asked"])
+@pytest.mark.parametrize("moment", ["starting Kafka", "requesting simulations"])
 def test_ctrl_c_at_any_moment_leaves_no_process_behind(tmp_path: Path, moment: str) -> None:
     master, terminal = pty.openpty()
     environment = {**os.environ, "TWIN_HOME": str(tmp_path)}
