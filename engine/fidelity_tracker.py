@@ -1,4 +1,4 @@
-"""How well twins have predicted: figures over tracked pairs of predicted and actual, and what the rules conclude from them."""
+"""Tracks pairs of predicted and actual values of twins, computes fidelity metrics and evaluates the drift rules."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Array = npt.NDArray[np.float64]
 Actuals = Mapping[Any, float | None] | pd.Series | pd.DataFrame
 
 _UNIT = 2.0**-100
-"""Values enter the sums as whole multiples of this: a binary power, so all but the very smallest numbers enter exactly."""
+"""Values are added up as integer multiples of this power of two, so that all but the very smallest numbers are exact."""
 _LARGEST = 1e100
 _NONE = math.nan
 
 
 class FidelityTracker:
-    """Holds predictions of twins against what happened.
+    """Compares predictions of twins with actual values.
 
     Args:
-        n_min: pairs below which no rule fires. The brief's rules are plain comparisons, so the default is 1; whoever acts on
-            them unattended should ask for more.
+        n_min: pairs below which no rule fires. The rules are plain comparisons, so the default is 1; unattended use should require
+            more.
         limits: other limits for the drift rules, by the rule's name: ``mae_increase`` (0.20, a rise over the baseline),
             ``correlation_drop`` (0.7), ``coverage_drop`` (0.90).
 
@@ -56,15 +56,15 @@ class FidelityTracker:
 
     @property
     def history(self) -> tuple[PopulationFidelityMetrics, ...]:
-        """Every population figure so far, the oldest first."""
+        """The metrics of every evaluated population, oldest first."""
         return tuple(self._history)
 
     def track(
         self, twin_id: UUID, predicted: float, actual: float | None, lower: float = _NONE, upper: float = _NONE
     ) -> FidelityMetrics:
-        """Add one pair and return the figures of all so far; without an ``actual`` it is skipped and counted as such.
+        """Add one pair and return the metrics of all pairs so far; a pair without ``actual`` is skipped and counted as such.
 
-        ``lower`` and ``upper`` are the prediction interval of the outcome; without them the pair says nothing of coverage.
+        ``lower`` and ``upper`` are the prediction interval of the outcome; without them the pair does not count for the coverage.
 
         Raises:
             ValueError: for a prediction or an actual value that is not a finite number.
@@ -79,7 +79,7 @@ class FidelityTracker:
         lower: npt.ArrayLike = _NONE,
         upper: npt.ArrayLike = _NONE,
     ) -> FidelityMetrics:
-        """``track`` for whole arrays of shape ``(n,)``; NaN stands for a missing actual value and for no interval."""
+        """Add pairs given as arrays of shape ``(n,)``, see :meth:`track`; NaN is a missing actual value or no interval."""
         pairs = _Pairs(predicted, actual, lower, upper)
         self._predictions.update(zip(map(_uuid, twin_ids), pairs.predictions(), strict=True))
         self._sums = tuple(map(sum, zip(self._sums, pairs.sums(), strict=True)))
@@ -88,7 +88,7 @@ class FidelityTracker:
         return _with_outliers(metrics_from_moments(self._sums, _UNIT, self._n_skipped), np.frombuffer(self._errors))
 
     def calculate_fidelity(self, twin_population: UUID, actual_population: Actuals) -> PopulationFidelityMetrics:
-        """Figures of a population: its actual values joined with the last tracked prediction of each twin.
+        """Compute the metrics of a population: its actual values joined with the last tracked prediction of each twin.
 
         Args:
             twin_population: id of the population.
@@ -102,43 +102,43 @@ class FidelityTracker:
         rows = [self._predictions[twin_id] for twin_id in ids if twin_id in self._predictions]
         predicted, lower, upper = np.asarray(rows, dtype=float).reshape(-1, 3).T
         pairs = _Pairs(predicted, actual[tracked], lower, upper)
-        found = _with_outliers(metrics_from_moments(pairs.sums(), _UNIT, pairs.n_skipped), pairs.error)
+        metrics = _with_outliers(metrics_from_moments(pairs.sums(), _UNIT, pairs.n_skipped), pairs.error)
         unmatched = int((~tracked).sum())
-        metrics = PopulationFidelityMetrics(**found.model_dump(), population_id=_uuid(twin_population), n_unmatched=unmatched)
-        self._history.append(metrics)
-        return metrics
+        population = PopulationFidelityMetrics(**metrics.model_dump(), population_id=_uuid(twin_population), n_unmatched=unmatched)
+        self._history.append(population)
+        return population
 
     def check_drift(self, current: FidelityMetrics, baseline: Reference) -> bool:
         """Whether the mean absolute error has risen beyond its limit, which calls for a retrain."""
         return any(verdict.fired for verdict in self.verdicts(current, baseline) if verdict.rule == "mae_increase")
 
     def verdicts(self, current: FidelityMetrics, baseline: Reference) -> tuple[Verdict, ...]:
-        """What every drift rule says, fired or not, with its reason."""
+        """Return the verdict of every drift rule, fired or not, with its reason."""
         return evaluate_rules(current, baseline, self.rules, self.n_min)
 
 
 class _Pairs:
-    """Pairs of one call: those without an actual value are told apart, all others must be numbers."""
+    """Pairs of one call; those without an actual value are separated, all other values must be finite numbers."""
 
     def __init__(self, predicted: npt.ArrayLike, actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> None:
         self.predicted = np.asarray(predicted, dtype=float)
         self.actual, self.lower, self.upper = (
-            np.broadcast_to(np.asarray(given, dtype=float), self.predicted.shape) for given in (actual, lower, upper)
+            np.broadcast_to(np.asarray(values, dtype=float), self.predicted.shape) for values in (actual, lower, upper)
         )
-        self.known = ~np.isnan(self.actual)
-        _refuse_endless("predicted", self.predicted)
-        _refuse_endless("actual", self.actual[self.known])
-        self.error: Array = (self.predicted - self.actual)[self.known]
-        self.n_skipped = int((~self.known).sum())
+        self._has_actual = ~np.isnan(self.actual)
+        _require_finite("predicted", self.predicted)
+        _require_finite("actual", self.actual[self._has_actual])
+        self.error: Array = (self.predicted - self.actual)[self._has_actual]
+        self.n_skipped = int((~self._has_actual).sum())
 
     def predictions(self) -> Iterable[tuple[float, float, float]]:
         return zip(self.predicted.tolist(), self.lower.tolist(), self.upper.tolist(), strict=True)
 
     def sums(self) -> tuple[int, ...]:
-        predicted, actual = self.predicted[self.known], self.actual[self.known]
-        coverage = interval_coverage(actual, self.lower[self.known], self.upper[self.known])
-        nowhere = np.zeros(len(actual), dtype=bool)
-        columns = moments(_integers(predicted), _integers(actual), coverage, nowhere)
+        predicted, actual = self.predicted[self._has_actual], self.actual[self._has_actual]
+        coverage = interval_coverage(actual, self.lower[self._has_actual], self.upper[self._has_actual])
+        no_outliers = np.zeros(len(actual), dtype=bool)  # outliers are counted from all errors so far
+        columns = moments(_integers(predicted), _integers(actual), coverage, no_outliers)
         return tuple(int(value) for value in columns.sum(axis=0))
 
 
@@ -149,22 +149,22 @@ def _rules(limits: Mapping[str, float]) -> tuple[DriftRule, ...]:
     return tuple(DriftRule(**{**rule.model_dump(), "limit": limits.get(name, rule.limit)}) for name, rule in named.items())
 
 
-def _with_outliers(found: FidelityMetrics, error: Array) -> FidelityMetrics:
-    """The figures with the number of errors beyond three standard deviations of all errors."""
+def _with_outliers(metrics: FidelityMetrics, error: Array) -> FidelityMetrics:
+    """Add the number of errors beyond three standard deviations of all errors."""
     if len(error) < 2:
-        return found
+        return metrics
     beyond = np.abs(error - error.mean()) > OUTLIER_DEVIATIONS * error.std(ddof=1)
-    return found.model_copy(update={"n_outliers": int(np.count_nonzero(beyond))})
+    return metrics.model_copy(update={"n_outliers": int(np.count_nonzero(beyond))})
 
 
-def _actuals(given: Actuals) -> tuple[list[UUID], Array]:
-    if isinstance(given, pd.DataFrame):
-        lacking = [name for name in ("twin_id", "actual") if name not in given]
+def _actuals(actuals: Actuals) -> tuple[list[UUID], Array]:
+    if isinstance(actuals, pd.DataFrame):
+        lacking = [name for name in ("twin_id", "actual") if name not in actuals]
         if lacking:
-            raise ValueError(f"the frame of actual values lacks {', '.join(lacking)}: it has {', '.join(map(str, given))}")
-        given = pd.Series(given["actual"].to_numpy(), index=given["twin_id"])
-    values = [_number(value) for _, value in given.items()]
-    return [_uuid(twin_id) for twin_id, _ in given.items()], np.asarray(values, dtype=float)
+            raise ValueError(f"the frame of actual values lacks {', '.join(lacking)}: it has {', '.join(map(str, actuals))}")
+        actuals = pd.Series(actuals["actual"].to_numpy(), index=actuals["twin_id"])
+    values = [_number(value) for _, value in actuals.items()]
+    return [_uuid(twin_id) for twin_id, _ in actuals.items()], np.asarray(values, dtype=float)
 
 
 def _number(value: Any) -> float:
@@ -176,11 +176,11 @@ def _number(value: Any) -> float:
         raise ValueError(f"actual value {value!r} is not a number") from None
 
 
-def _uuid(given: object) -> UUID:
-    return given if isinstance(given, UUID) else UUID(str(given))
+def _uuid(value: object) -> UUID:
+    return value if isinstance(value, UUID) else UUID(str(value))
 
 
-def _refuse_endless(kind: str, values: Array) -> None:
+def _require_finite(kind: str, values: Array) -> None:
     bad = values[~(np.abs(values) <= _LARGEST)]
     if len(bad):
         raise ValueError(f"{kind} value {bad[0]} is not a finite number")

@@ -1,4 +1,4 @@
-"""How well predictions held, and what is concluded from it."""
+"""Fidelity metrics of predictions, drift rules with their verdicts, and estimates before outcomes arrive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class DriftState(StrEnum):
-    """Where a series stands."""
+    """State of a series of outcomes: ``suppressed`` would be an alarm but for the false-discovery control over segments."""
 
     INSUFFICIENT = "insufficient"
     OK = "ok"
@@ -34,9 +34,9 @@ class DriftState(StrEnum):
 
 
 class DriftRule(Frozen):
-    """One limit of the brief: ``metric`` beyond ``limit`` calls for ``action``.
+    """A limit on a metric: ``metric`` beyond ``limit`` calls for ``action``.
 
-    ``relative`` limits are a rise over the baseline's value as a fraction, the others stand for themselves.
+    A ``relative`` limit is a change against the value of the baseline, as a fraction; the others are absolute.
     """
 
     name: str
@@ -55,15 +55,16 @@ DRIFT_RULES: tuple[DriftRule, ...] = (
 
 
 class FidelityMetrics(Frozen):
-    """Figures over ``n`` pairs of predicted and actual; null with its reason in ``missing`` where one is undefined.
+    """Metrics of ``n`` pairs of predicted and actual values; an undefined one is null, with the reason in ``missing``.
 
     Attributes:
         mae, rmse, bias: in units of the target; bias is mean(predicted - actual).
         correlation: Pearson's.
         coverage_95pct: share of the ``n_interval`` outcomes with an interval that lie inside it.
-        standard_errors: of each figure, by its name.
-        intervals: 95 % confidence intervals of correlation (Fisher's) and coverage (Wilson's), by the figure's name.
-        n_effective: as many outcomes as would tell as much if none shared the fortune of its segment; null where nothing is known.
+        standard_errors: of each metric, by its name.
+        intervals: 95 % confidence intervals of correlation (Fisher's) and coverage (Wilson's), by the name of the metric.
+        n_effective: number of independent outcomes that would be as informative, given correlation within segments; null where it
+            was not computed.
         n_skipped: pairs without an actual value, not counted in ``n``.
         n_outliers: errors beyond three standard deviations, flagged for investigation.
     """
@@ -84,17 +85,17 @@ class FidelityMetrics(Frozen):
 
 
 class PopulationFidelityMetrics(FidelityMetrics):
-    """Figures of one population; ``n_unmatched`` actual values belong to no tracked twin."""
+    """Metrics of one population; ``n_unmatched`` actual values belong to no tracked twin."""
 
     population_id: UUID
     n_unmatched: int = 0
 
 
 class Verdict(Frozen):
-    """What one rule says of one series: ``value`` held against ``limit``, and why it fired or did not.
+    """Result of one rule for one series: ``value`` compared with ``limit``, and why the rule fired or did not.
 
-    ``standing`` is true where the baseline itself breaks the limit: such a rule is stated once and is no drift. ``close`` is true
-    where the value keeps its limit by less than its standard error: too little to begin a warning, and too little to end one.
+    ``standing`` is true when the baseline itself breaks the limit, so that breaking it is no drift. ``close`` is true when the
+    value is within its limit by less than its standard error: this does not start a warning, and it does not end one.
     """
 
     rule: str
@@ -110,12 +111,12 @@ class Verdict(Frozen):
 
 
 class ColumnShift(Frozen):
-    """How far a feature, or the prediction, has moved from the rows that the model learned from.
+    """Shift of a feature, or of the prediction, against the training rows of the model.
 
     Attributes:
-        psi: population stability index of ``n`` rows; ``limit`` is what has to be exceeded, given how many they are.
-        ks: largest distance of the two cumulative shares, over the bins; ``ks_p`` is the probability of a larger one by chance (at
-            most: bins hide differences). Null for a category, whose levels have no order.
+        psi: population stability index of ``n`` rows; ``limit`` is the value above which the column has moved, given ``n``.
+        ks: largest distance of the two cumulative shares, over the bins; ``ks_p`` is an upper bound of the probability of a larger
+            one by chance (an upper bound because bins hide differences). Null for a category, whose levels have no order.
         moved: whether the shift is beyond chance and large enough to matter.
     """
 
@@ -129,10 +130,10 @@ class ColumnShift(Frozen):
 
 
 class EstimatedFidelity(Frozen):
-    """What the mean absolute error of the newest ``n`` rows is expected to be before their outcomes arrive: an estimate.
+    """Estimate of the mean absolute error of the newest ``n`` rows before their outcomes arrive; null when no row has an interval.
 
-    It sees harder rows coming and inputs that moved, never a changed relation of features and outcome. Null where rows have no
-    interval.
+    It reflects rows that are harder to predict and inputs that moved. It cannot reflect a changed relation between features and
+    outcome.
     """
 
     n: int
@@ -147,12 +148,12 @@ class EstimatedFidelity(Frozen):
 
 
 class Labels(Frozen):
-    """What became of predictions that wait for their outcome.
+    """Number of predictions by the status of their outcomes.
 
     Attributes:
-        age_s: since the prediction.
-        matured: outcomes that are in; ``missing`` are known never to come.
-        pending: those that may still come; ``expired`` are too old to be expected any more.
+        age_s: seconds since the prediction.
+        matured: with an outcome; for ``missing`` ones it was reported that none will come.
+        pending: whose outcome may still come; ``expired`` ones are too old to expect it.
     """
 
     age_s: Finite
@@ -163,6 +164,6 @@ class Labels(Frozen):
 
     @property
     def share(self) -> float:
-        """Outcomes that are in, as a share of the predictions."""
+        """Share of the predictions that have an outcome."""
         total = self.matured + self.missing + self.pending + self.expired
         return self.matured / total if total else 0.0

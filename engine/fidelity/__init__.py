@@ -1,1 +1,62 @@
-"""fidelity."""
+"""Fidelity of predictions: exact error sums, windows of event time, drift rules, the sequential detector, and baselines.
+
+All of it is pure computation on arrays and integers; it imports only ``schemas``.
+"""
+
+from engine.fidelity.baseline import FEWEST_ROWS, HoldoutRows, compute_baseline
+from engine.fidelity.drift_rules import N_MIN, Detection, Reference, comparison_text, evaluate_rules, next_state
+from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, DetectorState, accumulate, discoveries, log_normalizers
+from engine.fidelity.effective_sample_size import effective_n
+from engine.fidelity.error_sums import (
+    LIMIT,
+    add_sums,
+    contributions,
+    fidelity_metrics,
+    in_range,
+    interval_coverage,
+    metrics_from_moments,
+    moments,
+    negate,
+    sum_groups,
+)
+from engine.fidelity.input_drift import estimate_fidelity
+from engine.fidelity.label_delay import count_labels, survivorship_weights, weighted_mae
+from engine.fidelity.windows import is_closed, is_too_late, lowest_pane, pane_start, panes_of, window_starts
+
+__all__ = [
+    "AVERAGE_RUN_LENGTH",
+    "FEWEST_ROWS",
+    "LIMIT",
+    "N_MIN",
+    "Detection",
+    "DetectorState",
+    "HoldoutRows",
+    "Reference",
+    "accumulate",
+    "add_sums",
+    "comparison_text",
+    "compute_baseline",
+    "contributions",
+    "count_labels",
+    "discoveries",
+    "effective_n",
+    "estimate_fidelity",
+    "evaluate_rules",
+    "fidelity_metrics",
+    "in_range",
+    "interval_coverage",
+    "is_closed",
+    "is_too_late",
+    "log_normalizers",
+    "lowest_pane",
+    "metrics_from_moments",
+    "moments",
+    "negate",
+    "next_state",
+    "pane_start",
+    "panes_of",
+    "sum_groups",
+    "survivorship_weights",
+    "weighted_mae",
+    "window_starts",
+]

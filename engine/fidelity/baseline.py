@@ -1,4 +1,4 @@
-"""What a model is held against for the rest of its life: its errors on rows that it had not seen, as a whole and by segment."""
+"""Computes the baseline of a model: its errors on held-out rows, over all rows and by segment. Monitoring compares with it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ __all__ = ["FEWEST_ROWS", "HoldoutRows", "compute_baseline", "compute_errors", "
 Array = npt.NDArray[np.float64]
 
 FEWEST_ROWS = 100
-"""Rows of a segment below which it has no baseline of its own: nothing is concluded about its errors."""
+"""Rows that a segment needs for a baseline of its own; drift of smaller segments is not evaluated."""
 
 CLIP_FACTOR = 1.5
+"""Errors are clipped at this multiple of the 99 % quantile of the held-out errors."""
 
 
 @dataclass(frozen=True)
 class HoldoutRows:
-    """Rows that the model had not seen, each array of shape ``(n,)``, in units of the target."""
+    """Rows that the model was not trained on: arrays of shape ``(n,)`` in units of the target.
+
+    ``half_width`` is that of the 95 % prediction interval.
+    """
 
     actual: Array
     predicted: Array
@@ -38,7 +42,7 @@ class HoldoutRows:
 
 
 def compute_baseline(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterable[str]) -> Baseline:
-    """The baseline of a model, given its unseen rows with their features, and the dimensions whose levels are followed."""
+    """Compute the baseline of a model from held-out rows with their features; levels of ``dimensions`` are its segments."""
     clip = max(CLIP_FACTOR * float(np.quantile(rows.loss, 0.99)), np.finfo(float).tiny)
     whole = compute_errors(rows, clip)
     return Baseline(
@@ -53,7 +57,7 @@ def compute_baseline(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iter
 
 
 def compute_errors(rows: HoldoutRows, clip: float) -> Errors:
-    """Figures of the errors of rows, ``clip`` in units of the target."""
+    """Compute the error metrics of rows, with ``clip`` in units of the target."""
     loss = rows.loss
     clipped = np.minimum(loss / clip, 1.0)
     varied = np.ptp(rows.predicted) > 0 and np.ptp(rows.actual) > 0
@@ -70,10 +74,10 @@ def compute_errors(rows: HoldoutRows, clip: float) -> Errors:
 
 def segment_errors(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterable[str], clip: float) -> dict[str, Errors]:
     """``errors_of`` each level of each dimension that has ``FEWEST_ROWS`` rows, by the name of its series."""
-    found: dict[str, Errors] = {}
+    errors: dict[str, Errors] = {}
     for dimension in (name for name in dimensions if name in features):
-        for level, places in features.groupby(dimension, sort=True).indices.items():
-            if len(places) >= FEWEST_ROWS:
-                part = HoldoutRows(rows.actual[places], rows.predicted[places], rows.half_width[places])
-                found[segment_name(dimension, level)] = compute_errors(part, clip)
-    return found
+        for level, positions in features.groupby(dimension, sort=True).indices.items():
+            if len(positions) >= FEWEST_ROWS:
+                part = HoldoutRows(rows.actual[positions], rows.predicted[positions], rows.half_width[positions])
+                errors[segment_name(dimension, level)] = compute_errors(part, clip)
+    return errors

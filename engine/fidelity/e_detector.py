@@ -1,12 +1,17 @@
-"""Sequential evidence that a model's errors have grown: an e-detector of the Shiryaev-Roberts kind.
+"""Sequential test of whether the errors of a model have grown: an e-detector of the Shiryaev-Roberts type.
 
-A bettor starts afresh with every outcome and bets that the clipped loss ``x`` in [0, 1] exceeds its baseline mean ``m0``; each
-stake grows by ``1 + bet * (x / m0 - 1)``, whose expectation is at most 1 while nothing has changed. Their total ``R`` reaches a
-limit ``A`` without cause on average once in ``A`` outcomes at the most. Log stakes are plain sums, so they are kept per cell of
-event time (a pane) and chained: ``R <- (R + m) * exp(S)``, where ``m`` is a count known before the cell began.
+With every outcome a new e-process starts with a stake of 1, which bets that the clipped loss ``x`` in [0, 1] exceeds its baseline
+mean ``m0``. Each outcome multiplies a stake by ``1 + bet * (x / m0 - 1)``, an e-value: its expectation is at most 1 while nothing
+has changed. The sum ``R`` of all stakes is the e-detector. Without a change it reaches a limit ``A`` at most once in ``A``
+outcomes on average.
 
-A segment whose errors are larger or smaller than the whole's by nature is bet on with the same sums: divided by what it is at most
-in expectation there, the growth is again a fair bet, against the segment's own mean.
+Log growths of stakes add up, so that their sum ``S`` is stored for each cell of event time (a pane or part of it), and the cells
+are chained: ``R <- (R + m) * exp(S)``. All e-processes of a cell start at its beginning. Their number ``m`` must be known before
+the cell, so it is the count of the cell before.
+
+A segment may always have had larger or smaller errors than all rows together. The stored sums bet against the mean of all rows; for
+a segment each growth is divided by an upper bound of its expectation under the segment's own baseline mean, which makes it an
+e-value for the segment.
 
 References:
     Shin, Ramdas, Rinaldo (2023), E-detectors: a nonparametric framework for sequential change detection. NEJSDS 2(2). Wang, Ramdas
@@ -43,13 +48,16 @@ __all__ = [
     "upper_mean",
 ]
 
-Named = TypeVar("Named", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
 Array = npt.NDArray[np.float64]
 
 BETS = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Fractions of the stake that are bet. Small ones detect small changes, large ones detect large changes sooner."""
+
 LOG_QUANTUM = 1e-9
 AVERAGE_RUN_LENGTH = 1e6
+"""Outcomes to a false alarm of a single detector, on average at least."""
 
 _Z_95 = 1.6448536269514722  # one-sided 95 % quantile of the normal distribution
 _RULE_OF_THREE = 2.995732273553991  # -log(0.05): n zeros leave a mean of at most 3/n at 95 %
@@ -59,29 +67,30 @@ _LARGEST_LOG = 690.0  # exp of it is still a finite float
 
 
 def upper_mean(baseline: Errors) -> float:
-    """Upper 95 % confidence bound of a baseline's mean clipped loss, in (0, 1]: the mean that is bet against.
+    """Upper 95 % confidence bound of a baseline's mean clipped loss, in (0, 1]: the mean ``m0`` that bets are placed against.
 
-    Normal bound of a mean, and never below the rule of three (exact for a sample of zeros). Only sums, quotients and roots,
-    which every machine rounds alike: two workers must come to the same bits.
+    The normal bound of a mean, but never below the rule of three, which is exact for a sample of zeros. It uses only sums,
+    quotients and square roots, which all machines round alike: two workers must obtain the same bits.
     """
     normal = baseline.clipped_mean + _Z_95 * baseline.clipped_sd / math.sqrt(baseline.n)
     return min(1.0, max(normal, _RULE_OF_THREE / baseline.n))
 
 
 def log_normalizers(baseline: Baseline, segment: Errors) -> tuple[float, ...]:
-    """What each bet's log growth has to be lowered by at every outcome of a segment, so that it is a fair bet there.
+    """Log of the largest expected growth of each bet at an outcome of a segment, given the segment's own baseline.
 
-    The log of the growth's expectation at the upper bound of the segment's own mean loss.
+    Subtracted from the log growth at every outcome, it makes the growth an e-value for the segment. The expectation is taken at the
+    upper bound of the segment's mean loss.
     """
     ratio = upper_mean(segment) / upper_mean(baseline)
     return tuple(math.log1p(bet * (ratio - 1.0)) for bet in BETS)
 
 
-def discoveries(ratios: Mapping[Named, float], n_series: int) -> set[Named]:
-    """The series that have changed, of ``n_series`` watched together, given the evidence of each over its limit.
+def discoveries(ratios: Mapping[Key, float], n_series: int) -> set[Key]:
+    """Select the series that have changed among ``n_series`` monitored ones, given the evidence of each over its limit.
 
-    The e-Benjamini-Hochberg procedure on e-detectors: among those found, the expected share of series that have not changed stays
-    below the outcomes waited for over the average run length, however the series depend on each other.
+    This is the e-Benjamini-Hochberg procedure on e-detectors. The expected share of false discoveries stays below the number of
+    outcomes so far divided by the average run length, however the series depend on each other.
 
     Example:
         >>> sorted(discoveries({"a": 4.0, "b": 2.1, "c": 0.5}, 4))
@@ -90,20 +99,20 @@ def discoveries(ratios: Mapping[Named, float], n_series: int) -> set[Named]:
         set()
     """
     ranked = sorted(ratios, key=lambda name: -ratios[name])
-    found = max((k for k, name in enumerate(ranked, 1) if ratios[name] * k >= n_series), default=0)
-    return set(ranked[:found])
+    n_discoveries = max((k for k, name in enumerate(ranked, 1) if ratios[name] * k >= n_series), default=0)
+    return set(ranked[:n_discoveries])
 
 
 def log_bets(absolute_error: npt.ArrayLike, baseline: Baseline) -> Array:
-    """Log growth of each bet's stake at each outcome, shape ``(n, len(BETS))``; errors in units of the target."""
+    """Log growth of the stake of each bet at each outcome, shape ``(n, len(BETS))``; errors in units of the target."""
     return np.log(_growth(absolute_error, baseline))
 
 
 def rounded_log_bets(absolute_error: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.int64]:
-    """``log_bets`` in whole ``LOG_QUANTUM``, correctly rounded: the same integers on every machine, shape ``(n, len(BETS))``.
+    """``log_bets`` in integer multiples of ``LOG_QUANTUM``: the same integers on every machine, shape ``(n, len(BETS))``.
 
-    Logarithms of different processors differ in the last digit. The few values that come so near to the middle between two
-    integers that this could matter are computed to 40 digits.
+    Logarithms of different processors differ in the last digit. The few values so close to the middle between two integers that
+    this could change the rounding are computed to 40 digits.
     """
     growth = _growth(absolute_error, baseline)
     scaled = np.log(growth) / LOG_QUANTUM
@@ -125,17 +134,17 @@ def _rounded_log(value: float) -> int:
 
 @dataclass(frozen=True)
 class DetectorState:
-    """Where the detector stands after the cells so far.
+    """State of a detector after the cells so far.
 
     Attributes:
-        log_values: log of each bet's total stake; minus infinity before the first outcome.
-        last_count: outcomes of the last cell that had any; before the first one, the count that a series needs to be judged.
-        log_peak: the highest log of the mean stake at the end of any cell: whoever reads many cells at once sees what someone
-            who looked at each would have seen.
-        handicap: of the series' segment, see :func:`log_normalizers`; nothing for the whole.
+        log_values: log of the total stake of each bet; minus infinity before the first outcome.
+        last_count: outcomes of the last cell that had any; before the first cell, the outcomes needed to assess a series.
+        log_peak: the highest log mean stake at the end of any cell, so that applying many cells at once finds what applying
+            them one by one would have found.
+        log_normalizers: of the segment of the series, see :func:`log_normalizers`; zeros for the series of all rows.
 
     Example:
-        >>> Evidence().ratio()
+        >>> DetectorState().ratio()
         0.0
     """
 
@@ -146,11 +155,11 @@ class DetectorState:
 
     @property
     def log_mean(self) -> float:
-        """Log of the mean of the stakes over the bets."""
+        """Log of the mean total stake over the bets."""
         return float(log_mean(self.log_values))
 
     def ratio(self, average_run_length: float = AVERAGE_RUN_LENGTH) -> float:
-        """Mean stake as a share of the alarm's limit: evidence from 1 upward. Finite, however overwhelming."""
+        """Mean stake over the alarm limit: an alarm from 1 upward. Bounded, so that it is always finite."""
         return _bounded_exp(self.log_mean - math.log(average_run_length))
 
     def peak_ratio(self, average_run_length: float = AVERAGE_RUN_LENGTH) -> float:
@@ -159,33 +168,33 @@ class DetectorState:
 
 
 def accumulate(cells: Iterable[Sequence[int]], start: DetectorState) -> DetectorState:
-    """Chain pane sums (each in the order of ``SUM_FIELDS``), given in event-time order, onto ``start``.
+    """Apply the sums of cells, each in the order of ``SUM_FIELDS``, in order of event time to the state ``start``.
 
-    Cells without outcomes are passed over. A cell should hold at most about 200 outcomes: within a cell all bettors enter at
-    its beginning, so long cells find a change late.
+    Cells without outcomes are skipped. A cell should hold at most about 200 outcomes: all e-processes of a cell start at its
+    beginning, so that large cells detect a change late.
 
     Example:
         >>> quiet = [100] + [0] * 9 + [-20_000_000] * 5
-        >>> fold([quiet, quiet], Evidence()) == fold([quiet], fold([quiet], Evidence()))
+        >>> accumulate([quiet, quiet], DetectorState()) == accumulate([quiet], accumulate([quiet], DetectorState()))
         True
     """
-    evidence = start
+    state = start
     for cell in cells:
         if cell[_N] > 0:
-            evidence = _after(evidence, cell)
-    return evidence
+            state = _apply_cell(state, cell)
+    return state
 
 
-def update_log_stakes(log_stakes: npt.ArrayLike, log_entry: npt.ArrayLike, gains: npt.ArrayLike) -> Array:
-    """Log of each bet's total stake after a cell: at its beginning every bet takes in new stakes, then all of them grow.
+def update_log_stakes(log_stakes: npt.ArrayLike, log_entry: npt.ArrayLike, log_growth: npt.ArrayLike) -> Array:
+    """Return the log of each bet's total stake after a cell: new stakes enter at its beginning, then all of them grow.
 
     Args:
         log_stakes: before the cell, shape ``(..., len(BETS))``.
-        log_entry: log of the count that enters, a count known before the cell began; it broadcasts.
-        gains: sums of the cell's log bets in ``LOG_QUANTUM``, shape ``(..., len(BETS))``.
+        log_entry: log of the number of stakes that enter, which must be known before the cell; it broadcasts.
+        log_growth: sums of the cell's log bets in ``LOG_QUANTUM``, shape ``(..., len(BETS))``.
     """
-    grown_by = np.asarray(gains, dtype=float) * LOG_QUANTUM
-    return np.asarray(np.logaddexp(log_stakes, log_entry) + grown_by, dtype=float)
+    growth = np.asarray(log_growth, dtype=float) * LOG_QUANTUM
+    return np.asarray(np.logaddexp(log_stakes, log_entry) + growth, dtype=float)
 
 
 def log_mean(log_stakes: npt.ArrayLike) -> Array:
@@ -193,11 +202,11 @@ def log_mean(log_stakes: npt.ArrayLike) -> Array:
     return np.asarray(np.logaddexp.reduce(np.asarray(log_stakes), axis=-1) - math.log(len(BETS)))
 
 
-def _after(before: DetectorState, cell: Sequence[int]) -> DetectorState:
-    n, gains = cell[_N], cell[_FIRST_BET : _FIRST_BET + len(BETS)]
-    stakes = update_log_stakes(before.log_values, math.log(before.last_count), gains) - n * np.array(before.log_normalizers)
-    peak = max(before.log_peak, float(log_mean(stakes)))
-    return DetectorState(tuple(stakes.tolist()), n, peak, before.log_normalizers)
+def _apply_cell(state: DetectorState, cell: Sequence[int]) -> DetectorState:
+    n, log_growth = cell[_N], cell[_FIRST_BET : _FIRST_BET + len(BETS)]
+    log_stakes = update_log_stakes(state.log_values, math.log(state.last_count), log_growth) - n * np.array(state.log_normalizers)
+    peak = max(state.log_peak, float(log_mean(log_stakes)))
+    return DetectorState(tuple(log_stakes.tolist()), n, peak, state.log_normalizers)
 
 
 def _bounded_exp(log_value: float) -> float:

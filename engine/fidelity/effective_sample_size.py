@@ -1,4 +1,4 @@
-"""How much outcomes that share the fortune of a territory or another segment really tell."""
+"""Effective sample size of outcomes that are correlated within a segment, such as those of one territory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["effective_n"]
 
 
 def effective_n(segments: Mapping[str, Sequence[int]], baseline: Baseline) -> float | None:
-    """As many independent outcomes as would pin down the mean absolute error equally well.
+    """Compute the number of independent outcomes that would estimate the mean absolute error equally well.
 
-    What is shared is told by how much further the segments of one dimension have moved from their own baselines than their sizes
-    allow for: the intraclass correlation of one-way analysis of variance, and by it Kish's design effect. The dimension with the
-    largest one counts.
+    Correlation within segments shows in how much further the segments of one dimension have moved from their own baselines than
+    their sizes explain. It is measured by the intraclass correlation of a one-way analysis of variance, which gives Kish's design
+    effect. The dimension with the largest effect counts.
 
     Args:
-        segments: sums in the order of ``SUM_FIELDS``, by ``dimension=level``; those without a baseline of their own are left out.
+        segments: sums in the order of ``SUM_FIELDS``, by ``dimension=level``; those without a baseline of their own are ignored.
         baseline: of the model.
 
     Returns:
-        At most the number of outcomes; None where no dimension has two levels to compare.
+        At most the number of outcomes; None when no dimension has two levels to compare.
 
     References:
         Kish (1965), Survey Sampling, section 5.4. Donner (1986), A review of inference procedures for the intraclass correlation
@@ -40,17 +40,20 @@ def effective_n(segments: Mapping[str, Sequence[int]], baseline: Baseline) -> fl
             by_dimension.setdefault(name.partition("=")[0], []).append(
                 (moments.n, mean - baseline.segments[name].mae, squares - moments.n * mean**2)
             )
-    found = [_effective(np.array(groups)) for groups in by_dimension.values() if len(groups) > 1]
-    return min(found) if found else None
+    effective = [_effective(np.array(groups)) for groups in by_dimension.values() if len(groups) > 1]
+    return min(effective) if effective else None
 
 
 def _effective(groups: np.ndarray) -> float:
-    """Effective number given size, movement of the mean, and inner sum of squares of each group, shape ``(groups, 3)``."""
-    n, moved, inner = groups.T
+    """Effective number of outcomes.
+
+    ``groups`` has shape ``(groups, 3)``: size, change of the mean, and sum of squares within the group.
+    """
+    n, change, squares_within = groups.T
     total, k = n.sum(), len(n)
-    within = inner.sum() / max(total - k, 1)
-    between = (n * (moved - (n * moved).sum() / total) ** 2).sum() / (k - 1)
-    usual = (total - (n**2).sum() / total) / (k - 1)
-    spread = between + (usual - 1) * within
-    shared = max(between - within, 0.0) / spread if spread > 0 else 0.0
-    return float(total / (1 + ((n**2).sum() / total - 1) * shared))
+    within = squares_within.sum() / max(total - k, 1)
+    between = (n * (change - (n * change).sum() / total) ** 2).sum() / (k - 1)
+    mean_size = (total - (n**2).sum() / total) / (k - 1)
+    spread = between + (mean_size - 1) * within
+    correlation = max(between - within, 0.0) / spread if spread > 0 else 0.0
+    return float(total / (1 + ((n**2).sum() / total - 1) * correlation))

@@ -1,8 +1,8 @@
-"""Everything a window needs, as integers that add up in any order and can be taken back.
+"""Error sums of outcomes as integers, which can be added in any order and subtracted again, and the metrics they give.
 
-Predicted and actual are standardised by the model's fixed reference and rounded once, to whole ``QUANTUM``; every other field is
-made from these integers, so the figures of a window do not depend on order, slicing or corrections, and a constant is recognised
-by an exact test.
+Predicted and actual values are standardised by the model's fixed reference and rounded once, to integer multiples of ``QUANTUM``.
+Every other field is computed from these integers. The metrics of a window therefore do not depend on the order of outcomes, on how
+they were batched or on corrections, and a constant column is recognised by an exact test.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ __all__ = [
 
 QUANTUM = 1e-5
 LIMIT = 1e4
-"""Largest distance from the reference, in its scale: squares of the integers stay below 2**63."""
+"""Largest distance of a value from the reference, in its scale, so that squares of the integers stay below 2**63."""
 
 OUTLIER_DEVIATIONS = 3.0
+"""Errors beyond this many standard deviations count as outliers."""
+
 _Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 _LOW_BITS = 32
 
 
 class Moments(NamedTuple):
-    """The sums behind the figures, the first of ``SUM_FIELDS``."""
+    """The sums that metrics are computed from: the first fields of ``SUM_FIELDS``."""
 
     n: int
     n_interval: int
@@ -70,14 +72,14 @@ N_MOMENTS = len(Moments._fields)
 
 
 def in_range(predicted: npt.ArrayLike, actual: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.bool_]:
-    """Pairs that can be counted: both finite and within ``LIMIT`` scales of the reference, shape ``(n,)``."""
+    """Whether both values of each pair are finite and within ``LIMIT`` scales of the reference, shape ``(n,)``."""
     return (np.abs(_standardised(predicted, baseline)) <= LIMIT) & (np.abs(_standardised(actual, baseline)) <= LIMIT)
 
 
 def contributions(
     predicted: npt.ArrayLike, actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, baseline: Baseline
 ) -> npt.NDArray[np.int64]:
-    """What each pair adds to its pane, in the order of ``SUM_FIELDS``, shape ``(n, len(SUM_FIELDS))``.
+    """Compute what each pair adds to the sums of its pane, in the order of ``SUM_FIELDS``, shape ``(n, len(SUM_FIELDS))``.
 
     ``lower`` and ``upper`` are NaN where there is no interval.
 
@@ -89,7 +91,7 @@ def contributions(
         row = int(np.argmin(allowed))
         pair = float(np.asarray(predicted)[row]), float(np.asarray(actual)[row])
         raise ValueError(f"predicted and actual {pair} lie further than {LIMIT:g} x {baseline.scale:g} from {baseline.center:g}")
-    k_predicted, k_actual = _quanta(predicted, baseline), _quanta(actual, baseline)
+    k_predicted, k_actual = _to_quanta(predicted, baseline), _to_quanta(actual, baseline)
     error = np.abs(k_predicted - k_actual) * (QUANTUM * baseline.scale)
     outlier = error > OUTLIER_DEVIATIONS * baseline.rmse
     columns = moments(k_predicted, k_actual, interval_coverage(actual, lower, upper), outlier)
@@ -97,7 +99,7 @@ def contributions(
 
 
 def interval_coverage(actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Whether there is an interval, and whether the actual value lies inside it, as 0 and 1, shape ``(n, 2)``."""
+    """Whether a pair has an interval, and whether the actual value lies inside it, as 0 and 1, shape ``(n, 2)``."""
     low, high, value = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float), np.asarray(actual, dtype=float)
     return np.column_stack([~(np.isnan(low) | np.isnan(high)), (low <= value) & (value <= high)]).astype(np.int64)
 
@@ -105,16 +107,16 @@ def interval_coverage(actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.Ar
 def moments(
     predicted: npt.NDArray[Any], actual: npt.NDArray[Any], coverage: npt.NDArray[np.int64], outlier: npt.NDArray[np.bool_]
 ) -> npt.NDArray[Any]:
-    """Fields of ``Moments`` for integers of any size (int64, or Python's own in an object array), shape ``(n, 10)``."""
-    one = np.ones(len(predicted), dtype=np.int64)
+    """Compute the fields of ``Moments`` of each pair, for int64 or for Python integers in an object array; shape ``(n, 10)``."""
+    count = np.ones(len(predicted), dtype=np.int64)
     products = (predicted, actual, predicted * predicted, actual * actual, predicted * actual, abs(predicted - actual))
-    return np.column_stack([one, coverage, *products, outlier])
+    return np.column_stack([count, coverage, *products, outlier])
 
 
 def sum_groups(rows: npt.NDArray[np.int64], group: npt.NDArray[np.integer[Any]], n_groups: int) -> list[tuple[int, ...]]:
-    """Exact sums of the rows of each group, as Python integers; zeros for a group without rows.
+    """Add up the rows of each group exactly, as Python integers; a group without rows has zeros.
 
-    Halves of 32 bits are added apart, so that not even 2**31 of the largest squares overflow.
+    The upper and lower 32 bits are added separately, so that even 2**31 of the largest squares do not overflow.
     """
     order = np.argsort(group, kind="stable")
     present, first = np.unique(np.asarray(group)[order], return_index=True)
@@ -128,79 +130,79 @@ def sum_groups(rows: npt.NDArray[np.int64], group: npt.NDArray[np.integer[Any]],
 
 
 def add_sums(rows: Iterable[Sequence[int]]) -> tuple[int, ...]:
-    """Sum of rows in the order of ``SUM_FIELDS``; zeros for none.
+    """Add up rows in the order of ``SUM_FIELDS``; zeros for no rows.
 
     Example:
-        >>> total([]) == (0,) * len(SUM_FIELDS)
+        >>> add_sums([]) == (0,) * len(SUM_FIELDS)
         True
     """
     return tuple(map(sum, zip(*rows, strict=True))) or (0,) * len(SUM_FIELDS)
 
 
 def negate(row: Sequence[int]) -> tuple[int, ...]:
-    """The row that takes ``row`` back."""
+    """Negate a row: adding the result removes the row from a sum."""
     return tuple(-value for value in row)
 
 
 def fidelity_metrics(sums: Sequence[int], baseline: Baseline) -> FidelityMetrics:
-    """MAE, RMSE, bias, correlation and coverage of sums in the order of ``SUM_FIELDS``, with standard errors."""
+    """Compute MAE, RMSE, bias, correlation and coverage from sums in the order of ``SUM_FIELDS``, with standard errors."""
     return metrics_from_moments(sums[:N_MOMENTS], QUANTUM * baseline.scale)
 
 
 def metrics_from_moments(sums: Sequence[int], unit: float, n_skipped: int = 0) -> FidelityMetrics:
-    """Figures of the fields of ``Moments``, one integer step being ``unit`` of the target.
+    """Compute metrics from the fields of ``Moments``, whose integers are multiples of ``unit`` of the target.
 
-    Sums that hold only half of a correction, which no set of outcomes could have, give the nearest possible figures.
+    Sums that contain only half of a correction, which no set of outcomes can have, give the nearest possible metrics.
 
-    The standard error of the RMSE is that of normal errors; that of a coverage is the half-width of Wilson's interval at one
-    deviation, which stays positive at 0 and 1. Correlation and coverage, whose errors are not symmetric, have their 95 % intervals
-    beside it, by Fisher's transformation and Wilson's.
+    The standard error of the RMSE assumes normal errors. That of a coverage is the half-width of Wilson's interval at one standard
+    deviation, which stays positive at 0 and 1. The errors of correlation and coverage are not symmetric, so both have a 95 %
+    interval too, by Fisher's transformation and Wilson's interval.
 
     References:
         Fisher (1921), On the probable error of a coefficient of correlation. Wilson (1927), Probable inference. JASA 22.
     """
     m = Moments(*sums)
     if m.n <= 0:
-        return FidelityMetrics(n=0, missing=dict.fromkeys(_FIGURES, "no outcomes yet"), n_skipped=n_skipped)
-    found = {**_errors(m, unit), **_correlation(m), **_coverage(m)}
+        return FidelityMetrics(n=0, missing=dict.fromkeys(_METRICS, "no outcomes yet"), n_skipped=n_skipped)
+    metrics = {**_errors(m, unit), **_correlation(m), **_coverage(m)}
     return FidelityMetrics(
         n=m.n,
-        **{name: figure.value for name, figure in found.items()},
+        **{name: metric.value for name, metric in metrics.items()},
         n_interval=max(m.n_interval, 0),
-        standard_errors={name: figure.standard_error for name, figure in found.items() if figure.standard_error is not None},
-        intervals={name: figure.interval for name, figure in found.items() if figure.interval is not None},
-        missing={name: figure.missing for name, figure in found.items() if figure.missing},
+        standard_errors={name: metric.standard_error for name, metric in metrics.items() if metric.standard_error is not None},
+        intervals={name: metric.interval for name, metric in metrics.items() if metric.interval is not None},
+        missing={name: metric.missing for name, metric in metrics.items() if metric.missing},
         n_skipped=n_skipped,
         n_outliers=max(m.n_outliers, 0),
     )
 
 
-_FIGURES = ("mae", "rmse", "bias", "correlation", "coverage_95pct")
+_METRICS = ("mae", "rmse", "bias", "correlation", "coverage_95pct")
 
 
-class _Figure(NamedTuple):
+class _Metric(NamedTuple):
     value: float | None
     standard_error: float | None = None
     missing: str = ""
     interval: tuple[float, float] | None = None
 
 
-def _errors(m: Moments, unit: float) -> dict[str, _Figure]:
+def _errors(m: Moments, unit: float) -> dict[str, _Metric]:
     rmse = unit * math.sqrt(max(m.error_squared, 0) / m.n)
     return {
-        "mae": _Figure(unit * (max(m.absolute_error, 0) / m.n), _mean_error(m, m.absolute_error, unit)),
-        "rmse": _Figure(rmse, rmse / math.sqrt(2 * m.n)),
-        "bias": _Figure(unit * (m.error / m.n), _mean_error(m, m.error, unit)),
+        "mae": _Metric(unit * (max(m.absolute_error, 0) / m.n), _standard_error_of_mean(m, m.absolute_error, unit)),
+        "rmse": _Metric(rmse, rmse / math.sqrt(2 * m.n)),
+        "bias": _Metric(unit * (m.error / m.n), _standard_error_of_mean(m, m.error, unit)),
     }
 
 
-def _mean_error(m: Moments, summed: int, unit: float) -> float | None:
+def _standard_error_of_mean(m: Moments, summed: int, unit: float) -> float | None:
     """Standard error of the mean of values with the sum ``summed``, whose squares are those of the errors."""
     squared_deviations = max(m.n * m.error_squared - summed**2, 0)
     return unit * math.sqrt(squared_deviations / (m.n - 1)) / m.n if m.n > 1 else None
 
 
-def _correlation(m: Moments) -> dict[str, _Figure]:
+def _correlation(m: Moments) -> dict[str, _Metric]:
     spread = {
         "predicted": m.n * m.predicted_squared - m.predicted**2,
         "actual": m.n * m.actual_squared - m.actual**2,
@@ -208,14 +210,14 @@ def _correlation(m: Moments) -> dict[str, _Figure]:
     constant = [name for name, value in spread.items() if value <= 0]
     if m.n < 2 or constant:
         reason = "fewer than 2 outcomes" if m.n < 2 else f"constant: {' and '.join(constant)}"
-        return {"correlation": _Figure(None, missing=reason)}
+        return {"correlation": _Metric(None, missing=reason)}
     covariance = m.n * m.product - m.predicted * m.actual
     r = covariance / (math.sqrt(spread["predicted"]) * math.sqrt(spread["actual"]))
     r = max(-1.0, min(1.0, r))
     if m.n <= 3:
-        return {"correlation": _Figure(r)}
+        return {"correlation": _Metric(r)}
     error = 1 / math.sqrt(m.n - 3)
-    return {"correlation": _Figure(r, (1 - r * r) * error, interval=_fisher(r, _Z_95 * error))}
+    return {"correlation": _Metric(r, (1 - r * r) * error, interval=_fisher(r, _Z_95 * error))}
 
 
 def _fisher(r: float, half: float) -> tuple[float, float]:
@@ -224,18 +226,18 @@ def _fisher(r: float, half: float) -> tuple[float, float]:
     return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
 
 
-def _coverage(m: Moments) -> dict[str, _Figure]:
+def _coverage(m: Moments) -> dict[str, _Metric]:
     k = m.n_interval
     if k <= 0:
-        return {"coverage_95pct": _Figure(None, missing="no outcome came with an interval")}
+        return {"coverage_95pct": _Metric(None, missing="no outcome came with an interval")}
     share = min(max(m.n_inside / k, 0.0), 1.0)
     low, high = _wilson(share, k, _Z_95)
     within_one = _wilson(share, k, 1.0)
-    return {"coverage_95pct": _Figure(share, (within_one[1] - within_one[0]) / 2, interval=(low, high))}
+    return {"coverage_95pct": _Metric(share, (within_one[1] - within_one[0]) / 2, interval=(low, high))}
 
 
 def _wilson(share: float, n: int, z: float) -> tuple[float, float]:
-    """Wilson's interval of a share of ``n`` at ``z`` deviations."""
+    """Wilson's interval of a share of ``n`` at ``z`` standard deviations."""
     middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 
@@ -245,5 +247,5 @@ def _standardised(values: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.f
         return (np.asarray(values, dtype=float) - baseline.center) / baseline.scale
 
 
-def _quanta(values: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.int64]:
+def _to_quanta(values: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.int64]:
     return np.rint(_standardised(values, baseline) / QUANTUM).astype(np.int64)

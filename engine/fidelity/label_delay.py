@@ -1,4 +1,4 @@
-"""Predictions that still wait for their outcome, and what those that arrived can tell of those that did not."""
+"""Status of predictions whose outcomes arrive late, and weights that correct for outcomes which arrive selectively."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["count_labels", "survivorship_weights", "weighted_mae"]
 
 
 def count_labels(age_s: float, predicted: int, arrived: int, missing: int, expire_s: float) -> Labels:
-    """What became of predictions of one age: those neither in nor known to be missing are pending, and from ``expire_s`` expired.
+    """Count predictions of one age by status: without an outcome they are pending, and expired from ``expire_s`` on.
 
     Example:
-        >>> labels(10.0, 100, 70, 5, expire_s=60.0).pending, labels(90.0, 100, 70, 5, expire_s=60.0).expired
+        >>> count_labels(10.0, 100, 70, 5, expire_s=60.0).pending, count_labels(90.0, 100, 70, 5, expire_s=60.0).expired
         (25, 25)
     """
     rest = max(predicted - arrived - missing, 0)
@@ -25,23 +25,23 @@ def count_labels(age_s: float, predicted: int, arrived: int, missing: int, expir
 
 
 def survivorship_weights(predicted: Mapping[str, int], arrived: Mapping[str, int]) -> dict[str, float]:
-    """Weight of an outcome of each level, so that levels count by their share of the predictions and not of what has arrived.
+    """Compute the weight of an outcome of each level, so that levels count by their share of predictions and not of outcomes.
 
-    Weights average 1 over the outcomes that arrived. A level of which nothing arrived has no weight: nobody speaks for it.
+    Weights average 1 over the outcomes that arrived. A level without any outcome has no weight, since nothing represents it.
 
     Example:
         >>> survivorship_weights({"a": 50, "b": 50}, {"a": 40, "b": 10})
         {'a': 0.625, 'b': 2.5}
     """
-    heard = [level for level, count in predicted.items() if count > 0 and arrived.get(level, 0) > 0]
-    said, came = sum(predicted[level] for level in heard), sum(arrived[level] for level in heard)
-    return {level: predicted[level] / said * came / arrived[level] for level in heard}
+    levels = [level for level, count in predicted.items() if count > 0 and arrived.get(level, 0) > 0]
+    n_predicted, n_arrived = sum(predicted[level] for level in levels), sum(arrived[level] for level in levels)
+    return {level: predicted[level] / n_predicted * n_arrived / arrived[level] for level in levels}
 
 
 def weighted_mae(sums: Mapping[str, Sequence[int]], weights: Mapping[str, float], baseline: Baseline) -> tuple[float, float] | None:
-    """Mean absolute error with the levels' weights, and its standard error; None where no weighted level has two outcomes.
+    """Compute the weighted mean absolute error and its standard error; None when no weighted level has two outcomes.
 
-    The post-stratified mean: the error within each level, the levels' shares taken for known.
+    This is the post-stratified mean: its error comes from within the levels, whose shares are treated as exact.
 
     Args:
         sums: of each level, in the order of ``SUM_FIELDS``.
@@ -51,14 +51,14 @@ def weighted_mae(sums: Mapping[str, Sequence[int]], weights: Mapping[str, float]
     References:
         Holt, Smith (1979), Post stratification. JRSS A 142.
     """
-    found = {level: Moments(*sums[level][: len(Moments._fields)]) for level in weights if level in sums}
-    known = {level: m for level, m in found.items() if m.n > 1}
-    total = sum(weights[level] * m.n for level, m in known.items())
+    by_level = {level: Moments(*sums[level][: len(Moments._fields)]) for level in weights if level in sums}
+    moments = {level: m for level, m in by_level.items() if m.n > 1}
+    total = sum(weights[level] * m.n for level, m in moments.items())
     if not total:
         return None
-    shares = {level: weights[level] * m.n / total for level, m in known.items()}
-    mean = sum(shares[level] * m.absolute_error / m.n for level, m in known.items())
-    variance = sum(shares[level] ** 2 * _mean_variance(m) for level, m in known.items())
+    shares = {level: weights[level] * m.n / total for level, m in moments.items()}
+    mean = sum(shares[level] * m.absolute_error / m.n for level, m in moments.items())
+    variance = sum(shares[level] ** 2 * _mean_variance(m) for level, m in moments.items())
     unit = QUANTUM * baseline.scale
     return unit * mean, unit * math.sqrt(variance)
 
