@@ -1,4 +1,4 @@
-"""Apply the numbered ``*.sql`` files beside this module, forward only, each in one transaction."""
+"""Applies the numbered ``*.sql`` files of this package, forward only, each in one transaction."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sql.database import Connection, connect, make_partitions
 
 __all__ = ["ChangedMigration", "LateMigration", "Migration", "migrate", "migrations"]
 
-LOCK = 0x7477_696E  # any number that only these migrations use
+LOCK = 0x7477_696E  # any number that no other advisory lock uses
 
-LEDGER = """
+MIGRATIONS_TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
     number      integer PRIMARY KEY,
     name        text NOT NULL,
@@ -22,16 +22,16 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 class ChangedMigration(RuntimeError):
-    """An applied file is no longer what was applied."""
+    """A file was changed after it was applied."""
 
 
 class LateMigration(RuntimeError):
-    """A file has a number below one that is applied already."""
+    """A file that is not applied has a lower number than one that is."""
 
 
 @dataclass(frozen=True)
 class Migration:
-    """One numbered file."""
+    """One numbered file of SQL statements."""
 
     number: int
     name: str
@@ -39,48 +39,48 @@ class Migration:
 
     @property
     def sha256(self) -> str:
-        """Digest of the file's text."""
+        """Digest of the text, in hexadecimal."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def migrations() -> list[Migration]:
-    """The files of this package, by number."""
-    found = [file for file in files("sql").iterdir() if file.name.endswith(".sql")]
+    """Return the files of this package, sorted by number."""
+    paths = [path for path in files("sql").iterdir() if path.name.endswith(".sql")]
     return sorted(
-        (Migration(int(file.name.partition("_")[0]), file.name, file.read_text(encoding="utf-8")) for file in found),
+        (Migration(int(path.name.partition("_")[0]), path.name, path.read_text(encoding="utf-8")) for path in paths),
         key=lambda migration: migration.number,
     )
 
 
 async def migrate(dsn: str) -> list[str]:
-    """Bring the database up to date and return the names of the files applied now; runners at the same time wait for one another.
+    """Apply the files that are missing in the database, and return their names; concurrent calls wait for one another.
 
     Raises:
-        ChangedMigration: when an applied file was changed since.
-        LateMigration: when a new file's number lies below an applied one.
+        ChangedMigration: when an applied file was changed.
+        LateMigration: when a new file has a lower number than an applied one.
     """
     connection = await connect(dsn)
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
-        await connection.execute(LEDGER)
-        due = _due(migrations(), await _applied(connection))
-        for migration in due:
+        await connection.execute(MIGRATIONS_TABLE)
+        missing = _missing(migrations(), await _applied(connection))
+        for migration in missing:
             await _apply(connection, migration)
         await make_partitions(connection)
     finally:
-        await connection.close()  # and with it goes the lock
-    return [migration.name for migration in due]
+        await connection.close()  # releases the lock
+    return [migration.name for migration in missing]
 
 
-def _due(known: list[Migration], applied: dict[int, str]) -> list[Migration]:
-    for migration in known:
+def _missing(all_migrations: list[Migration], applied: dict[int, str]) -> list[Migration]:
+    for migration in all_migrations:
         if migration.number in applied and applied[migration.number] != migration.sha256:
-            raise ChangedMigration(f"{migration.name} was changed after it was applied: put it back and write a new file instead")
-    due = [migration for migration in known if migration.number not in applied]
-    for migration in due:
+            raise ChangedMigration(f"{migration.name} was changed after it was applied: restore it and add a new file instead")
+    missing = [migration for migration in all_migrations if migration.number not in applied]
+    for migration in missing:
         if applied and migration.number < max(applied):
-            raise LateMigration(f"{migration.name} comes after number {max(applied)} was applied: give it a higher number")
-    return due
+            raise LateMigration(f"{migration.name} is new, but number {max(applied)} is already applied: give it a higher number")
+    return missing
 
 
 async def _applied(connection: Connection) -> dict[int, str]:

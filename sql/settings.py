@@ -1,4 +1,4 @@
-"""Where Postgres is and how long it may take: the only reader of the environment in this room, prefix ``TWIN_``."""
+"""Settings of the Postgres connections, read from environment variables with the prefix ``TWIN_``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["PostgresSettings"]
 
 
 class PostgresSettings(BaseSettings):
-    """Address, pool and timeouts; times in seconds.
+    """Address, pool size and timeouts in seconds.
 
-    The four timeouts have to lie below the consumer group's session timeout: a frozen worker must lose its locks before its
-    successor asks for them.
+    The statement, lock, idle and TCP timeouts must be below the session timeout of the consumer group: a frozen worker must lose
+    its locks before its successor requests them.
     """
 
     model_config = SettingsConfigDict(env_prefix="TWIN_", extra="ignore", frozen=True)

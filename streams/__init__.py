@@ -1,1 +1,4 @@
-"""What happens: the service on Kafka, its metrics, its registry and its command line."""
+"""The service on Kafka: it answers simulations, ingests outcomes, monitors and retrains models, and has a command line.
+
+Its packages import from ``schemas``, ``engine``, ``sql`` and ``deploy``, and from one another only downward.
+"""

@@ -1,4 +1,4 @@
-"""Every Prometheus metric of the service, with what to do when it looks wrong."""
+"""Declares every Prometheus metric of the service; the help text says what to do when it looks wrong."""
 
 from __future__ import annotations
 
@@ -7,67 +7,83 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 __all__ = ["REGISTRY"]
 
 REGISTRY = CollectorRegistry()
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-def _counter(name: str, what: str, *labels: str) -> Counter:
-    return Counter(name, what, labels, registry=REGISTRY)
+def _counter(name: str, help_text: str, *labels: str) -> Counter:
+    return Counter(name, help_text, labels, registry=REGISTRY)
 
 
-def _gauge(name: str, what: str, *labels: str) -> Gauge:
-    return Gauge(name, what, labels, registry=REGISTRY)
+def _gauge(name: str, help_text: str, *labels: str) -> Gauge:
+    return Gauge(name, help_text, labels, registry=REGISTRY)
 
 
-def _seconds(name: str, what: str, *labels: str) -> Histogram:
-    return Histogram(name, what, labels, registry=REGISTRY, buckets=_SECONDS)
+def _seconds(name: str, help_text: str, *labels: str) -> Histogram:
+    return Histogram(name, help_text, labels, registry=REGISTRY, buckets=_BUCKETS_S)
 
 
-OUTCOMES = _counter("twin_outcomes_total", "Outcomes stored, by fate. Many duplicates: a producer retries.", "line", "fate")
-REFUSED = _counter("twin_refused_total", "Refused records. Rising: list the dead letters, they tell the reason.", "topic", "reason")
-SLICE_SECONDS = _seconds("twin_slice_seconds", "One poll slice from poll to publication. Slow: look at Postgres first.")
+OUTCOMES = _counter("twin_outcomes_total", "Outcomes stored, by fate. Many duplicates: a producer sends twice.", "line", "fate")
+REFUSED = _counter(
+    "twin_refused_total", "Refused records. Rising: list the dead letters, which have the reasons.", "topic", "reason"
+)
+BATCH_SECONDS = _seconds(
+    "twin_slice_seconds", "Processing time of one poll batch, from poll to publication. Slow: check Postgres first."
+)
 SOURCE_LAG = _gauge(
-    "twin_source_lag_records", "Records not yet taken in. Growing: add a worker, or a part is out.", "topic", "partition"
+    "twin_source_lag_records",
+    "Records that are not processed yet. Growing: add a worker, or check Kafka and Postgres.",
+    "topic",
+    "partition",
 )
 WINDOW_OUTCOMES = _gauge("twin_window_outcomes", "Outcomes in the newest window.", "line", "segment")
-WINDOW_MAE = _gauge("twin_window_mae", "Mean absolute error of the newest window, units of the target.", "line", "segment")
-WINDOW_RMSE = _gauge("twin_window_rmse", "Root mean squared error of the newest window.", "line", "segment")
+WINDOW_MAE = _gauge("twin_window_mae", "Mean absolute error of the newest window, in units of the target.", "line", "segment")
+WINDOW_RMSE = _gauge("twin_window_rmse", "Root mean squared error of the newest window, in units of the target.", "line", "segment")
 WINDOW_CORRELATION = _gauge("twin_window_correlation", "Pearson correlation of the newest window.", "line", "segment")
-WINDOW_COVERAGE = _gauge("twin_window_coverage_ratio", "Share inside the 95 % interval, newest window.", "line", "segment")
-BASELINE_MAE = _gauge("twin_baseline_mae", "Mean absolute error the champion was promoted with.", "line")
-BASELINE_CORRELATION = _gauge("twin_baseline_correlation", "Correlation the champion was promoted with.", "line")
-BASELINE_COVERAGE = _gauge("twin_baseline_coverage_ratio", "Share inside the 95 % interval the champion was promoted with.", "line")
-EVIDENCE = _gauge("twin_detector_evidence_ratio", "Evidence of drift over its limit; 1 or more is an alarm.", "line", "segment")
+WINDOW_COVERAGE = _gauge(
+    "twin_window_coverage_ratio", "Share of outcomes inside their 95 % interval in the newest window.", "line", "segment"
+)
+BASELINE_MAE = _gauge("twin_baseline_mae", "Mean absolute error of the champion when it was promoted.", "line")
+BASELINE_CORRELATION = _gauge("twin_baseline_correlation", "Pearson correlation of the champion when it was promoted.", "line")
+BASELINE_COVERAGE = _gauge(
+    "twin_baseline_coverage_ratio", "Share of outcomes inside the champion's 95 % interval when it was promoted.", "line"
+)
+EVIDENCE = _gauge(
+    "twin_detector_evidence_ratio", "Evidence of drift divided by its limit; 1 or more raises an alarm.", "line", "segment"
+)
 ESTIMATED_MAE = _gauge(
-    "twin_estimated_mae", "Mean absolute error to expect of the newest rows before their outcomes arrive.", "line"
+    "twin_estimated_mae", "Estimated mean absolute error of the newest predictions, before their outcomes arrive.", "line"
 )
 INPUT_SHIFT = _gauge(
     "twin_input_shift_ratio",
-    "Stability index of an input over its limit; above 1 the model is asked about other rows than it learned from.",
+    "Population stability index of a feature divided by its limit; above 1 it is distributed differently than in training.",
     "line",
     "column",
 )
 PREDICTIONS = _gauge(
     "twin_predictions",
-    "Simulated predictions whose outcomes are followed. Many expired: reports of outcomes are lost.",
+    "Simulated predictions whose outcomes are tracked, by state. Many expired: outcomes are not reported.",
     "line",
     "state",
 )
-VERDICTS = _counter("twin_drift_verdicts_total", "Rules that fired on a window.", "line", "rule")
+VERDICTS = _counter("twin_drift_verdicts_total", "Drift rules that fired on a window.", "line", "rule")
 RETRAINS = _counter(
-    "twin_retrains_total", "Retrains by how they ended. Many rejected: more of the same data does not help.", "line", "outcome"
+    "twin_retrains_total", "Retrains, by outcome. Many rejected: more data of the same kind does not help.", "line", "outcome"
 )
 RETRAINING_STOPPED = _gauge(
     "twin_retraining_stopped",
-    "1 where a line waits for a person because its last retrains bought nothing: ask why, mend the data, choose the policy again.",
+    "1 while retraining of a line is stopped because its last retrains did not improve it: read the report, correct the data, set"
+    " the policy again.",
     "line",
 )
-CHAMPION = _gauge("twin_champion_info", "1 for the model that answers now.", "line", "model_id")
+CHAMPION = _gauge("twin_champion_info", "1 for the champion of a line.", "line", "model_id")
 SIMULATIONS = _counter("twin_simulations_total", "Simulation requests answered, by status.", "status")
-SIMULATION_SECONDS = _seconds("twin_simulation_seconds", "One request from receipt to answer.")
+SIMULATION_SECONDS = _seconds("twin_simulation_seconds", "Time from receipt of a simulation request to its answer.")
 MODEL_CACHE = _counter(
-    "twin_model_cache_requests_total", "Models asked of the cache. Many misses: raise TWIN_MODEL_CACHE_SIZE.", "result"
+    "twin_model_cache_requests_total", "Lookups in the model cache. Many misses: raise TWIN_MODEL_CACHE_SIZE.", "result"
 )
 OLDEST_UNFINISHED = _gauge(
-    "twin_oldest_unfinished_seconds", "Age of the oldest event in work. Growing: the role is stuck or waits for a part.", "role"
+    "twin_oldest_unfinished_seconds",
+    "Age of the oldest event in work. Growing: the role is stuck, or waits for Kafka or Postgres.",
+    "role",
 )
-OUTAGES = _counter("twin_outages_total", "Times a part could not be reached and was waited for.", "part")
+OUTAGES = _counter("twin_outages_total", "Retries because a part could not be reached.", "part")

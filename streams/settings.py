@@ -1,4 +1,4 @@
-"""Settings of the service: the only reader of the environment in this room, prefix ``TWIN_``."""
+"""Settings of the service, read from environment variables with the prefix ``TWIN_``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ ROLES: tuple[Role, ...] = ("simulation", "outcomes", "fidelity", "experiments", 
 
 
 class Settings(PostgresSettings):
-    """Everything that can be set, with the defaults of the design.
+    """All settings with their defaults.
 
-    Times end in ``_s`` (seconds). With none of the addresses set, commands use the local stack in ``home``.
+    Names that end in ``_s`` are in seconds. Without addresses of Kafka and Postgres, commands use the local stack in ``home``.
     """
 
     model_config = SettingsConfigDict(env_prefix="TWIN_", extra="ignore", frozen=True)
@@ -67,33 +67,33 @@ class Settings(PostgresSettings):
 
     @model_validator(mode="after")
     def _locks_end_before_sessions(self) -> Self:
-        """A frozen worker must have lost its locks before the group gives its partitions to another."""
+        """A frozen worker must lose its locks before the consumer group assigns its partitions to another."""
         for name in ("statement", "lock", "idle_in_transaction", "tcp_user"):
             seconds = getattr(self, f"postgres_{name}_timeout_s")
             if seconds >= self.session_timeout_s:
                 allowed = f"below session_timeout_s, {self.session_timeout_s:g} s"
-                raise ValueError(f"postgres_{name}_timeout_s is {seconds:g} s: it has to be {allowed}")
+                raise ValueError(f"postgres_{name}_timeout_s is {seconds:g} s: it must be {allowed}")
         return self
 
     @property
     def retrain_limits(self) -> Limits:
-        """What keeps the trainings of a line apart."""
+        """Limits on how often a line is retrained."""
         return Limits(self.lease_s, self.cooldown_s, self.retrain_budget_a_day, self.breaker_failures, self.breaker_s)
 
     def graph_of(self, twin_type: TwinType) -> CausalGraph:
-        """What causes what for a twin type: by the JSON file ``causal_graphs`` where it tells, else by the catalogue.
+        """Return the causal graph of a twin type: from the JSON file ``causal_graphs``, or from the catalogue when it has none.
 
         Raises:
-            ValueError: when the file cannot be read, or holds something else; it says what.
+            ValueError: when the file cannot be read or is not valid, with the reason.
         """
-        return (_graphs_in(self.causal_graphs) if self.causal_graphs else CAUSAL_GRAPHS).get(twin_type, CAUSAL_GRAPHS[twin_type])
+        return (_read_graphs(self.causal_graphs) if self.causal_graphs else CAUSAL_GRAPHS).get(twin_type, CAUSAL_GRAPHS[twin_type])
 
     def port_of(self, role: Role) -> int:
-        """Port on which the process of a role serves ``/metrics``, ``/health`` and ``/ready``."""
+        """Port at which the process of a role serves ``/metrics``, ``/health`` and ``/ready``."""
         return self.web_port + ROLES.index(role)
 
 
-def _graphs_in(file: Path) -> Mapping[TwinType, CausalGraph]:
+def _read_graphs(file: Path) -> Mapping[TwinType, CausalGraph]:
     try:
         return TypeAdapter(dict[TwinType, CausalGraph]).validate_json(file.read_bytes())
     except OSError as error:
@@ -102,5 +102,5 @@ def _graphs_in(file: Path) -> Mapping[TwinType, CausalGraph]:
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The settings of this process, read once."""
+    """Return the settings of this process, read once."""
     return Settings()

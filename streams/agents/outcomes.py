@@ -22,7 +22,7 @@ from streams.kafka.batch_consumer import PollBatch, StartOffset
 from streams.kafka.dead_letters import publish_dead_letters
 from streams.kafka.start_offsets import find_start_offsets
 from streams.kafka.topics import PARTITIONS, topic_of
-from streams.metrics import OUTCOMES, REFUSED, SLICE_SECONDS
+from streams.metrics import BATCH_SECONDS, OUTCOMES, REFUSED
 from streams.retries import process_event, reraise, retry_transient
 from streams.services import Services
 
@@ -66,7 +66,7 @@ class _OutcomesAgent:
     @cached_property
     def _pipeline(self) -> OutcomePipeline:
         pool, settings = self._app.pool, self._app.settings
-        contexts = ContextLoader(pool, self._services.model, self._services.twins)
+        contexts = ContextLoader(pool, self._services.load_model, self._services.find_twins)
         return OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s)
 
     async def run(self, batches: Any) -> None:
@@ -102,7 +102,7 @@ class _OutcomesAgent:
         progress = self._progress.get(result.source)
         if progress is None or progress.next_offset <= batch.last_offset:
             self._progress[result.source] = _Progress(result.watermark, batch.last_offset + 1)
-        SLICE_SECONDS.observe(time.perf_counter() - start_s)
+        BATCH_SECONDS.observe(time.perf_counter() - start_s)
         _count(result)
 
     async def find_start_offsets(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:

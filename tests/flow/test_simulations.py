@@ -337,12 +337,12 @@ async def test_twins_of_a_completed_simulation_are_found_with_what_it_does_to_ea
     async with service(["simulation"]):
         answer = await client.request(request)
         rejected = await client.request(a_request(brand="fabhalta"))
-    twins = await services.twins(request.simulation_id)
+    twins = await services.find_twins(request.simulation_id)
     assert twins.model_id == promoted.champion
     assert twins.changes.mean() == pytest.approx(answer.result.ate)
     assert twins.rows[uuid5(twins.population.population_id, "3")] == 3
-    assert await services.twins(rejected.simulation_id) is None
-    assert await services.twins(UUID(int=1)) is None
+    assert await services.find_twins(rejected.simulation_id) is None
+    assert await services.find_twins(UUID(int=1)) is None
 
 
 async def test_a_request_is_asked_for_and_answered_in_processes_of_their_own(service_apart, client, promoted, pool):

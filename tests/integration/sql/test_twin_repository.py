@@ -15,7 +15,7 @@ import pytest
 from schemas import Baseline, Brand, DigitalTwin, ModelCard, PopulationFilter, TwinModelMetrics, TwinPopulation, TwinType
 from schemas.filters import conditions, rows_matching
 from schemas.twin_models import RealismReport
-from sql.database import NoAddress, connect
+from sql.database import NoPostgresAddress, connect
 from sql.twin_repository import TwinRepository, UnknownModel, UnknownPopulation, UnknownTwin, save_realism
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -336,7 +336,7 @@ async def test_expiry_keeps_twins_that_another_population_names(repository: Twin
 
 async def test_a_repository_without_address_says_which_setting_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TWIN_POSTGRES_DSN", raising=False)
-    with pytest.raises(NoAddress, match="TWIN_POSTGRES_DSN"):
+    with pytest.raises(NoPostgresAddress, match="TWIN_POSTGRES_DSN"):
         await TwinRepository().load_twin(uuid5(UUID(int=0), "any"))
 
 
