@@ -41,10 +41,10 @@ Offsets = Mapping[TopicPartition, int]
 
 AIM = 30_000  # outcomes a second and worker
 TWINS = 20_000
-STRETCH_S = 5.0
+INTERVAL_S = 5.0
 PATIENCE = 20.0  # times as long as the aim would take
-POISON_EVERY = 10
-POISON: tuple[Callable[[dict[str, Any]], bytes], ...] = (
+INVALID_EVERY = 10
+INVALID: tuple[Callable[[dict[str, Any]], bytes], ...] = (
     lambda body: json.dumps(body | {"actual_value": "much"}).encode(),
     lambda body: json.dumps(body).encode()[:-1],
     lambda body: json.dumps(body | {"brand": "Placebo"}).encode(),
@@ -69,23 +69,25 @@ def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> l
         stored = runner.run(_drained(connection, settings, outcomes.count))
         runner.run(_check(connection, outcomes.count, 0, outcomes.sums()))
         scored = _scored(settings, begin, outcomes.count)
-        flood = _InvalidAmong(measured, outcomes.count // 3)
-        runner.run(_publish(settings, flood))
-        among = runner.run(_drained(connection, settings, flood.count))
-        runner.run(_check(connection, outcomes.count + flood.good, flood.count - flood.good, None))
-        ebb = _MoreOutcomes(measured, flood.count)
-        runner.run(_publish(settings, ebb))
-        after = runner.run(_drained(connection, settings, ebb.count))
+        mixed = _InvalidAmong(measured, outcomes.count // 3)
+        runner.run(_publish(settings, mixed))
+        among = runner.run(_drained(connection, settings, mixed.count))
+        runner.run(_check(connection, outcomes.count + mixed.good, mixed.count - mixed.good, None))
+        more = _MoreOutcomes(measured, mixed.count)
+        runner.run(_publish(settings, more))
+        after = runner.run(_drained(connection, settings, more.count))
         runner.run(connection.close())
     note = (
-        f"{outcomes.count:,} outcomes, slowest {STRETCH_S:g} s {stored.slowest:,.0f}/s; every count agrees;"
+        f"{outcomes.count:,} outcomes, slowest {INTERVAL_S:g} s {stored.slowest:,.0f}/s; every count agrees;"
         " one worker process, Kafka and PostgreSQL on the same cores"
     )
     aim, clean = Aim("rate", AIM), (stored.rate + after.rate) / 2
     return [
-        Figure("take outcomes in", measured.name, "outcomes/s", stored.rate, decoded, CONSUMER, 1, aim, note),
+        Figure("ingest outcomes", measured.name, "outcomes/s", stored.rate, decoded, CONSUMER, 1, aim, note),
         Figure("the cost of exactness", measured.name, "outcomes/s", stored.rate, scored, SCORING, 1),
-        Figure(f"records in a flood of poison, one in {POISON_EVERY}", measured.name, "records/s", among.rate, clean, CLEAN, 1),
+        Figure(
+            f"ingest records of which one in {INVALID_EVERY} is invalid", measured.name, "records/s", among.rate, clean, CLEAN, 1
+        ),
     ]
 
 
@@ -106,11 +108,11 @@ class _Outcomes:
             yield b"%d" % number, self.value(number)
 
     def value(self, number: int) -> bytes:
-        """Of one record."""
+        """Value of one record."""
         return json.dumps(self.body(number)).encode()
 
     def body(self, number: int) -> dict[str, Any]:
-        """Of one outcome."""
+        """Fields of one outcome."""
         card = self.card
         expected, lower, upper, actual, region = self._twins[number % TWINS]
         return {
@@ -127,33 +129,33 @@ class _Outcomes:
         }
 
     def sums(self) -> dict[str, int]:
-        """What the series of all has to hold."""
+        """Expected sums of the series ``all``."""
         rows = np.array([twin[:4] for twin in self._twins], dtype=float)
         times = self.count // TWINS + (np.arange(TWINS) < self.count % TWINS)
         whole = np.rint((rows - self.card.baseline.center) / self.card.baseline.scale / QUANTUM).astype(np.int64)
         predicted, actual = whole[:, 0], whole[:, 3]
         inside = (rows[:, 1] <= rows[:, 3]) & (rows[:, 3] <= rows[:, 2])
-        outcomes = {"n": 1, "n_inside": inside, "predicted": predicted, "actual": actual, "absolute_error": abs(predicted - actual)}
-        return {name: int((column * times).sum()) for name, column in outcomes.items()}
+        sums = {"n": 1, "n_inside": inside, "predicted": predicted, "actual": actual, "absolute_error": abs(predicted - actual)}
+        return {name: int((column * times).sum()) for name, column in sums.items()}
 
 
 class _InvalidAmong(_Outcomes):
-    """Other events, among them so many records that are none: a wrong field, no JSON, no brand, an unknown model in turn."""
+    """Other events, with invalid records among them: in turn a wrong field, no JSON, an unknown brand, an unknown model."""
 
     def value(self, number: int) -> bytes:
-        """An outcome or poison."""
-        if number % POISON_EVERY:
+        """An outcome or an invalid record."""
+        if number % INVALID_EVERY:
             return super().value(number)
-        return POISON[number // POISON_EVERY % len(POISON)](self.body(number))
+        return INVALID[number // INVALID_EVERY % len(INVALID)](self.body(number))
 
     @property
     def good(self) -> int:
-        """How many are outcomes."""
-        return self.count - -(-self.count // POISON_EVERY)
+        """Number of valid outcomes."""
+        return self.count - -(-self.count // INVALID_EVERY)
 
 
 class _MoreOutcomes(_Outcomes):
-    """Other events again, all of them good."""
+    """Other events again, all of them valid."""
 
 
 async def _promote(connection: Connection, card: ModelCard, settings: Settings) -> None:
@@ -187,84 +189,84 @@ async def _decode(settings: Settings, begin: Offsets, count: int) -> float:
 
 
 async def _decoded(consumer: AIOKafkaConsumer) -> int:
-    slices = await consumer.getmany(timeout_ms=1000, max_records=4000)
-    return len([json.loads(record.value) for records in slices.values() for record in records])
+    batches = await consumer.getmany(timeout_ms=1000, max_records=4000)
+    return len([json.loads(record.value) for records in batches.values() for record in records])
 
 
 class _Rate(NamedTuple):
-    """Outcomes a second: over all, and in the slowest stretch."""
+    """Outcomes a second: over all, and in the slowest interval."""
 
     rate: float
     slowest: float
 
 
 async def _drained(connection: Connection, settings: Settings, count: int) -> _Rate:
-    """One worker's, from the first of so many more records that are stored to the last; what it takes to start is not in it."""
-    before, patience, seen = await connection.fetchval(STORED), PATIENCE * count / AIM, [(0.0, 0)]
+    """Of one worker, from the first of ``count`` more records that are stored to the last; its start is not included."""
+    before, patience, progress = await connection.fetchval(STORED), PATIENCE * count / AIM, [(0.0, 0)]
     with Workers(["outcomes"], settings, log_folder=settings.home / "logs") as worker:
         worker.wait_ready()
         deadline = time.monotonic() + patience
-        while seen[-1][1] < count:
+        while progress[-1][1] < count:
             worker.check()
             stored = await connection.fetchval(STORED) - before
-            if stored > seen[-1][1]:
-                seen.append((time.perf_counter(), stored))
+            if stored > progress[-1][1]:
+                progress.append((time.perf_counter(), stored))
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{stored} of {count} records were stored in after {patience:g} s")
+                raise TimeoutError(f"{stored} of {count} records were stored after {patience:g} s")
             await asyncio.sleep(0.05)
-    (began, first), (ended, last) = seen[1], seen[-1]
+    (began, first), (ended, last) = progress[1], progress[-1]
     rate = (last - first) / (ended - began)
-    stretches = [began, *np.arange(began + STRETCH_S, ended, STRETCH_S).tolist()]
-    stored_by = np.interp(stretches, *zip(*seen[1:], strict=True)).tolist()
-    return _Rate(rate, min(((two - one) / STRETCH_S for one, two in pairwise(stored_by)), default=rate))
+    intervals = [began, *np.arange(began + INTERVAL_S, ended, INTERVAL_S).tolist()]
+    stored_by = np.interp(intervals, *zip(*progress[1:], strict=True)).tolist()
+    return _Rate(rate, min(((after - before) / INTERVAL_S for before, after in pairwise(stored_by)), default=rate))
 
 
 async def _check(connection: Connection, counted: int, refused: int, sums: Mapping[str, int] | None) -> None:
     """Raise AssertionError unless every count, and every sum that is given, is what was published."""
     expected = sums or {"n": counted}
     columns = ", ".join(f"sum({name})::bigint AS {name}" for name in expected)
-    found = await connection.fetchrow(f"SELECT {columns} FROM fidelity_panes WHERE segment = 'all'")
+    row = await connection.fetchrow(f"SELECT {columns} FROM fidelity_panes WHERE segment = 'all'")
     rows = await connection.fetch("SELECT fate::text, count(*) FROM fidelity_tracking GROUP BY 1")
     bad = await connection.fetchval("SELECT count(*) FROM refused_records")
-    if found is None or dict(found) != expected or [tuple(row) for row in rows] != [("counted", counted)] or bad != refused:
+    if row is None or dict(row) != expected or [tuple(row) for row in rows] != [("counted", counted)] or bad != refused:
         raise AssertionError(
-            f"published {expected} and {refused} to refuse, counted {dict(found or {})}, stored {rows}, refused {bad}"
+            f"published {expected} and {refused} to refuse, counted {dict(row or {})}, stored {rows}, refused {bad}"
         )
 
 
 def _scored(settings: Settings, begin: Offsets, count: int) -> float:
     """Outcomes a second of a process of its own that stores nothing."""
     context = mp.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_score_all, args=(settings, {tuple(tp): at for tp, at in begin.items()}, count, theirs))
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_score_all, args=(settings, {tuple(tp): at for tp, at in begin.items()}, count, sender))
     child.start()
-    theirs.close()
+    sender.close()
     try:
-        rate: float = ours.recv()
+        rate: float = receiver.recv()
     finally:
         child.join()
     return rate
 
 
-def _score_all(settings: Settings, begin: Mapping[tuple[str, int], int], count: int, tell: Any) -> None:
+def _score_all(settings: Settings, begin: Mapping[tuple[str, int], int], count: int, sender: Any) -> None:
     collect_garbage_rarely()
-    tell.send(asyncio.run(_without_transaction(settings, begin, count)))
+    sender.send(asyncio.run(_without_transaction(settings, begin, count)))
 
 
 async def _without_transaction(settings: Settings, begin: Mapping[tuple[str, int], int], count: int) -> float:
-    seen: list[tuple[float, int]] = []
+    progress: list[tuple[float, int]] = []
     done = asyncio.Event()
 
     async def store_nothing(_pipeline: OutcomePipeline, scored: ScoredBatch) -> IngestResult:
-        seen.append((time.perf_counter(), (seen[-1][1] if seen else 0) + scored.decoded.n_elements))
-        if seen[-1][1] >= count:
+        progress.append((time.perf_counter(), (progress[-1][1] if progress else 0) + scored.decoded.n_elements))
+        if progress[-1][1] >= count:
             done.set()
         return IngestResult(scored.source, 0, (), None)
 
     OutcomePipeline.store = store_nothing  # type: ignore[method-assign]  # this process does nothing else
     async with _running_role(settings, begin) as app:
         await app.wait(done.wait())
-    (began, first), (ended, last) = seen[0], seen[-1]
+    (began, first), (ended, last) = progress[0], progress[-1]
     return (last - first) / (ended - began)
 
 

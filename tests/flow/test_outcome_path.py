@@ -1,4 +1,4 @@
-"""Outcomes on a real Kafka and a real PostgreSQL, with workers that die: the counts are those of the truth, and windows follow."""
+"""Outcomes on a real Kafka and a real PostgreSQL, with workers that are killed: counts are exact, and windows follow."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ async def settings(settings: Settings) -> Settings:
 async def test_counts_are_exact_while_workers_are_killed_and_others_take_over(
     settings: Settings, pool: Pool, service_of: ServiceOf
 ):
-    said = stream(seed=5, n=3000)
+    values = stream(seed=5, n=3000)
     async with service_of("fidelity"):
         async with workers(settings, 2) as alive:
-            sending = asyncio.create_task(publish(settings, said, pause_s=0.02))
+            sending = asyncio.create_task(publish(settings, values, pause_s=0.02))
             for share in (0.2, 0.5):
-                await until(lambda share=share: taken_in(pool, share * len(said)))
+                await until(lambda share=share: is_ingested(pool, share * len(values)))
                 os.kill(alive.pop(0).pid, signal.SIGKILL)
                 alive.append(await worker(settings))
             await sending
-            await until(lambda: taken_in(pool, elements_of(said)))
+            await until(lambda: is_ingested(pool, count_elements(values)))
 
-            assert await counted(pool) == truth(said)
+            assert await stored_panes(pool) == expected_panes(values)
             assert (await verify(settings, patience_s=PATIENCE_S)).mismatches == ()
-            assert await pool.fetchval("SELECT count(*) FROM refused_records") == said.count(POISON)
-            await until(lambda: said_of_dead_letters(settings, pool))
+            assert await pool.fetchval("SELECT count(*) FROM refused_records") == values.count(INVALID)
+            await until(lambda: dead_letters_published(settings, pool))
 
         # nobody sends copies of refusals again by itself now
         await pool.execute(
@@ -79,36 +79,36 @@ async def test_counts_are_exact_while_workers_are_killed_and_others_take_over(
         await pool.execute("UPDATE refused_records SET sent_at = NULL")
         window, *refusals = (await verify(settings, patience_s=2.0)).mismatches
         assert "has no snapshot" in window
-        assert len(refusals) == said.count(POISON)
+        assert len(refusals) == values.count(INVALID)
 
-        mended = await verify(settings, repair=True, patience_s=PATIENCE_S)
-        assert mended.mismatches == ()
-        assert mended.resent > said.count(POISON)
+        repaired = await verify(settings, repair=True, patience_s=PATIENCE_S)
+        assert repaired.mismatches == ()
+        assert repaired.resent > values.count(INVALID)
 
 
 async def test_a_topic_that_is_read_again_changes_no_number_and_copies_of_refusals_that_went_lost_are_sent_again(
     settings: Settings, pool: Pool, service_of: ServiceOf, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(outcomes_agent, "_SWEEP_S", 1.0)
-    said = stream(seed=6, n=600)
-    await publish(settings, said)
+    values = stream(seed=6, n=600)
+    await publish(settings, values)
     async with service_of("outcomes"):
-        await until(lambda: taken_in(pool, elements_of(said)))
+        await until(lambda: is_ingested(pool, count_elements(values)))
     before = await pool.fetch("SELECT * FROM fidelity_panes ORDER BY 1, 2, 3, 4, 5")
-    assert await counted(pool) == truth(said)
+    assert await stored_panes(pool) == expected_panes(values)
     await commit_offsets(settings, 0)
 
     async with service_of("outcomes"):
         await until(lambda: committed_to_end(settings))
         await publish(settings, [outcome_at(5000)])
-        await until(lambda: taken_in(pool, elements_of(said) + 1))
+        await until(lambda: is_ingested(pool, count_elements(values) + 1))
         await pool.execute("UPDATE refused_records SET sent_at = NULL")
-        await until(lambda: said_of_dead_letters(settings, pool))
+        await until(lambda: dead_letters_published(settings, pool))
 
     changed = {tuple(row) for row in await pool.fetch("SELECT * FROM fidelity_panes")} - {tuple(row) for row in before}
     assert (
         sum(row["n"] for row in await pool.fetch("SELECT n FROM fidelity_panes WHERE segment = 'all'"))
-        == sum(n for (segment, _), (n, *_) in truth(said).items() if segment == "all") + 1
+        == sum(n for (segment, _), (n, *_) in expected_panes(values).items() if segment == "all") + 1
     )
     assert len(changed) == 2
 
@@ -118,17 +118,17 @@ async def test_a_topic_that_was_made_anew_is_another_incarnation_and_its_outcome
 ):
     await publish(settings, [outcome_at(number) for number in range(100)])
     async with service_of("outcomes"):
-        await until(lambda: taken_in(pool, 100))
+        await until(lambda: is_ingested(pool, 100))
     await make_anew(settings, TOPIC)
     await publish(settings, [outcome_at(number) for number in range(50, 250)])
 
     async with service_of("outcomes"):
-        await until(lambda: taken_in(pool, 300))
+        await until(lambda: is_ingested(pool, 300))
 
     incarnations = {row[0] for row in await pool.fetch("SELECT incarnation FROM source_positions WHERE elements > 0")}
     assert incarnations == {0, 1}
     assert await fates(pool) == {"counted": 250, "duplicate": 50}
-    assert await counted(pool) == truth([outcome_at(number) for number in range(250)])
+    assert await stored_panes(pool) == expected_panes([outcome_at(number) for number in range(250)])
 
 
 async def test_an_outcome_of_a_later_revision_restates_a_final_window(
@@ -136,7 +136,7 @@ async def test_an_outcome_of_a_later_revision_restates_a_final_window(
 ):
     async with service_of("fidelity"), service_of("outcomes"):
         await publish(settings, [outcome_at(number) for number in range(600)])
-        await until(lambda: settled(settings, pool))
+        await until(lambda: all_windows_final(settings, pool))
         await publish(settings, [outcome_at(number, revision=1, actual_value=3.0) for number in (10, 599)])
         await until(lambda: restated(pool, 20))
         report = await verify(settings, patience_s=PATIENCE_S)
@@ -146,25 +146,28 @@ async def test_an_outcome_of_a_later_revision_restates_a_final_window(
     windows = await listener.events(FidelityWindow, await listener.count("fidelity-windows"))
     assert {"final", "restated"} <= {window.status for window in windows}
     fullest = max(window.window_start for window in windows) - timedelta(seconds=300 - PANE_S)
-    event = max((each for each in windows if (each.segment, each.window_start) == ("all", fullest)), key=lambda each: each.version)
-    kept = await pool.fetchrow(
+    event = max(
+        (window for window in windows if (window.segment, window.window_start) == ("all", fullest)),
+        key=lambda window: window.version,
+    )
+    snapshot = await pool.fetchrow(
         "SELECT mae, version, status FROM fidelity_snapshots WHERE segment = 'all' AND window_start = $1", fullest
     )
-    assert tuple(kept) == (event.metrics.mae, event.version, event.status) == (shown, event.version, "restated")
-    await check_how_sums_are_told(listener)
+    assert tuple(snapshot) == (event.metrics.mae, event.version, event.status) == (shown, event.version, "restated")
+    await check_how_sums_are_published(listener)
 
 
-async def check_how_sums_are_told(listener: Any) -> None:
-    """Sums lie under their line, all series of a slice in one message; watermarks of every source in every partition."""
-    told = await listener.records("fidelity-errors", await listener.count("fidelity-errors"))
-    events = [(record, FidelityErrors.model_validate_json(record.value)) for record in told]
+async def check_how_sums_are_published(listener: Any) -> None:
+    """Sums have their line as key, all series of a batch in one message; watermarks of each source are in each partition."""
+    records = await listener.records("fidelity-errors", await listener.count("fidelity-errors"))
+    events = [(record, FidelityErrors.model_validate_json(record.value)) for record in records]
     sums = [(record, event) for record, event in events if event.rows]
     assert {(record.key, event.line) for record, event in sums} == {(LINE.encode(), LINE)}
     assert all({row.segment for row in event.rows} >= {"all"} for _, event in sums)
-    slices = Counter((str(event.source), max(row.last_offset for row in event.rows)) for _, event in sums)
-    assert set(slices.values()) == {1}
-    heard = {(event.source.partition, record.partition) for record, event in events if not event.rows}
-    assert heard == {(source, reader) for source in range(PARTITIONS) for reader in range(PARTITIONS)}
+    batches = Counter((str(event.source), max(row.last_offset for row in event.rows)) for _, event in sums)
+    assert set(batches.values()) == {1}
+    watermarks = {(event.source.partition, record.partition) for record, event in events if not event.rows}
+    assert watermarks == {(source, reader) for source in range(PARTITIONS) for reader in range(PARTITIONS)}
 
 
 async def test_settled_panes_leave_tombstones_and_a_late_outcome_restates_them_all_the_same(
@@ -173,15 +176,15 @@ async def test_settled_panes_leave_tombstones_and_a_late_outcome_restates_them_a
     monkeypatch.setattr(fidelity_agent, "_SWEEP_S", 1.0)
     async with service_of("fidelity"), service_of("outcomes"):
         await publish(settings, [outcome_at(number) for number in range(0, 3600, 12)])
-        await until(lambda: settled(settings, pool))
+        await until(lambda: all_windows_final(settings, pool))
         await until(lambda: leaves_tombstones(settings))
         await publish(settings, [outcome_at(120, revision=1, actual_value=3.0)])
         await until(lambda: restated(pool, 10))
         report = await verify(settings, patience_s=PATIENCE_S)
 
     assert report.mismatches == ()
-    told = await listener.events(FidelityWindow, await listener.count("fidelity-windows"))
-    assert {window.status for window in told if window.window_start <= BEGAN + timedelta(seconds=120) < window.window_end} >= {
+    windows = await listener.events(FidelityWindow, await listener.count("fidelity-windows"))
+    assert {window.status for window in windows if window.window_start <= BEGAN + timedelta(seconds=120) < window.window_end} >= {
         "final",
         "restated",
     }
@@ -199,15 +202,15 @@ async def test_errors_that_grow_raise_one_alarm_and_ask_for_one_retrain(
         assert await listener.count("retrain-events") == 0
         await publish(settings, loud)
         await until(lambda: state_is(pool, "alarm"))
-        (asked,) = await listener.events(RetrainEvent, 1)
+        (retrain,) = await listener.events(RetrainEvent, 1)
         await asyncio.sleep(3)
 
     assert await listener.count("retrain-events") == 1
-    assert (asked.line, asked.model_id, asked.attempt) == (LINE, make_card().model_id, 0)
-    assert asked.evidence["evidence_ratio"] >= 1
-    told = [event for event in await listener.events(DriftEvent, await listener.count("drift-events")) if event.segment == "all"]
-    assert told[-1].state is DriftState.ALARM
-    assert all(one.state is other.previous for one, other in pairwise(told))
+    assert (retrain.line, retrain.model_id, retrain.attempt) == (LINE, make_card().model_id, 0)
+    assert retrain.evidence["evidence_ratio"] >= 1
+    drifts = [event for event in await listener.events(DriftEvent, await listener.count("drift-events")) if event.segment == "all"]
+    assert drifts[-1].state is DriftState.ALARM
+    assert all(before.state is after.previous for before, after in pairwise(drifts))
 
 
 async def test_a_fidelity_worker_that_begins_anew_says_nothing_else(
@@ -216,9 +219,9 @@ async def test_a_fidelity_worker_that_begins_anew_says_nothing_else(
     async with service_of("outcomes"):
         async with service_of("fidelity"):
             await publish(settings, [outcome_at(number) for number in range(400)])
-            await until(lambda: settled(settings, pool))
+            await until(lambda: all_windows_final(settings, pool))
         await publish(settings, [outcome_at(number) for number in range(400, 700)])
-        await until(lambda: taken_in(pool, 700))
+        await until(lambda: is_ingested(pool, 700))
         async with service_of("fidelity"):
             report = await verify(settings, patience_s=PATIENCE_S)
 
@@ -229,67 +232,67 @@ async def test_a_fidelity_worker_that_begins_anew_says_nothing_else(
     assert all(len(contents) == 1 for contents in by_version.values())
 
 
-# -- what is said
+# -- what is published
 
-POISON = b'{"event_id": "nobody"'
+INVALID = b'{"event_id": "nobody"'
 
 
-def outcome_at(number: int, **said: Any) -> dict[str, Any]:
-    return outcome(number, observed_at=(BEGAN + timedelta(seconds=number)).isoformat(), **said)
+def outcome_at(number: int, **fields: Any) -> dict[str, Any]:
+    return outcome(number, observed_at=(BEGAN + timedelta(seconds=number)).isoformat(), **fields)
 
 
 def stream(seed: int, n: int) -> list[Any]:
-    """Records with duplicates, corrections, retractions, poison and arrays among them."""
-    rnd, said, values = random.Random(seed), [], []
+    """Records with duplicates, corrections, retractions, invalid records and arrays among them."""
+    rnd, outcomes, values = random.Random(seed), [], []
     for number in range(n):
-        kind = rnd.random()
-        if said and kind < 0.15:
-            old = rnd.choice(said)
-            fresh = (
+        share = rnd.random()
+        if outcomes and share < 0.15:
+            old = rnd.choice(outcomes)
+            changes = (
                 {}
-                if kind < 0.08
+                if share < 0.08
                 else {"revision": rnd.randint(0, 3), "actual_value": rnd.choice([None, round(rnd.gauss(0, 1), 3)])}
             )
-            said.append(old | fresh)
+            outcomes.append(old | changes)
         else:
-            said.append(outcome_at(number))
-        values.append(rnd.choice([said[-1], said[-1], [said[-1], outcome_at(n + number)]]))
+            outcomes.append(outcome_at(number))
+        values.append(rnd.choice([outcomes[-1], outcomes[-1], [outcomes[-1], outcome_at(n + number)]]))
         if rnd.random() < 0.01:
-            values.append(POISON)
+            values.append(INVALID)
     return values
 
 
-def elements(said: Iterable[Any]) -> list[dict[str, Any]]:
-    return [each for value in said if value != POISON for each in (value if isinstance(value, list) else [value])]
+def elements(values: Iterable[Any]) -> list[dict[str, Any]]:
+    return [element for value in values if value != INVALID for element in (value if isinstance(value, list) else [value])]
 
 
-def elements_of(said: Sequence[Any]) -> int:
-    return len(elements(said)) + said.count(POISON)
+def count_elements(values: Sequence[Any]) -> int:
+    return len(elements(values)) + values.count(INVALID)
 
 
-def truth(said: Iterable[Any]) -> dict[tuple[str, float], tuple[int, int, int]]:
+def expected_panes(values: Iterable[Any]) -> dict[tuple[str, float], tuple[int, int, int]]:
     """n, sum of actual and of absolute error by series and pane, in plain Python."""
     newest: dict[str, tuple[tuple[int, bytes], dict[str, Any]]] = {}
-    for each in elements(said):
-        rank = each.get("revision", 0), canonical_digest(OutcomeEvent.model_validate(each))[:16]
-        if each["event_id"] not in newest or rank > newest[each["event_id"]][0]:
-            newest[each["event_id"]] = rank, each
+    for element in elements(values):
+        rank = element.get("revision", 0), canonical_digest(OutcomeEvent.model_validate(element))[:16]
+        if element["event_id"] not in newest or rank > newest[element["event_id"]][0]:
+            newest[element["event_id"]] = rank, element
     sums: defaultdict[tuple[str, float], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for _, each in newest.values():
-        if each["actual_value"] is not None:
-            at = datetime.fromisoformat(each["observed_at"]).timestamp()
-            predicted, actual = (round(each[name] / 2 / 1e-5) for name in ("predicted_value", "actual_value"))
-            for series in ("all", f"region={each['segment']['region']}"):
+    for _, element in newest.values():
+        if element["actual_value"] is not None:
+            at = datetime.fromisoformat(element["observed_at"]).timestamp()
+            predicted, actual = (round(element[name] / 2 / 1e-5) for name in ("predicted_value", "actual_value"))
+            for series in ("all", f"region={element['segment']['region']}"):
                 cell = sums[series, at // PANE_S * PANE_S]
                 cell[0], cell[1], cell[2] = cell[0] + 1, cell[1] + actual, cell[2] + abs(predicted - actual)
     return {key: (n, actual, error) for key, (n, actual, error) in sums.items()}
 
 
-async def publish(settings: Settings, said: Sequence[Any], *, pause_s: float = 0.0) -> Sequence[Any]:
+async def publish(settings: Settings, values: Sequence[Any], *, pause_s: float = 0.0) -> Sequence[Any]:
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
     await producer.start()
     try:
-        for number, value in enumerate(said):
+        for number, value in enumerate(values):
             body = value if isinstance(value, bytes) else json.dumps(value).encode()
             await producer.send(TOPIC, body, key=str(number).encode())
             if pause_s and number % 20 == 0:
@@ -297,10 +300,10 @@ async def publish(settings: Settings, said: Sequence[Any], *, pause_s: float = 0
         await producer.flush()
     finally:
         await producer.stop()
-    return said
+    return values
 
 
-# -- who listens
+# -- workers
 
 ServiceOf = Callable[[str], Any]
 
@@ -308,20 +311,20 @@ ServiceOf = Callable[[str], Any]
 @pytest.fixture
 def service_of(settings: Settings) -> ServiceOf:
     @asynccontextmanager
-    async def playing(role: Any) -> AsyncIterator[None]:
+    async def running(role: Any) -> AsyncIterator[None]:
         stop = asyncio.Event()
-        playing = asyncio.create_task(run_role(role, settings, stop))
+        running = asyncio.create_task(run_role(role, settings, stop))
         try:
             yield
         finally:
             stop.set()
-            await playing
+            await running
 
-    return playing
+    return running
 
 
 async def worker(settings: Settings) -> asyncio.subprocess.Process:
-    """A process that plays outcomes, without a port that another one may hold."""
+    """A process of the outcomes role, without a port that another one may hold."""
     code = (
         "import asyncio\n"
         "from streams.worker.bootstrap import build_app\n"
@@ -332,11 +335,11 @@ async def worker(settings: Settings) -> asyncio.subprocess.Process:
         "    await app.wait(asyncio.Event().wait())\n"
         "asyncio.run(main())"
     )
-    said = {
+    variables = {
         f"TWIN_{name.upper()}": str(value) for name, value in settings.model_dump(mode="json").items() if value not in {None, ""}
     }
     secrets = {"TWIN_POSTGRES_DSN": settings.postgres_dsn.get_secret_value(), "TWIN_KAFKA_PASSWORD": ""}
-    return await asyncio.create_subprocess_exec(sys.executable, "-c", code, env={**os.environ, **said, **secrets})
+    return await asyncio.create_subprocess_exec(sys.executable, "-c", code, env={**os.environ, **variables, **secrets})
 
 
 @asynccontextmanager
@@ -351,7 +354,7 @@ async def workers(settings: Settings, count: int) -> AsyncIterator[list[asyncio.
             await process.wait()
 
 
-# -- what came of it
+# -- what is stored and published
 
 
 async def until(true: Callable[[], Awaitable[bool]], within_s: float = 90.0) -> None:
@@ -360,7 +363,7 @@ async def until(true: Callable[[], Awaitable[bool]], within_s: float = 90.0) -> 
             await asyncio.sleep(0.1)
 
 
-async def taken_in(pool: Pool, elements: float) -> bool:
+async def is_ingested(pool: Pool, elements: float) -> bool:
     return float(await pool.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions")) >= elements
 
 
@@ -368,14 +371,14 @@ async def fates(pool: Pool) -> dict[str, int]:
     return Counter({row[0]: row[1] for row in await pool.fetch("SELECT fate::text, count(*) FROM fidelity_tracking GROUP BY 1")})
 
 
-async def counted(pool: Pool) -> dict[tuple[str, float], tuple[int, int, int]]:
+async def stored_panes(pool: Pool) -> dict[tuple[str, float], tuple[int, int, int]]:
     rows = await pool.fetch(
         "SELECT segment, floor(pane / $1) * $1, sum(n), sum(actual), sum(absolute_error) FROM fidelity_panes GROUP BY 1, 2", PANE_S
     )
     return {(row[0], row[1]): (int(row[2]), int(row[3]), int(row[4])) for row in rows if row[2]}
 
 
-async def settled(settings: Settings, pool: Pool) -> bool:
+async def all_windows_final(settings: Settings, pool: Pool) -> bool:
     """Every window is final: sources are silent."""
     panes = await pool.fetchval("SELECT max(pane) FROM fidelity_panes")
     last = await pool.fetchval("SELECT max(extract(epoch FROM window_start)) FROM fidelity_snapshots WHERE segment = 'all'")
@@ -391,29 +394,29 @@ async def leaves_tombstones(settings: Settings) -> bool:
     consumer = AIOKafkaConsumer(CHANGELOG, bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        found = [record for records in (await consumer.getmany(timeout_ms=2000)).values() for record in records]
+        records = [record for batch in (await consumer.getmany(timeout_ms=2000)).values() for record in batch]
     finally:
         await consumer.stop()
-    gone = {record.key for record in found if record.value is None}
-    return bool(gone) and gone <= {record.key for record in found if record.value is not None}
+    gone = {record.key for record in records if record.value is None}
+    return bool(gone) and gone <= {record.key for record in records if record.value is not None}
 
 
 async def state_is(pool: Pool, *states: str) -> bool:
     return await pool.fetchval("SELECT state FROM drift_states WHERE segment = 'all' AND said") in states
 
 
-async def said_of_dead_letters(settings: Settings, pool: Pool) -> bool:
+async def dead_letters_published(settings: Settings, pool: Pool) -> bool:
     if await pool.fetchval("SELECT count(*) FROM refused_records WHERE sent_at IS NULL"):
         return False
     consumer = AIOKafkaConsumer(DEAD_LETTERS, bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        found = [record for records in (await consumer.getmany(timeout_ms=2000)).values() for record in records]
+        records = [record for batch in (await consumer.getmany(timeout_ms=2000)).values() for record in batch]
     finally:
         await consumer.stop()
-    ids = {dict(record.headers)["twin_refusal_id"].decode() for record in found}
+    ids = {dict(record.headers)["twin_refusal_id"].decode() for record in records}
     return ids == {str(row[0]) for row in await pool.fetch("SELECT refusal_id FROM refused_records")} and all(
-        record.value == POISON for record in found
+        record.value == INVALID for record in records
     )
 
 

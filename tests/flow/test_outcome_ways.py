@@ -21,8 +21,8 @@ EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", 
 BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=10)
 
 
-def outcome(number: int, **said: Any) -> OutcomeEvent:
-    given = {
+def outcome(number: int, **fields: Any) -> OutcomeEvent:
+    defaults = {
         "event_id": uuid4(),
         "observed_at": BEGAN + timedelta(seconds=number),
         "twin_type": "hcp",
@@ -30,7 +30,7 @@ def outcome(number: int, **said: Any) -> OutcomeEvent:
         "metric_type": "prescribing_change",
         "actual_value": 0.1,
     }
-    return OutcomeEvent.model_validate(given | said)
+    return OutcomeEvent.model_validate(defaults | fields)
 
 
 async def stored(pool: Any, count: int) -> list[Any]:
@@ -50,10 +50,10 @@ def features(people: pd.DataFrame, row: int) -> dict[str, Any]:
 
 
 async def test_the_champion_predicts_from_features_with_its_interval(service, client, promoted, champion, pool, settings, people):
-    said = [outcome(n, entity_id=f"hcp-{n}", features=features(people, n)) for n in range(40)]
-    said[7] = outcome(7, entity_id="hcp-7", features=features(people, 7), treated=True)
+    outcomes = [outcome(n, entity_id=f"hcp-{n}", features=features(people, n)) for n in range(40)]
+    outcomes[7] = outcome(7, entity_id="hcp-7", features=features(people, 7), treated=True)
     async with service(["outcomes"]):
-        await client.publish_outcomes(said)
+        await client.publish_outcomes(outcomes)
         rows = await stored(pool, 40)
 
     expected, lower, upper = champion.predict_all(people)
@@ -71,12 +71,12 @@ async def test_the_champion_predicts_from_features_with_its_interval(service, cl
 
 async def test_an_outcome_whose_features_cannot_be_is_refused_alone(service, client, promoted, pool, people):
     impossible = features(people, 1) | {"decile": "high"}
-    said = [outcome(0, entity_id="a", features=features(people, 0)), outcome(1, entity_id="b", features=impossible)]
+    outcomes = [outcome(0, entity_id="a", features=features(people, 0)), outcome(1, entity_id="b", features=impossible)]
     async with service(["outcomes"]):
-        await client.publish_outcomes(said)
-        (kept,) = await stored(pool, 2)
+        await client.publish_outcomes(outcomes)
+        (row,) = await stored(pool, 2)
 
-    assert kept["entity_id"] == "a"
+    assert row["entity_id"] == "a"
     refused = await pool.fetchrow("SELECT kind, reason FROM refused_records")
     assert refused["kind"] == "features"
     assert "decile" in refused["reason"]
@@ -91,14 +91,16 @@ async def test_a_twin_of_a_simulation_is_predicted_with_the_effect_unless_it_was
     population = champion.generate(200, {}, 5)
     engine = SimulationEngine(population, seed=5)
     twins, change = population.twin_ids, engine.twin_changes(EMAIL)
-    said = [outcome(n, simulation_id=request.simulation_id, twin_id=twins[n], treated=None if n % 2 else False) for n in range(20)]
-    said += [
+    outcomes = [
+        outcome(n, simulation_id=request.simulation_id, twin_id=twins[n], treated=None if n % 2 else False) for n in range(20)
+    ]
+    outcomes += [
         outcome(20, simulation_id=request.simulation_id, twin_id=UUID(int=1)),
         outcome(21, simulation_id=UUID(int=2), twin_id=twins[0]),
     ]
     async with service(["outcomes", "simulation"]):
         await client.request(request)
-        await client.publish_outcomes(said)
+        await client.publish_outcomes(outcomes)
         rows = await stored(pool, 22)
 
     expected = population.frame["baseline_behavior"].to_numpy()[:20] + np.where(np.arange(20) % 2, change[:20], 0.0)

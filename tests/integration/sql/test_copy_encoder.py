@@ -1,4 +1,4 @@
-"""What is written by COPY in binary is what is read back."""
+"""Rows written by COPY in the binary format are read back unchanged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from uuid import UUID
 
 import numpy as np
 
-from sql import copy_encoder as binary
+from sql import copy_encoder
 from sql.database import connect
 
 TABLE = """
@@ -24,29 +24,29 @@ async def test_rows_come_back_as_they_were_written_nulls_and_all(fresh_database:
     at = datetime(1990, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
     lists = np.array([[0, 2**62, -(2**62)]] * n, dtype=np.int64)
     columns = (
-        binary.integers(range(-2, n - 2), 2),
-        binary.integers([2**31 - 1] * n, 4),
-        binary.integers([-(2**63)] * n, 8),
-        binary.floats(np.array([0.1, np.nan, -1e300, np.nan, 5e-324])),
-        binary.moments(np.full(n, round(at.timestamp() * 1e6), dtype=np.int64)),
-        binary.flags(odd, np.arange(n) == 2),
-        binary.octets(ids, odd),
-        binary.lists(lists, odd),
+        copy_encoder.integers(range(-2, n - 2), 2),
+        copy_encoder.integers([2**31 - 1] * n, 4),
+        copy_encoder.integers([-(2**63)] * n, 8),
+        copy_encoder.floats(np.array([0.1, np.nan, -1e300, np.nan, 5e-324])),
+        copy_encoder.moments(np.full(n, round(at.timestamp() * 1e6), dtype=np.int64)),
+        copy_encoder.flags(odd, np.arange(n) == 2),
+        copy_encoder.octets(ids, odd),
+        copy_encoder.lists(lists, odd),
     )
     shared = (
-        binary.text("naïve 'text'\t\\N"),
-        binary.texts(("all", "region=süd")),
-        binary.uuid(UUID(int=7)),
-        binary.jsonb('{"a": [1, null]}'),
+        copy_encoder.text("naïve 'text'\t\\N"),
+        copy_encoder.texts(("all", "region=süd")),
+        copy_encoder.uuid(UUID(int=7)),
+        copy_encoder.jsonb('{"a": [1, null]}'),
     )
-    empty = (binary.text(None), binary.texts(()), binary.uuid(None), binary.jsonb(None))
+    empty = (copy_encoder.text(None), copy_encoder.texts(()), copy_encoder.uuid(None), copy_encoder.jsonb(None))
     tails = [b"".join(empty if row == 3 else shared) for row in range(n)]
 
-    await binary.copy(connection, "written", tuple("abcdefghijkl"), binary.pack(columns, 12, tails))
+    await copy_encoder.copy(connection, "written", tuple("abcdefghijkl"), copy_encoder.pack(columns, 12, tails))
 
     rows = [tuple(row) for row in await connection.fetch("SELECT * FROM written ORDER BY a")]
     await connection.close()
-    words = ("naïve 'text'\t\\N", ["all", "region=süd"], UUID(int=7), {"a": [1, None]})
+    texts = ("naïve 'text'\t\\N", ["all", "region=süd"], UUID(int=7), {"a": [1, None]})
     numbers = [0.1, None, -1e300, None, 5e-324]
     truths = [False, True, None, True, False]
     assert rows == [
@@ -59,7 +59,7 @@ async def test_rows_come_back_as_they_were_written_nulls_and_all(fresh_database:
             truths[row],
             None if odd[row] else UUID(bytes=ids[row].tobytes()),
             None if odd[row] else lists[row].tolist(),
-            *((None, [], None, None) if row == 3 else words),
+            *((None, [], None, None) if row == 3 else texts),
         )
         for row in range(n)
     ]

@@ -1,4 +1,4 @@
-"""Whoever wants a line's row alone gets it while slices keep sharing it."""
+"""An exclusive lock on a line is granted while batches keep sharing the line."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ async def test_one_who_waits_for_a_line_alone_is_not_overtaken_by_those_who_shar
 
 
 async def test_those_who_share_a_line_do_not_wait_for_each_other(pool: Pool):
-    async with transaction(pool) as one, transaction(pool) as other:
-        await queue_to_share(one, [LINE, "another"])
+    async with transaction(pool) as first, transaction(pool) as second:
+        await queue_to_share(first, [LINE, "another"])
         async with asyncio.timeout(5):
-            await queue_to_share(other, ["another", LINE])
+            await queue_to_share(second, ["another", LINE])
 
 
 async def test_a_floor_is_raised_by_one_who_has_the_line_alone(pool: Pool):
@@ -74,7 +74,7 @@ async def until(true: object) -> None:
 
 async def waiting(pool: Pool, count: int) -> None:
     """Until so many wait for an advisory lock."""
-    asked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     async with asyncio.timeout(5):
-        while await pool.fetchval(asked) < count:  # noqa: ASYNC110  # the server changes it
+        while await pool.fetchval(query) < count:  # noqa: ASYNC110  # the server changes it
             await asyncio.sleep(0.01)

@@ -76,17 +76,17 @@ async def panes(pool: Pool) -> dict[tuple[str, float], tuple[int, Decimal, Decim
 def expected_panes(outcomes: Iterable[dict[str, Any]]) -> dict[tuple[str, float], tuple[int, int, int]]:
     """The same, in plain Python, from the highest revision of each event (equal revisions are not told apart here)."""
     newest: dict[str, dict[str, Any]] = {}
-    for each in outcomes:
-        before = newest.get(each["event_id"])
-        if before is None or each.get("revision", 0) > before.get("revision", 0):
-            newest[each["event_id"]] = each
+    for event in outcomes:
+        before = newest.get(event["event_id"])
+        if before is None or event.get("revision", 0) > before.get("revision", 0):
+            newest[event["event_id"]] = event
     sums: defaultdict[tuple[str, float], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for each in newest.values():
-        if each["actual_value"] is None:
+    for event in newest.values():
+        if event["actual_value"] is None:
             continue
-        at = datetime.fromisoformat(each["observed_at"]).timestamp()
-        predicted, actual = (round(each[name] / 2 / 1e-5) for name in ("predicted_value", "actual_value"))  # the scale is 2
-        for series in ("all", f"region={each['segment']['region']}"):
+        at = datetime.fromisoformat(event["observed_at"]).timestamp()
+        predicted, actual = (round(event[name] / 2 / 1e-5) for name in ("predicted_value", "actual_value"))  # the scale is 2
+        for series in ("all", f"region={event['segment']['region']}"):
             cell = sums[series, at // PANE_S * PANE_S]
             cell[0] += 1
             cell[1] += actual
@@ -365,8 +365,8 @@ async def test_two_sources_that_meet_in_the_same_events_do_not_lock_each_other_o
 async def test_a_slice_holds_its_line_before_it_waits_for_a_head(pipeline: OutcomePipeline, pool: Pool):
     await ingest(pipeline, [outcome(1)])
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    async with transaction(pool) as other:
-        await other.execute("SELECT FROM event_heads FOR UPDATE")
+    async with transaction(pool) as blocker:
+        await blocker.execute("SELECT FROM event_heads FOR UPDATE")
         taking = asyncio.create_task(ingest(pipeline, [outcome(1, revision=1)], first=1))
         async with asyncio.timeout(10):
             while await pool.fetchval(waiting) == 0:  # noqa: ASYNC110  # Postgres tells nobody that it waits
@@ -432,7 +432,7 @@ async def test_any_cut_any_replay_and_any_interleaving_of_sources_end_in_what_ve
     await recompute(fresh_database, findings)
 
     assert findings.mismatches() == ()
-    assert findings.counts["elements"] == sum(len(each) if isinstance(each, list) else 1 for each in mixture(7, 250)) * 2
+    assert findings.counts["elements"] == sum(len(value) if isinstance(value, list) else 1 for value in mixture(7, 250)) * 2
 
 
 TABLES = {

@@ -17,9 +17,9 @@ from sql.pane_store import PaneChange
 from streams.ingestion.revisions import PaneGrid, Revision, changes_between, changes_of_new_heads, merge_changes, resolve_revisions
 
 LINE = LineGrid("hcp:kisqali:prescribing_change", 1, None, 60.0, 2)
-OTHER = LineGrid("hcp:fabhalta:prescribing_change", 1, 300.0, 30.0, 1)
-LINES = {line.line: line for line in (LINE, OTHER)}
-MODELS = {LINE.line: UUID(int=1), OTHER.line: UUID(int=2)}
+SECOND_LINE = LineGrid("hcp:fabhalta:prescribing_change", 1, 300.0, 30.0, 1)
+LINES = {line.line: line for line in (LINE, SECOND_LINE)}
+MODELS = {LINE.line: UUID(int=1), SECOND_LINE.line: UUID(int=2)}
 RESTATEMENT_S = 600.0
 
 
@@ -52,7 +52,7 @@ def timed_heads(earliest: int, *lines: LineGrid) -> st.SearchStrategy[tuple[Head
     )
 
 
-any_head = timed_heads(0, LINE, OTHER)
+any_head = timed_heads(0, LINE, SECOND_LINE)
 
 
 def resolve_in_batches(
@@ -99,9 +99,9 @@ def test_a_head_is_the_highest_revision_that_was_not_too_late(stream: list[tuple
 
     for event, head in heads.items():
         ranks = [
-            (other.revision, other.digest)
-            for (other, _), fate in zip(stream, fates, strict=True)
-            if other.event_id == event and fate != "too_late"
+            (candidate.revision, candidate.digest)
+            for (candidate, _), fate in zip(stream, fates, strict=True)
+            if candidate.event_id == event and fate != "too_late"
         ]
         assert (head.revision, head.digest) == max(ranks)
 
@@ -118,7 +118,7 @@ def test_without_lateness_the_order_does_not_matter(stream: list[tuple[Head, flo
 
 
 def test_what_lies_below_the_floor_is_too_late():
-    stream = [make_head(1, 0, 0, at, OTHER, 1) for at in (299.0, 300.0)]
+    stream = [make_head(1, 0, 0, at, SECOND_LINE, 1) for at in (299.0, 300.0)]
 
     fates, _, _ = resolve_in_batches(stream, 2)
 
@@ -133,7 +133,7 @@ def test_the_series_of_a_segment_is_kept_by_whole_panes_and_all_by_cells():
     assert [(change.segment, change.pane, change.width_s) for change in changes] == [("all", 90.0, 30.0), ("region=1", 60.0, 60.0)]
 
 
-@given(st.lists(timed_heads(0, LINE, OTHER), max_size=25), st.none() | st.floats(0, 4000))
+@given(st.lists(timed_heads(0, LINE, SECOND_LINE), max_size=25), st.none() | st.floats(0, 4000))
 def test_outcomes_that_are_alone_are_judged_and_added_up_by_columns_as_one_by_one(
     stream: list[tuple[Head, float]], initial: float | None
 ):
