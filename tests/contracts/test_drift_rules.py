@@ -1,4 +1,4 @@
-"""What every drift rule of the catalogue must do; a new rule is tested the day it is written."""
+"""Contract of every drift rule of the catalogue: a new rule is tested without further test code."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def limit_of(rule, baseline=HEALTHY) -> float:
 
 
 def beyond(rule, amount: float, n: int = 1000) -> FidelityMetrics:
-    """Figures like the baseline's, but ``amount`` beyond the rule's limit (negative: on the good side of it)."""
+    """Metrics like the baseline's, but ``amount`` beyond the rule's limit (negative: on the good side of it)."""
     sign = 1 if rule.direction == "above" else -1
-    figures = {name: getattr(HEALTHY, name) for name in METRICS} | {rule.metric: limit_of(rule) + sign * amount}
-    return FidelityMetrics(n=n, n_interval=n, **figures)
+    values = {name: getattr(HEALTHY, name) for name in METRICS} | {rule.metric: limit_of(rule) + sign * amount}
+    return FidelityMetrics(n=n, n_interval=n, **values)
 
 
 def verdict_of(rule, metrics, baseline=HEALTHY, **kwargs):
@@ -40,31 +40,31 @@ def verdict_of(rule, metrics, baseline=HEALTHY, **kwargs):
     return verdict
 
 
-def test_rules_have_names_of_their_own():
+def test_rules_have_unique_names():
     assert len({rule.name for rule in DRIFT_RULES}) == len(DRIFT_RULES)
 
 
-def test_the_limits_are_those_of_the_brief():
-    told = {rule.name: (rule.metric, rule.limit, rule.direction, rule.relative, rule.action) for rule in DRIFT_RULES}
-    assert told["mae_increase"] == ("mae", 0.20, "above", True, "retrain")
-    assert told["correlation_drop"] == ("correlation", 0.7, "below", False, "warn")
-    assert told["coverage_drop"] == ("coverage_95pct", 0.90, "below", False, "investigate")
+def test_the_limits_are_those_of_the_specification():
+    rules = {rule.name: (rule.metric, rule.limit, rule.direction, rule.relative, rule.action) for rule in DRIFT_RULES}
+    assert rules["mae_increase"] == ("mae", 0.20, "above", True, "retrain")
+    assert rules["correlation_drop"] == ("correlation", 0.7, "below", False, "warn")
+    assert rules["coverage_drop"] == ("coverage_95pct", 0.90, "below", False, "investigate")
 
 
 @each_rule
-def test_it_is_silent_at_the_baseline(rule):
+def test_it_does_not_fire_at_the_baseline(rule):
     same = FidelityMetrics(n=1000, n_interval=1000, **{name: getattr(HEALTHY, name) for name in METRICS})
     assert not verdict_of(rule, same).fired
 
 
 @each_rule
-def test_it_fires_just_beyond_its_limit_and_is_silent_just_before(rule):
+def test_it_fires_just_beyond_its_limit_and_not_just_within(rule):
     assert verdict_of(rule, beyond(rule, 1e-6)).fired
     assert not verdict_of(rule, beyond(rule, -1e-6)).fired
 
 
 @each_rule
-def test_it_is_silent_below_the_number_that_it_needs_and_says_so(rule):
+def test_it_does_not_fire_with_too_few_outcomes_and_gives_that_reason(rule):
     verdict = verdict_of(rule, beyond(rule, 0.01, n=199))
     assert not verdict.fired
     assert verdict.reason == "199 outcomes are too few to judge, 200 are needed"
@@ -73,7 +73,7 @@ def test_it_is_silent_below_the_number_that_it_needs_and_says_so(rule):
 
 
 @each_rule
-def test_it_is_silent_about_a_figure_that_is_not_defined(rule):
+def test_it_does_not_fire_on_an_undefined_metric(rule):
     undefined = FidelityMetrics(n=1000, missing={rule.metric: "constant: actual"})
     verdict = verdict_of(rule, undefined)
     assert not verdict.fired
@@ -82,7 +82,7 @@ def test_it_is_silent_about_a_figure_that_is_not_defined(rule):
 
 
 @pytest.mark.parametrize("rule", [rule for rule in DRIFT_RULES if not rule.relative], ids=lambda rule: rule.name)
-def test_a_limit_that_the_baseline_breaks_already_is_standing_and_no_drift(rule):
+def test_a_limit_that_the_baseline_already_breaks_is_standing_and_no_drift(rule):
     sign = 1 if rule.direction == "above" else -1
     poor = HEALTHY.model_copy(update={rule.metric: rule.limit + sign * 0.3})
     verdict = verdict_of(rule, beyond(rule, 0.5), poor)
@@ -92,7 +92,7 @@ def test_a_limit_that_the_baseline_breaks_already_is_standing_and_no_drift(rule)
 
 
 @each_rule
-def test_its_verdict_tells_value_limit_baseline_and_n(rule):
+def test_its_verdict_has_value_limit_baseline_and_n(rule):
     verdict = verdict_of(rule, beyond(rule, 0.01))
     assert (verdict.rule, verdict.action, verdict.n) == (rule.name, rule.action, 1000)
     assert verdict.limit == pytest.approx(limit_of(rule))
@@ -102,17 +102,19 @@ def test_its_verdict_tells_value_limit_baseline_and_n(rule):
 
 
 @each_rule
-def test_an_alarm_takes_a_retrain_rule_and_the_detector(rule):
+def test_an_alarm_needs_a_retrain_rule_and_the_detector(rule):
     metrics = beyond(rule, 0.01)
     verdicts = evaluate_rules(metrics, HEALTHY, [rule])
-    calls = rule.action == "retrain"
-    assert next_state(verdicts, Detection.CHANGE, metrics) is (DriftState.ALARM if calls else DriftState.WARNING)
+    calls_for_retrain = rule.action == "retrain"
+    assert next_state(verdicts, Detection.CHANGE, metrics) is (DriftState.ALARM if calls_for_retrain else DriftState.WARNING)
     assert next_state(verdicts, Detection.NONE, metrics) is DriftState.WARNING
-    assert next_state(verdicts, Detection.SUPPRESSED, metrics) is (DriftState.SUPPRESSED if calls else DriftState.WARNING)
+    assert next_state(verdicts, Detection.SUPPRESSED, metrics) is (
+        DriftState.SUPPRESSED if calls_for_retrain else DriftState.WARNING
+    )
 
 
 @each_rule
-def test_the_detector_alone_is_a_warning_and_neither_is_fine(rule):
+def test_the_detector_alone_gives_a_warning_and_neither_gives_ok(rule):
     metrics = beyond(rule, -0.01)
     verdicts = evaluate_rules(metrics, HEALTHY, [rule])
     assert next_state(verdicts, Detection.CHANGE, metrics) is DriftState.WARNING
@@ -121,7 +123,7 @@ def test_the_detector_alone_is_a_warning_and_neither_is_fine(rule):
 
 
 @each_rule
-def test_too_few_outcomes_are_a_state_of_their_own(rule):
+def test_too_few_outcomes_give_the_state_insufficient(rule):
     metrics = beyond(rule, 0.01, n=199)
     assert next_state(evaluate_rules(metrics, HEALTHY, [rule]), Detection.CHANGE, metrics) is DriftState.INSUFFICIENT
 
@@ -137,29 +139,29 @@ def test_a_warning_begins_at_the_limit_and_ends_a_standard_error_within_it(rule)
 
 
 @each_rule
-def test_an_alarm_stays_whatever_comes_after_it(rule):
+def test_an_alarm_is_final(rule):
     metrics = beyond(rule, -0.01)
     verdicts = evaluate_rules(metrics, HEALTHY, [rule])
     assert next_state(verdicts, Detection.NONE, metrics, DriftState.ALARM) is DriftState.ALARM
 
 
-@pytest.mark.parametrize("detected", Detection)
+@pytest.mark.parametrize("detection", Detection)
 @pytest.mark.parametrize("amount", [-0.01, 0.01])
-def test_rule_and_detector_are_compared_in_a_sentence(amount, detected):
+def test_a_sentence_states_whether_rule_and_detector_agree(amount, detection):
     rule = next(rule for rule in DRIFT_RULES if rule.action == "retrain")
-    words = comparison_text(evaluate_rules(beyond(rule, amount), HEALTHY), detected)
-    agree = (amount > 0) == (detected is Detection.CHANGE) and detected is not Detection.SUPPRESSED
-    assert words.startswith("rule and detector agree" if agree else "rule and detector disagree")
+    text = comparison_text(evaluate_rules(beyond(rule, amount), HEALTHY), detection)
+    agree = (amount > 0) == (detection is Detection.CHANGE) and detection is not Detection.SUPPRESSED
+    assert text.startswith("rule and detector agree" if agree else "rule and detector disagree")
 
 
-def test_a_rule_that_cannot_speak_is_not_said_to_agree():
+def test_a_rule_that_cannot_be_evaluated_is_not_reported_as_agreeing():
     few = FidelityMetrics(n=20, mae=0.1)
     assert comparison_text(evaluate_rules(few, HEALTHY), Detection.NONE) == (
         "the rule cannot be evaluated yet: 20 outcomes are too few to judge, 200 are needed"
     )
 
 
-def test_a_coverage_is_judged_by_the_outcomes_that_had_an_interval():
+def test_a_coverage_is_evaluated_on_the_outcomes_with_an_interval():
     metrics = FidelityMetrics(n=10_000, mae=0.1, coverage_95pct=0.5, n_interval=150)
     verdict = next(v for v in evaluate_rules(metrics, HEALTHY) if v.rule == "coverage_drop")
     assert not verdict.fired

@@ -46,13 +46,13 @@ NORMAL = baseline_of(np.random.default_rng(0).normal(size=20_000))
 
 
 def cells_of(errors: np.ndarray, baseline: Baseline, cell: int) -> list[tuple[int, ...]]:
-    nothing = np.full(len(errors), np.nan)
-    rows = contributions(np.zeros(len(errors)), errors, nothing, nothing, baseline)
+    no_interval = np.full(len(errors), np.nan)
+    rows = contributions(np.zeros(len(errors)), errors, no_interval, no_interval, baseline)
     return [add_sums(rows[i : i + cell].tolist()) for i in range(0, len(rows), cell)]
 
 
 def per_outcome(errors: np.ndarray, baseline: Baseline) -> np.ndarray:
-    """The detector as the paper writes it, R_t = (R_{t-1} + 1) * L_t for each bet, averaged over the bets: shape (n,)."""
+    """The detector as defined in the paper, R_t = (R_{t-1} + 1) * L_t for each bet, averaged over the bets: shape (n,)."""
     m0 = upper_mean(baseline)
     stakes, path = [0.0] * len(BETS), []
     for error in errors:
@@ -62,16 +62,16 @@ def per_outcome(errors: np.ndarray, baseline: Baseline) -> np.ndarray:
     return np.array(path)
 
 
-def alarm_at(errors: np.ndarray, baseline: Baseline, cell: int = 200, look: int = 20) -> int | None:
-    """Outcomes until the alarm when open cells are looked at every ``look`` outcomes."""
-    looks = cells_of(errors, baseline, look)
-    evidence = DetectorState()
-    for first in range(0, len(looks), cell // look):
-        for seen in range(first + 1, min(first + cell // look, len(looks)) + 1):
-            now = accumulate([add_sums(looks[first:seen])], evidence)
-            if now.ratio() >= 1:
-                return seen * look
-        evidence = now
+def outcomes_to_alarm(errors: np.ndarray, baseline: Baseline, cell: int = 200, step: int = 20) -> int | None:
+    """Outcomes until the alarm when open cells are evaluated every ``step`` outcomes."""
+    steps = cells_of(errors, baseline, step)
+    state = DetectorState()
+    for first in range(0, len(steps), cell // step):
+        for last in range(first + 1, min(first + cell // step, len(steps)) + 1):
+            current = accumulate([add_sums(steps[first:last])], state)
+            if current.ratio() >= 1:
+                return last * step
+        state = current
     return None
 
 
@@ -81,21 +81,21 @@ def test_cells_of_one_outcome_are_the_detector_of_the_paper():
     assert path == pytest.approx(per_outcome(errors, NORMAL)[[0, 9, 99, 399]], rel=1e-5)
 
 
-def test_cells_of_200_find_a_change_about_as_soon_as_the_detector_of_the_paper():
-    drawn = [np.random.default_rng(seed).normal(size=3000) * 1.2 for seed in range(25)]
-    chained = np.median([alarm_at(errors, NORMAL) for errors in drawn])
-    paper = np.median([np.argmax(per_outcome(errors, NORMAL) >= AVERAGE_RUN_LENGTH) + 1 for errors in drawn])
+def test_cells_of_200_detect_a_change_about_as_soon_as_the_detector_of_the_paper():
+    samples = [np.random.default_rng(seed).normal(size=3000) * 1.2 for seed in range(25)]
+    chained = np.median([outcomes_to_alarm(errors, NORMAL) for errors in samples])
+    paper = np.median([np.argmax(per_outcome(errors, NORMAL) >= AVERAGE_RUN_LENGTH) + 1 for errors in samples])
     assert chained <= 1.3 * paper
     assert 250 < paper < 600
 
 
-def test_a_rise_of_half_is_found_within_a_few_hundred_outcomes():
-    found = [alarm_at(np.random.default_rng(seed).normal(size=2000) * 1.5, NORMAL) for seed in range(25)]
-    assert np.median(found) <= 200
+def test_an_increase_by_half_is_detected_within_a_few_hundred_outcomes():
+    delays = [outcomes_to_alarm(np.random.default_rng(seed).normal(size=2000) * 1.5, NORMAL) for seed in range(25)]
+    assert np.median(delays) <= 200
 
 
 @pytest.mark.parametrize("name", ["normal", "t3"])
-def test_without_a_change_hardly_any_series_alarms(name):
+def test_without_a_change_hardly_any_series_raises_an_alarm(name):
     def draw(rng: np.random.Generator, n: int) -> np.ndarray:
         return rng.normal(size=n) if name == "normal" else rng.standard_t(3, size=n)
 
@@ -107,12 +107,12 @@ def test_without_a_change_hardly_any_series_alarms(name):
     assert alarms <= 4
 
 
-def test_stakes_are_worth_at_most_one_on_average_while_nothing_has_changed():
+def test_the_expected_growth_of_a_stake_is_at_most_one_without_a_change():
     loss = np.abs(np.random.default_rng(3).normal(size=200_000))
     assert (np.exp(log_bets(loss, NORMAL)).mean(axis=0) <= 1.0).all()
 
 
-def test_the_bound_bet_against_covers_the_true_mean_in_19_of_20_baselines():
+def test_the_upper_mean_covers_the_true_mean_in_19_of_20_baselines():
     rng = np.random.default_rng(4)
     clip = 1.5 * 2.5758
     x = np.linspace(0, 12, 2_000_001)
@@ -126,7 +126,7 @@ def test_the_bound_bet_against_covers_the_true_mean_in_19_of_20_baselines():
     assert 930 <= covered <= 970
 
 
-def test_a_baseline_without_any_error_is_bet_against_by_the_rule_of_three():
+def test_the_upper_mean_of_a_baseline_without_errors_follows_the_rule_of_three():
     faultless = NORMAL.model_copy(update={"n": 1000, "mae": 0.0, "clipped_mean": 0.0, "clipped_sd": 0.0})
     assert (1 - upper_mean(faultless)) ** 1000 == pytest.approx(0.05, rel=0.01)
 
@@ -141,7 +141,7 @@ def test_log_bets_are_correctly_rounded_to_the_billionth():
         assert row == [int(log.to_integral_value()) for log in exact]
 
 
-def test_values_in_the_middle_between_two_integers_are_rounded_like_all_others():
+def test_values_halfway_between_two_integers_are_rounded_correctly():
     m0 = upper_mean(NORMAL)
     doubtful = [(math.exp((k + 0.5) * 1e-9) - 1) / BETS[4] * m0 + m0 for k in range(-40_000_000, 40_000_000, 1_000_003)]
     rounded = rounded_log_bets(np.array(doubtful) * NORMAL.clip, NORMAL)[:, 4]
@@ -155,19 +155,19 @@ def test_values_in_the_middle_between_two_integers_are_rounded_like_all_others()
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(0, 12), st.integers(0, 1000))
-def test_folding_in_two_parts_is_folding_at_once_and_empty_cells_do_not_count(counts, cut, seed):
+def test_accumulating_in_two_parts_equals_accumulating_at_once_and_empty_cells_are_skipped(counts, cut, seed):
     errors = np.random.default_rng(seed).normal(size=sum(counts))
     ends = np.cumsum(counts)
-    nothing = (0,) * len(SUM_FIELDS)
-    cells = [cells_of(errors[end - n : end], NORMAL, n)[0] if n else nothing for n, end in zip(counts, ends, strict=True)]
+    empty = (0,) * len(SUM_FIELDS)
+    cells = [cells_of(errors[end - n : end], NORMAL, n)[0] if n else empty for n, end in zip(counts, ends, strict=True)]
     whole = accumulate(cells, DetectorState())
     assert accumulate(cells[cut:], accumulate(cells[:cut], DetectorState())) == whole
     assert accumulate([cell for cell in cells if cell[0]], DetectorState()) == whole
 
 
-def test_the_first_cell_counts_like_one_of_the_size_that_a_judgement_needs():
+def test_the_first_cell_starts_as_many_stakes_as_an_assessment_needs_outcomes():
     cell = cells_of(np.random.default_rng(6).normal(size=50), NORMAL, 50)[0]
-    growth = [math.exp(gain * 1e-9) for gain in cell[SUM_FIELDS.index("log_bet_0") :]]
+    growth = [math.exp(log_bet * 1e-9) for log_bet in cell[SUM_FIELDS.index("log_bet_0") :]]
     after = accumulate([cell], DetectorState())
     assert after.ratio(1.0) == pytest.approx(200 * sum(growth) / len(BETS))
     twice = accumulate([cell, cell], DetectorState())
@@ -180,7 +180,7 @@ def test_overwhelming_evidence_stays_a_finite_number():
     assert after.ratio() > 1e200
 
 
-def test_the_peak_remembers_an_alarm_that_has_passed():
+def test_the_peak_ratio_keeps_an_alarm_that_is_over():
     rng = np.random.default_rng(7)
     errors = np.concatenate([rng.normal(size=1000) * 2, rng.normal(size=20_000) * 0.3])
     after = accumulate(cells_of(errors, NORMAL, 200), DetectorState())
@@ -192,7 +192,7 @@ def errors_like(errors: np.ndarray) -> Errors:
 
 
 @pytest.mark.parametrize("size", [0.5, 1.0, 2.0])
-def test_bets_on_a_segment_are_fair_against_its_own_mean_and_find_its_own_change(size):
+def test_bets_on_a_segment_are_e_values_for_its_own_mean_and_detect_its_own_change(size):
     rng = np.random.default_rng(8)
     segment = errors_like(rng.normal(size=50_000) * size)
     start = DetectorState(log_normalizers=log_normalizers(NORMAL, segment))
@@ -202,16 +202,16 @@ def test_bets_on_a_segment_are_fair_against_its_own_mean_and_find_its_own_change
     assert accumulate(cells_of(rng.normal(size=1_000) * size * 1.5, NORMAL, 200), start).ratio() > 1
 
 
-def test_the_handicap_turns_a_bet_on_the_whole_into_a_smaller_or_larger_one_on_the_segment():
+def test_a_normalized_bet_on_all_rows_equals_a_bet_of_another_size_on_the_segment():
     segment = errors_like(np.random.default_rng(9).normal(size=50_000) * 2)
     ratio = upper_mean(segment) / upper_mean(NORMAL)
     error = np.array([0.3, 1.0, 2.5])
-    own = np.array(BETS) * ratio / (1 + np.array(BETS) * (ratio - 1))
-    exact = np.log(1 + own * (error[:, None] / NORMAL.clip / upper_mean(segment) - 1))
+    segment_bets = np.array(BETS) * ratio / (1 + np.array(BETS) * (ratio - 1))
+    exact = np.log(1 + segment_bets * (error[:, None] / NORMAL.clip / upper_mean(segment) - 1))
     assert log_bets(error, NORMAL) - log_normalizers(NORMAL, segment) == pytest.approx(exact, abs=1e-12)
 
 
-def test_one_series_alone_is_found_at_its_limit_and_one_of_many_at_as_many_times_it():
+def test_the_limit_of_a_single_discovery_is_proportional_to_the_number_of_series():
     assert discoveries({"a": 1.0}, 1) == {"a"}
     assert discoveries({"a": 19.9}, 20) == set()
     assert discoveries({"a": 20.0}, 20) == {"a"}
@@ -219,7 +219,7 @@ def test_one_series_alone_is_found_at_its_limit_and_one_of_many_at_as_many_times
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.integers(0, 8))
-def test_discoveries_are_those_of_the_procedure_written_out(values, more):
+def test_discoveries_follow_the_definition_of_the_procedure(values, more):
     n = len(values) + more
     ranked = sorted(values, reverse=True)
     passed = [k for k in range(1, len(values) + 1) if ranked[k - 1] >= n / k * (1 - 1e-12)]

@@ -12,22 +12,22 @@ BASELINE = known_baseline("normal")
 
 
 def sums_of(errors: np.ndarray) -> tuple[int, ...]:
-    nothing = np.full(len(errors), np.nan)
-    return add_sums(contributions(np.zeros(len(errors)), errors, nothing, nothing, BASELINE).tolist())
+    no_interval = np.full(len(errors), np.nan)
+    return add_sums(contributions(np.zeros(len(errors)), errors, no_interval, no_interval, BASELINE).tolist())
 
 
 @pytest.mark.parametrize(("age_s", "pending", "expired"), [(59.9, 25, 0), (60.0, 0, 25)])
-def test_what_is_not_in_is_pending_until_it_expires(age_s, pending, expired):
-    found = count_labels(age_s, 100, 70, 5, expire_s=60.0)
-    assert (found.matured, found.missing, found.pending, found.expired) == (70, 5, pending, expired)
-    assert found.share == 0.7
+def test_predictions_without_an_outcome_are_pending_until_they_expire(age_s, pending, expired):
+    labels = count_labels(age_s, 100, 70, 5, expire_s=60.0)
+    assert (labels.matured, labels.missing, labels.pending, labels.expired) == (70, 5, pending, expired)
+    assert labels.share == 0.7
 
 
-def test_more_outcomes_than_predictions_leave_nothing_to_wait_for():
+def test_more_outcomes_than_predictions_leave_nothing_pending():
     assert count_labels(1.0, 10, 12, 0, expire_s=60.0).pending == 0
 
 
-def test_weights_give_levels_back_their_share_and_average_one():
+def test_weights_restore_the_shares_of_levels_and_average_one():
     predicted, arrived = {"a": 600, "b": 300, "lost": 100}, {"a": 100, "b": 200, "new": 9}
     weights = survivorship_weights(predicted, arrived)
     assert set(weights) == {"a", "b"}
@@ -35,7 +35,7 @@ def test_weights_give_levels_back_their_share_and_average_one():
     assert weights["a"] * 100 / (weights["b"] * 200) == pytest.approx(2.0)
 
 
-def test_a_weighted_error_undoes_that_the_easy_outcomes_arrive_first():
+def test_a_weighted_error_corrects_for_easy_outcomes_that_arrive_first():
     rng = np.random.default_rng(0)
     easy, hard = rng.normal(size=4000) * 0.5, rng.normal(size=500) * 2
     weights = survivorship_weights({"easy": 5000, "hard": 5000}, {"easy": 4000, "hard": 500})
@@ -44,6 +44,6 @@ def test_a_weighted_error_undoes_that_the_easy_outcomes_arrive_first():
     assert error == pytest.approx(np.hypot(stats.sem(np.abs(easy)), stats.sem(np.abs(hard))) / 2, rel=1e-3)
 
 
-def test_nothing_is_weighted_where_nothing_arrived():
+def test_the_weighted_error_is_undefined_without_outcomes():
     assert weighted_mae({}, {}, BASELINE) is None
     assert weighted_mae({"a": sums_of(np.zeros(1))}, {"a": 1.0}, BASELINE) is None

@@ -15,7 +15,7 @@ from engine.fidelity.windows import (
 )
 
 
-def test_a_pane_holds_its_start_and_not_its_end():
+def test_a_pane_includes_its_start_and_excludes_its_end():
     # at      0     299.999 300        599.999
     # pane    |=========0=====|========300====|
     assert [pane_start(at, 300) for at in (0.0, 299.999, 300.0, 599.999)] == [0, 0, 300, 300]
@@ -39,7 +39,7 @@ def test_windows_slide_by_one_pane():
     assert window_starts(0, 300, 300) == (0,)
 
 
-def test_a_window_is_its_panes():
+def test_a_window_consists_of_its_panes():
     assert panes_of(300, 300, 900) == (300, 600, 900)
 
 
@@ -55,19 +55,19 @@ def test_a_pane_lies_in_exactly_the_windows_whose_panes_hold_it(at, width, count
     assert len(starts) == len(set(starts)) == count
     index = round(pane / width)
     for start in starts:
-        assert index in [round(held / width) for held in panes_of(start, width, window)]
+        assert index in [round(member / width) for member in panes_of(start, width, window)]
     after, before = starts[-1] + width, starts[0] - width
     for outside in (after, before):
-        assert index not in [round(held / width) for held in panes_of(outside, width, window)]
+        assert index not in [round(member / width) for member in panes_of(outside, width, window)]
 
 
 @pytest.mark.parametrize("window", [0, 100, 450, 301])
-def test_a_window_of_broken_panes_is_refused(window):
+def test_a_window_that_is_not_a_whole_number_of_panes_is_refused(window):
     with pytest.raises(ValueError, match="whole number of panes"):
         panes_of(0, 300, window)
 
 
-def test_a_window_closes_when_the_grace_is_over():
+def test_a_window_closes_when_the_grace_period_has_passed():
     # window |========3600| grace ....4200
     assert not is_closed(3600, 4199.9, grace=600)
     assert is_closed(3600, 4200, grace=600)
