@@ -86,7 +86,7 @@ async def test_counts_are_exact_while_workers_are_killed_and_others_take_over(
         assert repaired.resent > values.count(INVALID)
 
 
-async def test_a_topic_that_is_read_again_changes_no_number_and_copies_of_refusals_that_went_lost_are_sent_again(
+async def test_a_topic_that_is_read_again_changes_no_number_and_lost_dead_letters_are_sent_again(
     settings: Settings, pool: Pool, service_of: ServiceOf, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(outcomes_agent, "_SWEEP_S", 1.0)
@@ -113,7 +113,7 @@ async def test_a_topic_that_is_read_again_changes_no_number_and_copies_of_refusa
     assert len(changed) == 2
 
 
-async def test_a_topic_that_was_made_anew_is_another_incarnation_and_its_outcomes_count(
+async def test_a_topic_that_was_recreated_is_another_incarnation_and_its_outcomes_count(
     settings: Settings, pool: Pool, service_of: ServiceOf
 ):
     await publish(settings, [outcome_at(number) for number in range(100)])
@@ -213,7 +213,7 @@ async def test_errors_that_grow_raise_one_alarm_and_ask_for_one_retrain(
     assert all(before.state is after.previous for before, after in pairwise(drifts))
 
 
-async def test_a_fidelity_worker_that_begins_anew_says_nothing_else(
+async def test_a_restarted_fidelity_worker_publishes_the_same_windows(
     settings: Settings, pool: Pool, service_of: ServiceOf, listener: Any
 ):
     async with service_of("outcomes"):

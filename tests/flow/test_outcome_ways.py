@@ -69,7 +69,7 @@ async def test_the_champion_predicts_from_features_with_its_interval(service, cl
     assert findings.mismatches() == ()
 
 
-async def test_an_outcome_whose_features_cannot_be_is_refused_alone(service, client, promoted, pool, people):
+async def test_an_outcome_with_impossible_features_is_refused_alone(service, client, promoted, pool, people):
     impossible = features(people, 1) | {"decile": "high"}
     outcomes = [outcome(0, entity_id="a", features=features(people, 0)), outcome(1, entity_id="b", features=impossible)]
     async with service(["outcomes"]):

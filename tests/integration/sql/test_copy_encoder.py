@@ -15,7 +15,7 @@ CREATE TABLE written (a smallint, b integer, c bigint, d double precision, e tim
                       j text[], k uuid, l jsonb)"""
 
 
-async def test_rows_come_back_as_they_were_written_nulls_and_all(fresh_database: str):
+async def test_rows_are_read_back_as_they_were_written_with_their_nulls(fresh_database: str):
     connection = await connect(fresh_database)
     await connection.execute(TABLE)
     n = 5

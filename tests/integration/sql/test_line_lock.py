@@ -22,7 +22,7 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     await opened.close()
 
 
-async def test_one_who_waits_for_a_line_alone_is_not_overtaken_by_those_who_share_it(pool: Pool):
+async def test_an_exclusive_lock_on_a_line_is_not_overtaken_by_later_shared_ones(pool: Pool):
     order: list[str] = []
 
     async def share(name: str, leave: asyncio.Event) -> None:
@@ -51,14 +51,14 @@ async def test_one_who_waits_for_a_line_alone_is_not_overtaken_by_those_who_shar
     assert order == ["first", "alone", "second"]
 
 
-async def test_those_who_share_a_line_do_not_wait_for_each_other(pool: Pool):
+async def test_shared_locks_on_a_line_do_not_wait_for_each_other(pool: Pool):
     async with transaction(pool) as first, transaction(pool) as second:
         await queue_to_share(first, [LINE, "another"])
         async with asyncio.timeout(5):
             await queue_to_share(second, ["another", LINE])
 
 
-async def test_a_floor_is_raised_by_one_who_has_the_line_alone(pool: Pool):
+async def test_a_floor_is_raised_with_an_exclusive_lock_on_the_line(pool: Pool):
     async with transaction(pool) as sharing, transaction(pool) as alone:
         await sharing.execute("SELECT FROM model_lines FOR SHARE")
         await alone.execute("SET LOCAL lock_timeout = '100ms'")

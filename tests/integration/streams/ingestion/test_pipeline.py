@@ -103,7 +103,7 @@ async def test_every_outcome_is_counted_once_in_each_of_its_series(pipeline: Out
     assert await panes(pool) == expected_panes(outcomes)
 
 
-async def test_a_topic_that_is_replayed_from_the_start_changes_nothing_and_says_every_row_again(
+async def test_a_topic_that_is_replayed_from_the_start_changes_nothing_and_publishes_every_row_again(
     pipeline: OutcomePipeline, pool: Pool
 ):
     outcomes = [outcome(number) for number in range(300)]
@@ -118,7 +118,7 @@ async def test_a_topic_that_is_replayed_from_the_start_changes_nothing_and_says_
     assert len(again.rows) == len(before)
 
 
-async def test_a_slice_that_is_half_known_counts_the_other_half(pipeline: OutcomePipeline, pool: Pool):
+async def test_a_batch_that_is_half_stored_counts_the_other_half(pipeline: OutcomePipeline, pool: Pool):
     outcomes = [outcome(number) for number in range(150)]
     await ingest(pipeline, outcomes[:100], size=100)
 
@@ -169,7 +169,7 @@ async def test_a_retraction_leaves_nothing_and_a_later_value_counts_again(pipeli
 
 
 @pytest.mark.parametrize("size", [1, 2])
-async def test_equal_revisions_with_different_content_are_a_conflict_that_the_digest_settles(pool: Pool, size: int):
+async def test_equal_revisions_with_different_content_are_a_conflict_that_the_digest_decides(pool: Pool, size: int):
     outcomes = [outcome(1, actual_value=0.1), outcome(1, actual_value=0.2)]
     ends = set()
     for order in (outcomes, outcomes[::-1]):
@@ -339,7 +339,7 @@ async def test_what_is_refused_moves_no_watermark(pool: Pool):
     assert await fates(pool) == {"counted": 2}
 
 
-async def test_a_slice_that_fails_leaves_no_trace(pipeline: OutcomePipeline, pool: Pool):
+async def test_a_batch_that_fails_leaves_no_trace(pipeline: OutcomePipeline, pool: Pool):
     await pool.execute("ALTER TABLE fidelity_panes ADD CONSTRAINT broken CHECK (n < 10)")
     with pytest.raises(asyncpg.CheckViolationError):
         await ingest(pipeline, [outcome(number) for number in range(50)])
@@ -349,7 +349,7 @@ async def test_a_slice_that_fails_leaves_no_trace(pipeline: OutcomePipeline, poo
     assert await pool.fetchval("SELECT max(last_offset) FROM source_positions") == -1
 
 
-async def test_two_sources_that_meet_in_the_same_events_do_not_lock_each_other_out(pool: Pool):
+async def test_two_sources_with_the_same_events_do_not_deadlock(pool: Pool):
     numbers = list(range(400))
     outcomes = [outcome(number) for number in numbers]
     shuffled = random.Random(4).sample(outcomes, len(outcomes))
@@ -362,7 +362,7 @@ async def test_two_sources_that_meet_in_the_same_events_do_not_lock_each_other_o
     assert await panes(pool) == expected_panes(outcomes)
 
 
-async def test_a_slice_holds_its_line_before_it_waits_for_a_head(pipeline: OutcomePipeline, pool: Pool):
+async def test_a_batch_locks_its_line_before_it_waits_for_a_head(pipeline: OutcomePipeline, pool: Pool):
     await ingest(pipeline, [outcome(1)])
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     async with transaction(pool) as blocker:
@@ -376,7 +376,7 @@ async def test_a_slice_holds_its_line_before_it_waits_for_a_head(pipeline: Outco
     await taking
 
 
-async def test_cells_split_while_a_pane_holds_many_outcomes_and_windows_do_not_notice(pipeline: OutcomePipeline, pool: Pool):
+async def test_cells_split_while_a_pane_holds_many_outcomes_and_windows_do_not_change(pipeline: OutcomePipeline, pool: Pool):
     outcomes = [outcome(number, observed_at=(START + timedelta(milliseconds=20 * number)).isoformat()) for number in range(3000)]
 
     await ingest(pipeline, outcomes, size=250)

@@ -81,7 +81,7 @@ def key_of(change: PaneChange) -> tuple[object, ...]:
 
 
 @given(st.lists(any_head, max_size=25), st.integers(1, 25))
-def test_the_cut_does_not_matter(stream: list[tuple[Head, float]], size: int):
+def test_the_cut_into_batches_does_not_matter(stream: list[tuple[Head, float]], size: int):
     assert resolve_in_batches(stream, size) == resolve_in_batches(stream, 1)
 
 
@@ -134,9 +134,7 @@ def test_the_series_of_a_segment_is_kept_by_whole_panes_and_all_by_cells():
 
 
 @given(st.lists(timed_heads(0, LINE, SECOND_LINE), max_size=25), st.none() | st.floats(0, 4000))
-def test_outcomes_that_are_alone_are_judged_and_added_up_by_columns_as_one_by_one(
-    stream: list[tuple[Head, float]], initial: float | None
-):
+def test_single_outcomes_are_resolved_and_summed_by_columns_as_one_by_one(stream: list[tuple[Head, float]], initial: float | None):
     alone = list({head.event_id: (head, at) for head, at in stream}.values())
     revisions, watermark = [], initial
     for head, at in alone:
