@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.fidelity.label_delay import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
-from schemas.simulation_models import BestChoice, SimulationResult
+from schemas.simulation_models import Alternative, BestChoice, SimulationResult
 from streams.monitoring.performance_estimation import level_weights
 from streams.reporting.formatting import count, moment, number, plain_words, share, signed_share, span, standard_error
 from streams.reporting.overview import LineOverview, SegmentWindow
@@ -56,13 +56,18 @@ def _alternatives(result: SimulationResult) -> list[str]:
     """The alternatives against the requested intervention, and the best choice; empty where no alternative was requested."""
     if result.best is None:
         return []
-    rows = [
-        f"  alternative {other.intervention.intervention_type}: {signed_share(other.ate)}; "
-        f"difference to the requested intervention {signed_share(other.difference)} "
-        f"({_interval(other.difference_ci_lower, other.difference_ci_upper)}); best with probability {other.probability_best:.0%}"
-        for other in result.alternatives
-    ]
-    return [*rows, _best_text(result.best)]
+    return [*map(_alternative_text, result.alternatives), _best_text(result.best)]
+
+
+def _alternative_text(alternative: Alternative) -> str:
+    name, probability_best = alternative.intervention.intervention_type, alternative.probability_best
+    difference = (
+        f"{signed_share(alternative.difference)} ({_interval(alternative.difference_ci_lower, alternative.difference_ci_upper)})"
+    )
+    return (
+        f"  alternative {name}: {signed_share(alternative.ate)}; difference to the requested intervention {difference}; "
+        f"best with probability {probability_best:.0%}"
+    )
 
 
 def _best_text(best: BestChoice) -> str:

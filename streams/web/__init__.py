@@ -1,1 +1,9 @@
-"""web."""
+"""The web applications: health and metrics of a role's process, and the dashboard of the service.
+
+It imports ``streams.reporting`` and what lies below it, and ``sql``. The dashboard is imported by itself, as
+``streams.web.dashboard``, so that the process of a role does without templates.
+"""
+
+from streams.web.health import HealthProbe, health_app, serve_app
+
+__all__ = ["HealthProbe", "health_app", "serve_app"]

@@ -1,4 +1,4 @@
-"""The evidence as data, and the page that shows it: one file that loads nothing."""
+"""The evidence as JSON values, and the page that shows it: one HTML file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ __all__ = ["render", "to_dict"]
 
 
 def to_dict(part: Part) -> dict[str, Any]:
-    """A part for a program; each figure with its bar and whether it is met."""
-    told = asdict(part)
-    told["figures"] = [
-        {**asdict(one), "written": format(one.value, one.form), "bar": one.bar, "met": one.met} for one in part.figures
+    """A part as JSON values; each figure with its bar and whether it is met."""
+    figures = [
+        {**asdict(figure), "written": format(figure.value, figure.form), "bar": figure.bar, "met": figure.met}
+        for figure in part.figures
     ]
-    return told
+    return {**asdict(part), "figures": figures}
 
 
 def render(evidence: Mapping[str, Any]) -> str:
-    """The whole page: ``parts`` by name as :func:`to_dict` gives them, and ``about`` how they were measured."""
+    """The whole page.
+
+    Args:
+        evidence: ``parts`` by name as :func:`to_dict` returns them, and ``about``: how they were measured.
+    """
     loader = ChoiceLoader([FileSystemLoader(Path(__file__).parent), PackageLoader("streams.web")])
     templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return templates.get_template("page.html").render(**evidence, chart_style=CHART_STYLE)

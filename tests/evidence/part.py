@@ -1,4 +1,4 @@
-"""What a part of the evidence tells: sentences, figures with their bars, tables and plots."""
+"""A part of the evidence: sentences, figures with their bars, tables and plots."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 __all__ = ["DATA", "Figure", "Part", "Plot", "Table"]
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-"""The public tables, beside the project; parts that need one say so where it is absent."""
+"""The public tables, outside of the project; a part whose table is missing reports that instead of figures."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number, written with ``form`` as for ``format``, and the inclusive range that it should lie in."""
+    """One number, written with ``form`` as for ``format``, and the inclusive range that it should be in."""
 
     what: str
     value: float
@@ -24,14 +24,14 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the value lies in its range; None without one."""
+        """Whether the value is in its range; None without a range."""
         if self.at_least is None and self.at_most is None:
             return None
         return (self.at_least is None or self.value >= self.at_least) and (self.at_most is None or self.value <= self.at_most)
 
     @property
     def bar(self) -> str:
-        """The range in words; empty without one."""
+        """The range as text; empty without a range."""
         ends = [end for end in (self.at_least, self.at_most) if end is not None]
         if len(ends) == 2:
             return f"{format(ends[0], self.form)} to {format(ends[1], self.form)}"
@@ -41,7 +41,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells that are written already."""
+    """Rows of formatted cells."""
 
     title: str
     columns: tuple[str, ...]
@@ -50,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart of :mod:`streams.reporting.charts` with a caption that says what to see in it."""
+    """A chart of :mod:`streams.reporting.charts` with a caption that describes what it shows."""
 
     caption: str
     svg: str

@@ -1,4 +1,4 @@
-"""A life of a model line, written straight into the tables: what the page is tried on."""
+"""The history of a model line, written straight into the tables: test data of the dashboard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PANE_S, WINDOW_S = 300.0, 3600.0
 RUNS = UUID("00000000-0000-0000-0000-00000000abcd")
 
 
-def a_card(number: int, trained_at: datetime) -> ModelCard:
+def make_card(number: int, trained_at: datetime) -> ModelCard:
     return ModelCard(
         model_id=uuid5(RUNS, f"model {number}"),
         twin_type=TwinType.HCP,
@@ -81,28 +81,32 @@ async def add_outcomes(pool: Pool, card: ModelCard, start: datetime, panes: int,
 
 
 @dataclass(frozen=True)
-class ARun:
+class SimulationSample:
     status: str
     intervention: str
     effect: tuple[float, float, float] | None
-    verdict: str | None
-    why: str
+    recommendation: str | None
+    reason: str
 
 
-SURE, UNSURE = "90% are enough to deploy", "90% either way are needed for a decision without a test"
-NOBODY = "none of 10000 twins matches specialty in [dermatology], priority_tier in [1]. specialty has oncology (31)"
-A_RUNS = (
-    ARun("completed", "speaker_program_invitation", (0.109, 0.061, 0.158), "deploy", f"5.0% with probability 99%; {SURE}"),
-    ARun("completed", "email_campaign", (0.046, 0.012, 0.083), "test_further", f"5.0% with probability 41%; {UNSURE}"),
-    ARun("completed", "educational_content_share", (0.011, -0.012, 0.034), "do_not_deploy", "5.0% with probability 0%"),
-    ARun("rejected", "peer_to_peer_referral", None, None, NOBODY),
+CONFIDENT, UNDECIDED = "90% are enough to deploy", "90% either way are needed for a decision without a test"
+NO_MATCH = "none of 10000 twins matches specialty in [dermatology], priority_tier in [1]. specialty has oncology (31)"
+SIMULATIONS = (
+    SimulationSample(
+        "completed", "speaker_program_invitation", (0.109, 0.061, 0.158), "deploy", f"5.0% with probability 99%; {CONFIDENT}"
+    ),
+    SimulationSample(
+        "completed", "email_campaign", (0.046, 0.012, 0.083), "test_further", f"5.0% with probability 41%; {UNDECIDED}"
+    ),
+    SimulationSample("completed", "educational_content_share", (0.011, -0.012, 0.034), "do_not_deploy", "5.0% with probability 0%"),
+    SimulationSample("rejected", "peer_to_peer_referral", None, None, NO_MATCH),
 )
 
 
-async def add_run(pool: Pool, number: int, run: ARun, now: datetime) -> None:
+async def add_run(pool: Pool, number: int, run: SimulationSample, now: datetime) -> None:
     ate, low, high = run.effect or (None, None, None)
     results = {"ate": ate, "ate_ci_lower": low, "ate_ci_upper": high, "affected_twin_count": 9_000, "min_effect_threshold": 0.05}
-    asked = now - timedelta(minutes=7 * number)
+    requested_at = now - timedelta(minutes=7 * number)
     await pool.execute(
         "INSERT INTO simulation_runs (simulation_id, intervention_config, filters, status, results, recommendation,"
         " recommendation_reason, error_message, started_at, completed_at, line, body_hash)"
@@ -112,20 +116,20 @@ async def add_run(pool: Pool, number: int, run: ARun, now: datetime) -> None:
         {"specialty": ["oncology"], "tier": [1, 2]} if number % 2 else {},
         run.status,
         results if run.effect else None,
-        run.verdict,
-        run.why if run.effect else None,
-        None if run.effect else run.why,
-        asked,
-        asked + timedelta(seconds=1),
+        run.recommendation,
+        run.reason if run.effect else None,
+        None if run.effect else run.reason,
+        requested_at,
+        requested_at + timedelta(seconds=1),
         LINE,
         bytes(32),
     )
 
 
-async def live(pool: Pool, *, now: datetime) -> None:
+async def add_history(pool: Pool, *, now: datetime) -> None:
     """Six good hours, two bad ones, an alarm, a rejected challenger, a promotion, and an hour since."""
     rng = np.random.default_rng(7)
-    first, second, third = (a_card(n, now - timedelta(hours=age)) for n, age in ((1, 30), (2, 2), (3, 1)))
+    first, second, third = (make_card(n, now - timedelta(hours=age)) for n, age in ((1, 30), (2, 2), (3, 1)))
     ledger = Ledger(pool)
     await ledger.register_model(first, "0" * 64, pane_s=PANE_S, window_s=WINDOW_S)
     await ledger.promote(LINE, first.model_id, reason="first model of the line")
@@ -145,17 +149,17 @@ async def live(pool: Pool, *, now: datetime) -> None:
     await enqueue(pool, event)
     for card in (second, third):
         await ledger.register_model(card, "0" * 64, retrain_id=event.retrain_id)
-    no_better = "mean loss 0.0751 against the champion's 0.0761: no better at 95 %"
-    await ledger.conclude("rejected", LINE, second.model_id, reason=no_better)
-    compared = {"champion_mae": 0.0761, "challenger_mae": 0.0519, "n": 4000}
-    await ledger.promote(LINE, third.model_id, reason="mean loss 0.0519 against the champion's 0.0761", comparison=compared)
-    await pool.execute("ALTER TABLE model_ledger DISABLE TRIGGER model_ledger_append_only")  # a past is invented here
+    rejection = "mean loss 0.0751 against the champion's 0.0761: no better at 95 %"
+    await ledger.conclude("rejected", LINE, second.model_id, reason=rejection)
+    comparison = {"champion_mae": 0.0761, "challenger_mae": 0.0519, "n": 4000}
+    await ledger.promote(LINE, third.model_id, reason="mean loss 0.0519 against the champion's 0.0761", comparison=comparison)
+    await pool.execute("ALTER TABLE model_ledger DISABLE TRIGGER model_ledger_append_only")  # the test writes a past
     for model, age in ((first, 30.0), (second, 1.6), (third, 1.0)):
         await pool.execute(
             "UPDATE model_ledger SET at = $2, effective_from = $2 WHERE model_id = $1", model.model_id, now - timedelta(hours=age)
         )
-    named = "UPDATE model_ledger SET retrain_id = $2 WHERE model_id = $1 AND happened = 'promoted'"
-    await pool.execute(named, third.model_id, event.retrain_id)
+    set_retrain = "UPDATE model_ledger SET retrain_id = $2 WHERE model_id = $1 AND happened = 'promoted'"
+    await pool.execute(set_retrain, third.model_id, event.retrain_id)
     await pool.execute(
         "UPDATE retrain_requests SET status = 'promoted', finished_at = now(), outcome = 'the second challenger was promoted'"
     )
@@ -164,9 +168,9 @@ async def live(pool: Pool, *, now: datetime) -> None:
         "INSERT INTO drift_states (model_id, segment, line, state, evidence_ratio, event) VALUES ($1, 'all', $2, 'ok', 0.12, '{}')"
     )
     await pool.execute(state, third.model_id, LINE)
-    for number, run in enumerate(A_RUNS, start=1):
+    for number, run in enumerate(SIMULATIONS, start=1):
         await add_run(pool, number, run, now)
     broken = b'{"event_id": "<script>alert(1)</script>"'
     source = SourceId(topic="outcome-events", partition=2)
-    said = ("json", "the record is no JSON: unexpected end of data", "ValidationError")
-    await add_refused_once(pool, RefusedRecord(refusal_id(source, 41, now), source, 41, 0, now, b"k", broken, [], *said))
+    reason = ("json", "the record is no JSON: unexpected end of data", "ValidationError")
+    await add_refused_once(pool, RefusedRecord(refusal_id(source, 41, now), source, 41, 0, now, b"k", broken, [], *reason))

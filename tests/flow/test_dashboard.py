@@ -1,4 +1,4 @@
-"""The page of the service: served over HTTP, from the tables of a real Postgres."""
+"""The dashboard: served over HTTP, from the tables of a real Postgres."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streams.reporting.charts import EventMarker
 from streams.reporting.overview import read_overview
 from streams.settings import Settings
 from streams.web.dashboard import render_dashboard, render_report, serve_dashboard
-from tests.flow.line_fixture import LINE, live
+from tests.flow.line_fixture import LINE, add_history
 
 NOW = datetime(2025, 3, 4, 12, tzinfo=UTC)
 
@@ -40,7 +40,7 @@ def text_of(html: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 
 
-async def test_a_service_that_has_seen_nothing_says_so_and_what_to_do(page_settings, page_pool):
+async def test_an_empty_service_names_the_first_commands(page_settings, page_pool):
     text = text_of(render_dashboard(await read_overview(page_pool, 200), page_settings, "nonce"))
     assert "No model line yet" in text
     assert "twinstream train FILE" in text
@@ -48,8 +48,8 @@ async def test_a_service_that_has_seen_nothing_says_so_and_what_to_do(page_setti
     assert "No record has been refused." in text
 
 
-async def test_a_look_reads_the_newest_window_of_every_series_exactly(page_pool):
-    await live(page_pool, now=NOW)
+async def test_the_overview_has_the_exact_newest_window_of_every_segment(page_pool):
+    await add_history(page_pool, now=NOW)
     (line,) = (await read_overview(page_pool, 200)).lines
     windows = {window.segment: window for window in line.windows}
     assert line.line == LINE
@@ -63,14 +63,14 @@ async def test_a_look_reads_the_newest_window_of_every_series_exactly(page_pool)
     assert sum(point.metrics.n for series in line.series for point in series.points) == 108 * 200
 
 
-async def test_windows_are_judged_only_from_the_least_number_of_outcomes(page_pool):
-    await live(page_pool, now=NOW)
+async def test_rules_apply_only_from_the_minimum_number_of_outcomes(page_pool):
+    await add_history(page_pool, now=NOW)
     (line,) = (await read_overview(page_pool, n_min=1_000_000)).lines
     assert all("too few to judge" in verdict.reason for verdict in line.overall.verdicts)
 
 
-async def test_the_page_tells_the_whole_story_and_nothing_foreign_becomes_markup(page_settings, page_pool):
-    await live(page_pool, now=NOW)
+async def test_the_dashboard_shows_everything_and_escapes_foreign_text(page_settings, page_pool):
+    await add_history(page_pool, now=NOW)
     async with serve_dashboard(page_settings) as address, aiohttp.ClientSession() as session, session.get(address) as reply:
         html = await reply.text()
         policy = reply.headers["Content-Security-Policy"]
@@ -96,38 +96,38 @@ async def test_the_page_tells_the_whole_story_and_nothing_foreign_becomes_markup
     assert not re.search(r"""(src|href)=["']https?://(?!127\.0\.0\.1)""", html)
 
 
-async def test_charts_mark_the_retrain_and_the_promotion(page_settings, page_pool):
-    await live(page_pool, now=NOW)
+async def test_charts_have_markers_of_the_retrain_and_the_promotion(page_settings, page_pool):
+    await add_history(page_pool, now=NOW)
     html = render_dashboard(await read_overview(page_pool, 200), page_settings, "nonce")
     error = html[html.index("Mean absolute error over time") : html.index("Coverage over time")]
     for text_part in ("retrain requested", "challenger rejected", "promoted", "baseline", "limit +20%"):
         assert f">{text_part}</text>" in error, text_part
 
 
-async def test_without_postgres_the_page_says_what_is_missing(page_settings, fresh_database, postgres_dsn):
+async def test_without_postgres_the_dashboard_answers_503_and_recovers(page_settings, fresh_database, postgres_dsn):
     async with serve_dashboard(page_settings) as address, aiohttp.ClientSession() as session:
         admin = await open_pool(page_settings, dsn=postgres_dsn)
         name = fresh_database.rpartition("/")[2]
         await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
         async with session.get(address) as reply:
-            words = await reply.text()
+            text = await reply.text()
         await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         await admin.close()
-        async with session.get(address) as again:
-            recovered = again.status
+        async with session.get(address) as second_reply:
+            recovered = second_reply.status
     assert reply.status == 503
-    assert words.startswith("Postgres is not available")
+    assert text.startswith("Postgres is not available")
     assert recovered == 200
 
 
-async def test_a_report_is_one_file_without_a_script_and_with_marks_of_its_own(page_pool):
-    await live(page_pool, now=NOW)
-    seen = await read_overview(page_pool, 200)
+async def test_a_report_has_no_script_and_has_markers_of_its_own(page_pool):
+    await add_history(page_pool, now=NOW)
+    overview = await read_overview(page_pool, 200)
     report = {
         "succeeded": True,
         "table": {"source": "a table", "rows": 1, "left_out": []},
-        "model": seen.lines[0].champion.model_dump(mode="json"),
+        "model": overview.lines[0].champion.model_dump(mode="json"),
         "outcomes": 21_600,
         "shift": "none",
         "delay_outcomes": 388,
@@ -135,25 +135,25 @@ async def test_a_report_is_one_file_without_a_script_and_with_marks_of_its_own(p
         "verify": {"mismatches": []},
         "seconds": {"training": 1.0},
     }
-    html = render_report(seen, report, "IN WORDS <&>", [EventMarker(NOW - timedelta(hours=3), "injected shift", "warn")])
+    html = render_report(overview, report, "AS TEXT <&>", [EventMarker(NOW - timedelta(hours=3), "injected shift", "warn")])
     assert "<script" not in html
     assert html.count(">injected shift</text>") == 2
-    assert "IN WORDS &lt;&amp;&gt;" in html
+    assert "AS TEXT &lt;&amp;&gt;" in html
 
 
-async def test_a_browser_shows_the_page_without_complaint_and_refreshes_it_by_itself(page_settings, page_pool):
+async def test_a_browser_shows_the_dashboard_without_errors_and_refreshes_it(page_settings, page_pool):
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
         if os.environ.get("CI"):
             pytest.fail("no chromium on the PATH")
         pytest.skip("no chromium on the PATH")
-    await live(page_pool, now=NOW)
-    complaints: list[str] = []
-    async with serve_dashboard(page_settings) as address, async_playwright() as player:
-        browser = await player.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
+    await add_history(page_pool, now=NOW)
+    messages: list[str] = []
+    async with serve_dashboard(page_settings) as address, async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
         page = await browser.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
         await page.goto(address)
         await page.locator("summary", has_text="2 segments").click()
         await page_pool.execute("DELETE FROM refused_records")
@@ -161,4 +161,4 @@ async def test_a_browser_shows_the_page_without_complaint_and_refreshes_it_by_it
         assert await page.get_by_text("region=south").is_visible()
         assert await page.locator("svg[role=img]").count() == 3
         await browser.close()
-    assert complaints == []
+    assert messages == []

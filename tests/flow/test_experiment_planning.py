@@ -77,4 +77,4 @@ async def test_interventions_are_compared_in_one_request(twinstream, service, pr
     async with service(["simulation"]):
         told = await twinstream(*words, "--twins", "1000")
     assert "best: speaker_program_invitation" in told
-    assert told.count("beside it") == 2
+    assert told.count("difference to the requested intervention") == 2

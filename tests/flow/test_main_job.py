@@ -1,4 +1,4 @@
-"""The main job from the first event to a promoted model, as the demonstration runs it, on a Kafka and a Postgres of its own."""
+"""The demonstration, from the first event to a promoted model, on its own Kafka and Postgres."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> DemoReport:
     return run_demo(settings, None, TwinType.HCP, Brand.KISQALI, print, rows=6_000, pace=SHORT)
 
 
-def test_every_request_is_answered_and_the_one_that_nobody_fits_is_rejected_with_a_reason(report: DemoReport) -> None:
+def test_every_request_is_answered_and_the_one_without_matching_twins_is_rejected(report: DemoReport) -> None:
     statuses = [answer.status for answer in report.run.answers]
     assert statuses == [AnswerStatus.COMPLETED] * 6 + [AnswerStatus.REJECTED]
     assert "region" in str(report.run.answers[-1].reason)
 
 
-def test_the_injected_shift_leads_to_one_retrain_that_names_the_rule_and_to_a_promotion(report: DemoReport) -> None:
+def test_the_injected_shift_leads_to_one_retrain_and_a_promotion(report: DemoReport) -> None:
     line = report.run.line_overview
     assert line is not None
-    accused = [retrain for retrain in line.retrains if retrain.model_id == report.run.first_model.model_id]
-    trained = [retrain for retrain in accused if retrain.status != "stale"]
+    retrains = [retrain for retrain in line.retrains if retrain.model_id == report.run.first_model.model_id]
+    trained = [retrain for retrain in retrains if retrain.status != "stale"]
     assert [retrain.status for retrain in trained] == ["promoted"]
     assert "mae" in trained[0].reason.lower()
     assert report.run.promoted is not None
 
 
-def test_the_new_model_errs_less_than_the_old_one_on_the_shifted_stream(report: DemoReport) -> None:
+def test_the_new_model_has_a_smaller_error_than_the_old_one_on_the_shifted_stream(report: DemoReport) -> None:
     before, old, new = (
         report.fidelity[name].mae
         for name in ("first model before the shift", "first model under the shift", "new model under the shift")
@@ -62,13 +62,13 @@ def test_the_new_model_errs_less_than_the_old_one_on_the_shifted_stream(report: 
     assert new < 0.9 * old
 
 
-def test_every_count_agrees_with_what_is_stored(report: DemoReport) -> None:
+def test_every_count_agrees_with_the_database(report: DemoReport) -> None:
     assert report.verification.mismatches == ()
     assert report.run.published == sum(count for name, count in report.verification.counts.items() if name == "elements")
     assert report.succeeded
 
 
-def test_a_worker_was_killed_in_the_middle_and_terminal_and_page_say_so(report: DemoReport) -> None:
+def test_a_worker_was_killed_and_text_and_page_report_it(report: DemoReport) -> None:
     fault = report.run.fault
     assert fault is not None
     assert fault.published == SHORT.unshifted // 2
@@ -79,7 +79,7 @@ def test_a_worker_was_killed_in_the_middle_and_terminal_and_page_say_so(report: 
     assert "worker killed" in page
 
 
-def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(report: DemoReport) -> None:
+def test_the_page_loads_nothing_and_has_markers_of_shift_and_promotion(report: DemoReport) -> None:
     page = (report.home / "report.html").read_text(encoding="utf-8")
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert page.count("<svg") >= 3
@@ -87,24 +87,24 @@ def test_the_page_needs_nothing_from_outside_and_marks_shift_and_promotion(repor
     assert "promoted" in page
 
 
-def test_the_service_goes_on_where_the_demonstration_stopped(report: DemoReport) -> None:
-    ours = Settings(**{**DEMO_SETTINGS, "home": report.home, "web_port": free_port(in_a_row=len(ROLES))})
-    left = local_stack(report.home, ours.model_copy(update={"home": report.home.parent}), print)
-    with left as at, Workers(ROLES, at, log_folder=report.home / "logs") as workers:
+def test_the_service_continues_on_the_data_of_the_demonstration(report: DemoReport) -> None:
+    settings = Settings(**{**DEMO_SETTINGS, "home": report.home, "web_port": free_port(in_a_row=len(ROLES))})
+    stack = local_stack(report.home, settings.model_copy(update={"home": report.home.parent}), print)
+    with stack as running, Workers(ROLES, running, log_folder=report.home / "logs") as workers:
         workers.wait_ready()
-        assert asyncio.run(verify(at)).mismatches == ()
+        assert asyncio.run(verify(running)).mismatches == ()
 
 
-@pytest.mark.parametrize("moment", ["starting Kafka", "requesting simulations"])
-def test_ctrl_c_at_any_moment_leaves_no_process_behind(tmp_path: Path, moment: str) -> None:
+@pytest.mark.parametrize("step", ["starting Kafka", "requesting simulations"])
+def test_ctrl_c_at_any_time_leaves_no_process_behind(tmp_path: Path, step: str) -> None:
     master, terminal = pty.openpty()
     environment = {**os.environ, "TWIN_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "streams", "demo"]
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True)
     os.close(terminal)
     try:
-        seen = _read_until(master, moment, timeout_s=240)
-        assert moment in seen, seen
+        output = _read_until(master, step, timeout_s=240)
+        assert step in output, output
         time.sleep(1.0)
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does to its foreground group on Ctrl-C
         process.wait(timeout=60)
@@ -112,30 +112,30 @@ def test_ctrl_c_at_any_moment_leaves_no_process_behind(tmp_path: Path, moment: s
         process.kill()
         os.close(master)
     deadline = time.monotonic() + 10
-    while (left := _processes_about(tmp_path)) and time.monotonic() < deadline:
+    while (remaining := _processes_about(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert left == {}
+    assert remaining == {}
 
 
-def _read_until(master: int, words: str, timeout_s: float) -> str:
-    seen, deadline = "", time.monotonic() + timeout_s
-    while words not in seen and time.monotonic() < deadline:
+def _read_until(master: int, text: str, timeout_s: float) -> str:
+    output, deadline = "", time.monotonic() + timeout_s
+    while text not in output and time.monotonic() < deadline:
         if select.select([master], [], [], 1.0)[0]:
             try:
-                seen += os.read(master, 65_536).decode(errors="replace")
-            except OSError:  # the other end is gone
+                output += os.read(master, 65_536).decode(errors="replace")
+            except OSError:  # the process has closed its end
                 break
-    return seen
+    return output
 
 
 def _processes_about(folder: Path) -> dict[int, str]:
     """Processes whose command line or environment names the folder."""
-    found = {}
+    processes = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-            if str(folder).encode() in told and (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                found[int(process.name)] = told.replace(b"\0", b" ").decode(errors="replace")[:200]
-        except OSError:  # it ended while we looked
+            text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            if str(folder).encode() in text and (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                processes[int(process.name)] = text.replace(b"\0", b" ").decode(errors="replace")[:200]
+        except OSError:  # it has ended meanwhile
             continue
-    return found
+    return processes

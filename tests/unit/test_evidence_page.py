@@ -1,4 +1,4 @@
-"""The evidence page: what it says of a part, and that it needs nothing else."""
+"""The evidence page: how it shows a part, and that it loads nothing else."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_a_page_counts_the_bars_that_are_met_and_says_which_are_missed():
     assert text.count(">missed<") == 1
 
 
-def test_a_page_loads_nothing_and_escapes_words_but_not_charts():
+def test_a_page_loads_nothing_and_escapes_texts_but_not_charts():
     text = page(PART)
     assert "Some &lt;part&gt;" in text
     assert "<svg" in text
-    assert not any(asked in text for asked in ("<script", "<link", "src=", "url(", "@import"))
+    assert not any(forbidden in text for forbidden in ("<script", "<link", "src=", "url(", "@import"))
 
 
 @pytest.mark.parametrize(
