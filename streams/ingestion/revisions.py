@@ -160,7 +160,7 @@ class PaneGrid(NamedTuple):
     floor: Floats
 
     @classmethod
-    def of(cls, groups: Sequence[OutcomeGroup], group_index: Integers, lines: Mapping[str, LineGrid]) -> PaneGrid:
+    def of_groups(cls, groups: Sequence[OutcomeGroup], group_index: Integers, lines: Mapping[str, LineGrid]) -> PaneGrid:
         """The grid of outcomes, outcome ``i`` being in ``groups[group_index[i]]``."""
         grids = [lines[group.line] for group in groups]
         rows = [(line.pane_s, line.pane_s / line.splits, -np.inf if line.floor is None else line.floor) for line in grids]
@@ -283,7 +283,7 @@ def batch_revisions(
     scores = scored.scores
     observed = scored.outcomes.observed[rows]
     first = watermark.timestamp() if watermark else np.nan
-    grid = PaneGrid.of(scores.groups, scores.group_index[rows], lines)
+    grid = PaneGrid.of_groups(scores.groups, scores.group_index[rows], lines)
     sort_key = _sortable(scored.outcomes.event_id[rows])
     return BatchRevisions(
         scored=scored,

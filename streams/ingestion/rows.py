@@ -36,7 +36,6 @@ from streams.ingestion.revisions import BatchRevisions, ResolvedBatch
 from streams.ingestion.scoring import ScoredBatch
 
 __all__ = [
-    "MAX_SPLITS",
     "IngestResult",
     "NewElements",
     "PossibleReplays",
@@ -55,10 +54,8 @@ __all__ = [
     "watermark_of",
 ]
 
-CELL_OUTCOMES = 200
-"""Outcomes that a cell of the detector should hold at most (rule 17)."""
-
-MAX_SPLITS = 64
+_CELL_OUTCOMES = 200  # a cell of the detector should hold no more (rule 17)
+_MAX_SPLITS = 64
 _MAX_MESSAGE_ROWS = 500
 _N = SUM_FIELDS.index("n")
 
@@ -291,8 +288,8 @@ def cell_splits(rows: Iterable[LinePaneRow], lines: Mapping[str, LineGrid]) -> d
         for name, row in rows
         for line in (lines[name],)
         if row.segment == ALL_ROWS
-        and row.sums[_N] > CELL_OUTCOMES
-        and line.splits < MAX_SPLITS
+        and row.sums[_N] > _CELL_OUTCOMES
+        and line.splits < _MAX_SPLITS
         and row.width_s == line.pane_s / line.splits
     }
 

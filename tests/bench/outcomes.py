@@ -26,7 +26,8 @@ from schemas import ModelCard, OutcomeEvent
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER
 from sql.database import Connection, connect
 from sql.ledger import Ledger
-from streams.ingestion import IngestResult, OutcomePipeline, ScoredBatch
+from streams.ingestion import IngestResult, OutcomePipeline
+from streams.ingestion.scoring import ScoredBatch
 from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.topics import topic_of
 from streams.settings import Settings
@@ -238,7 +239,7 @@ def _scored(settings: Settings, begin: Offsets, count: int) -> float:
     """Outcomes a second of a process of its own that stores nothing."""
     context = mp.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_score_all, args=(settings, {tuple(tp): at for tp, at in begin.items()}, count, sender))
+    child = context.Process(target=_score_all, args=(settings, {tuple(tp): offset for tp, offset in begin.items()}, count, sender))
     child.start()
     sender.close()
     try:

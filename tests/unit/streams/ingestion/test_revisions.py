@@ -144,7 +144,7 @@ def test_single_outcomes_are_resolved_and_summed_by_columns_as_one_by_one(stream
 
     groups = [OutcomeGroup(head.line, "", head.model_id, head.segments, None, None) for head, _ in alone]
     group_index = np.arange(len(alone))
-    grid = PaneGrid.of(groups, group_index, LINES)
+    grid = PaneGrid.of_groups(groups, group_index, LINES)
     watermark = np.array([np.nan if revision.watermark is None else revision.watermark for revision in revisions])
     late = grid.is_settled(np.array([at for _, at in alone]), watermark, RESTATEMENT_S)
     counted = np.array([not is_late and head.pane is not None for (head, _), is_late in zip(alone, late, strict=True)], dtype=bool)
