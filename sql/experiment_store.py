@@ -1,6 +1,6 @@
-"""What real experiments found, and what is believed of each intervention because of it.
+"""Stores results of real experiments, and the effect priors of each intervention that follow from them.
 
-A version of a line's beliefs stands for a set of experiments, whatever the order in which they came; withdrawing one makes a new
+An effects version of a line is determined by its set of experiments, in whatever order they arrived. Withdrawing one makes a new
 version without it.
 """
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Calibration: TypeAlias = Callable[[str, Sequence[ExperimentResult], Mapping[str, Reach]], EffectPrior]
-"""From an intervention, all experiments on it that stand, oldest first, and what each reached, to what is believed."""
+"""Computes the prior of an intervention from its valid experiments, oldest first, and the reach of each."""
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('effects of ' || $1, 0))"
 
@@ -63,7 +63,7 @@ LAST = """
 SELECT prior, experiments FROM effect_priors WHERE line = $1 AND intervention = $2 ORDER BY version DESC LIMIT 1"""
 
 
-# The simulation that was answered: the one that named the experiment, else the newest of the same campaign on the same people.
+# For each experiment, the simulation that it tested: the one that named it, else the newest of the same campaign and filters.
 ANSWERED = """
 SELECT DISTINCT ON (e.experiment_id) (r.results ->> 'ate')::float8 AS simulated, (r.results ->> 'ate_ci_lower')::float8 AS lower,
        (r.results ->> 'ate_ci_upper')::float8 AS upper, (r.results ->> 'confidence_level')::float8 AS level,
@@ -78,11 +78,11 @@ ORDER BY e.experiment_id, (r.request ->> 'experiment_id' = e.experiment_id) IS T
 
 
 class DifferentExperiment(ValueError):
-    """The id of an experiment came again with other content."""
+    """The id of an experiment was used again with other content."""
 
 
 class StoredExperiment(NamedTuple):
-    """An experiment that was told, and what it reached of its base effect where that could be said."""
+    """A stored experiment, and the share of the base effect that it reached, when that is known."""
 
     experiment: ExperimentResult
     reach: Reach | None
@@ -91,9 +91,9 @@ class StoredExperiment(NamedTuple):
 async def add_experiment(
     database: Database, experiment: ExperimentResult, calibrate: Calibration, reach: Reach | None = None
 ) -> EffectsEvent:
-    """Store an experiment, or withdraw it, and return what is believed from now on; what is stored already changes nothing.
+    """Store or withdraw an experiment, and return the prior that follows; a repeated result changes nothing.
 
-    An experiment that was withdrawn stays so, also when its withdrawal came first.
+    A withdrawn experiment stays withdrawn, also when its withdrawal arrives first.
 
     Raises:
         DifferentExperiment: when its id is stored with other content.
@@ -101,15 +101,15 @@ async def add_experiment(
     line, intervention = experiment.line, experiment.intervention.intervention_type
     async with transaction(database) as connection:
         await connection.execute(LOCK, line)
-        if await _changes(connection, experiment, reach):
-            await _learn(connection, line, intervention, calibrate)
+        if await _store(connection, experiment, reach):
+            await _add_version(connection, line, intervention, calibrate)
         row = await connection.fetchrow(LAST, line, intervention)
         prior = EffectPrior(**row["prior"]) if row else calibrate(intervention, [], {})
     return EffectsEvent(line=line, prior=prior, experiments=tuple(row["experiments"]) if row else ())
 
 
 async def experiments(database: Database, line: str, intervention: str | None = None) -> list[StoredExperiment]:
-    """Experiments on a line, oldest first, with those that were withdrawn; of one intervention where it is named."""
+    """Experiments on a line or on one of its interventions, oldest first, including withdrawn ones."""
     return [
         StoredExperiment(
             ExperimentResult.model_validate(row["body"] | {"withdrawn": row["withdrawn"]}),
@@ -120,29 +120,29 @@ async def experiments(database: Database, line: str, intervention: str | None = 
 
 
 async def answered_simulations(database: Database, line: str, intervention: str) -> list[tuple[float, ...]]:
-    """Completed simulations of an intervention that a later experiment has answered, one for each experiment.
+    """Completed simulations of an intervention that a later experiment tested, one for each experiment.
 
     Returns:
-        The simulated effect, lower and upper end of its interval and the level of that; the effect found and its standard error.
+        Simulated effect, lower and upper end of its interval, and confidence level; measured effect and its standard error.
     """
     return [tuple(row) for row in await database.fetch(ANSWERED, line, intervention)]
 
 
 async def current_version(database: Database, line: str) -> int:
-    """The line's newest version; 0 while nobody has experimented on it."""
+    """The line's newest effects version; 0 while it has no experiment."""
     return int(await database.fetchval(VERSION, line) or 0)
 
 
 async def current_priors(database: Database, line: str) -> dict[str, EffectPrior]:
-    """What is believed now, by intervention; the catalogue speaks for those left out."""
+    """The priors of the newest version, by intervention; for others the catalogue prior holds."""
     return await priors_at_version(database, line, await current_version(database, line))
 
 
 async def priors_at_version(database: Database, line: str, version: int) -> dict[str, EffectPrior]:
-    """What was believed at a version, by intervention; version 0 is the catalogue alone.
+    """The priors at a version, by intervention; version 0 has none, so that the catalogue priors hold.
 
     Raises:
-        LookupError: for a version that the line never had.
+        LookupError: when the line has no such version.
     """
     newest = await current_version(database, line)
     if not 0 <= version <= newest:
@@ -150,13 +150,13 @@ async def priors_at_version(database: Database, line: str, version: int) -> dict
     return {row["intervention"]: EffectPrior(**row["prior"]) for row in await database.fetch(PRIORS, line, version)}
 
 
-async def _changes(connection: Connection, experiment: ExperimentResult, reach: Reach | None) -> bool:
-    """Store what was told; whether anything other is known by it."""
+async def _store(connection: Connection, experiment: ExperimentResult, reach: Reach | None) -> bool:
+    """Store an experiment or its withdrawal; returns whether the set of valid experiments has changed."""
     digest = _digest(experiment)
-    said = (experiment.line, experiment.intervention.intervention_type, experiment.observed_at)
+    fields = (experiment.line, experiment.intervention.intervention_type, experiment.observed_at)
     body = experiment.model_dump(mode="json", exclude={"withdrawn"})
-    reached = reach.model_dump(mode="json") if reach else None
-    added = await connection.execute(ADD, experiment.experiment_id, *said, body, digest, reached, experiment.withdrawn)
+    reach_body = reach.model_dump(mode="json") if reach else None
+    added = await connection.execute(ADD, experiment.experiment_id, *fields, body, digest, reach_body, experiment.withdrawn)
     if added == "INSERT 0 1":
         return not experiment.withdrawn
     if await connection.fetchval(DIGEST, experiment.experiment_id) != digest:
@@ -165,17 +165,17 @@ async def _changes(connection: Connection, experiment: ExperimentResult, reach: 
 
 
 def _digest(experiment: ExperimentResult) -> bytes:
-    """Of what was found, whether or not it stands."""
+    """Digest of the content of an experiment, whether or not it is withdrawn."""
     return hashlib.sha256(experiment.model_dump_json(exclude={"withdrawn"}).encode()).digest()
 
 
-async def _learn(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> None:
+async def _add_version(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> None:
     version = await current_version(connection, line) + 1
-    standing = [told for told in await experiments(connection, line, intervention) if not told.experiment.withdrawn]
-    reaches = {told.experiment.experiment_id: told.reach for told in standing if told.reach is not None}
-    known = [told.experiment for told in standing]
-    prior = calibrate(intervention, known, reaches).model_copy(update={"version": version})
-    ids = sorted(each.experiment_id for each in known)
+    stored = [row for row in await experiments(connection, line, intervention) if not row.experiment.withdrawn]
+    reaches = {row.experiment.experiment_id: row.reach for row in stored if row.reach is not None}
+    valid = [row.experiment for row in stored]
+    prior = calibrate(intervention, valid, reaches).model_copy(update={"version": version})
+    ids = sorted(experiment.experiment_id for experiment in valid)
     await connection.execute(NEW_VERSION, line, version)
     await connection.execute(CARRY_OVER, line, version, intervention)
     await connection.execute(ADD_PRIOR, line, version, intervention, prior.model_dump(mode="json"), ids)

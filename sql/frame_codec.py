@@ -1,4 +1,4 @@
-"""A population's frame as rows that Postgres keeps, and back: values, dtypes and order are the same again."""
+"""Converts a population's frame to database rows and back; values, dtypes and order are the same again."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ __all__ = ["columns_of", "features_as_json", "floats", "frame_from", "own_column
 
 
 def own_columns(target: str) -> dict[str, str]:
-    """Columns of a frame that are columns of ``digital_twins`` too: the database's name of each."""
+    """Columns of a frame that have a column of ``digital_twins``, each with the name of that column."""
     return {target: "outcome", BEHAVIOUR: "baseline_behavior", LOWER: "baseline_lower", UPPER: "baseline_upper"}
 
 
 def columns_of(population: TwinPopulation) -> list[dict[str, Any]]:
-    """Names and dtypes of the frame, in order.
+    """Names and dtypes of the frame's columns, in order.
 
     Raises:
         ValueError: for a column that is neither a feature nor one of the four of every population.
     """
     frame = population.frame
-    known = {*population.features, *own_columns(population.model.target)}
-    unknown = [str(name) for name in frame if name not in known]
+    allowed = {*population.features, *own_columns(population.model.target)}
+    unknown = [str(name) for name in frame if name not in allowed]
     if unknown:
-        raise ValueError(f"a population has no column {', '.join(unknown)}: use {', '.join(sorted(known))}")
+        raise ValueError(f"a population has no column {', '.join(unknown)}: use {', '.join(sorted(allowed))}")
     return [{"name": str(name), **_dtype(frame[name])} for name in frame]
 
 
 def features_as_json(frame: pd.DataFrame, features: Sequence[str]) -> str:
-    """A JSON array with one object of features a row; a missing value is null."""
+    """A JSON array with one object of features per row; a missing value is null."""
     columns = [_values(frame[name]) for name in features]
     rows = [dict(zip(features, row, strict=True)) for row in zip(*columns, strict=True)] if columns else [{}] * len(frame)
     return json.dumps(rows, allow_nan=False, default=_plain)
 
 
 def floats(frame: pd.DataFrame, name: str) -> list[float | None]:
-    """A numeric column with null for missing; all null where the frame lacks it."""
+    """A numeric column with None for missing values; all None when the frame has no such column."""
     return _values(frame[name].astype("float64")) if name in frame else [None] * len(frame)
 
 
-def frame_from(columns: Iterable[Mapping[str, Any]], features: Iterable[str], kept: Mapping[str, list[Any]]) -> pd.DataFrame:
-    """The frame again.
+def frame_from(columns: Iterable[Mapping[str, Any]], features: Iterable[str], own: Mapping[str, list[Any]]) -> pd.DataFrame:
+    """The frame from database rows.
 
     Args:
-        columns: what :func:`columns_of` said.
+        columns: result of :func:`columns_of`.
         features: each row's features as JSON text.
-        kept: values of the other columns, by their name in the frame.
+        own: values of the columns of :func:`own_columns`, by their name in the frame.
     """
     rows = json.loads(f"[{','.join(features)}]")
-    found = {
-        column["name"]: _series(kept[column["name"]] if column["name"] in kept else [row[column["name"]] for row in rows], column)
+    series = {
+        column["name"]: _series(own[column["name"]] if column["name"] in own else [row[column["name"]] for row in rows], column)
         for column in columns
     }
-    return pd.DataFrame(found, index=pd.RangeIndex(len(rows)))
+    return pd.DataFrame(series, index=pd.RangeIndex(len(rows)))
 
 
 def _dtype(column: pd.Series[Any]) -> dict[str, Any]:
@@ -76,21 +76,21 @@ def _dtype(column: pd.Series[Any]) -> dict[str, Any]:
 def _series(values: list[Any], column: Mapping[str, Any]) -> pd.Series[Any]:
     data: Any = values
     if column["dtype"] == "category":
-        categories = pd.Index(column["categories"], dtype=_known(column["categories_dtype"]))
+        categories = pd.Index(column["categories"], dtype=_installed_dtype(column["categories_dtype"]))
         data = pd.Categorical(values, categories=categories, ordered=column["ordered"])
-    series: pd.Series[Any] = pd.Series(data, dtype=None if column["dtype"] == "category" else _known(column["dtype"]))
+    series: pd.Series[Any] = pd.Series(data, dtype=None if column["dtype"] == "category" else _installed_dtype(column["dtype"]))
     return series
 
 
-def _known(dtype: str) -> Any:
-    """The dtype itself, but text as this pandas keeps it: ``str`` is of version 3, version 2 has objects."""
+def _installed_dtype(dtype: str) -> Any:
+    """The dtype by its name; text has the dtype of the installed pandas: ``str`` in version 3, ``object`` in version 2."""
     return pd.Series(["text"]).dtype if dtype == "str" else dtype
 
 
 def _values(column: pd.Series[Any]) -> list[Any]:
     missing = column.isna().to_numpy(dtype=bool)
     values = column.tolist()
-    return [None if gone else value for value, gone in zip(values, missing, strict=True)] if missing.any() else values
+    return [None if is_missing else value for value, is_missing in zip(values, missing, strict=True)] if missing.any() else values
 
 
 def _plain(value: Any) -> Any:

@@ -36,7 +36,7 @@ class Artifact:
 
 
 class UnknownModel(LookupError):
-    """No model with this id was ever stored."""
+    """No model with this id is stored."""
 
     def __init__(self, model_id: UUID) -> None:
         super().__init__(f"no model {model_id} is stored: save its population, or register it, first")
@@ -76,7 +76,7 @@ async def load_artifact(database: Database, model_id: UUID) -> Artifact:
 
 
 async def load_card(database: Database, model_id: UUID) -> ModelCard:
-    """The card of a stored model.
+    """Load the card of a model.
 
     Raises:
         UnknownModel: when there is none.

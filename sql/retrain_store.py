@@ -1,7 +1,7 @@
-"""Retrain requests as rows: one a cause, one training in flight a line, with a lease by Postgres's clock.
+"""Stores retrain requests: one per cause, and one running training per line, under a lease by the clock of Postgres.
 
-Whoever holds a lease has its fencing number. Another worker may take over a lease whose heartbeat has stopped, with a higher
-number, and from then on the former holder can change nothing.
+The holder of a lease has its fencing number. Another worker may take over a lease whose heartbeat has stopped, with a higher
+number; from then on the former holder can change nothing.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ Outcome = Literal["promoted", "suggested", "rejected", "failed", "stale"]
 Status = Literal["queued", "running", "promoted", "suggested", "rejected", "failed", "stale"]
 
 MAX_TRIES = 3
-"""Holders that may begin a training and not come to its end."""
+"""Number of workers that may start a training without finishing it."""
 
-_TRAINED = "('promoted', 'suggested', 'rejected', 'failed')"  # ends of a training; a stale request was none
+_TRAINED = "('promoted', 'suggested', 'rejected', 'failed')"  # a stale request was not trained
 
 ENQUEUE = """
 INSERT INTO retrain_requests (retrain_id, line, model_id, attempt, cause, reason, evidence, requested_at, status, finished_at,
                               outcome)
 SELECT $1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN fresh THEN 'queued' ELSE 'stale' END,
        CASE WHEN NOT fresh THEN clock_timestamp() END,
-       CASE WHEN fresh THEN '' ELSE 'the accused model was not champion' END
+       CASE WHEN fresh THEN '' ELSE 'the model was no longer champion' END
 FROM (SELECT champion IS NOT DISTINCT FROM $3 AS fresh FROM model_lines WHERE line = $2) l
 ON CONFLICT (retrain_id) DO NOTHING"""
 
 ADD_LEASE = "INSERT INTO training_leases (line) VALUES ($1) ON CONFLICT (line) DO NOTHING"
 
-_SAID = "retrain_id, line, model_id, attempt, cause, reason, evidence, requested_at, tries, learned"
+_REQUEST_COLUMNS = "retrain_id, line, model_id, attempt, cause, reason, evidence, requested_at, tries, learned"
 
-REQUEST = f"SELECT {_SAID}, queued_at, approved_at, status, started_at, finished_at, outcome FROM retrain_requests"  # noqa: S608  # our own constant
+REQUEST = f"SELECT {_REQUEST_COLUMNS}, queued_at, approved_at, status, started_at, finished_at, outcome FROM retrain_requests"  # noqa: S608  # our own constant
 
 CLOSE_STALE = """
 UPDATE retrain_requests r
@@ -70,16 +70,16 @@ SET status = 'stale', finished_at = clock_timestamp(), outcome = 'another model 
 FROM model_lines l
 WHERE l.line = r.line AND r.status = 'queued' AND l.champion IS DISTINCT FROM r.model_id"""
 
-# Every line with something to do whose lease nobody is changing right now; what is due is read after they are locked.
+# Every line with an open request whose lease nobody is changing at present; due requests are read after the leases are locked.
 LOCK_LEASES = """
 SELECT line FROM training_leases t
 WHERE EXISTS (SELECT FROM retrain_requests r WHERE r.line = t.line AND r.status IN ('queued', 'running'))
 ORDER BY line
 FOR UPDATE SKIP LOCKED"""
 
-# What an open request still waits for, nothing where it may begin. What a person asks for or approves waits for nothing; drift
-# waits for the line's policy, for a person where a replay was its cause, for the cooldown, for a free place in the day's budget,
-# and for the circuit breaker. $1 is the lease, $2 the cooldown in seconds, $3 trainings a day, $4 failures in a row that open the
+# What an open request waits for; empty when it may start. A request of a person, or one that is approved, waits for nothing. One
+# caused by drift waits for the line's policy, for approval after a replay, for the cooldown, for the daily budget, and for the
+# circuit breaker. $1 is the lease, $2 the cooldown in seconds, $3 trainings a day, $4 failures in a row that open the
 # breaker, for $5 seconds.
 OPEN = f"""
 SELECT r.retrain_id, r.line, r.status, r.queued_at, l.champion IS DISTINCT FROM r.model_id AS stale,
@@ -92,10 +92,10 @@ SELECT r.retrain_id, r.line, r.status, r.queued_at, l.champion IS DISTINCT FROM 
            WHEN l.policy = 'approve' THEN 'approval: twinstream retrain approve'
            WHEN EXISTS (
                SELECT FROM replays p WHERE r.line = ANY(p.lines) AND r.queued_at BETWEEN p.begun_at AND p.quiet_until)
-               THEN 'approval, as outcomes were replayed when it was asked for: twinstream retrain approve'
+               THEN 'approval, as outcomes were replayed when it was requested: twinstream retrain approve'
            WHEN l.policy = 'suggest' AND EXISTS (
                SELECT FROM retrain_requests s WHERE s.model_id = r.model_id AND s.status = 'suggested')
-               THEN 'an answer to the challenger that is suggested already: twinstream models promote'
+               THEN 'a decision on the challenger that is suggested already: twinstream models promote'
            WHEN EXISTS (
                SELECT FROM retrain_requests f
                WHERE f.line = r.line AND f.status IN {_TRAINED}
@@ -103,19 +103,19 @@ SELECT r.retrain_id, r.line, r.status, r.queued_at, l.champion IS DISTINCT FROM 
                THEN 'the end of the cooldown'
            WHEN (SELECT count(*) FROM retrain_requests f
                  WHERE f.line = r.line AND f.started_at > clock_timestamp() - interval '1 day') >= $3
-               THEN 'a place in the daily budget'
+               THEN 'the daily budget of trainings'
            WHEN EXISTS (
                SELECT FROM (SELECT f.status, f.finished_at FROM retrain_requests f
                             WHERE f.line = r.line AND f.status IN {_TRAINED} ORDER BY f.finished_at DESC LIMIT $4) last
                HAVING count(*) = $4 AND bool_and(last.status = 'failed')
                   AND max(last.finished_at) > clock_timestamp() - make_interval(secs => $5))
-               THEN 'the circuit breaker, opened by trainings that failed one after the other'
+               THEN 'the circuit breaker, opened by consecutive failed trainings'
            ELSE ''
        END AS waits_for
 FROM retrain_requests r JOIN model_lines l USING (line) JOIN training_leases t USING (line)
 WHERE r.status IN ('queued', 'running')"""  # noqa: S608  # our own constant
 
-# A training whose heartbeat stopped comes first.
+# A training whose heartbeat has stopped comes first.
 DUE = f"""
 SELECT retrain_id, line, stale FROM ({OPEN}) open
 WHERE line = ANY($6)
@@ -123,7 +123,9 @@ WHERE line = ANY($6)
 ORDER BY status = 'running' DESC, queued_at, retrain_id
 LIMIT 1"""  # noqa: S608  # our own constant
 
-WAITS_FOR = f"SELECT CASE WHEN busy THEN 'the training in flight' ELSE waits_for END FROM ({OPEN}) open WHERE retrain_id = $6"  # noqa: S608
+WAITS_FOR = (
+    f"SELECT CASE WHEN busy THEN 'the running training of the line' ELSE waits_for END FROM ({OPEN}) open WHERE retrain_id = $6"  # noqa: S608
+)
 
 LEASE = """
 UPDATE training_leases SET fence = fence + 1, retrain_id = $2, holder = $3, heartbeat_at = clock_timestamp()
@@ -133,7 +135,7 @@ RETURNING fence"""
 START = f"""
 UPDATE retrain_requests SET status = 'running', tries = tries + 1, started_at = coalesce(started_at, clock_timestamp())
 WHERE retrain_id = $1
-RETURNING {_SAID}"""  # noqa: S608  # our own constant
+RETURNING {_REQUEST_COLUMNS}"""  # noqa: S608  # our own constant
 
 HEARTBEAT = """
 UPDATE training_leases SET heartbeat_at = clock_timestamp()
@@ -159,7 +161,7 @@ FINISHED_TRAININGS = f"SELECT count(*) FROM retrain_requests WHERE model_id = $1
 
 
 class LostLease(RuntimeError):
-    """Another worker took over this training, or it is finished already."""
+    """Another worker has taken over this training, or it has ended already."""
 
 
 class UnknownRequest(LookupError):
@@ -170,18 +172,18 @@ class UnknownRequest(LookupError):
 
 
 class NotWaiting(ValueError):
-    """A request that nobody has to approve."""
+    """The request does not wait for approval."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What keeps trainings apart; times in seconds.
+    """Limits on trainings; times in seconds.
 
     Attributes:
-        lease_s: without a sign of life for so long, a training is handed on.
-        cooldown_s: after a training its line rests for so long.
-        budget_a_day: trainings of a line within 24 hours.
-        breaker_failures: so many failures in a row open the circuit breaker of a line, which closes again after ``breaker_s``.
+        lease_s: a training without a heartbeat for so long may be taken over.
+        cooldown_s: pause of a line after a training.
+        budget_a_day: maximum number of trainings of a line within 24 hours.
+        breaker_failures: number of consecutive failures that open the circuit breaker of a line, for ``breaker_s``.
     """
 
     lease_s: float = 60.0
@@ -192,13 +194,13 @@ class Limits:
 
     @property
     def as_arguments(self) -> tuple[float, float, int, int, float]:
-        """In the order of the statements."""
+        """The limits as the first arguments of the statements."""
         return self.lease_s, self.cooldown_s, self.budget_a_day, self.breaker_failures, self.breaker_s
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What a retrain event said; ``tries`` counts its holders so far, ``learned`` says what a challenger learned from."""
+class _RetrainFields:
+    """Fields of a retrain event; ``tries`` counts its holders so far, ``learned`` summarises the challenger's training rows."""
 
     retrain_id: UUID
     line: str
@@ -213,15 +215,15 @@ class _Said:
 
 
 @dataclass(frozen=True)
-class Job(_Said):
-    """A training that its holder is allowed to do as long as ``fence`` is the newest."""
+class Job(_RetrainFields):
+    """A leased training, valid as long as ``fence`` is the newest fencing number."""
 
     fence: int
 
 
 @dataclass(frozen=True)
-class Request(_Said):
-    """A retrain request and how far it came."""
+class Request(_RetrainFields):
+    """A retrain request and its status."""
 
     queued_at: datetime
     approved_at: datetime | None
@@ -232,15 +234,15 @@ class Request(_Said):
 
 
 async def enqueue(database: Database, event: RetrainEvent) -> Status:
-    """Make the event a row, unless it is one, and return where it stands; one about a model that is not champion is stale.
+    """Store a retrain event unless it is stored, and return its status; it is stale when its model is not champion.
 
     Raises:
-        UnknownModel: when the accused model or its line was never registered.
+        UnknownModel: when the model or its line was never registered.
     """
     async with transaction(database) as connection:
-        said = (event.line, event.model_id, event.attempt, event.cause, event.reason, event.evidence, event.requested_at)
+        fields = (event.line, event.model_id, event.attempt, event.cause, event.reason, event.evidence, event.requested_at)
         try:
-            await connection.execute(ENQUEUE, event.retrain_id, *said)
+            await connection.execute(ENQUEUE, event.retrain_id, *fields)
             await connection.execute(ADD_LEASE, event.line)
         except asyncpg.ForeignKeyViolationError:
             raise UnknownModel(event.model_id) from None
@@ -266,21 +268,21 @@ async def requests(database: Database, line: str) -> list[Request]:
 
 
 async def waits_for(database: Database, retrain_id: UUID, limits: Limits) -> str:
-    """What a queued request waits for, in words; empty for one that may begin, or is no longer open."""
+    """What a queued request waits for, as text; empty for one that may start, or is no longer open."""
     return str(await database.fetchval(WAITS_FOR, *limits.as_arguments, retrain_id) or "")
 
 
 async def lease_training(database: Database, worker: str, limits: Limits) -> Job | None:
-    """The next training that may begin, leased to ``worker``; None when there is none.
+    """Lease the next training that may start to ``worker``; None when there is none.
 
-    A training whose holder shows no sign of life is handed on. Whoever gets one whose ``tries`` are above ``MOST_TRIES`` has to
-    close it as failed: it kills its workers.
+    A training whose heartbeat has stopped is leased again. One with more than ``MAX_TRIES`` tries has to be closed as failed: its
+    workers do not survive it.
     """
     async with transaction(database) as connection:
         await connection.execute(CLOSE_STALE)
         lines = [row[0] for row in await connection.fetch(LOCK_LEASES)]
         while due := await connection.fetchrow(DUE, *limits.as_arguments, lines):
-            job = await _begin(connection, due["line"], due["retrain_id"], worker)
+            job = await _start(connection, due["line"], due["retrain_id"], worker)
             if not due["stale"]:
                 return job
             await finish(connection, job, "stale", "another model became champion")
@@ -288,27 +290,27 @@ async def lease_training(database: Database, worker: str, limits: Limits) -> Job
 
 
 async def heartbeat(database: Database, job: Job) -> None:
-    """Show a sign of life.
+    """Renew the lease.
 
     Raises:
-        LostLease: when the training is no longer this holder's.
+        LostLease: when the training is no longer leased to this holder.
     """
     if await database.execute(HEARTBEAT, job.line, job.retrain_id, job.fence) == "UPDATE 0":
         raise _lost(job.retrain_id, job.fence)
 
 
 async def finish(database: Database, job: Job, status: Outcome, outcome: str = "") -> None:
-    """End a training that leaves nothing in the ledger, and free the line; ``outcome`` says why in words.
+    """End a training without a ledger event, and release its lease; ``outcome`` is the reason as text.
 
     Raises:
-        LostLease: when the training is no longer this holder's.
+        LostLease: when the training is no longer leased to this holder.
     """
     async with transaction(database) as connection:
         await close_request(connection, job.line, job.retrain_id, job.fence, status, outcome)
 
 
 async def close_request(connection: Connection, line: str, retrain_id: UUID, fence: int, status: Outcome, outcome: str) -> None:
-    """End a training inside of the transaction that writes what it led to.
+    """End a training in the transaction that stores its result.
 
     Raises:
         LostLease: when ``fence`` is not the newest.
@@ -318,10 +320,10 @@ async def close_request(connection: Connection, line: str, retrain_id: UUID, fen
 
 
 async def put_back(database: Database, job: Job) -> None:
-    """Free a training that its holder has to leave, as if it had not been begun: another takes it at once.
+    """Return a training to the queue as if it had not been started, so that another worker can lease it at once.
 
     Raises:
-        LostLease: when the training is no longer this holder's.
+        LostLease: when the training is no longer leased to this holder.
     """
     async with transaction(database) as connection:
         await _release(connection, job.line, job.retrain_id, job.fence)
@@ -329,33 +331,33 @@ async def put_back(database: Database, job: Job) -> None:
 
 
 async def record_training_rows(database: Database, retrain_id: UUID, learned: dict[str, Any]) -> None:
-    """Note which rows a challenger is made from."""
+    """Store a summary of the rows that a challenger is trained on."""
     await database.execute(NOTE_LEARNED, retrain_id, learned)
 
 
 async def approve(database: Database, retrain_id: UUID) -> None:
-    """Let a queued request begin, whatever it waits for; again changes nothing.
+    """Let a queued request start, whatever it waits for; approving twice changes nothing.
 
     Raises:
         UnknownRequest: when there is none.
-        NotWaiting: when it is under way or over, or the line's policy is off.
+        NotWaiting: when it is running or has ended, or the line's policy is off.
     """
     async with transaction(database) as connection:
-        found = await request(connection, retrain_id)
-        if await connection.fetchval("SELECT policy FROM model_lines WHERE line = $1", found.line) == "off":
+        retrain = await request(connection, retrain_id)
+        if await connection.fetchval("SELECT policy FROM model_lines WHERE line = $1", retrain.line) == "off":
             raise NotWaiting(
-                f"the policy of {found.line} is off: choose another one first, twinstream models policy {found.line} approve"
+                f"the policy of {retrain.line} is off: choose another one first, twinstream models policy {retrain.line} approve"
             )
         if await connection.execute(APPROVE, retrain_id) == "UPDATE 0":
-            raise NotWaiting(f"retrain {retrain_id} is {found.status} and waits for nobody")
+            raise NotWaiting(f"retrain {retrain_id} is {retrain.status} and does not wait for approval")
 
 
 async def finished_trainings(database: Database, model_id: UUID) -> int:
-    """How many trainings against a champion came to an end: the number that its next retrain id is made of."""
+    """Number of trainings against a champion that have ended; part of its next retrain id."""
     return int(await database.fetchval(FINISHED_TRAININGS, model_id) or 0)
 
 
-async def _begin(connection: Connection, line: str, retrain_id: UUID, worker: str) -> Job:
+async def _start(connection: Connection, line: str, retrain_id: UUID, worker: str) -> Job:
     fence = await connection.fetchval(LEASE, line, retrain_id, worker)
     row = await connection.fetchrow(START, retrain_id)
     assert row is not None  # locked and read in this transaction
@@ -368,4 +370,4 @@ async def _release(connection: Connection, line: str, retrain_id: UUID, fence: i
 
 
 def _lost(retrain_id: UUID, fence: int) -> LostLease:
-    return LostLease(f"training {retrain_id} is no longer held with fence {fence}")
+    return LostLease(f"training {retrain_id} is no longer leased with fencing number {fence}")

@@ -1,4 +1,4 @@
-"""Simulation runs: the first write of a request pins what it is computed from, and its answer is computed once."""
+"""Stores simulation runs: the first write of a request pins its inputs, and its first stored answer is final."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ __all__ = [
     "NoChampion",
     "Pins",
     "Recipe",
-    "UnknownPopulation",
     "WrongLine",
     "find_runs",
     "finish",
@@ -33,7 +32,7 @@ SELECT r.simulation_id, r.line, r.model_id, r.effects_version, r.request, r.body
 FROM simulation_runs r LEFT JOIN twin_populations p USING (population_id)
 WHERE r.simulation_id = ANY($1::uuid[])"""
 
-STANDING = """
+LINE_INPUTS = """
 SELECT l.champion, coalesce((SELECT max(version) FROM effect_versions v WHERE v.line = l.line), 0) AS effects_version
 FROM model_lines l WHERE l.line = $1 FOR SHARE OF l"""
 
@@ -65,14 +64,14 @@ WHERE r.status IN ('pending', 'running') AND r.body_hash = EXCLUDED.body_hash"""
 
 
 class DifferentBody(ValueError):
-    """The id of a request came again with other content."""
+    """The id of a request was used again with other content."""
 
     def __init__(self, simulation_id: UUID) -> None:
-        super().__init__(f"simulation {simulation_id} was asked for with other content before: give a new request a new id")
+        super().__init__(f"simulation {simulation_id} was requested with other content before: give a new request a new id")
 
 
 class NoChampion(LookupError):
-    """The line has no model that could answer."""
+    """The line has no champion."""
 
     def __init__(self, line: str) -> None:
         super().__init__(f"model line {line} has no champion: train and promote a model of it first")
@@ -84,7 +83,7 @@ class WrongLine(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes a population again, given its model."""
+    """The arguments with which a model generates a population again."""
 
     population_id: UUID
     twin_count: int
@@ -95,10 +94,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Pins:
-    """What a run is computed from, and its answer where there is one.
+    """The inputs of a run, and its answer when there is one.
 
-    ``recipe`` makes the population, unless its twins are ``stored``. A request that was rejected before it meant
-    anything has an answer and nothing else.
+    ``recipe`` generates the population, unless its twins are ``stored``. A record that was rejected because it is no valid request
+    has an answer and no inputs.
     """
 
     simulation_id: UUID
@@ -116,45 +115,45 @@ async def pin(database: Database, request: SimulationRequest, body_hash: bytes, 
 
     Args:
         database: a pool or a connection.
-        request: what is asked for.
-        body_hash: of the request's bytes or content; whatever makes two bodies the same for the caller.
-        recipe: the population of a request that names none, given the champion.
+        request: the request.
+        body_hash: digest of the request's bytes or content; requests with equal digests are the same.
+        recipe: returns the population of a request that names none, given the champion.
 
     Raises:
         DifferentBody: when the id was used for another body.
         NoChampion: when the line has no model.
-        UnknownPopulation: when the population that is named was never stored or has expired.
-        WrongLine: when it belongs to another line.
+        UnknownPopulation: when the named population is not stored, or has expired.
+        WrongLine: when the named population belongs to another line.
     """
     async with transaction(database) as connection:
-        known = await _find(connection, request.simulation_id, body_hash)
-        if known is not None:
-            return known
-        model_id, effects_version, population_id = await _chosen(connection, request, recipe)
-        said = request.model_dump(mode="json", exclude_none=True)
+        stored = await _find(connection, request.simulation_id, body_hash)
+        if stored is not None:
+            return stored
+        model_id, effects_version, population_id = await _select_inputs(connection, request, recipe)
+        body = request.model_dump(mode="json", exclude_none=True)
         await connection.execute(
             PIN,
             request.simulation_id,
             population_id,
-            said["intervention"],
-            said["filters"],
+            body["intervention"],
+            body["filters"],
             request.line,
             model_id,
             effects_version,
             body_hash,
-            said,
+            body,
         )
         pinned = await _find(connection, request.simulation_id, body_hash)
-    assert pinned is not None  # by this transaction or by one that was faster
+    assert pinned is not None  # by this transaction, or by a concurrent one
     return pinned
 
 
 async def finish(
     database: Database, answer: SimulationAnswer, body_hash: bytes, request: SimulationRequest | None = None
 ) -> SimulationAnswer:
-    """Store the answer and return what is to be published: the first answer that was ever stored for this id.
+    """Store the answer unless there is one; returns the stored answer, which is the one to publish.
 
-    ``request`` is kept with an answer to what was never pinned.
+    ``request`` is stored with the answer when the run was not pinned before.
 
     Raises:
         DifferentBody: when the id was used for another body.
@@ -181,13 +180,13 @@ async def finish(
 
 
 async def stored_answer(database: Database, simulation_id: UUID) -> SimulationAnswer | None:
-    """The answer that was given; None while there is none."""
-    found = await find_runs(database, [simulation_id])
-    return found[simulation_id].answer if found else None
+    """The stored answer; None while there is none."""
+    runs = await find_runs(database, [simulation_id])
+    return runs[simulation_id].answer if runs else None
 
 
 async def find_runs(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, Pins]:
-    """Runs by id; those that were never asked for are absent."""
+    """The runs that are stored, by id."""
     return {row["simulation_id"]: _pins(row) for row in await database.fetch(PINS, list(simulation_ids))}
 
 
@@ -200,17 +199,19 @@ async def _find(connection: Connection, simulation_id: UUID, body_hash: bytes) -
     return _pins(row)
 
 
-async def _chosen(connection: Connection, request: SimulationRequest, recipe: Callable[[UUID], Recipe]) -> tuple[UUID, int, UUID]:
-    """Model, effects version and population."""
-    line = await connection.fetchrow(STANDING, request.line)
+async def _select_inputs(
+    connection: Connection, request: SimulationRequest, recipe: Callable[[UUID], Recipe]
+) -> tuple[UUID, int, UUID]:
+    """Model, effects version and population for a new run."""
+    line = await connection.fetchrow(LINE_INPUTS, request.line)
     if line is None or line["champion"] is None:
         raise NoChampion(request.line)
     if request.population_id is not None:
         return await _model_of(connection, request.population_id, request.line), line["effects_version"], request.population_id
-    made = recipe(line["champion"])
-    name = made.name or f"twins of {request.line}"
-    await connection.execute(SAVE_RECIPE, made.population_id, line["champion"], name, made.twin_count, made.filters, made.seed)
-    return line["champion"], line["effects_version"], made.population_id
+    new = recipe(line["champion"])
+    name = new.name or f"twins of {request.line}"
+    await connection.execute(SAVE_RECIPE, new.population_id, line["champion"], name, new.twin_count, new.filters, new.seed)
+    return line["champion"], line["effects_version"], new.population_id
 
 
 async def _model_of(connection: Connection, population_id: UUID, line: str) -> UUID:

@@ -1,4 +1,4 @@
-"""What models learn from: entities as they were known at a time, and the outcome that followed."""
+"""Stores and selects training rows: features of an entity at a time, and the outcome that followed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ ON CONFLICT (line, entity_id, observed_at) DO UPDATE
 SET features = EXCLUDED.features, target = EXCLUDED.target, source = EXCLUDED.source
 WHERE (h.features, h.target) IS DISTINCT FROM (EXCLUDED.features, EXCLUDED.target)"""
 
-# The newest revision, known at a time, of each outcome that counts. What came too late for the windows moves no head, and so it
-# does not count here either.
+# The newest revision of each counted outcome as of $2. Revisions that came too late for the windows are not counted, also not here.
 _NEWEST = """
 SELECT DISTINCT ON (event_id) line, entity_id, twin_id, simulation_id, predicted_value, observed_at, features, actual_value, treated
 FROM fidelity_tracking
@@ -39,10 +38,10 @@ WHERE fate IN ('counted', 'superseded') AND tracked_at <= $2
                      AND ($3::timestamptz IS NULL OR observed_at >= $3))
 ORDER BY event_id, revision DESC, digest DESC"""
 
-_WANTED = """
+_IN_RANGE = """
 line = $1 AND actual_value IS NOT NULL AND observed_at <= $2 AND ($3::timestamptz IS NULL OR observed_at >= $3)"""
 
-# An outcome that carried features is a row too, unless somebody treated the entity.
+# An outcome with features is a training row too, unless its entity was treated.
 ROWS = f"""
 SELECT entity_id, observed_at, features::text AS features, target
 FROM entity_history
@@ -50,15 +49,15 @@ WHERE line = $1 AND observed_at <= $2 AND ($3::timestamptz IS NULL OR observed_a
 UNION ALL
 SELECT entity_id, observed_at, features::text, actual_value
 FROM ({_NEWEST.format(named="features")}) newest
-WHERE {_WANTED} AND features IS NOT NULL AND treated IS NOT TRUE
+WHERE {_IN_RANGE} AND features IS NOT NULL AND treated IS NOT TRUE
 ORDER BY observed_at, entity_id"""  # noqa: S608  # our own constants
 
-# What the simulation changed is what was predicted beyond the twin's own baseline.
+# The expected change is the prediction minus the twin's own baseline.
 SIMULATED = f"""
 SELECT newest.twin_id::text AS entity_id, observed_at, t.features::text AS features, actual_value AS target,
        predicted_value - t.baseline_behavior AS change
 FROM ({_NEWEST.format(named="twin_id")}) newest JOIN digital_twins t USING (twin_id)
-WHERE {_WANTED} AND simulation_id IS NOT NULL
+WHERE {_IN_RANGE} AND simulation_id IS NOT NULL
 ORDER BY observed_at, entity_id"""  # noqa: S608  # our own constants
 
 COUNT_SINCE = """
@@ -68,27 +67,27 @@ SELECT (SELECT count(*) FROM entity_history WHERE line = $1 AND observed_at >= $
           AND (features IS NOT NULL AND treated IS NOT TRUE OR twin_id IS NOT NULL))"""
 
 
-# What was known of each entity at the time of its outcome: its newest row until then.
-_KNOWN = """
-SELECT known.features::text AS features
-FROM unnest($2::text[], $3::timestamptz[]) WITH ORDINALITY AS asked (entity_id, observed_at, place)
+# The features of each entity at the time of its outcome: its newest row until then.
+_FEATURES_AS_OF = """
+SELECT latest.features::text AS features
+FROM unnest($2::text[], $3::timestamptz[]) WITH ORDINALITY AS outcomes (entity_id, observed_at, place)
 LEFT JOIN LATERAL (
     SELECT features FROM entity_history h
-    WHERE h.line = $1 AND h.entity_id = asked.entity_id AND h.observed_at <= asked.observed_at
+    WHERE h.line = $1 AND h.entity_id = outcomes.entity_id AND h.observed_at <= outcomes.observed_at
     ORDER BY h.observed_at DESC LIMIT 1
-) known ON true
+) latest ON true
 ORDER BY place"""
 
 
 async def add_history(database: Database, line: str, frame: pd.DataFrame, source: str) -> int:
-    """Store rows of history, and return how many were new or changed; storing them twice is storing them once.
+    """Store rows of history, and return how many were new or changed; storing is idempotent.
 
     Args:
         database: a pool or a connection.
         line: model line that the rows are about.
         frame: columns ``entity_id``, ``observed_at`` (with its zone) and the line's target; every other column is a feature.
             The last of rows with the same entity and time counts.
-        source: where they come from.
+        source: where the rows come from.
 
     Raises:
         ValueError: when a column is missing, a time has no zone, or a target is missing or infinite.
@@ -96,19 +95,19 @@ async def add_history(database: Database, line: str, frame: pd.DataFrame, source
     target = line_parts(line)[2]
     rows = _checked(frame, target)
     features = [str(name) for name in rows if name not in (ENTITY, OBSERVED, target)]
-    entities, times, targets = rows[ENTITY].tolist(), [at.to_pydatetime() for at in rows[OBSERVED]], floats(rows, target)
+    entities, times, targets = rows[ENTITY].tolist(), [time.to_pydatetime() for time in rows[OBSERVED]], floats(rows, target)
     changed = 0
     async with transaction(database) as connection:
         for start in range(0, len(rows), ROWS_A_STATEMENT):
             part = slice(start, start + ROWS_A_STATEMENT)
-            told = features_as_json(rows.iloc[part], features)
-            done = await connection.execute(ADD, line, source, entities[part], times[part], targets[part], told)
-            changed += int(done.rpartition(" ")[2])
+            feature_json = features_as_json(rows.iloc[part], features)
+            status = await connection.execute(ADD, line, source, entities[part], times[part], targets[part], feature_json)
+            changed += int(status.rpartition(" ")[2])
     return changed
 
 
 async def training_rows(database: Database, line: str, as_of: datetime, since: datetime | None = None) -> pd.DataFrame:
-    """Rows to learn from, observed in ``[since, as_of]`` and known by then, oldest first: history, and outcomes with features.
+    """Training rows observed in ``[since, as_of]`` and stored by ``as_of``, oldest first: history, and outcomes with features.
 
     Returns:
         Columns ``entity_id``, ``observed_at``, the line's target, and all features that any row has.
@@ -117,47 +116,47 @@ async def training_rows(database: Database, line: str, as_of: datetime, since: d
 
 
 async def features_as_of(database: Database, line: str, outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Outcomes with the features of their entities as they were known at the time, by the history of a line.
+    """Outcomes with the features that their entities had at the time, from the history of a line.
 
     Args:
         database: a pool or a connection.
-        line: whose history is asked.
-        outcomes: columns ``entity_id`` and ``observed_at`` (with its zone), and what else there is; it is not changed.
+        line: whose history is searched.
+        outcomes: columns ``entity_id`` and ``observed_at`` (with its zone), and any others; it is not changed.
 
     Returns:
-        The same rows in the same order, with a column for each feature that any of them had, by name; empty where nothing was
-        known yet.
+        The same rows in the same order, with a column for each feature that any of them had, by name; missing where the entity had
+        no row yet.
     """
-    entities, times = outcomes[ENTITY].astype(str).tolist(), [at.to_pydatetime() for at in outcomes[OBSERVED]]
-    found = await database.fetch(_KNOWN, line, entities, times)
-    features = json.loads(f"[{','.join(row['features'] or '{}' for row in found)}]")
+    entities, times = outcomes[ENTITY].astype(str).tolist(), [time.to_pydatetime() for time in outcomes[OBSERVED]]
+    rows = await database.fetch(_FEATURES_AS_OF, line, entities, times)
+    features = json.loads(f"[{','.join(row['features'] or '{}' for row in rows)}]")
     return pd.concat([outcomes.reset_index(drop=True), pd.DataFrame.from_records(features).sort_index(axis=1)], axis=1)
 
 
 async def simulated_rows(database: Database, line: str, as_of: datetime, since: datetime | None = None) -> pd.DataFrame:
-    """Outcomes that name a twin of a simulation, observed in ``[since, as_of]`` and known by then, oldest first.
+    """Outcomes that name a twin of a simulation, observed in ``[since, as_of]`` and stored by ``as_of``, oldest first.
 
     Returns:
-        Columns as of ``training_rows``, with the twin as entity, and ``simulated_change``: what the stored simulation expected to
-        change for it, in units of the target.
+        Columns as of ``training_rows``, with the twin as entity, and ``simulated_change``: the change that the stored simulation
+        expected for it, in units of the target.
     """
-    found = await database.fetch(SIMULATED, line, as_of, since)
-    return _as_frame(line, found).assign(**{CHANGE: pd.Series([row["change"] for row in found], dtype="float64")})
+    rows = await database.fetch(SIMULATED, line, as_of, since)
+    return _as_frame(line, rows).assign(**{CHANGE: pd.Series([row["change"] for row in rows], dtype="float64")})
 
 
 async def count_since(database: Database, line: str, since: datetime, until: datetime) -> int:
-    """About how many rows ``training_rows`` and ``simulated_rows`` have in ``[since, until)``."""
+    """Approximate number of rows that ``training_rows`` and ``simulated_rows`` have in ``[since, until)``."""
     return int(await database.fetchval(COUNT_SINCE, line, since, until))
 
 
-def _as_frame(line: str, found: Sequence[asyncpg.Record]) -> pd.DataFrame:
-    told = {
-        ENTITY: [row["entity_id"] for row in found],
-        OBSERVED: pd.to_datetime([row["observed_at"] for row in found], utc=True),
-        line_parts(line)[2]: pd.Series([row["target"] for row in found], dtype="float64"),
+def _as_frame(line: str, rows: Sequence[asyncpg.Record]) -> pd.DataFrame:
+    columns = {
+        ENTITY: [row["entity_id"] for row in rows],
+        OBSERVED: pd.to_datetime([row["observed_at"] for row in rows], utc=True),
+        line_parts(line)[2]: pd.Series([row["target"] for row in rows], dtype="float64"),
     }
-    features = json.loads(f"[{','.join(row['features'] for row in found)}]")
-    return pd.concat([pd.DataFrame(told), pd.DataFrame.from_records(features)], axis=1)
+    features = json.loads(f"[{','.join(row['features'] for row in rows)}]")
+    return pd.concat([pd.DataFrame(columns), pd.DataFrame.from_records(features)], axis=1)
 
 
 def _checked(frame: pd.DataFrame, target: str) -> pd.DataFrame:
@@ -165,7 +164,7 @@ def _checked(frame: pd.DataFrame, target: str) -> pd.DataFrame:
     if missing:
         raise ValueError(f"history needs the columns {', '.join(missing)}: it has {', '.join(map(str, frame))}")
     if not isinstance(frame[OBSERVED].dtype, pd.DatetimeTZDtype):
-        raise ValueError(f"column {OBSERVED!r} holds {frame[OBSERVED].dtype}: give times with their zone")  # noqa: TRY004  # a value
+        raise ValueError(f"column {OBSERVED!r} holds {frame[OBSERVED].dtype}: give times with their zone")  # noqa: TRY004  # the value is wrong, not its type
     _refuse_gaps(frame, target)
     return frame.assign(**{ENTITY: frame[ENTITY].astype(str)}).drop_duplicates([ENTITY, OBSERVED], keep="last")
 

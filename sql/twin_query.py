@@ -1,4 +1,4 @@
-"""The one filter language as SQL: fixed text with parameters, so that no value ever becomes part of a statement."""
+"""Translates population filters into SQL: fixed text with parameters, so that no value becomes part of a statement."""
 
 from __future__ import annotations
 
@@ -13,41 +13,45 @@ from schemas.twin_types import Brand, TwinType
 
 __all__ = ["TwinQuery", "twin_query"]
 
-WORDS = ("brand", "model_id", "twin_type", "limit")
+QUERY_FILTERS = ("brand", "model_id", "twin_type", "limit")
 
 
 @dataclass
 class TwinQuery:
-    """Clauses and their values; ``t`` is the twin's table, ``m`` its model's."""
+    """Clauses and their parameters; ``t`` is the table of twins, ``m`` that of models."""
 
     clauses: list[str] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
 
     def where(self) -> str:
-        """All clauses as one condition."""
+        """The clauses, joined to one condition."""
         return " AND ".join(self.clauses) or "true"
 
     def value(self, value: Any) -> str:
-        """Placeholder of one more value."""
+        """Add a parameter and return its placeholder."""
         self.values.append(value)
         return f"${len(self.values)}"
 
 
 def twin_query(filters: Mapping[str, Any] | PopulationFilter) -> TwinQuery:
-    """The filters as a condition; beside the filter language ``brand``, ``model_id``, ``twin_type`` and ``limit`` are understood.
+    """The filters as a condition: those of populations, and ``brand``, ``model_id``, ``twin_type`` and ``limit``.
 
-    Without a twin type, twins of every type match whose catalogue entry knows all the words.
+    Without a twin type, twins match of every type whose catalogue entry has all the filters.
 
     Raises:
-        ValueError: for a word or value that means nothing for any of the twin types asked for.
+        ValueError: for a filter or value that none of the twin types has.
     """
-    said = filters.model_dump() if isinstance(filters, PopulationFilter) else dict(filters)
+    fields = filters.model_dump() if isinstance(filters, PopulationFilter) else dict(filters)
     query = TwinQuery()
-    if said.get("brand") is not None:
-        query.clauses.append(f"m.brand::text = {query.value(require_one_of('brand', said['brand'], Brand))}")
-    if said.get("model_id") is not None:
-        query.clauses.append(f"t.model_id = {query.value(_uuid(said['model_id']))}")
-    query.clauses.append(_of_types(query, _types(said.get("twin_type")), {w: v for w, v in said.items() if w not in WORDS}))
+    if fields.get("brand") is not None:
+        query.clauses.append(f"m.brand::text = {query.value(require_one_of('brand', fields['brand'], Brand))}")
+    if fields.get("model_id") is not None:
+        query.clauses.append(f"t.model_id = {query.value(_uuid(fields['model_id']))}")
+    query.clauses.append(
+        _types_clause(
+            query, _types(fields.get("twin_type")), {name: value for name, value in fields.items() if name not in QUERY_FILTERS}
+        )
+    )
     return query
 
 
@@ -55,23 +59,23 @@ def _types(twin_type: Any) -> list[TwinType]:
     return list(TwinType) if twin_type is None else [TwinType(require_one_of("twin type", twin_type, TwinType))]
 
 
-def _of_types(query: TwinQuery, twin_types: list[TwinType], words: dict[str, Any]) -> str:
-    understood: dict[TwinType, tuple[Condition, ...]] = {}
-    refusals = []
+def _types_clause(query: TwinQuery, twin_types: list[TwinType], filters: dict[str, Any]) -> str:
+    by_type: dict[TwinType, tuple[Condition, ...]] = {}
+    errors = []
     for twin_type in twin_types:
         try:
-            understood[twin_type] = conditions(twin_type, words)
-        except ValueError as refusal:
-            refusals.append(str(refusal))
-    if not understood:
-        raise ValueError("; ".join(refusals))
-    either = (_of_type(query, twin_type, wanted) for twin_type, wanted in understood.items())
-    return f"({' OR '.join(either)})"
+            by_type[twin_type] = conditions(twin_type, filters)
+        except ValueError as error:
+            errors.append(str(error))
+    if not by_type:
+        raise ValueError("; ".join(errors))
+    alternatives = (_type_clause(query, twin_type, filter_conditions) for twin_type, filter_conditions in by_type.items())
+    return f"({' OR '.join(alternatives)})"
 
 
-def _of_type(query: TwinQuery, twin_type: TwinType, wanted: tuple[Condition, ...]) -> str:
-    kind = f"t.twin_type::text = {query.value(twin_type.value)}"
-    return f"({' AND '.join([kind, *(_clause(query, condition) for condition in wanted)])})"
+def _type_clause(query: TwinQuery, twin_type: TwinType, filter_conditions: tuple[Condition, ...]) -> str:
+    type_clause = f"t.twin_type::text = {query.value(twin_type.value)}"
+    return f"({' AND '.join([type_clause, *(_clause(query, condition) for condition in filter_conditions)])})"
 
 
 def _clause(query: TwinQuery, condition: Condition) -> str:

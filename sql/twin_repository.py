@@ -1,4 +1,4 @@
-"""Twins and populations in Postgres: saved and loaded whole, found by filters, forgotten when they expire."""
+"""Stores twins and populations in Postgres: saves and loads them, finds twins by filters, deletes expired populations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, 
 FROM twin_populations p JOIN digital_twin_models m USING (model_id)
 WHERE p.population_id = $1"""  # noqa: S608  # our own constant
 
-KEEP_REALISM = "UPDATE twin_populations SET realism = $3 WHERE model_id = $1 AND filters_applied = $2"
+SAVE_REALISM = "UPDATE twin_populations SET realism = $3 WHERE model_id = $1 AND filters_applied = $2"
 
 MEMBERS = """
 SELECT t.twin_id, t.features::text AS features, t.baseline_behavior, t.baseline_lower, t.baseline_upper, t.outcome
@@ -64,7 +64,7 @@ FROM twin_population_members JOIN digital_twins t USING (twin_id)
 WHERE population_id = $1
 ORDER BY row_number"""
 
-MEMBERS_WHOLE = """
+MEMBER_TWINS = """
 SELECT t.twin_id, t.model_id, t.twin_type::text AS twin_type, t.features, t.baseline_behavior, t.outcome, t.metadata
 FROM twin_population_members JOIN digital_twins t USING (twin_id)
 WHERE population_id = $1
@@ -90,17 +90,17 @@ WHERE t.twin_id = $1"""
 
 EXPIRED = "SELECT population_id FROM twin_populations WHERE expires_at <= $1 ORDER BY population_id FOR UPDATE"
 
-FORGET_MEMBERS = "DELETE FROM twin_population_members WHERE population_id = ANY($1::uuid[]) RETURNING twin_id"
+DELETE_MEMBERS = "DELETE FROM twin_population_members WHERE population_id = ANY($1::uuid[]) RETURNING twin_id"
 
-FORGET_TWINS = """
+DELETE_TWINS = """
 DELETE FROM digital_twins t
 WHERE t.twin_id = ANY($1::uuid[])
   AND NOT EXISTS (SELECT FROM twin_population_members o WHERE o.twin_id = t.twin_id)
   AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.twin_id = t.twin_id)"""
 
-KEEP_RECIPES = "UPDATE twin_populations SET columns = NULL WHERE population_id = ANY($1::uuid[])"
+MARK_RECIPES = "UPDATE twin_populations SET columns = NULL WHERE population_id = ANY($1::uuid[])"
 
-FORGET_POPULATIONS = """
+DELETE_POPULATIONS = """
 DELETE FROM twin_populations p
 WHERE p.population_id = ANY($1::uuid[])
   AND NOT EXISTS (SELECT FROM simulation_runs r WHERE r.population_id = p.population_id)
@@ -113,12 +113,12 @@ class UnknownTwin(LookupError):
 
 
 class UnknownPopulation(LookupError):
-    """No population with this id is stored with its twins."""
+    """No population with this id is stored with its twins, or it has expired."""
 
 
 @dataclass(frozen=True)
 class PopulationRecord:
-    """What is known of a population without its twins; ``stored`` says whether they are rows, or only a recipe."""
+    """A population without its twins; ``stored`` is whether they are stored, or only the recipe to generate them."""
 
     population_id: UUID
     model_id: UUID
@@ -135,7 +135,7 @@ class PopulationRecord:
 
 @dataclass(frozen=True)
 class TwinRecord:
-    """Where a twin comes from, and how well its model held in training and in its latest window."""
+    """The model of a twin, and the fidelity of that model in training and in its latest window."""
 
     twin_id: UUID
     model_id: UUID
@@ -152,9 +152,9 @@ class TwinRecord:
 
 
 class TwinRepository:
-    """Twins in Postgres; the pool is opened at the first await, on ``dsn`` or on ``TWIN_POSTGRES_DSN``.
+    """Twins in Postgres. The pool is opened at the first await, on ``dsn`` or on ``TWIN_POSTGRES_DSN``.
 
-    A pool that is given is used and left open.
+    A pool passed as argument is used, and stays open.
     """
 
     def __init__(self, dsn: str | None = None, *, pool: Pool | None = None) -> None:
@@ -170,30 +170,30 @@ class TwinRepository:
         await self.close()
 
     async def close(self) -> None:
-        """Close the pool, if this repository opened it; the next await opens it again."""
+        """Close the pool if this repository has opened it; the next await opens it again."""
         if self._owned and self._pool is not None:
             pool, self._pool = self._pool, None
             await pool.close()
 
     async def save_twin(self, twin: DigitalTwin) -> UUID:
-        """Store one twin, or replace what is stored under its id.
+        """Store one twin, or replace the one stored under its id.
 
         Raises:
-            UnknownModel: when the model that made it is not stored.
+            UnknownModel: when its model is not stored.
         """
         pool = await self._open()
         outcome, metadata = _outcome_apart(twin.metadata)
-        said = json.loads(twin.model_dump_json(include={"features"}))["features"]  # a missing number becomes null
+        features = json.loads(twin.model_dump_json(include={"features"}))["features"]  # a missing number becomes null
         try:
             await pool.execute(
-                SAVE_TWIN, twin.twin_id, twin.model_id, twin.twin_type.value, said, twin.baseline_behavior, outcome, metadata
+                SAVE_TWIN, twin.twin_id, twin.model_id, twin.twin_type.value, features, twin.baseline_behavior, outcome, metadata
             )
         except asyncpg.ForeignKeyViolationError:
             raise UnknownModel(twin.model_id) from None
         return twin.twin_id
 
     async def load_twin(self, twin_id: UUID) -> DigitalTwin:
-        """One twin.
+        """Load one twin.
 
         Raises:
             UnknownTwin: when it is not stored.
@@ -205,10 +205,10 @@ class TwinRepository:
         return _twin(row)
 
     async def query_twins(self, filters: Mapping[str, Any] | PopulationFilter) -> list[DigitalTwin]:
-        """Twins that satisfy all filters; beside those of populations ``brand``, ``model_id``, ``twin_type`` and ``limit``.
+        """Twins that satisfy all filters: those of populations, and ``brand``, ``model_id``, ``twin_type`` and ``limit``.
 
         Raises:
-            ValueError: for a word or a value that means nothing; it names what would be allowed.
+            ValueError: for an unknown filter or value; it names the allowed ones.
         """
         query, limit = twin_query(filters), _limit(filters)
         pool = await self._open()
@@ -216,7 +216,7 @@ class TwinRepository:
         return [_twin(row) for row in await pool.fetch(statement, *query.values)]
 
     async def save_population(self, population: TwinPopulation) -> UUID:
-        """Store a population with its twins and, where it is missing, its model; saving twice is saving once."""
+        """Store a population with its twins, and its model unless it is stored; saving is idempotent."""
         columns = columns_of(population)
         async with transaction(await self._open()) as connection:
             await insert_model(connection, population.model)
@@ -226,10 +226,10 @@ class TwinRepository:
         return population.population_id
 
     async def load_population(self, population_id: UUID) -> TwinPopulation:
-        """A population with all its twins, its frame as it was.
+        """Load a population with all its twins; values, dtypes and order of its frame are the same again.
 
         Raises:
-            UnknownPopulation: when it is not stored, only its recipe is, or it has expired.
+            UnknownPopulation: when it is not stored, is stored as a recipe only, or has expired.
         """
         pool = await self._open()
         row = await pool.fetchrow(POPULATION, population_id)
@@ -241,11 +241,11 @@ class TwinRepository:
             raise UnknownPopulation(f"population {population_id} is stored as a recipe only: generate it from its model again")
         members = await pool.fetch(MEMBERS, population_id)
         if members and members[0]["twin_id"] != uuid5(population_id, "0"):
-            return TwinPopulation(**_fields(row), twins=[_twin(twin) for twin in await pool.fetch(MEMBERS_WHOLE, population_id)])
+            return TwinPopulation(**_fields(row), twins=[_twin(twin) for twin in await pool.fetch(MEMBER_TWINS, population_id)])
         return TwinPopulation(**_fields(row), frame=_frame(row, members))
 
     async def populations(self, model_id: UUID | None = None) -> list[PopulationRecord]:
-        """Populations that have not expired, newest first; of one model where it is named."""
+        """Populations that have not expired, of all models or of one, newest first."""
         pool = await self._open()
         return [
             PopulationRecord(**{**row, "twin_type": TwinType(row["twin_type"]), "brand": Brand(row["brand"])})
@@ -253,17 +253,17 @@ class TwinRepository:
         ]
 
     async def expire_populations(self, at: datetime) -> int:
-        """Forget the twins of populations that expired by ``at``; returns how many populations that were.
+        """Delete the twins of populations that expired by ``at``; returns the number of these populations.
 
-        Twins that an outcome or another population names stay, and so does the recipe of a population that a run or an
-        outcome names.
+        Twins that an outcome or another population refers to stay, and so does the recipe of a population that a run or an
+        outcome refers to.
         """
         async with transaction(await self._open()) as connection:
             expired = [row[0] for row in await connection.fetch(EXPIRED, at)]
-            members = [row[0] for row in await connection.fetch(FORGET_MEMBERS, expired)]
-            await connection.execute(FORGET_TWINS, members)
-            await connection.execute(KEEP_RECIPES, expired)
-            await connection.execute(FORGET_POPULATIONS, expired)
+            members = [row[0] for row in await connection.fetch(DELETE_MEMBERS, expired)]
+            await connection.execute(DELETE_TWINS, members)
+            await connection.execute(MARK_RECIPES, expired)
+            await connection.execute(DELETE_POPULATIONS, expired)
         return len(expired)
 
     async def load_model(self, model_id: UUID) -> ModelCard:
@@ -275,7 +275,7 @@ class TwinRepository:
         return await load_card(await self._open(), model_id)
 
     async def twin_record(self, twin_id: UUID) -> TwinRecord:
-        """Model version, creation date and fidelity of a twin.
+        """Load model version, creation date and fidelity of a twin.
 
         Raises:
             UnknownTwin: when it is not stored.
@@ -294,15 +294,15 @@ class TwinRepository:
 
 
 async def save_realism(database: Database, card: ModelCard, filters: Filters, report: RealismReport) -> int:
-    """Write the report of a filter to the stored populations of a model that have this filter, and return how many there are."""
-    spelled = canonical_filters(card.twin_type, filters)
-    done = await database.execute(KEEP_REALISM, card.model_id, spelled, report.model_dump(mode="json"))
-    return int(str(done).rpartition(" ")[2])
+    """Store a realism report with the populations of a model that have these filters; returns the number of populations."""
+    canonical = canonical_filters(card.twin_type, filters)
+    status = await database.execute(SAVE_REALISM, card.model_id, canonical, report.model_dump(mode="json"))
+    return int(str(status).rpartition(" ")[2])
 
 
 async def _insert_population(connection: Connection, population: TwinPopulation, columns: list[dict[str, Any]]) -> bool:
-    """Whether the population's twins were not stored before."""
-    said = population.model_dump(mode="json", include={"filters_applied", "realism"})
+    """Store a population without its twins; returns whether its twins have to be stored too."""
+    json_fields = population.model_dump(mode="json", include={"filters_applied", "realism"})
     saved = await connection.fetchval(
         SAVE_POPULATION,
         population.population_id,
@@ -310,12 +310,12 @@ async def _insert_population(connection: Connection, population: TwinPopulation,
         population.name,
         population.description,
         population.twin_count,
-        said["filters_applied"],
+        json_fields["filters_applied"],
         population.created_at,
         population.expires_at,
         population.seed,
         population.real_rows,
-        said["realism"],
+        json_fields["realism"],
         columns,
     )
     return saved is not None
@@ -329,9 +329,9 @@ async def _insert_members(connection: Connection, population: TwinPopulation) ->
 
 
 def _fields(row: asyncpg.Record) -> dict[str, Any]:
-    same = ("population_id", "model_id", "name", "description", "twin_count", "filters_applied", "seed", "real_rows", "created_at")
+    plain = ("population_id", "model_id", "name", "description", "twin_count", "filters_applied", "seed", "real_rows", "created_at")
     return {
-        **{name: row[name] for name in same},
+        **{name: row[name] for name in plain},
         "expires_at": row["expires_at"],
         "realism": RealismReport(**row["realism"]) if row["realism"] else None,
         "model": card_from(row),
@@ -339,8 +339,8 @@ def _fields(row: asyncpg.Record) -> dict[str, Any]:
 
 
 def _frame(row: asyncpg.Record, members: list[asyncpg.Record]) -> Any:
-    kept = {name: [member[column] for member in members] for name, column in own_columns(row["target_variable"]).items()}
-    return frame_from(row["columns"], (member["features"] for member in members), kept)
+    columns = {name: [member[column] for member in members] for name, column in own_columns(row["target_variable"]).items()}
+    return frame_from(row["columns"], (member["features"] for member in members), columns)
 
 
 def _twin(row: asyncpg.Record) -> DigitalTwin:
@@ -356,7 +356,7 @@ def _twin(row: asyncpg.Record) -> DigitalTwin:
 
 
 def _outcome_apart(metadata: dict[str, Any]) -> tuple[float | None, dict[str, Any]]:
-    """A twin's drawn outcome has a column of its own."""
+    """The twin's drawn outcome, which has a column of its own, and the rest of its metadata."""
     outcome = metadata.get("outcome")
     if isinstance(outcome, float):
         return outcome, {name: value for name, value in metadata.items() if name != "outcome"}

@@ -1,4 +1,4 @@
-"""Some twins of a population as rows, without the population itself: those that somebody has named."""
+"""Stores selected twins of a population, without the population itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ON CONFLICT (twin_id) DO NOTHING"""
 
 
 async def insert_twins(connection: Connection, population: TwinPopulation, rows: Sequence[int]) -> None:
-    """Store the twins in these rows of a population's frame, unless they are stored; in the order in which they are given."""
+    """Store the twins in these rows of a population's frame, unless they are stored, in this order."""
     frame = population.frame.iloc[list(rows)]
     target = population.model.target
     await connection.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID, uuid4
 
@@ -111,9 +112,11 @@ def _print_answer(answer: SimulationAnswer, *, as_json: bool) -> None:
 
 def _simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
     """Compute a past simulation again; exit status 1 when the result is not the same to the last bit."""
+    from streams.reporting.text import reproduction_text
     from streams.simulation.reproduction import reproduce
 
-    repeated = with_pool(lambda settings, pool: reproduce(settings, pool, simulation_id))
-    print_result(repeated.to_dict(), repeated.format_text, as_json=as_json)
-    if repeated.differences:
+    reproduction = with_pool(lambda settings, pool: reproduce(settings, pool, simulation_id))
+    text = partial(reproduction_text, reproduction.answer, reproduction.differences)
+    print_result(reproduction.to_dict(), text, as_json=as_json)
+    if reproduction.differences:
         raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.fidelity.label_delay import weighted_mae
@@ -12,7 +12,7 @@ from streams.monitoring.performance_estimation import level_weights
 from streams.reporting.formatting import count, moment, number, plain_words, share, signed_share, span, standard_error
 from streams.reporting.overview import LineOverview, SegmentWindow
 
-__all__ = ["line_text", "model_facts", "simulation_text", "weighted_error", "windows_dict", "windows_text"]
+__all__ = ["line_text", "model_facts", "reproduction_text", "simulation_text", "weighted_error", "windows_dict", "windows_text"]
 
 _MAX_GROUPS = 6
 
@@ -46,6 +46,12 @@ def simulation_text(answer: SimulationAnswer) -> str:
         f"simulation {answer.simulation_id}, model {answer.model_id}, effects version {answer.effects_version}",
     ]
     return "\n".join(lines)
+
+
+def reproduction_text(answer: SimulationAnswer, differences: Mapping[str, tuple[Any, Any]]) -> str:
+    """A simulation that was computed again, and the fields with another value than the stored one: (stored, computed)."""
+    changes = [f"{name} was {stored}, and is {computed} now" for name, (stored, computed) in differences.items()]
+    return "\n".join([simulation_text(answer), *(changes or ["computed again from its pins: the same to the last bit"])])
 
 
 def _interval(lower: float, upper: float) -> str:

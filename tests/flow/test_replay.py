@@ -84,7 +84,7 @@ async def test_a_request_is_answered_again_to_the_last_bit_and_a_run_can_be_repe
     await pool.execute("UPDATE simulation_runs SET results = jsonb_set(results, '{ate}', '0.123456')")
     differs = await twinstream("simulate", "--again", str(request.simulation_id), "--json", status=1)
     assert list(differs["differences"]) == ["ate"]
-    assert "was never asked for" in await twinstream("simulate", "--again", str(UUID(int=3)), status=1)
+    assert "there is no simulation" in await twinstream("simulate", "--again", str(UUID(int=3)), status=1)
 
 
 async def test_drift_that_a_replay_brought_about_waits_for_a_person(pool, promoted):

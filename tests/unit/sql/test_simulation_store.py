@@ -33,14 +33,13 @@ from sql.simulation_store import (
     NoChampion,
     Pins,
     Recipe,
-    UnknownPopulation,
     WrongLine,
     find_runs,
     finish,
     pin,
     stored_answer,
 )
-from sql.twin_repository import TwinRepository
+from sql.twin_repository import TwinRepository, UnknownPopulation
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LINE = "hcp:kisqali:prescribing_change"

@@ -1,0 +1,94 @@
+"""Decodes simulation requests from JSON, and names what is wrong with those that are no valid request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from schemas import TWIN_TYPES, SimulationRequest, TwinType
+from schemas.clinical_terms import clinical_term
+from schemas.events import canonical_digest
+from streams.errors import describe_error, require_no_nul
+
+__all__ = ["DecodedRequest", "UnreadableRequest", "decode_request"]
+
+
+class UnreadableRequest(ValueError):
+    """The record has no simulation id that an answer could be published under."""
+
+
+@dataclass(frozen=True)
+class DecodedRequest:
+    """A record that names a simulation.
+
+    Attributes:
+        digest: of the request's content, or of the record's bytes when it is no valid request.
+        request: None when it is no valid request.
+        reason: why it is no valid request.
+    """
+
+    simulation_id: UUID
+    digest: bytes
+    request: SimulationRequest | None
+    reason: str = ""
+
+
+def decode_request(value: bytes | None) -> DecodedRequest:
+    """Decode the value of a record.
+
+    Raises:
+        UnreadableRequest: when it is no JSON object with a simulation id.
+    """
+    body = _read_body(value)
+    simulation_id = _read_simulation_id(body)
+    try:
+        request = SimulationRequest.model_validate_json(require_no_nul(value))
+    except ValueError as error:
+        reason = _clinical_reason(body) or describe_error(error)
+        return DecodedRequest(simulation_id, hashlib.sha256(value or b"").digest(), None, reason)
+    return DecodedRequest(simulation_id, canonical_digest(request), request)
+
+
+def _read_body(value: bytes | None) -> Mapping[str, Any]:
+    try:
+        body = json.loads(value or b"")
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRequest(f"the request is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise UnreadableRequest(f"the request is no JSON object, but a {type(body).__name__}")
+    return body
+
+
+def _read_simulation_id(body: Mapping[str, Any]) -> UUID:
+    text = body.get("simulation_id")
+    try:
+        return UUID(text)
+    except (ValueError, TypeError, AttributeError) as error:
+        problem = "no simulation_id" if text is None else f"the simulation_id {text!r:.80}, which is no UUID"
+        raise UnreadableRequest(f"the request has {problem}: it cannot be answered") from error
+
+
+def _clinical_reason(body: Mapping[str, Any]) -> str | None:
+    """Why a request with a clinical target, intervention or filter is rejected; None for any other request."""
+    twin_type = TwinType(body["twin_type"]) if body.get("twin_type") in set(TwinType) else TwinType.HCP
+    for place, name in _names(body):
+        term = clinical_term(twin_type, name)
+        if term is not None:
+            targets = ", ".join(target.name for target in TWIN_TYPES[twin_type].targets)
+            return f"{place} {name!r} is clinical ({term!r}): only commercial outcomes are simulated, such as {targets}"
+    return None
+
+
+def _names(body: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """The names in a request that could be clinical, each with its place."""
+    intervention, filters = body.get("intervention"), body.get("filters")
+    if isinstance(body.get("target"), str):
+        yield "target", body["target"]
+    if isinstance(intervention, dict) and isinstance(intervention.get("intervention_type"), str):
+        yield "intervention_type", intervention["intervention_type"]
+    if isinstance(filters, dict):
+        yield from (("filter", name) for name in filters)
