@@ -1,4 +1,7 @@
-"""What is true: pure functions and the classes of the brief over columns."""
+"""Statistics of twins, simulations and fidelity: pure functions, and the classes that applications use.
+
+Imports ``schemas`` only; it has no access to the network, the file system, databases, or the clock.
+"""
 
 from engine.experiments.experiment_design import ExperimentDesigner
 from engine.fidelity_tracker import FidelityTracker

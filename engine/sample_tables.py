@@ -1,7 +1,7 @@
-"""Tables of entities that never were, for demonstrations and tests: honest stand-ins where no real table is at hand.
+"""Simulated tables of entities for demonstrations and tests, where no real table is available.
 
-Marginals and correlations follow what is published of US prescribers and territories; the links to the targets are ours. The
-sources are named at each generator. Nothing in here is a fact about any real provider, patient or territory.
+Marginals and correlations follow published figures of US prescribers and territories, with sources at each generator; the relations
+to the targets are assumptions. Nothing here describes a real provider, patient or territory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SPECIALTIES = {
     "nephrology": (0.08, 240),
 }
 # Rogers, Diffusion of Innovations (2003).
-STAGES = {"innovator": 0.025, "early_adopter": 0.135, "early_majority": 0.34, "late_majority": 0.34, "laggard": 0.16}
+ADOPTION_STAGES = {"innovator": 0.025, "early_adopter": 0.135, "early_majority": 0.34, "late_majority": 0.34, "laggard": 0.16}
 CHANNELS = ("email", "in_person", "phone", "video", "web")
 
 
@@ -42,7 +42,7 @@ def sample_hcps(n: int, rng: np.random.Generator) -> pd.DataFrame:
 
     Volumes are log-normal with a long tail as in the CMS Part D files; half of the physicians work in practices of at most ten
     (AMA Physician Practice Benchmark Survey 2022); adopters follow Rogers' shares, and digital engagement falls with years in
-    practice. The change of prescribing is what engagement, adoption, peers and contacts make of it, plus noise with heavy tails.
+    practice. The change of prescribing depends on engagement, adoption, peers and contacts, plus noise with heavy tails.
     """
     specialty = rng.choice(list(SPECIALTIES), n, p=_shares([share for share, _ in SPECIALTIES.values()]))
     years = np.clip(rng.gamma(5.0, 5.0, n), 0, 60).round().astype(int)
@@ -51,7 +51,7 @@ def sample_hcps(n: int, rng: np.random.Generator) -> pd.DataFrame:
     decile = _tenths(volume)
     target_share = np.where(np.isin(specialty, ["oncology", "hematology"]), 0.22, 0.07) * rng.gamma(4.0, 0.25, n)
     engagement = _logistic(0.6 - 0.04 * (years - 25) + rng.normal(0, 0.9, n))
-    stage = _stages(0.9 * _normal(engagement) + rng.normal(0, 1, n))
+    adoption_stage = _adoption_stages(0.9 * _normal(engagement) + rng.normal(0, 1, n))
     influence = _logistic(-0.8 + 0.12 * (decile - 5.5) + 0.02 * (years - 25) + rng.normal(0, 0.8, n))
     frequency = np.round(rng.gamma(1.6, 0.5 + 0.12 * decile, n), 1)
     frame = pd.DataFrame(
@@ -71,16 +71,16 @@ def sample_hcps(n: int, rng: np.random.Generator) -> pd.DataFrame:
             ),
             "last_interaction_days": np.minimum(rng.exponential(30.0 / (0.3 + frequency)), 720).round().astype(int),
             "interaction_frequency": frequency,
-            "adoption_stage": stage,
+            "adoption_stage": adoption_stage,
             "peer_influence_score": influence.round(3),
         }
     )
-    stage_effect = pd.Series(stage).map(
+    adoption_effect = pd.Series(adoption_stage).map(
         {"innovator": 0.16, "early_adopter": 0.10, "early_majority": 0.03, "late_majority": -0.03, "laggard": -0.10}
     )
     change = (
         0.02
-        + stage_effect.to_numpy(dtype=float)
+        + adoption_effect.to_numpy(dtype=float)
         + 0.16 * (engagement - 0.6)
         + 0.05 * np.log1p(frequency) * (influence > 0.35)
         + 0.10 * (target_share - 0.1)
@@ -91,7 +91,7 @@ def sample_hcps(n: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def sample_patients(n: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Journeys with the brief's features and ``journey_progression_days``, all operational: no outcome of care is in it.
+    """Patient journeys with the brief's features and ``journey_progression_days``; all columns are operational, none is clinical.
 
     Insurance shares follow the US Census Bureau's coverage report of 2022. Days to the next stage are log-normal: longer for
     complex journeys and missing coverage.
@@ -104,11 +104,11 @@ def sample_patients(n: int, rng: np.random.Generator) -> pd.DataFrame:
     comorbidities = rng.poisson(np.where(old, 2.2, 0.9))
     complexity = np.clip(rng.gamma(2.0 + 0.7 * comorbidities, 0.8), 0, 10)
     covered = (insurance != "uninsured") & (rng.random(n) < 0.96)
-    stage = rng.choice(["awareness", "evaluation", "initiation", "maintenance"], n, p=[0.2, 0.25, 0.25, 0.3])
+    journey_stage = rng.choice(["awareness", "evaluation", "initiation", "maintenance"], n, p=[0.2, 0.25, 0.25, 0.3])
     line = 1 + rng.binomial(3, 0.25, n)
     index = np.clip(rng.normal(50, 18, n) - 8 * (insurance == "medicaid"), 0, 100)
     stage_days = (
-        pd.Series(stage).map({"awareness": 0.5, "evaluation": 0.2, "initiation": -0.3, "maintenance": 0.1}).to_numpy(dtype=float)
+        pd.Series(journey_stage).map({"awareness": 0.5, "evaluation": 0.2, "initiation": -0.3, "maintenance": 0.1}).to_numpy(dtype=float)
     )
     log_days = 3.6 + stage_days + 0.09 * complexity + 0.45 * ~covered - 0.006 * (index - 50) + 0.08 * (line - 1)
     return pd.DataFrame(
@@ -123,7 +123,7 @@ def sample_patients(n: int, rng: np.random.Generator) -> pd.DataFrame:
             "journey_complexity_score": complexity.round(2),
             "insurance_type": insurance,
             "insurance_coverage_flag": covered,
-            "journey_stage": stage,
+            "journey_stage": journey_stage,
             "journey_duration_days": (rng.gamma(2.0, 60.0, n) * (1 + 0.3 * (line - 1))).round().astype(int),
             "treatment_line": line,
             "journey_progression_days": np.exp(log_days + rng.normal(0, 0.30, n)).round(1),
@@ -166,7 +166,7 @@ def sample_territories(n: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def sample_table(twin_type: TwinType, n: int, rng: np.random.Generator) -> pd.DataFrame:
-    """A table of any twin type.
+    """A table of ``n`` entities of any twin type.
 
     Example:
         >>> sample_table(TwinType.TERRITORY, 3, np.random.default_rng(1)).shape
@@ -193,8 +193,9 @@ def _tenths(volume: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.ceil(10 * ranks / len(volume)).astype(np.int64)
 
 
-def _stages(readiness: Array) -> npt.NDArray[Any]:
-    """Adoption stages in Rogers' shares, the readiest first."""
+def _adoption_stages(readiness: Array) -> npt.NDArray[Any]:
+    """Adoption stages in Rogers' shares, in order of readiness."""
     ranks = pd.Series(-readiness).rank(method="first").to_numpy() / len(readiness)
-    edges = np.cumsum(list(STAGES.values()))
-    return np.asarray(list(STAGES), dtype=object)[np.minimum(np.searchsorted(edges, ranks, side="left"), len(STAGES) - 1)]
+    edges = np.cumsum(list(ADOPTION_STAGES.values()))
+    index = np.minimum(np.searchsorted(edges, ranks, side="left"), len(ADOPTION_STAGES) - 1)
+    return np.asarray(list(ADOPTION_STAGES), dtype=object)[index]

@@ -1,15 +1,14 @@
-"""What real experiments teach about an intervention's effect: a hierarchical model, integrated over all its unknowns.
+"""Calibrate the effect of an intervention by real experiments: a Bayesian hierarchical model, integrated over its parameters.
 
-Experiments differ in their true effects, not only by chance::
+Experiments differ in their true effects, not only by sampling error::
 
     observed[i] ~ N(true[i], error[i]**2)      true[i] ~ N(mean, between**2)
 
-Neither ``mean`` nor ``between`` is known (campaigns always differ: a ``between`` of 0 has no density, a large one a heavy tail),
-nor whether the catalogue is any good: ``mean`` follows its prior or, with a small probability, a normal distribution that is wider
-by an unknown factor, so that experiments which flatly contradict the catalogue are believed. Given ``between`` and that factor
-everything is normal and in closed form; both are summed over on a grid with their posterior weight (a moment estimate would be too
-sure of itself after a few experiments). Estimates shrink toward the prior by their noise, which is also what answers the winner's
-curse of having tested what looked best.
+``between`` has a prior without mass at 0 (campaigns always differ) and with a heavy tail. ``mean`` follows the catalogue's prior
+or, with a small probability, a normal distribution that is wider by an unknown factor, so that experiments which contradict the
+catalogue outweigh it. Given ``between`` and that factor, the posterior is normal and in closed form; both are summed over on a grid
+with their posterior weights (a moment estimate would be overconfident after a few experiments). Estimates shrink toward the prior
+by their noise, which also corrects the winner's curse of testing what looked best.
 
 References:
     Pérez, Pericchi, Ramírez (2017), The scaled beta2 distribution as a robust prior for scales. Bayesian Analysis 12.
@@ -38,15 +37,18 @@ __all__ = ["calibrate"]
 Array = npt.NDArray[np.float64]
 
 BETWEEN_SCALE = 0.3684
-"""In standard deviations of the prior: the square of ``between`` is twice the square of this times an F(2, 6) variable."""
+"""Scale of ``between`` in standard deviations of the prior: its square is twice the square of this times an F(2, 6) variable."""
 
 MEAN_SCALE = 0.7090
-"""Of ``mean`` where the catalogue is right; with the scale above, the next campaign's effect has the prior's 95 % interval."""
+"""Standard deviation of ``mean``, in standard deviations of the prior, where the catalogue is right.
+
+With ``BETWEEN_SCALE``, the effect of the next campaign then has the prior's 95 % interval.
+"""
 
 CATALOGUE_WRONG = 0.01
-"""Probability that the catalogue is wrong by an unknown factor."""
+"""Prior probability that the catalogue is wrong, with an uncertainty wider by an unknown factor."""
 
-_BETWEEN = BETWEEN_SCALE * np.geomspace(0.02, 300.0, 60)  # in standard deviations of the prior, as the next
+_BETWEEN = BETWEEN_SCALE * np.geomspace(0.02, 300.0, 60)  # in standard deviations of the prior, like _MEAN
 _WIDER = np.geomspace(2.0, 1000.0, 20)
 _MEAN = MEAN_SCALE * np.concatenate([[1.0], _WIDER])
 _LOG_PRIOR = np.log(np.concatenate([[1.0 - CATALOGUE_WRONG], np.full(20, CATALOGUE_WRONG / 20)]))[:, None] + (
@@ -59,20 +61,21 @@ _HIGH = 0.975
 def calibrate(
     prior: EffectPrior, experiments: Iterable[ExperimentResult], reaches: Mapping[str, Reach] = MappingProxyType({})
 ) -> EffectPrior:
-    """What is believed of an effect after a set of real experiments; their order changes no digit.
+    """Update the prior of an effect by a set of real experiments; the result does not depend on their order.
 
     Args:
-        prior: the catalogue's belief, version 0.
-        experiments: on this intervention, at any dose and on anyone; the same one twice counts once.
+        prior: the catalogue's prior, version 0.
+        experiments: on this intervention, at any dose and in any population; repeated results count once.
         reaches: share of the base effect that each experiment reached, by its id (:meth:`SimulationEngine.reach` on twins of the
-            people it was made on); one that is not named was made on average people, and only its dose counts.
+            people in the experiment); without an entry an average population is assumed, and only the dose counts.
 
     Returns:
         The mean with its standard deviation ``sd``, and ``between_sd`` such that the 95 % interval of the next campaign's true
         effect is that of the posterior. Its version is the number of experiments; without any it is ``prior`` itself.
 
     Raises:
-        ValueError: for a prior that is calibrated already, experiments on another intervention, or two of the same id that differ.
+        ValueError: for a prior that is calibrated already, experiments on another intervention, or different results with the same
+            id.
 
     References:
         Gelman et al. (2013), sections 5.4 and 5.5.
@@ -83,7 +86,7 @@ def calibrate(
         >>> e_mails = InterventionConfig(
         ...     intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12
         ... )
-        >>> found = ExperimentResult(
+        >>> spring = ExperimentResult(
         ...     experiment_id="spring",
         ...     observed_at=datetime(2026, 3, 1, tzinfo=UTC),
         ...     twin_type="hcp",
@@ -94,18 +97,18 @@ def calibrate(
         ...     n_treated=400,
         ...     n_control=400,
         ... )
-        >>> believed = calibrate(catalogue_prior("email_campaign"), [found])
-        >>> 0.02 < believed.mean < 0.05, believed.n_experiments
+        >>> calibrated = calibrate(catalogue_prior("email_campaign"), [spring])
+        >>> 0.02 < calibrated.mean < 0.05, calibrated.n_experiments
         (True, 1)
     """
     if prior.version != 0:
         raise ValueError(
-            f"prior version {prior.version} has learned from experiments already: start from the catalogue's, version 0"
+            f"prior version {prior.version} is already calibrated by experiments: start from the catalogue's, version 0"
         )
-    known = _by_id(prior, experiments)
-    if not known or prior.sd == 0:
+    results = _distinct_results(prior, experiments)
+    if not results or prior.sd == 0:
         return prior
-    observed, error = np.transpose([_at_reference(each, prior, reaches.get(each.experiment_id)) for each in known])
+    observed, error = np.transpose([_base_effect(result, prior, reaches.get(result.experiment_id)) for result in results])
     posterior = _posterior(prior, observed, error)
     low, high = posterior.quantile(1 - _HIGH), posterior.quantile(_HIGH)
     mean, sd = posterior.mean_and_deviation()
@@ -115,15 +118,21 @@ def calibrate(
         mean=mean,
         sd=min(sd, total_sd),
         between_sd=float(np.sqrt(max(total_sd**2 - sd**2, 0.0))),
-        version=len(known),
-        n_experiments=len(known),
-        source=f"calibrated by {len(known)} real experiments on a prior of {prior.mean:g} with a deviation of {prior.sd:g}",
+        version=len(results),
+        n_experiments=len(results),
+        source=f"calibrated by {len(results)} real experiments on a prior of {prior.mean:g} with a deviation of {prior.sd:g}",
     )
 
 
 @dataclass(frozen=True)
 class _Posterior:
-    """A mixture over ``m`` points: the weight of each, and ``between``, mean and variance of the mean given it, all ``(m,)``."""
+    """The posterior as a mixture over ``m`` grid points.
+
+    Attributes:
+        weight: posterior weight of each point, ``(m,)``.
+        mean, variance: of the mean effect given the point, ``(m,)``.
+        between: standard deviation between campaigns at the point, ``(m,)``.
+    """
 
     weight: Array
     mean: Array
@@ -131,12 +140,12 @@ class _Posterior:
     between: Array
 
     def mean_and_deviation(self) -> tuple[float, float]:
-        """Of the mean effect."""
+        """Mean and standard deviation of the mean effect."""
         center = float(self.weight @ self.mean)
         return center, float(np.sqrt(self.weight @ (self.variance + (self.mean - center) ** 2)))
 
     def quantile(self, probability: float) -> float:
-        """Of the true effect of the next campaign."""
+        """Quantile of the true effect of the next campaign."""
         spread = np.sqrt(self.variance + self.between**2)
         reach = 10.0 * spread.max()
         lowest, highest = self.mean.min() - reach, self.mean.max() + reach
@@ -157,34 +166,35 @@ def _posterior(prior: EffectPrior, observed: Array, error: Array) -> _Posterior:
     weight = np.exp(log_weight - log_weight.max()).ravel()
     likely = weight > 1e-12 * weight.max()
     ends = (prior.mean + shift, 1.0 / precision, np.broadcast_to(between, precision.shape))
-    return _Posterior(weight[likely] / weight[likely].sum(), *(each.ravel()[likely] for each in ends))
+    return _Posterior(weight[likely] / weight[likely].sum(), *(array.ravel()[likely] for array in ends))
 
 
-def _at_reference(experiment: ExperimentResult, prior: EffectPrior, reach: Reach | None) -> tuple[float, float]:
-    """Base effect that an experiment found, with its standard error: what it reached of that is uncertain too.
+def _base_effect(experiment: ExperimentResult, prior: EffectPrior, reach: Reach | None) -> tuple[float, float]:
+    """Base effect estimated by an experiment, with a standard error that includes the uncertainty of its reach.
 
-    By as much as the prior expects, not by what was found: the next campaign at that dose shares this doubt, so a surprise must not
-    be put down to it.
+    The uncertainty of the reach is scaled by the effect that the prior expects, not by the observed one: the next campaign at that
+    dose has the same uncertainty, so a surprising result must not be attributed to it.
     """
-    reach = reach or _of_the_dose(experiment.intervention)
+    reach = reach or _dose_reach(experiment.intervention)
     effect, error = experiment.effect / reach.mean, experiment.standard_error / reach.mean
     return effect, float(np.hypot(error, np.hypot(prior.mean, prior.sd) * reach.sd / reach.mean))
 
 
 @lru_cache(maxsize=256)
-def _of_the_dose(config: InterventionConfig) -> Reach:
+def _dose_reach(config: InterventionConfig) -> Reach:
     drawn = np.broadcast_to(dose_response(config, draw_dose(config, _DOSE_DRAWS, seed=0)), _DOSE_DRAWS)
     return Reach(mean=float(drawn.mean()), sd=float(drawn.std()))
 
 
-def _by_id(prior: EffectPrior, experiments: Iterable[ExperimentResult]) -> list[ExperimentResult]:
-    known: dict[str, ExperimentResult] = {}
+def _distinct_results(prior: EffectPrior, experiments: Iterable[ExperimentResult]) -> list[ExperimentResult]:
+    """One result per experiment, in the order of their ids."""
+    by_id: dict[str, ExperimentResult] = {}
     for experiment in experiments:
         if experiment.intervention.intervention_type != prior.intervention_type:
             raise ValueError(
                 f"experiment {experiment.experiment_id} is about {experiment.intervention.intervention_type},"
                 f" not {prior.intervention_type}"
             )
-        if known.setdefault(experiment.experiment_id, experiment) != experiment:
-            raise ValueError(f"experiment {experiment.experiment_id} is told in two ways")
-    return [known[name] for name in sorted(known)]
+        if by_id.setdefault(experiment.experiment_id, experiment) != experiment:
+            raise ValueError(f"experiment {experiment.experiment_id} has two different results")
+    return [by_id[name] for name in sorted(by_id)]

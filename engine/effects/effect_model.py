@@ -1,12 +1,12 @@
-"""What an intervention does to a twin: base effect x dose response x the twin's own factor, each believed and not known.
+"""The effect of an intervention on a twin: base effect x dose response x the twin's own factor, each with a prior distribution.
 
 The effect of twin ``i`` under parameter draw ``d`` is::
 
     effect[d] * dose[d] * exp(mean @ x[:, i]) * (1 + deviation[d] @ x[:, i])
 
-``x`` is the design: its moderators, centred and scaled, so that a twin at the centre of everything has the factor 1. The
+``x`` holds the moderators of the design, centred and scaled, so that a twin with average moderators has the factor 1. The
 deviations of the moderators' coefficients enter to first order (they are about 0.1), which makes every average over twins linear
-in the draws: group means of the design come first, and neither cost nor uncertainty depends on the number of twins times draws.
+in the draws: averages of the design over twins are computed once, and the cost does not grow with the number of twins times draws.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
-_FURTHEST = 4.0  # spreads from its centre beyond which a feature bends an effect no further
-_WEEKS_A_MONTH = 52 / 12
+_MAX_DEVIATION = 4.0  # spreads from its centre at which the influence of a feature is capped
+_WEEKS_PER_MONTH = 52 / 12
 
 
 def catalogue_prior(intervention_type: str) -> EffectPrior:
-    """What the catalogue believes of an intervention, version 0.
+    """The prior effect of an intervention in the catalogue, version 0.
 
     Example:
         >>> catalogue_prior("speaker_program_invitation").mean
@@ -69,10 +69,10 @@ def catalogue_prior(intervention_type: str) -> EffectPrior:
 
 
 def normal_draws(rows: int, n_draws: int, seed: int, purpose: str) -> Array:
-    """Standard normal draws, shape ``(rows, n_draws)``, the same for the same seed and purpose whatever else is drawn.
+    """Standard normal draws, shape ``(rows, n_draws)``, which depend on the seed and the purpose only.
 
     Each row holds the midpoints of ``n_draws`` equally likely strata in random order (a Latin hypercube): its mean is 0 and its
-    quantiles are the normal distribution's, so 1,000 draws leave hardly any noise in an interval.
+    quantiles are those of the normal distribution, so that 1,000 draws add hardly any noise to an interval.
 
     References:
         McKay, Beckman, Conover (1979), A comparison of three methods for selecting values of input variables. Technometrics 21.
@@ -97,7 +97,12 @@ def _strata(n_draws: int) -> Array:
 
 @dataclass(frozen=True)
 class Dose:
-    """Parameters of a dose response, numbers or arrays of shape ``(n_draws,)``; ``channel`` is the log of its factor."""
+    """Parameters of a dose response, numbers or arrays of shape ``(n_draws,)``.
+
+    Attributes:
+        half_contacts, half_weeks, half_intensity: dose of half the maximal response, in contacts, weeks, and intensity.
+        channel: log of the factor of the channel.
+    """
 
     half_contacts: float | Array
     half_weeks: float | Array
@@ -106,7 +111,7 @@ class Dose:
 
 
 def typical_dose(config: InterventionConfig) -> Dose:
-    """The parameters at their medians.
+    """The dose-response parameters at their medians.
 
     Example:
         >>> e_mails = InterventionConfig(intervention_type="email_campaign", channel="mail", frequency="once", duration_weeks=2)
@@ -123,7 +128,7 @@ def typical_dose(config: InterventionConfig) -> Dose:
 
 
 def draw_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
-    """The parameters as draws; two configurations of one intervention share theirs.
+    """Draws of the dose-response parameters; configurations of the same intervention share them.
 
     Example:
         >>> e_mails = InterventionConfig(intervention_type="email_campaign", channel="mail", frequency="once", duration_weeks=2)
@@ -142,10 +147,10 @@ def draw_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
 
 
 def dose_response(config: InterventionConfig, dose: Dose) -> Array:
-    """Share of the base effect that a configuration reaches, shape of the parameters of ``dose``.
+    """Share of the base effect that a configuration reaches, in the shape of the parameters of ``dose``.
 
-    Exactly 1 at the reference dose (own channel, monthly, 12 weeks, intensity 1); it rises with contacts, weeks and intensity, ever
-    more slowly, toward a greatest response (a hyperbola each, the Emax model without baseline).
+    It is exactly 1 at the reference dose (own channel, monthly, 12 weeks, intensity 1) and rises with contacts, weeks and intensity
+    toward a maximum (a hyperbola each, the Emax model without baseline).
 
     References:
         Holford, Sheiner (1981), Understanding the dose-effect relationship. Clinical Pharmacokinetics 6.
@@ -157,10 +162,10 @@ def dose_response(config: InterventionConfig, dose: Dose) -> Array:
         >>> float(dose_response(monthly, typical_dose(monthly)))
         1.0
     """
-    made, usual = contacts(config.frequency, config.duration_weeks), contacts(REFERENCE_FREQUENCY, REFERENCE_WEEKS)
+    n_contacts, reference = contacts(config.frequency, config.duration_weeks), contacts(REFERENCE_FREQUENCY, REFERENCE_WEEKS)
     intensity = REFERENCE_INTENSITY if config.intensity is None else config.intensity
     return np.asarray(
-        _saturating(made, usual, dose.half_contacts)
+        _saturating(n_contacts, reference, dose.half_contacts)
         * _saturating(config.duration_weeks, REFERENCE_WEEKS, dose.half_weeks)
         * _saturating(intensity, REFERENCE_INTENSITY, dose.half_intensity)
         * np.exp(dose.channel)
@@ -168,17 +173,17 @@ def dose_response(config: InterventionConfig, dose: Dose) -> Array:
 
 
 def contacts(frequency: str, weeks: float) -> float:
-    """Contacts over the whole duration: at least one.
+    """Number of contacts over the whole duration, at least one.
 
     Example:
         >>> contacts("once", 12), contacts("weekly", 12)
         (1.0, 12.0)
     """
-    return max(1.0, float(CONTACTS_A_MONTH[Frequency(frequency)]) * weeks / _WEEKS_A_MONTH)
+    return max(1.0, float(CONTACTS_A_MONTH[Frequency(frequency)]) * weeks / _WEEKS_PER_MONTH)
 
 
 def draw_effect(prior: EffectPrior, n_draws: int, seed: int) -> Array:
-    """Draws of the base effect of one more campaign, shape ``(n_draws,)``: uncertain in the mean and from one to the next.
+    """Draws of the base effect of a new campaign, shape ``(n_draws,)``, from the variance of the mean and that between campaigns.
 
     Example:
         >>> prior = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.03, between_sd=0.04)
@@ -191,11 +196,13 @@ def draw_effect(prior: EffectPrior, n_draws: int, seed: int) -> Array:
 
 @dataclass(frozen=True)
 class Design:
-    """Moderators of twins: ``terms`` of shape ``(p, n)``, and for each the coefficient that is believed.
+    """Moderators of twins with their prior coefficients.
 
     Attributes:
+        terms: centred and scaled moderators, shape ``(p, n)``.
         names: of the terms, ``feature`` or ``feature=level``.
-        channels: of the moderator behind each term; empty where it matters everywhere.
+        coefficients: prior of each term's coefficient.
+        channels: channels in which each term matters; empty for all.
     """
 
     terms: Array
@@ -203,23 +210,23 @@ class Design:
     coefficients: tuple[Uncertain, ...]
     channels: tuple[frozenset[Channel], ...]
 
-    def among(self, chosen: npt.NDArray[np.bool_]) -> Design:
-        """The design of the chosen twins."""
-        return self if chosen.all() else Design(self.terms[:, chosen], self.names, self.coefficients, self.channels)
+    def select(self, mask: npt.NDArray[np.bool_]) -> Design:
+        """The design of the twins where ``mask`` ``(n,)`` is true."""
+        return self if mask.all() else Design(self.terms[:, mask], self.names, self.coefficients, self.channels)
 
-    def believed(self, channel: str) -> tuple[Array, Array]:
-        """Mean and standard deviation of the coefficients for one channel, each ``(p,)``; 0 where a moderator does not matter."""
-        matters = np.array([not only or Channel(channel) in only for only in self.channels], dtype=float)
+    def coefficients_of(self, channel: str) -> tuple[Array, Array]:
+        """Mean and standard deviation of the coefficients in one channel, each ``(p,)``; 0 where a moderator does not matter."""
+        matters = np.array([not channels or Channel(channel) in channels for channels in self.channels], dtype=float)
         mean = np.array([c.mean for c in self.coefficients], dtype=float) * matters
         return mean, np.array([c.sd for c in self.coefficients], dtype=float) * matters
 
     def factors(self, channel: str) -> Array:
         """Each twin's factor at the mean coefficients, shape ``(n,)``."""
-        return np.asarray(np.exp(weighted_sum(self.terms, self.believed(channel)[0])))
+        return np.asarray(np.exp(weighted_sum(self.terms, self.coefficients_of(channel)[0])))
 
     def deviations(self, channel: str, n_draws: int, seed: int) -> Array:
-        """Draws of the coefficients' distances from their means, shape ``(p, n_draws)``; a term has the same in every design."""
-        sd = self.believed(channel)[1]
+        """Draws of the coefficients' deviations from their means, shape ``(p, n_draws)``; a term has the same in every design."""
+        sd = self.coefficients_of(channel)[1]
         drawn = normal_draws(len(_TERMS), n_draws, seed, "moderators")
         return sd[:, None] * drawn[[_TERMS.index(name) for name in self.names]]
 
@@ -232,7 +239,7 @@ _TERMS = tuple(
 
 
 def build_design(frame: pd.DataFrame | Columns) -> Design:
-    """The design of twins; moderators that ``frame`` lacks, and missing values, bend nothing.
+    """Build the design of twins; moderators that ``frame`` lacks, and missing values, have no influence.
 
     Example:
         >>> design = build_design(pd.DataFrame({"decile": [10, None], "adoption_stage": ["Innovators", "unheard of"]}))
@@ -242,20 +249,20 @@ def build_design(frame: pd.DataFrame | Columns) -> Design:
         [1.39, 1.0]
     """
     columns = frame if isinstance(frame, Columns) else Columns(frame)
-    found = [term for moderator in MODERATORS if moderator.column in columns for term in _terms(moderator, columns)]
-    terms = np.empty((len(found), len(columns)))
-    for term, into in zip(found, terms, strict=True):
-        term.fill(into)
+    fillers = [term for moderator in MODERATORS if moderator.column in columns for term in _terms(moderator, columns)]
+    terms = np.empty((len(fillers), len(columns)))
+    for term, out in zip(fillers, terms, strict=True):
+        term.fill(out)
     return Design(
         terms,
-        tuple(term.name for term in found),
-        tuple(term.coefficient for term in found),
-        tuple(term.channels for term in found),
+        tuple(term.name for term in fillers),
+        tuple(term.coefficient for term in fillers),
+        tuple(term.channels for term in fillers),
     )
 
 
 class _Term(NamedTuple):
-    """One row of a design, and how to fill it."""
+    """One row of a design, and the function that writes its values into an array ``(n,)``."""
 
     name: str
     coefficient: Uncertain
@@ -267,8 +274,8 @@ def _terms(moderator: Moderator, columns: Columns) -> list[_Term]:
     column = moderator.column
     if moderator.slope is not None:
         return [_Term(column, moderator.slope, moderator.channels, partial(_standardise, moderator, columns.numbers(column)))]
-    codes, found = columns.levels(column)
-    levels = [_spelled(level) for level in found]
+    codes, values = columns.levels(column)
+    levels = [_normalised(level) for level in values]
     return [
         _Term(f"{column}={level}", coefficient, moderator.channels, partial(_indicate, codes, levels, level))
         for level, coefficient in moderator.levels.items()
@@ -276,42 +283,42 @@ def _terms(moderator: Moderator, columns: Columns) -> list[_Term]:
     ]
 
 
-def _standardise(moderator: Moderator, values: Array, into: Array) -> None:
-    np.subtract(values, moderator.center, out=into)
-    into /= moderator.spread
-    np.clip(into, -_FURTHEST, _FURTHEST, out=into)
-    np.copyto(into, 0.0, where=np.isnan(into))
+def _standardise(moderator: Moderator, values: Array, out: Array) -> None:
+    np.subtract(values, moderator.center, out=out)
+    out /= moderator.spread
+    np.clip(out, -_MAX_DEVIATION, _MAX_DEVIATION, out=out)
+    np.copyto(out, 0.0, where=np.isnan(out))
 
 
-def _indicate(codes: npt.NDArray[np.intp], levels: Sequence[str], level: str, into: Array) -> None:
-    of_code = np.array([*(found == level for found in levels), False], dtype=float)  # the last one is code -1: missing
-    np.take(of_code, codes, out=into, mode="wrap")
+def _indicate(codes: npt.NDArray[np.intp], levels: Sequence[str], level: str, out: Array) -> None:
+    indicators = np.array([*(candidate == level for candidate in levels), False], dtype=float)  # the last is code -1: missing
+    np.take(indicators, codes, out=out, mode="wrap")
 
 
-def _spelled(level: object) -> str:
+def _normalised(level: object) -> str:
     """A level in lower case with underscores, without a plural s.
 
-    >>> _spelled("Early Adopters")
+    >>> _normalised("Early Adopters")
     'early_adopter'
     """
     return re.sub(r"[^a-z0-9]+", "_", str(level).lower()).removesuffix("s")
 
 
 def weighted_sum(terms: Array, weights: Array) -> Array:
-    """Sum of terms times weights, added in one order whatever the number of threads: ``(n,)``."""
+    """Sum of terms times weights, ``(n,)``, in a fixed order so that the last digits do not depend on threads."""
     total, product = np.zeros(terms.shape[1]), np.empty(terms.shape[1])
     for term, weight in zip(terms, weights, strict=True):
         total += np.multiply(term, weight, out=product)
     return total
 
 
-def _saturating(amount: float, usual: float, half: float | Array) -> float | Array:
-    return (amount / (amount + half)) / (usual / (usual + half))
+def _saturating(amount: float, reference: float, half: float | Array) -> float | Array:
+    return (amount / (amount + half)) / (reference / (reference + half))
 
 
-def _normal(believed: Uncertain, z: Array) -> Array:
-    return believed.mean + believed.sd * z
+def _normal(prior: Uncertain, z: Array) -> Array:
+    return prior.mean + prior.sd * z
 
 
-def _positive(believed: Positive, z: Array) -> Array:
-    return believed.median * np.exp(believed.spread * z)
+def _positive(prior: Positive, z: Array) -> Array:
+    return prior.median * np.exp(prior.spread * z)

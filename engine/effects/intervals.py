@@ -1,4 +1,4 @@
-"""Estimate and interval of draws, also where some of them went astray."""
+"""Estimates and intervals from simulated draws, robust to draws that are not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IQR_OF_NORMAL = 1.3489795003921634
 
 @dataclass(frozen=True)
 class Summary:
-    """Estimate and interval of draws; ``robust`` where they had to come from the quartiles."""
+    """Estimate and interval of draws; ``robust`` where they come from median and quartiles."""
 
     estimate: float
     lower: float
@@ -29,7 +29,8 @@ class Summary:
 def interval(draws: Array, confidence_level: float) -> Array:
     """Central interval of draws along the last axis: lower and upper ends.
 
-    Draw ``i`` of ``n`` in order stands at ``(i - 0.5) / n`` (Hazen), where ``engine.effects.effect_model.normal_draws`` has put it.
+    Draw ``i`` of ``n`` in ascending order has the probability ``(i - 0.5) / n`` (Hazen), as in
+    ``engine.effects.effect_model.normal_draws``.
 
     References:
         Hyndman, Fan (1996), Sample quantiles in statistical packages. The American Statistician 50 (definition 5).
@@ -43,19 +44,19 @@ def interval(draws: Array, confidence_level: float) -> Array:
 
 
 def _quantiles(ordered: Array, probabilities: Sequence[float]) -> Array:
-    """Quantiles along the last axis of draws in order: as ``np.quantile(..., method="hazen")``, which sorts for each call."""
+    """Quantiles along the last axis of sorted draws; equal to ``np.quantile(..., method="hazen")``, which sorts at each call."""
     n = ordered.shape[-1]
-    place = np.clip(np.asarray(probabilities) * n - 0.5, 0.0, n - 1.0)
-    below = np.minimum(place.astype(int), max(n - 2, 0))
+    position = np.clip(np.asarray(probabilities) * n - 0.5, 0.0, n - 1.0)
+    below = np.minimum(position.astype(int), max(n - 2, 0))
     low, high = ordered[..., below], ordered[..., np.minimum(below + 1, n - 1)]
-    return np.moveaxis(low + (high - low) * (place - below), -1, 0)
+    return np.moveaxis(low + (high - low) * (position - below), -1, 0)
 
 
 def summary(draws: Array, confidence_level: float) -> Summary:
-    """Mean and central interval of draws; from median and quartiles where some are not finite or drag the mean away.
+    """Mean and central interval of draws; from median and quartiles where some are not finite or the mean is an outlier.
 
     Raises:
-        ValueError: when fewer than half of the draws are numbers.
+        ValueError: when fewer than half of the draws are finite.
 
     Example:
         >>> summary(np.arange(100.0), 0.50)
@@ -63,7 +64,7 @@ def summary(draws: Array, confidence_level: float) -> Summary:
     """
     finite = np.sort(draws[np.isfinite(draws)])
     if len(finite) * 2 < len(draws):
-        raise ValueError(f"only {len(finite)} of {len(draws)} draws are numbers: check the priors")
+        raise ValueError(f"only {len(finite)} of {len(draws)} draws are finite: check the priors")
     tail = (1.0 - confidence_level) / 2.0
     lower, low, median, high, upper = _quantiles(finite, (tail, 0.25, 0.5, 0.75, 1.0 - tail)).tolist()
     if len(finite) == len(draws) and abs(finite.mean() - median) <= high - low:
@@ -86,10 +87,10 @@ def standard_deviation(values: Array) -> float:
 
 
 def simultaneous_half_width(draws: Array, confidence_level: float) -> Array:
-    """Half-widths about the means within which all rows of draws lie at once, shape ``(rows,)`` for ``(rows, n_draws)``.
+    """Half widths of simultaneous intervals around the means of rows of draws, shape ``(rows,)`` for ``(rows, n_draws)``.
 
-    Whoever picks the best of several looks at all of them, so the intervals must hold together: each is as many deviations wide
-    as the largest distance of any of them (max-t).
+    The best of several candidates is selected after a comparison of all, so the intervals must hold jointly. Each is the same
+    number of standard deviations wide: the quantile of the largest standardised distance of any row (max-t).
 
     References:
         Westfall, Young (1993), Resampling-Based Multiple Testing.

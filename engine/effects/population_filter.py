@@ -1,4 +1,4 @@
-"""Which twins a simulation looks at, and what to say when there are none."""
+"""Select the twins of a simulation by filters, and explain a filter that leaves none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 8
 
 
 class EmptyPopulation(ValueError):
-    """No twin satisfies the filters; the message says what would leave some."""
+    """No twin satisfies the filters; the message names the values that the twins have."""
 
 
 def select_twins(population: TwinPopulation, filters: Filters) -> npt.NDArray[np.bool_]:
@@ -25,36 +25,37 @@ def select_twins(population: TwinPopulation, filters: Filters) -> npt.NDArray[np
 
     Raises:
         EmptyPopulation: when there are none.
-        ValueError: for a filter that means nothing for this twin type.
+        ValueError: for a filter that does not exist for this twin type.
 
     Example:
         ``select(population, {"specialty": ["oncology"], "min_decile": 8}).sum()`` is the number of such twins.
     """
-    wanted = conditions(population.twin_type, filters)
-    chosen = rows_matching(population.frame, wanted)
-    if not chosen.any():
-        raise EmptyPopulation(_without_twins(population.frame, wanted))
-    return chosen
+    required = conditions(population.twin_type, filters)
+    mask = rows_matching(population.frame, required)
+    if not mask.any():
+        raise EmptyPopulation(_empty_text(population.frame, required))
+    return mask
 
 
-def _without_twins(frame: pd.DataFrame, wanted: Sequence[Condition]) -> str:
-    advice = "; ".join(_advice(frame, wanted, condition) for condition in wanted)
-    return f"none of {len(frame)} twins matches {', '.join(map(_words, wanted))}. {advice}"
+def _empty_text(frame: pd.DataFrame, required: Sequence[Condition]) -> str:
+    advice = "; ".join(_advice_text(frame, required, condition) for condition in required)
+    return f"none of {len(frame)} twins matches {', '.join(map(_condition_text, required))}. {advice}"
 
 
-def _advice(frame: pd.DataFrame, wanted: Sequence[Condition], condition: Condition) -> str:
-    others = rows_matching(frame, [other for other in wanted if other is not condition])
-    left = frame.loc[others, condition.column].dropna()
+def _advice_text(frame: pd.DataFrame, required: Sequence[Condition], condition: Condition) -> str:
+    """The values of one condition's column among the twins that satisfy all other conditions."""
+    mask = rows_matching(frame, [candidate for candidate in required if candidate is not condition])
+    left = frame.loc[mask, condition.column].dropna()
     if left.empty:
-        return f"without {_words(condition)} there are none either"
+        return f"without {_condition_text(condition)} no twin matches either"
     if condition.operator == "in":
-        offered = left.value_counts()
-        shown = ", ".join(f"{value} ({count})" for value, count in offered.head(_SHOWN).items())
-        return f"{condition.column} has {shown}{' and others' if len(offered) > _SHOWN else ''}"
-    return f"{condition.column} goes from {left.min():g} to {left.max():g}"
+        counts = left.value_counts()
+        shown = ", ".join(f"{value} ({count})" for value, count in counts.head(_SHOWN).items())
+        return f"{condition.column} has {shown}{' and others' if len(counts) > _SHOWN else ''}"
+    return f"{condition.column} ranges from {left.min():g} to {left.max():g}"
 
 
-def _words(condition: Condition) -> str:
+def _condition_text(condition: Condition) -> str:
     if condition.operator == "in":
         return f"{condition.column} in [{', '.join(map(str, condition.values))}]"
     sign = ">=" if condition.operator == "min" else "<="

@@ -1,4 +1,7 @@
-"""How many people a real experiment needs, from the variance of outcomes (never from that of simulated effects)."""
+"""Sample size, power and minimum detectable effect of a real experiment, from the variance of outcomes between people.
+
+The variance of simulated effects is not used: it says nothing about how outcomes differ between people.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from scipy.stats import nct
 
 __all__ = ["SampleSize", "achieved_power", "design_effect", "minimum_detectable_effect", "two_sample"]
 
-SHORT = 0.5
-"""Treated people, at most, that Guenther's formula is short by (0.44, four treated to a control, three deviations apart)."""
+GUENTHER_ERROR = 0.5
+"""Bound on the treated people that Guenther's formula is short by (0.44 at most: four treated per control, three deviations)."""
 
 
 class SampleSize(NamedTuple):
@@ -36,15 +39,15 @@ def two_sample(
     design_effect: float = 1.0,
     correlation: float = 0.0,
 ) -> SampleSize:
-    """Size of a two-sided two-sample t-test that finds ``effect`` with probability ``power`` at least.
+    """Size of a two-sided two-sample t-test that detects ``effect`` with probability ``power`` at least.
 
-    Guenther's formula gives it; where that could be short of a person, the exact power decides.
+    Guenther's formula gives the size; where it could be one person short, the exact power decides.
 
     Args:
-        effect: difference of the means to find, in units of the outcome.
+        effect: difference of the means to detect, in units of the outcome.
         outcome_sd: standard deviation of one person's outcome.
-        alpha: probability of finding what is not there.
-        power: probability of finding what is.
+        alpha: probability of a significant result without an effect.
+        power: probability of a significant result with the effect.
         control_ratio: people in the control arm per treated one.
         design_effect: factor by which clustered assignment inflates the variance.
         correlation: of the outcome with a covariate that is adjusted for, such as the twin's prediction: it leaves
@@ -71,12 +74,12 @@ def two_sample(
         )
     variance = (outcome_sd / effect) ** 2 * (1.0 - correlation**2)
     normal = (1.0 + 1.0 / control_ratio) * _quantiles(alpha, power) ** 2 * variance
-    treated = (normal + _lost_to_t(alpha, control_ratio)) * design_effect
+    treated = (normal + _t_correction(alpha, control_ratio)) * design_effect
     size = _arms(treated, control_ratio)
-    if size.n_treated - treated >= SHORT * design_effect:
+    if size.n_treated - treated >= GUENTHER_ERROR * design_effect:
         return size
-    found = {"alpha": alpha, "design_effect": design_effect, "correlation": correlation}
-    while _freedom(size, design_effect) <= 0 or achieved_power(size, effect, outcome_sd, **found) < power:
+    options = {"alpha": alpha, "design_effect": design_effect, "correlation": correlation}
+    while _degrees_of_freedom(size, design_effect) <= 0 or achieved_power(size, effect, outcome_sd, **options) < power:
         treated += 1.0
         size = _arms(treated, control_ratio)
     return size
@@ -91,10 +94,10 @@ def minimum_detectable_effect(
     design_effect: float = 1.0,
     correlation: float = 0.0,
 ) -> float:
-    """Smallest effect that a test of this size finds with probability ``power``, in units of the outcome.
+    """Smallest effect that a test of this size detects with probability ``power``, in units of the outcome.
 
     Raises:
-        ValueError: for an argument out of its range, or a size too small to find anything.
+        ValueError: for an argument out of its range, or a size too small for a test.
 
     References:
         Bloom (1995), Minimum detectable effects. Evaluation Review 19.
@@ -106,9 +109,9 @@ def minimum_detectable_effect(
     _refuse(alpha=alpha, power=power)
     _refuse_correlation(correlation)
     ratio = size.n_control / size.n_treated
-    treated = size.n_treated / design_effect - _lost_to_t(alpha, ratio)
+    treated = size.n_treated / design_effect - _t_correction(alpha, ratio)
     if treated <= 0:
-        raise ValueError(f"{size.n_treated} treated and {size.n_control} controls are too few to find anything")
+        raise ValueError(f"{size.n_treated} treated and {size.n_control} controls are too few for a test")
     deviation = outcome_sd * math.sqrt((1.0 - correlation**2) * (1.0 + 1.0 / ratio) / treated)
     return _quantiles(alpha, power) * deviation
 
@@ -122,7 +125,7 @@ def achieved_power(
     design_effect: float = 1.0,
     correlation: float = 0.0,
 ) -> float:
-    """Probability that a two-sided test of this size finds ``effect``, in units of the outcome.
+    """Probability that a two-sided test of this size detects ``effect``, in units of the outcome.
 
     Clustered assignment divides the size by its design effect, adjustment for a covariate the variance, as in :func:`two_sample`.
 
@@ -139,18 +142,18 @@ def achieved_power(
     _refuse(alpha=alpha)
     _refuse_correlation(correlation)
     treated, control = size.n_treated / design_effect, size.n_control / design_effect
-    freedom = _freedom(size, design_effect)
+    freedom = _degrees_of_freedom(size, design_effect)
     if not freedom > 0 or not outcome_sd > 0 or not min(treated, control) > 0:
         raise ValueError(
             f"{size.n_treated} treated and {size.n_control} controls with a deviation of {outcome_sd:g}: too few for a test"
         )
     deviation = outcome_sd * math.sqrt((1.0 - correlation**2) * (1.0 / treated + 1.0 / control))
-    away, limit = abs(effect) / deviation, float(stdtrit(freedom, 1.0 - alpha / 2.0))
-    return float(nct.sf(limit, freedom, away) + nct.sf(limit, freedom, -away))
+    noncentrality, limit = abs(effect) / deviation, float(stdtrit(freedom, 1.0 - alpha / 2.0))
+    return float(nct.sf(limit, freedom, noncentrality) + nct.sf(limit, freedom, -noncentrality))
 
 
 def design_effect(cluster_size: float, intraclass_correlation: float, size_variation: float = 0.0) -> float:
-    """Factor by which assigning whole clusters inflates the variance; ``size_variation`` is the CV of their sizes.
+    """Factor by which assignment of whole clusters inflates the variance; ``size_variation`` is the CV of their sizes.
 
     References:
         Eldridge, Ashby, Kerry (2006), Sample size for cluster randomized trials. International Journal of Epidemiology 35.
@@ -171,7 +174,7 @@ def _arms(treated: float, control_ratio: float) -> SampleSize:
     return SampleSize(math.ceil(treated), math.ceil(treated * control_ratio))
 
 
-def _freedom(size: SampleSize, design_effect: float) -> float:
+def _degrees_of_freedom(size: SampleSize, design_effect: float) -> float:
     return size.total / design_effect - 2.0
 
 
@@ -179,8 +182,8 @@ def _quantiles(alpha: float, power: float) -> float:
     return float(ndtri(1.0 - alpha / 2.0) + ndtri(power))
 
 
-def _lost_to_t(alpha: float, control_ratio: float) -> float:
-    """Treated people that estimating the variance costs."""
+def _t_correction(alpha: float, control_ratio: float) -> float:
+    """Additional treated people because the variance is estimated."""
     return float(ndtri(1.0 - alpha / 2.0)) ** 2 / (2.0 * (1.0 + control_ratio))
 
 

@@ -1,4 +1,4 @@
-"""Effects by subgroup, with small groups shrunk toward the whole."""
+"""Effects by subgroup, with small groups shrunk toward the overall effect (partial pooling)."""
 
 from __future__ import annotations
 
@@ -21,91 +21,98 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Groups:
-    """Which twin stands in which group: ``places`` of shape ``(n,)``, 1 for the first of ``labels``, 0 for none."""
+    """The group of each twin.
 
-    places: npt.NDArray[np.intp]
+    Attributes:
+        codes: shape ``(n,)``: 1 for the first of ``labels``, 2 for the second, ..., 0 for no group.
+        labels: names of the groups.
+    """
+
+    codes: npt.NDArray[np.intp]
     labels: tuple[str, ...]
 
-    def among(self, chosen: npt.NDArray[np.bool_]) -> Groups:
-        """The groups of the chosen twins; those without any are gone."""
-        if chosen.all():
+    def select(self, mask: npt.NDArray[np.bool_]) -> Groups:
+        """The groups of the twins where ``mask`` ``(n,)`` is true, without empty ones."""
+        if mask.all():
             return self
-        places = self.places[chosen]
-        present = np.bincount(places, minlength=len(self.labels) + 1)[1:] > 0
-        moved = np.concatenate([[0], np.cumsum(present)])
-        return Groups(moved[places], tuple(np.array(self.labels, dtype=object)[present]))
+        codes = self.codes[mask]
+        present = np.bincount(codes, minlength=len(self.labels) + 1)[1:] > 0
+        renumbered = np.concatenate([[0], np.cumsum(present)])
+        return Groups(renumbered[codes], tuple(np.array(self.labels, dtype=object)[present]))
 
 
 def sums_by_group(groupings: Sequence[Groups], rows: Iterable[Array]) -> list[Array]:
-    """Sums of ``k`` rows of ``n`` values each in the groups of each grouping: ``(k, groups)``.
+    """Sums of ``k`` rows of ``n`` values each by the groups of each grouping: one array ``(k, groups)`` per grouping.
 
-    The twins are added up once, in the cells where all groupings cross, while there are fewer cells than twins.
+    While there are fewer cells of the cross table of all groupings than twins, the twins are summed once into these cells.
     """
     sizes = tuple(len(groups.labels) + 1 for groups in groupings)
-    cells, n = math.prod(sizes), len(groupings[0].places)
-    if cells > n:
-        found = [[np.bincount(groups.places, row, size) for groups, size in zip(groupings, sizes, strict=True)] for row in rows]
-        return [np.array(each)[:, 1:] for each in zip(*found, strict=True)]
-    crossed = _crossed(groupings, sizes)
-    sums = np.array([np.bincount(crossed, row, cells) for row in rows]).reshape(-1, *sizes)
+    n_cells, n = math.prod(sizes), len(groupings[0].codes)
+    if n_cells > n:
+        sums_by_row = [
+            [np.bincount(groups.codes, row, size) for groups, size in zip(groupings, sizes, strict=True)] for row in rows
+        ]
+        return [np.array(sums)[:, 1:] for sums in zip(*sums_by_row, strict=True)]
+    cells = _cells(groupings, sizes)
+    sums = np.array([np.bincount(cells, row, n_cells) for row in rows]).reshape(-1, *sizes)
     axes = range(1, len(sizes) + 1)
-    return [sums.sum(axis=tuple(other for other in axes if other != axis))[:, 1:] for axis in axes]
+    return [sums.sum(axis=tuple(k for k in axes if k != axis))[:, 1:] for axis in axes]
 
 
-def _crossed(groupings: Sequence[Groups], sizes: Sequence[int]) -> npt.NDArray[np.intp]:
-    """The cell of each twin, shape ``(n,)``."""
-    crossed = groupings[0].places
+def _cells(groupings: Sequence[Groups], sizes: Sequence[int]) -> npt.NDArray[np.intp]:
+    """The cell of each twin in the cross table of all groupings, shape ``(n,)``."""
+    cells = groupings[0].codes
     for groups, size in zip(groupings[1:], sizes[1:], strict=True):
-        crossed = crossed * size + groups.places
-    return crossed
+        cells = cells * size + groups.codes
+    return cells
 
 
 def group_by_level(levels: Levels) -> Groups:
-    """Groups of twins by level, in the order of numbers or of words; a missing value is in no group.
+    """Groups of twins by level, in ascending order of numbers or text; a missing value is in no group.
 
     Example:
         >>> import pandas as pd
         >>> from schemas.columns import encode_levels
-        >>> found = group_by_level(encode_levels(pd.Series(["west", "north", None, "west"])))
-        >>> found.labels, found.places.tolist()
+        >>> groups = group_by_level(encode_levels(pd.Series(["west", "north", None, "west"])))
+        >>> groups.labels, groups.codes.tolist()
         (('north', 'west'), [2, 1, 0, 2])
     """
-    codes, found = levels
-    order = sorted(range(len(found)), key=lambda code: _order(found[code]))
-    place_of = np.zeros(len(found) + 1, dtype=np.intp)
-    place_of[order] = np.arange(1, len(found) + 1)
-    return Groups(place_of[codes], tuple(str(found[code]) for code in order))
+    codes, values = levels
+    order = sorted(range(len(values)), key=lambda code: _sort_key(values[code]))
+    group_codes = np.zeros(len(values) + 1, dtype=np.intp)
+    group_codes[order] = np.arange(1, len(values) + 1)
+    return Groups(group_codes[codes], tuple(str(values[code]) for code in order))
 
 
 def shrinkage(distance: Array, n: Array, within: Array) -> tuple[Array, Array]:
-    """What a group of its size can tell apart from the whole: partial pooling in one dimension.
+    """Partial pooling of group averages in one dimension.
 
-    A group keeps the share ``k = between / (between + within / n)`` of its distance from the whole and is uncertain by
-    ``between * (1 - k)`` beside what all groups share.
+    The average of a group differs from the overall average by the share ``k = between / (between + within / n)`` of its observed
+    distance; the remaining variance of the group is ``between * (1 - k)``, beside the uncertainty common to all groups.
 
     Args:
-        distance: of the groups' own averages from that of the whole, shape ``(groups,)``.
-        n: twins in each group.
-        within: variance of twins' effects inside each group.
+        distance: of the groups' averages from the overall average, shape ``(groups,)``.
+        n: twins in each group, shape ``(groups,)``.
+        within: variance of twins' effects inside each group, shape ``(groups,)``.
 
     Returns:
-        The shares and the standard deviations, each ``(groups,)``.
+        The shares ``k`` and the remaining standard deviations, each ``(groups,)``.
 
     References:
         Searle, Casella, McCulloch (1992), Variance Components: the moment estimator between groups of unequal size.
 
     Example:
-        >>> kept, left = shrinkage(np.array([-0.02, 0.0, 0.02]), np.array([500.0, 500.0, 5.0]), np.full(3, 0.001))
-        >>> kept.round(2).tolist()
+        >>> share, sd = shrinkage(np.array([-0.02, 0.0, 0.02]), np.array([500.0, 500.0, 5.0]), np.full(3, 0.001))
+        >>> share.round(2).tolist()
         [0.99, 0.99, 0.5]
     """
     total = n.sum()
-    inside = float(n @ within / total)
-    apart = float(n @ (distance - n @ distance / total) ** 2)
-    usable = total - float(n @ n) / total
-    between = max(0.0, (apart - (len(n) - 1) * inside) / usable) if usable > 0 else 0.0
-    kept = between / (between + inside / n) if between > 0 else np.zeros(len(n))
-    return kept, np.sqrt(between * (1.0 - kept))
+    pooled = float(n @ within / total)
+    sum_of_squares = float(n @ (distance - n @ distance / total) ** 2)
+    effective = total - float(n @ n) / total
+    between = max(0.0, (sum_of_squares - (len(n) - 1) * pooled) / effective) if effective > 0 else 0.0
+    share = between / (between + pooled / n) if between > 0 else np.zeros(len(n))
+    return share, np.sqrt(between * (1.0 - share))
 
 
 def subgroup_effects(labels: Sequence[str], n: Array, draws: Array, confidence_level: float) -> tuple[SubgroupEffect, ...]:
@@ -122,5 +129,5 @@ def subgroup_effects(labels: Sequence[str], n: Array, draws: Array, confidence_l
     )
 
 
-def _order(label: Any) -> tuple[int, float, str]:
+def _sort_key(label: Any) -> tuple[int, float, str]:
     return (0, float(label), "") if isinstance(label, int | float | np.number) else (1, 0.0, str(label))

@@ -1,4 +1,4 @@
-"""What would have been: outcomes of real entities with and without an intervention, and of the treated had they not been."""
+"""Counterfactual outcomes of real entities with and without an intervention, before an experiment and after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtrit
 
-from engine.experiments.experiment_analysis import cluster_sums, robust_fit
+from engine.experiments.experiment_analysis import RegressionLine, assignment_units, cluster_sums, robust_fit
 from engine.simulation_engine import SimulationEngine
 from engine.twins.twin_model import TwinModel
 from schemas.simulation_models import EffectPrior, InterventionConfig
@@ -21,15 +21,18 @@ from schemas.twin_types import TWIN_TYPES
 __all__ = ["Counterfactuals", "counterfactuals", "entities_as_population", "treated_counterfactuals"]
 
 Array = npt.NDArray[np.float64]
+Estimate = tuple[Array, Array, Array]  # of each entity: estimate, lower and upper end of its interval
+
+SUFFIXES = ("", "_lower", "_upper")
 
 
 @dataclass(frozen=True)
 class Counterfactuals:
-    """Two outcomes of each entity, in units of the target, and their difference; on average too.
+    """Both potential outcomes of each entity, in units of the target, and their difference; also on average.
 
     Attributes:
-        entities: one row an entity, in the order and with the index given: ``without``, ``with`` and ``difference``, each with
-            ``_lower`` and ``_upper``. Those of the two outcomes are prediction intervals of one outcome.
+        entities: one row per entity, in the order and with the index of the input: ``without``, ``with`` and ``difference``, each
+            with ``_lower`` and ``_upper``. The intervals of the two outcomes are prediction intervals of one outcome.
         average: the same columns for the average of these entities; its intervals are confidence intervals.
     """
 
@@ -46,18 +49,18 @@ def counterfactuals(
     confidence_level: float = 0.95,
     seed: int = 0,
 ) -> Counterfactuals:
-    """What each of some real entities is expected to do with and without an intervention.
+    """Expected outcome of each real entity with and without an intervention.
+
+    The interval of a difference covers the effect on entities with the same features: it contains the uncertainty of the effect
+    and of its moderators. Variation between entities with the same features is in the intervals of the outcomes.
 
     Args:
-        model: expects their outcomes.
-        entities: a row each, with the features that the model knows.
-        intervention: what would be done to all of them.
-        priors: what is believed of interventions; the catalogue speaks for those left out.
+        model: predicts their outcomes.
+        entities: one row per entity, with the features of the model.
+        intervention: the intervention on all of them.
+        priors: prior effect of interventions by type; for the others the catalogue's prior is used.
         confidence_level: of all intervals.
         seed: of the draws.
-
-    The interval of a difference is that of the effect on entities like this one: what is unknown of the effect and of its
-    moderators. How one of them differs from its like is in the interval of its outcomes.
 
     Raises:
         ValueError: without any entity, or for a value that a feature cannot have.
@@ -74,12 +77,12 @@ def counterfactuals(
         >>> visits = InterventionConfig(
         ...     intervention_type="call_frequency_increase", channel="in_person", frequency="weekly", duration_weeks=12
         ... )
-        >>> told = counterfactuals(generator.model, sample_hcps(50, np.random.default_rng(1)), visits)
-        >>> list(told.entities)[6:], len(told.entities)
+        >>> result = counterfactuals(generator.model, sample_hcps(50, np.random.default_rng(1)), visits)
+        >>> list(result.entities)[6:], len(result.entities)
         (['difference', 'difference_lower', 'difference_upper'], 50)
     """
     if entities.empty:
-        raise ValueError("there is no entity: give a table with a row each")
+        raise ValueError("the table has no entities: it needs one row per entity")
     expected, lower, upper = model.predict_all(entities, confidence_level)
     engine = SimulationEngine(
         entities_as_population(model, entities, expected), priors=priors, confidence_level=confidence_level, seed=seed
@@ -88,16 +91,16 @@ def counterfactuals(
     effects = np.array([engine.twin_effects(intervention), *engine.twin_effect_intervals(intervention)]) * per_effect
     difference, *ends = effects
     low, high = np.sort(ends, axis=0)
-    told = {
+    estimates = {
         "without": (expected, lower, upper),
-        "with": _sum_of((expected, lower, upper), (difference, low, high)),
+        "with": _independent_sum((expected, lower, upper), (difference, low, high)),
         "difference": (difference, low, high),
     }
-    return Counterfactuals(_columns(told, entities.index), _average(engine, intervention, expected, per_effect))
+    return Counterfactuals(_columns(estimates, entities.index), _average(engine, intervention, expected, per_effect))
 
 
 def entities_as_population(model: TwinModel, entities: pd.DataFrame, expected: Array) -> TwinPopulation:
-    """Real entities in the place of twins, so that whatever is asked of twins can be asked of them."""
+    """Real entities as a population that can be simulated like twins; ``expected`` are their expected outcomes ``(n,)``."""
     frame = entities[[name for name in model.card.features if name in entities]].reset_index(drop=True)
     digest = int(pd.util.hash_pandas_object(frame, index=False).sum())
     return TwinPopulation(
@@ -118,23 +121,24 @@ def treated_counterfactuals(
     clusters: npt.ArrayLike | None = None,
     confidence_level: float = 0.95,
 ) -> Counterfactuals:
-    """What the treated of a finished experiment would have done untreated, judged by those who were not.
+    """Outcomes of the treated entities of a finished experiment without treatment, estimated from the controls.
 
-    The controls say how outcomes follow the twin's expectation (a straight line); the treated are put on that line. That is right
-    on average whatever the expectation is worth, because the arms were drawn at random; a better one gives a narrower interval.
+    A straight line of outcomes on expected outcomes is fitted to the controls and evaluated for the treated. It is unbiased on
+    average for any expectation, because the arms were assigned at random; a more accurate one gives a narrower interval.
 
     Args:
-        expected: what the twin model expected of each entity before the experiment, shape ``(n,)``.
-        outcome: what each did, shape ``(n,)``.
-        treated: who was treated, shape ``(n,)``.
-        clusters: the unit that was assigned, where that was not the entity; errors are then robust to it.
+        expected: expected outcome of each entity by the twin model before the experiment, shape ``(n,)``.
+        outcome: observed outcome of each entity, shape ``(n,)``.
+        treated: whether each entity was treated, shape ``(n,)``.
+        clusters: the unit of assignment of each entity, shape ``(n,)``; errors are then robust to it. By default each entity is
+            a unit.
         confidence_level: of all intervals.
 
     Returns:
-        The treated, ``with`` being what they did (no interval), ``without`` what they would have done.
+        The treated: ``with`` is their observed outcome (no interval), ``without`` the estimated one without treatment.
 
     Raises:
-        ValueError: for lengths that differ, fewer than three entities (or clusters) in an arm, or values that are no numbers.
+        ValueError: for different lengths, fewer than three units of assignment in an arm, or values that are not finite.
 
     References:
         Lin (2013), Agnostic notes on regression adjustments to experimental data. Annals of Applied Statistics 7.
@@ -146,80 +150,82 @@ def treated_counterfactuals(
         >>> expected = rng.normal(0, 1, 2000)
         >>> treated = rng.random(2000) < 0.5
         >>> outcome = expected + 0.3 * treated + rng.normal(0, 0.5, 2000)
-        >>> told = treated_counterfactuals(expected, outcome, treated)
-        >>> bool(told.average["difference_lower"] < 0.3 < told.average["difference_upper"])
+        >>> result = treated_counterfactuals(expected, outcome, treated)
+        >>> bool(result.average["difference_lower"] < 0.3 < result.average["difference_upper"])
         True
     """
-    x, y, chosen = np.asarray(expected, dtype=float), np.asarray(outcome, dtype=float), np.asarray(treated, dtype=bool)
-    of = np.arange(len(y)) if clusters is None else pd.factorize(np.asarray(clusters))[0]
-    _check_arms(x, y, chosen, of)
-    line = robust_fit(x[~chosen], y[~chosen], of[~chosen])
-    without, did = line.at(x[chosen]), y[chosen]
-    half = _conformal(np.abs(line.left_out_residuals), confidence_level)
-    difference = did - without
-    center = float(difference.mean())
-    arm = cluster_sums(did - line.slope * x[chosen] - np.mean(did - line.slope * x[chosen]), of[chosen])
-    own = len(arm) / (len(arm) - 1) * float(arm @ arm) / len(did) ** 2
-    error = float(np.sqrt(own + line.variance_at(float(x[chosen].mean()))))
-    freedom = min(len(arm), line.n_clusters) - 1
-    reach = float(stdtrit(freedom, (1.0 + confidence_level) / 2.0)) * error
-    told = {
+    x, y, is_treated = np.asarray(expected, dtype=float), np.asarray(outcome, dtype=float), np.asarray(treated, dtype=bool)
+    units = assignment_units(clusters, len(y))
+    _check_arms(x, y, is_treated, units)
+    line = robust_fit(x[~is_treated], y[~is_treated], units[~is_treated])
+    without, observed = line.predict(x[is_treated]), y[is_treated]
+    half = _conformal_half_width(np.abs(line.left_out_residuals), confidence_level)
+    difference = observed - without
+    error, n_units = _standard_error(line, x[is_treated], observed, units[is_treated])
+    freedom = min(n_units, line.n_clusters) - 1
+    half_of_mean = float(stdtrit(freedom, (1.0 + confidence_level) / 2.0)) * error
+    estimates = {
         "without": (without, without - half, without + half),
-        "with": (did, did, did),
+        "with": (observed, observed, observed),
         "difference": (difference, difference - half, difference + half),
     }
-    mean = float(did.mean())
+    mean, mean_difference = float(observed.mean()), float(difference.mean())
     average = {
-        **_named("without", mean - center, reach),
-        **_named("with", mean, 0.0),
-        **_named("difference", center, reach),
+        **_with_interval("without", mean - mean_difference, half_of_mean),
+        **_with_interval("with", mean, 0.0),
+        **_with_interval("difference", mean_difference, half_of_mean),
         "standard_error": error,
     }
-    return Counterfactuals(_columns(told, pd.Index(np.flatnonzero(chosen), name="entity")), average)
+    return Counterfactuals(_columns(estimates, pd.Index(np.flatnonzero(is_treated), name="entity")), average)
 
 
-Ends = tuple[Array, Array, Array]
+def _standard_error(line: RegressionLine, x: Array, observed: Array, units: npt.NDArray[np.int64]) -> tuple[float, int]:
+    """Standard error of the mean difference of the treated from the line, and their number of units of assignment."""
+    residuals = observed - line.slope * x
+    sums = cluster_sums(residuals - np.mean(residuals), units)
+    variance = len(sums) / (len(sums) - 1) * float(sums @ sums) / len(observed) ** 2
+    return float(np.sqrt(variance + line.prediction_variance(float(x.mean())))), len(sums)
 
 
-def _sum_of(one: Ends, other: Ends) -> Ends:
-    """Estimate and interval of a sum of two that are independent: the distances to the ends add up as squares."""
-    center = one[0] + other[0]
-    below = np.hypot(one[0] - one[1], other[0] - other[1])
-    return center, center - below, center + np.hypot(one[2] - one[0], other[2] - other[0])
+def _independent_sum(a: Estimate, b: Estimate) -> Estimate:
+    """Estimate and interval of the sum of two independent quantities: the squared distances to the ends add up."""
+    center = a[0] + b[0]
+    below, above = np.hypot(a[0] - a[1], b[0] - b[1]), np.hypot(a[2] - a[0], b[2] - b[0])
+    return center, center - below, center + above
 
 
-def _columns(told: Mapping[str, Ends], index: pd.Index) -> pd.DataFrame:
-    parts = ("", "_lower", "_upper")
-    return pd.DataFrame({f"{name}{part}": end for name, ends in told.items() for part, end in zip(parts, ends, strict=True)}, index)
+def _columns(estimates: Mapping[str, Estimate], index: pd.Index) -> pd.DataFrame:
+    columns = {
+        f"{name}{suffix}": values for name, estimate in estimates.items() for suffix, values in zip(SUFFIXES, estimate, strict=True)
+    }
+    return pd.DataFrame(columns, index)
 
 
-def _named(name: str, center: float, reach: float) -> dict[str, float]:
-    return {name: center, f"{name}_lower": center - reach, f"{name}_upper": center + reach}
+def _with_interval(name: str, center: float, half_width: float) -> dict[str, float]:
+    return {name: center, f"{name}_lower": center - half_width, f"{name}_upper": center + half_width}
 
 
 def _average(engine: SimulationEngine, intervention: InterventionConfig, expected: Array, per_effect: Array) -> dict[str, float]:
-    """Of all entities: what they are expected to do is taken as known, the effect is not."""
-    drawn = engine.average_change(intervention, per_effect)
+    """Averages over all entities: only the effect is uncertain, their expected outcomes are taken as given."""
+    change = engine.average_change(intervention, per_effect)
     without = float(expected.mean())
-    told = {"difference": drawn, "with": tuple(without + end for end in drawn), "without": (without, without, without)}
-    return {f"{name}{part}": ends[place] for name, ends in told.items() for place, part in enumerate(("", "_lower", "_upper"))}
+    estimates = {"difference": change, "with": tuple(without + end for end in change), "without": (without, without, without)}
+    return {f"{name}{suffix}": ends[k] for name, ends in estimates.items() for k, suffix in enumerate(SUFFIXES)}
 
 
-def _conformal(residuals: Array, level: float) -> float:
-    """Half-width within which a share ``level`` of new outcomes lies, by the residuals of left-out ones."""
+def _conformal_half_width(residuals: Array, level: float) -> float:
+    """Half width within which a share ``level`` of new outcomes lies, by the residuals of left-out rows."""
     rank = min(int(np.ceil(level * (len(residuals) + 1))), len(residuals))
     return float(np.sort(residuals)[rank - 1])
 
 
-def _check_arms(x: Array, y: Array, treated: npt.NDArray[np.bool_], of: npt.NDArray[np.int64]) -> None:
-    if not len(x) == len(y) == len(treated) == len(of):
+def _check_arms(x: Array, y: Array, treated: npt.NDArray[np.bool_], units: npt.NDArray[np.int64]) -> None:
+    if not len(x) == len(y) == len(treated) == len(units):
         raise ValueError(
-            f"{len(x)} expectations, {len(y)} outcomes, {len(treated)} arms and {len(of)} clusters: one of each is needed"
+            f"{len(x)} expectations, {len(y)} outcomes, {len(treated)} arms and {len(units)} clusters: equal numbers are needed"
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("expectations and outcomes must be numbers: leave out entities whose outcome is missing")
     for name, arm in (("treated", treated), ("control", ~treated)):
-        if len(np.unique(of[arm])) < 3:
-            raise ValueError(
-                f"the {name} arm has {len(np.unique(of[arm]))} units of assignment: at least 3 are needed for an error"
-            )
+        if (n_units := len(np.unique(units[arm]))) < 3:
+            raise ValueError(f"the {name} arm has {n_units} units of assignment: at least 3 are needed for a standard error")

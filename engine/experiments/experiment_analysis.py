@@ -1,4 +1,4 @@
-"""What a real experiment found, from its rows: effects with errors that are robust to how it was assigned."""
+"""Estimate effects from the rows of a real experiment, with standard errors robust to clustered assignment."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["EffectEstimate", "RegressionLine", "cluster_sums", "relative_effect", "robust_fit"]
+__all__ = ["EffectEstimate", "RegressionLine", "assignment_units", "cluster_sums", "relative_effect", "robust_fit"]
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
 class EffectEstimate(NamedTuple):
-    """An effect and its standard error, as an ``ExperimentResult`` takes them."""
+    """An effect with its standard error and the sizes of the arms, as in an ``ExperimentResult``."""
 
     effect: float
     standard_error: float
@@ -28,39 +28,60 @@ class EffectEstimate(NamedTuple):
 def relative_effect(
     outcome: Sequence[float] | Array, treated: Sequence[bool] | npt.NDArray[np.bool_], clusters: npt.ArrayLike | None = None
 ) -> EffectEstimate:
-    """How much more the treated did, as a share of what the controls did: ``mean(treated) / mean(control) - 1``.
+    """Relative effect on the mean outcome, ``mean(treated) / mean(control) - 1``.
 
-    This is how yes/no outcomes (a visit, a vote) enter a calibration. The error is that of the delta method, robust to clusters.
+    Yes/no outcomes (a visit, a vote) enter a calibration in this form. The standard error is that of the delta method, robust to
+    clusters.
 
     Args:
-        outcome: of each person, shape ``(n,)``, not negative on average.
-        treated: who was, shape ``(n,)``.
-        clusters: the unit that was assigned, where that was not the person.
+        outcome: of each person, shape ``(n,)``, positive on average among controls.
+        treated: whether each person was treated, shape ``(n,)``.
+        clusters: the unit of assignment of each person, shape ``(n,)``; by default each person is a unit.
 
     Raises:
-        ValueError: when the controls did nothing on average, so that nothing can be a share of it.
+        ValueError: when the mean of the controls is not positive.
 
     References:
         Deng, Knoblich, Lu (2018), Applying the delta method in metric analytics. KDD.
 
     Example:
-        >>> found = relative_effect([1, 1, 1, 0] * 100 + [1, 0, 1, 0] * 100, [True] * 400 + [False] * 400)
-        >>> round(found.effect, 3), round(found.standard_error, 3)
+        >>> estimate = relative_effect([1, 1, 1, 0] * 100 + [1, 0, 1, 0] * 100, [True] * 400 + [False] * 400)
+        >>> round(estimate.effect, 3), round(estimate.standard_error, 3)
         (0.5, 0.087)
     """
-    y, chosen = np.asarray(outcome, dtype=float), np.asarray(treated, dtype=bool)
-    of = np.arange(len(y)) if clusters is None else pd.factorize(np.asarray(clusters))[0]
-    with_it, without = _mean(y[chosen], of[chosen]), _mean(y[~chosen], of[~chosen])
-    if not without[0] > 0:
-        raise ValueError(f"the controls' average is {without[0]:g}: a relative effect needs a positive one")
-    ratio = with_it[0] / without[0]
-    variance = (with_it[1] + ratio**2 * without[1]) / without[0] ** 2
-    return EffectEstimate(ratio - 1.0, float(np.sqrt(variance)), int(chosen.sum()), int((~chosen).sum()))
+    y, is_treated = np.asarray(outcome, dtype=float), np.asarray(treated, dtype=bool)
+    units = assignment_units(clusters, len(y))
+    treated_mean, treated_variance = _mean(y[is_treated], units[is_treated])
+    control_mean, control_variance = _mean(y[~is_treated], units[~is_treated])
+    if not control_mean > 0:
+        raise ValueError(f"the mean outcome of the controls is {control_mean:g}: a relative effect needs a positive one")
+    ratio = treated_mean / control_mean
+    variance = (treated_variance + ratio**2 * control_variance) / control_mean**2
+    return EffectEstimate(ratio - 1.0, float(np.sqrt(variance)), int(is_treated.sum()), int((~is_treated).sum()))
+
+
+def assignment_units(clusters: npt.ArrayLike | None, n: int) -> Ints:
+    """Number of the unit of assignment of each of ``n`` rows, shape ``(n,)``; without clusters each row is a unit.
+
+    Example:
+        >>> assignment_units(["clinic b", "clinic a", "clinic b"], 3).tolist()
+        [0, 1, 0]
+    """
+    return np.arange(n) if clusters is None else pd.factorize(np.asarray(clusters))[0]
 
 
 @dataclass(frozen=True)
 class RegressionLine:
-    """A straight line fitted to clustered rows; ``covariance`` of intercept and slope at the centre of ``x``."""
+    """A straight line fitted to clustered rows.
+
+    Attributes:
+        center: mean of ``x``.
+        level: value of the line at the centre.
+        slope: change of ``y`` per unit of ``x``.
+        covariance: of level and slope, ``(2, 2)``.
+        left_out_residuals: residual of each row from the line fitted without it, ``(n,)``.
+        n_clusters: units of assignment.
+    """
 
     center: float
     level: float
@@ -69,27 +90,27 @@ class RegressionLine:
     left_out_residuals: Array
     n_clusters: int
 
-    def at(self, x: Array) -> Array:
-        """Values of the line."""
+    def predict(self, x: Array) -> Array:
+        """Values of the line at ``x``, shape ``(n,)``."""
         return self.level + self.slope * (x - self.center)
 
-    def variance_at(self, x: float) -> float:
-        """Variance of its value."""
-        place = np.array([1.0, x - self.center])
-        return float(place @ self.covariance @ place)
+    def prediction_variance(self, x: float) -> float:
+        """Variance of the value at ``x``."""
+        row = np.array([1.0, x - self.center])
+        return float(row @ self.covariance @ row)
 
 
 def robust_fit(x: Array, y: Array, clusters: Ints) -> RegressionLine:
-    """Least squares of ``y`` on ``x``, errors robust to clusters (CR1; HC1 where each row is its own), shapes ``(n,)``.
+    """Least squares of ``y`` on ``x``, shapes ``(n,)``, with errors robust to clusters (CR1; HC1 where each row is a cluster).
 
-    A constant ``x`` explains nothing: the line is flat.
+    For a constant ``x`` the slope is 0.
 
     References:
         Cameron, Miller (2015), A practitioner's guide to cluster-robust inference. Journal of Human Resources 50.
 
     Example:
         >>> line = robust_fit(np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, 3.1, 4.9, 7.0]), np.arange(4))
-        >>> round(line.slope, 2), line.at(np.array([4.0])).round(1).tolist()
+        >>> round(line.slope, 2), line.predict(np.array([4.0])).round(1).tolist()
         (1.98, [9.0])
     """
     center = float(x.mean())
@@ -102,20 +123,20 @@ def robust_fit(x: Array, y: Array, clusters: Ints) -> RegressionLine:
     bread = np.diag([1.0 / len(x), 1.0 / squares if usable else 0.0])
     scores = np.array([cluster_sums(residuals, clusters), cluster_sums(residuals * z, clusters)])
     groups = scores.shape[1]
-    spare = groups / (groups - 1) * (len(x) - 1) / (len(x) - 2)
-    covariance = spare * bread @ (scores @ scores.T) @ bread
+    correction = groups / (groups - 1) * (len(x) - 1) / (len(x) - 2)
+    covariance = correction * bread @ (scores @ scores.T) @ bread
     return RegressionLine(center, float(y.mean()), slope, covariance, residuals / (1.0 - leverage), groups)
 
 
 def cluster_sums(values: Array, clusters: Ints) -> Array:
-    """Sum of the values of each cluster, in the order of their numbers.
+    """Sum of the values in each cluster, in ascending order of the cluster numbers.
 
     Example:
         >>> cluster_sums(np.array([1.0, 2.0, 3.0]), np.array([7, 3, 7])).tolist()
         [2.0, 4.0]
     """
-    _, place = np.unique(clusters, return_inverse=True)
-    return np.asarray(np.bincount(place, values), dtype=float)
+    _, index = np.unique(clusters, return_inverse=True)
+    return np.asarray(np.bincount(index, values), dtype=float)
 
 
 def _mean(values: Array, clusters: Ints) -> tuple[float, float]:

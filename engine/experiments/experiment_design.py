@@ -1,4 +1,4 @@
-"""From a question to a real experiment: generate twins, simulate on them, and say how many people in which arm would settle it."""
+"""Plan a real experiment: generate twins, simulate the intervention on them, and compute the size of each arm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from schemas.twin_models import TwinPopulation
 
 __all__ = ["Assignment", "ExperimentDesigner", "plan_experiment"]
 
-MOST_CORRELATED = 0.99
+MAX_CORRELATION = 0.99  # adjustment never removes all of the variance
 
 
 class TwinSource(Protocol):
@@ -28,12 +28,12 @@ class TwinSource(Protocol):
 
 @dataclass(frozen=True)
 class Assignment:
-    """How people get into arms.
+    """How people are assigned to arms.
 
     Attributes:
         control_ratio: people in the control arm per treated one.
-        cluster_size: people in a unit that is assigned as a whole; 1: each by himself.
-        intraclass_correlation: share of the outcome's variance that lies between such units.
+        cluster_size: people per unit of assignment; 1 assigns individuals.
+        intraclass_correlation: share of the outcome's variance between units of assignment.
         size_variation: coefficient of variation of the units' sizes.
         adjusted: whether the analysis adjusts for the twin's prediction.
     """
@@ -46,17 +46,17 @@ class Assignment:
 
     @property
     def design_effect(self) -> float:
-        """Factor by which assigning whole clusters inflates the variance."""
+        """Factor by which assignment of whole clusters inflates the variance."""
         return design_effect(self.cluster_size, self.intraclass_correlation, self.size_variation)
 
 
 class ExperimentDesigner:
-    """Designs experiments for the people that a model knows.
+    """Designs experiments by simulation on twins.
 
     Args:
-        twins: makes them.
-        priors: what is believed of interventions; the catalogue speaks for those left out.
-        n_twins: made for each question.
+        twins: generates the twins.
+        priors: prior effect of interventions by type; for the others the catalogue's prior is used.
+        n_twins: twins generated for each design.
         seed: of twins and draws.
 
     Example:
@@ -91,18 +91,18 @@ class ExperimentDesigner:
         assignment: Assignment = Assignment(),
         n_available: int | None = None,
     ) -> ExperimentPlan:
-        """Generate, simulate, and plan.
+        """Generate twins, simulate the intervention, and plan the experiment.
 
         Args:
-            intervention: what the treated would get.
-            filters: whom it is for.
-            effect: smallest one worth finding, a fraction on the target's scale.
-            power: probability of finding it.
-            assignment: how people get into arms.
-            n_available: people there are; the plan then uses all of them and tells its power.
+            intervention: the intervention of the treated arm.
+            filters: the population of the experiment.
+            effect: smallest effect to detect, a fraction on the target's scale.
+            power: probability of detecting it.
+            assignment: how people are assigned to arms.
+            n_available: number of available people; the plan then uses all of them and reports its power.
 
         Raises:
-            EmptyFilter, EmptyPopulation: when nobody satisfies the filters.
+            EmptyFilter, EmptyPopulation: when no row or twin satisfies the filters.
             ValueError: for an argument out of its range, or outcomes without any variance.
         """
         population = self.twins.generate(self.n_twins, filters, self.seed)
@@ -117,52 +117,40 @@ def plan_experiment(
     assignment: Assignment = Assignment(),
     n_available: int | None = None,
 ) -> ExperimentPlan:
-    """The experiment that would find the ``min_effect_threshold`` of a simulation, or what ``n_available`` people would find.
+    """Plan the experiment that detects the ``min_effect_threshold`` of a simulation, or one with ``n_available`` people.
 
     Raises:
-        ValueError: for a result without a plan (it says why), or an argument out of its range.
+        ValueError: for a result without a sample size (the message names the reason), or an argument out of its range.
 
     References:
         Schuler et al. (2022), Increasing the efficiency of randomized trial estimates via linear adjustment for a prognostic
-        score. International Journal of Biostatistics 18 (PROCOVA: what adjusting for the twin's prediction saves).
+        score. International Journal of Biostatistics 18 (PROCOVA: variance reduction by adjusting for the twin's prediction).
 
     Example:
         ``plan_experiment(engine.simulate(speakers), assignment=Assignment(cluster_size=20, intraclass_correlation=0.05))`` plans
-        for whole clinics; ``n_available=600`` tells what 600 people would find.
+        with whole clinics; ``n_available=600`` reports the power with 600 people.
     """
-    told = simulated.required_sample_size
-    if simulated.intervention is None or "missing" in told:
-        raise ValueError(f"no experiment can be planned: {told.get('missing', 'the result does not name its intervention')}")
-    effect, alpha, outcome_sd = told["minimum_detectable_effect"], told["alpha"], told["outcome_sd"]
-    per_effect = told["minimum_detectable_change"] / effect
-    measured = min(max(told["prediction_correlation"] or 0.0, 0.0), MOST_CORRELATED)
+    sizing = simulated.required_sample_size
+    if simulated.intervention is None or "missing" in sizing:
+        raise ValueError(f"no experiment can be planned: {sizing.get('missing', 'the result does not name its intervention')}")
+    effect, outcome_sd = sizing["minimum_detectable_effect"], sizing["outcome_sd"]
+    per_effect = sizing["minimum_detectable_change"] / effect
+    measured = min(max(sizing["prediction_correlation"] or 0.0, 0.0), MAX_CORRELATION)
     rho = measured if assignment.adjusted else 0.0
-    inflated = assignment.design_effect
-    size = (
-        _rounded(
-            two_sample(
-                effect * per_effect,
-                outcome_sd,
-                alpha=alpha,
-                power=power,
-                control_ratio=assignment.control_ratio,
-                design_effect=inflated,
-                correlation=rho,
-            ),
-            assignment.cluster_size,
-        )
-        if n_available is None
-        else _shared(n_available, assignment)
-    )
-    found = {"alpha": alpha, "design_effect": inflated, "correlation": rho}
+    test = {"alpha": sizing["alpha"], "design_effect": assignment.design_effect, "correlation": rho}
+    if n_available is None:
+        required = two_sample(effect * per_effect, outcome_sd, power=power, control_ratio=assignment.control_ratio, **test)
+        size = _round_to_clusters(required, assignment.cluster_size)
+    else:
+        size = _divide_available(n_available, assignment)
     return ExperimentPlan(
         arms=_arms(size, simulated.intervention, assignment),
         effect=effect,
-        detectable_effect=minimum_detectable_effect(size, outcome_sd, power=power, **found) / per_effect,
-        alpha=alpha,
-        power=achieved_power(size, effect * per_effect, outcome_sd, **found),
-        power_at_simulated=achieved_power(size, simulated.ate * per_effect, outcome_sd, **found),
-        design_effect=inflated,
+        detectable_effect=minimum_detectable_effect(size, outcome_sd, power=power, **test) / per_effect,
+        alpha=sizing["alpha"],
+        power=achieved_power(size, effect * per_effect, outcome_sd, **test),
+        power_at_simulated=achieved_power(size, simulated.ate * per_effect, outcome_sd, **test),
+        design_effect=assignment.design_effect,
         correlation=rho,
         saved=rho**2,
         simulation=simulated,
@@ -170,17 +158,17 @@ def plan_experiment(
     )
 
 
-def _rounded(size: SampleSize, cluster_size: float) -> SampleSize:
-    """Whole clusters."""
+def _round_to_clusters(size: SampleSize, cluster_size: float) -> SampleSize:
+    """The size rounded up to whole clusters."""
     return SampleSize(*(math.ceil(math.ceil(n / cluster_size) * cluster_size) for n in size))
 
 
-def _shared(n_available: int, assignment: Assignment) -> SampleSize:
-    """All people there are, in whole clusters."""
+def _divide_available(n_available: int, assignment: Assignment) -> SampleSize:
+    """All available people in whole clusters, divided by the control ratio."""
     clusters = int(n_available / assignment.cluster_size)
     treated = round(clusters / (1.0 + assignment.control_ratio))
     if not 2 <= treated <= clusters - 2:
-        raise ValueError(f"{n_available} people are {clusters} units of assignment: at least 2 are needed in each arm")
+        raise ValueError(f"{n_available} people form {clusters} units of assignment: at least 2 are needed in each arm")
     return SampleSize(*(int(n * assignment.cluster_size) for n in (treated, clusters - treated)))
 
 
@@ -195,4 +183,4 @@ def _arms(size: SampleSize, intervention: InterventionConfig, assignment: Assign
 def _warnings(size: SampleSize, assignment: Assignment) -> list[str]:
     clusters = min(size) / assignment.cluster_size
     few = assignment.cluster_size > 1 and clusters < 20
-    return [f"only {clusters:.0f} clusters in the smaller arm: cluster-robust errors want 20 and more"] if few else []
+    return [f"only {clusters:.0f} clusters in the smaller arm: cluster-robust standard errors need 20 or more"] if few else []

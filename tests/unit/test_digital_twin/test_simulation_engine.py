@@ -129,7 +129,7 @@ def test_a_calibrated_prior_narrows_the_interval_and_is_named():
     half = (result.ate_ci_upper - result.ate_ci_lower) / 2
     assert half == pytest.approx(stats.norm.ppf(0.975) * math.hypot(0.01, 0.01), rel=0.01)
     assert (result.effects_version, result.prior) == (4, prior)
-    assert not any("belief" in warning for warning in result.warnings)
+    assert not any("assumption" in warning for warning in result.warnings)
 
 
 def test_a_lower_confidence_level_gives_a_narrower_interval():
@@ -232,7 +232,7 @@ def test_filters_choose_the_twins():
 def test_a_filter_that_leaves_nobody_is_refused_with_what_there_is():
     with pytest.raises(EmptyPopulation, match=r"none of 500 twins matches specialty in \[cardiology\].*primary_care \(\d+\)"):
         SimulationEngine(population(500)).simulate(SPEAKERS, {"specialty": ["cardiology"]})
-    with pytest.raises(EmptyPopulation, match="decile goes from 1 to 10"):
+    with pytest.raises(EmptyPopulation, match="decile ranges from 1 to 10"):
         SimulationEngine(population(500)).simulate(SPEAKERS, {"min_decile": 11})
 
 
@@ -255,7 +255,7 @@ def test_effects_are_told_along_the_dimensions_of_the_brief_and_the_groups_are_c
     found = SimulationEngine(population(3000)).simulate(SPEAKERS).heterogeneity
     assert list(found.by_dimension) == ["specialty", "priority_tier", "region", "adoption_stage"]
     assert found.n_groups == 4 + 5 + 4 + 4
-    assert found.warning.startswith("17 subgroups were looked at: about 0.9 of their 95% intervals miss by chance")
+    assert found.warning.startswith("17 subgroups were compared: about 0.9 of their 95% intervals miss by chance")
     for groups in found.by_dimension.values():
         assert sum(group.n for group in groups) == 3000
         assert all(group.ci_lower < group.estimate < group.ci_upper for group in groups)
@@ -265,7 +265,7 @@ def test_effects_are_told_along_the_dimensions_of_the_brief_and_the_groups_are_c
 def test_a_dimension_that_the_twins_lack_is_named():
     frame = hcps(500).drop(columns="adoption_stage")
     found = SimulationEngine(population(features=frame)).simulate(SPEAKERS).heterogeneity
-    assert found.skipped == {"adoption_stage": "these twins do not have it"}
+    assert found.skipped == {"adoption_stage": "these twins do not have this column"}
     assert "adoption_stage" not in found.by_dimension
 
 
@@ -417,8 +417,8 @@ def test_an_effect_above_a_half_is_called_unrealistic():
 def test_few_twins_and_few_real_rows_are_told():
     engine = SimulationEngine(population(1000, real_rows=900))
     few = engine.simulate(SPEAKERS, {"specialty": "oncology", "tier": 1, "min_decile": 6})
-    assert any("twins are left by the filters" in warning for warning in few.warnings)
-    assert any("real rows stand behind" in warning for warning in few.warnings)
+    assert any("the filters leave only" in warning for warning in few.warnings)
+    assert any("are based on about" in warning for warning in few.warnings)
     assert len(engine.simulate(SPEAKERS).warnings) == 1
 
 

@@ -76,13 +76,13 @@ def test_with_people_given_the_plan_tells_their_power_and_what_they_could_find(d
     assert smaller.detectable_effect == pytest.approx(2 * plan.detectable_effect, rel=0.03)
     exact = designer.design(SPEAKERS, effect=plan.detectable_effect, n_available=600)
     assert exact.power == pytest.approx(0.80, abs=0.005)
-    with pytest.raises(ValueError, match="60 people are 3 units of assignment"):
+    with pytest.raises(ValueError, match="60 people form 3 units of assignment"):
         designer.design(SPEAKERS, n_available=60, assignment=Assignment(cluster_size=20, intraclass_correlation=0.05))
 
 
 def test_few_clusters_are_warned_of_and_a_result_without_outcomes_has_no_plan(designer):
     plan = designer.design(SPEAKERS, n_available=400, assignment=Assignment(cluster_size=20, intraclass_correlation=0.05))
-    assert plan.warnings == ("only 10 clusters in the smaller arm: cluster-robust errors want 20 and more",)
+    assert plan.warnings == ("only 10 clusters in the smaller arm: cluster-robust standard errors need 20 or more",)
     bare = plan.simulation.model_copy(update={"required_sample_size": {"missing": "these twins have no drawn outcome"}})
     with pytest.raises(ValueError, match="no experiment can be planned: these twins have no drawn outcome"):
         plan_experiment(bare)

@@ -183,9 +183,9 @@ def test_an_effect_on_chosen_people_is_first_brought_to_all_of_them():
 def test_what_does_not_belong_together_is_refused_by_name():
     with pytest.raises(ValueError, match="experiment 7 is about peer_to_peer_referral, not email_campaign"):
         calibrate(PRIOR, [experiment(7, 0.1, 0.01, kind="peer_to_peer_referral")])
-    with pytest.raises(ValueError, match="experiment 7 is told in two ways"):
+    with pytest.raises(ValueError, match="experiment 7 has two different results"):
         calibrate(PRIOR, [experiment(7, 0.1, 0.01), experiment(7, 0.2, 0.01)])
-    with pytest.raises(ValueError, match="prior version 1 has learned from experiments already"):
+    with pytest.raises(ValueError, match="prior version 1 is already calibrated by experiments"):
         calibrate(calibrate(PRIOR, experiments([0.1], [0.01])), experiments([0.1], [0.01]))
 
 

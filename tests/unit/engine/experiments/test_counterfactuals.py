@@ -61,7 +61,7 @@ def test_the_interval_of_one_entity_covers_the_effect_on_its_like_in_95_of_100_w
 
 
 def test_nobody_has_no_counterfactual(model, entities):
-    with pytest.raises(ValueError, match="there is no entity"):
+    with pytest.raises(ValueError, match="the table has no entities"):
         counterfactuals(model, entities.iloc[:0], SPEAKERS)
 
 

@@ -33,7 +33,7 @@ def test_its_error_is_that_of_repeated_experiments_also_when_households_go_toget
 
 
 def test_a_share_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="the controls' average is 0"):
+    with pytest.raises(ValueError, match="the mean outcome of the controls is 0"):
         relative_effect([1, 1, 0, 0], [True, True, False, False])
 
 
