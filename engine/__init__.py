@@ -3,7 +3,7 @@
 Imports ``schemas`` only; it has no access to the network, the file system, databases, or the clock.
 """
 
-from engine.experiments.experiment_design import ExperimentDesigner
+from engine.experiments import ExperimentDesigner
 from engine.fidelity_tracker import FidelityTracker
 from engine.simulation_engine import SimulationEngine
 from engine.twin_generator import TwinGenerator

@@ -107,9 +107,8 @@ def sample_patients(n: int, rng: np.random.Generator) -> pd.DataFrame:
     journey_stage = rng.choice(["awareness", "evaluation", "initiation", "maintenance"], n, p=[0.2, 0.25, 0.25, 0.3])
     line = 1 + rng.binomial(3, 0.25, n)
     index = np.clip(rng.normal(50, 18, n) - 8 * (insurance == "medicaid"), 0, 100)
-    stage_days = (
-        pd.Series(journey_stage).map({"awareness": 0.5, "evaluation": 0.2, "initiation": -0.3, "maintenance": 0.1}).to_numpy(dtype=float)
-    )
+    log_days_by_stage = {"awareness": 0.5, "evaluation": 0.2, "initiation": -0.3, "maintenance": 0.1}
+    stage_days = pd.Series(journey_stage).map(log_days_by_stage).to_numpy(dtype=float)
     log_days = 3.6 + stage_days + 0.09 * complexity + 0.45 * ~covered - 0.006 * (index - 50) + 0.08 * (line - 1)
     return pd.DataFrame(
         {

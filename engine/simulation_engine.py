@@ -19,22 +19,31 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.effects.alternatives import best_choice, better_alternative_text, compare_alternatives
-from engine.effects.effect_draws import EffectDraws
-from engine.effects.effect_model import (
+from engine.effects import (
     Design,
+    EffectDraws,
+    EmptyPopulation,
+    Groups,
+    Summary,
+    best_choice,
+    better_alternative_text,
     build_design,
     catalogue_prior,
+    compare_alternatives,
     dose_response,
     draw_dose,
     draw_effect,
+    group_by_level,
+    interval,
     normal_draws,
+    select_twins,
+    standard_deviation,
+    subgroup_effects,
+    summary,
+    sums_by_group,
+    two_sample,
     typical_dose,
 )
-from engine.effects.intervals import Summary, interval, standard_deviation, summary
-from engine.effects.population_filter import EmptyPopulation, select_twins
-from engine.effects.sample_size import two_sample
-from engine.effects.subgroups import Groups, group_by_level, subgroup_effects, sums_by_group
 from schemas.base import require_one_of
 from schemas.columns import encode_levels
 from schemas.filters import Filters, canonical_filters

@@ -13,13 +13,23 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
 from engine.fidelity.baseline import FEWEST_ROWS, HoldoutRows, compute_baseline
-from engine.twins.causal_features import select_features
-from engine.twins.conformal import fit_conformal
-from engine.twins.donor_adjustment import fit_adjustment
-from engine.twins.outcome_model import HYPERPARAMETERS, CrossFit, cross_fit, encode, fit, importance, predict
-from engine.twins.realism_assessment import learn_joint
-from engine.twins.training_table import TrainingTable, training_table
-from engine.twins.twin_model import LEVEL, TwinModel
+from engine.twins import (
+    HYPERPARAMETERS,
+    INTERVAL_LEVEL,
+    CrossFit,
+    TrainingTable,
+    TwinModel,
+    build_training_table,
+    cross_fit,
+    encode_features,
+    feature_importance,
+    fit_adjustment,
+    fit_conformal,
+    fit_outcome_model,
+    learn_joint,
+    predict_outcome,
+    select_features,
+)
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
 from schemas.twin_models import Baseline, ModelCard, ModelType, TwinModelMetrics, TwinPopulation
@@ -144,18 +154,18 @@ class TwinGenerator:
             ValueError: when the table is unusable; the message names the reason and a remedy.
         """
         target = target_col or self.target
-        table = training_table(training_data, self.twin_type, target)
+        table = build_training_table(training_data, self.twin_type, target)
         first = _first_evaluated_row(training_data, target, n_carried_rows)
         frame = table.with_target(target)
         selection = self.check(select_features(self.graph, target, tuple(table.kinds)), target, frame, self.seed)
         selected = table.select(selection.kept)
         model_type, crossed, r2_by_type = self._select_model_type(selected, first)
-        outcome = fit(selected, model_type, n_jobs=self.n_jobs, seed=self.seed)
+        outcome = fit_outcome_model(selected, model_type, n_jobs=self.n_jobs, seed=self.seed)
         evaluated = table.features.iloc[first:]
-        encoded = encode(outcome, evaluated)
+        encoded = encode_features(outcome, evaluated)
         conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed)
         metrics = _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection)
-        holdout = HoldoutRows(crossed.actual, crossed.predicted, conformal.half_width(encoded, LEVEL))
+        holdout = HoldoutRows(crossed.actual, crossed.predicted, conformal.half_width(encoded, INTERVAL_LEVEL))
         baseline = compute_baseline(holdout, evaluated, TWIN_TYPES[self.twin_type].segments)
         card = self._card(table, first, target, model_type, r2_by_type, metrics, baseline)
         joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs)
@@ -181,7 +191,7 @@ class TwinGenerator:
         """Expected outcome of each row, shape ``(n,)``."""
         return self.model.predict(frame)
 
-    def predict_interval(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array]:
+    def predict_interval(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Array, Array]:
         """Ends of the prediction interval of each row's outcome, each of shape ``(n,)``."""
         return self.model.predict_interval(frame, level)
 
@@ -254,7 +264,7 @@ def _metrics(
     seed: int,
     selection: FeatureSelection,
 ) -> TwinModelMetrics:
-    fitted = predict(outcome, encode(outcome, table.features))
+    fitted = predict_outcome(outcome, encode_features(outcome, table.features))
     errors = table.target - fitted
     additive = entry.target(target).scale == "additive"
     r2 = float(crossed.r2.mean())
@@ -268,7 +278,7 @@ def _metrics(
         training_samples=len(table),
         n_dropped=table.n_dropped,
         no_change_mae=float(np.abs(table.target).mean()) if additive else None,
-        feature_importance=importance(outcome, table, seed),
+        feature_importance=feature_importance(outcome, table, seed),
         selection=selection,
         warnings=(*table.warnings, *_data_warnings(table, selection), *_accuracy_warnings(r2, table, entry, selection)),
     )

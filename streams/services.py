@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from uuid import UUID
 
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from streams.ingestion import SimulatedTwins
 from streams.kafka.app import TwinApp
 from streams.registry.mlflow_registry import MlflowRegistry

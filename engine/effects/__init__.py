@@ -1,1 +1,56 @@
-"""effects."""
+"""Effects of interventions: priors, dose response, draws, calibration by experiments, subgroups, and sample sizes.
+
+Imports ``schemas`` only; a simulation combines these parts in `engine.simulation_engine`.
+"""
+
+from engine.effects.alternatives import best_choice, better_alternative_text, compare_alternatives
+from engine.effects.calibration import calibrate
+from engine.effects.effect_draws import EffectDraws
+from engine.effects.effect_model import (
+    Design,
+    build_design,
+    catalogue_prior,
+    dose_response,
+    draw_dose,
+    draw_effect,
+    normal_draws,
+    typical_dose,
+)
+from engine.effects.intervals import Summary, interval, standard_deviation, summary
+from engine.effects.population_filter import EmptyPopulation, select_twins
+from engine.effects.sample_size import SampleSize, achieved_power, design_effect, minimum_detectable_effect, two_sample
+from engine.effects.subgroups import Groups, group_by_level, subgroup_effects, sums_by_group
+from engine.effects.track_record import ComparedSimulation, compute_track_record
+
+__all__ = [
+    "ComparedSimulation",
+    "Design",
+    "EffectDraws",
+    "EmptyPopulation",
+    "Groups",
+    "SampleSize",
+    "Summary",
+    "achieved_power",
+    "best_choice",
+    "better_alternative_text",
+    "build_design",
+    "calibrate",
+    "catalogue_prior",
+    "compare_alternatives",
+    "compute_track_record",
+    "design_effect",
+    "dose_response",
+    "draw_dose",
+    "draw_effect",
+    "group_by_level",
+    "interval",
+    "minimum_detectable_effect",
+    "normal_draws",
+    "select_twins",
+    "standard_deviation",
+    "subgroup_effects",
+    "summary",
+    "sums_by_group",
+    "two_sample",
+    "typical_dose",
+]

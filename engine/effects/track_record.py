@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from schemas.simulation_models import TrackRecord
 
-__all__ = ["ComparedSimulation", "track_record"]
+__all__ = ["ComparedSimulation", "compute_track_record"]
 
 
 class ComparedSimulation(NamedTuple):
@@ -24,7 +24,7 @@ class ComparedSimulation(NamedTuple):
     standard_error: float
 
 
-def track_record(compared: Sequence[ComparedSimulation]) -> TrackRecord:
+def compute_track_record(compared: Sequence[ComparedSimulation]) -> TrackRecord:
     """Count the simulations whose interval holds the effect of the real experiment.
 
     Args:
@@ -33,7 +33,7 @@ def track_record(compared: Sequence[ComparedSimulation]) -> TrackRecord:
     Example:
         >>> inside = ComparedSimulation(0.05, 0.01, 0.09, 0.95, effect=0.04, standard_error=0.01)
         >>> outside = ComparedSimulation(0.05, 0.01, 0.09, 0.95, effect=0.10, standard_error=0.01)
-        >>> track_record([inside, outside]).n_inside
+        >>> compute_track_record([inside, outside]).n_inside
         1
     """
     if not compared:

@@ -1,1 +1,19 @@
-"""experiments."""
+"""Real experiments: their design by simulation on twins, the analysis of their rows, and counterfactual outcomes.
+
+Imports ``schemas`` and the other packages of ``engine``, which do not import it.
+"""
+
+from engine.experiments.counterfactuals import Counterfactuals, predict_counterfactuals, treated_counterfactuals
+from engine.experiments.experiment_analysis import EffectEstimate, relative_effect
+from engine.experiments.experiment_design import Assignment, ExperimentDesigner, plan_experiment
+
+__all__ = [
+    "Assignment",
+    "Counterfactuals",
+    "EffectEstimate",
+    "ExperimentDesigner",
+    "plan_experiment",
+    "predict_counterfactuals",
+    "relative_effect",
+    "treated_counterfactuals",
+]

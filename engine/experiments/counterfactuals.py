@@ -13,12 +13,12 @@ from scipy.special import stdtrit
 
 from engine.experiments.experiment_analysis import RegressionLine, assignment_units, cluster_sums, robust_fit
 from engine.simulation_engine import SimulationEngine
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from schemas.simulation_models import EffectPrior, InterventionConfig
 from schemas.twin_models import BEHAVIOUR, TwinPopulation
 from schemas.twin_types import TWIN_TYPES
 
-__all__ = ["Counterfactuals", "counterfactuals", "entities_as_population", "treated_counterfactuals"]
+__all__ = ["Counterfactuals", "entities_as_population", "predict_counterfactuals", "treated_counterfactuals"]
 
 Array = npt.NDArray[np.float64]
 Estimate = tuple[Array, Array, Array]  # of each entity: estimate, lower and upper end of its interval
@@ -40,7 +40,7 @@ class Counterfactuals:
     average: Mapping[str, float]
 
 
-def counterfactuals(
+def predict_counterfactuals(
     model: TwinModel,
     entities: pd.DataFrame,
     intervention: InterventionConfig,
@@ -77,7 +77,7 @@ def counterfactuals(
         >>> visits = InterventionConfig(
         ...     intervention_type="call_frequency_increase", channel="in_person", frequency="weekly", duration_weeks=12
         ... )
-        >>> result = counterfactuals(generator.model, sample_hcps(50, np.random.default_rng(1)), visits)
+        >>> result = predict_counterfactuals(generator.model, sample_hcps(50, np.random.default_rng(1)), visits)
         >>> list(result.entities)[6:], len(result.entities)
         (['difference', 'difference_lower', 'difference_upper'], 50)
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.effects.sample_size import SampleSize, achieved_power, design_effect, minimum_detectable_effect, two_sample
+from engine.effects import SampleSize, achieved_power, design_effect, minimum_detectable_effect, two_sample
 from engine.simulation_engine import SimulationEngine
 from schemas.filters import Filters
 from schemas.simulation_models import Arm, EffectPrior, ExperimentPlan, InterventionConfig, SimulationResult

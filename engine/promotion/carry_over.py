@@ -14,8 +14,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 
 from engine.promotion.promotion_gate import GATE_ROWS
-from engine.twins.forests import forest_mean
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel, forest_mean
 from schemas.twin_models import Baseline
 
 __all__ = ["ENOUGH_NEW_ROWS", "MAX_HISTORY_ROWS", "MIN_NEW_ROWS", "RowSplit", "adjust_history", "estimate_onset", "split_rows"]

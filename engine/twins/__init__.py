@@ -1,1 +1,47 @@
-"""twins."""
+"""Twins of real entities: training tables, the model of the expected outcome, the joint distribution, and their assessment.
+
+Imports ``schemas`` only; `TwinModel` combines the parts of one trained version of a model line.
+"""
+
+from engine.twins.causal_checks import CausalDisagreement, cross_check
+from engine.twins.causal_features import select_features
+from engine.twins.conformal import fit_conformal
+from engine.twins.donor_adjustment import fit_adjustment
+from engine.twins.empty_filter import EmptyFilter
+from engine.twins.forests import forest_mean
+from engine.twins.outcome_model import (
+    HYPERPARAMETERS,
+    CrossFit,
+    cross_fit,
+    encode_features,
+    feature_importance,
+    fit_outcome_model,
+    predict_outcome,
+)
+from engine.twins.realism_assessment import learn_joint
+from engine.twins.training_table import ClinicalData, TrainingTable, build_training_table
+from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel
+
+__all__ = [
+    "HYPERPARAMETERS",
+    "INTERVAL_LEVEL",
+    "CausalDisagreement",
+    "ClinicalData",
+    "CrossFit",
+    "EmptyFilter",
+    "ModelParts",
+    "TrainingTable",
+    "TwinModel",
+    "build_training_table",
+    "cross_check",
+    "cross_fit",
+    "encode_features",
+    "feature_importance",
+    "fit_adjustment",
+    "fit_conformal",
+    "fit_outcome_model",
+    "forest_mean",
+    "learn_joint",
+    "predict_outcome",
+    "select_features",
+]

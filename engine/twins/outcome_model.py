@@ -8,10 +8,10 @@ Example:
     >>> crossed = cross_fit(table, "HistGradientBoosting", n_jobs=1, seed=0)
     >>> bool(crossed.r2.mean() > 0.9)
     True
-    >>> model = fit(table, "HistGradientBoosting", n_jobs=1, seed=0)
-    >>> bool((predict(model, encode(model, frame)) == model.predict(frame)).all())
+    >>> model = fit_outcome_model(table, "HistGradientBoosting", n_jobs=1, seed=0)
+    >>> bool((predict_outcome(model, encode_features(model, frame)) == model.predict(frame)).all())
     True
-    >>> max(importance(model, table, seed=0).items(), key=lambda share: share[1])[0]
+    >>> max(feature_importance(model, table, seed=0).items(), key=lambda share: share[1])[0]
     'decile'
 
 References:
@@ -44,7 +44,16 @@ from engine.twins.forests import forest_mean
 from engine.twins.training_table import TrainingTable
 from schemas.base import require_one_of
 
-__all__ = ["FOLDS", "HYPERPARAMETERS", "CrossFit", "cross_fit", "encode", "fit", "importance", "predict"]
+__all__ = [
+    "FOLDS",
+    "HYPERPARAMETERS",
+    "CrossFit",
+    "cross_fit",
+    "encode_features",
+    "feature_importance",
+    "fit_outcome_model",
+    "predict_outcome",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -113,7 +122,7 @@ class CrossFit:
         return float(np.corrcoef(self.predicted, self.actual)[0, 1])
 
 
-def fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> Pipeline:
+def fit_outcome_model(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> Pipeline:
     """Fit encoder and estimator on all rows; the result predicts on one thread, so that predictions are reproducible bit for bit.
 
     Raises:
@@ -132,14 +141,14 @@ def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, 
     """Predict every row by a model of the other folds, preprocessing included; rows from index ``first`` on are evaluated."""
     expected, scores = np.empty(len(table)), []
     for train, test in _folds(len(table), seed):
-        model = fit(table.take(train), model_type, n_jobs=n_jobs, seed=seed)
-        expected[test] = predict(model, encode(model, table.features.iloc[test]))
+        model = fit_outcome_model(table.take(train), model_type, n_jobs=n_jobs, seed=seed)
+        expected[test] = predict_outcome(model, encode_features(model, table.features.iloc[test]))
         evaluated = test[test >= first]
         scores.append(r2_score(table.target[evaluated], expected[evaluated]))
     return CrossFit(expected, table.target, first, np.array(scores))
 
 
-def encode(model: Pipeline, features: pd.DataFrame) -> Array:
+def encode_features(model: Pipeline, features: pd.DataFrame) -> Array:
     """Features as the encoder of the model transforms them, ``(n, p)``; each level is encoded once, not once per row."""
     steps = {name: (step, list(columns)) for name, step, columns in model["encoder"].transformers_}
     (levels, categorical), (imputer, numeric) = steps["category"], steps["number"]
@@ -151,7 +160,7 @@ def encode(model: Pipeline, features: pd.DataFrame) -> Array:
     )
 
 
-def predict(model: Pipeline, encoded: Array) -> Array:
+def predict_outcome(model: Pipeline, encoded: Array) -> Array:
     """Expected outcome of encoded rows, ``(n,)``; equal to the pipeline's prediction bit for bit."""
     estimator = model["estimator"]
     if isinstance(estimator, RandomForestRegressor):
@@ -187,7 +196,7 @@ def _imputed(imputer: SimpleImputer, features: pd.DataFrame) -> list[Array]:
     return [np.where(gaps, imputer.statistics_, values), gaps[:, imputer.indicator_.features_].astype(np.float64)]
 
 
-def importance(model: Pipeline, table: TrainingTable, seed: int) -> dict[str, float]:
+def feature_importance(model: Pipeline, table: TrainingTable, seed: int) -> dict[str, float]:
     """Importance of each feature, summing to 1 (all 0 when no feature has any); impurity-based, or by permutation."""
     estimator = model["estimator"]
     if hasattr(estimator, "feature_importances_"):

@@ -14,7 +14,7 @@ import pandas as pd
 from schemas.clinical_terms import clinical_term
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType, TwinTypeEntry
 
-__all__ = ["MIN_SAMPLES", "ClinicalData", "TrainingTable", "feature_frame", "training_table"]
+__all__ = ["MIN_SAMPLES", "ClinicalData", "TrainingTable", "build_training_table", "feature_frame"]
 
 MIN_SAMPLES = 1000
 MAX_LEVELS = 500
@@ -81,7 +81,7 @@ class TrainingTable:
         return digest.hexdigest()
 
 
-def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> TrainingTable:
+def build_training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> TrainingTable:
     """Check a table and convert its columns; the given frame is not changed.
 
     Columns beyond the default features are used where possible and otherwise left out with a warning. Rows whose target is missing
@@ -94,7 +94,7 @@ def training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> Tra
 
     Example:
         >>> frame = pd.DataFrame({"decile": [3, 8] * 1200, "prescribing_change": [0.1, 0.2, None, 0.3] * 600})
-        >>> table = training_table(frame, TwinType.HCP, "prescribing_change")
+        >>> table = build_training_table(frame, TwinType.HCP, "prescribing_change")
         >>> len(table), table.n_dropped, dict(table.kinds)
         (1800, 600, {'decile': 'integer'})
     """

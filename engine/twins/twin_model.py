@@ -19,17 +19,17 @@ from engine.twins.conformal import Conformal
 from engine.twins.donor_adjustment import DonorAdjustment
 from engine.twins.joint_model import JointModel, SampledTable
 from engine.twins.marginal import Predicate
-from engine.twins.outcome_model import encode, fit, predict
+from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
 from engine.twins.realism_assessment import Allowed, assess, learn_joint
 from engine.twins.training_table import TrainingTable, feature_frame
 from schemas.filters import Condition, Filters, canonical_filters, conditions
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, RealismReport, TwinPopulation
 
-__all__ = ["LEVEL", "ModelParts", "TwinModel"]
+__all__ = ["INTERVAL_LEVEL", "ModelParts", "TwinModel"]
 
 Array = npt.NDArray[np.float64]
 
-LEVEL = 0.95
+INTERVAL_LEVEL = 0.95
 MAX_TWINS = 1_000_000
 
 
@@ -70,21 +70,21 @@ class TwinModel:
         Raises:
             ValueError: for a value that a feature cannot have.
         """
-        return predict(self.outcome, self.encoded(frame))
+        return predict_outcome(self.outcome, self.encoded(frame))
 
     def encoded(self, frame: pd.DataFrame) -> Array:
         """Features of each row as the outcome model's encoder transforms them, shape ``(n, p)``."""
-        return encode(self.outcome, self._features(frame))
+        return encode_features(self.outcome, self._features(frame))
 
-    def predict_interval(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array]:
+    def predict_interval(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Array, Array]:
         """Lower and upper end of the prediction interval of one outcome, each of shape ``(n,)``."""
         _, lower, upper = self.predict_all(frame, level)
         return lower, upper
 
-    def predict_all(self, frame: pd.DataFrame, level: float = LEVEL) -> tuple[Array, Array, Array]:
+    def predict_all(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Array, Array, Array]:
         """Expected outcome, lower and upper end of its prediction interval, each of shape ``(n,)``."""
         encoded = self.encoded(frame)
-        expected, half = predict(self.outcome, encoded), self.conformal.half_width(encoded, level)
+        expected, half = predict_outcome(self.outcome, encoded), self.conformal.half_width(encoded, level)
         return expected, expected - half, expected + half
 
     def population_id(self, n: int, filters: Filters = None, seed: int = 0) -> UUID:
@@ -103,7 +103,7 @@ class TwinModel:
             raise ValueError(f"n is {n}: 1 to {MAX_TWINS:,} twins can be generated at once")
         rng, allowed = np.random.default_rng(seed), self._predicates(conditions(self.card.twin_type, filters))
         sampled, encoded, expected = _draw_twins(self.joint, self.outcome, self.adjustment, n, rng, allowed)
-        half = self.conformal.half_width(encoded, LEVEL)
+        half = self.conformal.half_width(encoded, INTERVAL_LEVEL)
         return TwinPopulation(
             population_id=self.population_id(n, filters, seed),
             model_id=self.card.model_id,
@@ -140,7 +140,7 @@ class TwinModel:
         card = self.card
         selected = table.select([name for name in table.kinds if name in card.metrics.feature_importance])
         joint = learn_joint(table.with_target(card.target), card.twin_type, table.categorical, card.target, seed, n_jobs)
-        return joint, fit(selected, card.model_type, n_jobs=n_jobs, seed=seed)
+        return joint, fit_outcome_model(selected, card.model_type, n_jobs=n_jobs, seed=seed)
 
     def to_parts(self) -> ModelParts:
         """The storable parts, from which ``from_parts`` restores the model bit for bit."""
@@ -206,8 +206,8 @@ def _draw_twins(
 ) -> tuple[SampledTable, Array, Array]:
     """Twins, their encoded features ``(n, p)``, and their expected outcomes ``(n,)``."""
     sampled = joint.sample(n, rng=rng, allowed=allowed)
-    encoded = encode(outcome, sampled.frame)
-    expected = predict(outcome, encoded)
+    encoded = encode_features(outcome, sampled.frame)
+    expected = predict_outcome(outcome, encoded)
     return adjustment.adjust(joint, sampled, expected), encoded, expected
 
 

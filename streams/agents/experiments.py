@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from engine.effects.calibration import calibrate
-from engine.effects.effect_model import catalogue_prior
+from engine.effects import calibrate, catalogue_prior
 from schemas import EffectPrior, ExperimentResult, Reach
 from sql.experiment_store import DifferentExperiment, add_experiment
 from streams.errors import require_no_nul

@@ -28,8 +28,8 @@ from streams.cli.output import notify, print_result
 if TYPE_CHECKING:
     import pandas as pd
 
-    from engine.experiments.counterfactuals import Counterfactuals
-    from engine.twins.twin_model import TwinModel
+    from engine.experiments import Counterfactuals
+    from engine.twins import TwinModel
     from schemas import EffectPrior, ExperimentPlan
     from sql.database import Pool
     from streams.settings import Settings
@@ -69,7 +69,7 @@ def design(
     The plan has the arms, their sample sizes and the power, on the population of the line's champion.
     """
     from engine import ExperimentDesigner
-    from engine.experiments.experiment_design import Assignment
+    from engine.experiments import Assignment
 
     campaign = make_campaign(intervention, channel, frequency, weeks, intensity)
     model, priors = _load_champion(model_line(twin_type, brand, target))
@@ -90,7 +90,7 @@ def design(
         "twinstream counterfactuals email_campaign hcps.csv --frequency weekly --out predicted.parquet",
     )
 )
-def counterfactuals(
+def predict_counterfactuals(
     intervention: InterventionArgument,
     file: TableArgument,
     channel: ChannelOption = None,
@@ -107,7 +107,7 @@ def counterfactuals(
 
     FILE has a row for each entity. The result is the outcome with INTERVENTION, without it, and the difference.
     """
-    from engine.experiments.counterfactuals import counterfactuals as predict_counterfactuals
+    from engine.experiments import predict_counterfactuals
     from streams.training.datasets import read_table
 
     table, campaign = read_table(file), make_campaign(intervention, channel, frequency, weeks, intensity)
@@ -144,7 +144,7 @@ def untreated(
 
     FILE is the table of a finished experiment, with a row for each entity of both arms.
     """
-    from engine.experiments.counterfactuals import treated_counterfactuals
+    from engine.experiments import treated_counterfactuals
     from streams.training.datasets import read_table
 
     table = read_table(file)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from schemas import Brand, ModelCard, TwinType, line_parts
 from sql.model_card_rows import Artifact
 from streams.registry.serialization import read_parts, write_parts

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from cachetools import LRUCache
 
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from sql.database import Database
 from sql.ledger import Ledger
 from streams.metrics import MODEL_CACHE

@@ -19,7 +19,7 @@ import skops.io
 from sklearn.base import BaseEstimator
 from skops.io.exceptions import UntrustedTypesFoundException
 
-from engine.twins.twin_model import ModelParts
+from engine.twins import ModelParts
 
 __all__ = ["TRUSTED_TYPES", "UntrustedModel", "digest_of", "read_parts", "write_parts"]
 

@@ -9,10 +9,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from engine import SimulationEngine
-from engine.effects.population_filter import EmptyPopulation
-from engine.effects.track_record import ComparedSimulation, track_record
-from engine.twins.empty_filter import EmptyFilter
-from engine.twins.twin_model import TwinModel
+from engine.effects import ComparedSimulation, EmptyPopulation, compute_track_record
+from engine.twins import EmptyFilter, TwinModel
 from schemas import (
     AnswerStatus,
     EffectPrior,
@@ -119,7 +117,7 @@ class Simulator:
             simulation_id=request.simulation_id,
         )
         rows = await answered_simulations(self._pool, request.line, request.intervention.intervention_type)
-        past = track_record([ComparedSimulation(*row) for row in rows])
+        past = compute_track_record([ComparedSimulation(*row) for row in rows])
         return result.model_copy(update={"simulated_at": datetime.now(UTC), "track_record": past})
 
     async def reach(self, experiment: ExperimentResult) -> Reach | None:

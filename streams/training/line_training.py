@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from engine.promotion.promotion_gate import GATE_ROWS, Comparison
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from schemas import TWIN_TYPES, Brand, ModelCard, ModelEvent, TwinType, line_parts, model_line
 from sql.database import Database, clock
 from sql.ledger import Ledger

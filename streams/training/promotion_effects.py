@@ -14,7 +14,7 @@ from typing import Literal
 from uuid import UUID
 
 from engine.promotion.promotion_gate import GATE_ROWS, Comparison, Difference
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from sql.database import Database
 from sql.ledger import Ledger
 from sql.promotion_effect_store import Promotion, PromotionEffect, watched_promotions

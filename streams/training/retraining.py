@@ -15,7 +15,7 @@ import pandas as pd
 
 from engine.promotion.carry_over import ENOUGH_NEW_ROWS, MIN_NEW_ROWS, adjust_history, estimate_onset, split_rows
 from engine.promotion.promotion_gate import GATE_ROWS, Comparison
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from schemas import ModelEvent
 from schemas.twin_types import ALL_ROWS
 from sql.database import Database

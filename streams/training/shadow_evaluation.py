@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine.promotion.promotion_gate import Comparison, Predictions, compare_models
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from schemas import TWIN_TYPES
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.database import Database

@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from schemas import Brand, TwinType
 from schemas.base import Frozen
 from schemas.causal_graphs import CausalGraph

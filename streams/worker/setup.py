@@ -21,7 +21,7 @@ from streams.settings import Settings
 from streams.training.feature_sources import checked_outcomes, feature_source
 
 if TYPE_CHECKING:
-    from engine.twins.twin_model import TwinModel
+    from engine.twins import TwinModel
     from streams.training.line_training import TrainedLine
 
 __all__ = ["join_features", "load_champion", "prepare", "publish_table", "train_model"]

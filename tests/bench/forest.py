@@ -14,8 +14,8 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 
-from engine.twins.outcome_model import FOLDS, fit
-from engine.twins.training_table import TrainingTable
+from engine.twins import TrainingTable
+from engine.twins.outcome_model import FOLDS, fit_outcome_model
 from tests.bench.measure import Aim, Figure, interleaved
 from tests.bench.tables import SEED, Measured
 
@@ -51,9 +51,9 @@ class _Fitter:
 def forest_figures(measured: Measured) -> list[Figure]:
     """Time of the fits on five folds and on all rows, in turn at each, and quality on the folds."""
     splits = [*_folds(measured.table), Split(measured.table, measured.table)]
-    encoder = fit(measured.table, "HistGradientBoosting", n_jobs=1, seed=SEED)["encoder"]
+    encoder = fit_outcome_model(measured.table, "HistGradientBoosting", n_jobs=1, seed=SEED)["encoder"]
     plain = Pipeline([("encoder", encoder), ("estimator", RandomForestRegressor(**SETTINGS, n_jobs=1, random_state=SEED))])
-    ours = _Fitter(lambda train: fit(train, "RandomForest", n_jobs=1, seed=SEED), splits)
+    ours = _Fitter(lambda train: fit_outcome_model(train, "RandomForest", n_jobs=1, seed=SEED), splits)
     baseline = _Fitter(lambda train: clone(plain).fit(train.features, train.target), splits)
     times, work = interleaved(ours, baseline, len(splits)), "fit a forest and its 5 folds"
     spent, quality = (sum(times.ours), sum(times.baseline)), (ours.fold_score, baseline.fold_score)

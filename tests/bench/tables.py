@@ -12,8 +12,7 @@ import pandas as pd
 
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
-from engine.twins.training_table import TrainingTable, training_table
-from engine.twins.twin_model import TwinModel
+from engine.twins import TrainingTable, TwinModel, build_training_table
 from schemas import Brand, TwinType
 from streams.training.datasets import as_training_table, read_table
 
@@ -35,7 +34,7 @@ class Measured:
     @cached_property
     def table(self) -> TrainingTable:
         """As a model learns from it."""
-        return training_table(self.frame, TwinType.HCP, TARGET)
+        return build_training_table(self.frame, TwinType.HCP, TARGET)
 
     @cached_property
     def model(self) -> TwinModel:

@@ -11,8 +11,8 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from engine import SimulationEngine
-from engine.effects.effect_model import build_design
-from engine.twins.twin_model import TwinModel
+from engine.effects import build_design
+from engine.twins import TwinModel
 from schemas import TWIN_TYPES, InterventionConfig, TwinPopulation
 from tests.bench.measure import Aim, Figure, interleaved
 from tests.bench.tables import ROWS, SEED, Measured

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from sql.model_card_rows import Artifact
 from tests.chaos.run import Champion, Orders, burn
 from tests.chaos.schedule import SHORT, Fault, Kind, schedule

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from engine.effects.effect_model import build_design, catalogue_prior, dose_response, draw_dose, typical_dose
+from engine.effects import build_design, catalogue_prior, dose_response, draw_dose, typical_dose
 from engine.simulation_engine import SimulationEngine
 from schemas import INTERVENTIONS, MODERATORS, TWIN_TYPES, Channel, Frequency, TwinType
 from schemas.interventions import CONTACTS_A_MONTH, UNCALIBRATED_SPREAD

@@ -14,10 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine import ExperimentDesigner, SimulationEngine, TwinGenerator
+from engine.effects import catalogue_prior
 from engine.effects.calibration import BETWEEN_SCALE, MEAN_SCALE, calibrate
-from engine.effects.effect_model import catalogue_prior
-from engine.experiments.counterfactuals import treated_counterfactuals
-from engine.experiments.experiment_analysis import EffectEstimate, relative_effect
+from engine.experiments import EffectEstimate, relative_effect, treated_counterfactuals
 from engine.sample_tables import sample_hcps
 from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, InterventionConfig, Reach, TwinType
 from schemas.filters import Filters, conditions, rows_matching

@@ -18,13 +18,19 @@ from sklearn.metrics import r2_score
 
 from engine.sample_tables import sample_table
 from engine.twin_generator import TwinGenerator
+from engine.twins import (
+    INTERVAL_LEVEL,
+    TrainingTable,
+    TwinModel,
+    build_training_table,
+    encode_features,
+    fit_adjustment,
+    fit_outcome_model,
+    learn_joint,
+    predict_outcome,
+)
 from engine.twins.conformal import conformal_quantile
-from engine.twins.donor_adjustment import fit_adjustment
-from engine.twins.outcome_model import encode, fit, predict
 from engine.twins.realism import FOLDS, detection_auc, measure_realism
-from engine.twins.realism_assessment import learn_joint
-from engine.twins.training_table import TrainingTable, training_table
-from engine.twins.twin_model import LEVEL, TwinModel
 from schemas import TWIN_TYPES, Brand, TwinType
 from schemas.twin_models import RealismReport
 from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, Tone, curves_chart, intervals_chart
@@ -88,11 +94,11 @@ class Case:
     @cached_property
     def table(self) -> TrainingTable:
         """The rows learned from, in form."""
-        return training_table(self.known, self.twin_type, self.target)
+        return build_training_table(self.known, self.twin_type, self.target)
 
     def in_form(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Features and target of other rows, in the form of those learned from."""
-        table = training_table(frame, self.twin_type, self.target).select(list(self.table.kinds))
+        table = build_training_table(frame, self.twin_type, self.target).select(list(self.table.kinds))
         return table.with_target(self.target)
 
     def judged(self, rows: pd.DataFrame, seed: int) -> RealismReport:
@@ -141,7 +147,7 @@ class Foretold:
 class Speed:
     """Seconds: of learning the distribution, of twins with outcomes and intervals, and of the same with a filter."""
 
-    fit: float
+    fit_outcome_model: float
     generate: float
     filtered: float
 
@@ -233,9 +239,9 @@ def _realism(case: Case, model: TwinModel, seed: int) -> Realism:
 
 def _r2(case: Case, rows: pd.DataFrame, seed: int) -> float:
     """Of a forest that learned from these rows, on the unseen ones."""
-    table = training_table(rows, case.twin_type, case.target).select(list(case.table.kinds))
-    model, unseen = fit(table, "RandomForest", n_jobs=1, seed=seed), case.in_form(case.unseen)
-    return float(r2_score(unseen[case.target], predict(model, encode(model, unseen[list(table.kinds)]))))
+    table = build_training_table(rows, case.twin_type, case.target).select(list(case.table.kinds))
+    model, unseen = fit_outcome_model(table, "RandomForest", n_jobs=1, seed=seed), case.in_form(case.unseen)
+    return float(r2_score(unseen[case.target], predict_outcome(model, encode_features(model, unseen[list(table.kinds)]))))
 
 
 def _model(case: Case, seed: int) -> TwinModel:
@@ -250,7 +256,7 @@ def _foretold(case: Case, model: TwinModel) -> Foretold:
     for level in LEVELS:
         lower, upper = model.predict_interval(case.unseen, level)
         covered[level] = float(((lower <= actual) & (actual <= upper)).mean())
-    lower, upper = model.predict_interval(case.unseen, LEVEL)
+    lower, upper = model.predict_interval(case.unseen, INTERVAL_LEVEL)
     inside, tenth = (lower <= actual) & (actual <= upper), pd.qcut(upper - lower, 10, labels=False, duplicates="drop")
     worst = float(pd.Series(inside).groupby(tenth).mean().min())
     return Foretold(covered, worst, float((upper - lower).mean()) / _constant_width(case, model))
@@ -260,9 +266,9 @@ def _constant_width(case: Case, model: TwinModel) -> float:
     """Of a split-conformal interval: fitted on half of the rows, its one width found on the others."""
     half = len(case.table) // 2
     table = case.table.select([name for name in case.table.kinds if name in model.card.metrics.feature_importance])
-    forest = fit(table.take(np.arange(half)), model.card.model_type, n_jobs=1, seed=SEED)
-    residuals = table.target[half:] - predict(forest, encode(forest, table.features.iloc[half:]))
-    return 2.0 * conformal_quantile(np.abs(residuals), LEVEL)
+    forest = fit_outcome_model(table.take(np.arange(half)), model.card.model_type, n_jobs=1, seed=SEED)
+    residuals = table.target[half:] - predict_outcome(forest, encode_features(forest, table.features.iloc[half:]))
+    return 2.0 * conformal_quantile(np.abs(residuals), INTERVAL_LEVEL)
 
 
 def _speed(case: Case, model: TwinModel) -> Speed:
@@ -389,7 +395,7 @@ def _realism_figures(name: str, found: Sequence[Realism]) -> Iterator[Figure]:
 
 
 def _interval_figures(name: str, foretold: Foretold) -> Iterator[Figure]:
-    yield Figure(f"{name}: 95 % intervals cover", foretold.covered[LEVEL], at_least=0.93, at_most=0.97, form=".3f")
+    yield Figure(f"{name}: 95 % intervals cover", foretold.covered[INTERVAL_LEVEL], at_least=0.93, at_most=0.97, form=".3f")
     yield Figure(f"{name}: in the worst tenth of difficulty", foretold.worst, at_least=0.92, form=".3f")
     yield Figure(f"{name}: mean width, in constant split-conformal widths", foretold.width, at_most=1.0, form=".3f")
 

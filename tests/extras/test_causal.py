@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from engine.sample_tables import sample_table
 from engine.twin_generator import TwinGenerator
-from engine.twins.causal_checks import CausalDisagreement, cross_check
-from engine.twins.causal_features import select_features
+from engine.twins import CausalDisagreement, cross_check, select_features
 from schemas import TWIN_TYPES, Brand, ModelCard, TwinType
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph
 from streams.training.training_process import TrainingSpec, train_in_subprocess

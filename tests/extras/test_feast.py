@@ -13,7 +13,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
-from engine.twins.training_table import training_table
+from engine.twins import build_training_table
 from schemas import TwinType
 from sql.database import Pool, open_pool
 from sql.training_data_store import add_history
@@ -132,7 +132,7 @@ async def test_the_history_in_postgres_gives_the_same_frame_and_so_the_same_trai
     of_feast = await feature_source(f"feast:{repository}:hcp_features", pool, LINE).joined(outcomes)
     of_history = await feature_source("history", pool, LINE).joined(outcomes)
     pd.testing.assert_frame_equal(plain(of_feast), plain(of_history))
-    one, other = (training_table(frame, TwinType.HCP, TARGET) for frame in (of_feast, of_history))
+    one, other = (build_training_table(frame, TwinType.HCP, TARGET) for frame in (of_feast, of_history))
     assert one.digest() == other.digest()
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from deploy.stack.part import free_port, is_free
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from schemas import Brand, Event, ModelEvent, TwinType
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger

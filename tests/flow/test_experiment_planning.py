@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.experiments.counterfactuals import counterfactuals
+from engine.experiments import predict_counterfactuals
 from engine.sample_tables import sample_hcps
 from schemas import ExperimentPlan
 from sql.experiment_store import add_experiment
@@ -38,7 +38,7 @@ async def test_entities_of_a_table_are_told_what_they_would_do_with_and_without(
     file, out = a_table(tmp_path), tmp_path / "told.csv"
     average = await twinstream("counterfactuals", "speaker_program_invitation", str(file), "--out", str(out), "--json")
     table = pd.read_csv(file)
-    expected = counterfactuals(champion, table, SPEAKERS)
+    expected = predict_counterfactuals(champion, table, SPEAKERS)
     assert average == pytest.approx(dict(expected.average))
     rows = pd.read_csv(out)
     assert len(rows) == 1500

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from engine import SimulationEngine
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from schemas import InterventionConfig, OutcomeEvent, SimulationRequest
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute

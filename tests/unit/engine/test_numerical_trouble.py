@@ -16,7 +16,7 @@ import pytest
 
 from engine.sample_tables import sample_table
 from engine.twin_generator import TwinGenerator
-from engine.twins.training_table import training_table
+from engine.twins import build_training_table
 from schemas import Brand, TwinModelMetrics, TwinType
 
 TARGET = "prescribing_change"
@@ -80,12 +80,12 @@ def test_exactly_a_thousand_rows_are_learned_from(frame: pd.DataFrame) -> None:
 
 def test_a_row_without_a_finite_target_is_dropped_and_counted(frame: pd.DataFrame) -> None:
     odd = frame.assign(**{TARGET: frame[TARGET].where(frame.index >= 3, [np.inf, -np.inf, np.nan, *frame[TARGET][3:]])})
-    table = training_table(odd, TwinType.HCP, TARGET)
+    table = build_training_table(odd, TwinType.HCP, TARGET)
     assert (len(table), table.n_dropped) == (1497, 3)
 
 
 def test_a_column_that_is_missing_in_every_row_is_left_out_with_a_word(frame: pd.DataFrame) -> None:
-    table = training_table(frame.assign(peer_influence_score=np.nan), TwinType.HCP, TARGET)
+    table = build_training_table(frame.assign(peer_influence_score=np.nan), TwinType.HCP, TARGET)
     assert "peer_influence_score" not in table.features
     assert "columns left out, no value in any row: peer_influence_score" in table.warnings
 
@@ -95,17 +95,17 @@ def test_an_endless_number_costs_a_column_of_the_users_own_and_a_default_feature
     frame: pd.DataFrame, value: float
 ) -> None:
     mine = frame.assign(budget=np.where(frame.index == 7, value, 1.0 * frame.index))
-    table = training_table(mine, TwinType.HCP, TARGET)
+    table = build_training_table(mine, TwinType.HCP, TARGET)
     assert "budget" not in table.features
     assert "columns left out, infinite or larger than 1e+30 in some rows: budget" in table.warnings
     with pytest.raises(ValueError, match="'interaction_frequency' holds"):
-        training_table(frame.assign(interaction_frequency=mine["budget"]), TwinType.HCP, TARGET)
+        build_training_table(frame.assign(interaction_frequency=mine["budget"]), TwinType.HCP, TARGET)
 
 
 def test_repeated_rows_are_warned_of(frame: pd.DataFrame) -> None:
     twice = pd.concat([frame, frame.head(500)], ignore_index=True)
-    assert any("25% of the rows repeat others" in warning for warning in training_table(twice, TwinType.HCP, TARGET).warnings)
-    assert not any("repeat" in warning for warning in training_table(frame, TwinType.HCP, TARGET).warnings)
+    assert any("25% of the rows repeat others" in warning for warning in build_training_table(twice, TwinType.HCP, TARGET).warnings)
+    assert not any("repeat" in warning for warning in build_training_table(frame, TwinType.HCP, TARGET).warnings)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_target_without_news_or_beyond_arithmetic_and_too_few_rows_are_refused
     frame: pd.DataFrame, change: Callable[[pd.DataFrame], pd.DataFrame], why: str
 ) -> None:
     with pytest.raises(ValueError, match=why):
-        training_table(change(frame), TwinType.HCP, TARGET)
+        build_training_table(change(frame), TwinType.HCP, TARGET)
 
 
 def test_large_numbers_within_the_limit_are_learned_from(frame: pd.DataFrame) -> None:

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from engine.effects.effect_model import dose_response, typical_dose
-from engine.effects.sample_size import two_sample
+from engine.effects import dose_response, two_sample, typical_dose
 from engine.simulation_engine import EmptyPopulation, SimulationEngine
 from schemas import (
     INTERVENTIONS,

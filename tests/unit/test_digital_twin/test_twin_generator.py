@@ -10,9 +10,7 @@ from scipy.stats import ks_2samp
 
 from engine.sample_tables import sample_table
 from engine.twin_generator import NotTrained, TwinGenerator
-from engine.twins.empty_filter import EmptyFilter
-from engine.twins.training_table import ClinicalData
-from engine.twins.twin_model import TwinModel
+from engine.twins import ClinicalData, EmptyFilter, TwinModel
 from schemas import TWIN_TYPES, Brand, TwinType
 
 

@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from engine import ExperimentDesigner, TwinGenerator
-from engine.experiments.counterfactuals import treated_counterfactuals
-from engine.experiments.experiment_design import Assignment, plan_experiment
+from engine.experiments import Assignment, plan_experiment, treated_counterfactuals
 from engine.sample_tables import sample_hcps
 from schemas import Brand, ExperimentPlan, TwinPopulation, TwinType
 from tests.populations import intervention

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engine.effects.track_record import ComparedSimulation, track_record
+from engine.effects.track_record import ComparedSimulation, compute_track_record
 
 
 def test_without_a_real_answer_there_is_no_record():
-    record = track_record([])
+    record = compute_track_record([])
     assert (record.n, record.mean_error) == (0, None)
     assert str(record) == "no simulation of this kind has a real answer yet"
 
 
 def test_an_answer_is_inside_or_agrees_once_its_own_error_is_allowed_for():
     simulated = (0.05, 0.01, 0.09, 0.95)
-    record = track_record(
+    record = compute_track_record(
         [
             ComparedSimulation(*simulated, 0.08, 0.01),
             ComparedSimulation(*simulated, 0.095, 0.02),
@@ -31,6 +31,6 @@ def test_answers_of_worlds_as_simulated_agree_in_95_of_100():
     rng = np.random.default_rng(0)
     half = stats.norm.ppf(0.975) * 0.02
     found = rng.normal(0.05, np.hypot(0.02, 0.015), 4000)
-    record = track_record([ComparedSimulation(0.05, 0.05 - half, 0.05 + half, 0.95, effect, 0.015) for effect in found])
+    record = compute_track_record([ComparedSimulation(0.05, 0.05 - half, 0.05 + half, 0.95, effect, 0.015) for effect in found])
     assert record.n_agreeing / record.n == pytest.approx(0.95, abs=0.01)
     assert record.n_inside / record.n == pytest.approx(2 * stats.norm.cdf(half / np.hypot(0.02, 0.015)) - 1, abs=0.02)

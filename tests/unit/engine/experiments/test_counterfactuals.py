@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 
 from engine import SimulationEngine, TwinGenerator
-from engine.experiments.counterfactuals import counterfactuals, entities_as_population, treated_counterfactuals
+from engine.experiments.counterfactuals import entities_as_population, predict_counterfactuals, treated_counterfactuals
 from engine.sample_tables import sample_hcps
-from engine.twins.twin_model import TwinModel
+from engine.twins import TwinModel
 from tests.populations import intervention
 
 SPEAKERS = intervention("speaker_program_invitation")
@@ -30,7 +30,7 @@ def entities() -> pd.DataFrame:
 
 
 def test_each_entity_has_two_outcomes_whose_difference_is_the_effect_on_its_like(model, entities):
-    told = counterfactuals(model, entities, SPEAKERS).entities
+    told = predict_counterfactuals(model, entities, SPEAKERS).entities
     engine = SimulationEngine(entities_as_population(model, entities, model.predict(entities)))
     assert told.index.equals(entities.index)
     assert told["without"].to_numpy() == pytest.approx(model.predict(entities))
@@ -43,7 +43,7 @@ def test_each_entity_has_two_outcomes_whose_difference_is_the_effect_on_its_like
 
 
 def test_the_average_difference_is_that_of_a_simulation_on_these_entities(model, entities):
-    average = counterfactuals(model, entities, SPEAKERS).average
+    average = predict_counterfactuals(model, entities, SPEAKERS).average
     result = SimulationEngine(entities_as_population(model, entities, model.predict(entities))).simulate(SPEAKERS)
     assert average["difference"] == pytest.approx(result.ate)
     assert (average["difference_lower"], average["difference_upper"]) == pytest.approx((result.ate_ci_lower, result.ate_ci_upper))
@@ -52,7 +52,7 @@ def test_the_average_difference_is_that_of_a_simulation_on_these_entities(model,
 
 def test_the_interval_of_one_entity_covers_the_effect_on_its_like_in_95_of_100_worlds(model, entities):
     one = entities.iloc[[3]]
-    told = counterfactuals(model, one, SPEAKERS).entities.iloc[0]
+    told = predict_counterfactuals(model, one, SPEAKERS).entities.iloc[0]
     design_factor = told["difference"] / 0.12
     rng = np.random.default_rng(0)
     effect = rng.normal(0.12, 0.048, 20_000) * design_factor
@@ -62,7 +62,7 @@ def test_the_interval_of_one_entity_covers_the_effect_on_its_like_in_95_of_100_w
 
 def test_nobody_has_no_counterfactual(model, entities):
     with pytest.raises(ValueError, match="the table has no entities"):
-        counterfactuals(model, entities.iloc[:0], SPEAKERS)
+        predict_counterfactuals(model, entities.iloc[:0], SPEAKERS)
 
 
 # After an experiment

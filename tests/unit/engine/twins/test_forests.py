@@ -9,8 +9,8 @@ from sklearn.ensemble import RandomForestRegressor
 
 from engine.sample_tables import sample_table
 from engine.twins.forests import ROWS_PER_THREAD, forest_mean
-from engine.twins.outcome_model import encode, fit, predict
-from engine.twins.training_table import feature_frame, training_table
+from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
+from engine.twins.training_table import build_training_table, feature_frame
 from schemas import TWIN_TYPES, TwinType
 
 
@@ -40,22 +40,22 @@ def test_however_many_threads_share_the_rows_the_mean_is_the_same_bit_for_bit(
 @pytest.mark.parametrize("model_type", ["RandomForest", "HistGradientBoosting"])
 def test_rows_are_encoded_and_predicted_as_the_pipeline_does_bit_for_bit(twin_type: TwinType, model_type: str) -> None:
     frame = with_gaps(sample_table(twin_type, 1300, np.random.default_rng(3)))
-    table = training_table(frame, twin_type, TWIN_TYPES[twin_type].default_target.name)
-    model = fit(table, model_type, n_jobs=1, seed=0)
+    table = build_training_table(frame, twin_type, TWIN_TYPES[twin_type].default_target.name)
+    model = fit_outcome_model(table, model_type, n_jobs=1, seed=0)
     unseen = with_gaps(sample_table(twin_type, 700, np.random.default_rng(4)))
     category = next(name for name, kind in table.kinds.items() if kind == "category")
     unseen.loc[:5, category] = "never seen"
     features = feature_frame(unseen, table.kinds, twin_type)
-    np.testing.assert_array_equal(encode(model, features), model["encoder"].transform(features))
-    np.testing.assert_array_equal(predict(model, encode(model, features)), model.predict(features))
+    np.testing.assert_array_equal(encode_features(model, features), model["encoder"].transform(features))
+    np.testing.assert_array_equal(predict_outcome(model, encode_features(model, features)), model.predict(features))
 
 
 def test_a_feature_that_a_table_lacks_is_encoded_like_one_that_is_missing_in_every_row() -> None:
     frame = with_gaps(sample_table(TwinType.HCP, 1300, np.random.default_rng(3)))
-    table = training_table(frame, TwinType.HCP, "prescribing_change")
-    model = fit(table, "RandomForest", n_jobs=1, seed=0)
+    table = build_training_table(frame, TwinType.HCP, "prescribing_change")
+    model = fit_outcome_model(table, "RandomForest", n_jobs=1, seed=0)
     lacking, empty = frame.drop(columns=["specialty", "decile"]), frame.assign(specialty=None, decile=None)
-    one, other = (encode(model, feature_frame(each, table.kinds, TwinType.HCP)) for each in (lacking, empty))
+    one, other = (encode_features(model, feature_frame(each, table.kinds, TwinType.HCP)) for each in (lacking, empty))
     np.testing.assert_array_equal(one, other)
 
 

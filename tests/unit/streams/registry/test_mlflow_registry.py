@@ -19,7 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
-from engine.twins.twin_model import ModelParts
+from engine.twins import ModelParts
 from schemas import Brand, ModelCard, TwinType
 from sql.model_card_rows import Artifact
 from streams.registry.importance_plot import draw_importance
