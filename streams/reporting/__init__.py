@@ -1,6 +1,7 @@
 """Reads the state of the service and renders it: overview, text reports, the report of a retrain, charts, and formats of numbers.
 
-It imports ``streams.monitoring`` and what lies below it, ``engine``, ``sql`` and ``schemas``; it does not import the web.
+It imports ``streams.monitoring`` and what lies below it, ``engine``, ``sql`` and ``schemas``; it does not import the web. The
+modules that read (``overview``, ``text``, ``retrain_report``) are imported by themselves, as they load the engine.
 """
 
 from streams.reporting.charts import (
@@ -16,9 +17,22 @@ from streams.reporting.charts import (
     intervals_chart,
     series_chart,
 )
-from streams.reporting.overview import HistoryPoint, LineOverview, Overview, SegmentWindow, SeriesHistory, read_overview
-from streams.reporting.retrain_report import RetrainReport, load_retrain_report
-from streams.reporting.text import line_text, model_facts, simulation_text, weighted_error, windows_dict, windows_text
+from streams.reporting.formatting import (
+    ago,
+    change,
+    clock,
+    count,
+    line_title,
+    moment,
+    number,
+    plain_words,
+    share,
+    short_id,
+    signed_number,
+    signed_share,
+    span,
+    standard_error,
+)
 
 __all__ = [
     "CHART_STYLE",
@@ -26,24 +40,24 @@ __all__ = [
     "ChartSeries",
     "Curve",
     "EventMarker",
-    "HistoryPoint",
-    "LineOverview",
-    "Overview",
     "ReferenceLine",
-    "RetrainReport",
-    "SegmentWindow",
-    "SeriesHistory",
     "Tone",
     "ValueMarker",
+    "ago",
+    "change",
+    "clock",
+    "count",
     "curves_chart",
     "intervals_chart",
-    "line_text",
-    "load_retrain_report",
-    "model_facts",
-    "read_overview",
+    "line_title",
+    "moment",
+    "number",
+    "plain_words",
     "series_chart",
-    "simulation_text",
-    "weighted_error",
-    "windows_dict",
-    "windows_text",
+    "share",
+    "short_id",
+    "signed_number",
+    "signed_share",
+    "span",
+    "standard_error",
 ]
