@@ -1,4 +1,4 @@
-"""The shift of the demonstration is stated, sized by the baseline, and touches only what it says."""
+"""The shift of the demonstration: its size, its rows, and the rows to train on and to stream."""
 
 from uuid import uuid4
 
@@ -30,7 +30,7 @@ def test_a_table_without_segments_is_shifted_as_a_whole() -> None:
     assert shift.rows(frame).all()
 
 
-def test_only_the_rows_it_names_move_and_the_frame_that_came_in_stays() -> None:
+def test_only_its_rows_are_shifted_and_the_input_stays_unchanged() -> None:
     frame = pd.DataFrame({"region": ["south", "west"], "y": [1.0, 1.0]})
     shifted = Shift("region", ("south",), -0.5).apply(frame, "y")
     assert shifted["y"].tolist() == [0.5, 1.0]

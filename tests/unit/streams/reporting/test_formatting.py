@@ -1,0 +1,68 @@
+"""Formats of numbers, shares and times."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from streams.reporting import formatting
+from streams.web.dashboard import facts
+
+NOW = datetime(2025, 3, 4, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (formatting.number(0.0512345), "0.05123"),
+        (formatting.number(0.0512345, 2), "0.051"),
+        (formatting.number(-0.5), "−0.5"),
+        (formatting.number(12_345.6), "12,346"),
+        (formatting.signed_number(0.125), "+0.125"),
+        (formatting.count(21_600), "21,600"),
+        (formatting.standard_error(0.001234), "0.0012"),
+        (formatting.share(0.951), "95.1%"),
+        (formatting.signed_share(-0.012), "−1.2%"),
+        (formatting.change(0.06, 0.05), "+20.0%"),
+        (formatting.span(3600.0), "1 h"),
+        (formatting.span(15.0), "15 s"),
+        (formatting.plain_words("do_not_deploy"), "do not deploy"),
+        (formatting.line_title("hcp:kisqali:prescribing_change"), "HCP · Kisqali"),
+    ],
+)
+def test_a_value_has_one_format(text, expected):
+    assert text == expected
+
+
+@pytest.mark.parametrize("format_value", [formatting.number, formatting.count, formatting.share, formatting.standard_error])
+def test_a_missing_value_is_a_dash(format_value):
+    assert format_value(None) == "–"
+
+
+def test_a_change_needs_both_values_and_a_base_other_than_zero():
+    assert [formatting.change(0.06, None), formatting.change(None, 0.05), formatting.change(0.06, 0.0)] == ["", "", ""]
+
+
+def test_times_are_in_utc_whatever_their_zone():
+    elsewhere = datetime.fromisoformat("2025-03-04T14:30:00+02:00")
+    assert (formatting.moment(elsewhere), formatting.clock(elsewhere)) == ("2025-03-04 12:30:00", "12:30:00")
+
+
+@pytest.mark.parametrize(
+    ("passed", "expected"),
+    [(0, "0 s ago"), (59, "59 s ago"), (3599, "59 min ago"), (5000, "1 h ago"), (200_000, "2 d ago"), (-5, "0 s ago")],
+)
+def test_a_time_ago_is_in_the_largest_unit_that_fits(passed, expected):
+    assert formatting.ago(NOW - timedelta(seconds=passed), NOW) == expected
+
+
+def test_facts_of_a_json_object_are_flat_pairs_without_long_lists():
+    values = {"challenger_mae": 0.05, "segments": {"n": 4000, "is_final": True}, "few": ["a", "b"], "empty": [], "many": [0] * 7}
+    assert facts(values) == [
+        ("challenger mae", "0.05"),
+        ("segments, n", "4000"),
+        ("segments, is final", "yes"),
+        ("few", "a, b"),
+        ("empty", "none"),
+    ]
