@@ -8,9 +8,8 @@ from uuid import UUID
 from engine.twins import TwinModel
 from streams.ingestion import SimulatedTwins
 from streams.kafka.app import TwinApp
-from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import ModelLoader
-from streams.simulation.simulator import Simulator
+from streams.registry import MlflowRegistry, ModelLoader
+from streams.simulation import Simulator
 
 __all__ = ["Services"]
 

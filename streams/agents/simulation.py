@@ -15,8 +15,7 @@ from streams.kafka.topics import topic_of
 from streams.metrics import SIMULATION_SECONDS, SIMULATIONS
 from streams.retries import process_event
 from streams.services import Services
-from streams.simulation.request_decoding import UnreadableRequest, decode_request
-from streams.simulation.simulator import rejected
+from streams.simulation import UnreadableRequest, decode_request, rejected
 
 __all__ = ["attach"]
 

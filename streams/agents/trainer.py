@@ -25,9 +25,7 @@ from streams.errors import describe_error, require_no_nul
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, refuse
 from streams.kafka.topics import topic_of
-from streams.registry.ledger_projection import LedgerProjection
-from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import ModelLoader
+from streams.registry import LedgerProjection, MlflowRegistry, ModelLoader
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 from streams.training.promotion_effects import PromotionEvaluator

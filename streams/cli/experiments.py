@@ -108,7 +108,7 @@ def predict_counterfactuals(
     FILE has a row for each entity. The result is the outcome with INTERVENTION, without it, and the difference.
     """
     from engine.experiments import predict_counterfactuals
-    from streams.training.datasets import read_table
+    from streams.training import read_table
 
     table, campaign = read_table(file), make_campaign(intervention, channel, frequency, weeks, intensity)
     model, priors = _load_champion(model_line(twin_type, brand, target))
@@ -145,7 +145,7 @@ def untreated(
     FILE is the table of a finished experiment, with a row for each entity of both arms.
     """
     from engine.experiments import treated_counterfactuals
-    from streams.training.datasets import read_table
+    from streams.training import read_table
 
     table = read_table(file)
     model, _ = _load_champion(model_line(twin_type, brand, target))
@@ -201,7 +201,7 @@ def _write_entities(result: Counterfactuals, table: pd.DataFrame, out: Path) -> 
     """Write the rows of the entities, with what was predicted for each beside their own columns."""
     import pandas as pd
 
-    from streams.training.datasets import write_table
+    from streams.training import write_table
 
     rows = table.drop(columns=result.entities.columns, errors="ignore").iloc[result.entities.index]
     write_table(pd.concat([rows, result.entities.set_index(rows.index)], axis=1), out)

@@ -178,7 +178,7 @@ def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json:
 
 async def _set_champion_alias(settings: Settings, pool: Pool, event: ModelEvent) -> None:
     from sql.ledger import Ledger
-    from streams.registry.mlflow_registry import MlflowRegistry
+    from streams.registry import MlflowRegistry
 
     if event.happened in ("promoted", "rolled_back") and event.champion:
         run = (await Ledger(pool).artifact(event.champion)).mlflow_run_id

@@ -31,7 +31,7 @@ def publish(
     Columns are fields of an outcome, segment.DIMENSION, and features. twin_type, brand, metric_type, event_id and observed_at are
     filled in where FILE has no such column.
     """
-    from streams.training.datasets import read_table
+    from streams.training import read_table
     from streams.worker.setup import publish_table
 
     table = read_table(file)

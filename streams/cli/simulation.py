@@ -113,7 +113,7 @@ def _print_answer(answer: SimulationAnswer, *, as_json: bool) -> None:
 def _simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
     """Compute a past simulation again; exit status 1 when the result is not the same to the last bit."""
     from streams.reporting.text import reproduction_text
-    from streams.simulation.reproduction import reproduce
+    from streams.simulation import reproduce
 
     reproduction = with_pool(lambda settings, pool: reproduce(settings, pool, simulation_id))
     text = partial(reproduction_text, reproduction.answer, reproduction.differences)

@@ -15,7 +15,7 @@ from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import print_result, show_progress
 
 if TYPE_CHECKING:
-    from streams.training.datasets import ImportedTable
+    from streams.training import ImportedTable
     from streams.training.line_training import TrainedLine
 
 app = typer.Typer()
@@ -33,7 +33,7 @@ def import_table(
 
     OUT has the features of the twin type and the target. The public Medicare Part D prescriber table is recognised by its columns.
     """
-    from streams.training.datasets import as_training_table, read_table, write_table
+    from streams.training import as_training_table, read_table, write_table
 
     imported = as_training_table(read_table(source), twin_type, target)
     write_table(imported.frame, out)
@@ -89,7 +89,7 @@ def _train(
     file: Path, features: str | None, twin_type: TwinType, brand: Brand, target: str | None
 ) -> tuple[ImportedTable, TrainedLine]:
     """Read the table, refuse it before anything is started where it has no features, and train."""
-    from streams.training.datasets import as_training_table, read_table
+    from streams.training import as_training_table, read_table
     from streams.worker.setup import join_features, prepare, train_model
 
     table, source = read_table(file), file.name

@@ -16,7 +16,7 @@ from streams.reporting.charts import EventMarker
 from streams.reporting.formatting import count, number, plain_words, share, signed_share, standard_error
 from streams.reporting.overview import HistoryPoint, LineOverview, SeriesHistory
 from streams.reporting.text import model_facts
-from streams.training.datasets import ImportedTable
+from streams.training import ImportedTable
 from streams.web.dashboard import render_report
 
 __all__ = ["DemoReport", "make_report"]

@@ -21,7 +21,7 @@ from streams.demo.shift import split
 from streams.operations.verify import verify
 from streams.reporting.text import model_facts
 from streams.settings import ROLES, Settings
-from streams.training.datasets import ENTITY, ImportedTable, as_training_table, read_table
+from streams.training import ENTITY, ImportedTable, as_training_table, read_table
 from streams.worker.local_stack import local_stack
 from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers

@@ -21,10 +21,9 @@ from streams.operations.corrections import Correction
 from streams.operations.dead_letter_replay import operator_name, replay_dead_letters
 from streams.operations.dead_letter_view import DeadLetter, await_replay_results, load_dead_letters
 from streams.operations.replay_report import PublishedRecord, ReplayReport
-from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import ModelLoader
+from streams.registry import MlflowRegistry, ModelLoader
 from streams.settings import Settings
-from streams.simulation.simulator import Simulator
+from streams.simulation import Simulator
 
 __all__ = ["replay_outcomes"]
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from schemas import ModelEvent
 from sql.ledger import Ledger
 from sql.model_card_rows import UnknownModel
-from streams.kafka.app import TwinApp
 from streams.metrics import CHAMPION, RETRAINING_STOPPED
 from streams.registry.mlflow_registry import MlflowRegistry
+
+if TYPE_CHECKING:
+    from streams.kafka.app import TwinApp
 
 __all__ = ["LedgerProjection"]
 

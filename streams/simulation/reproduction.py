@@ -9,8 +9,7 @@ from uuid import UUID
 from schemas import SimulationAnswer, SimulationResult
 from sql.database import Pool
 from sql.simulation_store import find_runs
-from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import ModelLoader
+from streams.registry import MlflowRegistry, ModelLoader
 from streams.settings import Settings
 from streams.simulation.simulator import Simulator
 

@@ -32,7 +32,7 @@ from sql.simulation_store import DifferentBody, NoChampion, Pins, Recipe, WrongL
 from sql.twin_repository import TwinRepository, UnknownPopulation
 from streams.errors import describe_error
 from streams.ingestion import SimulatedTwins
-from streams.registry.model_loader import ModelLoader
+from streams.registry import ModelLoader
 
 __all__ = ["DEFAULT_TWIN_COUNT", "MissingFeature", "Simulator", "rejected"]
 

@@ -1,1 +1,20 @@
-"""training."""
+"""Training of models: tables and features to train on, training processes, retrains, and the effects of promotions.
+
+It imports ``streams.registry`` and what lies below it, ``engine``, ``sql`` and ``schemas``. The modules that load scikit-learn
+(``line_training``, ``retrain_job``, ``promotion_effects``) are imported by themselves, so that commands and the training process
+load no more than they need.
+"""
+
+from streams.training.datasets import ENTITY, ImportedTable, as_training_table, read_table, write_table
+from streams.training.feature_sources import FeatureSource, checked_outcomes, feature_source
+
+__all__ = [
+    "ENTITY",
+    "FeatureSource",
+    "ImportedTable",
+    "as_training_table",
+    "checked_outcomes",
+    "feature_source",
+    "read_table",
+    "write_table",
+]

@@ -12,14 +12,14 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-from engine.promotion.promotion_gate import GATE_ROWS, Comparison
+from engine.promotion import GATE_ROWS, Comparison
 from engine.twins import TwinModel
 from schemas import TWIN_TYPES, Brand, ModelCard, ModelEvent, TwinType, line_parts, model_line
 from sql.database import Database, clock
 from sql.ledger import Ledger
 from sql.model_card_rows import Artifact
 from sql.training_data_store import ENTITY, OBSERVED, add_history, training_rows
-from streams.registry.mlflow_registry import MlflowRegistry
+from streams.registry import MlflowRegistry
 from streams.settings import Settings
 from streams.training.shadow_evaluation import gate
 from streams.training.training_process import TrainingRefused, TrainingResult, TrainingSpec, train_in_subprocess

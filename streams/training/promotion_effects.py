@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
-from engine.promotion.promotion_gate import GATE_ROWS, Comparison, Difference
+from engine.promotion import GATE_ROWS, Comparison, Difference
 from engine.twins import TwinModel
 from sql.database import Database
 from sql.ledger import Ledger

@@ -11,8 +11,7 @@ from sql.ledger import Ledger
 from sql.retrain_store import MAX_TRIES, Job, LostLease
 from streams.errors import describe_error
 from streams.metrics import RETRAINS
-from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import ModelLoader
+from streams.registry import MlflowRegistry, ModelLoader
 from streams.settings import Settings
 from streams.training.retraining import Retraining
 from streams.training.training_process import TrainingFailed, TrainingRefused

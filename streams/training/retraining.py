@@ -13,8 +13,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-from engine.promotion.carry_over import ENOUGH_NEW_ROWS, MIN_NEW_ROWS, adjust_history, estimate_onset, split_rows
-from engine.promotion.promotion_gate import GATE_ROWS, Comparison
+from engine.promotion import ENOUGH_NEW_ROWS, GATE_ROWS, MIN_NEW_ROWS, Comparison, adjust_history, estimate_onset, split_rows
 from engine.twins import TwinModel
 from schemas import ModelEvent
 from schemas.twin_types import ALL_ROWS
@@ -23,7 +22,7 @@ from sql.ledger import Ledger
 from sql.model_card_rows import Artifact
 from sql.retrain_store import Job, record_training_rows
 from sql.training_data_store import OBSERVED, training_rows
-from streams.registry.mlflow_registry import MlflowRegistry
+from streams.registry import MlflowRegistry
 from streams.settings import Settings
 from streams.training.line_training import TRAINED_UNTIL_LABEL, TrainingCutoff, register_model, save_model, training_spec
 from streams.training.shadow_evaluation import gate, later_rows

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.promotion.promotion_gate import Comparison, Predictions, compare_models
+from engine.promotion import Comparison, Predictions, compare_models
 from engine.twins import TwinModel
 from schemas import TWIN_TYPES
 from schemas.twin_types import ALL_ROWS, segment_name

@@ -17,7 +17,7 @@ import pandas as pd
 
 from engine.twin_generator import TwinGenerator, skip_check
 from engine.twins import cross_check
-from streams.registry.serialization import write_parts
+from streams.registry import write_parts
 from streams.training.training_process import DIGEST_FILE, MODEL_FOLDER, RESULT_FILE, SPEC_FILE, TABLE_FILE, TrainingSpec
 
 __all__ = ["run"]

@@ -29,7 +29,7 @@ from schemas import Brand, TwinType
 from schemas.base import Frozen
 from schemas.causal_graphs import CausalGraph
 from schemas.twin_models import ModelType
-from streams.registry.serialization import read_parts
+from streams.registry import read_parts
 
 __all__ = [
     "DIGEST_FILE",

@@ -18,7 +18,7 @@ from streams.client.outcome_table import outcome_events
 from streams.client.twin_client import TwinClient
 from streams.kafka.topics import create_topics
 from streams.settings import Settings
-from streams.training.feature_sources import checked_outcomes, feature_source
+from streams.training import checked_outcomes, feature_source
 
 if TYPE_CHECKING:
     from engine.twins import TwinModel
@@ -33,7 +33,7 @@ async def prepare(settings: Settings) -> dict[str, list[str]]:
     Returns:
         Names of the migrations that were applied and of the topics that were created.
     """
-    from streams.registry.mlflow_registry import prepare_store  # noqa: PLC0415  # imports MLflow, which most commands do not need
+    from streams.registry import prepare_store  # noqa: PLC0415  # imports MLflow, which most commands do not need
 
     applied = await migrate(settings.postgres_dsn.get_secret_value())
     created = await create_topics(settings)
@@ -45,7 +45,7 @@ async def train_model(
     settings: Settings, table: pd.DataFrame, twin_type: TwinType, brand: Brand, target: str, source: str
 ) -> TrainedLine:
     """Train and register a model of a line, and promote it when it is the line's first or passes the promotion gate."""
-    from streams.registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415  # imports MLflow, which most commands do not need
+    from streams.registry import MlflowRegistry  # noqa: PLC0415  # imports MLflow, which most commands do not need
     from streams.training.line_training import train_line  # noqa: PLC0415  # likewise
 
     registry = MlflowRegistry(settings.mlflow_uri)
@@ -59,8 +59,7 @@ async def load_champion(settings: Settings, pool: Pool, line: str) -> TwinModel:
     Raises:
         LookupError: when the line is unknown or has no champion.
     """
-    from streams.registry.mlflow_registry import MlflowRegistry  # noqa: PLC0415  # imports MLflow, which most commands do not need
-    from streams.registry.model_loader import ModelLoader  # noqa: PLC0415  # likewise
+    from streams.registry import MlflowRegistry, ModelLoader  # noqa: PLC0415  # imports MLflow, which most commands do not need
 
     champion = await Ledger(pool).champion(line)
     if champion is None:

@@ -14,7 +14,7 @@ from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from engine.twins import TrainingTable, TwinModel, build_training_table
 from schemas import Brand, TwinType
-from streams.training.datasets import as_training_table, read_table
+from streams.training import as_training_table, read_table
 
 __all__ = ["PRESCRIBERS", "ROWS", "SEED", "Measured", "measured_tables"]
 

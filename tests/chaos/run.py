@@ -26,7 +26,7 @@ from sql.database import open_pool
 from sql.ledger import Ledger
 from sql.migrate import migrate
 from streams.kafka.topics import PARTITIONS, create_topics
-from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
+from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import Role, Settings
 from tests.chaos.environment import ROOT, WORKER, Stage, environment, on_stage
 from tests.chaos.expected import Truth, truth_of

@@ -33,7 +33,7 @@ from streams.demo.stream import OutcomeRows, paced_batches
 from streams.operations.verify import verify
 from streams.reporting.charts import Curve, ReferenceLine, Tone, ValueMarker, curves_chart
 from streams.settings import ROLES, Settings
-from streams.training.datasets import as_training_table, read_table
+from streams.training import as_training_table, read_table
 from streams.worker.local_stack import local_stack
 from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers

@@ -21,7 +21,7 @@ from engine.sample_tables import sample_hcps
 from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, InterventionConfig, Reach, TwinType
 from schemas.filters import Filters, conditions, rows_matching
 from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, curves_chart, intervals_chart
-from streams.training.datasets import as_training_table, read_table
+from streams.training import as_training_table, read_table
 from tests.effect_worlds import Terms, World, terms_of
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 from tests.populations import intervention, population

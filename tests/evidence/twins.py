@@ -34,7 +34,7 @@ from engine.twins.realism import FOLDS, detection_auc, measure_realism
 from schemas import TWIN_TYPES, Brand, TwinType
 from schemas.twin_models import RealismReport
 from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, Tone, curves_chart, intervals_chart
-from streams.training.datasets import as_training_table, read_table
+from streams.training import as_training_table, read_table
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 
 __all__ = ["measure"]

@@ -29,7 +29,7 @@ from streams.cli.main import app
 from streams.client.twin_client import TwinClient
 from streams.kafka.clients import open_admin
 from streams.kafka.topics import DEAD_LETTERS, TOPICS, create_topics, topic_of
-from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
+from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import ROLES, Role, Settings
 from streams.worker.bootstrap import run_role
 from streams.worker.supervisor import Workers

@@ -13,7 +13,7 @@ from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, watched_promotions
 from sql.retrain_store import enqueue, lease_training, record_training_rows, request
 from sql.simulation_store import Recipe, pin
-from streams.registry.mlflow_registry import MlflowRegistry
+from streams.registry import MlflowRegistry
 
 LINE = "hcp:kisqali:prescribing_change"
 FIGURE = {"champion": 0.25, "challenger": 0.12, "difference": -0.13, "standard_error": 0.01, "entities": 500}

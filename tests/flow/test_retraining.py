@@ -25,8 +25,7 @@ from sql.retrain_store import enqueue, lease_training, requests
 from sql.training_data_store import add_history
 from streams.client.twin_client import TwinClient
 from streams.metrics import RETRAINS
-from streams.registry.mlflow_registry import MlflowRegistry
-from streams.registry.model_loader import ModelLoader
+from streams.registry import MlflowRegistry, ModelLoader
 from streams.settings import ROLES, Settings
 from streams.training.retraining import Retraining
 from streams.worker.bootstrap import run_role

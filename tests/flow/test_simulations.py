@@ -22,7 +22,7 @@ from streams.client.twin_client import NoAnswer
 from streams.kafka.app import TwinApp
 from streams.metrics import OUTAGES
 from streams.services import Services
-from streams.simulation.simulator import Simulator
+from streams.simulation import Simulator
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 SPEAKERS = EMAIL.model_copy(update={"intervention_type": "speaker_program_invitation", "channel": "in_person"})

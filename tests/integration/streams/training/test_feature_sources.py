@@ -8,7 +8,7 @@ import pytest
 
 from sql.database import Pool, open_pool
 from sql.training_data_store import add_history
-from streams.training.feature_sources import checked_outcomes, feature_source
+from streams.training import checked_outcomes, feature_source
 
 LINE = "hcp:kisqali:prescribing_change"
 

@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 
 from engine import FidelityTracker, TwinGenerator
-from engine.promotion.carry_over import ENOUGH_NEW_ROWS
-from engine.promotion.promotion_gate import GATE_ROWS
+from engine.promotion import ENOUGH_NEW_ROWS, GATE_ROWS
 from engine.sample_tables import sample_hcps
 from schemas import Brand, RetrainEvent, TwinType
 from sql.database import open_pool
@@ -22,9 +21,7 @@ from sql.ledger import Ledger
 from sql.model_card_rows import UnknownModel
 from sql.retrain_store import Limits, enqueue, lease_training, request
 from sql.training_data_store import add_history, training_rows
-from streams.registry.mlflow_registry import MlflowRegistry, prepare_store
-from streams.registry.model_loader import ModelLoader
-from streams.registry.serialization import write_parts
+from streams.registry import MlflowRegistry, ModelLoader, prepare_store, write_parts
 from streams.settings import Settings
 from streams.training.line_training import TRAINED_UNTIL_LABEL, TrainingCutoff, train_line
 from streams.training.retraining import Retraining
