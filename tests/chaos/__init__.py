@@ -1,5 +1,7 @@
-"""The service under fire: a stream whose truth is known, a seeded schedule of faults, and a judge.
+"""Chaos runs: publish a stream whose correct result is computed independently, inject faults, and check that every count is right.
 
-``plan`` says what is published and ``schedule`` what is broken when; ``stage`` holds the servers and workers, ``hands`` break them;
-``truth`` recomputes in plain Python what has to come out, ``found`` reads what did, ``invariants`` holds one against the other.
+``plan`` draws the records to publish and ``schedule`` the faults, both from a seed. ``environment`` starts the servers and workers,
+with a ``proxy`` between each worker and the broker; ``faults`` injects the faults and ``publisher`` sends the records. ``expected``
+computes the correct result in plain Python, ``observed`` reads what the service stored and published, and ``invariants`` compares
+the two. ``run`` puts them together.
 """

@@ -1,4 +1,4 @@
-"""The long run: ``python -m tests.chaos --seed 1 --minutes 10``; status 1 when an invariant fails, naming it."""
+"""A long chaos run: ``python -m tests.chaos --seed 1 --minutes 10``; exit status 1, naming the invariant, when one is violated."""
 
 from __future__ import annotations
 
@@ -11,64 +11,71 @@ import time
 from pathlib import Path
 from tempfile import mkdtemp
 
-from tests.chaos.run import Orders, Verdict, a_champion, burn
+from tests.chaos.run import RunOptions, RunReport, run_chaos, train_champion
 from tests.chaos.schedule import long_mix, schedule
 
-OUTCOMES_A_MINUTE, REQUESTS_A_MINUTE = 21_000, 22
-LEAST_OUTCOMES, LEAST_REQUESTS = 200_000, 200
+OUTCOMES_PER_MINUTE, REQUESTS_PER_MINUTE = 21_000, 22
+MIN_OUTCOMES, MIN_REQUESTS = 200_000, 200
 
 
 def main() -> int:
-    """Run, and print the schedule, what was broken when, and the verdict."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=10.0, help="length of the stream (default: %(default)s)")
-    parser.add_argument(
-        "--home", type=Path, help="an empty folder to keep data and logs in (default: a fresh one, removed if all holds)"
-    )
-    chosen = parser.parse_args()
-    home = (chosen.home or Path(mkdtemp(prefix="twinstream-fire-"))).resolve()
-    orders = _orders(chosen.seed, chosen.minutes)
-    _say(f"seed {orders.seed}, {orders.outcomes:,} events and {orders.requests} requests in {orders.seconds:g} s")
-    _say(f"data and logs: {home}")
-    _say("\n".join(["the schedule:", *map(str, orders.faults)]))
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away now and then is what we want
-    began = time.monotonic()
-    home.mkdir(exist_ok=True)
-    champion = a_champion(f"sqlite:///{home / 'mlflow.db'}")
-    verdict = asyncio.run(burn(home, orders, champion, lambda line: _say(f"[{time.monotonic() - began:6.1f} s] {line}")))
-    _say(format_text(verdict))
-    if verdict.breaches:
-        _say(f"data and logs: {home}")
+    """Run, and print the schedule, the injected faults and the result."""
+    arguments = _parser().parse_args()
+    home = (arguments.home or Path(mkdtemp(prefix="twinstream-chaos-"))).resolve()
+    options = _run_options(arguments.seed, arguments.minutes)
+    _print(f"seed {options.seed}, {options.outcomes:,} events and {options.requests} requests in {options.seconds:g} s")
+    _print(f"data and logs: {home}")
+    _print("\n".join(["scheduled faults:", *map(str, options.faults)]))
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors about the absent broker are part of the plan
+    report = _run(home, options)
+    _print(format_text(report))
+    if report.violations:
+        _print(f"data and logs: {home}")
         return 1
-    if chosen.home is None:
+    if arguments.home is None:
         shutil.rmtree(home)
     return 0
 
 
-def format_text(verdict: Verdict) -> str:
-    """The verdict for people."""
-    found = ", ".join(f"{count:,} {name}" for name, count in verdict.counts.items())
-    told = ["what was broken when:", *verdict.done, f"found: {found}", *verdict.facts]
-    if not verdict.breaches:
-        return "\n".join([*told, "VERDICT: every invariant holds"])
-    broken = [
-        line for name, words in verdict.breaches.items() for line in (f"VERDICT: broken: {name}", *(f"  {word}" for word in words))
-    ]
-    return "\n".join([*told, *broken])
+def format_text(report: RunReport) -> str:
+    """The report as lines of text."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items())
+    lines = ["injected faults:", *report.faults, f"counts: {counts}", *report.measurements]
+    for name, sentences in report.violations.items():
+        lines += [f"RESULT: violated: {name}", *(f"  {sentence}" for sentence in sentences)]
+    if not report.violations:
+        lines.append("RESULT: every invariant holds")
+    return "\n".join(lines)
 
 
-def _orders(seed: int, minutes: float) -> Orders:
-    return Orders(
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the stream (default: %(default)s)")
+    parser.add_argument(
+        "--home", type=Path, help="an empty folder for data and logs (default: a new one, removed when every invariant holds)"
+    )
+    return parser
+
+
+def _run_options(seed: int, minutes: float) -> RunOptions:
+    return RunOptions(
         seed=seed,
         seconds=60 * minutes,
-        outcomes=max(LEAST_OUTCOMES, round(OUTCOMES_A_MINUTE * minutes)),
-        requests=max(LEAST_REQUESTS, round(REQUESTS_A_MINUTE * minutes)),
+        outcomes=max(MIN_OUTCOMES, round(OUTCOMES_PER_MINUTE * minutes)),
+        requests=max(MIN_REQUESTS, round(REQUESTS_PER_MINUTE * minutes)),
         faults=schedule(seed, minutes, long_mix(minutes)),
     )
 
 
-def _say(line: str) -> None:
+def _run(home: Path, options: RunOptions) -> RunReport:
+    began = time.monotonic()
+    home.mkdir(exist_ok=True)
+    champion = train_champion(f"sqlite:///{home / 'mlflow.db'}")
+    return asyncio.run(run_chaos(home, options, champion, lambda line: _print(f"[{time.monotonic() - began:6.1f} s] {line}")))
+
+
+def _print(line: str) -> None:
     print(line, flush=True)
 
 

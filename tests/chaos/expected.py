@@ -1,6 +1,6 @@
-"""What has to come out, recomputed in plain Python from what stands on the topics: nothing of the service has a hand in it.
+"""Computes the correct result of a run in plain Python from the records on the topics, independently of the service.
 
-Of the project only the canonical digest of an event is used, which decides between two words under one revision.
+The only code shared with the service is the canonical digest of an event, which decides between two contents of one revision.
 """
 
 from __future__ import annotations
@@ -15,37 +15,49 @@ from typing import Any, NamedTuple
 
 from schemas import OutcomeEvent
 from schemas.events import canonical_digest
-from tests.chaos.plan import OUTCOMES, Said, Scenario
+from tests.chaos.plan import OUTCOMES, PlannedRecord, Scenario
 
-__all__ = ["FIELDS", "Figures", "Place", "Published", "Sums", "Truth", "figures_of", "truth_of"]
+__all__ = [
+    "FIELDS",
+    "ElementPosition",
+    "ExpectedState",
+    "PublishedRecord",
+    "Sums",
+    "WindowFigures",
+    "expected_state",
+    "window_figures",
+]
 
 FIELDS = ("n", "n_interval", "n_inside", "predicted", "actual", "predicted_squared", "actual_squared", "product", "absolute_error")
 QUANTUM = 1e-5
 Sums = tuple[int, ...]
-NOTHING: Sums = (0,) * len(FIELDS)
+NO_OUTCOMES: Sums = (0,) * len(FIELDS)
 
 
-class Place(NamedTuple):
-    """Where an element stands on a topic; ``element`` is its index in the array of its record."""
+class ElementPosition(NamedTuple):
+    """Position of an element on a topic; ``element`` is its index in the array of its record."""
 
     topic: str
     partition: int
     offset: int
     element: int
 
+    def __str__(self) -> str:
+        return f"element {self.element} of {self.topic}:{self.partition}:{self.offset}"
+
 
 @dataclass(frozen=True)
-class Published:
-    """A record as the broker keeps it, with what was planned of it and its number in the plan."""
+class PublishedRecord:
+    """A record on a topic, with the planned record and its index in the plan."""
 
-    number: int
-    said: Said
+    index: int
+    planned: PlannedRecord
     partition: int
     offset: int
 
 
-class Figures(NamedTuple):
-    """What a window says of its outcomes; null where it can say nothing."""
+class WindowFigures(NamedTuple):
+    """Metrics of a window in units of the target; null where they are undefined."""
 
     n: int
     mae: float | None
@@ -55,127 +67,140 @@ class Figures(NamedTuple):
 
 
 @dataclass
-class Truth:
-    """What has to be found.
+class ExpectedState:
+    """The correct result of a run.
 
     Attributes:
-        fates: ``counted`` (or beaten by another revision), ``too_late`` or ``refused``, of every element.
-        values: the bytes of each record that is refused as a whole.
-        panes: sums by series and start of the pane; ``windows`` figures by series and start of the window.
-        answers: statuses by simulation.
+        fates: ``counted``, ``too_late`` or ``refused`` for every element; a superseded or duplicate element is ``counted`` here.
+        values: bytes of each record that is refused as a whole.
+        panes: sums by series and start of the pane.
+        windows: figures by series and start of the window.
+        answers: status of the answer by simulation id.
     """
 
-    fates: dict[Place, str] = field(default_factory=dict)
-    values: dict[Place, bytes | None] = field(default_factory=dict)
+    fates: dict[ElementPosition, str] = field(default_factory=dict)
+    values: dict[ElementPosition, bytes | None] = field(default_factory=dict)
     panes: dict[tuple[str, float], Sums] = field(default_factory=dict)
-    windows: dict[tuple[str, float], Figures] = field(default_factory=dict)
+    windows: dict[tuple[str, float], WindowFigures] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
 
 
-Winner = tuple[tuple[int, bytes], Mapping[str, Any]]
+class _Highest(NamedTuple):
+    """The highest revision of an event so far: its (revision, digest) and content."""
+
+    rank: tuple[int, bytes]
+    body: Mapping[str, Any]
 
 
-def truth_of(scenario: Scenario, published: Iterable[Published]) -> Truth:
-    """Fold what was published, partition by partition in the order of offsets."""
-    truth, winners = Truth(), dict[str, Winner]()
-    for partition in _by_partition(published).values():
+def expected_state(scenario: Scenario, published: Iterable[PublishedRecord]) -> ExpectedState:
+    """Fold the published records, partition by partition in the order of offsets."""
+    state = ExpectedState()
+    highest: dict[str, _Highest] = {}
+    for records in _by_partition(published).values():
         watermark: float | None = None
-        for record in partition:
-            for place, body in _elements(record):
-                watermark = _judge(scenario, truth, winners, place, body, watermark)
-            if record.said.flaw and len(record.said.outcomes) <= 1:
-                truth.values[Place(record.said.topic, record.partition, record.offset, 0)] = record.said.value
-            if record.said.answer:
-                truth.answers[json.loads(record.said.value or b"")["simulation_id"]] = record.said.answer
-    truth.panes = _panes(scenario, [body for _, body in winners.values() if body["actual_value"] is not None])
-    truth.windows = _windows(scenario, truth.panes)
-    return truth
+        for record in records:
+            for position, body in _elements(record):
+                watermark = _add_element(scenario, state, highest, position, body, watermark)
+            _add_record(state, record)
+    state.panes = _panes(scenario, [body for _, body in highest.values() if body["actual_value"] is not None])
+    state.windows = _windows(scenario, state.panes)
+    return state
 
 
-def _by_partition(published: Iterable[Published]) -> Mapping[tuple[str, int], Sequence[Published]]:
-    found: defaultdict[tuple[str, int], list[Published]] = defaultdict(list)
+def _by_partition(published: Iterable[PublishedRecord]) -> Mapping[tuple[str, int], Sequence[PublishedRecord]]:
+    records: defaultdict[tuple[str, int], list[PublishedRecord]] = defaultdict(list)
     for record in sorted(published, key=lambda record: record.offset):
-        found[record.said.topic, record.partition].append(record)
-    return found
+        records[record.planned.topic, record.partition].append(record)
+    return records
 
 
-def _elements(record: Published) -> Iterable[tuple[Place, Mapping[str, Any] | None]]:
-    said = record.said
-    bodies = said.outcomes if said.topic == OUTCOMES else (None,) if said.flaw else ()
-    return ((Place(said.topic, record.partition, record.offset, element), body) for element, body in enumerate(bodies))
+def _elements(record: PublishedRecord) -> Iterable[tuple[ElementPosition, Mapping[str, Any] | None]]:
+    """Elements that leave a row in the tables of outcomes; None for one that must be refused."""
+    planned = record.planned
+    bodies = planned.outcomes if planned.topic == OUTCOMES else (None,) if planned.flaw else ()
+    return ((ElementPosition(planned.topic, record.partition, record.offset, index), body) for index, body in enumerate(bodies))
 
 
-def _judge(
+def _add_record(state: ExpectedState, record: PublishedRecord) -> None:
+    planned = record.planned
+    if planned.flaw and len(planned.outcomes) <= 1:
+        state.values[ElementPosition(planned.topic, record.partition, record.offset, 0)] = planned.value
+    if planned.answer:
+        state.answers[json.loads(planned.value or b"")["simulation_id"]] = planned.answer
+
+
+def _add_element(
     scenario: Scenario,
-    truth: Truth,
-    winners: dict[str, Winner],
-    place: Place,
+    state: ExpectedState,
+    highest: dict[str, _Highest],
+    position: ElementPosition,
     body: Mapping[str, Any] | None,
     watermark: float | None,
 ) -> float | None:
-    """Note what becomes of an element, and return the watermark of its partition after it."""
+    """Set the fate of an element, and return the watermark of its partition after it."""
     if body is None:
-        truth.fates[place] = "refused"
+        state.fates[position] = "refused"
         return watermark
-    at = _seconds(body)
-    if watermark is not None and _start(at, scenario.pane_s) < _start(watermark - scenario.restatement_s, scenario.pane_s):
-        truth.fates[place] = "too_late"
+    observed_s = _observed_s(body)
+    if watermark is not None and _start(observed_s, scenario.pane_s) < _start(watermark - scenario.restatement_s, scenario.pane_s):
+        state.fates[position] = "too_late"
         return watermark
-    truth.fates[place] = "counted"
+    state.fates[position] = "counted"
     rank = body.get("revision", 0), canonical_digest(OutcomeEvent.model_validate(body))
-    before = winners.get(body["event_id"])
-    if before is None or rank > before[0]:
-        winners[body["event_id"]] = rank, body
-    return at if watermark is None else max(watermark, at)
+    before = highest.get(body["event_id"])
+    if before is None or rank > before.rank:
+        highest[body["event_id"]] = _Highest(rank, body)
+    return observed_s if watermark is None else max(watermark, observed_s)
 
 
-def _seconds(body: Mapping[str, Any]) -> float:
+def _observed_s(body: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(body["observed_at"]).timestamp()
 
 
-def _start(at: float, width: float) -> float:
-    return at // width * width
+def _start(seconds: float, width_s: float) -> float:
+    return seconds // width_s * width_s
 
 
 def _panes(scenario: Scenario, bodies: Iterable[Mapping[str, Any]]) -> dict[tuple[str, float], Sums]:
-    found: defaultdict[tuple[str, float], Sums] = defaultdict(lambda: NOTHING)
+    panes: defaultdict[tuple[str, float], Sums] = defaultdict(lambda: NO_OUTCOMES)
     for body in bodies:
-        pane, sums = _start(_seconds(body), scenario.pane_s), _sums(scenario, body)
+        pane, sums = _start(_observed_s(body), scenario.pane_s), _sums(scenario, body)
         for series in ("all", f"region={body['segment']['region']}"):
-            found[series, pane] = _plus(found[series, pane], sums)
-    return dict(found)
+            panes[series, pane] = _add(panes[series, pane], sums)
+    return dict(panes)
 
 
 def _sums(scenario: Scenario, body: Mapping[str, Any]) -> Sums:
-    """Whole numbers of quanta, of the distance from the champion's center in its scale."""
+    """Sums of one outcome, standardised by the champion's center and scale and rounded to quanta."""
     predicted, actual = (
         round((body[name] - scenario.center) / scenario.scale / QUANTUM) for name in ("predicted_value", "actual_value")
     )
-    told = "predicted_lower" in body
-    inside = told and body["predicted_lower"] <= body["actual_value"] <= body["predicted_upper"]
-    return (1, int(told), int(inside), predicted, actual, predicted**2, actual**2, predicted * actual, abs(predicted - actual))
+    has_interval = "predicted_lower" in body
+    is_inside = has_interval and body["predicted_lower"] <= body["actual_value"] <= body["predicted_upper"]
+    products = (predicted**2, actual**2, predicted * actual)
+    return (1, int(has_interval), int(is_inside), predicted, actual, *products, abs(predicted - actual))
 
 
-def _plus(one: Sums, other: Sums) -> Sums:
-    return tuple(a + b for a, b in zip(one, other, strict=True))
+def _add(left: Sums, right: Sums) -> Sums:
+    return tuple(a + b for a, b in zip(left, right, strict=True))
 
 
-def _windows(scenario: Scenario, panes: Mapping[tuple[str, float], Sums]) -> dict[tuple[str, float], Figures]:
-    """Every window that overlaps a pane, sliding by one pane."""
-    found: defaultdict[tuple[str, float], Sums] = defaultdict(lambda: NOTHING)
+def _windows(scenario: Scenario, panes: Mapping[tuple[str, float], Sums]) -> dict[tuple[str, float], WindowFigures]:
+    """Every window that overlaps a pane; windows slide by one pane."""
+    windows: defaultdict[tuple[str, float], Sums] = defaultdict(lambda: NO_OUTCOMES)
     for (series, pane), sums in panes.items():
-        for back in range(round(scenario.window_s / scenario.pane_s)):
-            key = series, pane - back * scenario.pane_s
-            found[key] = _plus(found[key], sums)
-    return {key: figures_of(scenario, sums) for key, sums in found.items()}
+        for step in range(round(scenario.window_s / scenario.pane_s)):
+            key = series, pane - step * scenario.pane_s
+            windows[key] = _add(windows[key], sums)
+    return {key: window_figures(scenario, sums) for key, sums in windows.items()}
 
 
-def figures_of(scenario: Scenario, sums: Sums) -> Figures:
-    """Figures in units of the target."""
+def window_figures(scenario: Scenario, sums: Sums) -> WindowFigures:
+    """The figures of a window with these sums."""
     n, n_interval, n_inside, predicted, actual, predicted_squared, actual_squared, product, absolute = sums
     if n == 0:
-        return Figures(0, None, None, None, None)
+        return WindowFigures(0, None, None, None, None)
     unit = QUANTUM * scenario.scale
     rmse = unit * math.sqrt((predicted_squared + actual_squared - 2 * product) / n)
     coverage = n_inside / n_interval if n_interval else None
-    return Figures(n, unit * absolute / n, rmse, unit * (predicted - actual) / n, coverage)
+    return WindowFigures(n, unit * absolute / n, rmse, unit * (predicted - actual) / n, coverage)

@@ -1,4 +1,4 @@
-"""What breaks things, one hand a kind of fault; each says what it did."""
+"""Injects faults: one function for each kind, which returns a text about what it hit."""
 
 from __future__ import annotations
 
@@ -10,47 +10,53 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from tests.chaos.environment import Stage, Worker, take_steps
-from tests.chaos.schedule import Fault, Kind
+from deploy.stack.child import Steps
+from streams.settings import Role
+from tests.chaos.environment import Environment, Worker, run_steps
+from tests.chaos.schedule import Fault, FaultKind
 
-__all__ = ["break_it"]
+__all__ = ["inject_fault"]
 
-PATIENCE_S = 120.0
-LEAVING_S = 20.0
-Found = TypeVar("Found")
-Hand = Callable[[Stage, Fault], Awaitable[str]]
-
-
-async def break_it(stage: Stage, fault: Fault) -> str:
-    """Break what the fault says, mend it where mending is part of it, and say what was hit."""
-    return await HANDS[fault.kind](stage, fault)
+TARGET_TIMEOUT_S = 120.0
+TERMINATION_TIMEOUT_S = 20.0
+Target = TypeVar("Target")
+Injector = Callable[[Environment, Fault], Awaitable[str]]
 
 
-async def _kill_role(stage: Stage, fault: Fault) -> str:
-    worker, role, pid = await _victim(stage, fault)
+async def inject_fault(environment: Environment, fault: Fault) -> str:
+    """Inject the fault, and end it where it has a duration.
+
+    Returns:
+        What was hit.
+    """
+    return await INJECTORS[fault.kind](environment, fault)
+
+
+async def _kill_role(environment: Environment, fault: Fault) -> str:
+    worker, role, pid = await _target_process(environment, fault)
     os.kill(pid, signal.SIGKILL)
     return f"{role} of worker {worker.slot}"
 
 
-async def _kill_worker(stage: Stage, fault: Fault) -> str:
-    worker = await _running(stage, fault)
-    worker.end()
+async def _kill_worker(environment: Environment, fault: Fault) -> str:
+    worker = await _target_worker(environment, fault)
+    worker.kill()
     return f"worker {worker.slot}"
 
 
-async def _terminate(stage: Stage, fault: Fault) -> str:
-    worker = await _running(stage, fault)
+async def _terminate(environment: Environment, fault: Fault) -> str:
+    worker = await _target_worker(environment, fault)
     process, began = worker.process, time.monotonic()
     if process is None:
-        raise LookupError(f"worker {worker.slot} does not run")
+        raise LookupError(f"worker {worker.slot} is not running")
     process.terminate()
-    while process.poll() is None and time.monotonic() < began + LEAVING_S:  # noqa: ASYNC110  # it is another process that ends
+    while process.poll() is None and time.monotonic() < began + TERMINATION_TIMEOUT_S:  # noqa: ASYNC110  # it is another process that ends
         await asyncio.sleep(0.05)
-    return f"worker {worker.slot}: left after {time.monotonic() - began:.1f} s with status {process.poll()}"
+    return f"worker {worker.slot} ended after {time.monotonic() - began:.1f} s with status {process.poll()}"
 
 
-async def _freeze(stage: Stage, fault: Fault) -> str:
-    worker, role, pid = await _victim(stage, fault)
+async def _freeze(environment: Environment, fault: Fault) -> str:
+    worker, role, pid = await _target_process(environment, fault)
     os.kill(pid, signal.SIGSTOP)
     await asyncio.sleep(fault.lasts_s)
     with suppress(ProcessLookupError):
@@ -58,102 +64,106 @@ async def _freeze(stage: Stage, fault: Fault) -> str:
     return f"{role} of worker {worker.slot}"
 
 
-async def _cut(stage: Stage, fault: Fault) -> str:
-    worker = await _running(stage, fault)
-    await stage.doors[worker.slot].cut(fault.lasts_s)
+async def _cut(environment: Environment, fault: Fault) -> str:
+    worker = await _target_worker(environment, fault)
+    await environment.proxies[worker.slot].cut(fault.lasts_s)
     return f"worker {worker.slot}"
 
 
-async def _stall(stage: Stage, fault: Fault) -> str:
-    worker = await _running(stage, fault)
-    await stage.doors[worker.slot].stall(fault.lasts_s)
+async def _stall(environment: Environment, fault: Fault) -> str:
+    worker = await _target_worker(environment, fault)
+    await environment.proxies[worker.slot].stall(fault.lasts_s)
     return f"worker {worker.slot}"
 
 
-async def _restart_broker(stage: Stage, fault: Fault) -> str:
-    async with stage.servers:
-        await take_steps(stage.kafka.stopping())
-        return await _started(stage.kafka.starting)
+async def _restart_broker(environment: Environment, fault: Fault) -> str:
+    async with environment.servers_lock:
+        await run_steps(environment.kafka.stopping())
+        return await _start_again(environment.kafka.starting)
 
 
-async def _crash_broker(stage: Stage, fault: Fault) -> str:
-    async with stage.servers:
-        stage.kafka.kill()
-        return await _started(stage.kafka.starting)
+async def _crash_broker(environment: Environment, fault: Fault) -> str:
+    async with environment.servers_lock:
+        environment.kafka.kill()
+        return await _start_again(environment.kafka.starting)
 
 
-async def _restart_postgres(stage: Stage, fault: Fault) -> str:
-    async with stage.servers:
-        stage.postgres.kill()
-        return await _started(stage.postgres.starting)
+async def _restart_postgres(environment: Environment, fault: Fault) -> str:
+    async with environment.servers_lock:
+        environment.postgres.kill()
+        return await _start_again(environment.postgres.starting)
 
 
-async def _postgres_outage(stage: Stage, fault: Fault) -> str:
-    async with stage.servers:
-        await take_steps(stage.postgres.stopping())
+async def _postgres_outage(environment: Environment, fault: Fault) -> str:
+    async with environment.servers_lock:
+        await run_steps(environment.postgres.stopping())
         await asyncio.sleep(fault.lasts_s)
-        return await _started(stage.postgres.starting)
+        return await _start_again(environment.postgres.starting)
 
 
-async def _scale(stage: Stage, fault: Fault) -> str:
-    usual = sum(worker.wanted for worker in stage.workers)
+async def _scale(environment: Environment, fault: Fault) -> str:
+    usual = sum(worker.is_wanted for worker in environment.workers)
     for count in (1, 3, 1):
-        stage.scale(count)
+        environment.scale(count)
         await asyncio.sleep(fault.lasts_s / 3)
-    stage.scale(usual)
-    return f"then {usual} as before"
+    environment.scale(usual)
+    return f"back to {usual} workers"
 
 
-HANDS: Mapping[Kind, Hand] = {
-    Kind.KILL_ROLE: _kill_role,
-    Kind.KILL_WORKER: _kill_worker,
-    Kind.TERMINATE: _terminate,
-    Kind.FREEZE: _freeze,
-    Kind.CUT: _cut,
-    Kind.STALL: _stall,
-    Kind.BROKER_RESTART: _restart_broker,
-    Kind.BROKER_CRASH: _crash_broker,
-    Kind.POSTGRES_RESTART: _restart_postgres,
-    Kind.POSTGRES_OUTAGE: _postgres_outage,
-    Kind.SCALE: _scale,
+INJECTORS: Mapping[FaultKind, Injector] = {
+    FaultKind.KILL_ROLE: _kill_role,
+    FaultKind.KILL_WORKER: _kill_worker,
+    FaultKind.TERMINATE: _terminate,
+    FaultKind.FREEZE: _freeze,
+    FaultKind.CUT: _cut,
+    FaultKind.STALL: _stall,
+    FaultKind.BROKER_RESTART: _restart_broker,
+    FaultKind.BROKER_CRASH: _crash_broker,
+    FaultKind.POSTGRES_RESTART: _restart_postgres,
+    FaultKind.POSTGRES_OUTAGE: _postgres_outage,
+    FaultKind.SCALE: _scale,
 }
 
 
-async def _started(starting: Callable[[], object]) -> str:
+async def _start_again(starting: Callable[[], Steps]) -> str:
     began = time.monotonic()
-    await take_steps(starting())  # type: ignore[arg-type]  # steps of a part
+    await run_steps(starting())
     return f"up again after {time.monotonic() - began:.1f} s"
 
 
-async def _running(stage: Stage, fault: Fault) -> Worker:
-    """The worker that a fault is aimed at, or the next one that runs."""
-    return await _found(lambda: next((worker for worker in _in_turn(stage, fault) if worker.runs), None), fault)
+async def _target_worker(environment: Environment, fault: Fault) -> Worker:
+    """The worker of the fault's slot, or the next one that is running."""
+    return await _wait_for_target(
+        lambda: next((worker for worker in _candidates(environment, fault) if worker.is_running), None), fault
+    )
 
 
-async def _victim(stage: Stage, fault: Fault) -> tuple[Worker, str, int]:
-    """The process that a fault is aimed at, or the next one that plays a role."""
+async def _target_process(environment: Environment, fault: Fault) -> tuple[Worker, Role, int]:
+    """The process of the fault's slot and role, or the next one that runs a role."""
 
-    def look() -> tuple[Worker, str, int] | None:
-        for worker in _in_turn(stage, fault):
-            for role in dict.fromkeys((fault.role, *worker.roles)):
-                pid = worker.pid_of(role) if role in worker.roles else None
+    def find() -> tuple[Worker, Role, int] | None:
+        for worker in _candidates(environment, fault):
+            for role in sorted(worker.roles, key=lambda role: role != fault.role):
+                pid = worker.pid_of(role)
                 if pid is not None:
                     return worker, role, pid
         return None
 
-    return await _found(look, fault)
+    return await _wait_for_target(find, fault)
 
 
-def _in_turn(stage: Stage, fault: Fault) -> Sequence[Worker]:
-    order = [stage.workers[(fault.slot + step) % len(stage.workers)] for step in range(len(stage.workers))]
-    return [worker for worker in order if worker.wanted]
+def _candidates(environment: Environment, fault: Fault) -> Sequence[Worker]:
+    """Wanted workers, beginning with the slot of the fault."""
+    workers = environment.workers
+    ordered = [workers[(fault.slot + step) % len(workers)] for step in range(len(workers))]
+    return [worker for worker in ordered if worker.is_wanted]
 
 
-async def _found(look: Callable[[], Found | None], fault: Fault) -> Found:
-    """What ``look`` finds; somebody who only starts is waited for."""
-    deadline = time.monotonic() + PATIENCE_S
-    while (found := look()) is None:
+async def _wait_for_target(find: Callable[[], Target | None], fault: Fault) -> Target:
+    """The result of ``find``, repeated while all candidates are still starting."""
+    deadline = time.monotonic() + TARGET_TIMEOUT_S
+    while (target := find()) is None:
         if time.monotonic() > deadline:
-            raise LookupError(f"nobody to hit within {PATIENCE_S:g} s: {fault}")
+            raise LookupError(f"no target within {TARGET_TIMEOUT_S:g} s: {fault}")
         await asyncio.sleep(0.2)
-    return found
+    return target

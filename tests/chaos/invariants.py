@@ -1,4 +1,4 @@
-"""What must hold after everything is mended: each invariant names what breaks it, and is silent else."""
+"""The invariants of a run: each yields a sentence for everything that violates it, and nothing when it holds."""
 
 from __future__ import annotations
 
@@ -7,127 +7,122 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
-from tests.chaos.expected import FIELDS, Figures, Place, Truth
-from tests.chaos.observed import Found
+from tests.chaos.expected import FIELDS, ExpectedState, Sums, WindowFigures
+from tests.chaos.observed import ObservedState
 
-__all__ = ["INVARIANTS", "breaches"]
+__all__ = ["INVARIANTS", "violations"]
 
-_SHOWN = 5
-_GOOD = frozenset({"counted", "superseded", "duplicate"})
-Invariant = Callable[[Truth, Found], Iterable[str]]
-
-
-def every_element_has_its_one_row(truth: Truth, found: Found) -> Iterator[str]:
-    """Good, late or bad: one row, of the right kind."""
-    for place, fate in truth.fates.items():
-        kinds = ["counted" if each in _GOOD else each for each in found.fates.get(place, [])]
-        if kinds != [fate]:
-            yield f"{_words(place)} has to be {fate} once, is {' and '.join(kinds) or 'lost'}"
-    for place in found.fates.keys() - truth.fates.keys():
-        yield f"{_words(place)} was never published"
+_LISTED = 5
+_VALID_FATES = frozenset({"counted", "superseded", "duplicate"})
+Invariant = Callable[[ExpectedState, ObservedState], Iterable[str]]
 
 
-def every_good_outcome_counts_once_in_its_pane(truth: Truth, found: Found) -> Iterator[str]:
-    """The sums of all sources together; a pane that everything was taken out of may stay, with nothing in it."""
-    for key in truth.panes.keys() | {key for key, sums in found.panes.items() if any(sums)}:
-        expected, sums = truth.panes.get(key), found.panes.get(key)
-        if expected != sums:
-            yield f"pane {key[1]:.0f} of {key[0]} holds {_named(sums)} instead of {_named(expected)}"
+def every_acknowledged_record_is_on_its_topic(expected: ExpectedState, observed: ObservedState) -> Iterator[str]:
+    """A precondition: if the broker lost a record, no other count can be right."""
+    return (f"record {index} of the plan was acknowledged and is not on its topic" for index in observed.missing)
 
 
-def every_bad_record_is_refused_once(truth: Truth, found: Found) -> Iterator[str]:
-    """One row and no more, and nothing else among them; the topic may hold copies with one id."""
-    expected = {place for place, fate in truth.fates.items() if fate == "refused"}
-    times = Counter(found.refusals.values())
-    for place in expected | times.keys():
-        if times[place] != (place in expected):
-            yield f"{_words(place)} is refused {times[place]} times"
-    for place in truth.values.keys() & found.values.keys():
-        if found.values[place] != truth.values[place]:
-            yield f"{_words(place)} is kept as {found.values[place]!r:.80} instead of {truth.values[place]!r:.80}"
+def every_element_has_one_row(expected: ExpectedState, observed: ObservedState) -> Iterator[str]:
+    """Valid, late or invalid: exactly one row, with the right fate."""
+    for position, fate in expected.fates.items():
+        stored = ["counted" if row in _VALID_FATES else row for row in observed.fates.get(position, [])]
+        if stored != [fate]:
+            yield f"{position} must be {fate} once, is {' and '.join(stored) or 'lost'}"
+    for position in observed.fates.keys() - expected.fates.keys():
+        yield f"{position} was never published"
 
 
-def every_refusal_is_among_the_dead_letters(truth: Truth, found: Found) -> Iterator[str]:
-    """At least one copy, with the bytes that are kept, and no letter that nobody wrote."""
-    copies = {letter.refusal: letter for letter in found.letters}
-    for refusal, place in found.refusals.items():
-        letter = copies.get(refusal)
-        if letter is None:
-            yield f"the refusal of {_words(place)} was not sent to dead-letters"
-        elif (letter.topic, letter.partition, letter.offset, letter.value) != (*place[:3], found.values[place]):
-            told = f"{letter.topic}:{letter.partition}:{letter.offset}"
-            yield f"the dead letter of {_words(place)} tells of {told}, or of other bytes"
-    for refusal in copies.keys() - found.refusals.keys():
-        yield f"dead letter {refusal} belongs to no refusal"
+def every_valid_outcome_counts_once_in_its_pane(expected: ExpectedState, observed: ObservedState) -> Iterator[str]:
+    """Sums over all sources; a pane whose outcomes were all moved or retracted may stay with sums of zero."""
+    for key in expected.panes.keys() | {key for key, sums in observed.panes.items() if any(sums)}:
+        correct, stored = expected.panes.get(key), observed.panes.get(key)
+        if correct != stored:
+            yield f"pane {key[1]:.0f} of {key[0]} holds {_sums_text(stored)} instead of {_sums_text(correct)}"
 
 
-def all_answers_to_a_request_are_the_same(truth: Truth, found: Found) -> Iterator[str]:
-    """Each request is answered, as it has to be, and however often with the same bytes."""
-    for simulation, status in truth.answers.items():
-        values = found.answers.get(simulation, set())
+def every_invalid_record_is_refused_once(expected: ExpectedState, observed: ObservedState) -> Iterator[str]:
+    """Exactly one row in the table of refused records, with the original bytes, and no row for anything else."""
+    invalid = {position for position, fate in expected.fates.items() if fate == "refused"}
+    times = Counter(observed.refusals.values())
+    for position in invalid | times.keys():
+        if times[position] != (position in invalid):
+            yield f"{position} is refused {times[position]} times"
+    for position in expected.values.keys() & observed.values.keys():
+        if observed.values[position] != expected.values[position]:
+            yield f"{position} is stored as {observed.values[position]!r:.80} instead of {expected.values[position]!r:.80}"
+
+
+def every_refused_record_has_a_dead_letter(expected: ExpectedState, observed: ObservedState) -> Iterator[str]:
+    """At least one copy with the stored bytes, and no dead letter without a refused record."""
+    copies = {copy.refusal: copy for copy in observed.copies}
+    for refusal, position in observed.refusals.items():
+        copy = copies.get(refusal)
+        if copy is None:
+            yield f"the refusal of {position} was not sent to dead-letters"
+        elif (copy.topic, copy.partition, copy.offset, copy.value) != (*position[:3], observed.values[position]):
+            yield f"the dead letter of {position} has position {copy.topic}:{copy.partition}:{copy.offset}, or other bytes"
+    for refusal in copies.keys() - observed.refusals.keys():
+        yield f"dead letter {refusal} belongs to no refused record"
+
+
+def every_request_has_one_answer(expected: ExpectedState, observed: ObservedState) -> Iterator[str]:
+    """Each request is answered with the right status, and all copies of its answer have the same bytes."""
+    for simulation, status in expected.answers.items():
+        values = observed.answers.get(simulation, set())
         if len(values) != 1:
             yield f"simulation {simulation} has {len(values)} different answers"
         elif f'"status":"{status}"'.encode() not in next(iter(values)):
             yield f"simulation {simulation} is not {status}: {next(iter(values))[:200]!r}"
-    for simulation in found.answers.keys() - truth.answers.keys():
-        yield f"simulation {simulation} was answered, but never asked for"
+    for simulation in observed.answers.keys() - expected.answers.keys():
+        yield f"simulation {simulation} was answered, but never requested"
 
 
-def windows_say_the_truth(truth: Truth, found: Found) -> Iterator[str]:
-    """Rebuilt from the newest message of each window and nothing else."""
-    for key in truth.windows.keys() | {key for key, figures in found.view.items() if figures.n}:
-        expected, said = truth.windows.get(key), found.view.get(key)
-        if expected is None or said is None or not _is_same(expected, said):
-            yield f"window {key[1]:.0f} of {key[0]} says {said} instead of {expected}"
+def every_window_has_the_expected_figures(expected: ExpectedState, observed: ObservedState) -> Iterator[str]:
+    """The newest message of each window alone gives its correct figures."""
+    for key in expected.windows.keys() | {key for key, figures in observed.windows.items() if figures.n}:
+        correct, published = expected.windows.get(key), observed.windows.get(key)
+        if correct is None or published is None or not _is_same(correct, published):
+            yield f"window {key[1]:.0f} of {key[0]} has {published} instead of {correct}"
 
 
-def the_service_agrees_with_itself(truth: Truth, found: Found) -> Iterable[str]:
-    """What ``twinstream verify`` found."""
-    return found.mismatches
-
-
-def what_was_acknowledged_is_there(truth: Truth, found: Found) -> Iterator[str]:
-    """Else the broker lost it, and nothing else could be right."""
-    return (f"record {number} of the plan was acknowledged and is not on its topic" for number in found.unsent)
+def verify_reports_no_mismatch(expected: ExpectedState, observed: ObservedState) -> Iterable[str]:
+    """``twinstream verify`` agrees too."""
+    return observed.mismatches
 
 
 INVARIANTS: Mapping[str, Invariant] = {
     invariant.__name__.replace("_", " "): invariant
     for invariant in (
-        what_was_acknowledged_is_there,
-        every_element_has_its_one_row,
-        every_good_outcome_counts_once_in_its_pane,
-        every_bad_record_is_refused_once,
-        every_refusal_is_among_the_dead_letters,
-        all_answers_to_a_request_are_the_same,
-        windows_say_the_truth,
-        the_service_agrees_with_itself,
+        every_acknowledged_record_is_on_its_topic,
+        every_element_has_one_row,
+        every_valid_outcome_counts_once_in_its_pane,
+        every_invalid_record_is_refused_once,
+        every_refused_record_has_a_dead_letter,
+        every_request_has_one_answer,
+        every_window_has_the_expected_figures,
+        verify_reports_no_mismatch,
     )
 }
 
 
-def breaches(truth: Truth, found: Found) -> dict[str, list[str]]:
-    """The invariants that do not hold, each with its first few breaches and the number of all."""
-    told = {}
+def violations(expected: ExpectedState, observed: ObservedState) -> dict[str, list[str]]:
+    """The invariants that do not hold, each with its first five violations and the number of the others."""
+    violated = {}
     for name, invariant in INVARIANTS.items():
-        each = iter(invariant(truth, found))
-        first = list(islice(each, _SHOWN))
-        rest = sum(1 for _ in each)
+        sentences = iter(invariant(expected, observed))
+        first = list(islice(sentences, _LISTED))
+        rest = sum(1 for _ in sentences)
         if first:
-            told[name] = [*first, *([f"and {rest} more"] if rest else [])]
-    return told
+            violated[name] = [*first, *([f"and {rest} more"] if rest else [])]
+    return violated
 
 
-def _is_same(expected: Figures, said: Figures) -> bool:
+def _is_same(correct: WindowFigures, published: WindowFigures) -> bool:
     return all(
         a is b is None or (a is not None and b is not None and math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12))
-        for a, b in zip(expected, said, strict=True)
+        for a, b in zip(correct, published, strict=True)
     )
 
 
-def _words(place: Place) -> str:
-    return f"element {place.element} of {place.topic}:{place.partition}:{place.offset}"
-
-
-def _named(sums: tuple[int, ...] | None) -> str:
+def _sums_text(sums: Sums | None) -> str:
     return "nothing" if sums is None else ", ".join(f"{name} {value}" for name, value in zip(FIELDS, sums, strict=True))

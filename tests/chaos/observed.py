@@ -1,4 +1,4 @@
-"""What came out: rows of Postgres and records of Kafka, as they are."""
+"""Reads what the service stored in Postgres and published on Kafka."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from typing import Any, Self
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from tests.chaos.expected import FIELDS, Figures, Place, Published, Sums
-from tests.chaos.plan import Said
+from tests.chaos.expected import FIELDS, ElementPosition, PublishedRecord, Sums, WindowFigures
+from tests.chaos.plan import PlannedRecord
 
 __all__ = [
-    "NUMBER",
-    "Copy",
-    "Found",
+    "INDEX_HEADER",
+    "DeadLetterCopy",
+    "ObservedState",
     "TopicReader",
-    "answers_of",
-    "books",
-    "copies_of",
+    "answers_by_request",
+    "dead_letter_copies",
     "is_read_to_end",
-    "published_of",
-    "view_of",
+    "match_published",
+    "newest_windows",
+    "read_tables",
 ]
 
-NUMBER = "fire"
-"""Header that tells which record of the plan it is."""
+INDEX_HEADER = "chaos_index"
+"""Header with the index of a record in the plan."""
+
+_FIGURES = ("n", "mae", "rmse", "bias", "coverage_95pct")
 
 
 @dataclass(frozen=True)
-class Copy:
-    """A dead letter: the refusal it tells of, and where the record that was refused stood."""
+class DeadLetterCopy:
+    """A record on ``dead-letters``: the id of the refusal, and the position of the record that was refused."""
 
     refusal: str
     topic: str
@@ -44,144 +46,148 @@ class Copy:
 
 
 @dataclass
-class Found:
-    """What the judge is given.
+class ObservedState:
+    """What the invariants compare with the expected state.
 
     Attributes:
-        fates: of every row by its place, as often as it is there.
-        refusals: place of each refused element, by its id; ``values`` the bytes kept of it.
+        fates: of each position, the fates of all rows stored for it.
+        refusals: position of each refused element, by the id of the refusal.
+        values: stored bytes of each refused element.
         panes: sums by series and start of the pane, over all sources.
-        view: figures of each window, rebuilt from its newest message alone.
-        answers: the different bytes that each request was answered with.
-        unsent: records that the broker acknowledged, and that are not on their topic.
-        mismatches: what ``twinstream verify`` complains of.
+        windows: figures of each window, from its newest message alone.
+        answers: the different bytes with which each request was answered.
+        copies: records on ``dead-letters``.
+        missing: indexes of records that the broker acknowledged and that are not on their topic.
+        mismatches: mismatches that ``twinstream verify`` reports.
     """
 
-    fates: dict[Place, list[str]] = field(default_factory=dict)
-    refusals: dict[str, Place] = field(default_factory=dict)
-    values: dict[Place, bytes | None] = field(default_factory=dict)
+    fates: dict[ElementPosition, list[str]] = field(default_factory=dict)
+    refusals: dict[str, ElementPosition] = field(default_factory=dict)
+    values: dict[ElementPosition, bytes | None] = field(default_factory=dict)
     panes: dict[tuple[str, float], Sums] = field(default_factory=dict)
-    view: dict[tuple[str, float], Figures] = field(default_factory=dict)
+    windows: dict[tuple[str, float], WindowFigures] = field(default_factory=dict)
     answers: dict[str, set[bytes]] = field(default_factory=dict)
-    letters: list[Copy] = field(default_factory=list)
-    unsent: list[int] = field(default_factory=list)
+    copies: list[DeadLetterCopy] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
     mismatches: list[str] = field(default_factory=list)
 
 
 class TopicReader:
-    """Reads a topic from its beginning, further at every call."""
+    """Reads a topic from its beginning; each call of :meth:`read` continues where the last one ended."""
 
     def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
         self._consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False)
-        self._where = [TopicPartition(topic, number) for number in range(partitions)]
+        self._partitions = [TopicPartition(topic, number) for number in range(partitions)]
         self.records: list[Any] = []
 
     async def __aenter__(self) -> Self:
         await self._consumer.start()
-        self._consumer.assign(self._where)
+        self._consumer.assign(self._partitions)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._consumer.stop()
 
     async def read(self) -> Sequence[Any]:
-        """All records up to now."""
+        """All records up to the present end of the topic."""
         ends = await self.ends()
-        while any([await self._consumer.position(where) < end for where, end in ends.items()]):
+        while any([await self._consumer.position(tp) < end for tp, end in ends.items()]):
             for records in (await self._consumer.getmany(timeout_ms=200, max_records=5000)).values():
                 self.records.extend(records)
         return self.records
 
     async def ends(self) -> Mapping[TopicPartition, int]:
-        """Where each partition ends now."""
-        found: Mapping[TopicPartition, int] = await self._consumer.end_offsets(self._where)
-        return found
+        """The present end offset of each partition."""
+        ends: Mapping[TopicPartition, int] = await self._consumer.end_offsets(self._partitions)
+        return ends
 
 
-def published_of(plan: Sequence[Said], records: Iterable[Any]) -> list[Published]:
-    """Records beside what was planned of them.
+def match_published(plan: Sequence[PlannedRecord], records: Iterable[Any]) -> list[PublishedRecord]:
+    """Match records with the plan by their index.
 
     Raises:
-        ValueError: for a record that says anything else than the plan.
+        ValueError: for a record whose key or value differs from the plan.
     """
-    found = []
+    published = []
     for record in records:
-        number = int(dict(record.headers)[NUMBER])
-        said = plan[number]
-        if (said.key, said.value) != (record.key, record.value):
-            raise ValueError(f"{record.topic}:{record.partition}:{record.offset} is not what was published")
-        found.append(Published(number, said, record.partition, record.offset))
-    return found
+        index = int(dict(record.headers)[INDEX_HEADER])
+        planned = plan[index]
+        if (planned.key, planned.value) != (record.key, record.value):
+            raise ValueError(f"{record.topic}:{record.partition}:{record.offset} differs from the record that was published")
+        published.append(PublishedRecord(index, planned, record.partition, record.offset))
+    return published
 
 
-def answers_of(records: Iterable[Any]) -> dict[str, set[bytes]]:
+def answers_by_request(records: Iterable[Any]) -> dict[str, set[bytes]]:
     """The different answers to each request."""
-    found: defaultdict[str, set[bytes]] = defaultdict(set)
+    answers: defaultdict[str, set[bytes]] = defaultdict(set)
     for record in records:
-        found[record.key.decode()].add(record.value)
-    return found
+        answers[record.key.decode()].add(record.value)
+    return answers
 
 
-def copies_of(records: Iterable[Any]) -> list[Copy]:
-    """Dead letters."""
-    return [_copy(dict(record.headers), record.value) for record in records]
+def dead_letter_copies(records: Iterable[Any]) -> list[DeadLetterCopy]:
+    """Records of ``dead-letters``, decoded from their headers."""
+    return [_dead_letter_copy(dict(record.headers), record.value) for record in records]
 
 
-def _copy(headers: Mapping[str, bytes], value: bytes | None) -> Copy:
-    refusal, topic, partition, offset = (
-        headers[f"twin_{name}"].decode() for name in ("refusal_id", "topic", "partition", "offset")
-    )
-    return Copy(refusal, topic, int(partition), int(offset), value)
+def _dead_letter_copy(headers: Mapping[str, bytes], value: bytes | None) -> DeadLetterCopy:
+    names = ("refusal_id", "topic", "partition", "offset")
+    refusal, topic, partition, offset = (headers[f"twin_{name}"].decode() for name in names)
+    return DeadLetterCopy(refusal, topic, int(partition), int(offset), value)
 
 
-def view_of(records: Iterable[Any]) -> dict[tuple[str, float], Figures]:
-    """Windows as their newest messages tell them."""
-    newest: dict[tuple[str, float], tuple[int, Mapping[str, Any]]] = {}
+def newest_windows(records: Iterable[Any]) -> dict[tuple[str, float], WindowFigures]:
+    """Figures of each window, from its message of the highest version."""
+    newest: dict[tuple[str, float], Mapping[str, Any]] = {}
     for record in records:
-        said = json.loads(record.value)
-        key = said["segment"], datetime.fromisoformat(said["window_start"]).timestamp()
-        if key not in newest or said["version"] >= newest[key][0]:
-            newest[key] = said["version"], said["metrics"]
-    return {key: Figures(*(told[name] for name in _FIGURES)) for key, (_, told) in newest.items()}
+        message = json.loads(record.value)
+        key = message["segment"], datetime.fromisoformat(message["window_start"]).timestamp()
+        if key not in newest or message["version"] >= newest[key]["version"]:
+            newest[key] = message
+    return {key: WindowFigures(*(message["metrics"][name] for name in _FIGURES)) for key, message in newest.items()}
 
 
-_FIGURES = ("n", "mae", "rmse", "bias", "coverage_95pct")
-
-
-async def books(dsn: str, pane_s: float) -> Found:
-    """What Postgres holds."""
+async def read_tables(dsn: str, pane_s: float) -> ObservedState:
+    """Outcomes, refused records and panes in Postgres."""
+    state = ObservedState()
     connection = await asyncpg.connect(dsn)
     try:
-        return Found(*await _rows(connection), panes=await _panes(connection, pane_s))
+        await _read_outcomes(connection, state)
+        await _read_refused(connection, state)
+        state.panes = await _panes(connection, pane_s)
     finally:
         await connection.close()
+    return state
 
 
 async def is_read_to_end(dsn: str, ends: Mapping[TopicPartition, int]) -> bool:
-    """Whether every partition's position is that of its last record."""
+    """Whether the stored position of every partition is that of its last record."""
     connection = await asyncpg.connect(dsn)
     try:
         rows = await connection.fetch("SELECT topic, partition, last_offset FROM source_positions")
     finally:
         await connection.close()
-    reached = {(row["topic"], row["partition"]): row["last_offset"] + 1 for row in rows}
-    return all(reached.get((where.topic, where.partition), 0) >= end for where, end in ends.items())
+    next_offsets = {(row["topic"], row["partition"]): row["last_offset"] + 1 for row in rows}
+    return all(next_offsets.get((tp.topic, tp.partition), 0) >= end for tp, end in ends.items())
 
 
-async def _rows(connection: asyncpg.Connection) -> tuple[dict[Place, list[str]], dict[str, Place], dict[Place, bytes | None]]:
-    fates: defaultdict[Place, list[str]] = defaultdict(list)
-    refusals, values = {}, {}
+async def _read_outcomes(connection: asyncpg.Connection, state: ObservedState) -> None:
     for row in await connection.fetch("SELECT source, source_offset, element, fate::text FROM fidelity_tracking"):
         topic, partition, _ = row["source"].rsplit(":", 2)
-        fates[Place(topic, int(partition), row["source_offset"], row["element"])].append(row["fate"])
+        position = ElementPosition(topic, int(partition), row["source_offset"], row["element"])
+        state.fates.setdefault(position, []).append(row["fate"])
+
+
+async def _read_refused(connection: asyncpg.Connection, state: ObservedState) -> None:
     for row in await connection.fetch("SELECT refusal_id, topic, partition, source_offset, element, value FROM refused_records"):
-        place = Place(row["topic"], row["partition"], row["source_offset"], row["element"])
-        fates[place].append("refused")
-        refusals[str(row["refusal_id"])], values[place] = place, row["value"]
-    return dict(fates), refusals, values
+        position = ElementPosition(row["topic"], row["partition"], row["source_offset"], row["element"])
+        state.fates.setdefault(position, []).append("refused")
+        state.refusals[str(row["refusal_id"])] = position
+        state.values[position] = row["value"]
 
 
 async def _panes(connection: asyncpg.Connection, pane_s: float) -> dict[tuple[str, float], Sums]:
     sums = ", ".join(f"sum({name})" for name in FIELDS)
     rows = await connection.fetch(f"SELECT segment, floor(pane / $1) * $1, {sums} FROM fidelity_panes GROUP BY 1, 2", pane_s)
-    return {(row[0], float(row[1])): tuple(map(int, row[2:])) for row in (tuple(row) for row in rows)}
+    return {(row[0], float(row[1])): tuple(map(int, row[2:])) for row in map(tuple, rows)}

@@ -1,4 +1,4 @@
-"""What is published: outcomes and requests drawn from a seed, good and bad, each record with what has to come of it."""
+"""Draws the records to publish from a seed: valid and invalid outcomes and requests, each with the result that it must have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-__all__ = ["OUTCOMES", "POISON", "REQUESTS", "Said", "Scenario", "plan"]
+__all__ = ["OUTCOMES", "POISON", "REQUESTS", "PlannedRecord", "Scenario", "plan"]
 
 OUTCOMES, REQUESTS = "outcome-events", "simulation-requests"
 REGIONS = ("west", "east", "south")
@@ -19,11 +19,12 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scenario:
-    """How much of what, and the settings of the service that the truth depends on; times in seconds.
+    """Size of a run, and the settings of the service that the expected result depends on; times in seconds.
 
     Attributes:
-        outcomes: new events, without their corrections and duplicates.
-        center, scale, rmse: of the champion, the reference of everything that is counted.
+        outcomes: number of new events, without their corrections and duplicates.
+        requests: number of simulation requests.
+        center, scale, rmse: baseline of the champion, by which contributions are standardised.
     """
 
     seed: int
@@ -41,19 +42,19 @@ class Scenario:
 
     @property
     def delay_s(self) -> float:
-        """How long corrections and repetitions come after what they are about, at most."""
+        """The longest time between an event and its corrections and duplicates."""
         return min(60.0, self.seconds / 3)
 
 
 @dataclass(frozen=True)
-class Said:
-    """One record.
+class PlannedRecord:
+    """A record to publish.
 
     Attributes:
-        due_s: when it is published, seconds after the beginning.
-        outcomes: elements of an outcome record, null for each that has to be refused.
-        flaw: what is wrong with it, empty where nothing is.
-        answer: status that a request has to be answered with.
+        due_s: when it is published, in seconds after the beginning of the stream.
+        outcomes: elements of an outcome record; null for each that must be refused.
+        flaw: why it is invalid; empty when it is valid.
+        answer: status that the answer to a request must have.
     """
 
     due_s: float
@@ -75,141 +76,139 @@ POISON: Mapping[str, Callable[[Body], bytes | None]] = {
     "unknown brand": lambda body: json.dumps(body | {"brand": "aspirin"}).encode(),
     "out of range": lambda body: json.dumps(body | {"actual_value": 1e300}).encode(),
     "no time zone": lambda body: json.dumps(body | {"observed_at": body["observed_at"][:19]}).encode(),
-    "unknown simulation": lambda body: json.dumps(_named(body)).encode(),
+    "unknown simulation": lambda body: json.dumps(_of_unknown_simulation(body)).encode(),
 }
-"""Ten ways to make a good outcome one that nobody can count."""
+"""Ten ways to make a valid outcome invalid."""
 
-_ELEMENTS = ("no id", "unknown field", "unknown brand", "out of range", "no time zone", "unknown simulation")
-
-
-def _named(body: Body) -> Body:
-    said = {name: value for name, value in body.items() if not name.startswith("predicted")}
-    return said | {"simulation_id": str(UUID(int=404)), "twin_id": body["event_id"]}
+_ELEMENT_FLAWS = ("no id", "unknown field", "unknown brand", "out of range", "no time zone", "unknown simulation")
 
 
-def plan(scenario: Scenario) -> list[Said]:
-    """All records in the order of publishing; equal scenarios give equal ones."""
-    rnd = random.Random(scenario.seed)
-    said = [record for number in range(scenario.outcomes) for record in _event(rnd, scenario, number)]
-    said += [record for number in range(scenario.requests) for record in _request(rnd, scenario, number)]
-    return sorted(_again(rnd, scenario, _in_arrays(rnd, said)), key=lambda record: record.due_s)
+def _of_unknown_simulation(body: Body) -> Body:
+    fields = {name: value for name, value in body.items() if not name.startswith("predicted")}
+    return fields | {"simulation_id": str(UUID(int=404)), "twin_id": body["event_id"]}
+
+
+def plan(scenario: Scenario) -> list[PlannedRecord]:
+    """All records in the order of publishing; equal scenarios give equal plans."""
+    rng = random.Random(scenario.seed)
+    records = [record for number in range(scenario.outcomes) for record in _event(rng, scenario, number)]
+    records += [record for number in range(scenario.requests) for record in _request(rng, scenario, number)]
+    return sorted(_with_duplicates(rng, scenario, _in_arrays(rng, records)), key=lambda record: record.due_s)
 
 
 # -- outcomes
 
 
-def _event(rnd: random.Random, scenario: Scenario, number: int) -> Iterator[Said]:
-    """An event's first word and its corrections; the order in which they come is not that of the revisions."""
+def _event(rng: random.Random, scenario: Scenario, number: int) -> Iterator[PlannedRecord]:
+    """The first record of an event and its corrections, which are not published in the order of their revisions."""
     due_s = (scenario.seconds - scenario.delay_s) * number / scenario.outcomes
-    body = _body(rnd, scenario, due_s - _age_s(rnd, scenario, due_s))
-    kind = rnd.random()
+    body = _body(rng, scenario, due_s - _age_s(rng, scenario, due_s))
+    kind = rng.random()
     if kind < 0.01:
-        flaw = rnd.choice(list(POISON))
-        yield Said(due_s, OUTCOMES, body["event_id"].encode(), POISON[flaw](body), (None,), flaw)
+        flaw = rng.choice(list(POISON))
+        yield PlannedRecord(due_s, OUTCOMES, body["event_id"].encode(), POISON[flaw](body), (None,), flaw)
     elif kind < 0.015:
-        early = body | {"observed_at": _moment(scenario, due_s + scenario.skew_s + 7200)}
-        yield Said(due_s, OUTCOMES, body["event_id"].encode(), _json(early), (None,), "future")
+        early = body | {"observed_at": _timestamp(scenario, due_s + scenario.skew_s + 7200)}
+        yield PlannedRecord(due_s, OUTCOMES, body["event_id"].encode(), _json(early), (None,), "future")
     else:
-        yield _outcome(due_s + rnd.uniform(0, scenario.delay_s / 6), body)
-        if rnd.random() < 0.07:
-            for other in _others(rnd, scenario, body):
-                yield _outcome(due_s + rnd.uniform(0, scenario.delay_s / 2), other)
+        yield _outcome(due_s + rng.uniform(0, scenario.delay_s / 6), body)
+        if rng.random() < 0.07:
+            for correction in _corrections(rng, scenario, body):
+                yield _outcome(due_s + rng.uniform(0, scenario.delay_s / 2), correction)
 
 
-def _age_s(rnd: random.Random, scenario: Scenario, due_s: float) -> float:
-    """How long ago an outcome was observed: mostly just now, some late, a few too late, some ahead of the clock."""
-    kind = rnd.random()
+def _age_s(rng: random.Random, scenario: Scenario, due_s: float) -> float:
+    """Seconds since the outcome was observed: mostly few, for some many, for some too many, and for some negative."""
+    kind = rng.random()
     if kind < 0.01:
-        return -rnd.uniform(0, scenario.skew_s / 2)
+        return -rng.uniform(0, scenario.skew_s / 2)
     if kind < 0.03:
-        return rnd.choice([120.0, 300.0, 600.0, 1200.0])
+        return rng.choice([120.0, 300.0, 600.0, 1200.0])
     if kind < 0.035 and due_s > scenario.seconds / 10:
         return scenario.restatement_s + 3600
-    return rnd.uniform(0, 15)
+    return rng.uniform(0, 15)
 
 
-def _body(rnd: random.Random, scenario: Scenario, at_s: float) -> Body:
-    predicted = round(rnd.gauss(scenario.center, scenario.scale), 4)
+def _body(rng: random.Random, scenario: Scenario, observed_s: float) -> Body:
+    predicted = round(rng.gauss(scenario.center, scenario.scale), 4)
     body = {
-        "event_id": str(UUID(int=rnd.getrandbits(128), version=4)),
-        "observed_at": _moment(scenario, at_s),
+        "event_id": str(UUID(int=rng.getrandbits(128), version=4)),
+        "observed_at": _timestamp(scenario, observed_s),
         "twin_type": "hcp",
         "brand": "kisqali",
         "metric_type": "prescribing_change",
-        "actual_value": _actual(rnd, scenario, predicted),
+        "actual_value": _actual(rng, scenario, predicted),
         "predicted_value": predicted,
-        "segment": {"region": rnd.choice(REGIONS)},
+        "segment": {"region": rng.choice(REGIONS)},
     }
     half = round(2 * scenario.rmse, 4)
-    return body | ({"predicted_lower": predicted - half, "predicted_upper": predicted + half} if rnd.random() < 0.8 else {})
+    return body | ({"predicted_lower": predicted - half, "predicted_upper": predicted + half} if rng.random() < 0.8 else {})
 
 
-def _actual(rnd: random.Random, scenario: Scenario, predicted: float) -> float | None:
-    return None if rnd.random() < 0.01 else round(predicted + rnd.gauss(0, 0.9 * scenario.rmse), 5)
+def _actual(rng: random.Random, scenario: Scenario, predicted: float) -> float | None:
+    return None if rng.random() < 0.01 else round(predicted + rng.gauss(0, 0.9 * scenario.rmse), 5)
 
 
-def _moment(scenario: Scenario, at_s: float) -> str:
-    return (scenario.begins + timedelta(seconds=at_s)).isoformat(timespec="microseconds")
+def _timestamp(scenario: Scenario, elapsed_s: float) -> str:
+    return (scenario.begins + timedelta(seconds=elapsed_s)).isoformat(timespec="microseconds")
 
 
-def _others(rnd: random.Random, scenario: Scenario, body: Body) -> Iterator[Body]:
-    """Corrections, retractions, other words under the same revision, and a correction that moves the outcome elsewhere."""
-    for revision in range(1, rnd.choice([2, 2, 3])):
-        fresh: Body = {"revision": revision, "actual_value": _actual(rnd, scenario, body["predicted_value"])}
-        kind = rnd.random()
+def _corrections(rng: random.Random, scenario: Scenario, body: Body) -> Iterator[Body]:
+    """Corrections, retractions, another content under the same revision, and corrections that move the outcome to another pane."""
+    for revision in range(1, rng.choice([2, 2, 3])):
+        changed: Body = {"revision": revision, "actual_value": _actual(rng, scenario, body["predicted_value"])}
+        kind = rng.random()
         if kind < 0.25:
-            fresh["actual_value"] = None
+            changed["actual_value"] = None
         elif kind < 0.4:
-            at = datetime.fromisoformat(body["observed_at"]) - timedelta(seconds=rnd.choice([5, 60]))
-            fresh |= {"observed_at": at.isoformat(timespec="microseconds"), "segment": {"region": rnd.choice(REGIONS)}}
+            observed_at = datetime.fromisoformat(body["observed_at"]) - timedelta(seconds=rng.choice([5, 60]))
+            changed |= {"observed_at": observed_at.isoformat(timespec="microseconds"), "segment": {"region": rng.choice(REGIONS)}}
         elif kind < 0.5:
-            del fresh["revision"]
-        yield body | fresh
+            del changed["revision"]
+        yield body | changed
 
 
-def _outcome(due_s: float, body: Body) -> Said:
-    return Said(due_s, OUTCOMES, body["event_id"].encode(), _json(body), (body,))
+def _outcome(due_s: float, body: Body) -> PlannedRecord:
+    return PlannedRecord(due_s, OUTCOMES, body["event_id"].encode(), _json(body), (body,))
 
 
-def _in_arrays(rnd: random.Random, said: Sequence[Said]) -> Iterator[Said]:
-    """Some records with a second outcome, and of these some with a bad element between the two."""
-    before: Said | None = None
-    for record in said:
-        whole = record.topic == OUTCOMES and not record.flaw
-        if whole and before is not None and rnd.random() < 0.1:
-            yield _array(rnd, before, record)
+def _in_arrays(rng: random.Random, records: Sequence[PlannedRecord]) -> Iterator[PlannedRecord]:
+    """Join some neighbouring valid outcomes into one record with an array, some of these with an invalid element in between."""
+    before: PlannedRecord | None = None
+    for record in records:
+        is_joinable = record.topic == OUTCOMES and not record.flaw
+        if is_joinable and before is not None and rng.random() < 0.1:
+            yield _array(rng, before, record)
             before = None
             continue
         if before is not None:
             yield before
-            before = None
-        if whole:
-            before = record
-        else:
+        before = record if is_joinable else None
+        if not is_joinable:
             yield record
     if before is not None:
         yield before
 
 
-def _array(rnd: random.Random, first: Said, second: Said) -> Said:
+def _array(rng: random.Random, first: PlannedRecord, second: PlannedRecord) -> PlannedRecord:
     bodies = [*first.outcomes, *second.outcomes]
     values = [first.value, second.value]
     flaw = ""
-    if rnd.random() < 0.05:
-        flaw = rnd.choice(_ELEMENTS)
+    if rng.random() < 0.05:
+        flaw = rng.choice(_ELEMENT_FLAWS)
         bodies.insert(1, None)
         values.insert(1, POISON[flaw](dict(first.outcomes[0] or {})))
     joined = b"[" + b", ".join(value or b"" for value in values) + b"]"
     return replace(first, due_s=max(first.due_s, second.due_s), value=joined, outcomes=tuple(bodies), flaw=flaw)
 
 
-def _again(rnd: random.Random, scenario: Scenario, said: Iterator[Said]) -> Iterator[Said]:
-    """Every twentieth record is published twice, and of these every fourth with another key, so that another partition has it."""
-    for record in said:
+def _with_duplicates(rng: random.Random, scenario: Scenario, records: Iterator[PlannedRecord]) -> Iterator[PlannedRecord]:
+    """Publish every twentieth record twice, and of these every fourth under another key, so that it is on another partition."""
+    for record in records:
         yield record
-        if rnd.random() < 0.05:
-            key = record.key if rnd.random() < 0.75 else b"%d" % rnd.getrandbits(32)
-            yield replace(record, due_s=record.due_s + rnd.uniform(0, scenario.delay_s / 2), key=key)
+        if rng.random() < 0.05:
+            key = record.key if rng.random() < 0.75 else b"%d" % rng.getrandbits(32)
+            yield replace(record, due_s=record.due_s + rng.uniform(0, scenario.delay_s / 2), key=key)
 
 
 def _json(body: Body) -> bytes:
@@ -219,30 +218,30 @@ def _json(body: Body) -> bytes:
 # -- requests
 
 
-def _request(rnd: random.Random, scenario: Scenario, number: int) -> Iterator[Said]:
-    due_s = (scenario.seconds - scenario.delay_s) * (number + rnd.random()) / scenario.requests
-    simulation_id = str(UUID(int=rnd.getrandbits(128), version=4))
+def _request(rng: random.Random, scenario: Scenario, number: int) -> Iterator[PlannedRecord]:
+    due_s = (scenario.seconds - scenario.delay_s) * (number + rng.random()) / scenario.requests
+    simulation_id = str(UUID(int=rng.getrandbits(128), version=4))
     body = {
         "simulation_id": simulation_id,
-        "requested_at": _moment(scenario, due_s),
+        "requested_at": _timestamp(scenario, due_s),
         "twin_type": "hcp",
         "brand": "kisqali",
         "intervention": {
-            "intervention_type": rnd.choice(["email_campaign", "speaker_program_invitation", "educational_content_share"]),
+            "intervention_type": rng.choice(["email_campaign", "speaker_program_invitation", "educational_content_share"]),
             "channel": "email",
             "frequency": "monthly",
             "duration_weeks": 12,
         },
-        "twin_count": rnd.choice([100, 300, 1000]),
+        "twin_count": rng.choice([100, 300, 1000]),
     }
-    kind = rnd.random()
+    kind = rng.random()
     if kind < 0.05:
-        yield Said(due_s, REQUESTS, simulation_id.encode(), _json(body)[:-9], flaw="cut short")
+        yield PlannedRecord(due_s, REQUESTS, simulation_id.encode(), _json(body)[:-9], flaw="cut short")
     elif kind < 0.10:
-        nobody = body | {"filters": {"region": ["atlantis"]}}
-        yield Said(due_s, REQUESTS, simulation_id.encode(), _json(nobody), answer="rejected")
+        empty = body | {"filters": {"region": ["atlantis"]}}
+        yield PlannedRecord(due_s, REQUESTS, simulation_id.encode(), _json(empty), answer="rejected")
     elif kind < 0.15:
         clinical = body | {"target": "overall_survival"}
-        yield Said(due_s, REQUESTS, simulation_id.encode(), _json(clinical), answer="rejected")
+        yield PlannedRecord(due_s, REQUESTS, simulation_id.encode(), _json(clinical), answer="rejected")
     else:
-        yield Said(due_s, REQUESTS, simulation_id.encode(), _json(body), answer="completed")
+        yield PlannedRecord(due_s, REQUESTS, simulation_id.encode(), _json(body), answer="completed")

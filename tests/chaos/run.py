@@ -1,4 +1,4 @@
-"""A run: set the stage, publish, break, mend, wait, and judge."""
+"""Runs chaos: starts the environment, publishes and injects faults at the same time, waits, and checks the invariants."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
@@ -28,30 +26,30 @@ from sql.migrate import migrate
 from streams.kafka.topics import PARTITIONS, create_topics
 from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import Role, Settings
-from tests.chaos.environment import ROOT, WORKER, Stage, environment, on_stage
-from tests.chaos.expected import Truth, truth_of
-from tests.chaos.faults import break_it
-from tests.chaos.invariants import breaches
+from tests.chaos.environment import ROOT, WORKER_COMMAND, Environment, environment_variables, open_environment
+from tests.chaos.expected import ExpectedState, expected_state
+from tests.chaos.faults import inject_fault
+from tests.chaos.invariants import violations
 from tests.chaos.observed import (
-    NUMBER,
-    Found,
+    ObservedState,
     TopicReader,
-    answers_of,
-    books,
-    copies_of,
+    answers_by_request,
+    dead_letter_copies,
     is_read_to_end,
-    published_of,
-    view_of,
+    match_published,
+    newest_windows,
+    read_tables,
 )
-from tests.chaos.plan import OUTCOMES, REQUESTS, Said, Scenario, plan
+from tests.chaos.plan import OUTCOMES, REQUESTS, PlannedRecord, Scenario, plan
+from tests.chaos.publisher import Publisher
 from tests.chaos.schedule import KILLS, Fault
 
-__all__ = ["FIRE", "Champion", "Orders", "Verdict", "a_champion", "burn"]
+__all__ = ["Champion", "RunOptions", "RunReport", "run_chaos", "train_champion"]
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
-_LIMITS = dict.fromkeys(("statement", "lock", "idle_in_transaction", "tcp_user"), 5.0)
-FIRE = Settings.model_construct().model_copy(
+_POSTGRES_TIMEOUTS = dict.fromkeys(("statement", "lock", "idle_in_transaction", "tcp_user"), 5.0)
+_SETTINGS = Settings.model_construct().model_copy(
     update={
         "pane_s": 10.0,
         "window_s": 60.0,
@@ -60,24 +58,25 @@ FIRE = Settings.model_construct().model_copy(
         "restatement_s": 7200.0,
         "session_timeout_s": 7.0,
         "slice_records": 200,
-        **{f"postgres_{name}_timeout_s": seconds for name, seconds in _LIMITS.items()},
+        **{f"postgres_{name}_timeout_s": seconds for name, seconds in _POSTGRES_TIMEOUTS.items()},
     }
 )
-"""Short panes and sessions, so that everything that can happen happens within minutes."""
+"""Short panes, windows and sessions, so that windows close and sessions expire within minutes."""
 
 _SERVERS = ("kafka", "postgres")
-_UNANSWERED = 2000
-_AGAIN_S = 1.0
-_GLANCE_S = 2.0
+_TOPICS = (OUTCOMES, REQUESTS, "fidelity-windows", "simulation-results", "dead-letters")
+_POLL_S = 2.0
 _READY_S = 120.0
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a run is made of.
+class RunOptions:
+    """Size of a run, its faults and its workers.
 
     Attributes:
-        seconds: of the stream; ``patience_s`` is how long the service may take after it to come right.
+        seconds: length of the stream.
+        patience_s: how long the service may take after the stream until every count is right.
+        command: Python arguments that start a worker.
     """
 
     seed: int
@@ -86,63 +85,65 @@ class Orders:
     requests: int
     faults: Sequence[Fault]
     roles: Sequence[Role] = ("outcomes", "fidelity", "simulation")
-    command: Sequence[str] = WORKER
+    command: Sequence[str] = WORKER_COMMAND
     workers: int = 2
     patience_s: float = 240.0
 
 
 @dataclass
-class Verdict:
-    """What came of a run.
+class RunReport:
+    """The result of a run.
 
     Attributes:
-        breaches: of each invariant that does not hold.
-        done: what was broken when, in words.
-        counts: of what was published and found, by its name.
-        facts: throughput, disk and memory, in words.
+        violations: sentences for each invariant that does not hold.
+        faults: texts of the faults that were injected, with their times.
+        counts: numbers of rows, panes, windows and answers.
+        measurements: texts about throughput, disk and memory.
+        kills: number of processes or workers killed.
     """
 
-    breaches: Mapping[str, Sequence[str]]
-    done: list[str] = field(default_factory=list)
+    violations: Mapping[str, Sequence[str]]
+    faults: list[str] = field(default_factory=list)
     counts: Mapping[str, int] = field(default_factory=dict)
-    facts: list[str] = field(default_factory=list)
+    measurements: list[str] = field(default_factory=list)
     kills: int = 0
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The model that is asked and scored: its card, and where its files are."""
+    """The model that simulates and by which outcomes are scored: its card and where its files are."""
 
     card: ModelCard
     sha256: str
     mlflow_uri: str
 
 
-def a_champion(mlflow_uri: str) -> Champion:
-    """A small model of sample prescribers, kept in an MLflow store that is made where there is none."""
+def train_champion(mlflow_uri: str) -> Champion:
+    """Train a small model on sample prescribers and save it to this MLflow store, which is created if needed."""
     generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.KISQALI, n_jobs=1, seed=0)
     generator.train(sample_hcps(1500, np.random.default_rng(0)))
     prepare_store(mlflow_uri)
-    saved = MlflowRegistry(mlflow_uri).save(generator.model)
-    return Champion(generator.model.card.model_copy(update={"mlflow_run_id": saved.mlflow_run_id}), saved.sha256, mlflow_uri)
+    artifact = MlflowRegistry(mlflow_uri).save(generator.model)
+    return Champion(generator.model.card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id}), artifact.sha256, mlflow_uri)
 
 
-async def burn(home: Path, orders: Orders, champion: Champion, say: Say) -> Verdict:
-    """Run it; everything that was started ends with it, and ``home`` keeps data and logs."""
-    wanted = FIRE.model_copy(update={"mlflow_uri": champion.mlflow_uri})
-    async with on_stage(home, wanted, orders.roles, orders.command) as stage:
-        await _prepare(stage.settings, champion)
-        keeping = asyncio.create_task(stage.keep())
+async def run_chaos(home: Path, options: RunOptions, champion: Champion, notify: Notify) -> RunReport:
+    """Run chaos with its data and logs in ``home``; all processes that it starts end with it."""
+    settings = _SETTINGS.model_copy(update={"mlflow_uri": champion.mlflow_uri})
+    async with open_environment(home, settings, options.roles, options.command) as environment:
+        await _prepare(environment.settings, champion)
+        supervision = asyncio.create_task(environment.supervise())
         try:
-            say("starting the workers")
-            stage.scale(orders.workers)
-            await stage.all_play(_READY_S)
-            return await _Run(stage, orders, champion.card.baseline, say).go()
+            notify("starting the workers")
+            environment.scale(options.workers)
+            await environment.wait_until_ready(_READY_S)
+            return await _ChaosRun(environment, options, champion.card.baseline, notify).run()
         finally:
-            keeping.cancel()
+            supervision.cancel()
 
 
 async def _prepare(settings: Settings, champion: Champion) -> None:
+    """Create tables and topics, and promote the champion."""
     await migrate(settings.postgres_dsn.get_secret_value())
     await create_topics(settings)
     pool = await open_pool(settings)
@@ -155,163 +156,153 @@ async def _prepare(settings: Settings, champion: Champion) -> None:
 
 
 @dataclass
-class _Run:
-    stage: Stage
-    orders: Orders
+class _ChaosRun:
+    environment: Environment
+    options: RunOptions
     baseline: Baseline
-    say: Say
-    done: list[str] = field(default_factory=list)
+    notify: Notify
+    faults: list[str] = field(default_factory=list)
     kills: int = 0
 
-    async def go(self) -> Verdict:
-        """Publish and break at the same time, then mend everything and judge."""
+    async def run(self) -> RunReport:
+        """Publish and inject faults at the same time, wait for the result, and check it."""
         scenario = self._scenario()
         records = plan(scenario)
-        disk, began = self._disk(), time.monotonic()
-        self.say(f"publishing {len(records):,} records in {self.orders.seconds:g} s")
-        breaking = [asyncio.create_task(self._break(fault, time.monotonic())) for fault in self.orders.faults]
-        publisher = _Publisher(self.stage.settings.kafka_bootstrap, records)
-        await publisher.publish()
-        await asyncio.gather(*breaking)
-        self.stage.scale(self.orders.workers)
-        self.say(f"everything is published ({publisher.again} again) and mended: waiting until it is taken in")
+        disk_before, began = self._disk_mb(), time.monotonic()
+        acknowledged = await self._publish_under_faults(records)
         published_s = time.monotonic() - began
-        truth, found = await self._settled(scenario, records, publisher.acknowledged)
+        expected, observed = await self._wait_for_result(scenario, records, acknowledged)
         settled_s = time.monotonic() - began
-        if not breaches(truth, found):
-            found.mismatches = await self._verify()
-        grown = {part: size - disk[part] for part, size in self._disk().items()}
-        facts = self._facts(len(truth.fates), published_s, settled_s, grown)
-        return Verdict(breaches(truth, found), self.done, _counts(truth, found), facts, self.kills)
+        if not violations(expected, observed):
+            observed.mismatches = await self._verify()
+        disk_growth = {server: size - disk_before[server] for server, size in self._disk_mb().items()}
+        measurements = self._measurements(len(expected.fates), published_s, settled_s, disk_growth)
+        return RunReport(violations(expected, observed), self.faults, _counts(expected, observed), measurements, self.kills)
 
     def _scenario(self) -> Scenario:
-        base, at, orders = self.baseline, self.stage.settings, self.orders
-        times = {name: getattr(at, name) for name in ("pane_s", "window_s", "skew_s", "restatement_s")}
-        size = {"seconds": orders.seconds, "outcomes": orders.outcomes, "requests": orders.requests}
-        reference = {"center": base.center, "scale": base.scale, "rmse": base.rmse}
-        return Scenario(seed=orders.seed, begins=datetime.now(UTC), **size, **reference, **times)
+        baseline, settings, options = self.baseline, self.environment.settings, self.options
+        return Scenario(
+            seed=options.seed,
+            begins=datetime.now(UTC),
+            seconds=options.seconds,
+            outcomes=options.outcomes,
+            requests=options.requests,
+            center=baseline.center,
+            scale=baseline.scale,
+            rmse=baseline.rmse,
+            pane_s=settings.pane_s,
+            window_s=settings.window_s,
+            skew_s=settings.skew_s,
+            restatement_s=settings.restatement_s,
+        )
 
-    async def _break(self, fault: Fault, began: float) -> None:
-        await asyncio.sleep(max(0.0, began + fault.at_s - time.monotonic()))
-        at_s = time.monotonic() - began
-        told = await break_it(self.stage, fault)
+    async def _publish_under_faults(self, records: Sequence[PlannedRecord]) -> Sequence[int]:
+        """Publish all records while faults are injected; afterwards the usual number of workers runs again.
+
+        Returns:
+            The indexes of the acknowledged records.
+        """
+        self.notify(f"publishing {len(records):,} records in {self.options.seconds:g} s")
+        injections = [asyncio.create_task(self._inject(fault, time.monotonic())) for fault in self.options.faults]
+        publisher = Publisher(self.environment.settings.kafka_bootstrap, records)
+        await publisher.publish()
+        await asyncio.gather(*injections)
+        self.environment.scale(self.options.workers)
+        self.notify(f"all records are published ({publisher.retries} sent again) and all faults are over: waiting for the counts")
+        return publisher.acknowledged
+
+    async def _inject(self, fault: Fault, began: float) -> None:
+        await asyncio.sleep(max(0.0, began + fault.start_s - time.monotonic()))
+        start_s = time.monotonic() - began
+        target = await inject_fault(self.environment, fault)
         self.kills += fault.kind in KILLS
-        self.done.append(f"{at_s:7.1f} s  {fault.kind}: {told}")
-        self.say(self.done[-1])
+        self.faults.append(f"{start_s:7.1f} s  {fault.kind}: {target}")
+        self.notify(self.faults[-1])
 
-    async def _settled(self, scenario: Scenario, records: Sequence[Said], acknowledged: Iterable[int]) -> tuple[Truth, Found]:
-        """The truth, and what is found as soon as it agrees, or when patience ends."""
-        ends_at = time.monotonic() + self.orders.patience_s
-        dsn, bootstrap = self.stage.settings.postgres_dsn.get_secret_value(), self.stage.settings.kafka_bootstrap
-        async with AsyncExitStack() as held:
-            topics = (OUTCOMES, REQUESTS, "fidelity-windows", "simulation-results", "dead-letters")
-            outcomes, requests, windows, answers, letters = [
-                await held.enter_async_context(TopicReader(bootstrap, topic, PARTITIONS[topic])) for topic in topics
-            ]
-            published = published_of(records, [*await outcomes.read(), *await requests.read()])
-            truth = await asyncio.to_thread(truth_of, scenario, published)
-            unsent = set(acknowledged) - {record.number for record in published}
+    async def _wait_for_result(
+        self, scenario: Scenario, records: Sequence[PlannedRecord], acknowledged: Iterable[int]
+    ) -> tuple[ExpectedState, ObservedState]:
+        """The expected state, and the observed one as soon as it agrees, or at the end of the patience."""
+        deadline = time.monotonic() + self.options.patience_s
+        settings = self.environment.settings
+        dsn = settings.postgres_dsn.get_secret_value()
+        async with AsyncExitStack() as stack:
+            readers = [TopicReader(settings.kafka_bootstrap, topic, PARTITIONS[topic]) for topic in _TOPICS]
+            outcomes, requests, *results = [await stack.enter_async_context(reader) for reader in readers]
+            published = match_published(records, [*await outcomes.read(), *await requests.read()])
+            expected = await asyncio.to_thread(expected_state, scenario, published)
+            missing = sorted(set(acknowledged) - {record.index for record in published})
             ends = await outcomes.ends()
             while True:
-                late = time.monotonic() > ends_at
-                if late or await is_read_to_end(dsn, ends):
-                    found = await books(dsn, scenario.pane_s)
-                    found.unsent = sorted(unsent)
-                    found.view = view_of(await windows.read())
-                    found.answers = answers_of(await answers.read())
-                    found.letters = copies_of(await letters.read())
-                    if late or not breaches(truth, found):
-                        return truth, found
-                await asyncio.sleep(_GLANCE_S)
+                is_last = time.monotonic() > deadline
+                if is_last or await is_read_to_end(dsn, ends):
+                    observed = await _observe(dsn, scenario.pane_s, results, missing)
+                    if is_last or not violations(expected, observed):
+                        return expected, observed
+                await asyncio.sleep(_POLL_S)
 
     async def _verify(self) -> list[str]:
-        """What the command says, run as anybody would."""
+        """Mismatches that ``twinstream verify`` reports, run as a command."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "streams", "verify", "--json"),
             cwd=ROOT,
-            env=os.environ | environment(self.stage.settings),
+            env=os.environ | environment_variables(self.environment.settings),
             stdout=asyncio.subprocess.PIPE,
         )
-        said, _ = await process.communicate()
-        mismatches = json.loads(said)["mismatches"] if said else []
+        output, _ = await process.communicate()
+        mismatches = json.loads(output)["mismatches"] if output else []
         return mismatches or ([f"verify ended with status {process.returncode}"] if process.returncode else [])
 
-    def _disk(self) -> dict[str, float]:
-        home = self.stage.settings.home
-        return {part: sum(path.stat().st_blocks / 2048 for path in (home / part).rglob("*") if path.is_file()) for part in _SERVERS}
+    def _disk_mb(self) -> dict[str, float]:
+        home = self.environment.settings.home
+        files = {server: [path for path in (home / server).rglob("*") if path.is_file()] for server in _SERVERS}
+        return {server: sum(path.stat().st_blocks / 2048 for path in paths) for server, paths in files.items()}
 
-    def _facts(self, elements: int, published_s: float, settled_s: float, grown: Mapping[str, float]) -> list[str]:
-        workers = [_resident(process) for worker in self.stage.workers for process in worker.processes()]
-        servers = {part.name: sum(map(_resident, _family(part.pid))) for part in (self.stage.kafka, self.stage.postgres)}
+    def _measurements(self, elements: int, published_s: float, settled_s: float, disk_growth: Mapping[str, float]) -> list[str]:
+        environment = self.environment
+        workers = [_memory_mb(process) for worker in environment.workers for process in worker.processes()]
+        servers = {part.name: sum(map(_memory_mb, _process_tree(part.pid))) for part in (environment.kafka, environment.postgres)}
+        n_starts = sum(worker.n_starts for worker in environment.workers)
         return [
-            f"{elements:,} elements published in {published_s:.0f} s, all said {settled_s - published_s:.0f} s later",
-            f"{elements / settled_s:,.0f} elements a second from the first to the last word",
-            f"disk grew by: {_megabytes(grown)}, {sum(grown.values()) * 2**20 / elements:,.0f} bytes an element",
-            f"memory of {len(workers)} processes of workers: {sum(workers):,.0f} MB, the largest {max(workers):,.0f} MB",
-            f"memory of servers: {_megabytes(servers)}",
-            f"{self.kills} processes or workers killed, {sum(worker.starts for worker in self.stage.workers)} starts of workers",
+            f"{elements:,} elements published in {published_s:.0f} s, all results complete {settled_s - published_s:.0f} s later",
+            f"{elements / settled_s:,.0f} elements a second from the first record to the last result",
+            f"disk grew by: {_sizes_text(disk_growth)}, {sum(disk_growth.values()) * 2**20 / elements:,.0f} bytes an element",
+            f"memory of {len(workers)} worker processes: {sum(workers):,.0f} MB, the largest {max(workers):,.0f} MB",
+            f"memory of servers: {_sizes_text(servers)}",
+            f"{self.kills} processes or workers killed, {n_starts} starts of workers",
         ]
 
 
-def _megabytes(sizes: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {size:,.0f} MB" for name, size in sizes.items())
+async def _observe(dsn: str, pane_s: float, results: Sequence[TopicReader], missing: Sequence[int]) -> ObservedState:
+    """The present state of the tables and of the topics of windows, answers and dead letters."""
+    windows, answers, dead_letters = results
+    observed = await read_tables(dsn, pane_s)
+    observed.missing = list(missing)
+    observed.windows = newest_windows(await windows.read())
+    observed.answers = answers_by_request(await answers.read())
+    observed.copies = dead_letter_copies(await dead_letters.read())
+    return observed
 
 
-@dataclass
-class _Publisher:
-    """Sends records when they are due, again where the broker did not say that it has them.
-
-    Attributes:
-        acknowledged: records that the broker has, by their place in the plan; ``again`` counts repetitions.
-    """
-
-    bootstrap: str
-    records: Sequence[Said]
-    acknowledged: list[int] = field(default_factory=list)
-    again: int = 0
-
-    async def publish(self) -> None:
-        """All of them."""
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all", linger_ms=20, request_timeout_ms=10_000)
-        await producer.start()
-        began, room = time.monotonic(), asyncio.Semaphore(_UNANSWERED)
-        try:
-            async with asyncio.TaskGroup() as sending:
-                for number, said in enumerate(self.records):
-                    await asyncio.sleep(max(0.0, began + said.due_s - time.monotonic()))
-                    await room.acquire()  # what piles up while the broker is away must not time out again and again after it
-                    sending.create_task(self._send(producer, number)).add_done_callback(lambda _: room.release())
-        finally:
-            await producer.stop()
-
-    async def _send(self, producer: AIOKafkaProducer, number: int) -> None:
-        said = self.records[number]
-        while True:
-            try:
-                await producer.send_and_wait(said.topic, said.value, said.key, headers=[(NUMBER, b"%d" % number)])
-            except KafkaError:
-                self.again += 1
-                await asyncio.sleep(_AGAIN_S)
-            else:
-                self.acknowledged.append(number)
-                return
+def _counts(expected: ExpectedState, observed: ObservedState) -> Mapping[str, int]:
+    fates = Counter(fate for rows in observed.fates.values() for fate in rows)
+    return {**fates, "panes": len(expected.panes), "windows": len(expected.windows), "answers": len(expected.answers)}
 
 
-def _counts(truth: Truth, found: Found) -> Mapping[str, int]:
-    fates = Counter(fate for each in found.fates.values() for fate in each)
-    return {**fates, "panes": len(truth.panes), "windows": len(truth.windows), "answers": len(truth.answers)}
+def _sizes_text(megabytes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {size:,.0f} MB" for name, size in megabytes.items())
 
 
-def _family(pid: int | None) -> list[psutil.Process]:
+def _process_tree(pid: int | None) -> list[psutil.Process]:
     if pid is None:
         return []
     parent = psutil.Process(pid)
     return [parent, *parent.children(recursive=True)]
 
 
-def _resident(process: psutil.Process) -> float:
-    """Megabytes; of pages that processes share each has its part."""
+def _memory_mb(process: psutil.Process) -> float:
+    """Proportional set size: pages that several processes share are divided among them."""
     with suppress(psutil.Error):
         return float(process.memory_full_info().pss) / 2**20
     return 0.0

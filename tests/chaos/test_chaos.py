@@ -1,4 +1,4 @@
-"""The service under fire, and a service that must not survive it."""
+"""A short chaos run of the service, and one of a faulty worker that must be detected."""
 
 from __future__ import annotations
 
@@ -6,44 +6,42 @@ from pathlib import Path
 
 import pytest
 
-from engine.twins import TwinModel
-from sql.model_card_rows import Artifact
-from tests.chaos.run import Champion, Orders, burn
-from tests.chaos.schedule import SHORT, Fault, Kind, schedule
+from tests.chaos.run import Champion, RunOptions, run_chaos, train_champion
+from tests.chaos.schedule import SHORT, Fault, FaultKind, schedule
 
 
-@pytest.fixture(scope="session")
-def asked(champion: TwinModel, saved: Artifact, mlflow_store: str) -> Champion:
-    """The session's model, as workers elsewhere find it."""
-    return Champion(champion.card.model_copy(update={"mlflow_run_id": saved.mlflow_run_id}), saved.sha256, mlflow_store)
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
+    """A small model in an MLflow store from which worker processes load it."""
+    return train_champion(f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
 
 
-async def test_every_count_is_right_after_a_short_fire(asked: Champion, tmp_path: Path):
+async def test_every_count_is_right_after_a_short_chaos_run(champion: Champion, tmp_path: Path):
     seconds = 45.0
-    orders = Orders(seed=1, seconds=seconds, outcomes=20_000, requests=20, faults=schedule(1, seconds / 60, SHORT))
+    options = RunOptions(seed=1, seconds=seconds, outcomes=20_000, requests=20, faults=schedule(1, seconds / 60, SHORT))
 
-    verdict = await burn(tmp_path / "fire", orders, asked, print)
+    report = await run_chaos(tmp_path / "chaos", options, champion, print)
 
-    assert verdict.breaches == {}
-    assert len(verdict.done) == len(orders.faults)
-    assert {"counted", "duplicate", "superseded", "too_late", "refused"} <= verdict.counts.keys()
+    assert report.violations == {}
+    assert len(report.faults) == len(options.faults)
+    assert {"counted", "duplicate", "superseded", "too_late", "refused"} <= report.counts.keys()
 
 
-async def test_a_worker_that_acknowledges_before_it_commits_is_found_out(asked: Champion, tmp_path: Path):
-    kills = [Fault(at_s, Kind.KILL_WORKER, role="outcomes") for at_s in (4.0, 8.0)]
-    orders = Orders(
+async def test_a_worker_that_acknowledges_before_it_commits_is_detected(champion: Champion, tmp_path: Path):
+    kills = [Fault(start_s, FaultKind.KILL_WORKER, role="outcomes") for start_s in (4.0, 8.0)]
+    options = RunOptions(
         seed=2,
         seconds=12.0,
         outcomes=3000,
         requests=1,
         faults=kills,
         roles=("outcomes",),
-        command=("-m", "tests.chaos.acks_first"),
+        command=("-m", "tests.chaos.early_ack_worker"),
         workers=1,
         patience_s=10.0,
     )
 
-    verdict = await burn(tmp_path / "fire", orders, asked, print)
+    report = await run_chaos(tmp_path / "chaos", options, champion, print)
 
-    assert any("is lost" in word for word in verdict.breaches["every element has its one row"])
-    assert "every good outcome counts once in its pane" in verdict.breaches
+    assert any("is lost" in sentence for sentence in report.violations["every element has one row"])
+    assert "every valid outcome counts once in its pane" in report.violations

@@ -1,0 +1,61 @@
+"""Publishes the planned records of a run at their times, again where the broker does not acknowledge them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from tests.chaos.observed import INDEX_HEADER
+from tests.chaos.plan import PlannedRecord
+
+__all__ = ["Publisher"]
+
+_MOST_UNACKNOWLEDGED = 2000
+_RETRY_S = 1.0
+
+
+@dataclass
+class Publisher:
+    """Publishes records at their due times.
+
+    Attributes:
+        acknowledged: indexes in the plan of the records that the broker has acknowledged.
+        retries: how often a record was sent again.
+    """
+
+    bootstrap: str
+    records: Sequence[PlannedRecord]
+    acknowledged: list[int] = field(default_factory=list)
+    retries: int = 0
+
+    async def publish(self) -> None:
+        """Publish all records, and return when all are acknowledged."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all", linger_ms=20, request_timeout_ms=10_000)
+        await producer.start()
+        # Without a limit, records that pile up while the broker is away would time out again and again afterwards.
+        began, slots = time.monotonic(), asyncio.Semaphore(_MOST_UNACKNOWLEDGED)
+        try:
+            async with asyncio.TaskGroup() as sending:
+                for index, record in enumerate(self.records):
+                    await asyncio.sleep(max(0.0, began + record.due_s - time.monotonic()))
+                    await slots.acquire()
+                    sending.create_task(self._send(producer, index)).add_done_callback(lambda _: slots.release())
+        finally:
+            await producer.stop()
+
+    async def _send(self, producer: AIOKafkaProducer, index: int) -> None:
+        record = self.records[index]
+        while True:
+            try:
+                await producer.send_and_wait(record.topic, record.value, record.key, headers=[(INDEX_HEADER, b"%d" % index)])
+            except KafkaError:
+                self.retries += 1
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.acknowledged.append(index)
+                return
