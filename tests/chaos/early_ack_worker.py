@@ -39,13 +39,13 @@ async def _work_later(work: Callable[[], Awaitable[None]]) -> None:
 def build_faulty_app(role: Role, settings: Settings) -> TwinApp:
     """The app of a role, which starts at the committed offset even where the stored position is lower."""
     app = build_app(role, settings)
-    exact = app.find_starts
+    exact = app.find_start_offsets
 
-    async def find_starts(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
+    async def find_start_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
         starts = await exact(committed)
         return {tp: StartOffset(max(start.offset, committed[tp] or 0), start.incarnation) for tp, start in starts.items()}
 
-    app.find_starts = find_starts
+    app.find_start_offsets = find_start_offsets
     return app
 
 
