@@ -1,4 +1,4 @@
-"""Sums and evidence of a stream of outcomes, against the same figures from plain floating point."""
+"""Time of exact sums and the detector on a stream of outcomes, compared with plain floating-point sums."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ BINCOUNT = "numpy's bincount of counts, errors, squares and products in floating
 
 
 def sums_figure(measured: Measured) -> Figure:
-    """Exact sums of ``OUTCOMES`` outcomes by pane, and the detector over all panes."""
+    """Time exact sums of ``OUTCOMES`` outcomes by pane, and the detector over all panes."""
     baseline, rng = measured.model.card.baseline, np.random.default_rng(SEED)
     predicted = rng.normal(baseline.center, baseline.scale, OUTCOMES)
     actual = predicted + rng.normal(0, baseline.rmse, OUTCOMES)
     pane = np.repeat(np.arange(PANES), OUTCOMES // PANES)
     half = 2 * baseline.rmse
     times = interleaved(
-        lambda: _watch(predicted, actual, half, pane, baseline),
+        lambda: _exact_sums(predicted, actual, half, pane, baseline),
         lambda: _plain_sums(predicted, actual, half, pane),
         7,
         at_most_s=10.0,
@@ -37,7 +37,7 @@ def sums_figure(measured: Measured) -> Figure:
     return times.figure(f"sums and evidence of {OUTCOMES:,} outcomes, {PANES} panes", measured.name, BINCOUNT)
 
 
-def _watch(predicted: Array, actual: Array, half: float, pane: npt.NDArray[Any], baseline: Baseline) -> DetectorState:
+def _exact_sums(predicted: Array, actual: Array, half: float, pane: npt.NDArray[Any], baseline: Baseline) -> DetectorState:
     rows = contributions(predicted, actual, predicted - half, predicted + half, baseline)
     return accumulate(sum_groups(rows, pane, PANES), DetectorState())
 

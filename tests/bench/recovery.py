@@ -1,4 +1,4 @@
-"""How long windows are silent after the worker that says them was killed, by the number of series that it has to find again."""
+"""Time without windows after their worker was killed, by the number of series that the next one has to load."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ FEW, MANY = 100, 100_000
 PATIENCE_S = 900.0
 OUTCOMES, WINDOWS = topic_of(OutcomeEvent), topic_of(FidelityWindow)
 NAMED = f"the same with {FEW} series"
-_SAID = next(topic for topic in TOPICS if topic.name == WINDOWS)
+_WINDOWS_TOPIC = next(topic for topic in TOPICS if topic.name == WINDOWS)
 
 
-class _Silence(NamedTuple):
-    """Seconds from the kill to the first window that tells of an outcome after it, and megabytes of the process that says so."""
+class _Gap(NamedTuple):
+    """Seconds from the kill to the first window with a later outcome, and memory of the process that published it."""
 
     seconds: float
     megabytes: float
 
 
 def recovery_figure(measured: Measured, settings: Settings) -> Figure:
-    """SIGKILL to the process of windows while every window is open and has to be said again."""
+    """Kill the fidelity worker while every window is open and has to be published again."""
     own = settings.model_copy(update={"window_s": settings.pane_s})
     with Workers(["outcomes", "fidelity"], own, log_folder=settings.home / "logs") as workers, asyncio.Runner() as runner:
         workers.wait_ready()
         few, many = (
-            runner.run(_silence(own, workers, _card(measured, brand), count))
+            runner.run(_gap(own, workers, _card(measured, brand), count))
             for brand, count in ((Brand.FABHALTA, FEW), (Brand.REMIBRUTINIB, MANY))
         )
-    note = f"{own.session_timeout_s:g} s of it Kafka waits for the dead; {many.megabytes:.0f} MB with {MANY:,} series"
+    note = f"{own.session_timeout_s:g} s of it until Kafka expires the session; {many.megabytes:.0f} MB with {MANY:,} series"
     return Figure(f"silence after a kill, {MANY:,} series", measured.name, "s", many.seconds, few.seconds, NAMED, 1, note=note)
 
 
@@ -58,17 +58,17 @@ def _card(measured: Measured, brand: Brand) -> ModelCard:
     return card.model_copy(update={"brand": brand, "model_id": uuid5(card.model_id, brand.value)})
 
 
-async def _silence(settings: Settings, workers: Workers, card: ModelCard, series: int) -> _Silence:
+async def _gap(settings: Settings, workers: Workers, card: ModelCard, series: int) -> _Gap:
     await _promote(settings, card)
     async with _all_windows(settings) as consumer:
         await _publish(settings, _outcomes(card, series))
-        await _heard(consumer, card, series)
+        await _await_windows(consumer, card, series)
         os.kill(workers.pids["fidelity"], signal.SIGKILL)
         killed = time.perf_counter()
         await _publish(settings, _outcomes(card, 1, first=series))
-        await _heard(consumer, card, 1, n=series + 1)
+        await _await_windows(consumer, card, 1, n=series + 1)
         workers.check()
-        return _Silence(time.perf_counter() - killed, psutil.Process(workers.pids["fidelity"]).memory_info().rss / 2**20)
+        return _Gap(time.perf_counter() - killed, psutil.Process(workers.pids["fidelity"]).memory_info().rss / 2**20)
 
 
 async def _promote(settings: Settings, card: ModelCard) -> None:
@@ -83,7 +83,7 @@ async def _promote(settings: Settings, card: ModelCard) -> None:
 
 def _all_windows(settings: Settings) -> AIOKafkaConsumer:
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
-    consumer.assign([TopicPartition(WINDOWS, partition) for partition in range(_SAID.partitions)])
+    consumer.assign([TopicPartition(WINDOWS, partition) for partition in range(_WINDOWS_TOPIC.partitions)])
     return consumer
 
 
@@ -91,7 +91,7 @@ def _outcomes(card: ModelCard, count: int, *, first: int = 0) -> Iterator[bytes]
     """Outcomes of one pane, each of another region."""
     at = datetime.now(UTC).replace(minute=2, second=0, microsecond=0) - timedelta(hours=1)
     for number in range(first, first + count):
-        said: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "event_id": str(uuid5(card.model_id, f"silence {number}")),
             "observed_at": at.isoformat(),
             "twin_type": card.twin_type.value,
@@ -101,7 +101,7 @@ def _outcomes(card: ModelCard, count: int, *, first: int = 0) -> Iterator[bytes]
             "predicted_value": 0.1,
             "segment": {"region": f"r{number}"},
         }
-        yield json.dumps(said).encode()
+        yield json.dumps(fields).encode()
 
 
 async def _publish(settings: Settings, values: Iterator[bytes]) -> None:
@@ -110,13 +110,13 @@ async def _publish(settings: Settings, values: Iterator[bytes]) -> None:
             await producer.send(OUTCOMES, value)
 
 
-async def _heard(consumer: AIOKafkaConsumer, card: ModelCard, series: int, *, n: int = 0) -> None:
-    """Wait until windows of so many series of the line were heard, and one that holds at least ``n`` outcomes."""
-    heard: set[str] = set()
-    most = 0
+async def _await_windows(consumer: AIOKafkaConsumer, card: ModelCard, series: int, *, n: int = 0) -> None:
+    """Wait for windows of this many series of the line, and for one that holds at least ``n`` outcomes."""
+    segments: set[str] = set()
+    largest = 0
     async with asyncio.timeout(PATIENCE_S):
-        while len(heard) < series or most < n:
+        while len(segments) < series or largest < n:
             for records in (await consumer.getmany(timeout_ms=1000)).values():
-                for said in (json.loads(record.value) for record in records if record.key == card.line.encode()):
-                    heard.add(said["segment"])
-                    most = max(most, said["metrics"]["n"])
+                for window in (json.loads(record.value) for record in records if record.key == card.line.encode()):
+                    segments.add(window["segment"])
+                    largest = max(largest, window["metrics"]["n"])

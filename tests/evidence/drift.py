@@ -1,4 +1,4 @@
-"""The detector of drift: how often it alarms without cause, how soon with one, beside the bare rule and two detectors of River."""
+"""False alarms and delays of the drift detector, compared with the bare rule and two detectors of River."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from streams.reporting.charts import Curve, ReferenceLine, Tone, curves_chart
 from tests.error_streams import (
     CELL,
     DRAWS,
-    LOOK,
+    STEP,
     Territories,
-    first_looks,
     known_baseline,
     log_evidence,
-    looks_of,
+    outcomes_until,
     rule_fired,
     sampled_baseline,
+    step_sums,
     territory_errors,
 )
 from tests.evidence.part import Figure, Part, Plot, Table
@@ -36,7 +36,7 @@ Array = npt.NDArray[np.float64]
 
 QUIET = 36_000
 SETTLED, AFTER = 2_000, 8_000
-"""Outcomes before a shift, to which a random part of a cell is added, and after it."""
+"""Outcomes before a shift, to which a random part of a cell is added, and outcomes after it."""
 
 BUDGET = 0.03
 SHIFTS = {"+20 %": 1.2, "+50 %": 1.5}
@@ -49,7 +49,7 @@ WIDE = 1140
 
 
 class Alarms(NamedTuple):
-    """Outcomes until something was seen for the first time in each stream, infinite where it never was."""
+    """Outcomes until the first alarm, retrain request and fired rule of each stream; infinite where there is none."""
 
     detector: Array
     retrain: Array
@@ -57,61 +57,62 @@ class Alarms(NamedTuple):
 
 
 def measure(quick: bool) -> Part:
-    """1,000 repetitions of everything, 200 where streams have territories or segments; a twentieth of both in a quick run."""
+    """Measure with 1,000 repetitions, 200 where streams have territories or segments; a quick run uses a twentieth of both."""
     repetitions, fewer = (50, 10) if quick else (1_000, 200)
     quiet = {key: _quiet(*key, repetitions) for key in _keys()}
     delays = {(*key, shift): _delays(*key, size, repetitions) for key in _keys() for shift, size in SHIFTS.items()}
-    others = {
-        (name, errors): _others(make, errors, repetitions)
+    river = {
+        (name, errors): _measure_river(make, errors, repetitions)
         for name, make in {"PageHinkley": PageHinkley, "ADWIN": ADWIN}.items()
         for errors in DRAWS
     }
-    worlds = [_shared(world, fewer) for world in WORLDS]
+    worlds = [_measure_territories(world, fewer) for world in WORLDS]
     return Part(
-        title="Drift is found within a stated budget of false alarms",
+        title="Drift is detected within a stated budget of false alarms",
         sentences=_sentences(repetitions, fewer, worlds),
         figures=(*_alarm_figures(quiet), *_delay_figures(delays)),
         tables=(
             _delay_table(quiet, delays),
-            _other_table(quiet, delays, others),
-            _shared_table(worlds),
+            _comparison_table(quiet, delays, river),
+            _territory_table(worlds),
             _segment_table(fewer),
         ),
-        plots=(*_quiet_plots(quiet, others, repetitions), *_delay_plots(delays)),
+        plots=(*_quiet_plots(quiet, river, repetitions), *_delay_plots(delays)),
     )
 
 
 _SENTENCES = """\
 Each of {repetitions:,} repetitions draws its own baseline and {quiet:,} outcomes without any drift. The detector's cells \
-hold {cell} outcomes and are looked at every {look}; it alarms where its evidence reaches an average run length of \
-{run_length:,.0f} outcomes. What is measured are the engine's own sums and stakes.
-Delays count outcomes from the shift to the look at which something was seen. The shift multiplies every error; it comes \
-after {settled:,} quiet outcomes and a random part of a cell. Streams that alarmed before it are left out and told as early.
-A retrain event takes the detector's alarm, which stays, and the rule of the brief (mean absolute error 20 % over the \
-baseline) on the fewest latest panes that hold 200 outcomes. A shift of exactly 20 % lies on the rule's limit, so there the \
-rule needs luck.
+hold {cell} outcomes and are evaluated every {step}; it raises an alarm when its evidence reaches the limit for an average run \
+length of {run_length:,.0f} outcomes. The measurement uses the engine's own sums and stakes.
+Delays count outcomes from the shift to the evaluation that detected it. The shift multiplies every error; it comes after \
+{settled:,} outcomes without drift and a random part of a cell. Streams with an alarm before the shift are left out and counted \
+as early.
+A retrain event needs the detector's alarm, which is final, and the drift rule (mean absolute error 20 % over the baseline) on \
+the fewest latest panes that hold 200 outcomes. A shift of exactly 20 % lies on the limit of the rule, so that there the rule \
+fires only by chance.
 River's PageHinkley and ADWIN run with their defaults on the same absolute errors, outcome by outcome, as many times as the \
-detector. The bare rule is the rule of the brief alone, at every look.
-Territories and segments are measured on {fewer:,} repetitions each. Where outcomes of a territory share their fortune, errors \
-really change and change back, and the detector tells of it. Measured by the effective number of a window of {window:,} outcomes, \
-which every window tells: the budget of 3 % holds down to {detector} for the detector, and down to {retrain} for retrain events, \
-which take the rule as well."""
+detector. The bare rule is the drift rule alone, at every evaluation.
+Territories and segments are measured with {fewer:,} repetitions each. Where errors of outcomes of a territory are correlated, \
+they really change and change back, and the detector reports it. By the effective number of outcomes of a window of \
+{window:,}, which every window reports, the budget of 3 % holds down to {detector} for the detector, and down to {retrain} for \
+retrain events, which need the rule as well."""
 
 
-def _sentences(repetitions: int, fewer: int, worlds: Sequence[Shared]) -> tuple[str, ...]:
-    told = _SENTENCES.format(
+def _sentences(repetitions: int, fewer: int, worlds: Sequence[TerritoryResult]) -> tuple[str, ...]:
+    text = _SENTENCES.format(
         repetitions=repetitions,
         fewer=fewer,
         quiet=QUIET,
         cell=CELL,
-        look=LOOK,
+        step=STEP,
         settled=SETTLED,
         run_length=AVERAGE_RUN_LENGTH,
         window=WINDOW,
-        detector=_kept(worlds, lambda seen: seen.detector),
-        retrain=_kept(worlds, lambda seen: seen.retrain),
+        detector=_lowest_within_budget(worlds, lambda alarms: alarms.detector),
+        retrain=_lowest_within_budget(worlds, lambda alarms: alarms.retrain),
     )
-    return tuple(told.splitlines())
+    return tuple(text.splitlines())
 
 
 def _keys() -> Iterator[tuple[str, str]]:
@@ -132,61 +133,61 @@ def _baselines(rng: np.random.Generator, errors: str, rows: int, count: int) -> 
     return [sampled_baseline(DRAWS[errors](rng, (rows,))) for _ in range(count)]
 
 
-def _joined(parts: Iterable[Alarms]) -> Alarms:
+def _join(parts: Iterable[Alarms]) -> Alarms:
     return Alarms(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _seen(errors: Array, baselines: Sequence[Baseline]) -> Alarms:
-    """When the detector alarms, a retrain is asked for, and the rule alone fires."""
-    looks = looks_of(errors, baselines)
-    alarmed, fired = log_evidence(looks) >= 0, rule_fired(looks, baselines)
+def _alarms(errors: Array, baselines: Sequence[Baseline]) -> Alarms:
+    """Find when the detector raises its alarm, a retrain is requested, and the rule alone fires."""
+    steps = step_sums(errors, baselines)
+    alarmed, fired = log_evidence(steps) >= 0, rule_fired(steps, baselines)
     latched = np.logical_or.accumulate(alarmed, axis=1)
-    return Alarms(first_looks(alarmed), first_looks(latched & fired), first_looks(fired))
+    return Alarms(outcomes_until(alarmed), outcomes_until(latched & fired), outcomes_until(fired))
 
 
 def _quiet(errors: str, baseline: str, repetitions: int) -> Alarms:
     rng = _rng("quiet", errors, baseline)
-    return _joined(
-        _seen(DRAWS[errors](rng, (size, QUIET)), _baselines(rng, errors, BASELINES[baseline], size))
+    return _join(
+        _alarms(DRAWS[errors](rng, (size, QUIET)), _baselines(rng, errors, BASELINES[baseline], size))
         for size in _batches(repetitions)
     )
 
 
-def _shifted(rng: np.random.Generator, errors: str, size: float, count: int) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Streams with a shift, and how many outcomes come before it in each."""
-    drawn = DRAWS[errors](rng, (count, SETTLED + CELL + AFTER))
+def _draw_shifted(rng: np.random.Generator, errors: str, size: float, count: int) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Draw streams with a shift, and return the number of outcomes before the shift in each."""
+    streams = DRAWS[errors](rng, (count, SETTLED + CELL + AFTER))
     onset = SETTLED + rng.integers(0, CELL, count)
-    drawn[np.arange(drawn.shape[1]) >= onset[:, None]] *= size
-    return drawn, onset
+    streams[np.arange(streams.shape[1]) >= onset[:, None]] *= size
+    return streams, onset
 
 
 def _delays(errors: str, baseline: str, size: float, repetitions: int) -> Alarms:
-    """Outcomes from the shift on, NaN where something was seen before it."""
+    """Outcomes from the shift to each detection, NaN where it came before the shift."""
     rng = _rng("delays", errors, baseline, size)
     parts = []
     for count in _batches(repetitions):
-        drawn, onset = _shifted(rng, errors, size, count)
-        seen = _seen(drawn, _baselines(rng, errors, BASELINES[baseline], count))
-        parts.append(Alarms(*(np.where(at > onset, at - onset, np.nan) for at in seen)))
-    return _joined(parts)
+        streams, onset = _draw_shifted(rng, errors, size, count)
+        alarms = _alarms(streams, _baselines(rng, errors, BASELINES[baseline], count))
+        parts.append(Alarms(*(np.where(detected > onset, detected - onset, np.nan) for detected in alarms)))
+    return _join(parts)
 
 
-class Other(NamedTuple):
-    """Outcomes until a detector's first alarm: without a shift, and from each shift on (NaN where it came before)."""
+class RiverResult(NamedTuple):
+    """Outcomes until the first alarm of a detector: without a shift, and from each shift on (NaN where it came before)."""
 
     quiet: Array
     delays: dict[str, Array]
 
 
-def _others(make: Callable[[], Any], errors: str, repetitions: int) -> Other:
+def _measure_river(make: Callable[[], Any], errors: str, repetitions: int) -> RiverResult:
     rng = _rng("river", errors)
     quiet = [_first_alarm(make(), DRAWS[errors](rng, (QUIET,))) for _ in range(repetitions)]
     delays = {}
     for shift, size in SHIFTS.items():
-        drawn, onset = _shifted(rng, errors, size, repetitions)
-        at = np.array([_first_alarm(make(), stream) for stream in drawn])
-        delays[shift] = np.where(at > onset, at - onset, np.nan)
-    return Other(np.array(quiet), delays)
+        streams, onset = _draw_shifted(rng, errors, size, repetitions)
+        detected = np.array([_first_alarm(make(), stream) for stream in streams])
+        delays[shift] = np.where(detected > onset, detected - onset, np.nan)
+    return RiverResult(np.array(quiet), delays)
 
 
 def _first_alarm(detector: Any, errors: Array) -> float:
@@ -197,11 +198,12 @@ def _first_alarm(detector: Any, errors: Array) -> float:
     return np.inf
 
 
-# -- telling
+# -- reporting
 
 
-def _share(at: Array) -> float:
-    return float(np.isfinite(at).mean())
+def _share(outcomes: Array) -> float:
+    """Share of streams with a detection."""
+    return float(np.isfinite(outcomes).mean())
 
 
 def _percent(value: float) -> str:
@@ -213,43 +215,43 @@ def _outcomes(value: float) -> str:
 
 
 def _median(delays: Array) -> float:
-    told = delays[~np.isnan(delays)]
-    return float(np.median(told)) if len(told) else np.nan
+    valid = delays[~np.isnan(delays)]
+    return float(np.median(valid)) if len(valid) else np.nan
 
 
 def _alarm_figures(quiet: dict[tuple[str, str], Alarms]) -> Iterator[Figure]:
-    for (errors, baseline), seen in quiet.items():
+    for (errors, baseline), alarms in quiet.items():
         yield Figure(
             f"false alarms in {QUIET:,} outcomes, {errors} errors, {baseline}",
-            _share(seen.detector),
+            _share(alarms.detector),
             at_most=BUDGET,
             form=".1%",
-            note=f"false retrain events {_share(seen.retrain):.1%}",
+            note=f"false retrain events {_share(alarms.retrain):.1%}",
         )
 
 
 def _delay_figures(delays: dict[tuple[str, str, str], Alarms]) -> Iterator[Figure]:
-    for (errors, baseline, shift), seen in delays.items():
+    for (errors, baseline, shift), alarms in delays.items():
         yield Figure(
             f"median delay of the alarm at {shift}, {errors} errors, {baseline}",
-            _median(seen.detector),
+            _median(alarms.detector),
             at_most=BARS.get((errors, shift)) if baseline == KNOWN else None,
             form=",.0f",
-            note=f"to the retrain event {_outcomes(_median(seen.retrain))}",
+            note=f"to the retrain event {_outcomes(_median(alarms.retrain))}",
         )
 
 
 def _delay_table(quiet: dict[tuple[str, str], Alarms], delays: dict[tuple[str, str, str], Alarms]) -> Table:
     rows = []
-    for (errors, baseline, shift), seen in delays.items():
-        known = seen.detector[~np.isnan(seen.detector)]
-        ends = np.quantile(known, [0.1, 0.5, 0.9], method="inverted_cdf")
+    for (errors, baseline, shift), alarms in delays.items():
+        delays_of_alarms = alarms.detector[~np.isnan(alarms.detector)]
+        quantiles = np.quantile(delays_of_alarms, [0.1, 0.5, 0.9], method="inverted_cdf")
         rows.append(
             (
                 f"{errors}, {baseline}, {shift}",
-                *map(_outcomes, ends),
-                _outcomes(_median(seen.retrain)),
-                _percent(float(np.isnan(seen.detector).mean())),
+                *map(_outcomes, quantiles),
+                _outcomes(_median(alarms.retrain)),
+                _percent(float(np.isnan(alarms.detector).mean())),
                 _percent(_share(quiet[errors, baseline].detector)),
                 _percent(_share(quiet[errors, baseline].retrain)),
             )
@@ -258,44 +260,52 @@ def _delay_table(quiet: dict[tuple[str, str], Alarms], delays: dict[tuple[str, s
     return Table("Delays in outcomes, and what they cost", columns, tuple(rows))
 
 
-def _other_table(
-    quiet: dict[tuple[str, str], Alarms], delays: dict[tuple[str, str, str], Alarms], others: dict[tuple[str, str], Other]
+def _comparison_table(
+    quiet: dict[tuple[str, str], Alarms],
+    delays: dict[tuple[str, str, str], Alarms],
+    river: dict[tuple[str, str], RiverResult],
 ) -> Table:
     rows = []
     for errors in DRAWS:
-        ours = {shift: delays[errors, "10,000 rows", shift] for shift in SHIFTS}
-        still = quiet[errors, "10,000 rows"]
-        rows.append(_other_row(f"detector, {errors}", still.detector, [seen.detector for seen in ours.values()]))
-        rows.append(_other_row(f"rule and detector, {errors}", still.retrain, [seen.retrain for seen in ours.values()]))
-        rows.append(_other_row(f"bare rule, {errors}", still.rule, [seen.rule for seen in ours.values()]))
-        for (name, of), found in others.items():
-            if of == errors:
-                rows.append(_other_row(f"{name}, {errors}", found.quiet, list(found.delays.values())))
+        by_shift = {shift: delays[errors, "10,000 rows", shift] for shift in SHIFTS}
+        without_drift = quiet[errors, "10,000 rows"]
+        rows.append(
+            _comparison_row(f"detector, {errors}", without_drift.detector, [alarms.detector for alarms in by_shift.values()])
+        )
+        rows.append(
+            _comparison_row(f"rule and detector, {errors}", without_drift.retrain, [alarms.retrain for alarms in by_shift.values()])
+        )
+        rows.append(_comparison_row(f"bare rule, {errors}", without_drift.rule, [alarms.rule for alarms in by_shift.values()]))
+        for (name, distribution), result in river.items():
+            if distribution == errors:
+                rows.append(_comparison_row(f"{name}, {errors}", result.quiet, list(result.delays.values())))
     columns = ("", f"false alarms in {QUIET:,}", *(f"median delay {shift}, early" for shift in SHIFTS))
-    return Table("Beside other detectors, with a baseline of 10,000 rows", columns, tuple(rows))
+    return Table("Compared with other detectors, with a baseline of 10,000 rows", columns, tuple(rows))
 
 
-def _other_row(name: str, quiet: Array, delays: Sequence[Array]) -> tuple[str, ...]:
-    told = [f"{_outcomes(_median(each))}, {np.isnan(each).mean():.0%}" for each in delays]
-    return (name, _percent(_share(quiet)), *told)
+def _comparison_row(name: str, quiet: Array, delays: Sequence[Array]) -> tuple[str, ...]:
+    cells = [f"{_outcomes(_median(outcomes))}, {np.isnan(outcomes).mean():.0%}" for outcomes in delays]
+    return (name, _percent(_share(quiet)), *cells)
 
 
-def _quiet_plots(quiet: dict[tuple[str, str], Alarms], others: dict[tuple[str, str], Other], repetitions: int) -> Iterator[Plot]:
-    ours = [_grown(f"{errors}, {baseline}", quiet[errors, baseline].detector, n) for n, (errors, baseline) in enumerate(_keys())]
+def _quiet_plots(
+    quiet: dict[tuple[str, str], Alarms], river: dict[tuple[str, str], RiverResult], repetitions: int
+) -> Iterator[Plot]:
+    curves = [_curve(f"{errors}, {baseline}", quiet[errors, baseline].detector, n) for n, (errors, baseline) in enumerate(_keys())]
     yield _alarm_plot(
         f"False alarms of the detector as outcomes pass, in {repetitions:,} streams without drift.",
-        ours,
+        curves,
         [ReferenceLine(BUDGET, "budget 3 %", "bad")],
     )
-    still = quiet["t3", "10,000 rows"]
-    told = [
-        ("detector", still.detector),
-        ("bare rule", still.rule),
-        *((name, found.quiet) for (name, of), found in others.items() if of == "t3"),
+    without_drift = quiet["t3", "10,000 rows"]
+    detectors = [
+        ("detector", without_drift.detector),
+        ("bare rule", without_drift.rule),
+        *((name, result.quiet) for (name, distribution), result in river.items() if distribution == "t3"),
     ]
     yield _alarm_plot(
-        "The same for t3 errors, beside the bare rule and the detectors of River.",
-        [_grown(name, at, n) for n, (name, at) in enumerate(told)],
+        "The same for t3 errors, with the bare rule and the detectors of River.",
+        [_curve(name, outcomes, n) for n, (name, outcomes) in enumerate(detectors)],
     )
 
 
@@ -313,17 +323,18 @@ def _alarm_plot(caption: str, curves: Sequence[Curve], lines: Sequence[Reference
     return Plot(caption, svg, wide=True)
 
 
-def _grown(label: str, at: Array, number: int, reach: int = QUIET) -> Curve:
-    places = np.linspace(0, reach, 61)
-    return Curve(label, places.tolist(), [float((at <= place).mean()) for place in places], tone=TONES[number])
+def _curve(label: str, outcomes: Array, number: int, reach: int = QUIET) -> Curve:
+    """Share of streams with a detection, by the number of outcomes up to ``reach``."""
+    positions = np.linspace(0, reach, 61)
+    return Curve(label, positions.tolist(), [float((outcomes <= limit).mean()) for limit in positions], tone=TONES[number])
 
 
 def _delay_plots(delays: dict[tuple[str, str, str], Alarms]) -> Iterator[Plot]:
     for shift, reach in {"+20 %": 2_000, "+50 %": 600}.items():
-        told = [(f"{errors}, {baseline}", delays[errors, baseline, shift].detector) for errors, baseline in _keys()]
-        caption = f"Share of streams whose shift of {shift} has been found, by outcomes since the shift."
+        curves = [(f"{errors}, {baseline}", delays[errors, baseline, shift].detector) for errors, baseline in _keys()]
+        caption = f"Share of streams whose shift of {shift} was detected, by outcomes since the shift."
         svg = curves_chart(
-            [_grown(label, at[~np.isnan(at)], n, reach) for n, (label, at) in enumerate(told)],
+            [_curve(label, outcomes[~np.isnan(outcomes)], n, reach) for n, (label, outcomes) in enumerate(curves)],
             title=f"Delays at {shift}",
             description=caption,
             x_label="outcomes since the shift",
@@ -335,60 +346,62 @@ def _delay_plots(delays: dict[tuple[str, str, str], Alarms]) -> Iterator[Plot]:
         yield Plot(caption, svg, wide=True)
 
 
-# -- outcomes that share the fortune of their territory
+# -- correlated outcomes of territories
 
 WORLDS = tuple(Territories(shared, number) for number in (50, 10) for shared in (0.0, 0.02, 0.05, 0.1, 0.2))
 WINDOW = 2_000
 
 
-class Shared(NamedTuple):
-    """What happens in a world of territories: the median effective number of a window's outcomes, and alarms without a cause."""
+class TerritoryResult(NamedTuple):
+    """Median effective number of a window's outcomes, and false alarms, in a world of territories."""
 
     world: Territories
     effective: float
-    seen: Alarms
+    alarms: Alarms
 
 
-def _shared(world: Territories, repetitions: int) -> Shared:
+def _measure_territories(world: Territories, repetitions: int) -> TerritoryResult:
     rng = _rng("territories", world)
     parts, effective = [], []
     for count in _batches(repetitions):
         errors, territory = territory_errors(rng, world, (count, 10_000 + QUIET))
-        baselines = [sampled_baseline(stream[:10_000], of) for stream, of in zip(errors, territory[:, :10_000], strict=True)]
-        parts.append(_seen(errors[:, 10_000:], baselines))
+        baselines = [
+            sampled_baseline(stream[:10_000], levels) for stream, levels in zip(errors, territory[:, :10_000], strict=True)
+        ]
+        parts.append(_alarms(errors[:, 10_000:], baselines))
         window = slice(20_000, 20_000 + WINDOW)
         effective += [
-            effective_n(_by_level(stream[window], of[window], baseline), baseline)
-            for stream, of, baseline in zip(errors, territory, baselines, strict=True)
+            effective_n(_by_level(stream[window], levels[window], baseline), baseline)
+            for stream, levels, baseline in zip(errors, territory, baselines, strict=True)
         ]
-    return Shared(world, float(np.median([n for n in effective if n is not None])), _joined(parts))
+    return TerritoryResult(world, float(np.median([n for n in effective if n is not None])), _join(parts))
 
 
-def _shared_table(worlds: Sequence[Shared]) -> Table:
+def _territory_table(worlds: Sequence[TerritoryResult]) -> Table:
     columns = ("territories, shared variance", f"effective n of {WINDOW:,}", "false alarms", "false retrains", "bare rule")
     rows = [
         (
-            f"{found.world.number}, {found.world.shared:.0%}",
-            _outcomes(found.effective),
-            *(_percent(_share(at)) for at in found.seen),
+            f"{result.world.number}, {result.world.shared:.0%}",
+            _outcomes(result.effective),
+            *(_percent(_share(outcomes)) for outcomes in result.alarms),
         )
-        for found in worlds
+        for result in worlds
     ]
     return Table(
-        f"Alarms in {QUIET:,} outcomes where those of a territory share their fortune; baseline of 10,000 rows of the same world",
+        f"Alarms in {QUIET:,} outcomes that are correlated within territories; baseline of 10,000 rows of the same world",
         columns,
         tuple(rows),
     )
 
 
-def _kept(worlds: Sequence[Shared], alarms: Callable[[Alarms], Array]) -> str:
-    """Down to which effective number a budget holds in every world that was looked at."""
-    kept = np.inf
-    for found in sorted(worlds, key=lambda found: -found.effective):
-        if _share(alarms(found.seen)) > BUDGET:
+def _lowest_within_budget(worlds: Sequence[TerritoryResult], outcomes_of: Callable[[Alarms], Array]) -> str:
+    """The lowest effective number down to which the budget holds in every measured world."""
+    lowest = np.inf
+    for result in sorted(worlds, key=lambda result: -result.effective):
+        if _share(outcomes_of(result.alarms)) > BUDGET:
             break
-        kept = found.effective
-    return _outcomes(kept)
+        lowest = result.effective
+    return _outcomes(lowest)
 
 
 def _by_level(errors: Array, levels: npt.NDArray[np.int64], baseline: Baseline) -> dict[str, tuple[int, ...]]:
@@ -397,28 +410,28 @@ def _by_level(errors: Array, levels: npt.NDArray[np.int64], baseline: Baseline) 
 
 
 def _rows(errors: Array, baseline: Baseline) -> npt.NDArray[np.int64]:
-    nothing = np.full(len(errors), np.nan)
-    return contributions(np.zeros(len(errors)), errors, nothing, nothing, baseline)
+    no_interval = np.full(len(errors), np.nan)
+    return contributions(np.zeros(len(errors)), errors, no_interval, no_interval, baseline)
 
 
 # -- many segments at once
 
 SEGMENTS = 20
 SIZES = np.linspace(0.5, 2.0, SEGMENTS)
-"""How large errors of a segment are by nature."""
+"""Typical size of the errors of each segment."""
 
 
 def _segment_table(repetitions: int) -> Table:
-    """Discoveries among segments whose errors differ by nature, without a change and with one in a single segment."""
+    """Measure discoveries among segments of different error sizes, without a change and with one in a single segment."""
     columns = (
         "change",
         "streams with a false discovery",
-        "streams that found it",
+        "streams with a discovery",
         "median delay in its outcomes",
         "of single detectors",
     )
     return Table(
-        f"{SEGMENTS} segments watched together in {QUIET:,} outcomes, errors fourfold apart by nature; baseline of 10,000 rows",
+        f"{SEGMENTS} segments monitored together in {QUIET:,} outcomes, error sizes up to fourfold; baseline of 10,000 rows",
         columns,
         tuple(_segment_row(size, repetitions) for size in (1.0, 1.5, 2.0)),
     )
@@ -426,8 +439,8 @@ def _segment_table(repetitions: int) -> Table:
 
 def _segment_row(size: float, repetitions: int) -> tuple[str, ...]:
     rng = _rng("segments", size)
-    found = [_discovered(rng, size) for _ in range(repetitions)]
-    false, jointly, singly = (np.array(column) for column in zip(*found, strict=True))
+    results = [_discover(rng, size) for _ in range(repetitions)]
+    false, jointly, singly = (np.array(column) for column in zip(*results, strict=True))
     changed = size > 1
     return (
         f"{size - 1:+.0%} in one" if changed else "none",
@@ -438,27 +451,27 @@ def _segment_row(size: float, repetitions: int) -> tuple[str, ...]:
     )
 
 
-def _discovered(rng: np.random.Generator, size: float) -> tuple[float, float, float]:
-    """Cell of the first false discovery; outcomes of the changed segment until it is discovered, and until its own limit alone."""
-    before, levels = _segmented(rng, 10_000, 1.0)
+def _discover(rng: np.random.Generator, size: float) -> tuple[float, float, float]:
+    """Return the cell of the first false discovery, and the outcomes of the changed segment until its discovery and own limit."""
+    before, levels = _draw_segments(rng, 10_000, 1.0)
     baseline = sampled_baseline(before, levels)
-    errors, levels = _segmented(rng, QUIET, size)
+    errors, levels = _draw_segments(rng, QUIET, size)
     ratios, counts = _segment_evidence(errors, levels, baseline)
     joint = np.array([[level in discoveries(dict(enumerate(row)), SEGMENTS) for level in range(SEGMENTS)] for row in ratios])
-    of_change = counts[:, 0].cumsum()
+    n_changed = counts[:, 0].cumsum()
     wrong = joint[:, 1:] if size > 1 else joint
     return (
         _first(wrong.any(axis=1), np.arange(len(joint)) + 1.0),
-        _first(joint[:, 0], of_change),
-        _first(ratios[:, 0] >= 1, of_change),
+        _first(joint[:, 0], n_changed),
+        _first(ratios[:, 0] >= 1, n_changed),
     )
 
 
-def _first(seen: npt.NDArray[np.bool_], at: npt.NDArray[Any]) -> float:
-    return float(at[seen.argmax()]) if seen.any() else np.inf
+def _first(flags: npt.NDArray[np.bool_], counts: npt.NDArray[Any]) -> float:
+    return float(counts[flags.argmax()]) if flags.any() else np.inf
 
 
-def _segmented(rng: np.random.Generator, n: int, size: float) -> tuple[Array, npt.NDArray[np.int64]]:
+def _draw_segments(rng: np.random.Generator, n: int, size: float) -> tuple[Array, npt.NDArray[np.int64]]:
     levels = rng.integers(0, SEGMENTS, n)
     sizes = SIZES * np.where(np.arange(SEGMENTS) == 0, size, 1.0)
     return rng.standard_normal(n) * sizes[levels], levels
@@ -467,16 +480,16 @@ def _segmented(rng: np.random.Generator, n: int, size: float) -> tuple[Array, np
 def _segment_evidence(errors: Array, levels: npt.NDArray[np.int64], baseline: Baseline) -> tuple[Array, npt.NDArray[np.int64]]:
     """Evidence of each segment over its limit, and its outcomes, at the end of each cell; shape ``(cells, SEGMENTS)``."""
     rows = _rows(errors, baseline)
-    place = np.arange(len(rows)) // CELL * SEGMENTS + levels
+    position = np.arange(len(rows)) // CELL * SEGMENTS + levels
     sums = np.zeros((len(rows) // CELL * SEGMENTS, len(SUM_FIELDS)), dtype=np.int64)
-    np.add.at(sums, place, rows)
+    np.add.at(sums, position, rows)
     cells = sums.reshape(-1, SEGMENTS, len(SUM_FIELDS))
-    costs = np.array([log_normalizers(baseline, baseline.segments[f"region={level}"]) for level in range(SEGMENTS)])
+    normalizers = np.array([log_normalizers(baseline, baseline.segments[f"region={level}"]) for level in range(SEGMENTS)])
     stakes, entry = np.full((SEGMENTS, len(BETS)), -np.inf), np.full((SEGMENTS, 1), float(CELL))
     path = []
     for cell in cells:
         n = cell[:, :1]
-        after = update_log_stakes(stakes, np.log(entry), cell[:, -len(BETS) :]) - n * costs
+        after = update_log_stakes(stakes, np.log(entry), cell[:, -len(BETS) :]) - n * normalizers
         stakes, entry = np.where(n > 0, after, stakes), np.where(n > 0, n, entry)
         path.append(np.exp(np.minimum(log_mean(stakes) - np.log(AVERAGE_RUN_LENGTH), 600.0)))
     return np.array(path), cells[..., 0]

@@ -37,7 +37,7 @@ from streams.training import as_training_table, read_table
 from streams.worker.local_stack import local_stack
 from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers
-from tests.error_streams import CELL, LOOK, first_looks, log_evidence, looks_of, rule_fired
+from tests.error_streams import CELL, STEP, log_evidence, outcomes_until, rule_fired, step_sums
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 
 __all__ = ["measure"]
@@ -205,7 +205,7 @@ Panes of {DEMO_SETTINGS["pane_s"]:g} s and a cooldown of {DEMO_SETTINGS["cooldow
 worker is lost with all \
 its processes (SIGKILL) when the shift begins, and not started again.
 How soon a shift is found depends on who happens to come first. So the same physicians are put in {orders} random orders too, \
-which share one model and its baseline, and the engine's detector and rule look at them in cells of {CELL} outcomes every {LOOK}."""
+which share one model and its baseline, and the engine's detector and rule look at them in cells of {CELL} outcomes every {STEP}."""
     return tuple(told.splitlines())
 
 
@@ -288,9 +288,9 @@ def _waited(story: Story, held_back: pd.DataFrame, errors: npt.NDArray[np.float6
     for _ in range(orders):
         order = rng.permutation(len(errors))[: quiet + after]
         stream = errors[order] - np.where(np.arange(quiet + after) < quiet, 0.0, change[order])
-        looks = looks_of(stream[None], [baseline])
+        looks = step_sums(stream[None], [baseline])
         alarmed = np.logical_or.accumulate(log_evidence(looks) >= 0, axis=1)
-        found.append([first_looks(alarmed)[0], first_looks(alarmed & rule_fired(looks, [baseline]))[0]])
+        found.append([outcomes_until(alarmed)[0], outcomes_until(alarmed & rule_fired(looks, [baseline]))[0]])
     return Waited(*(np.array(found).T - quiet))
 
 
