@@ -210,16 +210,16 @@ TIME = re.compile(r"^\d{4}-\d{2}-\d{2}T[\d:.]+Z$")
 each_event = pytest.mark.parametrize("event", CASES)
 
 
-def said(event: Event) -> dict[str, Any]:
+def to_json(event: Event) -> dict[str, Any]:
     return json.loads(event.model_dump_json())
 
 
-def heard(event: Event, **changed: Any) -> Event:
-    return type(event).model_validate_json(json.dumps(said(event) | changed))
+def from_json(event: Event, **changed: Any) -> Event:
+    return type(event).model_validate_json(json.dumps(to_json(event) | changed))
 
 
 def times(event: Event) -> dict[str, str]:
-    return {name: value for name, value in said(event).items() if isinstance(value, str) and TIME.match(value)}
+    return {name: value for name, value in to_json(event).items() if isinstance(value, str) and TIME.match(value)}
 
 
 def test_every_topic_has_an_example_of_its_event():
@@ -228,7 +228,7 @@ def test_every_topic_has_an_example_of_its_event():
 
 
 @each_event
-def test_what_was_said_is_what_is_heard(event):
+def test_an_event_is_read_as_it_was_written(event):
     again = type(event).model_validate_json(event.model_dump_json())
     assert again == event
     assert canonical_digest(again) == canonical_digest(event)
@@ -237,14 +237,14 @@ def test_what_was_said_is_what_is_heard(event):
 @each_event
 def test_an_unknown_field_is_refused_by_name(event):
     with pytest.raises(ValidationError, match="surprise"):
-        heard(event, surprise=1)
+        from_json(event, surprise=1)
 
 
 @each_event
 def test_every_required_field_is_missed_by_name(event):
     for name, field in type(event).model_fields.items():
         if field.is_required():
-            partial = said(event)
+            partial = to_json(event)
             del partial[name]
             with pytest.raises(ValidationError, match=name):
                 type(event).model_validate_json(json.dumps(partial))
@@ -254,40 +254,40 @@ def test_every_required_field_is_missed_by_name(event):
 def test_a_time_without_its_zone_is_refused_by_name(event):
     for name, value in times(event).items():
         with pytest.raises(ValidationError, match=rf"{name}\n.*timezone"):
-            heard(event, **{name: value.removesuffix("Z")})
+            from_json(event, **{name: value.removesuffix("Z")})
 
 
 @each_event
-def test_it_says_its_schema_version_and_refuses_another(event):
-    assert said(event)["schema_version"] == 1
+def test_it_has_its_schema_version_and_refuses_another(event):
+    assert to_json(event)["schema_version"] == 1
     with pytest.raises(ValidationError, match="schema_version"):
-        heard(event, schema_version=2)
+        from_json(event, schema_version=2)
 
 
 @each_event
-def test_another_spelling_has_the_same_digest(event):
-    spelled = dict(reversed(said(event).items()))
+def test_equal_content_in_another_form_has_the_same_digest(event):
+    rewritten = dict(reversed(to_json(event).items()))
     for name, value in times(event).items():
-        spelled[name] = datetime.fromisoformat(value).astimezone().isoformat()
+        rewritten[name] = datetime.fromisoformat(value).astimezone().isoformat()
     for name in ("simulation_id", "event_id", "model_id", "retrain_id"):
-        if isinstance(spelled.get(name), str):
-            spelled[name] = spelled[name].upper()
+        if isinstance(rewritten.get(name), str):
+            rewritten[name] = rewritten[name].upper()
     for name in ("features", "segment"):
-        if isinstance(spelled.get(name), dict):
-            spelled[name] = dict(reversed(spelled[name].items()))
-    again = type(event).model_validate_json(json.dumps(spelled, indent=3))
+        if isinstance(rewritten.get(name), dict):
+            rewritten[name] = dict(reversed(rewritten[name].items()))
+    again = type(event).model_validate_json(json.dumps(rewritten, indent=3))
     assert again == event
     assert canonical_digest(again) == canonical_digest(event)
 
 
 @each_event
-def test_another_content_has_another_digest(event):
+def test_different_content_has_a_different_digest(event):
     for name, value in times(event).items():
         later = value.replace("2026", "2027")
-        assert canonical_digest(heard(event, **{name: later})) != canonical_digest(event)
+        assert canonical_digest(from_json(event, **{name: later})) != canonical_digest(event)
     for name in ("line", "reason", "requested_by"):
-        if isinstance(said(event).get(name), str):
-            assert canonical_digest(heard(event, **{name: "other"})) != canonical_digest(event)
+        if isinstance(to_json(event).get(name), str):
+            assert canonical_digest(from_json(event, **{name: "other"})) != canonical_digest(event)
 
 
 @each_event
@@ -303,11 +303,11 @@ def test_bytes_that_are_no_such_event_are_refused(event, bytes_):
         type(event).model_validate_json(bytes_)
 
 
-def test_a_time_is_kept_in_utc_however_it_was_given():
+def test_a_time_is_converted_to_utc():
     (event, *_) = EXAMPLES["outcome-events"]
-    shifted = heard(event, observed_at="2026-03-01T14:30:15.250000+02:00")
+    shifted = from_json(event, observed_at="2026-03-01T14:30:15.250000+02:00")
     assert shifted.observed_at == AT
-    assert said(shifted)["observed_at"] == "2026-03-01T12:30:15.250000Z"
+    assert to_json(shifted)["observed_at"] == "2026-03-01T12:30:15.250000Z"
 
 
 REQUEST, FROM_POPULATION = EXAMPLES["simulation-requests"]
@@ -380,21 +380,21 @@ ANSWER, REFUSAL = EXAMPLES["simulation-results"]
         (REFUSAL, {"status": "completed", "reason": None}, "a completed answer needs a result"),
         (REFUSAL, {"status": "lost"}, "status"),
         (ERRORS, {"source": {"topic": "outcome-events", "partition": -1}}, "source.partition"),
-        (ERRORS, {"rows": [said(ERRORS)["rows"][0] | {"version": 0}]}, r"rows.0.version"),
-        (ERRORS, {"rows": [said(ERRORS)["rows"][0] | {"width_s": 0}]}, r"rows.0.width_s"),
-        (ERRORS, {"rows": [said(ERRORS)["rows"][0] | {"sums": [1, 2]}]}, r"rows.0.sums"),
-        (ERRORS, {"rows": [said(ERRORS)["rows"][0] | {"sums": [0.5] * len(SUM_FIELDS)}]}, r"rows.0.sums.0"),
+        (ERRORS, {"rows": [to_json(ERRORS)["rows"][0] | {"version": 0}]}, r"rows.0.version"),
+        (ERRORS, {"rows": [to_json(ERRORS)["rows"][0] | {"width_s": 0}]}, r"rows.0.width_s"),
+        (ERRORS, {"rows": [to_json(ERRORS)["rows"][0] | {"sums": [1, 2]}]}, r"rows.0.sums"),
+        (ERRORS, {"rows": [to_json(ERRORS)["rows"][0] | {"sums": [0.5] * len(SUM_FIELDS)}]}, r"rows.0.sums.0"),
         (WINDOW, {"status": "ajar"}, "status"),
         (WINDOW, {"state": "panic"}, "state"),
-        (WINDOW, {"metrics": said(WINDOW)["metrics"] | {"n": -1}}, "metrics.n"),
+        (WINDOW, {"metrics": to_json(WINDOW)["metrics"] | {"n": -1}}, "metrics.n"),
         (RETRAIN, {"attempt": -1}, "attempt"),
         (RETRAIN, {"cause": "boredom"}, "cause"),
-        (PRIORS, {"prior": said(PRIORS)["prior"] | {"sd": -0.1}}, "prior.sd"),
+        (PRIORS, {"prior": to_json(PRIORS)["prior"] | {"sd": -0.1}}, "prior.sd"),
     ],
 )
 def test_an_impossible_value_is_refused_by_name(event, changed, named):
     with pytest.raises(ValidationError, match=named):
-        heard(event, **changed)
+        from_json(event, **changed)
 
 
 @pytest.mark.parametrize("endless", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -410,7 +410,7 @@ def test_an_impossible_value_is_refused_by_name(event, changed, named):
     ],
 )
 def test_what_is_no_finite_number_is_refused_by_name(event, name, endless):
-    text = json.dumps(said(event) | {name: "HERE"}).replace('"HERE"', endless)
+    text = json.dumps(to_json(event) | {name: "HERE"}).replace('"HERE"', endless)
     with pytest.raises(ValidationError, match=name):
         type(event).model_validate_json(text)
 
