@@ -46,7 +46,10 @@ async def raise_floor(pool: Pool, line: LineState, settings: Settings) -> None:
             return
         if await window_store.windows_without_snapshot(connection, locked, low - state.window_s + state.pane_s, floor):
             return
-        rows = [FloorRow(*key, floor, each.log_values, each.last_count, each.log_peak) for key, each in detectors.items()]
+        rows = [
+            FloorRow(*series, floor, detector.log_values, detector.last_count, detector.log_peak)
+            for series, detector in detectors.items()
+        ]
         await drift_state_store.raise_floor(connection, line.name, floor, rows)
     state.floor, line.model_line = floor, locked._replace(floor=floor)
 

@@ -39,19 +39,19 @@ def test_a_hundred_tracked_predictions_have_the_mean_absolute_error_of_numpy():
     assert metrics.standard_errors["mae"] == pytest.approx(stats.sem(np.abs(predicted - actual)), rel=1e-9)
 
 
-def test_one_by_one_and_all_at_once_give_the_same_figures_to_the_last_digit():
+def test_pairs_added_one_by_one_or_at_once_give_the_same_metrics_to_the_last_digit():
     ids, predicted, actual = pairs(50)
-    singly, at_once = FidelityTracker(), FidelityTracker()
+    one_by_one, at_once = FidelityTracker(), FidelityTracker()
     for i in np.random.default_rng(1).permutation(50):
-        one = singly.track(ids[i], predicted[i], actual[i], predicted[i] - 0.1, predicted[i] + 0.1)
-    assert one == at_once.track_many(ids, predicted, actual, predicted - 0.1, predicted + 0.1)
+        metrics = one_by_one.track(ids[i], predicted[i], actual[i], predicted[i] - 0.1, predicted[i] + 0.1)
+    assert metrics == at_once.track_many(ids, predicted, actual, predicted - 0.1, predicted + 0.1)
 
 
-def test_coverage_is_the_share_inside_and_null_without_intervals():
+def test_coverage_is_the_share_inside_the_intervals_and_null_without_them():
     tracker = FidelityTracker()
-    bare = tracker.track(uuid4(), 0.1, 0.1)
-    assert bare.coverage_95pct is None
-    assert bare.missing["coverage_95pct"] == "no outcome came with an interval"
+    without_interval = tracker.track(uuid4(), 0.1, 0.1)
+    assert without_interval.coverage_95pct is None
+    assert without_interval.missing["coverage_95pct"] == "no outcome came with an interval"
     tracker.track(uuid4(), 0.1, 0.2, 0.0, 0.2)
     last = tracker.track(uuid4(), 0.1, 0.21, 0.0, 0.2)
     assert (last.n, last.n_interval, last.coverage_95pct) == (3, 2, 0.5)
@@ -66,12 +66,12 @@ def test_a_missing_actual_value_is_skipped_and_counted(missing):
 
 
 @pytest.mark.parametrize(("predicted", "actual"), [(float("nan"), 0.1), (float("inf"), 0.1), (0.1, float("-inf")), (0.1, "much")])
-def test_what_is_no_number_is_refused_by_value(predicted, actual):
+def test_a_value_that_is_no_finite_number_is_refused_with_its_value(predicted, actual):
     with pytest.raises(ValueError, match=r"value '?(nan|inf|-inf|much)'? is not a"):
         FidelityTracker().track(uuid4(), predicted, actual)
 
 
-def test_errors_beyond_three_deviations_are_flagged():
+def test_errors_beyond_three_standard_deviations_are_counted():
     tracker, _, predicted, actual = tracked(500)
     error = predicted - actual
     flagged = int((np.abs(error - error.mean()) > 3 * error.std(ddof=1)).sum())
@@ -81,7 +81,7 @@ def test_errors_beyond_three_deviations_are_flagged():
 
 
 @pytest.mark.parametrize(
-    "given",
+    "actuals_of",
     [
         lambda ids, actual: dict(zip(ids, actual, strict=True)),
         lambda ids, actual: {str(twin_id): value for twin_id, value in zip(ids, actual, strict=True)},
@@ -89,16 +89,16 @@ def test_errors_beyond_three_deviations_are_flagged():
         lambda ids, actual: pd.DataFrame({"twin_id": ids, "actual": actual, "other": 1}),
     ],
 )
-def test_a_population_is_joined_on_its_tracked_twins(given):
+def test_a_population_is_joined_on_its_tracked_twins(actuals_of):
     tracker, ids, predicted, _ = tracked(100)
     later = predicted + 0.3
-    fidelity = tracker.calculate_fidelity(POPULATION, given([*ids[:60], uuid4()], [*later[:60], 0.5]))
+    fidelity = tracker.calculate_fidelity(POPULATION, actuals_of([*ids[:60], uuid4()], [*later[:60], 0.5]))
     assert fidelity.population_id == POPULATION
     assert (fidelity.n, fidelity.n_unmatched) == (60, 1)
     assert fidelity.mae == pytest.approx(0.3, rel=1e-12)
 
 
-def test_a_population_without_a_tracked_twin_has_no_figures_and_says_so():
+def test_a_population_without_a_tracked_twin_has_no_metrics_and_gives_the_reason():
     fidelity = FidelityTracker().calculate_fidelity(POPULATION, {uuid4(): 0.1})
     assert (fidelity.n, fidelity.n_unmatched, fidelity.mae) == (0, 1, None)
     assert fidelity.missing["mae"] == "no outcomes yet"
@@ -111,12 +111,12 @@ def test_missing_actual_values_of_a_population_are_counted():
     assert (fidelity.n, fidelity.n_skipped) == (2, 1)
 
 
-def test_a_frame_without_the_two_columns_is_refused_with_what_it_has():
+def test_a_frame_without_the_two_columns_is_refused_with_the_columns_it_has():
     with pytest.raises(ValueError, match="lacks actual: it has twin_id, outcome"):
         FidelityTracker().calculate_fidelity(POPULATION, pd.DataFrame({"twin_id": [], "outcome": []}))
 
 
-def test_history_keeps_every_population_figure():
+def test_the_history_has_the_metrics_of_every_population():
     tracker, ids, _, actual = tracked(10)
     first = tracker.calculate_fidelity(POPULATION, dict(zip(ids, actual, strict=True)))
     second = tracker.calculate_fidelity(POPULATION, {ids[0]: 0.0})
@@ -132,11 +132,11 @@ def test_an_injected_shift_is_detected_and_none_is_not():
     assert tracker.check_drift(tracker.calculate_fidelity(POPULATION, shifted), baseline)
 
 
-def test_drift_is_the_rise_of_the_mean_absolute_error_and_nothing_else():
+def test_check_drift_considers_only_the_increase_of_the_mean_absolute_error():
     tracker, baseline = FidelityTracker(), FidelityMetrics(n=1000, mae=0.10, correlation=0.9, coverage_95pct=0.95)
 
-    def drifts(**figures):
-        return tracker.check_drift(FidelityMetrics(n=1000, n_interval=1000, **figures), baseline)
+    def drifts(**values):
+        return tracker.check_drift(FidelityMetrics(n=1000, n_interval=1000, **values), baseline)
 
     assert not drifts(mae=0.12)
     assert drifts(mae=0.1201)
@@ -144,7 +144,7 @@ def test_drift_is_the_rise_of_the_mean_absolute_error_and_nothing_else():
     assert not drifts()
 
 
-def test_all_rules_speak_and_a_models_baseline_serves_as_well():
+def test_all_rules_are_evaluated_and_a_models_baseline_can_be_the_reference():
     baseline = Baseline(
         n=900, mae=0.1, rmse=0.1, correlation=0.8, coverage_95pct=0.95, center=0, scale=1, clip=1, clipped_mean=0.1, clipped_sd=0.1
     )
@@ -166,7 +166,7 @@ def test_limits_can_be_set_by_name_and_unknown_ones_are_refused():
         FidelityTracker(mae_rise=0.5)
 
 
-def test_monitoring_runs_as_in_the_brief():
+def test_the_monitoring_example_of_the_specification_runs():
     ids, predicted, actual = pairs(300)
     twins = dict(zip(ids, predicted, strict=True))
     experiment_results = dict(zip(ids, actual + 0.10 + 0.08, strict=True))
