@@ -1,4 +1,7 @@
-"""What is said: the vocabulary that every other room shares."""
+"""Data types that all packages share: events, models of twins, simulations and fidelity, and the catalogues.
+
+Imports no other package of this project.
+"""
 
 from schemas.events import (
     EVENTS,

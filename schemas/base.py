@@ -1,4 +1,4 @@
-"""What every model of this package shares: strictness, and words for refusals."""
+"""Base classes and field types of all models: strict validation, finite numbers, times in UTC."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 __all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "require_one_of"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
-"""A real number; minus zero is zero, so that equal values are written alike."""
+"""A finite number; minus zero becomes zero, so that equal values have equal text."""
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-def _in_utc(at: datetime) -> datetime:
+def _to_utc(at: datetime) -> datetime:
     try:
         return at.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"{at.isoformat()} is in UTC no moment of the years 1 to 9999") from None
+        raise ValueError(f"{at.isoformat()} converted to UTC is outside of the years 1 to 9999") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-"""A time with its zone, kept in UTC: the same moment is the same value, however it was spelled."""
+Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+"""A time with a zone, converted to UTC, so that equal moments have equal values."""
 
 
 class Record(BaseModel):
-    """A value that refuses what it does not know."""
+    """A model that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
 
 
 class Frozen(Record):
-    """A record that never changes once it is made."""
+    """An immutable record."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=(), frozen=True)
 
@@ -42,9 +42,9 @@ def require_one_of(kind: str, value: str, allowed: Iterable[str]) -> str:
     """Return ``value`` when it is allowed.
 
     Raises:
-        ValueError: naming the value and everything that would be allowed.
+        ValueError: when it is not; the message names the value and all allowed ones.
     """
-    known = sorted(allowed)
-    if value not in known:
-        raise ValueError(f"unknown {kind} {value!r}: use one of {', '.join(known)}")
+    choices = sorted(allowed)
+    if value not in choices:
+        raise ValueError(f"unknown {kind} {value!r}: use one of {', '.join(choices)}")
     return value

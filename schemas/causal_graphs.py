@@ -1,7 +1,7 @@
-"""What is believed to cause what, per twin type: the ground on which features of the outcome are chosen.
+"""Assumed causal graphs per twin type, by which the features of the outcome are selected.
 
-A graph is a declaration, not a finding: whoever knows better hands in another one, as an argument of ``TwinGenerator`` or as a JSON
-file in ``TWIN_CAUSAL_GRAPHS``, ``{"hcp": {"treatment": ..., "edges": [[cause, effect], ...]}}``.
+A graph is an assumption, not a result of the data. Users can replace it by an argument of ``TwinGenerator`` or by a JSON file in
+``TWIN_CAUSAL_GRAPHS``, ``{"hcp": {"treatment": ..., "edges": [[cause, effect], ...]}}``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CausalGraph(Frozen):
     """A directed graph of columns.
 
     Attributes:
-        treatment: the intervention, a column or, more often, something that only a simulation or an experiment sets.
+        treatment: the intervention: a column, or a quantity that only a simulation or an experiment sets.
         edges: pairs (cause, effect). A column that a table lacks counts as unobserved.
     """
 
@@ -39,17 +39,17 @@ class CausalGraph(Frozen):
 
     @property
     def nodes(self) -> frozenset[str]:
-        """Everything that causes or is caused."""
+        """All causes and effects."""
         return frozenset(name for edge in self.edges for name in edge)
 
 
 class Refutation(Frozen):
-    """What became of an estimated effect when it was put to a test that a causal one survives.
+    """Result of a refutation test of an estimated effect, which a causal effect passes.
 
     Attributes:
-        test: what was done to the data.
-        estimate, after: effect of the treatment on the outcome, units of the target, before and after.
-        p_value: of the null hypothesis that the test expects; small values speak against the graph.
+        test: the change to the data, and the expected result.
+        estimate, after: effect of the treatment on the outcome, units of the target, before and after the change.
+        p_value: of the null hypothesis of the expected result; small values are evidence against the graph.
     """
 
     test: str
@@ -59,24 +59,25 @@ class Refutation(Frozen):
 
     @property
     def survived(self) -> bool:
-        """Whether the test found nothing against the graph."""
+        """Whether the test is consistent with the graph at the 5 % level."""
         return self.p_value is None or self.p_value >= 0.05
 
 
 class FeatureSelection(Frozen):
-    """Which columns the expected outcome is learned from, and why the others are not.
+    """The features that the expected outcome is learned from, and the reasons why other columns are not.
 
     Attributes:
-        graph: that the choice rests on.
+        graph: the causal graph behind the selection.
         kept: features of the outcome, in the order of the table.
         adjustment: smallest set of columns that closes every backdoor path from treatment to outcome; null when the table's
-            columns close none.
-        lacking: columns that would close them and are not in the table.
-        outcome_parents: columns that the graph says cause the outcome.
-        undeclared: columns that the graph does not know; kept, as if measured before the treatment.
+            columns do not close all of them.
+        lacking: columns outside of the table that would close them.
+        outcome_parents: direct causes of the outcome in the graph.
+        undeclared: columns that are not in the graph; they are features, on the assumption that they were measured before the
+            treatment.
         dropped: the other columns with the reason.
-        checked_by: library that came to the same adjustment by itself; null when none was asked.
-        refutations: tests of the estimated effect, made at training where the table has the treatment.
+        checked_by: library that identified the same adjustment independently; null without a check.
+        refutations: tests of the estimated effect, run at training where the table has the treatment.
     """
 
     graph: CausalGraph
@@ -214,4 +215,4 @@ TERRITORY_GRAPH = CausalGraph(
 CAUSAL_GRAPHS: Mapping[TwinType, CausalGraph] = MappingProxyType(
     {TwinType.HCP: HCP_GRAPH, TwinType.PATIENT: PATIENT_GRAPH, TwinType.TERRITORY: TERRITORY_GRAPH}
 )
-"""Ours, per twin type: features of the catalogue are measured before a campaign, so none of them is its effect."""
+"""Default graph of each twin type: features of the catalogue are measured before a campaign, so none of them is its effect."""

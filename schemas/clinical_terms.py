@@ -1,4 +1,4 @@
-"""Words that mark a column or a target as clinical: such data is refused, by name.
+"""Terms that mark a column or a target as clinical by its name; such data is refused.
 
 The default features and targets of the twin types are always allowed, whatever they contain.
 """
@@ -67,5 +67,5 @@ def clinical_term(twin_type: TwinType, column: str) -> str | None:
     entry = TWIN_TYPES[twin_type]
     if column in entry.by_name or column in {target.name for target in entry.targets}:
         return None
-    found = _PATTERN.search(re.sub(r"\W+", "_", column.lower()))
-    return found.group(1) if found else None
+    match = _PATTERN.search(re.sub(r"\W+", "_", column.lower()))
+    return match.group(1) if match else None

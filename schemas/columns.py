@@ -1,4 +1,4 @@
-"""Columns of a table of twins as numbers, or as codes of their levels, each worked out once."""
+"""Columns of a table of twins as numbers or as codes of their levels, computed once per column."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ Array = npt.NDArray[np.float64]
 
 
 class Levels(NamedTuple):
-    """``codes`` of shape ``(n,)`` into ``found``, the levels in order of appearance; -1 where a value is missing."""
+    """``codes`` of shape ``(n,)`` into ``values``, the levels in order of appearance; -1 where a value is missing."""
 
     codes: npt.NDArray[np.intp]
-    found: tuple[Any, ...]
+    values: tuple[Any, ...]
 
 
 def encode_levels(column: pd.Series[Any]) -> Levels:
-    """The levels of a column.
+    """Encode the levels of a column.
 
     Example:
         >>> encode_levels(pd.Series(["b", None, "a", "b"]))
-        Levels(codes=array([ 0, -1,  1,  0]), found=('b', 'a'))
+        Levels(codes=array([ 0, -1,  1,  0]), values=('b', 'a'))
     """
-    codes, found = pd.factorize(column)
-    return Levels(codes, tuple(found.tolist()))
+    codes, values = pd.factorize(column)
+    return Levels(codes, tuple(values.tolist()))
 
 
 class Columns:
-    """A frame that is only read; the levels of a column are looked up once."""
+    """A read-only frame that caches the levels of its columns."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.frame = frame

@@ -1,4 +1,4 @@
-"""Everything that is said on a topic, one model each: JSON, unknown fields refused, times with their zone."""
+"""The events of all topics, one model each: JSON, unknown fields refused, times with their zone."""
 
 from __future__ import annotations
 
@@ -44,27 +44,29 @@ __all__ = [
 Feature = str | bool | int | Finite | None
 
 
-def _spelled_once(said: dict[str, Feature]) -> dict[str, Feature]:
-    """In the order of the names, whole numbers without a fraction: equal features are written alike."""
-    return {name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in sorted(said.items())}
+def _canonical_features(features: dict[str, Feature]) -> dict[str, Feature]:
+    """Sorted by name, whole numbers without a fraction, so that equal features have equal text."""
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in sorted(features.items())
+    }
 
 
-Features = Annotated[dict[str, Feature], AfterValidator(_spelled_once)]
-Segment = Annotated[dict[str, str], AfterValidator(lambda said: dict(sorted(said.items())))]
+Features = Annotated[dict[str, Feature], AfterValidator(_canonical_features)]
+Segment = Annotated[dict[str, str], AfterValidator(lambda segment: dict(sorted(segment.items())))]
 
 
 class Event(Frozen):
-    """Any message; ``schema_version`` rises when a field changes its meaning."""
+    """Base class of all events; ``schema_version`` rises when a field changes its meaning."""
 
     schema_version: Literal[1] = 1
 
     def canonical(self) -> bytes:
-        """The content, spelled the same for equal events."""
+        """The content in canonical form: equal events have equal bytes."""
         return self.model_dump_json().encode()
 
 
 class SimulationRequest(Event):
-    """Please simulate this intervention on these twins."""
+    """A request to simulate an intervention on a population of twins."""
 
     simulation_id: UUID
     requested_at: Moment
@@ -82,11 +84,11 @@ class SimulationRequest(Event):
     experiment_id: str | None = Field(default=None, max_length=200)
 
     @model_validator(mode="after")
-    def _means_something(self) -> Self:
+    def _target_and_filters_exist(self) -> Self:
         TWIN_TYPES[self.twin_type].target(self.target)
         canonical_filters(self.twin_type, self.filters)
         if self.population_id is not None and self.twin_count is not None:
-            raise ValueError("give population_id or twin_count, not both")
+            raise ValueError("population_id and twin_count exclude each other")
         return self
 
     @property
@@ -96,16 +98,16 @@ class SimulationRequest(Event):
 
     @property
     def effective_seed(self) -> int:
-        """The seed, derived from the id where none was given, in [0, 2**63)."""
+        """The seed in [0, 2**63), derived from ``simulation_id`` where the request has none."""
         return self.seed if self.seed is not None else self.simulation_id.int % 2**63
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_WAYS = ("predicted_value", "simulation_id and twin_id", "entity_id and features")
+_PREDICTION_SOURCES = ("predicted_value", "simulation_id and twin_id", "entity_id and features")
 
 
 class OutcomeEvent(Event):
-    """What really happened to whom; a null ``actual_value`` is known to be missing, a higher ``revision`` corrects."""
+    """The observed outcome of an entity; a null ``actual_value`` is missing, a higher ``revision`` corrects a lower one."""
 
     event_id: UUID
     observed_at: Moment
@@ -126,21 +128,23 @@ class OutcomeEvent(Event):
     segment: Segment = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _one_way_to_the_prediction(self) -> Self:
-        given = (self.predicted_value is not None, bool(self.simulation_id or self.twin_id), self.features is not None)
-        if sum(given) != 1:
-            chosen = list(compress(_WAYS, given))
-            raise ValueError(f"give exactly one way to the prediction ({', '.join(_WAYS)}), not {chosen or 'none'}")
+    def _exactly_one_prediction_source(self) -> Self:
+        present = (self.predicted_value is not None, bool(self.simulation_id or self.twin_id), self.features is not None)
+        if sum(present) != 1:
+            sources = list(compress(_PREDICTION_SOURCES, present))
+            raise ValueError(
+                f"exactly one source of the prediction is needed ({', '.join(_PREDICTION_SOURCES)}), not {sources or 'none'}"
+            )
         if (self.simulation_id is None) != (self.twin_id is None):
             raise ValueError("simulation_id and twin_id belong together")
         if self.features is not None and self.entity_id is None:
             raise ValueError("features need an entity_id")
         if self.model_id is not None and self.predicted_value is None:
-            raise ValueError("model_id says whose predicted_value it is: give predicted_value too, or leave both out")
+            raise ValueError("model_id is the model of predicted_value: provide predicted_value too, or leave both out")
         return self
 
     @model_validator(mode="after")
-    def _sound_interval(self) -> Self:
+    def _interval_holds_prediction(self) -> Self:
         low, high = self.predicted_lower, self.predicted_upper
         if (low is None) != (high is None):
             raise ValueError("predicted_lower and predicted_upper belong together")
@@ -152,7 +156,7 @@ class OutcomeEvent(Event):
         return self
 
     @model_validator(mode="after")
-    def _known_words(self) -> Self:
+    def _target_and_segments_exist(self) -> Self:
         entry = TWIN_TYPES[self.twin_type]
         entry.target(self.metric_type)
         unknown = [name for name in self.segment if name not in entry.segments]
@@ -166,7 +170,7 @@ class OutcomeEvent(Event):
         return model_line(self.twin_type, self.brand, self.metric_type)
 
     def canonical(self) -> bytes:
-        """The content, spelled the same for equal events; a whole slice of outcomes is spelled like this at once."""
+        """The content in canonical form; ``schemas.canonical`` computes the same bytes for a batch of outcomes."""
         values = (self.actual_value, self.predicted_value, self.predicted_lower, self.predicted_upper)
         numbers = np.array(
             (
@@ -179,14 +183,14 @@ class OutcomeEvent(Event):
             dtype=NUMBERS,
         )
         segment = self.segment.items()
-        words = encode_shared_fields(self.schema_version, self.twin_type, self.brand, self.metric_type, self.model_id, segment)
-        return numbers.tobytes() + words + encode_own_fields(self.simulation_id, self.twin_id, self.entity_id, self.features)
+        shared = encode_shared_fields(self.schema_version, self.twin_type, self.brand, self.metric_type, self.model_id, segment)
+        return numbers.tobytes() + shared + encode_own_fields(self.simulation_id, self.twin_id, self.entity_id, self.features)
 
 
 class ExperimentResult(Event):
-    """What a real experiment found; ``effect`` is a fraction on the target's scale, positive = desired.
+    """The result of a real experiment; ``effect`` is a fraction on the target's scale, positive = desired.
 
-    The same result with ``withdrawn`` takes it back, for good: from then on it is as if it had never been told.
+    The same result with ``withdrawn`` removes it permanently: calibration no longer uses it.
     """
 
     experiment_id: str = Field(min_length=1, max_length=200)
@@ -203,7 +207,7 @@ class ExperimentResult(Event):
     withdrawn: bool = False
 
     @model_validator(mode="after")
-    def _means_something(self) -> Self:
+    def _target_and_filters_exist(self) -> Self:
         TWIN_TYPES[self.twin_type].target(self.target)
         canonical_filters(self.twin_type, self.filters)
         return self
@@ -223,7 +227,7 @@ class AnswerStatus(StrEnum):
 
 
 class SimulationAnswer(Event):
-    """The answer to one request; ``result`` only where it is completed, ``reason`` only where it is not."""
+    """The answer to one request: a ``result`` when it is completed, otherwise a ``reason``."""
 
     simulation_id: UUID
     status: AnswerStatus
@@ -233,7 +237,7 @@ class SimulationAnswer(Event):
     effects_version: int | None = None
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _result_or_reason(self) -> Self:
         if (self.status is AnswerStatus.COMPLETED) != (self.result is not None):
             raise ValueError(f"a {self.status} answer {'needs a' if self.result is None else 'has no'} result")
         if (self.status is AnswerStatus.COMPLETED) == (self.reason is not None):
@@ -259,7 +263,7 @@ SUM_FIELDS: tuple[str, ...] = (
 
 
 class SourceId(Frozen):
-    """Where outcomes came from; the incarnation rises when the topic was made anew."""
+    """The partition that outcomes were read from; the incarnation rises when the topic is created again."""
 
     topic: str
     partition: int = Field(ge=0)
@@ -270,7 +274,7 @@ class SourceId(Frozen):
 
 
 class PaneRow(Frozen):
-    """Cumulative sums of one series, pane and source; the row with the highest ``version`` is the true one.
+    """Cumulative sums of one series, pane and source; the row with the highest ``version`` is the valid one.
 
     Attributes:
         segment: ``all`` or ``dimension=value``.
@@ -289,7 +293,7 @@ class PaneRow(Frozen):
 
 
 class FidelityErrors(Event):
-    """The rows that a slice changed for one model line, or (without rows) how far a source has come.
+    """The pane rows that a batch changed for one model line, or (without rows) the progress of a source.
 
     ``watermark`` is the event time that the source has reached, null before its first outcome.
     """
@@ -301,7 +305,7 @@ class FidelityErrors(Event):
 
 
 class FidelityWindow(Event):
-    """What a window of one series looks like; ``version`` is the sum of its rows' versions, the highest is the true one."""
+    """Fidelity of one window of a series; ``version`` is the sum of its rows' versions, the highest is the valid one."""
 
     line: str
     model_id: UUID
@@ -317,7 +321,7 @@ class FidelityWindow(Event):
 
 
 class DriftEvent(Event):
-    """A verdict that changed the state of a series, or that calls for a retrain."""
+    """A change of the drift state of a series, or a verdict that requests retraining."""
 
     line: str
     model_id: UUID
@@ -334,7 +338,7 @@ class DriftEvent(Event):
 
 
 class RetrainEvent(Event):
-    """Please retrain: which model is accused, why, and on what evidence. ``retrain_id`` is uuid5(model_id, finished trainings)."""
+    """A request to retrain a model, with cause and evidence; ``retrain_id`` is uuid5(model_id, finished trainings)."""
 
     retrain_id: UUID
     line: str
@@ -347,7 +351,7 @@ class RetrainEvent(Event):
 
 
 class ModelEvent(Event):
-    """The whole state of a model line after something happened to it; the highest ``generation`` is the true one."""
+    """The complete state of a model line after a change; the highest ``generation`` is the valid one."""
 
     line: str
     generation: int = Field(ge=0)
@@ -362,7 +366,7 @@ class ModelEvent(Event):
 
 
 class EffectsEvent(Event):
-    """A new version of what is believed of one intervention on one line, because of these experiments."""
+    """A new version of the effect prior of an intervention on one line, calibrated by these experiments."""
 
     line: str
     prior: EffectPrior
@@ -381,9 +385,9 @@ EVENTS: dict[str, type[Event]] = {
     "model-events": ModelEvent,
     "effect-priors": EffectsEvent,
 }
-"""Topic to event; ``dead-letters`` carries refused bytes as they came."""
+"""Topic to event; ``dead-letters`` carries the original bytes of refused records."""
 
 
 def canonical_digest(event: Event) -> bytes:
-    """SHA-256 of an event's content: equal events have equal digests, however they were spelled."""
+    """SHA-256 of an event's canonical content: equal events have equal digests, whatever their JSON."""
     return hashlib.sha256(event.canonical()).digest()

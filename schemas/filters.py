@@ -1,7 +1,7 @@
-"""One filter language for generating, simulating and querying twins.
+"""The filter language for generating, simulating and querying twins.
 
 A value or a list means membership, ``min_x`` and ``max_x`` are inclusive bounds on ``x``; ``x`` is a feature of the twin type
-or one of the words that its catalogue entry maps to a feature (``tier``, ``region``, ``specialty``, ``decile``).
+or a filter name that its catalogue entry maps to a feature (``tier``, ``region``, ``specialty``, ``decile``).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ __all__ = ["Condition", "Filters", "PopulationFilter", "canonical_filters", "con
 
 
 Value = TypeVar("Value")
-Listed = Annotated[list[Value], BeforeValidator(lambda said: [said] if isinstance(said, str | int) else said)]
-"""Values to be among; one by itself stands for a list of one."""
+Listed = Annotated[list[Value], BeforeValidator(lambda value: [value] if isinstance(value, str | int) else value)]
+"""A list of values; a single value is accepted as a list of one."""
 
 
 class PopulationFilter(BaseModel):
-    """Which twins a simulation looks at.
+    """The twins that a simulation uses.
 
-    Any feature of the twin type may be added beside the four words of the brief; what the twin type lacks is refused where
-    the twin type is known.
+    Any feature of the twin type may be added to the four declared fields; unknown features are refused by ``conditions``, where
+    the twin type is available.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -60,83 +60,84 @@ class Condition(Frozen):
 
 
 def filter_values(filters: Filters) -> dict[str, Any]:
-    """What a filter says, without the words that it leaves open."""
-    said = filters.model_dump() if isinstance(filters, PopulationFilter) else dict(filters or {})
-    return {word: value for word, value in said.items() if value is not None}
+    """The fields of a filter that are set."""
+    fields = filters.model_dump() if isinstance(filters, PopulationFilter) else dict(filters or {})
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def conditions(twin_type: TwinType, filters: Filters) -> tuple[Condition, ...]:
     """The filter as conditions on columns, in a fixed order.
 
     Raises:
-        ValueError: for a word or a value that means nothing for this twin type; it names what would be allowed.
+        ValueError: for a key or a value that does not exist for this twin type; the message names the allowed ones.
     """
-    return tuple(_condition(twin_type, word, value) for word, value in sorted(filter_values(filters).items()))
+    return tuple(_condition(twin_type, key, value) for key, value in sorted(filter_values(filters).items()))
 
 
 def canonical_filters(twin_type: TwinType, filters: Filters) -> dict[str, Any]:
-    """The filter in one spelling: equal selections have equal dictionaries, fit for hashing and for storing as JSON."""
-    spelled: dict[str, Any] = {}
+    """The filter in canonical form: equal selections give equal dictionaries, for hashing and for storing as JSON."""
+    canonical: dict[str, Any] = {}
     for condition in conditions(twin_type, filters):
         if condition.operator == "in":
-            spelled[condition.column] = sorted(set(condition.values), key=str)
+            canonical[condition.column] = sorted(set(condition.values), key=str)
         else:
-            spelled[f"{condition.operator}_{condition.column}"] = condition.values[0]
-    return spelled
+            canonical[f"{condition.operator}_{condition.column}"] = condition.values[0]
+    return canonical
 
 
-def rows_matching(frame: pd.DataFrame, wanted: Iterable[Condition]) -> npt.NDArray[np.bool_]:
+def rows_matching(frame: pd.DataFrame, required: Iterable[Condition]) -> npt.NDArray[np.bool_]:
     """Rows of ``frame`` that satisfy every condition, shape ``(n,)``.
 
     Raises:
         ValueError: when a condition is on a column that the frame lacks.
     """
     mask = np.ones(len(frame), dtype=bool)
-    for condition in wanted:
+    for condition in required:
         if condition.column not in frame:
             raise ValueError(f"cannot filter on {condition.column!r}: these twins have {', '.join(map(str, frame))}")
         mask &= condition.mask(frame[condition.column])
     return mask
 
 
-def _condition(twin_type: TwinType, word: str, value: Any) -> Condition:
-    operator, name = _operator(twin_type, word)
-    feature = _feature(twin_type, word, name)
+def _condition(twin_type: TwinType, key: str, value: Any) -> Condition:
+    operator, name = _operator(twin_type, key)
+    feature = _feature(twin_type, key, name)
     if operator == "in":
         listed = value if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str) else [value]
         if not listed:
-            raise ValueError(f"filter {word!r} is an empty list: give at least one value or leave it out")
-        return Condition(column=feature.name, operator="in", values=tuple(_value(feature, word, v) for v in listed))
+            raise ValueError(f"filter {key!r} is an empty list: provide at least one value or leave it out")
+        return Condition(column=feature.name, operator="in", values=tuple(_value(feature, key, v) for v in listed))
     if feature.kind not in ("integer", "number"):
-        raise ValueError(f"filter {word!r} is a bound, but {feature.name!r} is a {feature.kind}: list its values instead")
-    return Condition(column=feature.name, operator=operator, values=(_value(feature, word, value),))
+        raise ValueError(f"filter {key!r} is a bound, but {feature.name!r} is a {feature.kind}: list its values instead")
+    return Condition(column=feature.name, operator=operator, values=(_value(feature, key, value),))
 
 
-def _operator(twin_type: TwinType, word: str) -> tuple[Literal["in", "min", "max"], str]:
-    if word in _words(twin_type):
-        return "in", word
-    if word.startswith("min_"):
-        return "min", word.removeprefix("min_")
-    if word.startswith("max_"):
-        return "max", word.removeprefix("max_")
-    return "in", word
+def _operator(twin_type: TwinType, key: str) -> tuple[Literal["in", "min", "max"], str]:
+    if key in _filter_columns(twin_type):
+        return "in", key
+    if key.startswith("min_"):
+        return "min", key.removeprefix("min_")
+    if key.startswith("max_"):
+        return "max", key.removeprefix("max_")
+    return "in", key
 
 
-def _words(twin_type: TwinType) -> dict[str, str]:
+def _filter_columns(twin_type: TwinType) -> dict[str, str]:
+    """Filter name to column: all features, and the names that the catalogue maps to one."""
     entry = TWIN_TYPES[twin_type]
     return {**{name: name for name in entry.by_name}, **entry.filters}
 
 
-def _feature(twin_type: TwinType, word: str, name: str) -> Feature:
-    words = _words(twin_type)
-    if name not in words:
+def _feature(twin_type: TwinType, key: str, name: str) -> Feature:
+    columns = _filter_columns(twin_type)
+    if name not in columns:
         raise ValueError(
-            f"{twin_type} twins cannot be filtered by {word!r}: use {', '.join(sorted(words))}, or min_/max_ of a number"
+            f"{twin_type} twins cannot be filtered by {key!r}: use {', '.join(sorted(columns))}, or min_/max_ of a number"
         )
-    return TWIN_TYPES[twin_type].by_name[words[name]]
+    return TWIN_TYPES[twin_type].by_name[columns[name]]
 
 
-def _value(feature: Feature, word: str, value: Any) -> str | int | float | bool:
+def _value(feature: Feature, key: str, value: Any) -> str | int | float | bool:
     if feature.kind == "category" and isinstance(value, str):
         return value
     if feature.kind == "flag" and isinstance(value, bool | np.bool_):
@@ -144,4 +145,4 @@ def _value(feature: Feature, word: str, value: Any) -> str | int | float | bool:
     numeric = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if feature.kind in ("integer", "number") and numeric and np.isfinite(value):
         return int(value) if float(value).is_integer() else float(value)
-    raise ValueError(f"filter {word!r} got {value!r}: {feature.name!r} is a {feature.kind}")
+    raise ValueError(f"filter {key!r} got {value!r}: {feature.name!r} is a {feature.kind}")

@@ -1,7 +1,7 @@
-"""The catalogue of interventions: what each is believed to do, where, how often, for how long, and to whom.
+"""The catalogue of interventions: prior effects, dose response, channels, and moderators.
 
-Effects are priors, not bare numbers: a mean and a standard deviation as a fraction on the target's own scale, at the entry's own
-channel, monthly, for 12 weeks, at intensity 1. A new intervention is one entry here; the contract suite follows.
+Effects are priors: a mean and a standard deviation as a fraction on the target's own scale, at the entry's own channel, monthly,
+for 12 weeks, at intensity 1. A new intervention is one entry here; the contract suite covers it automatically.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REFERENCE_INTENSITY = 1.0
 
 
 class Channel(StrEnum):
-    """How an intervention reaches people."""
+    """The channel through which an intervention reaches people."""
 
     EMAIL = "email"
     PHONE = "phone"
@@ -44,7 +44,7 @@ class Channel(StrEnum):
 
 
 class Frequency(StrEnum):
-    """How often."""
+    """How often contacts are made."""
 
     ONCE = "once"
     WEEKLY = "weekly"
@@ -64,12 +64,12 @@ CONTACTS_A_MONTH: Mapping[Frequency, float] = MappingProxyType(
         Frequency.QUARTERLY: 1 / 3,
     }
 )
-"""Contacts a month after the first; whatever the rate, a campaign makes at least one contact."""
+"""Contacts per month after the first; at any rate, a campaign has at least one contact."""
 
 
 @dataclass(frozen=True)
 class Uncertain:
-    """A quantity that is believed, not known: mean and standard deviation of a normal distribution."""
+    """An uncertain quantity: mean and standard deviation of its normal prior."""
 
     mean: float
     sd: float
@@ -77,7 +77,7 @@ class Uncertain:
 
 @dataclass(frozen=True)
 class Positive:
-    """A positive quantity that is believed, not known: its median, and the standard deviation of its logarithm."""
+    """An uncertain positive quantity: median and standard deviation of the logarithm of its log-normal prior."""
 
     median: float
     spread: float
@@ -85,13 +85,17 @@ class Positive:
 
 @dataclass(frozen=True)
 class Moderator:
-    """How a feature bends an effect: the log of the factor per ``spread`` of ``column``, or at a level of it.
+    """How a feature moderates an effect: the log of the factor per ``spread`` of a number, or at a level of a category.
 
-    A number is centred by ``center`` first, a level that is not listed has the factor 1: the base effect is that of a twin at the
-    centre of everything. Levels are compared in lower case, without a plural s.
+    Numbers are centred by ``center``, and a level that is not listed has the factor 1, so that the base effect is that of a twin
+    with average moderators. Levels are compared in lower case, without a plural s.
 
     Attributes:
-        channels: where it matters; empty: everywhere.
+        column: name of the feature.
+        slope: log of the factor per ``spread`` of a number; None for a category.
+        center, spread: by which a number is centred and scaled.
+        levels: log of the factor at each level of a category.
+        channels: channels in which it matters; empty for all.
     """
 
     column: str
@@ -104,15 +108,17 @@ class Moderator:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What a kind of intervention is believed to do.
+    """Prior effect and dose response of one type of intervention.
 
     Attributes:
+        name: type of the intervention in requests and results.
+        label: its name on screens.
         effect: at the reference dose, as a fraction on the target's scale.
         channel: its own channel.
-        source: where the numbers come from, for the reader of a result.
-        channels: log of the factor of each channel; the own one is exactly 0.
-        half_contacts, half_weeks, half_intensity: dose at which half of the greatest response is reached, in contacts over the
-            whole duration, weeks, and strengths of a usual contact.
+        source: origin of the numbers, shown with results.
+        channels: log of the factor of each channel; exactly 0 for its own.
+        half_contacts, half_weeks, half_intensity: dose of half the maximal response, in contacts over the whole duration, weeks,
+            and intensity (1 is a usual contact).
     """
 
     name: str
@@ -126,7 +132,7 @@ class Intervention:
     half_intensity: Positive = Positive(1.0, 0.4)
 
 
-def _believed(mean: float) -> Uncertain:
+def _uncalibrated(mean: float) -> Uncertain:
     return Uncertain(mean, UNCALIBRATED_SPREAD * mean)
 
 
@@ -145,7 +151,7 @@ INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
             Intervention(
                 "email_campaign",
                 "E-mail campaign",
-                _believed(0.05),
+                _uncalibrated(0.05),
                 Channel.EMAIL,
                 _SOURCE,
                 _channels(Channel.EMAIL, (Channel.WEB, Channel.MAIL)),
@@ -153,7 +159,7 @@ INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
             Intervention(
                 "call_frequency_increase",
                 "More representative visits",
-                _believed(0.08),
+                _uncalibrated(0.08),
                 Channel.IN_PERSON,
                 _SOURCE,
                 _channels(Channel.IN_PERSON, (Channel.VIDEO, Channel.PHONE)),
@@ -161,7 +167,7 @@ INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
             Intervention(
                 "speaker_program_invitation",
                 "Speaker program",
-                _believed(0.12),
+                _uncalibrated(0.12),
                 Channel.IN_PERSON,
                 _SOURCE,
                 _channels(Channel.IN_PERSON, (Channel.VIDEO, Channel.EMAIL)),
@@ -169,7 +175,7 @@ INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
             Intervention(
                 "educational_content_share",
                 "Educational content",
-                _believed(0.06),
+                _uncalibrated(0.06),
                 Channel.WEB,
                 _SOURCE,
                 _channels(Channel.WEB, (Channel.EMAIL, Channel.VIDEO)),
@@ -177,7 +183,7 @@ INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
             Intervention(
                 "peer_to_peer_referral",
                 "Peer referral",
-                _believed(0.10),
+                _uncalibrated(0.10),
                 Channel.IN_PERSON,
                 _SOURCE,
                 _channels(Channel.IN_PERSON, (Channel.PHONE, Channel.VIDEO)),

@@ -1,4 +1,4 @@
-"""What is asked of a simulation and what it answers."""
+"""Inputs and results of simulations, effect priors, and experiment plans."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class InterventionConfig(Frozen):
-    """What would be done. ``intensity`` 1 (or none) is the usual strength of one contact, in (0, 3]."""
+    """An intervention to simulate; ``intensity`` 1 (or none) is the usual strength of one contact, in (0, 3]."""
 
     intervention_type: str
     channel: str
@@ -40,22 +40,22 @@ class InterventionConfig(Frozen):
 
     @field_validator("intervention_type")
     @classmethod
-    def _known_intervention(cls, value: str) -> str:
+    def _intervention_exists(cls, value: str) -> str:
         return require_one_of("intervention_type", value, INTERVENTIONS)
 
     @field_validator("channel")
     @classmethod
-    def _known_channel(cls, value: str) -> str:
+    def _channel_exists(cls, value: str) -> str:
         return require_one_of("channel", value, Channel)
 
     @field_validator("frequency")
     @classmethod
-    def _known_frequency(cls, value: str) -> str:
+    def _frequency_exists(cls, value: str) -> str:
         return require_one_of("frequency", value, Frequency)
 
 
 class SimulationRecommendation(StrEnum):
-    """What the numbers say should be done."""
+    """Recommended decision about an intervention."""
 
     DEPLOY = "deploy"
     DO_NOT_DEPLOY = "do_not_deploy"
@@ -63,13 +63,14 @@ class SimulationRecommendation(StrEnum):
 
 
 class EffectPrior(Frozen):
-    """What is believed of an intervention's base effect, and on what ground.
+    """Prior distribution of an intervention's base effect, and its source.
 
     Attributes:
-        mean, sd: of the effect at the reference dose, a fraction on the target's scale.
-        between_sd: standard deviation of true effects from one experiment to the next.
-        version: 0 for the catalogue, else the number of the calibrated version.
-        n_experiments: real experiments behind it.
+        mean, sd: mean effect at the reference dose and its standard deviation, fractions on the target's scale.
+        between_sd: standard deviation of true effects between experiments.
+        version: 0 for the catalogue, otherwise the number of the calibrated version.
+        n_experiments: number of real experiments that it was calibrated by.
+        source: origin of the numbers.
     """
 
     intervention_type: str
@@ -82,20 +83,20 @@ class EffectPrior(Frozen):
 
 
 class Reach(Frozen):
-    """Share of an intervention's base effect that a campaign reaches: its dose times the average factor of whom it is made on."""
+    """Share of an intervention's base effect that a campaign reaches: its dose times the average factor of its population."""
 
     mean: Finite = Field(gt=0)
     sd: Finite = Field(default=0.0, ge=0)
 
 
 class TrackRecord(Frozen):
-    """Of past simulations of this intervention on this line that a real experiment has answered, how many were right.
+    """Agreement of past simulations of this intervention on this line with the real experiments made after them.
 
     Attributes:
-        n: simulations with a real answer.
-        n_inside: whose interval holds the effect that was found.
-        n_agreeing: whose interval holds it once the experiment's own error is allowed for.
-        mean_error: average of found minus simulated effect: above 0 the simulations promise too little; null without any.
+        n: simulations with a real experiment.
+        n_inside: simulations whose interval holds the observed effect.
+        n_agreeing: simulations whose interval, widened by the experiment's standard error, holds the observed effect.
+        mean_error: mean of observed minus simulated effect: above 0 the simulations are too low; null without any.
     """
 
     n: int = Field(ge=0)
@@ -105,15 +106,15 @@ class TrackRecord(Frozen):
 
     def __str__(self) -> str:
         if not self.n:
-            return "no simulation of this kind has a real answer yet"
+            return "no simulation of this intervention has been tested by a real experiment yet"
         return (
-            f"of {self.n} past simulations of this kind with a real answer, {self.n_inside} had it inside their interval,"
-            f" {self.n_agreeing} when the experiment's own error is allowed for"
+            f"of {self.n} past simulations of this intervention tested by a real experiment, the interval of {self.n_inside} held"
+            f" the observed effect, {self.n_agreeing} when the experiment's standard error is included"
         )
 
 
 class SubgroupEffect(Frozen):
-    """The effect in one subgroup, shrunk toward the whole; ``n`` twins stand in it."""
+    """The effect in one subgroup of ``n`` twins, shrunk toward the overall effect."""
 
     group: str
     estimate: Finite
@@ -123,7 +124,7 @@ class SubgroupEffect(Frozen):
 
 
 class EffectHeterogeneity(Frozen):
-    """Effects by subgroup, by dimension; ``n_groups`` of them were looked at, and ``warning`` says what follows from that."""
+    """Effects by subgroup of each dimension; ``warning`` is about the multiple comparisons among ``n_groups`` subgroups."""
 
     by_dimension: dict[str, tuple[SubgroupEffect, ...]] = Field(default_factory=dict)
     n_groups: int = 0
@@ -132,7 +133,7 @@ class EffectHeterogeneity(Frozen):
 
 
 class Alternative(Frozen):
-    """Another intervention on the same twins and the same draws; ``difference`` is its effect minus the first one's."""
+    """Another intervention on the same twins and the same draws; ``difference`` is its effect minus that of the first."""
 
     intervention: InterventionConfig
     ate: Finite
@@ -145,10 +146,10 @@ class Alternative(Frozen):
 
 
 class BestChoice(Frozen):
-    """The best of several interventions, with an interval that allows for its having been chosen.
+    """The best of several interventions, with an interval that accounts for the selection.
 
-    All candidates' intervals hold at once, so that of the chosen one holds whichever it is; ``margin`` is how far it is above the
-    runner-up, with an interval of the same kind.
+    The intervals of all candidates hold simultaneously, so that of the selected one is valid whichever it is; ``margin`` is its
+    distance from the runner-up, with an interval of the same kind.
     """
 
     intervention: InterventionConfig
@@ -162,17 +163,17 @@ class BestChoice(Frozen):
 
 
 class SimulationResult(Record):
-    """The answer to "what would it do".
+    """The result of a simulation.
 
     Attributes:
         ate: average treatment effect, a fraction on the target's scale, positive = desired.
         ate_ci_lower, ate_ci_upper: interval of that average at ``confidence_level``.
         probability_worthwhile: probability that the effect reaches ``min_effect_threshold``.
-        affected_twin_count: twins that the filters left.
-        best_alternative: the alternative that is expected to do more, in words; null where none is.
-        best: of the intervention and its alternatives; null without alternatives.
+        affected_twin_count: twins that satisfy the filters.
+        best_alternative: text of the alternative with the largest effect above that of the intervention; null where none is.
+        best: the best of the intervention and its alternatives; null without alternatives.
         effects_version: version of the effect prior that was used.
-        track_record: of earlier simulations of this kind; null where nobody has kept any.
+        track_record: agreement of earlier simulations of this intervention with experiments; null where it is not recorded.
     """
 
     simulation_id: UUID
@@ -201,7 +202,7 @@ class SimulationResult(Record):
 
 
 class Arm(Frozen):
-    """One arm of a planned experiment: who gets what, in how many units of assignment."""
+    """One arm of a planned experiment: its intervention, people, and units of assignment."""
 
     name: str
     intervention: InterventionConfig | None
@@ -210,17 +211,18 @@ class Arm(Frozen):
 
 
 class ExperimentPlan(Frozen):
-    """A real experiment that would settle a simulated question.
+    """A plan of a real experiment that tests a simulated effect.
 
     Attributes:
-        arms: the treated first, then the control.
-        detectable_effect: smallest effect found with probability ``power`` at ``alpha`` two-sided, on the effect's own scale.
-        power: of finding ``effect``, the effect that was planned for.
-        power_at_simulated: of finding the effect that the simulation expects.
-        design_effect: factor on the variance that assigning whole clusters costs; 1 without clusters.
-        correlation: of outcome and prediction, measured; the plan counts on adjusting for it.
+        arms: the treated arm, then the control arm.
+        effect: the effect to detect, a fraction on the target's scale.
+        detectable_effect: smallest effect detected with probability ``power`` at ``alpha`` two-sided, on the same scale.
+        power: probability of detecting ``effect``.
+        power_at_simulated: probability of detecting the simulated effect.
+        design_effect: factor by which assignment of whole clusters inflates the variance; 1 without clusters.
+        correlation: of outcome and prediction, measured, if the analysis adjusts for the prediction, else 0.
         saved: share of the people that this adjustment saves.
-        simulation: the answer it was made from.
+        simulation: the simulation that the plan is based on.
     """
 
     arms: tuple[Arm, ...]

@@ -1,4 +1,4 @@
-"""Twins, their populations, and what is known of the model behind them."""
+"""Twins, their populations, and the card, metrics and baseline of the model that generated them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 ModelType = Literal["auto", "RandomForest", "GradientBoosting", "HistGradientBoosting"]
-"""How the expected outcome is learned; ``auto`` begins with the random forest and asks gradient boosting when that is weak."""
+"""Estimator of the expected outcome; ``auto`` fits the random forest, and gradient boosting when its fidelity is low."""
 
 BEHAVIOUR = "baseline_behavior"
 LOWER = "baseline_lower"
@@ -39,10 +39,10 @@ UPPER = "baseline_upper"
 
 
 class Errors(Frozen):
-    """What a model's errors looked like on some rows that it had not seen.
+    """Errors of a model on rows that it was not fitted on.
 
     Attributes:
-        n: rows behind these figures (out-of-fold rows of training, plus held-out ones).
+        n: number of these rows (out-of-fold rows of training, plus held-out ones).
         mae, rmse: in units of the target.
         correlation: of predicted and actual; null when either is constant.
         coverage_95pct: share of outcomes inside their 95 % prediction interval.
@@ -59,12 +59,12 @@ class Errors(Frozen):
 
 
 class Histogram(Frozen):
-    """How often a column fell into each of its bins, and whether it was missing, on the rows that a model learned from.
+    """Frequencies of a column's values on the training rows of a model.
 
     Attributes:
-        edges: between the bins of a column of numbers, ascending; a bin holds its upper edge. Empty for a category.
-        levels: of a category, every other level and none at all share the last bin. Empty for a column of numbers.
-        counts: of each bin; the last one is for what is missing or unknown.
+        edges: between the bins of a column of numbers, ascending; a bin includes its upper edge. Empty for a category.
+        levels: levels of a category; other levels and missing values share the last bin. Empty for a column of numbers.
+        counts: of each bin; the last one is for missing and unknown values.
     """
 
     edges: tuple[Finite, ...] = ()
@@ -73,14 +73,14 @@ class Histogram(Frozen):
 
 
 class Baseline(Errors):
-    """What a model's errors looked like on rows that it had not seen; fixed for the model's life, so its version is the model.
+    """Errors of a model on rows that it was not fitted on, against which its fidelity is compared; fixed for each model.
 
     Attributes:
-        center, scale: fixed reference of the sums: mean and standard deviation of the target in training, scale > 0.
+        center, scale: fixed reference of the error sums: mean and standard deviation of the target in training, scale > 0.
         clip: loss at which the detector clips, 1.5 x the 99th percentile of the absolute errors, > 0.
-        segments: the same of the rows of each level of a declared dimension, by ``dimension=level``.
+        segments: errors on the rows of each level of a declared dimension, by ``dimension=level``.
         half_width: mean half width of the 95 % prediction interval of those rows.
-        inputs: of each feature, and of the prediction under the name ``predicted``.
+        inputs: histogram of each feature, and of the prediction under the name ``predicted``.
     """
 
     center: Finite
@@ -92,14 +92,15 @@ class Baseline(Errors):
 
 
 class RealismReport(Frozen):
-    """How hard synthetic rows are to tell from held-out real ones, and how close they come to the rows learned from.
+    """Similarity of synthetic rows to held-out real rows, and their closeness to the training rows.
 
     Attributes:
-        auc: of a classifier between twins and held-out rows, 0.5 = cannot tell.
-        marginal_score: mean over columns of 1 - KS distance or 1 - total variation, 1 = same.
-        association_error: mean absolute difference of the association over all pairs of columns, 0 = same.
-        exact_copies, near_copies: share of twins; 0.05 near copies is no excess.
-        closer_to_training: share of twins nearer to a training row than to a held-out row, 0.5 = no memory.
+        auc: of a classifier of twins against held-out rows, 0.5 = indistinguishable.
+        marginal_score: mean over columns of 1 - KS distance or 1 - total variation, 1 = equal distributions.
+        association_error: mean absolute difference of the association over all pairs of columns, 0 = equal.
+        exact_copies, near_copies: shares of twins; 0.05 near copies is no excess.
+        closer_to_training: share of twins nearer to a training row than to a held-out row, 0.5 = no memorisation.
+        n_synthetic, n_held_out: compared rows.
         columns: the score of each column.
     """
 
@@ -114,29 +115,30 @@ class RealismReport(Frozen):
     columns: dict[str, float] = Field(default_factory=dict)
 
     def __str__(self) -> str:
-        """The report in words.
+        """The report as text.
 
         >>> shares = {"exact_copies": 0.0, "near_copies": 0.05, "closer_to_training": 0.51}
         >>> counts = {"n_synthetic": 2000, "n_held_out": 2000}
         >>> report = RealismReport(auc=0.52, marginal_score=0.99, association_error=0.01, **shares, **counts)
         >>> print(str(report).partition("; ")[2])
-        near copies 5.0 % (5 % is no excess), exact ones 0.0 %, nearer to rows learned from than to unseen ones 51 %
+        near copies 5.0 % (5 % is no excess), exact copies 0.0 %, nearer to training rows than to held-out rows 51 %
         """
         return (
-            f"{self.n_synthetic:,} twins beside {self.n_held_out:,} unseen rows: told apart with an AUC of {self.auc:.3f} "
-            f"(0.5 is a coin), columns alike to {self.marginal_score:.3f}, association error {self.association_error:.4f}; "
-            f"near copies {100 * self.near_copies:.1f} % (5 % is no excess), exact ones {100 * self.exact_copies:.1f} %, "
-            f"nearer to rows learned from than to unseen ones {100 * self.closer_to_training:.0f} %"
+            f"{self.n_synthetic:,} twins compared with {self.n_held_out:,} held-out rows: a classifier separates them with an AUC "
+            f"of {self.auc:.3f} (0.5 is chance), similarity of columns {self.marginal_score:.3f}, association error "
+            f"{self.association_error:.4f}; near copies {100 * self.near_copies:.1f} % (5 % is no excess), exact copies "
+            f"{100 * self.exact_copies:.1f} %, nearer to training rows than to held-out rows {100 * self.closer_to_training:.0f} %"
         )
 
 
 class TwinModelMetrics(Record):
-    """How good a trained model is, with the warnings that a user should read.
+    """Accuracy of a trained model, with warnings for the user.
 
     Attributes:
-        fidelity: Pearson correlation of predicted and actual on rows that the fit had not seen (null when undefined).
-        realism: of twins that a distribution learned from most rows made, held against the other rows.
-        selection: which columns the expected outcome is learned from, and why.
+        fidelity: Pearson correlation of predicted and actual on out-of-fold rows (null when undefined).
+        no_change_mae: mean absolute error of predicting no change; null for targets that are not changes.
+        realism: of twins of a model trained without the held-out rows, compared with these rows.
+        selection: the features of the expected outcome, and the reasons.
     """
 
     train_r2: Finite
@@ -155,7 +157,7 @@ class TwinModelMetrics(Record):
 
 
 class ModelCard(Frozen):
-    """Identity and record of one trained model: what every twin made by it can tell of its origin."""
+    """Identity, settings, metrics and baseline of one trained model."""
 
     model_id: UUID
     twin_type: TwinType
@@ -191,10 +193,10 @@ class TwinPopulation(Frozen):
     """``twin_count`` twins as a table.
 
     Attributes:
-        frame: one row a twin, RangeIndex: the features, the drawn outcome in a column named after the target, the expected
+        frame: one row per twin, RangeIndex: the features, the drawn outcome in a column named after the target, the expected
             outcome ``baseline_behavior``, and its 95 % prediction interval ``baseline_lower``, ``baseline_upper``.
-        model: the card of the model that made them.
-        real_rows: training rows that satisfy the filters, the ground that these twins stand on.
+        model: the card of the model that generated them.
+        real_rows: training rows that satisfy the filters.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True, extra="forbid", protected_namespaces=())
@@ -233,7 +235,7 @@ class TwinPopulation(Frozen):
 
     @property
     def twin_type(self) -> TwinType:
-        """Whom these twins stand for."""
+        """The type of entity that these twins represent."""
         return self.model.twin_type
 
     @property
@@ -243,23 +245,23 @@ class TwinPopulation(Frozen):
 
     @property
     def columns(self) -> Columns:
-        """The columns of ``frame`` as numbers and levels, looked up once for everything that is asked of these twins."""
+        """The columns of ``frame`` as numbers and levels, computed once."""
         if self._columns is None or self._columns.frame is not self.frame:
             self._columns = Columns(self.frame)
         return self._columns
 
     @property
     def twin_ids(self) -> tuple[UUID, ...]:
-        """Id of each row: uuid5 of population and row number, unless the twins came with ids of their own."""
+        """Id of each row: uuid5 of population and row number, unless the population was made of twins with ids."""
         if self._twin_ids is None:
             self._twin_ids = tuple(uuid5(self.population_id, str(row)) for row in range(self.twin_count))
         return self._twin_ids
 
     @cached_property
     def twins(self) -> list[DigitalTwin]:
-        """The rows as objects, made on first access."""
+        """The rows as objects, created at first access."""
         rows = self.frame[list(self.features)].to_dict("records")
-        told = self.provenance()
+        provenance = self.provenance()
         drawn = self.frame[self.model.target].tolist() if self.model.target in self.frame else [None] * self.twin_count
         return [
             DigitalTwin(
@@ -268,13 +270,13 @@ class TwinPopulation(Frozen):
                 twin_type=self.twin_type,
                 features={str(name): _plain(value) for name, value in row.items()},
                 baseline_behavior=behaviour,
-                metadata={**told, "outcome": outcome},
+                metadata={**provenance, "outcome": outcome},
             )
             for twin_id, row, behaviour, outcome in zip(self.twin_ids, rows, self.frame[BEHAVIOUR].tolist(), drawn, strict=True)
         ]
 
     def provenance(self) -> dict[str, Any]:
-        """Version, creation date and fidelity of the model, as every twin tells them."""
+        """Brand, target, type, training time and fidelity of the model, as in the metadata of every twin."""
         return {
             "brand": self.model.brand.value,
             "target": self.model.target,
@@ -289,7 +291,7 @@ class TwinPopulation(Frozen):
 
 
 def twins_to_frame(twins: Sequence[DigitalTwin], model: ModelCard) -> pd.DataFrame:
-    """The table that twins come from: features, drawn outcome where they tell it, ``baseline_behavior``."""
+    """A table of twins: features, drawn outcome where all twins have it, ``baseline_behavior``."""
     frame = pd.DataFrame([twin.features for twin in twins], columns=list(model.features))
     outcomes = [twin.metadata.get("outcome") for twin in twins]
     if all(outcome is not None for outcome in outcomes):

@@ -1,6 +1,6 @@
 """The catalogue of twin types: their features, targets, filters, subgroups and constraints.
 
-A new feature, filter or segment is one entry here; the contract suites run over whatever the catalogue holds.
+A new feature, filter or segment is one entry here; the contract suites run over all entries.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Number = TypeVar("Number", float, npt.NDArray[np.float64])
 Kind = Literal["category", "integer", "number", "flag"]
 
 ALL_ROWS = "all"
-"""Name of the series of all rows of a model line, beside those of its segments."""
+"""Name of the series of all rows of a model line, as opposed to those of its segments."""
 
 
 class TwinType(StrEnum):
-    """Whom a twin stands for."""
+    """The type of entity that a twin represents."""
 
     HCP = "hcp"
     PATIENT = "patient"
@@ -47,7 +47,7 @@ class TwinType(StrEnum):
 
 
 class Brand(StrEnum):
-    """Brands that a model line can be about."""
+    """Brands of model lines."""
 
     REMIBRUTINIB = "remibrutinib"
     FABHALTA = "fabhalta"
@@ -80,7 +80,7 @@ class Target:
     direction: Literal[1, -1]
 
     def desired_change(self, expected: Number) -> Number:
-        """Change of the target, in its own unit, that an effect of 1 stands for at ``expected``; of each, for an array."""
+        """Change of the target, in its own unit, that corresponds to an effect of 1 at ``expected``; elementwise for an array."""
         return self.direction * (abs(expected) if self.scale == "relative" else expected * 0.0 + 1.0)
 
 
@@ -95,13 +95,18 @@ class Ratio:
 
 @dataclass(frozen=True)
 class TwinTypeEntry:
-    """Everything the house needs to know of a twin type.
+    """The catalogue entry of one twin type.
 
     Attributes:
-        filters: words of ``PopulationFilter`` to the features they select on.
-        dimensions: features along which effects are told apart, in the order they are shown.
-        segments: low-cardinality features that fidelity may be followed by.
+        features: columns that twins of this type may have.
+        targets: outcomes that model lines may predict; the first is the default.
+        filters: fields of ``PopulationFilter`` to the features that they select on.
+        dimensions: features by which effects are reported in subgroups, in display order.
+        segments: low-cardinality features by which fidelity may be monitored.
         not_above: pairs (a, b) with a <= b in every row.
+        ratios: features that are computed from two others.
+        by_name: features by name.
+        declared: targets by name.
     """
 
     twin_type: TwinType
@@ -121,7 +126,7 @@ class TwinTypeEntry:
 
     @property
     def default_target(self) -> Target:
-        """The target of the brief."""
+        """The first declared target."""
         return self.targets[0]
 
     def target(self, name: str | None = None) -> Target:
@@ -224,7 +229,7 @@ def model_line(twin_type: TwinType, brand: Brand, target: str | None = None) -> 
 
 
 def segment_name(dimension: str, level: object) -> str:
-    """Name of the series of one level of a declared dimension; a number is spelled alike whether it is whole by type or by value.
+    """Name of the series of one level of a declared dimension; a whole number has the same name as an integer and as a float.
 
     >>> segment_name("priority_tier", 2.0), segment_name("region", "south")
     ('priority_tier=2', 'region=south')

@@ -79,7 +79,7 @@ def _plain_twins(model: TwinModel, copula: _Copula, rng: np.random.Generator) ->
 
 def _plain_simulation(twins: TwinPopulation, rng: np.random.Generator) -> list[Any]:
     design = build_design(twins.frame)
-    mean, sd = design.believed(INTERVENTION.channel)
+    mean, sd = design.coefficients_of(INTERVENTION.channel)
     factors = np.exp(mean @ design.terms)
     deviations = rng.normal(0, sd, (DRAWS, len(sd)))
     effects = rng.normal(0.12, 0.04, (DRAWS, 1)) * factors * (1 + deviations @ design.terms)

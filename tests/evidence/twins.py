@@ -147,7 +147,7 @@ class Foretold:
 class Speed:
     """Seconds: of learning the distribution, of twins with outcomes and intervals, and of the same with a filter."""
 
-    fit_outcome_model: float
+    fit: float
     generate: float
     filtered: float
 

@@ -10,7 +10,7 @@ from engine.effects.track_record import ComparedSimulation, compute_track_record
 def test_without_a_real_answer_there_is_no_record():
     record = compute_track_record([])
     assert (record.n, record.mean_error) == (0, None)
-    assert str(record) == "no simulation of this kind has a real answer yet"
+    assert str(record) == "no simulation of this intervention has been tested by a real experiment yet"
 
 
 def test_an_answer_is_inside_or_agrees_once_its_own_error_is_allowed_for():
