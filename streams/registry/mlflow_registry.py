@@ -1,7 +1,8 @@
-"""The MLflow registry: one run per trained model, one registered model per line, whose alias ``champion`` copies the ledger.
+"""Stores models in MLflow: one run per trained model, one registered model per line, whose alias ``champion`` copies the ledger.
 
-Postgres says who is champion; the alias follows. Models are stored as :mod:`streams.registry.serialization` writes them,
-never as pickle. All calls block: from an event loop run them through ``asyncio.to_thread``.
+The ledger in Postgres decides which model is champion; the alias follows it. Models are stored as
+:mod:`streams.registry.serialization` writes them, never as pickle. All calls block: run them from an event loop through
+``asyncio.to_thread``.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _MODEL_FOLDER = "model"
 _CARD, _PLOT = "card.json", "feature_importance.png"
 _TAG = "twin."
 _ID_TAG, _DIGEST_TAG, _LINE_TAG = f"{_TAG}model_id", f"{_TAG}sha256", f"{_TAG}line"
-_LONGEST_PARAMETER = 6000
-_IMPORTING = threading.Lock()  # two threads that import MLflow for the first time leave it half imported for good
+_MAX_PARAMETER_CHARACTERS = 6000
+_IMPORT_LOCK = threading.Lock()  # two threads that import MLflow at the same time leave it half imported
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -45,9 +46,9 @@ _ENVIRONMENT = {
 
 
 def experiment_name(twin_type: TwinType, brand: Brand) -> str:
-    """Name of the experiment that a model's run belongs to.
+    """Name of the MLflow experiment of a model's run.
 
-    >>> experiment_of(TwinType.HCP, Brand.KISQALI)
+    >>> experiment_name(TwinType.HCP, Brand.KISQALI)
     'digital_twin_hcp_kisqali'
     """
     return f"digital_twin_{twin_type.value}_{brand.value}"
@@ -65,10 +66,10 @@ def registered_name(line: str) -> str:
 def prepare_store(uri: str) -> None:
     """Create the tables of an MLflow store and check that it answers.
 
-    Once, before workers start: processes that meet an empty store together break each other.
+    Call it once before workers start: processes that create the tables at the same time fail.
     """
-    for noisy in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     MlflowRegistry(uri).client.search_experiments(max_results=1)
 
 
@@ -80,42 +81,42 @@ class MlflowRegistry:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """The client of MLflow, imported and connected on first use."""
-        with _IMPORTING:
+        """The MLflow client, imported and connected on first use."""
+        with _IMPORT_LOCK:
             os.environ.update(_ENVIRONMENT)
-            import mlflow.artifacts  # noqa: PLC0415  # 60 MB and 1.5 s that only users of models pay
+            import mlflow.artifacts  # noqa: PLC0415  # 60 MB and 1.5 s, only for processes that use models
             import mlflow.entities  # noqa: PLC0415
             import mlflow.exceptions  # noqa: PLC0415
 
         return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def save(self, model: TwinModel) -> Artifact:
-        """Register a trained model; one that is registered already is found again."""
+        """Register a trained model unless it is registered; returns where it is stored."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / _MODEL_FOLDER
             return self.save_folder(model.card, folder, write_parts(model.to_parts(), folder))
 
     def save_folder(self, card: ModelCard, folder: Path, sha256: str, labels: Mapping[str, str] = MappingProxyType({})) -> Artifact:
-        """Register a model whose parts lie in a folder already; ``labels`` are kept with its run."""
-        known = self.find(card)
-        if known is not None:
-            self._label(known.mlflow_run_id, labels)
-            return known
+        """Register a model whose parts are in a folder; ``labels`` become tags of its run."""
+        registered = self.find(card)
+        if registered is not None:
+            self._set_labels(registered.mlflow_run_id, labels)
+            return registered
         with self._run(card, sha256) as run_id:
             self._log_card(run_id, card)
-            self._label(run_id, labels)
+            self._set_labels(run_id, labels)
             self.client.log_artifacts(run_id, str(folder), _MODEL_FOLDER)
-        self._version(card.line, run_id)
+        self._model_version(card.line, run_id)
         return Artifact(run_id, sha256)
 
     def find(self, card: ModelCard) -> Artifact | None:
-        """The finished registration of a model, None when there is none."""
-        return self._first(experiment_name(card.twin_type, card.brand), _ID_TAG, str(card.model_id))
+        """The stored files of a registered model; None when it is not registered, or its registration was not finished."""
+        return self._find_run(experiment_name(card.twin_type, card.brand), _ID_TAG, str(card.model_id))
 
     def find_by_label(self, line: str, label: str, value: str) -> Artifact | None:
-        """The finished registration of a model of a line with this label, None when there is none."""
+        """The stored files of the registered model of a line with this label; None when there is none."""
         twin_type, brand, _ = line_parts(line)
-        return self._first(experiment_name(twin_type, brand), _TAG + label, value)
+        return self._find_run(experiment_name(twin_type, brand), _TAG + label, value)
 
     def labels(self, run_id: str) -> dict[str, str]:
         """The labels that a model was registered with."""
@@ -123,12 +124,12 @@ class MlflowRegistry:
         return {name.removeprefix(_TAG): value for name, value in tags.items() if name.startswith(_TAG)}
 
     def load(self, artifact: Artifact) -> TwinModel:
-        """Read a model back, bit for bit.
+        """Read a model; it is identical to the saved one.
 
         Raises:
-            UntrustedModel: when its files are not those that were recorded, or must not be read here.
+            UntrustedModel: when its files do not have the stored digest, or must not be read here.
         """
-        self.client  # noqa: B018  # sets the environment before the import below
+        self.client  # noqa: B018  # sets the environment variables before the import below
         from mlflow.artifacts import download_artifacts  # noqa: PLC0415
 
         with tempfile.TemporaryDirectory() as scratch:
@@ -138,11 +139,11 @@ class MlflowRegistry:
             return TwinModel.from_parts(read_parts(Path(folder), artifact.sha256))
 
     def set_champion_alias(self, line: str, run_id: str) -> None:
-        """Let the alias ``champion`` of a line point at the model of a run."""
-        self.client.set_registered_model_alias(registered_name(line), CHAMPION, self._version(line, run_id))
+        """Set the alias ``champion`` of a line to the model of a run."""
+        self.client.set_registered_model_alias(registered_name(line), CHAMPION, self._model_version(line, run_id))
 
     def champion_run(self, line: str) -> str | None:
-        """Run of the model that the alias ``champion`` points at, None when it points nowhere."""
+        """Run of the model with the alias ``champion``; None when no model has it."""
         client = self.client
         from mlflow.exceptions import MlflowException  # noqa: PLC0415  # after the client, whose import is guarded
 
@@ -155,10 +156,10 @@ class MlflowRegistry:
 
     @contextmanager
     def _run(self, card: ModelCard, sha256: str) -> Iterator[str]:
-        """A run that counts as finished only when everything in it was stored."""
+        """Create a run that is finished only when all of it was stored."""
         experiment = experiment_name(card.twin_type, card.brand)
-        for left_behind in self._runs(experiment, _ID_TAG, str(card.model_id), "RUNNING"):
-            self.client.set_terminated(left_behind.info.run_id, "KILLED")
+        for interrupted in self._runs(experiment, _ID_TAG, str(card.model_id), "RUNNING"):
+            self.client.set_terminated(interrupted.info.run_id, "KILLED")
         tags = {_ID_TAG: str(card.model_id), _DIGEST_TAG: sha256, _LINE_TAG: card.line}
         run = self.client.create_run(self._experiment_id(experiment), tags=tags, run_name=str(card.model_id))
         run_id = str(run.info.run_id)
@@ -170,36 +171,36 @@ class MlflowRegistry:
         self.client.set_terminated(run_id)
 
     def _experiment_id(self, name: str) -> str:
-        known = self.client.get_experiment_by_name(name)
-        if known is not None:
-            return str(known.experiment_id)
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         return str(self.client.create_experiment(name, artifact_location=_artifact_folder(self.uri, name)))
 
-    def _first(self, experiment: str, tag: str, value: str) -> Artifact | None:
+    def _find_run(self, experiment: str, tag: str, value: str) -> Artifact | None:
         for run in self._runs(experiment, tag, value, "FINISHED"):
             return Artifact(str(run.info.run_id), str(run.data.tags[_DIGEST_TAG]))
         return None
 
-    def _runs(self, experiment: str, tag: str, value: str, status: str) -> list[Any]:
-        known = self.client.get_experiment_by_name(experiment)
-        if known is None:
+    def _runs(self, experiment_name: str, tag: str, value: str, status: str) -> list[Any]:
+        experiment = self.client.get_experiment_by_name(experiment_name)
+        if experiment is None:
             return []
-        wanted = f"tags.`{tag}` = '{value}' and attributes.status = '{status}'"
-        return list(self.client.search_runs([known.experiment_id], wanted))
+        query = f"tags.`{tag}` = '{value}' and attributes.status = '{status}'"
+        return list(self.client.search_runs([experiment.experiment_id], query))
 
-    def _label(self, run_id: str, labels: Mapping[str, str]) -> None:
+    def _set_labels(self, run_id: str, labels: Mapping[str, str]) -> None:
         for name, value in labels.items():
             self.client.set_tag(run_id, _TAG + name, value)
 
     def _log_card(self, run_id: str, card: ModelCard) -> None:
         from mlflow.entities import Metric, Param  # noqa: PLC0415
 
-        from streams.registry.importance_plot import draw_importance  # noqa: PLC0415  # 30 MB that only who registers a model pays
+        from streams.registry.importance_plot import draw_importance  # noqa: PLC0415  # 30 MB, only for processes that register a model
 
-        at = int(time.time() * 1000)
+        now_ms = int(time.time() * 1000)
         self.client.log_batch(
             run_id,
-            metrics=[Metric(name, value, at, 0) for name, value in _metrics(card).items()],
+            metrics=[Metric(name, value, now_ms, 0) for name, value in _metrics(card).items()],
             params=[Param(name, value) for name, value in _parameters(card).items()],
         )
         with tempfile.TemporaryDirectory() as scratch:
@@ -207,8 +208,8 @@ class MlflowRegistry:
             draw_importance(card.metrics.feature_importance, f"{card.line}, {card.model_type}", Path(scratch) / _PLOT)
             self.client.log_artifacts(run_id, scratch)
 
-    def _version(self, line: str, run_id: str) -> str:
-        """Version of a run's model in the line's registered model, made when it is missing."""
+    def _model_version(self, line: str, run_id: str) -> str:
+        """Version of a run's model in the line's registered model, created when it is missing."""
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
         name = registered_name(line)
@@ -224,26 +225,26 @@ class MlflowRegistry:
 
 
 def _artifact_folder(uri: str, experiment: str) -> str | None:
-    """Folder beside a SQLite store; a server chooses for itself."""
+    """Folder beside a SQLite store; None lets a server choose it."""
     if not uri.startswith("sqlite:///"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts" / experiment).as_uri()
 
 
 def _metrics(card: ModelCard) -> dict[str, float]:
-    named = ("train_r2", "train_mae", "train_rmse", "cv_r2_mean", "cv_r2_std", "fidelity", "no_change_mae")
-    told = {name: getattr(card.metrics, name) for name in named}
+    names = ("train_r2", "train_mae", "train_rmse", "cv_r2_mean", "cv_r2_std", "fidelity", "no_change_mae")
+    metrics = {name: getattr(card.metrics, name) for name in names}
     baseline = {f"baseline_{name}": getattr(card.baseline, name) for name in ("mae", "rmse", "correlation", "coverage_95pct")}
-    return {name: value for name, value in {**told, **baseline, **_realism(card)}.items() if value is not None}
+    return {name: value for name, value in {**metrics, **baseline, **_realism(card)}.items() if value is not None}
 
 
 def _realism(card: ModelCard) -> dict[str, float]:
     report = card.metrics.realism
-    named = ("auc", "marginal_score", "association_error", "exact_copies", "near_copies", "closer_to_training")
-    return {f"realism_{name}": getattr(report, name) for name in named} if report else {}
+    names = ("auc", "marginal_score", "association_error", "exact_copies", "near_copies", "closer_to_training")
+    return {f"realism_{name}": getattr(report, name) for name in names} if report else {}
 
 
 def _parameters(card: ModelCard) -> dict[str, str]:
     identity = {"model_type": card.model_type, "target": card.target, "training_samples": card.training_samples}
-    told = {**card.hyperparameters, **identity, "features": ", ".join(card.features)}
-    return {name: str(value)[:_LONGEST_PARAMETER] for name, value in told.items()}
+    parameters = {**card.hyperparameters, **identity, "features": ", ".join(card.features)}
+    return {name: str(value)[:_MAX_PARAMETER_CHARACTERS] for name, value in parameters.items()}

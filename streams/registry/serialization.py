@@ -1,8 +1,8 @@
-"""How a trained model lies in files: nothing that runs when it is read.
+"""Stores a trained model as files without executable content.
 
-A folder holds ``manifest.json``, ``meta.json``, ``arrays.npz`` and one skops file per estimator. One SHA-256 covers them all; it is
-recorded with the model and checked before anything is parsed. Pickle has no place: arrays of objects, other files, types
-outside of ``TRUSTED_TYPES`` and models of another scikit-learn release are refused.
+A folder has ``manifest.json``, ``meta.json``, ``arrays.npz`` and one skops file per estimator. One SHA-256 covers all files; it is
+stored with the model and checked before anything is parsed. Pickle is not used: arrays of objects, other files, types outside of
+``TRUSTED_TYPES`` and models of another scikit-learn release are refused.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from engine.twins import ModelParts
 __all__ = ["TRUSTED_TYPES", "UntrustedModel", "digest_of", "read_parts", "write_parts"]
 
 TRUSTED_TYPES = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree"]
-"""Types beyond skops' own list that encoders, forests and boosted trees are made of."""
+"""Types of encoders, forests and boosted trees that skops does not trust by default."""
 
 FORMAT = 1
 _MANIFEST, _META, _ARRAYS = "manifest.json", "meta.json", "arrays.npz"
 
 
 class UntrustedModel(ValueError):
-    """Stored model files that are not what was recorded, or that this process must not read."""
+    """The stored model files do not have the stored digest, or must not be read by this process."""
 
 
 def write_parts(parts: ModelParts, folder: Path) -> str:
     """Write a model's parts into a new folder and return their digest.
 
     Raises:
-        ValueError: for an array of objects, or an estimator that could not be read again.
+        ValueError: for an array of objects, or an estimator with types that are not trusted.
     """
     folder.mkdir(parents=True)
     for name, estimator in parts.estimators.items():
@@ -57,10 +57,10 @@ def read_parts(folder: Path, sha256: str) -> ModelParts:
     """Read the parts that ``write_parts`` has written.
 
     Raises:
-        UntrustedModel: when the files are not those of ``sha256``, or must not be read here.
+        UntrustedModel: when the files do not have the digest ``sha256``, or must not be read here.
     """
-    if (found := digest_of(folder)) != sha256:
-        raise UntrustedModel(f"the model's files have the digest {found}, recorded is {sha256}")
+    if (digest := digest_of(folder)) != sha256:
+        raise UntrustedModel(f"the model's files have the digest {digest}, stored is {sha256}")
     manifest = _read_json(folder / _MANIFEST)
     _check(manifest, folder)
     estimators = {name: _read_estimator(_estimator_file(folder, name)) for name in manifest["estimators"]}
@@ -80,14 +80,14 @@ def digest_of(folder: Path) -> str:
 
 def _check(manifest: dict[str, Any], folder: Path) -> None:
     if manifest["format"] != FORMAT:
-        raise UntrustedModel(f"the model is stored in format {manifest['format']}, known is {FORMAT}")
+        raise UntrustedModel(f"the model is stored in format {manifest['format']}, this release reads format {FORMAT}")
     if _release(manifest["scikit_learn"]) != _release(sklearn.__version__):
         raise UntrustedModel(
-            f"the model was trained with scikit-learn {manifest['scikit_learn']}, here is {sklearn.__version__}: train it again"
+            f"the model was trained with scikit-learn {manifest['scikit_learn']}, not {sklearn.__version__}: train it again"
         )
     expected = {_MANIFEST, _META, _ARRAYS, *(_estimator_file(folder, name).name for name in manifest["estimators"])}
     if unknown := sorted({str(path.relative_to(folder)) for path in folder.rglob("*")} - expected):
-        raise UntrustedModel(f"unknown files among the model's: {', '.join(unknown)}")
+        raise UntrustedModel(f"the model's folder has unknown files: {', '.join(unknown)}")
 
 
 def _release(version: str) -> list[str]:
@@ -96,7 +96,7 @@ def _release(version: str) -> list[str]:
 
 def _estimator_file(folder: Path, name: str) -> Path:
     if not name.isidentifier():
-        raise UntrustedModel(f"estimator {name!r} is not named like a variable")
+        raise UntrustedModel(f"estimator {name!r} has a name that is no identifier")
     return folder / f"{name}.skops"
 
 
@@ -129,5 +129,5 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return read
+    fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return fields

@@ -1,7 +1,7 @@
-"""Turn a table that somebody has into the table that a model line learns from.
+"""Reads tables from files, and converts them to training tables.
 
-Recognised by its columns: the public Medicare Part D prescriber table of two years (``<name>_2013``, ``<name>_2014``). Any other
-table passes as it is when it has features of the twin type and the target.
+The public Medicare Part D prescriber table of two years is recognised by its columns (``<name>_2013``, ``<name>_2014``) and
+converted. Any other table needs the target and features of the twin type, and is used as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["ImportedTable", "as_training_table", "read_table", "write_table"]
 ENTITY = "entity_id"
 _PART_D = {"hcp_id", "specialty_2013", "state_2013", "grad_year_2013", "bene_count_2013", "total_claims_2013", "total_claims_2014"}
 _SUFFIXES = (".csv", ".csv.gz", ".parquet")
-_SOLO_AT_MOST = 1
+_MAX_SOLO_GROUP_SIZE = 1
 
 _CENSUS_REGIONS = {
     "northeast": "CT ME MA NH RI VT NJ NY PA",
@@ -34,13 +34,13 @@ REGION_OF_STATE = {state: region for region, states in _CENSUS_REGIONS.items() f
 
 @dataclass(frozen=True)
 class ImportedTable:
-    """A table ready to train on.
+    """A training table.
 
     Attributes:
         frame: ``entity_id``, features, target.
-        source: what the table was recognised as.
-        left_out: features of the twin type that it has no column for.
-        notes: what a reader of the numbers should know.
+        source: kind of the table.
+        left_out: features of the twin type that the table has no column for.
+        notes: remarks on the data for readers of the results.
     """
 
     frame: pd.DataFrame
@@ -54,8 +54,8 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read a CSV (also gzipped) or Parquet file.
 
     Raises:
-        ValueError: for another kind of file, or one that cannot be read as what it says it is.
-        FileNotFoundError: when there is none.
+        ValueError: for another kind of file, or one that cannot be read as the kind that its name has.
+        FileNotFoundError: when there is no such file.
     """
     kind = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), None)
     if kind is None:
@@ -69,7 +69,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write CSV (also gzipped) or Parquet, by the name's ending."""
+    """Write a CSV (also gzipped) or Parquet file, by the ending of its name."""
     if path.name.lower().endswith(".parquet"):
         frame.to_parquet(path, index=False)
     elif path.name.lower().endswith((".csv", ".csv.gz")):
@@ -79,32 +79,31 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
 
 
 def as_training_table(table: pd.DataFrame, twin_type: TwinType, target: str | None = None) -> ImportedTable:
-    """Recognise a table by its columns and bring it to features and target.
+    """Convert a table to a training table of features and target.
 
     Raises:
         ValueError: when the target is missing, or no column is a feature of the twin type.
     """
     if set(table.columns) >= _PART_D:
         if twin_type is not TwinType.HCP:
-            raise ValueError(f"a table of prescribers makes hcp twins, not {twin_type} twins")
+            raise ValueError(f"a table of prescribers is for hcp twins, not {twin_type} twins")
         return _part_d(table)
     return _any_table(table, twin_type, target)
 
 
 def _any_table(table: pd.DataFrame, twin_type: TwinType, target: str | None) -> ImportedTable:
     entry = TWIN_TYPES[twin_type]
-    wanted = entry.target(target).name
-    require_one_of("target column: the table", wanted, map(str, table.columns))
-    known = [name for name in entry.by_name if name in table]
-    if not known:
+    target_name = entry.target(target).name
+    require_one_of("target column: the table", target_name, map(str, table.columns))
+    if not any(name in table for name in entry.by_name):
         raise ValueError(f"no column is a feature of {twin_type} twins: expected some of {', '.join(entry.by_name)}")
-    return ImportedTable(_with_entities(table), wanted, "table of features", _left_out(twin_type, table))
+    return ImportedTable(_with_entity_ids(table), target_name, "table of features", _left_out(twin_type, table))
 
 
-def _with_entities(table: pd.DataFrame) -> pd.DataFrame:
-    named = next((name for name in (ENTITY, "id", "hcp_id", "patient_id", "territory_id") if name in table), None)
-    ids = table[named].astype(str) if named else pd.Series([f"row-{row}" for row in range(len(table))], index=table.index)
-    rest = table.drop(columns=[named]) if named else table
+def _with_entity_ids(table: pd.DataFrame) -> pd.DataFrame:
+    id_column = next((name for name in (ENTITY, "id", "hcp_id", "patient_id", "territory_id") if name in table), None)
+    ids = table[id_column].astype(str) if id_column else pd.Series([f"row-{row}" for row in range(len(table))], index=table.index)
+    rest = table.drop(columns=[id_column]) if id_column else table
     return rest.assign(**{ENTITY: ids}).loc[:, [ENTITY, *map(str, rest.columns)]].reset_index(drop=True)
 
 
@@ -116,7 +115,7 @@ def _part_d(table: pd.DataFrame) -> ImportedTable:
             ENTITY: table["hcp_id"].astype(str),
             "specialty": table["specialty_2013"].map(_slug),
             "years_experience": 2013 - table["grad_year_2013"],
-            "practice_type": np.select([group.isna(), group <= _SOLO_AT_MOST], ["unknown", "solo"], "group"),
+            "practice_type": np.select([group.isna(), group <= _MAX_SOLO_GROUP_SIZE], ["unknown", "solo"], "group"),
             "practice_size": group,
             "region": table["state_2013"].map(REGION_OF_STATE).fillna("other"),
             "decile": decile,
@@ -126,8 +125,8 @@ def _part_d(table: pd.DataFrame) -> ImportedTable:
         }
     )
     notes = (
-        "priority_tier is two deciles a tier; decile is by prescriptions filled in 2013",
-        "physicians below the claim threshold are absent in either year: entry and exit are not seen",
+        "priority_tier has two deciles per tier; decile is by prescriptions filled in 2013",
+        "physicians below the claim threshold in either year are not in the table: entry and exit are not observed",
     )
     return ImportedTable(
         frame, "prescribing_change", "Medicare Part D prescribers, 2013 and 2014", _left_out(TwinType.HCP, frame), notes

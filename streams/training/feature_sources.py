@@ -1,7 +1,7 @@
-"""Where the features of outcomes come from when a table holds only outcomes: as they were known at the time, never later.
+"""Adds features to a table of outcomes as they were at the time of each outcome (point-in-time join).
 
-Two sources give the same frame: the history of a model line in Postgres, and a feature service of a Feast repository (the extra
-``feast``). Neither is asked about single outcomes while they stream in: those carry their features.
+There are two sources: the history of a model line in Postgres, and a feature service of a Feast repository (the extra ``feast``).
+Outcomes on the stream do not need them: they have their features with them.
 """
 
 from __future__ import annotations
@@ -25,30 +25,26 @@ _FEAST = "feast:"
 
 
 class FeatureSource(Protocol):
-    """Knows features of entities over time.
-
-    Attributes:
-        name: as the ledger tells where a model's features came from.
-    """
+    """Features of entities over time."""
 
     @property
     def name(self) -> str:
-        """What the source is called."""
+        """Name of the source, stored in the ledger with the models trained on its features."""
 
     async def joined(self, outcomes: pd.DataFrame) -> pd.DataFrame:
-        """Outcomes with the newest features of their entities that were known at ``observed_at``.
+        """Outcomes with the features of their entities at ``observed_at``.
 
         Args:
-            outcomes: ``entity_id``, ``observed_at`` with its zone, and what else there is; it is not changed.
+            outcomes: ``entity_id``, ``observed_at`` with its zone, and any other columns; it is not changed.
 
         Returns:
-            The same rows in the same order with a column a feature, by name, empty where nothing was known yet.
+            The same rows in the same order with a column per feature, by name, missing where the entity had none yet.
         """
 
 
 @dataclass(frozen=True)
 class HistoryFeatures:
-    """The history of a model line, as trainings and outcomes with features have left it."""
+    """The history of a model line: training tables, and outcomes with features."""
 
     database: Database
     line: str
@@ -65,7 +61,7 @@ class HistoryFeatures:
 
 @dataclass(frozen=True)
 class FeastFeatures:
-    """A feature service of a Feast repository, whose entity is called ``entity_id``.
+    """A feature service of a Feast repository with the join key ``entity_id``.
 
     Attributes:
         repository: folder with its ``feature_store.yaml``.
@@ -86,24 +82,24 @@ class FeastFeatures:
 
     def _joined(self, outcomes: pd.DataFrame) -> pd.DataFrame:
         store = import_module("feast").FeatureStore(repo_path=str(self.repository))
-        asked = pd.DataFrame({ENTITY: outcomes[ENTITY].astype(str), _EVENT_TIME: outcomes[OBSERVED], _ROW: range(len(outcomes))})
-        found: pd.DataFrame = store.get_historical_features(asked, store.get_feature_service(self.service)).to_df()
-        known = found.set_index(_ROW).drop(columns=[ENTITY, _EVENT_TIME]).sort_index(axis=1)
-        features = known.reindex(range(len(outcomes)))  # a file store leaves rows out whose entity was known only later
+        entities = pd.DataFrame({ENTITY: outcomes[ENTITY].astype(str), _EVENT_TIME: outcomes[OBSERVED], _ROW: range(len(outcomes))})
+        joined: pd.DataFrame = store.get_historical_features(entities, store.get_feature_service(self.service)).to_df()
+        features = joined.set_index(_ROW).drop(columns=[ENTITY, _EVENT_TIME]).sort_index(axis=1)
+        features = features.reindex(range(len(outcomes)))  # a file store omits rows whose entity has only later features
         return pd.concat([outcomes.reset_index(drop=True), features], axis=1)
 
 
-def feature_source(said: str, database: Database, line: str) -> FeatureSource:
-    """The source that ``history`` or ``feast:REPOSITORY:SERVICE`` names.
+def feature_source(text: str, database: Database, line: str) -> FeatureSource:
+    """The source that a text names: ``history``, or ``feast:REPOSITORY:SERVICE``.
 
     Raises:
-        ValueError: for other words, a folder that is no Feast repository, or when the extra is not installed.
+        ValueError: for another text, a folder that is no Feast repository, or when the extra is not installed.
     """
-    if said == "history":
+    if text == "history":
         return HistoryFeatures(database, line)
-    repository, colon, service = said.removeprefix(_FEAST).rpartition(":")
-    if not said.startswith(_FEAST) or not colon or not service:
-        raise ValueError(f"features from {said!r}: use history, or feast:REPOSITORY:SERVICE")
+    repository, colon, service = text.removeprefix(_FEAST).rpartition(":")
+    if not text.startswith(_FEAST) or not colon or not service:
+        raise ValueError(f"features from {text!r}: use history, or feast:REPOSITORY:SERVICE")
     if not (Path(repository) / "feature_store.yaml").is_file():
         raise ValueError(f"{repository!r} is no Feast repository: it has no feature_store.yaml")
     if find_spec("feast") is None:
@@ -112,19 +108,19 @@ def feature_source(said: str, database: Database, line: str) -> FeatureSource:
 
 
 def checked_outcomes(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of outcomes whose ``observed_at`` are times with their zone.
+    """The table of outcomes with ``observed_at`` converted to times in UTC.
 
     Raises:
         ValueError: when a column is missing, or a time cannot be read or has no zone.
     """
-    lacking = [name for name in (ENTITY, OBSERVED) if name not in table]
-    if lacking:
-        raise ValueError(f"features are looked up by entity and time: the table lacks {', '.join(lacking)}")
-    return table.assign(**{OBSERVED: [_moment(said) for said in table[OBSERVED]]})
+    missing = [name for name in (ENTITY, OBSERVED) if name not in table]
+    if missing:
+        raise ValueError(f"features are looked up by entity and time: the table has no {', '.join(missing)}")
+    return table.assign(**{OBSERVED: [_parse_time(value) for value in table[OBSERVED]]})
 
 
-def _moment(said: Any) -> pd.Timestamp:
-    at = pd.to_datetime(said, errors="coerce")
-    if pd.isna(at) or at.tzinfo is None:
-        raise ValueError(f"{OBSERVED} holds {said!r}: give times with their zone, such as 2026-01-31T12:00:00Z")
-    return pd.Timestamp(at).tz_convert("UTC")
+def _parse_time(value: Any) -> pd.Timestamp:
+    time = pd.to_datetime(value, errors="coerce")
+    if pd.isna(time) or time.tzinfo is None:
+        raise ValueError(f"{OBSERVED} has {value!r}: give times with their zone, such as 2026-01-31T12:00:00Z")
+    return pd.Timestamp(time).tz_convert("UTC")

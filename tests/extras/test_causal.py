@@ -47,30 +47,32 @@ def test_on_any_graph_dowhy_agrees_to_the_adjustment_or_that_there_is_none(order
     forward = [pair for pair in combinations(order, 2) if pair != ("contact", "sales")]
     edges = drawn.draw(st.lists(st.sampled_from(forward), unique=True, max_size=12))
     observed = drawn.draw(st.lists(st.sampled_from(NAMES[1:-1]), unique=True, min_size=1))
-    found = select_features(graph_of(*edges), "sales", [*observed, "unheard_of"])
-    assert cross_check(found, "sales", pd.DataFrame(columns=observed), 0).checked_by == f"dowhy {version('dowhy')}"
+    selection = select_features(graph_of(*edges), "sales", [*observed, "unheard_of"])
+    assert cross_check(selection, "sales", pd.DataFrame(columns=observed), 0).checked_by == f"dowhy {version('dowhy')}"
 
 
-def test_what_dowhy_calls_an_effect_or_an_instrument_is_dropped() -> None:
+def test_effects_and_instruments_of_dowhy_are_dropped() -> None:
     for twin_type, graph in CAUSAL_GRAPHS.items():
         outcome = TWIN_TYPES[twin_type].default_target.name
         causes = nx.DiGraph(graph.edges)
         effects = get_descendants(causes, [graph.treatment]) | get_descendants(causes, [outcome])
         unwanted = {graph.treatment, *effects, *get_instruments(causes, [graph.treatment], [outcome])} - {outcome}
-        found = select_features(graph, outcome, [name for name in causes if name != outcome])
-        assert unwanted <= set(found.dropped)
-        assert cross_check(found, outcome, pd.DataFrame(columns=[*found.kept, outcome]), 0).adjustment == found.adjustment
+        selection = select_features(graph, outcome, [name for name in causes if name != outcome])
+        assert unwanted <= set(selection.dropped)
+        assert (
+            cross_check(selection, outcome, pd.DataFrame(columns=[*selection.kept, outcome]), 0).adjustment == selection.adjustment
+        )
 
 
 def test_an_adjustment_that_leaves_a_backdoor_open_is_refused_by_name() -> None:
-    found = select_features(CAMPAIGN, "sales", ["age", "group"])
+    selection = select_features(CAMPAIGN, "sales", ["age", "group"])
     with pytest.raises(CausalDisagreement, match="a backdoor path of 'contact' left open given age"):
-        cross_check(found.model_copy(update={"adjustment": ("age",)}), "sales", campaign(10, 0), 0)
+        cross_check(selection.model_copy(update={"adjustment": ("age",)}), "sales", campaign(10, 0), 0)
     with pytest.raises(CausalDisagreement, match="dowhy closes the backdoor paths of 'contact'"):
-        cross_check(found.model_copy(update={"adjustment": None}), "sales", campaign(10, 0), 0)
+        cross_check(selection.model_copy(update={"adjustment": None}), "sales", campaign(10, 0), 0)
 
 
-def test_a_known_effect_is_found_by_the_adjustment_and_survives_the_refuters() -> None:
+def test_a_true_effect_is_estimated_by_the_adjustment_and_survives_the_refuters() -> None:
     table = campaign(5000, 1)
     checked = cross_check(select_features(CAMPAIGN, "sales", ["age", "group", "contact"]), "sales", table, 0)
     placebo, common_cause, half = checked.refutations
@@ -80,7 +82,7 @@ def test_a_known_effect_is_found_by_the_adjustment_and_survives_the_refuters() -
     assert placebo.after == pytest.approx(0, abs=0.1)
     assert common_cause.after == pytest.approx(EFFECT, abs=0.1)
     assert half.after == pytest.approx(EFFECT, abs=0.1)
-    assert [each for each in checked.refutations if not each.survived] == []
+    assert [refutation for refutation in checked.refutations if not refutation.survived] == []
 
 
 @pytest.mark.parametrize("contact", [None, True, "by a friend"])
@@ -89,19 +91,19 @@ def test_without_a_treatment_that_varies_and_is_a_number_nothing_is_estimated(co
     assert cross_check(select_features(CAMPAIGN, "sales", ["age", "group"]), "sales", table, 0).refutations == ()
 
 
-async def test_a_training_process_asks_dowhy_when_it_is_installed_and_keeps_what_it_said_with_the_model() -> None:
+async def test_a_training_process_uses_dowhy_when_it_is_installed_and_stores_its_result_with_the_model() -> None:
     frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(0))
     frame["campaign_contact"] = np.random.default_rng(1).random(1200) < 0.05 * frame["decile"]
-    lesson = TrainingSpec(
+    spec = TrainingSpec(
         twin_type=TwinType.HCP, brand=Brand.KISQALI, target="prescribing_change", n_jobs=1, model_type="RandomForest"
     )
-    async with train_in_subprocess(lesson, frame) as learned:
-        card = ModelCard.model_validate_json(learned.model.card.model_dump_json())
+    async with train_in_subprocess(spec, frame) as result:
+        card = ModelCard.model_validate_json(result.model.card.model_dump_json())
     selection = card.metrics.selection
     assert selection is not None
     assert selection.checked_by == f"dowhy {version('dowhy')}"
     assert selection.dropped["campaign_contact"] == "the treatment itself"
-    assert [each.test.split(":")[0] for each in selection.refutations] == [
+    assert [refutation.test.split(":")[0] for refutation in selection.refutations] == [
         "placebo treatment",
         "random common cause",
         "half of the rows",
@@ -110,9 +112,9 @@ async def test_a_training_process_asks_dowhy_when_it_is_installed_and_keeps_what
 
 def test_the_check_changes_no_number_of_the_model() -> None:
     frame = sample_table(TwinType.PATIENT, 1100, np.random.default_rng(0))
-    said = {"model_type": "RandomForest", "n_jobs": 1}
-    checked = TwinGenerator(TwinType.PATIENT, Brand.KISQALI, check=cross_check, **said)
-    alone = TwinGenerator(TwinType.PATIENT, Brand.KISQALI, **said)
+    options = {"model_type": "RandomForest", "n_jobs": 1}
+    checked = TwinGenerator(TwinType.PATIENT, Brand.KISQALI, check=cross_check, **options)
+    alone = TwinGenerator(TwinType.PATIENT, Brand.KISQALI, **options)
     checked.train(frame)
     alone.train(frame)
     assert checked.model.card.model_id == alone.model.card.model_id

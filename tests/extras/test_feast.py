@@ -1,4 +1,4 @@
-"""Features of a real local Feast store, and of a real PostgreSQL: each outcome gets what was known at its time."""
+"""Features of a real local Feast store, and of a real PostgreSQL: each outcome gets the features at its time."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ entity_key_serialization_version: 3
 
 
 @pytest.fixture(scope="module")
-def known() -> pd.DataFrame:
-    """What was known of each entity, and from when on: some of it changed, and some was missing."""
+def features() -> pd.DataFrame:
+    """Features of each entity with their times: some change, and some are missing."""
     rng, n = np.random.default_rng(0), ENTITIES * VISITS
     return pd.DataFrame(
         {
@@ -52,7 +52,7 @@ def known() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def outcomes() -> pd.DataFrame:
-    """Outcomes between those times, and of entities that nothing is known of."""
+    """Outcomes between those times, and of entities without features."""
     rng = np.random.default_rng(1)
     return pd.DataFrame(
         {
@@ -64,10 +64,10 @@ def outcomes() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory, known: pd.DataFrame) -> Path:
+def repository(tmp_path_factory: pytest.TempPathFactory, features: pd.DataFrame) -> Path:
     folder = tmp_path_factory.mktemp("feast")
     (folder / "feature_store.yaml").write_text(STORE, encoding="utf-8")
-    known.rename(columns={"observed_at": "event_timestamp"}).to_parquet(folder / "known.parquet")
+    features.rename(columns={"observed_at": "event_timestamp"}).to_parquet(folder / "features.parquet")
     entity = Entity(name="entity_id", join_keys=["entity_id"], value_type=ValueType.STRING)
     view = FeatureView(
         name="hcp",
@@ -78,7 +78,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, known: pd.DataFrame) ->
             Field(name="decile", dtype=Int64),
             Field(name="digital_engagement_score", dtype=Float64),
         ],
-        source=FileSource(path=str(folder / "known.parquet"), timestamp_field="event_timestamp"),
+        source=FileSource(path=str(folder / "features.parquet"), timestamp_field="event_timestamp"),
     )
     FeatureStore(repo_path=str(folder)).apply([entity, view, FeatureService(name="hcp_features", features=[view])])
     return folder
@@ -90,45 +90,45 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
         yield opened
 
 
-def as_of(outcomes: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+def as_of(outcomes: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
     """The same join by pandas: the newest row of the entity that is not later than the outcome."""
-    asked = outcomes.assign(row=range(len(outcomes))).sort_values("observed_at")
-    joined = pd.merge_asof(asked, known.sort_values("observed_at"), on="observed_at", by="entity_id")
+    ordered = outcomes.assign(row=range(len(outcomes))).sort_values("observed_at")
+    joined = pd.merge_asof(ordered, features.sort_values("observed_at"), on="observed_at", by="entity_id")
     return joined.sort_values("row").drop(columns="row").reset_index(drop=True)
 
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """The values alone: numbers as floats, no value as None, whatever type a store gives its columns."""
+    """The values without their types: numbers as floats, missing values as None."""
     numbers = frame.select_dtypes("number").astype(float)
     values = frame.assign(**{str(name): numbers[name] for name in numbers}).astype(object)
     return values.where(frame.notna(), None)
 
 
-async def test_every_outcome_gets_the_newest_features_that_were_known_at_its_time_and_none_of_later(
-    repository: Path, known: pd.DataFrame, outcomes: pd.DataFrame
+async def test_every_outcome_gets_the_newest_features_of_its_time_and_no_later_ones(
+    repository: Path, features: pd.DataFrame, outcomes: pd.DataFrame
 ) -> None:
-    found = await FeastFeatures(repository, "hcp_features").joined(outcomes)
-    expected = as_of(outcomes, known)
-    assert 20 < expected["decile"].isna().sum() < OUTCOMES / 2  # the test has rows of which nothing was known
-    assert list(found) == [*outcomes, "decile", "digital_engagement_score", "specialty"]
-    pd.testing.assert_frame_equal(plain(found), plain(expected[list(found)]))
+    joined = await FeastFeatures(repository, "hcp_features").joined(outcomes)
+    expected = as_of(outcomes, features)
+    assert 20 < expected["decile"].isna().sum() < OUTCOMES / 2  # some rows have no features
+    assert list(joined) == [*outcomes, "decile", "digital_engagement_score", "specialty"]
+    pd.testing.assert_frame_equal(plain(joined), plain(expected[list(joined)]))
 
 
-async def test_a_row_known_from_the_very_moment_of_the_outcome_counts_and_one_a_second_later_does_not(
-    repository: Path, known: pd.DataFrame
+async def test_features_of_the_time_of_the_outcome_count_and_those_of_a_second_later_do_not(
+    repository: Path, features: pd.DataFrame
 ) -> None:
-    first = known[known["entity_id"] == "hcp-7"].sort_values("observed_at").iloc[[0]]
+    first = features[features["entity_id"] == "hcp-7"].sort_values("observed_at").iloc[[0]]
     moments = [first["observed_at"].iloc[0] + timedelta(seconds=shift) for shift in (-1, 0, 1)]
-    asked = pd.DataFrame({"entity_id": ["hcp-7"] * 3, "observed_at": moments})
-    found = await FeastFeatures(repository, "hcp_features").joined(asked)
-    assert found["decile"].isna().tolist() == [True, False, False]
-    assert found["decile"].iloc[1] == first["decile"].iloc[0]
+    outcomes = pd.DataFrame({"entity_id": ["hcp-7"] * 3, "observed_at": moments})
+    joined = await FeastFeatures(repository, "hcp_features").joined(outcomes)
+    assert joined["decile"].isna().tolist() == [True, False, False]
+    assert joined["decile"].iloc[1] == first["decile"].iloc[0]
 
 
 async def test_the_history_in_postgres_gives_the_same_frame_and_so_the_same_training_table(
-    pool: Pool, repository: Path, known: pd.DataFrame, outcomes: pd.DataFrame
+    pool: Pool, repository: Path, features: pd.DataFrame, outcomes: pd.DataFrame
 ) -> None:
-    await add_history(pool, LINE, known.assign(**{TARGET: 0.0}), "test")
+    await add_history(pool, LINE, features.assign(**{TARGET: 0.0}), "test")
     of_feast = await feature_source(f"feast:{repository}:hcp_features", pool, LINE).joined(outcomes)
     of_history = await feature_source("history", pool, LINE).joined(outcomes)
     pd.testing.assert_frame_equal(plain(of_feast), plain(of_history))
@@ -136,7 +136,7 @@ async def test_the_history_in_postgres_gives_the_same_frame_and_so_the_same_trai
     assert one.digest() == other.digest()
 
 
-async def test_each_source_says_who_it_is_and_leaves_the_outcomes_as_they_were(
+async def test_each_source_has_a_name_and_does_not_change_the_outcomes(
     pool: Pool, repository: Path, outcomes: pd.DataFrame
 ) -> None:
     before = outcomes.copy()

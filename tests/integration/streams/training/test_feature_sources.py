@@ -23,8 +23,8 @@ def day(number: int) -> pd.Timestamp:
     return pd.Timestamp("2026-01-01", tz="UTC") + pd.Timedelta(days=number)
 
 
-async def test_outcomes_get_the_features_that_the_history_of_their_line_knew_at_their_time(pool: Pool) -> None:
-    known = pd.DataFrame(
+async def test_outcomes_get_the_features_that_their_line_had_stored_at_their_time(pool: Pool) -> None:
+    history = pd.DataFrame(
         {
             "entity_id": ["a", "a", "b"],
             "observed_at": [day(1), day(5), day(3)],
@@ -33,41 +33,41 @@ async def test_outcomes_get_the_features_that_the_history_of_their_line_knew_at_
             "prescribing_change": [0.0, 0.1, 0.2],
         }
     )
-    await add_history(pool, LINE, known, "test")
-    await add_history(pool, "hcp:fabhalta:prescribing_change", known.assign(decile=1, observed_at=day(2)), "another line")
-    outcomes = pd.DataFrame({"entity_id": ["b", "a", "a", "c"], "observed_at": [day(2), day(4), day(5), day(9)], "seen": range(4)})
-    found = await feature_source("history", pool, LINE).joined(outcomes)
-    assert found["seen"].tolist() == [0, 1, 2, 3]
-    assert found["decile"].fillna(0).tolist() == [0, 2, 9, 0]
-    assert found["specialty"].fillna("").tolist() == ["", "oncology", "", ""]
+    await add_history(pool, LINE, history, "test")
+    await add_history(pool, "hcp:fabhalta:prescribing_change", history.assign(decile=1, observed_at=day(2)), "another line")
+    outcomes = pd.DataFrame({"entity_id": ["b", "a", "a", "c"], "observed_at": [day(2), day(4), day(5), day(9)], "row": range(4)})
+    joined = await feature_source("history", pool, LINE).joined(outcomes)
+    assert joined["row"].tolist() == [0, 1, 2, 3]
+    assert joined["decile"].fillna(0).tolist() == [0, 2, 9, 0]
+    assert joined["specialty"].fillna("").tolist() == ["", "oncology", "", ""]
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("text", "reason"),
     [
         ("feast", "use history, or feast:REPOSITORY:SERVICE"),
         ("feast:features", "use history, or feast:REPOSITORY:SERVICE"),
         ("feast:/nowhere:features", "'/nowhere' is no Feast repository: it has no feature_store.yaml"),
     ],
 )
-def test_a_source_that_nobody_knows_is_refused_with_those_that_there_are(said: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        feature_source(said, None, LINE)  # type: ignore[arg-type]  # nobody asks it
+def test_an_unknown_source_is_refused_with_the_allowed_ones(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        feature_source(text, None, LINE)  # type: ignore[arg-type]  # it is not used
 
 
 def test_an_extra_that_is_not_installed_is_named(tmp_path: Path) -> None:
     (tmp_path / "feature_store.yaml").touch()
     with pytest.raises(ValueError, match=r"pip install 'twinstream\[feast\]'"):
-        feature_source(f"feast:{tmp_path}:features", None, LINE)  # type: ignore[arg-type]  # nobody asks it
+        feature_source(f"feast:{tmp_path}:features", None, LINE)  # type: ignore[arg-type]  # it is not used
 
 
 @pytest.mark.parametrize("moment", ["2026-01-31 12:00", "yesterday noon", None])
-def test_a_time_without_a_zone_is_refused_by_what_it_is(moment: object) -> None:
+def test_a_time_without_a_zone_is_refused(moment: object) -> None:
     outcomes = pd.DataFrame({"entity_id": ["a"], "observed_at": [moment]})
     with pytest.raises(ValueError, match="give times with their zone"):
         checked_outcomes(outcomes)
 
 
 def test_outcomes_without_entity_or_time_cannot_be_looked_up() -> None:
-    with pytest.raises(ValueError, match="the table lacks entity_id, observed_at"):
+    with pytest.raises(ValueError, match="the table has no entity_id, observed_at"):
         checked_outcomes(pd.DataFrame({"prescribing_change": [0.1]}))

@@ -1,4 +1,4 @@
-"""Models in a real MLflow store: they come back bit for bit, and nothing else comes back at all."""
+"""Models in a real MLflow store: they are read back bit for bit, and files that are not trusted are refused."""
 
 import json
 import pickle
@@ -38,9 +38,9 @@ def registry(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def generator(registry):
-    made = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1, registry=registry)
-    made.train(sample_hcps(1000, np.random.default_rng(1)))
-    return made
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1, registry=registry)
+    generator.train(sample_hcps(1000, np.random.default_rng(1)))
+    return generator
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def artifact(registry, model):
 
 @pytest.fixture
 def stored(tmp_path, model):
-    """A model's folder and its digest, for a test to spoil."""
+    """A model's folder and its digest, for a test to change."""
     folder = tmp_path / "model"
     return folder, write_parts(model.to_parts(), folder)
 
@@ -73,16 +73,16 @@ def artifact_folder(registry, artifact):
     return Path(unquote(urlparse(run_of(registry, artifact).info.artifact_uri).path))
 
 
-def test_a_model_comes_back_bit_for_bit(registry, model, artifact):
+def test_a_model_is_read_back_bit_for_bit(registry, model, artifact):
     rows = sample_hcps(500, np.random.default_rng(3))
     loaded = registry.load(artifact)
     assert loaded.card == model.card
-    for ours, theirs in zip(loaded.predict_all(rows), model.predict_all(rows), strict=True):
-        assert np.array_equal(ours, theirs)
+    for read, saved in zip(loaded.predict_all(rows), model.predict_all(rows), strict=True):
+        assert np.array_equal(read, saved)
     assert loaded.generate(300, {"region": "south"}, seed=5).frame.equals(model.generate(300, {"region": "south"}, seed=5).frame)
 
 
-def test_a_run_tells_the_metrics_and_parameters_of_the_brief(registry, model, artifact):
+def test_a_run_has_the_metrics_and_parameters_of_the_model(registry, model, artifact):
     run = run_of(registry, artifact)
     assert registry.client.get_experiment(run.info.experiment_id).name == "digital_twin_hcp_kisqali"
     for name in ("train_r2", "train_mae", "train_rmse", "cv_r2_mean", "cv_r2_std", "fidelity"):
@@ -92,12 +92,12 @@ def test_a_run_tells_the_metrics_and_parameters_of_the_brief(registry, model, ar
     assert run.info.status == "FINISHED"
 
 
-def test_a_run_keeps_model_card_and_importance_plot_and_no_pickle(registry, model, artifact):
+def test_a_run_has_model_card_and_importance_plot_and_no_pickle(registry, model, artifact):
     folder = artifact_folder(registry, artifact)
     assert ModelCard.model_validate_json((folder / "card.json").read_bytes()) == model.card
     assert (folder / "feature_importance.png").read_bytes().startswith(b"\x89PNG")
-    kept = {path.suffix for path in folder.rglob("*") if path.is_file()}
-    assert kept == {".json", ".png", ".npz", ".skops"}
+    suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".png", ".npz", ".skops"}
 
 
 def test_a_generator_registers_through_its_registry_and_returns_the_model_id(registry, generator, artifact):
@@ -106,20 +106,20 @@ def test_a_generator_registers_through_its_registry_and_returns_the_model_id(reg
     assert registry.find(generator.model.card) == artifact
 
 
-def test_registering_twice_is_registering_once(registry, model, artifact):
+def test_registering_is_idempotent(registry, model, artifact):
     assert registry.save(model) == artifact
     versions = registry.client.search_model_versions(f"name = '{registered_name(LINE)}' and run_id = '{artifact.mlflow_run_id}'")
     assert len(versions) == 1
 
 
-def test_a_run_that_was_killed_half_way_is_no_registration(registry, model, monkeypatch):
-    unlucky = another(model, "unlucky")
+def test_an_interrupted_registration_is_not_found_and_can_be_repeated(registry, model, monkeypatch):
+    interrupted = another(model, "interrupted")
     with monkeypatch.context() as broken:
         broken.setattr(registry.client, "log_artifacts", lambda *_: (_ for _ in ()).throw(ConnectionError("gone")))
         with pytest.raises(ConnectionError):
-            registry.save(unlucky)
-    assert registry.find(unlucky.card) is None
-    assert registry.load(registry.save(unlucky)).card == unlucky.card
+            registry.save(interrupted)
+    assert registry.find(interrupted.card) is None
+    assert registry.load(registry.save(interrupted)).card == interrupted.card
 
 
 def test_the_alias_moves_from_champion_to_champion(registry, model, artifact):
@@ -136,7 +136,7 @@ def test_a_line_without_a_champion_has_no_alias(registry):
     assert registry.champion_run("territory:fabhalta:market_share_change") is None
 
 
-def test_a_model_is_found_by_what_it_was_labelled_with(registry, model, tmp_path):
+def test_a_model_is_found_by_its_label(registry, model, tmp_path):
     labelled = another(model, "labelled")
     digest = write_parts(labelled.to_parts(), tmp_path / "model")
     saved = registry.save_folder(labelled.card, tmp_path / "model", digest, {"retrain_id": "r-1", "rows": "since Tuesday"})
@@ -152,7 +152,7 @@ def test_a_stored_model_that_was_changed_is_refused(registry, model):
     before = target.read_bytes()
     target.write_bytes(before.replace(b"prescribing_change", b"prescribing_chance", 1))
     try:
-        with pytest.raises(UntrustedModel, match=f"recorded is {saved.sha256}"):
+        with pytest.raises(UntrustedModel, match=f"stored is {saved.sha256}"):
             registry.load(saved)
     finally:
         target.write_bytes(before)
@@ -166,7 +166,7 @@ def test_a_model_is_refused_under_the_digest_of_another(registry, model, artifac
 
 
 @pytest.mark.parametrize("spoil", ["drop", "add", "rename"])
-def test_the_digest_sees_every_file_of_a_model(stored, spoil):
+def test_the_digest_covers_every_file_of_a_model(stored, spoil):
     folder, digest = stored
     if spoil == "drop":
         (folder / "arrays.npz").unlink()
@@ -181,7 +181,7 @@ def test_the_digest_sees_every_file_of_a_model(stored, spoil):
 def test_a_pickle_among_the_files_is_refused_even_under_a_valid_digest(stored):
     folder, _ = stored
     (folder / "model.pkl").write_bytes(pickle.dumps({"anything": 1}))
-    with pytest.raises(UntrustedModel, match=r"unknown files among the model's: model\.pkl"):
+    with pytest.raises(UntrustedModel, match=r"unknown files: model\.pkl"):
         read_parts(folder, digest_of(folder))
 
 
@@ -199,20 +199,20 @@ def test_a_pickled_array_is_refused(stored):
         read_parts(folder, digest_of(folder))
 
 
-def test_an_array_of_objects_is_not_even_stored(tmp_path):
+def test_an_array_of_objects_is_not_stored(tmp_path):
     parts = ModelParts({}, {"levels": np.array(["a", None], dtype=object)}, {})
     with pytest.raises(ValueError, match="'levels' holds objects"):
         write_parts(parts, tmp_path / "model")
 
 
-def test_types_that_nobody_trusts_are_refused_when_read(stored):
+def test_untrusted_types_are_refused_when_read(stored):
     folder, _ = stored
     skops.io.dump(FunctionTransformer(func=shutil.rmtree), folder / "estimator.skops")
     with pytest.raises(UntrustedModel, match="not trusted"):
         read_parts(folder, digest_of(folder))
 
 
-def test_types_that_nobody_trusts_are_refused_when_written(tmp_path):
+def test_untrusted_types_are_refused_when_written(tmp_path):
     parts = ModelParts({"estimator": FunctionTransformer(func=shutil.rmtree)}, {}, {})
     with pytest.raises(ValueError, match=r"shutil\.rmtree.* not trusted"):
         write_parts(parts, tmp_path / "model")
@@ -231,25 +231,25 @@ def test_an_estimator_cannot_be_read_from_outside_of_its_folder(stored):
     folder, _ = stored
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"estimators": ["../estimator"]}))
-    with pytest.raises(UntrustedModel, match="not named like a variable"):
+    with pytest.raises(UntrustedModel, match="has a name that is no identifier"):
         read_parts(folder, digest_of(folder))
 
 
 @pytest.mark.parametrize(
     "estimator", [RandomForestRegressor(20), GradientBoostingRegressor(), HistGradientBoostingRegressor(max_iter=20)]
 )
-def test_every_kind_of_model_survives_its_files_bit_for_bit(tmp_path, estimator):
+def test_every_kind_of_estimator_is_read_back_bit_for_bit(tmp_path, estimator):
     rng = np.random.default_rng(8)
     rows, target = rng.normal(size=(400, 3)), rng.normal(size=400)
     estimator.fit(rows, target)
     digest = write_parts(ModelParts({"estimator": estimator}, {"x": target}, {"y": [1, None]}), tmp_path / "model")
-    back = read_parts(tmp_path / "model", digest)
-    assert np.array_equal(back.estimators["estimator"].predict(rows), estimator.predict(rows))
-    assert np.array_equal(back.arrays["x"], target)
-    assert back.meta == {"y": [1, None]}
+    parts = read_parts(tmp_path / "model", digest)
+    assert np.array_equal(parts.estimators["estimator"].predict(rows), estimator.predict(rows))
+    assert np.array_equal(parts.arrays["x"], target)
+    assert parts.meta == {"y": [1, None]}
 
 
-def test_a_skops_file_holds_a_schema_and_no_pickle(stored):
+def test_a_skops_file_has_a_schema_and_no_pickle(stored):
     folder, _ = stored
     with zipfile.ZipFile(folder / "estimator.skops") as archive:
         names = archive.namelist()
@@ -257,19 +257,19 @@ def test_a_skops_file_holds_a_schema_and_no_pickle(stored):
     assert all(Path(name).suffix in {".json", ".npy", ".npz"} for name in names)
 
 
-def test_the_importance_plot_shows_features_without_any_importance_too(tmp_path):
+def test_the_importance_plot_shows_features_of_zero_importance_too(tmp_path):
     draw_importance({"decile": 0.0, "region": 0.0}, LINE, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
-def test_threads_of_a_fresh_process_that_ask_at_the_same_time_all_get_an_answer(registry):
-    asking = f"""
+def test_threads_of_a_new_process_that_use_mlflow_at_the_same_time_all_get_a_result(registry):
+    program = f"""
 from concurrent.futures import ThreadPoolExecutor
 from streams.registry.mlflow_registry import MlflowRegistry
 
 with ThreadPoolExecutor(4) as pool:
-    asked = [pool.submit(MlflowRegistry({registry.uri!r}).champion_run, "hcp:fabhalta:prescribing_change") for _ in range(4)]
-print([each.result() for each in asked])
+    results = [pool.submit(MlflowRegistry({registry.uri!r}).champion_run, "hcp:fabhalta:prescribing_change") for _ in range(4)]
+print([result.result() for result in results])
 """
-    done = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[None, None, None, None]"
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "[None, None, None, None]"

@@ -1,4 +1,4 @@
-"""Tables of users become tables that a model line learns from."""
+"""Tables of users are converted to training tables."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def part_d(**columns: list[object]) -> pd.DataFrame:
     return pd.DataFrame({**rows, **columns})
 
 
-def test_prescribers_are_recognised_and_turned_into_features_of_providers() -> None:
+def test_the_prescriber_table_is_recognised_and_converted_to_features_of_hcps() -> None:
     imported = as_training_table(part_d(), TwinType.HCP)
     frame = imported.frame
     assert imported.target == "prescribing_change"
@@ -44,7 +44,7 @@ def test_features_that_the_table_lacks_are_named() -> None:
     assert "specialty" not in as_training_table(part_d(), TwinType.HCP).left_out
 
 
-def test_prescribers_make_no_patients() -> None:
+def test_the_prescriber_table_is_refused_for_patients() -> None:
     with pytest.raises(ValueError, match="hcp twins, not patient"):
         as_training_table(part_d(), TwinType.PATIENT)
 
@@ -66,7 +66,7 @@ def test_any_other_table_needs_the_target_and_a_feature() -> None:
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "table.parquet"])
-def test_a_table_survives_being_written_and_read(tmp_path: Path, name: str) -> None:
+def test_a_table_that_is_written_is_read_unchanged(tmp_path: Path, name: str) -> None:
     table = pd.DataFrame({"specialty": ["a", "b"], "decile": [1, 10], "prescribing_change": [0.5, -0.25]})
     write_table(table, tmp_path / name)
     pd.testing.assert_frame_equal(read_table(tmp_path / name), table)
@@ -83,7 +83,7 @@ def test_another_kind_of_file_is_refused_with_the_kinds_that_can_be_read(tmp_pat
 
 
 @pytest.mark.skipif(not DATA.is_file(), reason=f"the public prescriber table is not at {DATA}")
-def test_the_real_prescribers_come_in_whole() -> None:
+def test_the_public_prescriber_table_is_converted_completely() -> None:
     table = read_table(DATA)
     frame = as_training_table(table, TwinType.HCP).frame
     assert len(frame) == 30_582

@@ -1,4 +1,4 @@
-"""Training in a process of its own: what it learns, what it refuses, and that nothing of it is left whatever happens."""
+"""Training in a process of its own: its model, its refusals, and that it leaves no process and no file behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TARGET = "prescribing_change"
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path, monkeypatch):
-    """Trainings of this test have their files, and so their command lines, in a folder of its own."""
+    """A folder of its own for the files of this test's trainings, which their command lines name."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
@@ -40,72 +40,72 @@ def table(n=1000):
     return sample_hcps(n, np.random.default_rng(1))
 
 
-def lesson(**said):
-    return TrainingSpec(twin_type=TwinType.HCP, brand=Brand.KISQALI, target=TARGET, n_jobs=1, **said)
+def spec(**fields):
+    return TrainingSpec(twin_type=TwinType.HCP, brand=Brand.KISQALI, target=TARGET, n_jobs=1, **fields)
 
 
 def trainings(scratch):
-    """Processes whose files lie in the folder."""
-    listed = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "-m streams.training " in line and str(scratch) in line]
+    """Ids of the training processes with files in the folder."""
+    processes = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in processes.splitlines() if "-m streams.training " in line and str(scratch) in line]
 
 
-async def begun(scratch):
-    while not (found := trainings(scratch)):  # noqa: ASYNC110  # another process begins, no event tells it
+async def started_trainings(scratch):
+    while not (process_ids := trainings(scratch)):  # noqa: ASYNC110  # the start of another process sets no event
         await asyncio.sleep(0.05)
-    return found
+    return process_ids
 
 
-async def learn(frame, **said):
-    async with train_in_subprocess(lesson(**said), frame) as learned:
-        return learned.model
+async def train(frame, **fields):
+    async with train_in_subprocess(spec(**fields), frame) as result:
+        return result.model
 
 
-async def test_what_is_learned_apart_is_what_would_be_learned_here(scratch):
+async def test_a_model_trained_in_a_process_is_the_one_trained_in_place(scratch):
     here = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1, seed=7)
     here.train(table())
-    apart = await learn(table(), seed=7)
-    assert apart.card == here.model.card
-    assert np.array_equal(apart.predict(table(300)), here.model.predict(table(300)))
+    model = await train(table(), seed=7)
+    assert model.card == here.model.card
+    assert np.array_equal(model.predict(table(300)), here.model.predict(table(300)))
     assert trainings(scratch) == []
 
 
-async def test_a_table_that_cannot_be_learned_from_is_refused_in_the_words_of_the_engine():
+async def test_a_table_that_cannot_be_trained_on_is_refused_with_the_reason_of_the_engine():
     with pytest.raises(TrainingRefused, match=r"500 rows .* too few to train a model: at least 1000"):
-        await learn(table(500))
+        await train(table(500))
 
 
 async def test_a_training_that_takes_too_long_is_ended(scratch):
     with pytest.raises(TrainingFailed, match=r"took longer than 0\.5 s"):
-        await learn(table(), seconds=0.5)
+        await train(table(), seconds=0.5)
     assert trainings(scratch) == []
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="macOS knows no limit of address space")
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no limit of address space")
 async def test_a_training_that_takes_too_much_memory_fails_alone(scratch):
     with pytest.raises(TrainingFailed):
-        await learn(table(), memory_bytes=64 * 1024**2)
+        await train(table(), memory_bytes=64 * 1024**2)
     assert trainings(scratch) == []
 
 
 async def test_a_training_that_is_killed_has_failed(scratch):
-    training = asyncio.create_task(learn(table()))
-    for pid in await begun(scratch):
+    training = asyncio.create_task(train(table()))
+    for pid in await started_trainings(scratch):
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(TrainingFailed, match="exit code -9 and left no result"):
         await training
 
 
-async def test_a_training_that_nobody_waits_for_any_more_is_ended(scratch):
-    training = asyncio.create_task(learn(table()))
-    await begun(scratch)
+async def test_a_training_whose_caller_is_cancelled_is_ended(scratch):
+    training = asyncio.create_task(train(table()))
+    await started_trainings(scratch)
     training.cancel()
     with pytest.raises(asyncio.CancelledError):
         await training
     assert trainings(scratch) == []
 
 
-def test_a_training_does_not_outlive_whoever_asked_for_it(scratch, tmp_path):
+def test_a_training_ends_with_its_parent_process(scratch, tmp_path):
     program = textwrap.dedent(f"""
         import asyncio, tempfile
         import numpy as np
@@ -118,11 +118,11 @@ def test_a_training_does_not_outlive_whoever_asked_for_it(scratch, tmp_path):
                 pass
         asyncio.run(main())
     """)
-    asker = subprocess.Popen([sys.executable, "-c", program])
+    parent = subprocess.Popen([sys.executable, "-c", program])
     while not trainings(scratch):
         time.sleep(0.05)
-    asker.kill()
-    asker.wait()
+    parent.kill()
+    parent.wait()
     deadline = time.monotonic() + 20
     while trainings(scratch) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -130,7 +130,7 @@ def test_a_training_does_not_outlive_whoever_asked_for_it(scratch, tmp_path):
     assert list(scratch.iterdir()) == []
 
 
-def test_features_of_mixed_types_become_one_type_a_column(tmp_path):
+def test_features_of_mixed_types_become_one_type_per_column(tmp_path):
     flag = pd.Series([True, 1.0, None, 0], dtype=object)
     code = pd.Series(["a", 5, None, "b"], dtype=object)
     name = pd.Series(["x", None, "y", "z"], dtype=object)
