@@ -25,13 +25,13 @@ extras: $(VENV)/.dev ## tests of the extras causal (DoWhy) and feast, each in an
 bench: $(VENV)/.dev ## speed and memory, as ratios against a named baseline in the same run
 	$(BIN)/python -m tests.bench
 
-evidence: $(VENV)/.dev ## measure on real data and simulated worlds why the numbers can be believed; writes docs/evidence.html
+evidence: $(VENV)/.dev ## measure coverage, false alarms and realism on real data and simulated worlds; writes docs/evidence.html
 	$(BIN)/python -m tests.evidence
 
-chaos: $(VENV)/.dev ## break the service for MINUTES (10) by the schedule of SEED (1), and judge what came of it; 1 when an invariant fails
+chaos: $(VENV)/.dev ## break the service for MINUTES (10) by the schedule of SEED (1); status 1 when an invariant fails
 	@exec $(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
-lint: $(VENV)/.dev ## style, types and the import law
+lint: $(VENV)/.dev ## style, types and the import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
