@@ -1,4 +1,7 @@
-"""The Kafka and the PostgreSQL that tests run against: real ones, one of each per session."""
+"""A real Kafka broker and a real PostgreSQL server for the tests, one of each per session.
+
+Each comes from an environment variable, else from a Docker container, else from the local stack.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +37,15 @@ KAFKA_SETTINGS = {
 
 
 def pytest_configure() -> None:
-    """Take Ctrl-C even where the shell that started the tests in the background told them not to: their processes inherit that."""
+    """Restore Ctrl-C: a shell that starts the tests in the background ignores SIGINT, and child processes would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def docker_engine() -> bool:
-    """Whether a Docker engine answers; the client alone is not enough."""
-    import docker  # type: ignore[import-untyped]  # noqa: PLC0415  # only sessions with these fixtures pay for it
+    """Whether a Docker engine is running; an installed client alone is not enough."""
+    import docker  # type: ignore[import-untyped]  # noqa: PLC0415  # slow, and only needed by sessions that use containers
 
     try:
         docker.from_env(timeout=5).ping()
@@ -55,65 +58,65 @@ def docker_engine() -> bool:
 def local_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """Kafka and PostgreSQL without Docker, in a folder of this session.
 
-    PostgreSQL does not wait for the disk: these databases need not survive a power cut, and are made and dropped by the hundred.
+    PostgreSQL runs without fsync: hundreds of databases are created and dropped, and none has to survive a power cut.
     """
     with LocalStack(tmp_path_factory.mktemp("stack")) as stack:
         for statement in ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"):
-            asyncio.run(_administer(stack.postgres_dsn, statement))
+            asyncio.run(_execute(stack.postgres_dsn, statement))
         yield stack
 
 
 @pytest.fixture(scope="session")
 def kafka_bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Address of a Kafka: ``TWIN_TEST_KAFKA``, else a container, else the local stack."""
+    """Address of a Kafka broker: ``TWIN_TEST_KAFKA``, else a container, else the local stack."""
     with ExitStack() as cleanup:
-        yield os.environ.get("TWIN_TEST_KAFKA") or _kafka_container(request, cleanup) or _local(request).kafka_bootstrap
+        yield os.environ.get("TWIN_TEST_KAFKA") or _kafka_container(request, cleanup) or _local_stack(request).kafka_bootstrap
 
 
 @pytest.fixture(scope="session")
 def postgres_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Address of a PostgreSQL whose user may create databases: ``TWIN_TEST_POSTGRES``, else a container, else the local stack."""
+    """Address of a PostgreSQL server whose user may create databases: ``TWIN_TEST_POSTGRES``, a container, or the local stack."""
     with ExitStack() as cleanup:
-        yield os.environ.get("TWIN_TEST_POSTGRES") or _postgres_container(request, cleanup) or _local(request).postgres_dsn
+        yield os.environ.get("TWIN_TEST_POSTGRES") or _postgres_container(request, cleanup) or _local_stack(request).postgres_dsn
 
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres_dsn: str) -> Iterator[str]:
-    """Name of a database with our tables and nothing in them; copying it takes a fraction of migrating."""
+    """Name of a database with all tables, empty; copying it takes a fraction of the time of the migrations."""
     name = f"template_{uuid4().hex}"
-    asyncio.run(_administer(postgres_dsn, f"CREATE DATABASE {name}"))
-    asyncio.run(migrate(_beside(postgres_dsn, name)))
+    asyncio.run(_execute(postgres_dsn, f"CREATE DATABASE {name}"))
+    asyncio.run(migrate(_dsn_of(postgres_dsn, name)))
     yield name
-    asyncio.run(_administer(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+    asyncio.run(_execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
 async def fresh_database(postgres_dsn: str, migrated_template: str) -> AsyncIterator[str]:
-    """Address of a migrated database that only this test uses; connections left open by the test do not keep it alive."""
+    """Address of a migrated database of this test; it is dropped even if the test leaves connections open."""
     async with _database(postgres_dsn, f"TEMPLATE {migrated_template} STRATEGY FILE_COPY") as dsn:
         yield dsn
 
 
 @pytest.fixture
 async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
-    """Address of a database without any table of ours."""
+    """Address of a database of this test without tables."""
     async with _database(postgres_dsn) as dsn:
         yield dsn
 
 
 @asynccontextmanager
-async def _database(postgres_dsn: str, how: str = "") -> AsyncIterator[str]:
+async def _database(postgres_dsn: str, options: str = "") -> AsyncIterator[str]:
     name = f"test_{uuid4().hex}"
-    await _administer(postgres_dsn, f"CREATE DATABASE {name} {how}")
-    yield _beside(postgres_dsn, name)
-    await _administer(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+    await _execute(postgres_dsn, f"CREATE DATABASE {name} {options}")
+    yield _dsn_of(postgres_dsn, name)
+    await _execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _beside(postgres_dsn: str, name: str) -> str:
+def _dsn_of(postgres_dsn: str, name: str) -> str:
     return f"{postgres_dsn.rpartition('/')[0]}/{name}"
 
 
-async def _administer(dsn: str, statement: str) -> None:
+async def _execute(dsn: str, statement: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute(statement)
@@ -121,7 +124,7 @@ async def _administer(dsn: str, statement: str) -> None:
         await connection.close()
 
 
-def _local(request: pytest.FixtureRequest) -> LocalStack:
+def _local_stack(request: pytest.FixtureRequest) -> LocalStack:
     stack: LocalStack = request.getfixturevalue("local_stack")
     return stack
 
@@ -133,7 +136,7 @@ def _kafka_container(request: pytest.FixtureRequest, cleanup: ExitStack) -> str 
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
 
     container, port = DockerContainer(KAFKA_IMAGE), free_port()
-    address = f"{container.get_container_host_ip()}:{port}"  # the broker tells it to its clients, so it is chosen before the start
+    address = f"{container.get_container_host_ip()}:{port}"  # advertised to clients, so chosen before the start
     container.with_envs(**KAFKA_SETTINGS, KAFKA_ADVERTISED_LISTENERS=f"PLAINTEXT://{address}")
     container.with_bind_ports(9092, port).waiting_for(LogMessageWaitStrategy("Kafka Server started"))
     cleanup.enter_context(container)

@@ -1,4 +1,4 @@
-"""A service to talk to: empty topics, an empty database, a champion, and roles that play in this process or apart from it."""
+"""A running service for the tests: empty topics, an empty database, a champion, and roles in this process or in their own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from streams.cli import connection
 from streams.cli.main import app
 from streams.client.twin_client import TwinClient
 from streams.kafka.clients import open_admin
-from streams.kafka.topics import DEAD_LETTERS, TOPICS, create_topics, topic_of
+from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, TOPICS, create_topics, topic_of
 from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import ROLES, Role, Settings
 from streams.worker.bootstrap import run_role
@@ -47,7 +47,7 @@ def champion() -> TwinModel:
 
 @pytest.fixture(scope="session")
 def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Address of an MLflow store of this session."""
+    """Address of the MLflow store of this session."""
     store = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
     prepare_store(store)
     return store
@@ -55,13 +55,13 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def saved(champion: TwinModel, mlflow_store: str) -> Artifact:
-    """Where the champion's files are."""
+    """The champion's files in the MLflow store."""
     return MlflowRegistry(mlflow_store).save(champion)
 
 
 @pytest.fixture
 async def empty_kafka(kafka_bootstrap: str) -> str:
-    """Topics of the service as they are on the first day, without Faust's changelogs; with a topic go its groups' offsets."""
+    """Address of a broker with empty topics and without Faust's changelogs; deleting a topic deletes its groups' offsets too."""
     settings = Settings(kafka_bootstrap=kafka_bootstrap)
     async with open_admin(settings) as admin:
         while ours := [name for name in await admin.list_topics() if name in _NAMES or name.startswith("twinstream-")]:
@@ -76,7 +76,7 @@ _NAMES = {topic.name for topic in TOPICS}
 
 @pytest.fixture
 async def settings(empty_kafka: str, fresh_database: str, mlflow_store: str, tmp_path: Path) -> Settings:
-    """Settings of a service of its own, with its tables made."""
+    """Settings of a service of this test, whose tables exist."""
     return Settings(
         kafka_bootstrap=empty_kafka,
         postgres_dsn=fresh_database,
@@ -90,9 +90,9 @@ async def settings(empty_kafka: str, fresh_database: str, mlflow_store: str, tmp
 @pytest.fixture
 async def pool(settings: Settings) -> AsyncIterator[Pool]:
     """Connections to the service's database."""
-    opened = await open_pool(settings)
-    yield opened
-    await opened.close()
+    pool = await open_pool(settings)
+    yield pool
+    await pool.close()
 
 
 @pytest.fixture
@@ -125,25 +125,25 @@ def twinstream(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Twinstrea
 
 @pytest.fixture
 def service(settings: Settings) -> Service:
-    """Plays roles inside this process while the block runs: ``async with service(["simulation"]): ...``."""
+    """Runs roles in this process while the block runs: ``async with service(["simulation"]): ...``."""
 
     @asynccontextmanager
-    async def playing(roles: Sequence[Role]) -> AsyncIterator[None]:
+    async def running(roles: Sequence[Role]) -> AsyncIterator[None]:
         stop = asyncio.Event()
-        plays = [asyncio.create_task(run_role(role, settings, stop), name=role) for role in roles]
+        tasks = [asyncio.create_task(run_role(role, settings, stop), name=role) for role in roles]
         try:
-            await _until_ready(settings, roles, plays)
+            await _until_ready(settings, roles, tasks)
             yield
         finally:
             stop.set()
-            await asyncio.gather(*plays)
+            await asyncio.gather(*tasks)
 
-    return playing
+    return running
 
 
 @pytest.fixture
 def service_apart(settings: Settings, tmp_path: Path) -> Service:
-    """Plays roles in processes of their own, as a worker does."""
+    """Runs roles in processes of their own, as a worker does."""
 
     @asynccontextmanager
     async def working(roles: Sequence[Role]) -> AsyncIterator[None]:
@@ -160,26 +160,26 @@ def service_apart(settings: Settings, tmp_path: Path) -> Service:
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[TwinClient]:
     """A client of the service."""
-    async with TwinClient(settings, name="test") as opened:
-        yield opened
+    async with TwinClient(settings, name="test") as client:
+        yield client
 
 
 @dataclass
 class Listener:
-    """Everything that was ever said on a topic."""
+    """Reads topics from their beginning."""
 
     bootstrap: str
 
     async def records(self, topic: str, count: int, timeout_s: float = 30.0) -> list[Any]:
-        """The first ``count`` records of a topic, all partitions; fewer are waited for."""
+        """The first ``count`` records of a topic over all partitions, waiting for those that are not there yet."""
         consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.bootstrap, auto_offset_reset="earliest", enable_auto_commit=False)
         await consumer.start()
         try:
-            found: list[Any] = []
+            records: list[Any] = []
             async with asyncio.timeout(timeout_s):
-                while len(found) < count:
-                    found.append(await consumer.getone())
-            return found
+                while len(records) < count:
+                    records.append(await consumer.getone())
+            return records
         finally:
             await consumer.stop()
 
@@ -188,17 +188,17 @@ class Listener:
         return [event.model_validate_json(record.value) for record in await self.records(topic_of(event), count, timeout_s)]
 
     async def dead_letters(self, count: int) -> list[tuple[Any, dict[str, str]]]:
-        """Dead letters with their headers as words."""
+        """The first ``count`` dead letters, each with its headers as text."""
         return [
             (record, {name: value.decode() for name, value in record.headers}) for record in await self.records(DEAD_LETTERS, count)
         ]
 
     async def count(self, topic: str) -> int:
-        """How many records a topic has now."""
+        """Number of records on a topic now."""
         consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False)
         await consumer.start()
         try:
-            partitions = next(known.partitions for known in TOPICS if known.name == topic)
+            partitions = PARTITIONS[topic]
             ends = await consumer.end_offsets([TopicPartition(topic, number) for number in range(partitions)])
             return sum(ends.values())
         finally:
@@ -207,15 +207,15 @@ class Listener:
 
 @pytest.fixture
 def listener(settings: Settings) -> Listener:
-    """Reads what the service said."""
+    """Reads what the service published."""
     return Listener(settings.kafka_bootstrap)
 
 
-async def _until_ready(settings: Settings, roles: Sequence[Role], plays: Sequence[Awaitable[None]]) -> None:
+async def _until_ready(settings: Settings, roles: Sequence[Role], tasks: Sequence[Awaitable[None]]) -> None:
     async with asyncio.timeout(READY_S), aiohttp.ClientSession() as session:
         for role in roles:
             while not await _is_ready(session, settings.port_of(role)):
-                for ended in (task for task in plays if isinstance(task, asyncio.Task) and task.done()):
+                for ended in (task for task in tasks if isinstance(task, asyncio.Task) and task.done()):
                     ended.result()
                 await asyncio.sleep(0.05)
 

@@ -1,4 +1,4 @@
-"""What is refused is kept byte for byte, and comes right at the hands of an operator."""
+"""Refused records are stored byte for byte, and an operator corrects and replays them."""
 
 from __future__ import annotations
 
@@ -35,48 +35,49 @@ async def line(settings) -> None:
     await make_line(settings.postgres_dsn.get_secret_value(), make_card())
 
 
-async def test_a_dead_letter_is_what_came_to_the_last_byte_with_the_reason_beside_it(service, client, listener, pool, line):
+async def test_a_dead_letter_has_every_byte_of_the_refused_record_and_the_reason_in_headers(service, client, listener, pool, line):
     async with service(["outcomes"]):
-        places = {value: await client.publish_bytes(TOPIC, key, value, HEADERS) for key, value, *_ in POISON}
-        places[b"nothing"] = await publish_nothing(client)
-        letters = await listener.records(DEAD_LETTERS, len(POISON) + 1)
-    by_place = {(int(told["twin_partition"]), int(told["twin_offset"])): letter for letter in letters for told in (_told(letter),)}
+        positions = {value: await client.publish_bytes(TOPIC, key, value, HEADERS) for key, value, *_ in POISON}
+        positions[b"nothing"] = await publish_nothing(client)
+        records = await listener.records(DEAD_LETTERS, len(POISON) + 1)
+    by_position = {_original_position(record): record for record in records}
     for key, value, kind, exception in POISON:
-        letter = by_place[places[value]]
-        assert (letter.key, letter.value) == (key, BAD_ELEMENT if value == ARRAY else value)
-        assert list(letter.headers[: len(HEADERS)]) == HEADERS
-        told = _told(letter)
-        assert (told["twin_kind"], told["twin_exception"]) == (kind, exception)
-        assert (told["twin_topic"], told["twin_attempt"]) == (TOPIC, "1")
-        assert len(told["twin_reason"]) > 10
-    assert (by_place[places[b"nothing"]].key, by_place[places[b"nothing"]].value) == (b"", None)
+        record = by_position[positions[value]]
+        assert (record.key, record.value) == (key, BAD_ELEMENT if value == ARRAY else value)
+        assert list(record.headers[: len(HEADERS)]) == HEADERS
+        headers = _twin_headers(record)
+        assert (headers["twin_kind"], headers["twin_exception"]) == (kind, exception)
+        assert (headers["twin_topic"], headers["twin_attempt"]) == (TOPIC, "1")
+        assert len(headers["twin_reason"]) > 10
+    empty = by_position[positions[b"nothing"]]
+    assert (empty.key, empty.value) == (b"", None)
     assert await pool.fetchval("SELECT count(*) FROM refused_records WHERE key IS NULL AND value IS NULL") == 1
     assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking") == 1
 
 
-async def test_a_record_that_is_too_large_to_be_copied_holds_nothing_up(
+async def test_a_refused_record_that_is_too_large_for_a_copy_blocks_nothing(
     service, client, listener, pool, line, settings, twinstream
 ):
     large = {"json": b"%" * (8 * 1024 * 1024 - 200), "simulation": b" " * 16 * 1024 * 1024 + SPACED}
-    async with service(["outcomes"]), packing_producer(settings) as producer:
+    async with service(["outcomes"]), compressing_producer(settings) as producer:
         for value in large.values():
             await producer.send_and_wait(TOPIC, value, key=b"large", headers=HEADERS, partition=0)
         await client.publish_bytes(TOPIC, None, json.dumps(outcome(1)).encode())
-        letters = await listener.records(DEAD_LETTERS, 2)
+        records = await listener.records(DEAD_LETTERS, 2)
         assert "and a topic takes 8388608" in await twinstream("dlq", "replay", "--kind", "simulation", status=1)
-    for letter, (kind, value) in zip(letters, large.items(), strict=True):
-        told = _told(letter)
-        assert (letter.key, letter.value) == (b"", None)
-        assert (told["twin_kind"], told["twin_omitted"]) == (kind, str(len(value)))
-        assert len(letter.headers) == len(told)
-    kept = await pool.fetch("SELECT value, sent_at FROM refused_records ORDER BY source_offset")
-    assert [row["value"] for row in kept] == list(large.values())
-    assert None not in [row["sent_at"] for row in kept]
+    for record, (kind, value) in zip(records, large.items(), strict=True):
+        headers = _twin_headers(record)
+        assert (record.key, record.value) == (b"", None)
+        assert (headers["twin_kind"], headers["twin_omitted"]) == (kind, str(len(value)))
+        assert len(record.headers) == len(headers)
+    rows = await pool.fetch("SELECT value, sent_at FROM refused_records ORDER BY source_offset")
+    assert [row["value"] for row in rows] == list(large.values())
+    assert None not in [row["sent_at"] for row in rows]
     assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE fate = 'counted'") == 1
 
 
-def packing_producer(settings) -> AIOKafkaProducer:
-    """A producer whose records are small on the way and large once they are unpacked."""
+def compressing_producer(settings) -> AIOKafkaProducer:
+    """A producer whose records are small when compressed and large when decompressed."""
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka_bootstrap,
         compression_type="gzip",
@@ -85,19 +86,24 @@ def packing_producer(settings) -> AIOKafkaProducer:
     )
 
 
-def _told(letter) -> dict[str, str]:
-    return {name: value.decode() for name, value in letter.headers if name.startswith("twin_")}
+def _twin_headers(record) -> dict[str, str]:
+    return {name: value.decode() for name, value in record.headers if name.startswith("twin_")}
+
+
+def _original_position(record) -> tuple[int, int]:
+    headers = _twin_headers(record)
+    return int(headers["twin_partition"]), int(headers["twin_offset"])
 
 
 async def publish_nothing(client) -> tuple[int, int]:
-    """A record without key and value, as other clients can send it."""
+    """Publish a record without key and value, as other clients can."""
     batch = client._started().create_batch()
     batch.append(key=None, value=None, timestamp=None)
-    done = await (await client._started().send_batch(batch, TOPIC, partition=0))
-    return done.partition, done.offset
+    sent = await (await client._started().send_batch(batch, TOPIC, partition=0))
+    return sent.partition, sent.offset
 
 
-async def test_an_operator_lists_looks_corrects_and_replays_and_nothing_counts_twice(
+async def test_an_operator_lists_shows_corrects_and_replays_and_nothing_counts_twice(
     service, client, listener, pool, line, twinstream
 ):
     wrong = outcome(1, actual_value="a tenth", surprise=1)
@@ -109,42 +115,42 @@ async def test_an_operator_lists_looks_corrects_and_replays_and_nothing_counts_t
         listed = await twinstream("dlq", "list", "--json")
         assert {(each["kind"], each["count"]) for each in listed["counts"]} == {("invalid", 1), ("json", 1)}
         assert "2 refused" not in await twinstream("dlq", "list", "--kind", "champion")
-        (named,) = [each["refusal_id"] for each in listed["letters"] if each["kind"] == "invalid"]
-        assert json.loads(await twinstream("dlq", "show", named[:8], "--raw")) == wrong
-        assert "actual_value" in await twinstream("dlq", "show", named[:8])
+        (refusal_id,) = [each["refusal_id"] for each in listed["letters"] if each["kind"] == "invalid"]
+        assert json.loads(await twinstream("dlq", "show", refusal_id[:8], "--raw")) == wrong
+        assert "actual_value" in await twinstream("dlq", "show", refusal_id[:8])
 
-        again = await twinstream("dlq", "replay", named, "--set", "actual_value=0.1", status=1)
-        assert "would be refused again: surprise" in again
+        rejected = await twinstream("dlq", "replay", refusal_id, "--set", "actual_value=0.1", status=1)
+        assert "would be refused again: surprise" in rejected
         other_id = ("--set", f"event_id={UUID(int=9)}", "--set", "actual_value=0.1", "--drop", "surprise")
-        assert "event_id is" in await twinstream("dlq", "replay", named, *other_id, status=1)
-        fix = ("--set", "actual_value=0.1", "--drop", "surprise")
-        tried = await twinstream("dlq", "replay", named, *fix, "--dry-run", "--json")
-        assert (tried["dry_run"], tried["replayed"][0]["replays"]) == (True, [])
+        assert "event_id is" in await twinstream("dlq", "replay", refusal_id, *other_id, status=1)
+        correction = ("--set", "actual_value=0.1", "--drop", "surprise")
+        dry_run = await twinstream("dlq", "replay", refusal_id, *correction, "--dry-run", "--json")
+        assert (dry_run["dry_run"], dry_run["replayed"][0]["replays"]) == (True, [])
         assert await listener.count(TOPIC) == 2
 
         for fate in ("counted", "duplicate"):
-            done = await twinstream("dlq", "replay", named, *fix, "--json")
-            assert done["replayed"][0]["replays"][-1]["came_of_it"] == fate
+            replay = await twinstream("dlq", "replay", refusal_id, *correction, "--json")
+            assert replay["replayed"][0]["replays"][-1]["came_of_it"] == fate
         (record,) = [each for each in await listener.records(TOPIC, 3) if b"0.1" in each.value][:1]
 
     assert (record.key, record.headers[0]) == (b"its key", ("trace", b"\xff"))
-    assert dict(record.headers)["twin_replay_of"].decode() == named
+    assert dict(record.headers)["twin_replay_of"].decode() == refusal_id
     assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 1
     assert await pool.fetchval("SELECT actual_value FROM fidelity_tracking WHERE fate = 'counted'") == 0.1
     waiting = (await twinstream("dlq", "list", "--waiting", "--json"))["letters"]
     assert [each["kind"] for each in waiting] == ["json"]
-    shown = await twinstream("dlq", "show", named)
+    shown = await twinstream("dlq", "show", refusal_id)
     assert "with actual_value = 0.1, without surprise: counted" in shown
 
 
-async def test_what_is_refused_again_has_one_more_attempt_and_the_mark_says_so(service, client, listener, line, twinstream):
+async def test_a_record_that_is_refused_again_has_the_next_attempt_number(service, client, listener, line, twinstream):
     async with service(["outcomes"]):
         await client.publish_bytes(TOPIC, None, SPACED)
         await listener.records(DEAD_LETTERS, 1)
-        done = await twinstream("dlq", "replay", "--kind", "simulation", "--json")
+        replay = await twinstream("dlq", "replay", "--kind", "simulation", "--json")
         second = (await listener.records(DEAD_LETTERS, 2))[-1]
         await twinstream("dlq", "replay", "--topic", "simulation-requests", "--json")
-    assert done["replayed"][0]["replays"][0]["came_of_it"] == "refused: simulation"
+    assert replay["replayed"][0]["replays"][0]["came_of_it"] == "refused: simulation"
     assert {dict(each.headers)["twin_attempt"] for each in await listener.records(DEAD_LETTERS, 2)} == {b"1", b"2"}
     assert second.value == SPACED
 
@@ -157,6 +163,6 @@ REFUSED = [
 ]
 
 
-async def test_what_cannot_be_is_refused_in_a_sentence(twinstream):
-    for words, status, said in REFUSED:
-        assert said in await twinstream(*words, status=status)
+async def test_a_command_that_cannot_be_done_is_refused_with_its_reason(twinstream):
+    for arguments, status, reason in REFUSED:
+        assert reason in await twinstream(*arguments, status=status)

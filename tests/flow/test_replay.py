@@ -1,4 +1,4 @@
-"""A stretch of a topic is worked through again: what has become right counts, nothing counts twice, and nobody is alarmed."""
+"""A range of a topic is replayed: what is valid by now counts, nothing counts twice, and no alarm is raised."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from streams.kafka.topics import DEAD_LETTERS
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
 
 REQUESTS = "simulation-requests"
-NOBODYS = outcome(7, model_id=str(UUID(int=5)))
+OF_UNKNOWN_MODEL = outcome(7, model_id=str(UUID(int=5)))
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 
 
-async def test_outcomes_that_came_too_early_count_once_after_a_replay_and_raise_no_alarm(
+async def test_outcomes_that_arrived_before_their_champion_count_once_after_a_replay_and_raise_no_alarm(
     service, client, listener, pool, settings, twinstream
 ):
     early = [json.dumps(outcome(number)).encode() for number in range(5)]
     async with service(["outcomes"]):
-        for value in [*early, json.dumps(NOBODYS).encode()]:
+        for value in [*early, json.dumps(OF_UNKNOWN_MODEL).encode()]:
             await client.publish_bytes(TOPIC, b"key", value)
         await listener.records(DEAD_LETTERS, 6)
         assert await pool.fetchval("SELECT count(*) FROM refused_records WHERE kind = 'champion'") == 5
         await make_line(settings.postgres_dsn.get_secret_value(), make_card())
 
-        tried = await twinstream("replay", TOPIC, "--dry-run", "--json")
-        assert {what: count for what, count in tried["found"].items() if count} == {
+        dry_run = await twinstream("replay", TOPIC, "--dry-run", "--json")
+        assert {category: count for category, count in dry_run["found"].items() if count} == {
             "refused, and accepted now": 5,
             "refused, still: model": 1,
         }
         assert (await listener.count(TOPIC), await is_suppressed(pool, LINE)) == (6, False)
 
-        done = await twinstream("replay", TOPIC, "--json")
-        assert done["came_of_it"] == {"counted": 5}
+        replay = await twinstream("replay", TOPIC, "--json")
+        assert replay["came_of_it"] == {"counted": 5}
         assert await is_suppressed(pool, LINE)
-        again = await twinstream("replay", TOPIC, "--json")
-    assert again["published_again"] == []
-    assert {what: count for what, count in again["found"].items() if count} == {
+        repeated = await twinstream("replay", TOPIC, "--json")
+    assert repeated["published_again"] == []
+    assert {category: count for category, count in repeated["found"].items() if count} == {
         "in already": 5,
         "refused, and in since a replay": 5,
         "refused, still: model": 1,
@@ -49,12 +49,12 @@ async def test_outcomes_that_came_too_early_count_once_after_a_replay_and_raise_
     assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 5
 
 
-async def test_offsets_and_times_bound_what_is_replayed(client, twinstream):
-    places = [await client.publish_bytes(TOPIC, b"key", b"{}", partition=1) for _ in range(4)]
+async def test_a_replay_is_limited_by_offsets_or_times(client, twinstream):
+    positions = [await client.publish_bytes(TOPIC, b"key", b"{}", partition=1) for _ in range(4)]
     middle = datetime.now(UTC) + timedelta(seconds=1)
     await asyncio.sleep(1.1)
     await client.publish_bytes(TOPIC, b"key", b"{}", partition=1)
-    assert [offset for _, offset in places] == [0, 1, 2, 3]
+    assert [offset for _, offset in positions] == [0, 1, 2, 3]
     by_offset = await twinstream("replay", TOPIC, "--from", "1", "--to", "3", "--partition", "1", "--json")
     by_time = await twinstream("replay", TOPIC, "--from", middle.isoformat(), "--json")
     assert by_offset["stretches"] == [{"topic": TOPIC, "partition": 1, "first": 1, "end": 3}]
@@ -62,7 +62,7 @@ async def test_offsets_and_times_bound_what_is_replayed(client, twinstream):
     assert by_time["found"] == {"not read yet": 1}
 
 
-async def test_a_request_is_answered_again_to_the_last_bit_and_a_run_can_be_repeated(
+async def test_a_replayed_request_has_the_same_answer_and_a_run_can_be_reproduced(
     service, client, listener, promoted, pool, twinstream
 ):
     request = SimulationRequest(
@@ -72,9 +72,9 @@ async def test_a_request_is_answered_again_to_the_last_bit_and_a_run_can_be_repe
         await client.request(request)
         await client.publish_bytes(REQUESTS, b"key", b"nonsense")
         await listener.records(DEAD_LETTERS, 1)
-        while (done := await twinstream("replay", REQUESTS, "--dry-run", "--json"))["found"]["not read yet"]:  # noqa: ASYNC110  # it is the role that changes
+        while (dry_run := await twinstream("replay", REQUESTS, "--dry-run", "--json"))["found"]["not read yet"]:  # noqa: ASYNC110  # another task changes it
             await asyncio.sleep(0.2)  # offsets are committed once a second
-        assert done["found"] == {"not read yet": 0, "completed, answered again": 1, "unreadable": 1}
+        assert dry_run["found"] == {"not read yet": 0, "completed, answered again": 1, "unreadable": 1}
         assert await listener.count(REQUESTS) == 2
         await twinstream("replay", REQUESTS, "--json")
         answers = await listener.records("simulation-results", 2)
@@ -87,7 +87,7 @@ async def test_a_request_is_answered_again_to_the_last_bit_and_a_run_can_be_repe
     assert "there is no simulation" in await twinstream("simulate", "--again", str(UUID(int=3)), status=1)
 
 
-async def test_drift_that_a_replay_brought_about_waits_for_a_person(pool, promoted):
+async def test_a_retrain_during_a_replay_waits_for_approval(pool, promoted):
     await begin_suppression(pool, TOPIC, [promoted.line], "somebody", 60.0)
     event = RetrainEvent(
         retrain_id=uuid4(),
@@ -115,6 +115,6 @@ REFUSED = [
 ]
 
 
-async def test_what_cannot_be_replayed_is_refused_in_a_sentence(twinstream):
-    for words, said in REFUSED:
-        assert said in await twinstream("replay", *words, status=1)
+async def test_a_replay_that_is_not_possible_is_refused_with_its_reason(twinstream):
+    for arguments, reason in REFUSED:
+        assert reason in await twinstream("replay", *arguments, status=1)
