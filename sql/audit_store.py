@@ -16,7 +16,7 @@ from sql.database import Connection, connect
 from sql.pane_store import PANE_COLUMNS
 
 __all__ = [
-    "LineGrid",
+    "AuditedLine",
     "Rows",
     "count_copies",
     "counted_revisions",
@@ -34,7 +34,7 @@ __all__ = [
 Rows = AsyncIterator[asyncpg.Record]
 
 
-class LineGrid(NamedTuple):
+class AuditedLine(NamedTuple):
     """Lengths of the panes and windows of a line in seconds, and its floor in seconds since the epoch, null before the first."""
 
     pane_s: float
@@ -156,10 +156,10 @@ async def snapshot_time(connection: Connection) -> datetime:
     return now
 
 
-async def line_grids(connection: Connection) -> dict[str, LineGrid]:
+async def line_grids(connection: Connection) -> dict[str, AuditedLine]:
     """The grid of each line."""
     rows = await connection.fetch(_LINE_GRIDS)
-    return {row["line"]: LineGrid(row["pane_s"], row["window_s"], row["floor"]) for row in rows}
+    return {row["line"]: AuditedLine(row["pane_s"], row["window_s"], row["floor"]) for row in rows}
 
 
 async def _rows(connection: Connection, statement: str) -> Rows:

@@ -16,7 +16,7 @@ from engine.fidelity.error_sums import add_sums, fidelity_metrics, negate
 from schemas import FidelityMetrics, PaneRow
 from schemas.events import SUM_FIELDS
 from sql import audit_store
-from sql.audit_store import LineGrid
+from sql.audit_store import AuditedLine
 from sql.database import Connection
 from sql.outcome_store import Head
 from sql.pane_store import pane_row
@@ -69,7 +69,7 @@ class RecomputedState:
         at: time of the database snapshot.
     """
 
-    grids: Mapping[str, LineGrid]
+    grids: Mapping[str, AuditedLine]
     windows: Mapping[LineWindow, ExpectedWindow]
     panes: Sequence[StoredPane]
     snapshots: Sequence[asyncpg.Record]
@@ -117,7 +117,7 @@ class Recomputation:
         panes: all rows of ``fidelity_panes``, filled by :meth:`check_panes`.
     """
 
-    def __init__(self, connection: Connection, grids: Mapping[str, LineGrid], findings: Findings) -> None:
+    def __init__(self, connection: Connection, grids: Mapping[str, AuditedLine], findings: Findings) -> None:
         self.grids = grids
         self.panes: list[StoredPane] = []
         self._connection = connection

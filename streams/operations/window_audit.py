@@ -12,7 +12,7 @@ import asyncpg
 
 from engine.fidelity.windows import pane_start, window_starts
 from schemas import FidelityMetrics, FidelityWindow, PaneRow
-from sql.audit_store import LineGrid
+from sql.audit_store import AuditedLine
 from streams.monitoring.window_state import SeriesKey, WindowKey
 from streams.operations.findings import Findings
 from streams.operations.recomputation import ExpectedWindow, LineWindow, StoredPane
@@ -41,7 +41,7 @@ class WindowAudit:
     """
 
     expected: Mapping[LineWindow, ExpectedWindow]
-    grids: Mapping[str, LineGrid]
+    grids: Mapping[str, AuditedLine]
     findings: Findings
     lagging: dict[LineWindow, Lag] = field(default_factory=dict)
 
