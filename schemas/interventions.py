@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 __all__ = [
-    "CONTACTS_A_MONTH",
+    "CONTACTS_PER_MONTH",
     "INTERVENTIONS",
     "MODERATORS",
     "REFERENCE_FREQUENCY",
@@ -55,7 +55,7 @@ class Frequency(StrEnum):
 
 REFERENCE_FREQUENCY = Frequency.MONTHLY
 
-CONTACTS_A_MONTH: Mapping[Frequency, float] = MappingProxyType(
+CONTACTS_PER_MONTH: Mapping[Frequency, float] = MappingProxyType(
     {
         Frequency.ONCE: 0.0,
         Frequency.WEEKLY: 52 / 12,

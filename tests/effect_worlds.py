@@ -1,4 +1,4 @@
-"""Worlds in which interventions do what was drawn from the catalogue's beliefs, written out plainly beside the engine."""
+"""Worlds whose true effects are drawn from the catalogue's priors, implemented independently of the engine."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import pandas as pd
 from schemas import INTERVENTIONS, MODERATORS, InterventionConfig
 from schemas.interventions import Positive, Uncertain
 
-__all__ = ["BELIEVED", "Terms", "World", "matters", "terms_of"]
+__all__ = ["COEFFICIENT_PRIORS", "Terms", "World", "matters", "moderator_terms"]
 
 Array = npt.NDArray[np.float64]
 Terms = Mapping[tuple[str, str], Array]
-"""Of some people, by feature and level (empty for a number), arrays of shape ``(n,)``."""
+"""Moderators of people by feature and level (empty for a number), arrays of shape ``(n,)``."""
 
-CONTACTS_A_WEEK = {"once": 0.0, "quarterly": 4 / 52, "monthly": 12 / 52, "biweekly": 0.5, "weekly": 1.0}
+CONTACTS_PER_WEEK = {"once": 0.0, "quarterly": 4 / 52, "monthly": 12 / 52, "biweekly": 0.5, "weekly": 1.0}
 REFERENCE_CONTACTS, REFERENCE_WEEKS, REFERENCE_INTENSITY = 12 * 12 / 52, 12.0, 1.0
 
 
 class World:
-    """One draw of everything that the catalogue believes and does not know."""
+    """One draw of all uncertain parameters of the catalogue."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.base = {name: _drawn(rng, entry.effect) for name, entry in INTERVENTIONS.items()}
+        self.base = {name: _normal(rng, entry.effect) for name, entry in INTERVENTIONS.items()}
         self.channel = {
-            (name, channel.value): math.exp(_drawn(rng, believed))
+            (name, channel.value): math.exp(_normal(rng, prior))
             for name, entry in INTERVENTIONS.items()
-            for channel, believed in entry.channels.items()
+            for channel, prior in entry.channels.items()
         }
         self.halves = {
             name: tuple(_positive(rng, half) for half in (entry.half_contacts, entry.half_weeks, entry.half_intensity))
             for name, entry in INTERVENTIONS.items()
         }
-        self.coefficients = {term: _drawn(rng, believed) for term, believed in BELIEVED.items()}
+        self.coefficients = {term: _normal(rng, prior) for term, prior in COEFFICIENT_PRIORS.items()}
 
     def dose(self, config: InterventionConfig) -> float:
         """Share of the base effect that a configuration reaches."""
-        contacts = max(1.0, CONTACTS_A_WEEK[config.frequency] * config.duration_weeks)
+        contacts = max(1.0, CONTACTS_PER_WEEK[config.frequency] * config.duration_weeks)
         amounts = (contacts, config.duration_weeks, config.intensity or 1.0)
         usual = (REFERENCE_CONTACTS, REFERENCE_WEEKS, REFERENCE_INTENSITY)
         reached = [
@@ -50,18 +50,18 @@ class World:
         return math.prod(reached) * self.channel[config.intervention_type, config.channel]
 
     def factors(self, people: Terms, channel: str) -> Array:
-        """How many times the usual effect each of some people has, shape ``(n,)``."""
+        """Each person's effect as a multiple of the base effect, shape ``(n,)``."""
         log = [self.coefficients[term] * values for term, values in people.items() if matters(term, channel)]
         return np.exp(np.sum(log, axis=0))
 
     def average_effect(self, config: InterventionConfig, people: Terms, base: float | None = None) -> float:
-        """What a campaign really does to some people on average; ``base`` is that of one campaign among many."""
+        """True average effect of a campaign on people; ``base`` replaces the base effect of this world."""
         effect = self.base[config.intervention_type] if base is None else base
         return effect * self.dose(config) * float(self.factors(people, config.channel).mean())
 
 
-def terms_of(people: pd.DataFrame) -> Terms:
-    """What bends an effect on some people: numbers in spreads from their centre, 1 at a level and 0 elsewhere."""
+def moderator_terms(people: pd.DataFrame) -> Terms:
+    """Moderators of people: numbers in spreads from their centre, 1 at a level and 0 elsewhere."""
     return {
         (moderator.column, level): (
             (people[moderator.column].to_numpy(float) - moderator.center) / moderator.spread
@@ -74,23 +74,23 @@ def terms_of(people: pd.DataFrame) -> Terms:
     }
 
 
-BELIEVED = {
-    (moderator.column, level): believed
+COEFFICIENT_PRIORS = {
+    (moderator.column, level): prior
     for moderator in MODERATORS
-    for level, believed in ({"": moderator.slope} if moderator.slope else moderator.levels).items()
+    for level, prior in ({"": moderator.slope} if moderator.slope else moderator.levels).items()
 }
-"""Coefficients of the catalogue by feature and level."""
+"""Prior coefficients of the catalogue by feature and level."""
 
 
 def matters(term: tuple[str, str], channel: str) -> bool:
-    """Whether a term bends what this channel does."""
-    only = {moderator.column: moderator.channels for moderator in MODERATORS}[term[0]]
-    return not only or channel in only
+    """Whether a term moderates effects in this channel."""
+    channels = {moderator.column: moderator.channels for moderator in MODERATORS}[term[0]]
+    return not channels or channel in channels
 
 
-def _drawn(rng: np.random.Generator, believed: Uncertain) -> float:
-    return float(rng.normal(believed.mean, believed.sd))
+def _normal(rng: np.random.Generator, prior: Uncertain) -> float:
+    return float(rng.normal(prior.mean, prior.sd))
 
 
-def _positive(rng: np.random.Generator, believed: Positive) -> float:
-    return believed.median * math.exp(rng.normal(0.0, believed.spread))
+def _positive(rng: np.random.Generator, prior: Positive) -> float:
+    return prior.median * math.exp(rng.normal(0.0, prior.spread))

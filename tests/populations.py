@@ -94,12 +94,12 @@ def population(
     expected = rng.normal(center, between, len(table))
     model = card(twin_type, tuple(table))
     frame = table.assign(**{"baseline_behavior": expected, model.target: expected + rng.normal(0, within, len(table))})
-    told = {"population_id": UUID(int=2), "name": "test", "real_rows": 5000, "model": model, "model_id": model.model_id} | fields
-    return TwinPopulation(twin_count=len(frame), frame=frame, **told)
+    defaults = {"population_id": UUID(int=2), "name": "test", "real_rows": 5000, "model": model, "model_id": model.model_id} | fields
+    return TwinPopulation(twin_count=len(frame), frame=frame, **defaults)
 
 
 def intervention(kind: str = "speaker_program_invitation", **fields: Any) -> InterventionConfig:
-    """The reference dose of an intervention in its own channel, unless told otherwise."""
+    """An intervention at the reference dose in its own channel; ``fields`` replace these values."""
     own = INTERVENTIONS[kind].channel if kind in INTERVENTIONS else "email"
     return InterventionConfig(
         **{"intervention_type": kind, "channel": own, "frequency": "monthly", "duration_weeks": 12, "intensity": None} | fields

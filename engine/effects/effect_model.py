@@ -25,7 +25,7 @@ from scipy.special import ndtri
 
 from schemas.columns import Columns
 from schemas.interventions import (
-    CONTACTS_A_MONTH,
+    CONTACTS_PER_MONTH,
     INTERVENTIONS,
     MODERATORS,
     REFERENCE_FREQUENCY,
@@ -179,7 +179,7 @@ def contacts(frequency: str, weeks: float) -> float:
         >>> contacts("once", 12), contacts("weekly", 12)
         (1.0, 12.0)
     """
-    return max(1.0, float(CONTACTS_A_MONTH[Frequency(frequency)]) * weeks / _WEEKS_PER_MONTH)
+    return max(1.0, float(CONTACTS_PER_MONTH[Frequency(frequency)]) * weeks / _WEEKS_PER_MONTH)
 
 
 def draw_effect(prior: EffectPrior, n_draws: int, seed: int) -> Array:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from engine.effects import build_design, catalogue_prior, dose_response, draw_dose, typical_dose
 from engine.simulation_engine import SimulationEngine
 from schemas import INTERVENTIONS, MODERATORS, TWIN_TYPES, Channel, Frequency, TwinType
-from schemas.interventions import CONTACTS_A_MONTH, UNCALIBRATED_SPREAD
+from schemas.interventions import CONTACTS_PER_MONTH, UNCALIBRATED_SPREAD
 from tests.populations import intervention, population
 
 BY_CONTACTS = ("once", "quarterly", "monthly", "biweekly", "weekly")
@@ -40,8 +40,8 @@ def test_the_interventions_of_the_brief_are_there_with_their_base_effects():
 
 
 def test_every_frequency_has_its_contacts():
-    assert set(CONTACTS_A_MONTH) == set(Frequency)
-    assert sorted(CONTACTS_A_MONTH, key=CONTACTS_A_MONTH.__getitem__) == list(BY_CONTACTS)
+    assert set(CONTACTS_PER_MONTH) == set(Frequency)
+    assert sorted(CONTACTS_PER_MONTH, key=CONTACTS_PER_MONTH.__getitem__) == list(BY_CONTACTS)
 
 
 @each_intervention

@@ -22,7 +22,7 @@ from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, 
 from schemas.filters import Filters, conditions, rows_matching
 from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, curves_chart, intervals_chart
 from streams.training import as_training_table, read_table
-from tests.effect_worlds import Terms, World, terms_of
+from tests.effect_worlds import Terms, World, moderator_terms
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 from tests.populations import intervention, population
 
@@ -124,7 +124,7 @@ def _people(name: str, table: pd.DataFrame, sizes: Sequence[int]) -> People:
     generator.train(table[:LEARNED], TARGET)
     engines = {n: SimulationEngine(generator.generate(n, seed=n)) for n in sizes}
     frame = table[LEARNED:].reset_index(drop=True)
-    selected = tuple(terms_of(frame[rows_matching(frame, conditions(TwinType.HCP, filters))]) for filters in SELECTIONS)
+    selected = tuple(moderator_terms(frame[rows_matching(frame, conditions(TwinType.HCP, filters))]) for filters in SELECTIONS)
     return People(name, frame, selected, generator, engines)
 
 

@@ -20,14 +20,14 @@ from schemas import (
     SimulationRecommendation,
     TwinType,
 )
-from tests.effect_worlds import BELIEVED, World, matters, terms_of
+from tests.effect_worlds import COEFFICIENT_PRIORS, World, matters, moderator_terms
 from tests.populations import hcps, intervention, population
 
 SPEAKERS = intervention("speaker_program_invitation")
 
 
-def believing(mean: float, sd: float, **kwargs):
-    """An engine that holds this belief of speaker programs."""
+def engine_with_prior(mean: float, sd: float, **kwargs):
+    """An engine with this prior of speaker programs."""
     prior = EffectPrior(intervention_type="speaker_program_invitation", mean=mean, sd=sd, n_experiments=3, version=3)
     twins = kwargs.pop("twins", None) or population(500, TwinType.PATIENT)
     return SimulationEngine(twins, priors={prior.intervention_type: prior}, **kwargs)
@@ -35,13 +35,13 @@ def believing(mean: float, sd: float, **kwargs):
 
 def expected_factors(frame: pd.DataFrame, channel: str) -> np.ndarray:
     """Factor of each twin at the mean coefficients, shape (n,)."""
-    return np.exp(sum(BELIEVED[term].mean * values for term, values in terms_of(frame).items() if matters(term, channel)))
+    return np.exp(sum(COEFFICIENT_PRIORS[term].mean * values for term, values in moderator_terms(frame).items() if matters(term, channel)))
 
 
-# What the average is
+# Average effect
 
 
-def test_at_the_reference_dose_without_moderators_the_answer_is_the_prior():
+def test_at_the_reference_dose_without_moderators_the_result_equals_the_prior():
     result = SimulationEngine(population(1000, TwinType.PATIENT)).simulate(SPEAKERS)
     prior = INTERVENTIONS["speaker_program_invitation"].effect
     assert result.ate == pytest.approx(prior.mean, rel=1e-12)
@@ -82,26 +82,26 @@ def test_a_twin_has_the_same_effect_in_every_population():
 
 
 def test_oncologists_early_adopters_and_high_tiers_gain_more():
-    told = SimulationEngine(population(4000)).simulate(SPEAKERS).heterogeneity.by_dimension
-    effect = {(dimension, group.group): group.estimate for dimension, groups in told.items() for group in groups}
+    by_dimension = SimulationEngine(population(4000)).simulate(SPEAKERS).heterogeneity.by_dimension
+    effect = {(dimension, group.group): group.estimate for dimension, groups in by_dimension.items() for group in groups}
     assert effect["specialty", "oncology"] > effect["specialty", "dermatology"] > effect["specialty", "primary_care"]
     assert effect["priority_tier", "1"] > effect["priority_tier", "3"] > effect["priority_tier", "5"]
     assert effect["adoption_stage", "innovator"] > effect["adoption_stage", "early_majority"] > effect["adoption_stage", "laggard"]
 
 
-def test_missing_and_unknown_feature_values_bend_nothing():
+def test_missing_and_unknown_feature_values_do_not_change_the_effect():
     bare = pd.DataFrame({"specialty": ["unheard_of", None], "decile": [np.nan, 5.5], "priority_tier": [3.0, np.nan]})
     engine = SimulationEngine(population(features=bare))
     assert engine.twin_effects(SPEAKERS).tolist() == pytest.approx([0.12, 0.12], rel=1e-12)
 
 
-def test_an_extreme_feature_value_does_not_explode_the_effect():
+def test_the_influence_of_an_extreme_feature_value_is_capped():
     odd = pd.DataFrame({"decile": [10.0, 1e12]})
     effects = SimulationEngine(population(features=odd)).twin_effects(SPEAKERS)
     assert effects[1] < 1.5 * effects[0]
 
 
-# What its interval means
+# Interval
 
 
 def test_the_interval_does_not_shrink_with_the_number_of_twins():
@@ -111,12 +111,12 @@ def test_the_interval_does_not_shrink_with_the_number_of_twins():
 
 
 @pytest.mark.parametrize("dose", [{}, {"channel": "video", "frequency": "weekly", "duration_weeks": 26, "intensity": 1.5}])
-def test_the_interval_covers_the_truth_in_95_of_100_worlds_drawn_from_the_prior(dose):
-    asked = intervention(**dose)
+def test_the_interval_covers_the_true_effect_in_95_percent_of_worlds_drawn_from_the_prior(dose):
+    config = intervention(**dose)
     twins = population(1000)
-    result = SimulationEngine(twins).simulate(asked)
-    rng, people = np.random.default_rng(11), terms_of(twins.frame)
-    truths = np.array([World(rng).average_effect(asked, people) for _ in range(500)])
+    result = SimulationEngine(twins).simulate(config)
+    rng, people = np.random.default_rng(11), moderator_terms(twins.frame)
+    truths = np.array([World(rng).average_effect(config, people) for _ in range(500)])
     assert 0.93 <= np.mean((result.ate_ci_lower <= truths) & (truths <= result.ate_ci_upper)) <= 0.97
 
 
@@ -137,26 +137,26 @@ def test_a_lower_confidence_level_gives_a_narrower_interval():
     assert wide.ate_ci_lower < narrow.ate_ci_lower < narrow.ate_ci_upper < wide.ate_ci_upper
 
 
-def test_the_same_question_has_the_same_answer_bit_for_bit():
+def test_equal_arguments_give_equal_results_bit_for_bit():
     first, again = (
         SimulationEngine(population(800), seed=3).simulate(SPEAKERS, alternatives=[intervention("email_campaign")]) for _ in "ab"
     )
     assert first.model_dump_json() == again.model_dump_json()
-    other = SimulationEngine(population(800), seed=4).simulate(SPEAKERS)
-    assert other.simulation_id != first.simulation_id
-    assert other.ate == pytest.approx(first.ate, rel=0.01)
-    assert other.ate_ci_lower == pytest.approx(first.ate_ci_lower, rel=0.1)
+    reseeded = SimulationEngine(population(800), seed=4).simulate(SPEAKERS)
+    assert reseeded.simulation_id != first.simulation_id
+    assert reseeded.ate == pytest.approx(first.ate, rel=0.01)
+    assert reseeded.ate_ci_lower == pytest.approx(first.ate_ci_lower, rel=0.1)
 
 
 def test_the_order_of_alternatives_changes_no_number():
     engine = SimulationEngine(population(500))
     mail, call = intervention("email_campaign"), intervention("call_frequency_increase")
-    one = engine.simulate(SPEAKERS, alternatives=[mail, call]).alternatives
-    other = engine.simulate(SPEAKERS, alternatives=[call, mail]).alternatives
-    assert one == other[::-1]
+    forward = engine.simulate(SPEAKERS, alternatives=[mail, call]).alternatives
+    backward = engine.simulate(SPEAKERS, alternatives=[call, mail]).alternatives
+    assert forward == backward[::-1]
 
 
-# What is recommended
+# Recommendation
 
 
 @pytest.mark.parametrize(
@@ -170,28 +170,30 @@ def test_the_order_of_alternatives_changes_no_number():
         (-0.10, 1.00, SimulationRecommendation.TEST_FURTHER),
     ],
 )
-def test_the_recommendation_follows_the_probability_that_the_effect_is_worth_it(mean, sd, expected):
-    result = believing(mean, sd).simulate(SPEAKERS)
+def test_the_recommendation_follows_the_probability_that_the_effect_reaches_the_threshold(mean, sd, expected):
+    result = engine_with_prior(mean, sd).simulate(SPEAKERS)
     assert result.recommendation is expected
     assert result.probability_worthwhile == pytest.approx(stats.norm.sf(0.05, mean, sd), abs=0.001)
     assert "5.0%" in result.recommendation_reason
     assert f"{result.probability_worthwhile:.0%}" in result.recommendation_reason
 
 
-def test_the_reason_names_the_numbers_that_drove_it():
+def test_the_reason_names_the_factors_of_the_effect():
     engine = SimulationEngine(population(1000))
-    asked = intervention(channel="email", frequency="weekly", duration_weeks=26)
-    reason = engine.simulate(asked).recommendation_reason
+    config = intervention(channel="email", frequency="weekly", duration_weeks=26)
+    reason = engine.simulate(config).recommendation_reason
     factor = expected_factors(engine.population.frame, "email").mean()
-    dose = float(dose_response(asked, typical_dose(asked)))
+    dose = float(dose_response(config, typical_dose(config)))
     assert "a base effect of 12.0% ± 4.8% (not yet tested by an experiment)" in reason
     assert f"reach {dose:.0%}, and these twins {factor:.0%} of that" in reason
-    assert "learned from 3 experiments" in believing(0.1, 0.02).simulate(SPEAKERS).recommendation_reason
+    assert "learned from 3 experiments" in engine_with_prior(0.1, 0.02).simulate(SPEAKERS).recommendation_reason
 
 
-def test_the_thresholds_of_the_recommendation_are_those_of_the_engine():
-    assert believing(0.06, 0.03, confidence_threshold=0.6).simulate(SPEAKERS).recommendation is SimulationRecommendation.DEPLOY
-    strict = believing(0.06, 0.01, min_effect_threshold=0.10).simulate(SPEAKERS)
+def test_the_recommendation_uses_the_thresholds_of_the_engine():
+    assert (
+        engine_with_prior(0.06, 0.03, confidence_threshold=0.6).simulate(SPEAKERS).recommendation is SimulationRecommendation.DEPLOY
+    )
+    strict = engine_with_prior(0.06, 0.01, min_effect_threshold=0.10).simulate(SPEAKERS)
     assert strict.recommendation is SimulationRecommendation.DO_NOT_DEPLOY
     assert (strict.min_effect_threshold, strict.confidence_threshold) == (0.10, 0.90)
 
@@ -213,114 +215,118 @@ def test_priors_of_unknown_or_other_interventions_are_refused():
         SimulationEngine(population(100), priors={"peer_to_peer_referral": prior})
 
 
-# Whom it looks at
+# Filters
 
 
-def test_filters_choose_the_twins():
+def test_filters_select_the_twins():
     twins = population(3000)
     engine = SimulationEngine(twins)
-    wanted = PopulationFilter(specialty=["oncology"], tier=[1, 2], region=["south"], min_decile=5)
-    chosen = twins.frame.eval("specialty == 'oncology' and priority_tier <= 2 and region == 'south' and decile >= 5")
-    result = engine.simulate(SPEAKERS, wanted)
-    assert result.affected_twin_count == chosen.sum()
-    assert result.ate == pytest.approx(engine.twin_effects(SPEAKERS)[chosen].mean(), rel=1e-12)
+    filters = PopulationFilter(specialty=["oncology"], tier=[1, 2], region=["south"], min_decile=5)
+    mask = twins.frame.eval("specialty == 'oncology' and priority_tier <= 2 and region == 'south' and decile >= 5")
+    result = engine.simulate(SPEAKERS, filters)
+    assert result.affected_twin_count == mask.sum()
+    assert result.ate == pytest.approx(engine.twin_effects(SPEAKERS)[mask].mean(), rel=1e-12)
     assert [group.group for group in result.heterogeneity.by_dimension["specialty"]] == ["oncology"]
     assert engine.simulate(SPEAKERS, {"specialty": "oncology", "max_tier": 2, "region": "south", "min_decile": 5}).ate == result.ate
 
 
-def test_a_filter_that_leaves_nobody_is_refused_with_what_there_is():
+def test_a_filter_without_any_twin_is_refused_with_the_available_values():
     with pytest.raises(EmptyPopulation, match=r"none of 500 twins matches specialty in \[cardiology\].*primary_care \(\d+\)"):
         SimulationEngine(population(500)).simulate(SPEAKERS, {"specialty": ["cardiology"]})
     with pytest.raises(EmptyPopulation, match="decile ranges from 1 to 10"):
         SimulationEngine(population(500)).simulate(SPEAKERS, {"min_decile": 11})
 
 
-def test_a_filter_that_means_nothing_for_these_twins_is_refused():
+def test_a_filter_that_does_not_exist_for_the_twin_type_is_refused():
     with pytest.raises(ValueError, match="patient twins cannot be filtered by 'specialty'"):
         SimulationEngine(population(100, TwinType.PATIENT)).simulate(SPEAKERS, PopulationFilter(specialty=["oncology"]))
 
 
-def test_the_population_is_left_as_it_was():
+def test_simulating_does_not_change_the_population():
     twins = population(300)
     before = twins.frame.copy(deep=True)
     SimulationEngine(twins).simulate(SPEAKERS, {"min_decile": 5})
     pd.testing.assert_frame_equal(twins.frame, before)
 
 
-# How it differs
+# Subgroups
 
 
-def test_effects_are_told_along_the_dimensions_of_the_brief_and_the_groups_are_counted():
-    found = SimulationEngine(population(3000)).simulate(SPEAKERS).heterogeneity
-    assert list(found.by_dimension) == ["specialty", "priority_tier", "region", "adoption_stage"]
-    assert found.n_groups == 4 + 5 + 4 + 4
-    assert found.warning.startswith("17 subgroups were compared: about 0.9 of their 95% intervals miss by chance")
-    for groups in found.by_dimension.values():
+def test_effects_are_reported_by_the_dimensions_of_the_catalogue_and_the_groups_are_counted():
+    heterogeneity = SimulationEngine(population(3000)).simulate(SPEAKERS).heterogeneity
+    assert list(heterogeneity.by_dimension) == ["specialty", "priority_tier", "region", "adoption_stage"]
+    assert heterogeneity.n_groups == 4 + 5 + 4 + 4
+    assert heterogeneity.warning.startswith("17 subgroups were compared: about 0.9 of their 95% intervals miss by chance")
+    for groups in heterogeneity.by_dimension.values():
         assert sum(group.n for group in groups) == 3000
         assert all(group.ci_lower < group.estimate < group.ci_upper for group in groups)
-    assert [group.group for group in found.by_dimension["priority_tier"]] == ["1", "2", "3", "4", "5"]
+    assert [group.group for group in heterogeneity.by_dimension["priority_tier"]] == ["1", "2", "3", "4", "5"]
 
 
-def test_a_dimension_that_the_twins_lack_is_named():
+def test_a_dimension_that_the_twins_lack_is_reported_as_skipped():
     frame = hcps(500).drop(columns="adoption_stage")
-    found = SimulationEngine(population(features=frame)).simulate(SPEAKERS).heterogeneity
-    assert found.skipped == {"adoption_stage": "these twins do not have this column"}
-    assert "adoption_stage" not in found.by_dimension
+    heterogeneity = SimulationEngine(population(features=frame)).simulate(SPEAKERS).heterogeneity
+    assert heterogeneity.skipped == {"adoption_stage": "these twins do not have this column"}
+    assert "adoption_stage" not in heterogeneity.by_dimension
 
 
-def test_a_large_group_keeps_its_own_average_and_a_tiny_one_is_drawn_toward_the_whole():
+def test_a_large_group_keeps_its_own_average_and_a_tiny_one_is_shrunk_toward_the_overall_effect():
     frame = hcps(4000)
     frame.loc[frame.specialty == "dermatology", "specialty"] = "primary_care"
     frame.loc[:1, "specialty"], frame.loc[:1, "decile"], frame.loc[:1, "priority_tier"] = "dermatology", 10, 1
     engine = SimulationEngine(population(features=frame))
     effects, result = engine.twin_effects(SPEAKERS), engine.simulate(SPEAKERS)
-    told = {group.group: group for group in result.heterogeneity.by_dimension["specialty"]}
-    own = {name: effects[frame.specialty == name].mean() for name in told}
-    assert told["primary_care"].estimate == pytest.approx(own["primary_care"], rel=0.01)
-    assert result.ate < told["dermatology"].estimate < own["dermatology"] - 0.2 * (own["dermatology"] - result.ate)
-    assert told["dermatology"].n == 2
+    shrunk = {group.group: group for group in result.heterogeneity.by_dimension["specialty"]}
+    own = {name: effects[frame.specialty == name].mean() for name in shrunk}
+    assert shrunk["primary_care"].estimate == pytest.approx(own["primary_care"], rel=0.01)
+    assert result.ate < shrunk["dermatology"].estimate < own["dermatology"] - 0.2 * (own["dermatology"] - result.ate)
+    assert shrunk["dermatology"].n == 2
 
 
-def test_groups_that_no_moderator_tells_apart_have_the_effect_of_the_whole():
+def test_groups_with_equal_moderators_have_the_overall_effect():
     result = SimulationEngine(population(2000, TwinType.PATIENT)).simulate(SPEAKERS)
     for groups in result.heterogeneity.by_dimension.values():
         for group in groups:
             assert (group.estimate, group.ci_lower) == pytest.approx((result.ate, result.ate_ci_lower), rel=1e-9)
 
 
-def test_heterogeneity_of_a_list_of_effects_and_their_groups():
+def test_heterogeneity_is_calculated_from_a_list_of_effects_and_their_groups():
     rng = np.random.default_rng(0)
     groups = ["b"] * 400 + ["a"] * 600
     results = [*rng.normal(0.10, 0.01, 400), *rng.normal(0.05, 0.01, 600)]
-    found = SimulationEngine(population(100)).calculate_heterogeneity(results, groups)
-    told = found.by_dimension["group"]
-    assert [(group.group, group.n) for group in told] == [("a", 600), ("b", 400)]
-    assert told[0].estimate == pytest.approx(np.mean(results[400:]), rel=0.01)
-    assert told[1].estimate == pytest.approx(np.mean(results[:400]), rel=0.01)
-    assert told[0].ci_upper == pytest.approx(told[0].estimate * (1 + 1.96 * 0.4), rel=0.02)
-    assert found.n_groups == 2
+    heterogeneity = SimulationEngine(population(100)).calculate_heterogeneity(results, groups)
+    effects = heterogeneity.by_dimension["group"]
+    assert [(group.group, group.n) for group in effects] == [("a", 600), ("b", 400)]
+    assert effects[0].estimate == pytest.approx(np.mean(results[400:]), rel=0.01)
+    assert effects[1].estimate == pytest.approx(np.mean(results[:400]), rel=0.01)
+    assert effects[0].ci_upper == pytest.approx(effects[0].estimate * (1 + 1.96 * 0.4), rel=0.02)
+    assert heterogeneity.n_groups == 2
     with pytest.raises(ValueError, match="2 results and 1 groups"):
         SimulationEngine(population(100)).calculate_heterogeneity([0.1, 0.2], ["a"])
 
 
-# What else could be done
+# Alternatives
 
 
 def test_alternatives_are_compared_on_the_same_draws():
     engine = SimulationEngine(population(1000))
     stronger = intervention(intensity=1.5)
-    (told,) = engine.simulate(SPEAKERS, alternatives=[stronger]).alternatives
+    (alternative,) = engine.simulate(SPEAKERS, alternatives=[stronger]).alternatives
     alone = engine.simulate(stronger)
-    assert (told.ate, told.ate_ci_lower, told.ate_ci_upper) == (alone.ate, alone.ate_ci_lower, alone.ate_ci_upper)
-    assert told.difference == pytest.approx(alone.ate - engine.simulate(SPEAKERS).ate, rel=1e-9)
+    assert (alternative.ate, alternative.ate_ci_lower, alternative.ate_ci_upper) == (
+        alone.ate,
+        alone.ate_ci_lower,
+        alone.ate_ci_upper,
+    )
+    assert alternative.difference == pytest.approx(alone.ate - engine.simulate(SPEAKERS).ate, rel=1e-9)
     unpaired = math.hypot(alone.ate_ci_upper - alone.ate_ci_lower, alone.ate_ci_upper - alone.ate_ci_lower)
-    assert told.difference_ci_upper - told.difference_ci_lower < 0.3 * unpaired
+    assert alternative.difference_ci_upper - alternative.difference_ci_lower < 0.3 * unpaired
 
 
-def test_the_same_thing_again_makes_no_difference_at_all():
-    (told,) = SimulationEngine(population(300)).simulate(SPEAKERS, alternatives=[SPEAKERS]).alternatives
-    assert (told.difference, told.difference_ci_lower, told.difference_ci_upper) == (0.0, 0.0, 0.0)
-    assert told.probability_best == 0.0
+def test_an_alternative_equal_to_the_intervention_has_a_difference_of_zero():
+    (alternative,) = SimulationEngine(population(300)).simulate(SPEAKERS, alternatives=[SPEAKERS]).alternatives
+    assert (alternative.difference, alternative.difference_ci_lower, alternative.difference_ci_upper) == (0.0, 0.0, 0.0)
+    assert alternative.probability_best == 0.0
 
 
 def test_the_best_is_named_with_its_probability_and_only_when_it_is_better():
@@ -328,7 +334,7 @@ def test_the_best_is_named_with_its_probability_and_only_when_it_is_better():
     kinds = ["email_campaign", "peer_to_peer_referral"]
     result = engine.simulate(intervention("call_frequency_increase"), alternatives=[intervention(kind) for kind in kinds])
     assert result.best_alternative == "peer_to_peer_referral by in_person, monthly, 12 weeks"
-    chances = [told.probability_best for told in result.alternatives]
+    chances = [alternative.probability_best for alternative in result.alternatives]
     assert sum(chances) < 1
     rng = np.random.default_rng(0)
     drawn = [
@@ -338,29 +344,29 @@ def test_the_best_is_named_with_its_probability_and_only_when_it_is_better():
     assert engine.simulate(SPEAKERS, alternatives=[intervention("email_campaign")]).best_alternative is None
 
 
-def test_the_best_of_several_has_an_interval_that_holds_although_it_was_chosen():
+def test_the_interval_of_the_best_of_several_accounts_for_the_selection():
     engine = SimulationEngine(population(500, TwinType.PATIENT))
     kinds = ["call_frequency_increase", "peer_to_peer_referral", "speaker_program_invitation"]
-    beliefs = [INTERVENTIONS[kind].effect for kind in kinds]
+    priors = [INTERVENTIONS[kind].effect for kind in kinds]
     best = engine.simulate(intervention(kinds[0]), alternatives=[intervention(kind) for kind in kinds[1:]]).best
     assert best.intervention == intervention("speaker_program_invitation")
     assert best.ate == pytest.approx(0.12)
     half = (best.ate_ci_upper - best.ate_ci_lower) / 2
     assert half > stats.norm.ppf(0.975) * 0.048
     rng = np.random.default_rng(3)
-    worlds = rng.normal([b.mean for b in beliefs], [b.sd for b in beliefs], (20_000, 3))
-    every = np.abs(worlds - [b.mean for b in beliefs]) <= half * np.array([b.sd for b in beliefs]) / 0.048
-    assert every.all(axis=1).mean() == pytest.approx(0.95, abs=0.01)
+    worlds = rng.normal([b.mean for b in priors], [b.sd for b in priors], (20_000, 3))
+    inside = np.abs(worlds - [b.mean for b in priors]) <= half * np.array([b.sd for b in priors]) / 0.048
+    assert inside.all(axis=1).mean() == pytest.approx(0.95, abs=0.01)
     assert best.probability_best == pytest.approx((worlds.argmax(axis=1) == 2).mean(), abs=0.03)
     assert best.margin == pytest.approx(0.02)
     assert best.margin_ci_lower < 0 < best.margin_ci_upper
     assert engine.simulate(SPEAKERS).best is None
 
 
-def test_intervals_of_several_differences_hold_together():
+def test_intervals_of_several_differences_hold_simultaneously():
     engine = SimulationEngine(population(500, TwinType.PATIENT))
     kinds = ["email_campaign", "call_frequency_increase", "educational_content_share", "peer_to_peer_referral"]
-    told = engine.simulate(SPEAKERS, alternatives=[intervention(kind) for kind in kinds]).alternatives
+    alternatives = engine.simulate(SPEAKERS, alternatives=[intervention(kind) for kind in kinds]).alternatives
     rng = np.random.default_rng(1)
 
     def world(kind):
@@ -370,21 +376,21 @@ def test_intervals_of_several_differences_hold_together():
     for _ in range(1000):
         first = world("speaker_program_invitation")
         truths = [world(kind) - first for kind in kinds]
-        held += all(t.difference_ci_lower <= truth <= t.difference_ci_upper for t, truth in zip(told, truths, strict=True))
+        held += all(t.difference_ci_lower <= truth <= t.difference_ci_upper for t, truth in zip(alternatives, truths, strict=True))
     assert 0.93 <= held / 1000 <= 0.97
 
 
-# What a real test would need
+# Sample size
 
 
-def test_the_size_of_a_real_test_comes_from_the_spread_of_outcomes():
+def test_the_sample_size_comes_from_the_variance_of_outcomes():
     twins = population(5000)
     plan = SimulationEngine(twins).simulate(SPEAKERS).required_sample_size
     outcome_sd = twins.frame["prescribing_change"].std()
     assert plan["outcome_sd"] == pytest.approx(outcome_sd)
     assert (plan["n_treated"], plan["n_control"]) == two_sample(0.05, outcome_sd, alpha=0.05, power=0.8)
     assert plan["n_treated_adjusted"] == two_sample(0.05, outcome_sd, correlation=0.5).n_treated
-    certain = believing(0.1, 0.0001, twins=twins).simulate(SPEAKERS).required_sample_size
+    certain = engine_with_prior(0.1, 0.0001, twins=twins).simulate(SPEAKERS).required_sample_size
     assert certain == plan
 
 
@@ -394,26 +400,26 @@ def test_a_relative_target_is_planned_in_its_own_unit():
     assert plan["minimum_detectable_change"] == pytest.approx(0.05 * twins.frame.baseline_behavior.abs().mean())
 
 
-def test_twins_without_outcomes_get_no_plan_but_the_reason():
+def test_twins_without_outcomes_have_the_reason_in_place_of_a_sample_size():
     twins = population(500)
     bare = twins.model_copy(update={"frame": twins.frame.drop(columns="prescribing_change")})
     plan = SimulationEngine(bare).simulate(SPEAKERS).required_sample_size
     assert plan == {"missing": "these twins have no drawn prescribing_change, so its variance is unknown"}
 
 
-# What the reader is warned of
+# Warnings
 
 
-def test_a_belief_that_nothing_has_calibrated_is_called_one():
-    assert "no real experiment has calibrated it yet" in SimulationEngine(population(500)).simulate(SPEAKERS).warnings[0]
+def test_an_uncalibrated_prior_causes_a_warning():
+    assert "no real experiment has calibrated it" in SimulationEngine(population(500)).simulate(SPEAKERS).warnings[0]
 
 
-def test_an_effect_above_a_half_is_called_unrealistic():
-    assert any("unrealistic" in warning for warning in believing(0.7, 0.1).simulate(SPEAKERS).warnings)
-    assert not believing(0.3, 0.1).simulate(SPEAKERS).warnings
+def test_an_effect_above_a_half_causes_a_warning():
+    assert any("unrealistic" in warning for warning in engine_with_prior(0.7, 0.1).simulate(SPEAKERS).warnings)
+    assert not engine_with_prior(0.3, 0.1).simulate(SPEAKERS).warnings
 
 
-def test_few_twins_and_few_real_rows_are_told():
+def test_few_twins_and_few_real_rows_cause_warnings():
     engine = SimulationEngine(population(1000, real_rows=900))
     few = engine.simulate(SPEAKERS, {"specialty": "oncology", "tier": 1, "min_decile": 6})
     assert any("the filters leave only" in warning for warning in few.warnings)
@@ -421,17 +427,17 @@ def test_few_twins_and_few_real_rows_are_told():
     assert len(engine.simulate(SPEAKERS).warnings) == 1
 
 
-def test_draws_that_are_no_numbers_give_a_robust_answer_with_a_word():
+def test_draws_that_are_not_finite_give_a_robust_result_with_a_warning():
     extreme = intervention(intensity=3, frequency="weekly", duration_weeks=104)
-    result = believing(0.0, 2e307).simulate(extreme, alternatives=[SPEAKERS])
-    plain = believing(0.0, 2.0).simulate(extreme)
+    result = engine_with_prior(0.0, 2e307).simulate(extreme, alternatives=[SPEAKERS])
+    plain = engine_with_prior(0.0, 2.0).simulate(extreme)
     assert any("quartiles" in warning for warning in result.warnings)
     assert result.ate == pytest.approx(0.0, abs=1e306)
     assert result.ate_ci_upper == pytest.approx(plain.ate_ci_upper * 1e307, rel=0.25)
     assert (result.heterogeneity.n_groups, result.alternatives) == (0, ())
 
 
-def test_outcomes_that_are_no_numbers_are_planned_for_by_their_quartiles():
+def test_the_sample_size_for_outcomes_that_are_not_finite_comes_from_their_quartiles():
     twins = population(4000)
     outcomes = twins.frame["prescribing_change"].copy()
     outcomes[:3] = [np.inf, -np.inf, np.nan]
@@ -443,7 +449,7 @@ def test_outcomes_that_are_no_numbers_are_planned_for_by_their_quartiles():
 # Units
 
 
-def test_effects_are_told_as_desired_and_changes_in_the_targets_own_sign():
+def test_effects_are_positive_when_desired_and_changes_have_the_sign_of_the_target():
     patients = SimulationEngine(population(500, TwinType.PATIENT))
     days = patients.twin_changes(SPEAKERS)
     assert days == pytest.approx(-patients.twin_effects(SPEAKERS) * patients.population.frame.baseline_behavior.abs())
@@ -453,13 +459,13 @@ def test_effects_are_told_as_desired_and_changes_in_the_targets_own_sign():
 
 
 @pytest.mark.parametrize("twin_type", TwinType)
-def test_every_twin_type_is_simulated(twin_type):
+def test_every_twin_type_can_be_simulated(twin_type):
     result = SimulationEngine(population(500, twin_type)).simulate(SPEAKERS)
     assert result.ate_ci_lower < result.ate < result.ate_ci_upper
     assert result.heterogeneity.n_groups > 0
 
 
-def test_the_base_effects_can_be_looked_up():
+def test_the_base_effects_of_the_catalogue_are_public():
     assert dict(SimulationEngine.INTERVENTION_EFFECTS) == {
         "email_campaign": 0.05,
         "call_frequency_increase": 0.08,
@@ -472,11 +478,11 @@ def test_the_base_effects_can_be_looked_up():
 def test_simulating_runs_as_in_the_brief():
     loaded = population(10_000)
     assert loaded.model.brand is Brand.KISQALI
-    asked = InterventionConfig(
+    config = InterventionConfig(
         intervention_type="speaker_program_invitation", channel="email", frequency="monthly", duration_weeks=12
     )
     engine = SimulationEngine(loaded)
-    result = engine.simulate(asked)
-    said = f"Expected ATE: {result.ate:.2%}"
+    result = engine.simulate(config)
+    text = f"Expected ATE: {result.ate:.2%}"
     assert result.recommendation in set(SimulationRecommendation)
-    assert said.endswith("%")
+    assert text.endswith("%")

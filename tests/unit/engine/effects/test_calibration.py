@@ -45,7 +45,7 @@ def test_without_experiments_the_prior_stays_as_it_is():
     assert calibrate(PRIOR, []) == PRIOR
 
 
-def test_the_posterior_is_that_of_a_brute_force_grid_over_mean_and_between():
+def test_the_posterior_equals_that_of_a_fine_grid_over_mean_and_between():
     effects, errors = np.array([0.02, 0.05, 0.01, 0.03]), np.array([0.01, 0.02, 0.006, 0.012])
     mean = np.linspace(PRIOR.mean - 8 * MEAN_SD, PRIOR.mean + 8 * MEAN_SD, 1201)[:, None]
     between = np.linspace(1e-5, 12 * BETWEEN, 2000)[None, :]
@@ -61,56 +61,56 @@ def test_the_posterior_is_that_of_a_brute_force_grid_over_mean_and_between():
     weight = np.exp(log - log.max())
     weight /= weight.sum()
     expected = (weight * mean).sum()
-    found = calibrate(PRIOR, experiments(effects, errors))
-    assert found.mean == pytest.approx(expected, rel=1e-3)
-    assert found.sd == pytest.approx(np.sqrt((weight * (mean - expected) ** 2).sum()), rel=1e-2)
+    posterior = calibrate(PRIOR, experiments(effects, errors))
+    assert posterior.mean == pytest.approx(expected, rel=1e-3)
+    assert posterior.sd == pytest.approx(np.sqrt((weight * (mean - expected) ** 2).sum()), rel=1e-2)
     inside = [
         (weight * (stats.norm.cdf(end, mean, between))).sum()
-        for end in (found.mean - 1.959964 * total_sd(found), found.mean + 1.959964 * total_sd(found))
+        for end in (posterior.mean - 1.959964 * total_sd(posterior), posterior.mean + 1.959964 * total_sd(posterior))
     ]
     assert inside[1] - inside[0] == pytest.approx(0.95, abs=0.002)
 
 
-def test_the_interval_of_the_next_campaign_covers_its_true_effect_in_95_of_100_histories():
+def test_the_interval_of_the_next_campaign_covers_its_true_effect_in_95_percent_of_histories():
     rng = np.random.default_rng(2)
     covered, histories = 0, 400
     for _ in range(histories):
         mean, between = rng.normal(PRIOR.mean, MEAN_SD), BETWEEN * np.sqrt(2 * rng.f(2, 6))
         k = int(rng.integers(1, 13))
         errors = PRIOR.sd * rng.uniform(0.2, 0.8, k)
-        found = calibrate(PRIOR, experiments(rng.normal(rng.normal(mean, between, k), errors), errors))
-        covered += abs(rng.normal(mean, between) - found.mean) <= stats.norm.ppf(0.975) * total_sd(found)
+        posterior = calibrate(PRIOR, experiments(rng.normal(rng.normal(mean, between, k), errors), errors))
+        covered += abs(rng.normal(mean, between) - posterior.mean) <= stats.norm.ppf(0.975) * total_sd(posterior)
     assert 0.93 <= covered / histories <= 0.97
 
 
-def test_eight_experiments_that_differ_by_half_the_priors_deviation_are_not_trusted_too_much():
+def test_the_interval_covers_when_experiments_differ_by_half_the_standard_deviation_of_the_prior():
     rng = np.random.default_rng(3)
     covered, between = 0, 0.5 * PRIOR.sd
     for _ in range(400):
         mean = rng.normal(PRIOR.mean, MEAN_SD)
         errors = np.full(8, 0.3 * PRIOR.sd)
-        found = calibrate(PRIOR, experiments(rng.normal(rng.normal(mean, between, 8), errors), errors))
-        covered += abs(rng.normal(mean, between) - found.mean) <= stats.norm.ppf(0.975) * total_sd(found)
+        posterior = calibrate(PRIOR, experiments(rng.normal(rng.normal(mean, between, 8), errors), errors))
+        covered += abs(rng.normal(mean, between) - posterior.mean) <= stats.norm.ppf(0.975) * total_sd(posterior)
     assert covered / 400 >= 0.93
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.floats(-0.2, 0.3), st.floats(0.002, 0.1)), min_size=1, max_size=8), st.randoms())
-def test_the_order_of_experiments_changes_no_digit_and_repeating_one_does_not_count(pairs, random):
-    told = experiments(*zip(*pairs, strict=True))
-    shuffled = [*told, told[0]]
+def test_the_order_of_experiments_and_repeated_results_do_not_change_the_posterior(pairs, random):
+    results = experiments(*zip(*pairs, strict=True))
+    shuffled = [*results, results[0]]
     random.shuffle(shuffled)
-    assert calibrate(PRIOR, shuffled) == calibrate(PRIOR, told)
+    assert calibrate(PRIOR, shuffled) == calibrate(PRIOR, results)
 
 
-def test_taking_an_experiment_back_is_never_having_heard_of_it():
-    told = experiments([0.02, 0.09, 0.03], [0.01, 0.01, 0.01])
-    assert calibrate(PRIOR, [told[0], told[2]]) == calibrate(PRIOR, told[:1] + told[2:])
-    assert calibrate(PRIOR, told).version == 3
-    assert calibrate(PRIOR, told[:1]).version == 1
+def test_a_withdrawn_experiment_leaves_no_trace_in_the_posterior():
+    results = experiments([0.02, 0.09, 0.03], [0.01, 0.01, 0.01])
+    assert calibrate(PRIOR, [results[0], results[2]]) == calibrate(PRIOR, results[:1] + results[2:])
+    assert calibrate(PRIOR, results).version == 3
+    assert calibrate(PRIOR, results[:1]).version == 1
 
 
-def test_more_experiments_say_more_and_noisy_ones_say_little():
+def test_more_experiments_narrow_the_posterior_and_noisy_ones_hardly_change_it():
     widths = [total_sd(calibrate(PRIOR, experiments([0.04] * k, [0.01] * k))) for k in (1, 4, 16, 64)]
     assert widths == sorted(widths, reverse=True)
     assert widths[0] < total_sd(PRIOR)
@@ -119,14 +119,14 @@ def test_more_experiments_say_more_and_noisy_ones_say_little():
     assert total_sd(noisy) == pytest.approx(PRIOR.sd, rel=0.02)
 
 
-def test_experiments_that_disagree_leave_the_next_one_uncertain():
+def test_disagreeing_experiments_widen_the_variance_between_campaigns():
     agreeing = calibrate(PRIOR, experiments([0.04] * 6, [0.004] * 6))
     disagreeing = calibrate(PRIOR, experiments([0.01, 0.07] * 3, [0.004] * 6))
     assert disagreeing.mean == pytest.approx(agreeing.mean, rel=0.1)
     assert disagreeing.between_sd > 2 * agreeing.between_sd
 
 
-def test_the_winners_curse_is_answered_by_shrinking():
+def test_shrinkage_corrects_the_winners_curse():
     rng = np.random.default_rng(4)
     raw, shrunk = [], []
     for _ in range(300):
@@ -140,7 +140,7 @@ def test_the_winners_curse_is_answered_by_shrinking():
     assert abs(np.mean(shrunk)) < 0.15 * PRIOR.sd
 
 
-def test_an_effect_at_another_dose_is_first_brought_to_the_reference():
+def test_an_effect_at_another_dose_is_converted_to_the_reference_dose():
     strong = {"frequency": "weekly", "duration_weeks": 26, "intensity": 2.0}
     config = intervention("email_campaign", **strong)
     factor = float(dose_response(config, draw_dose(config, 1000, 0)).mean())
@@ -151,7 +151,7 @@ def test_an_effect_at_another_dose_is_first_brought_to_the_reference():
     assert total_sd(same) > total_sd(exact)
 
 
-def test_a_surprise_at_a_small_dose_moves_the_next_prediction_at_that_dose_to_what_was_found():
+def test_a_surprising_effect_at_a_small_dose_moves_the_next_prediction_at_that_dose_to_it():
     small = {"channel": "mail", "frequency": "once", "duration_weeks": 2}
     config = intervention("email_campaign", **small)
     twins = population(200, TwinType.PATIENT)
@@ -163,7 +163,7 @@ def test_a_surprise_at_a_small_dose_moves_the_next_prediction_at_that_dose_to_wh
     assert after.ate_ci_lower < 0.15 < after.ate_ci_upper
 
 
-def test_a_catalogue_that_is_flatly_contradicted_is_not_believed():
+def test_experiments_that_contradict_the_catalogue_outweigh_it():
     once = calibrate(PRIOR, [experiment(1, 1.5, 0.05)])
     twice = calibrate(PRIOR, experiments([1.5, 1.6], [0.05, 0.05]))
     assert once.mean == pytest.approx(1.5, abs=0.05)
@@ -171,16 +171,16 @@ def test_a_catalogue_that_is_flatly_contradicted_is_not_believed():
     assert total_sd(twice) < 0.2
 
 
-def test_an_effect_on_chosen_people_is_first_brought_to_all_of_them():
-    on_the_eager = experiment("eager", 1.5 * PRIOR.mean, 0.001)
-    told = calibrate(PRIOR, [on_the_eager], {"eager": Reach(mean=1.5, sd=0.0)})
-    assert told.mean == pytest.approx(PRIOR.mean, rel=1e-6)
-    assert total_sd(told) == pytest.approx(total_sd(calibrate(PRIOR, [experiment("eager", PRIOR.mean, 0.001 / 1.5)])))
-    doubted = calibrate(PRIOR, [on_the_eager], {"eager": Reach(mean=1.5, sd=0.3)})
-    assert total_sd(doubted) > total_sd(told)
+def test_an_effect_in_a_selected_population_is_converted_to_the_average_population():
+    responsive = experiment("responsive", 1.5 * PRIOR.mean, 0.001)
+    calibrated = calibrate(PRIOR, [responsive], {"responsive": Reach(mean=1.5, sd=0.0)})
+    assert calibrated.mean == pytest.approx(PRIOR.mean, rel=1e-6)
+    assert total_sd(calibrated) == pytest.approx(total_sd(calibrate(PRIOR, [experiment("responsive", PRIOR.mean, 0.001 / 1.5)])))
+    doubted = calibrate(PRIOR, [responsive], {"responsive": Reach(mean=1.5, sd=0.3)})
+    assert total_sd(doubted) > total_sd(calibrated)
 
 
-def test_what_does_not_belong_together_is_refused_by_name():
+def test_inconsistent_experiments_and_priors_are_refused_by_name():
     with pytest.raises(ValueError, match="experiment 7 is about peer_to_peer_referral, not email_campaign"):
         calibrate(PRIOR, [experiment(7, 0.1, 0.01, kind="peer_to_peer_referral")])
     with pytest.raises(ValueError, match="experiment 7 has two different results"):
@@ -189,6 +189,6 @@ def test_what_does_not_belong_together_is_refused_by_name():
         calibrate(calibrate(PRIOR, experiments([0.1], [0.01])), experiments([0.1], [0.01]))
 
 
-def test_a_belief_without_doubt_learns_nothing():
+def test_a_prior_without_uncertainty_does_not_change():
     certain = PRIOR.model_copy(update={"sd": 0.0})
     assert calibrate(certain, experiments([0.5], [0.01])) == certain

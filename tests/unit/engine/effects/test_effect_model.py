@@ -32,7 +32,7 @@ def test_draws_are_normal_and_their_mean_is_exactly_zero():
     assert np.abs(np.corrcoef(drawn) - np.eye(3)).max() < 0.1
 
 
-def test_draws_depend_on_seed_and_purpose_and_on_nothing_else():
+def test_draws_depend_on_seed_and_purpose_only():
     first = normal_draws(2, 500, seed=1, purpose="a")
     normal_draws(9, 300, seed=1, purpose="other")
     assert (normal_draws(2, 500, seed=1, purpose="a") == first).all()
@@ -40,14 +40,14 @@ def test_draws_depend_on_seed_and_purpose_and_on_nothing_else():
     assert (normal_draws(2, 500, seed=1, purpose="b") != first).any()
 
 
-def test_draws_cannot_spoil_those_that_follow():
+def test_changing_returned_draws_does_not_change_later_ones():
     spoiled = normal_draws(1, 100, seed=1, purpose="a")
     spoiled[:] = 7
     assert (normal_draws(1, 100, seed=1, purpose="a") != 7).all()
 
 
 @pytest.mark.parametrize(
-    ("frequency", "weeks", "made"),
+    ("frequency", "weeks", "n_contacts"),
     [
         ("once", 12, 1),
         ("once", 104, 1),
@@ -58,8 +58,8 @@ def test_draws_cannot_spoil_those_that_follow():
         ("quarterly", 4, 1),
     ],
 )
-def test_a_campaign_makes_its_contacts_and_at_least_one(frequency, weeks, made):
-    assert contacts(frequency, weeks) == pytest.approx(made)
+def test_a_campaign_has_the_contacts_of_its_frequency_and_at_least_one(frequency, weeks, n_contacts):
+    assert contacts(frequency, weeks) == pytest.approx(n_contacts)
 
 
 def test_the_response_follows_its_closed_form():
@@ -68,18 +68,18 @@ def test_the_response_follows_its_closed_form():
     assert typical(channel="web", frequency="weekly", duration_weeks=26, intensity=2.0) == pytest.approx(expected)
 
 
-def test_no_intensity_is_the_usual_one():
+def test_without_an_intensity_it_is_1():
     assert typical(intensity=None) == typical(intensity=1.0) == 1.0
 
 
 def test_two_doses_of_one_intervention_share_their_draws():
     weak, strong = (intervention("email_campaign", intensity=x) for x in (0.5, 2.0))
     assert (draw_dose(weak, 300, 1).half_intensity == draw_dose(strong, 300, 1).half_intensity).all()
-    other = intervention("peer_to_peer_referral")
-    assert (draw_dose(weak, 300, 1).half_intensity != draw_dose(other, 300, 1).half_intensity).any()
+    referral = intervention("peer_to_peer_referral")
+    assert (draw_dose(weak, 300, 1).half_intensity != draw_dose(referral, 300, 1).half_intensity).any()
 
 
-def test_a_campaign_to_come_is_uncertain_in_the_mean_and_from_one_to_the_next():
+def test_a_new_campaign_has_the_variance_of_the_mean_and_between_campaigns():
     prior = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.03, between_sd=0.04)
     assert draw_effect(prior, 2000, 0).mean() == pytest.approx(0.05)
     assert draw_effect(prior, 2000, 0).std() == pytest.approx(0.05, rel=0.01)
@@ -100,12 +100,12 @@ def test_the_design_centres_and_scales_numbers_and_marks_levels():
 
 
 @pytest.mark.parametrize("spelled", ["Early Adopters", "early_adopter", "EARLY-ADOPTER"])
-def test_levels_are_known_however_they_are_spelled(spelled):
+def test_levels_are_matched_whatever_their_case_and_punctuation(spelled):
     assert build_design(pd.DataFrame({"adoption_stage": [spelled]})).names == ("adoption_stage=early_adopter",)
 
 
 @pytest.mark.parametrize("kind", ["object", "category", "string"])
-def test_the_design_does_not_depend_on_how_words_are_stored(kind):
+def test_the_design_does_not_depend_on_the_dtype_of_text(kind):
     plain, stored = hcps(200), hcps(200).astype({"specialty": kind, "adoption_stage": kind})
     assert (build_design(plain).terms == build_design(stored).terms).all()
 

@@ -18,13 +18,13 @@ def exact_power(size: SampleSize, effect: float, alpha: float = 0.05) -> float:
 
 
 @pytest.mark.parametrize(("effect", "n"), [(0.2, 394), (0.5, 64), (0.8, 26)])
-def test_sizes_are_those_of_cohens_tables(effect, n):
+def test_sizes_equal_those_of_cohens_tables(effect, n):
     assert two_sample(effect, 1.0) == SampleSize(n, n)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0.05, 0.8), st.sampled_from([0.01, 0.05, 0.10]), st.floats(0.6, 0.95), st.sampled_from([0.5, 1.0, 2.0, 3.0]))
-def test_the_size_reaches_the_power_and_hardly_more(effect, alpha, power, ratio):
+def test_the_size_reaches_the_power_and_hardly_exceeds_it(effect, alpha, power, ratio):
     size = two_sample(effect, 1.0, alpha=alpha, power=power, control_ratio=ratio)
     fewer = SampleSize(size.n_treated - 3, round((size.n_treated - 3) * ratio))
     assert exact_power(size, effect, alpha) >= power
@@ -33,13 +33,13 @@ def test_the_size_reaches_the_power_and_hardly_more(effect, alpha, power, ratio)
 
 @pytest.mark.parametrize("effect", [0.7, 1.32, 3.0, 9.0, 1e6])
 @pytest.mark.parametrize("inflation", [1.0, 2.5])
-def test_even_a_large_effect_gets_the_power_that_was_asked_for(effect, inflation):
+def test_a_large_effect_has_the_requested_power(effect, inflation):
     size = two_sample(effect, 1.0, design_effect=inflation)
     assert achieved_power(size, effect, 1.0, design_effect=inflation) >= 0.8
     assert size.total > 2 * inflation
 
 
-def test_effect_and_deviation_count_only_by_their_ratio():
+def test_the_size_depends_on_the_ratio_of_effect_and_standard_deviation_only():
     assert two_sample(5.0, 20.0) == two_sample(-0.25, 1.0) == two_sample(0.25, 1.0)
 
 
@@ -59,7 +59,7 @@ def test_adjusting_for_a_prediction_reaches_the_power_with_the_smaller_sample():
     rho, effect = 0.7, 0.3
     size = two_sample(effect, 1.0, correlation=rho)
     rng = np.random.default_rng(0)
-    found = 0
+    n_significant = 0
     for _ in range(1500):
         prediction = rng.normal(size=size.total)
         treated = np.arange(size.total) < size.n_treated
@@ -67,8 +67,8 @@ def test_adjusting_for_a_prediction_reaches_the_power_with_the_smaller_sample():
         design = np.column_stack([np.ones(size.total), treated, prediction])
         solved, residual, *_ = np.linalg.lstsq(design, outcome, rcond=None)
         error = np.sqrt(residual[0] / (size.total - 3) * np.linalg.inv(design.T @ design)[1, 1])
-        found += abs(solved[1] / error) > stats.t.ppf(0.975, size.total - 3)
-    assert found / 1500 == pytest.approx(0.80, abs=0.03)
+        n_significant += abs(solved[1] / error) > stats.t.ppf(0.975, size.total - 3)
+    assert n_significant / 1500 == pytest.approx(0.80, abs=0.03)
 
 
 def test_clusters_inflate_the_sample_by_their_design_effect():
@@ -83,11 +83,11 @@ def test_clusters_inflate_the_sample_by_their_design_effect():
 @given(st.floats(0.05, 1.0), st.sampled_from([0.5, 1.0, 3.0]), st.floats(0, 0.9), st.floats(1, 3))
 def test_the_minimum_detectable_effect_is_the_inverse_of_the_size(effect, ratio, correlation, inflation):
     size = two_sample(effect, 2.0, control_ratio=ratio, correlation=correlation, design_effect=inflation)
-    found = minimum_detectable_effect(size, 2.0, correlation=correlation, design_effect=inflation)
-    assert found <= effect * 1.02
-    assert two_sample(found, 2.0, control_ratio=ratio, correlation=correlation, design_effect=inflation).n_treated == pytest.approx(
-        size.n_treated, abs=2
-    )
+    detectable = minimum_detectable_effect(size, 2.0, correlation=correlation, design_effect=inflation)
+    assert detectable <= effect * 1.02
+    assert two_sample(
+        detectable, 2.0, control_ratio=ratio, correlation=correlation, design_effect=inflation
+    ).n_treated == pytest.approx(size.n_treated, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_an_impossible_plan_is_refused_by_name(refused, named):
         two_sample(**{"effect": 0.1, "outcome_sd": 1.0} | refused)
 
 
-def test_too_few_people_to_find_anything_are_refused():
+def test_too_few_people_for_a_test_are_refused():
     with pytest.raises(ValueError, match="1 treated and 1 controls are too few"):
         minimum_detectable_effect(SampleSize(1, 1), 1.0, design_effect=2.0)
 
@@ -120,12 +120,12 @@ def test_an_impossible_cluster_is_refused(refused):
 
 
 @pytest.mark.parametrize(("treated", "control", "effect"), [(64, 64, 0.5), (30, 90, 0.4), (400, 400, 0.05), (12, 12, -1.2)])
-def test_the_power_of_a_given_size_is_that_of_the_noncentral_t(treated, control, effect):
+def test_the_power_of_a_size_is_that_of_the_noncentral_t(treated, control, effect):
     size = SampleSize(treated, control)
     assert achieved_power(size, effect, 1.0) == pytest.approx(exact_power(size, abs(effect)), abs=1e-6)
 
 
-def test_a_planned_size_has_the_planned_power_and_one_person_less_has_not():
+def test_a_planned_size_has_the_planned_power_and_one_person_less_does_not():
     size = two_sample(0.3, 1.0, power=0.9, control_ratio=2.0, correlation=0.5)
     assert achieved_power(size, 0.3, 1.0, correlation=0.5) >= 0.9 - 1e-3
     assert achieved_power(SampleSize(size.n_treated - 1, size.n_control - 2), 0.3, 1.0, correlation=0.5) < 0.9

@@ -29,17 +29,17 @@ def entities() -> pd.DataFrame:
 # Before an intervention
 
 
-def test_each_entity_has_two_outcomes_whose_difference_is_the_effect_on_its_like(model, entities):
-    told = predict_counterfactuals(model, entities, SPEAKERS).entities
+def test_each_entity_has_two_outcomes_whose_difference_is_the_effect_on_entities_like_it(model, entities):
+    outcomes = predict_counterfactuals(model, entities, SPEAKERS).entities
     engine = SimulationEngine(entities_as_population(model, entities, model.predict(entities)))
-    assert told.index.equals(entities.index)
-    assert told["without"].to_numpy() == pytest.approx(model.predict(entities))
-    assert told["difference"].to_numpy() == pytest.approx(engine.twin_effects(SPEAKERS))
-    assert (told["with"] - told["without"]).to_numpy() == pytest.approx(told["difference"].to_numpy())
+    assert outcomes.index.equals(entities.index)
+    assert outcomes["without"].to_numpy() == pytest.approx(model.predict(entities))
+    assert outcomes["difference"].to_numpy() == pytest.approx(engine.twin_effects(SPEAKERS))
+    assert (outcomes["with"] - outcomes["without"]).to_numpy() == pytest.approx(outcomes["difference"].to_numpy())
     for name in ("without", "with", "difference"):
-        assert (told[f"{name}_lower"] < told[name]).all()
-        assert (told[name] < told[f"{name}_upper"]).all()
-    assert ((told["with_upper"] - told["with"]) > (told["without_upper"] - told["without"])).all()
+        assert (outcomes[f"{name}_lower"] < outcomes[name]).all()
+        assert (outcomes[name] < outcomes[f"{name}_upper"]).all()
+    assert ((outcomes["with_upper"] - outcomes["with"]) > (outcomes["without_upper"] - outcomes["without"])).all()
 
 
 def test_the_average_difference_is_that_of_a_simulation_on_these_entities(model, entities):
@@ -50,17 +50,17 @@ def test_the_average_difference_is_that_of_a_simulation_on_these_entities(model,
     assert average["with"] == pytest.approx(average["without"] + average["difference"])
 
 
-def test_the_interval_of_one_entity_covers_the_effect_on_its_like_in_95_of_100_worlds(model, entities):
-    one = entities.iloc[[3]]
-    told = predict_counterfactuals(model, one, SPEAKERS).entities.iloc[0]
-    design_factor = told["difference"] / 0.12
+def test_the_interval_of_one_entity_covers_the_effect_on_entities_like_it_in_95_percent_of_worlds(model, entities):
+    entity = entities.iloc[[3]]
+    outcomes = predict_counterfactuals(model, entity, SPEAKERS).entities.iloc[0]
+    factor = outcomes["difference"] / 0.12
     rng = np.random.default_rng(0)
-    effect = rng.normal(0.12, 0.048, 20_000) * design_factor
-    covered = np.mean((told["difference_lower"] <= effect) & (effect <= told["difference_upper"]))
-    assert 0.95 <= covered < 0.99  # the moderators' coefficients are unknown too
+    effect = rng.normal(0.12, 0.048, 20_000) * factor
+    covered = np.mean((outcomes["difference_lower"] <= effect) & (effect <= outcomes["difference_upper"]))
+    assert 0.95 <= covered < 0.99  # the coefficients of the moderators are uncertain too
 
 
-def test_nobody_has_no_counterfactual(model, entities):
+def test_a_table_without_entities_is_refused(model, entities):
     with pytest.raises(ValueError, match="the table has no entities"):
         predict_counterfactuals(model, entities.iloc[:0], SPEAKERS)
 
@@ -68,48 +68,48 @@ def test_nobody_has_no_counterfactual(model, entities):
 # After an experiment
 
 
-def a_trial(rng, n=2000, effect=0.2, clusters=None, noise=0.5):
+def simulate_trial(rng, n=2000, effect=0.2, clusters=None, noise=0.5):
     expected = rng.normal(0, 1, n)
-    of = np.arange(n) if clusters is None else np.repeat(np.arange(clusters), n // clusters)
-    arms = rng.permutation(of.max() + 1) < (of.max() + 1) // 2
-    shared = 0.0 if clusters is None else rng.normal(0, 0.3, clusters)[of]
-    treated = arms[of]
+    units = np.arange(n) if clusters is None else np.repeat(np.arange(clusters), n // clusters)
+    arms = rng.permutation(units.max() + 1) < (units.max() + 1) // 2
+    shared = 0.0 if clusters is None else rng.normal(0, 0.3, clusters)[units]
+    treated = arms[units]
     untreated = 0.5 + 0.8 * expected + shared + rng.normal(0, noise, n)
-    return expected, untreated, untreated + effect * treated, treated, of
+    return expected, untreated, untreated + effect * treated, treated, units
 
 
 @pytest.mark.parametrize("clusters", [None, 50])
-def test_what_the_treated_would_have_done_is_covered_in_95_of_100_experiments(clusters):
+def test_outcomes_without_treatment_are_covered_in_95_percent_of_experiments(clusters):
     rng = np.random.default_rng(1)
-    on_average, of_each = [], []
+    on_average, shares_covered = [], []
     for _ in range(300):
-        expected, untreated, outcome, treated, of = a_trial(rng, n=400, clusters=clusters)
-        told = treated_counterfactuals(expected, outcome, treated, clusters=of)
-        on_average.append(told.average["difference_lower"] <= 0.2 <= told.average["difference_upper"])
+        expected, untreated, outcome, treated, units = simulate_trial(rng, n=400, clusters=clusters)
+        result = treated_counterfactuals(expected, outcome, treated, clusters=units)
+        on_average.append(result.average["difference_lower"] <= 0.2 <= result.average["difference_upper"])
         truth = untreated[treated]
-        of_each.append(np.mean((told.entities["without_lower"] <= truth) & (truth <= told.entities["without_upper"])))
+        shares_covered.append(np.mean((result.entities["without_lower"] <= truth) & (truth <= result.entities["without_upper"])))
     assert 0.92 <= np.mean(on_average) <= 0.98
-    assert np.mean(of_each) == pytest.approx(0.95, abs=0.01)
+    assert np.mean(shares_covered) == pytest.approx(0.95, abs=0.01)
 
 
-def test_an_expectation_that_is_worth_something_narrows_the_interval_and_a_worthless_one_does_no_harm():
+def test_an_informative_expectation_narrows_the_interval_and_a_useless_one_does_not_widen_it():
     rng = np.random.default_rng(2)
-    expected, _, outcome, treated, _ = a_trial(rng, n=4000)
+    expected, _, outcome, treated, _ = simulate_trial(rng, n=4000)
     good = treated_counterfactuals(expected, outcome, treated).average
     bad = treated_counterfactuals(rng.permutation(expected), outcome, treated).average
     plain = stats.ttest_ind(outcome[treated], outcome[~treated]).confidence_interval()
-    width = lambda told: told["difference_upper"] - told["difference_lower"]  # noqa: E731
+    width = lambda average: average["difference_upper"] - average["difference_lower"]  # noqa: E731
     assert width(bad) == pytest.approx(plain.high - plain.low, rel=0.05)
     assert width(good) < 0.6 * width(bad)
 
 
-def test_a_constant_expectation_is_the_plain_difference_of_the_arms():
+def test_with_a_constant_expectation_the_effect_is_the_difference_of_the_arms():
     rng = np.random.default_rng(3)
-    _, _, outcome, treated, _ = a_trial(rng)
-    told = treated_counterfactuals(np.zeros(2000), outcome, treated).average
-    assert told["difference"] == pytest.approx(outcome[treated].mean() - outcome[~treated].mean())
+    _, _, outcome, treated, _ = simulate_trial(rng)
+    result = treated_counterfactuals(np.zeros(2000), outcome, treated).average
+    assert result["difference"] == pytest.approx(outcome[treated].mean() - outcome[~treated].mean())
     welch = np.sqrt(outcome[treated].var(ddof=1) / treated.sum() + outcome[~treated].var(ddof=1) / (~treated).sum())
-    assert told["standard_error"] == pytest.approx(welch, rel=0.01)
+    assert result["standard_error"] == pytest.approx(welch, rel=0.01)
 
 
 def test_arms_too_small_and_missing_outcomes_are_refused():

@@ -9,35 +9,35 @@ from engine.experiments.experiment_analysis import relative_effect, robust_fit
 def test_a_relative_effect_has_the_error_of_the_delta_method():
     treated = np.repeat([True, False], [3000, 2000])
     outcome = np.concatenate([np.repeat([1, 0], [900, 2100]), np.repeat([1, 0], [400, 1600])])
-    found = relative_effect(outcome, treated)
+    estimate = relative_effect(outcome, treated)
     p, q = 0.3, 0.2
     closed = np.sqrt(p * (1 - p) / 3000 / q**2 + p**2 / q**4 * q * (1 - q) / 2000)
-    assert found.effect == pytest.approx(0.5)
-    assert found.standard_error == pytest.approx(closed, rel=1e-3)
+    assert estimate.effect == pytest.approx(0.5)
+    assert estimate.standard_error == pytest.approx(closed, rel=1e-3)
     assert (found.n_treated, found.n_control) == (3000, 2000)
 
 
-def test_its_error_is_that_of_repeated_experiments_also_when_households_go_together():
+def test_the_standard_error_is_that_of_repeated_experiments_also_with_clustered_households():
     rng = np.random.default_rng(0)
-    of = np.repeat(np.arange(300), 5)
-    found = []
+    household = np.repeat(np.arange(300), 5)
+    estimates = []
     for _ in range(400):
         arms = rng.permutation(300) < 150
-        shared = rng.beta(2, 4, 300)[of]
-        voted = rng.random(1500) < np.minimum(shared * np.where(arms[of], 1.1, 1.0), 1.0)
-        found.append(relative_effect(voted, arms[of], of))
-    effects, errors = np.array([(each.effect, each.standard_error) for each in found]).T
+        shared = rng.beta(2, 4, 300)[household]
+        voted = rng.random(1500) < np.minimum(shared * np.where(arms[household], 1.1, 1.0), 1.0)
+        estimates.append(relative_effect(voted, arms[household], household))
+    effects, errors = np.array([(estimate.effect, estimate.standard_error) for estimate in estimates]).T
     assert errors.mean() == pytest.approx(effects.std(), rel=0.1)
-    naive = relative_effect(voted, arms[of]).standard_error
+    naive = relative_effect(voted, arms[household]).standard_error
     assert errors.mean() > 1.2 * naive
 
 
-def test_a_share_of_nothing_is_refused():
+def test_a_relative_effect_without_positive_controls_is_refused():
     with pytest.raises(ValueError, match="the mean outcome of the controls is 0"):
         relative_effect([1, 1, 0, 0], [True, True, False, False])
 
 
-def test_a_fitted_line_has_the_robust_errors_of_the_textbook():
+def test_a_fitted_line_has_the_robust_errors_of_the_closed_form():
     rng = np.random.default_rng(1)
     x = rng.normal(3, 1, 500)
     y = 1 + 2 * x + rng.normal(0, 0.1 + np.abs(x), 500)
