@@ -1,4 +1,4 @@
-"""What every intervention and every moderator of the catalogues must do; a new entry is tested the day it is written."""
+"""Requirements on every intervention and moderator of the catalogues; a new entry is tested without further work."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from schemas.interventions import CONTACTS_PER_MONTH, UNCALIBRATED_SPREAD
 from tests.populations import intervention, population
 
 BY_CONTACTS = ("once", "quarterly", "monthly", "biweekly", "weekly")
-each_intervention = pytest.mark.parametrize("name", INTERVENTIONS)
-each_moderator = pytest.mark.parametrize("moderator", MODERATORS, ids=lambda moderator: moderator.column)
+for_each_intervention = pytest.mark.parametrize("name", INTERVENTIONS)
+for_each_moderator = pytest.mark.parametrize("moderator", MODERATORS, ids=lambda moderator: moderator.column)
 
 
 def response(name: str, **fields) -> np.ndarray:
@@ -26,8 +26,8 @@ def response(name: str, **fields) -> np.ndarray:
     return np.append(dose_response(config, draw_dose(config, 200, 0)), dose_response(config, typical_dose(config)))
 
 
-def test_the_interventions_of_the_brief_are_there_with_their_base_effects():
-    told = {name: entry.effect.mean for name, entry in INTERVENTIONS.items()}
+def test_the_specified_interventions_exist_with_their_base_effects():
+    effects = {name: entry.effect.mean for name, entry in INTERVENTIONS.items()}
     brief = {
         "email_campaign": 0.05,
         "call_frequency_increase": 0.08,
@@ -35,8 +35,8 @@ def test_the_interventions_of_the_brief_are_there_with_their_base_effects():
         "educational_content_share": 0.06,
         "peer_to_peer_referral": 0.10,
     }
-    assert told.items() >= brief.items()
-    assert told == SimulationEngine.INTERVENTION_EFFECTS
+    assert effects.items() >= brief.items()
+    assert effects == SimulationEngine.INTERVENTION_EFFECTS
 
 
 def test_every_frequency_has_its_contacts():
@@ -44,74 +44,74 @@ def test_every_frequency_has_its_contacts():
     assert sorted(CONTACTS_PER_MONTH, key=CONTACTS_PER_MONTH.__getitem__) == list(BY_CONTACTS)
 
 
-@each_intervention
-def test_it_has_a_label_a_source_and_a_name_that_fits(name):
+@for_each_intervention
+def test_it_has_a_label_a_source_and_its_own_name(name):
     entry = INTERVENTIONS[name]
     assert entry.name == name
     assert entry.label
     assert entry.source
 
 
-@each_intervention
-def test_its_prior_is_a_distribution_with_the_spread_of_an_uncalibrated_belief(name):
+@for_each_intervention
+def test_its_prior_has_the_spread_of_an_uncalibrated_effect(name):
     prior = catalogue_prior(name)
     assert prior.sd == pytest.approx(UNCALIBRATED_SPREAD * abs(prior.mean))
     assert (prior.version, prior.n_experiments) == (0, 0)
     assert 0 < prior.mean < 0.5
 
 
-@each_intervention
+@for_each_intervention
 def test_its_reference_dose_has_exactly_its_base_effect_under_every_draw(name):
     assert (response(name) == 1.0).all()
     assert (response(name, intensity=1.0) == 1.0).all()
 
 
-@each_intervention
-def test_it_knows_every_channel_and_its_own_one_best(name):
+@for_each_intervention
+def test_it_has_a_factor_for_every_channel_and_the_largest_for_its_own(name):
     entry = INTERVENTIONS[name]
     assert set(entry.channels) == set(Channel)
     assert (entry.channels[entry.channel].mean, entry.channels[entry.channel].sd) == (0.0, 0.0)
-    assert all(believed.mean <= 0 <= believed.sd for believed in entry.channels.values())
+    assert all(prior.mean <= 0 <= prior.sd for prior in entry.channels.values())
 
 
-@each_intervention
+@for_each_intervention
 @pytest.mark.parametrize("weeks", [1, 4, 12, 52, 104])
-def test_more_frequent_contacts_never_do_less(name, weeks):
+def test_more_frequent_contacts_never_reduce_the_effect(name, weeks):
     responses = [response(name, frequency=frequency, duration_weeks=weeks) for frequency in BY_CONTACTS]
     assert (np.diff(responses, axis=0) >= 0).all()
 
 
-@each_intervention
+@for_each_intervention
 @pytest.mark.parametrize("frequency", BY_CONTACTS)
-def test_a_longer_campaign_does_more(name, frequency):
+def test_a_longer_campaign_has_a_larger_effect(name, frequency):
     responses = [response(name, frequency=frequency, duration_weeks=weeks) for weeks in (1, 2, 4, 8, 12, 26, 52, 104)]
     assert (np.diff(responses, axis=0) > 0).all()
 
 
-@each_intervention
-def test_a_stronger_contact_does_more(name):
+@for_each_intervention
+def test_a_stronger_contact_has_a_larger_effect(name):
     responses = [response(name, intensity=intensity) for intensity in (0.01, 0.5, 1.0, 1.5, 2.0, 3.0)]
     assert (np.diff(responses, axis=0) > 0).all()
 
 
-@each_intervention
+@for_each_intervention
 @pytest.mark.parametrize(("field", "steps"), [("duration_weeks", (12, 24, 36, 48, 60)), ("intensity", (0.5, 1.0, 1.5, 2.0, 2.5))])
 def test_each_further_step_adds_less_than_the_one_before(name, field, steps):
     gains = np.diff([response(name, **{field: step}) for step in steps], axis=0)
     assert (np.diff(gains, axis=0) < 0).all()
 
 
-@each_intervention
-def test_even_the_largest_dose_stays_below_the_greatest_response(name):
+@for_each_intervention
+def test_the_largest_dose_stays_below_the_maximal_response(name):
     entry = INTERVENTIONS[name]
-    greatest = math.prod(
+    maximum = math.prod(
         1 + half.median / usual
         for half, usual in ((entry.half_contacts, 12 * 12 / 52), (entry.half_weeks, 12), (entry.half_intensity, 1))
     )
-    assert response(name, frequency="weekly", duration_weeks=104, intensity=3)[-1] < greatest
+    assert response(name, frequency="weekly", duration_weeks=104, intensity=3)[-1] < maximum
 
 
-@each_intervention
+@for_each_intervention
 @pytest.mark.parametrize("twin_type", TwinType)
 def test_it_is_simulated_on_every_twin_type(name, twin_type):
     result = SimulationEngine(population(300, twin_type)).simulate(intervention(name))
@@ -119,7 +119,7 @@ def test_it_is_simulated_on_every_twin_type(name, twin_type):
     assert result.ate_ci_lower < result.ate < result.ate_ci_upper
 
 
-@each_intervention
+@for_each_intervention
 @pytest.mark.parametrize("channel", Channel)
 @pytest.mark.parametrize("frequency", Frequency)
 def test_it_is_simulated_by_every_channel_and_frequency(name, channel, frequency):
@@ -128,7 +128,7 @@ def test_it_is_simulated_by_every_channel_and_frequency(name, channel, frequency
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "named"),
+    ("field", "value", "message"),
     [
         ("intervention_type", "free_samples", "unknown intervention_type 'free_samples': use one of call_frequency_increase"),
         ("channel", "fax", "unknown channel 'fax': use one of email, in_person"),
@@ -141,16 +141,16 @@ def test_it_is_simulated_by_every_channel_and_frequency(name, channel, frequency
         ("dosage", 1, "dosage"),
     ],
 )
-def test_what_the_catalogue_does_not_know_is_refused_by_name(field, value, named):
-    with pytest.raises(ValidationError, match=named):
+def test_values_outside_of_the_catalogue_are_refused_by_name(field, value, message):
+    with pytest.raises(ValidationError, match=message):
         intervention("email_campaign", **{field: value})
 
 
-def test_moderators_have_columns_of_their_own():
+def test_moderators_have_different_columns():
     assert len({moderator.column for moderator in MODERATORS}) == len(MODERATORS)
 
 
-@each_moderator
+@for_each_moderator
 def test_a_moderator_is_a_feature_of_some_twin_type_and_of_its_kind(moderator):
     kinds = {entry.by_name[moderator.column].kind for entry in TWIN_TYPES.values() if moderator.column in entry.by_name}
     assert kinds
@@ -159,27 +159,27 @@ def test_a_moderator_is_a_feature_of_some_twin_type_and_of_its_kind(moderator):
     assert moderator.spread > 0
 
 
-@each_moderator
-def test_at_its_centre_or_at_an_unlisted_level_a_moderator_bends_nothing(moderator):
+@for_each_moderator
+def test_at_its_centre_or_at_an_unlisted_level_a_moderator_has_the_factor_1(moderator):
     value = moderator.center if moderator.slope else "an unlisted level"
     design = build_design(pd.DataFrame({moderator.column: [value]}))
     assert all(design.factors(channel).tolist() == [1.0] for channel in Channel)
 
 
-@each_moderator
-def test_every_level_of_a_moderator_is_found_under_its_name(moderator):
-    for level, believed in moderator.levels.items():
+@for_each_moderator
+def test_every_level_of_a_moderator_has_its_factor(moderator):
+    for level, prior in moderator.levels.items():
         factor = build_design(pd.DataFrame({moderator.column: [level]})).factors(Channel.EMAIL)
-        assert factor.tolist() == pytest.approx([math.exp(believed.mean)])
+        assert factor.tolist() == pytest.approx([math.exp(prior.mean)])
 
 
-@each_moderator
-def test_a_moderator_bends_within_reason(moderator):
-    believed = [moderator.slope] if moderator.slope else list(moderator.levels.values())
-    assert all(abs(each.mean) <= 0.5 and 0 < each.sd <= 0.25 for each in believed)
+@for_each_moderator
+def test_coefficients_of_a_moderator_are_moderate(moderator):
+    priors = [moderator.slope] if moderator.slope else list(moderator.levels.values())
+    assert all(abs(prior.mean) <= 0.5 and 0 < prior.sd <= 0.25 for prior in priors)
 
 
-def test_adoption_stages_average_to_nothing_over_the_shares_of_rogers():
+def test_coefficients_of_adoption_stages_average_to_zero_over_the_shares_of_rogers():
     (stages,) = [moderator for moderator in MODERATORS if moderator.column == "adoption_stage"]
     shares = {"innovator": 0.025, "early_adopter": 0.135, "early_majority": 0.34, "late_majority": 0.34, "laggard": 0.16}
-    assert sum(shares[level] * believed.mean for level, believed in stages.levels.items()) == pytest.approx(0, abs=0.002)
+    assert sum(shares[level] * prior.mean for level, prior in stages.levels.items()) == pytest.approx(0, abs=0.002)

@@ -1,4 +1,4 @@
-"""What every entry of the catalogue of twin types must do; a new feature, filter or segment is tested the day it is written."""
+"""Requirements on every entry of the catalogue of twin types; a new feature, filter or segment is tested without further work."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from schemas.clinical_terms import CLINICAL_TERMS, clinical_term
 from schemas.filters import canonical_filters, rows_matching
 from tests.populations import TABLES
 
-FILTER_WORDS = {"specialty", "tier", "region", "decile"}
-each_type = pytest.mark.parametrize("twin_type", TwinType)
+FILTER_FIELDS = {"specialty", "tier", "region", "decile"}
+for_each_type = pytest.mark.parametrize("twin_type", TwinType)
 FEATURES = [pytest.param(kind, feature, id=f"{kind}-{feature.name}") for kind in TwinType for feature in TWIN_TYPES[kind].features]
 
-FEATURES_OF_THE_BRIEF = {
+SPECIFIED_FEATURES = {
     TwinType.HCP: (
         "specialty years_experience practice_type practice_size region decile priority_tier total_patient_volume"
         " target_patient_volume digital_engagement_score preferred_channel last_interaction_days interaction_frequency"
@@ -28,7 +28,7 @@ FEATURES_OF_THE_BRIEF = {
         " competitor_presence_score average_hcp_decile urban_rural_mix population_density"
     ),
 }
-TARGETS_OF_THE_BRIEF = {
+SPECIFIED_TARGETS = {
     TwinType.HCP: "prescribing_change",
     TwinType.PATIENT: "journey_progression_days",
     TwinType.TERRITORY: "market_share_change",
@@ -39,39 +39,39 @@ def test_there_is_an_entry_for_every_twin_type():
     assert set(TWIN_TYPES) == set(TwinType)
 
 
-@each_type
-def test_features_and_target_are_those_of_the_brief(twin_type):
+@for_each_type
+def test_it_has_the_specified_features_and_target(twin_type):
     entry = TWIN_TYPES[twin_type]
-    assert set(entry.by_name) >= set(FEATURES_OF_THE_BRIEF[twin_type].split())
-    assert entry.default_target.name == TARGETS_OF_THE_BRIEF[twin_type]
+    assert set(entry.by_name) >= set(SPECIFIED_FEATURES[twin_type].split())
+    assert entry.default_target.name == SPECIFIED_TARGETS[twin_type]
     assert entry.twin_type is twin_type
 
 
-@each_type
-def test_names_are_said_once(twin_type):
+@for_each_type
+def test_names_are_unique(twin_type):
     entry = TWIN_TYPES[twin_type]
     names = [feature.name for feature in entry.features] + [target.name for target in entry.targets]
     assert len(names) == len(set(names))
 
 
-@each_type
-def test_everything_it_speaks_of_is_one_of_its_features(twin_type):
+@for_each_type
+def test_every_name_in_the_entry_is_one_of_its_features(twin_type):
     entry = TWIN_TYPES[twin_type]
-    spoken = {*entry.filters.values(), *entry.dimensions, *entry.segments}
-    spoken |= {name for pair in entry.not_above for name in pair}
-    spoken |= {name for ratio in entry.ratios for name in (ratio.name, ratio.numerator, ratio.denominator)}
-    assert spoken <= set(entry.by_name)
-    assert set(entry.filters) <= FILTER_WORDS
+    names = {*entry.filters.values(), *entry.dimensions, *entry.segments}
+    names |= {name for pair in entry.not_above for name in pair}
+    names |= {name for ratio in entry.ratios for name in (ratio.name, ratio.numerator, ratio.denominator)}
+    assert names <= set(entry.by_name)
+    assert set(entry.filters) <= FILTER_FIELDS
 
 
-@each_type
-def test_a_bound_between_features_is_between_numbers(twin_type):
+@for_each_type
+def test_bounds_between_features_are_between_numbers(twin_type):
     entry = TWIN_TYPES[twin_type]
     assert all(entry.by_name[name].kind in ("integer", "number") for pair in entry.not_above for name in pair)
 
 
 @pytest.mark.parametrize(("twin_type", "feature"), FEATURES)
-def test_a_features_bounds_are_those_of_a_number_and_in_order(twin_type, feature):
+def test_only_numbers_have_bounds_and_the_lower_is_smaller(twin_type, feature):
     if feature.kind in ("category", "flag"):
         assert (feature.low, feature.high) == (None, None)
     elif feature.low is not None and feature.high is not None:
@@ -91,25 +91,25 @@ def test_twins_can_be_filtered_by_every_feature(twin_type, feature):
             conditions(twin_type, {f"min_{feature.name}": 1})
 
 
-@each_type
-@pytest.mark.parametrize("word", sorted(FILTER_WORDS))
-def test_a_word_of_the_brief_selects_or_is_refused_with_the_allowed_ones(twin_type, word):
+@for_each_type
+@pytest.mark.parametrize("field", sorted(FILTER_FIELDS))
+def test_a_field_of_the_population_filter_selects_or_is_refused_with_the_allowed_ones(twin_type, field):
     entry = TWIN_TYPES[twin_type]
-    value = "some" if word in ("specialty", "region") else 1
-    if word in entry.filters:
-        assert conditions(twin_type, {word: value})[0].column == entry.filters[word]
-    elif word not in entry.by_name:
-        with pytest.raises(ValueError, match=f"{twin_type} twins cannot be filtered by {word!r}: use .*{entry.features[0].name}"):
-            conditions(twin_type, {word: value})
+    value = "some" if field in ("specialty", "region") else 1
+    if field in entry.filters:
+        assert conditions(twin_type, {field: value})[0].column == entry.filters[field]
+    elif field not in entry.by_name:
+        with pytest.raises(ValueError, match=f"{twin_type} twins cannot be filtered by {field!r}: use .*{entry.features[0].name}"):
+            conditions(twin_type, {field: value})
 
 
-@each_type
-def test_no_filter_selects_everybody(twin_type):
+@for_each_type
+def test_an_empty_filter_selects_all_twins(twin_type):
     assert rows_matching(TABLES[twin_type](50), conditions(twin_type, None)).all()
     assert canonical_filters(twin_type, {}) == {}
 
 
-@each_type
+@for_each_type
 def test_its_targets_have_a_unit_a_scale_and_a_direction(twin_type):
     for target in TWIN_TYPES[twin_type].targets:
         assert target.unit
@@ -118,8 +118,8 @@ def test_its_targets_have_a_unit_a_scale_and_a_direction(twin_type):
         assert target.desired_change(-10.0) == target.desired_change(10.0)
 
 
-@each_type
-def test_an_unknown_target_is_refused_with_the_known_ones(twin_type):
+@for_each_type
+def test_an_unknown_target_is_refused_with_the_declared_ones(twin_type):
     entry = TWIN_TYPES[twin_type]
     assert entry.target(None) is entry.default_target
     with pytest.raises(
@@ -128,15 +128,15 @@ def test_an_unknown_target_is_refused_with_the_known_ones(twin_type):
         entry.target("fortune")
 
 
-@each_type
+@for_each_type
 @pytest.mark.parametrize("brand", Brand)
-def test_the_name_of_a_line_leads_back_to_its_parts(twin_type, brand):
+def test_a_line_name_is_parsed_to_its_parts(twin_type, brand):
     line = model_line(twin_type, brand)
     assert line_parts(line) == (twin_type, brand, TWIN_TYPES[twin_type].default_target.name)
 
 
 @pytest.mark.parametrize(
-    ("line", "named"),
+    ("line", "message"),
     [
         ("hcp", "not twin_type:brand:target"),
         ("nurse:kisqali:x", "'nurse'"),
@@ -144,25 +144,25 @@ def test_the_name_of_a_line_leads_back_to_its_parts(twin_type, brand):
         ("hcp:kisqali:x", "'x'"),
     ],
 )
-def test_a_line_that_cannot_be_is_refused(line, named):
-    with pytest.raises(ValueError, match=named):
+def test_an_invalid_line_name_is_refused(line, message):
+    with pytest.raises(ValueError, match=message):
         line_parts(line)
 
 
-@each_type
+@for_each_type
 def test_its_own_features_and_targets_are_never_clinical(twin_type):
     entry = TWIN_TYPES[twin_type]
     assert [name for name in (*entry.by_name, *(t.name for t in entry.targets)) if clinical_term(twin_type, name)] == []
 
 
-@each_type
+@for_each_type
 @pytest.mark.parametrize("term", CLINICAL_TERMS)
-def test_a_clinical_term_is_found_wherever_it_stands_in_a_name(twin_type, term):
+def test_a_clinical_term_is_detected_anywhere_in_a_name(twin_type, term):
     for column in (term, f"{term}_score", f"last_{term}", f"Mean {term.title()} (2025)"):
         assert clinical_term(twin_type, column) is not None
 
 
-@each_type
+@for_each_type
 @pytest.mark.parametrize("column", ["label", "laboratory_visits_booked", "incurred_cost", "city", "slabs"])
 def test_a_word_that_only_contains_a_clinical_term_is_allowed(twin_type, column):
     assert clinical_term(twin_type, column) is None

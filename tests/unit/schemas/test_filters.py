@@ -17,30 +17,30 @@ def matching(filters, twin_type=TwinType.HCP, frame=FRAME) -> np.ndarray:
     return rows_matching(frame, conditions(twin_type, filters))
 
 
-def test_the_words_of_the_brief_select_as_pandas_would():
-    chosen = matching(PopulationFilter(specialty=["oncology", "hematology"], tier=[1, 2], region=["south"], min_decile=4))
+def test_the_fields_of_a_population_filter_select_as_a_pandas_query():
+    mask = matching(PopulationFilter(specialty=["oncology", "hematology"], tier=[1, 2], region=["south"], min_decile=4))
     expected = FRAME.eval(
         "specialty in ['oncology', 'hematology'] and priority_tier in [1, 2] and region == 'south' and decile >= 4"
     )
-    assert chosen.dtype == bool
-    assert (chosen == expected).all()
-    assert 0 < chosen.sum() < len(FRAME)
+    assert mask.dtype == bool
+    assert (mask == expected).all()
+    assert 0 < mask.sum() < len(FRAME)
 
 
-def test_a_value_and_a_list_of_it_mean_the_same():
+def test_a_value_and_a_list_of_one_are_equal():
     assert conditions(TwinType.HCP, {"tier": 1}) == conditions(TwinType.HCP, {"tier": [1]})
     assert (matching({"tier": 1}) == (FRAME.priority_tier == 1)).all()
 
 
-def test_a_word_and_the_feature_it_stands_for_mean_the_same():
+def test_a_filter_name_and_its_feature_are_equal():
     assert canonical_filters(TwinType.HCP, {"tier": 1}) == canonical_filters(TwinType.HCP, {"priority_tier": 1})
     assert canonical_filters(TwinType.PATIENT, {"region": "north"}) == {"geographic_region": ["north"]}
     assert canonical_filters(TwinType.TERRITORY, {"min_decile": 5}) == {"min_average_hcp_decile": 5}
 
 
-def test_bounds_hold_their_ends():
-    chosen = matching({"min_decile": 3, "max_decile": 5})
-    assert sorted(FRAME.decile[chosen].unique()) == [3, 4, 5]
+def test_bounds_are_inclusive():
+    mask = matching({"min_decile": 3, "max_decile": 5})
+    assert sorted(FRAME.decile[mask].unique()) == [3, 4, 5]
 
 
 def test_a_missing_value_satisfies_nothing():
@@ -50,14 +50,14 @@ def test_a_missing_value_satisfies_nothing():
     assert matching({"max_decile": 10}, frame=frame).tolist() == [True, False]
 
 
-def test_words_left_open_select_nothing_away():
+def test_fields_without_a_value_select_all_twins():
     assert matching(PopulationFilter()).all()
     assert matching({"specialty": None, "min_decile": None}).all()
     assert matching(None).all()
 
 
 @pytest.mark.parametrize(
-    ("filters", "named"),
+    ("filters", "message"),
     [
         ({"shoe_size": 43}, "hcp twins cannot be filtered by 'shoe_size': use adoption_stage, decile"),
         ({"min_shoe_size": 43}, "cannot be filtered by 'min_shoe_size'"),
@@ -70,17 +70,17 @@ def test_words_left_open_select_nothing_away():
         ({"min_decile": [1, 2]}, r"filter 'min_decile' got \[1, 2\]"),
     ],
 )
-def test_what_means_nothing_is_refused_by_name(filters, named):
-    with pytest.raises(ValueError, match=named):
+def test_an_invalid_filter_is_refused_by_name(filters, message):
+    with pytest.raises(ValueError, match=message):
         conditions(TwinType.HCP, filters)
 
 
-def test_a_condition_on_a_column_that_the_twins_lack_is_refused_with_those_they_have():
+def test_a_condition_on_a_missing_column_is_refused_with_the_available_ones():
     with pytest.raises(ValueError, match="cannot filter on 'practice_size': these twins have specialty, region"):
         matching({"min_practice_size": 3})
 
 
-def test_a_flag_is_filtered_by_its_truth_and_by_nothing_else():
+def test_a_flag_is_filtered_by_true_or_false_only():
     frame = pd.DataFrame({"insurance_coverage_flag": [True, False]})
     assert matching({"insurance_coverage_flag": False}, TwinType.PATIENT, frame).tolist() == [False, True]
     with pytest.raises(ValueError, match="got 'yes'"):
@@ -88,30 +88,32 @@ def test_a_flag_is_filtered_by_its_truth_and_by_nothing_else():
 
 
 tiers = st.lists(st.integers(1, 5), min_size=1, max_size=5)
-places = st.lists(st.sampled_from(["north", "south", "west"]), min_size=1, max_size=3)
+regions = st.lists(st.sampled_from(["north", "south", "west"]), min_size=1, max_size=3)
 
 
-@given(tiers, places, st.integers(1, 10), st.randoms())
-def test_equal_selections_have_one_canonical_spelling(tier, region, decile, random):
-    said = {"tier": tier, "region": region, "min_decile": decile}
-    shuffled = list(said.items())
+@given(tiers, regions, st.integers(1, 10), st.randoms())
+def test_equal_selections_have_one_canonical_form(tier, region, decile, random):
+    filters = {"tier": tier, "region": region, "min_decile": decile}
+    shuffled = list(filters.items())
     random.shuffle(shuffled)
-    other = {word: random.sample(value, len(value)) if isinstance(value, list) else float(value) for word, value in shuffled}
-    assert canonical_filters(TwinType.HCP, other) == canonical_filters(TwinType.HCP, said)
-    assert canonical_filters(TwinType.HCP, PopulationFilter(**said)) == canonical_filters(TwinType.HCP, said)
+    shuffled_filters = {
+        key: random.sample(value, len(value)) if isinstance(value, list) else float(value) for key, value in shuffled
+    }
+    assert canonical_filters(TwinType.HCP, shuffled_filters) == canonical_filters(TwinType.HCP, filters)
+    assert canonical_filters(TwinType.HCP, PopulationFilter(**filters)) == canonical_filters(TwinType.HCP, filters)
 
 
 @given(tiers, st.integers(1, 10))
-def test_the_canonical_spelling_selects_the_same_twins(tier, decile):
-    said = {"tier": tier, "min_decile": decile}
-    assert (matching(canonical_filters(TwinType.HCP, said)) == matching(said)).all()
+def test_the_canonical_form_selects_the_same_twins(tier, decile):
+    filters = {"tier": tier, "min_decile": decile}
+    assert (matching(canonical_filters(TwinType.HCP, filters)) == matching(filters)).all()
 
 
-def test_conditions_do_not_depend_on_how_words_are_stored():
+def test_conditions_do_not_depend_on_the_dtype_of_text():
     stored = FRAME.astype({"specialty": "category", "region": "object"})
-    wanted = {"specialty": "oncology", "region": ["south", "west"]}
-    assert (matching(wanted, frame=stored) == matching(wanted)).all()
+    filters = {"specialty": "oncology", "region": ["south", "west"]}
+    assert (matching(filters, frame=stored) == matching(filters)).all()
 
 
-def test_a_condition_is_a_value():
+def test_equal_conditions_are_equal_values():
     assert Condition(column="decile", operator="min", values=(3,)) == conditions(TwinType.HCP, {"min_decile": 3})[0]

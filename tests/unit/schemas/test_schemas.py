@@ -1,4 +1,4 @@
-"""The vocabulary: strictness, and what the brief's classes promise."""
+"""Schemas: strict validation, canonical content, and the interface of populations and twins."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from streams.settings import Settings
 from tests.populations import BASELINE, card, hcps, population
 
 
-def test_enums_are_those_of_the_brief():
+def test_enums_have_the_specified_values():
     assert [kind.value for kind in TwinType] == ["hcp", "patient", "territory"]
     assert [brand.value for brand in Brand] == ["remibrutinib", "fabhalta", "kisqali"]
-    assert [said.value for said in SimulationRecommendation] == ["deploy", "do_not_deploy", "test_further"]
+    assert [recommendation.value for recommendation in SimulationRecommendation] == ["deploy", "do_not_deploy", "test_further"]
 
 
 def test_a_refusal_names_the_value_and_what_is_allowed():
@@ -44,11 +44,11 @@ def test_a_refusal_names_the_value_and_what_is_allowed():
 
 
 def test_an_intervention_needs_no_intensity():
-    said = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
-    assert said.intensity is None
+    config = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+    assert config.intensity is None
 
 
-def test_a_request_without_a_seed_has_one_that_follows_from_its_id():
+def test_a_request_without_a_seed_derives_it_from_its_id():
     fields = {
         "simulation_id": UUID(int=2**127 + 5),
         "requested_at": datetime(2026, 1, 1, tzinfo=UTC),
@@ -70,7 +70,7 @@ def test_a_source_reads_as_topic_partition_and_incarnation():
     ("name", "value"),
     [("n", 1), ("scale", 0.0), ("clip", 0.0), ("clipped_mean", 1.1), ("clipped_sd", -0.1), ("mae", -1.0), ("rmse", float("nan"))],
 )
-def test_a_baseline_that_nothing_can_be_held_against_is_refused(name, value):
+def test_a_baseline_with_impossible_figures_is_refused(name, value):
     with pytest.raises(ValidationError, match=name):
         Baseline(**BASELINE.model_dump() | {name: value})
 
@@ -80,7 +80,7 @@ def test_a_prior_has_no_negative_deviation():
         EffectPrior(intervention_type="email_campaign", mean=0.1, sd=-0.1)
 
 
-def test_two_outcomes_that_differ_in_anything_differ_in_their_digest():
+def test_outcomes_that_differ_in_any_field_have_different_digests():
     fields = {
         "event_id": UUID(int=1),
         "observed_at": datetime(2026, 1, 1, tzinfo=UTC),
@@ -117,13 +117,13 @@ def test_a_population_is_a_table_and_its_twins_are_its_rows():
         assert twin.twin_id == uuid5(twins.population_id, str(i)) == twins.twin_ids[i]
 
 
-def test_a_twin_tells_version_creation_date_and_fidelity_of_its_model():
-    told = population(10).twins[0].metadata
-    assert {"brand", "target", "model_type", "model_trained_at", "model_fidelity"} <= set(told)
+def test_the_metadata_of_a_twin_hold_version_training_time_and_fidelity_of_its_model():
+    metadata = population(10).twins[0].metadata
+    assert {"brand", "target", "model_type", "model_trained_at", "model_fidelity"} <= set(metadata)
     assert population(10).twins[0].model_id == population(10).model_id
 
 
-def test_a_population_can_be_made_of_twins_and_keeps_their_ids():
+def test_a_population_made_of_twins_keeps_their_ids():
     twins = population(20)
     again = TwinPopulation(population_id=UUID(int=9), model_id=twins.model_id, name="again", model=twins.model, twins=twins.twins)
     assert again.twin_count == 20
@@ -146,18 +146,18 @@ def test_a_population_whose_count_or_columns_are_wrong_is_refused():
         TwinPopulation(**fields, twin_count=5, frame=hcps(5))
 
 
-def test_equal_outcomes_have_one_digest_however_their_numbers_were_spelled() -> None:
-    said = (
+def test_equal_outcomes_have_one_digest_whatever_their_json() -> None:
+    template = (
         '{"event_id": "11111111-1111-4111-8111-111111111111", "observed_at": "2026-01-01T00:00:00Z", "twin_type": "hcp",'
         ' "brand": "kisqali", "metric_type": "prescribing_change", "actual_value": %s, "entity_id": "a", "features": %s}'
     )
-    one = OutcomeEvent.model_validate_json(said % ("0.0", '{"decile": 7, "practice_size": 2}'))
-    other = OutcomeEvent.model_validate_json(said % ("-0.0", '{"practice_size": 2.0, "decile": 7.0}'))
-    assert canonical_digest(one) == canonical_digest(other)
+    first = OutcomeEvent.model_validate_json(template % ("0.0", '{"decile": 7, "practice_size": 2}'))
+    second = OutcomeEvent.model_validate_json(template % ("-0.0", '{"practice_size": 2.0, "decile": 7.0}'))
+    assert canonical_digest(first) == canonical_digest(second)
 
 
-def test_one_value_of_a_filter_stands_for_a_list_of_one() -> None:
-    assert PopulationFilter(specialty="oncology", tier=1) == PopulationFilter(specialty=["oncology"], tier=[1])  # type: ignore[arg-type]  # what JSON may say
+def test_one_value_of_a_filter_is_a_list_of_one() -> None:
+    assert PopulationFilter(specialty="oncology", tier=1) == PopulationFilter(specialty=["oncology"], tier=[1])  # type: ignore[arg-type]  # as JSON may have it
 
 
 @pytest.mark.parametrize("name", ["statement", "lock", "idle_in_transaction", "tcp_user"])
@@ -168,6 +168,6 @@ def test_a_database_timeout_above_the_session_timeout_is_refused(name: str, seco
 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_a_moment_that_leaves_the_calendar_in_utc_is_refused_as_any_other_value(at: str) -> None:
+def test_a_moment_outside_of_the_calendar_in_utc_is_refused_as_any_invalid_value(at: str) -> None:
     with pytest.raises(ValidationError, match="outside of the years 1 to 9999"):
         TypeAdapter(Moment).validate_python(at)

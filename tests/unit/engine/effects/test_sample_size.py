@@ -83,11 +83,11 @@ def test_clusters_inflate_the_sample_by_their_design_effect():
 @given(st.floats(0.05, 1.0), st.sampled_from([0.5, 1.0, 3.0]), st.floats(0, 0.9), st.floats(1, 3))
 def test_the_minimum_detectable_effect_is_the_inverse_of_the_size(effect, ratio, correlation, inflation):
     size = two_sample(effect, 2.0, control_ratio=ratio, correlation=correlation, design_effect=inflation)
-    detectable = minimum_detectable_effect(size, 2.0, correlation=correlation, design_effect=inflation)
-    assert detectable <= effect * 1.02
-    assert two_sample(
-        detectable, 2.0, control_ratio=ratio, correlation=correlation, design_effect=inflation
-    ).n_treated == pytest.approx(size.n_treated, abs=2)
+    mde = minimum_detectable_effect(size, 2.0, correlation=correlation, design_effect=inflation)
+    assert mde <= effect * 1.02
+    assert two_sample(mde, 2.0, control_ratio=ratio, correlation=correlation, design_effect=inflation).n_treated == pytest.approx(
+        size.n_treated, abs=2
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def test_a_relative_effect_has_the_error_of_the_delta_method():
     closed = np.sqrt(p * (1 - p) / 3000 / q**2 + p**2 / q**4 * q * (1 - q) / 2000)
     assert estimate.effect == pytest.approx(0.5)
     assert estimate.standard_error == pytest.approx(closed, rel=1e-3)
-    assert (found.n_treated, found.n_control) == (3000, 2000)
+    assert (estimate.n_treated, estimate.n_control) == (3000, 2000)
 
 
 def test_the_standard_error_is_that_of_repeated_experiments_also_with_clustered_households():
