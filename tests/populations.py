@@ -94,7 +94,13 @@ def population(
     expected = rng.normal(center, between, len(table))
     model = card(twin_type, tuple(table))
     frame = table.assign(**{"baseline_behavior": expected, model.target: expected + rng.normal(0, within, len(table))})
-    defaults = {"population_id": UUID(int=2), "name": "test", "real_rows": 5000, "model": model, "model_id": model.model_id} | fields
+    defaults = {
+        "population_id": UUID(int=2),
+        "name": "test",
+        "real_rows": 5000,
+        "model": model,
+        "model_id": model.model_id,
+    } | fields
     return TwinPopulation(twin_count=len(frame), frame=frame, **defaults)
 
 

@@ -35,7 +35,9 @@ def engine_with_prior(mean: float, sd: float, **kwargs):
 
 def expected_factors(frame: pd.DataFrame, channel: str) -> np.ndarray:
     """Factor of each twin at the mean coefficients, shape (n,)."""
-    return np.exp(sum(COEFFICIENT_PRIORS[term].mean * values for term, values in moderator_terms(frame).items() if matters(term, channel)))
+    return np.exp(
+        sum(COEFFICIENT_PRIORS[term].mean * values for term, values in moderator_terms(frame).items() if matters(term, channel))
+    )
 
 
 # Average effect
