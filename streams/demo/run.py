@@ -105,9 +105,7 @@ def _table(data: Path | None, twin_type: TwinType, rows: int) -> ImportedTable:
     frame = sample_table(twin_type, rows, np.random.default_rng(SEED))
     frame.insert(0, ENTITY, [f"{twin_type.value}-{row:05}" for row in range(rows)])
     note = "synthetic data: marginals and correlations follow published statistics, the effect on the outcome is an assumption"
-    return ImportedTable(
-        frame, TWIN_TYPES[twin_type].default_target.name, f"generated table of {rows:,} {twin_type} rows", (), (note,)
-    )
+    return ImportedTable(frame, TWIN_TYPES[twin_type].default_target.name, f"generated {twin_type} table", (), (note,))
 
 
 def _notify_model(card: ModelCard, notify: Notify) -> None:

@@ -256,7 +256,7 @@ def progress_text(run: DemoRun, line: LineOverview) -> str:
         f"  {count(run.published)} outcomes",
         f"MAE {number(metrics.mae)} (baseline {number(scored_model.baseline.mae)})" if metrics.mae is not None else "",
         f"coverage {share(metrics.coverage_95pct)}" if metrics.coverage_95pct is not None else "",
-        f"evidence {number(window.evidence_ratio, 2)} of its limit" if window.evidence_ratio is not None else "",
+        f"evidence {share(window.evidence_ratio)} of its limit" if window.evidence_ratio is not None else "",
         f"drift state {window.state.value}",
     ]
     return ", ".join(part for part in parts if part)

@@ -159,7 +159,7 @@ def _rules(evidence: dict[str, Any]) -> list[str]:
 
 def _detector(evidence: dict[str, Any]) -> list[str]:
     ratio = evidence.get("evidence_ratio")
-    lines = [] if ratio is None else [f"{number(ratio)} of the limit, over every outcome since the promotion of the model"]
+    lines = [] if ratio is None else [f"{share(ratio)} of the limit, over every outcome since the promotion of the model"]
     return [*lines, *filter(None, [evidence.get("comparison")])]
 
 

@@ -126,7 +126,7 @@ def _row(window: SegmentWindow) -> str:
     metrics = window.metrics
     mae = f"{number(metrics.mae)} ± {standard_error(metrics.standard_errors.get('mae'))}"
     errors = f"{count(metrics.n):>8}{mae:>17}{number(metrics.rmse):>10}{number(metrics.correlation, 3):>8}"
-    rest = f"{share(metrics.coverage_95pct):>10}{number(metrics.bias):>10}{number(window.evidence_ratio, 2):>10}"
+    rest = f"{share(metrics.coverage_95pct):>10}{number(metrics.bias):>10}{share(window.evidence_ratio):>10}"
     return f"  {window.segment:<32}{errors}{rest}  {window.state.value}"
 
 

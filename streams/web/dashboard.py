@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -105,6 +104,7 @@ def _templates() -> Environment:
         "ago": formatting.ago,
         "clock": formatting.clock,
         "count": formatting.count,
+        "differences": differences,
         "facts": facts,
         "moment": formatting.moment,
         "number": formatting.number,
@@ -117,15 +117,24 @@ def _templates() -> Environment:
         "title": formatting.line_title,
         "tone": status_tone,
     }
-    environment.globals["change"] = formatting.change
+    environment.globals |= {"change": formatting.change, "signed_number": formatting.signed_number}
     return environment
 
 
-def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The values of a JSON object as pairs of label and text, nested ones with their path; long lists are left out.
+def differences(comparison: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The metrics of champion and challenger in a comparison of the gate, by label; segments after the metrics of all rows."""
+    metrics = [(name, value) for name, value in comparison.items() if _is_difference(value)]
+    segments = [(f"mae of {segment}", value) for segment, value in comparison.get("segments", {}).items() if _is_difference(value)]
+    return metrics + segments
 
-    >>> facts({"challenger_mae": 0.05, "segments": {"n": 4000}})
-    [('challenger mae', '0.05'), ('segments, n', '4000')]
+
+def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The values of a JSON object as pairs of label and text, nested ones with their path.
+
+    Lists of objects, long lists and the metrics of :func:`differences` are left out.
+
+    >>> facts({"challenger_mae": 0.05, "metrics": {"n": 4000}})
+    [('challenger mae', '0.05'), ('metrics, n', '4000')]
     """
     return list(_facts(values, ""))
 
@@ -133,13 +142,23 @@ def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _facts(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         label = formatting.plain_words(f"{path}{name}")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not _is_difference(value):
             yield from _facts(value, f"{label}, ")
-        elif isinstance(value, bool):
-            yield label, "yes" if value else "no"
-        elif isinstance(value, int | float):
-            yield label, formatting.number(value)
-        elif isinstance(value, str):
-            yield label, value
-        elif isinstance(value, list) and len(value) <= _MAX_LIST_ITEMS:
-            yield label, ", ".join(json.dumps(item) if isinstance(item, Mapping) else str(item) for item in value) or "none"
+        elif _is_plain(value):
+            yield label, _fact_text(value)
+        elif isinstance(value, list) and len(value) <= _MAX_LIST_ITEMS and all(map(_is_plain, value)):
+            yield label, ", ".join(map(_fact_text, value)) or "none"
+
+
+def _is_difference(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"champion", "challenger", "difference", "standard_error"} <= value.keys()
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
+def _fact_text(value: bool | float | str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else formatting.number(value)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from streams.reporting import formatting
-from streams.web.dashboard import facts
+from streams.web.dashboard import differences, facts
 
 NOW = datetime(2025, 3, 4, 12, tzinfo=UTC)
 
@@ -57,12 +57,27 @@ def test_a_time_ago_is_in_the_largest_unit_that_fits(passed, expected):
     assert formatting.ago(NOW - timedelta(seconds=passed), NOW) == expected
 
 
-def test_facts_of_a_json_object_are_flat_pairs_without_long_lists():
-    values = {"challenger_mae": 0.05, "segments": {"n": 4000, "is_final": True}, "few": ["a", "b"], "empty": [], "many": [0] * 7}
-    assert facts(values) == [
+MAE = {"champion": 0.1, "challenger": 0.08, "difference": -0.02, "standard_error": 0.005, "entities": 500}
+
+
+def test_facts_of_a_json_object_are_flat_pairs_without_long_lists_and_objects_in_lists():
+    values = {
+        "challenger_mae": 0.05,
+        "metrics": {"n": 4000, "is_final": True},
+        "few": ["a", 0.123456],
+        "empty": [],
+        "many": [0] * 7,
+    }
+    assert facts(values | {"verdicts": [{"rule": "mae"}], "mae": MAE, "nothing": None}) == [
         ("challenger mae", "0.05"),
-        ("segments, n", "4000"),
-        ("segments, is final", "yes"),
-        ("few", "a, b"),
+        ("metrics, n", "4000"),
+        ("metrics, is final", "yes"),
+        ("few", "a, 0.1235"),
         ("empty", "none"),
     ]
+
+
+def test_differences_of_a_comparison_are_those_of_all_rows_and_of_segments():
+    comparison = {"n": 500, "mae": MAE, "segments": {"region=south": MAE}}
+    assert differences(comparison) == [("mae", MAE), ("mae of region=south", MAE)]
+    assert differences({"challenger_mae": 0.05}) == []
