@@ -19,16 +19,15 @@ from sql.database import Database
 from sql.model_card_rows import CARD_COLUMNS, card_from
 
 __all__ = [
-    "IngestionCounts",
     "IntervalSums",
     "LineSettings",
+    "OverviewCounts",
     "RefusedRecord",
     "RetrainSummary",
     "SegmentState",
     "SegmentSums",
     "SimulationRun",
     "count_ingested_outcomes",
-    "ingestion_counts",
     "interval_sums",
     "latest_pane_end",
     "line_settings",
@@ -38,6 +37,7 @@ __all__ = [
     "newest_retrains",
     "newest_simulation_runs",
     "newest_window_sums",
+    "overview_counts",
     "segment_states",
     "simulation_started_at",
 ]
@@ -309,7 +309,7 @@ def _refused_record(row: asyncpg.Record) -> RefusedRecord:
     return RefusedRecord(row["refusal_id"], place + element, row["refused_at"], row["kind"], row["reason"], row["excerpt"])
 
 
-class IngestionCounts(NamedTuple):
+class OverviewCounts(NamedTuple):
     """How many outcomes were ingested, simulations requested and records refused, ever."""
 
     outcomes: int
@@ -325,10 +325,10 @@ SELECT ({_INGESTED}) AS outcomes,
        (SELECT count(*) FROM refused_records) AS refused"""  # noqa: S608  # our own constant
 
 
-async def ingestion_counts(database: Database) -> IngestionCounts:
+async def overview_counts(database: Database) -> OverviewCounts:
     """Count what came in since the database was set up."""
     row = await database.fetchrow(_COUNTS)
-    return IngestionCounts(*(int(count) for count in row or (0, 0, 0)))
+    return OverviewCounts(*(int(count) for count in row or (0, 0, 0)))
 
 
 async def count_ingested_outcomes(database: Database) -> int:

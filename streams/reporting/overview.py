@@ -16,9 +16,9 @@ from schemas.twin_types import ALL_ROWS
 from sql import overview_store as store
 from sql.database import Database, Pool
 from sql.overview_store import (
-    IngestionCounts,
     IntervalSums,
     LineSettings,
+    OverviewCounts,
     RefusedRecord,
     RetrainSummary,
     SegmentState,
@@ -126,7 +126,7 @@ class Overview:
     lines: tuple[LineOverview, ...]
     simulations: tuple[SimulationRun, ...]
     refused: tuple[RefusedRecord, ...]
-    counts: IngestionCounts
+    counts: OverviewCounts
 
 
 async def read_overview(pool: Pool, n_min: int) -> Overview:
@@ -142,7 +142,7 @@ async def read_overview(pool: Pool, n_min: int) -> Overview:
             lines=tuple([await _read_line(connection, settings, n_min) for settings in await store.line_settings(connection)]),
             simulations=tuple(await store.newest_simulation_runs(connection, _MAX_SIMULATIONS)),
             refused=tuple(await store.newest_refused_records(connection, _MAX_REFUSED)),
-            counts=await store.ingestion_counts(connection),
+            counts=await store.overview_counts(connection),
         )
 
 
