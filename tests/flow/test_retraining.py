@@ -33,12 +33,12 @@ from streams.worker.supervisor import Workers
 
 LINE, TARGET = "hcp:kisqali:prescribing_change", "prescribing_change"
 TOPIC = "retrain-events"
-PATIENCE_S = 300.0  # a limit, not what it takes: a trainer that starts anew imports and trains again
+TIMEOUT_S = 300.0  # a limit, not the expected time: a restarted trainer imports and trains again
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """No pause between retrains, and a lease that is over soon."""
+    """No pause between retrains, and a short lease."""
     return settings.model_copy(update={"cooldown_s": 0.0, "lease_s": 3.0})
 
 
@@ -47,11 +47,11 @@ def registry(settings: Settings) -> MlflowRegistry:
     return MlflowRegistry(settings.mlflow_uri)
 
 
-def an_alarm(accused) -> RetrainEvent:
+def a_retrain_event(model_id) -> RetrainEvent:
     return RetrainEvent(
         retrain_id=uuid4(),
         line=LINE,
-        model_id=accused,
+        model_id=model_id,
         attempt=0,
         requested_at=datetime.now(UTC),
         cause="drift",
@@ -60,16 +60,16 @@ def an_alarm(accused) -> RetrainEvent:
 
 
 async def observe(pool, since: datetime, n: int = 1700, shift: float = 0.3) -> None:
-    """Outcomes of a world in which primary care prescribes less, 20 a second."""
+    """Add outcomes of prescribers of which those in primary care prescribe less, 20 per second."""
     frame = sample_hcps(n, np.random.default_rng(9))
     frame[TARGET] -= shift * (frame["specialty"] == "primary_care")
     times = pd.to_datetime([since + timedelta(seconds=0.05 * (row + 1)) for row in range(n)], utc=True)
-    await add_history(pool, LINE, frame.assign(entity_id=[f"seen-{row}" for row in range(n)], observed_at=times), "outcomes")
+    await add_history(pool, LINE, frame.assign(entity_id=[f"observed-{row}" for row in range(n)], observed_at=times), "outcomes")
 
 
 async def ended(pool, happened: str) -> ModelEvent:
-    """The ledger's account, once it tells of this."""
-    async with asyncio.timeout(PATIENCE_S):
+    """The state of the line, as soon as a retrain has ended like this."""
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             state = await Ledger(pool).state(LINE)
             if state.happened == happened and state.retrain_id is not None:
@@ -77,10 +77,10 @@ async def ended(pool, happened: str) -> ModelEvent:
             await asyncio.sleep(0.1)
 
 
-async def until(found, wanted):
-    """The first value that is wanted."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not wanted(value := await found()):  # noqa: ASYNC110  # others do it, no event of ours tells
+async def until(read, is_expected):
+    """The first expected value that is read."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not is_expected(value := await read()):  # noqa: ASYNC110  # another process does it, and sets no event
             await asyncio.sleep(0.1)
         return value
 
@@ -101,50 +101,50 @@ def retrains(outcome: str) -> float:
     return RETRAINS.labels(line=LINE, outcome=outcome)._value.get()
 
 
-async def acknowledged(settings: Settings) -> int:
-    """How many retrain events the trainers' group has done with."""
+async def committed_offsets(settings: Settings) -> int:
+    """Number of retrain events that the consumer group of the trainers has committed."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     await admin.start()
     try:
         offsets = await admin.list_consumer_group_offsets("twinstream-trainer")
-        return sum(found.offset for place, found in offsets.items() if place.topic == TOPIC)
+        return sum(committed.offset for partition, committed in offsets.items() if partition.topic == TOPIC)
     finally:
         await admin.close()
 
 
 def trainings_for(registry: MlflowRegistry, retrain_id: UUID) -> int:
-    """Finished runs that a retrain led to."""
+    """Number of finished MLflow runs of a retrain."""
     experiment = registry.client.get_experiment_by_name("digital_twin_hcp_kisqali")
-    wanted = f"tags.`twin.retrain_id` = '{retrain_id}' and attributes.status = 'FINISHED'"
-    return len(registry.client.search_runs([experiment.experiment_id], wanted))
+    query = f"tags.`twin.retrain_id` = '{retrain_id}' and attributes.status = 'FINISHED'"
+    return len(registry.client.search_runs([experiment.experiment_id], query))
 
 
 async def test_ten_thousand_alarms_from_three_workers_give_three_trainers_one_training_and_one_promotion(
     service, promoted, pool, listener, registry, settings
 ):
     await observe(pool, promoted.effective_from)
-    alarm, before = an_alarm(promoted.champion), retrains("promoted")
-    await asyncio.gather(*(_sound(settings, alarm, 10_000 // 3 + (worker == 0)) for worker in range(3)))
+    event, before = a_retrain_event(promoted.champion), retrains("promoted")
+    await asyncio.gather(*(_publish_repeatedly(settings, event, 10_000 // 3 + (worker == 0)) for worker in range(3)))
     async with service(["trainer"]), _another_trainer(settings), _another_trainer(settings):
         state = await ended(pool, "promoted")
-        await until(lambda: acknowledged(settings), lambda done: done == 10_000)
-        told = await listener.events(ModelEvent, 4)
+        await until(lambda: committed_offsets(settings), lambda count: count == 10_000)
+        events = await listener.events(ModelEvent, 4)
         run = (await Ledger(pool).artifact(state.champion)).mlflow_run_id
-        await until(lambda: asyncio.to_thread(registry.champion_run, LINE), lambda crowned: crowned == run)
+        await until(lambda: asyncio.to_thread(registry.champion_run, LINE), lambda champion_run: champion_run == run)
         await asyncio.sleep(2.0)
-    assert [found.status for found in await requests(pool, LINE)] == ["promoted"]
-    assert [event.happened for event in told] == ["trained", "promoted", "trained", "promoted"]
-    assert told == await Ledger(pool).history(LINE)
+    assert [row.status for row in await requests(pool, LINE)] == ["promoted"]
+    assert [event.happened for event in events] == ["trained", "promoted", "trained", "promoted"]
+    assert events == await Ledger(pool).history(LINE)
     assert await listener.count("model-events") == 4
-    assert trainings_for(registry, alarm.retrain_id) == 1
-    assert state.retrain_id == alarm.retrain_id
+    assert trainings_for(registry, event.retrain_id) == 1
+    assert state.retrain_id == event.retrain_id
     assert state.comparison["mae"]["challenger"] < state.comparison["mae"]["champion"]
     assert retrains("promoted") == before + 1
 
 
-async def _sound(settings: Settings, alarm: RetrainEvent, times: int) -> None:
-    """What one worker does whose alarm goes on and on."""
-    value = alarm.model_dump_json().encode()
+async def _publish_repeatedly(settings: Settings, event: RetrainEvent, times: int) -> None:
+    """Publish the same event again and again, as a worker does whose alarm is repeated."""
+    value = event.model_dump_json().encode()
     async with TwinClient(settings, name="fidelity") as client:
         for first in range(0, times, 500):
             await asyncio.gather(*(client.publish_bytes(TOPIC, LINE.encode(), value) for _ in range(min(500, times - first))))
@@ -153,12 +153,12 @@ async def _sound(settings: Settings, alarm: RetrainEvent, times: int) -> None:
 @asynccontextmanager
 async def _another_trainer(settings: Settings) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    playing = asyncio.create_task(run_role("trainer", settings.model_copy(update={"web_port": free_port(len(ROLES))}), stop))
+    trainer = asyncio.create_task(run_role("trainer", settings.model_copy(update={"web_port": free_port(len(ROLES))}), stop))
     try:
         yield
     finally:
         stop.set()
-        await playing
+        await trainer
 
 
 async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one_takes_it_at_once(
@@ -166,64 +166,64 @@ async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one
 ):
     await observe(pool, promoted.effective_from)
     async with service(["trainer"]):
-        await client.publish(an_alarm(promoted.champion))
+        await client.publish(a_retrain_event(promoted.champion))
         await until(lambda: asyncio.to_thread(_trainings_under, os.getpid()), bool)
     (row,) = await requests(pool, LINE)
     assert (row.status, row.tries) == ("queued", 0)
     assert _trainings_under(os.getpid()) == []
-    job = await lease_training(pool, "the next one", settings.retrain_limits)
+    job = await lease_training(pool, "the next worker", settings.retrain_limits)
     assert job is not None
     assert job.tries == 1
 
 
-async def test_a_training_that_nobody_brings_to_an_end_is_closed_with_a_word_in_the_ledger(service, promoted, pool, settings):
-    await enqueue(pool, alarm := an_alarm(promoted.champion))
-    hasty = settings.model_copy(update={"lease_s": 0.001}).retrain_limits
+async def test_a_training_that_no_worker_finishes_is_closed_as_failed_in_the_ledger(service, promoted, pool, settings):
+    await enqueue(pool, event := a_retrain_event(promoted.champion))
+    limits = settings.model_copy(update={"lease_s": 0.001}).retrain_limits
     for worker in range(3):
-        assert await lease_training(pool, f"one that died, {worker}", hasty) is not None
+        assert await lease_training(pool, f"a dead worker, {worker}", limits) is not None
     async with service(["trainer"]):
         state = await ended(pool, "failed")
-    assert (state.retrain_id, state.champion) == (alarm.retrain_id, promoted.champion)
-    assert state.reason == "given up: 3 workers began this training and none came to an end"
+    assert (state.retrain_id, state.champion) == (event.retrain_id, promoted.champion)
+    assert state.reason == "given up: 3 workers started this training and none finished it"
     (row,) = await requests(pool, LINE)
     assert row.status == "failed"
 
 
-async def test_a_line_that_suggests_trains_and_leaves_the_promotion_to_a_person(service, client, promoted, pool):
+async def test_a_line_with_the_policy_suggest_trains_and_leaves_the_promotion_to_a_person(service, client, promoted, pool):
     await observe(pool, promoted.effective_from)
     await Ledger(pool).set_policy(LINE, "suggest")
     async with service(["trainer"]):
-        await client.publish(an_alarm(promoted.champion))
+        await client.publish(a_retrain_event(promoted.champion))
         state = await ended(pool, "suggested")
     assert state.champion == promoted.champion
     assert state.comparison["mae"]["challenger"] < state.comparison["mae"]["champion"]
-    crowned = await Ledger(pool).promote(LINE, state.model_id, reason="a person said so")
-    assert crowned.champion == state.model_id
+    promotion = await Ledger(pool).promote(LINE, state.model_id, reason="a person decided so")
+    assert promotion.champion == state.model_id
 
 
-async def test_a_promotion_that_does_harm_is_taken_back_and_every_worker_follows(
+async def test_a_promotion_that_does_harm_is_rolled_back_and_every_worker_follows(
     service, client, champion, promoted, pool, registry, listener
 ):
-    upside_down = sample_hcps(1500, np.random.default_rng(3))
-    upside_down[TARGET] = -upside_down[TARGET]
+    inverted = sample_hcps(1500, np.random.default_rng(3))
+    inverted[TARGET] = -inverted[TARGET]
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1, seed=1)
-    generator.train(upside_down)
+    generator.train(inverted)
     bad = generator.model.card
     artifact = await asyncio.to_thread(registry.save, generator.model)
     ledger = Ledger(pool)
     await ledger.register_model(bad.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id}), artifact.sha256)
     async with service(["trainer", "simulation"]):
-        event = await ledger.promote(LINE, bad.model_id, reason="a gate that was fooled", comparison={"n": 500})
-        answer = await client.request(a_request(), timeout_s=PATIENCE_S)
+        event = await ledger.promote(LINE, bad.model_id, reason="a wrong decision of the gate", comparison={"n": 500})
+        answer = await client.request(a_request(), timeout_s=TIMEOUT_S)
         assert answer.model_id == bad.model_id
         await observe(pool, event.effective_from, 600, shift=0.0)
-        back = await until(lambda: ledger.state(LINE), lambda state: state.happened == "rolled_back")
-        answer = await client.request(a_request(), timeout_s=PATIENCE_S)
-        told = await listener.events(ModelEvent, 5)
-    assert back.champion == answer.model_id == promoted.champion
-    assert "worse than its predecessor" in back.reason
-    assert back.comparison["mae"]["difference"] > 0
-    assert told[-1] == back
+        rollback = await until(lambda: ledger.state(LINE), lambda state: state.happened == "rolled_back")
+        answer = await client.request(a_request(), timeout_s=TIMEOUT_S)
+        events = await listener.events(ModelEvent, 5)
+    assert rollback.champion == answer.model_id == promoted.champion
+    assert "worse than its predecessor" in rollback.reason
+    assert rollback.comparison["mae"]["difference"] > 0
+    assert events[-1] == rollback
 
 
 async def test_a_trainer_killed_in_the_middle_of_a_training_is_resumed_to_one_promotion(
@@ -232,33 +232,33 @@ async def test_a_trainer_killed_in_the_middle_of_a_training_is_resumed_to_one_pr
     await observe(pool, promoted.effective_from)
     workers = await asyncio.to_thread(Workers(["trainer"], settings, log_folder=tmp_path / "logs").__enter__)
     try:
-        alarm = an_alarm(promoted.champion)
-        await client.publish(alarm)
+        event = a_retrain_event(promoted.champion)
+        await client.publish(event)
         trainer = workers.pids["trainer"]
         (training,) = await until(lambda: asyncio.to_thread(_trainings_under, trainer), bool)
         os.kill(trainer, signal.SIGKILL)
-        await until(lambda: asyncio.to_thread(_alive, training), lambda there: not there)
+        await until(lambda: asyncio.to_thread(_alive, training), lambda alive: not alive)
         await ended(pool, "promoted")
     finally:
         await asyncio.to_thread(workers.stop)
     (row,) = await requests(pool, LINE)
     assert (row.status, row.tries) == ("promoted", 2)
     assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted", "trained", "promoted"]
-    assert trainings_for(registry, alarm.retrain_id) == 1
+    assert trainings_for(registry, event.retrain_id) == 1
 
 
-async def test_a_training_that_finished_before_the_trainer_died_is_judged_and_not_repeated(
+async def test_a_training_that_finished_before_the_trainer_died_is_compared_and_not_repeated(
     service, client, promoted, pool, registry, settings
 ):
     await observe(pool, promoted.effective_from)
-    alarm = an_alarm(promoted.champion)
-    await enqueue(pool, alarm)
-    job = await lease_training(pool, "one that died", settings.retrain_limits)
+    event = a_retrain_event(promoted.champion)
+    await enqueue(pool, event)
+    job = await lease_training(pool, "a dead worker", settings.retrain_limits)
     challenger = await Retraining(pool, registry, ModelLoader(pool, registry, 1).load, settings).train_challenger(job)
     async with service(["trainer"]):
         state = await ended(pool, "promoted")
     assert state.champion == challenger.model.card.model_id
-    assert trainings_for(registry, alarm.retrain_id) == 1
+    assert trainings_for(registry, event.retrain_id) == 1
 
 
 async def test_a_retrain_that_cannot_be_done_fails_with_its_reason_and_the_champion_stays(
@@ -266,53 +266,53 @@ async def test_a_retrain_that_cannot_be_done_fails_with_its_reason_and_the_champ
 ):
     await observe(pool, promoted.effective_from, 300)
     async with service(["trainer"]):
-        await client.publish(an_alarm(promoted.champion))
+        await client.publish(a_retrain_event(promoted.champion))
         state = await ended(pool, "failed")
-        told = await listener.events(ModelEvent, 3)
+        events = await listener.events(ModelEvent, 3)
     assert state.champion == promoted.champion
     assert "outcomes with features since the change are too few" in state.reason
-    assert told[-1] == state
+    assert events[-1] == state
 
 
-async def test_an_alarm_about_a_model_that_is_no_longer_champion_trains_nothing(service, client, promoted, pool, champion):
+async def test_a_retrain_event_about_a_model_that_is_no_longer_champion_trains_nothing(service, client, promoted, pool, champion):
     successor = champion.card.model_copy(update={"model_id": uuid4()})
     await Ledger(pool).register_model(successor, "0" * 64)
     await Ledger(pool).promote(LINE, successor.model_id)
     async with service(["trainer"]):
-        await client.publish(an_alarm(promoted.champion))
+        await client.publish(a_retrain_event(promoted.champion))
         (row,) = await until(lambda: requests(pool, LINE), bool)
     assert row.status == "stale"
     assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted"] * 2
 
 
-async def test_a_retrain_event_that_makes_no_sense_is_a_dead_letter_and_the_next_one_is_taken(
-    service, client, promoted, pool, listener
-):
+async def test_an_invalid_retrain_event_is_a_dead_letter_and_the_next_one_is_processed(service, client, promoted, pool, listener):
     async with service(["trainer"]):
         await client.publish_bytes(TOPIC, LINE.encode(), b'{"line": "hcp:kisqali:prescribing_change"}')
-        await client.publish(an_alarm(uuid4()))
-        await client.publish(an_alarm(promoted.champion))
+        await client.publish(a_retrain_event(uuid4()))
+        await client.publish(a_retrain_event(promoted.champion))
         letters = await listener.dead_letters(2)
         await ended(pool, "failed")
     assert {headers["twin_kind"] for _, headers in letters} == {"invalid", "model"}
 
 
-async def test_what_others_promote_is_told_and_crowned_by_the_trainer(service, promoted, champion, pool, listener, registry):
-    usurper = champion.with_card(champion.card.model_copy(update={"model_id": uuid4()}))
-    wrong = (await asyncio.to_thread(registry.save, usurper)).mlflow_run_id
-    await asyncio.to_thread(registry.set_champion_alias, LINE, wrong)
+async def test_the_trainer_publishes_promotions_of_others_and_sets_their_alias(
+    service, promoted, champion, pool, listener, registry
+):
+    other = champion.with_card(champion.card.model_copy(update={"model_id": uuid4()}))
+    other_run = (await asyncio.to_thread(registry.save, other)).mlflow_run_id
+    await asyncio.to_thread(registry.set_champion_alias, LINE, other_run)
     async with service(["trainer"]):
         assert (await listener.events(ModelEvent, 2))[-1] == promoted
         run = (await Ledger(pool).artifact(promoted.champion)).mlflow_run_id
-        await until(lambda: asyncio.to_thread(registry.champion_run, LINE), lambda crowned: crowned == run)
+        await until(lambda: asyncio.to_thread(registry.champion_run, LINE), lambda champion_run: champion_run == run)
 
 
 def _trainings_under(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-axww", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    processes = subprocess.run(["ps", "-axww", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in processes.splitlines()]
     return [int(row[0]) for row in rows if int(row[1]) == pid and "-m streams.training " in row[2]]
 
 
 def _alive(pid: int) -> bool:
-    listed = subprocess.run(["ps", "-p", str(pid), "-o", "stat="], capture_output=True, text=True, check=False).stdout.strip()
-    return bool(listed) and not listed.startswith("Z")
+    status = subprocess.run(["ps", "-p", str(pid), "-o", "stat="], capture_output=True, text=True, check=False).stdout.strip()
+    return bool(status) and not status.startswith("Z")

@@ -29,17 +29,17 @@ SPEAKERS = EMAIL.model_copy(update={"intervention_type": "speaker_program_invita
 REQUESTS = "simulation-requests"
 
 
-def a_request(**said) -> SimulationRequest:
-    given = {"simulation_id": uuid4(), "requested_at": datetime(2025, 3, 1, tzinfo=UTC), "twin_type": "hcp", "brand": "kisqali"}
-    return SimulationRequest.model_validate({**given, "intervention": EMAIL, "twin_count": 1000, **said})
+def a_request(**fields) -> SimulationRequest:
+    defaults = {"simulation_id": uuid4(), "requested_at": datetime(2025, 3, 1, tzinfo=UTC), "twin_type": "hcp", "brand": "kisqali"}
+    return SimulationRequest.model_validate({**defaults, "intervention": EMAIL, "twin_count": 1000, **fields})
 
 
-def a_body(**said) -> dict:
-    return {**json.loads(a_request().model_dump_json(exclude_none=True)), **said}
+def a_body(**fields) -> dict:
+    return {**json.loads(a_request().model_dump_json(exclude_none=True)), **fields}
 
 
-def doing(**said) -> dict:
-    return {"intervention": {**EMAIL.model_dump(exclude_none=True), **said}}
+def an_intervention(**fields) -> dict:
+    return {"intervention": {**EMAIL.model_dump(exclude_none=True), **fields}}
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ async def test_a_request_is_answered_by_the_champion_as_the_engine_would_answer(
     assert answer.status is AnswerStatus.COMPLETED
     assert (answer.model_id, answer.effects_version) == (promoted.champion, 0)
     assert answer.result.simulated_at > request.requested_at
-    of_the_service = {"simulated_at": answer.result.simulated_at, "track_record": TrackRecord(n=0, n_inside=0, n_agreeing=0)}
-    assert answer.result == expected.model_copy(update=of_the_service)
+    added_by_the_service = {"simulated_at": answer.result.simulated_at, "track_record": TrackRecord(n=0, n_inside=0, n_agreeing=0)}
+    assert answer.result == expected.model_copy(update=added_by_the_service)
     row = await pool.fetchrow("SELECT * FROM simulation_runs WHERE simulation_id = $1", request.simulation_id)
     assert row["status"] == "completed"
     assert row["recommendation"] == expected.recommendation
@@ -87,20 +87,20 @@ async def test_the_same_request_again_has_the_same_answer_to_the_last_bit(servic
     assert len(values) == 1
 
 
-async def test_a_stored_answer_is_said_again_and_not_computed_again(service, client, promoted, monkeypatch):
+async def test_a_stored_answer_is_published_again_and_not_computed_again(service, client, promoted, monkeypatch):
     request, computed, compute = a_request(), [], Simulator.compute
 
-    async def note(self, pins, request):
+    async def count_computation(self, pins, request):
         computed.append(request.simulation_id)
         return await compute(self, pins, request)
 
-    monkeypatch.setattr(Simulator, "compute", note)
+    monkeypatch.setattr(Simulator, "compute", count_computation)
     async with service(["simulation"]):
         assert await client.request(request) == await client.request(request)
     assert computed == [request.simulation_id]
 
 
-async def test_a_pinned_request_keeps_to_its_pins_when_champion_and_effects_have_changed(
+async def test_a_pinned_request_keeps_its_pins_when_champion_and_effects_have_changed(
     service, client, promoted, champion, pool, services
 ):
     request = a_request(seed=3)
@@ -125,12 +125,12 @@ async def test_another_body_under_a_known_id_is_rejected_and_changes_nothing(ser
     assert again == first
 
 
-MEANINGLESS = [
-    (doing(intervention_type="hypnosis"), ["'hypnosis'", "email_campaign", "peer_to_peer_referral"]),
-    (doing(channel="fax"), ["'fax'", "in_person"]),
-    (doing(duration_weeks=0), ["duration_weeks", "0"]),
+INVALID = [
+    (an_intervention(intervention_type="hypnosis"), ["'hypnosis'", "email_campaign", "peer_to_peer_referral"]),
+    (an_intervention(channel="fax"), ["'fax'", "in_person"]),
+    (an_intervention(duration_weeks=0), ["duration_weeks", "0"]),
     ({"target": "overall_survival"}, ["'overall_survival'", "clinical", "prescribing_change"]),
-    (doing(intervention_type="dose_escalation"), ["'dose_escalation'", "clinical"]),
+    (an_intervention(intervention_type="dose_escalation"), ["'dose_escalation'", "clinical"]),
     ({"filters": {"tumour_stage": ["III"]}}, ["'tumour_stage'", "clinical"]),
     ({"filters": {"shoe_size": [43]}}, ["'shoe_size'", "specialty"]),
     ({"brand": "aspirin"}, ["'aspirin'", "kisqali"]),
@@ -141,26 +141,26 @@ MEANINGLESS = [
 ]
 
 
-async def test_what_means_nothing_is_rejected_with_the_value_and_what_is_allowed(service, client, listener, promoted, pool):
-    bodies = [a_body(**said) for said, _ in MEANINGLESS]
+async def test_an_invalid_request_is_rejected_with_the_value_and_the_allowed_ones(service, client, listener, promoted, pool):
+    bodies = [a_body(**fields) for fields, _ in INVALID]
     async with service(["simulation"]):
         for body in bodies:
             await client.publish_bytes("simulation-requests", body["simulation_id"].encode(), json.dumps(body).encode())
         answers = {str(a.simulation_id): a for a in await listener.events(SimulationAnswer, len(bodies))}
     stored = await find_runs(pool, [answer.simulation_id for answer in answers.values()])
-    for body, (said, words) in zip(bodies, MEANINGLESS, strict=True):
+    for body, (fields, parts) in zip(bodies, INVALID, strict=True):
         answer = answers[body["simulation_id"]]
-        assert answer.status is AnswerStatus.REJECTED, said
-        assert [word for word in words if word not in answer.reason] == [], answer.reason
+        assert answer.status is AnswerStatus.REJECTED, fields
+        assert [part for part in parts if part not in answer.reason] == [], answer.reason
         assert stored[answer.simulation_id].answer == answer
 
 
 async def test_a_filter_that_no_real_row_satisfies_is_rejected_with_one_that_some_do(service, client, promoted):
     async with service(["simulation"]):
-        nobody = await client.request(a_request(filters={"specialty": ["astrology"]}))
+        empty = await client.request(a_request(filters={"specialty": ["astrology"]}))
         narrow = await client.request(a_request(filters={"specialty": ["oncology"], "min_years_experience": 69}))
-    assert nobody.status is narrow.status is AnswerStatus.REJECTED
-    assert "primary_care" in nobody.reason
+    assert empty.status is narrow.status is AnswerStatus.REJECTED
+    assert "primary_care" in empty.reason
     assert "years_experience" in narrow.reason
 
 
@@ -174,12 +174,12 @@ async def test_a_line_without_a_champion_is_rejected_by_name(service, client, pr
 async def test_a_stored_population_is_simulated_as_it_is_and_an_unknown_one_is_rejected(service, client, promoted, champion, pool):
     population = champion.generate(500, {"specialty": ["oncology"]}, seed=11)
     await TwinRepository(pool=pool).save_population(population)
-    of_it = {"twin_count": None, "population_id": population.population_id}
-    request = a_request(**of_it, seed=1)
+    fields = {"twin_count": None, "population_id": population.population_id}
+    request = a_request(**fields, seed=1)
     async with service(["simulation"]):
         answer = await client.request(request)
         unknown = await client.request(a_request(twin_count=None, population_id=UUID(int=5)))
-        empty = await client.request(a_request(**of_it, filters={"specialty": ["dermatology"]}))
+        empty = await client.request(a_request(**fields, filters={"specialty": ["dermatology"]}))
     assert answer.result.affected_twin_count == 500
     assert answer.result.ate == SimulationEngine(population, seed=1).simulate(EMAIL).ate
     assert unknown.status is empty.status is AnswerStatus.REJECTED
@@ -197,7 +197,7 @@ async def test_a_model_whose_files_are_gone_fails_the_request_and_the_service_go
     assert rejected.status is AnswerStatus.REJECTED
 
 
-NAMELESS = {
+UNREADABLE = {
     b"\xff\xfe not text": "no JSON",
     b'{"simulation_id": ': "no JSON",
     b"[1, 2]": "no JSON object, but a list",
@@ -208,21 +208,21 @@ NAMELESS = {
 }
 
 
-async def test_what_names_no_simulation_becomes_a_dead_letter_as_it_came(service, client, listener, promoted, pool):
+async def test_a_record_without_a_simulation_id_becomes_a_dead_letter_unchanged(service, client, listener, promoted, pool):
     async with service(["simulation"]):
-        for value in NAMELESS:
+        for value in UNREADABLE:
             await client.publish_bytes(REQUESTS, b"its key", value, [("trace", b"\x01\x02")])
-        letters = await listener.dead_letters(len(NAMELESS))
+        letters = await listener.dead_letters(len(UNREADABLE))
         assert (await client.request(a_request())).status is AnswerStatus.COMPLETED
-    assert {letter.value for letter, _ in letters} == set(NAMELESS)
+    assert {letter.value for letter, _ in letters} == set(UNREADABLE)
     for letter, headers in letters:
         assert letter.key == b"its key"
         assert dict(letter.headers)["trace"] == b"\x01\x02"
-        assert NAMELESS[letter.value] in headers["twin_reason"]
+        assert UNREADABLE[letter.value] in headers["twin_reason"]
         assert (headers["twin_topic"], headers["twin_attempt"]) == (REQUESTS, "1")
-    assert sorted(int(headers["twin_offset"]) for _, headers in letters) == list(range(len(NAMELESS)))
+    assert sorted(int(headers["twin_offset"]) for _, headers in letters) == list(range(len(UNREADABLE)))
     rows = await pool.fetch("SELECT * FROM refused_records")
-    assert {row["value"]: row["kind"] for row in rows} == dict.fromkeys(NAMELESS, "unreadable")
+    assert {row["value"]: row["kind"] for row in rows} == dict.fromkeys(UNREADABLE, "unreadable")
     assert all(row["sent_at"] is not None for row in rows)
 
 
@@ -236,12 +236,12 @@ async def test_a_replayed_dead_letter_counts_its_attempts(service, client, liste
     assert all(sorted(headers) == sorted(set(headers)) for _, headers in letters)
 
 
-async def test_without_a_worker_the_client_says_what_may_be_missing(client, promoted):
+async def test_without_a_worker_the_error_of_the_client_names_the_role(client, promoted):
     with pytest.raises(NoAnswer, match="role simulation"):
         await client.request(a_request(), timeout_s=0.5)
 
 
-async def test_an_answer_given_later_waits_in_the_topic_for_the_worker(service, client, promoted):
+async def test_a_request_waits_in_the_topic_for_a_worker_that_starts_later(service, client, promoted):
     waiting = asyncio.create_task(client.request(a_request()))
     async with service(["simulation"]):
         assert (await waiting).status is AnswerStatus.COMPLETED
@@ -251,32 +251,37 @@ async def test_while_postgres_is_away_a_request_waits_and_is_neither_lost_nor_re
     service, client, listener, promoted, fresh_database, postgres_dsn
 ):
     name = fresh_database.rpartition("/")[2]
-    waited = OUTAGES.labels(part="postgres")._value
-    before = waited.get()
+    outages = OUTAGES.labels(part="postgres")._value
+    before = outages.get()
     admin = await asyncpg.connect(postgres_dsn)
     async with service(["simulation"]):
         await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-        asking = asyncio.create_task(client.request(a_request()))
+        request = asyncio.create_task(client.request(a_request()))
         async with asyncio.timeout(30):
-            while waited.get() < before + 3:  # noqa: ASYNC110  # a metric cannot be awaited
+            while outages.get() < before + 3:  # noqa: ASYNC110  # a metric cannot be awaited
                 await asyncio.sleep(0.05)
-        said = await listener.count("simulation-results") + await listener.count("dead-letters")
+        published = await listener.count("simulation-results") + await listener.count("dead-letters")
         await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-        answer = await asking
+        answer = await request
     await admin.close()
-    assert said == 0
+    assert published == 0
     assert answer.status is AnswerStatus.COMPLETED
 
 
-def an_experiment(**said) -> ExperimentResult:
-    given = {"experiment_id": "email 2024", "observed_at": datetime(2025, 1, 1, tzinfo=UTC), "twin_type": "hcp", "brand": "kisqali"}
+def an_experiment(**fields) -> ExperimentResult:
+    defaults = {
+        "experiment_id": "email 2024",
+        "observed_at": datetime(2025, 1, 1, tzinfo=UTC),
+        "twin_type": "hcp",
+        "brand": "kisqali",
+    }
     return ExperimentResult.model_validate(
-        {**given, "intervention": EMAIL, "effect": 0.05, "standard_error": 0.004, "n_treated": 5000, "n_control": 5000, **said}
+        {**defaults, "intervention": EMAIL, "effect": 0.05, "standard_error": 0.004, "n_treated": 5000, "n_control": 5000, **fields}
     )
 
 
-async def test_an_experiment_changes_what_the_next_simulation_believes_and_no_earlier_one(
+async def test_an_experiment_changes_the_prior_of_later_simulations_and_of_no_earlier_one(
     service, client, listener, promoted, pool
 ):
     experiment = an_experiment(effect=0.11)
@@ -286,13 +291,13 @@ async def test_an_experiment_changes_what_the_next_simulation_believes_and_no_ea
         await client.publish(experiment)
         await client.publish(experiment)
         await client.publish(experiment.model_copy(update={"effect": 0.9}))
-        (learned,) = {event.model_dump_json(): event for event in await listener.events(EffectsEvent, 2)}.values()
+        (effects,) = {event.model_dump_json(): event for event in await listener.events(EffectsEvent, 2)}.values()
         ((letter, headers),) = await listener.dead_letters(1)
         second = await client.request(after)
         again = await client.request(before)
-    assert learned.experiments == ("email 2024",)
-    assert learned.prior.version == second.effects_version == 1
-    assert 0.05 < learned.prior.mean < 0.11
+    assert effects.experiments == ("email 2024",)
+    assert effects.prior.version == second.effects_version == 1
+    assert 0.05 < effects.prior.mean < 0.11
     assert second.result.ate > first.result.ate
     assert second.result.prior.n_experiments == 1
     assert again == first
@@ -301,30 +306,30 @@ async def test_an_experiment_changes_what_the_next_simulation_believes_and_no_ea
     assert await pool.fetchval("SELECT count(*) FROM experiments") == 1
 
 
-async def test_an_experiment_on_chosen_people_is_brought_to_all_and_a_withdrawn_one_is_forgotten(
+async def test_the_effect_of_an_experiment_with_filters_is_scaled_to_all_and_a_withdrawn_one_is_removed(
     service, client, listener, promoted, pool
 ):
     request = a_request(filters={"min_decile": 9}, experiment_id="email 2024")
     experiment = an_experiment(filters={"min_decile": 9}, effect=0.08)
     async with service(["simulation", "experiments"]):
-        asked = await client.request(request)
+        first = await client.request(request)
         await client.publish(experiment)
-        (learned,) = await listener.events(EffectsEvent, 1)
-        then = await client.request(a_request())
+        (effects,) = await listener.events(EffectsEvent, 1)
+        second = await client.request(a_request())
         await client.publish(experiment.model_copy(update={"withdrawn": True}))
-        forgotten = (await listener.events(EffectsEvent, 2))[1]
-        later = await client.request(a_request())
-    reached = (await experiments(pool, experiment.line))[0].reach
-    assert reached.mean == pytest.approx(asked.result.ate / 0.05, rel=0.05)
-    assert reached.mean > 1.05
-    assert 0.05 < learned.prior.mean < 0.08 / reached.mean
-    assert (asked.result.track_record.n, then.result.track_record.n, later.result.track_record.n) == (0, 1, 0)
-    assert then.result.track_record.n_inside == 1
-    assert (forgotten.prior.version, forgotten.prior.mean, forgotten.experiments) == (2, 0.05, ())
-    assert (later.effects_version, later.result.prior.n_experiments) == (2, 0)
+        withdrawn = (await listener.events(EffectsEvent, 2))[1]
+        third = await client.request(a_request())
+    reach = (await experiments(pool, experiment.line))[0].reach
+    assert reach.mean == pytest.approx(first.result.ate / 0.05, rel=0.05)
+    assert reach.mean > 1.05
+    assert 0.05 < effects.prior.mean < 0.08 / reach.mean
+    assert (first.result.track_record.n, second.result.track_record.n, third.result.track_record.n) == (0, 1, 0)
+    assert second.result.track_record.n_inside == 1
+    assert (withdrawn.prior.version, withdrawn.prior.mean, withdrawn.experiments) == (2, 0.05, ())
+    assert (third.effects_version, third.result.prior.n_experiments) == (2, 0)
 
 
-async def test_an_experiment_that_is_none_becomes_a_dead_letter(service, client, listener, promoted):
+async def test_an_invalid_experiment_becomes_a_dead_letter(service, client, listener, promoted):
     async with service(["experiments"]):
         await client.publish_bytes("experiment-results", b"k", b'{"experiment_id": "x"}')
         ((_, headers),) = await listener.dead_letters(1)
@@ -332,7 +337,7 @@ async def test_an_experiment_that_is_none_becomes_a_dead_letter(service, client,
     assert "observed_at: missing" in headers["twin_reason"]
 
 
-async def test_twins_of_a_completed_simulation_are_found_with_what_it_does_to_each(service, client, promoted, services):
+async def test_twins_of_a_completed_simulation_are_found_with_their_expected_changes(service, client, promoted, services):
     request = a_request(seed=5)
     async with service(["simulation"]):
         answer = await client.request(request)
@@ -345,7 +350,7 @@ async def test_twins_of_a_completed_simulation_are_found_with_what_it_does_to_ea
     assert await services.find_twins(UUID(int=1)) is None
 
 
-async def test_a_request_is_asked_for_and_answered_in_processes_of_their_own(service_apart, client, promoted, pool):
+async def test_a_request_is_answered_by_another_process(service_apart, client, promoted, pool):
     request = a_request()
     async with service_apart(["simulation"]):
         answer = await client.request(request)

@@ -25,7 +25,7 @@ async def repo(fresh_database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         yield repository
 
 
-async def test_the_three_workflows_run_as_they_are_written(repo: TwinRepository, historical_hcps: pd.DataFrame) -> None:
+async def test_the_three_workflows_run_as_documented(repo: TwinRepository, historical_hcps: pd.DataFrame) -> None:
     # Workflow 1: generate a twin population
     generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.KISQALI)
     metrics = generator.train(historical_hcps, target_col="prescribing_change")
@@ -84,21 +84,19 @@ async def test_the_three_workflows_run_as_they_are_written(repo: TwinRepository,
     assert generator.predict(updated).mean() == pytest.approx(updated["prescribing_change"].mean(), abs=0.05)
 
 
-async def test_a_twin_tells_which_model_made_it_when_and_how_good_it_is(
-    repo: TwinRepository, historical_hcps: pd.DataFrame
-) -> None:
+async def test_a_twin_has_the_model_date_and_fidelity_in_its_metadata(repo: TwinRepository, historical_hcps: pd.DataFrame) -> None:
     generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.FABHALTA)
     metrics = generator.train(historical_hcps, target_col="prescribing_change")
     population_id = await repo.save_population(generator.generate(n=200))
     loaded = await repo.load_population(population_id)
-    told = (await repo.load_twin(loaded.twin_ids[0])).metadata
-    assert told["model_type"] in {"RandomForest", "GradientBoosting"}
-    assert told["model_fidelity"] == pytest.approx(metrics.fidelity)
+    metadata = (await repo.load_twin(loaded.twin_ids[0])).metadata
+    assert metadata["model_type"] in {"RandomForest", "GradientBoosting"}
+    assert metadata["model_fidelity"] == pytest.approx(metrics.fidelity)
     assert loaded.model.trained_at is not None
     assert loaded.model.model_id == loaded.model_id
 
 
-async def test_saving_a_population_twice_is_saving_it_once(repo: TwinRepository, historical_hcps: pd.DataFrame) -> None:
+async def test_saving_a_population_is_idempotent(repo: TwinRepository, historical_hcps: pd.DataFrame) -> None:
     generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.KISQALI)
     generator.train(historical_hcps, target_col="prescribing_change")
     first = await repo.save_population(generator.generate(n=150, seed=3))

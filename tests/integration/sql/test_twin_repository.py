@@ -86,22 +86,22 @@ def population(frame: pd.DataFrame, model: ModelCard, **more: Any) -> TwinPopula
     return TwinPopulation(model=model, frame=frame, **fields)
 
 
-def told(twins: TwinPopulation) -> dict[str, Any]:
+def dump(twins: TwinPopulation) -> dict[str, Any]:
     return twins.model_dump(exclude={"created_at": True, "model": {"trained_at"}})
 
 
-async def test_a_population_comes_back_as_it_went_in(repository: TwinRepository) -> None:
+async def test_a_population_is_loaded_as_it_was_saved(repository: TwinRepository) -> None:
     saved = hcps(500, filters_applied={"specialty": ["oncology"], "min_decile": 3}, real_rows=77, description="of a test")
     assert await repository.save_population(saved) == saved.population_id
     loaded = await repository.load_population(saved.population_id)
     pd.testing.assert_frame_equal(loaded.frame, saved.frame, check_exact=True)
-    assert told(loaded) == told(saved)
+    assert dump(loaded) == dump(saved)
     assert loaded.twin_ids == saved.twin_ids
     assert loaded.created_at is not None
     assert loaded.model.trained_at is not None
 
 
-async def test_a_population_without_drawn_outcomes_or_intervals_comes_back_without_them(repository: TwinRepository) -> None:
+async def test_a_population_without_drawn_outcomes_or_intervals_is_loaded_without_them(repository: TwinRepository) -> None:
     model = card(("region",), TwinType.TERRITORY)
     saved = population(pd.DataFrame({"region": ["west", "east"], "baseline_behavior": [0.1, -0.2]}), model)
     await repository.save_population(saved)
@@ -110,7 +110,9 @@ async def test_a_population_without_drawn_outcomes_or_intervals_comes_back_witho
     assert loaded.twins[0].metadata["outcome"] is None
 
 
-async def test_the_report_of_a_filter_is_kept_with_its_own_populations_alone(repository: TwinRepository, database: str) -> None:
+async def test_the_realism_report_of_a_filter_is_stored_only_with_populations_of_this_filter(
+    repository: TwinRepository, database: str
+) -> None:
     report = RealismReport(
         auc=0.52,
         marginal_score=0.99,
@@ -143,7 +145,7 @@ async def test_rows_keep_their_order_beyond_one_statement(repository: TwinReposi
     pd.testing.assert_frame_equal(loaded.frame, frame, check_exact=True)
 
 
-async def test_saving_twice_and_at_once_is_saving_once(repository: TwinRepository, database: str) -> None:
+async def test_saving_is_idempotent_also_when_concurrent(repository: TwinRepository, database: str) -> None:
     saved = hcps(300)
     await asyncio.gather(*(repository.save_population(saved) for _ in range(3)))
     connection = await connect(database)
@@ -155,7 +157,7 @@ async def test_saving_twice_and_at_once_is_saving_once(repository: TwinRepositor
     assert counts == [1, 300, 300, 1]
 
 
-async def test_a_column_that_no_population_has_is_refused_by_name(repository: TwinRepository) -> None:
+async def test_an_unknown_column_is_refused_by_name(repository: TwinRepository) -> None:
     frame = pd.DataFrame({"decile": [1], "baseline_behavior": [0.0], "shoe_size": [44]})
     with pytest.raises(ValueError, match="shoe_size"):
         await repository.save_population(population(frame, card(("decile",))))
@@ -183,7 +185,7 @@ async def test_twins_with_ids_of_their_own_keep_them_and_can_be_in_two_populatio
     pd.testing.assert_frame_equal((await repository.load_population(first.population_id)).frame, first.frame)
 
 
-async def test_a_twin_of_a_population_tells_its_model_version_date_and_fidelity(repository: TwinRepository) -> None:
+async def test_a_twin_of_a_population_has_its_model_version_date_and_fidelity(repository: TwinRepository) -> None:
     saved = hcps(3)
     await repository.save_population(saved)
     twin, record = await repository.load_twin(saved.twin_ids[2]), await repository.twin_record(saved.twin_ids[2])
@@ -213,7 +215,7 @@ async def test_one_twin_is_saved_loaded_and_saved_again(repository: TwinReposito
     assert await repository.load_twin(twin.twin_id) == changed
 
 
-async def test_what_is_not_stored_is_named(repository: TwinRepository) -> None:
+async def test_unknown_ids_are_refused_by_name(repository: TwinRepository) -> None:
     lost = uuid4()
     twin = DigitalTwin(twin_id=lost, model_id=lost, twin_type=TwinType.HCP, features={}, baseline_behavior=0)
     for error, attempt in (
@@ -239,35 +241,33 @@ FILTERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
-async def test_the_database_finds_the_rows_that_the_filter_language_means(
-    repository: TwinRepository, filters: dict[str, Any]
-) -> None:
+async def test_a_query_finds_the_twins_that_satisfy_the_filters(repository: TwinRepository, filters: dict[str, Any]) -> None:
     saved = hcps(400)
     await repository.save_population(saved)
     expected = rows_matching(saved.frame, conditions(TwinType.HCP, filters))
-    found = {twin.twin_id for twin in await repository.query_twins({**filters, "twin_type": "hcp"})}
-    assert found == {twin_id for twin_id, wanted in zip(saved.twin_ids, expected, strict=True) if wanted}
+    matching = {twin.twin_id for twin in await repository.query_twins({**filters, "twin_type": "hcp"})}
+    assert matching == {twin_id for twin_id, is_match in zip(saved.twin_ids, expected, strict=True) if is_match}
 
 
 async def test_brand_model_and_limit_narrow_a_query(repository: TwinRepository) -> None:
-    ours = hcps(5)
-    theirs = population(ours.frame, card(ours.features, brand=Brand.FABHALTA))
-    for each in (ours, theirs):
-        await repository.save_population(each)
-    assert {t.model_id for t in await repository.query_twins({"brand": "fabhalta"})} == {theirs.model_id}
-    assert {t.model_id for t in await repository.query_twins({"model_id": str(ours.model_id)})} == {ours.model_id}
+    first = hcps(5)
+    second = population(first.frame, card(first.features, brand=Brand.FABHALTA))
+    for saved in (first, second):
+        await repository.save_population(saved)
+    assert {t.model_id for t in await repository.query_twins({"brand": "fabhalta"})} == {second.model_id}
+    assert {t.model_id for t in await repository.query_twins({"model_id": str(first.model_id)})} == {first.model_id}
     assert len(await repository.query_twins({"limit": 3})) == 3
     assert len(await repository.query_twins(PopulationFilter(min_decile=1))) == 10
 
 
-async def test_without_a_twin_type_a_word_finds_twins_of_every_type_that_knows_it(repository: TwinRepository) -> None:
+async def test_without_a_twin_type_a_filter_finds_twins_of_every_type_that_has_it(repository: TwinRepository) -> None:
     west = pd.DataFrame({"region": ["west", "east"], "baseline_behavior": [0.0, 0.0]})
     territories = population(west, card(("region",), TwinType.TERRITORY))
     patients = population(west.rename(columns={"region": "geographic_region"}), card(("geographic_region",), TwinType.PATIENT))
-    for each in (territories, patients):
-        await repository.save_population(each)
-    found = await repository.query_twins({"region": "west"})
-    assert {twin.twin_id for twin in found} == {territories.twin_ids[0], patients.twin_ids[0]}
+    for saved in (territories, patients):
+        await repository.save_population(saved)
+    twins = await repository.query_twins({"region": "west"})
+    assert {twin.twin_id for twin in twins} == {territories.twin_ids[0], patients.twin_ids[0]}
 
 
 @pytest.mark.parametrize(
@@ -281,25 +281,23 @@ async def test_without_a_twin_type_a_word_finds_twins_of_every_type_that_knows_i
         ({"limit": 0}, "limit 0"),
     ],
 )
-async def test_a_query_that_means_nothing_is_refused_with_its_word(
-    repository: TwinRepository, filters: dict[str, Any], named: str
-) -> None:
+async def test_an_invalid_query_is_refused_with_the_reason(repository: TwinRepository, filters: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         await repository.query_twins(filters)
 
 
-async def test_expired_populations_are_not_loaded_and_then_forgotten(repository: TwinRepository) -> None:
-    gone, stays = hcps(10, expires_at=NOW), hcps(10, seed=1, expires_at=datetime.now(UTC) + timedelta(days=1))
-    for each in (gone, stays):
-        await repository.save_population(each)
+async def test_expired_populations_are_not_loaded_and_then_deleted(repository: TwinRepository) -> None:
+    expired, stays = hcps(10, expires_at=NOW), hcps(10, seed=1, expires_at=datetime.now(UTC) + timedelta(days=1))
+    for saved in (expired, stays):
+        await repository.save_population(saved)
     with pytest.raises(UnknownPopulation, match="expired at 2026-03-01"):
-        await repository.load_population(gone.population_id)
+        await repository.load_population(expired.population_id)
     assert [record.population_id for record in await repository.populations()] == [stays.population_id]
     assert await repository.expire_populations(NOW) == 1
     assert await repository.expire_populations(NOW) == 0
     assert {twin.twin_id for twin in await repository.query_twins({})} == set(stays.twin_ids)
     with pytest.raises(UnknownPopulation, match="no population"):
-        await repository.load_population(gone.population_id)
+        await repository.load_population(expired.population_id)
 
 
 async def outcome_of(database: str, twin_id: UUID, population_id: UUID) -> None:
@@ -317,24 +315,26 @@ async def outcome_of(database: str, twin_id: UUID, population_id: UUID) -> None:
     await connection.close()
 
 
-async def test_expiry_keeps_the_twins_and_the_recipe_that_an_outcome_names(repository: TwinRepository, database: str) -> None:
-    gone = hcps(10, expires_at=NOW)
-    await repository.save_population(gone)
-    await outcome_of(database, gone.twin_ids[4], gone.population_id)
+async def test_expiry_keeps_the_twins_and_the_recipe_that_an_outcome_refers_to(repository: TwinRepository, database: str) -> None:
+    expired = hcps(10, expires_at=NOW)
+    await repository.save_population(expired)
+    await outcome_of(database, expired.twin_ids[4], expired.population_id)
     assert await repository.expire_populations(NOW) == 1
-    assert [twin.twin_id for twin in await repository.query_twins({})] == [gone.twin_ids[4]]
+    assert [twin.twin_id for twin in await repository.query_twins({})] == [expired.twin_ids[4]]
 
 
-async def test_expiry_keeps_twins_that_another_population_names(repository: TwinRepository) -> None:
-    gone = hcps(10, expires_at=NOW)
-    kept = TwinPopulation(population_id=uuid4(), model_id=gone.model_id, name="kept", model=gone.model, twins=gone.twins[:2])
-    for each in (gone, kept):
-        await repository.save_population(each)
+async def test_expiry_keeps_twins_of_another_population(repository: TwinRepository) -> None:
+    expired = hcps(10, expires_at=NOW)
+    other = TwinPopulation(
+        population_id=uuid4(), model_id=expired.model_id, name="other", model=expired.model, twins=expired.twins[:2]
+    )
+    for saved in (expired, other):
+        await repository.save_population(saved)
     await repository.expire_populations(NOW)
-    assert (await repository.load_population(kept.population_id)).twin_ids == kept.twin_ids
+    assert (await repository.load_population(other.population_id)).twin_ids == other.twin_ids
 
 
-async def test_a_repository_without_address_says_which_setting_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_repository_without_address_names_the_missing_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TWIN_POSTGRES_DSN", raising=False)
     with pytest.raises(NoPostgresAddress, match="TWIN_POSTGRES_DSN"):
         await TwinRepository().load_twin(uuid5(UUID(int=0), "any"))

@@ -31,7 +31,7 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
         yield opened
 
 
-def found(experiment_id: str, effect: float = 0.1, intervention: str = EMAIL, day: int = 0) -> ExperimentResult:
+def an_experiment(experiment_id: str, effect: float = 0.1, intervention: str = EMAIL, day: int = 0) -> ExperimentResult:
     return ExperimentResult(
         experiment_id=experiment_id,
         observed_at=NOW + timedelta(days=day),
@@ -45,16 +45,18 @@ def found(experiment_id: str, effect: float = 0.1, intervention: str = EMAIL, da
     )
 
 
-def average(intervention: str, known: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
+def average(intervention: str, results: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
     """The mean effect: a calibration whose result is plain to see."""
-    effects = [each.effect / (reaches[each.experiment_id].mean if each.experiment_id in reaches else 1.0) for each in known]
-    mean = sum(effects) / max(len(known), 1)
-    return EffectPrior(intervention_type=intervention, mean=mean, sd=0.01, n_experiments=len(known), source="mean")
+    effects = [
+        result.effect / (reaches[result.experiment_id].mean if result.experiment_id in reaches else 1.0) for result in results
+    ]
+    mean = sum(effects) / max(len(results), 1)
+    return EffectPrior(intervention_type=intervention, mean=mean, sd=0.01, n_experiments=len(results), source="mean")
 
 
-async def test_an_experiment_makes_a_version_and_what_is_believed_at_each_can_be_asked(pool: Pool) -> None:
-    first = await add_experiment(pool, found("a", 0.1), average)
-    second = await add_experiment(pool, found("b", 0.3), average)
+async def test_an_experiment_makes_a_version_and_the_priors_of_every_version_can_be_read(pool: Pool) -> None:
+    first = await add_experiment(pool, an_experiment("a", 0.1), average)
+    second = await add_experiment(pool, an_experiment("b", 0.3), average)
     assert (first.prior.version, first.prior.mean, first.experiments) == (1, 0.1, ("a",))
     assert (second.prior.version, second.prior.mean, second.experiments) == (2, 0.2, ("a", "b"))
     assert await priors_at_version(pool, LINE, 0) == {}
@@ -62,56 +64,61 @@ async def test_an_experiment_makes_a_version_and_what_is_believed_at_each_can_be
     assert await current_priors(pool, LINE) == {EMAIL: second.prior}
 
 
-async def test_another_interventions_experiment_leaves_a_belief_as_it_is(pool: Pool) -> None:
-    email = await add_experiment(pool, found("a"), average)
-    speaker = await add_experiment(pool, found("b", 0.2, SPEAKER), average)
+async def test_an_experiment_on_another_intervention_does_not_change_a_prior(pool: Pool) -> None:
+    email = await add_experiment(pool, an_experiment("a"), average)
+    speaker = await add_experiment(pool, an_experiment("b", 0.2, SPEAKER), average)
     assert await current_version(pool, LINE) == 2
     assert await current_priors(pool, LINE) == {EMAIL: email.prior, SPEAKER: speaker.prior}
     assert (email.prior.version, speaker.prior.version) == (1, 2)
 
 
-async def test_the_same_experiment_again_changes_nothing_and_is_answered_the_same(pool: Pool) -> None:
-    events = [await add_experiment(pool, found("a"), average) for _ in range(3)]
+async def test_the_same_experiment_again_changes_nothing_and_returns_the_same(pool: Pool) -> None:
+    events = [await add_experiment(pool, an_experiment("a"), average) for _ in range(3)]
     assert events[0] == events[1] == events[2]
     assert await current_version(pool, LINE) == 1
 
 
-async def test_an_id_with_other_content_is_refused_and_the_first_stands(pool: Pool) -> None:
-    await add_experiment(pool, found("a", 0.1), average)
+async def test_an_id_with_other_content_is_refused_and_the_first_stays(pool: Pool) -> None:
+    await add_experiment(pool, an_experiment("a", 0.1), average)
     with pytest.raises(DifferentExperiment, match="'a'"):
-        await add_experiment(pool, found("a", 0.4), average)
-    assert [told.experiment.effect for told in await experiments(pool, LINE)] == [0.1]
+        await add_experiment(pool, an_experiment("a", 0.4), average)
+    assert [stored.experiment.effect for stored in await experiments(pool, LINE)] == [0.1]
 
 
-async def test_experiments_come_back_whole_and_oldest_first(pool: Pool) -> None:
-    said = [found("late", day=2), found("early", day=1, intervention=SPEAKER), found("b"), found("a")]
-    for each in said:
-        await add_experiment(pool, each, average)
-    assert [told.experiment for told in await experiments(pool, LINE)] == [said[3], said[2], said[1], said[0]]
-    assert await experiments(pool, LINE, SPEAKER) == [StoredExperiment(said[1], None)]
+async def test_experiments_are_read_back_complete_and_oldest_first(pool: Pool) -> None:
+    results = [
+        an_experiment("late", day=2),
+        an_experiment("early", day=1, intervention=SPEAKER),
+        an_experiment("b"),
+        an_experiment("a"),
+    ]
+    for result in results:
+        await add_experiment(pool, result, average)
+    assert [stored.experiment for stored in await experiments(pool, LINE)] == results[::-1]
+    assert await experiments(pool, LINE, SPEAKER) == [StoredExperiment(results[1], None)]
 
 
-async def test_experiments_at_the_same_time_lose_none_whatever_their_order(pool: Pool) -> None:
-    said = [found(f"e{number}", effect=number / 8, day=number % 3) for number in range(8)]
-    await asyncio.gather(*(add_experiment(pool, each, average) for each in said + said))
+async def test_concurrent_experiments_are_all_stored_in_any_order(pool: Pool) -> None:
+    results = [an_experiment(f"e{number}", effect=number / 8, day=number % 3) for number in range(8)]
+    await asyncio.gather(*(add_experiment(pool, result, average) for result in results + results))
     assert await current_version(pool, LINE) == 8
     prior = (await current_priors(pool, LINE))[EMAIL]
     assert (prior.n_experiments, prior.mean) == (8, 3.5 / 8)
 
 
 async def test_a_calibration_that_fails_stores_no_experiment(pool: Pool) -> None:
-    def refuses(intervention: str, known: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
+    def failing(intervention: str, results: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await add_experiment(pool, found("a"), refuses)
+        await add_experiment(pool, an_experiment("a"), failing)
     assert await experiments(pool, LINE) == []
-    assert (await add_experiment(pool, found("a"), average)).prior.version == 1
+    assert (await add_experiment(pool, an_experiment("a"), average)).prior.version == 1
 
 
 @pytest.mark.parametrize("version", [-1, 2])
-async def test_a_version_that_never_was_is_refused(pool: Pool, version: int) -> None:
-    await add_experiment(pool, found("a"), average)
+async def test_an_unknown_version_is_refused(pool: Pool, version: int) -> None:
+    await add_experiment(pool, an_experiment("a"), average)
     with pytest.raises(LookupError, match="0 to 1"):
         await priors_at_version(pool, LINE, version)
 
@@ -121,34 +128,34 @@ async def test_a_line_without_experiments_is_at_version_zero(pool: Pool) -> None
     assert await current_priors(pool, LINE) == {}
 
 
-def taken_back(experiment: ExperimentResult) -> ExperimentResult:
+def withdrawn(experiment: ExperimentResult) -> ExperimentResult:
     return experiment.model_copy(update={"withdrawn": True})
 
 
-async def test_a_withdrawn_experiment_leaves_a_new_version_that_never_heard_of_it(pool: Pool) -> None:
-    a, b = found("a", 0.1), found("b", 0.3)
+async def test_withdrawing_an_experiment_makes_a_new_version_without_it(pool: Pool) -> None:
+    a, b = an_experiment("a", 0.1), an_experiment("b", 0.3)
     first = await add_experiment(pool, a, average)
     await add_experiment(pool, b, average)
-    without = await add_experiment(pool, taken_back(b), average)
+    without = await add_experiment(pool, withdrawn(b), average)
     assert (without.prior.version, without.prior.mean, without.experiments) == (3, first.prior.mean, ("a",))
     assert (await priors_at_version(pool, LINE, 2))[EMAIL].mean == 0.2
-    assert [told.experiment.withdrawn for told in await experiments(pool, LINE)] == [False, True]
-    nothing = await add_experiment(pool, taken_back(a), average)
+    assert [stored.experiment.withdrawn for stored in await experiments(pool, LINE)] == [False, True]
+    nothing = await add_experiment(pool, withdrawn(a), average)
     assert (nothing.prior.version, nothing.prior.n_experiments, nothing.experiments) == (4, 0, ())
 
 
-async def test_a_withdrawal_is_final_whatever_comes_again_or_first(pool: Pool) -> None:
-    a, b = found("a", 0.1), found("b", 0.3)
-    for said in (taken_back(b), b, a, taken_back(a), a, taken_back(a)):
-        told = await add_experiment(pool, said, average)
-    assert told.experiments == ()
+async def test_a_withdrawal_is_final_whatever_arrives_again_or_first(pool: Pool) -> None:
+    a, b = an_experiment("a", 0.1), an_experiment("b", 0.3)
+    for result in (withdrawn(b), b, a, withdrawn(a), a, withdrawn(a)):
+        effects = await add_experiment(pool, result, average)
+    assert effects.experiments == ()
     assert await current_version(pool, LINE) == 2
     with pytest.raises(DifferentExperiment, match="'a'"):
-        await add_experiment(pool, taken_back(found("a", 0.2)), average)
+        await add_experiment(pool, withdrawn(an_experiment("a", 0.2)), average)
 
 
-async def test_what_an_experiment_reached_is_kept_for_every_later_version(pool: Pool) -> None:
-    await add_experiment(pool, found("a", 0.3), average, Reach(mean=1.5, sd=0.1))
-    later = await add_experiment(pool, found("b", 0.1), average)
+async def test_the_reach_of_an_experiment_is_used_for_every_later_version(pool: Pool) -> None:
+    await add_experiment(pool, an_experiment("a", 0.3), average, Reach(mean=1.5, sd=0.1))
+    later = await add_experiment(pool, an_experiment("b", 0.1), average)
     assert later.prior.mean == pytest.approx((0.2 + 0.1) / 2)
     assert (await experiments(pool, LINE))[0].reach == Reach(mean=1.5, sd=0.1)

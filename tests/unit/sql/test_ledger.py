@@ -1,4 +1,4 @@
-"""The ledger on a real PostgreSQL: one champion, one account, whoever asks at the same time."""
+"""The ledger on a real PostgreSQL: one champion and one list of events, also with concurrent transactions."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ async def registered(ledger: Ledger) -> UUID:
     return model.model_id
 
 
-async def crowned(ledger: Ledger) -> UUID:
+async def promoted(ledger: Ledger) -> UUID:
     model_id = await registered(ledger)
     await ledger.promote(LINE, model_id)
     return model_id
 
 
-async def retraining(pool: Pool, accused: UUID) -> Job:
+async def retraining(pool: Pool, incumbent: UUID) -> Job:
     event = RetrainEvent(
-        retrain_id=uuid4(), line=LINE, model_id=accused, attempt=0, requested_at=LONG_AGO, cause="request", reason="of a test"
+        retrain_id=uuid4(), line=LINE, model_id=incumbent, attempt=0, requested_at=LONG_AGO, cause="request", reason="of a test"
     )
     await enqueue(pool, event)
     job = await lease_training(pool, "w1", Limits(lease_s=60, cooldown_s=0, budget_a_day=9))
@@ -84,7 +84,7 @@ async def retraining(pool: Pool, accused: UUID) -> Job:
     return job
 
 
-async def test_a_card_is_read_back_whole_with_its_files(ledger: Ledger) -> None:
+async def test_a_card_is_loaded_complete_with_its_artifact(ledger: Ledger) -> None:
     model = card()
     await ledger.register_model(model, "abc")
     assert await ledger.card(model.model_id) == model
@@ -92,47 +92,47 @@ async def test_a_card_is_read_back_whole_with_its_files(ledger: Ledger) -> None:
     assert (artifact.mlflow_run_id, artifact.sha256) == ("run-1", "abc")
 
 
-async def test_a_model_without_files_is_not_handed_out(ledger: Ledger) -> None:
+async def test_a_model_without_files_has_no_artifact(ledger: Ledger) -> None:
     model = card(run=None)
     await ledger.register_model(model, "abc")
     with pytest.raises(UnknownModel, match=str(model.model_id)):
         await ledger.artifact(model.model_id)
 
 
-async def test_the_account_tells_everything_in_order_with_the_state_after_it(ledger: Ledger) -> None:
+async def test_the_history_has_every_event_in_order_with_the_state_after_it(ledger: Ledger) -> None:
     first, second, third = [await registered(ledger) for _ in range(3)]
     await ledger.promote(LINE, first, reason="the first")
     await ledger.promote(LINE, second, comparison={"n": 500})
     await ledger.conclude("rejected", LINE, third, reason="not better")
     await ledger.conclude("failed", LINE, second, reason="out of time")
-    await ledger.roll_back(LINE, "a person said so")
-    told = await ledger.history(LINE)
-    assert [event.generation for event in told] == list(range(1, 9))
-    assert [(event.happened, event.model_id, event.champion) for event in told[3:]] == [
+    await ledger.roll_back(LINE, "a person decided so")
+    events = await ledger.history(LINE)
+    assert [event.generation for event in events] == list(range(1, 9))
+    assert [(event.happened, event.model_id, event.champion) for event in events[3:]] == [
         ("promoted", first, first),
         ("promoted", second, second),
         ("rejected", third, second),
         ("failed", second, second),
         ("rolled_back", first, first),
     ]
-    assert told[4].comparison == {"n": 500}
-    assert told[6].effective_from == told[4].effective_from
-    assert await ledger.state(LINE) == told[-1]
+    assert events[4].comparison == {"n": 500}
+    assert events[6].effective_from == events[4].effective_from
+    assert await ledger.state(LINE) == events[-1]
     assert await ledger.champion(LINE) == first
 
 
-async def test_the_champion_of_a_time_is_the_one_in_effect_then_and_the_first_one_before(ledger: Ledger) -> None:
-    first = await crowned(ledger)
+async def test_the_champion_at_a_time_is_the_one_in_effect_then_or_the_first_one(ledger: Ledger) -> None:
+    first = await promoted(ledger)
     second = await registered(ledger)
     since = (await ledger.promote(LINE, second)).effective_from
     assert since is not None
     assert await ledger.champion_at(LINE, LONG_AGO) == first
     assert await ledger.champion_at(LINE, since - timedelta(microseconds=1)) == first
     assert await ledger.champion_at(LINE, since) == second
-    back = (await ledger.roll_back(LINE, "test")).effective_from
-    assert back is not None
-    assert await ledger.champion_at(LINE, back - timedelta(microseconds=1)) == second
-    assert await ledger.champion_at(LINE, back) == first
+    rolled_back = (await ledger.roll_back(LINE, "test")).effective_from
+    assert rolled_back is not None
+    assert await ledger.champion_at(LINE, rolled_back - timedelta(microseconds=1)) == second
+    assert await ledger.champion_at(LINE, rolled_back) == first
 
 
 async def test_a_line_without_champion_has_none_at_any_time(ledger: Ledger) -> None:
@@ -155,7 +155,7 @@ async def test_a_promotion_takes_effect_just_above_the_highest_watermark_of_any_
     assert (await ledger.promote(LINE, model_id)).effective_from == ahead + timedelta(microseconds=1)
 
 
-async def test_a_promotion_never_takes_effect_before_now_or_the_last_one_or_the_time_asked_for(ledger: Ledger) -> None:
+async def test_a_promotion_never_takes_effect_before_now_or_the_last_one_or_the_requested_time(ledger: Ledger) -> None:
     first, second, third = [await registered(ledger) for _ in range(3)]
     began = datetime.now(UTC) - timedelta(seconds=5)
     far = datetime.now(UTC) + timedelta(days=1)
@@ -164,74 +164,74 @@ async def test_a_promotion_never_takes_effect_before_now_or_the_last_one_or_the_
         await ledger.promote(LINE, second, not_before=far),
         await ledger.promote(LINE, third),
     ]
-    took = [event.effective_from for event in events]
-    assert took[0] is not None
-    assert took[0] > began
-    assert took[1:] == [far, far + timedelta(microseconds=1)]
+    effective = [event.effective_from for event in events]
+    assert effective[0] is not None
+    assert effective[0] > began
+    assert effective[1:] == [far, far + timedelta(microseconds=1)]
 
 
 async def test_a_successor_deprecates_its_predecessor_and_a_rollback_takes_that_back(pool: Pool, ledger: Ledger) -> None:
-    first = await crowned(ledger)
-    second = await crowned(ledger)
+    first = await promoted(ledger)
+    second = await promoted(ledger)
     deprecated = "SELECT model_id FROM digital_twin_models WHERE deprecated_at IS NOT NULL"
     assert await pool.fetchval(deprecated) == first
     await ledger.roll_back(LINE, "test")
     assert await pool.fetchval(deprecated) == second
 
 
-async def test_asking_again_after_a_lost_answer_changes_nothing(pool: Pool, ledger: Ledger) -> None:
-    accused = await crowned(ledger)
-    job, challenger = await retraining(pool, accused), card()
+async def test_repeating_a_change_after_a_lost_response_changes_nothing(pool: Pool, ledger: Ledger) -> None:
+    incumbent = await promoted(ledger)
+    job, challenger = await retraining(pool, incumbent), card()
     trained = [await ledger.register_model(challenger, "abc", retrain_id=job.retrain_id) for _ in range(2)]
-    promoted = [
+    promotions = [
         await ledger.promote(LINE, challenger.model_id, retrain_id=job.retrain_id, fence=job.fence, reason="better")
         for _ in range(2)
     ]
     by_hand = await ledger.promote(LINE, challenger.model_id)
     assert trained[0] == trained[1]
-    assert promoted[0] == promoted[1] == by_hand
+    assert promotions[0] == promotions[1] == by_hand
     assert [event.happened for event in await ledger.history(LINE)] == ["trained", "promoted", "trained", "promoted"]
 
 
-async def test_promotion_and_the_end_of_its_retrain_are_one(pool: Pool, ledger: Ledger) -> None:
-    job, challenger = await retraining(pool, await crowned(ledger)), await registered(ledger)
+async def test_a_promotion_closes_its_retrain(pool: Pool, ledger: Ledger) -> None:
+    job, challenger = await retraining(pool, await promoted(ledger)), await registered(ledger)
     await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="better")
     closed = await request(pool, job.retrain_id)
     assert (closed.status, closed.outcome) == ("promoted", "better")
 
 
-async def test_a_rejection_can_be_asked_for_again_too(pool: Pool, ledger: Ledger) -> None:
-    job, challenger = await retraining(pool, await crowned(ledger)), await registered(ledger)
-    said = [
+async def test_a_rejection_can_be_repeated_too(pool: Pool, ledger: Ledger) -> None:
+    job, challenger = await retraining(pool, await promoted(ledger)), await registered(ledger)
+    events = [
         await ledger.conclude("rejected", LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="worse")
         for _ in range(2)
     ]
-    assert said[0] == said[1]
+    assert events[0] == events[1]
     assert (await request(pool, job.retrain_id)).status == "rejected"
 
 
 async def test_an_older_fence_promotes_nothing(pool: Pool, ledger: Ledger) -> None:
-    accused = await crowned(ledger)
-    job, challenger = await retraining(pool, accused), await registered(ledger)
+    incumbent = await promoted(ledger)
+    job, challenger = await retraining(pool, incumbent), await registered(ledger)
     taken_over = await lease_training(pool, "w2", Limits(lease_s=0, cooldown_s=0, budget_a_day=9))
     assert taken_over is not None
     with pytest.raises(LostLease):
         await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence)
-    assert await ledger.champion(LINE) == accused
+    assert await ledger.champion(LINE) == incumbent
     await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=taken_over.fence)
     assert await ledger.champion(LINE) == challenger
 
 
 async def test_a_retrain_of_a_model_that_is_no_longer_champion_promotes_nothing(pool: Pool, ledger: Ledger) -> None:
-    job, challenger = await retraining(pool, await crowned(ledger)), await registered(ledger)
-    other = await crowned(ledger)
+    job, challenger = await retraining(pool, await promoted(ledger)), await registered(ledger)
+    other = await promoted(ledger)
     with pytest.raises(StaleRetrain, match=str(other)):
         await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence)
     assert await ledger.champion(LINE) == other
     assert (await request(pool, job.retrain_id)).status == "running"
 
 
-async def test_of_promotions_at_the_same_time_each_succeeds_the_one_before(pool: Pool, ledger: Ledger) -> None:
+async def test_concurrent_promotions_follow_one_another(pool: Pool, ledger: Ledger) -> None:
     models = [await registered(ledger) for _ in range(6)]
     events: list[ModelEvent] = await asyncio.gather(*(ledger.promote(LINE, model) for model in models))
     in_order = sorted(events, key=lambda event: event.generation)
@@ -242,17 +242,17 @@ async def test_of_promotions_at_the_same_time_each_succeeds_the_one_before(pool:
     assert await pool.fetchval("SELECT count(*) FROM digital_twin_models WHERE deprecated_at IS NULL") == 1
 
 
-async def test_a_promotion_waits_for_slices_that_read_the_champion(pool: Pool, ledger: Ledger) -> None:
+async def test_a_promotion_waits_for_transactions_that_read_the_champion(pool: Pool, ledger: Ledger) -> None:
     challenger = await registered(ledger)
-    async with pool.acquire() as slice_connection:
-        transaction = slice_connection.transaction()
+    async with pool.acquire() as reader:
+        transaction = reader.transaction()
         await transaction.start()
-        await slice_connection.execute("SELECT champion FROM model_lines FOR SHARE")
+        await reader.execute("SELECT champion FROM model_lines FOR SHARE")
         promotion = asyncio.create_task(ledger.promote(LINE, challenger))
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        while await pool.fetchval(waiting) == 0:  # noqa: ASYNC110  # Postgres tells nobody that it waits
+        while await pool.fetchval(waiting) == 0:  # noqa: ASYNC110  # a lock in Postgres sets no event
             await asyncio.sleep(0.01)
-        await slice_connection.execute(
+        await reader.execute(
             "INSERT INTO source_positions (source, topic, partition, incarnation, watermark) VALUES ('t:0:0', 't', 0, 0, $1)",
             datetime(2100, 1, 1, tzinfo=UTC),
         )
@@ -260,8 +260,8 @@ async def test_a_promotion_waits_for_slices_that_read_the_champion(pool: Pool, l
     assert (await promotion).effective_from == datetime(2100, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
 
 
-async def test_rollbacks_go_further_back_each_time_until_there_is_nobody(ledger: Ledger) -> None:
-    first, second, _ = [await crowned(ledger) for _ in range(3)]
+async def test_rollbacks_go_further_back_each_time_until_there_is_no_earlier_champion(ledger: Ledger) -> None:
+    first, second, _ = [await promoted(ledger) for _ in range(3)]
     assert (await ledger.roll_back(LINE, "worse")).champion == second
     assert (await ledger.roll_back(LINE, "worse too")).champion == first
     with pytest.raises(NoPredecessor, match=str(first)):
@@ -269,17 +269,17 @@ async def test_rollbacks_go_further_back_each_time_until_there_is_nobody(ledger:
 
 
 async def test_a_rollback_can_name_its_model_but_only_one_of_the_line(ledger: Ledger) -> None:
-    first, _, _ = [await crowned(ledger) for _ in range(3)]
+    first, _, _ = [await promoted(ledger) for _ in range(3)]
     assert (await ledger.roll_back(LINE, "test", to=first)).champion == first
-    stranger = card(Brand.FABHALTA)
-    await ledger.register_model(stranger, "abc")
+    foreign = card(Brand.FABHALTA)
+    await ledger.register_model(foreign, "abc")
     with pytest.raises(UnknownModel):
-        await ledger.roll_back(LINE, "test", to=stranger.model_id)
+        await ledger.roll_back(LINE, "test", to=foreign.model_id)
     with pytest.raises(UnknownModel):
-        await ledger.promote(LINE, stranger.model_id)
+        await ledger.promote(LINE, foreign.model_id)
 
 
-async def test_what_nobody_knows_is_refused_by_name(ledger: Ledger) -> None:
+async def test_unknown_lines_and_models_are_refused_by_name(ledger: Ledger) -> None:
     with pytest.raises(UnknownLine, match="train a model of it first"):
         await ledger.state(LINE)
     await registered(ledger)
@@ -293,7 +293,7 @@ async def test_what_nobody_knows_is_refused_by_name(ledger: Ledger) -> None:
         await ledger.conclude("rejected", LINE, uuid4(), retrain_id=uuid4())
 
 
-async def test_a_policy_is_one_of_four_and_its_choice_is_written_down(ledger: Ledger) -> None:
+async def test_a_policy_is_one_of_four_and_its_choice_is_an_event(ledger: Ledger) -> None:
     await registered(ledger)
     assert await ledger.policy(LINE) == "auto"
     event = await ledger.set_policy(LINE, "approve", "the year's end")
@@ -305,17 +305,17 @@ async def test_a_policy_is_one_of_four_and_its_choice_is_written_down(ledger: Le
         await ledger.set_policy("hcp:fabhalta:prescribing_change", "off")
 
 
-async def test_what_is_written_cannot_be_written_again(pool: Pool, ledger: Ledger) -> None:
-    await crowned(ledger)
-    for forgery in ("UPDATE model_ledger SET reason = 'better'", "DELETE FROM model_ledger", "TRUNCATE model_ledger CASCADE"):
+async def test_the_ledger_is_append_only(pool: Pool, ledger: Ledger) -> None:
+    await promoted(ledger)
+    for statement in ("UPDATE model_ledger SET reason = 'better'", "DELETE FROM model_ledger", "TRUNCATE model_ledger CASCADE"):
         with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
-            await pool.execute(forgery)
+            await pool.execute(statement)
 
 
-async def drifted(pool: Pool, accused: UUID) -> Job:
-    """A training that drift asked for, taken by a worker."""
+async def drift_retrain(pool: Pool, incumbent: UUID) -> Job:
+    """A retrain caused by drift, leased to a worker."""
     event = RetrainEvent(
-        retrain_id=uuid4(), line=LINE, model_id=accused, attempt=0, requested_at=LONG_AGO, cause="drift", reason="of a test"
+        retrain_id=uuid4(), line=LINE, model_id=incumbent, attempt=0, requested_at=LONG_AGO, cause="drift", reason="of a test"
     )
     await enqueue(pool, event)
     job = await lease_training(pool, "w1", Limits(cooldown_s=0, budget_a_day=9))
@@ -323,17 +323,17 @@ async def drifted(pool: Pool, accused: UUID) -> Job:
     return job
 
 
-async def rejected(pool: Pool, ledger: Ledger, accused: UUID) -> None:
-    job = await drifted(pool, accused)
-    told = {"retrain_id": job.retrain_id, "fence": job.fence}
-    await ledger.conclude("rejected", LINE, await registered(ledger), **told, reason="no better")
+async def rejected(pool: Pool, ledger: Ledger, incumbent: UUID) -> None:
+    job = await drift_retrain(pool, incumbent)
+    lease = {"retrain_id": job.retrain_id, "fence": job.fence}
+    await ledger.conclude("rejected", LINE, await registered(ledger), **lease, reason="no better")
 
 
 async def succeeded(pool: Pool, ledger: Ledger) -> Promotion:
     """A promotion that the gate decided for a retrain."""
     champion = await ledger.champion(LINE)
     assert champion is not None
-    job, challenger = await drifted(pool, champion), await registered(ledger)
+    job, challenger = await drift_retrain(pool, champion), await registered(ledger)
     await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="better", comparison={"n": 500})
     promotion = (await watched_promotions(pool))[-1]
     assert (promotion.model_id, promotion.predecessor, promotion.retrain_id) == (challenger, champion, job.retrain_id)
@@ -346,37 +346,37 @@ def measured(
     return PromotionEffect(promotion.line, promotion.generation, 2000, verdict, final, {"reason": "of a test"})
 
 
-async def test_two_retrains_in_a_row_that_bought_nothing_stop_the_line_which_says_so(pool: Pool, ledger: Ledger) -> None:
-    accused = await crowned(ledger)
-    await rejected(pool, ledger, accused)
+async def test_two_retrains_in_a_row_without_a_gain_stop_the_line(pool: Pool, ledger: Ledger) -> None:
+    incumbent = await promoted(ledger)
+    await rejected(pool, ledger, incumbent)
     assert await ledger.policy(LINE) == "auto"
-    await rejected(pool, ledger, accused)
+    await rejected(pool, ledger, incumbent)
     assert await ledger.policy(LINE) == "approve"
     stopped = await ledger.state(LINE)
-    assert (stopped.happened, stopped.champion) == ("stopped", accused)
+    assert (stopped.happened, stopped.champion) == ("stopped", incumbent)
     assert "2 retrains in a row brought no gain" in stopped.reason
 
 
-async def test_a_person_who_chooses_the_policy_again_gives_the_line_two_more(pool: Pool, ledger: Ledger) -> None:
-    accused = await crowned(ledger)
+async def test_choosing_the_policy_again_allows_the_line_two_more_retrains(pool: Pool, ledger: Ledger) -> None:
+    incumbent = await promoted(ledger)
     for _ in range(2):
-        await rejected(pool, ledger, accused)
+        await rejected(pool, ledger, incumbent)
     await ledger.set_policy(LINE, "auto")
-    await rejected(pool, ledger, accused)
+    await rejected(pool, ledger, incumbent)
     assert await ledger.policy(LINE) == "auto"
-    await rejected(pool, ledger, accused)
+    await rejected(pool, ledger, incumbent)
     assert await ledger.policy(LINE) == "approve"
 
 
-async def test_a_promotion_that_bought_something_ends_the_row(pool: Pool, ledger: Ledger) -> None:
-    await rejected(pool, ledger, await crowned(ledger))
+async def test_a_promotion_with_a_gain_ends_the_row(pool: Pool, ledger: Ledger) -> None:
+    await rejected(pool, ledger, await promoted(ledger))
     await ledger.record_effect(promotion := await succeeded(pool, ledger), measured(promotion, "gain"))
     await rejected(pool, ledger, promotion.model_id)
     assert await ledger.policy(LINE) == "auto"
 
 
-async def test_a_promotion_counts_as_in_vain_once_that_is_final(pool: Pool, ledger: Ledger) -> None:
-    await rejected(pool, ledger, await crowned(ledger))
+async def test_a_promotion_without_a_gain_counts_once_that_is_final(pool: Pool, ledger: Ledger) -> None:
+    await rejected(pool, ledger, await promoted(ledger))
     promotion = await succeeded(pool, ledger)
     assert await ledger.record_effect(promotion, measured(promotion, "nothing", final=False)) is None
     assert await ledger.policy(LINE) == "auto"
@@ -388,11 +388,11 @@ async def test_a_promotion_counts_as_in_vain_once_that_is_final(pool: Pool, ledg
 
 
 async def test_a_champion_that_does_harm_is_rolled_back_once(pool: Pool, ledger: Ledger) -> None:
-    first = await crowned(ledger)
+    first = await promoted(ledger)
     promotion = await succeeded(pool, ledger)
-    back = await ledger.record_effect(promotion, measured(promotion, "harm"))
-    assert back is not None
-    assert (back.happened, back.champion, back.retrain_id) == ("rolled_back", first, promotion.retrain_id)
+    rollback = await ledger.record_effect(promotion, measured(promotion, "harm"))
+    assert rollback is not None
+    assert (rollback.happened, rollback.champion, rollback.retrain_id) == ("rolled_back", first, promotion.retrain_id)
     assert await ledger.record_effect(promotion, measured(promotion, "harm")) is None
     assert promotion.retrain_id is not None
     effect = await promotion_effect(pool, promotion.retrain_id)
@@ -400,16 +400,16 @@ async def test_a_champion_that_does_harm_is_rolled_back_once(pool: Pool, ledger:
     assert (effect.verdict, effect.n, effect.final) == ("harm", 2000, True)
 
 
-async def test_what_a_person_promoted_is_measured_and_not_undone(pool: Pool, ledger: Ledger) -> None:
-    await crowned(ledger)
-    second = await crowned(ledger)
+async def test_a_promotion_by_a_person_is_measured_and_not_rolled_back(pool: Pool, ledger: Ledger) -> None:
+    await promoted(ledger)
+    second = await promoted(ledger)
     (promotion,) = await watched_promotions(pool)
     assert not promotion.by_gate
     assert await ledger.record_effect(promotion, measured(promotion, "harm")) is None
     assert await ledger.champion(LINE) == second
 
 
-async def test_lines_keep_the_panes_they_were_made_with(pool: Pool, ledger: Ledger) -> None:
+async def test_lines_keep_the_panes_they_were_added_with(pool: Pool, ledger: Ledger) -> None:
     await ledger.register_model(card(), "abc", pane_s=60, window_s=600)
     await ledger.register_model(card(), "abc", pane_s=1, window_s=10)
     assert [tuple(row) for row in await pool.fetch("SELECT line, pane_s, window_s FROM model_lines")] == [(LINE, 60, 600)]

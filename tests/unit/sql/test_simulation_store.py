@@ -70,7 +70,7 @@ def card(brand: Brand = Brand.KISQALI) -> ModelCard:
     )
 
 
-async def crowned(pool: Pool) -> UUID:
+async def promoted(pool: Pool) -> UUID:
     model = card()
     ledger = Ledger(pool)
     await ledger.register_model(model, "abc")
@@ -78,7 +78,7 @@ async def crowned(pool: Pool) -> UUID:
     return model.model_id
 
 
-def asked(**more: Any) -> SimulationRequest:
+def a_request(**more: Any) -> SimulationRequest:
     fields = {"simulation_id": uuid4(), "requested_at": NOW, "twin_type": TwinType.HCP, "brand": Brand.KISQALI, **more}
     return SimulationRequest(intervention=EMAIL, **fields)
 
@@ -106,43 +106,43 @@ async def pinned(pool: Pool, request: SimulationRequest, body: bytes = BODY) -> 
 
 
 async def test_the_first_write_pins_champion_effects_version_and_recipe(pool: Pool) -> None:
-    model_id = await crowned(pool)
-    request = asked(filters=PopulationFilter(min_decile=9), alternatives=(EMAIL,))
+    model_id = await promoted(pool)
+    request = a_request(filters=PopulationFilter(min_decile=9), alternatives=(EMAIL,))
     pins = await pinned(pool, request)
     assert (pins.line, pins.model_id, pins.effects_version, pins.answer, pins.stored) == (LINE, model_id, 0, None, False)
     assert pins.recipe == recipe(model_id)
     assert pins.request == request
 
 
-async def test_a_reread_uses_the_pins_whatever_happened_since(pool: Pool) -> None:
-    await crowned(pool)
-    request = asked()
+async def test_a_repeated_request_uses_the_pins_whatever_has_changed_since(pool: Pool) -> None:
+    await promoted(pool)
+    request = a_request()
     first = await pinned(pool, request)
-    successor = await crowned(pool)
+    successor = await promoted(pool)
     await pool.execute("INSERT INTO effect_versions (line, version, experiments) VALUES ($1, 1, '{a}')", LINE)
     assert await pinned(pool, request) == first
-    later = await pinned(pool, asked())
+    later = await pinned(pool, a_request())
     assert (later.model_id, later.effects_version) == (successor, 1)
 
 
-async def test_of_requests_with_one_id_at_the_same_time_all_get_the_same_pins(pool: Pool) -> None:
-    await crowned(pool)
-    request = asked()
+async def test_concurrent_requests_with_one_id_get_the_same_pins(pool: Pool) -> None:
+    await promoted(pool)
+    request = a_request()
     pins = await asyncio.gather(*(pinned(pool, request) for _ in range(6)))
     assert all(each == pins[0] for each in pins)
     assert await pool.fetchval("SELECT count(*) FROM twin_populations") == 1
 
 
-async def test_another_body_under_the_same_id_is_refused_even_at_the_same_time(pool: Pool) -> None:
-    await crowned(pool)
-    request = asked()
+async def test_another_body_under_the_same_id_is_refused_also_when_concurrent(pool: Pool) -> None:
+    await promoted(pool)
+    request = a_request()
     ends = await asyncio.gather(*(pinned(pool, request, body) for body in (BODY, OTHER_BODY) * 3), return_exceptions=True)
     assert {isinstance(end, Pins) for end in (ends[0], ends[2], ends[4])} != {isinstance(end, Pins) for end in ends[1::2]}
     assert sum(isinstance(end, DifferentBody) for end in ends) == 3
 
 
-async def test_a_line_without_champion_answers_nothing_and_stores_nothing(pool: Pool) -> None:
-    request = asked()
+async def test_a_request_to_a_line_without_champion_is_refused_and_not_stored(pool: Pool) -> None:
+    request = a_request()
     with pytest.raises(NoChampion, match=LINE):
         await pinned(pool, request)
     await Ledger(pool).register_model(card(), "abc")
@@ -167,42 +167,42 @@ async def saved(pool: Pool, model: ModelCard, expires_at: datetime | None = None
     )
 
 
-async def test_a_population_that_is_named_brings_its_own_model(pool: Pool) -> None:
-    await crowned(pool)
+async def test_a_request_that_names_a_population_is_pinned_to_its_model(pool: Pool) -> None:
+    await promoted(pool)
     model = card()
     population_id = await saved(pool, model)
-    pins = await pinned(pool, asked(population_id=population_id))
+    pins = await pinned(pool, a_request(population_id=population_id))
     assert (pins.model_id, pins.stored) == (model.model_id, True)
     assert pins.recipe == Recipe(population_id, twin_count=2, seed=3)
 
 
 async def test_a_population_that_cannot_be_used_is_refused_by_name(pool: Pool) -> None:
-    await crowned(pool)
+    await promoted(pool)
     lost, gone, foreign = uuid4(), await saved(pool, card(), NOW), await saved(pool, card(Brand.FABHALTA))
     for population_id, error in ((lost, UnknownPopulation), (gone, UnknownPopulation), (foreign, WrongLine)):
         with pytest.raises(error, match=str(population_id)):
-            await pinned(pool, asked(population_id=population_id))
+            await pinned(pool, a_request(population_id=population_id))
 
 
-async def test_the_stored_answer_is_the_computed_one_to_the_last_digit_and_tells_its_pins(pool: Pool) -> None:
-    model_id = await crowned(pool)
-    request = asked()
+async def test_the_stored_answer_is_the_computed_one_to_the_last_digit_with_its_pins(pool: Pool) -> None:
+    model_id = await promoted(pool)
+    request = a_request()
     await pinned(pool, request)
     answer = completed(request.simulation_id)
-    told = await finish(pool, answer, BODY)
-    assert told.result == answer.result
-    assert (told.model_id, told.effects_version) == (model_id, 0)
-    assert await stored_answer(pool, request.simulation_id) == told
-    assert (await pinned(pool, request)).answer == told
+    stored = await finish(pool, answer, BODY)
+    assert stored.result == answer.result
+    assert (stored.model_id, stored.effects_version) == (model_id, 0)
+    assert await stored_answer(pool, request.simulation_id) == stored
+    assert (await pinned(pool, request)).answer == stored
     row = await pool.fetchrow("SELECT recommendation::text, recommendation_reason, completed_at FROM simulation_runs")
     assert row is not None
     assert (row["recommendation"], row["recommendation_reason"]) == ("test_further", "not sure yet")
     assert row["completed_at"] is not None
 
 
-async def test_the_first_answer_stands(pool: Pool) -> None:
-    await crowned(pool)
-    request = asked()
+async def test_the_first_answer_is_final(pool: Pool) -> None:
+    await promoted(pool)
+    request = a_request()
     await pinned(pool, request)
     first = await finish(pool, completed(request.simulation_id, 0.1), BODY)
     failed = SimulationAnswer(simulation_id=request.simulation_id, status=AnswerStatus.FAILED, reason="too late")
@@ -211,8 +211,8 @@ async def test_the_first_answer_stands(pool: Pool) -> None:
         await finish(pool, failed, OTHER_BODY)
 
 
-async def test_a_rejection_of_what_was_never_pinned_is_stored_and_found_again(pool: Pool) -> None:
-    request = asked()
+async def test_a_rejection_of_a_request_that_was_not_pinned_is_stored_and_found(pool: Pool) -> None:
+    request = a_request()
     rejected = SimulationAnswer(simulation_id=request.simulation_id, status=AnswerStatus.REJECTED, reason="no champion")
     assert await finish(pool, rejected, BODY) == rejected
     pins = await pinned(pool, request)
@@ -222,11 +222,11 @@ async def test_a_rejection_of_what_was_never_pinned_is_stored_and_found_again(po
 
 
 async def test_runs_are_found_by_id_and_unknown_ones_are_absent(pool: Pool) -> None:
-    await crowned(pool)
-    requests = [asked() for _ in range(3)]
+    await promoted(pool)
+    requests = [a_request() for _ in range(3)]
     for request in requests:
         await pinned(pool, request)
-    found = await find_runs(pool, [requests[0].simulation_id, requests[2].simulation_id, uuid4()])
-    assert {pins.request for pins in found.values()} == {requests[0], requests[2]}
+    runs = await find_runs(pool, [requests[0].simulation_id, requests[2].simulation_id, uuid4()])
+    assert {pins.request for pins in runs.values()} == {requests[0], requests[2]}
     assert await stored_answer(pool, requests[0].simulation_id) is None
     assert await stored_answer(pool, uuid4()) is None

@@ -1,4 +1,4 @@
-"""Training rows on a real PostgreSQL: history as it was known, and outcomes that carried features."""
+"""Training rows on a real PostgreSQL: history as of a time, and outcomes with features."""
 
 from __future__ import annotations
 
@@ -73,55 +73,55 @@ async def targets(pool: Pool, as_of: datetime = LATER, since: datetime | None = 
     return (await training_rows(pool, LINE, as_of, since))["prescribing_change"].tolist()
 
 
-async def test_history_comes_back_as_it_was_said(pool: Pool) -> None:
-    said = history(40)
-    assert await add_history(pool, LINE, said, "file") == 40
+async def test_history_is_read_back_unchanged(pool: Pool) -> None:
+    rows_in = history(40)
+    assert await add_history(pool, LINE, rows_in, "file") == 40
     rows = await training_rows(pool, LINE, day(99))
-    pd.testing.assert_frame_equal(rows[said.columns.tolist()], said, check_exact=True, check_dtype=False)
+    pd.testing.assert_frame_equal(rows[rows_in.columns.tolist()], rows_in, check_exact=True, check_dtype=False)
     assert str(rows["observed_at"].dt.tz) == "UTC"
     assert rows["decile"].dtype.kind == "i"
 
 
-async def test_thirty_thousand_rows_go_in_in_one_transaction_and_come_out_complete(pool: Pool) -> None:
-    said = history(30_000)
-    said["observed_at"] = pd.Timestamp(START)
-    assert await add_history(pool, LINE, said, "file") == 30_000
+async def test_thirty_thousand_rows_are_stored_in_one_transaction_and_read_back_complete(pool: Pool) -> None:
+    rows_in = history(30_000)
+    rows_in["observed_at"] = pd.Timestamp(START)
+    assert await add_history(pool, LINE, rows_in, "file") == 30_000
     rows = await training_rows(pool, LINE, day(0))
     assert (
         rows.set_index("entity_id")["prescribing_change"]
         .sort_index()
-        .equals(said.set_index("entity_id")["prescribing_change"].sort_index())
+        .equals(rows_in.set_index("entity_id")["prescribing_change"].sort_index())
     )
 
 
-async def test_storing_twice_is_storing_once_and_a_correction_replaces(pool: Pool) -> None:
-    said = history(5)
-    assert await add_history(pool, LINE, said, "file") == 5
-    assert await add_history(pool, LINE, said, "file") == 0
-    said.loc[2, "prescribing_change"] = 9.0
-    assert await add_history(pool, LINE, said, "correction") == 1
+async def test_storing_is_idempotent_and_a_correction_replaces(pool: Pool) -> None:
+    rows_in = history(5)
+    assert await add_history(pool, LINE, rows_in, "file") == 5
+    assert await add_history(pool, LINE, rows_in, "file") == 0
+    rows_in.loc[2, "prescribing_change"] = 9.0
+    assert await add_history(pool, LINE, rows_in, "correction") == 1
     assert (await targets(pool))[2] == 9.0
 
 
 async def test_of_rows_with_one_entity_and_time_the_last_counts(pool: Pool) -> None:
-    said = pd.DataFrame({"entity_id": [7, "7"], "observed_at": pd.Timestamp(START), "prescribing_change": [0.1, 0.2]})
-    await add_history(pool, LINE, said, "file")
+    rows_in = pd.DataFrame({"entity_id": [7, "7"], "observed_at": pd.Timestamp(START), "prescribing_change": [0.1, 0.2]})
+    await add_history(pool, LINE, rows_in, "file")
     assert await targets(pool) == [0.2]
 
 
-async def test_rows_are_those_known_at_the_time_and_since_the_onset(pool: Pool) -> None:
-    said = history(10)
-    await add_history(pool, LINE, said, "file")
-    await add_history(pool, OTHER, said, "file")
-    known = said["prescribing_change"].tolist()
-    assert await targets(pool, day(4)) == known[:5]
-    assert await targets(pool, day(8), day(6)) == known[6:9]
+async def test_rows_are_selected_by_time(pool: Pool) -> None:
+    rows_in = history(10)
+    await add_history(pool, LINE, rows_in, "file")
+    await add_history(pool, OTHER, rows_in, "file")
+    expected = rows_in["prescribing_change"].tolist()
+    assert await targets(pool, day(4)) == expected[:5]
+    assert await targets(pool, day(8), day(6)) == expected[6:9]
     empty = await training_rows(pool, LINE, day(-1))
     assert empty.empty
     assert empty.columns.tolist() == ["entity_id", "observed_at", "prescribing_change"]
 
 
-async def test_an_outcome_with_features_is_a_row_beside_the_history(pool: Pool) -> None:
+async def test_an_outcome_with_features_is_a_training_row(pool: Pool) -> None:
     await add_history(pool, LINE, history(2), "file")
     await outcome(pool, observed_at=day(5))
     rows = await training_rows(pool, LINE, day(99))
@@ -144,12 +144,12 @@ async def test_an_outcome_with_features_is_a_row_beside_the_history(pool: Pool) 
     ],
     ids=str,
 )
-async def test_an_outcome_that_teaches_nothing_is_no_row(pool: Pool, unfit: dict[str, Any]) -> None:
+async def test_an_outcome_that_cannot_be_trained_on_is_no_row(pool: Pool, unfit: dict[str, Any]) -> None:
     await outcome(pool, **unfit)
     assert await targets(pool, since=day(0)) == []
 
 
-async def test_of_an_event_only_the_highest_revision_counts(pool: Pool) -> None:
+async def test_only_the_highest_revision_of_an_event_counts(pool: Pool) -> None:
     corrected, retracted, digested = uuid4(), uuid4(), uuid4()
     await outcome(pool, corrected, revision=1, actual_value=0.2)
     await outcome(pool, corrected, revision=0, actual_value=0.1, fate="superseded")
@@ -160,7 +160,7 @@ async def test_of_an_event_only_the_highest_revision_counts(pool: Pool) -> None:
     assert sorted(await targets(pool)) == [0.2, 0.6]
 
 
-async def test_a_correction_that_carries_no_features_takes_its_event_out(pool: Pool) -> None:
+async def test_a_correction_without_features_removes_its_event(pool: Pool) -> None:
     event_id = uuid4()
     await outcome(pool, event_id)
     await outcome(pool, event_id, revision=1, features=None)
@@ -177,18 +177,18 @@ async def test_a_correction_that_carries_no_features_takes_its_event_out(pool: P
         (lambda frame: frame.assign(entity_id=None), "no 'entity_id'"),
     ],
 )
-async def test_rows_that_cannot_be_learned_from_are_refused(pool: Pool, change: Any, named: str) -> None:
+async def test_rows_that_cannot_be_trained_on_are_refused(pool: Pool, change: Any, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         await add_history(pool, LINE, change(history(2)), "file")
     assert await targets(pool) == []
 
 
-async def test_a_line_that_cannot_be_is_refused(pool: Pool) -> None:
+async def test_an_invalid_line_is_refused(pool: Pool) -> None:
     with pytest.raises(ValueError, match="twin_type:brand:target"):
         await training_rows(pool, "kisqali", day(0))
 
 
-async def test_a_correction_that_came_later_was_not_known_then(pool: Pool) -> None:
+async def test_a_later_correction_does_not_change_earlier_rows(pool: Pool) -> None:
     event = uuid4()
     await outcome(pool, event, actual_value=0.5, tracked_at=day(2))
     await outcome(pool, event, actual_value=0.9, tracked_at=day(6), revision=1)
@@ -198,7 +198,7 @@ async def test_a_correction_that_came_later_was_not_known_then(pool: Pool) -> No
     assert len(await targets(pool, day(6))) == 1
 
 
-async def test_an_outcome_that_names_a_twin_of_a_simulation_is_replayed_with_what_the_simulation_changed(pool: Pool) -> None:
+async def test_an_outcome_of_a_simulated_twin_has_the_expected_change_of_the_simulation(pool: Pool) -> None:
     model, twin, run = uuid4(), uuid4(), uuid4()
     await pool.execute(
         """INSERT INTO digital_twin_models (model_id, twin_type, brand, model_type, training_samples, target_variable, features,

@@ -1,4 +1,4 @@
-"""Lines that get their models: the first from a table, challengers from what was observed since, on real Postgres and MLflow."""
+"""Trainings of a line: its first model from a table, challengers from later outcomes, on real Postgres and MLflow."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def first_model():
 
 @pytest.fixture
 async def first(pool, registry, first_model):
-    """The first champion of a line, as ``train_line`` would have made it from ``first_table``."""
+    """The first champion of a line, as ``train_line`` trains it from ``first_table``."""
     rows = first_table().assign(observed_at=pd.Timestamp(BEFORE))
     await add_history(pool, LINE, rows, "a test")
     with tempfile.TemporaryDirectory() as scratch:
@@ -76,7 +76,7 @@ def settings():
 
 
 def table(n, seed, *, start=None, shifted=False, prefix="hcp"):
-    """Prescribers; with a start one a second from then on; shifted, those of primary care prescribe less."""
+    """Prescribers, with a start one per second from then on; when shifted, those in primary care prescribe less."""
     frame = sample_hcps(n, np.random.default_rng(seed)).drop(columns="entity_id", errors="ignore")
     frame.insert(0, "entity_id", [f"{prefix}-{seed}-{row}" for row in range(n)])
     if start is not None:
@@ -94,8 +94,8 @@ async def trained(pool, registry, settings, frame):
     return await train_line(pool, registry, frame, TwinType.HCP, Brand.KISQALI, settings=settings, source="a test")
 
 
-async def accused(pool, first):
-    """A job for a retrain of the champion, and the event behind it."""
+async def leased_job(pool, first):
+    """A leased job for a retrain of the champion."""
     event = RetrainEvent(
         retrain_id=uuid4(),
         line=LINE,
@@ -115,39 +115,39 @@ def steps(pool, registry, settings):
 
 async def test_the_first_model_of_a_line_is_champion_as_it_is(pool, registry, settings):
     frame = table(1200, 1)
-    found = await trained(pool, registry, settings, frame)
+    trained_line = await trained(pool, registry, settings, frame)
     ledger = Ledger(pool)
-    assert found.promoted
-    assert found.comparison is None
-    assert await ledger.champion(LINE) == found.card.model_id
+    assert trained_line.promoted
+    assert trained_line.comparison is None
+    assert await ledger.champion(LINE) == trained_line.card.model_id
     assert [event.happened for event in await ledger.history(LINE)] == ["trained", "promoted"]
-    assert (await ledger.card(found.card.model_id)).mlflow_run_id == found.artifact.mlflow_run_id
-    assert registry.champion_run(LINE) == found.artifact.mlflow_run_id
+    assert (await ledger.card(trained_line.card.model_id)).mlflow_run_id == trained_line.artifact.mlflow_run_id
+    assert registry.champion_run(LINE) == trained_line.artifact.mlflow_run_id
     history = await training_rows(pool, LINE, datetime.now(UTC))
     assert sorted(history["entity_id"]) == sorted(frame["entity_id"])
-    assert found.card.trained_at is not None
+    assert trained_line.card.trained_at is not None
 
 
-async def test_the_champion_is_read_from_postgres_and_kept_in_memory(pool, registry, first):
+async def test_a_loaded_model_is_kept_in_memory(pool, registry, first):
     models = ModelLoader(pool, registry, size=1)
     assert models.cached(first.model_id) is None
-    one, other = await asyncio.gather(models.load(first.model_id), models.load(first.model_id))
-    assert one is other is models.cached(first.model_id)
-    assert one.card == await Ledger(pool).card(first.model_id)
+    model, same = await asyncio.gather(models.load(first.model_id), models.load(first.model_id))
+    assert model is same is models.cached(first.model_id)
+    assert model.card == await Ledger(pool).card(first.model_id)
 
 
-async def test_a_model_that_nobody_registered_is_unknown(pool, registry):
+async def test_a_model_that_is_not_registered_is_unknown(pool, registry):
     with pytest.raises(UnknownModel):
         await ModelLoader(pool, registry, size=1).load(uuid4())
 
 
-async def test_the_same_table_again_challenges_nobody(pool, registry, settings, first):
+async def test_the_same_table_again_is_refused(pool, registry, settings, first):
     with pytest.raises(TrainingRefused, match="0 of 1500 rows are new to the line"):
         await trained(pool, registry, settings, first_table())
     assert len(await Ledger(pool).history(LINE)) == 2
 
 
-async def test_a_second_table_of_the_same_world_promotes_nobody(pool, registry, settings, first):
+async def test_a_second_table_without_a_change_promotes_no_challenger(pool, registry, settings, first):
     second = await trained(pool, registry, settings, table(1700, 2))
     assert not second.promoted
     assert second.comparison.n == GATE_ROWS
@@ -155,14 +155,14 @@ async def test_a_second_table_of_the_same_world_promotes_nobody(pool, registry, 
     assert registry.champion_run(LINE) == first.mlflow_run_id
 
 
-async def test_a_second_table_of_another_world_passes_the_gate(pool, registry, settings, first):
+async def test_a_challenger_trained_on_a_table_with_a_change_passes_the_gate(pool, registry, settings, first):
     second = await trained(pool, registry, settings, table(1700, 2, shifted=True))
     assert second.promoted
     assert second.comparison.mae.challenger < second.comparison.mae.champion
     assert registry.champion_run(LINE) == second.artifact.mlflow_run_id
 
 
-async def test_a_table_that_is_too_small_is_refused_and_leaves_nothing(pool, registry, settings):
+async def test_a_table_that_is_too_small_is_refused_and_not_stored(pool, registry, settings):
     with pytest.raises(TrainingRefused, match=r"999 rows .* too few"):
         await trained(pool, registry, settings, table(999, 1))
     assert await Ledger(pool).lines() == []
@@ -170,11 +170,11 @@ async def test_a_table_that_is_too_small_is_refused_and_leaves_nothing(pool, reg
 
 
 async def observed(pool, *parts):
-    """Rows become history as outcomes do, one part after the other, a second a row."""
-    at = datetime.now(UTC)
+    """Add rows to the history as outcomes are, one part after the other, a row per second."""
+    start = datetime.now(UTC)
     for number, (n, shifted) in enumerate(parts):
-        await add_history(pool, LINE, table(n, 10 + number, start=at, shifted=shifted, prefix="outcome"), "outcomes")
-        at += timedelta(seconds=n)
+        await add_history(pool, LINE, table(n, 10 + number, start=start, shifted=shifted, prefix="outcome"), "outcomes")
+        start += timedelta(seconds=n)
 
 
 def fidelity_of(model, rows):
@@ -184,23 +184,23 @@ def fidelity_of(model, rows):
 
 async def test_a_retrain_on_drift_gives_a_model_whose_fidelity_holds_again(pool, registry, settings, first):
     await observed(pool, (700, False), (1700, True))
-    job = await accused(pool, first)
-    work = steps(pool, registry, settings)
-    challenger = await work.train_challenger(job)
-    comparison = await work.compare(job, challenger)
+    job = await leased_job(pool, first)
+    retraining = steps(pool, registry, settings)
+    challenger = await retraining.train_challenger(job)
+    comparison = await retraining.compare(job, challenger)
     event = await Ledger(pool).promote(LINE, challenger.model.card.model_id, retrain_id=job.retrain_id, fence=job.fence)
 
     assert comparison.promote
-    learned = challenger.model.card.baseline.n
+    n_new = challenger.model.card.baseline.n
     assert challenger.model.card.training_samples == 1500 + 2400 - comparison.n
-    assert 1000 <= learned <= 1700 - GATE_ROWS  # from after the change, and not from what judges it
-    assert GATE_ROWS <= comparison.n <= 1700 - learned + 60
+    assert 1000 <= n_new <= 1700 - GATE_ROWS  # only rows after the change, without those of the gate
+    assert GATE_ROWS <= comparison.n <= 1700 - n_new + 60
     assert event.champion == challenger.model.card.model_id
     assert (await request(pool, job.retrain_id)).status == "promoted"
-    new_world = table(3000, 50, shifted=True)
+    new_rows = table(3000, 50, shifted=True)
     models, tracker = ModelLoader(pool, registry, size=2), FidelityTracker()
     old, new = await models.load(first.model_id), await models.load(event.champion)
-    before, after = fidelity_of(old, new_world), fidelity_of(new, new_world)
+    before, after = fidelity_of(old, new_rows), fidelity_of(new, new_rows)
     assert tracker.check_drift(before, old.card.baseline)
     assert not tracker.check_drift(after, new.card.baseline)
     assert after.mae < before.mae
@@ -208,59 +208,59 @@ async def test_a_retrain_on_drift_gives_a_model_whose_fidelity_holds_again(pool,
     assert after.coverage_95pct > 0.92
 
 
-async def test_history_of_the_accused_models_own_time_is_learned_beside_few_new_rows(pool, registry, settings, first):
+async def test_rows_from_before_the_change_are_carried_over_when_new_rows_are_few(pool, registry, settings, first):
     await observed(pool, (300, False), (1000, True))
-    work = steps(pool, registry, settings)
-    job = await accused(pool, first)
-    challenger = await work.train_challenger(job)
-    comparison = await work.compare(job, challenger)
+    retraining = steps(pool, registry, settings)
+    job = await leased_job(pool, first)
+    challenger = await retraining.train_challenger(job)
+    comparison = await retraining.compare(job, challenger)
     assert challenger.model.card.training_samples == 1500 + 300 + 1000 - GATE_ROWS
     assert comparison.n == GATE_ROWS
     assert comparison.promote
 
 
-async def test_history_from_before_an_earlier_change_is_left_alone(pool, registry, settings, first):
+async def test_rows_from_before_an_earlier_change_are_not_carried_over(pool, registry, settings, first):
     await observed(pool, (1600, True))
-    work = steps(pool, registry, settings)
-    job = await accused(pool, first)
-    second = await work.train_challenger(job)
+    retraining = steps(pool, registry, settings)
+    job = await leased_job(pool, first)
+    second = await retraining.train_challenger(job)
     card = second.model.card
     await Ledger(pool).promote(LINE, card.model_id, retrain_id=job.retrain_id, fence=job.fence)
     start = datetime.now(UTC) + timedelta(seconds=1700)
     again = table(1600, 41, start=start, shifted=True, prefix="later")
     await add_history(pool, LINE, again.assign(**{TARGET: again[TARGET] + 0.4 * (again["region"] == "south")}), "outcomes")
-    third = await work.train_challenger(await accused(pool, card))
+    third = await retraining.train_challenger(await leased_job(pool, card))
     assert third.model.card.training_samples == 1600 + 1600 - GATE_ROWS
-    assert (await work.compare(job, second)).n == 1600 - card.baseline.n + 1600
+    assert (await retraining.compare(job, second)).n == 1600 - card.baseline.n + 1600
 
 
-async def test_too_few_new_rows_are_refused_with_what_is_needed(pool, registry, settings, first):
+async def test_too_few_new_rows_are_refused_with_the_needed_numbers(pool, registry, settings, first):
     await observed(pool, (300, False), (400, True))
     with pytest.raises(TrainingRefused, match="too few: 200 to train on and 500 later ones"):
-        await steps(pool, registry, settings).train_challenger(await accused(pool, first))
+        await steps(pool, registry, settings).train_challenger(await leased_job(pool, first))
 
 
-async def test_a_line_of_outcomes_without_features_has_nothing_to_learn_from(pool, registry, settings, first):
+async def test_a_line_without_outcomes_with_features_is_refused(pool, registry, settings, first):
     with pytest.raises(TrainingRefused, match="0 outcomes with features"):
-        await steps(pool, registry, settings).train_challenger(await accused(pool, first))
+        await steps(pool, registry, settings).train_challenger(await leased_job(pool, first))
 
 
-async def test_a_thousand_new_rows_are_waited_for_while_the_cooldown_lasts(pool, registry, settings, first):
+async def test_a_retrain_waits_for_a_thousand_new_rows_during_the_cooldown(pool, registry, settings, first):
     await observed(pool, (800, True))
     patient = steps(pool, registry, settings.model_copy(update={"cooldown_s": 60.0}))
-    training = asyncio.create_task(patient.train_challenger(await accused(pool, first)))
+    training = asyncio.create_task(patient.train_challenger(await leased_job(pool, first)))
     await asyncio.sleep(1.0)
     assert not training.done()
     await add_history(pool, LINE, table(900, 30, start=datetime.now(UTC) + timedelta(seconds=800), shifted=True), "outcomes")
     challenger = await training
     assert challenger.model.card.baseline.n >= ENOUGH_NEW_ROWS
-    learned = await training_rows(pool, LINE, challenger.until.observed_at, datetime.now(UTC) - timedelta(hours=1))
-    assert learned["entity_id"].str.startswith(("outcome", "hcp")).all()
+    rows = await training_rows(pool, LINE, challenger.until.observed_at, datetime.now(UTC) - timedelta(hours=1))
+    assert rows["entity_id"].str.startswith(("outcome", "hcp")).all()
 
 
-async def test_a_challenger_is_trained_once_however_often_its_retrain_is_begun(pool, registry, settings, first):
+async def test_a_challenger_is_trained_once_however_often_its_retrain_is_started(pool, registry, settings, first):
     await observed(pool, (1600, True))
-    job = await accused(pool, first)
+    job = await leased_job(pool, first)
     once = await steps(pool, registry, settings).train_challenger(job)
     await add_history(pool, LINE, table(500, 40, start=datetime.now(UTC) + timedelta(seconds=1600), shifted=True), "outcomes")
     again = await steps(pool, registry, settings).train_challenger(job)
