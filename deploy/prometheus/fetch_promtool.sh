@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts Debian's promtool into the cache folder without installing the package, which would start a server. Runs as any user.
+# Downloads Debian's promtool to the cache folder without installing the package, which would start a server. Runs as any user.
 set -euo pipefail
 source "$(dirname "$0")/promtool.sh"
 if [[ -n $promtool ]]; then
