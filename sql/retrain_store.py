@@ -151,7 +151,7 @@ WHERE retrain_id = $1"""
 
 PUT_BACK = "UPDATE retrain_requests SET status = 'queued', tries = tries - 1 WHERE retrain_id = $1"
 
-NOTE_LEARNED = "UPDATE retrain_requests SET learned = $2 WHERE retrain_id = $1"
+RECORD_TRAINING_ROWS = "UPDATE retrain_requests SET learned = $2 WHERE retrain_id = $1"
 
 APPROVE = """
 UPDATE retrain_requests SET approved_at = coalesce(approved_at, clock_timestamp())
@@ -330,9 +330,9 @@ async def put_back(database: Database, job: Job) -> None:
         await connection.execute(PUT_BACK, job.retrain_id)
 
 
-async def record_training_rows(database: Database, retrain_id: UUID, learned: dict[str, Any]) -> None:
+async def record_training_rows(database: Database, retrain_id: UUID, summary: dict[str, Any]) -> None:
     """Store a summary of the rows that a challenger is trained on."""
-    await database.execute(NOTE_LEARNED, retrain_id, learned)
+    await database.execute(RECORD_TRAINING_ROWS, retrain_id, summary)
 
 
 async def approve(database: Database, retrain_id: UUID) -> None:

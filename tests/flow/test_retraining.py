@@ -290,9 +290,9 @@ async def test_an_invalid_retrain_event_is_a_dead_letter_and_the_next_one_is_pro
         await client.publish_bytes(TOPIC, LINE.encode(), b'{"line": "hcp:kisqali:prescribing_change"}')
         await client.publish(a_retrain_event(uuid4()))
         await client.publish(a_retrain_event(promoted.champion))
-        letters = await listener.dead_letters(2)
+        records = await listener.dead_letters(2)
         await ended(pool, "failed")
-    assert {headers["twin_kind"] for _, headers in letters} == {"invalid", "model"}
+    assert {headers["twin_kind"] for _, headers in records} == {"invalid", "model"}
 
 
 async def test_the_trainer_publishes_promotions_of_others_and_sets_their_alias(

@@ -212,15 +212,15 @@ async def test_a_record_without_a_simulation_id_becomes_a_dead_letter_unchanged(
     async with service(["simulation"]):
         for value in UNREADABLE:
             await client.publish_bytes(REQUESTS, b"its key", value, [("trace", b"\x01\x02")])
-        letters = await listener.dead_letters(len(UNREADABLE))
+        records = await listener.dead_letters(len(UNREADABLE))
         assert (await client.request(a_request())).status is AnswerStatus.COMPLETED
-    assert {letter.value for letter, _ in letters} == set(UNREADABLE)
-    for letter, headers in letters:
-        assert letter.key == b"its key"
-        assert dict(letter.headers)["trace"] == b"\x01\x02"
-        assert UNREADABLE[letter.value] in headers["twin_reason"]
+    assert {record.value for record, _ in records} == set(UNREADABLE)
+    for record, headers in records:
+        assert record.key == b"its key"
+        assert dict(record.headers)["trace"] == b"\x01\x02"
+        assert UNREADABLE[record.value] in headers["twin_reason"]
         assert (headers["twin_topic"], headers["twin_attempt"]) == (REQUESTS, "1")
-    assert sorted(int(headers["twin_offset"]) for _, headers in letters) == list(range(len(UNREADABLE)))
+    assert sorted(int(headers["twin_offset"]) for _, headers in records) == list(range(len(UNREADABLE)))
     rows = await pool.fetch("SELECT * FROM refused_records")
     assert {row["value"]: row["kind"] for row in rows} == dict.fromkeys(UNREADABLE, "unreadable")
     assert all(row["sent_at"] is not None for row in rows)
@@ -229,11 +229,11 @@ async def test_a_record_without_a_simulation_id_becomes_a_dead_letter_unchanged(
 async def test_a_replayed_dead_letter_counts_its_attempts(service, client, listener, promoted):
     async with service(["simulation"]):
         await client.publish_bytes(REQUESTS, b"k", b"nonsense")
-        ((letter, _),) = await listener.dead_letters(1)
-        await client.publish_bytes(REQUESTS, letter.key, letter.value, list(letter.headers))
-        letters = await listener.dead_letters(2)
-    assert sorted(headers["twin_attempt"] for _, headers in letters) == ["1", "2"]
-    assert all(sorted(headers) == sorted(set(headers)) for _, headers in letters)
+        ((record, _),) = await listener.dead_letters(1)
+        await client.publish_bytes(REQUESTS, record.key, record.value, list(record.headers))
+        records = await listener.dead_letters(2)
+    assert sorted(headers["twin_attempt"] for _, headers in records) == ["1", "2"]
+    assert all(sorted(headers) == sorted(set(headers)) for _, headers in records)
 
 
 async def test_without_a_worker_the_error_of_the_client_names_the_role(client, promoted):
@@ -292,7 +292,7 @@ async def test_an_experiment_changes_the_prior_of_later_simulations_and_of_no_ea
         await client.publish(experiment)
         await client.publish(experiment.model_copy(update={"effect": 0.9}))
         (effects,) = {event.model_dump_json(): event for event in await listener.events(EffectsEvent, 2)}.values()
-        ((letter, headers),) = await listener.dead_letters(1)
+        ((record, headers),) = await listener.dead_letters(1)
         second = await client.request(after)
         again = await client.request(before)
     assert effects.experiments == ("email 2024",)
@@ -302,7 +302,7 @@ async def test_an_experiment_changes_the_prior_of_later_simulations_and_of_no_ea
     assert second.result.prior.n_experiments == 1
     assert again == first
     assert headers["twin_kind"] == "conflict"
-    assert json.loads(letter.value)["effect"] == 0.9
+    assert json.loads(record.value)["effect"] == 0.9
     assert await pool.fetchval("SELECT count(*) FROM experiments") == 1
 
 
