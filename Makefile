@@ -28,7 +28,7 @@ bench: $(VENV)/.dev ## speed and memory, as ratios against a named baseline in t
 evidence: $(VENV)/.dev ## measure coverage, false alarms and realism on real data and simulated worlds; writes docs/evidence.html
 	$(BIN)/python -m tests.evidence
 
-chaos: $(VENV)/.dev ## break the service for MINUTES (10) by the schedule of SEED (1); status 1 when an invariant fails
+chaos: $(VENV)/.dev ## inject faults for MINUTES (10) by the schedule of SEED (1), and check every count; status 1 when an invariant fails
 	@exec $(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
 lint: $(VENV)/.dev ## style, types and the import contracts

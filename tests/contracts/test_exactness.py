@@ -54,12 +54,12 @@ def quoted_code() -> set[str]:
 @cache
 def defined_in(path: str) -> frozenset[str]:
     """Functions, classes, ``Class.method`` and constants that a module defines."""
-    found = set()
+    defined = set()
     for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
-        found |= _names_of(node)
+        defined |= _names_of(node)
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{name}" for inner in node.body for name in _names_of(inner)}
-    return frozenset(found)
+            defined |= {f"{node.name}.{name}" for inner in node.body for name in _names_of(inner)}
+    return frozenset(defined)
 
 
 def _names_of(node: ast.stmt) -> set[str]:
