@@ -36,13 +36,23 @@ def list_models(as_json: JsonOption = False) -> None:
         {"line": line.line, "policy": line.policy, "champion": line.champion.model_dump(mode="json") if line.champion else None}
         for line in lines
     ]
-    print_result(payload, lambda: _models_text(lines), as_json=as_json)
+    print_result(payload, lambda: _models_table(lines) if lines else "no model line yet: twinstream train FILE", as_json=as_json)
 
 
-def _models_text(lines: Sequence[LineOverview]) -> str:
+def _models_table(lines: Sequence[LineOverview]) -> Table:
     from streams.reporting.text import line_text
 
-    return "\n\n".join(map(line_text, lines)) or "no model line yet: twinstream train FILE"
+    columns = ("Line", "Policy", "Champion", "Quality")
+    return Table(columns, [_model_cells(line) for line in lines], text="\n\n".join(map(line_text, lines)))
+
+
+def _model_cells(line: LineOverview) -> tuple[str, ...]:
+    from streams.reporting.text import model_facts
+
+    if line.champion is None:
+        return line.line, line.policy, "none yet", ""
+    champion = f"{line.champion.model_id}\n{line.champion.model_type}"
+    return line.line, line.policy, champion, "\n".join(model_facts(line.champion))
 
 
 @app.command(

@@ -20,14 +20,18 @@ class Table(NamedTuple):
         columns: one heading per column.
         rows: cells as text.
         title: a line above the table, if any.
+        text: what to print without a terminal instead of the aligned rows, if any.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
+    text: str = ""
 
     def format_text(self) -> str:
-        """Format the table as aligned text: two blanks between columns, headings in capitals."""
+        """Format the table as ``text``, else as aligned rows: two blanks between columns, headings in capitals."""
+        if self.text:
+            return self.text
         lines = [[heading.upper() for heading in self.columns], *self.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -18,6 +18,11 @@ def test_a_table_is_aligned_text_where_there_is_no_terminal(capsys: pytest.Captu
     assert capsys.readouterr().out.splitlines() == ["2 [rows]", "ID    REASON", "1a2b  a [bold] reason", "3c"]
 
 
+def test_a_table_may_have_a_text_of_its_own_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result([], lambda: TABLE._replace(text="one line\nfact"), as_json=False)
+    assert capsys.readouterr().out == "one line\nfact\n"
+
+
 def test_a_table_has_borders_on_a_terminal_and_its_cells_are_no_markup(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
