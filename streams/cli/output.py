@@ -13,6 +13,9 @@ import typer
 __all__ = ["Table", "notify", "print_result", "show_progress"]
 
 
+_MIN_LAST_COLUMN = 24
+
+
 class Table(NamedTuple):
     """Rows to show: a table with colours on a terminal, aligned text elsewhere.
 
@@ -53,16 +56,23 @@ def print_result(payload: dict[str, Any] | list[Any], render: Callable[[], str |
 
 
 def _print_rich_table(table: Table) -> None:
+    """Print a table whose last column wraps; the others, such as IDs and times, stay on one line."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    rich_table = RichTable(title=Text(table.title) if table.title else None, title_justify="left", header_style="bold")
-    for number, heading in enumerate(table.columns):
-        rich_table.add_column(heading, style="" if number else "cyan", overflow="fold")
+    rich_table = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    *headings, last = table.columns
+    for number, heading in enumerate(headings):
+        rich_table.add_column(heading, style="" if number else "cyan", no_wrap=True)
+    rich_table.add_column(last, min_width=_MIN_LAST_COLUMN, overflow="fold")
     for row in table.rows:
         rich_table.add_row(*map(Text, row))
-    Console().print(rich_table)
+    console = Console()
+    if table.title:
+        console.print(Text(table.title))
+    console.print(rich_table)
 
 
 def notify(line: str) -> None:

@@ -31,7 +31,7 @@ def test_a_table_has_borders_on_a_terminal_and_its_cells_are_no_markup(
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "a [bold] reason" in text
     assert "2 [rows]" in text
-    assert "┃" in text
+    assert "───" in text
 
 
 def test_json_is_printed_without_rendering_the_text(capsys: pytest.CaptureFixture[str]) -> None:
