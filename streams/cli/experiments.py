@@ -90,7 +90,7 @@ def design(
         "twinstream counterfactuals email_campaign hcps.csv --frequency weekly --out predicted.parquet",
     )
 )
-def predict_counterfactuals(
+def counterfactuals(
     intervention: InterventionArgument,
     file: TableArgument,
     channel: ChannelOption = None,

@@ -14,6 +14,7 @@ __all__ = ["Table", "notify", "print_result", "show_progress"]
 
 
 _MIN_LAST_COLUMN = 24
+_COLUMN_GAP = 3
 
 
 class Table(NamedTuple):
@@ -56,23 +57,29 @@ def print_result(payload: dict[str, Any] | list[Any], render: Callable[[], str |
 
 
 def _print_rich_table(table: Table) -> None:
-    """Print a table whose last column wraps; the others, such as IDs and times, stay on one line."""
+    """Print a table; where the terminal is wide enough only the last column wraps, so that IDs and times stay on one line."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    console = Console()
     rich_table = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     *headings, last = table.columns
+    is_wide = _width_before_last_column(table) + _MIN_LAST_COLUMN <= console.width
     for number, heading in enumerate(headings):
-        rich_table.add_column(heading, style="" if number else "cyan", no_wrap=True)
-    rich_table.add_column(last, min_width=_MIN_LAST_COLUMN, overflow="fold")
+        rich_table.add_column(heading, style="" if number else "cyan", no_wrap=is_wide, overflow="fold")
+    rich_table.add_column(last, overflow="fold")
     for row in table.rows:
         rich_table.add_row(*map(Text, row))
-    console = Console()
     if table.title:
         console.print(Text(table.title))
     console.print(rich_table)
+
+
+def _width_before_last_column(table: Table) -> int:
+    cells = [*zip(table.columns, *table.rows, strict=True)][:-1]
+    return sum(max(len(line) for cell in column for line in cell.splitlines() or [""]) + _COLUMN_GAP for column in cells)
 
 
 def notify(line: str) -> None:
