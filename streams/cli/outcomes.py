@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,10 @@ from schemas import Brand, TwinType
 from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
 from streams.cli.connection import connected_service, with_pool
 from streams.cli.options import JsonOption, TableArgument, examples
-from streams.cli.output import print_result, show_progress
+from streams.cli.output import Table, print_result, show_progress
+
+if TYPE_CHECKING:
+    from streams.reporting.overview import LineOverview
 
 app = typer.Typer()
 
@@ -57,11 +60,18 @@ def fidelity(
     These are the newest windows, the estimate before outcomes arrive, and the simulations whose outcomes are still pending.
     """
     from streams.reporting.overview import read_overview
-    from streams.reporting.text import windows_dict, windows_text
+    from streams.reporting.text import windows_dict
 
     overview = with_pool(lambda settings, pool: read_overview(pool, settings.n_min))
     print_result(
         [windows_dict(line, weighted) for line in overview.lines],
-        lambda: "\n\n".join(windows_text(line, weighted) for line in overview.lines) or "no model line yet",
+        lambda: [_windows_table(line, weighted) for line in overview.lines] or "no model line yet",
         as_json=as_json,
     )
+
+
+def _windows_table(line: LineOverview, dimension: str) -> Table:
+    from streams.reporting.text import WINDOW_COLUMNS, window_cells, windows_heading, windows_notes, windows_text
+
+    rows = [window_cells(window) for window in line.windows] if line.scored_model else []
+    return Table(WINDOW_COLUMNS, rows, windows_heading(line), windows_text(line, dimension), windows_notes(line, dimension))

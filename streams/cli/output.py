@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import typer
 
@@ -25,12 +25,14 @@ class Table(NamedTuple):
         rows: cells as text.
         title: a line above the table, if any.
         text: what to print without a terminal instead of the aligned rows, if any.
+        notes: lines below the table on a terminal.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
     text: str = ""
+    notes: Sequence[str] = ()
 
     def format_text(self) -> str:
         """Format the table as ``text``, else as aligned rows: two blanks between columns, headings in capitals."""
@@ -42,7 +44,9 @@ class Table(NamedTuple):
         return "\n".join([self.title, *text] if self.title else text)
 
 
-def print_result(payload: dict[str, Any] | list[Any], render: Callable[[], str | Table], *, as_json: bool) -> None:
+def print_result(
+    payload: dict[str, Any] | list[Any], render: Callable[[], str | Table | Sequence[Table]], *, as_json: bool
+) -> None:
     """Print the result of a command: ``payload`` as JSON for programs, or what ``render`` returns for people."""
     if as_json:
         typer.echo(json.dumps(payload, default=str, indent=2))
@@ -50,10 +54,17 @@ def print_result(payload: dict[str, Any] | list[Any], render: Callable[[], str |
     result = render()
     if isinstance(result, str):
         typer.echo(result)
-    elif sys.stdout.isatty():
-        _print_rich_table(result)
+        return
+    tables = [result] if isinstance(result, Table) else result
+    if _is_terminal(sys.stdout):
+        for table in tables:
+            _print_rich_table(table)
     else:
-        typer.echo(result.format_text())
+        typer.echo("\n\n".join(table.format_text() for table in tables))
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty()
 
 
 def _print_rich_table(table: Table) -> None:
@@ -74,7 +85,10 @@ def _print_rich_table(table: Table) -> None:
         rich_table.add_row(*map(Text, row))
     if table.title:
         console.print(Text(table.title))
-    console.print(rich_table)
+    if table.rows:
+        console.print(rich_table)
+    for line in table.notes:
+        console.print(Text(line))
 
 
 def _width_before_last_column(table: Table) -> int:
@@ -98,7 +112,7 @@ def show_progress(description: str, total: int | None = None) -> Iterator[Callab
     Yields:
         A function that takes the number of completed steps.
     """
-    if not sys.stderr.isatty():
+    if not _is_terminal(sys.stderr):
         yield lambda _completed: None
         return
     from rich.console import Console

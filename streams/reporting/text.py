@@ -12,8 +12,24 @@ from streams.monitoring.performance_estimation import level_weights
 from streams.reporting.formatting import count, moment, number, plain_words, share, signed_share, span, standard_error
 from streams.reporting.overview import LineOverview, SegmentWindow
 
-__all__ = ["line_text", "model_facts", "reproduction_text", "simulation_text", "weighted_error", "windows_dict", "windows_text"]
+__all__ = [
+    "WINDOW_COLUMNS",
+    "line_text",
+    "model_facts",
+    "reproduction_text",
+    "simulation_text",
+    "weighted_error",
+    "window_cells",
+    "windows_dict",
+    "windows_heading",
+    "windows_notes",
+    "windows_text",
+]
 
+WINDOW_COLUMNS = ("segment", "n", "MAE", "RMSE", "corr.", "coverage", "bias", "evidence", "state")
+"""Columns of the table of windows."""
+
+_WINDOW_WIDTHS = (8, 17, 10, 8, 10, 10, 10)
 _MAX_GROUPS = 6
 
 
@@ -109,25 +125,45 @@ def windows_text(line: LineOverview, dimension: str = "") -> str:
         line: the line.
         dimension: also show the error weighted by the shares of this dimension; empty shows none.
     """
-    windows = [f"{line.line}: no outcomes yet"] if line.scored_model is None else _windows(line, line.scored_model, dimension)
-    return "\n".join([*windows, *_estimate(line), *_pending(line)])
+    rows = [WINDOW_COLUMNS, *map(window_cells, line.windows)] if line.scored_model else []
+    return "\n".join([windows_heading(line), *map(_aligned, rows), *windows_notes(line, dimension)])
 
 
-def _windows(line: LineOverview, scored_model: ModelCard, dimension: str) -> list[str]:
-    heading = f"{line.line}, model {scored_model.model_id}, window of {span(line.window_s)} until {moment(line.window_end)} UTC"
-    columns = f"  {'segment':<32}{'n':>8}{'MAE':>17}{'RMSE':>10}{'corr.':>8}{'coverage':>10}{'bias':>10}{'evidence':>10}  state"
-    lines = [heading, columns, *map(_row, line.windows)]
-    if line.overall:
-        lines += [*_precision(line.overall.metrics), f"  {line.overall.comparison}", *_effective_n(line.overall.metrics)]
-    return [*lines, _weighted(line, dimension)] if dimension else lines
+def windows_heading(line: LineOverview) -> str:
+    """The line, the model whose predictions are scored, and the time of the windows."""
+    if line.scored_model is None:
+        return f"{line.line}: no outcomes yet"
+    return f"{line.line}, model {line.scored_model.model_id}, window of {span(line.window_s)} until {moment(line.window_end)} UTC"
 
 
-def _row(window: SegmentWindow) -> str:
+def window_cells(window: SegmentWindow) -> tuple[str, ...]:
+    """The cells of a window under ``WINDOW_COLUMNS``."""
     metrics = window.metrics
-    mae = f"{number(metrics.mae)} ± {standard_error(metrics.standard_errors.get('mae'))}"
-    errors = f"{count(metrics.n):>8}{mae:>17}{number(metrics.rmse):>10}{number(metrics.correlation, 3):>8}"
-    rest = f"{share(metrics.coverage_95pct):>10}{number(metrics.bias):>10}{share(window.evidence_ratio):>10}"
-    return f"  {window.segment:<32}{errors}{rest}  {window.state.value}"
+    return (
+        window.segment,
+        count(metrics.n),
+        f"{number(metrics.mae)} ± {standard_error(metrics.standard_errors.get('mae'))}",
+        number(metrics.rmse),
+        number(metrics.correlation, 3),
+        share(metrics.coverage_95pct),
+        number(metrics.bias),
+        share(window.evidence_ratio),
+        window.state.value,
+    )
+
+
+def windows_notes(line: LineOverview, dimension: str = "") -> list[str]:
+    """Precision and drift of all outcomes, the estimate before outcomes arrive, and pending outcomes; each line is indented."""
+    overall = line.overall if line.scored_model else None
+    windows = [] if overall is None else [*_precision(overall.metrics), f"  {overall.comparison}", *_effective_n(overall.metrics)]
+    weighted = [_weighted(line, dimension)] if line.scored_model and dimension else []
+    return [*windows, *weighted, *_estimate(line), *_pending(line)]
+
+
+def _aligned(cells: tuple[str, ...]) -> str:
+    segment, *numbers, state = cells
+    aligned = (f"{cell:>{width}}" for cell, width in zip(numbers, _WINDOW_WIDTHS, strict=True))
+    return f"  {segment:<32}{''.join(aligned)}  {state}"
 
 
 _METRIC_NAMES = {"rmse": "RMSE", "bias": "bias", "correlation": "correlation", "coverage_95pct": "coverage"}

@@ -11,9 +11,12 @@ from typing import Any, get_args
 
 import pandas as pd
 import pytest
+from aiokafka.errors import KafkaError
+from asyncpg import PostgresError
 from typer.main import get_group
 from typer.testing import CliRunner, Result
 
+from deploy.stack import StackError
 from sql.ledger import POLICIES
 from streams.cli.lazy import LazyCommand
 from streams.cli.main import app
@@ -115,6 +118,42 @@ def test_a_failure_is_one_line_on_stderr_and_status_1(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.splitlines() == [f"twinstream: there is no file {tmp_path / 'absent.csv'}"]
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("streams.cli.connection.load_settings", fail)
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), KafkaError("wrong"), PostgresError("wrong"), StackError("wrong")])
+def test_every_expected_failure_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    fail_with(monkeypatch, error)
+    result = run("fidelity")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("twinstream: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_is_status_1_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(monkeypatch, KeyboardInterrupt())
+    result = run("fidelity")
+    assert (result.exit_code, result.stderr) == (1, "Aborted!\n")
+
+
+def test_a_bug_shows_a_traceback_without_local_variables() -> None:
+    script = (
+        "from streams.cli import connection, main\n"
+        "def load_settings():\n    password = 'top' + 'secret'\n    raise TypeError(len(password))\n"
+        "connection.load_settings = load_settings\n"
+        "import sys; sys.argv[1:] = ['fidelity']\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "TypeError: 9" in ended.stderr
+    assert "topsecret" not in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,12 @@ def test_a_table_may_have_a_text_of_its_own_where_there_is_no_terminal(capsys: p
 def test_a_table_has_borders_on_a_terminal_and_its_cells_are_no_markup(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    print_result([], lambda: TABLE, as_json=False)
+    monkeypatch.setattr("streams.cli.output._is_terminal", lambda stream: stream is sys.stdout)
+    print_result([], lambda: [TABLE._replace(notes=["a [note]"]), TABLE], as_json=False)
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "a [bold] reason" in text
-    assert "2 [rows]" in text
+    assert text.count("2 [rows]") == 2
+    assert "a [note]" in text
     assert "───" in text
 
 
@@ -54,7 +55,7 @@ def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFix
 def test_progress_is_shown_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, total: int | None
 ) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("streams.cli.output._is_terminal", lambda stream: stream is sys.stderr)
     with show_progress("publishing", total) as report_progress:
         report_progress(10)
     out, err = capsys.readouterr()

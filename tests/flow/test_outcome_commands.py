@@ -1,0 +1,47 @@
+"""Outcomes are published from a table, and their fidelity is shown, by commands."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pandas as pd
+import pytest
+
+from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
+
+
+@pytest.fixture
+async def line(settings) -> None:
+    await make_line(settings.postgres_dsn.get_secret_value(), make_card())
+
+
+async def test_a_table_of_outcomes_is_published_and_its_fidelity_is_shown(
+    service, twinstream, listener, pool, line, tmp_path, monkeypatch
+):
+    table = pd.DataFrame([outcome(number) for number in range(50)]).drop(columns=["brand", "metric_type", "twin_type"])
+    table.drop(columns="segment", errors="ignore").assign(**{"segment.region": "south"}).to_csv(tmp_path / "rows.csv", index=False)
+    assert "no outcomes yet" in await twinstream("fidelity")
+    async with service(["outcomes", "fidelity"]):
+        assert await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), "--json") == {"published": 50}
+        async with asyncio.timeout(30):
+            while await pool.fetchval("SELECT coalesce(sum(n), 0) FROM fidelity_panes WHERE segment = 'all'") < 50:  # noqa: ASYNC110  # a role changes it
+                await asyncio.sleep(0.2)
+    assert await listener.count(TOPIC) == 50
+    (windows,) = await twinstream("fidelity", "--json")
+    assert (windows["line"], {window["segment"] for window in windows["windows"]}) == (LINE, {"all", "region=south"})
+    plain = await twinstream("fidelity", "--weighted", "region")
+    monkeypatch.setattr("streams.cli.output._is_terminal", lambda _stream: True)
+    rich = await twinstream("fidelity", "--weighted", "region")
+    for text in ("region=south", "MAE", "no weighted error"):
+        assert text in plain
+        assert text in rich
+    assert "───" in rich
+    assert "───" not in plain
+
+
+async def test_a_table_that_is_no_outcome_is_refused_in_one_line(twinstream, line, tmp_path):
+    pd.DataFrame({"shoe_size": [43]}).to_csv(tmp_path / "rows.csv", index=False)
+    error = await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), status=1)
+    assert error.startswith("twinstream: ")
+    assert "shoe_size" in error
+    assert len(error.strip().splitlines()) == 1
