@@ -1,9 +1,9 @@
-"""What a table may hold that breaks arithmetic: each kind of trouble has an answer that is stated, and no figure is ever NaN.
+"""Training tables with numerical problems: each problem is handled in a defined way, and no figure is ever NaN.
 
-Constant columns and single categories are kept and warned of; missing values are values; infinities of a default feature are
-refused, those of another column cost the column; numbers beyond 1e30 are refused; outliers are outvoted by ranks and quantiles;
-repeated rows are warned of; a column without any value is left out; 1,000 rows are enough and 999 are not; a target that never
-varies is refused.
+Constant columns and single categories are used and cause a warning; missing values are a value of their own; infinities
+in a default feature are refused, in another column they exclude the column; numbers beyond 1e30 are refused; outliers
+have no influence because of ranks and quantiles; repeated rows cause a warning; a column without any value is left out;
+1,000 rows are enough and 999 are not; a constant target is refused.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ def frame() -> pd.DataFrame:
     return sample_table(TwinType.HCP, 1500, np.random.default_rng(3))
 
 
-def learned(frame: pd.DataFrame) -> tuple[TwinGenerator, TwinModelMetrics]:
+def train(frame: pd.DataFrame) -> tuple[TwinGenerator, TwinModelMetrics]:
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, model_type="RandomForest", n_jobs=1)
     return generator, generator.train(frame)
 
 
 def figures(generator: TwinGenerator, metrics: TwinModelMetrics) -> list[float]:
-    """Every number that a model tells of itself and of its twins."""
-    told = [value for value in metrics.model_dump().values() if isinstance(value, float)]
+    """All numbers in the metrics of a model and in its twins."""
+    values = [value for value in metrics.model_dump().values() if isinstance(value, float)]
     twins = generator.generate(200).frame
-    return [*told, *twins[[TARGET, "baseline_behavior", "baseline_lower", "baseline_upper"]].to_numpy().ravel()]
+    return [*values, *twins[[TARGET, "baseline_behavior", "baseline_lower", "baseline_upper"]].to_numpy().ravel()]
 
 
-def test_constant_columns_single_categories_and_gaps_come_back_as_they_were_with_a_word(frame: pd.DataFrame) -> None:
+def test_constant_columns_single_categories_and_gaps_are_reproduced_with_a_warning(frame: pd.DataFrame) -> None:
     odd = frame.assign(practice_type="group", years_experience=10, calls=3.5)
     odd.loc[::4, ["digital_engagement_score", "specialty"]] = np.nan
-    generator, metrics = learned(odd)
+    generator, metrics = train(odd)
     assert (
         "columns with the same value in every row carry no information: years_experience, practice_type, calls" in metrics.warnings
     )
@@ -56,12 +56,14 @@ def test_constant_columns_single_categories_and_gaps_come_back_as_they_were_with
     assert np.isfinite(figures(generator, metrics)).all()
 
 
-def test_outliers_of_20_sigma_neither_widen_the_intervals_nor_move_the_twins(frame: pd.DataFrame) -> None:
-    struck = frame.copy()
+def test_outliers_of_20_sigma_change_neither_the_intervals_nor_the_twins(frame: pd.DataFrame) -> None:
+    with_outliers = frame.copy()
     rows = np.random.default_rng(0).choice(len(frame), 5, replace=False)
-    struck.loc[rows, TARGET] = frame[TARGET].mean() + 20 * frame[TARGET].std()
-    struck.loc[rows, "interaction_frequency"] = frame["interaction_frequency"].mean() + 20 * frame["interaction_frequency"].std()
-    (plain, _), (robust, metrics) = learned(frame), learned(struck)
+    with_outliers.loc[rows, TARGET] = frame[TARGET].mean() + 20 * frame[TARGET].std()
+    with_outliers.loc[rows, "interaction_frequency"] = (
+        frame["interaction_frequency"].mean() + 20 * frame["interaction_frequency"].std()
+    )
+    (plain, _), (robust, metrics) = train(frame), train(with_outliers)
     widths = [np.subtract(*generator.predict_interval(frame)[::-1]) for generator in (plain, robust)]
     assert np.median(widths[1]) == pytest.approx(np.median(widths[0]), rel=0.1)
     lower, upper = robust.predict_interval(frame)
@@ -72,8 +74,8 @@ def test_outliers_of_20_sigma_neither_widen_the_intervals_nor_move_the_twins(fra
     assert np.isfinite(figures(robust, metrics)).all()
 
 
-def test_exactly_a_thousand_rows_are_learned_from(frame: pd.DataFrame) -> None:
-    generator, metrics = learned(frame.head(1000))
+def test_exactly_a_thousand_rows_are_enough(frame: pd.DataFrame) -> None:
+    generator, metrics = train(frame.head(1000))
     assert metrics.training_samples == 1000
     assert np.isfinite(figures(generator, metrics)).all()
 
@@ -84,32 +86,32 @@ def test_a_row_without_a_finite_target_is_dropped_and_counted(frame: pd.DataFram
     assert (len(table), table.n_dropped) == (1497, 3)
 
 
-def test_a_column_that_is_missing_in_every_row_is_left_out_with_a_word(frame: pd.DataFrame) -> None:
+def test_a_column_without_any_value_is_left_out_with_a_warning(frame: pd.DataFrame) -> None:
     table = build_training_table(frame.assign(peer_influence_score=np.nan), TwinType.HCP, TARGET)
     assert "peer_influence_score" not in table.features
     assert "columns left out, no value in any row: peer_influence_score" in table.warnings
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e31])
-def test_an_endless_number_costs_a_column_of_the_users_own_and_a_default_feature_is_refused(
+def test_an_infinite_or_huge_number_excludes_a_user_column_and_is_refused_in_a_default_feature(
     frame: pd.DataFrame, value: float
 ) -> None:
-    mine = frame.assign(budget=np.where(frame.index == 7, value, 1.0 * frame.index))
-    table = build_training_table(mine, TwinType.HCP, TARGET)
+    with_budget = frame.assign(budget=np.where(frame.index == 7, value, 1.0 * frame.index))
+    table = build_training_table(with_budget, TwinType.HCP, TARGET)
     assert "budget" not in table.features
     assert "columns left out, infinite or larger than 1e+30 in some rows: budget" in table.warnings
     with pytest.raises(ValueError, match="'interaction_frequency' holds"):
-        build_training_table(frame.assign(interaction_frequency=mine["budget"]), TwinType.HCP, TARGET)
+        build_training_table(frame.assign(interaction_frequency=with_budget["budget"]), TwinType.HCP, TARGET)
 
 
-def test_repeated_rows_are_warned_of(frame: pd.DataFrame) -> None:
+def test_repeated_rows_cause_a_warning(frame: pd.DataFrame) -> None:
     twice = pd.concat([frame, frame.head(500)], ignore_index=True)
     assert any("25% of the rows repeat others" in warning for warning in build_training_table(twice, TwinType.HCP, TARGET).warnings)
     assert not any("repeat" in warning for warning in build_training_table(frame, TwinType.HCP, TARGET).warnings)
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "message"),
     [
         (lambda frame: frame.assign(**{TARGET: 0.1}), f"'{TARGET}' is 0.1 in every row: there is nothing to learn"),
         (
@@ -119,14 +121,14 @@ def test_repeated_rows_are_warned_of(frame: pd.DataFrame) -> None:
         (lambda frame: frame.head(999), "999 rows with a value of 'prescribing_change' are too few"),
     ],
 )
-def test_a_target_without_news_or_beyond_arithmetic_and_too_few_rows_are_refused(
-    frame: pd.DataFrame, change: Callable[[pd.DataFrame], pd.DataFrame], why: str
+def test_a_constant_or_huge_target_and_too_few_rows_are_refused(
+    frame: pd.DataFrame, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(ValueError, match=message):
         build_training_table(change(frame), TwinType.HCP, TARGET)
 
 
-def test_large_numbers_within_the_limit_are_learned_from(frame: pd.DataFrame) -> None:
-    generator, metrics = learned(frame.assign(budget=frame["interaction_frequency"] * 1e28))
+def test_large_numbers_within_the_limit_are_used(frame: pd.DataFrame) -> None:
+    generator, metrics = train(frame.assign(budget=frame["interaction_frequency"] * 1e28))
     assert np.isfinite(figures(generator, metrics)).all()
     assert generator.generate(100).frame["budget"].max() <= frame["interaction_frequency"].max() * 1e28

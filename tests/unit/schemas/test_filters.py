@@ -96,10 +96,8 @@ def test_equal_selections_have_one_canonical_form(tier, region, decile, random):
     filters = {"tier": tier, "region": region, "min_decile": decile}
     shuffled = list(filters.items())
     random.shuffle(shuffled)
-    shuffled_filters = {
-        key: random.sample(value, len(value)) if isinstance(value, list) else float(value) for key, value in shuffled
-    }
-    assert canonical_filters(TwinType.HCP, shuffled_filters) == canonical_filters(TwinType.HCP, filters)
+    reordered = {key: random.sample(value, len(value)) if isinstance(value, list) else float(value) for key, value in shuffled}
+    assert canonical_filters(TwinType.HCP, reordered) == canonical_filters(TwinType.HCP, filters)
     assert canonical_filters(TwinType.HCP, PopulationFilter(**filters)) == canonical_filters(TwinType.HCP, filters)
 
 

@@ -1,4 +1,4 @@
-"""Twins are learned from a table, look like it, obey filters and constraints, and refuse what they must not learn."""
+"""Twins of a trained generator resemble its table, satisfy filters and constraints; unusable tables are refused."""
 
 from dataclasses import replace
 from uuid import uuid5
@@ -30,7 +30,7 @@ def unseen() -> pd.DataFrame:
     return sample_table(TwinType.HCP, 4000, np.random.default_rng(99))
 
 
-def test_a_thousand_twins_are_distributed_like_providers_that_were_never_seen(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+def test_twins_have_the_distribution_of_unseen_providers(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
     twins = hcps.generate(1000).frame
     for name in ("years_experience", "total_patient_volume", "digital_engagement_score", "prescribing_change"):
         # the critical distance of a two-sample Kolmogorov-Smirnov test at one in a thousand
@@ -40,14 +40,14 @@ def test_a_thousand_twins_are_distributed_like_providers_that_were_never_seen(hc
     assert shares.abs().max() < 0.05
 
 
-def test_twins_keep_how_columns_hang_together(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+def test_twins_have_the_correlations_of_unseen_providers(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
     twins = hcps.generate(4000).frame
     names = ["decile", "total_patient_volume", "digital_engagement_score", "years_experience", "prescribing_change"]
     difference = (twins[names].corr("spearman") - unseen[names].corr("spearman")).abs()
     assert difference.to_numpy().max() < 0.1
 
 
-def test_the_expected_and_the_drawn_outcome_are_two_things(hcps: TwinGenerator) -> None:
+def test_drawn_outcomes_vary_more_than_expected_ones(hcps: TwinGenerator) -> None:
     twins = hcps.generate(2000).frame
     assert twins["baseline_behavior"].std() < twins["prescribing_change"].std()
     assert twins["baseline_behavior"].mean() == pytest.approx(twins["prescribing_change"].mean(), abs=0.01)
@@ -76,7 +76,7 @@ def test_domain_constraints_hold_in_every_row(twin_type: TwinType) -> None:
         np.testing.assert_allclose(frame[ratio.name], frame[ratio.numerator] / frame[ratio.denominator])
 
 
-def test_a_filter_is_obeyed_by_every_twin_and_tells_how_many_real_rows_stand_behind_it(hcps: TwinGenerator) -> None:
+def test_a_filter_holds_for_every_twin_and_its_real_rows_are_counted(hcps: TwinGenerator) -> None:
     population = hcps.generate(500, {"specialty": ["oncology", "hematology"], "tier": [1, 2], "min_decile": 7, "max_decile": 9})
     frame = population.frame
     assert set(frame["specialty"]) <= {"oncology", "hematology"}
@@ -89,12 +89,12 @@ def test_a_filter_is_obeyed_by_every_twin_and_tells_how_many_real_rows_stand_beh
     assert population.real_rows == expected.sum()
 
 
-def test_a_filter_nobody_matches_is_refused_with_a_filter_that_somebody_does(hcps: TwinGenerator) -> None:
+def test_a_filter_without_real_rows_is_refused_with_the_available_values(hcps: TwinGenerator) -> None:
     with pytest.raises(EmptyFilter, match=r"no real row matches .*specialty.* one of .*primary_care"):
         hcps.generate(100, {"specialty": ["astrology"]})
 
 
-def test_a_filter_on_what_the_twins_lack_is_refused(hcps: TwinGenerator) -> None:
+def test_a_filter_on_a_missing_column_is_refused(hcps: TwinGenerator) -> None:
     with pytest.raises(ValueError, match="hcp twins cannot be filtered by 'shoe_size'"):
         hcps.generate(100, {"shoe_size": [44]})
     few = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
@@ -119,15 +119,13 @@ def test_the_same_table_settings_and_seed_give_the_same_model_and_twins_bit_for_
     assert trained(seed=1).model.card.model_id != hcps.model.card.model_id
 
 
-def test_a_model_taken_apart_and_put_together_says_the_same_bit_for_bit(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+def test_a_model_restored_from_its_parts_is_the_same_bit_for_bit(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
     again = TwinModel.from_parts(hcps.model.to_parts())
     np.testing.assert_array_equal(again.predict(unseen), hcps.predict(unseen))
     pd.testing.assert_frame_equal(again.generate(200).frame, hcps.generate(200).frame, check_exact=True)
 
 
-def test_a_model_that_was_stored_with_one_group_of_scores_still_says_its_intervals(
-    hcps: TwinGenerator, unseen: pd.DataFrame
-) -> None:
+def test_a_model_stored_with_one_group_of_scores_still_predicts_intervals(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
     parts = hcps.model.to_parts()
     arrays = {name: array for name, array in parts.arrays.items() if not name.startswith("conformal_")}
     scores = np.sort(np.concatenate(hcps.model.conformal.scores))
@@ -137,7 +135,7 @@ def test_a_model_that_was_stored_with_one_group_of_scores_still_says_its_interva
     assert inside.mean() == pytest.approx(0.95, abs=0.02)
 
 
-def test_a_model_that_was_stored_before_outcomes_were_adjusted_draws_them_as_it_did(hcps: TwinGenerator) -> None:
+def test_a_model_stored_without_adjustment_draws_unadjusted_outcomes(hcps: TwinGenerator) -> None:
     parts = hcps.model.to_parts()
     arrays = {name: array for name, array in parts.arrays.items() if name != "expected"}
     meta = {name: value for name, value in parts.meta.items() if name != "adjusted_share"}
@@ -147,20 +145,20 @@ def test_a_model_that_was_stored_before_outcomes_were_adjusted_draws_them_as_it_
     assert older.assess(seed=3).n_held_out == 500
 
 
-def test_drawn_outcomes_are_adjusted_by_a_share_of_what_a_model_that_saw_neither_expects(hcps: TwinGenerator) -> None:
+def test_drawn_outcomes_are_adjusted_by_a_share_of_out_of_fold_differences(hcps: TwinGenerator) -> None:
     model, source = hcps.model, sample_table(TwinType.HCP, 2500, np.random.default_rng(1))
     assert 0 < model.adjustment.share < 1
     actual = source["prescribing_change"].to_numpy()
-    of_fold = np.corrcoef(model.adjustment.expected, actual)[0, 1]
-    assert of_fold == pytest.approx(model.card.metrics.fidelity)
-    assert np.corrcoef(model.predict(source), actual)[0, 1] > of_fold + 0.02
+    out_of_fold = np.corrcoef(model.adjustment.expected, actual)[0, 1]
+    assert out_of_fold == pytest.approx(model.card.metrics.fidelity)
+    assert np.corrcoef(model.predict(source), actual)[0, 1] > out_of_fold + 0.02
     drawn, twins = model.joint.sample(2000, rng=np.random.default_rng(0)), model.generate(2000, seed=0).frame
-    by = twins["baseline_behavior"] - model.adjustment.expected[drawn.donors]
-    wanted = (drawn.frame["prescribing_change"] + model.adjustment.share * by).clip(actual.min(), actual.max())
-    np.testing.assert_allclose(twins["prescribing_change"], wanted, atol=1e-9)
+    difference = twins["baseline_behavior"] - model.adjustment.expected[drawn.donors]
+    adjusted = (drawn.frame["prescribing_change"] + model.adjustment.share * difference).clip(actual.min(), actual.max())
+    np.testing.assert_allclose(twins["prescribing_change"], adjusted, atol=1e-9)
 
 
-def test_every_population_tells_how_real_its_model_makes_twins_look_to_rows_held_out(hcps: TwinGenerator) -> None:
+def test_every_population_has_the_realism_report_of_its_model(hcps: TwinGenerator) -> None:
     realism = hcps.generate(10, {"min_decile": 8}).realism
     assert realism is not None
     assert realism.n_held_out == 500
@@ -171,14 +169,14 @@ def test_every_population_tells_how_real_its_model_makes_twins_look_to_rows_held
     assert TwinModel.from_parts(hcps.model.to_parts()).generate(10).realism == realism
 
 
-def test_twins_have_ids_of_their_population_and_tell_of_their_model(hcps: TwinGenerator) -> None:
+def test_twins_have_ids_of_their_population_and_metadata_of_their_model(hcps: TwinGenerator) -> None:
     population = hcps.generate(100)
     assert population.twins[7].twin_id == uuid5(population.population_id, "7")
     assert population.twins[7].metadata["model_fidelity"] == hcps.model.card.metrics.fidelity
     assert population.twins[7].features["specialty"] == population.frame["specialty"][7]
 
 
-def test_a_weak_forest_is_held_against_boosting_and_both_scores_are_kept() -> None:
+def test_a_weak_forest_is_compared_with_boosting_and_both_scores_are_stored() -> None:
     rng = np.random.default_rng(3)
     frame = pd.DataFrame({"decile": rng.integers(1, 11, 1500), "prescribing_change": rng.normal(0, 1, 1500)})
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
@@ -187,7 +185,7 @@ def test_a_weak_forest_is_held_against_boosting_and_both_scores_are_kept() -> No
     assert any("R2 on unseen rows" in warning and "add specialty" in warning for warning in metrics.warnings)
 
 
-def test_a_good_forest_is_kept_as_the_brief_asks(hcps: TwinGenerator) -> None:
+def test_a_good_forest_is_selected_with_the_specified_hyperparameters(hcps: TwinGenerator) -> None:
     assert hcps.model.card.model_type == "RandomForest"
     settings = hcps.model.card.hyperparameters
     assert {name: settings[name] for name in ("n_estimators", "max_depth", "min_samples_split", "min_samples_leaf")} == {
@@ -240,7 +238,7 @@ def test_an_impossible_value_is_refused_by_name() -> None:
         TwinGenerator(TwinType.HCP, Brand.KISQALI).train(frame.assign(practice_size="many"))
 
 
-def test_a_column_that_cannot_be_a_feature_is_left_out_with_a_word() -> None:
+def test_an_unusable_column_is_left_out_with_a_warning() -> None:
     frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(5))
     frame = frame.assign(seen_on=pd.Timestamp("2026-01-01"), note=[f"note {row}" for row in range(1200)], empty=None)
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
@@ -249,26 +247,26 @@ def test_a_column_that_cannot_be_a_feature_is_left_out_with_a_word() -> None:
     assert any("fell back to the default features without seen_on, note" in warning for warning in metrics.warnings)
 
 
-def test_gaps_and_unknown_levels_have_a_place(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+def test_gaps_and_unknown_levels_are_predicted(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
     odd = unseen.head(3).assign(specialty=["veterinary", None, "oncology"], practice_size=[np.nan, 1, 2])
     assert np.isfinite(hcps.predict(odd)).all()
     assert np.isfinite(hcps.predict(pd.DataFrame({"decile": [5]}))).all()
 
 
-def test_nothing_is_generated_before_anything_was_learned() -> None:
+def test_generating_before_training_is_refused() -> None:
     with pytest.raises(NotTrained, match="call train"):
         TwinGenerator(TwinType.HCP, Brand.KISQALI).generate(10)
 
 
-def test_saving_needs_a_registry_and_gives_the_model_to_it(hcps: TwinGenerator) -> None:
+def test_saving_needs_a_registry_and_stores_the_model_in_it(hcps: TwinGenerator) -> None:
     with pytest.raises(ValueError, match="has no registry"):
         hcps.save_to_registry()
-    kept: list[TwinModel] = []
+    saved: list[TwinModel] = []
 
-    class Shelf:
+    class InMemoryRegistry:
         def save(self, model: TwinModel) -> None:
-            kept.append(model)
+            saved.append(model)
 
-    generator = trained(n=1200, registry=Shelf())
+    generator = trained(n=1200, registry=InMemoryRegistry())
     assert generator.save_to_registry() == generator.model.card.model_id
-    assert kept == [generator.model]
+    assert saved == [generator.model]

@@ -22,49 +22,49 @@ EDGES = (
 )
 
 
-def chosen(*more: tuple[str, str], without: tuple[str, ...] = ()) -> FeatureSelection:
+def select(*more: tuple[str, str], without: tuple[str, ...] = ()) -> FeatureSelection:
     graph = CausalGraph(treatment="contact", edges=(*EDGES, *more))
     return select_features(graph, "sales", [name for name in OBSERVED if name not in without])
 
 
 def test_confounders_and_causes_of_the_outcome_are_kept_effects_and_instruments_are_not() -> None:
-    found = chosen()
-    assert found.kept == ("age", "region", "mood")
-    assert found.adjustment == ("age",)
-    assert found.outcome_parents == ("age", "region")
-    assert found.undeclared == ("mood",)
-    assert set(found.dropped) == {"capacity", "budget", "visits", "next_year"}
-    assert found.dropped["visits"] == "an effect of contact"
-    assert found.dropped["next_year"] == "an effect of contact"
-    assert found.dropped["budget"] == "an instrument: acts on sales through contact only"
+    selection = select()
+    assert selection.kept == ("age", "region", "mood")
+    assert selection.adjustment == ("age",)
+    assert selection.outcome_parents == ("age", "region")
+    assert selection.undeclared == ("mood",)
+    assert set(selection.dropped) == {"capacity", "budget", "visits", "next_year"}
+    assert selection.dropped["visits"] == "an effect of contact"
+    assert selection.dropped["next_year"] == "an effect of contact"
+    assert selection.dropped["budget"] == "an instrument: acts on sales through contact only"
 
 
-def test_a_cause_of_the_treatment_that_shares_a_cause_with_the_outcome_closes_its_path_when_the_cause_is_unseen() -> None:
+def test_with_an_unobserved_common_cause_a_column_on_its_path_closes_the_backdoor() -> None:
     """capacity <- wealth -> sales: with wealth unobserved, capacity or budget has to be adjusted for (Pearl 2009, 3.3)."""
-    found = chosen(("wealth", "capacity"), ("wealth", "sales"))
-    assert found.adjustment in {("age", "budget"), ("age", "capacity")}
-    assert set(found.adjustment) <= set(found.kept)
+    selection = select(("wealth", "capacity"), ("wealth", "sales"))
+    assert selection.adjustment in {("age", "budget"), ("age", "capacity")}
+    assert set(selection.adjustment) <= set(selection.kept)
 
 
 def test_a_collider_is_not_adjusted_for() -> None:
     """M-bias: age <- u -> mood <- v -> sales leaves nothing open until mood is conditioned on."""
-    found = chosen(("u", "contact"), ("u", "mood"), ("v", "mood"), ("v", "sales"))
-    assert found.adjustment == ("age",)
+    selection = select(("u", "contact"), ("u", "mood"), ("v", "mood"), ("v", "sales"))
+    assert selection.adjustment == ("age",)
 
 
-def test_an_unseen_confounder_is_named() -> None:
-    found = chosen(without=("age",))
-    assert found.adjustment is None
-    assert found.lacking == ("age",)
+def test_an_unobserved_confounder_is_reported_as_lacking() -> None:
+    selection = select(without=("age",))
+    assert selection.adjustment is None
+    assert selection.lacking == ("age",)
 
 
-def test_impossible_graphs_are_refused_by_what_is_wrong() -> None:
+def test_invalid_graphs_are_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="'coupon' is in no edge"):
         CausalGraph(treatment="coupon", edges=EDGES)
     with pytest.raises(ValueError, match="has no 'profit', the outcome"):
         select_features(CausalGraph(treatment="contact", edges=EDGES), "profit", OBSERVED)
     with pytest.raises(ValueError, match=r"cycle: .*sales"):
-        chosen(("sales", "age"))
+        select(("sales", "age"))
     with pytest.raises(ValueError, match="leaves no feature of 'sales': visits is an effect of contact"):
         select_features(CausalGraph(treatment="contact", edges=EDGES), "sales", ["visits"])
 
@@ -72,13 +72,13 @@ def test_impossible_graphs_are_refused_by_what_is_wrong() -> None:
 @pytest.mark.parametrize("twin_type", TwinType)
 def test_features_of_the_catalogue_close_every_backdoor_of_its_graph_and_none_is_an_effect(twin_type: TwinType) -> None:
     entry = TWIN_TYPES[twin_type]
-    found = select_features(CAUSAL_GRAPHS[twin_type], entry.default_target.name, list(entry.by_name))
-    assert found.adjustment
-    assert found.kept == tuple(entry.by_name)
-    assert not found.undeclared
+    selection = select_features(CAUSAL_GRAPHS[twin_type], entry.default_target.name, list(entry.by_name))
+    assert selection.adjustment
+    assert selection.kept == tuple(entry.by_name)
+    assert not selection.undeclared
 
 
-def test_what_the_graph_drops_stays_a_column_of_the_twins_but_does_not_move_the_expected_outcome() -> None:
+def test_a_dropped_column_stays_in_the_twins_but_does_not_change_the_expected_outcome() -> None:
     frame = sample_table(TwinType.HCP, 1500, np.random.default_rng(0))
     leaking = frame.assign(next_year_claims=frame["prescribing_change"] * 100 + 500)
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, model_type="RandomForest", n_jobs=1)
@@ -92,7 +92,7 @@ def test_what_the_graph_drops_stays_a_column_of_the_twins_but_does_not_move_the_
     np.testing.assert_array_equal(generator.predict(rows), generator.predict(rows.assign(next_year_claims=0.0)))
 
 
-def test_who_knows_better_hands_in_a_graph_of_their_own() -> None:
+def test_a_user_can_pass_another_graph() -> None:
     frame = sample_table(TwinType.HCP, 1200, np.random.default_rng(0))[["decile", "specialty", "prescribing_change"]]
     graph = CausalGraph(
         treatment="visit", edges=(("specialty", "visit"), ("visit", "prescribing_change"), ("decile", "prescribing_change"))

@@ -16,7 +16,7 @@ from schemas.twin_types import Brand, TwinType
 PRESCRIBERS = Path(__file__).resolve().parents[5] / "shared" / "data" / "hcp_partd_2013_2014.csv.gz"
 
 
-def hard_and_easy(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def simulate_residuals(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Features, and residuals whose size grows twentyfold along the first of them."""
     rng = np.random.default_rng(seed)
     features = rng.uniform(size=(n, 3))
@@ -24,23 +24,23 @@ def hard_and_easy(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def judged() -> tuple[Conformal, np.ndarray, np.ndarray]:
-    features, residuals = hard_and_easy(6000, 1)
-    unseen, actual = hard_and_easy(20_000, 2)
+def fitted() -> tuple[Conformal, np.ndarray, np.ndarray]:
+    features, residuals = simulate_residuals(6000, 1)
+    unseen, actual = simulate_residuals(20_000, 2)
     conformal = fit_conformal(features, residuals, seed=0)
     return conformal, unseen, np.abs(actual)
 
 
 @settings(max_examples=100, deadline=None)
 @given(n=st.integers(1, 400), level=st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99]))
-def test_the_quantile_is_the_smallest_score_that_enough_of_the_others_and_a_new_one_stay_below(n: int, level: float) -> None:
+def test_the_quantile_is_the_smallest_score_with_the_required_rank(n: int, level: float) -> None:
     quantile = conformal_quantile(np.arange(1, n + 1), level)
     assert quantile == np.inf or quantile / (n + 1) >= level - 1e-9
     assert quantile == np.inf or (quantile - 1) / (n + 1) < level
     assert (quantile == np.inf) == (n / (n + 1) < level - 1e-9)
 
 
-def test_coverage_of_exchangeable_scores_has_the_distribution_of_the_theorem() -> None:
+def test_coverage_of_exchangeable_scores_has_a_beta_binomial_distribution() -> None:
     """With n scores, hits among m new ones follow a beta-binomial: mean k / (n + 1), k the rank of the quantile (Vovk 2012)."""
     n, m, level = 199, 500, 0.9
     rng = np.random.default_rng(0)
@@ -51,23 +51,23 @@ def test_coverage_of_exchangeable_scores_has_the_distribution_of_the_theorem() -
     assert np.std(hits) == pytest.approx(law.std(), rel=0.2)
 
 
-def test_intervals_cover_95_percent_of_unseen_outcomes(judged: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
-    conformal, unseen, size = judged
+def test_intervals_cover_95_percent_of_unseen_outcomes(fitted: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
+    conformal, unseen, size = fitted
     assert (size <= conformal.half_width(unseen, 0.95)).mean() == pytest.approx(0.95, abs=0.015)
     assert conformal.coverage(0.95) == pytest.approx(0.95, abs=1e-3)
 
 
-def test_easy_and_hard_rows_are_covered_alike(judged: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
-    conformal, unseen, size = judged
+def test_easy_and_hard_rows_have_the_same_coverage(fitted: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
+    conformal, unseen, size = fitted
     tenth = np.floor(unseen[:, 0] * 10).astype(int)
     inside = size <= conformal.half_width(unseen, 0.95)
     assert (np.bincount(tenth, inside) / np.bincount(tenth)).min() > 0.92
-    constant = conformal_quantile(np.abs(hard_and_easy(6000, 1)[1]), 0.95)
+    constant = conformal_quantile(np.abs(simulate_residuals(6000, 1)[1]), 0.95)
     assert (np.bincount(tenth, size <= constant) / np.bincount(tenth)).min() < 0.85
 
 
-def test_rows_whose_tails_differ_with_their_difficulty_are_covered_alike() -> None:
-    """Hard rows err rarely and far: one quantile for all would cover too few of them, and too many of the others."""
+def test_rows_whose_tails_differ_with_their_difficulty_have_the_same_coverage() -> None:
+    """Hard rows have rare large residuals: one common quantile covers too few of them and too many of the others."""
 
     def table(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -75,21 +75,21 @@ def test_rows_whose_tails_differ_with_their_difficulty_are_covered_alike() -> No
         tails = np.where(features[:, 0] < 0.8, rng.normal(size=n), 2 * rng.standard_t(2, n))
         return features, tails
 
-    known, residuals = table(10_000, 1)
+    training, residuals = table(10_000, 1)
     unseen, actual = table(100_000, 2)
-    conformal, size = fit_conformal(known, residuals, seed=0), np.abs(actual)
+    conformal, size = fit_conformal(training, residuals, seed=0), np.abs(actual)
     half = conformal.half_width(unseen, 0.95)
     tenth = pd.qcut(half, 10, labels=False)
     assert len(conformal.scores) == 5
     assert pd.Series(size <= half).groupby(tenth).mean().between(0.93, 0.97).all()
-    together = conformal_quantile(np.concatenate(conformal.scores), 0.95)
-    alone = size <= Conformal(conformal.difficulty, conformal.floor, np.empty(0), [np.array([together] * 100)]).half_width(
+    pooled_quantile = conformal_quantile(np.concatenate(conformal.scores), 0.95)
+    pooled = size <= Conformal(conformal.difficulty, conformal.floor, np.empty(0), [np.array([pooled_quantile] * 100)]).half_width(
         unseen, 0.95
     )
-    assert pd.Series(alone).groupby(tenth).mean().min() < 0.9
+    assert pd.Series(pooled).groupby(tenth).mean().min() < 0.9
 
 
-def test_groups_are_of_rows_enough_and_keep_those_together_that_are_equally_hard() -> None:
+def test_groups_have_enough_rows_and_equal_difficulty_is_never_split() -> None:
     rng = np.random.default_rng(0)
     assert len(fit_conformal(rng.uniform(size=(500, 2)), rng.normal(size=500), seed=0).scores) == 1
     assert len(fit_conformal(rng.uniform(size=(1100, 2)), rng.normal(size=1100), seed=0).scores) == 3
@@ -98,39 +98,39 @@ def test_groups_are_of_rows_enough_and_keep_those_together_that_are_equally_hard
     assert _edges(np.arange(3000.0)).tolist() == [600.0, 1200.0, 1800.0, 2400.0]
 
 
-def test_intervals_are_on_average_no_wider_than_those_of_one_width(judged: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
-    conformal, unseen, _ = judged
-    constant = conformal_quantile(np.abs(hard_and_easy(6000, 1)[1]), 0.95)
+def test_intervals_are_on_average_no_wider_than_constant_ones(fitted: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
+    conformal, unseen, _ = fitted
+    constant = conformal_quantile(np.abs(simulate_residuals(6000, 1)[1]), 0.95)
     assert conformal.half_width(unseen, 0.95).mean() <= constant
 
 
-def test_a_higher_level_is_a_wider_interval(judged: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
-    conformal, unseen, _ = judged
+def test_a_higher_level_gives_a_wider_interval(fitted: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
+    conformal, unseen, _ = fitted
     widths = np.stack([conformal.half_width(unseen[:50], level) for level in (0.5, 0.8, 0.95, 0.99)])
     assert (np.diff(widths, axis=0) > 0).all()
 
 
-def test_residuals_that_are_all_zero_give_intervals_of_almost_no_width() -> None:
+def test_zero_residuals_give_intervals_of_almost_no_width() -> None:
     features = np.random.default_rng(0).uniform(size=(500, 2))
     assert fit_conformal(features, np.zeros(500), seed=0).half_width(features, 0.95).max() < 1e-9
 
 
-def test_a_level_that_the_scores_cannot_promise_is_refused(judged: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
-    few = Conformal(judged[0].difficulty, 0.1, np.empty(0), [np.arange(1.0, 11.0)])
+def test_a_level_that_needs_more_scores_is_refused(fitted: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
+    few = Conformal(fitted[0].difficulty, 0.1, np.empty(0), [np.arange(1.0, 11.0)])
     with pytest.raises(ValueError, match=r"10 scores are too few for an interval at level 0.95"):
-        few.half_width(judged[1], 0.95)
+        few.half_width(fitted[1], 0.95)
 
 
-@pytest.mark.skipif(not PRESCRIBERS.exists(), reason="the table of real prescribers is not at hand")
-def test_on_real_prescribers_intervals_cover_unseen_rows_evenly_and_are_narrower_than_one_width() -> None:
+@pytest.mark.skipif(not PRESCRIBERS.exists(), reason="the table of real prescribers is not available")
+def test_on_real_prescribers_intervals_cover_unseen_rows_evenly_and_are_narrower_than_constant_ones() -> None:
     table = pd.read_csv(PRESCRIBERS)
     columns = ["specialty", "grad_year", "bene_count", "total_claims", "total_drug_cost", "total_day_supply", "brand_claims"]
     frame = table[[f"{name}_2013" for name in columns]].set_axis(columns, axis=1)
     frame["prescribing_change"] = table["total_claims_2014"] / table["total_claims_2013"] - 1
     order = np.random.default_rng(7).permutation(len(frame))
-    known, unseen = frame.iloc[order[:8000]], frame.iloc[order[8000:20_000]]
+    training, unseen = frame.iloc[order[:8000]], frame.iloc[order[8000:20_000]]
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, model_type="RandomForest")
-    generator.train(known)
+    generator.train(training)
     lower, upper = generator.predict_interval(unseen)
     inside = (unseen["prescribing_change"] >= lower) & (unseen["prescribing_change"] <= upper)
     tenth = pd.qcut(upper - lower, 10, labels=False)

@@ -1,4 +1,4 @@
-"""Drawn outcomes follow expected ones as far as real rows follow them beyond their donors, and stay what outcomes can be."""
+"""Drawn outcomes are adjusted by a share of expected differences, and stay in the range and on the grid of real outcomes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ROWS = 4000
 
 
 def mean_sales(calls: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What sales are on average: a wave too short for the leaves of one tree."""
+    """Average sales: a wave too short for the leaves of one tree."""
     return np.sin(12 * calls)
 
 
-def own_expectation(real: pd.DataFrame) -> npt.NDArray[np.float64]:
+def expected_sales(real: pd.DataFrame) -> npt.NDArray[np.float64]:
     return mean_sales(real["calls"].to_numpy())
 
 
@@ -39,8 +39,10 @@ def joint(real: pd.DataFrame) -> JointModel:
     return fit_joint(real, categorical=[], last="sales", rng=np.random.default_rng(1))
 
 
-def test_twins_follow_what_is_expected_of_them_and_keep_the_noise_of_their_donors(real: pd.DataFrame, joint: JointModel) -> None:
-    adjustment = fit_adjustment(joint, own_expectation(real), np.random.default_rng(2))
+def test_adjusted_outcomes_follow_the_expected_ones_and_keep_the_noise_of_their_donors(
+    real: pd.DataFrame, joint: JointModel
+) -> None:
+    adjustment = fit_adjustment(joint, expected_sales(real), np.random.default_rng(2))
     sampled = joint.sample(ROWS, rng=np.random.default_rng(3))
     expected = mean_sales(sampled.frame["calls"].to_numpy())
     plain, adjusted = sampled.frame["sales"], adjustment.adjust(joint, sampled, expected).frame["sales"]
@@ -51,14 +53,14 @@ def test_twins_follow_what_is_expected_of_them_and_keep_the_noise_of_their_donor
     assert np.corrcoef(adjusted, expected)[0, 1] > np.corrcoef(plain, expected)[0, 1]
 
 
-def test_an_expectation_that_knows_nothing_moves_nothing(joint: JointModel) -> None:
+def test_an_uninformative_expectation_has_a_share_near_zero(joint: JointModel) -> None:
     rng = np.random.default_rng(4)
     # the slope on pure noise has a standard error of the outcome's deviation, 0.77, over sqrt(ROWS)
     assert fit_adjustment(joint, rng.normal(size=ROWS), rng).share < 0.05
     assert fit_adjustment(joint, np.full(ROWS, 0.2), rng).share == 0.0
 
 
-def test_where_a_leaf_knows_all_that_is_expected_the_share_is_small() -> None:
+def test_the_share_is_small_where_the_tree_explains_the_expected_outcome() -> None:
     rng = np.random.default_rng(5)
     step = rng.integers(0, 3, ROWS).astype(float)
     frame = pd.DataFrame({"step": step, "sales": step + rng.normal(0, 0.1, ROWS)})
@@ -67,19 +69,19 @@ def test_where_a_leaf_knows_all_that_is_expected_the_share_is_small() -> None:
     assert fit_adjustment(joint, step + rng.normal(0, 0.1, ROWS), rng).share < 0.1
 
 
-def test_every_adjusted_outcome_belongs_to_the_donor_that_the_row_names(real: pd.DataFrame, joint: JointModel) -> None:
+def test_every_adjusted_outcome_comes_from_the_reported_donor(real: pd.DataFrame, joint: JointModel) -> None:
     sampled = joint.sample(500, rng=np.random.default_rng(6), allowed={"calls": lambda values: values < 1})
     assert (sampled.frame["calls"] < 1).all()
     own = real["sales"].to_numpy()[sampled.donors]
     # values lie between the midpoints to a donor's neighbours, and half of 4,000 standard normals lie closer than 0.001
     assert np.median(np.abs(sampled.frame["sales"] - own)) < 0.002
-    moved = DonorAdjustment(own_expectation(real), 1.0).adjust(joint, sampled, np.zeros(500)).frame["sales"]
+    moved = DonorAdjustment(expected_sales(real), 1.0).adjust(joint, sampled, np.zeros(500)).frame["sales"]
     low, high = real["sales"].min(), real["sales"].max()
-    np.testing.assert_allclose(moved, np.clip(sampled.frame["sales"] - own_expectation(real)[sampled.donors], low, high))
+    np.testing.assert_allclose(moved, np.clip(sampled.frame["sales"] - expected_sales(real)[sampled.donors], low, high))
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.sampled_from(["continuous", "whole", "tenths", "mass", "flag"]))
-def test_outcomes_stay_in_their_range_on_their_grid_and_point_masses_stay_what_they_are(seed: int, share: float, kind: str) -> None:
+def test_outcomes_stay_in_range_and_on_their_grid_and_point_masses_do_not_change(seed: int, share: float, kind: str) -> None:
     rng = np.random.default_rng(seed)
     values = outcomes(kind, rng)
     column = fit_marginal(pd.Series(values, name="sales"), categorical=False)
@@ -101,12 +103,12 @@ def outcomes(kind: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.where(rng.random(600) < 0.3, 0.0, drawn) if kind == "mass" else drawn
 
 
-def test_threads_find_the_same_share(real: pd.DataFrame, joint: JointModel) -> None:
-    alone, together = (fit_adjustment(joint, own_expectation(real), np.random.default_rng(9), n_jobs).share for n_jobs in (1, 2))
+def test_the_share_does_not_depend_on_the_number_of_threads(real: pd.DataFrame, joint: JointModel) -> None:
+    alone, together = (fit_adjustment(joint, expected_sales(real), np.random.default_rng(9), n_jobs).share for n_jobs in (1, 2))
     assert alone == together
 
 
-def test_whole_numbers_stay_whole_in_the_frames_own_dtype() -> None:
+def test_whole_numbers_keep_their_dtype() -> None:
     rng = np.random.default_rng(7)
     calls = rng.uniform(0, 9, 2000)
     frame = pd.DataFrame({"calls": calls, "visits": rng.poisson(20 + 3 * calls)})
@@ -119,7 +121,7 @@ def test_whole_numbers_stay_whole_in_the_frames_own_dtype() -> None:
     assert sampled.frame is not adjusted.frame
 
 
-def test_a_level_that_one_half_of_the_rows_lacks_is_no_obstacle() -> None:
+def test_a_level_that_one_half_of_the_rows_lacks_is_accepted() -> None:
     rng = np.random.default_rng(8)
     level = np.array(["a", "b"] * 400)
     level[17] = "seen once"

@@ -16,29 +16,27 @@ from schemas import TWIN_TYPES, TwinType
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 400), columns=st.integers(1, 5), trees=st.integers(1, 7), seed=st.integers(0, 999))
-def test_rows_walked_in_another_order_are_told_the_same_mean_bit_for_bit(n: int, columns: int, trees: int, seed: int) -> None:
+def test_the_mean_equals_that_of_scikit_learn_bit_for_bit(n: int, columns: int, trees: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    known = rng.normal(size=(100, columns)).round(1)
-    forest = RandomForestRegressor(trees, random_state=seed).fit(known, known.sum(axis=1) + rng.normal(size=100))
+    training = rng.normal(size=(100, columns)).round(1)
+    forest = RandomForestRegressor(trees, random_state=seed).fit(training, training.sum(axis=1) + rng.normal(size=100))
     rows = rng.normal(size=(n, columns))
     np.testing.assert_array_equal(forest_mean(forest, rows), forest.predict(rows))
 
 
 @pytest.mark.parametrize("processors", [1, 2, 3, 64])
-def test_however_many_threads_share_the_rows_the_mean_is_the_same_bit_for_bit(
-    processors: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mean_does_not_depend_on_the_number_of_threads(processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.twins.forests.cpu_count", lambda: processors)
     rng = np.random.default_rng(0)
-    known = rng.normal(size=(500, 4))
-    forest = RandomForestRegressor(20, random_state=0).fit(known, known.sum(axis=1) + rng.normal(size=500))
+    training = rng.normal(size=(500, 4))
+    forest = RandomForestRegressor(20, random_state=0).fit(training, training.sum(axis=1) + rng.normal(size=500))
     rows = rng.normal(size=(4 * ROWS_PER_THREAD + 7, 4))
     np.testing.assert_array_equal(forest_mean(forest, rows), forest.predict(rows))
 
 
 @pytest.mark.parametrize("twin_type", TwinType)
 @pytest.mark.parametrize("model_type", ["RandomForest", "HistGradientBoosting"])
-def test_rows_are_encoded_and_predicted_as_the_pipeline_does_bit_for_bit(twin_type: TwinType, model_type: str) -> None:
+def test_rows_are_encoded_and_predicted_as_by_the_pipeline_bit_for_bit(twin_type: TwinType, model_type: str) -> None:
     frame = with_gaps(sample_table(twin_type, 1300, np.random.default_rng(3)))
     table = build_training_table(frame, twin_type, TWIN_TYPES[twin_type].default_target.name)
     model = fit_outcome_model(table, model_type, n_jobs=1, seed=0)
@@ -50,13 +48,13 @@ def test_rows_are_encoded_and_predicted_as_the_pipeline_does_bit_for_bit(twin_ty
     np.testing.assert_array_equal(predict_outcome(model, encode_features(model, features)), model.predict(features))
 
 
-def test_a_feature_that_a_table_lacks_is_encoded_like_one_that_is_missing_in_every_row() -> None:
+def test_a_feature_that_a_table_lacks_is_encoded_as_missing_in_every_row() -> None:
     frame = with_gaps(sample_table(TwinType.HCP, 1300, np.random.default_rng(3)))
     table = build_training_table(frame, TwinType.HCP, "prescribing_change")
     model = fit_outcome_model(table, "RandomForest", n_jobs=1, seed=0)
     lacking, empty = frame.drop(columns=["specialty", "decile"]), frame.assign(specialty=None, decile=None)
-    one, other = (encode_features(model, feature_frame(each, table.kinds, TwinType.HCP)) for each in (lacking, empty))
-    np.testing.assert_array_equal(one, other)
+    encoded, encoded_empty = (encode_features(model, feature_frame(rows, table.kinds, TwinType.HCP)) for rows in (lacking, empty))
+    np.testing.assert_array_equal(encoded, encoded_empty)
 
 
 def with_gaps(frame: pd.DataFrame) -> pd.DataFrame:

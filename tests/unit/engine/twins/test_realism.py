@@ -27,54 +27,54 @@ def test_identical_samples_score_one_and_disjoint_ones_zero() -> None:
 
 def test_numbers_are_scored_by_the_kolmogorov_smirnov_distance_of_scipy() -> None:
     rng = np.random.default_rng(0)
-    one, other = rng.normal(size=400), rng.normal(0.4, 1, 300)
-    score = column_score(pd.Series(one), pd.Series(other), categorical=False)
-    assert score == pytest.approx(1 - ks_2samp(one, other).statistic)
+    synthetic, real = rng.normal(size=400), rng.normal(0.4, 1, 300)
+    score = column_score(pd.Series(synthetic), pd.Series(real), categorical=False)
+    assert score == pytest.approx(1 - ks_2samp(synthetic, real).statistic)
 
 
-def test_a_wrong_share_of_gaps_costs_its_size() -> None:
+def test_a_wrong_share_of_gaps_lowers_the_score_by_its_size() -> None:
     full, gappy = pd.Series(np.arange(100.0)), pd.Series(np.arange(100.0)).where(lambda x: x >= 30)
     assert column_score(gappy, full, categorical=False) == pytest.approx(0.7)
-    words = pd.Series(["a"] * 100)
-    assert column_score(words.where(np.arange(100) >= 30, None), words, categorical=True) == pytest.approx(0.7)
+    levels = pd.Series(["a"] * 100)
+    assert column_score(levels.where(np.arange(100) >= 30, None), levels, categorical=True) == pytest.approx(0.7)
 
 
-def test_associations_are_those_of_the_textbook() -> None:
+def test_associations_equal_their_closed_forms() -> None:
     frame = people(4000, 1)
-    found = association(frame, ["group"])
-    assert found["volume", "spend"] == pytest.approx(spearmanr(frame["volume"], frame["spend"]).statistic)
-    assert found["group", "age"] == pytest.approx(np.sqrt(50 / 9 / (100 + 50 / 9)), abs=0.04)  # eta^2 = between / total variance
+    strength = association(frame, ["group"])
+    assert strength["volume", "spend"] == pytest.approx(spearmanr(frame["volume"], frame["spend"]).statistic)
+    assert strength["group", "age"] == pytest.approx(np.sqrt(50 / 9 / (100 + 50 / 9)), abs=0.04)  # eta^2 = between / total variance
     same = association(frame.assign(twin=frame["group"]), ["group", "twin"])
     assert same["group", "twin"] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_bias_corrected_measures_find_nothing_where_nothing_is() -> None:
+def test_bias_corrected_measures_are_near_zero_without_association() -> None:
     rng = np.random.default_rng(2)
     frame = pd.DataFrame(
         {"a": rng.integers(0, 40, 500).astype(str), "b": rng.integers(0, 40, 500).astype(str), "x": rng.normal(size=500)}
     )
-    found = association(frame, ["a", "b"])
-    assert found["a", "b"] < 0.08
-    assert found["a", "x"] < 0.15
+    strength = association(frame, ["a", "b"])
+    assert strength["a", "b"] < 0.08
+    assert strength["a", "x"] < 0.15
 
 
-def test_a_classifier_cannot_tell_two_real_samples_apart_but_sees_broken_dependence() -> None:
+def test_a_classifier_does_not_separate_two_real_samples_but_detects_broken_dependence() -> None:
     rng = np.random.default_rng(3)
     assert detection_auc([people(2000, 1)], people(2000, 2), ["group"], rng) == pytest.approx(0.5, abs=0.04)
     assert detection_auc([people(2000, 1, tied=False)], people(2000, 2), ["group"], rng) > 0.8
 
 
-def test_rows_spread_too_evenly_hide_from_folds_of_one_draw_but_not_from_folds_that_are_draws_of_their_own() -> None:
+def test_rows_spread_too_evenly_bias_the_auc_with_folds_of_one_draw_but_not_with_separate_draws() -> None:
     rng = np.random.default_rng(4)
     levels = pd.DataFrame({"level": np.arange(50).astype(str)})
     even = [pd.concat([levels] * 8, ignore_index=True) for _ in range(5)]
     real = pd.DataFrame({"level": rng.integers(0, 50, 2000).astype(str)})
-    one = pd.concat(even, ignore_index=True).sample(frac=1, random_state=0)
-    assert detection_auc([one], real, ["level"], rng) < 0.47
+    single = pd.concat(even, ignore_index=True).sample(frac=1, random_state=0)
+    assert detection_auc([single], real, ["level"], rng) < 0.47
     assert detection_auc(even, real, ["level"], rng) == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_copier_is_caught_and_fresh_rows_are_not_accused() -> None:
+def test_copies_are_detected_and_fresh_rows_are_not_reported_as_copies() -> None:
     training, held_out, fresh = people(1500, 1), people(1500, 2), people(1500, 3)
     copied = training.sample(800, random_state=0)
     near, closer = closeness(copied, training, held_out, ["group"])
@@ -86,7 +86,7 @@ def test_a_copier_is_caught_and_fresh_rows_are_not_accused() -> None:
     assert closer == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_slightly_blurred_copy_is_a_near_copy() -> None:
+def test_a_copy_with_small_noise_is_a_near_copy() -> None:
     training, held_out = people(1500, 1), people(1500, 2)
     blurred = training.assign(volume=training["volume"] * 1.0001)
     near, _ = closeness(blurred, training, held_out, ["group"])
@@ -94,7 +94,7 @@ def test_a_slightly_blurred_copy_is_a_near_copy() -> None:
     assert near > 0.9
 
 
-def test_the_report_holds_real_rows_against_real_rows_blameless() -> None:
+def test_the_report_of_real_rows_against_real_rows_shows_no_difference() -> None:
     report = measure_realism(
         [people(1500, 3)], held_out=people(1500, 2), training=people(3000, 1), categorical=["group"], rng=np.random.default_rng(0)
     )
@@ -106,7 +106,7 @@ def test_the_report_holds_real_rows_against_real_rows_blameless() -> None:
     assert set(report.columns) == {"group", "volume", "spend", "age"}
 
 
-def test_broken_dependence_shows_in_the_association_error_though_every_column_is_right() -> None:
+def test_broken_dependence_raises_the_association_error_though_every_marginal_is_right() -> None:
     report = measure_realism(
         [people(1500, 3, tied=False)],
         held_out=people(1500, 2),
