@@ -55,7 +55,7 @@ def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFix
 def test_progress_is_shown_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, total: int | None
 ) -> None:
-    monkeypatch.setattr("streams.cli.output._is_terminal", lambda stream: stream is sys.stderr)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with show_progress("publishing", total) as report_progress:
         report_progress(10)
     out, err = capsys.readouterr()
