@@ -1,6 +1,6 @@
-"""Real Kafka and PostgreSQL out of wheels: no Docker, no Java to install, no root.
+"""Kafka and PostgreSQL from wheels, without Docker, an installed Java or root: ``with LocalStack(home) as stack:``.
 
-``with LocalStack(home) as stack:`` gives both as child processes on loopback; ``python -m deploy.stack`` does it from a shell.
+It imports the standard library only; ``python -m deploy.stack`` runs the stack from a shell.
 """
 
 from deploy.stack.child import StackError

@@ -1,4 +1,4 @@
-"""Child processes that die with us, and the folder locks that outlive a crash by no moment."""
+"""Starts child processes that end with this process, and holds locks on folders for as long as a process needs them."""
 
 from __future__ import annotations
 
@@ -19,74 +19,88 @@ __all__ = [
     "Process",
     "StackError",
     "Steps",
-    "exclusive",
     "kill",
     "run_together",
     "spawn",
     "tail",
+    "try_lock",
     "wait_for_lock",
 ]
 
 Identity = Literal["same", "namespace", "nobody"]
+"""The user as whom a child runs: see :mod:`deploy.stack.tether`."""
 Process = subprocess.Popen[bytes]
 Steps = Generator[None, None, None]
+"""Work that yields while it waits, so that several servers can start or stop at the same time."""
 TETHER = Path(__file__).with_name("tether.py")
-TURN_S = 0.02
-PREDECESSOR_S = 30.0
+STEP_INTERVAL_S = 0.02
+LOCK_TIMEOUT_S = 30.0
 
 
 class StackError(RuntimeError):
-    """The local stack cannot do what was asked, and says why."""
+    """The local stack cannot be started, stopped or used."""
 
 
 def spawn(
-    command: Sequence[str | Path], *, log: IO[bytes], death: signal.Signals, identity: Identity, words: bytes, locks: Sequence[int]
+    command: Sequence[str | Path],
+    *,
+    log: IO[bytes],
+    stop_signal: signal.Signals,
+    identity: Identity,
+    stdin: bytes,
+    locks: Sequence[int],
 ) -> Process:
-    """Start ``command``; the kernel sends it ``death`` when this process ends, however it ends.
+    """Start ``command``; the kernel sends it ``stop_signal`` when this process ends, whatever the reason.
 
-    ``words`` are its standard input, a few lines at most. ``locks`` are descriptors that the child keeps open, so that a lock
-    on them lasts as long as the child and its children.
+    Args:
+        command: the program and its arguments.
+        log: file for stdout and stderr.
+        stop_signal: signal that ends the program cleanly.
+        identity: the user as whom it runs.
+        stdin: its input, a few lines at most.
+        locks: descriptors that the child inherits, so that a lock on them is held as long as the child or a child of it runs.
 
     Raises:
-        StackError: outside the main thread. The kernel ties the child to the thread that started it.
+        StackError: outside the main thread, because the kernel ties the child to the thread that started it.
     """
     if threading.current_thread() is not threading.main_thread():
         raise StackError("start the local stack from the main thread: its processes end with the thread that started them")
-    tether = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), death.name, identity]
-    process = subprocess.Popen(  # noqa: S603  # the commands are ours
+    tether = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), stop_signal.name, identity]
+    process = subprocess.Popen(  # noqa: S603  # the command is ours
         [*tether, *map(str, command)],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
         pass_fds=tuple(locks),
-        start_new_session=True,  # a Ctrl-C in the terminal is for us; we stop our children in order
+        start_new_session=True,  # Ctrl-C in the terminal reaches this process only, which stops the children in order
     )
     if process.stdin is not None:
-        process.stdin.write(words)
+        process.stdin.write(stdin)
         process.stdin.close()
     return process
 
 
 def kill(process: Process) -> None:
-    """End the process at once, as a power cut would, with the tether that may stand before it."""
+    """End the process and its tether at once with SIGKILL."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def run_together(steps: Iterable[Steps]) -> None:
-    """Take turns among generators until all are done; each yields while it has to wait."""
-    waiting = list(steps)
+    """Run generators concurrently until all are done."""
+    running = list(steps)
     try:
-        while waiting:
-            waiting = [step for step in waiting if _goes_on(step)]
-            time.sleep(TURN_S if waiting else 0.0)
+        while running:
+            running = [step for step in running if _advance(step)]
+            time.sleep(STEP_INTERVAL_S if running else 0.0)
     finally:
-        for step in waiting:
+        for step in running:
             step.close()
 
 
-def _goes_on(step: Steps) -> bool:
+def _advance(step: Steps) -> bool:
+    """Run a generator to its next yield; False when it is done."""
     try:
         next(step)
     except StopIteration:
@@ -94,8 +108,8 @@ def _goes_on(step: Steps) -> bool:
     return True
 
 
-def exclusive(path: Path) -> int | None:
-    """A descriptor that holds the lock on ``path``, or None while another process holds it."""
+def try_lock(path: Path) -> int | None:
+    """Lock ``path`` and return the descriptor that holds the lock, None while another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,20 +119,20 @@ def exclusive(path: Path) -> int | None:
     return descriptor
 
 
-def wait_for_lock(path: Path, *, holder: str, patience_s: float = PREDECESSOR_S) -> Generator[None, None, int]:
-    """Wait until nobody holds the lock on ``path``, take it and return its descriptor.
+def wait_for_lock(path: Path, *, holder: str, timeout_s: float = LOCK_TIMEOUT_S) -> Generator[None, None, int]:
+    """Wait until no process holds the lock on ``path``, take it and return its descriptor.
 
     Raises:
-        StackError: when it is still held after ``patience_s``.
+        StackError: when it is still held after ``timeout_s``.
     """
-    deadline = time.monotonic() + patience_s
-    while (descriptor := exclusive(path)) is None:
+    deadline = time.monotonic() + timeout_s
+    while (descriptor := try_lock(path)) is None:
         if time.monotonic() > deadline:
-            raise StackError(f"{holder} of an earlier start still holds {path} after {patience_s:g} s: end it and start again")
+            raise StackError(f"{holder} of an earlier start still holds {path} after {timeout_s:g} s: end it and start again")
         yield
     return descriptor
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

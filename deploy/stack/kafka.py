@@ -1,4 +1,4 @@
-"""The real Apache Kafka, one node in KRaft mode."""
+"""Apache Kafka as a server of the local stack: one node in KRaft mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Kafka"]
 
 READY = b"Kafka Server started"
 JVM = (
-    "-XX:TieredStopAtLevel=1",  # starts in half the time; steady load would rather have the second compiler
+    "-XX:TieredStopAtLevel=1",  # starts in half the time, at the price of throughput under steady load
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",
     "-Xms64m",
@@ -25,17 +25,17 @@ JVM = (
 )
 LOGGING = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-    "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",  # says when it is ready
+    "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",  # writes the line that READY looks for
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
 )
 
 
 class Kafka(Part):
-    """Broker and controller in one process; ``ports`` are the clients' and the controller's."""
+    """Broker and controller in one process; ``ports`` are that of the clients and that of the controller."""
 
     name = "Kafka"
-    death = signal.SIGTERM
+    stop_signal = signal.SIGTERM
 
     def __init__(self, home: Path, ports: tuple[int, int], jars: Path) -> None:
         super().__init__(home, ports)
@@ -47,7 +47,7 @@ class Kafka(Part):
         return f"{HOST}:{self.port}"
 
     def prepare(self) -> Steps:
-        """Format the log folder once; a format that broke off is begun anew."""
+        """Format the log folder once; an unfinished one is formatted again."""
         data, unfinished = self.folder / "data", self.folder / "data.new"
         if not data.exists():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -58,11 +58,11 @@ class Kafka(Part):
         self._write_settings(data)
 
     def command(self) -> list[str | Path]:
-        """The broker."""
+        """Return the command line of the broker."""
         return self._java("kafka.Kafka", self.folder / "server.properties")
 
     def ready(self, log_start: int) -> bool:
-        """It says so in its log, after it has opened its listener."""
+        """Whether its log has the line that it writes after it has opened its listener."""
         with self.log.open("rb") as log:
             log.seek(log_start)
             return READY in log.read()
@@ -97,7 +97,7 @@ class Kafka(Part):
             "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1,
             "broker.heartbeat.interval.ms": 1000,
-            "broker.session.timeout.ms": 5000,  # after a crash the controller waits this long for the broker that was
+            "broker.session.timeout.ms": 5000,  # after a crash the controller waits this long for the earlier broker
             "num.network.threads": 2,
             "num.io.threads": 2,
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,

@@ -1,4 +1,4 @@
-"""Kafka, PostgreSQL and a place for MLflow under one folder, as child processes on loopback."""
+"""Runs Kafka and PostgreSQL as child processes on the loopback address, with their data and MLflow's under one folder."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deploy.stack.child import StackError, exclusive, run_together
+from deploy.stack.child import StackError, run_together, try_lock
 from deploy.stack.jars import fetch_jars
 from deploy.stack.kafka import Kafka
 from deploy.stack.part import Part, PortTaken, free_port, is_free
 from deploy.stack.postgres import Postgres
 
-__all__ = ["LocalStack", "StackAddresses", "kept_ports", "running_stack"]
+__all__ = ["LocalStack", "StackAddresses", "choose_ports", "running_stack"]
 
 LOCK, STATE, PORTS = "stack.lock", "stack.json", "ports.json"
 PORT_NAMES = ("kafka", "kafka_controller", "postgres")
-GLANCE_S = 1.0
+LOCK_CHECK_S = 1.0
 PORT_TRIES = 3
 
 
 @dataclass(frozen=True)
 class StackAddresses:
-    """Where the parts of a running stack are, and the process that keeps them."""
+    """Addresses of the servers of a running stack, and the id of the process that runs them."""
 
     pid: int
     kafka_bootstrap: str
@@ -37,7 +37,7 @@ class StackAddresses:
     mlflow_uri: str
 
     def environment(self) -> dict[str, str]:
-        """The settings that point a process at this stack."""
+        """Return the environment variables that make a process use this stack."""
         return {
             "TWIN_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
             "TWIN_POSTGRES_DSN": self.postgres_dsn,
@@ -46,14 +46,14 @@ class StackAddresses:
 
 
 def running_stack(home: Path) -> StackAddresses | None:
-    """The stack that runs on ``home`` and is ready, or None.
+    """Return the addresses of the stack that is running in ``home`` and ready, or None.
 
-    Its process holds the lock of the folder for as long as it lives, so a state file left by a crash misleads nobody.
+    Its process holds the lock of the folder for as long as it runs, so the state file of a crashed process is ignored.
     """
     lock = home / LOCK
     if not lock.exists():
         return None
-    descriptor = exclusive(lock)
+    descriptor = try_lock(lock)
     if descriptor is not None:
         os.close(descriptor)
         return None
@@ -65,13 +65,13 @@ def running_stack(home: Path) -> StackAddresses | None:
 class LocalStack:
     """The servers that Twinstream needs, started and stopped by this process, with all data under ``home``.
 
-    They end with this process however it ends, and a start on the same folder goes on with its data and, when still free,
-    its ports. Use it from the main thread, as a context manager or with ``start`` and ``stop``.
+    They end with this process, whatever the reason. A start in the same folder continues with its data and, if they are free, its
+    ports. It is used in the main thread, as a context manager or with ``start`` and ``stop``.
     """
 
-    def __init__(self, home: Path, progress: Callable[[str], None] = print) -> None:
+    def __init__(self, home: Path, notify: Callable[[str], None] = print) -> None:
         self.home = home.expanduser().resolve()
-        self.progress = progress
+        self.notify = notify
         self.kafka: Kafka
         self.postgres: Postgres
         self._lock: int | None = None
@@ -85,37 +85,37 @@ class LocalStack:
 
     @property
     def kafka_bootstrap(self) -> str:
-        """Kafka's address, ``host:port``."""
+        """Address of Kafka, ``host:port``."""
         return self.kafka.bootstrap
 
     @property
     def postgres_dsn(self) -> str:
-        """PostgreSQL's address, with its password."""
+        """Address of PostgreSQL, including the password."""
         return self.postgres.dsn
 
     @property
     def mlflow_uri(self) -> str:
-        """MLflow's store: a file, no process."""
+        """Address of MLflow's store, which is a file and needs no process."""
         return f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
 
     @property
     def addresses(self) -> StackAddresses:
-        """All of them, as another process learns them from :func:`running_stack`."""
+        """All addresses, as :func:`running_stack` returns them in another process."""
         return StackAddresses(os.getpid(), self.kafka_bootstrap, self.postgres_dsn, self.mlflow_uri)
 
     def environment(self) -> dict[str, str]:
-        """The settings that point a process at this stack."""
+        """Return the environment variables that make a process use this stack."""
         return self.addresses.environment()
 
     def start(self) -> None:
-        """Start what the folder holds, or a fresh stack in an empty one.
+        """Start the stack of the folder, or a new one in an empty folder.
 
         Raises:
-            StackError: when a stack runs on this folder already, jars are not the pinned ones, or a part does not start.
+            StackError: when a stack is running in this folder, jars are not the pinned ones, or a server does not start.
         """
-        _refuse_other_systems()
+        _require_supported_system()
         self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._lock = self._take_home()
+        self._lock = self._lock_home()
         try:
             self._start_parts()
         except BaseException:
@@ -123,7 +123,7 @@ class LocalStack:
             raise
 
     def stop(self) -> None:
-        """Stop all parts in good order; they stop at the same time."""
+        """Stop all servers cleanly, at the same time."""
         (self.home / STATE).unlink(missing_ok=True)
         run_together(part.stopping() for part in self._parts())
         if self._lock is not None:
@@ -131,21 +131,21 @@ class LocalStack:
             self._lock = None
 
     def _start_parts(self) -> None:
-        began = time.monotonic()
+        started_at = time.monotonic()
         (self.home / STATE).unlink(missing_ok=True)
         (self.home / "mlflow").mkdir(mode=0o700, exist_ok=True)
-        jars = fetch_jars(self.progress)
-        self.progress(f"starting Kafka and PostgreSQL in {self.home}")
+        jars = fetch_jars(self.notify)
+        self.notify(f"starting Kafka and PostgreSQL in {self.home}")
         for attempt in range(1, PORT_TRIES + 1):
             try:
-                self._start_on(kept_ports(self.home / PORTS), jars)
+                self._start_on(choose_ports(self.home / PORTS), jars)
                 break
-            except PortTaken:  # between our look and the server's
+            except PortTaken:  # by a program that took it after it was chosen
                 if attempt == PORT_TRIES:
                     raise
         _write_private(self.home / STATE, asdict(self.addresses))
-        took = time.monotonic() - began
-        self.progress(f"Kafka on {self.kafka_bootstrap} and PostgreSQL on port {self.postgres.port}, ready in {took:.1f} s")
+        seconds = time.monotonic() - started_at
+        self.notify(f"Kafka on {self.kafka_bootstrap} and PostgreSQL on port {self.postgres.port}, ready in {seconds:.1f} s")
 
     def _start_on(self, ports: dict[str, int], jars: Path) -> None:
         run_together(part.stopping() for part in self._parts())
@@ -156,13 +156,13 @@ class LocalStack:
     def _parts(self) -> Iterable[Part]:
         return [part for part in (getattr(self, "kafka", None), getattr(self, "postgres", None)) if part is not None]
 
-    def _take_home(self) -> int:
-        deadline = time.monotonic() + GLANCE_S  # whoever only asks whether a stack runs holds the lock for a moment
-        while (lock := exclusive(self.home / LOCK)) is None:
+    def _lock_home(self) -> int:
+        deadline = time.monotonic() + LOCK_CHECK_S  # running_stack holds the lock for a moment
+        while (lock := try_lock(self.home / LOCK)) is None:
             if time.monotonic() > deadline:
                 holder = (self.home / LOCK).read_text(encoding="ascii").strip() or "unknown"
                 raise StackError(
-                    f"a stack runs on {self.home} already, started by process {holder}: use it, or stop that process first"
+                    f"a local stack is already running in {self.home}, started by process {holder}: use it or stop that process"
                 )
             time.sleep(0.05)
         os.truncate(lock, 0)
@@ -170,20 +170,20 @@ class LocalStack:
         return lock
 
 
-def _refuse_other_systems() -> None:
+def _require_supported_system() -> None:
     if not sys.platform.startswith(("linux", "darwin")):
         raise StackError(
             f"the local stack runs on Linux and macOS, not on {sys.platform}: use docker compose, or set TWIN_KAFKA_BOOTSTRAP and"
-            " TWIN_POSTGRES_DSN to servers of yours"
+            " TWIN_POSTGRES_DSN to other servers"
         )
 
 
-def kept_ports(path: Path) -> dict[str, int]:
-    """The folder's ports: those of its last start, each replaced when it is taken by now."""
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def choose_ports(path: Path) -> dict[str, int]:
+    """Choose the ports of a folder and store them in ``path``: those of its last start, each replaced if it is not free."""
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     ports: dict[str, int] = {}
     for name in PORT_NAMES:
-        port = kept.get(name)
+        port = stored.get(name)
         while port is None or port in ports.values() or not is_free(port):
             port = free_port()
         ports[name] = port
@@ -192,9 +192,9 @@ def kept_ports(path: Path) -> dict[str, int]:
 
 
 def _write_private(path: Path, content: dict[str, object] | dict[str, int]) -> None:
-    """Write in one go, readable by this user only."""
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    """Write a file atomically, readable by this user only."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)

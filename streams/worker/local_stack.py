@@ -38,5 +38,5 @@ def local_stack(home: Path, settings: Settings, notify: Notify) -> Iterator[Sett
     """Start the local stack in ``home``, a folder below ``settings.home``, and stop it at the end of the block."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_last_home(settings.home, home)
-    with LocalStack(home, progress=notify) as stack:
+    with LocalStack(home, notify) as stack:
         yield settings_on_stack(settings, stack.environment(), home)

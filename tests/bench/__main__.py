@@ -92,7 +92,7 @@ def _service() -> Iterator[Settings]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         home = Path(folder)
         home.chmod(0o711)
-        with LocalStack(home, progress=_say) as stack:
+        with LocalStack(home, _say) as stack:
             settings = settings_on_stack(Settings(web_port=_free_ports(len(ROLES))), stack.environment(), home)
             asyncio.run(prepare(settings))
             yield settings

@@ -1,4 +1,4 @@
-"""The local stack: real servers that start, keep their data, stop with their parent and refuse what was not pinned."""
+"""The local stack: real servers that start, keep their data, stop with their parent and use only pinned jars."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import UnknownTopicOrPartitionError
 
 from deploy.stack import LocalStack, StackError, running_stack
-from deploy.stack.child import exclusive
+from deploy.stack.child import try_lock
 from deploy.stack.jars import fetch_jars, manifest, verify_jars
-from deploy.stack.local import kept_ports
+from deploy.stack.local import choose_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 TETHER = ROOT / "deploy" / "stack" / "tether.py"
-KEEPS_A_STACK = """
+RUNS_A_STACK = """
 import pathlib, signal, sys
 from deploy.stack import LocalStack
 LocalStack(pathlib.Path(sys.argv[1])).start()
@@ -54,21 +54,21 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """One that runs; whoever stops a part of it starts it again."""
+    """A running stack; a test that stops a server of it starts it again."""
     with LocalStack(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder on which tests start stacks of their own, one after the other."""
+    """A folder in which tests start their own stacks, one after the other."""
     return tmp_path_factory.mktemp("home")
 
 
-def wait_until(true_at_last: str, happened: Callable[[], object]) -> None:
+def wait_until(description: str, condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {true_at_last}"
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {description}"
         time.sleep(0.05)
 
 
@@ -80,9 +80,9 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def is_let_go(folder: Path) -> bool:
-    """Whether no server, nor anything that it started, holds its folder."""
-    lock = exclusive(folder / "lock")
+def is_unlocked(folder: Path) -> bool:
+    """Whether neither the server of a folder nor a child of it is running."""
+    lock = try_lock(folder / "lock")
     if lock is None:
         return False
     os.close(lock)
@@ -116,19 +116,19 @@ async def in_database(dsn: str, statement: str) -> object:
         await connection.close()
 
 
-async def test_what_was_stored_is_there_after_a_restart_on_the_same_folder(home: Path) -> None:
+async def test_stored_data_is_there_after_a_restart_in_the_same_folder(home: Path) -> None:
     with LocalStack(home) as stack:
-        await create_topic(stack.kafka_bootstrap, "kept")
-        await publish(stack.kafka_bootstrap, "kept", b"before")
-        await in_database(stack.postgres_dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
-        before = stack.environment()
+        await create_topic(stack.kafka_bootstrap, "restarted")
+        await publish(stack.kafka_bootstrap, "restarted", b"before")
+        await in_database(stack.postgres_dsn, "CREATE TABLE restarted AS SELECT 42 AS answer")
+        addresses = stack.environment()
     with LocalStack(home) as stack:
-        assert stack.environment() == before
-        assert await read(stack.kafka_bootstrap, "kept", 1) == [b"before"]
-        assert await in_database(stack.postgres_dsn, "SELECT answer FROM kept") == 42
+        assert stack.environment() == addresses
+        assert await read(stack.kafka_bootstrap, "restarted", 1) == [b"before"]
+        assert await in_database(stack.postgres_dsn, "SELECT answer FROM restarted") == 42
 
 
-async def test_parts_come_back_on_their_ports_with_their_data_after_a_kill(stack: LocalStack) -> None:
+async def test_servers_start_again_on_their_ports_with_their_data_after_a_kill(stack: LocalStack) -> None:
     addresses = stack.environment()
     await create_topic(stack.kafka_bootstrap, "killed")
     await publish(stack.kafka_bootstrap, "killed", b"before")
@@ -145,7 +145,7 @@ async def test_parts_come_back_on_their_ports_with_their_data_after_a_kill(stack
     assert await in_database(stack.postgres_dsn, "SELECT answer FROM killed") == 7
 
 
-async def test_the_database_lets_nobody_in_without_its_password(stack: LocalStack) -> None:
+async def test_the_database_refuses_connections_without_its_password(stack: LocalStack) -> None:
     address, _, name = stack.postgres_dsn.rpartition("/")
     with pytest.raises(asyncpg.InvalidPasswordError):
         await asyncpg.connect(f"postgresql://twinstream:guess@{address.rpartition('@')[2]}/{name}")
@@ -154,8 +154,8 @@ async def test_the_database_lets_nobody_in_without_its_password(stack: LocalStac
         assert (stack.home / secret).stat().st_mode & 0o077 == 0
 
 
-async def test_a_topic_that_nobody_made_is_not_made_by_asking_for_it(stack: LocalStack) -> None:
-    consumer = AIOKafkaConsumer("never-made", bootstrap_servers=stack.kafka_bootstrap, request_timeout_ms=2_000)
+async def test_a_topic_is_not_created_by_reading_it(stack: LocalStack) -> None:
+    consumer = AIOKafkaConsumer("not-created", bootstrap_servers=stack.kafka_bootstrap, request_timeout_ms=2_000)
     try:
         with pytest.raises(UnknownTopicOrPartitionError):
             await consumer.start()
@@ -163,50 +163,50 @@ async def test_a_topic_that_nobody_made_is_not_made_by_asking_for_it(stack: Loca
         await consumer.stop()
 
 
-def test_a_running_stack_is_found_by_others_and_a_second_start_is_refused_naming_it(stack: LocalStack) -> None:
+def test_a_running_stack_is_found_and_a_second_start_names_its_process(stack: LocalStack) -> None:
     assert running_stack(stack.home) == stack.addresses
-    with pytest.raises(StackError, match=f"already, started by process {os.getpid()}"):
+    with pytest.raises(StackError, match=f"already running in .*, started by process {os.getpid()}"):
         LocalStack(stack.home).start()
     assert running_stack(stack.home) == stack.addresses, "the refused start must not disturb the running one"
 
 
-def test_a_part_whose_port_is_taken_says_so(stack: LocalStack) -> None:
+def test_a_server_whose_port_is_taken_is_refused_with_the_port(stack: LocalStack) -> None:
     stack.postgres.stop()
-    taken = stack.postgres.port
-    with socket.create_server(("127.0.0.1", taken)), pytest.raises(StackError, match=f"another program holds port {taken}"):
+    port = stack.postgres.port
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(StackError, match=f"another program holds port {port}"):
         stack.postgres.start()
     stack.postgres.start()
 
 
-def test_ports_are_kept_unless_another_program_took_one_meanwhile(tmp_path: Path) -> None:
-    first = kept_ports(tmp_path / "ports.json")
+def test_ports_stay_the_same_unless_another_program_uses_one(tmp_path: Path) -> None:
+    first = choose_ports(tmp_path / "ports.json")
     assert len(set(first.values())) == len(first) == 3
-    assert kept_ports(tmp_path / "ports.json") == first
+    assert choose_ports(tmp_path / "ports.json") == first
     with socket.create_server(("127.0.0.1", first["kafka"])):
-        second = kept_ports(tmp_path / "ports.json")
+        second = choose_ports(tmp_path / "ports.json")
     assert second["kafka"] != first["kafka"]
     assert {name: port for name, port in second.items() if name != "kafka"} == {n: p for n, p in first.items() if n != "kafka"}
-    assert kept_ports(tmp_path / "ports.json") == second
+    assert choose_ports(tmp_path / "ports.json") == second
 
 
 @pytest.fixture
-def keeper(home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", KEEPS_A_STACK, home], cwd=ROOT, stdout=subprocess.DEVNULL)
+def stack_process(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", RUNS_A_STACK, home], cwd=ROOT, stdout=subprocess.DEVNULL)
     yield process
     process.kill()
     process.wait()
 
 
-def test_the_servers_die_with_a_parent_that_is_killed_and_the_folder_starts_again(
-    home: Path, keeper: subprocess.Popen[bytes]
+def test_the_servers_end_with_a_killed_parent_and_start_again_in_the_folder(
+    home: Path, stack_process: subprocess.Popen[bytes]
 ) -> None:
     wait_until("the stack is ready", lambda: running_stack(home))
-    servers = [int(pid) for pid in Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()]
+    servers = [int(pid) for pid in Path(f"/proc/{stack_process.pid}/task/{stack_process.pid}/children").read_text().split()]
     assert len(servers) == 2
-    keeper.kill()
-    keeper.wait()
-    assert running_stack(home) is None, "its state file is left, but its lock is gone"
-    with LocalStack(home):  # waits for the old servers to let go of their folders
+    stack_process.kill()
+    stack_process.wait()
+    assert running_stack(home) is None, "its state file exists, but its lock is released"
+    with LocalStack(home):  # waits until the old servers have released their folders
         assert not any(map(is_alive, servers))
 
 
@@ -218,14 +218,14 @@ def test_a_server_started_outside_the_main_thread_is_refused(home: Path) -> None
     assert running_stack(home) is None
 
 
-def test_a_server_that_cannot_start_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_the_error_of_a_server_that_cannot_start_has_the_end_of_its_log(tmp_path: Path) -> None:
     data = tmp_path / "postgres" / "data"
     data.mkdir(mode=0o700, parents=True)
     (data / "PG_VERSION").write_text("7\n")
     with pytest.raises(StackError, match="could not access the server configuration file"):
         LocalStack(tmp_path).start()
     assert running_stack(tmp_path) is None
-    assert is_let_go(tmp_path / "kafka"), "the other part must be gone too"
+    assert is_unlocked(tmp_path / "kafka"), "the other server must have ended too"
 
 
 @pytest.fixture
@@ -235,61 +235,63 @@ def copied_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-@pytest.mark.parametrize(("tamper", "said"), [
+@pytest.mark.parametrize(("tamper", "message"), [
     (lambda jars: (jars / "kafka-clients-4.1.1.jar").open("ab").write(b"\0"), "different: kafka-clients-4.1.1.jar"),
     (lambda jars: (jars / "kafka-clients-4.1.1.jar").unlink(), "missing: kafka-clients-4.1.1.jar"),
     (lambda jars: (jars / "extra.jar").write_bytes(b""), "unknown: extra.jar"),
 ])  # fmt: skip
-def test_nothing_starts_from_jars_that_are_not_the_pinned_ones(
-    tamper: Callable[[Path], object], said: str, copied_jars: Path, tmp_path: Path
+def test_no_server_starts_from_jars_that_are_not_the_pinned_ones(
+    tamper: Callable[[Path], object], message: str, copied_jars: Path, tmp_path: Path
 ) -> None:
     verify_jars(copied_jars)
     tamper(copied_jars)
-    with pytest.raises(StackError, match=said):
+    with pytest.raises(StackError, match=message):
         LocalStack(tmp_path / "home").start()
     assert not (tmp_path / "home" / "kafka").exists()
     assert not (tmp_path / "home" / "postgres").exists()
 
 
-def test_every_pinned_jar_has_a_whole_sha256() -> None:
+def test_every_pinned_jar_has_a_complete_sha256() -> None:
     pinned = manifest()
     assert len(pinned) == 46
     assert all(len(digest) == 64 and int(digest, 16) for digest in pinned.values())
 
 
-def test_where_the_kernel_cannot_tie_a_child_to_its_parent_the_tether_watches(tmp_path: Path) -> None:
-    """What macOS does, run here: the script believes to be there."""
+def test_where_the_kernel_cannot_tie_a_child_to_its_parent_the_tether_watches_it(tmp_path: Path) -> None:
+    """The behaviour on macOS, with another value of sys.platform."""
     pid_file = tmp_path / "pid"
     parent = subprocess.Popen([sys.executable, "-c", TETHERS_A_CHILD, ON_ANOTHER_SYSTEM, TETHER, WRITES_ITS_PID, pid_file])
-    wait_until("the child runs", lambda: pid_file.exists() and pid_file.read_text())
+    wait_until("the child is running", lambda: pid_file.exists() and pid_file.read_text())
     child = int(pid_file.read_text())
     assert is_alive(child)
     parent.kill()
     parent.wait()
-    wait_until("the child is gone", lambda: not is_alive(child))
+    wait_until("the child has ended", lambda: not is_alive(child))
 
 
-def test_ctrl_c_in_the_terminal_stops_everything_in_order(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_terminal_stops_every_server_cleanly(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deploy.stack", "--home", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
-    assert any(line.startswith("running until Ctrl-C") for line in lines)
+    assert any(line.startswith("running; press Ctrl-C") for line in lines)
     process.send_signal(signal.SIGINT)
     assert "stopped\n" in list(lines)
     assert process.wait() == 0
     assert "database system is shut down" in (tmp_path / "logs" / "postgres.log").read_text()
     for part in ("kafka", "postgres"):
-        assert is_let_go(tmp_path / part)
+        assert is_unlocked(tmp_path / part)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to take another face")
-@pytest.mark.parametrize(("face", "user"), [("namespace", 1000), ("nobody", 65534)])
-def test_root_has_two_other_faces_and_both_reach_a_closed_folder(face: str, user: int, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+@pytest.mark.parametrize(("identity", "user"), [("namespace", 1000), ("nobody", 65534)])
+def test_both_identities_of_root_can_read_a_closed_folder(identity: str, user: int, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "word").write_text("reached")
-    tells = "import os, pathlib, sys; print(os.geteuid(), pathlib.Path(sys.argv[1]).read_text())"
-    tether = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), "SIGKILL", face]
-    said = subprocess.run([*tether, sys.executable, "-c", tells, str(closed / "word")], capture_output=True, text=True, check=True)
-    assert said.stdout == f"{user} reached\n"
+    program = "import os, pathlib, sys; print(os.geteuid(), pathlib.Path(sys.argv[1]).read_text())"
+    tether = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), "SIGKILL", identity]
+    output = subprocess.run(
+        [*tether, sys.executable, "-c", program, str(closed / "word")], capture_output=True, text=True, check=True
+    ).stdout
+    assert output == f"{user} reached\n"
