@@ -1,4 +1,4 @@
-"""The contracts that are handed out hold: against the official schemas of AsyncAPI and JSON Schema, and against our own events.
+"""The published schemas are valid against those of AsyncAPI and JSON Schema, and agree with the events.
 
 ``asyncapi-3.0.0.schema.json`` is the schema of AsyncAPI 3.0.0 (Apache-2.0) without its descriptions and examples.
 """
@@ -19,14 +19,14 @@ from streams.kafka.asyncapi import asyncapi_document, event_schemas
 from streams.kafka.topics import TOPICS
 from tests.outcomes import outcome
 
-OFFICIAL = json.loads(Path(__file__).with_name("asyncapi-3.0.0.schema.json").read_text(encoding="utf-8"))
+ASYNCAPI_SCHEMA = json.loads(Path(__file__).with_name("asyncapi-3.0.0.schema.json").read_text(encoding="utf-8"))
 
 
-def faults(document: dict[str, Any]) -> list[str]:
-    return [error.message for error in Draft7Validator(OFFICIAL).iter_errors(document)]
+def violations(document: dict[str, Any]) -> list[str]:
+    return [error.message for error in Draft7Validator(ASYNCAPI_SCHEMA).iter_errors(document)]
 
 
-def resolved(document: Any, reference: str) -> Any:
+def resolve(document: Any, reference: str) -> Any:
     for step in reference.removeprefix("#/").split("/"):
         document = document[step]
     return document
@@ -36,23 +36,23 @@ def references(part: Any) -> list[str]:
     if isinstance(part, dict):
         part = [part["$ref"]] if isinstance(part.get("$ref"), str) else list(part.values())
     if isinstance(part, list):
-        return [found for each in part for found in references(each)]
+        return [reference for item in part for reference in references(item)]
     return [part] if isinstance(part, str) and part.startswith("#/") else []
 
 
-def test_the_document_is_asyncapi_and_a_wrong_one_would_not_pass() -> None:
+def test_the_document_is_valid_asyncapi_and_an_invalid_one_is_detected() -> None:
     document = asyncapi_document()
-    assert faults(document) == []
-    assert faults(document | {"operations": {"fly": {"action": "fly"}}})
-    assert faults(document | {"channels": {"a": {"partitions": 4}}})
+    assert violations(document) == []
+    assert violations(document | {"operations": {"fly": {"action": "fly"}}})
+    assert violations(document | {"channels": {"a": {"partitions": 4}}})
 
 
-def test_every_topic_is_a_channel_and_every_reference_leads_somewhere() -> None:
+def test_every_topic_is_a_channel_and_every_reference_resolves() -> None:
     document = asyncapi_document()
     assert set(document["channels"]) == {topic.name for topic in TOPICS}
-    assert {each["action"] for each in document["operations"].values()} == {"send", "receive"}
+    assert {operation["action"] for operation in document["operations"].values()} == {"send", "receive"}
     for reference in set(references(document)):
-        assert resolved(document, reference)
+        assert resolve(document, reference)
 
 
 @pytest.mark.parametrize("name", [event.__name__ for event in EVENTS.values()])
@@ -62,10 +62,10 @@ def test_the_schema_of_an_event_is_json_schema_and_refuses_unknown_fields(name: 
     assert schema["additionalProperties"] is False
 
 
-def test_the_schema_says_of_an_outcome_what_the_service_says() -> None:
+def test_the_schema_of_an_outcome_accepts_what_the_service_accepts() -> None:
     validator = Draft202012Validator(event_schemas()["OutcomeEvent"])
-    for said, accepted in (({}, True), ({"surprise": 1}, False), ({"actual_value": "much"}, False), ({"revision": -1}, False)):
-        body = outcome(1) | said
+    for fields, accepted in (({}, True), ({"surprise": 1}, False), ({"actual_value": "much"}, False), ({"revision": -1}, False)):
+        body = outcome(1) | fields
         assert validator.is_valid(body) is accepted
         if accepted:
             assert validator.is_valid(OutcomeEvent.model_validate(body).model_dump(mode="json"))
@@ -73,6 +73,9 @@ def test_the_schema_says_of_an_outcome_what_the_service_says() -> None:
 
 def test_the_command_prints_the_document_or_writes_every_schema(tmp_path: Path) -> None:
     assert json.loads(CliRunner().invoke(app, ["schemas"]).stdout) == asyncapi_document()
-    told = json.loads(CliRunner().invoke(app, ["schemas", "--out", str(tmp_path / "new"), "--json"]).stdout)
-    assert [Path(name).name for name in told["written"]] == [*(f"{name}.schema.json" for name in event_schemas()), "asyncapi.json"]
+    result = json.loads(CliRunner().invoke(app, ["schemas", "--out", str(tmp_path / "new"), "--json"]).stdout)
+    assert [Path(name).name for name in result["written"]] == [
+        *(f"{name}.schema.json" for name in event_schemas()),
+        "asyncapi.json",
+    ]
     assert json.loads((tmp_path / "new" / "OutcomeEvent.schema.json").read_text()) == event_schemas()["OutcomeEvent"]

@@ -1,4 +1,4 @@
-"""What the client puts on topics, and how it waits."""
+"""Which records the client publishes, and how it waits for answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streams.client.twin_client import NoAnswer, TwinClient
 NAMES = UUID(int=99)
 
 
-def a_table(n: int) -> pd.DataFrame:
+def make_table(n: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "event_id": [uuid5(NAMES, str(row)) for row in range(n)],
@@ -32,23 +32,23 @@ def a_table(n: int) -> pd.DataFrame:
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 
 
-def a_request() -> SimulationRequest:
-    at = datetime(2025, 3, 1, tzinfo=UTC)
-    return SimulationRequest(simulation_id=uuid4(), requested_at=at, twin_type="hcp", brand="kisqali", intervention=EMAIL)
+def make_request() -> SimulationRequest:
+    requested_at = datetime(2025, 3, 1, tzinfo=UTC)
+    return SimulationRequest(simulation_id=uuid4(), requested_at=requested_at, twin_type="hcp", brand="kisqali", intervention=EMAIL)
 
 
-async def test_a_table_of_outcomes_is_published_whole_and_its_progress_is_told(client, listener):
-    told = []
-    assert await client.publish_outcomes(a_table(2500), report_progress=told.append) == 2500
-    found = await listener.events(OutcomeEvent, 2500)
-    assert told == [1000, 2000, 2500]
-    assert {event.event_id: event.actual_value for event in found} == dict(
-        zip(a_table(2500)["event_id"], a_table(2500)["actual_value"], strict=True)
+async def test_a_table_of_outcomes_is_published_completely_and_its_progress_is_reported(client, listener):
+    progress = []
+    assert await client.publish_outcomes(make_table(2500), report_progress=progress.append) == 2500
+    events = await listener.events(OutcomeEvent, 2500)
+    assert progress == [1000, 2000, 2500]
+    assert {event.event_id: event.actual_value for event in events} == dict(
+        zip(make_table(2500)["event_id"], make_table(2500)["actual_value"], strict=True)
     )
 
 
-async def test_outcomes_may_come_from_an_iterator_and_carry_who_said_them(client, listener):
-    event = OutcomeEvent.model_validate(a_table(1).to_dict("records")[0])
+async def test_outcomes_may_come_from_an_iterator_and_have_the_publisher_in_a_header(client, listener):
+    event = OutcomeEvent.model_validate(make_table(1).to_dict("records")[0])
     assert await client.publish_outcomes(iter([event])) == 1
     (record,) = await listener.records("outcome-events", 1)
     headers = dict(record.headers)
@@ -58,8 +58,8 @@ async def test_outcomes_may_come_from_an_iterator_and_carry_who_said_them(client
     assert headers["ce_source"] == b"/twinstream/test"
 
 
-async def test_a_row_that_is_no_outcome_stops_the_publication_by_its_number(client, listener):
-    table = a_table(1500)
+async def test_a_row_that_is_not_an_outcome_stops_the_publication_and_is_named(client, listener):
+    table = make_table(1500)
     table.loc[1200, "brand"] = "aspirin"
     with pytest.raises(ValueError, match=r"row 1200 .*aspirin"):
         await client.publish_outcomes(table)
@@ -67,35 +67,35 @@ async def test_a_row_that_is_no_outcome_stops_the_publication_by_its_number(clie
 
 
 async def test_the_same_event_published_again_is_the_same_message(client, listener):
-    event = OutcomeEvent.model_validate(a_table(1).to_dict("records")[0])
+    event = OutcomeEvent.model_validate(make_table(1).to_dict("records")[0])
     await client.publish(event)
     await client.publish(event)
     first, second = await listener.records("outcome-events", 2)
     assert (first.key, first.value, first.headers) == (second.key, second.value, second.headers)
 
 
-async def test_everybody_who_waits_for_a_simulation_hears_its_answer_and_only_that_one(client, settings, listener):
-    request = a_request()
+async def test_every_client_that_waits_for_a_simulation_receives_its_answer_and_no_other(client, settings, listener):
+    request = make_request()
     async with TwinClient(settings, name="other") as other:
-        waiting = [asyncio.create_task(asker.request(request)) for asker in (client, client, other)]
-        stranger = asyncio.create_task(client.request(a_request(), timeout_s=3.0))
+        requests = [asyncio.create_task(one_client.request(request)) for one_client in (client, client, other)]
+        unrelated = asyncio.create_task(client.request(make_request(), timeout_s=3.0))
         await listener.records("simulation-requests", 4)
         answer = SimulationAnswer(simulation_id=request.simulation_id, status=AnswerStatus.REJECTED, reason="no")
         await other.publish(answer)
-        assert await asyncio.gather(*waiting) == [answer] * 3
+        assert await asyncio.gather(*requests) == [answer] * 3
     with pytest.raises(NoAnswer):
-        await stranger
+        await unrelated
 
 
-async def test_an_answer_that_is_none_is_an_error_and_no_silence(client, listener):
-    request = a_request()
-    asking = asyncio.create_task(client.request(request))
+async def test_an_invalid_answer_raises_an_error(client, listener):
+    request = make_request()
+    request_task = asyncio.create_task(client.request(request))
     await listener.records("simulation-requests", 1)
     await client.publish_bytes("simulation-results", str(request.simulation_id).encode(), b"nonsense")
     with pytest.raises(ValueError, match="JSON"):
-        await asking
+        await request_task
 
 
-async def test_a_client_that_is_not_open_says_how_to_open_it(settings):
+async def test_the_error_of_a_client_that_is_not_open_shows_how_to_open_it(settings):
     with pytest.raises(RuntimeError, match="async with"):
         await TwinClient(settings).publish_bytes("dead-letters", None, b"")

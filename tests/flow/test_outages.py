@@ -1,4 +1,4 @@
-"""Parts that go away and come back: the service waits, shows that it waits, acknowledges nothing meanwhile, goes on by itself."""
+"""Outages of Kafka and Postgres: the service waits, reports it, acknowledges nothing meanwhile, and continues by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
@@ -18,7 +17,8 @@ from deploy.stack.part import free_port
 from schemas import OutcomeEvent
 from sql.database import connect
 from sql.migrate import migrate
-from streams.client.twin_client import TwinClient
+from streams.client import TwinClient
+from streams.kafka.clients import open_admin
 from streams.kafka.topics import create_topics
 from streams.operations.verify import verify
 from streams.settings import ROLES, Settings
@@ -26,19 +26,19 @@ from streams.worker.supervisor import Workers
 from tests.outcomes import TOPIC, make_card, make_line, outcome
 
 PATIENCE_S = 60.0
-ALIKE = dict.fromkeys(("statement", "lock", "idle_in_transaction", "tcp_user"), 4.0)
+TIMEOUTS_S = dict.fromkeys(("statement", "lock", "idle_in_transaction", "tcp_user"), 4.0)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """A Kafka and a PostgreSQL of this module, which it may stop."""
+    """Kafka and PostgreSQL of this module, whose tests stop them."""
     with LocalStack(tmp_path_factory.mktemp("outages")) as started:
         yield started
 
 
 @pytest.fixture
 async def settings(stack: LocalStack, mlflow_store: str, tmp_path: Path) -> Settings:
-    """A service on these parts, with a line and its champion."""
+    """A service on this stack, with a line and its champion."""
     await migrate(stack.postgres_dsn)
     await create_topics(Settings(kafka_bootstrap=stack.kafka_bootstrap))
     await make_line(stack.postgres_dsn, make_card())
@@ -50,31 +50,31 @@ async def settings(stack: LocalStack, mlflow_store: str, tmp_path: Path) -> Sett
         web_port=free_port(len(ROLES)),
         grace_s=2.0,
         session_timeout_s=10.0,
-        **{f"postgres_{name}_timeout_s": seconds for name, seconds in ALIKE.items()},
+        **{f"postgres_{name}_timeout_s": seconds for name, seconds in TIMEOUTS_S.items()},
     )
 
 
-async def test_outcomes_wait_out_postgres_and_kafka_and_none_is_lost(settings: Settings, stack: LocalStack, tmp_path: Path):
+async def test_no_outcome_is_lost_in_outages_of_postgres_and_kafka(settings: Settings, stack: LocalStack, tmp_path: Path):
     with Workers(["outcomes", "fidelity"], settings, log_folder=tmp_path / "logs") as workers:
         await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
         await publish(settings, range(200))
-        await until(lambda: taken_in(settings, 200))
-        acknowledged = await until(lambda: committed(settings))
-        born = dict(workers.pids)
+        await until(lambda: is_ingested(settings, 200))
+        acknowledged = await until(lambda: committed_offsets(settings))
+        pids = dict(workers.pids)
 
         stack.postgres.stop()
         await publish(settings, range(200, 400))
         await until(lambda: waits_for(settings, "postgres"))
-        assert await committed(settings) == acknowledged
+        assert await committed_offsets(settings) == acknowledged
         stack.postgres.start()
-        await until(lambda: taken_in(settings, 400))
-        assert workers.pids == born  # nobody had to be started again
+        await until(lambda: is_ingested(settings, 400))
+        assert workers.pids == pids  # no process was restarted
 
         stack.kafka.kill()
         await asyncio.sleep(2.0)
         stack.kafka.start()
         await publish(settings, range(400, 600))
-        await until(lambda: taken_in(settings, 600))
+        await until(lambda: is_ingested(settings, 600))
         report = await verify(settings, patience_s=PATIENCE_S)
 
     assert report.mismatches == ()
@@ -86,15 +86,15 @@ async def publish(settings: Settings, numbers: range) -> None:
         await client.publish_outcomes([OutcomeEvent.model_validate(outcome(number)) for number in numbers])
 
 
-async def until(holds: Callable[[], Awaitable[object]]) -> object:
+async def until(condition: Callable[[], Awaitable[object]]) -> object:
     async with asyncio.timeout(PATIENCE_S):
-        while not (found := await holds()):  # noqa: ASYNC110  # it is others that change
+        while not (value := await condition()):  # noqa: ASYNC110  # other processes make it true
             await asyncio.sleep(0.1)
-    return found
+    return value
 
 
 async def waits_for(settings: Settings, part: str) -> bool:
-    """The role says that it waits, for whom, and what waits for it; and it is not taken for dead."""
+    """Whether the role reports that it waits for a part and how many records wait, and still counts as alive."""
     async with aiohttp.ClientSession(f"http://127.0.0.1:{settings.port_of('outcomes')}") as session:
         async with session.get("/health") as reply:
             health = await reply.json()
@@ -114,7 +114,7 @@ async def database(settings: Settings) -> AsyncIterator:
         await connection.close()
 
 
-async def taken_in(settings: Settings, count: int) -> bool:
+async def is_ingested(settings: Settings, count: int) -> bool:
     async with database(settings) as connection:
         return await connection.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions") >= count
 
@@ -124,13 +124,9 @@ async def counts(settings: Settings) -> dict[str, int]:
         return dict(await connection.fetch("SELECT fate::text, count(*) FROM fidelity_tracking GROUP BY 1"))
 
 
-async def committed(settings: Settings) -> dict[int, int] | None:
-    """Offsets of the group, once they are where the position in Postgres was."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
-    await admin.start()
-    try:
+async def committed_offsets(settings: Settings) -> dict[int, int] | None:
+    """Committed offsets of the group, None until the first 200 outcomes are acknowledged."""
+    async with open_admin(settings) as admin:
         offsets = await admin.list_consumer_group_offsets("twinstream-outcomes")
-    finally:
-        await admin.close()
-    told = {where.partition: found.offset for where, found in offsets.items() if where.topic == TOPIC}
-    return told if sum(told.values()) >= 200 else None
+    by_partition = {tp.partition: committed.offset for tp, committed in offsets.items() if tp.topic == TOPIC}
+    return by_partition if sum(by_partition.values()) >= 200 else None

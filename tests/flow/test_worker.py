@@ -1,4 +1,4 @@
-"""Processes of a worker: one a role, started again when they die, and nobody left behind."""
+"""Processes of a worker: one per role, restarted when they end, and none left over."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
 
 
-def is_there(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+def is_running(pid: int) -> bool:
+    """Whether a process is running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def gone(pids, within_s: float) -> bool:
+def all_end(pids, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
-    while any(map(is_there, pids)) and time.monotonic() < deadline:
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not any(map(is_there, pids))
+    return not any(map(is_running, pids))
 
 
 def children_of(pid: int) -> list[int]:
-    """All descendants."""
-    told = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
-    parents = dict(zip(map(int, told[::2]), map(int, told[1::2]), strict=True))
-    found = [child for child, parent in parents.items() if parent == pid]
-    return found + [deeper for child in found for deeper in children_of(child)]
+    """Ids of all descendants of a process."""
+    columns = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
+    parents = dict(zip(map(int, columns[::2]), map(int, columns[1::2]), strict=True))
+    children = [child for child, parent in parents.items() if parent == pid]
+    return children + [descendant for child in children for descendant in children_of(child)]
 
 
 SCRIPT = """
@@ -58,8 +58,8 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def run(settings: Settings, tmp_path: Path):
-    """A worker in a process of its own, ready: what ``run_worker`` does on a terminal."""
-    script = tmp_path / "a_worker.py"
+    """Start a worker in its own process, as ``run_worker`` does on a terminal, and wait until it is ready."""
+    script = tmp_path / "worker_script.py"
     script.write_text(SCRIPT)
     body = json.loads(settings.model_dump_json())
     body["postgres_dsn"] = settings.postgres_dsn.get_secret_value()
@@ -87,50 +87,50 @@ def run(settings: Settings, tmp_path: Path):
         process.stdout.close()
 
 
-async def test_a_killed_parent_leaves_nobody_behind(run):
+async def test_a_killed_parent_leaves_no_process_behind(run):
     parent = await asyncio.to_thread(run, "simulation,experiments")
-    family = children_of(parent.pid)
-    assert len(family) >= 3
+    children = children_of(parent.pid)
+    assert len(children) >= 3
     parent.kill()
     parent.wait()
-    assert gone(family, within_s=15.0)
+    assert all_end(children, within_s=15.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_asked_to_stop_it_ends_in_good_order_with_all_its_children(run, number, tmp_path):
+async def test_a_stop_signal_stops_it_cleanly_with_all_its_children(run, number, tmp_path):
     parent = await asyncio.to_thread(run, "simulation")
-    family = children_of(parent.pid)
+    children = children_of(parent.pid)
     parent.send_signal(number)
     assert await asyncio.to_thread(parent.wait, PATIENCE_S) == 0
-    assert gone(family, within_s=15.0)
+    assert all_end(children, within_s=15.0)
     assert "simulation has stopped cleanly" in (tmp_path / "logs" / "simulation.log").read_text()
 
 
-async def test_an_interrupt_of_the_whole_group_is_answered_by_the_parent_alone(run, tmp_path):
+async def test_an_interrupt_of_the_whole_group_is_handled_by_the_parent_only(run, tmp_path):
     parent = await asyncio.to_thread(run, "simulation")
-    family = children_of(parent.pid)
+    children = children_of(parent.pid)
     os.killpg(parent.pid, signal.SIGINT)
     assert await asyncio.to_thread(parent.wait, PATIENCE_S) == 0
-    assert gone(family, within_s=15.0)
+    assert all_end(children, within_s=15.0)
     log = (tmp_path / "logs" / "simulation.log").read_text()
     assert "has stopped cleanly" in log
     assert "KeyboardInterrupt" not in log
 
 
-async def test_a_child_that_dies_is_started_again_and_serves(settings, promoted):
+async def test_a_child_that_ends_is_restarted_and_serves(settings, promoted):
     with Workers(["experiments"], settings) as workers:
         await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
         first = workers.pids["experiments"]
         os.kill(first, signal.SIGKILL)
-        assert gone([first], within_s=15.0)
+        assert all_end([first], within_s=15.0)
         await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
         second = workers.pids["experiments"]
         workers.check()
     assert second != first
-    assert gone([second], within_s=15.0)
+    assert all_end([second], within_s=15.0)
 
 
-async def test_a_child_that_cannot_start_ends_the_worker_with_the_reason(settings, tmp_path):
+async def test_a_child_that_cannot_be_started_ends_the_worker_with_the_reason(settings, tmp_path):
     blocker = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", settings.port_of("simulation"))
     async with blocker:
         with Workers(["simulation"], settings, log_folder=tmp_path / "logs") as workers:
@@ -140,7 +140,7 @@ async def test_a_child_that_cannot_start_ends_the_worker_with_the_reason(setting
     assert "set TWIN_WEB_PORT" in (tmp_path / "logs" / "simulation.log").read_text()
 
 
-async def test_a_role_waits_for_postgres_and_says_so_instead_of_dying(settings, tmp_path):
+async def test_a_role_waits_for_postgres_and_reports_it_instead_of_ending(settings, tmp_path):
     absent = settings.model_copy(update={"postgres_dsn": type(settings.postgres_dsn)("postgresql://nobody@127.0.0.1:1/none")})
     with Workers(["simulation"], absent, log_folder=tmp_path / "logs") as workers:
         async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_S):

@@ -1,4 +1,4 @@
-"""What watches the service speaks of what the service has: metrics, alerts, panels, runbook and compose agree."""
+"""Metrics, alerts, dashboard panels, runbook and compose file agree with one another."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ PANELS = [panel for path in DASHBOARDS for panel in json.loads(path.read_text(en
 QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel.get("targets", [])]
 
 
-def exported() -> set[str]:
-    """Names as Prometheus sees them."""
+def exported_names() -> set[str]:
+    """Names of the series that Prometheus scrapes."""
     names = set()
     for family in REGISTRY.collect():
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
@@ -42,31 +42,31 @@ def exported() -> set[str]:
     return names
 
 
-def asked_for(expression: str) -> set[str]:
+def metrics_in(expression: str) -> set[str]:
     return set(re.findall(r"\btwin_\w+", expression))
 
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    found = subprocess.run(["bash", "-c", "command -v promtool"], check=False, capture_output=True, text=True).stdout.strip()
-    tool = found or str(PROMTOOL)
+    installed = subprocess.run(["bash", "-c", "command -v promtool"], check=False, capture_output=True, text=True).stdout.strip()
+    tool = installed or str(PROMTOOL)
     if not Path(tool).exists():
-        word = "promtool is missing: run deploy/prometheus/fetch_promtool.sh"
-        pytest.fail(word) if os.environ.get("CI") else pytest.skip(word)
+        message = "promtool is missing: run deploy/prometheus/fetch_promtool.sh"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return tool
 
 
 def test_the_rules_are_valid_and_their_own_tests_pass(promtool: str) -> None:
-    done = subprocess.run([PROMETHEUS / "check_rules.sh"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = subprocess.run([PROMETHEUS / "check_rules.sh"], check=False, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.mark.parametrize("alert", ALERT_NAMES)
 def test_every_alert_is_tested_once_silent_and_once_firing(alert: str) -> None:
     cases = [case for test in read_yaml(PROMETHEUS / "alerts_test.yml")["tests"] for case in test["alert_rule_test"]]
-    about_it = [case for case in cases if case["alertname"] == alert]
-    assert any(case.get("exp_alerts") for case in about_it), "no firing case"
-    assert any(not case.get("exp_alerts") for case in about_it), "no silent case"
+    cases_of_alert = [case for case in cases if case["alertname"] == alert]
+    assert any(case.get("exp_alerts") for case in cases_of_alert), "no firing case"
+    assert any(not case.get("exp_alerts") for case in cases_of_alert), "no silent case"
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=ALERT_NAMES)
@@ -77,7 +77,7 @@ def test_every_alert_has_a_runbook_section_that_says_what_to_do(alert: dict[str,
     assert all(f"**{part}**" in section for part in ("Means", "Look", "Do"))
 
 
-async def test_every_query_of_the_runbook_runs_on_our_tables(fresh_database: str) -> None:
+async def test_every_query_of_the_runbook_runs_on_the_tables(fresh_database: str) -> None:
     queries = re.findall(r"`(SELECT [^`]+)`", (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8"))
     assert len(queries) > 5
     connection = await asyncpg.connect(fresh_database)
@@ -88,23 +88,23 @@ async def test_every_query_of_the_runbook_runs_on_our_tables(fresh_database: str
         await connection.close()
 
 
-def test_the_runbook_speaks_of_no_alert_that_is_gone() -> None:
+def test_the_runbook_has_no_section_for_an_alert_that_does_not_exist() -> None:
     headings = re.findall(r"^### (\w+)$", (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sorted(headings) == sorted(ALERT_NAMES)
 
 
-@pytest.mark.parametrize(("where", "expression"), [*[(a["alert"], a["expr"]) for a in ALERTS], *QUERIES])
-def test_nothing_is_asked_of_a_metric_that_the_service_does_not_export(where: str, expression: str) -> None:
-    assert asked_for(expression) <= exported(), where
+@pytest.mark.parametrize(("location", "expression"), [*[(a["alert"], a["expr"]) for a in ALERTS], *QUERIES])
+def test_no_alert_or_panel_uses_a_metric_that_the_service_does_not_export(location: str, expression: str) -> None:
+    assert metrics_in(expression) <= exported_names(), location
 
 
 def test_every_metric_has_a_panel() -> None:
-    shown = set().union(*(asked_for(expression) for _, expression in QUERIES))
+    in_panels = set().union(*(metrics_in(expression) for _, expression in QUERIES))
     families = {family.name.removesuffix("_total") for family in REGISTRY.collect() if family.name.startswith("twin_")}
-    assert {name for name in families if not any(metric.startswith(name) for metric in shown)} == set()
+    assert {name for name in families if not any(metric.startswith(name) for metric in in_panels)} == set()
 
 
-def test_every_panel_asks_a_valid_question(promtool: str, tmp_path: Path) -> None:
+def test_every_panel_has_a_valid_query(promtool: str, tmp_path: Path) -> None:
     fill = {"$__rate_interval": "1m", "$__interval": "1m", "$line": ".+", "$segment": "all"}
     expressions: list[dict[str, str]] = []
     for _, expression in QUERIES:
@@ -113,8 +113,8 @@ def test_every_panel_asks_a_valid_question(promtool: str, tmp_path: Path) -> Non
         expressions.append({"record": f"panel:{len(expressions)}", "expr": expression})
     rules = tmp_path / "panels.yml"
     rules.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": expressions}]}), encoding="utf-8")
-    done = subprocess.run([promtool, "check", "rules", rules], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([promtool, "check", "rules", rules], check=False, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
@@ -137,12 +137,12 @@ def test_a_dashboard_uses_the_provisioned_source_and_panels_do_not_overlap(path:
 COMPOSE = read_yaml(ROOT / "docker-compose.yml")
 
 
-def test_prometheus_asks_every_role_where_it_listens() -> None:
+def test_prometheus_scrapes_every_role_at_its_port() -> None:
     settings = Settings(web_port=6066)
     jobs = {job["job_name"]: job for job in read_yaml(PROMETHEUS / "prometheus.yml")["scrape_configs"]}
-    asked = {group["labels"]["role"]: group["targets"] for group in jobs["twinstream"]["static_configs"]}
+    scraped = {group["labels"]["role"]: group["targets"] for group in jobs["twinstream"]["static_configs"]}
     service = {role: name for name in ("worker", "trainer") for role in COMPOSE["services"][name]["command"][2].split(",")}
-    assert asked == {role: [f"{service[role]}:{settings.port_of(role)}"] for role in ROLES}
+    assert scraped == {role: [f"{service[role]}:{settings.port_of(role)}"] for role in ROLES}
     assert COMPOSE["services"]["worker"]["environment"]["TWIN_WEB_PORT"] == "6066"
 
 

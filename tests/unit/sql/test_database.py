@@ -1,4 +1,4 @@
-"""Pools on a real PostgreSQL: nobody waits for ever, and nobody is waited for."""
+"""Pools and transactions on a real PostgreSQL: no statement waits without a limit."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sql.database import Pool, connect, open_pool, transaction
 from sql.settings import PostgresSettings
 
 
-async def test_every_connection_has_the_limits_of_the_settings_and_counts_in_utc(fresh_database: str) -> None:
+async def test_every_connection_has_the_timeouts_of_the_settings_and_uses_utc(fresh_database: str) -> None:
     settings = PostgresSettings(postgres_statement_timeout_s=7.0, postgres_lock_timeout_s=2.5, postgres_tcp_user_timeout_s=9.0)
     async with await open_pool(settings, dsn=fresh_database) as pool:
         names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout", "TimeZone")
-        shown = [await pool.fetchval("SELECT current_setting($1)", name) for name in names]
-    assert shown == ["7s", "2500ms", "8s", "9000", "UTC"]
+        values = [await pool.fetchval("SELECT current_setting($1)", name) for name in names]
+    assert values == ["7s", "2500ms", "8s", "9000", "UTC"]
 
 
-async def test_a_commit_waits_for_the_disk_even_where_the_database_would_not(fresh_database: str) -> None:
+async def test_a_commit_waits_for_the_disk_also_where_the_database_is_set_not_to(fresh_database: str) -> None:
     async with await open_pool(dsn=fresh_database) as pool:
         await pool.execute(f'ALTER DATABASE "{fresh_database.rpartition("/")[2]}" SET synchronous_commit = off')
     async with await open_pool(dsn=fresh_database) as pool:
@@ -31,7 +31,7 @@ async def test_a_commit_waits_for_the_disk_even_where_the_database_would_not(fre
         await connection.close()
 
 
-async def freeze_until_overtaken(pool: Pool) -> None:
+async def freeze_until_another_holds_the_lock(pool: Pool) -> None:
     async with transaction(pool) as frozen:
         await frozen.execute("LOCK TABLE seats")
         async with transaction(pool) as successor:
@@ -39,12 +39,12 @@ async def freeze_until_overtaken(pool: Pool) -> None:
         await frozen.execute("INSERT INTO seats VALUES (1)")
 
 
-async def test_a_transaction_that_falls_silent_loses_its_locks(fresh_database: str) -> None:
+async def test_an_idle_transaction_loses_its_locks(fresh_database: str) -> None:
     settings = PostgresSettings(postgres_idle_in_transaction_timeout_s=0.1)
     async with await open_pool(settings, dsn=fresh_database) as pool:
         await pool.execute("CREATE TABLE seats (seat int)")
         with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.IdleInTransactionSessionTimeoutError)):
-            await freeze_until_overtaken(pool)
+            await freeze_until_another_holds_the_lock(pool)
         assert await pool.fetchval("SELECT count(*) FROM seats") == 0
 
 
@@ -55,7 +55,7 @@ async def fail_after_an_inner_transaction(pool: Pool) -> None:
         raise asyncio.CancelledError
 
 
-async def test_a_transaction_inside_of_another_is_undone_with_it(fresh_database: str) -> None:
+async def test_a_nested_transaction_is_rolled_back_with_the_outer_one(fresh_database: str) -> None:
     async with await open_pool(dsn=fresh_database) as pool:
         await pool.execute("CREATE TABLE seats (seat int)")
         with pytest.raises(asyncio.CancelledError):
@@ -63,7 +63,7 @@ async def test_a_transaction_inside_of_another_is_undone_with_it(fresh_database:
         assert await pool.fetchval("SELECT count(*) FROM seats") == 0
 
 
-async def test_json_goes_in_and_out_as_values(fresh_database: str) -> None:
-    said = {"text": 'né "quoted"', "numbers": [0.1 + 0.2, 1e-300, 2**60], "nothing": None}
+async def test_json_is_written_and_read_as_python_values(fresh_database: str) -> None:
+    value = {"text": 'né "quoted"', "numbers": [0.1 + 0.2, 1e-300, 2**60], "nothing": None}
     async with await open_pool(dsn=fresh_database) as pool:
-        assert await pool.fetchval("SELECT $1::jsonb", said) == said
+        assert await pool.fetchval("SELECT $1::jsonb", value) == value

@@ -1,4 +1,4 @@
-"""Migrations on a real database: forward only, once, whoever runs them."""
+"""Migrations on a real database: forward only, each once, also when several processes run them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from sql.database import Connection, connect, make_partitions
 from sql.migrate import ChangedMigration, LateMigration, migrate, migrations
 
-BRIEF = {
+REQUIRED_TABLES = {
     "digital_twin_models",
     "digital_twins",
     "twin_populations",
@@ -32,25 +32,25 @@ async def database(empty_database: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def test_three_runners_at_once_apply_each_file_once(empty_database: str) -> None:
+async def test_three_concurrent_calls_apply_each_file_once(empty_database: str) -> None:
     applied = await asyncio.gather(*(migrate(empty_database) for _ in range(3)))
     assert sorted(name for names in applied for name in names) == [migration.name for migration in migrations()]
 
 
-async def test_a_second_run_applies_nothing(empty_database: str) -> None:
+async def test_a_second_call_applies_nothing(empty_database: str) -> None:
     first = await migrate(empty_database)
     assert first[:2] == ["012_digital_twin_tables.sql", "013_lines_and_ledger.sql"]
     assert await migrate(empty_database) == []
 
 
-async def test_the_seven_tables_of_the_brief_are_there(database: Connection) -> None:
+async def test_the_seven_required_tables_exist(database: Connection) -> None:
     tables = {
         row[0] for row in await database.fetch("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
     }
-    assert tables >= BRIEF
+    assert tables >= REQUIRED_TABLES
 
 
-async def test_every_time_is_kept_with_its_zone(database: Connection) -> None:
+async def test_every_time_is_stored_with_its_zone(database: Connection) -> None:
     naive = await database.fetch(
         "SELECT table_name FROM information_schema.columns WHERE data_type = 'timestamp without time zone'"
     )
@@ -77,7 +77,7 @@ async def test_a_file_that_fails_leaves_nothing_behind(empty_database: str, data
     assert await database.fetchval("SELECT max(number) FROM schema_migrations") < last.number
 
 
-async def outcome(database: Connection, tracked_at: datetime) -> None:
+async def insert_outcome(database: Connection, tracked_at: datetime) -> None:
     await database.execute(
         """INSERT INTO fidelity_tracking (tracking_id, predicted_value, actual_value, metric_type, tracked_at, event_id, revision,
                                           digest, fate, line, observed_at, source, source_offset, element)
@@ -89,17 +89,17 @@ async def outcome(database: Connection, tracked_at: datetime) -> None:
 
 async def test_an_outcome_of_this_month_has_its_own_partition_and_its_error(database: Connection) -> None:
     now = datetime.now(UTC)
-    await outcome(database, now)
+    await insert_outcome(database, now)
     row = await database.fetchrow("SELECT tableoid::regclass::text AS partition, error FROM fidelity_tracking")
     assert row is not None
     assert (row["partition"], row["error"]) == (f"fidelity_tracking_{now:%Y_%m}", 2.5)
 
 
-async def test_outcomes_beyond_the_months_made_wait_in_the_default_partition_until_theirs_comes(database: Connection) -> None:
-    far = datetime.now(UTC) + timedelta(days=150)
-    await outcome(database, far)
+async def test_outcomes_of_later_months_are_in_the_default_partition_until_theirs_is_created(database: Connection) -> None:
+    later = datetime.now(UTC) + timedelta(days=150)
+    await insert_outcome(database, later)
     partition = "SELECT tableoid::regclass::text FROM fidelity_tracking"
     assert await database.fetchval(partition) == "fidelity_tracking_default"
     assert await make_partitions(database, 6) == 3
-    assert await database.fetchval(partition) == f"fidelity_tracking_{far:%Y_%m}"
+    assert await database.fetchval(partition) == f"fidelity_tracking_{later:%Y_%m}"
     assert await make_partitions(database, 6) == 0

@@ -1,4 +1,4 @@
-"""Outages are waited for, refusals are answered, and nothing leaves an agent."""
+"""Transient failures are retried, other ones are refused, and no exception leaves an agent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from streams.retries import oldest_unfinished_s, process_event, retry_transient,
 
 
 @dataclass
-class AWorker:
+class App:
     role: str = "simulation"
     crashed: list[BaseException] = field(default_factory=list)
     has_crashed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -34,16 +34,16 @@ class AWorker:
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch):
+def _short_waits(monkeypatch):
     monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
 
 
 def failing(*errors):
-    left = list(errors)
+    pending = list(errors)
 
     async def action():
-        if left:
-            raise left.pop(0)
+        if pending:
+            raise pending.pop(0)
         return "done"
 
     return action
@@ -72,7 +72,7 @@ def failing(*errors):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_part_that_is_away_is_an_outage(error):
+def test_the_error_of_an_unavailable_service_is_transient(error):
     assert is_transient(error)
 
 
@@ -90,11 +90,11 @@ def test_a_part_that_is_away_is_an_outage(error):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_would_fail_again_is_no_outage(error):
+def test_an_error_that_would_occur_again_is_not_transient(error):
     assert not is_transient(error)
 
 
-def test_an_outage_inside_the_wrapping_of_a_client_is_one_too():
+def test_a_transient_failure_that_a_client_library_wraps_is_transient():
     wrapped = ProducerSendError("sending")
     wrapped.__cause__ = KafkaConnectionError("no broker")
     assert is_transient(wrapped)
@@ -105,18 +105,18 @@ def test_an_outage_inside_the_wrapping_of_a_client_is_one_too():
     assert not is_transient(unrelated)
 
 
-async def test_persisting_waits_through_outages_and_counts_them():
+async def test_transient_failures_are_retried_and_counted():
     before = OUTAGES.labels(part="trial")._value.get()
     assert await retry_transient(failing(ConnectionError(), TimeoutError(), KafkaTimeoutError()), part="trial") == "done"
     assert OUTAGES.labels(part="trial")._value.get() - before == 3
 
 
-async def test_persisting_lets_a_refusal_through_at_once():
+async def test_other_failures_are_raised_at_once():
     with pytest.raises(ValueError, match="no"):
         await retry_transient(failing(ValueError("no")), part="trial")
 
 
-async def test_persisting_gives_up_after_the_attempts_that_it_was_given():
+async def test_a_transient_failure_is_raised_after_the_last_attempt():
     with pytest.raises(ConnectionError):
         await retry_transient(failing(*[ConnectionError()] * 3), part="trial", attempts=3)
     assert await retry_transient(failing(*[ConnectionError()] * 2), part="trial", attempts=3) == "done"
@@ -146,83 +146,83 @@ async def test_a_wait_and_an_attempt_can_be_cancelled(monkeypatch):
             await task
 
 
-async def test_what_the_work_raises_reaches_the_refusal():
+async def test_the_exception_of_the_work_is_passed_to_the_refusal():
     refused = []
 
     async def refuse(error):
         refused.append(error)
 
     reason = ValueError("no")
-    await process_event(AWorker(), failing(reason), refuse)
-    await process_event(AWorker(), failing(ConnectionError()), refuse)
+    await process_event(App(), failing(reason), refuse)
+    await process_event(App(), failing(ConnectionError()), refuse)
     assert refused == [reason]
 
 
-async def test_a_refusal_is_persistent_too():
-    seen = []
-    refusing = failing(ConnectionError(), ConnectionError())
+async def test_a_refusal_is_retried_too():
+    errors = []
+    action = failing(ConnectionError(), ConnectionError())
 
     async def refuse(error):
-        await refusing()
-        seen.append(error)
+        await action()
+        errors.append(error)
 
-    await process_event(AWorker(), failing(ValueError("no")), refuse)
-    assert len(seen) == 1
+    await process_event(App(), failing(ValueError("no")), refuse)
+    assert len(errors) == 1
 
 
-async def test_an_event_that_can_not_even_be_refused_ends_the_app_and_is_never_finished():
-    app = AWorker()
-    broken = RuntimeError("cannot refuse")
+async def test_an_event_that_cannot_be_refused_ends_the_app_and_stays_unfinished():
+    app = App()
+    failure = RuntimeError("cannot refuse")
 
     async def refuse(_error):
-        raise broken
+        raise failure
 
     task = asyncio.create_task(process_event(app, failing(ValueError("no")), refuse))
     await app.has_crashed.wait()
-    assert app.crashed == [broken]
+    assert app.crashed == [failure]
     assert not task.done()
     assert oldest_unfinished_s("simulation") > 0
     task.cancel()
 
 
-def test_the_oldest_unfinished_event_is_the_one_that_shows(monkeypatch):
+def test_the_metric_is_the_age_of_the_oldest_unfinished_event(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(retries.time, "monotonic", lambda: now[0])
-    app = AWorker(role="outcomes")
+    app = App(role="outcomes")
 
-    def shown():
+    def metric():
         return REGISTRY.get_sample_value("twin_oldest_unfinished_seconds", {"role": "outcomes"})
 
     with track_unfinished(app):
         now[0] = 103.0
         with track_unfinished(app):
             now[0] = 104.0
-            assert shown() == oldest_unfinished_s("outcomes") == 4.0
-        assert shown() == 4.0
-    assert shown() == 0.0
+            assert metric() == oldest_unfinished_s("outcomes") == 4.0
+        assert metric() == 4.0
+    assert metric() == 0.0
 
 
-def refusal(**fields) -> str:
-    good = {"intervention_type": "email_campaign", "channel": "email", "frequency": "monthly", "duration_weeks": 12}
-    with pytest.raises(ValidationError) as refused:
-        InterventionConfig.model_validate(good | fields)
-    return describe_error(refused.value)
+def refusal_of(**fields) -> str:
+    valid = {"intervention_type": "email_campaign", "channel": "email", "frequency": "monthly", "duration_weeks": 12}
+    with pytest.raises(ValidationError) as info:
+        InterventionConfig.model_validate(valid | fields)
+    return describe_error(info.value)
 
 
-def test_a_refused_field_is_said_with_its_value_and_what_is_allowed():
-    assert refusal(channel="fax").startswith("channel: unknown channel 'fax': use one of email, in_person,")
-    assert refusal(duration_weeks=0) == "duration_weeks: input should be greater than or equal to 1, not 0"
-    assert refusal(colour="red") == "colour: unknown field"
-    assert refusal(channel="fax", duration_weeks=0).count("; ") == 1
+def test_a_refused_field_is_described_with_its_value_and_the_allowed_ones():
+    assert refusal_of(channel="fax").startswith("channel: unknown channel 'fax': use one of email, in_person,")
+    assert refusal_of(duration_weeks=0) == "duration_weeks: input should be greater than or equal to 1, not 0"
+    assert refusal_of(colour="red") == "colour: unknown field"
+    assert refusal_of(channel="fax", duration_weeks=0).count("; ") == 1
 
 
-def test_a_long_value_is_cut_short_and_never_breaks_the_line():
-    words = refusal(duration_weeks="x\n" * 500)
-    assert len(words) < 250
-    assert "\n" not in words
+def test_a_long_value_is_shortened_and_stays_on_one_line():
+    text = refusal_of(duration_weeks="x\n" * 500)
+    assert len(text) < 250
+    assert "\n" not in text
     assert describe_error(ValueError("two\n lines")) == "two lines"
     assert describe_error(TimeoutError()) == "TimeoutError"
 
 
-def test_a_connection_that_breaks_inside_of_a_statement_is_an_outage():
+def test_a_connection_that_breaks_inside_a_statement_is_transient():
     assert is_transient(asyncpg.InternalClientError("got result for unknown protocol state 3"))

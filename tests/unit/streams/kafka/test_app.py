@@ -1,4 +1,4 @@
-"""What the app of a role sets: a group of its own, nothing that Faust would lose, nothing that it would show to everybody."""
+"""Settings of the app of a role: its own consumer group, no lost messages, and no data on a web server."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from streams.settings import ROLES, Role, Settings
 SETTINGS = Settings(kafka_bootstrap="localhost:1")
 
 
-def test_each_role_is_an_app_and_a_consumer_group_of_its_own():
+def test_each_role_has_its_own_app_and_consumer_group():
     assert [TwinApp(role, SETTINGS).conf.id for role in ROLES] == [f"twinstream-{role}" for role in ROLES]
 
 
-def test_the_changelog_of_every_table_is_made_with_the_topics_and_not_by_faust_while_it_starts():
+def test_the_changelog_of_every_table_is_created_with_the_topics():
     app = TwinApp("fidelity", SETTINGS)
     fidelity.attach(app, Services(app))
 
-    asked = {(table.changelog_topic.get_topic_name(), table.partitions) for table in app.tables.values()}
-    assert asked == {(topic.name, topic.partitions) for topic in CHANGELOGS}
+    changelogs = {(table.changelog_topic.get_topic_name(), table.partitions) for table in app.tables.values()}
+    assert changelogs == {(topic.name, topic.partitions) for topic in CHANGELOGS}
     assert all(topic.compacted for topic in CHANGELOGS)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_keeps_standbys_promises_transactions_or_serves_its_tables(role: Role):
-    chosen = TwinApp(role, SETTINGS).conf
+def test_no_role_has_standbys_transactions_or_a_web_server(role: Role):
+    config = TwinApp(role, SETTINGS).conf
 
-    assert chosen.table_standby_replicas == 0
-    assert chosen.processing_guarantee.value == "at_least_once"
-    assert chosen.producer_acks == -1
-    assert not any((chosen.web_enabled, chosen.web_tables_enabled, chosen.web_router_enabled))
+    assert config.table_standby_replicas == 0
+    assert config.processing_guarantee.value == "at_least_once"
+    assert config.producer_acks == -1
+    assert not any((config.web_enabled, config.web_tables_enabled, config.web_router_enabled))
 
 
-async def test_an_app_that_finds_no_postgres_says_so_and_ends_in_good_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+async def test_an_app_that_cannot_reach_postgres_raises_and_stops_cleanly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
-    nowhere = SETTINGS.model_copy(update={"postgres_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none"), "home": tmp_path})
-    app = TwinApp("outcomes", nowhere)
+    unreachable = SETTINGS.model_copy(update={"postgres_dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none"), "home": tmp_path})
+    app = TwinApp("outcomes", unreachable)
 
     with pytest.raises(ConnectionRefusedError):
         await app.start()
@@ -54,14 +54,14 @@ async def test_an_app_that_finds_no_postgres_says_so_and_ends_in_good_order(monk
     assert OUTAGES.labels(part="postgres")._value.get() > 0
 
 
-async def test_a_timer_that_fails_ends_the_app_unless_it_is_leaving(monkeypatch: pytest.MonkeyPatch):
+async def test_a_failed_timer_ends_the_app_unless_it_is_stopping(monkeypatch: pytest.MonkeyPatch):
     app, timers = TwinApp("outcomes", SETTINGS), []
     monkeypatch.setattr(app, "timer", lambda _interval: timers.append)
 
-    async def speak() -> None:
+    async def fail() -> None:
         raise NotReady("Producer service not yet started")
 
-    app.run_every(1.0, speak)
+    app.run_every(1.0, fail)
     with pytest.raises(NotReady):
         await timers[0]()
     app._stopped.set()

@@ -1,4 +1,4 @@
-"""Log lines of a role: JSON for machines, plain in a folder."""
+"""Log lines of a role: JSON on stderr, plain text in a folder."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", SCRIPT, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
 
 
-def test_where_nobody_reads_along_every_line_is_a_json_object():
+def test_without_a_terminal_every_line_is_a_json_object():
     first, second, _ = run().stderr.splitlines()
-    said, broken = json.loads(first), json.loads(second)
-    assert (said["role"], said["level"], said["logger"]) == ("trainer", "INFO", "streams.training.line_training")
-    assert said["message"] == "model 7\nis better"
-    assert said["at"].endswith("+00:00")
-    assert "ZeroDivisionError" in broken["error"]
+    entry, failure = json.loads(first), json.loads(second)
+    assert (entry["role"], entry["level"], entry["logger"]) == ("trainer", "INFO", "streams.training.line_training")
+    assert entry["message"] == "model 7\nis better"
+    assert entry["at"].endswith("+00:00")
+    assert "ZeroDivisionError" in failure["error"]
 
 
-def test_in_a_folder_lines_are_plain_and_everything_on_stderr_is_kept(tmp_path):
-    told = run(str(tmp_path / "logs"))
+def test_in_a_folder_lines_are_plain_and_all_of_stderr_is_in_the_file(tmp_path):
+    completed = run(str(tmp_path / "logs"))
     text = (tmp_path / "logs" / "trainer.log").read_text()
-    assert told.stderr == ""
+    assert completed.stderr == ""
     assert "INFO    streams.training.line_training: model 7" in text
     assert "ZeroDivisionError" in text
     assert "from a library" in text
     assert "chatter" not in text
 
 
-def test_a_log_is_continued_and_not_begun_anew(tmp_path):
+def test_a_log_file_is_appended_to(tmp_path):
     run(str(tmp_path))
     run(str(tmp_path))
     assert (tmp_path / "trainer.log").read_text().count("is better") == 2

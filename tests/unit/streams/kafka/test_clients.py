@@ -1,0 +1,32 @@
+"""Clients without a broker: the error reaches the caller, and no client stays open."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+
+from streams.kafka import open_admin, open_consumer, open_producer
+from streams.settings import Settings
+
+UNREACHABLE = Settings(kafka_bootstrap="127.0.0.1:1")
+
+
+@pytest.mark.parametrize("open_client", [open_producer, open_consumer, open_admin])
+async def test_a_client_that_cannot_connect_raises_and_is_closed(open_client: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        with pytest.raises(KafkaConnectionError):
+            async with open_client(UNREACHABLE):
+                pass
+        gc.collect()
+
+
+@pytest.mark.parametrize("open_client", [open_producer, open_consumer, open_admin])
+async def test_every_client_has_the_credentials_of_the_settings(open_client: Any) -> None:
+    with pytest.raises(ValueError, match="TWIN_KAFKA_USERNAME"):
+        async with open_client(UNREACHABLE.model_copy(update={"kafka_security": "SASL_SSL"})):
+            pass
