@@ -34,7 +34,7 @@ SOURCE = SourceId(topic="outcome-events", partition=0)
 
 
 def draw(rng: np.random.Generator, n: int, change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Errors whose size differs by region by nature, and by ``change`` since the model was trained."""
+    """Draw errors whose size differs by region, multiplied by ``change`` since the model was trained."""
     level = rng.integers(0, LEVELS, n)
     return rng.normal(size=n) * (SIZES * change)[level], level
 
