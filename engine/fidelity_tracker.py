@@ -12,8 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.fidelity.drift_rules import Reference, evaluate_rules
-from engine.fidelity.error_sums import N_MOMENTS, OUTLIER_DEVIATIONS, interval_coverage, metrics_from_moments, moments
+from engine.fidelity import (
+    N_MOMENTS,
+    OUTLIER_DEVIATIONS,
+    Reference,
+    evaluate_rules,
+    interval_coverage,
+    metrics_from_moments,
+    moments,
+)
 from schemas.base import require_one_of
 from schemas.fidelity_models import DRIFT_RULES, DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
 

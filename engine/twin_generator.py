@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
-from engine.fidelity.baseline import FEWEST_ROWS, HoldoutRows, compute_baseline
+from engine.fidelity import FEWEST_ROWS, HoldoutRows, compute_baseline
 from engine.twins import (
     HYPERPARAMETERS,
     INTERVAL_LEVEL,

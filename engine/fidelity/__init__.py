@@ -4,11 +4,13 @@ All of it is pure computation on arrays and integers; it imports only ``schemas`
 """
 
 from engine.fidelity.baseline import FEWEST_ROWS, HoldoutRows, compute_baseline
-from engine.fidelity.drift_rules import N_MIN, Detection, Reference, comparison_text, evaluate_rules, next_state
+from engine.fidelity.drift_rules import Detection, Reference, comparison_text, evaluate_rules, next_state
 from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, DetectorState, accumulate, discoveries, log_normalizers
 from engine.fidelity.effective_sample_size import effective_n
 from engine.fidelity.error_sums import (
     LIMIT,
+    N_MOMENTS,
+    OUTLIER_DEVIATIONS,
     add_sums,
     contributions,
     fidelity_metrics,
@@ -27,7 +29,8 @@ __all__ = [
     "AVERAGE_RUN_LENGTH",
     "FEWEST_ROWS",
     "LIMIT",
-    "N_MIN",
+    "N_MOMENTS",
+    "OUTLIER_DEVIATIONS",
     "Detection",
     "DetectorState",
     "HoldoutRows",

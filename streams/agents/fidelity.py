@@ -19,8 +19,8 @@ from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import send_to_dead_letters
 from streams.kafka.topics import PARTITIONS, topic_of
+from streams.monitoring import WindowState
 from streams.monitoring.line_monitor import LineMonitor, PaneKey
-from streams.monitoring.window_state import WindowState
 from streams.retries import process_event, reraise, retry_transient
 from streams.services import Services
 

@@ -17,8 +17,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from engine.fidelity.error_sums import sum_groups
-from engine.fidelity.windows import is_too_late, pane_start
+from engine.fidelity import is_too_late, pane_start, sum_groups
 from schemas.twin_types import ALL_ROWS
 from sql.line_lock import LineGrid
 from sql.outcome_store import Head, OutcomeGroup

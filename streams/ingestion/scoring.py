@@ -16,7 +16,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-from engine.fidelity.error_sums import LIMIT, contributions, in_range
+from engine.fidelity import LIMIT, contributions, in_range
 from schemas import TWIN_TYPES, SourceId, TwinPopulation
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline, ModelCard

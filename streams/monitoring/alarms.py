@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
-from engine.fidelity.drift_rules import Detection
+from engine.fidelity import Detection
 from schemas import DriftEvent, DriftState, RetrainEvent
 from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_types import ALL_ROWS

@@ -8,10 +8,17 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
-from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules, next_state
-from engine.fidelity.e_detector import DetectorState, discoveries, log_normalizers
-from engine.fidelity.effective_sample_size import effective_n
-from engine.fidelity.error_sums import fidelity_metrics
+from engine.fidelity import (
+    Detection,
+    DetectorState,
+    comparison_text,
+    discoveries,
+    effective_n,
+    evaluate_rules,
+    fidelity_metrics,
+    log_normalizers,
+    next_state,
+)
 from schemas import DriftEvent, DriftState, FidelityMetrics, ModelCard, RetrainEvent, Verdict
 from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_models import Baseline, Errors

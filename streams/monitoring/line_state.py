@@ -13,8 +13,7 @@ from datetime import datetime
 from itertools import groupby
 from uuid import UUID
 
-from engine.fidelity.e_detector import DetectorState, accumulate
-from engine.fidelity.windows import pane_start, panes_of
+from engine.fidelity import DetectorState, accumulate, pane_start, panes_of
 from schemas import DriftState, PaneRow
 from sql import drift_state_store, window_store
 from sql.database import Database

@@ -9,8 +9,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-from engine.fidelity.input_drift import estimate_fidelity
-from engine.fidelity.label_delay import count_labels, survivorship_weights
+from engine.fidelity import count_labels, estimate_fidelity, survivorship_weights
 from schemas.fidelity_models import DRIFT_RULES, EstimatedFidelity, Labels
 from schemas.twin_models import ModelCard
 from sql import pending_label_store as store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from engine.fidelity.windows import lowest_pane
+from engine.fidelity import lowest_pane
 from schemas import OutcomeEvent
 from sql import drift_state_store, window_store
 from sql.database import Pool, clock, transaction

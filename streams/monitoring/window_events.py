@@ -6,8 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Literal
 
-from engine.fidelity.drift_rules import Detection
-from engine.fidelity.windows import window_starts
+from engine.fidelity import Detection, window_starts
 from schemas import FidelityWindow, line_parts
 from schemas.twin_models import Baseline
 from schemas.twin_types import ALL_ROWS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from engine.fidelity.windows import is_closed
+from engine.fidelity import is_closed
 from sql.window_store import Snapshot, save_snapshots
 from streams.kafka.app import TwinApp
 from streams.monitoring.line_state import LineState, load_cards

@@ -20,9 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from engine.fidelity.e_detector import DetectorState, accumulate
-from engine.fidelity.error_sums import add_sums, negate
-from engine.fidelity.windows import pane_start, panes_of, window_starts
+from engine.fidelity import DetectorState, accumulate, add_sums, negate, pane_start, panes_of, window_starts
 from schemas import PaneRow
 from schemas.events import SUM_FIELDS
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from engine.fidelity.error_sums import add_sums, fidelity_metrics, negate
+from engine.fidelity import add_sums, fidelity_metrics, negate
 from schemas import FidelityMetrics, PaneRow
 from schemas.events import SUM_FIELDS
 from sql import audit_store
@@ -21,7 +21,7 @@ from sql.database import Connection
 from sql.outcome_store import Head
 from sql.pane_store import pane_row
 from streams.ingestion import cell_of
-from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
+from streams.monitoring import SeriesKey, WindowKey, WindowState
 from streams.operations.findings import Findings
 from streams.operations.rescoring import Rescorer, ScoredRevision
 from streams.operations.source_audit import check_sources

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import numpy as np
 
-from engine.fidelity.error_sums import contributions
+from engine.fidelity import contributions
 from schemas.twin_models import Baseline
 from sql.database import Connection
 from sql.model_card_rows import UnknownModel, load_card

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import asyncpg
 
-from engine.fidelity.windows import pane_start, window_starts
+from engine.fidelity import pane_start, window_starts
 from schemas import FidelityMetrics, FidelityWindow, PaneRow
 from sql.audit_store import AuditedLine
-from streams.monitoring.window_state import SeriesKey, WindowKey
+from streams.monitoring import SeriesKey, WindowKey
 from streams.operations.findings import Findings
 from streams.operations.recomputation import ExpectedWindow, LineWindow, StoredPane
 

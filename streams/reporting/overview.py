@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from engine.fidelity.drift_rules import Detection
-from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH
-from engine.fidelity.error_sums import fidelity_metrics
+from engine.fidelity import AVERAGE_RUN_LENGTH, Detection, fidelity_metrics
 from schemas import DriftState, FidelityMetrics, ModelCard, ModelEvent, Verdict
 from schemas.fidelity_models import EstimatedFidelity, Labels
 from schemas.twin_types import ALL_ROWS
@@ -26,9 +24,7 @@ from sql.overview_store import (
     SimulationRun,
 )
 from sql.pending_label_store import Cohort, estimate_of
-from streams.monitoring.drift_detection import DriftEvaluator
-from streams.monitoring.performance_estimation import latest_cohorts, pending_labels
-from streams.monitoring.window_state import SeriesKey
+from streams.monitoring import DriftEvaluator, SeriesKey, latest_cohorts, pending_labels
 
 __all__ = ["HistoryPoint", "LineOverview", "Overview", "SegmentWindow", "SeriesHistory", "read_overview"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.fidelity.label_delay import weighted_mae
+from engine.fidelity import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import Alternative, BestChoice, SimulationResult
-from streams.monitoring.performance_estimation import level_weights
+from streams.monitoring import level_weights
 from streams.reporting.formatting import count, moment, number, plain_words, share, signed_share, span, standard_error
 from streams.reporting.overview import LineOverview, SegmentWindow
 
