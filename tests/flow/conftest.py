@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from typer.testing import CliRunner
 
 from deploy.stack.part import free_port, is_free
@@ -27,7 +27,7 @@ from sql.model_card_rows import Artifact
 from streams.cli import connection
 from streams.cli.main import app
 from streams.client.twin_client import TwinClient
-from streams.kafka.clients import open_admin
+from streams.kafka.clients import open_admin, open_consumer
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, TOPICS, create_topics, topic_of
 from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import ROLES, Role, Settings
@@ -168,20 +168,15 @@ async def client(settings: Settings) -> AsyncIterator[TwinClient]:
 class Listener:
     """Reads topics from their beginning."""
 
-    bootstrap: str
+    settings: Settings
 
     async def records(self, topic: str, count: int, timeout_s: float = 30.0) -> list[Any]:
         """The first ``count`` records of a topic over all partitions, waiting for those that are not there yet."""
-        consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.bootstrap, auto_offset_reset="earliest", enable_auto_commit=False)
-        await consumer.start()
-        try:
-            records: list[Any] = []
-            async with asyncio.timeout(timeout_s):
-                while len(records) < count:
-                    records.append(await consumer.getone())
-            return records
-        finally:
-            await consumer.stop()
+        records: list[Any] = []
+        async with open_consumer(self.settings, topic) as consumer, asyncio.timeout(timeout_s):
+            while len(records) < count:
+                records.append(await consumer.getone())
+        return records
 
     async def events(self, event: type[Event], count: int, timeout_s: float = 30.0) -> list[Any]:
         """The first ``count`` events of a class."""
@@ -195,20 +190,15 @@ class Listener:
 
     async def count(self, topic: str) -> int:
         """Number of records on a topic now."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False)
-        await consumer.start()
-        try:
-            partitions = PARTITIONS[topic]
-            ends = await consumer.end_offsets([TopicPartition(topic, number) for number in range(partitions)])
-            return sum(ends.values())
-        finally:
-            await consumer.stop()
+        partitions = [TopicPartition(topic, number) for number in range(PARTITIONS[topic])]
+        async with open_consumer(self.settings) as consumer:
+            return sum((await consumer.end_offsets(partitions)).values())
 
 
 @pytest.fixture
 def listener(settings: Settings) -> Listener:
     """Reads what the service published."""
-    return Listener(settings.kafka_bootstrap)
+    return Listener(settings)
 
 
 async def _until_ready(settings: Settings, roles: Sequence[Role], tasks: Sequence[Awaitable[None]]) -> None:

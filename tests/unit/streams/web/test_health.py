@@ -96,3 +96,9 @@ async def test_a_taken_port_is_refused_with_the_setting_that_changes_it(server):
     with pytest.raises(OSError, match="TWIN_WEB_PORT"):
         async with serve_app(health_app(probe), "127.0.0.1", server.port):
             pass
+
+
+async def test_metrics_have_the_open_metrics_format_for_a_scraper_that_accepts_it(server):
+    async with server.session.get("/metrics", headers={"Accept": "application/openmetrics-text"}) as reply:
+        assert reply.content_type == "application/openmetrics-text"
+        assert (await reply.text()).endswith("# EOF\n")
