@@ -1,10 +1,19 @@
-"""Simulations of interventions: decodes requests, pins their inputs, computes their results, and reproduces them.
+"""Simulations of interventions: decodes requests, pins inputs, computes and reproduces results, and updates effect priors.
 
 It imports ``streams.registry``, ``streams.ingestion`` and what lies below them, ``engine``, ``sql`` and ``schemas``.
 """
 
+from streams.simulation.effect_updates import calibrated_prior, update_effects
 from streams.simulation.reproduction import reproduce
 from streams.simulation.request_decoding import UnreadableRequest, decode_request
 from streams.simulation.simulator import Simulator, rejected
 
-__all__ = ["Simulator", "UnreadableRequest", "decode_request", "rejected", "reproduce"]
+__all__ = [
+    "Simulator",
+    "UnreadableRequest",
+    "calibrated_prior",
+    "decode_request",
+    "rejected",
+    "reproduce",
+    "update_effects",
+]

@@ -12,7 +12,7 @@ from engine.experiments import predict_counterfactuals
 from engine.sample_tables import sample_hcps
 from schemas import ExperimentPlan
 from sql.experiment_store import add_experiment
-from streams.agents.experiments import _calibrate
+from streams.simulation import calibrated_prior
 from tests.flow.test_simulations import SPEAKERS, an_experiment
 
 
@@ -28,7 +28,7 @@ async def test_an_experiment_is_planned_on_the_champions_twins_with_what_experim
     assert plan.power == pytest.approx(0.8, abs=0.01)
     assert plan.arms[1].n == pytest.approx(2 * plan.arms[0].n, abs=2)
     assert plan.simulation.effects_version == 0
-    await add_experiment(pool, an_experiment(intervention=SPEAKERS, effect=0.2), _calibrate)
+    await add_experiment(pool, an_experiment(intervention=SPEAKERS, effect=0.2), calibrated_prior)
     told = await twinstream(*words, "--available", "400", "--cluster-size", "10", "--icc", "0.02")
     assert "assigning whole clusters costs a factor of 1.18" in told
     assert "no real experiment has calibrated it yet" not in told
