@@ -30,7 +30,7 @@ from tests.bench.memory import memory_figures
 from tests.bench.outcomes import outcome_figures
 from tests.bench.populations import population_figure
 from tests.bench.recovery import recovery_figure
-from tests.bench.report import as_json, as_table
+from tests.bench.report import format_json, format_table
 from tests.bench.tables import Measured, measured_tables
 from tests.bench.twins import generation_figure, simulation_figure
 
@@ -50,56 +50,54 @@ PARTS = (*OF_TABLES, *OF_SAMPLE, *OF_STACK, TIMED)
 
 
 def main() -> None:
-    """Measure the parts that were asked for, all by default, and print what was found even when one breaks."""
+    """Measure the requested parts, all by default, and print their figures even when one fails."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Speed and memory against named baselines.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one or more of {', '.join(PARTS)}; all by default")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, help="how long outcomes are to be taken in at the aim's rate, up to 60"
-    )
-    said = parser.parse_args()
-    if unknown := set(said.parts) - set(PARTS):
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of outcomes at the rate of the aim, up to 60")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}")
     figures: list[Figure] = []
     try:
         with threadpool_limits(1):
-            figures.extend(_measured(said.parts or PARTS, said.seconds))
+            figures.extend(_measure(arguments.parts or PARTS, arguments.seconds))
     finally:
-        print((as_json if said.json else as_table)(figures))
+        print((format_json if arguments.json else format_table)(figures))
 
 
-def _measured(parts: Sequence[str], seconds: float) -> Iterator[Figure]:
+def _measure(parts: Sequence[str], seconds: float) -> Iterator[Figure]:
     tables = list(measured_tables())
-    with patch.dict(os.environ, LOKY_MAX_CPU_COUNT="1"):  # as many processors joblib tells of, and as many threads we begin
+    with patch.dict(os.environ, LOKY_MAX_CPU_COUNT="1"):  # joblib reports one processor, so the engine starts one thread
         for part, of_table in OF_TABLES.items():
             for table in tables if part in parts else ():
-                with _told(f"{part}, {table.name}"):
+                with _report_duration(f"{part}, {table.name}"):
                     yield from of_table(table)
         for part, of_sample in OF_SAMPLE.items():
             if part in parts:
-                with _told(part):
+                with _report_duration(part):
                     yield from of_sample(tables[0])
     of_stacks = {**OF_STACK, TIMED: lambda table, settings: outcome_figures(table, settings, seconds)}
     for part, of_stack in of_stacks.items():
         if part in parts:
-            with _service() as settings, _told(part):
+            with _service() as settings, _report_duration(part):
                 yield from of_stack(tables[0], settings)
 
 
 @contextmanager
 def _service() -> Iterator[Settings]:
-    """A local stack in a folder of its own, tables and topics made: no part finds what another has left."""
+    """A local stack in a temporary folder with new tables and topics, so that parts do not influence each other."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         home = Path(folder)
         home.chmod(0o711)
-        with LocalStack(home, _say) as stack:
+        with LocalStack(home, _report_progress) as stack:
             settings = settings_on_stack(Settings(web_port=_free_ports(len(ROLES))), stack.environment(), home)
             asyncio.run(prepare(settings))
             yield settings
 
 
 def _free_ports(count: int) -> int:
-    """The first of some free ports in a row."""
+    """The first of ``count`` consecutive free ports."""
     while True:
         first = free_port()
         if all(is_free(first + number) for number in range(count)):
@@ -107,13 +105,13 @@ def _free_ports(count: int) -> int:
 
 
 @contextmanager
-def _told(part: str) -> Iterator[None]:
-    began = time.perf_counter()
+def _report_duration(part: str) -> Iterator[None]:
+    start = time.perf_counter()
     yield
-    _say(f"{part}: {time.perf_counter() - began:.1f} s")
+    _report_progress(f"{part}: {time.perf_counter() - start:.1f} s")
 
 
-def _say(line: str) -> None:
+def _report_progress(line: str) -> None:
     print(line, file=sys.stderr)
 
 

@@ -1,13 +1,11 @@
-"""A forest and its five folds, against scikit-learn's defaults with the same four settings."""
+"""Fitting a forest and its five folds, against scikit-learn's defaults with the same four settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.metrics import r2_score
@@ -26,20 +24,20 @@ NAMED = "scikit-learn's forest, its defaults and the same trees, depth, splits a
 
 
 class Split(NamedTuple):
-    """Rows to learn from and rows to predict."""
+    """Rows to train on and rows to predict."""
 
     train: TrainingTable
     test: TrainingTable
 
 
 class _Fitter:
-    """Fits split after split and notes how well each test was predicted."""
+    """Fits the next split at each call and records R2 on its test rows."""
 
     def __init__(self, fit_on: Callable[[TrainingTable], Pipeline], splits: Sequence[Split]) -> None:
-        self.fit_on, self.waiting, self.scores = fit_on, iter(splits), list[float]()
+        self.fit_on, self.splits, self.scores = fit_on, iter(splits), list[float]()
 
     def __call__(self) -> None:
-        train, test = next(self.waiting)
+        train, test = next(self.splits)
         self.scores.append(float(r2_score(test.target, self.fit_on(train).predict(test.features))))
 
     @property
@@ -49,7 +47,7 @@ class _Fitter:
 
 
 def forest_figures(measured: Measured) -> list[Figure]:
-    """Time of the fits on five folds and on all rows, in turn at each, and quality on the folds."""
+    """Time of the fits on five folds and on all rows, alternating at each, and R2 on the folds."""
     splits = [*_folds(measured.table), Split(measured.table, measured.table)]
     encoder = fit_outcome_model(measured.table, "HistGradientBoosting", n_jobs=1, seed=SEED)["encoder"]
     plain = Pipeline([("encoder", encoder), ("estimator", RandomForestRegressor(**SETTINGS, n_jobs=1, random_state=SEED))])
@@ -65,8 +63,4 @@ def forest_figures(measured: Measured) -> list[Figure]:
 
 def _folds(table: TrainingTable) -> Iterator[Split]:
     for train, test in KFold(FOLDS, shuffle=True, random_state=SEED).split(table.target):
-        yield Split(_rows(table, train), _rows(table, test))
-
-
-def _rows(table: TrainingTable, rows: npt.NDArray[Any]) -> TrainingTable:
-    return replace(table, features=table.features.iloc[rows], target=table.target[rows])
+        yield Split(table.take(train), table.take(test))

@@ -1,4 +1,4 @@
-"""How things are measured: ours and a baseline take turns, and the medians are told as a ratio."""
+"""Measurement: ours and a baseline run alternately, and their medians are reported as a ratio."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Aim", "Figure", "Times", "interleaved"]
 
 
 class Aim(NamedTuple):
-    """What a figure should be: at most its ratio, our own value, or how far ours stays below the baseline; at least our rate."""
+    """The target of a figure: an upper limit of ratio, own value or shortfall from the baseline; a lower limit of a rate."""
 
     of: Literal["ratio", "ours", "shortfall", "rate"]
     limit: float
@@ -21,7 +21,7 @@ class Aim(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the report; ``ours`` and ``baseline`` are of the same run: medians of ``repeats`` turns, or sums over them."""
+    """One row of the report; ``ours`` and ``baseline`` are from the same run: medians of ``repeats`` repeats, or sums over them."""
 
     work: str
     data: str
@@ -45,8 +45,8 @@ class Figure:
             return None
         if self.aim.of == "rate":
             return self.ours >= self.aim.limit
-        judged = {"ratio": self.ratio, "ours": self.ours, "shortfall": self.baseline - self.ours}
-        return judged[self.aim.of] <= self.aim.limit
+        values = {"ratio": self.ratio, "ours": self.ours, "shortfall": self.baseline - self.ours}
+        return values[self.aim.of] <= self.aim.limit
 
 
 class Times(NamedTuple):
@@ -56,7 +56,7 @@ class Times(NamedTuple):
     baseline: list[float]
 
     def figure(self, work: str, data: str, named: str, *, aim: Aim | None = None, note: str = "", unit: str = "s") -> Figure:
-        """The medians."""
+        """The figure of the medians."""
         return Figure(work, data, unit, median(self.ours), median(self.baseline), named, len(self.ours), aim, note)
 
 
@@ -68,22 +68,22 @@ def interleaved(
     at_most_s: float = math.inf,
     clock: Callable[[], float] = time.process_time,
 ) -> Times:
-    """Time both in turn, who begins alternating; no repeat begins that would likely end after ``at_most_s``.
+    """Time both alternately, with alternating order; no repeat starts that would probably end after ``at_most_s``.
 
-    Processor time is the default: for work on one thread it is the time of a quiet machine, whoever else is busy on this one.
+    Processor time is the default: for work on one thread it does not depend on other processes on the machine.
     """
-    times, began = Times([], []), time.perf_counter()
+    times, start = Times([], []), time.perf_counter()
     for repeat in range(repeats):
         pair = [(ours, times.ours), (baseline, times.baseline)]
-        for run, into in pair if repeat % 2 == 0 else reversed(pair):
-            into.append(_seconds(run, clock))
-        spent = time.perf_counter() - began
+        for run, seconds in pair if repeat % 2 == 0 else reversed(pair):
+            seconds.append(_time(run, clock))
+        spent = time.perf_counter() - start
         if spent * (repeat + 2) / (repeat + 1) > at_most_s:
             break
     return times
 
 
-def _seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
-    began = clock()
+def _time(run: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     run()
-    return clock() - began
+    return clock() - start

@@ -1,4 +1,4 @@
-"""What the process of each role holds while nothing happens, against a process that has only imported the libraries."""
+"""Memory of the idle process of each role, against a process that has only imported the libraries."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["memory_figures"]
 
 LIBRARIES = "import sys, faust, aiokafka, asyncpg, pandas, sklearn.ensemble; print(flush=True); sys.stdin.read()"
 NAMED = "a Python process that has imported faust, aiokafka, asyncpg, pandas and scikit-learn's forests"
-LOOKS, PAUSE_S = 3, 1.5
-KB_A_MB = 1024
+SAMPLES, PAUSE_S = 3, 1.5
+KB_PER_MB = 1024
 
 
-class Held(NamedTuple):
-    """Megabytes of a process: resident, its fair part of shared pages, and its own alone."""
+class ProcessMemory(NamedTuple):
+    """Megabytes of a process: resident, with its proportional share of shared pages, and private."""
 
     resident: float
     proportional: float
@@ -32,20 +32,20 @@ class Held(NamedTuple):
 
 
 def memory_figures(settings: Settings) -> list[Figure]:
-    """A figure a role; none where the system does not tell (it is Linux that does)."""
+    """One figure per role; none on systems without ``/proc/self/smaps_rollup``, which is Linux only."""
     if not Path("/proc/self/smaps_rollup").exists():
         return []
     with Workers(ROLES, settings, log_folder=settings.home / "logs") as workers, _only_imported() as bare:
         workers.wait_ready()
         pids = {"libraries": bare, **{str(role): pid for role, pid in workers.pids.items()}}
-        looks = [_look(pids) for _ in range(LOOKS)]
-    found = {name: Held(*map(median, zip(*(look[name] for look in looks), strict=True))) for name in looks[0]}
-    return [_figure(role, found[role], found["libraries"]) for role in ROLES]
+        samples = [_sample(pids) for _ in range(SAMPLES)]
+    medians = {name: ProcessMemory(*map(median, zip(*(sample[name] for sample in samples), strict=True))) for name in samples[0]}
+    return [_figure(role, medians[role], medians["libraries"]) for role in ROLES]
 
 
-def _figure(role: str, held: Held, bare: Held) -> Figure:
-    note = f"{held.private:.0f} MB its own, {held.proportional:.0f} MB with its part of what it shares"
-    return Figure(f"memory of {role}", "idle", "MB", held.resident, bare.resident, NAMED, LOOKS, Aim("ours", 400.0), note)
+def _figure(role: str, memory: ProcessMemory, bare: ProcessMemory) -> Figure:
+    note = f"{memory.private:.0f} MB private, {memory.proportional:.0f} MB with its share of shared pages"
+    return Figure(f"memory of {role}", "idle", "MB", memory.resident, bare.resident, NAMED, SAMPLES, Aim("ours", 400.0), note)
 
 
 @contextmanager
@@ -57,12 +57,12 @@ def _only_imported() -> Iterator[int]:
         yield process.pid
 
 
-def _look(pids: dict[str, int]) -> dict[str, Held]:
+def _sample(pids: dict[str, int]) -> dict[str, ProcessMemory]:
     time.sleep(PAUSE_S)
-    return {name: _held(pid) for name, pid in pids.items()}
+    return {name: _memory_of(pid) for name, pid in pids.items()}
 
 
-def _held(pid: int) -> Held:
+def _memory_of(pid: int) -> ProcessMemory:
     lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:])
-    size = {name.rstrip(":"): int(kilobytes) / KB_A_MB for name, kilobytes, _ in lines}
-    return Held(size["Rss"], size["Pss"], size["Private_Clean"] + size["Private_Dirty"])
+    size = {name.rstrip(":"): int(kilobytes) / KB_PER_MB for name, kilobytes, _ in lines}
+    return ProcessMemory(size["Rss"], size["Pss"], size["Private_Clean"] + size["Private_Dirty"])

@@ -1,4 +1,4 @@
-"""A population saved and loaded on a real PostgreSQL, against COPY of the same rows."""
+"""Saving and loading a population on a real PostgreSQL, against COPY of the same rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["population_figure"]
 
 
 REPEATS = 5
-OF_A_POPULATION = {
+POPULATION_QUERIES = {
     "digital_twins": "SELECT t.* FROM digital_twins t JOIN twin_population_members USING (twin_id) WHERE population_id = $1",
     "twin_population_members": "SELECT * FROM twin_population_members WHERE population_id = $1",
 }
@@ -27,41 +27,41 @@ COPY = "asyncpg's COPY of the same rows in and out as bytes: same columns and in
 def population_figure(measured: Measured, settings: Settings) -> Figure:
     """``ROWS`` twins into the database and out of it again."""
     dsn = settings.postgres_dsn.get_secret_value()
-    waiting = [measured.model.generate(ROWS, seed=seed) for seed in range(REPEATS + 1)]
+    pending = [measured.model.generate(ROWS, seed=seed) for seed in range(REPEATS + 1)]
     with asyncio.Runner() as runner:
         repository, connection = TwinRepository(dsn), runner.run(connect(dsn))
-        first = runner.run(repository.save_population(waiting.pop()))
-        rows = runner.run(_rows_of(connection, first))
-        schemas = runner.run(_empty_tables(connection, REPEATS))
+        first = runner.run(repository.save_population(pending.pop()))
+        rows = runner.run(_export_rows(connection, first))
+        schemas = runner.run(_create_empty_tables(connection, REPEATS))
 
-        async def kept() -> None:
-            await repository.load_population(await repository.save_population(waiting.pop()))
+        async def save_and_load() -> None:
+            await repository.load_population(await repository.save_population(pending.pop()))
 
-        def copied() -> None:
+        def copy() -> None:
             runner.run(_copy(connection, schemas.pop(), rows))
 
-        times = interleaved(lambda: runner.run(kept()), copied, REPEATS, at_most_s=20.0, clock=time.perf_counter)
+        times = interleaved(lambda: runner.run(save_and_load()), copy, REPEATS, at_most_s=20.0, clock=time.perf_counter)
         runner.run(repository.close())
         runner.run(connection.close())
     return times.figure(f"save and load {ROWS:,} twins", measured.name, COPY, aim=Aim("ours", 1.0))
 
 
-async def _rows_of(connection: Connection, population_id: UUID) -> dict[str, bytes]:
-    return {table: await _copied_out(connection, query, population_id) for table, query in OF_A_POPULATION.items()}
+async def _export_rows(connection: Connection, population_id: UUID) -> dict[str, bytes]:
+    return {table: await _export_query(connection, query, population_id) for table, query in POPULATION_QUERIES.items()}
 
 
-async def _copied_out(connection: Connection, query: str, population_id: UUID) -> bytes:
-    into = BytesIO()
-    await connection.copy_from_query(query, population_id, output=into, format="binary")
-    return into.getvalue()
+async def _export_query(connection: Connection, query: str, population_id: UUID) -> bytes:
+    output = BytesIO()
+    await connection.copy_from_query(query, population_id, output=output, format="binary")
+    return output.getvalue()
 
 
-async def _empty_tables(connection: Connection, count: int) -> list[str]:
-    """Schemas, each with an empty copy of the tables."""
+async def _create_empty_tables(connection: Connection, count: int) -> list[str]:
+    """Create schemas with an empty copy of the tables in each."""
     schemas = [f"plain_{number}" for number in range(count)]
     for schema in schemas:
         await connection.execute(f"CREATE SCHEMA {schema}")
-        for table in OF_A_POPULATION:
+        for table in POPULATION_QUERIES:
             await connection.execute(f"CREATE TABLE {schema}.{table} (LIKE {table} INCLUDING ALL)")
     return schemas
 

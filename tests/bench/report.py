@@ -1,4 +1,4 @@
-"""The figures as a table for people, or as JSON."""
+"""The figures as a text table or as JSON."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ from importlib.metadata import version
 from tests.bench.measure import Aim, Figure
 from tests.bench.tables import PRESCRIBERS
 
-__all__ = ["as_json", "as_table", "method"]
+__all__ = ["format_json", "format_table", "method"]
 
 HEADER = ("work", "data", "ours", "baseline", "ratio", "n", "aim", "")
 
 
 def method() -> str:
-    """How the figures came about, and where."""
+    """The method of measurement and the machine."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "pandas", "scikit-learn"))
     real = "Part D: as many real physicians, 2013 and 2014" if PRESCRIBERS.is_file() else f"no real prescribers at {PRESCRIBERS}"
     cores, load = os.cpu_count() or 1, os.getloadavg()[1]
-    busy = " It was busy: what went by the clock took longer than it needs." if load > cores else ""
+    busy = " The machine was busy: figures in clock time are too high." if load > cores else ""
     return (
-        "Method: ours and the baseline take turns in one run, n times; medians (fits: sums); ratio = ours / baseline.\n"
-        "What only computes is timed on one thread in processor time, what talks to Kafka or PostgreSQL by the clock.\n"
+        "Method: ours and the baseline run alternately in one run, n times; medians (fits: sums); ratio = ours / baseline.\n"
+        "Computation is timed on one thread in processor time, work with Kafka or PostgreSQL in clock time.\n"
         f"Data: sample: 10,000 generated prescribers; {real}.\n"
         f"Machine: {cores} cores ({platform.machine()}), load {load:.1f};"
         f" Python {platform.python_version()}, {libraries}.{busy}"
     )
 
 
-def as_table(figures: Sequence[Figure]) -> str:
-    """Columns in line; under them what each baseline is, and the notes."""
+def format_table(figures: Sequence[Figure]) -> str:
+    """Aligned columns, followed by the baselines, the notes, and the missed aims."""
     rows = [HEADER, *map(_row, figures)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"  {figure.work}: {figure.note}" for figure in figures if figure.note]
     missed = [f"  {figure.work} ({figure.data})" for figure in figures if figure.met is False]
     blocks = {"Baselines": _baselines(figures), "Notes": notes, "Aims missed": missed or ["  none"]}
-    told = [f"{title}\n" + "\n".join(block) for title, block in blocks.items() if block]
-    return "\n\n".join(["\n".join(lines), *told, method()])
+    sections = [f"{title}\n" + "\n".join(block) for title, block in blocks.items() if block]
+    return "\n\n".join(["\n".join(lines), *sections, method()])
 
 
-def as_json(figures: Sequence[Figure]) -> str:
-    """Everything, with the method."""
-    told = [
+def format_json(figures: Sequence[Figure]) -> str:
+    """All figures with the method."""
+    rows = [
         {**asdict(figure), "aim": figure.aim and figure.aim._asdict(), "ratio": figure.ratio, "met": figure.met}
         for figure in figures
     ]
-    return json.dumps({"method": method(), "figures": told}, indent=2)
+    return json.dumps({"method": method(), "figures": rows}, indent=2)
 
 
 def _baselines(figures: Sequence[Figure]) -> list[str]:
     works: dict[str, dict[str, None]] = {}
     for figure in figures:
         works.setdefault(figure.named, {})[figure.work] = None
-    return [f"  {', '.join(of)}: {named}" for named, of in works.items()]
+    return [f"  {', '.join(names)}: {baseline}" for baseline, names in works.items()]
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
     values = (_number(figure.ours, figure.unit), _number(figure.baseline, figure.unit))
     met = {None: "", True: "met", False: "MISSED"}[figure.met]
-    return (figure.work, figure.data, *values, f"{figure.ratio:.3g}", str(figure.repeats), _spelled(figure.aim, figure.unit), met)
+    return (figure.work, figure.data, *values, f"{figure.ratio:.3g}", str(figure.repeats), _aim_text(figure.aim, figure.unit), met)
 
 
-def _spelled(aim: Aim | None, unit: str) -> str:
+def _aim_text(aim: Aim | None, unit: str) -> str:
     if aim is None:
         return ""
     if aim.of == "ours":

@@ -1,4 +1,4 @@
-"""The tables that everything is measured on, and a model of each."""
+"""The tables of all measurements, and a model of each."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PRESCRIBERS = Path(__file__).resolve().parents[3] / "shared" / "data" / "hcp_par
 
 @dataclass(frozen=True)
 class Measured:
-    """A table of prescribers with its target, by the name that the report calls it."""
+    """A table of prescribers with its target and its name in the report."""
 
     name: str
     frame: pd.DataFrame
 
     @cached_property
     def table(self) -> TrainingTable:
-        """As a model learns from it."""
+        """The table as a model is trained on it."""
         return build_training_table(self.frame, TwinType.HCP, TARGET)
 
     @cached_property
@@ -45,7 +45,7 @@ class Measured:
 
 
 def measured_tables() -> Iterator[Measured]:
-    """``ROWS`` generated prescribers; as many real ones where the public table is at hand."""
+    """``ROWS`` generated prescribers, and as many real ones where the public table is available."""
     rng = np.random.default_rng(SEED)
     yield Measured("sample", sample_hcps(ROWS, rng))
     if PRESCRIBERS.is_file():

@@ -1,4 +1,4 @@
-"""Making twins, and simulating on them, against the plainest arrays that do the same."""
+"""Generating twins and simulating on them, against plain array code for the same work."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def generation_figure(measured: Measured) -> Figure:
 
 
 def simulation_figure(measured: Measured) -> Figure:
-    """An average effect with interval and all subgroups; the engine is new each time and keeps nothing."""
+    """An average effect with interval and all subgroups; the engine is new each time, without any cache."""
     twins = measured.model.generate(ROWS, seed=SEED)
     times = interleaved(
         lambda: SimulationEngine(twins, n_draws=DRAWS).simulate(INTERVENTION),
@@ -65,9 +65,9 @@ class _Copula:
 
     def sample(self, n: int, rng: np.random.Generator) -> pd.DataFrame:
         normal = rng.standard_normal((n, len(self.root))) @ self.root.T
-        places = np.minimum((ndtr(normal) * len(next(iter(self.ordered.values())))).astype(int), ROWS - 1)
-        columns = zip(self.ordered.items(), places.T, strict=True)
-        return pd.DataFrame({name: column.to_numpy()[place] for (name, column), place in columns})
+        ranks = np.minimum((ndtr(normal) * len(next(iter(self.ordered.values())))).astype(int), ROWS - 1)
+        columns = zip(self.ordered.items(), ranks.T, strict=True)
+        return pd.DataFrame({name: column.to_numpy()[rank] for (name, column), rank in columns})
 
 
 def _plain_twins(model: TwinModel, copula: _Copula, rng: np.random.Generator) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def _plain_simulation(twins: TwinPopulation, rng: np.random.Generator) -> list[A
     deviations = rng.normal(0, sd, (DRAWS, len(sd)))
     effects = rng.normal(0.12, 0.04, (DRAWS, 1)) * factors * (1 + deviations @ design.terms)
     dimensions = [name for name in TWIN_TYPES[twins.twin_type].dimensions if name in twins.frame]
-    return [_told(effects.mean(axis=1)), *(_told(_by_group(effects, twins.frame[name])) for name in dimensions)]
+    return [_summary(effects.mean(axis=1)), *(_summary(_by_group(effects, twins.frame[name])) for name in dimensions)]
 
 
 def _by_group(effects: Array, labels: pd.Series[Any]) -> Array:
@@ -92,5 +92,5 @@ def _by_group(effects: Array, labels: pd.Series[Any]) -> Array:
     return np.asarray((effects @ member / member.sum(axis=0)).T)
 
 
-def _told(draws: Array) -> tuple[Any, Any]:
+def _summary(draws: Array) -> tuple[Any, Any]:
     return draws.mean(axis=-1), np.quantile(draws, TAILS, axis=-1)
