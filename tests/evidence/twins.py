@@ -1,4 +1,4 @@
-"""Twins held against real rows that they were not learned from: how real, how private, and how well their outcomes are foretold."""
+"""Twins compared with held-out real rows: realism, privacy, and the accuracy of predicted outcomes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ROWS = 10_000
 SPLITS = 3
 SEED = 20
 TIMED = 15
-LEARNED_FROM = 4  # draws of twins that a split's loss of R2 is the mean of: one alone varies by a third of the bar
+R2_DRAWS = 4  # draws of twins over which a split's loss of R2 is averaged: a single one varies by a third of the bar
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 TONES: Sequence[Tone] = ("one", "two", "good", "warn")
 WIDE, NARROW = "real prescribers, all columns", "real prescribers, narrow set"
@@ -54,59 +54,62 @@ GENERATED = {TwinType.TERRITORY: "territories", TwinType.PATIENT: "patients"}
 TERRITORY_SPLITS = 20
 
 SENTENCES = f"""\
-Twins are learned from {ROWS:,} rows and held against {ROWS:,} others, which the generator never saw. What can be had at best is \
-what real rows get: as many again stand in the twins' place, and are judged by the same figures. Figures are means over {SPLITS} \
+A model is trained on {ROWS:,} rows, and its twins are compared with {ROWS:,} unseen rows. The best possible figures are those of \
+real rows: as many other real rows take the place of the twins and are compared in the same way. Figures are means over {SPLITS} \
 random splits of each table into the three parts.
 Real prescribers are the physicians of the Medicare Part D table, with every column of 2013 and the change of prescriptions to \
-2014; the narrow set are the features of the catalogue that can be had from it. Patients and territories come from the project's \
+2014; the narrow set has the features of the catalogue that this table contains. Patients and territories come from the project's \
 own generators, since no public table has them.
-The area under the curve (AUC) is that of a boosted classifier, cross-validated, between twins and unseen rows, 0.5 a coin. Twins \
-of one draw are spread more evenly than chance would spread them, and where a fold is left out the others are thin: a classifier \
-that learned from those is blinder than it would be to new twins. So the figure is given too of folds that are draws of their own, \
-as every model's report gives it. Near \
-copies are nearer to a row learned from than 19 of 20 unseen rows are; closer are those nearer to a row learned from than to any \
-unseen one.
-What learning from twins loses is the R2 on unseen rows of a random forest trained on real rows, less that of one trained on as \
-many twins, the mean of {LEARNED_FROM} draws of them. Prediction intervals are those of the trained model; difficulty is their own \
-width, in tenths; a constant width is that of split conformal prediction, which fits on half of the rows and finds its width on \
-the others.
-Times are seconds on the clock, with {cpu_count()} processors, the least of {TIMED} runs, on whatever machine measured this page, \
-busy or not. Learning is that of the distribution, and of how far drawn outcomes follow expected ones; the model of the expected \
-outcome, which every prediction needs, is not in it."""
+The area under the curve (AUC) is that of a boosted classifier of twins against unseen rows, cross-validated; 0.5 is chance. Rows \
+of one draw are spread more evenly than independent rows. When one draw is cut into folds, a classifier trained on the other folds \
+takes the missing part for real, and its AUC is too low. The AUC is therefore also reported with a separate draw in each fold, as \
+in the report of every model. Near \
+copies are nearer to a training row than 19 of 20 unseen rows are; closer ones are nearer to a training row than to any unseen \
+row.
+The loss by learning from twins is the R2 on unseen rows of a random forest trained on real rows, less that of one trained on as \
+many twins, averaged over {R2_DRAWS} draws. Prediction intervals are those of the trained model; difficulty is their width, in \
+tenths; a constant width is that of split conformal prediction, which fits on half of the rows and calibrates its width on the \
+others.
+Times are clock seconds with {cpu_count()} processors, the minimum of {TIMED} runs, on the machine that measured this page, whether \
+busy or not. Learning includes the distribution and the adjustment of drawn outcomes; it does not include the model of the expected \
+outcome, which every prediction needs."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A table that twins are made of, in parts: learned from, unseen, and real rows that stand in the twins' place.
+    """A table in three parts.
 
     Attributes:
-        filters: that some of its twins satisfy.
+        filters: a filter that some of its twins satisfy.
+        training: rows that the model is trained on.
+        unseen: rows that twins are compared with.
+        substitutes: real rows that take the place of the twins.
     """
 
     name: str
     twin_type: TwinType
     target: str
     filters: Mapping[str, Any]
-    known: pd.DataFrame
+    training: pd.DataFrame
     unseen: pd.DataFrame
-    others: pd.DataFrame
+    substitutes: pd.DataFrame
 
     @cached_property
     def table(self) -> TrainingTable:
-        """The rows learned from, in form."""
-        return build_training_table(self.known, self.twin_type, self.target)
+        """The training rows as a training table."""
+        return build_training_table(self.training, self.twin_type, self.target)
 
-    def in_form(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Features and target of other rows, in the form of those learned from."""
+    def convert(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Features and target of rows, in the form of the training table."""
         table = build_training_table(frame, self.twin_type, self.target).select(list(self.table.kinds))
         return table.with_target(self.target)
 
-    def judged(self, rows: pd.DataFrame, seed: int) -> RealismReport:
-        """Rows held against the unseen ones and against those learned from."""
+    def assess(self, rows: pd.DataFrame, seed: int) -> RealismReport:
+        """Compare rows with the unseen and the training rows."""
         return measure_realism(
             [rows],
-            held_out=self.in_form(self.unseen),
-            training=self.in_form(self.known),
+            held_out=self.convert(self.unseen),
+            training=self.convert(self.training),
             categorical=self.table.categorical,
             rng=np.random.default_rng(seed),
         )
@@ -114,11 +117,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Realism:
-    """A split's twins and the real rows in their place, judged alike.
+    """Reports of a split's twins and of the real rows in their place.
 
     Attributes:
-        auc_of_draws: where each fold of the twins is a draw of its own.
-        r2, r2_of_twins: of what learns from real rows, and from twins.
+        auc_of_draws: AUC where each fold of the twins is a separate draw.
+        r2, r2_of_twins: R2 on unseen rows of a forest trained on real rows, and on twins.
     """
 
     twins: RealismReport
@@ -129,13 +132,13 @@ class Realism:
 
 
 @dataclass(frozen=True)
-class Foretold:
+class IntervalQuality:
     """Prediction intervals of a trained model on unseen rows.
 
     Attributes:
         covered: share of the outcomes inside, by level.
-        worst: of the tenths by width, at 95 %.
-        width: mean, in constant widths of the same level.
+        worst: smallest share among the tenths by width, at 95 %.
+        width: mean width at 95 %, in constant widths of the same level.
     """
 
     covered: Mapping[float, float]
@@ -145,7 +148,7 @@ class Foretold:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds: of learning the distribution, of twins with outcomes and intervals, and of the same with a filter."""
+    """Seconds for learning the distribution, for twins with outcomes and intervals, and for the same with a filter."""
 
     fit: float
     generate: float
@@ -156,14 +159,14 @@ def measure(quick: bool) -> Part:
     """Every table on three splits; one split and a fifth of the rows in a quick run."""
     rows, splits = (ROWS // 5, 1) if quick else (ROWS, SPLITS)
     cases = {name: [make(rows, SEED + split) for split in range(splits)] for name, make in _tables().items()}
-    trained = {name: [_model(case, SEED + split) for split, case in enumerate(each)] for name, each in cases.items()}
-    found = {
-        name: [_realism(*pair, SEED + split) for split, pair in enumerate(zip(each, trained[name], strict=True))]
-        for name, each in cases.items()
+    trained = {name: [_model(case, SEED + split) for split, case in enumerate(of_splits)] for name, of_splits in cases.items()}
+    realism = {
+        name: [_realism(*pair, SEED + split) for split, pair in enumerate(zip(of_splits, trained[name], strict=True))]
+        for name, of_splits in cases.items()
     }
-    models = {name: each[0] for name, each in trained.items()}
-    foretold = {name: _foretold(each[0], models[name]) for name, each in cases.items()}
-    speeds = {name: _speed(each[0], models[name]) for name, each in cases.items()}
+    models = {name: of_splits[0] for name, of_splits in trained.items()}
+    intervals = {name: _interval_quality(of_splits[0], models[name]) for name, of_splits in cases.items()}
+    speeds = {name: _speed(of_splits[0], models[name]) for name, of_splits in cases.items()}
     states = _real_territories() if CLASSES.is_file() else ()
     return Part(
         title="Twins are hard to tell from people they were not learned from",
@@ -172,13 +175,13 @@ def measure(quick: bool) -> Part:
             figure
             for name in cases
             for figure in (
-                *_realism_figures(name, found[name]),
-                *_interval_figures(name, foretold[name]),
+                *_realism_figures(name, realism[name]),
+                *_interval_figures(name, intervals[name]),
                 *_speed_figures(name, speeds[name]),
             )
         ),
-        tables=(_realism_table(found), _model_table(models), *states),
-        plots=(_calibration_plot(foretold), *_column_plots(found)),
+        tables=(_realism_table(realism), _model_table(models), *states),
+        plots=(_calibration_plot(intervals), *_column_plots(realism)),
     )
 
 
@@ -193,7 +196,7 @@ def _tables() -> dict[str, Callable[[int, int], Case]]:
 def _absent() -> Iterator[str]:
     for path in (PRESCRIBERS, CLASSES):
         if not path.is_file():
-            yield f"Not measured for want of {path.name}: what is said of real prescribers and territories."
+            yield f"Without {path.name} the figures of real prescribers and territories are not measured."
 
 
 def _wide(rows: int, seed: int) -> Case:
@@ -201,23 +204,25 @@ def _wide(rows: int, seed: int) -> Case:
     columns = [name for name in table if name.endswith("_2013")]
     frame = table[columns].rename(columns=lambda name: name.removesuffix("_2013"))
     change = table["total_claims_2014"] / table["total_claims_2013"] - 1
-    return _parted(WIDE, TwinType.HCP, {"specialty": "Family Practice"}, frame.assign(prescribing_change=change), rows, seed)
+    return _split_in_three(
+        WIDE, TwinType.HCP, {"specialty": "Family Practice"}, frame.assign(prescribing_change=change), rows, seed
+    )
 
 
 def _narrow(rows: int, seed: int) -> Case:
     frame = as_training_table(read_table(PRESCRIBERS), TwinType.HCP).frame
-    return _parted(NARROW, TwinType.HCP, {"min_decile": 8}, frame.drop(columns="entity_id"), rows, seed)
+    return _split_in_three(NARROW, TwinType.HCP, {"min_decile": 8}, frame.drop(columns="entity_id"), rows, seed)
 
 
 def _sampled(twin_type: TwinType) -> Callable[[int, int], Case]:
     def make(rows: int, seed: int) -> Case:
         frame = sample_table(twin_type, 3 * rows, np.random.default_rng(seed))
-        return _parted(GENERATED[twin_type], twin_type, {"region": "west"}, frame, rows, seed)
+        return _split_in_three(GENERATED[twin_type], twin_type, {"region": "west"}, frame, rows, seed)
 
     return make
 
 
-def _parted(name: str, twin_type: TwinType, filters: Mapping[str, Any], frame: pd.DataFrame, rows: int, seed: int) -> Case:
+def _split_in_three(name: str, twin_type: TwinType, filters: Mapping[str, Any], frame: pd.DataFrame, rows: int, seed: int) -> Case:
     order = np.random.default_rng(seed).permutation(len(frame))
     parts = [frame.iloc[order[start : start + rows]].reset_index(drop=True) for start in range(0, 3 * rows, rows)]
     return Case(name, twin_type, TWIN_TYPES[twin_type].default_target.name, filters, *parts)
@@ -230,27 +235,27 @@ def _realism(case: Case, model: TwinModel, seed: int) -> Realism:
     def draws(n: int, times: int) -> list[pd.DataFrame]:
         return [model.generate(n, seed=seed + draw).frame[[*model.kinds, case.target]] for draw in range(times)]
 
-    rows, real = len(case.known), case.judged(case.in_form(case.others), seed)
-    whole, rng = draws(rows, LEARNED_FROM), np.random.default_rng(seed)
-    auc = detection_auc(draws(rows // FOLDS, FOLDS), case.in_form(case.unseen), case.table.categorical, rng)
+    rows, real = len(case.training), case.assess(case.convert(case.substitutes), seed)
+    whole, rng = draws(rows, R2_DRAWS), np.random.default_rng(seed)
+    auc = detection_auc(draws(rows // FOLDS, FOLDS), case.convert(case.unseen), case.table.categorical, rng)
     r2_of_twins = mean(_r2(case, twins, seed) for twins in whole)
-    return Realism(case.judged(whole[0], seed), real, auc, _r2(case, case.known, seed), r2_of_twins)
+    return Realism(case.assess(whole[0], seed), real, auc, _r2(case, case.training, seed), r2_of_twins)
 
 
 def _r2(case: Case, rows: pd.DataFrame, seed: int) -> float:
-    """Of a forest that learned from these rows, on the unseen ones."""
+    """R2 on unseen rows of a forest trained on these rows."""
     table = build_training_table(rows, case.twin_type, case.target).select(list(case.table.kinds))
-    model, unseen = fit_outcome_model(table, "RandomForest", n_jobs=1, seed=seed), case.in_form(case.unseen)
+    model, unseen = fit_outcome_model(table, "RandomForest", n_jobs=1, seed=seed), case.convert(case.unseen)
     return float(r2_score(unseen[case.target], predict_outcome(model, encode_features(model, unseen[list(table.kinds)]))))
 
 
 def _model(case: Case, seed: int) -> TwinModel:
     generator = TwinGenerator(case.twin_type, Brand.KISQALI, case.target, seed=seed)
-    generator.train(case.known)
+    generator.train(case.training)
     return generator.model
 
 
-def _foretold(case: Case, model: TwinModel) -> Foretold:
+def _interval_quality(case: Case, model: TwinModel) -> IntervalQuality:
     actual = case.unseen[case.target].to_numpy(dtype=float)
     covered = {}
     for level in LEVELS:
@@ -259,11 +264,11 @@ def _foretold(case: Case, model: TwinModel) -> Foretold:
     lower, upper = model.predict_interval(case.unseen, INTERVAL_LEVEL)
     inside, tenth = (lower <= actual) & (actual <= upper), pd.qcut(upper - lower, 10, labels=False, duplicates="drop")
     worst = float(pd.Series(inside).groupby(tenth).mean().min())
-    return Foretold(covered, worst, float((upper - lower).mean()) / _constant_width(case, model))
+    return IntervalQuality(covered, worst, float((upper - lower).mean()) / _constant_width(case, model))
 
 
 def _constant_width(case: Case, model: TwinModel) -> float:
-    """Of a split-conformal interval: fitted on half of the rows, its one width found on the others."""
+    """Width of the split-conformal interval: fitted on half of the rows, calibrated on the others."""
     half = len(case.table) // 2
     table = case.table.select([name for name in case.table.kinds if name in model.card.metrics.feature_importance])
     forest = fit_outcome_model(table.take(np.arange(half)), model.card.model_type, n_jobs=1, seed=SEED)
@@ -272,7 +277,7 @@ def _constant_width(case: Case, model: TwinModel) -> float:
 
 
 def _speed(case: Case, model: TwinModel) -> Speed:
-    rows, seeds, rng = case.in_form(case.known), count(), np.random.default_rng(SEED)
+    rows, seeds, rng = case.convert(case.training), count(), np.random.default_rng(SEED)
     return Speed(
         _seconds(
             lambda: fit_adjustment(
@@ -288,24 +293,24 @@ def _speed(case: Case, model: TwinModel) -> Speed:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    taken = []
+    seconds = []
     for _ in range(TIMED):
-        began = time.perf_counter()
+        start = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 # -- real territories
 
 
 def _real_territories() -> Iterator[Table]:
-    """State by drug class: too few rows for a model of outcomes, so only the distribution is learned, from a third of them."""
+    """States by drug class: too few rows for a model of outcomes, so only the distribution is learned, from a third of them."""
     frame, target = _territories(), TWIN_TYPES[TwinType.TERRITORY].default_target.name
     reports = [_territory_split(frame, target, SEED + split) for split in range(TERRITORY_SPLITS)]
-    rows = tuple(_told(name, [each[name] for each in reports]) for name in ("twins", "real rows in their place"))
+    rows = tuple(_report_row(name, [report[name] for report in reports]) for name in ("twins", "real rows in their place"))
     yield Table(
-        f"{len(frame)} real territories, a state and a drug class each: {len(frame) // 3} learned from, means of "
+        f"{len(frame)} real territories, one per state and drug class: trained on {len(frame) // 3}, means of "
         f"{TERRITORY_SPLITS} splits, no bars",
         ("", *REPORTED),
         rows,
@@ -315,17 +320,17 @@ def _real_territories() -> Iterator[Table]:
 def _territory_split(frame: pd.DataFrame, target: str, seed: int) -> dict[str, RealismReport]:
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(frame))
-    known, unseen, others = (frame.iloc[part].reset_index(drop=True) for part in np.array_split(order, 3))
-    joint = learn_joint(known, TwinType.TERRITORY, ("region",), target, seed)
-    placed = {"twins": joint.sample(len(unseen), rng=rng).frame, "real rows in their place": others}
+    training, unseen, substitutes = (frame.iloc[part].reset_index(drop=True) for part in np.array_split(order, 3))
+    joint = learn_joint(training, TwinType.TERRITORY, ("region",), target, seed)
+    compared = {"twins": joint.sample(len(unseen), rng=rng).frame, "real rows in their place": substitutes}
     return {
-        name: measure_realism([rows], held_out=unseen, training=known, categorical=("region",), rng=np.random.default_rng(seed))
-        for name, rows in placed.items()
+        name: measure_realism([rows], held_out=unseen, training=training, categorical=("region",), rng=np.random.default_rng(seed))
+        for name, rows in compared.items()
     }
 
 
 def _territories() -> pd.DataFrame:
-    """Features of the catalogue that claims tell, of 2013, and how the target brand's share of the class moved to 2014."""
+    """Features of the catalogue that claims of 2013 contain, and the change of the target brand's share of its class to 2014."""
     physicians = as_training_table(read_table(PRESCRIBERS), TwinType.HCP).frame
     claims = read_table(CLASSES).merge(
         pd.DataFrame(
@@ -347,34 +352,34 @@ def _territories() -> pd.DataFrame:
     )
     first, second = both.xs(2013, level="year"), both.xs(2014, level="year")
     share, later = (year["target_claims"] / year["claims"] for year in (first, second))
-    known = first.assign(
+    territories = first.assign(
         coverage_rate=first["covered_hcps"] / first["total_hcps"], market_share=share, market_share_change=later - share
     )
-    return known.dropna().reset_index().drop(columns=["state", "drug_class", "claims", "target_claims"])
+    return territories.dropna().reset_index().drop(columns=["state", "drug_class", "claims", "target_claims"])
 
 
-# -- telling
+# -- reporting
 
 REPORTED = ("AUC", "near copies", "closer to training", "association error", "columns alike", "exact copies")
 
 
-def _told(name: str, reports: Sequence[RealismReport]) -> tuple[str, ...]:
-    def of(attribute: str, form: str) -> str:
+def _report_row(name: str, reports: Sequence[RealismReport]) -> tuple[str, ...]:
+    def average(attribute: str, form: str) -> str:
         return format(mean(getattr(report, attribute) for report in reports), form)
 
     return (
         name,
-        of("auc", ".3f"),
-        of("near_copies", ".3f"),
-        of("closer_to_training", ".3f"),
-        of("association_error", ".4f"),
-        of("marginal_score", ".3f"),
-        of("exact_copies", ".4f"),
+        average("auc", ".3f"),
+        average("near_copies", ".3f"),
+        average("closer_to_training", ".3f"),
+        average("association_error", ".4f"),
+        average("marginal_score", ".3f"),
+        average("exact_copies", ".4f"),
     )
 
 
-def _realism_figures(name: str, found: Sequence[Realism]) -> Iterator[Figure]:
-    reports = [each.twins for each in found]
+def _realism_figures(name: str, splits: Sequence[Realism]) -> Iterator[Figure]:
+    reports = [split.twins for split in splits]
     bars = {
         "auc": ("AUC of a classifier between twins and unseen rows", 0.56),
         "near_copies": ("near copies", 0.07),
@@ -383,21 +388,21 @@ def _realism_figures(name: str, found: Sequence[Realism]) -> Iterator[Figure]:
     }
     for attribute, (what, most) in bars.items():
         values = [getattr(report, attribute) for report in reports]
-        real = mean(getattr(each.real, attribute) for each in found)
+        real = mean(getattr(split.real, attribute) for split in splits)
         note = f"{min(values):.3f} to {max(values):.3f}; real rows in their place {real:.3f}"
         yield Figure(f"{name}: {what}", mean(values), at_most=most, form=".4f", note=note)
-    apart = [each.auc_of_draws for each in found]
-    note = f"{min(apart):.3f} to {max(apart):.3f}"
-    yield Figure(f"{name}: AUC where each fold of the twins is a draw of its own", mean(apart), form=".4f", note=note)
-    lost = [each.r2 - each.r2_of_twins for each in found]
-    note = f"R2 {mean(each.r2 for each in found):.3f} of real rows, {mean(each.r2_of_twins for each in found):.3f} of twins"
+    aucs = [split.auc_of_draws for split in splits]
+    note = f"{min(aucs):.3f} to {max(aucs):.3f}"
+    yield Figure(f"{name}: AUC where each fold of the twins is a draw of its own", mean(aucs), form=".4f", note=note)
+    lost = [split.r2 - split.r2_of_twins for split in splits]
+    note = f"R2 {mean(split.r2 for split in splits):.3f} of real rows, {mean(split.r2_of_twins for split in splits):.3f} of twins"
     yield Figure(f"{name}: R2 lost by learning from twins", mean(lost), at_most=0.02, form=".4f", note=note)
 
 
-def _interval_figures(name: str, foretold: Foretold) -> Iterator[Figure]:
-    yield Figure(f"{name}: 95 % intervals cover", foretold.covered[INTERVAL_LEVEL], at_least=0.93, at_most=0.97, form=".3f")
-    yield Figure(f"{name}: in the worst tenth of difficulty", foretold.worst, at_least=0.92, form=".3f")
-    yield Figure(f"{name}: mean width, in constant split-conformal widths", foretold.width, at_most=1.0, form=".3f")
+def _interval_figures(name: str, quality: IntervalQuality) -> Iterator[Figure]:
+    yield Figure(f"{name}: 95 % intervals cover", quality.covered[INTERVAL_LEVEL], at_least=0.93, at_most=0.97, form=".3f")
+    yield Figure(f"{name}: in the worst tenth of difficulty", quality.worst, at_least=0.92, form=".3f")
+    yield Figure(f"{name}: mean width, in constant split-conformal widths", quality.width, at_most=1.0, form=".3f")
 
 
 def _speed_figures(name: str, speed: Speed) -> Iterator[Figure]:
@@ -406,11 +411,11 @@ def _speed_figures(name: str, speed: Speed) -> Iterator[Figure]:
     yield Figure(f"{name}: the same with a filter, of the time without", speed.filtered / speed.generate, at_most=1.25, form=".2f")
 
 
-def _realism_table(found: Mapping[str, Sequence[Realism]]) -> Table:
+def _realism_table(realism: Mapping[str, Sequence[Realism]]) -> Table:
     rows = [
-        _told(f"{name}, {placed}", [getattr(each, attribute) for each in splits])
-        for name, splits in found.items()
-        for placed, attribute in (("twins", "twins"), ("real rows", "real"))
+        _report_row(f"{name}, {kind}", [getattr(split, attribute) for split in splits])
+        for name, splits in realism.items()
+        for kind, attribute in (("twins", "twins"), ("real rows", "real"))
     ]
     return Table("Twins, and as many real rows in their place", ("", *REPORTED), tuple(rows))
 
@@ -419,36 +424,36 @@ def _model_table(models: Mapping[str, TwinModel]) -> Table:
     rows = []
     for name, model in models.items():
         card = model.card
-        tried = ", ".join(f"{each} {r2:.3f}" for each, r2 in card.hyperparameters["cv_r2_of_tried"].items())
+        tried = ", ".join(f"{model_type} {r2:.3f}" for model_type, r2 in card.hyperparameters["cv_r2_of_tried"].items())
         fidelity = "undefined" if card.metrics.fidelity is None else f"{card.metrics.fidelity:.3f}"
         rows.append((name, card.model_type, tried, fidelity, "; ".join(card.metrics.warnings) or "none"))
     return Table("The models of the outcome", ("", "chosen", "R2 in cross-validation", "fidelity", "warnings"), tuple(rows))
 
 
-def _calibration_plot(foretold: Mapping[str, Foretold]) -> Plot:
+def _calibration_plot(intervals: Mapping[str, IntervalQuality]) -> Plot:
     curves = [
-        Curve(name, LEVELS, [each.covered[level] - level for level in LEVELS], tone=tone)
-        for (name, each), tone in zip(foretold.items(), TONES, strict=False)
+        Curve(name, LEVELS, [quality.covered[level] - level for level in LEVELS], tone=tone)
+        for (name, quality), tone in zip(intervals.items(), TONES, strict=False)
     ]
     svg = curves_chart(
         curves,
         title="Calibration of prediction intervals",
-        description="Coverage on unseen rows less the level asked for, against the level; zero is perfect.",
-        x_label="level asked for",
+        description="Coverage on unseen rows less the nominal level, against the level; zero is perfect.",
+        x_label="nominal level",
         form="+.1%",
         x_form=".0%",
         lines=[ReferenceLine(0.0, "perfect"), ReferenceLine(0.02, "+2 %"), ReferenceLine(-0.02, "-2 %")],
         width=1140,
     )
-    caption = "Share of unseen outcomes inside their interval, less the level that was asked for: intervals of every level hold."
+    caption = "Share of unseen outcomes inside their interval, less the nominal level: intervals of every level hold."
     return Plot(caption, svg, wide=True)
 
 
-def _column_plots(found: Mapping[str, Sequence[Realism]]) -> Iterator[Plot]:
-    for (name, splits), tone in zip(found.items(), TONES, strict=False):
+def _column_plots(realism: Mapping[str, Sequence[Realism]]) -> Iterator[Plot]:
+    for (name, splits), tone in zip(realism.items(), TONES, strict=False):
         yield Plot(
-            f"How far each column of the twins is from unseen rows ({name}): the dot. The other end of its line is how far as many "
-            "real rows are.",
+            f"Distance of each column of the twins from unseen rows ({name}): the dot. The other end of its line is the distance of "
+            "as many real rows.",
             intervals_chart(
                 [_column(column, splits, tone) for column in splits[0].twins.columns],
                 title=f"Realism per column, {name}",
@@ -460,7 +465,7 @@ def _column_plots(found: Mapping[str, Sequence[Realism]]) -> Iterator[Plot]:
 
 def _column(column: str, splits: Sequence[Realism], tone: Tone) -> ChartInterval:
     twins, real = (
-        mean(1.0 - report.columns[column] for report in each)
-        for each in zip(*((split.twins, split.real) for split in splits), strict=True)
+        mean(1.0 - report.columns[column] for report in reports)
+        for reports in zip(*((split.twins, split.real) for split in splits), strict=True)
     )
     return ChartInterval(column, twins, min(twins, real), max(twins, real), f"{twins:.1%} ({real:.1%})", tone)
