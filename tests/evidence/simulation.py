@@ -1,4 +1,4 @@
-"""Simulated effects: whether their intervals hold in worlds where the truth is known, on two real trials, and what they cost."""
+"""Simulated effects: coverage in worlds with a known truth, predictions of two real trials, and computing costs."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 TARGET = "prescribing_change"
-LEARNED, JUDGED = 10_000, 10_000
+TRAINING_ROWS, TEST_ROWS = 10_000, 10_000
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000)
 SELECTIONS: Sequence[Filters] = ({}, {}, {"min_decile": 6}, {"tier": [1, 2]}, {"region": ["south"]})
-LOOKS = (0, 1, 2, 4, 8, 16)
-"""Experiments after which the next campaign is simulated."""
+EXPERIMENT_COUNTS = (0, 1, 2, 4, 8, 16)
+"""Numbers of experiments after which the next campaign is simulated."""
 
 OUTCOME_SD = 0.15
 LOW, HIGH = 0.93, 0.97
 BAND = [ReferenceLine(LOW, "93 %", "bad"), ReferenceLine(HIGH, "97 %", "bad")]
 SENTENCES = """\
-A world draws everything that the catalogue only believes: base effects, what each channel is worth, where a dose saturates, \
-and how much each feature bends an effect. In each of {worlds:,} worlds one of the five interventions is asked for at random \
-channel, frequency, duration and intensity, on all or on chosen people, and what it really does to {judged:,} people whom the \
-twins were not learned from is worked out plainly, beside the engine. Twins are learned from {learned:,} others; the people are \
-those of {tables}.
-Sequences of experiments happen in such worlds too. True effects of campaigns lie around the mean of their kind; each \
-experiment is made at a random dose on chosen people with 200 to 5,000 of them in an arm, each teaches, and after 0, 1, 2, 4, 8 \
-and 16 of them the next campaign is simulated and its true effect looked at. Three kinds of worlds: campaigns differ as the \
-calibration expects, not at all, or by half of the prior's deviation. A calibration cannot know beforehand that campaigns \
-hardly differ, so in the last two its interval is cautious and covers more than it says.
+A world draws all uncertain parameters of the catalogue: base effects, factors of channels, saturation of doses, and \
+coefficients of moderators. In each of {worlds:,} worlds one of the five interventions is simulated with random channel, \
+frequency, duration and intensity, on all or on selected people. Its true effect on {test_rows:,} people that the model was \
+not trained on is computed independently of the engine. The model is trained on {training_rows:,} other people of {tables}.
+Sequences of experiments are drawn in such worlds too. True effects of campaigns vary around the mean of their type; each \
+experiment has a random dose and selected people, 200 to 5,000 in each arm, and calibrates the prior; after 0, 1, 2, 4, 8 and \
+16 experiments the next campaign is simulated and compared with its true effect. There are three kinds of worlds: campaigns \
+differ as the calibration expects, not at all, or by half of the prior's standard deviation. The calibration has no prior \
+information that campaigns hardly differ, so in the last two its interval is conservative and covers more than its nominal \
+level.
 The two real trials are not about prescribers: a mailing before an election (primary of August 2006, voted or not, assigned by \
 household cluster) and an e-mail campaign (visited the shop within two weeks). Both enter as a relative change with its \
-cluster-robust delta-method error, as "email_campaign" by mail and by e-mail, read in two ways: at the dose as it was run \
-(once, two weeks), and as if that had been the catalogue's reference dose. What is calibrated on and what is predicted share no \
-row: control clusters and customers are split in halves.
-For counterfactuals and the plan of an experiment, the real change of prescriptions of held-out physicians is what they do \
-untreated; arms are drawn and a known effect is added to the treated, so that what the treated would have done is known."""
+cluster-robust delta-method error, as "email_campaign" by mail and by e-mail, read in two ways: at the dose of the trial \
+(once, two weeks), and as the catalogue's reference dose. Calibration and prediction share no row: control clusters and \
+customers are split in halves.
+For counterfactuals and the plan of an experiment, the real change of prescriptions of held-out physicians is their untreated \
+outcome; arms are drawn and a known effect is added to the treated, so that the untreated outcome of the treated is known."""
 
 
 def measure(quick: bool) -> Part:
@@ -66,7 +66,7 @@ def measure(quick: bool) -> Part:
     worlds, experiments = (50, 30) if quick else (500, 300)
     sizes = (SIZES[0], SIZES[2]) if quick else SIZES
     peoples = list(_peoples(sizes))
-    covered = {people.name: _asked(people, worlds) for people in peoples}
+    covered = {people.name: _coverage(people, worlds) for people in peoples}
     histories = {name: _histories(peoples[0], draw, worlds) for name, draw in HISTORIES.items()}
     trials = _trials() if DATA.is_dir() else []
     speeds = [_speed(n) for n in (10_000, 1_000_000)]
@@ -74,14 +74,17 @@ def measure(quick: bool) -> Part:
         title="Simulated effects have intervals that hold",
         sentences=tuple(
             SENTENCES.format(
-                worlds=worlds, judged=JUDGED, learned=LEARNED, tables=" and of ".join(people.name for people in peoples)
+                worlds=worlds,
+                test_rows=TEST_ROWS,
+                training_rows=TRAINING_ROWS,
+                tables=" and of ".join(people.name for people in peoples),
             ).splitlines()
         ),
         figures=(
             *_coverage_figures(covered),
             *_history_figures(histories),
             _winner_figure(worlds),
-            *_together_figure(peoples[0], worlds),
+            *_comparison_figures(peoples[0], worlds),
             *(figure for people in peoples[1:] for figure in _experiment_figures(people, experiments)),
             *_speed_figures(speeds),
         ),
@@ -94,13 +97,13 @@ def _rng(*seed: object) -> np.random.Generator:
     return np.random.default_rng(list(repr(seed).encode()))
 
 
-# -- people, and twins of others like them
+# -- people, and twins of other people
 
 
 class People(NamedTuple):
-    """Real people that no twin was learned from, the model that learned from others, and engines on its twins by their number.
+    """Held-out people, the model trained on others, and engines on its twins by their number.
 
-    ``selected`` are those whom each of ``SELECTIONS`` leaves.
+    ``selected`` holds the moderators of the people that satisfy each of ``SELECTIONS``.
     """
 
     name: str
@@ -111,29 +114,29 @@ class People(NamedTuple):
 
 
 def _peoples(sizes: Sequence[int]) -> Iterator[People]:
-    """A generated table with every feature that bends an effect, and the real prescribers with those that they have."""
-    yield _people("a generated table with all features", sample_hcps(LEARNED + JUDGED, _rng("table")), sizes)
+    """A generated table with all moderators, and the real prescribers with those that their table contains."""
+    yield _people("a generated table with all features", sample_hcps(TRAINING_ROWS + TEST_ROWS, _rng("table")), sizes)
     if DATA.is_dir():
         table = as_training_table(read_table(DATA / "hcp_partd_2013_2014.csv.gz"), TwinType.HCP).frame
-        table = table.sample(LEARNED + JUDGED, random_state=_rng("prescribers")).reset_index(drop=True)
+        table = table.sample(TRAINING_ROWS + TEST_ROWS, random_state=_rng("prescribers")).reset_index(drop=True)
         yield _people("the Medicare prescribers", table.drop(columns="entity_id"), sizes)
 
 
 def _people(name: str, table: pd.DataFrame, sizes: Sequence[int]) -> People:
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI)
-    generator.train(table[:LEARNED], TARGET)
+    generator.train(table[:TRAINING_ROWS], TARGET)
     engines = {n: SimulationEngine(generator.generate(n, seed=n)) for n in sizes}
-    frame = table[LEARNED:].reset_index(drop=True)
+    frame = table[TRAINING_ROWS:].reset_index(drop=True)
     selected = tuple(moderator_terms(frame[rows_matching(frame, conditions(TwinType.HCP, filters))]) for filters in SELECTIONS)
     return People(name, frame, selected, generator, engines)
 
 
-def _question(rng: np.random.Generator, kind: str | None = None) -> tuple[InterventionConfig, int]:
-    """A campaign, and by which of ``SELECTIONS`` it is for."""
+def _random_campaign(rng: np.random.Generator, kind: str | None = None) -> tuple[InterventionConfig, int]:
+    """A campaign, and the index of its filter in ``SELECTIONS``."""
     config = InterventionConfig(
         intervention_type=kind or str(rng.choice(sorted(INTERVENTIONS))),
-        channel=str(rng.choice([each.value for each in Channel])),
-        frequency=str(rng.choice([each.value for each in Frequency])),
+        channel=str(rng.choice([channel.value for channel in Channel])),
+        frequency=str(rng.choice([frequency.value for frequency in Frequency])),
         duration_weeks=int(rng.integers(2, 53)),
         intensity=float(rng.uniform(0.5, 2.0)),
     )
@@ -143,8 +146,8 @@ def _question(rng: np.random.Generator, kind: str | None = None) -> tuple[Interv
 # -- coverage and width by the number of twins
 
 
-class Asked(NamedTuple):
-    """Questions by number of twins: whether the interval holds the truth, and its width; shape ``(worlds, sizes)`` each."""
+class Coverage(NamedTuple):
+    """Simulations by number of twins: whether the interval holds the truth, and its width; shape ``(worlds, sizes)`` each."""
 
     sizes: tuple[int, ...]
     inside: Bools
@@ -152,64 +155,69 @@ class Asked(NamedTuple):
 
     @property
     def drift(self) -> Array:
-        """Average width over that on the fewest twins, minus 1; shape ``(sizes,)``."""
+        """Average width relative to that on the fewest twins, minus 1; shape ``(sizes,)``."""
         return np.asarray(self.width.mean(axis=0) / self.width[:, 0].mean() - 1.0)
 
 
-def _asked(people: People, worlds: int) -> Asked:
+def _coverage(people: People, worlds: int) -> Coverage:
     rng, inside, width = _rng("worlds", people.name), [], []
     for _ in range(worlds):
-        config, whom = _question(rng)
-        truth = World(rng).average_effect(config, people.selected[whom])
-        told = [engine.simulate(config, SELECTIONS[whom]) for engine in people.engines.values()]
-        inside.append([each.ate_ci_lower <= truth <= each.ate_ci_upper for each in told])
-        width.append([each.ate_ci_upper - each.ate_ci_lower for each in told])
-    return Asked(tuple(people.engines), np.array(inside), np.array(width))
+        config, selection = _random_campaign(rng)
+        truth = World(rng).average_effect(config, people.selected[selection])
+        results = [engine.simulate(config, SELECTIONS[selection]) for engine in people.engines.values()]
+        inside.append([result.ate_ci_lower <= truth <= result.ate_ci_upper for result in results])
+        width.append([result.ate_ci_upper - result.ate_ci_lower for result in results])
+    return Coverage(tuple(people.engines), np.array(inside), np.array(width))
 
 
-def _coverage_figures(covered: Mapping[str, Asked]) -> Iterator[Figure]:
-    for name, asked in covered.items():
-        worst = int(np.argmax(np.abs(asked.inside.mean(axis=0) - 0.95)))
+def _coverage_figures(covered: Mapping[str, Coverage]) -> Iterator[Figure]:
+    for name, coverage in covered.items():
+        worst = int(np.argmax(np.abs(coverage.inside.mean(axis=0) - 0.95)))
         yield Figure(
             f"worlds whose true average lies inside the 95 % interval, {name}",
-            float(asked.inside[:, worst].mean()),
+            float(coverage.inside[:, worst].mean()),
             at_least=LOW,
             at_most=HIGH,
             form=".1%",
-            note=f"the worst of {len(asked.sizes)} numbers of twins: {asked.sizes[worst]:,}",
+            note=f"the worst of {len(coverage.sizes)} numbers of twins: {coverage.sizes[worst]:,}",
         )
-        widest = int(np.argmax(np.abs(asked.drift)))
+        widest = int(np.argmax(np.abs(coverage.drift)))
         yield Figure(
             f"change of the interval's width with the number of twins, {name}",
-            float(asked.drift[widest]),
+            float(coverage.drift[widest]),
             at_least=-0.05,
             at_most=0.05,
             form="+.1%",
-            note=f"the largest, from {asked.sizes[0]:,} to {asked.sizes[widest]:,} twins",
+            note=f"the largest, from {coverage.sizes[0]:,} to {coverage.sizes[widest]:,} twins",
         )
 
 
-def _coverage_table(covered: Mapping[str, Asked]) -> Table:
+def _coverage_table(covered: Mapping[str, Coverage]) -> Table:
     rows = [
-        (f"{name}, {n:,} twins", f"{asked.inside[:, i].mean():.1%}", f"{asked.width[:, i].mean():.4f}", f"{asked.drift[i]:+.2%}")
-        for name, asked in covered.items()
-        for i, n in enumerate(asked.sizes)
+        (
+            f"{name}, {n:,} twins",
+            f"{coverage.inside[:, i].mean():.1%}",
+            f"{coverage.width[:, i].mean():.4f}",
+            f"{coverage.drift[i]:+.2%}",
+        )
+        for name, coverage in covered.items()
+        for i, n in enumerate(coverage.sizes)
     ]
     return Table("Intervals by the number of twins", ("", "inside", "average width", "change"), tuple(rows))
 
 
-def _coverage_plots(covered: Mapping[str, Asked]) -> Iterator[Plot]:
+def _coverage_plots(covered: Mapping[str, Coverage]) -> Iterator[Plot]:
     curves = [
-        Curve(name, asked.sizes, asked.inside.mean(axis=0).tolist(), _noise(asked.inside), tone)
-        for (name, asked), tone in zip(covered.items(), ("one", "two"), strict=False)
+        Curve(name, coverage.sizes, coverage.inside.mean(axis=0).tolist(), _noise(coverage.inside), tone)
+        for (name, coverage), tone in zip(covered.items(), ("one", "two"), strict=False)
     ]
-    caption = "Share of worlds whose true average over real people lies inside the interval, with what chance allows for."
+    caption = "Share of worlds whose true average over real people lies inside the interval, with its sampling error."
     yield Plot(caption, _by_twins(curves, "Coverage by the number of twins", caption, ".0%", BAND))
     curves = [
-        Curve(name, asked.sizes, (asked.drift + 1.0).tolist(), tone=tone)
-        for (name, asked), tone in zip(covered.items(), ("one", "two"), strict=False)
+        Curve(name, coverage.sizes, (coverage.drift + 1.0).tolist(), tone=tone)
+        for (name, coverage), tone in zip(covered.items(), ("one", "two"), strict=False)
     ]
-    caption = "Average width of the interval over that on the fewest twins: more twins add no knowledge."
+    caption = "Average width of the interval relative to that on the fewest twins: more twins add no information."
     bars = [ReferenceLine(0.95, "−5 %", "bad"), ReferenceLine(1.05, "+5 %", "bad")]
     yield Plot(caption, _by_twins(curves, "Width by the number of twins", caption, ".2f", bars))
 
@@ -221,7 +229,7 @@ def _by_twins(curves: Sequence[Curve], title: str, caption: str, form: str, line
 
 
 def _noise(inside: Bools) -> list[float]:
-    """Half-width of the 95 % interval of each share."""
+    """Half width of the 95 % interval of each share."""
     share = inside.mean(axis=0)
     return (1.96 * np.sqrt(share * (1.0 - share) / len(inside))).tolist()
 
@@ -229,7 +237,7 @@ def _noise(inside: Bools) -> list[float]:
 # -- sequences of experiments
 
 History = Callable[[np.random.Generator, float, float], tuple[float, float]]
-"""From a prior's mean and deviation to the mean of all campaigns of a kind and how far they lie apart."""
+"""Draws the mean of all campaigns of a type and the standard deviation between them, given those of the prior."""
 
 EXPECTED = "as expected"
 HISTORIES: Mapping[str, History] = {
@@ -243,7 +251,7 @@ HISTORIES: Mapping[str, History] = {
 
 
 class Histories(NamedTuple):
-    """By number of experiments: whether the next campaign's interval holds its true effect, and its width over the uncalibrated."""
+    """By number of experiments: whether the next campaign's interval holds its true effect, and its width relative to the first."""
 
     inside: Bools
     width: Array
@@ -251,8 +259,8 @@ class Histories(NamedTuple):
 
 def _histories(people: People, draw: History, sequences: int) -> Histories:
     engine = people.engines[min(people.engines)]
-    found = [_history(people, engine, draw, _rng("history", number)) for number in range(sequences)]
-    inside, width = np.moveaxis(np.array(found), -1, 0)
+    sequence_results = [_history(people, engine, draw, _rng("history", number)) for number in range(sequences)]
+    inside, width = np.moveaxis(np.array(sequence_results), -1, 0)
     return Histories(inside.astype(bool), width)
 
 
@@ -260,39 +268,40 @@ def _history(people: People, engine: SimulationEngine, draw: History, rng: np.ra
     world, prior = World(rng), catalogue_prior(str(rng.choice(sorted(INTERVENTIONS))))
     kind = prior.intervention_type
     mean, between = draw(rng, prior.mean, prior.sd)
-    wanted, on = _question(rng, kind)
-    told: list[ExperimentResult] = []
+    next_config, next_selection = _random_campaign(rng, kind)
+    experiments: list[ExperimentResult] = []
     reaches: dict[str, Reach] = {}
-    looks: list[tuple[float, float]] = []
-    for done in range(max(LOOKS) + 1):
-        if done in LOOKS:
-            believed = calibrate(prior, told, reaches)
-            said = SimulationEngine(engine.population, priors={kind: believed}).simulate(wanted, SELECTIONS[on])
-            truth = world.average_effect(wanted, people.selected[on], rng.normal(mean, between))
-            looks.append((float(said.ate_ci_lower <= truth <= said.ate_ci_upper), said.ate_ci_upper - said.ate_ci_lower))
-        config, whom = _question(rng, kind)
-        truth = world.average_effect(config, people.selected[whom], rng.normal(mean, between))
+    results: list[tuple[float, float]] = []
+    for n_experiments in range(max(EXPERIMENT_COUNTS) + 1):
+        if n_experiments in EXPERIMENT_COUNTS:
+            priors = {kind: calibrate(prior, experiments, reaches)}
+            result = SimulationEngine(engine.population, priors=priors).simulate(next_config, SELECTIONS[next_selection])
+            truth = world.average_effect(next_config, people.selected[next_selection], rng.normal(mean, between))
+            inside = float(result.ate_ci_lower <= truth <= result.ate_ci_upper)
+            results.append((inside, result.ate_ci_upper - result.ate_ci_lower))
+        config, selection = _random_campaign(rng, kind)
+        truth = world.average_effect(config, people.selected[selection], rng.normal(mean, between))
         n = int(np.exp(rng.uniform(np.log(200), np.log(5_000))))
         error = OUTCOME_SD * float(np.sqrt(2 / n))
-        told.append(_experiment(str(done), config, EffectEstimate(rng.normal(truth, error), error, n, n)))
-        reaches[str(done)] = engine.reach(config, SELECTIONS[whom])
-    return [(inside, width / looks[0][1]) for inside, width in looks]
+        experiments.append(_experiment(str(n_experiments), config, EffectEstimate(rng.normal(truth, error), error, n, n)))
+        reaches[str(n_experiments)] = engine.reach(config, SELECTIONS[selection])
+    return [(inside, width / results[0][1]) for inside, width in results]
 
 
-def _experiment(name: str, config: InterventionConfig, found: EffectEstimate) -> ExperimentResult:
+def _experiment(name: str, config: InterventionConfig, estimate: EffectEstimate) -> ExperimentResult:
     return ExperimentResult(
         experiment_id=name,
         observed_at=datetime(2026, 1, 1, tzinfo=UTC),
         twin_type=TwinType.HCP,
         brand=Brand.KISQALI,
         intervention=config,
-        **found._asdict(),
+        **estimate._asdict(),
     )
 
 
 def _history_figures(histories: Mapping[str, Histories]) -> Iterator[Figure]:
-    for name, seen in histories.items():
-        share = seen.inside.mean(axis=0)
+    for name, history in histories.items():
+        share = history.inside.mean(axis=0)
         worst = int(np.argmax(np.abs(share - 0.95)))
         yield Figure(
             f"next campaigns inside their 95 % interval over sequences of experiments, campaigns {name}",
@@ -300,11 +309,11 @@ def _history_figures(histories: Mapping[str, Histories]) -> Iterator[Figure]:
             at_least=LOW,
             at_most=HIGH if name == EXPECTED else None,
             form=".1%",
-            note=f"the worst look, after {LOOKS[worst]} experiments; over all looks {share.mean():.1%}",
+            note=f"the worst, after {EXPERIMENT_COUNTS[worst]} experiments; on average {share.mean():.1%}",
         )
         yield Figure(
-            f"width after {LOOKS[-1]} experiments over that before any, campaigns {name}",
-            float(seen.width[:, -1].mean()),
+            f"width after {EXPERIMENT_COUNTS[-1]} experiments over that before any, campaigns {name}",
+            float(history.width[:, -1].mean()),
             at_most=1.0,
             form=".2f",
         )
@@ -314,125 +323,138 @@ def _history_table(histories: Mapping[str, Histories]) -> Table:
     rows = [
         (
             name,
-            *(f"{share:.1%}, {width:.2f}" for share, width in zip(seen.inside.mean(axis=0), seen.width.mean(axis=0), strict=True)),
+            *(
+                f"{share:.1%}, {width:.2f}"
+                for share, width in zip(history.inside.mean(axis=0), history.width.mean(axis=0), strict=True)
+            ),
         )
-        for name, seen in histories.items()
+        for name, history in histories.items()
     ]
-    columns = ("campaigns", *(f"after {look}" for look in LOOKS))
-    return Table("Next campaigns inside their interval, and its width over that before any experiment", columns, tuple(rows))
+    columns = ("campaigns", *(f"after {n_experiments}" for n_experiments in EXPERIMENT_COUNTS))
+    title = "Next campaigns inside their interval, and its width relative to that before any experiment"
+    return Table(title, columns, tuple(rows))
 
 
 def _history_plots(histories: Mapping[str, Histories]) -> Iterator[Plot]:
     tones = ("one", "two", "warn")
-    for title, caption, form, lines, told in (
+    for title, caption, form, lines, series in (
         (
-            "Coverage as experiments come in",
+            "Coverage by the number of experiments",
             "Share of sequences in which the next campaign's true effect lies inside its interval.",
             ".0%",
             BAND,
-            {name: (seen.inside.mean(axis=0), _noise(seen.inside)) for name, seen in histories.items()},
+            {name: (history.inside.mean(axis=0), _noise(history.inside)) for name, history in histories.items()},
         ),
         (
-            "Width as experiments come in",
-            "Width of the next campaign's interval over that before any experiment: what is learned.",
+            "Width by the number of experiments",
+            "Width of the next campaign's interval relative to that before any experiment.",
             ".0%",
             [],
-            {name: (seen.width.mean(axis=0), []) for name, seen in histories.items()},
+            {name: (history.width.mean(axis=0), []) for name, history in histories.items()},
         ),
     ):
         curves = [
-            Curve(name, LOOKS, y.tolist(), margins, tone) for (name, (y, margins)), tone in zip(told.items(), tones, strict=True)
+            Curve(name, EXPERIMENT_COUNTS, y.tolist(), margins, tone)
+            for (name, (y, margins)), tone in zip(series.items(), tones, strict=True)
         ]
         svg = curves_chart(curves, title=title, description=caption, x_label="experiments", form=form, x_form=".0f", lines=lines)
         yield Plot(caption, svg)
 
 
 def _winner_figure(repetitions: int) -> Figure:
-    """Of ten campaigns that were tested the one with the largest effect found: how much it really does."""
+    """Overstatement of the campaign with the largest observed effect among ten tested ones."""
     rng, prior = _rng("winner"), catalogue_prior("email_campaign")
-    config, found, believed, true = intervention("email_campaign"), [], [], []
+    config, raw, calibrated, true = intervention("email_campaign"), [], [], []
     for _ in range(repetitions):
         means, between = zip(*(HISTORIES[EXPECTED](rng, prior.mean, prior.sd) for _ in range(10)), strict=True)
         effects = rng.normal(means, between)
         observed = rng.normal(effects, prior.sd)
         best = int(np.argmax(observed))
-        found.append(observed[best])
-        believed.append(calibrate(prior, [_experiment("best", config, EffectEstimate(observed[best], prior.sd, 500, 500))]).mean)
+        raw.append(observed[best])
+        experiment = _experiment("best", config, EffectEstimate(observed[best], prior.sd, 500, 500))
+        calibrated.append(calibrate(prior, [experiment]).mean)
         true.append(means[best])
     return Figure(
         "overstatement of the best of ten tested campaigns, after calibration, in deviations of the prior",
-        float(np.mean(believed) - np.mean(true)) / prior.sd,
+        float(np.mean(calibrated) - np.mean(true)) / prior.sd,
         at_least=-0.15,
         at_most=0.15,
         form="+.2f",
-        note=f"as it was found {(np.mean(found) - np.mean(true)) / prior.sd:+.2f}",
+        note=f"without calibration {(np.mean(raw) - np.mean(true)) / prior.sd:+.2f}",
     )
 
 
-def _together_figure(people: People, worlds: int) -> Iterator[Figure]:
+def _comparison_figures(people: People, worlds: int) -> Iterator[Figure]:
     """Comparisons of all five interventions in one request."""
     rng, engine = _rng("together"), people.engines[min(people.engines)]
     configs = [intervention(name) for name in INTERVENTIONS]
-    told = engine.simulate(configs[0], alternatives=configs[1:])
-    held, best = [], []
+    result = engine.simulate(configs[0], alternatives=configs[1:])
+    all_inside, best = [], []
     for _ in range(worlds):
         first, *others = (World(rng).average_effect(config, people.selected[0]) for config in configs)
-        pairs = zip(told.alternatives, others, strict=True)
-        held.append(all(each.difference_ci_lower <= other - first <= each.difference_ci_upper for each, other in pairs))
-        best.append([first, *others][configs.index(told.best.intervention)])
-    inside = (told.best.ate_ci_lower <= np.array(best)) & (np.array(best) <= told.best.ate_ci_upper)
-    yield Figure("worlds in which all differences between five interventions lie inside", float(np.mean(held)), LOW, HIGH, ".1%")
+        pairs = zip(result.alternatives, others, strict=True)
+        all_inside.append(
+            all(
+                alternative.difference_ci_lower <= effect - first <= alternative.difference_ci_upper
+                for alternative, effect in pairs
+            )
+        )
+        best.append([first, *others][configs.index(result.best.intervention)])
+    inside = (result.best.ate_ci_lower <= np.array(best)) & (np.array(best) <= result.best.ate_ci_upper)
+    share = float(np.mean(all_inside))
+    yield Figure("worlds in which all differences between five interventions lie inside", share, LOW, HIGH, ".1%")
     yield Figure("worlds in which the best of five lies inside its interval for the chosen", float(inside.mean()), LOW, form=".1%")
 
 
 # -- two real trials
 
 
-class Predicted(NamedTuple):
-    """A trial predicted before and after another one was learned from, and what it found in truth."""
+class PredictedTrial(NamedTuple):
+    """A trial predicted before and after calibration by another one, and its observed effect."""
 
     reading: str
-    learned: str
+    calibrated_by: str
     predicted: str
     before: ChartInterval
     after: ChartInterval
-    truth: EffectEstimate
+    observed: EffectEstimate
 
-    def place(self, told: ChartInterval) -> str:
-        """Where the truth fell."""
-        if told.lower <= self.truth.effect <= told.upper:
+    def position(self, interval: ChartInterval) -> str:
+        """Whether the observed effect lies inside of an interval, and its distance otherwise."""
+        if interval.lower <= self.observed.effect <= interval.upper:
             return "inside"
-        end = told.lower if self.truth.effect < told.lower else told.upper
-        side = "below" if self.truth.effect < told.lower else "above"
-        away = abs(self.truth.effect - end)
-        return f"{side}, by {away:.1%} or {away / self.truth.standard_error:.1f} of its standard errors"
+        end = interval.lower if self.observed.effect < interval.lower else interval.upper
+        side = "below" if self.observed.effect < interval.lower else "above"
+        distance = abs(self.observed.effect - end)
+        return f"{side}, by {distance:.1%} or {distance / self.observed.standard_error:.1f} of its standard errors"
 
 
 READINGS: Mapping[str, dict[str, Any]] = {"dose as run": {"frequency": "once", "duration_weeks": 2}, "reference dose": {}}
 
 
-def _trials() -> list[Predicted]:
+def _trials() -> list[PredictedTrial]:
     mail, email = _mail(), _email()
     pairs = [("mail", mail, "Civic Duty", "Self"), ("mail", mail, "Self", "Civic Duty")]
     pairs += [("email", email, "one half", "the other half"), ("email", email, "the other half", "one half")]
     return [
-        _predicted(reading, intervention("email_campaign", channel=channel, **dose), found, learned, predicted)
-        for channel, found, learned, predicted in pairs
+        _predict_trial(reading, intervention("email_campaign", channel=channel, **dose), estimates, calibrated_by, predicted)
+        for channel, estimates, calibrated_by, predicted in pairs
         for reading, dose in READINGS.items()
     ]
 
 
 def _mail() -> dict[str, EffectEstimate]:
-    """Both messages, each against a half of the control clusters of its own."""
+    """Both messages, each compared with its own half of the control clusters."""
     table = pd.read_csv(DATA / "mail_rct_two_messages.csv.gz")
     control = table["treatment"] == "No Postcard"
     clusters = table.loc[control, "cluster"].unique()
     half = table["cluster"].isin(_rng("mail").permutation(clusters)[: len(clusters) // 2])
-    found = {}
-    for message, own in (("Civic Duty", control & half), ("Self", control & ~half)):
-        rows = table[(table["treatment"] == message) | own]
-        found[message] = relative_effect(rows["primary_06"].to_numpy(), (rows["treatment"] == message).to_numpy(), rows["cluster"])
-    return found
+    estimates = {}
+    for message, own_control in (("Civic Duty", control & half), ("Self", control & ~half)):
+        rows = table[(table["treatment"] == message) | own_control]
+        treated = (rows["treatment"] == message).to_numpy()
+        estimates[message] = relative_effect(rows["primary_06"].to_numpy(), treated, rows["cluster"])
+    return estimates
 
 
 def _email() -> dict[str, EffectEstimate]:
@@ -444,103 +466,100 @@ def _email() -> dict[str, EffectEstimate]:
     }
 
 
-def _predicted(
-    reading: str, config: InterventionConfig, found: Mapping[str, EffectEstimate], learned: str, predicted: str
-) -> Predicted:
-    """On people of whom nothing is known that would bend an effect."""
+def _predict_trial(
+    reading: str, config: InterventionConfig, estimates: Mapping[str, EffectEstimate], calibrated_by: str, predicted: str
+) -> PredictedTrial:
+    """Predict a trial on people without any moderator, before and after calibration by another trial."""
     prior, twins = catalogue_prior(config.intervention_type), population(500, TwinType.PATIENT)
-    told = [
-        SimulationEngine(twins, priors={prior.intervention_type: each}).simulate(config)
-        for each in (prior, calibrate(prior, [_experiment(learned, config, found[learned])]))
-    ]
+    calibrated = calibrate(prior, [_experiment(calibrated_by, config, estimates[calibrated_by])])
+    results = [SimulationEngine(twins, priors={prior.intervention_type: used}).simulate(config) for used in (prior, calibrated)]
     before, after = (
-        ChartInterval(f"{predicted}, {when}", each.ate, each.ate_ci_lower, each.ate_ci_upper, tone=tone)
-        for each, when, tone in zip(told, ("before", f"by {learned}"), ("muted", "one"), strict=True)
+        ChartInterval(f"{predicted}, {when}", result.ate, result.ate_ci_lower, result.ate_ci_upper, tone=tone)
+        for result, when, tone in zip(results, ("before", f"by {calibrated_by}"), ("muted", "one"), strict=True)
     )
-    return Predicted(f"{config.channel}, {reading}", learned, predicted, before, after, found[predicted])
+    return PredictedTrial(f"{config.channel}, {reading}", calibrated_by, predicted, before, after, estimates[predicted])
 
 
-def _trial_tables(trials: Sequence[Predicted]) -> Iterator[Table]:
+def _trial_tables(trials: Sequence[PredictedTrial]) -> Iterator[Table]:
     if not trials:
         return
     rows = [
         (
-            each.reading,
-            f"{each.learned} → {each.predicted}",
-            f"{each.truth.effect:.1%} ± {1.96 * each.truth.standard_error:.1%}",
-            _written(each.before),
-            each.place(each.before),
-            _written(each.after),
-            each.place(each.after),
+            trial.reading,
+            f"{trial.calibrated_by} → {trial.predicted}",
+            f"{trial.observed.effect:.1%} ± {1.96 * trial.observed.standard_error:.1%}",
+            _interval_text(trial.before),
+            trial.position(trial.before),
+            _interval_text(trial.after),
+            trial.position(trial.after),
         )
-        for each in trials
+        for trial in trials
     ]
-    columns = ("trial, reading", "learned from → predicted", "found", "before", "the truth fell", "after", "the truth fell")
+    columns = ("trial, reading", "calibrated by → predicted", "observed", "before", "observed is", "after", "observed is")
     yield Table(
-        "Two real trials: what was predicted before and after learning from the other part, and what was found",
+        "Two real trials: predictions before and after calibration by the other part, and observed effects",
         columns,
         tuple(rows),
     )
 
 
-def _written(told: ChartInterval) -> str:
-    return f"{told.estimate:.1%} [{told.lower:.1%}, {told.upper:.1%}]"
+def _interval_text(interval: ChartInterval) -> str:
+    return f"{interval.estimate:.1%} [{interval.lower:.1%}, {interval.upper:.1%}]"
 
 
-def _trial_plots(trials: Sequence[Predicted]) -> Iterator[Plot]:
-    for reading in dict.fromkeys(each.reading for each in trials):
-        items = [item for each in trials if each.reading == reading for item in _drawn(each)]
-        caption = f"{reading}: predictions before and after calibration, and what the predicted trial found."
+def _trial_plots(trials: Sequence[PredictedTrial]) -> Iterator[Plot]:
+    for reading in dict.fromkeys(trial.reading for trial in trials):
+        items = [item for trial in trials if trial.reading == reading for item in _chart_intervals(trial)]
+        caption = f"{reading}: predictions before and after calibration, and the observed effect of the predicted trial."
         yield Plot(caption, intervals_chart(items, title=f"A real trial, {reading}", description=caption))
 
 
-def _drawn(each: Predicted) -> tuple[ChartInterval, ChartInterval, ChartInterval]:
-    reach = 1.96 * each.truth.standard_error
-    truth = ChartInterval(
-        f"{each.predicted}, found", each.truth.effect, each.truth.effect - reach, each.truth.effect + reach, tone="good"
-    )
-    return each.before, each.after, truth
+def _chart_intervals(trial: PredictedTrial) -> tuple[ChartInterval, ChartInterval, ChartInterval]:
+    effect, half = trial.observed.effect, 1.96 * trial.observed.standard_error
+    observed = ChartInterval(f"{trial.predicted}, observed", effect, effect - half, effect + half, tone="good")
+    return trial.before, trial.after, observed
 
 
-# -- experiments on real prescribers whose truth is known
+# -- experiments on real prescribers with a known truth
 
 PLANNED = 0.02
 
 
 def _experiment_figures(people: People, repetitions: int) -> Iterator[Figure]:
-    """What was planned on twins, run on real people; and what the treated would have done."""
+    """Experiments planned on twins and run on real people: power, and coverage of effects and of untreated outcomes."""
     plan = ExperimentDesigner(people.generator).design(intervention(), effect=PLANNED)
     untreated = people.frame[TARGET].to_numpy(dtype=float)
     expected = people.generator.predict(people.frame)
     treated = np.repeat([True, False], [arm.n for arm in plan.arms])
     rng = _rng("experiments", people.name)
-    found, on_average, of_each = [], [], []
+    significant, effect_inside, outcomes_inside = [], [], []
     for _ in range(repetitions):
         rows = rng.choice(len(untreated), len(treated), replace=False)
-        told = treated_counterfactuals(expected[rows], untreated[rows] + PLANNED * treated, treated)
-        average, truth = told.average, untreated[rows][treated]
-        found.append(average["difference_lower"] > 0)
-        on_average.append(average["difference_lower"] <= PLANNED <= average["difference_upper"])
-        of_each.append(np.mean((told.entities["without_lower"] <= truth) & (truth <= told.entities["without_upper"])))
+        result = treated_counterfactuals(expected[rows], untreated[rows] + PLANNED * treated, treated)
+        average, truth = result.average, untreated[rows][treated]
+        significant.append(average["difference_lower"] > 0)
+        effect_inside.append(average["difference_lower"] <= PLANNED <= average["difference_upper"])
+        lower, upper = result.entities["without_lower"], result.entities["without_upper"]
+        outcomes_inside.append(np.mean((lower <= truth) & (truth <= upper)))
     size = f"{plan.arms[0].n:,} and {plan.arms[1].n:,} people"
     yield Figure(
         f"experiments planned on twins that find an effect of {PLANNED:.0%}, {people.name}",
-        float(np.mean(found)),
+        float(np.mean(significant)),
         at_least=0.75,
         form=".1%",
         note=f"planned {plan.power:.1%} with {size}",
     )
-    yield Figure("experiments whose average effect lies inside its interval", float(np.mean(on_average)), LOW, HIGH, ".1%")
-    yield Figure("untreated outcomes of the treated inside their interval", float(np.mean(of_each)), LOW, HIGH, ".1%")
+    yield Figure("experiments whose average effect lies inside its interval", float(np.mean(effect_inside)), LOW, HIGH, ".1%")
+    yield Figure("untreated outcomes of the treated inside their interval", float(np.mean(outcomes_inside)), LOW, HIGH, ".1%")
 
 
-# -- what it costs
+# -- computing costs
 
 DRAWS = 1_000
 
 
 class Speed(NamedTuple):
-    """Computing time of one simulation, and peaks of memory with ``DRAWS`` and with ten times as many."""
+    """Processor time of one simulation, and peak memory with ``DRAWS`` and with ten times as many."""
 
     twins: int
     groups: int
@@ -553,7 +572,7 @@ def _speed(n: int) -> Speed:
     twins = population(features=_with_26_groups(n))
     simulate = lambda draws=DRAWS: SimulationEngine(twins, n_draws=draws).simulate(intervention())  # noqa: E731
     groups = simulate().heterogeneity.n_groups
-    seconds = min(_computing(simulate) for _ in range(200 if n < 100_000 else 7))
+    seconds = min(_processor_time(simulate) for _ in range(200 if n < 100_000 else 7))
     return Speed(n, groups, seconds, _peak(simulate), _peak(partial(simulate, 10 * DRAWS)))
 
 
@@ -573,10 +592,10 @@ def _with_26_groups(n: int) -> pd.DataFrame:
     )
 
 
-def _computing(work: Callable[[], object]) -> float:
-    began = time.process_time()
+def _processor_time(work: Callable[[], object]) -> float:
+    start = time.process_time()
     work()
-    return time.process_time() - began
+    return time.process_time() - start
 
 
 def _peak(work: Callable[[], object]) -> float:
@@ -594,7 +613,7 @@ def _speed_figures(speeds: Sequence[Speed]) -> Iterator[Figure]:
             1000 * speed.seconds,
             at_most=bar,
             form=",.1f",
-            note="least of many, the engine new each time",
+            note="minimum of many runs, with a new engine each time",
         )
     large = speeds[-1]
     yield Figure(

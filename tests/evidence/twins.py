@@ -54,25 +54,24 @@ GENERATED = {TwinType.TERRITORY: "territories", TwinType.PATIENT: "patients"}
 TERRITORY_SPLITS = 20
 
 SENTENCES = f"""\
-A model is trained on {ROWS:,} rows, and its twins are compared with {ROWS:,} unseen rows. The best possible figures are those of \
-real rows: as many other real rows take the place of the twins and are compared in the same way. Figures are means over {SPLITS} \
-random splits of each table into the three parts.
+A model is trained on {ROWS:,} rows, and its twins are compared with {ROWS:,} unseen rows. The best possible figures are those \
+of real rows: as many other real rows take the place of the twins and are compared in the same way. Figures are means over \
+{SPLITS} random splits of each table into the three parts.
 Real prescribers are the physicians of the Medicare Part D table, with every column of 2013 and the change of prescriptions to \
-2014; the narrow set has the features of the catalogue that this table contains. Patients and territories come from the project's \
-own generators, since no public table has them.
-The area under the curve (AUC) is that of a boosted classifier of twins against unseen rows, cross-validated; 0.5 is chance. Rows \
-of one draw are spread more evenly than independent rows. When one draw is cut into folds, a classifier trained on the other folds \
-takes the missing part for real, and its AUC is too low. The AUC is therefore also reported with a separate draw in each fold, as \
-in the report of every model. Near \
-copies are nearer to a training row than 19 of 20 unseen rows are; closer ones are nearer to a training row than to any unseen \
-row.
-The loss by learning from twins is the R2 on unseen rows of a random forest trained on real rows, less that of one trained on as \
-many twins, averaged over {R2_DRAWS} draws. Prediction intervals are those of the trained model; difficulty is their width, in \
-tenths; a constant width is that of split conformal prediction, which fits on half of the rows and calibrates its width on the \
-others.
-Times are clock seconds with {cpu_count()} processors, the minimum of {TIMED} runs, on the machine that measured this page, whether \
-busy or not. Learning includes the distribution and the adjustment of drawn outcomes; it does not include the model of the expected \
-outcome, which every prediction needs."""
+2014; the narrow set has the features of the catalogue that this table contains. Patients and territories come from the \
+project's own generators, since no public table has them.
+The area under the curve (AUC) is that of a boosted classifier of twins against unseen rows, cross-validated; 0.5 is chance. \
+Rows of one draw are spread more evenly than independent rows. When one draw is cut into folds, a classifier trained on the \
+other folds takes the missing part for real, and its AUC is too low. The AUC is therefore also reported with a separate draw \
+in each fold, as in the report of every model. Near copies are nearer to a training row than 19 of 20 unseen rows are; closer \
+ones are nearer to a training row than to any unseen row.
+The loss by learning from twins is the R2 on unseen rows of a random forest trained on real rows, less that of one trained on \
+as many twins, averaged over {R2_DRAWS} draws. Prediction intervals are those of the trained model; difficulty is their width, \
+in tenths; a constant width is that of split conformal prediction, which fits on half of the rows and calibrates its width on \
+the others.
+Times are clock seconds with {cpu_count()} processors, the minimum of {TIMED} runs, on the machine that measured this page, \
+busy or not. Learning includes the distribution and the adjustment of drawn outcomes; it does not include the model of the \
+expected outcome, which every prediction needs."""
 
 
 @dataclass(frozen=True)
@@ -452,8 +451,8 @@ def _calibration_plot(intervals: Mapping[str, IntervalQuality]) -> Plot:
 def _column_plots(realism: Mapping[str, Sequence[Realism]]) -> Iterator[Plot]:
     for (name, splits), tone in zip(realism.items(), TONES, strict=False):
         yield Plot(
-            f"Distance of each column of the twins from unseen rows ({name}): the dot. The other end of its line is the distance of "
-            "as many real rows.",
+            f"Distance of each column of the twins from unseen rows ({name}): the dot. The other end of its line is the distance "
+            "of as many real rows.",
             intervals_chart(
                 [_column(column, splits, tone) for column in splits[0].twins.columns],
                 title=f"Realism per column, {name}",
