@@ -1,4 +1,4 @@
-"""The whole way on real prescribers: a shift is put on what really happened, and noticed, learned, gated, promoted and measured."""
+"""The complete service on real prescribers: a shift of real outcomes is detected, retrained on, gated, and measured."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ __all__ = ["measure"]
 
 TABLE = DATA / "hcp_partd_2013_2014.csv.gz"
 TARGET = "prescribing_change"
-SEED, LEARNED = 2026, 8_000
+SEED, TRAINING_ROWS = 2026, 8_000
 RATE, DRIP = 120.0, 20.0
-"""Outcomes a second of each line, and while a training is waited for that has all the rows it can use."""
+"""Outcomes per second of each line, and during a training that already has all the rows it can use."""
 
 
 class Lengths(NamedTuple):
-    """Outcomes of a line before the shift, under it until only a drip comes, and after a promotion, to measure what it bought."""
+    """Outcomes of a line before the shift, under it at the full rate, and after a promotion, to measure its effect."""
 
     quiet: int
     shifted: int
@@ -60,24 +60,24 @@ class Lengths(NamedTuple):
 WHOLE, QUICK = Lengths(4_000, 5_000, 2_600), Lengths(1_500, 3_000, 1_100)
 
 AHEAD = 600
-"""Outcomes on their way that the stream waits for, so that a slow machine does not find everything later."""
+"""Most outcomes in flight before the stream pauses, so that delays do not depend on the speed of the machine."""
 
 ORDERS, LONG, SHIFTED_LONG = 200, 20_000, 6_000
 """Orders of the same physicians, and outcomes of each without a shift and after one."""
 
 SETTLE_S = 600.0
 BIN = 250
-_SHRUNK = "what takes prescriptions away takes of their spread too"
+_SCALE_NOTE = "a shift that reduces prescriptions also reduces their variance"
 _RISE = next(rule.limit for rule in DRIFT_RULES if rule.action == "retrain")
 BACK_AT_MOST = 1.0 + _RISE
 """Error of the new champion over the error before the shift: the limit of the rule that calls for a retrain."""
 
 
 class Story(NamedTuple):
-    """A line and what happens to the physicians on it.
+    """A line and the shift of its outcomes.
 
     Attributes:
-        keeps: share of its prescriptions that a physician's ``level`` of ``dimension`` keeps; everything without a level.
+        keeps: factor on the prescriptions of physicians with the ``level`` of ``dimension``; there is no shift without a level.
     """
 
     brand: Brand
@@ -92,12 +92,12 @@ class Story(NamedTuple):
         return model_line(TwinType.HCP, self.brand)
 
     def change(self, frame: pd.DataFrame) -> dict[int, float]:
-        """What the shift adds to the target, by the number of a row; the target is a relative change of prescriptions."""
+        """Amount that the shift adds to the target, by row number; the target is a relative change of prescriptions."""
         if not self.level:
             return {}
-        touched = np.flatnonzero(frame[self.dimension] == self.level)
-        happened = frame[TARGET].to_numpy(dtype=float)[touched]
-        return dict(zip(touched.tolist(), ((1.0 + happened) * (self.keeps - 1.0)).tolist(), strict=True))
+        rows = np.flatnonzero(frame[self.dimension] == self.level)
+        actual = frame[TARGET].to_numpy(dtype=float)[rows]
+        return dict(zip(rows.tolist(), ((1.0 + actual) * (self.keeps - 1.0)).tolist(), strict=True))
 
 
 STORIES = (
@@ -108,11 +108,14 @@ STORIES = (
 
 
 @dataclass
-class Seen:
-    """What became of a story.
+class LineHistory:
+    """The events and outcomes of a story's line.
 
     Attributes:
-        outcomes: errors of the counted outcomes in their order, with the model that was asked: ``model_id, observed_at, error``.
+        first: card of the first champion.
+        published: number of published outcomes.
+        alarms: series in alarm at the end.
+        outcomes: errors of the counted outcomes in their order, with the model that predicted: ``model_id, observed_at, error``.
     """
 
     story: Story
@@ -120,33 +123,33 @@ class Seen:
     published: int = 0
     shifted_from: datetime | None = None
     alarms: int = 0
-    asked: Sequence[Request] = ()
+    retrains: Sequence[Request] = ()
     promotions: Sequence[ModelEvent] = ()
     effect: PromotionEffect | None = None
     outcomes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["model_id", "observed_at", "error"]))
 
     @property
     def trained(self) -> int:
-        """Trainings that were begun."""
-        return sum(request.started_at is not None for request in self.asked)
+        """Number of started trainings."""
+        return sum(request.started_at is not None for request in self.retrains)
 
-    def place(self, moment: datetime | None) -> int:
-        """Outcomes before a moment."""
+    def count_before(self, moment: datetime | None) -> int:
+        """Number of outcomes before a moment."""
         return int((self.outcomes["observed_at"] < moment).sum())
 
     @property
     def decided(self) -> int | None:
         """Outcomes until the end of the panes on which the first retrain was decided."""
-        return self.place(datetime.fromisoformat(self.asked[0].evidence["window_end"])) if self.asked else None
+        return self.count_before(datetime.fromisoformat(self.retrains[0].evidence["window_end"])) if self.retrains else None
 
     @property
     def delay(self) -> int | None:
-        """Outcomes from the first shifted one until then."""
-        return None if self.decided is None else self.decided - self.place(self.shifted_from)
+        """Outcomes from the first shifted one to ``decided``."""
+        return None if self.decided is None else self.decided - self.count_before(self.shifted_from)
 
     @property
     def mae(self) -> dict[str, float]:
-        """Mean absolute error ``before`` the shift, ``under`` it, and of the ``new`` champion, as far as there were any."""
+        """Mean absolute error ``before`` the shift, ``under`` it, and of the ``new`` champion, where they have outcomes."""
         new = self.outcomes["model_id"] != self.first.model_id
         before = self.outcomes["observed_at"] < self.shifted_from
         part = np.select([before, new], ["before", "new"], "under")
@@ -154,7 +157,7 @@ class Seen:
 
     @property
     def back(self) -> float:
-        """Error under the new champion over the error before the shift; infinite where nobody was promoted."""
+        """Error under the new champion relative to the error before the shift; infinite without a promotion."""
         return self.mae["new"] / self.mae["before"] if "new" in self.mae else float("inf")
 
 
@@ -165,265 +168,283 @@ def measure(quick: bool) -> Part:
     orders, lengths = (ORDERS // 10, QUICK) if quick else (ORDERS, WHOLE)
     shuffled = _shuffled(orders)
     runs = {"one worker": _run(1, lengths)} | ({} if quick else {"two workers, one killed": _run(2, lengths)})
-    rows = [row for name, (seen, _) in runs.items() for row in _rows(name, seen)]
+    rows = [row for name, (histories, _) in runs.items() for row in _rows(name, histories)]
     return Part(
         title="On real prescribers a shift is noticed, learned once and repaired, and without one everything stays quiet",
         sentences=_sentences(orders, lengths.quiet),
         figures=(
-            *(figure for name, (seen, disputed) in runs.items() for figure in _figures(name, seen, disputed)),
-            *(_order_figure(story, waited, orders) for story, waited in zip(STORIES, shuffled, strict=True)),
+            *(figure for name, (histories, n_mismatches) in runs.items() for figure in _figures(name, histories, n_mismatches)),
+            *(_order_figure(story, delays, orders) for story, delays in zip(STORIES, shuffled, strict=True)),
         ),
         tables=(
             Table(
-                "What happened on each line",
+                "Results of each line",
                 (
                     *("run and story", "outcomes", "series in alarm", "delay in outcomes", "trainings", "ended"),
-                    *("MAE before", "under the shift", "new champion", "bought"),
+                    *("MAE before", "under the shift", "new champion", "promotion effect"),
                 ),
                 tuple(rows),
             ),
             Table(
-                f"The same physicians in {orders} orders: outcomes until something was seen, in {LONG:,} without a shift "
+                f"The same physicians in {orders} orders: outcomes until detection, in {LONG:,} without a shift "
                 f"or {SHIFTED_LONG:,} after one",
                 ("story", *("alarm of the detector", "median", "9 of 10 by"), *("retrain event", "median", "9 of 10 by")),
                 tuple(map(_shuffled_row, STORIES, shuffled)),
             ),
         ),
-        plots=tuple(_plot(name, one) for name, (seen, _) in runs.items() for one in seen),
+        plots=tuple(_plot(name, history) for name, (histories, _) in runs.items() for history in histories),
     )
 
 
 def _sentences(orders: int, quiet: int) -> tuple[str, ...]:
-    told = f"""\
-{LEARNED:,} physicians of the Medicare Part D table (2013 features, change of prescriptions to 2014) are learned from. Those held \
-back stream in as outcomes with features, at most {RATE:g} a second on each of three lines at once and nobody twice on a line: \
-their order and times are ours, and so is the shift, which takes a share of the prescriptions that really were filled.
-The first {quiet:,} outcomes of each line are as they were. The delay counts outcomes from the first shifted one to the end of the \
-panes on which the retrain was decided, with all that was on its way when a busy machine came to look. What it bought is the new \
-champion against the one before it, on the same outcomes that came after the promotion.
-Panes of {DEMO_SETTINGS["pane_s"]:g} s and a cooldown of {DEMO_SETTINGS["cooldown_s"]:g} s stand for longer ones. The killed \
-worker is lost with all \
-its processes (SIGKILL) when the shift begins, and not started again.
-How soon a shift is found depends on who happens to come first. So the same physicians are put in {orders} random orders too, \
-which share one model and its baseline, and the engine's detector and rule look at them in cells of {CELL} outcomes every {STEP}."""
-    return tuple(told.splitlines())
+    text = f"""\
+A model is trained on {TRAINING_ROWS:,} physicians of the Medicare Part D table (2013 features, change of prescriptions to \
+2014). The held-back physicians are streamed as outcomes with features, at most {RATE:g} per second on each of three lines at \
+the same time and each only once on a line. Their order and times are simulated, and so is the shift, which removes a share of \
+the prescriptions that were filled.
+The first {quiet:,} outcomes of each line are unchanged. The delay counts outcomes from the first shifted one to the end of \
+the panes on which the retrain was decided, including all outcomes in flight at that time. The promotion effect compares the \
+new champion with the previous one on the same outcomes after the promotion.
+Panes of {DEMO_SETTINGS["pane_s"]:g} s and a cooldown of {DEMO_SETTINGS["cooldown_s"]:g} s represent longer ones. The killed \
+worker loses all its processes (SIGKILL) when the shift begins, and is not started again.
+The delay depends on the order of the physicians. The same physicians are therefore evaluated in {orders} random orders, which \
+share one model and its baseline; the engine's detector and rule evaluate cells of {CELL} outcomes every {STEP}."""
+    return tuple(text.splitlines())
 
 
-def _figures(name: str, seen: Sequence[Seen], disputed: int) -> Iterator[Figure]:
-    for one in seen:
-        what = f"{name}, {one.story.title}:"
-        if not one.story.level:
-            yield Figure(f"{what} alarms", one.alarms, at_most=0, form=".0f")
-            yield Figure(f"{what} retrain events", len(one.asked), at_most=0, form=".0f")
+def _figures(name: str, histories: Sequence[LineHistory], n_mismatches: int) -> Iterator[Figure]:
+    for history in histories:
+        what = f"{name}, {history.story.title}:"
+        if not history.story.level:
+            yield Figure(f"{what} alarms", history.alarms, at_most=0, form=".0f")
+            yield Figure(f"{what} retrain events", len(history.retrains), at_most=0, form=".0f")
             continue
-        yield Figure(f"{what} delay in outcomes", float("nan") if one.delay is None else one.delay, form=".0f")
-        yield Figure(f"{what} trainings", one.trained, at_least=1, at_most=1, form=".0f")
-        yield Figure(f"{what} promotions", len(one.promotions), at_least=1, at_most=1, form=".0f")
-        yield Figure(f"{what} MAE of the new champion over that before the shift", one.back, at_most=BACK_AT_MOST, note=_SHRUNK)
-    yield Figure(f"{name}: counts that verify disputes", disputed, at_most=0, form=".0f")
+        yield Figure(f"{what} delay in outcomes", float("nan") if history.delay is None else history.delay, form=".0f")
+        yield Figure(f"{what} trainings", history.trained, at_least=1, at_most=1, form=".0f")
+        yield Figure(f"{what} promotions", len(history.promotions), at_least=1, at_most=1, form=".0f")
+        yield Figure(
+            f"{what} MAE of the new champion over that before the shift", history.back, at_most=BACK_AT_MOST, note=_SCALE_NOTE
+        )
+    yield Figure(f"{name}: counts that verify disputes", n_mismatches, at_most=0, form=".0f")
 
 
-def _rows(name: str, seen: Sequence[Seen]) -> Iterator[tuple[str, ...]]:
-    for one in seen:
-        mae = one.mae
-        ended = ", ".join(request.status for request in one.asked) or "–"
+def _rows(name: str, histories: Sequence[LineHistory]) -> Iterator[tuple[str, ...]]:
+    for history in histories:
+        mae = history.mae
+        ended = ", ".join(request.status for request in history.retrains) or "–"
         errors = [f"{mae[part]:.4f}" if part in mae else "–" for part in ("before", "under", "new")]
-        bought = f"{one.effect.verdict} on {one.effect.n:,} outcomes" if one.effect else "–"
-        counts = (f"{one.published:,}", str(one.alarms), "–" if one.delay is None else f"{one.delay:,}", str(one.trained))
-        yield (f"{name}: {one.story.title}", *counts, ended, *errors, bought)
+        effect = f"{history.effect.verdict} on {history.effect.n:,} outcomes" if history.effect else "–"
+        counts = (
+            f"{history.published:,}",
+            str(history.alarms),
+            "–" if history.delay is None else f"{history.delay:,}",
+            str(history.trained),
+        )
+        yield (f"{name}: {history.story.title}", *counts, ended, *errors, effect)
 
 
-def _plot(name: str, one: Seen) -> Plot:
-    """The error over the outcomes of a line, in bins of as many, with what happened to it."""
-    happened = [ValueMarker(one.place(one.shifted_from), "shift", "warn")] if one.story.level else []
-    happened += [ValueMarker(one.decided, "alarm", "bad")] if one.decided is not None else []
-    happened += [ValueMarker(one.place(event.effective_from), "promoted", "good") for event in one.promotions]
-    base = one.first.baseline.mae
+def _plot(name: str, history: LineHistory) -> Plot:
+    """The error over the outcomes of a line, in bins of equal size, with markers of shift, alarm and promotions."""
+    markers = [ValueMarker(history.count_before(history.shifted_from), "shift", "warn")] if history.story.level else []
+    markers += [ValueMarker(history.decided, "alarm", "bad")] if history.decided is not None else []
+    markers += [ValueMarker(history.count_before(event.effective_from), "promoted", "good") for event in history.promotions]
+    base = history.first.baseline.mae
     svg = curves_chart(
-        list(_curves(one)),
-        title=f"{one.story.title}, {name}",
-        description=f"Mean absolute error of each {BIN} outcomes with its standard error, the model that was asked by its colour.",
+        list(_curves(history)),
+        title=f"{history.story.title}, {name}",
+        description=f"Mean absolute error of each {BIN} outcomes with its standard error, coloured by the predicting model.",
         x_label="outcomes of the line",
         x_form=",.0f",
         lines=[ReferenceLine(base, "baseline"), ReferenceLine(base * (1 + _RISE), f"+{_RISE:.0%}", "bad")],
-        markers=happened,
+        markers=markers,
         width=1140,
     )
-    return Plot(f"{name}: {one.story.title}. Mean absolute error of each {BIN} outcomes", svg, wide=True)
+    return Plot(f"{name}: {history.story.title}. Mean absolute error of each {BIN} outcomes", svg, wide=True)
 
 
-def _curves(one: Seen) -> Iterator[Curve]:
+def _curves(history: LineHistory) -> Iterator[Curve]:
     tones: Sequence[Tone] = ("one", "two", "muted")
-    numbered = one.outcomes.assign(place=np.arange(len(one.outcomes)), bin=np.arange(len(one.outcomes)) // BIN)
+    position = np.arange(len(history.outcomes))
+    numbered = history.outcomes.assign(position=position, bin=position // BIN)
     for number, (model, rows) in enumerate(numbered.groupby("model_id", sort=False)):
-        bins = rows.groupby("bin").agg(place=("place", "mean"), mae=("error", "mean"), sem=("error", "sem"), n=("error", "size"))
+        bins = rows.groupby("bin").agg(
+            position=("position", "mean"), mae=("error", "mean"), sem=("error", "sem"), n=("error", "size")
+        )
         full = bins[bins["n"] >= BIN / 5]
-        label = "first champion" if model == one.first.model_id else f"successor {str(model)[:8]}"
-        columns = (full[name].tolist() for name in ("place", "mae", "sem"))
+        label = "first champion" if model == history.first.model_id else f"successor {str(model)[:8]}"
+        columns = (full[name].tolist() for name in ("position", "mae", "sem"))
         yield Curve(label, *columns, tone=tones[number % len(tones)])
 
 
-class Waited(NamedTuple):
-    """Outcomes until the detector alarmed and until a retrain was asked for, from the shift on; infinite where that never was."""
+class Delays(NamedTuple):
+    """Outcomes from the shift until the detector's alarm and until the retrain event, per order; infinite without one."""
 
     detector: npt.NDArray[np.float64]
     retrain: npt.NDArray[np.float64]
 
 
-def _shuffled(orders: int) -> list[Waited]:
-    """Each story on the held-back physicians in many orders, against one model."""
-    learned, held_back = _tables()
+def _shuffled(orders: int) -> list[Delays]:
+    """Each story on the held-back physicians in many orders, with one model."""
+    training, held_back = _tables()
     generator = TwinGenerator(TwinType.HCP, STORIES[0].brand, TARGET)
-    generator.train(learned, target_col=TARGET)
+    generator.train(training, target_col=TARGET)
     errors = generator.model.predict(held_back) - held_back[TARGET].to_numpy(dtype=float)
-    return [_waited(story, held_back, errors, generator.model.card.baseline, orders) for story in STORIES]
+    return [_delays(story, held_back, errors, generator.model.card.baseline, orders) for story in STORIES]
 
 
-def _waited(story: Story, held_back: pd.DataFrame, errors: npt.NDArray[np.float64], baseline: Baseline, orders: int) -> Waited:
+def _delays(story: Story, held_back: pd.DataFrame, errors: npt.NDArray[np.float64], baseline: Baseline, orders: int) -> Delays:
     rng, change = np.random.default_rng(SEED), np.zeros(len(errors))
-    for row, by in story.change(held_back).items():
-        change[row] = by
+    for row, amount in story.change(held_back).items():
+        change[row] = amount
     quiet, after = (WHOLE.quiet, SHIFTED_LONG) if story.level else (0, LONG)
-    found = []
+    delays = []
     for _ in range(orders):
         order = rng.permutation(len(errors))[: quiet + after]
         stream = errors[order] - np.where(np.arange(quiet + after) < quiet, 0.0, change[order])
-        looks = step_sums(stream[None], [baseline])
-        alarmed = np.logical_or.accumulate(log_evidence(looks) >= 0, axis=1)
-        found.append([outcomes_until(alarmed)[0], outcomes_until(alarmed & rule_fired(looks, [baseline]))[0]])
-    return Waited(*(np.array(found).T - quiet))
+        sums = step_sums(stream[None], [baseline])
+        alarmed = np.logical_or.accumulate(log_evidence(sums) >= 0, axis=1)
+        delays.append([outcomes_until(alarmed)[0], outcomes_until(alarmed & rule_fired(sums, [baseline]))[0]])
+    return Delays(*(np.array(delays).T - quiet))
 
 
-def _order_figure(story: Story, waited: Waited, orders: int) -> Figure:
+def _order_figure(story: Story, delays: Delays, orders: int) -> Figure:
     if not story.level:
-        return Figure(f"{orders} orders, {story.title}: share with a retrain event", _share(waited.retrain), at_most=0.03)
-    median = float(np.quantile(waited.retrain, 0.5, method="higher"))
+        return Figure(f"{orders} orders, {story.title}: share with a retrain event", _share(delays.retrain), at_most=0.03)
+    median = float(np.quantile(delays.retrain, 0.5, method="higher"))
     return Figure(f"{orders} orders, {story.title}: outcomes until a retrain event, median", median, form=".0f")
 
 
-def _shuffled_row(story: Story, waited: Waited) -> tuple[str, ...]:
-    told = ((f"{_share(seen):.1%}", *(_within(seen, share) for share in (0.5, 0.9))) for seen in waited)
-    return (story.title, *(cell for cells in told for cell in cells))
+def _shuffled_row(story: Story, delays: Delays) -> tuple[str, ...]:
+    cells_of_delays = ((f"{_share(values):.1%}", *(_quantile_text(values, share) for share in (0.5, 0.9))) for values in delays)
+    return (story.title, *(cell for cells in cells_of_delays for cell in cells))
 
 
-def _share(seen: npt.NDArray[np.float64]) -> float:
-    return float(np.isfinite(seen).mean())
+def _share(values: npt.NDArray[np.float64]) -> float:
+    return float(np.isfinite(values).mean())
 
 
-def _within(seen: npt.NDArray[np.float64], share: float) -> str:
-    """Outcomes after which so many of the orders had it."""
-    waited = float(np.quantile(seen, share, method="higher"))
-    return f"{waited:,.0f}" if np.isfinite(waited) else "–"
+def _quantile_text(values: npt.NDArray[np.float64], share: float) -> str:
+    """Outcomes after which this share of the orders had the event."""
+    delay = float(np.quantile(values, share, method="higher"))
+    return f"{delay:,.0f}" if np.isfinite(delay) else "–"
 
 
 def _tables() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Physicians to learn from, and those held back."""
+    """Physicians to train on, and those held back."""
     frame = as_training_table(read_table(TABLE), TwinType.HCP).frame
     order = np.random.default_rng(SEED).permutation(len(frame))
-    learned, held_back = (frame.iloc[part].reset_index(drop=True) for part in (order[:LEARNED], order[LEARNED:]))
-    return learned, held_back
+    training, held_back = (frame.iloc[part].reset_index(drop=True) for part in (order[:TRAINING_ROWS], order[TRAINING_ROWS:]))
+    return training, held_back
 
 
-def _run(workers: int, lengths: Lengths) -> tuple[list[Seen], int]:
-    """The three stories at once on a stack of their own, and how many counts ``verify`` disputes at the end."""
-    learned, held_back = _tables()
-    with ExitStack() as held:
-        home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="prescribers-")))
-        ours = Settings(home=home, web_port=free_port(in_a_row=len(ROLES))).model_copy(update=DEMO_SETTINGS)
-        at = held.enter_context(local_stack(home / "stack", ours, _say))
-        asyncio.run(prepare(at))
-        seen = [Seen(story, _first_model(at, learned, story)) for story in STORIES]
-        kept = held.enter_context(Workers(ROLES, at, log_folder=home / "logs"))
-        doomed = _second_worker(held, at, home) if workers > 1 else None
-        for worker in filter(None, (kept, doomed)):
+def _run(workers: int, lengths: Lengths) -> tuple[list[LineHistory], int]:
+    """The three stories at the same time on a new stack, and the number of mismatches of ``verify`` at the end."""
+    training, held_back = _tables()
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prescribers-")))
+        base_settings = Settings(home=home, web_port=free_port(in_a_row=len(ROLES))).model_copy(update=DEMO_SETTINGS)
+        settings = stack.enter_context(local_stack(home / "stack", base_settings, _report_progress))
+        asyncio.run(prepare(settings))
+        histories = [LineHistory(story, _first_model(settings, training, story)) for story in STORIES]
+        survivor = stack.enter_context(Workers(ROLES, settings, log_folder=home / "logs"))
+        victim = _second_worker(stack, settings, home) if workers > 1 else None
+        for worker in filter(None, (survivor, victim)):
             worker.wait_ready(SETTLE_S)
-        asyncio.run(_stream(at, seen, held_back, doomed, lengths))
-        disputed = asyncio.run(verify(at)).mismatches
-        for each in disputed:
-            _say(each)
-        kept.check()
-        return seen, len(disputed)
+        asyncio.run(_stream(settings, histories, held_back, victim, lengths))
+        mismatches = asyncio.run(verify(settings)).mismatches
+        for mismatch in mismatches:
+            _report_progress(mismatch)
+        survivor.check()
+        return histories, len(mismatches)
 
 
-def _second_worker(held: ExitStack, at: Settings, home: Path) -> Workers:
-    apart = at.model_copy(update={"web_port": free_port(in_a_row=len(ROLES)), "home": home / "second"})
-    return held.enter_context(Workers(ROLES, apart, log_folder=home / "second" / "logs"))
+def _second_worker(stack: ExitStack, settings: Settings, home: Path) -> Workers:
+    own = settings.model_copy(update={"web_port": free_port(in_a_row=len(ROLES)), "home": home / "second"})
+    return stack.enter_context(Workers(ROLES, own, log_folder=home / "second" / "logs"))
 
 
-def _first_model(at: Settings, learned: pd.DataFrame, story: Story) -> ModelCard:
-    return asyncio.run(train_model(at, learned, TwinType.HCP, story.brand, TARGET, TABLE.name)).card
+def _first_model(settings: Settings, training: pd.DataFrame, story: Story) -> ModelCard:
+    return asyncio.run(train_model(settings, training, TwinType.HCP, story.brand, TARGET, TABLE.name)).card
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """What the stories are told with.
+class _StreamRunner:
+    """Streams the outcomes of all stories.
 
     Attributes:
-        doomed: worker that is killed when the last story comes to its shift.
+        victim: worker that is killed when the shift of the last story begins.
     """
 
     client: TwinClient
     pool: Pool
-    seen: Sequence[Seen]
+    histories: Sequence[LineHistory]
     held_back: pd.DataFrame
-    doomed: Workers | None
+    victim: Workers | None
     lengths: Lengths
 
-    async def tell(self, one: Seen) -> None:
-        """Publish a line's outcomes: as they were, shifted until somebody was promoted, and some more."""
-        rows, change = OutcomeRows(self.held_back, one.story.line, uuid4()), one.story.change(self.held_back)
-        await self._send(rows, one, {}, self.lengths.quiet)
-        one.shifted_from = datetime.now(UTC)
-        if self.doomed is not None and one is self.seen[-1]:
-            await asyncio.to_thread(_kill, self.doomed)
-        while not await self._is_over(rows, one):
+    async def run(self, history: LineHistory) -> None:
+        """Publish a line's outcomes: unchanged ones, shifted ones until a promotion, and some more after it."""
+        rows, change = OutcomeRows(self.held_back, history.story.line, uuid4()), history.story.change(self.held_back)
+        await self._send(rows, history, {}, self.lengths.quiet)
+        history.shifted_from = datetime.now(UTC)
+        if self.victim is not None and history is self.histories[-1]:
+            await asyncio.to_thread(_kill, self.victim)
+        while not await self._is_over(rows, history):
             rate = RATE if rows.position < self.lengths.quiet + self.lengths.shifted else DRIP
-            await self._send(rows, one, change, round(rate), rate)
-        _say(f"{one.story.title}: {rows.position:,} outcomes until champion {await Ledger(self.pool).champion(one.story.line)}")
-        await self._send(rows, one, change, self.lengths.after)
+            await self._send(rows, history, change, round(rate), rate)
+        champion = await Ledger(self.pool).champion(history.story.line)
+        _report_progress(f"{history.story.title}: {rows.position:,} outcomes until champion {champion}")
+        await self._send(rows, history, change, self.lengths.after)
 
-    async def _is_over(self, rows: OutcomeRows, one: Seen) -> bool:
-        """Whether a successor reigns, or the physicians are running out; of a line where nothing happens, when it had its time."""
-        if not one.story.level:
+    async def _is_over(self, rows: OutcomeRows, history: LineHistory) -> bool:
+        """Whether a successor is champion, or the physicians are nearly used up; without a shift, after twice the quiet time."""
+        if not history.story.level:
             return rows.position >= 2 * self.lengths.quiet
-        promoted = await Ledger(self.pool).champion(one.story.line) != one.first.model_id
+        promoted = await Ledger(self.pool).champion(history.story.line) != history.first.model_id
         return promoted or rows.position + round(RATE) + self.lengths.after > len(self.held_back)
 
-    async def _send(self, rows: OutcomeRows, one: Seen, change: Mapping[int, float], count: int, rate: float = RATE) -> None:
+    async def _send(
+        self, rows: OutcomeRows, history: LineHistory, change: Mapping[int, float], count: int, rate: float = RATE
+    ) -> None:
         async for batch in paced_batches(rows, rate, change, count):
-            one.published += await self.client.publish_outcomes(batch)
-            while sum(each.published for each in self.seen) - await _taken_in(self.pool) > AHEAD:  # noqa: ASYNC110  # others take in
+            history.published += await self.client.publish_outcomes(batch)
+            while await self._in_flight() > AHEAD:  # noqa: ASYNC110  # other processes ingest
                 await asyncio.sleep(0.1)
 
+    async def _in_flight(self) -> int:
+        return sum(history.published for history in self.histories) - await _ingested(self.pool)
 
-async def _stream(at: Settings, seen: Sequence[Seen], held_back: pd.DataFrame, doomed: Workers | None, lengths: Lengths) -> None:
-    pool = await open_pool(at)
+
+async def _stream(
+    settings: Settings, histories: Sequence[LineHistory], held_back: pd.DataFrame, victim: Workers | None, lengths: Lengths
+) -> None:
+    pool = await open_pool(settings)
     try:
-        async with TwinClient(at, name="prescribers") as client:
-            stage = _Stage(client, pool, seen, held_back, doomed, lengths)
-            await asyncio.gather(*map(stage.tell, seen))
-        await _settled(pool, sum(one.published for one in seen))
-        for one in seen:
-            await _look(pool, one)
+        async with TwinClient(settings, name="prescribers") as client:
+            runner = _StreamRunner(client, pool, histories, held_back, victim, lengths)
+            await asyncio.gather(*map(runner.run, histories))
+        await _wait_until_settled(pool, sum(history.published for history in histories))
+        for history in histories:
+            await _load_history(pool, history)
     finally:
         await pool.close()
 
 
-def _kill(doomed: Workers) -> None:
-    """Lose a worker with all its processes at once."""
-    for pid in doomed.pids.values():
+def _kill(victim: Workers) -> None:
+    """Kill a worker with all its processes at once."""
+    for pid in victim.pids.values():
         os.kill(pid, signal.SIGKILL)
-    doomed.stop()
+    victim.stop()
 
 
-async def _taken_in(pool: Pool) -> int:
+async def _ingested(pool: Pool) -> int:
     return int(await pool.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions"))
 
 
-async def _settled(pool: Pool, published: int) -> None:
-    """Wait until every outcome has its row and every promotion was measured on enough of them."""
+async def _wait_until_settled(pool: Pool, published: int) -> None:
+    """Wait until every outcome has its row and every promotion is evaluated on enough of them."""
     async with asyncio.timeout(SETTLE_S):
-        while await _taken_in(pool) < published or not await _measured(pool):  # noqa: ASYNC110  # others take in and measure
+        while await _ingested(pool) < published or not await _measured(pool):  # noqa: ASYNC110  # other processes ingest and evaluate
             await asyncio.sleep(1.0)
 
 
@@ -436,16 +457,16 @@ SELECT model_id, observed_at, error FROM fidelity_tracking WHERE line = $1 AND f
 ORDER BY observed_at, tracked_at, source_offset"""
 
 
-async def _look(pool: Pool, one: Seen) -> None:
-    """Write down what became of a line."""
-    line, ledger = one.story.line, Ledger(pool)
-    one.outcomes = pd.DataFrame(map(dict, await pool.fetch(_OUTCOMES, line)))
-    one.asked = await requests(pool, line)
-    one.promotions = [event for event in await ledger.history(line) if event.happened == "promoted" and event.retrain_id]
-    one.alarms = int(await pool.fetchval("SELECT count(*) FROM drift_states WHERE line = $1 AND state = 'alarm'", line))
-    if one.promotions and one.promotions[0].retrain_id:
-        one.effect = await promotion_effect(pool, one.promotions[0].retrain_id)
+async def _load_history(pool: Pool, history: LineHistory) -> None:
+    """Load outcomes, retrains, promotions and alarms of a line."""
+    line, ledger = history.story.line, Ledger(pool)
+    history.outcomes = pd.DataFrame(map(dict, await pool.fetch(_OUTCOMES, line)))
+    history.retrains = await requests(pool, line)
+    history.promotions = [event for event in await ledger.history(line) if event.happened == "promoted" and event.retrain_id]
+    history.alarms = int(await pool.fetchval("SELECT count(*) FROM drift_states WHERE line = $1 AND state = 'alarm'", line))
+    if history.promotions and history.promotions[0].retrain_id:
+        history.effect = await promotion_effect(pool, history.promotions[0].retrain_id)
 
 
-def _say(line: str) -> None:
+def _report_progress(line: str) -> None:
     print(f"  {line}", file=sys.stderr, flush=True)
