@@ -1,4 +1,4 @@
-"""Simulate what an intervention would do to a population of twins, with an interval for the uncertainty of the effect.
+"""Simulate the effect of an intervention on a population of twins, with an interval for its uncertainty.
 
 Twins are synthetic: a larger number of them adds no information. The uncertainty is that of the effect. Its parameters are drawn
 from their priors, the effect is averaged over the twins for each draw, and the interval is that of these averages.

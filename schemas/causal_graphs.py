@@ -32,7 +32,7 @@ class CausalGraph(Frozen):
     edges: tuple[Edge, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _treatment_is_in_it(self) -> Self:
+    def _treatment_is_a_node(self) -> Self:
         if self.treatment not in self.nodes:
             raise ValueError(f"the treatment {self.treatment!r} is in no edge: the graph has {', '.join(sorted(self.nodes))}")
         return self

@@ -219,7 +219,7 @@ class ExperimentResult(Event):
 
 
 class AnswerStatus(StrEnum):
-    """How a request ended."""
+    """Final status of a request."""
 
     COMPLETED = "completed"
     REJECTED = "rejected"

@@ -44,7 +44,7 @@ class Channel(StrEnum):
 
 
 class Frequency(StrEnum):
-    """How often contacts are made."""
+    """Frequency of contacts."""
 
     ONCE = "once"
     WEEKLY = "weekly"

@@ -67,7 +67,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Target:
-    """What a model line predicts.
+    """The outcome that a model line predicts.
 
     Attributes:
         scale: ``additive`` effects are points of the target; ``relative`` ones are a share of its expected value.

@@ -1,4 +1,4 @@
-"""How often simulations agreed with the real experiments that were made after them."""
+"""Agreement of simulations with the real experiments made after them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class TwinSource(Protocol):
 
 @dataclass(frozen=True)
 class Assignment:
-    """How people are assigned to arms.
+    """Assignment of people to arms.
 
     Attributes:
         control_ratio: people in the control arm per treated one.

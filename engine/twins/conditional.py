@@ -132,7 +132,7 @@ def fit_conditional(
 
 
 def feature_buffer(columns: int, rows: int) -> Singles:
-    """Memory for the features of any of the columns: a fresh array each time would cost more than what is written into it."""
+    """Memory for the features of any column; allocating an array per column costs more than writing its values."""
     return np.empty((2 * columns + 1) * rows, dtype=np.float32)
 
 
@@ -158,7 +158,7 @@ def _linear_prediction(features: Singles, slopes: Floats) -> Floats:
 
 
 def _response(column: Marginal) -> Floats:
-    """What the tree is fitted to, `(n, r)`: indicators of levels, or normal scores beside indicators of point masses."""
+    """The response of the tree `(n, r)`: indicators of levels, or normal scores and indicators of point masses."""
     if column.is_category:
         common = np.argsort(-np.bincount(column.codes, minlength=len(column.support)), kind="stable")
         common = common[: min(RESPONSE_LEVELS, max(1, len(common) - 1))]
@@ -232,8 +232,8 @@ def _ridge_slopes(features: Singles, column: Marginal) -> Floats:
 def _leaf_rows(column: Marginal, features: Singles, response: Floats, n_columns: int, seed: int) -> int:
     """Fewest rows per leaf.
 
-    What the columns before explain well needs small leaves to be drawn right. What they do not explain, small leaves only copy,
-    and in a table of few columns few copied values identify a row.
+    A column that the earlier columns explain well needs small leaves to be drawn accurately. Unexplained variation is only copied
+    by small leaves, and in a table of few columns few copied values identify a row.
     """
     if not column.is_continuous:
         return LARGE_LEAF

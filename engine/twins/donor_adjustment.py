@@ -29,7 +29,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DonorAdjustment:
-    """By how much drawn outcomes follow expected ones.
+    """The share of expected differences by which drawn outcomes are adjusted.
 
     Attributes:
         expected: out-of-fold expected outcome of each training row, ``(rows,)``, units of the target.

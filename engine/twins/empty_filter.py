@@ -1,4 +1,4 @@
-"""The refusal of a filter that no training row satisfies, with what would leave some."""
+"""The error for a filter that no training row satisfies, with the conditions and values that would leave some rows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class EmptyFilter(ValueError):
 
     @classmethod
     def from_masks(cls, masks: Mapping[str, Bools], training: Mapping[str, pd.Series[Any]]) -> EmptyFilter:
-        """The refusal from the training rows `(n,)` that satisfy each condition, and the values of each filtered column."""
+        """The error from the training rows `(n,)` that satisfy each condition, and the values of each filtered column."""
         everywhere = np.ones_like(next(iter(masks.values())))
         without = {
             name: np.logical_and.reduce([everywhere, *(mask for column, mask in masks.items() if column != name)]) for name in masks

@@ -29,7 +29,7 @@ TOP_UP_ROUNDS = 20
 
 @dataclass(frozen=True)
 class Constraints:
-    """What holds in every drawn row; that values stay in their observed range needs no declaration.
+    """Constraints on every drawn row, besides that values stay in their observed range.
 
     Attributes:
         upper_bounds: Column to the column that it never exceeds.
@@ -71,7 +71,7 @@ class JointModel:
         names: Columns of the training frame, in its order.
         columns: Drawn columns, in the order of drawing.
         conditionals: Of the drawn columns, in the same order.
-        constraints: What every drawn row satisfies.
+        constraints: Constraints on every drawn row.
         ratio_dtypes: Dtype of each computed column.
     """
 
@@ -129,7 +129,7 @@ class JointModel:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What `arrays` leaves out, as JSON types."""
+        """The rest of the fitted state as JSON types, for `from_arrays` together with `arrays`."""
         return {
             "names": list(self.names),
             "columns": [_column_meta(*pair) for pair in zip(self.columns, self.conditionals, strict=True)],

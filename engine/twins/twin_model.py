@@ -44,14 +44,14 @@ class ModelParts:
 
 @dataclass(frozen=True)
 class TwinModel:
-    """A trained model.
+    """A trained model: predictions, prediction intervals, and twins.
 
     Attributes:
         card: identity, metrics and baseline.
         kinds: kind of each feature, in the order in which the model takes them.
         joint: distribution of features and target.
         outcome: encoder and estimator of the expected outcome.
-        adjustment: by how much drawn outcomes follow expected ones.
+        adjustment: of drawn outcomes by expected ones.
         conformal: half widths of prediction intervals.
     """
 
