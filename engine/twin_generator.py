@@ -158,7 +158,7 @@ class TwinGenerator:
         first = _first_evaluated_row(training_data, target, n_carried_rows)
         frame = table.with_target(target)
         selection = self.check(select_features(self.graph, target, tuple(table.kinds)), target, frame, self.seed)
-        selected = table.select(selection.kept)
+        selected = table.select(selection.features)
         model_type, crossed, r2_by_type = self._select_model_type(selected, first)
         outcome = fit_outcome_model(selected, model_type, n_jobs=self.n_jobs, seed=self.seed)
         evaluated = table.features.iloc[first:]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from schemas.base import Frozen
 from schemas.twin_types import TwinType
@@ -68,7 +68,7 @@ class FeatureSelection(Frozen):
 
     Attributes:
         graph: the causal graph behind the selection.
-        kept: features of the outcome, in the order of the table.
+        features: features of the outcome, in the order of the table; stored under the name ``kept``.
         adjustment: smallest set of columns that closes every backdoor path from treatment to outcome; null when the table's
             columns do not close all of them.
         lacking: columns outside of the table that would close them.
@@ -80,8 +80,10 @@ class FeatureSelection(Frozen):
         refutations: tests of the estimated effect, run at training where the table has the treatment.
     """
 
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
     graph: CausalGraph
-    kept: tuple[str, ...]
+    features: tuple[str, ...] = Field(alias="kept")
     adjustment: tuple[str, ...] | None
     lacking: tuple[str, ...] = ()
     outcome_parents: tuple[str, ...] = ()

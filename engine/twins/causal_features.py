@@ -34,7 +34,7 @@ def select_features(graph: CausalGraph, outcome: str, columns: Sequence[str]) ->
     Example:
         >>> edges = (("age", "contact"), ("age", "sales"), ("capacity", "contact"), ("contact", "visits"), ("visits", "sales"))
         >>> selection = select_features(CausalGraph(treatment="contact", edges=edges), "sales", ["age", "capacity", "visits"])
-        >>> selection.kept, selection.adjustment
+        >>> selection.features, selection.adjustment
         (('age',), ('age',))
         >>> selection.dropped
         {'capacity': 'an instrument: acts on sales through contact only', 'visits': 'an effect of contact'}
@@ -56,7 +56,7 @@ def select_features(graph: CausalGraph, outcome: str, columns: Sequence[str]) ->
         raise ValueError(f"the causal graph leaves no feature of {outcome!r}: {reasons}")
     return FeatureSelection(
         graph=graph,
-        kept=features,
+        features=features,
         adjustment=adjustment,
         lacking=() if adjustment is not None else _lacking(causes, graph.treatment, outcome, candidates),
         outcome_parents=tuple(parents),

@@ -29,7 +29,7 @@ def select(*more: tuple[str, str], without: tuple[str, ...] = ()) -> FeatureSele
 
 def test_confounders_and_causes_of_the_outcome_are_kept_effects_and_instruments_are_not() -> None:
     selection = select()
-    assert selection.kept == ("age", "region", "mood")
+    assert selection.features == ("age", "region", "mood")
     assert selection.adjustment == ("age",)
     assert selection.outcome_parents == ("age", "region")
     assert selection.undeclared == ("mood",)
@@ -43,7 +43,7 @@ def test_with_an_unobserved_common_cause_a_column_on_its_path_closes_the_backdoo
     """capacity <- wealth -> sales: with wealth unobserved, capacity or budget has to be adjusted for (Pearl 2009, 3.3)."""
     selection = select(("wealth", "capacity"), ("wealth", "sales"))
     assert selection.adjustment in {("age", "budget"), ("age", "capacity")}
-    assert set(selection.adjustment) <= set(selection.kept)
+    assert set(selection.adjustment) <= set(selection.features)
 
 
 def test_a_collider_is_not_adjusted_for() -> None:
@@ -74,7 +74,7 @@ def test_features_of_the_catalogue_close_every_backdoor_of_its_graph_and_none_is
     entry = TWIN_TYPES[twin_type]
     selection = select_features(CAUSAL_GRAPHS[twin_type], entry.default_target.name, list(entry.by_name))
     assert selection.adjustment
-    assert selection.kept == tuple(entry.by_name)
+    assert selection.features == tuple(entry.by_name)
     assert not selection.undeclared
 
 
@@ -100,5 +100,5 @@ def test_a_user_can_pass_another_graph() -> None:
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, model_type="RandomForest", graph=graph, n_jobs=1)
     metrics = generator.train(frame)
     assert metrics.selection is not None
-    assert metrics.selection.kept == ("decile",)
+    assert metrics.selection.features == ("decile",)
     assert set(metrics.feature_importance) == {"decile"}
