@@ -60,7 +60,8 @@ def test_effects_and_instruments_of_dowhy_are_dropped() -> None:
         selection = select_features(graph, outcome, [name for name in causes if name != outcome])
         assert unwanted <= set(selection.dropped)
         assert (
-            cross_check(selection, outcome, pd.DataFrame(columns=[*selection.features, outcome]), 0).adjustment == selection.adjustment
+            cross_check(selection, outcome, pd.DataFrame(columns=[*selection.features, outcome]), 0).adjustment
+            == selection.adjustment
         )
 
 
