@@ -1,4 +1,4 @@
-"""What people decide about models, by the commands they type: each one event, each told of afterwards."""
+"""People decide about models by commands: each decision is one event in the ledger, and is published."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sql.simulation_store import Recipe, pin
 from streams.registry import MlflowRegistry
 
 LINE = "hcp:kisqali:prescribing_change"
-FIGURE = {"champion": 0.25, "challenger": 0.12, "difference": -0.13, "standard_error": 0.01, "entities": 500}
+COMPARISON = {"champion": 0.25, "challenger": 0.12, "difference": -0.13, "standard_error": 0.01, "entities": 500}
 GATE = {
     "n": 500,
     "entities": 500,
     "n_effective": 500.0,
-    "mae": FIGURE,
-    "correlation": FIGURE,
-    "coverage": FIGURE,
-    "segments": {"region=south": FIGURE},
+    "mae": COMPARISON,
+    "correlation": COMPARISON,
+    "coverage": COMPARISON,
+    "segments": {"region=south": COMPARISON},
     "reason": "MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
 }
 
@@ -37,11 +37,11 @@ async def second(promoted, champion, saved, pool):
     return card.model_id
 
 
-def an_alarm(accused) -> RetrainEvent:
+def retrain_event(model_id) -> RetrainEvent:
     return RetrainEvent(
         retrain_id=uuid4(),
         line=LINE,
-        model_id=accused,
+        model_id=model_id,
         attempt=0,
         requested_at=datetime.now(UTC),
         cause="drift",
@@ -60,8 +60,8 @@ def an_alarm(accused) -> RetrainEvent:
 async def test_a_promotion_and_a_rollback_are_one_command_and_one_event_each(
     twinstream, promoted, second, pool, listener, settings
 ):
-    told = await twinstream("models", "promote", LINE, str(second)[:8], "--reason", "it knows more", "--json")
-    assert (told["happened"], told["champion"], told["reason"]) == ("promoted", str(second), "it knows more")
+    event = await twinstream("models", "promote", LINE, str(second)[:8], "--reason", "smaller error", "--json")
+    assert (event["happened"], event["champion"], event["reason"]) == ("promoted", str(second), "smaller error")
     assert await Ledger(pool).champion(LINE) == second
     assert "rolled_back" in await twinstream("models", "rollback", LINE)
     assert await Ledger(pool).champion(LINE) == promoted.champion
@@ -73,43 +73,43 @@ async def test_a_promotion_and_a_rollback_are_one_command_and_one_event_each(
     assert await listener.count("model-events") == 5
 
 
-async def test_what_cannot_be_decided_is_refused_in_one_line(twinstream, promoted):
-    for words, reason in {
+async def test_a_decision_that_is_not_possible_is_refused_in_one_line(twinstream, promoted):
+    for arguments, reason in {
         ("models", "promote", LINE, "ffffffff"): "no model of hcp:kisqali:prescribing_change begins with 'ffffffff'",
         ("models", "promote", "hcp:fabhalta:prescribing_change", "f"): "no model line 'hcp:fabhalta:prescribing_change' yet",
         ("models", "rollback", LINE): "has no champion before",
         ("why", "abc"): "no retrain begins with 'abc'",
         ("models", "history", "--simulation", str(uuid4())): "was never requested",
     }.items():
-        said = await twinstream(*words, status=1)
-        assert reason in said
-        assert len(said.strip().splitlines()) == 1
+        error = await twinstream(*arguments, status=1)
+        assert reason in error
+        assert len(error.strip().splitlines()) == 1
 
 
 async def test_a_line_that_waits_for_approval_is_approved_by_command(twinstream, promoted, pool, settings):
     await twinstream("models", "policy", LINE, "approve")
-    await enqueue(pool, alarm := an_alarm(promoted.champion))
-    assert "waits for approval: twinstream retrain approve" in await twinstream("why", str(alarm.retrain_id))
+    await enqueue(pool, event := retrain_event(promoted.champion))
+    assert "waits for approval: twinstream retrain approve" in await twinstream("why", str(event.retrain_id))
     assert await lease_training(pool, "w", settings.retrain_limits) is None
-    await twinstream("retrain", "approve", str(alarm.retrain_id)[:8])
+    await twinstream("retrain", "approve", str(event.retrain_id)[:8])
     assert await lease_training(pool, "w", settings.retrain_limits) is not None
-    assert str(alarm.retrain_id) in await twinstream("retrain", "list", LINE)
+    assert str(event.retrain_id) in await twinstream("retrain", "list", LINE)
 
 
-async def test_why_tells_the_whole_story_of_a_retrain_on_one_screen(twinstream, promoted, second, pool, settings):
-    await enqueue(pool, alarm := an_alarm(promoted.champion))
+async def test_why_explains_a_retrain_on_one_screen(twinstream, promoted, second, pool, settings):
+    await enqueue(pool, event := retrain_event(promoted.champion))
     job = await lease_training(pool, "w", settings.retrain_limits)
-    learned = {"rows": 1200, "history_rows": 30, "since": "2026-03-01", "until": "2026-03-02", "as_of": "2026-03-02"}
-    await record_training_rows(pool, job.retrain_id, learned)
+    training_rows = {"rows": 1200, "history_rows": 30, "since": "2026-03-01", "until": "2026-03-02", "as_of": "2026-03-02"}
+    await record_training_rows(pool, job.retrain_id, training_rows)
     ledger = Ledger(pool)
-    told = {"retrain_id": job.retrain_id, "fence": job.fence, "reason": "MAE 0.12 instead of 0.25 on 500 later rows"}
-    await ledger.promote(LINE, second, **told, comparison=GATE)
+    promotion_fields = {"retrain_id": job.retrain_id, "fence": job.fence, "reason": "MAE 0.12 instead of 0.25 on 500 later rows"}
+    await ledger.promote(LINE, second, **promotion_fields, comparison=GATE)
     (promotion,) = await watched_promotions(pool)
     await ledger.record_effect(promotion, PromotionEffect(LINE, promotion.generation, 2000, "gain", True, GATE))
-    story = await twinstream("why", str(alarm.retrain_id)[:8])
-    assert len(story.splitlines()) <= 24
+    report = await twinstream("why", str(event.retrain_id)[:8])
+    assert len(report.splitlines()) <= 24
     for part in (
-        f"retrain {alarm.retrain_id} of {LINE}: promoted",
+        f"retrain {event.retrain_id} of {LINE}: promoted",
         "MAE 0.25 ± 0.004 (baseline",
         "2,400 outcomes of segment all",
         "fired mae_increase: mae 0.25 is above 0.14",
@@ -122,12 +122,12 @@ async def test_why_tells_the_whole_story_of_a_retrain_on_one_screen(twinstream, 
         "an improvement: MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
         "policy auto",
     ):
-        assert part in story
-    assert (await twinstream("why", str(alarm.retrain_id), "--json"))["effect"]["verdict"] == "gain"
+        assert part in report
+    assert (await twinstream("why", str(event.retrain_id), "--json"))["effect"]["verdict"] == "gain"
 
 
-async def test_the_ledger_tells_which_model_answered_a_simulation(twinstream, promoted, second, pool):
-    asked = SimulationRequest(
+async def test_the_ledger_shows_which_model_answered_a_simulation(twinstream, promoted, second, pool):
+    simulation = SimulationRequest(
         simulation_id=uuid4(),
         requested_at=datetime.now(UTC),
         twin_type=TwinType.HCP,
@@ -136,15 +136,15 @@ async def test_the_ledger_tells_which_model_answered_a_simulation(twinstream, pr
             intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12
         ),
     )
-    await pin(pool, asked, b"hash", lambda _: Recipe(uuid4(), 1000, 1, {}))
+    await pin(pool, simulation, b"hash", lambda _: Recipe(uuid4(), 1000, 1, {}))
     await Ledger(pool).promote(LINE, second)
-    said = await twinstream("models", "history", "--simulation", str(asked.simulation_id))
-    assert f"model {promoted.champion} of {LINE}, effects version 0" in said
-    assert "generation 2" in said
-    assert "first model of the line" in said
+    text = await twinstream("models", "history", "--simulation", str(simulation.simulation_id))
+    assert f"model {promoted.champion} of {LINE}, effects version 0" in text
+    assert "generation 2" in text
+    assert "first model of the line" in text
 
 
-async def test_a_person_who_chooses_a_policy_is_written_down(twinstream, promoted, pool):
+async def test_the_choice_of_a_policy_is_in_the_ledger(twinstream, promoted, pool):
     await twinstream("models", "policy", LINE, "suggest", "--reason", "until the summer")
     state = await Ledger(pool).state(LINE)
     assert (state.happened, state.reason) == ("policy", "auto -> suggest; until the summer")
@@ -153,5 +153,5 @@ async def test_a_person_who_chooses_a_policy_is_written_down(twinstream, promote
 
 
 async def _suggested(pool, promoted):
-    await enqueue(pool, alarm := an_alarm(promoted.champion))
-    return alarm.retrain_id
+    await enqueue(pool, event := retrain_event(promoted.champion))
+    return event.retrain_id
