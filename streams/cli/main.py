@@ -92,18 +92,25 @@ add_lazy_commands(
     {"publish": "Publish the rows of the table FILE as outcome events."},
 )
 add_lazy_commands(app, "streams.cli.outcomes", {"fidelity": "Show how well the predictions match the outcomes."})
+_models = _group(
+    "models",
+    "List models and decide which one is champion.",
+    "twinstream models list",
+    "twinstream models rollback hcp:kisqali:prescribing_change",
+)
 add_lazy_commands(
-    _group(
-        "models",
-        "List models and decide which one is champion.",
-        "twinstream models list",
-        "twinstream models rollback hcp:kisqali:prescribing_change",
-    ),
+    _models,
     "streams.cli.models",
     {
         "list": "List every model line with its champion.",
         "history": "List the events of LINE, or find the model of a simulation.",
         "realism": "Assess how closely the twins of LINE resemble real entities.",
+    },
+)
+add_lazy_commands(
+    _models,
+    "streams.cli.decisions",
+    {
         "promote": "Make MODEL the champion of LINE.",
         "rollback": "Make an earlier champion of LINE its champion again.",
         "policy": "Set what LINE does by itself when its champion drifts.",

@@ -1,18 +1,17 @@
-"""The commands ``twinstream models``: list models, and decide which one is champion and what a line does by itself."""
+"""The commands ``twinstream models`` that show: lines with their champions, the history of a line, and the realism of its twins."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 from streams.cli.connection import with_pool
-from streams.cli.options import FilterOption, JsonOption, LineArgument, ReasonOption, examples, parse_filters
+from streams.cli.options import FilterOption, JsonOption, LineArgument, examples, parse_filters
 from streams.cli.output import Table, print_result
-from streams.cli.prefixes import match_prefix
 
 if TYPE_CHECKING:
     from schemas import ModelEvent, PopulationFilter
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from streams.reporting.overview import LineOverview
     from streams.settings import Settings
 
-app = typer.Typer()
+__all__ = ["event_cells", "read_history"]
 
-PolicyName = Literal["off", "suggest", "approve", "auto"]
+app = typer.Typer()
 
 
 @app.command("list", epilog=examples("twinstream models list", "twinstream models list --json"))
@@ -79,7 +78,7 @@ def history(
         answered = with_pool(lambda _, pool: _find_answering_model(pool, simulation_id))
         print_result(answered, lambda: _answering_model_text(answered), as_json=as_json)
         return
-    events = with_pool(lambda _, pool: _read_history(pool, str(line)))
+    events = with_pool(lambda _, pool: read_history(pool, str(line)))
     print_result([event.model_dump(mode="json") for event in events], lambda: _events_table(events), as_json=as_json)
 
 
@@ -103,98 +102,6 @@ def realism(line: LineArgument, filters: FilterOption = None, as_json: JsonOptio
     )
 
 
-@app.command(epilog=examples('twinstream models promote hcp:kisqali:prescribing_change 1a2b3c4d --reason "approved by the board"'))
-def promote(
-    line: LineArgument,
-    model_id: Annotated[
-        str, typer.Argument(metavar="MODEL", help="The ID of a model of the line, or its first characters.", show_default=False)
-    ],
-    reason: ReasonOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Make MODEL the champion of LINE."""
-    from sql.ledger import Ledger
-
-    async def change(pool: Pool) -> ModelEvent:
-        ledger = Ledger(pool)
-        model = match_prefix(model_id, [event.model_id for event in await _read_history(pool, line)], f"model of {line}")
-        await ledger.artifact(model)
-        return await ledger.promote(line, model, reason=reason or "promoted by a person")
-
-    _apply_decision(change, as_json=as_json)
-
-
-@app.command(
-    epilog=examples(
-        "twinstream models rollback hcp:kisqali:prescribing_change",
-        "twinstream models rollback hcp:kisqali:prescribing_change --to 1a2b3c4d",
-    )
-)
-def rollback(
-    line: LineArgument,
-    model_id: Annotated[
-        str | None, typer.Option("--to", metavar="MODEL", help="An earlier champion; the previous one by default.")
-    ] = None,
-    reason: ReasonOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Make an earlier champion of LINE its champion again."""
-    from sql.ledger import Ledger
-
-    async def change(pool: Pool) -> ModelEvent:
-        champions = [event.champion for event in await _read_history(pool, line) if event.champion]
-        target = match_prefix(model_id, champions, f"earlier champion of {line}") if model_id else None
-        return await Ledger(pool).roll_back(line, reason or "rolled back by a person", to=target)
-
-    _apply_decision(change, as_json=as_json)
-
-
-@app.command(epilog=examples('twinstream models policy hcp:kisqali:prescribing_change approve --reason "audit in June"'))
-def policy(
-    line: LineArgument,
-    policy_name: Annotated[PolicyName, typer.Argument(metavar="POLICY", help="off, suggest, approve or auto.", show_default=False)],
-    reason: ReasonOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Set what LINE does by itself when its champion drifts.
-
-    \b
-    off      nothing
-    suggest  train a challenger and compare it; a person promotes it
-    approve  wait for `twinstream retrain approve`, then train, compare and promote
-    auto     train, compare and promote
-    """  # noqa: D301  # Typer's mark for lines that stay as they are
-    from sql.ledger import Ledger
-
-    _apply_decision(lambda pool: Ledger(pool).set_policy(line, policy_name, reason), as_json=as_json)
-
-
-def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json: bool) -> None:
-    """Change a line, publish the event, and set the registry's alias."""
-
-    async def apply(settings: Settings, pool: Pool) -> ModelEvent:
-        from sql.ledger import Ledger
-        from streams.client.twin_client import TwinClient
-
-        event = await change(pool)
-        async with TwinClient(settings, name="command line") as client:
-            await Ledger(pool).publish_events(event.line, client.publish)
-        await _set_champion_alias(settings, pool, event)
-        return event
-
-    event = with_pool(apply)
-    print_result(event.model_dump(mode="json"), lambda: "  ".join(_event_cells(event)), as_json=as_json)
-
-
-async def _set_champion_alias(settings: Settings, pool: Pool, event: ModelEvent) -> None:
-    from sql.ledger import Ledger
-    from streams.registry import MlflowRegistry
-
-    if event.happened in ("promoted", "rolled_back") and event.champion:
-        run = (await Ledger(pool).artifact(event.champion)).mlflow_run_id
-        await asyncio.to_thread(MlflowRegistry(settings.mlflow_uri).set_champion_alias, event.line, run)
-
-
 async def _assess_realism(settings: Settings, pool: Pool, line: str, filters: PopulationFilter) -> tuple[RealismReport, int]:
     """Assess the champion's twins; also returns how many stored populations the report is stored with."""
     from sql.ledger import Ledger
@@ -207,7 +114,12 @@ async def _assess_realism(settings: Settings, pool: Pool, line: str, filters: Po
     return report, await save_realism(pool, model.card, filters, report)
 
 
-async def _read_history(pool: Pool, line: str) -> list[ModelEvent]:
+async def read_history(pool: Pool, line: str) -> list[ModelEvent]:
+    """Read every event of a line, oldest first.
+
+    Raises:
+        LookupError: for an unknown line.
+    """
     from sql.ledger import Ledger
 
     await Ledger(pool).state(line)  # raises for an unknown line
@@ -256,10 +168,11 @@ def _answering_model_text(answered: dict[str, Any]) -> str:
 
 
 def _events_table(events: Sequence[ModelEvent]) -> Table:
-    return Table(("Generation", "At", "Event", "Model", "Reason"), [_event_cells(event) for event in events])
+    return Table(("Generation", "At", "Event", "Model", "Reason"), [event_cells(event) for event in events])
 
 
-def _event_cells(event: ModelEvent) -> tuple[str, ...]:
+def event_cells(event: ModelEvent) -> tuple[str, ...]:
+    """Format an event: generation, time, what happened, model, reason."""
     from streams.reporting.formatting import moment
 
     retrain = f"  (retrain {event.retrain_id})" if event.retrain_id else ""

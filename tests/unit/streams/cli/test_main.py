@@ -18,9 +18,9 @@ from typer.testing import CliRunner, Result
 
 from deploy.stack import StackError
 from sql.ledger import POLICIES
+from streams.cli.decisions import PolicyName
 from streams.cli.lazy import LazyCommand
 from streams.cli.main import app
-from streams.cli.models import PolicyName
 from streams.settings import ROLES
 
 HEAVY = ("pandas", "numpy", "pydantic", "aiokafka", "asyncpg", "mlflow", "sklearn", "faust", "schemas", "engine", "sql")

@@ -1,0 +1,116 @@
+"""The commands ``twinstream models`` that decide: promote a model, roll back, and set what a line does by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from streams.cli.connection import with_pool
+from streams.cli.models import event_cells, read_history
+from streams.cli.options import JsonOption, LineArgument, ReasonOption, examples
+from streams.cli.output import print_result
+from streams.cli.prefixes import match_prefix
+
+if TYPE_CHECKING:
+    from schemas import ModelEvent
+    from sql.database import Pool
+    from streams.settings import Settings
+
+app = typer.Typer()
+
+PolicyName = Literal["off", "suggest", "approve", "auto"]
+
+
+@app.command(epilog=examples('twinstream models promote hcp:kisqali:prescribing_change 1a2b3c4d --reason "approved by the board"'))
+def promote(
+    line: LineArgument,
+    model_id: Annotated[
+        str, typer.Argument(metavar="MODEL", help="The ID of a model of the line, or its first characters.", show_default=False)
+    ],
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Make MODEL the champion of LINE."""
+    from sql.ledger import Ledger
+
+    async def change(pool: Pool) -> ModelEvent:
+        ledger = Ledger(pool)
+        model = match_prefix(model_id, [event.model_id for event in await read_history(pool, line)], f"model of {line}")
+        await ledger.artifact(model)
+        return await ledger.promote(line, model, reason=reason or "promoted by a person")
+
+    _apply_decision(change, as_json=as_json)
+
+
+@app.command(
+    epilog=examples(
+        "twinstream models rollback hcp:kisqali:prescribing_change",
+        "twinstream models rollback hcp:kisqali:prescribing_change --to 1a2b3c4d",
+    )
+)
+def rollback(
+    line: LineArgument,
+    model_id: Annotated[
+        str | None, typer.Option("--to", metavar="MODEL", help="An earlier champion; the previous one by default.")
+    ] = None,
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Make an earlier champion of LINE its champion again."""
+    from sql.ledger import Ledger
+
+    async def change(pool: Pool) -> ModelEvent:
+        champions = [event.champion for event in await read_history(pool, line) if event.champion]
+        target = match_prefix(model_id, champions, f"earlier champion of {line}") if model_id else None
+        return await Ledger(pool).roll_back(line, reason or "rolled back by a person", to=target)
+
+    _apply_decision(change, as_json=as_json)
+
+
+@app.command(epilog=examples('twinstream models policy hcp:kisqali:prescribing_change approve --reason "audit in June"'))
+def policy(
+    line: LineArgument,
+    policy_name: Annotated[PolicyName, typer.Argument(metavar="POLICY", help="off, suggest, approve or auto.", show_default=False)],
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Set what LINE does by itself when its champion drifts.
+
+    \b
+    off      nothing
+    suggest  train a challenger and compare it; a person promotes it
+    approve  wait for `twinstream retrain approve`, then train, compare and promote
+    auto     train, compare and promote
+    """  # noqa: D301  # Typer's mark for lines that stay as they are
+    from sql.ledger import Ledger
+
+    _apply_decision(lambda pool: Ledger(pool).set_policy(line, policy_name, reason), as_json=as_json)
+
+
+def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json: bool) -> None:
+    """Change a line, publish the event, and set the registry's alias."""
+
+    async def apply(settings: Settings, pool: Pool) -> ModelEvent:
+        from sql.ledger import Ledger
+        from streams.client.twin_client import TwinClient
+
+        event = await change(pool)
+        async with TwinClient(settings, name="command line") as client:
+            await Ledger(pool).publish_events(event.line, client.publish)
+        await _set_champion_alias(settings, pool, event)
+        return event
+
+    event = with_pool(apply)
+    print_result(event.model_dump(mode="json"), lambda: "  ".join(event_cells(event)), as_json=as_json)
+
+
+async def _set_champion_alias(settings: Settings, pool: Pool, event: ModelEvent) -> None:
+    from sql.ledger import Ledger
+    from streams.registry import MlflowRegistry
+
+    if event.happened in ("promoted", "rolled_back") and event.champion:
+        run = (await Ledger(pool).artifact(event.champion)).mlflow_run_id
+        await asyncio.to_thread(MlflowRegistry(settings.mlflow_uri).set_champion_alias, event.line, run)
