@@ -28,7 +28,7 @@ def load_settings() -> Settings:
 @contextmanager
 def connected_service() -> Iterator[Settings]:
     """Settings with every address filled in; a notice names the local stack where one is used."""
-    from streams.worker.local_stack import connected
+    from streams.worker import connected
 
     with connected(load_settings(), notify) as settings:
         yield settings

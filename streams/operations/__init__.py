@@ -6,7 +6,7 @@ modules where they need them.
 
 from streams.operations.corrections import Correction, parse_assignment
 from streams.operations.dead_letter_replay import SentReplay, SkippedReplay, replay_dead_letters
-from streams.operations.dead_letter_view import DeadLetter, await_replay_results, dead_letters_table, load_dead_letters
+from streams.operations.dead_letter_view import DeadLetter, await_replay_results, load_dead_letters
 
 __all__ = [
     "Correction",
@@ -14,7 +14,6 @@ __all__ = [
     "SentReplay",
     "SkippedReplay",
     "await_replay_results",
-    "dead_letters_table",
     "load_dead_letters",
     "parse_assignment",
     "replay_dead_letters",

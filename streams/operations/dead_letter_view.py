@@ -1,4 +1,4 @@
-"""Refused records together with their replays, as a table, as text and as JSON."""
+"""Refused records together with their replays, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from streams.kafka.dead_letters import refusal_attempt
 from streams.kafka.topics import topic_of
 from streams.operations.corrections import json_object
 
-__all__ = ["DeadLetter", "await_replay_results", "dead_letters_table", "load_dead_letters"]
+__all__ = ["DeadLetter", "await_replay_results", "load_dead_letters"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
 _RESULT_TIMEOUT_S, _POLL_S = 10.0, 0.2
-_REASON_WIDTH = 80
 
 
 class DeadLetter(NamedTuple):
@@ -98,22 +97,6 @@ async def await_replay_results(pool: Pool, refused: Sequence[RefusedRecord]) -> 
         await asyncio.sleep(_POLL_S)
 
 
-def dead_letters_table(dead_letters: Sequence[DeadLetter]) -> str:
-    """A table with a line for each dead letter."""
-    header = ("ID", "REFUSED AT", "WHERE", "KIND", "REPLAYED", "REASON")
-    rows = [header, *map(_table_row, dead_letters)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def _table_row(dead_letter: DeadLetter) -> tuple[str, ...]:
-    refused = dead_letter.refused
-    refused_at = f"{refused.refused_at:%Y-%m-%d %H:%M:%S}" if refused.refused_at else ""
-    position = f"{refused.source.topic}:{refused.source.partition}:{refused.offset}"
-    reason = _shortened(refused.reason, _REASON_WIDTH)
-    return str(refused.refusal_id)[:8], refused_at, position, refused.kind, dead_letter.state, reason
-
-
 def _replay_dict(replay: PastReplay) -> dict[str, Any]:
     return {
         "as": f"{replay.topic}:{replay.partition}:{replay.offset}",
@@ -150,7 +133,3 @@ def _printable(value: bytes | None) -> str:
 def _pretty(value: bytes | None) -> str:
     body = json_object(value or b"")
     return _printable(value) if body is None else json.dumps(body, indent=2, ensure_ascii=False)
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -1,4 +1,4 @@
-"""Dead letters as a table, as text and as JSON."""
+"""Dead letters as text and as JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from schemas import SourceId
 from sql.dead_letter_store import PastReplay, RefusedRecord, refusal_id
-from streams.operations import DeadLetter, dead_letters_table
+from streams.operations import DeadLetter
 from tests.outcomes import START, TOPIC
 
 SOURCE = SourceId(topic=TOPIC, partition=2)
@@ -59,10 +59,3 @@ def test_json_has_bytes_as_text_where_they_are_text_and_always_in_base64():
     assert document["value"] == {"text": '{"a": 1}', "base64": "eyJhIjogMX0="}
     assert document["headers"] == [{"name": "trace"}]
     assert document["replays"][0]["came_of_it"] == "counted"
-
-
-def test_the_table_has_a_line_for_each_dead_letter_and_shortens_reasons():
-    header, line = dead_letters_table([DeadLetter(REFUSED, ())]).splitlines()
-    assert header.split() == ["ID", "REFUSED", "AT", "WHERE", "KIND", "REPLAYED", "REASON"]
-    assert line.startswith(str(REFUSED.refusal_id)[:8])
-    assert line.endswith(f"{'r' * 77}...")
