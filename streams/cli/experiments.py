@@ -213,22 +213,27 @@ def _average_text(heading: str, average: Mapping[str, float]) -> str:
 
 
 def _interval(average: Mapping[str, float], name: str) -> str:
+    from streams.reporting.formatting import signed_number
+
     low, high = average[f"{name}_lower"], average[f"{name}_upper"]
-    return f"{average[name]:+.4g}" + (f"   {low:+.4g} to {high:+.4g}" if low < high else "")
+    return signed_number(average[name]) + (f"   {signed_number(low)} to {signed_number(high)}" if low < high else "")
 
 
 def _plan_text(plan: ExperimentPlan) -> str:
+    from streams.reporting.formatting import share, signed_share
+
     clustered = plan.design_effect > 1
     arms = [f"  {arm.name:<28}{arm.n:>9,} people" + (f" in {arm.clusters:,} clusters" if clustered else "") for arm in plan.arms]
     simulated = plan.simulation
+    interval = f"{signed_share(simulated.ate_ci_lower)} to {signed_share(simulated.ate_ci_upper)}"
     return "\n".join(
         [
-            f"to detect an effect of {plan.effect:.1%} at a two-sided level of {plan.alpha:.0%} with a power of {plan.power:.0%}:",
+            f"to detect an effect of {share(plan.effect)} (two-sided test at {plan.alpha:.0%}, power {plan.power:.0%}):",
             *arms,
             f"  smallest effect that is detected with the power you asked for: {plan.detectable_effect:.2%}",
             f"  adjusting for the prediction (correlation {plan.correlation:.2f}) saves {plan.saved:.0%} of the people",
             *([f"  assigning whole clusters costs a factor of {plan.design_effect:.2f}"] if clustered else []),
-            f"simulated effect: {simulated.ate:+.1%}, {simulated.ate_ci_lower:+.1%} to {simulated.ate_ci_upper:+.1%}",
+            f"simulated effect: {signed_share(simulated.ate)}, {interval}",
             f"  an effect of this size is detected with a power of {plan.power_at_simulated:.0%}",
             *(f"note: {warning}" for warning in (*plan.warnings, *simulated.warnings)),
         ]
