@@ -12,9 +12,16 @@ import typer
 
 __all__ = ["Table", "notify", "print_result", "show_progress"]
 
-
 _MIN_LAST_COLUMN = 24
 _COLUMN_GAP = 3
+
+_GOOD, _ATTENTION, _BAD = "green", "yellow", "red"
+_STYLES = {
+    **dict.fromkeys(("ok", "promoted", "counted"), _GOOD),
+    **dict.fromkeys(("warning", "suppressed", "suggested", "rejected", "stopped"), _ATTENTION),
+    **dict.fromkeys(("alarm", "failed", "rolled_back"), _BAD),
+}
+"""Colours of states, where a cell holds nothing else."""
 
 
 class Table(NamedTuple):
@@ -82,7 +89,7 @@ def _print_rich_table(table: Table) -> None:
         rich_table.add_column(heading, style="" if number else "cyan", no_wrap=is_wide, overflow="fold")
     rich_table.add_column(last, overflow="fold")
     for row in table.rows:
-        rich_table.add_row(*map(Text, row))
+        rich_table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
     if table.title:
         console.print(Text(table.title))
     if table.rows:

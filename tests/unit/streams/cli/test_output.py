@@ -35,6 +35,20 @@ def test_a_table_has_borders_on_a_terminal_and_its_cells_are_no_markup(
     assert "───" in text
 
 
+@pytest.mark.parametrize(
+    ("environment", "is_coloured"), [({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)]
+)
+def test_states_are_coloured_unless_no_color_is_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], *, is_coloured: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in {"TERM": "xterm", **environment}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("streams.cli.output._is_terminal", lambda _stream: True)
+    print_result([], lambda: Table(("Segment", "State"), [("all", "alarm")]), as_json=False)
+    assert ("\x1b[31malarm" in capsys.readouterr().out) == is_coloured
+
+
 def test_json_is_printed_without_rendering_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     print_result({"a": 1}, lambda: pytest.fail("not needed"), as_json=True)
     assert json.loads(capsys.readouterr().out) == {"a": 1}
