@@ -170,7 +170,7 @@ def measure(quick: bool) -> Part:
     runs = {"one worker": _run(1, lengths)} | ({} if quick else {"two workers, one killed": _run(2, lengths)})
     rows = [row for name, (histories, _) in runs.items() for row in _rows(name, histories)]
     return Part(
-        title="On real prescribers a shift is noticed, learned once and repaired, and without one everything stays quiet",
+        title="On real prescribers a shift is detected and repaired by one retrain, and without a shift there is no alarm",
         sentences=_sentences(orders, lengths.quiet),
         figures=(
             *(figure for name, (histories, n_mismatches) in runs.items() for figure in _figures(name, histories, n_mismatches)),

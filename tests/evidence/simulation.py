@@ -71,7 +71,7 @@ def measure(quick: bool) -> Part:
     trials = _trials() if DATA.is_dir() else []
     speeds = [_speed(n) for n in (10_000, 1_000_000)]
     return Part(
-        title="Simulated effects have intervals that hold",
+        title="Intervals of simulated effects have their nominal coverage",
         sentences=tuple(
             SENTENCES.format(
                 worlds=worlds,

@@ -168,7 +168,7 @@ def measure(quick: bool) -> Part:
     speeds = {name: _speed(of_splits[0], models[name]) for name, of_splits in cases.items()}
     states = _real_territories() if CLASSES.is_file() else ()
     return Part(
-        title="Twins are hard to tell from people they were not learned from",
+        title="Twins are hard to distinguish from real rows outside of the training data",
         sentences=(*SENTENCES.splitlines(), *_absent()),
         figures=tuple(
             figure
@@ -304,7 +304,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _real_territories() -> Iterator[Table]:
-    """States by drug class: too few rows for a model of outcomes, so only the distribution is learned, from a third of them."""
+    """States by drug class: too few rows for a model of outcomes, so only the distribution is fitted, to a third of them."""
     frame, target = _territories(), TWIN_TYPES[TwinType.TERRITORY].default_target.name
     reports = [_territory_split(frame, target, SEED + split) for split in range(TERRITORY_SPLITS)]
     rows = tuple(_report_row(name, [report[name] for report in reports]) for name in ("twins", "real rows in their place"))
