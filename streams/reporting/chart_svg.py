@@ -92,7 +92,7 @@ def draw_text(
 
 
 def draw_symbol(parent: Element, x: float, y: float, tone: Tone, radius: float) -> None:
-    """Draw an estimate: a square for ``bad``, a ring for ``warn``, else a disc, so that nobody depends on colours."""
+    """Draw an estimate: a square for ``bad``, a ring for ``warn``, else a disc, so that colour is never the only cue."""
     if tone == "bad":
         corner = {"x": f"{x - radius:g}", "y": f"{y - radius:g}"}
         SubElement(parent, "rect", {"class": "ink", **corner, "width": f"{2 * radius:g}", "height": f"{2 * radius:g}"})

@@ -1,4 +1,4 @@
-"""Charts: where things are parse, what they say, and that foreign words stay words."""
+"""Charts: positions, labels and tooltips, and that labels are escaped."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def test_a_marker_is_drawn_at_its_time_and_beyond_the_data_too():
 
 
 def test_labels_of_markers_that_would_overlap_are_in_different_rows():
-    markers = [EventMarker(at, "retrain asked", "bad") for at in at_minutes(30, 30.5, 31, 59)]
+    markers = [EventMarker(at, "retrain requested", "bad") for at in at_minutes(30, 30.5, 31, 59)]
     svg = parse(series_chart([ChartSeries("mae", at_minutes(0, 60), [1.0, 2.0])], markers=markers, **TEXTS))
-    heights = [float(text.get("y")) for text in svg.iter(f"{SVG}text") if text.text == "retrain asked"]
+    heights = [float(text.get("y")) for text in svg.iter(f"{SVG}text") if text.text == "retrain requested"]
     assert len(set(heights[:3])) == 3
     assert heights[3] == min(heights)
 
