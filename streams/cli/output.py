@@ -84,7 +84,7 @@ def _print_rich_table(table: Table) -> None:
     console = Console()
     rich_table = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     *headings, last = table.columns
-    is_wide = _width_before_last_column(table) + _MIN_LAST_COLUMN <= console.width
+    is_wide = _min_width(table) <= console.width
     for number, heading in enumerate(headings):
         rich_table.add_column(heading, style="" if number else "cyan", no_wrap=is_wide, overflow="fold")
     rich_table.add_column(last, overflow="fold")
@@ -98,9 +98,11 @@ def _print_rich_table(table: Table) -> None:
         console.print(Text(line))
 
 
-def _width_before_last_column(table: Table) -> int:
-    cells = [*zip(table.columns, *table.rows, strict=True)][:-1]
-    return sum(max(len(line) for cell in column for line in cell.splitlines() or [""]) + _COLUMN_GAP for column in cells)
+def _min_width(table: Table) -> int:
+    """Width of the terminal that lets only the last column wrap."""
+    columns = zip(table.columns, *table.rows, strict=True)
+    *widths, last = (max(len(line) for cell in column for line in cell.splitlines() or [""]) for column in columns)
+    return sum(widths) + len(widths) * _COLUMN_GAP + min(last, _MIN_LAST_COLUMN)
 
 
 def notify(line: str) -> None:
