@@ -1,4 +1,4 @@
-"""Builds the objects that the agents of an app share: the model loader and the simulator."""
+"""Builds the objects that the agents of an app share: registry, model loader, simulator and ledger projection."""
 
 from __future__ import annotations
 
@@ -8,28 +8,37 @@ from uuid import UUID
 from engine.twins import TwinModel
 from streams.ingestion import SimulatedTwins
 from streams.kafka.app import TwinApp
-from streams.registry import MlflowRegistry, ModelLoader
+from streams.registry import LedgerProjection, MlflowRegistry, ModelLoader
 from streams.simulation import Simulator
 
 __all__ = ["Services"]
 
 
 class Services:
-    """The model loader and the simulator of one app, created at their first use, which is after the pool is open."""
+    """What the agents of one app share, each created at its first use, which is after the pool is open."""
 
     def __init__(self, app: TwinApp) -> None:
         self._app = app
 
     @cached_property
+    def registry(self) -> MlflowRegistry:
+        """The registry of trained models."""
+        return MlflowRegistry(self._app.settings.mlflow_uri)
+
+    @cached_property
     def models(self) -> ModelLoader:
         """Loads models by their id."""
-        settings = self._app.settings
-        return ModelLoader(self._app.pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+        return ModelLoader(self._app.pool, self.registry, self._app.settings.model_cache_size)
 
     @cached_property
     def simulator(self) -> Simulator:
         """Runs simulations on these models."""
         return Simulator(self._app.pool, self.models)
+
+    @cached_property
+    def ledger_projection(self) -> LedgerProjection:
+        """Copies the ledger to Kafka, MLflow and the metrics."""
+        return LedgerProjection(self._app, self.registry)
 
     async def load_model(self, model_id: UUID) -> TwinModel:
         """Load a registered model."""

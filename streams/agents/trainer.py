@@ -25,7 +25,6 @@ from streams.errors import describe_error, require_no_nul
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, refuse
 from streams.kafka.topics import topic_of
-from streams.registry import LedgerProjection, MlflowRegistry, ModelLoader
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 from streams.training.promotion_effects import PromotionEvaluator
@@ -43,18 +42,18 @@ _HEARTBEATS_PER_LEASE = 4
 _REMEMBERED_IDS = 10_000
 
 
-def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one signature for every role
+def attach(app: TwinApp, services: Services) -> None:
     """Add the agent that stores retrain events, and the three tasks."""
-    trainer = _Trainer(app)
+    trainer = _Trainer(app, services)
     app.agent(app.raw_topic(topic_of(RetrainEvent)), name="trainer", concurrency=1)(trainer.run)
     for task in (trainer.train, trainer.sync_ledger, trainer.evaluate_promotions):
         app.task(task)
 
 
 class _Trainer:
-    def __init__(self, app: TwinApp) -> None:
+    def __init__(self, app: TwinApp, services: Services) -> None:
         self._app = app
-        self._registry = MlflowRegistry(app.settings.mlflow_uri)
+        self._services = services
         self._stored_ids: LRUCache[UUID, None] = LRUCache(_REMEMBERED_IDS)
 
     async def run(self, events: Any) -> None:
@@ -66,7 +65,7 @@ class _Trainer:
 
     async def train(self) -> None:
         """Run the stored trainings, one at a time, for as long as the app runs."""
-        runner = RetrainRunner(self._app.pool, self._registry, self._app.settings)
+        runner = RetrainRunner(self._app.pool, self._services.registry, self._app.settings)
         while not self._app.should_stop:
             job = await retry_transient(self._lease_training, part="postgres")
             if job is None:
@@ -76,17 +75,16 @@ class _Trainer:
 
     async def sync_ledger(self) -> None:
         """Copy new events of every line within a second, and compare all copies with the ledger every half minute."""
-        projection, polls = LedgerProjection(self._app, self._registry), 0
+        polls = 0
         while not self._app.should_stop:
-            sync = partial(projection.sync, all_lines=polls % _POLLS_PER_FULL_SYNC == 0)
+            sync = partial(self._services.ledger_projection.sync, all_lines=polls % _POLLS_PER_FULL_SYNC == 0)
             await process_event(self._app, sync, partial(_pause, "copying the ledger"), part="mlflow")
             polls += 1
             await asyncio.sleep(_POLL_S)
 
     async def evaluate_promotions(self) -> None:
         """Measure the effects of promotions, and roll back those that do harm."""
-        models = ModelLoader(self._app.pool, self._registry, size=2)
-        evaluator = PromotionEvaluator(self._app.pool, models.load, self._app.settings)
+        evaluator = PromotionEvaluator.create(self._app.pool, self._services.registry, self._app.settings)
         while not self._app.should_stop:
             await process_event(self._app, evaluator.evaluate_promotions, partial(_pause, "measuring the effects of promotions"))
             await asyncio.sleep(_EVALUATION_PERIOD_S)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 from uuid import UUID
 
 from engine.promotion import GATE_ROWS, Comparison, Difference
@@ -19,6 +19,7 @@ from sql.database import Database
 from sql.ledger import Ledger
 from sql.promotion_effect_store import Promotion, PromotionEffect, watched_promotions
 from sql.training_data_store import OBSERVED, count_since
+from streams.registry import MlflowRegistry, ModelLoader
 from streams.settings import Settings
 from streams.training.retraining import latest_observable
 from streams.training.shadow_evaluation import gate, later_rows
@@ -44,6 +45,11 @@ class PromotionEvaluator:
     database: Database
     load_model: Callable[[UUID], Awaitable[TwinModel]]
     settings: Settings
+
+    @classmethod
+    def create(cls, database: Database, registry: MlflowRegistry, settings: Settings) -> Self:
+        """An evaluator that keeps two models in memory: the last champion that it measured, and its predecessor."""
+        return cls(database, ModelLoader(database, registry, size=2).load, settings)
 
     async def evaluate_promotions(self) -> None:
         """Measure every promotion that has reached its next number of outcomes, and roll back or stop where that follows."""
