@@ -18,7 +18,7 @@ from streams.monitoring.line_state import LineState, load_cards, load_line
 from streams.monitoring.performance_estimation import estimate_performance
 from streams.monitoring.restatement_floor import raise_floor
 from streams.monitoring.watermarks import Watermarks
-from streams.monitoring.window_publisher import WindowPublisher
+from streams.monitoring.window_events import WindowPublisher
 from streams.monitoring.window_state import SeriesKey, WindowState
 
 __all__ = ["LineMonitor", "PaneKey"]

@@ -22,7 +22,7 @@ from sql.window_store import MonitoredLine, Snapshot, SourceState
 from streams.agents.fidelity import _Fidelity
 from streams.ingestion import ContextLoader, OutcomePipeline
 from streams.kafka.topics import PARTITIONS
-from streams.monitoring import window_publisher
+from streams.monitoring import window_events
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_monitor import LineMonitor
 from streams.monitoring.line_state import LineState, detector_states_before, load_line, read_series
@@ -280,7 +280,7 @@ async def test_a_snapshot_is_stored_only_after_its_window_was_published(pool: Po
 
 
 async def test_a_worker_that_is_stopped_publishes_only_the_batch_it_has_started(pool: Pool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(window_publisher, "_WINDOWS_PER_BATCH", 10)
+    monkeypatch.setattr(window_events, "_WINDOWS_PER_BATCH", 10)
     await ingest(pool, range(0, 900, 10))
     app = BrokerStub(pool)
     monitor, line = LineMonitor(app), await loaded(pool)  # type: ignore[arg-type]  # what is needed of an app here
