@@ -100,13 +100,13 @@ class TwinClient:
         self,
         outcomes: Iterable[OutcomeEvent] | pd.DataFrame,
         *,
-        report_progress: Callable[[int], object] = lambda _count: None,
+        progress: Callable[[int], object] = lambda _count: None,
     ) -> int:
         """Publish outcomes, or a table with one outcome per row, and return their number once all are acknowledged.
 
         Args:
             outcomes: events, or a table as :func:`~streams.client.outcome_table.outcome_events` reads it.
-            report_progress: called with the number of acknowledged outcomes, about every thousand.
+            progress: called with the number of acknowledged outcomes, about every thousand.
 
         Raises:
             ValueError: for a row that is not an outcome; the rows before it may be published already.
@@ -116,7 +116,7 @@ class TwinClient:
         while batch := list(islice(events, BATCH)):
             await asyncio.gather(*[await self._send(event) for event in batch])
             count += len(batch)
-            report_progress(count)
+            progress(count)
         return count
 
     async def publish_bytes(

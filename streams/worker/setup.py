@@ -117,4 +117,4 @@ async def publish_table(
     if "event_id" not in table:
         table = table.assign(event_id=[str(uuid4()) for _ in range(len(table))])
     async with TwinClient(settings, name="command line") as client:
-        return await client.publish_outcomes(outcome_events(table, constants), report_progress=report_progress)
+        return await client.publish_outcomes(outcome_events(table, constants), progress=report_progress)

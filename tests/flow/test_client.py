@@ -39,7 +39,7 @@ def make_request() -> SimulationRequest:
 
 async def test_a_table_of_outcomes_is_published_completely_and_its_progress_is_reported(client, listener):
     progress = []
-    assert await client.publish_outcomes(make_table(2500), report_progress=progress.append) == 2500
+    assert await client.publish_outcomes(make_table(2500), progress=progress.append) == 2500
     events = await listener.events(OutcomeEvent, 2500)
     assert progress == [1000, 2000, 2500]
     assert {event.event_id: event.actual_value for event in events} == dict(
