@@ -21,7 +21,21 @@ import numpy.typing as npt
 
 from sql.database import Connection
 
-__all__ = ["Column", "copy", "flags", "floats", "integers", "jsonb", "lists", "moments", "octets", "pack", "text", "texts", "uuid"]
+__all__ = [
+    "Column",
+    "copy",
+    "flags",
+    "floats",
+    "integers",
+    "jsonb",
+    "lists",
+    "octets",
+    "pack",
+    "text",
+    "texts",
+    "timestamps",
+    "uuid",
+]
 
 Octets = npt.NDArray[np.uint8]
 Nulls = npt.NDArray[np.bool_]
@@ -58,7 +72,7 @@ def floats(values: npt.NDArray[np.float64]) -> Column:
     return Column(_octets(values.astype(">f8")), np.isnan(values))
 
 
-def moments(microseconds: npt.NDArray[np.int64]) -> Column:
+def timestamps(microseconds: npt.NDArray[np.int64]) -> Column:
     """``timestamptz``, from microseconds since 1970."""
     return integers(microseconds - _EPOCH_US, 8)
 

@@ -57,13 +57,6 @@ LOCK_PUBLISHED = "SELECT generation FROM ledger_tellings WHERE line = $1 FOR UPD
 
 SET_PUBLISHED = "UPDATE ledger_tellings SET generation = $2 WHERE line = $1"
 
-CHAMPION_AT = """
-SELECT coalesce(
-    (SELECT champion FROM model_ledger
-     WHERE line = $1 AND happened IN ('promoted', 'rolled_back') AND effective_from <= $2 ORDER BY generation DESC LIMIT 1),
-    (SELECT champion FROM model_ledger
-     WHERE line = $1 AND happened IN ('promoted', 'rolled_back') ORDER BY generation LIMIT 1))"""
-
 PREDECESSOR = """
 SELECT champion FROM model_ledger
 WHERE line = $1 AND generation < (SELECT min(generation) FROM model_ledger WHERE line = $1 AND champion = $2)
@@ -109,11 +102,6 @@ class Ledger:
     async def champion(self, line: str) -> UUID | None:
         """The line's champion now; None while none was promoted, and for an unknown line."""
         champion: UUID | None = await self._database.fetchval("SELECT champion FROM model_lines WHERE line = $1", line)
-        return champion
-
-    async def champion_at(self, line: str, observed_at: datetime) -> UUID | None:
-        """Champion at a time; the first one also for the time before it."""
-        champion: UUID | None = await self._database.fetchval(CHAMPION_AT, line, observed_at)
         return champion
 
     async def history(self, line: str) -> list[ModelEvent]:

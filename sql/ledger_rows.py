@@ -17,7 +17,7 @@ from schemas.events import ModelEvent
 from sql.database import Connection, Database
 from sql.line_lock import queue_for_line
 from sql.model_card_rows import UnknownModel
-from sql.retrain_store import Outcome, close_request
+from sql.retrain_store import TrainingOutcome, close_request
 
 __all__ = [
     "EVENTS",
@@ -159,7 +159,7 @@ async def check_still_champion(connection: Connection, state: LockedLine, cause:
         )
 
 
-async def close_retrain(connection: Connection, line: str, cause: Cause, outcome: Outcome) -> None:
+async def close_retrain(connection: Connection, line: str, cause: Cause, outcome: TrainingOutcome) -> None:
     """Close the retrain of a cause, where there is one.
 
     Raises:

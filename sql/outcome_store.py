@@ -245,13 +245,13 @@ async def add_outcomes(connection: Connection, source: SourceId, outcomes: NewOu
         return
     columns = (
         copy_encoder.octets(outcomes.tracking_id),
-        copy_encoder.moments(outcomes.tracked_us),
+        copy_encoder.timestamps(outcomes.tracked_us),
         copy_encoder.integers(outcomes.source_offset, 8),
         copy_encoder.integers(outcomes.element_index, 4),
         copy_encoder.octets(outcomes.event_id),
         copy_encoder.integers(outcomes.revision, 4),
         copy_encoder.octets(outcomes.digest),
-        copy_encoder.moments(outcomes.observed_us),
+        copy_encoder.timestamps(outcomes.observed_us),
         copy_encoder.floats(outcomes.pane),
         copy_encoder.floats(outcomes.width_s),
         copy_encoder.floats(outcomes.predicted_value),

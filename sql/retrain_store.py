@@ -19,30 +19,30 @@ from sql.model_card_rows import UnknownModel
 
 __all__ = [
     "MAX_TRIES",
-    "Job",
-    "Limits",
     "LostLease",
     "NotWaiting",
-    "Outcome",
-    "Request",
-    "Status",
+    "RetrainLimits",
+    "RetrainRequest",
+    "RetrainStatus",
+    "TrainingJob",
+    "TrainingOutcome",
     "UnknownRequest",
     "approve",
     "close_request",
     "enqueue",
+    "find_retrain",
     "finish",
     "finished_trainings",
     "heartbeat",
     "lease_training",
+    "list_retrains",
     "put_back",
     "record_training_rows",
-    "request",
-    "requests",
     "waits_for",
 ]
 
-Outcome = Literal["promoted", "suggested", "rejected", "failed", "stale"]
-Status = Literal["queued", "running", "promoted", "suggested", "rejected", "failed", "stale"]
+TrainingOutcome = Literal["promoted", "suggested", "rejected", "failed", "stale"]
+RetrainStatus = Literal["queued", "running", "promoted", "suggested", "rejected", "failed", "stale"]
 
 MAX_TRIES = 3
 """Number of workers that may start a training without finishing it."""
@@ -176,7 +176,7 @@ class NotWaiting(ValueError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class RetrainLimits:
     """Limits on trainings; times in seconds.
 
     Attributes:
@@ -215,25 +215,25 @@ class _RetrainFields:
 
 
 @dataclass(frozen=True)
-class Job(_RetrainFields):
+class TrainingJob(_RetrainFields):
     """A leased training, valid as long as ``fence`` is the newest fencing number."""
 
     fence: int
 
 
 @dataclass(frozen=True)
-class Request(_RetrainFields):
+class RetrainRequest(_RetrainFields):
     """A retrain request and its status."""
 
     queued_at: datetime
     approved_at: datetime | None
-    status: Status
+    status: RetrainStatus
     started_at: datetime | None
     finished_at: datetime | None
     outcome: str
 
 
-async def enqueue(database: Database, event: RetrainEvent) -> Status:
+async def enqueue(database: Database, event: RetrainEvent) -> RetrainStatus:
     """Store a retrain event unless it is stored, and return its status; it is stale when its model is not champion.
 
     Raises:
@@ -246,10 +246,10 @@ async def enqueue(database: Database, event: RetrainEvent) -> Status:
             await connection.execute(ADD_LEASE, event.line)
         except asyncpg.ForeignKeyViolationError:
             raise UnknownModel(event.model_id) from None
-        return (await request(connection, event.retrain_id)).status
+        return (await find_retrain(connection, event.retrain_id)).status
 
 
-async def request(database: Database, retrain_id: UUID) -> Request:
+async def find_retrain(database: Database, retrain_id: UUID) -> RetrainRequest:
     """One request.
 
     Raises:
@@ -258,21 +258,21 @@ async def request(database: Database, retrain_id: UUID) -> Request:
     row = await database.fetchrow(f"{REQUEST} WHERE retrain_id = $1", retrain_id)
     if row is None:
         raise UnknownRequest(retrain_id)
-    return Request(**row)
+    return RetrainRequest(**row)
 
 
-async def requests(database: Database, line: str) -> list[Request]:
+async def list_retrains(database: Database, line: str) -> list[RetrainRequest]:
     """All requests of a line, oldest first."""
     rows = await database.fetch(f"{REQUEST} WHERE line = $1 ORDER BY queued_at, retrain_id", line)
-    return [Request(**row) for row in rows]
+    return [RetrainRequest(**row) for row in rows]
 
 
-async def waits_for(database: Database, retrain_id: UUID, limits: Limits) -> str:
+async def waits_for(database: Database, retrain_id: UUID, limits: RetrainLimits) -> str:
     """What a queued request waits for, as text; empty for one that may start, or is no longer open."""
     return str(await database.fetchval(WAITS_FOR, *limits.as_arguments, retrain_id) or "")
 
 
-async def lease_training(database: Database, worker: str, limits: Limits) -> Job | None:
+async def lease_training(database: Database, worker: str, limits: RetrainLimits) -> TrainingJob | None:
     """Lease the next training that may start to ``worker``; None when there is none.
 
     A training whose heartbeat has stopped is leased again. One with more than ``MAX_TRIES`` tries has to be closed as failed: its
@@ -289,7 +289,7 @@ async def lease_training(database: Database, worker: str, limits: Limits) -> Job
         return None
 
 
-async def heartbeat(database: Database, job: Job) -> None:
+async def heartbeat(database: Database, job: TrainingJob) -> None:
     """Renew the lease.
 
     Raises:
@@ -299,7 +299,7 @@ async def heartbeat(database: Database, job: Job) -> None:
         raise _lost(job.retrain_id, job.fence)
 
 
-async def finish(database: Database, job: Job, status: Outcome, outcome: str = "") -> None:
+async def finish(database: Database, job: TrainingJob, status: TrainingOutcome, outcome: str = "") -> None:
     """End a training without a ledger event, and release its lease; ``outcome`` is the reason as text.
 
     Raises:
@@ -309,7 +309,9 @@ async def finish(database: Database, job: Job, status: Outcome, outcome: str = "
         await close_request(connection, job.line, job.retrain_id, job.fence, status, outcome)
 
 
-async def close_request(connection: Connection, line: str, retrain_id: UUID, fence: int, status: Outcome, outcome: str) -> None:
+async def close_request(
+    connection: Connection, line: str, retrain_id: UUID, fence: int, status: TrainingOutcome, outcome: str
+) -> None:
     """End a training in the transaction that stores its result.
 
     Raises:
@@ -319,7 +321,7 @@ async def close_request(connection: Connection, line: str, retrain_id: UUID, fen
     await connection.execute(CLOSE, retrain_id, status, outcome)
 
 
-async def put_back(database: Database, job: Job) -> None:
+async def put_back(database: Database, job: TrainingJob) -> None:
     """Return a training to the queue as if it had not been started, so that another worker can lease it at once.
 
     Raises:
@@ -343,7 +345,7 @@ async def approve(database: Database, retrain_id: UUID) -> None:
         NotWaiting: when it is running or has ended, or the line's policy is off.
     """
     async with transaction(database) as connection:
-        retrain = await request(connection, retrain_id)
+        retrain = await find_retrain(connection, retrain_id)
         if await connection.fetchval("SELECT policy FROM model_lines WHERE line = $1", retrain.line) == "off":
             raise NotWaiting(
                 f"the policy of {retrain.line} is off: choose another one first, twinstream models policy {retrain.line} approve"
@@ -357,11 +359,11 @@ async def finished_trainings(database: Database, model_id: UUID) -> int:
     return int(await database.fetchval(FINISHED_TRAININGS, model_id) or 0)
 
 
-async def _start(connection: Connection, line: str, retrain_id: UUID, worker: str) -> Job:
+async def _start(connection: Connection, line: str, retrain_id: UUID, worker: str) -> TrainingJob:
     fence = await connection.fetchval(LEASE, line, retrain_id, worker)
     row = await connection.fetchrow(START, retrain_id)
     assert row is not None  # locked and read in this transaction
-    return Job(**row, fence=fence)
+    return TrainingJob(**row, fence=fence)
 
 
 async def _release(connection: Connection, line: str, retrain_id: UUID, fence: int) -> None:

@@ -23,7 +23,6 @@ __all__ = [
     "find_runs",
     "finish",
     "pin",
-    "stored_answer",
 ]
 
 PINS = """
@@ -177,12 +176,6 @@ async def finish(
     assert stored is not None
     assert stored.answer is not None
     return stored.answer
-
-
-async def stored_answer(database: Database, simulation_id: UUID) -> SimulationAnswer | None:
-    """The stored answer; None while there is none."""
-    runs = await find_runs(database, [simulation_id])
-    return runs[simulation_id].answer if runs else None
 
 
 async def find_runs(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, Pins]:

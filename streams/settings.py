@@ -13,7 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph
 from schemas.twin_models import ModelType
 from schemas.twin_types import TwinType
-from sql.retrain_store import Limits
+from sql.retrain_store import RetrainLimits
 from sql.settings import PostgresSettings
 
 __all__ = ["ROLES", "Role", "Settings", "settings"]
@@ -76,9 +76,9 @@ class Settings(PostgresSettings):
         return self
 
     @property
-    def retrain_limits(self) -> Limits:
+    def retrain_limits(self) -> RetrainLimits:
         """Limits on how often a line is retrained."""
-        return Limits(self.lease_s, self.cooldown_s, self.retrain_budget_a_day, self.breaker_failures, self.breaker_s)
+        return RetrainLimits(self.lease_s, self.cooldown_s, self.retrain_budget_a_day, self.breaker_failures, self.breaker_s)
 
     def graph_of(self, twin_type: TwinType) -> CausalGraph:
         """Return the causal graph of a twin type: from the JSON file ``causal_graphs``, or from the catalogue when it has none.

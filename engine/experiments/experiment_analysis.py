@@ -30,7 +30,8 @@ def relative_effect(
 ) -> EffectEstimate:
     """Relative effect on the mean outcome, ``mean(treated) / mean(control) - 1``.
 
-    Yes/no outcomes (a visit, a vote) enter a calibration in this form. The standard error is that of the delta method, robust to
+    Public API for callers with rows of their own: an ``ExperimentResult`` has its ``effect`` as a fraction, so a trial with yes/no
+    outcomes (a visit, a vote) is entered as this relative change. The standard error is that of the delta method, robust to
     clusters.
 
     Args:

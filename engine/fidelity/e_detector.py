@@ -40,7 +40,6 @@ __all__ = [
     "DetectorState",
     "accumulate",
     "discoveries",
-    "log_bets",
     "log_mean",
     "log_normalizers",
     "rounded_log_bets",
@@ -103,14 +102,10 @@ def discoveries(ratios: Mapping[Key, float], n_series: int) -> set[Key]:
     return set(ranked[:n_discoveries])
 
 
-def log_bets(absolute_error: npt.ArrayLike, baseline: Baseline) -> Array:
-    """Log growth of the stake of each bet at each outcome, shape ``(n, len(BETS))``; errors in units of the target."""
-    return np.log(_growth(absolute_error, baseline))
-
-
 def rounded_log_bets(absolute_error: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.int64]:
-    """``log_bets`` in integer multiples of ``LOG_QUANTUM``: the same integers on every machine, shape ``(n, len(BETS))``.
+    """Log growth of the stake of each bet at each outcome, as integer multiples of ``LOG_QUANTUM``.
 
+    The integers are the same on every machine, shape ``(n, len(BETS))``; errors are in units of the target.
     Logarithms of different processors differ in the last digit. The few values so close to the middle between two integers that
     this could change the rounding are computed to 40 digits.
     """

@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from schemas import RetrainEvent
 from sql.ledger import StaleRetrain
 from sql.model_card_rows import UnknownModel
-from sql.retrain_store import Job, LostLease, enqueue, finish, heartbeat, lease_training, put_back
+from sql.retrain_store import LostLease, TrainingJob, enqueue, finish, heartbeat, lease_training, put_back
 from streams.errors import describe_error, require_no_nul
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, refuse
@@ -99,10 +99,10 @@ class _Trainer:
             count_retrain(event.line, "stale")
         self._stored_ids[event.retrain_id] = None
 
-    async def _lease_training(self) -> Job | None:
+    async def _lease_training(self) -> TrainingJob | None:
         return await lease_training(self._app.pool, f"{socket.gethostname()}:{os.getpid()}", self._app.settings.retrain_limits)
 
-    async def _run_job(self, runner: RetrainRunner, job: Job) -> None:
+    async def _run_job(self, runner: RetrainRunner, job: TrainingJob) -> None:
         try:
             await self._while_leased(job, runner.run(job))
         except LostLease as lost:
@@ -114,14 +114,14 @@ class _Trainer:
             await self._put_back(job)
             raise
 
-    async def _put_back(self, job: Job) -> None:
+    async def _put_back(self, job: TrainingJob) -> None:
         """Return a job when this worker stops, so that the next worker can lease it at once."""
         try:
             await put_back(self._app.pool, job)
         except (LostLease, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # the lease ends by itself, only later
             LOG.warning("training %s could not be put back into the queue: %s", job.retrain_id, describe_error(error))
 
-    async def _while_leased(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+    async def _while_leased(self, job: TrainingJob, work: Coroutine[Any, Any, None]) -> None:
         """Run the work as long as this worker holds the lease, and send heartbeats meanwhile."""
         working, beating = asyncio.create_task(work), asyncio.create_task(self._send_heartbeats(job))
         try:
@@ -132,7 +132,7 @@ class _Trainer:
                 task.cancel()
             await asyncio.gather(working, beating, return_exceptions=True)
 
-    async def _send_heartbeats(self, job: Job) -> None:
+    async def _send_heartbeats(self, job: TrainingJob) -> None:
         while True:
             await retry_transient(partial(heartbeat, self._app.pool, job), part="postgres")
             await asyncio.sleep(self._app.settings.lease_s / _HEARTBEATS_PER_LEASE)

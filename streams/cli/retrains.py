@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from sql.database import Pool
-    from sql.retrain_store import Request
+    from sql.retrain_store import RetrainRequest
     from streams.settings import Settings
 
 app = typer.Typer()
@@ -29,9 +29,9 @@ RetrainArgument = Annotated[
 @app.command("list", epilog=examples("twinstream retrain list hcp:kisqali:prescribing_change"))
 def list_retrains(line: LineArgument, as_json: JsonOption = False) -> None:
     """List the retrains of LINE, newest first."""
-    from sql.retrain_store import requests
+    from sql.retrain_store import list_retrains
 
-    retrains = with_pool(lambda _, pool: requests(pool, line))[::-1]
+    retrains = with_pool(lambda _, pool: list_retrains(pool, line))[::-1]
     print_result(
         [vars(retrain) for retrain in retrains],
         lambda: _retrains_table(retrains) if retrains else f"no retrain of {line} was requested yet",
@@ -39,7 +39,7 @@ def list_retrains(line: LineArgument, as_json: JsonOption = False) -> None:
     )
 
 
-def _retrains_table(retrains: Sequence[Request]) -> Table:
+def _retrains_table(retrains: Sequence[RetrainRequest]) -> Table:
     from streams.reporting.formatting import moment
 
     rows = [(moment(retrain.requested_at), str(retrain.retrain_id), retrain.status, retrain.reason) for retrain in retrains]
@@ -50,12 +50,12 @@ def _retrains_table(retrains: Sequence[Request]) -> Table:
 def approve(retrain_id: RetrainArgument, as_json: JsonOption = False) -> None:
     """Approve the retrain ID, so that a trainer starts it next."""
     from sql.retrain_store import approve as approve_retrain
-    from sql.retrain_store import request
+    from sql.retrain_store import find_retrain
 
     async def change(_: Settings, pool: Pool) -> dict[str, Any]:
         matched = await _match_retrain(pool, retrain_id)
         await approve_retrain(pool, matched)
-        return vars(await request(pool, matched))
+        return vars(await find_retrain(pool, matched))
 
     retrain = with_pool(change)
     print_result(
@@ -84,7 +84,7 @@ def why(
 
 async def _match_retrain(pool: Pool, prefix: str) -> UUID:
     from sql.ledger import Ledger
-    from sql.retrain_store import requests
+    from sql.retrain_store import list_retrains
 
     lines = await Ledger(pool).lines()
-    return match_prefix(prefix, [retrain.retrain_id for line in lines for retrain in await requests(pool, line)], "retrain")
+    return match_prefix(prefix, [retrain.retrain_id for line in lines for retrain in await list_retrains(pool, line)], "retrain")

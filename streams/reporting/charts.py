@@ -247,7 +247,7 @@ def curves_chart(
     width: int = 760,
     height: int = 270,
 ) -> str:
-    """Draw metrics over a number, as an SVG.
+    """Draw metrics over a number, as an SVG; the page of the measured evidence (``make evidence``) is drawn with it.
 
     Args:
         curves: drawn in this order, named in the legend when there is more than one.

@@ -10,7 +10,7 @@ from schemas import ModelCard, ModelEvent
 from sql.database import Database
 from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, promotion_effect
-from sql.retrain_store import Limits, Request, request, waits_for
+from sql.retrain_store import RetrainLimits, RetrainRequest, find_retrain, waits_for
 from streams.reporting.formatting import count, moment, number, share, signed_number, standard_error
 
 __all__ = ["RetrainReport", "load_retrain_report"]
@@ -31,7 +31,7 @@ class RetrainReport:
         stopped: the event that stopped automatic retraining of the line; None while it runs.
     """
 
-    request: Request
+    request: RetrainRequest
     policy: str
     waits_for: str
     incumbent: ModelCard
@@ -108,13 +108,13 @@ class RetrainReport:
         ]
 
 
-async def load_retrain_report(database: Database, retrain_id: UUID, limits: Limits) -> RetrainReport:
+async def load_retrain_report(database: Database, retrain_id: UUID, limits: RetrainLimits) -> RetrainReport:
     """Load everything that is stored about a retrain.
 
     Raises:
         UnknownRequest: when there is no such retrain.
     """
-    ledger, retrain = Ledger(database), await request(database, retrain_id)
+    ledger, retrain = Ledger(database), await find_retrain(database, retrain_id)
     return RetrainReport(
         request=retrain,
         policy=await ledger.policy(retrain.line),

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sql.database import Database
 from sql.ledger import Ledger
-from sql.retrain_store import MAX_TRIES, Job, LostLease
+from sql.retrain_store import MAX_TRIES, LostLease, TrainingJob
 from streams.errors import describe_error
 from streams.metrics import RETRAINS
 from streams.registry import MlflowRegistry, ModelLoader
@@ -29,7 +29,7 @@ class RetrainRunner:
     registry: MlflowRegistry
     settings: Settings
 
-    async def run(self, job: Job) -> None:
+    async def run(self, job: TrainingJob) -> None:
         """Train a challenger, pass it through the gate, and store the result in the ledger.
 
         Raises:
@@ -57,14 +57,14 @@ class RetrainRunner:
         LOG.info("%s: %s %s: %s", job.line, event.model_id, event.happened, event.reason)
         count_retrain(job.line, event.happened)
 
-    async def _decide(self, job: Job, *, promote: bool) -> Literal["promoted", "suggested", "rejected"]:
+    async def _decide(self, job: TrainingJob, *, promote: bool) -> Literal["promoted", "suggested", "rejected"]:
         """Whether a challenger is promoted; a line with the policy ``suggest`` leaves that to a person."""
         if not promote:
             return "rejected"
         policy = await Ledger(self.database).policy(job.line)
         return "suggested" if policy == "suggest" and job.cause == "drift" else "promoted"
 
-    async def record_failure(self, job: Job, error: Exception) -> None:
+    async def record_failure(self, job: TrainingJob, error: Exception) -> None:
         """Store in the ledger that a job failed, unless another worker has taken it over."""
         if not isinstance(error, TrainingRefused | TrainingFailed):
             LOG.error("retrain %s of %s failed with an unexpected error", job.retrain_id, job.line, exc_info=error)

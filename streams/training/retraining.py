@@ -20,7 +20,7 @@ from schemas.twin_types import ALL_ROWS
 from sql.database import Database
 from sql.ledger import Ledger
 from sql.model_card_rows import Artifact
-from sql.retrain_store import Job, record_training_rows
+from sql.retrain_store import TrainingJob, record_training_rows
 from sql.training_data_store import OBSERVED, training_rows
 from streams.registry import MlflowRegistry
 from streams.settings import Settings
@@ -70,7 +70,7 @@ class Retraining:
     load_model: Callable[[UUID], Awaitable[TwinModel]]
     settings: Settings
 
-    async def train_challenger(self, job: Job) -> Challenger:
+    async def train_challenger(self, job: TrainingJob) -> Challenger:
         """The model trained for this retrain: the registered one if there is one, else a new one.
 
         Raises:
@@ -84,14 +84,14 @@ class Retraining:
         labels = await asyncio.to_thread(self.registry.labels, artifact.mlflow_run_id)
         return Challenger(model.with_card(card), artifact, await self._trained_until(job.line, labels), event)
 
-    async def compare(self, job: Job, challenger: Challenger) -> Comparison:
+    async def compare(self, job: TrainingJob, challenger: Challenger) -> Comparison:
         """Pass incumbent and challenger through the gate, on all rows observed after the challenger's training rows."""
         rows = await later_rows(self.database, job.line, latest_observable(self.settings), challenger.until.observed_at)
         incumbent = await self.load_model(job.model_id)
         later = challenger.until.rows_after(rows)
         return await asyncio.to_thread(gate, later, incumbent, challenger.model, job.evidence.get("segment", ALL_ROWS))
 
-    async def _train(self, job: Job) -> Artifact:
+    async def _train(self, job: TrainingJob) -> Artifact:
         incumbent = await self.load_model(job.model_id)
         since, history = await self._select_rows(job, incumbent)
         labels = {RETRAIN_LABEL: str(job.retrain_id), TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(since))}
@@ -104,7 +104,7 @@ class Retraining:
         async with train_in_subprocess(spec.model_copy(update={"n_carried_rows": len(history)}), table) as result:
             return await save_model(self.registry, result, labels)
 
-    async def _select_rows(self, job: Job, incumbent: TwinModel) -> tuple[pd.DataFrame, pd.DataFrame]:
+    async def _select_rows(self, job: TrainingJob, incumbent: TwinModel) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Training rows since the change, and rows from before it; waits for enough new rows within the patience."""
         labels = await self._labels(job.model_id)
         until = await self._trained_until(job.line, labels)

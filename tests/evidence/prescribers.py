@@ -26,7 +26,7 @@ from schemas.fidelity_models import DRIFT_RULES
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, promotion_effect, watched_promotions
-from sql.retrain_store import Request, requests
+from sql.retrain_store import RetrainRequest, list_retrains
 from streams.client.twin_client import TwinClient
 from streams.demo.run import DEMO_SETTINGS
 from streams.demo.stream import OutcomeRows, paced_batches
@@ -123,7 +123,7 @@ class LineHistory:
     published: int = 0
     shifted_from: datetime | None = None
     alarms: int = 0
-    retrains: Sequence[Request] = ()
+    retrains: Sequence[RetrainRequest] = ()
     promotions: Sequence[ModelEvent] = ()
     effect: PromotionEffect | None = None
     outcomes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["model_id", "observed_at", "error"]))
@@ -461,7 +461,7 @@ async def _load_history(pool: Pool, history: LineHistory) -> None:
     """Load outcomes, retrains, promotions and alarms of a line."""
     line, ledger = history.story.line, Ledger(pool)
     history.outcomes = pd.DataFrame(map(dict, await pool.fetch(_OUTCOMES, line)))
-    history.retrains = await requests(pool, line)
+    history.retrains = await list_retrains(pool, line)
     history.promotions = [event for event in await ledger.history(line) if event.happened == "promoted" and event.retrain_id]
     history.alarms = int(await pool.fetchval("SELECT count(*) FROM drift_states WHERE line = $1 AND state = 'alarm'", line))
     if history.promotions and history.promotions[0].retrain_id:

@@ -11,7 +11,7 @@ import pytest
 from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
 from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, watched_promotions
-from sql.retrain_store import enqueue, lease_training, record_training_rows, request
+from sql.retrain_store import enqueue, find_retrain, lease_training, record_training_rows
 from sql.simulation_store import Recipe, pin
 from streams.registry import MlflowRegistry
 
@@ -149,7 +149,7 @@ async def test_the_choice_of_a_policy_is_in_the_ledger(twinstream, promoted, poo
     state = await Ledger(pool).state(LINE)
     assert (state.happened, state.reason) == ("policy", "auto -> suggest; until the summer")
     assert "retraining policy: suggest" in await twinstream("models", "list")
-    assert (await request(pool, await _suggested(pool, promoted))).status == "queued"
+    assert (await find_retrain(pool, await _suggested(pool, promoted))).status == "queued"
 
 
 async def _suggested(pool, promoted):

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from schemas import InterventionConfig, RetrainEvent, SimulationRequest
 from sql.replay_store import begin_suppression, is_suppressed
-from sql.retrain_store import Limits, approve, enqueue, waits_for
+from sql.retrain_store import RetrainLimits, approve, enqueue, waits_for
 from streams.kafka.topics import DEAD_LETTERS
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
 
@@ -99,9 +99,9 @@ async def test_a_retrain_during_a_replay_waits_for_approval(pool, promoted):
         reason="the error rose",
     )
     await enqueue(pool, event)
-    assert "as outcomes were replayed" in await waits_for(pool, event.retrain_id, Limits())
+    assert "as outcomes were replayed" in await waits_for(pool, event.retrain_id, RetrainLimits())
     await approve(pool, event.retrain_id)
-    assert await waits_for(pool, event.retrain_id, Limits()) == ""
+    assert await waits_for(pool, event.retrain_id, RetrainLimits()) == ""
 
 
 REFUSED = [

@@ -21,7 +21,7 @@ from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
 from sql.ledger import Ledger
-from sql.retrain_store import enqueue, lease_training, requests
+from sql.retrain_store import enqueue, lease_training, list_retrains
 from sql.training_data_store import add_history
 from streams.client.twin_client import TwinClient
 from streams.metrics import RETRAINS
@@ -132,7 +132,7 @@ async def test_ten_thousand_alarms_from_three_workers_give_three_trainers_one_tr
         run = (await Ledger(pool).artifact(state.champion)).mlflow_run_id
         await until(lambda: asyncio.to_thread(registry.champion_run, LINE), lambda champion_run: champion_run == run)
         await asyncio.sleep(2.0)
-    assert [row.status for row in await requests(pool, LINE)] == ["promoted"]
+    assert [row.status for row in await list_retrains(pool, LINE)] == ["promoted"]
     assert [event.happened for event in events] == ["trained", "promoted", "trained", "promoted"]
     assert events == await Ledger(pool).history(LINE)
     assert await listener.count("model-events") == 4
@@ -168,7 +168,7 @@ async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one
     async with service(["trainer"]):
         await client.publish(a_retrain_event(promoted.champion))
         await until(lambda: asyncio.to_thread(_trainings_under, os.getpid()), bool)
-    (row,) = await requests(pool, LINE)
+    (row,) = await list_retrains(pool, LINE)
     assert (row.status, row.tries) == ("queued", 0)
     assert _trainings_under(os.getpid()) == []
     job = await lease_training(pool, "the next worker", settings.retrain_limits)
@@ -185,7 +185,7 @@ async def test_a_training_that_no_worker_finishes_is_closed_as_failed_in_the_led
         state = await ended(pool, "failed")
     assert (state.retrain_id, state.champion) == (event.retrain_id, promoted.champion)
     assert state.reason == "given up: 3 workers started this training and none finished it"
-    (row,) = await requests(pool, LINE)
+    (row,) = await list_retrains(pool, LINE)
     assert row.status == "failed"
 
 
@@ -241,7 +241,7 @@ async def test_a_trainer_killed_in_the_middle_of_a_training_is_resumed_to_one_pr
         await ended(pool, "promoted")
     finally:
         await asyncio.to_thread(workers.stop)
-    (row,) = await requests(pool, LINE)
+    (row,) = await list_retrains(pool, LINE)
     assert (row.status, row.tries) == ("promoted", 2)
     assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted", "trained", "promoted"]
     assert trainings_for(registry, event.retrain_id) == 1
@@ -280,7 +280,7 @@ async def test_a_retrain_event_about_a_model_that_is_no_longer_champion_trains_n
     await Ledger(pool).promote(LINE, successor.model_id)
     async with service(["trainer"]):
         await client.publish(a_retrain_event(promoted.champion))
-        (row,) = await until(lambda: requests(pool, LINE), bool)
+        (row,) = await until(lambda: list_retrains(pool, LINE), bool)
     assert row.status == "stale"
     assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted"] * 2
 

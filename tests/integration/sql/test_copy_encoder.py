@@ -28,7 +28,7 @@ async def test_rows_are_read_back_as_they_were_written_with_their_nulls(fresh_da
         copy_encoder.integers([2**31 - 1] * n, 4),
         copy_encoder.integers([-(2**63)] * n, 8),
         copy_encoder.floats(np.array([0.1, np.nan, -1e300, np.nan, 5e-324])),
-        copy_encoder.moments(np.full(n, round(at.timestamp() * 1e6), dtype=np.int64)),
+        copy_encoder.timestamps(np.full(n, round(at.timestamp() * 1e6), dtype=np.int64)),
         copy_encoder.flags(odd, np.arange(n) == 2),
         copy_encoder.octets(ids, odd),
         copy_encoder.lists(lists, odd),

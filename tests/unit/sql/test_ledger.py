@@ -16,7 +16,7 @@ from sql.database import Pool, open_pool
 from sql.ledger import Ledger, NoPredecessor, StaleRetrain, UnknownLine
 from sql.model_card_rows import UnknownModel
 from sql.promotion_effect_store import Promotion, PromotionEffect, promotion_effect, watched_promotions
-from sql.retrain_store import Job, Limits, LostLease, enqueue, lease_training, request
+from sql.retrain_store import LostLease, RetrainLimits, TrainingJob, enqueue, find_retrain, lease_training
 
 LINE = "hcp:kisqali:prescribing_change"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -74,12 +74,12 @@ async def promoted(ledger: Ledger) -> UUID:
     return model_id
 
 
-async def retraining(pool: Pool, incumbent: UUID) -> Job:
+async def retraining(pool: Pool, incumbent: UUID) -> TrainingJob:
     event = RetrainEvent(
         retrain_id=uuid4(), line=LINE, model_id=incumbent, attempt=0, requested_at=LONG_AGO, cause="request", reason="of a test"
     )
     await enqueue(pool, event)
-    job = await lease_training(pool, "w1", Limits(lease_s=60, cooldown_s=0, budget_a_day=9))
+    job = await lease_training(pool, "w1", RetrainLimits(lease_s=60, cooldown_s=0, budget_a_day=9))
     assert job is not None
     return job
 
@@ -121,24 +121,9 @@ async def test_the_history_has_every_event_in_order_with_the_state_after_it(ledg
     assert await ledger.champion(LINE) == first
 
 
-async def test_the_champion_at_a_time_is_the_one_in_effect_then_or_the_first_one(ledger: Ledger) -> None:
-    first = await promoted(ledger)
-    second = await registered(ledger)
-    since = (await ledger.promote(LINE, second)).effective_from
-    assert since is not None
-    assert await ledger.champion_at(LINE, LONG_AGO) == first
-    assert await ledger.champion_at(LINE, since - timedelta(microseconds=1)) == first
-    assert await ledger.champion_at(LINE, since) == second
-    rolled_back = (await ledger.roll_back(LINE, "test")).effective_from
-    assert rolled_back is not None
-    assert await ledger.champion_at(LINE, rolled_back - timedelta(microseconds=1)) == second
-    assert await ledger.champion_at(LINE, rolled_back) == first
-
-
-async def test_a_line_without_champion_has_none_at_any_time(ledger: Ledger) -> None:
+async def test_a_line_without_promotion_has_no_champion(ledger: Ledger) -> None:
     await registered(ledger)
     assert await ledger.champion(LINE) is None
-    assert await ledger.champion_at(LINE, LONG_AGO) is None
     assert await ledger.champion("hcp:fabhalta:prescribing_change") is None
 
 
@@ -196,7 +181,7 @@ async def test_repeating_a_change_after_a_lost_response_changes_nothing(pool: Po
 async def test_a_promotion_closes_its_retrain(pool: Pool, ledger: Ledger) -> None:
     job, challenger = await retraining(pool, await promoted(ledger)), await registered(ledger)
     await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence, reason="better")
-    closed = await request(pool, job.retrain_id)
+    closed = await find_retrain(pool, job.retrain_id)
     assert (closed.status, closed.outcome) == ("promoted", "better")
 
 
@@ -207,13 +192,13 @@ async def test_a_rejection_can_be_repeated_too(pool: Pool, ledger: Ledger) -> No
         for _ in range(2)
     ]
     assert events[0] == events[1]
-    assert (await request(pool, job.retrain_id)).status == "rejected"
+    assert (await find_retrain(pool, job.retrain_id)).status == "rejected"
 
 
 async def test_an_older_fence_promotes_nothing(pool: Pool, ledger: Ledger) -> None:
     incumbent = await promoted(ledger)
     job, challenger = await retraining(pool, incumbent), await registered(ledger)
-    taken_over = await lease_training(pool, "w2", Limits(lease_s=0, cooldown_s=0, budget_a_day=9))
+    taken_over = await lease_training(pool, "w2", RetrainLimits(lease_s=0, cooldown_s=0, budget_a_day=9))
     assert taken_over is not None
     with pytest.raises(LostLease):
         await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence)
@@ -228,7 +213,7 @@ async def test_a_retrain_of_a_model_that_is_no_longer_champion_promotes_nothing(
     with pytest.raises(StaleRetrain, match=str(other)):
         await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence)
     assert await ledger.champion(LINE) == other
-    assert (await request(pool, job.retrain_id)).status == "running"
+    assert (await find_retrain(pool, job.retrain_id)).status == "running"
 
 
 async def test_concurrent_promotions_follow_one_another(pool: Pool, ledger: Ledger) -> None:
@@ -312,13 +297,13 @@ async def test_the_ledger_is_append_only(pool: Pool, ledger: Ledger) -> None:
             await pool.execute(statement)
 
 
-async def drift_retrain(pool: Pool, incumbent: UUID) -> Job:
+async def drift_retrain(pool: Pool, incumbent: UUID) -> TrainingJob:
     """A retrain caused by drift, leased to a worker."""
     event = RetrainEvent(
         retrain_id=uuid4(), line=LINE, model_id=incumbent, attempt=0, requested_at=LONG_AGO, cause="drift", reason="of a test"
     )
     await enqueue(pool, event)
-    job = await lease_training(pool, "w1", Limits(cooldown_s=0, budget_a_day=9))
+    job = await lease_training(pool, "w1", RetrainLimits(cooldown_s=0, budget_a_day=9))
     assert job is not None
     return job
 

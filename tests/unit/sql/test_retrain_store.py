@@ -15,22 +15,22 @@ from sql.database import Pool, open_pool
 from sql.model_card_rows import UnknownModel
 from sql.retrain_store import (
     MAX_TRIES,
-    Job,
-    Limits,
     LostLease,
     NotWaiting,
-    Outcome,
+    RetrainLimits,
+    TrainingJob,
+    TrainingOutcome,
     UnknownRequest,
     approve,
     enqueue,
+    find_retrain,
     finish,
     finished_trainings,
     heartbeat,
     lease_training,
+    list_retrains,
     put_back,
     record_training_rows,
-    request,
-    requests,
     waits_for,
 )
 
@@ -80,11 +80,11 @@ def retrain_event(model_id: UUID, attempt: int = 0, line: str = LINE, cause: Lit
 
 async def leased(
     pool: Pool, worker: str = "w1", lease_s: float = 60.0, cooldown_s: float = 0.0, budget_a_day: int = 100
-) -> Job | None:
-    return await lease_training(pool, worker, Limits(lease_s=lease_s, cooldown_s=cooldown_s, budget_a_day=budget_a_day))
+) -> TrainingJob | None:
+    return await lease_training(pool, worker, RetrainLimits(lease_s=lease_s, cooldown_s=cooldown_s, budget_a_day=budget_a_day))
 
 
-async def leased_by(pool: Pool, worker: str = "w1", lease_s: float = 60.0) -> Job:
+async def leased_by(pool: Pool, worker: str = "w1", lease_s: float = 60.0) -> TrainingJob:
     job = await leased(pool, worker, lease_s)
     assert job is not None
     return job
@@ -98,7 +98,7 @@ async def test_ten_thousand_events_of_one_cause_are_one_row(pool: Pool) -> None:
             assert await enqueue(pool, event) == "queued"
 
     await asyncio.gather(*(burst() for _ in range(4)))
-    assert len(await requests(pool, LINE)) == 1
+    assert len(await list_retrains(pool, LINE)) == 1
     assert await leased(pool) is not None
     assert await leased(pool, "w2") is None
 
@@ -139,7 +139,7 @@ async def test_a_lease_with_heartbeats_is_kept_and_one_without_is_taken_over_wit
     with pytest.raises(LostLease):
         await finish(pool, first, "failed")
     await finish(pool, second, "failed", "out of memory")
-    assert (await request(pool, second.retrain_id)).outcome == "out of memory"
+    assert (await find_retrain(pool, second.retrain_id)).outcome == "out of memory"
 
 
 async def test_of_two_workers_one_takes_over_an_expired_lease(pool: Pool) -> None:
@@ -173,7 +173,7 @@ async def test_the_training_rows_of_a_challenger_are_stored_with_its_request(poo
 
 
 @pytest.mark.parametrize("status", ["rejected", "failed"])
-async def test_after_a_finished_training_the_line_waits_for_the_cooldown(pool: Pool, status: Outcome) -> None:
+async def test_after_a_finished_training_the_line_waits_for_the_cooldown(pool: Pool, status: TrainingOutcome) -> None:
     model_id = await line_with_champion(pool)
     await enqueue(pool, retrain_event(model_id))
     await finish(pool, await leased_by(pool), status)
@@ -216,9 +216,9 @@ async def test_a_line_with_the_policy_approve_trains_only_after_approval(pool: P
     event = retrain_event(await line_with_champion(pool, policy="approve"))
     await enqueue(pool, event)
     assert await leased(pool) is None
-    assert await waits_for(pool, event.retrain_id, Limits()) == "approval: twinstream retrain approve"
+    assert await waits_for(pool, event.retrain_id, RetrainLimits()) == "approval: twinstream retrain approve"
     await approve(pool, event.retrain_id)
-    assert await waits_for(pool, event.retrain_id, Limits()) == ""
+    assert await waits_for(pool, event.retrain_id, RetrainLimits()) == ""
     assert await leased(pool) is not None
     with pytest.raises(NotWaiting, match="is running"):
         await approve(pool, event.retrain_id)
@@ -241,7 +241,7 @@ async def test_a_line_with_the_policy_suggest_trains_one_challenger_and_waits_fo
     await enqueue(pool, retrain_event(model_id, 1))
     assert await finished_trainings(pool, model_id) == 1
     assert await leased(pool) is None
-    assert "suggested already" in await waits_for(pool, uuid5(model_id, "1"), Limits(cooldown_s=0))
+    assert "suggested already" in await waits_for(pool, uuid5(model_id, "1"), RetrainLimits(cooldown_s=0))
 
 
 async def test_consecutive_failures_open_a_circuit_breaker_for_a_time(pool: Pool) -> None:
@@ -253,7 +253,7 @@ async def test_consecutive_failures_open_a_circuit_breaker_for_a_time(pool: Pool
     await finish(pool, await leased_by(pool), "failed")
     await enqueue(pool, retrain_event(model_id, 5))
     assert await leased(pool) is None
-    assert "circuit breaker" in await waits_for(pool, uuid5(model_id, "5"), Limits(cooldown_s=0, budget_a_day=9))
+    assert "circuit breaker" in await waits_for(pool, uuid5(model_id, "5"), RetrainLimits(cooldown_s=0, budget_a_day=9))
     await pool.execute("UPDATE retrain_requests SET finished_at = finished_at - interval '1 day'")
     assert await leased(pool) is not None
 
@@ -272,7 +272,7 @@ async def test_a_promotion_makes_waiting_and_abandoned_trainings_stale(pool: Poo
     await leased_by(pool)
     await line_with_champion(pool)
     assert await leased(pool, lease_s=0.0) is None
-    assert [row.status for row in await requests(pool, LINE)] == ["stale", "stale"]
+    assert [row.status for row in await list_retrains(pool, LINE)] == ["stale", "stale"]
     assert await finished_trainings(pool, former) == 0
 
 
@@ -283,6 +283,6 @@ async def test_unknown_models_and_requests_are_refused(pool: Pool) -> None:
     await line_with_champion(pool)
     with pytest.raises(UnknownModel, match=str(stranger)):
         await enqueue(pool, retrain_event(stranger))
-    for attempt in (request(pool, stranger), approve(pool, stranger)):
+    for attempt in (find_retrain(pool, stranger), approve(pool, stranger)):
         with pytest.raises(UnknownRequest, match=str(stranger)):
             await attempt

@@ -37,7 +37,6 @@ from sql.simulation_store import (
     find_runs,
     finish,
     pin,
-    stored_answer,
 )
 from sql.twin_repository import TwinRepository, UnknownPopulation
 
@@ -192,7 +191,6 @@ async def test_the_stored_answer_is_the_computed_one_to_the_last_digit_with_its_
     stored = await finish(pool, answer, BODY)
     assert stored.result == answer.result
     assert (stored.model_id, stored.effects_version) == (model_id, 0)
-    assert await stored_answer(pool, request.simulation_id) == stored
     assert (await pinned(pool, request)).answer == stored
     row = await pool.fetchrow("SELECT recommendation::text, recommendation_reason, completed_at FROM simulation_runs")
     assert row is not None
@@ -228,5 +226,4 @@ async def test_runs_are_found_by_id_and_unknown_ones_are_absent(pool: Pool) -> N
         await pinned(pool, request)
     runs = await find_runs(pool, [requests[0].simulation_id, requests[2].simulation_id, uuid4()])
     assert {pins.request for pins in runs.values()} == {requests[0], requests[2]}
-    assert await stored_answer(pool, requests[0].simulation_id) is None
-    assert await stored_answer(pool, uuid4()) is None
+    assert all(pins.answer is None for pins in runs.values())

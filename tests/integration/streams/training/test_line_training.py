@@ -19,7 +19,7 @@ from schemas import Brand, RetrainEvent, TwinType
 from sql.database import open_pool
 from sql.ledger import Ledger
 from sql.model_card_rows import UnknownModel
-from sql.retrain_store import Limits, enqueue, lease_training, request
+from sql.retrain_store import RetrainLimits, enqueue, find_retrain, lease_training
 from sql.training_data_store import add_history, training_rows
 from streams.registry import MlflowRegistry, ModelLoader, prepare_store, write_parts
 from streams.settings import Settings
@@ -106,7 +106,7 @@ async def leased_job(pool, first):
         reason="MAE rose",
     )
     await enqueue(pool, event)
-    return await lease_training(pool, "test", Limits(cooldown_s=0.0, budget_a_day=10))
+    return await lease_training(pool, "test", RetrainLimits(cooldown_s=0.0, budget_a_day=10))
 
 
 def steps(pool, registry, settings):
@@ -196,7 +196,7 @@ async def test_a_retrain_on_drift_gives_a_model_whose_fidelity_holds_again(pool,
     assert 1000 <= n_new <= 1700 - GATE_ROWS  # only rows after the change, without those of the gate
     assert GATE_ROWS <= comparison.n <= 1700 - n_new + 60
     assert event.champion == challenger.model.card.model_id
-    assert (await request(pool, job.retrain_id)).status == "promoted"
+    assert (await find_retrain(pool, job.retrain_id)).status == "promoted"
     new_rows = table(3000, 50, shifted=True)
     models, tracker = ModelLoader(pool, registry, size=2), FidelityTracker()
     old, new = await models.load(first.model_id), await models.load(event.champion)

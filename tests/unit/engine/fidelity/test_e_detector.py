@@ -12,10 +12,10 @@ from engine.fidelity.baseline import HoldoutRows, compute_errors
 from engine.fidelity.e_detector import (
     AVERAGE_RUN_LENGTH,
     BETS,
+    LOG_QUANTUM,
     DetectorState,
     accumulate,
     discoveries,
-    log_bets,
     log_normalizers,
     rounded_log_bets,
     upper_mean,
@@ -109,7 +109,7 @@ def test_without_a_change_hardly_any_series_raises_an_alarm(name):
 
 def test_the_expected_growth_of_a_stake_is_at_most_one_without_a_change():
     loss = np.abs(np.random.default_rng(3).normal(size=200_000))
-    assert (np.exp(log_bets(loss, NORMAL)).mean(axis=0) <= 1.0).all()
+    assert (np.exp(LOG_QUANTUM * rounded_log_bets(loss, NORMAL)).mean(axis=0) <= 1.0).all()
 
 
 def test_the_upper_mean_covers_the_true_mean_in_19_of_20_baselines():
@@ -131,7 +131,7 @@ def test_the_upper_mean_of_a_baseline_without_errors_follows_the_rule_of_three()
     assert (1 - upper_mean(faultless)) ** 1000 == pytest.approx(0.05, rel=0.01)
 
 
-def test_log_bets_are_correctly_rounded_to_the_billionth():
+def test_log_growths_are_correctly_rounded_to_the_billionth():
     getcontext().prec = 40
     error = np.abs(np.random.default_rng(5).normal(size=300))
     m0 = upper_mean(NORMAL)
@@ -196,7 +196,8 @@ def test_bets_on_a_segment_are_e_values_for_its_own_mean_and_detect_its_own_chan
     rng = np.random.default_rng(8)
     segment = errors_like(rng.normal(size=50_000) * size)
     start = DetectorState(log_normalizers=log_normalizers(NORMAL, segment))
-    growth = np.exp(log_bets(np.abs(rng.normal(size=200_000)) * size, NORMAL) - start.log_normalizers).mean(axis=0)
+    log_bets = LOG_QUANTUM * rounded_log_bets(np.abs(rng.normal(size=200_000)) * size, NORMAL)
+    growth = np.exp(log_bets - start.log_normalizers).mean(axis=0)
     assert (growth <= 1.0).all()
     assert accumulate(cells_of(rng.normal(size=20_000) * size, NORMAL, 200), start).peak_ratio() < 1
     assert accumulate(cells_of(rng.normal(size=1_000) * size * 1.5, NORMAL, 200), start).ratio() > 1
@@ -208,7 +209,8 @@ def test_a_normalized_bet_on_all_rows_equals_a_bet_of_another_size_on_the_segmen
     error = np.array([0.3, 1.0, 2.5])
     segment_bets = np.array(BETS) * ratio / (1 + np.array(BETS) * (ratio - 1))
     exact = np.log(1 + segment_bets * (error[:, None] / NORMAL.clip / upper_mean(segment) - 1))
-    assert log_bets(error, NORMAL) - log_normalizers(NORMAL, segment) == pytest.approx(exact, abs=1e-12)
+    log_bets = LOG_QUANTUM * rounded_log_bets(error, NORMAL)
+    assert log_bets - log_normalizers(NORMAL, segment) == pytest.approx(exact, abs=LOG_QUANTUM)
 
 
 def test_the_limit_of_a_single_discovery_is_proportional_to_the_number_of_series():
