@@ -34,14 +34,14 @@ from sql.ledger_rows import (
 from sql.model_card_rows import Artifact, insert_model, load_artifact, load_card
 from sql.promotion_effect_store import Promotion, PromotionEffect, latest_retrain_gains, save_effect
 
-__all__ = ["MAX_FRUITLESS_RETRAINS", "POLICIES", "Ledger", "NoPredecessor", "Policy", "StaleRetrain", "UnknownLine"]
+__all__ = ["MAX_RETRAINS_WITHOUT_GAIN", "POLICIES", "Ledger", "NoPredecessor", "Policy", "StaleRetrain", "UnknownLine"]
 
 Policy = Literal["off", "suggest", "approve", "auto"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 """How much a line does by itself when its champion drifts: nothing; train a challenger and suggest it; train after a person's
 approval and promote; train and promote."""
 
-MAX_FRUITLESS_RETRAINS = 2
+MAX_RETRAINS_WITHOUT_GAIN = 2
 """Retrains in a row without a gain, after which a line waits for approval."""
 
 ADD_LINE = """
@@ -86,7 +86,7 @@ class Ledger:
     async def publish_events(self, line: str, publish: Callable[[ModelEvent], Awaitable[None]]) -> None:
         """Pass the line's events that were not published yet to ``publish``, in order; one process at a time does this for a line.
 
-        Events are published again when the process dies, or ``publish`` raises, before the transaction ends.
+        Events are published again when the process ends, or ``publish`` raises, before the transaction ends.
         """
         async with transaction(self._database) as connection:
             await connection.execute(ADD_PUBLISHED, line)
@@ -240,7 +240,7 @@ class Ledger:
                 return stored
             await close_retrain(connection, line, cause, happened)
             event = await append_event(connection, state, happened, model_id, cause)
-            await _stop_if_fruitless(connection, line)
+            await _stop_without_gain(connection, line)
             return event
 
     async def roll_back(self, line: str, reason: str, *, to: UUID | None = None) -> ModelEvent:
@@ -274,17 +274,17 @@ class Ledger:
                 reason = f"worse than its predecessor: {effect.comparison.get('reason', '')}"
                 cause = Cause(reason, promotion.retrain_id, comparison=effect.comparison)
                 event = await change_champion(connection, state, "rolled_back", promotion.predecessor, cause)
-            return await _stop_if_fruitless(connection, promotion.line) or event
+            return await _stop_without_gain(connection, promotion.line) or event
 
 
-async def _stop_if_fruitless(connection: Connection, line: str) -> ModelEvent | None:
+async def _stop_without_gain(connection: Connection, line: str) -> ModelEvent | None:
     """Let a line wait for approval when none of its last retrains brought a gain."""
-    gains = await latest_retrain_gains(connection, line, MAX_FRUITLESS_RETRAINS)
-    fruitless = len(gains) == MAX_FRUITLESS_RETRAINS and all(gain.gained is False for gain in gains)
-    if not fruitless or await Ledger(connection).policy(line) not in ("auto", "suggest"):
+    gains = await latest_retrain_gains(connection, line, MAX_RETRAINS_WITHOUT_GAIN)
+    without_gain = len(gains) == MAX_RETRAINS_WITHOUT_GAIN and all(gain.gained is False for gain in gains)
+    if not without_gain or await Ledger(connection).policy(line) not in ("auto", "suggest"):
         return None
     reason = (
-        f"{MAX_FRUITLESS_RETRAINS} retrains in a row brought no gain ({', '.join(str(gain.retrain_id) for gain in gains)}): "
+        f"{MAX_RETRAINS_WITHOUT_GAIN} retrains in a row brought no gain ({', '.join(str(gain.retrain_id) for gain in gains)}): "
         f"the next ones wait for approval, until a person chooses the policy again"
     )
     return await _set_policy(connection, await lock_line(connection, line), "stopped", "approve", reason)

@@ -1,8 +1,9 @@
 """Locks on the row of a model line: shared by batches of outcomes, exclusive for a promotion or a raised floor.
 
 Postgres lets a new sharer of a row overtake a transaction that waits for it exclusively, so a stream of batches could delay a
-promotion for seconds. Advisory locks are granted in the order of the requests; everybody who locks a line queues for one first. The
-queue only decides the order: what is true is guarded by the lock of the row itself, also against transactions that do not queue.
+promotion for seconds. Advisory locks are granted in the order of the requests; every transaction that locks a line queues for one
+first. The queue only decides the order: correctness depends on the lock of the row itself, also against transactions that
+do not queue.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ FOR SHARE OF l"""
 
 
 async def share_lines(connection: Connection, lines: Iterable[str]) -> dict[str, LineGrid]:
-    """The rows of these lines, which nobody can change before this transaction ends; unknown lines are absent."""
+    """The rows of these lines, which no other transaction can change before this transaction ends; unknown lines are absent."""
     await queue_to_share(connection, lines)
     rows = await connection.fetch(_SHARE_LINES, sorted(set(lines)))
     return {row["line"]: LineGrid(**row) for row in rows}

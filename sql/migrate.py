@@ -1,4 +1,9 @@
-"""Applies the numbered ``*.sql`` files of this package, forward only, each in one transaction."""
+"""Applies the numbered ``*.sql`` files of this package, forward only, each in one transaction.
+
+No library serves: the files are plain SQL with a digest each, so that a changed one is found, and are applied under one advisory
+lock through asyncpg; Alembic and its like need SQLAlchemy and a second driver, and there is no ORM here whose tables they could
+compare.
+"""
 
 from __future__ import annotations
 

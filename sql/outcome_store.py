@@ -1,8 +1,8 @@
 """Outcomes and heads of events: what a batch of outcomes reads and writes beside its position and its panes.
 
 All statements of a batch belong into one transaction. Locks are taken in one order (rule 9 of docs/exactness.md): source position,
-lines, heads by event, panes by key. New heads are inserted before known ones are locked: whoever inserts a new head waits only for
-another transaction that inserts the same one, and nobody who still has heads to insert holds the lock of a known one.
+lines, heads by event, panes by key. New heads are inserted before stored ones are locked: a transaction that inserts a new head
+waits only for another one that inserts the same head, and holds no lock of a stored head while it has heads to insert.
 """
 
 from __future__ import annotations

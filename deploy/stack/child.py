@@ -1,4 +1,7 @@
-"""Starts child processes that end with this process, and holds locks on folders for as long as a process needs them."""
+"""Starts child processes that end with this process, and holds locks on folders for as long as a process needs them.
+
+No library serves: ``subprocess`` leaves children running when their parent is killed; :mod:`deploy.stack.tether` prevents that.
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,9 @@ catalogue outweigh it. Given ``between`` and that factor, the posterior is norma
 with their posterior weights (a moment estimate would be overconfident after a few experiments). Estimates shrink toward the prior
 by their noise, which also corrects the winner's curse of testing what looked best.
 
+No library serves: a sampler such as PyMC needs seconds and gives slightly different numbers with each build, while a calibration
+must give the same prior whenever it is repeated from the stored experiments.
+
 References:
     Pérez, Pericchi, Ramírez (2017), The scaled beta2 distribution as a robust prior for scales. Bayesian Analysis 12.
     Gelman et al. (2013), Bayesian Data Analysis, 3rd edition, sections 5.4 and 5.5.

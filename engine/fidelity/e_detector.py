@@ -13,6 +13,9 @@ A segment may always have had larger or smaller errors than all rows together. T
 a segment each growth is divided by an upper bound of its expectation under the segment's own baseline mean, which makes it an
 e-value for the segment.
 
+No library serves: the detectors of River have no bound on false alarms for heavy-tailed errors (``docs/evidence.html`` compares
+them), and their state depends on the order of outcomes, so that late and corrected outcomes could not be taken into account.
+
 References:
     Shin, Ramdas, Rinaldo (2023), E-detectors: a nonparametric framework for sequential change detection. NEJSDS 2(2). Wang, Ramdas
     (2022), False discovery rate control with e-values. JRSS B 84. Dandapanthula, Ramdas (2025), Multiple testing in multi-stream

@@ -3,6 +3,7 @@
 Predicted and actual values are standardised by the model's fixed reference and rounded once, to integer multiples of ``QUANTUM``.
 Every other field is computed from these integers. The metrics of a window therefore do not depend on the order of outcomes, on how
 they were batched or on corrections, and a constant column is recognised by an exact test.
+Streaming metrics of libraries such as River add up floating-point numbers, whose sums depend on the order.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Columns are counted in the bins of the model's training rows, so that counts of 
 the same distribution differ as well: without a change the population stability index is about a chi-squared variable times
 ``1/n + 1/m``, so that the limit above which a column counts as moved depends on the number of rows.
 
+No library serves: packages for data drift compare two tables in memory, while the rows here are counted once, as they arrive.
+
 References:
     Yurdakul, Naranjo (2020), Statistical properties of the population stability index. Journal of Risk Model Validation 14.
 """

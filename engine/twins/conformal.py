@@ -6,6 +6,9 @@ residual sizes, so that coverage is at least the nominal level when new rows are
 grouped by expected residual, and each group has its own quantile (Mondrian conformal prediction), so that coverage holds in each
 group: the size of large residuals is underestimated, and tails differ.
 
+No library serves: scikit-learn has no conformal intervals, and packages for them wrap the estimator in classes of their own, while
+a model is stored here without pickled classes, as plain arrays beside the scikit-learn estimator.
+
 References:
     Vovk, Gammerman, Shafer (2005), Algorithmic Learning in a Random World, section 4.5 for quantiles by groups. Papadopoulos et al.
     (2002), Inductive confidence machines for regression, for the scaling. Vovk (2015), Cross-conformal predictors.

@@ -1,5 +1,8 @@
 """Learn the joint distribution of a table by sequential conditional trees: each column given the columns before it.
 
+No library serves: a filter must select donors without rejected draws, and the fitted distribution is stored as plain arrays;
+packages for synthetic tables such as SDV draw by rejection and store pickled objects.
+
 References:
     Reiter, "Using CART to generate partially synthetic public use microdata", Journal of Official Statistics 21 (2005).
 """

@@ -113,7 +113,7 @@ class OutcomePipeline:
 
     async def _store(self, connection: Connection, scored: ScoredBatch, other_lines: set[str]) -> IngestResult:
         decoded = scored.decoded
-        # Rule 9: everybody locks in this order, or transactions would wait for each other: position, lines, heads, panes.
+        # Rule 9: all transactions lock in this order, or they would wait for each other: position, lines, heads, panes.
         position = await lock_position(connection, scored.source)
         lines = await self._lock_lines(connection, decoded.lines, other_lines)
         # Rule 2: an element is found again by its id, not by its offset, so that a record that comes into a gap later still counts.
@@ -136,7 +136,7 @@ class OutcomePipeline:
         """Resolve new outcomes by rows and bring the heads of their events up to date (rule 5)."""
         batch = revisions.batch_revisions(scored, new, lines, position.watermark)
         # Rule 9: new heads are inserted in the order of their ids and before stored ones are locked. An insert then waits only for
-        # another insert, and nobody who holds the lock of a stored head waits for an insert.
+        # another insert, and no transaction that holds the lock of a stored head waits for an insert.
         with_heads = await events_with_heads(connection, batch.events)
         first = revisions.resolve_new_events(batch, with_heads, lines, self._restatement_s)
         await add_heads(connection, rows.new_heads(batch, first.heads))
@@ -144,7 +144,7 @@ class OutcomePipeline:
         corrections = batch.select(first.corrections)
         before = await lock_heads(connection, {revision.head.event_id for revision in corrections}) if corrections else {}
         if missing := {head.line for head in before.values()} - lines.keys():
-            raise LinesMissing(missing)  # lines come before heads in the order of locks: begin anew with these lines too
+            raise LinesMissing(missing)  # lines come before heads in the order of locks: start again with these lines too
         corrected = revisions.resolve_revisions(corrections, before, lines, self._restatement_s)
         await update_heads(connection, revisions.changed_heads(before, corrected.heads))
         changes = revisions.changes_between(before, corrected.heads, lines)
@@ -168,7 +168,7 @@ class OutcomePipeline:
         await add_refused(connection, source, refused)
         changed = pane_rows = await add_pane_changes(connection, source, decoded.batch.last_offset, resolved.changes)
         if new.n_elements < decoded.n_elements:
-            # Rule 4: whoever stored these elements may have died before publishing, so all rows changed since are published again.
+            # Rule 4: the worker that stored these elements may have ended before it published, so all later changes are published.
             pane_rows = await pane_rows_since(connection, source, decoded.batch.first_offset)
         watermark = rows.watermark_of(scored.outcomes, resolved.rows)
         await add_gaps(connection, source, rows.missing_offsets(decoded.offsets.tolist(), position.last_offset))

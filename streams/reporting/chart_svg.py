@@ -1,4 +1,8 @@
-"""SVG elements that all charts are drawn with, and the style they share."""
+"""SVG elements that all charts are drawn with, and the style they share.
+
+They are built with the XML library of Python, which escapes all texts; :mod:`streams.reporting.charts` gives the reason why no
+plotting library serves.
+"""
 
 from __future__ import annotations
 

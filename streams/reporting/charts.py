@@ -2,6 +2,10 @@
 
 A page puts ``CHART_STYLE`` once into its ``<style>``; colours follow the reader's light or dark scheme. Each chart has a title and
 a description for screen readers, each point shows its values when it is pointed at, and no meaning depends on colour alone.
+
+No library serves: a chart must be part of a page that loads nothing and runs no script under a strict Content-Security-Policy,
+take its colours from the page's style, and be readable by a screen reader; plotting libraries write images, fixed colours or
+scripts.
 """
 
 from __future__ import annotations

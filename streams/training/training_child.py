@@ -61,7 +61,7 @@ def _limit_memory(max_bytes: int) -> None:
 
 
 def _end_with_parent(folder: Path) -> None:
-    """Wait for the end of the standard input, to which nobody writes: it ends with the parent process."""
+    """Wait for the end of the standard input, to which nothing is written: it ends with the parent process."""
     while os.read(0, 1):
         pass
     shutil.rmtree(folder, ignore_errors=True)

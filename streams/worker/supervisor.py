@@ -1,4 +1,8 @@
-"""Runs one child process per role, restarts a child that ends, and makes sure that none outlives its parent."""
+"""Runs one child process per role, restarts a child that ends, and makes sure that none outlives its parent.
+
+No library serves: the children are forked from one process that has imported the libraries, so that they share its memory, and they
+end with their parent even when it is killed; process managers such as supervisord start separate interpreters.
+"""
 
 from __future__ import annotations
 

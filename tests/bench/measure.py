@@ -15,7 +15,7 @@ __all__ = ["Aim", "Figure", "Times", "interleaved"]
 class Aim(NamedTuple):
     """The target of a figure: an upper limit of ratio, own value or shortfall from the baseline; a lower limit of a rate."""
 
-    of: Literal["ratio", "ours", "shortfall", "rate"]
+    measure: Literal["ratio", "ours", "shortfall", "rate"]
     limit: float
 
 
@@ -43,10 +43,10 @@ class Figure:
         """Whether the aim is met; None without one."""
         if self.aim is None:
             return None
-        if self.aim.of == "rate":
+        if self.aim.measure == "rate":
             return self.ours >= self.aim.limit
         values = {"ratio": self.ratio, "ours": self.ours, "shortfall": self.baseline - self.ours}
-        return values[self.aim.of] <= self.aim.limit
+        return values[self.aim.measure] <= self.aim.limit
 
 
 class Times(NamedTuple):

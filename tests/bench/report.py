@@ -69,11 +69,11 @@ def _row(figure: Figure) -> tuple[str, ...]:
 def _aim_text(aim: Aim | None, unit: str) -> str:
     if aim is None:
         return ""
-    if aim.of == "ours":
+    if aim.measure == "ours":
         return f"<= {_number(aim.limit, unit)}"
-    if aim.of == "rate":
+    if aim.measure == "rate":
         return f">= {_number(aim.limit, unit)}"
-    return f"ratio <= {aim.limit:g}" if aim.of == "ratio" else f"at most {aim.limit:g} below"
+    return f"ratio <= {aim.limit:g}" if aim.measure == "ratio" else f"at most {aim.limit:g} below"
 
 
 def _number(value: float, unit: str) -> str:

@@ -75,7 +75,7 @@ class Worker:
         for process in self.processes():
             with suppress(psutil.Error):
                 connections = process.net_connections("tcp")
-                if any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections):
+                if any(connection.status == psutil.CONN_LISTEN and connection.laddr.port == port for connection in connections):
                     return process.pid
         return None
 

@@ -1,4 +1,4 @@
-"""The rules of the house that import-linter cannot check: SQL, Kafka clients, package faces, names, and links of the documents."""
+"""Architecture rules that import-linter cannot check: SQL, Kafka clients, exports of packages, names, and links of documents."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ BACK_AT_MOST = 1.0 + _RISE
 """Error of the new champion over the error before the shift: the limit of the rule that calls for a retrain."""
 
 
-class Story(NamedTuple):
+class Scenario(NamedTuple):
     """A line and the shift of its outcomes.
 
     Attributes:
@@ -100,16 +100,16 @@ class Story(NamedTuple):
         return dict(zip(rows.tolist(), ((1.0 + actual) * (self.keeps - 1.0)).tolist(), strict=True))
 
 
-STORIES = (
-    Story(Brand.FABHALTA, "nothing happens"),
-    Story(Brand.KISQALI, "a payer in the south pays for 7 of 10 prescriptions", "region", "south", 0.7),
-    Story(Brand.REMIBRUTINIB, "family practice halves", "specialty", "family_practice", 0.5),
+SCENARIOS = (
+    Scenario(Brand.FABHALTA, "nothing happens"),
+    Scenario(Brand.KISQALI, "a payer in the south pays for 7 of 10 prescriptions", "region", "south", 0.7),
+    Scenario(Brand.REMIBRUTINIB, "family practice halves", "specialty", "family_practice", 0.5),
 )
 
 
 @dataclass
-class LineHistory:
-    """The events and outcomes of a story's line.
+class LineHiscenario:
+    """The events and outcomes of a scenario's line.
 
     Attributes:
         first: card of the first champion.
@@ -118,7 +118,7 @@ class LineHistory:
         outcomes: errors of the counted outcomes in their order, with the model that predicted: ``model_id, observed_at, error``.
     """
 
-    story: Story
+    scenario: Scenario
     first: ModelCard
     published: int = 0
     shifted_from: datetime | None = None
@@ -168,19 +168,19 @@ def measure(quick: bool) -> Part:
     orders, lengths = (ORDERS // 10, QUICK) if quick else (ORDERS, WHOLE)
     shuffled = _shuffled(orders)
     runs = {"one worker": _run(1, lengths)} | ({} if quick else {"two workers, one killed": _run(2, lengths)})
-    rows = [row for name, (histories, _) in runs.items() for row in _rows(name, histories)]
+    rows = [row for name, (hiscenarios, _) in runs.items() for row in _rows(name, hiscenarios)]
     return Part(
         title="On real prescribers a shift is detected and repaired by one retrain, and without a shift there is no alarm",
         sentences=_sentences(orders, lengths.quiet),
         figures=(
-            *(figure for name, (histories, n_mismatches) in runs.items() for figure in _figures(name, histories, n_mismatches)),
-            *(_order_figure(story, delays, orders) for story, delays in zip(STORIES, shuffled, strict=True)),
+            *(figure for name, (hiscenarios, n_mismatches) in runs.items() for figure in _figures(name, hiscenarios, n_mismatches)),
+            *(_order_figure(scenario, delays, orders) for scenario, delays in zip(SCENARIOS, shuffled, strict=True)),
         ),
         tables=(
             Table(
                 "Results of each line",
                 (
-                    *("run and story", "outcomes", "series in alarm", "delay in outcomes", "trainings", "ended"),
+                    *("run and scenario", "outcomes", "series in alarm", "delay in outcomes", "trainings", "ended"),
                     *("MAE before", "under the shift", "new champion", "promotion effect"),
                 ),
                 tuple(rows),
@@ -188,11 +188,11 @@ def measure(quick: bool) -> Part:
             Table(
                 f"The same physicians in {orders} orders: outcomes until detection, in {LONG:,} without a shift "
                 f"or {SHIFTED_LONG:,} after one",
-                ("story", *("alarm of the detector", "median", "9 of 10 by"), *("retrain event", "median", "9 of 10 by")),
-                tuple(map(_shuffled_row, STORIES, shuffled)),
+                ("scenario", *("alarm of the detector", "median", "9 of 10 by"), *("retrain event", "median", "9 of 10 by")),
+                tuple(map(_shuffled_row, SCENARIOS, shuffled)),
             ),
         ),
-        plots=tuple(_plot(name, history) for name, (histories, _) in runs.items() for history in histories),
+        plots=tuple(_plot(name, hiscenario) for name, (hiscenarios, _) in runs.items() for hiscenario in hiscenarios),
     )
 
 
@@ -212,46 +212,46 @@ share one model and its baseline; the engine's detector and rule evaluate cells 
     return tuple(text.splitlines())
 
 
-def _figures(name: str, histories: Sequence[LineHistory], n_mismatches: int) -> Iterator[Figure]:
-    for history in histories:
-        what = f"{name}, {history.story.title}:"
-        if not history.story.level:
-            yield Figure(f"{what} alarms", history.alarms, at_most=0, form=".0f")
-            yield Figure(f"{what} retrain events", len(history.retrains), at_most=0, form=".0f")
+def _figures(name: str, hiscenarios: Sequence[LineHiscenario], n_mismatches: int) -> Iterator[Figure]:
+    for hiscenario in hiscenarios:
+        what = f"{name}, {hiscenario.scenario.title}:"
+        if not hiscenario.scenario.level:
+            yield Figure(f"{what} alarms", hiscenario.alarms, at_most=0, form=".0f")
+            yield Figure(f"{what} retrain events", len(hiscenario.retrains), at_most=0, form=".0f")
             continue
-        yield Figure(f"{what} delay in outcomes", float("nan") if history.delay is None else history.delay, form=".0f")
-        yield Figure(f"{what} trainings", history.trained, at_least=1, at_most=1, form=".0f")
-        yield Figure(f"{what} promotions", len(history.promotions), at_least=1, at_most=1, form=".0f")
+        yield Figure(f"{what} delay in outcomes", float("nan") if hiscenario.delay is None else hiscenario.delay, form=".0f")
+        yield Figure(f"{what} trainings", hiscenario.trained, at_least=1, at_most=1, form=".0f")
+        yield Figure(f"{what} promotions", len(hiscenario.promotions), at_least=1, at_most=1, form=".0f")
         yield Figure(
-            f"{what} MAE of the new champion over that before the shift", history.back, at_most=BACK_AT_MOST, note=_SCALE_NOTE
+            f"{what} MAE of the new champion over that before the shift", hiscenario.back, at_most=BACK_AT_MOST, note=_SCALE_NOTE
         )
-    yield Figure(f"{name}: counts that verify disputes", n_mismatches, at_most=0, form=".0f")
+    yield Figure(f"{name}: mismatches found by verify", n_mismatches, at_most=0, form=".0f")
 
 
-def _rows(name: str, histories: Sequence[LineHistory]) -> Iterator[tuple[str, ...]]:
-    for history in histories:
-        mae = history.mae
-        ended = ", ".join(request.status for request in history.retrains) or "–"
+def _rows(name: str, hiscenarios: Sequence[LineHiscenario]) -> Iterator[tuple[str, ...]]:
+    for hiscenario in hiscenarios:
+        mae = hiscenario.mae
+        ended = ", ".join(request.status for request in hiscenario.retrains) or "–"
         errors = [f"{mae[part]:.4f}" if part in mae else "–" for part in ("before", "under", "new")]
-        effect = f"{history.effect.verdict} on {history.effect.n:,} outcomes" if history.effect else "–"
+        effect = f"{hiscenario.effect.verdict} on {hiscenario.effect.n:,} outcomes" if hiscenario.effect else "–"
         counts = (
-            f"{history.published:,}",
-            str(history.alarms),
-            "–" if history.delay is None else f"{history.delay:,}",
-            str(history.trained),
+            f"{hiscenario.published:,}",
+            str(hiscenario.alarms),
+            "–" if hiscenario.delay is None else f"{hiscenario.delay:,}",
+            str(hiscenario.trained),
         )
-        yield (f"{name}: {history.story.title}", *counts, ended, *errors, effect)
+        yield (f"{name}: {hiscenario.scenario.title}", *counts, ended, *errors, effect)
 
 
-def _plot(name: str, history: LineHistory) -> Plot:
+def _plot(name: str, hiscenario: LineHiscenario) -> Plot:
     """The error over the outcomes of a line, in bins of equal size, with markers of shift, alarm and promotions."""
-    markers = [ValueMarker(history.count_before(history.shifted_from), "shift", "warn")] if history.story.level else []
-    markers += [ValueMarker(history.decided, "alarm", "bad")] if history.decided is not None else []
-    markers += [ValueMarker(history.count_before(event.effective_from), "promoted", "good") for event in history.promotions]
-    base = history.first.baseline.mae
+    markers = [ValueMarker(hiscenario.count_before(hiscenario.shifted_from), "shift", "warn")] if hiscenario.scenario.level else []
+    markers += [ValueMarker(hiscenario.decided, "alarm", "bad")] if hiscenario.decided is not None else []
+    markers += [ValueMarker(hiscenario.count_before(event.effective_from), "promoted", "good") for event in hiscenario.promotions]
+    base = hiscenario.first.baseline.mae
     svg = curves_chart(
-        list(_curves(history)),
-        title=f"{history.story.title}, {name}",
+        list(_curves(hiscenario)),
+        title=f"{hiscenario.scenario.title}, {name}",
         description=f"Mean absolute error of each {BIN} outcomes with its standard error, coloured by the predicting model.",
         x_label="outcomes of the line",
         x_form=",.0f",
@@ -259,19 +259,19 @@ def _plot(name: str, history: LineHistory) -> Plot:
         markers=markers,
         width=1140,
     )
-    return Plot(f"{name}: {history.story.title}. Mean absolute error of each {BIN} outcomes", svg, wide=True)
+    return Plot(f"{name}: {hiscenario.scenario.title}. Mean absolute error of each {BIN} outcomes", svg, wide=True)
 
 
-def _curves(history: LineHistory) -> Iterator[Curve]:
+def _curves(hiscenario: LineHiscenario) -> Iterator[Curve]:
     tones: Sequence[Tone] = ("one", "two", "muted")
-    position = np.arange(len(history.outcomes))
-    numbered = history.outcomes.assign(position=position, bin=position // BIN)
+    position = np.arange(len(hiscenario.outcomes))
+    numbered = hiscenario.outcomes.assign(position=position, bin=position // BIN)
     for number, (model, rows) in enumerate(numbered.groupby("model_id", sort=False)):
         bins = rows.groupby("bin").agg(
             position=("position", "mean"), mae=("error", "mean"), sem=("error", "sem"), n=("error", "size")
         )
         full = bins[bins["n"] >= BIN / 5]
-        label = "first champion" if model == history.first.model_id else f"successor {str(model)[:8]}"
+        label = "first champion" if model == hiscenario.first.model_id else f"successor {str(model)[:8]}"
         columns = (full[name].tolist() for name in ("position", "mae", "sem"))
         yield Curve(label, *columns, tone=tones[number % len(tones)])
 
@@ -284,19 +284,21 @@ class Delays(NamedTuple):
 
 
 def _shuffled(orders: int) -> list[Delays]:
-    """Each story on the held-back physicians in many orders, with one model."""
+    """Each scenario on the held-back physicians in many orders, with one model."""
     training, held_back = _tables()
-    generator = TwinGenerator(TwinType.HCP, STORIES[0].brand, TARGET)
+    generator = TwinGenerator(TwinType.HCP, SCENARIOS[0].brand, TARGET)
     generator.train(training, target_col=TARGET)
     errors = generator.model.predict(held_back) - held_back[TARGET].to_numpy(dtype=float)
-    return [_delays(story, held_back, errors, generator.model.card.baseline, orders) for story in STORIES]
+    return [_delays(scenario, held_back, errors, generator.model.card.baseline, orders) for scenario in SCENARIOS]
 
 
-def _delays(story: Story, held_back: pd.DataFrame, errors: npt.NDArray[np.float64], baseline: Baseline, orders: int) -> Delays:
+def _delays(
+    scenario: Scenario, held_back: pd.DataFrame, errors: npt.NDArray[np.float64], baseline: Baseline, orders: int
+) -> Delays:
     rng, change = np.random.default_rng(SEED), np.zeros(len(errors))
-    for row, amount in story.change(held_back).items():
+    for row, amount in scenario.change(held_back).items():
         change[row] = amount
-    quiet, after = (WHOLE.quiet, SHIFTED_LONG) if story.level else (0, LONG)
+    quiet, after = (WHOLE.quiet, SHIFTED_LONG) if scenario.level else (0, LONG)
     delays = []
     for _ in range(orders):
         order = rng.permutation(len(errors))[: quiet + after]
@@ -307,16 +309,16 @@ def _delays(story: Story, held_back: pd.DataFrame, errors: npt.NDArray[np.float6
     return Delays(*(np.array(delays).T - quiet))
 
 
-def _order_figure(story: Story, delays: Delays, orders: int) -> Figure:
-    if not story.level:
-        return Figure(f"{orders} orders, {story.title}: share with a retrain event", _share(delays.retrain), at_most=0.03)
+def _order_figure(scenario: Scenario, delays: Delays, orders: int) -> Figure:
+    if not scenario.level:
+        return Figure(f"{orders} orders, {scenario.title}: share with a retrain event", _share(delays.retrain), at_most=0.03)
     median = float(np.quantile(delays.retrain, 0.5, method="higher"))
-    return Figure(f"{orders} orders, {story.title}: outcomes until a retrain event, median", median, form=".0f")
+    return Figure(f"{orders} orders, {scenario.title}: outcomes until a retrain event, median", median, form=".0f")
 
 
-def _shuffled_row(story: Story, delays: Delays) -> tuple[str, ...]:
+def _shuffled_row(scenario: Scenario, delays: Delays) -> tuple[str, ...]:
     cells_of_delays = ((f"{_share(values):.1%}", *(_quantile_text(values, share) for share in (0.5, 0.9))) for values in delays)
-    return (story.title, *(cell for cells in cells_of_delays for cell in cells))
+    return (scenario.title, *(cell for cells in cells_of_delays for cell in cells))
 
 
 def _share(values: npt.NDArray[np.float64]) -> float:
@@ -337,25 +339,25 @@ def _tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     return training, held_back
 
 
-def _run(workers: int, lengths: Lengths) -> tuple[list[LineHistory], int]:
-    """The three stories at the same time on a new stack, and the number of mismatches of ``verify`` at the end."""
+def _run(workers: int, lengths: Lengths) -> tuple[list[LineHiscenario], int]:
+    """The three scenarios at the same time on a new stack, and the number of mismatches of ``verify`` at the end."""
     training, held_back = _tables()
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prescribers-")))
         base_settings = Settings(home=home, web_port=free_port(in_a_row=len(ROLES))).model_copy(update=DEMO_SETTINGS)
         settings = stack.enter_context(local_stack(home / "stack", base_settings, _report_progress))
         asyncio.run(prepare(settings))
-        histories = [LineHistory(story, _first_model(settings, training, story)) for story in STORIES]
+        hiscenarios = [LineHiscenario(scenario, _first_model(settings, training, scenario)) for scenario in SCENARIOS]
         survivor = stack.enter_context(Workers(ROLES, settings, log_folder=home / "logs"))
         victim = _second_worker(stack, settings, home) if workers > 1 else None
         for worker in filter(None, (survivor, victim)):
             worker.wait_ready(SETTLE_S)
-        asyncio.run(_stream(settings, histories, held_back, victim, lengths))
+        asyncio.run(_stream(settings, hiscenarios, held_back, victim, lengths))
         mismatches = asyncio.run(verify(settings)).mismatches
         for mismatch in mismatches:
             _report_progress(mismatch)
         survivor.check()
-        return histories, len(mismatches)
+        return hiscenarios, len(mismatches)
 
 
 def _second_worker(stack: ExitStack, settings: Settings, home: Path) -> Workers:
@@ -363,69 +365,69 @@ def _second_worker(stack: ExitStack, settings: Settings, home: Path) -> Workers:
     return stack.enter_context(Workers(ROLES, own, log_folder=home / "second" / "logs"))
 
 
-def _first_model(settings: Settings, training: pd.DataFrame, story: Story) -> ModelCard:
-    return asyncio.run(train_model(settings, training, TwinType.HCP, story.brand, TARGET, TABLE.name)).card
+def _first_model(settings: Settings, training: pd.DataFrame, scenario: Scenario) -> ModelCard:
+    return asyncio.run(train_model(settings, training, TwinType.HCP, scenario.brand, TARGET, TABLE.name)).card
 
 
 @dataclass(frozen=True)
 class _StreamRunner:
-    """Streams the outcomes of all stories.
+    """Streams the outcomes of all scenarios.
 
     Attributes:
-        victim: worker that is killed when the shift of the last story begins.
+        victim: worker that is killed when the shift of the last scenario begins.
     """
 
     client: TwinClient
     pool: Pool
-    histories: Sequence[LineHistory]
+    hiscenarios: Sequence[LineHiscenario]
     held_back: pd.DataFrame
     victim: Workers | None
     lengths: Lengths
 
-    async def run(self, history: LineHistory) -> None:
+    async def run(self, hiscenario: LineHiscenario) -> None:
         """Publish a line's outcomes: unchanged ones, shifted ones until a promotion, and some more after it."""
-        rows, change = OutcomeRows(self.held_back, history.story.line, uuid4()), history.story.change(self.held_back)
-        await self._send(rows, history, {}, self.lengths.quiet)
-        history.shifted_from = datetime.now(UTC)
-        if self.victim is not None and history is self.histories[-1]:
+        rows, change = OutcomeRows(self.held_back, hiscenario.scenario.line, uuid4()), hiscenario.scenario.change(self.held_back)
+        await self._send(rows, hiscenario, {}, self.lengths.quiet)
+        hiscenario.shifted_from = datetime.now(UTC)
+        if self.victim is not None and hiscenario is self.hiscenarios[-1]:
             await asyncio.to_thread(_kill, self.victim)
-        while not await self._is_over(rows, history):
+        while not await self._is_over(rows, hiscenario):
             rate = RATE if rows.position < self.lengths.quiet + self.lengths.shifted else DRIP
-            await self._send(rows, history, change, round(rate), rate)
-        champion = await Ledger(self.pool).champion(history.story.line)
-        _report_progress(f"{history.story.title}: {rows.position:,} outcomes until champion {champion}")
-        await self._send(rows, history, change, self.lengths.after)
+            await self._send(rows, hiscenario, change, round(rate), rate)
+        champion = await Ledger(self.pool).champion(hiscenario.scenario.line)
+        _report_progress(f"{hiscenario.scenario.title}: {rows.position:,} outcomes until champion {champion}")
+        await self._send(rows, hiscenario, change, self.lengths.after)
 
-    async def _is_over(self, rows: OutcomeRows, history: LineHistory) -> bool:
+    async def _is_over(self, rows: OutcomeRows, hiscenario: LineHiscenario) -> bool:
         """Whether a successor is champion, or the physicians are nearly used up; without a shift, after twice the quiet time."""
-        if not history.story.level:
+        if not hiscenario.scenario.level:
             return rows.position >= 2 * self.lengths.quiet
-        promoted = await Ledger(self.pool).champion(history.story.line) != history.first.model_id
+        promoted = await Ledger(self.pool).champion(hiscenario.scenario.line) != hiscenario.first.model_id
         return promoted or rows.position + round(RATE) + self.lengths.after > len(self.held_back)
 
     async def _send(
-        self, rows: OutcomeRows, history: LineHistory, change: Mapping[int, float], count: int, rate: float = RATE
+        self, rows: OutcomeRows, hiscenario: LineHiscenario, change: Mapping[int, float], count: int, rate: float = RATE
     ) -> None:
         async for batch in paced_batches(rows, rate, change, count):
-            history.published += await self.client.publish_outcomes(batch)
+            hiscenario.published += await self.client.publish_outcomes(batch)
             while await self._in_flight() > AHEAD:  # noqa: ASYNC110  # other processes ingest
                 await asyncio.sleep(0.1)
 
     async def _in_flight(self) -> int:
-        return sum(history.published for history in self.histories) - await _ingested(self.pool)
+        return sum(hiscenario.published for hiscenario in self.hiscenarios) - await _ingested(self.pool)
 
 
 async def _stream(
-    settings: Settings, histories: Sequence[LineHistory], held_back: pd.DataFrame, victim: Workers | None, lengths: Lengths
+    settings: Settings, hiscenarios: Sequence[LineHiscenario], held_back: pd.DataFrame, victim: Workers | None, lengths: Lengths
 ) -> None:
     pool = await open_pool(settings)
     try:
         async with TwinClient(settings, name="prescribers") as client:
-            runner = _StreamRunner(client, pool, histories, held_back, victim, lengths)
-            await asyncio.gather(*map(runner.run, histories))
-        await _wait_until_settled(pool, sum(history.published for history in histories))
-        for history in histories:
-            await _load_history(pool, history)
+            runner = _StreamRunner(client, pool, hiscenarios, held_back, victim, lengths)
+            await asyncio.gather(*map(runner.run, hiscenarios))
+        await _wait_until_settled(pool, sum(hiscenario.published for hiscenario in hiscenarios))
+        for hiscenario in hiscenarios:
+            await _load_hiscenario(pool, hiscenario)
     finally:
         await pool.close()
 
@@ -457,15 +459,15 @@ SELECT model_id, observed_at, error FROM fidelity_tracking WHERE line = $1 AND f
 ORDER BY observed_at, tracked_at, source_offset"""
 
 
-async def _load_history(pool: Pool, history: LineHistory) -> None:
+async def _load_hiscenario(pool: Pool, hiscenario: LineHiscenario) -> None:
     """Load outcomes, retrains, promotions and alarms of a line."""
-    line, ledger = history.story.line, Ledger(pool)
-    history.outcomes = pd.DataFrame(map(dict, await pool.fetch(_OUTCOMES, line)))
-    history.retrains = await list_retrains(pool, line)
-    history.promotions = [event for event in await ledger.history(line) if event.happened == "promoted" and event.retrain_id]
-    history.alarms = int(await pool.fetchval("SELECT count(*) FROM drift_states WHERE line = $1 AND state = 'alarm'", line))
-    if history.promotions and history.promotions[0].retrain_id:
-        history.effect = await promotion_effect(pool, history.promotions[0].retrain_id)
+    line, ledger = hiscenario.scenario.line, Ledger(pool)
+    hiscenario.outcomes = pd.DataFrame(map(dict, await pool.fetch(_OUTCOMES, line)))
+    hiscenario.retrains = await list_retrains(pool, line)
+    hiscenario.promotions = [event for event in await ledger.hiscenario(line) if event.happened == "promoted" and event.retrain_id]
+    hiscenario.alarms = int(await pool.fetchval("SELECT count(*) FROM drift_states WHERE line = $1 AND state = 'alarm'", line))
+    if hiscenario.promotions and hiscenario.promotions[0].retrain_id:
+        hiscenario.effect = await promotion_effect(pool, hiscenario.promotions[0].retrain_id)
 
 
 def _report_progress(line: str) -> None:

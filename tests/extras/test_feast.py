@@ -132,8 +132,8 @@ async def test_the_history_in_postgres_gives_the_same_frame_and_so_the_same_trai
     of_feast = await feature_source(f"feast:{repository}:hcp_features", pool, LINE).joined(outcomes)
     of_history = await feature_source("history", pool, LINE).joined(outcomes)
     pd.testing.assert_frame_equal(plain(of_feast), plain(of_history))
-    one, other = (build_training_table(frame, TwinType.HCP, TARGET) for frame in (of_feast, of_history))
-    assert one.digest() == other.digest()
+    feast_table, history_table = (build_training_table(frame, TwinType.HCP, TARGET) for frame in (of_feast, of_history))
+    assert feast_table.digest() == history_table.digest()
 
 
 async def test_each_source_has_a_name_and_does_not_change_the_outcomes(

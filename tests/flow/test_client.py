@@ -76,12 +76,12 @@ async def test_the_same_event_published_again_is_the_same_message(client, listen
 
 async def test_every_client_that_waits_for_a_simulation_receives_its_answer_and_no_other(client, settings, listener):
     request = make_request()
-    async with TwinClient(settings, name="other") as other:
-        requests = [asyncio.create_task(one_client.request(request)) for one_client in (client, client, other)]
+    async with TwinClient(settings, name="other") as second_client:
+        requests = [asyncio.create_task(waiting_client.request(request)) for waiting_client in (client, client, second_client)]
         unrelated = asyncio.create_task(client.request(make_request(), timeout_s=3.0))
         await listener.records("simulation-requests", 4)
         answer = SimulationAnswer(simulation_id=request.simulation_id, status=AnswerStatus.REJECTED, reason="no")
-        await other.publish(answer)
+        await second_client.publish(answer)
         assert await asyncio.gather(*requests) == [answer] * 3
     with pytest.raises(NoAnswer):
         await unrelated

@@ -117,9 +117,9 @@ async def test_an_operator_lists_shows_corrects_and_replays_and_nothing_counts_t
         await listener.records(DEAD_LETTERS, 2)
 
         listed = await twinstream("dlq", "list", "--json")
-        assert {(each["kind"], each["count"]) for each in listed["counts"]} == {("invalid", 1), ("json", 1)}
+        assert {(row["kind"], row["count"]) for row in listed["counts"]} == {("invalid", 1), ("json", 1)}
         assert "2 refused" not in await twinstream("dlq", "list", "--kind", "champion")
-        (refusal_id,) = [each["refusal_id"] for each in listed["letters"] if each["kind"] == "invalid"]
+        (refusal_id,) = [row["refusal_id"] for row in listed["letters"] if row["kind"] == "invalid"]
         assert json.loads(await twinstream("dlq", "show", refusal_id[:8], "--raw")) == wrong
         assert "actual_value" in await twinstream("dlq", "show", refusal_id[:8])
 
@@ -135,14 +135,14 @@ async def test_an_operator_lists_shows_corrects_and_replays_and_nothing_counts_t
         for fate in ("counted", "duplicate"):
             replay = await twinstream("dlq", "replay", refusal_id, *correction, "--json")
             assert replay["replayed"][0]["replays"][-1]["came_of_it"] == fate
-        (record,) = [each for each in await listener.records(TOPIC, 3) if b"0.1" in each.value][:1]
+        (record,) = [kafka_record for kafka_record in await listener.records(TOPIC, 3) if b"0.1" in kafka_record.value][:1]
 
     assert (record.key, record.headers[0]) == (b"its key", ("trace", b"\xff"))
     assert dict(record.headers)["twin_replay_of"].decode() == refusal_id
     assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 1
     assert await pool.fetchval("SELECT actual_value FROM fidelity_tracking WHERE fate = 'counted'") == 0.1
     waiting = (await twinstream("dlq", "list", "--waiting", "--json"))["letters"]
-    assert [each["kind"] for each in waiting] == ["json"]
+    assert [row["kind"] for row in waiting] == ["json"]
     shown = await twinstream("dlq", "show", refusal_id)
     assert "with actual_value = 0.1, without surprise: counted" in shown
 
@@ -155,7 +155,7 @@ async def test_a_record_that_is_refused_again_has_the_next_attempt_number(servic
         second = (await listener.records(DEAD_LETTERS, 2))[-1]
         await twinstream("dlq", "replay", "--topic", "simulation-requests", "--json")
     assert replay["replayed"][0]["replays"][0]["came_of_it"] == "refused: simulation"
-    assert {dict(each.headers)["twin_attempt"] for each in await listener.records(DEAD_LETTERS, 2)} == {b"1", b"2"}
+    assert {dict(record.headers)["twin_attempt"] for record in await listener.records(DEAD_LETTERS, 2)} == {b"1", b"2"}
     assert second.value == SPACED
 
 

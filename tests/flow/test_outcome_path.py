@@ -72,7 +72,7 @@ async def test_counts_are_exact_while_workers_are_killed_and_others_take_over(
             assert await pool.fetchval("SELECT count(*) FROM refused_records") == values.count(INVALID)
             await until(lambda: dead_letters_published(settings, pool))
 
-        # nobody sends copies of refusals again by itself now
+        # no worker sends copies of refusals again by itself now
         await pool.execute(
             "DELETE FROM fidelity_snapshots WHERE snapshot_id = (SELECT snapshot_id FROM fidelity_snapshots LIMIT 1)"
         )
@@ -119,7 +119,7 @@ async def test_a_topic_that_was_recreated_is_another_incarnation_and_its_outcome
     await publish(settings, [outcome_at(number) for number in range(100)])
     async with service_of("outcomes"):
         await until(lambda: is_ingested(pool, 100))
-    await make_anew(settings, TOPIC)
+    await recreate_topic(settings, TOPIC)
     await publish(settings, [outcome_at(number) for number in range(50, 250)])
 
     async with service_of("outcomes"):
@@ -448,7 +448,7 @@ async def committed_to_end(settings: Settings) -> bool:
         await admin.close()
 
 
-async def make_anew(settings: Settings, topic: str) -> None:
+async def recreate_topic(settings: Settings, topic: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     await admin.start()
     try:

@@ -1,4 +1,4 @@
-"""From alarms to a new champion, on the real Kafka, Postgres and MLflow: one training a cause, whatever dies meanwhile."""
+"""From alarms to a new champion, on the real Kafka, Postgres and MLflow: one training per cause, also when processes are killed."""
 
 from __future__ import annotations
 
@@ -298,9 +298,9 @@ async def test_an_invalid_retrain_event_is_a_dead_letter_and_the_next_one_is_pro
 async def test_the_trainer_publishes_promotions_of_others_and_sets_their_alias(
     service, promoted, champion, pool, listener, registry
 ):
-    other = champion.with_card(champion.card.model_copy(update={"model_id": uuid4()}))
-    other_run = (await asyncio.to_thread(registry.save, other)).mlflow_run_id
-    await asyncio.to_thread(registry.set_champion_alias, LINE, other_run)
+    successor = champion.with_card(champion.card.model_copy(update={"model_id": uuid4()}))
+    successor_run = (await asyncio.to_thread(registry.save, successor)).mlflow_run_id
+    await asyncio.to_thread(registry.set_champion_alias, LINE, successor_run)
     async with service(["trainer"]):
         assert (await listener.events(ModelEvent, 2))[-1] == promoted
         run = (await Ledger(pool).artifact(promoted.champion)).mlflow_run_id

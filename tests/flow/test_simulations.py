@@ -105,9 +105,9 @@ async def test_a_pinned_request_keeps_its_pins_when_champion_and_effects_have_ch
 ):
     request = a_request(seed=3)
     pinned = await services.simulator.pin(request, canonical_digest(request))
-    other = champion.card.model_copy(update={"model_id": uuid4()})
-    await Ledger(pool).register_model(other, "0" * 64)
-    await Ledger(pool).promote(other.line, other.model_id, reason="a model whose files are nowhere")
+    successor = champion.card.model_copy(update={"model_id": uuid4()})
+    await Ledger(pool).register_model(successor, "0" * 64)
+    await Ledger(pool).promote(successor.line, successor.model_id, reason="a model whose files are nowhere")
     async with service(["simulation"]):
         answer = await client.request(request)
     assert answer.status is AnswerStatus.COMPLETED
@@ -118,10 +118,10 @@ async def test_another_body_under_a_known_id_is_rejected_and_changes_nothing(ser
     request = a_request()
     async with service(["simulation"]):
         first = await client.request(request)
-        other = await client.request(request.model_copy(update={"intervention": SPEAKERS}))
+        changed = await client.request(request.model_copy(update={"intervention": SPEAKERS}))
         again = await client.request(request)
-    assert other.status is AnswerStatus.REJECTED
-    assert "other content" in other.reason
+    assert changed.status is AnswerStatus.REJECTED
+    assert "other content" in changed.reason
     assert again == first
 
 

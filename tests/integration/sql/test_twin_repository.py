@@ -124,16 +124,16 @@ async def test_the_realism_report_of_a_filter_is_stored_only_with_populations_of
         n_held_out=400,
     )
     south = hcps(3).model_copy(update={"filters_applied": {"region": ["south"]}})
-    everybody = south.model_copy(update={"population_id": uuid4(), "filters_applied": {}})
+    everyone = south.model_copy(update={"population_id": uuid4(), "filters_applied": {}})
     await repository.save_population(south)
-    await repository.save_population(everybody)
+    await repository.save_population(everyone)
     connection = await connect(database)
     try:
         assert await save_realism(connection, south.model, {"region": "south"}, report) == 1
     finally:
         await connection.close()
     assert (await repository.load_population(south.population_id)).realism == report
-    assert (await repository.load_population(everybody.population_id)).realism == everybody.realism
+    assert (await repository.load_population(everyone.population_id)).realism == everyone.realism
 
 
 async def test_rows_keep_their_order_beyond_one_statement(repository: TwinRepository) -> None:
@@ -325,13 +325,13 @@ async def test_expiry_keeps_the_twins_and_the_recipe_that_an_outcome_refers_to(r
 
 async def test_expiry_keeps_twins_of_another_population(repository: TwinRepository) -> None:
     expired = hcps(10, expires_at=NOW)
-    other = TwinPopulation(
+    unexpired = TwinPopulation(
         population_id=uuid4(), model_id=expired.model_id, name="other", model=expired.model, twins=expired.twins[:2]
     )
-    for saved in (expired, other):
+    for saved in (expired, unexpired):
         await repository.save_population(saved)
     await repository.expire_populations(NOW)
-    assert (await repository.load_population(other.population_id)).twin_ids == other.twin_ids
+    assert (await repository.load_population(unexpired.population_id)).twin_ids == unexpired.twin_ids
 
 
 async def test_a_repository_without_address_names_the_missing_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,5 +347,5 @@ async def test_a_repository_without_argument_reads_the_address_from_the_environm
     saved = hcps(2)
     async with TwinRepository() as repository:
         await repository.save_population(saved)
-    async with TwinRepository(database) as other:
-        assert (await other.load_population(saved.population_id)).twin_ids == saved.twin_ids
+    async with TwinRepository(database) as reader:
+        assert (await reader.load_population(saved.population_id)).twin_ids == saved.twin_ids

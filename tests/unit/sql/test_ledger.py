@@ -209,10 +209,10 @@ async def test_an_older_fence_promotes_nothing(pool: Pool, ledger: Ledger) -> No
 
 async def test_a_retrain_of_a_model_that_is_no_longer_champion_promotes_nothing(pool: Pool, ledger: Ledger) -> None:
     job, challenger = await retraining(pool, await promoted(ledger)), await registered(ledger)
-    other = await promoted(ledger)
-    with pytest.raises(StaleRetrain, match=str(other)):
+    successor = await promoted(ledger)
+    with pytest.raises(StaleRetrain, match=str(successor)):
         await ledger.promote(LINE, challenger, retrain_id=job.retrain_id, fence=job.fence)
-    assert await ledger.champion(LINE) == other
+    assert await ledger.champion(LINE) == successor
     assert (await find_retrain(pool, job.retrain_id)).status == "running"
 
 

@@ -1,4 +1,4 @@
-"""Retrain requests on a real PostgreSQL: one training a cause, one in flight a line, nobody stuck for ever."""
+"""Retrain requests on a real PostgreSQL: one training per cause, one running training per line, and no request that never ends."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ async def test_concurrent_requests_with_one_id_get_the_same_pins(pool: Pool) -> 
     await promoted(pool)
     request = a_request()
     pins = await asyncio.gather(*(pinned(pool, request) for _ in range(6)))
-    assert all(each == pins[0] for each in pins)
+    assert all(row == pins[0] for row in pins)
     assert await pool.fetchval("SELECT count(*) FROM twin_populations") == 1
 
 

@@ -75,5 +75,5 @@ def test_headers_follow_cloud_events_in_binary_mode():
 
 
 def test_equal_events_have_equal_ids_and_different_events_different_ids():
-    first, same, other = (dict(event_headers(make_event(n), "trainer"))["ce_id"] for n in (1, 1, 2))
-    assert first == same != other
+    first, repeated, different = (dict(event_headers(make_event(n), "trainer"))["ce_id"] for n in (1, 1, 2))
+    assert first == repeated != different

@@ -123,11 +123,11 @@ def test_an_interrupted_registration_is_not_found_and_can_be_repeated(registry, 
 
 
 def test_the_alias_moves_from_champion_to_champion(registry, model, artifact):
-    other = registry.save(another(model, "successor"))
+    successor = registry.save(another(model, "successor"))
     registry.set_champion_alias(LINE, artifact.mlflow_run_id)
     assert registry.champion_run(LINE) == artifact.mlflow_run_id
-    registry.set_champion_alias(LINE, other.mlflow_run_id)
-    assert registry.champion_run(LINE) == other.mlflow_run_id
+    registry.set_champion_alias(LINE, successor.mlflow_run_id)
+    assert registry.champion_run(LINE) == successor.mlflow_run_id
     registry.set_champion_alias(LINE, artifact.mlflow_run_id)
     assert registry.champion_run(LINE) == artifact.mlflow_run_id
 
