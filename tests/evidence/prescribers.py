@@ -108,7 +108,7 @@ SCENARIOS = (
 
 
 @dataclass
-class LineHiscenario:
+class LineHistory:
     """The events and outcomes of a scenario's line.
 
     Attributes:
@@ -168,12 +168,12 @@ def measure(quick: bool) -> Part:
     orders, lengths = (ORDERS // 10, QUICK) if quick else (ORDERS, WHOLE)
     shuffled = _shuffled(orders)
     runs = {"one worker": _run(1, lengths)} | ({} if quick else {"two workers, one killed": _run(2, lengths)})
-    rows = [row for name, (hiscenarios, _) in runs.items() for row in _rows(name, hiscenarios)]
+    rows = [row for name, (histories, _) in runs.items() for row in _rows(name, histories)]
     return Part(
         title="On real prescribers a shift is detected and repaired by one retrain, and without a shift there is no alarm",
         sentences=_sentences(orders, lengths.quiet),
         figures=(
-            *(figure for name, (hiscenarios, n_mismatches) in runs.items() for figure in _figures(name, hiscenarios, n_mismatches)),
+            *(figure for name, (histories, n_mismatches) in runs.items() for figure in _figures(name, histories, n_mismatches)),
             *(_order_figure(scenario, delays, orders) for scenario, delays in zip(SCENARIOS, shuffled, strict=True)),
         ),
         tables=(
@@ -192,7 +192,7 @@ def measure(quick: bool) -> Part:
                 tuple(map(_shuffled_row, SCENARIOS, shuffled)),
             ),
         ),
-        plots=tuple(_plot(name, hiscenario) for name, (hiscenarios, _) in runs.items() for hiscenario in hiscenarios),
+        plots=tuple(_plot(name, history) for name, (histories, _) in runs.items() for history in histories),
     )
 
 
@@ -212,46 +212,46 @@ share one model and its baseline; the engine's detector and rule evaluate cells 
     return tuple(text.splitlines())
 
 
-def _figures(name: str, hiscenarios: Sequence[LineHiscenario], n_mismatches: int) -> Iterator[Figure]:
-    for hiscenario in hiscenarios:
-        what = f"{name}, {hiscenario.scenario.title}:"
-        if not hiscenario.scenario.level:
-            yield Figure(f"{what} alarms", hiscenario.alarms, at_most=0, form=".0f")
-            yield Figure(f"{what} retrain events", len(hiscenario.retrains), at_most=0, form=".0f")
+def _figures(name: str, histories: Sequence[LineHistory], n_mismatches: int) -> Iterator[Figure]:
+    for history in histories:
+        what = f"{name}, {history.scenario.title}:"
+        if not history.scenario.level:
+            yield Figure(f"{what} alarms", history.alarms, at_most=0, form=".0f")
+            yield Figure(f"{what} retrain events", len(history.retrains), at_most=0, form=".0f")
             continue
-        yield Figure(f"{what} delay in outcomes", float("nan") if hiscenario.delay is None else hiscenario.delay, form=".0f")
-        yield Figure(f"{what} trainings", hiscenario.trained, at_least=1, at_most=1, form=".0f")
-        yield Figure(f"{what} promotions", len(hiscenario.promotions), at_least=1, at_most=1, form=".0f")
+        yield Figure(f"{what} delay in outcomes", float("nan") if history.delay is None else history.delay, form=".0f")
+        yield Figure(f"{what} trainings", history.trained, at_least=1, at_most=1, form=".0f")
+        yield Figure(f"{what} promotions", len(history.promotions), at_least=1, at_most=1, form=".0f")
         yield Figure(
-            f"{what} MAE of the new champion over that before the shift", hiscenario.back, at_most=BACK_AT_MOST, note=_SCALE_NOTE
+            f"{what} MAE of the new champion over that before the shift", history.back, at_most=BACK_AT_MOST, note=_SCALE_NOTE
         )
     yield Figure(f"{name}: mismatches found by verify", n_mismatches, at_most=0, form=".0f")
 
 
-def _rows(name: str, hiscenarios: Sequence[LineHiscenario]) -> Iterator[tuple[str, ...]]:
-    for hiscenario in hiscenarios:
-        mae = hiscenario.mae
-        ended = ", ".join(request.status for request in hiscenario.retrains) or "–"
+def _rows(name: str, histories: Sequence[LineHistory]) -> Iterator[tuple[str, ...]]:
+    for history in histories:
+        mae = history.mae
+        ended = ", ".join(request.status for request in history.retrains) or "–"
         errors = [f"{mae[part]:.4f}" if part in mae else "–" for part in ("before", "under", "new")]
-        effect = f"{hiscenario.effect.verdict} on {hiscenario.effect.n:,} outcomes" if hiscenario.effect else "–"
+        effect = f"{history.effect.verdict} on {history.effect.n:,} outcomes" if history.effect else "–"
         counts = (
-            f"{hiscenario.published:,}",
-            str(hiscenario.alarms),
-            "–" if hiscenario.delay is None else f"{hiscenario.delay:,}",
-            str(hiscenario.trained),
+            f"{history.published:,}",
+            str(history.alarms),
+            "–" if history.delay is None else f"{history.delay:,}",
+            str(history.trained),
         )
-        yield (f"{name}: {hiscenario.scenario.title}", *counts, ended, *errors, effect)
+        yield (f"{name}: {history.scenario.title}", *counts, ended, *errors, effect)
 
 
-def _plot(name: str, hiscenario: LineHiscenario) -> Plot:
+def _plot(name: str, history: LineHistory) -> Plot:
     """The error over the outcomes of a line, in bins of equal size, with markers of shift, alarm and promotions."""
-    markers = [ValueMarker(hiscenario.count_before(hiscenario.shifted_from), "shift", "warn")] if hiscenario.scenario.level else []
-    markers += [ValueMarker(hiscenario.decided, "alarm", "bad")] if hiscenario.decided is not None else []
-    markers += [ValueMarker(hiscenario.count_before(event.effective_from), "promoted", "good") for event in hiscenario.promotions]
-    base = hiscenario.first.baseline.mae
+    markers = [ValueMarker(history.count_before(history.shifted_from), "shift", "warn")] if history.scenario.level else []
+    markers += [ValueMarker(history.decided, "alarm", "bad")] if history.decided is not None else []
+    markers += [ValueMarker(history.count_before(event.effective_from), "promoted", "good") for event in history.promotions]
+    base = history.first.baseline.mae
     svg = curves_chart(
-        list(_curves(hiscenario)),
-        title=f"{hiscenario.scenario.title}, {name}",
+        list(_curves(history)),
+        title=f"{history.scenario.title}, {name}",
         description=f"Mean absolute error of each {BIN} outcomes with its standard error, coloured by the predicting model.",
         x_label="outcomes of the line",
         x_form=",.0f",
@@ -259,19 +259,19 @@ def _plot(name: str, hiscenario: LineHiscenario) -> Plot:
         markers=markers,
         width=1140,
     )
-    return Plot(f"{name}: {hiscenario.scenario.title}. Mean absolute error of each {BIN} outcomes", svg, wide=True)
+    return Plot(f"{name}: {history.scenario.title}. Mean absolute error of each {BIN} outcomes", svg, wide=True)
 
 
-def _curves(hiscenario: LineHiscenario) -> Iterator[Curve]:
+def _curves(history: LineHistory) -> Iterator[Curve]:
     tones: Sequence[Tone] = ("one", "two", "muted")
-    position = np.arange(len(hiscenario.outcomes))
-    numbered = hiscenario.outcomes.assign(position=position, bin=position // BIN)
+    position = np.arange(len(history.outcomes))
+    numbered = history.outcomes.assign(position=position, bin=position // BIN)
     for number, (model, rows) in enumerate(numbered.groupby("model_id", sort=False)):
         bins = rows.groupby("bin").agg(
             position=("position", "mean"), mae=("error", "mean"), sem=("error", "sem"), n=("error", "size")
         )
         full = bins[bins["n"] >= BIN / 5]
-        label = "first champion" if model == hiscenario.first.model_id else f"successor {str(model)[:8]}"
+        label = "first champion" if model == history.first.model_id else f"successor {str(model)[:8]}"
         columns = (full[name].tolist() for name in ("position", "mae", "sem"))
         yield Curve(label, *columns, tone=tones[number % len(tones)])
 
@@ -339,7 +339,7 @@ def _tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     return training, held_back
 
 
-def _run(workers: int, lengths: Lengths) -> tuple[list[LineHiscenario], int]:
+def _run(workers: int, lengths: Lengths) -> tuple[list[LineHistory], int]:
     """The three scenarios at the same time on a new stack, and the number of mismatches of ``verify`` at the end."""
     training, held_back = _tables()
     with ExitStack() as stack:
@@ -347,17 +347,17 @@ def _run(workers: int, lengths: Lengths) -> tuple[list[LineHiscenario], int]:
         base_settings = Settings(home=home, web_port=free_port(in_a_row=len(ROLES))).model_copy(update=DEMO_SETTINGS)
         settings = stack.enter_context(local_stack(home / "stack", base_settings, _report_progress))
         asyncio.run(prepare(settings))
-        hiscenarios = [LineHiscenario(scenario, _first_model(settings, training, scenario)) for scenario in SCENARIOS]
+        histories = [LineHistory(scenario, _first_model(settings, training, scenario)) for scenario in SCENARIOS]
         survivor = stack.enter_context(Workers(ROLES, settings, log_folder=home / "logs"))
         victim = _second_worker(stack, settings, home) if workers > 1 else None
         for worker in filter(None, (survivor, victim)):
             worker.wait_ready(SETTLE_S)
-        asyncio.run(_stream(settings, hiscenarios, held_back, victim, lengths))
+        asyncio.run(_stream(settings, histories, held_back, victim, lengths))
         mismatches = asyncio.run(verify(settings)).mismatches
         for mismatch in mismatches:
             _report_progress(mismatch)
         survivor.check()
-        return hiscenarios, len(mismatches)
+        return histories, len(mismatches)
 
 
 def _second_worker(stack: ExitStack, settings: Settings, home: Path) -> Workers:
@@ -379,55 +379,55 @@ class _StreamRunner:
 
     client: TwinClient
     pool: Pool
-    hiscenarios: Sequence[LineHiscenario]
+    histories: Sequence[LineHistory]
     held_back: pd.DataFrame
     victim: Workers | None
     lengths: Lengths
 
-    async def run(self, hiscenario: LineHiscenario) -> None:
+    async def run(self, history: LineHistory) -> None:
         """Publish a line's outcomes: unchanged ones, shifted ones until a promotion, and some more after it."""
-        rows, change = OutcomeRows(self.held_back, hiscenario.scenario.line, uuid4()), hiscenario.scenario.change(self.held_back)
-        await self._send(rows, hiscenario, {}, self.lengths.quiet)
-        hiscenario.shifted_from = datetime.now(UTC)
-        if self.victim is not None and hiscenario is self.hiscenarios[-1]:
+        rows, change = OutcomeRows(self.held_back, history.scenario.line, uuid4()), history.scenario.change(self.held_back)
+        await self._send(rows, history, {}, self.lengths.quiet)
+        history.shifted_from = datetime.now(UTC)
+        if self.victim is not None and history is self.histories[-1]:
             await asyncio.to_thread(_kill, self.victim)
-        while not await self._is_over(rows, hiscenario):
+        while not await self._is_over(rows, history):
             rate = RATE if rows.position < self.lengths.quiet + self.lengths.shifted else DRIP
-            await self._send(rows, hiscenario, change, round(rate), rate)
-        champion = await Ledger(self.pool).champion(hiscenario.scenario.line)
-        _report_progress(f"{hiscenario.scenario.title}: {rows.position:,} outcomes until champion {champion}")
-        await self._send(rows, hiscenario, change, self.lengths.after)
+            await self._send(rows, history, change, round(rate), rate)
+        champion = await Ledger(self.pool).champion(history.scenario.line)
+        _report_progress(f"{history.scenario.title}: {rows.position:,} outcomes until champion {champion}")
+        await self._send(rows, history, change, self.lengths.after)
 
-    async def _is_over(self, rows: OutcomeRows, hiscenario: LineHiscenario) -> bool:
+    async def _is_over(self, rows: OutcomeRows, history: LineHistory) -> bool:
         """Whether a successor is champion, or the physicians are nearly used up; without a shift, after twice the quiet time."""
-        if not hiscenario.scenario.level:
+        if not history.scenario.level:
             return rows.position >= 2 * self.lengths.quiet
-        promoted = await Ledger(self.pool).champion(hiscenario.scenario.line) != hiscenario.first.model_id
+        promoted = await Ledger(self.pool).champion(history.scenario.line) != history.first.model_id
         return promoted or rows.position + round(RATE) + self.lengths.after > len(self.held_back)
 
     async def _send(
-        self, rows: OutcomeRows, hiscenario: LineHiscenario, change: Mapping[int, float], count: int, rate: float = RATE
+        self, rows: OutcomeRows, history: LineHistory, change: Mapping[int, float], count: int, rate: float = RATE
     ) -> None:
         async for batch in paced_batches(rows, rate, change, count):
-            hiscenario.published += await self.client.publish_outcomes(batch)
+            history.published += await self.client.publish_outcomes(batch)
             while await self._in_flight() > AHEAD:  # noqa: ASYNC110  # other processes ingest
                 await asyncio.sleep(0.1)
 
     async def _in_flight(self) -> int:
-        return sum(hiscenario.published for hiscenario in self.hiscenarios) - await _ingested(self.pool)
+        return sum(history.published for history in self.histories) - await _ingested(self.pool)
 
 
 async def _stream(
-    settings: Settings, hiscenarios: Sequence[LineHiscenario], held_back: pd.DataFrame, victim: Workers | None, lengths: Lengths
+    settings: Settings, histories: Sequence[LineHistory], held_back: pd.DataFrame, victim: Workers | None, lengths: Lengths
 ) -> None:
     pool = await open_pool(settings)
     try:
         async with TwinClient(settings, name="prescribers") as client:
-            runner = _StreamRunner(client, pool, hiscenarios, held_back, victim, lengths)
-            await asyncio.gather(*map(runner.run, hiscenarios))
-        await _wait_until_settled(pool, sum(hiscenario.published for hiscenario in hiscenarios))
-        for hiscenario in hiscenarios:
-            await _load_hiscenario(pool, hiscenario)
+            runner = _StreamRunner(client, pool, histories, held_back, victim, lengths)
+            await asyncio.gather(*map(runner.run, histories))
+        await _wait_until_settled(pool, sum(history.published for history in histories))
+        for history in histories:
+            await _load_history(pool, history)
     finally:
         await pool.close()
 
@@ -459,15 +459,15 @@ SELECT model_id, observed_at, error FROM fidelity_tracking WHERE line = $1 AND f
 ORDER BY observed_at, tracked_at, source_offset"""
 
 
-async def _load_hiscenario(pool: Pool, hiscenario: LineHiscenario) -> None:
+async def _load_history(pool: Pool, history: LineHistory) -> None:
     """Load outcomes, retrains, promotions and alarms of a line."""
-    line, ledger = hiscenario.scenario.line, Ledger(pool)
-    hiscenario.outcomes = pd.DataFrame(map(dict, await pool.fetch(_OUTCOMES, line)))
-    hiscenario.retrains = await list_retrains(pool, line)
-    hiscenario.promotions = [event for event in await ledger.hiscenario(line) if event.happened == "promoted" and event.retrain_id]
-    hiscenario.alarms = int(await pool.fetchval("SELECT count(*) FROM drift_states WHERE line = $1 AND state = 'alarm'", line))
-    if hiscenario.promotions and hiscenario.promotions[0].retrain_id:
-        hiscenario.effect = await promotion_effect(pool, hiscenario.promotions[0].retrain_id)
+    line, ledger = history.scenario.line, Ledger(pool)
+    history.outcomes = pd.DataFrame(map(dict, await pool.fetch(_OUTCOMES, line)))
+    history.retrains = await list_retrains(pool, line)
+    history.promotions = [event for event in await ledger.history(line) if event.happened == "promoted" and event.retrain_id]
+    history.alarms = int(await pool.fetchval("SELECT count(*) FROM drift_states WHERE line = $1 AND state = 'alarm'", line))
+    if history.promotions and history.promotions[0].retrain_id:
+        history.effect = await promotion_effect(pool, history.promotions[0].retrain_id)
 
 
 def _report_progress(line: str) -> None:
