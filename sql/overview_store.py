@@ -17,12 +17,13 @@ from schemas import ModelCard, ModelEvent
 from schemas.events import SUM_FIELDS
 from sql.database import Database
 from sql.model_card_rows import CARD_COLUMNS, card_from
+from sql.simulation_store import UnknownSimulation
 
 __all__ = [
     "IntervalSums",
     "LineSettings",
     "OverviewCounts",
-    "RefusedRecord",
+    "RefusedSummary",
     "RetrainSummary",
     "SegmentState",
     "SegmentSums",
@@ -267,16 +268,16 @@ async def simulation_started_at(database: Database, simulation_id: UUID) -> date
     """When a simulation was accepted.
 
     Raises:
-        LookupError: when there is no such simulation.
+        UnknownSimulation: when there is no such simulation.
     """
     started_at: datetime | None = await database.fetchval(_STARTED_AT, simulation_id)
     if started_at is None:
-        raise LookupError(f"no simulation {simulation_id} was requested")
+        raise UnknownSimulation(simulation_id)
     return started_at
 
 
 @dataclass(frozen=True)
-class RefusedRecord:
+class RefusedSummary:
     """A record that was refused.
 
     Attributes:
@@ -298,15 +299,15 @@ SELECT refusal_id, topic, partition, source_offset, element, refused_at, kind, r
 FROM refused_records ORDER BY refused_at DESC LIMIT $1"""
 
 
-async def newest_refused_records(database: Database, limit: int) -> list[RefusedRecord]:
+async def newest_refused_records(database: Database, limit: int) -> list[RefusedSummary]:
     """The records that were refused last, newest first."""
     return [_refused_record(row) for row in await database.fetch(_REFUSED_RECORDS, limit)]
 
 
-def _refused_record(row: asyncpg.Record) -> RefusedRecord:
+def _refused_record(row: asyncpg.Record) -> RefusedSummary:
     place = f"{row['topic']}:{row['partition']} @ {row['source_offset']}"
     element = f" [{row['element']}]" if row["element"] else ""
-    return RefusedRecord(row["refusal_id"], place + element, row["refused_at"], row["kind"], row["reason"], row["excerpt"])
+    return RefusedSummary(row["refusal_id"], place + element, row["refused_at"], row["kind"], row["reason"], row["excerpt"])
 
 
 class OverviewCounts(NamedTuple):

@@ -19,6 +19,7 @@ __all__ = [
     "NoChampion",
     "Pins",
     "Recipe",
+    "UnknownSimulation",
     "WrongLine",
     "find_runs",
     "finish",
@@ -67,6 +68,13 @@ class DifferentBody(ValueError):
 
     def __init__(self, simulation_id: UUID) -> None:
         super().__init__(f"simulation {simulation_id} was requested with other content before: give a new request a new id")
+
+
+class UnknownSimulation(LookupError):
+    """There is no simulation with this id."""
+
+    def __init__(self, simulation_id: UUID) -> None:
+        super().__init__(f"there is no simulation {simulation_id}")
 
 
 class NoChampion(LookupError):

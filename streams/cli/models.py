@@ -130,11 +130,11 @@ async def _find_answering_model(pool: Pool, simulation_id: UUID) -> dict[str, An
     """Find the model that answered a simulation, and the event that had made it champion, if one had."""
     from sql.ledger import Ledger
     from sql.overview_store import simulation_started_at
-    from sql.simulation_store import find_runs
+    from sql.simulation_store import UnknownSimulation, find_runs
 
     run = (await find_runs(pool, [simulation_id])).get(simulation_id)
     if run is None:
-        raise LookupError(f"simulation {simulation_id} was never requested")
+        raise UnknownSimulation(simulation_id)
     events = await Ledger(pool).history(run.line) if run.line else []
     promotions = [event for event in events if event.happened in ("promoted", "rolled_back") and event.champion == run.model_id]
     asked_at = await simulation_started_at(pool, simulation_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,13 +21,12 @@ from streams.operations.verify import verify
 from streams.reporting.text import model_facts
 from streams.settings import ROLES, Settings
 from streams.training import ENTITY, ImportedTable, as_training_table, read_table
-from streams.worker.local_stack import local_stack
+from streams.worker.local_stack import Notify, local_stack
 from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers
 
 __all__ = ["DEMO_SETTINGS", "run_demo"]
 
-Notify = Callable[[str], None]
 
 DEMO_SETTINGS = {
     "pane_s": 1.0,

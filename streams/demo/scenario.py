@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,11 +33,11 @@ from streams.demo.stream import OutcomeRows, paced_batches
 from streams.reporting.formatting import count, number, plain_words, share, short_id
 from streams.reporting.overview import LineOverview, Overview, read_overview
 from streams.settings import Settings
+from streams.worker.local_stack import Notify
 from streams.worker.supervisor import Workers
 
 __all__ = ["DemoRun", "Pace", "Stopwatch", "run_scenario"]
 
-Notify = Callable[[str], None]
 
 PROGRESS_S = 3.0
 INGESTION_TIMEOUT_S = 120.0
@@ -256,7 +256,7 @@ def progress_text(run: DemoRun, line: LineOverview) -> str:
         f"  {count(run.published)} outcomes",
         f"MAE {number(metrics.mae)} (baseline {number(scored_model.baseline.mae)})" if metrics.mae is not None else "",
         f"coverage {share(metrics.coverage_95pct)}" if metrics.coverage_95pct is not None else "",
-        f"evidence {share(window.evidence_ratio)} of its limit" if window.evidence_ratio is not None else "",
+        f"evidence {number(window.evidence_ratio, 3)} times its limit" if window.evidence_ratio is not None else "",
         f"drift state {window.state.value}",
     ]
     return ", ".join(part for part in parts if part)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from engine.fidelity import AVERAGE_RUN_LENGTH, Detection, fidelity_metrics
-from schemas import DriftState, FidelityMetrics, ModelCard, ModelEvent, Verdict
+from schemas import DRIFT_RULES, DriftState, FidelityMetrics, ModelCard, ModelEvent, Verdict
 from schemas.fidelity_models import EstimatedFidelity, Labels
 from schemas.twin_types import ALL_ROWS
 from sql import overview_store as store
@@ -17,7 +17,7 @@ from sql.overview_store import (
     IntervalSums,
     LineSettings,
     OverviewCounts,
-    RefusedRecord,
+    RefusedSummary,
     RetrainSummary,
     SegmentState,
     SegmentSums,
@@ -28,6 +28,7 @@ from streams.monitoring import DriftEvaluator, SeriesKey, latest_cohorts, pendin
 
 __all__ = ["HistoryPoint", "LineOverview", "Overview", "SegmentWindow", "SeriesHistory", "read_overview"]
 
+_ERROR_RULES = {rule.name for rule in DRIFT_RULES if rule.metric == "mae"}
 _HISTORY_POINTS = 60
 _HISTORY_WINDOWS = 24
 _MAX_SIMULATIONS, _MAX_REFUSED, _MAX_RETRAINS, _MAX_EVENTS = 12, 12, 6, 40
@@ -55,7 +56,7 @@ class SegmentWindow:
 
     Attributes:
         segment: ``all`` or ``dimension=level``.
-        evidence_ratio: evidence of drift as a fraction of its limit; None where the detector does not run.
+        evidence_ratio: evidence of drift as a multiple of its limit; None where the detector does not run.
         comparison: whether rules and detector agree, as a sentence.
     """
 
@@ -65,6 +66,11 @@ class SegmentWindow:
     evidence_ratio: float | None
     verdicts: tuple[Verdict, ...]
     comparison: str
+
+    @property
+    def error_has_risen(self) -> bool:
+        """Whether the rule on the mean absolute error has fired."""
+        return any(verdict.fired for verdict in self.verdicts if verdict.rule in _ERROR_RULES)
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class Overview:
     at: datetime
     lines: tuple[LineOverview, ...]
     simulations: tuple[SimulationRun, ...]
-    refused: tuple[RefusedRecord, ...]
+    refused: tuple[RefusedSummary, ...]
     counts: OverviewCounts
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from schemas import SimulationAnswer, SimulationResult
 from sql.database import Pool
-from sql.simulation_store import find_runs
+from sql.simulation_store import UnknownSimulation, find_runs
 from streams.registry import MlflowRegistry, ModelLoader
 from streams.settings import Settings
 from streams.simulation.simulator import Simulator
@@ -32,12 +32,12 @@ async def reproduce(settings: Settings, pool: Pool, simulation_id: UUID) -> Repr
     """Compute a completed simulation again, from the model, effects version, population and seed that were pinned for it.
 
     Raises:
-        LookupError: when there is no such simulation.
+        UnknownSimulation: when there is no such simulation.
         ValueError: when it was not completed, so that there is no result to reproduce.
     """
     pins = (await find_runs(pool, [simulation_id])).get(simulation_id)
     if pins is None:
-        raise LookupError(f"there is no simulation {simulation_id}")
+        raise UnknownSimulation(simulation_id)
     if pins.request is None or pins.answer is None or pins.answer.result is None:
         status = "has no answer yet" if pins.answer is None else f"was {pins.answer.status.value}: {pins.answer.reason}"
         raise ValueError(f"simulation {simulation_id} {status}; there is no result to reproduce")
