@@ -121,13 +121,13 @@ class RealismReport(Frozen):
         >>> counts = {"n_synthetic": 2000, "n_held_out": 2000}
         >>> report = RealismReport(auc=0.52, marginal_score=0.99, association_error=0.01, **shares, **counts)
         >>> print(str(report).partition("; ")[2])
-        near copies 5.0 % (5 % is no excess), exact copies 0.0 %, nearer to training rows than to held-out rows 51 %
+        near copies 5.0% (5% is no excess), exact copies 0.0%, nearer to training rows than to held-out rows 51%
         """
         return (
             f"{self.n_synthetic:,} twins compared with {self.n_held_out:,} held-out rows: a classifier separates them with an AUC "
             f"of {self.auc:.3f} (0.5 is chance), similarity of columns {self.marginal_score:.3f}, association error "
-            f"{self.association_error:.4f}; near copies {100 * self.near_copies:.1f} % (5 % is no excess), exact copies "
-            f"{100 * self.exact_copies:.1f} %, nearer to training rows than to held-out rows {100 * self.closer_to_training:.0f} %"
+            f"{self.association_error:.4f}; near copies {self.near_copies:.1%} (5% is no excess), exact copies "
+            f"{self.exact_copies:.1%}, nearer to training rows than to held-out rows {self.closer_to_training:.0%}"
         )
 
 

@@ -98,5 +98,5 @@ def _describe_field(location: tuple[int | str, ...], error_type: str, message: s
 
 
 def _shorten(value: Any) -> str:
-    text = repr(value)
+    text = repr(value).removeprefix("b") if isinstance(value, bytes) else repr(value)
     return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[:_MAX_VALUE_CHARACTERS]}..."

@@ -136,7 +136,7 @@ class Comparison:
             return "; ".join(self.objections)
         where = "" if self.trigger == ALL_ROWS else f" of {self.trigger}"
         mae = self.trigger_difference
-        return f"MAE{where} {mae.challenger:.4g} instead of {mae.champion:.4g} on {self.n} later rows"
+        return f"MAE{where} {mae.challenger:.4g} instead of {mae.champion:.4g} on {self.n:,} later rows"
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers as plain values, for the ledger and for ``ModelEvent.comparison``."""
@@ -285,9 +285,9 @@ def _missing_rows(comparison: Comparison, min_rows: int) -> tuple[str, ...]:
     """Whether there are too few rows for a decision."""
     n, entities, trigger = comparison.n, comparison.entities, comparison.trigger
     if n < min_rows:
-        return (f"{n} later rows are too few for a decision, {min_rows} are needed",)
+        return (f"{n:,} later rows are too few for a decision, {min_rows:,} are needed",)
     if entities < GATE_ENTITIES:
-        return (f"{n} later rows are of {entities} entities, for a decision {GATE_ENTITIES} are needed",)
+        return (f"{n:,} later rows are of {entities} entities, for a decision {GATE_ENTITIES} are needed",)
     if trigger != ALL_ROWS and trigger not in comparison.segments:
         return (f"segment {trigger} caused the retrain and has too few later rows for a decision, {SEGMENT_ROWS} are needed",)
     return ()
@@ -303,7 +303,7 @@ def _worse_metrics(comparison: Comparison) -> tuple[str, ...]:
         f"MAE{where} {_pair_text(trigger_mae)}: not significantly better": not trigger_mae.is_lower(),
         f"MAE of all rows {_pair_text(mae)}: significantly worse": trigger != ALL_ROWS and mae.is_higher(),
         f"correlation {_pair_text(correlation)}: significantly worse": correlation.is_lower() or _became_constant(correlation),
-        f"coverage {_pair_text(coverage)}: significantly worse": coverage.is_lower() and _undercovers(comparison),
+        f"coverage {_share_pair_text(coverage)}: significantly worse": coverage.is_lower() and _undercovers(comparison),
         **{
             f"MAE of {name} {_pair_text(difference)}: significantly worse by more than {SEGMENT_MARGIN:.0%}": difference.is_higher(
                 _LEVEL / len(others), SEGMENT_MARGIN
@@ -330,4 +330,10 @@ def _undercovers(comparison: Comparison) -> bool:
 def _pair_text(metric: Difference) -> str:
     challenger, champion = ("not defined" if value is None else f"{value:.4g}" for value in (metric.challenger, metric.champion))
     error = "" if metric.standard_error is None else f" (standard error of the difference {metric.standard_error:.2g})"
+    return f"{challenger} against {champion}{error}"
+
+
+def _share_pair_text(metric: Difference) -> str:
+    challenger, champion = ("not defined" if value is None else f"{value:.1%}" for value in (metric.challenger, metric.champion))
+    error = "" if metric.standard_error is None else f" (standard error of the difference {100 * metric.standard_error:.2g}%)"
     return f"{challenger} against {champion}{error}"

@@ -13,7 +13,7 @@ from sql.overview_store import RetrainSummary
 from streams.demo.scenario import DemoRun
 from streams.operations.verify import VerificationReport
 from streams.reporting.charts import EventMarker
-from streams.reporting.formatting import count, number, plain_words, share, signed_share, standard_error
+from streams.reporting.formatting import count, labelled, number, one_decimal, plain_words, share, signed_share, standard_error
 from streams.reporting.overview import HistoryPoint, LineOverview, SeriesHistory
 from streams.reporting.text import model_facts
 from streams.training import ImportedTable
@@ -22,6 +22,7 @@ from streams.web.dashboard import render_report
 __all__ = ["DemoReport", "make_report"]
 
 PAGE = "report.html"
+_LABEL_WIDTH = 12
 
 _BEFORE_SHIFT, _UNDER_SHIFT, _NEW_MODEL = "first model before the shift", "first model under the shift", "new model under the shift"
 
@@ -86,10 +87,10 @@ class DemoReport:
             "stream": self._stream_lines(),
             "fidelity": [f"{name}: {fidelity_text(metrics)}" for name, metrics in self.fidelity.items()],
             "verification": self.verification.format_text().splitlines(),
-            "seconds": [f"{seconds:6.1f}  {step}" for step, seconds in self.seconds.items()],
+            "seconds": [f"{one_decimal(seconds):>6}  {step}" for step, seconds in self.seconds.items()],
             "next": self._next_steps(),
         }
-        lines = [line for name, section in sections.items() for line in _labelled(name, section)]
+        lines = [line for name, section in sections.items() for line in labelled(name, section, _LABEL_WIDTH)]
         return "\n".join(["", f"DEMONSTRATION {'SUCCEEDED' if self.succeeded else 'FAILED'}", *lines])
 
     def _unused_features(self) -> list[str]:
@@ -190,11 +191,6 @@ def _detection_delay(run: DemoRun, retrain: RetrainSummary | None) -> int | None
         return None
     window_end = datetime.fromisoformat(retrain.evidence["window_end"])
     return max(0, round((window_end - run.shifted_from).total_seconds() * run.rate))
-
-
-def _labelled(label: str, lines: Sequence[str]) -> list[str]:
-    """Lines under each other, the label before the first."""
-    return [f"  {label if index == 0 else '':<12} {line}" for index, line in enumerate(lines)]
 
 
 def answer_text(answer: SimulationAnswer) -> str:

@@ -229,7 +229,7 @@ def early_retrain_event(line: str, series: SeriesKey, estimate: EstimatedFidelit
         requested_at=at,
         cause="drift",
         reason=(
-            f"estimated before outcomes arrive: expected mae {estimate.mae:.4g}, {estimate.baseline_mae:.4g} at the baseline; "
+            f"estimated before outcomes arrive: expected MAE {estimate.mae:.4g}, {estimate.baseline_mae:.4g} at the baseline; "
             f"moved inputs: {', '.join(estimate.moved)}"
         ),
         evidence={"segment": series.segment, "estimated": estimate.model_dump(mode="json")},
@@ -238,8 +238,12 @@ def early_retrain_event(line: str, series: SeriesKey, estimate: EstimatedFidelit
 
 def _reason(assessment: DriftAssessment) -> str:
     fired = [verdict.reason for verdict in assessment.verdicts if verdict.fired]
-    evidence = [] if assessment.evidence is None else [f"evidence is {assessment.evidence:.3g} of its limit"]
-    return "; ".join([*(fired or [f"{assessment.metrics.n} outcomes, no rule fired"]), *evidence, assessment.comparison])
+    evidence = [] if assessment.evidence is None else [f"the evidence is {_multiple_text(assessment.evidence)} times its limit"]
+    return "; ".join([*(fired or [f"{assessment.metrics.n:,} outcomes, no rule fired"]), *evidence, assessment.comparison])
+
+
+def _multiple_text(ratio: float) -> str:
+    return f"{ratio:.3g}" if ratio < 999.5 else f"{ratio:,.0f}"
 
 
 def _evidence(series: SeriesKey, assessment: DriftAssessment) -> dict[str, Any]:

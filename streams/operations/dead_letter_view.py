@@ -17,6 +17,7 @@ from sql.dead_letter_store import PastReplay, RefusedRecord, replay_history
 from streams.kafka.dead_letters import refusal_attempt
 from streams.kafka.topics import topic_of
 from streams.operations.corrections import json_object
+from streams.reporting.formatting import moment
 
 __all__ = ["DeadLetter", "await_replay_results", "load_dead_letters"]
 
@@ -65,7 +66,7 @@ class DeadLetter(NamedTuple):
         """All fields of the dead letter, one a line, the value last."""
         refused, source = self.refused, self.refused.source
         element = f", element {refused.element} of its array" if refused.element else ""
-        position = f"{source.topic}, partition {source.partition}, offset {refused.offset}{element}, at {refused.at.isoformat()}"
+        position = f"{source.topic}, partition {source.partition}, offset {refused.offset}{element}, at {moment(refused.at)} UTC"
         fields = [
             ("refusal", str(refused.refusal_id)),
             ("received", position),
@@ -110,7 +111,7 @@ def _replay_dict(replay: PastReplay) -> dict[str, Any]:
 def _replay_text(replay: PastReplay) -> str:
     change = f" with {replay.change}" if replay.change else ""
     result = replay.result or "no result stored yet"
-    return f"{replay.replayed_at.isoformat()} by {replay.by} as {replay.topic}:{replay.partition}:{replay.offset}{change}: {result}"
+    return f"{moment(replay.replayed_at)} UTC by {replay.by} as {replay.topic}:{replay.partition}:{replay.offset}{change}: {result}"
 
 
 def _bytes_dict(value: bytes | None) -> dict[str, Any] | None:

@@ -12,6 +12,16 @@ from streams.operations.dead_letter_view import DeadLetter
 
 __all__ = ["PublishedRecord", "ReplayReport"]
 
+_CATEGORY_TEXTS = {
+    "in already": "already stored",
+    "refused, and in since a replay": "refused before, stored since by a replay",
+    "refused, and accepted now": "refused before, accepted now",
+    "left no trace, asked again": "not stored, requested again",
+    "left no trace, told again": "not stored, published again",
+    "pinned, and not answered yet": "stored, not answered yet",
+}
+"""Texts of categories on screen, where they differ from the keys in JSON."""
+
 
 class PublishedRecord(NamedTuple):
     """The original position of a record that was published again, and the reason."""
@@ -66,4 +76,8 @@ class ReplayReport:
 
 
 def _count_lines(counts: Counter[str]) -> list[str]:
-    return [f"{count:>9,}  {category}" for category, count in counts.most_common()]
+    return [f"{count:>9,}  {_category_text(category)}" for category, count in counts.most_common()]
+
+
+def _category_text(category: str) -> str:
+    return _CATEGORY_TEXTS.get(category, category).replace("refused, still: ", "would be refused again: ")

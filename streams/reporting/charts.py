@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 from xml.etree.ElementTree import Element, SubElement
 
@@ -43,6 +43,7 @@ from streams.reporting.chart_svg import (
     set_tooltip,
     to_text,
 )
+from streams.reporting.formatting import moment
 
 __all__ = [
     "CHART_STYLE",
@@ -304,7 +305,7 @@ def _place_event(marker: EventMarker) -> _PlacedMarker:
 
 
 def _utc(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{moment(at)} UTC"
 
 
 def _curve_points(curve: Curve, transform: Callable[[float], float], form: str, x_form: str) -> list[_Point]:

@@ -1,10 +1,12 @@
 """Formats numbers, shares and times for people: one way for the page, the text reports and the command line.
 
-A missing value is an en dash, a negative number has a minus sign, and every time is in UTC.
+Texts are in ASCII, so that a pipe, a script and a terminal of any encoding can read them: a missing value is ``-``, and a negative
+number has a hyphen-minus. The page shows both with :func:`typographic`. Every time is in UTC.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from schemas import line_parts
@@ -14,9 +16,12 @@ __all__ = [
     "change",
     "clock",
     "count",
+    "labelled",
     "line_title",
+    "metric_name",
     "moment",
     "number",
+    "one_decimal",
     "plain_words",
     "share",
     "short_id",
@@ -24,38 +29,40 @@ __all__ = [
     "signed_share",
     "span",
     "standard_error",
+    "standard_error_share",
+    "state_label",
+    "typographic",
 ]
 
-MISSING = "–"
+MISSING = "-"
 
+_METRIC_NAMES = {"mae": "MAE", "rmse": "RMSE", "coverage_95pct": "coverage"}
 _SECONDS_OF_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Format a number with ``digits`` significant digits; from 10,000 on as a whole number with separators.
+    """Format a number with ``digits`` significant digits; larger ones as a whole number with separators.
 
-    >>> number(0.0512345), number(-0.5, 2), number(None), number(12345.6)
-    ('0.05123', '−0.5', '–', '12,346')
+    >>> number(0.0512345), number(-0.5, 2), number(None), number(12345.6), number(1768.35, 3)
+    ('0.05123', '-0.5', '-', '12,346', '1,768')
     """
-    if value is None:
-        return MISSING
-    return _with_minus(f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.{digits}g}")
+    return MISSING if value is None else _significant(value, digits)
 
 
 def signed_number(value: float, digits: int = 4) -> str:
     """Format a difference with its sign.
 
     >>> signed_number(0.125), signed_number(-0.125)
-    ('+0.125', '−0.125')
+    ('+0.125', '-0.125')
     """
-    return _with_minus(f"{value:+.{digits}g}")
+    return _significant(value, digits, sign="+")
 
 
 def count(value: float | None) -> str:
     """Format a count as a whole number with separators.
 
     >>> count(21_600), count(None)
-    ('21,600', '–')
+    ('21,600', '-')
     """
     return MISSING if value is None else f"{value:,.0f}"
 
@@ -73,9 +80,9 @@ def share(value: float | None) -> str:
     """Format a fraction as a percentage.
 
     >>> share(0.951), share(-0.012)
-    ('95.1%', '−1.2%')
+    ('95.1%', '-1.2%')
     """
-    return MISSING if value is None else _with_minus(f"{value:.1%}")
+    return MISSING if value is None else f"{value:.1%}"
 
 
 def signed_share(value: float) -> str:
@@ -84,7 +91,16 @@ def signed_share(value: float) -> str:
     >>> signed_share(0.109)
     '+10.9%'
     """
-    return _with_minus(f"{value:+.1%}")
+    return f"{value:+.1%}"
+
+
+def standard_error_share(value: float | None) -> str:
+    """Format the standard error of a fraction as a percentage with two significant digits.
+
+    >>> standard_error_share(0.001234)
+    '0.12%'
+    """
+    return MISSING if value is None else f"{_significant(100 * value, 2)}%"
 
 
 def change(value: float | None, base: float | None) -> str:
@@ -133,6 +149,15 @@ def span(seconds: float) -> str:
     return f"{seconds / unit_s:g} {unit}"
 
 
+def one_decimal(value: float) -> str:
+    """Format a length of time in the unit of its heading, with one decimal.
+
+    >>> one_decimal(1234.56)
+    '1,234.6'
+    """
+    return f"{value:,.1f}"
+
+
 def line_title(line: str) -> str:
     """Format the name of a model line: its twin type and brand.
 
@@ -158,5 +183,39 @@ def short_id(value: object) -> str:
     return str(value)[:8]
 
 
-def _with_minus(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}")
+def labelled(label: str, lines: Sequence[str], width: int) -> list[str]:
+    """Lines below each other, indented, with a label of so many characters before the first one."""
+    return [f"  {label if index == 0 else '':<{width}} {line}" for index, line in enumerate(lines)]
+
+
+def metric_name(name: str) -> str:
+    """Format the name of a metric.
+
+    >>> metric_name("mae"), metric_name("coverage_95pct"), metric_name("correlation")
+    ('MAE', 'coverage', 'correlation')
+    """
+    return _METRIC_NAMES.get(name) or plain_words(name)
+
+
+def state_label(state: str) -> str:
+    """Format a drift state.
+
+    >>> state_label("alarm"), state_label("insufficient")
+    ('alarm', 'insufficient data')
+    """
+    return "insufficient data" if state == "insufficient" else state
+
+
+def typographic(text: str) -> str:
+    """A formatted number as the page shows it: with a minus sign, and a dash where the value is missing.
+
+    >>> typographic("-0.5") == "\N{MINUS SIGN}0.5", typographic("-") == "\N{EN DASH}"
+    (True, True)
+    """
+    return "\N{EN DASH}" if text == MISSING else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _significant(value: float, digits: int, sign: str = "") -> str:
+    """A number with so many significant digits, without an exponent where it is large."""
+    is_large = abs(float(f"{value:.{digits}g}")) >= min(10**digits, 1000)
+    return f"{value:{sign},.0f}" if is_large else f"{value:{sign}.{digits}g}"

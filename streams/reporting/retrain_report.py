@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,10 +12,21 @@ from sql.database import Database
 from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, promotion_effect
 from sql.retrain_store import RetrainLimits, RetrainRequest, find_retrain, waits_for
-from streams.reporting.formatting import count, moment, number, share, signed_number, standard_error
+from streams.reporting.formatting import (
+    count,
+    labelled,
+    moment,
+    number,
+    share,
+    signed_number,
+    signed_share,
+    standard_error,
+    standard_error_share,
+)
 
 __all__ = ["RetrainReport", "load_retrain_report"]
 
+_LABEL_WIDTH = 10
 _DECISIONS = ("promoted", "suggested", "rejected", "failed")
 _VERDICTS = {"gain": "an improvement", "nothing": "no change beyond noise", "harm": "a deterioration"}
 
@@ -72,7 +84,7 @@ class RetrainReport:
             "effect": self._effect_lines(),
             "retraining": [f"policy {self.policy}" if self.stopped is None else f"policy {self.policy}: {self.stopped.reason}"],
         }
-        lines = [_labelled(name, lines) for name, lines in sections.items() if lines]
+        lines = [line for name, section in sections.items() for line in labelled(name, section, _LABEL_WIDTH)]
         return "\n".join([f"retrain {request.retrain_id} of {request.line}: {request.status}", *lines])
 
     def _decision_lines(self) -> list[str]:
@@ -103,7 +115,7 @@ class RetrainReport:
         preliminary = "" if self.effect.final else " so far"
         return [
             f"{_VERDICTS[self.effect.verdict]}{preliminary}: {self.effect.comparison['reason']}",
-            f"mae {_difference(self.effect.comparison['mae'])}",
+            f"MAE {_difference(self.effect.comparison['mae'])}",
             *rollbacks,
         ]
 
@@ -126,11 +138,6 @@ async def load_retrain_report(database: Database, retrain_id: UUID, limits: Retr
     )
 
 
-def _labelled(label: str, lines: list[str]) -> str:
-    """Lines under each other, the label before the first."""
-    return "\n".join(f"  {label if number == 0 else '':<10} {line}" for number, line in enumerate(lines))
-
-
 def _metrics(evidence: dict[str, Any], incumbent: ModelCard) -> list[str]:
     metrics, baseline = evidence.get("metrics"), incumbent.baseline
     if not metrics:
@@ -145,30 +152,31 @@ def _metrics(evidence: dict[str, Any], incumbent: ModelCard) -> list[str]:
         ),
         (
             f"{count(metrics.get('n', 0))} outcomes of segment {evidence.get('segment', 'all')} "
-            f"from {evidence.get('window_start', '–')} to {evidence.get('window_end', '–')}"
+            f"from {_stored_moment(evidence.get('window_start'))} to {_stored_moment(evidence.get('window_end'))}"
         ),
     ]
 
 
 def _rules(evidence: dict[str, Any]) -> list[str]:
     return [
-        f"{'fired' if verdict['fired'] else 'silent'} {verdict['rule']}: {verdict['reason']}"
+        f"{'fired' if verdict['fired'] else 'not fired'} {verdict['rule']}: {verdict['reason']}"
         for verdict in evidence.get("verdicts", [])
     ]
 
 
 def _detector(evidence: dict[str, Any]) -> list[str]:
     ratio = evidence.get("evidence_ratio")
-    lines = [] if ratio is None else [f"{share(ratio)} of the limit, over every outcome since the promotion of the model"]
-    return [*lines, *filter(None, [evidence.get("comparison")])]
+    text = f"the evidence is {number(ratio, 3)} times its limit, over every outcome since the promotion of the model"
+    return [*([] if ratio is None else [text]), *filter(None, [evidence.get("comparison")])]
 
 
 def _training_rows(learned: dict[str, Any]) -> list[str]:
     if not learned:
         return []
+    since, until = _stored_moment(learned["since"]), _stored_moment(learned["until"])
     return [
         (
-            f"{count(learned['rows'])} outcomes since the estimated change, observed {learned['since']} to {learned['until']}, "
+            f"{count(learned['rows'])} outcomes since the estimated change, observed {since} to {until}, "
             f"and {count(learned['history_rows'])} rows from before it"
         )
     ]
@@ -179,10 +187,17 @@ def _gate(comparison: dict[str, Any]) -> list[str]:
         return []
     n, entities, n_effective = (count(comparison[name]) for name in ("n", "entities", "n_effective"))
     return [
-        f"on {n} later rows of {entities} entities (worth {n_effective} independent rows), challenger against champion:",
-        *(f"{name} {_difference(comparison[name])}" for name in ("mae", "correlation", "coverage")),
-        *(f"mae of {segment} {_difference(difference)}" for segment, difference in comparison["segments"].items()),
+        f"on {n} later rows of {entities} entities (effective sample size {n_effective}), challenger against champion:",
+        f"MAE {_difference(comparison['mae'])}",
+        f"correlation {_difference(comparison['correlation'])}",
+        f"coverage {_share_difference(comparison['coverage'])}",
+        *(f"MAE of {segment} {_difference(difference)}" for segment, difference in comparison["segments"].items()),
     ]
+
+
+def _stored_moment(text: str | None) -> str:
+    """A time of a stored JSON object."""
+    return moment(None if text is None else datetime.fromisoformat(text))
 
 
 def _difference(difference: dict[str, Any]) -> str:
@@ -190,3 +205,10 @@ def _difference(difference: dict[str, Any]) -> str:
     if difference["standard_error"] is None:
         return pair
     return f"{pair}, difference {signed_number(difference['difference'])} ± {standard_error(difference['standard_error'])}"
+
+
+def _share_difference(difference: dict[str, Any]) -> str:
+    pair = f"{share(difference['challenger'])} against {share(difference['champion'])}"
+    if difference["standard_error"] is None:
+        return pair
+    return f"{pair}, difference {signed_share(difference['difference'])} ± {standard_error_share(difference['standard_error'])}"

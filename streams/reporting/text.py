@@ -9,7 +9,18 @@ from engine.fidelity import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import Alternative, BestChoice, SimulationResult
 from streams.monitoring import level_weights
-from streams.reporting.formatting import count, moment, number, plain_words, share, signed_share, span, standard_error
+from streams.reporting.formatting import (
+    count,
+    metric_name,
+    moment,
+    number,
+    one_decimal,
+    plain_words,
+    share,
+    signed_share,
+    span,
+    standard_error,
+)
 from streams.reporting.overview import LineOverview, SegmentWindow
 
 __all__ = [
@@ -166,18 +177,15 @@ def _aligned(cells: tuple[str, ...]) -> str:
     return f"  {segment:<32}{''.join(aligned)}  {state}"
 
 
-_METRIC_NAMES = {"rmse": "RMSE", "bias": "bias", "correlation": "correlation", "coverage_95pct": "coverage"}
-
-
 def _precision(metrics: FidelityMetrics) -> list[str]:
     """Standard errors and 95 % intervals of the metrics of all outcomes; the standard error of the MAE is in the table."""
     errors = [
-        f"{_METRIC_NAMES[name]} ± {standard_error(metrics.standard_errors[name])}"
+        f"{metric_name(name)} ± {standard_error(metrics.standard_errors[name])}"
         for name in ("rmse", "bias")
         if name in metrics.standard_errors
     ]
     intervals = [
-        f"{_METRIC_NAMES[name]} {_format_of(name)(lower)} to {_format_of(name)(upper)} at 95%"
+        f"{metric_name(name)} {_format_of(name)(lower)} to {_format_of(name)(upper)} at 95%"
         for name, (lower, upper) in metrics.intervals.items()
     ]
     return [f"  all: {', '.join([*errors, *intervals])}"] if errors or intervals else []
@@ -190,7 +198,8 @@ def _format_of(metric: str) -> Callable[[float], str]:
 def _effective_n(metrics: FidelityMetrics) -> list[str]:
     if metrics.n_effective is None:
         return []
-    return [f"  {count(metrics.n)} outcomes are worth {count(metrics.n_effective)} independent ones, as segments share errors"]
+    sample_size = f"effective sample size {count(metrics.n_effective)}, as outcomes of one segment share errors"
+    return [f"  {count(metrics.n)} outcomes, {sample_size}"]
 
 
 def weighted_error(line: LineOverview, dimension: str) -> tuple[float, float] | None:
@@ -221,8 +230,9 @@ def _estimate(line: LineOverview) -> list[str]:
 
 def _pending(line: LineOverview) -> list[str]:
     return [
-        f"  simulation {simulation_id}, {labels.age_s / 86_400:.1f} days old: {share(labels.share)} of the outcomes arrived, "
-        f"{count(labels.pending)} pending, {count(labels.expired)} expired, {count(labels.missing)} missing for good"
+        f"  simulation {simulation_id}, {one_decimal(labels.age_s / 86_400)} days old: "
+        f"{share(labels.share)} of the outcomes arrived, {count(labels.pending)} pending, "
+        f"{count(labels.expired)} expired, {count(labels.missing)} missing"
         for simulation_id, labels in line.pending.items()
     ]
 

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from schemas import TWIN_TYPES, TwinType
-from schemas.base import require_one_of
 
 __all__ = ["ImportedTable", "as_training_table", "read_table", "write_table"]
 
@@ -94,7 +93,8 @@ def as_training_table(table: pd.DataFrame, twin_type: TwinType, target: str | No
 def _any_table(table: pd.DataFrame, twin_type: TwinType, target: str | None) -> ImportedTable:
     entry = TWIN_TYPES[twin_type]
     target_name = entry.target(target).name
-    require_one_of("target column: the table", target_name, map(str, table.columns))
+    if target_name not in table:
+        raise ValueError(f"the table has no column {target_name!r}, the target: its columns are {', '.join(map(str, table))}")
     if not any(name in table for name in entry.by_name):
         raise ValueError(f"no column is a feature of {twin_type} twins: expected some of {', '.join(entry.by_name)}")
     return ImportedTable(_with_entity_ids(table), target_name, "table of features", _left_out(twin_type, table))

@@ -93,4 +93,4 @@ def _verdict(mae: Difference) -> Literal["gain", "nothing", "harm"]:
 
 def _reason(comparison: Comparison) -> str:
     mae = comparison.mae
-    return f"MAE {mae.challenger:.4g} where its predecessor had {mae.champion:.4g} on the same {comparison.n} outcomes after it"
+    return f"MAE {mae.challenger:.4g} where its predecessor had {mae.champion:.4g} on the same {comparison.n:,} outcomes after it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from streams.reporting import formatting
 from streams.reporting.charts import CHART_STYLE, EventMarker
 from streams.reporting.overview import Overview, read_overview
 from streams.settings import ROLES, Settings
-from streams.web.dashboard_charts import line_charts, simulations_chart, state_label, status_tone
+from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone
 from streams.web.health import serve_app
 
 __all__ = ["dashboard_app", "render_dashboard", "render_report", "serve_dashboard"]
@@ -103,28 +103,37 @@ def _templates() -> Environment:
     environment.filters |= {
         "ago": formatting.ago,
         "clock": formatting.clock,
-        "count": formatting.count,
+        "count": _typographic(formatting.count),
         "differences": differences,
         "facts": facts,
         "moment": formatting.moment,
-        "number": formatting.number,
+        "number": _typographic(formatting.number),
+        "one_decimal": formatting.one_decimal,
         "plain": formatting.plain_words,
-        "share": formatting.share,
+        "share": _typographic(formatting.share),
         "short": formatting.short_id,
+        "signed_number": _typographic(formatting.signed_number),
+        "signed_share": _typographic(formatting.signed_share),
         "span": formatting.span,
-        "state": state_label,
-        "standard_error": formatting.standard_error,
+        "standard_error": _typographic(formatting.standard_error),
+        "standard_error_share": _typographic(formatting.standard_error_share),
+        "state": formatting.state_label,
         "title": formatting.line_title,
         "tone": status_tone,
     }
-    environment.globals |= {"change": formatting.change, "signed_number": formatting.signed_number}
+    environment.globals |= {"change": _typographic(formatting.change)}
     return environment
+
+
+def _typographic(format_value: Callable[..., str]) -> Callable[..., str]:
+    """A format whose texts have a minus sign and a dash."""
+    return lambda *arguments: formatting.typographic(format_value(*arguments))
 
 
 def differences(comparison: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The metrics of champion and challenger in a comparison of the gate, by label; segments after the metrics of all rows."""
-    metrics = [(name, value) for name, value in comparison.items() if _is_difference(value)]
-    segments = [(f"mae of {segment}", value) for segment, value in comparison.get("segments", {}).items() if _is_difference(value)]
+    metrics = [(formatting.metric_name(name), value) for name, value in comparison.items() if _is_difference(value)]
+    segments = [(f"MAE of {segment}", value) for segment, value in comparison.get("segments", {}).items() if _is_difference(value)]
     return metrics + segments
 
 
@@ -134,14 +143,14 @@ def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     Lists of objects, long lists and the metrics of :func:`differences` are left out.
 
     >>> facts({"challenger_mae": 0.05, "metrics": {"n": 4000}})
-    [('challenger mae', '0.05'), ('metrics, n', '4000')]
+    [('challenger MAE', '0.05'), ('metrics, n', '4,000')]
     """
     return list(_facts(values, ""))
 
 
 def _facts(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
-        label = formatting.plain_words(f"{path}{name}")
+        label = path + " ".join(map(formatting.metric_name, name.split("_")))
         if isinstance(value, Mapping) and not _is_difference(value):
             yield from _facts(value, f"{label}, ")
         elif _is_plain(value):
@@ -161,4 +170,4 @@ def _is_plain(value: Any) -> bool:
 def _fact_text(value: bool | float | str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return value if isinstance(value, str) else formatting.number(value)
+    return value if isinstance(value, str) else formatting.typographic(formatting.number(value))

@@ -21,7 +21,7 @@ from streams.reporting.charts import (
 from streams.reporting.formatting import count, line_title, moment, plain_words, short_id
 from streams.reporting.overview import LineOverview
 
-__all__ = ["line_charts", "simulations_chart", "state_label", "status_tone"]
+__all__ = ["line_charts", "simulations_chart", "status_tone"]
 
 _FULL_WIDTH, _HALF_WIDTH = 1140, 570  # pixels, as wide as the dashboard shows them on a desktop screen
 
@@ -32,7 +32,6 @@ _STATE_TONES: dict[str, Tone] = {
     DriftState.SUPPRESSED: "muted",
     DriftState.INSUFFICIENT: "muted",
 }
-_STATE_LABELS = {"alarm": "drift alarm", "suppressed": "alarms suppressed", "insufficient": "insufficient data"}
 _STATUS_TONES: dict[str, Tone] = {
     "promoted": "good",
     "completed": "good",
@@ -67,11 +66,6 @@ _EVENT_LABELS = {
 def status_tone(status: str) -> Tone:
     """The tone of a drift state, an event of the ledger, a status or a recommendation; ``muted`` for any other word."""
     return _STATE_TONES.get(status) or _STATUS_TONES.get(status, "muted")
-
-
-def state_label(state: str) -> str:
-    """The label of a drift state."""
-    return _STATE_LABELS.get(state, state)
 
 
 def line_charts(line: LineOverview, at: datetime, more_markers: Sequence[EventMarker] = ()) -> dict[str, Markup]:

@@ -84,7 +84,7 @@ async def test_the_dashboard_shows_everything_and_escapes_foreign_text(page_sett
         "do not deploy",
         "mae 0.0761 is above 0.06144",
         "the second challenger was promoted",
-        "challenger mae",
+        "challenger MAE",
         "outcome-events:2 @ 41",
         "2 segments",
     ):

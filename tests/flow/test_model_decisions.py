@@ -79,7 +79,7 @@ async def test_a_decision_that_is_not_possible_is_refused_in_one_line(twinstream
         ("models", "promote", "hcp:fabhalta:prescribing_change", "f"): "no model line 'hcp:fabhalta:prescribing_change' yet",
         ("models", "rollback", LINE): "has no champion before",
         ("why", "abc"): "no retrain begins with 'abc'",
-        ("models", "history", "--simulation", str(uuid4())): "was never requested",
+        ("models", "history", "--simulation", str(uuid4())): "there is no simulation",
     }.items():
         error = await twinstream(*arguments, status=1)
         assert reason in error
@@ -113,11 +113,11 @@ async def test_why_explains_a_retrain_on_one_screen(twinstream, promoted, second
         "MAE 0.25 ± 0.004 (baseline",
         "2,400 outcomes of segment all",
         "fired mae_increase: mae 0.25 is above 0.14",
-        "107.0% of the limit",
+        "the evidence is 1.07 times its limit",
         "1,200 outcomes since the estimated change",
         "30 rows from before it",
         "on 500 later rows of 500 entities",
-        "mae of region=south 0.12 against 0.25, difference −0.13 ± 0.01",
+        "MAE of region=south 0.12 against 0.25, difference -0.13 ± 0.01",
         f"promoted: model {second}",
         "an improvement: MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
         "policy auto",

@@ -47,9 +47,9 @@ def test_only_a_replayed_outcome_without_a_result_is_pending():
 
 def test_the_text_has_every_field_and_the_value_as_indented_json():
     lines = DeadLetter(REFUSED, (make_replay("counted"),)).format_text().splitlines()
-    assert lines[1] == f"received  {TOPIC}, partition 2, offset 7, element 3 of its array, at {START.isoformat()}"
+    assert lines[1] == f"received  {TOPIC}, partition 2, offset 7, element 3 of its array, at 2026-03-02 08:00:00 UTC"
     assert lines[4:6] == ["key       \\xff", "header    trace: none"]
-    assert lines[6].endswith(f"by ann@host as {TOPIC}:2:9 with without a: counted")
+    assert lines[6].endswith(f"2026-03-02 09:00:00 UTC by ann@host as {TOPIC}:2:9 with without a: counted")
     assert lines[7:] == ["value     {", '  "a": 1', "}"]
 
 

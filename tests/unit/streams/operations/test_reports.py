@@ -38,7 +38,8 @@ def test_a_replay_report_lists_ranges_counts_and_published_records():
     report = ReplayReport("outcome-events", True, ranges, Counter({"in already": 1200}), [PublishedRecord(1, 7, "champion")])
     assert report.format_text().splitlines() == [
         "outcome-events:1, offsets 0 to 1,500",
-        "    1,200  in already",
+        "    1,200  already stored",
         "1 would be published again",
     ]
+    assert report.to_dict()["found"] == {"in already": 1200}
     assert report.to_dict()["published_again"] == [{"partition": 1, "offset": 7, "because": "champion"}]

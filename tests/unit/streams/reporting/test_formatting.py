@@ -17,13 +17,18 @@ NOW = datetime(2025, 3, 4, 12, tzinfo=UTC)
     [
         (formatting.number(0.0512345), "0.05123"),
         (formatting.number(0.0512345, 2), "0.051"),
-        (formatting.number(-0.5), "−0.5"),
+        (formatting.number(-0.5), "-0.5"),
+        (formatting.number(999.96), "1,000"),
+        (formatting.number(1768.35, 3), "1,768"),
+        (formatting.number(-1768.35, 2), "-1,768"),
         (formatting.number(12_345.6), "12,346"),
         (formatting.signed_number(0.125), "+0.125"),
+        (formatting.signed_number(-12_345.6), "-12,346"),
         (formatting.count(21_600), "21,600"),
         (formatting.standard_error(0.001234), "0.0012"),
         (formatting.share(0.951), "95.1%"),
-        (formatting.signed_share(-0.012), "−1.2%"),
+        (formatting.signed_share(-0.012), "-1.2%"),
+        (formatting.standard_error_share(0.001234), "0.12%"),
         (formatting.change(0.06, 0.05), "+20.0%"),
         (formatting.span(3600.0), "1 h"),
         (formatting.span(15.0), "15 s"),
@@ -37,7 +42,16 @@ def test_a_value_has_one_format(text, expected):
 
 @pytest.mark.parametrize("format_value", [formatting.number, formatting.count, formatting.share, formatting.standard_error])
 def test_a_missing_value_is_a_dash(format_value):
-    assert format_value(None) == "–"
+    assert format_value(None) == "-"
+
+
+def test_every_text_is_ascii():
+    texts = [formatting.number(-0.5), formatting.signed_number(-1.0), formatting.share(-0.1), formatting.signed_share(-0.1)]
+    assert all(text.isascii() for text in [*texts, formatting.change(1.0, 2.0), formatting.number(None)])
+
+
+def test_the_page_has_a_minus_sign_and_a_dash():
+    assert [formatting.typographic(text) for text in ("-0.5", "-", "12,346")] == ["\N{MINUS SIGN}0.5", "\N{EN DASH}", "12,346"]
 
 
 def test_a_change_needs_both_values_and_a_base_other_than_zero():
@@ -69,8 +83,8 @@ def test_facts_of_a_json_object_are_flat_pairs_without_long_lists_and_objects_in
         "many": [0] * 7,
     }
     assert facts(values | {"verdicts": [{"rule": "mae"}], "mae": MAE, "nothing": None}) == [
-        ("challenger mae", "0.05"),
-        ("metrics, n", "4000"),
+        ("challenger MAE", "0.05"),
+        ("metrics, n", "4,000"),
         ("metrics, is final", "yes"),
         ("few", "a, 0.1235"),
         ("empty", "none"),
@@ -79,5 +93,5 @@ def test_facts_of_a_json_object_are_flat_pairs_without_long_lists_and_objects_in
 
 def test_differences_of_a_comparison_are_those_of_all_rows_and_of_segments():
     comparison = {"n": 500, "mae": MAE, "segments": {"region=south": MAE}}
-    assert differences(comparison) == [("mae", MAE), ("mae of region=south", MAE)]
+    assert differences(comparison) == [("MAE", MAE), ("MAE of region=south", MAE)]
     assert differences({"challenger_mae": 0.05}) == []

@@ -59,7 +59,7 @@ def test_any_other_table_needs_the_target_and_a_feature() -> None:
     imported = as_training_table(table, TwinType.HCP)
     assert imported.frame.columns.tolist() == ["entity_id", "specialty", "prescribing_change"]
     assert imported.frame["entity_id"].tolist() == ["7"]
-    with pytest.raises(ValueError, match="unknown target column: the table 'prescribing_change'"):
+    with pytest.raises(ValueError, match="the table has no column 'prescribing_change', the target: its columns are "):
         as_training_table(table.drop(columns="prescribing_change"), TwinType.HCP)
     with pytest.raises(ValueError, match="no column is a feature of hcp twins"):
         as_training_table(table.drop(columns="specialty"), TwinType.HCP)

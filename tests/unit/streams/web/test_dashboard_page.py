@@ -1,0 +1,61 @@
+"""The page without a database: tones and numbers of a line's newest window."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+
+from schemas import DriftState, FidelityMetrics, Verdict
+from sql.overview_store import OverviewCounts
+from streams.reporting.overview import LineOverview, Overview, SegmentWindow
+from streams.settings import Settings
+from streams.web.dashboard import render_dashboard
+from tests.outcomes import LINE, make_card
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def page_of(mae: float, *, fired: bool, state: DriftState = DriftState.OK, evidence_ratio: float = 0.25) -> str:
+    """The page of a line whose baseline has an error of 0.8 and whose newest window has the error ``mae``."""
+    card = make_card(mae=0.8)
+    metrics = FidelityMetrics(n=400, mae=mae, rmse=1.0, correlation=-0.25, coverage_95pct=0.9, n_effective=10.0)
+    verdict = Verdict(rule="mae_increase", action="retrain", fired=fired, reason="as tested")
+    window = SegmentWindow("all", metrics, state, evidence_ratio, (verdict,), "as tested")
+    line = LineOverview(LINE, "auto", card, card, (window,), NOW, 3600.0, (), (), (), None, (), {})
+    return render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(400, 0, 0)), Settings(), "nonce")
+
+
+def tone_of_error(html: str) -> str:
+    match = re.search(r'<span class="moved (\w+)">', html)
+    assert match is not None
+    return match.group(1)
+
+
+@pytest.mark.parametrize(
+    ("mae", "fired", "tone"),
+    [(0.85, True, "bad"), (0.85, False, "muted"), (1.6, False, "muted"), (1.6, True, "bad"), (0.7, False, "good")],
+)
+def test_the_rule_and_not_the_page_decides_whether_an_error_is_bad(mae, fired, tone):
+    assert tone_of_error(page_of(mae, fired=fired)) == tone
+
+
+def test_only_the_rule_on_the_mean_absolute_error_marks_it():
+    verdicts = tuple(
+        Verdict(rule=rule, action="warn", fired=fired, reason="as tested")
+        for rule, fired in (("mae_increase", False), ("correlation_drop", True), ("coverage_drop", True))
+    )
+    assert not SegmentWindow("all", FidelityMetrics(n=1), DriftState.OK, None, verdicts, "").error_has_risen
+
+
+def test_numbers_have_a_minus_sign_and_separators():
+    html = page_of(0.85, fired=True, evidence_ratio=1768.352)
+    assert "<dd>\N{MINUS SIGN}0.25</dd>" in html
+    assert "1,768 <small>times its limit</small>" in html
+    assert "effective sample size 10" in html
+    assert "2026-03-01 12:00:00 UTC" in html
+
+
+def test_a_window_of_too_few_outcomes_has_insufficient_data():
+    assert ">insufficient data</span>" in page_of(0.85, fired=False, state=DriftState.INSUFFICIENT)
