@@ -257,7 +257,7 @@ def _delay_table(quiet: dict[tuple[str, str], Alarms], delays: dict[tuple[str, s
             )
         )
     columns = ("errors, baseline, shift", "10 %", "median", "90 %", "retrain event", "early", "false alarms", "false retrains")
-    return Table("Delays in outcomes, and what they cost", columns, tuple(rows))
+    return Table("Delays in outcomes, and false alarms", columns, tuple(rows))
 
 
 def _comparison_table(
@@ -293,7 +293,7 @@ def _quiet_plots(
 ) -> Iterator[Plot]:
     curves = [_curve(f"{errors}, {baseline}", quiet[errors, baseline].detector, n) for n, (errors, baseline) in enumerate(_keys())]
     yield _alarm_plot(
-        f"False alarms of the detector as outcomes pass, in {repetitions:,} streams without drift.",
+        f"False alarms of the detector by the number of outcomes, in {repetitions:,} streams without drift.",
         curves,
         [ReferenceLine(BUDGET, "budget 3 %", "bad")],
     )

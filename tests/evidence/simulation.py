@@ -621,5 +621,5 @@ def _speed_figures(speeds: Sequence[Speed]) -> Iterator[Figure]:
         large.with_more_draws / large.megabytes,
         at_most=1.05,
         form=".3f",
-        note=f"{large.megabytes:.0f} MB beside the twins themselves",
+        note=f"{large.megabytes:.0f} MB in addition to the twins",
     )

@@ -116,7 +116,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Realism:
-    """Reports of a split's twins and of the real rows in their place.
+    """Reports of a split's twins and of other real rows.
 
     Attributes:
         auc_of_draws: AUC where each fold of the twins is a separate draw.
@@ -307,7 +307,7 @@ def _real_territories() -> Iterator[Table]:
     """States by drug class: too few rows for a model of outcomes, so only the distribution is fitted, to a third of them."""
     frame, target = _territories(), TWIN_TYPES[TwinType.TERRITORY].default_target.name
     reports = [_territory_split(frame, target, SEED + split) for split in range(TERRITORY_SPLITS)]
-    rows = tuple(_report_row(name, [report[name] for report in reports]) for name in ("twins", "real rows in their place"))
+    rows = tuple(_report_row(name, [report[name] for report in reports]) for name in ("twins", "other real rows"))
     yield Table(
         f"{len(frame)} real territories, one per state and drug class: trained on {len(frame) // 3}, means of "
         f"{TERRITORY_SPLITS} splits, no bars",
@@ -321,7 +321,7 @@ def _territory_split(frame: pd.DataFrame, target: str, seed: int) -> dict[str, R
     order = rng.permutation(len(frame))
     training, unseen, substitutes = (frame.iloc[part].reset_index(drop=True) for part in np.array_split(order, 3))
     joint = learn_joint(training, TwinType.TERRITORY, ("region",), target, seed)
-    compared = {"twins": joint.sample(len(unseen), rng=rng).frame, "real rows in their place": substitutes}
+    compared = {"twins": joint.sample(len(unseen), rng=rng).frame, "other real rows": substitutes}
     return {
         name: measure_realism([rows], held_out=unseen, training=training, categorical=("region",), rng=np.random.default_rng(seed))
         for name, rows in compared.items()
@@ -388,11 +388,11 @@ def _realism_figures(name: str, splits: Sequence[Realism]) -> Iterator[Figure]:
     for attribute, (what, most) in bars.items():
         values = [getattr(report, attribute) for report in reports]
         real = mean(getattr(split.real, attribute) for split in splits)
-        note = f"{min(values):.3f} to {max(values):.3f}; real rows in their place {real:.3f}"
+        note = f"{min(values):.3f} to {max(values):.3f}; other real rows {real:.3f}"
         yield Figure(f"{name}: {what}", mean(values), at_most=most, form=".4f", note=note)
     aucs = [split.auc_of_draws for split in splits]
     note = f"{min(aucs):.3f} to {max(aucs):.3f}"
-    yield Figure(f"{name}: AUC where each fold of the twins is a draw of its own", mean(aucs), form=".4f", note=note)
+    yield Figure(f"{name}: AUC with a separate draw in each fold", mean(aucs), form=".4f", note=note)
     lost = [split.r2 - split.r2_of_twins for split in splits]
     note = f"R2 {mean(split.r2 for split in splits):.3f} of real rows, {mean(split.r2_of_twins for split in splits):.3f} of twins"
     yield Figure(f"{name}: R2 lost by learning from twins", mean(lost), at_most=0.02, form=".4f", note=note)
@@ -416,7 +416,7 @@ def _realism_table(realism: Mapping[str, Sequence[Realism]]) -> Table:
         for name, splits in realism.items()
         for kind, attribute in (("twins", "twins"), ("real rows", "real"))
     ]
-    return Table("Twins, and as many real rows in their place", ("", *REPORTED), tuple(rows))
+    return Table("Twins, and as many other real rows", ("", *REPORTED), tuple(rows))
 
 
 def _model_table(models: Mapping[str, TwinModel]) -> Table:
