@@ -27,7 +27,6 @@ from schemas import (
 from schemas.base import Moment, require_one_of
 from schemas.events import canonical_digest
 from schemas.twin_models import twins_to_frame
-from streams.settings import Settings
 from tests.populations import BASELINE, card, hcps, population
 
 
@@ -158,13 +157,6 @@ def test_equal_outcomes_have_one_digest_whatever_their_json() -> None:
 
 def test_one_value_of_a_filter_is_a_list_of_one() -> None:
     assert PopulationFilter(specialty="oncology", tier=1) == PopulationFilter(specialty=["oncology"], tier=[1])  # type: ignore[arg-type]  # as JSON may have it
-
-
-@pytest.mark.parametrize("name", ["statement", "lock", "idle_in_transaction", "tcp_user"])
-@pytest.mark.parametrize("seconds", [20, 30])
-def test_a_database_timeout_above_the_session_timeout_is_refused(name: str, seconds: int) -> None:
-    with pytest.raises(ValueError, match=rf"postgres_{name}_timeout_s is {seconds} .* below session_timeout_s, 20"):
-        Settings(**{f"postgres_{name}_timeout_s": seconds}, session_timeout_s=20)
 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
