@@ -114,7 +114,7 @@ async def line_names(database: Database) -> list[str]:
 
 
 async def lock_line(connection: Connection, line: str) -> LockedLine:
-    """Lock a line's row to the end of the transaction, in the order in which transactions ask for it.
+    """Lock a line's row to the end of the transaction, in the order in which transactions request it.
 
     Raises:
         UnknownLine: when there is no such line.

@@ -70,7 +70,7 @@ SET status = 'stale', finished_at = clock_timestamp(), outcome = 'another model 
 FROM model_lines l
 WHERE l.line = r.line AND r.status = 'queued' AND l.champion IS DISTINCT FROM r.model_id"""
 
-# Every line with an open request whose lease nobody is changing at present; due requests are read after the leases are locked.
+# Every line with an open request whose lease no transaction is changing; due requests are read after the leases are locked.
 LOCK_LEASES = """
 SELECT line FROM training_leases t
 WHERE EXISTS (SELECT FROM retrain_requests r WHERE r.line = t.line AND r.status IN ('queued', 'running'))

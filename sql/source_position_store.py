@@ -137,7 +137,7 @@ async def mark_read_to_end(database: Database, sources: Iterable[SourceId], at: 
 
 
 def record_digest(key: bytes | None, value: bytes | None) -> bytes:
-    """SHA-256 of a record's key and value, which tells it from another record at the same offset."""
+    """SHA-256 of a record's key and value, which distinguishes it from another record at the same offset."""
     digest = hashlib.sha256()
     for part in (key, value):
         digest.update(b"-" if part is None else b"%d:%b" % (len(part), part))

@@ -1,6 +1,6 @@
 """Sample size, power and minimum detectable effect of a real experiment, from the variance of outcomes between people.
 
-The variance of simulated effects is not used: it says nothing about how outcomes differ between people.
+The variance of simulated effects is not used: it does not measure how outcomes differ between people.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Predicate = Callable[["pd.Series[Any]"], Any]
 
 DISCRETE_UP_TO = 40  # distinct values; a column of more is continuous
 ATOM_SHARE = 0.01  # a value of a continuous column this frequent is a point mass
-GRID_SHARE = 0.5  # fewer distinct values than this share of the rows: the column lives on a grid
+GRID_SHARE = 0.5  # fewer distinct values than this share of the rows: the column is on a grid
 
 
 @dataclass(frozen=True)
