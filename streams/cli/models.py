@@ -168,7 +168,7 @@ def _answering_model_text(answered: dict[str, Any]) -> str:
 
 
 def _events_table(events: Sequence[ModelEvent]) -> Table:
-    return Table(("Generation", "At", "Event", "Model", "Reason"), [event_cells(event) for event in events])
+    return Table(("Generation", "At", "Event", "Model", "Reason"), [event_cells(event) for event in events], numeric=(0,))
 
 
 def event_cells(event: ModelEvent) -> tuple[str, ...]:

@@ -71,7 +71,14 @@ def fidelity(
 
 
 def _windows_table(line: LineOverview, dimension: str) -> Table:
-    from streams.reporting.text import WINDOW_COLUMNS, window_cells, windows_heading, windows_notes, windows_text
+    from streams.reporting import text
 
-    rows = [window_cells(window) for window in line.windows] if line.scored_model else []
-    return Table(WINDOW_COLUMNS, rows, windows_heading(line), windows_text(line, dimension), windows_notes(line, dimension))
+    rows = [text.window_cells(window) for window in line.windows] if line.scored_model else []
+    return Table(
+        text.WINDOW_COLUMNS,
+        rows,
+        title=text.windows_heading(line),
+        text=text.windows_text(line, dimension),
+        notes=text.windows_notes(line, dimension),
+        numeric=text.NUMERIC_WINDOW_COLUMNS,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
@@ -33,6 +33,7 @@ class Table(NamedTuple):
         title: a line above the table, if any.
         text: what to print without a terminal instead of the aligned rows, if any.
         notes: lines below the table on a terminal.
+        numeric: indices of the columns of numbers, which are aligned to the right.
     """
 
     columns: Sequence[str]
@@ -40,14 +41,15 @@ class Table(NamedTuple):
     title: str = ""
     text: str = ""
     notes: Sequence[str] = ()
+    numeric: Collection[int] = ()
 
     def format_text(self) -> str:
         """Format the table as ``text``, else as aligned rows: two blanks between columns, headings in capitals."""
         if self.text:
             return self.text
-        lines = [[heading.upper() for heading in self.columns], *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        from streams.reporting.formatting import align_columns
+
+        text = align_columns([[heading.upper() for heading in self.columns], *self.rows], self.numeric)
         return "\n".join([self.title, *text] if self.title else text)
 
 
@@ -83,11 +85,16 @@ def _print_rich_table(table: Table) -> None:
 
     console = Console()
     rich_table = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    *headings, last = table.columns
     is_wide = _min_width(table) <= console.width
-    for number, heading in enumerate(headings):
-        rich_table.add_column(heading, style="" if number else "cyan", no_wrap=is_wide, overflow="fold")
-    rich_table.add_column(last, overflow="fold")
+    for index, heading in enumerate(table.columns):
+        is_last = index == len(table.columns) - 1
+        rich_table.add_column(
+            heading,
+            style="" if index else "cyan",
+            justify="right" if index in table.numeric else "left",
+            no_wrap=is_wide and not is_last,
+            overflow="fold",
+        )
     for row in table.rows:
         rich_table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
     if table.title:

@@ -6,13 +6,14 @@ number has a hyphen-minus. The page shows both with :func:`typographic`. Every t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from schemas import line_parts
 
 __all__ = [
     "ago",
+    "align_columns",
     "change",
     "clock",
     "count",
@@ -181,6 +182,28 @@ def plain_words(name: object) -> str:
 def short_id(value: object) -> str:
     """The first eight characters of an id, as the command line accepts them."""
     return str(value)[:8]
+
+
+def align_columns(rows: Sequence[Sequence[str]], numeric: Collection[int] = ()) -> list[str]:
+    """Pad the cells of a table to the widest of their column, with two blanks between columns, and return a line for each row.
+
+    Args:
+        rows: the cells, with as many in each row.
+        numeric: indices of the columns that are aligned to the right.
+
+    Example:
+        >>> align_columns([["segment", "n"], ["all", "1,200"]], numeric=[1])
+        ['segment      n', 'all      1,200']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [
+        [
+            cell.rjust(width) if index in numeric else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
+    ]
+    return ["  ".join(cells).rstrip() for cells in aligned]
 
 
 def labelled(label: str, lines: Sequence[str], width: int) -> list[str]:

@@ -10,6 +10,7 @@ from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import Alternative, BestChoice, SimulationResult
 from streams.monitoring import level_weights
 from streams.reporting.formatting import (
+    align_columns,
     count,
     metric_name,
     moment,
@@ -24,6 +25,7 @@ from streams.reporting.formatting import (
 from streams.reporting.overview import LineOverview, SegmentWindow
 
 __all__ = [
+    "NUMERIC_WINDOW_COLUMNS",
     "WINDOW_COLUMNS",
     "line_text",
     "model_facts",
@@ -40,7 +42,9 @@ __all__ = [
 WINDOW_COLUMNS = ("segment", "n", "MAE", "RMSE", "corr.", "coverage", "bias", "evidence", "state")
 """Columns of the table of windows."""
 
-_WINDOW_WIDTHS = (8, 17, 10, 8, 10, 10, 10)
+NUMERIC_WINDOW_COLUMNS = range(1, len(WINDOW_COLUMNS) - 1)
+"""Indices of the columns of numbers."""
+
 _MAX_GROUPS = 6
 
 
@@ -136,8 +140,8 @@ def windows_text(line: LineOverview, dimension: str = "") -> str:
         line: the line.
         dimension: also show the error weighted by the shares of this dimension; empty shows none.
     """
-    rows = [WINDOW_COLUMNS, *map(window_cells, line.windows)] if line.scored_model else []
-    return "\n".join([windows_heading(line), *map(_aligned, rows), *windows_notes(line, dimension)])
+    rows = align_columns([WINDOW_COLUMNS, *map(window_cells, line.windows)], NUMERIC_WINDOW_COLUMNS) if line.scored_model else []
+    return "\n".join([windows_heading(line), *(f"  {row}" for row in rows), *windows_notes(line, dimension)])
 
 
 def windows_heading(line: LineOverview) -> str:
@@ -169,12 +173,6 @@ def windows_notes(line: LineOverview, dimension: str = "") -> list[str]:
     windows = [] if overall is None else [*_precision(overall.metrics), f"  {overall.comparison}", *_effective_n(overall.metrics)]
     weighted = [_weighted(line, dimension)] if line.scored_model and dimension else []
     return [*windows, *weighted, *_estimate(line), *_pending(line)]
-
-
-def _aligned(cells: tuple[str, ...]) -> str:
-    segment, *numbers, state = cells
-    aligned = (f"{cell:>{width}}" for cell, width in zip(numbers, _WINDOW_WIDTHS, strict=True))
-    return f"  {segment:<32}{''.join(aligned)}  {state}"
 
 
 def _precision(metrics: FidelityMetrics) -> list[str]:

@@ -18,6 +18,23 @@ def test_a_table_is_aligned_text_where_there_is_no_terminal(capsys: pytest.Captu
     assert capsys.readouterr().out.splitlines() == ["2 [rows]", "ID    REASON", "1a2b  a [bold] reason", "3c"]
 
 
+def test_numbers_are_aligned_to_the_right_and_columns_never_touch() -> None:
+    table = Table(("Name", "Rows"), [("a", "12,000"), ("a longer name", "3")], numeric=(1,))
+    assert table.format_text().splitlines() == [
+        "NAME             ROWS",
+        "a              12,000",
+        "a longer name       3",
+    ]
+
+
+def test_numbers_are_aligned_to_the_right_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.cli.output._is_terminal", lambda _stream: True)
+    print_result([], lambda: Table(("n", "State"), [("12,000", ""), ("3", "")], numeric=(0,)), as_json=False)
+    assert "     3" in capsys.readouterr().out
+
+
 def test_a_table_may_have_a_text_of_its_own_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_result([], lambda: TABLE._replace(text="one line\nfact"), as_json=False)
     assert capsys.readouterr().out == "one line\nfact\n"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import pytest
 
 from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules
 from engine.fidelity.error_sums import add_sums, contributions, fidelity_metrics
 from schemas import DriftState
 from streams.reporting.formatting import number
 from streams.reporting.overview import LineOverview, SegmentWindow
-from streams.reporting.text import windows_text
+from streams.reporting.text import WINDOW_COLUMNS, window_cells, windows_text
 from tests.outcomes import LINE, make_card
 
 
@@ -45,3 +48,13 @@ def test_a_single_outcome_has_no_standard_errors():
     assert "± -" in text
     assert "correlation" not in text
     assert "the rule cannot be evaluated yet: 1 outcomes are too few to judge, 200 are needed" in text
+
+
+@pytest.mark.parametrize("n", [1, 400, 30_000])
+def test_columns_of_windows_never_touch_and_numbers_are_aligned_to_the_right(n: int):
+    line = line_of(n)
+    wide = replace(line.windows[0], segment="preferred_channel=" + "long " * 10)
+    _, heading, *rows = windows_text(replace(line, windows=(*line.windows, wide))).splitlines()
+    for text, cells in zip([heading, *rows[:2]], [WINDOW_COLUMNS, *map(window_cells, (*line.windows, wide))], strict=True):
+        assert re.split(r"  +", text.strip()) == [cell.strip() for cell in cells]
+    assert len({row.index(window_cells(wide)[1]) + len(window_cells(wide)[1]) for row in rows[:2]}) == 1
