@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from streams.cli.failures import explain_server_failures
 from streams.cli.output import notify
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ def load_settings() -> Settings:
 
 @contextmanager
 def connected_service() -> Iterator[Settings]:
-    """Settings with every address filled in; a notice names the local stack where one is used."""
+    """Settings with every address filled in; a notice names the local stack where one is used.
+
+    Raises:
+        ServerFailure: when the block cannot reach Kafka or Postgres, or finds no tables.
+    """
     from streams.worker import connected
 
-    with connected(load_settings(), notify) as settings:
+    with connected(load_settings(), notify) as settings, explain_server_failures(settings):
         yield settings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 app = typer.Typer()
+
+Counts: TypeAlias = "list[dict[str, Any]]"
+"""Numbers of refused records by topic and kind."""
 
 _MAX_RECORDS = 10_000
 _MAX_REASON_CHARACTERS = 80
@@ -38,28 +41,44 @@ def list_dead_letters(
 
     query = RefusalQuery(topic, kind, waiting)
 
-    async def read(_: Settings, pool: Pool) -> tuple[list[dict[str, Any]], list[DeadLetter]]:
-        return await count_refused(pool, query), await load_dead_letters(pool, await list_refused(pool, query, limit))
+    async def read(_: Settings, pool: Pool) -> tuple[Counts, list[DeadLetter], Counts]:
+        counts, all_counts = await count_refused(pool, query), await count_refused(pool, RefusalQuery())
+        return counts, await load_dead_letters(pool, await list_refused(pool, query, limit)), all_counts
 
-    counts, letters = with_pool(read)
-    payload = {"counts": counts, "letters": [letter.to_dict() for letter in letters]}
-    print_result(payload, lambda: _letters_table(counts, letters) if counts else "nothing was refused", as_json=as_json)
+    counts, dead_letters, all_counts = with_pool(read)
+    payload = {"counts": counts, "letters": [dead_letter.to_dict() for dead_letter in dead_letters]}
+    print_result(
+        payload,
+        lambda: _dead_letters_table(counts, dead_letters) if counts else _no_match_text(all_counts),
+        as_json=as_json,
+    )
 
 
-def _letters_table(counts: Sequence[dict[str, Any]], letters: Sequence[DeadLetter]) -> Table:
-    totals = ", ".join(f"{row['count']:,} {row['kind']} on {row['topic']}" for row in counts)
+def _no_match_text(all_counts: Counts) -> str:
+    if not all_counts:
+        return "nothing was refused"
+    return f"no refused record matches; refused are {_format_totals(all_counts)}"
+
+
+def _format_totals(counts: Counts) -> str:
+    return ", ".join(f"{row['count']:,} {row['kind']} on {row['topic']}" for row in counts)
+
+
+def _dead_letters_table(counts: Counts, dead_letters: Sequence[DeadLetter]) -> Table:
     columns = ("ID", "Refused at", "Where", "Kind", "Replayed", "Reason")
-    return Table(columns, [_letter_cells(letter) for letter in letters], title=f"refused: {totals}")
+    return Table(
+        columns, [_dead_letter_cells(dead_letter) for dead_letter in dead_letters], title=f"refused: {_format_totals(counts)}"
+    )
 
 
-def _letter_cells(letter: DeadLetter) -> tuple[str, ...]:
-    refused = letter.refused
+def _dead_letter_cells(dead_letter: DeadLetter) -> tuple[str, ...]:
+    refused = dead_letter.refused
     return (
         str(refused.refusal_id)[:8],
         f"{refused.refused_at:%Y-%m-%d %H:%M:%S}" if refused.refused_at else "",
         f"{refused.source.topic}:{refused.source.partition}:{refused.offset}",
         refused.kind,
-        letter.state,
+        dead_letter.state,
         _shorten(refused.reason),
     )
 
@@ -78,14 +97,14 @@ def show(
 
     That is the record as it arrived, why it was refused, and every replay.
     """
-    letter = with_pool(lambda _, pool: _find_letter(pool, refusal_id))
+    dead_letter = with_pool(lambda _, pool: _find_dead_letter(pool, refusal_id))
     if raw:
-        _write_bytes(letter.refused.value or b"")
+        _write_bytes(dead_letter.refused.value or b"")
     else:
-        print_result(letter.to_dict(), letter.format_text, as_json=as_json)
+        print_result(dead_letter.to_dict(), dead_letter.format_text, as_json=as_json)
 
 
-async def _find_letter(pool: Pool, prefix: str) -> DeadLetter:
+async def _find_dead_letter(pool: Pool, prefix: str) -> DeadLetter:
     from sql.dead_letter_store import find_refused
     from streams.operations import load_dead_letters
 
@@ -102,7 +121,7 @@ class ReplayOutcome(NamedTuple):
 
     sent: Sequence[SentReplay]
     skipped: Sequence[SkippedReplay]
-    letters: Sequence[DeadLetter]
+    dead_letters: Sequence[DeadLetter]
 
 
 @app.command(
@@ -162,7 +181,7 @@ def _replay(ids: Sequence[str], query: RefusalQuery, correction: Correction, *, 
 
 def _print_replay(outcome: ReplayOutcome, *, dry_run: bool, as_json: bool) -> None:
     payload = {
-        "replayed": [letter.to_dict() for letter in outcome.letters],
+        "replayed": [dead_letter.to_dict() for dead_letter in outcome.dead_letters],
         "skipped": [{"refusal_id": str(record.refused.refusal_id), "reason": record.reason} for record in outcome.skipped],
         "dry_run": dry_run,
     }
@@ -180,10 +199,13 @@ def _replay_text(outcome: ReplayOutcome, *, dry_run: bool) -> str:
             for record in outcome.sent
         ]
         return "\n".join([*lines, f"{len(outcome.sent):,} would be replayed, {len(outcome.skipped):,} would not"])
-    lines = [f"{str(letter.refused.refusal_id)[:8]} as {_last_replay(letter)}: {letter.state}" for letter in outcome.letters]
+    lines = [
+        f"{str(dead_letter.refused.refusal_id)[:8]} as {_last_replay(dead_letter)}: {dead_letter.state}"
+        for dead_letter in outcome.dead_letters
+    ]
     return "\n".join([*lines, f"{len(outcome.sent):,} replayed, {len(outcome.skipped):,} not replayed"])
 
 
-def _last_replay(letter: DeadLetter) -> str:
-    last = letter.replays[-1]
+def _last_replay(dead_letter: DeadLetter) -> str:
+    last = dead_letter.replays[-1]
     return f"{last.topic}:{last.partition}:{last.offset}"

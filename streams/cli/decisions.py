@@ -64,7 +64,7 @@ def rollback(
 
     async def change(pool: Pool) -> ModelEvent:
         champions = [event.champion for event in await read_history(pool, line) if event.champion]
-        target = match_prefix(model_id, champions, f"earlier champion of {line}") if model_id else None
+        target = match_prefix(model_id, champions, f"earlier champion of {line}") if model_id is not None else None
         return await Ledger(pool).roll_back(line, reason or "rolled back by a person", to=target)
 
     _apply_decision(change, as_json=as_json)
@@ -73,7 +73,7 @@ def rollback(
 @app.command(epilog=examples('twinstream models policy hcp:kisqali:prescribing_change approve --reason "audit in June"'))
 def policy(
     line: LineArgument,
-    policy_name: Annotated[PolicyName, typer.Argument(metavar="POLICY", help="off, suggest, approve or auto.", show_default=False)],
+    policy_name: Annotated[PolicyName, typer.Argument(metavar="POLICY", help="What the line does by itself.", show_default=False)],
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:

@@ -27,10 +27,10 @@ def demo(
     brand: BrandOption = Brand.KISQALI,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole workflow on this machine and print a report.
+    """Run the whole workflow here and print a report.
 
-    It starts the local stack, trains a model, publishes outcomes that drift, and follows the retrain to the promotion.
-    Without --data it runs on a generated table.
+    It starts the local stack on this machine, trains a model, publishes outcomes that drift, and follows the retrain to the
+    promotion. Without --data it runs on a generated table.
     """
     from streams.demo.run import run_demo
 

@@ -91,4 +91,14 @@ def _refusals() -> tuple[type[Exception], ...]:
 
     from deploy.stack import StackError
 
-    return (ValueError, LookupError, RuntimeError, OSError, StackError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError)
+    return (
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+        OSError,
+        StackError,
+        KafkaError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+    )

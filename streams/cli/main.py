@@ -8,6 +8,7 @@ first sentence of the command's own help.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import typer
 
 from streams.cli.lazy import RefusalGroup, add_lazy_commands
 from streams.cli.options import examples
+from streams.cli.output import is_terminal
 
 __all__ = ["app", "main"]
 
@@ -67,7 +69,7 @@ add_lazy_commands(
         "worker": "Run workers until Ctrl-C, one process for each role.",
     },
 )
-add_lazy_commands(app, "streams.cli.demo", {"demo": "Run the whole workflow on this machine and print a report."})
+add_lazy_commands(app, "streams.cli.demo", {"demo": "Run the whole workflow here and print a report."})
 add_lazy_commands(
     app,
     "streams.cli.training",
@@ -145,7 +147,7 @@ add_lazy_commands(
     app,
     "streams.cli.operations",
     {
-        "migrate": "Create or update tables, Kafka topics and the MLflow store.",
+        "migrate": "Create or update tables, topics and the MLflow store.",
         "verify": "Recompute every window from the outcomes and compare.",
         "replay": "Process a range of TOPIC again.",
         "schemas": "Print the schemas of all events, as AsyncAPI 3.",
@@ -154,7 +156,8 @@ add_lazy_commands(
 
 
 def main() -> None:
-    """Run the command line; on a terminal Rich formats help and usage errors."""
-    if sys.stdout.isatty():
+    """Run the command line; on a terminal Rich formats help, on stdout, and usage errors, on stderr."""
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # a failure is one line, which names the server
+    if is_terminal(sys.stdout) and is_terminal(sys.stderr):
         app.rich_markup_mode = "rich"
     app(prog_name=PROGRAM)

@@ -23,7 +23,7 @@ app = typer.Typer()
 
 @app.command(epilog=examples("twinstream migrate"))
 def migrate(as_json: JsonOption = False) -> None:
-    """Create or update tables, Kafka topics and the MLflow store.
+    """Create or update tables, topics and the MLflow store.
 
     It applies the database migrations. Safe to repeat: what exists already stays as it is.
     """

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TextIO
 
 import typer
 
-__all__ = ["Table", "notify", "print_result", "show_progress"]
+__all__ = ["Table", "is_terminal", "notify", "print_result", "show_progress"]
 
 _MIN_LAST_COLUMN = 24
 _COLUMN_GAP = 3
@@ -65,15 +65,16 @@ def print_result(
         typer.echo(result)
         return
     tables = [result] if isinstance(result, Table) else result
-    if _is_terminal(sys.stdout):
+    if is_terminal(sys.stdout):
         for table in tables:
             _print_rich_table(table)
     else:
         typer.echo("\n\n".join(table.format_text() for table in tables))
 
 
-def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty()
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a standard stream is a terminal; it is None where the process was started with it closed."""
+    return stream is not None and stream.isatty()
 
 
 def _print_rich_table(table: Table) -> None:
@@ -128,7 +129,7 @@ def show_progress(description: str, total: int | None = None) -> Iterator[Callab
     Yields:
         A function that takes the number of completed steps.
     """
-    if not _is_terminal(sys.stderr):
+    if not is_terminal(sys.stderr):
         yield lambda _completed: None
         return
     from rich.console import Console

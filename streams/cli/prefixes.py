@@ -19,9 +19,12 @@ def match_prefix(prefix: str, ids: Iterable[UUID], kind: str) -> UUID:
         kind: what they identify, for the message.
 
     Raises:
+        ValueError: for an empty prefix, with which every ID begins.
         LookupError: when none or more than one begins so.
     """
-    matches = sorted({candidate for candidate in ids if str(candidate).startswith(prefix.lower())})
+    if not prefix.strip():
+        raise ValueError(f"the ID of a {kind} is empty: give at least its first characters")
+    matches = sorted({candidate for candidate in ids if str(candidate).startswith(prefix.strip().lower())})
     if not matches:
         raise LookupError(f"no {kind} begins with {prefix!r}")
     if len(matches) > 1:

@@ -29,9 +29,14 @@ RetrainArgument = Annotated[
 @app.command("list", epilog=examples("twinstream retrain list hcp:kisqali:prescribing_change"))
 def list_retrains(line: LineArgument, as_json: JsonOption = False) -> None:
     """List the retrains of LINE, newest first."""
+    from sql.ledger import Ledger
     from sql.retrain_store import list_retrains
 
-    retrains = with_pool(lambda _, pool: list_retrains(pool, line))[::-1]
+    async def read(_: Settings, pool: Pool) -> list[Request]:
+        await Ledger(pool).state(line)  # raises for an unknown line
+        return await list_retrains(pool, line)
+
+    retrains = with_pool(read)[::-1]
     print_result(
         [vars(retrain) for retrain in retrains],
         lambda: _retrains_table(retrains) if retrains else f"no retrain of {line} was requested yet",

@@ -57,9 +57,10 @@ def _parse_roles(text: str | None) -> list[Role]:
 @app.command(epilog=examples("twinstream up", "twinstream up --home .twinstream/test --port 8080"))
 def up(
     home: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder of the local stack; the one used last by default.")
+        Path | None,
+        typer.Option(metavar="FOLDER", file_okay=False, help="Folder of the local stack; the one used last by default."),
     ] = None,
-    port: Annotated[int, typer.Option(help="Port of the web page; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="PORT", help="Port of the web page; 0 takes a free one.")] = 0,
 ) -> None:
     """Run the whole service on this machine, with its web page.
 

@@ -43,6 +43,12 @@ def test_an_id_that_matches_none_or_several_is_refused() -> None:
         match_prefix("1a2b", [FIRST, SECOND], "model")
 
 
+@pytest.mark.parametrize("prefix", ["", "  "])
+def test_an_empty_id_is_refused_although_every_id_begins_with_it(prefix: str) -> None:
+    with pytest.raises(ValueError, match="the ID of a model is empty: give at least its first characters"):
+        match_prefix(prefix, [FIRST], "model")
+
+
 @pytest.mark.parametrize("intervention", INTERVENTIONS)
 def test_a_campaign_uses_the_usual_channel_of_its_intervention(intervention: str) -> None:
     expected = InterventionConfig(

@@ -30,7 +30,7 @@ def test_numbers_are_aligned_to_the_right_and_columns_never_touch() -> None:
 def test_numbers_are_aligned_to_the_right_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.cli.output._is_terminal", lambda _stream: True)
+    monkeypatch.setattr("streams.cli.output.is_terminal", lambda _stream: True)
     print_result([], lambda: Table(("n", "State"), [("12,000", ""), ("3", "")], numeric=(0,)), as_json=False)
     assert "     3" in capsys.readouterr().out
 
@@ -43,7 +43,7 @@ def test_a_table_may_have_a_text_of_its_own_where_there_is_no_terminal(capsys: p
 def test_a_table_has_borders_on_a_terminal_and_its_cells_are_no_markup(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.cli.output._is_terminal", lambda stream: stream is sys.stdout)
+    monkeypatch.setattr("streams.cli.output.is_terminal", lambda stream: stream is sys.stdout)
     print_result([], lambda: [TABLE._replace(notes=["a [note]"]), TABLE], as_json=False)
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "a [bold] reason" in text
@@ -61,7 +61,7 @@ def test_states_are_coloured_unless_no_color_is_set(
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in {"TERM": "xterm", **environment}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("streams.cli.output._is_terminal", lambda _stream: True)
+    monkeypatch.setattr("streams.cli.output.is_terminal", lambda _stream: True)
     print_result([], lambda: Table(("Segment", "State"), [("all", "alarm")]), as_json=False)
     assert ("\x1b[31malarm" in capsys.readouterr().out) == is_coloured
 
