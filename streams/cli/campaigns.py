@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas import INTERVENTIONS, Brand, Channel, Frequency, InterventionConfig, TwinType
+from streams.cli.options import require_value
 
 __all__ = [
     "BrandOption",
@@ -35,8 +36,15 @@ InterventionArgument = Annotated[
 ]
 ChannelOption = Annotated[Channel | None, typer.Option(help="Channel of the contacts; the intervention's usual one by default.")]
 FrequencyOption = Annotated[Frequency, typer.Option(help="How often each entity is contacted.")]
-WeeksOption = Annotated[int, typer.Option(min=1, max=104, help="Duration of the campaign in weeks.")]
-IntensityOption = Annotated[float | None, typer.Option(help="Strength of one contact; 1 is usual.")]
+WeeksOption = Annotated[int, typer.Option(min=1, max=104, metavar="NUMBER", help="Duration of the campaign in weeks.")]
+IntensityOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="Strength of one contact, at most 3; 1 is usual.",
+        callback=require_value(lambda value: 0 < value <= 3, "must be above 0 and at most 3"),
+    ),
+]
 
 
 def make_campaign(

@@ -32,7 +32,7 @@ def list_dead_letters(
     topic: TopicOption = None,
     kind: KindOption = None,
     waiting: Annotated[bool, typer.Option("--waiting", help="Only records that were never replayed.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=_MAX_RECORDS, help="How many records, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=_MAX_RECORDS, metavar="NUMBER", help="How many records, newest first.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """List the newest refused records, and count them by kind."""

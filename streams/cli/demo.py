@@ -20,7 +20,9 @@ app = typer.Typer()
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Your own table (.csv, .csv.gz or .parquet), or the public prescriber table."),
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="Your own table (.csv, .csv.gz or .parquet), or the public prescriber table."
+        ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="For scripts: print only the report at the end.")] = False,
     twin_type: TwinTypeOption = TwinType.HCP,

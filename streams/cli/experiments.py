@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +23,7 @@ from streams.cli.campaigns import (
     make_campaign,
 )
 from streams.cli.connection import with_pool
-from streams.cli.options import FilterOption, JsonOption, OutOption, TableArgument, examples, parse_filters
+from streams.cli.options import FilterOption, JsonOption, OutOption, TableArgument, examples, parse_filters, require_value
 from streams.cli.output import notify, print_result
 
 if TYPE_CHECKING:
@@ -51,13 +52,54 @@ def design(
     weeks: WeeksOption = 12,
     intensity: IntensityOption = None,
     filters: FilterOption = None,
-    effect: Annotated[float, typer.Option(help="The smallest effect worth detecting, as a fraction.")] = 0.05,
-    power: Annotated[float, typer.Option(help="Probability of detecting it.")] = 0.80,
-    control_ratio: Annotated[float, typer.Option(help="People in the control arm for each treated one.")] = 1.0,
-    cluster_size: Annotated[float, typer.Option(help="People in each cluster, when whole clusters are assigned.")] = 1.0,
-    icc: Annotated[float, typer.Option(help="Intra-cluster correlation: share of the outcome's variance between clusters.")] = 0.0,
+    effect: Annotated[
+        float,
+        typer.Option(
+            metavar="FRACTION",
+            help="The smallest effect worth detecting, as a fraction.",
+            callback=require_value(lambda value: value != 0 and math.isfinite(value), "must be a number other than 0"),
+        ),
+    ] = 0.05,
+    power: Annotated[
+        float,
+        typer.Option(
+            metavar="PROBABILITY",
+            help="Probability of detecting it.",
+            callback=require_value(lambda value: 0 < value < 1, "must be between 0 and 1"),
+        ),
+    ] = 0.80,
+    control_ratio: Annotated[
+        float,
+        typer.Option(
+            metavar="NUMBER",
+            help="People in the control arm for each treated one.",
+            callback=require_value(lambda value: 0 < value < math.inf, "must be a positive number"),
+        ),
+    ] = 1.0,
+    cluster_size: Annotated[
+        float,
+        typer.Option(
+            metavar="NUMBER",
+            help="People in each cluster, when whole clusters are assigned.",
+            callback=require_value(lambda value: 1 <= value < math.inf, "must be a number of at least 1"),
+        ),
+    ] = 1.0,
+    icc: Annotated[
+        float,
+        typer.Option(
+            metavar="FRACTION",
+            help="Intra-cluster correlation: share of the outcome's variance between clusters.",
+            callback=require_value(lambda value: 0 <= value <= 1, "must be between 0 and 1"),
+        ),
+    ] = 0.0,
     available: Annotated[
-        int | None, typer.Option(help="Number of people available; also shows the power and effect possible with them.")
+        int | None,
+        typer.Option(
+            min=4,
+            max=1_000_000_000,
+            metavar="NUMBER",
+            help="Number of people available; also shows the power and effect possible with them.",
+        ),
     ] = None,
     twin_type: TwinTypeOption = TwinType.HCP,
     brand: BrandOption = Brand.KISQALI,

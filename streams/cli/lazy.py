@@ -7,10 +7,22 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_group
 
 __all__ = ["LazyCommand", "RefusalGroup", "add_lazy_commands"]
+
+
+class PlainArgument(TyperArgument):
+    """An argument that help shows by its name, without the braces and the Python type that Typer adds; choices are shown."""
+
+    def display_type_rich(self, ctx: Any) -> str | None:
+        """The choices of the argument, if it has any."""
+        return super().display_type_rich(ctx) if self.type_descriptor.is_choice else None
+
+    def get_usage_pieces(self, ctx: Any) -> list[str]:
+        """The name in the line of usage; brackets mark an optional argument."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().get_usage_pieces(ctx)]
 
 
 class LazyCommand(TyperCommand):
@@ -22,6 +34,9 @@ class LazyCommand(TyperCommand):
         command: TyperCommand = self.callback()
         command.rich_markup_mode = self.rich_markup_mode
         command.help = _join_lines(command.help or "")
+        for parameter in command.params:
+            if isinstance(parameter, TyperArgument):
+                parameter.__class__ = PlainArgument
         return command
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -75,13 +90,15 @@ class RefusalGroup(TyperGroup):
 
 
 def _name_value(error: typer.BadParameter) -> None:
-    """Make the message of a wrong value name the value and what is allowed, as in every other message of the service."""
+    """Make the message of a wrong value name the value and what is allowed, as every other message of the service does."""
     from pydantic import ValidationError
 
     from streams.errors import describe_error
 
     if isinstance(error.__cause__, ValidationError):
         error.message = describe_error(error.__cause__)
+    elif "'' is a directory" in error.message:  # an empty name is the current folder
+        error.message = "the name of the file is empty"
 
 
 def _refusals() -> tuple[type[Exception], ...]:

@@ -100,7 +100,8 @@ def replay(
 @app.command(epilog=examples("twinstream schemas", "twinstream schemas --out contracts/"))
 def schemas(
     out: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Write asyncapi.json and one file per event to this folder.")
+        Path | None,
+        typer.Option(metavar="FOLDER", file_okay=False, help="Write asyncapi.json and one file per event to this folder."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

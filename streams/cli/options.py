@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -24,6 +24,7 @@ __all__ = [
     "examples",
     "parse_filter",
     "parse_filters",
+    "require_value",
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -54,6 +55,23 @@ FilterOption = Annotated[
 def examples(*lines: str) -> str:
     r"""Build the "Examples:" at the end of a command's help; ``\b`` keeps Typer from joining the lines."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+T = TypeVar("T", bound=float | None)
+
+
+def require_value(is_allowed: Callable[[float], bool], allowed: str) -> Callable[[T], T]:
+    """Build the callback of an option that refuses a number that is not allowed; ``allowed`` words what is.
+
+    Typer's own ``min`` and ``max`` include the bounds, and accept a value that is not a number (nan).
+    """
+
+    def check(value: T) -> T:
+        if value is not None and not is_allowed(value):
+            raise typer.BadParameter(f"{allowed}, not {value:g}")
+        return value
+
+    return check
 
 
 def parse_filter(text: str) -> tuple[str, Any]:

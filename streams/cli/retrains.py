@@ -32,7 +32,7 @@ def list_retrains(line: LineArgument, as_json: JsonOption = False) -> None:
     from sql.ledger import Ledger
     from sql.retrain_store import list_retrains
 
-    async def read(_: Settings, pool: Pool) -> list[Request]:
+    async def read(_: Settings, pool: Pool) -> list[RetrainRequest]:
         await Ledger(pool).state(line)  # raises for an unknown line
         return await list_retrains(pool, line)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
@@ -23,7 +24,7 @@ from streams.cli.campaigns import (
     make_campaign,
 )
 from streams.cli.connection import connected_service, with_pool
-from streams.cli.options import FilterOption, JsonOption, examples, parse_filters
+from streams.cli.options import FilterOption, JsonOption, examples, parse_filters, require_value
 from streams.cli.output import print_result
 
 app = typer.Typer()
@@ -48,9 +49,21 @@ def simulate(
         list[InterventionName] | None,
         typer.Option("--against", metavar="INTERVENTION", help="Compare with this one at the same frequency; repeatable."),
     ] = None,
-    twins: Annotated[int | None, typer.Option(help="Number of twins; 10,000 by default.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes a simulation repeatable.")] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the result.")] = 60.0,
+    twins: Annotated[
+        int | None, typer.Option(min=100, max=1_000_000, metavar="NUMBER", help="Number of twins; 10,000 by default.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, metavar="NUMBER", help="Makes a simulation repeatable.", show_default=False)
+    ] = None,
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            help="How long to wait for the result.",
+            callback=require_value(lambda value: 0 < value < math.inf, "must be a positive number of seconds"),
+        ),
+    ] = 60.0,
     again: Annotated[
         UUID | None,
         typer.Option(metavar="ID", help="Compute this past simulation again, and check that the result is the same."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from deploy.stack import StackError
 from sql.ledger import POLICIES
 from streams.cli.decisions import PolicyName
 from streams.cli.lazy import LazyCommand
-from streams.cli.main import app
+from streams.cli.main import app, main
 from streams.settings import ROLES
 
 HEAVY = ("pandas", "numpy", "pydantic", "aiokafka", "asyncpg", "mlflow", "sklearn", "faust", "schemas", "engine", "sql")
@@ -47,6 +48,8 @@ def test_every_command_explains_itself_with_examples(path: tuple[str, ...]) -> N
     result = run(*path, "--help")
     assert result.exit_code == 0, result.output
     assert result.output.startswith(f"Usage: twinstream {' '.join(path)}")
+    assert "{" not in result.output
+    assert not re.search(r"<(list\[.*\]|str|int|float|int range|file|dir)>", result.output)
     assert f"Examples:\n    twinstream {' '.join(path)}" in result.output
 
 
@@ -55,6 +58,21 @@ def test_the_list_of_commands_shows_the_first_sentence_of_each_commands_help(pat
     command = COMMANDS[path]
     assert (command.load().help or "").split("\n")[0] == command.help
     assert "..." not in command.get_short_help_str(80 - 6 - max(len(name) for *group, name in COMMANDS if group == list(path[:-1])))
+
+
+def test_the_lists_of_commands_cut_no_summary() -> None:
+    for group in {path[:-1] for path in COMMANDS}:
+        commands = run(*group, "--help").output.partition("Commands:")[2].partition("Examples:")[0]
+        assert "..." not in commands
+
+
+def test_usage_errors_are_plain_text_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["streams.cli.main"], "is_terminal", lambda stream: stream is sys.stdout)
+    monkeypatch.setattr(sys, "argv", ["twinstream", "frob"])
+    monkeypatch.setattr(app, "rich_markup_mode", None)
+    with pytest.raises(SystemExit):
+        main()
+    assert app.rich_markup_mode is None
 
 
 def test_every_group_explains_itself_with_examples() -> None:
@@ -163,6 +181,14 @@ def test_a_bug_shows_a_traceback_without_local_variables() -> None:
         (["simulate"], "name an INTERVENTION"),
         (["simulate", "email_campaign", "--against", "cold_calls"], "'cold_calls' is not one of"),
         (["simulate", "email_campaign", "--weeks", "105"], "input should be less than or equal to 104, not '105'"),
+        (["simulate", "email_campaign", "--twins", "0"], "'--twins': input should be greater than or equal to 100, not '0'"),
+        (["simulate", "email_campaign", "--timeout", "nan"], "'--timeout': must be a positive number of seconds, not nan"),
+        (["design", "email_campaign", "--effect", "0"], "'--effect': must be a number other than 0, not 0"),
+        (["design", "email_campaign", "--power", "1"], "'--power': must be between 0 and 1, not 1"),
+        (["design", "email_campaign", "--available", "9" * 20], "'--available': input should be less than or equal to 1000000000"),
+        (["up", "--port", "99999999"], "'--port': input should be less than or equal to 65535, not '99999999'"),
+        (["up", "--port", "-1"], "'--port': input should be greater than or equal to 0, not '-1'"),
+        (["outcomes", "publish", ""], "'FILE': the name of the file is empty"),
         (["import"], "Missing argument 'SOURCE'"),
         (["demo", "--brand", "nobody"], "'nobody' is not one of 'remibrutinib', 'fabhalta', 'kisqali'"),
         (["demo", "--twin-type", "nurse"], "'nurse' is not one of 'hcp', 'patient', 'territory'"),
