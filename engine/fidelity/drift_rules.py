@@ -146,24 +146,35 @@ def _is_close(rule: DriftRule, metrics: FidelityMetrics, limit: float | None) ->
     return error is not None and limit is not None and abs(getattr(metrics, rule.metric) - limit) < error
 
 
+_NAMES = {"mae": "MAE", "rmse": "RMSE", "correlation": "correlation", "coverage_95pct": "coverage"}
+
+
 def _blocked_reason(rule: DriftRule, metrics: FidelityMetrics, limit: float | None, n: int, n_min: int) -> str:
     """Why a rule cannot be evaluated; empty when it can."""
     if getattr(metrics, rule.metric) is None:
-        return f"{rule.metric} is not defined: {metrics.missing.get(rule.metric, 'not given')}"
+        return f"{_NAMES[rule.metric]} is not defined: {metrics.missing.get(rule.metric, 'not given')}"
     if limit is None:
-        return f"the baseline has no {rule.metric} to compare with"
-    return f"{n} outcomes are too few to judge, {n_min} are needed" if n < n_min else ""
+        return f"the baseline has no {_NAMES[rule.metric]} to compare with"
+    return f"{n:,} outcomes are too few to judge, {n_min:,} are needed" if n < n_min else ""
 
 
 def _reason(rule: DriftRule, value: float, limit: float | None, reference: float | None, *, standing: bool, fired: bool) -> str:
+    name = _NAMES[rule.metric]
     if standing:
         return (
-            f"{rule.metric} was already {reference:.4g} at the baseline, {_side(rule)} {limit:.4g}: "
+            f"{name} was already {_value_text(rule, reference)} at the baseline, {_side(rule)} {_value_text(rule, limit)}: "
             "a limitation of the model and no drift"
         )
     verb = "is" if fired else "is not"
-    relative_to = f" ({rule.limit:+.0%} on the baseline's {reference:.4g})" if rule.relative else ""
-    return f"{rule.metric} {value:.4g} {verb} {_side(rule)} {limit:.4g}{relative_to}"
+    relative_to = f" ({rule.limit:+.0%} on the baseline's {_value_text(rule, reference)})" if rule.relative else ""
+    return f"{name} {_value_text(rule, value)} {verb} {_side(rule)} {_value_text(rule, limit)}{relative_to}"
+
+
+def _value_text(rule: DriftRule, value: float | None) -> str:
+    """A value of the rule's metric; coverage is a percentage."""
+    if value is None:
+        return "not defined"
+    return f"{value:.1%}" if rule.metric == "coverage_95pct" else f"{value:.4g}"
 
 
 def _side(rule: DriftRule) -> str:

@@ -206,10 +206,10 @@ def compare_models(
 
 def _check(outcomes: Array, predictions: Predictions, role: str) -> None:
     if not len(outcomes) == len(predictions.predicted) == len(predictions.lower) == len(predictions.upper):
-        raise ValueError(f"{len(outcomes)} actual values, but {len(predictions.predicted)} predictions of the {role}")
+        raise ValueError(f"{len(outcomes):,} actual values, but {len(predictions.predicted):,} predictions of the {role}")
     missing = int((~np.isfinite(outcomes + predictions.predicted)).sum())
     if missing:
-        raise ValueError(f"{missing} of {len(outcomes)} rows have no actual value or no prediction of the {role}")
+        raise ValueError(f"{missing:,} of {len(outcomes):,} rows have no actual value or no prediction of the {role}")
 
 
 def _cluster_ids(outcomes: Array, entities: npt.ArrayLike | None) -> Ids:

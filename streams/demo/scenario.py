@@ -30,7 +30,7 @@ from streams.client.twin_client import TwinClient
 from streams.demo.fault import InjectedFault, kill_worker
 from streams.demo.shift import Shift, choose_shift
 from streams.demo.stream import OutcomeRows, paced_batches
-from streams.reporting.formatting import count, number, plain_words, share, short_id
+from streams.reporting.formatting import count, number, plain_words, share, short_id, state_label
 from streams.reporting.overview import LineOverview, Overview, read_overview
 from streams.settings import Settings
 from streams.worker.local_stack import Notify
@@ -224,8 +224,8 @@ async def _wait_ingested(pool: Pool, run: DemoRun) -> None:
     deadline = time.monotonic() + INGESTION_TIMEOUT_S
     while (ingested := await count_ingested_outcomes(pool)) < run.published:
         if time.monotonic() > deadline:
-            missing = run.published - ingested
-            raise TimeoutError(f"{missing} of {run.published} outcomes were not ingested within {INGESTION_TIMEOUT_S:g} s")
+            missing = f"{count(run.published - ingested)} of {count(run.published)} outcomes"
+            raise TimeoutError(f"{missing} were not ingested within {INGESTION_TIMEOUT_S:g} s")
         await asyncio.sleep(0.2)
 
 
@@ -257,6 +257,6 @@ def progress_text(run: DemoRun, line: LineOverview) -> str:
         f"MAE {number(metrics.mae)} (baseline {number(scored_model.baseline.mae)})" if metrics.mae is not None else "",
         f"coverage {share(metrics.coverage_95pct)}" if metrics.coverage_95pct is not None else "",
         f"evidence {number(window.evidence_ratio, 3)} times its limit" if window.evidence_ratio is not None else "",
-        f"drift state {window.state.value}",
+        f"drift state {state_label(window.state)}",
     ]
     return ", ".join(part for part in parts if part)

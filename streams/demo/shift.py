@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from schemas import TWIN_TYPES, Baseline, TwinType
-from streams.reporting.formatting import signed_number
+from streams.reporting.formatting import count, signed_number
 
 __all__ = ["Shift", "choose_shift", "split"]
 
@@ -75,7 +75,7 @@ def split(frame: pd.DataFrame, max_training_rows: int, rng: np.random.Generator)
     """
     n_train = min(max(1000, int(0.4 * len(frame))), max_training_rows)
     if len(frame) - n_train < 200:
-        raise ValueError(f"the table has {len(frame)} rows: at least 1,200 are needed, 1,000 to train on and 200 to stream")
+        raise ValueError(f"the table has {count(len(frame))} rows: at least 1,200 are needed, 1,000 to train on and 200 to stream")
     order = rng.permutation(len(frame))
     return (
         frame.iloc[order[:n_train]].reset_index(drop=True),

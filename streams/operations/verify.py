@@ -54,7 +54,7 @@ class VerificationReport:
     def format_text(self) -> str:
         """The report as text: the verdict with all counts, then a line for each mismatch."""
         counts = ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
-        verdict = f"{n} mismatch{'' if n == 1 else 'es'}" if (n := len(self.mismatches)) else "every count agrees"
+        verdict = f"{n:,} mismatch{'' if n == 1 else 'es'}" if (n := len(self.mismatches)) else "every count agrees"
         resent = [f"{self.resent} messages published again"] if self.resent else []
         return "\n".join([f"{verdict}: {counts}", *resent, *self.mismatches])
 

@@ -8,6 +8,7 @@ from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rul
 from schemas import DRIFT_RULES, Baseline, DriftState, FidelityMetrics
 
 METRICS = ("mae", "rmse", "correlation", "coverage_95pct")
+NAMES = dict(zip(METRICS, ("MAE", "RMSE", "correlation", "coverage"), strict=True))
 HEALTHY = Baseline(
     n=5000,
     mae=0.10,
@@ -78,7 +79,7 @@ def test_it_does_not_fire_on_an_undefined_metric(rule):
     verdict = verdict_of(rule, undefined)
     assert not verdict.fired
     assert verdict.value is None
-    assert verdict.reason == f"{rule.metric} is not defined: constant: actual"
+    assert verdict.reason == f"{NAMES[rule.metric]} is not defined: constant: actual"
 
 
 @pytest.mark.parametrize("rule", [rule for rule in DRIFT_RULES if not rule.relative], ids=lambda rule: rule.name)
@@ -98,7 +99,7 @@ def test_its_verdict_has_value_limit_baseline_and_n(rule):
     assert verdict.limit == pytest.approx(limit_of(rule))
     assert verdict.baseline == getattr(HEALTHY, rule.metric)
     assert verdict.value == getattr(beyond(rule, 0.01), rule.metric)
-    assert f"{verdict.limit:.4g}" in verdict.reason
+    assert (f"{verdict.limit:.1%}" if rule.metric == "coverage_95pct" else f"{verdict.limit:.4g}") in verdict.reason
 
 
 @each_rule

@@ -143,7 +143,7 @@ async def add_history(pool: Pool, *, now: datetime) -> None:
         attempt=0,
         requested_at=now - timedelta(hours=2),
         cause="drift",
-        reason="mae 0.0761 is above 0.06144 (+20% on the baseline's 0.0512), and the evidence of drift reached its limit",
+        reason="MAE 0.0761 is above 0.06144 (+20% on the baseline's 0.0512), and the evidence of drift reached its limit",
         evidence={"mae": 0.0761, "limit": 0.06144, "n": 2400, "evidence_ratio": 1.07, "average_run_length": 1e6, "segment": "all"},
     )
     await enqueue(pool, event)

@@ -46,5 +46,5 @@ def test_no_row_is_both_trained_on_and_streamed() -> None:
 
 
 def test_a_table_too_small_to_train_and_stream_is_refused() -> None:
-    with pytest.raises(ValueError, match="1199 rows: at least 1,200"):
+    with pytest.raises(ValueError, match="1,199 rows: at least 1,200"):
         split(pd.DataFrame({"x": range(1199)}), 12_000, np.random.default_rng(1))
