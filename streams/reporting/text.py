@@ -21,6 +21,7 @@ from streams.reporting.formatting import (
     signed_share,
     span,
     standard_error,
+    state_label,
 )
 from streams.reporting.overview import LineOverview, SegmentWindow
 
@@ -162,8 +163,8 @@ def window_cells(window: SegmentWindow) -> tuple[str, ...]:
         number(metrics.correlation, 3),
         share(metrics.coverage_95pct),
         number(metrics.bias),
-        share(window.evidence_ratio),
-        window.state.value,
+        number(window.evidence_ratio, 3),
+        state_label(window.state.value),
     )
 
 
