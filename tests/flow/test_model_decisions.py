@@ -25,7 +25,7 @@ GATE = {
     "correlation": COMPARISON,
     "coverage": COMPARISON,
     "segments": {"region=south": COMPARISON},
-    "reason": "MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
+    "reason": "MAE 0.12 where its predecessor had 0.25 on the same 2,000 outcomes after it",
 }
 
 
@@ -119,7 +119,7 @@ async def test_why_explains_a_retrain_on_one_screen(twinstream, promoted, second
         "on 500 later rows of 500 entities",
         "MAE of region=south 0.12 against 0.25, difference -0.13 ± 0.01",
         f"promoted: model {second}",
-        "an improvement: MAE 0.12 where its predecessor had 0.25 on the same 2000 outcomes after it",
+        "an improvement: MAE 0.12 where its predecessor had 0.25 on the same 2,000 outcomes after it",
         "policy auto",
     ):
         assert part in report
