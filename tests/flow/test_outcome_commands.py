@@ -30,7 +30,7 @@ async def test_a_table_of_outcomes_is_published_and_its_fidelity_is_shown(
     (windows,) = await twinstream("fidelity", "--json")
     assert (windows["line"], {window["segment"] for window in windows["windows"]}) == (LINE, {"all", "region=south"})
     plain = await twinstream("fidelity", "--weighted", "region")
-    monkeypatch.setattr("streams.cli.output._is_terminal", lambda _stream: True)
+    monkeypatch.setattr("streams.cli.output.is_terminal", lambda _stream: True)
     monkeypatch.setenv("COLUMNS", "140")
     rich = await twinstream("fidelity", "--weighted", "region")
     for text in ("region=south", "MAE", "no weighted error"):
