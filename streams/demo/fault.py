@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from sql.database import Pool
 from sql.overview_store import count_ingested_outcomes
 from streams.settings import Role
+from streams.worker.local_stack import Notify
 from streams.worker.supervisor import Workers
 
 __all__ = ["InjectedFault", "kill_worker"]
@@ -47,7 +47,7 @@ class InjectedFault:
         """The fault as JSON values."""
         return {"role": self.role, "pid": self.pid, "at": self.at, "after": self.published, "back_s": self.recovery_s}
 
-    async def watch_recovery(self, pool: Pool, notify: Callable[[str], None]) -> None:
+    async def watch_recovery(self, pool: Pool, notify: Notify) -> None:
         """Wait until outcomes are ingested again, and report it."""
         started = time.monotonic()
         await asyncio.sleep(_COMMIT_S)
@@ -58,7 +58,7 @@ class InjectedFault:
         notify(f"  ingestion resumed {self.recovery_s:.1f} s after the kill, from the offset that was committed last")
 
 
-def kill_worker(workers: Workers, published: int, notify: Callable[[str], None]) -> InjectedFault:
+def kill_worker(workers: Workers, published: int, notify: Notify) -> InjectedFault:
     """Kill the process that ingests outcomes with SIGKILL; its supervisor starts another one."""
     pid = workers.pids[KILLED_ROLE]
     os.kill(pid, signal.SIGKILL)
