@@ -251,27 +251,34 @@ def _write_entities(result: Counterfactuals, table: pd.DataFrame, out: Path) -> 
 
 
 def _average_text(heading: str, average: Mapping[str, float]) -> str:
-    return "\n".join([heading, *(f"  {name:<11}{_interval(average, name)}" for name in ("without", "with", "difference"))])
+    from streams.reporting.formatting import align_columns
+
+    rows = align_columns([_average_cells(average, name) for name in ("without", "with", "difference")], numeric=(1,))
+    return "\n".join([heading, *(f"  {row}" for row in rows)])
 
 
-def _interval(average: Mapping[str, float], name: str) -> str:
+def _average_cells(average: Mapping[str, float], name: str) -> tuple[str, str, str]:
+    """The name, the average and its interval, which is empty where it is one point."""
     from streams.reporting.formatting import signed_number
 
     low, high = average[f"{name}_lower"], average[f"{name}_upper"]
-    return signed_number(average[name]) + (f"   {signed_number(low)} to {signed_number(high)}" if low < high else "")
+    return name, signed_number(average[name]), f"{signed_number(low)} to {signed_number(high)}" if low < high else ""
 
 
 def _plan_text(plan: ExperimentPlan) -> str:
-    from streams.reporting.formatting import share, signed_share
+    from streams.reporting.formatting import align_columns, count, share, signed_share
 
     clustered = plan.design_effect > 1
-    arms = [f"  {arm.name:<28}{arm.n:>9,} people" + (f" in {arm.clusters:,} clusters" if clustered else "") for arm in plan.arms]
+    arms = align_columns(
+        [(arm.name, count(arm.n), f"people in {count(arm.clusters)} clusters" if clustered else "people") for arm in plan.arms],
+        numeric=(1,),
+    )
     simulated = plan.simulation
     interval = f"{signed_share(simulated.ate_ci_lower)} to {signed_share(simulated.ate_ci_upper)}"
     return "\n".join(
         [
             f"to detect an effect of {share(plan.effect)} (two-sided test at {plan.alpha:.0%}, power {plan.power:.0%}):",
-            *arms,
+            *(f"  {arm}" for arm in arms),
             f"  smallest effect that is detected with the power you asked for: {plan.detectable_effect:.2%}",
             f"  adjusting for the prediction (correlation {plan.correlation:.2f}) saves {plan.saved:.0%} of the people",
             *([f"  assigning whole clusters costs a factor of {plan.design_effect:.2f}"] if clustered else []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from engine.experiments import predict_counterfactuals
 from engine.sample_tables import sample_hcps
 from schemas import ExperimentPlan
 from sql.experiment_store import add_experiment
+from streams.reporting.formatting import signed_number
 from streams.simulation import calibrated_prior
 from tests.flow.test_simulations import SPEAKERS, an_experiment
 
@@ -44,7 +46,7 @@ async def test_each_entity_of_a_table_is_predicted_with_and_without_the_interven
     assert len(rows) == 1500
     assert rows["difference_lower"].to_numpy() == pytest.approx(expected.entities["difference_lower"].to_numpy())
     text = await twinstream("counterfactuals", "speaker_program_invitation", str(file))
-    assert f"difference {average['difference']:+.4g}" in text
+    assert re.search(rf"difference +{re.escape(signed_number(average['difference']))}", text)
 
 
 async def test_treated_entities_of_a_finished_experiment_are_estimated_untreated(twinstream, promoted, tmp_path):
