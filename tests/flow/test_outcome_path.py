@@ -113,6 +113,22 @@ async def test_a_topic_that_is_read_again_changes_no_number_and_lost_dead_letter
     assert len(changed) == 2
 
 
+CODECS = ("gzip", "snappy", "lz4", "zstd")
+
+
+async def test_outcomes_are_counted_whatever_codec_their_producer_compresses_with(
+    settings: Settings, pool: Pool, service_of: ServiceOf
+):
+    values = [[outcome_at(100 * batch + number) for number in range(100)] for batch in range(len(CODECS))]
+    async with service_of("outcomes"):
+        for codec, outcomes in zip(CODECS, values, strict=True):
+            await publish(settings, outcomes, codec=codec)
+        await until(lambda: is_ingested(pool, 400))
+
+    assert await fates(pool) == {"counted": 400}
+    assert await stored_panes(pool) == expected_panes([each for outcomes in values for each in outcomes])
+
+
 async def test_a_topic_that_was_recreated_is_another_incarnation_and_its_outcomes_count(
     settings: Settings, pool: Pool, service_of: ServiceOf
 ):
@@ -288,8 +304,8 @@ def expected_panes(values: Iterable[Any]) -> dict[tuple[str, float], tuple[int, 
     return {key: (n, actual, error) for key, (n, actual, error) in sums.items()}
 
 
-async def publish(settings: Settings, values: Sequence[Any], *, pause_s: float = 0.0) -> Sequence[Any]:
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
+async def publish(settings: Settings, values: Sequence[Any], *, pause_s: float = 0.0, codec: str | None = None) -> Sequence[Any]:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, compression_type=codec)
     await producer.start()
     try:
         for number, value in enumerate(values):

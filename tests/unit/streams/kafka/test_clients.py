@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import pytest
+from aiokafka import codec
 from aiokafka.errors import KafkaConnectionError
 
 from streams.kafka import open_admin, open_consumer, open_producer
@@ -32,3 +33,17 @@ async def test_every_client_has_the_credentials_of_the_settings(open_client: Any
     with pytest.raises(ValueError, match="TWIN_KAFKA_USERNAME"):
         async with open_client(UNREACHABLE.model_copy(update={"kafka_security": "SASL_SSL"})):
             pass
+
+
+CODECS = sorted(name.removeprefix("has_") for name in vars(codec) if name.startswith("has_"))
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_every_codec_of_kafka_is_installed(name: str) -> None:
+    assert getattr(codec, f"has_{name}")()
+    text = b"a batch of outcomes " * 100
+    assert bytes(getattr(codec, f"{name}_decode")(getattr(codec, f"{name}_encode")(text))) == text
+
+
+def test_the_client_has_all_four_codecs_of_the_kafka_protocol() -> None:
+    assert CODECS == ["gzip", "lz4", "snappy", "zstd"]
