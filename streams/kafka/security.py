@@ -14,7 +14,7 @@ def kafka_security(settings: Settings) -> dict[str, Any]:
     """Return the security arguments of an aiokafka client.
 
     Raises:
-        ValueError: for SASL without a user name.
+        ValueError: for SASL without a user name, or a file of certificates that cannot be read.
     """
     arguments: dict[str, Any] = {"security_protocol": settings.kafka_security, "ssl_context": _ssl_context(settings)}
     if settings.kafka_security.startswith("SASL"):
@@ -31,4 +31,7 @@ def kafka_security(settings: Settings) -> dict[str, Any]:
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
     if not settings.kafka_security.endswith("SSL"):
         return None
-    return ssl.create_default_context(cafile=str(settings.kafka_ca_file) if settings.kafka_ca_file else None)
+    try:
+        return ssl.create_default_context(cafile=str(settings.kafka_ca_file) if settings.kafka_ca_file else None)
+    except OSError as error:
+        raise ValueError(f"TWIN_KAFKA_CA_FILE={settings.kafka_ca_file} cannot be read: {error.strerror or error}") from error

@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
 
 import asyncpg
 
 from schemas import EVENTS
+from streams.errors import describe_error
 from streams.kafka.app import TwinApp
 from streams.kafka.clients import open_admin
+from streams.kafka.security import kafka_security
 from streams.metrics import SOURCE_LAG
 from streams.retries import retry_transient
 from streams.services import Services
 from streams.settings import Role, Settings
 from streams.web.health import HealthProbe, health_app, serve_app
 
-__all__ = ["build_app", "run_role"]
+__all__ = ["CannotStart", "build_app", "run_role"]
 
 LOG = logging.getLogger(__name__)
 STUCK_S = 900.0
 _LAG_INTERVAL_S = 1.0
+_READY_INTERVAL_S = 0.1
+
+
+class CannotStart(RuntimeError):
+    """The settings do not allow a role to start: every start with them fails in the same way."""
 
 
 def build_app(role: Role, settings: Settings) -> TwinApp:
@@ -52,20 +60,35 @@ def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
     return report_lag
 
 
-async def run_role(role: Role, settings: Settings, stop: asyncio.Event) -> None:
+async def run_role(role: Role, settings: Settings, stop: asyncio.Event, on_ready: Callable[[], None] = lambda: None) -> None:
     """Run a role until ``stop`` is set, then finish the event in work and stop.
 
-    It waits for Kafka and Postgres without a time limit before it starts.
+    It waits for Kafka and Postgres without a time limit before it starts, and calls ``on_ready`` when it processes events.
 
     Raises:
-        OSError: when the port of the health endpoints is taken.
+        CannotStart: when the port of the health endpoints is taken, or a setting is not valid; it names the setting.
         Exception: the reason why the app ended by itself.
     """
     runner = _RoleRunner(role, settings)
-    async with serve_app(health_app(runner.health_probe()), settings.web_host, settings.port_of(role)):
+    async with AsyncExitStack() as resources:
+        with _starting("TWIN_WEB_PORT"):
+            server = serve_app(health_app(runner.health_probe()), settings.web_host, settings.port_of(role))
+            await resources.enter_async_context(server)
+        with _starting("TWIN_KAFKA_SECURITY"):
+            kafka_security(settings)
         await _run_until(stop, runner.wait_for_servers())
         if not stop.is_set():
-            await runner.run(stop)
+            await runner.run(stop, on_ready)
+
+
+@contextmanager
+def _starting(setting: str) -> Iterator[None]:
+    """Turn what fails inside, before the role runs, into :class:`CannotStart` with the name of the setting."""
+    try:
+        yield
+    except (ValueError, OSError, asyncpg.PostgresError) as error:
+        reason = describe_error(error)
+        raise CannotStart(reason if "TWIN_" in reason else f"{setting}: {reason}") from error
 
 
 class _RoleRunner:
@@ -80,20 +103,30 @@ class _RoleRunner:
         return HealthProbe(self.role, unready=self._unready, last_poll_s=self._last_poll_s, stuck_s=stuck_s)
 
     async def wait_for_servers(self) -> None:
-        await retry_transient(self._connect_to_postgres, part="postgres")
-        await retry_transient(self._connect_to_kafka, part="kafka")
+        with _starting("TWIN_POSTGRES_DSN"):
+            await retry_transient(self._connect_to_postgres, part="postgres")
+        with _starting("TWIN_KAFKA_BOOTSTRAP"):
+            await retry_transient(self._connect_to_kafka, part="kafka")
 
-    async def run(self, stop: asyncio.Event) -> None:
-        self.app = app = build_app(self.role, self.settings)
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        with _starting("the settings of the role"):
+            self.app = app = build_app(self.role, self.settings)
+        ready = asyncio.create_task(self._when_ready(on_ready))
         try:
             await app.start()
             LOG.info("the role %s has started", self.role)
             await app.wait(stop.wait())
         finally:
+            ready.cancel()
             await app.stop()
         if app.crash_reason is not None:
             raise app.crash_reason
         LOG.info("the role %s has stopped cleanly", self.role)
+
+    async def _when_ready(self, on_ready: Callable[[], None]) -> None:
+        while self._unready() is not None:  # noqa: ASYNC110  # Faust has no event for it
+            await asyncio.sleep(_READY_INTERVAL_S)
+        on_ready()
 
     async def _connect_to_postgres(self) -> None:
         timeout = self.settings.postgres_connect_timeout_s

@@ -1,63 +1,91 @@
 """Runs one child process per role, restarts a child that ends, and makes sure that none outlives its parent.
 
+Only settings with which a role has never been ready end the worker. A role that dies later is restarted for ever, with pauses that
+grow, and the other roles go on meanwhile: one record that ends one role must not stop the service.
+
 No library serves: the children are forked from one process that has imported the libraries, so that they share its memory, and they
 end with their parent even when it is killed; process managers such as supervisord start separate interpreters.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import http.client
 import logging
 import multiprocessing as mp
 import os
 import signal
-import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from streams.errors import describe_error
 from streams.settings import Role, Settings
-from streams.worker.bootstrap import run_role
 from streams.worker.local_stack import Notify
-from streams.worker.log_setup import log_file, write_logs
+from streams.worker.log_setup import log_file
+from streams.worker.role_process import Report, run_role_process
 
-__all__ = ["WorkerFailed", "Workers", "collect_garbage_rarely", "run_worker"]
+__all__ = ["WorkerFailed", "Workers", "run_worker"]
 
 LOG = logging.getLogger(__name__)
 
-ORPHAN_S = 1.5
 STOP_S = 15.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
-MAX_EXITS, EXITS_WITHIN_S = 5, 120.0
-CANNOT_START = 78  # EX_CONFIG of sysexits.h: the same start would fail again
+STEADY_S = 180.0
+"""A role that ran this long is restarted after the first pause again."""
 PRELOAD = ["streams.worker.bootstrap", "engine", "sklearn.ensemble", "scipy.stats", "skops.io", "schemas"]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class WorkerFailed(RuntimeError):
-    """A role keeps ending, cannot be started, or is not ready in time."""
+    """The settings do not allow a role to start, or a role is not ready in time."""
 
 
 @dataclass
 class _Child:
-    """The process of a role, and the times (monotonic clock) of its recent exits and of its next start."""
+    """The process of a role, and how the processes of this role have ended so far; times are of the monotonic clock.
+
+    Attributes:
+        reports: receives the reports of the process; they are complete when it has ended.
+        was_ready: whether a process of this role has processed events.
+        deaths: number of ends of this role.
+        deaths_in_a_row: number of ends without a run of ``STEADY_S`` before them.
+        reason: why the last process ended.
+        restart_at: time of the next start, None while the process runs.
+    """
 
     role: Role
     process: ForkServerProcess
-    exits: deque[float] = field(default_factory=deque)
+    reports: Connection
+    started_at: float
+    was_ready: bool = False
+    deaths: int = 0
+    deaths_in_a_row: int = 0
+    reason: str = ""
     restart_at: float | None = None
+
+    def read_reports(self) -> list[Report]:
+        """The reports since the last call."""
+        reports: list[Report] = []
+        try:
+            while self.reports.poll():
+                reports.append(self.reports.recv())
+        except (EOFError, OSError):  # the process has ended
+            pass
+        self.was_ready |= any(report.event == "ready" for report in reports)
+        return reports
+
+    def count_death(self, now: float) -> float:
+        """Count an end of the role, and return the seconds to wait before its next start."""
+        self.deaths += 1
+        self.deaths_in_a_row = 1 if now - self.started_at >= STEADY_S else self.deaths_in_a_row + 1
+        return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.deaths_in_a_row - 1, 30)))
 
 
 class Workers:
@@ -81,7 +109,7 @@ class Workers:
             self._context = _forkserver()
             with _sigint_blocked():  # Ctrl-C reaches every process of a terminal, but only this one reacts to it
                 ensure_running()
-            self._children = [_Child(role, self._spawn(role)) for role in self._roles]
+            self._children = [_Child(role, *self._spawn(role), time.monotonic()) for role in self._roles]
         self._supervisor.start()
         return self
 
@@ -109,10 +137,10 @@ class Workers:
         return {child.role: child.process.pid for child in self._children if child.process.pid is not None}
 
     def check(self) -> None:
-        """Raise when a role has failed for good.
+        """Raise when the settings do not allow a role to start.
 
         Raises:
-            WorkerFailed: naming the role and its log.
+            WorkerFailed: naming the role, the reason and the log.
         """
         if self._failure is not None:
             raise self._failure
@@ -125,27 +153,27 @@ class Workers:
         """Wait until every role processes events.
 
         Raises:
-            WorkerFailed: when a role fails, or is not ready in time.
+            WorkerFailed: when a role cannot be started, or is not ready in time; it has the reason of the last death.
         """
         deadline = time.monotonic() + timeout_s
         while not self.ready():
             self.check()
             if time.monotonic() > deadline:
-                unready = [role for role in self._roles if not _is_ready(self._settings, role)]
-                hint = self._log_hint(unready[0]) if unready else ""
-                raise WorkerFailed(f"not ready after {timeout_s:g} s: {', '.join(unready)}{hint}")
+                raise WorkerFailed(f"not ready after {timeout_s:g} s: {self._describe_unready()}")
             time.sleep(0.1)
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait until the workers are stopped, a role has failed, or ``timeout_s`` are over."""
+        """Wait until the workers are stopped, a role cannot be started, or ``timeout_s`` are over."""
         self._supervisor.join(timeout_s)
 
-    def _spawn(self, role: Role) -> ForkServerProcess:
-        process = self._context.Process(
-            target=_run_child, args=(role, self._settings, self._log_folder), name=f"twinstream-{role}", daemon=True
-        )
-        process.start()
-        return process
+    def _spawn(self, role: Role) -> tuple[ForkServerProcess, Connection]:
+        """Start the process of a role; the connection receives its reports."""
+        receiver, sender = self._context.Pipe(duplex=False)
+        with sender:  # the process has a copy; the receiver notices the end when no copy is open
+            arguments = (role, self._settings, self._log_folder, sender)
+            process = self._context.Process(target=run_role_process, args=arguments, name=f"twinstream-{role}", daemon=True)
+            process.start()
+        return process, receiver
 
     def _supervise(self) -> None:
         while not self._stopping.is_set() and self._failure is None:
@@ -158,28 +186,60 @@ class Workers:
     def _update(self, child: _Child, now: float) -> None:
         """Start a child whose pause is over, and schedule the restart of one that has ended."""
         if child.restart_at is None:
-            if child.process.exitcode is not None:
-                self._handle_exit(child, now)
+            has_ended = child.process.exitcode is not None  # before its reports are read: then these are complete
+            reports = child.read_reports()
+            if has_ended:
+                self._handle_exit(child, reports, now)
         elif now >= child.restart_at:
-            child.process, child.restart_at = self._spawn(child.role), None
+            self._restart(child, now)
 
-    def _handle_exit(self, child: _Child, now: float) -> None:
-        status, hint = child.process.exitcode, self._log_hint(child.role)
-        child.exits.append(now)
-        while child.exits[0] < now - EXITS_WITHIN_S:
-            child.exits.popleft()
-        if status == CANNOT_START:
-            self._failure = WorkerFailed(f"the role {child.role} cannot be started{hint}")
-        elif len(child.exits) >= MAX_EXITS:
-            count = f"{len(child.exits)} times within {EXITS_WITHIN_S:g} s"
-            self._failure = WorkerFailed(f"the role {child.role} ended {count}, the last time with status {status}{hint}")
+    def _restart(self, child: _Child, now: float) -> None:
+        try:
+            child.process, child.reports = self._spawn(child.role)
+        except (OSError, EOFError) as error:  # the machine has no process or file left
+            child.restart_at = now + LONGEST_PAUSE_S
+            LOG.warning("the role %s could not be restarted: %s; trying again in %g s", child.role, error, LONGEST_PAUSE_S)
         else:
-            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (len(child.exits) - 1))
-            LOG.warning("the role %s ended with status %s and is restarted in %g s%s", child.role, status, pause_s, hint)
-            child.restart_at = now + pause_s
+            child.started_at, child.restart_at = now, None
 
-    def _log_hint(self, role: Role) -> str:
-        return f"; see {log_file(self._log_folder, role)}" if self._log_folder is not None else ""
+    def _handle_exit(self, child: _Child, reports: Sequence[Report], now: float) -> None:
+        child.reports.close()
+        child.reason = next(
+            (report.reason for report in reports if report.event != "ready"), _describe_exit(child.process.exitcode)
+        )
+        hint = self._log_hint(child.role)
+        if not child.was_ready and any(report.event == "cannot_start" for report in reports):
+            self._failure = WorkerFailed(f"the role {child.role} cannot be started: {child.reason}{hint}")
+            return
+        pause_s = child.count_death(now)
+        child.restart_at = now + pause_s
+        LOG.warning(
+            "the role %s ended (%s); death %d of this role, it is restarted in %g s%s",
+            child.role,
+            child.reason,
+            child.deaths,
+            pause_s,
+            hint,
+        )
+
+    def _describe_unready(self) -> str:
+        unready = [child for child in self._children if not _is_ready(self._settings, child.role)]
+        return "; ".join(map(self._describe_child, unready))
+
+    def _describe_child(self, child: _Child) -> str:
+        ended = f" (deaths: {child.deaths}, the last one: {child.reason})" if child.deaths else ""
+        return f"{child.role}{ended}{self._log_hint(child.role, separator=', see')}"
+
+    def _log_hint(self, role: Role, separator: str = "; see") -> str:
+        return f"{separator} {log_file(self._log_folder, role)}" if self._log_folder is not None else ""
+
+
+def _describe_exit(status: int | None) -> str:
+    """Describe the exit of a process that reported no reason; a negative status is the signal that ended it."""
+    if status is None or status >= 0:
+        return f"exit status {status}"
+    has_name = -status in set(signal.Signals)
+    return f"killed by {signal.Signals(-status).name if has_name else f'signal {-status}'}"
 
 
 def run_worker(
@@ -192,7 +252,7 @@ def run_worker(
     """Run roles until SIGTERM or SIGINT, and stop them cleanly; ``notify`` is called when all are ready.
 
     Raises:
-        WorkerFailed: when a role keeps ending.
+        WorkerFailed: when the settings do not allow a role to start.
     """
     with _stop_signals() as stop, Workers(roles, settings, log_folder=log_folder) as workers:
         notified = False
@@ -259,44 +319,3 @@ def _is_ready(settings: Settings, role: Role) -> bool:
         return False
     finally:
         connection.close()
-
-
-def collect_garbage_rarely() -> None:
-    """Raise the thresholds of Python's garbage collector.
-
-    A poll batch makes tens of thousands of objects that are in no reference cycle. Collections at the default threshold of 700
-    objects make its processing a quarter slower.
-    """
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-
-
-def _run_child(role: Role, settings: Settings, log_folder: Path | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    collect_garbage_rarely()
-    write_logs(role, log_folder)
-    try:
-        asyncio.run(_run_until_terminated(role, settings))
-    except (ValueError, OSError) as error:
-        LOG.error("the role %s cannot be started: %s", role, describe_error(error))  # noqa: TRY400  # a traceback would add nothing
-        sys.exit(CANNOT_START)
-    except Exception:
-        LOG.exception("the role %s ended with an error", role)
-        sys.exit(1)
-
-
-async def _run_until_terminated(role: Role, settings: Settings) -> None:
-    """Run a role until SIGTERM, or until the parent process is gone."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    parent = mp.parent_process()
-    if parent is not None:
-        loop.add_reader(parent.sentinel, _stop_orphan, loop, stop, parent.sentinel)
-    await run_role(role, settings, stop)
-
-
-def _stop_orphan(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, sentinel: int) -> None:
-    """Stop cleanly within 1.5 s, else exit at once: another worker receives the unfinished events again."""
-    loop.remove_reader(sentinel)
-    stop.set()
-    loop.call_later(ORPHAN_S, os._exit, 1)

@@ -21,7 +21,7 @@ def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> N
 
     Raises:
         StackError: when the stack is running already, or cannot start.
-        WorkerFailed: when a role keeps ending.
+        WorkerFailed: when the settings do not allow a role to start, or it is not ready within a minute.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

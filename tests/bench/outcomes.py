@@ -32,7 +32,8 @@ from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.topics import topic_of
 from streams.settings import Settings
 from streams.worker.bootstrap import build_app
-from streams.worker.supervisor import Workers, collect_garbage_rarely
+from streams.worker.role_process import collect_garbage_rarely
+from streams.worker.supervisor import Workers
 from tests.bench.measure import Aim, Figure
 from tests.bench.tables import Measured
 

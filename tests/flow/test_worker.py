@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from streams.settings import ROLES, Settings
+from streams.worker import supervisor
 from streams.worker.supervisor import WorkerFailed, Workers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +139,38 @@ async def test_a_child_that_cannot_be_started_ends_the_worker_with_the_reason(se
             with pytest.raises(WorkerFailed, match=r"the role simulation cannot be started.*simulation\.log"):
                 workers.check()
     assert "set TWIN_WEB_PORT" in (tmp_path / "logs" / "simulation.log").read_text()
+
+
+async def test_a_role_that_ends_six_times_is_restarted_alone_and_the_worker_goes_on(settings, promoted, monkeypatch):
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.5)
+    with Workers(["experiments", "simulation"], settings) as workers:
+        await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
+        other = workers.pids["simulation"]
+        for _ in range(6):
+            pid = workers.pids["experiments"]
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda pid=pid: workers.pids["experiments"] != pid)
+        await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
+        workers.check()
+        assert workers.pids["simulation"] == other
+
+
+async def test_a_role_that_ran_once_waits_for_a_port_that_is_taken(settings, promoted, tmp_path):
+    with Workers(["experiments"], settings, log_folder=tmp_path / "logs") as workers:
+        await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
+        pid, port = workers.pids["experiments"], settings.port_of("experiments")
+        os.kill(pid, signal.SIGKILL)
+        assert all_end([pid], within_s=15.0)
+        async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", port):
+            await until(lambda: "set TWIN_WEB_PORT" in (tmp_path / "logs" / "experiments.log").read_text())
+            workers.check()
+        await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
+
+
+async def until(true) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not true():  # noqa: ASYNC110  # it is another process that changes
+            await asyncio.sleep(0.05)
 
 
 async def test_a_role_waits_for_postgres_and_reports_it_instead_of_ending(settings, tmp_path):

@@ -1,0 +1,132 @@
+"""Ends of roles: settings that cannot work end the worker at its start, anything later is a restart of that role alone."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing as mp
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from streams.settings import Settings
+from streams.worker import supervisor
+from streams.worker.role_process import CANNOT_START, Report
+from streams.worker.supervisor import LONGEST_PAUSE_S, STEADY_S, WorkerFailed, Workers, _Child
+
+PORT_TAKEN = Report("cannot_start", "cannot listen on 127.0.0.1:6066 (Address already in use): set TWIN_WEB_PORT")
+
+
+def ended(status: int, *reports: Report) -> tuple[Any, Any]:
+    """A process that has ended, and the connection with its reports."""
+    receiver, sender = mp.Pipe(duplex=False)
+    with sender:
+        for report in reports:
+            sender.send(report)
+    return SimpleNamespace(exitcode=status, sentinel=None), receiver
+
+
+def running(*reports: Report) -> tuple[Any, Any]:
+    """A process that runs, and the connection with its reports."""
+    return ended(None, *reports)  # type: ignore[arg-type]  # as multiprocessing has it
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    """Workers whose processes are those in ``spawned``, the last one again and again."""
+    workers = Workers(["outcomes", "fidelity"], Settings(), log_folder=Path("/logs"))
+    workers.spawned = []  # type: ignore[attr-defined]  # of this test
+    monkeypatch.setattr(workers, "_spawn", lambda role: workers.spawned.pop(0))  # type: ignore[attr-defined]
+    return workers
+
+
+def child_of(workers: Workers, process: tuple[Any, Any]) -> _Child:
+    child = _Child("outcomes", *process, started_at=0.0)
+    workers._children = [child]
+    return child
+
+
+def test_a_start_that_cannot_work_ends_the_worker_and_names_the_setting_and_the_log(workers: Workers):
+    child = child_of(workers, ended(CANNOT_START, PORT_TAKEN))
+    workers._update(child, 1.0)
+    with pytest.raises(WorkerFailed, match=r"the role outcomes cannot be started: .* set TWIN_WEB_PORT; see /logs/outcomes\.log"):
+        workers.check()
+
+
+def test_the_same_start_is_only_a_pause_for_a_role_that_was_ready_once(workers: Workers, caplog: pytest.LogCaptureFixture):
+    child = child_of(workers, running(Report("ready")))
+    workers._update(child, 1.0)
+    assert child.was_ready
+    child.process, child.reports = ended(CANNOT_START, PORT_TAKEN)
+    workers._update(child, 2.0)
+    workers.check()
+    assert child.restart_at == 2.5
+    assert "set TWIN_WEB_PORT" in caplog.text
+
+
+@pytest.mark.parametrize("error", ["ValueError: no number", "OSError: no space left", "UnsupportedCodecError: lz4"])
+def test_an_error_of_a_run_never_ends_the_worker_however_often_it_comes(workers: Workers, error: str):
+    child, now = child_of(workers, ended(1, Report("error", error))), 0.0
+    pauses = []
+    for _ in range(2000):
+        workers._update(child, now)
+        assert child.restart_at is not None
+        pauses.append(child.restart_at - now)
+        now = child.restart_at
+        workers.spawned.append(ended(1, Report("error", error)))  # type: ignore[attr-defined]
+        workers._update(child, now)
+    workers.check()
+    assert pauses[:7] == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0])
+    assert max(pauses) == pytest.approx(LONGEST_PAUSE_S)
+    assert child.deaths == 2000
+
+
+def test_the_pauses_start_again_after_a_steady_run(workers: Workers):
+    child = child_of(workers, running())
+    assert [child.count_death(1.0) for _ in range(3)] == [0.5, 1.0, 2.0]
+    child.started_at = 10.0
+    assert child.count_death(10.0 + STEADY_S) == 0.5
+    assert child.count_death(11.0) == 1.0
+    assert child.deaths == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "reports", "reason"),
+    [
+        (1, [Report("ready"), Report("error", "ValueError: no number")], "ValueError: no number"),
+        (-9, [], "killed by SIGKILL"),
+        (-40, [], "killed by signal 40"),
+        (3, [], "exit status 3"),
+    ],
+)
+def test_each_death_is_logged_once_with_its_reason_and_its_number(workers, caplog, status, reports, reason):
+    child = child_of(workers, ended(status, *reports))
+    with caplog.at_level(logging.WARNING):
+        workers._update(child, 1.0)
+        workers._update(child, 1.1)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"the role outcomes ended ({reason}); death 1 of this role, it is restarted in 0.5 s; see /logs/outcomes.log"
+    )
+
+
+def test_a_restart_that_the_machine_refuses_is_tried_again(workers: Workers, monkeypatch: pytest.MonkeyPatch):
+    def refuse(role: str) -> Any:
+        raise OSError("no process left")
+
+    child = child_of(workers, ended(1))
+    workers._update(child, 0.0)
+    monkeypatch.setattr(workers, "_spawn", refuse)
+    workers._update(child, 0.5)
+    assert child.restart_at == 0.5 + LONGEST_PAUSE_S
+    workers.check()
+
+
+def test_a_start_that_never_gets_ready_fails_in_time_with_the_last_reason(workers: Workers, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervisor, "_is_ready", lambda settings, role: False)
+    child = child_of(workers, ended(1, Report("error", "ValueError: no number")))
+    workers._update(child, 0.0)
+    expected = r"not ready after 0\.1 s: outcomes \(deaths: 1, the last one: ValueError: no number\), see /logs/outcomes\.log"
+    with pytest.raises(WorkerFailed, match=expected):
+        workers.wait_ready(0.1)
