@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-__all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "require_one_of"]
+__all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "require_one_of", "shorten", "utc_time"]
+
+_MAX_VALUE_CHARACTERS = 80
 
 Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
 """A finite number; minus zero becomes zero, so that equal values have equal text."""
@@ -24,6 +26,22 @@ def _to_utc(at: datetime) -> datetime:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 """A time with a zone, converted to UTC, so that equal moments have equal values."""
+
+
+_EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+def utc_time(seconds: float) -> datetime:
+    """The time of some seconds since the epoch; before the year 1 and after the year 9999 the nearest time that can be written.
+
+    >>> utc_time(0.5).isoformat(), utc_time(1e300).year
+    ('1970-01-01T00:00:00.500000+00:00', 9999)
+    """
+    if seconds <= _EARLIEST.timestamp():
+        return _EARLIEST
+    if seconds >= _LATEST.timestamp():
+        return _LATEST
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 class Record(BaseModel):
@@ -46,5 +64,18 @@ def require_one_of(kind: str, value: str, allowed: Iterable[str]) -> str:
     """
     choices = sorted(allowed)
     if value not in choices:
-        raise ValueError(f"unknown {kind} {value!r}: use one of {', '.join(choices)}")
+        raise ValueError(f"unknown {kind} {shorten(value)}: use one of {', '.join(choices)}")
     return value
+
+
+def shorten(value: Any) -> str:
+    """The representation of a value in a message, of at most 80 characters and three dots.
+
+    >>> shorten("one")
+    "'one'"
+    """
+    try:
+        text = repr(value).removeprefix("b") if isinstance(value, bytes) else repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        text = "a number of more than 4300 digits"
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[:_MAX_VALUE_CHARACTERS]}..."

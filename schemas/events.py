@@ -343,7 +343,7 @@ class RetrainEvent(Event):
     retrain_id: UUID
     line: str
     model_id: UUID
-    attempt: int = Field(ge=0)
+    attempt: int = Field(ge=0, lt=2**31)
     requested_at: Moment
     cause: Literal["drift", "request"]
     reason: str

@@ -14,11 +14,19 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from schemas.base import Frozen
+from schemas.base import Frozen, shorten
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType
 
 __all__ = ["Condition", "Filters", "PopulationFilter", "canonical_filters", "conditions", "rows_matching"]
 
+
+_LARGEST = 2**63  # numbers beyond it do not fit into a column
+_KINDS = {
+    "category": "a category, in words",
+    "flag": "a flag, true or false",
+    "integer": f"an integer between -{_LARGEST} and {_LARGEST}",
+    "number": f"a number between -{_LARGEST} and {_LARGEST}",
+}
 
 Value = TypeVar("Value")
 Listed = Annotated[list[Value], BeforeValidator(lambda value: [value] if isinstance(value, str | int) else value)]
@@ -105,10 +113,10 @@ def _condition(twin_type: TwinType, key: str, value: Any) -> Condition:
     if operator == "in":
         listed = value if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str) else [value]
         if not listed:
-            raise ValueError(f"filter {key!r} is an empty list: provide at least one value or leave it out")
+            raise ValueError(f"filter {shorten(key)} is an empty list: provide at least one value or leave it out")
         return Condition(column=feature.name, operator="in", values=tuple(_value(feature, key, v) for v in listed))
     if feature.kind not in ("integer", "number"):
-        raise ValueError(f"filter {key!r} is a bound, but {feature.name!r} is a {feature.kind}: list its values instead")
+        raise ValueError(f"filter {shorten(key)} is a bound, but {feature.name!r} is a {feature.kind}: list its values instead")
     return Condition(column=feature.name, operator=operator, values=(_value(feature, key, value),))
 
 
@@ -132,7 +140,7 @@ def _feature(twin_type: TwinType, key: str, name: str) -> Feature:
     columns = _filter_columns(twin_type)
     if name not in columns:
         raise ValueError(
-            f"{twin_type} twins cannot be filtered by {key!r}: use {', '.join(sorted(columns))}, or min_/max_ of a number"
+            f"{twin_type} twins cannot be filtered by {shorten(key)}: use {', '.join(sorted(columns))}, or min_/max_ of a number"
         )
     return TWIN_TYPES[twin_type].by_name[columns[name]]
 
@@ -143,6 +151,6 @@ def _value(feature: Feature, key: str, value: Any) -> str | int | float | bool:
     if feature.kind == "flag" and isinstance(value, bool | np.bool_):
         return bool(value)
     numeric = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if feature.kind in ("integer", "number") and numeric and np.isfinite(value):
+    if feature.kind in ("integer", "number") and numeric and -_LARGEST <= value <= _LARGEST:
         return int(value) if float(value).is_integer() else float(value)
-    raise ValueError(f"filter {key!r} got {value!r}: {feature.name!r} is a {feature.kind}")
+    raise ValueError(f"filter {shorten(key)} got {shorten(value)}: {feature.name!r} is {_KINDS[feature.kind]}")

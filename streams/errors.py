@@ -8,9 +8,10 @@ import asyncpg
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from pydantic import ValidationError
 
-__all__ = ["ContainsNul", "contains_nul", "describe_error", "is_transient", "require_no_nul"]
+from schemas.base import shorten
 
-_MAX_VALUE_CHARACTERS = 80
+__all__ = ["ContainsNul", "contains_nul", "describe_error", "is_transient", "limit_text", "require_no_nul"]
+
 _MAX_CHARACTERS = 2000
 
 # SQLSTATE classes: connection, authorization, transaction rollback, insufficient resources, operator intervention, system error.
@@ -81,7 +82,15 @@ def describe_error(error: BaseException) -> str:
         text = "; ".join(_describe_field(item["loc"], item["type"], item["msg"], item["input"]) for item in details)
     else:
         text = " ".join(str(error).split()) or type(error).__name__
-    return text.replace("\0", "")[:_MAX_CHARACTERS]
+    return limit_text(text)
+
+
+def limit_text(text: str) -> str:
+    """Text as every topic and column takes it: at most 2000 characters, without NUL and without halves of surrogate pairs.
+
+    A reason can quote a value of several megabytes, and a message or a header of that size could not be sent.
+    """
+    return text[:_MAX_CHARACTERS].replace("\0", "").encode(errors="backslashreplace").decode()
 
 
 def _describe_field(location: tuple[int | str, ...], error_type: str, message: str, value: Any) -> str:
@@ -94,9 +103,4 @@ def _describe_field(location: tuple[int | str, ...], error_type: str, message: s
         return field + message.removeprefix("Value error, ")
     is_acronym = message[:2].isupper()  # such as JSON
     sentence = message if is_acronym else f"{message[:1].lower()}{message[1:]}"
-    return f"{field}{sentence}, not {_shorten(value)}"
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value).removeprefix("b") if isinstance(value, bytes) else repr(value)
-    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[:_MAX_VALUE_CHARACTERS]}..."
+    return f"{field}{sentence}, not {shorten(value)}"

@@ -14,11 +14,12 @@ from streams.kafka.dead_letters import KafkaRecord, refuse
 from streams.kafka.topics import topic_of
 from streams.retries import process_event
 from streams.services import Services
-from streams.simulation import update_effects
+from streams.simulation import ImplausibleExperiment, update_effects
 
 __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
+_KINDS: dict[type[Exception], str] = {DifferentExperiment: "conflict", ImplausibleExperiment: "invalid"}
 
 
 def attach(app: TwinApp, services: Services) -> None:
@@ -28,7 +29,7 @@ def attach(app: TwinApp, services: Services) -> None:
         """Process result after result."""
         async for event in results.events():
             record = event.message
-            refuse_record = partial(refuse, app, record, kinds={DifferentExperiment: "conflict"})
+            refuse_record = partial(refuse, app, record, kinds=_KINDS)
             await process_event(app, partial(_process, app, services, record), refuse_record)
 
     app.agent(app.raw_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)

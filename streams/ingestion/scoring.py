@@ -18,15 +18,18 @@ import pandas as pd
 
 from engine.fidelity import LIMIT, contributions, in_range
 from schemas import TWIN_TYPES, SourceId, TwinPopulation
+from schemas.base import shorten
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline, ModelCard
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
+from streams.errors import describe_error
 from streams.ingestion.outcome_batch import DecodedBatch, Flags, Floats, Integers, OutcomeBatch, SharedFields
 
 __all__ = ["Predictor", "ScoredBatch", "Scores", "ScoringContext", "SimulatedTwins", "score", "series_of"]
 
 _MAX_LEVEL_CHARACTERS = 100
+_LEVEL_LIMIT = f"printable text of at most {_MAX_LEVEL_CHARACTERS} characters"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -193,10 +196,18 @@ _ScoreRows = Callable[[OutcomeBatch, Integers, ScoringContext, Scores], None]
 def _refuse_bad_levels(outcomes: OutcomeBatch, scores: Scores) -> None:
     """Refuse levels that are long or not printable: they become keys of rows and labels of metrics."""
     for index, shared in enumerate(outcomes.shared_fields):
-        if not all(level.isprintable() and len(level) <= _MAX_LEVEL_CHARACTERS for _, level in shared.segment):
-            reason = f"segment {dict(shared.segment)!r}: a level is printable text of at most {_MAX_LEVEL_CHARACTERS} characters"
+        if not all(_is_sound_level(level) for _, level in shared.segment):
+            reason = f"segment {shorten(dict(shared.segment))}: a level is {_LEVEL_LIMIT}"
             for row in np.flatnonzero(outcomes.shared_index == index).tolist():
                 scores.refuse(row, "segment", reason)
+
+
+def _is_sound_level(level: str) -> bool:
+    return level.isprintable() and len(level) <= _MAX_LEVEL_CHARACTERS
+
+
+def _is_sound_series(series: str) -> bool:
+    return _is_sound_level(series.partition("=")[2])
 
 
 def _rows_by_way(outcomes: OutcomeBatch, scores: Scores) -> dict[_ScoreRows, Integers]:
@@ -276,7 +287,11 @@ def _score_features(outcomes: OutcomeBatch, rows: Integers, context: ScoringCont
         for row in _predict(context.models[champion], outcomes, champion_rows, scores):
             shared = outcomes.shared_fields_of(row)
             series = series_of(shared, outcomes.entities[row].features or {})
-            scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
+            if all(map(_is_sound_series, series)):
+                scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
+            else:
+                dimensions = ", ".join(TWIN_TYPES[shared.twin_type].segments)
+                scores.refuse(row, "features", f"features: a level of {dimensions} is {_LEVEL_LIMIT}")
 
 
 def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: Scores) -> Iterator[int]:
@@ -286,7 +301,7 @@ def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: 
         predicted, lower, upper = model.predict_all(frame)
     except (ValueError, TypeError, OverflowError) as error:
         if len(rows) == 1:
-            scores.refuse(rows[0], "features", f"the champion cannot predict from these features: {error}")
+            scores.refuse(rows[0], "features", f"the champion cannot predict from these features: {describe_error(error)}")
             return
         for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
             yield from _predict(model, outcomes, half, scores)

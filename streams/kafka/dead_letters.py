@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from schemas import SourceId
+from schemas.base import utc_time
 from sql.dead_letter_store import RefusedRecord, add_refused_once, mark_refused_sent, refusal_id
 from streams.errors import ContainsNul, describe_error
 from streams.kafka.app import TwinApp
@@ -79,7 +79,7 @@ async def send_to_dead_letters(app: TwinApp, record: KafkaRecord, kind: str, rea
         error: the exception.
     """
     source = SourceId(topic=record.topic, partition=record.partition)
-    at = datetime.fromtimestamp(record.timestamp, UTC)
+    at = utc_time(record.timestamp)
     refused = RefusedRecord(
         refusal_id=refusal_id(source, record.offset, at),
         source=source,

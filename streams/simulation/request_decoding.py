@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from schemas import TWIN_TYPES, SimulationRequest, TwinType
+from schemas.base import shorten
 from schemas.clinical_terms import clinical_term
 from schemas.events import canonical_digest
 from streams.errors import describe_error, require_no_nul
 
 __all__ = ["DecodedRequest", "UnreadableRequest", "decode_request"]
+
+_LOWEST_LEVEL, _HIGHEST_LEVEL = 0.001, 0.999999
+"""Confidence levels that can be computed: closer to 0 and 1 a tail probability is no number between them any more."""
 
 
 class UnreadableRequest(ValueError):
@@ -26,9 +31,9 @@ class DecodedRequest:
     """A record that names a simulation.
 
     Attributes:
-        digest: of the request's content, or of the record's bytes when it is no valid request.
-        request: None when it is no valid request.
-        reason: why it is no valid request.
+        digest: of the request's content, or of the record's bytes when that is not valid.
+        request: None when it cannot be computed.
+        reason: why it cannot be computed.
     """
 
     simulation_id: UUID
@@ -50,12 +55,15 @@ def decode_request(value: bytes | None) -> DecodedRequest:
     except ValueError as error:
         reason = _clinical_reason(body) or describe_error(error)
         return DecodedRequest(simulation_id, hashlib.sha256(value or b"").digest(), None, reason)
+    if not _LOWEST_LEVEL <= request.confidence_level <= _HIGHEST_LEVEL:
+        reason = f"confidence_level: must be from {_LOWEST_LEVEL} to {_HIGHEST_LEVEL}, not {request.confidence_level!r}"
+        return DecodedRequest(simulation_id, canonical_digest(request), None, reason)
     return DecodedRequest(simulation_id, canonical_digest(request), request)
 
 
 def _read_body(value: bytes | None) -> Mapping[str, Any]:
     try:
-        body = json.loads(value or b"")
+        body = json.loads(value or b"", parse_int=_parse_integer)
     except (ValueError, RecursionError) as error:
         raise UnreadableRequest(f"the request is no JSON: {error}") from error
     if not isinstance(body, dict):
@@ -63,23 +71,28 @@ def _read_body(value: bytes | None) -> Mapping[str, Any]:
     return body
 
 
+def _parse_integer(digits: str) -> int | float:
+    """Parse an integer of any length: Python's own parser refuses the whole text for one of more than 4300 digits."""
+    return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else float(digits)
+
+
 def _read_simulation_id(body: Mapping[str, Any]) -> UUID:
     text = body.get("simulation_id")
     try:
         return UUID(text)
     except (ValueError, TypeError, AttributeError) as error:
-        problem = "no simulation_id" if text is None else f"the simulation_id {text!r:.80}, which is no UUID"
+        problem = "no simulation_id" if text is None else f"the simulation_id {shorten(text)}, which is no UUID"
         raise UnreadableRequest(f"the request has {problem}: it cannot be answered") from error
 
 
 def _clinical_reason(body: Mapping[str, Any]) -> str | None:
     """Why a request with a clinical target, intervention or filter is rejected; None for any other request."""
-    twin_type = TwinType(body["twin_type"]) if body.get("twin_type") in set(TwinType) else TwinType.HCP
+    twin_type = TwinType(body["twin_type"]) if body.get("twin_type") in list(TwinType) else TwinType.HCP
     for place, name in _names(body):
         term = clinical_term(twin_type, name)
         if term is not None:
             targets = ", ".join(target.name for target in TWIN_TYPES[twin_type].targets)
-            return f"{place} {name!r} is clinical ({term!r}): only commercial outcomes are simulated, such as {targets}"
+            return f"{place} {shorten(name)} is clinical ({term!r}): only commercial outcomes are simulated, such as {targets}"
     return None
 
 

@@ -135,6 +135,10 @@ INVALID = [
     ({"filters": {"shoe_size": [43]}}, ["'shoe_size'", "specialty"]),
     ({"brand": "aspirin"}, ["'aspirin'", "kisqali"]),
     ({"twin_count": 3}, ["twin_count", "100", "3"]),
+    ({"filters": {"min_decile": 2**64}}, ["'min_decile'", "18446744073709551616", "an integer between"]),
+    ({"filters": {"tumour_" * 1_000_000: 1}}, ["is clinical ('tumour')"]),
+    ({"twin_type": []}, ["twin_type", "'hcp', 'patient' or 'territory'", "[]"]),
+    ({"confidence_level": 1e-300}, ["confidence_level", "1e-300", "0.001 to 0.999999"]),
     ({"surprise": 1}, ["surprise", "unknown field"]),
     ({"requested_at": "2025-03-01T00:00:00"}, ["requested_at", "timezone"]),
     ({"requested_by": "a\x00b"}, ["NUL"]),
@@ -329,12 +333,18 @@ async def test_the_effect_of_an_experiment_with_filters_is_scaled_to_all_and_a_w
     assert (third.effects_version, third.result.prior.n_experiments) == (2, 0)
 
 
-async def test_an_invalid_experiment_becomes_a_dead_letter(service, client, listener, promoted):
+async def test_an_invalid_experiment_becomes_a_dead_letter_and_the_next_one_counts(service, client, listener, promoted):
+    impossible = json.loads(an_experiment().model_dump_json()) | {"effect": 1.7e308}
     async with service(["experiments"]):
-        await client.publish_bytes("experiment-results", b"k", b'{"experiment_id": "x"}')
-        ((_, headers),) = await listener.dead_letters(1)
-    assert headers["twin_kind"] == "invalid"
-    assert "observed_at: missing" in headers["twin_reason"]
+        for value in (b'{"experiment_id": "x"}', json.dumps(impossible).encode()):
+            await client.publish_bytes("experiment-results", b"k", value)
+        letters = await listener.dead_letters(2)
+        await client.publish(an_experiment())
+        (effects,) = await listener.events(EffectsEvent, 1)
+    assert [headers["twin_kind"] for _, headers in letters] == ["invalid", "invalid"]
+    assert "observed_at: missing" in letters[0][1]["twin_reason"]
+    assert letters[1][1]["twin_reason"] == "effect: must be from -1000 to 1000, not 1.7e+308"
+    assert effects.experiments == ("email 2024",)
 
 
 async def test_twins_of_a_completed_simulation_are_found_with_their_expected_changes(service, client, promoted, services):

@@ -38,6 +38,15 @@ def test_a_filter_name_and_its_feature_are_equal():
     assert canonical_filters(TwinType.TERRITORY, {"min_decile": 5}) == {"min_average_hcp_decile": 5}
 
 
+@pytest.mark.parametrize("column", ["decile", "priority_tier", "digital_engagement_score"])
+@pytest.mark.parametrize("bound", [2**53 + 1, 2**63 - 1, 2**63])
+def test_the_largest_numbers_are_compared_exactly(column, bound):
+    assert not matching({f"min_{column}": bound}).any()
+    assert matching({f"max_{column}": bound}).all()
+    assert matching({f"min_{column}": -bound}).all()
+    assert not matching({column: [bound, -bound]}).any()
+
+
 def test_bounds_are_inclusive():
     mask = matching({"min_decile": 3, "max_decile": 5})
     assert sorted(FRAME.decile[mask].unique()) == [3, 4, 5]
@@ -64,10 +73,20 @@ def test_fields_without_a_value_select_all_twins():
         ({"specialty": []}, "filter 'specialty' is an empty list"),
         ({"min_specialty": "oncology"}, "filter 'min_specialty' is a bound, but 'specialty' is a category"),
         ({"specialty": 3}, "filter 'specialty' got 3: 'specialty' is a category"),
-        ({"tier": "one"}, "filter 'tier' got 'one': 'priority_tier' is a integer"),
+        (
+            {"tier": "one"},
+            "filter 'tier' got 'one': 'priority_tier' is an integer between -9223372036854775808 and 9223372036854775808",
+        ),
         ({"tier": [1, True]}, "filter 'tier' got True"),
         ({"min_decile": float("nan")}, "filter 'min_decile' got nan"),
         ({"min_decile": [1, 2]}, r"filter 'min_decile' got \[1, 2\]"),
+        ({"min_decile": 2**64}, "filter 'min_decile' got 18446744073709551616: 'decile' is an integer between"),
+        ({"decile": [3, -(10**400)]}, "filter 'decile' got -1000"),
+        ({"max_digital_engagement_score": 1e300}, "got 1e\\+300: 'digital_engagement_score' is a number between"),
+        ({"decile": {"min": 3}}, "filter 'decile' got {'min': 3}"),
+        ({"decile": [[3]]}, r"filter 'decile' got \[3\]"),
+        ({"decile": 10**5000}, "filter 'decile' got a number of more than 4300 digits"),
+        ({"shoe" * 1000: 3}, r"cannot be filtered by 'shoe\w{75}\.\.\.: use"),
     ],
 )
 def test_an_invalid_filter_is_refused_by_name(filters, message):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4, uuid5
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from schemas import (
@@ -24,7 +26,7 @@ from schemas import (
     TwinPopulation,
     TwinType,
 )
-from schemas.base import Moment, require_one_of
+from schemas.base import Moment, require_one_of, utc_time
 from schemas.events import canonical_digest
 from schemas.twin_models import twins_to_frame
 from tests.populations import BASELINE, card, hcps, population
@@ -34,6 +36,17 @@ def test_enums_have_the_specified_values():
     assert [kind.value for kind in TwinType] == ["hcp", "patient", "territory"]
     assert [brand.value for brand in Brand] == ["remibrutinib", "fabhalta", "kisqali"]
     assert [recommendation.value for recommendation in SimulationRecommendation] == ["deploy", "do_not_deploy", "test_further"]
+
+
+@given(st.floats(allow_nan=False) | st.sampled_from([-62_135_596_800.0, 253_402_300_799.9999, 253_402_300_800.0]))
+def test_any_seconds_are_a_time_that_can_be_written(seconds):
+    at = utc_time(seconds)
+    assert datetime.fromisoformat(at.isoformat()) == at
+    inside = -62_135_596_800 <= seconds < 253_402_300_799
+    if inside:
+        assert abs(at - datetime(1970, 1, 1, tzinfo=UTC) - timedelta(seconds=seconds)) <= timedelta(microseconds=1)
+    else:
+        assert at.year == (1 if seconds < 0 else 9999)
 
 
 def test_a_refusal_names_the_value_and_what_is_allowed():

@@ -209,6 +209,15 @@ def test_an_argument_out_of_its_range_is_refused_by_name(name, value):
         SimulationEngine(population(100), **{name: value})
 
 
+@pytest.mark.parametrize("level", [0.001, 0.999999])
+@pytest.mark.parametrize("intensity", [5e-324, 1e-100, 3.0])
+def test_the_ends_of_the_allowed_range_are_computed(level, intensity):
+    config = SPEAKERS.model_copy(update={"intensity": intensity})
+    result = SimulationEngine(population(200), confidence_level=level).simulate(config, alternatives=[SPEAKERS])
+    assert math.isfinite(result.ate)
+    assert result.ate_ci_lower <= result.ate_ci_upper
+
+
 def test_priors_of_unknown_or_other_interventions_are_refused():
     prior = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.01)
     with pytest.raises(ValueError, match="unknown intervention_type 'leaflets'"):

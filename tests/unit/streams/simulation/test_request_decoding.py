@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import sys
+from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from schemas import SimulationRequest
+from schemas import TWIN_TYPES, SimulationRequest
 from schemas.events import canonical_digest
 from streams.simulation import UnreadableRequest, decode_request
 
@@ -58,3 +62,87 @@ def test_an_invalid_request_has_the_digest_of_its_bytes_and_the_reason(fields, r
 def test_a_record_without_a_simulation_id_is_unreadable(value, reason):
     with pytest.raises(UnreadableRequest, match=reason):
         decode_request(value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"filters": {"min_decile": 2**64}}, "filter 'min_decile' got 18446744073709551616: 'decile' is an integer between -92"),
+        ({"filters": {"decile": [10**400]}}, "filter 'decile' got 1000"),
+        ({"filters": {"decile": {"min": 1}}}, "filter 'decile' got {'min': 1}: 'decile' is an integer"),
+        ({"filters": {"specialty": [["oncology"]]}}, "filters.specialty.0: input should be a valid string, not ['oncology']"),
+        ({"filters": [1]}, "filters: "),
+        ({"twin_type": []}, "twin_type: input should be 'hcp', 'patient' or 'territory', not []"),
+        ({"twin_type": {"hcp": 1}}, "twin_type: input should be 'hcp', 'patient' or 'territory', not {'hcp': 1}"),
+        ({"target": ["trx"]}, "target: input should be a valid string, not ['trx']"),
+        ({"confidence_level": 1e-300}, "confidence_level: must be from 0.001 to 0.999999, not 1e-300"),
+        ({"confidence_level": 0.9999999999999999}, "confidence_level: must be from 0.001 to 0.999999, not 0.9999999999999999"),
+        ({"confidence_level": 1}, "confidence_level: input should be less than 1, not 1"),
+        ({"seed": 2**63}, "seed: input should be less than 9223372036854775808, not 9223372036854775808"),
+        ({"twin_count": 10**400}, "twin_count: "),
+        ({"intervention": BODY["intervention"] | {"intervention_type": "x" * 10**6}}, "unknown intervention_type 'xxx"),
+        ({"intervention": BODY["intervention"] | {"duration_weeks": 2**64}}, "intervention.duration_weeks: "),
+        ({"intervention": BODY["intervention"] | {"intensity": 1e308}}, "intervention.intensity: "),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_its_field_and_what_is_allowed(fields, reason):
+    decoded = decode_request(json.dumps(BODY | fields).encode())
+    assert decoded.request is None
+    assert reason in decoded.reason
+    assert len(decoded.reason) <= 2000
+
+
+def test_a_clinical_name_of_a_megabyte_has_a_short_reason():
+    decoded = decode_request(json.dumps(BODY | {"filters": {"tumour_" * 200_000: 1}}).encode())
+    assert "is clinical ('tumour')" in decoded.reason
+    assert len(decoded.reason) <= 2000
+
+
+def test_a_number_that_is_too_long_for_python_is_rejected():
+    value = json.dumps(BODY).encode()[:-1] + b', "seed": ' + b"7" * (sys.int_info.default_max_str_digits + 1) + b"}"
+    decoded = decode_request(value)
+    assert decoded.request is None
+    assert "number out of range" in decoded.reason
+
+
+def test_a_rejected_confidence_level_has_the_digest_of_its_content():
+    body = BODY | {"confidence_level": 1e-300}
+    assert decode_request(json.dumps(body).encode()).digest == canonical_digest(SimulationRequest.model_validate(body))
+
+
+NUMBERS = st.integers() | st.sampled_from([2**31, 2**53, 2**63, 2**64, -(2**64), 10**308, 10**309, 10**400]) | st.floats()
+WORDS = st.text() | st.sampled_from(
+    ["hcp", "email", "monthly", "tumour", "\ud800", "x" * 10_000, "9999-12-31T23:59:59.999999-14:00"]
+)
+NAMES = st.sampled_from(
+    [*TWIN_TYPES["hcp"].by_name, *(f"min_{name}" for name in TWIN_TYPES["hcp"].by_name), "tier", "max_decile", "min_"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | WORDS,
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(NAMES | WORDS, values, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from([*sorted(SimulationRequest.model_fields.keys() - {"simulation_id"}), "surprise"])
+INTERVENTIONS = st.dictionaries(st.sampled_from([*BODY["intervention"], "intensity", "surprise"]), VALUES, max_size=2)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> dict[str, Any]:
+    """A valid request in which any JSON stands in some fields, in the filters or in the intervention."""
+    body = BODY | draw(st.dictionaries(FIELDS, VALUES, max_size=2))
+    if draw(st.booleans()):
+        body |= {"filters": draw(st.dictionaries(NAMES, VALUES, max_size=2))}
+    if draw(st.booleans()):
+        body |= {"intervention": BODY["intervention"] | draw(INTERVENTIONS)}
+    return body
+
+
+@given(bodies())
+def test_whatever_json_is_in_a_request_it_is_a_request_or_has_a_reason(body: dict[str, Any]):
+    decoded = decode_request(json.dumps(body).encode())
+    assert decoded.simulation_id == UUID(int=7)
+    assert (decoded.request is None) == bool(decoded.reason)
+    assert len(decoded.reason.encode()) <= 20_000
+    if decoded.request is not None:
+        stored = json.loads(json.dumps(decoded.request.model_dump(mode="json", exclude_none=True)))
+        assert canonical_digest(SimulationRequest.model_validate(stored)) is not None

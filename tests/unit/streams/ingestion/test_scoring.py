@@ -1,0 +1,103 @@
+"""Scoring outcomes from any JSON: each element is scored or refused with a short reason, and none raises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sql.dead_letter_store import RefusedRecord
+from streams.ingestion.decoding import decode
+from streams.ingestion.rows import NewElements, refused_rows
+from streams.ingestion.scoring import ScoredBatch, ScoringContext, score
+from streams.kafka.batch_consumer import PollBatch
+from tests.outcomes import LINE, START, TOPIC, make_card, outcome, record
+
+CARD = make_card()
+
+
+class Model:
+    """Predicts the decile; like a trained model it raises for text and for numbers that no float holds."""
+
+    def predict_all(self, frame: pd.DataFrame) -> tuple[Any, Any, Any]:
+        expected = frame.reindex(columns=["decile"])["decile"].astype(float).fillna(0.0).to_numpy()
+        return expected, expected - 1, expected + 1
+
+
+CONTEXT = ScoringContext(
+    champions={LINE: [(START - timedelta(days=1), CARD.model_id)]}, cards={CARD.model_id: CARD}, models={CARD.model_id: Model()}
+)
+
+
+def scored(values: Sequence[Any]) -> tuple[ScoredBatch, list[RefusedRecord]]:
+    """The scored batch of these records, and the rows of its refused elements."""
+    decoded = decode(PollBatch(TOPIC, 0, 0, [record(number, value) for number, value in enumerate(values)]), 300.0)
+    batch = score(decoded, CONTEXT)
+    every = NewElements(np.ones(len(decoded.outcomes), np.bool_), np.ones(len(decoded.refused), np.bool_))
+    return batch, refused_rows(batch, every)
+
+
+def with_features(number: int, features: Any, **fields: Any) -> dict[str, Any]:
+    """An outcome that is predicted from features; a null leaves the field out."""
+    nothing = dict.fromkeys(("predicted_value", "predicted_lower", "predicted_upper"))
+    return outcome(number, **nothing, entity_id="someone", features=features, segment={}, **fields)
+
+
+@pytest.mark.parametrize("level", ["x" * 101, "x" * 1_000_000, "line\nbreak", 10**150, -(10**120)])
+@pytest.mark.parametrize("place", ["segment", "features"])
+def test_a_level_that_can_be_no_key_is_refused_and_its_neighbours_count(level: Any, place: str):
+    bad = with_features(1, {"decile": 1, "region": level})
+    if place == "segment":
+        bad = outcome(1, segment={"region": str(level)})
+
+    batch, (refused,) = scored([[outcome(0), bad, with_features(2, {"decile": 2, "region": "south"})]])
+
+    assert batch.is_accepted.tolist() == [True, False, True]
+    assert (refused.element, refused.kind) == (1, place)
+    assert refused.reason.endswith("is printable text of at most 100 characters")
+    assert len(refused.reason) < 300
+
+
+@pytest.mark.parametrize("decile", [10**400, "high", "x" * 1_000_000])
+def test_features_that_cannot_be_predicted_from_are_refused_with_a_short_reason(decile: Any):
+    batch, (refused,) = scored([with_features(0, {"decile": decile}), with_features(1, {"decile": 3})])
+
+    assert batch.is_accepted.tolist() == [False, True]
+    assert (refused.kind, len(refused.reason) <= 2000) == ("features", True)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**31, 2**63, 2**64, 10**308, 10**400])
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["hcp", "x" * 3000]),
+    lambda values: st.lists(values, max_size=2) | st.dictionaries(st.sampled_from(["decile", "region", "x"]), values, max_size=2),
+    max_leaves=4,
+)
+FIELDS = st.sampled_from(
+    [*sorted(outcome(0)), "revision", "model_id", "simulation_id", "twin_id", "features", "treated", "surprise"]
+)
+FEATURES = st.dictionaries(st.sampled_from(["decile", "region", "specialty", "x"]), VALUES, max_size=3)
+ELEMENTS = st.builds(
+    lambda number, fields: outcome(number) | fields, st.integers(0, 9), st.dictionaries(FIELDS, VALUES, max_size=1)
+)
+
+
+@given(st.lists(ELEMENTS | st.builds(with_features, st.integers(0, 9), FEATURES), min_size=1, max_size=4), st.booleans())
+def test_whatever_json_is_in_an_outcome_it_is_scored_or_refused(elements: list[dict[str, Any]], as_array: bool):
+    batch, refused = scored([elements] if as_array else elements)
+
+    assert len(refused) + int(batch.is_accepted.sum()) == len(elements)
+    assert all(0 < len(row.reason) <= 2000 for row in refused)
+    assert all(len(series) <= 150 for group in batch.scores.groups for series in group.segments)
+    assert json.dumps([row.reason for row in refused])

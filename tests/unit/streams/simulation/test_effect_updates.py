@@ -1,0 +1,101 @@
+"""Results of experiments: those that no experiment can have are refused, all others calibrate an effect."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from schemas import ExperimentResult
+from streams.errors import describe_error
+from streams.simulation import ImplausibleExperiment, calibrated_prior
+from streams.simulation.effect_updates import require_plausible
+
+BODY = {
+    "experiment_id": "spring",
+    "observed_at": "2026-03-01T00:00:00Z",
+    "twin_type": "hcp",
+    "brand": "kisqali",
+    "intervention": {"intervention_type": "email_campaign", "channel": "email", "frequency": "monthly", "duration_weeks": 12},
+    "effect": 0.02,
+    "standard_error": 0.01,
+    "n_treated": 400,
+    "n_control": 400,
+}
+
+
+def result(**fields: Any) -> ExperimentResult:
+    return ExperimentResult.model_validate(BODY | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"effect": 1e50}, "effect: must be from -1000 to 1000, not 1e+50"),
+        ({"effect": -1.7e308}, "effect: must be from -1000 to 1000, not -1.7e+308"),
+        ({"standard_error": 5e-324}, "standard_error: must be from 1e-09 to 1000, not 4.94066e-324"),
+        ({"standard_error": 1e160}, "standard_error: must be from 1e-09 to 1000, not 1e+160"),
+        (
+            {"intervention": BODY["intervention"] | {"intensity": 1e-300}},  # type: ignore[operator]  # a dictionary
+            "intervention.intensity: must be at least 1e-06, not 1e-300",
+        ),
+    ],
+)
+def test_an_impossible_number_is_named_with_what_is_allowed(fields: dict[str, Any], reason: str):
+    with pytest.raises(ImplausibleExperiment) as refused:
+        require_plausible(result(**fields))
+    assert str(refused.value) == reason
+
+
+def test_any_two_plausible_results_calibrate_an_effect():
+    numbers = itertools.product([-1000.0, -1.0, 0.0, 5e-324, 0.02, 1000.0], [1e-9, 0.01, 1000.0], [1e-6, 1.0, 3.0])
+    results = [
+        result(
+            experiment_id=str(number),
+            effect=effect,
+            standard_error=error,
+            intervention=BODY["intervention"] | {"intensity": intensity},  # type: ignore[operator]  # a dictionary
+        )
+        for number, (effect, error, intensity) in enumerate(numbers)
+    ]
+    for experiments in [results, *itertools.combinations(results[:: len(results) // 12], 2)]:
+        for experiment in experiments:
+            require_plausible(experiment)
+        prior = calibrated_prior("email_campaign", experiments, {})
+        assert math.isfinite(prior.mean)
+        assert math.isfinite(prior.sd)
+
+
+NUMBERS = st.integers() | st.sampled_from([2**31, 2**63, 2**64, 10**400]) | st.floats()
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda values: (
+        st.lists(values, max_size=2) | st.dictionaries(st.sampled_from(["decile", "min_decile", "x"]), values, max_size=2)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ExperimentResult.model_fields)), VALUES, max_size=2))
+def test_whatever_json_is_in_a_result_it_calibrates_an_effect_or_has_a_reason(fields: dict[str, Any]):
+    experiment = read(json.dumps(BODY | fields))
+    if isinstance(experiment, str):
+        assert 0 < len(experiment) <= 2000
+    else:
+        assert math.isfinite(calibrated_prior(experiment.intervention.intervention_type, [experiment], {}).mean)
+
+
+def read(value: str) -> ExperimentResult | str:
+    """The result, or the reason why it is refused."""
+    try:
+        experiment = ExperimentResult.model_validate_json(value)
+        require_plausible(experiment)
+    except (ValidationError, ImplausibleExperiment) as error:
+        return describe_error(error)
+    return experiment
