@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NotRequired, TypeAlias, cast
 from uuid import UUID
@@ -20,6 +20,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationEr
 from typing_extensions import TypedDict
 
 from schemas import TWIN_TYPES, Brand, OutcomeEvent, SourceId, TwinType
+from schemas.base import utc_time
 from schemas.canonical import encode_shared_fields
 from schemas.events import Features
 from schemas.twin_types import model_line
@@ -52,12 +53,16 @@ _BEGIN, _COMMA, _END = (re.compile(rf"[ \t\n\r]*{sign}[ \t\n\r]*") for sign in (
 
 
 def decode(batch: PollBatch, skew_s: float) -> DecodedBatch:
-    """Decode all elements of a batch; outcomes observed more than ``skew_s`` after Kafka's time of their record are refused."""
+    """Decode all elements of a batch.
+
+    Outcomes observed more than ``skew_s`` after Kafka's time of their record are refused, and those observed before 1900: the
+    windows and the floor of a line reach back from them, and must lie in the years that can be written.
+    """
     source = SourceId(topic=batch.topic, partition=batch.partition, incarnation=batch.incarnation)
     offsets = np.array([record.offset for record in batch.records], dtype=np.int64)
     arrived_us = np.array([record.timestamp for record in batch.records], dtype=np.int64) * 1000
     refused: list[RefusedElement] = []
-    outcomes = _refuse_future(_decode_records(batch.records, refused), arrived_us, skew_s, refused)
+    outcomes = _refuse_impossible_times(_decode_records(batch.records, refused), arrived_us, skew_s, refused)
     elements = zip(offsets[outcomes.record_index].tolist(), outcomes.element_index.tolist(), strict=True)
     return DecodedBatch(
         batch=batch,
@@ -80,16 +85,22 @@ def _decode_records(records: Records, refused: list[RefusedElement]) -> OutcomeB
     return _check_doubtful(elements, outcomes, doubtful, records, refused) if doubtful else outcomes
 
 
-def _refuse_future(outcomes: OutcomeBatch, arrived_us: Integers, skew_s: float, refused: list[RefusedElement]) -> OutcomeBatch:
+def _refuse_impossible_times(
+    outcomes: OutcomeBatch, arrived_us: Integers, skew_s: float, refused: list[RefusedElement]
+) -> OutcomeBatch:
     arrived = arrived_us[outcomes.record_index]
     ahead = outcomes.observed_us - arrived > round(skew_s * 1_000_000)
-    if not ahead.any():
+    impossible = ahead | (outcomes.observed_us < _microseconds(_EARLIEST))
+    if not impossible.any():
         return outcomes
-    for row in np.flatnonzero(ahead).tolist():
-        observed, at = (datetime.fromtimestamp(int(us) / 1e6, UTC).isoformat() for us in (outcomes.observed_us[row], arrived[row]))
-        refusal = ElementRefusal("future", f"observed_at {observed} is more than {skew_s:g} s after the record arrived at {at}")
+    for row in np.flatnonzero(impossible).tolist():
+        observed = (_EPOCH + timedelta(microseconds=int(outcomes.observed_us[row]))).isoformat()
+        refusal = ElementRefusal("past", f"observed_at {observed} is before {_EARLIEST:%Y-%m-%d}")
+        if ahead[row]:
+            at = utc_time(int(arrived[row]) / 1e6).isoformat()
+            refusal = ElementRefusal("future", f"observed_at {observed} is more than {skew_s:g} s after the record arrived at {at}")
         refused.append(RefusedElement(int(outcomes.record_index[row]), int(outcomes.element_index[row]), refusal))
-    return outcomes.select(~ahead)
+    return outcomes.select(~impossible)
 
 
 # -- bytes of elements
@@ -248,6 +259,7 @@ def _raw_element(value: bytes | None, element_index: int) -> bytes:
 # -- columns
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 _FIRST_US = -62_135_596_800_000_000  # the year 1
 _LAST_US = 253_402_300_799_999_999  # the end of the year 9999
 _NUMBERS = ("actual_value", "predicted_value", "predicted_lower", "predicted_upper")

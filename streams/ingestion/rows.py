@@ -14,6 +14,7 @@ from uuid import UUID
 import numpy as np
 
 from schemas import FidelityErrors, PaneRow, SourceId, TwinPopulation
+from schemas.base import utc_time
 from schemas.events import SUM_FIELDS
 from schemas.twin_types import ALL_ROWS
 from sql.dead_letter_store import RefusedRecord
@@ -21,6 +22,7 @@ from sql.line_lock import LineGrid
 from sql.outcome_store import NewHeads, NewOutcomes
 from sql.pane_store import LinePaneRow
 from sql.source_position_store import Position, PositionUpdate, record_digest
+from streams.errors import limit_text
 from streams.ingestion.decoding import raw_elements
 from streams.ingestion.outcome_batch import (
     DecodedBatch,
@@ -245,12 +247,12 @@ def _refused_rows_of_record(
             source=decoded.source,
             offset=record.offset,
             element=element.element_index,
-            at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+            at=utc_time(record.timestamp / 1000),
             key=record.key,
             value=raw[element.element_index] if element.element_index < len(raw) else record.value,
             headers=record.headers,
             kind=element.refusal.kind,
-            reason=element.refusal.reason,
+            reason=limit_text(element.refusal.reason),
             exception=element.refusal.exception,
         )
 
@@ -271,7 +273,7 @@ def latest(*times: datetime | None) -> datetime | None:
 def position_update(decoded: DecodedBatch, n_new: int, watermark: datetime | None) -> PositionUpdate:
     """The position after a batch that added ``n_new`` rows."""
     last = decoded.batch.records[-1]
-    at = datetime.fromtimestamp(last.timestamp / 1000, UTC)
+    at = utc_time(last.timestamp / 1000)
     return PositionUpdate(last.offset, n_new, watermark, at, record_digest(last.key, last.value))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.types import TP
 
 from schemas import SourceId
+from schemas.base import utc_time
 from sql.database import Pool
 from sql.source_position_store import SourceStart, begin_source, newest_position, record_digest
 from streams.kafka.batch_consumer import StartOffset
@@ -68,6 +68,6 @@ async def _is_created_again(consumer: AIOKafkaConsumer, partition: TopicPartitio
 
 
 def _is_same(record: ConsumerRecord[bytes | None, bytes | None], newest: SourceStart) -> bool:
-    timestamp = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+    timestamp = utc_time(record.timestamp / 1000)
     digest = record_digest(record.key, record.value)
     return (record.offset, timestamp, digest) == (newest.last_offset, newest.last_time, newest.last_digest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -20,6 +20,7 @@ from engine.fidelity import (
     next_state,
 )
 from schemas import DriftEvent, DriftState, FidelityMetrics, ModelCard, RetrainEvent, Verdict
+from schemas.base import utc_time
 from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_models import Baseline, Errors
 from schemas.twin_types import ALL_ROWS
@@ -193,8 +194,8 @@ def drift_event(line: str, series: SeriesKey, previous: DriftState, assessment: 
         line=line,
         model_id=series.model_id,
         segment=series.segment,
-        window_start=datetime.fromtimestamp(assessment.start, UTC),
-        window_end=datetime.fromtimestamp(assessment.end, UTC),
+        window_start=utc_time(assessment.start),
+        window_end=utc_time(assessment.end),
         state=assessment.state,
         previous=previous,
         metrics=assessment.metrics,
@@ -249,8 +250,8 @@ def _multiple_text(ratio: float) -> str:
 def _evidence(series: SeriesKey, assessment: DriftAssessment) -> dict[str, Any]:
     return {
         "segment": series.segment,
-        "window_start": datetime.fromtimestamp(assessment.start, UTC).isoformat(),
-        "window_end": datetime.fromtimestamp(assessment.end, UTC).isoformat(),
+        "window_start": utc_time(assessment.start).isoformat(),
+        "window_end": utc_time(assessment.end).isoformat(),
         "metrics": assessment.metrics.model_dump(mode="json"),
         "verdicts": [verdict.model_dump(mode="json") for verdict in assessment.verdicts],
         "evidence_ratio": assessment.evidence,

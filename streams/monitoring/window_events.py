@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Literal
 
 from engine.fidelity import Detection, is_closed, window_starts
 from schemas import FidelityWindow, line_parts
+from schemas.base import utc_time
 from schemas.twin_models import Baseline
 from schemas.twin_types import ALL_ROWS
 from sql.window_store import Snapshot, save_snapshots
@@ -107,8 +107,8 @@ def window_event(line: LineState, window: WindowKey, *, closed: bool) -> Fidelit
         model_id=series.model_id,
         metric_type=line_parts(line.name)[2],
         segment=series.segment,
-        window_start=datetime.fromtimestamp(start, UTC),
-        window_end=datetime.fromtimestamp(end, UTC),
+        window_start=utc_time(start),
+        window_end=utc_time(end),
         status=_status(line.snapshots.get(window), version, closed=closed),
         version=version,
         metrics=metrics,

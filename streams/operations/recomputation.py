@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby, pairwise
 from typing import NamedTuple
 from uuid import UUID
@@ -14,6 +14,7 @@ import asyncpg
 
 from engine.fidelity import add_sums, fidelity_metrics, negate
 from schemas import FidelityMetrics, PaneRow
+from schemas.base import utc_time
 from schemas.events import SUM_FIELDS
 from sql import audit_store
 from sql.audit_store import AuditedLine
@@ -278,7 +279,7 @@ def _cell_of_pane(pane: StoredPane) -> _Cell:
 
 
 def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
+    return utc_time(seconds).isoformat()
 
 
 async def _batches(rows: AsyncIterator[asyncpg.Record]) -> AsyncIterator[list[asyncpg.Record]]:

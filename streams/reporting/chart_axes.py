@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from xml.etree.ElementTree import Element
 
+from schemas.base import utc_time
 from streams.reporting.chart_svg import CHAR_WIDTH, draw_line, draw_text, format_value
 
 __all__ = [
@@ -145,7 +145,7 @@ def draw_time_axis(svg: Element, x: Scale, bottom: float) -> None:
     pattern = "%H:%M:%S" if step < 60 else "%H:%M" if step < 43_200 else "%d %b"
     tick = math.ceil(x.low / step) * step
     while tick <= x.high:
-        _draw_tick(svg, x(tick), bottom, f"{datetime.fromtimestamp(tick, UTC):{pattern}}")
+        _draw_tick(svg, x(tick), bottom, f"{utc_time(tick):{pattern}}")
         tick += step
     draw_text(svg, x.end + 34, bottom + 17, "UTC")
 

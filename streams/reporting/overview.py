@@ -9,6 +9,7 @@ from uuid import UUID
 
 from engine.fidelity import AVERAGE_RUN_LENGTH, Detection, fidelity_metrics
 from schemas import DRIFT_RULES, DriftState, FidelityMetrics, ModelCard, ModelEvent, Verdict
+from schemas.base import utc_time
 from schemas.fidelity_models import EstimatedFidelity, Labels
 from schemas.twin_types import ALL_ROWS
 from sql import overview_store as store
@@ -160,7 +161,7 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
         champion=champion,
         scored_model=cards[newest[0].model_id] if newest else None,
         windows=_windows(newest, states, DriftEvaluator(n_min, AVERAGE_RUN_LENGTH, cards), settings.window_s),
-        window_end=datetime.fromtimestamp(newest[0].window_end, UTC) if newest else None,
+        window_end=utc_time(newest[0].window_end) if newest else None,
         window_s=settings.window_s,
         series=_series(intervals, cards),
         events=tuple(await store.newest_events(database, line, _MAX_EVENTS)),
@@ -185,7 +186,7 @@ def _series(intervals: Sequence[IntervalSums], cards: Mapping[UUID, ModelCard]) 
     points: dict[UUID, list[HistoryPoint]] = {}
     for interval in intervals:
         metrics = fidelity_metrics(interval.sums, cards[interval.model_id].baseline)
-        points.setdefault(interval.model_id, []).append(HistoryPoint(datetime.fromtimestamp(interval.start, UTC), metrics))
+        points.setdefault(interval.model_id, []).append(HistoryPoint(utc_time(interval.start), metrics))
     return tuple(SeriesHistory(cards[model_id], tuple(history)) for model_id, history in points.items())
 
 

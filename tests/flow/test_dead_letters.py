@@ -28,6 +28,10 @@ POISON: list[tuple[bytes | None, bytes | None, str, str]] = [
     (b"deep", b"[" * 100_000, "json", "ValidationError"),
     (b"spaced", SPACED, "simulation", "Refusal"),
     (b"array", ARRAY, "invalid", "ValidationError"),
+    (b"level", json.dumps(outcome(3, segment={"region": "x" * 4_000_000})).encode(), "segment", "Refusal"),
+    (b"far", json.dumps(outcome(5, observed_at="9999-12-31T23:59:59.999999Z")).encode(), "future", "Refusal"),
+    (b"old", json.dumps(outcome(6, observed_at="0001-01-01T00:00:00Z")).encode(), "past", "Refusal"),
+    (b"number", json.dumps(outcome(4) | {"revision": 10**400}).encode(), "invalid", "ValidationError"),
 ]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -16,6 +19,7 @@ from schemas import OutcomeEvent
 from schemas.events import canonical_digest
 from streams.ingestion.decoding import _Fields, decode, raw_elements
 from streams.ingestion.outcome_batch import DIGEST_BYTES, DecodedBatch, OutcomeBatch
+from streams.ingestion.rows import watermark_of
 from streams.kafka.batch_consumer import PollBatch
 from tests.outcomes import START, TOPIC, Record, outcome, record
 
@@ -49,6 +53,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
             "2026-03-02T08:00:00",
             "0001-01-01T00:00:00+14:00",
             "9999-12-31T23:59:59-14:00",
+            "9999-12-31T23:59:59.999999Z",
+            "1900-01-01T00:00:00Z",
             "1600-01-01T00:00:00Z",
             1_772_438_400,
             "soon",
@@ -142,6 +148,14 @@ def fields_of(event: OutcomeEvent) -> dict[str, Any]:
     return fields | {"line": event.line, "observed_at": np.datetime64(event.observed_at.replace(tzinfo=None), "us")}
 
 
+def moved(at: datetime, microseconds: int, sign: int) -> datetime:
+    """A time before or after another one, or that one where there is no such time."""
+    try:
+        return at + timedelta(microseconds=sign * microseconds)
+    except OverflowError:
+        return at
+
+
 def decode_records(*records: Record) -> DecodedBatch:
     return decode(PollBatch(TOPIC, 0, 0, records), SKEW_S)
 
@@ -174,7 +188,51 @@ def test_decoding_by_columns_is_decoding_by_the_model(fields: list[dict[str, Any
             assert decoded.digests[rows[element]].tobytes() == canonical_digest(event)[:DIGEST_BYTES]
         else:
             (refusal,) = [item.refusal for item in refused if (item.record_index, item.element_index) == element]
-            assert event is None or refusal.kind == "future"
+            assert event is None or refusal.kind in {"future", "past"}
+
+
+@pytest.mark.parametrize(
+    ("observed_at", "kind", "reason"),
+    [
+        (
+            "9999-12-31T23:59:59.999999Z",
+            "future",
+            "observed_at 9999-12-31T23:59:59.999999+00:00 is more than 300 s after the record",
+        ),
+        ("9999-12-31T23:59:59.9999996Z", "future", "observed_at 9999-12-31T23:59:59.999999+00:00 is more than"),
+        (253_402_300_799_000, "future", "observed_at 9999-12-31T23:59:59+00:00 is more than"),
+        ("0001-01-01T00:00:00Z", "past", "observed_at 0001-01-01T00:00:00+00:00 is before 1900-01-01"),
+        ("1899-12-31T23:59:59.999999Z", "past", "observed_at 1899-12-31T23:59:59.999999+00:00 is before 1900-01-01"),
+        ("9999-12-31T23:59:59-14:00", "invalid", "converted to UTC is outside of the years 1 to 9999"),
+        ("0001-01-01T00:00:00+14:00", "invalid", "converted to UTC is outside of the years 1 to 9999"),
+    ],
+)
+def test_a_time_at_the_edge_is_refused_with_a_sentence_and_its_neighbour_counts(observed_at: Any, kind: str, reason: str):
+    decoded = decode_records(record(0, [outcome(1, observed_at=observed_at), outcome(2)]))
+
+    assert decoded.outcomes.element_index.tolist() == [1]
+    assert [item.refusal.kind for item in decoded.refused] == [kind]
+    assert reason in decoded.refused[0].refusal.reason
+
+
+LIMITS = (datetime.min.replace(tzinfo=UTC), datetime(1900, 1, 1, tzinfo=UTC), START, datetime.max.replace(tzinfo=UTC))
+MICROSECONDS = st.sampled_from([0, 1, 10**6, 3600 * 10**6, 86_400 * 10**6]) | st.integers(0, 10**17)
+MOMENTS = st.builds(moved, st.sampled_from(LIMITS), MICROSECONDS, st.sampled_from([-1, 1])) | st.datetimes(timezones=st.just(UTC))
+
+
+@given(MOMENTS, MOMENTS | st.none(), st.sampled_from([0.0, 300.0, 1e12, 1e300]))
+def test_whatever_the_times_an_outcome_is_decoded_or_refused(observed_at: datetime, arrived_at: datetime | None, skew_s: float):
+    arrived_ms = -1 if arrived_at is None else (arrived_at - START) // timedelta(milliseconds=1) + int(START.timestamp() * 1000)
+    item = dataclasses.replace(record(0, outcome(1, observed_at=observed_at.isoformat())), timestamp=arrived_ms)
+
+    decoded = decode(PollBatch(TOPIC, 0, 0, [item]), skew_s)
+
+    observed_us = (observed_at - START) // timedelta(microseconds=1) + int(START.timestamp() * 1_000_000)
+    is_future = observed_us - arrived_ms * 1000 > round(skew_s * 1_000_000)
+    kinds = [refused.refusal.kind for refused in decoded.refused]
+    assert kinds == (["future"] if is_future else ["past"] if observed_at.year < 1900 else [])
+    if not kinds:
+        assert watermark_of(decoded.outcomes, np.array([0])) == observed_at
 
 
 @given(st.binary(max_size=30) | st.text('[]{}:,"0 1a\\u', max_size=30).map(str.encode))
