@@ -95,10 +95,9 @@ def design(
     available: Annotated[
         int | None,
         typer.Option(
-            min=4,
-            max=1_000_000_000,
             metavar="NUMBER",
             help="Number of people available; also shows the power and effect possible with them.",
+            callback=require_value(lambda value: 4 <= value <= 1_000_000_000, "must be between 4 and 1,000,000,000"),
         ),
     ] = None,
     twin_type: TwinTypeOption = TwinType.HCP,

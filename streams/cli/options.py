@@ -60,15 +60,15 @@ def examples(*lines: str) -> str:
 T = TypeVar("T", bound=float | None)
 
 
-def require_value(is_allowed: Callable[[float], bool], allowed: str) -> Callable[[T], T]:
+def require_value(is_allowed: Callable[[float], bool], allowed: str) -> Callable[[typer.CallbackParam, T], T]:
     """Build the callback of an option that refuses a number that is not allowed; ``allowed`` words what is.
 
-    Typer's own ``min`` and ``max`` include the bounds, and accept a value that is not a number (nan).
+    The command then raises a ``ValueError`` that names the option, where the event would name its own field.
     """
 
-    def check(value: T) -> T:
+    def check(option: typer.CallbackParam, value: T) -> T:
         if value is not None and not is_allowed(value):
-            raise typer.BadParameter(f"{allowed}, not {value:g}")
+            raise ValueError(f"{option.opts[0]} {allowed}, not {value}")
         return value
 
     return check

@@ -50,10 +50,20 @@ def simulate(
         typer.Option("--against", metavar="INTERVENTION", help="Compare with this one at the same frequency; repeatable."),
     ] = None,
     twins: Annotated[
-        int | None, typer.Option(min=100, max=1_000_000, metavar="NUMBER", help="Number of twins; 10,000 by default.")
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Number of twins; 10,000 by default.",
+            callback=require_value(lambda value: 100 <= value <= 1_000_000, "must be between 100 and 1,000,000"),
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, metavar="NUMBER", help="Makes a simulation repeatable.", show_default=False)
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Makes a simulation repeatable.",
+            callback=require_value(lambda value: 0 <= value < 2**63, "must be at least 0 and below 2**63"),
+        ),
     ] = None,
     timeout_s: Annotated[
         float,

@@ -181,11 +181,6 @@ def test_a_bug_shows_a_traceback_without_local_variables() -> None:
         (["simulate"], "name an INTERVENTION"),
         (["simulate", "email_campaign", "--against", "cold_calls"], "'cold_calls' is not one of"),
         (["simulate", "email_campaign", "--weeks", "105"], "input should be less than or equal to 104, not '105'"),
-        (["simulate", "email_campaign", "--twins", "0"], "'--twins': input should be greater than or equal to 100, not '0'"),
-        (["simulate", "email_campaign", "--timeout", "nan"], "'--timeout': must be a positive number of seconds, not nan"),
-        (["design", "email_campaign", "--effect", "0"], "'--effect': must be a number other than 0, not 0"),
-        (["design", "email_campaign", "--power", "1"], "'--power': must be between 0 and 1, not 1"),
-        (["design", "email_campaign", "--available", "9" * 20], "'--available': input should be less than or equal to 1000000000"),
         (["up", "--port", "99999999"], "'--port': input should be less than or equal to 65535, not '99999999'"),
         (["up", "--port", "-1"], "'--port': input should be greater than or equal to 0, not '-1'"),
         (["outcomes", "publish", ""], "'FILE': the name of the file is empty"),
@@ -206,6 +201,22 @@ def test_wrong_usage_is_status_2_and_names_the_value_and_what_is_allowed(argumen
     assert result.exit_code == 2
     assert result.stdout == ""
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate", "email_campaign", "--twins", "0"], "--twins must be between 100 and 1,000,000, not 0"),
+        (["simulate", "email_campaign", "--timeout", "nan"], "--timeout must be a positive number of seconds, not nan"),
+        (["simulate", "email_campaign", "--intensity", "nan"], "--intensity must be above 0 and at most 3, not nan"),
+        (["design", "email_campaign", "--effect", "0"], "--effect must be a number other than 0, not 0.0"),
+        (["design", "email_campaign", "--power", "1"], "--power must be between 0 and 1, not 1.0"),
+        (["design", "email_campaign", "--available", "9" * 20], f"--available must be between 4 and 1,000,000,000, not {'9' * 20}"),
+    ],
+)
+def test_a_number_that_is_not_allowed_is_refused_by_the_name_of_its_option(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"twinstream: {message}\n")
 
 
 def test_an_unknown_role_is_refused_with_the_names_of_all_roles() -> None:
