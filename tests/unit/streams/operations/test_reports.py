@@ -33,6 +33,11 @@ def test_a_verification_without_mismatches_says_so_with_its_counts():
     assert report.format_text() == "every count agrees: 1,200 outcomes, 3 windows\n2 messages published again"
 
 
+def test_mismatches_are_counted_and_listed():
+    assert VerificationReport(("one",), {"windows": 3}).format_text() == "1 mismatch: 3 windows\none"
+    assert VerificationReport(("one", "two"), {"windows": 3}).format_text() == "2 mismatches: 3 windows\none\ntwo"
+
+
 def test_a_replay_report_lists_ranges_counts_and_published_records():
     ranges = [OffsetRange("outcome-events", 1, 0, 1500)]
     report = ReplayReport("outcome-events", True, ranges, Counter({"in already": 1200}), [PublishedRecord(1, 7, "champion")])
