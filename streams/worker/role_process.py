@@ -19,11 +19,10 @@ from streams.settings import Role, Settings
 from streams.worker.bootstrap import CannotStart, run_role
 from streams.worker.log_setup import write_logs
 
-__all__ = ["CANNOT_START", "Report", "collect_garbage_rarely", "run_role_process"]
+__all__ = ["Report", "collect_garbage_rarely", "run_role_process"]
 
 LOG = logging.getLogger(__name__)
 
-CANNOT_START = 78  # EX_CONFIG of sysexits.h: the same start would fail again
 ORPHAN_S = 1.5
 _MAX_REASON_CHARACTERS = 500  # a report must fit into the buffer of the pipe, so that sending it cannot block
 
@@ -46,7 +45,7 @@ def collect_garbage_rarely() -> None:
 
 
 def run_role_process(role: Role, settings: Settings, log_folder: Path | None, reports: Connection) -> None:
-    """Run a role until SIGTERM; the exit status is ``CANNOT_START`` when its settings do not allow a start, 1 after an error."""
+    """Run a role until SIGTERM; the exit status is 1 when its settings do not allow a start, or after an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     collect_garbage_rarely()
     write_logs(role, log_folder)
@@ -55,7 +54,7 @@ def run_role_process(role: Role, settings: Settings, log_folder: Path | None, re
     except CannotStart as error:
         LOG.error("the role %s cannot be started: %s", role, error)  # noqa: TRY400  # a traceback would add nothing
         _send(reports, Report("cannot_start", str(error)))
-        sys.exit(CANNOT_START)
+        sys.exit(1)
     except Exception as error:
         LOG.exception("the role %s ended with an error", role)
         _send(reports, Report("error", f"{type(error).__name__}: {describe_error(error)}"))

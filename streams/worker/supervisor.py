@@ -1,6 +1,6 @@
 """Runs one child process per role, restarts a child that ends, and makes sure that none outlives its parent.
 
-Only settings with which a role has never been ready end the worker. A role that dies later is restarted for ever, with pauses that
+Only settings with which a role has never been ready end the worker. A role that ends later is restarted for ever, with pauses that
 grow, and the other roles go on meanwhile: one record that ends one role must not stop the service.
 
 No library serves: the children are forked from one process that has imported the libraries, so that they share its memory, and they
@@ -54,8 +54,8 @@ class _Child:
     Attributes:
         reports: receives the reports of the process; they are complete when it has ended.
         was_ready: whether a process of this role has processed events.
-        deaths: number of ends of this role.
-        deaths_in_a_row: number of ends without a run of ``STEADY_S`` before them.
+        exits: how often a process of this role has ended.
+        exits_in_a_row: exits with no run of ``STEADY_S`` between them.
         reason: why the last process ended.
         restart_at: time of the next start, None while the process runs.
     """
@@ -65,8 +65,8 @@ class _Child:
     reports: Connection
     started_at: float
     was_ready: bool = False
-    deaths: int = 0
-    deaths_in_a_row: int = 0
+    exits: int = 0
+    exits_in_a_row: int = 0
     reason: str = ""
     restart_at: float | None = None
 
@@ -81,11 +81,11 @@ class _Child:
         self.was_ready |= any(report.event == "ready" for report in reports)
         return reports
 
-    def count_death(self, now: float) -> float:
-        """Count an end of the role, and return the seconds to wait before its next start."""
-        self.deaths += 1
-        self.deaths_in_a_row = 1 if now - self.started_at >= STEADY_S else self.deaths_in_a_row + 1
-        return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.deaths_in_a_row - 1, 30)))
+    def count_exit(self, now: float) -> float:
+        """Count an exit of the role, and return the seconds to wait before its next start."""
+        self.exits += 1
+        self.exits_in_a_row = 1 if now - self.started_at >= STEADY_S else self.exits_in_a_row + 1
+        return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.exits_in_a_row - 1, 30)))
 
 
 class Workers:
@@ -153,7 +153,7 @@ class Workers:
         """Wait until every role processes events.
 
         Raises:
-            WorkerFailed: when a role cannot be started, or is not ready in time; it has the reason of the last death.
+            WorkerFailed: when a role cannot be started, or is not ready in time; it has the reason of the last exit.
         """
         deadline = time.monotonic() + timeout_s
         while not self.ready():
@@ -211,13 +211,13 @@ class Workers:
         if not child.was_ready and any(report.event == "cannot_start" for report in reports):
             self._failure = WorkerFailed(f"the role {child.role} cannot be started: {child.reason}{hint}")
             return
-        pause_s = child.count_death(now)
+        pause_s = child.count_exit(now)
         child.restart_at = now + pause_s
         LOG.warning(
-            "the role %s ended (%s); death %d of this role, it is restarted in %g s%s",
+            "the role %s ended (%s); exit %d of this role, which is restarted in %g s%s",
             child.role,
             child.reason,
-            child.deaths,
+            child.exits,
             pause_s,
             hint,
         )
@@ -227,7 +227,7 @@ class Workers:
         return "; ".join(map(self._describe_child, unready))
 
     def _describe_child(self, child: _Child) -> str:
-        ended = f" (deaths: {child.deaths}, the last one: {child.reason})" if child.deaths else ""
+        ended = f" (exits: {child.exits}, the last one: {child.reason})" if child.exits else ""
         return f"{child.role}{ended}{self._log_hint(child.role, separator=', see')}"
 
     def _log_hint(self, role: Role, separator: str = "; see") -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from streams.settings import Settings
 from streams.worker import supervisor
-from streams.worker.role_process import CANNOT_START, Report
+from streams.worker.role_process import Report
 from streams.worker.supervisor import LONGEST_PAUSE_S, STEADY_S, WorkerFailed, Workers, _Child
 
 PORT_TAKEN = Report("cannot_start", "cannot listen on 127.0.0.1:6066 (Address already in use): set TWIN_WEB_PORT")
@@ -48,7 +48,7 @@ def child_of(workers: Workers, process: tuple[Any, Any]) -> _Child:
 
 
 def test_a_start_that_cannot_work_ends_the_worker_and_names_the_setting_and_the_log(workers: Workers):
-    child = child_of(workers, ended(CANNOT_START, PORT_TAKEN))
+    child = child_of(workers, ended(1, PORT_TAKEN))
     workers._update(child, 1.0)
     with pytest.raises(WorkerFailed, match=r"the role outcomes cannot be started: .* set TWIN_WEB_PORT; see /logs/outcomes\.log"):
         workers.check()
@@ -58,7 +58,7 @@ def test_the_same_start_is_only_a_pause_for_a_role_that_was_ready_once(workers: 
     child = child_of(workers, running(Report("ready")))
     workers._update(child, 1.0)
     assert child.was_ready
-    child.process, child.reports = ended(CANNOT_START, PORT_TAKEN)
+    child.process, child.reports = ended(1, PORT_TAKEN)
     workers._update(child, 2.0)
     workers.check()
     assert child.restart_at == 2.5
@@ -79,16 +79,16 @@ def test_an_error_of_a_run_never_ends_the_worker_however_often_it_comes(workers:
     workers.check()
     assert pauses[:7] == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0])
     assert max(pauses) == pytest.approx(LONGEST_PAUSE_S)
-    assert child.deaths == 2000
+    assert child.exits == 2000
 
 
 def test_the_pauses_start_again_after_a_steady_run(workers: Workers):
     child = child_of(workers, running())
-    assert [child.count_death(1.0) for _ in range(3)] == [0.5, 1.0, 2.0]
+    assert [child.count_exit(1.0) for _ in range(3)] == [0.5, 1.0, 2.0]
     child.started_at = 10.0
-    assert child.count_death(10.0 + STEADY_S) == 0.5
-    assert child.count_death(11.0) == 1.0
-    assert child.deaths == 5
+    assert child.count_exit(10.0 + STEADY_S) == 0.5
+    assert child.count_exit(11.0) == 1.0
+    assert child.exits == 5
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def test_the_pauses_start_again_after_a_steady_run(workers: Workers):
         (3, [], "exit status 3"),
     ],
 )
-def test_each_death_is_logged_once_with_its_reason_and_its_number(workers, caplog, status, reports, reason):
+def test_each_exit_is_logged_once_with_its_reason_and_its_number(workers, caplog, status, reports, reason):
     child = child_of(workers, ended(status, *reports))
     with caplog.at_level(logging.WARNING):
         workers._update(child, 1.0)
         workers._update(child, 1.1)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"the role outcomes ended ({reason}); death 1 of this role, it is restarted in 0.5 s; see /logs/outcomes.log"
+        f"the role outcomes ended ({reason}); exit 1 of this role, which is restarted in 0.5 s; see /logs/outcomes.log"
     )
 
 
@@ -127,6 +127,6 @@ def test_a_start_that_never_gets_ready_fails_in_time_with_the_last_reason(worker
     monkeypatch.setattr(supervisor, "_is_ready", lambda settings, role: False)
     child = child_of(workers, ended(1, Report("error", "ValueError: no number")))
     workers._update(child, 0.0)
-    expected = r"not ready after 0\.1 s: outcomes \(deaths: 1, the last one: ValueError: no number\), see /logs/outcomes\.log"
+    expected = r"not ready after 0\.1 s: outcomes \(exits: 1, the last one: ValueError: no number\), see /logs/outcomes\.log"
     with pytest.raises(WorkerFailed, match=expected):
         workers.wait_ready(0.1)
