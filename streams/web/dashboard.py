@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 from aiohttp import web
@@ -98,7 +99,9 @@ def _security_headers(nonce: str) -> dict[str, str]:
     return {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
+@cache
 def _templates() -> Environment:
+    """The templates with their filters; the dashboard is rendered every few seconds, and compiled once."""
     environment = Environment(loader=PackageLoader("streams.web"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "ago": formatting.ago,

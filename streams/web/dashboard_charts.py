@@ -152,7 +152,7 @@ def _event_markers(line: LineOverview) -> list[EventMarker]:
         if event.happened in _EVENT_LABELS
     ]
     requests = [EventMarker(retrain.requested_at, "retrain requested", "warn") for retrain in line.retrains]
-    return sorted((marker for marker in events + requests if first <= marker.at <= last), key=lambda marker: marker.at)
+    return [marker for marker in events + requests if first <= marker.at <= last]
 
 
 def _interval(run: SimulationRun) -> ChartInterval:
