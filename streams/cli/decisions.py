@@ -95,7 +95,7 @@ def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json:
 
     async def apply(settings: Settings, pool: Pool) -> ModelEvent:
         from sql.ledger import Ledger
-        from streams.client.twin_client import TwinClient
+        from streams.client import TwinClient
 
         event = await change(pool)
         async with TwinClient(settings, name="command line") as client:

@@ -26,7 +26,7 @@ from schemas import (
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from sql.overview_store import count_ingested_outcomes
-from streams.client.twin_client import TwinClient
+from streams.client import TwinClient
 from streams.demo.fault import InjectedFault, kill_worker
 from streams.demo.shift import Shift, choose_shift
 from streams.demo.stream import OutcomeRows, paced_batches

@@ -5,6 +5,6 @@ role by the role's name at run time. Commands import the modules that load model
 ``setup``, ``up``) where they need them.
 """
 
-from streams.worker.local_stack import Notify, connected, local_stack
+from streams.worker.local_stack import connected
 
-__all__ = ["Notify", "connected", "local_stack"]
+__all__ = ["connected"]

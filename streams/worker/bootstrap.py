@@ -20,7 +20,7 @@ from streams.metrics import SOURCE_LAG
 from streams.retries import retry_transient
 from streams.services import Services
 from streams.settings import Role, Settings
-from streams.web.health import HealthProbe, health_app, serve_app
+from streams.web import HealthProbe, health_app, serve_app
 
 __all__ = ["CannotStart", "build_app", "run_role"]
 

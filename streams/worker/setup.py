@@ -14,8 +14,8 @@ from schemas import TWIN_TYPES, Brand, TwinType
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from sql.migrate import migrate
+from streams.client import TwinClient
 from streams.client.outcome_table import outcome_events
-from streams.client.twin_client import TwinClient
 from streams.kafka.topics import create_topics
 from streams.settings import Settings
 from streams.training import checked_outcomes, feature_source
