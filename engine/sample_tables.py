@@ -38,7 +38,7 @@ CHANNELS = ("email", "in_person", "phone", "video", "web")
 
 
 def sample_hcps(n: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Providers with the brief's features and ``prescribing_change``; about 60 % of its variance can be predicted.
+    """Providers with the features of the catalogue and ``prescribing_change``; about 60 % of its variance can be predicted.
 
     Volumes are log-normal with a long tail as in the CMS Part D files; half of the physicians work in practices of at most ten
     (AMA Physician Practice Benchmark Survey 2022); adopters follow Rogers' shares, and digital engagement falls with years in
@@ -91,7 +91,7 @@ def sample_hcps(n: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def sample_patients(n: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Patient journeys with the brief's features and ``journey_progression_days``; all columns are operational, none is clinical.
+    """Patient journeys with the features of the catalogue and ``journey_progression_days``; no column is clinical.
 
     Insurance shares follow the US Census Bureau's coverage report of 2022. Days to the next stage are log-normal: longer for
     complex journeys and missing coverage.
@@ -131,7 +131,7 @@ def sample_patients(n: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def sample_territories(n: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Territories with the brief's features and ``market_share_change``.
+    """Territories with the features of the catalogue and ``market_share_change``.
 
     Providers and postal codes scale with population as in the Census Bureau's county files: log-normal and strongly correlated;
     urban territories are small and dense.

@@ -34,7 +34,7 @@ async def open_pool(settings: PostgresSettings | None = None, *, dsn: str | None
     """Open a pool on ``dsn``, or on the address in the settings.
 
     Raises:
-        NoAddress: when there is neither.
+        NoPostgresAddress: when there is neither.
     """
     settings = settings or PostgresSettings()
     return await asyncpg.create_pool(

@@ -88,7 +88,7 @@ async def load_card(database: Database, model_id: UUID) -> ModelCard:
 
 
 def card_from(row: asyncpg.Record) -> ModelCard:
-    """The card in a row that has ``COLUMNS``."""
+    """The card in a row that has ``CARD_COLUMNS``."""
     return ModelCard(
         model_id=row["model_id"],
         twin_type=row["twin_type"],

@@ -28,7 +28,7 @@ def select_twins(population: TwinPopulation, filters: Filters) -> npt.NDArray[np
         ValueError: for a filter that does not exist for this twin type.
 
     Example:
-        ``select(population, {"specialty": ["oncology"], "min_decile": 8}).sum()`` is the number of such twins.
+        ``select_twins(population, {"specialty": ["oncology"], "min_decile": 8}).sum()`` is the number of such twins.
     """
     required = conditions(population.twin_type, filters)
     mask = rows_matching(population.frame, required)

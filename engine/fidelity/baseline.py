@@ -73,7 +73,7 @@ def compute_errors(rows: HoldoutRows, clip: float) -> Errors:
 
 
 def segment_errors(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterable[str], clip: float) -> dict[str, Errors]:
-    """``errors_of`` each level of each dimension that has ``FEWEST_ROWS`` rows, by the name of its series."""
+    """Compute the error metrics of each level of each dimension that has ``FEWEST_ROWS`` rows, by the name of its series."""
     errors: dict[str, Errors] = {}
     for dimension in (name for name in dimensions if name in features):
         for level, positions in features.groupby(dimension, sort=True).indices.items():
