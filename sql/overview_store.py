@@ -16,6 +16,7 @@ import asyncpg
 from schemas import ModelCard, ModelEvent
 from schemas.events import SUM_FIELDS
 from sql.database import Database
+from sql.ledger_rows import EVENTS
 from sql.model_card_rows import CARD_COLUMNS, card_from
 from sql.simulation_store import UnknownSimulation
 
@@ -160,14 +161,12 @@ async def segment_states(database: Database, line: str) -> dict[tuple[UUID, str]
     }
 
 
-_EVENTS = """
-SELECT line, generation, happened, at, model_id, champion, effective_from, retrain_id, reason, comparison
-FROM model_ledger WHERE line = $1 ORDER BY generation DESC LIMIT $2"""
+_NEWEST_EVENTS = f"{EVENTS} WHERE line = $1 ORDER BY generation DESC LIMIT $2"
 
 
 async def newest_events(database: Database, line: str, limit: int) -> list[ModelEvent]:
     """The newest ledger entries of a line, newest first."""
-    return [ModelEvent(**row) for row in await database.fetch(_EVENTS, line, limit)]
+    return [ModelEvent(**row) for row in await database.fetch(_NEWEST_EVENTS, line, limit)]
 
 
 @dataclass(frozen=True)

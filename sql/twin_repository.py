@@ -32,9 +32,9 @@ VALUES ($1, $2, $3::text::twin_type, $4, $5, $6, $7)
 ON CONFLICT (twin_id) DO UPDATE SET features = EXCLUDED.features, baseline_behavior = EXCLUDED.baseline_behavior,
                                     outcome = EXCLUDED.outcome, metadata = EXCLUDED.metadata"""
 
-TWINS = """
-SELECT t.twin_id, t.model_id, t.twin_type::text AS twin_type, t.features, t.baseline_behavior, t.outcome, t.metadata
-FROM digital_twins t JOIN digital_twin_models m USING (model_id)"""
+_TWIN_COLUMNS = "t.twin_id, t.model_id, t.twin_type::text AS twin_type, t.features, t.baseline_behavior, t.outcome, t.metadata"
+
+TWINS = f"SELECT {_TWIN_COLUMNS} FROM digital_twins t JOIN digital_twin_models m USING (model_id)"  # noqa: S608  # names of columns
 
 SAVE_POPULATION = """
 INSERT INTO twin_populations AS p (population_id, model_id, name, description, twin_count, filters_applied, created_at, expires_at,
@@ -64,11 +64,11 @@ FROM twin_population_members JOIN digital_twins t USING (twin_id)
 WHERE population_id = $1
 ORDER BY row_number"""
 
-MEMBER_TWINS = """
-SELECT t.twin_id, t.model_id, t.twin_type::text AS twin_type, t.features, t.baseline_behavior, t.outcome, t.metadata
+MEMBER_TWINS = f"""
+SELECT {_TWIN_COLUMNS}
 FROM twin_population_members JOIN digital_twins t USING (twin_id)
 WHERE population_id = $1
-ORDER BY row_number"""
+ORDER BY row_number"""  # noqa: S608  # names of columns
 
 POPULATIONS = """
 SELECT p.population_id, p.model_id, m.twin_type::text AS twin_type, m.brand::text AS brand, p.name, p.description, p.twin_count,
