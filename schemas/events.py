@@ -272,6 +272,16 @@ class SourceId(Frozen):
     def __str__(self) -> str:
         return f"{self.topic}:{self.partition}:{self.incarnation}"
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The source of a text that ``str`` has written.
+
+        >>> str(SourceId.parse("outcome-events:3:0"))
+        'outcome-events:3:0'
+        """
+        topic, partition, incarnation = text.rsplit(":", 2)
+        return cls(topic=topic, partition=int(partition), incarnation=int(incarnation))
+
 
 class PaneRow(Frozen):
     """Cumulative sums of one series, pane and source; the row with the highest ``version`` is the valid one.

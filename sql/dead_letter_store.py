@@ -302,10 +302,9 @@ async def _fetch(database: Database, statement: str, *arguments: Any) -> list[Re
 
 
 def _refused(row: asyncpg.Record) -> RefusedRecord:
-    topic, partition, incarnation = row["source"].rsplit(":", 2)
     return RefusedRecord(
         refusal_id=row["refusal_id"],
-        source=SourceId(topic=topic, partition=int(partition), incarnation=int(incarnation)),
+        source=SourceId.parse(row["source"]),
         offset=row["source_offset"],
         element=row["element"],
         at=row["tracked_at"],

@@ -54,7 +54,7 @@ def _fidelity_errors(panes: Iterable[StoredPane]) -> Iterator[FidelityErrors]:
     for (line, source), rows in groups.items():
         for first in range(0, len(rows), _ROWS_PER_MESSAGE):
             batch = tuple(rows[first : first + _ROWS_PER_MESSAGE])
-            yield FidelityErrors(line=line, source=_source_id(source), watermark=None, rows=batch)
+            yield FidelityErrors(line=line, source=SourceId.parse(source), watermark=None, rows=batch)
 
 
 async def _publish_dead_letters(producer: AIOKafkaProducer, settings: Settings) -> int:
@@ -74,8 +74,3 @@ async def _publish(producer: AIOKafkaProducer, topic: str, records: Iterable[Raw
     """Publish records to a topic and wait until all are acknowledged."""
     acknowledgements = [await producer.send(topic, record.value, key=record.key, headers=record.headers) for record in records]
     await asyncio.gather(*acknowledgements)
-
-
-def _source_id(text: str) -> SourceId:
-    topic, partition, incarnation = text.rsplit(":", 2)
-    return SourceId(topic=topic, partition=int(partition), incarnation=int(incarnation))
