@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from schemas.base import Frozen, shorten
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType
 
-__all__ = ["Condition", "Filters", "PopulationFilter", "canonical_filters", "conditions", "rows_matching"]
+__all__ = ["Condition", "Filters", "PopulationFilter", "canonical_filters", "conditions", "filter_values", "rows_matching"]
 
 
 _LARGEST = 2**63  # numbers beyond it do not fit into a column

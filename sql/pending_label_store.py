@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from schemas.fidelity_models import EstimatedFidelity
+from schemas.twin_types import segment_name
 from sql.database import Database
 
 __all__ = ["Cohort", "PredictedRow", "cohorts", "estimate_of", "newest_rows", "save_estimate"]
@@ -73,7 +74,7 @@ async def cohorts(database: Database, line: str, limit: int) -> list[Cohort]:
 
 
 def _levels(groups: Mapping[str, Sequence[Mapping[str, Any]]], arrived: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    predicted = {f"{dimension}={group['group']}": group["n"] for dimension, members in groups.items() for group in members}
+    predicted = {segment_name(dimension, group["group"]): group["n"] for dimension, members in groups.items() for group in members}
     return {level: (count, arrived.get(level, 0)) for level, count in predicted.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from schemas.base import require_one_of
-from schemas.filters import Condition, PopulationFilter, conditions
+from schemas.filters import Condition, PopulationFilter, conditions, filter_values
 from schemas.twin_types import Brand, TwinType
 
 __all__ = ["TwinQuery", "twin_query"]
@@ -41,17 +41,14 @@ def twin_query(filters: Mapping[str, Any] | PopulationFilter) -> TwinQuery:
     Raises:
         ValueError: for a filter or value that none of the twin types has.
     """
-    fields = filters.model_dump() if isinstance(filters, PopulationFilter) else dict(filters)
+    fields = filter_values(filters)
     query = TwinQuery()
-    if fields.get("brand") is not None:
+    if "brand" in fields:
         query.clauses.append(f"m.brand::text = {query.value(require_one_of('brand', fields['brand'], Brand))}")
-    if fields.get("model_id") is not None:
+    if "model_id" in fields:
         query.clauses.append(f"t.model_id = {query.value(_uuid(fields['model_id']))}")
-    query.clauses.append(
-        _types_clause(
-            query, _types(fields.get("twin_type")), {name: value for name, value in fields.items() if name not in QUERY_FILTERS}
-        )
-    )
+    population_filters = {name: value for name, value in fields.items() if name not in QUERY_FILTERS}
+    query.clauses.append(_types_clause(query, _types(fields.get("twin_type")), population_filters))
     return query
 
 
