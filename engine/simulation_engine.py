@@ -25,6 +25,7 @@ from engine.effects import (
     EmptyPopulation,
     Groups,
     Summary,
+    adjustable_correlation,
     best_choice,
     better_alternative_text,
     build_design,
@@ -44,7 +45,7 @@ from engine.effects import (
     two_sample,
     typical_dose,
 )
-from schemas.base import require_one_of
+from schemas.base import require_between, require_one_of
 from schemas.columns import encode_levels
 from schemas.filters import Filters, canonical_filters
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
@@ -67,7 +68,6 @@ Mask = npt.NDArray[np.bool_]
 UNREALISTIC = 0.50
 FEW_ROWS = 100
 TEST_POWER = 0.80
-MAX_CORRELATION = 0.99  # adjustment never removes all of the variance
 _CHUNK = 1000  # twins whose draws are in memory at the same time
 
 
@@ -123,9 +123,9 @@ class SimulationEngine:
         n_draws: int = 1000,
         seed: int | None = None,
     ) -> None:
-        _refuse_outside("min_effect_threshold", min_effect_threshold, 0.0, 1.0)
-        _refuse_outside("confidence_threshold", confidence_threshold, 0.5, 1.0)
-        _refuse_outside("confidence_level", confidence_level, 0.0, 1.0)
+        require_between("min_effect_threshold", min_effect_threshold, 0.0, 1.0)
+        require_between("confidence_threshold", confidence_threshold, 0.5, 1.0)
+        require_between("confidence_level", confidence_level, 0.0, 1.0)
         if n_draws < 100:
             raise ValueError(f"n_draws {n_draws} is too few for an interval: at least 100 are needed")
         self.population = population
@@ -320,7 +320,7 @@ class SimulationEngine:
         rho = self.population.model.baseline.correlation
         alpha = round(1.0 - self.confidence_level, 12)
         plain = two_sample(change, outcome_sd, alpha=alpha, power=TEST_POWER)
-        adjusted = two_sample(change, outcome_sd, alpha=alpha, power=TEST_POWER, correlation=_adjustable(rho))
+        adjusted = two_sample(change, outcome_sd, alpha=alpha, power=TEST_POWER, correlation=adjustable_correlation(rho))
         return {
             "minimum_detectable_effect": self.min_effect_threshold,
             "minimum_detectable_change": change,
@@ -373,18 +373,8 @@ def _effect_text(prior: EffectPrior, intervention: InterventionConfig, factors: 
     )
 
 
-def _adjustable(correlation: float | None) -> float:
-    """The correlation by which adjustment reduces variance, 0 where it is unknown or negative."""
-    return min(max(correlation or 0.0, 0.0), MAX_CORRELATION)
-
-
 def _checked_priors(priors: Mapping[str, EffectPrior]) -> dict[str, EffectPrior]:
     for name, prior in priors.items():
         if require_one_of("intervention_type", name, INTERVENTIONS) != prior.intervention_type:
             raise ValueError(f"the prior of {name} is about {prior.intervention_type}")
     return dict(priors)
-
-
-def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
-    if not low < value < high:
-        raise ValueError(f"{name} {value} must lie between {low} and {high}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-__all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "require_one_of", "shorten", "utc_time"]
+__all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "require_between", "require_one_of", "shorten", "utc_time"]
 
 _MAX_VALUE_CHARACTERS = 80
 
@@ -66,6 +66,16 @@ def require_one_of(kind: str, value: str, allowed: Iterable[str]) -> str:
     if value not in choices:
         raise ValueError(f"unknown {kind} {shorten(value)}: use one of {', '.join(choices)}")
     return value
+
+
+def require_between(name: str, value: float, low: float, high: float) -> None:
+    """Check that ``value`` lies between two others and equals neither.
+
+    Raises:
+        ValueError: when it does not; the message names the value and both ends.
+    """
+    if not low < value < high:
+        raise ValueError(f"{name} {value} must lie between {low:g} and {high:g}")
 
 
 def shorten(value: Any) -> str:

@@ -18,7 +18,14 @@ from engine.effects.effect_model import (
 )
 from engine.effects.intervals import Summary, interval, standard_deviation, summary
 from engine.effects.population_filter import EmptyPopulation, select_twins
-from engine.effects.sample_size import SampleSize, achieved_power, design_effect, minimum_detectable_effect, two_sample
+from engine.effects.sample_size import (
+    SampleSize,
+    achieved_power,
+    adjustable_correlation,
+    design_effect,
+    minimum_detectable_effect,
+    two_sample,
+)
 from engine.effects.subgroups import Groups, group_by_level, subgroup_effects, sums_by_group
 from engine.effects.track_record import ComparedSimulation, compute_track_record
 
@@ -31,6 +38,7 @@ __all__ = [
     "SampleSize",
     "Summary",
     "achieved_power",
+    "adjustable_correlation",
     "best_choice",
     "better_alternative_text",
     "build_design",

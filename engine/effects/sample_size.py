@@ -11,10 +11,15 @@ from typing import NamedTuple
 from scipy.special import ndtri, stdtrit
 from scipy.stats import nct
 
-__all__ = ["SampleSize", "achieved_power", "design_effect", "minimum_detectable_effect", "two_sample"]
+from schemas.base import require_between
+
+__all__ = ["SampleSize", "achieved_power", "adjustable_correlation", "design_effect", "minimum_detectable_effect", "two_sample"]
 
 GUENTHER_ERROR = 0.5
 """Bound on the treated people that Guenther's formula is short by (0.44 at most: four treated per control, three deviations)."""
+
+MAX_CORRELATION = 0.99
+"""Largest correlation that adjustment is expected to profit from: it never removes all of the variance."""
 
 
 class SampleSize(NamedTuple):
@@ -65,8 +70,8 @@ def two_sample(
         >>> two_sample(effect=0.5, outcome_sd=1.0)
         SampleSize(n_treated=64, n_control=64)
     """
-    _refuse(alpha=alpha, power=power)
-    _refuse_correlation(correlation)
+    _check_test(alpha, correlation)
+    require_between("power", power, 0, 1)
     if not abs(effect) > 0 or not outcome_sd > 0 or not control_ratio > 0 or not design_effect >= 1:
         raise ValueError(
             f"effect {effect} must not be 0, outcome_sd {outcome_sd} and control_ratio {control_ratio} must be positive,"
@@ -106,8 +111,8 @@ def minimum_detectable_effect(
         >>> round(minimum_detectable_effect(SampleSize(64, 64), outcome_sd=1.0), 2)
         0.5
     """
-    _refuse(alpha=alpha, power=power)
-    _refuse_correlation(correlation)
+    _check_test(alpha, correlation)
+    require_between("power", power, 0, 1)
     ratio = size.n_control / size.n_treated
     treated = size.n_treated / design_effect - _t_correction(alpha, ratio)
     if treated <= 0:
@@ -139,8 +144,7 @@ def achieved_power(
         >>> round(achieved_power(SampleSize(64, 64), effect=0.5, outcome_sd=1.0), 3)
         0.801
     """
-    _refuse(alpha=alpha)
-    _refuse_correlation(correlation)
+    _check_test(alpha, correlation)
     treated, control = size.n_treated / design_effect, size.n_control / design_effect
     freedom = _degrees_of_freedom(size, design_effect)
     if not freedom > 0 or not outcome_sd > 0 or not min(treated, control) > 0:
@@ -170,6 +174,16 @@ def design_effect(cluster_size: float, intraclass_correlation: float, size_varia
     return 1.0 + ((size_variation**2 + 1.0) * cluster_size - 1.0) * intraclass_correlation
 
 
+def adjustable_correlation(measured: float | None) -> float:
+    """Correlation of outcome and prediction by which adjustment reduces the variance: 0 where it is unknown or negative.
+
+    Example:
+        >>> adjustable_correlation(0.4), adjustable_correlation(None), adjustable_correlation(1.0)
+        (0.4, 0.0, 0.99)
+    """
+    return min(max(measured or 0.0, 0.0), MAX_CORRELATION)
+
+
 def _arms(treated: float, control_ratio: float) -> SampleSize:
     return SampleSize(math.ceil(treated), math.ceil(treated * control_ratio))
 
@@ -187,12 +201,6 @@ def _t_correction(alpha: float, control_ratio: float) -> float:
     return float(ndtri(1.0 - alpha / 2.0)) ** 2 / (2.0 * (1.0 + control_ratio))
 
 
-def _refuse(**probabilities: float) -> None:
-    for name, value in probabilities.items():
-        if not 0 < value < 1:
-            raise ValueError(f"{name} {value} must lie between 0 and 1")
-
-
-def _refuse_correlation(correlation: float) -> None:
-    if not -1 < correlation < 1:
-        raise ValueError(f"correlation {correlation} must lie between -1 and 1")
+def _check_test(alpha: float, correlation: float) -> None:
+    require_between("alpha", alpha, 0, 1)
+    require_between("correlation", correlation, -1, 1)

@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.effects import SampleSize, achieved_power, design_effect, minimum_detectable_effect, two_sample
+from engine.effects import (
+    SampleSize,
+    achieved_power,
+    adjustable_correlation,
+    design_effect,
+    minimum_detectable_effect,
+    two_sample,
+)
 from engine.simulation_engine import SimulationEngine
 from schemas.filters import Filters
 from schemas.simulation_models import Arm, EffectPrior, ExperimentPlan, InterventionConfig, SimulationResult
 from schemas.twin_models import TwinPopulation
 
 __all__ = ["Assignment", "ExperimentDesigner", "plan_experiment"]
-
-MAX_CORRELATION = 0.99  # adjustment never removes all of the variance
 
 
 class TwinSource(Protocol):
@@ -135,8 +140,7 @@ def plan_experiment(
         raise ValueError(f"no experiment can be planned: {sizing.get('missing', 'the result does not name its intervention')}")
     effect, outcome_sd = sizing["minimum_detectable_effect"], sizing["outcome_sd"]
     per_effect = sizing["minimum_detectable_change"] / effect
-    measured = min(max(sizing["prediction_correlation"] or 0.0, 0.0), MAX_CORRELATION)
-    rho = measured if assignment.adjusted else 0.0
+    rho = adjustable_correlation(sizing["prediction_correlation"]) if assignment.adjusted else 0.0
     test = {"alpha": sizing["alpha"], "design_effect": assignment.design_effect, "correlation": rho}
     if n_available is None:
         required = two_sample(effect * per_effect, outcome_sd, power=power, control_ratio=assignment.control_ratio, **test)
