@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtrit
 
-from engine.experiments.experiment_analysis import RegressionLine, assignment_units, cluster_sums, robust_fit
+from engine.experiments.experiment_analysis import RegressionLine, assignment_units, clustered_mean, robust_fit
 from engine.simulation_engine import SimulationEngine
-from engine.twins import TwinModel
+from engine.twins import TwinModel, conformal_quantile
 from schemas.simulation_models import EffectPrior, InterventionConfig
 from schemas.twin_models import BEHAVIOUR, TwinPopulation
 from schemas.twin_types import TWIN_TYPES
@@ -159,7 +159,8 @@ def treated_counterfactuals(
     _check_arms(x, y, is_treated, units)
     line = robust_fit(x[~is_treated], y[~is_treated], units[~is_treated])
     without, observed = line.predict(x[is_treated]), y[is_treated]
-    half = _conformal_half_width(np.abs(line.left_out_residuals), confidence_level)
+    sizes = np.abs(line.left_out_residuals)
+    half = min(conformal_quantile(sizes, confidence_level), float(sizes.max()))
     difference = observed - without
     error, n_units = _standard_error(line, x[is_treated], observed, units[is_treated])
     freedom = min(n_units, line.n_clusters) - 1
@@ -181,10 +182,8 @@ def treated_counterfactuals(
 
 def _standard_error(line: RegressionLine, x: Array, observed: Array, units: npt.NDArray[np.int64]) -> tuple[float, int]:
     """Standard error of the mean difference of the treated from the line, and their number of units of assignment."""
-    residuals = observed - line.slope * x
-    sums = cluster_sums(residuals - np.mean(residuals), units)
-    variance = len(sums) / (len(sums) - 1) * float(sums @ sums) / len(observed) ** 2
-    return float(np.sqrt(variance + line.prediction_variance(float(x.mean())))), len(sums)
+    residual = clustered_mean(observed - line.slope * x, units)
+    return float(np.sqrt(residual.variance + line.prediction_variance(float(x.mean())))), residual.n_clusters
 
 
 def _independent_sum(a: Estimate, b: Estimate) -> Estimate:
@@ -211,12 +210,6 @@ def _average(engine: SimulationEngine, intervention: InterventionConfig, expecte
     without = float(expected.mean())
     estimates = {"difference": change, "with": tuple(without + end for end in change), "without": (without, without, without)}
     return {f"{name}{suffix}": ends[k] for name, ends in estimates.items() for k, suffix in enumerate(SUFFIXES)}
-
-
-def _conformal_half_width(residuals: Array, level: float) -> float:
-    """Half width within which a share ``level`` of new outcomes lies, by the residuals of left-out rows."""
-    rank = min(int(np.ceil(level * (len(residuals) + 1))), len(residuals))
-    return float(np.sort(residuals)[rank - 1])
 
 
 def _check_arms(x: Array, y: Array, treated: npt.NDArray[np.bool_], units: npt.NDArray[np.int64]) -> None:

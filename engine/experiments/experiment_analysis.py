@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["EffectEstimate", "RegressionLine", "assignment_units", "cluster_sums", "relative_effect", "robust_fit"]
+__all__ = ["EffectEstimate", "RegressionLine", "assignment_units", "clustered_mean", "relative_effect", "robust_fit"]
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -52,8 +52,8 @@ def relative_effect(
     """
     y, is_treated = np.asarray(outcome, dtype=float), np.asarray(treated, dtype=bool)
     units = assignment_units(clusters, len(y))
-    treated_mean, treated_variance = _mean(y[is_treated], units[is_treated])
-    control_mean, control_variance = _mean(y[~is_treated], units[~is_treated])
+    treated_mean, treated_variance, _ = clustered_mean(y[is_treated], units[is_treated])
+    control_mean, control_variance, _ = clustered_mean(y[~is_treated], units[~is_treated])
     if not control_mean > 0:
         raise ValueError(f"the mean outcome of the controls is {control_mean:g}: a relative effect needs a positive one")
     ratio = treated_mean / control_mean
@@ -140,8 +140,21 @@ def cluster_sums(values: Array, clusters: Ints) -> Array:
     return np.asarray(np.bincount(index, values), dtype=float)
 
 
-def _mean(values: Array, clusters: Ints) -> tuple[float, float]:
-    """A mean and its variance, robust to clusters."""
+class ClusteredMean(NamedTuple):
+    """A mean, its variance robust to clusters, and the number of clusters."""
+
+    mean: float
+    variance: float
+    n_clusters: int
+
+
+def clustered_mean(values: Array, clusters: Ints) -> ClusteredMean:
+    """Mean of the values, shape ``(n,)``, whose errors are correlated within clusters.
+
+    Example:
+        >>> clustered_mean(np.array([1.0, 1.0, 3.0, 3.0]), np.array([0, 0, 1, 1]))
+        ClusteredMean(mean=2.0, variance=1.0, n_clusters=2)
+    """
     mean = float(values.mean())
     sums = cluster_sums(values - mean, clusters)
-    return mean, len(sums) / (len(sums) - 1) * float(sums @ sums) / len(values) ** 2
+    return ClusteredMean(mean, len(sums) / (len(sums) - 1) * float(sums @ sums) / len(values) ** 2, len(sums))

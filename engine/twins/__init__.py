@@ -5,7 +5,7 @@ Imports ``schemas`` only; `TwinModel` combines the parts of one trained version 
 
 from engine.twins.causal_checks import CausalDisagreement, cross_check
 from engine.twins.causal_features import select_features
-from engine.twins.conformal import fit_conformal
+from engine.twins.conformal import conformal_quantile, fit_conformal
 from engine.twins.donor_adjustment import fit_adjustment
 from engine.twins.empty_filter import EmptyFilter
 from engine.twins.forests import forest_mean
@@ -33,6 +33,7 @@ __all__ = [
     "TrainingTable",
     "TwinModel",
     "build_training_table",
+    "conformal_quantile",
     "cross_check",
     "cross_fit",
     "encode_features",

@@ -23,13 +23,13 @@ from engine.twins import (
     TrainingTable,
     TwinModel,
     build_training_table,
+    conformal_quantile,
     encode_features,
     fit_adjustment,
     fit_outcome_model,
     learn_joint,
     predict_outcome,
 )
-from engine.twins.conformal import conformal_quantile
 from engine.twins.realism import FOLDS, detection_auc, measure_realism
 from schemas import TWIN_TYPES, Brand, TwinType
 from schemas.twin_models import RealismReport
