@@ -14,10 +14,9 @@ from pydantic import ValidationError
 from schemas import FidelityErrors
 from sql.model_card_rows import UnknownModel
 from sql.window_store import monitored_lines
-from streams.errors import describe_error
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
-from streams.kafka.dead_letters import send_to_dead_letters
+from streams.kafka.dead_letters import refuse
 from streams.kafka.topics import PARTITIONS, topic_of
 from streams.monitoring import WindowState
 from streams.monitoring.line_monitor import LineMonitor, PaneKey
@@ -105,13 +104,10 @@ class _Fidelity:
         try:
             message = FidelityErrors.model_validate_json(record.value or b"")
             await self._monitor.load_models(message)
-        except ValidationError as error:
-            await send_to_dead_letters(self._app, _with_timestamp_in_s(record), "invalid", describe_error(error), error)
-        except UnknownModel as error:
-            await send_to_dead_letters(self._app, _with_timestamp_in_s(record), "model", str(error), error)
-        else:
-            return message
-        return None
+        except (ValidationError, UnknownModel) as error:
+            await refuse(self._app, _with_timestamp_in_s(record), error, kinds={UnknownModel: "model"})
+            return None
+        return message
 
     def _update_table(self, changed: dict[PaneKey, WindowState]) -> None:
         """Write the changed panes to the table, and remove the evicted ones: the changelog gets a tombstone for each."""

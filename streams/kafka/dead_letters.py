@@ -28,7 +28,6 @@ __all__ = [
     "publish_dead_letters",
     "refusal_attempt",
     "refuse",
-    "send_to_dead_letters",
 ]
 
 LOG = logging.getLogger(__name__)
@@ -66,40 +65,10 @@ class KafkaRecord(Protocol):
     headers: Iterable[tuple[str, bytes | None]] | None
 
 
-async def send_to_dead_letters(app: TwinApp, record: KafkaRecord, kind: str, reason: str, error: Exception) -> None:
-    """Store a refused record and publish its dead letter.
+async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Mapping[type[Exception], str]) -> None:
+    """Store a record with the error it caused, and publish its dead letter.
 
     A record that is refused again has one row, and at most one more dead letter.
-
-    Args:
-        app: app of the role.
-        record: the refused record.
-        kind: one word, the label of the metric.
-        reason: one sentence.
-        error: the exception.
-    """
-    source = SourceId(topic=record.topic, partition=record.partition)
-    at = utc_time(record.timestamp)
-    refused = RefusedRecord(
-        refusal_id=refusal_id(source, record.offset, at),
-        source=source,
-        offset=record.offset,
-        element=0,
-        at=at,
-        key=record.key,
-        value=record.value,
-        headers=list(record.headers or ()),
-        kind=kind,
-        reason=reason,
-        exception=type(error).__name__,
-    )
-    await add_refused_once(app.pool, refused)
-    await publish_dead_letters(app, [refused])
-    REFUSED.labels(topic=record.topic, reason=kind).inc()
-
-
-async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Mapping[type[Exception], str]) -> None:
-    """Send a record to the dead letters by the error it caused.
 
     Args:
         app: app of the role.
@@ -112,7 +81,28 @@ async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Map
     if kind is None:
         LOG.error("a record of %s could not be processed", record.topic, exc_info=error)
         kind, reason = "failed", f"{type(error).__name__}: {reason}"
-    await send_to_dead_letters(app, record, kind, reason, error)
+    refused = _refused_record(record, kind, reason, error)
+    await add_refused_once(app.pool, refused)
+    await publish_dead_letters(app, [refused])
+    REFUSED.labels(topic=record.topic, reason=kind).inc()
+
+
+def _refused_record(record: KafkaRecord, kind: str, reason: str, error: Exception) -> RefusedRecord:
+    source = SourceId(topic=record.topic, partition=record.partition)
+    at = utc_time(record.timestamp)
+    return RefusedRecord(
+        refusal_id=refusal_id(source, record.offset, at),
+        source=source,
+        offset=record.offset,
+        element=0,
+        at=at,
+        key=record.key,
+        value=record.value,
+        headers=list(record.headers or ()),
+        kind=kind,
+        reason=reason,
+        exception=type(error).__name__,
+    )
 
 
 async def publish_dead_letters(app: TwinApp, refused: Iterable[RefusedRecord]) -> None:
