@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from aiokafka.partitioner import murmur2
+from aiokafka.partitioner import DefaultPartitioner
 from faust.types import TP
 from pydantic import ValidationError
 
@@ -26,13 +26,14 @@ from streams.services import Services
 __all__ = ["attach"]
 
 _ERRORS = topic_of(FidelityErrors)
+_PARTITIONS = range(PARTITIONS[_ERRORS])
 _TICK_S = 1.0
 _SWEEP_S = 60.0
 
 
 def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one signature for every role
     """Add the table, the agent and the timers of this role to the app."""
-    table = app.Table("fidelity-panes", partitions=PARTITIONS[_ERRORS], key_type=str)
+    table = app.Table("fidelity-panes", partitions=len(_PARTITIONS), key_type=str)
     fidelity = _Fidelity(app, table)
     app.on_partitions_assigned.connect(fidelity.on_assigned)
     app.agent(app.raw_topic(_ERRORS), name="fidelity", concurrency=1)(fidelity.run)
@@ -87,7 +88,7 @@ class _Fidelity:
 
     def _is_assigned(self, line: str) -> bool:
         """Whether this worker reads the partition of a line, which Kafka's default partitioner chose by its name."""
-        partition = (murmur2(line.encode()) & 0x7FFFFFFF) % PARTITIONS[_ERRORS]
+        partition = DefaultPartitioner()(line.encode(), _PARTITIONS, _PARTITIONS)
         return TP(_ERRORS, partition) in self._app.consumer.assignment()
 
     async def _ingest(self, batch: PollBatch) -> None:
