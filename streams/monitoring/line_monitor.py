@@ -114,8 +114,7 @@ class LineMonitor:
         now = await clock(pool)
         # A row becomes visible when its transaction ends, which is at most this much later than its changed_at.
         since = line.read_at - timedelta(seconds=self._app.settings.postgres_statement_timeout_s * 2)
-        lowest = line.window_state.floor - line.window_state.window_s
-        await line.catch_up(pool, await store.changed_rows(pool, line.name, lowest, since))
+        await line.catch_up(pool, await store.changed_rows(pool, line.name, line.window_state.lowest_pane, since))
         line.read_at = now
         stale = {series for series in line.window_state.stale_detectors if series.model_id == line.champion}
         await line.rebuild_detectors(pool, stale)

@@ -105,7 +105,7 @@ class LineState:
         ordered = sorted(series)
         starts = await detector_states_before(database, self.model_line, self.window_state.held_from, self.evaluator, ordered)
         latest = await window_store.latest_pane_starts(
-            database, self.model_line, self._lowest_pane(), self.evaluator.n_min, ordered
+            database, self.model_line, self.window_state.lowest_pane, self.evaluator.n_min, ordered
         )
         spans = [Span(*key, latest.get(key, math.inf), self.window_state.held_from) for key in ordered]
         self.hold_rows(await self._read_spans(database, [span for span in spans if span.low < span.high]))
@@ -157,16 +157,12 @@ class LineState:
         snapshot = self.snapshots.get(window)
         return snapshot is not None and snapshot.version == self.window_state.window_version(window)
 
-    def _lowest_pane(self) -> float:
-        """Start of the lowest pane of any window that can still change."""
-        return self.window_state.floor - self.window_state.window_s
-
 
 async def load_line(database: Database, model_line: MonitoredLine, evaluator: DriftEvaluator, read_at: datetime) -> LineState:
     """Load a line from Postgres: its latest panes, and those of every window without a snapshot."""
     state = _empty_window_state(model_line, await window_store.newest_pane(database, model_line.line))
     line = await _load_drift_states(database, model_line, state, evaluator, read_at)
-    first_window = state.floor - state.window_s + state.pane_s  # the lowest window that is not wholly below the floor
+    first_window = state.lowest_pane + state.pane_s  # the lowest window that is not wholly below the floor
     keys = await window_store.windows_without_snapshot(database, model_line, first_window)
     windows = {window_key(key, model_line.pane_s) for key in keys}
     line.hold_rows(await window_store.live_rows(database, model_line.line, state.held_from))

@@ -112,6 +112,11 @@ class WindowState:
         self._detector_starts: dict[SeriesKey, DetectorState] = {}
         self._panes: dict[SeriesKey, _SeriesPanes] = {}
 
+    @property
+    def lowest_pane(self) -> float:
+        """Start of the lowest pane that may be needed: no window that can still change has a pane below it."""
+        return self.floor - self.window_s
+
     # -- applying rows
 
     def apply_row(self, source: str, row: PaneRow) -> tuple[WindowKey, ...]:
@@ -151,8 +156,8 @@ class WindowState:
         panes = self._panes.get(series) or _SeriesPanes()
         # The windows that contain the pane span from the first start to one pane short of two windows later.
         neighbours = panes_of(first, self.pane_s, 2 * self.window_s - self.pane_s)
-        low, high = self.floor - self.window_s, self._complete_from(panes)
-        return tuple(pane for pane in neighbours if low <= pane < high and pane not in panes.by_start)
+        high = self._complete_from(panes)
+        return tuple(pane for pane in neighbours if self.lowest_pane <= pane < high and pane not in panes.by_start)
 
     def mark_held(self, series: SeriesKey, panes: Iterable[float]) -> None:
         """Mark panes as held, also those without rows; the caller adds all of their rows with :meth:`hold_row`."""
@@ -257,12 +262,11 @@ class WindowState:
         for series, panes in self._panes.items():
             panes.complete_from = self._complete_from(panes)
             self._advance_detector_start(series, panes, initial(series))
-        lowest = self.floor - self.window_s
         evicted = [
             (series, start)
             for series, panes in self._panes.items()
             for start in panes.starts
-            if start < lowest or (start < panes.complete_from and start not in needed_panes[series])
+            if start < self.lowest_pane or (start < panes.complete_from and start not in needed_panes[series])
         ]
         for series, start in evicted:
             self._drop(series, start)
