@@ -27,17 +27,15 @@ from schemas.twin_types import ALL_ROWS
 from streams.monitoring.window_state import SeriesKey, WindowState
 
 __all__ = [
-    "NO_BASELINE",
     "DetectorFindings",
     "DriftAssessment",
     "DriftEvaluator",
     "drift_event",
     "early_retrain_event",
-    "reference_of",
     "retrain_event",
 ]
 
-NO_BASELINE = "the segment has no baseline of its own: the training data held too few rows of it"
+_NO_BASELINE = "the segment has no baseline of its own: the training data held too few rows of it"
 
 
 class DriftAssessment(NamedTuple):
@@ -81,7 +79,7 @@ class DetectorFindings(NamedTuple):
         return Detection.SUPPRESSED if self.ratios.get(series, 0.0) >= 1.0 else Detection.NONE
 
 
-def reference_of(baseline: Baseline, segment: str) -> Errors | None:
+def _reference_of(baseline: Baseline, segment: str) -> Errors | None:
     """Errors that a series is compared with; None for a segment with too few rows in the training data."""
     return baseline if segment == ALL_ROWS else baseline.segments.get(segment)
 
@@ -165,9 +163,9 @@ class DriftEvaluator(NamedTuple):
     ) -> DriftAssessment:
         """Assess the outcomes of a span of time, given their sums in the order of ``SUM_FIELDS``."""
         baseline = self.cards[series.model_id].baseline
-        metrics, reference = fidelity_metrics(sums, baseline), reference_of(baseline, series.segment)
+        metrics, reference = fidelity_metrics(sums, baseline), _reference_of(baseline, series.segment)
         if reference is None:
-            return DriftAssessment(*span, metrics, (), None, DriftState.INSUFFICIENT, NO_BASELINE)
+            return DriftAssessment(*span, metrics, (), None, DriftState.INSUFFICIENT, _NO_BASELINE)
         verdicts = evaluate_rules(metrics, reference, n_min=self.n_min)
         state = next_state(verdicts, detection, metrics, previous, self.n_min)
         return DriftAssessment(*span, metrics, verdicts, evidence, state, comparison_text(verdicts, detection))
@@ -177,7 +175,7 @@ class DriftEvaluator(NamedTuple):
         return metrics.model_copy(update={"n_effective": effective_n(segments, self.cards[model_id].baseline)})
 
     def _detector_state(self, window_state: WindowState, series: SeriesKey) -> DetectorState | None:
-        if reference_of(self.cards[series.model_id].baseline, series.segment) is None:
+        if _reference_of(self.cards[series.model_id].baseline, series.segment) is None:
             return None
         return window_state.detector_state(series, self.initial_state(series))
 
@@ -208,32 +206,30 @@ def drift_event(line: str, series: SeriesKey, previous: DriftState, assessment: 
 
 def retrain_event(line: str, series: SeriesKey, assessment: DriftAssessment, attempt: int, at: datetime) -> RetrainEvent:
     """Build the request for the retrain that follows ``attempt`` finished ones."""
-    return RetrainEvent(
-        retrain_id=uuid5(series.model_id, str(attempt)),
-        line=line,
-        model_id=series.model_id,
-        attempt=attempt,
-        requested_at=at,
-        cause="drift",
-        reason=_reason(assessment),
-        evidence=_evidence(series, assessment),
-    )
+    return _retrain_event(line, series, attempt, at, _reason(assessment), _evidence(assessment))
 
 
 def early_retrain_event(line: str, series: SeriesKey, estimate: EstimatedFidelity, attempt: int, at: datetime) -> RetrainEvent:
     """Build the request for the same retrain on an estimate, before outcomes arrive."""
+    reason = (
+        f"estimated before outcomes arrive: expected MAE {estimate.mae:.4g}, {estimate.baseline_mae:.4g} at the baseline; "
+        f"moved inputs: {', '.join(estimate.moved)}"
+    )
+    return _retrain_event(line, series, attempt, at, reason, {"estimated": estimate.model_dump(mode="json")})
+
+
+def _retrain_event(
+    line: str, series: SeriesKey, attempt: int, at: datetime, reason: str, evidence: Mapping[str, Any]
+) -> RetrainEvent:
     return RetrainEvent(
-        retrain_id=uuid5(series.model_id, str(attempt)),
+        retrain_id=uuid5(series.model_id, str(attempt)),  # an alarm and an estimate ask for the same retrain
         line=line,
         model_id=series.model_id,
         attempt=attempt,
         requested_at=at,
         cause="drift",
-        reason=(
-            f"estimated before outcomes arrive: expected MAE {estimate.mae:.4g}, {estimate.baseline_mae:.4g} at the baseline; "
-            f"moved inputs: {', '.join(estimate.moved)}"
-        ),
-        evidence={"segment": series.segment, "estimated": estimate.model_dump(mode="json")},
+        reason=reason,
+        evidence={"segment": series.segment, **evidence},
     )
 
 
@@ -247,9 +243,8 @@ def _multiple_text(ratio: float) -> str:
     return f"{ratio:.3g}" if ratio < 999.5 else f"{ratio:,.0f}"
 
 
-def _evidence(series: SeriesKey, assessment: DriftAssessment) -> dict[str, Any]:
+def _evidence(assessment: DriftAssessment) -> dict[str, Any]:
     return {
-        "segment": series.segment,
         "window_start": utc_time(assessment.start).isoformat(),
         "window_end": utc_time(assessment.end).isoformat(),
         "metrics": assessment.metrics.model_dump(mode="json"),
