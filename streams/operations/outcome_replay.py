@@ -21,7 +21,7 @@ from streams.operations.corrections import Correction
 from streams.operations.dead_letter_replay import operator_name, replay_dead_letters
 from streams.operations.dead_letter_view import DeadLetter, await_replay_results, load_dead_letters
 from streams.operations.replay_report import PublishedRecord, ReplayReport
-from streams.registry import MlflowRegistry, ModelLoader
+from streams.registry import ModelLoader
 from streams.settings import Settings
 from streams.simulation import Simulator
 
@@ -80,7 +80,7 @@ def _is_accepted(dead_letter: DeadLetter) -> bool:
 
 async def _recheck(settings: Settings, pool: Pool, refused: Sequence[RefusedRecord]) -> list[_Recheck]:
     """Decode and score refused outcomes against the present state, without storing anything."""
-    models = ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+    models = ModelLoader.from_settings(pool, settings)
     contexts = ContextLoader(pool, models.load, Simulator(pool, models).twins)
     pipeline = OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s)
     rechecks: list[_Recheck] = []

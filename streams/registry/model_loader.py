@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Self
 from uuid import UUID
 
 from cachetools import LRUCache
@@ -13,6 +14,7 @@ from sql.database import Database
 from sql.ledger import Ledger
 from streams.metrics import MODEL_CACHE
 from streams.registry.mlflow_registry import MlflowRegistry
+from streams.settings import Settings
 
 __all__ = ["ModelLoader"]
 
@@ -29,6 +31,11 @@ class ModelLoader:
         self._registry = registry
         self._cache: LRUCache[UUID, TwinModel] = LRUCache(size)
         self._loading: dict[UUID, asyncio.Task[TwinModel]] = {}
+
+    @classmethod
+    def from_settings(cls, database: Database, settings: Settings) -> Self:
+        """A loader with the MLflow store and the number of models in memory of the settings."""
+        return cls(database, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
 
     def cached(self, model_id: UUID) -> TwinModel | None:
         """The model if it is in memory, else None."""

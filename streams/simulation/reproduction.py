@@ -9,7 +9,7 @@ from uuid import UUID
 from schemas import SimulationAnswer, SimulationResult
 from sql.database import Pool
 from sql.simulation_store import UnknownSimulation, find_runs
-from streams.registry import MlflowRegistry, ModelLoader
+from streams.registry import ModelLoader
 from streams.settings import Settings
 from streams.simulation.simulator import Simulator
 
@@ -41,7 +41,7 @@ async def reproduce(settings: Settings, pool: Pool, simulation_id: UUID) -> Repr
     if pins.request is None or pins.answer is None or pins.answer.result is None:
         status = "has no answer yet" if pins.answer is None else f"was {pins.answer.status.value}: {pins.answer.reason}"
         raise ValueError(f"simulation {simulation_id} {status}; there is no result to reproduce")
-    models = ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+    models = ModelLoader.from_settings(pool, settings)
     result = await Simulator(pool, models).compute(pins, pins.request)
     result = SimulationResult.model_validate(result.model_dump(mode="json"))  # as a stored result is read back
     return Reproduction(pins.answer, _differences(pins.answer.result, result))

@@ -59,12 +59,12 @@ async def load_champion(settings: Settings, pool: Pool, line: str) -> TwinModel:
     Raises:
         LookupError: when the line is unknown or has no champion.
     """
-    from streams.registry import MlflowRegistry, ModelLoader  # noqa: PLC0415  # imports MLflow, which most commands do not need
+    from streams.registry import ModelLoader  # noqa: PLC0415  # imports MLflow, which most commands do not need
 
     champion = await Ledger(pool).champion(line)
     if champion is None:
         raise LookupError(f"the line {line} has no champion yet: train one with twinstream train FILE")
-    return await ModelLoader(pool, MlflowRegistry(settings.mlflow_uri), 1).load(champion)
+    return await ModelLoader.from_settings(pool, settings).load(champion)
 
 
 async def join_features(settings: Settings, outcomes: pd.DataFrame, source: str, line: str) -> tuple[pd.DataFrame, str]:
