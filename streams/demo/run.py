@@ -14,13 +14,14 @@ import pandas as pd
 from deploy.stack import StackError, free_port, running_stack
 from engine.sample_tables import sample_table
 from schemas import TWIN_TYPES, Brand, ModelCard, TwinType
+from sql.training_data_store import ENTITY
 from streams.demo.report import DemoReport, make_report
 from streams.demo.scenario import Pace, Stopwatch, run_scenario
 from streams.demo.shift import split
 from streams.operations.verify import verify
 from streams.reporting.text import model_facts
 from streams.settings import ROLES, Settings
-from streams.training import ENTITY, ImportedTable, as_training_table, read_table
+from streams.training import ImportedTable, as_training_table, read_table
 from streams.worker.local_stack import Notify, local_stack
 from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers

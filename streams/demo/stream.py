@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 import pandas as pd
 
 from schemas import OutcomeEvent, line_parts
-from streams.training import ENTITY
+from sql.training_data_store import ENTITY
 
 __all__ = ["OutcomeRows", "paced_batches"]
 

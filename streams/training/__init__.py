@@ -5,12 +5,10 @@ It imports ``streams.registry`` and what lies below it, ``engine``, ``sql`` and 
 load no more than they need.
 """
 
-from streams.training.datasets import ENTITY, ImportedTable, as_training_table, read_table, write_table
-from streams.training.feature_sources import FeatureSource, checked_outcomes, feature_source
+from streams.training.datasets import ImportedTable, as_training_table, read_table, write_table
+from streams.training.feature_sources import checked_outcomes, feature_source
 
 __all__ = [
-    "ENTITY",
-    "FeatureSource",
     "ImportedTable",
     "as_training_table",
     "checked_outcomes",

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from schemas import TWIN_TYPES, TwinType
+from sql.training_data_store import ENTITY
 
 __all__ = ["ImportedTable", "as_training_table", "read_table", "write_table"]
 
-ENTITY = "entity_id"
 _PART_D = {"hcp_id", "specialty_2013", "state_2013", "grad_year_2013", "bene_count_2013", "total_claims_2013", "total_claims_2014"}
 _SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _MAX_SOLO_GROUP_SIZE = 1
