@@ -1,7 +1,7 @@
 """Trains a model in a process of its own, with a limit on time and memory; the process ends when its parent ends.
 
 The parent writes the specification and the table into a scratch folder and starts ``python -m streams.training FOLDER``
-(:mod:`streams.training.training_child`). The child writes the model as files (:mod:`streams.registry.serialization`), so nothing
+(:mod:`streams.training.__main__`). The child writes the model as files (:mod:`streams.registry.serialization`), so nothing
 is unpickled that another process wrote.
 """
 
