@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from aiokafka import ConsumerRecord
 
-from schemas import OutcomeEvent
+from schemas import OutcomeEvent, SourceId
 from sql.database import Pool
 from sql.dead_letter_store import RefusedRecord, refused_in_range
 from sql.replay_store import OffsetRange, begin_suppression, count_stored_outcomes, extend_suppression
@@ -65,7 +65,7 @@ async def _pending_refused(pool: Pool, offsets: OffsetRange, counts: Counter[str
     counts["not read yet"] += max(offsets.end - max(offsets.first, next_offset), 0)
     if newest is None:
         return []
-    source = f"{offsets.topic}:{offsets.partition}:{newest.incarnation}"
+    source = str(SourceId(topic=offsets.topic, partition=offsets.partition, incarnation=newest.incarnation))
     counts["in already"] += await count_stored_outcomes(pool, source, offsets)
     dead_letters = await load_dead_letters(pool, await refused_in_range(pool, source, offsets.first, offsets.end))
     pending = [dead_letter.refused for dead_letter in dead_letters if not _is_accepted(dead_letter)]

@@ -11,7 +11,7 @@ from uuid import UUID
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from pydantic import ValidationError
 
-from schemas import ExperimentResult, SimulationRequest
+from schemas import ExperimentResult, SimulationRequest, SourceId
 from sql.database import Pool
 from sql.dead_letter_store import refused_in_range
 from sql.replay_store import OffsetRange, existing_experiments
@@ -87,7 +87,7 @@ async def _decide_experiments(pool: Pool, offsets: OffsetRange, records: Sequenc
     """Experiments that are valid and not stored are published again."""
     experiments = [_experiment(record.value) for record in records]
     stored = await existing_experiments(pool, {experiment.experiment_id for experiment in experiments if experiment is not None})
-    source = f"{offsets.topic}:{offsets.partition}:0"
+    source = str(SourceId(topic=offsets.topic, partition=offsets.partition))
     refused = {record.offset for record in await refused_in_range(pool, source, offsets.first, offsets.end)}
     decisions = []
     for record, experiment in zip(records, experiments, strict=True):
