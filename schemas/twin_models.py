@@ -17,6 +17,9 @@ from schemas.filters import Condition, conditions
 from schemas.twin_types import Brand, TwinType, model_line
 
 __all__ = [
+    "BEHAVIOUR",
+    "LOWER",
+    "UPPER",
     "Baseline",
     "Brand",
     "DigitalTwin",
@@ -28,6 +31,7 @@ __all__ = [
     "TwinModelMetrics",
     "TwinPopulation",
     "TwinType",
+    "twins_to_frame",
 ]
 
 ModelType = Literal["auto", "RandomForest", "GradientBoosting", "HistGradientBoosting"]

@@ -35,7 +35,7 @@ from engine.effects.effect_model import dose_response, draw_dose
 from schemas.events import ExperimentResult
 from schemas.simulation_models import EffectPrior, InterventionConfig, Reach
 
-__all__ = ["calibrate"]
+__all__ = ["BETWEEN_SCALE", "CATALOGUE_WRONG", "MEAN_SCALE", "calibrate"]
 
 Array = npt.NDArray[np.float64]
 

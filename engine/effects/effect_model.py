@@ -44,11 +44,13 @@ __all__ = [
     "Dose",
     "build_design",
     "catalogue_prior",
+    "contacts",
     "dose_response",
     "draw_dose",
     "draw_effect",
     "normal_draws",
     "typical_dose",
+    "weighted_sum",
 ]
 
 Array = npt.NDArray[np.float64]

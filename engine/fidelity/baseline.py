@@ -13,7 +13,7 @@ from engine.fidelity.input_drift import PREDICTED, histogram
 from schemas.twin_models import Baseline, Errors
 from schemas.twin_types import segment_name
 
-__all__ = ["FEWEST_ROWS", "HoldoutRows", "compute_baseline", "compute_errors", "segment_errors"]
+__all__ = ["CLIP_FACTOR", "FEWEST_ROWS", "HoldoutRows", "compute_baseline", "compute_errors", "segment_errors"]
 
 Array = npt.NDArray[np.float64]
 

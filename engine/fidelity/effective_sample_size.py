@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from engine.fidelity.error_sums import QUANTUM, Moments
+from engine.fidelity.error_sums import QUANTUM, moments_in
 from schemas.twin_models import Baseline
 
 __all__ = ["effective_n"]
@@ -32,7 +32,7 @@ def effective_n(segments: Mapping[str, Sequence[int]], baseline: Baseline) -> fl
     """
     by_dimension: dict[str, list[tuple[float, float, float]]] = {}
     for name, sums in segments.items():
-        moments = Moments(*sums[: len(Moments._fields)])
+        moments = moments_in(sums)
         if name in baseline.segments and moments.n > 0:
             unit = QUANTUM * baseline.scale
             mean = unit * (moments.absolute_error / moments.n)

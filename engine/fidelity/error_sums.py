@@ -22,13 +22,18 @@ from schemas.twin_models import Baseline
 
 __all__ = [
     "LIMIT",
+    "N_MOMENTS",
+    "OUTLIER_DEVIATIONS",
     "QUANTUM",
+    "Moments",
     "add_sums",
     "contributions",
     "fidelity_metrics",
     "in_range",
+    "interval_coverage",
     "metrics_from_moments",
     "moments",
+    "moments_in",
     "negate",
     "sum_groups",
 ]
@@ -70,6 +75,11 @@ class Moments(NamedTuple):
 
 
 N_MOMENTS = len(Moments._fields)
+
+
+def moments_in(sums: Sequence[int]) -> Moments:
+    """The moments in sums in the order of ``SUM_FIELDS``."""
+    return Moments(*sums[:N_MOMENTS])
 
 
 def in_range(predicted: npt.ArrayLike, actual: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.bool_]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from engine.fidelity.error_sums import QUANTUM, Moments
+from engine.fidelity.error_sums import QUANTUM, Moments, moments_in
 from schemas.fidelity_models import Labels
 from schemas.twin_models import Baseline
 
@@ -51,7 +51,7 @@ def weighted_mae(sums: Mapping[str, Sequence[int]], weights: Mapping[str, float]
     References:
         Holt, Smith (1979), Post stratification. JRSS A 142.
     """
-    by_level = {level: Moments(*sums[level][: len(Moments._fields)]) for level in weights if level in sums}
+    by_level = {level: moments_in(sums[level]) for level in weights if level in sums}
     moments = {level: m for level, m in by_level.items() if m.n > 1}
     total = sum(weights[level] * m.n for level, m in moments.items())
     if not total:

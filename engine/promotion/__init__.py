@@ -3,7 +3,7 @@
 It imports ``engine.twins`` and ``schemas``.
 """
 
-from engine.promotion.carry_over import ENOUGH_NEW_ROWS, MIN_NEW_ROWS, RowSplit, adjust_history, estimate_onset, split_rows
+from engine.promotion.carry_over import ENOUGH_NEW_ROWS, MIN_NEW_ROWS, adjust_history, estimate_onset, split_rows
 from engine.promotion.promotion_gate import GATE_ROWS, Comparison, Difference, Predictions, compare_models
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "Comparison",
     "Difference",
     "Predictions",
-    "RowSplit",
     "adjust_history",
     "compare_models",
     "estimate_onset",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from joblib import cpu_count
 from sklearn.ensemble import RandomForestRegressor
 
-__all__ = ["forest_mean"]
+__all__ = ["ROWS_PER_THREAD", "forest_mean"]
 
 SORTING_TREES = 3  # sorting by more trees costs more time than it saves
 ROWS_PER_THREAD = 2_000  # fewer rows take less time than starting a thread

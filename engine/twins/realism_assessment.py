@@ -15,7 +15,7 @@ from engine.twins.realism import FOLDS, measure_realism
 from schemas.twin_models import RealismReport
 from schemas.twin_types import TWIN_TYPES, TwinType
 
-__all__ = ["MAX_HELD_OUT", "MIN_HELD_OUT", "assess", "learn_joint"]
+__all__ = ["Allowed", "assess", "learn_joint"]
 
 Allowed = Mapping[str, Predicate] | None
 Make = Callable[[npt.NDArray[np.int64], Sequence[int], np.random.Generator], Sequence[pd.DataFrame]]
