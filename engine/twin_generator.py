@@ -30,6 +30,7 @@ from engine.twins import (
     predict_outcome,
     select_features,
 )
+from schemas.base import require_one_of
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
 from schemas.twin_models import Baseline, ModelCard, ModelType, TwinModelMetrics, TwinPopulation
@@ -115,9 +116,7 @@ class TwinGenerator:
         self.twin_type = TwinType(twin_type)
         self.brand = Brand(brand)
         self.target = target or TWIN_TYPES[self.twin_type].default_target.name
-        if model_type not in ("auto", *HYPERPARAMETERS):
-            raise ValueError(f"unknown model_type {model_type!r}: use auto, {', '.join(HYPERPARAMETERS)}")
-        self.model_type = model_type
+        self.model_type = require_one_of("model_type", model_type, ("auto", *HYPERPARAMETERS))
         self.graph = graph or CAUSAL_GRAPHS[self.twin_type]
         self.check = check
         self.n_jobs = n_jobs

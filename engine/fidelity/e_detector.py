@@ -33,6 +33,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from engine.fidelity.drift_rules import N_MIN
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import Baseline, Errors
 
@@ -147,7 +148,7 @@ class DetectorState:
     """
 
     log_values: tuple[float, ...] = (-math.inf,) * len(BETS)
-    last_count: int = 200
+    last_count: int = N_MIN
     log_peak: float = -math.inf
     log_normalizers: tuple[float, ...] = (0.0,) * len(BETS)
 

@@ -14,12 +14,12 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 
 from engine.promotion.promotion_gate import GATE_ROWS
-from engine.twins import TwinModel, forest_mean
+from engine.twins import MIN_SAMPLES, TwinModel, forest_mean
 from schemas.twin_models import Baseline
 
 __all__ = ["ENOUGH_NEW_ROWS", "MAX_HISTORY_ROWS", "MIN_NEW_ROWS", "RowSplit", "adjust_history", "estimate_onset", "split_rows"]
 
-ENOUGH_NEW_ROWS = 1_000
+ENOUGH_NEW_ROWS = MIN_SAMPLES
 """Number of new rows that need no history beside them; also the minimum number of rows that any model is trained on."""
 
 MIN_NEW_ROWS = 200

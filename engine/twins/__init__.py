@@ -19,12 +19,13 @@ from engine.twins.outcome_model import (
     predict_outcome,
 )
 from engine.twins.realism_assessment import learn_joint
-from engine.twins.training_table import ClinicalData, TrainingTable, build_training_table
+from engine.twins.training_table import MIN_SAMPLES, ClinicalData, TrainingTable, build_training_table
 from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel
 
 __all__ = [
     "HYPERPARAMETERS",
     "INTERVAL_LEVEL",
+    "MIN_SAMPLES",
     "CausalDisagreement",
     "ClinicalData",
     "CrossFit",

@@ -18,7 +18,17 @@ import pandas as pd
 
 from engine.twins.conditional import Conditional, Singles, Tree, feature_buffer
 from engine.twins.empty_filter import EmptyFilter
-from engine.twins.marginal import Bools, DrawnColumn, Floats, Ints, Marginal, Predicate, cast_to_dtype, evaluate
+from engine.twins.marginal import (
+    Bools,
+    DrawnColumn,
+    Floats,
+    Ints,
+    Marginal,
+    Predicate,
+    cast_to_dtype,
+    evaluate,
+    rows_satisfying,
+)
 from engine.twins.resampling import assign_donors, assign_filtered_donors, between_neighbours, resample
 
 __all__ = ["Constraints", "JointModel", "SampledTable"]
@@ -171,8 +181,7 @@ class JointModel:
         """Draw rows, and again the few that a bound or a ratio has moved out of the filter."""
         frame, donors = self._draw(n, rng, allowed, masks)
         for _ in range(TOP_UP_ROUNDS):
-            satisfying = (evaluate(predicate, frame[name]) for name, predicate in allowed.items())
-            matching = np.logical_and.reduce([np.ones(len(frame), bool), *satisfying])
+            matching = rows_satisfying(frame, allowed)
             frame, donors = frame[matching], donors[matching]
             if len(frame) == n:
                 break

@@ -5,7 +5,7 @@ Values come from training rows only, so gaps, point masses, grids and odd shapes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-__all__ = ["DrawnColumn", "Marginal", "Predicate", "cast_to_dtype", "evaluate", "fit_marginal"]
+__all__ = ["DrawnColumn", "Marginal", "Predicate", "cast_to_dtype", "evaluate", "fit_marginal", "rows_satisfying"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -189,6 +189,12 @@ def cast_to_dtype(values: pd.Series[Any], dtype: str) -> pd.Series[Any]:
 def evaluate(predicate: Predicate, values: pd.Series[Any]) -> Bools:
     """Which values satisfy a predicate, `(n,)`."""
     return np.asarray(predicate(values), dtype=bool)
+
+
+def rows_satisfying(frame: pd.DataFrame, allowed: Mapping[str, Predicate]) -> Bools:
+    """Which rows of a frame satisfy the predicates of all columns, `(n,)`."""
+    satisfying = (evaluate(predicate, frame[name]) for name, predicate in allowed.items())
+    return np.asarray(np.logical_and.reduce([np.ones(len(frame), dtype=bool), *satisfying]), dtype=bool)
 
 
 def _nearest(support: Floats, values: Floats) -> Floats:

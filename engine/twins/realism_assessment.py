@@ -10,7 +10,7 @@ import pandas as pd
 
 from engine.twins.joint_fit import fit_joint
 from engine.twins.joint_model import Constraints, JointModel
-from engine.twins.marginal import Predicate
+from engine.twins.marginal import Predicate, rows_satisfying
 from engine.twins.realism import FOLDS, measure_realism
 from schemas.twin_models import RealismReport
 from schemas.twin_types import TWIN_TYPES, TwinType
@@ -84,7 +84,4 @@ def assess(
 
 
 def _matching_rows(frame: pd.DataFrame, allowed: Allowed) -> pd.DataFrame:
-    matching = np.ones(len(frame), dtype=bool)
-    for name, predicate in (allowed or {}).items():
-        matching &= np.asarray(predicate(frame[name]), dtype=bool)
-    return frame[matching]
+    return frame[rows_satisfying(frame, allowed or {})]
