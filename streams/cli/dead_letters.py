@@ -72,10 +72,12 @@ def _dead_letters_table(counts: Counts, dead_letters: Sequence[DeadLetter]) -> T
 
 
 def _dead_letter_cells(dead_letter: DeadLetter) -> tuple[str, ...]:
+    from streams.reporting.formatting import moment, short_id
+
     refused = dead_letter.refused
     return (
-        str(refused.refusal_id)[:8],
-        f"{refused.refused_at:%Y-%m-%d %H:%M:%S}" if refused.refused_at else "",
+        short_id(refused.refusal_id),
+        moment(refused.refused_at),
         f"{refused.source.topic}:{refused.source.partition}:{refused.offset}",
         refused.kind,
         dead_letter.state,
@@ -180,6 +182,8 @@ def _replay(ids: Sequence[str], query: RefusalQuery, correction: Correction, *, 
 
 
 def _print_replay(outcome: ReplayOutcome, *, dry_run: bool, as_json: bool) -> None:
+    from streams.reporting.formatting import short_id
+
     payload = {
         "replayed": [dead_letter.to_dict() for dead_letter in outcome.dead_letters],
         "skipped": [{"refusal_id": str(record.refused.refusal_id), "reason": record.reason} for record in outcome.skipped],
@@ -187,20 +191,22 @@ def _print_replay(outcome: ReplayOutcome, *, dry_run: bool, as_json: bool) -> No
     }
     print_result(payload, lambda: _replay_text(outcome, dry_run=dry_run), as_json=as_json)
     for record in outcome.skipped if not as_json else ():
-        notify(f"twinstream: {str(record.refused.refusal_id)[:8]} is not replayed: {record.reason}")
+        notify(f"twinstream: {short_id(record.refused.refusal_id)} is not replayed: {record.reason}")
     if outcome.skipped:
         raise typer.Exit(1)
 
 
 def _replay_text(outcome: ReplayOutcome, *, dry_run: bool) -> str:
+    from streams.reporting.formatting import short_id
+
     if dry_run:
         lines = [
-            f"{str(record.refused.refusal_id)[:8]} would be replayed as {record.value.decode(errors='replace')}"
+            f"{short_id(record.refused.refusal_id)} would be replayed as {record.value.decode(errors='replace')}"
             for record in outcome.sent
         ]
         return "\n".join([*lines, f"{len(outcome.sent):,} would be replayed, {len(outcome.skipped):,} would not"])
     lines = [
-        f"{str(dead_letter.refused.refusal_id)[:8]} as {_last_replay(dead_letter)}: {dead_letter.state}"
+        f"{short_id(dead_letter.refused.refusal_id)} as {_last_replay(dead_letter)}: {dead_letter.state}"
         for dead_letter in outcome.dead_letters
     ]
     return "\n".join([*lines, f"{len(outcome.sent):,} replayed, {len(outcome.skipped):,} not replayed"])
