@@ -71,12 +71,7 @@ def approve(retrain_id: RetrainArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command(epilog=examples("twinstream why 1a2b3c4d", "twinstream why 1a2b3c4d --json"))
-def why(
-    retrain_id: Annotated[
-        str, typer.Argument(metavar="RETRAIN_ID", help="The ID of a retrain, or its first characters.", show_default=False)
-    ],
-    as_json: JsonOption = False,
-) -> None:
+def why(retrain_id: RetrainArgument, as_json: JsonOption = False) -> None:
     """Explain why a retrain was requested and what came of it."""
     from streams.reporting.retrain_report import load_retrain_report
 
