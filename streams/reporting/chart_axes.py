@@ -11,6 +11,7 @@ from schemas.base import utc_time
 from streams.reporting.chart_svg import CHAR_WIDTH, draw_line, draw_text, format_value
 
 __all__ = [
+    "LEFT",
     "Scale",
     "draw_number_axis",
     "draw_time_axis",
@@ -24,7 +25,7 @@ __all__ = [
     "time_scale",
 ]
 
-_LEFT = 62.0  # room for the values beside the axis
+LEFT = 62.0  # room for the values beside the axis
 _LINE_HEIGHT = 14
 _DAY_S = 86_400
 _TIME_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, _DAY_S)
@@ -56,7 +57,7 @@ def time_scale(times: Sequence[float], end: float) -> Scale:
     """A horizontal scale over times in seconds with a margin of 2 % at both ends."""
     low, high = min(times), max(times)
     margin = (high - low) * 0.02 or 1.0
-    return Scale(low - margin, high + margin, _LEFT, end)
+    return Scale(low - margin, high + margin, LEFT, end)
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
@@ -114,7 +115,7 @@ def spread(heights: Sequence[float]) -> list[float]:
 
 
 def draw_vertical_grid(svg: Element, x: Scale, span: tuple[float, float], form: str) -> None:
-    """Draw vertical grid lines from ``top`` to ``bottom`` with their values, and the line at zero."""
+    """Draw vertical grid lines with their values, and the line at zero; ``span`` is their top and bottom in pixels."""
     top, bottom = span
     for tick in ticks(x.low, x.high, _tick_count(x, 70)):
         draw_line(svg, "grid", (x(tick), top), (x(tick), bottom))

@@ -18,6 +18,7 @@ from itertools import groupby
 from xml.etree.ElementTree import Element, SubElement
 
 from streams.reporting.chart_axes import (
+    LEFT,
     Scale,
     draw_number_axis,
     draw_time_axis,
@@ -277,7 +278,7 @@ def curves_chart(
         for marker in markers
     ]
     ends = [point.x for point in _points(polylines)] + [marker.x for marker in placed]
-    x = linear_scale(ends, 62.0, width - max(24.0, label_margin(line.label for line in lines)))
+    x = linear_scale(ends, LEFT, width - max(24.0, label_margin(line.label for line in lines)))
     draw_number_axis(svg, x, height - 44, x_label, form=x_form, log=log_x)
     _draw_plot(svg, polylines, placed, lines, x, size=(width, height - 44), form=form)
     return to_text(svg)
