@@ -118,7 +118,7 @@ class LineOverview:
     @property
     def overall(self) -> SegmentWindow | None:
         """The newest window over all segments."""
-        return next((window for window in self.windows if window.segment == "all"), None)
+        return next((window for window in self.windows if window.segment == ALL_ROWS), None)
 
 
 @dataclass(frozen=True)
