@@ -265,7 +265,7 @@ def _average_cells(average: Mapping[str, float], name: str) -> tuple[str, str, s
 
 
 def _plan_text(plan: ExperimentPlan) -> str:
-    from streams.reporting.formatting import align_columns, count, share, signed_share
+    from streams.reporting.formatting import align_columns, count, share, signed_share, signed_share_range
 
     clustered = plan.design_effect > 1
     arms = align_columns(
@@ -273,7 +273,7 @@ def _plan_text(plan: ExperimentPlan) -> str:
         numeric=(1,),
     )
     simulated = plan.simulation
-    interval = f"{signed_share(simulated.ate_ci_lower)} to {signed_share(simulated.ate_ci_upper)}"
+    interval = signed_share_range(simulated.ate_ci_lower, simulated.ate_ci_upper)
     return "\n".join(
         [
             f"to detect an effect of {share(plan.effect)} (two-sided test at {plan.alpha:.0%}, power {plan.power:.0%}):",

@@ -13,7 +13,17 @@ from sql.overview_store import RetrainSummary
 from streams.demo.scenario import DemoRun
 from streams.operations.verify import VerificationReport
 from streams.reporting.charts import EventMarker
-from streams.reporting.formatting import count, labelled, number, one_decimal, plain_words, share, signed_share, standard_error
+from streams.reporting.formatting import (
+    count,
+    labelled,
+    number,
+    one_decimal,
+    plain_words,
+    share,
+    signed_share,
+    signed_share_range,
+    standard_error,
+)
 from streams.reporting.overview import HistoryPoint, LineOverview, SeriesHistory
 from streams.reporting.text import model_facts
 from streams.training import ImportedTable
@@ -198,7 +208,7 @@ def answer_text(answer: SimulationAnswer) -> str:
     result = answer.result
     if result is None or result.intervention is None:
         return f"{answer.status.value}: {answer.reason}"
-    interval = f"{signed_share(result.ate)} ({signed_share(result.ate_ci_lower)} to {signed_share(result.ate_ci_upper)})"
+    interval = f"{signed_share(result.ate)} ({signed_share_range(result.ate_ci_lower, result.ate_ci_upper)})"
     recommendation = f"{plain_words(result.recommendation.value)}, {count(result.affected_twin_count)} twins"
     return f"{plain_words(result.intervention.intervention_type):<28} {interval:<28} {recommendation}"
 

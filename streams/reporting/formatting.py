@@ -28,6 +28,7 @@ __all__ = [
     "short_id",
     "signed_number",
     "signed_share",
+    "signed_share_range",
     "span",
     "standard_error",
     "standard_error_share",
@@ -93,6 +94,15 @@ def signed_share(value: float) -> str:
     '+10.9%'
     """
     return f"{value:+.1%}"
+
+
+def signed_share_range(lower: float, upper: float) -> str:
+    """Format an interval of fractions as percentages with their signs.
+
+    >>> signed_share_range(-0.012, 0.109)
+    '-1.2% to +10.9%'
+    """
+    return f"{signed_share(lower)} to {signed_share(upper)}"
 
 
 def standard_error_share(value: float | None) -> str:

@@ -19,6 +19,7 @@ from streams.reporting.formatting import (
     plain_words,
     share,
     signed_share,
+    signed_share_range,
     span,
     standard_error,
     state_label,
@@ -67,7 +68,7 @@ def simulation_text(answer: SimulationAnswer) -> str:
     result = answer.result
     if result is None:
         return f"{answer.status.value}: {answer.reason}"
-    interval = f"{result.confidence_level:.0%} interval {_interval(result.ate_ci_lower, result.ate_ci_upper)}"
+    interval = f"{result.confidence_level:.0%} interval {signed_share_range(result.ate_ci_lower, result.ate_ci_upper)}"
     lines = [
         f"{plain_words(result.recommendation.value)}: {result.recommendation_reason}",
         f"effect {signed_share(result.ate)}, {interval}, {count(result.affected_twin_count)} twins",
@@ -86,10 +87,6 @@ def reproduction_text(answer: SimulationAnswer, differences: Mapping[str, tuple[
     return "\n".join([simulation_text(answer), *(changes or ["computed again from its pins: the same to the last bit"])])
 
 
-def _interval(lower: float, upper: float) -> str:
-    return f"{signed_share(lower)} to {signed_share(upper)}"
-
-
 def _alternatives(result: SimulationResult) -> list[str]:
     """The alternatives against the requested intervention, and the best choice; empty where no alternative was requested."""
     if result.best is None:
@@ -99,9 +96,8 @@ def _alternatives(result: SimulationResult) -> list[str]:
 
 def _alternative_text(alternative: Alternative) -> str:
     name, probability_best = alternative.intervention.intervention_type, alternative.probability_best
-    difference = (
-        f"{signed_share(alternative.difference)} ({_interval(alternative.difference_ci_lower, alternative.difference_ci_upper)})"
-    )
+    interval = signed_share_range(alternative.difference_ci_lower, alternative.difference_ci_upper)
+    difference = f"{signed_share(alternative.difference)} ({interval})"
     return (
         f"  alternative {name}: {signed_share(alternative.ate)}; difference to the requested intervention {difference}; "
         f"best with probability {probability_best:.0%}"
@@ -111,7 +107,7 @@ def _alternative_text(alternative: Alternative) -> str:
 def _best_text(best: BestChoice) -> str:
     return (
         f"best: {best.intervention.intervention_type} {signed_share(best.ate)} "
-        f"({_interval(best.ate_ci_lower, best.ate_ci_upper)}, corrected for the selection); "
+        f"({signed_share_range(best.ate_ci_lower, best.ate_ci_upper)}, corrected for the selection); "
         f"{signed_share(best.margin)} ahead of the next one, best with probability {best.probability_best:.0%}"
     )
 
@@ -119,7 +115,7 @@ def _best_text(best: BestChoice) -> str:
 def _subgroups(result: SimulationResult) -> list[str]:
     """The largest groups of each dimension; ``--json`` has all of them."""
     return [
-        f"  {dimension} {group.group}: {signed_share(group.estimate)} ({_interval(group.ci_lower, group.ci_upper)}), "
+        f"  {dimension} {group.group}: {signed_share(group.estimate)} ({signed_share_range(group.ci_lower, group.ci_upper)}), "
         f"{count(group.n)} twins"
         for dimension, groups in result.heterogeneity.by_dimension.items()
         for group in sorted(groups, key=lambda group: -group.n)[:_MAX_GROUPS]
