@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NotRequired, TypeAlias, cast
 from uuid import UUID
@@ -36,6 +36,8 @@ from streams.ingestion.outcome_batch import (
     OutcomeBatch,
     RefusedElement,
     SharedFields,
+    from_microseconds,
+    to_microseconds,
     tracking_ids,
 )
 
@@ -48,6 +50,9 @@ __all__ = ["decode", "raw_elements"]
 
 Records: TypeAlias = "Sequence[ConsumerRecord[bytes | None, bytes | None]]"
 
+# Windows and the floor of a line reach back from an outcome, and must lie in the years that can be written.
+_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+
 _DECODER = json.JSONDecoder()
 _BEGIN, _COMMA, _END = (re.compile(rf"[ \t\n\r]*{sign}[ \t\n\r]*") for sign in (r"\[", ",", r"\]"))
 
@@ -55,8 +60,7 @@ _BEGIN, _COMMA, _END = (re.compile(rf"[ \t\n\r]*{sign}[ \t\n\r]*") for sign in (
 def decode(batch: PollBatch, skew_s: float) -> DecodedBatch:
     """Decode all elements of a batch.
 
-    Outcomes observed more than ``skew_s`` after Kafka's time of their record are refused, and those observed before 1900: the
-    windows and the floor of a line reach back from them, and must lie in the years that can be written.
+    Outcomes observed more than ``skew_s`` after Kafka's time of their record are refused, and so are those observed before 1900.
     """
     source = SourceId(topic=batch.topic, partition=batch.partition, incarnation=batch.incarnation)
     offsets = np.array([record.offset for record in batch.records], dtype=np.int64)
@@ -90,15 +94,16 @@ def _refuse_impossible_times(
 ) -> OutcomeBatch:
     arrived = arrived_us[outcomes.record_index]
     ahead = outcomes.observed_us - arrived > round(skew_s * 1_000_000)
-    impossible = ahead | (outcomes.observed_us < _microseconds(_EARLIEST))
+    impossible = ahead | (outcomes.observed_us < to_microseconds(_EARLIEST))
     if not impossible.any():
         return outcomes
     for row in np.flatnonzero(impossible).tolist():
-        observed = (_EPOCH + timedelta(microseconds=int(outcomes.observed_us[row]))).isoformat()
-        refusal = ElementRefusal("past", f"observed_at {observed} is before {_EARLIEST:%Y-%m-%d}")
+        observed = from_microseconds(int(outcomes.observed_us[row])).isoformat()
         if ahead[row]:
             at = utc_time(int(arrived[row]) / 1e6).isoformat()
             refusal = ElementRefusal("future", f"observed_at {observed} is more than {skew_s:g} s after the record arrived at {at}")
+        else:
+            refusal = ElementRefusal("past", f"observed_at {observed} is before {_EARLIEST:%Y-%m-%d}")
         refused.append(RefusedElement(int(outcomes.record_index[row]), int(outcomes.element_index[row]), refusal))
     return outcomes.select(~impossible)
 
@@ -258,10 +263,8 @@ def _raw_element(value: bytes | None, element_index: int) -> bytes:
 
 # -- columns
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
-_FIRST_US = -62_135_596_800_000_000  # the year 1
-_LAST_US = 253_402_300_799_999_999  # the end of the year 9999
+# A time with a zone can lie outside of these years once it is converted to UTC; the model refuses it.
+_FIRST_US, _LAST_US = (to_microseconds(at.replace(tzinfo=UTC)) for at in (datetime.min, datetime.max))  # noqa: DTZ901  # made aware
 _NUMBERS = ("actual_value", "predicted_value", "predicted_lower", "predicted_upper")
 
 
@@ -269,7 +272,7 @@ def _build_columns(elements: _Elements) -> tuple[OutcomeBatch, list[int]]:
     """The outcomes, and the doubtful rows, which the model has to validate."""
     values: dict[str, list[Any]] = {name: [fields.get(name) for fields in elements.fields] for name in _Fields.__annotations__}
     event_id, valid = _uuid_octets(values["event_id"])
-    observed_us = np.array([_microseconds(at) for at in values["observed_at"]], dtype=np.int64)
+    observed_us = np.array([to_microseconds(at) for at in values["observed_at"]], dtype=np.int64)
     actual, predicted, lower, upper = (_reals(values[name]) for name in _NUMBERS)
     shared_fields, shared_index, is_known = _shared_fields(values)
     twins, entities, is_sound = _references(values, predicted, lower, upper)
@@ -295,11 +298,6 @@ def _build_columns(elements: _Elements) -> tuple[OutcomeBatch, list[int]]:
 
 def _reals(values: Sequence[float | None]) -> Floats:
     return np.array(values, dtype=np.float64) + 0.0  # minus zero becomes zero: the digest compares octets
-
-
-def _microseconds(at: datetime) -> int:
-    since = at - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 _NO_ID = "-" * 36

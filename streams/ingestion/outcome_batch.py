@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -29,6 +30,8 @@ __all__ = [
     "OutcomeBatch",
     "RefusedElement",
     "SharedFields",
+    "from_microseconds",
+    "to_microseconds",
     "tracking_ids",
 ]
 
@@ -39,6 +42,7 @@ Octets = npt.NDArray[np.uint8]
 
 DIGEST_BYTES = 16
 NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:outcomes")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SharedFields(NamedTuple):
@@ -205,3 +209,19 @@ def tracking_ids(source: SourceId, elements: Iterable[tuple[int, int]]) -> Octet
     ids[:, 6] = ids[:, 6] & 0x0F | 0x50  # version 5
     ids[:, 8] = ids[:, 8] & 0x3F | 0x80  # variant of RFC 9562
     return ids
+
+
+def to_microseconds(at: datetime) -> int:
+    """Microseconds since 1970; exact, as no number of seconds would be."""
+    since = at - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def from_microseconds(us: int) -> datetime:
+    """The time of some microseconds since 1970.
+
+    Example:
+        >>> from_microseconds(to_microseconds(datetime.max.replace(tzinfo=UTC))).isoformat()
+        '9999-12-31T23:59:59.999999+00:00'
+    """
+    return _EPOCH + timedelta(microseconds=us)

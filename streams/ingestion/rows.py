@@ -6,7 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 from uuid import UUID
@@ -33,6 +33,7 @@ from streams.ingestion.outcome_batch import (
     Octets,
     OutcomeBatch,
     RefusedElement,
+    from_microseconds,
 )
 from streams.ingestion.revisions import BatchRevisions, ResolvedBatch
 from streams.ingestion.scoring import ScoredBatch
@@ -116,7 +117,7 @@ def possible_replays(decoded: DecodedBatch, position: Position) -> PossibleRepla
         return None
     arrived = decoded.arrived_us[records][below]
     ids = np.concatenate([decoded.ids, decoded.refused_ids])[below]
-    return PossibleReplays(ids, _time(int(arrived.min())), _time(int(arrived.max())))
+    return PossibleReplays(ids, from_microseconds(int(arrived.min())), from_microseconds(int(arrived.max())))
 
 
 def new_elements(decoded: DecodedBatch, position: Position, stored_ids: set[bytes]) -> NewElements:
@@ -262,7 +263,7 @@ def _refused_rows_of_record(
 
 def watermark_of(outcomes: OutcomeBatch, rows: Integers) -> datetime | None:
     """The highest event time of these outcomes, None without any."""
-    return _time(int(outcomes.observed_us[rows].max())) if len(rows) else None
+    return from_microseconds(int(outcomes.observed_us[rows].max())) if len(rows) else None
 
 
 def latest(*times: datetime | None) -> datetime | None:
@@ -314,8 +315,3 @@ def pane_messages(result: IngestResult) -> list[FidelityErrors]:
 def _parts(rows: Sequence[PaneRow], size: int) -> Iterator[Sequence[PaneRow]]:
     for first in range(0, len(rows), size):
         yield rows[first : first + size]
-
-
-def _time(us: int) -> datetime:
-    seconds, microsecond = divmod(us, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microsecond)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -24,13 +24,12 @@ from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline, ModelCard
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
 from streams.errors import describe_error
-from streams.ingestion.outcome_batch import DecodedBatch, Flags, Floats, Integers, OutcomeBatch, SharedFields
+from streams.ingestion.outcome_batch import DecodedBatch, Flags, Floats, Integers, OutcomeBatch, SharedFields, to_microseconds
 
 __all__ = ["Predictor", "ScoredBatch", "Scores", "ScoringContext", "SimulatedTwins", "score", "series_of"]
 
 _MAX_LEVEL_CHARACTERS = 100
 _LEVEL_LIMIT = f"printable text of at most {_MAX_LEVEL_CHARACTERS} characters"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Predictor(Protocol):
@@ -109,7 +108,7 @@ class ScoringContext:
         periods = self.champions.get(line)
         if not periods:
             return [None], np.zeros(len(observed_us), dtype=np.int64)
-        since = np.array([(at - _EPOCH) // timedelta(microseconds=1) for at, _ in periods], dtype=np.int64)
+        since = np.array([to_microseconds(at) for at, _ in periods], dtype=np.int64)
         champion = np.maximum(np.searchsorted(since, observed_us, side="right") - 1, 0)
         return [model_id for _, model_id in periods], champion
 
