@@ -26,7 +26,6 @@ from streams.errors import limit_text
 from streams.ingestion.decoding import raw_elements
 from streams.ingestion.outcome_batch import (
     DecodedBatch,
-    ElementRefusal,
     Flags,
     Floats,
     Integers,
@@ -228,8 +227,7 @@ def refused_rows(scored: ScoredBatch, new: NewElements) -> list[RefusedRecord]:
     decoded, outcomes = scored.decoded, scored.outcomes
     by_record: defaultdict[int, list[tuple[RefusedElement, Octets]]] = defaultdict(list)
     for row in np.flatnonzero(new.outcomes & ~scored.is_accepted).tolist():
-        refusal = ElementRefusal(*scored.scores.refused[row])
-        element = RefusedElement(int(outcomes.record_index[row]), int(outcomes.element_index[row]), refusal)
+        element = RefusedElement(int(outcomes.record_index[row]), int(outcomes.element_index[row]), scored.scores.refused[row])
         by_record[element.record_index].append((element, decoded.ids[row]))
     for element, octets, is_new in zip(decoded.refused, decoded.refused_ids, new.refused.tolist(), strict=True):
         if is_new:

@@ -7,7 +7,7 @@ carries features that the champion predicts from. Each way is computed by column
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -24,7 +24,16 @@ from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline, ModelCard
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
 from streams.errors import describe_error
-from streams.ingestion.outcome_batch import DecodedBatch, Flags, Floats, Integers, OutcomeBatch, SharedFields, to_microseconds
+from streams.ingestion.outcome_batch import (
+    DecodedBatch,
+    ElementRefusal,
+    Flags,
+    Floats,
+    Integers,
+    OutcomeBatch,
+    SharedFields,
+    to_microseconds,
+)
 
 __all__ = ["Predictor", "ScoredBatch", "Scores", "ScoringContext", "SimulatedTwins", "score", "series_of"]
 
@@ -117,13 +126,13 @@ class Scores:
     """Scores as columns in the order of the outcomes; NaN where there is no prediction or no interval.
 
     Attributes:
-        refused: kind and reason, by the row of an outcome that cannot be scored.
+        refused: by the row of an outcome that cannot be scored.
         groups: outcome ``i`` belongs to ``groups[group_index[i]]``; the index is -1 until it is scored, and where it is refused.
         in_sums: which outcomes enter sums; their ``contributions`` have the shape ``(n, len(SUM_FIELDS))``.
     """
 
     def __init__(self, n: int) -> None:
-        self.refused: dict[int, tuple[str, str]] = {}
+        self.refused: dict[int, ElementRefusal] = {}
         self.predicted = np.full(n, np.nan)
         self.lower = np.full(n, np.nan)
         self.upper = np.full(n, np.nan)
@@ -133,9 +142,10 @@ class Scores:
         self.contributions: Integers = np.zeros((n, len(SUM_FIELDS)), dtype=np.int64)
         self._numbers: dict[OutcomeGroup, int] = {}
 
-    def refuse(self, row: int, kind: str, reason: str) -> None:
-        """Refuse an outcome; the first reason stays."""
-        self.refused.setdefault(row, (kind, reason))
+    def refuse(self, rows: Iterable[int], refusal: ElementRefusal) -> None:
+        """Refuse outcomes; the first reason of each stays."""
+        for row in rows:
+            self.refused.setdefault(row, refusal)
 
     def assign_group(self, rows: Sequence[int] | Integers, group: OutcomeGroup) -> None:
         """Put outcomes into a group."""
@@ -197,8 +207,7 @@ def _refuse_bad_levels(outcomes: OutcomeBatch, scores: Scores) -> None:
     for index, shared in enumerate(outcomes.shared_fields):
         if not all(_is_sound_level(level) for _, level in shared.segment):
             reason = f"segment {shorten(dict(shared.segment))}: a level is {_LEVEL_LIMIT}"
-            for row in np.flatnonzero(outcomes.shared_index == index).tolist():
-                scores.refuse(row, "segment", reason)
+            scores.refuse(np.flatnonzero(outcomes.shared_index == index).tolist(), ElementRefusal("segment", reason))
 
 
 def _is_sound_level(level: str) -> bool:
@@ -245,31 +254,30 @@ def _score_predictions(outcomes: OutcomeBatch, rows: Integers, context: ScoringC
         shared = outcomes.shared_fields[index]
         refusal = _model_refusal(shared, model_id, context)
         if refusal is None:
-            scores.assign_group(
-                model_rows, OutcomeGroup(shared.line, shared.metric_type, model_id, series_of(shared, {}), None, None)
-            )
-        for row in model_rows.tolist() if refusal else ():
-            scores.refuse(row, *refusal or ("", ""))
+            group = OutcomeGroup(shared.line, shared.metric_type, model_id, series_of(shared, {}), None, None)
+            scores.assign_group(model_rows, group)
+        else:
+            scores.refuse(model_rows.tolist(), refusal)
     scored = rows[scores.group_index[rows] >= 0]
     scores.predicted[scored] = outcomes.predicted[scored]
     scores.lower[scored] = outcomes.lower[scored]
     scores.upper[scored] = outcomes.upper[scored]
 
 
-def _model_refusal(shared: SharedFields, model_id: UUID | None, context: ScoringContext) -> tuple[str, str] | None:
-    """Kind and reason when outcomes with these fields cannot be attributed to the model."""
+def _model_refusal(shared: SharedFields, model_id: UUID | None, context: ScoringContext) -> ElementRefusal | None:
+    """Why outcomes with these fields cannot be attributed to the model, None when they can."""
     if model_id is None:
         return _no_champion(shared.line)
     card = context.cards.get(model_id)
     if card is None:
-        return "model", f"model {model_id} is not registered: name a registered one, or leave model_id out"
+        return ElementRefusal("model", f"model {model_id} is not registered: name a registered one, or leave model_id out")
     if card.line != shared.line:
-        return "model", f"model {model_id} belongs to {card.line}, not to {shared.line}"
+        return ElementRefusal("model", f"model {model_id} belongs to {card.line}, not to {shared.line}")
     return None
 
 
-def _no_champion(line: str) -> tuple[str, str]:
-    return "champion", f"line {line} never had a champion: train and promote a model first, then replay this"
+def _no_champion(line: str) -> ElementRefusal:
+    return ElementRefusal("champion", f"line {line} never had a champion: train and promote a model first, then replay this")
 
 
 # -- outcomes that carry features
@@ -278,10 +286,10 @@ def _no_champion(line: str) -> tuple[str, str]:
 def _score_features(outcomes: OutcomeBatch, rows: Integers, context: ScoringContext, scores: Scores) -> None:
     by_champion: defaultdict[UUID, list[int]] = defaultdict(list)
     for index, champion, model_rows in context.by_model(outcomes, rows):
-        if champion is not None:
+        if champion is None:
+            scores.refuse(model_rows.tolist(), _no_champion(outcomes.shared_fields[index].line))
+        else:
             by_champion[champion] += model_rows.tolist()
-        for row in model_rows.tolist() if champion is None else ():
-            scores.refuse(row, *_no_champion(outcomes.shared_fields[index].line))
     for champion, champion_rows in by_champion.items():
         for row in _predict(context.models[champion], outcomes, champion_rows, scores):
             shared = outcomes.shared_fields_of(row)
@@ -290,7 +298,7 @@ def _score_features(outcomes: OutcomeBatch, rows: Integers, context: ScoringCont
                 scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
             else:
                 dimensions = ", ".join(TWIN_TYPES[shared.twin_type].segments)
-                scores.refuse(row, "features", f"features: a level of {dimensions} is {_LEVEL_LIMIT}")
+                scores.refuse([row], ElementRefusal("features", f"features: a level of {dimensions} is {_LEVEL_LIMIT}"))
 
 
 def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: Scores) -> Iterator[int]:
@@ -300,7 +308,8 @@ def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: 
         predicted, lower, upper = model.predict_all(frame)
     except (ValueError, TypeError, OverflowError) as error:
         if len(rows) == 1:
-            scores.refuse(rows[0], "features", f"the champion cannot predict from these features: {describe_error(error)}")
+            reason = f"the champion cannot predict from these features: {describe_error(error)}"
+            scores.refuse(rows, ElementRefusal("features", reason))
             return
         for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
             yield from _predict(model, outcomes, half, scores)
@@ -319,21 +328,24 @@ def _score_twins(outcomes: OutcomeBatch, rows: Integers, context: ScoringContext
     for simulation_id, simulation_rows in by_simulation.items():
         twins = context.simulations.get(simulation_id)
         for row in simulation_rows:
-            _refuse_unknown_twin(row, outcomes, twins, scores)
+            if refusal := _twin_refusal(row, outcomes, twins):
+                scores.refuse([row], refusal)
         accepted = [row for row in simulation_rows if row not in scores.refused]
         if twins is not None and accepted:
             _predict_twins(outcomes, accepted, twins, scores)
 
 
-def _refuse_unknown_twin(row: int, outcomes: OutcomeBatch, twins: SimulatedTwins | None, scores: Scores) -> None:
+def _twin_refusal(row: int, outcomes: OutcomeBatch, twins: SimulatedTwins | None) -> ElementRefusal | None:
+    """Why the twin of an outcome cannot be used, None when it can."""
     simulation_id, twin_id = outcomes.twins[row]
     line = outcomes.shared_fields_of(row).line
     if twins is None:
-        scores.refuse(row, "simulation", f"simulation {simulation_id} does not exist, or was not completed")
-    elif twins.line != line:
-        scores.refuse(row, "simulation", f"simulation {simulation_id} is about {twins.line}, not {line}")
-    elif twin_id not in twins.rows:
-        scores.refuse(row, "twin", f"simulation {simulation_id} has no twin {twin_id}")
+        return ElementRefusal("simulation", f"simulation {simulation_id} does not exist, or was not completed")
+    if twins.line != line:
+        return ElementRefusal("simulation", f"simulation {simulation_id} is about {twins.line}, not {line}")
+    if twin_id not in twins.rows:
+        return ElementRefusal("twin", f"simulation {simulation_id} has no twin {twin_id}")
+    return None
 
 
 def _predict_twins(outcomes: OutcomeBatch, rows: list[int], twins: SimulatedTwins, scores: Scores) -> None:
@@ -386,7 +398,7 @@ def _contribute(rows: Integers, outcomes: OutcomeBatch, baseline: Baseline, scor
     predicted, actual = scores.predicted[rows], outcomes.actual[rows]
     allowed = in_range(predicted, actual, baseline)
     for row in rows[~allowed].tolist():
-        scores.refuse(row, "range", _range_reason(float(outcomes.actual[row]), float(scores.predicted[row]), baseline))
+        scores.refuse([row], _range_refusal(float(outcomes.actual[row]), float(scores.predicted[row]), baseline))
     counted = rows[allowed]
     scores.in_sums[counted] = True
     scores.contributions[counted] = contributions(
@@ -394,8 +406,7 @@ def _contribute(rows: Integers, outcomes: OutcomeBatch, baseline: Baseline, scor
     )
 
 
-def _range_reason(actual: float, predicted: float, baseline: Baseline) -> str:
+def _range_refusal(actual: float, predicted: float, baseline: Baseline) -> ElementRefusal:
     limits = f"{baseline.center:g} +- {LIMIT * baseline.scale:g}"
-    return (
-        f"actual_value {actual} or predicted_value {predicted} is outside of {limits}, the range in which this model is monitored"
-    )
+    values = f"actual_value {actual} or predicted_value {predicted}"
+    return ElementRefusal("range", f"{values} is outside of {limits}, the range in which this model is monitored")

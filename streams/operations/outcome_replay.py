@@ -96,7 +96,7 @@ async def _recheck_batch(pipeline: OutcomePipeline, refused: Sequence[RefusedRec
     scored = await pipeline.score(await pipeline.decode(PollBatch(_OUTCOMES, 0, 0, records)))
     reasons = {element.record_index: element.refusal.reason for element in scored.decoded.refused}
     indexes = scored.outcomes.record_index.tolist()
-    reasons |= {indexes[row]: reason for row, (_, reason) in scored.scores.refused.items()}
+    reasons |= {indexes[row]: refusal.reason for row, refusal in scored.scores.refused.items()}
     lines = {index: scored.outcomes.shared_fields_of(row).line for row, index in enumerate(indexes)}
     return [_Recheck(record, lines.get(index, ""), reasons.get(index)) for index, record in enumerate(refused)]
 
