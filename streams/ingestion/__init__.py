@@ -6,7 +6,6 @@ It imports ``streams.kafka`` and what lies below it, ``engine``, ``sql`` and ``s
 from streams.ingestion.pipeline import OutcomePipeline, publish_result
 from streams.ingestion.revisions import cell_of
 from streams.ingestion.rows import IngestResult
-from streams.ingestion.scoring import SimulatedTwins
-from streams.ingestion.scoring_context import ContextLoader
+from streams.ingestion.scoring_context import ContextLoader, SimulatedTwins
 
 __all__ = ["ContextLoader", "IngestResult", "OutcomePipeline", "SimulatedTwins", "cell_of", "publish_result"]

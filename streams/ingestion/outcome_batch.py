@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +31,7 @@ __all__ = [
     "RefusedElement",
     "SharedFields",
     "from_microseconds",
+    "group_positions",
     "to_microseconds",
     "tracking_ids",
 ]
@@ -114,6 +115,10 @@ class OutcomeBatch:
     def event_id_of(self, row: int) -> UUID:
         """The event of one outcome."""
         return UUID(bytes=self.event_id[row].tobytes())
+
+    def rows_with_features(self) -> list[int]:
+        """Rows of the outcomes that carry features, ascending."""
+        return sorted(row for row, entity in self.entities.items() if entity.features is not None)
 
     def select(self, mask: Flags) -> OutcomeBatch:
         """The outcomes for which ``mask`` is true."""
@@ -209,6 +214,14 @@ def tracking_ids(source: SourceId, elements: Iterable[tuple[int, int]]) -> Octet
     ids[:, 6] = ids[:, 6] & 0x0F | 0x50  # version 5
     ids[:, 8] = ids[:, 8] & 0x3F | 0x80  # variant of RFC 9562
     return ids
+
+
+def group_positions(codes: Integers) -> Iterator[tuple[int, Integers]]:
+    """Each code with the positions where it stands, ascending."""
+    if len(codes):
+        order = np.argsort(codes, kind="stable")
+        unique, first = np.unique(codes[order], return_index=True)
+        yield from zip(unique.tolist(), np.split(order, first[1:]), strict=True)
 
 
 def to_microseconds(at: datetime) -> int:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 import pandas as pd
 
 from engine.fidelity import LIMIT, contributions, in_range
-from schemas import TWIN_TYPES, SourceId, TwinPopulation
+from schemas import TWIN_TYPES, SourceId
 from schemas.base import shorten
 from schemas.events import SUM_FIELDS
-from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline, ModelCard
+from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
 from streams.errors import describe_error
@@ -28,98 +27,17 @@ from streams.ingestion.outcome_batch import (
     DecodedBatch,
     ElementRefusal,
     Flags,
-    Floats,
     Integers,
     OutcomeBatch,
     SharedFields,
-    to_microseconds,
+    group_positions,
 )
+from streams.ingestion.scoring_context import Predictor, ScoringContext, SimulatedTwins
 
-__all__ = ["Predictor", "ScoredBatch", "Scores", "ScoringContext", "SimulatedTwins", "score", "series_of"]
+__all__ = ["ScoredBatch", "Scores", "score"]
 
 _MAX_LEVEL_CHARACTERS = 100
 _LEVEL_LIMIT = f"printable text of at most {_MAX_LEVEL_CHARACTERS} characters"
-
-
-class Predictor(Protocol):
-    """A model, as far as scoring needs it."""
-
-    def predict_all(self, frame: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
-        """Expected outcome and its 95 % prediction interval (lower, upper), each of shape ``(n,)``."""
-
-
-@dataclass(frozen=True)
-class SimulatedTwins:
-    """The twins of one simulation and its effect on each.
-
-    Attributes:
-        line: of the simulation; ``model_id`` is the model it was pinned to.
-        population: regenerated from its recipe, or loaded.
-        changes: expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``.
-        rows: row of each twin, by its id.
-    """
-
-    line: str
-    model_id: UUID
-    population: TwinPopulation
-    changes: Floats
-    rows: Mapping[UUID, int]
-
-
-@dataclass(frozen=True)
-class ScoringContext:
-    """What scoring needs beside the outcomes.
-
-    Attributes:
-        champions: of each line, from when on each model was champion, the first one first; lines without a champion are absent.
-        cards: of every model that outcomes can refer to.
-        models: those that have to predict from features.
-        simulations: by id; unknown ones are absent.
-    """
-
-    champions: Mapping[str, Sequence[tuple[datetime, UUID]]] = field(default_factory=dict)
-    cards: Mapping[UUID, ModelCard] = field(default_factory=dict)
-    models: Mapping[UUID, Predictor] = field(default_factory=dict)
-    simulations: Mapping[UUID, SimulatedTwins] = field(default_factory=dict)
-
-    def predicting_models(self, outcomes: OutcomeBatch) -> set[UUID]:
-        """Champions that have to predict from the features of these outcomes."""
-        rows = np.array(_rows_with_features(outcomes), dtype=np.int64)
-        return {model_id for _, model_id, _ in self.by_model(outcomes, rows) if model_id is not None}
-
-    def by_model(self, outcomes: OutcomeBatch, rows: Integers) -> Iterator[tuple[int, UUID | None, Integers]]:
-        """Group rows by their shared fields and their model.
-
-        Yields:
-            Index of the shared fields, the model that is named or was champion (None for a line without a champion), and the rows.
-        """
-        model_index: dict[UUID | None, int] = {}
-        shared_index = outcomes.shared_index[rows]
-        model = np.zeros(len(rows), dtype=np.int64)
-        by_line: defaultdict[str, list[int]] = defaultdict(list)
-        for index in np.unique(shared_index).tolist():
-            shared = outcomes.shared_fields[index]
-            if shared.model_id is None:
-                by_line[shared.line].append(index)
-            else:
-                model[shared_index == index] = model_index.setdefault(shared.model_id, len(model_index))
-        for line, indices in by_line.items():
-            in_line = np.flatnonzero(np.isin(shared_index, indices))
-            champions, champion = self._champions_at(line, outcomes.observed_us[rows[in_line]])
-            model[in_line] = np.array([model_index.setdefault(model_id, len(model_index)) for model_id in champions])[champion]
-        models = list(model_index)
-        for code, positions in _group(shared_index * len(models) + model):
-            index, model_number = divmod(code, len(models))
-            yield index, models[model_number], rows[positions]
-
-    def _champions_at(self, line: str, observed_us: Integers) -> tuple[list[UUID | None], Integers]:
-        """The champions of a line, and the index of the one at each time; the first one stands for the time before it (rule 6)."""
-        periods = self.champions.get(line)
-        if not periods:
-            return [None], np.zeros(len(observed_us), dtype=np.int64)
-        since = np.array([to_microseconds(at) for at, _ in periods], dtype=np.int64)
-        champion = np.maximum(np.searchsorted(since, observed_us, side="right") - 1, 0)
-        return [model_id for _, model_id in periods], champion
 
 
 class Scores:
@@ -192,7 +110,7 @@ def score(decoded: DecodedBatch, context: ScoringContext) -> ScoredBatch:
     return ScoredBatch(decoded, scores, context.simulations)
 
 
-def series_of(shared: SharedFields, features: Mapping[str, Any]) -> tuple[str, ...]:
+def _series_of(shared: SharedFields, features: Mapping[str, Any]) -> tuple[str, ...]:
     """Series of an outcome: ``all``, and one for each declared dimension whose level is in its segment or its features."""
     dimensions, segment = TWIN_TYPES[shared.twin_type].segments, dict(shared.segment)
     levels = {name: segment.get(name, features.get(name)) for name in dimensions}
@@ -223,7 +141,7 @@ def _rows_by_way(outcomes: OutcomeBatch, scores: Scores) -> dict[_ScoreRows, Int
     accepted[list(scores.refused)] = False
     has_twin, has_features = (np.zeros(len(outcomes), dtype=np.bool_) for _ in range(2))
     has_twin[list(outcomes.twins)] = True
-    has_features[_rows_with_features(outcomes)] = True
+    has_features[outcomes.rows_with_features()] = True
     ways: dict[_ScoreRows, Flags] = {
         _score_predictions: ~has_twin & ~has_features,
         _score_twins: has_twin,
@@ -231,18 +149,6 @@ def _rows_by_way(outcomes: OutcomeBatch, scores: Scores) -> dict[_ScoreRows, Int
     }
     rows = {score_rows: np.flatnonzero(accepted & mask) for score_rows, mask in ways.items()}
     return {score_rows: selected for score_rows, selected in rows.items() if len(selected)}
-
-
-def _rows_with_features(outcomes: OutcomeBatch) -> list[int]:
-    return sorted(row for row, entity in outcomes.entities.items() if entity.features is not None)
-
-
-def _group(codes: Integers) -> Iterator[tuple[int, Integers]]:
-    """Each code with the positions where it stands."""
-    if len(codes):
-        order = np.argsort(codes, kind="stable")
-        unique, first = np.unique(codes[order], return_index=True)
-        yield from zip(unique.tolist(), np.split(order, first[1:]), strict=True)
 
 
 # -- outcomes that carry their prediction
@@ -254,7 +160,7 @@ def _score_predictions(outcomes: OutcomeBatch, rows: Integers, context: ScoringC
         shared = outcomes.shared_fields[index]
         refusal = _model_refusal(shared, model_id, context)
         if refusal is None:
-            group = OutcomeGroup(shared.line, shared.metric_type, model_id, series_of(shared, {}), None, None)
+            group = OutcomeGroup(shared.line, shared.metric_type, model_id, _series_of(shared, {}), None, None)
             scores.assign_group(model_rows, group)
         else:
             scores.refuse(model_rows.tolist(), refusal)
@@ -293,7 +199,7 @@ def _score_features(outcomes: OutcomeBatch, rows: Integers, context: ScoringCont
     for champion, champion_rows in by_champion.items():
         for row in _predict(context.models[champion], outcomes, champion_rows, scores):
             shared = outcomes.shared_fields_of(row)
-            series = series_of(shared, outcomes.entities[row].features or {})
+            series = _series_of(shared, outcomes.entities[row].features or {})
             if all(map(_is_sound_series, series)):
                 scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
             else:
@@ -360,7 +266,7 @@ def _predict_twins(outcomes: OutcomeBatch, rows: list[int], twins: SimulatedTwin
     levels = frame[dimensions].iloc[twin_rows].to_dict("records")
     for row, twin_levels in zip(rows, levels, strict=True):
         shared = outcomes.shared_fields_of(row)
-        series = series_of(shared, {str(name): _none_for_missing(level) for name, level in twin_levels.items()})
+        series = _series_of(shared, {str(name): _none_for_missing(level) for name, level in twin_levels.items()})
         pinned = outcomes.twins[row][0], twins.population.population_id
         scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, twins.model_id, series, *pinned))
 
@@ -379,7 +285,7 @@ def _add_contributions(outcomes: OutcomeBatch, context: ScoringContext, scores: 
     """
     belongs = (scores.group_index >= 0) & ~np.isnan(outcomes.actual)
     if outcomes.entities:
-        featured = _rows_with_features(outcomes)
+        featured = outcomes.rows_with_features()
         belongs[featured] &= outcomes.treated[featured] != 1
     by_model: defaultdict[UUID | None, list[int]] = defaultdict(list)
     for index, group in enumerate(scores.groups):
@@ -389,7 +295,7 @@ def _add_contributions(outcomes: OutcomeBatch, context: ScoringContext, scores: 
         if model_id is not None and len(rows):
             _contribute(rows, outcomes, context.cards[model_id].baseline, scores)
     outside = np.flatnonzero((scores.group_index >= 0) & ~belongs)
-    for index, positions in _group(scores.group_index[outside]):
+    for index, positions in group_positions(scores.group_index[outside]):
         scores.assign_group(outside[positions], scores.groups[index]._replace(segments=()))
 
 

@@ -1,26 +1,113 @@
-"""Loads what scoring needs from Postgres and the registry, and caches it: champions while their line stays unchanged."""
+"""The data that scoring needs beside the outcomes, and its loader.
+
+The loader reads Postgres and the registry, and caches what it has read: champions until their line changes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
+import numpy as np
+import pandas as pd
 from cachetools import LRUCache
 
+from schemas import TwinPopulation
 from schemas.twin_models import ModelCard
 from sql.database import Pool
 from sql.model_card_rows import UnknownModel, load_card
 from sql.outcome_store import ChampionPeriods, champion_periods
-from streams.ingestion.outcome_batch import OutcomeBatch
-from streams.ingestion.scoring import Predictor, ScoringContext, SimulatedTwins
+from streams.ingestion.outcome_batch import Floats, Integers, OutcomeBatch, group_positions, to_microseconds
 
-__all__ = ["ContextLoader", "FindSimulation", "LoadModel"]
-
-LoadModel = Callable[[UUID], Awaitable[Predictor]]
-FindSimulation = Callable[[UUID], Awaitable[SimulatedTwins | None]]
+__all__ = ["ContextLoader", "Predictor", "ScoringContext", "SimulatedTwins"]
 
 _MAX_SIMULATIONS = 16
 _MAX_CARDS = 1000
+
+
+class Predictor(Protocol):
+    """A model, as far as scoring needs it."""
+
+    def predict_all(self, frame: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
+        """Expected outcome and its 95 % prediction interval (lower, upper), each of shape ``(n,)``."""
+
+
+@dataclass(frozen=True)
+class SimulatedTwins:
+    """The twins of one simulation and its effect on each.
+
+    Attributes:
+        line: of the simulation; ``model_id`` is the model it was pinned to.
+        population: regenerated from its recipe, or loaded.
+        changes: expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``.
+        rows: row of each twin, by its id.
+    """
+
+    line: str
+    model_id: UUID
+    population: TwinPopulation
+    changes: Floats
+    rows: Mapping[UUID, int]
+
+
+@dataclass(frozen=True)
+class ScoringContext:
+    """The data that scoring needs beside the outcomes.
+
+    Attributes:
+        champions: of each line, from when on each model was champion, the first one first; lines without a champion are absent.
+        cards: of every model that outcomes can refer to.
+        models: those that have to predict from features.
+        simulations: by id; unknown ones are absent.
+    """
+
+    champions: Mapping[str, Sequence[tuple[datetime, UUID]]] = field(default_factory=dict)
+    cards: Mapping[UUID, ModelCard] = field(default_factory=dict)
+    models: Mapping[UUID, Predictor] = field(default_factory=dict)
+    simulations: Mapping[UUID, SimulatedTwins] = field(default_factory=dict)
+
+    def predicting_models(self, outcomes: OutcomeBatch) -> set[UUID]:
+        """Champions that have to predict from the features of these outcomes."""
+        rows = np.array(outcomes.rows_with_features(), dtype=np.int64)
+        return {model_id for _, model_id, _ in self.by_model(outcomes, rows) if model_id is not None}
+
+    def by_model(self, outcomes: OutcomeBatch, rows: Integers) -> Iterator[tuple[int, UUID | None, Integers]]:
+        """Group rows by their shared fields and their model.
+
+        Yields:
+            Index of the shared fields, the model that is named or was champion (None for a line without a champion), and the rows.
+        """
+        model_index: dict[UUID | None, int] = {}
+        shared_index = outcomes.shared_index[rows]
+        model = np.zeros(len(rows), dtype=np.int64)
+        by_line: defaultdict[str, list[int]] = defaultdict(list)
+        for index in np.unique(shared_index).tolist():
+            shared = outcomes.shared_fields[index]
+            if shared.model_id is None:
+                by_line[shared.line].append(index)
+            else:
+                model[shared_index == index] = model_index.setdefault(shared.model_id, len(model_index))
+        for line, indices in by_line.items():
+            in_line = np.flatnonzero(np.isin(shared_index, indices))
+            champions, champion = self._champions_at(line, outcomes.observed_us[rows[in_line]])
+            model[in_line] = np.array([model_index.setdefault(model_id, len(model_index)) for model_id in champions])[champion]
+        models = list(model_index)
+        for code, positions in group_positions(shared_index * len(models) + model):
+            index, model_number = divmod(code, len(models))
+            yield index, models[model_number], rows[positions]
+
+    def _champions_at(self, line: str, observed_us: Integers) -> tuple[list[UUID | None], Integers]:
+        """The champions of a line, and the index of the one at each time; the first one stands for the time before it (rule 6)."""
+        periods = self.champions.get(line)
+        if not periods:
+            return [None], np.zeros(len(observed_us), dtype=np.int64)
+        since = np.array([to_microseconds(at) for at, _ in periods], dtype=np.int64)
+        champion = np.maximum(np.searchsorted(since, observed_us, side="right") - 1, 0)
+        return [model_id for _, model_id in periods], champion
 
 
 class ContextLoader:
@@ -32,7 +119,12 @@ class ContextLoader:
         simulations: finds the twins of a completed simulation, None for an unknown one.
     """
 
-    def __init__(self, pool: Pool, models: LoadModel, simulations: FindSimulation) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        models: Callable[[UUID], Awaitable[Predictor]],
+        simulations: Callable[[UUID], Awaitable[SimulatedTwins | None]],
+    ) -> None:
         self._pool = pool
         self._load_model = models
         self._find_simulation = simulations

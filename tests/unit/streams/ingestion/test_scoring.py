@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sql.dead_letter_store import RefusedRecord
 from streams.ingestion.decoding import decode
 from streams.ingestion.rows import NewElements, refused_rows
-from streams.ingestion.scoring import ScoredBatch, ScoringContext, score
+from streams.ingestion.scoring import ScoredBatch, score
+from streams.ingestion.scoring_context import ScoringContext
 from streams.kafka.batch_consumer import PollBatch
 from tests.outcomes import LINE, START, TOPIC, make_card, outcome, record
 
