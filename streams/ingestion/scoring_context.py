@@ -134,9 +134,10 @@ class ContextLoader:
 
     async def load(self, outcomes: OutcomeBatch) -> ScoringContext:
         """Load everything that is needed to score these outcomes."""
-        await self._load_periods({shared.line for shared in outcomes.shared_fields})
+        lines = {shared.line for shared in outcomes.shared_fields}
+        await self._load_periods(lines)
+        champions = {line: self._periods[line].champions for line in lines & self._periods.keys() if self._periods[line].champions}
         simulations = await self._load_simulations({simulation_id for simulation_id, _ in outcomes.twins.values()})
-        champions = {line: periods.champions for line, periods in self._periods.items() if periods.champions}
         predicting = ScoringContext(champions=champions).predicting_models(outcomes)
         models = {shared.model_id for shared in outcomes.shared_fields if shared.model_id is not None}
         models |= {model_id for periods in champions.values() for _, model_id in periods}
