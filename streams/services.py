@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from uuid import UUID
 
-from engine.twins import TwinModel
-from streams.ingestion import SimulatedTwins
 from streams.kafka.app import TwinApp
 from streams.registry import LedgerProjection, MlflowRegistry, ModelLoader
 from streams.simulation import Simulator
@@ -39,11 +36,3 @@ class Services:
     def ledger_projection(self) -> LedgerProjection:
         """Copies the ledger to Kafka, MLflow and the metrics."""
         return LedgerProjection(self._app, self.registry)
-
-    async def load_model(self, model_id: UUID) -> TwinModel:
-        """Load a registered model."""
-        return await self.models.load(model_id)
-
-    async def find_twins(self, simulation_id: UUID) -> SimulatedTwins | None:
-        """Load the twins of a simulation, None unless it is completed."""
-        return await self.simulator.twins(simulation_id)

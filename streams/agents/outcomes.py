@@ -66,7 +66,7 @@ class _OutcomesAgent:
     @cached_property
     def _pipeline(self) -> OutcomePipeline:
         pool, settings = self._app.pool, self._app.settings
-        contexts = ContextLoader(pool, self._services.load_model, self._services.find_twins)
+        contexts = ContextLoader(pool, self._services.models.load, self._services.simulator.twins)
         return OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s)
 
     async def run(self, batches: Any) -> None:

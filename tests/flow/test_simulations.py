@@ -352,12 +352,12 @@ async def test_twins_of_a_completed_simulation_are_found_with_their_expected_cha
     async with service(["simulation"]):
         answer = await client.request(request)
         rejected = await client.request(a_request(brand="fabhalta"))
-    twins = await services.find_twins(request.simulation_id)
+    twins = await services.simulator.twins(request.simulation_id)
     assert twins.model_id == promoted.champion
     assert twins.changes.mean() == pytest.approx(answer.result.ate)
     assert twins.rows[uuid5(twins.population.population_id, "3")] == 3
-    assert await services.find_twins(rejected.simulation_id) is None
-    assert await services.find_twins(UUID(int=1)) is None
+    assert await services.simulator.twins(rejected.simulation_id) is None
+    assert await services.simulator.twins(UUID(int=1)) is None
 
 
 async def test_a_request_is_answered_by_another_process(service_apart, client, promoted, pool):
