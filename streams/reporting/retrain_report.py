@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -105,8 +106,11 @@ class RetrainReport:
         if self.effect is None:
             if self.decision is None:
                 return []
-            promoted = self.request.status == "promoted"
-            return ["not measured yet: needs 500 outcomes after the promotion" if promoted else "none: the champion stays"]
+            if self.request.status != "promoted":
+                return ["none: the champion stays"]
+            from engine.promotion import GATE_ROWS  # noqa: PLC0415  # loads scikit-learn, which no other report needs
+
+            return [f"not measured yet: needs {GATE_ROWS} outcomes after the promotion"]
         rollbacks = [
             f"{moment(event.at)} rolled back to model {event.champion}" for event in self.events if event.happened == "rolled_back"
         ]
@@ -190,7 +194,7 @@ def _gate(comparison: dict[str, Any]) -> list[str]:
         f"on {n} later rows of {entities} entities (effective sample size {n_effective}), challenger against champion:",
         f"MAE {_difference(comparison['mae'])}",
         f"correlation {_difference(comparison['correlation'])}",
-        f"coverage {_share_difference(comparison['coverage'])}",
+        f"coverage {_difference(comparison['coverage'], share, signed_share, standard_error_share)}",
         *(f"MAE of {segment} {_difference(difference)}" for segment, difference in comparison["segments"].items()),
     ]
 
@@ -200,15 +204,14 @@ def _stored_moment(text: str | None) -> str:
     return moment(None if text is None else datetime.fromisoformat(text))
 
 
-def _difference(difference: dict[str, Any]) -> str:
-    pair = f"{number(difference['challenger'])} against {number(difference['champion'])}"
+def _difference(
+    difference: dict[str, Any],
+    value: Callable[[float], str] = number,
+    signed: Callable[[float], str] = signed_number,
+    error: Callable[[float], str] = standard_error,
+) -> str:
+    """Challenger against champion; ``value``, ``signed`` and ``error`` format the values, their difference and its error."""
+    pair = f"{value(difference['challenger'])} against {value(difference['champion'])}"
     if difference["standard_error"] is None:
         return pair
-    return f"{pair}, difference {signed_number(difference['difference'])} ± {standard_error(difference['standard_error'])}"
-
-
-def _share_difference(difference: dict[str, Any]) -> str:
-    pair = f"{share(difference['challenger'])} against {share(difference['champion'])}"
-    if difference["standard_error"] is None:
-        return pair
-    return f"{pair}, difference {signed_share(difference['difference'])} ± {standard_error_share(difference['standard_error'])}"
+    return f"{pair}, difference {signed(difference['difference'])} ± {error(difference['standard_error'])}"
