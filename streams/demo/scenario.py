@@ -16,6 +16,7 @@ import pandas as pd
 from schemas import (
     INTERVENTIONS,
     TWIN_TYPES,
+    Baseline,
     InterventionConfig,
     ModelCard,
     PopulationFilter,
@@ -31,7 +32,7 @@ from streams.demo.fault import InjectedFault, kill_worker
 from streams.demo.shift import Shift, choose_shift
 from streams.demo.stream import OutcomeRows, paced_batches
 from streams.reporting.formatting import count, number, plain_words, share, short_id, state_label
-from streams.reporting.overview import LineOverview, Overview, read_overview
+from streams.reporting.overview import LineOverview, Overview, SegmentWindow, read_overview
 from streams.settings import Settings
 from streams.worker.local_stack import Notify
 from streams.worker.supervisor import Workers
@@ -93,9 +94,9 @@ class DemoRun:
     line: str
     first_model: ModelCard
     shift: Shift
+    rate: float
     answers: list[SimulationAnswer] = field(default_factory=list)
     published: int = 0
-    rate: float = 250.0
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     fault: InjectedFault | None = None
     shifted_from: datetime | None = None
@@ -113,7 +114,7 @@ async def run_scenario(
 ) -> DemoRun:
     """Request simulations, then stream outcomes until a better model is promoted; one of the workers is killed on the way."""
     shift = choose_shift(rows, first_model.twin_type, first_model.baseline)
-    run = DemoRun(first_model.line, first_model, shift, rate=pace.rate)
+    run = DemoRun(first_model.line, first_model, shift, pace.rate)
     async with TwinClient(settings, name="demo") as client:
         pool = await open_pool(settings)
         try:
@@ -242,19 +243,16 @@ async def _report_progress(pool: Pool, settings: Settings, run: DemoRun, notify:
             if event.generation > last_generation and event.at >= run.started_at:
                 notify(f"  {plain_words(event.happened)}: model {short_id(event.model_id)} {event.reason}".rstrip())
         last_generation = max(event.generation for event in line.events)
-        if line.overall is not None:
-            notify(progress_text(run, line))
+        if line.overall is not None and line.scored_model is not None:
+            notify(progress_text(run.published, line.overall, line.scored_model.baseline))
 
 
-def progress_text(run: DemoRun, line: LineOverview) -> str:
-    """One line of progress: the metrics of the newest window and the model's baseline."""
-    window, scored_model = line.overall, line.scored_model
-    if window is None or scored_model is None:
-        return f"  {count(run.published)} outcomes"
+def progress_text(published: int, window: SegmentWindow, baseline: Baseline) -> str:
+    """One line of progress: the outcomes published so far, the metrics of the newest window and the model's baseline."""
     metrics = window.metrics
     parts = [
-        f"  {count(run.published)} outcomes",
-        f"MAE {number(metrics.mae)} (baseline {number(scored_model.baseline.mae)})" if metrics.mae is not None else "",
+        f"  {count(published)} outcomes",
+        f"MAE {number(metrics.mae)} (baseline {number(baseline.mae)})" if metrics.mae is not None else "",
         f"coverage {share(metrics.coverage_95pct)}" if metrics.coverage_95pct is not None else "",
         f"evidence {number(window.evidence_ratio, 3)} times its limit" if window.evidence_ratio is not None else "",
         f"drift state {state_label(window.state)}",
