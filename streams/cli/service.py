@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -50,8 +50,7 @@ def _parse_roles(text: str | None) -> list[Role]:
 
     if text is None:
         return list(ROLES)
-    names = [require_one_of("role", name.strip(), ROLES) for name in text.split(",")]
-    return [role for name in names for role in ROLES if role == name]
+    return [cast("Role", require_one_of("role", name.strip(), ROLES)) for name in text.split(",")]
 
 
 @app.command(epilog=examples("twinstream up", "twinstream up --home .twinstream/test --port 8080"))
