@@ -34,7 +34,7 @@ def explain_server_failures(settings: Settings) -> Iterator[None]:
     except KafkaConnectionError as error:
         raise _kafka_failure(settings) from error
     except (OSError, OverflowError) as error:  # OverflowError: the port is larger than 65535
-        modules = _calling_modules(error)
+        modules = _calling_modules(error)  # neither client wraps these errors: where they are raised names the server
         if "asyncpg.connect_utils" in modules or "asyncpg.connection" in modules:
             raise _postgres_failure(settings) from error
         if "aiokafka.conn" in modules:

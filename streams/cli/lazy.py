@@ -1,4 +1,7 @@
-"""Commands that are imported when they are used, so that ``--help`` and ``--version`` need none of the service's libraries."""
+"""Commands that are imported when they are used, so that ``--help`` and ``--version`` need none of the service's libraries.
+
+No library serves: Typer and Click load no commands lazily by themselves, and Typer resolves every option when a command is added.
+"""
 
 from __future__ import annotations
 
