@@ -17,7 +17,7 @@ from streams.monitoring import SeriesKey, WindowKey
 from streams.operations.findings import Findings
 from streams.operations.recomputation import ExpectedWindow, LineWindow, StoredPane
 
-__all__ = ["Lag", "WindowAudit"]
+__all__ = ["WindowAudit"]
 
 # Intervals and the effective sample size follow from the other metrics and are not stored in snapshots.
 _COMPARED_METRICS = tuple(name for name in FidelityMetrics.model_fields if name not in {"intervals", "n_effective"})

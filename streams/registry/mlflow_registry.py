@@ -28,7 +28,7 @@ from streams.registry.serialization import read_parts, write_parts
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["CHAMPION", "MlflowRegistry", "experiment_name", "prepare_store", "registered_name"]
+__all__ = ["MlflowRegistry", "prepare_store", "registered_name"]
 
 CHAMPION = "champion"
 _MODEL_FOLDER = "model"

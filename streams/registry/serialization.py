@@ -21,7 +21,7 @@ from skops.io.exceptions import UntrustedTypesFoundException
 
 from engine.twins import ModelParts
 
-__all__ = ["TRUSTED_TYPES", "UntrustedModel", "digest_of", "read_parts", "write_parts"]
+__all__ = ["UntrustedModel", "digest_of", "read_parts", "write_parts"]
 
 TRUSTED_TYPES = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree"]
 """Types of encoders, forests and boosted trees that skops does not trust by default."""

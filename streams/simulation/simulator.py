@@ -34,7 +34,7 @@ from streams.errors import describe_error
 from streams.ingestion import SimulatedTwins
 from streams.registry import ModelLoader
 
-__all__ = ["DEFAULT_TWIN_COUNT", "MissingFeature", "Simulator", "rejected"]
+__all__ = ["Simulator", "rejected"]
 
 LOG = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from streams.settings import Settings
 from streams.training.retraining import latest_observable
 from streams.training.shadow_evaluation import gate, later_rows
 
-__all__ = ["INTERIM_ROWS", "PromotionEvaluator"]
+__all__ = ["PromotionEvaluator"]
 
 LOG = logging.getLogger(__name__)
 

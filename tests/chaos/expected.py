@@ -25,7 +25,6 @@ __all__ = [
     "Sums",
     "WindowFigures",
     "expected_state",
-    "window_figures",
 ]
 
 FIELDS = ("n", "n_interval", "n_inside", "predicted", "actual", "predicted_squared", "actual_squared", "product", "absolute_error")

@@ -126,7 +126,7 @@ async def test_outcomes_are_counted_whatever_codec_their_producer_compresses_wit
         await until(lambda: is_ingested(pool, 400))
 
     assert await fates(pool) == {"counted": 400}
-    assert await stored_panes(pool) == expected_panes([each for outcomes in values for each in outcomes])
+    assert await stored_panes(pool) == expected_panes([element for outcomes in values for element in outcomes])
 
 
 async def test_a_topic_that_was_recreated_is_another_incarnation_and_its_outcomes_count(

@@ -338,12 +338,12 @@ async def test_an_invalid_experiment_becomes_a_dead_letter_and_the_next_one_coun
     async with service(["experiments"]):
         for value in (b'{"experiment_id": "x"}', json.dumps(impossible).encode()):
             await client.publish_bytes("experiment-results", b"k", value)
-        letters = await listener.dead_letters(2)
+        records = await listener.dead_letters(2)
         await client.publish(an_experiment())
         (effects,) = await listener.events(EffectsEvent, 1)
-    assert [headers["twin_kind"] for _, headers in letters] == ["invalid", "invalid"]
-    assert "observed_at: missing" in letters[0][1]["twin_reason"]
-    assert letters[1][1]["twin_reason"] == "effect: must be from -1000 to 1000, not 1.7e+308"
+    assert [headers["twin_kind"] for _, headers in records] == ["invalid", "invalid"]
+    assert "observed_at: missing" in records[0][1]["twin_reason"]
+    assert records[1][1]["twin_reason"] == "effect: must be from -1000 to 1000, not 1.7e+308"
     assert effects.experiments == ("email 2024",)
 
 

@@ -20,7 +20,7 @@ from streams.monitoring.restatement_floor import raise_floor
 from streams.monitoring.window_events import window_event
 from streams.operations.findings import Findings
 from streams.operations.recomputation import Recomputation, recompute
-from streams.operations.verify import WindowAudit
+from streams.operations.window_audit import WindowAudit
 from streams.settings import Settings
 from tests.outcomes import START, TOPIC, make_card, make_line, outcome, poll_batches, record
 
