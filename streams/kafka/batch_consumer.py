@@ -24,19 +24,16 @@ if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
 __all__ = [
-    "MAX_BATCH_BYTES",
     "BatchConsumer",
     "BatchSchema",
     "BatchTransport",
     "PollBatch",
     "StartOffset",
     "StartOffsetFinder",
-    "split_records",
 ]
 
-
-MAX_BATCH_BYTES = 2 * 1024 * 1024
-"""Most bytes of the values of a batch: a record may carry an array of outcomes, and a batch is one transaction."""
+# Most bytes of the values of a batch: a record may carry an array of outcomes, and a batch is one transaction.
+_MAX_BATCH_BYTES = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -196,7 +193,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
             yield tp, self._to_message(tp, record)
         for tp, polled in records.items():
             if self._in_batches(tp):
-                for part in split_records(polled, self.app.batch_records, MAX_BATCH_BYTES):
+                for part in _split_records(polled, self.app.batch_records, _MAX_BATCH_BYTES):
                     yield from self._batch_message(tp, part)
 
     def _batch_message(self, tp: TP, polled: Sequence[Any]) -> Iterator[tuple[TP, Any]]:
@@ -209,13 +206,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
             yield tp, message
 
 
-def split_records(records: Sequence[Any], max_records: int, max_bytes: int) -> Iterator[Sequence[Any]]:
+def _split_records(records: Sequence[Any], max_records: int, max_bytes: int) -> Iterator[Sequence[Any]]:
     """Split records into parts that exceed neither limit; a record whose value alone exceeds ``max_bytes`` is a part of its own.
 
     Example:
         >>> from types import SimpleNamespace as Record
         >>> records = [Record(value=b"x" * size) for size in (3, 3, 9, 1, 1, 1)]
-        >>> [len(part) for part in split_records(records, 2, 6)]
+        >>> [len(part) for part in _split_records(records, 2, 6)]
         [2, 1, 2, 1]
     """
     first, size = 0, 0

@@ -18,7 +18,6 @@ from streams.metrics import ESTIMATED_MAE, INPUT_SHIFT, PREDICTIONS
 
 __all__ = [
     "EXPIRE_S",
-    "NEWEST_ROWS",
     "estimate_from_newest_rows",
     "estimate_performance",
     "is_worse",
@@ -27,12 +26,10 @@ __all__ = [
     "pending_labels",
 ]
 
-NEWEST_ROWS = 2_000
-"""Rows that an estimate is based on."""
-
 EXPIRE_S = 90 * 86_400.0
 """Age of a prediction from which its outcome is no longer expected."""
 
+_NEWEST_ROWS = 2_000  # that an estimate is based on
 _COHORTS = 20
 _MAE_INCREASE = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_increase")
 
@@ -48,7 +45,7 @@ async def estimate_performance(database: Database, card: ModelCard) -> Estimated
 
 async def estimate_from_newest_rows(database: Database, card: ModelCard) -> EstimatedFidelity | None:
     """Estimate the performance of a model on the newest rows it predicted, and store it; None while there are no such rows."""
-    rows = await store.newest_rows(database, card.line, card.model_id, NEWEST_ROWS)
+    rows = await store.newest_rows(database, card.line, card.model_id, _NEWEST_ROWS)
     if not rows or not card.baseline.inputs:
         return None
     features = pd.DataFrame([dict(row.features) for row in rows])

@@ -29,7 +29,7 @@ from streams.monitoring.line_state import LineState, load_cards
 from streams.monitoring.watermarks import Watermarks
 from streams.monitoring.window_state import WindowKey, WindowState
 
-__all__ = ["WindowPublisher", "ends_at_newest_pane", "set_baseline_metrics", "set_window_metrics", "window_event"]
+__all__ = ["WindowPublisher", "set_baseline_metrics", "window_event"]
 
 _FILLING_INTERVAL_S = 10.0
 _WINDOWS_PER_BATCH = 1000
@@ -69,8 +69,8 @@ class WindowPublisher:
         line.pending_snapshots.difference_update(closed_events)
         line.unpublished.difference_update(windows)
         for window, event in events.items():
-            if window.series.model_id == line.champion and ends_at_newest_pane(line.window_state, window):
-                set_window_metrics(event)
+            if window.series.model_id == line.champion and _ends_at_newest_pane(line.window_state, window):
+                _set_window_metrics(event)
 
     def _is_closed(self, line: LineState, window: WindowKey, watermark: float | None) -> bool:
         """Whether a window is closed, for good: a watermark that goes back after a reset source does not reopen windows."""
@@ -87,7 +87,7 @@ def _due_windows(line: LineState) -> set[WindowKey]:
     if time.monotonic() - line.filling_published_at >= _FILLING_INTERVAL_S:
         line.filling_published_at = time.monotonic()
         return line.unpublished
-    return {window for window in line.unpublished if ends_at_newest_pane(line.window_state, window)}
+    return {window for window in line.unpublished if _ends_at_newest_pane(line.window_state, window)}
 
 
 def window_event(line: LineState, window: WindowKey, *, closed: bool) -> FidelityWindow:
@@ -95,7 +95,7 @@ def window_event(line: LineState, window: WindowKey, *, closed: bool) -> Fidelit
     series, start = window
     version, sums = line.window_state.window_sums(window)
     end = start + line.window_state.window_s
-    is_current = series.model_id == line.champion and ends_at_newest_pane(line.window_state, window)
+    is_current = series.model_id == line.champion and _ends_at_newest_pane(line.window_state, window)
     evidence = line.evaluator.evidence_ratio(line.window_state, series) if is_current else None
     detection = Detection.CHANGE if is_current and series in line.alarmed else Detection.NONE
     assessment = line.evaluator.assess_window(series, (start, end), sums, evidence, detection)
@@ -124,13 +124,13 @@ def _segment_sums(window_state: WindowState, window: WindowKey) -> dict[str, tup
     return {series.segment: window_state.window_sums(WindowKey(series, window.start)).sums for series in segments}
 
 
-def ends_at_newest_pane(window_state: WindowState, window: WindowKey) -> bool:
+def _ends_at_newest_pane(window_state: WindowState, window: WindowKey) -> bool:
     """Whether a window ends with the latest pane of its series: later windows are still filling."""
     newest = window_state.newest_pane(window.series)
     return window.start == window_starts(newest, window_state.pane_s, window_state.window_s)[0]
 
 
-def set_window_metrics(event: FidelityWindow) -> None:
+def _set_window_metrics(event: FidelityWindow) -> None:
     """Set the metrics of the newest window of a series; an undefined value is NaN, missing evidence leaves its metric as it is."""
     labels = {"line": event.line, "segment": event.segment}
     values = {
