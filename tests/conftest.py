@@ -18,6 +18,7 @@ from hypothesis import settings
 
 from deploy.stack import LocalStack
 from deploy.stack.part import free_port
+from sql.database import Pool, open_pool
 from sql.migrate import migrate
 
 KAFKA_IMAGE = "apache/kafka:4.1.1"
@@ -99,6 +100,13 @@ async def fresh_database(postgres_dsn: str, migrated_template: str) -> AsyncIter
     """Address of a migrated database of this test; it is dropped even if the test leaves connections open."""
     async with _database(postgres_dsn, f"TEMPLATE {migrated_template} STRATEGY FILE_COPY") as dsn:
         yield dsn
+
+
+@pytest.fixture
+async def pool(fresh_database: str) -> AsyncIterator[Pool]:
+    """Connections to the migrated database of this test."""
+    async with await open_pool(dsn=fresh_database) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from feast.value_type import ValueType
 
 from engine.twins import build_training_table
 from schemas import TwinType
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.training_data_store import add_history
 from streams.training.feature_sources import FeastFeatures, HistoryFeatures, feature_source
 
@@ -82,12 +81,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory, features: pd.DataFrame)
     )
     FeatureStore(repo_path=str(folder)).apply([entity, view, FeatureService(name="hcp_features", features=[view])])
     return folder
-
-
-@pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    async with await open_pool(dsn=fresh_database) as opened:
-        yield opened
 
 
 def as_of(outcomes: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:

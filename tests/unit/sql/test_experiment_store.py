@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from schemas import Brand, EffectPrior, ExperimentResult, InterventionConfig, Reach, TwinType
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.experiment_store import (
     DifferentExperiment,
     StoredExperiment,
@@ -23,12 +23,6 @@ from sql.experiment_store import (
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LINE = "hcp:kisqali:prescribing_change"
 EMAIL, SPEAKER = "email_campaign", "speaker_program_invitation"
-
-
-@pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    async with await open_pool(dsn=fresh_database) as opened:
-        yield opened
 
 
 def an_experiment(experiment_id: str, effect: float = 0.1, intervention: str = EMAIL, day: int = 0) -> ExperimentResult:

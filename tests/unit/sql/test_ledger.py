@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID, uuid4
@@ -12,7 +11,7 @@ import asyncpg
 import pytest
 
 from schemas import Baseline, Brand, ModelCard, ModelEvent, RetrainEvent, TwinModelMetrics, TwinType
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.ledger import Ledger, NoPredecessor, StaleRetrain, UnknownLine
 from sql.model_card_rows import UnknownModel
 from sql.promotion_effect_store import Promotion, PromotionEffect, promotion_effect, watched_promotions
@@ -20,12 +19,6 @@ from sql.retrain_store import LostLease, RetrainLimits, TrainingJob, enqueue, fi
 
 LINE = "hcp:kisqali:prescribing_change"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    async with await open_pool(dsn=fresh_database) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID, uuid4, uuid5
@@ -11,7 +10,7 @@ from uuid import UUID, uuid4, uuid5
 import pytest
 
 from schemas import RetrainEvent
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.model_card_rows import UnknownModel
 from sql.retrain_store import (
     MAX_TRIES,
@@ -36,12 +35,6 @@ from sql.retrain_store import (
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LINE, OTHER = "hcp:kisqali:prescribing_change", "hcp:fabhalta:prescribing_change"
-
-
-@pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    async with await open_pool(dsn=fresh_database) as opened:
-        yield opened
 
 
 async def line_with_champion(pool: Pool, line: str = LINE, policy: str = "auto") -> UUID:

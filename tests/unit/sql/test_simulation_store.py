@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -26,7 +25,7 @@ from schemas import (
     TwinPopulation,
     TwinType,
 )
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.ledger import Ledger
 from sql.simulation_store import (
     DifferentBody,
@@ -44,12 +43,6 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LINE = "hcp:kisqali:prescribing_change"
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 BODY, OTHER_BODY = b"body", b"another body"
-
-
-@pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    async with await open_pool(dsn=fresh_database) as opened:
-        yield opened
 
 
 def card(brand: Brand = Brand.KISQALI) -> ModelCard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,17 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.training_data_store import CHANGE, add_history, count_since, simulated_rows, training_rows
 
 LINE, OTHER = "hcp:kisqali:prescribing_change", "hcp:fabhalta:prescribing_change"
 START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    async with await open_pool(dsn=fresh_database) as opened:
-        yield opened
 
 
 def day(number: int) -> datetime:

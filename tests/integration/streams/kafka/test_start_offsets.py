@@ -15,7 +15,7 @@ from faust.types import TP
 
 from schemas import OutcomeEvent, SourceId
 from sql import source_position_store as store
-from sql.database import Pool, open_pool, transaction
+from sql.database import Pool, transaction
 from sql.source_position_store import PositionUpdate, record_digest
 from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.clients import open_admin, open_consumer, open_producer
@@ -24,12 +24,6 @@ from streams.kafka.topics import TOPICS, topic_of
 from streams.settings import Settings
 
 RECORDS = 10
-
-
-@pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    async with await open_pool(dsn=fresh_database) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -1,22 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.training_data_store import add_history
 from streams.training import checked_outcomes, feature_source
 
 LINE = "hcp:kisqali:prescribing_change"
-
-
-@pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    async with await open_pool(dsn=fresh_database) as opened:
-        yield opened
 
 
 def day(number: int) -> pd.Timestamp:
