@@ -27,6 +27,7 @@ __all__ = [
     "DRAWS",
     "STEP",
     "Territories",
+    "error_contributions",
     "known_baseline",
     "log_evidence",
     "outcomes_until",
@@ -75,12 +76,15 @@ def sampled_baseline(errors: Array, levels: npt.ArrayLike = ()) -> Baseline:
     return compute_baseline(rows, pd.DataFrame({"region": levels}) if np.size(levels) else pd.DataFrame(), ["region"])
 
 
+def error_contributions(errors: Array, baseline: Baseline) -> npt.NDArray[np.int64]:
+    """Contributions of outcomes with these errors and without intervals, shape ``(n, len(SUM_FIELDS))``."""
+    no_interval = np.full(len(errors), np.nan)
+    return contributions(np.zeros(len(errors)), errors, no_interval, no_interval, baseline)
+
+
 def step_sums(errors: Array, baselines: Sequence[Baseline]) -> npt.NDArray[np.int64]:
     """Sums of the outcomes of each step, shape ``(streams, steps, len(SUM_FIELDS))``."""
-    no_interval, zeros = np.full(errors.shape[1], np.nan), np.zeros(errors.shape[1])
-    parts = (
-        contributions(zeros, stream, no_interval, no_interval, baseline) for stream, baseline in zip(errors, baselines, strict=True)
-    )
+    parts = (error_contributions(stream, baseline) for stream, baseline in zip(errors, baselines, strict=True))
     return np.stack([part.reshape(-1, STEP, len(SUM_FIELDS)).sum(axis=1) for part in parts])
 
 

@@ -22,10 +22,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.types import TP
 
 from engine.fidelity.error_sums import QUANTUM
-from schemas import ModelCard, OutcomeEvent
+from schemas import OutcomeEvent
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER
 from sql.database import Connection, connect
-from sql.ledger import Ledger
 from streams.ingestion import IngestResult, OutcomePipeline
 from streams.ingestion.scoring import ScoredBatch
 from streams.kafka.batch_consumer import StartOffset
@@ -35,7 +34,7 @@ from streams.worker.bootstrap import build_app
 from streams.worker.role_process import collect_garbage_rarely
 from streams.worker.supervisor import Workers
 from tests.bench.measure import Aim, Figure
-from tests.bench.tables import Measured
+from tests.bench.tables import Measured, promote_first
 
 __all__ = ["outcome_figures"]
 
@@ -64,7 +63,7 @@ def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> l
     outcomes = _Outcomes(measured, round(seconds * AIM))
     with asyncio.Runner() as runner:
         connection = runner.run(connect(settings.postgres_dsn.get_secret_value()))
-        runner.run(_promote(connection, measured.model.card, settings))
+        runner.run(promote_first(connection, measured.model.card, settings))
         begin = runner.run(_ends(settings))
         runner.run(_publish(settings, outcomes))
         decoded = runner.run(_decode(settings, begin, outcomes.count))
@@ -158,12 +157,6 @@ class _InvalidAmong(_Outcomes):
 
 class _MoreOutcomes(_Outcomes):
     """Other events again, all of them valid."""
-
-
-async def _promote(connection: Connection, card: ModelCard, settings: Settings) -> None:
-    ledger = Ledger(connection)
-    await ledger.register_model(card, "0" * 64, pane_s=settings.pane_s, window_s=settings.window_s)
-    await ledger.promote(card.line, card.model_id, reason="first model of the line")
 
 
 async def _publish(settings: Settings, outcomes: _Outcomes) -> None:

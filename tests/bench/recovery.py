@@ -17,12 +17,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas import Brand, FidelityWindow, ModelCard, OutcomeEvent
 from sql.database import connect
-from sql.ledger import Ledger
 from streams.kafka.topics import TOPICS, topic_of
 from streams.settings import Settings
 from streams.worker.supervisor import Workers
 from tests.bench.measure import Figure
-from tests.bench.tables import Measured
+from tests.bench.tables import Measured, promote_first
 
 __all__ = ["recovery_figure"]
 
@@ -74,9 +73,7 @@ async def _gap(settings: Settings, workers: Workers, card: ModelCard, series: in
 async def _promote(settings: Settings, card: ModelCard) -> None:
     connection = await connect(settings.postgres_dsn.get_secret_value())
     try:
-        ledger = Ledger(connection)
-        await ledger.register_model(card, "0" * 64, pane_s=settings.pane_s, window_s=settings.window_s)
-        await ledger.promote(card.line, card.model_id, reason="first model of the line")
+        await promote_first(connection, card, settings)
     finally:
         await connection.close()
 

@@ -1,4 +1,4 @@
-"""The tables of all measurements, and a model of each."""
+"""The tables of all measurements, a model of each, and its promotion."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ import pandas as pd
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from engine.twins import TrainingTable, TwinModel, build_training_table
-from schemas import Brand, TwinType
+from schemas import Brand, ModelCard, TwinType
+from sql.database import Connection
+from sql.ledger import Ledger
+from streams.settings import Settings
 from streams.training import as_training_table, read_table
 
-__all__ = ["PRESCRIBERS", "ROWS", "SEED", "Measured", "measured_tables"]
+__all__ = ["PRESCRIBERS", "ROWS", "SEED", "Measured", "measured_tables", "promote_first"]
 
 ROWS = 10_000
 SEED = 0
@@ -51,3 +54,10 @@ def measured_tables() -> Iterator[Measured]:
     if PRESCRIBERS.is_file():
         real = as_training_table(read_table(PRESCRIBERS), TwinType.HCP).frame
         yield Measured("Part D", real.iloc[rng.permutation(len(real))[:ROWS]])
+
+
+async def promote_first(connection: Connection, card: ModelCard, settings: Settings) -> None:
+    """Register a model without files, and make it the first champion of its line."""
+    ledger = Ledger(connection)
+    await ledger.register_model(card, "0" * 64, pane_s=settings.pane_s, window_s=settings.window_s)
+    await ledger.promote(card.line, card.model_id, reason="first model of the line")

@@ -11,7 +11,7 @@ from river.drift import ADWIN, PageHinkley
 
 from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, discoveries, log_mean, log_normalizers, update_log_stakes
 from engine.fidelity.effective_sample_size import effective_n
-from engine.fidelity.error_sums import add_sums, contributions
+from engine.fidelity.error_sums import add_sums
 from schemas import Baseline
 from schemas.events import SUM_FIELDS
 from streams.reporting.charts import Curve, ReferenceLine, Tone, curves_chart
@@ -20,6 +20,7 @@ from tests.error_streams import (
     DRAWS,
     STEP,
     Territories,
+    error_contributions,
     known_baseline,
     log_evidence,
     outcomes_until,
@@ -28,7 +29,7 @@ from tests.error_streams import (
     step_sums,
     territory_errors,
 )
-from tests.evidence.part import Figure, Part, Plot, Table
+from tests.evidence.part import Figure, Part, Plot, Table, seeded_rng
 
 __all__ = ["measure"]
 
@@ -119,10 +120,6 @@ def _keys() -> Iterator[tuple[str, str]]:
     return ((errors, baseline) for errors in DRAWS for baseline in BASELINES)
 
 
-def _rng(*seed: object) -> np.random.Generator:
-    return np.random.default_rng(list(repr(seed).encode()))
-
-
 def _batches(repetitions: int) -> Iterator[int]:
     return (min(BATCH, repetitions - done) for done in range(0, repetitions, BATCH))
 
@@ -146,7 +143,7 @@ def _alarms(errors: Array, baselines: Sequence[Baseline]) -> Alarms:
 
 
 def _quiet(errors: str, baseline: str, repetitions: int) -> Alarms:
-    rng = _rng("quiet", errors, baseline)
+    rng = seeded_rng("quiet", errors, baseline)
     return _join(
         _alarms(DRAWS[errors](rng, (size, QUIET)), _baselines(rng, errors, BASELINES[baseline], size))
         for size in _batches(repetitions)
@@ -163,7 +160,7 @@ def _draw_shifted(rng: np.random.Generator, errors: str, size: float, count: int
 
 def _delays(errors: str, baseline: str, size: float, repetitions: int) -> Alarms:
     """Outcomes from the shift to each detection, NaN where it came before the shift."""
-    rng = _rng("delays", errors, baseline, size)
+    rng = seeded_rng("delays", errors, baseline, size)
     parts = []
     for count in _batches(repetitions):
         streams, onset = _draw_shifted(rng, errors, size, count)
@@ -180,7 +177,7 @@ class RiverResult(NamedTuple):
 
 
 def _measure_river(make: Callable[[], Any], errors: str, repetitions: int) -> RiverResult:
-    rng = _rng("river", errors)
+    rng = seeded_rng("river", errors)
     quiet = [_first_alarm(make(), DRAWS[errors](rng, (QUIET,))) for _ in range(repetitions)]
     delays = {}
     for shift, size in SHIFTS.items():
@@ -361,7 +358,7 @@ class TerritoryResult(NamedTuple):
 
 
 def _measure_territories(world: Territories, repetitions: int) -> TerritoryResult:
-    rng = _rng("territories", world)
+    rng = seeded_rng("territories", world)
     parts, effective = [], []
     for count in _batches(repetitions):
         errors, territory = territory_errors(rng, world, (count, 10_000 + QUIET))
@@ -405,13 +402,8 @@ def _lowest_within_budget(worlds: Sequence[TerritoryResult], outcomes_of: Callab
 
 
 def _by_level(errors: Array, levels: npt.NDArray[np.int64], baseline: Baseline) -> dict[str, tuple[int, ...]]:
-    rows = _rows(errors, baseline)
+    rows = error_contributions(errors, baseline)
     return {f"region={level}": add_sums(rows[levels == level].tolist()) for level in np.unique(levels).tolist()}
-
-
-def _rows(errors: Array, baseline: Baseline) -> npt.NDArray[np.int64]:
-    no_interval = np.full(len(errors), np.nan)
-    return contributions(np.zeros(len(errors)), errors, no_interval, no_interval, baseline)
 
 
 # -- many segments at once
@@ -438,7 +430,7 @@ def _segment_table(repetitions: int) -> Table:
 
 
 def _segment_row(size: float, repetitions: int) -> tuple[str, ...]:
-    rng = _rng("segments", size)
+    rng = seeded_rng("segments", size)
     results = [_discover(rng, size) for _ in range(repetitions)]
     false, jointly, singly = (np.array(column) for column in zip(*results, strict=True))
     changed = size > 1
@@ -479,7 +471,7 @@ def _draw_segments(rng: np.random.Generator, n: int, size: float) -> tuple[Array
 
 def _segment_evidence(errors: Array, levels: npt.NDArray[np.int64], baseline: Baseline) -> tuple[Array, npt.NDArray[np.int64]]:
     """Evidence of each segment over its limit, and its outcomes, at the end of each cell; shape ``(cells, SEGMENTS)``."""
-    rows = _rows(errors, baseline)
+    rows = error_contributions(errors, baseline)
     position = np.arange(len(rows)) // CELL * SEGMENTS + levels
     sums = np.zeros((len(rows) // CELL * SEGMENTS, len(SUM_FIELDS)), dtype=np.int64)
     np.add.at(sums, position, rows)

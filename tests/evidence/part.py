@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DATA", "Figure", "Part", "Plot", "Table"]
+import numpy as np
+
+__all__ = ["DATA", "Figure", "Part", "Plot", "Table", "seeded_rng"]
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 """The public tables, outside of the project; a part whose table is missing reports that instead of figures."""
+
+
+def seeded_rng(*seed: object) -> np.random.Generator:
+    """A generator of random numbers that depends on the written form of the seed only."""
+    return np.random.default_rng(list(repr(seed).encode()))
 
 
 @dataclass(frozen=True)

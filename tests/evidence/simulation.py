@@ -23,7 +23,7 @@ from schemas.filters import Filters, conditions, rows_matching
 from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, curves_chart, intervals_chart
 from streams.training import as_training_table, read_table
 from tests.effect_worlds import Terms, World, moderator_terms
-from tests.evidence.part import DATA, Figure, Part, Plot, Table
+from tests.evidence.part import DATA, Figure, Part, Plot, Table, seeded_rng
 from tests.populations import intervention, population
 
 __all__ = ["measure"]
@@ -93,10 +93,6 @@ def measure(quick: bool) -> Part:
     )
 
 
-def _rng(*seed: object) -> np.random.Generator:
-    return np.random.default_rng(list(repr(seed).encode()))
-
-
 # -- people, and twins of other people
 
 
@@ -115,10 +111,10 @@ class People(NamedTuple):
 
 def _peoples(sizes: Sequence[int]) -> Iterator[People]:
     """A generated table with all moderators, and the real prescribers with those that their table contains."""
-    yield _people("a generated table with all features", sample_hcps(TRAINING_ROWS + TEST_ROWS, _rng("table")), sizes)
+    yield _people("a generated table with all features", sample_hcps(TRAINING_ROWS + TEST_ROWS, seeded_rng("table")), sizes)
     if DATA.is_dir():
         table = as_training_table(read_table(DATA / "hcp_partd_2013_2014.csv.gz"), TwinType.HCP).frame
-        table = table.sample(TRAINING_ROWS + TEST_ROWS, random_state=_rng("prescribers")).reset_index(drop=True)
+        table = table.sample(TRAINING_ROWS + TEST_ROWS, random_state=seeded_rng("prescribers")).reset_index(drop=True)
         yield _people("the Medicare prescribers", table.drop(columns="entity_id"), sizes)
 
 
@@ -160,7 +156,7 @@ class Coverage(NamedTuple):
 
 
 def _coverage(people: People, worlds: int) -> Coverage:
-    rng, inside, width = _rng("worlds", people.name), [], []
+    rng, inside, width = seeded_rng("worlds", people.name), [], []
     for _ in range(worlds):
         config, selection = _random_campaign(rng)
         truth = World(rng).average_effect(config, people.selected[selection])
@@ -259,7 +255,7 @@ class Histories(NamedTuple):
 
 def _histories(people: People, draw: History, sequences: int) -> Histories:
     engine = people.engines[min(people.engines)]
-    sequence_results = [_history(people, engine, draw, _rng("history", number)) for number in range(sequences)]
+    sequence_results = [_history(people, engine, draw, seeded_rng("history", number)) for number in range(sequences)]
     inside, width = np.moveaxis(np.array(sequence_results), -1, 0)
     return Histories(inside.astype(bool), width)
 
@@ -363,7 +359,7 @@ def _history_plots(histories: Mapping[str, Histories]) -> Iterator[Plot]:
 
 def _winner_figure(repetitions: int) -> Figure:
     """Overstatement of the campaign with the largest observed effect among ten tested ones."""
-    rng, prior = _rng("winner"), catalogue_prior("email_campaign")
+    rng, prior = seeded_rng("winner"), catalogue_prior("email_campaign")
     config, raw, calibrated, true = intervention("email_campaign"), [], [], []
     for _ in range(repetitions):
         means, between = zip(*(HISTORIES[EXPECTED](rng, prior.mean, prior.sd) for _ in range(10)), strict=True)
@@ -386,7 +382,7 @@ def _winner_figure(repetitions: int) -> Figure:
 
 def _comparison_figures(people: People, worlds: int) -> Iterator[Figure]:
     """Comparisons of all five interventions in one request."""
-    rng, engine = _rng("together"), people.engines[min(people.engines)]
+    rng, engine = seeded_rng("together"), people.engines[min(people.engines)]
     configs = [intervention(name) for name in INTERVENTIONS]
     result = engine.simulate(configs[0], alternatives=configs[1:])
     all_inside, best = [], []
@@ -448,7 +444,7 @@ def _mail() -> dict[str, EffectEstimate]:
     table = pd.read_csv(DATA / "mail_rct_two_messages.csv.gz")
     control = table["treatment"] == "No Postcard"
     clusters = table.loc[control, "cluster"].unique()
-    half = table["cluster"].isin(_rng("mail").permutation(clusters)[: len(clusters) // 2])
+    half = table["cluster"].isin(seeded_rng("mail").permutation(clusters)[: len(clusters) // 2])
     estimates = {}
     for message, own_control in (("Civic Duty", control & half), ("Self", control & ~half)):
         rows = table[(table["treatment"] == message) | own_control]
@@ -459,7 +455,7 @@ def _mail() -> dict[str, EffectEstimate]:
 
 def _email() -> dict[str, EffectEstimate]:
     table = pd.read_csv(DATA / "email_rct_mens.csv.gz")
-    first = _rng("email").permutation(len(table)) < len(table) // 2
+    first = seeded_rng("email").permutation(len(table)) < len(table) // 2
     return {
         name: relative_effect(rows["visit"].to_numpy(), (rows["segment"] == "Mens E-Mail").to_numpy())
         for name, rows in (("one half", table[first]), ("the other half", table[~first]))
@@ -531,7 +527,7 @@ def _experiment_figures(people: People, repetitions: int) -> Iterator[Figure]:
     untreated = people.frame[TARGET].to_numpy(dtype=float)
     expected = people.generator.predict(people.frame)
     treated = np.repeat([True, False], [arm.n for arm in plan.arms])
-    rng = _rng("experiments", people.name)
+    rng = seeded_rng("experiments", people.name)
     significant, effect_inside, outcomes_inside = [], [], []
     for _ in range(repetitions):
         rows = rng.choice(len(untreated), len(treated), replace=False)
@@ -577,7 +573,7 @@ def _speed(n: int) -> Speed:
 
 
 def _with_26_groups(n: int) -> pd.DataFrame:
-    rng = _rng("groups")
+    rng = seeded_rng("groups")
     specialties = ["oncology", "hematology", "primary_care", "cardiology", "neurology", "dermatology", "urology", "psychiatry"]
     stages = ["innovator", "early_adopter", "early_majority", "late_majority", "laggard"]
     return pd.DataFrame(

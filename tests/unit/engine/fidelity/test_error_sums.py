@@ -7,21 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from engine.fidelity.error_sums import LIMIT, QUANTUM, add_sums, contributions, fidelity_metrics, in_range, negate, sum_groups
-from schemas import Baseline
 from schemas.events import SUM_FIELDS
-
-BASELINE = Baseline(
-    n=5000,
-    mae=0.10,
-    rmse=0.13,
-    correlation=0.8,
-    coverage_95pct=0.95,
-    center=0.02,
-    scale=0.25,
-    clip=0.5,
-    clipped_mean=0.2,
-    clipped_sd=0.15,
-)
+from tests.populations import BASELINE
 
 
 def outcomes(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
