@@ -35,10 +35,6 @@ class Shift:
             return np.ones(len(frame), dtype=bool)
         return np.asarray(frame[self.dimension].astype(str).isin(self.levels), dtype=bool)
 
-    def apply(self, frame: pd.DataFrame, target: str) -> pd.DataFrame:
-        """A copy of the frame with its target shifted."""
-        return frame.assign(**{target: frame[target] + self.by * self.rows(frame)})
-
     def __str__(self) -> str:
         group = f"{self.dimension} {', '.join(self.levels)}" if self.dimension else "every row"
         return f"the outcome of {group} changed by {signed_number(self.by, 3)}"

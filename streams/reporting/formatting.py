@@ -1,7 +1,7 @@
 """Formats numbers, shares and times for people: one way for the page, the text reports and the command line.
 
-Texts are in ASCII, so that a pipe, a script and a terminal of any encoding can read them: a missing value is ``-``, and a negative
-number has a hyphen-minus. The page shows both with :func:`typographic`. Every time is in UTC.
+Numbers, shares and times are in ASCII, so that a script can read them: a missing value is ``-``, and a negative number has a
+hyphen-minus. The page shows both with :func:`typographic`. Every time is in UTC.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The shift of the demonstration: its size, its rows, and the rows to train on and to stream."""
 
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from schemas import Baseline, TwinType
 from streams.demo.shift import Shift, choose_shift, split
+from streams.demo.stream import OutcomeRows
 
 BASELINE = Baseline(n=1000, mae=0.1, rmse=0.2, center=0.0, scale=0.2, clip=0.5, clipped_mean=0.2, clipped_sd=0.2)
 
@@ -31,10 +33,13 @@ def test_a_table_without_segments_is_shifted_as_a_whole() -> None:
 
 
 def test_only_its_rows_are_shifted_and_the_input_stays_unchanged() -> None:
-    frame = pd.DataFrame({"region": ["south", "west"], "y": [1.0, 1.0]})
-    shifted = Shift("region", ("south",), -0.5).apply(frame, "y")
-    assert shifted["y"].tolist() == [0.5, 1.0]
-    assert frame["y"].tolist() == [1.0, 1.0]
+    frame = pd.DataFrame({"entity_id": ["a", "b"], "region": ["south", "west"], "prescribing_change": [1.0, 1.0]})
+    shift = Shift("region", ("south",), -0.5)
+    assert shift.rows(frame).tolist() == [True, False]
+    rows = OutcomeRows(frame, "hcp:kisqali:prescribing_change", uuid4())
+    outcomes = rows.next_batch(3, datetime(2025, 3, 4, tzinfo=UTC), {0: shift.by})
+    assert [(outcome.entity_id, outcome.actual_value) for outcome in outcomes] == [("a", 0.5), ("b", 1.0), ("a", 0.5)]
+    assert frame["prescribing_change"].tolist() == [1.0, 1.0]
 
 
 def test_no_row_is_both_trained_on_and_streamed() -> None:
