@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from schemas import Event, ExperimentResult, OutcomeEvent, SimulationAnswer, SimulationRequest
+from schemas import Event, OutcomeEvent, SimulationAnswer, SimulationRequest
 from streams.client.discovery import settings_with_kafka
 from streams.kafka.clients import open_consumer, open_producer
 from streams.kafka.records import Headers, event_headers, event_value
@@ -197,6 +197,4 @@ def _key(event: Event) -> str:
             return str(event.simulation_id)
         case OutcomeEvent():
             return str(event.event_id)
-        case ExperimentResult():
-            return event.line
     return str(getattr(event, "line", ""))
