@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from deploy.stack import running_stack
+from deploy.stack import StackAddresses, running_stack
 from streams.settings import Settings
 
 __all__ = [
@@ -46,14 +46,20 @@ def settings_on_running_stack(settings: Settings) -> Settings | None:
     """Return the settings with the addresses of the local stack that runs in ``settings.home``, None when none runs there."""
     for home in (settings.home, last_home(settings.home)):
         if (stack := running_stack(home)) is not None:
-            return settings_on_stack(settings, stack.environment(), home)
+            return settings_on_stack(settings, stack, home)
     return None
 
 
-def settings_on_stack(settings: Settings, environment: dict[str, str], home: Path) -> Settings:
-    """Return the settings with the addresses of a local stack, given as ``TWIN_*`` variables, and its folder."""
-    addresses = {name.removeprefix("TWIN_").lower(): value for name, value in environment.items()}
-    return settings.model_copy(update={**addresses, "postgres_dsn": SecretStr(addresses["postgres_dsn"]), "home": home})
+def settings_on_stack(settings: Settings, stack: StackAddresses, home: Path) -> Settings:
+    """Return the settings with the addresses of a local stack and its folder."""
+    return settings.model_copy(
+        update={
+            "kafka_bootstrap": stack.kafka_bootstrap,
+            "postgres_dsn": SecretStr(stack.postgres_dsn),
+            "mlflow_uri": stack.mlflow_uri,
+            "home": home,
+        }
+    )
 
 
 def last_home(home: Path) -> Path:

@@ -39,4 +39,4 @@ def local_stack(home: Path, settings: Settings, notify: Notify) -> Iterator[Sett
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_last_home(settings.home, home)
     with LocalStack(home, notify) as stack:
-        yield settings_on_stack(settings, stack.environment(), home)
+        yield settings_on_stack(settings, stack.addresses, home)

@@ -91,7 +91,7 @@ def _service() -> Iterator[Settings]:
         home = Path(folder)
         home.chmod(0o711)
         with LocalStack(home, _report_progress) as stack:
-            settings = settings_on_stack(Settings(web_port=_free_ports(len(ROLES))), stack.environment(), home)
+            settings = settings_on_stack(Settings(web_port=_free_ports(len(ROLES))), stack.addresses, home)
             asyncio.run(prepare(settings))
             yield settings
 
