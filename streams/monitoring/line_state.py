@@ -37,11 +37,11 @@ class LineState:
         model_line: settings and state of the line in Postgres, as last read.
         window_state: panes, windows and detectors.
         evaluator: evaluates the drift of its series.
+        read_at: time by the clock of Postgres up to which changed rows were read.
         snapshots: version and status of the stored windows that have a held pane.
         drift_states: stored state of each series.
         attempts: number of the latest retrain requested for each series.
         unpublished_states: stored states whose event is not published yet.
-        read_at: time by the clock of Postgres up to which changed rows were read.
         unpublished: windows that changed since they were last published.
         pending_snapshots: windows that have no snapshot of their present version.
         changed_series: series that changed since they were last evaluated.
@@ -52,11 +52,11 @@ class LineState:
     model_line: MonitoredLine
     window_state: WindowState
     evaluator: DriftEvaluator
-    snapshots: dict[WindowKey, Snapshot]
-    drift_states: dict[SeriesKey, DriftState]
-    attempts: dict[SeriesKey, int | None]
-    unpublished_states: Sequence[SeriesState]
     read_at: datetime
+    snapshots: dict[WindowKey, Snapshot] = field(default_factory=dict)
+    drift_states: dict[SeriesKey, DriftState] = field(default_factory=dict)
+    attempts: dict[SeriesKey, int | None] = field(default_factory=dict)
+    unpublished_states: Sequence[SeriesState] = ()
     unpublished: set[WindowKey] = field(default_factory=set)
     pending_snapshots: set[WindowKey] = field(default_factory=set)
     changed_series: set[SeriesKey] = field(default_factory=set)
@@ -187,11 +187,10 @@ async def _load_drift_states(
         model_line=model_line,
         window_state=state,
         evaluator=evaluator,
-        snapshots={},
+        read_at=read_at,
         drift_states={series: DriftState(row.state) for series, row in stored.items()},
         attempts={series: row.attempt for series, row in stored.items()},
         unpublished_states=[row for row in stored.values() if not row.published],
-        read_at=read_at,
         alarmed={SeriesKey(*key) for key in await drift_state_store.alarmed_series(database, model_line.line)},
     )
 
@@ -200,7 +199,7 @@ async def read_series(database: Database, line: LineState, series: SeriesKey) ->
     """Read a single series as Postgres has it now, with the boundaries of ``line``."""
     held = line.window_state
     state = WindowState(held.pane_s, held.window_s, held.floor, held.held_from)
-    single = LineState(line.model_line, state, line.evaluator, {}, {}, {}, (), line.read_at)
+    single = LineState(line.model_line, state, line.evaluator, line.read_at)
     single.hold_rows(await window_store.rows_within(database, line.name, [Span(*series, state.held_from, math.inf)]))
     await single.rebuild_detectors(database, [series])
     return state
