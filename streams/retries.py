@@ -54,7 +54,7 @@ async def retry_transient(action: Callable[[], Awaitable[T]], *, part: str, atte
     Args:
         action: makes a fresh awaitable for each attempt; it must be safe to repeat.
         part: the service that is waited for, as the metric ``twin_outages_total`` names it.
-        attempts: the most attempts; without a limit when null.
+        attempts: the most attempts; None for no limit.
 
     Raises:
         Exception: the failure that is not transient, or the last transient one after ``attempts``.

@@ -141,7 +141,7 @@ class _OutcomesAgent:
         return progress.next_offset >= end and time.monotonic() - progress.finished_s >= self._app.settings.grace_s
 
     async def publish_unsent_dead_letters(self) -> None:
-        """Publish refused records whose dead letter was not sent, for example because a worker died before."""
+        """Publish refused records whose dead letter was not sent, for example because a worker ended before it was."""
         due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
         await publish_dead_letters(self._app, await unsent_refused_before(self._app.pool, due, _MAX_SWEPT))
 

@@ -35,7 +35,7 @@ async def find_start_offsets(settings: Settings, pool: Pool, committed: Mapping[
     Args:
         settings: address of Kafka.
         pool: connections to Postgres.
-        committed: the group's offset of each partition, null where there is none.
+        committed: the group's offset of each partition, None where there is none.
     """
     async with open_consumer(settings) as consumer:
         return {tp: await _find_start(consumer, pool, tp, offset) for tp, offset in committed.items()}

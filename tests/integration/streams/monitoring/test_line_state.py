@@ -50,8 +50,8 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
 
 async def ingest(pool: Pool, seconds: Any, *, first: int = 0, partition: int = 0, **fields: Any) -> list[Any]:
     """Ingest outcomes of these seconds, and return the rows that they change."""
-    library = ContextLoader(pool, None, None)  # type: ignore[arg-type]  # outcomes bring their predictions
-    pipeline = OutcomePipeline(pool, library, skew_s=300.0, restatement_s=30 * 86_400.0)
+    contexts = ContextLoader(pool, None, None)  # type: ignore[arg-type]  # outcomes bring their predictions
+    pipeline = OutcomePipeline(pool, contexts, skew_s=300.0, restatement_s=30 * 86_400.0)
     records = [record(first + position, outcome(second, **fields), partition=partition) for position, second in enumerate(seconds)]
     results = [await pipeline.ingest(batch) for batch in poll_batches(records, 500)]
     return [changed.row for result in results for changed in result.rows]
