@@ -21,12 +21,12 @@ from engine.fidelity import (
     metrics_from_moments,
     moments,
 )
+from schemas.arrays import Floats
 from schemas.base import require_one_of
 from schemas.fidelity_models import DRIFT_RULES, DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
 
 __all__ = ["FidelityTracker"]
 
-Array = npt.NDArray[np.float64]
 Actuals = Mapping[Any, float | None] | pd.Series | pd.DataFrame
 
 _UNIT = 2.0**-100
@@ -135,7 +135,7 @@ class _Pairs:
         self._has_actual = ~np.isnan(self.actual)
         _require_finite("predicted", self.predicted)
         _require_finite("actual", self.actual[self._has_actual])
-        self.error: Array = (self.predicted - self.actual)[self._has_actual]
+        self.error: Floats = (self.predicted - self.actual)[self._has_actual]
         self.n_skipped = int((~self._has_actual).sum())
 
     def predictions(self) -> Iterable[tuple[float, float, float]]:
@@ -156,7 +156,7 @@ def _rules(limits: Mapping[str, float]) -> tuple[DriftRule, ...]:
     return tuple(DriftRule(**{**rule.model_dump(), "limit": limits.get(name, rule.limit)}) for name, rule in named.items())
 
 
-def _with_outliers(metrics: FidelityMetrics, error: Array) -> FidelityMetrics:
+def _with_outliers(metrics: FidelityMetrics, error: Floats) -> FidelityMetrics:
     """Add the number of errors beyond three standard deviations of all errors."""
     if len(error) < 2:
         return metrics
@@ -164,7 +164,7 @@ def _with_outliers(metrics: FidelityMetrics, error: Array) -> FidelityMetrics:
     return metrics.model_copy(update={"n_outliers": int(np.count_nonzero(beyond))})
 
 
-def _actuals(actuals: Actuals) -> tuple[list[UUID], Array]:
+def _actuals(actuals: Actuals) -> tuple[list[UUID], Floats]:
     if isinstance(actuals, pd.DataFrame):
         lacking = [name for name in ("twin_id", "actual") if name not in actuals]
         if lacking:
@@ -187,11 +187,11 @@ def _uuid(value: object) -> UUID:
     return value if isinstance(value, UUID) else UUID(str(value))
 
 
-def _require_finite(kind: str, values: Array) -> None:
+def _require_finite(kind: str, values: Floats) -> None:
     bad = values[~(np.abs(values) <= _LARGEST)]
     if len(bad):
         raise ValueError(f"{kind} value {bad[0]} is not a finite number")
 
 
-def _integers(values: Array) -> npt.NDArray[np.object_]:
+def _integers(values: Floats) -> npt.NDArray[np.object_]:
     return np.array([int(value / _UNIT) for value in values.tolist()], dtype=object)

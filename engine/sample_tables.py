@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from schemas.arrays import Floats, Integers
 from schemas.twin_types import TwinType
 
 __all__ = ["sample_hcps", "sample_patients", "sample_table", "sample_territories"]
 
-Array = npt.NDArray[np.float64]
 
 REGIONS, REGION_SHARE = ("south", "west", "northeast", "midwest"), (0.36, 0.24, 0.20, 0.20)
 
@@ -175,24 +175,24 @@ def sample_table(twin_type: TwinType, n: int, rng: np.random.Generator) -> pd.Da
     return make[twin_type](n, rng)
 
 
-def _shares(weights: list[float]) -> Array:
+def _shares(weights: list[float]) -> Floats:
     return np.asarray(weights, dtype=float) / sum(weights)
 
 
-def _logistic(x: Any) -> Array:
+def _logistic(x: Any) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(-np.asarray(x, dtype=float))))
 
 
-def _normal(x: Array) -> Array:
+def _normal(x: Floats) -> Floats:
     return np.asarray((x - x.mean()) / x.std())
 
 
-def _tenths(volume: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _tenths(volume: npt.NDArray[Any]) -> Integers:
     ranks = pd.Series(volume).rank(method="first").to_numpy()
     return np.ceil(10 * ranks / len(volume)).astype(np.int64)
 
 
-def _adoption_stages(readiness: Array) -> npt.NDArray[Any]:
+def _adoption_stages(readiness: Floats) -> npt.NDArray[Any]:
     """Adoption stages in Rogers' shares, in order of readiness."""
     ranks = pd.Series(-readiness).rank(method="first").to_numpy() / len(readiness)
     edges = np.cumsum(list(ADOPTION_STAGES.values()))

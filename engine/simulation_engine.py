@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from engine.effects import (
@@ -45,6 +44,7 @@ from engine.effects import (
     two_sample,
     typical_dose,
 )
+from schemas.arrays import Flags, Floats
 from schemas.base import require_between, require_one_of
 from schemas.columns import encode_levels
 from schemas.filters import Filters, canonical_filters
@@ -62,8 +62,6 @@ from schemas.twin_types import TWIN_TYPES, Target
 
 __all__ = ["EmptyPopulation", "SimulationEngine"]
 
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 UNREALISTIC = 0.50
 FEW_ROWS = 100
@@ -192,11 +190,11 @@ class SimulationEngine:
         design = build_design(pd.DataFrame([twin.features]))
         return float(self._draw(design, intervention).expected()[0])
 
-    def twin_effects(self, intervention: InterventionConfig) -> Array:
+    def twin_effects(self, intervention: InterventionConfig) -> Floats:
         """Expected effect on each twin of the population, shape ``(n,)``; their mean is the average effect of a simulation."""
         return self._draw(self._design, intervention).expected()
 
-    def twin_effect_intervals(self, intervention: InterventionConfig) -> tuple[Array, Array]:
+    def twin_effect_intervals(self, intervention: InterventionConfig) -> tuple[Floats, Floats]:
         """Ends of the interval of the effect on twins with the features of each, at ``confidence_level``, each ``(n,)``."""
         draws = self._draw(self._design, intervention)
         starts = range(0, len(draws.factors), _CHUNK)
@@ -204,14 +202,14 @@ class SimulationEngine:
         lower, upper = np.concatenate(intervals, axis=1)
         return lower, upper
 
-    def average_change(self, intervention: InterventionConfig, per_effect: Array) -> tuple[float, float, float]:
+    def average_change(self, intervention: InterventionConfig, per_effect: Floats) -> tuple[float, float, float]:
         """Average change of the outcome with its interval; an effect of 1 changes that of each twin by ``per_effect``, ``(n,)``."""
         draws = self._draw(self._design, intervention)
         changes = replace(draws, factors=draws.factors * per_effect).average
         lower, upper = interval(changes, self.confidence_level).tolist()
         return float(changes.mean()), lower, upper
 
-    def twin_changes(self, intervention: InterventionConfig) -> Array:
+    def twin_changes(self, intervention: InterventionConfig) -> Floats:
         """Expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``."""
         expected = self.population.frame[BEHAVIOUR].to_numpy(dtype=float)
         return self.twin_effects(intervention) * self._target.desired_change(expected)
@@ -262,7 +260,7 @@ class SimulationEngine:
     def _draw(self, design: Design, intervention: InterventionConfig) -> EffectDraws:
         return self._scale_by_dose(design, intervention, draw_effect(self._prior(intervention), self.n_draws, self.seed))
 
-    def _scale_by_dose(self, design: Design, intervention: InterventionConfig, effect: Array) -> EffectDraws:
+    def _scale_by_dose(self, design: Design, intervention: InterventionConfig, effect: Floats) -> EffectDraws:
         """Draws of the base effect ``(n_draws,)`` scaled to this dose; all doses of one intervention share their dose draws."""
         return EffectDraws(
             design.factors(intervention.channel),
@@ -281,7 +279,7 @@ class SimulationEngine:
             return SimulationRecommendation.DO_NOT_DEPLOY, f"{chance}, so it stays below with at least the {needed:.0%} needed"
         return SimulationRecommendation.TEST_FURTHER, f"{chance}; {needed:.0%} either way are needed for a decision without a test"
 
-    def _heterogeneity(self, draws: EffectDraws, mask: Mask) -> EffectHeterogeneity:
+    def _heterogeneity(self, draws: EffectDraws, mask: Flags) -> EffectHeterogeneity:
         effects = self._by_dimension({name: groups.select(mask) for name, groups in self._groups.items()}, draws)
         absent = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in self._groups]
         return effects.model_copy(update={"skipped": dict.fromkeys(absent, "these twins do not have this column")})
@@ -306,7 +304,7 @@ class SimulationEngine:
             " and the largest difference is probably overstated"
         )
 
-    def _required_sample_size(self, mask: Mask) -> dict[str, Any]:
+    def _required_sample_size(self, mask: Flags) -> dict[str, Any]:
         """Size of a real experiment that detects ``min_effect_threshold``; the reason under ``missing`` where it is undefined."""
         frame, target = self.population.frame, self._target
         if target.name not in frame:
@@ -362,7 +360,7 @@ class SimulationEngine:
         return uuid5(self.population.population_id, json.dumps(arguments, sort_keys=True))
 
 
-def _effect_text(prior: EffectPrior, intervention: InterventionConfig, factors: Array) -> str:
+def _effect_text(prior: EffectPrior, intervention: InterventionConfig, factors: Floats) -> str:
     """The factors that the effect is a product of, as a sentence."""
     source = f"learned from {prior.n_experiments} experiments" if prior.n_experiments else "not yet tested by an experiment"
     spread = float(np.hypot(prior.sd, prior.between_sd))

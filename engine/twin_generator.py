@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from uuid import UUID, uuid5
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
@@ -30,6 +29,7 @@ from engine.twins import (
     predict_outcome,
     select_features,
 )
+from schemas.arrays import Floats
 from schemas.base import require_one_of
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
@@ -38,7 +38,6 @@ from schemas.twin_types import TWIN_TYPES, Brand, TwinType, TwinTypeEntry
 
 __all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "skip_check"]
 
-Array = npt.NDArray[np.float64]
 
 MODELS = UUID("5d0b9a3c-64a5-5f0e-9d6e-0d1a3f0b7c11")
 """Namespace of the uuid5 ids of models."""
@@ -186,11 +185,11 @@ class TwinGenerator:
         """Generate ``n`` twins, see ``TwinModel.generate``; the default seed is that of the generator."""
         return self.model.generate(n, filters, self.seed if seed is None else seed)
 
-    def predict(self, frame: pd.DataFrame) -> Array:
+    def predict(self, frame: pd.DataFrame) -> Floats:
         """Expected outcome of each row, shape ``(n,)``."""
         return self.model.predict(frame)
 
-    def predict_interval(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Array, Array]:
+    def predict_interval(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Floats, Floats]:
         """Ends of the prediction interval of each row's outcome, each of shape ``(n,)``."""
         return self.model.predict_interval(frame, level)
 
@@ -317,7 +316,7 @@ def _accuracy_warnings(r2: float, table: TrainingTable, entry: TwinTypeEntry, se
     yield f"R2 on unseen rows is {r2:.2f}, below {ENOUGH_R2}: single predictions are imprecise; {'; '.join(advice)}"
 
 
-def _variance_of_extremes(target: Array) -> float:
+def _variance_of_extremes(target: Floats) -> float:
     """Share of the variance that the 1 % most extreme values contribute, 0 to 1."""
     squares = np.sort((target - target.mean()) ** 2)
     return float(squares[-max(1, len(squares) // 100) :].sum() / squares.sum())

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["Columns", "Levels", "encode_levels"]
+from schemas.arrays import Floats
 
-Array = npt.NDArray[np.float64]
+__all__ = ["Columns", "Levels", "encode_levels"]
 
 
 class Levels(NamedTuple):
@@ -44,7 +44,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def numbers(self, name: str) -> Array:
+    def numbers(self, name: str) -> Floats:
         """A column as floats, nan where it holds no number, shape ``(n,)``."""
         column = self.frame[name]
         if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":

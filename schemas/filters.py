@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from schemas.arrays import Flags
 from schemas.base import Frozen, shorten
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType
 
@@ -58,7 +58,7 @@ class Condition(Frozen):
     operator: Literal["in", "min", "max"]
     values: tuple[str | int | float | bool, ...]
 
-    def mask(self, column: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+    def mask(self, column: pd.Series[Any]) -> Flags:
         """Rows of ``column`` that satisfy this condition, shape ``(n,)``; a missing value satisfies none."""
         if self.operator == "in":
             return np.asarray(column.isin(list(self.values)), dtype=bool)
@@ -93,7 +93,7 @@ def canonical_filters(twin_type: TwinType, filters: Filters) -> dict[str, Any]:
     return canonical
 
 
-def rows_matching(frame: pd.DataFrame, required: Iterable[Condition]) -> npt.NDArray[np.bool_]:
+def rows_matching(frame: pd.DataFrame, required: Iterable[Condition]) -> Flags:
     """Rows of ``frame`` that satisfy every condition, shape ``(n,)``.
 
     Raises:

@@ -12,9 +12,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
+from schemas.arrays import Floats
 from schemas.base import require_one_of
 
 __all__ = [
@@ -31,7 +29,7 @@ __all__ = [
     "segment_name",
 ]
 
-Number = TypeVar("Number", float, npt.NDArray[np.float64])
+Number = TypeVar("Number", float, Floats)
 Kind = Literal["category", "integer", "number", "flag"]
 
 ALL_ROWS = "all"

@@ -19,6 +19,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from schemas.arrays import Flags, Floats, Integers, Octets
 from sql.database import Connection
 
 __all__ = [
@@ -37,8 +38,6 @@ __all__ = [
     "uuid",
 ]
 
-Octets = npt.NDArray[np.uint8]
-Nulls = npt.NDArray[np.bool_]
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
@@ -51,7 +50,7 @@ class Column(NamedTuple):
     """Values of one width, shape ``(n, width)``, and which of them are null, shape ``(n,)``."""
 
     octets: Octets
-    nulls: Nulls | None = None
+    nulls: Flags | None = None
 
 
 # -- whole columns
@@ -67,27 +66,27 @@ def integers(values: npt.ArrayLike, width: int) -> Column:
     return Column(_octets(np.asarray(values).astype(f">i{width}")))
 
 
-def floats(values: npt.NDArray[np.float64]) -> Column:
+def floats(values: Floats) -> Column:
     """``double precision``; NaN is null."""
     return Column(_octets(values.astype(">f8")), np.isnan(values))
 
 
-def timestamps(microseconds: npt.NDArray[np.int64]) -> Column:
+def timestamps(microseconds: Integers) -> Column:
     """``timestamptz``, from microseconds since 1970."""
     return integers(microseconds - _EPOCH_US, 8)
 
 
-def flags(values: npt.NDArray[np.bool_], nulls: Nulls | None = None) -> Column:
+def flags(values: Flags, nulls: Flags | None = None) -> Column:
     """``boolean``."""
     return Column(values.astype(np.uint8).reshape(-1, 1), nulls)
 
 
-def octets(values: Octets, nulls: Nulls | None = None) -> Column:
+def octets(values: Octets, nulls: Flags | None = None) -> Column:
     """``uuid``, or ``bytea`` of one length."""
     return Column(values, nulls)
 
 
-def lists(values: npt.NDArray[np.int64], nulls: Nulls | None = None) -> Column:
+def lists(values: Integers, nulls: Flags | None = None) -> Column:
     """``bigint[]``, all of one length, shape ``(n, length)``."""
     n, length = values.shape
     rows = np.empty((n, 20 + 12 * length), dtype=np.uint8)

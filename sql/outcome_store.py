@@ -14,8 +14,8 @@ from uuid import UUID
 
 import asyncpg
 import numpy as np
-import numpy.typing as npt
 
+from schemas.arrays import Flags, Floats, Integers, Octets
 from schemas.events import SourceId
 from schemas.twin_models import TwinPopulation
 from sql import copy_encoder
@@ -38,9 +38,6 @@ __all__ = [
     "update_heads",
 ]
 
-Octets = npt.NDArray[np.uint8]
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Item = TypeVar("Item", bound=Hashable)
 
 _SEPARATOR = "\x1f"  # joins segments for the way to Postgres; levels with control characters are refused before
@@ -225,7 +222,7 @@ class NewOutcomes(NamedTuple):
     predicted_upper: Floats
     treated: Integers
     fates: Sequence[str]
-    conflict: npt.NDArray[np.bool_]
+    conflict: Flags
     groups: Sequence[OutcomeGroup]
     group_index: Integers
     own: Mapping[int, tuple[UUID | None, str | None, str | None]]

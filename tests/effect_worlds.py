@@ -6,16 +6,15 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from schemas import INTERVENTIONS, MODERATORS, InterventionConfig
+from schemas.arrays import Floats
 from schemas.interventions import Positive, Uncertain
 
 __all__ = ["COEFFICIENT_PRIORS", "Terms", "World", "matters", "moderator_terms"]
 
-Array = npt.NDArray[np.float64]
-Terms = Mapping[tuple[str, str], Array]
+Terms = Mapping[tuple[str, str], Floats]
 """Moderators of people by feature and level (empty for a number), arrays of shape ``(n,)``."""
 
 CONTACTS_PER_WEEK = {"once": 0.0, "quarterly": 4 / 52, "monthly": 12 / 52, "biweekly": 0.5, "weekly": 1.0}
@@ -49,7 +48,7 @@ class World:
         ]
         return math.prod(reached) * self.channel[config.intervention_type, config.channel]
 
-    def factors(self, people: Terms, channel: str) -> Array:
+    def factors(self, people: Terms, channel: str) -> Floats:
         """Each person's effect as a multiple of the base effect, shape ``(n,)``."""
         log = [self.coefficients[term] * values for term, values in people.items() if matters(term, channel)]
         return np.exp(np.sum(log, axis=0))

@@ -20,6 +20,7 @@ from engine.fidelity.drift_rules import N_MIN
 from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, log_mean, update_log_stakes
 from engine.fidelity.error_sums import QUANTUM, contributions
 from schemas import DRIFT_RULES, Baseline
+from schemas.arrays import Flags, Floats
 from schemas.events import SUM_FIELDS
 
 __all__ = [
@@ -37,13 +38,11 @@ __all__ = [
     "territory_errors",
 ]
 
-Array = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 CELL, STEP = 200, 20
 """Outcomes of a cell of the detector, and outcomes between two of its evaluations."""
 
-DRAWS: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
+DRAWS: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "t3": lambda rng, shape: rng.standard_t(3, shape),
 }
@@ -70,25 +69,25 @@ def known_baseline(name: str) -> Baseline:
     )
 
 
-def sampled_baseline(errors: Array, levels: npt.ArrayLike = ()) -> Baseline:
+def sampled_baseline(errors: Floats, levels: npt.ArrayLike = ()) -> Baseline:
     """Baseline of a model with these errors on held-out rows; ``levels`` of the region of each row make it one with segments."""
     rows = HoldoutRows(errors, np.zeros(len(errors)), np.ones(len(errors)))
     return compute_baseline(rows, pd.DataFrame({"region": levels}) if np.size(levels) else pd.DataFrame(), ["region"])
 
 
-def error_contributions(errors: Array, baseline: Baseline) -> npt.NDArray[np.int64]:
+def error_contributions(errors: Floats, baseline: Baseline) -> npt.NDArray[np.int64]:
     """Contributions of outcomes with these errors and without intervals, shape ``(n, len(SUM_FIELDS))``."""
     no_interval = np.full(len(errors), np.nan)
     return contributions(np.zeros(len(errors)), errors, no_interval, no_interval, baseline)
 
 
-def step_sums(errors: Array, baselines: Sequence[Baseline]) -> npt.NDArray[np.int64]:
+def step_sums(errors: Floats, baselines: Sequence[Baseline]) -> npt.NDArray[np.int64]:
     """Sums of the outcomes of each step, shape ``(streams, steps, len(SUM_FIELDS))``."""
     parts = (error_contributions(stream, baseline) for stream, baseline in zip(errors, baselines, strict=True))
     return np.stack([part.reshape(-1, STEP, len(SUM_FIELDS)).sum(axis=1) for part in parts])
 
 
-def log_evidence(steps: npt.NDArray[np.int64]) -> Array:
+def log_evidence(steps: npt.NDArray[np.int64]) -> Floats:
     """Log of the evidence over its limit after each step: an alarm from 0 upward; shape ``(streams, steps)``."""
     log_growth, log_entry = steps[..., _BETS:], math.log(N_MIN)
     log_stakes = np.full((len(steps), len(BETS)), -np.inf)
@@ -112,7 +111,7 @@ def rule_fired(steps: npt.NDArray[np.int64], baselines: Sequence[Baseline]) -> F
     return (sums[..., 0] >= N_MIN) & (sums[..., 1] > limits[:, None] * sums[..., 0])
 
 
-def outcomes_until(flags: Flags) -> Array:
+def outcomes_until(flags: Flags) -> Floats:
     """Outcomes until the first step with a flag, infinite where there is none; shape ``(streams,)``."""
     return np.where(flags.any(axis=1), (flags.argmax(axis=1) + 1.0) * STEP, np.inf)
 
@@ -131,7 +130,7 @@ class Territories(NamedTuple):
     day: int = 500
 
 
-def territory_errors(rng: np.random.Generator, world: Territories, shape: tuple[int, int]) -> tuple[Array, npt.NDArray[np.int64]]:
+def territory_errors(rng: np.random.Generator, world: Territories, shape: tuple[int, int]) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Draw errors, each standard normal by itself, and the territory of each outcome; both of ``shape`` (streams, outcomes)."""
     days = -(-shape[1] // world.day)
     effect = rng.standard_normal((shape[0], days, world.number))

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.effects.intervals import Summary, simultaneous_half_width, summary
+from schemas.arrays import Floats
 from schemas.simulation_models import Alternative, BestChoice, InterventionConfig
 
 __all__ = ["best_choice", "better_alternative_text", "compare_alternatives"]
 
-Array = npt.NDArray[np.float64]
-
 
 def compare_alternatives(
-    first: Array, others: Sequence[Array], alternatives: Sequence[InterventionConfig], confidence_level: float
+    first: Floats, others: Sequence[Floats], alternatives: Sequence[InterventionConfig], confidence_level: float
 ) -> tuple[Alternative, ...]:
     """Effect of each alternative, and its difference from the first intervention with simultaneous intervals.
 
@@ -35,7 +33,7 @@ def compare_alternatives(
     return tuple(map(_alternative, alternatives, summaries, differences.mean(axis=1).tolist(), half_widths, probabilities))
 
 
-def best_choice(draws: Sequence[Array], candidates: Sequence[InterventionConfig], confidence_level: float) -> BestChoice:
+def best_choice(draws: Sequence[Floats], candidates: Sequence[InterventionConfig], confidence_level: float) -> BestChoice:
     """The candidate with the largest effect; its interval is valid whichever candidate is selected.
 
     Args:
@@ -64,7 +62,7 @@ def best_choice(draws: Sequence[Array], candidates: Sequence[InterventionConfig]
     )
 
 
-def better_alternative_text(first: Array, others: Sequence[Array], alternatives: Sequence[InterventionConfig]) -> str | None:
+def better_alternative_text(first: Floats, others: Sequence[Floats], alternatives: Sequence[InterventionConfig]) -> str | None:
     """The alternative with the largest average effect in words; None where none exceeds the first intervention."""
     means = [float(draws.mean()) for draws in others]
     if not means or max(means) <= first.mean():
@@ -89,6 +87,6 @@ def _alternative(
     )
 
 
-def _probability_best(draws: Sequence[Array]) -> Array:
+def _probability_best(draws: Sequence[Floats]) -> Floats:
     """Share of the draws in which each row is the largest, shape ``(rows,)``."""
     return np.bincount(np.argmax(draws, axis=0), minlength=len(draws)) / len(draws[0])

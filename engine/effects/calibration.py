@@ -27,17 +27,16 @@ from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from engine.effects.effect_model import dose_response, draw_dose
+from schemas.arrays import Floats
 from schemas.events import ExperimentResult
 from schemas.simulation_models import EffectPrior, InterventionConfig, Reach
 
 __all__ = ["BETWEEN_SCALE", "CATALOGUE_WRONG", "MEAN_SCALE", "calibrate"]
 
-Array = npt.NDArray[np.float64]
 
 BETWEEN_SCALE = 0.3684
 """Scale of ``between`` in standard deviations of the prior: its square is twice the square of this times an F(2, 6) variable."""
@@ -137,10 +136,10 @@ class _Posterior:
         between: standard deviation between campaigns at the point, ``(m,)``.
     """
 
-    weight: Array
-    mean: Array
-    variance: Array
-    between: Array
+    weight: Floats
+    mean: Floats
+    variance: Floats
+    between: Floats
 
     def mean_and_deviation(self) -> tuple[float, float]:
         """Mean and standard deviation of the mean effect."""
@@ -156,7 +155,7 @@ class _Posterior:
         return float(brentq(below, lowest, highest, xtol=1e-12))
 
 
-def _posterior(prior: EffectPrior, observed: Array, error: Array) -> _Posterior:
+def _posterior(prior: EffectPrior, observed: Floats, error: Floats) -> _Posterior:
     """Mixture over the grid given effects ``(k,)`` with standard errors ``(k,)``."""
     between = prior.sd * _BETWEEN
     prior_variance = (prior.sd * _MEAN[:, None]) ** 2

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.effects.effect_model import normal_draws, weighted_sum
 from engine.effects.subgroups import shrinkage
+from schemas.arrays import Floats
 
 __all__ = ["EffectDraws"]
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,12 @@ class EffectDraws:
         deviations: draws of the coefficients' deviations from their means, ``(p, n_draws)``.
     """
 
-    factors: Array
-    terms: Array
-    scale: Array
-    deviations: Array
+    factors: Floats
+    terms: Floats
+    scale: Floats
+    deviations: Floats
 
-    def moments(self) -> Iterator[Array]:
+    def moments(self) -> Iterator[Floats]:
         """Per twin the terms that all averages are sums of: 1, its factor, the squared factor, the factor times each moderator.
 
         The arrays ``(n,)`` are yielded one after another, the later ones in the same memory.
@@ -46,17 +44,17 @@ class EffectDraws:
             yield np.multiply(self.factors, term, out=product)
 
     @cached_property
-    def average(self) -> Array:
+    def average(self) -> Floats:
         """Average effect under each draw, shape ``(n_draws,)``."""
         _, level, _, *slopes = [moment.mean() for moment in self.moments()]
         return np.asarray(self.scale * (level + weighted_sum(self.deviations, np.array(slopes))))
 
-    def expected(self) -> Array:
+    def expected(self) -> Floats:
         """Expected effect on each twin, shape ``(n,)``."""
         slopes = np.mean(self.deviations * self.scale, axis=1)
         return np.asarray(self.factors * (self.scale.mean() + weighted_sum(self.terms, slopes)))
 
-    def by_twin(self, rows: slice) -> Array:
+    def by_twin(self, rows: slice) -> Floats:
         """Effect on each twin of these rows under each draw, shape ``(rows, n_draws)``."""
         effects = self.terms[:, rows].T @ self.deviations
         effects += 1.0
@@ -64,7 +62,7 @@ class EffectDraws:
         effects *= self.factors[rows, None]
         return effects
 
-    def by_group(self, sums: Sequence[Array], seed: int) -> tuple[Array, Array]:
+    def by_group(self, sums: Sequence[Floats], seed: int) -> tuple[Floats, Floats]:
         """Twins in each group, shape ``(groups,)``, and draws of its average effect, shape ``(groups, n_draws)``.
 
         Args:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from schemas.arrays import Flags, Floats
 from schemas.columns import Columns
 from schemas.interventions import (
     CONTACTS_PER_MONTH,
@@ -53,7 +54,6 @@ __all__ = [
     "weighted_sum",
 ]
 
-Array = npt.NDArray[np.float64]
 
 _MAX_DEVIATION = 4.0  # spreads from its centre at which the influence of a feature is capped
 _WEEKS_PER_MONTH = 52 / 12
@@ -70,7 +70,7 @@ def catalogue_prior(intervention_type: str) -> EffectPrior:
     return EffectPrior(intervention_type=entry.name, mean=entry.effect.mean, sd=entry.effect.sd, source=entry.source)
 
 
-def normal_draws(rows: int, n_draws: int, seed: int, purpose: str) -> Array:
+def normal_draws(rows: int, n_draws: int, seed: int, purpose: str) -> Floats:
     """Standard normal draws, shape ``(rows, n_draws)``, which depend on the seed and the purpose only.
 
     Each row holds the midpoints of ``n_draws`` equally likely strata in random order (a Latin hypercube): its mean is 0 and its
@@ -91,7 +91,7 @@ def normal_draws(rows: int, n_draws: int, seed: int, purpose: str) -> Array:
 
 
 @lru_cache(maxsize=8)
-def _strata(n_draws: int) -> Array:
+def _strata(n_draws: int) -> Floats:
     midpoints = np.asarray(ndtri((np.arange(n_draws) + 0.5) / n_draws), dtype=float)
     midpoints.flags.writeable = False
     return midpoints
@@ -106,10 +106,10 @@ class Dose:
         channel: log of the factor of the channel.
     """
 
-    half_contacts: float | Array
-    half_weeks: float | Array
-    half_intensity: float | Array
-    channel: float | Array
+    half_contacts: float | Floats
+    half_weeks: float | Floats
+    half_intensity: float | Floats
+    channel: float | Floats
 
 
 def typical_dose(config: InterventionConfig) -> Dose:
@@ -148,7 +148,7 @@ def draw_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
     )
 
 
-def dose_response(config: InterventionConfig, dose: Dose) -> Array:
+def dose_response(config: InterventionConfig, dose: Dose) -> Floats:
     """Share of the base effect that a configuration reaches, in the shape of the parameters of ``dose``.
 
     It is exactly 1 at the reference dose (own channel, monthly, 12 weeks, intensity 1) and rises with contacts, weeks and intensity
@@ -184,7 +184,7 @@ def contacts(frequency: str, weeks: float) -> float:
     return max(1.0, float(CONTACTS_PER_MONTH[Frequency(frequency)]) * weeks / _WEEKS_PER_MONTH)
 
 
-def draw_effect(prior: EffectPrior, n_draws: int, seed: int) -> Array:
+def draw_effect(prior: EffectPrior, n_draws: int, seed: int) -> Floats:
     """Draws of the base effect of a new campaign, shape ``(n_draws,)``, from the variance of the mean and that between campaigns.
 
     Example:
@@ -207,26 +207,26 @@ class Design:
         channels: channels in which each term matters; empty for all.
     """
 
-    terms: Array
+    terms: Floats
     names: tuple[str, ...]
     coefficients: tuple[Uncertain, ...]
     channels: tuple[frozenset[Channel], ...]
 
-    def select(self, mask: npt.NDArray[np.bool_]) -> Design:
+    def select(self, mask: Flags) -> Design:
         """The design of the twins where ``mask`` ``(n,)`` is true."""
         return self if mask.all() else Design(self.terms[:, mask], self.names, self.coefficients, self.channels)
 
-    def coefficients_of(self, channel: str) -> tuple[Array, Array]:
+    def coefficients_of(self, channel: str) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the coefficients in one channel, each ``(p,)``; 0 where a moderator does not matter."""
         matters = np.array([not channels or Channel(channel) in channels for channels in self.channels], dtype=float)
         mean = np.array([c.mean for c in self.coefficients], dtype=float) * matters
         return mean, np.array([c.sd for c in self.coefficients], dtype=float) * matters
 
-    def factors(self, channel: str) -> Array:
+    def factors(self, channel: str) -> Floats:
         """Each twin's factor at the mean coefficients, shape ``(n,)``."""
         return np.asarray(np.exp(weighted_sum(self.terms, self.coefficients_of(channel)[0])))
 
-    def deviations(self, channel: str, n_draws: int, seed: int) -> Array:
+    def deviations(self, channel: str, n_draws: int, seed: int) -> Floats:
         """Draws of the coefficients' deviations from their means, shape ``(p, n_draws)``; a term has the same in every design."""
         sd = self.coefficients_of(channel)[1]
         drawn = normal_draws(len(_TERMS), n_draws, seed, "moderators")
@@ -269,7 +269,7 @@ class _Term(NamedTuple):
     name: str
     coefficient: Uncertain
     channels: frozenset[Channel]
-    fill: Callable[[Array], None]
+    fill: Callable[[Floats], None]
 
 
 def _terms(moderator: Moderator, columns: Columns) -> list[_Term]:
@@ -285,14 +285,14 @@ def _terms(moderator: Moderator, columns: Columns) -> list[_Term]:
     ]
 
 
-def _standardise(moderator: Moderator, values: Array, out: Array) -> None:
+def _standardise(moderator: Moderator, values: Floats, out: Floats) -> None:
     np.subtract(values, moderator.center, out=out)
     out /= moderator.spread
     np.clip(out, -_MAX_DEVIATION, _MAX_DEVIATION, out=out)
     np.copyto(out, 0.0, where=np.isnan(out))
 
 
-def _indicate(codes: npt.NDArray[np.intp], levels: Sequence[str], level: str, out: Array) -> None:
+def _indicate(codes: npt.NDArray[np.intp], levels: Sequence[str], level: str, out: Floats) -> None:
     indicators = np.array([*(candidate == level for candidate in levels), False], dtype=float)  # the last is code -1: missing
     np.take(indicators, codes, out=out, mode="wrap")
 
@@ -306,7 +306,7 @@ def _normalised(level: object) -> str:
     return re.sub(r"[^a-z0-9]+", "_", str(level).lower()).removesuffix("s")
 
 
-def weighted_sum(terms: Array, weights: Array) -> Array:
+def weighted_sum(terms: Floats, weights: Floats) -> Floats:
     """Sum of terms times weights, ``(n,)``, in a fixed order so that the last digits do not depend on threads."""
     total, product = np.zeros(terms.shape[1]), np.empty(terms.shape[1])
     for term, weight in zip(terms, weights, strict=True):
@@ -314,13 +314,13 @@ def weighted_sum(terms: Array, weights: Array) -> Array:
     return total
 
 
-def _saturating(amount: float, reference: float, half: float | Array) -> float | Array:
+def _saturating(amount: float, reference: float, half: float | Floats) -> float | Floats:
     return (amount / (amount + half)) / (reference / (reference + half))
 
 
-def _normal(prior: Uncertain, z: Array) -> Array:
+def _normal(prior: Uncertain, z: Floats) -> Floats:
     return prior.mean + prior.sd * z
 
 
-def _positive(prior: Positive, z: Array) -> Array:
+def _positive(prior: Positive, z: Floats) -> Floats:
     return prior.median * np.exp(prior.spread * z)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtri
+
+from schemas.arrays import Floats
 
 __all__ = ["Summary", "interval", "simultaneous_half_width", "standard_deviation", "summary"]
 
-Array = npt.NDArray[np.float64]
 
 _IQR_OF_NORMAL = 1.3489795003921634
 
@@ -26,7 +26,7 @@ class Summary:
     robust: bool = False
 
 
-def interval(draws: Array, confidence_level: float) -> Array:
+def interval(draws: Floats, confidence_level: float) -> Floats:
     """Central interval of draws along the last axis: lower and upper ends.
 
     Draw ``i`` of ``n`` in ascending order has the probability ``(i - 0.5) / n`` (Hazen), as in
@@ -43,7 +43,7 @@ def interval(draws: Array, confidence_level: float) -> Array:
     return _quantiles(np.sort(draws, axis=-1), (tail, 1.0 - tail))
 
 
-def _quantiles(ordered: Array, probabilities: Sequence[float]) -> Array:
+def _quantiles(ordered: Floats, probabilities: Sequence[float]) -> Floats:
     """Quantiles along the last axis of sorted draws; equal to ``np.quantile(..., method="hazen")``, which sorts at each call."""
     n = ordered.shape[-1]
     position = np.clip(np.asarray(probabilities) * n - 0.5, 0.0, n - 1.0)
@@ -52,7 +52,7 @@ def _quantiles(ordered: Array, probabilities: Sequence[float]) -> Array:
     return np.moveaxis(low + (high - low) * (position - below), -1, 0)
 
 
-def summary(draws: Array, confidence_level: float) -> Summary:
+def summary(draws: Floats, confidence_level: float) -> Summary:
     """Mean and central interval of draws; from median and quartiles where some are not finite or the mean is an outlier.
 
     Raises:
@@ -73,7 +73,7 @@ def summary(draws: Array, confidence_level: float) -> Summary:
     return Summary(median, median - reach, median + reach, robust=True)
 
 
-def standard_deviation(values: Array) -> float:
+def standard_deviation(values: Floats) -> float:
     """Standard deviation of values; from the quartiles of the finite ones where some are not finite.
 
     Example:
@@ -86,7 +86,7 @@ def standard_deviation(values: Array) -> float:
     return float(np.subtract(*np.quantile(finite, [0.75, 0.25]))) / _IQR_OF_NORMAL if len(finite) else 0.0
 
 
-def simultaneous_half_width(draws: Array, confidence_level: float) -> Array:
+def simultaneous_half_width(draws: Floats, confidence_level: float) -> Floats:
     """Half widths of simultaneous intervals around the means of rows of draws, shape ``(rows,)`` for ``(rows, n_draws)``.
 
     The best of several candidates is selected after a comparison of all, so the intervals must hold jointly. Each is the same

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from schemas.arrays import Flags
 from schemas.filters import Condition, Filters, conditions, rows_matching
 from schemas.twin_models import TwinPopulation
 
@@ -20,7 +19,7 @@ class EmptyPopulation(ValueError):
     """No twin satisfies the filters; the message names the values that the twins have."""
 
 
-def select_twins(population: TwinPopulation, filters: Filters) -> npt.NDArray[np.bool_]:
+def select_twins(population: TwinPopulation, filters: Filters) -> Flags:
     """Twins that satisfy the filters, shape ``(n,)``.
 
     Raises:

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.effects.intervals import interval
+from schemas.arrays import Flags, Floats
 from schemas.columns import Levels
 from schemas.simulation_models import SubgroupEffect
 
 __all__ = ["Groups", "group_by_level", "shrinkage", "subgroup_effects", "sums_by_group"]
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Groups:
     codes: npt.NDArray[np.intp]
     labels: tuple[str, ...]
 
-    def select(self, mask: npt.NDArray[np.bool_]) -> Groups:
+    def select(self, mask: Flags) -> Groups:
         """The groups of the twins where ``mask`` ``(n,)`` is true, without empty ones."""
         if mask.all():
             return self
@@ -41,7 +40,7 @@ class Groups:
         return Groups(renumbered[codes], tuple(np.array(self.labels, dtype=object)[present]))
 
 
-def sums_by_group(groupings: Sequence[Groups], rows: Iterable[Array]) -> list[Array]:
+def sums_by_group(groupings: Sequence[Groups], rows: Iterable[Floats]) -> list[Floats]:
     """Sums of ``k`` rows of ``n`` values each by the groups of each grouping: one array ``(k, groups)`` per grouping.
 
     While there are fewer cells of the cross table of all groupings than twins, the twins are summed once into these cells.
@@ -84,7 +83,7 @@ def group_by_level(levels: Levels) -> Groups:
     return Groups(group_codes[codes], tuple(str(values[code]) for code in order))
 
 
-def shrinkage(distance: Array, n: Array, within: Array) -> tuple[Array, Array]:
+def shrinkage(distance: Floats, n: Floats, within: Floats) -> tuple[Floats, Floats]:
     """Partial pooling of group averages in one dimension.
 
     The average of a group differs from the overall average by the share ``k = between / (between + within / n)`` of its observed
@@ -115,7 +114,7 @@ def shrinkage(distance: Array, n: Array, within: Array) -> tuple[Array, Array]:
     return share, np.sqrt(between * (1.0 - share))
 
 
-def subgroup_effects(labels: Sequence[str], n: Array, draws: Array, confidence_level: float) -> tuple[SubgroupEffect, ...]:
+def subgroup_effects(labels: Sequence[str], n: Floats, draws: Floats, confidence_level: float) -> tuple[SubgroupEffect, ...]:
     """Estimate and interval of each group's draws, shape ``(groups, n_draws)``.
 
     Example:

@@ -14,14 +14,14 @@ from scipy.special import stdtrit
 from engine.experiments.experiment_analysis import RegressionLine, assignment_units, clustered_mean, robust_fit
 from engine.simulation_engine import SimulationEngine
 from engine.twins import TwinModel, conformal_quantile
+from schemas.arrays import Flags, Floats, Integers
 from schemas.simulation_models import EffectPrior, InterventionConfig
 from schemas.twin_models import BEHAVIOUR, TwinPopulation
 from schemas.twin_types import TWIN_TYPES
 
 __all__ = ["Counterfactuals", "entities_as_population", "predict_counterfactuals", "treated_counterfactuals"]
 
-Array = npt.NDArray[np.float64]
-Estimate = tuple[Array, Array, Array]  # of each entity: estimate, lower and upper end of its interval
+Estimate = tuple[Floats, Floats, Floats]  # of each entity: estimate, lower and upper end of its interval
 
 SUFFIXES = ("", "_lower", "_upper")
 
@@ -99,7 +99,7 @@ def predict_counterfactuals(
     return Counterfactuals(_columns(estimates, entities.index), _average(engine, intervention, expected, per_effect))
 
 
-def entities_as_population(model: TwinModel, entities: pd.DataFrame, expected: Array) -> TwinPopulation:
+def entities_as_population(model: TwinModel, entities: pd.DataFrame, expected: Floats) -> TwinPopulation:
     """Real entities as a population that can be simulated like twins; ``expected`` are their expected outcomes ``(n,)``."""
     frame = entities[[name for name in model.card.features if name in entities]].reset_index(drop=True)
     digest = int(pd.util.hash_pandas_object(frame, index=False).sum())
@@ -114,9 +114,9 @@ def entities_as_population(model: TwinModel, entities: pd.DataFrame, expected: A
 
 
 def treated_counterfactuals(
-    expected: Sequence[float] | Array,
-    outcome: Sequence[float] | Array,
-    treated: Sequence[bool] | npt.NDArray[np.bool_],
+    expected: Sequence[float] | Floats,
+    outcome: Sequence[float] | Floats,
+    treated: Sequence[bool] | Flags,
     *,
     clusters: npt.ArrayLike | None = None,
     confidence_level: float = 0.95,
@@ -180,7 +180,7 @@ def treated_counterfactuals(
     return Counterfactuals(_columns(estimates, pd.Index(np.flatnonzero(is_treated), name="entity")), average)
 
 
-def _standard_error(line: RegressionLine, x: Array, observed: Array, units: npt.NDArray[np.int64]) -> tuple[float, int]:
+def _standard_error(line: RegressionLine, x: Floats, observed: Floats, units: Integers) -> tuple[float, int]:
     """Standard error of the mean difference of the treated from the line, and their number of units of assignment."""
     residual = clustered_mean(observed - line.slope * x, units)
     return float(np.sqrt(residual.variance + line.prediction_variance(float(x.mean())))), residual.n_clusters
@@ -204,7 +204,7 @@ def _with_interval(name: str, center: float, half_width: float) -> dict[str, flo
     return {name: center, f"{name}_lower": center - half_width, f"{name}_upper": center + half_width}
 
 
-def _average(engine: SimulationEngine, intervention: InterventionConfig, expected: Array, per_effect: Array) -> dict[str, float]:
+def _average(engine: SimulationEngine, intervention: InterventionConfig, expected: Floats, per_effect: Floats) -> dict[str, float]:
     """Averages over all entities: only the effect is uncertain, their expected outcomes are taken as given."""
     change = engine.average_change(intervention, per_effect)
     without = float(expected.mean())
@@ -212,7 +212,7 @@ def _average(engine: SimulationEngine, intervention: InterventionConfig, expecte
     return {f"{name}{suffix}": ends[k] for name, ends in estimates.items() for k, suffix in enumerate(SUFFIXES)}
 
 
-def _check_arms(x: Array, y: Array, treated: npt.NDArray[np.bool_], units: npt.NDArray[np.int64]) -> None:
+def _check_arms(x: Floats, y: Floats, treated: Flags, units: Integers) -> None:
     if not len(x) == len(y) == len(treated) == len(units):
         raise ValueError(
             f"{len(x)} expectations, {len(y)} outcomes, {len(treated)} arms and {len(units)} clusters: equal numbers are needed"

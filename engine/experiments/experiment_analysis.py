@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["EffectEstimate", "RegressionLine", "assignment_units", "clustered_mean", "relative_effect", "robust_fit"]
+from schemas.arrays import Flags, Floats, Integers
 
-Array = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+__all__ = ["EffectEstimate", "RegressionLine", "assignment_units", "clustered_mean", "relative_effect", "robust_fit"]
 
 
 class EffectEstimate(NamedTuple):
@@ -26,7 +25,7 @@ class EffectEstimate(NamedTuple):
 
 
 def relative_effect(
-    outcome: Sequence[float] | Array, treated: Sequence[bool] | npt.NDArray[np.bool_], clusters: npt.ArrayLike | None = None
+    outcome: Sequence[float] | Floats, treated: Sequence[bool] | Flags, clusters: npt.ArrayLike | None = None
 ) -> EffectEstimate:
     """Relative effect on the mean outcome, ``mean(treated) / mean(control) - 1``.
 
@@ -61,7 +60,7 @@ def relative_effect(
     return EffectEstimate(ratio - 1.0, float(np.sqrt(variance)), int(is_treated.sum()), int((~is_treated).sum()))
 
 
-def assignment_units(clusters: npt.ArrayLike | None, n: int) -> Ints:
+def assignment_units(clusters: npt.ArrayLike | None, n: int) -> Integers:
     """Number of the unit of assignment of each of ``n`` rows, shape ``(n,)``; without clusters each row is a unit.
 
     Example:
@@ -87,11 +86,11 @@ class RegressionLine:
     center: float
     level: float
     slope: float
-    covariance: Array
-    left_out_residuals: Array
+    covariance: Floats
+    left_out_residuals: Floats
     n_clusters: int
 
-    def predict(self, x: Array) -> Array:
+    def predict(self, x: Floats) -> Floats:
         """Values of the line at ``x``, shape ``(n,)``."""
         return self.level + self.slope * (x - self.center)
 
@@ -101,7 +100,7 @@ class RegressionLine:
         return float(row @ self.covariance @ row)
 
 
-def robust_fit(x: Array, y: Array, clusters: Ints) -> RegressionLine:
+def robust_fit(x: Floats, y: Floats, clusters: Integers) -> RegressionLine:
     """Least squares of ``y`` on ``x``, shapes ``(n,)``, with errors robust to clusters (CR1; HC1 where each row is a cluster).
 
     For a constant ``x`` the slope is 0.
@@ -129,7 +128,7 @@ def robust_fit(x: Array, y: Array, clusters: Ints) -> RegressionLine:
     return RegressionLine(center, float(y.mean()), slope, covariance, residuals / (1.0 - leverage), groups)
 
 
-def cluster_sums(values: Array, clusters: Ints) -> Array:
+def cluster_sums(values: Floats, clusters: Integers) -> Floats:
     """Sum of the values in each cluster, in ascending order of the cluster numbers.
 
     Example:
@@ -148,7 +147,7 @@ class ClusteredMean(NamedTuple):
     n_clusters: int
 
 
-def clustered_mean(values: Array, clusters: Ints) -> ClusteredMean:
+def clustered_mean(values: Floats, clusters: Integers) -> ClusteredMean:
     """Mean of the values, shape ``(n,)``, whose errors are correlated within clusters.
 
     Example:

@@ -6,16 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from engine.fidelity.input_drift import PREDICTED, histogram
+from schemas.arrays import Floats
 from schemas.twin_models import Baseline, Errors
 from schemas.twin_types import segment_name
 
 __all__ = ["CLIP_FACTOR", "FEWEST_ROWS", "HoldoutRows", "compute_baseline", "compute_errors", "segment_errors"]
 
-Array = npt.NDArray[np.float64]
 
 FEWEST_ROWS = 100
 """Rows that a segment needs for a baseline of its own; drift of smaller segments is not evaluated."""
@@ -31,12 +30,12 @@ class HoldoutRows:
     ``half_width`` is that of the 95 % prediction interval.
     """
 
-    actual: Array
-    predicted: Array
-    half_width: Array
+    actual: Floats
+    predicted: Floats
+    half_width: Floats
 
     @property
-    def loss(self) -> Array:
+    def loss(self) -> Floats:
         """Absolute errors."""
         return np.abs(self.actual - self.predicted)
 

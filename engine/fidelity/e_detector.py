@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.fidelity.drift_rules import N_MIN
+from schemas.arrays import Floats, Integers
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import Baseline, Errors
 
@@ -53,7 +54,6 @@ __all__ = [
 
 Key = TypeVar("Key", bound=Hashable)
 
-Array = npt.NDArray[np.float64]
 
 BETS = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Fractions of the stake that are bet. Small ones detect small changes, large ones detect large changes sooner."""
@@ -106,7 +106,7 @@ def discoveries(ratios: Mapping[Key, float], n_series: int) -> set[Key]:
     return set(ranked[:n_discoveries])
 
 
-def rounded_log_bets(absolute_error: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.int64]:
+def rounded_log_bets(absolute_error: npt.ArrayLike, baseline: Baseline) -> Integers:
     """Log growth of the stake of each bet at each outcome, as integer multiples of ``LOG_QUANTUM``.
 
     The integers are the same on every machine, shape ``(n, len(BETS))``; errors are in units of the target.
@@ -121,7 +121,7 @@ def rounded_log_bets(absolute_error: npt.ArrayLike, baseline: Baseline) -> npt.N
     return rounded.astype(np.int64)
 
 
-def _growth(absolute_error: npt.ArrayLike, baseline: Baseline) -> Array:
+def _growth(absolute_error: npt.ArrayLike, baseline: Baseline) -> Floats:
     loss = np.minimum(np.asarray(absolute_error, dtype=float) / baseline.clip, 1.0)
     return 1.0 + np.asarray(BETS) * (loss[:, None] / upper_mean(baseline) - 1.0)
 
@@ -184,7 +184,7 @@ def accumulate(cells: Iterable[Sequence[int]], start: DetectorState) -> Detector
     return state
 
 
-def update_log_stakes(log_stakes: npt.ArrayLike, log_entry: npt.ArrayLike, log_growth: npt.ArrayLike) -> Array:
+def update_log_stakes(log_stakes: npt.ArrayLike, log_entry: npt.ArrayLike, log_growth: npt.ArrayLike) -> Floats:
     """Return the log of each bet's total stake after a cell: new stakes enter at its beginning, then all of them grow.
 
     Args:
@@ -196,7 +196,7 @@ def update_log_stakes(log_stakes: npt.ArrayLike, log_entry: npt.ArrayLike, log_g
     return np.asarray(np.logaddexp(log_stakes, log_entry) + growth, dtype=float)
 
 
-def log_mean(log_stakes: npt.ArrayLike) -> Array:
+def log_mean(log_stakes: npt.ArrayLike) -> Floats:
     """Log of the mean stake over the bets, the last axis."""
     return np.asarray(np.logaddexp.reduce(np.asarray(log_stakes), axis=-1) - math.log(len(BETS)))
 

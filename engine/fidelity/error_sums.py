@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.fidelity.e_detector import rounded_log_bets
+from schemas.arrays import Flags, Floats, Integers
 from schemas.events import SUM_FIELDS
 from schemas.fidelity_models import FidelityMetrics
 from schemas.twin_models import Baseline
@@ -82,14 +83,14 @@ def moments_in(sums: Sequence[int]) -> Moments:
     return Moments(*sums[:N_MOMENTS])
 
 
-def in_range(predicted: npt.ArrayLike, actual: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.bool_]:
+def in_range(predicted: npt.ArrayLike, actual: npt.ArrayLike, baseline: Baseline) -> Flags:
     """Whether both values of each pair are finite and within ``LIMIT`` scales of the reference, shape ``(n,)``."""
     return (np.abs(_standardised(predicted, baseline)) <= LIMIT) & (np.abs(_standardised(actual, baseline)) <= LIMIT)
 
 
 def contributions(
     predicted: npt.ArrayLike, actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, baseline: Baseline
-) -> npt.NDArray[np.int64]:
+) -> Integers:
     """Compute what each pair adds to the sums of its pane, in the order of ``SUM_FIELDS``, shape ``(n, len(SUM_FIELDS))``.
 
     ``lower`` and ``upper`` are NaN where there is no interval.
@@ -109,22 +110,20 @@ def contributions(
     return np.column_stack([columns, rounded_log_bets(error, baseline)])
 
 
-def interval_coverage(actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def interval_coverage(actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Integers:
     """Whether a pair has an interval, and whether the actual value lies inside it, as 0 and 1, shape ``(n, 2)``."""
     low, high, value = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float), np.asarray(actual, dtype=float)
     return np.column_stack([~(np.isnan(low) | np.isnan(high)), (low <= value) & (value <= high)]).astype(np.int64)
 
 
-def moments(
-    predicted: npt.NDArray[Any], actual: npt.NDArray[Any], coverage: npt.NDArray[np.int64], outlier: npt.NDArray[np.bool_]
-) -> npt.NDArray[Any]:
+def moments(predicted: npt.NDArray[Any], actual: npt.NDArray[Any], coverage: Integers, outlier: Flags) -> npt.NDArray[Any]:
     """Compute the fields of ``Moments`` of each pair, for int64 or for Python integers in an object array; shape ``(n, 10)``."""
     count = np.ones(len(predicted), dtype=np.int64)
     products = (predicted, actual, predicted * predicted, actual * actual, predicted * actual, abs(predicted - actual))
     return np.column_stack([count, coverage, *products, outlier])
 
 
-def sum_groups(rows: npt.NDArray[np.int64], group: npt.NDArray[np.integer[Any]], n_groups: int) -> list[tuple[int, ...]]:
+def sum_groups(rows: Integers, group: npt.NDArray[np.integer[Any]], n_groups: int) -> list[tuple[int, ...]]:
     """Add up the rows of each group exactly, as Python integers; a group without rows has zeros.
 
     The upper and lower 32 bits are added separately, so that even 2**31 of the largest squares do not overflow.
@@ -253,10 +252,10 @@ def _wilson(share: float, n: int, z: float) -> tuple[float, float]:
     return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 
 
-def _standardised(values: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.float64]:
+def _standardised(values: npt.ArrayLike, baseline: Baseline) -> Floats:
     with np.errstate(over="ignore"):
         return (np.asarray(values, dtype=float) - baseline.center) / baseline.scale
 
 
-def _to_quanta(values: npt.ArrayLike, baseline: Baseline) -> npt.NDArray[np.int64]:
+def _to_quanta(values: npt.ArrayLike, baseline: Baseline) -> Integers:
     return np.rint(_standardised(values, baseline) / QUANTUM).astype(np.int64)

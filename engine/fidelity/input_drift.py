@@ -20,13 +20,12 @@ import pandas as pd
 from scipy.special import kolmogorov
 from scipy.stats import chi2
 
+from schemas.arrays import Floats, Integers
 from schemas.fidelity_models import ColumnShift, EstimatedFidelity
 from schemas.twin_models import Baseline, Histogram
 
 __all__ = ["PREDICTED", "bin_counts", "column_counts", "column_shifts", "estimate_fidelity", "histogram"]
 
-Array = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
 
 PREDICTED = "predicted"
 """Name of the column of predictions among the inputs."""
@@ -55,7 +54,7 @@ def histogram(values: pd.Series) -> Histogram:
     return empty.model_copy(update={"counts": tuple(bin_counts(values, empty).tolist())})
 
 
-def _deciles(numbers: Array) -> tuple[float, ...]:
+def _deciles(numbers: Floats) -> tuple[float, ...]:
     """Distinct deciles below the largest number; the largest number itself when there are none."""
     present = numbers[~np.isnan(numbers)]
     if not len(present):
@@ -64,7 +63,7 @@ def _deciles(numbers: Array) -> tuple[float, ...]:
     return tuple(deciles[deciles < present.max()].tolist()) or (float(present.max()),)
 
 
-def bin_counts(values: pd.Series, bins: Histogram) -> Counts:
+def bin_counts(values: pd.Series, bins: Histogram) -> Integers:
     """Count the rows in each bin, shape ``(bins,)``; the last one holds missing values, unknown levels and non-numbers."""
     if bins.edges:
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
@@ -75,7 +74,7 @@ def bin_counts(values: pd.Series, bins: Histogram) -> Counts:
     return np.array([*by_level, len(values) - sum(by_level)], dtype=np.int64)
 
 
-def column_counts(features: pd.DataFrame, predicted: npt.ArrayLike, baseline: Baseline) -> dict[str, Counts]:
+def column_counts(features: pd.DataFrame, predicted: npt.ArrayLike, baseline: Baseline) -> dict[str, Integers]:
     """Count the rows in each bin of each input of the model; a feature that the frame lacks counts as missing in every row."""
     missing = pd.Series([None] * len(features), dtype=object)
     columns = {name: features.get(name, missing) for name in baseline.inputs} | {PREDICTED: pd.Series(np.asarray(predicted))}
@@ -92,7 +91,7 @@ def column_shifts(counts: Mapping[str, npt.ArrayLike], baseline: Baseline) -> tu
     return tuple(sorted(shifts, key=lambda shift: (-shift.psi / shift.limit, shift.name)))
 
 
-def _shift(name: str, observed: Counts, bins: Histogram, n_columns: int) -> ColumnShift:
+def _shift(name: str, observed: Integers, bins: Histogram, n_columns: int) -> ColumnShift:
     trained = np.array(bins.counts)
     used = (trained > 0) | (observed > 0)
     n, m = int(observed.sum()), int(trained.sum())
@@ -103,13 +102,13 @@ def _shift(name: str, observed: Counts, bins: Histogram, n_columns: int) -> Colu
     return ColumnShift(name=name, n=n, psi=psi, limit=limit, ks=ks, ks_p=ks_p, moved=psi > limit)
 
 
-def _psi(observed: Counts, trained: Counts) -> float:
+def _psi(observed: Integers, trained: Integers) -> float:
     """Population stability index; half a row is added to each bin, so that the logarithm of an empty bin is defined."""
     p, q = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (observed, trained))
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def _largest_distance(observed: Counts, trained: Counts) -> float:
+def _largest_distance(observed: Integers, trained: Integers) -> float:
     if observed.sum() == 0 or trained.sum() == 0:
         return 0.0
     return float(np.abs(np.cumsum(observed) / observed.sum() - np.cumsum(trained) / trained.sum()).max())
@@ -137,7 +136,7 @@ def estimate_fidelity(
     )
 
 
-def _estimated_mae(half_width: Array, baseline: Baseline) -> float | None:
+def _estimated_mae(half_width: Floats, baseline: Baseline) -> float | None:
     widths = half_width[np.isfinite(half_width)]
     if not len(widths) or baseline.half_width is None:
         return None

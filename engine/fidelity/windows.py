@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
+from schemas.arrays import Floats
 
 __all__ = [
     "is_closed",
@@ -23,7 +22,7 @@ __all__ = [
     "window_starts",
 ]
 
-Seconds = TypeVar("Seconds", float, npt.NDArray[np.float64])
+Seconds = TypeVar("Seconds", float, Floats)
 
 
 def pane_start(at: Seconds, width: Seconds | float) -> Seconds:

@@ -15,6 +15,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from engine.promotion.promotion_gate import GATE_ROWS
 from engine.twins import MIN_SAMPLES, TwinModel, forest_mean
+from schemas.arrays import Floats
 from schemas.twin_models import Baseline
 
 __all__ = ["ENOUGH_NEW_ROWS", "MAX_HISTORY_ROWS", "MIN_NEW_ROWS", "RowSplit", "adjust_history", "estimate_onset", "split_rows"]
@@ -96,7 +97,7 @@ def adjust_history(history: pd.DataFrame, since: pd.DataFrame, incumbent: TwinMo
     return history.assign(**{target: np.rint(adjusted) if is_whole else adjusted})
 
 
-def _range(old: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _range(old: Floats, new: Floats) -> tuple[float, float]:
     return float(min(old.min(), new.min())), float(max(old.max(), new.max()))
 
 
@@ -125,7 +126,7 @@ def estimate_onset(absolute_error: npt.ArrayLike, baseline: Baseline) -> int:
     return _last_minimum(loss - max(min_reference, (before + loss[first_estimate:].mean()) / 2))
 
 
-def _last_minimum(steps: npt.NDArray[np.float64]) -> int:
+def _last_minimum(steps: Floats) -> int:
     """Number of steps after which their cumulative sum is lowest; the last such number."""
     sums = np.concatenate([[0.0], np.cumsum(steps)])
     return len(steps) - int(np.argmin(sums[::-1]))

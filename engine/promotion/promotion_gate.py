@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from schemas.arrays import Flags, Floats, Integers
 from schemas.twin_types import ALL_ROWS
 
 __all__ = [
@@ -35,9 +36,6 @@ __all__ = [
     "compare_models",
 ]
 
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Ids = npt.NDArray[np.int64]
 
 GATE_ROWS = 500
 """Minimum number of later rows for a comparison."""
@@ -59,9 +57,9 @@ _LEVEL = 0.05
 class Predictions:
     """Predictions of one model for the rows of the gate, each of shape ``(n,)``, in units of the target."""
 
-    predicted: Array
-    lower: Array
-    upper: Array
+    predicted: Floats
+    lower: Floats
+    upper: Floats
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def compare_models(
     challenger: Predictions,
     *,
     entities: npt.ArrayLike | None = None,
-    segments: Mapping[str, Mask] | None = None,
+    segments: Mapping[str, Flags] | None = None,
     trigger: str = ALL_ROWS,
     min_rows: int = GATE_ROWS,
 ) -> Comparison:
@@ -204,7 +202,7 @@ def compare_models(
     return replace(comparison, objections=_missing_rows(comparison, min_rows) or _worse_metrics(comparison))
 
 
-def _check(outcomes: Array, predictions: Predictions, role: str) -> None:
+def _check(outcomes: Floats, predictions: Predictions, role: str) -> None:
     if not len(outcomes) == len(predictions.predicted) == len(predictions.lower) == len(predictions.upper):
         raise ValueError(f"{len(outcomes):,} actual values, but {len(predictions.predicted):,} predictions of the {role}")
     missing = int((~np.isfinite(outcomes + predictions.predicted)).sum())
@@ -212,14 +210,14 @@ def _check(outcomes: Array, predictions: Predictions, role: str) -> None:
         raise ValueError(f"{missing:,} of {len(outcomes):,} rows have no actual value or no prediction of the {role}")
 
 
-def _cluster_ids(outcomes: Array, entities: npt.ArrayLike | None) -> Ids:
+def _cluster_ids(outcomes: Floats, entities: npt.ArrayLike | None) -> Integers:
     """An integer for each row's entity."""
     if entities is None:
         return np.arange(len(outcomes))
     return np.unique(np.asarray(entities).astype(str), return_inverse=True)[1]
 
 
-def _segment_differences(losses: tuple[Array, Array], clusters: Ids, segments: Mapping[str, Mask]) -> dict[str, Difference]:
+def _segment_differences(losses: tuple[Floats, Floats], clusters: Integers, segments: Mapping[str, Flags]) -> dict[str, Difference]:
     """Difference in MAE of each segment with enough rows and entities."""
     differences = {name: _mean_difference(losses[0][mask], losses[1][mask], clusters[mask]) for name, mask in segments.items()}
     return {
@@ -229,18 +227,18 @@ def _segment_differences(losses: tuple[Array, Array], clusters: Ids, segments: M
     }
 
 
-def _effective_rows(loss_differences: Array, mae: Difference) -> float:
+def _effective_rows(loss_differences: Floats, mae: Difference) -> float:
     """Number of rows divided by the design effect of their clusters, at most the number of rows."""
     if not mae.standard_error:
         return float(len(loss_differences))
     return min(float(len(loss_differences)), float(loss_differences.var(ddof=1)) / mae.standard_error**2)
 
 
-def _covered(outcomes: Array, predictions: Predictions) -> Array:
+def _covered(outcomes: Floats, predictions: Predictions) -> Floats:
     return ((predictions.lower <= outcomes) & (outcomes <= predictions.upper)).astype(float)
 
 
-def _mean_difference(champion: Array, challenger: Array, clusters: Ids) -> Difference:
+def _mean_difference(champion: Floats, challenger: Floats, clusters: Integers) -> Difference:
     """Difference of two means over the same rows."""
     if len(champion) < 2:
         return _UNDEFINED
@@ -249,7 +247,7 @@ def _mean_difference(champion: Array, challenger: Array, clusters: Ids) -> Diffe
     return Difference(float(champion.mean()), float(challenger.mean()), float(differences.mean()), error, entities)
 
 
-def _standard_error(values: Array, clusters: Ids) -> tuple[float | None, int]:
+def _standard_error(values: Floats, clusters: Integers) -> tuple[float | None, int]:
     """Clustered standard error of a mean, and the number of clusters."""
     cluster_index = np.unique(clusters, return_inverse=True)[1]
     sums = np.bincount(cluster_index, values - values.mean())
@@ -259,7 +257,7 @@ def _standard_error(values: Array, clusters: Ids) -> tuple[float | None, int]:
     return math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(values), count
 
 
-def _correlation_difference(outcomes: Array, champion: Array, challenger: Array, clusters: Ids) -> Difference:
+def _correlation_difference(outcomes: Floats, champion: Floats, challenger: Floats, clusters: Integers) -> Difference:
     """Difference of two correlations with the same outcomes; its standard error from their influence functions.
 
     References:
@@ -272,7 +270,7 @@ def _correlation_difference(outcomes: Array, champion: Array, challenger: Array,
     return Difference(first[0], second[0], second[0] - first[0], error, entities)
 
 
-def _correlation_influence(outcomes: Array, predicted: Array) -> tuple[float, Array] | None:
+def _correlation_influence(outcomes: Floats, predicted: Floats) -> tuple[float, Floats] | None:
     """Pearson correlation and the influence of each row on it; None when the outcomes or the predictions are constant."""
     if len(outcomes) < 2 or not np.ptp(outcomes) or not np.ptp(predicted):
         return None

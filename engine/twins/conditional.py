@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import r2_score
 from sklearn.tree import DecisionTreeRegressor
 
-from engine.twins.marginal import Bools, DrawnColumn, Floats, Ints, Marginal
+from engine.twins.marginal import DrawnColumn, Marginal
+from schemas.arrays import Flags, Floats, Integers, Singles
 
 __all__ = ["Conditional", "Tree", "feature_buffer", "fit_conditional"]
 
-Singles = npt.NDArray[np.float32]
 
 SMALL_LEAF = 10  # fewest rows per leaf of a continuous column
 LARGE_LEAF = 100  # fewest rows per leaf of a categorical or discrete one: as realistic, and it copies fewer rows
@@ -39,8 +38,8 @@ RIDGE_ROWS = 500  # fewest rows from which a linear prediction helps as a featur
 class Tree:
     """A fitted regression tree as plain arrays, one entry per node; a leaf is its own child."""
 
-    children: Ints
-    feature: Ints
+    children: Integers
+    feature: Integers
     threshold: Floats
     depth: int
 
@@ -58,7 +57,7 @@ class Tree:
         children = np.column_stack([np.where(leaf, node, fitted.children_left), np.where(leaf, node, fitted.children_right)])
         return cls(children.ravel(), np.where(leaf, 0, fitted.feature), fitted.threshold, int(fitted.max_depth))
 
-    def apply(self, features: Singles) -> Ints:
+    def apply(self, features: Singles) -> Integers:
         """The leaf of each row `(n,)`.
 
         Args:
@@ -90,14 +89,14 @@ class Conditional:
     orderings: Mapping[int, Floats]
     slopes: Floats
     tree: Tree
-    donors: Ints
-    starts: Ints
+    donors: Integers
+    starts: Integers
 
-    def leaves(self, earlier: Sequence[DrawnColumn], buffer: Singles) -> Ints:
+    def leaves(self, earlier: Sequence[DrawnColumn], buffer: Singles) -> Integers:
         """The leaf of each row `(n,)`, given the columns drawn so far; features are written into the buffer."""
         return self.tree.apply(_features(earlier, self.orderings, self.slopes, buffer))
 
-    def training_leaves(self, earlier: Sequence[Marginal]) -> Ints:
+    def training_leaves(self, earlier: Sequence[Marginal]) -> Integers:
         """The leaf of each training row of the earlier columns `(n,)`."""
         drawn = [DrawnColumn.from_training(column) for column in earlier]
         return self.leaves(drawn, feature_buffer(len(earlier), len(earlier[0].codes)))
@@ -214,7 +213,7 @@ def _linear_residuals(earlier: Sequence[Marginal], column: Marginal) -> Floats:
     return np.where(free, scores - design @ slopes, 0.0)
 
 
-def _off_point_masses(column: Marginal) -> Bools:
+def _off_point_masses(column: Marginal) -> Flags:
     """Training rows whose value is no point mass (every row of a discrete column)."""
     return ~column.atoms[column.codes] if column.is_continuous else np.ones(len(column.codes), dtype=bool)
 
@@ -255,7 +254,7 @@ def _regression_tree(leaf: int, seed: int) -> DecisionTreeRegressor:
     return DecisionTreeRegressor(min_samples_leaf=leaf, max_features=FEATURES_PER_SPLIT, random_state=seed)
 
 
-def _with_donors(orderings: Mapping[int, Floats], slopes: Floats, tree: Tree, leaves: Ints, column: Marginal) -> Conditional:
+def _with_donors(orderings: Mapping[int, Floats], slopes: Floats, tree: Tree, leaves: Integers, column: Marginal) -> Conditional:
     counts = np.bincount(leaves, minlength=len(tree.threshold))
     donors = np.lexsort((column.codes, leaves))
     return Conditional(orderings, slopes, tree, donors, np.concatenate([[0], np.cumsum(counts)]))

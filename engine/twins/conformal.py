@@ -26,10 +26,10 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 
 from engine.twins.forests import forest_mean
+from schemas.arrays import Floats
 
 __all__ = ["Conformal", "conformal_quantile", "fit_conformal"]
 
-Array = npt.NDArray[np.float64]
 
 _FOLDS = 5
 _MOST_GROUPS = 5
@@ -64,10 +64,10 @@ class Conformal:
 
     difficulty: RandomForestRegressor
     floor: float
-    edges: Array
-    scores: Sequence[Array]
+    edges: Floats
+    scores: Sequence[Floats]
 
-    def half_width(self, encoded: npt.NDArray[np.floating], level: float) -> Array:
+    def half_width(self, encoded: npt.NDArray[np.floating], level: float) -> Floats:
         """Half width of the interval of each row, units of the target, shape ``(n,)``.
 
         Raises:
@@ -84,7 +84,7 @@ class Conformal:
         return float(np.concatenate([scores <= conformal_quantile(scores, level) for scores in self.scores]).mean())
 
 
-def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Array, seed: int) -> Conformal:
+def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Floats, seed: int) -> Conformal:
     """Learn the expected size of residuals, and calibrate the scores out of fold.
 
     Args:
@@ -112,7 +112,7 @@ def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Array, seed: int
     return Conformal(_difficulty(encoded, log_size), floor, edges, by_group)
 
 
-def _edges(sizes: Array) -> Array:
+def _edges(sizes: Floats) -> Floats:
     """Lower ends of groups of about equally many rows, all but the first; rows of the same expected residual stay together."""
     ordered, n = np.sort(sizes), len(sizes)
     groups = max(1, min(_MOST_GROUPS, n // _GROUP_ROWS))
@@ -121,11 +121,11 @@ def _edges(sizes: Array) -> Array:
     return ordered[starts[large]]
 
 
-def _groups(sizes: Array, edges: Array) -> npt.NDArray[np.intp]:
+def _groups(sizes: Floats, edges: Floats) -> npt.NDArray[np.intp]:
     return np.searchsorted(edges, sizes, side="right")
 
 
-def _difficulty(encoded: npt.NDArray[np.floating], log_size: Array) -> RandomForestRegressor:
+def _difficulty(encoded: npt.NDArray[np.floating], log_size: Floats) -> RandomForestRegressor:
     # One thread of shallow trees: boosting on all processors waits seconds when another process keeps one of them busy.
     # A split considers at least three features: with one of few, trees miss the rows with very large residuals.
     share = min(1.0, max(1 / 3, 3 / encoded.shape[1]))
@@ -133,5 +133,5 @@ def _difficulty(encoded: npt.NDArray[np.floating], log_size: Array) -> RandomFor
     return forest.fit(encoded, log_size)
 
 
-def _size(difficulty: RandomForestRegressor, encoded: npt.NDArray[np.floating], floor: float) -> Array:
+def _size(difficulty: RandomForestRegressor, encoded: npt.NDArray[np.floating], floor: float) -> Floats:
     return np.maximum(np.exp(forest_mean(difficulty, encoded)), floor)

@@ -15,16 +15,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from joblib import delayed
 
 from engine.twins.conditional import fit_conditional
 from engine.twins.joint_fit import run_in_threads
 from engine.twins.joint_model import JointModel, SampledTable
+from schemas.arrays import Floats, Integers
 
 __all__ = ["DonorAdjustment", "fit_adjustment"]
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,14 @@ class DonorAdjustment:
         share: fraction of an expected difference that is added to the donor's outcome, 0 to 1.
     """
 
-    expected: Array
+    expected: Floats
     share: float
 
-    def take(self, rows: npt.NDArray[np.int64]) -> DonorAdjustment:
+    def take(self, rows: Integers) -> DonorAdjustment:
         """The same share, with these training rows as donors."""
         return replace(self, expected=self.expected[rows])
 
-    def adjust(self, joint: JointModel, sampled: SampledTable, expected: Array) -> SampledTable:
+    def adjust(self, joint: JointModel, sampled: SampledTable, expected: Floats) -> SampledTable:
         """Drawn rows whose last column, the outcome, is adjusted by their expected outcomes ``(n,)``.
 
         Outcomes stay in the observed range and on their grid, and point masses do not change.
@@ -56,7 +54,7 @@ class DonorAdjustment:
         return replace(sampled, frame=sampled.frame.assign(**{outcome.name: outcome.restore(adjusted)}))
 
 
-def fit_adjustment(joint: JointModel, expected: Array, rng: np.random.Generator, n_jobs: int = 1) -> DonorAdjustment:
+def fit_adjustment(joint: JointModel, expected: Floats, rng: np.random.Generator, n_jobs: int = 1) -> DonorAdjustment:
     """Learn the share of expected differences that is found between real rows and their donors.
 
     Each half of the rows is sent through a tree of the other half. The share is the slope, clipped to 0 to 1, of the distance of
@@ -89,9 +87,7 @@ def fit_adjustment(joint: JointModel, expected: Array, rng: np.random.Generator,
     return DonorAdjustment(expected, float(np.clip(predicted @ actual / squares, 0.0, 1.0)) if squares else 0.0)
 
 
-def _leaf_residuals(
-    joint: JointModel, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], expected: Array, seed: int
-) -> tuple[Array, Array]:
+def _leaf_residuals(joint: JointModel, train: Integers, test: Integers, expected: Floats, seed: int) -> tuple[Floats, Floats]:
     """Expected and actual outcomes of the test rows, less their means among the training rows of the leaf that each reaches."""
     *earlier, outcome = joint.columns
     predictors = [column.take(train) for column in earlier]
@@ -100,7 +96,7 @@ def _leaf_residuals(
     donors = np.diff(conditional.starts)
     leaf = np.repeat(np.arange(len(donors)), donors)
 
-    def residuals(values: Array) -> Array:
+    def residuals(values: Floats) -> Floats:
         values = values - values[0]  # a constant then has no rounding errors, from which a slope could be estimated
         means = np.bincount(leaf, values[train[conditional.donors]], len(donors)) / np.maximum(donors, 1)
         return np.asarray(values[test] - means[leaves])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from engine.twins.marginal import Bools
+from schemas.arrays import Flags
 
 __all__ = ["EmptyFilter"]
 
@@ -40,7 +40,7 @@ class EmptyFilter(ValueError):
         super().__init__(self._message())
 
     @classmethod
-    def from_masks(cls, masks: Mapping[str, Bools], training: Mapping[str, pd.Series[Any]]) -> EmptyFilter:
+    def from_masks(cls, masks: Mapping[str, Flags], training: Mapping[str, pd.Series[Any]]) -> EmptyFilter:
         """The error from the training rows `(n,)` that satisfy each condition, and the values of each filtered column."""
         everywhere = np.ones_like(next(iter(masks.values())))
         without = {

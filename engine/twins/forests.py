@@ -11,13 +11,15 @@ import numpy.typing as npt
 from joblib import cpu_count
 from sklearn.ensemble import RandomForestRegressor
 
+from schemas.arrays import Floats, Singles
+
 __all__ = ["ROWS_PER_THREAD", "forest_mean"]
 
 SORTING_TREES = 3  # sorting by more trees costs more time than it saves
 ROWS_PER_THREAD = 2_000  # fewer rows take less time than starting a thread
 
 
-def forest_mean(forest: RandomForestRegressor, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def forest_mean(forest: RandomForestRegressor, rows: npt.NDArray[np.floating]) -> Floats:
     """Predict as ``forest.predict(rows)`` on one thread, bit for bit, in two thirds of its time and on all processors.
 
     Rows that share leaves of the first trees are likely to take the same path through the others. In sequence they let the
@@ -47,14 +49,14 @@ def forest_mean(forest: RandomForestRegressor, rows: npt.NDArray[np.floating]) -
     return mean
 
 
-def _sum_in_threads(trees: Sequence[Any], parts: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float64]]:
+def _sum_in_threads(trees: Sequence[Any], parts: Sequence[Singles]) -> list[Floats]:
     if len(parts) == 1:
         return [_sum(trees, parts[0])]
     with ThreadPoolExecutor(len(parts)) as threads:
         return list(threads.map(lambda part: _sum(trees, part), parts))
 
 
-def _sum(trees: Sequence[Any], rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def _sum(trees: Sequence[Any], rows: Singles) -> Floats:
     total = np.zeros(len(rows))
     for tree in trees:
         total += tree.predict(rows)[:, 0]

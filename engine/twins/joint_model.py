@@ -16,20 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.twins.conditional import Conditional, Singles, Tree, feature_buffer
+from engine.twins.conditional import Conditional, Tree, feature_buffer
 from engine.twins.empty_filter import EmptyFilter
-from engine.twins.marginal import (
-    Bools,
-    DrawnColumn,
-    Floats,
-    Ints,
-    Marginal,
-    Predicate,
-    cast_to_dtype,
-    evaluate,
-    rows_satisfying,
-)
+from engine.twins.marginal import DrawnColumn, Marginal, Predicate, cast_to_dtype, evaluate, rows_satisfying
 from engine.twins.resampling import assign_donors, assign_filtered_donors, between_neighbours, resample
+from schemas.arrays import Flags, Floats, Integers, Singles
 
 __all__ = ["Constraints", "JointModel", "SampledTable"]
 
@@ -69,7 +60,7 @@ class SampledTable:
     """
 
     frame: pd.DataFrame
-    donors: Ints
+    donors: Integers
     real_rows: int
 
 
@@ -164,20 +155,20 @@ class JointModel:
     def _column(self, name: str) -> Marginal:
         return next(column for column in self.columns if column.name == name)
 
-    def _allowed_rows(self, allowed: Mapping[str, Predicate]) -> dict[str, Bools]:
+    def _allowed_rows(self, allowed: Mapping[str, Predicate]) -> dict[str, Flags]:
         unknown = sorted(set(allowed) - set(self.names))
         if unknown:
             raise ValueError(f"unknown columns {unknown} in the filter; available are {sorted(self.names)}")
         return {name: self._rows_where(name, predicate) for name, predicate in allowed.items()}
 
-    def _rows_where(self, name: str, predicate: Predicate) -> Bools:
+    def _rows_where(self, name: str, predicate: Predicate) -> Flags:
         if name in self.constraints.ratios:
             return evaluate(predicate, self.training(name))
         return self._column(name).rows_where(predicate)
 
     def _sample_filtered(
-        self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Bools]
-    ) -> tuple[pd.DataFrame, Ints]:
+        self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Flags]
+    ) -> tuple[pd.DataFrame, Integers]:
         """Draw rows, and again the few that a bound or a ratio has moved out of the filter."""
         frame, donors = self._draw(n, rng, allowed, masks)
         for _ in range(TOP_UP_ROUNDS):
@@ -190,8 +181,8 @@ class JointModel:
         return frame.reset_index(drop=True), donors
 
     def _draw(
-        self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Bools]
-    ) -> tuple[pd.DataFrame, Ints]:
+        self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Flags]
+    ) -> tuple[pd.DataFrame, Integers]:
         """Rows and the donors of their last column; a filtered column resamples the rows by their weights."""
         masks = self._masks_of_drawn_columns(masks)
         filtered = [k for k, column in enumerate(self.columns) if column.name in masks]
@@ -211,9 +202,9 @@ class JointModel:
         values = {column.name: result.values for column, result in zip(self.columns, drawn, strict=True)}
         return self._frame(values), drawn[-1].donors
 
-    def _masks_of_drawn_columns(self, masks: Mapping[str, Bools]) -> dict[str, Bools]:
+    def _masks_of_drawn_columns(self, masks: Mapping[str, Flags]) -> dict[str, Flags]:
         """A condition on a ratio becomes one on its part, which is drawn after the whole."""
-        combined: dict[str, Bools] = {}
+        combined: dict[str, Flags] = {}
         for name, mask in masks.items():
             column = self.constraints.ratios[name][0] if name in self.constraints.ratios else name
             combined[column] = mask & combined.get(column, mask)
@@ -222,7 +213,7 @@ class JointModel:
     def _draw_values(
         self,
         column: Marginal,
-        donors: Ints,
+        donors: Integers,
         drawn: Sequence[DrawnColumn],
         allowed: Mapping[str, Predicate],
         rng: np.random.Generator,
@@ -257,7 +248,7 @@ class JointModel:
         return pd.DataFrame({name: restored[name] for name in self.names})
 
 
-def _leaves(conditional: Conditional, drawn: Sequence[DrawnColumn], buffer: Singles, rows: int) -> Ints:
+def _leaves(conditional: Conditional, drawn: Sequence[DrawnColumn], buffer: Singles, rows: int) -> Integers:
     return conditional.leaves(drawn, buffer) if drawn else np.zeros(rows, dtype=np.int64)
 
 

@@ -11,15 +11,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from schemas.arrays import Flags, Floats, Integers
+
 __all__ = ["DrawnColumn", "Marginal", "Predicate", "cast_to_dtype", "evaluate", "fit_marginal", "rows_satisfying"]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Predicate = Callable[["pd.Series[Any]"], Any]
 
 DISCRETE_UP_TO = 40  # distinct values; a column of more is continuous
@@ -47,9 +45,9 @@ class Marginal:
     dtype: str
     levels: tuple[str, ...]
     support: Floats
-    codes: Ints
+    codes: Integers
     scores: Floats
-    atoms: Bools
+    atoms: Flags
     decimals: int
 
     @property
@@ -103,11 +101,11 @@ class Marginal:
         """The column of the training frame."""
         return self.restore(self.training_values)
 
-    def rows_where(self, predicate: Predicate) -> Bools:
+    def rows_where(self, predicate: Predicate) -> Flags:
         """Training rows `(n,)` whose value satisfies a predicate, evaluated once per distinct value."""
         return evaluate(predicate, self.restore(self.support))[self.codes]
 
-    def take(self, rows: Ints) -> Marginal:
+    def take(self, rows: Integers) -> Marginal:
         """The same support with these training rows only."""
         return replace(self, codes=self.codes[rows])
 
@@ -127,13 +125,13 @@ class Marginal:
 class DrawnColumn:
     """Drawn values of one column: donor rows, positions in the support, values and normal scores, each `(n,)`."""
 
-    donors: Ints
-    codes: Ints
+    donors: Integers
+    codes: Integers
     values: Floats
     scores: Floats
 
     @classmethod
-    def from_donors(cls, column: Marginal, donors: Ints) -> DrawnColumn:
+    def from_donors(cls, column: Marginal, donors: Integers) -> DrawnColumn:
         """The values that these training rows `(n,)` have in a column."""
         codes = column.codes[donors]
         return cls(donors, codes, column.support[codes], column.scores[codes])
@@ -143,11 +141,11 @@ class DrawnColumn:
         """The training rows, each its own donor."""
         return cls(np.arange(len(column.codes)), column.codes, column.training_values, column.training_scores)
 
-    def take(self, rows: Ints) -> DrawnColumn:
+    def take(self, rows: Integers) -> DrawnColumn:
         """The rows at these positions."""
         return DrawnColumn(self.donors[rows], self.codes[rows], self.values[rows], self.scores[rows])
 
-    def where(self, mask: Bools, alternative: DrawnColumn) -> DrawnColumn:
+    def where(self, mask: Flags, alternative: DrawnColumn) -> DrawnColumn:
         """These values where the mask holds, those of the alternative elsewhere; both must have the same donors."""
         values, scores = np.where(mask, self.values, alternative.values), np.where(mask, self.scores, alternative.scores)
         return DrawnColumn(self.donors, self.codes, values, scores)
@@ -186,12 +184,12 @@ def cast_to_dtype(values: pd.Series[Any], dtype: str) -> pd.Series[Any]:
     return values if dtype in (str(values.dtype), "str") else values.astype(pd.api.types.pandas_dtype(dtype))
 
 
-def evaluate(predicate: Predicate, values: pd.Series[Any]) -> Bools:
+def evaluate(predicate: Predicate, values: pd.Series[Any]) -> Flags:
     """Which values satisfy a predicate, `(n,)`."""
     return np.asarray(predicate(values), dtype=bool)
 
 
-def rows_satisfying(frame: pd.DataFrame, allowed: Mapping[str, Predicate]) -> Bools:
+def rows_satisfying(frame: pd.DataFrame, allowed: Mapping[str, Predicate]) -> Flags:
     """Which rows of a frame satisfy the predicates of all columns, `(n,)`."""
     satisfying = (evaluate(predicate, frame[name]) for name, predicate in allowed.items())
     return np.asarray(np.logical_and.reduce([np.ones(len(frame), dtype=bool), *satisfying]), dtype=bool)
@@ -215,7 +213,7 @@ def _to_numbers(column: pd.Series[Any]) -> Floats:
     return numbers
 
 
-def _point_masses(support: Floats, counts: Ints, *, categorical: bool) -> Bools:
+def _point_masses(support: Floats, counts: Integers, *, categorical: bool) -> Flags:
     if categorical or len(support) <= DISCRETE_UP_TO:
         return np.ones(len(support), dtype=bool)
     return np.asarray((counts > ATOM_SHARE * counts.sum()) | np.isnan(support))

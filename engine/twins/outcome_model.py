@@ -42,6 +42,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from engine.twins.forests import forest_mean
 from engine.twins.training_table import TrainingTable
+from schemas.arrays import Floats, Integers, Singles
 from schemas.base import require_one_of
 
 __all__ = [
@@ -55,7 +56,6 @@ __all__ = [
     "predict_outcome",
 ]
 
-Array = npt.NDArray[np.float64]
 
 FOLDS = 5
 RARE = 0.005
@@ -99,18 +99,18 @@ class CrossFit:
         r2: R2 of each fold's evaluated rows, shape ``(FOLDS,)``.
     """
 
-    expected: Array
-    target: Array
+    expected: Floats
+    target: Floats
     first: int
-    r2: Array
+    r2: Floats
 
     @property
-    def predicted(self) -> Array:
+    def predicted(self) -> Floats:
         """Out-of-fold predictions of the evaluated rows."""
         return self.expected[self.first :]
 
     @property
-    def actual(self) -> Array:
+    def actual(self) -> Floats:
         """Outcomes of the evaluated rows."""
         return self.target[self.first :]
 
@@ -148,7 +148,7 @@ def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, 
     return CrossFit(expected, table.target, first, np.array(scores))
 
 
-def encode_features(model: Pipeline, features: pd.DataFrame) -> Array:
+def encode_features(model: Pipeline, features: pd.DataFrame) -> Floats:
     """Features as the encoder of the model transforms them, ``(n, p)``; each level is encoded once, not once per row."""
     steps = {name: (step, list(columns)) for name, step, columns in model["encoder"].transformers_}
     (levels, categorical), (imputer, numeric) = steps["category"], steps["number"]
@@ -160,7 +160,7 @@ def encode_features(model: Pipeline, features: pd.DataFrame) -> Array:
     )
 
 
-def predict_outcome(model: Pipeline, encoded: Array) -> Array:
+def predict_outcome(model: Pipeline, encoded: Floats) -> Floats:
     """Expected outcome of encoded rows, ``(n,)``; equal to the pipeline's prediction bit for bit."""
     estimator = model["estimator"]
     if isinstance(estimator, RandomForestRegressor):
@@ -171,7 +171,7 @@ def predict_outcome(model: Pipeline, encoded: Array) -> Array:
     return np.asarray(estimator.predict(encoded), dtype=np.float64)
 
 
-def _one_hot(encoder: OneHotEncoder, features: pd.DataFrame) -> list[npt.NDArray[np.float32]]:
+def _one_hot(encoder: OneHotEncoder, features: pd.DataFrame) -> list[Singles]:
     """One block ``(n, levels)`` per column.
 
     The encoder transforms a short table that holds each level once (shorter columns repeat theirs), and rows take its lines.
@@ -190,7 +190,7 @@ def _rare(encoder: OneHotEncoder) -> list[npt.NDArray[Any]]:
     return [np.empty(0) if levels is None else levels for levels in encoder.infrequent_categories_]
 
 
-def _imputed(imputer: SimpleImputer, features: pd.DataFrame) -> list[Array]:
+def _imputed(imputer: SimpleImputer, features: pd.DataFrame) -> list[Floats]:
     values = features.to_numpy(dtype=np.float64)
     gaps = np.isnan(values)
     return [np.where(gaps, imputer.statistics_, values), gaps[:, imputer.indicator_.features_].astype(np.float64)]
@@ -216,7 +216,7 @@ def _origin(column: str, features: Iterable[str]) -> str:
     return max((name for name in features if encoded == name or encoded.startswith(f"{name}_")), key=len)
 
 
-def _folds(n: int, seed: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+def _folds(n: int, seed: int) -> Iterator[tuple[Integers, Integers]]:
     yield from KFold(FOLDS, shuffle=True, random_state=seed).split(np.empty(n))
 
 

@@ -27,11 +27,11 @@ from sklearn.metrics import pairwise_distances_argmin_min, roc_auc_score
 from sklearn.model_selection import PredefinedSplit, StratifiedKFold, cross_val_predict
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
+from schemas.arrays import Floats, Integers, Singles
 from schemas.twin_models import RealismReport
 
 __all__ = ["FOLDS", "association", "closeness", "column_score", "detection_auc", "exact_copies", "measure_realism"]
 
-Floats = npt.NDArray[np.float64]
 
 FOLDS = 5
 MAX_ROWS = 10_000
@@ -123,7 +123,7 @@ def association(frame: pd.DataFrame, categorical: Sequence[str]) -> dict[tuple[s
     }
 
 
-def _codes(column: pd.Series[Any]) -> npt.NDArray[np.int64]:
+def _codes(column: pd.Series[Any]) -> Integers:
     return pd.factorize(column.astype(object), use_na_sentinel=False)[0].astype(np.int64)
 
 
@@ -135,7 +135,7 @@ def _association(a: npt.NDArray[Any], b: npt.NDArray[Any], a_levels: bool, b_lev
     return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
 
 
-def _correlation_ratio(levels: npt.NDArray[np.int64], values: Floats) -> float:
+def _correlation_ratio(levels: Integers, values: Floats) -> float:
     counts = np.bincount(levels)
     n, k = len(levels), len(counts)
     if not values.std() or n <= k:
@@ -145,7 +145,7 @@ def _correlation_ratio(levels: npt.NDArray[np.int64], values: Floats) -> float:
     return float(np.sqrt(max(0.0, 1.0 - within * (n - 1) / (n - k))))
 
 
-def _cramers_v(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:
+def _cramers_v(a: Integers, b: Integers) -> float:
     table = pd.crosstab(a, b).to_numpy(dtype=np.float64)
     n, (rows, columns) = table.sum(), table.shape
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / n
@@ -224,7 +224,7 @@ def closeness(
     return float(np.mean(_nearest_distance(twins, trained) < limit)), float(closer)
 
 
-def _embedded(frame: pd.DataFrame, categorical: Sequence[str]) -> npt.NDArray[np.float32]:
+def _embedded(frame: pd.DataFrame, categorical: Sequence[str]) -> Singles:
     return np.column_stack([_coordinates(frame[name], name in categorical) for name in frame]).astype(np.float32)
 
 
@@ -236,7 +236,7 @@ def _coordinates(column: pd.Series[Any], categorical: bool) -> Floats:
     return cast("Floats", raw / spread if spread else raw * 0.0)
 
 
-def _nearest_distance(rows: npt.NDArray[np.float32], among: npt.NDArray[np.float32]) -> Floats:
+def _nearest_distance(rows: Singles, among: Singles) -> Floats:
     return np.asarray(pairwise_distances_argmin_min(rows, among)[1], dtype=np.float64)
 
 

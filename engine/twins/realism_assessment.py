@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from engine.twins.joint_fit import fit_joint
 from engine.twins.joint_model import Constraints, JointModel
 from engine.twins.marginal import Predicate, rows_satisfying
 from engine.twins.realism import FOLDS, measure_realism
+from schemas.arrays import Integers
 from schemas.twin_models import RealismReport
 from schemas.twin_types import TWIN_TYPES, TwinType
 
 __all__ = ["Allowed", "assess", "learn_joint"]
 
 Allowed = Mapping[str, Predicate] | None
-Make = Callable[[npt.NDArray[np.int64], Sequence[int], np.random.Generator], Sequence[pd.DataFrame]]
+Make = Callable[[Integers, Sequence[int], np.random.Generator], Sequence[pd.DataFrame]]
 
 MAX_HELD_OUT = 2000
 MIN_HELD_OUT = 50

@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from engine.twins.conditional import Conditional
-from engine.twins.marginal import Bools, DrawnColumn, Floats, Ints, Marginal
+from engine.twins.marginal import DrawnColumn, Marginal
+from schemas.arrays import Flags, Floats, Integers
 
 __all__ = ["assign_donors", "assign_filtered_donors", "between_neighbours", "resample"]
 
 
-def assign_donors(leaves: Ints, starts: Ints, rng: np.random.Generator) -> Ints:
+def assign_donors(leaves: Integers, starts: Integers, rng: np.random.Generator) -> Integers:
     """One donor position per row `(n,)`, the rows of a leaf spread evenly over its donors.
 
     Independent draws would add resampling noise to every leaf; even spacing gives each donor its share.
@@ -38,8 +39,8 @@ def assign_donors(leaves: Ints, starts: Ints, rng: np.random.Generator) -> Ints:
 
 
 def assign_filtered_donors(
-    conditional: Conditional, leaves: Ints, allowed: Bools, matching: Bools, rng: np.random.Generator
-) -> tuple[Ints, Floats]:
+    conditional: Conditional, leaves: Integers, allowed: Flags, matching: Flags, rng: np.random.Generator
+) -> tuple[Integers, Floats]:
     """Donors among the allowed training rows, and the allowed share of each row's leaf as its weight, each `(n,)`.
 
     When no row has reached a leaf with an allowed donor, the training rows that satisfy the whole filter serve as one leaf.
@@ -61,7 +62,7 @@ def assign_filtered_donors(
     return donors[np.minimum(assign_donors(leaves, starts, rng), len(donors) - 1)], weights
 
 
-def resample(weights: Floats, n: int, rng: np.random.Generator) -> Ints:
+def resample(weights: Floats, n: int, rng: np.random.Generator) -> Integers:
     """Systematic resampling: `n` row numbers in proportion to their weights, in random order."""
     cumulative = np.cumsum(weights)
     points = (np.arange(n) + rng.random()) / n * cumulative[-1]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from schemas.arrays import Floats, Integers
 from schemas.clinical_terms import clinical_term
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType, TwinTypeEntry
 
@@ -44,7 +44,7 @@ class TrainingTable:
     """
 
     features: pd.DataFrame
-    target: npt.NDArray[np.float64]
+    target: Floats
     kinds: Mapping[str, str]
     n_dropped: int
     warnings: tuple[str, ...]
@@ -57,7 +57,7 @@ class TrainingTable:
         """The same rows with these features only."""
         return replace(self, features=self.features[list(names)], kinds={name: self.kinds[name] for name in names})
 
-    def take(self, rows: npt.NDArray[np.int64]) -> TrainingTable:
+    def take(self, rows: Integers) -> TrainingTable:
         """The rows at these positions."""
         return replace(self, features=self.features.iloc[rows], target=self.target[rows])
 
@@ -138,7 +138,7 @@ def feature_frame(frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: Twin
     return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
 
 
-def _outcome(frame: pd.DataFrame, entry: TwinTypeEntry, target: str) -> npt.NDArray[np.float64]:
+def _outcome(frame: pd.DataFrame, entry: TwinTypeEntry, target: str) -> Floats:
     if term := clinical_term(entry.twin_type, target):
         raise ClinicalData(f"target {target!r} is clinical ({term!r}): only commercial outcomes can be predicted")
     entry.target(target)
@@ -191,7 +191,7 @@ def _is_out_of_range(column: pd.Series[Any]) -> bool:
     return pd.api.types.is_float_dtype(column) and bool((column.abs() > LARGEST).any())
 
 
-def _uninformative(features: pd.DataFrame, target: npt.NDArray[np.float64]) -> Iterator[str]:
+def _uninformative(features: pd.DataFrame, target: Floats) -> Iterator[str]:
     """Warnings about constant columns and repeated rows."""
     constant = [str(name) for name in features if len(features[name].unique()) == 1]
     if constant:
@@ -215,7 +215,7 @@ def _convert(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None)
     return numbers.astype(np.int64) if whole else numbers
 
 
-def _numbers(column: pd.Series[Any], name: str) -> npt.NDArray[np.float64]:
+def _numbers(column: pd.Series[Any], name: str) -> Floats:
     try:
         return np.asarray(pd.to_numeric(column).astype("float64"), dtype=np.float64)
     except (ValueError, TypeError):
@@ -223,13 +223,13 @@ def _numbers(column: pd.Series[Any], name: str) -> npt.NDArray[np.float64]:
         raise ValueError(f"{name!r} holds {bad.iloc[0]!r}: numbers are expected") from None
 
 
-def _refuse_huge(numbers: npt.NDArray[np.float64], name: str) -> None:
+def _refuse_huge(numbers: Floats, name: str) -> None:
     huge = np.abs(numbers) > LARGEST
     if huge.any():
         raise ValueError(f"{name!r} holds {numbers[huge][0]:g}: the largest absolute value allowed is {LARGEST:g}")
 
 
-def _refuse_impossible(numbers: npt.NDArray[np.float64], feature: Feature) -> None:
+def _refuse_impossible(numbers: Floats, feature: Feature) -> None:
     low = -np.inf if feature.low is None else feature.low
     high = np.inf if feature.high is None else feature.high
     outside = (numbers < low) | (numbers > high) | np.isinf(numbers)

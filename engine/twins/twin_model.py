@@ -22,12 +22,12 @@ from engine.twins.marginal import Predicate
 from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
 from engine.twins.realism_assessment import Allowed, assess, learn_joint
 from engine.twins.training_table import TrainingTable, feature_frame
+from schemas.arrays import Floats, Integers
 from schemas.filters import Condition, Filters, canonical_filters, conditions
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, RealismReport, TwinPopulation
 
 __all__ = ["INTERVAL_LEVEL", "ModelParts", "TwinModel"]
 
-Array = npt.NDArray[np.float64]
 
 INTERVAL_LEVEL = 0.95
 MAX_TWINS = 1_000_000
@@ -62,7 +62,7 @@ class TwinModel:
     adjustment: DonorAdjustment
     conformal: Conformal
 
-    def predict(self, frame: pd.DataFrame) -> Array:
+    def predict(self, frame: pd.DataFrame) -> Floats:
         """Expected outcome without any intervention, shape ``(n,)``, units of the target.
 
         Features that the frame lacks are treated as missing, unknown levels as rare ones.
@@ -72,16 +72,16 @@ class TwinModel:
         """
         return predict_outcome(self.outcome, self.encoded(frame))
 
-    def encoded(self, frame: pd.DataFrame) -> Array:
+    def encoded(self, frame: pd.DataFrame) -> Floats:
         """Features of each row as the outcome model's encoder transforms them, shape ``(n, p)``."""
         return encode_features(self.outcome, self._features(frame))
 
-    def predict_interval(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Array, Array]:
+    def predict_interval(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Floats, Floats]:
         """Lower and upper end of the prediction interval of one outcome, each of shape ``(n,)``."""
         _, lower, upper = self.predict_all(frame, level)
         return lower, upper
 
-    def predict_all(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Array, Array, Array]:
+    def predict_all(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Floats, Floats, Floats]:
         """Expected outcome, lower and upper end of its prediction interval, each of shape ``(n,)``."""
         encoded = self.encoded(frame)
         expected, half = predict_outcome(self.outcome, encoded), self.conformal.half_width(encoded, level)
@@ -126,7 +126,7 @@ class TwinModel:
         """
         table, allowed = self._table(), self._predicates(conditions(self.card.twin_type, filters))
 
-        def make(rows: npt.NDArray[np.int64], sizes: Sequence[int], rng: np.random.Generator) -> list[pd.DataFrame]:
+        def make(rows: Integers, sizes: Sequence[int], rng: np.random.Generator) -> list[pd.DataFrame]:
             joint, outcome = self._fit_again(table.take(rows), seed, n_jobs)
             return [_draw_twins(joint, outcome, self.adjustment.take(rows), n, rng, allowed)[0].frame for n in sizes]
 
@@ -203,7 +203,7 @@ class TwinModel:
 
 def _draw_twins(
     joint: JointModel, outcome: Pipeline, adjustment: DonorAdjustment, n: int, rng: np.random.Generator, allowed: Allowed
-) -> tuple[SampledTable, Array, Array]:
+) -> tuple[SampledTable, Floats, Floats]:
     """Twins, their encoded features ``(n, p)``, and their expected outcomes ``(n,)``."""
     sampled = joint.sample(n, rng=rng, allowed=allowed)
     encoded = encode_features(outcome, sampled.frame)

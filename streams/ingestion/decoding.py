@@ -20,6 +20,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationEr
 from typing_extensions import TypedDict
 
 from schemas import TWIN_TYPES, Brand, OutcomeEvent, SourceId, TwinType
+from schemas.arrays import Flags, Floats, Integers, Octets
 from schemas.base import utc_time
 from schemas.canonical import encode_shared_fields
 from schemas.events import Features
@@ -29,10 +30,6 @@ from streams.ingestion.outcome_batch import (
     DecodedBatch,
     ElementRefusal,
     Entity,
-    Flags,
-    Floats,
-    Integers,
-    Octets,
     OutcomeBatch,
     RefusedElement,
     SharedFields,

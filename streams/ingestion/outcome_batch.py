@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
-import numpy.typing as npt
 
 from schemas import SourceId, TwinType
+from schemas.arrays import Flags, Floats, Integers, Octets
 from schemas.canonical import NUMBERS, encode_own_fields
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ __all__ = [
     "tracking_ids",
 ]
 
-Flags = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Octets = npt.NDArray[np.uint8]
 
 DIGEST_BYTES = 16
 NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:outcomes")

@@ -16,6 +16,7 @@ from typing import TypeVar
 import asyncpg
 import numpy as np
 
+from schemas.arrays import Integers
 from sql.database import Connection, Pool, transaction
 from sql.dead_letter_store import add_refused, unsent_refused_since
 from sql.line_lock import LineGrid, share_lines
@@ -23,7 +24,7 @@ from sql.outcome_store import add_heads, add_outcomes, events_with_heads, lock_h
 from sql.pane_store import add_pane_changes, pane_rows_since, split_cells
 from sql.source_position_store import Position, add_gaps, advance_position, lock_position
 from streams.ingestion import decoding, revisions, rows, scoring
-from streams.ingestion.outcome_batch import DecodedBatch, Integers
+from streams.ingestion.outcome_batch import DecodedBatch
 from streams.ingestion.revisions import ResolvedBatch
 from streams.ingestion.rows import IngestResult
 from streams.ingestion.scoring import ScoredBatch

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.fidelity import is_too_late, pane_start, sum_groups
+from schemas.arrays import Flags, Floats, Integers, Octets
 from schemas.twin_types import ALL_ROWS
 from sql.line_lock import LineGrid
 from sql.outcome_store import Head, OutcomeGroup
 from sql.pane_store import PaneChange
-from streams.ingestion.outcome_batch import Flags, Floats, Integers, Octets
 from streams.ingestion.scoring import ScoredBatch
 
 __all__ = [

@@ -14,6 +14,7 @@ from uuid import UUID
 import numpy as np
 
 from schemas import FidelityErrors, PaneRow, SourceId, TwinPopulation
+from schemas.arrays import Flags, Floats, Integers, Octets
 from schemas.base import utc_time
 from schemas.events import SUM_FIELDS
 from schemas.twin_types import ALL_ROWS
@@ -24,16 +25,7 @@ from sql.pane_store import LinePaneRow
 from sql.source_position_store import Position, PositionUpdate, record_digest
 from streams.errors import limit_text
 from streams.ingestion.decoding import raw_elements
-from streams.ingestion.outcome_batch import (
-    DecodedBatch,
-    Flags,
-    Floats,
-    Integers,
-    Octets,
-    OutcomeBatch,
-    RefusedElement,
-    from_microseconds,
-)
+from streams.ingestion.outcome_batch import DecodedBatch, OutcomeBatch, RefusedElement, from_microseconds
 from streams.ingestion.revisions import BatchRevisions, ResolvedBatch
 from streams.ingestion.scoring import ScoredBatch
 

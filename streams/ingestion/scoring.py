@@ -17,21 +17,14 @@ import pandas as pd
 
 from engine.fidelity import LIMIT, contributions, in_range
 from schemas import TWIN_TYPES, SourceId
+from schemas.arrays import Flags, Integers
 from schemas.base import shorten
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
 from streams.errors import describe_error
-from streams.ingestion.outcome_batch import (
-    DecodedBatch,
-    ElementRefusal,
-    Flags,
-    Integers,
-    OutcomeBatch,
-    SharedFields,
-    group_positions,
-)
+from streams.ingestion.outcome_batch import DecodedBatch, ElementRefusal, OutcomeBatch, SharedFields, group_positions
 from streams.ingestion.scoring_context import Predictor, ScoringContext, SimulatedTwins
 
 __all__ = ["ScoredBatch", "Scores", "score"]

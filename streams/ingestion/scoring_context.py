@@ -17,11 +17,12 @@ import pandas as pd
 from cachetools import LRUCache
 
 from schemas import TwinPopulation
+from schemas.arrays import Floats, Integers
 from schemas.twin_models import ModelCard
 from sql.database import Pool
 from sql.model_card_rows import UnknownModel, load_card
 from sql.outcome_store import ChampionPeriods, champion_periods
-from streams.ingestion.outcome_batch import Floats, Integers, OutcomeBatch, group_positions, to_microseconds
+from streams.ingestion.outcome_batch import OutcomeBatch, group_positions, to_microseconds
 
 __all__ = ["ContextLoader", "Predictor", "ScoringContext", "SimulatedTwins"]
 

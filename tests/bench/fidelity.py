@@ -10,12 +10,12 @@ import numpy.typing as npt
 from engine.fidelity.e_detector import DetectorState, accumulate
 from engine.fidelity.error_sums import contributions, sum_groups
 from schemas import Baseline
+from schemas.arrays import Floats
 from tests.bench.measure import Figure, interleaved
 from tests.bench.tables import SEED, Measured
 
 __all__ = ["sums_figure"]
 
-Array = npt.NDArray[np.float64]
 
 OUTCOMES, PANES = 100_000, 500
 BINCOUNT = "numpy's bincount of counts, errors, squares and products in floating point: order matters, no evidence"
@@ -37,12 +37,12 @@ def sums_figure(measured: Measured) -> Figure:
     return times.figure(f"sums and evidence of {OUTCOMES:,} outcomes, {PANES} panes", measured.name, BINCOUNT)
 
 
-def _exact_sums(predicted: Array, actual: Array, half: float, pane: npt.NDArray[Any], baseline: Baseline) -> DetectorState:
+def _exact_sums(predicted: Floats, actual: Floats, half: float, pane: npt.NDArray[Any], baseline: Baseline) -> DetectorState:
     rows = contributions(predicted, actual, predicted - half, predicted + half, baseline)
     return accumulate(sum_groups(rows, pane, PANES), DetectorState())
 
 
-def _plain_sums(predicted: Array, actual: Array, half: float, pane: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+def _plain_sums(predicted: Floats, actual: Floats, half: float, pane: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
     error = predicted - actual
     inside = np.abs(error) <= half
     columns = (inside, predicted, actual, predicted**2, actual**2, predicted * actual, np.abs(error), error**2)

@@ -6,7 +6,6 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
@@ -14,12 +13,12 @@ from engine import SimulationEngine
 from engine.effects import build_design
 from engine.twins import TwinModel
 from schemas import TWIN_TYPES, InterventionConfig, TwinPopulation
+from schemas.arrays import Floats
 from tests.bench.measure import Aim, Figure, interleaved
 from tests.bench.tables import ROWS, SEED, Measured
 
 __all__ = ["generation_figure", "simulation_figure"]
 
-Array = npt.NDArray[np.float64]
 
 DRAWS = 1000
 TAILS = (0.025, 0.975)
@@ -87,10 +86,10 @@ def _plain_simulation(twins: TwinPopulation, rng: np.random.Generator) -> list[A
     return [_summary(effects.mean(axis=1)), *(_summary(_by_group(effects, twins.frame[name])) for name in dimensions)]
 
 
-def _by_group(effects: Array, labels: pd.Series[Any]) -> Array:
+def _by_group(effects: Floats, labels: pd.Series[Any]) -> Floats:
     member = pd.get_dummies(labels).to_numpy(dtype=float)
     return np.asarray((effects @ member / member.sum(axis=0)).T)
 
 
-def _summary(draws: Array) -> tuple[Any, Any]:
+def _summary(draws: Floats) -> tuple[Any, Any]:
     return draws.mean(axis=-1), np.quantile(draws, TAILS, axis=-1)

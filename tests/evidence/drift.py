@@ -13,6 +13,7 @@ from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, discoveries, lo
 from engine.fidelity.effective_sample_size import effective_n
 from engine.fidelity.error_sums import add_sums
 from schemas import Baseline
+from schemas.arrays import Flags, Floats, Integers
 from schemas.events import SUM_FIELDS
 from streams.reporting.charts import Curve, ReferenceLine, Tone, curves_chart
 from tests.error_streams import (
@@ -33,7 +34,6 @@ from tests.evidence.part import Figure, Part, Plot, Table, seeded_rng
 
 __all__ = ["measure"]
 
-Array = npt.NDArray[np.float64]
 
 QUIET = 36_000
 SETTLED, AFTER = 2_000, 8_000
@@ -52,9 +52,9 @@ WIDE = 1140
 class Alarms(NamedTuple):
     """Outcomes until the first alarm, retrain request and fired rule of each stream; infinite where there is none."""
 
-    detector: Array
-    retrain: Array
-    rule: Array
+    detector: Floats
+    retrain: Floats
+    rule: Floats
 
 
 def measure(quick: bool) -> Part:
@@ -134,7 +134,7 @@ def _join(parts: Iterable[Alarms]) -> Alarms:
     return Alarms(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _alarms(errors: Array, baselines: Sequence[Baseline]) -> Alarms:
+def _alarms(errors: Floats, baselines: Sequence[Baseline]) -> Alarms:
     """Find when the detector raises its alarm, a retrain is requested, and the rule alone fires."""
     steps = step_sums(errors, baselines)
     alarmed, fired = log_evidence(steps) >= 0, rule_fired(steps, baselines)
@@ -150,7 +150,7 @@ def _quiet(errors: str, baseline: str, repetitions: int) -> Alarms:
     )
 
 
-def _draw_shifted(rng: np.random.Generator, errors: str, size: float, count: int) -> tuple[Array, npt.NDArray[np.int64]]:
+def _draw_shifted(rng: np.random.Generator, errors: str, size: float, count: int) -> tuple[Floats, Integers]:
     """Draw streams with a shift, and return the number of outcomes before the shift in each."""
     streams = DRAWS[errors](rng, (count, SETTLED + CELL + AFTER))
     onset = SETTLED + rng.integers(0, CELL, count)
@@ -172,8 +172,8 @@ def _delays(errors: str, baseline: str, size: float, repetitions: int) -> Alarms
 class RiverResult(NamedTuple):
     """Outcomes until the first alarm of a detector: without a shift, and from each shift on (NaN where it came before)."""
 
-    quiet: Array
-    delays: dict[str, Array]
+    quiet: Floats
+    delays: dict[str, Floats]
 
 
 def _measure_river(make: Callable[[], Any], errors: str, repetitions: int) -> RiverResult:
@@ -187,7 +187,7 @@ def _measure_river(make: Callable[[], Any], errors: str, repetitions: int) -> Ri
     return RiverResult(np.array(quiet), delays)
 
 
-def _first_alarm(detector: Any, errors: Array) -> float:
+def _first_alarm(detector: Any, errors: Floats) -> float:
     for count, loss in enumerate(np.abs(errors).tolist(), 1):
         detector.update(loss)
         if detector.drift_detected:
@@ -198,7 +198,7 @@ def _first_alarm(detector: Any, errors: Array) -> float:
 # -- reporting
 
 
-def _share(outcomes: Array) -> float:
+def _share(outcomes: Floats) -> float:
     """Share of streams with a detection."""
     return float(np.isfinite(outcomes).mean())
 
@@ -211,7 +211,7 @@ def _outcomes(value: float) -> str:
     return "never" if not np.isfinite(value) else f"{value:,.0f}"
 
 
-def _median(delays: Array) -> float:
+def _median(delays: Floats) -> float:
     valid = delays[~np.isnan(delays)]
     return float(np.median(valid)) if len(valid) else np.nan
 
@@ -280,7 +280,7 @@ def _comparison_table(
     return Table("Compared with other detectors, with a baseline of 10,000 rows", columns, tuple(rows))
 
 
-def _comparison_row(name: str, quiet: Array, delays: Sequence[Array]) -> tuple[str, ...]:
+def _comparison_row(name: str, quiet: Floats, delays: Sequence[Floats]) -> tuple[str, ...]:
     cells = [f"{_outcomes(_median(outcomes))}, {np.isnan(outcomes).mean():.0%}" for outcomes in delays]
     return (name, _percent(_share(quiet)), *cells)
 
@@ -320,7 +320,7 @@ def _alarm_plot(caption: str, curves: Sequence[Curve], lines: Sequence[Reference
     return Plot(caption, svg, wide=True)
 
 
-def _curve(label: str, outcomes: Array, number: int, reach: int = QUIET) -> Curve:
+def _curve(label: str, outcomes: Floats, number: int, reach: int = QUIET) -> Curve:
     """Share of streams with a detection, by the number of outcomes up to ``reach``."""
     positions = np.linspace(0, reach, 61)
     return Curve(label, positions.tolist(), [float((outcomes <= limit).mean()) for limit in positions], tone=TONES[number])
@@ -391,7 +391,7 @@ def _territory_table(worlds: Sequence[TerritoryResult]) -> Table:
     )
 
 
-def _lowest_within_budget(worlds: Sequence[TerritoryResult], outcomes_of: Callable[[Alarms], Array]) -> str:
+def _lowest_within_budget(worlds: Sequence[TerritoryResult], outcomes_of: Callable[[Alarms], Floats]) -> str:
     """The lowest effective number down to which the budget holds in every measured world."""
     lowest = np.inf
     for result in sorted(worlds, key=lambda result: -result.effective):
@@ -401,7 +401,7 @@ def _lowest_within_budget(worlds: Sequence[TerritoryResult], outcomes_of: Callab
     return _outcomes(lowest)
 
 
-def _by_level(errors: Array, levels: npt.NDArray[np.int64], baseline: Baseline) -> dict[str, tuple[int, ...]]:
+def _by_level(errors: Floats, levels: Integers, baseline: Baseline) -> dict[str, tuple[int, ...]]:
     rows = error_contributions(errors, baseline)
     return {f"region={level}": add_sums(rows[levels == level].tolist()) for level in np.unique(levels).tolist()}
 
@@ -459,17 +459,17 @@ def _discover(rng: np.random.Generator, size: float) -> tuple[float, float, floa
     )
 
 
-def _first(flags: npt.NDArray[np.bool_], counts: npt.NDArray[Any]) -> float:
+def _first(flags: Flags, counts: npt.NDArray[Any]) -> float:
     return float(counts[flags.argmax()]) if flags.any() else np.inf
 
 
-def _draw_segments(rng: np.random.Generator, n: int, size: float) -> tuple[Array, npt.NDArray[np.int64]]:
+def _draw_segments(rng: np.random.Generator, n: int, size: float) -> tuple[Floats, Integers]:
     levels = rng.integers(0, SEGMENTS, n)
     sizes = SIZES * np.where(np.arange(SEGMENTS) == 0, size, 1.0)
     return rng.standard_normal(n) * sizes[levels], levels
 
 
-def _segment_evidence(errors: Array, levels: npt.NDArray[np.int64], baseline: Baseline) -> tuple[Array, npt.NDArray[np.int64]]:
+def _segment_evidence(errors: Floats, levels: Integers, baseline: Baseline) -> tuple[Floats, Integers]:
     """Evidence of each segment over its limit, and its outcomes, at the end of each cell; shape ``(cells, SEGMENTS)``."""
     rows = error_contributions(errors, baseline)
     position = np.arange(len(rows)) // CELL * SEGMENTS + levels

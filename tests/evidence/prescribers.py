@@ -16,12 +16,12 @@ from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from deploy.stack import free_port
 from engine import TwinGenerator
 from schemas import Baseline, Brand, ModelCard, ModelEvent, TwinType, model_line
+from schemas.arrays import Floats
 from schemas.fidelity_models import DRIFT_RULES
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
@@ -279,8 +279,8 @@ def _curves(history: LineHistory) -> Iterator[Curve]:
 class Delays(NamedTuple):
     """Outcomes from the shift until the detector's alarm and until the retrain event, per order; infinite without one."""
 
-    detector: npt.NDArray[np.float64]
-    retrain: npt.NDArray[np.float64]
+    detector: Floats
+    retrain: Floats
 
 
 def _shuffled(orders: int) -> list[Delays]:
@@ -292,9 +292,7 @@ def _shuffled(orders: int) -> list[Delays]:
     return [_delays(scenario, held_back, errors, generator.model.card.baseline, orders) for scenario in SCENARIOS]
 
 
-def _delays(
-    scenario: Scenario, held_back: pd.DataFrame, errors: npt.NDArray[np.float64], baseline: Baseline, orders: int
-) -> Delays:
+def _delays(scenario: Scenario, held_back: pd.DataFrame, errors: Floats, baseline: Baseline, orders: int) -> Delays:
     rng, change = np.random.default_rng(SEED), np.zeros(len(errors))
     for row, amount in scenario.change(held_back).items():
         change[row] = amount
@@ -321,11 +319,11 @@ def _shuffled_row(scenario: Scenario, delays: Delays) -> tuple[str, ...]:
     return (scenario.title, *(cell for cells in cells_of_delays for cell in cells))
 
 
-def _share(values: npt.NDArray[np.float64]) -> float:
+def _share(values: Floats) -> float:
     return float(np.isfinite(values).mean())
 
 
-def _quantile_text(values: npt.NDArray[np.float64], share: float) -> str:
+def _quantile_text(values: Floats, share: float) -> str:
     """Outcomes after which this share of the orders had the event."""
     delay = float(np.quantile(values, share, method="higher"))
     return f"{delay:,.0f}" if np.isfinite(delay) else "–"

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from engine import ExperimentDesigner, SimulationEngine, TwinGenerator
@@ -19,6 +18,7 @@ from engine.effects.calibration import BETWEEN_SCALE, MEAN_SCALE, calibrate
 from engine.experiments import EffectEstimate, relative_effect, treated_counterfactuals
 from engine.sample_tables import sample_hcps
 from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, InterventionConfig, Reach, TwinType
+from schemas.arrays import Flags, Floats
 from schemas.filters import Filters, conditions, rows_matching
 from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, curves_chart, intervals_chart
 from streams.training import as_training_table, read_table
@@ -28,8 +28,6 @@ from tests.populations import intervention, population
 
 __all__ = ["measure"]
 
-Array = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 TARGET = "prescribing_change"
 TRAINING_ROWS, TEST_ROWS = 10_000, 10_000
@@ -146,11 +144,11 @@ class Coverage(NamedTuple):
     """Simulations by number of twins: whether the interval holds the truth, and its width; shape ``(worlds, sizes)`` each."""
 
     sizes: tuple[int, ...]
-    inside: Bools
-    width: Array
+    inside: Flags
+    width: Floats
 
     @property
-    def drift(self) -> Array:
+    def drift(self) -> Floats:
         """Average width relative to that on the fewest twins, minus 1; shape ``(sizes,)``."""
         return np.asarray(self.width.mean(axis=0) / self.width[:, 0].mean() - 1.0)
 
@@ -224,7 +222,7 @@ def _by_twins(curves: Sequence[Curve], title: str, caption: str, form: str, line
     )
 
 
-def _noise(inside: Bools) -> list[float]:
+def _noise(inside: Flags) -> list[float]:
     """Half width of the 95 % interval of each share."""
     share = inside.mean(axis=0)
     return (1.96 * np.sqrt(share * (1.0 - share) / len(inside))).tolist()
@@ -249,8 +247,8 @@ HISTORIES: Mapping[str, History] = {
 class Histories(NamedTuple):
     """By number of experiments: whether the next campaign's interval holds its true effect, and its width relative to the first."""
 
-    inside: Bools
-    width: Array
+    inside: Flags
+    width: Floats
 
 
 def _histories(people: People, draw: History, sequences: int) -> Histories:

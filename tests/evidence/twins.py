@@ -11,7 +11,6 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from joblib import cpu_count
 from sklearn.metrics import r2_score
@@ -39,7 +38,6 @@ from tests.evidence.part import DATA, Figure, Part, Plot, Table
 
 __all__ = ["measure"]
 
-Array = npt.NDArray[np.float64]
 
 PRESCRIBERS, CLASSES = DATA / "hcp_partd_2013_2014.csv.gz", DATA / "hcp_class_claims_2013_2014.csv.gz"
 ROWS = 10_000
