@@ -57,10 +57,10 @@ async def make_line(dsn: str, *cards: ModelCard, pane_s: float = 60.0, window_s:
     connection = await connect(dsn)
     try:
         ledger = Ledger(connection)
-        for card in cards or (make_card(),):
+        cards = cards or (make_card(),)
+        for card in cards:
             await ledger.register_model(card, "0" * 64, pane_s=pane_s, window_s=window_s)
-        first = (cards or (make_card(),))[0]
-        await ledger.promote(first.line, first.model_id, reason="the first one")
+        await ledger.promote(cards[0].line, cards[0].model_id, reason="the first one")
     finally:
         await connection.close()
 
@@ -89,8 +89,8 @@ def record(offset: int, value: Any, *, partition: int = 0, at: datetime | None =
     return ConsumerRecord(TOPIC, partition, offset, stamp, 1, b"key", body, 0, 3, len(body or b""), ())
 
 
-def poll_batches(records: Sequence[Record], size: int, *, incarnation: int = 0) -> Iterator[PollBatch]:
+def poll_batches(records: Sequence[Record], size: int) -> Iterator[PollBatch]:
     """Batches of at most ``size`` records."""
     for first in range(0, len(records), size):
         part = records[first : first + size]
-        yield PollBatch(part[0].topic, part[0].partition, incarnation, part)
+        yield PollBatch(part[0].topic, part[0].partition, 0, part)
