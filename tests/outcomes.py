@@ -1,4 +1,4 @@
-"""A model line with a tiny champion, outcomes for it, and poll batches of them, for the tests of the outcome path."""
+"""A model line with a tiny champion, outcomes and retrain events for it, and poll batches, for tests of several packages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 from aiokafka import ConsumerRecord
 
-from schemas import Baseline, Brand, ModelCard, TwinModelMetrics, TwinType
+from schemas import Baseline, Brand, ModelCard, RetrainEvent, TwinModelMetrics, TwinType
 from sql.database import connect
 from sql.ledger import Ledger
 from streams.kafka.batch_consumer import PollBatch
@@ -80,6 +80,20 @@ def outcome(number: int, **fields: Any) -> dict[str, Any]:
         "predicted_upper": predicted + 2,
         "segment": {"region": ("west", "east", "south")[number % 3]},
     } | fields
+
+
+def retrain_event(model_id: UUID | None, **fields: Any) -> RetrainEvent:
+    """The first retrain event about a model, requested now because of drift."""
+    defaults = {
+        "retrain_id": uuid4(),
+        "line": LINE,
+        "model_id": model_id,
+        "attempt": 0,
+        "requested_at": datetime.now(UTC),
+        "cause": "drift",
+        "reason": "MAE 0.25 is above 0.14",
+    }
+    return RetrainEvent.model_validate(defaults | fields)
 
 
 def record(offset: int, value: Any, *, partition: int = 0, at: datetime | None = None) -> Record:

@@ -8,14 +8,22 @@ from uuid import uuid4
 
 import pytest
 
-from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
+from schemas import Brand, InterventionConfig, ModelEvent, SimulationRequest, TwinType
 from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, watched_promotions
 from sql.retrain_store import enqueue, find_retrain, lease_training, record_training_rows
 from sql.simulation_store import Recipe, pin
 from streams.registry import MlflowRegistry
+from tests.outcomes import LINE, retrain_event
 
-LINE = "hcp:kisqali:prescribing_change"
+EVIDENCE = {
+    "segment": "all",
+    "window_start": "2026-03-01T00:00:00Z",
+    "window_end": "2026-03-01T01:00:00Z",
+    "metrics": {"n": 2400, "mae": 0.25, "standard_errors": {"mae": 0.004}},
+    "verdicts": [{"rule": "mae_increase", "fired": True, "reason": "MAE 0.25 is above 0.14"}],
+    "evidence_ratio": 1.07,
+}
 COMPARISON = {"champion": 0.25, "challenger": 0.12, "difference": -0.13, "standard_error": 0.01, "entities": 500}
 GATE = {
     "n": 500,
@@ -35,26 +43,6 @@ async def second(promoted, champion, saved, pool):
     card = champion.card.model_copy(update={"model_id": uuid4(), "mlflow_run_id": saved.mlflow_run_id})
     await Ledger(pool).register_model(card, saved.sha256)
     return card.model_id
-
-
-def retrain_event(model_id) -> RetrainEvent:
-    return RetrainEvent(
-        retrain_id=uuid4(),
-        line=LINE,
-        model_id=model_id,
-        attempt=0,
-        requested_at=datetime.now(UTC),
-        cause="drift",
-        reason="MAE 0.25 is above 0.14",
-        evidence={
-            "segment": "all",
-            "window_start": "2026-03-01T00:00:00Z",
-            "window_end": "2026-03-01T01:00:00Z",
-            "metrics": {"n": 2400, "mae": 0.25, "standard_errors": {"mae": 0.004}},
-            "verdicts": [{"rule": "mae_increase", "fired": True, "reason": "MAE 0.25 is above 0.14"}],
-            "evidence_ratio": 1.07,
-        },
-    )
 
 
 async def test_a_promotion_and_a_rollback_are_one_command_and_one_event_each(
@@ -88,7 +76,7 @@ async def test_a_decision_that_is_not_possible_is_refused_in_one_line(twinstream
 
 async def test_a_line_that_waits_for_approval_is_approved_by_command(twinstream, promoted, pool, settings):
     await twinstream("models", "policy", LINE, "approve")
-    await enqueue(pool, event := retrain_event(promoted.champion))
+    await enqueue(pool, event := retrain_event(promoted.champion, evidence=EVIDENCE))
     assert "waits for approval: twinstream retrain approve" in await twinstream("why", str(event.retrain_id))
     assert await lease_training(pool, "w", settings.retrain_limits) is None
     await twinstream("retrain", "approve", str(event.retrain_id)[:8])
@@ -97,7 +85,7 @@ async def test_a_line_that_waits_for_approval_is_approved_by_command(twinstream,
 
 
 async def test_why_explains_a_retrain_on_one_screen(twinstream, promoted, second, pool, settings):
-    await enqueue(pool, event := retrain_event(promoted.champion))
+    await enqueue(pool, event := retrain_event(promoted.champion, evidence=EVIDENCE))
     job = await lease_training(pool, "w", settings.retrain_limits)
     training_rows = {"rows": 1200, "history_rows": 30, "since": "2026-03-01", "until": "2026-03-02", "as_of": "2026-03-02"}
     await record_training_rows(pool, job.retrain_id, training_rows)
@@ -153,5 +141,5 @@ async def test_the_choice_of_a_policy_is_in_the_ledger(twinstream, promoted, poo
 
 
 async def _suggested(pool, promoted):
-    await enqueue(pool, event := retrain_event(promoted.champion))
+    await enqueue(pool, event := retrain_event(promoted.champion, evidence=EVIDENCE))
     return event.retrain_id

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -18,12 +19,12 @@ from schemas import OutcomeEvent
 from sql.database import connect
 from sql.migrate import migrate
 from streams.client import TwinClient
-from streams.kafka.clients import open_admin
 from streams.kafka.topics import create_topics
 from streams.operations.verify import verify
 from streams.settings import ROLES, Settings
 from streams.worker.supervisor import Workers
 from tests.outcomes import TOPIC, make_card, make_line, outcome
+from tests.polling import committed_offsets, until
 
 PATIENCE_S = 60.0
 TIMEOUTS_S = dict.fromkeys(("statement", "lock", "idle_in_transaction", "tcp_user"), 4.0)
@@ -55,17 +56,18 @@ async def settings(stack: LocalStack, mlflow_store: str, tmp_path: Path) -> Sett
 
 
 async def test_no_outcome_is_lost_in_outages_of_postgres_and_kafka(settings: Settings, stack: LocalStack, tmp_path: Path):
+    read_offsets = partial(committed_offsets, settings, "outcomes", TOPIC)
     with Workers(["outcomes", "fidelity"], settings, log_folder=tmp_path / "logs") as workers:
         await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
         await publish(settings, range(200))
         await until(lambda: is_ingested(settings, 200))
-        acknowledged = await until(lambda: committed_offsets(settings))
+        acknowledged = await until(read_offsets, lambda offsets: sum(offsets.values()) >= 200)
         pids = dict(workers.pids)
 
         stack.postgres.stop()
         await publish(settings, range(200, 400))
         await until(lambda: waits_for(settings, "postgres"))
-        assert await committed_offsets(settings) == acknowledged
+        assert await read_offsets() == acknowledged
         stack.postgres.start()
         await until(lambda: is_ingested(settings, 400))
         assert workers.pids == pids  # no process was restarted
@@ -84,13 +86,6 @@ async def test_no_outcome_is_lost_in_outages_of_postgres_and_kafka(settings: Set
 async def publish(settings: Settings, numbers: range) -> None:
     async with TwinClient(settings) as client:
         await client.publish_outcomes([OutcomeEvent.model_validate(outcome(number)) for number in numbers])
-
-
-async def until(condition: Callable[[], Awaitable[object]]) -> object:
-    async with asyncio.timeout(PATIENCE_S):
-        while not (value := await condition()):  # noqa: ASYNC110  # other processes make it true
-            await asyncio.sleep(0.1)
-    return value
 
 
 async def waits_for(settings: Settings, part: str) -> bool:
@@ -122,11 +117,3 @@ async def is_ingested(settings: Settings, count: int) -> bool:
 async def counts(settings: Settings) -> dict[str, int]:
     async with database(settings) as connection:
         return dict(await connection.fetch("SELECT fate::text, count(*) FROM fidelity_tracking GROUP BY 1"))
-
-
-async def committed_offsets(settings: Settings) -> dict[int, int] | None:
-    """Committed offsets of the group, None until the first 200 outcomes are acknowledged."""
-    async with open_admin(settings) as admin:
-        offsets = await admin.list_consumer_group_offsets("twinstream-outcomes")
-    by_partition = {tp.partition: committed.offset for tp, committed in offsets.items() if tp.topic == TOPIC}
-    return by_partition if sum(by_partition.values()) >= 200 else None

@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -17,19 +17,20 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas import DriftEvent, DriftState, FidelityErrors, FidelityWindow, OutcomeEvent, RetrainEvent
 from schemas.events import canonical_digest
 from sql.database import Pool
 from streams.agents import fidelity as fidelity_agent
 from streams.agents import outcomes as outcomes_agent
+from streams.kafka.clients import open_admin, open_consumer
 from streams.kafka.topics import DEAD_LETTERS, create_topics
 from streams.metrics import REGISTRY
 from streams.operations.verify import verify
 from streams.settings import Settings
 from streams.worker.bootstrap import run_role
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
+from tests.polling import committed_offsets, until
 
 PANE_S, PARTITIONS, PATIENCE_S = 60.0, 4, 60.0
 CHANGELOG = "twinstream-fidelity-fidelity-panes-changelog"
@@ -305,17 +306,13 @@ def expected_panes(values: Iterable[Any]) -> dict[tuple[str, float], tuple[int, 
 
 
 async def publish(settings: Settings, values: Sequence[Any], *, pause_s: float = 0.0, codec: str | None = None) -> Sequence[Any]:
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, compression_type=codec)
-    await producer.start()
-    try:
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, compression_type=codec) as producer:
         for number, value in enumerate(values):
             body = value if isinstance(value, bytes) else json.dumps(value).encode()
             await producer.send(TOPIC, body, key=str(number).encode())
             if pause_s and number % 20 == 0:
                 await asyncio.sleep(pause_s)
         await producer.flush()
-    finally:
-        await producer.stop()
     return values
 
 
@@ -373,12 +370,6 @@ async def workers(settings: Settings, count: int) -> AsyncIterator[list[asyncio.
 # -- what is stored and published
 
 
-async def until(true: Callable[[], Awaitable[bool]], within_s: float = 90.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not await true():  # noqa: ASYNC110  # it is another process that changes
-            await asyncio.sleep(0.1)
-
-
 async def is_ingested(pool: Pool, elements: float) -> bool:
     return float(await pool.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions")) >= elements
 
@@ -405,14 +396,15 @@ async def restated(pool: Pool, count: int) -> bool:
     return bool(await pool.fetchval("SELECT count(*) = $1 FROM fidelity_snapshots WHERE status = 'restated'", count))
 
 
+async def first_records(settings: Settings, topic: str) -> list[Any]:
+    """The first poll of a topic from its beginning."""
+    async with open_consumer(settings, topic) as consumer:
+        return [record for batch in (await consumer.getmany(timeout_ms=2000)).values() for record in batch]
+
+
 async def leaves_tombstones(settings: Settings) -> bool:
     """Panes that were in the table once are gone from it."""
-    consumer = AIOKafkaConsumer(CHANGELOG, bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
-    await consumer.start()
-    try:
-        records = [record for batch in (await consumer.getmany(timeout_ms=2000)).values() for record in batch]
-    finally:
-        await consumer.stop()
+    records = await first_records(settings, CHANGELOG)
     gone = {record.key for record in records if record.value is None}
     return bool(gone) and gone <= {record.key for record in records if record.value is not None}
 
@@ -424,12 +416,7 @@ async def state_is(pool: Pool, *states: str) -> bool:
 async def dead_letters_published(settings: Settings, pool: Pool) -> bool:
     if await pool.fetchval("SELECT count(*) FROM refused_records WHERE sent_at IS NULL"):
         return False
-    consumer = AIOKafkaConsumer(DEAD_LETTERS, bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
-    await consumer.start()
-    try:
-        records = [record for batch in (await consumer.getmany(timeout_ms=2000)).values() for record in batch]
-    finally:
-        await consumer.stop()
+    records = await first_records(settings, DEAD_LETTERS)
     ids = {dict(record.headers)["twin_refusal_id"].decode() for record in records}
     return ids == {str(row[0]) for row in await pool.fetch("SELECT refusal_id FROM refused_records")} and all(
         record.value == INVALID for record in records
@@ -438,39 +425,22 @@ async def dead_letters_published(settings: Settings, pool: Pool) -> bool:
 
 async def commit_offsets(settings: Settings, offset: int) -> None:
     """Set the group of the outcomes role back, as an operator would."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap, group_id="twinstream-outcomes", enable_auto_commit=False
-    )
-    await consumer.start()
-    try:
-        consumer.assign([TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)])
-        await consumer.commit({TopicPartition(TOPIC, partition): offset for partition in range(PARTITIONS)})
-    finally:
-        await consumer.stop()
+    tps = [TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)]
+    group = {"group_id": "twinstream-outcomes", "enable_auto_commit": False}
+    async with AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, **group) as consumer:
+        consumer.assign(tps)
+        await consumer.commit(dict.fromkeys(tps, offset))
 
 
 async def committed_to_end(settings: Settings) -> bool:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap)
-    await admin.start()
-    await consumer.start()
-    try:
-        committed = await admin.list_consumer_group_offsets("twinstream-outcomes")
-        where = [TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)]
-        ends = await consumer.end_offsets(where)
-        return all(tp in committed and committed[tp].offset == end for tp, end in ends.items())
-    finally:
-        await consumer.stop()
-        await admin.close()
+    committed = await committed_offsets(settings, "outcomes", TOPIC)
+    async with open_consumer(settings) as consumer:
+        ends = await consumer.end_offsets([TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)])
+    return committed == {tp.partition: end for tp, end in ends.items()}
 
 
 async def recreate_topic(settings: Settings, topic: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
-    await admin.start()
-    try:
+    async with open_admin(settings) as admin:
         await admin.delete_topics([topic])
-        while topic in await admin.list_topics():  # noqa: ASYNC110  # it is the broker that changes
-            await asyncio.sleep(0.1)
-    finally:
-        await admin.close()
+        await until(admin.list_topics, lambda topics: topic not in topics)
     await create_topics(settings)

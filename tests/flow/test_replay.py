@@ -7,11 +7,11 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-from schemas import InterventionConfig, RetrainEvent, SimulationRequest
+from schemas import InterventionConfig, SimulationRequest
 from sql.replay_store import begin_suppression, is_suppressed
 from sql.retrain_store import RetrainLimits, approve, enqueue, waits_for
 from streams.kafka.topics import DEAD_LETTERS
-from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
+from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome, retrain_event
 
 REQUESTS = "simulation-requests"
 OF_UNKNOWN_MODEL = outcome(7, model_id=str(UUID(int=5)))
@@ -89,16 +89,7 @@ async def test_a_replayed_request_has_the_same_answer_and_a_run_can_be_reproduce
 
 async def test_a_retrain_during_a_replay_waits_for_approval(pool, promoted):
     await begin_suppression(pool, TOPIC, [promoted.line], "somebody", 60.0)
-    event = RetrainEvent(
-        retrain_id=uuid4(),
-        line=promoted.line,
-        model_id=promoted.champion,
-        attempt=0,
-        requested_at=datetime.now(UTC),
-        cause="drift",
-        reason="the error rose",
-    )
-    await enqueue(pool, event)
+    await enqueue(pool, event := retrain_event(promoted.champion))
     assert "as outcomes were replayed" in await waits_for(pool, event.retrain_id, RetrainLimits())
     await approve(pool, event.retrain_id)
     assert await waits_for(pool, event.retrain_id, RetrainLimits()) == ""

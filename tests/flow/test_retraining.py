@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import numpy as np
 import pandas as pd
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
 
 from deploy.stack.part import free_port
 from engine import TwinGenerator
@@ -30,10 +30,12 @@ from streams.settings import ROLES, Settings
 from streams.training.retraining import Retraining
 from streams.worker.bootstrap import run_role
 from streams.worker.supervisor import Workers
+from tests import polling
+from tests.outcomes import LINE, retrain_event
 
-LINE, TARGET = "hcp:kisqali:prescribing_change", "prescribing_change"
-TOPIC = "retrain-events"
+TARGET, TOPIC = "prescribing_change", "retrain-events"
 TIMEOUT_S = 300.0  # a limit, not the expected time: a restarted trainer imports and trains again
+until = partial(polling.until, within_s=TIMEOUT_S)
 
 
 @pytest.fixture
@@ -47,18 +49,6 @@ def registry(settings: Settings) -> MlflowRegistry:
     return MlflowRegistry(settings.mlflow_uri)
 
 
-def a_retrain_event(model_id) -> RetrainEvent:
-    return RetrainEvent(
-        retrain_id=uuid4(),
-        line=LINE,
-        model_id=model_id,
-        attempt=0,
-        requested_at=datetime.now(UTC),
-        cause="drift",
-        reason="MAE is 60 % above the baseline",
-    )
-
-
 async def observe(pool, since: datetime, n: int = 1700, shift: float = 0.3) -> None:
     """Add outcomes of prescribers of which those in primary care prescribe less, 20 per second."""
     frame = sample_hcps(n, np.random.default_rng(9))
@@ -69,20 +59,7 @@ async def observe(pool, since: datetime, n: int = 1700, shift: float = 0.3) -> N
 
 async def ended(pool, happened: str) -> ModelEvent:
     """The state of the line, as soon as a retrain has ended like this."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            state = await Ledger(pool).state(LINE)
-            if state.happened == happened and state.retrain_id is not None:
-                return state
-            await asyncio.sleep(0.1)
-
-
-async def until(read, is_expected):
-    """The first expected value that is read."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not is_expected(value := await read()):  # noqa: ASYNC110  # another process does it, and sets no event
-            await asyncio.sleep(0.1)
-        return value
+    return await until(lambda: Ledger(pool).state(LINE), lambda state: state.happened == happened and state.retrain_id is not None)
 
 
 def a_request() -> SimulationRequest:
@@ -101,17 +78,6 @@ def retrains(outcome: str) -> float:
     return RETRAINS.labels(line=LINE, outcome=outcome)._value.get()
 
 
-async def committed_offsets(settings: Settings) -> int:
-    """Number of retrain events that the consumer group of the trainers has committed."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
-    await admin.start()
-    try:
-        offsets = await admin.list_consumer_group_offsets("twinstream-trainer")
-        return sum(committed.offset for partition, committed in offsets.items() if partition.topic == TOPIC)
-    finally:
-        await admin.close()
-
-
 def trainings_for(registry: MlflowRegistry, retrain_id: UUID) -> int:
     """Number of finished MLflow runs of a retrain."""
     experiment = registry.client.get_experiment_by_name("digital_twin_hcp_kisqali")
@@ -123,11 +89,12 @@ async def test_ten_thousand_alarms_from_three_workers_give_three_trainers_one_tr
     service, promoted, pool, listener, registry, settings
 ):
     await observe(pool, promoted.effective_from)
-    event, before = a_retrain_event(promoted.champion), retrains("promoted")
+    event, before = retrain_event(promoted.champion), retrains("promoted")
     await asyncio.gather(*(_publish_repeatedly(settings, event, 10_000 // 3 + (worker == 0)) for worker in range(3)))
     async with service(["trainer"]), _another_trainer(settings), _another_trainer(settings):
         state = await ended(pool, "promoted")
-        await until(lambda: committed_offsets(settings), lambda count: count == 10_000)
+        read_offsets = partial(polling.committed_offsets, settings, "trainer", TOPIC)
+        await until(read_offsets, lambda offsets: sum(offsets.values()) == 10_000)
         events = await listener.events(ModelEvent, 4)
         run = (await Ledger(pool).artifact(state.champion)).mlflow_run_id
         await until(lambda: asyncio.to_thread(registry.champion_run, LINE), lambda champion_run: champion_run == run)
@@ -166,7 +133,7 @@ async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one
 ):
     await observe(pool, promoted.effective_from)
     async with service(["trainer"]):
-        await client.publish(a_retrain_event(promoted.champion))
+        await client.publish(retrain_event(promoted.champion))
         await until(lambda: asyncio.to_thread(_trainings_under, os.getpid()), bool)
     (row,) = await list_retrains(pool, LINE)
     assert (row.status, row.tries) == ("queued", 0)
@@ -177,7 +144,7 @@ async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one
 
 
 async def test_a_training_that_no_worker_finishes_is_closed_as_failed_in_the_ledger(service, promoted, pool, settings):
-    await enqueue(pool, event := a_retrain_event(promoted.champion))
+    await enqueue(pool, event := retrain_event(promoted.champion))
     limits = settings.model_copy(update={"lease_s": 0.001}).retrain_limits
     for worker in range(3):
         assert await lease_training(pool, f"a dead worker, {worker}", limits) is not None
@@ -193,7 +160,7 @@ async def test_a_line_with_the_policy_suggest_trains_and_leaves_the_promotion_to
     await observe(pool, promoted.effective_from)
     await Ledger(pool).set_policy(LINE, "suggest")
     async with service(["trainer"]):
-        await client.publish(a_retrain_event(promoted.champion))
+        await client.publish(retrain_event(promoted.champion))
         state = await ended(pool, "suggested")
     assert state.champion == promoted.champion
     assert state.comparison["mae"]["challenger"] < state.comparison["mae"]["champion"]
@@ -232,7 +199,7 @@ async def test_a_trainer_killed_in_the_middle_of_a_training_is_resumed_to_one_pr
     await observe(pool, promoted.effective_from)
     workers = await asyncio.to_thread(Workers(["trainer"], settings, log_folder=tmp_path / "logs").__enter__)
     try:
-        event = a_retrain_event(promoted.champion)
+        event = retrain_event(promoted.champion)
         await client.publish(event)
         trainer = workers.pids["trainer"]
         (training,) = await until(lambda: asyncio.to_thread(_trainings_under, trainer), bool)
@@ -251,7 +218,7 @@ async def test_a_training_that_finished_before_the_trainer_died_is_compared_and_
     service, client, promoted, pool, registry, settings
 ):
     await observe(pool, promoted.effective_from)
-    event = a_retrain_event(promoted.champion)
+    event = retrain_event(promoted.champion)
     await enqueue(pool, event)
     job = await lease_training(pool, "a dead worker", settings.retrain_limits)
     challenger = await Retraining(pool, registry, ModelLoader(pool, registry, 1).load, settings).train_challenger(job)
@@ -266,7 +233,7 @@ async def test_a_retrain_that_cannot_be_done_fails_with_its_reason_and_the_champ
 ):
     await observe(pool, promoted.effective_from, 300)
     async with service(["trainer"]):
-        await client.publish(a_retrain_event(promoted.champion))
+        await client.publish(retrain_event(promoted.champion))
         state = await ended(pool, "failed")
         events = await listener.events(ModelEvent, 3)
     assert state.champion == promoted.champion
@@ -279,7 +246,7 @@ async def test_a_retrain_event_about_a_model_that_is_no_longer_champion_trains_n
     await Ledger(pool).register_model(successor, "0" * 64)
     await Ledger(pool).promote(LINE, successor.model_id)
     async with service(["trainer"]):
-        await client.publish(a_retrain_event(promoted.champion))
+        await client.publish(retrain_event(promoted.champion))
         (row,) = await until(lambda: list_retrains(pool, LINE), bool)
     assert row.status == "stale"
     assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted"] * 2
@@ -288,8 +255,8 @@ async def test_a_retrain_event_about_a_model_that_is_no_longer_champion_trains_n
 async def test_an_invalid_retrain_event_is_a_dead_letter_and_the_next_one_is_processed(service, client, promoted, pool, listener):
     async with service(["trainer"]):
         await client.publish_bytes(TOPIC, LINE.encode(), b'{"line": "hcp:kisqali:prescribing_change"}')
-        await client.publish(a_retrain_event(uuid4()))
-        await client.publish(a_retrain_event(promoted.champion))
+        await client.publish(retrain_event(uuid4()))
+        await client.publish(retrain_event(promoted.champion))
         records = await listener.dead_letters(2)
         await ended(pool, "failed")
     assert {headers["twin_kind"] for _, headers in records} == {"invalid", "model"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from streams.kafka.topics import topic_of
 from streams.settings import Settings
 from streams.worker.supervisor import Workers
 from tests.outcomes import TOPIC, make_card, make_line, outcome
+from tests.polling import committed_offsets, until
 
 PATIENCE_S = 60.0
 SUMS_TOPIC = topic_of(FidelityErrors)
@@ -61,7 +62,9 @@ async def test_a_rolling_restart_of_two_workers_loses_no_outcome_and_reads_none_
 
     for name in names:
         assert "has stopped cleanly" in (tmp_path / name / "outcomes.log").read_text()
-    assert await committed_offsets(settings) == await positions(pool)  # all processed records are acknowledged
+    acknowledged = await committed_offsets(settings, "outcomes", TOPIC)
+    # All processed records are acknowledged.
+    assert {partition: offset for partition, offset in acknowledged.items() if offset} == await positions(pool)
     assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE fate = 'counted'") == 3000
     assert await pool.fetchval("SELECT count(*) FROM source_gaps") == 0
 
@@ -78,7 +81,7 @@ async def test_a_failed_send_ends_the_worker_and_the_next_one_publishes_its_mess
             await limit_messages(admin, 700)
             await publish(client, 50, begin=50)
             await until(lambda: is_restarted(workers, first_pid))
-            assert sum((await committed_offsets(settings)).values()) < 100
+            assert sum((await committed_offsets(settings, "outcomes", TOPIC)).values()) < 100
             await limit_messages(admin, 8 * 1024 * 1024)
             await until(lambda: all_are_published(pool, listener))
             workers.check()
@@ -92,12 +95,6 @@ async def publish(client: TwinClient, n: int, begin: int = 0) -> None:
     for first in range(begin, begin + n, 50):
         await client.publish_outcomes([OutcomeEvent.model_validate(outcome(number)) for number in range(first, first + 50)])
         await asyncio.sleep(0.02)
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not await condition():  # noqa: ASYNC110  # other processes make it true
-            await asyncio.sleep(0.1)
 
 
 async def is_ingested(pool: Pool, count: int) -> bool:
@@ -115,14 +112,8 @@ async def count_members(settings: Settings) -> int:
     return len(members) if state != "Dead" else 0
 
 
-async def committed_offsets(settings: Settings) -> dict[int, int]:
-    async with open_admin(settings) as admin:
-        offsets = await admin.list_consumer_group_offsets("twinstream-outcomes")
-    return {tp.partition: committed.offset for tp, committed in offsets.items() if tp.topic == TOPIC and committed.offset > 0}
-
-
 async def all_are_acknowledged(settings: Settings, count: int) -> bool:
-    return sum((await committed_offsets(settings)).values()) == count
+    return sum((await committed_offsets(settings, "outcomes", TOPIC)).values()) == count
 
 
 async def limit_messages(admin: AIOKafkaAdminClient, size: int) -> None:

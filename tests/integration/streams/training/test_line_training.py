@@ -15,7 +15,7 @@ import pytest
 from engine import FidelityTracker, TwinGenerator
 from engine.promotion import ENOUGH_NEW_ROWS, GATE_ROWS
 from engine.sample_tables import sample_hcps
-from schemas import Brand, RetrainEvent, TwinType
+from schemas import Brand, TwinType
 from sql.database import open_pool
 from sql.ledger import Ledger
 from sql.model_card_rows import UnknownModel
@@ -26,8 +26,9 @@ from streams.settings import Settings
 from streams.training.line_training import TRAINED_UNTIL_LABEL, TrainingCutoff, train_line
 from streams.training.retraining import Retraining
 from streams.training.training_process import TrainingRefused
+from tests.outcomes import LINE, retrain_event
 
-LINE, TARGET = "hcp:kisqali:prescribing_change", "prescribing_change"
+TARGET = "prescribing_change"
 SHIFT = -0.3
 BEFORE = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -96,16 +97,7 @@ async def trained(pool, registry, settings, frame):
 
 async def leased_job(pool, first):
     """A leased job for a retrain of the champion."""
-    event = RetrainEvent(
-        retrain_id=uuid4(),
-        line=LINE,
-        model_id=first.model_id,
-        attempt=0,
-        requested_at=datetime.now(UTC),
-        cause="drift",
-        reason="MAE rose",
-    )
-    await enqueue(pool, event)
+    await enqueue(pool, retrain_event(first.model_id))
     return await lease_training(pool, "test", RetrainLimits(cooldown_s=0.0, budget_a_day=10))
 
 

@@ -1,0 +1,27 @@
+"""Waits for what other processes do, and reads the offsets that a role has committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from streams.kafka.clients import open_admin
+from streams.settings import Role, Settings
+
+T = TypeVar("T")
+
+
+async def until(read: Callable[[], Awaitable[T]], is_expected: Callable[[T], object] = bool, *, within_s: float = 90.0) -> T:
+    """The first expected value that is read; without a condition, the first true one."""
+    async with asyncio.timeout(within_s):
+        while not is_expected(value := await read()):  # noqa: ASYNC110  # other processes change it, and set no event
+            await asyncio.sleep(0.1)
+        return value
+
+
+async def committed_offsets(settings: Settings, role: Role, topic: str) -> dict[int, int]:
+    """Offsets that the consumer group of a role has committed on a topic, by partition."""
+    async with open_admin(settings) as admin:
+        offsets = await admin.list_consumer_group_offsets(f"twinstream-{role}")
+    return {tp.partition: committed.offset for tp, committed in offsets.items() if tp.topic == topic}
