@@ -181,8 +181,9 @@ class MlflowRegistry:
             return Artifact(str(run.info.run_id), str(run.data.tags[_DIGEST_TAG]))
         return None
 
-    def _runs(self, experiment_name: str, tag: str, value: str, status: str) -> list[Any]:
-        experiment = self.client.get_experiment_by_name(experiment_name)
+    def _runs(self, name: str, tag: str, value: str, status: str) -> list[Any]:
+        """Runs of the experiment ``name`` with this value of a tag and this status."""
+        experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             return []
         query = f"tags.`{tag}` = '{value}' and attributes.status = '{status}'"

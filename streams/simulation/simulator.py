@@ -13,7 +13,6 @@ from engine.effects import ComparedSimulation, EmptyPopulation, compute_track_re
 from engine.twins import EmptyFilter, TwinModel
 from schemas import (
     AnswerStatus,
-    EffectPrior,
     ExperimentResult,
     ModelCard,
     Reach,
@@ -71,7 +70,7 @@ class Simulator:
     async def answer(self, request: SimulationRequest) -> SimulationAnswer:
         """The answer to a request: the stored one if there is one, else completed, or rejected with the reason."""
         try:
-            pins = await self.pin(request, canonical_digest(request))
+            pins = await self.pin(request)
             if pins.answer is not None:
                 return pins.answer
             LOG.debug("simulation %s is pinned to model %s, effects %s", pins.simulation_id, pins.model_id, pins.effects_version)
@@ -88,7 +87,7 @@ class Simulator:
             effects_version=pins.effects_version,
         )
 
-    async def pin(self, request: SimulationRequest, body_hash: bytes) -> Pins:
+    async def pin(self, request: SimulationRequest) -> Pins:
         """Pin champion, effects version and population of a request, or find what was pinned before.
 
         Raises:
@@ -96,7 +95,7 @@ class Simulator:
         """
         while True:
             try:
-                return await pin(self._pool, request, body_hash, self._recipe_for(request))
+                return await pin(self._pool, request, canonical_digest(request), self._recipe_for(request))
             except _NotLoaded as missing:  # the champion computes the population's id, inside the transaction
                 await self._models.load(missing.model_id)
 
@@ -159,7 +158,7 @@ class Simulator:
     async def _engine(self, pins: Pins, request: SimulationRequest) -> SimulationEngine:
         priors = await priors_at_version(self._pool, request.line, pins.effects_version or 0)
         population = await self._population(pins)
-        return _engine(population, priors, request)
+        return SimulationEngine(population, priors=priors, confidence_level=request.confidence_level, seed=request.effective_seed)
 
     async def _population(self, pins: Pins) -> TwinPopulation:
         recipe, model_id = pins.recipe, pins.model_id
@@ -187,10 +186,6 @@ def _check_features(card: ModelCard, filters: Filters) -> None:
 
 def _reach(model: TwinModel, experiment: ExperimentResult) -> Reach:
     return SimulationEngine(model.generate(DEFAULT_TWIN_COUNT, experiment.filters)).reach(experiment.intervention)
-
-
-def _engine(population: TwinPopulation, priors: dict[str, EffectPrior], request: SimulationRequest) -> SimulationEngine:
-    return SimulationEngine(population, priors=priors, confidence_level=request.confidence_level, seed=request.effective_seed)
 
 
 def _simulated_twins(request: SimulationRequest, engine: SimulationEngine) -> SimulatedTwins:

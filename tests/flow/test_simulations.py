@@ -12,7 +12,6 @@ import pytest
 
 from engine import SimulationEngine
 from schemas import AnswerStatus, EffectsEvent, ExperimentResult, InterventionConfig, SimulationAnswer, SimulationRequest
-from schemas.events import canonical_digest
 from schemas.simulation_models import SimulationRecommendation, TrackRecord
 from sql.experiment_store import experiments
 from sql.ledger import Ledger
@@ -104,7 +103,7 @@ async def test_a_pinned_request_keeps_its_pins_when_champion_and_effects_have_ch
     service, client, promoted, champion, pool, services
 ):
     request = a_request(seed=3)
-    pinned = await services.simulator.pin(request, canonical_digest(request))
+    pinned = await services.simulator.pin(request)
     successor = champion.card.model_copy(update={"model_id": uuid4()})
     await Ledger(pool).register_model(successor, "0" * 64)
     await Ledger(pool).promote(successor.line, successor.model_id, reason="a model whose files are nowhere")
