@@ -82,7 +82,7 @@ def outcome(number: int, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def retrain_event(model_id: UUID | None, **fields: Any) -> RetrainEvent:
+def retrain_event(model_id: UUID, **fields: Any) -> RetrainEvent:
     """The first retrain event about a model, requested now because of drift."""
     defaults = {
         "retrain_id": uuid4(),
