@@ -116,20 +116,12 @@ class OutcomePipeline:
         decoded = scored.decoded
         # Rule 9: all transactions lock in this order, or they would wait for each other: position, lines, heads, panes.
         position = await lock_position(connection, scored.source)
-        lines = await self._lock_lines(connection, decoded.lines, other_lines)
+        lines = await _lock_lines(connection, scored, other_lines)
         # Rule 2: an element is found again by its id, not by its offset, so that a record that comes into a gap later still counts.
         replays = rows.possible_replays(decoded, position)
         new = rows.new_elements(decoded, position, await stored_ids(connection, *replays) if replays else set())
         resolved = await self._resolve(connection, scored, np.flatnonzero(new.outcomes & scored.is_accepted), lines, position)
         return await self._write(connection, scored, new, resolved, lines, position)
-
-    async def _lock_lines(self, connection: Connection, named: set[str], others: set[str]) -> dict[str, LineGrid]:
-        """Lock lines against promotion and a raised floor; rule 19: a batch is scored by the champion of its transaction."""
-        lines = await share_lines(connection, named | others)
-        changed = {line for line in named & lines.keys() if lines[line].generation != self._contexts.generation(line)}
-        if changed:
-            raise LinesChanged(changed)
-        return lines
 
     async def _resolve(
         self, connection: Connection, scored: ScoredBatch, new: Integers, lines: Mapping[str, LineGrid], position: Position
@@ -187,6 +179,16 @@ class OutcomePipeline:
 
     async def _compute(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+async def _lock_lines(connection: Connection, scored: ScoredBatch, others: set[str]) -> dict[str, LineGrid]:
+    """Lock lines against promotion and a raised floor; rule 19: a batch is scored by the champion of its transaction."""
+    named = scored.decoded.lines
+    lines = await share_lines(connection, named | others)
+    changed = {line for line in named & lines.keys() if lines[line].generation != scored.generations.get(line)}
+    if changed:
+        raise LinesChanged(changed)
+    return lines
 
 
 async def publish_result(app: TwinApp, result: IngestResult) -> None:

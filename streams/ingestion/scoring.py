@@ -68,11 +68,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """A decoded batch and its scores; nothing of it is stored yet."""
+    """A decoded batch and its scores; nothing of it is stored yet.
+
+    Attributes:
+        generations: of each registered line, at which the batch was scored.
+    """
 
     decoded: DecodedBatch
     scores: Scores
     simulations: Mapping[UUID, SimulatedTwins]
+    generations: Mapping[str, int]
 
     @property
     def source(self) -> SourceId:
@@ -100,7 +105,7 @@ def score(decoded: DecodedBatch, context: ScoringContext) -> ScoredBatch:
     for score_rows, rows in _rows_by_way(outcomes, scores).items():
         score_rows(outcomes, rows, context, scores)
     _add_contributions(outcomes, context, scores)
-    return ScoredBatch(decoded, scores, context.simulations)
+    return ScoredBatch(decoded, scores, context.simulations, context.generations)
 
 
 def _series_of(shared: SharedFields, features: Mapping[str, Any]) -> tuple[str, ...]:

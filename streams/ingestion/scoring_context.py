@@ -60,12 +60,14 @@ class ScoringContext:
     """The data that scoring needs beside the outcomes.
 
     Attributes:
+        generations: generation of each registered line that the outcomes name.
         champions: of each line, from when on each model was champion, the first one first; lines without a champion are absent.
         cards: of every model that outcomes can refer to.
         models: those that have to predict from features.
         simulations: by id; unknown ones are absent.
     """
 
+    generations: Mapping[str, int] = field(default_factory=dict)
     champions: Mapping[str, Sequence[tuple[datetime, UUID]]] = field(default_factory=dict)
     cards: Mapping[UUID, ModelCard] = field(default_factory=dict)
     models: Mapping[UUID, Predictor] = field(default_factory=dict)
@@ -137,23 +139,20 @@ class ContextLoader:
         """Load everything that is needed to score these outcomes."""
         lines = {shared.line for shared in outcomes.shared_fields}
         await self._load_periods(lines)
-        champions = {line: self._periods[line].champions for line in lines & self._periods.keys() if self._periods[line].champions}
+        registered = {line: self._periods[line] for line in lines & self._periods.keys()}
+        champions = {line: periods.champions for line, periods in registered.items() if periods.champions}
         simulations = await self._load_simulations({simulation_id for simulation_id, _ in outcomes.twins.values()})
         predicting = ScoringContext(champions=champions).predicting_models(outcomes)
         models = {shared.model_id for shared in outcomes.shared_fields if shared.model_id is not None}
         models |= {model_id for periods in champions.values() for _, model_id in periods}
         models |= {twins.model_id for twins in simulations.values()}
         return ScoringContext(
+            generations={line: periods.generation for line, periods in registered.items()},
             champions=champions,
             cards=await self._load_cards(models),
             models={model_id: await self._load_model(model_id) for model_id in predicting},
             simulations=simulations,
         )
-
-    def generation(self, line: str) -> int | None:
-        """Generation of the line by which outcomes are scored, None for an unknown line."""
-        periods = self._periods.get(line)
-        return periods.generation if periods else None
 
     def invalidate(self, lines: Iterable[str]) -> None:
         """Load these lines again next time, because their champion has changed."""

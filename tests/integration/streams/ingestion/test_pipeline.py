@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NoReturn
 from uuid import UUID, uuid5
@@ -463,3 +463,21 @@ async def test_a_row_that_is_removed_is_reported(fresh_database: str, pool: Pool
 
     await recompute(fresh_database, touched)
     assert touched.mismatches()
+
+
+async def test_a_batch_scored_before_a_promotion_is_scored_again_when_another_batch_met_the_promotion_first(
+    pipeline: OutcomePipeline, pool: Pool
+):
+    """A: scored | promotion | B: scored again, stored | A: stored."""
+    second = make_card("second")
+    at = datetime.now(UTC) + timedelta(seconds=60)
+    ahead, other = (
+        next(iter(poll_batches([record(0, outcome(number, observed_at=at.isoformat()), at=at, partition=partition)], 10)))
+        for partition, number in enumerate((1, 2))
+    )
+    scored = await pipeline.score(await pipeline.decode(ahead))
+    await Ledger(pool).promote(LINE, second.model_id, reason="better")
+    await pipeline.ingest(other)
+    await pipeline.store(scored)
+    rows = await pool.fetch("SELECT model_id FROM fidelity_tracking")
+    assert [row["model_id"] for row in rows] == [second.model_id] * 2
