@@ -39,7 +39,7 @@ def campaign(n: int, seed: int) -> pd.DataFrame:
 CAMPAIGN = graph_of(("age", "contact"), ("age", "sales"), ("group", "contact"), ("group", "sales"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(order=st.permutations(NAMES), drawn=st.data())
 def test_on_any_graph_dowhy_agrees_to_the_adjustment_or_that_there_is_none(order: list[str], drawn: st.DataObject) -> None:
     if order.index("sales") < order.index("contact"):

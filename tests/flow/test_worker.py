@@ -155,7 +155,8 @@ async def test_a_role_that_ends_six_times_is_restarted_alone_and_the_worker_goes
         assert workers.pids["simulation"] == other
 
 
-async def test_a_role_that_ran_once_waits_for_a_port_that_is_taken(settings, promoted, tmp_path):
+async def test_a_role_that_ran_once_waits_for_a_port_that_is_taken(settings, promoted, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 4.0)  # the port is taken before the role is started again
     with Workers(["experiments"], settings, log_folder=tmp_path / "logs") as workers:
         await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
         pid, port = workers.pids["experiments"], settings.port_of("experiments")

@@ -94,7 +94,7 @@ def test_the_interval_covers_when_experiments_differ_by_half_the_standard_deviat
     assert covered / 400 >= 0.93
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(-0.2, 0.3), st.floats(0.002, 0.1)), min_size=1, max_size=8), st.randoms())
 def test_the_order_of_experiments_and_repeated_results_do_not_change_the_posterior(pairs, random):
     results = experiments(*zip(*pairs, strict=True))

@@ -22,7 +22,7 @@ def test_sizes_equal_those_of_cohens_tables(effect, n):
     assert two_sample(effect, 1.0) == SampleSize(n, n)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0.05, 0.8), st.sampled_from([0.01, 0.05, 0.10]), st.floats(0.6, 0.95), st.sampled_from([0.5, 1.0, 2.0, 3.0]))
 def test_the_size_reaches_the_power_and_hardly_exceeds_it(effect, alpha, power, ratio):
     size = two_sample(effect, 1.0, alpha=alpha, power=power, control_ratio=ratio)
@@ -79,7 +79,7 @@ def test_clusters_inflate_the_sample_by_their_design_effect():
     assert clustered.n_treated == pytest.approx(1.95 * plain.n_treated, rel=0.01)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0.05, 1.0), st.sampled_from([0.5, 1.0, 3.0]), st.floats(0, 0.9), st.floats(1, 3))
 def test_the_minimum_detectable_effect_is_the_inverse_of_the_size(effect, ratio, correlation, inflation):
     size = two_sample(effect, 2.0, control_ratio=ratio, correlation=correlation, design_effect=inflation)

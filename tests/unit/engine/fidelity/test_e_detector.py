@@ -153,7 +153,7 @@ def test_values_halfway_between_two_integers_are_rounded_correctly():
     assert rounded.tolist() == exact
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(0, 12), st.integers(0, 1000))
 def test_accumulating_in_two_parts_equals_accumulating_at_once_and_empty_cells_are_skipped(counts, cut, seed):
     errors = np.random.default_rng(seed).normal(size=sum(counts))
@@ -219,7 +219,7 @@ def test_the_limit_of_a_single_discovery_is_proportional_to_the_number_of_series
     assert discoveries({"a": 20.0}, 20) == {"a"}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.integers(0, 8))
 def test_discoveries_follow_the_definition_of_the_procedure(values, more):
     n = len(values) + more

@@ -118,7 +118,7 @@ def test_half_of_a_correction_gives_metrics_and_raises_no_error():
     assert half.rmse is not None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(-2400, 2400), st.floats(-2400, 2400)), min_size=1, max_size=30),
     st.integers(0, 2**32 - 1),

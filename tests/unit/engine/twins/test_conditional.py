@@ -10,7 +10,7 @@ from sklearn.tree import DecisionTreeRegressor
 from engine.twins.conditional import Tree
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(20, 300), columns=st.integers(1, 6), leaf=st.integers(1, 20), seed=st.integers(0, 999))
 def test_a_tree_sends_rows_to_the_same_leaves_as_scikit_learn(rows: int, columns: int, leaf: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

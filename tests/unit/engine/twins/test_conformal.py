@@ -31,7 +31,7 @@ def fitted() -> tuple[Conformal, np.ndarray, np.ndarray]:
     return conformal, unseen, np.abs(actual)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(n=st.integers(1, 400), level=st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99]))
 def test_the_quantile_is_the_smallest_score_with_the_required_rank(n: int, level: float) -> None:
     quantile = conformal_quantile(np.arange(1, n + 1), level)

@@ -14,7 +14,7 @@ from engine.twins.training_table import build_training_table, feature_frame
 from schemas import TWIN_TYPES, TwinType
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(1, 400), columns=st.integers(1, 5), trees=st.integers(1, 7), seed=st.integers(0, 999))
 def test_the_mean_equals_that_of_scikit_learn_bit_for_bit(n: int, columns: int, trees: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

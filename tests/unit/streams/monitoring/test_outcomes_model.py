@@ -247,4 +247,4 @@ def apply_change(row: PaneRow | None, change: Any, offset: int) -> PaneRow:
 
 
 TestOutcomePath = OutcomePath.TestCase
-TestOutcomePath.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestOutcomePath.settings = settings(max_examples=80, stateful_step_count=40)
