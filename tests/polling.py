@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from streams.kafka.clients import open_admin
+from streams.kafka import open_admin
 from streams.settings import Role, Settings
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from typing import Any
 from schemas import ExperimentResult
 from sql.experiment_store import DifferentExperiment
 from streams.errors import require_no_nul
+from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, refuse
-from streams.kafka.topics import topic_of
 from streams.retries import process_event
 from streams.services import Services
 from streams.simulation import ImplausibleExperiment, update_effects

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from schemas import FidelityErrors
 from sql.model_card_rows import UnknownModel
 from sql.window_store import monitored_lines
+from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import refuse
-from streams.kafka.topics import PARTITIONS, topic_of
 from streams.monitoring import WindowState
 from streams.monitoring.line_monitor import LineMonitor, PaneKey
 from streams.retries import process_event, reraise, retry_transient

@@ -17,11 +17,11 @@ from schemas import FidelityErrors, OutcomeEvent, SourceId
 from sql.dead_letter_store import unsent_refused_before
 from sql.source_position_store import mark_read_to_end, source_watermarks
 from streams.ingestion import ContextLoader, IngestResult, OutcomePipeline, publish_result
+from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch, StartOffset
 from streams.kafka.dead_letters import publish_dead_letters
 from streams.kafka.start_offsets import find_start_offsets
-from streams.kafka.topics import PARTITIONS, topic_of
 from streams.metrics import BATCH_SECONDS, OUTCOMES, REFUSED
 from streams.retries import process_event, reraise, retry_transient
 from streams.services import Services

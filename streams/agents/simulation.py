@@ -9,9 +9,9 @@ from typing import Any
 from schemas import AnswerStatus, SimulationAnswer, SimulationRequest
 from sql.simulation_store import DifferentBody, finish
 from streams.errors import describe_error
+from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, refuse
-from streams.kafka.topics import topic_of
 from streams.metrics import SIMULATION_SECONDS, SIMULATIONS
 from streams.retries import process_event
 from streams.services import Services

@@ -22,9 +22,9 @@ from sql.ledger import StaleRetrain
 from sql.model_card_rows import UnknownModel
 from sql.retrain_store import LostLease, TrainingJob, enqueue, finish, heartbeat, lease_training, put_back
 from streams.errors import describe_error, require_no_nul
+from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, refuse
-from streams.kafka.topics import topic_of
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 from streams.training.promotion_effects import PromotionEvaluator

@@ -72,7 +72,7 @@ def _dead_letters_table(counts: Counts, dead_letters: Sequence[DeadLetter]) -> T
 
 
 def _dead_letter_cells(dead_letter: DeadLetter) -> tuple[str, ...]:
-    from streams.reporting.formatting import moment, short_id
+    from streams.reporting import moment, short_id
 
     refused = dead_letter.refused
     return (
@@ -182,7 +182,7 @@ def _replay(ids: Sequence[str], query: RefusalQuery, correction: Correction, *, 
 
 
 def _print_replay(outcome: ReplayOutcome, *, dry_run: bool, as_json: bool) -> None:
-    from streams.reporting.formatting import short_id
+    from streams.reporting import short_id
 
     payload = {
         "replayed": [dead_letter.to_dict() for dead_letter in outcome.dead_letters],
@@ -197,7 +197,7 @@ def _print_replay(outcome: ReplayOutcome, *, dry_run: bool, as_json: bool) -> No
 
 
 def _replay_text(outcome: ReplayOutcome, *, dry_run: bool) -> str:
-    from streams.reporting.formatting import short_id
+    from streams.reporting import short_id
 
     if dry_run:
         lines = [

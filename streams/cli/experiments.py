@@ -250,7 +250,7 @@ def _write_entities(result: Counterfactuals, table: pd.DataFrame, out: Path) -> 
 
 
 def _average_text(heading: str, average: Mapping[str, float]) -> str:
-    from streams.reporting.formatting import align_columns
+    from streams.reporting import align_columns
 
     rows = align_columns([_average_cells(average, name) for name in ("without", "with", "difference")], numeric=(1,))
     return "\n".join([heading, *(f"  {row}" for row in rows)])
@@ -258,14 +258,14 @@ def _average_text(heading: str, average: Mapping[str, float]) -> str:
 
 def _average_cells(average: Mapping[str, float], name: str) -> tuple[str, str, str]:
     """The name, the average and its interval, which is empty where it is one point."""
-    from streams.reporting.formatting import signed_number
+    from streams.reporting import signed_number
 
     low, high = average[f"{name}_lower"], average[f"{name}_upper"]
     return name, signed_number(average[name]), f"{signed_number(low)} to {signed_number(high)}" if low < high else ""
 
 
 def _plan_text(plan: ExperimentPlan) -> str:
-    from streams.reporting.formatting import align_columns, count, share, signed_share, signed_share_range
+    from streams.reporting import align_columns, count, share, signed_share, signed_share_range
 
     clustered = plan.design_effect > 1
     arms = align_columns(

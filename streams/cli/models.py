@@ -151,7 +151,7 @@ async def _find_answering_model(pool: Pool, simulation_id: UUID) -> dict[str, An
 
 
 def _answering_model_text(answered: dict[str, Any]) -> str:
-    from streams.reporting.formatting import moment
+    from streams.reporting import moment
 
     if answered["model_id"] is None:
         return f"simulation {answered['simulation_id']} ended {answered['status']}, without a model"
@@ -173,7 +173,7 @@ def _events_table(events: Sequence[ModelEvent]) -> Table:
 
 def event_cells(event: ModelEvent) -> tuple[str, ...]:
     """Format an event: generation, time, what happened, model, reason."""
-    from streams.reporting.formatting import moment
+    from streams.reporting import moment
 
     retrain = f"  (retrain {event.retrain_id})" if event.retrain_id else ""
     return str(event.generation), moment(event.at), event.happened, str(event.model_id), f"{event.reason}{retrain}"

@@ -47,7 +47,7 @@ class Table(NamedTuple):
         """Format the table as ``text``, else as aligned rows: two blanks between columns, headings in capitals."""
         if self.text:
             return self.text
-        from streams.reporting.formatting import align_columns
+        from streams.reporting import align_columns
 
         text = align_columns([[heading.upper() for heading in self.columns], *self.rows], self.numeric)
         return "\n".join([self.title, *text] if self.title else text)

@@ -45,7 +45,7 @@ def list_retrains(line: LineArgument, as_json: JsonOption = False) -> None:
 
 
 def _retrains_table(retrains: Sequence[RetrainRequest]) -> Table:
-    from streams.reporting.formatting import moment
+    from streams.reporting import moment
 
     rows = [(moment(retrain.requested_at), str(retrain.retrain_id), retrain.status, retrain.reason) for retrain in retrains]
     return Table(("Requested at", "ID", "Status", "Reason"), rows)

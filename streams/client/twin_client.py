@@ -20,9 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas import Event, OutcomeEvent, SimulationAnswer, SimulationRequest
 from streams.client.discovery import settings_with_kafka
-from streams.kafka.clients import open_consumer, open_producer
-from streams.kafka.records import Headers, event_headers, event_value
-from streams.kafka.topics import topic_of
+from streams.kafka import Headers, event_headers, event_value, open_consumer, open_producer, topic_of
 from streams.settings import Settings
 
 if TYPE_CHECKING:

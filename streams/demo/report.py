@@ -12,8 +12,8 @@ from schemas import FidelityMetrics, SimulationAnswer
 from sql.overview_store import RetrainSummary
 from streams.demo.scenario import DemoRun
 from streams.operations.verify import VerificationReport
-from streams.reporting.charts import EventMarker
-from streams.reporting.formatting import (
+from streams.reporting import (
+    EventMarker,
     count,
     labelled,
     number,

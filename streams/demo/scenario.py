@@ -31,7 +31,7 @@ from streams.client import TwinClient
 from streams.demo.fault import InjectedFault, kill_worker
 from streams.demo.shift import Shift, choose_shift
 from streams.demo.stream import OutcomeRows, paced_batches
-from streams.reporting.formatting import count, number, plain_words, share, short_id, state_label
+from streams.reporting import count, number, plain_words, share, short_id, state_label
 from streams.reporting.overview import LineOverview, Overview, SegmentWindow, read_overview
 from streams.settings import Settings
 from streams.worker.local_stack import Notify

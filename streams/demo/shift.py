@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from schemas import TWIN_TYPES, Baseline, TwinType
-from streams.reporting.formatting import count, signed_number
+from streams.reporting import count, signed_number
 
 __all__ = ["Shift", "choose_shift", "split"]
 

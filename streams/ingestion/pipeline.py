@@ -193,10 +193,8 @@ async def _lock_lines(connection: Connection, scored: ScoredBatch, others: set[s
 
 async def publish_result(app: TwinApp, result: IngestResult) -> None:
     """Publish the rows and the refused records of a stored batch, and wait until the broker has them (rules 3, 4 and 12)."""
-    messages = rows.pane_messages(result)
-    for sent in [await app.send_event(message, key=message.line) for message in messages]:
+    for sent in [await app.send_event(message, key=message.line) for message in rows.pane_messages(result)]:
         await sent
-    refused = result.refused
-    if result.n_replayed:  # copies of records refused by an earlier attempt may not have been sent
-        refused = await unsent_refused_since(app.pool, result.source, result.first_offset)
+    # Copies of records refused by an earlier attempt may not have been sent.
+    refused = await unsent_refused_since(app.pool, result.source, result.first_offset) if result.n_replayed else result.refused
     await publish_dead_letters(app, refused)

@@ -1,8 +1,25 @@
 """Everything on Kafka: topics, records, clients, and the Faust app of a role with its batch consumer.
 
-It imports ``settings``, ``errors``, ``metrics`` and ``retries``, and the packages below ``streams``. Its modules are imported by
-name, since some of them (``app``, ``asyncapi``, ``batch_consumer``, ``dead_letters``, ``start_offsets``) load Faust: a program that
-only publishes does without it.
+It imports ``settings``, ``errors``, ``metrics`` and ``retries``, and the packages below ``streams``. Modules that load Faust
+(``app``, ``asyncapi``, ``batch_consumer``, ``dead_letters``, ``start_offsets``) are imported by themselves: a program that only
+publishes does without it.
 """
 
-__all__: list[str] = []
+from streams.kafka.clients import open_admin, open_consumer, open_producer
+from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
+from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, create_topics, topic_of
+
+__all__ = [
+    "DEAD_LETTERS",
+    "MAX_RECORD_BYTES",
+    "PARTITIONS",
+    "Headers",
+    "RawRecord",
+    "create_topics",
+    "event_headers",
+    "event_value",
+    "open_admin",
+    "open_consumer",
+    "open_producer",
+    "topic_of",
+]

@@ -10,8 +10,8 @@ from schemas import FidelityErrors, OutcomeEvent
 from sql import window_store as store
 from sql.database import clock
 from sql.window_store import MonitoredLine
+from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
-from streams.kafka.topics import PARTITIONS, topic_of
 from streams.monitoring.alarms import Alarms
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_state import LineState, load_cards, load_line

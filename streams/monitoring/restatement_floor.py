@@ -11,7 +11,7 @@ from sql import drift_state_store, window_store
 from sql.database import Pool, clock, transaction
 from sql.drift_state_store import FloorRow
 from sql.window_store import SourceState
-from streams.kafka.topics import PARTITIONS, topic_of
+from streams.kafka import PARTITIONS, topic_of
 from streams.monitoring.line_state import LineState, detector_states_before, line_floor
 from streams.settings import Settings
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from schemas import EVENTS, OutcomeEvent
 from sql.dead_letter_store import RefusedRecord
 from streams.errors import describe_error
-from streams.kafka.topics import topic_of
+from streams.kafka import topic_of
 
 __all__ = ["Correction", "corrected_value", "json_object", "parse_assignment"]
 

@@ -13,8 +13,8 @@ from sql.database import Pool
 from sql.dead_letter_store import NewReplay, RefusedRecord, add_replays
 from streams.client.twin_client import TwinClient
 from streams.errors import describe_error
+from streams.kafka import MAX_RECORD_BYTES, RawRecord
 from streams.kafka.dead_letters import ATTEMPT_HEADER, REPLAY_OF_HEADER, foreign_headers, refusal_attempt
-from streams.kafka.records import MAX_RECORD_BYTES, RawRecord
 from streams.operations.corrections import Correction, corrected_value
 from streams.settings import Settings
 

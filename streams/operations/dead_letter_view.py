@@ -14,10 +14,10 @@ from uuid import UUID
 from schemas import OutcomeEvent
 from sql.database import Pool
 from sql.dead_letter_store import PastReplay, RefusedRecord, replay_history
+from streams.kafka import topic_of
 from streams.kafka.dead_letters import refusal_attempt
-from streams.kafka.topics import topic_of
 from streams.operations.corrections import json_object
-from streams.reporting.formatting import moment
+from streams.reporting import moment
 
 __all__ = ["DeadLetter", "await_replay_results", "load_dead_letters"]
 

@@ -15,8 +15,8 @@ from sql.dead_letter_store import RefusedRecord, refused_in_range
 from sql.replay_store import OffsetRange, begin_suppression, count_stored_outcomes, extend_suppression
 from sql.source_position_store import newest_position
 from streams.ingestion import ContextLoader, OutcomePipeline
+from streams.kafka import topic_of
 from streams.kafka.batch_consumer import PollBatch
-from streams.kafka.topics import topic_of
 from streams.operations.corrections import Correction
 from streams.operations.dead_letter_replay import operator_name, replay_dead_letters
 from streams.operations.dead_letter_view import DeadLetter, await_replay_results, load_dead_letters

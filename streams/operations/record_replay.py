@@ -17,9 +17,8 @@ from sql.dead_letter_store import refused_in_range
 from sql.replay_store import OffsetRange, existing_experiments
 from sql.simulation_store import find_runs
 from streams.client.twin_client import TwinClient
-from streams.kafka.clients import open_admin
+from streams.kafka import open_admin, topic_of
 from streams.kafka.dead_letters import foreign_headers
-from streams.kafka.topics import topic_of
 from streams.operations.replay_report import PublishedRecord, ReplayReport
 from streams.settings import Settings
 

@@ -15,10 +15,8 @@ from aiokafka import AIOKafkaProducer
 from schemas import FidelityErrors, PaneRow, SourceId
 from sql.database import connect
 from sql.dead_letter_store import mark_refused_sent, unsent_refused_before
-from streams.kafka.clients import open_producer
+from streams.kafka import DEAD_LETTERS, RawRecord, event_headers, event_value, open_producer, topic_of
 from streams.kafka.dead_letters import dead_letter_record
-from streams.kafka.records import RawRecord, event_headers, event_value
-from streams.kafka.topics import DEAD_LETTERS, topic_of
 from streams.operations.recomputation import StoredPane
 from streams.settings import Settings
 

@@ -16,8 +16,7 @@ from schemas import ExperimentResult, OutcomeEvent, SimulationRequest
 from schemas.base import require_one_of
 from sql.database import Pool
 from sql.replay_store import OffsetRange
-from streams.kafka.clients import open_consumer
-from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, topic_of
+from streams.kafka import DEAD_LETTERS, PARTITIONS, open_consumer, topic_of
 from streams.operations.outcome_replay import replay_outcomes
 from streams.operations.record_replay import replay_records
 from streams.operations.replay_report import ReplayReport

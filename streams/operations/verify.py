@@ -18,8 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas import FidelityWindow
 from sql import audit_store
 from sql.dead_letter_store import unsent_refused_before
-from streams.kafka.clients import open_consumer
-from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, topic_of
+from streams.kafka import DEAD_LETTERS, PARTITIONS, open_consumer, topic_of
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
 from streams.operations.repair import repair as repair_lagging

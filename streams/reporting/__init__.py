@@ -1,7 +1,60 @@
 """Reads the state of the service and renders it: overview, text reports, the report of a retrain, charts, and formats of numbers.
 
-It imports ``streams.monitoring`` and what lies below it, ``engine``, ``sql`` and ``schemas``; it does not import the web. Nothing
-is imported here: commands format numbers without loading the engine, which ``overview``, ``text`` and ``retrain_report`` need.
+It imports ``streams.monitoring`` and what lies below it, ``engine``, ``sql`` and ``schemas``; it does not import the web.
+``overview``, ``text`` and ``retrain_report`` load the engine and are imported by themselves: a command that only formats numbers
+does without it.
 """
 
-__all__: list[str] = []
+from streams.reporting.charts import (
+    CHART_STYLE,
+    ChartInterval,
+    ChartSeries,
+    EventMarker,
+    ReferenceLine,
+    Tone,
+    intervals_chart,
+    series_chart,
+)
+from streams.reporting.formatting import (
+    align_columns,
+    count,
+    labelled,
+    line_title,
+    moment,
+    number,
+    one_decimal,
+    plain_words,
+    share,
+    short_id,
+    signed_number,
+    signed_share,
+    signed_share_range,
+    standard_error,
+    state_label,
+)
+
+__all__ = [
+    "CHART_STYLE",
+    "ChartInterval",
+    "ChartSeries",
+    "EventMarker",
+    "ReferenceLine",
+    "Tone",
+    "align_columns",
+    "count",
+    "intervals_chart",
+    "labelled",
+    "line_title",
+    "moment",
+    "number",
+    "one_decimal",
+    "plain_words",
+    "series_chart",
+    "share",
+    "short_id",
+    "signed_number",
+    "signed_share",
+    "signed_share_range",
+    "standard_error",
+    "state_label",
+]

@@ -13,8 +13,7 @@ from jinja2 import Environment, PackageLoader
 
 from sql.database import Pool, open_pool
 from streams.errors import describe_error, is_transient
-from streams.reporting import formatting
-from streams.reporting.charts import CHART_STYLE, EventMarker
+from streams.reporting import CHART_STYLE, EventMarker, formatting
 from streams.reporting.overview import Overview, read_overview
 from streams.settings import ROLES, Settings
 from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone

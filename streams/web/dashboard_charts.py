@@ -9,16 +9,20 @@ from markupsafe import Markup
 
 from schemas import DRIFT_RULES, TWIN_TYPES, DriftState, ModelCard, line_parts
 from sql.overview_store import SimulationRun
-from streams.reporting.charts import (
+from streams.reporting import (
     ChartInterval,
     ChartSeries,
     EventMarker,
     ReferenceLine,
     Tone,
+    count,
     intervals_chart,
+    line_title,
+    moment,
+    plain_words,
     series_chart,
+    short_id,
 )
-from streams.reporting.formatting import count, line_title, moment, plain_words, short_id
 from streams.reporting.overview import LineOverview
 
 __all__ = ["line_charts", "simulations_chart", "status_tone"]

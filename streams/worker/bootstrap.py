@@ -13,8 +13,8 @@ import asyncpg
 
 from schemas import EVENTS
 from streams.errors import describe_error
+from streams.kafka import open_admin
 from streams.kafka.app import TwinApp
-from streams.kafka.clients import open_admin
 from streams.kafka.security import kafka_security
 from streams.metrics import SOURCE_LAG
 from streams.retries import retry_transient

@@ -16,7 +16,7 @@ from sql.ledger import Ledger
 from sql.migrate import migrate
 from streams.client import TwinClient
 from streams.client.outcome_table import outcome_events
-from streams.kafka.topics import create_topics
+from streams.kafka import create_topics
 from streams.settings import Settings
 from streams.training import checked_outcomes, feature_source
 

@@ -27,8 +27,8 @@ from schemas.twin_models import BEHAVIOUR, LOWER, UPPER
 from sql.database import Connection, connect
 from streams.ingestion import IngestResult, OutcomePipeline
 from streams.ingestion.scoring import ScoredBatch
+from streams.kafka import topic_of
 from streams.kafka.batch_consumer import StartOffset
-from streams.kafka.topics import topic_of
 from streams.settings import Settings
 from streams.worker.bootstrap import build_app
 from streams.worker.role_process import collect_garbage_rarely

@@ -23,7 +23,7 @@ from schemas import Baseline, Brand, ModelCard, TwinType
 from sql.database import open_pool
 from sql.ledger import Ledger
 from sql.migrate import migrate
-from streams.kafka.topics import PARTITIONS, create_topics
+from streams.kafka import PARTITIONS, create_topics
 from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import Role, Settings
 from tests.chaos.environment import ROOT, WORKER_COMMAND, Environment, environment_variables, open_environment

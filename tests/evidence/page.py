@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader
 
-from streams.reporting.charts import CHART_STYLE
+from streams.reporting import CHART_STYLE
 from tests.evidence.part import Part
 
 __all__ = ["render", "to_dict"]

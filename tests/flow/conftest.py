@@ -27,7 +27,7 @@ from sql.model_card_rows import Artifact
 from streams.cli import connection
 from streams.cli.main import app
 from streams.client.twin_client import TwinClient
-from streams.kafka.clients import open_admin, open_consumer
+from streams.kafka import open_admin, open_consumer
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, TOPICS, create_topics, topic_of
 from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import ROLES, Role, Settings

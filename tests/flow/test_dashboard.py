@@ -14,7 +14,7 @@ from playwright.async_api import async_playwright
 
 from schemas import DriftState
 from sql.database import open_pool
-from streams.reporting.charts import EventMarker
+from streams.reporting import EventMarker
 from streams.reporting.overview import read_overview
 from streams.settings import Settings
 from streams.web.dashboard import render_dashboard, render_report, serve_dashboard

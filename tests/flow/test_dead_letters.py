@@ -8,8 +8,7 @@ from uuid import UUID
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from streams.kafka.clients import open_producer
-from streams.kafka.topics import DEAD_LETTERS
+from streams.kafka import DEAD_LETTERS, open_producer
 from tests.outcomes import TOPIC, make_card, make_line, outcome
 
 HEADERS = [("trace", b"\xff\x00"), ("trace", b""), ("nothing", None), ("na\x00me", b"1"), ("twin_of_the_sender", b"stays")]

@@ -13,7 +13,7 @@ from engine.experiments import predict_counterfactuals
 from engine.sample_tables import sample_hcps
 from schemas import ExperimentPlan
 from sql.experiment_store import add_experiment
-from streams.reporting.formatting import signed_number
+from streams.reporting import signed_number
 from streams.simulation import calibrated_prior
 from tests.flow.test_simulations import SPEAKERS, an_experiment
 

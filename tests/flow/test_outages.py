@@ -19,7 +19,7 @@ from schemas import OutcomeEvent
 from sql.database import connect
 from sql.migrate import migrate
 from streams.client import TwinClient
-from streams.kafka.topics import create_topics
+from streams.kafka import create_topics
 from streams.operations.verify import verify
 from streams.settings import ROLES, Settings
 from streams.worker.supervisor import Workers

@@ -23,8 +23,7 @@ from schemas.events import canonical_digest
 from sql.database import Pool
 from streams.agents import fidelity as fidelity_agent
 from streams.agents import outcomes as outcomes_agent
-from streams.kafka.clients import open_admin, open_consumer
-from streams.kafka.topics import DEAD_LETTERS, create_topics
+from streams.kafka import DEAD_LETTERS, create_topics, open_admin, open_consumer
 from streams.metrics import REGISTRY
 from streams.operations.verify import verify
 from streams.settings import Settings

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from schemas import InterventionConfig, SimulationRequest
 from sql.replay_store import begin_suppression, is_suppressed
 from sql.retrain_store import RetrainLimits, approve, enqueue, waits_for
-from streams.kafka.topics import DEAD_LETTERS
+from streams.kafka import DEAD_LETTERS
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome, retrain_event
 
 REQUESTS = "simulation-requests"

@@ -15,8 +15,7 @@ from deploy.stack.part import free_port
 from schemas import FidelityErrors, OutcomeEvent
 from sql.database import Pool
 from streams.client import TwinClient
-from streams.kafka.clients import open_admin
-from streams.kafka.topics import topic_of
+from streams.kafka import open_admin, topic_of
 from streams.settings import Settings
 from streams.worker.supervisor import Workers
 from tests.outcomes import TOPIC, make_card, make_line, outcome

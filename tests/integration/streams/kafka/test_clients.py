@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from schemas import OutcomeEvent
-from streams.kafka.clients import open_admin, open_consumer, open_producer
-from streams.kafka.records import MAX_RECORD_BYTES
-from streams.kafka.topics import PARTITIONS, create_topics, topic_of
+from streams.kafka import MAX_RECORD_BYTES, PARTITIONS, create_topics, open_admin, open_consumer, open_producer, topic_of
 from streams.settings import Settings
 
 TOPIC = topic_of(OutcomeEvent)

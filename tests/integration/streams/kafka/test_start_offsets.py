@@ -17,8 +17,8 @@ from schemas import OutcomeEvent, SourceId
 from sql import source_position_store as store
 from sql.database import Pool, transaction
 from sql.source_position_store import PositionUpdate, record_digest
+from streams.kafka import open_admin, open_consumer, open_producer
 from streams.kafka.batch_consumer import StartOffset
-from streams.kafka.clients import open_admin, open_consumer, open_producer
 from streams.kafka.start_offsets import find_start_offsets
 from streams.kafka.topics import TOPICS, topic_of
 from streams.settings import Settings

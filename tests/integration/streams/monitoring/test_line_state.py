@@ -21,7 +21,7 @@ from sql.database import Pool, clock, open_pool
 from sql.window_store import MonitoredLine, Snapshot, SourceState
 from streams.agents.fidelity import _Fidelity
 from streams.ingestion import ContextLoader, OutcomePipeline
-from streams.kafka.topics import PARTITIONS
+from streams.kafka import PARTITIONS
 from streams.monitoring import window_events
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_monitor import LineMonitor

@@ -10,7 +10,7 @@ import pytest
 from aiokafka import codec
 from aiokafka.errors import KafkaConnectionError
 
-from streams.kafka.clients import open_admin, open_consumer, open_producer
+from streams.kafka import open_admin, open_consumer, open_producer
 from streams.settings import Settings
 
 UNREACHABLE = Settings(kafka_bootstrap="127.0.0.1:1")

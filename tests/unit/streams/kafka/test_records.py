@@ -12,8 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from schemas import ModelEvent
+from streams.kafka import event_headers, event_value
 from streams.kafka.app import faust_credentials
-from streams.kafka.records import event_headers, event_value
 from streams.kafka.security import kafka_security
 from streams.settings import Settings
 

@@ -6,7 +6,7 @@ import pytest
 
 from schemas import DriftState, FidelityMetrics
 from streams.monitoring.drift_detection import DriftAssessment, SeriesKey, drift_event
-from streams.reporting.formatting import number
+from streams.reporting import number
 from tests.outcomes import LINE, START, make_card
 
 

@@ -12,7 +12,7 @@ import pytest
 from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules
 from engine.fidelity.error_sums import add_sums, contributions, fidelity_metrics
 from schemas import DriftState
-from streams.reporting.formatting import number
+from streams.reporting import number
 from streams.reporting.overview import LineOverview, SegmentWindow
 from streams.reporting.text import WINDOW_COLUMNS, window_cells, windows_text
 from tests.outcomes import LINE, make_card
