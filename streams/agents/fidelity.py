@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from aiokafka.partitioner import DefaultPartitioner
 from faust.types import TP
 from pydantic import ValidationError
 
@@ -18,22 +17,22 @@ from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import refuse
-from streams.monitoring import WindowState
-from streams.monitoring.line_monitor import LineMonitor, PaneKey
+from streams.monitoring.line_monitor import LineMonitor
+from streams.monitoring.pane_table import PaneKey, PaneTable, partition_of
+from streams.monitoring.window_state import VersionedSums
 from streams.retries import process_event, reraise, retry_transient
 from streams.services import Services
 
 __all__ = ["attach"]
 
 _ERRORS = topic_of(FidelityErrors)
-_PARTITIONS = range(PARTITIONS[_ERRORS])
 _TICK_S = 1.0
 _SWEEP_S = 60.0
 
 
 def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one signature for every role
     """Add the table, the agent and the timers of this role to the app."""
-    table = app.Table("fidelity-panes", partitions=len(_PARTITIONS), key_type=str)
+    table = app.Table("fidelity-panes", partitions=PARTITIONS[_ERRORS], key_type=str)
     fidelity = _Fidelity(app, table)
     app.on_partitions_assigned.connect(fidelity.on_assigned)
     app.agent(app.raw_topic(_ERRORS), name="fidelity", concurrency=1)(fidelity.run)
@@ -42,22 +41,21 @@ def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one sig
 
 
 class _Fidelity:
-    """Drives the monitor.
+    """Drives the monitor, and publishes the held panes over all sources on the changelog of the table, for external readers.
 
-    The table publishes the held panes over all sources on its changelog topic, for external consumers; it is never read here. Agent
-    and timers share a lock, because the monitor must not be used concurrently.
+    Agent and timers share a lock, because the monitor must not be used concurrently.
     """
 
     def __init__(self, app: TwinApp, table: Any) -> None:
         self._app = app
-        self._table = table
         self._monitor = LineMonitor(app)
-        self._evicted: set[PaneKey] = set()
         self._lock = asyncio.Lock()
+        self._panes = PaneTable(app, table, self._lock)
 
     async def on_assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:  # noqa: ARG002  # Faust's signature
         """Drop the state in memory: other workers may have changed the lines in Postgres meanwhile."""
         self._monitor.reset()
+        self._panes.reset()
 
     async def run(self, batches: Any) -> None:
         """Ingest one batch of outcome sums after another."""
@@ -74,31 +72,38 @@ class _Fidelity:
                     await retry_transient(partial(self._monitor.evaluate, model_line), part="postgres")
 
     async def sweep(self) -> None:
-        """Catch up with rows that no message delivered, estimate performance, raise floors, and evict panes."""
+        """Catch up with rows that no message delivered, estimate performance, raise floors, evict panes, and publish the panes."""
         if self._is_paused():
             return
         async with self._lock:
             for line in self._monitor.lines:
                 await retry_transient(partial(self._monitor.catch_up, line), part="postgres")
                 await retry_transient(partial(self._monitor.estimate, line), part="postgres")
-                self._evicted |= self._monitor.evict(line)
+                line.evict()
+        await retry_transient(self._publish_panes, part="kafka")
+
+    async def _publish_panes(self) -> None:
+        """Write what differs between the held panes and the table; lines that are not loaded stay as they are."""
+        loaded = {line.name for line in self._monitor.lines}
+        unloaded = {model_line.line for model_line in await monitored_lines(self._app.pool)} - loaded
+        await self._panes.sync(lambda: self._monitor.lines, unloaded)
 
     def _is_paused(self) -> bool:
         return bool(self._app.rebalancing or self._app.in_recovery or self._app.should_stop)
 
     def _is_assigned(self, line: str) -> bool:
-        """Whether this worker reads the partition of a line, which Kafka's default partitioner chose by its name."""
-        partition = DefaultPartitioner()(line.encode(), _PARTITIONS, _PARTITIONS)
-        return TP(_ERRORS, partition) in self._app.consumer.assignment()
+        """Whether this worker reads the partition of a line."""
+        return TP(_ERRORS, partition_of(line)) in self._app.consumer.assignment()
 
     async def _ingest(self, batch: PollBatch) -> None:
         async with self._lock:
-            changed: dict[PaneKey, WindowState] = {}
+            changed: dict[PaneKey, VersionedSums] = {}
             for record in batch.records:
                 message = await self._read(record)
                 if message is not None:
                     changed |= await self._monitor.ingest(message)
-            self._update_table(changed)
+            for pane, sums in changed.items():
+                self._panes.publish(pane, sums)
 
     async def _read(self, record: Any) -> FidelityErrors | None:
         """Decode a record and load its models; None for a record that was sent to the dead letters."""
@@ -110,19 +115,7 @@ class _Fidelity:
             return None
         return message
 
-    def _update_table(self, changed: dict[PaneKey, WindowState]) -> None:
-        """Write the changed panes to the table, and remove the evicted ones: the changelog gets a tombstone for each."""
-        for pane, window_state in changed.items():
-            self._table[_table_key(pane)] = window_state.pane_sums(pane.series, pane.start)._asdict()
-        for pane in self._evicted - changed.keys():
-            self._table.pop(_table_key(pane), None)
-        self._evicted.clear()
-
 
 def _with_timestamp_in_s(record: Any) -> Any:
     """Copy of a record of a batch with its timestamp in seconds, as Faust's messages have it."""
     return replace(record, timestamp=record.timestamp / 1000)
-
-
-def _table_key(pane: PaneKey) -> str:
-    return f"{pane.line}|{pane.series.model_id}|{pane.series.segment}|{pane.start}"

@@ -14,6 +14,7 @@ from yarl import URL
 from schemas import Event
 from sql.database import Pool, open_pool
 from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffset, StartOffsetFinder
+from streams.kafka.published_table import PublishedTable
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import PARTITIONS, topic_of
@@ -178,6 +179,7 @@ def _options(role: Role, settings: Settings, *, in_batches: bool) -> dict[str, A
         "producer_max_request_size": MAX_RECORD_BYTES,
         "producer_max_batch_size": _PRODUCER_BATCH_BYTES,
         "processing_guarantee": "at_least_once",
+        "Table": PublishedTable,
         "store": "memory://",
         "datadir": settings.home / "faust" / role,
         "topic_partitions": max(PARTITIONS.values()),

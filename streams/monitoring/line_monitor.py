@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import NamedTuple
 
 from schemas import FidelityErrors, OutcomeEvent
 from sql import window_store as store
@@ -15,25 +14,18 @@ from streams.kafka.app import TwinApp
 from streams.monitoring.alarms import Alarms
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_state import LineState, load_cards, load_line
+from streams.monitoring.pane_table import PaneKey
 from streams.monitoring.performance_estimation import estimate_performance
 from streams.monitoring.restatement_floor import raise_floor
 from streams.monitoring.watermarks import Watermarks
 from streams.monitoring.window_events import WindowPublisher
-from streams.monitoring.window_state import SeriesKey, WindowState
+from streams.monitoring.window_state import VersionedSums
 
-__all__ = ["LineMonitor", "PaneKey"]
+__all__ = ["LineMonitor"]
 
 LOG = logging.getLogger(__name__)
 
 _READ_OVERLAP_S = 60.0
-
-
-class PaneKey(NamedTuple):
-    """Key of a pane: line, series, and start in seconds since the epoch."""
-
-    line: str
-    series: SeriesKey
-    start: float
 
 
 class LineMonitor:
@@ -69,14 +61,14 @@ class LineMonitor:
         """
         await load_cards(self._app.pool, self._evaluator, {row.model_id for row in message.rows})
 
-    async def ingest(self, message: FidelityErrors) -> dict[PaneKey, WindowState]:
-        """Apply the watermark and the rows of a message, and return the panes that changed with the state that holds them."""
+    async def ingest(self, message: FidelityErrors) -> dict[PaneKey, VersionedSums]:
+        """Apply the watermark and the rows of a message, and return the panes that changed."""
         self.watermarks.update(message.source, message.watermark)
         line = await self.line(message.line) if message.rows else None
         if line is None:
             return {}
         panes = await line.ingest(self._app.pool, str(message.source), message.rows)
-        return {PaneKey(message.line, series, start): line.window_state for series, start in panes}
+        return {PaneKey(message.line, *pane): line.window_state.pane_sums(*pane) for pane in panes}
 
     async def line(self, name: str) -> LineState | None:
         """Return the state of a line, loaded where needed; None when the line is not registered."""
@@ -128,7 +120,3 @@ class LineMonitor:
             estimate = await estimate_performance(self._app.pool, self._evaluator.cards[line.champion])
             if estimate is not None:
                 await self._alarms.evaluate_estimate(line, estimate)
-
-    def evict(self, line: LineState) -> set[PaneKey]:
-        """Evict the panes of a line that will not be needed soon, and return their keys."""
-        return {PaneKey(line.name, series, start) for series, start in line.evict()}

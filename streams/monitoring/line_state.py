@@ -112,16 +112,15 @@ class LineState:
         for key, span in zip(ordered, spans, strict=True):
             self.window_state.set_detector_start(key, starts[key], span.low)
 
-    def evict(self) -> list[tuple[SeriesKey, float]]:
-        """Evict the panes that will not be needed soon, and return their keys."""
+    def evict(self) -> None:
+        """Evict the panes that will not be needed soon."""
         state = self.window_state
         newest = max((state.newest_pane(series) for series in state.series()), default=-math.inf)
         held_from = max(newest - HELD_WINDOWS * state.window_s, state.floor)
         needed = self.unpublished | self.pending_snapshots
-        evicted = state.evict(held_from, needed, self.evaluator.n_min, self.evaluator.initial_state)
+        state.evict(held_from, needed, self.evaluator.n_min, self.evaluator.initial_state)
         held = set(state.windows())
         self.snapshots = {window: snapshot for window, snapshot in self.snapshots.items() if window in held}
-        return evicted
 
     async def load_panes(self, database: Database, panes: Mapping[SeriesKey, set[float]]) -> None:
         """Load panes of which nothing is held yet, with the snapshots of their windows."""

@@ -178,6 +178,12 @@ class WindowState:
         """All series with held panes."""
         return self._panes.keys()
 
+    def panes(self) -> Iterator[tuple[SeriesKey, float, VersionedSums]]:
+        """Series, start, and version and sums over all sources of every held pane."""
+        for series, panes in self._panes.items():
+            for start, pane in panes.by_start.items():
+                yield series, start, pane.merged
+
     def pane_sums(self, series: SeriesKey, start: float) -> VersionedSums:
         """Version and sums of a pane over all sources."""
         return self._panes[series].by_start[start].merged

@@ -10,12 +10,15 @@ import faust
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.producer.message_accumulator import BatchBuilder
+from faust.tables.base import Collection
+from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as base
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.kafka.batch_consumer import BatchConsumer, BatchTransport, StartOffset
+from streams.kafka.published_table import PublishedTable
 
 SIGNATURES = {
     "getmany": ["self", "timeout"],
@@ -185,3 +188,39 @@ def test_an_empty_batch_takes_a_record_of_any_size_and_a_full_one_none():
     assert batch.append(timestamp=None, key=None, value=b"x" * 1000) is not None
     assert batch.append(timestamp=None, key=None, value=b"x") is None
     assert batch.record_count() == 1
+
+
+async def test_a_published_table_has_nothing_to_recover_from_its_changelog():
+    app = faust.App("contract", broker="kafka://localhost", web_enabled=False, Table=PublishedTable)
+    table = app.Table("panes", partitions=1)
+    changelog = TP(table.changelog_topic_name, 0)
+    app.assignor.assigned_actives = lambda: {changelog, TP0}
+    app.consumer.highwaters = ends = Ends({changelog: 200_000})
+    recovery = Recovery(app, app.tables)
+
+    await table.on_rebalance(set(), set(), set())
+    recovery.add_active(table, changelog)
+    ends.offsets[changelog] = 200_003  # records of the worker that had the partition before
+    await recovery._build_highwaters(app.consumer, recovery.active_tps, recovery.active_highwaters, "active")
+    app.consumer.earliest_offsets = Ends({changelog: 0})
+    await recovery._build_offsets(app.consumer, recovery.active_tps, recovery.active_offsets, "active")
+
+    assert recovery.active_remaining() == {changelog: 3}
+
+
+async def test_faust_asks_for_persisted_offsets_after_the_store_was_told_of_an_assignment():
+    source = inspect.getsource(TableManager.on_rebalance)
+
+    assert source.index("table.on_rebalance") < source.index("self.recovery.on_rebalance")
+    assert "persisted_offset = table.persisted_offset(tp)" in inspect.getsource(Recovery._add)
+    assert "self._new_store()" in inspect.getsource(Collection.data.fget)
+
+
+class Ends:
+    """Offsets that a consumer returns for partitions."""
+
+    def __init__(self, offsets: dict[TP, int]) -> None:
+        self.offsets = offsets
+
+    async def __call__(self, *tps: TP) -> dict[TP, int]:
+        return {tp: self.offsets[tp] for tp in tps}

@@ -1,0 +1,177 @@
+"""Keeps the changelog of the Faust table ``fidelity-panes`` equal to the held panes, for external readers of that topic.
+
+The service never reads the table: windows are restored from Postgres, and the table is not recovered. So a start does not know what
+the changelog holds: panes may have been evicted while no worker ran, and a crash can lose records, because Faust commits offsets
+without waiting for the changelog. Therefore the versions in the changelog are read in the background after an assignment, and every
+difference is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aiokafka import TopicPartition
+from aiokafka.partitioner import DefaultPartitioner
+
+from schemas import FidelityErrors
+from streams.kafka import PARTITIONS, open_consumer, topic_of
+from streams.kafka.app import TwinApp
+from streams.monitoring.line_state import LineState
+from streams.monitoring.window_state import SeriesKey, VersionedSums
+
+if TYPE_CHECKING:
+    from aiokafka import ConsumerRecord
+
+__all__ = ["PaneKey", "PaneTable", "partition_of"]
+
+_ERRORS = topic_of(FidelityErrors)
+_PARTITIONS = range(PARTITIONS[_ERRORS])
+_POLLED_RECORDS = 5000
+_POLL_S = 10.0
+_SENT_RECORDS = 5000
+
+_Versions = dict[str, int]
+"""Version of each pane in a changelog partition, by its key."""
+
+
+class PaneKey(NamedTuple):
+    """Key of a pane: line, series, and start in seconds since the epoch."""
+
+    line: str
+    series: SeriesKey
+    start: float
+
+    def table_key(self) -> str:
+        """Key of the pane in the table."""
+        return f"{self.line}|{self.series.model_id}|{self.series.segment}|{self.start}"
+
+
+def partition_of(line: str) -> int:
+    """Partition of the messages and the panes of a line, which Kafka's default partitioner chooses by its name."""
+    return int(DefaultPartitioner()(line.encode(), _PARTITIONS, _PARTITIONS))
+
+
+class PaneTable:
+    """Writes panes to the table, and tracks which versions its changelog holds.
+
+    Args:
+        app: the app whose assigned partitions are written.
+        table: the Faust table.
+        lock: held by whoever changes the lines.
+    """
+
+    def __init__(self, app: TwinApp, table: Any, lock: asyncio.Lock) -> None:
+        self._app, self._table, self._lock = app, table, lock
+        self._versions: defaultdict[int, _Versions] = defaultdict(dict)
+        self._read_partitions: set[int] = set()
+
+    def reset(self) -> None:
+        """Forget what the changelog holds: other workers may have written to it meanwhile."""
+        self._versions, self._read_partitions = defaultdict(dict), set()
+
+    def publish(self, pane: PaneKey, sums: VersionedSums) -> None:
+        """Write a changed pane."""
+        self._send(partition_of(pane.line), pane.table_key(), sums)
+
+    async def sync(self, read_lines: Callable[[], Iterable[LineState]], unloaded: Iterable[str]) -> None:
+        """Write what differs from the held panes: the value of a pane that changed, a tombstone for one that is not held.
+
+        Args:
+            read_lines: returns the lines in memory.
+            unloaded: names of other lines, whose panes stay as they are.
+        """
+        excluded = tuple(f"{name}|" for name in unloaded)
+        for partition in self._assigned_partitions():
+            versions = await self._read_versions(partition)
+            sent: list[Awaitable[Any]] = [asyncio.sleep(0)]
+            while sent:
+                await asyncio.gather(*sent)
+                async with self._lock:
+                    if versions is not self._versions[partition]:  # it was assigned again meanwhile
+                        return
+                    differences = _differences(versions, _held_panes(read_lines(), partition), excluded)
+                    sent = [self._send(partition, *change) for change in islice(differences.items(), _SENT_RECORDS)]
+
+    def _send(self, partition: int, key: str, sums: VersionedSums | None) -> Awaitable[Any]:
+        """Write the sums of a pane or its tombstone, and return what completes when the record is stored."""
+        if sums is None:
+            del self._versions[partition][key]
+            tombstone: Awaitable[Any] = self._table.send_changelog(partition, key, None, value_serializer="raw")
+            return tombstone
+        self._versions[partition][key] = sums.version
+        sent: Awaitable[Any] = self._table.send_changelog(partition, key, sums._asdict())
+        return sent
+
+    async def _read_versions(self, partition: int) -> _Versions:
+        """Versions of the panes in the changelog: read once after an assignment, and tracked from then on."""
+        versions = self._versions[partition]
+        if partition not in self._read_partitions:
+            tp = TopicPartition(self._table.changelog_topic_name, partition)
+            stored = await _stored_versions(self._app, tp)
+            if versions is self._versions[partition]:
+                versions.update((key, version) for key, version in stored.items() if key not in versions)
+                self._read_partitions.add(partition)
+        return versions
+
+    def _assigned_partitions(self) -> list[int]:
+        return sorted(tp.partition for tp in self._app.consumer.assignment() if tp.topic == _ERRORS)
+
+
+async def _stored_versions(app: TwinApp, tp: TopicPartition) -> _Versions:
+    """Read a changelog partition to its end; half of the time is left to the processing of events.
+
+    Raises:
+        TimeoutError: when Kafka sends no record.
+    """
+    versions: _Versions = {}
+    async with open_consumer(app.settings) as consumer:
+        consumer.assign([tp])
+        end = (await consumer.end_offsets([tp]))[tp]
+        await consumer.seek_to_beginning(tp)
+        while await consumer.position(tp) < end:
+            polled = await consumer.getmany(timeout_ms=round(1000 * _POLL_S), max_records=_POLLED_RECORDS)
+            if not polled and await consumer.position(tp) < end:
+                raise TimeoutError(f"no record of {tp.topic} arrived for {_POLL_S:g} s")
+            started = time.perf_counter()
+            for record in polled.get(tp, ()):
+                _apply_record(versions, record)
+            await asyncio.sleep(time.perf_counter() - started)
+    return versions
+
+
+def _apply_record(versions: _Versions, record: ConsumerRecord[bytes, bytes]) -> None:
+    """Apply a record of the changelog; one that Faust did not write is ignored."""
+    try:
+        key = str(json.loads(record.key or b""))
+        if record.value is None:
+            versions.pop(key, None)
+        else:
+            versions[key] = int(json.loads(record.value)["version"])
+    except (ValueError, LookupError, TypeError):
+        return
+
+
+def _held_panes(lines: Iterable[LineState], partition: int) -> dict[str, VersionedSums]:
+    """Sums of the held panes of one partition, by their key in the table; panes without rows are left out."""
+    return {
+        PaneKey(line.name, series, start).table_key(): sums
+        for line in lines
+        if partition_of(line.name) == partition
+        for series, start, sums in line.window_state.panes()
+        if sums.version
+    }
+
+
+def _differences(
+    versions: Mapping[str, int], held: Mapping[str, VersionedSums], excluded: tuple[str, ...]
+) -> dict[str, VersionedSums | None]:
+    """What has to be written, by key: the sums of held panes with another version, None for panes that are not held."""
+    changes: dict[str, VersionedSums | None] = {key: sums for key, sums in held.items() if versions.get(key) != sums.version}
+    gone = (key for key in versions.keys() - held.keys() if not key.startswith(excluded))
+    return changes | dict.fromkeys(gone)
