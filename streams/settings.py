@@ -60,6 +60,7 @@ class Settings(PostgresSettings):
     causal_graphs: Path | None = None
 
     session_timeout_s: float = Field(default=20.0, gt=0)
+    start_stall_s: float = Field(default=60.0, gt=0)
     slice_records: int = Field(default=4000, ge=1)
     model_cache_size: int = Field(default=8, ge=1)
     web_host: str = "127.0.0.1"

@@ -53,7 +53,11 @@ class _Fidelity:
         self._panes = PaneTable(app, table, self._lock)
 
     async def on_assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:  # noqa: ARG002  # Faust's signature
-        """Drop the state in memory: other workers may have changed the lines in Postgres meanwhile."""
+        """Drop the state in memory: other workers may have changed the lines in Postgres meanwhile.
+
+        The role is ready again once its lines are restored.
+        """
+        self._app.restoring = "its model lines"
         self._monitor.reset()
         self._panes.reset()
 
@@ -67,9 +71,13 @@ class _Fidelity:
         if self._is_paused():
             return
         async with self._lock:
-            for model_line in await retry_transient(partial(monitored_lines, self._app.pool), part="postgres"):
-                if self._is_assigned(model_line.line):
-                    await retry_transient(partial(self._monitor.evaluate, model_line), part="postgres")
+            all_lines = await retry_transient(partial(monitored_lines, self._app.pool), part="postgres")
+            assigned = [model_line for model_line in all_lines if self._is_assigned(model_line.line)]
+            for count, model_line in enumerate(assigned):
+                if self._app.restoring is not None:
+                    self._app.restoring = f"{model_line.line}, {count:,} of {len(assigned):,} model lines are restored"
+                await retry_transient(partial(self._monitor.evaluate, model_line), part="postgres")
+            self._app.restoring = None
 
     async def sweep(self) -> None:
         """Catch up with rows that no message delivered, estimate performance, raise floors, evict panes, and publish the panes."""

@@ -90,7 +90,7 @@ def run_demo(
         _notify_model(card, notify)
         with stopwatch.step("starting the workers"):
             workers = resources.enter_context(Workers(ROLES, running, log_folder=home / "logs"))
-            workers.wait_ready()
+            workers.wait_ready(notify=lambda line: notify(f"  {line}"))
         demo_run = asyncio.run(run_scenario(running, card, stream_rows, pace or _default_pace(stream_rows), stopwatch, workers))
         with stopwatch.step("verifying every count"):
             verification = asyncio.run(verify(running))

@@ -43,6 +43,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         batch_records: most records of a batch.
         find_start_offsets: finds where reading those topics starts; by default at the committed offsets of the consumer group.
         pool: connections to Postgres, open while the app runs.
+        restoring: what an agent restores before the role counts as ready, None when nothing.
     """
 
     pool: Pool
@@ -53,6 +54,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.batch_topics = _BATCH_TOPICS.get(role, frozenset())
         self.batch_records = settings.slice_records
         self.find_start_offsets: StartOffsetFinder = _committed_offsets
+        self.restoring: str | None = None
         self._crash_task: asyncio.Task[None] | None = None
         super().__init__(f"twinstream-{role}", **_options(role, settings, in_batches=bool(self.batch_topics)))
         self.transport = BatchTransport(self.conf.broker_consumer, self)

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from sql.database import Pool, open_pool
 from streams.errors import describe_error, is_transient
 from streams.reporting import CHART_STYLE, EventMarker, formatting
 from streams.reporting.overview import Overview, read_overview
-from streams.settings import ROLES, Settings
+from streams.settings import ROLES, Role, Settings
 from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone
 from streams.web.health import serve_app
 
@@ -24,16 +25,28 @@ __all__ = ["dashboard_app", "render_dashboard", "render_report", "serve_dashboar
 REFRESH_S = 4
 _POOL = web.AppKey("pool", Pool)
 _MAX_LIST_ITEMS = 6
+_ALL_READY: Mapping[Role, str] = MappingProxyType({})
+
+StartingRoles = Callable[[], Mapping[Role, str]]
+"""Returns what each role does that is not ready yet."""
 
 
-def render_dashboard(overview: Overview, settings: Settings, nonce: str) -> str:
-    """The dashboard as one HTML document that loads nothing else; ``nonce`` allows its one script."""
+def _no_role() -> Mapping[Role, str]:
+    return _ALL_READY
+
+
+def render_dashboard(overview: Overview, settings: Settings, nonce: str, starting: Mapping[Role, str] = _ALL_READY) -> str:
+    """The dashboard as one HTML document that loads nothing else; ``nonce`` allows its one script.
+
+    ``starting`` has what each role does that is not ready yet.
+    """
     template = _templates().get_template("page.html")
     return template.render(
         **_content(overview),
         sites={role: f"http://{settings.web_host}:{settings.port_of(role)}" for role in ROLES},
         refresh_s=REFRESH_S,
         nonce=nonce,
+        starting=starting,
     )
 
 
@@ -59,13 +72,13 @@ def _content(overview: Overview, markers: Sequence[EventMarker] = ()) -> dict[st
     }
 
 
-def dashboard_app(settings: Settings) -> web.Application:
+def dashboard_app(settings: Settings, starting: StartingRoles = _no_role) -> web.Application:
     """The web application with the dashboard at ``/``; its database pool is open while it runs."""
 
     async def dashboard(request: web.Request) -> web.Response:
         nonce = secrets.token_urlsafe(16)
         try:
-            html = render_dashboard(await read_overview(request.app[_POOL], settings.n_min), settings, nonce)
+            html = render_dashboard(await read_overview(request.app[_POOL], settings.n_min), settings, nonce, starting())
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -84,9 +97,9 @@ def dashboard_app(settings: Settings) -> web.Application:
 
 
 @asynccontextmanager
-async def serve_dashboard(settings: Settings, port: int = 0) -> AsyncIterator[str]:
+async def serve_dashboard(settings: Settings, port: int = 0, starting: StartingRoles = _no_role) -> AsyncIterator[str]:
     """Serve the dashboard on loopback and yield its address; port 0 takes a free one."""
-    async with serve_app(dashboard_app(settings), "127.0.0.1", port) as bound_port:
+    async with serve_app(dashboard_app(settings, starting), "127.0.0.1", port) as bound_port:
         yield f"http://127.0.0.1:{bound_port}/"
 
 

@@ -97,6 +97,8 @@ class _RoleRunner:
     def __init__(self, role: Role, settings: Settings) -> None:
         self.role, self.settings = role, settings
         self.app: TwinApp | None = None
+        self._awaited_server = "Postgres"
+        self._created_at = time.monotonic()
 
     def health_probe(self) -> HealthProbe:
         stuck_s = max(STUCK_S, 2 * self.settings.training_timeout_s)
@@ -105,6 +107,7 @@ class _RoleRunner:
     async def wait_for_servers(self) -> None:
         with _starting("TWIN_POSTGRES_DSN"):
             await retry_transient(self._connect_to_postgres, part="postgres")
+        self._awaited_server = "Kafka"
         with _starting("TWIN_KAFKA_BOOTSTRAP"):
             await retry_transient(self._connect_to_kafka, part="kafka")
 
@@ -139,9 +142,11 @@ class _RoleRunner:
 
     def _unready(self) -> str | None:
         if self.app is None:
-            return "waiting for Kafka and Postgres"
+            return f"waiting for {self._awaited_server} for {time.monotonic() - self._created_at:.0f} s"
         if self.app.rebalancing or not self.app.rebalancing_count:
             return "waiting for its partitions"
+        if self.app.restoring is not None:
+            return f"restoring {self.app.restoring}"
         return "stopping" if self.app.should_stop else None
 
     def _last_poll_s(self) -> float | None:

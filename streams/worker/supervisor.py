@@ -10,7 +10,9 @@ end with their parent even when it is killed; process managers such as superviso
 from __future__ import annotations
 
 import http.client
+import json
 import logging
+import math
 import multiprocessing as mp
 import os
 import signal
@@ -30,6 +32,7 @@ from streams.settings import Role, Settings
 from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
 from streams.worker.role_process import Report, run_role_process
+from streams.worker.startup import StartStalled, Startup
 
 __all__ = ["WorkerFailed", "Workers", "run_worker"]
 
@@ -145,22 +148,44 @@ class Workers:
         if self._failure is not None:
             raise self._failure
 
-    def ready(self) -> bool:
-        """Whether every role processes events."""
-        return all(_is_ready(self._settings, role) for role in self._roles)
+    def starting(self) -> dict[Role, str]:
+        """What each role does that does not process events yet; empty when all roles are ready."""
+        activities = {role: _read_activity(self._settings, role) for role in self._roles}
+        return {role: activity for role, activity in activities.items() if activity is not None}
 
-    def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Wait until every role processes events.
+    def wait_ready(self, stall_s: float | None = None, notify: Notify = lambda _line: None) -> None:
+        """Wait until every role processes events, however long that takes, as long as it advances.
+
+        Args:
+            stall_s: the longest time without progress; ``start_stall_s`` of the settings by default.
+            notify: called with a line about the roles that are not ready: when they do something else, else every 10 s.
 
         Raises:
-            WorkerFailed: when a role cannot be started, or is not ready in time; it has the reason of the last exit.
+            WorkerFailed: when a role cannot be started, or none makes progress; it has what the roles did last.
         """
-        deadline = time.monotonic() + timeout_s
-        while not self.ready():
-            self.check()
-            if time.monotonic() > deadline:
-                raise WorkerFailed(f"not ready after {timeout_s:g} s: {self._describe_unready()}")
+        startup = self.startup(stall_s)
+        while self.advance(startup, notify):
             time.sleep(0.1)
+
+    def startup(self, stall_s: float | None = None) -> Startup:
+        """Begin to watch the start of the roles."""
+        return Startup(self._settings.start_stall_s if stall_s is None else stall_s)
+
+    def advance(self, startup: Startup, notify: Notify) -> dict[Role, str]:
+        """Check once how the start advances, and return what each role does that is not ready, as :meth:`starting` does.
+
+        Raises:
+            WorkerFailed: as :meth:`wait_ready` does.
+        """
+        self.check()
+        activities = self.starting()
+        try:
+            line = startup.update(activities) if activities else None
+        except StartStalled as stalled:
+            raise WorkerFailed(f"{stalled}: {self._describe_unready(activities)}") from None
+        if line is not None:
+            notify(line)
+        return activities
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait until the workers are stopped, a role cannot be started, or ``timeout_s`` are over."""
@@ -222,13 +247,13 @@ class Workers:
             hint,
         )
 
-    def _describe_unready(self) -> str:
-        unready = [child for child in self._children if not _is_ready(self._settings, child.role)]
-        return "; ".join(map(self._describe_child, unready))
+    def _describe_unready(self, activities: Mapping[Role, str]) -> str:
+        unready = [child for child in self._children if child.role in activities]
+        return "; ".join(self._describe_child(child, activities[child.role]) for child in unready)
 
-    def _describe_child(self, child: _Child) -> str:
+    def _describe_child(self, child: _Child, activity: str) -> str:
         ended = f" (exits: {child.exits}, the last one: {child.reason})" if child.exits else ""
-        return f"{child.role}{ended}{self._log_hint(child.role, separator=', see')}"
+        return f"{child.role}: {activity}{ended}{self._log_hint(child.role, separator=', see')}"
 
     def _log_hint(self, role: Role, separator: str = "; see") -> str:
         return f"{separator} {log_file(self._log_folder, role)}" if self._log_folder is not None else ""
@@ -249,18 +274,19 @@ def run_worker(
     log_folder: Path | None = None,
     notify: Notify = lambda _line: None,
 ) -> None:
-    """Run roles until SIGTERM or SIGINT, and stop them cleanly; ``notify`` is called when all are ready.
+    """Run roles until SIGTERM or SIGINT, and stop them cleanly; ``notify`` is called with their progress, and when all are ready.
 
     Raises:
         WorkerFailed: when the settings do not allow a role to start.
     """
     with _stop_signals() as stop, Workers(roles, settings, log_folder=log_folder) as workers:
-        notified = False
+        startup = workers.startup(math.inf)  # servers elsewhere may need any time
+        while not stop.wait(0.2) and workers.advance(startup, notify):
+            pass
+        if not stop.is_set():
+            notify(f"ready: {', '.join(roles)}")
         while not stop.wait(0.2):
             workers.check()
-            if not notified and workers.ready():
-                notified = True
-                notify(f"ready: {', '.join(roles)}")
 
 
 @contextmanager
@@ -308,14 +334,18 @@ def _forkserver() -> ForkServerContext:
     return context
 
 
-def _is_ready(settings: Settings, role: Role) -> bool:
+def _read_activity(settings: Settings, role: Role) -> str | None:
+    """What a role does that is not ready, None for one that is."""
     listens_everywhere = settings.web_host in ("0.0.0.0", "::", "")  # noqa: S104  # compared, not bound
     host = "127.0.0.1" if listens_everywhere else settings.web_host
     connection = http.client.HTTPConnection(host, settings.port_of(role), timeout=1.0)
     try:
         connection.request("GET", "/ready")
-        return connection.getresponse().status == 200
+        response = connection.getresponse()
+        return None if response.status == 200 else str(json.loads(response.read())["reason"])
     except (OSError, http.client.HTTPException):
-        return False
+        return "starts its process"
+    except (ValueError, LookupError, TypeError):  # another program listens on this port
+        return "no valid answer from its port"
     finally:
         connection.close()

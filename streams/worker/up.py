@@ -15,13 +15,15 @@ from streams.worker.supervisor import Workers
 
 __all__ = ["serve"]
 
+_POLL_S = 0.2
+
 
 def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> None:
     """Start the stack, every role and the dashboard, and stop all of them cleanly on SIGINT or SIGTERM.
 
     Raises:
         StackError: when the stack is running already, or cannot start.
-        WorkerFailed: when the settings do not allow a role to start, or it is not ready within a minute.
+        WorkerFailed: when the settings do not allow a role to start, or no role makes progress while they start.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -29,15 +31,18 @@ def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> N
             asyncio.run(prepare(on_stack))
             notify("starting the workers")
             with Workers(ROLES, on_stack, log_folder=on_stack.home / "logs") as workers:
-                workers.wait_ready()
                 asyncio.run(_serve_dashboard(on_stack, workers, port, notify))
     except KeyboardInterrupt:
         notify("stopped")
 
 
 async def _serve_dashboard(settings: Settings, workers: Workers, port: int, notify: Notify) -> None:
-    async with serve_dashboard(settings, port) as address:
+    starting = dict.fromkeys(ROLES, "starts its process")
+    async with serve_dashboard(settings, port, starting=lambda: starting) as address:
         notify(f"dashboard: {address}")
+        startup = workers.startup()
+        while starting := await asyncio.to_thread(workers.advance, startup, notify):  # noqa: ASYNC110  # other processes start
+            await asyncio.sleep(_POLL_S)
         notify(f"metrics: http://{settings.web_host}:{settings.port_of(ROLES[0])}/metrics and the next {len(ROLES) - 1} ports")
         notify(f"models: run mlflow server --backend-store-uri {settings.mlflow_uri}")
         notify("running; press Ctrl-C to stop")

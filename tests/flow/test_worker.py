@@ -187,10 +187,11 @@ async def test_a_role_waits_for_postgres_and_reports_it_instead_of_ending(settin
                     await asyncio.sleep(0.1)
             async with session.get(f"http://127.0.0.1:{settings.port_of('simulation')}/health") as answer:
                 alive = answer.status
-        with pytest.raises(WorkerFailed, match="not ready after"):
+        with pytest.raises(WorkerFailed, match=r"no progress for .*simulation: waiting for Postgres"):
             await asyncio.to_thread(workers.wait_ready, 0.1)
         workers.check()
-    assert (reply[0], reply[1]["reason"]) == (503, "waiting for Kafka and Postgres")
+    assert reply[0] == 503
+    assert reply[1]["reason"].startswith("waiting for Postgres for")
     assert alive == 200
 
 

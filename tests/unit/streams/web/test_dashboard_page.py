@@ -59,3 +59,10 @@ def test_numbers_have_a_minus_sign_and_separators():
 
 def test_a_window_of_too_few_outcomes_has_insufficient_data():
     assert ">insufficient data</span>" in page_of(0.85, fired=False, state=DriftState.INSUFFICIENT)
+
+
+def test_roles_that_are_not_ready_are_named_with_what_they_do():
+    overview = Overview(NOW, (), (), (), OverviewCounts(0, 0, 0))
+    html = render_dashboard(overview, Settings(), "nonce", {"fidelity": "restoring 3 of 7 lines", "trainer": "starts its process"})
+    assert "fidelity (restoring 3 of 7 lines), trainer (starts its process)." in html
+    assert "Starting" not in render_dashboard(overview, Settings(), "nonce")

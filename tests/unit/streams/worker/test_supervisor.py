@@ -123,10 +123,13 @@ def test_a_restart_that_the_machine_refuses_is_tried_again(workers: Workers, mon
     workers.check()
 
 
-def test_a_start_that_never_gets_ready_fails_in_time_with_the_last_reason(workers: Workers, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(supervisor, "_is_ready", lambda settings, role: False)
+def test_a_start_without_progress_fails_with_the_last_activity_and_the_last_reason(workers, monkeypatch):
+    monkeypatch.setattr(supervisor, "_read_activity", lambda settings, role: "waiting for its partitions")
     child = child_of(workers, ended(1, Report("error", "ValueError: no number")))
     workers._update(child, 0.0)
-    expected = r"not ready after 0\.1 s: outcomes \(exits: 1, the last one: ValueError: no number\), see /logs/outcomes\.log"
+    expected = (
+        r"no progress for 0\.1 s \(TWIN_START_STALL_S\): outcomes: waiting for its partitions"
+        r" \(exits: 1, the last one: ValueError: no number\), see /logs/outcomes\.log"
+    )
     with pytest.raises(WorkerFailed, match=expected):
         workers.wait_ready(0.1)

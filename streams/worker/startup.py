@@ -1,0 +1,75 @@
+"""Watches the start of roles: it may take as long as it advances, and fails when nothing has changed for too long."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+
+from streams.settings import Role
+
+__all__ = ["StartStalled", "Startup", "describe_roles"]
+
+_REPEAT_S = 10.0
+_NUMBERS = re.compile(r"[\d.,]+")
+
+
+class StartStalled(RuntimeError):
+    """No role has made progress for too long."""
+
+
+class Startup:
+    """Progress of a start, by what the roles that are not ready report.
+
+    A report that a role has not made before is progress: another step, a count that has changed, or a longer wait for a server that
+    does not answer. A role that ends and starts over repeats its reports, and so makes none.
+
+    Args:
+        stall_s: the start fails after this many seconds in which no role made progress.
+        clock: returns the monotonic time.
+    """
+
+    def __init__(self, stall_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stall_s, self._clock = stall_s, clock
+        self._advanced_at = clock()
+        self._reports: dict[Role, set[str]] = {}
+        self._shown = ""
+        self._shown_at = clock()
+
+    def update(self, activities: Mapping[Role, str]) -> str | None:
+        """Compare with earlier reports; return a line to show when the roles do something else, and every 10 s while they do not.
+
+        Args:
+            activities: what each role that is not ready does.
+
+        Raises:
+            StartStalled: when no role made progress for ``stall_s``.
+        """
+        now = self._clock()
+        for role, activity in activities.items():
+            if activity not in self._reports.setdefault(role, set()):
+                self._reports[role].add(activity)
+                self._advanced_at = now
+        if now - self._advanced_at > self._stall_s:
+            raise StartStalled(f"no progress for {self._stall_s:g} s (TWIN_START_STALL_S)")
+        return self._line(activities, now)
+
+    def _line(self, activities: Mapping[Role, str], now: float) -> str | None:
+        line = describe_roles(activities)
+        kind = _NUMBERS.sub("", line)
+        if not line or (kind == self._shown and now - self._shown_at < _REPEAT_S):
+            return None
+        self._shown, self._shown_at = kind, now
+        return f"starting: {line}"
+
+
+def describe_roles(activities: Mapping[Role, str]) -> str:
+    """Describe what roles do on one line; roles that do the same are named together.
+
+    >>> describe_roles({"simulation": "starts", "fidelity": "restores 3 of 7 lines", "trainer": "starts"})
+    'simulation, trainer: starts; fidelity: restores 3 of 7 lines'
+    """
+    roles_by_activity: dict[str, list[str]] = {}
+    for role, activity in activities.items():
+        roles_by_activity.setdefault(activity, []).append(role)
+    return "; ".join(f"{', '.join(roles)}: {activity}" for activity, roles in roles_by_activity.items())

@@ -1,0 +1,84 @@
+"""The start of roles by a clock of the test: it may take any time while it advances, and fails when it does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from streams.worker.startup import StartStalled, Startup
+
+STALL_S = 60.0
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def startup(clock: Clock) -> Startup:
+    return Startup(STALL_S, clock)
+
+
+def test_a_start_that_advances_may_take_any_time(startup: Startup, clock: Clock):
+    for restored in range(200):
+        clock.now += STALL_S - 1
+        startup.update({"fidelity": f"restoring {restored:,} of 200 lines"})
+
+
+def test_a_start_without_progress_fails_and_names_the_setting(startup: Startup, clock: Clock):
+    startup.update({"fidelity": "waiting for its partitions"})
+    clock.now += STALL_S
+    startup.update({"fidelity": "waiting for its partitions"})
+    clock.now += 0.1
+    with pytest.raises(StartStalled, match=r"no progress for 60 s \(TWIN_START_STALL_S\)"):
+        startup.update({"fidelity": "waiting for its partitions"})
+
+
+def test_a_role_that_starts_over_again_and_again_makes_no_progress(startup: Startup, clock: Clock):
+    activities = ("starts its process", "waiting for Postgres for 0 s", "restoring 3 of 9 lines") * 5
+    for activity in activities:
+        startup.update({"fidelity": activity})
+        clock.now += 4
+    with pytest.raises(StartStalled):
+        startup.update({"fidelity": activities[0]})
+
+
+def test_the_wait_for_a_server_that_does_not_answer_has_no_limit(startup: Startup, clock: Clock):
+    for second in range(0, 86_400, 10):
+        clock.now += 10
+        startup.update({"outcomes": f"waiting for Kafka for {second} s"})
+
+
+def test_a_role_without_progress_is_waited_for_while_another_one_advances(startup: Startup, clock: Clock):
+    for restored in range(10):
+        clock.now += STALL_S / 2
+        startup.update({"trainer": "starts its process", "fidelity": f"restoring {restored} of 10 lines"})
+
+
+def test_numbers_that_change_are_shown_every_ten_seconds_and_another_activity_at_once(startup: Startup, clock: Clock):
+    shown = []
+    for second in range(40):
+        activity = "starts its process" if second < 15 else f"restoring {second:,} of 40 panes"
+        if line := startup.update({"fidelity": activity}):
+            shown.append((second, line.removeprefix("starting: fidelity: ")))
+        clock.now += 1
+    assert shown == [
+        (0, "starts its process"),
+        (10, "starts its process"),
+        (15, "restoring 15 of 40 panes"),
+        (25, "restoring 25 of 40 panes"),
+        (35, "restoring 35 of 40 panes"),
+    ]
+
+
+def test_nothing_is_shown_when_every_role_is_ready(startup: Startup):
+    assert startup.update({}) is None
