@@ -44,7 +44,7 @@ def test_a_start_without_progress_fails_and_names_the_setting(startup: Startup, 
 
 
 def test_a_role_that_starts_over_again_and_again_makes_no_progress(startup: Startup, clock: Clock):
-    activities = ("starts its process", "waiting for Postgres for 0 s", "restoring 3 of 9 lines") * 5
+    activities = ("starts its process", "waiting for Postgres for 0 s", "restoring 3 of 9 lines") * 6
     for activity in activities:
         startup.update({"fidelity": activity})
         clock.now += 4
