@@ -65,6 +65,7 @@ class RefusedRecord(NamedTuple):
         kind: short reason for grouping, such as ``json`` or ``champion``; ``reason`` is the full sentence.
         exception: name of the exception class that led to the refusal.
         refused_at: when the row was stored; null before that.
+        traceback: where the exception was raised, for a record that is parked; else empty.
     """
 
     refusal_id: UUID
@@ -79,6 +80,7 @@ class RefusedRecord(NamedTuple):
     reason: str
     exception: str
     refused_at: datetime | None = None
+    traceback: str = ""
 
 
 def refusal_id(source: SourceId, offset: int, at: datetime) -> UUID:
@@ -103,14 +105,14 @@ def unpack_headers(headers: Iterable[tuple[str, str | None]]) -> Headers:
 
 _ADD = """
 INSERT INTO refused_records (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception,
-                             source, topic, partition)
-SELECT refusal_id, source_offset, element, tracked_at, key, value, headers::json, kind, reason, exception,
-       $11, $12, $13
+                             traceback, source, topic, partition)
+SELECT refusal_id, source_offset, element, tracked_at, key, value, headers::json, kind, reason, exception, traceback,
+       $12, $13, $14
 FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[], $8::text[],
-            $9::text[], $10::text[])
-     AS r (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception)"""
+            $9::text[], $10::text[], $11::text[])
+     AS r (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, traceback)"""
 
-_ADD_ONCE = f"{_ADD} ON CONFLICT DO NOTHING"
+_ADD_ONCE = f"{_ADD} ON CONFLICT DO NOTHING RETURNING refusal_id"
 
 
 async def add_refused(database: Database, source: SourceId, refused: Sequence[RefusedRecord]) -> None:
@@ -123,14 +125,15 @@ async def add_refused(database: Database, source: SourceId, refused: Sequence[Re
         await database.execute(_ADD, *_columns(refused), str(source), source.topic, source.partition)
 
 
-async def add_refused_once(database: Database, refused: RefusedRecord) -> None:
-    """Store a refused record unless it is stored already."""
+async def add_refused_once(database: Database, refused: RefusedRecord) -> bool:
+    """Store a refused record unless it is stored already, and return whether it was not."""
     source = refused.source
-    await database.execute(_ADD_ONCE, *_columns([refused]), str(source), source.topic, source.partition)
+    added = await database.fetchval(_ADD_ONCE, *_columns([refused]), str(source), source.topic, source.partition)
+    return added is not None
 
 
 def _columns(refused: Iterable[RefusedRecord]) -> list[list[Any]]:
-    """Arrays for the first ten parameters of ``_ADD``."""
+    """Arrays for the first eleven parameters of ``_ADD``."""
     rows = [
         (
             record.refusal_id,
@@ -143,6 +146,7 @@ def _columns(refused: Iterable[RefusedRecord]) -> list[list[Any]]:
             record.kind,
             record.reason,
             record.exception,
+            record.traceback,
         )
         for record in refused
     ]
@@ -159,7 +163,8 @@ async def mark_refused_sent(database: Database, ids: Sequence[UUID]) -> None:
 
 
 _SELECT = """
-SELECT refusal_id, source, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, refused_at
+SELECT refusal_id, source, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, refused_at,
+       traceback
 FROM refused_records"""
 
 _UNSENT_SINCE = f"{_SELECT} WHERE source = $1 AND source_offset >= $2 AND sent_at IS NULL"
@@ -315,4 +320,5 @@ def _refused(row: asyncpg.Record) -> RefusedRecord:
         reason=row["reason"],
         exception=row["exception"],
         refused_at=row["refused_at"],
+        traceback=row["traceback"],
     )

@@ -1,26 +1,126 @@
-"""Decides which failures are transient, refuses text that Postgres cannot store, and words every error on one line."""
+"""Decides what an error is about, refuses text that Postgres cannot store, and words every error on one line."""
 
 from __future__ import annotations
 
+import ssl
+import traceback
+from enum import StrEnum
 from typing import Any
 
 import asyncpg
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    BrokerNotAvailableError,
+    ClusterAuthorizationFailedError,
+    CommitFailedError,
+    ConsumerStoppedError,
+    CorruptRecordException,
+    GroupAuthorizationFailedError,
+    IllegalGenerationError,
+    IllegalSaslStateError,
+    KafkaError,
+    KafkaTimeoutError,
+    KafkaUnavailableError,
+    OffsetOutOfRangeError,
+    ProducerClosed,
+    QuotaViolationError,
+    RebalanceInProgressError,
+    ReplicaNotAvailableError,
+    SaslAuthenticationFailed,
+    StaleLeaderEpochCodeError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+    UnknownError,
+    UnknownMemberIdError,
+    UnsupportedSaslMechanismError,
+)
 from pydantic import ValidationError
 
 from schemas.base import shorten
 
-__all__ = ["ContainsNul", "contains_nul", "describe_error", "is_transient", "limit_text", "require_no_nul"]
+__all__ = [
+    "ContainsNul",
+    "PartitionError",
+    "Subject",
+    "contains_nul",
+    "describe_error",
+    "describe_traceback",
+    "is_transient",
+    "is_waited_for",
+    "limit_text",
+    "require_no_nul",
+    "setting_of",
+    "subject_of",
+]
 
 _MAX_CHARACTERS = 2000
+_MAX_TRACEBACK_CHARACTERS = 20_000
 
-# SQLSTATE classes: connection, authorization, transaction rollback, insufficient resources, operator intervention, system error.
-_TRANSIENT_CLASSES = ("08", "28", "40", "53", "57", "58")
-# Single states: a database that is closed or busy, a lock that was not granted, the time-outs of an idle or long transaction.
-_TRANSIENT_STATES = ("55000", "55006", "55P03", "25P03", "25P04")
-_PERMANENT_OS_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+class Subject(StrEnum):
+    """What an error is about, which decides what is done about it.
+
+    Attributes:
+        RECORD: the record in work. It is refused or parked; nothing else waits for it.
+        PARTITION: the partition in work. It waits, the others go on.
+        DEPENDENCY: a service that does not answer for now. It is waited for.
+        CONFIGURATION: a setting, a permission or a table that an operator has to correct. It is waited for.
+    """
+
+    RECORD = "record"
+    PARTITION = "partition"
+    DEPENDENCY = "dependency"
+    CONFIGURATION = "configuration"
+
+
+# SQLSTATE classes: connection, transaction rollback, insufficient resources, operator intervention, system error.
+_DEPENDENCY_CLASSES = ("08", "40", "53", "57", "58")
+# Single states: a database that is closed or busy, a lock that was not granted, the time-outs of an idle or long transaction, and a
+# server that only reads, as a standby does until it is promoted.
+_DEPENDENCY_STATES = ("55000", "55006", "55P03", "25P03", "25P04", "25006")
+# Classes: authorization, an unknown database or schema. Single states: no privilege; a table, column or function that is missing.
+_CONFIGURATION_CLASSES = ("28", "3D", "3F")
+_CONFIGURATION_STATES = ("42501", "42P01", "42703", "42883")
+_POSTGRES_SETTING = "TWIN_POSTGRES_DSN"
+
+_KAFKA_AUTHENTICATION = (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    IllegalSaslStateError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+_KAFKA_AUTHORIZATION = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+_KAFKA_OUTAGES = (
+    BrokerNotAvailableError,
+    CommitFailedError,
+    IllegalGenerationError,
+    KafkaTimeoutError,
+    KafkaUnavailableError,
+    ProducerClosed,
+    QuotaViolationError,
+    RebalanceInProgressError,
+    ReplicaNotAvailableError,
+    StaleLeaderEpochCodeError,
+    UnknownError,
+    UnknownMemberIdError,
+)
+"""Errors that pass with the broker, a rebalance or the end of this process, and that the client does not retry itself."""
+_KAFKA_PARTITION = (CorruptRecordException, OffsetOutOfRangeError)
+
+_RECORD_OS_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _TRANSIENT_MLFLOW_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 _WRAPPING_PACKAGES = ("mlflow", "faust", "mode")
+
+
+class PartitionError(Exception):
+    """A failure that concerns a whole partition: it waits, and the others go on."""
 
 
 class ContainsNul(ValueError):
@@ -46,30 +146,91 @@ def require_no_nul(value: bytes | None) -> bytes:
     return value or b""
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same action can succeed later without any change to its input, because a service is unavailable for now."""
+def subject_of(error: BaseException) -> Subject:
+    """What an error is about; the record in work where nothing else is known of it."""
+    if isinstance(error, PartitionError):
+        return Subject.PARTITION
     if isinstance(error, asyncpg.PostgresError):
-        state = str(error.sqlstate or "")
-        return state.startswith(_TRANSIENT_CLASSES) or state in _TRANSIENT_STATES
+        return _postgres_subject(str(error.sqlstate or ""))
+    if isinstance(error, KafkaError):
+        return _kafka_subject(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Subject.CONFIGURATION
+    if _is_outage(error):
+        return Subject.DEPENDENCY
+    cause = _wrapped_cause(error)
+    return Subject.RECORD if cause is None else subject_of(cause)
+
+
+def is_waited_for(error: BaseException) -> bool:
+    """Whether the same action can succeed later without any change to its record, so that a running role waits."""
+    return subject_of(error) is not Subject.RECORD
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether a service is unavailable for now, so that also a start waits; one that rotates its passwords is."""
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return True
+    return subject_of(error) is Subject.DEPENDENCY
+
+
+def setting_of(error: BaseException) -> str:
+    """The settings to check when an error is about the configuration, empty for any other error."""
+    if subject_of(error) is not Subject.CONFIGURATION:
+        return ""
+    if isinstance(error, asyncpg.PostgresError):
+        return _POSTGRES_SETTING
+    if isinstance(error, ssl.SSLError):
+        return "TWIN_KAFKA_CA_FILE"
+    if isinstance(error, KafkaError):
+        return "TWIN_KAFKA_USERNAME and TWIN_KAFKA_PASSWORD"
+    cause = _wrapped_cause(error)
+    return "" if cause is None else setting_of(cause)
+
+
+def _postgres_subject(state: str) -> Subject:
+    if state.startswith(_CONFIGURATION_CLASSES) or state in _CONFIGURATION_STATES:
+        return Subject.CONFIGURATION
+    if state.startswith(_DEPENDENCY_CLASSES) or state in _DEPENDENCY_STATES:
+        return Subject.DEPENDENCY
+    return Subject.RECORD
+
+
+def _kafka_subject(error: KafkaError) -> Subject:
+    if isinstance(error, _KAFKA_AUTHENTICATION + _KAFKA_AUTHORIZATION):
+        return Subject.CONFIGURATION
+    if isinstance(error, _KAFKA_PARTITION):
+        return Subject.PARTITION
+    return Subject.DEPENDENCY if error.retriable or isinstance(error, _KAFKA_OUTAGES) else Subject.RECORD
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Whether an error that is of neither server's making means that a service does not answer."""
     if isinstance(error, asyncpg.InterfaceError):  # a closed connection; wrong arguments are also a ValueError
         return not isinstance(error, ValueError) and "clos" in str(error)
     if isinstance(error, asyncpg.InternalClientError):  # raised when a connection breaks in the middle of a statement
         return True
-    if isinstance(error, KafkaError):
-        return bool(error.retriable) or isinstance(error, KafkaTimeoutError)
-    if isinstance(error, OSError | TimeoutError | EOFError):
-        return not isinstance(error, _PERMANENT_OS_ERRORS)
-    return _wraps_transient(error)
-
-
-def _wraps_transient(error: BaseException) -> bool:
-    """Whether a client library has wrapped a transient failure into an exception of its own."""
-    if type(error).__module__.partition(".")[0] not in _WRAPPING_PACKAGES:
-        return False
-    if getattr(error, "error_code", None) in _TRANSIENT_MLFLOW_CODES:
+    if isinstance(error, ConsumerStoppedError):
         return True
-    cause = error.__cause__ or error.__context__
-    return cause is not None and is_transient(cause)
+    if isinstance(error, OSError | TimeoutError | EOFError):
+        return not isinstance(error, _RECORD_OS_ERRORS)
+    return getattr(error, "error_code", None) in _TRANSIENT_MLFLOW_CODES
+
+
+def _wrapped_cause(error: BaseException) -> BaseException | None:
+    """The error that a client library has wrapped into an exception of its own, None for any other exception."""
+    if type(error).__module__.partition(".")[0] not in _WRAPPING_PACKAGES:
+        return None
+    return error.__cause__ or error.__context__
+
+
+def describe_traceback(error: BaseException) -> str:
+    """The full traceback of an error with its causes; of one above 20,000 characters the middle is left out."""
+    text = "".join(traceback.format_exception(error)).replace("\0", "").encode(errors="backslashreplace").decode()
+    if len(text) <= _MAX_TRACEBACK_CHARACTERS:
+        return text
+    half = _MAX_TRACEBACK_CHARACTERS // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
 
 
 def describe_error(error: BaseException) -> str:

@@ -26,6 +26,24 @@ OUTCOMES = _counter("twin_outcomes_total", "Outcomes stored, by fate. Many dupli
 REFUSED = _counter(
     "twin_refused_total", "Refused records. Rising: list the dead letters, which have the reasons.", "topic", "reason"
 )
+PARKED = _counter(
+    "twin_parked_total",
+    "Records parked: they fail for a reason that no rule foresees, or an operator parked them. Rising: twinstream dlq list --kind"
+    " parked, and dlq show has the traceback.",
+    "topic",
+)
+PARTITION_BLOCKED = _gauge(
+    "twin_partition_blocked",
+    "1 while a partition waits because every record of it fails alike. Read the reason at /ready, and correct what they share.",
+    "topic",
+    "partition",
+)
+TASK_FAILURES = _counter(
+    "twin_task_failures_total",
+    "Failures of work that is repeated: timers, lines, publications. Rising: the log has the traceback, once a minute.",
+    "role",
+    "task",
+)
 BATCH_SECONDS = _seconds(
     "twin_slice_seconds", "Processing time of one poll batch, from poll to publication. Slow: check Postgres first."
 )

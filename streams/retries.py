@@ -1,32 +1,39 @@
-"""Processes an event to its end: a transient failure is retried, any other one is refused, and no exception leaves an agent.
+"""Processes an event to its end: what cannot succeed now is waited for, what fails again and again is refused or parked.
 
 An exception that leaves a Faust agent acknowledges its event, which is then lost. So every agent runs the work of an event through
-:func:`process_event`, the only function of the service that catches every exception.
+:func:`process_event`, which lets no exception out. What an error is about, and so what is done about it, is decided by
+:func:`streams.errors.subject_of` alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, TypeVar
+from itertools import count
+from typing import Protocol, TypeAlias, TypeVar
 
 import stamina
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from streams.errors import is_transient
-from streams.metrics import OLDEST_UNFINISHED, OUTAGES
+from streams.errors import Subject, describe_error, is_waited_for, setting_of, subject_of
+from streams.metrics import OLDEST_UNFINISHED, OUTAGES, TASK_FAILURES
 
 __all__ = [
+    "InterruptedWork",
     "RoleApp",
     "oldest_unfinished_s",
+    "pause_s",
     "process_event",
+    "report_failure",
     "reraise",
     "retry_transient",
+    "retry_unforeseen",
     "track_unfinished",
 ]
 
@@ -35,6 +42,13 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
+_LONGEST_PAUSE_S = 1.0  # between attempts at a record, for which others wait
+
+WaitsFor: TypeAlias = Callable[[Exception], bool]
+
+
+class InterruptedWork(RuntimeError):
+    """The work on an event was cancelled from inside, though nobody stops the role."""
 
 
 class RoleApp(Protocol):
@@ -44,23 +58,27 @@ class RoleApp(Protocol):
     def role(self) -> str:
         """One of ``ROLES``."""
 
-    async def crash(self, reason: BaseException) -> None:
-        """End the process, because of ``reason``."""
+    @property
+    def should_stop(self) -> bool:
+        """Whether the role is stopping, so that its services fail one after another."""
 
 
-async def retry_transient(action: Callable[[], Awaitable[T]], *, part: str, attempts: int | None = None) -> T:
-    """Await ``action``, and again after every transient failure, with waits that double from 0.1 s to 10 s.
+async def retry_transient(
+    action: Callable[[], Awaitable[T]], *, part: str, attempts: int | None = None, waits_for: WaitsFor = is_waited_for
+) -> T:
+    """Await ``action``, and again after every failure that is waited for, with waits that double from 0.1 s to 10 s.
 
     Args:
         action: makes a fresh awaitable for each attempt; it must be safe to repeat.
         part: the service that is waited for, as the metric ``twin_outages_total`` names it.
         attempts: the most attempts; None for no limit.
+        waits_for: which failures are waited for; by default all that are not about the record in work.
 
     Raises:
-        Exception: the failure that is not transient, or the last transient one after ``attempts``.
+        Exception: the failure that is not waited for, or the last one after ``attempts``.
     """
     retry = stamina.retry(
-        on=is_transient,
+        on=waits_for,
         attempts=attempts,
         timeout=None,
         wait_initial=FIRST_WAIT_S,
@@ -78,17 +96,56 @@ def _record_outage(details: RetryDetails) -> None:
     """Count and log a failed attempt before the wait for the next one."""
     part, error = str(details.kwargs.get("part", details.name)), details.caused_by
     OUTAGES.labels(part=part).inc()
-    LOG.warning(
-        "%s is unavailable (%s: %s): attempt %d failed, trying again in %.1f s",
-        part,
-        type(error).__name__,
-        error,
-        details.retry_num,
-        details.wait_for,
-    )
+    LOG.warning("%s: attempt %d failed, trying again in %.1f s", _problem(part, error), details.retry_num, details.wait_for)
+
+
+def _problem(part: str, error: BaseException) -> str:
+    reason, setting = f"{type(error).__name__}: {describe_error(error)}", setting_of(error)
+    if setting:
+        return f"{part} refuses this service ({reason}; check {setting})"
+    return f"{part} is unavailable ({reason})" if subject_of(error) is Subject.DEPENDENCY else f"the work fails ({reason})"
 
 
 set_on_retry_hooks([_record_outage])  # the hooks of stamina are the same for the whole process
+
+
+async def retry_unforeseen(
+    action: Callable[[], Awaitable[T]], *, part: str, attempts: int, expected: tuple[type[Exception], ...] = ()
+) -> T:
+    """Await ``action``; a failure about its record is tried again after a short pause, until it has failed ``attempts`` times.
+
+    Failures about anything else are waited for without a limit, and do not count.
+
+    Raises:
+        Exception: one of the ``expected`` classes, at once, or the last unforeseen failure.
+    """
+    for failures in count(1):
+        try:
+            return await retry_transient(partial(_uninterrupted, action), part=part)
+        except expected:
+            raise
+        except Exception as error:
+            if failures >= attempts:
+                raise
+            LOG.warning("attempt %d of %d failed: %s: %s", failures, attempts, type(error).__name__, describe_error(error))
+            await asyncio.sleep(pause_s(failures))
+    raise AssertionError("unreachable")
+
+
+def pause_s(failures: int) -> float:
+    """Pause in seconds after this many failures of one record: 0.1, 0.2, 0.4, 0.8, and 1 from then on."""
+    return float(min(FIRST_WAIT_S * 2 ** (min(failures, 10) - 1), _LONGEST_PAUSE_S))
+
+
+async def _uninterrupted(action: Callable[[], Awaitable[T]]) -> T:
+    """Await ``action``; a cancellation that is not meant for this task is an ordinary failure."""
+    try:
+        return await action()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise InterruptedWork("the work was cancelled from inside") from error
 
 
 async def process_event(
@@ -97,30 +154,47 @@ async def process_event(
     refuse: Callable[[Exception], Awaitable[None]],
     *,
     part: str = "postgres",
+    attempts: int = 1,
+    expected: tuple[type[Exception], ...] = (),
 ) -> None:
-    """Process one event with ``work``, or refuse it with the exception that ``work`` raised.
+    """Process one event with ``work``, or refuse it with the exception that ``work`` raised at last.
 
-    Transient failures of both are retried. When the refusal fails too, the app is ended and the event is not acknowledged, so that
-    it is delivered again after the restart.
+    The refusal is tried until it succeeds, whatever it raises: the event is neither lost nor ends the role. A role that is stopping
+    refuses nothing for an unforeseen reason, as the reason is that its services are gone; the event is delivered again.
     """
     with track_unfinished(app):
         try:
-            await retry_transient(work, part=part)
-        except Exception as error:  # noqa: BLE001  # the only broad except: an exception that leaves an agent acknowledges the event, which is then lost
-            try:
-                await retry_transient(partial(refuse, error), part=part)
-            except Exception as failure:
-                LOG.exception("an event could be neither processed nor refused: the role %s ends", app.role)
-                await app.crash(failure)
+            await retry_unforeseen(work, part=part, attempts=attempts, expected=expected)
+        except Exception as error:  # noqa: BLE001  # an exception that leaves an agent acknowledges the event, which is then lost
+            if app.should_stop and not isinstance(error, expected):
                 await asyncio.Event().wait()
+            await retry_transient(partial(refuse, error), part=part, waits_for=_any_error)
+
+
+_FAILURES_LOGGED_EVERY_S = 60.0
+_failures: dict[tuple[str, str], tuple[float, int]] = {}
+
+
+def report_failure(role: str, task: str, error: BaseException) -> None:
+    """Count a failure of work that is repeated anyway, and log it with its traceback, at most once a minute for each task."""
+    TASK_FAILURES.labels(role=role, task=task).inc()
+    now = time.monotonic()
+    logged_s, unlogged = _failures.get((role, task), (-math.inf, 0))
+    if now - logged_s < _FAILURES_LOGGED_EVERY_S:
+        _failures[role, task] = logged_s, unlogged + 1
+        return
+    before = f", and {unlogged} times before" if unlogged else ""
+    LOG.error("%s of the role %s failed%s; it is repeated", task, role, before, exc_info=error)
+    _failures[role, task] = now, 0
 
 
 async def reraise(error: Exception) -> None:
-    """Raise ``error``.
-
-    It is the ``refuse`` of :func:`process_event` for events that must not be skipped: the app ends instead.
-    """
+    """Raise ``error``: the ``refuse`` of :func:`process_event` for events that must not be skipped."""
     raise error
+
+
+def _any_error(_: Exception) -> bool:
+    return True
 
 
 _started: defaultdict[str, dict[object, float]] = defaultdict(dict)

@@ -62,6 +62,8 @@ class Settings(PostgresSettings):
     session_timeout_s: float = Field(default=20.0, gt=0)
     start_stall_s: float = Field(default=60.0, gt=0)
     slice_records: int = Field(default=4000, ge=1)
+    park_attempts: int = Field(default=5, ge=1)
+    park_in_a_row: int = Field(default=10, ge=1)
     model_cache_size: int = Field(default=8, ge=1)
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65_000)

@@ -11,8 +11,7 @@ from sql.experiment_store import DifferentExperiment
 from streams.errors import require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import KafkaRecord, refuse
-from streams.retries import process_event
+from streams.kafka.dead_letters import KafkaRecord, process_record
 from streams.services import Services
 from streams.simulation import ImplausibleExperiment, update_effects
 
@@ -29,8 +28,7 @@ def attach(app: TwinApp, services: Services) -> None:
         """Process result after result."""
         async for event in results.events():
             record = event.message
-            refuse_record = partial(refuse, app, record, kinds=_KINDS)
-            await process_event(app, partial(_process, app, services, record), refuse_record)
+            await process_record(app, record, partial(_process, app, services, record), kinds=_KINDS)
 
     app.agent(app.raw_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
 

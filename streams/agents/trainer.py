@@ -24,7 +24,7 @@ from sql.retrain_store import LostLease, TrainingJob, enqueue, finish, heartbeat
 from streams.errors import describe_error, require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import KafkaRecord, refuse
+from streams.kafka.dead_letters import KafkaRecord, process_record
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 from streams.training.promotion_effects import PromotionEvaluator
@@ -60,8 +60,7 @@ class _Trainer:
         """Store event after event as a row; ten thousand with one retrain id are one row."""
         async for event in events.events():
             record = event.message
-            refuse_record = partial(refuse, self._app, record, kinds={UnknownModel: "model"})
-            await process_event(self._app, partial(self._store, record), refuse_record)
+            await process_record(self._app, record, partial(self._store, record), kinds={UnknownModel: "model"})
 
     async def train(self) -> None:
         """Run the stored trainings, one at a time, for as long as the app runs."""

@@ -34,9 +34,11 @@ from streams.ingestion.outcome_batch import (
     RefusedElement,
     SharedFields,
     from_microseconds,
+    parked_element,
     to_microseconds,
     tracking_ids,
 )
+from streams.kafka.parking import UnreadableBytes
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
@@ -117,7 +119,7 @@ def raw_elements(value: bytes | None) -> list[bytes | None]:
         >>> raw_elements(b"no JSON \xff")
         [b'no JSON \xff']
     """
-    if value is None or value.lstrip()[:1] != b"[":
+    if value is None or isinstance(value, UnreadableBytes) or value.lstrip()[:1] != b"[":
         return [value]
     try:
         text = value.decode()
@@ -191,8 +193,9 @@ class _Elements(NamedTuple):
 
 
 def _read_record(index: int, value: bytes | None, elements: _Elements, refused: list[RefusedElement]) -> None:
-    if value is None:
-        refused.append(RefusedElement(index, 0, ElementRefusal("empty", "the record has no value")))
+    if value is None or isinstance(value, UnreadableBytes):
+        nothing = ElementRefusal("empty", "the record has no value") if value is None else parked_element(value.error)
+        refused.append(RefusedElement(index, 0, nothing))
         return
     try:
         if not contains_nul(value):

@@ -14,6 +14,8 @@ import numpy as np
 from schemas import SourceId, TwinType
 from schemas.arrays import Flags, Floats, Integers, Octets
 from schemas.canonical import NUMBERS, encode_own_fields
+from sql.park_store import PARKED
+from streams.errors import describe_error, describe_traceback
 
 if TYPE_CHECKING:
     from streams.kafka.batch_consumer import PollBatch
@@ -32,6 +34,7 @@ __all__ = [
     "SharedFields",
     "from_microseconds",
     "group_positions",
+    "parked_element",
     "to_microseconds",
     "tracking_ids",
 ]
@@ -148,11 +151,23 @@ class OutcomeBatch:
 
 
 class ElementRefusal(NamedTuple):
-    """Why an element is refused: a kind for the metric, a sentence for people, and the class of what was raised."""
+    """Why an element is refused.
+
+    Attributes:
+        kind: short reason for the metric; ``reason`` is a sentence for people.
+        exception: class of what was raised.
+        traceback: where it was raised, for an element that is parked.
+    """
 
     kind: str
     reason: str
     exception: str = "Refusal"
+    traceback: str = ""
+
+
+def parked_element(error: BaseException, reason: str = "") -> ElementRefusal:
+    """The refusal that parks an element because of an error that no rule foresees."""
+    return ElementRefusal(PARKED, reason or describe_error(error), type(error).__name__, describe_traceback(error))
 
 
 class RefusedElement(NamedTuple):

@@ -245,6 +245,7 @@ def _refused_rows_of_record(
             kind=element.refusal.kind,
             reason=limit_text(element.refusal.reason),
             exception=element.refusal.exception,
+            traceback=element.refusal.traceback,
         )
 
 

@@ -8,21 +8,25 @@ from functools import partial
 from typing import Any
 
 import faust
+from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerFenced
 from faust.types import TP
 from yarl import URL
 
 from schemas import Event
 from sql.database import Pool, open_pool
+from streams.errors import is_transient
 from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffset, StartOffsetFinder
+from streams.kafka.parking import Parking
 from streams.kafka.published_table import PublishedTable
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import PARTITIONS, topic_of
-from streams.retries import retry_transient
+from streams.retries import report_failure, retry_transient
 from streams.settings import Role, Settings
 
 __all__ = ["TwinApp", "faust_credentials"]
 
+_PRODUCER_ENDED = (OutOfOrderSequenceNumber, ProducerFenced)
 _POOL_ATTEMPTS = 5  # a few seconds: a role that is stopped while it starts must not wait for Postgres
 _BUFFERED_BATCHES = 32  # 1.5 s of work, which is more than the second that Faust sleeps when all buffers are full
 _BUFFERED_MESSAGES = 4096
@@ -32,6 +36,14 @@ _BATCH_TOPICS: dict[Role, frozenset[str]] = {
     "outcomes": frozenset({"outcome-events"}),
     "fidelity": frozenset({"fidelity-errors"}),
 }
+_READ_TOPICS: dict[Role, str] = {
+    "simulation": "simulation-requests",
+    "outcomes": "outcome-events",
+    "fidelity": "fidelity-errors",
+    "experiments": "experiment-results",
+    "trainer": "retrain-events",
+}
+_PARK_REQUESTS_S = 2.0
 _RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
 
@@ -41,6 +53,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     Attributes:
         batch_topics: topics whose records are delivered in poll batches.
         batch_records: most records of a batch.
+        parking: which records are parked instead of processed, and which partitions wait.
         find_start_offsets: finds where reading those topics starts; by default at the committed offsets of the consumer group.
         pool: connections to Postgres, open while the app runs.
         restoring: what an agent restores before the role counts as ready, None when nothing.
@@ -55,10 +68,15 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.batch_records = settings.slice_records
         self.find_start_offsets: StartOffsetFinder = _committed_offsets
         self.restoring: str | None = None
+        self.parking = Parking(settings.park_attempts, _READ_TOPICS[role])
         self._crash_task: asyncio.Task[None] | None = None
         super().__init__(f"twinstream-{role}", **_options(role, settings, in_batches=bool(self.batch_topics)))
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.sensors.add(_SendErrorSensor(self))
+        self.run_every(_PARK_REQUESTS_S, self._read_park_requests)
+
+    async def _read_park_requests(self) -> None:
+        await self.parking.read_requests(self.pool)
 
     async def on_first_start(self) -> None:
         """Create Faust's data folder with its parents."""
@@ -67,7 +85,8 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
 
     async def on_start(self) -> None:
         """Open the pool before the first event is read."""
-        self.pool = await retry_transient(partial(open_pool, self.settings), part="postgres", attempts=_POOL_ATTEMPTS)
+        open_with_settings = partial(open_pool, self.settings)
+        self.pool = await retry_transient(open_with_settings, part="postgres", attempts=_POOL_ATTEMPTS, waits_for=is_transient)
         await super().on_start()
         self.producer.buffer.max_messages = _BUFFERED_SENDS
 
@@ -80,16 +99,16 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     def run_every(self, interval_s: float, action: Callable[[], Awaitable[None]]) -> None:
         """Run an action at regular intervals, and retry it while Postgres is unavailable.
 
-        An exception of a timer ends the app. While the app is stopping, exceptions are ignored: its services stop one after
-        another, and the action is repeated after the next start.
+        Any other failure is logged and counted, and the action runs again at the next interval: an exception that left a timer
+        would end the app.
         """
 
         async def run() -> None:
             try:
                 await retry_transient(action, part="postgres")
-            except Exception:
+            except Exception as error:  # noqa: BLE001  # see above
                 if not self.should_stop:
-                    raise
+                    report_failure(self.role, getattr(action, "__name__", "timer"), error)
 
         self.timer(interval_s)(run)
 
@@ -112,7 +131,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         sent: asyncio.Future[Any] = await producer.send(
             topic_of(type(event)), key.encode(), event_value(event), partition, None, all_headers
         )
-        sent.add_done_callback(self._crash_unless_sent)
+        sent.add_done_callback(self._on_sent)
         return sent
 
     async def send_batches(self, topic: str, partition: int, records: Iterable[RawRecord]) -> None:
@@ -125,12 +144,15 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
                 batches[-1].append(timestamp=None, **record._asdict())
         pending = [await producer.send_batch(batch, topic, partition=partition) for batch in batches if batch.record_count()]
         for sent in pending:
-            sent.add_done_callback(self._crash_unless_sent)
+            sent.add_done_callback(self._on_sent)
         for sent in pending:
             await sent
 
-    def _crash_unless_sent(self, sent: asyncio.Future[Any]) -> None:
-        if not sent.cancelled() and (error := sent.exception()) is not None:
+    def _on_sent(self, sent: asyncio.Future[Any]) -> None:
+        """End the app when its producer has ended; any other error concerns one message, and is raised where that is awaited."""
+        error = None if sent.cancelled() else sent.exception()
+        has_ended = type(error) is KafkaError or isinstance(error, _PRODUCER_ENDED)  # aiokafka's sender ends with the bare class
+        if error is not None and has_ended:
             self.crash_on_send_error(error)
 
     def crash_on_send_error(self, error: BaseException) -> None:

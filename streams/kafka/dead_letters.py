@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from schemas import SourceId
 from schemas.base import utc_time
+from sql.database import Database, transaction
 from sql.dead_letter_store import RefusedRecord, add_refused_once, mark_refused_sent, refusal_id
-from streams.errors import ContainsNul, describe_error
+from sql.park_store import PARKED as PARKED_KIND
+from sql.park_store import complete_park_requests
+from streams.errors import ContainsNul, describe_error, describe_traceback, is_waited_for, limit_text
 from streams.kafka.app import TwinApp
+from streams.kafka.parking import ParkRequested, UnreadableBatch
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS
-from streams.metrics import REFUSED
+from streams.metrics import PARKED, REFUSED
+from streams.retries import process_event, report_failure
 
 __all__ = [
     "ATTEMPT_HEADER",
     "DEAD_LETTER_HEADERS",
     "REPLAY_OF_HEADER",
     "KafkaRecord",
+    "add_refused_somehow",
+    "count_refused_records",
     "dead_letter_record",
     "foreign_headers",
+    "park",
+    "parked_record",
+    "process_record",
     "publish_dead_letters",
     "refusal_attempt",
     "refuse",
@@ -50,6 +62,9 @@ DEAD_LETTER_HEADERS = {
 
 _COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json"}
 
+_NO_KINDS: Mapping[type[Exception], str] = MappingProxyType({})
+_PARKED_AT_ONCE = (ParkRequested, UnreadableBatch)
+
 _OWN_HEADERS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER}
 
 
@@ -65,29 +80,101 @@ class KafkaRecord(Protocol):
     headers: Iterable[tuple[str, bytes | None]] | None
 
 
-async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Mapping[type[Exception], str]) -> None:
-    """Store a record with the error it caused, and publish its dead letter.
+async def process_record(
+    app: TwinApp,
+    record: KafkaRecord,
+    work: Callable[[], Awaitable[None]],
+    *,
+    kinds: Mapping[type[Exception], str] = _NO_KINDS,
+    refuse_with: Callable[[Exception], Awaitable[None]] | None = None,
+) -> None:
+    """Process a record with ``work`` to its end; it is refused for an error that has a kind, and parked for any other one.
 
-    A record that is refused again has one row, and at most one more dead letter.
+    A record is parked after ``TWIN_PARK_ATTEMPTS`` failures, and at once when an operator requests it or when it cannot be read.
 
     Args:
         app: app of the role.
-        record: the refused record.
-        error: the exception. One without a kind is unexpected: it is logged, and its kind is ``failed``.
+        record: the record.
+        work: processes the record; it must be safe to repeat.
         kinds: kinds of the agent's own errors; ``invalid`` and ``json`` are added to them.
+        refuse_with: refuses the record for an error of its processing, by default :func:`refuse` with these kinds.
     """
-    reason = describe_error(error)
+    refuse_record = refuse_with or partial(refuse, app, record, kinds=kinds)
+
+    async def check_and_work() -> None:
+        app.parking.check(record.partition, record.offset, record.value)
+        await work()
+
+    async def refuse_or_park(error: Exception) -> None:
+        if isinstance(error, _PARKED_AT_ONCE):
+            await park(app, record, error)
+        else:
+            await refuse_record(error)
+
+    expected = (*_COMMON_KINDS, *kinds, *_PARKED_AT_ONCE)
+    await process_event(app, check_and_work, refuse_or_park, attempts=app.parking.attempts, expected=expected)
+
+
+async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Mapping[type[Exception], str]) -> None:
+    """Store a record with the error it caused, and publish its dead letter; one without a kind is unforeseen, and parks the record.
+
+    A record that is refused again has one row, and at most one more dead letter.
+    """
     kind = next((kind for errors, kind in (_COMMON_KINDS | dict(kinds)).items() if isinstance(error, errors)), None)
     if kind is None:
-        LOG.error("a record of %s could not be processed", record.topic, exc_info=error)
-        kind, reason = "failed", f"{type(error).__name__}: {reason}"
-    refused = _refused_record(record, kind, reason, error)
-    await add_refused_once(app.pool, refused)
+        await park(app, record, error)
+    else:
+        await _store(app, _refused_record(record, error, kind, describe_error(error)))
+
+
+async def park(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
+    """Park a record with the error that it caused: store its bytes and the traceback, and publish its dead letter."""
+    LOG.error("parked the record at %s:%d:%d", record.topic, record.partition, record.offset, exc_info=error)
+    await _store(app, parked_record(_refused_record(record, error, PARKED_KIND, ""), error))
+    if isinstance(error, ParkRequested):
+        await complete_park_requests(app.pool, record.topic, record.partition, [record.offset])
+
+
+def parked_record(refused: RefusedRecord, error: Exception) -> RefusedRecord:
+    """A refused record as a parked one, with the error that parked it."""
+    is_chosen = isinstance(error, ParkRequested)
+    reason = describe_error(error) if is_chosen else limit_text(f"{type(error).__name__}: {describe_error(error)}")
+    trace = "" if is_chosen else describe_traceback(error)
+    return refused._replace(kind=PARKED_KIND, reason=reason, exception=type(error).__name__, traceback=trace)
+
+
+async def _store(app: TwinApp, refused: RefusedRecord) -> None:
+    if await add_refused_somehow(app.pool, refused):
+        count_refused_records([refused])
     await publish_dead_letters(app, [refused])
-    REFUSED.labels(topic=record.topic, reason=kind).inc()
 
 
-def _refused_record(record: KafkaRecord, kind: str, reason: str, error: Exception) -> RefusedRecord:
+async def add_refused_somehow(database: Database, refused: RefusedRecord) -> bool:
+    """Store a refused record unless it is stored already, without its bytes where Postgres does not take them.
+
+    Returns:
+        Whether it was not stored before.
+    """
+    try:
+        async with transaction(database) as connection:
+            return await add_refused_once(connection, refused)
+    except Exception as error:
+        if is_waited_for(error):
+            raise
+        LOG.exception("the bytes of the record at %s, offset %d, cannot be stored", refused.source, refused.offset)
+        reason = limit_text(f"its bytes cannot be stored ({describe_error(error)}); {refused.reason}")
+        return await add_refused_once(database, refused._replace(key=None, value=None, headers=(), reason=reason))
+
+
+def count_refused_records(refused: Iterable[RefusedRecord]) -> None:
+    """Count refused records in the metrics."""
+    for record in refused:
+        REFUSED.labels(topic=record.source.topic, reason=record.kind).inc()
+        if record.kind == PARKED_KIND:
+            PARKED.labels(topic=record.source.topic).inc()
+
+
+def _refused_record(record: KafkaRecord, error: Exception, kind: str, reason: str) -> RefusedRecord:
     source = SourceId(topic=record.topic, partition=record.partition)
     at = utc_time(record.timestamp)
     return RefusedRecord(
@@ -106,13 +193,30 @@ def _refused_record(record: KafkaRecord, kind: str, reason: str, error: Exceptio
 
 
 async def publish_dead_letters(app: TwinApp, refused: Iterable[RefusedRecord]) -> None:
-    """Publish the dead letters of stored refused records, and mark these as sent."""
+    """Publish the dead letters of stored refused records, and mark these as sent.
+
+    One that cannot be sent keeps no other from being sent.
+    """
     by_partition: defaultdict[int, list[RefusedRecord]] = defaultdict(list)
     for record in refused:
         by_partition[record.source.partition % PARTITIONS[DEAD_LETTERS]].append(record)
     for partition, records in by_partition.items():
-        await app.send_batches(DEAD_LETTERS, partition, map(dead_letter_record, records))
-        await mark_refused_sent(app.pool, [record.refusal_id for record in records])
+        await _publish_part(app, partition, records)
+
+
+async def _publish_part(app: TwinApp, partition: int, refused: Sequence[RefusedRecord]) -> None:
+    try:
+        await app.send_batches(DEAD_LETTERS, partition, map(dead_letter_record, refused))
+    except Exception as error:
+        if is_waited_for(error):
+            raise
+        if len(refused) == 1:  # it is stored, and tried again once a minute
+            report_failure(app.role, "dead letters", error)
+            return
+        for record in refused:
+            await _publish_part(app, partition, [record])
+        return
+    await mark_refused_sent(app.pool, [record.refusal_id for record in refused])
 
 
 def dead_letter_record(refused: RefusedRecord) -> RawRecord:

@@ -5,7 +5,7 @@ It imports ``streams.registry``, ``streams.ingestion`` and what lies below them,
 
 from streams.simulation.effect_updates import ImplausibleExperiment, calibrated_prior, update_effects
 from streams.simulation.reproduction import reproduce
-from streams.simulation.request_decoding import UnreadableRequest, decode_request
+from streams.simulation.request_decoding import UnreadableRequest, decode_request, find_simulation_id
 from streams.simulation.simulator import Simulator, rejected
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "UnreadableRequest",
     "calibrated_prior",
     "decode_request",
+    "find_simulation_id",
     "rejected",
     "reproduce",
     "update_effects",

@@ -16,7 +16,7 @@ from schemas.clinical_terms import clinical_term
 from schemas.events import canonical_digest
 from streams.errors import describe_error, require_no_nul
 
-__all__ = ["DecodedRequest", "UnreadableRequest", "decode_request"]
+__all__ = ["DecodedRequest", "UnreadableRequest", "decode_request", "find_simulation_id"]
 
 _LOWEST_LEVEL, _HIGHEST_LEVEL = 0.001, 0.999999
 """Confidence levels that can be computed: closer to 0 and 1 a tail probability is no number between them any more."""
@@ -59,6 +59,14 @@ def decode_request(value: bytes | None) -> DecodedRequest:
         reason = f"confidence_level: must be from {_LOWEST_LEVEL} to {_HIGHEST_LEVEL}, not {request.confidence_level!r}"
         return DecodedRequest(simulation_id, canonical_digest(request), None, reason)
     return DecodedRequest(simulation_id, canonical_digest(request), request)
+
+
+def find_simulation_id(value: bytes | None) -> UUID | None:
+    """The simulation id that a record names, None without a readable one."""
+    try:
+        return _read_simulation_id(_read_body(value))
+    except UnreadableRequest:
+        return None
 
 
 def _read_body(value: bytes | None) -> Mapping[str, Any]:

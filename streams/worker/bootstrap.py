@@ -12,7 +12,7 @@ from importlib import import_module
 import asyncpg
 
 from schemas import EVENTS
-from streams.errors import describe_error
+from streams.errors import describe_error, is_transient
 from streams.kafka import open_admin
 from streams.kafka.app import TwinApp
 from streams.kafka.security import kafka_security
@@ -106,10 +106,10 @@ class _RoleRunner:
 
     async def wait_for_servers(self) -> None:
         with _starting("TWIN_POSTGRES_DSN"):
-            await retry_transient(self._connect_to_postgres, part="postgres")
+            await retry_transient(self._connect_to_postgres, part="postgres", waits_for=is_transient)
         self._awaited_server = "Kafka"
         with _starting("TWIN_KAFKA_BOOTSTRAP"):
-            await retry_transient(self._connect_to_kafka, part="kafka")
+            await retry_transient(self._connect_to_kafka, part="kafka", waits_for=is_transient)
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         with _starting("the settings of the role"):

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import asyncpg
 import pytest
-from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError, MessageSizeTooLargeError, NotLeaderForPartitionError
-from faust.exceptions import ProducerSendError
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
-from pydantic import ValidationError
+from aiokafka.errors import KafkaTimeoutError
 from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 
-from schemas import InterventionConfig
 from streams import retries
-from streams.errors import describe_error, is_transient
 from streams.metrics import OUTAGES, REGISTRY
 from streams.retries import oldest_unfinished_s, process_event, retry_transient, track_unfinished
 
@@ -25,12 +17,7 @@ from streams.retries import oldest_unfinished_s, process_event, retry_transient,
 @dataclass
 class App:
     role: str = "simulation"
-    crashed: list[BaseException] = field(default_factory=list)
-    has_crashed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def crash(self, reason: BaseException) -> None:
-        self.crashed.append(reason)
-        self.has_crashed.set()
+    should_stop: bool = False
 
 
 @pytest.fixture(autouse=True)
@@ -47,62 +34,6 @@ def failing(*errors):
         return "done"
 
     return action
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ConnectionRefusedError("no"),
-        TimeoutError(),
-        socket.gaierror(-2, "unknown host"),
-        asyncpg.CannotConnectNowError("starting up"),
-        asyncpg.DeadlockDetectedError("deadlock"),
-        asyncpg.SerializationError("again"),
-        asyncpg.LockNotAvailableError("lock timeout"),
-        asyncpg.QueryCanceledError("statement timeout"),
-        asyncpg.AdminShutdownError("bye"),
-        asyncpg.TooManyConnectionsError("full"),
-        asyncpg.ConnectionDoesNotExistError("gone"),
-        asyncpg.IdleInTransactionSessionTimeoutError("frozen"),
-        asyncpg.InvalidPasswordError("rotated"),
-        asyncpg.InterfaceError("connection is closed"),
-        KafkaConnectionError("no broker"),
-        KafkaTimeoutError("slow"),
-        NotLeaderForPartitionError("moved"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_the_error_of_an_unavailable_service_is_transient(error):
-    assert is_transient(error)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("no such intervention"),
-        KeyError("x"),
-        FileNotFoundError("artifact"),
-        PermissionError("artifact"),
-        asyncpg.UniqueViolationError("twice"),
-        asyncpg.UndefinedTableError("no table"),
-        asyncpg.DataError("invalid input for query argument $1, connection closed"),
-        MessageSizeTooLargeError("too large"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_an_error_that_would_occur_again_is_not_transient(error):
-    assert not is_transient(error)
-
-
-def test_a_transient_failure_that_a_client_library_wraps_is_transient():
-    wrapped = ProducerSendError("sending")
-    wrapped.__cause__ = KafkaConnectionError("no broker")
-    assert is_transient(wrapped)
-    assert is_transient(MlflowException("locked", error_code=TEMPORARILY_UNAVAILABLE))
-    assert not is_transient(MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST))
-    unrelated = ValueError("bad")
-    unrelated.__cause__ = ConnectionError()
-    assert not is_transient(unrelated)
 
 
 async def test_transient_failures_are_retried_and_counted():
@@ -170,18 +101,73 @@ async def test_a_refusal_is_retried_too():
     assert len(errors) == 1
 
 
-async def test_an_event_that_cannot_be_refused_ends_the_app_and_stays_unfinished():
-    app = App()
-    failure = RuntimeError("cannot refuse")
+async def test_a_refusal_is_repeated_whatever_it_raises():
+    errors = []
+    action = failing(RuntimeError("cannot refuse"), KeyError("x"))
 
-    async def refuse(_error):
-        raise failure
+    async def refuse(error):
+        await action()
+        errors.append(error)
 
-    task = asyncio.create_task(process_event(app, failing(ValueError("no")), refuse))
-    await app.has_crashed.wait()
-    assert app.crashed == [failure]
+    await process_event(App(), failing(ValueError("no")), refuse)
+    assert len(errors) == 1
+
+
+async def test_an_unforeseen_failure_is_tried_again_until_it_has_failed_often_enough():
+    refused, failures = [], [RuntimeError("1"), RuntimeError("2"), RuntimeError("3")]
+
+    async def refuse(error):
+        refused.append(error)
+
+    await process_event(App(), failing(*failures), refuse, attempts=4)
+    assert refused == []
+    await process_event(App(), failing(*failures), refuse, attempts=3)
+    assert refused == failures[2:]
+
+
+async def test_an_expected_failure_is_refused_at_once_and_an_outage_does_not_count_as_a_failure():
+    refused = []
+
+    async def refuse(error):
+        refused.append(error)
+
+    expected = ValueError("invalid")
+    await process_event(App(), failing(expected), refuse, attempts=5, expected=(ValueError,))
+    await process_event(App(), failing(*[ConnectionError()] * 4, KeyError("x")), refuse, attempts=2)
+    assert refused == [expected]
+
+
+async def test_a_cancellation_from_inside_is_a_failure_of_the_event_and_one_from_outside_ends_its_task():
+    refused = []
+
+    async def refuse(error):
+        refused.append(type(error).__name__)
+
+    async def interrupted():
+        inner = asyncio.ensure_future(asyncio.sleep(60))
+        inner.cancel()
+        await inner
+
+    await process_event(App(), interrupted, refuse)
+    assert refused == ["InterruptedWork"]
+    task = asyncio.create_task(process_event(App(), asyncio.Event().wait, refuse))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert refused == ["InterruptedWork"]
+
+
+async def test_a_role_that_is_stopping_refuses_no_event_for_an_unforeseen_reason():
+    refused = []
+
+    async def refuse(error):
+        refused.append(error)
+
+    task = asyncio.create_task(process_event(App(should_stop=True), failing(RuntimeError("closed")), refuse))
+    await asyncio.sleep(0.01)
     assert not task.done()
-    assert oldest_unfinished_s("simulation") > 0
+    assert refused == []
     task.cancel()
 
 
@@ -200,29 +186,3 @@ def test_the_metric_is_the_age_of_the_oldest_unfinished_event(monkeypatch):
             assert metric() == oldest_unfinished_s("outcomes") == 4.0
         assert metric() == 4.0
     assert metric() == 0.0
-
-
-def refusal_of(**fields) -> str:
-    valid = {"intervention_type": "email_campaign", "channel": "email", "frequency": "monthly", "duration_weeks": 12}
-    with pytest.raises(ValidationError) as info:
-        InterventionConfig.model_validate(valid | fields)
-    return describe_error(info.value)
-
-
-def test_a_refused_field_is_described_with_its_value_and_the_allowed_ones():
-    assert refusal_of(channel="fax").startswith("channel: unknown channel 'fax': use one of email, in_person,")
-    assert refusal_of(duration_weeks=0) == "duration_weeks: input should be greater than or equal to 1, not 0"
-    assert refusal_of(colour="red") == "colour: unknown field"
-    assert refusal_of(channel="fax", duration_weeks=0).count("; ") == 1
-
-
-def test_a_long_value_is_shortened_and_stays_on_one_line():
-    text = refusal_of(duration_weeks="x\n" * 500)
-    assert len(text) < 250
-    assert "\n" not in text
-    assert describe_error(ValueError("two\n lines")) == "two lines"
-    assert describe_error(TimeoutError()) == "TimeoutError"
-
-
-def test_a_connection_that_breaks_inside_a_statement_is_transient():
-    assert is_transient(asyncpg.InternalClientError("got result for unknown protocol state 3"))

@@ -21,6 +21,7 @@ from streams.ingestion.decoding import _Fields, decode, raw_elements
 from streams.ingestion.outcome_batch import DIGEST_BYTES, DecodedBatch, OutcomeBatch
 from streams.ingestion.rows import watermark_of
 from streams.kafka.batch_consumer import PollBatch
+from streams.kafka.parking import unreadable_record
 from tests.outcomes import START, TOPIC, Record, outcome, record
 
 SKEW_S = 300.0
@@ -250,3 +251,15 @@ def test_two_records_are_never_read_as_one():
 
     assert len(decoded.outcomes) == 0
     assert [item.refusal.kind for item in decoded.refused] == ["json"] * 3
+
+
+def test_a_batch_of_the_log_that_cannot_be_read_is_parked_with_its_bytes():
+    raw = b"[not the start of an array"
+    unreadable = unreadable_record(TOPIC, 0, 3, 9, 1_000_000, raw, ValueError("decompression failed"))
+    decoded = decode(PollBatch(TOPIC, 0, 0, [record(2, outcome(2)), unreadable, record(10, outcome(10))]), 300.0)
+    (element,) = decoded.refused
+    assert (element.record_index, element.refusal.kind, element.refusal.exception) == (1, "parked", "UnreadableBatch")
+    assert element.refusal.reason == "the batch of offsets 3 to 9 cannot be read: ValueError: decompression failed"
+    assert "decompression failed" in element.refusal.traceback
+    assert decoded.offsets.tolist() == [2, 9, 10]
+    assert raw_elements(unreadable.value) == [raw]

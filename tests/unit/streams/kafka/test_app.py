@@ -12,7 +12,7 @@ from streams import retries
 from streams.agents import fidelity
 from streams.kafka.app import TwinApp
 from streams.kafka.topics import CHANGELOGS
-from streams.metrics import OUTAGES
+from streams.metrics import OUTAGES, TASK_FAILURES
 from streams.services import Services
 from streams.settings import ROLES, Role, Settings
 
@@ -54,15 +54,18 @@ async def test_an_app_that_cannot_reach_postgres_raises_and_stops_cleanly(monkey
     assert OUTAGES.labels(part="postgres")._value.get() > 0
 
 
-async def test_a_failed_timer_ends_the_app_unless_it_is_stopping(monkeypatch: pytest.MonkeyPatch):
+async def test_a_failed_timer_is_counted_and_runs_again(monkeypatch: pytest.MonkeyPatch):
     app, timers = TwinApp("outcomes", SETTINGS), []
     monkeypatch.setattr(app, "timer", lambda _interval: timers.append)
 
     async def fail() -> None:
         raise NotReady("Producer service not yet started")
 
+    failures = TASK_FAILURES.labels(role="outcomes", task="fail")
     app.run_every(1.0, fail)
-    with pytest.raises(NotReady):
+    for _ in range(2):
         await timers[0]()
+    assert failures._value.get() == 2
     app._stopped.set()
     await timers[0]()
+    assert failures._value.get() == 2
