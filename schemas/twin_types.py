@@ -24,8 +24,10 @@ __all__ = [
     "Target",
     "TwinType",
     "TwinTypeEntry",
+    "dimension_of_other",
     "line_parts",
     "model_line",
+    "other_segment",
     "segment_name",
 ]
 
@@ -233,6 +235,25 @@ def segment_name(dimension: str, level: object) -> str:
     ('priority_tier=2', 'region=south')
     """
     return f"{dimension}={level:g}" if isinstance(level, float) else f"{dimension}={level}"
+
+
+def other_segment(dimension: str) -> str:
+    """Name of the series of all values of a dimension that have no series of their own; no value has this name.
+
+    >>> other_segment("region"), segment_name("region", "other")
+    ('region:other', 'region=other')
+    """
+    return f"{dimension}:other"
+
+
+def dimension_of_other(name: str) -> str | None:
+    """Dimension of the series :func:`other_segment`; None for any other series.
+
+    >>> dimension_of_other("region:other"), dimension_of_other("region=a:other"), dimension_of_other("all")
+    ('region', None, None)
+    """
+    dimension, separator, _ = name.partition(":")
+    return dimension if separator and "=" not in dimension else None
 
 
 def line_parts(line: str) -> tuple[TwinType, Brand, str]:

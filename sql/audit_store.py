@@ -25,6 +25,7 @@ __all__ = [
     "line_grids",
     "panes",
     "positions",
+    "segment_values",
     "snapshot",
     "snapshot_time",
     "snapshots",
@@ -92,6 +93,9 @@ FROM fidelity_snapshots"""
 _DETECTOR_FLOORS = """
 SELECT line, model_id, segment, floor FROM detector_floors"""
 
+_SEGMENT_VALUES = """
+SELECT line, dimension, value FROM segment_values"""
+
 _COUNT_COPIES = """
 SELECT count(*) FROM refused_records WHERE sent_at IS NOT NULL"""
 
@@ -143,6 +147,11 @@ def snapshots(connection: Connection) -> Rows:
 def detector_floors(connection: Connection) -> Rows:
     """Series for which the value of the detector at a floor is stored."""
     return _rows(connection, _DETECTOR_FLOORS)
+
+
+def segment_values(connection: Connection) -> Rows:
+    """Segment values that have series of their own, or had before there was a limit."""
+    return _rows(connection, _SEGMENT_VALUES)
 
 
 async def count_copies(connection: Connection) -> int:

@@ -14,6 +14,7 @@ from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph
 from schemas.twin_models import ModelType
 from schemas.twin_types import TwinType
 from sql.retrain_store import RetrainLimits
+from sql.segment_store import SegmentLimits
 from sql.settings import PostgresSettings
 
 __all__ = ["ROLES", "Role", "Settings", "settings"]
@@ -64,6 +65,8 @@ class Settings(PostgresSettings):
     slice_records: int = Field(default=4000, ge=1)
     park_attempts: int = Field(default=5, ge=1)
     park_in_a_row: int = Field(default=10, ge=1)
+    max_segment_values: int = Field(default=200, ge=1)
+    max_segment_characters: int = Field(default=100, ge=1, le=500)
     model_cache_size: int = Field(default=8, ge=1)
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65_000)
@@ -82,6 +85,11 @@ class Settings(PostgresSettings):
     def retrain_limits(self) -> RetrainLimits:
         """Limits on how often a line is retrained."""
         return RetrainLimits(self.lease_s, self.cooldown_s, self.retrain_budget_a_day, self.breaker_failures, self.breaker_s)
+
+    @property
+    def segment_limits(self) -> SegmentLimits:
+        """Limits on the segments of outcomes."""
+        return SegmentLimits(self.max_segment_values, self.max_segment_characters)
 
     def graph_of(self, twin_type: TwinType) -> CausalGraph:
         """Return the causal graph of a twin type: from the JSON file ``causal_graphs``, or from the catalogue when it has none.

@@ -67,7 +67,7 @@ class _OutcomesAgent:
     def _pipeline(self) -> OutcomePipeline:
         pool, settings = self._app.pool, self._app.settings
         contexts = ContextLoader(pool, self._services.models.load, self._services.simulator.twins)
-        return OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s)
+        return OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s, settings.segment_limits)
 
     async def run(self, batches: Any) -> None:
         """Ingest batches: those of a partition are stored one after another, those of several partitions side by side.

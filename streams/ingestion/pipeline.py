@@ -19,16 +19,19 @@ import numpy as np
 from schemas.arrays import Integers
 from sql.database import Connection, Pool, transaction
 from sql.dead_letter_store import add_refused, unsent_refused_since
-from sql.line_lock import LineGrid, share_lines
+from sql.line_lock import LineGrid
 from sql.outcome_store import add_heads, add_outcomes, events_with_heads, lock_heads, store_and_lock_twins, stored_ids, update_heads
 from sql.pane_store import add_pane_changes, pane_rows_since, split_cells
+from sql.segment_store import DEFAULT_SEGMENT_LIMITS, SegmentLimits
 from sql.source_position_store import Position, add_gaps, advance_position, lock_position
 from streams.ingestion import decoding, revisions, rows, scoring
+from streams.ingestion.line_locks import LinesChanged, LinesMissing, lock_lines
 from streams.ingestion.outcome_batch import DecodedBatch
 from streams.ingestion.revisions import ResolvedBatch
 from streams.ingestion.rows import IngestResult
 from streams.ingestion.scoring import ScoredBatch
 from streams.ingestion.scoring_context import ContextLoader
+from streams.ingestion.segment_bound import BoundedBatch, SegmentBound, count_in_other
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import publish_dead_letters
@@ -40,20 +43,6 @@ Result = TypeVar("Result")
 _MAX_HEAD_RACES = 100
 
 
-class _LineConflict(Exception):
-    def __init__(self, lines: set[str]) -> None:
-        super().__init__(", ".join(sorted(lines)))
-        self.lines = lines
-
-
-class LinesChanged(_LineConflict):
-    """Lines have another champion than the one that the batch was scored by."""
-
-
-class LinesMissing(_LineConflict):
-    """Events of the batch are counted in lines that the transaction has not locked."""
-
-
 class OutcomePipeline:
     """Brings poll batches of outcomes into Postgres, each element exactly once.
 
@@ -62,13 +51,23 @@ class OutcomePipeline:
         contexts: loads what scoring needs.
         skew_s: how far outcomes may lie ahead of Kafka's time.
         restatement_s: how far below the watermark of its source a pane may still change.
+        limits: on the segments of outcomes.
     """
 
-    def __init__(self, pool: Pool, contexts: ContextLoader, skew_s: float, restatement_s: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        contexts: ContextLoader,
+        skew_s: float,
+        restatement_s: float,
+        limits: SegmentLimits = DEFAULT_SEGMENT_LIMITS,
+    ) -> None:
         self._pool = pool
         self._contexts = contexts
         self._skew_s = skew_s
         self._restatement_s = restatement_s
+        self._max_characters = limits.characters
+        self._segment_bound = SegmentBound(limits.values)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ingestion")  # Python computes in one thread at a time
 
     async def ingest(self, batch: PollBatch) -> IngestResult:
@@ -82,7 +81,7 @@ class OutcomePipeline:
     async def score(self, decoded: DecodedBatch) -> ScoredBatch:
         """Score a batch by the champions of now, outside of the event loop."""
         context = await self._contexts.load(decoded.outcomes)
-        return await self._compute(lambda: scoring.score(decoded, context))
+        return await self._compute(lambda: scoring.score(decoded, context, self._max_characters))
 
     async def store(self, scored: ScoredBatch) -> IngestResult:
         """Resolve and store the batch that is next in its source, in one transaction (rule 1).
@@ -108,20 +107,23 @@ class OutcomePipeline:
                 if violation.table_name != "event_heads" or races > _MAX_HEAD_RACES:
                     raise
             else:
+                self._segment_bound.remember(result.admitted)
                 for line, splits in result.splits.items():  # rule 17; only later batches read them
                     await split_cells(self._pool, line, splits)
                 return result
 
     async def _store(self, connection: Connection, scored: ScoredBatch, other_lines: set[str]) -> IngestResult:
         decoded = scored.decoded
-        # Rule 9: all transactions lock in this order, or they would wait for each other: position, lines, heads, panes.
+        # Rule 9: all transactions lock in this order, or they would wait for each other: position, lines, segments, heads, panes.
         position = await lock_position(connection, scored.source)
-        lines = await _lock_lines(connection, scored, other_lines)
+        lines = await lock_lines(connection, scored, other_lines)
         # Rule 2: an element is found again by its id, not by its offset, so that a record that comes into a gap later still counts.
         replays = rows.possible_replays(decoded, position)
         new = rows.new_elements(decoded, position, await stored_ids(connection, *replays) if replays else set())
-        resolved = await self._resolve(connection, scored, np.flatnonzero(new.outcomes & scored.is_accepted), lines, position)
-        return await self._write(connection, scored, new, resolved, lines, position)
+        accepted = np.flatnonzero(new.outcomes & scored.is_accepted)
+        bounded = await self._segment_bound.apply(connection, scored, accepted)
+        resolved = await self._resolve(connection, bounded.scored, accepted, lines, position)
+        return await self._write(connection, bounded, new, resolved, lines, position)
 
     async def _resolve(
         self, connection: Connection, scored: ScoredBatch, new: Integers, lines: Mapping[str, LineGrid], position: Position
@@ -146,14 +148,14 @@ class OutcomePipeline:
     async def _write(
         self,
         connection: Connection,
-        scored: ScoredBatch,
+        bounded: BoundedBatch,
         new: rows.NewElements,
         resolved: ResolvedBatch,
         lines: Mapping[str, LineGrid],
         position: Position,
     ) -> IngestResult:
         """Store outcomes and refused records, add to the panes, and advance the position."""
-        decoded, source = scored.decoded, scored.source
+        scored, decoded, source = bounded.scored, bounded.scored.decoded, bounded.scored.source
         refused = rows.refused_rows(scored, new)
         for population, twin_rows in rows.referenced_twins(scored, resolved.rows):
             await store_and_lock_twins(connection, population, twin_rows)
@@ -175,20 +177,12 @@ class OutcomePipeline:
             refused=refused,
             n_replayed=decoded.n_elements - new.n_elements,
             splits=rows.cell_splits(changed, lines),
+            admitted=bounded.admitted,
+            in_other=count_in_other(scored, resolved),
         )
 
     async def _compute(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-async def _lock_lines(connection: Connection, scored: ScoredBatch, others: set[str]) -> dict[str, LineGrid]:
-    """Lock lines against promotion and a raised floor; rule 19: a batch is scored by the champion of its transaction."""
-    named = scored.decoded.lines
-    lines = await share_lines(connection, named | others)
-    changed = {line for line in named & lines.keys() if lines[line].generation != scored.generations.get(line)}
-    if changed:
-        raise LinesChanged(changed)
-    return lines
 
 
 async def publish_result(app: TwinApp, result: IngestResult) -> None:

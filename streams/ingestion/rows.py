@@ -22,6 +22,7 @@ from sql.dead_letter_store import RefusedRecord
 from sql.line_lock import LineGrid
 from sql.outcome_store import NewHeads, NewOutcomes
 from sql.pane_store import LinePaneRow
+from sql.segment_store import Dimension, SegmentValue
 from sql.source_position_store import Position, PositionUpdate, record_digest
 from streams.errors import limit_text
 from streams.ingestion.decoding import raw_elements
@@ -65,6 +66,8 @@ class IngestResult:
         refused: its elements that were refused now, not those of a replay.
         n_replayed: number of its elements that were stored before.
         splits: number of cells that panes are split into from now on, by line.
+        admitted: segment values that have series of their own from now on.
+        in_other: number of its new outcomes that are counted in the series ``other`` of a dimension.
     """
 
     source: SourceId
@@ -75,6 +78,8 @@ class IngestResult:
     refused: Sequence[RefusedRecord] = ()
     n_replayed: int = 0
     splits: Mapping[str, int] = field(default_factory=dict)
+    admitted: Sequence[SegmentValue] = ()
+    in_other: Mapping[Dimension, int] = field(default_factory=dict)
 
 
 # -- which elements are new

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -23,14 +24,12 @@ from schemas.events import SUM_FIELDS
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
+from sql.segment_store import DEFAULT_SEGMENT_LIMITS
 from streams.errors import describe_error
 from streams.ingestion.outcome_batch import DecodedBatch, ElementRefusal, OutcomeBatch, SharedFields, group_positions
 from streams.ingestion.scoring_context import Predictor, ScoringContext, SimulatedTwins
 
 __all__ = ["ScoredBatch", "Scores", "score"]
-
-_MAX_LEVEL_CHARACTERS = 100
-_LEVEL_LIMIT = f"printable text of at most {_MAX_LEVEL_CHARACTERS} characters"
 
 
 class Scores:
@@ -65,6 +64,12 @@ class Scores:
             self.groups.append(group)
         self.group_index[rows] = self._numbers[group]
 
+    def with_groups(self, groups: Sequence[OutcomeGroup]) -> Scores:
+        """These scores with other groups in the place of theirs."""
+        scores = copy(self)
+        scores.groups = list(groups)
+        return scores
+
 
 @dataclass(frozen=True)
 class ScoredBatch:
@@ -97,13 +102,13 @@ class ScoredBatch:
         return accepted
 
 
-def score(decoded: DecodedBatch, context: ScoringContext) -> ScoredBatch:
-    """Score the outcomes of a batch, each by its own record alone (rule 6)."""
+def score(decoded: DecodedBatch, context: ScoringContext, max_characters: int = DEFAULT_SEGMENT_LIMITS.characters) -> ScoredBatch:
+    """Score the outcomes of a batch, each by its own record alone (rule 6); segment values have at most ``max_characters``."""
     outcomes = decoded.outcomes
     scores = Scores(len(outcomes))
-    _refuse_bad_levels(outcomes, scores)
-    for score_rows, rows in _rows_by_way(outcomes, scores).items():
+    for score_rows, rows in _rows_by_way(outcomes).items():
         score_rows(outcomes, rows, context, scores)
+    _refuse_bad_levels(outcomes, scores, max_characters)
     _add_contributions(outcomes, context, scores)
     return ScoredBatch(decoded, scores, context.simulations, context.generations)
 
@@ -118,25 +123,24 @@ def _series_of(shared: SharedFields, features: Mapping[str, Any]) -> tuple[str, 
 _ScoreRows = Callable[[OutcomeBatch, Integers, ScoringContext, Scores], None]
 
 
-def _refuse_bad_levels(outcomes: OutcomeBatch, scores: Scores) -> None:
+def _refuse_bad_levels(outcomes: OutcomeBatch, scores: Scores, max_characters: int) -> None:
     """Refuse levels that are long or not printable: they become keys of rows and labels of metrics."""
-    for index, shared in enumerate(outcomes.shared_fields):
-        if not all(_is_sound_level(level) for _, level in shared.segment):
-            reason = f"segment {shorten(dict(shared.segment))}: a level is {_LEVEL_LIMIT}"
-            scores.refuse(np.flatnonzero(outcomes.shared_index == index).tolist(), ElementRefusal("segment", reason))
+    for index, group in enumerate(scores.groups):
+        bad = [series for series in group.segments if not _is_sound(series.partition("=")[2], max_characters)]
+        if bad:
+            limit = f"TWIN_MAX_SEGMENT_CHARACTERS: a level is printable text of at most {max_characters} characters"
+            for row in np.flatnonzero(scores.group_index == index).tolist():
+                place = "features" if row in outcomes.entities and outcomes.entities[row].features is not None else "segment"
+                scores.refuse([row], ElementRefusal(place, f"{place} {shorten(bad[0])}, {limit}"))
+                scores.group_index[row] = -1
+            scores.groups[index] = group._replace(segments=())
 
 
-def _is_sound_level(level: str) -> bool:
-    return level.isprintable() and len(level) <= _MAX_LEVEL_CHARACTERS
+def _is_sound(level: str, max_characters: int) -> bool:
+    return level.isprintable() and len(level) <= max_characters
 
 
-def _is_sound_series(series: str) -> bool:
-    return _is_sound_level(series.partition("=")[2])
-
-
-def _rows_by_way(outcomes: OutcomeBatch, scores: Scores) -> dict[_ScoreRows, Integers]:
-    accepted = np.ones(len(outcomes), dtype=np.bool_)
-    accepted[list(scores.refused)] = False
+def _rows_by_way(outcomes: OutcomeBatch) -> dict[_ScoreRows, Integers]:
     has_twin, has_features = (np.zeros(len(outcomes), dtype=np.bool_) for _ in range(2))
     has_twin[list(outcomes.twins)] = True
     has_features[outcomes.rows_with_features()] = True
@@ -145,7 +149,7 @@ def _rows_by_way(outcomes: OutcomeBatch, scores: Scores) -> dict[_ScoreRows, Int
         _score_twins: has_twin,
         _score_features: has_features,
     }
-    rows = {score_rows: np.flatnonzero(accepted & mask) for score_rows, mask in ways.items()}
+    rows = {score_rows: np.flatnonzero(mask) for score_rows, mask in ways.items()}
     return {score_rows: selected for score_rows, selected in rows.items() if len(selected)}
 
 
@@ -198,11 +202,7 @@ def _score_features(outcomes: OutcomeBatch, rows: Integers, context: ScoringCont
         for row in _predict(context.models[champion], outcomes, champion_rows, scores):
             shared = outcomes.shared_fields_of(row)
             series = _series_of(shared, outcomes.entities[row].features or {})
-            if all(map(_is_sound_series, series)):
-                scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
-            else:
-                dimensions = ", ".join(TWIN_TYPES[shared.twin_type].segments)
-                scores.refuse([row], ElementRefusal("features", f"features: a level of {dimensions} is {_LEVEL_LIMIT}"))
+            scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
 
 
 def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: Scores) -> Iterator[int]:

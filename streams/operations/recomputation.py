@@ -16,6 +16,7 @@ from engine.fidelity import add_sums, fidelity_metrics, negate
 from schemas import FidelityMetrics, PaneRow
 from schemas.base import utc_time
 from schemas.events import SUM_FIELDS
+from schemas.twin_types import segment_name
 from sql import audit_store
 from sql.audit_store import AuditedLine
 from sql.database import Connection
@@ -84,6 +85,7 @@ async def recompute(dsn: str, findings: Findings) -> RecomputedState:
         recomputation = Recomputation(connection, await audit_store.line_grids(connection), findings)
         await recomputation.check_events()
         await recomputation.check_panes()
+        await recomputation.check_segments()
         await recomputation.check_floors()
         return RecomputedState(
             grids=recomputation.grids,
@@ -202,6 +204,15 @@ class Recomputation:
             pairs = zip(SUM_FIELDS, row.sums, sums, strict=True)
             differences = {name: (stored, recomputed) for name, stored, recomputed in pairs if stored != recomputed}
             self._findings.add("pane", f"{cell}: (stored, recomputed) differ in {differences}")
+
+    async def check_segments(self) -> None:
+        """Check that each segment value with panes of its own was admitted: a restart would count it elsewhere."""
+        rows = [row async for row in audit_store.segment_values(self._connection)]
+        admitted = {(row["line"], segment_name(row["dimension"], row["value"])) for row in rows}
+        segments = {(pane.line, pane.row.segment) for pane in self.panes if "=" in pane.row.segment}
+        for line, segment in sorted(segments - admitted):
+            self._findings.add("segment", f"{line}, {segment}: it has a series of its own and was not admitted")
+        self._findings.counts["segment values"] = len(rows)
 
     async def check_floors(self) -> None:
         """Check that each series with panes below the floor of its line has a detector value at that floor, and at no other."""

@@ -83,6 +83,7 @@ TABLES = {
     "source_gaps": "(source, first_offset)",
     "fidelity_snapshots": "snapshot_id",
     "detector_floors": "(model_id, segment)",
+    "segment_values": "(line, dimension, value)",
 }
 
 
