@@ -1,4 +1,4 @@
-"""Values of segment dimensions that have series of their own, by model line (rule 23 of docs/exactness.md).
+"""Values of segment dimensions that have series of their own, by model line (docs/exactness.md, Segments).
 
 They are only added, so whatever was read once stays true. A transaction that may add some locks their lines after the rows of the
 lines and before heads (rule 9).
