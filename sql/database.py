@@ -15,7 +15,18 @@ from sql.settings import PostgresSettings
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
-__all__ = ["Connection", "Database", "NoPostgresAddress", "Pool", "clock", "connect", "make_partitions", "open_pool", "transaction"]
+__all__ = [
+    "Connection",
+    "Database",
+    "NoPostgresAddress",
+    "Pool",
+    "PostgresProbe",
+    "clock",
+    "connect",
+    "make_partitions",
+    "open_pool",
+    "transaction",
+]
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -52,6 +63,31 @@ async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
     connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, server_settings=_SESSION_SETTINGS)
     await _register_json_codecs(connection)
     return connection
+
+
+class PostgresProbe:
+    """Asks the Postgres of the settings whether it answers, on a connection of its own."""
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        self._settings = settings
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+
+    async def ask(self) -> None:
+        """Return when the server has answered.
+
+        Raises:
+            OSError: when it cannot be reached.
+            asyncpg.PostgresError: when it refuses the connection.
+        """
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(_address(self._settings, None))
+        await self._connection.execute("SELECT 1")
+
+    def close(self) -> None:
+        """Close the connection; the next question opens another one."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
 
 
 @asynccontextmanager

@@ -104,4 +104,20 @@ OLDEST_UNFINISHED = _gauge(
     "Age of the oldest event in work. Growing: the role is stuck, or waits for Kafka or Postgres.",
     "role",
 )
-OUTAGES = _counter("twin_outages_total", "Retries because a part could not be reached.", "part")
+PARTS = ("kafka", "postgres", "mlflow")
+OUTAGES = _counter(
+    "twin_outages_total", "Failed attempts to reach a part. Rising: see twin_dependency_up, and the log of the role.", "part"
+)
+for _part in PARTS:
+    OUTAGES.labels(part=_part)
+DEPENDENCY_UP = _gauge(
+    "twin_dependency_up",
+    "1 while a part answers the probes of this role, 0 while it does not. 0: bring the part back; the role goes on by itself.",
+    "part",
+)
+ROLE_READY = _gauge("twin_role_ready", "1 while a role processes events. 0: its /ready names the reason.", "role")
+ROLE_EXITS = _counter(
+    "twin_role_exits_total",
+    "Ends of a role's process that nobody ordered. Rising: the log of the worker has each reason.",
+    "role",
+)

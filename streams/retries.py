@@ -19,10 +19,11 @@ from itertools import count
 from typing import Protocol, TypeAlias, TypeVar
 
 import stamina
-from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+from stamina.instrumentation import set_on_retry_hooks
 
-from streams.errors import Subject, describe_error, is_waited_for, setting_of, subject_of
-from streams.metrics import OLDEST_UNFINISHED, OUTAGES, TASK_FAILURES
+from streams.errors import Subject, describe_error, is_waited_for, subject_of
+from streams.metrics import OLDEST_UNFINISHED, TASK_FAILURES
+from streams.outages import OUTAGES, part_of
 
 __all__ = [
     "InterruptedWork",
@@ -42,6 +43,8 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
+_OUTAGE_ATTEMPTS = 3
+"""Failed attempts of one action in a row that are logged as an outage: a single deadlock or broken connection is none."""
 _LONGEST_PAUSE_S = 1.0  # between attempts at a record, for which others wait
 
 WaitsFor: TypeAlias = Callable[[Exception], bool]
@@ -85,28 +88,31 @@ async def retry_transient(
         wait_max=LONGEST_WAIT_S,
         wait_jitter=FIRST_WAIT_S,
     )
-    return await retry(_attempt)(action, part=part)
+    witness = object()
+    try:
+        return await retry(_attempt)(action, part, waits_for, witness)
+    finally:
+        OUTAGES.recover(witness)
 
 
-async def _attempt(action: Callable[[], Awaitable[T]], *, part: str) -> T:  # noqa: ARG001  # _record_outage reads it
-    return await action()
+async def _attempt(action: Callable[[], Awaitable[T]], part: str, waits_for: WaitsFor, witness: object) -> T:
+    try:
+        return await action()
+    except Exception as error:
+        if waits_for(error):
+            _record_failure(error, part, witness)
+        raise
 
 
-def _record_outage(details: RetryDetails) -> None:
-    """Count and log a failed attempt before the wait for the next one."""
-    part, error = str(details.kwargs.get("part", details.name)), details.caused_by
-    OUTAGES.labels(part=part).inc()
-    LOG.warning("%s: attempt %d failed, trying again in %.1f s", _problem(part, error), details.retry_num, details.wait_for)
+def _record_failure(error: Exception, part: str, witness: object) -> None:
+    """Record a failed attempt that is waited for; one about a record or a partition says nothing about a part."""
+    if subject_of(error) in (Subject.DEPENDENCY, Subject.CONFIGURATION):
+        OUTAGES.record_failure(part_of(error, part), witness, error, threshold=_OUTAGE_ATTEMPTS)
+    else:
+        LOG.warning("the work fails and is tried again: %s: %s", type(error).__name__, describe_error(error))
 
 
-def _problem(part: str, error: BaseException) -> str:
-    reason, setting = f"{type(error).__name__}: {describe_error(error)}", setting_of(error)
-    if setting:
-        return f"{part} refuses this service ({reason}; check {setting})"
-    return f"{part} is unavailable ({reason})" if subject_of(error) is Subject.DEPENDENCY else f"the work fails ({reason})"
-
-
-set_on_retry_hooks([_record_outage])  # the hooks of stamina are the same for the whole process
+set_on_retry_hooks([])  # stamina's own hooks would log each attempt
 
 
 async def retry_unforeseen(

@@ -27,6 +27,16 @@ class Settings(PostgresSettings):
     """All settings with their defaults.
 
     Names that end in ``_s`` are in seconds. Without addresses of Kafka and Postgres, commands use the local stack in ``home``.
+
+    Attributes:
+        heartbeat_limit_s: a role whose event loop does not turn for longer is killed and restarted; time in which it waits for a
+            processor does not count.
+        event_limit_s: a role that works longer on one event, while every part answers, is killed and restarted. The limit of the
+            trainer is at least twice ``training_timeout_s``.
+        progress_limit_s: a partition with waiting records whose position does not move for longer makes its role not ready.
+        stop_limit_s: a role that stops for longer, after SIGTERM or an error, ends without finishing its events.
+        probe_interval_s: pause between two probes of Kafka, Postgres and MLflow by every role.
+        probe_timeout_s: a probe without an answer in this time has failed; a part whose probe fails twice in a row is out.
     """
 
     model_config = SettingsConfigDict(env_prefix="TWIN_", extra="ignore", frozen=True)
@@ -68,6 +78,12 @@ class Settings(PostgresSettings):
     max_segment_values: int = Field(default=200, ge=1)
     max_segment_characters: int = Field(default=100, ge=1, le=500)
     model_cache_size: int = Field(default=8, ge=1)
+    heartbeat_limit_s: float = Field(default=15.0, ge=3)
+    event_limit_s: float = Field(default=900.0, gt=0)
+    progress_limit_s: float = Field(default=120.0, gt=0)
+    stop_limit_s: float = Field(default=12.0, gt=0)
+    probe_interval_s: float = Field(default=2.0, gt=0)
+    probe_timeout_s: float = Field(default=2.0, gt=0)
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65_000)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -125,8 +125,23 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
 
     def lag(self) -> dict[TP, int]:
         """Number of unacknowledged records of each partition, by the end offsets of the last fetches."""
-        committed = {tp: self._committed_offset.get(tp) or 0 for tp in self.assignment()}
-        return {tp: max((self.highwater(tp) or 0) - offset, 0) for tp, offset in committed.items()}
+        return {tp: max((self.highwater(tp) or 0) - offset, 0) for tp, offset in self.positions().items()}
+
+    def positions(self) -> dict[TP, int]:
+        """The offset up to which each partition is acknowledged; where reading started, for one without acknowledgement."""
+        return {tp: self._committed_offset.get(tp) or self._fetch_position(tp) for tp in self.assignment()}
+
+    def ping(self, answer: Callable[[], None]) -> bool:
+        """Let the thread of the Kafka client, which has an event loop of its own, call ``answer``; False when it does not run."""
+        if not self._thread.thread_loop.is_running():
+            return False
+        self._thread.thread_loop.call_soon_threadsafe(answer)
+        return True
+
+    def _fetch_position(self, tp: TP) -> int:
+        """The next offset that the client fetches, 0 before it has one: a partition may begin after expired records."""
+        state = self._thread._consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001  # its `position` awaits
+        return int(state.position) if state is not None and state.has_valid_position and self._read_offset.get(tp) is None else 0
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
         """Seek to the group's offsets, and remember them: Faust treats an offset of 0 as missing."""

@@ -1,8 +1,8 @@
-"""HTTP endpoints of a role's process: metrics for Prometheus, liveness for its supervisor, readiness for a load balancer."""
+"""HTTP endpoints of a role's process: metrics for Prometheus, and whether the role is alive and ready."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,6 @@ from prometheus_client import ProcessCollector
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from streams.metrics import REGISTRY
-from streams.retries import oldest_unfinished_s
 
 __all__ = ["HealthProbe", "health_app", "serve_app"]
 
@@ -24,37 +23,38 @@ class HealthProbe:
     """State of a role's process, read at each request.
 
     Attributes:
-        unready: returns the reason why the role does not process events yet, None when it does.
-        last_poll_s: returns the seconds since the last poll of Kafka, None before the first.
-        stuck_s: the process is not alive when an event takes longer, or the last poll is longer ago.
+        live_problems: returns what hangs, in plain words; the role is alive when there is nothing.
+        ready_problems: returns why the role does not process events now; the role is ready when there is nothing.
+        details: returns figures for the answer about liveness.
     """
 
     role: str
-    unready: Callable[[], str | None]
-    last_poll_s: Callable[[], float | None]
-    stuck_s: float
+    live_problems: Callable[[], Sequence[str]]
+    ready_problems: Callable[[], Sequence[str]]
+    details: Callable[[], Mapping[str, float | None]] = dict
 
 
 def health_app(probe: HealthProbe) -> web.Application:
-    """Build the application that serves ``/metrics``, ``/health`` and ``/ready``; the latter two answer 503 when not."""
+    """Build the application that serves ``/metrics``, ``/live`` (alias ``/health``) and ``/ready``; they answer 503 when not.
 
-    async def health(_request: web.Request) -> web.Response:
-        oldest_s, poll_s = oldest_unfinished_s(probe.role), probe.last_poll_s()
-        alive = max(oldest_s, poll_s or 0.0) < probe.stuck_s
-        body = {
-            "role": probe.role,
-            "alive": alive,
-            "oldest_unfinished_s": round(oldest_s, 3),
-            "last_poll_s": poll_s and round(poll_s, 3),
-        }
-        return web.json_response(body, status=200 if alive else 503)
+    An event loop that hangs answers nothing: whoever asks has to set a time limit.
+    """
+
+    async def live(_request: web.Request) -> web.Response:
+        problems = probe.live_problems()
+        body = {"role": probe.role, "alive": not problems, "reason": "; ".join(problems) or None, **probe.details()}
+        return web.json_response(body, status=503 if problems else 200)
 
     async def ready(_request: web.Request) -> web.Response:
-        reason = probe.unready()
-        return web.json_response({"role": probe.role, "ready": reason is None, "reason": reason}, status=503 if reason else 200)
+        problems = probe.ready_problems()
+        body = {"role": probe.role, "ready": not problems, "reason": "; ".join(problems) or None}
+        return web.json_response(body, status=503 if problems else 200)
 
     app = web.Application()
-    app.add_routes([web.get("/metrics", make_aiohttp_handler(REGISTRY)), web.get("/health", health), web.get("/ready", ready)])
+    app.router.add_get("/metrics", make_aiohttp_handler(REGISTRY))
+    app.router.add_get("/ready", ready)
+    for path in ("/live", "/health"):
+        app.router.add_get(path, live)
     return app
 
 

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib import import_module
+from typing import Any
 
 import asyncpg
 
 from schemas import EVENTS
+from streams.dependencies import DependencyMonitor, role_probes
 from streams.errors import describe_error, is_transient
 from streams.kafka import open_admin
 from streams.kafka.app import TwinApp
 from streams.kafka.security import kafka_security
-from streams.metrics import SOURCE_LAG
+from streams.metrics import ROLE_READY, SOURCE_LAG
+from streams.outages import OUTAGES
 from streams.retries import retry_transient
 from streams.services import Services
 from streams.settings import Role, Settings
 from streams.web import HealthProbe, health_app, serve_app
+from streams.worker.liveness import RoleLiveness
 
-__all__ = ["CannotStart", "build_app", "run_role"]
+__all__ = ["CannotStart", "RoleObserver", "StopTimeout", "build_app", "run_role"]
 
 LOG = logging.getLogger(__name__)
-STUCK_S = 900.0
 _LAG_INTERVAL_S = 1.0
+_BEAT_INTERVAL_S = 1.0
 _READY_INTERVAL_S = 0.1
 
 
 class CannotStart(RuntimeError):
     """The settings do not allow a role to start: every start with them fails in the same way."""
+
+
+class StopTimeout(RuntimeError):
+    """A role did not stop in time."""
 
 
 def build_app(role: Role, settings: Settings) -> TwinApp:
@@ -45,11 +52,15 @@ def build_app(role: Role, settings: Settings) -> TwinApp:
 
 
 def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
-    """Build the timer that sets the metric of waiting records for the partitions the app is assigned now."""
+    """Build the timer that sets the metric of waiting records for the partitions the app is assigned now.
+
+    While Kafka is out nothing is known about them: the metric is removed instead of standing still.
+    """
     reported: set[tuple[str, int]] = set()
 
     async def report_lag() -> None:
-        lags = {(tp.topic, tp.partition): lag for tp, lag in app.consumer.lag().items() if tp.topic in EVENTS}
+        all_lags = {} if OUTAGES.is_out("kafka") else app.consumer.lag()
+        lags = {(tp.topic, tp.partition): lag for tp, lag in all_lags.items() if tp.topic in EVENTS}
         for topic, partition in reported - lags.keys():
             SOURCE_LAG.remove(topic, partition)
         for (topic, partition), lag in lags.items():
@@ -60,25 +71,42 @@ def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
     return report_lag
 
 
-async def run_role(role: Role, settings: Settings, stop: asyncio.Event, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Run a role until ``stop`` is set, then finish the event in work and stop.
+class RoleObserver:
+    """Is notified of what happens to a role; this one ignores it."""
 
-    It waits for Kafka and Postgres without a time limit before it starts, and calls ``on_ready`` when it processes events.
+    def ready(self) -> None:
+        """The role processes events."""
+
+    def beat(self, problems: Sequence[str]) -> None:
+        """The event loop turns: called once a second, with what hangs nevertheless."""
+
+    def stopping(self, error: BaseException | None) -> None:
+        """The role begins to stop; because of ``error`` unless that is None."""
+
+
+async def run_role(role: Role, settings: Settings, stop: asyncio.Event, observer: RoleObserver | None = None) -> None:
+    """Run a role until ``stop`` is set, then finish the event in work and stop, within ``stop_limit_s``.
+
+    It waits for Kafka and Postgres without a time limit before it starts.
 
     Raises:
         CannotStart: when the port of the health endpoints is taken, or a setting is not valid; it names the setting.
+        StopTimeout: when it did not stop in time.
         Exception: the reason why the app ended by itself.
     """
-    runner = _RoleRunner(role, settings)
+    runner = _RoleRunner(role, settings, observer or RoleObserver())
     async with AsyncExitStack() as resources:
+        await resources.enter_async_context(_running(runner.beat()))
         with _starting("TWIN_WEB_PORT"):
             server = serve_app(health_app(runner.health_probe()), settings.web_host, settings.port_of(role))
             await resources.enter_async_context(server)
         with _starting("TWIN_KAFKA_SECURITY"):
             kafka_security(settings)
+        monitor = DependencyMonitor(role_probes(settings, role), settings.probe_interval_s, settings.probe_timeout_s)
+        await resources.enter_async_context(_running(monitor.run()))
         await _run_until(stop, runner.wait_for_servers())
         if not stop.is_set():
-            await runner.run(stop, on_ready)
+            await runner.run(stop)
 
 
 @contextmanager
@@ -91,45 +119,94 @@ def _starting(setting: str) -> Iterator[None]:
         raise CannotStart(reason if "TWIN_" in reason else f"{setting}: {reason}") from error
 
 
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run ``work`` beside the block, and cancel it at its end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
 class _RoleRunner:
     """Starts and stops the app of a role, and answers its health probe also before there is an app."""
 
-    def __init__(self, role: Role, settings: Settings) -> None:
-        self.role, self.settings = role, settings
-        self.app: TwinApp | None = None
-        self._awaited_server = "Postgres"
-        self._created_at = time.monotonic()
+    def __init__(self, role: Role, settings: Settings, observer: RoleObserver) -> None:
+        self.role, self.settings, self.observer = role, settings, observer
+        self.liveness = RoleLiveness(role, settings)
 
     def health_probe(self) -> HealthProbe:
-        stuck_s = max(STUCK_S, 2 * self.settings.training_timeout_s)
-        return HealthProbe(self.role, unready=self._unready, last_poll_s=self._last_poll_s, stuck_s=stuck_s)
+        liveness = self.liveness
+        return HealthProbe(self.role, liveness.live_problems, liveness.ready_problems, liveness.details)
+
+    async def beat(self) -> None:
+        """Advance the clocks of the liveness and report a heartbeat, once a second."""
+        while True:
+            self.liveness.tick()
+            ROLE_READY.labels(role=self.role).set(not self.liveness.ready_problems())
+            self.observer.beat(self.liveness.live_problems())
+            await asyncio.sleep(_BEAT_INTERVAL_S)
 
     async def wait_for_servers(self) -> None:
+        self.liveness.awaits("Postgres")
         with _starting("TWIN_POSTGRES_DSN"):
             await retry_transient(self._connect_to_postgres, part="postgres", waits_for=is_transient)
-        self._awaited_server = "Kafka"
+        self.liveness.awaits("Kafka")
         with _starting("TWIN_KAFKA_BOOTSTRAP"):
             await retry_transient(self._connect_to_kafka, part="kafka", waits_for=is_transient)
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    async def run(self, stop: asyncio.Event) -> None:
         with _starting("the settings of the role"):
-            self.app = app = build_app(self.role, self.settings)
-        ready = asyncio.create_task(self._when_ready(on_ready))
+            app = build_app(self.role, self.settings)
+        self.liveness.observe(app)
+        beside = [asyncio.create_task(self._when_ready()), asyncio.create_task(app.start())]
         try:
-            await app.start()
-            LOG.info("the role %s has started", self.role)
-            await app.wait(stop.wait())
+            await self._until_ended(app, stop, starting=beside[1])
+        except Exception as error:
+            self.observer.stopping(error)
+            await self._stop_app(app, self.settings.stop_limit_s / 2)  # its successor waits to start
+            raise
+        else:
+            self.observer.stopping(None)
+            await self._stop_app(app, self.settings.stop_limit_s)
         finally:
-            ready.cancel()
-            await app.stop()
-        if app.crash_reason is not None:
-            raise app.crash_reason
+            for task in beside:
+                task.cancel()
         LOG.info("the role %s has stopped cleanly", self.role)
 
-    async def _when_ready(self, on_ready: Callable[[], None]) -> None:
-        while self._unready() is not None:  # noqa: ASYNC110  # Faust has no event for it
+    async def _until_ended(self, app: TwinApp, stop: asyncio.Event, starting: asyncio.Task[None]) -> None:
+        """Return when ``stop`` is set; a start that hangs because the app has crashed is not waited for.
+
+        Raises:
+            Exception: the reason why the app ended by itself.
+        """
+        ending = asyncio.create_task(app.wait(stop.wait()))
+        await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            LOG.info("the role %s has started", self.role)
+            await ending
+        if app.crash_reason is not None:
+            raise app.crash_reason
+
+    async def _stop_app(self, app: TwinApp, limit_s: float) -> None:
+        """Stop the app, without waiting longer than the limit: its services can wait for one another for ever.
+
+        Raises:
+            StopTimeout: when it takes longer.
+        """
+        self.liveness.begin_stop()
+        stopping = asyncio.create_task(app.stop())
+        await asyncio.wait({stopping}, timeout=limit_s)
+        if not stopping.done():
+            raise StopTimeout(f"the role {self.role} did not stop within {limit_s:g} s: see TWIN_STOP_LIMIT_S")
+        stopping.result()
+
+    async def _when_ready(self) -> None:
+        while self.liveness.ready_problems():  # noqa: ASYNC110  # Faust has no event for it
             await asyncio.sleep(_READY_INTERVAL_S)
-        on_ready()
+        self.observer.ready()
 
     async def _connect_to_postgres(self) -> None:
         timeout = self.settings.postgres_connect_timeout_s
@@ -139,19 +216,6 @@ class _RoleRunner:
     async def _connect_to_kafka(self) -> None:
         async with open_admin(self.settings):
             pass
-
-    def _unready(self) -> str | None:
-        if self.app is None:
-            return f"waiting for {self._awaited_server} for {time.monotonic() - self._created_at:.0f} s"
-        if self.app.rebalancing or not self.app.rebalancing_count:
-            return "waiting for its partitions"
-        if self.app.restoring is not None:
-            return f"restoring {self.app.restoring}"
-        return "stopping" if self.app.should_stop else None
-
-    def _last_poll_s(self) -> float | None:
-        polled_at = getattr(self.app.consumer, "polled_at", None) if self.app and self.app.started else None
-        return None if polled_at is None else time.monotonic() - polled_at
 
 
 async def _run_until(stop: asyncio.Event, work: Awaitable[None]) -> None:

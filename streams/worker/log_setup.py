@@ -13,10 +13,12 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from streams.worker.log_limit import LimitedHandler
+
 __all__ = ["log_file", "write_logs"]
 
 _PLAIN = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-_VERBOSE_LOGGERS = ("faust", "mode", "aiokafka", "mlflow", "alembic", "matplotlib", "asyncio", "kafka")
+_VERBOSE_LOGGERS = ("faust", "mode", "aiokafka", "mlflow", "alembic", "matplotlib", "asyncio", "kafka", "asyncpg")
 
 
 class JsonLines(logging.Formatter):
@@ -50,7 +52,7 @@ def write_logs(role: str, folder: Path | None) -> None:
     if folder is not None:
         _redirect_output(log_file(folder, role))
     plain = folder is not None or sys.stderr.isatty()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LimitedHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(_PLAIN) if plain else JsonLines(role))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for name in _VERBOSE_LOGGERS:

@@ -8,15 +8,16 @@ import logging
 import multiprocessing as mp
 import os
 import signal
-import sys
-from functools import partial
+import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from streams.errors import describe_error
+from streams.metrics import ROLE_EXITS
 from streams.settings import Role, Settings
-from streams.worker.bootstrap import CannotStart, run_role
+from streams.worker.bootstrap import CannotStart, RoleObserver, run_role
 from streams.worker.log_setup import write_logs
 
 __all__ = ["Report", "collect_garbage_rarely", "run_role_process"]
@@ -24,13 +25,19 @@ __all__ = ["Report", "collect_garbage_rarely", "run_role_process"]
 LOG = logging.getLogger(__name__)
 
 ORPHAN_S = 1.5
-_MAX_REASON_CHARACTERS = 500  # a report must fit into the buffer of the pipe, so that sending it cannot block
+_EXIT_S = 2.0
+_MAX_REASON_CHARACTERS = 500  # a short report is written to the pipe completely or, when that is full, not at all
 
 
 class Report(NamedTuple):
-    """Sent by the process of a role: it processes events, its settings do not allow a start, or an error ended it."""
+    """Sent by the process of a role.
 
-    event: Literal["ready", "cannot_start", "error"]
+    Attributes:
+        event: it processes events; its event loop turns; it hangs though its event loop turns; its settings do not allow a
+            start; or an error ended it.
+    """
+
+    event: Literal["ready", "beat", "hangs", "cannot_start", "error"]
     reason: str = ""
 
 
@@ -44,38 +51,82 @@ def collect_garbage_rarely() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def run_role_process(role: Role, settings: Settings, log_folder: Path | None, reports: Connection) -> None:
-    """Run a role until SIGTERM; the exit status is 1 when its settings do not allow a start, or after an error."""
+def run_role_process(role: Role, settings: Settings, log_folder: Path | None, reports: Connection, exits: int = 0) -> None:
+    """Run a role until SIGTERM; the exit status is 1 when its settings do not allow a start, or after an error.
+
+    The process ends without waiting for threads and tasks that are left: one of them may hang.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.set_blocking(reports.fileno(), False)
     collect_garbage_rarely()
     write_logs(role, log_folder)
+    ROLE_EXITS.labels(role=role).inc(exits)
+    status = _run(role, settings, reports)
+    logging.shutdown()
+    os._exit(status)
+
+
+def _run(role: Role, settings: Settings, reports: Connection) -> int:
+    observer = _Reporter(reports, settings.stop_limit_s)
+    runner = asyncio.Runner()  # never closed: that would wait for every task and thread
     try:
-        asyncio.run(_run_until_terminated(role, settings, reports))
+        runner.run(_run_until_terminated(role, settings, observer))
     except CannotStart as error:
         LOG.error("the role %s cannot be started: %s", role, error)  # noqa: TRY400  # a traceback would add nothing
-        _send(reports, Report("cannot_start", str(error)))
-        sys.exit(1)
+        observer.send(Report("cannot_start", str(error)))
     except Exception as error:
         LOG.exception("the role %s ended with an error", role)
-        _send(reports, Report("error", f"{type(error).__name__}: {describe_error(error)}"))
-        sys.exit(1)
+        observer.stopping(error)
+    else:
+        return 0
+    return 1
 
 
-def _send(reports: Connection, report: Report) -> None:
-    try:
-        reports.send(report._replace(reason=report.reason[:_MAX_REASON_CHARACTERS]))
-    except OSError as error:
-        LOG.warning("the supervisor of this process is gone: %s", error)
+class _Reporter(RoleObserver):
+    """Reports to the supervisor, and ends the process when stopping takes too long, whatever its event loop does."""
+
+    def __init__(self, reports: Connection, stop_limit_s: float) -> None:
+        self._reports = reports
+        self._deadline = threading.Timer(stop_limit_s + _EXIT_S, os._exit, [1])
+        self._deadline.daemon = True
+        self._has_failed = False
+
+    def send(self, report: Report) -> None:
+        """Send a report; one that the supervisor has no room for, because it stands still, is dropped."""
+        try:
+            self._reports.send(report._replace(reason=report.reason[:_MAX_REASON_CHARACTERS]))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            LOG.warning("the supervisor of this process is gone: %s", error)
+
+    def ready(self) -> None:
+        self.send(Report("ready"))
+
+    def beat(self, problems: Sequence[str]) -> None:
+        self.send(Report("hangs", "; ".join(problems)) if problems else Report("beat"))
+
+    def stopping(self, error: BaseException | None) -> None:
+        if error is not None and not self._has_failed:  # the first error is the cause of the others
+            self._has_failed = True
+            self.send(Report("error", f"{type(error).__name__}: {describe_error(error)}"))
+        if not self._deadline.is_alive():
+            self._deadline.start()
 
 
-async def _run_until_terminated(role: Role, settings: Settings, reports: Connection) -> None:
+async def _run_until_terminated(role: Role, settings: Settings, observer: RoleObserver) -> None:
     """Run a role until SIGTERM, or until the parent process is gone."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, _stop, stop, observer)
     parent = mp.parent_process()
     if parent is not None:
         loop.add_reader(parent.sentinel, _stop_orphan, loop, stop, parent.sentinel)
-    await run_role(role, settings, stop, partial(_send, reports, Report("ready")))
+    await run_role(role, settings, stop, observer)
+
+
+def _stop(stop: asyncio.Event, observer: RoleObserver) -> None:
+    stop.set()
+    observer.stopping(None)
 
 
 def _stop_orphan(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, sentinel: int) -> None:

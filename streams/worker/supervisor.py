@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
@@ -32,13 +32,16 @@ from streams.settings import Role, Settings
 from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
 from streams.worker.role_process import Report, run_role_process
+from streams.worker.silence import Silence
 from streams.worker.startup import StartStalled, Startup
 
 __all__ = ["WorkerFailed", "Workers", "run_worker"]
 
 LOG = logging.getLogger(__name__)
 
-STOP_S = 15.0
+KILL_S = 2.0
+_LAST_EVENTS = ("cannot_start", "error")
+_STOP_MARGIN_S = 3.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 STEADY_S = 180.0
 """A role that ran this long is restarted after the first pause again."""
@@ -61,6 +64,7 @@ class _Child:
         exits_in_a_row: exits with no run of ``STEADY_S`` between them.
         reason: why the last process ended.
         restart_at: time of the next start, None while the process runs.
+        silence: how long the process has sent no heartbeat.
     """
 
     role: Role
@@ -72,6 +76,7 @@ class _Child:
     exits_in_a_row: int = 0
     reason: str = ""
     restart_at: float | None = None
+    silence: Silence = field(default_factory=Silence)
 
     def read_reports(self) -> list[Report]:
         """The reports since the last call."""
@@ -82,7 +87,15 @@ class _Child:
         except (EOFError, OSError):  # the process has ended
             pass
         self.was_ready |= any(report.event == "ready" for report in reports)
+        if any(report.event == "beat" for report in reports):
+            self.silence.end()
         return reports
+
+    def hang_reason(self, reports: Sequence[Report], now: float, limit_s: float) -> str | None:
+        """Why the process has to be killed, None while it does not hang."""
+        if self.silence.seconds(self.process.pid, now) > limit_s:
+            return f"its event loop stood still for {limit_s:g} s (TWIN_HEARTBEAT_LIMIT_S), and it was killed"
+        return next((f"{report.reason}; it was killed" for report in reports if report.event == "hangs"), None)
 
     def count_exit(self, now: float) -> float:
         """Count an exit of the role, and return the seconds to wait before its next start."""
@@ -120,17 +133,18 @@ class Workers:
         self.stop()
 
     def stop(self) -> None:
-        """Let every process finish its event and stop; a process that takes longer than 15 s is killed."""
+        """Let every process finish its event and stop; one that takes 3 s longer than ``stop_limit_s`` is killed."""
         self._stopping.set()
         self._supervisor.join()
         for child in self._children:
             if child.process.is_alive():
                 child.process.terminate()
-        deadline = time.monotonic() + STOP_S
+        stop_s = self._settings.stop_limit_s + _STOP_MARGIN_S
+        deadline = time.monotonic() + stop_s
         for child in self._children:
             child.process.join(max(0.0, deadline - time.monotonic()))
             if child.process.is_alive():
-                LOG.warning("the role %s did not stop within %g s and was killed", child.role, STOP_S)
+                LOG.warning("the role %s did not stop within %g s and was killed", child.role, stop_s)
                 child.process.kill()
                 child.process.join()
 
@@ -191,11 +205,11 @@ class Workers:
         """Wait until the workers are stopped, a role cannot be started, or ``timeout_s`` are over."""
         self._supervisor.join(timeout_s)
 
-    def _spawn(self, role: Role) -> tuple[ForkServerProcess, Connection]:
-        """Start the process of a role; the connection receives its reports."""
+    def _spawn(self, role: Role, exits: int = 0) -> tuple[ForkServerProcess, Connection]:
+        """Start the process of a role that has ended ``exits`` times; the connection receives its reports."""
         receiver, sender = self._context.Pipe(duplex=False)
         with sender:  # the process has a copy; the receiver notices the end when no copy is open
-            arguments = (role, self._settings, self._log_folder, sender)
+            arguments = (role, self._settings, self._log_folder, sender, exits)
             process = self._context.Process(target=run_role_process, args=arguments, name=f"twinstream-{role}", daemon=True)
             process.start()
         return process, receiver
@@ -215,22 +229,30 @@ class Workers:
             reports = child.read_reports()
             if has_ended:
                 self._handle_exit(child, reports, now)
+            elif (reason := child.hang_reason(reports, now, self._settings.heartbeat_limit_s)) is not None:
+                self._kill(child, reports, reason, now)
         elif now >= child.restart_at:
             self._restart(child, now)
 
+    def _kill(self, child: _Child, reports: Sequence[Report], reason: str, now: float) -> None:
+        """Kill a process that hangs; SIGTERM would reach its event loop, which does not turn."""
+        child.process.kill()
+        child.process.join(KILL_S)
+        self._handle_exit(child, [*reports, Report("error", reason)], now)
+
     def _restart(self, child: _Child, now: float) -> None:
         try:
-            child.process, child.reports = self._spawn(child.role)
+            child.process, child.reports = self._spawn(child.role, child.exits)
         except (OSError, EOFError) as error:  # the machine has no process or file left
             child.restart_at = now + LONGEST_PAUSE_S
             LOG.warning("the role %s could not be restarted: %s; trying again in %g s", child.role, error, LONGEST_PAUSE_S)
         else:
-            child.started_at, child.restart_at = now, None
+            child.started_at, child.restart_at, child.silence = now, None, Silence()
 
     def _handle_exit(self, child: _Child, reports: Sequence[Report], now: float) -> None:
         child.reports.close()
         child.reason = next(
-            (report.reason for report in reports if report.event != "ready"), _describe_exit(child.process.exitcode)
+            (report.reason for report in reports if report.event in _LAST_EVENTS), _describe_exit(child.process.exitcode)
         )
         hint = self._log_hint(child.role)
         if not child.was_ready and any(report.event == "cannot_start" for report in reports):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import aiohttp
@@ -11,18 +12,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.metrics import SIMULATIONS
-from streams.retries import track_unfinished
 from streams.web.health import HealthProbe, health_app, serve_app
 
 
 @dataclass
 class State:
-    role: str = "simulation"
-    unready: str | None = None
-    poll_s: float | None = 0.25
+    live: list[str] = field(default_factory=list)
+    ready: list[str] = field(default_factory=list)
 
-    async def crash(self, reason: BaseException) -> None:
-        raise reason
+    def probe(self) -> HealthProbe:
+        return HealthProbe("simulation", lambda: self.live, lambda: self.ready, lambda: {"last_poll_s": 0.25})
 
 
 class Server(NamedTuple):
@@ -41,8 +40,10 @@ def state() -> State:
 
 @pytest.fixture
 async def server(state: State) -> AsyncIterator[Server]:
-    probe = HealthProbe(state.role, unready=lambda: state.unready, last_poll_s=lambda: state.poll_s, stuck_s=60.0)
-    async with serve_app(health_app(probe), "127.0.0.1", 0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+    async with (
+        serve_app(health_app(state.probe()), "127.0.0.1", 0) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
         yield Server(session, port)
 
 
@@ -57,34 +58,19 @@ async def test_metrics_have_the_format_that_prometheus_reads(server):
 
 async def test_a_role_is_ready_when_there_is_no_reason_against_it(server, state):
     assert (await server.get("/ready"))[0] == 200
-    state.unready = "waiting for partitions"
+    state.ready = ["waiting for its partitions", "kafka is out"]
     status, text = await server.get("/ready")
     assert status == 503
-    assert "waiting for partitions" in text
+    assert json.loads(text) == {"role": "simulation", "ready": False, "reason": "waiting for its partitions; kafka is out"}
 
 
-async def test_an_idle_role_is_alive_before_and_after_its_first_poll(server, state):
-    assert (await server.get("/health"))[0] == 200
-    state.poll_s = None
-    assert (await server.get("/health"))[0] == 200
-
-
-async def test_a_role_that_has_stopped_polling_kafka_is_not_alive(server, state):
-    state.poll_s = 61.0
-    assert (await server.get("/health"))[0] == 503
-
-
-async def test_a_role_with_an_event_in_work_for_too_long_is_not_alive(state):
-    state.poll_s = None
-    probe = HealthProbe(state.role, unready=lambda: None, last_poll_s=lambda: state.poll_s, stuck_s=1e-9)
-    async with serve_app(health_app(probe), "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
-        health = f"http://127.0.0.1:{port}/health"
-        with track_unfinished(state):
-            async with session.get(health) as reply:
-                assert reply.status == 503
-                assert (await reply.json())["alive"] is False
-        async with session.get(health) as reply:
-            assert reply.status == 200
+@pytest.mark.parametrize("path", ["/live", "/health"])
+async def test_a_role_is_alive_while_nothing_hangs(server, state, path):
+    status, text = await server.get(path)
+    assert (status, json.loads(text)) == (200, {"role": "simulation", "alive": True, "reason": None, "last_poll_s": 0.25})
+    state.live = ["stopping for 14 s"]
+    status, text = await server.get(path)
+    assert (status, json.loads(text)["alive"], json.loads(text)["reason"]) == (503, False, "stopping for 14 s")
 
 
 async def test_nothing_else_is_served(server):
@@ -92,9 +78,8 @@ async def test_nothing_else_is_served(server):
 
 
 async def test_a_taken_port_is_refused_with_the_setting_that_changes_it(server):
-    probe = HealthProbe("outcomes", unready=lambda: None, last_poll_s=lambda: None, stuck_s=60.0)
     with pytest.raises(OSError, match="TWIN_WEB_PORT"):
-        async with serve_app(health_app(probe), "127.0.0.1", server.port):
+        async with serve_app(health_app(State().probe()), "127.0.0.1", server.port):
             pass
 
 

@@ -24,7 +24,7 @@ def ended(status: int, *reports: Report) -> tuple[Any, Any]:
     with sender:
         for report in reports:
             sender.send(report)
-    return SimpleNamespace(exitcode=status, sentinel=None), receiver
+    return SimpleNamespace(exitcode=status, sentinel=None, pid=None), receiver
 
 
 def running(*reports: Report) -> tuple[Any, Any]:
@@ -37,7 +37,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
     """Workers whose processes are those in ``spawned``, the last one again and again."""
     workers = Workers(["outcomes", "fidelity"], Settings(), log_folder=Path("/logs"))
     workers.spawned = []  # type: ignore[attr-defined]  # of this test
-    monkeypatch.setattr(workers, "_spawn", lambda role: workers.spawned.pop(0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(workers, "_spawn", lambda role, exits: workers.spawned.pop(0))  # type: ignore[attr-defined]
     return workers
 
 
@@ -112,7 +112,7 @@ def test_each_exit_is_logged_once_with_its_reason_and_its_number(workers, caplog
 
 
 def test_a_restart_that_the_machine_refuses_is_tried_again(workers: Workers, monkeypatch: pytest.MonkeyPatch):
-    def refuse(role: str) -> Any:
+    def refuse(role: str, exits: int) -> Any:
         raise OSError("no process left")
 
     child = child_of(workers, ended(1))

@@ -1,0 +1,62 @@
+"""Asks a Kafka broker whether it answers, on a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property
+from typing import Any
+
+from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
+
+from streams.kafka.security import kafka_security
+from streams.settings import Settings
+
+__all__ = ["BrokerProbe"]
+
+
+class BrokerProbe:
+    """Requests metadata from the first broker of the settings that answers; consumers and producers are not involved.
+
+    A broker that accepts connections and does not answer, as a frozen process does, is noticed too.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: AIOKafkaConnection | None = None
+
+    async def ask(self) -> None:
+        """Return when a broker has answered.
+
+        Raises:
+            aiokafka.errors.KafkaError: when none answers, or it refuses the credentials.
+            ValueError: when the settings cannot be used.
+        """
+        if self._connection is None or not self._connection.connected():
+            self._connection = await self._connect()
+        await self._connection.send(MetadataRequest([]))
+
+    def close(self) -> None:
+        """Close the connection; the next question opens another one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @cached_property
+    def _security(self) -> dict[str, Any]:
+        return kafka_security(self._settings)  # reads the certificates
+
+    async def _connect(self) -> AIOKafkaConnection:
+        hosts = collect_hosts(self._settings.kafka_bootstrap)
+        timeout_s = self._settings.probe_timeout_s / len(hosts)  # one that hangs leaves time for the others
+        failure: Exception = KafkaConnectionError("TWIN_KAFKA_BOOTSTRAP names no broker")
+        for host, port, _family in hosts:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await create_conn(host, port, client_id="twinstream-probe", **self._security)
+            except TimeoutError:
+                failure = KafkaConnectionError(f"{host}:{port} gave no answer within {timeout_s:.1f} s")
+            except (OSError, KafkaError) as error:
+                failure = error
+        raise failure

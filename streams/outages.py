@@ -1,0 +1,160 @@
+"""Records which parts (Kafka, Postgres, MLflow) are out, and since when, and logs each outage with few lines.
+
+Failures are recorded by witnesses: a probe of a part, or an action that is retried. An outage begins when a witness has as many
+failures in a row as its threshold, and ends when every such witness has recovered. It is logged when it begins, once a minute while
+it lasts, and when it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import asyncpg
+from aiokafka.errors import KafkaError
+
+from streams.errors import describe_error, setting_of
+from streams.metrics import OUTAGES as FAILED_ATTEMPTS
+
+__all__ = ["OUTAGES", "Outage", "Outages", "part_of"]
+
+LOG = logging.getLogger(__name__)
+REMINDER_S = 60.0
+_MAX_CHARACTERS = 200
+
+
+@dataclass
+class _Witness:
+    """Failures in a row of a probe or a retried action that asks a part; ``start_s`` is of the monotonic clock."""
+
+    part: str
+    start_s: float
+    failures: int = 0
+    is_convinced: bool = False
+
+
+@dataclass
+class Outage:
+    """One outage of a part.
+
+    Attributes:
+        since: time of its first failure.
+        start_s: the same, of the monotonic clock.
+        failures: failed attempts so far.
+        error: the last error, on one line.
+        logged_s: when the last line about it was logged, of the monotonic clock.
+    """
+
+    part: str
+    since: datetime
+    start_s: float
+    failures: int
+    error: str
+    logged_s: float
+
+
+class Outages:
+    """The outages of one process.
+
+    Args:
+        clock: the monotonic clock.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._witnesses: dict[Hashable, _Witness] = {}
+        self._outages: dict[str, Outage] = {}
+        self._ended_s = -math.inf
+
+    def record_failure(self, part: str, witness: Hashable, error: BaseException, *, threshold: int) -> None:
+        """Count one failed attempt; ``threshold`` of them in a row are an outage of the part."""
+        FAILED_ATTEMPTS.labels(part=part).inc()
+        now = self._clock()
+        state = self._witnesses.get(witness)
+        if state is None or state.part != part:
+            self.recover(witness)
+            state = self._witnesses[witness] = _Witness(part, now)
+        state.failures += 1
+        state.is_convinced |= state.failures >= threshold
+        outage = self._outages.get(part)
+        if outage is not None:
+            outage.failures, outage.error = outage.failures + 1, _one_line(error)
+            self._remind(outage, now)
+        elif state.is_convinced:
+            self._begin(state, error, now)
+
+    def recover(self, witness: Hashable) -> None:
+        """Forget the failures of a witness, because its attempt succeeded or is given up; the last one ends the outage."""
+        state = self._witnesses.pop(witness, None)
+        if state is None or self._has_witness(state.part):
+            return
+        outage = self._outages.pop(state.part, None)
+        if outage is not None:
+            self._ended_s = self._clock()
+            LOG.info(
+                "%s answers again after %.1f s; %d attempts failed", outage.part, self._ended_s - outage.start_s, outage.failures
+            )
+
+    def _has_witness(self, part: str) -> bool:
+        return any(witness.is_convinced and witness.part == part for witness in self._witnesses.values())
+
+    def current(self) -> list[Outage]:
+        """The outages that last, the oldest first."""
+        return sorted(self._outages.values(), key=lambda outage: outage.start_s)
+
+    def is_out(self, part: str) -> bool:
+        """Whether a part is out now."""
+        return part in self._outages
+
+    def steady_s(self) -> float:
+        """Seconds since the last outage ended: 0 while one lasts, infinite when there was none."""
+        return 0.0 if self._outages else self._clock() - self._ended_s
+
+    def _begin(self, state: _Witness, error: BaseException, now: float) -> None:
+        since = datetime.fromtimestamp(time.time() - (now - state.start_s), UTC)
+        outage = Outage(state.part, since, state.start_s, state.failures, _one_line(error), now)
+        self._outages[state.part] = outage
+        LOG.warning(
+            "%s is out (%s): %d attempts failed; what needs it waits and is tried again until it answers",
+            outage.part,
+            outage.error,
+            outage.failures,
+        )
+
+    def _remind(self, outage: Outage, now: float) -> None:
+        if now - outage.logged_s < REMINDER_S:
+            return
+        outage.logged_s = now
+        LOG.warning(
+            "%s is still out after %.0f s (%s): %d attempts failed",
+            outage.part,
+            now - outage.start_s,
+            outage.error,
+            outage.failures,
+        )
+
+
+def part_of(error: BaseException, default: str) -> str:
+    """The part whose client raised an error; ``default`` for an error that any of them can raise, such as a refused connection."""
+    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return "postgres"
+    if isinstance(error, KafkaError):
+        return "kafka"
+    package = type(error).__module__.partition(".")[0]
+    if package in ("mlflow", "requests", "urllib3"):
+        return "mlflow"
+    return "kafka" if package in ("faust", "mode") else default
+
+
+def _one_line(error: BaseException) -> str:
+    """An error on one line, with the settings to check when it is about the configuration."""
+    setting = setting_of(error)
+    return f"{type(error).__name__}: {describe_error(error)[:_MAX_CHARACTERS]}{f'; check {setting}' if setting else ''}"
+
+
+OUTAGES = Outages()
+"""The outages of this process."""

@@ -1,0 +1,177 @@
+"""Judges whether a role is alive and whether it is ready, from what its event loop observes once a second.
+
+A role is alive when nothing in it hangs; what waits for Kafka, Postgres or MLflow does not hang. That the event loop turns is
+observed from outside, by the supervisor, which receives the heartbeats.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from faust.types import TP
+
+from streams.outages import OUTAGES, Outages
+from streams.retries import oldest_unfinished_s
+from streams.settings import Role, Settings
+
+if TYPE_CHECKING:
+    from streams.kafka.app import TwinApp
+
+__all__ = ["RoleLiveness", "describe_outages"]
+
+_TICK_S = 1.0
+_RESUMED_S = 5.0
+"""A longer gap between two ticks means that the process, or the machine, stood still: what waited meanwhile does not hang."""
+
+
+@dataclass(frozen=True)
+class _Partition:
+    """Position and waiting records of a partition, and when (monotonic clock) the position moved last."""
+
+    position: int
+    lag: int
+    moved_s: float
+
+
+class RoleLiveness:
+    """Observes the app of a role; :meth:`tick` is called once a second by its event loop.
+
+    Args:
+        role: the role of this process.
+        settings: its limits.
+        outages: the outages of this process.
+        clock: the monotonic clock.
+    """
+
+    def __init__(
+        self, role: Role, settings: Settings, outages: Outages = OUTAGES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._role, self._settings, self._outages, self._clock = role, settings, outages, clock
+        self._app: TwinApp | None = None
+        self._stopping_since_s: float | None = None
+        self._awaited_server = "Postgres"
+        self._created_s = self._ticked_s = self._resumed_s = clock()
+        self._thread_silence_s = 0.0
+        self._partitions: dict[TP, _Partition] = {}
+
+    def awaits(self, server: str) -> None:
+        """Note which server the role waits for before it has an app."""
+        self._awaited_server = server
+
+    def observe(self, app: TwinApp) -> None:
+        """Observe an app from now on."""
+        self._app = app
+
+    def begin_stop(self) -> None:
+        """Note that the role stops."""
+        if self._stopping_since_s is None:
+            self._stopping_since_s = self._clock()
+
+    def tick(self) -> None:
+        """Advance the clocks."""
+        now = self._clock()
+        elapsed_s = now - self._ticked_s
+        self._ticked_s = now
+        if elapsed_s > _RESUMED_S:
+            self._resumed_s = now
+        self._thread_silence_s += min(elapsed_s, 2 * _TICK_S)
+        self._ping_thread()
+        self._follow_positions(now)
+
+    def details(self) -> Mapping[str, float | None]:
+        """Ages in seconds: of the oldest event in work, and of the last poll of Kafka (None before the first)."""
+        poll_s = self._last_poll_s()
+        return {
+            "oldest_unfinished_s": round(oldest_unfinished_s(self._role), 3),
+            "last_poll_s": None if poll_s is None else round(poll_s, 3),
+        }
+
+    def live_problems(self) -> list[str]:
+        """What hangs, in plain words, with the setting of each limit; empty while the role is alive."""
+        limits = self._settings
+        problems = []
+        event_s, poll_s = self._age(oldest_unfinished_s(self._role)), self._age(self._last_poll_s() or 0.0)
+        if event_s > self._event_limit_s:
+            problems.append(f"one event is in work for {event_s:.0f} s, TWIN_EVENT_LIMIT_S is {self._event_limit_s:g}")
+        if poll_s > self._event_limit_s:
+            problems.append(f"Kafka was not polled for {poll_s:.0f} s, TWIN_EVENT_LIMIT_S is {self._event_limit_s:g}")
+        if self._thread_silence_s > limits.heartbeat_limit_s:
+            silence_s = self._thread_silence_s
+            problems.append(
+                f"the thread that reads Kafka hangs for {silence_s:.0f} s, TWIN_HEARTBEAT_LIMIT_S is {limits.heartbeat_limit_s:g}"
+            )
+        stopping_s = self._age(self._stopping_s())
+        if stopping_s > limits.stop_limit_s:
+            problems.append(f"the role is stopping for {stopping_s:.0f} s, TWIN_STOP_LIMIT_S is {limits.stop_limit_s:g}")
+        return problems
+
+    def ready_problems(self) -> list[str]:
+        """Why the role does not process events now, in plain words; empty while it is ready."""
+        activity = self._activity()
+        return ([activity] if activity else []) + describe_outages(self._outages) + self._stalled()
+
+    def _activity(self) -> str | None:
+        """What the role does instead of processing events, None when it processes them."""
+        app = self._app
+        if self._stopping_since_s is not None or (app is not None and app.should_stop):
+            return "stopping"
+        if app is None:
+            return f"waiting for {self._awaited_server} for {self._clock() - self._created_s:.0f} s"
+        if app.rebalancing or not app.rebalancing_count:
+            return "waiting for its partitions"
+        return f"restoring {app.restoring}" if app.restoring is not None else None
+
+    @property
+    def _event_limit_s(self) -> float:
+        limit_s = self._settings.event_limit_s
+        return max(limit_s, 2 * self._settings.training_timeout_s) if self._role == "trainer" else limit_s
+
+    def _age(self, seconds: float) -> float:
+        """An age without the time before the last outage ended, or before this process ran again."""
+        return min(seconds, self._outages.steady_s(), self._clock() - self._resumed_s)
+
+    def _stopping_s(self) -> float:
+        return 0.0 if self._stopping_since_s is None else self._clock() - self._stopping_since_s
+
+    def _last_poll_s(self) -> float | None:
+        polled_at = getattr(self._app.consumer, "polled_at", None) if self._app and self._app.started else None
+        return None if polled_at is None else self._clock() - polled_at
+
+    def _ping_thread(self) -> None:
+        """Ask the thread of the Kafka client for a sign of life, which resets its silence."""
+        if not (self._app and self._app.started and self._app.consumer.ping(self._reset_thread_silence)):
+            self._thread_silence_s = 0.0
+
+    def _reset_thread_silence(self) -> None:
+        self._thread_silence_s = 0.0
+
+    def _follow_positions(self, now: float) -> None:
+        """Note which partitions have waiting records, and when the position of each moved last."""
+        app = self._app
+        consumer = app.consumer if app and app.started and not app.rebalancing and not app.should_stop else None
+        lags, positions = (consumer.lag(), consumer.positions()) if consumer is not None else ({}, {})
+        self._partitions = {tp: self._next_state(tp, positions[tp], lag, now) for tp, lag in lags.items()}
+
+    def _next_state(self, tp: TP, position: int, lag: int, now: float) -> _Partition:
+        last = self._partitions.get(tp)
+        stands_still = last is not None and last.lag > 0 and lag > 0 and position == last.position
+        return _Partition(position, lag, last.moved_s if last is not None and stands_still else now)
+
+    def _stalled(self) -> list[str]:
+        limit_s = self._settings.progress_limit_s
+        return [
+            f"{tp.topic} {tp.partition}: {partition.lag:,} records wait, and none was finished for {age_s:.0f} s"
+            for tp, partition in sorted(self._partitions.items())
+            if partition.lag and (age_s := self._age(self._clock() - partition.moved_s)) > limit_s
+        ]
+
+
+def describe_outages(outages: Outages) -> list[str]:
+    """One sentence for each part that is out."""
+    return [
+        f"{outage.part} is out since {outage.since:%Y-%m-%d %H:%M:%S} UTC ({outage.error}): {outage.failures:,} attempts failed"
+        for outage in outages.current()
+    ]

@@ -1,0 +1,134 @@
+"""Outages begin, last and end by the failures of their witnesses, with one log line each and a reminder a minute."""
+
+from __future__ import annotations
+
+import logging
+
+import asyncpg
+import pytest
+from aiokafka.errors import KafkaConnectionError
+from faust.exceptions import ProducerSendError
+from mlflow.exceptions import MlflowException
+
+from streams.metrics import PARTS, REGISTRY
+from streams.outages import Outages, part_of
+
+ERROR = ConnectionRefusedError("refused")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def outages(clock: Clock) -> Outages:
+    return Outages(clock)
+
+
+def fail(outages: Outages, witness: str, times: int = 1, part: str = "kafka", threshold: int = 2) -> None:
+    for _ in range(times):
+        outages.record_failure(part, witness, ERROR, threshold=threshold)
+
+
+def test_a_single_failure_is_no_outage(outages: Outages):
+    fail(outages, "probe")
+    outages.recover("probe")
+    fail(outages, "probe")
+    assert not outages.is_out("kafka")
+
+
+def test_an_outage_lasts_from_the_first_failure_to_the_recovery(outages: Outages, clock: Clock, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    fail(outages, "probe")
+    clock.now += 2.5
+    fail(outages, "probe")
+    (outage,) = outages.current()
+    assert (outage.part, outage.failures, outage.error) == ("kafka", 2, "ConnectionRefusedError: refused")
+    assert outages.steady_s() == 0.0
+    clock.now += 7.5
+    outages.recover("probe")
+    assert outages.current() == []
+    clock.now += 4.0
+    assert outages.steady_s() == 4.0
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "kafka is out (ConnectionRefusedError",
+        "kafka answers again after 10.0 s; 2 attempts failed",
+    ]
+
+
+def test_an_outage_of_ten_minutes_has_one_line_a_minute_however_many_attempts_fail(outages, clock, caplog):
+    caplog.set_level(logging.INFO)
+    for _ in range(4800):
+        fail(outages, "probe")
+        clock.now += 0.125
+    outages.recover("probe")
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 11
+    assert lines[1] == "kafka is still out after 60 s (ConnectionRefusedError: refused): 482 attempts failed"
+    assert lines[-1] == "kafka answers again after 600.0 s; 4800 attempts failed"
+
+
+def test_the_last_of_several_witnesses_ends_the_outage(outages: Outages):
+    fail(outages, "probe", 2)
+    fail(outages, "action", 3, threshold=3)
+    outages.recover("probe")
+    assert outages.is_out("kafka")
+    outages.recover("action")
+    assert not outages.is_out("kafka")
+
+
+def test_a_witness_below_its_threshold_does_not_prolong_an_outage(outages: Outages):
+    fail(outages, "probe", 2)
+    fail(outages, "action", threshold=3)
+    outages.recover("probe")
+    assert not outages.is_out("kafka")
+
+
+def test_outages_of_two_parts_are_independent(outages: Outages, caplog: pytest.LogCaptureFixture):
+    fail(outages, "first", 2, part="postgres")
+    fail(outages, "second", 2, part="mlflow")
+    outages.recover("first")
+    assert [outage.part for outage in outages.current()] == ["mlflow"]
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+def test_an_action_that_fails_at_another_part_witnesses_that_one(outages: Outages):
+    fail(outages, "action", 2, part="postgres")
+    fail(outages, "action", 2, part="kafka")
+    assert [outage.part for outage in outages.current()] == ["kafka"]
+
+
+def test_an_error_of_many_lines_and_characters_is_shortened(outages: Outages):
+    for _ in range(2):
+        outages.record_failure("kafka", "probe", OSError("x\n" * 5000), threshold=2)
+    assert len(outages.current()[0].error) < 250
+    assert "\n" not in outages.current()[0].error
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (asyncpg.TooManyConnectionsError("full"), "postgres"),
+        (asyncpg.InterfaceError("connection is closed"), "postgres"),
+        (KafkaConnectionError("no broker"), "kafka"),
+        (ProducerSendError("sending"), "kafka"),
+        (MlflowException("busy"), "mlflow"),
+        (ConnectionRefusedError("refused"), "default"),
+    ],
+)
+def test_an_error_names_the_part_whose_client_raised_it(error: Exception, part: str):
+    assert part_of(error, "default") == part
+
+
+def test_failed_attempts_are_counted_from_zero_on_for_every_part():
+    for part in PARTS:
+        assert REGISTRY.get_sample_value("twin_outages_total", {"part": part}) is not None
