@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -12,18 +15,19 @@ from typing import Any
 from aiohttp import web
 from jinja2 import Environment, PackageLoader
 
-from sql.database import Pool, open_pool
-from streams.errors import describe_error, is_transient
+from streams.dependencies import DependencyMonitor, role_probes
+from streams.outages import OUTAGES, Outage
 from streams.reporting import CHART_STYLE, EventMarker, formatting
-from streams.reporting.overview import Overview, read_overview
+from streams.reporting.overview import Overview
 from streams.settings import ROLES, Role, Settings
 from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone
 from streams.web.health import serve_app
+from streams.web.overview_reader import OverviewReader
 
-__all__ = ["dashboard_app", "render_dashboard", "render_report", "serve_dashboard"]
+__all__ = ["PageState", "dashboard_app", "render_dashboard", "render_report", "serve_dashboard"]
 
 REFRESH_S = 4
-_POOL = web.AppKey("pool", Pool)
+_READER = web.AppKey("reader", OverviewReader)
 _MAX_LIST_ITEMS = 6
 _ALL_READY: Mapping[Role, str] = MappingProxyType({})
 
@@ -35,10 +39,25 @@ def _no_role() -> Mapping[Role, str]:
     return _ALL_READY
 
 
-def render_dashboard(overview: Overview, settings: Settings, nonce: str, starting: Mapping[Role, str] = _ALL_READY) -> str:
+@dataclass(frozen=True)
+class PageState:
+    """What the page shows beside the figures.
+
+    Attributes:
+        starting: what each role does that is not ready yet.
+        outages: the parts that are out.
+        problem: why the figures could not be read anew, empty when they could.
+    """
+
+    starting: Mapping[Role, str] = field(default_factory=dict)
+    outages: Sequence[Outage] = ()
+    problem: str = ""
+
+
+def render_dashboard(overview: Overview | None, settings: Settings, nonce: str, state: PageState | None = None) -> str:
     """The dashboard as one HTML document that loads nothing else; ``nonce`` allows its one script.
 
-    ``starting`` has what each role does that is not ready yet.
+    Without an overview it has no figures, and ``state`` tells why.
     """
     template = _templates().get_template("page.html")
     return template.render(
@@ -46,7 +65,8 @@ def render_dashboard(overview: Overview, settings: Settings, nonce: str, startin
         sites={role: f"http://{settings.web_host}:{settings.port_of(role)}" for role in ROLES},
         refresh_s=REFRESH_S,
         nonce=nonce,
-        starting=starting,
+        state=state or PageState(),
+        now=datetime.now(UTC),
     )
 
 
@@ -63,7 +83,9 @@ def render_report(overview: Overview, report: Mapping[str, Any], text: str, mark
     return template.render(**_content(overview, markers), report=report, text=text.strip())
 
 
-def _content(overview: Overview, markers: Sequence[EventMarker] = ()) -> dict[str, Any]:
+def _content(overview: Overview | None, markers: Sequence[EventMarker] = ()) -> dict[str, Any]:
+    if overview is None:
+        return {"overview": None, "lines": [], "chart_style": CHART_STYLE}
     return {
         "overview": overview,
         "lines": [{"line": line, **line_charts(line, overview.at, markers)} for line in overview.lines],
@@ -73,26 +95,26 @@ def _content(overview: Overview, markers: Sequence[EventMarker] = ()) -> dict[st
 
 
 def dashboard_app(settings: Settings, starting: StartingRoles = _no_role) -> web.Application:
-    """The web application with the dashboard at ``/``; its database pool is open while it runs."""
+    """The web application with the dashboard at ``/``, which answers also while Kafka or Postgres is out."""
 
     async def dashboard(request: web.Request) -> web.Response:
         nonce = secrets.token_urlsafe(16)
-        try:
-            html = render_dashboard(await read_overview(request.app[_POOL], settings.n_min), settings, nonce, starting())
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            raise web.HTTPServiceUnavailable(text=f"Postgres is not available: {describe_error(error)}\n") from error
+        reading = await request.app[_READER].read()
+        state = PageState(starting(), OUTAGES.current(), reading.problem)
+        html = render_dashboard(reading.overview, settings, nonce, state)
         return web.Response(text=html, content_type="text/html", headers=_security_headers(nonce))
 
-    async def pool_lifetime(app: web.Application) -> AsyncIterator[None]:
-        app[_POOL] = await open_pool(settings)
+    async def lifetime(app: web.Application) -> AsyncIterator[None]:
+        app[_READER] = OverviewReader(settings)
+        monitor = DependencyMonitor(role_probes(settings), settings.probe_interval_s, settings.probe_timeout_s)
+        probing = asyncio.create_task(monitor.run())
         yield
-        await app[_POOL].close()
+        probing.cancel()
+        app[_READER].close()
 
     app = web.Application()
     app.router.add_get("/", dashboard)
-    app.cleanup_ctx.append(pool_lifetime)
+    app.cleanup_ctx.append(lifetime)
     return app
 
 

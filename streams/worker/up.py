@@ -16,6 +16,7 @@ from streams.worker.supervisor import Workers
 __all__ = ["serve"]
 
 _POLL_S = 0.2
+_CHECK_S = 2.0
 
 
 def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> None:
@@ -48,4 +49,5 @@ async def _serve_dashboard(settings: Settings, workers: Workers, port: int, noti
         notify("running; press Ctrl-C to stop")
         while True:
             workers.check()
-            await asyncio.sleep(1.0)
+            starting = await asyncio.to_thread(workers.starting)
+            await asyncio.sleep(_CHECK_S)

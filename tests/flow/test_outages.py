@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import pytest
@@ -22,6 +27,7 @@ from streams.client import TwinClient
 from streams.kafka import create_topics
 from streams.operations.verify import verify
 from streams.settings import ROLES, Settings
+from streams.web.dashboard import serve_dashboard
 from streams.worker.supervisor import Workers
 from tests.outcomes import TOPIC, make_card, make_line, outcome
 from tests.polling import committed_offsets, until
@@ -81,6 +87,106 @@ async def test_no_outcome_is_lost_in_outages_of_postgres_and_kafka(settings: Set
 
     assert report.mismatches == ()
     assert await counts(settings) == {"counted": 600}
+
+
+PARTS = {"kafka": "Kafka", "postgres": "Postgres"}
+
+
+@pytest.mark.parametrize("part", PARTS)
+async def test_a_part_that_is_frozen_shows_everywhere_within_15_s_and_in_few_lines(
+    settings: Settings, stack: LocalStack, tmp_path: Path, part: str
+):
+    pid = {"kafka": stack.kafka.pid, "postgres": stack.postgres.pid}[part]
+    log = tmp_path / "logs" / "outcomes.log"
+    with Workers(["outcomes", "fidelity"], settings, log_folder=tmp_path / "logs") as workers:
+        await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
+        async with serve_dashboard(settings) as page:
+            n_before = await count_ingested(settings)
+            await publish(settings, range(10_000, 10_200))
+            await until(lambda: is_ingested(settings, n_before + 200))
+            pids, log_start = dict(workers.pids), len(log.read_text().splitlines())
+            frozen = family_of(pid)
+            for process in frozen:
+                os.kill(process, signal.SIGSTOP)
+            start_s = time.monotonic()
+            try:
+                await until(lambda: shows_outage(settings, page, part))
+                noticed_s = time.monotonic() - start_s
+                await asyncio.sleep(max(0.0, 40.0 - noticed_s))
+                assert await shows_outage(settings, page, part)
+                lines = log.read_text().splitlines()[log_start:]
+            finally:
+                for process in frozen:
+                    os.kill(process, signal.SIGCONT)
+            await until(lambda: shows_no_outage(settings, page, part))
+            await publish(settings, range(10_200, 10_400))
+            await until(lambda: is_ingested(settings, n_before + 400))
+            assert workers.pids == pids  # a role that waits is no role that hangs
+            report = await verify(settings, patience_s=PATIENCE_S)
+    assert report.mismatches == ()
+    assert sum(f"{part} is out" in line for line in lines) == 1
+    assert len([line for line in lines if line[:4].isdigit()]) <= 40
+    assert f"{part} answers again after" in log.read_text()
+
+
+def family_of(pid: int) -> list[int]:
+    """A process with its descendants: PostgreSQL has a process for each connection."""
+    columns = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
+    parents = dict(zip(map(int, columns[::2]), map(int, columns[1::2]), strict=True))
+    children = [child for child, parent in parents.items() if parent == pid]
+    return [pid, *(descendant for child in children for descendant in family_of(child))]
+
+
+async def shows_outage(settings: Settings, page: str, part: str) -> bool:
+    """Whether metric, readiness and page of the outage are there, the role is alive, and no lag stands still without Kafka."""
+    state = await read_state(settings, page)
+    assert state.live_status == 200
+    assert state.page_status == 200
+    has_lag = "twin_source_lag_records{" in state.metrics
+    return (
+        f'twin_dependency_up{{part="{part}"}} 0.0' in state.metrics
+        and state.ready_status == 503
+        and f"{part} is out since" in state.ready
+        and f"{PARTS[part]} has not answered since" in state.page
+        and not (part == "kafka" and has_lag)
+    )
+
+
+async def shows_no_outage(settings: Settings, page: str, part: str) -> bool:
+    state = await read_state(settings, page)
+    return (
+        f'twin_dependency_up{{part="{part}"}} 1.0' in state.metrics
+        and state.ready_status == 200
+        and "has not answered since" not in state.page
+        and "cannot be read" not in state.page
+    )
+
+
+class State(NamedTuple):
+    metrics: str
+    ready_status: int
+    ready: str
+    live_status: int
+    page_status: int
+    page: str
+
+
+async def read_state(settings: Settings, page: str) -> State:
+    base = f"http://127.0.0.1:{settings.port_of('outcomes')}"
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        async with session.get(f"{base}/metrics") as reply:
+            metrics = await reply.text()
+        async with session.get(f"{base}/ready") as reply:
+            ready_status, ready = reply.status, await reply.text()
+        async with session.get(f"{base}/live") as reply:
+            live_status = reply.status
+        async with session.get(page) as reply:
+            return State(metrics, ready_status, ready, live_status, reply.status, await reply.text())
+
+
+async def count_ingested(settings: Settings) -> int:
+    async with database(settings) as connection:
+        return int(await connection.fetchval("SELECT coalesce(sum(elements), 0) FROM source_positions"))
 
 
 async def publish(settings: Settings, numbers: range) -> None:

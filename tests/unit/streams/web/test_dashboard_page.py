@@ -9,9 +9,10 @@ import pytest
 
 from schemas import DriftState, FidelityMetrics, Verdict
 from sql.overview_store import OverviewCounts
+from streams.outages import Outage
 from streams.reporting.overview import LineOverview, Overview, SegmentWindow
 from streams.settings import Settings
-from streams.web.dashboard import render_dashboard
+from streams.web.dashboard import PageState, render_dashboard
 from tests.outcomes import LINE, make_card
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -63,6 +64,23 @@ def test_a_window_of_too_few_outcomes_has_insufficient_data():
 
 def test_roles_that_are_not_ready_are_named_with_what_they_do():
     overview = Overview(NOW, (), (), (), OverviewCounts(0, 0, 0))
-    html = render_dashboard(overview, Settings(), "nonce", {"fidelity": "restoring 3 of 7 lines", "trainer": "starts its process"})
+    state = PageState({"fidelity": "restoring 3 of 7 lines", "trainer": "starts its process"})
+    html = render_dashboard(overview, Settings(), "nonce", state)
     assert "fidelity (restoring 3 of 7 lines), trainer (starts its process)." in html
-    assert "Starting" not in render_dashboard(overview, Settings(), "nonce")
+    assert "Not all roles are ready" not in render_dashboard(overview, Settings(), "nonce")
+
+
+def test_a_part_that_is_out_is_named_with_what_it_means_and_its_error_is_escaped():
+    overview = Overview(NOW, (), (), (), OverviewCounts(0, 0, 0))
+    outage = Outage("kafka", NOW, 0.0, 1234, "OSError: <script>", 0.0)
+    html = render_dashboard(overview, Settings(), "nonce", PageState({"trainer": "kafka is out"}, [outage]))
+    assert "Kafka has not answered since 12:00:00 UTC" in html
+    assert "producers have to wait" in html
+    assert "1,234 attempts failed: OSError: &lt;script&gt;" in html
+    assert "Not all roles are ready" not in html  # the part that is out is the reason
+
+
+def test_a_page_without_figures_says_why():
+    html = render_dashboard(None, Settings(), "nonce", PageState(problem="no answer from Postgres for 3 s"))
+    assert "The figures cannot be read now (no answer from Postgres for 3 s)." in html
+    assert "Simulations" not in html

@@ -1,0 +1,159 @@
+"""A role that hangs is killed and restarted alone; one that waits, computes or trains is not; a stop has a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from streams.agents import experiments
+from streams.kafka.app import TwinApp
+from streams.services import Services
+from streams.settings import Role, Settings
+from streams.worker import supervisor
+from streams.worker.supervisor import Workers
+from tests.polling import until
+
+PATIENCE_S = 90.0
+
+
+def attach_hanging(app: TwinApp, services: Services) -> None:
+    """The agent of the role experiments, which hangs in the way that the file ``hang`` in the home of the settings names."""
+    original_attach(app, services)
+    trigger = app.settings.home / "hang"
+
+    async def hang() -> None:
+        if trigger.exists():
+            kind = trigger.read_text()
+            trigger.unlink()
+            await _HANGS[kind](app)
+
+    app.timer(0.2)(hang)
+
+
+original_attach = experiments.attach
+
+
+async def block_loop(_app: TwinApp) -> None:
+    time.sleep(3600)  # noqa: ASYNC251  # the point of it
+
+
+async def spin(_app: TwinApp) -> None:
+    while True:
+        pass
+
+
+async def raise_and_refuse_to_stop(app: TwinApp) -> None:
+    async def ignore_cancellation() -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                continue
+
+    app.add_future(ignore_cancellation())
+    raise ValueError("a timer fails")
+
+
+async def block_consumer_thread(app: TwinApp) -> None:
+    app.consumer._thread.thread_loop.call_soon_threadsafe(time.sleep, 3600)
+
+
+async def wait_and_compute(_app: TwinApp) -> None:
+    await asyncio.to_thread(time.sleep, 3600)
+
+
+_HANGS = {
+    "block": block_loop,
+    "spin": spin,
+    "unstoppable": raise_and_refuse_to_stop,
+    "thread": block_consumer_thread,
+    "wait": wait_and_compute,
+}
+
+
+@asynccontextmanager
+async def running(settings: Settings, roles: list[Role], tmp_path: Path) -> AsyncIterator[Workers]:
+    workers = await asyncio.to_thread(Workers(roles, settings, log_folder=tmp_path / "logs").__enter__)
+    try:
+        await asyncio.to_thread(workers.wait_ready)
+        yield workers
+    finally:
+        await asyncio.to_thread(workers.stop)
+
+
+@pytest.fixture
+def short_limits(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings with short limits, and processes whose role experiments hangs once the file ``hang`` exists."""
+    monkeypatch.setattr(supervisor, "run_role_process", run_hanging_role)
+    return settings.model_copy(update={"heartbeat_limit_s": 4.0, "stop_limit_s": 4.0})
+
+
+def run_hanging_role(*arguments: Any) -> None:
+    """Run a role whose agent hangs on demand; it is imported by the process of the role."""
+    experiments.attach = attach_hanging
+    from streams.worker.role_process import run_role_process  # noqa: PLC0415
+
+    run_role_process(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("block", "its event loop stood still for 4 s (TWIN_HEARTBEAT_LIMIT_S), and it was killed"),
+        ("spin", "its event loop stood still for 4 s (TWIN_HEARTBEAT_LIMIT_S), and it was killed"),
+        ("thread", "the thread that reads Kafka hangs"),
+        ("unstoppable", "ValueError: a timer fails"),
+    ],
+)
+async def test_a_role_that_hangs_is_restarted_alone(short_limits, tmp_path, caplog, kind: str, reason: str):
+    async with running(short_limits, ["experiments", "simulation"], tmp_path) as workers:
+        pids = dict(workers.pids)
+        (short_limits.home / "hang").write_text(kind)
+        await until(lambda: is_restarted(workers, pids, "experiments"), within_s=PATIENCE_S)
+        await asyncio.to_thread(workers.wait_ready)
+        assert workers.pids["simulation"] == pids["simulation"]
+        assert await read_metric(short_limits, "experiments", "twin_role_exits_total") == 1.0
+    assert reason in caplog.text
+
+
+async def test_a_role_that_is_stopped_by_a_signal_is_restarted(short_limits, tmp_path, caplog):
+    async with running(short_limits, ["experiments"], tmp_path) as workers:
+        pids = dict(workers.pids)
+        os.kill(pids["experiments"], signal.SIGSTOP)
+        await until(lambda: is_restarted(workers, pids, "experiments"), within_s=PATIENCE_S)
+    assert "its event loop stood still" in caplog.text
+
+
+async def test_a_role_that_waits_in_a_thread_is_left_alone(short_limits, tmp_path):
+    trigger = short_limits.home / "hang"
+    async with running(short_limits, ["experiments"], tmp_path) as workers:
+        pids = dict(workers.pids)
+        trigger.write_text("wait")
+        await asyncio.sleep(3 * short_limits.heartbeat_limit_s)
+        assert workers.pids == pids
+        assert await status(short_limits, "experiments", "/live") == 200
+        assert not trigger.exists()
+
+
+async def is_restarted(workers: Workers, pids: dict[Role, int], role: Role) -> bool:
+    return workers.pids[role] != pids[role]
+
+
+async def status(settings: Settings, role: Role, path: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{settings.port_of(role)}{path}") as reply:
+        return reply.status
+
+
+async def read_metric(settings: Settings, role: Role, name: str) -> float:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{settings.port_of(role)}/metrics") as reply:
+        (line,) = [line for line in (await reply.text()).splitlines() if line.startswith(f"{name}{{")]
+    return float(line.split()[-1])
