@@ -116,7 +116,7 @@ class Settings(PostgresSettings):
         return (_read_graphs(self.causal_graphs) if self.causal_graphs else CAUSAL_GRAPHS).get(twin_type, CAUSAL_GRAPHS[twin_type])
 
     def port_of(self, role: Role) -> int:
-        """Port at which the process of a role serves ``/metrics``, ``/health`` and ``/ready``."""
+        """Port at which the process of a role serves ``/metrics``, ``/live`` and ``/ready``."""
         return self.web_port + ROLES.index(role)
 
 
