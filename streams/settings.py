@@ -48,7 +48,9 @@ class Settings(PostgresSettings):
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     kafka_ca_file: Path | None = None
     kafka_replication: int = Field(default=1, ge=1)
+    kafka_connect_timeout_s: float = Field(default=10.0, gt=0)
     mlflow_uri: str = ""
+    mlflow_connect_timeout_s: float = Field(default=10.0, gt=0)
     home: Path = Path(".twinstream")
 
     pane_s: float = Field(default=300.0, gt=0)

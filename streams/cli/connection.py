@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from streams.cli.failures import explain_server_failures
 from streams.cli.output import notify
+from streams.cli.running import run_command
 
 if TYPE_CHECKING:
     from sql.database import Pool
+    from streams.cli.server_watch import Server
     from streams.settings import Settings
 
 __all__ = ["connected_service", "load_settings", "with_pool"]
@@ -39,8 +40,8 @@ def connected_service() -> Iterator[Settings]:
         yield settings
 
 
-def with_pool(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
-    """Run ``work`` with the settings of the service and connections to its database."""
+def with_pool(work: Callable[[Settings, Pool], Awaitable[T]], *servers: Server) -> T:
+    """Run ``work`` with the settings of the service and connections to its database; ``servers`` are the others that it uses."""
     from sql.database import open_pool
 
     async def run(settings: Settings) -> T:
@@ -48,4 +49,4 @@ def with_pool(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
             return await work(settings, pool)
 
     with connected_service() as settings:
-        return asyncio.run(run(settings))
+        return run_command(settings, run(settings), "postgres", *servers)

@@ -178,7 +178,7 @@ def _replay(ids: Sequence[str], query: RefusalQuery, correction: Correction, *, 
         load = load_dead_letters if dry_run else await_replay_results
         return ReplayOutcome(sent, skipped, await load(pool, [record.refused for record in sent]))
 
-    return with_pool(work)
+    return with_pool(work, "kafka")
 
 
 def _print_replay(outcome: ReplayOutcome, *, dry_run: bool, as_json: bool) -> None:

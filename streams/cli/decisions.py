@@ -103,7 +103,7 @@ def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json:
         await _set_champion_alias(settings, pool, event)
         return event
 
-    event = with_pool(apply)
+    event = with_pool(apply, "kafka", "mlflow")
     print_result(event.model_dump(mode="json"), lambda: "  ".join(event_cells(event)), as_json=as_json)
 
 

@@ -10,6 +10,7 @@ import typer
 from schemas import Brand, TwinType
 from streams.cli.campaigns import BrandOption, TwinTypeOption
 from streams.cli.connection import load_settings
+from streams.cli.log_output import show_service_warnings
 from streams.cli.options import JsonOption, examples
 from streams.cli.output import notify, print_result
 
@@ -36,6 +37,7 @@ def demo(
     """
     from streams.demo.run import run_demo
 
+    show_service_warnings()
     report = run_demo(load_settings(), data, twin_type, brand, _ignore if once else notify)
     print_result(report.to_dict(), report.format_text, as_json=as_json)
     if not report.succeeded:

@@ -218,7 +218,7 @@ def _load_champion(line: str) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
 
         return await load_champion(settings, pool, line), await current_priors(pool, line)
 
-    return with_pool(load)
+    return with_pool(load, "mlflow")
 
 
 def _check_features(model: TwinModel, table: pd.DataFrame) -> None:

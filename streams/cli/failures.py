@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING
 
+from streams.cli.log_output import last_kafka_error
+
 if TYPE_CHECKING:
+    from streams.cli.server_watch import Server
     from streams.settings import Settings
 
-__all__ = ["ServerFailure", "explain_server_failures"]
+__all__ = ["ServerFailure", "explain_server_failures", "silence_failure"]
 
 
 class ServerFailure(RuntimeError):
-    """Kafka or Postgres cannot be reached, or the database is not set up."""
+    """Kafka, Postgres or MLflow cannot be reached or does not answer, or the database is not set up."""
 
 
 @contextmanager
@@ -22,34 +25,78 @@ def explain_server_failures(settings: Settings) -> Iterator[None]:
     """Replace the errors of connections by one sentence without credentials.
 
     Raises:
-        ServerFailure: when Kafka or Postgres cannot be reached, or the database has no tables.
+        ServerFailure: when Kafka, Postgres or MLflow cannot be reached or refuses the client, or the database has no tables.
     """
-    import asyncpg
-    from aiokafka.errors import KafkaConnectionError
-
     try:
         yield
-    except asyncpg.UndefinedTableError as error:
-        raise ServerFailure("the database has no tables yet: run twinstream migrate") from error
-    except KafkaConnectionError as error:
-        raise _kafka_failure(settings) from error
-    except (OSError, OverflowError) as error:  # OverflowError: the port is larger than 65535
-        modules = _calling_modules(error)  # neither client wraps these errors: where they are raised names the server
+    except Exception as error:
+        failure = _server_failure(error, settings)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _server_failure(error: Exception, settings: Settings) -> ServerFailure | None:
+    """Word a failure of a server, None for any other one."""
+    import asyncpg
+
+    if isinstance(error, asyncpg.UndefinedTableError):
+        return ServerFailure("the database has no tables yet: run twinstream migrate")
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError | asyncpg.InvalidCatalogNameError):
+        return ServerFailure(f"Postgres at {_postgres_address(settings)} refuses the connection: {error} (TWIN_POSTGRES_DSN)")
+    if _is_kafka_outage(error):
+        return _kafka_failure(settings)
+    if _is_mlflow_outage(error):
+        return ServerFailure(f"MLflow at {settings.mlflow_uri} cannot be reached (TWIN_MLFLOW_URI)")
+    return _connection_failure(error, settings)
+
+
+def _connection_failure(error: Exception, settings: Settings) -> ServerFailure | None:
+    """Word an error of a connection, which neither client wraps: where it is raised names the server."""
+    if isinstance(error, OSError | OverflowError):  # OverflowError: the port is larger than 65535
+        modules = _calling_modules(error)
         if "asyncpg.connect_utils" in modules or "asyncpg.connection" in modules:
-            raise _postgres_failure(settings) from error
+            return ServerFailure(f"Postgres at {_postgres_address(settings)} cannot be reached (TWIN_POSTGRES_DSN)")
         if "aiokafka.conn" in modules:
-            raise _kafka_failure(settings) from error
-        raise
+            return _kafka_failure(settings)
+    return None
+
+
+def silence_failure(settings: Settings, server: Server) -> ServerFailure:
+    """Word the failure of a server that accepts connections, or did so before, and does not answer."""
+    address, setting, seconds = {
+        "kafka": (f"Kafka at {settings.kafka_bootstrap}", "TWIN_KAFKA_BOOTSTRAP", settings.kafka_connect_timeout_s),
+        "postgres": (f"Postgres at {_postgres_address(settings)}", "TWIN_POSTGRES_DSN", settings.postgres_connect_timeout_s),
+        "mlflow": (f"MLflow at {settings.mlflow_uri}", "TWIN_MLFLOW_URI", settings.mlflow_connect_timeout_s),
+    }[server]
+    limit = f"TWIN_{server.upper()}_CONNECT_TIMEOUT_S"
+    return ServerFailure(f"{address} has not answered for {seconds:g} s ({setting}, {limit})")
 
 
 def _kafka_failure(settings: Settings) -> ServerFailure:
-    return ServerFailure(f"Kafka at {settings.kafka_bootstrap} cannot be reached (TWIN_KAFKA_BOOTSTRAP)")
+    reason = f": {text}" if (text := last_kafka_error().rpartition('": ')[2]) else ""
+    return ServerFailure(f"Kafka at {settings.kafka_bootstrap} cannot be reached (TWIN_KAFKA_BOOTSTRAP){reason}")
 
 
-def _postgres_failure(settings: Settings) -> ServerFailure:
+def _postgres_address(settings: Settings) -> str:
+    """Host and port in the address of Postgres, which has the password."""
     dsn = settings.postgres_dsn.get_secret_value()
-    address = dsn.partition("://")[2].partition("/")[0].rpartition("@")[2] or "its address"
-    return ServerFailure(f"Postgres at {address} cannot be reached (TWIN_POSTGRES_DSN)")
+    return dsn.partition("://")[2].partition("/")[0].rpartition("@")[2] or "its address"
+
+
+def _is_kafka_outage(error: Exception) -> bool:
+    from aiokafka.errors import KafkaConnectionError
+
+    from streams.client import KafkaUnavailable
+
+    return isinstance(error, KafkaConnectionError | KafkaUnavailable)
+
+
+def _is_mlflow_outage(error: Exception) -> bool:
+    """Whether an error of MLflow comes from its connection; MLflow is imported only by commands that use it."""
+    from streams.errors import is_transient
+
+    return type(error).__module__.startswith("mlflow.") and is_transient(error)
 
 
 def _calling_modules(error: BaseException) -> set[str]:

@@ -5,6 +5,8 @@ No library serves: Typer and Click load no commands lazily by themselves, and Ty
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -14,6 +16,9 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_group
 
 __all__ = ["LazyCommand", "RefusalGroup", "add_lazy_commands"]
+
+
+_INTERRUPTED = 128 + signal.SIGINT  # as shells have it
 
 
 class PlainArgument(TyperArgument):
@@ -84,7 +89,8 @@ class RefusalGroup(TyperGroup):
             _name_value(error)
             raise
         except KeyboardInterrupt:
-            raise typer.Abort from None
+            typer.echo("twinstream: interrupted", err=True)
+            raise typer.Exit(_INTERRUPTED) from None
         except _refusals() as error:
             from streams.errors import describe_error
 
@@ -121,4 +127,12 @@ def _refusals() -> tuple[type[Exception], ...]:
         KafkaError,
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        *_mlflow_errors(),
     )
+
+
+def _mlflow_errors() -> tuple[type[Exception], ...]:
+    """The errors of MLflow and of its database, where a command has imported it."""
+    names = (("mlflow.exceptions", "MlflowException"), ("sqlalchemy.exc", "SQLAlchemyError"))
+    return tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)

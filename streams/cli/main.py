@@ -8,19 +8,23 @@ first sentence of the command's own help.
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
+import threading
+import time
 from typing import Annotated
 
 import typer
 
 from streams.cli.lazy import RefusalGroup, add_lazy_commands
+from streams.cli.log_output import silence_libraries
 from streams.cli.options import examples
 from streams.cli.output import is_terminal
 
 __all__ = ["app", "main"]
 
 PROGRAM = "twinstream"
+_THREAD_S = 0.5
 
 app = typer.Typer(
     cls=RefusalGroup,
@@ -157,7 +161,24 @@ add_lazy_commands(
 
 def main() -> None:
     """Run the command line; on a terminal Rich formats help, on stdout, and usage errors, on stderr."""
-    logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # a failure is one line, which names the server
+    silence_libraries()
     if is_terminal(sys.stdout) and is_terminal(sys.stderr):
         app.rich_markup_mode = "rich"
-    app(prog_name=PROGRAM)
+    try:
+        app(prog_name=PROGRAM)
+    except SystemExit as ended:
+        if ended.code:
+            _exit_without_threads(ended.code)
+        raise
+
+
+def _exit_without_threads(status: str | int) -> None:
+    """Exit now if a thread still waits for a server that does not answer; Python would wait for it."""
+    deadline = time.monotonic() + _THREAD_S
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else 1)

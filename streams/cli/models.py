@@ -94,7 +94,8 @@ def realism(line: LineArgument, filters: FilterOption = None, as_json: JsonOptio
     The twins are those of the line's champion. With filters only the twins that satisfy them are assessed, and the report is
     stored with every stored population that has the same filters.
     """
-    report, populations = with_pool(lambda settings, pool: _assess_realism(settings, pool, line, parse_filters(filters)))
+    assessment = with_pool(lambda settings, pool: _assess_realism(settings, pool, line, parse_filters(filters)), "mlflow")
+    report, populations = assessment
     print_result(
         {"realism": report.model_dump(mode="json"), "populations": populations},
         lambda: f"{report}\nstored with {populations} populations",

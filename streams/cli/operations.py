@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from streams.cli.connection import connected_service, with_pool
 from streams.cli.options import DryRunOption, JsonOption, examples
 from streams.cli.output import print_result
+from streams.cli.running import run_command
 
 if TYPE_CHECKING:
     from sql.database import Pool
@@ -30,7 +30,7 @@ def migrate(as_json: JsonOption = False) -> None:
     from streams.worker.setup import prepare
 
     with connected_service() as settings:
-        created = asyncio.run(prepare(settings))
+        created = run_command(settings, prepare(settings), "postgres", "kafka", "mlflow")
     print_result(
         created,
         lambda: "\n".join(f"{kind}: {', '.join(names) or 'nothing to do'}" for kind, names in created.items()),
@@ -50,7 +50,7 @@ def verify(
     from streams.operations.verify import verify as verify_windows
 
     with connected_service() as settings:
-        report = asyncio.run(verify_windows(settings, repair=repair))
+        report = run_command(settings, verify_windows(settings, repair=repair), "postgres", "kafka")
     print_result(report.to_dict(), report.format_text, as_json=as_json)
     if report.mismatches:
         raise typer.Exit(1)
@@ -93,7 +93,7 @@ def replay(
     async def work(settings: Settings, pool: Pool) -> ReplayReport:
         return await topic_replay.replay_topic(settings, pool, topic, first, last, partitions or (), dry_run=dry_run)
 
-    report = with_pool(work)
+    report = with_pool(work, "kafka")
     print_result(report.to_dict(), report.format_text, as_json=as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +11,7 @@ from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
 from streams.cli.connection import connected_service, with_pool
 from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import Table, print_result, show_progress
+from streams.cli.running import run_command
 
 if TYPE_CHECKING:
     from streams.reporting.overview import LineOverview
@@ -39,7 +39,8 @@ def publish(
 
     table = read_table(file)
     with connected_service() as settings, show_progress("publishing outcomes", len(table)) as report_progress:
-        published = asyncio.run(publish_table(settings, table, twin_type, brand, target, report_progress))
+        publication = publish_table(settings, table, twin_type, brand, target, report_progress)
+        published = run_command(settings, publication, "kafka")
     print_result({"published": published}, lambda: f"{published:,} outcomes published", as_json=as_json)
 
 

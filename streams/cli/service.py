@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from streams.cli.connection import connected_service, load_settings
+from streams.cli.log_output import show_service_warnings
 from streams.cli.options import examples
 from streams.cli.output import notify
 
@@ -35,6 +36,7 @@ def worker(
     from streams.worker.supervisor import run_worker
 
     selected = _parse_roles(roles)
+    show_service_warnings()
     with connected_service() as settings:
         run_worker(selected, settings, notify=notify)
 
@@ -67,4 +69,5 @@ def up(
     """
     from streams.worker.up import serve
 
+    show_service_warnings()
     serve(load_settings(), home, port, notify)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+import time
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
@@ -26,6 +26,7 @@ from streams.cli.campaigns import (
 from streams.cli.connection import connected_service, with_pool
 from streams.cli.options import FilterOption, JsonOption, examples, parse_filters, require_value
 from streams.cli.output import print_result
+from streams.cli.running import run_command
 
 app = typer.Typer()
 
@@ -112,12 +113,14 @@ def simulate(
 def _request_simulation(request: SimulationRequest, timeout_s: float) -> SimulationAnswer:
     from streams.client import TwinClient
 
-    async def publish_and_wait() -> SimulationAnswer:
-        async with TwinClient(settings, name="command line") as client:
-            return await client.request(request, timeout_s=timeout_s)
+    async def publish_and_wait(deadline: float) -> SimulationAnswer:
+        connect_s = min(timeout_s, settings.kafka_connect_timeout_s)
+        hasty = settings.model_copy(update={"kafka_connect_timeout_s": connect_s})
+        async with TwinClient(hasty, name="command line") as client:
+            return await client.request(request, timeout_s=deadline - time.monotonic())
 
     with connected_service() as settings:
-        return asyncio.run(publish_and_wait())
+        return run_command(settings, publish_and_wait(time.monotonic() + timeout_s), "kafka")
 
 
 def _print_answer(answer: SimulationAnswer, *, as_json: bool) -> None:
@@ -138,7 +141,7 @@ def _simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
     from streams.reporting.text import reproduction_text
     from streams.simulation import reproduce
 
-    reproduction = with_pool(lambda settings, pool: reproduce(settings, pool, simulation_id))
+    reproduction = with_pool(lambda settings, pool: reproduce(settings, pool, simulation_id), "mlflow")
     text = partial(reproduction_text, reproduction.answer, reproduction.differences)
     print_result(reproduction.to_dict(), text, as_json=as_json)
     if reproduction.differences:

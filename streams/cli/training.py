@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
 from streams.cli.connection import connected_service
 from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import print_result, show_progress
+from streams.cli.running import run_command
 
 if TYPE_CHECKING:
     from streams.training import ImportedTable
@@ -95,12 +95,14 @@ def _train(
     table, source = read_table(file), file.name
     imported = as_training_table(table, twin_type, target) if features is None else None
     with connected_service() as settings:
-        asyncio.run(prepare(settings))
+        run_command(settings, prepare(settings), "postgres", "kafka", "mlflow")
         if imported is None:
-            table, name = asyncio.run(join_features(settings, table, str(features), model_line(twin_type, brand, target)))
+            line = model_line(twin_type, brand, target)
+            table, name = run_command(settings, join_features(settings, table, str(features), line), "postgres")
             imported, source = as_training_table(table, twin_type, target), f"{source}, features from {name}"
         with show_progress(f"training on {len(imported.frame):,} rows"):
-            trained = asyncio.run(train_model(settings, imported.frame, twin_type, brand, imported.target, source))
+            training = train_model(settings, imported.frame, twin_type, brand, imported.target, source)
+            trained = run_command(settings, training, "postgres", "mlflow")
     return imported, trained
 
 

@@ -4,6 +4,6 @@ It imports from ``streams.kafka`` and the ground floor (settings, errors), and f
 """
 
 from streams.client.discovery import NoKafkaAddress
-from streams.client.twin_client import NoAnswer, TwinClient
+from streams.client.twin_client import KafkaUnavailable, NoAnswer, TwinClient
 
-__all__ = ["NoAnswer", "NoKafkaAddress", "TwinClient"]
+__all__ = ["KafkaUnavailable", "NoAnswer", "NoKafkaAddress", "TwinClient"]

@@ -11,29 +11,35 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from schemas import Event, OutcomeEvent, SimulationAnswer, SimulationRequest
 from streams.client.discovery import settings_with_kafka
+from streams.errors import is_transient
 from streams.kafka import Headers, event_headers, event_value, open_consumer, open_producer, topic_of
 from streams.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NoAnswer", "TwinClient"]
+__all__ = ["KafkaUnavailable", "NoAnswer", "TwinClient"]
 
 ANSWERS = topic_of(SimulationAnswer)
 BATCH = 1000
 
 
 class NoAnswer(TimeoutError):
-    """No answer arrived in time."""
+    """No answer arrived in time, or Kafka did not answer: every wait of a client ends with it."""
+
+
+class KafkaUnavailable(NoAnswer):
+    """Kafka cannot be reached, or does not acknowledge an event."""
 
 
 class TwinClient:
@@ -46,6 +52,8 @@ class TwinClient:
 
     Raises:
         NoKafkaAddress: when the settings name no Kafka and no local stack is running.
+        KafkaUnavailable: by ``async with`` when no broker answers within ``kafka_connect_timeout_s`` of the settings, and by each
+            method that publishes when an event is not acknowledged.
     """
 
     def __init__(self, settings: Settings | None = None, *, name: str = "client") -> None:
@@ -58,7 +66,8 @@ class TwinClient:
         self._pending: defaultdict[bytes, set[asyncio.Future[SimulationAnswer]]] = defaultdict(set)
 
     async def __aenter__(self) -> Self:
-        self._producer = await self._clients.enter_async_context(open_producer(self._settings))
+        with self._kafka_failures():
+            self._producer = await self._clients.enter_async_context(open_producer(self._settings))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -70,29 +79,33 @@ class TwinClient:
         """Publish a request and wait for its answer; the same request published again gets the same answer.
 
         Raises:
-            NoAnswer: after ``timeout_s``; the request stays published and will be answered.
+            NoAnswer: after ``timeout_s``, whatever was waited for; a request that was published will be answered.
         """
-        dispatcher = await self._start_dispatcher()
         key = str(request.simulation_id).encode()
         answer: asyncio.Future[SimulationAnswer] = asyncio.get_running_loop().create_future()
         self._pending[key].add(answer)
+        waits_for = f"Kafka at {self._settings.kafka_bootstrap} does not answer"
         try:
-            await self.publish(request)
-            tasks: set[asyncio.Future[Any]] = {answer, dispatcher}
-            await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(timeout_s):
+                dispatcher = await self._start_dispatcher()
+                await self.publish(request)
+                waits_for = "is a worker with the role simulation running?"
+                ends: set[asyncio.Future[Any]] = {answer, dispatcher}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        except NoAnswer:
+            raise
+        except TimeoutError:
+            raise NoAnswer(f"no answer to simulation {request.simulation_id} within {timeout_s:g} s: {waits_for}") from None
         finally:
             self._discard(key, answer)
-        if answer.done():
-            return answer.result()
-        if dispatcher.done():
+        if not answer.done():
             dispatcher.result()
-        raise NoAnswer(
-            f"no answer to simulation {request.simulation_id} within {timeout_s:g} s: is a worker with the role simulation running?"
-        )
+        return await answer
 
     async def publish(self, event: Event) -> None:
         """Publish an event on the topic of its class and wait for the acknowledgement."""
-        await (await self._send(event))
+        with self._kafka_failures():
+            await (await self._send(event))
 
     async def publish_outcomes(
         self,
@@ -112,7 +125,8 @@ class TwinClient:
         events = _events(outcomes)
         count = 0
         while batch := list(islice(events, BATCH)):
-            await asyncio.gather(*[await self._send(event) for event in batch])
+            with self._kafka_failures():
+                await asyncio.gather(*[await self._send(event) for event in batch])
             count += len(batch)
             progress(count)
         return count
@@ -127,10 +141,22 @@ class TwinClient:
         partition: int | None = None,
     ) -> tuple[int, int]:
         """Publish bytes as they are, and return partition and offset once they are acknowledged."""
-        metadata = await self._open_producer().send_and_wait(
-            topic, key=key, value=value, headers=headers or [], partition=partition
-        )
+        with self._kafka_failures():
+            metadata = await self._open_producer().send_and_wait(
+                topic, key=key, value=value, headers=headers or [], partition=partition
+            )
         return metadata.partition, metadata.offset
+
+    @contextmanager
+    def _kafka_failures(self) -> Iterator[None]:
+        """Replace the errors of an outage inside by :class:`KafkaUnavailable`."""
+        try:
+            yield
+        except KafkaError as error:
+            if not is_transient(error):
+                raise
+            address = self._settings.kafka_bootstrap
+            raise KafkaUnavailable(f"Kafka at {address} cannot be reached or does not answer (TWIN_KAFKA_BOOTSTRAP)") from error
 
     async def _send(self, event: Event) -> Awaitable[Any]:
         acknowledgement: Awaitable[Any] = await self._open_producer().send(
@@ -147,9 +173,10 @@ class TwinClient:
         """Start to read answers at the first request."""
         async with self._dispatcher_lock:
             if self._dispatcher is None:
-                consumer = await self._clients.enter_async_context(open_consumer(self._settings))
-                partitions = await self._open_producer().partitions_for(ANSWERS)
-                await _seek_to_end(consumer, [TopicPartition(ANSWERS, partition) for partition in partitions])
+                with self._kafka_failures():
+                    consumer = await self._clients.enter_async_context(open_consumer(self._settings))
+                    partitions = await self._open_producer().partitions_for(ANSWERS)
+                    await _seek_to_end(consumer, [TopicPartition(ANSWERS, partition) for partition in partitions])
                 self._dispatcher = asyncio.create_task(self._dispatch(consumer))
             return self._dispatcher
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError
 
 from streams.kafka.records import MAX_RECORD_BYTES
 from streams.kafka.security import kafka_security
@@ -14,6 +17,9 @@ from streams.settings import Settings
 
 __all__ = ["open_admin", "open_consumer", "open_producer"]
 
+LOG = logging.getLogger(__name__)
+CLOSE_S = 2.0
+"""The longest wait for a client to close; where its broker does not answer, it closes in the background."""
 _LINGER_MS = 5  # records that are sent together travel together
 
 
@@ -22,7 +28,7 @@ async def open_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
     """Open a producer whose records are stored by all replicas, once each and in order.
 
     Raises:
-        aiokafka.errors.KafkaConnectionError: when no broker answers.
+        aiokafka.errors.KafkaConnectionError: when no broker answers within ``kafka_connect_timeout_s``.
         ValueError: when the settings lack a user name.
     """
     producer = AIOKafkaProducer(
@@ -33,11 +39,8 @@ async def open_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
         max_request_size=MAX_RECORD_BYTES,
         **kafka_security(settings),
     )
-    try:
-        await producer.start()
+    async with _running(settings, producer.start, producer.stop):
         yield producer
-    finally:
-        await producer.stop()
 
 
 @asynccontextmanager
@@ -47,7 +50,7 @@ async def open_consumer(settings: Settings, *topics: str) -> AsyncIterator[AIOKa
     Without topics it reads the partitions that the caller assigns.
 
     Raises:
-        aiokafka.errors.KafkaConnectionError: when no broker answers.
+        aiokafka.errors.KafkaConnectionError: when no broker answers within ``kafka_connect_timeout_s``.
         ValueError: when the settings lack a user name.
     """
     consumer = AIOKafkaConsumer(
@@ -57,11 +60,8 @@ async def open_consumer(settings: Settings, *topics: str) -> AsyncIterator[AIOKa
         auto_offset_reset="earliest",
         **kafka_security(settings),
     )
-    try:
-        await consumer.start()
+    async with _running(settings, consumer.start, consumer.stop):
         yield consumer
-    finally:
-        await consumer.stop()
 
 
 @asynccontextmanager
@@ -69,12 +69,42 @@ async def open_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """Open a client that manages topics and consumer groups.
 
     Raises:
-        aiokafka.errors.KafkaConnectionError: when no broker answers.
+        aiokafka.errors.KafkaConnectionError: when no broker answers within ``kafka_connect_timeout_s``.
         ValueError: when the settings lack a user name.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap, **kafka_security(settings))
-    try:
-        await admin.start()
+    async with _running(settings, admin.start, admin.close):
         yield admin
+
+
+@asynccontextmanager
+async def _running(
+    settings: Settings, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Start a client and stop it at the end of the block; neither takes longer than its limit when no broker answers."""
+    seconds = settings.kafka_connect_timeout_s
+    try:
+        try:
+            async with asyncio.timeout(seconds):
+                await start()
+        except TimeoutError as error:
+            raise KafkaConnectionError(f"no broker of {settings.kafka_bootstrap} answered within {seconds:g} s") from error
+        yield
     finally:
-        await admin.close()
+        await _stop(stop)
+
+
+_stopping: set[asyncio.Future[None]] = set()  # the event loop itself has weak references only
+
+
+async def _stop(stop: Callable[[], Awaitable[None]]) -> None:
+    stopped = asyncio.ensure_future(stop())
+    _stopping.add(stopped)
+    stopped.add_done_callback(_log_failure)
+    await asyncio.wait({stopped}, timeout=CLOSE_S)
+
+
+def _log_failure(stopped: asyncio.Future[None]) -> None:
+    _stopping.discard(stopped)
+    if not stopped.cancelled() and (error := stopped.exception()) is not None:
+        LOG.warning("a client of Kafka could not be closed: %r", error)

@@ -154,10 +154,10 @@ def test_every_expected_failure_is_one_line(monkeypatch: pytest.MonkeyPatch, err
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_ctrl_c_is_status_1_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_status_130_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(monkeypatch, KeyboardInterrupt())
     result = run("fidelity")
-    assert (result.exit_code, result.stderr) == (1, "Aborted!\n")
+    assert (result.exit_code, result.stderr) == (130, "twinstream: interrupted\n")
 
 
 def test_a_bug_shows_a_traceback_without_local_variables() -> None:

@@ -1,0 +1,118 @@
+"""Watches from a thread of its own whether the servers that a command uses still answer.
+
+A client library can wait for minutes, or for ever, for a server that accepts connections and does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+__all__ = ["Server", "ServerWatch"]
+
+Server = Literal["kafka", "postgres", "mlflow"]
+
+_INTERVAL_S = 1.0
+
+
+class _Check(NamedTuple):
+    """How to find out whether a server answers, and for how many seconds it may fail to."""
+
+    server: Server
+    answers: Callable[[Settings], Awaitable[object]]
+    limit_s: float
+
+
+class ServerWatch:
+    """Checks servers every second until it is stopped, and calls ``on_silence`` once with the first that does not answer in time.
+
+    Args:
+        settings: addresses and connect timeouts; a server that has not answered for so long counts as silent.
+        servers: the servers that the command uses.
+        on_silence: called from the thread.
+    """
+
+    def __init__(self, settings: Settings, servers: Sequence[Server], on_silence: Callable[[Server], None]) -> None:
+        self._settings, self._on_silence = settings, on_silence
+        self._checks = [_check_of(settings, server) for server in servers]
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="server watch", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the thread end; it is not waited for, since a check may take long."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        asyncio.run(self._watch())
+
+    async def _watch(self) -> None:
+        await asyncio.gather(*map(self._watch_server, self._checks))
+
+    async def _watch_server(self, check: _Check) -> None:
+        answered_at = time.monotonic()
+        while not self._stopped.is_set():
+            remaining_s = answered_at + check.limit_s - time.monotonic()
+            if remaining_s <= 0:
+                self._stopped.set()
+                self._on_silence(check.server)
+                return
+            if await _answers_within(check.answers(self._settings), remaining_s):
+                answered_at = time.monotonic()
+            await asyncio.sleep(_INTERVAL_S)
+
+
+async def _answers_within(answer: Awaitable[object], seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await answer
+    except Exception:  # noqa: BLE001  # whatever the client raises, the server has not answered
+        return False
+    return True
+
+
+def _check_of(settings: Settings, server: Server) -> _Check:
+    match server:
+        case "kafka":
+            return _Check(server, _ask_kafka, settings.kafka_connect_timeout_s)
+        case "postgres":
+            return _Check(server, _ask_postgres, settings.postgres_connect_timeout_s)
+        case "mlflow":
+            return _Check(server, _ask_mlflow, settings.mlflow_connect_timeout_s)
+
+
+async def _ask_kafka(settings: Settings) -> None:
+    from streams.kafka import open_admin
+
+    async with open_admin(settings):
+        pass
+
+
+async def _ask_postgres(settings: Settings) -> None:
+    """Connect; an error that Postgres itself sends is an answer too."""
+    import asyncpg
+
+    try:
+        connection = await asyncpg.connect(settings.postgres_dsn.get_secret_value())
+        connection.terminate()
+    except asyncpg.PostgresError:
+        return
+
+
+async def _ask_mlflow(settings: Settings) -> None:
+    """Request a page of the server; stores in a database or a folder are not asked."""
+    if not settings.mlflow_uri.startswith(("http://", "https://")):
+        return
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.get(f"{settings.mlflow_uri.rstrip('/')}/health"):
+        pass
