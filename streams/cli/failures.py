@@ -45,7 +45,7 @@ def _server_failure(error: Exception, settings: Settings) -> ServerFailure | Non
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError | asyncpg.InvalidCatalogNameError):
         return ServerFailure(f"Postgres at {_postgres_address(settings)} refuses the connection: {error} (TWIN_POSTGRES_DSN)")
     if _is_kafka_outage(error):
-        return _kafka_failure(settings)
+        return _kafka_failure(settings, error)
     if _is_mlflow_outage(error):
         return ServerFailure(f"MLflow at {settings.mlflow_uri} cannot be reached (TWIN_MLFLOW_URI)")
     return _connection_failure(error, settings)
@@ -56,9 +56,11 @@ def _connection_failure(error: Exception, settings: Settings) -> ServerFailure |
     if isinstance(error, OSError | OverflowError):  # OverflowError: the port is larger than 65535
         modules = _calling_modules(error)
         if "asyncpg.connect_utils" in modules or "asyncpg.connection" in modules:
+            if isinstance(error, TimeoutError):
+                return silence_failure(settings, "postgres")
             return ServerFailure(f"Postgres at {_postgres_address(settings)} cannot be reached (TWIN_POSTGRES_DSN)")
         if "aiokafka.conn" in modules:
-            return _kafka_failure(settings)
+            return _kafka_failure(settings, error)
     return None
 
 
@@ -73,8 +75,12 @@ def silence_failure(settings: Settings, server: Server) -> ServerFailure:
     return ServerFailure(f"{address} has not answered for {seconds:g} s ({setting}, {limit})")
 
 
-def _kafka_failure(settings: Settings) -> ServerFailure:
-    reason = f": {text}" if (text := last_kafka_error().rpartition('": ')[2]) else ""
+def _kafka_failure(settings: Settings, error: BaseException) -> ServerFailure:
+    """Word a failure of Kafka; the reason is in the cause of a timeout, else only in the log of the client."""
+    while error.__cause__ is not None and not isinstance(error.__cause__, TimeoutError):
+        error = error.__cause__
+    text = str(error.args[0]) if error.__cause__ else last_kafka_error().rpartition('": ')[2]
+    reason = f": {text}" if text else ""
     return ServerFailure(f"Kafka at {settings.kafka_bootstrap} cannot be reached (TWIN_KAFKA_BOOTSTRAP){reason}")
 
 

@@ -88,7 +88,7 @@ async def _running(
             async with asyncio.timeout(seconds):
                 await start()
         except TimeoutError as error:
-            raise KafkaConnectionError(f"no broker of {settings.kafka_bootstrap} answered within {seconds:g} s") from error
+            raise KafkaConnectionError(f"no answer within {seconds:g} s") from error
         yield
     finally:
         await _stop(stop)
