@@ -26,12 +26,14 @@ class HealthProbe:
         live_problems: returns what hangs, in plain words; the role is alive when there is nothing.
         ready_problems: returns why the role does not process events now; the role is ready when there is nothing.
         details: returns figures for the answer about liveness.
+        waits_for_server: returns whether Kafka, Postgres or MLflow does not answer.
     """
 
     role: str
     live_problems: Callable[[], Sequence[str]]
     ready_problems: Callable[[], Sequence[str]]
     details: Callable[[], Mapping[str, float | None]] = dict
+    waits_for_server: Callable[[], bool] = lambda: False
 
 
 def health_app(probe: HealthProbe) -> web.Application:
@@ -47,7 +49,12 @@ def health_app(probe: HealthProbe) -> web.Application:
 
     async def ready(_request: web.Request) -> web.Response:
         problems = probe.ready_problems()
-        body = {"role": probe.role, "ready": not problems, "reason": "; ".join(problems) or None}
+        body = {
+            "role": probe.role,
+            "ready": not problems,
+            "reason": "; ".join(problems) or None,
+            "waits_for_server": bool(problems) and probe.waits_for_server(),
+        }
         return web.json_response(body, status=503 if problems else 200)
 
     app = web.Application()

@@ -138,7 +138,7 @@ class _RoleRunner:
 
     def health_probe(self) -> HealthProbe:
         liveness = self.liveness
-        return HealthProbe(self.role, liveness.live_problems, liveness.ready_problems, liveness.details)
+        return HealthProbe(self.role, liveness.live_problems, liveness.ready_problems, liveness.details, liveness.waits_for_server)
 
     async def beat(self) -> None:
         """Advance the clocks of the liveness and report a heartbeat, once a second."""

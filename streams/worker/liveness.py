@@ -113,6 +113,10 @@ class RoleLiveness:
         activity = self._activity()
         return ([activity] if activity else []) + describe_outages(self._outages) + self._stalled()
 
+    def waits_for_server(self) -> bool:
+        """Whether a server does not answer."""
+        return bool(self._outages.current())
+
     def _activity(self) -> str | None:
         """What the role does instead of processing events, None when it processes them."""
         app = self._app

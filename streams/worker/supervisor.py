@@ -9,8 +9,6 @@ end with their parent even when it is killed; process managers such as superviso
 
 from __future__ import annotations
 
-import http.client
-import json
 import logging
 import math
 import multiprocessing as mp
@@ -33,7 +31,7 @@ from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
 from streams.worker.role_process import Report, run_role_process
 from streams.worker.silence import Silence
-from streams.worker.startup import StartStalled, Startup
+from streams.worker.startup import Activity, StartStalled, Startup, read_activity
 
 __all__ = ["WorkerFailed", "Workers", "run_worker"]
 
@@ -162,9 +160,9 @@ class Workers:
         if self._failure is not None:
             raise self._failure
 
-    def starting(self) -> dict[Role, str]:
-        """What each role does that does not process events yet; empty when all roles are ready."""
-        activities = {role: _read_activity(self._settings, role) for role in self._roles}
+    def unready(self) -> dict[Role, Activity]:
+        """What each role does that is not ready; empty when all roles process events."""
+        activities = {role: read_activity(self._settings, role) for role in self._roles}
         return {role: activity for role, activity in activities.items() if activity is not None}
 
     def wait_ready(self, stall_s: float | None = None, notify: Notify = lambda _line: None) -> None:
@@ -185,14 +183,14 @@ class Workers:
         """Begin to watch the start of the roles."""
         return Startup(self._settings.start_stall_s if stall_s is None else stall_s)
 
-    def advance(self, startup: Startup, notify: Notify) -> dict[Role, str]:
-        """Check once how the start advances, and return what each role does that is not ready, as :meth:`starting` does.
+    def advance(self, startup: Startup, notify: Notify) -> dict[Role, Activity]:
+        """Check once how the start advances, and return what :meth:`unready` does.
 
         Raises:
             WorkerFailed: as :meth:`wait_ready` does.
         """
         self.check()
-        activities = self.starting()
+        activities = self.unready()
         try:
             line = startup.update(activities) if activities else None
         except StartStalled as stalled:
@@ -269,9 +267,9 @@ class Workers:
             hint,
         )
 
-    def _describe_unready(self, activities: Mapping[Role, str]) -> str:
+    def _describe_unready(self, activities: Mapping[Role, Activity]) -> str:
         unready = [child for child in self._children if child.role in activities]
-        return "; ".join(self._describe_child(child, activities[child.role]) for child in unready)
+        return "; ".join(self._describe_child(child, activities[child.role].text) for child in unready)
 
     def _describe_child(self, child: _Child, activity: str) -> str:
         ended = f" (exits: {child.exits}, the last one: {child.reason})" if child.exits else ""
@@ -354,20 +352,3 @@ def _forkserver() -> ForkServerContext:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
-
-
-def _read_activity(settings: Settings, role: Role) -> str | None:
-    """What a role does that is not ready, None for one that is."""
-    listens_everywhere = settings.web_host in ("0.0.0.0", "::", "")  # noqa: S104  # compared, not bound
-    host = "127.0.0.1" if listens_everywhere else settings.web_host
-    connection = http.client.HTTPConnection(host, settings.port_of(role), timeout=1.0)
-    try:
-        connection.request("GET", "/ready")
-        response = connection.getresponse()
-        return None if response.status == 200 else str(json.loads(response.read())["reason"])
-    except (OSError, http.client.HTTPException):
-        return "starts its process"
-    except (ValueError, LookupError, TypeError):  # another program listens on this port
-        return "no valid answer from its port"
-    finally:
-        connection.close()

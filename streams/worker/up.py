@@ -11,6 +11,7 @@ from streams.settings import ROLES, Settings
 from streams.web.dashboard import serve_dashboard
 from streams.worker.local_stack import Notify, local_stack
 from streams.worker.setup import prepare
+from streams.worker.startup import Activity
 from streams.worker.supervisor import Workers
 
 __all__ = ["serve"]
@@ -38,16 +39,17 @@ def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> N
 
 
 async def _serve_dashboard(settings: Settings, workers: Workers, port: int, notify: Notify) -> None:
-    starting = dict.fromkeys(ROLES, "starts its process")
-    async with serve_dashboard(settings, port, starting=lambda: starting) as address:
+    """Serve the dashboard at once, and follow the roles until they are ready and from then on."""
+    unready = dict.fromkeys(ROLES, Activity("starts its process"))
+    async with serve_dashboard(settings, port, lambda: {role: activity.text for role, activity in unready.items()}) as address:
         notify(f"dashboard: {address}")
         startup = workers.startup()
-        while starting := await asyncio.to_thread(workers.advance, startup, notify):  # noqa: ASYNC110  # other processes start
+        while unready := await asyncio.to_thread(workers.advance, startup, notify):  # noqa: ASYNC110  # other processes start
             await asyncio.sleep(_POLL_S)
         notify(f"metrics: http://{settings.web_host}:{settings.port_of(ROLES[0])}/metrics and the next {len(ROLES) - 1} ports")
         notify(f"models: run mlflow server --backend-store-uri {settings.mlflow_uri}")
         notify("running; press Ctrl-C to stop")
         while True:
             workers.check()
-            starting = await asyncio.to_thread(workers.starting)
+            unready = await asyncio.to_thread(workers.unready)
             await asyncio.sleep(_CHECK_S)

@@ -61,7 +61,8 @@ async def test_a_role_is_ready_when_there_is_no_reason_against_it(server, state)
     state.ready = ["waiting for its partitions", "kafka is out"]
     status, text = await server.get("/ready")
     assert status == 503
-    assert json.loads(text) == {"role": "simulation", "ready": False, "reason": "waiting for its partitions; kafka is out"}
+    reason = "waiting for its partitions; kafka is out"
+    assert json.loads(text) == {"role": "simulation", "ready": False, "reason": reason, "waits_for_server": False}
 
 
 @pytest.mark.parametrize("path", ["/live", "/health"])

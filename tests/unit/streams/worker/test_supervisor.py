@@ -13,6 +13,7 @@ import pytest
 from streams.settings import Settings
 from streams.worker import supervisor
 from streams.worker.role_process import Report
+from streams.worker.startup import Activity
 from streams.worker.supervisor import LONGEST_PAUSE_S, STEADY_S, WorkerFailed, Workers, _Child
 
 PORT_TAKEN = Report("cannot_start", "cannot listen on 127.0.0.1:6066 (Address already in use): set TWIN_WEB_PORT")
@@ -124,7 +125,7 @@ def test_a_restart_that_the_machine_refuses_is_tried_again(workers: Workers, mon
 
 
 def test_a_start_without_progress_fails_with_the_last_activity_and_the_last_reason(workers, monkeypatch):
-    monkeypatch.setattr(supervisor, "_read_activity", lambda settings, role: "waiting for its partitions")
+    monkeypatch.setattr(supervisor, "read_activity", lambda settings, role: Activity("waiting for its partitions"))
     child = child_of(workers, ended(1, Report("error", "ValueError: no number")))
     workers._update(child, 0.0)
     expected = (
