@@ -16,6 +16,7 @@ from faust.types import TP
 from streams.outages import OUTAGES, Outages
 from streams.retries import oldest_unfinished_s
 from streams.settings import Role, Settings
+from streams.worker.thread_watch import ThreadWatch, pool_threads
 
 if TYPE_CHECKING:
     from streams.kafka.app import TwinApp
@@ -55,6 +56,7 @@ class RoleLiveness:
         self._awaited_server = "Postgres"
         self._created_s = self._ticked_s = self._resumed_s = clock()
         self._thread_silence_s = 0.0
+        self._threads = ThreadWatch(pool_threads, lambda: time.process_time() - time.thread_time())
         self._partitions: dict[TP, _Partition] = {}
 
     def awaits(self, server: str) -> None:
@@ -78,6 +80,7 @@ class RoleLiveness:
         if elapsed_s > _RESUMED_S:
             self._resumed_s = now
         self._thread_silence_s += min(elapsed_s, 2 * _TICK_S)
+        self._threads.tick(min(elapsed_s, 2 * _TICK_S))
         self._ping_thread()
         self._follow_positions(now)
 
@@ -103,6 +106,9 @@ class RoleLiveness:
             problems.append(
                 f"the thread that reads Kafka hangs for {silence_s:.0f} s, TWIN_HEARTBEAT_LIMIT_S is {limits.heartbeat_limit_s:g}"
             )
+        if (blocked_s := self._age(self._threads.blocked_s)) > limits.heartbeat_limit_s:
+            limit_s = limits.heartbeat_limit_s
+            problems.append(f"computations wait for one another for {blocked_s:.0f} s, TWIN_HEARTBEAT_LIMIT_S is {limit_s:g}")
         stopping_s = self._age(self._stopping_s())
         if stopping_s > limits.stop_limit_s:
             problems.append(f"the role is stopping for {stopping_s:.0f} s, TWIN_STOP_LIMIT_S is {limits.stop_limit_s:g}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["ProcessClock", "Silence", "read_process_clock"]
+__all__ = ["ProcessClock", "Silence", "read_clock", "read_process_clock"]
 
 _LONGEST_STEP_S = 1.0
 """Most that one look adds: after a pause of the supervisor, or of the machine, the process has time to send a heartbeat first."""
@@ -35,10 +35,15 @@ class ReadClock(Protocol):
 
 
 def read_process_clock(pid: int) -> ProcessClock | None:
-    """Read the clock of a process from ``/proc``."""
+    """Read the clock of a process."""
+    return read_clock(Path(f"/proc/{pid}"))
+
+
+def read_clock(folder: Path) -> ProcessClock | None:
+    """Read a clock from the folder of a process or a thread below ``/proc``."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
-        running_ns, waiting_ns = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[:2]
+        state = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        running_ns, waiting_ns = (folder / "schedstat").read_text(encoding="ascii").split()[:2]
     except (OSError, ValueError, IndexError):
         return None
     return ProcessClock(state, int(running_ns) / 1e9, int(waiting_ns) / 1e9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -67,6 +68,11 @@ async def block_consumer_thread(app: TwinApp) -> None:
     app.consumer._thread.thread_loop.call_soon_threadsafe(time.sleep, 3600)
 
 
+async def deadlock(_app: TwinApp) -> None:
+    lock = threading.Lock()
+    await asyncio.gather(*(asyncio.to_thread(lock.acquire) for _ in range(2)))
+
+
 async def wait_and_compute(_app: TwinApp) -> None:
     await asyncio.to_thread(time.sleep, 3600)
 
@@ -76,6 +82,7 @@ _HANGS = {
     "spin": spin,
     "unstoppable": raise_and_refuse_to_stop,
     "thread": block_consumer_thread,
+    "deadlock": deadlock,
     "wait": wait_and_compute,
 }
 
@@ -111,6 +118,7 @@ def run_hanging_role(*arguments: Any) -> None:
         ("block", "its event loop stood still for 4 s (TWIN_HEARTBEAT_LIMIT_S), and it was killed"),
         ("spin", "its event loop stood still for 4 s (TWIN_HEARTBEAT_LIMIT_S), and it was killed"),
         ("thread", "the thread that reads Kafka hangs"),
+        ("deadlock", "computations wait for one another"),
         ("unstoppable", "ValueError: a timer fails"),
     ],
 )
