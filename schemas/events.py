@@ -22,6 +22,9 @@ from schemas.twin_types import TWIN_TYPES, Brand, TwinType, model_line
 
 __all__ = [
     "EVENTS",
+    "MAX_ALTERNATIVES",
+    "MAX_TWINS",
+    "MIN_TWINS",
     "SUM_FIELDS",
     "AnswerStatus",
     "DriftEvent",
@@ -65,6 +68,10 @@ class Event(Frozen):
         return self.model_dump_json().encode()
 
 
+MIN_TWINS, MAX_TWINS, MAX_ALTERNATIVES = 100, 1_000_000, 10
+"""Bounds of a simulation request."""
+
+
 class SimulationRequest(Event):
     """A request to simulate an intervention on a population of twins."""
 
@@ -75,12 +82,12 @@ class SimulationRequest(Event):
     intervention: InterventionConfig
     filters: PopulationFilter = PopulationFilter()
     population_id: UUID | None = None
-    twin_count: int | None = Field(default=None, ge=100, le=1_000_000)
+    twin_count: int | None = Field(default=None, ge=MIN_TWINS, le=MAX_TWINS)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     confidence_level: Probability = 0.95
     requested_by: str = Field(default="unknown", max_length=200)
     target: str | None = None
-    alternatives: tuple[InterventionConfig, ...] = Field(default=(), max_length=10)
+    alternatives: tuple[InterventionConfig, ...] = Field(default=(), max_length=MAX_ALTERNATIVES)
     experiment_id: str | None = Field(default=None, max_length=200)
 
     @model_validator(mode="after")

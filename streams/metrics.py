@@ -96,6 +96,20 @@ RETRAINING_STOPPED = _gauge(
 CHAMPION = _gauge("twin_champion_info", "1 for the champion of a line.", "line", "model_id")
 SIMULATIONS = _counter("twin_simulations_total", "Simulation requests answered, by status.", "status")
 SIMULATION_SECONDS = _seconds("twin_simulation_seconds", "Time from receipt of a simulation request to its answer.")
+COMPUTED_SIMULATIONS = _counter(
+    "twin_simulations_computed_total",
+    "Queued simulation requests answered, by lane. No increase while some wait: the lane stands still.",
+    "lane",
+)
+WAITING_SIMULATIONS = _gauge(
+    "twin_simulations_waiting",
+    "Simulation requests that no worker computes yet, by lane, the same from every worker. Growing: add a worker with the role"
+    " simulation.",
+    "lane",
+)
+OLDEST_SIMULATION = _gauge(
+    "twin_simulations_oldest_seconds", "Age of the oldest queued simulation request, by lane. Growing: see its lane.", "lane"
+)
 MODEL_CACHE = _counter(
     "twin_model_cache_requests_total", "Lookups in the model cache. Many misses: raise TWIN_MODEL_CACHE_SIZE.", "result"
 )

@@ -30,7 +30,7 @@ class Services:
     @cached_property
     def simulator(self) -> Simulator:
         """Runs simulations on these models."""
-        return Simulator(self._app.pool, self.models)
+        return Simulator(self._app.pool, self.models, deadline_s=self._app.settings.simulation_deadline_s)
 
     @cached_property
     def ledger_projection(self) -> LedgerProjection:

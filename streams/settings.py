@@ -17,7 +17,9 @@ from sql.retrain_store import RetrainLimits
 from sql.segment_store import SegmentLimits
 from sql.settings import PostgresSettings
 
-__all__ = ["ROLES", "Role", "Settings", "settings"]
+__all__ = ["MAX_FILTER_VALUES", "ROLES", "Role", "Settings", "settings"]
+
+MAX_FILTER_VALUES = 1000
 
 Role = Literal["simulation", "outcomes", "fidelity", "experiments", "trainer"]
 ROLES: tuple[Role, ...] = ("simulation", "outcomes", "fidelity", "experiments", "trainer")
@@ -71,6 +73,13 @@ class Settings(PostgresSettings):
     lease_s: float = Field(default=60.0, gt=0)
     model_type: ModelType = "auto"
     causal_graphs: Path | None = None
+
+    max_simulated_twins: int = Field(default=11_000_000, ge=100)
+    large_simulation_twins: int = Field(default=110_000, ge=0)
+    max_filter_values: int = Field(default=MAX_FILTER_VALUES, ge=1)
+    simulation_deadline_s: float = Field(default=120.0, gt=0)
+    simulation_memory_mb: int = Field(default=8192, ge=512)
+    simulation_lease_s: float = Field(default=15.0, gt=0)
 
     session_timeout_s: float = Field(default=20.0, gt=0)
     start_stall_s: float = Field(default=60.0, gt=0)

@@ -20,7 +20,7 @@ from engine.twins.outcome_model import (
 )
 from engine.twins.realism_assessment import learn_joint
 from engine.twins.training_table import MIN_SAMPLES, ClinicalData, TrainingTable, build_training_table
-from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel
+from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel, population_id
 
 __all__ = [
     "HYPERPARAMETERS",
@@ -44,6 +44,7 @@ __all__ = [
     "fit_outcome_model",
     "forest_mean",
     "learn_joint",
+    "population_id",
     "predict_outcome",
     "select_features",
 ]

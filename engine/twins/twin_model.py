@@ -23,14 +23,21 @@ from engine.twins.outcome_model import encode_features, fit_outcome_model, predi
 from engine.twins.realism_assessment import Allowed, assess, learn_joint
 from engine.twins.training_table import TrainingTable, feature_frame
 from schemas.arrays import Floats, Integers
+from schemas.events import MAX_TWINS
 from schemas.filters import Condition, Filters, canonical_filters, conditions
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, RealismReport, TwinPopulation
+from schemas.twin_types import TwinType
 
-__all__ = ["INTERVAL_LEVEL", "ModelParts", "TwinModel"]
+__all__ = ["INTERVAL_LEVEL", "ModelParts", "TwinModel", "population_id"]
 
 
 INTERVAL_LEVEL = 0.95
-MAX_TWINS = 1_000_000
+
+
+def population_id(model_id: UUID, twin_type: TwinType, n: int, filters: Filters, seed: int) -> UUID:
+    """Id of the population that a model of this twin type generates from these arguments; the model itself is not needed."""
+    canonical = canonical_filters(twin_type, filters)
+    return uuid5(model_id, repr((n, sorted(canonical.items()), seed)))
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,7 @@ class TwinModel:
 
     def population_id(self, n: int, filters: Filters = None, seed: int = 0) -> UUID:
         """Id of the population that ``generate`` returns for the same arguments."""
-        canonical = canonical_filters(self.card.twin_type, filters)
-        return uuid5(self.card.model_id, repr((n, sorted(canonical.items()), seed)))
+        return population_id(self.card.model_id, self.card.twin_type, n, filters, seed)
 
     def generate(self, n: int, filters: Filters = None, seed: int = 0) -> TwinPopulation:
         """Generate ``n`` twins that satisfy the filters; equal arguments give equal twins.

@@ -1,36 +1,54 @@
-"""Answers simulation requests: completed, rejected with a reason, or failed; a record without a simulation id is refused."""
+"""Answers simulation requests: completed, rejected with a reason, or failed; a record without a simulation id is refused.
+
+The agent stores every request as a row and acknowledges it at once. Beside it two tasks work off the rows for as long as the app
+runs: the lane of small requests in this process, and the lane of large ones in a process for each.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
-from schemas import AnswerStatus, SimulationAnswer, SimulationRequest
-from sql.model_card_rows import UnknownModel
-from sql.simulation_store import DifferentBody, finish
+from schemas import SimulationAnswer, SimulationRequest, SimulationResult
+from sql.simulation_queue_store import LANES, Lane, lane_backlogs
+from sql.simulation_store import DifferentBody, Pins, finish
 from streams.errors import describe_error, is_waited_for
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, park, process_record, refuse
-from streams.metrics import SIMULATION_SECONDS, SIMULATIONS
-from streams.registry import UntrustedModel
+from streams.metrics import COMPUTED_SIMULATIONS, OLDEST_SIMULATION, WAITING_SIMULATIONS
 from streams.services import Services
-from streams.simulation import UnreadableRequest, decode_request, find_simulation_id, rejected
+from streams.simulation import (
+    RequestIntake,
+    SimulationLane,
+    UnreadableRequest,
+    decode_request,
+    failed,
+    find_simulation_id,
+    publish_answer,
+    rejected,
+    simulate_in_subprocess,
+)
 
 __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
 _KINDS: dict[type[Exception], str] = {UnreadableRequest: "unreadable"}
-# An error of a line's model fails at once too: another attempt would keep the requests about other lines waiting.
-_REFUSED_AT_ONCE: dict[type[Exception], str] = _KINDS | {UntrustedModel: "model", UnknownModel: "model"}
+
+_BACKLOG_INTERVAL_S = 2.0
 
 
 def attach(app: TwinApp, services: Services) -> None:
-    """Add the agent that answers simulation requests."""
+    """Add the agent that accepts simulation requests, and the tasks that compute them."""
     simulation = _Simulation(app, services)
     app.agent(app.raw_topic(topic_of(SimulationRequest)), name="simulation", concurrency=1)(simulation.run)
+    for task in (simulation.compute_small, simulation.compute_large):
+        app.task(task)
+    app.run_every(_BACKLOG_INTERVAL_S, simulation.report_backlogs)
+    for lane in LANES:
+        COMPUTED_SIMULATIONS.labels(lane=lane)
 
 
 class _Simulation:
@@ -38,21 +56,52 @@ class _Simulation:
         self._app = app
         self._services = services
 
+    @cached_property
+    def _intake(self) -> RequestIntake:
+        return RequestIntake(self._app.pool, self._app.settings, self._services.simulator, lambda lane: self._lanes[lane].wake())
+
+    @cached_property
+    def _lanes(self) -> dict[Lane, SimulationLane]:
+        models = self._services.models
+        return {
+            "small": SimulationLane("small", self._app, models, self._services.simulator.compute),
+            "large": SimulationLane("large", self._app, models, self._compute_large),
+        }
+
     async def run(self, requests: Any) -> None:
-        """Answer request after request."""
+        """Accept request after request."""
         async for event in requests.events():
             record = event.message
-            with SIMULATION_SECONDS.time():
-                answer, refuse_record = partial(self._answer, record), partial(self._refuse, record)
-                await process_record(self._app, record, answer, kinds=_REFUSED_AT_ONCE, refuse_with=refuse_record)
+            accept, refuse_record = partial(self._accept, record), partial(self._refuse, record)
+            await process_record(self._app, record, accept, kinds=_KINDS, refuse_with=refuse_record)
 
-    async def _answer(self, record: KafkaRecord) -> None:
-        decoded = decode_request(record.value)
-        if decoded.request is None:
-            answer = rejected(decoded.simulation_id, decoded.reason)
-        else:
-            answer = await self._services.simulator.answer(decoded.request)
-        await self._publish(answer, decoded.digest, decoded.request)
+    async def compute_small(self) -> None:
+        """Compute the small requests, one at a time, for as long as the app runs."""
+        await self._lanes["small"].run()
+
+    async def compute_large(self) -> None:
+        """Compute the large requests, one at a time, for as long as the app runs."""
+        await self._lanes["large"].run()
+
+    async def report_backlogs(self) -> None:
+        """Set the metrics of the queue."""
+        for lane, backlog in (await lane_backlogs(self._app.pool)).items():
+            WAITING_SIMULATIONS.labels(lane=lane).set(backlog.waiting)
+            OLDEST_SIMULATION.labels(lane=lane).set(backlog.oldest_s)
+
+    async def _compute_large(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
+        simulator = self._services.simulator
+        model = None if pins.stored or pins.model_id is None else await self._services.models.load(pins.model_id)
+        result = await simulate_in_subprocess(self._app.settings, pins, request, await simulator.priors(pins, request), model)
+        return await simulator.add_track_record(result, request)
+
+    async def _accept(self, record: KafkaRecord) -> None:
+        decoded = decode_request(record.value, max_filter_values=self._app.settings.max_filter_values)
+        answer: SimulationAnswer | None = rejected(decoded.simulation_id, decoded.reason)
+        if decoded.request is not None:
+            answer = await self._intake.accept(decoded.request)
+        if answer is not None:
+            await self._publish(answer, decoded.digest, decoded.request)
 
     async def _publish(self, answer: SimulationAnswer, digest: bytes, request: SimulationRequest | None = None) -> None:
         """Store the answer unless there is one, and publish the stored one; an id with another body is rejected and not stored."""
@@ -60,9 +109,7 @@ class _Simulation:
             answer = await finish(self._app.pool, answer, digest, request)
         except DifferentBody as error:
             answer = rejected(answer.simulation_id, describe_error(error))
-        await self._app.publish(answer, key=str(answer.simulation_id))
-        SIMULATIONS.labels(status=answer.status.value).inc()
-        LOG.info("simulation %s: %s%s", answer.simulation_id, answer.status, f", {answer.reason}" if answer.reason else "")
+        await publish_answer(self._app, answer)
 
     async def _refuse(self, record: KafkaRecord, error: Exception) -> None:
         """Answer that the request failed; a record without a simulation id, or whose answer fails too, is refused or parked."""
@@ -71,15 +118,14 @@ class _Simulation:
             await refuse(self._app, record, error, kinds=_KINDS)
             return
         LOG.error("simulation %s failed", simulation_id, exc_info=error)
-        reason = f"{type(error).__name__}: {describe_error(error)}"
-        failed = SimulationAnswer(simulation_id=simulation_id, status=AnswerStatus.FAILED, reason=reason)
+        answer = failed(simulation_id, f"{type(error).__name__}: {describe_error(error)}")
         try:
-            await self._publish(failed, _digest_of(record.value))
+            await self._publish(answer, _digest_of(record.value))
         except Exception as failure:
             if is_waited_for(failure):
                 raise
             await park(self._app, record, failure)
-            await self._app.publish(failed, key=str(simulation_id))
+            await publish_answer(self._app, answer)
 
 
 def _digest_of(value: bytes | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Self
 from uuid import UUID
@@ -18,12 +19,14 @@ from streams.settings import Settings
 
 __all__ = ["ModelLoader"]
 
+_MAX_READS = 4
+
 
 class ModelLoader:
     """Registered models by their id, at most ``size`` of them in memory; the least recently used one is evicted first.
 
-    A model is read on a worker thread. Concurrent requests for the same model share one read. The files must have the SHA-256
-    that Postgres has recorded.
+    A model is read on a worker thread of the loader, so that a registry that does not answer blocks no other thread. Concurrent
+    requests for the same model share one read. The files must have the SHA-256 that Postgres has recorded.
     """
 
     def __init__(self, database: Database, registry: MlflowRegistry, size: int) -> None:
@@ -31,11 +34,16 @@ class ModelLoader:
         self._registry = registry
         self._cache: LRUCache[UUID, TwinModel] = LRUCache(size)
         self._loading: dict[UUID, asyncio.Task[TwinModel]] = {}
+        self._threads = ThreadPoolExecutor(_MAX_READS, thread_name_prefix="model-loader")
 
     @classmethod
     def from_settings(cls, database: Database, settings: Settings) -> Self:
         """A loader with the MLflow store and the number of models in memory of the settings."""
         return cls(database, MlflowRegistry(settings.mlflow_uri), settings.model_cache_size)
+
+    def __contains__(self, model_id: UUID) -> bool:
+        """Whether the model is in memory."""
+        return model_id in self._cache
 
     def cached(self, model_id: UUID) -> TwinModel | None:
         """The model if it is in memory, else None."""
@@ -67,5 +75,5 @@ class ModelLoader:
     async def _read(self, model_id: UUID) -> TwinModel:
         artifact = await self._ledger.artifact(model_id)
         card = await self._ledger.card(model_id)
-        model = await asyncio.to_thread(self._registry.load, artifact)
+        model = await asyncio.get_running_loop().run_in_executor(self._threads, self._registry.load, artifact)
         return model.with_card(card)

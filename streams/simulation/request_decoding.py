@@ -13,8 +13,9 @@ from uuid import UUID
 from schemas import TWIN_TYPES, SimulationRequest, TwinType
 from schemas.base import shorten
 from schemas.clinical_terms import clinical_term
-from schemas.events import canonical_digest
+from schemas.events import MAX_ALTERNATIVES, MAX_TWINS, MIN_TWINS, canonical_digest
 from streams.errors import describe_error, require_no_nul
+from streams.settings import MAX_FILTER_VALUES
 
 __all__ = ["DecodedRequest", "UnreadableRequest", "decode_request", "find_simulation_id"]
 
@@ -42,19 +43,25 @@ class DecodedRequest:
     reason: str = ""
 
 
-def decode_request(value: bytes | None) -> DecodedRequest:
+def decode_request(value: bytes | None, *, max_filter_values: int = MAX_FILTER_VALUES) -> DecodedRequest:
     """Decode the value of a record.
+
+    Args:
+        value: of the record.
+        max_filter_values: most values that a filter may list.
 
     Raises:
         UnreadableRequest: when it is no JSON object with a simulation id.
     """
     body = _read_body(value)
     simulation_id = _read_simulation_id(body)
+    reason = _clinical_reason(body) or _size_reason(body, max_filter_values)
+    if reason is not None:
+        return DecodedRequest(simulation_id, hashlib.sha256(value or b"").digest(), None, reason)
     try:
         request = SimulationRequest.model_validate_json(require_no_nul(value))
     except ValueError as error:
-        reason = _clinical_reason(body) or describe_error(error)
-        return DecodedRequest(simulation_id, hashlib.sha256(value or b"").digest(), None, reason)
+        return DecodedRequest(simulation_id, hashlib.sha256(value or b"").digest(), None, describe_error(error))
     if not _LOWEST_LEVEL <= request.confidence_level <= _HIGHEST_LEVEL:
         reason = f"confidence_level: must be from {_LOWEST_LEVEL} to {_HIGHEST_LEVEL}, not {request.confidence_level!r}"
         return DecodedRequest(simulation_id, canonical_digest(request), None, reason)
@@ -101,6 +108,20 @@ def _clinical_reason(body: Mapping[str, Any]) -> str | None:
         if term is not None:
             targets = ", ".join(target.name for target in TWIN_TYPES[twin_type].targets)
             return f"{place} {shorten(name)} is clinical ({term!r}): only commercial outcomes are simulated, such as {targets}"
+    return None
+
+
+def _size_reason(body: Mapping[str, Any], max_filter_values: int) -> str | None:
+    """Why a request with too many twins, alternatives or values of a filter is rejected, before all of them are validated."""
+    twins, alternatives, filters = body.get("twin_count"), body.get("alternatives"), body.get("filters")
+    if isinstance(twins, int | float) and not isinstance(twins, bool) and not MIN_TWINS <= twins <= MAX_TWINS:
+        return f"twin_count: must be from {MIN_TWINS} to {MAX_TWINS}, not {shorten(twins)}"
+    if isinstance(alternatives, list) and len(alternatives) > MAX_ALTERNATIVES:
+        return f"alternatives: at most {MAX_ALTERNATIVES} are allowed, not {len(alternatives)}"
+    for name, values in filters.items() if isinstance(filters, dict) else ():
+        if isinstance(values, list) and len(values) > max_filter_values:
+            allowed = f"at most {max_filter_values} are allowed (TWIN_MAX_FILTER_VALUES)"
+            return f"filter {shorten(name)} lists {len(values)} values: {allowed}"
     return None
 
 

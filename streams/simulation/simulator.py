@@ -4,88 +4,67 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from engine import SimulationEngine
-from engine.effects import ComparedSimulation, EmptyPopulation, compute_track_record
-from engine.twins import EmptyFilter, TwinModel
+from engine.effects import ComparedSimulation, compute_track_record
+from engine.twins import EmptyFilter, TwinModel, population_id
 from schemas import (
     AnswerStatus,
+    EffectPrior,
     ExperimentResult,
-    ModelCard,
     Reach,
     SimulationAnswer,
     SimulationRequest,
     SimulationResult,
     TwinPopulation,
-    conditions,
 )
 from schemas.events import canonical_digest
-from schemas.filters import Filters
 from sql.database import Pool
 from sql.experiment_store import answered_simulations, priors_at_version
 from sql.ledger import Ledger
-from sql.simulation_store import DifferentBody, NoChampion, Pins, Recipe, WrongLine, find_runs, pin
-from sql.twin_repository import TwinRepository, UnknownPopulation
-from streams.errors import describe_error
+from sql.simulation_store import Pins, Recipe, find_runs, pin
+from sql.twin_repository import TwinRepository
 from streams.ingestion import SimulatedTwins
 from streams.registry import ModelLoader
+from streams.simulation.computation import (
+    DeadlineExceeded,
+    MissingFeature,
+    build_engine,
+    generate_population,
+    require_features,
+    simulate_population,
+)
 
-__all__ = ["Simulator", "rejected"]
+__all__ = ["DEFAULT_TWIN_COUNT", "Simulator", "completed", "failed", "rejected"]
 
 LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DEFAULT_TWIN_COUNT = 10_000
 """Number of twins for a request that names neither a population nor a number."""
-
-
-class MissingFeature(ValueError):
-    """The filter is on a feature that the model of the line was not trained on."""
-
-
-_REJECTIONS = (DifferentBody, EmptyFilter, EmptyPopulation, MissingFeature, NoChampion, UnknownPopulation, WrongLine)
-
-
-class _NotLoaded(Exception):
-    """The champion is not in memory, so a transaction cannot compute with it."""
-
-    def __init__(self, model_id: UUID) -> None:
-        super().__init__(f"model {model_id} is not in memory")
-        self.model_id = model_id
 
 
 class Simulator:
     """Pins the inputs of requests, computes their results, and loads the twins of completed simulations.
 
     Computations run on worker threads.
+
+    Args:
+        pool: of the database.
+        models: loads a model by its id.
+        deadline_s: seconds for one computation, without what it loads before; None for no limit.
     """
 
-    def __init__(self, pool: Pool, models: ModelLoader) -> None:
+    def __init__(self, pool: Pool, models: ModelLoader, *, deadline_s: float | None = None) -> None:
         self._pool = pool
         self._models = models
+        self._deadline_s = deadline_s
         self._repository = TwinRepository(pool=pool)
-
-    async def answer(self, request: SimulationRequest) -> SimulationAnswer:
-        """The answer to a request: the stored one if there is one, else completed, or rejected with the reason."""
-        try:
-            pins = await self.pin(request)
-            if pins.answer is not None:
-                return pins.answer
-            LOG.debug("simulation %s is pinned to model %s, effects %s", pins.simulation_id, pins.model_id, pins.effects_version)
-            result = await self.compute(pins, request)
-        except _REJECTIONS as error:
-            return rejected(request.simulation_id, describe_error(error))
-        for warning in result.warnings:
-            LOG.warning("simulation %s: %s", request.simulation_id, warning)
-        return SimulationAnswer(
-            simulation_id=request.simulation_id,
-            status=AnswerStatus.COMPLETED,
-            result=result,
-            model_id=pins.model_id,
-            effects_version=pins.effects_version,
-        )
 
     async def pin(self, request: SimulationRequest) -> Pins:
         """Pin champion, effects version and population of a request, or find what was pinned before.
@@ -93,11 +72,7 @@ class Simulator:
         Raises:
             DifferentBody, NoChampion, UnknownPopulation, WrongLine: as :func:`sql.simulation_store.pin`.
         """
-        while True:
-            try:
-                return await pin(self._pool, request, canonical_digest(request), self._recipe_for(request))
-            except _NotLoaded as missing:  # the champion computes the population's id, inside the transaction
-                await self._models.load(missing.model_id)
+        return await pin(self._pool, request, canonical_digest(request), _recipe_for(request))
 
     async def compute(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
         """The result of a pinned request; the same pins give the same result, except for the time in it.
@@ -105,16 +80,19 @@ class Simulator:
         Raises:
             EmptyFilter, EmptyPopulation: when no twin satisfies the filters; with filters that some satisfy.
             MissingFeature: when a filter is on a feature that these twins do not have.
+            DeadlineExceeded: when the computation takes too long.
         """
-        engine = await self._engine(pins, request)
-        _check_features(engine.population.model, request.filters)
-        result = await asyncio.to_thread(
-            engine.simulate,
-            request.intervention,
-            request.filters,
-            alternatives=request.alternatives,
-            simulation_id=request.simulation_id,
-        )
+        priors = await self.priors(pins, request)
+        population = await self._load_twins(pins)
+        result = await self._within_deadline(lambda: simulate_population(population(), priors, request))
+        return await self.add_track_record(result, request)
+
+    async def priors(self, pins: Pins, request: SimulationRequest) -> Mapping[str, EffectPrior]:
+        """The effect priors that a request is pinned to."""
+        return await priors_at_version(self._pool, request.line, pins.effects_version or 0)
+
+    async def add_track_record(self, result: SimulationResult, request: SimulationRequest) -> SimulationResult:
+        """The result with its time, and with the agreement of earlier simulations of its intervention with experiments."""
         rows = await answered_simulations(self._pool, request.line, request.intervention.intervention_type)
         past = compute_track_record([ComparedSimulation(*row) for row in rows])
         return result.model_copy(update={"simulated_at": datetime.now(UTC), "track_record": past})
@@ -129,7 +107,7 @@ class Simulator:
             return None
         model = await self._models.load(champion)
         try:
-            _check_features(model.card, experiment.filters)
+            require_features(model.card, experiment.filters)
             return await asyncio.to_thread(_reach, model, experiment)
         except (EmptyFilter, MissingFeature) as error:
             LOG.warning("experiment %s counts as one on average people: %s", experiment.experiment_id, error)
@@ -140,35 +118,37 @@ class Simulator:
         pins = (await find_runs(self._pool, [simulation_id])).get(simulation_id)
         if pins is None or pins.request is None or pins.answer is None or pins.answer.status is not AnswerStatus.COMPLETED:
             return None
-        engine = await self._engine(pins, pins.request)
-        return await asyncio.to_thread(_simulated_twins, pins.request, engine)
+        priors = await self.priors(pins, pins.request)
+        return await asyncio.to_thread(_simulated_twins, await self._load_twins(pins), priors, pins.request)
 
-    def _recipe_for(self, request: SimulationRequest) -> Callable[[UUID], Recipe]:
-        count, seed = request.twin_count or DEFAULT_TWIN_COUNT, request.effective_seed
-
-        def recipe(champion: UUID) -> Recipe:
-            model = self._models.cached(champion)
-            if model is None:
-                raise _NotLoaded(champion)
-            filters = request.filters.model_dump(exclude_none=True)
-            return Recipe(model.population_id(count, filters, seed), count, seed, filters)
-
-        return recipe
-
-    async def _engine(self, pins: Pins, request: SimulationRequest) -> SimulationEngine:
-        priors = await priors_at_version(self._pool, request.line, pins.effects_version or 0)
-        population = await self._population(pins)
-        return SimulationEngine(population, priors=priors, confidence_level=request.confidence_level, seed=request.effective_seed)
-
-    async def _population(self, pins: Pins) -> TwinPopulation:
+    async def _load_twins(self, pins: Pins) -> Callable[[], TwinPopulation]:
+        """Load the stored population of a run, or the model that generates it; returns a function that computes the population."""
         recipe, model_id = pins.recipe, pins.model_id
         if recipe is None or model_id is None:
             raise ValueError(f"simulation {pins.simulation_id} was never pinned")
         if pins.stored:
-            return await self._repository.load_population(recipe.population_id)
-        model = await self._models.load(model_id)
-        _check_features(model.card, recipe.filters)
-        return await asyncio.to_thread(model.generate, recipe.twin_count, recipe.filters, recipe.seed)
+            population = await self._repository.load_population(recipe.population_id)
+            return lambda: population
+        return partial(generate_population, await self._models.load(model_id), recipe)
+
+    async def _within_deadline(self, computation: Callable[[], T]) -> T:
+        """Compute on a worker thread; a thread cannot be ended, so after the deadline it computes to its end unheeded."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await asyncio.to_thread(computation)
+        except TimeoutError:
+            raise DeadlineExceeded(self._deadline_s or 0.0) from None
+
+
+def completed(pins: Pins, result: SimulationResult) -> SimulationAnswer:
+    """The answer with a result."""
+    return SimulationAnswer(
+        simulation_id=pins.simulation_id,
+        status=AnswerStatus.COMPLETED,
+        result=result,
+        model_id=pins.model_id,
+        effects_version=pins.effects_version,
+    )
 
 
 def rejected(simulation_id: UUID, reason: str) -> SimulationAnswer:
@@ -176,24 +156,33 @@ def rejected(simulation_id: UUID, reason: str) -> SimulationAnswer:
     return SimulationAnswer(simulation_id=simulation_id, status=AnswerStatus.REJECTED, reason=reason)
 
 
-def _check_features(card: ModelCard, filters: Filters) -> None:
-    missing = sorted({condition.column for condition in conditions(card.twin_type, filters)} - set(card.features))
-    if missing:
-        raise MissingFeature(
-            f"the twins of {card.line} have no {', '.join(missing)}: filter by {', '.join(card.features)}, or train a model with it"
-        )
+def failed(simulation_id: UUID, reason: str) -> SimulationAnswer:
+    """The answer to a valid request that could not be computed."""
+    return SimulationAnswer(simulation_id=simulation_id, status=AnswerStatus.FAILED, reason=reason)
+
+
+def _recipe_for(request: SimulationRequest) -> Callable[[UUID], Recipe]:
+    count, seed = request.twin_count or DEFAULT_TWIN_COUNT, request.effective_seed
+    filters = request.filters.model_dump(exclude_none=True)
+
+    def recipe(champion: UUID) -> Recipe:
+        return Recipe(population_id(champion, request.twin_type, count, filters, seed), count, seed, filters)
+
+    return recipe
 
 
 def _reach(model: TwinModel, experiment: ExperimentResult) -> Reach:
     return SimulationEngine(model.generate(DEFAULT_TWIN_COUNT, experiment.filters)).reach(experiment.intervention)
 
 
-def _simulated_twins(request: SimulationRequest, engine: SimulationEngine) -> SimulatedTwins:
-    population = engine.population
+def _simulated_twins(
+    twins: Callable[[], TwinPopulation], priors: Mapping[str, EffectPrior], request: SimulationRequest
+) -> SimulatedTwins:
+    population = twins()
     return SimulatedTwins(
         line=request.line,
         model_id=population.model_id,
         population=population,
-        changes=engine.twin_changes(request.intervention),
+        changes=build_engine(population, priors, request).twin_changes(request.intervention),
         rows={twin_id: row for row, twin_id in enumerate(population.twin_ids)},
     )

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import resource
-import shutil
-import signal
 import sys
-import threading
 import traceback
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,15 +12,16 @@ import pandas as pd
 
 from engine.twin_generator import TwinGenerator, skip_check
 from engine.twins import cross_check
+from streams.child_process import end_with_parent, limit_memory
 from streams.registry import write_parts
 from streams.training.training_process import DIGEST_FILE, MODEL_FOLDER, RESULT_FILE, SPEC_FILE, TABLE_FILE, TrainingSpec
 
 
 def run(folder: Path) -> None:
     """Train what the folder asks for, and write ``RESULT_FILE`` last."""
-    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    end_with_parent(folder)
     spec = TrainingSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
-    _limit_memory(spec.memory_bytes)
+    limit_memory(spec.memory_bytes)
     (folder / RESULT_FILE).write_text(json.dumps(_train(spec, folder)), encoding="utf-8")
 
 
@@ -52,19 +47,6 @@ def _train(spec: TrainingSpec, folder: Path) -> dict[str, str]:
         return {"failed": traceback.format_exc(limit=-5)}
     (folder / DIGEST_FILE).write_text(sha256, encoding="utf-8")
     return {}
-
-
-def _limit_memory(max_bytes: int) -> None:
-    with contextlib.suppress(ValueError, OSError):  # macOS has no limit of address space
-        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _end_with_parent(folder: Path) -> None:
-    """Wait for the end of the standard input, to which nothing is written: it ends with the parent process."""
-    while os.read(0, 1):
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

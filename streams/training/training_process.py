@@ -8,18 +8,12 @@ is unpickled that another process wrote.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
-import sys
 import tempfile
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import pandas as pd
@@ -29,6 +23,7 @@ from schemas import Brand, TwinType
 from schemas.base import Frozen
 from schemas.causal_graphs import CausalGraph
 from schemas.twin_models import ModelType
+from streams.child_process import child_process
 from streams.registry import read_parts
 
 __all__ = [
@@ -122,23 +117,12 @@ def _uniform(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 async def _run_child(folder: Path, seconds: float) -> None:
-    command = (sys.executable, "-m", "streams.training", str(folder))
-    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=DEVNULL, start_new_session=True)
-    try:
-        async with asyncio.timeout(seconds):
-            await process.wait()
-    except TimeoutError:
-        raise TrainingFailed(f"training took longer than {seconds:g} s and was ended") from None
-    finally:
-        await _kill_group(process)
-    _check_result(folder, process.returncode)
-
-
-async def _kill_group(process: Process) -> None:
-    """End the process and everything that it has started: it leads a process group of its own."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    async with child_process("streams.training", folder) as process:
+        try:
+            await asyncio.wait_for(process.wait(), seconds)
+        except TimeoutError:
+            raise TrainingFailed(f"training took longer than {seconds:g} s and was ended") from None
+        _check_result(folder, process.returncode)
 
 
 def _check_result(folder: Path, exit_code: int | None) -> None:

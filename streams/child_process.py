@@ -1,0 +1,62 @@
+"""Work in a process of its own: its parent can end it at any time, it has a limit on memory, and it ends when its parent ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import sys
+import threading
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+
+__all__ = ["child_process", "end_with_parent", "limit_memory"]
+
+
+@asynccontextmanager
+async def child_process(
+    module: str, folder: Path, *, stdout: int = DEVNULL, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Process]:
+    """Run ``python -m MODULE FOLDER``; at the end of the context it is killed, with everything that it has started.
+
+    The module must call :func:`end_with_parent`. Its environment is that of this process, with the variables of ``environment``.
+    """
+    command = (sys.executable, "-m", module, str(folder))
+    variables = {**os.environ, **(environment or {})}
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=stdout, env=variables, start_new_session=True)
+    try:
+        yield process
+    finally:
+        await _kill_group(process)
+
+
+async def _kill_group(process: Process) -> None:
+    """End the process and everything that it has started: it leads a process group of its own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def limit_memory(max_bytes: int) -> None:
+    """Limit the address space of this process; beyond it an allocation raises ``MemoryError``."""
+    with contextlib.suppress(ValueError, OSError):  # macOS has no limit of address space
+        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def end_with_parent(folder: Path) -> None:
+    """Remove the folder and end this process, with everything that it has started, as soon as its parent has ended."""
+    threading.Thread(target=_wait_for_parent, args=(folder,), daemon=True).start()
+
+
+def _wait_for_parent(folder: Path) -> None:
+    """Wait for the end of the standard input, to which nothing is written: it ends with the parent process."""
+    while os.read(0, 1):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -1,0 +1,85 @@
+"""Computes the result of a pinned request from its twins, in any process: nothing here reads or stores anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine import SimulationEngine
+from engine.effects import EmptyPopulation
+from engine.twins import EmptyFilter, TwinModel
+from schemas import EffectPrior, ModelCard, SimulationRequest, SimulationResult, TwinPopulation, conditions
+from schemas.filters import Filters
+from sql.simulation_store import Recipe
+from sql.twin_repository import UnknownPopulation
+
+__all__ = [
+    "COMPUTATION_REFUSALS",
+    "DeadlineExceeded",
+    "MissingFeature",
+    "build_engine",
+    "generate_population",
+    "require_features",
+    "simulate_population",
+]
+
+
+class MissingFeature(ValueError):
+    """The filter is on a feature that the model of the line was not trained on."""
+
+
+class DeadlineExceeded(RuntimeError):
+    """The computation took too long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the computation took longer than {seconds:g} s (TWIN_SIMULATION_DEADLINE_S) and was ended: request fewer twins or"
+            " fewer alternatives"
+        )
+
+
+COMPUTATION_REFUSALS = (EmptyFilter, EmptyPopulation, MissingFeature, UnknownPopulation)
+"""Raised when the twins of a valid request cannot be simulated: the request is rejected."""
+
+
+def generate_population(model: TwinModel, recipe: Recipe) -> TwinPopulation:
+    """The population of a recipe.
+
+    Raises:
+        EmptyFilter: when no real row satisfies the filters.
+        MissingFeature: when a filter is on a feature that the model does not have.
+    """
+    require_features(model.card, recipe.filters)
+    return model.generate(recipe.twin_count, recipe.filters, recipe.seed)
+
+
+def build_engine(population: TwinPopulation, priors: Mapping[str, EffectPrior], request: SimulationRequest) -> SimulationEngine:
+    """The engine that answers a request on these twins."""
+    return SimulationEngine(population, priors=priors, confidence_level=request.confidence_level, seed=request.effective_seed)
+
+
+def simulate_population(
+    population: TwinPopulation, priors: Mapping[str, EffectPrior], request: SimulationRequest
+) -> SimulationResult:
+    """The result of a request on these twins.
+
+    Raises:
+        EmptyPopulation: when no twin satisfies the filters.
+        MissingFeature: when a filter is on a feature that these twins do not have.
+    """
+    require_features(population.model, request.filters)
+    return build_engine(population, priors, request).simulate(
+        request.intervention, request.filters, alternatives=request.alternatives, simulation_id=request.simulation_id
+    )
+
+
+def require_features(card: ModelCard, filters: Filters) -> None:
+    """Check that the twins of a model have every filtered feature.
+
+    Raises:
+        MissingFeature: when they do not; it names those that they have.
+    """
+    missing = sorted({condition.column for condition in conditions(card.twin_type, filters)} - set(card.features))
+    if missing:
+        raise MissingFeature(
+            f"the twins of {card.line} have no {', '.join(missing)}: filter by {', '.join(card.features)}, or train a model with it"
+        )
