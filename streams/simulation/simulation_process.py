@@ -43,6 +43,9 @@ RESULT_FILE, COMPUTING = "result.json", b"computing\n"
 """What the child writes: a file with ``result``, ``refused``, ``failed`` or ``unavailable``, and a line on its standard output."""
 
 
+_SHORTEST_LOAD_LIMIT_S = 60.0
+
+
 class SimulationRefused(ValueError):
     """The twins of the request cannot be simulated; the message has the reason."""
 
@@ -125,17 +128,22 @@ def _environment(settings: Settings) -> dict[str, str]:
     """Stored twins are read by one statement: it may take as long as the child may load."""
     return {
         "TWIN_POSTGRES_DSN": settings.postgres_dsn.get_secret_value(),
-        "TWIN_POSTGRES_STATEMENT_TIMEOUT_S": str(2 * settings.simulation_deadline_s),
+        "TWIN_POSTGRES_STATEMENT_TIMEOUT_S": str(2 * _load_s(settings.simulation_deadline_s)),
     }
 
 
+def _load_s(deadline_s: float) -> float:
+    return max(_SHORTEST_LOAD_LIMIT_S, deadline_s)
+
+
 async def _wait_for_result(process: Process, deadline_s: float) -> None:
-    """Wait until the process has ended; loading and computing have the same time each."""
+    """Wait until the process has ended; the deadline holds for the computation, not for what is loaded before it."""
     assert process.stdout is not None  # it is a pipe
+    load_s = _load_s(deadline_s)
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), deadline_s)
+        line = await asyncio.wait_for(process.stdout.readline(), load_s)
     except TimeoutError:
-        raise ProcessEnded(f"the model or the twins were not loaded within {deadline_s:g} s (TWIN_SIMULATION_DEADLINE_S)") from None
+        raise ProcessEnded(f"the model or the stored twins were not loaded within {load_s:g} s") from None
     try:
         await asyncio.wait_for(process.wait(), deadline_s)
     except TimeoutError:

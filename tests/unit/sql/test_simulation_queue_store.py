@@ -1,0 +1,186 @@
+"""The queue of simulations on a real PostgreSQL: queued once, leased to one worker, and in an order that no flood can hold up."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from schemas import AnswerStatus, SimulationAnswer
+from sql.database import Pool
+from sql.simulation_queue_store import (
+    Lane,
+    LaneBacklog,
+    LostSimulationLease,
+    QueuedSimulation,
+    SimulationLease,
+    enqueue_simulation,
+    finish_leased,
+    lane_backlogs,
+    lease_simulation,
+    put_back_simulation,
+    queued_simulation,
+    remove_simulation,
+    renew_simulation_lease,
+)
+
+BODY, MODEL = b"body", UUID(int=1)
+
+
+async def queue(pool: Pool, flow: str = "a", *, lane: Lane = "small", work: int = 100, model_id: UUID | None = MODEL) -> UUID:
+    """Queue a new pinned request and return its id."""
+    simulation_id = uuid4()
+    await pool.execute(
+        "INSERT INTO simulation_runs (simulation_id, status, body_hash) VALUES ($1, 'running', $2)", simulation_id, BODY
+    )
+    assert await enqueue_simulation(pool, simulation_id, lane, flow=flow, work=work, model_id=model_id)
+    return simulation_id
+
+
+async def lease(
+    pool: Pool, lane: Lane = "small", *, lease_s: float = 60.0, without: tuple[UUID, ...] = ()
+) -> SimulationLease | None:
+    return await lease_simulation(pool, lane, "a worker", lease_s=lease_s, without_models=without)
+
+
+async def leased(pool: Pool, lane: Lane = "small", *, lease_s: float = 60.0) -> SimulationLease:
+    held = await lease(pool, lane, lease_s=lease_s)
+    assert held is not None
+    return held
+
+
+async def order(pool: Pool, lane: Lane = "small") -> list[UUID]:
+    """Ids of all requests of a lane, in the order in which they are computed."""
+    ids = []
+    while (held := await lease(pool, lane)) is not None:
+        ids.append(held.simulation_id)
+        await remove_simulation(pool, held)
+    return ids
+
+
+def an_answer(simulation_id: UUID, reason: str = "no reason") -> SimulationAnswer:
+    return SimulationAnswer(simulation_id=simulation_id, status=AnswerStatus.REJECTED, reason=reason)
+
+
+async def test_a_request_is_queued_once_and_leased_to_one_worker(pool: Pool) -> None:
+    simulation_id = await queue(pool, work=500)
+    assert not await enqueue_simulation(pool, simulation_id, "small", flow="a", work=500, model_id=MODEL)
+    leases = await asyncio.gather(*(lease(pool) for _ in range(4)))
+    (held,) = [candidate for candidate in leases if candidate is not None]
+    assert (held.simulation_id, held.lane, held.work, held.model_id) == (simulation_id, "small", 500, MODEL)
+    assert (held.tries, held.fence, held.body_hash) == (1, 1, BODY)
+    assert held.waited_s >= 0
+
+
+async def test_a_lane_has_its_own_requests(pool: Pool) -> None:
+    small, large = await queue(pool), await queue(pool, lane="large")
+    assert await order(pool, "large") == [large]
+    assert await order(pool, "small") == [small]
+
+
+async def test_requests_of_one_flow_keep_their_order(pool: Pool) -> None:
+    ids = [await queue(pool, work=work) for work in (300, 100, 200)]
+    assert await order(pool) == ids
+
+
+async def test_a_flood_of_one_flow_delays_another_flow_by_one_request(pool: Pool) -> None:
+    flood = [await queue(pool, "flood", work=1000) for _ in range(20)]
+    for _ in range(5):
+        await remove_simulation(pool, await leased(pool))
+    single = await queue(pool, "single", work=1000)
+    assert (await order(pool)).index(single) <= 1
+    assert len(flood) == 20
+
+
+async def test_flows_share_a_lane_by_work_and_not_by_requests(pool: Pool) -> None:
+    many = [await queue(pool, "many", work=100) for _ in range(8)]
+    few = [await queue(pool, "few", work=400) for _ in range(2)]
+    first = (await order(pool))[:6]
+    assert len(set(first) & set(many)) == 4
+    assert set(few) <= set(first)
+
+
+async def test_a_flow_that_paused_has_no_claim_to_the_time_before(pool: Pool) -> None:
+    early = [await queue(pool, "steady", work=1000) for _ in range(3)]
+    for _ in early:
+        await remove_simulation(pool, await leased(pool))
+    steady = [await queue(pool, "steady", work=1000) for _ in range(3)]
+    late = [await queue(pool, "late", work=1000) for _ in range(3)]
+    assert [simulation_id in late for simulation_id in (await order(pool))[:4]].count(True) == 2
+    assert len(steady) == 3
+
+
+async def test_requests_of_a_model_that_is_loaded_delay_no_other_and_stored_twins_need_none(pool: Pool) -> None:
+    waiting, next_model, stored = await queue(pool), await queue(pool, model_id=UUID(int=2)), await queue(pool, model_id=None)
+    leases = [await lease(pool, without=(MODEL,)) for _ in range(3)]
+    assert {held.simulation_id for held in leases if held} == {next_model, stored}
+    assert (await leased(pool)).simulation_id == waiting
+
+
+async def test_a_lease_without_heartbeat_is_taken_over_and_its_holder_can_store_nothing(pool: Pool) -> None:
+    simulation_id = await queue(pool)
+    first = await leased(pool)
+    assert await lease(pool) is None
+    second = await leased(pool, lease_s=0.0)
+    assert (second.tries, second.fence) == (2, 2)
+    for store in (
+        renew_simulation_lease(pool, first),
+        finish_leased(pool, first, an_answer(simulation_id)),
+        put_back_simulation(pool, first),
+        remove_simulation(pool, first),
+    ):
+        with pytest.raises(LostSimulationLease, match="no longer leased with fencing number 1"):
+            await store
+    await renew_simulation_lease(pool, second)
+    assert await finish_leased(pool, second, an_answer(simulation_id)) == an_answer(simulation_id)
+
+
+async def test_the_first_stored_answer_is_final_also_for_a_worker_that_takes_over(pool: Pool) -> None:
+    simulation_id = await queue(pool)
+    stored = await finish_leased(pool, await leased(pool), an_answer(simulation_id, "the first"))
+    later = await leased(pool, lease_s=0.0)
+    assert await finish_leased(pool, later, an_answer(simulation_id, "the second")) == stored
+    await remove_simulation(pool, later)
+    assert await queued_simulation(pool, simulation_id) is None
+
+
+async def test_a_request_that_is_put_back_counts_a_try_only_when_it_should(pool: Pool) -> None:
+    await queue(pool)
+    await put_back_simulation(pool, await leased(pool))
+    await put_back_simulation(pool, await leased(pool), count_try=True)
+    held = await leased(pool)
+    assert (held.tries, held.fence) == (2, 3)
+
+
+async def test_a_request_that_waits_for_another_try_lets_the_others_pass(pool: Pool) -> None:
+    first, second = await queue(pool), await queue(pool)
+    await put_back_simulation(pool, await leased(pool), delay_s=60.0)
+    assert await order(pool) == [second]
+    await pool.execute("UPDATE simulation_queue SET due_at = clock_timestamp()")
+    assert await order(pool) == [first]
+
+
+async def test_the_backlog_counts_the_waiting_requests_of_each_lane(pool: Pool) -> None:
+    assert await lane_backlogs(pool) == {"small": LaneBacklog(0, 0.0), "large": LaneBacklog(0, 0.0)}
+    for _ in range(3):
+        await queue(pool, lane="large")
+    await pool.execute("UPDATE simulation_queue SET queued_at = clock_timestamp() - interval '1 minute'")
+    await leased(pool, "large")
+    backlog = (await lane_backlogs(pool))["large"]
+    assert backlog.waiting == 2
+    assert backlog.oldest_s >= 60.0
+
+
+async def test_the_place_of_a_request_in_the_queue_is_known(pool: Pool) -> None:
+    first, second = await queue(pool, lane="large", work=700), await queue(pool, lane="large", work=900)
+    await leased(pool, "large")
+    assert await queued_simulation(pool, first) == QueuedSimulation("large", 700, computing=True, ahead=0)
+    assert await queued_simulation(pool, second) == QueuedSimulation("large", 900, computing=False, ahead=1)
+    assert await queued_simulation(pool, uuid4()) is None
+
+
+async def test_a_run_that_is_deleted_leaves_the_queue(pool: Pool) -> None:
+    simulation_id = await queue(pool)
+    await pool.execute("DELETE FROM simulation_runs WHERE simulation_id = $1", simulation_id)
+    assert await lease(pool) is None
