@@ -13,7 +13,7 @@ from engine.twins import TwinModel
 from schemas import TwinPopulation
 from sql.twin_repository import TwinRepository
 from streams.child_process import end_with_parent, limit_memory
-from streams.errors import describe_error, is_transient
+from streams.errors import describe_error, is_waited_for
 from streams.registry import read_parts
 from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, simulate_population
 from streams.simulation.simulation_process import COMPUTING, MODEL_FOLDER, RESULT_FILE, SPEC_FILE, SimulationSpec
@@ -39,7 +39,7 @@ def _simulate(spec: SimulationSpec, folder: Path) -> dict[str, Any]:
         allowed = f"{spec.memory_bytes // 2**20:,} MB that it is allowed (TWIN_SIMULATION_MEMORY_MB)"
         return {"failed": f"the computation needs more than the {allowed}: request fewer twins"}
     except Exception as error:  # noqa: BLE001  # reported to the parent process, which decides
-        return {"unavailable" if is_transient(error) else "failed": f"{type(error).__name__}: {describe_error(error)}"}
+        return {"unavailable" if is_waited_for(error) else "failed": f"{type(error).__name__}: {describe_error(error)}"}
     return {"result": result.model_dump(mode="json")}
 
 

@@ -26,11 +26,11 @@ from sql.simulation_queue_store import (
     renew_simulation_lease,
 )
 from sql.simulation_store import Pins, find_runs
-from streams.errors import describe_error, is_transient
+from streams.errors import describe_error, is_waited_for
 from streams.kafka.app import TwinApp
 from streams.metrics import COMPUTED_SIMULATIONS, OUTAGES, SIMULATION_SECONDS, SIMULATIONS
 from streams.registry import ModelLoader
-from streams.retries import process_event, retry_transient, track_unfinished
+from streams.retries import process_event, report_failure, retry_transient, track_unfinished
 from streams.simulation.computation import COMPUTATION_REFUSALS, DeadlineExceeded
 from streams.simulation.model_gate import ModelGate
 from streams.simulation.simulation_process import ProcessEnded, SimulationFailed, SimulationRefused
@@ -74,14 +74,21 @@ class SimulationLane:
         """Compute request after request, in the fair order of the queue."""
         try:
             while not self._app.should_stop:
-                self._wake.clear()
-                lease = await retry_transient(self._lease, part="postgres")
-                if lease is None:
-                    await self._sleep(_POLL_S)
-                else:
-                    await self._process(lease)
+                try:
+                    await self._compute_next()
+                except Exception as error:  # noqa: BLE001  # an exception that left a task would end the role
+                    report_failure(self._app.role, f"{self._lane} lane", error)
+                    await asyncio.sleep(_POLL_S)
         finally:
             self._gate.close()
+
+    async def _compute_next(self) -> None:
+        self._wake.clear()
+        lease = await retry_transient(self._lease, part="postgres")
+        if lease is None:
+            await self._sleep(_POLL_S)
+        else:
+            await self._process(lease)
 
     async def _lease(self) -> SimulationLease | None:
         lease_s, loading = self._settings.simulation_lease_s, self._gate.loading
@@ -153,7 +160,7 @@ class SimulationLane:
                 await self._finish(lease, answer)
             elif error is None:
                 await put_back_simulation(self._app.pool, lease)
-            elif isinstance(error, ProcessEnded) or is_transient(error):
+            elif isinstance(error, ProcessEnded) or is_waited_for(error):
                 await self._try_again(lease, error)
             else:
                 await self._fail(lease, error)
