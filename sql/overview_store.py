@@ -216,6 +216,7 @@ class SimulationRun:
     """A simulation request and its answer.
 
     Attributes:
+        status: ``queued`` before it is computed, ``running`` meanwhile, then that of its answer.
         reason: why the recommendation is what it is, or why the request was rejected.
         took_s: seconds from the request to the answer; None while it runs.
     """
@@ -233,10 +234,11 @@ class SimulationRun:
 
 
 _SIMULATION_RUNS = """
-SELECT simulation_id, line, status::text AS status, coalesce(intervention_config, request -> 'intervention') AS intervention_config,
+SELECT simulation_id, line, CASE WHEN q.simulation_id IS NOT NULL AND q.holder IS NULL THEN 'queued' ELSE status::text END AS status,
+       coalesce(intervention_config, request -> 'intervention') AS intervention_config,
        CASE WHEN intervention_config IS NULL THEN request -> 'filters' ELSE filters END AS filters, results,
        recommendation::text AS recommendation, recommendation_reason, started_at, completed_at, error_message
-FROM simulation_runs ORDER BY started_at DESC LIMIT $1"""
+FROM simulation_runs LEFT JOIN simulation_queue q USING (simulation_id) ORDER BY started_at DESC LIMIT $1"""
 
 
 async def newest_simulation_runs(database: Database, limit: int) -> list[SimulationRun]:

@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 _MAX_CHARACTERS = 2000
+_MAX_FIELDS = 10
 _MAX_TRACEBACK_CHARACTERS = 20_000
 
 
@@ -236,11 +237,13 @@ def describe_traceback(error: BaseException) -> str:
 def describe_error(error: BaseException) -> str:
     """Describe an error on one line of at most 2000 characters without NUL.
 
-    A ``ValidationError`` gives one clause per field, which names the field, the refused value and what is allowed.
+    A ``ValidationError`` gives one clause per field, of at most ten, which names the field, the refused value and what is allowed.
     """
     if isinstance(error, ValidationError):
         details = error.errors(include_url=False, include_context=False)
-        text = "; ".join(_describe_field(item["loc"], item["type"], item["msg"], item["input"]) for item in details)
+        clauses = [_describe_field(item["loc"], item["type"], item["msg"], item["input"]) for item in details[:_MAX_FIELDS]]
+        more = [f"and {len(details) - _MAX_FIELDS} more"] if len(details) > _MAX_FIELDS else []
+        text = "; ".join([*clauses, *more])
     else:
         text = " ".join(str(error).split()) or type(error).__name__
     return limit_text(text)

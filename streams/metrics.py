@@ -95,7 +95,15 @@ RETRAINING_STOPPED = _gauge(
 )
 CHAMPION = _gauge("twin_champion_info", "1 for the champion of a line.", "line", "model_id")
 SIMULATIONS = _counter("twin_simulations_total", "Simulation requests answered, by status.", "status")
-SIMULATION_SECONDS = _seconds("twin_simulation_seconds", "Time from receipt of a simulation request to its answer.")
+SIMULATION_SECONDS = _seconds(
+    "twin_simulation_seconds", "Time from receipt of a simulation request to its answer, without those of the large lane."
+)
+LARGE_SIMULATION_SECONDS = Histogram(
+    "twin_large_simulation_seconds",
+    "Time from receipt of a large simulation request to its answer. Long: add a worker with the role simulation.",
+    registry=REGISTRY,
+    buckets=(5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0),
+)
 COMPUTED_SIMULATIONS = _counter(
     "twin_simulations_computed_total",
     "Queued simulation requests answered, by lane. No increase while some wait: the lane stands still.",

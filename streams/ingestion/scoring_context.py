@@ -26,7 +26,7 @@ from streams.ingestion.outcome_batch import OutcomeBatch, group_positions, to_mi
 
 __all__ = ["ContextLoader", "Predictor", "ScoringContext", "SimulatedTwins"]
 
-_MAX_SIMULATIONS = 16
+_MAX_TWINS = 2_000_000  # in memory between batches: of two of the largest simulations, or of two hundred usual ones
 _MAX_CARDS = 1000
 
 
@@ -133,7 +133,9 @@ class ContextLoader:
         self._find_simulation = simulations
         self._periods: dict[str, ChampionPeriods] = {}
         self._cards: LRUCache[UUID, ModelCard] = LRUCache(_MAX_CARDS)
-        self._simulations: LRUCache[UUID, SimulatedTwins] = LRUCache(_MAX_SIMULATIONS)
+        self._simulations: LRUCache[UUID, SimulatedTwins] = LRUCache(
+            _MAX_TWINS, getsizeof=lambda twins: twins.population.twin_count
+        )
 
     async def load(self, outcomes: OutcomeBatch) -> ScoringContext:
         """Load everything that is needed to score these outcomes."""
@@ -182,6 +184,7 @@ class ContextLoader:
         for simulation_id in ids:
             twins = self._simulations.get(simulation_id) or await self._find_simulation(simulation_id)
             if twins is not None:
-                self._simulations[simulation_id] = twins
                 simulations[simulation_id] = twins
+                if twins.population.twin_count <= _MAX_TWINS:
+                    self._simulations[simulation_id] = twins
         return simulations

@@ -18,7 +18,7 @@ from streams.registry import read_parts
 from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, simulate_population
 from streams.simulation.simulation_process import COMPUTING, MODEL_FOLDER, RESULT_FILE, SPEC_FILE, SimulationSpec
 
-_NICENESS = 10  # small requests, and all other roles, come first
+_NICENESS = 5  # small requests, and all other roles, come first
 
 
 def run(folder: Path) -> None:

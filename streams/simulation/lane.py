@@ -28,7 +28,7 @@ from sql.simulation_queue_store import (
 from sql.simulation_store import Pins, find_runs
 from streams.errors import describe_error, is_waited_for
 from streams.kafka.app import TwinApp
-from streams.metrics import COMPUTED_SIMULATIONS, OUTAGES, SIMULATION_SECONDS, SIMULATIONS
+from streams.metrics import COMPUTED_SIMULATIONS, LARGE_SIMULATION_SECONDS, OUTAGES, SIMULATION_SECONDS, SIMULATIONS
 from streams.registry import ModelLoader
 from streams.retries import process_event, report_failure, retry_transient, track_unfinished
 from streams.simulation.computation import COMPUTATION_REFUSALS, DeadlineExceeded
@@ -42,6 +42,7 @@ LOG = logging.getLogger(__name__)
 
 Compute = Callable[[Pins, SimulationRequest], Awaitable[SimulationResult]]
 
+_DURATIONS = {"small": SIMULATION_SECONDS, "large": LARGE_SIMULATION_SECONDS}
 _POLL_S = 0.5
 _DELAY_OF_NEXT_TRY_S = 5.0  # the other requests of the lane are computed meanwhile
 _HEARTBEATS_PER_LEASE = 4
@@ -109,7 +110,7 @@ class SimulationLane:
             raise
         if not computation.cancelled():
             await process_event(self._app, partial(self._conclude, lease, computation), partial(self._fail, lease))
-            SIMULATION_SECONDS.observe(lease.waited_s + time.monotonic() - start)
+            _DURATIONS[self._lane].observe(lease.waited_s + time.monotonic() - start)
 
     async def _while_leased(self, lease: SimulationLease, computation: asyncio.Task[SimulationAnswer | None]) -> None:
         """Wait for the end of a computation, which is cancelled when another worker has taken the lease over."""

@@ -104,7 +104,7 @@ async def promoted(settings: Settings, pool: Pool, champion: TwinModel, saved: A
     return await ledger.promote(card.line, card.model_id, reason="first model of the line")
 
 
-Service = Callable[[Sequence[Role]], AbstractAsyncContextManager[None]]
+Service = Callable[..., AbstractAsyncContextManager[None]]
 Twinstream = Callable[..., Awaitable[Any]]
 
 
@@ -125,12 +125,12 @@ def twinstream(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Twinstrea
 
 @pytest.fixture
 def service(settings: Settings) -> Service:
-    """Runs roles in this process while the block runs: ``async with service(["simulation"]): ...``."""
+    """Runs roles in this process while the block runs: ``async with service(["simulation"]): ...``, also with other settings."""
 
     @asynccontextmanager
-    async def running(roles: Sequence[Role]) -> AsyncIterator[None]:
+    async def running(roles: Sequence[Role], own: Settings = settings) -> AsyncIterator[None]:
         stop = asyncio.Event()
-        tasks = [asyncio.create_task(run_role(role, settings, stop), name=role) for role in roles]
+        tasks = [asyncio.create_task(run_role(role, own, stop), name=role) for role in roles]
         try:
             await _until_ready(settings, roles, tasks)
             yield
