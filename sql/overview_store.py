@@ -234,7 +234,8 @@ class SimulationRun:
 
 
 _SIMULATION_RUNS = """
-SELECT simulation_id, line, CASE WHEN q.simulation_id IS NOT NULL AND q.holder IS NULL THEN 'queued' ELSE status::text END AS status,
+SELECT simulation_id, line,
+       CASE WHEN q.simulation_id IS NOT NULL AND q.holder IS NULL THEN 'queued' ELSE status::text END AS status,
        coalesce(intervention_config, request -> 'intervention') AS intervention_config,
        CASE WHEN intervention_config IS NULL THEN request -> 'filters' ELSE filters END AS filters, results,
        recommendation::text AS recommendation, recommendation_reason, started_at, completed_at, error_message

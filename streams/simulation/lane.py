@@ -28,7 +28,7 @@ from sql.simulation_queue_store import (
 from sql.simulation_store import Pins, find_runs
 from streams.errors import describe_error, is_waited_for
 from streams.kafka.app import TwinApp
-from streams.metrics import COMPUTED_SIMULATIONS, LARGE_SIMULATION_SECONDS, OUTAGES, SIMULATION_SECONDS, SIMULATIONS
+from streams.metrics import COMPUTED_SIMULATIONS, LARGE_SIMULATION_SECONDS, SIMULATION_SECONDS, SIMULATIONS
 from streams.registry import ModelLoader
 from streams.retries import process_event, report_failure, retry_transient, track_unfinished
 from streams.simulation.computation import COMPUTATION_REFUSALS, DeadlineExceeded
@@ -169,11 +169,8 @@ class SimulationLane:
             LOG.warning("%s", lost)
 
     async def _try_again(self, lease: SimulationLease, error: BaseException) -> None:
-        is_outage = not isinstance(error, ProcessEnded)
-        if is_outage:
-            OUTAGES.labels(part="postgres").inc()
         LOG.warning("simulation %s waits for another try: %s: %s", lease.simulation_id, type(error).__name__, describe_error(error))
-        await put_back_simulation(self._app.pool, lease, count_try=not is_outage, delay_s=_DELAY_OF_NEXT_TRY_S)
+        await put_back_simulation(self._app.pool, lease, count_try=isinstance(error, ProcessEnded), delay_s=_DELAY_OF_NEXT_TRY_S)
 
     async def _fail(self, lease: SimulationLease, error: BaseException) -> None:
         LOG.error("simulation %s failed", lease.simulation_id, exc_info=error)
