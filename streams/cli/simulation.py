@@ -26,6 +26,7 @@ from streams.cli.campaigns import (
 from streams.cli.connection import connected_service, with_pool
 from streams.cli.options import FilterOption, JsonOption, examples, parse_filters, require_value
 from streams.cli.output import print_result
+from streams.cli.queue_notices import notices_of_queue
 from streams.cli.running import run_command
 
 app = typer.Typer()
@@ -87,7 +88,7 @@ def simulate(
     """Predict the effect of a campaign with INTERVENTION.
 
     The request goes through Kafka: a worker with the role simulation must be running. The result is the average effect with its
-    interval, and a recommendation.
+    interval, and a recommendation. Large requests are computed one after another: raise --timeout for them.
     """
     if again is not None:
         _simulate_again(again, as_json=as_json)
@@ -116,7 +117,7 @@ def _request_simulation(request: SimulationRequest, timeout_s: float) -> Simulat
     async def publish_and_wait(deadline: float) -> SimulationAnswer:
         connect_s = min(timeout_s, settings.kafka_connect_timeout_s)
         hasty = settings.model_copy(update={"kafka_connect_timeout_s": connect_s})
-        async with TwinClient(hasty, name="command line") as client:
+        async with TwinClient(hasty, name="command line") as client, notices_of_queue(settings, request.simulation_id):
             return await client.request(request, timeout_s=deadline - time.monotonic())
 
     with connected_service() as settings:
