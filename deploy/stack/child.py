@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
@@ -37,7 +37,8 @@ Steps = Generator[None, None, None]
 """Work that yields while it waits, so that several servers can start or stop at the same time."""
 TETHER = Path(__file__).with_name("tether.py")
 STEP_INTERVAL_S = 0.02
-LOCK_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S = 60.0
+LOCK_NOTICE_S = 5.0
 
 
 class StackError(RuntimeError):
@@ -122,15 +123,23 @@ def try_lock(path: Path) -> int | None:
     return descriptor
 
 
-def wait_for_lock(path: Path, *, holder: str, timeout_s: float = LOCK_TIMEOUT_S) -> Generator[None, None, int]:
+def wait_for_lock(
+    path: Path, *, holder: str, notify: Callable[[str], None], timeout_s: float = LOCK_TIMEOUT_S
+) -> Generator[None, None, int]:
     """Wait until no process holds the lock on ``path``, take it and return its descriptor.
+
+    ``notify`` is called every 5 s.
 
     Raises:
         StackError: when it is still held after ``timeout_s``.
     """
-    deadline = time.monotonic() + timeout_s
+    started_at = noticed_at = time.monotonic()
     while (descriptor := try_lock(path)) is None:
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now - noticed_at > LOCK_NOTICE_S:
+            noticed_at = now
+            notify(f"waiting for the end of the {holder} of an earlier start for {now - started_at:.0f} s")
+        if now - started_at > timeout_s:
             raise StackError(f"{holder} of an earlier start still holds {path} after {timeout_s:g} s: end it and start again")
         yield
     return descriptor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import signal
 import uuid
@@ -15,6 +16,7 @@ from deploy.stack.part import HOST, Part
 __all__ = ["Kafka"]
 
 READY = b"Kafka Server started"
+CHECKED = re.compile(r"\((\d+)/(\d+) completed in ")
 JVM = (
     "-XX:TieredStopAtLevel=1",  # starts in half the time, at the price of throughput under steady load
     "-XX:+UseSerialGC",
@@ -26,6 +28,7 @@ JVM = (
 LOGGING = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",  # writes the line that READY looks for
+    "-Dorg.slf4j.simpleLogger.log.kafka.log.LogManager=info",  # counts the logs that are checked after a crash
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
 )
@@ -66,6 +69,11 @@ class Kafka(Part):
         with self.log.open("rb") as log:
             log.seek(log_start)
             return READY in log.read()
+
+    def progress(self, log_start: int) -> str:
+        """How many partitions are checked, where it has begun to check them."""
+        counts = CHECKED.findall(self._log_since(log_start))
+        return "{} of {} partitions are checked".format(*counts[-1]) if counts else super().progress(log_start)
 
     def _java(self, main: str, *arguments: str | Path) -> list[str | Path]:
         return [java(), *JVM, *LOGGING, "-cp", f"{self.jars}/*", main, *arguments]

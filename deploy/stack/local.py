@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import Self
 from deploy.stack.child import StackError, run_together, try_lock
 from deploy.stack.jars import fetch_jars
 from deploy.stack.kafka import Kafka
-from deploy.stack.part import Part, PortTaken, free_port, is_free
+from deploy.stack.part import MIN_FREE_MB, Part, PortTaken, free_port, is_free
 from deploy.stack.postgres import Postgres
 
 __all__ = ["LocalStack", "StackAddresses", "choose_ports", "running_stack"]
@@ -57,7 +58,7 @@ def running_stack(home: Path) -> StackAddresses | None:
     if descriptor is not None:
         os.close(descriptor)
         return None
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, ValueError, TypeError):  # it is about to be written, or was damaged
         return StackAddresses(**json.loads((home / STATE).read_text(encoding="utf-8")))
     return None
 
@@ -111,16 +112,19 @@ class LocalStack:
         """Start the stack of the folder, or a new one in an empty folder.
 
         Raises:
-            StackError: when a stack is running in this folder, jars are not the pinned ones, or a server does not start.
+            StackError: when a stack is running in this folder, the folder cannot be written or its disk is full, jars are not the
+                pinned ones, or a server does not start.
         """
         _require_supported_system()
-        self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._lock = self._lock_home()
-        try:
-            self._start_parts()
-        except BaseException:
-            self.stop()
-            raise
+        with self._folder_errors():
+            self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+            self._require_free_disk()
+            self._lock = self._lock_home()
+            try:
+                self._start_parts()
+            except BaseException:
+                self.stop()
+                raise
 
     def stop(self) -> None:
         """Stop all servers cleanly, at the same time."""
@@ -151,10 +155,30 @@ class LocalStack:
         run_together(part.stopping() for part in self._parts())
         self.kafka = Kafka(self.home, (ports["kafka"], ports["kafka_controller"]), jars)
         self.postgres = Postgres(self.home, ports["postgres"])
+        for part in self._parts():
+            part.notify = self.notify
         run_together(part.starting() for part in self._parts())
 
     def _parts(self) -> Iterable[Part]:
         return [part for part in (getattr(self, "kafka", None), getattr(self, "postgres", None)) if part is not None]
+
+    @contextmanager
+    def _folder_errors(self) -> Iterator[None]:
+        """Turn an error of the file system into one that names the folder and the way to choose another one."""
+        try:
+            yield
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            advice = "make it writable, or choose another one with --home or TWIN_HOME"
+            raise StackError(f"the local stack cannot use the folder {self.home} ({reason}): {advice}") from error
+
+    def _require_free_disk(self) -> None:
+        free_mb = shutil.disk_usage(self.home).free // 2**20
+        if free_mb < MIN_FREE_MB:
+            advice = "free some, or choose a folder on another disk with --home or TWIN_HOME"
+            raise StackError(
+                f"only {free_mb} MB are free on the disk of {self.home}, of {MIN_FREE_MB} MB that are needed: {advice}"
+            )
 
     def _lock_home(self) -> int:
         deadline = time.monotonic() + LOCK_CHECK_S  # running_stack holds the lock for a moment
@@ -180,7 +204,7 @@ def _require_supported_system() -> None:
 
 def choose_ports(path: Path) -> dict[str, int]:
     """Choose the ports of a folder and store them in ``path``: those of its last start, each replaced if it is not free."""
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    stored = _read_ports(path)
     ports: dict[str, int] = {}
     for name in PORT_NAMES:
         port = stored.get(name)
@@ -189,6 +213,15 @@ def choose_ports(path: Path) -> dict[str, int]:
         ports[name] = port
     _write_private(path, ports)
     return ports
+
+
+def _read_ports(path: Path) -> dict[str, int]:
+    """Ports of the last start; none where the file was damaged, as by a loss of power."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {name: port for name, port in stored.items() if isinstance(port, int)} if isinstance(stored, dict) else {}
 
 
 def _write_private(path: Path, content: dict[str, object] | dict[str, int]) -> None:

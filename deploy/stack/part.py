@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy.stack.child import Identity, Process, StackError, Steps, kill, run_together, spawn, tail, wait_for_lock
 
-__all__ = ["HOST", "Part", "PortTaken", "free_port", "is_free"]
+__all__ = ["HOST", "MIN_FREE_MB", "Part", "PortTaken", "free_port", "is_free"]
 
 HOST = "127.0.0.1"
 # Below the ports that kernels assign to outgoing connections (from 32768 on Linux, 49152 on macOS). A client that reconnects while
 # its server is down could otherwise be assigned the server's port, and sometimes even connect to itself.
 PORTS = range(20_000, 32_000)
-READY_S = 60.0
+STALL_S = 60.0
+"""A server that writes nothing to its log for this long while it starts is given up."""
+NOTICE_S = 5.0
+MIN_FREE_MB = 300
+"""A new stack needs about 150 MB."""
 STOP_S = 15.0
 
 
@@ -51,6 +56,9 @@ class Part(ABC):
     """One server of the stack: its folder, its log, its ports and its process.
 
     ``start``, ``stop`` and ``kill`` may be called in any order; they keep the ports and the data.
+
+    Attributes:
+        notify: called with a line every 5 s while a start takes longer.
     """
 
     name: str
@@ -61,6 +69,7 @@ class Part(ABC):
         self.folder = home / self.name.lower()
         self.log = home / "logs" / f"{self.name.lower()}.log"
         self.ports = tuple(ports)
+        self.notify: Callable[[str], None] = _ignore
         self._process: Process | None = None
 
     @property
@@ -102,7 +111,7 @@ class Part(ABC):
             return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = yield from wait_for_lock(self.folder / "lock", holder=self.name)
+        lock = yield from wait_for_lock(self.folder / "lock", holder=self.name, notify=self.notify)
         try:
             yield from self.prepare()
             self._require_free_ports()
@@ -134,6 +143,10 @@ class Part(ABC):
     def ready(self, log_start: int) -> bool:
         """Whether clients can connect; ``log_start`` is the length of the log before this start."""
 
+    def progress(self, log_start: int) -> str:
+        """What the server does while it starts, by the last line of its log."""
+        return self._log_since(log_start).rstrip().rpartition("\n")[2]
+
     def identity(self) -> Identity:
         """Return the user as whom the server runs."""
         return "same"
@@ -163,12 +176,34 @@ class Part(ABC):
             raise PortTaken(f"{self.name} cannot listen on {HOST}: another program holds port {', '.join(map(str, occupied))}")
 
     def _wait_until_ready(self, log_start: int) -> Steps:
-        deadline = time.monotonic() + READY_S
+        """Wait as long as the start advances: after a crash, a server checks what it has stored."""
+        started_at = advanced_at = noticed_at = time.monotonic()
+        size = log_start
         while not self.ready(log_start):
+            now = time.monotonic()
             if not self.running:
                 self._require_free_ports()
-                raise StackError(f"{self.name} ended while starting; the end of {self.log}:\n{tail(self.log)}")
-            if time.monotonic() > deadline:
+                raise StackError(f"{self.name} ended while starting{self._disk_hint()}; the end of {self.log}:\n{tail(self.log)}")
+            if (new_size := self.log.stat().st_size) != size:
+                size, advanced_at = new_size, now
+            if now - advanced_at > STALL_S:
                 self.kill()
-                raise StackError(f"{self.name} was not ready after {READY_S:g} s; the end of {self.log}:\n{tail(self.log)}")
+                stall = f"{self.name} is not ready and has written nothing to its log for {STALL_S:g} s"
+                raise StackError(f"{stall}; the end of {self.log}:\n{tail(self.log)}")
+            if now - noticed_at > NOTICE_S:
+                noticed_at = now
+                self.notify(f"{self.name} has been starting for {now - started_at:.0f} s: {self.progress(log_start)}")
             yield
+
+    def _log_since(self, start: int) -> str:
+        with self.log.open("rb") as log:
+            log.seek(start)
+            return log.read().decode(errors="replace")
+
+    def _disk_hint(self) -> str:
+        free_mb = shutil.disk_usage(self.folder).free // 2**20
+        return f": only {free_mb} MB are free on the disk of {self.folder}" if free_mb < MIN_FREE_MB else ""
+
+
+def _ignore(_line: str) -> None:
+    """Show nothing."""

@@ -70,6 +70,8 @@ class Postgres(Part):
             yield from self.run(single_user, stdin=f"CREATE DATABASE {DATABASE};\n".encode())
             unfinished.rename(self.data)
         (self.data / "postmaster.pid").unlink(missing_ok=True)  # its server has ended, as the lock on the folder is ours
+        if not self._has_password():
+            yield from self._change_password()
 
     def command(self) -> list[str | Path]:
         """Return the command line of the server."""
@@ -110,6 +112,18 @@ class Postgres(Part):
             f"PostgreSQL refuses to run as root, and here root can neither enter a user namespace ({failures['namespace']}) nor"
             f" become user {NOBODY} ({failures['nobody']}): run as another user, or set TWIN_POSTGRES_DSN to a server of yours"
         )
+
+    def _has_password(self) -> bool:
+        """Whether the file with the password is there and not empty, as a loss of power can leave it."""
+        path = self.folder / "password"
+        return path.exists() and bool(path.read_text(encoding="ascii").strip())
+
+    def _change_password(self) -> Steps:
+        """Give the user a new password in place of one that was lost, without a server."""
+        password = self._new_password().read_text(encoding="ascii").strip()
+        self._own_folder()
+        single_user: list[str | Path] = [binaries() / "postgres", "--single", "-D", self.data, "postgres"]
+        yield from self.run(single_user, stdin=f"ALTER ROLE {SUPERUSER} PASSWORD '{password}';\n".encode())
 
     def _new_password(self) -> Path:
         path = self.folder / "password"

@@ -69,5 +69,8 @@ def last_home(home: Path) -> Path:
 
 
 def write_last_home(home: Path, stack_home: Path) -> None:
-    """Record ``stack_home``, a folder below ``home``, as the one of the local stack that was started last."""
-    (home / _LAST_HOME_FILE).write_text(str(stack_home.relative_to(home)), encoding="utf-8")
+    """Record ``stack_home`` as the folder of the local stack that was started last; one below ``home`` may be moved with it."""
+    is_below = stack_home.is_relative_to(home)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = stack_home.relative_to(home) if is_below else stack_home.resolve()
+    (home / _LAST_HOME_FILE).write_text(str(place), encoding="utf-8")

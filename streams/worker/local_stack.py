@@ -35,8 +35,7 @@ def connected(settings: Settings, notify: Notify) -> Iterator[Settings]:
 
 @contextmanager
 def local_stack(home: Path, settings: Settings, notify: Notify) -> Iterator[Settings]:
-    """Start the local stack in ``home``, a folder below ``settings.home``, and stop it at the end of the block."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_last_home(settings.home, home)
+    """Start the local stack in ``home``, and stop it at the end of the block; later commands find it by ``settings.home``."""
     with LocalStack(home, notify) as stack:
+        write_last_home(settings.home, home)
         yield settings_on_stack(settings, stack.addresses, home)

@@ -19,9 +19,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import UnknownTopicOrPartitionError
 
 from deploy.stack import LocalStack, StackError, running_stack
-from deploy.stack.child import try_lock
+from deploy.stack.child import Steps, try_lock
 from deploy.stack.jars import fetch_jars, manifest, verify_jars
 from deploy.stack.local import choose_ports
+from deploy.stack.part import Part
 
 ROOT = Path(__file__).resolve().parents[3]
 TETHER = ROOT / "deploy" / "stack" / "tether.py"
@@ -226,6 +227,85 @@ def test_the_error_of_a_server_that_cannot_start_has_the_end_of_its_log(tmp_path
         LocalStack(tmp_path).start()
     assert running_stack(tmp_path) is None
     assert is_unlocked(tmp_path / "kafka"), "the other server must have ended too"
+
+
+def test_a_folder_that_cannot_be_used_is_named_with_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StackError, match=r"cannot use the folder .*file/home.*--home or TWIN_HOME"):
+        LocalStack(tmp_path / "file" / "home").start()
+
+
+def test_a_disk_without_room_is_refused_before_a_server_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=7 * 2**20))
+    with pytest.raises(StackError, match=r"only 7 MB are free on the disk of .*, of 300 MB that are needed"):
+        LocalStack(tmp_path).start()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_files_of_an_earlier_start_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "ports.json").write_text("")
+    (tmp_path / "stack.json").write_text("{")
+    lock = try_lock(tmp_path / "stack.lock")
+    assert lock is not None
+    assert running_stack(tmp_path) is None
+    os.close(lock)
+    assert choose_ports(tmp_path / "ports.json").keys() == {"kafka", "kafka_controller", "postgres"}
+
+
+async def test_a_start_after_one_that_was_cut_off_and_lost_the_password_serves_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.stack.part.NOTICE_S", 0.0)
+    with LocalStack(home) as stack:
+        await in_database(stack.postgres_dsn, "CREATE TABLE kept (number int)")
+    (home / "postgres" / "password").write_text("")
+    for unfinished in (home / "postgres" / "data.new", home / "kafka" / "data.new"):
+        unfinished.mkdir()
+        (unfinished / "half").touch()
+    notices: list[str] = []
+    with LocalStack(home, notices.append) as stack:
+        assert await in_database(stack.postgres_dsn, "SELECT count(*) FROM kept") == 0
+    assert any(notice.startswith("Kafka has been starting for 0 s: ") for notice in notices)
+
+
+def test_a_server_that_is_not_ready_and_writes_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.stack.part.STALL_S", 1.0)
+    silent = SilentServer(tmp_path, ())
+    with pytest.raises(StackError, match=r"Silent is not ready and has written nothing to its log for 1 s"):
+        silent.start()
+    assert not silent.running
+
+
+def test_a_server_that_writes_to_its_log_may_take_any_time_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.stack.part.STALL_S", 1.0)
+    writer = SlowServer(tmp_path, ())
+    writer.start()
+    writer.kill()
+
+
+class SilentServer(Part):
+    """A server that never gets ready."""
+
+    name = "Silent"
+    stop_signal = signal.SIGTERM
+    script = "import time; time.sleep(600)"
+
+    def prepare(self) -> Steps:
+        yield
+
+    def command(self) -> list[str | Path]:
+        return [sys.executable, "-c", self.script]
+
+    def ready(self, log_start: int) -> bool:
+        return "step 20\n" in self._log_since(log_start)
+
+
+class SlowServer(SilentServer):
+    """A server that is ready after twenty steps of a fifth of the longest silence."""
+
+    name = "Slow"
+    script = "import time\nfor n in range(1, 600):\n    print('step', n, flush=True)\n    time.sleep(0.2)"
 
 
 @pytest.fixture

@@ -36,6 +36,12 @@ def test_a_client_finds_the_local_stack_that_the_command_line_finds(monkeypatch:
         assert found_by_command_line.home == home
 
 
+def test_a_folder_elsewhere_is_remembered_too(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    discovery.write_last_home(tmp_path / "home", elsewhere)
+    assert discovery.last_home(tmp_path / "home") == elsewhere
+
+
 def test_settings_win_over_a_running_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run_in(monkeypatch, tmp_path)
     settings = Settings(kafka_bootstrap="broker:9092", home=tmp_path)
