@@ -121,7 +121,7 @@ def dashboard_app(settings: Settings, starting: StartingRoles = _no_role) -> web
 @asynccontextmanager
 async def serve_dashboard(settings: Settings, port: int = 0, starting: StartingRoles = _no_role) -> AsyncIterator[str]:
     """Serve the dashboard on loopback and yield its address; port 0 takes a free one."""
-    async with serve_app(dashboard_app(settings, starting), "127.0.0.1", port) as bound_port:
+    async with serve_app(dashboard_app(settings, starting), "127.0.0.1", port, setting="--port") as bound_port:
         yield f"http://127.0.0.1:{bound_port}/"
 
 

@@ -66,23 +66,23 @@ def health_app(probe: HealthProbe) -> web.Application:
 
 
 @asynccontextmanager
-async def serve_app(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+async def serve_app(app: web.Application, host: str, port: int, setting: str = "TWIN_WEB_PORT") -> AsyncIterator[int]:
     """Serve an application and yield its port; port 0 chooses a free one.
 
     Raises:
-        OSError: when the port is taken, naming the setting that changes it.
+        OSError: when the port is taken, naming the ``setting`` that changes it.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        yield await _listen(runner, host, port)
+        yield await _listen(runner, host, port, setting)
     finally:
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
+async def _listen(runner: web.AppRunner, host: str, port: int, setting: str) -> int:
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port} ({error.strerror}): set TWIN_WEB_PORT") from error
+        raise OSError(error.errno, f"cannot listen on {host}:{port} ({error.strerror}): set {setting}") from error
     return int(runner.addresses[0][1])
