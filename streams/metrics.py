@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-__all__ = ["REGISTRY"]
+__all__ = ["REGISTRY", "start_at_zero"]
 
 REGISTRY = CollectorRegistry()
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -20,6 +23,12 @@ def _gauge(name: str, help_text: str, *labels: str) -> Gauge:
 
 def _seconds(name: str, help_text: str, *labels: str) -> Histogram:
     return Histogram(name, help_text, labels, registry=REGISTRY, buckets=_BUCKETS_S)
+
+
+def start_at_zero(counter: Counter, **values: Iterable[str]) -> None:
+    """Let a counter exist for every combination of these label values: ``increase()`` does not count a first appearance."""
+    for combination in product(*values.values()):
+        counter.labels(**dict(zip(values, combination, strict=True)))
 
 
 OUTCOMES = _counter("twin_outcomes_total", "Outcomes stored, by fate. Many duplicates: a producer sends twice.", "line", "fate")
@@ -64,6 +73,18 @@ BASELINE_MAE = _gauge("twin_baseline_mae", "Mean absolute error of the champion 
 BASELINE_CORRELATION = _gauge("twin_baseline_correlation", "Pearson correlation of the champion when it was promoted.", "line")
 BASELINE_COVERAGE = _gauge(
     "twin_baseline_coverage_ratio", "Share of outcomes inside the champion's 95 % interval when it was promoted.", "line"
+)
+SEGMENT_VALUES = _gauge(
+    "twin_segment_values",
+    "Values of a segment dimension with series of their own. At TWIN_MAX_SEGMENT_VALUES: all further ones are counted together.",
+    "line",
+    "dimension",
+)
+IN_OTHER = _counter(
+    "twin_segment_other_outcomes_total",
+    "Outcomes whose segment value has no series of its own. Rising: correct the producer, or raise TWIN_MAX_SEGMENT_VALUES.",
+    "line",
+    "dimension",
 )
 EVIDENCE = _gauge(
     "twin_detector_evidence_ratio", "Evidence of drift divided by its limit; 1 or more raises an alarm.", "line", "segment"
@@ -121,6 +142,7 @@ OLDEST_SIMULATION = _gauge(
 MODEL_CACHE = _counter(
     "twin_model_cache_requests_total", "Lookups in the model cache. Many misses: raise TWIN_MODEL_CACHE_SIZE.", "result"
 )
+start_at_zero(MODEL_CACHE, result=("hit", "miss"))
 OLDEST_UNFINISHED = _gauge(
     "twin_oldest_unfinished_seconds",
     "Age of the oldest event in work. Growing: the role is stuck, or waits for Kafka or Postgres.",
@@ -130,8 +152,7 @@ PARTS = ("kafka", "postgres", "mlflow")
 OUTAGES = _counter(
     "twin_outages_total", "Failed attempts to reach a part. Rising: see twin_dependency_up, and the log of the role.", "part"
 )
-for _part in PARTS:
-    OUTAGES.labels(part=_part)
+start_at_zero(OUTAGES, part=PARTS)
 DEPENDENCY_UP = _gauge(
     "twin_dependency_up",
     "1 while a part answers the probes of this role, 0 while it does not. 0: bring the part back; the role goes on by itself.",

@@ -11,7 +11,7 @@ from sql.experiment_store import DifferentExperiment
 from streams.errors import require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import KafkaRecord, process_record
+from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusal_counters
 from streams.services import Services
 from streams.simulation import ImplausibleExperiment, update_effects
 
@@ -30,6 +30,7 @@ def attach(app: TwinApp, services: Services) -> None:
             record = event.message
             await process_record(app, record, partial(_process, app, services, record), kinds=_KINDS)
 
+    start_refusal_counters(topic_of(ExperimentResult), _KINDS.values())
     app.agent(app.raw_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
 
 

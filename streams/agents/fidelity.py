@@ -16,7 +16,7 @@ from sql.window_store import monitored_lines
 from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
-from streams.kafka.dead_letters import refuse
+from streams.kafka.dead_letters import refuse, start_refusal_counters
 from streams.monitoring.line_monitor import LineMonitor
 from streams.monitoring.pane_table import PaneKey, PaneTable, partition_of
 from streams.monitoring.window_state import VersionedSums
@@ -26,6 +26,7 @@ from streams.services import Services
 __all__ = ["attach"]
 
 _ERRORS = topic_of(FidelityErrors)
+_KINDS: dict[type[Exception], str] = {UnknownModel: "model"}
 _TICK_S = 1.0
 _SWEEP_S = 60.0
 
@@ -34,7 +35,9 @@ def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one sig
     """Add the table, the agent and the timers of this role to the app."""
     table = app.Table("fidelity-panes", partitions=PARTITIONS[_ERRORS], key_type=str)
     fidelity = _Fidelity(app, table)
+    start_refusal_counters(_ERRORS, _KINDS.values())
     app.on_partitions_assigned.connect(fidelity.on_assigned)
+    app.on_partitions_revoked.connect(fidelity.on_revoked)
     app.agent(app.raw_topic(_ERRORS), name="fidelity", concurrency=1)(fidelity.run)
     app.timer(_TICK_S)(fidelity.tick)
     app.timer(_SWEEP_S)(fidelity.sweep)
@@ -61,6 +64,10 @@ class _Fidelity:
         self._monitor.reset()
         self._panes.reset()
 
+    async def on_revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:
+        """Remove the metrics of the lines that another worker reads from now on."""
+        self._monitor.remove_metrics(lambda line: _partition_of(line) not in revoked)
+
     async def run(self, batches: Any) -> None:
         """Ingest one batch of outcome sums after another."""
         async for batch in batches:
@@ -71,6 +78,7 @@ class _Fidelity:
         if self._is_paused():
             return
         async with self._lock:
+            self._monitor.drop_others(self._is_assigned)
             all_lines = await retry_transient(partial(monitored_lines, self._app.pool), part="postgres")
             assigned = [model_line for model_line in all_lines if self._is_assigned(model_line.line)]
             for count, model_line in enumerate(assigned):
@@ -87,6 +95,7 @@ class _Fidelity:
             for line in self._monitor.lines:
                 await retry_transient(partial(self._monitor.catch_up, line), part="postgres")
                 await retry_transient(partial(self._monitor.estimate, line), part="postgres")
+                await retry_transient(partial(self._monitor.refresh_segments, line), part="postgres")
                 line.evict()
         await retry_transient(self._publish_panes, part="kafka")
 
@@ -101,7 +110,7 @@ class _Fidelity:
 
     def _is_assigned(self, line: str) -> bool:
         """Whether this worker reads the partition of a line."""
-        return TP(_ERRORS, partition_of(line)) in self._app.consumer.assignment()
+        return _partition_of(line) in self._app.consumer.assignment()
 
     async def _ingest(self, batch: PollBatch) -> None:
         async with self._lock:
@@ -119,9 +128,14 @@ class _Fidelity:
             message = FidelityErrors.model_validate_json(record.value or b"")
             await self._monitor.load_models(message)
         except (ValidationError, UnknownModel) as error:
-            await refuse(self._app, _with_timestamp_in_s(record), error, kinds={UnknownModel: "model"})
+            await refuse(self._app, _with_timestamp_in_s(record), error, kinds=_KINDS)
             return None
         return message
+
+
+def _partition_of(line: str) -> TP:
+    """The partition with the sums of a line."""
+    return TP(_ERRORS, partition_of(line))
 
 
 def _with_timestamp_in_s(record: Any) -> Any:

@@ -13,16 +13,17 @@ from typing import Any
 
 from faust.types import TP
 
-from schemas import FidelityErrors, OutcomeEvent, SourceId
+from schemas import TWIN_TYPES, FidelityErrors, OutcomeEvent, SourceId, line_parts
 from sql.dead_letter_store import unsent_refused_before
 from sql.source_position_store import mark_read_to_end, source_watermarks
-from streams.ingestion import ContextLoader, IngestResult, OutcomePipeline, publish_result
+from sql.window_store import monitored_lines
+from streams.ingestion import REFUSAL_KINDS, ContextLoader, IngestResult, OutcomePipeline, publish_result
 from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch, StartOffset
 from streams.kafka.dead_letters import publish_dead_letters
 from streams.kafka.start_offsets import find_start_offsets
-from streams.metrics import BATCH_SECONDS, OUTCOMES, REFUSED
+from streams.metrics import BATCH_SECONDS, IN_OTHER, OUTCOMES, REFUSED, start_at_zero
 from streams.retries import process_event, reraise, retry_transient
 from streams.services import Services
 
@@ -34,6 +35,7 @@ _EVERY_LINE = "*"
 _MAX_BATCHES_IN_PROGRESS = 8
 _SWEEP_S = 60.0
 _MAX_SWEPT = 500
+_FATES = ("counted", "duplicate", "superseded", "too_late")
 _TOPIC = topic_of(OutcomeEvent)
 _READER_PARTITIONS = PARTITIONS[topic_of(FidelityErrors)]
 
@@ -41,10 +43,12 @@ _READER_PARTITIONS = PARTITIONS[topic_of(FidelityErrors)]
 def attach(app: TwinApp, services: Services) -> None:
     """Add the agent and its timers for watermarks and unsent dead letters to the app."""
     agent = _OutcomesAgent(app, services)
+    start_at_zero(REFUSED, topic=[_TOPIC], reason=REFUSAL_KINDS)
     app.find_start_offsets = agent.find_start_offsets
     app.agent(app.raw_topic(_TOPIC), name="outcomes", concurrency=1)(agent.run)
     app.run_every(min(5.0, max(0.5, app.settings.grace_s / 4)), agent.publish_watermarks)
     app.run_every(_SWEEP_S, agent.publish_unsent_dead_letters)
+    app.run_every(_SWEEP_S, agent.start_counters)
 
 
 @dataclass
@@ -112,8 +116,16 @@ class _OutcomesAgent:
             SourceId(topic=tp.topic, partition=tp.partition, incarnation=start.incarnation): start for tp, start in starts.items()
         }
         watermarks = await retry_transient(partial(source_watermarks, self._app.pool, sources), part="postgres")
+        await retry_transient(self.start_counters, part="postgres")
         self._progress = {source: _Progress(watermarks.get(source), start.offset) for source, start in sources.items()}
         return starts
+
+    async def start_counters(self) -> None:
+        """Let the counters of every registered line exist before their first event."""
+        for model_line in await monitored_lines(self._app.pool):
+            line = model_line.line
+            start_at_zero(OUTCOMES, line=[line], fate=_FATES)
+            start_at_zero(IN_OTHER, line=[line], dimension=TWIN_TYPES[line_parts(line)[0]].segments)
 
     async def publish_watermarks(self) -> None:
         """Publish the watermarks of this worker's sources to every partition of the sums (rule 15).
@@ -149,5 +161,7 @@ class _OutcomesAgent:
 def _count(result: IngestResult) -> None:
     for (line, fate), count in result.fates.items():
         OUTCOMES.labels(line=line, fate=fate).inc(count)
+    for (line, dimension), count in result.in_other.items():
+        IN_OTHER.labels(line=line, dimension=dimension).inc(count)
     for kind, count in Counter(refused.kind for refused in result.refused).items():
         REFUSED.labels(topic=result.source.topic, reason=kind).inc(count)

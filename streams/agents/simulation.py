@@ -17,8 +17,8 @@ from sql.simulation_store import DifferentBody, Pins, finish
 from streams.errors import describe_error, is_waited_for
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import KafkaRecord, park, process_record, refuse
-from streams.metrics import COMPUTED_SIMULATIONS, OLDEST_SIMULATION, WAITING_SIMULATIONS
+from streams.kafka.dead_letters import KafkaRecord, park, process_record, refuse, start_refusal_counters
+from streams.metrics import COMPUTED_SIMULATIONS, OLDEST_SIMULATION, SIMULATIONS, WAITING_SIMULATIONS, start_at_zero
 from streams.services import Services
 from streams.simulation import (
     RequestIntake,
@@ -43,6 +43,8 @@ _BACKLOG_INTERVAL_S = 2.0
 def attach(app: TwinApp, services: Services) -> None:
     """Add the agent that accepts simulation requests, and the tasks that compute them."""
     simulation = _Simulation(app, services)
+    start_refusal_counters(topic_of(SimulationRequest), _KINDS.values())
+    start_at_zero(SIMULATIONS, status=AnswerStatus)
     app.agent(app.raw_topic(topic_of(SimulationRequest)), name="simulation", concurrency=1)(simulation.run)
     for task in (simulation.compute_small, simulation.compute_large):
         app.task(task)

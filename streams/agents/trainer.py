@@ -24,7 +24,7 @@ from sql.retrain_store import LostLease, TrainingJob, enqueue, finish, heartbeat
 from streams.errors import describe_error, require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import KafkaRecord, process_record
+from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusal_counters
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 from streams.training.promotion_effects import PromotionEvaluator
@@ -34,6 +34,7 @@ __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
 
+_KINDS: dict[type[Exception], str] = {UnknownModel: "model"}
 _POLL_S = 0.5
 _POLLS_PER_FULL_SYNC = 60  # of the ledger, between two comparisons of the copies of every line
 _EVALUATION_PERIOD_S = 2.0
@@ -45,6 +46,7 @@ _REMEMBERED_IDS = 10_000
 def attach(app: TwinApp, services: Services) -> None:
     """Add the agent that stores retrain events, and the three tasks."""
     trainer = _Trainer(app, services)
+    start_refusal_counters(topic_of(RetrainEvent), _KINDS.values())
     app.agent(app.raw_topic(topic_of(RetrainEvent)), name="trainer", concurrency=1)(trainer.run)
     for task in (trainer.train, trainer.sync_ledger, trainer.evaluate_promotions):
         app.task(task)
@@ -60,7 +62,7 @@ class _Trainer:
         """Store event after event as a row; ten thousand with one retrain id are one row."""
         async for event in events.events():
             record = event.message
-            await process_record(self._app, record, partial(self._store, record), kinds={UnknownModel: "model"})
+            await process_record(self._app, record, partial(self._store, record), kinds=_KINDS)
 
     async def train(self) -> None:
         """Run the stored trainings, one at a time, for as long as the app runs."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIGEST_BYTES",
+    "REFUSAL_KINDS",
     "DecodedBatch",
     "ElementRefusal",
     "Entity",
@@ -148,6 +149,13 @@ class OutcomeBatch:
         sha256, heads = hashlib.sha256, numbers.view(f"V{NUMBERS.itemsize}").tolist()
         digests = b"".join([sha256(head + tail).digest() for head, tail in zip(heads, tails, strict=True)])
         return np.frombuffer(digests, dtype=np.uint8).reshape(-1, sha256().digest_size)[:, :DIGEST_BYTES]
+
+
+REFUSAL_KINDS = (
+    *("empty", "json", "invalid", "past", "future", "segment", "features", "model", "champion", "simulation", "twin", "range"),
+    PARKED,
+)
+"""Every kind of :class:`ElementRefusal`, so that its counter exists before its first event."""
 
 
 class ElementRefusal(NamedTuple):

@@ -22,7 +22,7 @@ from streams.kafka.app import TwinApp
 from streams.kafka.parking import ParkRequested, UnreadableBatch
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS
-from streams.metrics import PARKED, REFUSED
+from streams.metrics import PARKED, REFUSED, start_at_zero
 from streams.retries import process_event, report_failure
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "publish_dead_letters",
     "refusal_attempt",
     "refuse",
+    "start_refusal_counters",
 ]
 
 LOG = logging.getLogger(__name__)
@@ -78,6 +79,11 @@ class KafkaRecord(Protocol):
     key: bytes | None
     value: bytes | None
     headers: Iterable[tuple[str, bytes | None]] | None
+
+
+def start_refusal_counters(topic: str, kinds: Iterable[str]) -> None:
+    """Let the counters of a topic's refused records exist before their first event; ``kinds`` are the agent's own."""
+    start_at_zero(REFUSED, topic=[topic], reason=[*_COMMON_KINDS.values(), *kinds, PARKED_KIND])
 
 
 async def process_record(

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 
 from schemas import FidelityErrors, OutcomeEvent
 from sql import window_store as store
 from sql.database import clock
+from sql.segment_store import count_segment_values
 from sql.window_store import MonitoredLine
 from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.monitoring.alarms import Alarms
 from streams.monitoring.drift_detection import DriftEvaluator
+from streams.monitoring.line_metrics import (
+    remove_line_metrics,
+    retain_segment_metrics,
+    set_segment_metrics,
+    start_line_counters,
+)
 from streams.monitoring.line_state import LineState, load_cards, load_line
 from streams.monitoring.pane_table import PaneKey
 from streams.monitoring.performance_estimation import estimate_performance
 from streams.monitoring.restatement_floor import raise_floor
 from streams.monitoring.watermarks import Watermarks
-from streams.monitoring.window_events import WindowPublisher
+from streams.monitoring.window_events import WindowPublisher, show_newest_windows
 from streams.monitoring.window_state import VersionedSums
 
 __all__ = ["LineMonitor"]
@@ -39,6 +47,7 @@ class LineMonitor:
         self._evaluator = DriftEvaluator(app.settings.n_min, app.settings.average_run_length, {})
         self._alarms = Alarms(app)
         self._lines: dict[str, LineState] = {}
+        self._shown: set[str] = set()  # lines that have metrics in this process
         self.watermarks = Watermarks(PARTITIONS[topic_of(OutcomeEvent)])
         self.publisher = WindowPublisher(app, self.watermarks)
 
@@ -50,6 +59,18 @@ class LineMonitor:
     def reset(self) -> None:
         """Drop all lines, so that they are loaded from Postgres again: another worker may have changed them."""
         self._lines.clear()
+
+    def remove_metrics(self, is_read: Callable[[str], bool]) -> None:
+        """Remove the metrics of all lines but those that this process reads; this may come at any time."""
+        for name in self._shown:
+            if not is_read(name):
+                remove_line_metrics(name)
+
+    def drop_others(self, is_read: Callable[[str], bool]) -> None:
+        """Drop all lines but those that this process reads, with their metrics."""
+        self.remove_metrics(is_read)
+        self._shown = set(filter(is_read, self._shown))
+        self._lines = {name: line for name, line in self._lines.items() if is_read(name)}
 
     # -- ingesting sums
 
@@ -81,6 +102,9 @@ class LineMonitor:
         return await self._load(model_lines[name])
 
     async def _load(self, model_line: MonitoredLine) -> LineState:
+        self._shown.add(model_line.line)
+        remove_line_metrics(model_line.line)
+        start_line_counters(model_line.line)
         read_at = await clock(self._app.pool) - timedelta(seconds=_READ_OVERLAP_S)
         line = self._lines[model_line.line] = await load_line(self._app.pool, model_line, self._evaluator, read_at)
         await self._alarms.publish_pending(line)
@@ -96,7 +120,16 @@ class LineMonitor:
         line.model_line = model_line
         # Drift first: an alarm must not wait until thousands of windows are published.
         await self._alarms.evaluate(line)
+        if not line.has_metrics:
+            await self._show(line)
         await self.publisher.publish(line)
+
+    async def _show(self, line: LineState) -> None:
+        """Set the metrics of a line that was loaded: some of its windows may not be published again for a long time."""
+        await load_cards(self._app.pool, self._evaluator, {series.model_id for series in line.current_series()})
+        show_newest_windows(line)
+        set_segment_metrics(line.name, await count_segment_values(self._app.pool, line.name))
+        line.has_metrics = True
 
     # -- maintaining
 
@@ -120,3 +153,8 @@ class LineMonitor:
             estimate = await estimate_performance(self._app.pool, self._evaluator.cards[line.champion])
             if estimate is not None:
                 await self._alarms.evaluate_estimate(line, estimate)
+
+    async def refresh_segments(self, line: LineState) -> None:
+        """Count the segment values of a line, and remove the metrics of segments without recent outcomes."""
+        set_segment_metrics(line.name, await count_segment_values(self._app.pool, line.name))
+        retain_segment_metrics(line.name, {series.segment for series in line.current_series()})

@@ -47,6 +47,7 @@ class LineState:
         changed_series: series that changed since they were last evaluated.
         alarmed: series whose detector has raised its alarm.
         filling_published_at: monotonic time at which windows that are still filling were last published.
+        has_metrics: whether the metrics of its newest windows were set since it was loaded.
     """
 
     model_line: MonitoredLine
@@ -62,6 +63,7 @@ class LineState:
     changed_series: set[SeriesKey] = field(default_factory=set)
     alarmed: set[SeriesKey] = field(default_factory=set)
     filling_published_at: float = -math.inf
+    has_metrics: bool = False
 
     @property
     def name(self) -> str:
@@ -72,6 +74,13 @@ class LineState:
     def champion(self) -> UUID | None:
         """Id of the champion of the line."""
         return self.model_line.champion
+
+    def current_series(self) -> list[SeriesKey]:
+        """The champion's series whose newest pane is not far below the newest of all: outcomes of the others are history."""
+        state = self.window_state
+        newest = {series: state.newest_pane(series) for series in state.series()}
+        low = max(newest.values(), default=-math.inf) - HELD_WINDOWS * state.window_s
+        return [series for series, pane in newest.items() if series.model_id == self.champion and pane >= low]
 
     async def ingest(self, database: Database, source: str, rows: Sequence[PaneRow]) -> set[tuple[SeriesKey, float]]:
         """Apply changed rows and return the panes that they belong to; evicted panes around them are loaded first."""

@@ -14,7 +14,7 @@ from schemas.fidelity_models import DRIFT_RULES, EstimatedFidelity, Labels
 from schemas.twin_models import ModelCard
 from sql import pending_label_store as store
 from sql.database import Database
-from streams.metrics import ESTIMATED_MAE, INPUT_SHIFT, PREDICTIONS
+from streams.monitoring.line_metrics import set_estimate_metrics, set_label_metrics
 
 __all__ = [
     "EXPIRE_S",
@@ -36,10 +36,9 @@ _MAE_INCREASE = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_inc
 
 async def estimate_performance(database: Database, card: ModelCard) -> EstimatedFidelity | None:
     """Estimate the performance of a model, count its pending outcomes, and set the metrics of both."""
-    _set_label_metrics(card.line, pending_labels(await latest_cohorts(database, card.line)).values())
+    set_label_metrics(card.line, pending_labels(await latest_cohorts(database, card.line)).values())
     estimate = await estimate_from_newest_rows(database, card)
-    if estimate is not None:
-        _set_estimate_metrics(card.line, estimate)
+    set_estimate_metrics(card.line, estimate)
     return estimate
 
 
@@ -84,16 +83,3 @@ def level_weights(cohorts: Iterable[store.Cohort], dimension: str) -> dict[str, 
                 predicted[level] += n_predicted
                 arrived[level] += n_arrived
     return survivorship_weights(predicted, arrived)
-
-
-def _set_estimate_metrics(line: str, estimate: EstimatedFidelity) -> None:
-    if estimate.mae is not None:
-        ESTIMATED_MAE.labels(line=line).set(estimate.mae)
-    for column in estimate.columns:
-        INPUT_SHIFT.labels(line=line, column=column.name).set(column.psi / column.limit)
-
-
-def _set_label_metrics(line: str, labels: Iterable[Labels]) -> None:
-    cohorts = list(labels)
-    for state in ("matured", "missing", "pending", "expired"):
-        PREDICTIONS.labels(line=line, state=state).set(sum(getattr(cohort, state) for cohort in cohorts))

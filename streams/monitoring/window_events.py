@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -10,26 +9,15 @@ from typing import Literal
 from engine.fidelity import Detection, is_closed, window_starts
 from schemas import FidelityWindow, line_parts
 from schemas.base import utc_time
-from schemas.twin_models import Baseline
 from schemas.twin_types import ALL_ROWS
 from sql.window_store import Snapshot, save_snapshots
 from streams.kafka.app import TwinApp
-from streams.metrics import (
-    BASELINE_CORRELATION,
-    BASELINE_COVERAGE,
-    BASELINE_MAE,
-    EVIDENCE,
-    WINDOW_CORRELATION,
-    WINDOW_COVERAGE,
-    WINDOW_MAE,
-    WINDOW_OUTCOMES,
-    WINDOW_RMSE,
-)
+from streams.monitoring.line_metrics import set_baseline_metrics, set_window_metrics
 from streams.monitoring.line_state import LineState, load_cards
 from streams.monitoring.watermarks import Watermarks
 from streams.monitoring.window_state import WindowKey, WindowState
 
-__all__ = ["WindowPublisher", "set_baseline_metrics", "window_event"]
+__all__ = ["WindowPublisher", "show_newest_windows", "window_event"]
 
 _FILLING_INTERVAL_S = 10.0
 _WINDOWS_PER_BATCH = 1000
@@ -70,7 +58,7 @@ class WindowPublisher:
         line.unpublished.difference_update(windows)
         for window, event in events.items():
             if window.series.model_id == line.champion and _ends_at_newest_pane(line.window_state, window):
-                _set_window_metrics(event)
+                set_window_metrics(event)
 
     def _is_closed(self, line: LineState, window: WindowKey, watermark: float | None) -> bool:
         """Whether a window is closed, for good: a watermark that goes back after a reset source does not reopen windows."""
@@ -117,6 +105,14 @@ def window_event(line: LineState, window: WindowKey, *, closed: bool) -> Fidelit
     )
 
 
+def show_newest_windows(line: LineState) -> None:
+    """Set the metrics of the newest window of each of the champion's series, as publishing it would."""
+    for series in line.current_series():
+        newest = line.window_state.newest_pane(series)
+        start, *_ = window_starts(newest, line.window_state.pane_s, line.window_state.window_s)
+        set_window_metrics(window_event(line, WindowKey(series, start), closed=False))
+
+
 def _segment_sums(window_state: WindowState, window: WindowKey) -> dict[str, tuple[int, ...]]:
     """Sums of all segments of the same model in the same span of time."""
     model_id = window.series.model_id
@@ -128,33 +124,6 @@ def _ends_at_newest_pane(window_state: WindowState, window: WindowKey) -> bool:
     """Whether a window ends with the latest pane of its series: later windows are still filling."""
     newest = window_state.newest_pane(window.series)
     return window.start == window_starts(newest, window_state.pane_s, window_state.window_s)[0]
-
-
-def _set_window_metrics(event: FidelityWindow) -> None:
-    """Set the metrics of the newest window of a series; an undefined value is NaN, missing evidence leaves its metric as it is."""
-    labels = {"line": event.line, "segment": event.segment}
-    values = {
-        WINDOW_OUTCOMES: event.metrics.n,
-        WINDOW_MAE: event.metrics.mae,
-        WINDOW_RMSE: event.metrics.rmse,
-        WINDOW_CORRELATION: event.metrics.correlation,
-        WINDOW_COVERAGE: event.metrics.coverage_95pct,
-        EVIDENCE: event.evidence_ratio,
-    }
-    for gauge, value in values.items():
-        if value is not None or gauge is not EVIDENCE:
-            gauge.labels(**labels).set(math.nan if value is None else value)
-
-
-def set_baseline_metrics(line: str, baseline: Baseline) -> None:
-    """Set the metrics of the baseline of a line's champion; an undefined value is NaN."""
-    values = {
-        BASELINE_MAE: baseline.mae,
-        BASELINE_CORRELATION: baseline.correlation,
-        BASELINE_COVERAGE: baseline.coverage_95pct,
-    }
-    for gauge, value in values.items():
-        gauge.labels(line=line).set(math.nan if value is None else value)
 
 
 def _status(snapshot: Snapshot | None, version: int, *, closed: bool) -> Literal["open", "final", "restated"]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from schemas import ModelEvent
 from sql.ledger import Ledger
 from sql.model_card_rows import UnknownModel
-from streams.metrics import CHAMPION, RETRAINING_STOPPED
+from streams.metrics import CHAMPION, RETRAINING_STOPPED, RETRAINS, start_at_zero
 from streams.registry.mlflow_registry import MlflowRegistry
 
 if TYPE_CHECKING:
     from streams.kafka.app import TwinApp
 
 __all__ = ["LedgerProjection"]
+
+_RETRAIN_OUTCOMES = ("promoted", "suggested", "rejected", "failed", "stale")
 
 
 class LedgerProjection:
@@ -25,7 +26,6 @@ class LedgerProjection:
     def __init__(self, app: TwinApp, registry: MlflowRegistry) -> None:
         self._app = app
         self._registry = registry
-        self._shown_champions: dict[str, UUID] = {}
         self._synced_generations: Counter[str] = Counter()
 
     async def sync(self, *, all_lines: bool) -> None:
@@ -42,12 +42,10 @@ class LedgerProjection:
         await self._app.publish(event, key=event.line)
 
     async def _sync_metrics(self, state: ModelEvent) -> None:
-        before = self._shown_champions.pop(state.line, None)
-        if before is not None:
-            CHAMPION.remove(state.line, str(before))
+        CHAMPION.remove_by_labels({"line": state.line})
         if state.champion is not None:
             CHAMPION.labels(line=state.line, model_id=str(state.champion)).set(1)
-            self._shown_champions[state.line] = state.champion
+        start_at_zero(RETRAINS, line=[state.line], outcome=_RETRAIN_OUTCOMES)
         RETRAINING_STOPPED.labels(line=state.line).set(await Ledger(self._app.pool).stopped(state.line) is not None)
 
     async def _sync_alias(self, line: str) -> None:
