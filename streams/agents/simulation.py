@@ -11,7 +11,7 @@ import logging
 from functools import cached_property, partial
 from typing import Any
 
-from schemas import SimulationAnswer, SimulationRequest, SimulationResult
+from schemas import AnswerStatus, SimulationAnswer, SimulationRequest, SimulationResult
 from sql.simulation_queue_store import LANES, Lane, lane_backlogs
 from sql.simulation_store import DifferentBody, Pins, finish
 from streams.errors import describe_error, is_waited_for
