@@ -7,8 +7,9 @@ it.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -23,8 +24,6 @@ from streams.outages import OUTAGES, Outages
 from streams.settings import Role, Settings
 
 __all__ = ["DependencyMonitor", "MlflowProbe", "PartProbe", "role_probes"]
-
-LOG = logging.getLogger(__name__)
 
 _OUTAGE_FAILURES = 2
 _PAUSE_AFTER_FAILURE_S = 0.5
@@ -85,8 +84,17 @@ def role_probes(settings: Settings, role: Role | None = None) -> dict[str, PartP
     return probes
 
 
+def _run_to_its_end(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    with suppress(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.close()
+
+
 class DependencyMonitor:
     """Runs probes side by side, and records what they find in ``twin_dependency_up`` and in the outages of the process.
+
+    They run in a thread with an event loop of its own: a busy role does not delay them, and a name server that hangs takes no
+    thread from the computations of the role.
 
     Args:
         probes: a probe for each part.
@@ -98,6 +106,19 @@ class DependencyMonitor:
     def __init__(self, probes: Mapping[str, PartProbe], interval_s: float, timeout_s: float, outages: Outages = OUTAGES) -> None:
         self._probes, self._interval_s, self._timeout_s, self._outages = probes, interval_s, timeout_s, outages
         self._connected_s: dict[str, float] = {}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Probe beside the block."""
+        loop = asyncio.new_event_loop()
+        probing = loop.create_task(self.run())
+        thread = threading.Thread(target=_run_to_its_end, args=(loop, probing), name="probes", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(probing.cancel)
+            thread.join(_STALL_S)
 
     async def run(self) -> None:
         """Probe until this task is cancelled."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -69,26 +70,32 @@ class Outages:
         self._witnesses: dict[Hashable, _Witness] = {}
         self._outages: dict[str, Outage] = {}
         self._ended_s = -math.inf
+        self._lock = threading.Lock()  # probes run in a thread of their own
 
     def record_failure(self, part: str, witness: Hashable, error: BaseException, *, threshold: int) -> None:
         """Count one failed attempt; ``threshold`` of them in a row are an outage of the part."""
         FAILED_ATTEMPTS.labels(part=part).inc()
-        now = self._clock()
-        state = self._witnesses.get(witness)
-        if state is None or state.part != part:
-            self.recover(witness)
-            state = self._witnesses[witness] = _Witness(part, now)
-        state.failures += 1
-        state.is_convinced |= state.failures >= threshold
-        outage = self._outages.get(part)
-        if outage is not None:
-            outage.failures, outage.error = outage.failures + 1, _one_line(error)
-            self._remind(outage, now)
-        elif state.is_convinced:
-            self._begin(state, error, now)
+        with self._lock:
+            now = self._clock()
+            state = self._witnesses.get(witness)
+            if state is None or state.part != part:
+                self._forget(witness)
+                state = self._witnesses[witness] = _Witness(part, now)
+            state.failures += 1
+            state.is_convinced |= state.failures >= threshold
+            outage = self._outages.get(part)
+            if outage is not None:
+                outage.failures, outage.error = outage.failures + 1, _one_line(error)
+                self._remind(outage, now)
+            elif state.is_convinced:
+                self._begin(state, error, now)
 
     def recover(self, witness: Hashable) -> None:
         """Forget the failures of a witness, because its attempt succeeded or is given up; the last one ends the outage."""
+        with self._lock:
+            self._forget(witness)
+
+    def _forget(self, witness: Hashable) -> None:
         state = self._witnesses.pop(witness, None)
         if state is None or self._has_witness(state.part):
             return
@@ -104,7 +111,7 @@ class Outages:
 
     def current(self) -> list[Outage]:
         """The outages that last, the oldest first."""
-        return sorted(self._outages.values(), key=lambda outage: outage.start_s)
+        return sorted(self._outages.copy().values(), key=lambda outage: outage.start_s)
 
     def is_out(self, part: str) -> bool:
         """Whether a part is out now."""

@@ -128,7 +128,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         return {tp: max((self.highwater(tp) or 0) - offset, 0) for tp, offset in self.positions().items()}
 
     def positions(self) -> dict[TP, int]:
-        """The offset up to which each partition is acknowledged; where reading started, for one without acknowledgement."""
+        """The offset up to which each partition is acknowledged; where reading started, for one without acknowledgement.
+
+        Empty before the client is started, and after it is stopped.
+        """
+        if self._thread._consumer is None:  # noqa: SLF001  # else `assignment` raises
+            return {}
         return {tp: self._committed_offset.get(tp) or self._fetch_position(tp) for tp in self.assignment()}
 
     def ping(self, answer: Callable[[], None]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -107,9 +106,8 @@ def dashboard_app(settings: Settings, starting: StartingRoles = _no_role) -> web
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         app[_READER] = OverviewReader(settings)
         monitor = DependencyMonitor(role_probes(settings), settings.probe_interval_s, settings.probe_timeout_s)
-        probing = asyncio.create_task(monitor.run())
-        yield
-        probing.cancel()
+        with monitor.running():
+            yield
         app[_READER].close()
 
     app = web.Application()

@@ -103,7 +103,7 @@ async def run_role(role: Role, settings: Settings, stop: asyncio.Event, observer
         with _starting("TWIN_KAFKA_SECURITY"):
             kafka_security(settings)
         monitor = DependencyMonitor(role_probes(settings, role), settings.probe_interval_s, settings.probe_timeout_s)
-        await resources.enter_async_context(_running(monitor.run()))
+        resources.enter_context(monitor.running())
         await _run_until(stop, runner.wait_for_servers())
         if not stop.is_set():
             await runner.run(stop)
@@ -141,11 +141,18 @@ class _RoleRunner:
         return HealthProbe(self.role, liveness.live_problems, liveness.ready_problems, liveness.details, liveness.waits_for_server)
 
     async def beat(self) -> None:
-        """Advance the clocks of the liveness and report a heartbeat, once a second."""
+        """Advance the clocks of the liveness and report a heartbeat, once a second.
+
+        A look at the app that fails is logged and no reason to miss a heartbeat: the event loop turns.
+        """
         while True:
-            self.liveness.tick()
-            ROLE_READY.labels(role=self.role).set(not self.liveness.ready_problems())
-            self.observer.beat(self.liveness.live_problems())
+            try:
+                problems = self.liveness.tick()
+                ROLE_READY.labels(role=self.role).set(not self.liveness.ready_problems())
+            except Exception:
+                LOG.exception("the liveness of the role %s could not be judged", self.role)
+                problems = []
+            self.observer.beat(problems)
             await asyncio.sleep(_BEAT_INTERVAL_S)
 
     async def wait_for_servers(self) -> None:

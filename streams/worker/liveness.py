@@ -6,6 +6,7 @@ observed from outside, by the supervisor, which receives the heartbeats.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from streams.kafka.app import TwinApp
 
 __all__ = ["RoleLiveness", "describe_outages"]
+
+LOG = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _RESUMED_S = 5.0
@@ -72,17 +75,19 @@ class RoleLiveness:
         if self._stopping_since_s is None:
             self._stopping_since_s = self._clock()
 
-    def tick(self) -> None:
-        """Advance the clocks."""
+    def tick(self) -> list[str]:
+        """Advance the clocks, and return what hangs, as :meth:`live_problems` does."""
         now = self._clock()
         elapsed_s = now - self._ticked_s
         self._ticked_s = now
         if elapsed_s > _RESUMED_S:
             self._resumed_s = now
+            LOG.warning("the event loop stood still for %.1f s, or the machine did", elapsed_s - _TICK_S)
         self._thread_silence_s += min(elapsed_s, 2 * _TICK_S)
         self._threads.tick(min(elapsed_s, 2 * _TICK_S))
         self._ping_thread()
         self._follow_positions(now)
+        return self.live_problems()
 
     def details(self) -> Mapping[str, float | None]:
         """Ages in seconds: of the oldest event in work, and of the last poll of Kafka (None before the first)."""

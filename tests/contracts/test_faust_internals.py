@@ -9,6 +9,7 @@ from typing import Any
 import faust
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord
+from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.tables.base import Collection
 from faust.tables.manager import TableManager
@@ -224,3 +225,17 @@ class Ends:
 
     async def __call__(self, *tps: TP) -> dict[TP, int]:
         return {tp: self.offsets[tp] for tp in tps}
+
+
+def test_a_consumer_that_is_not_started_has_no_positions_and_no_lag():
+    consumer = make_consumer()
+
+    assert consumer.positions() == {}
+    assert consumer.lag() == {}
+    assert not consumer.ping(lambda: None)
+
+
+def test_the_client_has_the_position_of_a_partition_before_its_first_record():
+    assert make_consumer()._thread._consumer is None
+    assert isinstance(TopicPartitionState.position, property)
+    assert isinstance(TopicPartitionState.has_valid_position, property)

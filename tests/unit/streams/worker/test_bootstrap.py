@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,25 @@ async def test_servers_that_do_not_answer_are_waited_for():
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.0):
             await run_role("simulation", UNREACHABLE, asyncio.Event())
+
+
+class Beats(bootstrap.RoleObserver):
+    def __init__(self) -> None:
+        self.problems: list[list[str]] = []
+
+    def beat(self, problems: Sequence[str]) -> None:
+        self.problems.append(list(problems))
+
+
+async def test_a_heartbeat_is_sent_also_when_the_liveness_cannot_be_judged(monkeypatch: pytest.MonkeyPatch):
+    def fail(_liveness: object) -> list[str]:
+        raise RuntimeError("the app is not started yet")
+
+    monkeypatch.setattr(bootstrap, "_BEAT_INTERVAL_S", 0.01)
+    monkeypatch.setattr(bootstrap.RoleLiveness, "tick", fail)
+    beats = Beats()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await run_role("simulation", UNREACHABLE, asyncio.Event(), beats)
+    assert len(beats.problems) > 3
+    assert not any(beats.problems)
