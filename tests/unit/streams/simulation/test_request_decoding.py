@@ -8,19 +8,11 @@ from uuid import UUID
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from schemas import TWIN_TYPES, SimulationRequest
+from schemas import SimulationRequest
 from schemas.events import canonical_digest
 from streams.simulation import UnreadableRequest, decode_request
-
-BODY = {
-    "simulation_id": "00000000-0000-0000-0000-000000000007",
-    "requested_at": "2025-03-01T00:00:00Z",
-    "twin_type": "hcp",
-    "brand": "kisqali",
-    "intervention": {"intervention_type": "email_campaign", "channel": "email", "frequency": "monthly", "duration_weeks": 12},
-}
+from tests.request_bodies import BODY, bodies
 
 
 def test_a_valid_request_has_the_digest_of_its_content():
@@ -123,33 +115,6 @@ def test_a_number_that_is_too_long_for_python_is_rejected():
 def test_a_rejected_confidence_level_has_the_digest_of_its_content():
     body = BODY | {"confidence_level": 1e-300}
     assert decode_request(json.dumps(body).encode()).digest == canonical_digest(SimulationRequest.model_validate(body))
-
-
-NUMBERS = st.integers() | st.sampled_from([2**31, 2**53, 2**63, 2**64, -(2**64), 10**308, 10**309, 10**400]) | st.floats()
-WORDS = st.text() | st.sampled_from(
-    ["hcp", "email", "monthly", "tumour", "\ud800", "x" * 10_000, "9999-12-31T23:59:59.999999-14:00"]
-)
-NAMES = st.sampled_from(
-    [*TWIN_TYPES["hcp"].by_name, *(f"min_{name}" for name in TWIN_TYPES["hcp"].by_name), "tier", "max_decile", "min_"]
-)
-VALUES = st.recursive(
-    st.none() | st.booleans() | NUMBERS | WORDS,
-    lambda values: st.lists(values, max_size=3) | st.dictionaries(NAMES | WORDS, values, max_size=3),
-    max_leaves=6,
-)
-FIELDS = st.sampled_from([*sorted(SimulationRequest.model_fields.keys() - {"simulation_id"}), "surprise"])
-INTERVENTIONS = st.dictionaries(st.sampled_from([*BODY["intervention"], "intensity", "surprise"]), VALUES, max_size=2)
-
-
-@st.composite
-def bodies(draw: st.DrawFn) -> dict[str, Any]:
-    """A valid request in which any JSON stands in some fields, in the filters or in the intervention."""
-    body = BODY | draw(st.dictionaries(FIELDS, VALUES, max_size=2))
-    if draw(st.booleans()):
-        body |= {"filters": draw(st.dictionaries(NAMES, VALUES, max_size=2))}
-    if draw(st.booleans()):
-        body |= {"intervention": BODY["intervention"] | draw(INTERVENTIONS)}
-    return body
 
 
 @given(bodies())
