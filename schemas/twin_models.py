@@ -261,6 +261,13 @@ class TwinPopulation(Frozen):
             self._twin_ids = tuple(uuid5(self.population_id, str(row)) for row in range(self.twin_count))
         return self._twin_ids
 
+    def take(self, rows: Sequence[int]) -> TwinPopulation:
+        """The twins in these rows, at least one, with their ids, as a population that keeps none of the others in memory."""
+        frame = self.frame.iloc[list(rows)].reset_index(drop=True)
+        selected = self.model_copy(update={"frame": frame, "twin_count": len(frame)})
+        selected._twin_ids = tuple(self.twin_ids[row] for row in rows)  # noqa: SLF001  # of the same class
+        return selected
+
     @cached_property
     def twins(self) -> list[DigitalTwin]:
         """The rows as objects, created at first access."""

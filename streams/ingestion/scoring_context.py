@@ -54,6 +54,13 @@ class SimulatedTwins:
     changes: Floats
     rows: Mapping[UUID, int]
 
+    def take(self, twin_ids: Iterable[UUID]) -> SimulatedTwins:
+        """The same simulation with only these of its twins; unknown ones are left out."""
+        stored_ids = [twin_id for twin_id in twin_ids if twin_id in self.rows]
+        numbers = [self.rows[twin_id] for twin_id in stored_ids] or [0]  # a population has at least one twin
+        rows = {twin_id: row for row, twin_id in enumerate(stored_ids)}
+        return SimulatedTwins(self.line, self.model_id, self.population.take(numbers), self.changes[numbers], rows)
+
 
 @dataclass(frozen=True)
 class ScoringContext:
@@ -143,7 +150,7 @@ class ContextLoader:
         await self._load_periods(lines)
         registered = {line: self._periods[line] for line in lines & self._periods.keys()}
         champions = {line: periods.champions for line, periods in registered.items() if periods.champions}
-        simulations = await self._load_simulations({simulation_id for simulation_id, _ in outcomes.twins.values()})
+        simulations = await self._load_simulations(outcomes.twins.values())
         predicting = ScoringContext(champions=champions).predicting_models(outcomes)
         models = {shared.model_id for shared in outcomes.shared_fields if shared.model_id is not None}
         models |= {model_id for periods in champions.values() for _, model_id in periods}
@@ -179,12 +186,20 @@ class ContextLoader:
             cards[model_id] = card
         return cards
 
-    async def _load_simulations(self, ids: set[UUID]) -> dict[UUID, SimulatedTwins]:
+    async def _load_simulations(self, named: Iterable[tuple[UUID, UUID]]) -> dict[UUID, SimulatedTwins]:
+        """The named twins of simulations, one simulation after another: a batch may name more of them than fit into memory."""
+        twin_ids: defaultdict[UUID, set[UUID]] = defaultdict(set)
+        for simulation_id, twin_id in named:
+            twin_ids[simulation_id].add(twin_id)
         simulations = {}
-        for simulation_id in ids:
-            twins = self._simulations.get(simulation_id) or await self._find_simulation(simulation_id)
+        for simulation_id, ids in twin_ids.items():
+            twins = await self._find_twins(simulation_id)
             if twins is not None:
-                simulations[simulation_id] = twins
-                if twins.population.twin_count <= _MAX_TWINS:
-                    self._simulations[simulation_id] = twins
+                simulations[simulation_id] = twins.take(sorted(ids))
         return simulations
+
+    async def _find_twins(self, simulation_id: UUID) -> SimulatedTwins | None:
+        twins = self._simulations.get(simulation_id) or await self._find_simulation(simulation_id)
+        if twins is not None and twins.population.twin_count <= _MAX_TWINS:
+            self._simulations[simulation_id] = twins
+        return twins

@@ -61,6 +61,6 @@ class RequestIntake:
     async def _queue(self, pins: Pins, request: SimulationRequest) -> None:
         assert pins.recipe is not None  # every pinned request has a population
         work = work_of(request, pins.recipe.twin_count)
-        lane, model_id = lane_of(work, self.settings), None if pins.stored else pins.model_id
+        lane, model_id = lane_of(work, self.settings, stored=pins.stored), None if pins.stored else pins.model_id
         await enqueue_simulation(self.pool, pins.simulation_id, lane, flow=flow_of(request, work), work=work, model_id=model_id)
         self.on_queued(lane)

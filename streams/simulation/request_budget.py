@@ -12,6 +12,9 @@ from streams.settings import Settings
 __all__ = ["TooLarge", "flow_of", "lane_of", "require_within_budget", "work_of"]
 
 
+_COST_OF_STORED = 5  # a stored twin is loaded in the time in which five are generated
+
+
 class TooLarge(ValueError):
     """The request is above the budget of one request."""
 
@@ -35,9 +38,9 @@ def require_within_budget(request: SimulationRequest, twin_count: int, settings:
         )
 
 
-def lane_of(work: int, settings: Settings) -> Lane:
-    """The lane of a request of this size."""
-    return "large" if work > settings.large_simulation_twins else "small"
+def lane_of(work: int, settings: Settings, *, stored: bool) -> Lane:
+    """The lane of a request of this size; ``stored`` twins are loaded, which takes longer than to generate them."""
+    return "large" if work * (_COST_OF_STORED if stored else 1) > settings.large_simulation_twins else "small"
 
 
 def flow_of(request: SimulationRequest, work: int) -> str:

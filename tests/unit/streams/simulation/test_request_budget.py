@@ -37,9 +37,13 @@ def test_a_larger_one_names_its_size_the_bound_and_the_setting():
 
 
 def test_the_default_number_of_twins_is_small_with_any_number_of_alternatives():
-    assert lane_of(work_of(a_request(MAX_ALTERNATIVES), 10_000), Settings()) == "small"
-    assert lane_of(work_of(a_request(MAX_ALTERNATIVES), 10_001), Settings()) == "large"
-    assert lane_of(1, Settings(large_simulation_twins=0)) == "large"
+    assert lane_of(work_of(a_request(MAX_ALTERNATIVES), 10_000), Settings(), stored=False) == "small"
+    assert lane_of(work_of(a_request(MAX_ALTERNATIVES), 10_001), Settings(), stored=False) == "large"
+    assert lane_of(1, Settings(large_simulation_twins=0), stored=False) == "large"
+
+
+def test_stored_twins_which_take_longer_to_load_are_large_earlier():
+    assert [lane_of(work, Settings(large_simulation_twins=100), stored=True) for work in (20, 21)] == ["small", "large"]
 
 
 def test_requesters_and_orders_of_magnitude_have_flows_of_their_own():

@@ -1,0 +1,44 @@
+"""A batch holds the twins that its outcomes name, and not the simulations that they come from."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import numpy as np
+
+from streams.ingestion.scoring_context import ContextLoader, SimulatedTwins
+from tests.populations import population
+
+
+def simulated(simulation_id: UUID) -> SimulatedTwins:
+    twins = population(50, population_id=simulation_id)
+    rows = {twin_id: row for row, twin_id in enumerate(twins.twin_ids)}
+    return SimulatedTwins(twins.model.line, twins.model_id, twins, np.arange(50) / 100, rows)
+
+
+def test_a_selection_of_twins_keeps_their_values_changes_and_ids():
+    twins = simulated(UUID(int=1))
+    ids = twins.population.twin_ids
+    few = twins.take([ids[7], uuid4(), ids[3]])
+    assert few.rows == {ids[7]: 0, ids[3]: 1}
+    assert few.population.twin_ids == (ids[7], ids[3])
+    assert few.population.frame.equals(twins.population.frame.iloc[[7, 3]].reset_index(drop=True))
+    assert few.changes.tolist() == [0.07, 0.03]
+    assert twins.take([uuid4()]).rows == {}
+
+
+async def test_the_twins_that_outcomes_name_are_selected_and_a_simulation_is_loaded_once():
+    loaded = []
+
+    async def find(simulation_id: UUID) -> SimulatedTwins | None:
+        loaded.append(simulation_id)
+        return None if simulation_id == UUID(int=9) else simulated(simulation_id)
+
+    loader = ContextLoader(None, None, find)  # type: ignore[arg-type]  # neither models nor the database are needed
+    ids = {number: simulated(UUID(int=number)).population.twin_ids for number in (1, 2)}
+    named = [(UUID(int=1), ids[1][4]), (UUID(int=2), ids[2][5]), (UUID(int=1), ids[1][6]), (UUID(int=9), uuid4())]
+    simulations = await loader._load_simulations(named)
+    assert {number: set(simulations[UUID(int=number)].rows) for number in (1, 2)} == {1: {ids[1][4], ids[1][6]}, 2: {ids[2][5]}}
+    assert simulations[UUID(int=1)].population.twin_count == 2
+    await loader._load_simulations(named[:2])
+    assert sorted(loaded) == [UUID(int=1), UUID(int=2), UUID(int=9)]
