@@ -22,4 +22,4 @@ CREATE TABLE simulation_queue (
     heartbeat_at   timestamptz
 );
 CREATE INDEX simulation_queue_order ON simulation_queue (lane, start_tag);
-CREATE INDEX simulation_queue_flow ON simulation_queue (lane, flow);
+CREATE INDEX simulation_queue_flow ON simulation_queue (lane, flow, start_tag);

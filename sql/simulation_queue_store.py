@@ -48,7 +48,7 @@ ENQUEUE = """
 INSERT INTO simulation_queue (simulation_id, lane, flow, work, model_id, start_tag)
 SELECT $1, $2, $3, $4, $5, greatest(
     (SELECT reached FROM simulation_lanes WHERE lane = $2),
-    (SELECT max(start_tag + work) FROM simulation_queue WHERE lane = $2 AND flow = $3))
+    (SELECT start_tag + work FROM simulation_queue WHERE lane = $2 AND flow = $3 ORDER BY start_tag DESC LIMIT 1))
 ON CONFLICT (simulation_id) DO NOTHING"""
 
 LEASE = """
