@@ -82,6 +82,11 @@ class RefusedRecord(NamedTuple):
     refused_at: datetime | None = None
     traceback: str = ""
 
+    @property
+    def position(self) -> str:
+        """Where the record is: ``topic:partition:offset``."""
+        return f"{self.source.topic}:{self.source.partition}:{self.offset}"
+
 
 def refusal_id(source: SourceId, offset: int, at: datetime) -> UUID:
     """Id of a record that is refused as a whole; a redelivery of the record has the same id."""

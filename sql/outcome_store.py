@@ -23,18 +23,20 @@ from sql.database import Connection, Database
 from sql.twin_rows import insert_twins
 
 __all__ = [
+    "NOTHING_STORED",
     "ChampionPeriods",
     "Head",
     "NewHeads",
     "NewOutcomes",
     "OutcomeGroup",
+    "StoredElements",
     "add_heads",
     "add_outcomes",
     "champion_periods",
     "events_with_heads",
     "lock_heads",
     "store_and_lock_twins",
-    "stored_ids",
+    "stored_elements",
     "update_heads",
 ]
 
@@ -73,15 +75,25 @@ def _uuid_array(ids: Octets) -> str:
     return "{" + ids.tobytes().hex(",", 16) + "}"
 
 
-_STORED_IDS = """
-SELECT tracking_id FROM fidelity_tracking WHERE tracking_id = ANY($1::text::uuid[]) AND tracked_at BETWEEN $2 AND $3
+class StoredElements(NamedTuple):
+    """Ids of elements that have their row, and the offsets of parked records, whose row stands for all of their elements."""
+
+    ids: frozenset[bytes]
+    parked_offsets: frozenset[int]
+
+
+NOTHING_STORED = StoredElements(frozenset(), frozenset())
+
+_STORED_ELEMENTS = """
+SELECT tracking_id, NULL::bigint FROM fidelity_tracking WHERE tracking_id = ANY($1::text::uuid[]) AND tracked_at BETWEEN $2 AND $3
 UNION ALL
-SELECT refusal_id FROM refused_records WHERE refusal_id = ANY($1::text::uuid[])"""
+SELECT refusal_id, CASE WHEN kind = 'parked' THEN source_offset END FROM refused_records WHERE refusal_id = ANY($1::text::uuid[])"""
 
 
-async def stored_ids(connection: Connection, ids: Octets, first: datetime, last: datetime) -> set[bytes]:
-    """Ids of those elements that have their row already; ``first`` and ``last`` bound Kafka's time of their records."""
-    return {row[0].bytes for row in await connection.fetch(_STORED_IDS, _uuid_array(ids), first, last)}
+async def stored_elements(connection: Connection, ids: Octets, first: datetime, last: datetime) -> StoredElements:
+    """Those of the elements that are stored already; ``first`` and ``last`` bound Kafka's time of their records."""
+    rows = await connection.fetch(_STORED_ELEMENTS, _uuid_array(ids), first, last)
+    return StoredElements(frozenset(row[0].bytes for row in rows), frozenset(row[1] for row in rows if row[1] is not None))
 
 
 _EVENTS_WITH_HEADS = "SELECT event_id FROM event_heads WHERE event_id = ANY($1::text::uuid[])"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,22 +17,32 @@ from schemas import TWIN_TYPES, FidelityErrors, OutcomeEvent, SourceId, line_par
 from sql.dead_letter_store import unsent_refused_before
 from sql.source_position_store import mark_read_to_end, source_watermarks
 from sql.window_store import monitored_lines
-from streams.ingestion import REFUSAL_KINDS, ContextLoader, IngestResult, OutcomePipeline, publish_result
+from streams.ingestion import (
+    REFUSAL_KINDS,
+    BatchSteps,
+    ContextLoader,
+    IngestResult,
+    OutcomePipeline,
+    RecordIsolation,
+    publish_result,
+)
 from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch, StartOffset
-from streams.kafka.dead_letters import publish_dead_letters
+from streams.kafka.dead_letters import count_refused_records, publish_dead_letters
+from streams.kafka.partition_lanes import PartitionLanes
 from streams.kafka.start_offsets import find_start_offsets
 from streams.metrics import BATCH_SECONDS, IN_OTHER, OUTCOMES, REFUSED, start_at_zero
-from streams.retries import process_event, reraise, retry_transient
+from streams.retries import process_event, retry_transient
 from streams.services import Services
 
 __all__ = ["attach"]
 
+LOG = logging.getLogger(__name__)
+
 _EVERY_LINE = "*"
 """Line and key of a message that concerns all lines: a watermark."""
 
-_MAX_BATCHES_IN_PROGRESS = 8
 _SWEEP_S = 60.0
 _MAX_SWEPT = 500
 _FATES = ("counted", "duplicate", "superseded", "too_late")
@@ -44,6 +54,7 @@ def attach(app: TwinApp, services: Services) -> None:
     """Add the agent and its timers for watermarks and unsent dead letters to the app."""
     agent = _OutcomesAgent(app, services)
     start_at_zero(REFUSED, topic=[_TOPIC], reason=REFUSAL_KINDS)
+    app.on_partitions_assigned.connect(agent.on_assigned)
     app.find_start_offsets = agent.find_start_offsets
     app.agent(app.raw_topic(_TOPIC), name="outcomes", concurrency=1)(agent.run)
     app.run_every(min(5.0, max(0.5, app.settings.grace_s / 4)), agent.publish_watermarks)
@@ -65,6 +76,7 @@ class _OutcomesAgent:
         self._app = app
         self._services = services
         self._progress: dict[SourceId, _Progress] = {}
+        self._lanes: PartitionLanes | None = None
         self._connections = asyncio.Semaphore(max(app.settings.postgres_pool_size - 1, 1))  # one is left for the timers
 
     @cached_property
@@ -73,41 +85,75 @@ class _OutcomesAgent:
         contexts = ContextLoader(pool, self._services.models.load, self._services.simulator.twins)
         return OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s, settings.segment_limits)
 
+    @cached_property
+    def _isolation(self) -> RecordIsolation:
+        steps = BatchSteps(self._app.pool, self._pipeline, self._connections)
+        return RecordIsolation(steps, self._app.parking, self._app.settings.park_in_a_row)
+
     async def run(self, batches: Any) -> None:
         """Ingest batches: those of a partition are stored one after another, those of several partitions side by side.
 
-        The next batches are decoded and scored while Postgres works on those before them. Each is acknowledged when it is finished,
-        and the transport commits no offset above a batch that is not.
+        Each is acknowledged when it is finished, and the transport commits no offset above a batch that is not.
         """
-        stream, in_progress = batches.noack(), asyncio.Semaphore(_MAX_BATCHES_IN_PROGRESS)
-        last_stored: dict[int, asyncio.Event] = {}
-        async with asyncio.TaskGroup() as group:
-            async for event in stream.events():
-                await in_progress.acquire()
-                partition, stored = event.value.partition, asyncio.Event()
-                task = group.create_task(self._process(stream, event, last_stored.get(partition), stored))
-                task.add_done_callback(lambda _: in_progress.release())
-                last_stored[partition] = stored
+        stream = batches.noack()
+        self._lanes = PartitionLanes(partial(self._process, stream))
+        await self._lanes.run(stream, lambda: self._app.consumer)
+
+    async def on_assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:  # noqa: ARG002  # Faust's signature
+        """Drop the batches in work: they are delivered again to the worker that has their partition now."""
+        if self._lanes is not None:
+            self._lanes.cancel()
+        self._app.parking.unblock_all()
 
     async def _process(self, stream: Any, event: Any, previous: asyncio.Event | None, stored: asyncio.Event) -> None:
-        await process_event(self._app, partial(self._ingest, event.value, previous, stored), reraise)
+        batch: PollBatch = event.value
+        ingest, isolate = partial(self._ingest, batch, previous, stored), partial(self._isolate, batch, previous, stored)
+        await process_event(self._app, ingest, isolate)
         await stream.ack(event)
 
     async def _ingest(self, batch: PollBatch, previous: asyncio.Event | None, stored: asyncio.Event) -> None:
         """Take a batch through the pipeline; it is stored after the ``previous`` one of its partition, and then sets ``stored``."""
         start_s = time.perf_counter()
+        if self._app.parking.requested_offsets(batch.partition, (record.offset for record in batch.records)):
+            await self._isolate(batch, previous, stored)
+            return
         scored = await self._pipeline.score(await self._pipeline.decode(batch))
         if previous is not None:
             await previous.wait()
         async with self._connections:
             result = await self._pipeline.store(scored)
+        self._isolation.on_success()
         stored.set()
+        await self._publish(result)
+        self._advance(batch, result)
+        BATCH_SECONDS.observe(time.perf_counter() - start_s)
+
+    async def _isolate(
+        self, batch: PollBatch, previous: asyncio.Event | None, stored: asyncio.Event, error: Exception | None = None
+    ) -> None:
+        """Store a batch in parts but for the records that fail alone, or that an operator wants to be parked."""
+        if error is not None:
+            LOG.warning("a batch of %s:%d failed, and is taken apart", batch.topic, batch.partition, exc_info=error)
+        if previous is not None:
+            await previous.wait()
+        async for result in self._isolation.ingest(batch):
+            await self._publish(result)
+            last = result
+        stored.set()
+        self._advance(batch, last)
+
+    async def _publish(self, result: IngestResult) -> None:
         await publish_result(self._app, result)
+        for (line, fate), count in result.fates.items():
+            OUTCOMES.labels(line=line, fate=fate).inc(count)
+        for (line, dimension), count in result.in_other.items():
+            IN_OTHER.labels(line=line, dimension=dimension).inc(count)
+        count_refused_records(result.refused)
+
+    def _advance(self, batch: PollBatch, result: IngestResult) -> None:
         progress = self._progress.get(result.source)
         if progress is None or progress.next_offset <= batch.last_offset:
             self._progress[result.source] = _Progress(result.watermark, batch.last_offset + 1)
-        BATCH_SECONDS.observe(time.perf_counter() - start_s)
-        _count(result)
 
     async def find_start_offsets(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
         """Where reading of each partition starts; the progress of these sources starts there too."""
@@ -156,12 +202,3 @@ class _OutcomesAgent:
         """Publish refused records whose dead letter was not sent, for example because a worker ended before it was."""
         due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
         await publish_dead_letters(self._app, await unsent_refused_before(self._app.pool, due, _MAX_SWEPT))
-
-
-def _count(result: IngestResult) -> None:
-    for (line, fate), count in result.fates.items():
-        OUTCOMES.labels(line=line, fate=fate).inc(count)
-    for (line, dimension), count in result.in_other.items():
-        IN_OTHER.labels(line=line, dimension=dimension).inc(count)
-    for kind, count in Counter(refused.kind for refused in result.refused).items():
-        REFUSED.labels(topic=result.source.topic, reason=kind).inc(count)

@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from copy import copy, deepcopy
+from typing import Self, TypeVar
 
 import asyncpg
 import numpy as np
 
 from schemas.arrays import Integers
-from sql.database import Connection, Pool, transaction
-from sql.dead_letter_store import add_refused, unsent_refused_since
+from sql import outcome_store
+from sql.database import Connection, Database, transaction
+from sql.dead_letter_store import add_refused
 from sql.line_lock import LineGrid
-from sql.outcome_store import add_heads, add_outcomes, events_with_heads, lock_heads, store_and_lock_twins, stored_ids, update_heads
 from sql.pane_store import add_pane_changes, pane_rows_since, split_cells
 from sql.segment_store import DEFAULT_SEGMENT_LIMITS, SegmentLimits
 from sql.source_position_store import Position, add_gaps, advance_position, lock_position
@@ -32,11 +33,9 @@ from streams.ingestion.rows import IngestResult
 from streams.ingestion.scoring import ScoredBatch
 from streams.ingestion.scoring_context import ContextLoader
 from streams.ingestion.segment_bound import BoundedBatch, SegmentBound, count_in_other
-from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
-from streams.kafka.dead_letters import publish_dead_letters
 
-__all__ = ["OutcomePipeline", "publish_result"]
+__all__ = ["OutcomePipeline"]
 
 Result = TypeVar("Result")
 
@@ -47,7 +46,7 @@ class OutcomePipeline:
     """Brings poll batches of outcomes into Postgres, each element exactly once.
 
     Args:
-        pool: of the database.
+        pool: of the database, or the connection whose transaction holds everything.
         contexts: loads what scoring needs.
         skew_s: how far outcomes may lie ahead of Kafka's time.
         restatement_s: how far below the watermark of its source a pane may still change.
@@ -56,7 +55,7 @@ class OutcomePipeline:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Database,
         contexts: ContextLoader,
         skew_s: float,
         restatement_s: float,
@@ -69,6 +68,12 @@ class OutcomePipeline:
         self._max_characters = limits.characters
         self._segment_bound = SegmentBound(limits.values)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ingestion")  # Python computes in one thread at a time
+
+    def inside(self, connection: Connection) -> Self:
+        """The same pipeline inside of a transaction, which decides whether anything is stored."""
+        pipeline = copy(self)
+        vars(pipeline).update(_pool=connection, _segment_bound=deepcopy(self._segment_bound))  # its values may be rolled back
+        return pipeline
 
     async def ingest(self, batch: PollBatch) -> IngestResult:
         """Take a batch through all steps but publishing; a repetition changes nothing and returns the same rows or newer ones."""
@@ -119,7 +124,8 @@ class OutcomePipeline:
         lines = await lock_lines(connection, scored, other_lines)
         # Rule 2: an element is found again by its id, not by its offset, so that a record that comes into a gap later still counts.
         replays = rows.possible_replays(decoded, position)
-        new = rows.new_elements(decoded, position, await stored_ids(connection, *replays) if replays else set())
+        stored = await outcome_store.stored_elements(connection, *replays) if replays else outcome_store.NOTHING_STORED
+        new = rows.new_elements(decoded, position, stored)
         accepted = np.flatnonzero(new.outcomes & scored.is_accepted)
         bounded = await self._segment_bound.apply(connection, scored, accepted)
         resolved = await self._resolve(connection, bounded.scored, accepted, lines, position)
@@ -132,16 +138,17 @@ class OutcomePipeline:
         batch = revisions.batch_revisions(scored, new, lines, position.watermark)
         # Rule 9: new heads are inserted in the order of their ids and before stored ones are locked. An insert then waits only for
         # another insert, and no transaction that holds the lock of a stored head waits for an insert.
-        with_heads = await events_with_heads(connection, batch.events)
+        with_heads = await outcome_store.events_with_heads(connection, batch.events)
         first = revisions.resolve_new_events(batch, with_heads, lines, self._restatement_s)
-        await add_heads(connection, rows.new_heads(batch, first.heads))
+        await outcome_store.add_heads(connection, rows.new_heads(batch, first.heads))
         # Events with a head are few, and each revision depends on the one before it: one by one, in the order of the source.
         corrections = batch.select(first.corrections)
-        before = await lock_heads(connection, {revision.head.event_id for revision in corrections}) if corrections else {}
+        events = {revision.head.event_id for revision in corrections}
+        before = await outcome_store.lock_heads(connection, events) if corrections else {}
         if missing := {head.line for head in before.values()} - lines.keys():
             raise LinesMissing(missing)  # lines come before heads in the order of locks: start again with these lines too
         corrected = revisions.resolve_revisions(corrections, before, lines, self._restatement_s)
-        await update_heads(connection, revisions.changed_heads(before, corrected.heads))
+        await outcome_store.update_heads(connection, revisions.changed_heads(before, corrected.heads))
         changes = revisions.changes_between(before, corrected.heads, lines)
         return revisions.resolved_batch(batch, first, corrected, changes)
 
@@ -158,8 +165,8 @@ class OutcomePipeline:
         scored, decoded, source = bounded.scored, bounded.scored.decoded, bounded.scored.source
         refused = rows.refused_rows(scored, new)
         for population, twin_rows in rows.referenced_twins(scored, resolved.rows):
-            await store_and_lock_twins(connection, population, twin_rows)
-        await add_outcomes(connection, source, rows.outcome_rows(scored, resolved))
+            await outcome_store.store_and_lock_twins(connection, population, twin_rows)
+        await outcome_store.add_outcomes(connection, source, rows.outcome_rows(scored, resolved))
         await add_refused(connection, source, refused)
         changed = pane_rows = await add_pane_changes(connection, source, decoded.batch.last_offset, resolved.changes)
         if new.n_elements < decoded.n_elements:
@@ -183,12 +190,3 @@ class OutcomePipeline:
 
     async def _compute(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-async def publish_result(app: TwinApp, result: IngestResult) -> None:
-    """Publish the rows and the refused records of a stored batch, and wait until the broker has them (rules 3, 4 and 12)."""
-    for sent in [await app.send_event(message, key=message.line) for message in rows.pane_messages(result)]:
-        await sent
-    # Copies of records refused by an earlier attempt may not have been sent.
-    refused = await unsent_refused_since(app.pool, result.source, result.first_offset) if result.n_replayed else result.refused
-    await publish_dead_letters(app, refused)

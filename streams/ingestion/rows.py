@@ -20,7 +20,7 @@ from schemas.events import SUM_FIELDS
 from schemas.twin_types import ALL_ROWS
 from sql.dead_letter_store import RefusedRecord
 from sql.line_lock import LineGrid
-from sql.outcome_store import NewHeads, NewOutcomes
+from sql.outcome_store import NewHeads, NewOutcomes, StoredElements
 from sql.pane_store import LinePaneRow
 from sql.segment_store import Dimension, SegmentValue
 from sql.source_position_store import Position, PositionUpdate, record_digest
@@ -116,12 +116,14 @@ def possible_replays(decoded: DecodedBatch, position: Position) -> PossibleRepla
     return PossibleReplays(ids, from_microseconds(int(arrived.min())), from_microseconds(int(arrived.max())))
 
 
-def new_elements(decoded: DecodedBatch, position: Position, stored_ids: set[bytes]) -> NewElements:
-    """The elements that are not stored: all above the position, and below it those whose id was not found (rule 2)."""
-    is_new = decoded.offsets[_element_records(decoded)] > position.last_offset
+def new_elements(decoded: DecodedBatch, position: Position, stored: StoredElements) -> NewElements:
+    """The elements that are not stored: all above the position, and below it those that were not found (rule 2)."""
+    offsets = decoded.offsets[_element_records(decoded)]
+    is_new = offsets > position.last_offset
     if not is_new.all():
         ids = np.concatenate([decoded.ids, decoded.refused_ids])[~is_new]
-        is_new[~is_new] = [octets.tobytes() not in stored_ids for octets in ids]
+        is_new[~is_new] = [octets.tobytes() not in stored.ids for octets in ids]
+        is_new &= ~np.isin(offsets, list(stored.parked_offsets))
     return NewElements(is_new[: len(decoded.outcomes)], is_new[len(decoded.outcomes) :])
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "StartOffsetFinder",
 ]
 
+_HELD_S = 0.1  # between two looks whether a partition may be polled again
 # Most bytes of the values of a batch: a record may carry an array of outcomes, and a batch is one transaction.
 _MAX_BATCH_BYTES = 2 * 1024 * 1024
 
@@ -85,6 +86,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
     """Faust's aiokafka consumer, which delivers the topics in ``app.batch_topics`` in batches.
 
     Attributes:
+        held: partitions that are not polled for now, because what was read of them is not processed yet.
         polled_at: monotonic time of the last poll, None before the first; the health probe detects a stuck consumer by it.
     """
 
@@ -92,6 +94,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         self._delivered: defaultdict[TP, deque[int]] = defaultdict(deque)
         self._starts: dict[TP, StartOffset] = {}
         self._group_offsets: Mapping[TP, int | None] = {}
+        self.held: set[TP] = set()
         self.polled_at: float | None = None
         super().__init__(*args, **kwargs)
 
@@ -113,6 +116,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
                 if self._in_batches(tp):
                     self._delivered[tp].append(message.offset)
                 yield tp, message
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's signature
+        """Poll the partitions that are not held; Faust would drop what it has polled of a partition that is paused meanwhile."""
+        if not self.held or active_partitions is None:
+            return await super()._getmany(active_partitions, timeout)
+        polled = active_partitions - self.held
+        if polled:
+            return await super()._getmany(polled, timeout)
+        await self.sleep(_HELD_S)
+        return {}
 
     async def perform_seek(self) -> None:
         """Seek to the offset where reading each partition starts."""

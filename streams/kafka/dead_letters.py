@@ -135,8 +135,9 @@ async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Map
 
 async def park(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
     """Park a record with the error that it caused: store its bytes and the traceback, and publish its dead letter."""
-    LOG.error("parked the record at %s:%d:%d", record.topic, record.partition, record.offset, exc_info=error)
-    await _store(app, parked_record(_refused_record(record, error, PARKED_KIND, ""), error))
+    refused = parked_record(_refused_record(record, error, PARKED_KIND, ""), error)
+    LOG.error("%s is parked: %s", refused.position, refused.reason)
+    await _store(app, refused)
     if isinstance(error, ParkRequested):
         await complete_park_requests(app.pool, record.topic, record.partition, [record.offset])
 

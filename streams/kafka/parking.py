@@ -99,6 +99,11 @@ class Parking:
         self.blocked[partition] = reason
         PARTITION_BLOCKED.labels(topic=self._topic, partition=partition).set(1)
 
+    def unblock_all(self) -> None:
+        """Record that no partition waits, because they are assigned anew."""
+        for partition in list(self.blocked):
+            self.unblock(partition)
+
     def unblock(self, partition: int) -> None:
         """Record that a partition goes on."""
         if self.blocked.pop(partition, None) is not None:

@@ -30,6 +30,7 @@ SIGNATURES = {
     "highwater": ["self", "tp"],
     "assignment": ["self"],
     "_wait_next_records": ["self", "timeout"],
+    "_getmany": ["self", "active_partitions", "timeout"],
     "_add_gap": ["self", "tp", "offset_from", "offset_to"],
     "_new_offset": ["self", "tp"],
     "_to_message": ["self", "tp", "record"],
@@ -54,7 +55,15 @@ def test_a_method_that_is_overridden_or_called_has_the_expected_arguments(name: 
 def test_every_override_replaces_a_method_of_faust():
     overridden = {name for name, value in vars(BatchConsumer).items() if inspect.isfunction(value)} & set(SIGNATURES)
 
-    assert overridden == {"getmany", "perform_seek", "seek_to_committed", "on_partitions_revoked", "_add_gap", "_new_offset"}
+    assert overridden == {
+        "getmany",
+        "_getmany",
+        "perform_seek",
+        "seek_to_committed",
+        "on_partitions_revoked",
+        "_add_gap",
+        "_new_offset",
+    }
     assert all(name in dir(driver.Consumer) for name in overridden)
 
 

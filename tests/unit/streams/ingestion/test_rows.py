@@ -9,6 +9,7 @@ import pytest
 from schemas import PaneRow, SourceId
 from schemas.events import SUM_FIELDS
 from sql.line_lock import LineGrid
+from sql.outcome_store import StoredElements
 from sql.pane_store import LinePaneRow
 from sql.source_position_store import Position
 from streams.ingestion import IngestResult
@@ -40,7 +41,7 @@ def test_elements_above_the_position_are_new_and_those_below_it_unless_they_are_
     position = Position(1, None)
 
     replays = possible_replays(decoded, position)
-    new = new_elements(decoded, position, {decoded.ids[0].tobytes()})
+    new = new_elements(decoded, position, StoredElements(frozenset({decoded.ids[0].tobytes()}), frozenset()))
 
     assert replays is not None
     assert len(replays.ids) == 2

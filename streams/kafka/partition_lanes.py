@@ -1,0 +1,89 @@
+"""Processes the batches of each partition in their order, and the partitions side by side: one that waits holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+from faust.types import TP
+
+from streams.kafka.batch_consumer import BatchConsumer
+
+__all__ = ["PartitionLanes", "ProcessBatch"]
+
+ProcessBatch: TypeAlias = Callable[[Any, asyncio.Event | None, asyncio.Event], Coroutine[Any, Any, None]]
+"""Processes an event with a batch. It stores the batch after the second argument is set, sets the third, and raises nothing."""
+
+_MAX_IN_PROGRESS = 3
+_MAX_WAITING, _FEW_WAITING = 12, 6
+
+
+class PartitionLanes:
+    """The batches that were delivered and are not processed yet, by partition.
+
+    A few batches of a partition are in progress at a time, so that the next ones are decoded and scored while Postgres works on the
+    one before them. A partition with many waiting batches is not polled until it has few.
+
+    Args:
+        process: processes one batch.
+    """
+
+    def __init__(self, process: ProcessBatch) -> None:
+        self._process = process
+        self._lanes: dict[TP, _Lane] = {}
+
+    async def run(self, stream: Any, consumer: Callable[[], BatchConsumer]) -> None:
+        """Pass the events of a stream to the lanes of their partitions."""
+        try:
+            async for event in stream.events():
+                tp = TP(event.value.topic, event.value.partition)
+                if tp not in self._lanes:
+                    self._lanes[tp] = _Lane(tp, self._process, consumer().held)
+                self._lanes[tp].add(event)
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """End the work on all batches, as a kill would: after an assignment they are delivered again."""
+        for lane in self._lanes.values():
+            lane.cancel()
+        self._lanes.clear()
+
+
+class _Lane:
+    """The batches of one partition."""
+
+    def __init__(self, tp: TP, process: ProcessBatch, held: set[TP]) -> None:
+        self._tp = tp
+        self._process = process
+        self._held = held
+        self._waiting: asyncio.Queue[Any] = asyncio.Queue()
+        self._in_progress = asyncio.Semaphore(_MAX_IN_PROGRESS)
+        self._tasks = {asyncio.create_task(self._run())}
+
+    def add(self, event: Any) -> None:
+        self._waiting.put_nowait(event)
+        if self._waiting.qsize() >= _MAX_WAITING:
+            self._held.add(self._tp)
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._held.discard(self._tp)
+
+    async def _run(self) -> None:
+        previous: asyncio.Event | None = None
+        while True:
+            await self._in_progress.acquire()
+            event, stored = await self._waiting.get(), asyncio.Event()
+            if self._waiting.qsize() <= _FEW_WAITING:
+                self._held.discard(self._tp)
+            task = asyncio.create_task(self._process(event, previous, stored))
+            self._tasks.add(task)
+            task.add_done_callback(self._on_done)
+            previous = stored
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._in_progress.release()
