@@ -32,7 +32,6 @@ __all__ = [
     "pause_s",
     "process_event",
     "report_failure",
-    "reraise",
     "retry_transient",
     "retry_unforeseen",
     "track_unfinished",
@@ -192,11 +191,6 @@ def report_failure(role: str, task: str, error: BaseException) -> None:
     before = f", and {unlogged} times before" if unlogged else ""
     LOG.error("%s of the role %s failed%s; it is repeated", task, role, before, exc_info=error)
     _failures[role, task] = now, 0
-
-
-async def reraise(error: Exception) -> None:
-    """Raise ``error``: the ``refuse`` of :func:`process_event` for events that must not be skipped."""
-    raise error
 
 
 def _any_error(_: Exception) -> bool:

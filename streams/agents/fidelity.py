@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from faust.types import TP
-from pydantic import ValidationError
 
 from schemas import FidelityErrors
 from sql.model_card_rows import UnknownModel
@@ -16,11 +18,12 @@ from sql.window_store import monitored_lines
 from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
-from streams.kafka.dead_letters import refuse, start_refusal_counters
+from streams.kafka.dead_letters import process_record, start_refusal_counters
 from streams.monitoring.line_monitor import LineMonitor
+from streams.monitoring.line_state import LineState
 from streams.monitoring.pane_table import PaneKey, PaneTable, partition_of
 from streams.monitoring.window_state import VersionedSums
-from streams.retries import process_event, reraise, retry_transient
+from streams.retries import process_event, report_failure, retry_transient
 from streams.services import Services
 
 __all__ = ["attach"]
@@ -29,6 +32,7 @@ _ERRORS = topic_of(FidelityErrors)
 _KINDS: dict[type[Exception], str] = {UnknownModel: "model"}
 _TICK_S = 1.0
 _SWEEP_S = 60.0
+_LONGEST_LINE_WAIT_S = 60.0
 
 
 def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one signature for every role
@@ -39,8 +43,8 @@ def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one sig
     app.on_partitions_assigned.connect(fidelity.on_assigned)
     app.on_partitions_revoked.connect(fidelity.on_revoked)
     app.agent(app.raw_topic(_ERRORS), name="fidelity", concurrency=1)(fidelity.run)
-    app.timer(_TICK_S)(fidelity.tick)
-    app.timer(_SWEEP_S)(fidelity.sweep)
+    app.run_every(_TICK_S, fidelity.tick)
+    app.run_every(_SWEEP_S, fidelity.sweep)
 
 
 class _Fidelity:
@@ -53,6 +57,7 @@ class _Fidelity:
         self._app = app
         self._monitor = LineMonitor(app)
         self._lock = asyncio.Lock()
+        self._failing = _FailingLines()
         self._panes = PaneTable(app, table, self._lock)
 
     async def on_assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:  # noqa: ARG002  # Faust's signature
@@ -71,7 +76,7 @@ class _Fidelity:
     async def run(self, batches: Any) -> None:
         """Ingest one batch of outcome sums after another."""
         async for batch in batches:
-            await process_event(self._app, partial(self._ingest, batch), reraise)
+            await process_event(self._app, partial(self._ingest, batch), self._leave_to_the_sweep)
 
     async def tick(self) -> None:
         """Evaluate and publish the lines of the assigned partitions."""
@@ -84,7 +89,7 @@ class _Fidelity:
             for count, model_line in enumerate(assigned):
                 if self._app.restoring is not None:
                     self._app.restoring = f"{model_line.line}, {count:,} of {len(assigned):,} model lines are restored"
-                await retry_transient(partial(self._monitor.evaluate, model_line), part="postgres")
+                await self._isolated(model_line.line, partial(self._monitor.evaluate, model_line))
             self._app.restoring = None
 
     async def sweep(self) -> None:
@@ -93,11 +98,28 @@ class _Fidelity:
             return
         async with self._lock:
             for line in self._monitor.lines:
-                await retry_transient(partial(self._monitor.catch_up, line), part="postgres")
-                await retry_transient(partial(self._monitor.estimate, line), part="postgres")
-                await retry_transient(partial(self._monitor.refresh_segments, line), part="postgres")
-                line.evict()
+                await self._isolated(line.name, partial(self._maintain, line))
         await retry_transient(self._publish_panes, part="kafka")
+
+    async def _maintain(self, line: LineState) -> None:
+        await self._monitor.catch_up(line)
+        await self._monitor.estimate(line)
+        await self._monitor.refresh_segments(line)
+        line.evict()
+
+    async def _isolated(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Work on a line; one that fails is read again from Postgres before its next turn, which comes later and later."""
+        if self._failing.waits(name):
+            return
+        try:
+            await retry_transient(work, part="postgres")
+        except Exception as error:  # noqa: BLE001  # the other lines go on, and an exception that leaves a timer would end the app
+            self._monitor.drop(name)
+            self._failing.add(name)
+            if not self._app.should_stop:
+                report_failure(self._app.role, f"line {name}", error)
+        else:
+            self._failing.remove(name)
 
     async def _publish_panes(self) -> None:
         """Write what differs between the held panes and the table; lines that are not loaded stay as they are."""
@@ -116,21 +138,51 @@ class _Fidelity:
         async with self._lock:
             changed: dict[PaneKey, VersionedSums] = {}
             for record in batch.records:
-                message = await self._read(record)
-                if message is not None:
-                    changed |= await self._monitor.ingest(message)
+                await self._ingest_record(record, changed)
             for pane, sums in changed.items():
                 self._panes.publish(pane, sums)
 
-    async def _read(self, record: Any) -> FidelityErrors | None:
-        """Decode a record and load its models; None for a record that was sent to the dead letters."""
+    async def _ingest_record(self, record: Any, changed: dict[PaneKey, VersionedSums]) -> None:
+        """Apply the sums of a record; one that fails is refused or parked, and the sweep reads its sums from Postgres."""
+        apply = partial(self._apply, record, changed)
         try:
-            message = FidelityErrors.model_validate_json(record.value or b"")
-            await self._monitor.load_models(message)
-        except (ValidationError, UnknownModel) as error:
-            await refuse(self._app, _with_timestamp_in_s(record), error, kinds=_KINDS)
-            return None
-        return message
+            self._app.parking.check(record.partition, record.offset, record.value)
+            await apply()
+        except Exception:  # noqa: BLE001  # the record is processed again, and then whatever it raises is handled
+            await process_record(self._app, _with_timestamp_in_s(record), apply, kinds=_KINDS)
+
+    async def _apply(self, record: Any, changed: dict[PaneKey, VersionedSums]) -> None:
+        message = FidelityErrors.model_validate_json(record.value or b"")
+        await self._monitor.load_models(message)
+        try:
+            changed |= await self._monitor.ingest(message)
+        except Exception:
+            self._monitor.drop(message.line)  # it may hold a part of the message
+            raise
+
+    async def _leave_to_the_sweep(self, error: Exception) -> None:
+        report_failure(self._app.role, "sums of a batch", error)
+
+
+class _FailingLines:
+    """Lines that have failed, and when (monotonic clock) each is worked on again: after 1, 2, 4 seconds, at most a minute."""
+
+    def __init__(self) -> None:
+        self._next_s: dict[str, tuple[int, float]] = {}
+
+    def waits(self, line: str) -> bool:
+        """Whether the next turn of a line has not come yet."""
+        _, next_s = self._next_s.get(line, (0, -math.inf))
+        return time.monotonic() < next_s
+
+    def add(self, line: str) -> None:
+        """Record a failure of a line."""
+        failures, _ = self._next_s.get(line, (0, 0.0))
+        self._next_s[line] = failures + 1, time.monotonic() + min(2.0**failures, _LONGEST_LINE_WAIT_S)
+
+    def remove(self, line: str) -> None:
+        """Record a success of a line."""
+        self._next_s.pop(line, None)
 
 
 def _partition_of(line: str) -> TP:

@@ -26,7 +26,14 @@ from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
 from sql.segment_store import DEFAULT_SEGMENT_LIMITS
 from streams.errors import describe_error
-from streams.ingestion.outcome_batch import DecodedBatch, ElementRefusal, OutcomeBatch, SharedFields, group_positions
+from streams.ingestion.outcome_batch import (
+    DecodedBatch,
+    ElementRefusal,
+    OutcomeBatch,
+    SharedFields,
+    group_positions,
+    parked_element,
+)
 from streams.ingestion.scoring_context import Predictor, ScoringContext, SimulatedTwins
 
 __all__ = ["ScoredBatch", "Scores", "score"]
@@ -178,7 +185,8 @@ def _model_refusal(shared: SharedFields, model_id: UUID | None, context: Scoring
         return _no_champion(shared.line)
     card = context.cards.get(model_id)
     if card is None:
-        return ElementRefusal("model", f"model {model_id} is not registered: name a registered one, or leave model_id out")
+        unknown = ElementRefusal("model", f"model {model_id} is not registered: name a registered one, or leave model_id out")
+        return context.unavailable.get(model_id, unknown)
     if card.line != shared.line:
         return ElementRefusal("model", f"model {model_id} belongs to {card.line}, not to {shared.line}")
     return None
@@ -196,6 +204,8 @@ def _score_features(outcomes: OutcomeBatch, rows: Integers, context: ScoringCont
     for index, champion, model_rows in context.by_model(outcomes, rows):
         if champion is None:
             scores.refuse(model_rows.tolist(), _no_champion(outcomes.shared_fields[index].line))
+        elif champion in context.unavailable:
+            scores.refuse(model_rows.tolist(), context.unavailable[champion])
         else:
             by_champion[champion] += model_rows.tolist()
     for champion, champion_rows in by_champion.items():
@@ -210,10 +220,11 @@ def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: 
     frame = pd.DataFrame([dict(outcomes.entities[row].features or {}) for row in rows])
     try:
         predicted, lower, upper = model.predict_all(frame)
-    except (ValueError, TypeError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001  # a model is foreign code: whatever it raises concerns these rows only
         if len(rows) == 1:
             reason = f"the champion cannot predict from these features: {describe_error(error)}"
-            scores.refuse(rows, ElementRefusal("features", reason))
+            is_foreseen = isinstance(error, ValueError | TypeError | OverflowError)
+            scores.refuse(rows, ElementRefusal("features", reason) if is_foreseen else parked_element(error, reason))
             return
         for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
             yield from _predict(model, outcomes, half, scores)
@@ -232,11 +243,18 @@ def _score_twins(outcomes: OutcomeBatch, rows: Integers, context: ScoringContext
     for simulation_id, simulation_rows in by_simulation.items():
         twins = context.simulations.get(simulation_id)
         for row in simulation_rows:
-            if refusal := _twin_refusal(row, outcomes, twins):
+            if refusal := _unavailable(simulation_id, twins, context) or _twin_refusal(row, outcomes, twins):
                 scores.refuse([row], refusal)
         accepted = [row for row in simulation_rows if row not in scores.refused]
         if twins is not None and accepted:
             _predict_twins(outcomes, accepted, twins, scores)
+
+
+def _unavailable(simulation_id: UUID, twins: SimulatedTwins | None, context: ScoringContext) -> ElementRefusal | None:
+    """Why the twins of a simulation, or the card of their model, cannot be loaded; None when they can, or do not exist."""
+    if twins is None:
+        return context.unavailable.get(simulation_id)
+    return None if twins.model_id in context.cards else context.unavailable.get(twins.model_id)
 
 
 def _twin_refusal(row: int, outcomes: OutcomeBatch, twins: SimulatedTwins | None) -> ElementRefusal | None:

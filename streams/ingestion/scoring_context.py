@@ -5,16 +5,17 @@ The loader reads Postgres and the registry, and caches what it has read: champio
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import numpy as np
 import pandas as pd
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from schemas import TwinPopulation
 from schemas.arrays import Floats, Integers
@@ -22,12 +23,18 @@ from schemas.twin_models import ModelCard
 from sql.database import Pool
 from sql.model_card_rows import UnknownModel, load_card
 from sql.outcome_store import ChampionPeriods, champion_periods
-from streams.ingestion.outcome_batch import OutcomeBatch, group_positions, to_microseconds
+from streams.errors import describe_error, is_waited_for
+from streams.ingestion.outcome_batch import ElementRefusal, OutcomeBatch, group_positions, parked_element, to_microseconds
 
 __all__ = ["ContextLoader", "Predictor", "ScoringContext", "SimulatedTwins"]
 
+LOG = logging.getLogger(__name__)
+Item = TypeVar("Item")
+_Refusals: TypeAlias = "dict[UUID, ElementRefusal]"
+
 _MAX_TWINS = 2_000_000  # in memory between batches: of two of the largest simulations, or of two hundred usual ones
 _MAX_CARDS = 1000
+_UNAVAILABLE_S = 30.0  # until a model or a simulation that cannot be loaded is tried again
 
 
 class Predictor(Protocol):
@@ -72,6 +79,7 @@ class ScoringContext:
         cards: of every model that outcomes can refer to.
         models: those that have to predict from features.
         simulations: by id; unknown ones are absent.
+        unavailable: why models and simulations cannot be loaded, by their id; only the outcomes that need them are parked.
     """
 
     generations: Mapping[str, int] = field(default_factory=dict)
@@ -79,6 +87,7 @@ class ScoringContext:
     cards: Mapping[UUID, ModelCard] = field(default_factory=dict)
     models: Mapping[UUID, Predictor] = field(default_factory=dict)
     simulations: Mapping[UUID, SimulatedTwins] = field(default_factory=dict)
+    unavailable: Mapping[UUID, ElementRefusal] = field(default_factory=dict)
 
     def predicting_models(self, outcomes: OutcomeBatch) -> set[UUID]:
         """Champions that have to predict from the features of these outcomes."""
@@ -143,6 +152,7 @@ class ContextLoader:
         self._simulations: LRUCache[UUID, SimulatedTwins] = LRUCache(
             _MAX_TWINS, getsizeof=lambda twins: twins.population.twin_count
         )
+        self._unavailable: TTLCache[tuple[str, UUID], ElementRefusal] = TTLCache(_MAX_CARDS, _UNAVAILABLE_S)
 
     async def load(self, outcomes: OutcomeBatch) -> ScoringContext:
         """Load everything that is needed to score these outcomes."""
@@ -150,7 +160,8 @@ class ContextLoader:
         await self._load_periods(lines)
         registered = {line: self._periods[line] for line in lines & self._periods.keys()}
         champions = {line: periods.champions for line, periods in registered.items() if periods.champions}
-        simulations = await self._load_simulations(outcomes.twins.values())
+        unavailable: dict[UUID, ElementRefusal] = {}
+        simulations = await self._load_simulations(outcomes.twins.values(), unavailable)
         predicting = ScoringContext(champions=champions).predicting_models(outcomes)
         models = {shared.model_id for shared in outcomes.shared_fields if shared.model_id is not None}
         models |= {model_id for periods in champions.values() for _, model_id in periods}
@@ -158,9 +169,10 @@ class ContextLoader:
         return ScoringContext(
             generations={line: periods.generation for line, periods in registered.items()},
             champions=champions,
-            cards=await self._load_cards(models),
-            models={model_id: await self._load_model(model_id) for model_id in predicting},
+            cards=await self._load_cards(models, unavailable),
+            models=await self._load_models(predicting, unavailable),
             simulations=simulations,
+            unavailable=unavailable,
         )
 
     def invalidate(self, lines: Iterable[str]) -> None:
@@ -173,27 +185,51 @@ class ContextLoader:
         if missing:
             self._periods.update(await champion_periods(self._pool, missing))
 
-    async def _load_cards(self, ids: set[UUID]) -> dict[UUID, ModelCard]:
+    async def _load_cards(self, ids: set[UUID], unavailable: _Refusals) -> dict[UUID, ModelCard]:
         cards = {}
         for model_id in ids:
             card = self._cards.get(model_id)
             if card is None:
-                try:
-                    card = await load_card(self._pool, model_id)
-                except UnknownModel:
-                    continue
-                self._cards[model_id] = card
-            cards[model_id] = card
+                card = await self._try("the card of model", model_id, self._load_card, unavailable)
+            if card is not None:
+                cards[model_id] = self._cards[model_id] = card
         return cards
 
-    async def _load_simulations(self, named: Iterable[tuple[UUID, UUID]]) -> dict[UUID, SimulatedTwins]:
+    async def _load_card(self, model_id: UUID) -> ModelCard | None:
+        try:
+            return await load_card(self._pool, model_id)
+        except UnknownModel:
+            return None
+
+    async def _load_models(self, ids: set[UUID], unavailable: _Refusals) -> dict[UUID, Predictor]:
+        models = {model_id: await self._try("model", model_id, self._load_model, unavailable) for model_id in ids}
+        return {model_id: model for model_id, model in models.items() if model is not None}
+
+    async def _try(
+        self, name: str, key: UUID, load: Callable[[UUID], Awaitable[Item | None]], unavailable: _Refusals
+    ) -> Item | None:
+        """What ``load`` returns; None when it fails for a reason of its own, for which no other outcome waits or is parked."""
+        refusal = self._unavailable.get((name, key))
+        if refusal is None:
+            try:
+                return await load(key)
+            except Exception as error:
+                if is_waited_for(error):
+                    raise
+                reason = f"{name} {key} cannot be loaded: {type(error).__name__}: {describe_error(error)}"
+                self._unavailable[name, key] = refusal = parked_element(error, reason)
+                LOG.error("%s", reason)  # noqa: TRY400  # the traceback is stored with the outcomes
+        unavailable[key] = refusal
+        return None
+
+    async def _load_simulations(self, named: Iterable[tuple[UUID, UUID]], unavailable: _Refusals) -> dict[UUID, SimulatedTwins]:
         """The named twins of simulations, one simulation after another: a batch may name more of them than fit into memory."""
         twin_ids: defaultdict[UUID, set[UUID]] = defaultdict(set)
         for simulation_id, twin_id in named:
             twin_ids[simulation_id].add(twin_id)
         simulations = {}
         for simulation_id, ids in twin_ids.items():
-            twins = await self._find_twins(simulation_id)
+            twins = await self._try("simulation", simulation_id, self._find_twins, unavailable)
             if twins is not None:
                 simulations[simulation_id] = twins.take(sorted(ids))
         return simulations

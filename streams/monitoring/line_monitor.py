@@ -72,6 +72,10 @@ class LineMonitor:
         self._shown = set(filter(is_read, self._shown))
         self._lines = {name: line for name, line in self._lines.items() if is_read(name)}
 
+    def drop(self, name: str) -> None:
+        """Drop a line, so that it is loaded from Postgres again."""
+        self._lines.pop(name, None)
+
     # -- ingesting sums
 
     async def load_models(self, message: FidelityErrors) -> None:

@@ -102,7 +102,7 @@ class RoleLiveness:
         limits = self._settings
         problems = []
         event_s, poll_s = self._age(oldest_unfinished_s(self._role)), self._age(self._last_poll_s() or 0.0)
-        if event_s > self._event_limit_s:
+        if event_s > self._event_limit_s and not self._blocked_partitions():
             problems.append(f"one event is in work for {event_s:.0f} s, TWIN_EVENT_LIMIT_S is {self._event_limit_s:g}")
         if poll_s > self._event_limit_s:
             problems.append(f"Kafka was not polled for {poll_s:.0f} s, TWIN_EVENT_LIMIT_S is {self._event_limit_s:g}")
@@ -122,11 +122,15 @@ class RoleLiveness:
     def ready_problems(self) -> list[str]:
         """Why the role does not process events now, in plain words; empty while it is ready."""
         activity = self._activity()
-        return ([activity] if activity else []) + describe_outages(self._outages) + self._stalled()
+        return ([activity] if activity else []) + self._blocked_partitions() + describe_outages(self._outages) + self._stalled()
 
     def waits_for_server(self) -> bool:
         """Whether a server does not answer."""
         return bool(self._outages.current())
+
+    def _blocked_partitions(self) -> list[str]:
+        """Why partitions wait though the role works; a restart would not help them."""
+        return [] if self._app is None else list(self._app.parking.blocked.values())
 
     def _activity(self) -> str | None:
         """What the role does instead of processing events, None when it processes them."""
