@@ -37,8 +37,8 @@ async def test_the_twins_that_outcomes_name_are_selected_and_a_simulation_is_loa
     loader = ContextLoader(None, None, find)  # type: ignore[arg-type]  # neither models nor the database are needed
     ids = {number: simulated(UUID(int=number)).population.twin_ids for number in (1, 2)}
     named = [(UUID(int=1), ids[1][4]), (UUID(int=2), ids[2][5]), (UUID(int=1), ids[1][6]), (UUID(int=9), uuid4())]
-    simulations = await loader._load_simulations(named)
+    simulations = await loader._load_simulations(named, {})
     assert {number: set(simulations[UUID(int=number)].rows) for number in (1, 2)} == {1: {ids[1][4], ids[1][6]}, 2: {ids[2][5]}}
     assert simulations[UUID(int=1)].population.twin_count == 2
-    await loader._load_simulations(named[:2])
+    await loader._load_simulations(named[:2], {})
     assert sorted(loaded) == [UUID(int=1), UUID(int=2), UUID(int=9)]

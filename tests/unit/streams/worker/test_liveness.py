@@ -53,6 +53,7 @@ class Role:
         self.app: Any = SimpleNamespace(
             started=True, rebalancing=False, rebalancing_count=1, should_stop=False, restoring=None, consumer=self.consumer
         )
+        self.app.parking = SimpleNamespace(blocked={})
         self.liveness.observe(self.app)
 
     def run(self, seconds: float, *, polls: bool = True) -> None:
@@ -84,6 +85,14 @@ def test_an_event_in_work_for_too_long_hangs(role: Role):
     assert role.liveness.live_problems() == []
     role.run(1)
     assert role.liveness.live_problems() == ["one event is in work for 901 s, TWIN_EVENT_LIMIT_S is 900"]
+
+
+def test_a_partition_whose_records_all_fail_alike_makes_its_role_not_ready_and_leaves_it_alive(role: Role):
+    role.app.parking.blocked[0] = "outcome-events:0 waits at offset 4: every record fails alike, by KeyError: 'x'"
+    role.event_since = role.now
+    role.run(5000)
+    assert role.liveness.live_problems() == []
+    assert role.app.parking.blocked[0] in role.liveness.ready_problems()
 
 
 def test_a_training_may_take_twice_its_limit(monkeypatch: pytest.MonkeyPatch):
