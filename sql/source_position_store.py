@@ -14,6 +14,7 @@ from schemas.events import SourceId
 from sql.database import Connection, Database
 
 __all__ = [
+    "UNREADABLE_DIGEST",
     "Position",
     "PositionUpdate",
     "SourceStart",
@@ -26,6 +27,10 @@ __all__ = [
     "record_digest",
     "source_watermarks",
 ]
+
+
+UNREADABLE_DIGEST = b""
+"""Digest of a record that could not be decoded: under other bounds it may be decoded into other ones."""
 
 
 class Position(NamedTuple):

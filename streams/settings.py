@@ -16,6 +16,7 @@ from schemas.twin_types import TwinType
 from sql.retrain_store import RetrainLimits
 from sql.segment_store import SegmentLimits
 from sql.settings import PostgresSettings
+from streams.bounds import BoundSettings
 
 __all__ = ["MAX_FILTER_VALUES", "ROLES", "Role", "Settings", "settings"]
 
@@ -25,7 +26,7 @@ Role = Literal["simulation", "outcomes", "fidelity", "experiments", "trainer"]
 ROLES: tuple[Role, ...] = ("simulation", "outcomes", "fidelity", "experiments", "trainer")
 
 
-class Settings(PostgresSettings):
+class Settings(PostgresSettings, BoundSettings):
     """All settings with their defaults.
 
     Names that end in ``_s`` are in seconds. Without addresses of Kafka and Postgres, commands use the local stack in ``home``.

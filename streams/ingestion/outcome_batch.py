@@ -165,12 +165,14 @@ class ElementRefusal(NamedTuple):
         kind: short reason for the metric; ``reason`` is a sentence for people.
         exception: class of what was raised.
         traceback: where it was raised, for an element that is parked.
+        whole_record: the record is refused as a whole: the element has all of its bytes.
     """
 
     kind: str
     reason: str
     exception: str = "Refusal"
     traceback: str = ""
+    whole_record: bool = False
 
 
 def parked_element(error: BaseException, reason: str = "") -> ElementRefusal:

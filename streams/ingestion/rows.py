@@ -23,12 +23,13 @@ from sql.line_lock import LineGrid
 from sql.outcome_store import NewHeads, NewOutcomes, StoredElements
 from sql.pane_store import LinePaneRow
 from sql.segment_store import Dimension, SegmentValue
-from sql.source_position_store import Position, PositionUpdate, record_digest
+from sql.source_position_store import UNREADABLE_DIGEST, Position, PositionUpdate, record_digest
 from streams.errors import limit_text
 from streams.ingestion.decoding import raw_elements
 from streams.ingestion.outcome_batch import DecodedBatch, OutcomeBatch, RefusedElement, from_microseconds
 from streams.ingestion.revisions import BatchRevisions, ResolvedBatch
 from streams.ingestion.scoring import ScoredBatch
+from streams.kafka.parking import UnreadableBytes
 
 __all__ = [
     "IngestResult",
@@ -235,10 +236,11 @@ def refused_rows(scored: ScoredBatch, new: NewElements) -> list[RefusedRecord]:
 
 
 def _refused_rows_of_record(
-    decoded: DecodedBatch, record_index: int, elements: Iterable[tuple[RefusedElement, Octets]]
+    decoded: DecodedBatch, record_index: int, elements: Sequence[tuple[RefusedElement, Octets]]
 ) -> Iterator[RefusedRecord]:
     record = decoded.batch.records[record_index]
-    raw = raw_elements(record.value)
+    is_whole = any(element.refusal.whole_record for element, _ in elements)
+    raw = [record.value] if is_whole else raw_elements(record.value)
     for element, octets in elements:
         yield RefusedRecord(
             refusal_id=UUID(bytes=octets.tobytes()),
@@ -273,7 +275,8 @@ def position_update(decoded: DecodedBatch, n_new: int, watermark: datetime | Non
     """The position after a batch that added ``n_new`` rows."""
     last = decoded.batch.records[-1]
     at = utc_time(last.timestamp / 1000)
-    return PositionUpdate(last.offset, n_new, watermark, at, record_digest(last.key, last.value))
+    digest = UNREADABLE_DIGEST if isinstance(last.value, UnreadableBytes) else record_digest(last.key, last.value)
+    return PositionUpdate(last.offset, n_new, watermark, at, digest)
 
 
 def missing_offsets(offsets: Iterable[int], last_offset: int) -> list[tuple[int, int]]:

@@ -16,8 +16,10 @@ from schemas import Event
 from sql.database import Pool, open_pool
 from streams.errors import is_transient
 from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffset, StartOffsetFinder
+from streams.kafka.clients import MAX_PARTITION_FETCH_BYTES
 from streams.kafka.parking import Parking
 from streams.kafka.published_table import PublishedTable
+from streams.kafka.record_batches import bound_fetches
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import PARTITIONS, topic_of
@@ -70,6 +72,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.restoring: str | None = None
         self.parking = Parking(settings.park_attempts, _READ_TOPICS[role])
         self._crash_task: asyncio.Task[None] | None = None
+        bound_fetches(settings)
         super().__init__(f"twinstream-{role}", **_options(role, settings, in_batches=bool(self.batch_topics)))
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.sensors.add(_SendErrorSensor(self))
@@ -198,6 +201,7 @@ def _options(role: Role, settings: Settings, *, in_batches: bool) -> dict[str, A
         "broker_heartbeat_interval": settings.session_timeout_s / 6,
         "broker_commit_interval": 1.0,
         "broker_max_poll_records": 4 * settings.slice_records,
+        "consumer_max_fetch_size": MAX_PARTITION_FETCH_BYTES,
         "consumer_auto_offset_reset": "earliest",
         "producer_acks": -1,
         "producer_max_request_size": MAX_RECORD_BYTES,

@@ -11,16 +11,18 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError
 
+from streams.kafka.record_batches import bound_fetches
 from streams.kafka.records import MAX_RECORD_BYTES
 from streams.kafka.security import kafka_security
 from streams.settings import Settings
 
-__all__ = ["open_admin", "open_consumer", "open_producer"]
+__all__ = ["MAX_PARTITION_FETCH_BYTES", "open_admin", "open_consumer", "open_producer"]
 
 LOG = logging.getLogger(__name__)
 CLOSE_S = 2.0
 """The longest wait for a client to close; where its broker does not answer, it closes in the background."""
 _LINGER_MS = 5  # records that are sent together travel together
+MAX_PARTITION_FETCH_BYTES = 1024 * 1024  # a batch that is larger is fetched alone
 
 
 @asynccontextmanager
@@ -47,17 +49,21 @@ async def open_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 async def open_consumer(settings: Settings, *topics: str) -> AsyncIterator[AIOKafkaConsumer]:
     """Open a consumer that belongs to no group, commits nothing and reads ``topics`` from their beginning.
 
-    Without topics it reads the partitions that the caller assigns.
+    Without topics it reads the partitions that the caller assigns. A record that cannot be decoded has a value of the class
+    :class:`~streams.kafka.parking.UnreadableBytes`.
 
     Raises:
         aiokafka.errors.KafkaConnectionError: when no broker answers within ``kafka_connect_timeout_s``.
         ValueError: when the settings lack a user name.
     """
+    bound_fetches(settings)
     consumer = AIOKafkaConsumer(
         *topics,
         bootstrap_servers=settings.kafka_bootstrap,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
+        max_partition_fetch_bytes=MAX_PARTITION_FETCH_BYTES,
+        fetch_max_bytes=2 * MAX_RECORD_BYTES,
         **kafka_security(settings),
     )
     async with _running(settings, consumer.start, consumer.stop):

@@ -31,13 +31,15 @@ class UnreadableBatch(Exception):
 
 
 class UnreadableBytes(bytes):
-    """The value of a record that stands for a batch that cannot be read: the bytes of the batch.
+    """The value of a record that stands for a batch, or a record of it, that cannot be read: the bytes of it.
 
     Attributes:
         error: why it cannot be read.
+        first_offset: the first of its offsets that were not read; the last is that of the record.
     """
 
     error: UnreadableBatch
+    first_offset: int
 
 
 def unreadable_record(
@@ -49,6 +51,7 @@ def unreadable_record(
     position; the offsets before the last one are a gap.
     """
     value = UnreadableBytes(raw)
+    value.first_offset = first_offset
     reason = f"{type(error).__name__}: {describe_error(error)}"
     value.error = UnreadableBatch(f"the batch of offsets {first_offset} to {last_offset} cannot be read: {reason}")
     value.error.__cause__ = error

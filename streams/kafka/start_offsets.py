@@ -12,9 +12,10 @@ from faust.types import TP
 from schemas import SourceId
 from schemas.base import utc_time
 from sql.database import Pool
-from sql.source_position_store import SourceStart, begin_source, newest_position, record_digest
+from sql.source_position_store import UNREADABLE_DIGEST, SourceStart, begin_source, newest_position, record_digest
 from streams.kafka.batch_consumer import StartOffset
 from streams.kafka.clients import open_consumer
+from streams.kafka.parking import UnreadableBytes
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ async def _is_created_again(consumer: AIOKafkaConsumer, partition: TopicPartitio
 
 
 def _is_same(record: ConsumerRecord[bytes | None, bytes | None], newest: SourceStart) -> bool:
+    if isinstance(record.value, UnreadableBytes) or newest.last_digest == UNREADABLE_DIGEST:
+        return bool(record.offset >= newest.last_offset)  # whether it can be decoded depends on the bounds, and its content on that
     timestamp = utc_time(record.timestamp / 1000)
     digest = record_digest(record.key, record.value)
     return (record.offset, timestamp, digest) == (newest.last_offset, newest.last_time, newest.last_digest)

@@ -1,0 +1,182 @@
+"""Bounds on everything that comes in, each a setting ``TWIN_MAX_...``, and the checks of values against them.
+
+A refusal names the value, the bound and the setting. A value is checked as bytes, before any object is built from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.base import shorten
+
+__all__ = [
+    "BoundSettings",
+    "OutOfBounds",
+    "check_array",
+    "check_json",
+    "check_message",
+    "check_size",
+]
+
+_MEBIBYTE = 1024 * 1024
+
+
+class BoundSettings(BaseSettings):
+    """The bounds with their defaults.
+
+    Attributes:
+        max_decompressed_bytes: of the records of one Kafka batch.
+        max_batch_records: records of one Kafka batch.
+        max_record_bytes: of the value of a record of outcomes, which may be an array, or of their sums.
+        max_message_bytes: of the value of any other record.
+        max_key_bytes: of the key of one record.
+        max_array_elements: elements of any array.
+        max_json_depth: objects and arrays inside each other.
+        max_string_length: characters of any text.
+        max_name_length: characters of the name or the text of a feature.
+        max_features: features of one outcome.
+        max_filter_values: values of all filters of a request.
+        max_number_length: characters of a number.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TWIN_", extra="ignore", frozen=True)
+
+    max_decompressed_bytes: int = Field(default=64 * _MEBIBYTE, ge=_MEBIBYTE, le=2**31 - 1)
+    max_batch_records: int = Field(default=200_000, ge=1)
+    max_record_bytes: int = Field(default=16 * _MEBIBYTE, ge=1024)
+    max_message_bytes: int = Field(default=_MEBIBYTE, ge=1024)
+    max_key_bytes: int = Field(default=64 * 1024, ge=64)
+    max_array_elements: int = Field(default=50_000, ge=1)
+    max_json_depth: int = Field(default=32, ge=4, le=100)
+    max_string_length: int = Field(default=10_000, ge=200)
+    max_name_length: int = Field(default=200, ge=1)
+    max_features: int = Field(default=200, ge=1)
+    max_filter_values: int = Field(default=1000, ge=1)
+    max_number_length: int = Field(default=400, ge=32, le=4000)
+
+
+class OutOfBounds(ValueError):
+    """A value exceeds its bound, a setting."""
+
+    def __init__(self, what: str, bound: int, setting: str) -> None:
+        super().__init__(f"{what} exceeds {bound}, TWIN_{setting.upper()}")
+
+
+def check_size(key: bytes | None, value: bytes | None, bounds: BoundSettings) -> None:
+    """Check the sizes of a record of outcomes or of their sums.
+
+    Raises:
+        OutOfBounds: when the key or the value is too large.
+    """
+    _check_length("a value", value or b"", bounds.max_record_bytes, "max_record_bytes")
+    _check_length("a key", key or b"", bounds.max_key_bytes, "max_key_bytes")
+
+
+def check_message(key: bytes | None, value: bytes | None, bounds: BoundSettings) -> None:
+    """Check a record of any other topic: its sizes, and what its value consists of.
+
+    Raises:
+        OutOfBounds: when the record or a part of its value is too large.
+    """
+    check_size(key, value, bounds)
+    _check_length("a value", value or b"", bounds.max_message_bytes, "max_message_bytes")
+    check_json(value or b"", bounds)
+
+
+def _check_length(name: str, content: bytes, bound: int, setting: str) -> None:
+    if len(content) > bound:
+        raise OutOfBounds(f"{name} of {len(content)} bytes, {shorten(content[:80])},", bound, setting)
+
+
+def check_features(features: Mapping[str, object] | None, bounds: BoundSettings) -> None:
+    """Check the number of features, and the length of their names and texts.
+
+    Raises:
+        OutOfBounds: when any of them is too large.
+    """
+    if features is None:
+        return
+    if len(features) > bounds.max_features:
+        raise OutOfBounds(f"an outcome with {len(features)} features", bounds.max_features, "max_features")
+    for pair in features.items():
+        for text in pair:
+            if isinstance(text, str) and len(text) > bounds.max_name_length:
+                raise OutOfBounds(
+                    f"a feature of {len(text)} characters, {shorten(text)},", bounds.max_name_length, "max_name_length"
+                )
+
+
+def fits(features: Mapping[str, object] | None, bounds: BoundSettings) -> bool:
+    """Whether features are within the bounds."""
+    try:
+        check_features(features, bounds)
+    except OutOfBounds:
+        return False
+    return True
+
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive and with an optional end: no text is read twice
+_NUMBER = re.compile(rb"[-+.0-9eE]++")
+_INNERMOST = re.compile(rb"\{[^{}\[\]]*\}|\[[^{}\[\]]*\]")
+_NO_STRUCTURE = bytes(set(range(256)) - set(b"{}[],"))
+
+
+def check_json(value: bytes, bounds: BoundSettings) -> None:
+    """Check the strings, numbers, arrays and the depth of a JSON text; what is no JSON is not noticed here.
+
+    Raises:
+        OutOfBounds: when any of them is too large.
+    """
+    for text in _longest(_STRING, value, bounds.max_string_length + 2):
+        raise OutOfBounds(f"a text of {len(text) - 2} bytes, {shorten(text[1:81])},", bounds.max_string_length, "max_string_length")
+    rest = _STRING.sub(b"", value)
+    for number in _longest(_NUMBER, rest, bounds.max_number_length):
+        raise OutOfBounds(
+            f"a number of {len(number)} characters, {shorten(number[:80])},", bounds.max_number_length, "max_number_length"
+        )
+    _check_structure(rest.translate(None, _NO_STRUCTURE), bounds)
+
+
+def _longest(pattern: re.Pattern[bytes], text: bytes, bound: int) -> list[bytes]:
+    """The longest match, where it is longer than the bound."""
+    if len(text) <= bound:
+        return []
+    longest = max((match.group() for match in pattern.finditer(text)), key=len, default=b"")
+    return [longest] if len(longest) > bound else []
+
+
+def _check_structure(structure: bytes, bounds: BoundSettings) -> None:
+    """Check brackets and commas: each step removes the innermost objects and arrays, after it has counted their elements."""
+    for _ in range(bounds.max_json_depth):
+        if structure.count(b",") >= bounds.max_array_elements:
+            for part in _INNERMOST.findall(structure):
+                _check_elements(part.count(b",") + 1, bounds)
+        structure, n_removed = _INNERMOST.subn(b"", structure)
+        if not n_removed:
+            return
+    if _INNERMOST.search(structure):
+        depth = f"more than {bounds.max_json_depth} objects and arrays inside each other,"
+        raise OutOfBounds(f"a depth of {depth}", bounds.max_json_depth, "max_json_depth")
+
+
+def check_array(value: bytes, bounds: BoundSettings) -> None:
+    """Check the number of elements of the JSON array that a value is, whatever they are.
+
+    Raises:
+        OutOfBounds: when it is too large.
+    """
+    if value.count(b",") < bounds.max_array_elements:
+        return
+    structure = _STRING.sub(b"", value).translate(None, _NO_STRUCTURE)[1:-1]
+    for _ in range(bounds.max_json_depth):
+        structure = _INNERMOST.sub(b"", structure)
+    _check_elements(structure.count(b",") + 1, bounds)
+
+
+def _check_elements(n: int, bounds: BoundSettings) -> None:
+    if n > bounds.max_array_elements:
+        raise OutOfBounds(f"an array of {n} elements", bounds.max_array_elements, "max_array_elements")
