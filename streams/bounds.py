@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from schemas.base import shorten
 
 __all__ = [
+    "DEFAULT_BOUNDS",
     "BoundSettings",
     "OutOfBounds",
     "check_array",
@@ -57,6 +58,10 @@ class BoundSettings(BaseSettings):
     max_features: int = Field(default=200, ge=1)
     max_filter_values: int = Field(default=1000, ge=1)
     max_number_length: int = Field(default=400, ge=32, le=4000)
+
+
+DEFAULT_BOUNDS = BoundSettings.model_construct()
+"""The defaults, whatever the environment says."""
 
 
 class OutOfBounds(ValueError):

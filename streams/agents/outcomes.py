@@ -83,7 +83,7 @@ class _OutcomesAgent:
     def _pipeline(self) -> OutcomePipeline:
         pool, settings = self._app.pool, self._app.settings
         contexts = ContextLoader(pool, self._services.models.load, self._services.simulator.twins)
-        return OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s, settings.segment_limits)
+        return OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s, settings.segment_limits, settings)
 
     @cached_property
     def _isolation(self) -> RecordIsolation:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NotRequir
 from uuid import UUID
 
 import numpy as np
-from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from schemas import TWIN_TYPES, Brand, OutcomeEvent, SourceId, TwinType
@@ -25,6 +25,7 @@ from schemas.base import utc_time
 from schemas.canonical import encode_shared_fields
 from schemas.events import Features
 from schemas.twin_types import model_line
+from streams.bounds import DEFAULT_BOUNDS, BoundSettings, OutOfBounds, check_array, check_features, check_json, check_size, fits
 from streams.errors import ContainsNul, contains_nul, describe_error
 from streams.ingestion.outcome_batch import (
     DecodedBatch,
@@ -56,16 +57,17 @@ _DECODER = json.JSONDecoder()
 _BEGIN, _COMMA, _END = (re.compile(rf"[ \t\n\r]*{sign}[ \t\n\r]*") for sign in (r"\[", ",", r"\]"))
 
 
-def decode(batch: PollBatch, skew_s: float) -> DecodedBatch:
+def decode(batch: PollBatch, skew_s: float, bounds: BoundSettings = DEFAULT_BOUNDS) -> DecodedBatch:
     """Decode all elements of a batch.
 
-    Outcomes observed more than ``skew_s`` after Kafka's time of their record are refused, and so are those observed before 1900.
+    Outcomes observed more than ``skew_s`` after Kafka's time of their record are refused, and so are those observed before 1900 and
+    what exceeds ``bounds``.
     """
     source = SourceId(topic=batch.topic, partition=batch.partition, incarnation=batch.incarnation)
     offsets = np.array([record.offset for record in batch.records], dtype=np.int64)
     arrived_us = np.array([record.timestamp for record in batch.records], dtype=np.int64) * 1000
     refused: list[RefusedElement] = []
-    outcomes = _refuse_impossible_times(_decode_records(batch.records, refused), arrived_us, skew_s, refused)
+    outcomes = _refuse_impossible_times(_decode_records(batch.records, bounds, refused), arrived_us, skew_s, refused)
     elements = zip(offsets[outcomes.record_index].tolist(), outcomes.element_index.tolist(), strict=True)
     return DecodedBatch(
         batch=batch,
@@ -80,12 +82,20 @@ def decode(batch: PollBatch, skew_s: float) -> DecodedBatch:
     )
 
 
-def _decode_records(records: Records, refused: list[RefusedElement]) -> OutcomeBatch:
-    elements = _Elements([], [], [])
+def _decode_records(records: Records, bounds: BoundSettings, refused: list[RefusedElement]) -> OutcomeBatch:
+    elements = _Elements([], [], [], bounds)
     for index, record in enumerate(records):
-        _read_record(index, record.value, elements, refused)
+        try:
+            check_size(record.key, record.value, bounds)
+            _read_record(index, record.value, elements, refused)
+        except OutOfBounds as error:
+            refused.append(RefusedElement(index, 0, _refusal_of(error)._replace(whole_record=True)))
     outcomes, doubtful = _build_columns(elements)
     return _check_doubtful(elements, outcomes, doubtful, records, refused) if doubtful else outcomes
+
+
+def _refusal_of(error: OutOfBounds) -> ElementRefusal:
+    return ElementRefusal("bound", describe_error(error), type(error).__name__)
 
 
 def _refuse_impossible_times(
@@ -175,7 +185,7 @@ class _Fields(TypedDict):
 
 
 _validate_fields = TypeAdapter(_Fields).validator.validate_json
-_validate_array = TypeAdapter(list[_Fields]).validator.validate_json
+_validate_array = TypeAdapter(Annotated[list[_Fields], FailFast()]).validator.validate_json
 _validate_event = TypeAdapter(OutcomeEvent).validator.validate_json
 
 
@@ -185,6 +195,7 @@ class _Elements(NamedTuple):
     fields: list[_Fields]
     record_index: list[int]
     element_index: list[int]
+    bounds: BoundSettings
 
     def add(self, fields: _Fields, record_index: int, element_index: int) -> None:
         self.fields.append(fields)
@@ -197,22 +208,42 @@ def _read_record(index: int, value: bytes | None, elements: _Elements, refused: 
         nothing = ElementRefusal("empty", "the record has no value") if value is None else parked_element(value.error)
         refused.append(RefusedElement(index, 0, nothing))
         return
-    try:
-        if not contains_nul(value):
-            if value[:1] == b"{":
-                elements.add(_validate_fields(value), index, 0)
-                return
-            if value.lstrip()[:1] == b"[":
-                _add_array(_validate_array(value), index, elements, refused)
-                return
-    except ValidationError:
-        pass  # element by element instead, so that of an array only the invalid elements are refused (rule 3)
+    if _read_valid(index, value, elements, refused):
+        return
+    check_array(value, elements.bounds)
     for element_index, raw in enumerate(raw_elements(value)):
-        result = _validate_by_model(raw or b"")
+        result = _validate_by_model(raw or b"", elements.bounds)
         if isinstance(result, ElementRefusal):
             refused.append(RefusedElement(index, element_index, result))
         else:
             elements.add(result, index, element_index)
+
+
+def _read_valid(index: int, value: bytes, elements: _Elements, refused: list[RefusedElement]) -> bool:
+    """Read a record with valid fields; of others only the invalid elements are refused, one by one (rule 3)."""
+    if contains_nul(value):
+        return False
+    try:
+        if value[:1] == b"{":
+            elements.add(_validate_fields(value), index, 0)
+            return True
+        if value.lstrip()[:1] != b"[":
+            return False
+        if _may_exceed(value, elements.bounds.max_array_elements):
+            check_array(value, elements.bounds)
+        _add_array(_validate_array(value), index, elements, refused)
+    except ValidationError:
+        return False
+    return True
+
+
+def _may_exceed(value: bytes, max_elements: int) -> bool:
+    """Whether an array may have more elements: valid ones are objects, and others are counted by their commas."""
+    n_objects = value.count(b"{")
+    return n_objects > max_elements or value.count(b",") > max_elements + _MOST_COMMAS * n_objects
+
+
+_MOST_COMMAS = 100  # of most objects; where there are more, the elements are counted one by one
 
 
 def _add_array(array: Sequence[_Fields], index: int, elements: _Elements, refused: list[RefusedElement]) -> None:
@@ -222,12 +253,16 @@ def _add_array(array: Sequence[_Fields], index: int, elements: _Elements, refuse
         refused.append(RefusedElement(index, 0, ElementRefusal("empty", "the array has no elements")))
 
 
-def _validate_by_model(raw: bytes) -> _Fields | ElementRefusal:
-    """The fields of one element as the model reads them, or why the model refuses it."""
+def _validate_by_model(raw: bytes, bounds: BoundSettings) -> _Fields | ElementRefusal:
+    """The fields of one element as the model reads them, or why the model or a bound refuses it."""
     if contains_nul(raw):
         return ElementRefusal("json", str(ContainsNul()))
     try:
+        check_json(raw, bounds)
         event = _validate_event(raw)
+        check_features(event.features, bounds)
+    except OutOfBounds as error:
+        return _refusal_of(error)
     except ValidationError as error:
         kind = "json" if error.errors(include_url=False)[0]["type"] == "json_invalid" else "invalid"
         return ElementRefusal(kind, describe_error(error), type(error).__name__)
@@ -245,7 +280,7 @@ def _check_doubtful(
     valid = np.ones(len(outcomes), dtype=np.bool_)
     for row in doubtful:
         record_index, element_index = elements.record_index[row], elements.element_index[row]
-        result = _validate_by_model(_raw_element(records[record_index].value, element_index))
+        result = _validate_by_model(_raw_element(records[record_index].value, element_index), elements.bounds)
         if isinstance(result, ElementRefusal):
             refused.append(RefusedElement(record_index, element_index, result))
             valid[row] = False
@@ -275,7 +310,7 @@ def _build_columns(elements: _Elements) -> tuple[OutcomeBatch, list[int]]:
     observed_us = np.array([to_microseconds(at) for at in values["observed_at"]], dtype=np.int64)
     actual, predicted, lower, upper = (_reals(values[name]) for name in _NUMBERS)
     shared_fields, shared_index, is_known = _shared_fields(values)
-    twins, entities, is_sound = _references(values, predicted, lower, upper)
+    twins, entities, is_sound = _references(values, predicted, lower, upper, elements.bounds)
     valid &= (observed_us >= _FIRST_US) & (observed_us <= _LAST_US) & is_known[shared_index] & is_sound
     outcomes = OutcomeBatch(
         record_index=np.array(elements.record_index, dtype=np.int64),
@@ -358,9 +393,9 @@ def _parse_shared(
 
 
 def _references(
-    values: dict[str, list[Any]], predicted: Floats, lower: Floats, upper: Floats
+    values: dict[str, list[Any]], predicted: Floats, lower: Floats, upper: Floats, bounds: BoundSettings
 ) -> tuple[dict[int, tuple[UUID, UUID]], dict[int, Entity], Flags]:
-    """Twins and entities by row, and which outcomes have exactly one way to their prediction and a sound interval."""
+    """Twins and entities by row, and which outcomes have exactly one way to their prediction and a sound interval and features."""
     n = len(predicted)
     has_prediction, has_interval = ~np.isnan(predicted), ~np.isnan(lower)
     n_ways = has_prediction.astype(np.int64)
@@ -378,7 +413,7 @@ def _references(
     for row in _rows_with(values["entity_id"]) | _rows_with(values["features"]):
         entity_id, features = values["entity_id"][row], values["features"][row]
         n_ways[row] += features is not None
-        sound[row] &= entity_id is not None
+        sound[row] &= entity_id is not None and fits(features, bounds)
         entities[row] = Entity(entity_id or "", features)
     return twins, entities, sound & (n_ways == 1)
 

@@ -25,6 +25,7 @@ from sql.line_lock import LineGrid
 from sql.pane_store import add_pane_changes, pane_rows_since, split_cells
 from sql.segment_store import DEFAULT_SEGMENT_LIMITS, SegmentLimits
 from sql.source_position_store import Position, add_gaps, advance_position, lock_position
+from streams.bounds import DEFAULT_BOUNDS, BoundSettings
 from streams.ingestion import decoding, revisions, rows, scoring
 from streams.ingestion.line_locks import LinesChanged, LinesMissing, lock_lines
 from streams.ingestion.outcome_batch import DecodedBatch
@@ -51,6 +52,7 @@ class OutcomePipeline:
         skew_s: how far outcomes may lie ahead of Kafka's time.
         restatement_s: how far below the watermark of its source a pane may still change.
         limits: on the segments of outcomes.
+        bounds: of what comes in.
     """
 
     def __init__(
@@ -60,10 +62,11 @@ class OutcomePipeline:
         skew_s: float,
         restatement_s: float,
         limits: SegmentLimits = DEFAULT_SEGMENT_LIMITS,
+        bounds: BoundSettings = DEFAULT_BOUNDS,
     ) -> None:
         self._pool = pool
         self._contexts = contexts
-        self._skew_s = skew_s
+        self._skew_s, self._bounds = skew_s, bounds
         self._restatement_s = restatement_s
         self._max_characters = limits.characters
         self._segment_bound = SegmentBound(limits.values)
@@ -81,7 +84,7 @@ class OutcomePipeline:
 
     async def decode(self, batch: PollBatch) -> DecodedBatch:
         """Decode a batch, outside of the event loop."""
-        return await self._compute(lambda: decoding.decode(batch, self._skew_s))
+        return await self._compute(lambda: decoding.decode(batch, self._skew_s, self._bounds))
 
     async def score(self, decoded: DecodedBatch) -> ScoredBatch:
         """Score a batch by the champions of now, outside of the event loop."""

@@ -82,7 +82,7 @@ async def _recheck(settings: Settings, pool: Pool, refused: Sequence[RefusedReco
     """Decode and score refused outcomes against the present state, without storing anything."""
     models = ModelLoader.from_settings(pool, settings)
     contexts = ContextLoader(pool, models.load, Simulator(pool, models).twins)
-    pipeline = OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s, settings.segment_limits)
+    pipeline = OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s, settings.segment_limits, settings)
     rechecks: list[_Recheck] = []
     for first in range(0, len(refused), _BATCH):
         rechecks += await _recheck_batch(pipeline, refused[first : first + _BATCH])

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sql.dead_letter_store import RefusedRecord
+from streams.bounds import BoundSettings
 from streams.ingestion.decoding import decode
 from streams.ingestion.rows import NewElements, refused_rows
 from streams.ingestion.scoring import ScoredBatch, score
@@ -39,7 +40,8 @@ CONTEXT = ScoringContext(
 
 def scored(values: Sequence[Any]) -> tuple[ScoredBatch, list[RefusedRecord]]:
     """The scored batch of these records, and the rows of its refused elements."""
-    decoded = decode(PollBatch(TOPIC, 0, 0, [record(number, value) for number, value in enumerate(values)]), 300.0)
+    records = [record(number, value) for number, value in enumerate(values)]
+    decoded = decode(PollBatch(TOPIC, 0, 0, records), 300.0, BoundSettings(max_name_length=2_000_000, max_string_length=2_000_000))
     batch = score(decoded, CONTEXT)
     every = NewElements(np.ones(len(decoded.outcomes), np.bool_), np.ones(len(decoded.refused), np.bool_))
     return batch, refused_rows(batch, every)
