@@ -37,6 +37,9 @@ Database: TypeAlias = "Pool | Connection"
 _SESSION_SETTINGS = {"timezone": "UTC", "synchronous_commit": "on"}
 
 
+_NO_ADDRESS = "no Postgres address: set TWIN_POSTGRES_DSN, for example postgresql://user@127.0.0.1:5432/twins"
+
+
 class NoPostgresAddress(ValueError):
     """No address of Postgres was given."""
 
@@ -59,7 +62,13 @@ async def open_pool(settings: PostgresSettings | None = None, *, dsn: str | None
 
 
 async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
-    """Open one connection without statement and lock timeouts, for long work."""
+    """Open one connection without statement and lock timeouts, for long work.
+
+    Raises:
+        NoPostgresAddress: when the address is empty.
+    """
+    if not dsn:
+        raise NoPostgresAddress(_NO_ADDRESS)
     connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, server_settings=_SESSION_SETTINGS)
     await _register_json_codecs(connection)
     return connection
@@ -115,7 +124,7 @@ async def make_partitions(database: Database, months_ahead: int = 3) -> int:
 def _address(settings: PostgresSettings, dsn: str | None) -> str:
     address = dsn or settings.postgres_dsn.get_secret_value()
     if not address:
-        raise NoPostgresAddress("no Postgres address: set TWIN_POSTGRES_DSN, for example postgresql://user@127.0.0.1:5432/twins")
+        raise NoPostgresAddress(_NO_ADDRESS)
     return address
 
 

@@ -11,9 +11,12 @@ import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 
-from sql.database import Connection, connect, make_partitions
+import asyncpg
 
-__all__ = ["ChangedMigration", "LateMigration", "Migration", "migrate", "migrations"]
+from sql.database import Connection, connect, make_partitions
+from sql.privileges import OWNER, ensure_roles, grant_privileges, take_ownership
+
+__all__ = ["ChangedMigration", "LateMigration", "Migration", "NotPermitted", "migrate", "migrations"]
 
 LOCK = 0x7477_696E  # any number that no other advisory lock uses
 
@@ -34,6 +37,10 @@ class LateMigration(RuntimeError):
     """A file that is not applied has a lower number than one that is."""
 
 
+class NotPermitted(RuntimeError):
+    """The user may not create the roles of the database, or may not become the owner of its tables."""
+
+
 @dataclass(frozen=True)
 class Migration:
     """One numbered file of SQL statements."""
@@ -50,7 +57,7 @@ class Migration:
 
 def migrations() -> list[Migration]:
     """Return the files of this package, sorted by number."""
-    paths = [path for path in files("sql").iterdir() if path.name.endswith(".sql")]
+    paths = [path for path in files("sql").iterdir() if path.name.endswith(".sql") and path.name[0].isdigit()]
     return sorted(
         (Migration(int(path.name.partition("_")[0]), path.name, path.read_text(encoding="utf-8")) for path in paths),
         key=lambda migration: migration.number,
@@ -60,21 +67,39 @@ def migrations() -> list[Migration]:
 async def migrate(dsn: str) -> list[str]:
     """Apply the files that are missing in the database, and return their names; concurrent calls wait for one another.
 
+    The tables belong to the owner role, whatever user applies the files, and the grants are as declared afterwards.
+
     Raises:
         ChangedMigration: when an applied file was changed.
         LateMigration: when a new file has a lower number than an applied one.
+        NotPermitted: when the user may not create the roles or become the owner, and somebody has to do it for this user.
     """
     connection = await connect(dsn)
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+        await _become_owner(connection)
         await connection.execute(MIGRATIONS_TABLE)
         missing = _missing(migrations(), await _applied(connection))
         for migration in missing:
             await _apply(connection, migration)
         await make_partitions(connection)
+        await grant_privileges(connection)
     finally:
         await connection.close()  # releases the lock
     return [migration.name for migration in missing]
+
+
+async def _become_owner(connection: Connection) -> None:
+    user = await connection.fetchval("SELECT current_user")
+    try:
+        await ensure_roles(connection)
+        await take_ownership(connection)
+        await connection.execute(f"SET ROLE {OWNER}")
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise NotPermitted(
+            f"user {user!r} of TWIN_POSTGRES_MIGRATE_DSN may not set up the roles and tables of this database ({error}): run"
+            " `twinstream migrate` once as a superuser, then `GRANT twinstream_migrator` to this user"
+        ) from error
 
 
 def _missing(all_migrations: list[Migration], applied: dict[int, str]) -> list[Migration]:

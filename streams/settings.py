@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, TypeAdapter, model_validator
-from pydantic_settings import SettingsConfigDict
 
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph
 from schemas.twin_models import ModelType
@@ -41,8 +40,6 @@ class Settings(PostgresSettings, BoundSettings):
         probe_interval_s: pause between two probes of Kafka, Postgres and MLflow by every role.
         probe_timeout_s: a probe without an answer in this time has failed; a part whose probe fails twice in a row is out.
     """
-
-    model_config = SettingsConfigDict(env_prefix="TWIN_", extra="ignore", frozen=True)
 
     kafka_bootstrap: str = ""
     kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

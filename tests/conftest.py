@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -68,7 +69,7 @@ def local_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack
     """
     with LocalStack(tmp_path_factory.mktemp("stack")) as stack:
         for statement in ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"):
-            asyncio.run(_execute(stack.postgres_dsn, statement))
+            asyncio.run(_execute(stack.admin_dsn, statement))
         yield stack
 
 
@@ -81,9 +82,9 @@ def kafka_bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Address of a PostgreSQL server whose user may create databases: ``TWIN_TEST_POSTGRES``, a container, or the local stack."""
+    """Address of a PostgreSQL server, as a superuser: ``TWIN_TEST_POSTGRES``, a container, or the local stack."""
     with ExitStack() as cleanup:
-        yield os.environ.get("TWIN_TEST_POSTGRES") or _postgres_container(request, cleanup) or _local_stack(request).postgres_dsn
+        yield os.environ.get("TWIN_TEST_POSTGRES") or _postgres_container(request, cleanup) or _local_stack(request).admin_dsn
 
 
 @pytest.fixture(scope="session")
@@ -96,17 +97,52 @@ def migrated_template(postgres_dsn: str) -> Iterator[str]:
     asyncio.run(_execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+@pytest.fixture(scope="session")
+def logins(postgres_dsn: str, migrated_template: str) -> Iterator[Mapping[str, str]]:  # the template creates the roles
+    """Name of a user of this session, which is also its password, by the role that it is a member of."""
+    users = {role: f"{role}_{uuid4().hex}" for role in ("twinstream_migrator", "twinstream_writer", "twinstream_reader")}
+    for role, user in users.items():
+        asyncio.run(_execute(postgres_dsn, f"CREATE ROLE {user} LOGIN PASSWORD '{user}' IN ROLE {role}"))
+    yield users
+    asyncio.run(_execute(postgres_dsn, f"DROP ROLE {', '.join(users.values())}"))
+
+
 @pytest.fixture
-async def fresh_database(postgres_dsn: str, migrated_template: str) -> AsyncIterator[str]:
-    """Address of a migrated database of this test; it is dropped even if the test leaves connections open."""
+async def owned_database(postgres_dsn: str, migrated_template: str) -> AsyncIterator[str]:
+    """Address of a migrated database of this test, as a superuser; it is dropped even if the test leaves connections open."""
     async with _database(postgres_dsn, f"TEMPLATE {migrated_template} STRATEGY FILE_COPY") as dsn:
         yield dsn
+
+
+@pytest.fixture
+def fresh_database(owned_database: str, logins: Mapping[str, str]) -> str:
+    """Address of a migrated database of this test, as the service uses it: as a user that may write and is no owner."""
+    return login_dsn(owned_database, logins["twinstream_writer"])
 
 
 @pytest.fixture
 async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     """Connections to the migrated database of this test."""
     async with await open_pool(dsn=fresh_database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reading_database(owned_database: str, logins: Mapping[str, str]) -> str:
+    """Address of the database of ``fresh_database`` as a user that may only read."""
+    return login_dsn(owned_database, logins["twinstream_reader"])
+
+
+@pytest.fixture
+def migrating_database(owned_database: str, logins: Mapping[str, str]) -> str:
+    """Address of the database of ``fresh_database`` as a user that may apply migrations."""
+    return login_dsn(owned_database, logins["twinstream_migrator"])
+
+
+@pytest.fixture
+async def owner_pool(owned_database: str) -> AsyncIterator[Pool]:
+    """Connections to the database of this test as a superuser, for what the service may not do."""
+    async with await open_pool(dsn=owned_database) as opened:
         yield opened
 
 
@@ -123,6 +159,12 @@ async def _database(postgres_dsn: str, options: str = "") -> AsyncIterator[str]:
     await _execute(postgres_dsn, f"CREATE DATABASE {name} {options}")
     yield _dsn_of(postgres_dsn, name)
     await _execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def login_dsn(dsn: str, user: str) -> str:
+    """The address with another user, whose password is its name."""
+    address = urlsplit(dsn)
+    return address._replace(netloc=f"{user}:{user}@{address.netloc.rpartition('@')[2]}").geturl()
 
 
 def _dsn_of(postgres_dsn: str, name: str) -> str:

@@ -61,7 +61,7 @@ def spawn(
         log: file for stdout and stderr.
         stop_signal: signal that ends the program cleanly.
         identity: the user as whom it runs.
-        stdin: its input, a few lines at most.
+        stdin: its input, smaller than the buffer of a pipe (64 KiB on Linux).
         locks: descriptors that the child inherits, so that a lock on them is held as long as the child or a child of it runs.
 
     Raises:

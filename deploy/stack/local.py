@@ -30,18 +30,28 @@ PORT_TRIES = 3
 
 @dataclass(frozen=True)
 class StackAddresses:
-    """Addresses of the servers of a running stack, and the id of the process that runs them."""
+    """Addresses of the servers of a running stack, and the id of the process that runs them.
+
+    Attributes:
+        postgres_dsn: for the service and commands that write.
+        postgres_migrate_dsn: for migrations.
+        postgres_read_dsn: for commands that only read.
+    """
 
     pid: int
     kafka_bootstrap: str
     postgres_dsn: str
     mlflow_uri: str
+    postgres_migrate_dsn: str = ""
+    postgres_read_dsn: str = ""
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that make a process use this stack."""
         return {
             "TWIN_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
             "TWIN_POSTGRES_DSN": self.postgres_dsn,
+            "TWIN_POSTGRES_MIGRATE_DSN": self.postgres_migrate_dsn,
+            "TWIN_POSTGRES_READ_DSN": self.postgres_read_dsn,
             "TWIN_MLFLOW_URI": self.mlflow_uri,
         }
 
@@ -91,8 +101,13 @@ class LocalStack:
 
     @property
     def postgres_dsn(self) -> str:
-        """Address of PostgreSQL, including the password."""
+        """Address of PostgreSQL for the service, including the password."""
         return self.postgres.dsn
+
+    @property
+    def admin_dsn(self) -> str:
+        """Address of PostgreSQL for its superuser, whom no part of the service uses."""
+        return self.postgres.admin_dsn
 
     @property
     def mlflow_uri(self) -> str:
@@ -102,7 +117,14 @@ class LocalStack:
     @property
     def addresses(self) -> StackAddresses:
         """All addresses, as :func:`running_stack` returns them in another process."""
-        return StackAddresses(os.getpid(), self.kafka_bootstrap, self.postgres_dsn, self.mlflow_uri)
+        return StackAddresses(
+            os.getpid(),
+            self.kafka_bootstrap,
+            self.postgres_dsn,
+            self.mlflow_uri,
+            postgres_migrate_dsn=self.postgres.dsn_of("twinstream_migrate"),
+            postgres_read_dsn=self.postgres.dsn_of("twinstream_read"),
+        )
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that make a process use this stack."""

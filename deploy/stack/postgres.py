@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from deploy.stack.child import TETHER, Identity, StackError, Steps
+from deploy.stack.logins import bootstrap_script, new_passwords, read_passwords, write_passwords
 from deploy.stack.part import HOST, Part
 from deploy.stack.tether import NOBODY
 
@@ -42,7 +43,7 @@ def binaries() -> Path:
 
 
 class Postgres(Part):
-    """A server that listens on the loopback address only and requires the password that is stored in its folder."""
+    """A server that listens on the loopback address only and requires the passwords that are stored in its folder."""
 
     name = "Postgres"
     stop_signal = signal.SIGINT  # its fast shutdown, which rolls back open transactions and waits for no client
@@ -50,15 +51,27 @@ class Postgres(Part):
     def __init__(self, home: Path, port: int) -> None:
         super().__init__(home, (port,))
         self.data = self.folder / "data"
+        self.passwords = self.folder / "logins.json"
+
+    @property
+    def admin_dsn(self) -> str:
+        """Address of the database for its superuser, including the password; no part of the service uses it."""
+        return self._dsn(SUPERUSER, (self.folder / "password").read_text(encoding="ascii").strip())
 
     @property
     def dsn(self) -> str:
-        """Address of the database, including the password."""
-        password = (self.folder / "password").read_text(encoding="ascii").strip()
-        return f"postgresql://{SUPERUSER}:{password}@{HOST}:{self.port}/{DATABASE}"
+        """Address of the database for the service, including the password."""
+        return self.dsn_of("twinstream_write")
+
+    def dsn_of(self, user: str) -> str:
+        """Address of the database for one of its users, including the password."""
+        return self._dsn(user, (read_passwords(self.passwords) or {})[user])
+
+    def _dsn(self, user: str, password: str) -> str:
+        return f"postgresql://{user}:{password}@{HOST}:{self.port}/{DATABASE}"
 
     def prepare(self) -> Steps:
-        """Create the cluster and its database once; an unfinished cluster is created again."""
+        """Create the cluster, its database and its users once; an unfinished cluster is created again."""
         unfinished = self.folder / "data.new"
         self._own_folder()
         if not self.data.exists():
@@ -66,12 +79,23 @@ class Postgres(Part):
             password = self._new_password()
             self._own_folder()
             yield from self.run([binaries() / "initdb", *INITDB, f"--pgdata={unfinished}", f"--pwfile={password}"])
-            single_user: list[str | Path] = [binaries() / "postgres", "--single", "-D", unfinished, "postgres"]
-            yield from self.run(single_user, stdin=f"CREATE DATABASE {DATABASE};\n".encode())
+            yield from self._run_alone(unfinished, "postgres", f"CREATE DATABASE {DATABASE};\n\n".encode())
+            self.passwords.unlink(missing_ok=True)
             unfinished.rename(self.data)
         (self.data / "postmaster.pid").unlink(missing_ok=True)  # its server has ended, as the lock on the folder is ours
         if not self._has_password():
             yield from self._change_password()
+        if read_passwords(self.passwords) is None:
+            passwords = new_passwords()
+            yield from self._run_alone(self.data, DATABASE, bootstrap_script(passwords))
+            write_passwords(self.passwords, passwords)
+            self._own_folder()
+
+    def _run_alone(self, data: Path, database: str, statements: bytes) -> Steps:
+        """Run statements as the superuser in a server that no client can connect to; statements with passwords are not logged."""
+        settings = ("-c", "exit_on_error=on", "-c", "log_min_error_statement=panic")
+        command: list[str | Path] = [binaries() / "postgres", "--single", "-j", *settings, "-D", data, database]
+        yield from self.run(command, stdin=statements)
 
     def command(self) -> list[str | Path]:
         """Return the command line of the server."""
@@ -122,8 +146,7 @@ class Postgres(Part):
         """Give the user a new password in place of one that was lost, without a server."""
         password = self._new_password().read_text(encoding="ascii").strip()
         self._own_folder()
-        single_user: list[str | Path] = [binaries() / "postgres", "--single", "-D", self.data, "postgres"]
-        yield from self.run(single_user, stdin=f"ALTER ROLE {SUPERUSER} PASSWORD '{password}';\n".encode())
+        yield from self._run_alone(self.data, "postgres", f"ALTER ROLE {SUPERUSER} PASSWORD '{password}';\n\n".encode())
 
     def _new_password(self) -> Path:
         path = self.folder / "password"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from streams.cli.server_watch import Server
     from streams.settings import Settings
 
-__all__ = ["connected_service", "load_settings", "with_pool"]
+__all__ = ["connected_service", "load_settings", "with_pool", "with_read_pool"]
 
 T = TypeVar("T")
 
@@ -42,11 +42,18 @@ def connected_service() -> Iterator[Settings]:
 
 def with_pool(work: Callable[[Settings, Pool], Awaitable[T]], *servers: Server) -> T:
     """Run ``work`` with the settings of the service and connections to its database; ``servers`` are the others that it uses."""
+    with connected_service() as settings:
+        return run_command(settings, _on_pool(settings, settings.postgres_dsn.get_secret_value(), work), "postgres", *servers)
+
+
+def with_read_pool(work: Callable[[Settings, Pool], Awaitable[T]], *servers: Server) -> T:
+    """Run ``work``, which only reads, as :func:`with_pool` does, as the user of the database that may only read."""
+    with connected_service() as settings:
+        return run_command(settings, _on_pool(settings, settings.read_dsn, work), "postgres", *servers)
+
+
+async def _on_pool(settings: Settings, dsn: str, work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
     from sql.database import open_pool
 
-    async def run(settings: Settings) -> T:
-        async with await open_pool(settings) as pool:
-            return await work(settings, pool)
-
-    with connected_service() as settings:
-        return run_command(settings, run(settings), "postgres", *servers)
+    async with await open_pool(settings, dsn=dsn) as pool:
+        return await work(settings, pool)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
-from streams.cli.connection import with_pool
+from streams.cli.connection import with_pool, with_read_pool
 from streams.cli.options import DryRunOption, JsonOption, KindOption, TopicOption, examples
 from streams.cli.output import Table, notify, print_result
 
@@ -45,7 +45,7 @@ def list_dead_letters(
         counts, all_counts = await count_refused(pool, query), await count_refused(pool, RefusalQuery())
         return counts, await load_dead_letters(pool, await list_refused(pool, query, limit)), all_counts
 
-    counts, dead_letters, all_counts = with_pool(read)
+    counts, dead_letters, all_counts = with_read_pool(read)
     payload = {"counts": counts, "letters": [dead_letter.to_dict() for dead_letter in dead_letters]}
     print_result(
         payload,
@@ -99,7 +99,7 @@ def show(
 
     That is the record as it arrived, why it was refused, and every replay.
     """
-    dead_letter = with_pool(lambda _, pool: _find_dead_letter(pool, refusal_id))
+    dead_letter = with_read_pool(lambda _, pool: _find_dead_letter(pool, refusal_id))
     if raw:
         _write_bytes(dead_letter.refused.value or b"")
     else:

@@ -22,7 +22,7 @@ from streams.cli.campaigns import (
     WeeksOption,
     make_campaign,
 )
-from streams.cli.connection import with_pool
+from streams.cli.connection import with_read_pool
 from streams.cli.options import FilterOption, JsonOption, OutOption, TableArgument, examples, parse_filters, require_value
 from streams.cli.output import notify, print_result
 
@@ -218,7 +218,7 @@ def _load_champion(line: str) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
 
         return await load_champion(settings, pool, line), await current_priors(pool, line)
 
-    return with_pool(load, "mlflow")
+    return with_read_pool(load, "mlflow")
 
 
 def _check_features(model: TwinModel, table: pd.DataFrame) -> None:

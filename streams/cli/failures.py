@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["ServerFailure", "explain_server_failures", "silence_failure"]
 
 
+_MISSING_ROLE = (
+    "run twinstream migrate; the user of TWIN_POSTGRES_DSN needs the role twinstream_writer, that of TWIN_POSTGRES_READ_DSN needs"
+    " twinstream_reader"
+)
+
+
 class ServerFailure(RuntimeError):
     """Kafka, Postgres or MLflow cannot be reached or does not answer, or the database is not set up."""
 
@@ -42,6 +48,8 @@ def _server_failure(error: Exception, settings: Settings) -> ServerFailure | Non
 
     if isinstance(error, asyncpg.UndefinedTableError):
         return ServerFailure("the database has no tables yet: run twinstream migrate")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return ServerFailure(f"{error}: {_MISSING_ROLE}")
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError | asyncpg.InvalidCatalogNameError):
         return ServerFailure(f"Postgres at {_postgres_address(settings)} refuses the connection: {error} (TWIN_POSTGRES_DSN)")
     if _is_kafka_outage(error):
@@ -86,8 +94,9 @@ def _kafka_failure(settings: Settings, error: BaseException) -> ServerFailure:
 
 def _postgres_address(settings: Settings) -> str:
     """Host and port in the address of Postgres, which has the password."""
-    dsn = settings.postgres_dsn.get_secret_value()
-    return dsn.partition("://")[2].partition("/")[0].rpartition("@")[2] or "its address"
+    from sql.settings import server_address
+
+    return server_address(settings.server_dsn)
 
 
 def _is_kafka_outage(error: Exception) -> bool:

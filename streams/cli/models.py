@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from streams.cli.connection import with_pool
+from streams.cli.connection import with_pool, with_read_pool
 from streams.cli.options import FilterOption, JsonOption, LineArgument, examples, parse_filters
 from streams.cli.output import Table, print_result
 
@@ -30,7 +30,7 @@ def list_models(as_json: JsonOption = False) -> None:
     """List every model line with its champion."""
     from streams.reporting.overview import read_overview
 
-    lines = with_pool(lambda settings, pool: read_overview(pool, settings.n_min)).lines
+    lines = with_read_pool(lambda settings, pool: read_overview(pool, settings.n_min)).lines
     payload = [
         {"line": line.line, "policy": line.policy, "champion": line.champion.model_dump(mode="json") if line.champion else None}
         for line in lines
@@ -75,10 +75,10 @@ def history(
     if (line is None) == (simulation_id is None):
         context.fail("give either a LINE or --simulation ID")
     if simulation_id is not None:
-        answered = with_pool(lambda _, pool: _find_answering_model(pool, simulation_id))
+        answered = with_read_pool(lambda _, pool: _find_answering_model(pool, simulation_id))
         print_result(answered, lambda: _answering_model_text(answered), as_json=as_json)
         return
-    events = with_pool(lambda _, pool: read_history(pool, str(line)))
+    events = with_read_pool(lambda _, pool: read_history(pool, str(line)))
     print_result([event.model_dump(mode="json") for event in events], lambda: _events_table(events), as_json=as_json)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from schemas import Brand, TwinType
 from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
-from streams.cli.connection import connected_service, with_pool
+from streams.cli.connection import connected_service, with_read_pool
 from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import Table, print_result, show_progress
 from streams.cli.running import run_command
@@ -63,7 +63,7 @@ def fidelity(
     from streams.reporting.overview import read_overview
     from streams.reporting.text import windows_dict
 
-    overview = with_pool(lambda settings, pool: read_overview(pool, settings.n_min))
+    overview = with_read_pool(lambda settings, pool: read_overview(pool, settings.n_min))
     print_result(
         [windows_dict(line, weighted) for line in overview.lines],
         lambda: [_windows_table(line, weighted) for line in overview.lines] or "no model line yet",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.connection import with_pool
+from streams.cli.connection import with_pool, with_read_pool
 from streams.cli.options import JsonOption, LineArgument, examples
 from streams.cli.output import Table, print_result
 from streams.cli.prefixes import match_prefix
@@ -36,7 +36,7 @@ def list_retrains(line: LineArgument, as_json: JsonOption = False) -> None:
         await Ledger(pool).state(line)  # raises for an unknown line
         return await list_retrains(pool, line)
 
-    retrains = with_pool(read)[::-1]
+    retrains = with_read_pool(read)[::-1]
     print_result(
         [vars(retrain) for retrain in retrains],
         lambda: _retrains_table(retrains) if retrains else f"no retrain of {line} was requested yet",
@@ -78,7 +78,7 @@ def why(retrain_id: RetrainArgument, as_json: JsonOption = False) -> None:
     async def read(settings: Settings, pool: Pool) -> Any:
         return await load_retrain_report(pool, await _match_retrain(pool, retrain_id), settings.retrain_limits)
 
-    report = with_pool(read)
+    report = with_read_pool(read)
     print_result(report.to_dict(), report.format_text, as_json=as_json)
 
 

@@ -102,7 +102,7 @@ async def _ask_postgres(settings: Settings) -> None:
     import asyncpg
 
     try:
-        connection = await asyncpg.connect(settings.postgres_dsn.get_secret_value())
+        connection = await asyncpg.connect(settings.server_dsn)
         connection.terminate()
     except asyncpg.PostgresError:
         return

@@ -23,7 +23,7 @@ from streams.cli.campaigns import (
     WeeksOption,
     make_campaign,
 )
-from streams.cli.connection import connected_service, with_pool
+from streams.cli.connection import connected_service, with_read_pool
 from streams.cli.options import FilterOption, JsonOption, examples, parse_filters, require_value
 from streams.cli.output import print_result
 from streams.cli.queue_notices import notices_of_queue
@@ -142,7 +142,7 @@ def _simulate_again(simulation_id: UUID, *, as_json: bool) -> None:
     from streams.reporting.text import reproduction_text
     from streams.simulation import reproduce
 
-    reproduction = with_pool(lambda settings, pool: reproduce(settings, pool, simulation_id), "mlflow")
+    reproduction = with_read_pool(lambda settings, pool: reproduce(settings, pool, simulation_id), "mlflow")
     text = partial(reproduction_text, reproduction.answer, reproduction.differences)
     print_result(reproduction.to_dict(), text, as_json=as_json)
     if reproduction.differences:

@@ -56,6 +56,8 @@ def settings_on_stack(settings: Settings, stack: StackAddresses, home: Path) -> 
         update={
             "kafka_bootstrap": stack.kafka_bootstrap,
             "postgres_dsn": SecretStr(stack.postgres_dsn),
+            "postgres_migrate_dsn": SecretStr(stack.postgres_migrate_dsn),
+            "postgres_read_dsn": SecretStr(stack.postgres_read_dsn),
             "mlflow_uri": stack.mlflow_uri,
             "home": home,
         }

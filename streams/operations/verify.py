@@ -67,7 +67,7 @@ async def verify(settings: Settings, *, repair: bool = False, patience_s: float 
         patience_s: how long to wait until windows reach the version that they have at the start, and refused records have a copy.
     """
     findings = Findings()
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.read_dsn
     state = await recompute(dsn, findings)
     windows = WindowAudit(state.windows, state.grids, findings)
     windows.check_snapshots(state.snapshots)
@@ -80,7 +80,7 @@ async def verify(settings: Settings, *, repair: bool = False, patience_s: float 
 
 async def _wait_for_windows(settings: Settings, windows: WindowAudit, deadline: float) -> None:
     """Wait until no window lags any more; those that lag at the deadline are mismatches."""
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.read_dsn
     async with _window_consumer(settings) as consumer:
         while True:
             await _read_to_end(consumer, windows.on_message)

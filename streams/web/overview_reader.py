@@ -67,7 +67,7 @@ class OverviewReader:
 
     async def _read(self) -> Overview:
         if self._pool is None:
-            self._pool = await open_pool(self._settings)
+            self._pool = await open_pool(self._settings, dsn=self._settings.read_dsn)
         return await read_overview(self._pool, self._settings.n_min)
 
     def _give_up_when_hung(self, reading: asyncio.Task[Overview]) -> None:

@@ -23,7 +23,7 @@ def connected(settings: Settings, notify: Notify) -> Iterator[Settings]:
     Addresses in the settings are used as they are. Without them, the running local stack is used; where none runs, the one that
     was started last is started again and stopped at the end of the block.
     """
-    if settings.kafka_bootstrap and settings.postgres_dsn:
+    if settings.kafka_bootstrap and settings.server_dsn:
         yield settings
     elif (on_stack := settings_on_running_stack(settings)) is not None:
         notify(f"using the local stack that is running in {on_stack.home}")

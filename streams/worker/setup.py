@@ -35,7 +35,7 @@ async def prepare(settings: Settings) -> dict[str, list[str]]:
     """
     from streams.registry import prepare_store  # noqa: PLC0415  # imports MLflow, which most commands do not need
 
-    applied = await migrate(settings.postgres_dsn.get_secret_value())
+    applied = await migrate(settings.migrate_dsn)
     created = await create_topics(settings)
     await asyncio.to_thread(prepare_store, settings.mlflow_uri)
     return {"migrations": applied, "topics": created}

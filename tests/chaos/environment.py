@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import SecretStr
 
 from deploy.stack import fetch_jars, free_port
 from deploy.stack.child import TETHER, Steps
@@ -155,7 +156,12 @@ async def open_environment(
     workers: list[Worker] = []
     try:
         await asyncio.gather(run_steps(kafka.starting()), run_steps(postgres.starting()))
-        addresses = {"kafka_bootstrap": kafka.bootstrap, "postgres_dsn": type(settings.postgres_dsn)(postgres.dsn), "home": home}
+        addresses = {
+            "kafka_bootstrap": kafka.bootstrap,
+            "postgres_dsn": SecretStr(postgres.dsn),
+            "postgres_migrate_dsn": SecretStr(postgres.dsn_of("twinstream_migrate")),
+            "home": home,
+        }
         connected = settings.model_copy(update=addresses)
         workers += [_worker(slot, proxy, connected, roles, command) for slot, proxy in enumerate(proxies)]
         async with AsyncExitStack() as stack:
@@ -177,7 +183,8 @@ async def run_steps(steps: Steps) -> None:
 def environment_variables(settings: Settings) -> Mapping[str, str]:
     """Settings as ``TWIN_*`` variables; on a command line every user could read the password."""
     values: dict[str, Any] = settings.model_dump(mode="json", exclude_defaults=True)
-    values["postgres_dsn"] = settings.postgres_dsn.get_secret_value()  # the dump masks it
+    secrets = {name: value.get_secret_value() for name, value in dict(settings).items() if isinstance(value, SecretStr)}
+    values |= {name: secret for name, secret in secrets.items() if name in values}  # the dump masks them
     return {f"TWIN_{name.upper()}": str(value) for name, value in values.items()}
 
 

@@ -144,7 +144,7 @@ async def run_chaos(home: Path, options: RunOptions, champion: Champion, notify:
 
 async def _prepare(settings: Settings, champion: Champion) -> None:
     """Create tables and topics, and promote the champion."""
-    await migrate(settings.postgres_dsn.get_secret_value())
+    await migrate(settings.migrate_dsn)
     await create_topics(settings)
     pool = await open_pool(settings)
     try:

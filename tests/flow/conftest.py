@@ -14,6 +14,7 @@ import aiohttp
 import numpy as np
 import pytest
 from aiokafka import TopicPartition
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from deploy.stack.part import free_port, is_free
@@ -109,9 +110,10 @@ Twinstream = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture
-def twinstream(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Twinstream:
+def twinstream(settings: Settings, reading_database: str, migrating_database: str, monkeypatch: pytest.MonkeyPatch) -> Twinstream:
     """Runs a command on the service under test; returns its JSON or text, and its stderr where the expected ``status`` is not 0."""
-    monkeypatch.setattr(connection, "load_settings", lambda: settings)
+    users = {"postgres_read_dsn": SecretStr(reading_database), "postgres_migrate_dsn": SecretStr(migrating_database)}
+    monkeypatch.setattr(connection, "load_settings", lambda: settings.model_copy(update=users))
 
     async def run(*arguments: str, status: int = 0) -> Any:
         result = await asyncio.to_thread(CliRunner().invoke, app, arguments)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -28,15 +27,14 @@ NOW = datetime(2025, 3, 4, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-async def page_settings(fresh_database: str) -> Settings:
-    return Settings(postgres_dsn=fresh_database)
+async def page_settings(fresh_database: str, reading_database: str) -> Settings:
+    return Settings(postgres_dsn=fresh_database, postgres_read_dsn=reading_database)
 
 
 @pytest.fixture
-async def page_pool(page_settings: Settings) -> AsyncIterator:
-    opened = await open_pool(page_settings)
-    yield opened
-    await opened.close()
+async def page_pool(owner_pool: Pool) -> Pool:
+    """Connections that may also write a past into the ledger."""
+    return owner_pool
 
 
 def text_of(html: str) -> str:

@@ -46,7 +46,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 @pytest.fixture
 async def settings(stack: LocalStack, mlflow_store: str, tmp_path: Path) -> Settings:
     """A service on this stack, with a line and its champion."""
-    await migrate(stack.postgres_dsn)
+    await migrate(stack.addresses.postgres_migrate_dsn)
     await create_topics(Settings(kafka_bootstrap=stack.kafka_bootstrap))
     await make_line(stack.postgres_dsn, make_card())
     return Settings(

@@ -54,7 +54,7 @@ async def settings(settings: Settings) -> Settings:
 
 
 async def test_counts_are_exact_while_workers_are_killed_and_others_take_over(
-    settings: Settings, pool: Pool, service_of: ServiceOf
+    settings: Settings, pool: Pool, owner_pool: Pool, service_of: ServiceOf
 ):
     values = stream(seed=5, n=3000)
     async with service_of("fidelity"):
@@ -73,7 +73,7 @@ async def test_counts_are_exact_while_workers_are_killed_and_others_take_over(
             await until(lambda: dead_letters_published(settings, pool))
 
         # no worker sends copies of refusals again by itself now
-        await pool.execute(
+        await owner_pool.execute(
             "DELETE FROM fidelity_snapshots WHERE snapshot_id = (SELECT snapshot_id FROM fidelity_snapshots LIMIT 1)"
         )
         await pool.execute("UPDATE refused_records SET sent_at = NULL")

@@ -63,7 +63,7 @@ async def test_a_replay_is_limited_by_offsets_or_times(client, twinstream):
 
 
 async def test_a_replayed_request_has_the_same_answer_and_a_run_can_be_reproduced(
-    service, client, listener, promoted, pool, twinstream
+    service, client, listener, promoted, pool, owner_pool, twinstream
 ):
     request = SimulationRequest(
         simulation_id=uuid4(), requested_at=datetime.now(UTC), twin_type="hcp", brand="kisqali", intervention=EMAIL, twin_count=500
@@ -81,7 +81,7 @@ async def test_a_replayed_request_has_the_same_answer_and_a_run_can_be_reproduce
     assert len({answer.value for answer in answers}) == 1
 
     assert (await twinstream("simulate", "--again", str(request.simulation_id), "--json"))["same"] is True
-    await pool.execute("UPDATE simulation_runs SET results = jsonb_set(results, '{ate}', '0.123456')")
+    await owner_pool.execute("UPDATE simulation_runs SET results = jsonb_set(results, '{ate}', '0.123456')")
     differs = await twinstream("simulate", "--again", str(request.simulation_id), "--json", status=1)
     assert list(differs["differences"]) == ["ate"]
     assert "there is no simulation" in await twinstream("simulate", "--again", str(UUID(int=3)), status=1)

@@ -15,8 +15,8 @@ CREATE TABLE written (a smallint, b integer, c bigint, d double precision, e tim
                       j text[], k uuid, l jsonb)"""
 
 
-async def test_rows_are_read_back_as_they_were_written_with_their_nulls(fresh_database: str):
-    connection = await connect(fresh_database)
+async def test_rows_are_read_back_as_they_were_written_with_their_nulls(owned_database: str):
+    connection = await connect(owned_database)
     await connection.execute(TABLE)
     n = 5
     ids = np.arange(16 * n, dtype=np.uint8).reshape(n, 16)

@@ -121,19 +121,19 @@ async def test_stored_data_is_there_after_a_restart_in_the_same_folder(home: Pat
     with LocalStack(home) as stack:
         await create_topic(stack.kafka_bootstrap, "restarted")
         await publish(stack.kafka_bootstrap, "restarted", b"before")
-        await in_database(stack.postgres_dsn, "CREATE TABLE restarted AS SELECT 42 AS answer")
+        await in_database(stack.admin_dsn, "CREATE TABLE restarted AS SELECT 42 AS answer")
         addresses = stack.environment()
     with LocalStack(home) as stack:
         assert stack.environment() == addresses
         assert await read(stack.kafka_bootstrap, "restarted", 1) == [b"before"]
-        assert await in_database(stack.postgres_dsn, "SELECT answer FROM restarted") == 42
+        assert await in_database(stack.admin_dsn, "SELECT answer FROM restarted") == 42
 
 
 async def test_servers_start_again_on_their_ports_with_their_data_after_a_kill(stack: LocalStack) -> None:
     addresses = stack.environment()
     await create_topic(stack.kafka_bootstrap, "killed")
     await publish(stack.kafka_bootstrap, "killed", b"before")
-    await in_database(stack.postgres_dsn, "CREATE TABLE killed AS SELECT 7 AS answer")
+    await in_database(stack.admin_dsn, "CREATE TABLE killed AS SELECT 7 AS answer")
     for part in (stack.kafka, stack.postgres):
         part.kill()
         assert not part.running
@@ -143,7 +143,7 @@ async def test_servers_start_again_on_their_ports_with_their_data_after_a_kill(s
     await publish(stack.kafka_bootstrap, "killed", b"after")
     assert stack.environment() == addresses
     assert await read(stack.kafka_bootstrap, "killed", 2) == [b"before", b"after"]
-    assert await in_database(stack.postgres_dsn, "SELECT answer FROM killed") == 7
+    assert await in_database(stack.admin_dsn, "SELECT answer FROM killed") == 7
 
 
 async def test_the_database_refuses_connections_without_its_password(stack: LocalStack) -> None:

@@ -19,8 +19,8 @@ async def test_every_connection_has_the_timeouts_of_the_settings_and_uses_utc(fr
     assert values == ["7s", "2500ms", "8s", "9000", "UTC"]
 
 
-async def test_a_commit_waits_for_the_disk_also_where_the_database_is_set_not_to(fresh_database: str) -> None:
-    async with await open_pool(dsn=fresh_database) as pool:
+async def test_a_commit_waits_for_the_disk_also_where_the_database_is_set_not_to(fresh_database: str, owned_database: str) -> None:
+    async with await open_pool(dsn=owned_database) as pool:
         await pool.execute(f'ALTER DATABASE "{fresh_database.rpartition("/")[2]}" SET synchronous_commit = off')
     async with await open_pool(dsn=fresh_database) as pool:
         assert await pool.fetchval("SHOW synchronous_commit") == "on"
@@ -39,9 +39,9 @@ async def freeze_until_another_holds_the_lock(pool: Pool) -> None:
         await frozen.execute("INSERT INTO seats VALUES (1)")
 
 
-async def test_an_idle_transaction_loses_its_locks(fresh_database: str) -> None:
+async def test_an_idle_transaction_loses_its_locks(owned_database: str) -> None:
     settings = PostgresSettings(postgres_idle_in_transaction_timeout_s=0.1)
-    async with await open_pool(settings, dsn=fresh_database) as pool:
+    async with await open_pool(settings, dsn=owned_database) as pool:
         await pool.execute("CREATE TABLE seats (seat int)")
         with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.IdleInTransactionSessionTimeoutError)):
             await freeze_until_another_holds_the_lock(pool)
@@ -55,8 +55,8 @@ async def fail_after_an_inner_transaction(pool: Pool) -> None:
         raise asyncio.CancelledError
 
 
-async def test_a_nested_transaction_is_rolled_back_with_the_outer_one(fresh_database: str) -> None:
-    async with await open_pool(dsn=fresh_database) as pool:
+async def test_a_nested_transaction_is_rolled_back_with_the_outer_one(owned_database: str) -> None:
+    async with await open_pool(dsn=owned_database) as pool:
         await pool.execute("CREATE TABLE seats (seat int)")
         with pytest.raises(asyncio.CancelledError):
             await fail_after_an_inner_transaction(pool)

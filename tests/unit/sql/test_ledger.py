@@ -283,11 +283,11 @@ async def test_a_policy_is_one_of_four_and_its_choice_is_an_event(ledger: Ledger
         await ledger.set_policy("hcp:fabhalta:prescribing_change", "off")
 
 
-async def test_the_ledger_is_append_only(pool: Pool, ledger: Ledger) -> None:
+async def test_the_ledger_is_append_only_for_its_owner_too(owner_pool: Pool, ledger: Ledger) -> None:
     await promoted(ledger)
     for statement in ("UPDATE model_ledger SET reason = 'better'", "DELETE FROM model_ledger", "TRUNCATE model_ledger CASCADE"):
         with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
-            await pool.execute(statement)
+            await owner_pool.execute(statement)
 
 
 async def drift_retrain(pool: Pool, incumbent: UUID) -> TrainingJob:

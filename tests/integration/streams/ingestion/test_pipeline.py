@@ -169,11 +169,14 @@ async def test_a_retraction_leaves_nothing_and_a_later_value_counts_again(pipeli
 
 
 @pytest.mark.parametrize("size", [1, 2])
-async def test_equal_revisions_with_different_content_are_a_conflict_that_the_digest_decides(pool: Pool, size: int):
+async def test_equal_revisions_with_different_content_are_a_conflict_that_the_digest_decides(
+    pool: Pool, owner_pool: Pool, size: int
+):
     outcomes = [outcome(1, actual_value=0.1), outcome(1, actual_value=0.2)]
     ends = set()
     for order in (outcomes, outcomes[::-1]):
-        await pool.execute("TRUNCATE fidelity_tracking, event_heads, fidelity_panes; UPDATE source_positions SET last_offset = -1")
+        await owner_pool.execute("TRUNCATE fidelity_tracking, event_heads, fidelity_panes")
+        await owner_pool.execute("UPDATE source_positions SET last_offset = -1")
         await ingest(make_pipeline(pool), order, size=size)
         ends.add(await pool.fetchval("SELECT sum(actual) FROM fidelity_panes WHERE segment = 'all'"))
         assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE conflict") == 1
@@ -339,8 +342,8 @@ async def test_what_is_refused_moves_no_watermark(pool: Pool):
     assert await fates(pool) == {"counted": 2}
 
 
-async def test_a_batch_that_fails_leaves_no_trace(pipeline: OutcomePipeline, pool: Pool):
-    await pool.execute("ALTER TABLE fidelity_panes ADD CONSTRAINT broken CHECK (n < 10)")
+async def test_a_batch_that_fails_leaves_no_trace(pipeline: OutcomePipeline, pool: Pool, owner_pool: Pool):
+    await owner_pool.execute("ALTER TABLE fidelity_panes ADD CONSTRAINT broken CHECK (n < 10)")
     with pytest.raises(asyncpg.CheckViolationError):
         await ingest(pipeline, [outcome(number) for number in range(50)])
 
@@ -451,7 +454,7 @@ TABLES = {
     ("table", "fate"),
     [*((table, "counted") for table in TABLES), *(("fidelity_tracking", fate) for fate in ("duplicate", "superseded", "too_late"))],
 )
-async def test_a_row_that_is_removed_is_reported(fresh_database: str, pool: Pool, table: str, fate: str):
+async def test_a_row_that_is_removed_is_reported(fresh_database: str, pool: Pool, owner_pool: Pool, table: str, fate: str):
     outcomes = [outcome(0), outcome(3600, revision=1), outcome(3600), outcome(3600, revision=1), outcome(1), b"bad", outcome(3601)]
     records = [record(number + 2 * (number > 3), value) for number, value in enumerate(outcomes)]
     await make_pipeline(pool, restatement_s=600.0).ingest(next(iter(poll_batches(records, 10))))
@@ -459,7 +462,7 @@ async def test_a_row_that_is_removed_is_reported(fresh_database: str, pool: Pool
     await recompute(fresh_database, untouched)
     assert untouched.mismatches() == ()
 
-    assert await pool.execute(TABLES[table], fate) in {"DELETE 1", "UPDATE 1"}
+    assert await owner_pool.execute(TABLES[table], fate) in {"DELETE 1", "UPDATE 1"}
 
     await recompute(fresh_database, touched)
     assert touched.mismatches()

@@ -180,10 +180,10 @@ async def test_several_workers_admit_no_more_than_the_limit_between_them(fresh_d
     assert await mismatches(fresh_database) == ()
 
 
-async def test_a_series_whose_value_was_not_admitted_is_reported(fresh_database: str, pool: Pool):
+async def test_a_series_whose_value_was_not_admitted_is_reported(fresh_database: str, pool: Pool, owner_pool: Pool):
     await ingest(make_pipeline(pool, 2), [of_region(1, "west"), of_region(2, "east")])
 
-    await pool.execute("DELETE FROM segment_values WHERE value = 'east'")
+    await owner_pool.execute("DELETE FROM segment_values WHERE value = 'east'")
 
     assert await mismatches(fresh_database) == (f"segment: {LINE}, region=east: it has a series of its own and was not admitted",)
 

@@ -102,10 +102,10 @@ async def evaluated(pool: Pool) -> tuple[LineState, Recorder]:
     return line, app
 
 
-async def replace_outcomes(pool: Pool, errors: np.ndarray, levels: np.ndarray) -> None:
+async def replace_outcomes(owner_pool: Pool, errors: np.ndarray, levels: np.ndarray) -> None:
     """Store other outcomes instead of all that are stored."""
-    await pool.execute("DELETE FROM fidelity_panes")
-    await store_outcomes(pool, errors, levels)
+    await owner_pool.execute("DELETE FROM fidelity_panes")
+    await store_outcomes(owner_pool, errors, levels)
 
 
 def states(app: Recorder) -> dict[str, str]:
@@ -145,11 +145,11 @@ async def test_a_detector_alarm_stays_until_the_rule_fires_as_well(pool):
     assert "all" in {event.evidence["segment"] for event in later.events_of(RetrainEvent)}
 
 
-async def test_a_restatement_does_not_withdraw_an_alarm(pool):
+async def test_a_restatement_does_not_withdraw_an_alarm(pool, owner_pool):
     await store_outcomes(pool, *draw(np.random.default_rng(4), 2_000, ALL_LARGER))
     line, _ = await evaluated(pool)
     assert WHOLE in line.alarmed
-    await replace_outcomes(pool, *draw(np.random.default_rng(5), 2_000, SAME))
+    await replace_outcomes(owner_pool, *draw(np.random.default_rng(5), 2_000, SAME))
     again, app = await evaluated(pool)
     assert WHOLE in again.alarmed
     assert again.drift_states[WHOLE] is DriftState.ALARM
@@ -165,10 +165,10 @@ async def test_a_retrain_is_requested_again_only_after_a_finished_training(pool)
     assert await finished_trainings(pool, CARD.model_id) == 0
 
 
-async def test_a_worker_that_missed_the_alarm_of_another_one_does_not_withdraw_it(pool):
+async def test_a_worker_that_missed_the_alarm_of_another_one_does_not_withdraw_it(pool, owner_pool):
     await store_outcomes(pool, *draw(np.random.default_rng(7), 2_000, SAME))
     behind, app = await loaded(pool), Recorder(pool)
-    await replace_outcomes(pool, *draw(np.random.default_rng(8), 2_000, ALL_LARGER))
+    await replace_outcomes(owner_pool, *draw(np.random.default_rng(8), 2_000, ALL_LARGER))
     await evaluated(pool)
 
     await Alarms(app).evaluate(behind)
@@ -178,10 +178,10 @@ async def test_a_worker_that_missed_the_alarm_of_another_one_does_not_withdraw_i
     assert await stored_state(pool) == ("alarm", True)
 
 
-async def test_a_detector_alarm_needs_the_confirmation_of_the_stored_rows(pool):
+async def test_a_detector_alarm_needs_the_confirmation_of_the_stored_rows(pool, owner_pool):
     await store_outcomes(pool, *draw(np.random.default_rng(9), 2_000, ALL_LARGER))
     line, app = await loaded(pool), Recorder(pool)
-    await replace_outcomes(pool, *draw(np.random.default_rng(10), 2_000, SAME))
+    await replace_outcomes(owner_pool, *draw(np.random.default_rng(10), 2_000, SAME))
 
     await Alarms(app).evaluate(line)
 
@@ -189,12 +189,12 @@ async def test_a_detector_alarm_needs_the_confirmation_of_the_stored_rows(pool):
     assert DriftState.ALARM not in {event.state for event in app.events_of(DriftEvent)}
 
 
-async def test_an_alarm_state_needs_a_rule_that_fires_on_the_stored_rows(pool):
+async def test_an_alarm_state_needs_a_rule_that_fires_on_the_stored_rows(pool, owner_pool):
     await store_outcomes(pool, *draw(np.random.default_rng(11), 2_000, ALL_LARGER))
     async with transaction(pool) as connection:
         await store.latch_alarm(connection, LINE, WHOLE)
     line, app = await loaded(pool), Recorder(pool)
-    await replace_outcomes(pool, *draw(np.random.default_rng(12), 2_000, SAME))
+    await replace_outcomes(owner_pool, *draw(np.random.default_rng(12), 2_000, SAME))
 
     await Alarms(app).evaluate(line)
 

@@ -392,10 +392,10 @@ async def test_the_floor_rises_to_the_limit_of_the_slowest_source_and_never_fall
     assert (await stored_line(pool)).floor == START_S + 1800
 
 
-async def test_the_floor_stays_below_a_window_whose_snapshot_is_missing(pool: Pool):
+async def test_the_floor_stays_below_a_window_whose_snapshot_is_missing(pool: Pool, owner_pool: Pool):
     line = await line_with_snapshots(pool, 3600)
     await set_watermarks(pool, START + timedelta(seconds=3600))
-    await pool.execute("DELETE FROM fidelity_snapshots WHERE window_start = $1", START + timedelta(seconds=600))
+    await owner_pool.execute("DELETE FROM fidelity_snapshots WHERE window_start = $1", START + timedelta(seconds=600))
 
     await raise_floor(pool, line, LIMITS)
 

@@ -129,13 +129,13 @@ async def test_a_verification_sees_one_state_while_outcomes_go_on_arriving(
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_the_removal_of_any_single_row_is_reported(fresh_database: str, pool: Pool, table: str):
+async def test_the_removal_of_any_single_row_is_reported(owned_database: str, fresh_database: str, pool: Pool, table: str):
     keys = TABLES[table]
     rows = await pool.fetch(f"SELECT ctid, tableoid FROM {table} ORDER BY {keys}")
     floor = (await window_store.monitored_lines(pool))[0].floor
     assert floor is not None
     sample = rows[:: max(len(rows) // 6, 1)]
-    connection = await connect(fresh_database)
+    connection = await connect(owned_database)
     try:
         for ctid, tableoid in sample:
             transaction = connection.transaction()
@@ -206,8 +206,10 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_any_figure_that_does_not_follow_from_the_outcomes_is_reported(fresh_database: str, pool: Pool, change: str):
-    await pool.execute(CHANGES[change])
+async def test_any_figure_that_does_not_follow_from_the_outcomes_is_reported(
+    fresh_database: str, pool: Pool, owner_pool: Pool, change: str
+):
+    await owner_pool.execute(CHANGES[change])
 
     findings, _ = await audited(fresh_database)
 
@@ -262,8 +264,8 @@ async def test_a_message_about_a_window_is_compared_with_its_panes(fresh_databas
     assert "99.0" in mismatch
 
 
-async def test_a_closed_window_without_a_snapshot_lags_in_spite_of_messages(fresh_database: str, pool: Pool):
-    await pool.execute("DELETE FROM fidelity_snapshots WHERE window_start = $1", START + timedelta(hours=0.9))
+async def test_a_closed_window_without_a_snapshot_lags_in_spite_of_messages(fresh_database: str, pool: Pool, owner_pool: Pool):
+    await owner_pool.execute("DELETE FROM fidelity_snapshots WHERE window_start = $1", START + timedelta(hours=0.9))
     _, windows = await audited(fresh_database)
     (state,) = await window_store.monitored_lines(pool)
     line = await load_line(pool, state, make_evaluator(), await clock(pool))

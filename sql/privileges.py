@@ -1,0 +1,126 @@
+"""Who owns the tables, and what the service may do with each: declared here once, and applied by every ``migrate``.
+
+``roles.sql`` explains the four roles. Reading is granted by default; a new table has a line in ``TABLES`` and a new function one in
+``FUNCTIONS``, which a contract test checks. Grants are applied again at each ``migrate``, so a database that was restored without
+them, or whose grants were changed by hand, is as declared again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+
+from sql.database import Connection
+
+__all__ = ["FUNCTIONS", "OWNER", "READER", "TABLES", "TYPES", "WRITER", "ensure_roles", "grant_privileges", "take_ownership"]
+
+OWNER, WRITER, READER = "twinstream_owner", "twinstream_writer", "twinstream_reader"
+
+_SUMS = (
+    "n, n_interval, n_inside, predicted, actual, predicted_squared, actual_squared, product, absolute_error, n_outliers, log_bet_0,"
+    " log_bet_1, log_bet_2, log_bet_3, log_bet_4"
+)
+
+TABLES: Mapping[str, str] = {
+    "detector_alarms": "INSERT",
+    "detector_cells": "INSERT, UPDATE (splits)",
+    "detector_floors": "INSERT, UPDATE (floor, log_values, last_count, log_peak)",
+    "digital_twin_models": "INSERT, UPDATE (mlflow_run_id, artifact_sha256, deprecated_at)",
+    "digital_twins": "INSERT, UPDATE (features, baseline_behavior, outcome, metadata), DELETE",
+    "drift_states": "INSERT, UPDATE (state, evidence_ratio, event, said, changed_at, alarmed_at, attempt)",
+    "effect_priors": "INSERT",
+    "effect_versions": "INSERT",
+    "entity_history": "INSERT, UPDATE (features, target, source)",
+    "estimated_fidelity": "INSERT, UPDATE (model_id, estimate, made_at)",
+    "event_heads": "INSERT, UPDATE (revision, digest, line, model_id, segments, pane, width_s, contribution)",
+    "experiments": "INSERT, UPDATE (withdrawn_at)",
+    "fidelity_panes": f"INSERT, UPDATE (version, last_offset, changed_at, {_SUMS})",
+    "fidelity_snapshots": (
+        "INSERT, UPDATE (mae, rmse, correlation, coverage_95pct, sample_size, status, version, state, bias, n_interval, n_skipped,"
+        " n_outliers, standard_errors, missing, evidence_ratio, intervals, n_effective)"
+    ),
+    "fidelity_tracking": "INSERT",
+    "ledger_tellings": "INSERT, UPDATE (generation)",
+    "model_ledger": "INSERT",
+    "model_lines": "INSERT, UPDATE (champion, generation, policy, floor, first_effective_from)",
+    "park_requests": "INSERT, UPDATE (why, requested_by, requested_at, parked_at), DELETE",
+    "promotion_effects": "INSERT, UPDATE (n, verdict, final, comparison, measured_at)",
+    "refused_records": "INSERT, UPDATE (sent_at)",
+    "refused_replays": "INSERT",
+    "replays": "INSERT, UPDATE (quiet_until)",
+    "retrain_requests": "INSERT, UPDATE (status, approved_at, tries, started_at, finished_at, outcome, learned)",
+    "schema_migrations": "",
+    "segment_values": "INSERT, UPDATE (followed)",
+    "simulation_lanes": "UPDATE (reached)",
+    "simulation_queue": "INSERT, UPDATE (holder, heartbeat_at, tries, fence, due_at), DELETE",
+    "simulation_runs": "INSERT, UPDATE (status, results, recommendation, recommendation_reason, error_message, completed_at)",
+    "source_gaps": "INSERT",
+    "source_positions": "INSERT, UPDATE (last_offset, last_time, last_digest, elements, watermark, read_to_end_at)",
+    "training_leases": "INSERT, UPDATE (fence, retrain_id, holder, heartbeat_at)",
+    "twin_population_members": "INSERT, DELETE",
+    "twin_populations": "INSERT, UPDATE (name, description, expires_at, real_rows, realism, columns), DELETE",
+}
+"""What the service may do with each table besides reading it. Partitions need no line: rights on the table decide."""
+
+FUNCTIONS: Mapping[str, tuple[str, ...]] = {
+    "make_fidelity_partitions": (WRITER,),
+    "refuse_to_rewrite": (),
+}
+"""Who may call each function besides its owner. One that runs with the rights of the owner needs a fixed ``search_path``."""
+
+TYPES = ("brand", "outcome_fate", "simulation_recommendation", "simulation_status", "twin_type")
+
+_SCHEMA = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
+
+# Indexes, and sequences of columns, follow their table. Partitions do not.
+_FOREIGN_OWNED = f"""
+WITH RECURSIVE tables AS (
+    SELECT oid FROM pg_class WHERE relnamespace = {_SCHEMA} AND relkind IN ('r', 'p') AND relname = ANY($2)
+    UNION SELECT i.inhrelid FROM pg_inherits i JOIN tables t ON t.oid = i.inhparent
+)
+SELECT 'TABLE ' || c.oid::regclass FROM pg_class c JOIN tables USING (oid)
+WHERE c.relkind IN ('r', 'p') AND c.relowner <> $1::text::regrole
+UNION ALL
+SELECT 'FUNCTION ' || p.oid::regprocedure FROM pg_proc p
+WHERE p.pronamespace = {_SCHEMA} AND p.proname = ANY($3) AND p.proowner <> $1::text::regrole
+UNION ALL
+SELECT 'TYPE ' || t.oid::regtype FROM pg_type t
+WHERE t.typnamespace = {_SCHEMA} AND t.typname = ANY($4) AND t.typowner <> $1::text::regrole"""  # noqa: S608  # our own constant
+
+_FUNCTIONS = f"""
+SELECT proname, oid::regprocedure::text AS signature FROM pg_proc
+WHERE pronamespace = {_SCHEMA} AND proname = ANY($1)"""  # noqa: S608  # our own constant
+
+
+async def ensure_roles(connection: Connection) -> None:
+    """Create the roles unless the server has them, and let the owner create tables here.
+
+    Raises:
+        asyncpg.InsufficientPrivilegeError: when something is missing that this user may not add.
+    """
+    await connection.execute((files("sql") / "roles.sql").read_text(encoding="utf-8"))
+
+
+async def take_ownership(connection: Connection) -> None:
+    """Make the owner role the owner of all tables, functions and types that the migrations have created in this database.
+
+    Raises:
+        asyncpg.InsufficientPrivilegeError: when they belong to a role that this user is no member of.
+    """
+    names = list(TABLES), list(FUNCTIONS), list(TYPES)
+    for row in await connection.fetch(_FOREIGN_OWNED, OWNER, *names):
+        await connection.execute(f"ALTER {row[0]} OWNER TO {OWNER}")
+
+
+async def grant_privileges(connection: Connection) -> None:
+    """Let writers and readers do what is declared here, and nothing else."""
+    async with connection.transaction():
+        for table, writes in TABLES.items():
+            await connection.execute(f"REVOKE ALL ON {table} FROM PUBLIC, {WRITER}, {READER}")
+            await connection.execute(f"GRANT SELECT ON {table} TO {WRITER}, {READER}")
+            if writes:
+                await connection.execute(f"GRANT {writes} ON {table} TO {WRITER}")
+        for row in await connection.fetch(_FUNCTIONS, list(FUNCTIONS)):
+            await connection.execute(f"REVOKE ALL ON FUNCTION {row['signature']} FROM PUBLIC, {WRITER}, {READER}")
+            if callers := ", ".join(FUNCTIONS[row["proname"]]):
+                await connection.execute(f"GRANT EXECUTE ON FUNCTION {row['signature']} TO {callers}")

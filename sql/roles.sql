@@ -1,0 +1,50 @@
+-- The four roles of a Twinstream database. Every `twinstream migrate` runs this first, and the local stack before its first start;
+-- it repeats without effect, and several databases of a server can run it at the same time, because roles belong to the server.
+--
+--   twinstream_owner     owns every table, type and function; nobody logs in as the owner
+--   twinstream_migrator  may become the owner with SET ROLE, to apply migrations
+--   twinstream_writer    the service: reads every table, and writes what sql/privileges.py declares
+--   twinstream_reader    reads every table
+DO $$
+DECLARE
+    is_superuser CONSTANT boolean := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
+    has_created  boolean := false;
+    role         text;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['twinstream_owner', 'twinstream_migrator', 'twinstream_writer', 'twinstream_reader'] LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = role);
+        BEGIN
+            EXECUTE format('CREATE ROLE %I NOLOGIN NOINHERIT', role);
+            has_created := true;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL;  -- by another database of this server, at the same time
+        END;
+    END LOOP;
+    IF NOT pg_has_role('twinstream_migrator', 'twinstream_owner', 'MEMBER') THEN
+        BEGIN
+            GRANT twinstream_owner TO twinstream_migrator;
+        EXCEPTION WHEN unique_violation OR internal_error THEN  -- internal_error: the row was updated concurrently
+            IF NOT pg_has_role('twinstream_migrator', 'twinstream_owner', 'MEMBER') THEN
+                RAISE;
+            END IF;
+        END;
+    END IF;
+    IF has_created AND NOT is_superuser THEN  -- who has one user only goes on working with it
+        EXECUTE format('GRANT twinstream_migrator, twinstream_writer TO %I', current_user);
+    END IF;
+    IF NOT has_schema_privilege('twinstream_owner', current_schema(), 'CREATE') THEN
+        EXECUTE format('GRANT CREATE, USAGE ON SCHEMA %I TO twinstream_owner', current_schema());
+    END IF;
+    FOREACH role IN ARRAY ARRAY['twinstream_writer', 'twinstream_reader'] LOOP
+        CONTINUE WHEN has_schema_privilege(role, current_schema(), 'USAGE');
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), role);
+    END LOOP;
+    IF has_schema_privilege('public', current_schema(), 'CREATE')
+       AND (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = current_schema()) THEN
+        EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
+    END IF;
+    IF has_database_privilege('public', current_database(), 'TEMPORARY')
+       AND (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database()) THEN
+        EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    END IF;
+END $$;
