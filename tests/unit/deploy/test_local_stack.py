@@ -151,7 +151,7 @@ async def test_the_database_refuses_connections_without_its_password(stack: Loca
     with pytest.raises(asyncpg.InvalidPasswordError):
         await asyncpg.connect(f"postgresql://twinstream:guess@{address.rpartition('@')[2]}/{name}")
     assert await in_database(stack.postgres_dsn, "SHOW listen_addresses") == "127.0.0.1"
-    for secret in ("postgres/password", "stack.json"):
+    for secret in ("postgres/password", "postgres/logins.json", "stack.json"):
         assert (stack.home / secret).stat().st_mode & 0o077 == 0
 
 
@@ -253,19 +253,21 @@ def test_damaged_files_of_an_earlier_start_are_replaced(tmp_path: Path) -> None:
     assert choose_ports(tmp_path / "ports.json").keys() == {"kafka", "kafka_controller", "postgres"}
 
 
-async def test_a_start_after_one_that_was_cut_off_and_lost_the_password_serves_again(
+async def test_a_start_after_one_that_was_cut_off_and_lost_the_passwords_serves_again(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deploy.stack.part.NOTICE_S", 0.0)
     with LocalStack(home) as stack:
-        await in_database(stack.postgres_dsn, "CREATE TABLE kept (number int)")
-    (home / "postgres" / "password").write_text("")
+        await in_database(stack.admin_dsn, "CREATE TABLE kept (number int)")
+    for file in ("password", "logins.json"):
+        (home / "postgres" / file).write_text("")
     for unfinished in (home / "postgres" / "data.new", home / "kafka" / "data.new"):
         unfinished.mkdir()
         (unfinished / "half").touch()
     notices: list[str] = []
     with LocalStack(home, notices.append) as stack:
-        assert await in_database(stack.postgres_dsn, "SELECT count(*) FROM kept") == 0
+        assert await in_database(stack.admin_dsn, "SELECT count(*) FROM kept") == 0
+        assert await in_database(stack.postgres_dsn, "SELECT current_user") == "twinstream_write"
     assert any(notice.startswith("Kafka has been starting for 0 s: ") for notice in notices)
 
 

@@ -161,11 +161,11 @@ async def test_a_request_that_waits_for_another_try_lets_the_others_pass(pool: P
     assert await order(pool) == [first]
 
 
-async def test_the_backlog_counts_the_waiting_requests_of_each_lane(pool: Pool) -> None:
+async def test_the_backlog_counts_the_waiting_requests_of_each_lane(pool: Pool, owner_pool: Pool) -> None:
     assert await lane_backlogs(pool) == {"small": LaneBacklog(0, 0.0), "large": LaneBacklog(0, 0.0)}
     for _ in range(3):
         await queue(pool, lane="large")
-    await pool.execute("UPDATE simulation_queue SET queued_at = clock_timestamp() - interval '1 minute'")
+    await owner_pool.execute("UPDATE simulation_queue SET queued_at = clock_timestamp() - interval '1 minute'")
     await leased(pool, "large")
     backlog = (await lane_backlogs(pool))["large"]
     assert backlog.waiting == 2
@@ -180,7 +180,7 @@ async def test_the_place_of_a_request_in_the_queue_is_known(pool: Pool) -> None:
     assert await queued_simulation(pool, uuid4()) is None
 
 
-async def test_a_run_that_is_deleted_leaves_the_queue(pool: Pool) -> None:
+async def test_a_run_that_is_deleted_leaves_the_queue(pool: Pool, owner_pool: Pool) -> None:
     simulation_id = await queue(pool)
-    await pool.execute("DELETE FROM simulation_runs WHERE simulation_id = $1", simulation_id)
+    await owner_pool.execute("DELETE FROM simulation_runs WHERE simulation_id = $1", simulation_id)
     assert await lease(pool) is None
