@@ -94,6 +94,7 @@ class Settings(PostgresSettings, BoundSettings):
     probe_interval_s: float = Field(default=2.0, gt=0)
     probe_timeout_s: float = Field(default=2.0, gt=0)
     web_host: str = "127.0.0.1"
+    allowed_hosts: str = Field(default="", pattern=r"^[^/]*$")
     web_port: int = Field(default=6066, ge=1, le=65_000)
 
     @model_validator(mode="after")
@@ -110,6 +111,11 @@ class Settings(PostgresSettings, BoundSettings):
     def retrain_limits(self) -> RetrainLimits:
         """Limits on how often a line is retrained."""
         return RetrainLimits(self.lease_s, self.cooldown_s, self.retrain_budget_a_day, self.breaker_failures, self.breaker_s)
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Names of hosts that the page and the roles answer to, beside loopback: ``web_host`` and those in ``allowed_hosts``."""
+        return (self.web_host, *(name.strip() for name in self.allowed_hosts.split(",") if name.strip()))
 
     @property
     def segment_limits(self) -> SegmentLimits:

@@ -11,6 +11,7 @@ import typer
 from streams.cli.connection import with_pool, with_read_pool
 from streams.cli.options import DryRunOption, JsonOption, KindOption, TopicOption, examples
 from streams.cli.output import Table, notify, print_result
+from streams.printable import escape_line
 
 if TYPE_CHECKING:
     from sql.database import Pool
@@ -81,7 +82,7 @@ def _dead_letter_cells(dead_letter: DeadLetter) -> tuple[str, ...]:
         f"{refused.source.topic}:{refused.source.partition}:{refused.offset}",
         refused.kind,
         dead_letter.state,
-        _shorten(refused.reason),
+        _shorten(escape_line(refused.reason)),
     )
 
 
@@ -204,12 +205,12 @@ def _replay_text(outcome: ReplayOutcome, *, dry_run: bool) -> str:
             f"{short_id(record.refused.refusal_id)} would be replayed as {record.value.decode(errors='replace')}"
             for record in outcome.sent
         ]
-        return "\n".join([*lines, f"{len(outcome.sent):,} would be replayed, {len(outcome.skipped):,} would not"])
+        return "\n".join([*map(escape_line, lines), f"{len(outcome.sent):,} would be replayed, {len(outcome.skipped):,} would not"])
     lines = [
         f"{short_id(dead_letter.refused.refusal_id)} as {_last_replay(dead_letter)}: {dead_letter.state}"
         for dead_letter in outcome.dead_letters
     ]
-    return "\n".join([*lines, f"{len(outcome.sent):,} replayed, {len(outcome.skipped):,} not replayed"])
+    return "\n".join([*map(escape_line, lines), f"{len(outcome.sent):,} replayed, {len(outcome.skipped):,} not replayed"])
 
 
 def _last_replay(dead_letter: DeadLetter) -> str:

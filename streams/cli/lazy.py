@@ -15,6 +15,8 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_group
 
+from streams.cli.output import notify
+
 __all__ = ["LazyCommand", "RefusalGroup", "add_lazy_commands"]
 
 
@@ -89,12 +91,12 @@ class RefusalGroup(TyperGroup):
             _name_value(error)
             raise
         except KeyboardInterrupt:
-            typer.echo("twinstream: interrupted", err=True)
+            notify("twinstream: interrupted")
             raise typer.Exit(_INTERRUPTED) from None
         except _refusals() as error:
             from streams.errors import describe_error
 
-            typer.echo(f"twinstream: {describe_error(error)}", err=True)
+            notify(f"twinstream: {describe_error(error)}")
             raise typer.Exit(1) from None
 
 

@@ -1,4 +1,7 @@
-"""What commands print: results on stdout as JSON, text or a table, and notices and progress on stderr."""
+"""What commands print: results on stdout as JSON, text or a table, and notices and progress on stderr.
+
+Text may quote records that anyone can send. Everything for people is printed here, with control characters as visible escapes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
 import typer
+
+from streams.printable import escape_line, escape_text
 
 __all__ = ["Table", "is_terminal", "notify", "print_result", "show_progress"]
 
@@ -43,6 +48,15 @@ class Table(NamedTuple):
     notes: Sequence[str] = ()
     numeric: Collection[int] = ()
 
+    def escaped(self) -> Table:
+        """The table with control characters as escapes; a cell may have several lines."""
+        return self._replace(
+            rows=[[escape_text(cell) for cell in row] for row in self.rows],
+            title=escape_text(self.title),
+            text=escape_text(self.text),
+            notes=[escape_text(note) for note in self.notes],
+        )
+
     def format_text(self) -> str:
         """Format the table as ``text``, else as aligned rows: two blanks between columns, headings in capitals."""
         if self.text:
@@ -58,18 +72,18 @@ def print_result(
 ) -> None:
     """Print the result of a command: ``payload`` as JSON for programs, or what ``render`` returns for people."""
     if as_json:
-        typer.echo(json.dumps(payload, default=str, indent=2))
+        typer.echo(json.dumps(payload, default=str, indent=2).replace("\x7f", r"\u007f"))
         return
     result = render()
     if isinstance(result, str):
-        typer.echo(result)
+        typer.echo(escape_text(result))
         return
     tables = [result] if isinstance(result, Table) else result
     if is_terminal(sys.stdout):
         for table in tables:
-            _print_rich_table(table)
+            _print_rich_table(table.escaped())
     else:
-        typer.echo("\n\n".join(table.format_text() for table in tables))
+        typer.echo("\n\n".join(table.escaped().format_text() for table in tables))
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -115,7 +129,7 @@ def _min_width(table: Table) -> int:
 
 def notify(line: str) -> None:
     """Print a notice on stderr: stdout is for the result."""
-    typer.echo(line, err=True)
+    typer.echo(escape_line(line), err=True)
 
 
 @contextmanager
@@ -135,9 +149,9 @@ def show_progress(description: str, total: int | None = None) -> Iterator[Callab
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), *_bar_columns(total), TimeElapsedColumn()]
+    columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), *_bar_columns(total), TimeElapsedColumn()]
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(escape_line(description), total=total)
         yield lambda completed: progress.update(task, completed=completed)
 
 

@@ -23,7 +23,7 @@ from schemas import DriftEvent, DriftState, FidelityMetrics, ModelCard, RetrainE
 from schemas.base import utc_time
 from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_models import Baseline, Errors
-from schemas.twin_types import ALL_ROWS
+from schemas.twin_types import ALL_ROWS, dimension_of_other
 from streams.monitoring.window_state import SeriesKey, WindowState
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "retrain_event",
 ]
 
+_OTHER_VALUES = "values beyond TWIN_MAX_SEGMENT_VALUES are counted together, and compared with no baseline"
 _NO_BASELINE = "the segment has no baseline of its own: the training data held too few rows of it"
 
 
@@ -165,7 +166,8 @@ class DriftEvaluator(NamedTuple):
         baseline = self.cards[series.model_id].baseline
         metrics, reference = fidelity_metrics(sums, baseline), _reference_of(baseline, series.segment)
         if reference is None:
-            return DriftAssessment(*span, metrics, (), None, DriftState.INSUFFICIENT, _NO_BASELINE)
+            reason = _NO_BASELINE if dimension_of_other(series.segment) is None else _OTHER_VALUES
+            return DriftAssessment(*span, metrics, (), None, DriftState.INSUFFICIENT, reason)
         verdicts = evaluate_rules(metrics, reference, n_min=self.n_min)
         state = next_state(verdicts, detection, metrics, previous, self.n_min)
         return DriftAssessment(*span, metrics, verdicts, evidence, state, comparison_text(verdicts, detection))

@@ -17,6 +17,7 @@ from sql.dead_letter_store import PastReplay, RefusedRecord, replay_history
 from streams.kafka import topic_of
 from streams.kafka.dead_letters import refusal_attempt
 from streams.operations.corrections import json_object
+from streams.printable import escape_line
 from streams.reporting import moment
 
 __all__ = ["DeadLetter", "await_replay_results", "load_dead_letters"]
@@ -75,9 +76,9 @@ class DeadLetter(NamedTuple):
             ("key", _printable(refused.key)),
             *(("header", f"{name}: {_printable(value)}") for name, value in refused.headers),
             *(("replayed", _replay_text(replay)) for replay in self.replays),
-            ("value", _pretty(refused.value)),
         ]
-        return "\n".join(f"{name:<9} {text}" for name, text in fields)
+        value = _pretty(refused.value)
+        return "\n".join([*(f"{name:<9} {escape_line(text)}" for name, text in fields), f"{'value':<9} {value}"])
 
 
 async def load_dead_letters(pool: Pool, refused: Sequence[RefusedRecord]) -> list[DeadLetter]:
@@ -133,4 +134,4 @@ def _printable(value: bytes | None) -> str:
 
 def _pretty(value: bytes | None) -> str:
     body = json_object(value or b"")
-    return _printable(value) if body is None else json.dumps(body, indent=2, ensure_ascii=False)
+    return escape_line(_printable(value)) if body is None else json.dumps(body, indent=2, ensure_ascii=False)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from schemas import line_parts
+from schemas.twin_types import dimension_of_other
 
 __all__ = [
     "ago",
@@ -24,6 +25,7 @@ __all__ = [
     "number",
     "one_decimal",
     "plain_words",
+    "segment_label",
     "share",
     "short_id",
     "signed_number",
@@ -219,6 +221,16 @@ def align_columns(rows: Sequence[Sequence[str]], numeric: Collection[int] = ()) 
 def labelled(label: str, lines: Sequence[str], width: int) -> list[str]:
     """Lines below each other, indented, with a label of so many characters before the first one."""
     return [f"  {label if index == 0 else '':<{width}} {line}" for index, line in enumerate(lines)]
+
+
+def segment_label(segment: str) -> str:
+    """Format the name of a segment.
+
+    >>> segment_label("region=south"), segment_label("region:other")
+    ('region=south', 'region: all other values')
+    """
+    dimension = dimension_of_other(segment)
+    return segment if dimension is None else f"{dimension}: all other values"
 
 
 def metric_name(name: str) -> str:

@@ -30,6 +30,7 @@ from streams.monitoring import DriftEvaluator, SeriesKey, latest_cohorts, pendin
 __all__ = ["HistoryPoint", "LineOverview", "Overview", "SegmentWindow", "SeriesHistory", "read_overview"]
 
 _ERROR_RULES = {rule.name for rule in DRIFT_RULES if rule.metric == "mae"}
+_URGENCY = {DriftState.ALARM: 0, DriftState.WARNING: 1}
 _HISTORY_POINTS = 60
 _HISTORY_WINDOWS = 24
 _MAX_SIMULATIONS, _MAX_REFUSED, _MAX_RETRAINS, _MAX_EVENTS = 12, 12, 6, 40
@@ -56,7 +57,7 @@ class SegmentWindow:
     """The newest window of one segment.
 
     Attributes:
-        segment: ``all`` or ``dimension=level``.
+        segment: ``all``, ``dimension=level``, or ``dimension:other`` for all levels without a series of their own.
         evidence_ratio: evidence of drift as a multiple of its limit; None where the detector does not run.
         comparison: whether rules and detector agree, as a sentence.
     """
@@ -114,6 +115,12 @@ class LineOverview:
         """The event that stopped automatic retraining; None while it runs, or after a person has chosen a policy again."""
         last = next((event for event in self.events if event.happened in ("policy", "stopped")), None)
         return last if last is not None and last.happened == "stopped" else None
+
+    @property
+    def segments(self) -> list[SegmentWindow]:
+        """The newest window of each segment, the most important first: by drift state, then by number of outcomes."""
+        windows = [window for window in self.windows if window.segment != ALL_ROWS]
+        return sorted(windows, key=lambda window: (_URGENCY.get(window.state, len(_URGENCY)), -window.metrics.n, window.segment))
 
     @property
     def overall(self) -> SegmentWindow | None:

@@ -13,6 +13,7 @@ from sql.database import Database
 from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, promotion_effect
 from sql.retrain_store import RetrainLimits, RetrainRequest, find_retrain, waits_for
+from streams.printable import escape_line
 from streams.reporting.formatting import (
     count,
     labelled,
@@ -85,7 +86,8 @@ class RetrainReport:
             "effect": self._effect_lines(),
             "retraining": [f"policy {self.policy}" if self.stopped is None else f"policy {self.policy}: {self.stopped.reason}"],
         }
-        lines = [line for name, section in sections.items() for line in labelled(name, section, _LABEL_WIDTH)]
+        escaped = {name: list(map(escape_line, section)) for name, section in sections.items()}
+        lines = [line for name, section in escaped.items() for line in labelled(name, section, _LABEL_WIDTH)]
         return "\n".join([f"retrain {request.retrain_id} of {request.line}: {request.status}", *lines])
 
     def _decision_lines(self) -> list[str]:

@@ -9,6 +9,7 @@ from engine.fidelity import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import Alternative, BestChoice, SimulationResult
 from streams.monitoring import level_weights
+from streams.printable import escape_line
 from streams.reporting.formatting import (
     align_columns,
     count,
@@ -17,6 +18,7 @@ from streams.reporting.formatting import (
     number,
     one_decimal,
     plain_words,
+    segment_label,
     share,
     signed_share,
     signed_share_range,
@@ -67,7 +69,7 @@ def simulation_text(answer: SimulationAnswer) -> str:
     """The recommendation of a simulation, the effect and the inputs it was computed from."""
     result = answer.result
     if result is None:
-        return f"{answer.status.value}: {answer.reason}"
+        return f"{answer.status.value}: {escape_line(str(answer.reason))}"
     interval = f"{result.confidence_level:.0%} interval {signed_share_range(result.ate_ci_lower, result.ate_ci_upper)}"
     lines = [
         f"{plain_words(result.recommendation.value)}: {result.recommendation_reason}",
@@ -78,7 +80,7 @@ def simulation_text(answer: SimulationAnswer) -> str:
         *(f"note: {warning}" for warning in (*result.warnings, result.heterogeneity.warning) if warning),
         f"simulation {answer.simulation_id}, model {answer.model_id}, effects version {answer.effects_version}",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(escape_line, lines))
 
 
 def reproduction_text(answer: SimulationAnswer, differences: Mapping[str, tuple[Any, Any]]) -> str:
@@ -152,7 +154,7 @@ def window_cells(window: SegmentWindow) -> tuple[str, ...]:
     """The cells of a window under ``WINDOW_COLUMNS``."""
     metrics = window.metrics
     return (
-        window.segment,
+        segment_label(window.segment),
         count(metrics.n),
         f"{number(metrics.mae)} ± {standard_error(metrics.standard_errors.get('mae'))}",
         number(metrics.rmse),

@@ -18,6 +18,7 @@ from engine.twins import TwinModel
 from schemas import TWIN_TYPES
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.database import Database
+from sql.segment_store import DEFAULT_SEGMENT_LIMITS
 from sql.training_data_store import CHANGE, ENTITY, OBSERVED, simulated_rows, training_rows
 
 __all__ = ["gate", "later_rows"]
@@ -40,7 +41,7 @@ def gate(rows: pd.DataFrame, champion: TwinModel, challenger: TwinModel, trigger
         champion=_predict(champion, rows),
         challenger=_predict(challenger, rows),
         entities=rows[ENTITY].to_numpy() if ENTITY in rows else None,
-        segments=_segments(rows, champion),
+        segments=_segments(rows, champion, trigger),
         trigger=trigger,
     )
 
@@ -50,11 +51,13 @@ def _predict(model: TwinModel, rows: pd.DataFrame) -> Predictions:
     return Predictions(*(values + change for values in model.predict_all(rows)))
 
 
-def _segments(rows: pd.DataFrame, model: TwinModel) -> dict[str, npt.NDArray[np.bool_]]:
-    """Rows of each level of each declared dimension, by the names of the fidelity segments."""
+def _segments(rows: pd.DataFrame, model: TwinModel, trigger: str) -> dict[str, npt.NDArray[np.bool_]]:
+    """Rows of the most frequent levels of each declared dimension and of ``trigger``, by the names of the fidelity segments."""
     segments: dict[str, npt.NDArray[np.bool_]] = {}
     for dimension in TWIN_TYPES[model.card.twin_type].segments:
         if dimension in rows:
             names = rows[dimension].map(partial(segment_name, dimension), na_action="ignore")
-            segments |= {name: (names == name).to_numpy(dtype=bool) for name in sorted(names.dropna().unique())}
+            by_frequency = names.value_counts().index
+            compared = {*by_frequency[: DEFAULT_SEGMENT_LIMITS.values], *by_frequency[by_frequency == trigger]}
+            segments |= {name: (names == name).to_numpy(dtype=bool) for name in sorted(compared)}
     return segments

@@ -20,6 +20,7 @@ from streams.reporting import CHART_STYLE, EventMarker, formatting
 from streams.reporting.overview import Overview
 from streams.settings import ROLES, Role, Settings
 from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone
+from streams.web.guard import guarded_app, require_known_parameters
 from streams.web.health import serve_app
 from streams.web.overview_reader import OverviewReader
 
@@ -28,6 +29,7 @@ __all__ = ["PageState", "dashboard_app", "render_dashboard", "render_report", "s
 REFRESH_S = 4
 _READER = web.AppKey("reader", OverviewReader)
 _MAX_LIST_ITEMS = 6
+_MAX_SEGMENTS = 30
 _ALL_READY: Mapping[Role, str] = MappingProxyType({})
 
 StartingRoles = Callable[[], Mapping[Role, str]]
@@ -97,11 +99,12 @@ def dashboard_app(settings: Settings, starting: StartingRoles = _no_role) -> web
     """The web application with the dashboard at ``/``, which answers also while Kafka or Postgres is out."""
 
     async def dashboard(request: web.Request) -> web.Response:
+        require_known_parameters(request)
         nonce = secrets.token_urlsafe(16)
         reading = await request.app[_READER].read()
         state = PageState(starting(), OUTAGES.current(), reading.problem)
         html = render_dashboard(reading.overview, settings, nonce, state)
-        return web.Response(text=html, content_type="text/html", headers=_security_headers(nonce))
+        return web.Response(text=html, content_type="text/html", headers={"Content-Security-Policy": _policy(nonce)})
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         app[_READER] = OverviewReader(settings)
@@ -110,7 +113,7 @@ def dashboard_app(settings: Settings, starting: StartingRoles = _no_role) -> web
             yield
         app[_READER].close()
 
-    app = web.Application()
+    app = guarded_app(settings.host_names)
     app.router.add_get("/", dashboard)
     app.cleanup_ctx.append(lifetime)
     return app
@@ -123,12 +126,12 @@ async def serve_dashboard(settings: Settings, port: int = 0, starting: StartingR
         yield f"http://127.0.0.1:{bound_port}/"
 
 
-def _security_headers(nonce: str) -> dict[str, str]:
-    """Headers that forbid the page to load anything from elsewhere and to be framed."""
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; frame-ancestors 'none'"
+def _policy(nonce: str) -> str:
+    """A policy that forbids the page to load anything from elsewhere, to send forms and to be framed."""
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 @cache
@@ -152,11 +155,12 @@ def _templates() -> Environment:
         "span": formatting.span,
         "standard_error": _typographic(formatting.standard_error),
         "standard_error_share": _typographic(formatting.standard_error_share),
+        "segment": formatting.segment_label,
         "state": formatting.state_label,
         "title": formatting.line_title,
         "tone": status_tone,
     }
-    environment.globals |= {"change": _typographic(formatting.change)}
+    environment.globals |= {"change": _typographic(formatting.change), "max_segments": _MAX_SEGMENTS}
     return environment
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from streams.metrics import REGISTRY
+from streams.web.guard import guarded_app, require_known_parameters
 
 __all__ = ["HealthProbe", "health_app", "serve_app"]
 
@@ -36,10 +37,11 @@ class HealthProbe:
     waits_for_server: Callable[[], bool] = lambda: False
 
 
-def health_app(probe: HealthProbe) -> web.Application:
+def health_app(probe: HealthProbe, hosts: Iterable[str] = ()) -> web.Application:
     """Build the application that serves ``/metrics``, ``/live`` (alias ``/health``) and ``/ready``; they answer 503 when not.
 
-    An event loop that hangs answers nothing: whoever asks has to set a time limit.
+    It answers to loopback, its own address and the names in ``hosts``. An event loop that hangs answers nothing: whoever asks has
+    to set a time limit.
     """
 
     async def live(_request: web.Request) -> web.Response:
@@ -57,8 +59,14 @@ def health_app(probe: HealthProbe) -> web.Application:
         }
         return web.json_response(body, status=503 if problems else 200)
 
-    app = web.Application()
-    app.router.add_get("/metrics", make_aiohttp_handler(REGISTRY))
+    write_metrics = make_aiohttp_handler(REGISTRY)
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        require_known_parameters(request, ["name[]"])
+        return await write_metrics(request)
+
+    app = guarded_app(hosts)
+    app.router.add_get("/metrics", metrics)
     app.router.add_get("/ready", ready)
     for path in ("/live", "/health"):
         app.router.add_get(path, live)

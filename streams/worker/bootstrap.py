@@ -98,7 +98,7 @@ async def run_role(role: Role, settings: Settings, stop: asyncio.Event, observer
     async with AsyncExitStack() as resources:
         await resources.enter_async_context(_running(runner.beat()))
         with _starting("TWIN_WEB_PORT"):
-            server = serve_app(health_app(runner.health_probe()), settings.web_host, settings.port_of(role))
+            server = serve_app(health_app(runner.health_probe(), settings.host_names), settings.web_host, settings.port_of(role))
             await resources.enter_async_context(server)
         with _starting("TWIN_KAFKA_SECURITY"):
             kafka_security(settings)

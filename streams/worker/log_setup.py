@@ -12,12 +12,16 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import indent
+from typing import Any
 
+from streams.printable import escape_line, escape_text
 from streams.worker.log_limit import LimitedHandler
 
 __all__ = ["log_file", "write_logs"]
 
 _PLAIN = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_INDENT = "    "
 _VERBOSE_LOGGERS = ("faust", "mode", "aiokafka", "mlflow", "alembic", "matplotlib", "asyncio", "kafka", "asyncpg")
 
 
@@ -42,6 +46,25 @@ class JsonLines(logging.Formatter):
         return json.dumps(fields)
 
 
+class PlainLines(logging.Formatter):
+    """Formats each record as one line of text, whatever its message quotes; a traceback follows with its lines indented."""
+
+    def __init__(self) -> None:
+        super().__init__(_PLAIN)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name in logging
+        """Format the line of a record."""
+        return escape_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # the name in logging
+        """Format a traceback."""
+        return indent(escape_text(super().formatException(ei)), _INDENT, lambda _: True)
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802  # the name in logging
+        """Format a stack."""
+        return indent(escape_text(stack_info), _INDENT, lambda _: True)
+
+
 def log_file(folder: Path, role: str) -> Path:
     """Path of a role's log in a folder."""
     return folder / f"{role}.log"
@@ -53,7 +76,7 @@ def write_logs(role: str, folder: Path | None) -> None:
         _redirect_output(log_file(folder, role))
     plain = folder is not None or sys.stderr.isatty()
     handler = LimitedHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(_PLAIN) if plain else JsonLines(role))
+    handler.setFormatter(PlainLines() if plain else JsonLines(role))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -93,3 +93,36 @@ def test_progress_is_shown_on_a_terminal(
     assert out == ""
     assert "publishing" in err
     assert ("10/10" in err) == (total is not None)
+
+
+EVIL = "a\x1b]0;title\x07\x1b[2J\x9b1m\u202e\x7fb"
+ESCAPED = r"a\x1b]0;title\x07\x1b[2J\x9b1m\u202e\x7fb"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_no_cell_title_note_or_text_commands_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("streams.cli.output.is_terminal", lambda _stream: is_terminal)
+    for result in (Table(("ID", "Reason"), [(EVIL, EVIL)], title=EVIL, notes=[EVIL]), Table(("ID",), [("1",)], text=EVIL), EVIL):
+        print_result([], lambda result=result: result, as_json=False)
+    notify(EVIL)
+
+    captured = capsys.readouterr()
+    assert not set(captured.out + captured.err) & set("\x1b\x07\x9b\u202e\x7f")
+    assert ESCAPED in captured.out
+    assert captured.err == f"{ESCAPED}\n"
+
+
+def test_a_notice_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    notify("refused: id\ntwinstream: all is well")
+    assert capsys.readouterr().err == "refused: id\\ntwinstream: all is well\n"
+
+
+def test_json_is_valid_and_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result({"reason": EVIL}, lambda: "", as_json=True)
+    text = capsys.readouterr().out
+    assert not set(text) & set("\x1b\x07\x9b\u202e\x7f")
+    assert json.loads(text) == {"reason": EVIL}

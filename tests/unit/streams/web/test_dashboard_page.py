@@ -84,3 +84,36 @@ def test_a_page_without_figures_says_why():
     html = render_dashboard(None, Settings(), "nonce", PageState(problem="no answer from Postgres for 3 s"))
     assert "The figures cannot be read now (no answer from Postgres for 3 s)." in html
     assert "Simulations" not in html
+
+
+def page_with(windows: tuple[SegmentWindow, ...]) -> str:
+    card = make_card()
+    line = LineOverview(LINE, "auto", card, card, windows, NOW, 3600.0, (), (), (), None, (), {})
+    return render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(400, 0, 0)), Settings(), "nonce")
+
+
+def window_of(segment: str, n: int = 1, state: DriftState = DriftState.OK) -> SegmentWindow:
+    return SegmentWindow(segment, FidelityMetrics(n=n), state, None, (), "as tested")
+
+
+def test_the_page_shows_the_most_important_segments_and_counts_the_rest():
+    windows = [window_of(f"region=r{number}", number) for number in range(1, 601)]
+    page = page_with((window_of("all", 1000), *windows, window_of("region=burning", 1, DriftState.ALARM)))
+
+    assert page.count("<td>region=") == 30
+    assert "<td>region=burning</td>" in page
+    assert "<td>region=r600</td>" in page
+    assert "<td>region=r1</td>" not in page
+    assert "and 571 more" in page
+    assert len(page) < 100_000
+
+
+def test_the_values_without_a_series_of_their_own_have_a_plain_name():
+    page = page_with((window_of("all", 1000), window_of("region:other", 700), window_of("region=other", 3)))
+
+    assert "<td>region: all other values</td>" in page
+    assert "<td>region=other</td>" in page
+
+
+def test_no_value_on_the_page_is_markup():
+    assert "<script>alert(1)" not in page_with((window_of("all"), window_of("region=<script>alert(1)</script>")))

@@ -51,3 +51,53 @@ def test_a_log_file_is_appended_to(tmp_path):
     run(str(tmp_path))
     run(str(tmp_path))
     assert (tmp_path / "trainer.log").read_text().count("is better") == 2
+
+
+FORGERY = """
+import logging, sys
+from pathlib import Path
+from streams.worker.log_setup import write_logs
+write_logs("outcomes", Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+evil = "id\\n2026-01-01 00:00:00,000 ERROR   streams: forged\\r\\u2028\\x1b[2J\\x9b\\u202eend"
+logging.getLogger("streams").info("refused %s", evil)
+try:
+    raise ValueError(evil)
+except ValueError:
+    logging.getLogger("streams").exception("failed at %s", evil)
+logging.getLogger("streams").info("last")
+"""
+
+
+def run_forgery(*arguments: str) -> str:
+    command = [sys.executable, "-c", FORGERY, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+
+
+def test_no_text_of_a_message_forges_a_line_of_a_plain_log(tmp_path: Path):
+    run_forgery(str(tmp_path))
+
+    text = (tmp_path / "outcomes.log").read_text()
+    records = [line for line in text.split("\n") if line and not line.startswith("    ")]
+    assert [" ".join(line.split()[2:5]) for line in records] == [
+        "INFO streams: refused",
+        "ERROR streams: failed",
+        "INFO streams: last",
+    ]
+    assert r"id\n2026-01-01 00:00:00,000 ERROR   streams: forged\r\u2028\x1b[2J\x9b\u202eend" in records[0]
+    assert not set(text) & set("\r\u2028\x1b\x9b\u202e")
+
+
+def test_a_traceback_stays_readable_below_its_line(tmp_path: Path):
+    run_forgery(str(tmp_path))
+
+    lines = (tmp_path / "outcomes.log").read_text().split("\n")
+    start = next(number for number, line in enumerate(lines) if "failed at" in line)
+    assert lines[start + 1] == "    Traceback (most recent call last):"
+    assert lines[start + 2].startswith("      File ")
+    assert "    ValueError: id" in lines
+
+
+def test_a_json_log_has_one_line_a_record_whatever_it_quotes():
+    lines = run_forgery().split("\n")
+
+    assert [json.loads(line)["message"].split()[0] for line in lines if line] == ["refused", "failed", "last"]
