@@ -130,7 +130,8 @@ class LineMonitor:
 
     async def _show(self, line: LineState) -> None:
         """Set the metrics of a line that was loaded: some of its windows may not be published again for a long time."""
-        await load_cards(self._app.pool, self._evaluator, {series.model_id for series in line.current_series()})
+        if line.champion is not None:
+            await load_cards(self._app.pool, self._evaluator, {line.champion})
         show_newest_windows(line)
         set_segment_metrics(line.name, await count_segment_values(self._app.pool, line.name))
         line.has_metrics = True

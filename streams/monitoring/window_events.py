@@ -56,8 +56,9 @@ class WindowPublisher:
         line.snapshots.update({window: Snapshot(event.version, event.status) for window, event in closed_events.items()})
         line.pending_snapshots.difference_update(closed_events)
         line.unpublished.difference_update(windows)
+        current = set(line.current_series())
         for window, event in events.items():
-            if window.series.model_id == line.champion and _ends_at_newest_pane(line.window_state, window):
+            if window.series in current and _ends_at_newest_pane(line.window_state, window):
                 set_window_metrics(event)
 
     def _is_closed(self, line: LineState, window: WindowKey, watermark: float | None) -> bool:
