@@ -1,4 +1,4 @@
-"""The commands ``twinstream dlq``: refused records are listed, inspected, corrected and replayed."""
+"""The commands ``twinstream dlq``: refused records are listed, inspected, corrected and replayed, and records are parked."""
 
 from __future__ import annotations
 
@@ -117,6 +117,31 @@ async def _find_dead_letter(pool: Pool, prefix: str) -> DeadLetter:
 def _write_bytes(value: bytes) -> None:
     sys.stdout.buffer.write(value)
     sys.stdout.buffer.flush()
+
+
+@app.command(
+    "park",
+    epilog=examples(
+        "twinstream dlq park outcome-events 2 81346",
+        'twinstream dlq park outcome-events 2 81346 --why "asked by its producer"',
+    ),
+)
+def park(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic that a role reads.", show_default=False)],
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", help="The partition of the record.", show_default=False)],
+    offset: Annotated[int, typer.Argument(metavar="OFFSET", help="The offset of the record.", show_default=False)],
+    why: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is stored as the reason.", show_default=False)] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Park a record, so that its role stores it as refused instead of processing it.
+
+    The record may wait to be read, or be tried again and again: its role parks it within seconds, or when it reads it. One that was
+    processed before is not parked. A parked record is inspected and replayed like any refused one.
+    """
+    from streams.operations import park_record
+
+    parked = with_pool(lambda settings, pool: park_record(settings, pool, topic, partition, offset, why), "kafka")
+    print_result(parked.to_dict(), parked.format_text, as_json=as_json)
 
 
 class ReplayOutcome(NamedTuple):

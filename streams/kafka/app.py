@@ -22,7 +22,7 @@ from streams.kafka.published_table import PublishedTable
 from streams.kafka.record_batches import bound_fetches
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
-from streams.kafka.topics import PARTITIONS, topic_of
+from streams.kafka.topics import PARTITIONS, READ_TOPICS, topic_of
 from streams.retries import report_failure, retry_transient
 from streams.settings import Role, Settings
 
@@ -37,13 +37,6 @@ _PRODUCER_BATCH_BYTES = 128 * 1024
 _BATCH_TOPICS: dict[Role, frozenset[str]] = {
     "outcomes": frozenset({"outcome-events"}),
     "fidelity": frozenset({"fidelity-errors"}),
-}
-_READ_TOPICS: dict[Role, str] = {
-    "simulation": "simulation-requests",
-    "outcomes": "outcome-events",
-    "fidelity": "fidelity-errors",
-    "experiments": "experiment-results",
-    "trainer": "retrain-events",
 }
 _PARK_REQUESTS_S = 2.0
 _RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
@@ -70,7 +63,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.batch_records = settings.slice_records
         self.find_start_offsets: StartOffsetFinder = _committed_offsets
         self.restoring: str | None = None
-        self.parking = Parking(settings.park_attempts, _READ_TOPICS[role])
+        self.parking = Parking(settings.park_attempts, READ_TOPICS[role])
         self._crash_task: asyncio.Task[None] | None = None
         bound_fetches(settings)
         super().__init__(f"twinstream-{role}", **_options(role, settings, in_batches=bool(self.batch_topics)))

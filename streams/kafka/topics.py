@@ -12,9 +12,9 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from schemas import EVENTS, Event
 from streams.kafka.clients import open_admin
 from streams.kafka.records import MAX_RECORD_BYTES
-from streams.settings import Settings
+from streams.settings import Role, Settings
 
-__all__ = ["CHANGELOGS", "DEAD_LETTERS", "PARTITIONS", "TOPICS", "Topic", "create_topics", "topic_of"]
+__all__ = ["CHANGELOGS", "DEAD_LETTERS", "PARTITIONS", "READ_TOPICS", "TOPICS", "Topic", "create_topics", "topic_of"]
 
 _DAY_MS = 86_400_000
 DEAD_LETTERS = "dead-letters"
@@ -62,6 +62,17 @@ TOPICS: tuple[Topic, ...] = (
 
 PARTITIONS: Mapping[str, int] = MappingProxyType({topic.name: topic.partitions for topic in TOPICS})
 """Number of partitions of each topic."""
+
+READ_TOPICS: Mapping[Role, str] = MappingProxyType(
+    {
+        "simulation": "simulation-requests",
+        "outcomes": "outcome-events",
+        "fidelity": "fidelity-errors",
+        "experiments": "experiment-results",
+        "trainer": "retrain-events",
+    }
+)
+"""Topic that each role reads, as the group ``twinstream-ROLE``."""
 
 CHANGELOGS: tuple[Topic, ...] = (Topic("twinstream-fidelity-fidelity-panes-changelog", compacted=True, by_broker_time=False),)
 """Changelog topics of Faust's tables. Faust would create them while it starts, and a message sent before its producer has the

@@ -7,14 +7,17 @@ modules where they need them.
 from streams.operations.corrections import Correction, parse_assignment
 from streams.operations.dead_letter_replay import SentReplay, SkippedReplay, replay_dead_letters
 from streams.operations.dead_letter_view import DeadLetter, await_replay_results, load_dead_letters
+from streams.operations.record_parking import ParkedRecord, park_record
 
 __all__ = [
     "Correction",
     "DeadLetter",
+    "ParkedRecord",
     "SentReplay",
     "SkippedReplay",
     "await_replay_results",
     "load_dead_letters",
+    "park_record",
     "parse_assignment",
     "replay_dead_letters",
 ]

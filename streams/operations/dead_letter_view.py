@@ -56,6 +56,7 @@ class DeadLetter(NamedTuple):
             "kind": refused.kind,
             "reason": refused.reason,
             "exception": refused.exception,
+            "traceback": refused.traceback,
             "attempt": refusal_attempt(refused.headers),
             "key": _bytes_dict(refused.key),
             "value": _bytes_dict(refused.value),
@@ -76,6 +77,7 @@ class DeadLetter(NamedTuple):
             ("key", _printable(refused.key)),
             *(("header", f"{name}: {_printable(value)}") for name, value in refused.headers),
             *(("replayed", _replay_text(replay)) for replay in self.replays),
+            *(("traceback", line) for line in refused.traceback.splitlines()),
         ]
         value = _pretty(refused.value)
         return "\n".join([*(f"{name:<9} {escape_line(text)}" for name, text in fields), f"{'value':<9} {value}"])

@@ -12,6 +12,7 @@ from aiokafka import ConsumerRecord
 from schemas import OutcomeEvent, SourceId
 from sql.database import Pool
 from sql.dead_letter_store import RefusedRecord, refused_in_range
+from sql.park_store import PARKED
 from sql.replay_store import OffsetRange, begin_suppression, count_stored_outcomes, extend_suppression
 from sql.source_position_store import newest_position
 from streams.ingestion import ContextLoader, OutcomePipeline
@@ -70,7 +71,9 @@ async def _pending_refused(pool: Pool, offsets: OffsetRange, counts: Counter[str
     dead_letters = await load_dead_letters(pool, await refused_in_range(pool, source, offsets.first, offsets.end))
     pending = [dead_letter.refused for dead_letter in dead_letters if not _is_accepted(dead_letter)]
     counts["refused, and in since a replay"] += len(dead_letters) - len(pending)
-    return pending
+    judged = [refused for refused in pending if refused.kind != PARKED]  # a parked one is whole, and may fail here too
+    counts.update({"parked: see twinstream dlq replay": n} if (n := len(pending) - len(judged)) else {})
+    return judged
 
 
 def _is_accepted(dead_letter: DeadLetter) -> bool:

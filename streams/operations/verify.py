@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas import FidelityWindow
 from sql import audit_store
 from sql.dead_letter_store import unsent_refused_before
+from sql.park_store import count_parked, pending_park_requests
 from streams.kafka import DEAD_LETTERS, PARTITIONS, open_consumer, topic_of
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
@@ -40,22 +41,36 @@ class VerificationReport:
         mismatches: a sentence for each; of each kind the first 50, and the number of the others.
         counts: how many rows or messages were checked, by their name.
         resent: messages that the repair published again.
+        parked: number of parked records and elements, by topic.
+        park_requests: positions of records that an operator wants to be parked and no role has read yet.
     """
 
     mismatches: tuple[str, ...]
     counts: Mapping[str, int]
     resent: int = 0
+    parked: Mapping[str, int] = field(default_factory=dict)
+    park_requests: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON."""
-        return {"mismatches": list(self.mismatches), "counts": dict(self.counts), "resent": self.resent}
+        return {
+            "mismatches": list(self.mismatches),
+            "counts": dict(self.counts),
+            "resent": self.resent,
+            "parked": dict(self.parked),
+            "park_requests": list(self.park_requests),
+        }
 
     def format_text(self) -> str:
         """The report as text: the verdict with all counts, then a line for each mismatch."""
         counts = ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
         verdict = f"{n:,} mismatch{'' if n == 1 else 'es'}" if (n := len(self.mismatches)) else "every count agrees"
         resent = [f"{self.resent} messages published again"] if self.resent else []
-        return "\n".join([f"{verdict}: {counts}", *resent, *self.mismatches])
+        return "\n".join([f"{verdict}: {counts}", *resent, *self._parked_text(), *self.mismatches])
+
+    def _parked_text(self) -> list[str]:
+        parked = [f"{count:,} parked on {topic}: twinstream dlq list --kind parked" for topic, count in self.parked.items()]
+        return [*parked, *(f"to be parked when its role reads it: {position}" for position in self.park_requests)]
 
 
 async def verify(settings: Settings, *, repair: bool = False, patience_s: float = 150.0) -> VerificationReport:
@@ -75,7 +90,10 @@ async def verify(settings: Settings, *, repair: bool = False, patience_s: float 
     deadline = time.monotonic() + patience_s
     await _wait_for_windows(settings, windows, deadline)
     findings.counts["copies of refusals"] = await _check_dead_letters(dsn, state.at, findings, deadline)
-    return VerificationReport(findings.mismatches(), dict(findings.counts), resent)
+    async with audit_store.snapshot(dsn) as connection:
+        parked, requests = await count_parked(connection), await pending_park_requests(connection)
+    positions = tuple(f"{request.topic}:{request.partition}:{request.offset}" for request in requests)
+    return VerificationReport(findings.mismatches(), dict(findings.counts), resent, parked, positions)
 
 
 async def _wait_for_windows(settings: Settings, windows: WindowAudit, deadline: float) -> None:
