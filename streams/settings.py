@@ -75,7 +75,7 @@ class Settings(PostgresSettings, BoundSettings):
     max_simulated_twins: int = Field(default=11_000_000, ge=100)
     large_simulation_twins: int = Field(default=110_000, ge=0)
     max_filter_values: int = Field(default=MAX_FILTER_VALUES, ge=1)
-    simulation_deadline_s: float = Field(default=120.0, gt=0)
+    simulation_deadline_s: float = Field(default=300.0, gt=0)
     simulation_memory_mb: int = Field(default=8192, ge=512)
     simulation_lease_s: float = Field(default=15.0, gt=0)
 
