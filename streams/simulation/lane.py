@@ -64,6 +64,7 @@ class SimulationLane:
         self._compute = compute
         self._settings = app.settings
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._leased_s = 0.0
         self._wake = asyncio.Event()
         self._gate = ModelGate(models, self._wake.set)
 
@@ -100,7 +101,7 @@ class SimulationLane:
             await asyncio.wait_for(self._wake.wait(), seconds)
 
     async def _process(self, lease: SimulationLease) -> None:
-        start = time.monotonic()
+        self._leased_s = time.monotonic()
         computation = asyncio.create_task(self._answer(lease))
         try:
             with track_unfinished(self._app) if self._lane == "small" else contextlib.nullcontext():
@@ -110,7 +111,6 @@ class SimulationLane:
             raise
         if not computation.cancelled():
             await process_event(self._app, partial(self._conclude, lease, computation), partial(self._fail, lease))
-            _DURATIONS[self._lane].observe(lease.waited_s + time.monotonic() - start)
 
     async def _while_leased(self, lease: SimulationLease, computation: asyncio.Task[SimulationAnswer | None]) -> None:
         """Wait for the end of a computation, which is cancelled when another worker has taken the lease over."""
@@ -183,6 +183,7 @@ class SimulationLane:
         await publish_answer(self._app, answer)
         await remove_simulation(self._app.pool, lease)
         COMPUTED_SIMULATIONS.labels(lane=self._lane).inc()
+        _DURATIONS[self._lane].observe(lease.waited_s + time.monotonic() - self._leased_s)
 
     async def _put_back_at_stop(self, lease: SimulationLease) -> None:
         """Return a request when this worker stops, so that the next worker can lease it at once."""
