@@ -62,7 +62,7 @@ async def test_large_requests_delay_no_small_one_and_have_the_results_of_the_eng
         await until(lambda: queued_simulation(pool, large[-1].simulation_id))
         assert (await client.request(small, timeout_s=WAIT_S)).status is AnswerStatus.COMPLETED
         answered_before = sum(answer.done() for answer in answers)
-        assert all(is_expected(await answer, expected) for answer in answers)
+        assert all(is_expected(answer, expected) for answer in await asyncio.gather(*answers))
     assert answered_before < len(large)
     finished = dict(await pool.fetch("SELECT simulation_id, completed_at FROM simulation_runs"))
     assert finished[small.simulation_id] < sorted(finished[request.simulation_id] for request in large)[1]
