@@ -6,7 +6,6 @@ lines and before heads (rule 9).
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -53,14 +52,12 @@ SELECT pg_advisory_xact_lock(hashtextextended('twinstream:segments:' || line, 0)
 _FOLLOWED = "SELECT line, dimension, value FROM segment_values WHERE line = ANY($1) AND followed"
 
 
-async def lock_segment_values(connection: Connection, lines: Iterable[str]) -> dict[Dimension, set[str]]:
+async def lock_segment_values(connection: Connection, lines: Iterable[str]) -> list[SegmentValue]:
     """The values with series of their own; no other transaction adds any to these lines before this one ends."""
     ordered = sorted(set(lines))
     await connection.execute(_LOCK, ordered)
-    followed: defaultdict[Dimension, set[str]] = defaultdict(set)
-    for line, dimension, value in await connection.fetch(_FOLLOWED, ordered):
-        followed[Dimension(line, dimension)].add(value)
-    return followed
+    rows = await connection.fetch(_FOLLOWED, ordered)
+    return [SegmentValue(Dimension(row["line"], row["dimension"]), row["value"]) for row in rows]
 
 
 _ADD = """

@@ -7,14 +7,15 @@ each outcome is stored with the series it is counted in, so a correction is take
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from schemas.arrays import Integers
-from schemas.twin_types import ALL_ROWS, dimension_of_other, other_segment
+from schemas.twin_types import ALL_ROWS, dimension_of_other, other_segment, segment_name
 from sql.database import Connection
 from sql.outcome_store import OutcomeGroup
 from sql.segment_store import Dimension, SegmentValue, add_segment_values, lock_segment_values
@@ -39,28 +40,28 @@ class SegmentBound:
 
     def __init__(self, max_values: int) -> None:
         self._max_values = max_values
-        self._followed: defaultdict[Dimension, set[str]] = defaultdict(set)
+        self._own: defaultdict[str, set[str]] = defaultdict(lambda: {ALL_ROWS})  # names of the series by line
+        self._n_values: Counter[Dimension] = Counter()
 
     async def apply(self, connection: Connection, scored: ScoredBatch, rows: Integers) -> BoundedBatch:
         """Admit values of these rows while there is room, the most frequent first, and count all others in the series ``other``."""
         admitted: list[SegmentValue] = []
         counts = self._undecided(scored, rows)
         if counts:
-            stored = await lock_segment_values(connection, {dimension.line for dimension, _ in counts})
-            for dimension, values in stored.items():
-                self._followed[dimension] |= values
+            self.remember(await lock_segment_values(connection, {dimension.line for dimension, _ in counts}))
             admitted = self._admit(self._undecided(scored, rows))
         if admitted:
             await add_segment_values(connection, admitted)
-        groups = [self._bounded(group, set(admitted)) for group in scored.scores.groups]
-        if groups == scored.scores.groups:
-            return BoundedBatch(scored, admitted)
-        return BoundedBatch(replace(scored, scores=scored.scores.with_groups(groups)), admitted)
+        groups = self._bound(scored.scores.groups, {(value.dimension.line, _series(value)) for value in admitted})
+        bounded = scored if groups == scored.scores.groups else replace(scored, scores=scored.scores.with_groups(groups))
+        return BoundedBatch(bounded, admitted)
 
-    def remember(self, admitted: Iterable[SegmentValue]) -> None:
+    def remember(self, values: Iterable[SegmentValue]) -> None:
         """Remember values whose transaction is committed."""
-        for dimension, value in admitted:
-            self._followed[dimension].add(value)
+        for value in values:
+            own, series = self._own[value.dimension.line], _series(value)
+            self._n_values[value.dimension] += series not in own
+            own.add(series)
 
     def _undecided(self, scored: ScoredBatch, rows: Integers) -> Counter[SegmentValue]:
         """Number of outcomes of each value that is not known to be admitted, in dimensions that may have room."""
@@ -68,8 +69,8 @@ class SegmentBound:
         new = [
             (index, value)
             for index, group in enumerate(groups)
-            for value in _values(group)
-            if value.value not in self._followed[value.dimension] and self._room(value.dimension)
+            for value in map(partial(_value, group.line), self._foreign(group))
+            if self._room(value.dimension)
         ]
         if new:
             n_outcomes = np.bincount(scored.scores.group_index[rows], minlength=len(groups)).tolist()
@@ -79,34 +80,39 @@ class SegmentBound:
 
     def _admit(self, counts: Mapping[SegmentValue, int]) -> list[SegmentValue]:
         admitted: list[SegmentValue] = []
-        room: dict[Dimension, int] = {}
+        n_admitted: Counter[Dimension] = Counter()
         for value in sorted(counts, key=lambda value: (-counts[value], value)):
-            left = room.setdefault(value.dimension, self._room(value.dimension))
-            if left:
-                room[value.dimension] = left - 1
+            if n_admitted[value.dimension] < self._room(value.dimension):
+                n_admitted[value.dimension] += 1
                 admitted.append(value)
         return admitted
 
     def _room(self, dimension: Dimension) -> int:
-        return max(self._max_values - len(self._followed[dimension]), 0)
+        return max(self._max_values - self._n_values[dimension], 0)
 
-    def _bounded(self, group: OutcomeGroup, admitted: set[SegmentValue]) -> OutcomeGroup:
-        shared = {
-            value.dimension.name
-            for value in _values(group)
-            if value.value not in self._followed[value.dimension] and value not in admitted
-        }
-        if not shared:
-            return group
-        names = (other_segment(name) if (name := segment.partition("=")[0]) in shared else segment for segment in group.segments)
-        return group._replace(segments=tuple(names))
+    def _bound(self, groups: Sequence[OutcomeGroup], admitted: Collection[tuple[str, str]]) -> list[OutcomeGroup]:
+        """The groups with the series that their outcomes are counted in; ``admitted`` are lines and series of this transaction."""
+        bounded = list(groups)
+        for index, group in enumerate(groups):
+            foreign = [series for series in self._foreign(group) if (group.line, series) not in admitted]
+            if foreign:
+                names = (other_segment(name.partition("=")[0]) if name in foreign else name for name in group.segments)
+                bounded[index] = group._replace(segments=tuple(names))
+        return bounded
+
+    def _foreign(self, group: OutcomeGroup) -> Sequence[str]:
+        """Series of a group that are not known to have been admitted; nearly always none."""
+        own = self._own[group.line]
+        return () if own.issuperset(group.segments) else [series for series in group.segments if series not in own]
 
 
-def _values(group: OutcomeGroup) -> Iterator[SegmentValue]:
-    for segment in group.segments:
-        if segment != ALL_ROWS:
-            name, _, value = segment.partition("=")
-            yield SegmentValue(Dimension(group.line, name), value)
+def _series(value: SegmentValue) -> str:
+    return segment_name(value.dimension.name, value.value)
+
+
+def _value(line: str, series: str) -> SegmentValue:
+    name, _, value = series.partition("=")
+    return SegmentValue(Dimension(line, name), value)
 
 
 def count_in_other(scored: ScoredBatch, resolved: ResolvedBatch) -> dict[Dimension, int]:
