@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid5
 
@@ -32,6 +33,7 @@ __all__ = [
     "model_series",
     "monitored_lines",
     "newest_pane",
+    "pane_ranges",
     "rows_within",
     "save_snapshots",
     "snapshots_from",
@@ -124,6 +126,24 @@ async def newest_pane(database: Database, line: str) -> float | None:
     """Return the start of the latest pane of a line, None when it has no rows."""
     newest: float | None = await database.fetchval(_NEWEST_PANE, line)
     return newest
+
+
+_BOUNDARIES = """
+SELECT DISTINCT pane FROM (
+    SELECT pane, row_number() OVER (ORDER BY pane) AS number FROM fidelity_panes WHERE line = $1 AND pane >= $2 AND pane < $3
+) AS numbered WHERE number % $4 = 0 ORDER BY pane"""
+_ROWS_PER_RANGE = 50_000
+
+
+async def pane_ranges(
+    database: Database, line: str, low: float, high: float, rows: int = _ROWS_PER_RANGE
+) -> list[tuple[float, float]]:
+    """Split [low, high) into adjacent ranges that each hold about this many rows of a line.
+
+    One statement about all rows of a long history would exceed the statement timeout, whenever it is tried again.
+    """
+    boundaries = [row["pane"] for row in await database.fetch(_BOUNDARIES, line, low, high, rows)]
+    return list(pairwise([low, *(pane for pane in boundaries if pane > low), high]))
 
 
 class CellSums(NamedTuple):

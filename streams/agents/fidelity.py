@@ -86,9 +86,7 @@ class _Fidelity:
             self._monitor.drop_others(self._is_assigned)
             all_lines = await retry_transient(partial(monitored_lines, self._app.pool), part="postgres")
             assigned = [model_line for model_line in all_lines if self._is_assigned(model_line.line)]
-            for count, model_line in enumerate(assigned):
-                if self._app.restoring is not None:
-                    self._app.restoring = f"{model_line.line}, {count:,} of {len(assigned):,} model lines are restored"
+            for model_line in assigned:
                 await self._isolated(model_line.line, partial(self._monitor.evaluate, model_line))
             self._app.restoring = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from schemas import FidelityErrors, OutcomeEvent
 from sql import window_store as store
@@ -110,9 +111,15 @@ class LineMonitor:
         remove_line_metrics(model_line.line)
         start_line_counters(model_line.line)
         read_at = await clock(self._app.pool) - timedelta(seconds=_READ_OVERLAP_S)
-        line = self._lines[model_line.line] = await load_line(self._app.pool, model_line, self._evaluator, read_at)
+        line = await load_line(self._app.pool, model_line, self._evaluator, read_at, partial(self._note_step, model_line.line))
+        self._lines[model_line.line] = line
         await self._alarms.publish_pending(line)
         return line
+
+    def _note_step(self, line: str, step: str) -> None:
+        """Note what is restored of a line, unless the role was ready before."""
+        if self._app.restoring is not None:
+            self._app.restoring = f"{line}: {step}"
 
     # -- evaluating and publishing
 

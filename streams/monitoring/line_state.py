@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -25,6 +25,8 @@ from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
 __all__ = ["LineState", "detector_states_before", "line_floor", "load_cards", "load_line", "read_series"]
 
+_PANES_PER_READ = 20_000
+"""Panes that one statement reads."""
 HELD_WINDOWS = 2
 """Windows below the latest pane whose panes are always held."""
 
@@ -157,22 +159,39 @@ class LineState:
 
     async def _read_spans(self, database: Database, spans: Sequence[Span]) -> list[SourcedRow]:
         """Read the rows in spans, and add the snapshots of all windows that overlap them."""
-        wider = [Span(span.model_id, span.segment, span.low - self.window_state.window_s, span.high) for span in spans]
-        self.add_snapshots(await window_store.snapshots_within(database, self.name, wider))
-        return await window_store.rows_within(database, self.name, spans)
+        rows: list[SourcedRow] = []
+        for group in _grouped(spans, _PANES_PER_READ * self.window_state.pane_s):
+            wider = [Span(span.model_id, span.segment, span.low - self.window_state.window_s, span.high) for span in group]
+            self.add_snapshots(await window_store.snapshots_within(database, self.name, wider))
+            rows += await window_store.rows_within(database, self.name, group)
+        return rows
 
     def _has_snapshot(self, window: WindowKey) -> bool:
         snapshot = self.snapshots.get(window)
         return snapshot is not None and snapshot.version == self.window_state.window_version(window)
 
 
-async def load_line(database: Database, model_line: MonitoredLine, evaluator: DriftEvaluator, read_at: datetime) -> LineState:
-    """Load a line from Postgres: its latest panes, and those of every window without a snapshot."""
+async def load_line(
+    database: Database,
+    model_line: MonitoredLine,
+    evaluator: DriftEvaluator,
+    read_at: datetime,
+    notify: Callable[[str], None] = lambda _step: None,
+) -> LineState:
+    """Load a line from Postgres: its latest panes, and those of every window without a snapshot.
+
+    Args:
+        database: to read from.
+        model_line: which line.
+        evaluator: evaluates the drift of its series.
+        read_at: time by the clock of Postgres up to which rows are read.
+        notify: called with each step, as loading a long history takes a while.
+    """
     state = _empty_window_state(model_line, await window_store.newest_pane(database, model_line.line))
     line = await _load_drift_states(database, model_line, state, evaluator, read_at)
     first_window = state.lowest_pane + state.pane_s  # the lowest window that is not wholly below the floor
-    keys = await window_store.windows_without_snapshot(database, model_line, first_window)
-    windows = {window_key(key, model_line.pane_s) for key in keys}
+    windows = await _windows_without_snapshot(database, model_line, first_window, notify)
+    notify(f"the panes of {len(windows):,} windows")
     line.hold_rows(await window_store.live_rows(database, model_line.line, state.held_from))
     line.add_snapshots(await window_store.snapshots_from(database, model_line.line, state.held_from - state.window_s))
     await line.load_panes(database, _panes_below(state, windows))
@@ -181,9 +200,24 @@ async def load_line(database: Database, model_line: MonitoredLine, evaluator: Dr
     if model_line.champion is not None:
         keys_of_champion = await window_store.model_series(database, model_line.line, model_line.champion)
         series = {SeriesKey(*key) for key in keys_of_champion}
+        notify(f"the detectors of {len(series):,} series")
         await line.rebuild_detectors(database, series)
         line.changed_series = series & set(state.series())
     return line
+
+
+async def _windows_without_snapshot(
+    database: Database, model_line: MonitoredLine, low: float, notify: Callable[[str], None]
+) -> set[WindowKey]:
+    """Find the windows from ``low`` on that have no present snapshot, in ranges of time."""
+    ranges = await window_store.pane_ranges(database, model_line.line, low, math.inf)
+    windows: set[WindowKey] = set()
+    for number, (begin, end) in enumerate(ranges):
+        notify(f"its windows, {number:,} of {len(ranges):,} parts of its history are read")
+        first, following = (pane_start(time, model_line.pane_s) if math.isfinite(time) else time for time in (begin, end))
+        keys = await window_store.windows_without_snapshot(database, model_line, max(first, low), following)
+        windows.update(window_key(key, model_line.pane_s) for key in keys)
+    return windows
 
 
 async def _load_drift_states(
@@ -232,14 +266,15 @@ async def detector_states_before(
     floors = {
         SeriesKey(row.model_id, row.segment): row for row in await drift_state_store.detector_floors(database, model_line.line)
     }
-    rows = await window_store.cells_between(database, model_line.line, line_floor(model_line), high, series)
-    cells = {SeriesKey(*key): list(group) for key, group in groupby(rows, lambda cell: (cell.model_id, cell.segment))}
-    keys = (floors.keys() | cells.keys()) if series is None else series
-    await load_cards(database, evaluator, {key.model_id for key in keys})
-    return {
-        key: accumulate((cell.sums for cell in cells.get(key, ())), _state_at_floor(evaluator.initial_state(key), floors.get(key)))
-        for key in keys
-    }
+    await load_cards(database, evaluator, {key.model_id for key in (floors if series is None else series)})
+    states = {key: _state_at_floor(evaluator.initial_state(key), floors.get(key)) for key in (floors if series is None else series)}
+    for begin, end in await window_store.pane_ranges(database, model_line.line, line_floor(model_line), high):
+        rows = await window_store.cells_between(database, model_line.line, begin, end, series)
+        await load_cards(database, evaluator, {row.model_id for row in rows})
+        for model_and_segment, cells in groupby(rows, lambda cell: (cell.model_id, cell.segment)):
+            key = SeriesKey(*model_and_segment)
+            states[key] = accumulate((cell.sums for cell in cells), states.get(key) or evaluator.initial_state(key))
+    return states
 
 
 def _state_at_floor(initial: DetectorState, floor: FloorRow | None) -> DetectorState:
@@ -279,6 +314,20 @@ def contiguous_spans(panes: Mapping[SeriesKey, set[float]], pane_s: float) -> li
             numbers = [number for _, number in run]
             spans.append(Span(*series, numbers[0] * pane_s, (numbers[-1] + 1) * pane_s))
     return spans
+
+
+def _grouped(spans: Sequence[Span], length_s: float) -> Iterator[list[Span]]:
+    """Split spans into groups of about this length together."""
+    group: list[Span] = []
+    total_s = 0.0
+    for span in spans:
+        group.append(span)
+        total_s += span.high - span.low
+        if total_s >= length_s:
+            yield group
+            group, total_s = [], 0.0
+    if group:
+        yield group
 
 
 def _panes_below(state: WindowState, windows: Iterable[WindowKey]) -> dict[SeriesKey, set[float]]:

@@ -14,6 +14,7 @@ from streams.settings import Role, Settings
 __all__ = ["Activity", "StartStalled", "Startup", "describe_roles", "read_activity"]
 
 _REPEAT_S = 10.0
+_MIN_PAUSE_S = 3.0
 _NUMBERS = re.compile(r"[\d.,]+")
 _DURATIONS = re.compile(r"[\d.,]+ s\b")
 
@@ -48,7 +49,7 @@ class Startup:
         self._shown_at = clock()
 
     def update(self, activities: Mapping[Role, Activity]) -> str | None:
-        """Compare with earlier reports; return a line to show when the roles do something else, and every 10 s while they do not.
+        """Compare with earlier reports; return a line to show when the roles do something else, every 3 s at most, else every 10 s.
 
         Args:
             activities: what each role that is not ready does.
@@ -69,7 +70,7 @@ class Startup:
     def _line(self, activities: Mapping[Role, Activity], now: float) -> str | None:
         line = describe_roles({role: activity.text for role, activity in activities.items()})
         kind = _NUMBERS.sub("", line)
-        if not line or (kind == self._shown and now - self._shown_at < _REPEAT_S):
+        if not line or now - self._shown_at < (_REPEAT_S if kind == self._shown else _MIN_PAUSE_S):
             return None
         self._shown, self._shown_at = kind, now
         return f"starting: {line}"

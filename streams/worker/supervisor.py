@@ -162,8 +162,13 @@ class Workers:
 
     def unready(self) -> dict[Role, Activity]:
         """What each role does that is not ready; empty when all roles process events."""
-        activities = {role: read_activity(self._settings, role) for role in self._roles}
+        activities = {child.role: self._read_activity(child) for child in self._children}
         return {role: activity for role, activity in activities.items() if activity is not None}
+
+    def _read_activity(self, child: _Child) -> Activity | None:
+        """What a role does that is not ready; another service may answer at its port while its own process starts."""
+        activity = read_activity(self._settings, child.role)
+        return Activity("starts its process") if activity is None and not child.was_ready else activity
 
     def wait_ready(self, stall_s: float | None = None, notify: Notify = lambda _line: None) -> None:
         """Wait until every role processes events, however long that takes, as long as it advances.

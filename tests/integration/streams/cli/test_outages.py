@@ -11,19 +11,27 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 import pytest
 
 from deploy.stack import LocalStack
+from schemas import InterventionConfig, SimulationRequest
 from sql.migrate import migrate
+from streams.client import KafkaUnavailable, NoAnswer, TwinClient
 from streams.kafka import create_topics
 from streams.settings import Settings
 
 ENDS_WITHIN_S = 60.0  # a command that waits for a server without a limit takes longer, on any machine
 CONNECT_S = 2.0
+EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+REQUEST = SimulationRequest(
+    simulation_id=UUID(int=4), requested_at=datetime(2026, 3, 1, tzinfo=UTC), twin_type="hcp", brand="kisqali", intervention=EMAIL
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +135,7 @@ def test_an_mlflow_that_does_not_answer_ends_a_command(environment: dict[str, st
     ("variables", "arguments", "expected"),
     [
         ({"TWIN_MLFLOW_URI": "http://127.0.0.1:1"}, ["migrate"], "MLflow at http://127.0.0.1:1 "),
-        ({"TWIN_KAFKA_BOOTSTRAP": "nowhere.invalid:9092"}, ["migrate"], "Kafka at nowhere.invalid:9092 cannot be reached"),
+        ({"TWIN_KAFKA_BOOTSTRAP": "nowhere.invalid:9092"}, ["migrate"], "Kafka at nowhere.invalid:9092 "),
         ({"TWIN_KAFKA_SECURITY": "SSL"}, ["simulate", "email_campaign"], "Kafka at 127.0.0.1:"),
         ({"TWIN_POSTGRES_DSN": "postgresql://a@nowhere.invalid/x"}, ["models", "list"], "Postgres at nowhere.invalid cannot be"),
     ],
@@ -152,6 +160,19 @@ def test_a_postgres_that_refuses_a_client_is_named_without_the_password(stack: L
     assert "TWIN_POSTGRES_DSN" in error
     assert "wrong-one" not in error
     assert error.count("\n") == 1
+
+
+async def test_a_client_of_a_kafka_that_does_not_answer_raises_no_answer(stack: LocalStack):
+    settings = Settings(kafka_bootstrap=stack.kafka_bootstrap, kafka_connect_timeout_s=CONNECT_S)
+    with frozen(stack.kafka), pytest.raises(KafkaUnavailable, match="TWIN_KAFKA_BOOTSTRAP"):
+        async with TwinClient(settings):
+            pass
+    async with TwinClient(settings) as client:
+        with frozen(stack.kafka), pytest.raises(NoAnswer, match="Kafka at"):
+            await client.request(REQUEST, timeout_s=2.0)
+    with pytest.raises(NoAnswer, match="is a worker with the role simulation running"):
+        async with TwinClient(settings) as client:
+            await client.request(REQUEST, timeout_s=2.0)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import math
 import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +24,7 @@ from sql.window_store import MonitoredLine, Snapshot, SourceState
 from streams.agents.fidelity import _Fidelity
 from streams.ingestion import ContextLoader, OutcomePipeline
 from streams.kafka import PARTITIONS
-from streams.monitoring import window_events
+from streams.monitoring import line_state, window_events
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_monitor import LineMonitor
 from streams.monitoring.line_state import LineState, detector_states_before, load_line, read_series
@@ -202,17 +204,39 @@ async def stored(pool: Pool, partition: int) -> list[tuple[str, Any]]:
     return [tuple(row) for row in await window_store.live_rows(pool, LINE, -math.inf) if row.source == source]
 
 
-async def test_evicted_panes_are_returned_so_that_the_changelog_gets_tombstones(pool: Pool):
+async def test_settled_panes_are_evicted_and_no_longer_among_those_that_the_changelog_has(pool: Pool):
     await ingest(pool, range(0, 3600, 10))
     line = await loaded(pool)
-    held = {(window.series, window.start) for window in line.window_state.windows()}
+    held = {(series, start) for series, start, _ in line.window_state.panes()}
     await store_snapshots(pool, line)
 
-    evicted = line.evict()
+    line.evict()
 
+    evicted = held - {(series, start) for series, start, _ in line.window_state.panes()}
     assert evicted
-    assert set(evicted) <= held
     assert all(start < START_S + 3600 - 2 * WINDOW_S for _, start in evicted)
+
+
+async def test_a_long_history_is_loaded_in_parts_with_the_same_result(pool: Pool, monkeypatch: pytest.MonkeyPatch):
+    await ingest(pool, range(0, 7200, 10))
+    first = await loaded(pool)
+    await store_snapshots(pool, first, below=START_S + 6000)
+    await pool.execute(
+        "UPDATE fidelity_snapshots SET version = version - 1 WHERE window_start < $1", START + timedelta(seconds=600)
+    )
+    at_once = await loaded(pool)
+    monkeypatch.setattr(window_store, "pane_ranges", partial(window_store.pane_ranges, rows=7))
+    monkeypatch.setattr(line_state, "_PANES_PER_READ", 3)
+    steps: list[str] = []
+
+    in_parts = await load_line(pool, await stored_line(pool), EVALUATOR, await clock(pool), steps.append)
+
+    assert in_parts.pending_snapshots == at_once.pending_snapshots != set()
+    assert list(in_parts.window_state.panes()) == list(at_once.window_state.panes())
+    for series in at_once.window_state.series():
+        initial = EVALUATOR.initial_state(series)
+        assert in_parts.window_state.detector_state(series, initial) == at_once.window_state.detector_state(series, initial)
+    assert len([step for step in steps if "parts of its history" in step]) > 50
 
 
 async def test_alarms_are_confirmed_with_all_stored_rows_and_not_only_with_those_in_memory(pool: Pool):
@@ -245,6 +269,8 @@ class BrokerStub:
     """An app whose broker is up or down."""
 
     rebalancing = in_recovery = should_stop = False
+    restoring: str | None = None
+    consumer = SimpleNamespace(assignment=set)  # of no partition
 
     def __init__(self, pool: Pool) -> None:
         self.pool, self.settings, self.n_sent, self.is_up = pool, Settings(grace_s=0.0), 0, False
