@@ -86,9 +86,12 @@ class _Fidelity:
             self._monitor.drop_others(self._is_assigned)
             all_lines = await retry_transient(partial(monitored_lines, self._app.pool), part="postgres")
             assigned = [model_line for model_line in all_lines if self._is_assigned(model_line.line)]
+            if self._app.restoring is not None:
+                for model_line in assigned:
+                    await self._isolated(model_line.line, partial(self._monitor.restore, model_line.line))
+                self._app.restoring = None
             for model_line in assigned:
                 await self._isolated(model_line.line, partial(self._monitor.evaluate, model_line))
-            self._app.restoring = None
 
     async def sweep(self) -> None:
         """Catch up with rows that no message delivered, estimate performance, raise floors, evict panes, and publish the panes."""
@@ -120,10 +123,9 @@ class _Fidelity:
             self._failing.remove(name)
 
     async def _publish_panes(self) -> None:
-        """Write what differs between the held panes and the table; lines that are not loaded stay as they are."""
-        loaded = {line.name for line in self._monitor.lines}
-        unloaded = {model_line.line for model_line in await monitored_lines(self._app.pool)} - loaded
-        await self._panes.sync(lambda: self._monitor.lines, unloaded)
+        """Write what differs between the held panes and the table."""
+        names = {model_line.line for model_line in await monitored_lines(self._app.pool)}
+        await self._panes.sync(lambda: self._monitor.lines, names)
 
     def _is_paused(self) -> bool:
         return bool(self._app.rebalancing or self._app.in_recovery or self._app.should_stop)

@@ -121,6 +121,10 @@ class LineMonitor:
         if self._app.restoring is not None:
             self._app.restoring = f"{line}: {step}"
 
+    async def restore(self, name: str) -> None:
+        """Load a line unless it is in memory."""
+        await self.line(name)
+
     # -- evaluating and publishing
 
     async def evaluate(self, model_line: MonitoredLine) -> None:

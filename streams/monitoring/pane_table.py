@@ -12,7 +12,7 @@ import asyncio
 import json
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,14 +79,15 @@ class PaneTable:
         """Write a changed pane."""
         self._send(partition_of(pane.line), pane.table_key(), sums)
 
-    async def sync(self, read_lines: Callable[[], Iterable[LineState]], unloaded: Iterable[str]) -> None:
+    async def sync(self, read_lines: Callable[[], Collection[LineState]], names: Collection[str]) -> None:
         """Write what differs from the held panes: the value of a pane that changed, a tombstone for one that is not held.
+
+        The panes of a line that is not in memory, because it could not be loaded, stay as they are.
 
         Args:
             read_lines: returns the lines in memory.
-            unloaded: names of other lines, whose panes stay as they are.
+            names: of all lines.
         """
-        excluded = tuple(f"{name}|" for name in unloaded)
         for partition in self._assigned_partitions():
             versions = await self._read_versions(partition)
             sent: list[Awaitable[Any]] = [asyncio.sleep(0)]
@@ -95,7 +96,7 @@ class PaneTable:
                 async with self._lock:
                     if versions is not self._versions[partition]:  # it was assigned again meanwhile
                         return
-                    differences = _differences(versions, _held_panes(read_lines(), partition), excluded)
+                    differences = _differences(versions, read_lines(), partition, names)
                     sent = [self._send(partition, *change) for change in islice(differences.items(), _SENT_RECORDS)]
 
     def _send(self, partition: int, key: str, sums: VersionedSums | None) -> Awaitable[Any]:
@@ -157,6 +158,17 @@ def _apply_record(versions: _Versions, record: ConsumerRecord[bytes, bytes]) -> 
         return
 
 
+def _differences(
+    versions: Mapping[str, int], lines: Collection[LineState], partition: int, names: Collection[str]
+) -> dict[str, VersionedSums | None]:
+    """What has to be written, by key: the sums of held panes with another version, None for panes that are not held."""
+    held = _held_panes(lines, partition)
+    changes: dict[str, VersionedSums | None] = {key: sums for key, sums in held.items() if versions.get(key) != sums.version}
+    unloaded = tuple(f"{name}|" for name in {*names} - {line.name for line in lines})
+    gone = (key for key in versions.keys() - held.keys() if not key.startswith(unloaded))
+    return changes | dict.fromkeys(gone)
+
+
 def _held_panes(lines: Iterable[LineState], partition: int) -> dict[str, VersionedSums]:
     """Sums of the held panes of one partition, by their key in the table; panes without rows are left out."""
     return {
@@ -166,12 +178,3 @@ def _held_panes(lines: Iterable[LineState], partition: int) -> dict[str, Version
         for series, start, sums in line.window_state.panes()
         if sums.version
     }
-
-
-def _differences(
-    versions: Mapping[str, int], held: Mapping[str, VersionedSums], excluded: tuple[str, ...]
-) -> dict[str, VersionedSums | None]:
-    """What has to be written, by key: the sums of held panes with another version, None for panes that are not held."""
-    changes: dict[str, VersionedSums | None] = {key: sums for key, sums in held.items() if versions.get(key) != sums.version}
-    gone = (key for key in versions.keys() - held.keys() if not key.startswith(excluded))
-    return changes | dict.fromkeys(gone)
