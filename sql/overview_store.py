@@ -313,11 +313,16 @@ def _refused_record(row: asyncpg.Record) -> RefusedSummary:
 
 
 class OverviewCounts(NamedTuple):
-    """How many outcomes were ingested, simulations requested and records refused, ever."""
+    """How many outcomes were ingested, simulations requested and records refused and parked, ever.
+
+    Parked records are among the refused ones; ``unreplayed`` are those of them that were never replayed.
+    """
 
     outcomes: int
     simulations: int
     refused: int
+    parked: int = 0
+    unreplayed: int = 0
 
 
 _INGESTED = "SELECT coalesce(sum(elements), 0) FROM source_positions"
@@ -325,7 +330,10 @@ _INGESTED = "SELECT coalesce(sum(elements), 0) FROM source_positions"
 _COUNTS = f"""
 SELECT ({_INGESTED}) AS outcomes,
        (SELECT count(*) FROM simulation_runs) AS simulations,
-       (SELECT count(*) FROM refused_records) AS refused"""  # noqa: S608  # our own constant
+       (SELECT count(*) FROM refused_records) AS refused,
+       (SELECT count(*) FROM refused_records WHERE kind = 'parked') AS parked,
+       (SELECT count(*) FROM refused_records r WHERE kind = 'parked'
+          AND NOT EXISTS (SELECT FROM refused_replays p WHERE p.refusal_id = r.refusal_id)) AS unreplayed"""  # noqa: S608  # our own constant
 
 
 async def overview_counts(database: Database) -> OverviewCounts:

@@ -1,8 +1,6 @@
-"""Publishes what a stored batch has changed; Postgres has it already, so a message that cannot be sent holds nothing up."""
+"""Publishes what a stored batch has changed."""
 
 from __future__ import annotations
-
-from functools import partial
 
 from sql.dead_letter_store import unsent_refused_since
 from streams.errors import is_waited_for
@@ -10,7 +8,7 @@ from streams.ingestion import rows
 from streams.ingestion.rows import IngestResult
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import publish_dead_letters
-from streams.retries import report_failure, retry_unforeseen
+from streams.retries import report_failure, retry_transient
 
 __all__ = ["publish_result"]
 
@@ -18,14 +16,18 @@ __all__ = ["publish_result"]
 async def publish_result(app: TwinApp, result: IngestResult) -> None:
     """Publish the rows and the refused records of a stored batch, and wait until the broker has them (rules 3, 4 and 12).
 
-    What cannot be sent at all is logged and counted: the sweeps of the roles read it from Postgres (rule 14).
+    It is tried until it succeeds, whatever it raises: the batch is not acknowledged before.
     """
-    try:
-        await retry_unforeseen(partial(_publish, app, result), part="kafka", attempts=app.parking.attempts)
-    except Exception as error:
-        if is_waited_for(error) or app.should_stop:
+
+    async def publish() -> None:
+        try:
+            await _publish(app, result)
+        except Exception as error:
+            if not is_waited_for(error):
+                report_failure(app.role, "publication", error)
             raise
-        report_failure(app.role, "publication", error)
+
+    await retry_transient(publish, part="kafka", waits_for=lambda _: True)
 
 
 async def _publish(app: TwinApp, result: IngestResult) -> None:

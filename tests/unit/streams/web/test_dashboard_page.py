@@ -117,3 +117,14 @@ def test_the_values_without_a_series_of_their_own_have_a_plain_name():
 
 def test_no_value_on_the_page_is_markup():
     assert "<script>alert(1)" not in page_with((window_of("all"), window_of("region=<script>alert(1)</script>")))
+
+
+def test_parked_records_are_shown_when_there_are_any() -> None:
+    def page(counts: OverviewCounts) -> str:
+        return render_dashboard(Overview(NOW, (), (), (), counts), Settings(), "nonce")
+
+    assert "parked" not in page(OverviewCounts(10, 0, 3))
+    waiting = page(OverviewCounts(10, 0, 3, 2, 1))
+    assert "2 parked" in waiting
+    assert "1 of them was not replayed, and counts nowhere until then" in waiting
+    assert "All of them were replayed." in page(OverviewCounts(10, 0, 3, 2, 0))
