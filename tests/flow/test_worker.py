@@ -77,7 +77,9 @@ def run(settings: Settings, tmp_path: Path):
             start_new_session=True,
         )
         started.append(process)
-        assert process.stdout.readline().strip() == f"ready: {roles.replace(',', ', ')}"
+        lines = iter(process.stdout.readline, "")
+        last = next((line for line in lines if not line.startswith("starting: ")), "")
+        assert last.strip() == f"ready: {roles.replace(',', ', ')}"
         return process
 
     yield start
@@ -156,7 +158,7 @@ async def test_a_role_that_ends_six_times_is_restarted_alone_and_the_worker_goes
 
 
 async def test_a_role_that_ran_once_waits_for_a_port_that_is_taken(settings, promoted, tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 4.0)  # the port is taken before the role is started again
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 15.0)  # the port is taken before the role is started again
     with Workers(["experiments"], settings, log_folder=tmp_path / "logs") as workers:
         await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
         pid, port = workers.pids["experiments"], settings.port_of("experiments")
