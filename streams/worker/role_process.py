@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from streams.errors import describe_error
 from streams.metrics import ROLE_EXITS
 from streams.settings import Role, Settings
-from streams.worker.bootstrap import CannotStart, RoleObserver, run_role
+from streams.worker.bootstrap import CannotStart, RoleObserver, StopTimeout, run_role
 from streams.worker.log_setup import write_logs
 
 __all__ = ["Report", "collect_garbage_rarely", "run_role_process"]
@@ -74,6 +74,8 @@ def _run(role: Role, settings: Settings, reports: Connection) -> int:
     except CannotStart as error:
         LOG.error("the role %s cannot be started: %s", role, error)  # noqa: TRY400  # a traceback would add nothing
         observer.send(Report("cannot_start", str(error)))
+    except StopTimeout as error:
+        LOG.error("%s", error)  # noqa: TRY400  # a traceback would add nothing
     except Exception as error:
         LOG.exception("the role %s ended with an error", role)
         observer.stopping(error)
