@@ -63,6 +63,7 @@ class _Child:
         reason: why the last process ended.
         restart_at: time of the next start, None while the process runs.
         silence: how long the process has sent no heartbeat.
+        last_report: its report about why it ends; stopping can take it seconds after that.
     """
 
     role: Role
@@ -75,10 +76,11 @@ class _Child:
     reason: str = ""
     restart_at: float | None = None
     silence: Silence = field(default_factory=Silence)
+    last_report: Report | None = None
 
     def read_reports(self) -> list[Report]:
-        """The reports since the last call."""
-        reports: list[Report] = []
+        """The reports since the last call, and the one about its end that came before."""
+        reports = [] if self.last_report is None else [self.last_report]
         try:
             while self.reports.poll():
                 reports.append(self.reports.recv())
@@ -87,6 +89,7 @@ class _Child:
         self.was_ready |= any(report.event == "ready" for report in reports)
         if any(report.event == "beat" for report in reports):
             self.silence.end()
+        self.last_report = next((report for report in reports if report.event in _LAST_EVENTS), None)
         return reports
 
     def hang_reason(self, reports: Sequence[Report], now: float, limit_s: float) -> str | None:
@@ -250,7 +253,7 @@ class Workers:
             child.restart_at = now + LONGEST_PAUSE_S
             LOG.warning("the role %s could not be restarted: %s; trying again in %g s", child.role, error, LONGEST_PAUSE_S)
         else:
-            child.started_at, child.restart_at, child.silence = now, None, Silence()
+            child.started_at, child.restart_at, child.silence, child.last_report = now, None, Silence(), None
 
     def _handle_exit(self, child: _Child, reports: Sequence[Report], now: float) -> None:
         child.reports.close()

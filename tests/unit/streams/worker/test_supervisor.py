@@ -13,6 +13,7 @@ import pytest
 from streams.settings import Settings
 from streams.worker import supervisor
 from streams.worker.role_process import Report
+from streams.worker.silence import Silence
 from streams.worker.startup import Activity
 from streams.worker.supervisor import LONGEST_PAUSE_S, STEADY_S, WorkerFailed, Workers, _Child
 
@@ -110,6 +111,65 @@ def test_each_exit_is_logged_once_with_its_reason_and_its_number(workers, caplog
     assert record.getMessage() == (
         f"the role outcomes ended ({reason}); exit 1 of this role, which is restarted in 0.5 s; see /logs/outcomes.log"
     )
+
+
+def test_the_reason_of_an_end_is_kept_while_the_process_stops(workers: Workers, caplog: pytest.LogCaptureFixture):
+    child = child_of(workers, running(Report("ready"), Report("error", "ValueError: a timer fails")))
+    workers._update(child, 1.0)
+    child.process, child.reports = ended(1, Report("beat"))
+    workers._update(child, 7.0)
+    assert "the role outcomes ended (ValueError: a timer fails)" in caplog.text
+
+
+def hang(child: _Child, *reports: Report) -> list[str]:
+    """Let the process of a child run, and note what is done to it."""
+    calls: list[str] = []
+    child.process, child.reports = running(*reports)
+    child.process.kill, child.process.join = lambda: calls.append("kill"), lambda _timeout: calls.append("join")
+    child.silence = Silence(lambda _pid: None)
+    return calls
+
+
+def test_a_process_without_heartbeats_is_killed_and_restarted_after_the_first_pause(workers: Workers, caplog):
+    child = child_of(workers, running())
+    calls, limit_s = hang(child), workers._settings.heartbeat_limit_s
+    for step in range(int(2 * limit_s) + 1):  # the supervisor looks twice a second
+        workers._update(child, step / 2)
+    assert calls == []
+    workers._update(child, limit_s + 0.5)
+    assert calls == ["kill", "join"]
+    assert child.restart_at == limit_s + 1.0
+    assert f"its event loop stood still for {limit_s:g} s (TWIN_HEARTBEAT_LIMIT_S)" in caplog.text
+    workers.check()
+
+
+def test_a_process_that_sends_heartbeats_is_never_killed(workers: Workers):
+    child = child_of(workers, running())
+    calls = hang(child)
+    for step in range(1000):
+        child.reports = running(Report("beat"))[1]
+        workers._update(child, float(step))
+    assert calls == []
+
+
+def test_a_process_that_reports_what_hangs_is_killed_at_once(workers: Workers, caplog):
+    child = child_of(workers, running())
+    calls = hang(child, Report("beat"), Report("hangs", "the role is stopping for 13 s, TWIN_STOP_LIMIT_S is 12"))
+    workers._update(child, 1.0)
+    assert calls == ["kill", "join"]
+    assert "the role is stopping for 13 s, TWIN_STOP_LIMIT_S is 12; it was killed" in caplog.text
+
+
+def test_a_process_has_the_whole_limit_again_after_a_restart(workers: Workers):
+    child = child_of(workers, running())
+    hang(child)
+    for step in range(32):
+        workers._update(child, step / 2)
+    workers.spawned.append(running())  # type: ignore[attr-defined]
+    assert child.restart_at is not None
+    workers._update(child, child.restart_at)
+    assert child.restart_at is None
+    assert child.silence.seconds(None, child.started_at) == 0.0
 
 
 def test_a_restart_that_the_machine_refuses_is_tried_again(workers: Workers, monkeypatch: pytest.MonkeyPatch):
