@@ -68,11 +68,19 @@ class _Trainer:
         """Run the stored trainings, one at a time, for as long as the app runs."""
         runner = RetrainRunner(self._app.pool, self._services.registry, self._app.settings)
         while not self._app.should_stop:
-            job = await retry_transient(self._lease_training, part="postgres")
+            job = await self._next_job()
             if job is None:
                 await asyncio.sleep(_POLL_S)
             else:
                 await process_event(self._app, partial(self._run_job, runner, job), partial(runner.record_failure, job))
+
+    async def _next_job(self) -> TrainingJob | None:
+        """The next training, None when there is none, or when it cannot be leased for a reason that is no outage."""
+        try:
+            return await retry_transient(self._lease_training, part="postgres")
+        except Exception as error:  # noqa: BLE001  # an exception that left the task would end the app
+            await _pause("leasing a training", error)
+            return None
 
     async def sync_ledger(self) -> None:
         """Copy new events of every line within a second, and compare all copies with the ledger every half minute."""

@@ -12,10 +12,10 @@ from schemas.base import utc_time
 from sql.database import Connection, Pool, transaction
 from sql.dead_letter_store import RefusedRecord
 from sql.park_store import complete_park_requests, record_state
-from sql.source_position_store import Position, PositionUpdate, add_gaps, advance_position, lock_position, record_digest
+from sql.source_position_store import Position, add_gaps, advance_position, lock_position
 from streams.ingestion.outcome_batch import tracking_ids
 from streams.ingestion.pipeline import OutcomePipeline
-from streams.ingestion.rows import IngestResult, missing_offsets
+from streams.ingestion.rows import IngestResult, missing_offsets, position_after
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import add_refused_somehow, parked_record
 from streams.kafka.parking import ParkRequested
@@ -70,7 +70,7 @@ class BatchSteps:
                 await add_refused_somehow(connection, refused)
                 LOG.error("%s is parked: %s", refused.position, refused.reason)
             await add_gaps(connection, source, missing_offsets([record.offset], position.last_offset))
-            await advance_position(connection, source, _position_update(batch, int(is_new)))
+            await advance_position(connection, source, position_after(record, int(is_new), None))
             if isinstance(error, ParkRequested):
                 await complete_park_requests(connection, batch.topic, batch.partition, [record.offset])
         return IngestResult(
@@ -99,9 +99,3 @@ def _refused_record(batch: PollBatch) -> RefusedRecord:
     at = utc_time(record.timestamp / 1000)
     ids = UUID(bytes=octets.tobytes()), source, record.offset, 0, at
     return RefusedRecord(*ids, record.key, record.value, list(record.headers), kind="", reason="", exception="")
-
-
-def _position_update(batch: PollBatch, n_new: int) -> PositionUpdate:
-    record = batch.records[0]
-    at = utc_time(record.timestamp / 1000)
-    return PositionUpdate(record.offset, n_new, None, at, record_digest(record.key, record.value))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -31,6 +31,9 @@ from streams.ingestion.revisions import BatchRevisions, ResolvedBatch
 from streams.ingestion.scoring import ScoredBatch
 from streams.kafka.parking import UnreadableBytes
 
+if TYPE_CHECKING:
+    from aiokafka import ConsumerRecord
+
 __all__ = [
     "IngestResult",
     "NewElements",
@@ -43,6 +46,7 @@ __all__ = [
     "new_heads",
     "outcome_rows",
     "pane_messages",
+    "position_after",
     "position_update",
     "possible_replays",
     "referenced_twins",
@@ -273,10 +277,14 @@ def latest(*times: datetime | None) -> datetime | None:
 
 def position_update(decoded: DecodedBatch, n_new: int, watermark: datetime | None) -> PositionUpdate:
     """The position after a batch that added ``n_new`` rows."""
-    last = decoded.batch.records[-1]
-    at = utc_time(last.timestamp / 1000)
-    digest = UNREADABLE_DIGEST if isinstance(last.value, UnreadableBytes) else record_digest(last.key, last.value)
-    return PositionUpdate(last.offset, n_new, watermark, at, digest)
+    return position_after(decoded.batch.records[-1], n_new, watermark)
+
+
+def position_after(record: ConsumerRecord[bytes | None, bytes | None], n_new: int, watermark: datetime | None) -> PositionUpdate:
+    """The position after a record, which with those before it added ``n_new`` rows."""
+    at = utc_time(record.timestamp / 1000)
+    digest = UNREADABLE_DIGEST if isinstance(record.value, UnreadableBytes) else record_digest(record.key, record.value)
+    return PositionUpdate(record.offset, n_new, watermark, at, digest)
 
 
 def missing_offsets(offsets: Iterable[int], last_offset: int) -> list[tuple[int, int]]:

@@ -31,10 +31,10 @@ class Trap:
         self.error: Exception | None = error
         self.decode = decoding.decode
 
-    def __call__(self, batch: PollBatch, skew_s: float) -> Any:
+    def __call__(self, batch: PollBatch, *bounds: Any) -> Any:
         if self.error is not None and any(record.key == POISON for record in batch.records):
             raise self.error
-        return self.decode(batch, skew_s)
+        return self.decode(batch, *bounds)
 
 
 @pytest.fixture
