@@ -19,6 +19,7 @@ from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import process_record, start_refusal_counters
+from streams.metrics import TASK_FAILURES, start_at_zero
 from streams.monitoring.line_monitor import LineMonitor
 from streams.monitoring.line_state import LineState
 from streams.monitoring.pane_table import PaneKey, PaneTable, partition_of
@@ -39,6 +40,7 @@ def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one sig
     """Add the table, the agent and the timers of this role to the app."""
     table = app.Table("fidelity-panes", partitions=PARTITIONS[_ERRORS], key_type=str)
     fidelity = _Fidelity(app, table)
+    start_at_zero(TASK_FAILURES, role=[app.role], task=["sums of a batch"])
     start_refusal_counters(_ERRORS, _KINDS.values())
     app.on_partitions_assigned.connect(fidelity.on_assigned)
     app.on_partitions_revoked.connect(fidelity.on_revoked)

@@ -32,7 +32,7 @@ from streams.kafka.batch_consumer import PollBatch, StartOffset
 from streams.kafka.dead_letters import count_refused_records, publish_dead_letters
 from streams.kafka.partition_lanes import PartitionLanes
 from streams.kafka.start_offsets import find_start_offsets
-from streams.metrics import BATCH_SECONDS, IN_OTHER, OUTCOMES, REFUSED, start_at_zero
+from streams.metrics import BATCH_SECONDS, IN_OTHER, OUTCOMES, REFUSED, TASK_FAILURES, start_at_zero
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 
@@ -54,6 +54,7 @@ def attach(app: TwinApp, services: Services) -> None:
     """Add the agent and its timers for watermarks and unsent dead letters to the app."""
     agent = _OutcomesAgent(app, services)
     start_at_zero(REFUSED, topic=[_TOPIC], reason=REFUSAL_KINDS)
+    start_at_zero(TASK_FAILURES, role=[app.role], task=["publication"])
     app.on_partitions_assigned.connect(agent.on_assigned)
     app.find_start_offsets = agent.find_start_offsets
     app.agent(app.raw_topic(_TOPIC), name="outcomes", concurrency=1)(agent.run)

@@ -153,7 +153,7 @@ class OutcomeBatch:
 
 REFUSAL_KINDS = (
     *("empty", "json", "invalid", "past", "future", "segment", "features", "model", "champion", "simulation", "twin", "range"),
-    PARKED,
+    *("bound", PARKED),
 )
 """Every kind of :class:`ElementRefusal`, so that its counter exists before its first event."""
 

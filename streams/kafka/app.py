@@ -23,6 +23,7 @@ from streams.kafka.record_batches import bound_fetches
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import PARTITIONS, READ_TOPICS, topic_of
+from streams.metrics import TASK_FAILURES, start_at_zero
 from streams.retries import report_failure, retry_transient
 from streams.settings import Role, Settings
 
@@ -63,6 +64,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.batch_records = settings.slice_records
         self.find_start_offsets: StartOffsetFinder = _committed_offsets
         self.restoring: str | None = None
+        start_at_zero(TASK_FAILURES, role=[role], task=["dead letters"])
         self.parking = Parking(settings.park_attempts, READ_TOPICS[role])
         self._crash_task: asyncio.Task[None] | None = None
         bound_fetches(settings)
@@ -98,13 +100,15 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         Any other failure is logged and counted, and the action runs again at the next interval: an exception that left a timer
         would end the app.
         """
+        task = getattr(action, "__name__", "timer")
+        start_at_zero(TASK_FAILURES, role=[self.role], task=[task])
 
         async def run() -> None:
             try:
                 await retry_transient(action, part="postgres")
             except Exception as error:  # noqa: BLE001  # see above
                 if not self.should_stop:
-                    report_failure(self.role, getattr(action, "__name__", "timer"), error)
+                    report_failure(self.role, task, error)
 
         self.timer(interval_s)(run)
 

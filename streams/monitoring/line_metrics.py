@@ -21,6 +21,7 @@ from streams.metrics import (
     INPUT_SHIFT,
     PREDICTIONS,
     SEGMENT_VALUES,
+    TASK_FAILURES,
     VERDICTS,
     WINDOW_CORRELATION,
     WINDOW_COVERAGE,
@@ -51,6 +52,7 @@ _LINE_GAUGES = (
 
 def start_line_counters(line: str) -> None:
     """Let the counters of a line exist before their first event."""
+    start_at_zero(TASK_FAILURES, role=["fidelity"], task=[f"line {line}"])
     start_at_zero(VERDICTS, line=[line], rule=[rule.name for rule in DRIFT_RULES])
 
 

@@ -41,7 +41,7 @@ class _Gap(NamedTuple):
 
 def recovery_figure(measured: Measured, settings: Settings) -> Figure:
     """Kill the fidelity worker while every window is open and has to be published again."""
-    own = settings.model_copy(update={"window_s": settings.pane_s})
+    own = settings.model_copy(update={"window_s": settings.pane_s, "max_segment_values": 2 * MANY})
     with Workers(["outcomes", "fidelity"], own, log_folder=settings.home / "logs") as workers, asyncio.Runner() as runner:
         workers.wait_ready()
         few, many = (
