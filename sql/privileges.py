@@ -12,7 +12,18 @@ from importlib.resources import files
 
 from sql.database import Connection
 
-__all__ = ["FUNCTIONS", "OWNER", "READER", "TABLES", "TYPES", "WRITER", "ensure_roles", "grant_privileges", "take_ownership"]
+__all__ = [
+    "FUNCTIONS",
+    "OWNER",
+    "READER",
+    "TABLES",
+    "TYPES",
+    "WRITER",
+    "ensure_roles",
+    "excess_rights",
+    "grant_privileges",
+    "take_ownership",
+]
 
 OWNER, WRITER, READER = "twinstream_owner", "twinstream_writer", "twinstream_reader"
 
@@ -90,6 +101,19 @@ WHERE t.typnamespace = {_SCHEMA} AND t.typname = ANY($4) AND t.typowner <> $1::t
 _FUNCTIONS = f"""
 SELECT proname, oid::regprocedure::text AS signature FROM pg_proc
 WHERE pronamespace = {_SCHEMA} AND proname = ANY($1)"""  # noqa: S608  # our own constant
+
+
+_RIGHTS = """
+SELECT current_user::text AS user, rolsuper AS is_superuser, coalesce(pg_has_role(to_regrole($1), 'MEMBER'), false) AS is_owner
+FROM pg_roles WHERE rolname = current_user"""
+
+
+async def excess_rights(connection: Connection) -> str:
+    """Describe what the user of this connection may do beyond the work of the service; empty where that is nothing."""
+    (row,) = await connection.fetch(_RIGHTS, OWNER)
+    if row["is_superuser"]:
+        return f"user {row['user']!r} is a superuser of Postgres, who may rewrite the ledger and run programs on the server"
+    return f"user {row['user']!r} may become the owner of the tables, and change or drop them" if row["is_owner"] else ""
 
 
 async def ensure_roles(connection: Connection) -> None:

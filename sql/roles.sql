@@ -34,6 +34,9 @@ BEGIN
     END IF;
     IF NOT has_schema_privilege('twinstream_owner', current_schema(), 'CREATE') THEN
         EXECUTE format('GRANT CREATE, USAGE ON SCHEMA %I TO twinstream_owner', current_schema());
+        IF NOT has_schema_privilege('twinstream_owner', current_schema(), 'CREATE') THEN  -- only a warning was raised
+            RAISE EXCEPTION 'permission denied for schema %', current_schema() USING ERRCODE = 'insufficient_privilege';
+        END IF;
     END IF;
     FOREACH role IN ARRAY ARRAY['twinstream_writer', 'twinstream_reader'] LOOP
         CONTINUE WHEN has_schema_privilege(role, current_schema(), 'USAGE');

@@ -29,6 +29,7 @@ from typing import Self
 from streams.settings import Role, Settings
 from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
+from streams.worker.rights import warn_of_excess_rights
 from streams.worker.role_process import Report, run_role_process
 from streams.worker.silence import Silence
 from streams.worker.startup import Activity, StartStalled, Startup, read_activity
@@ -313,6 +314,7 @@ def run_worker(
             pass
         if not stop.is_set():
             notify(f"ready: {', '.join(roles)}")
+            warn_of_excess_rights(settings)
         while not stop.wait(0.2):
             workers.check()
 
