@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sql.secret_files import SecretFiles
@@ -74,12 +74,12 @@ class PostgresSettings(BaseSettings):
 
     @field_validator("postgres_dsn", "postgres_migrate_dsn", "postgres_read_dsn")
     @classmethod
-    def _is_address(cls, dsn: SecretStr) -> SecretStr:
+    def _is_address(cls, dsn: SecretStr, info: ValidationInfo) -> SecretStr:
         """Refuse what is no address here, because the client's own error may have a part of the password."""
         if dsn and not _DSN.fullmatch(dsn.get_secret_value()):
             raise ValueError(
-                "not an address such as postgresql://user:password@host:5432/database; / ? # and @ in a password are written as"
-                " %2F %3F %23 and %40"
+                f"TWIN_{info.field_name}".upper() + " is not an address such as postgresql://user:password@host:5432/database;"
+                " / ? # and @ in a password are written as %2F %3F %23 and %40"
             )
         return dsn
 
