@@ -127,6 +127,9 @@ def _series_of(shared: SharedFields, features: Mapping[str, Any]) -> tuple[str, 
     return (ALL_ROWS, *(segment_name(name, level) for name, level in levels.items() if level is not None))
 
 
+_FEATURE_ERRORS = (ValueError, TypeError, OverflowError)
+_MAX_MODEL_ERRORS = 100
+
 _ScoreRows = Callable[[OutcomeBatch, Integers, ScoringContext, Scores], None]
 
 
@@ -215,22 +218,30 @@ def _score_features(outcomes: OutcomeBatch, rows: Integers, context: ScoringCont
             scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
 
 
-def _predict(model: Predictor, outcomes: OutcomeBatch, rows: list[int], scores: Scores) -> Iterator[int]:
-    """Predict rows together; after an error half by half, so that only rows with impossible features are refused (rule 3)."""
-    frame = pd.DataFrame([dict(outcomes.entities[row].features or {}) for row in rows])
-    try:
-        predicted, lower, upper = model.predict_all(frame)
-    except Exception as error:  # noqa: BLE001  # a model is foreign code: whatever it raises concerns these rows only
-        if len(rows) == 1:
-            reason = f"the champion cannot predict from these features: {describe_error(error)}"
-            is_foreseen = isinstance(error, ValueError | TypeError | OverflowError)
-            scores.refuse(rows, ElementRefusal("features", reason) if is_foreseen else parked_element(error, reason))
-            return
-        for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-            yield from _predict(model, outcomes, half, scores)
-        return
-    scores.predicted[rows], scores.lower[rows], scores.upper[rows] = predicted, lower, upper
-    yield from rows
+def _predict(model: Predictor, outcomes: OutcomeBatch, all_rows: list[int], scores: Scores) -> Iterator[int]:
+    """Predict rows together; after an error half by half, so that only rows with impossible features are refused (rule 3).
+
+    Errors that no feature explains are those of the model: after some of them the other rows are parked without being tried.
+    """
+    pending, model_errors = [all_rows], 0
+    while pending:
+        rows = pending.pop(0)
+        frame = pd.DataFrame([dict(outcomes.entities[row].features or {}) for row in rows])
+        try:
+            scores.predicted[rows], scores.lower[rows], scores.upper[rows] = model.predict_all(frame)
+        except Exception as error:  # noqa: BLE001  # a model is foreign code: whatever it raises concerns these rows only
+            model_errors += not isinstance(error, _FEATURE_ERRORS)
+            if len(rows) == 1 or model_errors > _MAX_MODEL_ERRORS:
+                scores.refuse(rows, _prediction_refusal(error))
+            else:
+                pending[:0] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+        else:
+            yield from rows
+
+
+def _prediction_refusal(error: Exception) -> ElementRefusal:
+    reason = f"the champion cannot predict from these features: {describe_error(error)}"
+    return ElementRefusal("features", reason) if isinstance(error, _FEATURE_ERRORS) else parked_element(error, reason)
 
 
 # -- outcomes that name a twin

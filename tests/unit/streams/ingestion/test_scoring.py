@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from sql.dead_letter_store import RefusedRecord
 from streams.bounds import BoundSettings
 from streams.ingestion.decoding import decode
+from streams.ingestion.outcome_batch import parked_element
 from streams.ingestion.rows import NewElements, refused_rows
 from streams.ingestion.scoring import ScoredBatch, score
 from streams.ingestion.scoring_context import ScoringContext
@@ -38,11 +41,11 @@ CONTEXT = ScoringContext(
 )
 
 
-def scored(values: Sequence[Any]) -> tuple[ScoredBatch, list[RefusedRecord]]:
+def scored(values: Sequence[Any], context: ScoringContext = CONTEXT) -> tuple[ScoredBatch, list[RefusedRecord]]:
     """The scored batch of these records, and the rows of its refused elements."""
     records = [record(number, value) for number, value in enumerate(values)]
     decoded = decode(PollBatch(TOPIC, 0, 0, records), 300.0, BoundSettings(max_name_length=2_000_000, max_string_length=2_000_000))
-    batch = score(decoded, CONTEXT)
+    batch = score(decoded, context)
     every = NewElements(np.ones(len(decoded.outcomes), np.bool_), np.ones(len(decoded.refused), np.bool_))
     return batch, refused_rows(batch, every)
 
@@ -74,6 +77,52 @@ def test_features_that_cannot_be_predicted_from_are_refused_with_a_short_reason(
 
     assert batch.is_accepted.tolist() == [False, True]
     assert (refused.kind, len(refused.reason) <= 2000) == ("features", True)
+
+
+class BrokenModel:
+    """Raises an error that no feature explains, for one level or for every row."""
+
+    def __init__(self, level: int | None) -> None:
+        self.level = level
+        self.calls = 0
+
+    def predict_all(self, frame: pd.DataFrame) -> tuple[Any, Any, Any]:
+        self.calls += 1
+        if self.level is None or (frame["decile"] == self.level).any():
+            raise AttributeError("'Tree' object has no attribute 'missing_go_to_left'")
+        return Model().predict_all(frame)
+
+
+@pytest.mark.parametrize(("level", "n_parked", "most_calls"), [(7, 1, 40), (None, 1000, 130)])
+def test_rows_for_which_a_model_fails_are_parked_and_a_broken_model_costs_no_call_a_row(level: Any, n_parked: int, most_calls: int):
+    model = BrokenModel(level)
+    context = replace(CONTEXT, models={CARD.model_id: model})
+    values = [with_features(number, {"decile": number % 1000}) for number in range(1000)]
+
+    batch, refused = scored([[outcome(2000), *values]], context)
+
+    assert batch.is_accepted.sum() == 1001 - n_parked
+    assert batch.is_accepted[0]
+    assert {(row.kind, row.exception) for row in refused} == {("parked", "AttributeError")}
+    assert "missing_go_to_left" in refused[0].traceback
+    assert model.calls <= most_calls
+
+
+def test_outcomes_that_need_what_cannot_be_loaded_are_parked_and_their_neighbours_count():
+    refusal = parked_element(OSError("gone"), "model 1 cannot be loaded: OSError: gone")
+    context = replace(CONTEXT, models={}, unavailable={CARD.model_id: refusal, UUID(int=9): refusal})
+    twin = dict.fromkeys(("predicted_value", "predicted_lower", "predicted_upper")) | {
+        "simulation_id": str(UUID(int=9)),
+        "twin_id": str(UUID(int=8)),
+    }
+
+    batch, refused = scored([[outcome(0), with_features(1, {"decile": 3}), outcome(2, **twin)]], context)
+
+    assert batch.is_accepted.tolist() == [True, False, False]
+    assert [(row.element, row.kind, row.reason) for row in refused] == [
+        (1, "parked", refusal.reason),
+        (2, "parked", refusal.reason),
+    ]
 
 
 VALUES = st.recursive(

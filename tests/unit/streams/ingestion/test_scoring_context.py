@@ -5,8 +5,10 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 import numpy as np
+import pytest
 
 from streams.ingestion.scoring_context import ContextLoader, SimulatedTwins
+from streams.registry import UntrustedModel
 from tests.populations import population
 
 
@@ -42,3 +44,30 @@ async def test_the_twins_that_outcomes_name_are_selected_and_a_simulation_is_loa
     assert simulations[UUID(int=1)].population.twin_count == 2
     await loader._load_simulations(named[:2], {})
     assert sorted(loaded) == [UUID(int=1), UUID(int=2), UUID(int=9)]
+
+
+async def test_a_model_that_cannot_be_loaded_is_named_with_the_reason_and_not_tried_again_for_a_while():
+    tried = []
+
+    async def load(model_id: UUID) -> None:
+        tried.append(model_id)
+        raise UntrustedModel("the model's files have the digest b, stored is a")
+
+    loader = ContextLoader(None, load, None)  # type: ignore[arg-type]  # neither simulations nor the database are needed
+    for _ in range(3):
+        unavailable = {}
+        assert await loader._load_models({UUID(int=1)}, unavailable) == {}
+        refusal = unavailable[UUID(int=1)]
+    assert tried == [UUID(int=1)]
+    assert (refusal.kind, refusal.exception) == ("parked", "UntrustedModel")
+    assert refusal.reason.startswith(f"model {UUID(int=1)} cannot be loaded: UntrustedModel: the model's files have the digest")
+    assert "Traceback" in refusal.traceback
+
+
+async def test_an_outage_while_a_model_is_loaded_is_not_taken_for_its_fault():
+    async def load(_: UUID) -> None:
+        raise ConnectionRefusedError("MLflow is out")
+
+    loader = ContextLoader(None, load, None)  # type: ignore[arg-type]  # neither simulations nor the database are needed
+    with pytest.raises(ConnectionRefusedError):
+        await loader._load_models({UUID(int=1)}, {})
