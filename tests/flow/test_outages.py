@@ -129,6 +129,41 @@ async def test_a_part_that_is_frozen_shows_everywhere_within_15_s_and_in_few_lin
     assert f"{part} answers again after" in log.read_text()
 
 
+@pytest.mark.parametrize("first_back", PARTS)
+async def test_a_service_recovers_from_an_outage_of_everything_in_any_order(
+    settings: Settings, stack: LocalStack, tmp_path: Path, first_back: str
+):
+    servers = {"kafka": stack.kafka, "postgres": stack.postgres}
+    with Workers(["outcomes", "fidelity"], settings, log_folder=tmp_path / "logs") as workers:
+        await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
+        n_before = await count_ingested(settings)
+        first_number = 20_000 if first_back == "kafka" else 30_000
+        await publish(settings, range(first_number, first_number + 200))
+        await until(lambda: is_ingested(settings, n_before + 200))
+        stack.postgres.kill()
+        stack.kafka.kill()
+        await until(lambda: is_ready(settings), lambda ready: not ready)
+        await asyncio.sleep(5.0)
+        servers.pop(first_back).start()
+        await asyncio.sleep(5.0)
+        for server in servers.values():
+            server.start()
+        await until(lambda: is_ready(settings))
+        await publish(settings, range(first_number + 200, first_number + 400))
+        await until(lambda: is_ingested(settings, n_before + 400))
+        report = await verify(settings, patience_s=PATIENCE_S)
+    assert report.mismatches == ()
+
+
+async def is_ready(settings: Settings) -> bool:
+    async with aiohttp.ClientSession() as session:
+        for role in ("outcomes", "fidelity"):
+            async with session.get(f"http://127.0.0.1:{settings.port_of(role)}/ready") as reply:
+                if reply.status != 200:
+                    return False
+    return True
+
+
 def family_of(pid: int) -> list[int]:
     """A process with its descendants: PostgreSQL has a process for each connection."""
     columns = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()

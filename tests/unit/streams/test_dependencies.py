@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -109,11 +111,11 @@ async def silent_server() -> AsyncIterator[int]:
         server.close()
 
 
-def probes_of(port: int) -> dict[str, PartProbe]:
+def probes_of(port: int, host: str = "127.0.0.1") -> dict[str, PartProbe]:
     settings = Settings(
-        kafka_bootstrap=f"127.0.0.1:{port}",
-        postgres_dsn=SecretStr(f"postgresql://user@127.0.0.1:{port}/twins"),
-        mlflow_uri=f"http://127.0.0.1:{port}",
+        kafka_bootstrap=f"{host}:{port}",
+        postgres_dsn=SecretStr(f"postgresql://user@{host}:{port}/twins"),
+        mlflow_uri=f"http://{host}:{port}",
         probe_timeout_s=0.3,
     )
     return role_probes(settings)
@@ -129,6 +131,22 @@ async def test_a_frozen_server_is_noticed_although_it_accepts_connections(part: 
 async def test_a_closed_port_is_noticed(part: str):
     async with watched(probes_of(free_port())[part]) as outages:
         await until_out(outages, expected=True)
+
+
+@pytest.mark.parametrize("part", ["kafka", "postgres", "mlflow"])
+async def test_a_host_without_an_address_is_noticed(part: str):
+    async with watched(probes_of(9, "no-such-host.invalid")[part]) as outages:
+        await until_out(outages, expected=True)
+
+
+async def test_probes_run_in_a_thread_of_their_own_and_end_with_the_block():
+    part = Part()
+    part.error = OSError("gone")
+    outages = Outages()
+    with DependencyMonitor({"mlflow": part}, 0.02, 0.2, outages).running():
+        time.sleep(0.5)  # noqa: ASYNC251  # a busy event loop delays no probe
+        assert outages.is_out("mlflow")
+    assert not any(thread.name == "probes" for thread in threading.enumerate())
 
 
 async def test_an_mlflow_server_is_asked_for_its_health():
