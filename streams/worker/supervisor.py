@@ -227,7 +227,14 @@ class Workers:
             wait(running, timeout=0.2) if running else time.sleep(0.2)
             for child in self._children:
                 if not self._stopping.is_set():
-                    self._update(child, time.monotonic())
+                    self._update_safely(child)
+
+    def _update_safely(self, child: _Child) -> None:
+        """Update a child; what fails unforeseen must not end the supervision of the others."""
+        try:
+            self._update(child, time.monotonic())
+        except Exception:
+            LOG.exception("the process of the role %s could not be supervised; it is tried again", child.role)
 
     def _update(self, child: _Child, now: float) -> None:
         """Start a child whose pause is over, and schedule the restart of one that has ended."""
