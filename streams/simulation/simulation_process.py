@@ -125,9 +125,10 @@ def _spec(
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """Stored twins are read by one statement: it may take as long as the child may load."""
+    """Stored twins are read by one statement: it may take as long as the child may load. The address has its password already."""
     return {
         "TWIN_POSTGRES_DSN": settings.postgres_dsn.get_secret_value(),
+        "TWIN_POSTGRES_DSN_FILE": "",
         "TWIN_POSTGRES_STATEMENT_TIMEOUT_S": str(2 * _load_s(settings.simulation_deadline_s)),
     }
 

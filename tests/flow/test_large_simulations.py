@@ -129,6 +129,21 @@ async def test_a_request_above_a_bound_is_rejected_and_names_value_bound_and_set
         assert part in answer.reason
 
 
+async def test_a_stored_population_is_loaded_and_simulated_in_a_process_of_its_own(
+    service, client, promoted, champion, pool, settings
+):
+    population = champion.generate(500, {"specialty": ["oncology"]}, seed=11)
+    await TwinRepository(pool=pool).save_population(population)
+    stored = {"twin_count": None, "population_id": population.population_id}
+    async with service(["simulation"], settings.model_copy(update={"large_simulation_twins": 0})):
+        answer = await client.request(a_request(**stored), timeout_s=WAIT_S)
+        empty = await client.request(a_request(**stored, filters={"specialty": ["dermatology"]}), timeout_s=WAIT_S)
+    direct = SimulationEngine(population, seed=SEED).simulate(EMAIL, simulation_id=UUID(int=0))
+    assert is_expected(answer, direct)
+    assert empty.status is AnswerStatus.REJECTED
+    assert "oncology" in empty.reason
+
+
 @pytest.mark.parametrize("twins", [100, TWINS])
 async def test_a_request_beyond_its_deadline_fails_and_the_next_one_is_answered(service, client, promoted, settings, twins):
     hasty = settings.model_copy(update={"simulation_deadline_s": 0.001})
