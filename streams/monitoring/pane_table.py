@@ -154,7 +154,7 @@ def _apply_record(versions: _Versions, record: ConsumerRecord[bytes, bytes]) -> 
             versions.pop(key, None)
         else:
             versions[key] = int(json.loads(record.value)["version"])
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return
 
 
