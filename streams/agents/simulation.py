@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from schemas import AnswerStatus, SimulationAnswer, SimulationRequest, SimulationResult
+from sql.model_card_rows import UnknownModel
 from sql.simulation_queue_store import LANES, Lane, lane_backlogs
 from sql.simulation_store import DifferentBody, Pins, finish
 from streams.errors import describe_error, is_waited_for
@@ -19,6 +20,7 @@ from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, park, process_record, refuse, start_refusal_counters
 from streams.metrics import COMPUTED_SIMULATIONS, OLDEST_SIMULATION, SIMULATIONS, WAITING_SIMULATIONS, start_at_zero
+from streams.registry import UntrustedModel
 from streams.services import Services
 from streams.simulation import (
     RequestIntake,
@@ -36,6 +38,8 @@ __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
 _KINDS: dict[type[Exception], str] = {UnreadableRequest: "unreadable"}
+# A model that cannot be loaded fails its requests at once: more attempts would keep the requests about other lines waiting.
+_REFUSED_AT_ONCE: dict[type[Exception], str] = _KINDS | {UntrustedModel: "model", UnknownModel: "model"}
 
 _BACKLOG_INTERVAL_S = 2.0
 
@@ -75,7 +79,7 @@ class _Simulation:
         async for event in requests.events():
             record = event.message
             accept, refuse_record = partial(self._accept, record), partial(self._refuse, record)
-            await process_record(self._app, record, accept, kinds=_KINDS, refuse_with=refuse_record)
+            await process_record(self._app, record, accept, kinds=_REFUSED_AT_ONCE, refuse_with=refuse_record)
 
     async def compute_small(self) -> None:
         """Compute the small requests, one at a time, for as long as the app runs."""

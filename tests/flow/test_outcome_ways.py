@@ -13,7 +13,8 @@ import pytest
 
 from engine import SimulationEngine
 from engine.twins import TwinModel
-from schemas import InterventionConfig, OutcomeEvent, SimulationRequest
+from schemas import InterventionConfig, OutcomeEvent, SimulationAnswer, SimulationRequest
+from streams.ingestion import scoring_context
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
 
@@ -110,3 +111,30 @@ async def test_a_twin_of_a_simulation_is_predicted_with_the_effect_unless_it_was
     assert {row[0] for row in await pool.fetch("SELECT kind FROM refused_records")} == {"twin", "simulation"}
     assert await pool.fetchval("SELECT count(*) FROM digital_twins") == 20
     assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 20
+
+
+async def test_a_champion_whose_files_are_damaged_parks_only_what_needs_it_and_fails_its_simulations(
+    service, client, listener, promoted, pool, people, twinstream, monkeypatch
+):
+    monkeypatch.setattr(scoring_context, "_UNAVAILABLE_S", 0.5)
+    sha256 = await pool.fetchval("SELECT artifact_sha256 FROM digital_twin_models")
+    await pool.execute("UPDATE digital_twin_models SET artifact_sha256 = repeat('0', 64)")
+    needs_it = outcome(0, entity_id="a", features=features(people, 0))
+    others = [outcome(n, predicted_value=0.1, predicted_lower=0.0, predicted_upper=0.2) for n in range(1, 20)]
+    request = SimulationRequest(
+        simulation_id=uuid4(), requested_at=BEGAN, twin_type="hcp", brand="kisqali", intervention=EMAIL, twin_count=200, seed=5
+    )
+    async with service(["outcomes", "simulation"]):
+        await client.publish_outcomes([needs_it, *others])
+        await client.publish(request)
+        assert len(await stored(pool, 20)) == 19
+        refused = await pool.fetchrow("SELECT kind, reason, exception, traceback FROM refused_records")
+        assert (refused["kind"], refused["exception"]) == ("parked", "UntrustedModel")
+        assert f"model {promoted.champion} cannot be loaded" in refused["reason"]
+        (answer,) = await listener.events(SimulationAnswer, 1)
+        assert (answer.status.value, "UntrustedModel" in (answer.reason or "")) == ("failed", True)
+
+        await pool.execute("UPDATE digital_twin_models SET artifact_sha256 = $1", sha256)
+        await asyncio.sleep(1.0)
+        replay = await twinstream("dlq", "replay", "--kind", "parked", "--json")
+        assert replay["replayed"][0]["replays"][-1]["came_of_it"] == "counted"
