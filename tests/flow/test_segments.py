@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import uuid5
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from sql.database import Pool
+from streams.agents import fidelity as fidelity_agent
 from streams.operations.verify import verify
 from streams.settings import Settings
 from streams.web.dashboard import serve_dashboard
@@ -49,8 +51,10 @@ async def get(address: str) -> str:
 
 
 async def test_five_thousand_values_of_a_dimension_make_two_hundred_series_and_every_sum_is_exact(
-    settings: Settings, pool: Pool, service: Service, twinstream: Twinstream
+    settings: Settings, pool: Pool, service: Service, twinstream: Twinstream, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(fidelity_agent, "_SWEEP_S", 1.0)
+
     def n_stored(n: int) -> object:
         async def is_stored() -> bool:
             return bool(await pool.fetchval("SELECT count(*) FROM fidelity_tracking") == n)
@@ -68,7 +72,9 @@ async def test_five_thousand_values_of_a_dimension_make_two_hundred_series_and_e
         report = await verify(settings, patience_s=60.0)
 
         text = await get(metrics)
-        windows = await get(f"http://127.0.0.1:{settings.port_of('fidelity')}/metrics")
+        shown = f'twin_segment_values{{dimension="region",line="{LINE}"}} 200.0'
+        fidelity_metrics = partial(get, f"http://127.0.0.1:{settings.port_of('fidelity')}/metrics")
+        scrape = await until(fidelity_metrics, lambda text: shown in text)
 
     assert report.mismatches == ()
     series = {
@@ -77,8 +83,7 @@ async def test_five_thousand_values_of_a_dimension_make_two_hundred_series_and_e
     assert len(series) == FOLLOWED + 2
     assert series["all"] == VALUES // 2 == sum(n for name, n in series.items() if name != "all")
     assert [float(value) for value in re.findall(re.escape(counter) + r" (\S+)", text)] == [VALUES - FOLLOWED]
-    assert f'twin_segment_values{{dimension="region",line="{LINE}"}} 200.0' in windows
-    assert len(windows) < 1_000_000
+    assert len(scrape) < 1_000_000
 
     async with serve_dashboard(settings) as address:
         page = await get(address)

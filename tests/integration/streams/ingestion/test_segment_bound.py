@@ -135,7 +135,7 @@ async def test_a_batch_that_fails_admits_nothing(fresh_database: str, pool: Pool
         raise ConnectionError("lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr("streams.ingestion.pipeline.add_outcomes", fail)
+        patched.setattr("sql.outcome_store.add_outcomes", fail)
         with pytest.raises(ConnectionError):
             await ingest(pipeline, [of_region(1, "west")])
     assert await count_segment_values(pool, LINE) == {}
