@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import multiprocessing as mp
@@ -20,11 +21,13 @@ from streams.settings import Role, Settings
 from streams.worker.bootstrap import CannotStart, RoleObserver, StopTimeout, run_role
 from streams.worker.log_setup import write_logs
 
-__all__ = ["Report", "collect_garbage_rarely", "run_role_process"]
+__all__ = ["STACKS_SIGNAL", "Report", "collect_garbage_rarely", "run_role_process"]
 
 LOG = logging.getLogger(__name__)
 
 ORPHAN_S = 1.5
+STACKS_SIGNAL = signal.SIGUSR1
+"""Makes the process of a role write the stack of each thread to its log, also when none of them runs Python code any more."""
 _EXIT_S = 2.0
 _MAX_REASON_CHARACTERS = 500  # a short report is written to the pipe completely or, when that is full, not at all
 
@@ -60,6 +63,7 @@ def run_role_process(role: Role, settings: Settings, log_folder: Path | None, re
     os.set_blocking(reports.fileno(), False)
     collect_garbage_rarely()
     write_logs(role, log_folder)
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
     ROLE_EXITS.labels(role=role).inc(exits)
     status = _run(role, settings, reports)
     logging.shutdown()

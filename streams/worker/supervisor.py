@@ -30,7 +30,7 @@ from streams.settings import Role, Settings
 from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
 from streams.worker.rights import warn_of_excess_rights
-from streams.worker.role_process import Report, run_role_process
+from streams.worker.role_process import STACKS_SIGNAL, Report, run_role_process
 from streams.worker.silence import Silence
 from streams.worker.startup import Activity, StartStalled, Startup, read_activity
 
@@ -39,6 +39,7 @@ __all__ = ["WorkerFailed", "Workers", "run_worker"]
 LOG = logging.getLogger(__name__)
 
 KILL_S = 2.0
+STACKS_S = 0.5
 _LAST_EVENTS = ("cannot_start", "error")
 _STOP_MARGIN_S = 3.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
@@ -249,7 +250,10 @@ class Workers:
             self._restart(child, now)
 
     def _kill(self, child: _Child, reports: Sequence[Report], reason: str, now: float) -> None:
-        """Kill a process that hangs; SIGTERM would reach its event loop, which does not turn."""
+        """Kill a process that hangs, after it wrote its stacks; SIGTERM would reach its event loop, which does not turn."""
+        if child.process.pid is not None:
+            os.kill(child.process.pid, STACKS_SIGNAL)
+            child.process.join(STACKS_S)
         child.process.kill()
         child.process.join(KILL_S)
         self._handle_exit(child, [*reports, Report("error", reason)], now)
