@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from pydantic import ValidationError
 
 from schemas import FidelityWindow
 from sql import audit_store
@@ -88,7 +89,7 @@ async def verify(settings: Settings, *, repair: bool = False, patience_s: float 
     windows.check_snapshots(state.snapshots)
     resent = await repair_lagging(settings, windows.lagging_panes(state.panes)) if repair else 0
     deadline = time.monotonic() + patience_s
-    await _wait_for_windows(settings, windows, deadline)
+    await _wait_for_windows(settings, windows, findings, deadline)
     findings.counts["copies of refusals"] = await _check_dead_letters(dsn, state.at, findings, deadline)
     async with audit_store.snapshot(dsn) as connection:
         parked, requests = await count_parked(connection), await pending_park_requests(connection)
@@ -96,12 +97,12 @@ async def verify(settings: Settings, *, repair: bool = False, patience_s: float 
     return VerificationReport(findings.mismatches(), dict(findings.counts), resent, parked, positions)
 
 
-async def _wait_for_windows(settings: Settings, windows: WindowAudit, deadline: float) -> None:
+async def _wait_for_windows(settings: Settings, windows: WindowAudit, findings: Findings, deadline: float) -> None:
     """Wait until no window lags any more; those that lag at the deadline are mismatches."""
     dsn = settings.read_dsn
     async with _window_consumer(settings) as consumer:
         while True:
-            await _read_to_end(consumer, windows.on_message)
+            findings.counts["unreadable messages"] += await _read_to_end(consumer, windows.on_message)
             if not windows.lagging or time.monotonic() > deadline:
                 break
             await asyncio.sleep(_POLL_S)
@@ -139,10 +140,17 @@ async def _window_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer
         yield consumer
 
 
-async def _read_to_end(consumer: AIOKafkaConsumer, on_message: Callable[[FidelityWindow], None]) -> None:
-    """Read the messages that are on the topic now."""
+async def _read_to_end(consumer: AIOKafkaConsumer, on_message: Callable[[FidelityWindow], None]) -> int:
+    """Read the messages that are on the topic now, and return how many records are none: anybody may have written them."""
+    unreadable = 0
     ends = await consumer.end_offsets(consumer.assignment())
     while any([await consumer.position(tp) < end for tp, end in ends.items()]):
         for records in (await consumer.getmany(timeout_ms=200)).values():
             for record in records:
-                on_message(FidelityWindow.model_validate_json(record.value))
+                try:
+                    message = FidelityWindow.model_validate_json(record.value or b"")
+                except ValidationError:
+                    unreadable += 1
+                else:
+                    on_message(message)
+    return unreadable
