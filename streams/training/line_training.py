@@ -62,7 +62,9 @@ class TrainingCutoff(NamedTuple):
         return json.dumps([self.observed_at.isoformat(), self.entity_id])
 
     def rows_after(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Rows beyond this position."""
+        """Rows beyond this position; none of a table without rows, whose columns have no types to compare."""
+        if rows.empty:
+            return rows
         same, later = rows[OBSERVED] == self.observed_at, rows[OBSERVED] > self.observed_at
         return rows[later | (same & (rows[ENTITY] > self.entity_id))]
 
