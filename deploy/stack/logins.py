@@ -24,32 +24,13 @@ LOGINS: Mapping[str, str] = {
 }
 """Users and the role of each; ``sql/roles.sql`` explains the roles."""
 
-# The database belongs to Twinstream alone, so all that an earlier version has created there as the superuser goes to the owner.
-_TAKE_OWNERSHIP = """
-DO $$
-DECLARE
-    object text;
-BEGIN
-    FOR object IN
-        SELECT 'TABLE ' || oid::regclass FROM pg_class
-        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relowner <> 'twinstream_owner'::regrole
-        UNION ALL
-        SELECT 'FUNCTION ' || oid::regprocedure FROM pg_proc
-        WHERE pronamespace = 'public'::regnamespace AND proowner <> 'twinstream_owner'::regrole
-        UNION ALL
-        SELECT 'TYPE ' || oid::regtype FROM pg_type
-        WHERE typnamespace = 'public'::regnamespace AND typtype = 'e' AND typowner <> 'twinstream_owner'::regrole
-    LOOP
-        EXECUTE format('ALTER %s OWNER TO twinstream_owner', object);
-    END LOOP;
-END $$"""
-
+# A server that exits on errors exits on an error that a block handles, too.
 _CREATE_LOGIN = """
 DO $$
 BEGIN
-    CREATE ROLE {user} LOGIN IN ROLE {role};
-EXCEPTION WHEN duplicate_object THEN
-    NULL;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{user}') THEN
+        CREATE ROLE {user} LOGIN IN ROLE {role};
+    END IF;
 END $$"""
 
 
@@ -81,15 +62,16 @@ def bootstrap_script(passwords: Mapping[str, str]) -> bytes:
 
     It ends a statement at a semicolon before an empty line; there is none inside of a statement.
     """
-    statements = [_roles().rstrip().removesuffix(";"), _TAKE_OWNERSHIP]
+    files = [_roles_file(), Path(__file__).parents[1] / "postgres" / "take_ownership.sql"]
+    statements = [file.read_text(encoding="utf-8").rstrip().removesuffix(";") for file in files]
     for user, role in LOGINS.items():
         statements += [_CREATE_LOGIN.format(user=user, role=role), f"ALTER ROLE {user} PASSWORD '{passwords[user]}'"]
     return "".join(re.sub(r"\n\s*\n", "\n", statement.strip()) + ";\n\n" for statement in statements).encode()
 
 
-def _roles() -> str:
+def _roles_file() -> Path:
     """The file that creates the roles; its package is located without importing it, because an import loads the database client."""
     package = importlib.util.find_spec("sql")
     if package is None or package.origin is None:
         raise StackError("the package sql of twinstream is not installed beside the package deploy")
-    return (Path(package.origin).parent / "roles.sql").read_text(encoding="utf-8")
+    return Path(package.origin).parent / "roles.sql"
