@@ -20,6 +20,9 @@ import faust
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.errors import Subject, subject_of
+from streams.outages import OUTAGES
+
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
@@ -33,6 +36,7 @@ __all__ = [
 ]
 
 _HELD_S = 0.1  # between two looks whether a partition may be polled again
+_REFUSED_S = 1.0  # until a poll for which a permission is missing is tried again
 # Most bytes of the values of a batch: a record may carry an array of outcomes, and a batch is one transaction.
 _MAX_BATCH_BYTES = 2 * 1024 * 1024
 
@@ -118,14 +122,24 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
                 yield tp, message
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's signature
-        """Poll the partitions that are not held; Faust would drop what it has polled of a partition that is paused meanwhile."""
-        if not self.held or active_partitions is None:
-            return await super()._getmany(active_partitions, timeout)
-        polled = active_partitions - self.held
-        if polled:
-            return await super()._getmany(polled, timeout)
-        await self.sleep(_HELD_S)
-        return {}
+        """Poll the partitions that are not held; Faust would drop what it has polled of a partition that is paused meanwhile.
+
+        A missing permission is waited for: an exception would end the role.
+        """
+        polled = active_partitions - self.held if active_partitions is not None and self.held else active_partitions
+        if active_partitions and not polled:
+            await self.sleep(_HELD_S)
+            return {}
+        try:
+            records = await super()._getmany(polled, timeout)
+        except Exception as error:
+            if subject_of(error) is not Subject.CONFIGURATION:
+                raise
+            OUTAGES.record_failure("kafka", self, error, threshold=1)
+            await self.sleep(_REFUSED_S)
+            return {}
+        OUTAGES.recover(self)
+        return records
 
     async def perform_seek(self) -> None:
         """Seek to the offset where reading each partition starts."""

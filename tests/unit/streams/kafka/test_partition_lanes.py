@@ -1,0 +1,162 @@
+"""Partitions side by side: one that waits holds up no other, and is not polled while many of its batches wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.errors import TopicAuthorizationFailedError
+from faust.transport import consumer as faust_consumer
+from faust.types import TP
+
+from streams.kafka import batch_consumer
+from streams.kafka.batch_consumer import BatchConsumer
+from streams.kafka.partition_lanes import PartitionLanes
+from streams.outages import OUTAGES
+
+TOPIC = "outcome-events"
+
+
+class Stream:
+    """Yields events that a test adds."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    def add(self, partition: int, number: int) -> None:
+        self.queue.put_nowait(SimpleNamespace(value=SimpleNamespace(topic=TOPIC, partition=partition, number=number)))
+
+    async def events(self) -> AsyncIterator[Any]:
+        while True:
+            yield await self.queue.get()
+
+
+class Service:
+    """Lanes whose batches are stored when their partition is open."""
+
+    def __init__(self) -> None:
+        self.stream = Stream()
+        self.consumer = SimpleNamespace(held=set())
+        self.open = {partition: asyncio.Event() for partition in range(2)}
+        self.stored: list[tuple[int, int]] = []
+        self.in_progress = {0: 0, 1: 0}
+        self.most_in_progress = {0: 0, 1: 0}
+        self.lanes = PartitionLanes(self.process)
+        self.task = asyncio.create_task(self.lanes.run(self.stream, lambda: self.consumer))  # type: ignore[arg-type, return-value]
+
+    async def process(self, event: Any, previous: asyncio.Event | None, stored: asyncio.Event) -> None:
+        batch = event.value
+        self.in_progress[batch.partition] += 1
+        self.most_in_progress[batch.partition] = max(self.most_in_progress.values())
+        try:
+            if previous is not None:
+                await previous.wait()
+            await self.open[batch.partition].wait()
+            self.stored.append((batch.partition, batch.number))
+            stored.set()
+        finally:
+            self.in_progress[batch.partition] -= 1
+
+    async def settle(self) -> None:
+        for _ in range(200):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    service = Service()
+    yield service
+    service.task.cancel()
+    await asyncio.wait([service.task])
+
+
+async def test_batches_of_a_partition_are_stored_in_order_and_few_at_a_time(service: Service):
+    service.open[0].set()
+    for number in range(50):
+        service.stream.add(0, number)
+    await service.settle()
+    assert service.stored == [(0, number) for number in range(50)]
+    assert service.most_in_progress[0] <= 3
+
+
+async def test_a_partition_that_waits_is_held_and_the_others_go_on(service: Service):
+    service.open[1].set()
+    for number in range(30):
+        service.stream.add(0, number)
+    for number in range(30):
+        service.stream.add(1, number)
+    await service.settle()
+    assert service.stored == [(1, number) for number in range(30)]
+    assert service.consumer.held == {TP(TOPIC, 0)}
+
+    service.open[0].set()
+    await service.settle()
+    assert service.stored[30:] == [(0, number) for number in range(30)]
+    assert service.consumer.held == set()
+
+
+async def test_lanes_that_are_cancelled_finish_nothing_and_take_new_batches(service: Service):
+    for number in range(30):
+        service.stream.add(0, number)
+    await service.settle()
+    service.lanes.cancel()
+    assert service.consumer.held == set()
+    service.open[0].set()
+    service.stream.add(0, 100)
+    await service.settle()
+    assert service.stored == [(0, 100)]
+    assert service.in_progress[0] == 0
+
+
+@pytest.fixture
+def consumer(monkeypatch: pytest.MonkeyPatch) -> BatchConsumer:
+    consumer = object.__new__(BatchConsumer)
+    consumer.held = set()
+
+    async def sleep(_: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(consumer, "sleep", sleep, raising=False)
+    return consumer
+
+
+async def test_held_partitions_are_not_polled(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch):
+    polled: list[Any] = []
+
+    async def getmany(_: Any, partitions: Any, timeout: float) -> dict[TP, Any]:  # noqa: ASYNC109  # Faust's signature
+        polled.append(partitions)
+        return {}
+
+    monkeypatch.setattr(faust_consumer.ThreadDelegateConsumer, "_getmany", getmany)
+    active = {TP(TOPIC, 0), TP(TOPIC, 1)}
+    await consumer._getmany(active, 1.0)
+    consumer.held = {TP(TOPIC, 0)}
+    await consumer._getmany(active, 1.0)
+    consumer.held = set(active)
+    assert await consumer._getmany(active, 1.0) == {}
+    assert polled == [active, {TP(TOPIC, 1)}]
+    assert active == {TP(TOPIC, 0), TP(TOPIC, 1)}
+
+
+async def test_a_missing_permission_to_read_is_an_outage_and_ends_nothing(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch):
+    errors: list[Exception] = [TopicAuthorizationFailedError(TOPIC), TopicAuthorizationFailedError(TOPIC)]
+
+    async def getmany(*_: Any) -> dict[TP, Any]:
+        if errors:
+            raise errors.pop()
+        return {TP(TOPIC, 0): []}
+
+    monkeypatch.setattr(faust_consumer.ThreadDelegateConsumer, "_getmany", getmany)
+    monkeypatch.setattr(batch_consumer, "_REFUSED_S", 0.0)
+    assert await consumer._getmany(None, 1.0) == {}
+    assert OUTAGES.is_out("kafka")
+    assert await consumer._getmany(None, 1.0) == {}
+    assert await consumer._getmany(None, 1.0) == {TP(TOPIC, 0): []}
+    assert not OUTAGES.is_out("kafka")
+
+    errors.append(ValueError("unforeseen"))
+    with pytest.raises(ValueError, match="unforeseen"):
+        await consumer._getmany(None, 1.0)
