@@ -48,6 +48,8 @@ SAME, ALL_LARGER, ONE_LARGER = np.ones(LEVELS), np.full(LEVELS, 1.6), np.array([
 class Recorder:
     """Replaces the app: records the published events and provides pool and settings."""
 
+    restoring: str | None = None
+
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.settings = Settings()

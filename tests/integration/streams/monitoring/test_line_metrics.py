@@ -26,6 +26,7 @@ class AppStub:
     """What a monitor needs of an app; windows are published into nothing."""
 
     should_stop = False
+    restoring: str | None = None
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
