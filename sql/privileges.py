@@ -104,7 +104,9 @@ WHERE pronamespace = {_SCHEMA} AND proname = ANY($1)"""  # noqa: S608  # our own
 
 
 _RIGHTS = """
-SELECT current_user::text AS user, rolsuper AS is_superuser, coalesce(pg_has_role(to_regrole($1), 'MEMBER'), false) AS is_owner
+SELECT current_user::text AS user, rolsuper AS is_superuser,
+       coalesce(pg_has_role(to_regrole($1), 'MEMBER'), false)
+       OR (SELECT pg_has_role(nspowner, 'MEMBER') FROM pg_namespace WHERE nspname = current_schema()) AS is_owner
 FROM pg_roles WHERE rolname = current_user"""
 
 
@@ -113,7 +115,9 @@ async def excess_rights(connection: Connection) -> str:
     (row,) = await connection.fetch(_RIGHTS, OWNER)
     if row["is_superuser"]:
         return f"user {row['user']!r} is a superuser of Postgres, who may rewrite the ledger and run programs on the server"
-    return f"user {row['user']!r} may become the owner of the tables, and change or drop them" if row["is_owner"] else ""
+    return (
+        f"user {row['user']!r} owns the tables or their schema, or may become their owner, and drop them" if row["is_owner"] else ""
+    )
 
 
 async def ensure_roles(connection: Connection) -> None:

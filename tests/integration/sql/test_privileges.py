@@ -358,5 +358,5 @@ async def test_rights_beyond_those_of_the_service_are_described(owned_database: 
     reasons["superuser"] = await excess_rights(admin)
     await admin.close()
     assert reasons[WRITER] == reasons[READER] == ""
-    assert "may become the owner" in reasons["twinstream_migrator"]
+    assert "may become their owner" in reasons["twinstream_migrator"]
     assert "is a superuser" in reasons["superuser"]
