@@ -43,7 +43,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
+        return json.dumps(fields).replace("\x7f", r"\u007f")  # the one control character that JSON leaves as it is
 
 
 class PlainLines(logging.Formatter):

@@ -146,6 +146,14 @@ def test_prometheus_scrapes_every_role_at_its_port() -> None:
     assert COMPOSE["services"]["worker"]["environment"]["TWIN_WEB_PORT"] == "6066"
 
 
+def test_the_roles_answer_to_the_names_that_prometheus_asks_for() -> None:
+    environment = COMPOSE["services"]["worker"]["environment"]
+    names = Settings(allowed_hosts=environment["TWIN_ALLOWED_HOSTS"], web_host=environment["TWIN_WEB_HOST"]).host_names
+    jobs = {job["job_name"]: job for job in read_yaml(PROMETHEUS / "prometheus.yml")["scrape_configs"]}
+    targets = {target.partition(":")[0] for group in jobs["twinstream"]["static_configs"] for target in group["targets"]}
+    assert targets <= set(names)
+
+
 @pytest.mark.parametrize("name", COMPOSE["services"])
 def test_a_service_of_compose_has_no_more_rights_than_it_needs(name: str) -> None:
     service = COMPOSE["services"][name]
