@@ -294,7 +294,7 @@ class PaneRow(Frozen):
     """Cumulative sums of one series, pane and source; the row with the highest ``version`` is the valid one.
 
     Attributes:
-        segment: ``all`` or ``dimension=value``.
+        segment: ``all``, ``dimension=value``, or ``dimension:other`` for all values without a series of their own.
         pane: start of the pane, seconds since the epoch; ``width_s`` is its length.
         sums: in the order of ``SUM_FIELDS``.
         last_offset: source offset of the last change.

@@ -78,6 +78,12 @@ async def series_by_line(port: int) -> dict[str, set[str]]:
     return names
 
 
+async def lag_partitions(port: int) -> set[str]:
+    """The partitions whose lag a worker shows."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as reply:
+        return set(re.findall(r'^twin_source_lag_records\{partition="(\d+)"', await reply.text(), flags=re.MULTILINE))
+
+
 async def until_lines_are_split(*ports: int) -> list[dict[str, set[str]]]:
     """Wait until each line is shown by exactly one of the workers, and all of them by some."""
     async with asyncio.timeout(READY_S):
@@ -99,6 +105,9 @@ async def test_two_workers_show_no_line_both_and_a_worker_that_gets_lines_back_s
             mine, theirs = await until_lines_are_split(first, second)
             assert mine
             assert theirs
+            async with asyncio.timeout(READY_S):
+                while (own := await lag_partitions(first)) & await lag_partitions(second) or not own:
+                    await asyncio.sleep(0.2)
             assert not {partition_of(line) for line in mine} & {partition_of(line) for line in theirs}
 
         (again,) = await until_lines_are_split(first)
