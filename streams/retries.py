@@ -115,9 +115,13 @@ set_on_retry_hooks([])  # stamina's own hooks would log each attempt
 
 
 async def retry_unforeseen(
-    action: Callable[[], Awaitable[T]], *, part: str, attempts: int, expected: tuple[type[Exception], ...] = ()
+    action: Callable[[], Awaitable[T]],
+    *,
+    part: str,
+    attempts: Callable[[Exception], int],
+    expected: tuple[type[Exception], ...] = (),
 ) -> T:
-    """Await ``action``; a failure about its record is tried again after a short pause, until it has failed ``attempts`` times.
+    """Await ``action``; a failure about its record is tried again after a short pause, until there were ``attempts`` of it.
 
     Failures about anything else are waited for without a limit, and do not count.
 
@@ -130,9 +134,9 @@ async def retry_unforeseen(
         except expected:
             raise
         except Exception as error:
-            if failures >= attempts:
+            if failures >= attempts(error):
                 raise
-            LOG.warning("attempt %d of %d failed: %s: %s", failures, attempts, type(error).__name__, describe_error(error))
+            LOG.warning("attempt %d of %d failed: %s: %s", failures, attempts(error), type(error).__name__, describe_error(error))
             await asyncio.sleep(pause_s(failures))
     raise AssertionError("unreachable")
 
@@ -159,7 +163,7 @@ async def process_event(
     refuse: Callable[[Exception], Awaitable[None]],
     *,
     part: str = "postgres",
-    attempts: int = 1,
+    attempts: Callable[[Exception], int] = lambda _: 1,
     expected: tuple[type[Exception], ...] = (),
 ) -> None:
     """Process one event with ``work``, or refuse it with the exception that ``work`` raised at last.

@@ -124,6 +124,7 @@ class _Simulation:
             await refuse(self._app, record, error, kinds=_KINDS)
             return
         LOG.error("simulation %s failed", simulation_id, exc_info=error)
+        self._app.parking.on_failed(error)
         answer = failed(simulation_id, f"{type(error).__name__}: {describe_error(error)}")
         try:
             await self._publish(answer, _digest_of(record.value))

@@ -133,13 +133,14 @@ class RecordIsolation:
         batch, reason = part.batch, f"{type(error).__name__}: {describe_error(error)}"
         name = f"{batch.topic}:{batch.partition}"
         LOG.warning("offsets %d to %d of %s failed: %s", batch.first_offset, batch.last_offset, name, reason)
-        if part.failures < self._parking.attempts:
+        attempts = self._parking.attempts_for(error)
+        if part.failures < attempts:
             await asyncio.sleep(pause_s(part.failures))
         if len(part) > 1:
             if part.failures >= _WHOLE_BATCH_ATTEMPTS:
                 raise _Divided(part.cut(len(part) // 2))
             return False
-        if part.failures < self._parking.attempts:
+        if part.failures < attempts:
             return False
         if not self._is_row_too_long(error) or await self._passes_behind(behind):
             return True
@@ -172,6 +173,7 @@ class RecordIsolation:
 
     async def _park(self, part: _Part, error: Exception) -> IngestResult:
         result = await retry_transient(partial(self._steps.park, part.batch, error), part="postgres")
+        self._parking.on_failed(error)
         if not isinstance(error, ParkRequested):
             self._n_parked = self._n_parked + 1 if self._exception is type(error) else 1
             self._exception = type(error)

@@ -118,7 +118,7 @@ async def process_record(
             await refuse_record(error)
 
     expected = (*_COMMON_KINDS, *kinds, *_PARKED_AT_ONCE)
-    await process_event(app, check_and_work, refuse_or_park, attempts=app.parking.attempts, expected=expected)
+    await process_event(app, check_and_work, refuse_or_park, attempts=app.parking.attempts_for, expected=expected)
 
 
 async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Mapping[type[Exception], str]) -> None:
@@ -138,6 +138,7 @@ async def park(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
     refused = parked_record(_refused_record(record, error, PARKED_KIND, ""), error)
     LOG.error("%s is parked: %s", refused.position, refused.reason)
     await _store(app, refused)
+    app.parking.on_failed(error)
     if isinstance(error, ParkRequested):
         await complete_park_requests(app.pool, record.topic, record.partition, [record.offset])
 

@@ -5,10 +5,13 @@ A parked record is a refused one of the kind ``parked``: stored with its bytes a
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from aiokafka import ConsumerRecord
+from cachetools import TTLCache
 
 from sql.database import Pool
 from sql.park_store import ParkRequest, pending_park_requests
@@ -16,6 +19,9 @@ from streams.errors import describe_error
 from streams.metrics import PARKED, PARTITION_BLOCKED
 
 __all__ = ["ParkRequested", "Parking", "UnreadableBatch", "UnreadableBytes", "unreadable_record"]
+
+
+_MAX_FAILURES, _KNOWN_FAILURE_S = 1000, 60.0
 
 
 class ParkRequested(Exception):
@@ -58,6 +64,20 @@ def unreadable_record(
     return ConsumerRecord(topic, partition, last_offset, timestamp_ms, 1, None, value, None, 0, len(raw), ())
 
 
+class _Failure(NamedTuple):
+    """Class of an exception, and the line of code that raised it."""
+
+    exception: type[BaseException]
+    file: str
+    line: int
+
+
+def _failure(error: BaseException) -> _Failure:
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1] if frames else None
+    return _Failure(type(error), last.filename if last else "", (last.lineno or 0) if last else 0)
+
+
 class Parking:
     """What an app knows about parking: the requests of operators, and the partitions that wait.
 
@@ -70,11 +90,23 @@ class Parking:
     """
 
     def __init__(self, attempts: int, topic: str) -> None:
-        self.attempts = attempts
+        self._attempts = attempts
         self._topic = topic
+        self._parked_by: TTLCache[_Failure, None] = TTLCache(_MAX_FAILURES, _KNOWN_FAILURE_S)
         self._requests: Mapping[tuple[int, int], ParkRequest] = MappingProxyType({})
         self.blocked: dict[int, str] = {}
         PARKED.labels(topic=topic)  # a counter exists before its first event, so that the first one is an increase
+
+    def attempts_for(self, error: Exception) -> int:
+        """How often a record that raises this error is tried; once when the same failure parked another one within a minute.
+
+        A single record is worth some pauses; a flood of records that all fail alike must not keep the others waiting for each.
+        """
+        return 1 if _failure(error) in self._parked_by else self._attempts
+
+    def on_failed(self, error: Exception) -> None:
+        """Remember the failure that has parked a record, or failed a request."""
+        self._parked_by[_failure(error)] = None
 
     async def read_requests(self, pool: Pool) -> None:
         """Read the requests that are pending; a timer does it every other second."""

@@ -46,7 +46,7 @@ def build_app(role: Role, settings: Settings) -> TwinApp:
     app = TwinApp(role, settings)
     agents = import_module(f"streams.agents.{role}")  # a process loads the agents of its role only
     agents.attach(app, Services(app))
-    app.timer(_LAG_INTERVAL_S)(_lag_reporter(app))
+    app.run_every(_LAG_INTERVAL_S, _lag_reporter(app))
     app.finalize()
     return app
 

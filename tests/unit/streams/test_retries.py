@@ -118,9 +118,9 @@ async def test_an_unforeseen_failure_is_tried_again_until_it_has_failed_often_en
     async def refuse(error):
         refused.append(error)
 
-    await process_event(App(), failing(*failures), refuse, attempts=4)
+    await process_event(App(), failing(*failures), refuse, attempts=lambda _: 4)
     assert refused == []
-    await process_event(App(), failing(*failures), refuse, attempts=3)
+    await process_event(App(), failing(*failures), refuse, attempts=lambda _: 3)
     assert refused == failures[2:]
 
 
@@ -131,8 +131,8 @@ async def test_an_expected_failure_is_refused_at_once_and_an_outage_does_not_cou
         refused.append(error)
 
     expected = ValueError("invalid")
-    await process_event(App(), failing(expected), refuse, attempts=5, expected=(ValueError,))
-    await process_event(App(), failing(*[ConnectionError()] * 4, KeyError("x")), refuse, attempts=2)
+    await process_event(App(), failing(expected), refuse, attempts=lambda _: 5, expected=(ValueError,))
+    await process_event(App(), failing(*[ConnectionError()] * 4, KeyError("x")), refuse, attempts=lambda _: 2)
     assert refused == [expected]
 
 
