@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid5
 
@@ -23,6 +24,7 @@ from streams.settings import ROLES, Settings
 from streams.worker.supervisor import Workers
 from tests.flow.conftest import READY_S, _free_ports
 from tests.outcomes import SPACE, TOPIC, make_card, outcome, poll_batches, record
+from tests.polling import until
 
 PANE_S, WINDOW_S = 60.0, 300.0
 CARDS = [
@@ -78,10 +80,13 @@ async def series_by_line(port: int) -> dict[str, set[str]]:
     return names
 
 
-async def lag_partitions(port: int) -> set[str]:
-    """The partitions whose lag a worker shows."""
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as reply:
-        return set(re.findall(r'^twin_source_lag_records\{partition="(\d+)"', await reply.text(), flags=re.MULTILINE))
+async def lag_partitions_of(*ports: int) -> list[set[str]]:
+    """The partitions whose lag each of the workers shows."""
+    shown = []
+    for port in ports:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as reply:
+            shown.append(set(re.findall(r'^twin_source_lag_records\{partition="(\d+)"', await reply.text(), flags=re.MULTILINE)))
+    return shown
 
 
 async def until_lines_are_split(*ports: int) -> list[dict[str, set[str]]]:
@@ -105,9 +110,7 @@ async def test_two_workers_show_no_line_both_and_a_worker_that_gets_lines_back_s
             mine, theirs = await until_lines_are_split(first, second)
             assert mine
             assert theirs
-            async with asyncio.timeout(READY_S):
-                while (own := await lag_partitions(first)) & await lag_partitions(second) or not own:
-                    await asyncio.sleep(0.2)
+            await until(partial(lag_partitions_of, first, second), lambda shown: all(shown) and not set.intersection(*shown))
             assert not {partition_of(line) for line in mine} & {partition_of(line) for line in theirs}
 
         (again,) = await until_lines_are_split(first)
