@@ -8,6 +8,7 @@ compare.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -64,8 +65,10 @@ def migrations() -> list[Migration]:
     )
 
 
-async def migrate(dsn: str) -> list[str]:
+async def migrate(dsn: str, on_apply: Callable[[str], None] = lambda _name: None) -> list[str]:
     """Apply the files that are missing in the database, and return their names; concurrent calls wait for one another.
+
+    ``on_apply`` is called with the name of each file before it is applied.
 
     The tables belong to the owner role, whatever user applies the files, and the grants are as declared afterwards.
 
@@ -81,6 +84,7 @@ async def migrate(dsn: str) -> list[str]:
         await connection.execute(MIGRATIONS_TABLE)
         missing = _missing(migrations(), await _applied(connection))
         for migration in missing:
+            on_apply(migration.name)
             await _apply(connection, migration)
         await make_partitions(connection)
         await grant_privileges(connection)

@@ -27,16 +27,23 @@ if TYPE_CHECKING:
 __all__ = ["join_features", "load_champion", "prepare", "publish_table", "train_model"]
 
 
-async def prepare(settings: Settings) -> dict[str, list[str]]:
+async def prepare(settings: Settings, on_step: Callable[[str], None] = lambda _step: None) -> dict[str, list[str]]:
     """Apply migrations, create topics and prepare the model store, each unless it is done already.
+
+    Args:
+        settings: addresses of the servers.
+        on_step: called with what is done next.
 
     Returns:
         Names of the migrations that were applied and of the topics that were created.
     """
     from streams.registry import prepare_store  # noqa: PLC0415  # imports MLflow, which most commands do not need
 
-    applied = await migrate(settings.migrate_dsn)
+    on_step("waiting for other migrations")
+    applied = await migrate(settings.migrate_dsn, lambda name: on_step(f"applying the migration {name}"))
+    on_step("creating topics")
     created = await create_topics(settings)
+    on_step("preparing the model store")
     await asyncio.to_thread(prepare_store, settings.mlflow_uri)
     return {"migrations": applied, "topics": created}
 

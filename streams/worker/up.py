@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 
 from streams.client.discovery import last_home
@@ -18,6 +19,7 @@ __all__ = ["serve"]
 
 _POLL_S = 0.2
 _CHECK_S = 2.0
+_NOTICE_S = 5.0
 
 
 def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> None:
@@ -30,12 +32,22 @@ def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> N
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with local_stack(home or last_home(settings.home), settings, notify) as on_stack:
-            asyncio.run(prepare(on_stack))
+            asyncio.run(_prepare(on_stack, notify))
             notify("starting the workers")
             with Workers(ROLES, on_stack, log_folder=on_stack.home / "logs") as workers:
                 asyncio.run(_serve_dashboard(on_stack, workers, port, notify))
     except KeyboardInterrupt:
         notify("stopped")
+
+
+async def _prepare(settings: Settings, notify: Notify) -> None:
+    """Prepare the servers, and show every 5 s what takes long."""
+    started_at = time.monotonic()
+    steps: list[str] = []
+    preparing = asyncio.ensure_future(prepare(settings, steps.append))
+    while not (await asyncio.wait({preparing}, timeout=_NOTICE_S))[0]:
+        notify(f"{steps[-1]}, {time.monotonic() - started_at:.0f} s so far")
+    preparing.result()
 
 
 async def _serve_dashboard(settings: Settings, workers: Workers, port: int, notify: Notify) -> None:
