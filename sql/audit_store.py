@@ -18,6 +18,8 @@ from sql.pane_store import PANE_COLUMNS
 __all__ = [
     "AuditedLine",
     "Rows",
+    "aged_events",
+    "aged_lines",
     "count_copies",
     "counted_revisions",
     "detector_floors",
@@ -36,11 +38,17 @@ Rows = AsyncIterator[asyncpg.Record]
 
 
 class AuditedLine(NamedTuple):
-    """Lengths of the panes and windows of a line in seconds, and its floor in seconds since the epoch, null before the first."""
+    """Lengths of the panes and windows of a line in seconds; its floor and its horizon of ageing in seconds since the epoch.
+
+    Attributes:
+        floor: null before the first.
+        horizon: outcomes below it have aged out; -inf before the first.
+    """
 
     pane_s: float
     window_s: float
     floor: float | None
+    horizon: float
 
 
 _PREFETCH = 5000
@@ -49,8 +57,9 @@ _POSITIONS = """
 SELECT p.source, p.topic, p.partition, p.incarnation, p.last_offset, p.last_time, p.elements, p.watermark
 FROM source_positions p ORDER BY p.source"""
 
-# For each source that has rows: their number, the last offset, time and watermark, and how many offsets rows and gaps cover.
-# An offset inside a gap that also has a row (it arrived later) is counted once.
+# For each source that has or had rows: their number, the last offset, time and watermark, and how many offsets rows and gaps cover.
+# An offset inside a gap that also has a row (it arrived later) is counted once. Up to the offset to which rows have aged out every
+# offset is covered; the rows that are left there are counted as elements.
 _COVERAGE = """
 WITH element AS (
     SELECT source, source_offset, tracked_at, observed_at FROM fidelity_tracking
@@ -58,19 +67,25 @@ WITH element AS (
     SELECT source, source_offset, tracked_at, NULL FROM refused_records r
     WHERE EXISTS (SELECT FROM source_positions p WHERE p.source = r.source)
 ), counted AS (
-    SELECT source, count(*) AS elements, count(DISTINCT source_offset) AS offsets, max(source_offset) AS last_offset,
-           max(tracked_at) AS last_time, max(observed_at) AS watermark
-    FROM element GROUP BY source
+    SELECT e.source, count(*) AS elements, count(DISTINCT e.source_offset) FILTER (
+               WHERE a.last_offset IS NULL OR e.source_offset > a.last_offset) AS offsets,
+           max(e.source_offset) AS last_offset, max(e.tracked_at) AS last_time, max(e.observed_at) AS watermark
+    FROM element e LEFT JOIN aged_sources a USING (source) GROUP BY e.source
+), gap AS (
+    SELECT g.source, greatest(g.first_offset, coalesce(a.last_offset + 1, 0)) AS first_offset, g.last_offset
+    FROM source_gaps g LEFT JOIN aged_sources a USING (source)
 ), missing AS (
-    SELECT source, sum(last_offset - first_offset + 1) AS offsets FROM source_gaps GROUP BY source
+    SELECT source, sum(last_offset - first_offset + 1) AS offsets FROM gap GROUP BY source
 ), filled AS (
     SELECT g.source, count(DISTINCT e.source_offset) AS offsets
-    FROM source_gaps g JOIN element e ON e.source = g.source AND e.source_offset BETWEEN g.first_offset AND g.last_offset
+    FROM gap g JOIN element e ON e.source = g.source AND e.source_offset BETWEEN g.first_offset AND g.last_offset
     GROUP BY g.source
 )
-SELECT source, coalesce(c.elements, 0) AS elements, c.last_offset, c.last_time, c.watermark,
-       coalesce(c.offsets, 0) + coalesce(m.offsets, 0) - coalesce(f.offsets, 0) AS covered
-FROM counted c FULL JOIN missing m USING (source) LEFT JOIN filled f USING (source)"""
+SELECT source, coalesce(c.elements, 0) + coalesce(a.elements, 0) AS elements, coalesce(a.elements, 0) AS aged,
+       greatest(c.last_offset, a.last_offset) AS last_offset, greatest(c.last_time, a.last_time) AS last_time,
+       greatest(c.watermark, a.watermark) AS watermark,
+       coalesce(a.last_offset + 1, 0) + coalesce(c.offsets, 0) + coalesce(m.offsets, 0) - coalesce(f.offsets, 0) AS covered
+FROM counted c FULL JOIN missing m USING (source) FULL JOIN aged_sources a USING (source) LEFT JOIN filled f USING (source)"""
 
 _COUNTED_REVISIONS = """
 SELECT event_id, revision, digest, fate::text AS fate, line, model_id, segments, pane, width_s, predicted_value, actual_value,
@@ -100,7 +115,18 @@ _COUNT_COPIES = """
 SELECT count(*) FROM refused_records WHERE sent_at IS NOT NULL"""
 
 _LINE_GRIDS = """
-SELECT line, pane_s, window_s, extract(epoch FROM floor)::float8 AS floor FROM model_lines"""
+SELECT l.line, l.pane_s, l.window_s, extract(epoch FROM l.floor)::float8 AS floor, coalesce(a.horizon, '-infinity') AS horizon
+FROM model_lines l LEFT JOIN aged_lines a USING (line)"""
+
+# What is recorded of aged lines, and the same computed from the panes that are stored.
+_AGED_LINES = """
+SELECT a.line, a.panes, a.pane_digest, a.events, s.panes AS stored_panes, s.pane_digest AS stored_digest
+FROM aged_lines a CROSS JOIN LATERAL (
+    SELECT count(*) AS panes, coalesce(sum(pane_digest(p)), 0) AS pane_digest FROM fidelity_panes p
+    WHERE p.line = a.line AND p.pane < a.horizon) s"""
+
+_AGED_EVENTS = """
+SELECT count(*) AS events, count(h.event_id) AS with_heads FROM aged_events a LEFT JOIN event_heads h USING (event_id)"""
 
 
 @asynccontextmanager
@@ -168,7 +194,19 @@ async def snapshot_time(connection: Connection) -> datetime:
 async def line_grids(connection: Connection) -> dict[str, AuditedLine]:
     """The grid of each line."""
     rows = await connection.fetch(_LINE_GRIDS)
-    return {row["line"]: AuditedLine(row["pane_s"], row["window_s"], row["floor"]) for row in rows}
+    return {row["line"]: AuditedLine(row["pane_s"], row["window_s"], row["floor"], row["horizon"]) for row in rows}
+
+
+async def aged_lines(connection: Connection) -> list[asyncpg.Record]:
+    """Lines of which rows have aged out: number and digest of their panes below the horizon, as recorded and as stored."""
+    return await connection.fetch(_AGED_LINES)
+
+
+async def aged_events(connection: Connection) -> tuple[int, int]:
+    """The number of events that have aged out, and how many of them have a head all the same."""
+    row = await connection.fetchrow(_AGED_EVENTS)
+    assert row is not None
+    return row["events"], row["with_heads"]
 
 
 async def _rows(connection: Connection, statement: str) -> Rows:

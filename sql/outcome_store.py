@@ -23,26 +23,31 @@ from sql.database import Connection, Database
 from sql.twin_rows import insert_twins
 
 __all__ = [
-    "NOTHING_STORED",
     "ChampionPeriods",
     "Head",
+    "HeadAgedOut",
     "NewHeads",
     "NewOutcomes",
     "OutcomeGroup",
     "StoredElements",
+    "StoredEvents",
     "add_heads",
     "add_outcomes",
     "champion_periods",
-    "events_with_heads",
     "lock_heads",
     "store_and_lock_twins",
     "stored_elements",
+    "stored_events",
     "update_heads",
 ]
 
 Item = TypeVar("Item", bound=Hashable)
 
 _SEPARATOR = "\x1f"  # joins segments for the way to Postgres; levels with control characters are refused before
+
+
+class HeadAgedOut(asyncpg.SerializationError):
+    """A sweep has deleted the head of an event meanwhile; in a new transaction the event is resolved as an aged one."""
 
 
 class OutcomeGroup(NamedTuple):
@@ -76,32 +81,61 @@ def _uuid_array(ids: Octets) -> str:
 
 
 class StoredElements(NamedTuple):
-    """Ids of elements that have their row, and the offsets of parked records, whose row stands for all of their elements."""
+    """Which elements of a source were stored.
 
-    ids: frozenset[bytes]
-    parked_offsets: frozenset[int]
+    Attributes:
+        ids: of the elements that have a row.
+        parked_offsets: of parked records, whose row stands for all of their elements.
+        aged_offset: up to this offset rows have aged out: an element without a row was stored.
+    """
+
+    ids: frozenset[bytes] = frozenset()
+    parked_offsets: frozenset[int] = frozenset()
+    aged_offset: int = -1
 
 
-NOTHING_STORED = StoredElements(frozenset(), frozenset())
-
+# One statement, so that a sweep in between cannot hide a row whose source had none aged out before.
 _STORED_ELEMENTS = """
 SELECT tracking_id, NULL::bigint FROM fidelity_tracking WHERE tracking_id = ANY($1::text::uuid[]) AND tracked_at BETWEEN $2 AND $3
 UNION ALL
-SELECT refusal_id, CASE WHEN kind = 'parked' THEN source_offset END FROM refused_records WHERE refusal_id = ANY($1::text::uuid[])"""
+SELECT refusal_id, CASE WHEN kind = 'parked' THEN source_offset END FROM refused_records WHERE refusal_id = ANY($1::text::uuid[])
+UNION ALL
+SELECT NULL, last_offset FROM aged_sources WHERE source = $4"""
 
 
-async def stored_elements(connection: Connection, ids: Octets, first: datetime, last: datetime) -> StoredElements:
-    """Those of the elements that are stored already; ``first`` and ``last`` bound Kafka's time of their records."""
-    rows = await connection.fetch(_STORED_ELEMENTS, _uuid_array(ids), first, last)
-    return StoredElements(frozenset(row[0].bytes for row in rows), frozenset(row[1] for row in rows if row[1] is not None))
+async def stored_elements(
+    connection: Connection, source: SourceId, elements: tuple[Octets, datetime, datetime] | None
+) -> StoredElements:
+    """Which elements were stored before, by their ids and the first and last of Kafka's times of their records; none for None."""
+    if elements is None:
+        return StoredElements()
+    ids, first, last = elements
+    rows = await connection.fetch(_STORED_ELEMENTS, _uuid_array(ids), first, last, str(source))
+    return StoredElements(
+        ids=frozenset(row[0].bytes for row in rows if row[0] is not None),
+        parked_offsets=frozenset(row[1] for row in rows if row[0] is not None and row[1] is not None),
+        aged_offset=max((row[1] for row in rows if row[0] is None), default=-1),
+    )
 
 
-_EVENTS_WITH_HEADS = "SELECT event_id FROM event_heads WHERE event_id = ANY($1::text::uuid[])"
+class StoredEvents(NamedTuple):
+    """Which events were stored: those that have a head, which is not locked, and those whose head has aged out."""
+
+    with_heads: Sequence[bytes]
+    aged: Sequence[bytes]
 
 
-async def events_with_heads(connection: Connection, events: Octets) -> list[bytes]:
-    """Those of the events that have a head, which is not locked."""
-    return [row[0].bytes for row in await connection.fetch(_EVENTS_WITH_HEADS, _uuid_array(events))]
+_STORED_EVENTS = """
+SELECT event_id, false FROM event_heads WHERE event_id = ANY($1::text::uuid[])
+UNION ALL
+SELECT event_id, true FROM aged_events WHERE event_id = ANY($1::text::uuid[])"""
+
+
+async def stored_events(connection: Connection, events: Octets) -> StoredEvents:
+    """Which of these events were stored before."""
+    rows = await connection.fetch(_STORED_EVENTS, _uuid_array(events))
+    with_heads, aged = ([row[0].bytes for row in rows if row[1] is is_aged] for is_aged in (False, True))
+    return StoredEvents(with_heads, aged)
 
 
 class NewHeads(NamedTuple):
@@ -153,8 +187,15 @@ FROM event_heads WHERE event_id = ANY($1) ORDER BY event_id FOR UPDATE"""
 
 
 async def lock_heads(connection: Connection, events: Iterable[UUID]) -> dict[UUID, Head]:
-    """The heads of these events, locked in the order of their ids."""
-    rows = await connection.fetch(_LOCK_HEADS, list(events))
+    """The heads of these events, locked in the order of their ids.
+
+    Raises:
+        HeadAgedOut: when one has aged out since :func:`stored_events` returned it.
+    """
+    events = set(events)
+    rows = await connection.fetch(_LOCK_HEADS, events)
+    if len(rows) < len(events):
+        raise HeadAgedOut("the head of an event has aged out since it was read")
     return {row["event_id"]: Head(**{**row, "segments": tuple(row["segments"])}) for row in rows}
 
 

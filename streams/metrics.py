@@ -164,3 +164,14 @@ ROLE_EXITS = _counter(
     "Ends of a role's process that nobody ordered. Rising: the log of the worker has each reason.",
     "role",
 )
+AGED_ROWS = _counter(
+    "twin_aged_rows_total", "Rows that sweeps deleted because they aged out. Flat for weeks: read the last sweep's error.", "table"
+)
+LAST_SWEEP = _gauge(
+    "twin_last_sweep_timestamp_seconds",
+    "Unix time of the last sweep without an error, 0 before the first. Older than a day: run twinstream sweep, which shows why.",
+)
+PARTITIONS_AHEAD = _gauge(
+    "twin_partitions_ahead_months",
+    "Months after the present one whose partition of the outcome table exists. Below 1: run twinstream sweep.",
+)

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, TypeAdapter, model_validator
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph
 from schemas.twin_models import ModelType
 from schemas.twin_types import TwinType
+from sql.retention import RetentionSettings
 from sql.retrain_store import RetrainLimits
 from sql.segment_store import SegmentLimits
 from sql.settings import PostgresSettings
@@ -25,7 +26,7 @@ Role = Literal["simulation", "outcomes", "fidelity", "experiments", "trainer"]
 ROLES: tuple[Role, ...] = ("simulation", "outcomes", "fidelity", "experiments", "trainer")
 
 
-class Settings(PostgresSettings, BoundSettings):
+class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     """All settings with their defaults.
 
     Names that end in ``_s`` are in seconds. Without addresses of Kafka and Postgres, commands use the local stack in ``home``.
@@ -105,6 +106,12 @@ class Settings(PostgresSettings, BoundSettings):
             if seconds >= self.session_timeout_s:
                 allowed = f"below session_timeout_s, {self.session_timeout_s:g} s"
                 raise ValueError(f"postgres_{name}_timeout_s is {seconds:g} s: it must be {allowed}")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_outlive_corrections(self) -> Self:
+        """No row ages out that Kafka may deliver again, or that a correction may still change."""
+        self.require_long_retention(self.restatement_s)
         return self
 
     @property

@@ -1,6 +1,7 @@
 """Stores retrain events and runs the trainings they ask for, one at a time.
 
-Beside the agent three tasks run for as long as the app: trainings, the copies of the ledger, and the evaluation of promotions.
+Beside the agent four tasks run for as long as the app: trainings, the copies of the ledger, the evaluation of promotions, and
+the daily sweep.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -25,6 +27,7 @@ from streams.errors import describe_error, require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusal_counters
+from streams.operations.ageing import SweepInProgress, is_sweep_due, report_state, sweep
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 from streams.training.promotion_effects import PromotionEvaluator
@@ -39,16 +42,17 @@ _POLL_S = 0.5
 _POLLS_PER_FULL_SYNC = 60  # of the ledger, between two comparisons of the copies of every line
 _EVALUATION_PERIOD_S = 2.0
 _PAUSE_AFTER_ERROR_S = 10.0
+_SWEEP_POLL_S = 60.0
 _HEARTBEATS_PER_LEASE = 4
 _REMEMBERED_IDS = 10_000
 
 
 def attach(app: TwinApp, services: Services) -> None:
-    """Add the agent that stores retrain events, and the three tasks."""
+    """Add the agent that stores retrain events, and the four tasks."""
     trainer = _Trainer(app, services)
     start_refusal_counters(topic_of(RetrainEvent), _KINDS.values())
     app.agent(app.raw_topic(topic_of(RetrainEvent)), name="trainer", concurrency=1)(trainer.run)
-    for task in (trainer.train, trainer.sync_ledger, trainer.evaluate_promotions):
+    for task in (trainer.train, trainer.sync_ledger, trainer.evaluate_promotions, trainer.sweep):
         app.task(task)
 
 
@@ -97,6 +101,18 @@ class _Trainer:
         while not self._app.should_stop:
             await process_event(self._app, evaluator.evaluate_promotions, partial(_pause, "measuring the effects of promotions"))
             await asyncio.sleep(_EVALUATION_PERIOD_S)
+
+    async def sweep(self) -> None:
+        """Delete rows that have aged out once a day, in one of all trainers, and report the state of sweeps every minute."""
+        while not self._app.should_stop:
+            await process_event(self._app, self._sweep_when_due, partial(_pause, "the sweep"))
+            await asyncio.sleep(_SWEEP_POLL_S)
+
+    async def _sweep_when_due(self) -> None:
+        await report_state(self._app.pool)
+        if await is_sweep_due(self._app.pool):
+            with suppress(SweepInProgress):
+                await sweep(self._app.settings, f"{socket.gethostname()}:{os.getpid()}")
 
     async def _store(self, record: KafkaRecord) -> None:
         event = RetrainEvent.model_validate_json(require_no_nul(record.value))

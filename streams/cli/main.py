@@ -154,6 +154,7 @@ add_lazy_commands(
         "migrate": "Create or update tables, topics and the MLflow store.",
         "verify": "Recompute every window from the outcomes and compare.",
         "replay": "Process a range of TOPIC again.",
+        "sweep": "Delete rows that have aged out, now instead of once a day.",
         "schemas": "Print the schemas of all events, as AsyncAPI 3.",
     },
 )

@@ -97,6 +97,27 @@ def replay(
     print_result(report.to_dict(), report.format_text, as_json=as_json)
 
 
+@app.command(epilog=examples("twinstream sweep --dry-run", "twinstream sweep"))
+def sweep(dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
+    """Delete rows that have aged out, now instead of once a day.
+
+    The settings TWIN_KEEP_..._DAYS have the retention of each table. A sweep also makes the partitions of the coming months and
+    drops empty ones. The exit status is 1 when a part of it failed.
+    """
+    from streams.operations import ageing
+    from streams.operations.dead_letter_replay import operator_name
+
+    with connected_service() as settings:
+        if dry_run:
+            due = asyncio.run(ageing.due_rows(settings))
+            print_result([rows.to_dict() for rows in due], lambda: ageing.format_due_rows(due), as_json=as_json)
+            return
+        run = asyncio.run(ageing.sweep(settings, operator_name()))
+    print_result(run.to_dict(), lambda: ageing.format_run(run), as_json=as_json)
+    if run.error:
+        raise typer.Exit(1)
+
+
 @app.command(epilog=examples("twinstream schemas", "twinstream schemas --out contracts/"))
 def schemas(
     out: Annotated[

@@ -126,8 +126,7 @@ class OutcomePipeline:
         position = await lock_position(connection, scored.source)
         lines = await lock_lines(connection, scored, other_lines)
         # Rule 2: an element is found again by its id, not by its offset, so that a record that comes into a gap later still counts.
-        replays = rows.possible_replays(decoded, position)
-        stored = await outcome_store.stored_elements(connection, *replays) if replays else outcome_store.NOTHING_STORED
+        stored = await outcome_store.stored_elements(connection, scored.source, rows.possible_replays(decoded, position))
         new = rows.new_elements(decoded, position, stored)
         accepted = np.flatnonzero(new.outcomes & scored.is_accepted)
         bounded = await self._segment_bound.apply(connection, scored, accepted)
@@ -141,8 +140,8 @@ class OutcomePipeline:
         batch = revisions.batch_revisions(scored, new, lines, position.watermark)
         # Rule 9: new heads are inserted in the order of their ids and before stored ones are locked. An insert then waits only for
         # another insert, and no transaction that holds the lock of a stored head waits for an insert.
-        with_heads = await outcome_store.events_with_heads(connection, batch.events)
-        first = revisions.resolve_new_events(batch, with_heads, lines, self._restatement_s)
+        stored = await outcome_store.stored_events(connection, batch.events)
+        first = revisions.resolve_new_events(batch, stored, lines, self._restatement_s)
         await outcome_store.add_heads(connection, rows.new_heads(batch, first.heads))
         # Events with a head are few, and each revision depends on the one before it: one by one, in the order of the source.
         corrections = batch.select(first.corrections)

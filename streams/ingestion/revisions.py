@@ -21,7 +21,7 @@ from engine.fidelity import is_too_late, pane_start, sum_groups
 from schemas.arrays import Flags, Floats, Integers, Octets
 from schemas.twin_types import ALL_ROWS
 from sql.line_lock import LineGrid
-from sql.outcome_store import Head, OutcomeGroup
+from sql.outcome_store import Head, OutcomeGroup, StoredEvents
 from sql.pane_store import PaneChange
 from streams.ingestion.scoring import ScoredBatch
 
@@ -315,16 +315,19 @@ class NewEvents:
 
 
 def resolve_new_events(
-    revisions: BatchRevisions, events_with_heads: Sequence[bytes], lines: Mapping[str, LineGrid], restatement_s: float
+    revisions: BatchRevisions, stored: StoredEvents, lines: Mapping[str, LineGrid], restatement_s: float
 ) -> NewEvents:
-    """Resolve revisions of events without a head: single ones by columns, repeated ones one by one."""
-    has_head = np.isin(revisions.sort_key, _sortable(np.frombuffer(b"".join(events_with_heads), dtype=np.uint8).reshape(-1, 16)))
-    too_late = revisions.grid.is_settled(revisions.observed, revisions.watermark, restatement_s)
+    """Resolve revisions of events without a head: single ones by columns, repeated ones one by one.
+
+    An event whose head has aged out was counted below the floor, so all of its later revisions are too late.
+    """
+    has_head, is_aged = (np.isin(revisions.sort_key, _sort_keys(events)) for events in stored)
+    too_late = is_aged | revisions.grid.is_settled(revisions.observed, revisions.watermark, restatement_s)
     fates = np.where(too_late, "too_late", "counted").tolist()
     conflict = np.zeros(len(revisions.rows), dtype=np.bool_)
     single = _is_single(revisions.sort_key, revisions.order)
     is_head = single & ~has_head & ~too_late
-    repeated = np.flatnonzero(~single & ~has_head)
+    repeated = np.flatnonzero(~single & ~has_head & ~is_aged)
     if len(repeated):
         selected = revisions.select(repeated)
         resolved = resolve_revisions(selected, {}, lines, restatement_s)
@@ -371,6 +374,10 @@ def resolved_batch(
 def _sortable(ids: Octets) -> npt.NDArray[np.bytes_]:
     """Ids as octet strings, which NumPy orders as Postgres does."""
     return np.ascontiguousarray(ids).view("S16").ravel()
+
+
+def _sort_keys(events: Sequence[bytes]) -> npt.NDArray[np.bytes_]:
+    return _sortable(np.frombuffer(b"".join(events), dtype=np.uint8).reshape(-1, 16))
 
 
 def _is_single(keys: npt.NDArray[np.bytes_], order: Integers) -> Flags:

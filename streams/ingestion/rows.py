@@ -122,12 +122,13 @@ def possible_replays(decoded: DecodedBatch, position: Position) -> PossibleRepla
 
 
 def new_elements(decoded: DecodedBatch, position: Position, stored: StoredElements) -> NewElements:
-    """The elements that are not stored: all above the position, and below it those that were not found (rule 2)."""
+    """The elements that were never stored: those above the position, and those without a row where none has aged out (rule 2)."""
     offsets = decoded.offsets[_element_records(decoded)]
     is_new = offsets > position.last_offset
-    if not is_new.all():
-        ids = np.concatenate([decoded.ids, decoded.refused_ids])[~is_new]
-        is_new[~is_new] = [octets.tobytes() not in stored.ids for octets in ids]
+    doubtful = ~is_new & (offsets > stored.aged_offset)
+    if doubtful.any():
+        ids = np.concatenate([decoded.ids, decoded.refused_ids])[doubtful]
+        is_new[doubtful] = [octets.tobytes() not in stored.ids for octets in ids]
         is_new &= ~np.isin(offsets, list(stored.parked_offsets))
     return NewElements(is_new[: len(decoded.outcomes)], is_new[len(decoded.outcomes) :])
 

@@ -86,6 +86,7 @@ async def recompute(dsn: str, findings: Findings) -> RecomputedState:
         await recomputation.check_events()
         await recomputation.check_panes()
         await recomputation.check_segments()
+        await recomputation.check_aged()
         await recomputation.check_floors()
         return RecomputedState(
             grids=recomputation.grids,
@@ -184,14 +185,16 @@ class Recomputation:
         """Compare each row of ``fidelity_panes`` with its recomputed cell.
 
         A cell whose sums are all zero may have no row: a batch that brings two revisions of an event adds only the last one. If
-        such a row existed and was lost, the versions of its windows show it.
+        such a row existed and was lost, the versions of its windows show it. Cells below the horizon of ageing have lost outcomes:
+        :meth:`check_aged` compares them.
         """
-        missing = dict(self._cells)
+        missing = {cell: sums for cell, sums in self._cells.items() if cell.pane >= self.grids[cell.line].horizon}
         async for record in audit_store.panes(self._connection):
             pane = StoredPane(record["line"], record["source"], pane_row(record))
             self.panes.append(pane)
             cell = _cell_of_pane(pane)
-            self._compare_pane(cell, pane.row, missing.pop(cell, None))
+            if cell.pane >= self.grids[cell.line].horizon:
+                self._compare_pane(cell, pane.row, missing.pop(cell, None))
         for cell, sums in missing.items():
             if any(sums):
                 self._findings.add("pane", f"{cell} is missing")
@@ -213,6 +216,19 @@ class Recomputation:
         for line, segment in sorted(segments - admitted):
             self._findings.add("segment", f"{line}, {segment}: it has a series of its own and was not admitted")
         self._findings.counts["segment values"] = len(rows)
+
+    async def check_aged(self) -> None:
+        """Check that panes below the horizon of ageing are as they were when it was raised, and that no aged event is missing."""
+        events = 0
+        for row in await audit_store.aged_lines(self._connection):
+            events += row["events"]
+            name = f"of {row['line']} below the horizon of ageing"
+            self._findings.compare("aged", f"number of panes {name}", row["panes"], row["stored_panes"])
+            if row["panes"] == row["stored_panes"]:
+                self._findings.compare("aged", f"digest of the panes {name}", row["pane_digest"], row["stored_digest"])
+        stored, with_heads = await audit_store.aged_events(self._connection)
+        self._findings.compare("aged", "number of events that have aged out", events, stored)
+        self._findings.compare("aged", "number of aged events with a head", with_heads, 0)
 
     async def check_floors(self) -> None:
         """Check that each series with panes below the floor of its line has a detector value at that floor, and at no other."""

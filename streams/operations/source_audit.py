@@ -30,6 +30,8 @@ async def check_sources(connection: Connection, findings: Findings) -> None:
 def _check_source(source: str, position: asyncpg.Record, coverage: asyncpg.Record | None, findings: Findings) -> None:
     findings.counts["elements"] += position["elements"]
     findings.compare("source", f"elements of {source}", position["elements"], coverage["elements"] if coverage else 0)
+    if coverage and coverage["aged"]:
+        findings.counts["aged elements"] += coverage["aged"]
     if coverage is None:
         findings.compare("source", f"last offset of {source}", position["last_offset"], -1)
         return

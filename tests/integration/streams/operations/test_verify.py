@@ -13,19 +13,15 @@ from schemas import FidelityWindow, SourceId
 from schemas.events import SUM_FIELDS
 from sql import audit_store, source_position_store, window_store
 from sql.database import Pool, clock, connect, open_pool
-from streams.ingestion import ContextLoader, OutcomePipeline
-from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_state import load_line
-from streams.monitoring.restatement_floor import raise_floor
 from streams.monitoring.window_events import window_event
 from streams.operations.findings import Findings
 from streams.operations.recomputation import Recomputation, recompute
 from streams.operations.window_audit import WindowAudit
-from streams.settings import Settings
+from tests.audits import audited, make_evaluator, make_pipeline, store_all_windows
 from tests.outcomes import START, TOPIC, make_card, make_line, outcome, poll_batches, record
 
 SOURCES = 4
-RESTATEMENT_S = 1200.0
 
 
 @pytest.fixture
@@ -44,34 +40,6 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     await store_all_windows(pool)
     yield pool
     await pool.close()
-
-
-def make_pipeline(pool: Pool) -> OutcomePipeline:
-    return OutcomePipeline(pool, ContextLoader(pool, None, None), skew_s=300.0, restatement_s=RESTATEMENT_S)  # type: ignore[arg-type]
-
-
-async def store_all_windows(pool: Pool) -> None:
-    """Do what the fidelity agent would have done by now."""
-    (state,) = await window_store.monitored_lines(pool)
-    line = await load_line(pool, state, make_evaluator(), await clock(pool))
-    events = [window_event(line, window, closed=True) for window in line.pending_snapshots]
-    await window_store.save_snapshots(pool, events)
-    line.pending_snapshots.clear()
-    await pool.execute("UPDATE source_positions SET watermark = $1 WHERE partition > 0", START + timedelta(seconds=3590))
-    await raise_floor(pool, line, Settings(restatement_s=RESTATEMENT_S))
-    await pool.execute("UPDATE source_positions SET watermark = NULL WHERE partition > 0")
-
-
-def make_evaluator() -> DriftEvaluator:
-    return DriftEvaluator(50, 1e6, {make_card().model_id: make_card()})
-
-
-async def audited(dsn: str) -> tuple[Findings, WindowAudit]:
-    findings = Findings()
-    state = await recompute(dsn, findings)
-    windows = WindowAudit(state.windows, state.grids, findings)
-    windows.check_snapshots(state.snapshots)
-    return findings, windows
 
 
 TABLES = {

@@ -36,12 +36,20 @@ def test_offsets_that_were_not_delivered_are_missing_only_above_the_position(
     assert missing_offsets(offsets, last_offset) == expected
 
 
+def test_an_element_without_a_row_is_a_replay_where_rows_have_aged_out():
+    decoded = decode(PollBatch(TOPIC, 0, 0, [record(0, outcome(0)), record(1, b"{"), record(2, outcome(2))]), 300.0)
+
+    new = new_elements(decoded, Position(2, None), StoredElements(aged_offset=1))
+
+    assert (new.outcomes.tolist(), new.refused.tolist()) == ([False, True], [False])
+
+
 def test_elements_above_the_position_are_new_and_those_below_it_unless_they_are_stored():
     decoded = decode(PollBatch(TOPIC, 0, 0, [record(0, outcome(0)), record(1, b"{"), record(2, outcome(2))]), 300.0)
     position = Position(1, None)
 
     replays = possible_replays(decoded, position)
-    new = new_elements(decoded, position, StoredElements(frozenset({decoded.ids[0].tobytes()}), frozenset()))
+    new = new_elements(decoded, position, StoredElements(frozenset({decoded.ids[0].tobytes()})))
 
     assert replays is not None
     assert len(replays.ids) == 2

@@ -1,0 +1,369 @@
+-- What has aged out of the tables, so that every count can still be verified; the functions that delete aged rows, and those that
+-- erase a person. They are the only way to delete or change an outcome: each can do nothing but that.
+
+-- Elements of a source whose rows were deleted. An element at or below `last_offset` that has no row is one of them: a replay.
+CREATE TABLE aged_sources (
+    source       text PRIMARY KEY,
+    last_offset  bigint NOT NULL,
+    elements     bigint NOT NULL,
+    last_time    timestamptz NOT NULL,
+    watermark    timestamptz
+);
+
+-- Panes below `horizon` (seconds since the epoch, never above the floor) have lost outcomes, so they cannot be recomputed: their
+-- number and the sum of their digests must stay as they are. `events` is the number of the line's events in aged_events.
+CREATE TABLE aged_lines (
+    line         text PRIMARY KEY,
+    horizon      double precision NOT NULL DEFAULT '-infinity',
+    events       bigint NOT NULL DEFAULT 0,
+    panes        bigint NOT NULL DEFAULT 0,
+    pane_digest  numeric NOT NULL DEFAULT 0
+);
+
+-- Events whose outcomes and head were deleted: whatever comes of them later is too late.
+CREATE TABLE aged_events (
+    event_id  uuid PRIMARY KEY
+);
+
+CREATE TABLE maintenance_runs (
+    run_id              uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    started_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at         timestamptz,
+    run_by              text NOT NULL,
+    deleted             jsonb NOT NULL DEFAULT '{}',
+    partitions_created  integer NOT NULL DEFAULT 0,
+    partitions_dropped  text[] NOT NULL DEFAULT '{}',
+    error               text NOT NULL DEFAULT ''
+);
+CREATE INDEX maintenance_runs_finished ON maintenance_runs (finished_at) WHERE error = '';
+
+-- The check of a foreign key must not scan every outcome for each run that is deleted.
+CREATE INDEX fidelity_tracking_simulation ON fidelity_tracking (simulation_id) WHERE simulation_id IS NOT NULL;
+
+CREATE FUNCTION pane_digest(p fidelity_panes) RETURNS numeric LANGUAGE sql STABLE AS $$
+    SELECT hashtextextended(concat_ws('|', p.model_id, p.segment, p.pane, p.width_s, p.source, p.line, p.version, p.last_offset, p.n,
+                                      p.n_interval, p.n_inside, p.predicted, p.actual, p.predicted_squared, p.actual_squared,
+                                      p.product, p.absolute_error, p.n_outliers, p.log_bet_0, p.log_bet_1, p.log_bet_2, p.log_bet_3,
+                                      p.log_bet_4), 0)::numeric
+$$;
+
+-- Nothing changes below a floor, so the digests of the panes between the old and the new horizon are final.
+CREATE FUNCTION raise_aged_horizon(of_line text, new_horizon double precision) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    INSERT INTO aged_lines (line) VALUES (of_line) ON CONFLICT DO NOTHING;
+    UPDATE aged_lines a SET horizon = new_horizon, panes = a.panes + d.panes, pane_digest = a.pane_digest + d.digest
+    FROM (SELECT count(*) AS panes, coalesce(sum(pane_digest(p)), 0) AS digest FROM fidelity_panes p, aged_lines o
+          WHERE o.line = of_line AND p.line = of_line AND p.pane >= o.horizon AND p.pane < new_horizon) d
+    WHERE a.line = of_line AND a.horizon < new_horizon;
+END $$;
+
+CREATE TYPE aged_element AS (source text, source_offset bigint, tracked_at timestamptz, observed_at timestamptz);
+
+CREATE FUNCTION add_aged_elements(elements aged_element[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    INSERT INTO aged_sources AS a (source, last_offset, elements, last_time, watermark)
+    SELECT source, max(source_offset), count(*), max(tracked_at), max(observed_at) FROM unnest(elements)
+    WHERE source IN (SELECT p.source FROM source_positions p)
+    GROUP BY source ORDER BY source
+    ON CONFLICT (source) DO UPDATE
+    SET last_offset = greatest(a.last_offset, excluded.last_offset), elements = a.elements + excluded.elements,
+        last_time = greatest(a.last_time, excluded.last_time), watermark = greatest(a.watermark, excluded.watermark);
+    DELETE FROM source_gaps g USING aged_sources a WHERE g.source = a.source AND g.last_offset <= a.last_offset;
+END $$;
+
+-- Training rows that are still needed: of a line in training, and those by which the effect of a promotion is being measured.
+CREATE FUNCTION outcomes_needed_since(of_line text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN EXISTS (SELECT FROM training_leases t WHERE t.line = of_line AND t.heartbeat_at > now() - interval '1 hour')
+        THEN '-infinity'
+        ELSE (SELECT min(g.effective_from) FROM model_ledger g LEFT JOIN promotion_effects e USING (line, generation)
+              WHERE g.line = of_line AND g.happened = 'promoted' AND e.final IS FALSE) END
+$$;
+
+-- Deletes outcomes of a source tracked before `before`, from `after_offset` on, at most about `chunk` of them. An event goes as a
+-- whole: every outcome by which it was counted is that old, lies below the floor of its line, and is not needed any more. Returns
+-- the last offset that was looked at (null at the end of the source) and the number of deleted outcomes.
+CREATE FUNCTION age_outcomes(of_source text, after_offset bigint, before timestamptz, chunk integer,
+                             OUT last_looked_at bigint, OUT deleted bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    candidates  uuid[];
+    aged        uuid[];
+    elements    aged_element[];
+    twins       uuid[];
+    more        aged_element[];
+    horizon     record;
+BEGIN
+    SELECT max(source_offset) INTO last_looked_at FROM (
+        SELECT source_offset FROM fidelity_tracking
+        WHERE source = of_source AND source_offset > after_offset AND tracked_at < before ORDER BY source_offset LIMIT chunk) c;
+    deleted := 0;
+    IF last_looked_at IS NULL THEN
+        RETURN;
+    END IF;
+    -- A revision of an event with a head locks that head first, so that nothing is added to these events until the end.
+    SELECT array_agg(event_id) INTO candidates FROM (
+        SELECT h.event_id FROM event_heads h
+        WHERE h.event_id IN (SELECT f.event_id FROM fidelity_tracking f
+                             WHERE f.source = of_source AND f.source_offset > after_offset AND f.source_offset <= last_looked_at
+                               AND f.tracked_at < before AND f.fate IN ('counted', 'superseded'))
+        ORDER BY h.event_id FOR UPDATE SKIP LOCKED) h;
+    SELECT array_agg(event_id) INTO aged FROM (
+        SELECT f.event_id FROM fidelity_tracking f
+        LEFT JOIN (SELECT m.line, m.pane_s, m.floor, coalesce(outcomes_needed_since(m.line), 'infinity') AS needed
+                   FROM model_lines m OFFSET 0) l ON l.line = f.line
+        WHERE f.event_id = ANY(candidates) AND f.fate IN ('counted', 'superseded')
+        GROUP BY f.event_id
+        HAVING bool_and(coalesce(
+            f.tracked_at < before AND f.observed_at < l.floor
+            AND (f.observed_at < l.needed OR f.features IS NULL AND f.twin_id IS NULL)
+            AND (f.pane IS NULL OR (floor(f.pane / l.pane_s) + 1) * l.pane_s <= extract(epoch FROM l.floor)::float8), false))) e;
+    FOR horizon IN
+        SELECT f.line, max((floor(f.pane / l.pane_s) + 1) * l.pane_s) AS ends FROM fidelity_tracking f JOIN model_lines l USING (line)
+        WHERE f.event_id = ANY(aged) AND f.tracked_at < before AND f.fate IN ('counted', 'superseded') AND f.pane IS NOT NULL
+        GROUP BY f.line ORDER BY f.line
+    LOOP
+        PERFORM raise_aged_horizon(horizon.line, horizon.ends);
+    END LOOP;
+    WITH gone AS (
+        DELETE FROM fidelity_tracking f
+        WHERE f.event_id = ANY(aged) AND f.tracked_at < before AND f.fate IN ('counted', 'superseded')
+        RETURNING f.source, f.source_offset, f.tracked_at, f.observed_at, f.twin_id)
+    SELECT array_agg(ROW(g.source, g.source_offset, g.tracked_at, g.observed_at)::aged_element), array_agg(DISTINCT g.twin_id)
+    INTO elements, twins FROM gone g;
+    WITH gone AS (
+        DELETE FROM fidelity_tracking f
+        WHERE f.source = of_source AND f.source_offset > after_offset AND f.source_offset <= last_looked_at AND f.tracked_at < before
+          AND f.fate IN ('duplicate', 'too_late')
+        RETURNING f.source, f.source_offset, f.tracked_at, f.observed_at, f.twin_id)
+    SELECT array_agg(ROW(g.source, g.source_offset, g.tracked_at, g.observed_at)::aged_element), twins || array_agg(DISTINCT g.twin_id)
+    INTO more, twins FROM gone g;
+    elements := coalesce(elements, '{}') || coalesce(more, '{}');
+    deleted := coalesce(array_length(elements, 1), 0);
+    IF deleted > 0 THEN
+        PERFORM add_aged_elements(elements);
+    END IF;
+    WITH gone AS (
+        DELETE FROM event_heads h WHERE h.event_id = ANY(aged) RETURNING h.event_id, h.line
+    ), kept AS (
+        INSERT INTO aged_events (event_id) SELECT event_id FROM gone ORDER BY event_id
+    )
+    INSERT INTO aged_lines AS a (line, events) SELECT line, count(*) FROM gone GROUP BY line ORDER BY line
+    ON CONFLICT (line) DO UPDATE SET events = a.events + excluded.events;
+    -- twins that only these outcomes have named
+    DELETE FROM digital_twins t
+    WHERE t.twin_id = ANY(twins)
+      AND NOT EXISTS (SELECT FROM twin_population_members o WHERE o.twin_id = t.twin_id)
+      AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.twin_id = t.twin_id);
+END $$;
+
+-- The functions below delete at most `chunk` rows that are older than `before`, and return their number.
+
+CREATE FUNCTION age_refused_records(before timestamptz, chunk integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    elements  aged_element[];
+BEGIN
+    WITH gone AS (
+        DELETE FROM refused_records WHERE refusal_id IN (
+            SELECT refusal_id FROM refused_records
+            WHERE refused_at < before AND tracked_at < before AND sent_at IS NOT NULL
+            ORDER BY refused_at LIMIT chunk FOR UPDATE SKIP LOCKED)
+        RETURNING source, source_offset, tracked_at)
+    SELECT array_agg(ROW(source, source_offset, tracked_at, NULL)::aged_element) INTO elements FROM gone;
+    IF elements IS NOT NULL THEN
+        PERFORM add_aged_elements(elements);
+    END IF;
+    RETURN coalesce(array_length(elements, 1), 0);
+END $$;
+
+-- Panes wholly below the windows that reach above the floor. Of each series of a champion the latest pane stays, so that it is known.
+CREATE FUNCTION age_panes(before timestamptz, chunk integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    of_line  record;
+    deleted  bigint := 0;
+    gone     record;
+BEGIN
+    FOR of_line IN
+        SELECT line, champion, floor(least(extract(epoch FROM before)::float8, extract(epoch FROM floor)::float8 - window_s - pane_s)
+                                     / pane_s) * pane_s AS lowest
+        FROM model_lines WHERE floor IS NOT NULL ORDER BY line
+    LOOP
+        CONTINUE WHEN NOT EXISTS (SELECT FROM fidelity_panes WHERE line = of_line.line AND pane < of_line.lowest);
+        PERFORM raise_aged_horizon(of_line.line, of_line.lowest);
+        WITH d AS (
+            DELETE FROM fidelity_panes p WHERE p.ctid = ANY(ARRAY(
+                SELECT o.ctid FROM fidelity_panes o
+                WHERE o.line = of_line.line AND o.pane < of_line.lowest
+                  AND (o.model_id IS DISTINCT FROM of_line.champion
+                       OR EXISTS (SELECT FROM fidelity_panes n WHERE n.line = o.line AND n.model_id = o.model_id
+                                  AND n.segment = o.segment AND n.pane > o.pane))
+                ORDER BY o.pane LIMIT chunk - deleted))
+            RETURNING pane_digest(p) AS digest)
+        SELECT count(*) AS panes, coalesce(sum(digest), 0) AS digest INTO gone FROM d;
+        UPDATE aged_lines SET panes = panes - gone.panes, pane_digest = pane_digest - gone.digest WHERE line = of_line.line;
+        deleted := deleted + gone.panes;
+        EXIT WHEN deleted >= chunk;
+    END LOOP;
+    RETURN deleted;
+END $$;
+
+CREATE FUNCTION age_snapshots(before timestamptz, chunk integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    deleted  bigint;
+BEGIN
+    DELETE FROM fidelity_snapshots WHERE ctid = ANY(ARRAY(
+        SELECT s.ctid FROM fidelity_snapshots s JOIN model_lines l USING (line)
+        WHERE s.window_start < before AND s.window_end < before AND s.window_end <= l.floor LIMIT chunk));
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
+END $$;
+
+-- Drift states, alarms and detector values of series that have no panes left, of models that are champion nowhere.
+CREATE FUNCTION age_drift_states(before timestamptz, chunk integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    models    uuid[];
+    segments  text[];
+BEGIN
+    SELECT array_agg(model_id), array_agg(segment) INTO models, segments FROM (
+        SELECT model_id, segment FROM (
+            SELECT model_id, segment FROM drift_states UNION SELECT model_id, segment FROM detector_alarms
+            UNION SELECT model_id, segment FROM detector_floors) s
+        WHERE NOT EXISTS (SELECT FROM fidelity_panes p WHERE p.model_id = s.model_id AND p.segment = s.segment)
+          AND NOT EXISTS (SELECT FROM model_lines l WHERE l.champion = s.model_id)
+          AND NOT EXISTS (SELECT FROM drift_states d WHERE d.model_id = s.model_id AND d.segment = s.segment
+                          AND (d.changed_at >= before OR NOT d.said))
+          AND NOT EXISTS (SELECT FROM detector_alarms a WHERE a.model_id = s.model_id AND a.segment = s.segment
+                          AND a.raised_at >= before)
+        LIMIT chunk) ended;
+    DELETE FROM detector_floors WHERE (model_id, segment) IN (SELECT * FROM unnest(models, segments));
+    DELETE FROM detector_alarms WHERE (model_id, segment) IN (SELECT * FROM unnest(models, segments));
+    DELETE FROM drift_states WHERE (model_id, segment) IN (SELECT * FROM unnest(models, segments));
+    RETURN coalesce(array_length(models, 1), 0);
+END $$;
+
+-- Runs that no outcome names, and the recipes of populations that no run, outcome or snapshot names.
+CREATE FUNCTION age_simulations(before timestamptz, chunk integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    deleted      bigint;
+    populations  uuid[];
+BEGIN
+    WITH gone AS (
+        DELETE FROM simulation_runs WHERE simulation_id = ANY(ARRAY(
+            SELECT r.simulation_id FROM simulation_runs r
+            WHERE coalesce(r.completed_at, r.started_at) < before
+              AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.simulation_id = r.simulation_id)
+            LIMIT chunk))
+        RETURNING population_id)
+    SELECT count(*), array_agg(DISTINCT population_id) INTO deleted, populations FROM gone;
+    DELETE FROM twin_populations p
+    WHERE p.population_id = ANY(populations) AND p.columns IS NULL AND p.created_at < before
+      AND NOT EXISTS (SELECT FROM simulation_runs r WHERE r.population_id = p.population_id)
+      AND NOT EXISTS (SELECT FROM twin_population_members m WHERE m.population_id = p.population_id)
+      AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.population_id = p.population_id)
+      AND NOT EXISTS (SELECT FROM fidelity_snapshots s WHERE s.population_id = p.population_id);
+    RETURN deleted;
+END $$;
+
+CREATE FUNCTION age_history(before timestamptz, chunk integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    deleted  bigint;
+BEGIN
+    DELETE FROM entity_history WHERE ctid = ANY(ARRAY(
+        SELECT h.ctid FROM entity_history h
+        WHERE h.observed_at < before
+          AND NOT EXISTS (SELECT FROM training_leases t WHERE t.line = h.line AND t.heartbeat_at > now() - interval '1 hour')
+        LIMIT chunk));
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
+END $$;
+
+-- Retrains closed before `before`, except those about a champion: their number is part of the id of its next retrain.
+CREATE FUNCTION age_retrains(before timestamptz, chunk integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    deleted  bigint;
+BEGIN
+    DELETE FROM retrain_requests WHERE retrain_id = ANY(ARRAY(
+        SELECT r.retrain_id FROM retrain_requests r
+        WHERE r.finished_at < before AND r.status NOT IN ('queued', 'running')
+          AND NOT EXISTS (SELECT FROM model_lines l WHERE l.champion = r.model_id)
+          AND NOT EXISTS (SELECT FROM training_leases t WHERE t.retrain_id = r.retrain_id)
+        LIMIT chunk));
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
+END $$;
+
+-- Suppressions of drift that ended, unless a retrain that was requested meanwhile is still open.
+CREATE FUNCTION age_replays(before timestamptz, chunk integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    deleted  bigint;
+BEGIN
+    DELETE FROM replays WHERE replay_id = ANY(ARRAY(
+        SELECT p.replay_id FROM replays p
+        WHERE p.quiet_until < before
+          AND NOT EXISTS (SELECT FROM retrain_requests r WHERE r.status IN ('queued', 'running') AND r.line = ANY(p.lines)
+                          AND r.queued_at BETWEEN p.begun_at AND p.quiet_until)
+        LIMIT chunk));
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
+END $$;
+
+CREATE FUNCTION age_maintenance_runs(before timestamptz, chunk integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    deleted  bigint;
+BEGIN
+    DELETE FROM maintenance_runs WHERE run_id = ANY(ARRAY(SELECT run_id FROM maintenance_runs WHERE started_at < before LIMIT chunk));
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
+END $$;
+
+-- Drops the monthly partitions that ended before `before` and are empty, and returns their names. The emptiness is checked twice:
+-- first without a lock, as it may read many pages, then with the lock, when those pages are known to be empty.
+CREATE FUNCTION drop_aged_partitions(before timestamptz) RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    partition_name  text;
+    is_used         boolean;
+    dropped         text[] := '{}';
+BEGIN
+    FOR partition_name IN
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'fidelity_tracking'::regclass AND c.relname ~ '^fidelity_tracking_\d{4}_\d{2}$'
+          AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC' <= before
+        ORDER BY c.relname
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT source FROM %I ORDER BY source, source_offset LIMIT 1)', partition_name) INTO is_used;
+        CONTINUE WHEN is_used;
+        LOCK TABLE ONLY fidelity_tracking IN ACCESS EXCLUSIVE MODE;
+        EXECUTE format('SELECT EXISTS (SELECT source FROM %I ORDER BY source, source_offset LIMIT 1)', partition_name) INTO is_used;
+        CONTINUE WHEN is_used;
+        EXECUTE format('ALTER TABLE fidelity_tracking DETACH PARTITION %I', partition_name);
+        EXECUTE format('DROP TABLE %I', partition_name);
+        dropped := dropped || partition_name;
+    END LOOP;
+    RETURN dropped;
+END $$;
+
+-- Number of consecutive months after the present one that have their partition.
+CREATE FUNCTION fidelity_partitions_ahead() RETURNS integer LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    ahead  integer := 0;
+BEGIN
+    WHILE to_regclass('fidelity_tracking_' || to_char(date_trunc('month', now() AT TIME ZONE 'UTC')
+                                                      + make_interval(months => ahead + 1), 'YYYY_MM')) IS NOT NULL LOOP
+        ahead := ahead + 1;
+    END LOOP;
+    RETURN ahead;
+END $$;
+
+ALTER FUNCTION make_fidelity_partitions(integer) SECURITY DEFINER SET search_path = public, pg_temp;
