@@ -367,3 +367,173 @@ BEGIN
 END $$;
 
 ALTER FUNCTION make_fidelity_partitions(integer) SECURITY DEFINER SET search_path = public, pg_temp;
+
+-- Persons who were erased, by a hash of their id with a salt of this database; '' for all twin types. Records of them that arrive
+-- later are stored without id and features. Whoever stores such records reads this table in the same transaction.
+CREATE TABLE erasures (
+    entity_hash   bytea NOT NULL,
+    twin_type     text NOT NULL DEFAULT '',
+    requested_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    requested_by  text NOT NULL,
+    finished_at   timestamptz,
+    report        jsonb NOT NULL DEFAULT '{}',
+    PRIMARY KEY (entity_hash, twin_type)
+);
+
+CREATE TABLE erasure_salt (
+    salt  bytea NOT NULL
+);
+INSERT INTO erasure_salt (salt) VALUES (sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')));
+
+CREATE FUNCTION erasure_hash(entity text) RETURNS bytea LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT sha256(salt || convert_to(entity, 'UTF8')) FROM erasure_salt
+$$;
+
+-- Those of the ids that were erased, each with the twin type of the erasure.
+CREATE FUNCTION erased_entities(entities text[]) RETURNS TABLE (entity text, twin_type text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT e.entity, r.twin_type FROM unnest(entities) AS e (entity) JOIN erasures r ON r.entity_hash = erasure_hash(e.entity)
+    WHERE EXISTS (SELECT FROM erasures)
+$$;
+
+-- The lock waits for transactions that have read the table before: from here on, no record is stored with the id.
+CREATE FUNCTION begin_erasure(entity text, of_type text, by_whom text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    LOCK TABLE erasures IN ACCESS EXCLUSIVE MODE;
+    INSERT INTO erasures (entity_hash, twin_type, requested_by) VALUES (erasure_hash(entity), of_type, by_whom) ON CONFLICT DO NOTHING;
+END $$;
+
+CREATE FUNCTION finish_erasure(entity text, of_type text, new_report jsonb) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    UPDATE erasures SET finished_at = clock_timestamp(), report = new_report
+    WHERE entity_hash = erasure_hash(entity) AND twin_type = of_type
+$$;
+
+-- Whether a JSON value or one of its members is exactly this text.
+CREATE FUNCTION json_names(document jsonb, entity text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT position(to_jsonb(entity)::text IN document::text) > 0
+$$;
+
+-- A JSON document with this text replaced, where a member or the name of one is exactly this text.
+CREATE FUNCTION json_without(document jsonb, entity text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT replace(document::text, to_jsonb(entity)::text, '"[erased]"')::jsonb
+$$;
+
+-- Whether a feature whose name is that of an id has this value; a region that is called like the person does not count.
+CREATE FUNCTION features_name(features jsonb, entity text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT EXISTS (SELECT FROM jsonb_each_text(CASE jsonb_typeof(features) WHEN 'object' THEN features ELSE '{}' END) f
+                   WHERE f.value = entity AND f.key ~* '(^|_)(id|npi|name|entity|key)$')
+$$;
+
+-- Redacts everything that names a person in tables whose columns tell what names it: outcomes, history, twins, requests and notes.
+-- Returns the number of rows by table. It can do nothing else. `of_type` is a twin type, or '' for all.
+CREATE FUNCTION erase_entity(entity text, of_type text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    rows   bigint;
+    more   bigint;
+    named  uuid[];
+    done   jsonb := '{}';
+BEGIN
+    UPDATE fidelity_tracking f SET entity_id = NULL, features = NULL
+    WHERE f.entity_id = entity AND (of_type = '' OR split_part(f.line, ':', 1) = of_type);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    done := done || jsonb_build_object('fidelity_tracking', rows);
+
+    DELETE FROM entity_history h WHERE h.entity_id = entity AND (of_type = '' OR split_part(h.line, ':', 1) = of_type);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    done := done || jsonb_build_object('entity_history', rows);
+
+    SELECT array_agg(t.twin_id) INTO named FROM digital_twins t
+    WHERE (of_type = '' OR t.twin_type::text = of_type) AND (json_names(t.metadata, entity) OR features_name(t.features, entity));
+    DELETE FROM digital_twins t
+    WHERE t.twin_id = ANY(named)
+      AND NOT EXISTS (SELECT FROM twin_population_members m WHERE m.twin_id = t.twin_id)
+      AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.twin_id = t.twin_id);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    UPDATE digital_twins t SET features = '{}', outcome = NULL, metadata = '{"erased": true}' WHERE t.twin_id = ANY(named);
+    GET DIAGNOSTICS more = ROW_COUNT;
+    done := done || jsonb_build_object('digital_twins', rows + more);
+
+    UPDATE simulation_runs r
+    SET request = json_without(r.request, entity), filters = json_without(r.filters, entity),
+        intervention_config = json_without(r.intervention_config, entity), results = json_without(r.results, entity),
+        recommendation_reason = replace(r.recommendation_reason, entity, '[erased]'),
+        error_message = replace(r.error_message, entity, '[erased]')
+    WHERE (of_type = '' OR r.line IS NULL OR split_part(r.line, ':', 1) = of_type)
+      AND (json_names(r.request, entity) OR json_names(r.filters, entity) OR json_names(r.results, entity)
+           OR json_names(r.intervention_config, entity));
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    done := done || jsonb_build_object('simulation_runs', rows);
+
+    UPDATE twin_populations p
+    SET filters_applied = json_without(p.filters_applied, entity), name = replace(p.name, entity, '[erased]'),
+        description = replace(p.description, entity, '[erased]')
+    FROM digital_twin_models m
+    WHERE m.model_id = p.model_id AND (of_type = '' OR m.twin_type::text = of_type)
+      AND (json_names(p.filters_applied, entity) OR p.name = entity OR p.description = entity);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    done := done || jsonb_build_object('twin_populations', rows);
+
+    UPDATE experiments e SET body = json_without(e.body, entity)
+    WHERE json_names(e.body, entity) AND (of_type = '' OR split_part(e.line, ':', 1) = of_type);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    done := done || jsonb_build_object('experiments', rows);
+
+    UPDATE retrain_requests r
+    SET evidence = json_without(r.evidence, entity), learned = json_without(r.learned, entity)
+    WHERE (json_names(r.evidence, entity) OR json_names(r.learned, entity)) AND (of_type = '' OR split_part(r.line, ':', 1) = of_type);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    RETURN done || jsonb_build_object('retrain_requests', rows);
+END $$;
+
+-- Whether a document is another one in which whole values, or names of members, were replaced by '[erased]'.
+CREATE FUNCTION is_redaction(old jsonb, new jsonb) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF old = new OR new = '"[erased]"' THEN
+        RETURN true;
+    ELSIF jsonb_typeof(old) = 'array' AND jsonb_typeof(new) = 'array' AND jsonb_array_length(old) = jsonb_array_length(new) THEN
+        RETURN (SELECT coalesce(bool_and(is_redaction(old -> i, new -> i)), true) FROM generate_series(0, jsonb_array_length(old) - 1) i);
+    ELSIF jsonb_typeof(old) = 'object' AND jsonb_typeof(new) = 'object' THEN
+        RETURN (SELECT coalesce(bool_and(old ? n.key AND is_redaction(old -> n.key, n.value)), true) FROM jsonb_each(new) n)
+               AND (SELECT count(*) FROM jsonb_object_keys(old)) = (SELECT count(*) FROM jsonb_object_keys(new));
+    END IF;
+    RETURN false;
+END $$;
+
+-- Redacts a refused record: its key, its value (to a redaction of it: nothing else is taken), headers by their index, and its reason
+-- with the traceback. Notes of its replays go too.
+CREATE FUNCTION redact_refused_record(id uuid, erase_key boolean, new_value bytea, erased_headers integer[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    old_value  bytea := (SELECT value FROM refused_records WHERE refusal_id = id);
+BEGIN
+    IF new_value IS DISTINCT FROM old_value AND new_value IS DISTINCT FROM '"[erased]"'::bytea
+       AND (old_value IS NULL OR new_value IS NULL
+            OR NOT is_redaction(convert_from(old_value, 'UTF8')::jsonb, convert_from(new_value, 'UTF8')::jsonb)) THEN
+        RAISE EXCEPTION 'refused record %: the new value is no redaction of the stored one', id USING ERRCODE = 'check_violation';
+    END IF;
+    UPDATE refused_records r
+    SET key = CASE WHEN erase_key THEN '[erased]'::bytea ELSE key END, value = new_value, reason = '[erased]', traceback = '',
+        headers = (SELECT coalesce(json_agg(CASE WHEN h.place - 1 = ANY(erased_headers) THEN '["[erased]", null]'::json ELSE h.header END
+                                            ORDER BY h.place), '[]')
+                   FROM json_array_elements(r.headers) WITH ORDINALITY AS h (header, place))
+    WHERE refusal_id = id;
+    UPDATE refused_replays SET change = '[erased]' WHERE refusal_id = id AND change <> '';
+END $$;
+
+-- Notes of operators that contain an id.
+CREATE FUNCTION erase_notes(entity text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    rows  bigint;
+    more  bigint;
+BEGIN
+    UPDATE refused_replays SET change = '[erased]' WHERE position(to_json(entity)::text IN change) > 0;
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    UPDATE park_requests SET why = '[erased]'
+    WHERE entity = ANY(regexp_split_to_array(why, '[\s,;()"'']+'));
+    GET DIAGNOSTICS more = ROW_COUNT;
+    RETURN rows + more;
+END $$;

@@ -15,7 +15,9 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import asyncpg
 
 from schemas.events import SourceId
-from sql.database import Database
+from schemas.redaction import ERASED, redact, texts_in
+from sql.database import Connection, Database, transaction
+from sql.erasure_store import ErasedEntities, erased_entities, has_erasures
 
 __all__ = [
     "AmbiguousId",
@@ -121,20 +123,48 @@ _ADD_ONCE = f"{_ADD} ON CONFLICT DO NOTHING RETURNING refusal_id"
 
 
 async def add_refused(database: Database, source: SourceId, refused: Sequence[RefusedRecord]) -> None:
-    """Store refused records of one source.
+    """Store refused records of one source; what names an erased person is redacted.
 
     Raises:
         asyncpg.UniqueViolationError: when any of them is stored already.
     """
     if refused:
-        await database.execute(_ADD, *_columns(refused), str(source), source.topic, source.partition)
+        async with transaction(database) as connection:
+            columns = _columns(await _without_erased(connection, refused))
+            await connection.execute(_ADD, *columns, str(source), source.topic, source.partition)
 
 
 async def add_refused_once(database: Database, refused: RefusedRecord) -> bool:
     """Store a refused record unless it is stored already, and return whether it was not."""
     source = refused.source
-    added = await database.fetchval(_ADD_ONCE, *_columns([refused]), str(source), source.topic, source.partition)
+    async with transaction(database) as connection:
+        columns = _columns(await _without_erased(connection, [refused]))
+        added = await connection.fetchval(_ADD_ONCE, *columns, str(source), source.topic, source.partition)
     return added is not None
+
+
+async def _without_erased(connection: Connection, refused: Sequence[RefusedRecord]) -> Sequence[RefusedRecord]:
+    if not await has_erasures(connection):
+        return refused
+    texts = set().union(*(_texts_of(record) for record in refused))
+    erased = await erased_entities(connection, texts)
+    return [_redacted(record, erased) for record in refused] if erased else refused
+
+
+def _texts_of(record: RefusedRecord) -> set[str]:
+    return set().union(*map(texts_in, (record.key, record.value, record.reason.encode(), *(value for _, value in record.headers))))
+
+
+def _redacted(record: RefusedRecord, erased: ErasedEntities) -> RefusedRecord:
+    def names(text: str) -> bool:
+        return any(word in erased for word in texts_in(text.encode(errors="replace")) | {text})
+
+    key, value = redact(record.key, names), redact(record.value, names)
+    headers = [(name, redact(header, names)) for name, header in record.headers]
+    changed = (key, value, headers) != (record.key, record.value, list(record.headers)) or names(record.reason)
+    if not changed:
+        return record
+    return record._replace(key=key, value=value, headers=headers, reason=ERASED, traceback="")
 
 
 def _columns(refused: Iterable[RefusedRecord]) -> list[list[Any]]:

@@ -20,6 +20,7 @@ from schemas.events import SourceId
 from schemas.twin_models import TwinPopulation
 from sql import copy_encoder
 from sql.database import Connection, Database
+from sql.erasure_store import erased_entities
 from sql.twin_rows import insert_twins
 
 __all__ = [
@@ -290,9 +291,10 @@ _OUTCOME_COLUMNS = (
 
 
 async def add_outcomes(connection: Connection, source: SourceId, outcomes: NewOutcomes) -> None:
-    """Store outcomes that are not stored yet."""
+    """Store outcomes that are not stored yet; those of erased persons without id and features."""
     if not len(outcomes.group_index):
         return
+    outcomes = await _without_erased(connection, outcomes)
     columns = (
         copy_encoder.octets(outcomes.tracking_id),
         copy_encoder.timestamps(outcomes.tracked_us),
@@ -313,6 +315,22 @@ async def add_outcomes(connection: Connection, source: SourceId, outcomes: NewOu
     )
     stream = copy_encoder.pack(columns, len(_OUTCOME_COLUMNS), _outcome_tails(source, outcomes))
     await copy_encoder.copy(connection, "fidelity_tracking", _OUTCOME_COLUMNS, stream)
+
+
+async def _without_erased(connection: Connection, outcomes: NewOutcomes) -> NewOutcomes:
+    entities = {entity for _, entity, _ in outcomes.own.values() if entity is not None}
+    erased = await erased_entities(connection, entities) if entities else None
+    if not erased:
+        return outcomes
+    own = {
+        row: (twin, None, None) if entity and erased.is_erased(entity, _line_of(outcomes, row)) else (twin, entity, features)
+        for row, (twin, entity, features) in outcomes.own.items()
+    }
+    return outcomes._replace(own=own)
+
+
+def _line_of(outcomes: NewOutcomes, row: int) -> str:
+    return outcomes.groups[int(outcomes.group_index[row])].line
 
 
 def _outcome_tails(source: SourceId, outcomes: NewOutcomes) -> list[bytes]:

@@ -11,7 +11,8 @@ import asyncpg
 import pandas as pd
 
 from schemas.twin_types import line_parts
-from sql.database import Database, transaction
+from sql.database import Connection, Database, transaction
+from sql.erasure_store import erased_entities
 from sql.frame_codec import features_as_json, floats
 
 __all__ = ["CHANGE", "ENTITY", "OBSERVED", "add_history", "count_since", "features_as_of", "simulated_rows", "training_rows"]
@@ -95,15 +96,23 @@ async def add_history(database: Database, line: str, frame: pd.DataFrame, source
     target = line_parts(line)[2]
     rows = _checked(frame, target)
     features = [str(name) for name in rows if name not in (ENTITY, OBSERVED, target)]
-    entities, times, targets = rows[ENTITY].tolist(), [time.to_pydatetime() for time in rows[OBSERVED]], floats(rows, target)
     changed = 0
     async with transaction(database) as connection:
+        rows = await _without_erased(connection, line, rows)
+        entities, times, targets = rows[ENTITY].tolist(), [time.to_pydatetime() for time in rows[OBSERVED]], floats(rows, target)
         for start in range(0, len(rows), ROWS_A_STATEMENT):
             part = slice(start, start + ROWS_A_STATEMENT)
             feature_json = features_as_json(rows.iloc[part], features)
             status = await connection.execute(ADD, line, source, entities[part], times[part], targets[part], feature_json)
             changed += int(status.rpartition(" ")[2])
     return changed
+
+
+async def _without_erased(connection: Connection, line: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of persons who were erased."""
+    entities = set(rows[ENTITY])
+    erased = await erased_entities(connection, entities)
+    return rows[~rows[ENTITY].isin([entity for entity in entities if erased.is_erased(entity, line)])] if erased else rows
 
 
 async def training_rows(database: Database, line: str, as_of: datetime, since: datetime | None = None) -> pd.DataFrame:

@@ -25,15 +25,20 @@ def make_pipeline(pool: Pool) -> OutcomePipeline:
 
 
 async def store_all_windows(pool: Pool) -> None:
-    """Do what the fidelity agent would have done by now."""
+    """Do what the fidelity agent would have done by now; sources without records hold no floor back."""
+    await pool.execute("UPDATE source_positions SET watermark = $1 WHERE partition > 0", START + timedelta(seconds=3590))
+    await store_windows(pool)
+    await pool.execute("UPDATE source_positions SET watermark = NULL WHERE partition > 0")
+
+
+async def store_windows(pool: Pool) -> None:
+    """Store a snapshot of every window, and raise the floor as far as the sources allow."""
     (state,) = await window_store.monitored_lines(pool)
     line = await load_line(pool, state, make_evaluator(), await clock(pool))
     events = [window_event(line, window, closed=True) for window in line.pending_snapshots]
     await window_store.save_snapshots(pool, events)
     line.pending_snapshots.clear()
-    await pool.execute("UPDATE source_positions SET watermark = $1 WHERE partition > 0", START + timedelta(seconds=3590))
     await raise_floor(pool, line, Settings(restatement_s=RESTATEMENT_S))
-    await pool.execute("UPDATE source_positions SET watermark = NULL WHERE partition > 0")
 
 
 def make_evaluator() -> DriftEvaluator:

@@ -155,6 +155,7 @@ add_lazy_commands(
         "verify": "Recompute every window from the outcomes and compare.",
         "replay": "Process a range of TOPIC again.",
         "sweep": "Delete rows that have aged out, now instead of once a day.",
+        "forget": "Erase the person ENTITY_ID everywhere.",
         "schemas": "Print the schemas of all events, as AsyncAPI 3.",
     },
 )

@@ -109,13 +109,44 @@ def sweep(dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
 
     with connected_service() as settings:
         if dry_run:
-            due = asyncio.run(ageing.due_rows(settings))
+            due = run_command(settings, ageing.due_rows(settings), "postgres")
             print_result([rows.to_dict() for rows in due], lambda: ageing.format_due_rows(due), as_json=as_json)
             return
-        run = asyncio.run(ageing.sweep(settings, operator_name()))
+        run = run_command(settings, ageing.sweep(settings, operator_name()), "postgres")
     print_result(run.to_dict(), lambda: ageing.format_run(run), as_json=as_json)
     if run.error:
         raise typer.Exit(1)
+
+
+@app.command(epilog=examples("twinstream forget 1234567890 --dry-run", "twinstream forget 1234567890 --twin-type hcp --yes"))
+def forget(
+    entity_id: Annotated[
+        str, typer.Argument(metavar="ENTITY_ID", help="The id, exactly as records have it in entity_id.", show_default=False)
+    ],
+    twin_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Only the entity of this twin type: hcp, patient or territory.")
+    ] = None,
+    dry_run: DryRunOption = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: an erasure cannot be undone.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Erase the person ENTITY_ID everywhere.
+
+    Outcomes keep their values and sums, and lose id and features. Training rows and twins of the person are deleted, refused
+    records, requests and notes that name them are redacted, and records that arrive later are stored without the id. The report
+    says what was done, what Kafka still holds and until when, and which models were trained with rows of the person.
+    """
+    from streams.operations.dead_letter_replay import operator_name
+    from streams.operations.forgetting import forget as forget_entity
+    from streams.operations.forgetting import parse_twin_type
+
+    scope = parse_twin_type(twin_type)
+    if not dry_run and not yes:
+        typer.confirm(f"Erase {entity_id!r} for ever?", abort=True, err=True)
+    with connected_service() as settings:
+        erasing = forget_entity(settings, entity_id, scope, operator_name(), dry_run=dry_run)
+        report = run_command(settings, erasing, "postgres")
+    print_result(report.to_dict(), report.format_text, as_json=as_json)
 
 
 @app.command(epilog=examples("twinstream schemas", "twinstream schemas --out contracts/"))
