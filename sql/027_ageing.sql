@@ -152,11 +152,15 @@ BEGIN
     )
     INSERT INTO aged_lines AS a (line, events) SELECT line, count(*) FROM gone GROUP BY line ORDER BY line
     ON CONFLICT (line) DO UPDATE SET events = a.events + excluded.events;
-    -- twins that only these outcomes have named
-    DELETE FROM digital_twins t
-    WHERE t.twin_id = ANY(twins)
-      AND NOT EXISTS (SELECT FROM twin_population_members o WHERE o.twin_id = t.twin_id)
-      AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.twin_id = t.twin_id);
+    -- Twins that only these outcomes have named. A batch that is naming one again holds it: then it stays until that outcome ages.
+    BEGIN
+        DELETE FROM digital_twins t
+        WHERE t.twin_id = ANY(twins)
+          AND NOT EXISTS (SELECT FROM twin_population_members o WHERE o.twin_id = t.twin_id)
+          AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.twin_id = t.twin_id);
+    EXCEPTION WHEN foreign_key_violation OR lock_not_available THEN
+        NULL;
+    END;
 END $$;
 
 -- The functions below delete at most `chunk` rows that are older than `before`, and return their number.

@@ -27,8 +27,8 @@ __all__ = [
     "count_due",
     "drop_partitions",
     "finish_run",
+    "is_due",
     "partition_state",
-    "seconds_since_sweep",
     "sweep_connection",
 ]
 
@@ -120,14 +120,15 @@ async def partition_state(database: Database) -> PartitionState:
     return PartitionState(**row)
 
 
-_SECONDS_SINCE_SWEEP = """
-SELECT extract(epoch FROM clock_timestamp() - max(started_at))::float8 FROM maintenance_runs WHERE finished_at IS NOT NULL"""
+_IS_DUE = """
+SELECT coalesce(max(started_at) FILTER (WHERE error = '') < clock_timestamp() - make_interval(secs => $1), true)
+       AND coalesce(max(finished_at) < clock_timestamp() - make_interval(secs => $2), true)
+FROM maintenance_runs WHERE finished_at IS NOT NULL"""
 
 
-async def seconds_since_sweep(database: Database) -> float | None:
-    """Seconds since the last sweep that ended was started, by the clock of Postgres; None before the first."""
-    seconds: float | None = await database.fetchval(_SECONDS_SINCE_SWEEP)
-    return seconds
+async def is_due(database: Database, every_s: float, retry_s: float) -> bool:
+    """Whether the last sweep without an error was started so long ago, and none ended, with an error, within ``retry_s``."""
+    return bool(await database.fetchval(_IS_DUE, every_s, retry_s))
 
 
 _SOURCES = "SELECT source FROM source_positions ORDER BY source"

@@ -40,6 +40,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SWEEP_EVERY_S = 86_400.0
+_RETRY_SWEEP_S = 3600.0
 _MONTHS_AHEAD = 3
 _ATTEMPTS = 5
 _RETRY_S = 1.0
@@ -57,6 +58,9 @@ _SETTING_OF_TABLE = {
     "maintenance_runs": "keep_sweeps_days",
 }
 """The setting with the retention of each table, in the order in which tables are swept."""
+
+for _table in _SETTING_OF_TABLE:
+    AGED_ROWS.labels(table=_table)
 
 
 class SweepInProgress(RuntimeError):
@@ -203,9 +207,8 @@ def format_run(run: MaintenanceRun) -> str:
 
 
 async def is_sweep_due(database: Database) -> bool:
-    """Whether the last sweep was started a day ago or longer, or there was none."""
-    seconds = await ageing_store.seconds_since_sweep(database)
-    return seconds is None or seconds >= SWEEP_EVERY_S
+    """Whether the last sweep was a day ago, or failed an hour ago, or there was none."""
+    return await ageing_store.is_due(database, SWEEP_EVERY_S, _RETRY_SWEEP_S)
 
 
 async def report_state(database: Database) -> None:
