@@ -21,6 +21,9 @@ Names: TypeAlias = Callable[[str], bool]
 """Whether a text names the person."""
 
 _WORD = re.compile(r"[^\s\"',;()\[\]{}<>=|]+")
+_CATALOGUE_NAMES = frozenset({"twin_type", "brand", "metric_type", "target", "intervention_type", "channel", "frequency"})
+"""Members that hold a word of a catalogue: they name nobody, whatever the person is called."""
+
 _ID_NAME = re.compile(r"(^|_)(ids?|npi|name|entity|key|subject|person)$", re.IGNORECASE)
 
 
@@ -110,7 +113,8 @@ def _texts(node: Any) -> Iterator[str]:
             yield name
             if isinstance(member, _Number) and _ID_NAME.search(name):
                 yield str(member)
-            yield from _texts(member)
+            if not (isinstance(member, str) and name in _CATALOGUE_NAMES):
+                yield from _texts(member)
     elif isinstance(node, list):
         for element in node:
             yield from _texts(element)
@@ -124,7 +128,7 @@ def _redact(node: Any, names: Names) -> Any:
     if isinstance(node, _Object):
         if any(map(names, _texts(_without_lists(node)))):
             return ERASED
-        return _Object((name, _redact(member, names)) for name, member in node)
+        return _Object((name, _redact(member, names) if isinstance(member, list | _Object) else member) for name, member in node)
     return _redact_element(node, names)
 
 

@@ -66,6 +66,13 @@ def test_a_short_id_does_not_match_numbers_and_times(value: bytes) -> None:
     assert redact(value, names_entity("7")) is value
 
 
+def test_an_id_that_is_a_word_of_the_catalogue_does_not_match_every_record() -> None:
+    value = b'{"twin_type": "hcp", "brand": "kisqali", "entity_id": "7"}'
+
+    assert redact(value, names_entity("hcp")) is value
+    assert redact(b'{"twin_type": "hcp", "entity_id": "hcp"}', names_entity("hcp")) == ERASED_VALUE
+
+
 def test_numbers_of_the_other_elements_stay_as_they_are_written() -> None:
     value = b'[{"id": "hcp-7"}, {"a": 1.50, "b": 1E400, "c": -0, "d": 123456789012345678901234567890}]'
 

@@ -145,7 +145,7 @@ async def test_an_event_ages_only_with_all_the_outcomes_by_which_it_was_counted(
     (batch,) = poll_batches([record(0, outcome(2000, revision=1), partition=1, at=younger)], 1)
     await pool.execute("UPDATE model_lines SET floor = NULL")
     await make_pipeline(pool).ingest(batch)
-    await store_all_windows(pool)
+    await raise_floor_of(pool)
 
     await age(fresh_database, "fidelity_tracking")
 

@@ -234,7 +234,7 @@ async def test_an_erasure_that_was_killed_is_finished_by_the_next_one(
     assert await pool.fetchval("SELECT finished_at FROM erasures") is not None
 
 
-@pytest.mark.parametrize("entity", ["%", "_", "hcp-", "hcp", "' OR true --", "x" * 100_000, "e\u0301"])
+@pytest.mark.parametrize("entity", ["%", "%_", "hcp-", "hcp", "' OR true --", "x" * 100_000, "e\u0301"])
 async def test_an_id_is_matched_as_a_whole_and_literally(fresh_database: str, pool: Pool, entity: str):
     await ingest(pool, values())
 
