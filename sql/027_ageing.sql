@@ -37,10 +37,14 @@ CREATE TABLE maintenance_runs (
 );
 CREATE INDEX maintenance_runs_finished ON maintenance_runs (finished_at) WHERE error = '';
 
+-- Whatever a caller asks for, nothing younger than this ages out: Kafka holds records for 30 days and the rest of a segment.
+CREATE FUNCTION least_retention() RETURNS interval LANGUAGE sql IMMUTABLE AS $$ SELECT interval '38 days' $$;
+
 -- The check of a foreign key must not scan every outcome for each run that is deleted.
 CREATE INDEX fidelity_tracking_simulation ON fidelity_tracking (simulation_id) WHERE simulation_id IS NOT NULL;
 
-CREATE FUNCTION pane_digest(p fidelity_panes) RETURNS numeric LANGUAGE sql STABLE AS $$
+CREATE FUNCTION pane_digest(p fidelity_panes) RETURNS numeric
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT hashtextextended(concat_ws('|', p.model_id, p.segment, p.pane, p.width_s, p.source, p.line, p.version, p.last_offset, p.n,
                                       p.n_interval, p.n_inside, p.predicted, p.actual, p.predicted_squared, p.actual_squared,
                                       p.product, p.absolute_error, p.n_outliers, p.log_bet_0, p.log_bet_1, p.log_bet_2, p.log_bet_3,
@@ -96,6 +100,7 @@ DECLARE
     more        aged_element[];
     horizon     record;
 BEGIN
+    before := least(before, now() - least_retention());
     SELECT max(source_offset) INTO last_looked_at FROM (
         SELECT source_offset FROM fidelity_tracking
         WHERE source = of_source AND source_offset > after_offset AND tracked_at < before ORDER BY source_offset LIMIT chunk) c;
@@ -170,6 +175,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     elements  aged_element[];
 BEGIN
+    before := least(before, now() - least_retention());
     WITH gone AS (
         DELETE FROM refused_records WHERE refusal_id IN (
             SELECT refusal_id FROM refused_records
@@ -191,6 +197,7 @@ DECLARE
     deleted  bigint := 0;
     gone     record;
 BEGIN
+    before := least(before, now() - least_retention());
     FOR of_line IN
         SELECT line, champion, floor(least(extract(epoch FROM before)::float8, extract(epoch FROM floor)::float8 - window_s - pane_s)
                                      / pane_s) * pane_s AS lowest
@@ -220,6 +227,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     deleted  bigint;
 BEGIN
+    before := least(before, now() - least_retention());
     DELETE FROM fidelity_snapshots WHERE ctid = ANY(ARRAY(
         SELECT s.ctid FROM fidelity_snapshots s JOIN model_lines l USING (line)
         WHERE s.window_start < before AND s.window_end < before AND s.window_end <= l.floor LIMIT chunk));
@@ -234,6 +242,7 @@ DECLARE
     models    uuid[];
     segments  text[];
 BEGIN
+    before := least(before, now() - least_retention());
     SELECT array_agg(model_id), array_agg(segment) INTO models, segments FROM (
         SELECT model_id, segment FROM (
             SELECT model_id, segment FROM drift_states UNION SELECT model_id, segment FROM detector_alarms
@@ -258,6 +267,7 @@ DECLARE
     deleted      bigint;
     populations  uuid[];
 BEGIN
+    before := least(before, now() - least_retention());
     WITH gone AS (
         DELETE FROM simulation_runs WHERE simulation_id = ANY(ARRAY(
             SELECT r.simulation_id FROM simulation_runs r
@@ -280,6 +290,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     deleted  bigint;
 BEGIN
+    before := least(before, now() - least_retention());
     DELETE FROM entity_history WHERE ctid = ANY(ARRAY(
         SELECT h.ctid FROM entity_history h
         WHERE h.observed_at < before
@@ -295,6 +306,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     deleted  bigint;
 BEGIN
+    before := least(before, now() - least_retention());
     DELETE FROM retrain_requests WHERE retrain_id = ANY(ARRAY(
         SELECT r.retrain_id FROM retrain_requests r
         WHERE r.finished_at < before AND r.status NOT IN ('queued', 'running')
@@ -311,6 +323,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     deleted  bigint;
 BEGIN
+    before := least(before, now() - least_retention());
     DELETE FROM replays WHERE replay_id = ANY(ARRAY(
         SELECT p.replay_id FROM replays p
         WHERE p.quiet_until < before
@@ -326,6 +339,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     deleted  bigint;
 BEGIN
+    before := least(before, now() - least_retention());
     DELETE FROM maintenance_runs WHERE run_id = ANY(ARRAY(SELECT run_id FROM maintenance_runs WHERE started_at < before LIMIT chunk));
     GET DIAGNOSTICS deleted = ROW_COUNT;
     RETURN deleted;
@@ -359,7 +373,8 @@ BEGIN
 END $$;
 
 -- Number of consecutive months after the present one that have their partition.
-CREATE FUNCTION fidelity_partitions_ahead() RETURNS integer LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION fidelity_partitions_ahead() RETURNS integer
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     ahead  integer := 0;
 BEGIN
@@ -369,8 +384,6 @@ BEGIN
     END LOOP;
     RETURN ahead;
 END $$;
-
-ALTER FUNCTION make_fidelity_partitions(integer) SECURITY DEFINER SET search_path = public, pg_temp;
 
 -- Persons who were erased, by a hash of their id with a salt of this database; '' for all twin types. Records of them that arrive
 -- later are stored without id and features. Whoever stores such records reads this table in the same transaction.
@@ -415,7 +428,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 $$;
 
 -- Whether a JSON value or one of its members is exactly this text.
-CREATE FUNCTION json_names(document jsonb, entity text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION json_names(document jsonb, entity text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT position(to_jsonb(entity)::text IN document::text) > 0
 $$;
 
@@ -425,7 +439,8 @@ CREATE FUNCTION json_without(document jsonb, entity text) RETURNS jsonb LANGUAGE
 $$;
 
 -- Whether a feature whose name is that of an id has this value; a region that is called like the person does not count.
-CREATE FUNCTION features_name(features jsonb, entity text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION features_name(features jsonb, entity text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT EXISTS (SELECT FROM jsonb_each_text(CASE jsonb_typeof(features) WHEN 'object' THEN features ELSE '{}' END) f
                    WHERE f.value = entity AND f.key ~* '(^|_)(id|npi|name|entity|key)$')
 $$;
@@ -540,4 +555,17 @@ BEGIN
     WHERE entity = ANY(regexp_split_to_array(why, '[\s,;()"'']+'));
     GET DIAGNOSTICS more = ROW_COUNT;
     RETURN rows + more;
+END $$;
+
+-- In a database whose tables are in another schema than public, these functions find them there.
+DO $$
+DECLARE
+    signature  regprocedure;
+BEGIN
+    FOR signature IN
+        SELECT p.oid FROM pg_proc p WHERE p.pronamespace = current_schema()::regnamespace AND p.prosecdef
+        AND current_schema() <> 'public' AND 'search_path=public, pg_temp' = ANY(p.proconfig)
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', signature, current_schema());
+    END LOOP;
 END $$;

@@ -33,6 +33,9 @@ _SUMS = (
 )
 
 TABLES: Mapping[str, str] = {
+    "aged_events": "",
+    "aged_lines": "",
+    "aged_sources": "",
     "detector_alarms": "INSERT",
     "detector_cells": "INSERT, UPDATE (splits)",
     "detector_floors": "INSERT, UPDATE (floor, log_values, last_count, log_peak)",
@@ -42,6 +45,8 @@ TABLES: Mapping[str, str] = {
     "effect_priors": "INSERT",
     "effect_versions": "INSERT",
     "entity_history": "INSERT, UPDATE (features, target, source)",
+    "erasure_salt": "",
+    "erasures": "",
     "estimated_fidelity": "INSERT, UPDATE (model_id, estimate, made_at)",
     "event_heads": "INSERT, UPDATE (revision, digest, line, model_id, segments, pane, width_s, contribution)",
     "experiments": "INSERT, UPDATE (withdrawn_at)",
@@ -52,6 +57,7 @@ TABLES: Mapping[str, str] = {
     ),
     "fidelity_tracking": "INSERT",
     "ledger_tellings": "INSERT, UPDATE (generation)",
+    "maintenance_runs": "INSERT, UPDATE (finished_at, deleted, partitions_created, partitions_dropped, error)",
     "model_ledger": "INSERT",
     "model_lines": "INSERT, UPDATE (champion, generation, policy, floor, first_effective_from)",
     "park_requests": "INSERT, UPDATE (why, requested_by, requested_at, parked_at), DELETE",
@@ -73,13 +79,44 @@ TABLES: Mapping[str, str] = {
 }
 """What the service may do with each table besides reading it. Partitions need no line: rights on the table decide."""
 
+_UNREADABLE = ("erasure_salt",)
+"""Tables that only the owner reads: who knows the salt can find out by trying whether an id was erased."""
+
 FUNCTIONS: Mapping[str, tuple[str, ...]] = {
+    "add_aged_elements": (),
+    "age_drift_states": (WRITER,),
+    "age_history": (WRITER,),
+    "age_maintenance_runs": (WRITER,),
+    "age_outcomes": (WRITER,),
+    "age_panes": (WRITER,),
+    "age_refused_records": (WRITER,),
+    "age_replays": (WRITER,),
+    "age_retrains": (WRITER,),
+    "age_simulations": (WRITER,),
+    "age_snapshots": (WRITER,),
+    "begin_erasure": (WRITER,),
+    "drop_aged_partitions": (WRITER,),
+    "erase_entity": (WRITER,),
+    "erase_notes": (WRITER,),
+    "erased_entities": (WRITER,),
+    "erasure_hash": (WRITER,),
+    "features_name": (WRITER,),
+    "fidelity_partitions_ahead": (WRITER,),
+    "finish_erasure": (WRITER,),
+    "is_redaction": (),
+    "json_names": (WRITER,),
+    "json_without": (),
+    "least_retention": (),
     "make_fidelity_partitions": (WRITER,),
+    "outcomes_needed_since": (),
+    "pane_digest": (WRITER, READER),
+    "raise_aged_horizon": (),
+    "redact_refused_record": (WRITER,),
     "refuse_to_rewrite": (),
 }
 """Who may call each function besides its owner. One that runs with the rights of the owner needs a fixed ``search_path``."""
 
-TYPES = ("brand", "outcome_fate", "simulation_recommendation", "simulation_status", "twin_type")
+TYPES = ("aged_element", "brand", "outcome_fate", "simulation_recommendation", "simulation_status", "twin_type")
 
 _SCHEMA = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
 
@@ -145,7 +182,8 @@ async def grant_privileges(connection: Connection) -> None:
     async with connection.transaction():
         for table, writes in TABLES.items():
             await connection.execute(f"REVOKE ALL ON {table} FROM PUBLIC, {WRITER}, {READER}")
-            await connection.execute(f"GRANT SELECT ON {table} TO {WRITER}, {READER}")
+            if table not in _UNREADABLE:
+                await connection.execute(f"GRANT SELECT ON {table} TO {WRITER}, {READER}")
             if writes:
                 await connection.execute(f"GRANT {writes} ON {table} TO {WRITER}")
         for row in await connection.fetch(_FUNCTIONS, list(FUNCTIONS)):

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from engine.twins import TwinModel
 from schemas import OutcomeEvent
 from sql import database
-from sql.database import Pool
+from sql.database import Pool, open_pool
 from streams.kafka import PARTITIONS
 from streams.operations import ageing
 from streams.operations.ageing import is_sweep_due, sweep
@@ -50,8 +50,18 @@ def outcomes(people: pd.DataFrame, since: datetime, count: int) -> list[OutcomeE
 
 
 async def test_a_service_sweeps_and_forgets_and_a_topic_that_is_read_again_changes_no_count(
-    service: Any, client: Any, promoted: Any, champion: TwinModel, settings: Settings, pool: Pool, twinstream: Any, monkeypatch: Any
+    service: Any,
+    client: Any,
+    promoted: Any,
+    champion: TwinModel,
+    settings: Settings,
+    pool: Pool,
+    twinstream: Any,
+    monkeypatch: Any,
+    owned_database: str,
 ):
+    async with await open_pool(dsn=owned_database) as owner:
+        await owner.execute("CREATE OR REPLACE FUNCTION least_retention() RETURNS interval RETURN interval '-100 years'")
     people = champion.generate(40, seed=3).frame[list(champion.card.features)]
     began = datetime.now(UTC) - timedelta(seconds=120)
     async with service(["outcomes", "fidelity", "trainer"]):
