@@ -138,8 +138,9 @@ def forget(
     """
     from streams.operations.dead_letter_replay import operator_name
     from streams.operations.forgetting import forget as forget_entity
-    from streams.operations.forgetting import parse_twin_type
+    from streams.operations.forgetting import parse_twin_type, require_entity_id
 
+    require_entity_id(entity_id)
     scope = parse_twin_type(twin_type)
     if not dry_run and not yes:
         typer.confirm(f"Erase {entity_id!r} for ever?", abort=True, err=True)

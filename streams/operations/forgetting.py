@@ -22,7 +22,7 @@ from sql.erasure_store import EntityUse, RefusedText
 from streams.kafka.topics import DEAD_LETTERS, TOPICS
 from streams.settings import Settings
 
-__all__ = ["ForgetReport", "forget", "parse_twin_type"]
+__all__ = ["ForgetReport", "forget", "parse_twin_type", "require_entity_id"]
 
 _SEGMENT_DAYS = 7  # Kafka deletes a record with the rest of its segment, which it closes after a week at the latest
 _NAMING_TOPICS = ("outcome-events", "simulation-requests", "simulation-results", "experiment-results", DEAD_LETTERS)
@@ -87,7 +87,7 @@ async def forget(settings: Settings, entity_id: str, twin_type: TwinType | None,
     Raises:
         ValueError: when the id cannot be one.
     """
-    _check_id(entity_id)
+    require_entity_id(entity_id)
     scope = "" if twin_type is None else twin_type.value
     connection = await connect(settings.postgres_dsn.get_secret_value())
     try:
@@ -149,7 +149,12 @@ def parse_twin_type(text: str | None) -> TwinType | None:
     return None if text is None else TwinType(text)
 
 
-def _check_id(entity_id: str) -> None:
+def require_entity_id(entity_id: str) -> None:
+    """Check that a text can be the id of an entity.
+
+    Raises:
+        ValueError: when no stored id can be this one.
+    """
     if not entity_id.strip():
         raise ValueError(f"entity id {entity_id!r} is empty: give the id as records have it in entity_id")
     if "\0" in entity_id:
