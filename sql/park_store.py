@@ -117,14 +117,18 @@ async def parked_offsets(database: Database, source: SourceId, first: int, last:
 
 
 class RecordState(NamedTuple):
-    """What is stored of the record at an offset: the fates of its elements, and the kinds of those that were refused."""
+    """What is stored of the record at an offset: the fates of its elements, and the kinds of those that were refused.
+
+    Where rows of the source have aged out, ``aged out`` is among the fates.
+    """
 
     fates: tuple[str, ...]
     refused: tuple[str, ...]
 
 
 _RECORD_STATE = """
-SELECT ARRAY(SELECT DISTINCT fate::text FROM fidelity_tracking WHERE source = $1 AND source_offset = $2 ORDER BY 1) AS fates,
+SELECT ARRAY(SELECT DISTINCT fate::text FROM fidelity_tracking WHERE source = $1 AND source_offset = $2 ORDER BY 1)
+       || ARRAY(SELECT 'aged out' FROM aged_sources WHERE source = $1 AND last_offset >= $2) AS fates,
        ARRAY(SELECT DISTINCT kind FROM refused_records WHERE source = $1 AND source_offset = $2 ORDER BY 1) AS refused"""
 
 

@@ -14,6 +14,7 @@ from schemas import SourceId
 from sql import ageing_store, source_position_store, window_store
 from sql.database import Pool, connect, open_pool, transaction
 from sql.outcome_store import HeadAgedOut, lock_heads
+from sql.park_store import record_state
 from streams.operations.ageing import due_rows, is_sweep_due, report_state, sweep
 from streams.settings import Settings
 from tests.audits import audited, make_pipeline, store_all_windows, store_windows
@@ -376,3 +377,11 @@ async def test_a_sweep_makes_partitions_deletes_what_is_due_and_is_recorded(fres
     assert (state.months_ahead, state.swept_at) == (3, run.finished_at)
     await report_state(pool)
     assert (await audited(fresh_database))[0].mismatches() == ()
+
+
+async def test_the_record_of_rows_that_have_aged_out_counts_as_stored(fresh_database: str, pool: Pool):
+    source = SourceId(topic=TOPIC, partition=0)
+    await age(fresh_database, "fidelity_tracking")
+
+    assert (await record_state(pool, source, 3)).fates == ("aged out",)
+    assert (await record_state(pool, source, 80)).fates == ("counted",)
