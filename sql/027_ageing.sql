@@ -409,7 +409,9 @@ $$;
 -- Those of the ids that were erased, each with the twin type of the erasure.
 CREATE FUNCTION erased_entities(entities text[]) RETURNS TABLE (entity text, twin_type text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    SELECT e.entity, r.twin_type FROM unnest(entities) AS e (entity) JOIN erasures r ON r.entity_hash = erasure_hash(e.entity)
+    SELECT e.entity, r.twin_type
+    FROM erasure_salt s CROSS JOIN unnest(entities) AS e (entity)
+    JOIN erasures r ON r.entity_hash = sha256(s.salt || convert_to(e.entity, 'UTF8'))
     WHERE EXISTS (SELECT FROM erasures)
 $$;
 
