@@ -14,6 +14,7 @@ from engine.twins import TwinModel
 from schemas import OutcomeEvent
 from sql import database
 from sql.database import Pool, open_pool
+from streams.agents import fidelity as fidelity_agent
 from streams.kafka import PARTITIONS
 from streams.operations import ageing
 from streams.operations.ageing import is_sweep_due, sweep
@@ -60,6 +61,7 @@ async def test_a_service_sweeps_and_forgets_and_a_topic_that_is_read_again_chang
     monkeypatch: Any,
     owned_database: str,
 ):
+    monkeypatch.setattr(fidelity_agent, "_SWEEP_S", 1.0)  # it raises the floor
     async with await open_pool(dsn=owned_database) as owner:
         await owner.execute("CREATE OR REPLACE FUNCTION least_retention() RETURNS interval RETURN interval '-100 years'")
     people = champion.generate(40, seed=3).frame[list(champion.card.features)]
