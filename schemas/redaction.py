@@ -47,7 +47,7 @@ def names_entity(entity: str) -> Names:
         >>> [names(text) for text in ("hcp-7", "entity_id 'hcp-7' is unknown", "see hcp-7.", "hcp-77", "hcp-7-b", "xhcp-7")]
         [True, True, True, False, False, False]
     """
-    pattern = re.compile(rf"(?<![\w.:@/-]){re.escape(entity)}(?![\w@/-]|[.:]\w)")
+    pattern = re.compile(rf"(?<![\w.:@/-]){re.escape(entity)}(?![\w@/-]|[.:]\w|\\[ux][0-9a-fA-F])")
     return lambda text: text == entity or pattern.search(text) is not None
 
 

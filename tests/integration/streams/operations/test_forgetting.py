@@ -50,6 +50,13 @@ async def pool(fresh_database: str) -> AsyncIterator[Pool]:
     await pool.close()
 
 
+@pytest.fixture
+async def owner(owned_database: str) -> AsyncIterator[Pool]:
+    """Connections that may read everything."""
+    async with await open_pool(dsn=owned_database) as opened:
+        yield opened
+
+
 def make_pipeline(pool: Pool) -> OutcomePipeline:
     return OutcomePipeline(pool, ContextLoader(pool, load_champion, None), skew_s=300.0, restatement_s=1200.0)  # type: ignore[arg-type]
 
@@ -82,17 +89,17 @@ async def erase(dsn: str, entity: str = PERSON, twin_type: TwinType | None = Non
     return await forget(Settings(postgres_dsn=dsn), entity, twin_type, "a test", dry_run=dry_run)
 
 
-async def stored_text(pool: Pool) -> str:
+async def stored_text(owner: Pool) -> str:
     """Every row of every table as text, and the bytes of refused records as text."""
-    tables = [row[0] for row in await pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
-    rows = [row[0] for table in tables for row in await pool.fetch(f'SELECT t::text FROM "{table}" t')]
-    raw = await pool.fetch("SELECT key, value, headers::text FROM refused_records")
+    tables = [row[0] for row in await owner.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+    rows = [row[0] for table in tables for row in await owner.fetch(f'SELECT t::text FROM "{table}" t')]
+    raw = await owner.fetch("SELECT key, value, headers::text FROM refused_records")
     return "\n".join(
         [*rows, *((item or b"").decode(errors="replace") for row in raw for item in row[:2]), *(row[2] for row in raw)]
     )
 
 
-async def test_nothing_names_a_person_who_was_erased_and_every_count_stays(fresh_database: str, pool: Pool):
+async def test_nothing_names_a_person_who_was_erased_and_every_count_stays(fresh_database: str, owner: Pool, pool: Pool):
     await ingest(pool, values())
     history = pd.DataFrame(
         {"entity_id": [PERSON, OTHER], "observed_at": [pd.Timestamp(START)] * 2, "decile": [1, 2], "prescribing_change": [0.1, 0.2]}
@@ -120,10 +127,10 @@ async def test_nothing_names_a_person_who_was_erased_and_every_count_stays(fresh
     await Ledger(pool).register_model(make_card("later"), "0" * 64, pane_s=60.0, window_s=300.0)
 
     expected = await erase(fresh_database, dry_run=True)
-    assert "hcp-7" in await stored_text(pool)
+    assert "hcp-7" in await stored_text(owner)
     report = await erase(fresh_database)
 
-    text = await stored_text(pool)
+    text = await stored_text(owner)
     assert "hcp-7" not in text
     assert OTHER in text
     assert {**report.counts, "notes": 0} == {**expected.counts, "notes": 0}
@@ -160,7 +167,9 @@ async def test_in_an_array_only_the_element_of_the_person_is_redacted(fresh_data
     assert stored == [{"rows": ["[erased]", whole[1]]}, {"event_id": 1, "people": ["[erased]", OTHER]}]
 
 
-async def test_a_replay_of_the_records_brings_the_person_not_back_and_counts_nothing_twice(fresh_database: str, pool: Pool):
+async def test_a_replay_of_the_records_brings_the_person_not_back_and_counts_nothing_twice(
+    fresh_database: str, owner: Pool, pool: Pool
+):
     await ingest(pool, values())
     await erase(fresh_database)
     before = await pool.fetch("SELECT * FROM fidelity_tracking ORDER BY tracking_id")
@@ -168,11 +177,13 @@ async def test_a_replay_of_the_records_brings_the_person_not_back_and_counts_not
     await ingest(pool, values())
 
     assert await pool.fetch("SELECT * FROM fidelity_tracking ORDER BY tracking_id") == before
-    assert "hcp-7" not in await stored_text(pool)
+    assert "hcp-7" not in await stored_text(owner)
     assert (await audited(fresh_database))[0].mismatches() == ()
 
 
-async def test_records_of_an_erased_person_that_arrive_later_are_stored_without_the_id(fresh_database: str, pool: Pool):
+async def test_records_of_an_erased_person_that_arrive_later_are_stored_without_the_id(
+    fresh_database: str, owner: Pool, pool: Pool
+):
     await erase(fresh_database)
 
     await ingest(pool, [value for value in values() if not isinstance(value, bytes) or b"broken hcp-7" not in value])
@@ -181,7 +192,7 @@ async def test_records_of_an_erased_person_that_arrive_later_are_stored_without_
     )
     await add_history(pool, LINE, history, source="a test")
 
-    text = await stored_text(pool)
+    text = await stored_text(owner)
     assert "hcp-7" not in text
     assert OTHER in text
     assert await pool.fetchval("SELECT sum(n) FROM fidelity_panes WHERE segment = 'all'") == 20
@@ -214,7 +225,7 @@ async def test_erasing_again_finds_nothing_and_still_names_models_and_date(fresh
 
 
 async def test_an_erasure_that_was_killed_is_finished_by_the_next_one(
-    fresh_database: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    fresh_database: str, owner: Pool, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ):
     await ingest(pool, values())
 
@@ -225,12 +236,12 @@ async def test_an_erasure_that_was_killed_is_finished_by_the_next_one(
         patch.setattr(erasure_store, "finish_erasure", kill)
         with pytest.raises(ConnectionResetError):
             await erase(fresh_database)
-    assert "hcp-7" in await stored_text(pool)
+    assert "hcp-7" in await stored_text(owner)
     assert await pool.fetchval("SELECT finished_at FROM erasures") is None
 
     await erase(fresh_database)
 
-    assert "hcp-7" not in await stored_text(pool)
+    assert "hcp-7" not in await stored_text(owner)
     assert await pool.fetchval("SELECT finished_at FROM erasures") is not None
 
 
