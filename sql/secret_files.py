@@ -10,9 +10,13 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
-__all__ = ["SecretFileError", "SecretFiles"]
+__all__ = ["InFile", "SecretFileError", "SecretFiles"]
 
 _MAX_BYTES = 64 * 1024
+
+
+class InFile:
+    """Marks a setting that may have a password in it, such as an address, and can be in a file as secrets can."""
 
 
 class SecretFileError(ValueError):
@@ -25,7 +29,8 @@ class SecretFiles(PydanticBaseSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return the secret of a field, None where no file is named."""
         setting = f"{self.config.get('env_prefix', '')}{field_name}".upper()
-        path = _variable(f"{setting}_FILE") if field.annotation is SecretStr else ""
+        is_secret = field.annotation is SecretStr or any(isinstance(mark, InFile) for mark in field.metadata)
+        path = _variable(f"{setting}_FILE") if is_secret else ""
         if path and _variable(setting):
             raise SecretFileError(f"{setting} and {setting}_FILE={path} are both set: remove one of them")
         return (_read_secret(f"{setting}_FILE", Path(path)) if path else None), field_name, False

@@ -38,6 +38,7 @@ from aiokafka.errors import (
 from pydantic import ValidationError
 
 from schemas.base import shorten
+from streams.printable import hide_passwords
 
 __all__ = [
     "ContainsNul",
@@ -227,7 +228,7 @@ def _wrapped_cause(error: BaseException) -> BaseException | None:
 
 def describe_traceback(error: BaseException) -> str:
     """The full traceback of an error with its causes; of one above 20,000 characters the middle is left out."""
-    text = "".join(traceback.format_exception(error)).replace("\0", "").encode(errors="backslashreplace").decode()
+    text = hide_passwords("".join(traceback.format_exception(error))).replace("\0", "").encode(errors="backslashreplace").decode()
     if len(text) <= _MAX_TRACEBACK_CHARACTERS:
         return text
     half = _MAX_TRACEBACK_CHARACTERS // 2
@@ -245,7 +246,7 @@ def describe_error(error: BaseException) -> str:
         more = [f"and {len(details) - _MAX_FIELDS} more"] if len(details) > _MAX_FIELDS else []
         text = "; ".join([*clauses, *more])
     else:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = hide_passwords(" ".join(str(error).split())) or type(error).__name__
     return limit_text(text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, TypeAdapter, model_validator
 
@@ -14,6 +14,7 @@ from schemas.twin_models import ModelType
 from schemas.twin_types import TwinType
 from sql.retention import RetentionSettings
 from sql.retrain_store import RetrainLimits
+from sql.secret_files import InFile
 from sql.segment_store import SegmentLimits
 from sql.settings import PostgresSettings
 from streams.bounds import BoundSettings
@@ -50,7 +51,7 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     kafka_ca_file: Path | None = None
     kafka_replication: int = Field(default=1, ge=1)
     kafka_connect_timeout_s: float = Field(default=10.0, gt=0)
-    mlflow_uri: str = ""
+    mlflow_uri: Annotated[str, InFile()] = ""
     mlflow_connect_timeout_s: float = Field(default=10.0, gt=0)
     home: Path = Path(".twinstream")
 

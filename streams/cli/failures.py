@@ -8,6 +8,7 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING
 
 from streams.cli.log_output import last_kafka_error
+from streams.printable import hide_passwords
 
 if TYPE_CHECKING:
     from streams.cli.server_watch import Server
@@ -55,7 +56,7 @@ def _server_failure(error: Exception, settings: Settings) -> ServerFailure | Non
     if _is_kafka_outage(error):
         return _kafka_failure(settings, error)
     if _is_mlflow_outage(error):
-        return ServerFailure(f"MLflow at {settings.mlflow_uri} cannot be reached (TWIN_MLFLOW_URI)")
+        return ServerFailure(f"MLflow at {hide_passwords(settings.mlflow_uri)} cannot be reached (TWIN_MLFLOW_URI)")
     return _connection_failure(error, settings)
 
 
@@ -77,7 +78,7 @@ def silence_failure(settings: Settings, server: Server) -> ServerFailure:
     address, setting, seconds = {
         "kafka": (f"Kafka at {settings.kafka_bootstrap}", "TWIN_KAFKA_BOOTSTRAP", settings.kafka_connect_timeout_s),
         "postgres": (f"Postgres at {_postgres_address(settings)}", "TWIN_POSTGRES_DSN", settings.postgres_connect_timeout_s),
-        "mlflow": (f"MLflow at {settings.mlflow_uri}", "TWIN_MLFLOW_URI", settings.mlflow_connect_timeout_s),
+        "mlflow": (f"MLflow at {hide_passwords(settings.mlflow_uri)}", "TWIN_MLFLOW_URI", settings.mlflow_connect_timeout_s),
     }[server]
     limit = f"TWIN_{server.upper()}_CONNECT_TIMEOUT_S"
     return ServerFailure(f"{address} has not answered for {seconds:g} s ({setting}, {limit})")

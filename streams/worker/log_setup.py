@@ -15,7 +15,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from streams.printable import escape_line, escape_text
+from streams.printable import escape_line, escape_text, hide_passwords
 from streams.worker.log_limit import LimitedHandler
 
 __all__ = ["log_file", "write_logs"]
@@ -39,10 +39,10 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "role": self._role,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": hide_passwords(record.getMessage()),
         }
         if record.exc_info:
-            fields["error"] = self.formatException(record.exc_info)
+            fields["error"] = hide_passwords(self.formatException(record.exc_info))
         return json.dumps(fields).replace("\x7f", r"\u007f")  # the one control character that JSON leaves as it is
 
 
@@ -54,11 +54,11 @@ class PlainLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name in logging
         """Format the line of a record."""
-        return escape_line(super().formatMessage(record))
+        return escape_line(hide_passwords(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  # the name in logging
         """Format a traceback."""
-        return indent(escape_text(super().formatException(ei)), _INDENT, lambda _: True)
+        return indent(escape_text(hide_passwords(super().formatException(ei))), _INDENT, lambda _: True)
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802  # the name in logging
         """Format a stack."""

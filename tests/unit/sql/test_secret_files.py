@@ -44,6 +44,12 @@ def test_every_secret_setting_can_be_in_a_file(name: str, tmp_path: Path, monkey
     assert getattr(Settings(), name).get_secret_value() == value
 
 
+def test_an_address_that_may_have_a_password_can_be_in_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TWIN_MLFLOW_URI", raising=False)
+    monkeypatch.setenv("TWIN_MLFLOW_URI_FILE", str(secret_file(tmp_path, b"http://ann:hunter2@mlflow:5000")))
+    assert Settings().mlflow_uri == "http://ann:hunter2@mlflow:5000"
+
+
 def test_an_empty_variable_names_no_file_and_an_empty_secret_gives_way_to_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,3 +198,12 @@ def test_a_long_value_is_shortened_and_stays_on_one_line():
 
 def test_a_cancellation_is_no_error_of_a_record():
     assert not issubclass(asyncio.CancelledError, Exception)
+
+
+def test_no_description_of_an_error_shows_the_password_of_an_address():
+    error = ValueError("postgresql://service:hunter2@db:5432/twins is out")
+    error.__cause__ = MlflowException("API request to http://ann:hunter2@mlflow:5000/api failed")
+    texts = [describe_error(error), describe_traceback(error)]
+    assert all("postgresql://service:***@db:5432/twins" in text for text in texts)
+    assert "http://ann:***@mlflow:5000/api failed" in texts[1]
+    assert not any("hunter2" in text for text in texts)

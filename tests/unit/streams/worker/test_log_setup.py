@@ -101,3 +101,24 @@ def test_a_json_log_has_one_line_a_record_whatever_it_quotes():
     lines = run_forgery().split("\n")
 
     assert [json.loads(line)["message"].split()[0] for line in lines if line] == ["refused", "failed", "last"]
+
+
+PASSWORD_SCRIPT = """
+import logging, sys
+from pathlib import Path
+from streams.worker.log_setup import write_logs
+write_logs("trainer", Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+try:
+    raise ValueError("http://ann:" + "hunter2@mlflow:5000/api")
+except ValueError as error:
+    logging.getLogger("streams").exception("no answer: %s", error)
+"""
+
+
+def test_no_log_shows_the_password_of_an_address(tmp_path: Path):
+    for arguments in ([], [str(tmp_path)]):
+        command = [sys.executable, "-c", PASSWORD_SCRIPT, *arguments]
+        log = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+        log += "".join(file.read_text() for file in tmp_path.iterdir())
+        assert log.count("http://ann:***@mlflow:5000/api") == 2
+        assert "hunter2@" not in log.replace('"hunter2@mlflow:5000/api")', "")
