@@ -55,7 +55,7 @@ def attach(app: TwinApp, services: Services) -> None:
     agent = _OutcomesAgent(app, services)
     start_at_zero(REFUSED, topic=[_TOPIC], reason=REFUSAL_KINDS)
     start_at_zero(TASK_FAILURES, role=[app.role], task=["publication"])
-    app.on_partitions_assigned.connect(agent.on_assigned)
+    app.on_partitions_revoked.connect(agent.on_revoked)
     app.find_start_offsets = agent.find_start_offsets
     app.agent(app.raw_topic(_TOPIC), name="outcomes", concurrency=1)(agent.run)
     app.run_every(min(5.0, max(0.5, app.settings.grace_s / 4)), agent.publish_watermarks)
@@ -77,7 +77,6 @@ class _OutcomesAgent:
         self._app = app
         self._services = services
         self._progress: dict[SourceId, _Progress] = {}
-        self._lanes: PartitionLanes | None = None
         self._connections = asyncio.Semaphore(max(app.settings.postgres_pool_size - 1, 1))  # one is left for the timers
 
     @cached_property
@@ -97,13 +96,10 @@ class _OutcomesAgent:
         Each is acknowledged when it is finished, and the transport commits no offset above a batch that is not.
         """
         stream = batches.noack()
-        self._lanes = PartitionLanes(partial(self._process, stream))
-        await self._lanes.run(stream, lambda: self._app.consumer)
+        await PartitionLanes(partial(self._process, stream)).run(stream, lambda: self._app.consumer)
 
-    async def on_assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:  # noqa: ARG002  # Faust's signature
-        """Drop the batches in work: they are delivered again to the worker that has their partition now."""
-        if self._lanes is not None:
-            self._lanes.cancel()
+    async def on_revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:  # noqa: ARG002  # Faust's signature
+        """No partition of another worker waits here."""
         self._app.parking.unblock_all()
 
     async def _process(self, stream: Any, event: Any, previous: asyncio.Event | None, stored: asyncio.Event) -> None:

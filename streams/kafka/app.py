@@ -14,7 +14,7 @@ from yarl import URL
 
 from schemas import Event
 from sql.database import Pool, open_pool
-from streams.errors import is_transient
+from streams.errors import is_transient, is_waited_for
 from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffset, StartOffsetFinder
 from streams.kafka.clients import MAX_PARTITION_FETCH_BYTES
 from streams.kafka.parking import Parking
@@ -72,6 +72,17 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.sensors.add(_SendErrorSensor(self))
         self.run_every(_PARK_REQUESTS_S, self._read_park_requests)
+
+    async def before_reading(self) -> None:
+        """Read the requests to park records, before the first record of an assignment is processed.
+
+        During an outage they are read later: it must not keep the group from rebalancing.
+        """
+        try:
+            await retry_transient(self._read_park_requests, part="postgres", attempts=_POOL_ATTEMPTS)
+        except Exception as error:  # noqa: BLE001  # nothing else waits for these requests
+            if not is_waited_for(error):
+                report_failure(self.role, "park requests", error)
 
     async def _read_park_requests(self) -> None:
         await self.parking.read_requests(self.pool)

@@ -10,6 +10,7 @@ The module depends on private methods of one version of Faust, which ``tests/con
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ __all__ = [
     "StartOffsetFinder",
 ]
 
+_FINISH_S = 5.0  # for what is in work before a rebalance
 _HELD_S = 0.1  # between two looks whether a partition may be polled again
 _REFUSED_S = 1.0  # until a poll for which a permission is missing is tried again
 # Most bytes of the values of a batch: a record may carry an array of outcomes, and a batch is one transaction.
@@ -75,6 +77,16 @@ class StartOffsetFinder(Protocol):
     async def __call__(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]: ...  # noqa: D102
 
 
+class Lanes(Protocol):
+    """Batches that were delivered and are not processed yet."""
+
+    def drop_waiting(self) -> None:
+        """Drop the batches that are not in work."""
+
+    def cancel(self) -> None:
+        """End the work on all batches."""
+
+
 class BatchSchema(faust.Schema):  # type: ignore[misc]  # untyped
     """Passes a batch to the agent without decoding."""
 
@@ -90,6 +102,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
     """Faust's aiokafka consumer, which delivers the topics in ``app.batch_topics`` in batches.
 
     Attributes:
+        lanes: what processes the batches, where a role has lanes for them.
         held: partitions that are not polled for now, because what was read of them is not processed yet.
         polled_at: monotonic time of the last poll, None before the first; the health probe detects a stuck consumer by it.
     """
@@ -99,6 +112,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         self._starts: dict[TP, StartOffset] = {}
         self._group_offsets: Mapping[TP, int | None] = {}
         self.held: set[TP] = set()
+        self.lanes: Lanes | None = None
         self.polled_at: float | None = None
         super().__init__(*args, **kwargs)
 
@@ -141,8 +155,24 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         OUTAGES.recover(self)
         return records
 
+    async def wait_empty(self) -> None:
+        """Wait for what is in work before a rebalance or a stop, but not for what waits itself: it is delivered again.
+
+        A partition that waits, for an outage or because its records fail, must not keep the group from rebalancing.
+        """
+        if self.lanes is not None:
+            self.lanes.drop_waiting()
+        try:
+            async with asyncio.timeout(_FINISH_S):
+                await super().wait_empty()
+        except TimeoutError:
+            self.log.warning("what is in work takes longer than %s s: it is delivered again", _FINISH_S)
+            if self.lanes is not None:
+                self.lanes.cancel()
+
     async def perform_seek(self) -> None:
-        """Seek to the offset where reading each partition starts."""
+        """Seek to the offset where reading each partition starts, and read what is not to be processed from there on."""
+        await self.app.before_reading()
         await super().perform_seek()
         tps = {tp for tp in self.assignment() if self._in_batches(tp)}
         for tp in tps:

@@ -35,6 +35,7 @@ class PartitionLanes:
 
     async def run(self, stream: Any, consumer: Callable[[], BatchConsumer]) -> None:
         """Pass the events of a stream to the lanes of their partitions."""
+        consumer().lanes = self
         try:
             async for event in stream.events():
                 tp = TP(event.value.topic, event.value.partition)
@@ -43,6 +44,11 @@ class PartitionLanes:
                 self._lanes[tp].add(event)
         finally:
             self.cancel()
+
+    def drop_waiting(self) -> None:
+        """Drop the batches that are not in work: after an assignment they are delivered again."""
+        for lane in self._lanes.values():
+            lane.drop_waiting()
 
     def cancel(self) -> None:
         """End the work on all batches, as a kill would: after an assignment they are delivered again."""
@@ -66,6 +72,11 @@ class _Lane:
         self._waiting.put_nowait(event)
         if self._waiting.qsize() >= _MAX_WAITING:
             self._held.add(self._tp)
+
+    def drop_waiting(self) -> None:
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
+        self._held.discard(self._tp)
 
     def cancel(self) -> None:
         for task in self._tasks:

@@ -19,7 +19,7 @@ from streams.settings import Settings
 __all__ = ["ParkedRecord", "park_record"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
-_PICKED_UP_S, _POLL_S = 15.0, 0.2
+_PICKED_UP_S, _POLL_S = 20.0, 0.2  # a record that is tried again waits up to 10 s, and requests are read every 2 s
 
 
 class ParkedRecord(NamedTuple):

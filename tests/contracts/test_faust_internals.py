@@ -30,6 +30,7 @@ SIGNATURES = {
     "highwater": ["self", "tp"],
     "assignment": ["self"],
     "_wait_next_records": ["self", "timeout"],
+    "wait_empty": ["self"],
     "_getmany": ["self", "active_partitions", "timeout"],
     "_add_gap": ["self", "tp", "offset_from", "offset_to"],
     "_new_offset": ["self", "tp"],
@@ -58,6 +59,7 @@ def test_every_override_replaces_a_method_of_faust():
     assert overridden == {
         "getmany",
         "_getmany",
+        "wait_empty",
         "perform_seek",
         "seek_to_committed",
         "on_partitions_revoked",

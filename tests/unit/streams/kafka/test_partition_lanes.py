@@ -111,10 +111,39 @@ async def test_lanes_that_are_cancelled_finish_nothing_and_take_new_batches(serv
     assert service.in_progress[0] == 0
 
 
+async def test_batches_that_are_not_in_work_are_dropped_before_a_rebalance_and_those_in_work_finish(service: Service):
+    for number in range(30):
+        service.stream.add(0, number)
+    await service.settle()
+    service.lanes.drop_waiting()
+    assert service.consumer.held == set()
+    service.open[0].set()
+    await service.settle()
+    assert service.stored == [(0, 0), (0, 1), (0, 2)]
+    assert service.consumer.lanes is service.lanes
+
+
+async def test_a_batch_that_waits_keeps_no_rebalance_from_ending(
+    service: Service, consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch
+):
+    async def never(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(batch_consumer, "_FINISH_S", 0.01)
+    monkeypatch.setattr(faust_consumer.Consumer, "wait_empty", never)
+    monkeypatch.setattr(consumer, "log", SimpleNamespace(warning=lambda *_: None), raising=False)
+    consumer.lanes = service.lanes
+    service.stream.add(0, 0)
+    await service.settle()
+    await consumer.wait_empty()
+    await service.settle()
+    assert service.in_progress[0] == 0
+
+
 @pytest.fixture
 def consumer(monkeypatch: pytest.MonkeyPatch) -> BatchConsumer:
     consumer = object.__new__(BatchConsumer)
-    consumer.held = set()
+    consumer.held, consumer.lanes = set(), None
 
     async def sleep(_: float) -> None:
         await asyncio.sleep(0)
