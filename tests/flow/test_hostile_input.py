@@ -14,6 +14,7 @@ from uuid import uuid5
 
 import aiohttp
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from schemas import Brand, FidelityErrors, ModelEvent
@@ -24,11 +25,13 @@ from streams.settings import ROLES, Role, Settings
 from streams.simulation import UnreadableRequest, decode_request
 from streams.web.dashboard import serve_dashboard
 from tests.flow.conftest import Service, Twinstream
+from tests.hostile.batches import HostileBatch, hostile_batches
 from tests.hostile.messages import TEMPLATES, HostileRecord, hostile_records
+from tests.kafka_batches import send_raw
 from tests.outcomes import SPACE, TOPIC, outcome
 from tests.polling import committed_offsets, until
 
-MESSAGES, SEED = 10_000, 1
+MESSAGES, BATCHES, SEED = 10_000, 90, 1
 RATE = 150.0
 """Messages a second: the service must be able to store them, or every record waits for those before it."""
 LONGEST_S = 30.0
@@ -42,6 +45,7 @@ READERS: Mapping[str, Role] = {
     "retrain-events": "trainer",
 }
 """The role that reads each topic."""
+Position = tuple[str, int, int]
 
 
 async def test_hostile_messages_are_found_again_and_stop_nothing(
@@ -51,19 +55,24 @@ async def test_hostile_messages_are_found_again_and_stop_nothing(
     async with service_apart(ROLES):
         roles, line = RoleWatch(settings), LineWatch(settings, pool)
         async with running(roles.watch(), line.publish()):
-            await publish(settings, hostile_records(SEED, MESSAGES))
+            accepted, _ = await asyncio.gather(
+                send_batches(settings, hostile_batches(SEED, BATCHES)), publish(settings, hostile_records(SEED, MESSAGES))
+            )
             ends = await end_offsets(settings)
             await until(lambda: is_read(settings, ends), within_s=400.0)
         await until(line.is_stored)
         assert await page_status(settings) == 200
         report = await twinstream("verify", "--json")
 
+    assert accepted
+    refused = await refused_positions(pool)
+    assert {position: kind for position, kind in accepted.items() if position not in refused} == {}
     assert roles.longest_down_s() < LONGEST_S
     assert line.longest_standstill_s < LONGEST_S
     assert report["mismatches"] == []
     assert await records_without_trace(settings, pool) == []
     assert (await twinstream("dlq", "list", "--json"))["counts"]
-    for command in (["fidelity"], ["retrain", "list"], ["models", "list"], ["dlq", "list"]):
+    for command in (["fidelity"], ["retrain", "list", OTHER_LINE], ["models", "list"], ["dlq", "list"]):
         await twinstream(*command)
 
 
@@ -97,6 +106,19 @@ async def publish(settings: Settings, records: Iterable[HostileRecord]) -> None:
             send = producers[record.compression].send
             pending.append(await send(record.topic, record.value, record.key, partition, headers=list(record.headers)))
         await asyncio.gather(*pending)
+
+
+async def send_batches(settings: Settings, batches: Iterable[HostileBatch]) -> Mapping[Position, str]:
+    """Send the batches to the topics that a role reads, and return where those are that the broker accepts, with their kind."""
+    topics, accepted = list(READERS), {}
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap) as producer:
+        for number, hostile in enumerate(batches):
+            topic = topics[number % len(topics)]
+            partition = number % PARTITIONS[topic]
+            with suppress(KafkaError):
+                accepted[topic, partition, await send_raw(producer, topic, partition, hostile.data)] = hostile.kind
+            await asyncio.sleep(0.2)
+    return accepted
 
 
 @asynccontextmanager
@@ -204,9 +226,14 @@ async def page_status(settings: Settings) -> int:
         return reply.status
 
 
+async def refused_positions(pool: Pool) -> set[Position]:
+    """Topic, partition and offset of every refused record."""
+    return {tuple(row) for row in await pool.fetch("SELECT topic, partition, source_offset FROM refused_records")}
+
+
 async def records_without_trace(settings: Settings, pool: Pool) -> Sequence[str]:
     """Records that are neither stored, answered nor refused under their offset."""
-    refused = set(map(tuple, await pool.fetch("SELECT topic, partition, source_offset FROM refused_records")))
+    refused = await refused_positions(pool)
     has_trace = {
         "outcome-events": await _stored_outcomes(pool),
         "simulation-requests": await _answered(settings),

@@ -1,0 +1,95 @@
+"""Draws hostile batches of records from a seed: what a broken or malicious producer sends below the level of records."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from tests.kafka_batches import CODECS, Rec, batch, compress, encode_record
+
+__all__ = ["BATCH_DAMAGES", "HostileBatch", "hostile_batches"]
+
+_BOMB_BYTES = 300_000_000
+"""More than the service decompresses; compressed it is far below the limit of the broker."""
+
+
+@dataclass(frozen=True)
+class HostileBatch:
+    """A batch to send as it is; ``kind`` is the name of the damage."""
+
+    kind: str
+    data: bytes
+
+
+def _random_payload(rng: random.Random) -> bytes:
+    return batch(rng.randbytes(rng.randrange(1, 2000)), codec=_codec(rng), is_compressed=True)
+
+
+def _random_content(rng: random.Random) -> bytes:
+    return batch(rng.randbytes(rng.randrange(1, 2000)), codec=_codec(rng))
+
+
+def _bomb(rng: random.Random) -> bytes:
+    """One record of blanks."""
+    return batch([Rec(value=b" " * _BOMB_BYTES)], codec=_codec(rng))
+
+
+def _truncated_frame(rng: random.Random) -> bytes:
+    codec = _codec(rng)
+    frame = compress(codec, encode_record(Rec(value=rng.randbytes(5000)), 0))
+    return batch(frame[: rng.randrange(1, len(frame))], codec=codec, is_compressed=True)
+
+
+def _flipped_frame(rng: random.Random) -> bytes:
+    codec = _codec(rng)
+    frame = bytearray(compress(codec, encode_record(Rec(value=rng.randbytes(5000)), 0)))
+    frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
+    return batch(bytes(frame), codec=codec, is_compressed=True)
+
+
+def _unknown_codec(rng: random.Random) -> bytes:
+    return batch([Rec(value=b"{}")], codec=rng.choice([5, 6, 7]))
+
+
+def _wrong_count(rng: random.Random) -> bytes:
+    return batch([Rec(value=b"{}")] * 3, codec=rng.choice([0, _codec(rng)]), n_records=rng.choice([0, 1, 4, 2**31 - 1]))
+
+
+def _odd_headers(rng: random.Random) -> bytes:
+    headers = [(rng.choice([None, b"", b"\xff", b"h" * 5000]), rng.choice([None, b"", rng.randbytes(20)])) for _ in range(500)]
+    return batch([Rec(value=b"{}", headers=headers)], codec=rng.choice([0, _codec(rng)]))
+
+
+def _odd_times(rng: random.Random) -> bytes:
+    return batch([Rec(value=b"{}", timestamp_delta=rng.choice([-(2**62), 2**62, -1]))], first_timestamp=rng.choice([-1, 0, 2**62]))
+
+
+BATCH_DAMAGES: Mapping[str, Callable[[random.Random], bytes]] = {
+    damage.__name__.strip("_").replace("_", " "): damage
+    for damage in (
+        _random_payload,
+        _random_content,
+        _bomb,
+        _truncated_frame,
+        _flipped_frame,
+        _unknown_codec,
+        _wrong_count,
+        _odd_headers,
+        _odd_times,
+    )
+}
+"""Ways to damage a batch, by their names."""
+
+
+def hostile_batches(seed: int, count: int) -> Iterator[HostileBatch]:
+    """Draw ``count`` batches, of every damage in turn; the broker refuses some of them."""
+    rng = random.Random(seed)
+    names = list(BATCH_DAMAGES)
+    for number in range(count):
+        kind = names[number % len(names)]
+        yield HostileBatch(kind, BATCH_DAMAGES[kind](rng))
+
+
+def _codec(rng: random.Random) -> int:
+    return rng.choice(list(CODECS.values()))
