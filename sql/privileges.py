@@ -18,6 +18,7 @@ __all__ = [
     "READER",
     "TABLES",
     "TYPES",
+    "UNREADABLE",
     "WRITER",
     "ensure_roles",
     "excess_rights",
@@ -79,7 +80,7 @@ TABLES: Mapping[str, str] = {
 }
 """What the service may do with each table besides reading it. Partitions need no line: rights on the table decide."""
 
-_UNREADABLE = ("erasure_salt",)
+UNREADABLE = ("erasure_salt",)
 """Tables that only the owner reads: who knows the salt can find out by trying whether an id was erased."""
 
 FUNCTIONS: Mapping[str, tuple[str, ...]] = {
@@ -182,7 +183,7 @@ async def grant_privileges(connection: Connection) -> None:
     async with connection.transaction():
         for table, writes in TABLES.items():
             await connection.execute(f"REVOKE ALL ON {table} FROM PUBLIC, {WRITER}, {READER}")
-            if table not in _UNREADABLE:
+            if table not in UNREADABLE:
                 await connection.execute(f"GRANT SELECT ON {table} TO {WRITER}, {READER}")
             if writes:
                 await connection.execute(f"GRANT {writes} ON {table} TO {WRITER}")

@@ -8,6 +8,7 @@ from io import BytesIO
 from uuid import UUID
 
 from sql.database import Connection, connect
+from sql.privileges import OWNER
 from sql.twin_repository import TwinRepository
 from streams.settings import Settings
 from tests.bench.measure import Aim, Figure, interleaved
@@ -29,16 +30,17 @@ def population_figure(measured: Measured, settings: Settings) -> Figure:
     dsn = settings.postgres_dsn.get_secret_value()
     pending = [measured.model.generate(ROWS, seed=seed) for seed in range(REPEATS + 1)]
     with asyncio.Runner() as runner:
-        repository, connection = TwinRepository(dsn), runner.run(connect(dsn))
+        repository, connection = TwinRepository(dsn), runner.run(connect(settings.migrate_dsn))
+        runner.run(connection.execute(f"SET ROLE {OWNER}"))
         first = runner.run(repository.save_population(pending.pop()))
         rows = runner.run(_export_rows(connection, first))
-        schemas = runner.run(_create_empty_tables(connection, REPEATS))
+        prefixes = runner.run(_create_empty_tables(connection, REPEATS))
 
         async def save_and_load() -> None:
             await repository.load_population(await repository.save_population(pending.pop()))
 
         def copy() -> None:
-            runner.run(_copy(connection, schemas.pop(), rows))
+            runner.run(_copy(connection, prefixes.pop(), rows))
 
         times = interleaved(lambda: runner.run(save_and_load()), copy, REPEATS, at_most_s=20.0, clock=time.perf_counter)
         runner.run(repository.close())
@@ -57,18 +59,17 @@ async def _export_query(connection: Connection, query: str, population_id: UUID)
 
 
 async def _create_empty_tables(connection: Connection, count: int) -> list[str]:
-    """Create schemas with an empty copy of the tables in each."""
-    schemas = [f"plain_{number}" for number in range(count)]
-    for schema in schemas:
-        await connection.execute(f"CREATE SCHEMA {schema}")
+    """Create empty copies of the tables; returns what is before the name of the table in each."""
+    prefixes = [f"plain_{number}_" for number in range(count)]
+    for prefix in prefixes:
         for table in POPULATION_QUERIES:
-            await connection.execute(f"CREATE TABLE {schema}.{table} (LIKE {table} INCLUDING ALL)")
-    return schemas
+            await connection.execute(f"CREATE TABLE {prefix}{table} (LIKE {table} INCLUDING ALL)")
+    return prefixes
 
 
-async def _copy(connection: Connection, schema: str, rows: dict[str, bytes]) -> None:
+async def _copy(connection: Connection, prefix: str, rows: dict[str, bytes]) -> None:
     async with connection.transaction():
         for table, content in rows.items():
-            await connection.copy_to_table(table, schema_name=schema, source=BytesIO(content), format="binary")
+            await connection.copy_to_table(f"{prefix}{table}", source=BytesIO(content), format="binary")
     for table in rows:
-        await connection.copy_from_table(table, schema_name=schema, output=BytesIO(), format="binary")
+        await connection.copy_from_table(f"{prefix}{table}", output=BytesIO(), format="binary")

@@ -13,7 +13,7 @@ import pytest
 
 from sql.database import connect, make_partitions
 from sql.migrate import MIGRATIONS_TABLE, NotPermitted, migrate, migrations
-from sql.privileges import OWNER, READER, TABLES, WRITER, excess_rights
+from sql.privileges import OWNER, READER, TABLES, UNREADABLE, WRITER, excess_rights
 from tests.conftest import login_dsn
 
 COPY_LEDGER = (
@@ -106,6 +106,7 @@ OF_NOBODY = [
     "UPDATE effect_priors SET prior = '{{}}'",
     "UPDATE digital_twin_models SET baseline = '{{}}'",
     "SELECT refuse_to_rewrite()",
+    *(f"SELECT FROM {table}" for table in UNREADABLE),
 ]
 REFUSALS = (
     asyncpg.InsufficientPrivilegeError,
@@ -174,7 +175,7 @@ async def test_what_no_transaction_allows_is_refused_outside_of_one_too(
 
 async def test_a_reader_reads_every_table_and_may_do_nothing_else(database: str, logins: Mapping[str, str]) -> None:
     async with user_of(database, logins[READER]) as connection:
-        for table in TABLES:
+        for table in TABLES.keys() - set(UNREADABLE):
             await connection.fetch(f"SELECT * FROM {table} LIMIT 1")
     writes = [
         f"{verb} {table}{rest}" for table in TABLES for verb, rest in (("INSERT INTO", " DEFAULT VALUES"), ("DELETE FROM", ""))
@@ -219,6 +220,11 @@ async def test_nobody_has_a_right_beyond_the_declared_ones(database: str) -> Non
             " WHERE pronamespace = 'public'::regnamespace AND has_function_privilege('public', oid, 'EXECUTE')"
         )
         assert callable_by_all == []
+        unsafe = await connection.fetch(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef"
+            " AND NOT EXISTS (SELECT FROM unnest(proconfig) c (setting) WHERE setting LIKE 'search\\_path=%, pg\\_temp')"
+        )
+        assert unsafe == [], "functions with the rights of the owner whose names a caller can redirect"
         foreign = await connection.fetch(
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relowner <> $1::text::regrole", OWNER
         )
