@@ -80,8 +80,8 @@ class StartOffsetFinder(Protocol):
 class Lanes(Protocol):
     """Batches that were delivered and are not processed yet."""
 
-    def drop_waiting(self) -> None:
-        """Drop the batches that are not in work."""
+    def drop_waiting(self) -> list[Any]:
+        """Drop the batches that are not in work, and return their events."""
 
     def cancel(self) -> None:
         """End the work on all batches."""
@@ -161,7 +161,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         A partition that waits, for an outage or because its records fail, must not keep the group from rebalancing.
         """
         if self.lanes is not None:
-            self.lanes.drop_waiting()
+            self._unacked_messages.difference_update([event.message for event in self.lanes.drop_waiting()])
         try:
             async with asyncio.timeout(_FINISH_S):
                 await super().wait_empty()

@@ -45,10 +45,9 @@ class PartitionLanes:
         finally:
             self.cancel()
 
-    def drop_waiting(self) -> None:
-        """Drop the batches that are not in work: after an assignment they are delivered again."""
-        for lane in self._lanes.values():
-            lane.drop_waiting()
+    def drop_waiting(self) -> list[Any]:
+        """Drop the batches that are not in work, and return their events: after an assignment they are delivered again."""
+        return [event for lane in self._lanes.values() for event in lane.drop_waiting()]
 
     def cancel(self) -> None:
         """End the work on all batches, as a kill would: after an assignment they are delivered again."""
@@ -73,10 +72,9 @@ class _Lane:
         if self._waiting.qsize() >= _MAX_WAITING:
             self._held.add(self._tp)
 
-    def drop_waiting(self) -> None:
-        while not self._waiting.empty():
-            self._waiting.get_nowait()
+    def drop_waiting(self) -> list[Any]:
         self._held.discard(self._tp)
+        return [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
 
     def cancel(self) -> None:
         for task in self._tasks:

@@ -41,7 +41,16 @@ SIGNATURES = {
     "ack": ["self", "message"],
 }
 
-STATE = ("_acked", "_acked_index", "_read_offset", "_committed_offset", "_buffered_partitions", "flow_active", "scheduler")
+STATE = (
+    "_acked",
+    "_acked_index",
+    "_read_offset",
+    "_committed_offset",
+    "_unacked_messages",
+    "_buffered_partitions",
+    "flow_active",
+    "scheduler",
+)
 
 
 def test_the_version_is_the_one_whose_private_methods_were_read():
