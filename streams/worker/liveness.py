@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from faust.types import TP
 
+from schemas import EVENTS
 from streams.outages import OUTAGES, Outages
 from streams.retries import oldest_unfinished_s
 from streams.settings import Role, Settings
@@ -172,7 +173,8 @@ class RoleLiveness:
         app = self._app
         consumer = app.consumer if app and app.started and not app.rebalancing and not app.should_stop else None
         lags, positions = (consumer.lag(), consumer.positions()) if consumer is not None else ({}, {})
-        self._partitions = {tp: self._next_state(tp, positions[tp], lag, now) for tp, lag in lags.items()}
+        followed = {tp for tp in lags.keys() & positions.keys() if tp.topic in EVENTS}  # changelogs are not read
+        self._partitions = {tp: self._next_state(tp, positions[tp], lags[tp], now) for tp in followed}
 
     def _next_state(self, tp: TP, position: int, lag: int, now: float) -> _Partition:
         last = self._partitions.get(tp)

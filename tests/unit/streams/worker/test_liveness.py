@@ -201,6 +201,13 @@ def test_a_partition_that_makes_no_progress_makes_its_role_not_ready_and_leaves_
     assert role.liveness.ready_problems() == []
 
 
+def test_a_changelog_that_only_is_written_is_no_backlog(role: Role):
+    changelog = TP("twinstream-fidelity-fidelity-panes-changelog", 0)
+    role.consumer.offsets, role.consumer.ends = {changelog: 7}, {changelog: 1241}
+    role.run(1000)
+    assert role.liveness.ready_problems() == []
+
+
 def test_a_large_backlog_that_shrinks_is_progress(role: Role):
     role.consumer.offsets, role.consumer.ends = {TP0: 0}, {TP0: 10_000_000}
     for _ in range(100):
