@@ -181,8 +181,17 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
             await self._seek_to_starts(tps)
 
     def lag(self) -> dict[TP, int]:
-        """Number of unacknowledged records of each partition, by the end offsets of the last fetches."""
-        return {tp: max((self.highwater(tp) or 0) - offset, 0) for tp, offset in self.positions().items()}
+        """Number of unacknowledged records of each partition, by the end offsets of the last fetches.
+
+        It is 0 for a partition that is read to its end with nothing in work: the markers of a producer's transactions, behind the
+        last record, are never acknowledged.
+        """
+        in_work = {message.tp for message in self._unacked_messages}
+        return {tp: self._lag_of(tp, offset, in_work) for tp, offset in self.positions().items()}
+
+    def _lag_of(self, tp: TP, offset: int, in_work: set[TP]) -> int:
+        end = self.highwater(tp) or 0
+        return 0 if tp not in in_work and self._fetch_position(tp) >= end else max(end - offset, 0)
 
     def positions(self) -> dict[TP, int]:
         """The offset up to which each partition is acknowledged; where reading started, for one without acknowledgement.
@@ -191,7 +200,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         """
         if self._thread._consumer is None:  # noqa: SLF001  # else `assignment` raises
             return {}
-        return {tp: self._committed_offset.get(tp) or self._fetch_position(tp) for tp in self.assignment()}
+        return {tp: self._committed_offset.get(tp) or self._start_position(tp) for tp in self.assignment()}
 
     def ping(self, answer: Callable[[], None]) -> bool:
         """Let the thread of the Kafka client, which has an event loop of its own, call ``answer``; False when it does not run."""
@@ -200,10 +209,14 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         self._thread.thread_loop.call_soon_threadsafe(answer)
         return True
 
+    def _start_position(self, tp: TP) -> int:
+        """Where reading starts in a partition of which nothing was read, which may begin after expired records."""
+        return self._fetch_position(tp) if self._read_offset.get(tp) is None else 0
+
     def _fetch_position(self, tp: TP) -> int:
-        """The next offset that the client fetches, 0 before it has one: a partition may begin after expired records."""
+        """The next offset that the client fetches, 0 before it has one."""
         state = self._thread._consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001  # its `position` awaits
-        return int(state.position) if state is not None and state.has_valid_position and self._read_offset.get(tp) is None else 0
+        return int(state.position) if state is not None and state.has_valid_position else 0
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
         """Seek to the group's offsets, and remember them: Faust treats an offset of 0 as missing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import faust
@@ -259,3 +260,23 @@ def test_the_client_has_the_position_of_a_partition_before_its_first_record():
     assert make_consumer()._thread._consumer is None
     assert isinstance(TopicPartitionState.position, property)
     assert isinstance(TopicPartitionState.has_valid_position, property)
+
+
+class Unacknowledged:
+    tp = TP0
+
+
+def test_the_lag_ends_with_the_last_record_and_not_with_the_marker_of_a_transaction_behind_it(monkeypatch: pytest.MonkeyPatch):
+    consumer = make_consumer()
+    state = SimpleNamespace(position=8, has_valid_position=True)
+    assignment = SimpleNamespace(state_value=lambda _tp: state)
+    consumer._thread._consumer = SimpleNamespace(_subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)))
+    monkeypatch.setattr(consumer, "assignment", lambda: {TP0})
+    monkeypatch.setattr(consumer, "highwater", lambda _tp: 11)
+    consumer._committed_offset[TP0] = 5
+    assert consumer.lag() == {TP0: 6}
+    state.position = 11
+    assert consumer.lag() == {TP0: 0}
+    consumer._unacked_messages.add(message := Unacknowledged())
+    assert consumer.lag() == {TP0: 6}
+    consumer._unacked_messages.discard(message)
