@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from schemas import Brand, ExperimentResult, InterventionConfig, SimulationAnswer, TwinType
+from schemas import Brand, ExperimentResult, FidelityErrors, InterventionConfig, SimulationAnswer, SourceId, TwinType
 from streams.agents import experiments as experiments_agent
 from streams.agents import simulation as simulation_agent
 from streams.ingestion import decoding
@@ -217,8 +217,8 @@ async def test_a_request_that_fails_is_answered_and_an_experiment_and_sums_that_
         request = {"simulation_id": str(UUID(int=5)), "twin_type": "hcp"}
         await client.publish_bytes("simulation-requests", None, json.dumps(request).encode())
         await client.publish_bytes("experiment-results", None, EXPERIMENT.model_dump_json().encode())
-        sums = {"line": LINE, "source": {"topic": TOPIC, "partition": 0, "incarnation": 0}, "watermark": None, "rows": []}
-        await client.publish_bytes("fidelity-errors", LINE.encode(), json.dumps(sums).encode())
+        sums = FidelityErrors(line="*", source=SourceId(topic=TOPIC, partition=0), watermark=START)
+        await client.publish_bytes("fidelity-errors", b"*", sums.model_dump_json().encode())
         (answer,) = await listener.events(SimulationAnswer, 1)
         assert (answer.simulation_id, answer.status.value) == (UUID(int=5), "failed")
         assert answer.reason == "RuntimeError: an error of the code"
