@@ -127,8 +127,9 @@ class DependencyMonitor:
                 for part, probe in self._probes.items():
                     group.create_task(self._watch(part, probe))
         finally:
-            for probe in self._probes.values():
+            for part, probe in self._probes.items():
                 probe.close()
+                self._outages.recover((part, id(self)))
 
     async def _watch(self, part: str, probe: PartProbe) -> None:
         failures = 0

@@ -146,6 +146,7 @@ async def test_probes_run_in_a_thread_of_their_own_and_end_with_the_block():
     with DependencyMonitor({"mlflow": part}, 0.02, 0.2, outages).running():
         time.sleep(0.5)  # noqa: ASYNC251  # a busy event loop delays no probe
         assert outages.is_out("mlflow")
+    assert not outages.is_out("mlflow")  # nothing is known any more
     assert not any(thread.name == "probes" for thread in threading.enumerate())
 
 
