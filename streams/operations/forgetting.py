@@ -63,7 +63,7 @@ class ForgetReport:
         lines = [f"{table:<20} {rows:>10,} rows {verb}" for table, rows in self.counts.items()]
         if self.erased_before is not None:
             lines.append(f"erased for the first time at {self.erased_before.isoformat()}")
-        lines.append("outcomes keep their values and sums; records of this id that arrive later are stored without it")
+        lines.append("outcomes keep their values and sums; outcomes of this id that arrive later are stored without it")
         lines += map(_model_text, self.models)
         until = ", ".join(f"{topic} until {at:%Y-%m-%d}" for topic, at in self.kafka_until.items())
         return "\n".join([*lines, f"Kafka holds records with the id by its retention, at the latest: {until}"])

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4, uuid5
 
 import asyncpg
 import pytest
@@ -13,9 +14,10 @@ import pytest
 from schemas import SourceId
 from sql import ageing_store, source_position_store, window_store
 from sql.database import Pool, connect, open_pool, transaction
+from sql.ledger import Ledger
 from sql.outcome_store import HeadAgedOut, lock_heads
 from sql.park_store import record_state
-from streams.operations.ageing import due_rows, is_sweep_due, report_state, sweep
+from streams.operations.ageing import SweepInProgress, due_rows, is_sweep_due, report_state, sweep
 from streams.settings import Settings
 from tests.audits import audited, make_pipeline, store_all_windows, store_windows
 from tests.outcomes import LINE, START, TOPIC, Record, make_card, make_line, outcome, poll_batches, record
@@ -386,3 +388,137 @@ async def test_the_record_of_rows_that_have_aged_out_counts_as_stored(fresh_data
     assert (await record_state(pool, source, 3)).fates == ("aged out",)
     assert "counted" in (await record_state(pool, source, 80)).fates
     assert (await record_state(pool, source, 9999)).fates == ()
+
+
+LONG_AGO = START - timedelta(days=1000)
+_RUN = """
+INSERT INTO simulation_runs (simulation_id, body_hash, line, population_id, status, started_at, completed_at)
+VALUES ($1, '', $2, $3, 'completed', $4, $4)"""
+_RECIPE = """
+INSERT INTO twin_populations (population_id, model_id, name, twin_count, seed, created_at) VALUES ($1, $2, 'p', 1, 0, $3)"""
+_NAMING_OUTCOME = """
+INSERT INTO fidelity_tracking (tracking_id, metric_type, tracked_at, event_id, revision, digest, fate, line, observed_at, source,
+                               source_offset, element, simulation_id, population_id)
+VALUES (gen_random_uuid(), 'm', now(), gen_random_uuid(), 0, '', 'too_late', $1, now(), 'x:0:0', 0, 0, $2, $3)"""
+
+
+async def test_simulations_age_with_their_recipes_unless_an_outcome_names_them(fresh_database: str, owner: Pool, pool: Pool):
+    forgotten, named, young = uuid4(), uuid4(), uuid4()
+    for run, at in ((forgotten, LONG_AGO), (named, LONG_AGO), (young, LATER)):
+        await owner.execute(_RECIPE, uuid5(run, "population"), make_card().model_id, LONG_AGO)
+        await owner.execute(_RUN, run, LINE, uuid5(run, "population"), at)
+    await owner.execute(_NAMING_OUTCOME, LINE, named, uuid5(named, "population"))
+
+    assert await age(fresh_database, "simulation_runs", before=START, chunk=1) == {"simulation_runs": 1}
+
+    assert {row[0] for row in await pool.fetch("SELECT simulation_id FROM simulation_runs")} == {named, young}
+    left = {row[0] for row in await pool.fetch("SELECT population_id FROM twin_populations")}
+    assert left == {uuid5(named, "population"), uuid5(young, "population")}
+
+
+_RETRAIN = """
+INSERT INTO retrain_requests (retrain_id, line, model_id, attempt, cause, reason, requested_at, queued_at, status, finished_at)
+VALUES ($1, $2, $3, 0, 'drift', '', $4, $4, $5, $6)"""
+
+
+async def test_only_closed_retrains_about_former_champions_age(fresh_database: str, owner: Pool, pool: Pool):
+    former = make_card("former")
+    await Ledger(pool).register_model(former, "0" * 64, pane_s=60.0, window_s=300.0)
+    closed, champions, still_open = uuid4(), uuid4(), uuid4()
+    await owner.execute(_RETRAIN, closed, LINE, former.model_id, LONG_AGO, "rejected", LONG_AGO)
+    await owner.execute(_RETRAIN, champions, LINE, make_card().model_id, LONG_AGO, "rejected", LONG_AGO)
+    await owner.execute(_RETRAIN, still_open, LINE, former.model_id, LONG_AGO, "queued", None)
+
+    assert await age(fresh_database, "retrain_requests", before=START) == {"retrain_requests": 1}
+
+    assert {row[0] for row in await pool.fetch("SELECT retrain_id FROM retrain_requests")} == {champions, still_open}
+
+
+async def test_a_suppression_stays_while_a_retrain_that_it_delays_is_open(fresh_database: str, owner: Pool, pool: Pool):
+    await owner.execute(_RETRAIN, uuid4(), LINE, make_card().model_id, LONG_AGO, "queued", None)
+    suppress = (
+        "INSERT INTO replays (replay_id, topic, lines, replayed_by, begun_at, quiet_until) VALUES ($1, 't', $2, 'me', $3, $3)"
+    )
+    delaying, ended = uuid4(), uuid4()
+    await owner.execute(suppress, delaying, [LINE], LONG_AGO)
+    await owner.execute(suppress, ended, ["another line"], LONG_AGO)
+
+    assert await age(fresh_database, "replays", before=START) == {"replays": 1}
+
+    assert await pool.fetchval("SELECT replay_id FROM replays") == delaying
+
+
+async def test_drift_states_of_series_without_panes_age_unless_their_model_is_champion(
+    fresh_database: str, owner: Pool, pool: Pool
+):
+    former = make_card("former").model_id
+    for model_id in (former, make_card().model_id):
+        await owner.execute(
+            "INSERT INTO drift_states (model_id, segment, line, state, event, changed_at, said)"
+            " VALUES ($1, 'x', $2, 'ok', '{}', $3, true)",
+            model_id,
+            LINE,
+            LONG_AGO,
+        )
+        await owner.execute(
+            "INSERT INTO detector_alarms (model_id, segment, line, raised_at) VALUES ($1, 'x', $2, $3)", model_id, LINE, LONG_AGO
+        )
+
+    assert await age(fresh_database, "drift_states", before=START) == {"drift_states": 1}
+
+    assert await pool.fetchval("SELECT array_agg(model_id) FROM drift_states") == [make_card().model_id]
+    assert await pool.fetchval("SELECT array_agg(model_id) FROM detector_alarms") == [make_card().model_id]
+
+
+async def test_training_rows_stay_while_their_line_is_in_training(fresh_database: str, owner: Pool, pool: Pool):
+    await owner.execute(
+        "INSERT INTO entity_history (line, entity_id, observed_at, features, target, source) VALUES ($1, 'a', $2, '{}', 1, 's')",
+        LINE,
+        LONG_AGO,
+    )
+    await owner.execute("UPDATE fidelity_tracking SET features = '{}'")
+    await owner.execute("INSERT INTO training_leases (line, heartbeat_at) VALUES ($1, now())", LINE)
+    in_training = await age(fresh_database, "entity_history", "fidelity_tracking")
+    await owner.execute("UPDATE training_leases SET heartbeat_at = NULL")
+
+    afterwards = await age(fresh_database, "entity_history", "fidelity_tracking")
+
+    assert in_training == {"entity_history": 0, "fidelity_tracking": 4}  # those that were never counted are no training rows
+    assert afterwards["entity_history"] == 1
+    assert afterwards["fidelity_tracking"] > 50
+    assert (await audited(fresh_database))[0].mismatches() == ()
+
+
+async def test_a_refused_record_without_its_dead_letter_stays(fresh_database: str, owner: Pool, pool: Pool):
+    await owner.execute("UPDATE refused_records SET sent_at = NULL, refused_at = $1", LATER)
+
+    assert await age(fresh_database, "refused_records", before=LATER + timedelta(days=1)) == {"refused_records": 0}
+    await owner.execute("UPDATE refused_records SET sent_at = now()")
+    assert await age(fresh_database, "refused_records", before=LATER + timedelta(days=1)) == {"refused_records": 1}
+    assert (await audited(fresh_database))[0].mismatches() == ()
+
+
+async def test_one_sweep_runs_while_others_give_way(fresh_database: str, pool: Pool):
+    settings = Settings(postgres_dsn=fresh_database)
+    async with ageing_store.sweep_connection(fresh_database) as connection:
+        assert connection is not None
+        with pytest.raises(SweepInProgress, match="another process is sweeping"):
+            await sweep(settings, "a test")
+
+    assert (await sweep(settings, "a test")).error == ""
+
+
+async def test_a_sweep_that_fails_in_one_table_does_the_others_and_is_due_again_in_an_hour(
+    fresh_database: str, owner: Pool, pool: Pool
+):
+    await owner.execute("DROP FUNCTION age_refused_records")
+
+    run = await sweep(Settings(postgres_dsn=fresh_database), "a test")
+
+    assert run.error.startswith("refused_records: function age_refused_records")
+    assert {"fidelity_tracking", "maintenance_runs"} <= run.deleted.keys()
+    assert not await is_sweep_due(pool)
+    await owner.execute(
+        "UPDATE maintenance_runs SET started_at = started_at - interval '2 h', finished_at = finished_at - interval '2 h'"
+    )
+    assert await is_sweep_due(pool)
