@@ -16,6 +16,7 @@ from tests.chaos.schedule import long_mix, schedule
 
 OUTCOMES_PER_MINUTE, REQUESTS_PER_MINUTE = 21_000, 22
 MIN_OUTCOMES, MIN_REQUESTS = 200_000, 200
+HISTORY = 218_000
 
 
 def main() -> int:
@@ -65,6 +66,7 @@ def _run_options(seed: int, minutes: float) -> RunOptions:
         outcomes=max(MIN_OUTCOMES, round(OUTCOMES_PER_MINUTE * minutes)),
         requests=max(MIN_REQUESTS, round(REQUESTS_PER_MINUTE * minutes)),
         faults=schedule(seed, minutes, long_mix(minutes)),
+        history=HISTORY,
     )
 
 

@@ -24,7 +24,16 @@ from deploy.stack.postgres import Postgres
 from streams.settings import ROLES, Role, Settings
 from tests.chaos.proxy import ProxiedKafka, Proxy
 
-__all__ = ["ROOT", "WORKER_COMMAND", "Environment", "Worker", "environment_variables", "open_environment", "run_steps"]
+__all__ = [
+    "ROOT",
+    "WORKER_COMMAND",
+    "Environment",
+    "Worker",
+    "environment_variables",
+    "is_answered",
+    "open_environment",
+    "run_steps",
+]
 
 SLOTS = 3
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,16 +209,17 @@ def _worker(slot: int, proxy: Proxy, settings: Settings, roles: Sequence[Role], 
 async def _wait_until_ready(worker: Worker, role: Role, within_s: float) -> None:
     try:
         async with asyncio.timeout(within_s):
-            while not await _is_ready(worker.settings, role):  # noqa: ASYNC110  # it is another process that changes
+            while not await is_answered(worker.settings, role, "/ready"):  # noqa: ASYNC110  # it is another process that changes
                 await asyncio.sleep(POLL_S)
     except TimeoutError as error:
         raise TimeoutError(f"not ready within {within_s:g} s: {role} of {worker.log}") from error
 
 
-async def _is_ready(settings: Settings, role: Role) -> bool:
+async def is_answered(settings: Settings, role: Role, path: str) -> bool:
+    """Whether the process of a role answers this path with status 200."""
     try:
         reader, writer = await asyncio.open_connection(HOST, settings.port_of(role))
-        writer.write(b"GET /ready HTTP/1.0\r\n\r\n")
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: {HOST}\r\n\r\n".encode())
         status = await asyncio.wait_for(reader.readline(), 2.0)
         writer.close()
     except (OSError, TimeoutError):

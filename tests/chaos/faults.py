@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+import psutil
+
 from deploy.stack.child import Steps
 from streams.settings import Role
 from tests.chaos.environment import Environment, Worker, run_steps
@@ -101,6 +103,30 @@ async def _postgres_outage(environment: Environment, fault: Fault) -> str:
         return await _start_again(environment.postgres.starting)
 
 
+async def _freeze_broker(environment: Environment, fault: Fault) -> str:
+    async with environment.servers_lock:
+        return await _freeze_server(environment.kafka.pid, fault.lasts_s)
+
+
+async def _freeze_postgres(environment: Environment, fault: Fault) -> str:
+    async with environment.servers_lock:
+        return await _freeze_server(environment.postgres.pid, fault.lasts_s)
+
+
+async def _freeze_server(pid: int | None, lasts_s: float) -> str:
+    """Stop all processes of a server: it accepts connections and answers none."""
+    tree = psutil.Process(pid)
+    processes = [tree, *tree.children(recursive=True)]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    await asyncio.sleep(lasts_s)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+    return f"{len(processes)} processes"
+
+
 async def _scale(environment: Environment, fault: Fault) -> str:
     usual = sum(worker.is_wanted for worker in environment.workers)
     for count in (1, 3, 1):
@@ -121,6 +147,8 @@ INJECTORS: Mapping[FaultKind, Injector] = {
     FaultKind.BROKER_CRASH: _crash_broker,
     FaultKind.POSTGRES_RESTART: _restart_postgres,
     FaultKind.POSTGRES_OUTAGE: _postgres_outage,
+    FaultKind.BROKER_FREEZE: _freeze_broker,
+    FaultKind.POSTGRES_FREEZE: _freeze_postgres,
     FaultKind.SCALE: _scale,
 }
 

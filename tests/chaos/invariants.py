@@ -13,6 +13,7 @@ from tests.chaos.observed import ObservedState
 __all__ = ["INVARIANTS", "violations"]
 
 _LISTED = 5
+_LONGEST_DOWN_S = 30.0
 _VALID_FATES = frozenset({"counted", "superseded", "duplicate"})
 Invariant = Callable[[ExpectedState, ObservedState], Iterable[str]]
 
@@ -90,6 +91,12 @@ def verify_reports_no_mismatch(expected: ExpectedState, observed: ObservedState)
     return observed.mismatches
 
 
+def no_role_is_down_for_long(expected: ExpectedState, observed: ObservedState) -> Iterable[str]:
+    """At most 30 s without a living process of a role, and the time that a worker needs to start on this machine."""
+    limit_s = _LONGEST_DOWN_S + observed.start_s
+    return (f"{role} was down for {down_s:.0f} s" for role, down_s in observed.downtimes.items() if down_s > limit_s)
+
+
 INVARIANTS: Mapping[str, Invariant] = {
     invariant.__name__.replace("_", " "): invariant
     for invariant in (
@@ -101,6 +108,7 @@ INVARIANTS: Mapping[str, Invariant] = {
         every_request_has_one_answer,
         every_window_has_the_expected_figures,
         verify_reports_no_mismatch,
+        no_role_is_down_for_long,
     )
 }
 

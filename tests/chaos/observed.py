@@ -59,6 +59,8 @@ class ObservedState:
         copies: records on ``dead-letters``.
         missing: indexes of records that the broker acknowledged and that are not on their topic.
         mismatches: mismatches that ``twinstream verify`` reports.
+        start_s: how long the workers needed to start before the stream.
+        downtimes: longest time in seconds during which no process of a role was alive.
     """
 
     fates: dict[ElementPosition, list[str]] = field(default_factory=dict)
@@ -70,6 +72,8 @@ class ObservedState:
     copies: list[DeadLetterCopy] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
     mismatches: list[str] = field(default_factory=list)
+    start_s: float = 0.0
+    downtimes: Mapping[str, float] = field(default_factory=dict)
 
 
 class TopicReader:
@@ -103,14 +107,17 @@ class TopicReader:
 
 
 def match_published(plan: Sequence[PlannedRecord], records: Iterable[Any]) -> list[PublishedRecord]:
-    """Match records with the plan by their index.
+    """Match records with the plan by their index; those without one are the service's own.
 
     Raises:
         ValueError: for a record whose key or value differs from the plan.
     """
     published = []
     for record in records:
-        index = int(dict(record.headers)[INDEX_HEADER])
+        headers = dict(record.headers)
+        if INDEX_HEADER not in headers:
+            continue
+        index = int(headers[INDEX_HEADER])
         planned = plan[index]
         if (planned.key, planned.value) != (record.key, record.value):
             raise ValueError(f"{record.topic}:{record.partition}:{record.offset} differs from the record that was published")

@@ -10,9 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-__all__ = ["OUTCOMES", "POISON", "REQUESTS", "PlannedRecord", "Scenario", "plan"]
+from tests.hostile.messages import DAMAGES, TEMPLATES
 
-OUTCOMES, REQUESTS = "outcome-events", "simulation-requests"
+__all__ = ["CODECS", "OUTCOMES", "POISON", "REQUESTS", "SUMS", "PlannedRecord", "Scenario", "plan", "with_history"]
+
+OUTCOMES, REQUESTS, SUMS = "outcome-events", "simulation-requests", "fidelity-errors"
+CODECS = (None, "gzip", "snappy", "lz4", "zstd")
 REGIONS = ("west", "east", "south")
 Body = dict[str, Any]
 
@@ -55,6 +58,7 @@ class PlannedRecord:
         outcomes: elements of an outcome record; null for each that must be refused.
         flaw: why it is invalid; empty when it is valid.
         answer: status that the answer to a request must have.
+        codec: compression of its batch; null for none.
     """
 
     due_s: float
@@ -64,6 +68,7 @@ class PlannedRecord:
     outcomes: tuple[Mapping[str, Any] | None, ...] = ()
     flaw: str = ""
     answer: str = ""
+    codec: str | None = None
 
 
 POISON: Mapping[str, Callable[[Body], bytes | None]] = {
@@ -77,8 +82,18 @@ POISON: Mapping[str, Callable[[Body], bytes | None]] = {
     "out of range": lambda body: json.dumps(body | {"actual_value": 1e300}).encode(),
     "no time zone": lambda body: json.dumps(body | {"observed_at": body["observed_at"][:19]}).encode(),
     "unknown simulation": lambda body: json.dumps(_of_unknown_simulation(body)).encode(),
+    "nested deeply": lambda body: b'{"features": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    "character NUL": lambda body: json.dumps(body | {"entity_id": "a\0b"}).encode(),
+    "infinite number": lambda body: json.dumps(body).replace('"actual_value": ', '"actual_value": 1e400, "revision": ').encode(),
+    "end of the calendar": lambda body: json.dumps(body | {"observed_at": "9999-12-31T23:59:59.999999Z"}).encode(),
+    "other encoding": lambda body: json.dumps(body).encode("utf-16"),
+    "blanks only": lambda body: b" " * 1_000_000,
+    "long text": lambda body: json.dumps(body | {"segment": {"region": "a" * 200_000}}).encode(),
 }
-"""Ten ways to make a valid outcome invalid."""
+"""Ways to make a valid outcome invalid."""
+
+_SUMS_DAMAGES = ("random bytes", "cut short", "other json", "deep", "other encoding")
+"""Damages after which a record is never a valid sum."""
 
 _ELEMENT_FLAWS = ("no id", "unknown field", "unknown brand", "out of range", "no time zone", "unknown simulation")
 
@@ -93,7 +108,23 @@ def plan(scenario: Scenario) -> list[PlannedRecord]:
     rng = random.Random(scenario.seed)
     records = [record for number in range(scenario.outcomes) for record in _event(rng, scenario, number)]
     records += [record for number in range(scenario.requests) for record in _request(rng, scenario, number)]
-    return sorted(_with_duplicates(rng, scenario, _in_arrays(rng, records)), key=lambda record: record.due_s)
+    records += [_forged_sums(rng, scenario) for _ in range(scenario.outcomes // 500)]
+    compressed = (replace(record, codec=rng.choice(CODECS)) for record in _with_duplicates(rng, scenario, _in_arrays(rng, records)))
+    return sorted(compressed, key=lambda record: record.due_s)
+
+
+def with_history(scenario: Scenario, outcomes: int) -> tuple[list[PlannedRecord], list[PlannedRecord]]:
+    """Plan outcomes of the hour before the stream, which are published at once, and the stream."""
+    hour = timedelta(hours=1)
+    before = replace(
+        scenario,
+        seed=scenario.seed + 1_000_000,
+        begins=scenario.begins - hour,
+        seconds=hour.total_seconds(),
+        outcomes=outcomes,
+        requests=0,
+    )
+    return [replace(record, due_s=0.0) for record in plan(before)] if outcomes else [], plan(scenario)
 
 
 # -- outcomes
@@ -213,6 +244,17 @@ def _with_duplicates(rng: random.Random, scenario: Scenario, records: Iterator[P
 
 def _json(body: Body) -> bytes:
     return json.dumps(body).encode()
+
+
+# -- forged sums
+
+
+def _forged_sums(rng: random.Random, scenario: Scenario) -> PlannedRecord:
+    """A record on the internal topic of sums that is none, or that is about a model which does not exist."""
+    due_s, template = scenario.seconds * rng.random(), TEMPLATES[SUMS](rng)
+    damage = rng.choice([*_SUMS_DAMAGES, "unknown model"])
+    value = _json(template) if damage == "unknown model" else DAMAGES[damage](rng, template)
+    return PlannedRecord(due_s, SUMS, b"hcp:kisqali:prescribing_change", value, flaw=f"sums: {damage}")
 
 
 # -- requests

@@ -40,8 +40,9 @@ from tests.chaos.observed import (
     newest_windows,
     read_tables,
 )
-from tests.chaos.plan import OUTCOMES, REQUESTS, PlannedRecord, Scenario, plan
+from tests.chaos.plan import OUTCOMES, REQUESTS, SUMS, PlannedRecord, Scenario, with_history
 from tests.chaos.publisher import Publisher
+from tests.chaos.role_watch import RoleWatch
 from tests.chaos.schedule import KILLS, Fault
 
 __all__ = ["Champion", "RunOptions", "RunReport", "run_chaos", "train_champion"]
@@ -64,9 +65,10 @@ _SETTINGS = Settings.model_construct().model_copy(
 """Short panes, windows and sessions, so that windows close and sessions expire within minutes."""
 
 _SERVERS = ("kafka", "postgres")
-_TOPICS = (OUTCOMES, REQUESTS, "fidelity-windows", "simulation-results", "dead-letters")
+_TOPICS = (OUTCOMES, REQUESTS, SUMS, "fidelity-windows", "simulation-results", "dead-letters")
 _POLL_S = 2.0
 _READY_S = 120.0
+_HISTORY_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class RunOptions:
 
     Attributes:
         seconds: length of the stream.
+        history: number of outcomes that are stored, and with which all workers start again, before the stream and the faults.
         patience_s: how long the service may take after the stream until every count is right.
         command: Python arguments that start a worker.
     """
@@ -87,6 +90,7 @@ class RunOptions:
     roles: Sequence[Role] = ("outcomes", "fidelity", "simulation")
     command: Sequence[str] = WORKER_COMMAND
     workers: int = 2
+    history: int = 0
     patience_s: float = 240.0
 
 
@@ -136,8 +140,10 @@ async def run_chaos(home: Path, options: RunOptions, champion: Champion, notify:
         try:
             notify("starting the workers")
             environment.scale(options.workers)
+            began = time.monotonic()
             await environment.wait_until_ready(_READY_S)
-            return await _ChaosRun(environment, options, champion.card.baseline, notify).run()
+            start_s = time.monotonic() - began
+            return await _ChaosRun(environment, options, champion.card.baseline, notify, start_s).run()
         finally:
             supervision.cancel()
 
@@ -161,15 +167,23 @@ class _ChaosRun:
     options: RunOptions
     baseline: Baseline
     notify: Notify
+    start_s: float
     faults: list[str] = field(default_factory=list)
+    starts: list[str] = field(default_factory=list)
+    roles: RoleWatch = field(default_factory=RoleWatch)
     kills: int = 0
 
     async def run(self) -> RunReport:
         """Publish and inject faults at the same time, wait for the result, and check it."""
         scenario = self._scenario()
-        records = plan(scenario)
+        history, stream = with_history(scenario, self.options.history)
+        records = [*history, *stream]
+        publisher = Publisher(self.environment.settings.kafka_bootstrap, records)
+        if history:
+            await self._start_again_with_history(publisher, len(history))
         disk_before, began = self._disk_mb(), time.monotonic()
-        acknowledged = await self._publish_under_faults(records)
+        await self._publish_under_faults(publisher, len(history))
+        acknowledged = publisher.acknowledged
         published_s = time.monotonic() - began
         expected, observed = await self._wait_for_result(scenario, records, acknowledged)
         settled_s = time.monotonic() - began
@@ -196,20 +210,34 @@ class _ChaosRun:
             restatement_s=settings.restatement_s,
         )
 
-    async def _publish_under_faults(self, records: Sequence[PlannedRecord]) -> Sequence[int]:
-        """Publish all records while faults are injected; afterwards the usual number of workers runs again.
+    async def _start_again_with_history(self, publisher: Publisher, count: int) -> None:
+        """Publish the history, wait until it is stored, and start all workers again."""
+        self.notify(f"publishing {count:,} records of history")
+        settings = self.environment.settings
+        await publisher.publish(0, count)
+        async with TopicReader(settings.kafka_bootstrap, OUTCOMES, PARTITIONS[OUTCOMES]) as outcomes:
+            ends = await outcomes.ends()
+        async with asyncio.timeout(_HISTORY_S):
+            while not await is_read_to_end(settings.postgres_dsn.get_secret_value(), ends):  # noqa: ASYNC110  # other processes read
+                await asyncio.sleep(_POLL_S)
+        began = time.monotonic()
+        for worker in self.environment.workers:
+            worker.kill()
+        await self.environment.wait_until_ready(_READY_S)
+        self.starts.append(f"all workers started again with {count:,} records of history in {time.monotonic() - began:.0f} s")
+        self.notify(self.starts[-1])
 
-        Returns:
-            The indexes of the acknowledged records.
-        """
-        self.notify(f"publishing {len(records):,} records in {self.options.seconds:g} s")
+    async def _publish_under_faults(self, publisher: Publisher, first: int) -> None:
+        """Publish the stream while faults are injected; afterwards the usual number of workers runs again."""
+        count = len(publisher.records) - first
+        self.notify(f"publishing {count:,} records in {self.options.seconds:g} s")
+        watching = asyncio.create_task(self.roles.watch(self.environment.workers))
         injections = [asyncio.create_task(self._inject(fault, time.monotonic())) for fault in self.options.faults]
-        publisher = Publisher(self.environment.settings.kafka_bootstrap, records)
-        await publisher.publish()
+        await publisher.publish(first, len(publisher.records))
         await asyncio.gather(*injections)
+        watching.cancel()
         self.environment.scale(self.options.workers)
         self.notify(f"all records are published ({publisher.retries} sent again) and all faults are over: waiting for the counts")
-        return publisher.acknowledged
 
     async def _inject(self, fault: Fault, began: float) -> None:
         await asyncio.sleep(max(0.0, began + fault.start_s - time.monotonic()))
@@ -228,8 +256,8 @@ class _ChaosRun:
         dsn = settings.postgres_dsn.get_secret_value()
         async with AsyncExitStack() as stack:
             readers = [TopicReader(settings.kafka_bootstrap, topic, PARTITIONS[topic]) for topic in _TOPICS]
-            outcomes, requests, *results = [await stack.enter_async_context(reader) for reader in readers]
-            published = match_published(records, [*await outcomes.read(), *await requests.read()])
+            outcomes, requests, sums, *results = [await stack.enter_async_context(reader) for reader in readers]
+            published = match_published(records, [*await outcomes.read(), *await requests.read(), *await sums.read()])
             expected = await asyncio.to_thread(expected_state, scenario, published)
             missing = sorted(set(acknowledged) - {record.index for record in published})
             ends = await outcomes.ends()
@@ -237,6 +265,7 @@ class _ChaosRun:
                 is_last = time.monotonic() > deadline
                 if is_last or await is_read_to_end(dsn, ends):
                     observed = await _observe(dsn, scenario.pane_s, results, missing)
+                    observed.start_s, observed.downtimes = self.start_s, self.roles.longest_down_s
                     if is_last or not violations(expected, observed):
                         return expected, observed
                 await asyncio.sleep(_POLL_S)
@@ -270,6 +299,8 @@ class _ChaosRun:
             f"disk grew by: {_sizes_text(disk_growth)}, {sum(disk_growth.values()) * 2**20 / elements:,.0f} bytes an element",
             f"memory of {len(workers)} worker processes: {sum(workers):,.0f} MB, the largest {max(workers):,.0f} MB",
             f"memory of servers: {_sizes_text(servers)}",
+            *self.starts,
+            f"longest time without a living process: {self.roles.format_text()}",
             f"{self.kills} processes or workers killed, {n_starts} starts of workers",
         ]
 

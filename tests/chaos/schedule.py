@@ -23,6 +23,8 @@ class FaultKind(StrEnum):
     BROKER_CRASH = "broker killed and started"
     POSTGRES_RESTART = "Postgres killed and started"
     POSTGRES_OUTAGE = "Postgres stopped for a while"
+    BROKER_FREEZE = "SIGSTOP to the broker"
+    POSTGRES_FREEZE = "SIGSTOP to Postgres"
     SCALE = "scaled to one worker, three, and one"
 
 
@@ -54,6 +56,8 @@ LASTS_S = {
     FaultKind.CUT: 4.0,
     FaultKind.STALL: 8.0,
     FaultKind.POSTGRES_OUTAGE: 30.0,
+    FaultKind.BROKER_FREEZE: 20.0,
+    FaultKind.POSTGRES_FREEZE: 20.0,
     FaultKind.SCALE: 60.0,
 }
 FIRST, LAST = 0.08, 0.94
@@ -81,6 +85,8 @@ _LONG: Mapping[FaultKind, int] = {
     FaultKind.BROKER_CRASH: 1,
     FaultKind.POSTGRES_RESTART: 2,
     FaultKind.POSTGRES_OUTAGE: 1,
+    FaultKind.BROKER_FREEZE: 1,
+    FaultKind.POSTGRES_FREEZE: 1,
     FaultKind.SCALE: 1,
 }
 

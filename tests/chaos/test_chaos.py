@@ -18,7 +18,8 @@ def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
 
 async def test_every_count_is_right_after_a_short_chaos_run(champion: Champion, tmp_path: Path):
     seconds = 45.0
-    options = RunOptions(seed=1, seconds=seconds, outcomes=20_000, requests=20, faults=schedule(1, seconds / 60, SHORT))
+    faults = schedule(1, seconds / 60, SHORT)
+    options = RunOptions(seed=1, seconds=seconds, outcomes=20_000, requests=20, faults=faults, history=2000)
 
     report = await run_chaos(tmp_path / "chaos", options, champion, print)
 
