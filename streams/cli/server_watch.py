@@ -19,6 +19,8 @@ __all__ = ["Server", "ServerWatch"]
 Server = Literal["kafka", "postgres", "mlflow"]
 
 _INTERVAL_S = 1.0
+_MIN_FAILURES = 2
+"""One attempt can fail because this process got no processor, or its main thread held the interpreter."""
 
 
 class _Check(NamedTuple):
@@ -59,15 +61,15 @@ class ServerWatch:
         await asyncio.gather(*map(self._watch_server, self._checks))
 
     async def _watch_server(self, check: _Check) -> None:
-        answered_at = time.monotonic()
+        answered_at, failures = time.monotonic(), 0
         while not self._stopped.is_set():
-            remaining_s = answered_at + check.limit_s - time.monotonic()
-            if remaining_s <= 0:
+            if await _answers_within(check.answers(self._settings), check.limit_s):
+                answered_at, failures = time.monotonic(), 0
+            else:
+                failures += 1
+            if failures >= _MIN_FAILURES and time.monotonic() - answered_at >= check.limit_s:
                 self._stopped.set()
                 self._on_silence(check.server)
-                return
-            if await _answers_within(check.answers(self._settings), remaining_s):
-                answered_at = time.monotonic()
             await asyncio.sleep(_INTERVAL_S)
 
 

@@ -95,7 +95,9 @@ class TwinClient:
         except NoAnswer:
             raise
         except TimeoutError:
-            raise NoAnswer(f"no answer to simulation {request.simulation_id} within {timeout_s:g} s: {waits_for}") from None
+            raise NoAnswer(
+                f"no answer to simulation {request.simulation_id} within {max(timeout_s, 0.0):.3g} s: {waits_for}"
+            ) from None
         finally:
             self._discard(key, answer)
         if not answer.done():
