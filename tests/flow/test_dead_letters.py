@@ -30,7 +30,7 @@ POISON: list[tuple[bytes | None, bytes | None, str, str]] = [
     (b"level", json.dumps(outcome(3, segment={"region": "x" * 4_000_000})).encode(), "segment", "Refusal"),
     (b"far", json.dumps(outcome(5, observed_at="9999-12-31T23:59:59.999999Z")).encode(), "future", "Refusal"),
     (b"old", json.dumps(outcome(6, observed_at="0001-01-01T00:00:00Z")).encode(), "past", "Refusal"),
-    (b"number", json.dumps(outcome(4) | {"revision": 10**400}).encode(), "invalid", "ValidationError"),
+    (b"number", json.dumps(outcome(4) | {"revision": 10**400}).encode(), "bound", "OutOfBounds"),
 ]
 
 
@@ -64,7 +64,7 @@ async def test_a_dead_letter_has_every_byte_of_the_refused_record_and_the_reason
 async def test_a_refused_record_that_is_too_large_for_a_copy_blocks_nothing(
     service, client, listener, pool, line, settings, twinstream
 ):
-    large = {"json": b"%" * (8 * 1024 * 1024 - 200), "simulation": b" " * 16 * 1024 * 1024 + SPACED}
+    large = {"json": b"%" * (8 * 1024 * 1024 - 200), "simulation": b" " * 12 * 1024 * 1024 + SPACED}
     async with service(["outcomes"]), compressing_producer(settings) as producer:
         for value in large.values():
             await producer.send_and_wait(TOPIC, value, key=b"large", headers=HEADERS, partition=0)
