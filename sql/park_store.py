@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-import asyncpg
-
 from schemas.events import SourceId
 from sql.database import Database
 
@@ -19,8 +17,6 @@ __all__ = [
     "complete_park_requests",
     "count_parked",
     "find_park_request",
-    "is_record_parked",
-    "parked_offsets",
     "pending_park_requests",
     "record_state",
     "withdraw_park_request",
@@ -105,17 +101,6 @@ async def count_parked(database: Database) -> dict[str, int]:
     return {row["topic"]: row["parked"] for row in await database.fetch(_COUNT_PARKED)}
 
 
-_PARKED_OFFSETS = """
-SELECT DISTINCT source_offset FROM refused_records
-WHERE source = $1 AND source_offset BETWEEN $2 AND $3 AND kind = 'parked'"""
-
-
-async def parked_offsets(database: Database, source: SourceId, first: int, last: int) -> set[int]:
-    """Offsets from ``first`` to ``last`` inclusive of a source whose records, or elements of them, are parked."""
-    rows: list[asyncpg.Record] = await database.fetch(_PARKED_OFFSETS, str(source), first, last)
-    return {row["source_offset"] for row in rows}
-
-
 class RecordState(NamedTuple):
     """What is stored of the record at an offset: the fates of its elements, and the kinds of those that were refused.
 
@@ -136,8 +121,3 @@ async def record_state(database: Database, source: SourceId, offset: int) -> Rec
     """What is stored of a record."""
     row = await database.fetchrow(_RECORD_STATE, str(source), offset)
     return RecordState(tuple(row["fates"]), tuple(row["refused"])) if row else RecordState((), ())
-
-
-async def is_record_parked(database: Database, source: SourceId, offset: int) -> bool:
-    """Whether the record at an offset is parked."""
-    return bool(await parked_offsets(database, source, offset, offset))
