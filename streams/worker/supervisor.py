@@ -42,6 +42,7 @@ KILL_S = 2.0
 STACKS_S = 0.5
 _LAST_EVENTS = ("cannot_start", "error")
 _STOP_MARGIN_S = 3.0
+_MAX_DOUBLINGS = 4
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 STEADY_S = 180.0
 """A role that ran this long is restarted after the first pause again."""
@@ -66,6 +67,8 @@ class _Child:
         restart_at: time of the next start, None while the process runs.
         silence: how long the process has sent no heartbeat.
         last_report: its report about why it ends; stopping can take it seconds after that.
+        is_ready: whether this process has processed events.
+        hangs_at_start: how often in a row it was killed because it hung before it was ready.
     """
 
     role: Role
@@ -79,6 +82,8 @@ class _Child:
     restart_at: float | None = None
     silence: Silence = field(default_factory=Silence)
     last_report: Report | None = None
+    is_ready: bool = False
+    hangs_at_start: int = 0
 
     def read_reports(self) -> list[Report]:
         """The reports since the last call, and the one about its end that came before."""
@@ -88,14 +93,19 @@ class _Child:
                 reports.append(self.reports.recv())
         except (EOFError, OSError):  # the process has ended
             pass
-        self.was_ready |= any(report.event == "ready" for report in reports)
+        self.is_ready |= any(report.event == "ready" for report in reports)
+        self.was_ready |= self.is_ready
         if any(report.event == "beat" for report in reports):
             self.silence.end()
         self.last_report = next((report for report in reports if report.event in _LAST_EVENTS), None)
         return reports
 
     def hang_reason(self, reports: Sequence[Report], now: float, limit_s: float) -> str | None:
-        """Why the process has to be killed, None while it does not hang."""
+        """Why the process has to be killed, None while it does not hang.
+
+        Restoring much state can hold up the event loop: each kill before the role was ready doubles the limit of its next start.
+        """
+        limit_s *= 1 if self.is_ready else 2 ** min(self.hangs_at_start, _MAX_DOUBLINGS)
         if self.silence.seconds(self.process.pid, now) > limit_s:
             return f"its event loop stood still for {limit_s:g} s (TWIN_HEARTBEAT_LIMIT_S), and it was killed"
         return next((f"{report.reason}; it was killed" for report in reports if report.event == "hangs"), None)
@@ -254,6 +264,7 @@ class Workers:
         if child.process.pid is not None:
             os.kill(child.process.pid, STACKS_SIGNAL)
             child.process.join(STACKS_S)
+        child.hangs_at_start = 0 if child.is_ready else child.hangs_at_start + 1
         child.process.kill()
         child.process.join(KILL_S)
         self._handle_exit(child, [*reports, Report("error", reason)], now)
@@ -265,7 +276,8 @@ class Workers:
             child.restart_at = now + LONGEST_PAUSE_S
             LOG.warning("the role %s could not be restarted: %s; trying again in %g s", child.role, error, LONGEST_PAUSE_S)
         else:
-            child.started_at, child.restart_at, child.silence, child.last_report = now, None, Silence(), None
+            child.started_at, child.restart_at = now, None
+            child.silence, child.last_report, child.is_ready = Silence(), None, False
 
     def _handle_exit(self, child: _Child, reports: Sequence[Report], now: float) -> None:
         child.reports.close()

@@ -172,6 +172,28 @@ def test_a_process_has_the_whole_limit_again_after_a_restart(workers: Workers):
     assert child.silence.seconds(None, child.started_at) == 0.0
 
 
+def hang_time(workers: Workers, child: _Child, *reports: Report) -> float:
+    """Seconds after which a child without heartbeats is killed."""
+    calls, start_s = hang(child, *reports), child.started_at
+    now = start_s
+    while not calls:
+        workers._update(child, now)
+        now += 0.5
+    workers.spawned.append(running())  # type: ignore[attr-defined]
+    assert child.restart_at is not None
+    workers._update(child, child.restart_at)
+    return now - 0.5 - start_s
+
+
+def test_a_role_that_hangs_again_and_again_before_it_is_ready_gets_more_time(workers: Workers):
+    child = child_of(workers, running())
+    limit_s = workers._settings.heartbeat_limit_s
+    times = [hang_time(workers, child) for _ in range(6)]
+    assert times == [limit_s * factor + 0.5 for factor in (1, 2, 4, 8, 16, 16)]
+    assert hang_time(workers, child, Report("ready")) == limit_s + 0.5
+    assert hang_time(workers, child) == limit_s + 0.5
+
+
 def test_a_restart_that_the_machine_refuses_is_tried_again(workers: Workers, monkeypatch: pytest.MonkeyPatch):
     def refuse(role: str, exits: int) -> Any:
         raise OSError("no process left")
