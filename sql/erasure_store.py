@@ -31,6 +31,7 @@ __all__ = [
     "has_erasures",
     "redact_refused",
     "refused_texts",
+    "running_trainings",
 ]
 
 
@@ -149,17 +150,25 @@ class EntityUse(NamedTuple):
     is_champion: bool
 
 
-_USE = """
+_LINES_WITH_ROWS = """
 WITH rows AS (
     SELECT line, min(observed_at) AS since FROM (
         SELECT line, observed_at FROM entity_history WHERE entity_id = $1
         UNION ALL
         SELECT line, observed_at FROM fidelity_tracking WHERE entity_id = $1 AND features IS NOT NULL) r
     WHERE $2 = '' OR split_part(line, ':', 1) = $2
-    GROUP BY line)
+    GROUP BY line)"""
+_USE = f"""{_LINES_WITH_ROWS}
 SELECT m.model_id, m.line, m.trained_at, l.champion IS NOT DISTINCT FROM m.model_id AS is_champion
 FROM rows r JOIN digital_twin_models m ON m.line = r.line AND m.trained_at >= r.since LEFT JOIN model_lines l ON l.line = m.line
-ORDER BY m.line, m.trained_at"""
+ORDER BY m.line, m.trained_at"""  # noqa: S608  # our own constant
+_RUNNING = f"""{_LINES_WITH_ROWS}
+SELECT q.retrain_id FROM rows JOIN retrain_requests q USING (line) WHERE q.status = 'running' ORDER BY 1"""  # noqa: S608  # our own constant
+
+
+async def running_trainings(connection: Connection, entity: str, twin_type: str) -> list[UUID]:
+    """Retrains that are running now, and may have read rows of the person already."""
+    return [row[0] for row in await connection.fetch(_RUNNING, entity, twin_type)]
 
 
 async def entity_use(connection: Connection, entity: str, twin_type: str) -> list[EntityUse]:

@@ -36,6 +36,7 @@ class ForgetReport:
     Attributes:
         counts: number of rows by table.
         models: models that were trained when rows of the person were there to learn from: they keep what they learned.
+        trainings: retrains that are running, which may have read rows of the person already.
         kafka_until: when Kafka deletes the last record that names the person, by topic.
         erased_before: when the person was erased for the first time; None where this is it.
     """
@@ -45,6 +46,7 @@ class ForgetReport:
     dry_run: bool
     counts: Mapping[str, int]
     models: Sequence[Mapping[str, Any]]
+    trainings: Sequence[str] = ()
     kafka_until: Mapping[str, datetime] = field(default_factory=dict)
     erased_before: datetime | None = None
 
@@ -54,6 +56,7 @@ class ForgetReport:
             **vars(self),
             "counts": dict(self.counts),
             "models": [dict(model) for model in self.models],
+            "trainings": list(self.trainings),
             "kafka_until": {topic: at.isoformat() for topic, at in self.kafka_until.items()},
         }
 
@@ -65,6 +68,7 @@ class ForgetReport:
             lines.append(f"erased for the first time at {self.erased_before.isoformat()}")
         lines.append("outcomes keep their values and sums; outcomes of this id that arrive later are stored without it")
         lines += map(_model_text, self.models)
+        lines += [f"training {retrain} is running: its model may learn from rows of this id" for retrain in self.trainings]
         until = ", ".join(f"{topic} until {at:%Y-%m-%d}" for topic, at in self.kafka_until.items())
         return "\n".join([*lines, f"Kafka holds records with the id by its retention, at the latest: {until}"])
 
@@ -121,6 +125,7 @@ class _Erasure:
 async def _erase(connection: Connection, erasure: _Erasure, *, dry_run: bool) -> ForgetReport:
     entity, scope = erasure.entity_id, erasure.scope
     models = _merge_models(erasure.models_before, await erasure_store.entity_use(connection, entity, scope))
+    trainings = await erasure_store.running_trainings(connection, entity, scope)
     refused = await _redact_refused(connection, entity, scope, dry_run=dry_run)
     change = erasure_store.count_rows if dry_run else erasure_store.erase_entity
     counts = {**await change(connection, entity, scope), "refused_records": refused}
@@ -133,6 +138,7 @@ async def _erase(connection: Connection, erasure: _Erasure, *, dry_run: bool) ->
         dry_run=dry_run,
         counts=counts,
         models=models,
+        trainings=[str(retrain) for retrain in trainings],
         kafka_until=_kafka_until(await clock(connection)),
         erased_before=erasure.before.finished_at if erasure.before else None,
     )

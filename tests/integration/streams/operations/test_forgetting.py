@@ -290,3 +290,20 @@ async def test_an_erasure_waits_for_a_batch_that_has_read_the_list(fresh_databas
                 await erasure_store.begin_erasure(pool, PERSON, "", "me")
     finally:
         await connection.close()
+
+
+async def test_a_training_that_is_running_is_named(fresh_database: str, owner: Pool, pool: Pool):
+    await ingest(pool, values())
+    training = uuid4()
+    await owner.execute(
+        "INSERT INTO retrain_requests (retrain_id, line, model_id, attempt, cause, reason, requested_at, status)"
+        " VALUES ($1, $2, $3, 0, 'drift', '', now(), 'running')",
+        training,
+        LINE,
+        make_card().model_id,
+    )
+
+    report = await erase(fresh_database)
+
+    assert report.trainings == [str(training)]
+    assert f"training {training} is running" in report.format_text()
