@@ -39,6 +39,7 @@ __all__ = [
     "snapshots_from",
     "snapshots_within",
     "source_states",
+    "stored_rows",
     "version_between",
     "windows_without_snapshot",
 ]
@@ -117,6 +118,20 @@ WHERE line = $1 AND pane >= low AND pane < high"""  # noqa: S608  # names of col
 async def rows_within(database: Database, line: str, spans: Sequence[Span]) -> list[SourcedRow]:
     """Return the rows of a line in spans, which must not overlap."""
     return _sourced(await database.fetch(_ROWS_WITHIN, line, *_span_columns(spans))) if spans else []
+
+
+_STORED_ROWS = f"""
+SELECT {PANE_COLUMNS} FROM fidelity_panes
+JOIN unnest($3::uuid[], $4::text[], $5::float8[], $6::float8[]) AS k (model_id, segment, pane, width_s)
+    USING (model_id, segment, pane, width_s)
+WHERE line = $1 AND source = $2"""  # noqa: S608  # names of columns
+
+
+async def stored_rows(database: Database, line: str, source: str, rows: Sequence[PaneRow]) -> list[PaneRow]:
+    """Return these rows of a line and a source as they are stored; those that are not stored are absent."""
+    columns = zip(*((row.model_id, row.segment, row.pane, row.width_s) for row in rows), strict=True)
+    records = await database.fetch(_STORED_ROWS, line, source, *map(list, columns)) if rows else []
+    return [pane_row(record) for record in records]
 
 
 _NEWEST_PANE = "SELECT max(pane) FROM fidelity_panes WHERE line = $1"

@@ -40,7 +40,6 @@ class BoundSettings(BaseSettings):
         max_string_length: characters of any text.
         max_name_length: characters of the name or the text of a feature.
         max_features: features of one outcome.
-        max_filter_values: values of all filters of a request.
         max_number_length: characters of a number.
     """
 
@@ -56,7 +55,6 @@ class BoundSettings(BaseSettings):
     max_string_length: int = Field(default=10_000, ge=200)
     max_name_length: int = Field(default=200, ge=1)
     max_features: int = Field(default=200, ge=1)
-    max_filter_values: int = Field(default=1000, ge=1)
     max_number_length: int = Field(default=400, ge=32, le=4000)
 
 

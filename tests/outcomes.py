@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid5
 
 from aiokafka import ConsumerRecord
 
@@ -85,7 +85,7 @@ def outcome(number: int, **fields: Any) -> dict[str, Any]:
 def retrain_event(model_id: UUID, **fields: Any) -> RetrainEvent:
     """The first retrain event about a model, requested now because of drift."""
     defaults = {
-        "retrain_id": uuid4(),
+        "retrain_id": uuid5(model_id, str(fields.get("attempt", 0))),
         "line": LINE,
         "model_id": model_id,
         "attempt": 0,

@@ -13,8 +13,11 @@ from typing import Any
 from faust.types import TP
 
 from schemas import FidelityErrors
+from schemas.base import utc_time
 from sql.model_card_rows import UnknownModel
 from sql.window_store import monitored_lines
+from streams.bounds import check_size
+from streams.errors import require_no_nul
 from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
@@ -23,6 +26,7 @@ from streams.metrics import TASK_FAILURES, start_at_zero
 from streams.monitoring.line_monitor import LineMonitor
 from streams.monitoring.line_state import LineState
 from streams.monitoring.pane_table import PaneKey, PaneTable, partition_of
+from streams.monitoring.sums_check import ForgedSums
 from streams.monitoring.window_state import VersionedSums
 from streams.retries import process_event, report_failure, retry_transient
 from streams.services import Services
@@ -30,7 +34,7 @@ from streams.services import Services
 __all__ = ["attach"]
 
 _ERRORS = topic_of(FidelityErrors)
-_KINDS: dict[type[Exception], str] = {UnknownModel: "model"}
+_KINDS: dict[type[Exception], str] = {UnknownModel: "model", ForgedSums: "forged"}
 _TICK_S = 1.0
 _SWEEP_S = 60.0
 _LONGEST_LINE_WAIT_S = 60.0
@@ -154,12 +158,15 @@ class _Fidelity:
             await process_record(self._app, _with_timestamp_in_s(record), apply, kinds=_KINDS)
 
     async def _apply(self, record: Any, changed: dict[PaneKey, VersionedSums]) -> None:
-        message = FidelityErrors.model_validate_json(record.value or b"")
+        check_size(record.key, record.value, self._app.settings)
+        message = FidelityErrors.model_validate_json(require_no_nul(record.value))
         await self._monitor.load_models(message)
         if self._failing.waits(message.line):  # its next turn reads it from Postgres, with these sums
             return
         try:
-            changed |= await self._monitor.ingest(message)
+            changed |= await self._monitor.ingest(message, utc_time(record.timestamp / 1000))
+        except ForgedSums:
+            raise
         except Exception:
             self._monitor.drop(message.line)  # it may hold a part of the message
             raise

@@ -15,6 +15,7 @@ from schemas import AnswerStatus, SimulationAnswer, SimulationRequest, Simulatio
 from sql.model_card_rows import UnknownModel
 from sql.simulation_queue_store import LANES, Lane, lane_backlogs
 from sql.simulation_store import DifferentBody, Pins, finish
+from streams.bounds import OutOfBounds
 from streams.errors import describe_error, is_waited_for
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
@@ -118,14 +119,18 @@ class _Simulation:
         await publish_answer(self._app, answer)
 
     async def _refuse(self, record: KafkaRecord, error: Exception) -> None:
-        """Answer that the request failed; a record without a simulation id, or whose answer fails too, is refused or parked."""
-        simulation_id = find_simulation_id(record.value)
+        """Answer that the request failed, or is rejected as it exceeds a bound; one without a readable id is refused or parked."""
+        is_large = len(record.value or b"") > self._app.settings.max_message_bytes
+        simulation_id = None if is_large else find_simulation_id(record.value)
         if simulation_id is None:
             await refuse(self._app, record, error, kinds=_KINDS)
             return
-        LOG.error("simulation %s failed", simulation_id, exc_info=error)
-        self._app.parking.on_failed(error)
-        answer = failed(simulation_id, f"{type(error).__name__}: {describe_error(error)}")
+        if isinstance(error, OutOfBounds):
+            answer = rejected(simulation_id, describe_error(error))
+        else:
+            LOG.error("simulation %s failed", simulation_id, exc_info=error)
+            self._app.parking.on_failed(error)
+            answer = failed(simulation_id, f"{type(error).__name__}: {describe_error(error)}")
         try:
             await self._publish(answer, _digest_of(record.value))
         except Exception as failure:

@@ -20,6 +20,7 @@ import asyncpg
 from cachetools import LRUCache
 
 from schemas import RetrainEvent
+from schemas.base import utc_time
 from sql.ledger import StaleRetrain
 from sql.model_card_rows import UnknownModel
 from sql.retrain_store import LostLease, TrainingJob, enqueue, finish, heartbeat, lease_training, put_back
@@ -31,13 +32,14 @@ from streams.operations.ageing import SweepInProgress, is_sweep_due, report_stat
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 from streams.training.promotion_effects import PromotionEvaluator
+from streams.training.retrain_check import ForgedRetrain, check_retrain
 from streams.training.retrain_job import RetrainRunner, count_retrain
 
 __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
 
-_KINDS: dict[type[Exception], str] = {UnknownModel: "model"}
+_KINDS: dict[type[Exception], str] = {UnknownModel: "model", ForgedRetrain: "forged"}
 _POLL_S = 0.5
 _POLLS_PER_FULL_SYNC = 60  # of the ledger, between two comparisons of the copies of every line
 _EVALUATION_PERIOD_S = 2.0
@@ -116,6 +118,7 @@ class _Trainer:
 
     async def _store(self, record: KafkaRecord) -> None:
         event = RetrainEvent.model_validate_json(require_no_nul(record.value))
+        check_retrain(event, utc_time(record.timestamp))
         if event.retrain_id in self._stored_ids:
             return
         status = await enqueue(self._app.pool, event)

@@ -17,6 +17,7 @@ from sql.database import Database, transaction
 from sql.dead_letter_store import RefusedRecord, add_refused_once, mark_refused_sent, refusal_id
 from sql.park_store import PARKED as PARKED_KIND
 from sql.park_store import complete_park_requests
+from streams.bounds import OutOfBounds, check_message
 from streams.errors import ContainsNul, describe_error, describe_traceback, is_waited_for, limit_text
 from streams.kafka.app import TwinApp
 from streams.kafka.parking import ParkRequested, UnreadableBatch
@@ -61,7 +62,7 @@ DEAD_LETTER_HEADERS = {
 }
 """Headers that a dead letter has in addition to those of its record, with their descriptions."""
 
-_COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json"}
+_COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json", OutOfBounds: "bound"}
 
 _NO_KINDS: Mapping[type[Exception], str] = MappingProxyType({})
 _PARKED_AT_ONCE = (ParkRequested, UnreadableBatch)
@@ -96,19 +97,22 @@ async def process_record(
 ) -> None:
     """Process a record with ``work`` to its end; it is refused for an error that has a kind, and parked for any other one.
 
-    A record is parked after ``TWIN_PARK_ATTEMPTS`` failures, and at once when an operator requests it or when it cannot be read.
+    A record is parked after ``TWIN_PARK_ATTEMPTS`` failures, and at once when an operator requests it or when it cannot be read. A
+    record that exceeds a bound is refused; those that are read in batches are checked by their own decoding.
 
     Args:
         app: app of the role.
         record: the record.
         work: processes the record; it must be safe to repeat.
-        kinds: kinds of the agent's own errors; ``invalid`` and ``json`` are added to them.
+        kinds: kinds of the agent's own errors; ``invalid``, ``json`` and ``bound`` are added to them.
         refuse_with: refuses the record for an error of its processing, by default :func:`refuse` with these kinds.
     """
     refuse_record = refuse_with or partial(refuse, app, record, kinds=kinds)
 
     async def check_and_work() -> None:
         app.parking.check(record.partition, record.offset, record.value)
+        if record.topic not in app.batch_topics:
+            check_message(record.key, record.value, app.settings)
         await work()
 
     async def refuse_or_park(error: Exception) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from schemas import FidelityErrors, OutcomeEvent
+from schemas.base import shorten
 from sql import window_store as store
 from sql.database import clock
 from sql.segment_store import count_segment_values
@@ -26,6 +27,7 @@ from streams.monitoring.line_state import LineState, load_cards, load_line
 from streams.monitoring.pane_table import PaneKey
 from streams.monitoring.performance_estimation import estimate_performance
 from streams.monitoring.restatement_floor import raise_floor
+from streams.monitoring.sums_check import ForgedSums, SumsCheck
 from streams.monitoring.watermarks import Watermarks
 from streams.monitoring.window_events import WindowPublisher, show_newest_windows
 from streams.monitoring.window_state import VersionedSums
@@ -51,6 +53,7 @@ class LineMonitor:
         self._shown: set[str] = set()  # lines that have metrics in this process
         self.watermarks = Watermarks(PARTITIONS[topic_of(OutcomeEvent)])
         self.publisher = WindowPublisher(app, self.watermarks)
+        self._sums_check = SumsCheck(app, PARTITIONS[topic_of(OutcomeEvent)])
 
     @property
     def lines(self) -> tuple[LineState, ...]:
@@ -87,13 +90,22 @@ class LineMonitor:
         """
         await load_cards(self._app.pool, self._evaluator, {row.model_id for row in message.rows})
 
-    async def ingest(self, message: FidelityErrors) -> dict[PaneKey, VersionedSums]:
-        """Apply the watermark and the rows of a message, and return the panes that changed."""
-        self.watermarks.update(message.source, message.watermark)
+    async def ingest(self, message: FidelityErrors, arrived_at: datetime) -> dict[PaneKey, VersionedSums]:
+        """Apply the watermark and the rows of a message that arrived at this time, and return the panes that changed.
+
+        Raises:
+            ForgedSums: when the message states what Postgres does not hold.
+        """
+        await self._sums_check.check_source(message, arrived_at)
         line = await self.line(message.line) if message.rows else None
         if line is None:
+            if message.rows:
+                raise ForgedSums(f"no model line {shorten(message.line)} is registered")
+            self.watermarks.update(message.source, message.watermark)
             return {}
-        panes = await line.ingest(self._app.pool, str(message.source), message.rows)
+        rows = await self._sums_check.stored_rows(message, line.window_state.lowest_pane)
+        self.watermarks.update(message.source, message.watermark)
+        panes = await line.ingest(self._app.pool, str(message.source), rows)
         return {PaneKey(message.line, *pane): line.window_state.pane_sums(*pane) for pane in panes}
 
     async def line(self, name: str) -> LineState | None:
@@ -102,7 +114,6 @@ class LineMonitor:
             return self._lines[name]
         model_lines = {model_line.line: model_line for model_line in await store.monitored_lines(self._app.pool)}
         if name not in model_lines:
-            LOG.warning("skipped outcome sums of %s: no such model line is registered", name)
             return None
         return await self._load(model_lines[name])
 

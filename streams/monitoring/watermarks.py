@@ -24,11 +24,12 @@ class Watermarks:
     def update(self, source: SourceId, watermark: datetime | None) -> None:
         """Set the watermark of a source.
 
-        Older incarnations are ignored. None, which a worker reports before its first record, does not replace a watermark of the
-        same incarnation.
+        Older incarnations are ignored, and within one a watermark only rises; it is None before the first record.
         """
         incarnation, current = self._by_partition.get(source.partition, (-1, None))
-        if source.incarnation > incarnation or (source.incarnation == incarnation and (watermark or current is None)):
+        if source.incarnation == incarnation and current is not None:
+            watermark = max(current, watermark or current)
+        if source.incarnation >= incarnation:
             self._by_partition[source.partition] = (source.incarnation, watermark)
 
     def current(self) -> float | None:

@@ -131,12 +131,20 @@ def moment(at: datetime | None) -> str:
     >>> moment(datetime(2025, 3, 4, 12, tzinfo=UTC))
     '2025-03-04 12:00:00'
     """
-    return MISSING if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    return MISSING if at is None else f"{_in_utc(at):%Y-%m-%d %H:%M:%S}"
 
 
 def clock(at: datetime | None) -> str:
     """Format the time of day, to the second."""
-    return MISSING if at is None else f"{at.astimezone(UTC):%H:%M:%S}"
+    return MISSING if at is None else f"{_in_utc(at):%H:%M:%S}"
+
+
+def _in_utc(at: datetime) -> datetime:
+    """A time in UTC; at the ends of the calendar, where another zone may have no such time, as it is written."""
+    try:
+        return at.astimezone(UTC)
+    except (OverflowError, ValueError):
+        return at.replace(tzinfo=UTC)
 
 
 def ago(at: datetime | None, now: datetime) -> str:

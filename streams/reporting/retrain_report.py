@@ -77,9 +77,9 @@ class RetrainReport:
             "requested": [
                 f"{moment(request.requested_at)} by {request.cause}, attempt {request.attempt} against model {request.model_id}"
             ],
-            "metrics": _metrics(evidence, self.incumbent),
-            "rules": _rules(evidence),
-            "evidence": _detector(evidence) or [request.reason],
+            "metrics": _readable(lambda: _metrics(evidence, self.incumbent)),
+            "rules": _readable(lambda: _rules(evidence)),
+            "evidence": _readable(lambda: _detector(evidence)) or [request.reason],
             "training": _training_rows(request.learned),
             "gate": _gate(self.decision.comparison) if self.decision else [],
             "decision": self._decision_lines(),
@@ -142,6 +142,14 @@ async def load_retrain_report(database: Database, retrain_id: UUID, limits: Retr
         effect=await promotion_effect(database, retrain_id),
         stopped=await ledger.stopped(retrain.line),
     )
+
+
+def _readable(format_section: Callable[[], list[str]]) -> list[str]:
+    """A section about stored evidence, or that it cannot be read: what an older release accepted must not hide the rest."""
+    try:
+        return format_section()
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
+        return ["what is stored has another form and cannot be shown"]
 
 
 def _metrics(evidence: dict[str, Any], incumbent: ModelCard) -> list[str]:

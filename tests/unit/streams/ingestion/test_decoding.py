@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from schemas import OutcomeEvent
 from schemas.events import canonical_digest
+from streams.bounds import BoundSettings
 from streams.ingestion.decoding import _Fields, decode, raw_elements
 from streams.ingestion.outcome_batch import DIGEST_BYTES, DecodedBatch, OutcomeBatch
 from streams.ingestion.rows import watermark_of
@@ -263,3 +264,48 @@ def test_a_batch_of_the_log_that_cannot_be_read_is_parked_with_its_bytes():
     assert "decompression failed" in element.refusal.traceback
     assert decoded.offsets.tolist() == [2, 9, 10]
     assert raw_elements(unreadable.value) == [raw]
+
+
+BOUNDS = BoundSettings(max_array_elements=3, max_record_bytes=3000)
+SHORT = BoundSettings(max_features=2, max_name_length=20)
+
+
+def bounded(*values: Any, bounds: BoundSettings = BOUNDS) -> Any:
+    records = [record(number, value) for number, value in enumerate(values)]
+    return decode(PollBatch(TOPIC, 0, 0, records), SKEW_S, bounds)
+
+
+def test_an_array_of_too_many_elements_is_refused_as_a_whole_with_its_bytes():
+    decoded = bounded([outcome(0), outcome(1), outcome(2)], [outcome(3), {}, 1, "x"], b"[1,1,1,1]", outcome(4))
+
+    assert decoded.outcomes.record_index.tolist() == [0, 0, 0, 3]
+    assert [(item.record_index, item.element_index, item.refusal.kind) for item in decoded.refused] == [
+        (1, 0, "bound"),
+        (2, 0, "bound"),
+    ]
+    assert all(item.refusal.whole_record for item in decoded.refused)
+    assert "an array of 4 elements exceeds 3, TWIN_MAX_ARRAY_ELEMENTS" in decoded.refused[0].refusal.reason
+
+
+def test_a_value_that_is_too_large_is_refused_before_it_is_parsed():
+    (refused,) = bounded(b"[" + b" " * 3000).refused
+
+    assert "TWIN_MAX_RECORD_BYTES" in refused.refusal.reason
+
+
+@pytest.mark.parametrize(
+    ("features", "setting"),
+    [
+        ({"a": 1, "b": 2, "c": 3}, "TWIN_MAX_FEATURES"),
+        ({"a" * 21: 1}, "TWIN_MAX_NAME_LENGTH"),
+        ({"a": "b" * 21}, "TWIN_MAX_NAME_LENGTH"),
+    ],
+)
+def test_an_element_whose_features_exceed_a_bound_is_refused_alone(features: dict[str, Any], setting: str):
+    nothing = dict.fromkeys(("predicted_value", "predicted_lower", "predicted_upper"))
+    decoded = bounded([outcome(0), outcome(1, **nothing, entity_id="e", features=features)], bounds=SHORT)
+
+    assert len(decoded.outcomes) == 1
+    (refused,) = decoded.refused
+    assert (refused.element_index, refused.refusal.kind, refused.refusal.whole_record) == (1, "bound", False)
+    assert setting in refused.refusal.reason

@@ -39,3 +39,7 @@ def test_a_new_incarnation_replaces_the_old_one_whose_watermarks_are_then_ignore
 
 def test_a_worker_that_has_just_started_does_not_remove_a_watermark():
     assert current((source(0), at(50)), (source(1), at(60)), (source(1), None)) == 50
+
+
+def test_the_watermark_of_a_source_only_rises():
+    assert current((source(0), at(50)), (source(1), at(60)), (source(1), at(10))) == 50

@@ -1,0 +1,127 @@
+"""Messages with sums against a real PostgreSQL: rows are applied as they are stored, and forged messages are refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, NoReturn
+from uuid import UUID
+
+import pytest
+
+from schemas import FidelityErrors, PaneRow, SourceId
+from schemas.events import SUM_FIELDS
+from sql import source_position_store
+from sql.database import Pool, open_pool
+from streams.ingestion import ContextLoader, OutcomePipeline
+from streams.monitoring.sums_check import ForgedSums, SumsCheck
+from streams.settings import Settings
+from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome, poll_batches, record
+
+NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
+SOURCE = SourceId(topic=TOPIC, partition=0)
+
+
+async def unused(item_id: UUID) -> NoReturn:
+    raise LookupError(f"{item_id} is not needed here")
+
+
+@pytest.fixture
+async def pool(fresh_database: str) -> AsyncIterator[Pool]:
+    await make_line(fresh_database, make_card(), pane_s=60.0, window_s=300.0)
+    opened = await open_pool(dsn=fresh_database)
+    await source_position_store.begin_source(opened, SOURCE)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def check(pool: Pool) -> SumsCheck:
+    app: Any = SimpleNamespace(pool=pool, settings=Settings(skew_s=300.0))
+    return SumsCheck(app, 4)
+
+
+@pytest.fixture
+async def message(pool: Pool) -> FidelityErrors:
+    """What the outcomes worker published of five outcomes."""
+    pipeline = OutcomePipeline(pool, ContextLoader(pool, unused, unused), 300.0, 30 * 86_400.0)
+    (batch,) = poll_batches([record(number, outcome(number)) for number in range(5)], size=100)
+    result = await pipeline.ingest(batch)
+    return FidelityErrors(line=LINE, source=SOURCE, watermark=None, rows=tuple(row for _, row in result.rows))
+
+
+def changed(message: FidelityErrors, **fields: Any) -> FidelityErrors:
+    """The message with other fields of its first row."""
+    first, *rest = message.rows
+    return message.model_copy(update={"rows": (first.model_copy(update=fields), *rest)})
+
+
+def by_key(rows: Any) -> dict[Any, PaneRow]:
+    return {(row.segment, row.pane): row for row in rows}
+
+
+async def test_a_message_of_the_service_is_accepted(check: SumsCheck, message: FidelityErrors):
+    await check.check_source(message.model_copy(update={"watermark": NOW + timedelta(seconds=300)}), NOW)
+
+    assert by_key(await check.stored_rows(message, 0.0)) == by_key(message.rows)
+
+
+async def test_forged_sums_of_a_stored_version_are_replaced_by_the_stored_ones(check: SumsCheck, message: FidelityErrors):
+    forged = changed(message, sums=(10**40,) * len(SUM_FIELDS))
+
+    assert by_key(await check.stored_rows(forged, 0.0)) == by_key(message.rows)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"version": 2},
+        {"version": 2**63},
+        {"version": 10**400},
+        {"segment": "region=nowhere"},
+        {"segment": "x" * 100_000},
+        {"pane": 60.0},
+        {"pane": 1e300},
+        {"width_s": 1.5},
+        {"model_id": UUID(int=99)},
+    ],
+)
+async def test_a_row_that_is_not_stored_refuses_the_message(check: SumsCheck, message: FidelityErrors, fields: dict[str, Any]):
+    with pytest.raises(ForgedSums, match=r"is (not stored|stored in version 1)") as refusal:
+        await check.stored_rows(changed(message, **fields), 0.0)
+    assert len(str(refusal.value)) < 500
+
+
+async def test_rows_of_another_line_or_source_are_not_stored(check: SumsCheck, message: FidelityErrors):
+    for update in ({"line": "hcp:kisqali:other"}, {"source": SourceId(topic=TOPIC, partition=1)}):
+        with pytest.raises(ForgedSums):
+            await check.stored_rows(message.model_copy(update=update), 0.0)
+
+
+async def test_rows_that_can_no_longer_change_are_left_out(check: SumsCheck, message: FidelityErrors):
+    assert await check.stored_rows(changed(message, pane=60.0), 120.0) == await check.stored_rows(
+        message.model_copy(update={"rows": message.rows[1:]}), 120.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (SourceId(topic=TOPIC, partition=4), "is no partition of outcome-events"),
+        (SourceId(topic=TOPIC, partition=2**70), "is no partition of outcome-events"),
+        (SourceId(topic="other", partition=0), "is no partition of outcome-events"),
+        (SourceId(topic=TOPIC, partition=1), "was never read"),
+        (SourceId(topic=TOPIC, partition=0, incarnation=1), "was never read"),
+        (SourceId(topic=TOPIC, partition=0, incarnation=2**70), "was never read"),
+    ],
+)
+async def test_a_source_that_was_never_read_is_refused(check: SumsCheck, source: SourceId, reason: str):
+    with pytest.raises(ForgedSums, match=reason):
+        await check.check_source(FidelityErrors(line="*", source=source, watermark=NOW), NOW)
+
+
+@pytest.mark.parametrize("watermark", [NOW + timedelta(seconds=361), datetime.max.replace(tzinfo=UTC)])
+async def test_a_watermark_ahead_of_the_skew_is_refused_with_the_setting(check: SumsCheck, watermark: datetime):
+    with pytest.raises(ForgedSums, match="TWIN_SKEW_S"):
+        await check.check_source(FidelityErrors(line="*", source=SOURCE, watermark=watermark), NOW)
