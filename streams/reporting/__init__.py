@@ -18,6 +18,7 @@ from streams.reporting.charts import (
 from streams.reporting.formatting import (
     align_columns,
     count,
+    in_utc,
     labelled,
     line_title,
     moment,
@@ -42,6 +43,7 @@ __all__ = [
     "Tone",
     "align_columns",
     "count",
+    "in_utc",
     "intervals_chart",
     "labelled",
     "line_title",

@@ -18,6 +18,7 @@ __all__ = [
     "change",
     "clock",
     "count",
+    "in_utc",
     "labelled",
     "line_title",
     "metric_name",
@@ -131,18 +132,22 @@ def moment(at: datetime | None) -> str:
     >>> moment(datetime(2025, 3, 4, 12, tzinfo=UTC))
     '2025-03-04 12:00:00'
     """
-    return MISSING if at is None else f"{_in_utc(at):%Y-%m-%d %H:%M:%S}"
+    return MISSING if at is None else f"{in_utc(at):%Y-%m-%d %H:%M:%S}"
 
 
 def clock(at: datetime | None) -> str:
     """Format the time of day, to the second."""
-    return MISSING if at is None else f"{_in_utc(at):%H:%M:%S}"
+    return MISSING if at is None else f"{in_utc(at):%H:%M:%S}"
 
 
-def _in_utc(at: datetime) -> datetime:
-    """A time in UTC; at the ends of the calendar, where another zone may have no such time, as it is written."""
+def in_utc(at: datetime) -> datetime:
+    """A time in UTC; at the ends of the calendar, which Postgres returns without a zone, as it is written.
+
+    >>> in_utc(datetime.min).isoformat()
+    '0001-01-01T00:00:00+00:00'
+    """
     try:
-        return at.astimezone(UTC)
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (OverflowError, ValueError):
         return at.replace(tzinfo=UTC)
 
@@ -155,7 +160,7 @@ def ago(at: datetime | None, now: datetime) -> str:
     """
     if at is None:
         return MISSING
-    seconds = max(0.0, (now - at).total_seconds())
+    seconds = max(0.0, (now - in_utc(at)).total_seconds())
     unit_s = next((unit_s for unit_s, _ in _SECONDS_OF_UNITS if seconds >= unit_s), 1)
     return f"{span(seconds // unit_s * unit_s)} ago"
 

@@ -16,6 +16,7 @@ from streams.reporting import (
     ReferenceLine,
     Tone,
     count,
+    in_utc,
     intervals_chart,
     line_title,
     moment,
@@ -155,7 +156,7 @@ def _event_markers(line: LineOverview) -> list[EventMarker]:
         for event in line.events
         if event.happened in _EVENT_LABELS
     ]
-    requests = [EventMarker(retrain.requested_at, "retrain requested", "warn") for retrain in line.retrains]
+    requests = [EventMarker(in_utc(retrain.requested_at), "retrain requested", "warn") for retrain in line.retrains]
     return [marker for marker in events + requests if first <= marker.at <= last]
 
 
