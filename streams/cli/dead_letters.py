@@ -133,7 +133,7 @@ def park(
     why: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is stored as the reason.", show_default=False)] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Park a record, so that its role stores it as refused instead of processing it.
+    """Store a record as refused instead of processing it.
 
     The record may wait to be read, or be tried again and again: its role parks it within seconds, or when it reads it. One that was
     processed before is not parked. A parked record is inspected and replayed like any refused one.

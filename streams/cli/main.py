@@ -144,6 +144,7 @@ add_lazy_commands(
     {
         "list": "List the newest refused records, and count them by kind.",
         "show": "Show everything about the refused record ID.",
+        "park": "Store a record as refused instead of processing it.",
         "replay": "Publish refused records again, corrected or unchanged.",
     },
 )
