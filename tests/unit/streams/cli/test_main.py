@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from deploy.stack import StackError
 from sql.ledger import POLICIES
+from streams import cli
 from streams.cli.decisions import PolicyName
 from streams.cli.lazy import LazyCommand
 from streams.cli.main import app, main
@@ -43,6 +45,9 @@ def lazy_commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Laz
 COMMANDS = dict(lazy_commands(get_group(app)))
 
 
+MODULES = sorted({path.stem for path in Path(cli.__path__[0]).glob("*.py")} - {"main", "__init__"})
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_explains_itself_with_examples(path: tuple[str, ...]) -> None:
     result = run(*path, "--help")
@@ -64,6 +69,13 @@ def test_the_lists_of_commands_cut_no_summary() -> None:
     for group in {path[:-1] for path in COMMANDS}:
         commands = run(*group, "--help").output.partition("Commands:")[2].partition("Examples:")[0]
         assert "..." not in commands
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_command_of_a_module_is_in_a_list_of_commands(module: str) -> None:
+    commands = getattr(import_module(f"streams.cli.{module}"), "app", None)
+    defined = [info.name or info.callback.__name__ for info in commands.registered_commands] if commands else []
+    assert {name.replace("_", "-") for name in defined} <= {name for *_, name in COMMANDS}
 
 
 def test_usage_errors_are_plain_text_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
