@@ -147,7 +147,7 @@ async def load_retrain_report(database: Database, retrain_id: UUID, limits: Retr
 def _readable(format_section: Callable[[], list[str]]) -> list[str]:
     """A section about stored evidence, or that it cannot be read: what an older release accepted must not hide the rest."""
     try:
-        return format_section()
+        return [str(line) for line in format_section()]
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
         return ["what is stored has another form and cannot be shown"]
 
