@@ -19,7 +19,7 @@ from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.metrics import PARKED
 from streams.monitoring.line_monitor import LineMonitor
-from tests.outcomes import LINE, START, TOPIC, make_card, make_line, outcome
+from tests.outcomes import START, TOPIC, make_card, make_line, outcome
 from tests.polling import until
 
 POISON = b"poison"
@@ -176,33 +176,6 @@ def remember(apps: list[TwinApp], method: Any) -> Any:
 
 async def is_blocked(apps: list[TwinApp]) -> bool:
     return bool(apps and apps[0].parking.blocked)
-
-
-async def test_a_line_that_fails_does_not_keep_the_windows_of_other_lines_from_being_published(
-    service, client, pool, line, settings, monkeypatch
-):
-    other = make_card("other").model_copy(update={"brand": Brand.FABHALTA})
-    await make_line(settings.postgres_dsn.get_secret_value(), other)
-    evaluate = LineMonitor.evaluate
-
-    async def fail_for_the_first_line(monitor: LineMonitor, model_line: Any) -> None:
-        if model_line.line == LINE:
-            raise ZeroDivisionError("an error of the code")
-        await evaluate(monitor, model_line)
-
-    monkeypatch.setattr(LineMonitor, "evaluate", fail_for_the_first_line)
-    async with service(["outcomes", "fidelity"]):
-        for number in range(20):
-            await send(client, number)
-            await send(client, 100 + number, value=outcome(100 + number, brand="fabhalta"))
-        await until(lambda: has_snapshots(pool, other.line))
-        assert not await has_snapshots(pool, LINE)
-        monkeypatch.setattr(LineMonitor, "evaluate", evaluate)
-        await until(lambda: has_snapshots(pool, LINE))
-
-
-async def has_snapshots(pool: Any, line: str) -> bool:
-    return bool(await pool.fetchval("SELECT count(*) FROM fidelity_snapshots WHERE line = $1", line))
 
 
 async def test_a_request_that_fails_is_answered_and_an_experiment_and_sums_that_fail_are_parked(
