@@ -10,16 +10,26 @@ from uuid import UUID
 
 import pytest
 
-from schemas import Brand, ExperimentResult, FidelityErrors, InterventionConfig, SimulationAnswer, SourceId, TwinType
+from schemas import (
+    Brand,
+    ExperimentResult,
+    FidelityErrors,
+    FidelityWindow,
+    InterventionConfig,
+    SimulationAnswer,
+    SourceId,
+    TwinType,
+)
 from sql.park_store import pending_park_requests
 from streams.agents import experiments as experiments_agent
 from streams.agents import simulation as simulation_agent
 from streams.ingestion import decoding
+from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.metrics import PARKED
 from streams.monitoring.line_monitor import LineMonitor
-from tests.outcomes import START, TOPIC, make_card, make_line, outcome
+from tests.outcomes import LINE, START, TOPIC, make_card, make_line, outcome
 from tests.polling import until
 
 POISON = b"poison"
@@ -176,6 +186,35 @@ def remember(apps: list[TwinApp], method: Any) -> Any:
 
 async def is_blocked(apps: list[TwinApp]) -> bool:
     return bool(apps and apps[0].parking.blocked)
+
+
+async def test_a_line_that_fails_does_not_keep_the_windows_of_other_lines_from_being_published(
+    service, client, pool, line, settings, listener, monkeypatch
+):
+    other = make_card("other").model_copy(update={"brand": Brand.FABHALTA})
+    await make_line(settings.postgres_dsn.get_secret_value(), other)
+    evaluate = LineMonitor.evaluate
+
+    async def fail_for_the_first_line(monitor: LineMonitor, model_line: Any) -> None:
+        if model_line.line == LINE:
+            raise ZeroDivisionError("an error of the code")
+        await evaluate(monitor, model_line)
+
+    monkeypatch.setattr(LineMonitor, "evaluate", fail_for_the_first_line)
+    async with service(["outcomes", "fidelity"]):
+        for number in range(20):
+            await send(client, number)
+            await send(client, 100 + number, value=outcome(100 + number, brand="fabhalta"))
+        (window,) = await listener.events(FidelityWindow, 1, timeout_s=90.0)
+        assert window.line == other.line
+        assert LINE not in await lines_with_windows(listener)
+        monkeypatch.setattr(LineMonitor, "evaluate", evaluate)
+        await until(lambda: lines_with_windows(listener), lambda lines: LINE in lines)
+
+
+async def lines_with_windows(listener: Any) -> set[str]:
+    count = await listener.count(topic_of(FidelityWindow))
+    return {window.line for window in await listener.events(FidelityWindow, count)}
 
 
 async def test_a_request_that_fails_is_answered_and_an_experiment_and_sums_that_fail_are_parked(
