@@ -38,7 +38,7 @@ REQUEST = SimulationRequest(
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """Kafka and PostgreSQL of this module, whose tests freeze them."""
     with LocalStack(tmp_path_factory.mktemp("outages")) as started:
-        asyncio.run(migrate(started.postgres_dsn))
+        asyncio.run(migrate(started.addresses.postgres_migrate_dsn))
         asyncio.run(create_topics(Settings(kafka_bootstrap=started.kafka_bootstrap)))
         yield started
 
@@ -141,6 +141,8 @@ def test_an_mlflow_that_does_not_answer_ends_a_command(environment: dict[str, st
     ],
 )
 def test_a_server_that_cannot_be_reached_is_named(environment: dict[str, str], variables, arguments, expected):
+    if dsn := variables.get("TWIN_POSTGRES_DSN"):
+        variables = variables | {"TWIN_POSTGRES_READ_DSN": dsn}
     status, error = run(environment | variables, *arguments)
     assert status == 1
     assert error.startswith(f"twinstream: {expected}")
@@ -154,7 +156,7 @@ def test_a_postgres_that_refuses_a_client_is_named_without_the_password(stack: L
         "database": f"{stack.postgres_dsn}_other",
         "encryption": f"{stack.postgres_dsn}?sslmode=require",
     }[wrong]
-    status, error = run(environment | {"TWIN_POSTGRES_DSN": dsn}, "models", "list")
+    status, error = run(environment | dict.fromkeys(("TWIN_POSTGRES_DSN", "TWIN_POSTGRES_READ_DSN"), dsn), "models", "list")
     assert status == 1
     assert error.startswith(f"twinstream: Postgres at 127.0.0.1:{stack.postgres.port} ")
     assert "TWIN_POSTGRES_DSN" in error
