@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import count
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -36,6 +37,7 @@ from tests.outcomes import LINE, retrain_event
 TARGET, TOPIC = "prescribing_change", "retrain-events"
 TIMEOUT_S = 300.0  # a limit, not the expected time: a restarted trainer imports and trains again
 until = partial(polling.until, within_s=TIMEOUT_S)
+_ATTEMPTS = count(1)
 
 
 @pytest.fixture
@@ -74,6 +76,11 @@ def a_request() -> SimulationRequest:
     )
 
 
+def next_retrain(model_id: UUID) -> RetrainEvent:
+    """A retrain event with an id of its own: these tests share a model store, in which a challenger is found by that id."""
+    return retrain_event(model_id, attempt=next(_ATTEMPTS))
+
+
 def retrains(outcome: str) -> float:
     return RETRAINS.labels(line=LINE, outcome=outcome)._value.get()
 
@@ -89,7 +96,7 @@ async def test_ten_thousand_alarms_from_three_workers_give_three_trainers_one_tr
     service, promoted, pool, listener, registry, settings
 ):
     await observe(pool, promoted.effective_from)
-    event, before = retrain_event(promoted.champion), retrains("promoted")
+    event, before = next_retrain(promoted.champion), retrains("promoted")
     await asyncio.gather(*(_publish_repeatedly(settings, event, 10_000 // 3 + (worker == 0)) for worker in range(3)))
     async with service(["trainer"]), _another_trainer(settings), _another_trainer(settings):
         state = await ended(pool, "promoted")
@@ -133,7 +140,7 @@ async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one
 ):
     await observe(pool, promoted.effective_from)
     async with service(["trainer"]):
-        await client.publish(retrain_event(promoted.champion))
+        await client.publish(next_retrain(promoted.champion))
         await until(lambda: asyncio.to_thread(_trainings_under, os.getpid()), bool)
     (row,) = await list_retrains(pool, LINE)
     assert (row.status, row.tries) == ("queued", 0)
@@ -144,7 +151,7 @@ async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one
 
 
 async def test_a_training_that_no_worker_finishes_is_closed_as_failed_in_the_ledger(service, promoted, pool, settings):
-    await enqueue(pool, event := retrain_event(promoted.champion))
+    await enqueue(pool, event := next_retrain(promoted.champion))
     limits = settings.model_copy(update={"lease_s": 0.001}).retrain_limits
     for worker in range(3):
         assert await lease_training(pool, f"a dead worker, {worker}", limits) is not None
@@ -160,7 +167,7 @@ async def test_a_line_with_the_policy_suggest_trains_and_leaves_the_promotion_to
     await observe(pool, promoted.effective_from)
     await Ledger(pool).set_policy(LINE, "suggest")
     async with service(["trainer"]):
-        await client.publish(retrain_event(promoted.champion))
+        await client.publish(next_retrain(promoted.champion))
         state = await ended(pool, "suggested")
     assert state.champion == promoted.champion
     assert state.comparison["mae"]["challenger"] < state.comparison["mae"]["champion"]
@@ -199,7 +206,7 @@ async def test_a_trainer_killed_in_the_middle_of_a_training_is_resumed_to_one_pr
     await observe(pool, promoted.effective_from)
     workers = await asyncio.to_thread(Workers(["trainer"], settings, log_folder=tmp_path / "logs").__enter__)
     try:
-        event = retrain_event(promoted.champion)
+        event = next_retrain(promoted.champion)
         await client.publish(event)
         trainer = workers.pids["trainer"]
         (training,) = await until(lambda: asyncio.to_thread(_trainings_under, trainer), bool)
@@ -218,7 +225,7 @@ async def test_a_training_that_finished_before_the_trainer_died_is_compared_and_
     service, client, promoted, pool, registry, settings
 ):
     await observe(pool, promoted.effective_from)
-    event = retrain_event(promoted.champion)
+    event = next_retrain(promoted.champion)
     await enqueue(pool, event)
     job = await lease_training(pool, "a dead worker", settings.retrain_limits)
     challenger = await Retraining(pool, registry, ModelLoader(pool, registry, 1).load, settings).train_challenger(job)
@@ -233,7 +240,7 @@ async def test_a_retrain_that_cannot_be_done_fails_with_its_reason_and_the_champ
 ):
     await observe(pool, promoted.effective_from, 300)
     async with service(["trainer"]):
-        await client.publish(retrain_event(promoted.champion))
+        await client.publish(next_retrain(promoted.champion))
         state = await ended(pool, "failed")
         events = await listener.events(ModelEvent, 3)
     assert state.champion == promoted.champion
@@ -246,7 +253,7 @@ async def test_a_retrain_event_about_a_model_that_is_no_longer_champion_trains_n
     await Ledger(pool).register_model(successor, "0" * 64)
     await Ledger(pool).promote(LINE, successor.model_id)
     async with service(["trainer"]):
-        await client.publish(retrain_event(promoted.champion))
+        await client.publish(next_retrain(promoted.champion))
         (row,) = await until(lambda: list_retrains(pool, LINE), bool)
     assert row.status == "stale"
     assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted"] * 2
@@ -256,7 +263,7 @@ async def test_an_invalid_retrain_event_is_a_dead_letter_and_the_next_one_is_pro
     async with service(["trainer"]):
         await client.publish_bytes(TOPIC, LINE.encode(), b'{"line": "hcp:kisqali:prescribing_change"}')
         await client.publish(retrain_event(uuid4()))
-        await client.publish(retrain_event(promoted.champion))
+        await client.publish(next_retrain(promoted.champion))
         records = await listener.dead_letters(2)
         await ended(pool, "failed")
     assert {headers["twin_kind"] for _, headers in records} == {"invalid", "model"}

@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from deploy.stack.part import is_free
 from streams.settings import ROLES, Settings
 from streams.worker import supervisor
 from streams.worker.supervisor import WorkerFailed, Workers
@@ -51,6 +52,7 @@ from pydantic import SecretStr
 from pathlib import Path
 from streams.settings import Settings
 from streams.worker.supervisor import run_worker
+from tests.polling import until
 if __name__ == "__main__":
     settings = Settings.model_validate_json(sys.argv[1])
     run_worker(sys.argv[3].split(","), settings, log_folder=Path(sys.argv[2]), notify=lambda line: print(line, flush=True))
@@ -164,6 +166,7 @@ async def test_a_role_that_ran_once_waits_for_a_port_that_is_taken(settings, pro
         pid, port = workers.pids["experiments"], settings.port_of("experiments")
         os.kill(pid, signal.SIGKILL)
         assert all_end([pid], within_s=15.0)
+        await until(lambda: asyncio.to_thread(is_free, port))  # the sockets of a killed process close after its last thread
         async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", port):
             await until(lambda: "set TWIN_WEB_PORT" in (tmp_path / "logs" / "experiments.log").read_text())
             workers.check()

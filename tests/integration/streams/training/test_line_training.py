@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
@@ -30,6 +31,7 @@ from tests.outcomes import LINE, retrain_event
 
 TARGET = "prescribing_change"
 SHIFT = -0.3
+_ATTEMPTS = count(1)
 BEFORE = datetime(2026, 3, 2, tzinfo=UTC)
 
 
@@ -96,8 +98,8 @@ async def trained(pool, registry, settings, frame):
 
 
 async def leased_job(pool, first):
-    """A leased job for a retrain of the champion."""
-    await enqueue(pool, retrain_event(first.model_id))
+    """A leased job for a retrain of the champion; the tests share a model store, in which a challenger is found by its id."""
+    await enqueue(pool, retrain_event(first.model_id, attempt=next(_ATTEMPTS)))
     return await lease_training(pool, "test", RetrainLimits(cooldown_s=0.0, budget_a_day=10))
 
 
