@@ -120,7 +120,7 @@ class _Simulation:
 
     async def _refuse(self, record: KafkaRecord, error: Exception) -> None:
         """Answer that the request failed, or is rejected as it exceeds a bound; one without a readable id is refused or parked."""
-        is_large = len(record.value or b"") > self._app.settings.max_message_bytes
+        is_large = len(record.value or b"") > self._app.settings.max_record_bytes
         simulation_id = None if is_large else find_simulation_id(record.value)
         if simulation_id is None:
             await refuse(self._app, record, error, kinds=_KINDS)

@@ -135,7 +135,7 @@ INVALID = [
     ({"brand": "aspirin"}, ["'aspirin'", "kisqali"]),
     ({"twin_count": 3}, ["twin_count", "100", "3"]),
     ({"filters": {"min_decile": 2**64}}, ["'min_decile'", "18446744073709551616", "an integer between"]),
-    ({"filters": {"tumour_" * 1_000_000: 1}}, ["is clinical ('tumour')"]),
+    ({"filters": {"tumour_" * 1_000_000: 1}}, ["exceeds 1048576", "TWIN_MAX_MESSAGE_BYTES"]),
     ({"twin_type": []}, ["twin_type", "'hcp', 'patient' or 'territory'", "[]"]),
     ({"confidence_level": 1e-300}, ["confidence_level", "1e-300", "0.001 to 0.999999"]),
     ({"surprise": 1}, ["surprise", "unknown field"]),
