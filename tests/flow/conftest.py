@@ -85,6 +85,7 @@ async def settings(empty_kafka: str, fresh_database: str, mlflow_store: str, tmp
         home=tmp_path,
         web_port=_free_ports(len(ROLES)),
         session_timeout_s=20.0,
+        stop_limit_s=60.0,  # several roles stop in one process, on a busy machine
     )
 
 

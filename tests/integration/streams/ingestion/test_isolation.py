@@ -268,7 +268,8 @@ async def test_a_failure_that_every_record_has_parks_a_few_and_then_waits_and_go
     pipeline.step = "nothing fails any more"
     await work
     assert parking.blocked == {}
-    assert await counted(pool) == 40 - IN_A_ROW
+    # A failed attempt at the first that waits can be in work at the correction: then records behind it pass, and it is parked too.
+    assert await counted(pool) in {40 - IN_A_ROW, 40 - IN_A_ROW - 1}
     assert await mismatches(fresh_database) == ()
 
 
