@@ -41,13 +41,14 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("size", [0, 1, 70_000, BOUND - 1, BOUND])
+SIZES = (0, 1, 70_000, BOUND - 1, BOUND)
+CONTENTS = [(writer, size) for writer in WRITERS for size in SIZES if size or " in " not in writer]  # nothing has no parts
+
+
+@pytest.mark.parametrize(("writer", "size"), CONTENTS)
 def test_content_up_to_the_bound_is_decompressed(writer: str, size: int):
     codec, write = WRITERS[writer]
     content = (b"0123456789abcdef" * (size // 16 + 1))[:size]
-    if size == 0 and " in " in writer:
-        pytest.skip("nothing to divide")
 
     assert decompress(codec, write(content), BOUND) == content
 
