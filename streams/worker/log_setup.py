@@ -80,6 +80,8 @@ def write_logs(role: str, folder: Path | None) -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # While Postgres refuses connections the pool logs a traceback every second or two; the probes report the outage on one line.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
 
 
 def _redirect_output(path: Path) -> None:
