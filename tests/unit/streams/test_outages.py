@@ -12,16 +12,9 @@ from mlflow.exceptions import MlflowException
 
 from streams.metrics import PARTS, REGISTRY
 from streams.outages import Outages, part_of
+from tests.clock import Clock
 
 ERROR = ConnectionRefusedError("refused")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -9,13 +9,7 @@ import pytest
 
 from streams.worker import log_limit
 from streams.worker.log_limit import LimitedHandler, LineLimit
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def record(message: str, *args: object, name: str = "aiokafka", level: int = logging.ERROR) -> logging.LogRecord:

@@ -5,17 +5,9 @@ from __future__ import annotations
 import pytest
 
 from streams.worker.startup import Activity, StartStalled, Startup
+from tests.clock import Clock
 
 STALL_S = 60.0
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
