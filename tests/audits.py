@@ -51,3 +51,10 @@ async def audited(dsn: str) -> tuple[Findings, WindowAudit]:
     windows = WindowAudit(state.windows, state.grids, findings)
     windows.check_snapshots(state.snapshots)
     return findings, windows
+
+
+async def mismatches(dsn: str) -> tuple[str, ...]:
+    """What does not agree with the stored outcomes."""
+    findings = Findings()
+    await recompute(dsn, findings)
+    return findings.mismatches()

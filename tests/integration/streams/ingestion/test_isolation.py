@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
 
-from schemas import SourceId
 from sql import park_store
-from sql import source_position_store as store
-from sql.database import Pool, open_pool
+from sql.database import Pool
 from sql.dead_letter_store import RefusalQuery, list_refused
 from streams.ingestion import BatchSteps, ContextLoader, IngestResult, OutcomePipeline, RecordIsolation, isolation
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.parking import Parking
-from streams.operations.findings import Findings
-from streams.operations.recomputation import recompute
-from tests.outcomes import TOPIC, Record, make_card, make_line, outcome, poll_batches, record
+from tests.audits import mismatches
+from tests.outcomes import TOPIC, Record, outcome, poll_batches, record
 
 ATTEMPTS, IN_A_ROW = 3, 4
 POISON = b"poison"
@@ -67,16 +64,6 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    await make_line(fresh_database, make_card("first"), pane_s=60.0, window_s=300.0)
-    opened = await open_pool(dsn=fresh_database)
-    for partition in range(2):
-        await store.begin_source(opened, SourceId(topic=TOPIC, partition=partition))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 def pipeline(pool: Pool) -> PoisonedPipeline:
     return PoisonedPipeline(pool, ContextLoader(pool, nothing, nothing), 300.0, 30 * 86_400.0)
 
@@ -112,12 +99,6 @@ async def parked(pool: Pool) -> list[int]:
 
 async def counted(pool: Pool) -> int:
     return int(await pool.fetchval("SELECT coalesce(sum(n), 0) FROM fidelity_panes WHERE segment = 'all'"))
-
-
-async def mismatches(dsn: str) -> tuple[str, ...]:
-    findings = Findings()
-    await recompute(dsn, findings)
-    return findings.mismatches()
 
 
 @pytest.mark.parametrize("step", ["decode", "score", "store"])

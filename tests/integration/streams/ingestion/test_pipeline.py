@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NoReturn
@@ -14,14 +14,12 @@ from uuid import UUID, uuid5
 import asyncpg
 import pytest
 
-from schemas import SourceId
-from sql import source_position_store as store
-from sql.database import Pool, open_pool, transaction
+from sql.database import Pool, transaction
 from sql.ledger import Ledger
 from streams.ingestion import ContextLoader, IngestResult, OutcomePipeline
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
-from tests.outcomes import LINE, SPACE, START, TOPIC, make_card, make_line, outcome, poll_batches, record
+from tests.outcomes import LINE, SPACE, START, TOPIC, make_card, outcome, poll_batches, record
 
 PANE_S = 60.0
 
@@ -32,16 +30,6 @@ async def no_model(model_id: UUID) -> NoReturn:
 
 async def no_simulation(simulation_id: UUID) -> None:
     return None
-
-
-@pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    await make_line(fresh_database, make_card("first"), make_card("second"), pane_s=PANE_S, window_s=300.0)
-    opened = await open_pool(dsn=fresh_database)
-    for partition in range(2):
-        await store.begin_source(opened, SourceId(topic=TOPIC, partition=partition))
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

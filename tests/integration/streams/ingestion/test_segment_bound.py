@@ -17,8 +17,7 @@ from sql.database import Pool, connect, open_pool
 from sql.migrate import migrate, migrations
 from sql.segment_store import Dimension, SegmentLimits, count_segment_values
 from streams.ingestion import ContextLoader, IngestResult, OutcomePipeline, segment_bound
-from streams.operations.findings import Findings
-from streams.operations.recomputation import recompute
+from tests.audits import mismatches
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome, poll_batches, record
 
 REGION = Dimension(LINE, "region")
@@ -55,12 +54,6 @@ async def ingest(pipeline: OutcomePipeline, values: list[Any], *, first: int = 0
 async def n_by_series(pool: Pool) -> dict[str, int]:
     rows = await pool.fetch("SELECT segment, sum(n)::int FROM fidelity_panes GROUP BY segment HAVING sum(n) <> 0")
     return {row[0]: row[1] for row in rows}
-
-
-async def mismatches(dsn: str) -> tuple[str, ...]:
-    findings = Findings()
-    await recompute(dsn, findings)
-    return findings.mismatches()
 
 
 async def test_the_most_frequent_values_of_the_first_batch_are_followed_and_all_others_are_counted_together(
