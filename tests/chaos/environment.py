@@ -128,6 +128,11 @@ class Environment:
     workers: Sequence[Worker]
     servers_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def processes(self) -> Sequence[tuple[Settings, Role]]:
+        """Settings and role of each process that a worker has while it runs."""
+        return [(worker.settings, role) for worker in self.workers for role in worker.roles]
+
     def scale(self, count: int) -> None:
         """Set the number of wanted workers; SIGTERM ends those beyond it."""
         for worker in self.workers:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.environment import Worker, is_answered
+from streams.settings import Role, Settings
+from tests.chaos.environment import is_answered
 
 __all__ = ["RoleWatch"]
 
@@ -16,7 +17,7 @@ _INTERVAL_S = 0.5
 
 @dataclass
 class RoleWatch:
-    """Polls ``/live`` of every role of every worker.
+    """Polls ``/live`` of roles, each of which may run in several workers.
 
     Attributes:
         longest_down_s: longest time without a living process, by role.
@@ -25,13 +26,12 @@ class RoleWatch:
     longest_down_s: dict[str, float] = field(default_factory=dict)
     _alive_s: dict[str, float] = field(default_factory=dict)
 
-    async def watch(self, workers: Sequence[Worker]) -> None:
-        """Poll until cancelled."""
+    async def watch(self, processes: Sequence[tuple[Settings, Role]]) -> None:
+        """Poll these processes until cancelled."""
         while True:
-            checks = [(role, is_answered(worker.settings, role, "/live")) for worker in workers for role in worker.roles]
-            answers = await asyncio.gather(*(check for _, check in checks))
-            alive = {role for (role, _), is_alive in zip(checks, answers, strict=True) if is_alive}
-            self.update({role: role in alive for role, _ in checks}, time.monotonic())
+            answers = await asyncio.gather(*(is_answered(settings, role, "/live") for settings, role in processes))
+            alive = {role for (_, role), is_alive in zip(processes, answers, strict=True) if is_alive}
+            self.update({role: role in alive for _, role in processes}, time.monotonic())
             await asyncio.sleep(_INTERVAL_S)
 
     def update(self, alive: Mapping[str, bool], now: float) -> None:

@@ -231,7 +231,7 @@ class _ChaosRun:
         """Publish the stream while faults are injected; afterwards the usual number of workers runs again."""
         count = len(publisher.records) - first
         self.notify(f"publishing {count:,} records in {self.options.seconds:g} s")
-        watching = asyncio.create_task(self.roles.watch(self.environment.workers))
+        watching = asyncio.create_task(self.roles.watch(self.environment.processes))
         injections = [asyncio.create_task(self._inject(fault, time.monotonic())) for fault in self.options.faults]
         await publisher.publish(first, len(publisher.records))
         await asyncio.gather(*injections)
