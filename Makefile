@@ -16,8 +16,9 @@ help: ## list what can be made
 demo: $(VENV)/.local ## the main job end to end on real Kafka and Postgres (DATA=FILE takes your own table)
 	@exec $(BIN)/twinstream demo $(if $(DATA),--data "$(DATA)")
 
+# Whole files in the order of their names: the long ones, which have few tests, come before the unit tests and not one by one at the end.
 test: $(VENV)/.dev ## every test, with real Kafka and real Postgres
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 extras: $(VENV)/.dev ## tests of the extras causal (DoWhy) and feast, each in an environment of its own
 	@deploy/locks/test_extras.sh
