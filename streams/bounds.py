@@ -59,7 +59,7 @@ class BoundSettings(BaseSettings):
 
 
 DEFAULT_BOUNDS = BoundSettings.model_construct()
-"""The defaults, whatever the environment says."""
+"""The defaults, without the variables of the environment."""
 
 
 class OutOfBounds(ValueError):

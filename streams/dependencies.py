@@ -142,7 +142,7 @@ class DependencyMonitor:
                 failures = 0
                 DEPENDENCY_UP.labels(part=part).set(1)
                 self._outages.recover((part, id(self)))
-            elif not has_stalled:  # else this process did not run, which tells nothing about the part
+            elif not has_stalled:  # else this process did not run, and the part may answer
                 failures += 1
                 self._outages.record_failure(part, (part, id(self)), error, threshold=_OUTAGE_FAILURES)
                 if failures >= _OUTAGE_FAILURES:

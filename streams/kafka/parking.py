@@ -79,7 +79,7 @@ def _failure(error: BaseException) -> _Failure:
 
 
 class Parking:
-    """What an app knows about parking: the requests of operators, and the partitions that wait.
+    """Decides for an app which records are parked: by attempts, by requests of operators, and which partitions wait.
 
     Args:
         attempts: how often a record is tried before it is parked.

@@ -1,6 +1,6 @@
 """Checks messages with sums against Postgres, which holds the truth: anyone who may write to the topic can state anything.
 
-A message only says which rows changed. Its rows are applied as they are stored, so that a forged one changes no window.
+A message names the rows that changed. Its rows are applied as they are stored, so that a forged one changes no window.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A command that waits for a simulation tells where it is in the queue, and says nothing without access to Postgres."""
+"""A command that waits for a simulation shows its place in the queue, and nothing without access to Postgres."""
 
 from __future__ import annotations
 

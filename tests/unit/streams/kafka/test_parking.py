@@ -1,4 +1,4 @@
-"""What an app knows about parking: attempts, requests of operators, and partitions that wait."""
+"""The parking of an app: attempts, requests of operators, and partitions that wait."""
 
 from __future__ import annotations
 
