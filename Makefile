@@ -17,8 +17,9 @@ demo: $(VENV)/.local ## the main job end to end on real Kafka and Postgres (DATA
 	@exec $(BIN)/twinstream demo $(if $(DATA),--data "$(DATA)")
 
 # Whole files in the order of their names: the long ones, which have few tests, come before the unit tests and not one by one at the end.
+# Failures are shown when they happen; a test that hangs or ends its process fails, and holds nothing up.
 test: $(VENV)/.dev ## every test, with real Kafka and real Postgres
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --timeout 900 --instafail
 
 extras: $(VENV)/.dev ## tests of the extras causal (DoWhy) and feast, each in an environment of its own
 	@deploy/locks/test_extras.sh
