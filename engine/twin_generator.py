@@ -264,7 +264,6 @@ def _metrics(
 ) -> TwinModelMetrics:
     fitted = predict_outcome(outcome, encode_features(outcome, table.features))
     errors = table.target - fitted
-    additive = entry.target(target).scale == "additive"
     r2 = float(crossed.r2.mean())
     return TwinModelMetrics(
         train_r2=float(r2_score(table.target, fitted)),
@@ -275,7 +274,7 @@ def _metrics(
         fidelity=crossed.fidelity,
         training_samples=len(table),
         n_dropped=table.n_dropped,
-        no_change_mae=float(np.abs(table.target).mean()) if additive else None,
+        no_change_mae=float(np.abs(table.target).mean()) if entry.target(target).is_change else None,
         feature_importance=feature_importance(outcome, table, seed),
         selection=selection,
         warnings=(*table.warnings, *_data_warnings(table, selection), *_accuracy_warnings(r2, table, entry, selection)),

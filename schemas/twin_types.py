@@ -20,6 +20,7 @@ __all__ = [
     "TWIN_TYPES",
     "Brand",
     "Feature",
+    "PlausibleScale",
     "Ratio",
     "Target",
     "TwinType",
@@ -66,22 +67,82 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class PlausibleScale:
+    """Values that a target can plausibly have, by which a wrong unit is found.
+
+    Attributes:
+        low, high: an outcome beyond them, in the unit of the target, is hardly meant.
+        other_units: units that outcomes are given in by mistake, and the factor that converts each to the unit of the target.
+        largest_effect: an effect beyond it, up or down, is hardly meant; a fraction.
+    """
+
+    low: float
+    high: float
+    other_units: Mapping[str, float]
+    largest_effect: float = 1.0
+
+    def holds(self, outcome: float) -> bool:
+        """Whether an outcome is plausible."""
+        return self.low <= outcome <= self.high
+
+    def likely_unit(self, outcome: float) -> str | None:
+        """The other unit in which an implausible outcome would be plausible; None where the unit is not at fault.
+
+        >>> TWIN_TYPES[TwinType.HCP].target().plausible.likely_unit(12.0)
+        'percent'
+        """
+        if self.holds(outcome):
+            return None
+        return next((unit for unit, factor in self.other_units.items() if self.holds(outcome * factor)), None)
+
+
+@dataclass(frozen=True)
 class Target:
     """The outcome that a model line predicts.
 
     Attributes:
-        scale: ``additive`` effects are points of the target; ``relative`` ones are a share of its expected value.
+        scale: ``additive`` effects are points of the target, ``relative`` ones a share of its expected value or of ``share_of``.
         direction: +1 when a larger value is desired, -1 when a smaller one is.
+        plausible: values and effects that are plausible.
+        effect_unit: what an effect is a fraction of, as it is written after a percentage.
+        share_of: feature that a relative effect is a share of; None for the expected value of the target.
     """
 
     name: str
     unit: str
     scale: Literal["additive", "relative"]
     direction: Literal[1, -1]
+    plausible: PlausibleScale
+    effect_unit: str
+    share_of: str | None = None
 
-    def desired_change(self, expected: Number) -> Number:
-        """Change of the target, in its own unit, that corresponds to an effect of 1 at ``expected``; elementwise for an array."""
-        return self.direction * (abs(expected) if self.scale == "relative" else expected * 0.0 + 1.0)
+    @property
+    def is_change(self) -> bool:
+        """Whether an outcome of 0 means that nothing has changed."""
+        return self.scale == "additive" or self.share_of is not None
+
+    def desired_change(self, base: Number) -> Number:
+        """Change of the target, in its own unit, that corresponds to an effect of 1; elementwise for an array.
+
+        Args:
+            base: what a relative effect is a share of: the value of ``share_of``, or the expected value of the target.
+        """
+        return self.direction * (abs(base) if self.scale == "relative" else base * 0.0 + 1.0)
+
+    def implausible_effect(self, effect: float) -> str | None:
+        """Why an effect is implausible, with its likely unit; None for a plausible one.
+
+        >>> print(TWIN_TYPES[TwinType.HCP].target().implausible_effect(5.0))
+        5 is beyond the plausible effects on prescribing_change, -1 to 1 as a fraction: likely in percent (0.05)
+        """
+        largest = self.plausible.largest_effect
+        if abs(effect) <= largest:
+            return None
+        units = [f"percent ({effect / 100:g})"] if abs(effect) <= 100 * largest else []
+        if self.scale == "relative" and self.plausible.holds(abs(effect)):
+            units.append(self.unit)
+        likely = f"likely in {' or in '.join(units)}" if units else "in no unit that is known"
+        return f"{effect:g} is beyond the plausible effects on {self.name}, {-largest:g} to {largest:g} as a fraction: {likely}"
 
 
 @dataclass(frozen=True)
@@ -161,7 +222,16 @@ HCP = TwinTypeEntry(
         Feature("adoption_stage", "category"),
         Feature("peer_influence_score", "number", "0 to 1", 0, 1),
     ),
-    targets=(Target("prescribing_change", "share of last year's prescriptions", "additive", 1),),
+    targets=(
+        Target(
+            "prescribing_change",
+            "share of last year's prescriptions",
+            "additive",
+            1,
+            plausible=PlausibleScale(-1.0, 3.0, MappingProxyType({"percent": 0.01})),
+            effect_unit="of last year's prescriptions",
+        ),
+    ),
     filters=MappingProxyType({"specialty": "specialty", "tier": "priority_tier", "region": "region", "decile": "decile"}),
     dimensions=("specialty", "priority_tier", "region", "adoption_stage"),
     segments=("specialty", "region", "priority_tier"),
@@ -185,7 +255,16 @@ PATIENT = TwinTypeEntry(
         Feature("journey_duration_days", "integer", "days", 0, None),
         Feature("treatment_line", "integer", "1 = first", 1, 9),
     ),
-    targets=(Target("journey_progression_days", "days to the next stage", "relative", -1),),
+    targets=(
+        Target(
+            "journey_progression_days",
+            "days to the next stage",
+            "relative",
+            -1,
+            plausible=PlausibleScale(0.0, 3650.0, MappingProxyType({"hours": 1 / 24, "minutes": 1 / 1440, "seconds": 1 / 86_400})),
+            effect_unit="of the expected days, saved",
+        ),
+    ),
     filters=MappingProxyType({"region": "geographic_region"}),
     dimensions=("journey_stage", "insurance_type", "geographic_region", "age_group"),
     segments=("geographic_region", "insurance_type", "journey_stage"),
@@ -207,7 +286,17 @@ TERRITORY = TwinTypeEntry(
         Feature("urban_rural_mix", "number", "urban share", 0, 1),
         Feature("population_density", "number", "people a square mile", 0, None),
     ),
-    targets=(Target("market_share_change", "points of market share", "additive", 1),),
+    targets=(
+        Target(
+            "market_share_change",
+            "share of the market",
+            "relative",
+            1,
+            plausible=PlausibleScale(-0.25, 0.25, MappingProxyType({"percentage points": 0.01})),
+            effect_unit="of the present market share",
+            share_of="market_share",
+        ),
+    ),
     filters=MappingProxyType({"region": "region", "decile": "average_hcp_decile"}),
     dimensions=("region",),
     segments=("region",),

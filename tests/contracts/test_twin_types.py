@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from engine.sample_tables import sample_table
 from schemas import TWIN_TYPES, Brand, TwinType, conditions, line_parts, model_line
 from schemas.clinical_terms import CLINICAL_TERMS, clinical_term
 from schemas.filters import canonical_filters, rows_matching
@@ -116,6 +118,37 @@ def test_its_targets_have_a_unit_a_scale_and_a_direction(twin_type):
         assert TWIN_TYPES[twin_type].target(target.name) is target
         assert target.desired_change(10.0) == target.direction * (10.0 if target.scale == "relative" else 1.0)
         assert target.desired_change(-10.0) == target.desired_change(10.0)
+
+
+@for_each_type
+def test_outcomes_of_its_sample_table_are_plausible_and_in_another_unit_they_are_not(twin_type):
+    target = TWIN_TYPES[twin_type].default_target
+    outcomes = sample_table(twin_type, 500, np.random.default_rng(0))[target.name]
+    assert all(map(target.plausible.holds, outcomes))
+    for unit, factor in target.plausible.other_units.items():
+        largest = float(outcomes.abs().max() / factor)
+        assert not target.plausible.holds(largest)
+        assert target.plausible.likely_unit(largest) in target.plausible.other_units, unit
+    assert target.plausible.likely_unit(float("inf")) is None
+
+
+@for_each_type
+def test_an_effect_of_its_target_beyond_the_plausible_scale_is_named_with_its_likely_units(twin_type):
+    target = TWIN_TYPES[twin_type].default_target
+    assert [target.implausible_effect(effect) for effect in (-1.0, 0.75, 1.0)] == [None] * 3
+    assert "likely in percent (0.05)" in target.implausible_effect(5.0)
+    assert "likely in percent (-0.05)" in target.implausible_effect(-5.0)
+    assert "in no unit that is known" in target.implausible_effect(1e5)
+    assert ("days" in target.implausible_effect(5.0)) == (twin_type is TwinType.PATIENT)
+    assert target.effect_unit
+
+
+@for_each_type
+def test_an_effect_is_a_share_of_a_feature_of_the_twins_or_of_their_expected_outcome(twin_type):
+    entry = TWIN_TYPES[twin_type]
+    shares = [target.share_of for target in entry.targets if target.share_of is not None]
+    assert all(entry.by_name[name].kind == "number" for name in shares)
+    assert all(target.scale == "relative" for target in entry.targets if target.share_of)
 
 
 @for_each_type
