@@ -7,8 +7,7 @@ from their priors, the effect is averaged over the twins for each draw, and the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
@@ -23,26 +22,29 @@ from engine.effects import (
     EffectDraws,
     EmptyPopulation,
     Groups,
-    Summary,
-    adjustable_correlation,
+    average_change,
     best_choice,
     better_alternative_text,
     build_design,
     catalogue_prior,
+    change_per_effect,
     compare_alternatives,
     dose_response,
     draw_dose,
     draw_effect,
     group_by_level,
     interval,
+    is_moderated,
     normal_draws,
+    required_sample_size,
+    result_warnings,
     select_twins,
     standard_deviation,
     subgroup_effects,
     summary,
     sums_by_group,
-    two_sample,
     typical_dose,
+    unknown_base,
 )
 from schemas.arrays import Flags, Floats
 from schemas.base import require_between, require_one_of
@@ -50,21 +52,21 @@ from schemas.columns import encode_levels
 from schemas.filters import Filters, canonical_filters
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
 from schemas.simulation_models import (
+    NO_MODERATOR,
     EffectHeterogeneity,
     EffectPrior,
     InterventionConfig,
+    OutcomeChange,
     Reach,
     SimulationRecommendation,
     SimulationResult,
 )
-from schemas.twin_models import BEHAVIOUR, DigitalTwin, TwinPopulation
+from schemas.twin_models import DigitalTwin, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, Target
 
 __all__ = ["EmptyPopulation", "SimulationEngine"]
 
 
-UNREALISTIC = 0.50
-FEW_ROWS = 100
 TEST_POWER = 0.80
 _CHUNK = 1000  # twins whose draws are in memory at the same time
 
@@ -160,12 +162,15 @@ class SimulationEngine:
         candidates = [intervention, *compared]
         prior = self._prior(intervention)
         worthwhile = float(np.mean(draws.average >= self.min_effect_threshold))
+        change = None if average.robust else self._change(draws, mask)
         recommendation, reason = self._recommend(average.estimate, worthwhile)
         return SimulationResult(
             simulation_id=simulation_id or self._derive_id(intervention, filters, alternatives),
             ate=average.estimate,
             ate_ci_lower=average.lower,
             ate_ci_upper=average.upper,
+            effect_unit=self._target.effect_unit,
+            change=change,
             heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(draws, mask),
             recommendation=recommendation,
             recommendation_reason=f"{reason}: {_effect_text(prior, intervention, draws.factors)}",
@@ -182,7 +187,7 @@ class SimulationEngine:
             best_alternative=better_alternative_text(draws.average, others, compared),
             best=best_choice([draws.average, *others], candidates, self.confidence_level) if compared else None,
             required_sample_size=self._required_sample_size(mask),
-            warnings=tuple(self._warnings(average, prior, int(mask.sum()))),
+            warnings=tuple(result_warnings(average, change, prior, self._target, int(mask.sum()), self._real_rows(mask))),
         )
 
     def estimate_treatment_effect(self, twin: DigitalTwin, intervention: InterventionConfig) -> float:
@@ -203,16 +208,21 @@ class SimulationEngine:
         return lower, upper
 
     def average_change(self, intervention: InterventionConfig, per_effect: Floats) -> tuple[float, float, float]:
-        """Average change of the outcome with its interval; an effect of 1 changes that of each twin by ``per_effect``, ``(n,)``."""
-        draws = self._draw(self._design, intervention)
-        changes = replace(draws, factors=draws.factors * per_effect).average
-        lower, upper = interval(changes, self.confidence_level).tolist()
-        return float(changes.mean()), lower, upper
+        """Average change of the outcome with its interval; an effect of 1 changes that of each twin by ``per_effect``, ``(n,)``.
+
+        Twins whose ``per_effect`` is nan are left out.
+
+        Raises:
+            ValueError: when all are nan.
+        """
+        average = average_change(self._draw(self._design, intervention), per_effect, self.confidence_level)
+        if average is None:
+            raise ValueError(unknown_base(self._target))
+        return average
 
     def twin_changes(self, intervention: InterventionConfig) -> Floats:
-        """Expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``."""
-        expected = self.population.frame[BEHAVIOUR].to_numpy(dtype=float)
-        return self.twin_effects(intervention) * self._target.desired_change(expected)
+        """Expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``; nan where unknown."""
+        return self.twin_effects(intervention) * self._per_effect
 
     def reach(self, intervention: InterventionConfig, filters: Filters = None) -> Reach:
         """Share of its base effect that ``intervention`` reaches on the twins that satisfy ``filters``: dose times their factor.
@@ -239,7 +249,7 @@ class SimulationEngine:
             raise ValueError(f"{len(effects)} results and {len(grouping.codes)} groups: one group per result is needed")
         scale = 1.0 + UNCALIBRATED_SPREAD * normal_draws(1, self.n_draws, self.seed, "scale")[0]
         draws = EffectDraws(effects, np.zeros((0, len(effects))), scale, np.zeros((0, self.n_draws)))
-        return self._by_dimension({"group": grouping}, draws)
+        return self._by_dimension({"group": grouping}, draws, lambda _dimension, _level: True)
 
     @cached_property
     def _design(self) -> Design:
@@ -249,6 +259,10 @@ class SimulationEngine:
     def _groups(self) -> dict[str, Groups]:
         columns, dimensions = self.population.columns, TWIN_TYPES[self.population.twin_type].dimensions
         return {name: group_by_level(columns.levels(name)) for name in dimensions if name in columns}
+
+    @cached_property
+    def _per_effect(self) -> Floats:
+        return change_per_effect(self._target, self.population.frame)
 
     @property
     def _target(self) -> Target:
@@ -272,7 +286,7 @@ class SimulationEngine:
     def _recommend(self, estimate: float, worthwhile: float) -> tuple[SimulationRecommendation, str]:
         """The recommendation with its reason, from the probability that the effect reaches the threshold."""
         threshold, needed = self.min_effect_threshold, self.confidence_threshold
-        chance = f"the effect reaches {threshold:.1%} with probability {worthwhile:.0%}"
+        chance = f"the effect reaches {threshold:.1%} {self._target.effect_unit} with probability {worthwhile:.0%}"
         if worthwhile >= needed and estimate > 0:
             return SimulationRecommendation.DEPLOY, f"{chance}; {needed:.0%} are enough to deploy"
         if 1.0 - worthwhile >= needed:
@@ -282,19 +296,24 @@ class SimulationEngine:
     def _heterogeneity(self, draws: EffectDraws, mask: Flags) -> EffectHeterogeneity:
         effects = self._by_dimension({name: groups.select(mask) for name, groups in self._groups.items()}, draws)
         absent = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in self._groups]
-        return effects.model_copy(update={"skipped": dict.fromkeys(absent, "these twins do not have this column")})
+        same = [name for name, groups in effects.by_dimension.items() if not any(group.moderated for group in groups)]
+        skipped = dict.fromkeys(absent, "these twins do not have this column")
+        return effects.model_copy(update={"skipped": skipped, "unmoderated": dict.fromkeys(same, NO_MODERATOR)})
 
-    def _by_dimension(self, groupings: Mapping[str, Groups], draws: EffectDraws) -> EffectHeterogeneity:
+    def _by_dimension(
+        self, groupings: Mapping[str, Groups], draws: EffectDraws, moderated: Callable[[str, str], bool] = is_moderated
+    ) -> EffectHeterogeneity:
         """Effects in the groups of each dimension; the draws of all groups are summarised in one step."""
-        nonempty = [groups for groups in groupings.values() if groups.labels]
+        nonempty = {name: groups for name, groups in groupings.items() if groups.labels}
         if not nonempty:
             return EffectHeterogeneity(by_dimension=dict.fromkeys(groupings, ()))
-        n, group_draws = draws.by_group(sums_by_group(nonempty, draws.moments()), self.seed)
-        labels = [label for groups in nonempty for label in groups.labels]
-        effects = subgroup_effects(labels, n, group_draws, self.confidence_level)
+        n, group_draws = draws.by_group(sums_by_group(list(nonempty.values()), draws.moments()), self.seed)
+        labels = [(name, label) for name, groups in nonempty.items() for label in groups.labels]
+        flags = [moderated(name, label) for name, label in labels]
+        effects = subgroup_effects([label for _, label in labels], flags, n, group_draws, self.confidence_level)
         remaining = iter(effects)
         by_dimension = {name: tuple(islice(remaining, len(groups.labels))) for name, groups in groupings.items()}
-        warning = self._multiplicity_warning(len(effects))
+        warning = self._multiplicity_warning(sum(flags)) if any(flags) else ""
         return EffectHeterogeneity(by_dimension=by_dimension, n_groups=len(effects), warning=warning)
 
     def _multiplicity_warning(self, n_groups: int) -> str:
@@ -306,48 +325,39 @@ class SimulationEngine:
 
     def _required_sample_size(self, mask: Flags) -> dict[str, Any]:
         """Size of a real experiment that detects ``min_effect_threshold``; the reason under ``missing`` where it is undefined."""
-        frame, target = self.population.frame, self._target
-        if target.name not in frame:
-            return {"missing": f"these twins have no drawn {target.name}, so its variance is unknown"}
-        outcome_sd = standard_deviation(frame[target.name].to_numpy(dtype=float)[mask])
-        expected = frame[BEHAVIOUR].to_numpy(dtype=float)[mask]
-        change = self.min_effect_threshold * float(np.mean(np.abs(target.desired_change(expected))))
-        if not outcome_sd > 0 or not change > 0:
-            reason = f"no sample size for a change of {change:g} in outcomes with a standard deviation of {outcome_sd:g}"
-            return {"missing": reason}
-        rho = self.population.model.baseline.correlation
-        alpha = round(1.0 - self.confidence_level, 12)
-        plain = two_sample(change, outcome_sd, alpha=alpha, power=TEST_POWER)
-        adjusted = two_sample(change, outcome_sd, alpha=alpha, power=TEST_POWER, correlation=adjustable_correlation(rho))
-        return {
-            "minimum_detectable_effect": self.min_effect_threshold,
-            "minimum_detectable_change": change,
-            "unit": target.unit,
-            "outcome_sd": outcome_sd,
-            "alpha": alpha,
-            "power": TEST_POWER,
-            "n_treated": plain.n_treated,
-            "n_control": plain.n_control,
-            "prediction_correlation": rho,
-            "n_treated_adjusted": adjusted.n_treated,
-            "n_control_adjusted": adjusted.n_control,
-        }
+        per_effect, outcome_sd = np.abs(self._per_effect[mask]), self._outcome_sd(mask)
+        per_effect = per_effect[np.isfinite(per_effect)]
+        if outcome_sd is None:
+            return {"missing": f"these twins have no drawn {self._target.name}, so its variance is unknown"}
+        if not len(per_effect):
+            return {"missing": unknown_base(self._target)}
+        return required_sample_size(
+            self.min_effect_threshold,
+            float(per_effect.mean()),
+            outcome_sd,
+            self._target.unit,
+            alpha=round(1.0 - self.confidence_level, 12),
+            power=TEST_POWER,
+            correlation=self.population.model.baseline.correlation,
+        )
 
-    def _warnings(self, average: Summary, prior: EffectPrior, n_twins: int) -> Iterable[str]:
-        if prior.n_experiments == 0:
-            yield f"the effect of {prior.intervention_type} is an assumption of the catalogue: no real experiment has calibrated it"
-        if abs(average.estimate) > UNREALISTIC:
-            yield f"an effect of {average.estimate:.0%} is unrealistic: check it in SimulationEngine.INTERVENTION_EFFECTS"
-        if average.robust:
-            yield (
-                "some draws are not finite or extreme: the estimate is their median, the interval comes from their quartiles,"
-                " subgroups and alternatives are left out"
-            )
-        if n_twins < FEW_ROWS:
-            yield f"the filters leave only {n_twins} twins"
-        real_rows = self.population.real_rows
-        if real_rows is not None and (share := real_rows * n_twins / self.population.twin_count) < FEW_ROWS:
-            yield f"these twins are based on about {share:.0f} real rows"
+    def _outcome_sd(self, mask: Flags) -> float | None:
+        """Standard deviation of the drawn outcomes, in the unit of the target; None where these twins have none."""
+        name, frame = self._target.name, self.population.frame
+        return standard_deviation(frame[name].to_numpy(dtype=float)[mask]) if name in frame else None
+
+    def _change(self, draws: EffectDraws, mask: Flags) -> OutcomeChange | None:
+        average = average_change(draws, self._per_effect[mask], self.confidence_level)
+        if average is None:
+            return None
+        estimate, lower, upper = average
+        unit, outcome_sd = self._target.unit, self._outcome_sd(mask)
+        return OutcomeChange(estimate=estimate, ci_lower=lower, ci_upper=upper, unit=unit, outcome_sd=outcome_sd)
+
+    def _real_rows(self, mask: Flags) -> float | None:
+        """Real rows behind these twins; None where the number is unknown."""
+        rows = self.population.real_rows
+        return None if rows is None else rows * float(mask.sum()) / self.population.twin_count
 
     def _derive_id(self, intervention: InterventionConfig, filters: Filters, alternatives: Sequence[InterventionConfig]) -> UUID:
         arguments = {

@@ -88,7 +88,8 @@ class Moderator:
     """How a feature moderates an effect: the log of the factor per ``spread`` of a number, or at a level of a category.
 
     Numbers are centred by ``center``, and a level that is not listed has the factor 1, so that the base effect is that of a twin
-    with average moderators. Levels are compared in lower case, without a plural s.
+    with average moderators. Levels are compared in lower case, each run of other characters than letters and digits as one
+    underscore, without a plural s: "Hematology/Oncology" is ``hematology_oncology``.
 
     Attributes:
         column: name of the feature.

@@ -13,6 +13,7 @@ from schemas.filters import PopulationFilter
 from schemas.interventions import INTERVENTIONS, Channel, Frequency
 
 __all__ = [
+    "NO_MODERATOR",
     "Alternative",
     "Arm",
     "BestChoice",
@@ -20,6 +21,7 @@ __all__ = [
     "EffectPrior",
     "ExperimentPlan",
     "InterventionConfig",
+    "OutcomeChange",
     "PopulationFilter",
     "Reach",
     "SimulationRecommendation",
@@ -113,23 +115,59 @@ class TrackRecord(Frozen):
         )
 
 
+NO_MODERATOR = "no moderator: same effect by assumption"
+"""What is said of subgroups that no moderator is about."""
+
+
 class SubgroupEffect(Frozen):
-    """The effect in one subgroup of ``n`` twins, shrunk toward the overall effect."""
+    """The effect in one subgroup of ``n`` twins, shrunk toward the overall effect.
+
+    Where it is not ``moderated``, no moderator is about this group: its effect is the same as elsewhere by assumption, and only the
+    mix of its other features tells it apart.
+    """
 
     group: str
     estimate: Finite
     ci_lower: Finite
     ci_upper: Finite
     n: int
+    moderated: bool = True
 
 
 class EffectHeterogeneity(Frozen):
-    """Effects by subgroup of each dimension; ``warning`` is about the multiple comparisons among ``n_groups`` subgroups."""
+    """Effects by subgroup of each dimension.
+
+    Attributes:
+        n_groups: subgroups of all dimensions; ``warning`` is about the comparisons among those with a moderator.
+        skipped: dimensions without effects, with the reason.
+        unmoderated: dimensions none of whose subgroups has a moderator, with what follows from it.
+    """
 
     by_dimension: dict[str, tuple[SubgroupEffect, ...]] = Field(default_factory=dict)
     n_groups: int = 0
     warning: str = ""
     skipped: dict[str, str] = Field(default_factory=dict)
+    unmoderated: dict[str, str] = Field(default_factory=dict)
+
+
+class OutcomeChange(Frozen):
+    """An average effect as a change of the outcome, with the sign of the outcome.
+
+    Attributes:
+        estimate, ci_lower, ci_upper: average change and its interval, in ``unit``.
+        outcome_sd: standard deviation of outcomes between twins, in ``unit``; null where these twins have no drawn outcome.
+    """
+
+    estimate: Finite
+    ci_lower: Finite
+    ci_upper: Finite
+    unit: str
+    outcome_sd: Finite | None = None
+
+    @property
+    def deviations(self) -> float | None:
+        """The average change in standard deviations of the outcome, without its sign; None where they are unknown."""
+        return abs(self.estimate) / self.outcome_sd if self.outcome_sd else None
 
 
 class Alternative(Frozen):
@@ -168,6 +206,8 @@ class SimulationResult(Record):
     Attributes:
         ate: average treatment effect, a fraction on the target's scale, positive = desired.
         ate_ci_lower, ate_ci_upper: interval of that average at ``confidence_level``.
+        effect_unit: what effects are a fraction of.
+        change: the same as a change of the outcome, in its own unit; null where it is unknown, with the reason in ``warnings``.
         probability_worthwhile: probability that the effect reaches ``min_effect_threshold``.
         affected_twin_count: twins that satisfy the filters.
         best_alternative: text of the alternative with the largest effect above that of the intervention; null where none is.
@@ -180,6 +220,8 @@ class SimulationResult(Record):
     ate: Finite
     ate_ci_lower: Finite
     ate_ci_upper: Finite
+    effect_unit: str = ""
+    change: OutcomeChange | None = None
     heterogeneity: EffectHeterogeneity = Field(default_factory=EffectHeterogeneity)
     recommendation: SimulationRecommendation
     recommendation_reason: str

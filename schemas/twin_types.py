@@ -262,7 +262,7 @@ PATIENT = TwinTypeEntry(
             "relative",
             -1,
             plausible=PlausibleScale(0.0, 3650.0, MappingProxyType({"hours": 1 / 24, "minutes": 1 / 1440, "seconds": 1 / 86_400})),
-            effect_unit="of the expected days, saved",
+            effect_unit="of the expected days saved",
         ),
     ),
     filters=MappingProxyType({"region": "geographic_region"}),

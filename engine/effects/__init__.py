@@ -13,17 +13,21 @@ from engine.effects.effect_model import (
     dose_response,
     draw_dose,
     draw_effect,
+    is_moderated,
     normal_draws,
     typical_dose,
 )
 from engine.effects.intervals import Summary, interval, standard_deviation, summary
+from engine.effects.outcome_changes import average_change, change_per_effect, unknown_base
 from engine.effects.population_filter import EmptyPopulation, select_twins
+from engine.effects.result_warnings import result_warnings
 from engine.effects.sample_size import (
     SampleSize,
     achieved_power,
     adjustable_correlation,
     design_effect,
     minimum_detectable_effect,
+    required_sample_size,
     two_sample,
 )
 from engine.effects.subgroups import Groups, group_by_level, subgroup_effects, sums_by_group
@@ -39,11 +43,13 @@ __all__ = [
     "Summary",
     "achieved_power",
     "adjustable_correlation",
+    "average_change",
     "best_choice",
     "better_alternative_text",
     "build_design",
     "calibrate",
     "catalogue_prior",
+    "change_per_effect",
     "compare_alternatives",
     "compute_track_record",
     "design_effect",
@@ -52,8 +58,11 @@ __all__ = [
     "draw_effect",
     "group_by_level",
     "interval",
+    "is_moderated",
     "minimum_detectable_effect",
     "normal_draws",
+    "required_sample_size",
+    "result_warnings",
     "select_twins",
     "standard_deviation",
     "subgroup_effects",
@@ -61,4 +70,5 @@ __all__ = [
     "sums_by_group",
     "two_sample",
     "typical_dose",
+    "unknown_base",
 ]

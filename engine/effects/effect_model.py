@@ -49,6 +49,7 @@ __all__ = [
     "dose_response",
     "draw_dose",
     "draw_effect",
+    "is_moderated",
     "normal_draws",
     "typical_dose",
     "weighted_sum",
@@ -297,13 +298,23 @@ def _indicate(codes: npt.NDArray[np.intp], levels: Sequence[str], level: str, ou
     np.take(indicators, codes, out=out, mode="wrap")
 
 
-def _normalised(level: object) -> str:
-    """A level in lower case with underscores, without a plural s.
+def is_moderated(column: str, level: object) -> bool:
+    """Whether a moderator is about this level of a column; else its effect is that of an average twin, by assumption.
 
-    >>> _normalised("Early Adopters")
-    'early_adopter'
+    >>> is_moderated("region", "Rural"), is_moderated("region", "south"), is_moderated("priority_tier", 1)
+    (True, False, True)
     """
-    return re.sub(r"[^a-z0-9]+", "_", str(level).lower()).removesuffix("s")
+    moderator = next((moderator for moderator in MODERATORS if moderator.column == column), None)
+    return moderator is not None and (moderator.slope is not None or _normalised(level) in moderator.levels)
+
+
+def _normalised(level: object) -> str:
+    """A level in lower case, each run of other characters than letters and digits as one underscore, without a plural s.
+
+    >>> _normalised("Early Adopters"), _normalised(" Hematology/Oncology ")
+    ('early_adopter', 'hematology_oncology')
+    """
+    return re.sub(r"[^a-z0-9]+", "_", str(level).lower()).strip("_").removesuffix("s")
 
 
 def weighted_sum(terms: Floats, weights: Floats) -> Floats:

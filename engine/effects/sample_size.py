@@ -6,14 +6,22 @@ The variance of simulated effects is not used: it does not measure how outcomes 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scipy.special import ndtri, stdtrit
 from scipy.stats import nct
 
 from schemas.base import require_between
 
-__all__ = ["SampleSize", "achieved_power", "adjustable_correlation", "design_effect", "minimum_detectable_effect", "two_sample"]
+__all__ = [
+    "SampleSize",
+    "achieved_power",
+    "adjustable_correlation",
+    "design_effect",
+    "minimum_detectable_effect",
+    "required_sample_size",
+    "two_sample",
+]
 
 GUENTHER_ERROR = 0.5
 """Bound on the treated people that Guenther's formula is short by (0.44 at most: four treated per control, three deviations)."""
@@ -88,6 +96,40 @@ def two_sample(
         treated += 1.0
         size = _arms(treated, control_ratio)
     return size
+
+
+def required_sample_size(
+    effect: float, per_effect: float, outcome_sd: float, unit: str, *, alpha: float, power: float, correlation: float | None
+) -> dict[str, Any]:
+    """Size of a real experiment that detects ``effect``, as the field of a simulation result; the reason where it is undefined.
+
+    Args:
+        effect: to detect, a fraction.
+        per_effect: change of the outcome for an effect of 1, in ``unit``.
+        outcome_sd: standard deviation of one person's outcome, in ``unit``.
+        unit: of the outcome.
+        alpha: probability of a significant result without an effect.
+        power: probability of a significant result with the effect.
+        correlation: of outcome and prediction; None where it is unknown.
+    """
+    change = effect * per_effect
+    if not outcome_sd > 0 or not change > 0:
+        return {"missing": f"no sample size for a change of {change:g} in outcomes with a standard deviation of {outcome_sd:g}"}
+    plain = two_sample(change, outcome_sd, alpha=alpha, power=power)
+    adjusted = two_sample(change, outcome_sd, alpha=alpha, power=power, correlation=adjustable_correlation(correlation))
+    return {
+        "minimum_detectable_effect": effect,
+        "minimum_detectable_change": change,
+        "unit": unit,
+        "outcome_sd": outcome_sd,
+        "alpha": alpha,
+        "power": power,
+        "n_treated": plain.n_treated,
+        "n_control": plain.n_control,
+        "prediction_correlation": correlation,
+        "n_treated_adjusted": adjusted.n_treated,
+        "n_control_adjusted": adjusted.n_control,
+    }
 
 
 def minimum_detectable_effect(

@@ -114,17 +114,20 @@ def shrinkage(distance: Floats, n: Floats, within: Floats) -> tuple[Floats, Floa
     return share, np.sqrt(between * (1.0 - share))
 
 
-def subgroup_effects(labels: Sequence[str], n: Floats, draws: Floats, confidence_level: float) -> tuple[SubgroupEffect, ...]:
-    """Estimate and interval of each group's draws, shape ``(groups, n_draws)``.
+def subgroup_effects(
+    labels: Sequence[str], moderated: Sequence[bool], n: Floats, draws: Floats, confidence_level: float
+) -> tuple[SubgroupEffect, ...]:
+    """Estimate and interval of each group's draws, shape ``(groups, n_draws)``; ``moderated`` where a moderator is about the group.
 
     Example:
-        >>> subgroup_effects(["north"], np.array([40]), np.array([[0.01, 0.02, 0.03]]), 0.5)[0].estimate
+        >>> subgroup_effects(["north"], [True], np.array([40]), np.array([[0.01, 0.02, 0.03]]), 0.5)[0].estimate
         0.02
     """
     lower, upper = interval(draws, confidence_level).tolist()
+    rows = zip(labels, draws.mean(axis=1).tolist(), lower, upper, n, moderated, strict=True)
     return tuple(
-        SubgroupEffect(group=label, estimate=estimate, ci_lower=low, ci_upper=high, n=int(count))
-        for label, estimate, low, high, count in zip(labels, draws.mean(axis=1).tolist(), lower, upper, n, strict=True)
+        SubgroupEffect(group=label, estimate=estimate, ci_lower=low, ci_upper=high, n=int(count), moderated=is_moderated)
+        for label, estimate, low, high, count, is_moderated in rows
     )
 
 

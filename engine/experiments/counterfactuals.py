@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtrit
 
+from engine.effects import change_per_effect
 from engine.experiments.experiment_analysis import RegressionLine, assignment_units, clustered_mean, robust_fit
 from engine.simulation_engine import SimulationEngine
 from engine.twins import TwinModel, conformal_quantile
@@ -63,7 +64,7 @@ def predict_counterfactuals(
         seed: of the draws.
 
     Raises:
-        ValueError: without any entity, or for a value that a feature cannot have.
+        ValueError: without any entity, for a value that a feature cannot have, or without the column that effects are a share of.
 
     References:
         Rubin (1974), Estimating causal effects of treatments in randomized and nonrandomized studies. Journal of Educational
@@ -87,7 +88,8 @@ def predict_counterfactuals(
     engine = SimulationEngine(
         entities_as_population(model, entities, expected), priors=priors, confidence_level=confidence_level, seed=seed
     )
-    per_effect = TWIN_TYPES[model.card.twin_type].target(model.card.target).desired_change(expected)
+    target = TWIN_TYPES[model.card.twin_type].target(model.card.target)
+    per_effect = change_per_effect(target, entities.assign(**{BEHAVIOUR: expected}))
     effects = np.array([engine.twin_effects(intervention), *engine.twin_effect_intervals(intervention)]) * per_effect
     difference, *ends = effects
     low, high = np.sort(ends, axis=0)

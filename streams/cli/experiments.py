@@ -265,23 +265,23 @@ def _average_cells(average: Mapping[str, float], name: str) -> tuple[str, str, s
 
 
 def _plan_text(plan: ExperimentPlan) -> str:
-    from streams.reporting import align_columns, count, share, signed_share, signed_share_range
+    from streams.reporting import align_columns, count, effect, share, signed_share_range
 
     clustered = plan.design_effect > 1
     arms = align_columns(
         [(arm.name, count(arm.n), f"people in {count(arm.clusters)} clusters" if clustered else "people") for arm in plan.arms],
         numeric=(1,),
     )
-    simulated = plan.simulation
+    simulated, unit = plan.simulation, plan.simulation.effect_unit
     interval = signed_share_range(simulated.ate_ci_lower, simulated.ate_ci_upper)
     return "\n".join(
         [
-            f"to detect an effect of {share(plan.effect)} (two-sided test at {plan.alpha:.0%}, power {plan.power:.0%}):",
+            f"to detect an effect of {share(plan.effect)} {unit} (two-sided test at {plan.alpha:.0%}, power {plan.power:.0%}):",
             *(f"  {arm}" for arm in arms),
-            f"  smallest effect that is detected with the power you asked for: {plan.detectable_effect:.2%}",
+            f"  smallest effect that is detected with the power you asked for: {plan.detectable_effect:.2%} {unit}",
             f"  adjusting for the prediction (correlation {plan.correlation:.2f}) saves {plan.saved:.0%} of the people",
             *([f"  assigning whole clusters costs a factor of {plan.design_effect:.2f}"] if clustered else []),
-            f"simulated effect: {signed_share(simulated.ate)}, {interval}",
+            f"simulated effect: {effect(simulated.ate, unit)}, {interval}",
             f"  an effect of this size is detected with a power of {plan.power_at_simulated:.0%}",
             *(f"note: {warning}" for warning in (*plan.warnings, *simulated.warnings)),
         ]

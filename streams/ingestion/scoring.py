@@ -278,6 +278,8 @@ def _twin_refusal(row: int, outcomes: OutcomeBatch, twins: SimulatedTwins | None
         return ElementRefusal("simulation", f"simulation {simulation_id} is about {twins.line}, not {line}")
     if twin_id not in twins.rows:
         return ElementRefusal("twin", f"simulation {simulation_id} has no twin {twin_id}")
+    if outcomes.treated[row] != 0 and not np.isfinite(twins.changes[twins.rows[twin_id]]):
+        return ElementRefusal("twin", f"the effect on twin {twin_id} is a share of a value that it does not have: train with it")
     return None
 
 

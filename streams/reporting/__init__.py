@@ -18,6 +18,7 @@ from streams.reporting.charts import (
 from streams.reporting.formatting import (
     align_columns,
     count,
+    effect,
     in_utc,
     labelled,
     line_title,
@@ -43,6 +44,7 @@ __all__ = [
     "Tone",
     "align_columns",
     "count",
+    "effect",
     "in_utc",
     "intervals_chart",
     "labelled",

@@ -18,6 +18,7 @@ __all__ = [
     "change",
     "clock",
     "count",
+    "effect",
     "in_utc",
     "labelled",
     "line_title",
@@ -106,6 +107,15 @@ def signed_share_range(lower: float, upper: float) -> str:
     '-1.2% to +10.9%'
     """
     return f"{signed_share(lower)} to {signed_share(upper)}"
+
+
+def effect(value: float, unit: str) -> str:
+    """Format an effect with what it is a fraction of.
+
+    >>> effect(0.109, "of last year's prescriptions")
+    "+10.9% of last year's prescriptions"
+    """
+    return f"{signed_share(value)} {unit}".rstrip()
 
 
 def standard_error_share(value: float | None) -> str:

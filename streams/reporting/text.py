@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.fidelity import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
-from schemas.simulation_models import Alternative, BestChoice, SimulationResult
+from schemas.simulation_models import NO_MODERATOR, Alternative, BestChoice, SimulationResult, SubgroupEffect
 from streams.monitoring import level_weights
 from streams.printable import escape_line
 from streams.reporting.formatting import (
     align_columns,
     count,
+    effect,
     metric_name,
     moment,
     number,
@@ -20,6 +21,7 @@ from streams.reporting.formatting import (
     plain_words,
     segment_label,
     share,
+    signed_number,
     signed_share,
     signed_share_range,
     span,
@@ -73,7 +75,8 @@ def simulation_text(answer: SimulationAnswer) -> str:
     interval = f"{result.confidence_level:.0%} interval {signed_share_range(result.ate_ci_lower, result.ate_ci_upper)}"
     lines = [
         f"{plain_words(result.recommendation.value)}: {result.recommendation_reason}",
-        f"effect {signed_share(result.ate)}, {interval}, {count(result.affected_twin_count)} twins",
+        f"effect {effect(result.ate, result.effect_unit)}, {interval}, {count(result.affected_twin_count)} twins",
+        *_change(result),
         *([str(result.track_record)] if result.track_record else []),
         *_alternatives(result),
         *_subgroups(result),
@@ -89,39 +92,62 @@ def reproduction_text(answer: SimulationAnswer, differences: Mapping[str, tuple[
     return "\n".join([simulation_text(answer), *(changes or ["computed again from its pins: the same to the last bit"])])
 
 
+def _change(result: SimulationResult) -> list[str]:
+    """The effect in the unit of the outcome, beside the spread of outcomes; empty where it is unknown."""
+    change = result.change
+    if change is None:
+        return []
+    estimate, low, high = (signed_number(value, 3) for value in (change.estimate, change.ci_lower, change.ci_upper))
+    spread = f"; outcomes have a standard deviation of {number(change.outcome_sd, 3)}" if change.outcome_sd is not None else ""
+    return [f"in the unit of the outcome ({change.unit}): {estimate} ({low} to {high}){spread}"]
+
+
 def _alternatives(result: SimulationResult) -> list[str]:
     """The alternatives against the requested intervention, and the best choice; empty where no alternative was requested."""
     if result.best is None:
         return []
-    return [*map(_alternative_text, result.alternatives), _best_text(result.best)]
+    unit = result.effect_unit
+    return [*(_alternative_text(alternative, unit) for alternative in result.alternatives), _best_text(result.best, unit)]
 
 
-def _alternative_text(alternative: Alternative) -> str:
+def _alternative_text(alternative: Alternative, unit: str) -> str:
     name, probability_best = alternative.intervention.intervention_type, alternative.probability_best
     interval = signed_share_range(alternative.difference_ci_lower, alternative.difference_ci_upper)
     difference = f"{signed_share(alternative.difference)} ({interval})"
     return (
-        f"  alternative {name}: {signed_share(alternative.ate)}; difference to the requested intervention {difference}; "
+        f"  alternative {name}: {effect(alternative.ate, unit)}; difference to the requested intervention {difference}; "
         f"best with probability {probability_best:.0%}"
     )
 
 
-def _best_text(best: BestChoice) -> str:
+def _best_text(best: BestChoice, unit: str) -> str:
     return (
-        f"best: {best.intervention.intervention_type} {signed_share(best.ate)} "
+        f"best: {best.intervention.intervention_type} {effect(best.ate, unit)} "
         f"({signed_share_range(best.ate_ci_lower, best.ate_ci_upper)}, corrected for the selection); "
         f"{signed_share(best.margin)} ahead of the next one, best with probability {best.probability_best:.0%}"
     )
 
 
 def _subgroups(result: SimulationResult) -> list[str]:
-    """The largest groups of each dimension; ``--json`` has all of them."""
+    """The largest groups of each dimension, and what is assumed of those without a moderator; ``--json`` has all of them."""
     return [
-        f"  {dimension} {group.group}: {signed_share(group.estimate)} ({signed_share_range(group.ci_lower, group.ci_upper)}), "
-        f"{count(group.n)} twins"
+        line
         for dimension, groups in result.heterogeneity.by_dimension.items()
-        for group in sorted(groups, key=lambda group: -group.n)[:_MAX_GROUPS]
+        for line in _dimension(dimension, groups, result.heterogeneity.unmoderated.get(dimension), result.effect_unit)
     ]
+
+
+def _dimension(name: str, groups: Sequence[SubgroupEffect], assumption: str | None, unit: str) -> list[str]:
+    if assumption:
+        return [f"  {name}: {assumption}"]
+    largest = sorted(groups, key=lambda group: -group.n)[:_MAX_GROUPS]
+    return [f"  {name} {group.group}: {_group_effect(group, unit)}, {count(group.n)} twins" for group in largest]
+
+
+def _group_effect(group: SubgroupEffect, unit: str) -> str:
+    if not group.moderated:
+        return NO_MODERATOR
+    return f"{effect(group.estimate, unit)} ({signed_share_range(group.ci_lower, group.ci_upper)})"
 
 
 def line_text(line: LineOverview) -> str:

@@ -48,6 +48,7 @@ async def reproduce(settings: Settings, pool: Pool, simulation_id: UUID) -> Repr
 
 
 def _differences(stored: SimulationResult, computed: SimulationResult) -> dict[str, tuple[Any, Any]]:
-    fields = [name for name in SimulationResult.model_fields if name != "simulated_at"]
+    """Fields with another value; a result that was stored before a field existed does not have it."""
+    fields = [name for name in SimulationResult.model_fields if name != "simulated_at" and name in stored.model_fields_set]
     pairs = {name: (getattr(stored, name), getattr(computed, name)) for name in fields}
     return {name: (before, now) for name, (before, now) in pairs.items() if before != now}

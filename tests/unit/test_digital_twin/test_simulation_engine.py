@@ -21,7 +21,7 @@ from schemas import (
     TwinType,
 )
 from tests.effect_worlds import COEFFICIENT_PRIORS, World, matters, moderator_terms
-from tests.populations import hcps, intervention, population
+from tests.populations import hcps, intervention, population, territories
 
 SPEAKERS = intervention("speaker_program_invitation")
 
@@ -267,11 +267,47 @@ def test_effects_are_reported_by_the_dimensions_of_the_catalogue_and_the_groups_
     heterogeneity = SimulationEngine(population(3000)).simulate(SPEAKERS).heterogeneity
     assert list(heterogeneity.by_dimension) == ["specialty", "priority_tier", "region", "adoption_stage"]
     assert heterogeneity.n_groups == 4 + 5 + 4 + 4
-    assert heterogeneity.warning.startswith("17 subgroups were compared: about 0.9 of their 95% intervals miss by chance")
+    assert heterogeneity.warning.startswith("12 subgroups were compared: about 0.6 of their 95% intervals miss by chance")
     for groups in heterogeneity.by_dimension.values():
         assert sum(group.n for group in groups) == 3000
         assert all(group.ci_lower < group.estimate < group.ci_upper for group in groups)
     assert [group.group for group in heterogeneity.by_dimension["priority_tier"]] == ["1", "2", "3", "4", "5"]
+
+
+def test_groups_that_no_moderator_is_about_are_marked_and_a_dimension_of_them_has_a_word_instead():
+    heterogeneity = SimulationEngine(population(3000)).simulate(SPEAKERS).heterogeneity
+    moderated = {name: [group.group for group in groups if group.moderated] for name, groups in heterogeneity.by_dimension.items()}
+    assert moderated["specialty"] == ["hematology", "oncology", "primary_care"]
+    assert moderated["region"] == []
+    assert len(moderated["priority_tier"]) == 5
+    assert heterogeneity.unmoderated == {"region": "no moderator: same effect by assumption"}
+
+
+def test_patients_have_no_moderator_at_all_and_nothing_is_compared():
+    heterogeneity = SimulationEngine(population(500, TwinType.PATIENT)).simulate(SPEAKERS).heterogeneity
+    assert set(heterogeneity.unmoderated) == {"journey_stage", "geographic_region", "age_group"}
+    assert heterogeneity.warning == ""
+    assert {group.moderated for groups in heterogeneity.by_dimension.values() for group in groups} == {False}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "moderated"),
+    [
+        ("Oncology", True),
+        (" oncology ", True),
+        ("Hematology/Oncology", True),
+        ("hematology & oncology", True),
+        ("FAMILY-MEDICINE", True),
+        ("Primary Care", True),
+        ("onc", False),
+        ("GP", False),
+        ("Cardiology", False),
+    ],
+)
+def test_a_specialty_in_another_spelling_matches_its_moderator_by_the_stated_rule_or_is_marked(spelling, moderated):
+    frame = hcps(500).assign(specialty=["primary_care", spelling] * 250)
+    groups = SimulationEngine(population(features=frame)).simulate(SPEAKERS).heterogeneity.by_dimension["specialty"]
+    assert {group.group: group.moderated for group in groups} == {"primary_care": True, spelling: moderated}
 
 
 def test_a_dimension_that_the_twins_lack_is_reported_as_skipped():
@@ -467,6 +503,63 @@ def test_effects_are_positive_when_desired_and_changes_have_the_sign_of_the_targ
     assert days.max() < 0
     hcp = SimulationEngine(population(500))
     assert hcp.twin_changes(SPEAKERS) == pytest.approx(hcp.twin_effects(SPEAKERS))
+
+
+def shares(n, level, spread, **fields):
+    """Territories with a market share of ``level`` and changes of it with a deviation of ``spread``."""
+    frame = territories(n).assign(market_share=level, **fields)
+    twins = population(features=frame, twin_type=TwinType.TERRITORY)
+    change = np.random.default_rng(5).normal(0, spread, n)
+    return twins.model_copy(update={"frame": twins.frame.assign(market_share_change=change)})
+
+
+def test_a_market_share_of_20_percent_gains_a_share_of_itself_and_not_of_the_market():
+    result = SimulationEngine(shares(1000, 0.20, 0.01)).simulate(SPEAKERS)
+    assert result.effect_unit == "of the present market share"
+    assert result.change.unit == "share of the market"
+    assert result.change.estimate == pytest.approx(0.20 * result.ate)
+    assert (result.change.ci_lower, result.change.ci_upper) == pytest.approx((0.2 * result.ate_ci_lower, 0.2 * result.ate_ci_upper))
+    assert result.change.estimate < 0.03
+    assert result.change.deviations == pytest.approx(result.change.estimate / result.change.outcome_sd)
+    assert result.required_sample_size["minimum_detectable_change"] == pytest.approx(0.05 * 0.20)
+
+
+def test_changes_of_the_market_share_follow_the_share_of_each_territory():
+    level = np.linspace(0.05, 0.6, 400)
+    engine = SimulationEngine(shares(400, level, 0.02))
+    assert engine.twin_changes(SPEAKERS) == pytest.approx(engine.twin_effects(SPEAKERS) * level)
+    assert engine.simulate(SPEAKERS).change.estimate == pytest.approx(engine.twin_changes(SPEAKERS).mean(), rel=1e-9)
+
+
+def test_without_a_market_share_the_effect_is_a_share_and_the_change_is_unknown_with_a_word():
+    engine = SimulationEngine(population(500, TwinType.TERRITORY))
+    result = engine.simulate(SPEAKERS)
+    assert result.change is None
+    assert any("are a share of market_share, which these rows do not have" in warning for warning in result.warnings)
+    assert "share of market_share" in result.required_sample_size["missing"]
+    assert np.isnan(engine.twin_changes(SPEAKERS)).all()
+    assert result.ate == pytest.approx(0.12, rel=0.05)
+
+
+def test_a_territory_with_a_missing_share_is_left_out_of_the_average_change():
+    level = np.array([0.1, np.nan] * 200)
+    engine = SimulationEngine(shares(400, level, 0.02, urban_rural_mix=0.6))
+    assert engine.simulate(SPEAKERS).change.estimate == pytest.approx(0.1 * engine.simulate(SPEAKERS).ate)
+
+
+def test_an_effect_beyond_three_standard_deviations_of_the_outcome_is_warned_of():
+    doubtful, plausible = SimulationEngine(shares(1000, 0.60, 0.01)), SimulationEngine(shares(1000, 0.20, 0.01))
+    (warning,) = [text for text in doubtful.simulate(SPEAKERS).warnings if "standard deviations of the outcome" in text]
+    assert "more than 3: check the unit of market_share_change and the base effect" in warning
+    assert not [text for text in plausible.simulate(SPEAKERS).warnings if "standard deviations of the outcome" in text]
+
+
+def test_effects_of_providers_are_points_of_the_outcome_and_days_of_patients_are_saved():
+    hcp, patient = (SimulationEngine(population(500, kind)).simulate(SPEAKERS) for kind in (TwinType.HCP, TwinType.PATIENT))
+    assert hcp.change.estimate == pytest.approx(hcp.ate, rel=1e-12)
+    assert hcp.effect_unit in hcp.recommendation_reason
+    assert patient.change.unit == "days to the next stage"
+    assert patient.change.ci_lower < patient.change.estimate < patient.change.ci_upper < 0
 
 
 @pytest.mark.parametrize("twin_type", TwinType)

@@ -21,9 +21,10 @@ from streams.ingestion.decoding import decode
 from streams.ingestion.outcome_batch import parked_element
 from streams.ingestion.rows import NewElements, refused_rows
 from streams.ingestion.scoring import ScoredBatch, score
-from streams.ingestion.scoring_context import ScoringContext
+from streams.ingestion.scoring_context import ScoringContext, SimulatedTwins
 from streams.kafka.batch_consumer import PollBatch
 from tests.outcomes import LINE, START, TOPIC, make_card, outcome, record
+from tests.populations import population
 
 CARD = make_card()
 
@@ -122,6 +123,24 @@ def test_outcomes_that_need_what_cannot_be_loaded_are_parked_and_their_neighbour
     assert [(row.element, row.kind, row.reason) for row in refused] == [
         (1, "parked", refusal.reason),
         (2, "parked", refusal.reason),
+    ]
+
+
+def test_a_treated_twin_whose_change_is_unknown_is_refused_by_name_and_an_untreated_one_counts():
+    frame = pd.DataFrame({"region": ["south", "south"], "baseline_behavior": [0.1, 0.2]})
+    twins = population(features=frame, model_id=CARD.model_id)
+    rows = {UUID(int=8): 0, UUID(int=7): 1}
+    simulated = SimulatedTwins(CARD.line, CARD.model_id, twins, np.array([np.nan, np.nan]), rows)
+    context = replace(CONTEXT, simulations={UUID(int=9): simulated})
+    nothing = dict.fromkeys(("predicted_value", "predicted_lower", "predicted_upper"))
+    named = [
+        nothing | {"simulation_id": str(UUID(int=9)), "twin_id": str(twin_id), "treated": treated, "segment": {}}
+        for twin_id, treated in ((UUID(int=8), True), (UUID(int=7), False))
+    ]
+    batch, refused = scored([[outcome(0, **named[0]), outcome(1, **named[1])]], context)
+    assert batch.is_accepted.tolist() == [False, True]
+    assert [(row.kind, row.reason) for row in refused] == [
+        ("twin", f"the effect on twin {UUID(int=8)} is a share of a value that it does not have: train with it")
     ]
 
 

@@ -11,11 +11,13 @@ import pytest
 
 from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules
 from engine.fidelity.error_sums import add_sums, contributions, fidelity_metrics
-from schemas import DriftState
+from engine.simulation_engine import SimulationEngine
+from schemas import DriftState, SimulationAnswer, TwinType
 from streams.reporting import number
 from streams.reporting.overview import LineOverview, SegmentWindow
-from streams.reporting.text import WINDOW_COLUMNS, window_cells, windows_text
+from streams.reporting.text import WINDOW_COLUMNS, simulation_text, window_cells, windows_text
 from tests.outcomes import LINE, make_card
+from tests.populations import intervention, population
 
 
 def line_of(n: int) -> LineOverview:
@@ -58,3 +60,25 @@ def test_columns_of_windows_never_touch_and_numbers_are_aligned_to_the_right(n: 
     for text, cells in zip([heading, *rows[:2]], [WINDOW_COLUMNS, *map(window_cells, (*line.windows, wide))], strict=True):
         assert re.split(r"  +", text.strip()) == [cell.strip() for cell in cells]
     assert len({row.index(window_cells(wide)[1]) + len(window_cells(wide)[1]) for row in rows[:2]}) == 1
+
+
+def answer_of(twin_type: TwinType) -> SimulationAnswer:
+    result = SimulationEngine(population(500, twin_type)).simulate(intervention())
+    return SimulationAnswer(simulation_id=result.simulation_id, status="completed", result=result)
+
+
+def test_each_effect_is_written_with_its_unit_and_as_a_change_of_the_outcome():
+    text = simulation_text(answer_of(TwinType.PATIENT))
+    assert re.search(r"^effect \+12\.0% of the expected days saved, 95% interval", text, re.MULTILINE)
+    assert re.search(
+        r"^in the unit of the outcome \(days to the next stage\): -7\.\d+ \(-.* to -.*\); outcomes have a", text, re.MULTILINE
+    )
+
+
+def test_subgroups_without_a_moderator_have_a_word_instead_of_equal_numbers():
+    patients = simulation_text(answer_of(TwinType.PATIENT)).splitlines()
+    assert "  geographic_region: no moderator: same effect by assumption" in patients
+    assert not [line for line in patients if line.startswith("  geographic_region ")]
+    hcps = simulation_text(answer_of(TwinType.HCP))
+    assert re.search(r"^  specialty dermatology: no moderator: same effect by assumption, \d+ twins$", hcps, re.MULTILINE)
+    assert re.search(r"^  specialty oncology: \+\d+\.\d% of last year's prescriptions \(", hcps, re.MULTILINE)

@@ -1,0 +1,55 @@
+"""What to doubt about the result of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from engine.effects.intervals import Summary
+from engine.effects.outcome_changes import unknown_base
+from schemas.simulation_models import EffectPrior, OutcomeChange
+from schemas.twin_types import Target
+
+__all__ = ["FAR_DEVIATIONS", "FEW_ROWS", "UNREALISTIC", "result_warnings"]
+
+UNREALISTIC = 0.50
+"""Effect beyond which a result is doubted, a fraction."""
+
+FAR_DEVIATIONS = 3.0
+"""Standard deviations of the outcome beyond which an average change is doubted."""
+
+FEW_ROWS = 100
+
+
+def result_warnings(
+    average: Summary, change: OutcomeChange | None, prior: EffectPrior, target: Target, n_twins: int, real_rows: float | None
+) -> Iterator[str]:
+    """Warnings about a result, a sentence each.
+
+    Args:
+        average: of the effect.
+        change: the same in the unit of the target; None where it is unknown.
+        prior: of the intervention.
+        target: of the line.
+        n_twins: that the result is about.
+        real_rows: that these twins are based on; None where the number is unknown.
+    """
+    if prior.n_experiments == 0:
+        yield f"the effect of {prior.intervention_type} is an assumption of the catalogue: no real experiment has calibrated it"
+    if abs(average.estimate) > UNREALISTIC:
+        yield f"an effect of {average.estimate:.0%} is unrealistic: check it in SimulationEngine.INTERVENTION_EFFECTS"
+    if average.robust:
+        yield (
+            "some draws are not finite or extreme: the estimate is their median, the interval comes from their quartiles,"
+            " subgroups, alternatives and the change of the outcome are left out"
+        )
+    elif change is None:
+        yield f"the change of the outcome is unknown: {unknown_base(target)}"
+    elif change.deviations is not None and change.deviations > FAR_DEVIATIONS:
+        yield (
+            f"a change of {change.estimate:.3g} ({change.unit}) is {change.deviations:.1f} standard deviations of the outcome"
+            f" ({change.outcome_sd:.3g}), more than {FAR_DEVIATIONS:g}: check the unit of {target.name} and the base effect"
+        )
+    if n_twins < FEW_ROWS:
+        yield f"the filters leave only {n_twins} twins"
+    if real_rows is not None and real_rows < FEW_ROWS:
+        yield f"these twins are based on about {real_rows:.0f} real rows"
