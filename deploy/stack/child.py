@@ -19,9 +19,11 @@ from typing import IO, Literal
 __all__ = [
     "TETHER",
     "Identity",
+    "LastingThread",
     "Process",
     "StackError",
     "Steps",
+    "describe_exit",
     "kill",
     "run_together",
     "spawn",
@@ -45,6 +47,10 @@ class StackError(RuntimeError):
     """The local stack cannot be started, stopped or used."""
 
 
+class LastingThread(threading.Thread):
+    """A thread that may start child processes, because it ends no earlier than they are to end."""
+
+
 def spawn(
     command: Sequence[str | Path],
     *,
@@ -65,9 +71,11 @@ def spawn(
         locks: descriptors that the child inherits, so that a lock on them is held as long as the child or a child of it runs.
 
     Raises:
-        StackError: outside the main thread, because the kernel ties the child to the thread that started it.
+        StackError: in a thread that is neither the main thread nor a lasting one, because the kernel ties the child to the thread
+            that started it.
     """
-    if threading.current_thread() is not threading.main_thread():
+    thread = threading.current_thread()
+    if thread is not threading.main_thread() and not isinstance(thread, LastingThread):
         raise StackError("start the local stack from the main thread: its processes end with the thread that started them")
     tether = [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), stop_signal.name, identity]
     process = subprocess.Popen(  # noqa: S603  # the command is ours
@@ -89,6 +97,18 @@ def kill(process: Process) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def describe_exit(status: int | None) -> str:
+    """Describe the exit of a process; a negative status is the signal that ended it.
+
+    >>> describe_exit(3), describe_exit(-9), describe_exit(-40)
+    ('exit status 3', 'killed by SIGKILL', 'killed by signal 40')
+    """
+    if status is None or status >= 0:
+        return f"exit status {status}"
+    has_name = -status in set(signal.Signals)
+    return f"killed by {signal.Signals(-status).name if has_name else f'signal {-status}'}"
 
 
 def run_together(steps: Iterable[Steps]) -> None:

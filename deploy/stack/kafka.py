@@ -51,14 +51,14 @@ class Kafka(Part):
 
     def prepare(self) -> Steps:
         """Format the log folder once; an unfinished one is formatted again."""
-        data, unfinished = self.folder / "data", self.folder / "data.new"
-        if not data.exists():
+        unfinished = self.folder / "data.new"
+        if not self.data.exists():
             shutil.rmtree(unfinished, ignore_errors=True)
             settings = self._write_settings(unfinished)
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             yield from self.run(self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", settings))
-            unfinished.rename(data)
-        self._write_settings(data)
+            unfinished.rename(self.data)
+        self._write_settings(self.data)
 
     def command(self) -> list[str | Path]:
         """Return the command line of the broker."""

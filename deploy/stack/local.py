@@ -17,6 +17,7 @@ from typing import Self
 from deploy.stack.child import StackError, run_together, try_lock
 from deploy.stack.jars import fetch_jars
 from deploy.stack.kafka import Kafka
+from deploy.stack.keeper import Keeper
 from deploy.stack.part import MIN_FREE_MB, Part, PortTaken, free_port, is_free
 from deploy.stack.postgres import Postgres
 
@@ -76,8 +77,9 @@ def running_stack(home: Path) -> StackAddresses | None:
 class LocalStack:
     """The servers that Twinstream needs, started and stopped by this process, with all data under ``home``.
 
-    They end with this process, whatever the reason. A start in the same folder continues with its data and, if they are free, its
-    ports. It is used in the main thread, as a context manager or with ``start`` and ``stop``.
+    They end with this process, whatever the reason; one that ends by itself is started again. A start in the same folder continues
+    with its data and, if they are free, its ports. It is used in the main thread, as a context manager or with ``start`` and
+    ``stop``.
     """
 
     def __init__(self, home: Path, notify: Callable[[str], None] = print) -> None:
@@ -86,6 +88,7 @@ class LocalStack:
         self.kafka: Kafka
         self.postgres: Postgres
         self._lock: int | None = None
+        self._keeper: Keeper | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -130,6 +133,10 @@ class LocalStack:
         """Return the environment variables that make a process use this stack."""
         return self.addresses.environment()
 
+    def problems(self) -> list[str]:
+        """What happens to each server that has ended by itself, a line each."""
+        return [] if self._keeper is None else self._keeper.problems()
+
     def start(self) -> None:
         """Start the stack of the folder, or a new one in an empty folder.
 
@@ -144,6 +151,8 @@ class LocalStack:
             self._lock = self._lock_home()
             try:
                 self._start_parts()
+                self._keeper = Keeper(self._parts(), self.notify)
+                self._keeper.start()
             except BaseException:
                 self.stop()
                 raise
@@ -151,6 +160,9 @@ class LocalStack:
     def stop(self) -> None:
         """Stop all servers cleanly, at the same time."""
         (self.home / STATE).unlink(missing_ok=True)
+        if self._keeper is not None:
+            self._keeper.stop()
+            self._keeper = None
         run_together(part.stopping() for part in self._parts())
         if self._lock is not None:
             os.close(self._lock)

@@ -55,7 +55,8 @@ def free_port(in_a_row: int = 1) -> int:
 class Part(ABC):
     """One server of the stack: its folder, its log, its ports and its process.
 
-    ``start``, ``stop`` and ``kill`` may be called in any order; they keep the ports and the data.
+    ``start``, ``stop`` and ``kill`` may be called in any order; they keep the ports and the data. What they stop stays stopped,
+    also where a :class:`~deploy.stack.keeper.Keeper` starts servers again that end by themselves.
 
     Attributes:
         notify: called with a line every 5 s while a start takes longer.
@@ -67,10 +68,12 @@ class Part(ABC):
 
     def __init__(self, home: Path, ports: Sequence[int]) -> None:
         self.folder = home / self.name.lower()
+        self.data = self.folder / "data"
         self.log = home / "logs" / f"{self.name.lower()}.log"
         self.ports = tuple(ports)
         self.notify: Callable[[str], None] = _ignore
         self._process: Process | None = None
+        self._serves = False
 
     @property
     def port(self) -> int:
@@ -87,6 +90,16 @@ class Part(ABC):
         """Id of its process, None while it is stopped."""
         return self._process.pid if self._process is not None and self.running else None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was ready, nobody has stopped it since, and its process has ended."""
+        return self._serves and not self.running
+
+    @property
+    def exit_status(self) -> int | None:
+        """How its last process ended, as ``subprocess`` has it; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def start(self) -> None:
         """Start it and return when clients can connect; do nothing when it is running."""
         run_together([self.starting()])
@@ -97,6 +110,10 @@ class Part(ABC):
 
     def kill(self) -> None:
         """End it without a clean stop, as a crash would."""
+        self._serves = False
+        self._kill_process()
+
+    def _kill_process(self) -> None:
         if self._process is not None:
             kill(self._process)
 
@@ -120,9 +137,21 @@ class Part(ABC):
         finally:
             os.close(lock)  # from here on the server and its children hold the lock, until the last of them has ended
         yield from self._wait_until_ready(log_start)
+        self._serves = True
+
+    def restarting(self) -> Steps:
+        """Start it again with its data, as :meth:`starting` does.
+
+        Raises:
+            StackError: also when its data is gone; an empty server in its place would hide that.
+        """
+        if not self.data.exists():
+            raise StackError(f"{self.name} has lost its data: {self.data} does not exist")
+        yield from self.starting()
 
     def stopping(self) -> Steps:
         """Stop it in steps; a server that does not stop in time is killed, which its data survives too."""
+        self._serves = False
         if self._process is None or not self.running:
             return
         self._process.send_signal(self.stop_signal)
@@ -187,7 +216,7 @@ class Part(ABC):
             if (new_size := self.log.stat().st_size) != size:
                 size, advanced_at = new_size, now
             if now - advanced_at > STALL_S:
-                self.kill()
+                self._kill_process()
                 stall = f"{self.name} is not ready and has written nothing to its log for {STALL_S:g} s"
                 raise StackError(f"{stall}; the end of {self.log}:\n{tail(self.log)}")
             if now - noticed_at > NOTICE_S:

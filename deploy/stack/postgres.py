@@ -50,7 +50,6 @@ class Postgres(Part):
 
     def __init__(self, home: Path, port: int) -> None:
         super().__init__(home, (port,))
-        self.data = self.folder / "data"
         self.passwords = self.folder / "logins.json"
 
     @property

@@ -34,6 +34,8 @@ _ALL_READY: Mapping[Role, str] = MappingProxyType({})
 
 StartingRoles = Callable[[], Mapping[Role, str]]
 """Returns what each role does that is not ready yet."""
+ServerProblems = Callable[[], Sequence[str]]
+"""Returns what happens to servers of the local stack that have ended, a sentence each without its full stop."""
 
 
 def _no_role() -> Mapping[Role, str]:
@@ -48,11 +50,13 @@ class PageState:
         starting: what each role does that is not ready yet.
         outages: the parts that are out.
         problem: why the figures could not be read anew, empty when they could.
+        servers: what happens to servers of the local stack that have ended.
     """
 
     starting: Mapping[Role, str] = field(default_factory=dict)
     outages: Sequence[Outage] = ()
     problem: str = ""
+    servers: Sequence[str] = ()
 
 
 def render_dashboard(overview: Overview | None, settings: Settings, nonce: str, state: PageState | None = None) -> str:
@@ -95,14 +99,16 @@ def _content(overview: Overview | None, markers: Sequence[EventMarker] = ()) -> 
     }
 
 
-def dashboard_app(settings: Settings, starting: StartingRoles = _no_role) -> web.Application:
+def dashboard_app(
+    settings: Settings, starting: StartingRoles = _no_role, server_problems: ServerProblems = tuple
+) -> web.Application:
     """The web application with the dashboard at ``/``, which answers also while Kafka or Postgres is out."""
 
     async def dashboard(request: web.Request) -> web.Response:
         require_known_parameters(request)
         nonce = secrets.token_urlsafe(16)
         reading = await request.app[_READER].read()
-        state = PageState(starting(), OUTAGES.current(), reading.problem)
+        state = PageState(starting(), OUTAGES.current(), reading.problem, server_problems())
         html = render_dashboard(reading.overview, settings, nonce, state)
         return web.Response(text=html, content_type="text/html", headers={"Content-Security-Policy": _policy(nonce)})
 
@@ -120,9 +126,11 @@ def dashboard_app(settings: Settings, starting: StartingRoles = _no_role) -> web
 
 
 @asynccontextmanager
-async def serve_dashboard(settings: Settings, port: int = 0, starting: StartingRoles = _no_role) -> AsyncIterator[str]:
+async def serve_dashboard(
+    settings: Settings, port: int = 0, starting: StartingRoles = _no_role, server_problems: ServerProblems = tuple
+) -> AsyncIterator[str]:
     """Serve the dashboard on loopback and yield its address; port 0 takes a free one."""
-    async with serve_app(dashboard_app(settings, starting), "127.0.0.1", port, setting="--port") as bound_port:
+    async with serve_app(dashboard_app(settings, starting, server_problems), "127.0.0.1", port, setting="--port") as bound_port:
         yield f"http://127.0.0.1:{bound_port}/"
 
 

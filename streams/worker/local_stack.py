@@ -10,7 +10,7 @@ from deploy.stack import LocalStack
 from streams.client.discovery import last_home, settings_on_running_stack, settings_on_stack, write_last_home
 from streams.settings import Settings
 
-__all__ = ["Notify", "connected", "local_stack"]
+__all__ = ["Notify", "connected", "local_stack", "running_local_stack"]
 
 Notify = Callable[[str], None]
 """Called with each line of progress."""
@@ -35,7 +35,17 @@ def connected(settings: Settings, notify: Notify) -> Iterator[Settings]:
 
 @contextmanager
 def local_stack(home: Path, settings: Settings, notify: Notify) -> Iterator[Settings]:
-    """Start the local stack in ``home``, and stop it at the end of the block; later commands find it by ``settings.home``."""
+    """Settings on the local stack in ``home``, as :func:`running_local_stack` starts it."""
+    with running_local_stack(home, settings, notify) as (on_stack, _):
+        yield on_stack
+
+
+@contextmanager
+def running_local_stack(home: Path, settings: Settings, notify: Notify) -> Iterator[tuple[Settings, LocalStack]]:
+    """Start the local stack in ``home``, and stop it at the end of the block; later commands find it by ``settings.home``.
+
+    A server of it that ends by itself is started again.
+    """
     with LocalStack(home, notify) as stack:
         write_last_home(settings.home, home)
-        yield settings_on_stack(settings, stack.addresses, home)
+        yield settings_on_stack(settings, stack.addresses, home), stack

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
+from deploy.stack import describe_exit
 from streams.settings import Role, Settings
 from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
@@ -282,7 +283,7 @@ class Workers:
     def _handle_exit(self, child: _Child, reports: Sequence[Report], now: float) -> None:
         child.reports.close()
         child.reason = next(
-            (report.reason for report in reports if report.event in _LAST_EVENTS), _describe_exit(child.process.exitcode)
+            (report.reason for report in reports if report.event in _LAST_EVENTS), describe_exit(child.process.exitcode)
         )
         hint = self._log_hint(child.role)
         if not child.was_ready and any(report.event == "cannot_start" for report in reports):
@@ -309,14 +310,6 @@ class Workers:
 
     def _log_hint(self, role: Role, separator: str = "; see") -> str:
         return f"{separator} {log_file(self._log_folder, role)}" if self._log_folder is not None else ""
-
-
-def _describe_exit(status: int | None) -> str:
-    """Describe the exit of a process that reported no reason; a negative status is the signal that ended it."""
-    if status is None or status >= 0:
-        return f"exit status {status}"
-    has_name = -status in set(signal.Signals)
-    return f"killed by {signal.Signals(-status).name if has_name else f'signal {-status}'}"
 
 
 def run_worker(

@@ -7,10 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+from deploy.stack import LocalStack
 from streams.client.discovery import last_home
-from streams.settings import ROLES, Settings
+from streams.settings import ROLES, Role, Settings
 from streams.web.dashboard import serve_dashboard
-from streams.worker.local_stack import Notify, local_stack
+from streams.worker.local_stack import Notify, running_local_stack
 from streams.worker.setup import prepare
 from streams.worker.startup import Activity
 from streams.worker.supervisor import Workers
@@ -31,11 +32,11 @@ def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> N
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with local_stack(home or last_home(settings.home), settings, notify) as on_stack:
+        with running_local_stack(home or last_home(settings.home), settings, notify) as (on_stack, stack):
             asyncio.run(_prepare(on_stack, notify))
             notify("starting the workers")
             with Workers(ROLES, on_stack, log_folder=on_stack.home / "logs") as workers:
-                asyncio.run(_serve_dashboard(on_stack, workers, port, notify))
+                asyncio.run(_serve_dashboard(on_stack, stack, workers, port, notify))
     except KeyboardInterrupt:
         notify("stopped")
 
@@ -50,10 +51,14 @@ async def _prepare(settings: Settings, notify: Notify) -> None:
     preparing.result()
 
 
-async def _serve_dashboard(settings: Settings, workers: Workers, port: int, notify: Notify) -> None:
+async def _serve_dashboard(settings: Settings, stack: LocalStack, workers: Workers, port: int, notify: Notify) -> None:
     """Serve the dashboard at once, and follow the roles until they are ready and from then on."""
     unready = dict.fromkeys(ROLES, Activity("starts its process"))
-    async with serve_dashboard(settings, port, lambda: {role: activity.text for role, activity in unready.items()}) as address:
+
+    def starting() -> dict[Role, str]:
+        return {role: activity.text for role, activity in unready.items()}
+
+    async with serve_dashboard(settings, port, starting, stack.problems) as address:
         notify(f"dashboard: {address}")
         startup = workers.startup()
         while unready := await asyncio.to_thread(workers.advance, startup, notify):  # noqa: ASYNC110  # other processes start

@@ -146,6 +146,33 @@ async def test_servers_start_again_on_their_ports_with_their_data_after_a_kill(s
     assert await in_database(stack.admin_dsn, "SELECT answer FROM killed") == 7
 
 
+async def test_servers_that_are_killed_from_outside_are_started_again_with_their_data(home: Path) -> None:
+    notices: list[str] = []
+    with LocalStack(home, notices.append) as stack:
+        await create_topic(stack.kafka_bootstrap, "kept")
+        await publish(stack.kafka_bootstrap, "kept", b"before")
+        await in_database(stack.postgres_dsn, "SELECT 1")
+        await in_database(stack.admin_dsn, "CREATE TABLE kept_twice AS SELECT 7 AS answer")
+        addresses, parts = stack.environment(), (stack.kafka, stack.postgres)
+        pids = [part.pid for part in parts]
+        notices.clear()
+        for pid in pids:
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+        wait_until("both have ended", lambda: len(stack.problems()) == 2)
+        wait_until("both are ready again", lambda: not stack.problems())
+        assert not {part.pid for part in parts} & {*pids, None}
+        assert stack.environment() == addresses
+        await publish(stack.kafka_bootstrap, "kept", b"after")
+        assert await read(stack.kafka_bootstrap, "kept", 2) == [b"before", b"after"]
+        assert await in_database(stack.admin_dsn, "SELECT answer FROM kept_twice") == 7
+        assert sum("killed by SIGKILL" in notice for notice in notices) == 2
+        assert sum("is ready again" in notice for notice in notices) == 2
+        assert len(notices) == 4
+    for part in ("kafka", "postgres"):
+        assert is_unlocked(home / part)
+
+
 async def test_the_database_refuses_connections_without_its_password(stack: LocalStack) -> None:
     address, _, name = stack.postgres_dsn.rpartition("/")
     with pytest.raises(asyncpg.InvalidPasswordError):
