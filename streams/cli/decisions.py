@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -11,7 +11,7 @@ import typer
 from streams.cli.connection import with_pool
 from streams.cli.models import event_cells, read_history
 from streams.cli.options import JsonOption, LineArgument, ReasonOption, examples
-from streams.cli.output import print_result
+from streams.cli.output import notify, print_result
 from streams.cli.prefixes import match_prefix
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 PolicyName = Literal["off", "suggest", "approve", "auto"]
+
+_ANNOUNCEMENT = "published on the topic model-events"
+_ALIAS = "shown by the alias champion in MLflow"
 
 
 @app.command(epilog=examples('twinstream models promote hcp:kisqali:prescribing_change 1a2b3c4d --reason "approved by the board"'))
@@ -91,26 +94,61 @@ def policy(
 
 
 def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json: bool) -> None:
-    """Change a line, publish the event, and set the registry's alias."""
+    """Change a line, publish the event, and set the registry's alias.
 
-    async def apply(settings: Settings, pool: Pool) -> ModelEvent:
-        from sql.ledger import Ledger
-        from streams.client import TwinClient
+    A decision counts as soon as it is stored. Where Kafka or MLflow does not answer then, the rest is left to the trainer role,
+    which compares both with the ledger every second. That is no failure: a rollback that is repeated would go back one model more.
+    """
+    stored: list[ModelEvent] = []
+    pending: list[str] = []
 
+    async def apply(settings: Settings, pool: Pool) -> None:
         event = await change(pool)
-        async with TwinClient(settings, name="command line") as client:
-            await Ledger(pool).publish_events(event.line, client.publish)
-        await _set_champion_alias(settings, pool, event)
-        return event
+        pending.extend([_ANNOUNCEMENT, _ALIAS] if _moves_alias(event) else [_ANNOUNCEMENT])
+        stored.append(event)
+        await _complete(settings, pool, event, pending)
 
-    event = with_pool(apply, "kafka", "mlflow")
+    try:
+        with_pool(apply, "kafka", "mlflow")
+    except (Exception, KeyboardInterrupt) as error:
+        if not stored:
+            raise
+        _notify_of_rest(pending, error)
+        if isinstance(error, KeyboardInterrupt):
+            raise
+    event = stored[0]
     print_result(event.model_dump(mode="json"), lambda: "  ".join(event_cells(event)), as_json=as_json)
+
+
+def _moves_alias(event: ModelEvent) -> bool:
+    return event.happened in ("promoted", "rolled_back") and event.champion is not None
+
+
+async def _complete(settings: Settings, pool: Pool, event: ModelEvent, pending: list[str]) -> None:
+    """Do what is left of a stored decision, and take from ``pending`` what is done."""
+    from sql.ledger import Ledger
+    from streams.client import TwinClient
+
+    async with TwinClient(settings, name="command line") as client:
+        await Ledger(pool).publish_events(event.line, client.publish)
+        pending.remove(_ANNOUNCEMENT)
+    if _moves_alias(event):
+        await _set_champion_alias(settings, pool, event)
+        pending.remove(_ALIAS)
+
+
+def _notify_of_rest(pending: Sequence[str], error: BaseException) -> None:
+    from streams.errors import describe_error
+
+    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else describe_error(error)
+    rest = f", but not yet {' and '.join(pending)}: a worker with the role trainer does that when it can" if pending else ""
+    notify(f"twinstream: {reason}; the decision is stored and counts{rest}. Do not repeat the command")
 
 
 async def _set_champion_alias(settings: Settings, pool: Pool, event: ModelEvent) -> None:
     from sql.ledger import Ledger
     from streams.registry import MlflowRegistry
 
-    if event.happened in ("promoted", "rolled_back") and event.champion:
+    if event.champion is not None:
         run = (await Ledger(pool).artifact(event.champion)).mlflow_run_id
         await asyncio.to_thread(MlflowRegistry(settings.mlflow_uri).set_champion_alias, event.line, run)

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
+from typer.testing import CliRunner
 
 from schemas import Brand, InterventionConfig, ModelEvent, SimulationRequest, TwinType
 from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, watched_promotions
 from sql.retrain_store import enqueue, find_retrain, lease_training, record_training_rows
 from sql.simulation_store import Recipe, pin
+from streams.cli import connection
+from streams.cli.main import app
 from streams.registry import MlflowRegistry
 from tests.outcomes import LINE, retrain_event
 
@@ -59,6 +62,30 @@ async def test_a_promotion_and_a_rollback_are_one_command_and_one_event_each(
     assert [line.split()[3] for line in history.splitlines()[1:]] == ["trained", "promoted", "trained", "promoted", "rolled_back"]
     assert await listener.events(ModelEvent, 5) == await Ledger(pool).history(LINE)
     assert await listener.count("model-events") == 5
+
+
+async def test_a_decision_while_kafka_is_away_is_stored_and_published_by_the_trainer_later(
+    promoted, second, pool, listener, settings, service, monkeypatch
+):
+    away = settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1", "kafka_connect_timeout_s": 1.0})
+    monkeypatch.setattr(connection, "load_settings", lambda: away)
+    decisions = {
+        ("models", "promote", LINE, str(second)): "the topic model-events and shown by the alias champion in MLflow: a worker",
+        ("models", "policy", LINE, "approve"): "the topic model-events: a worker",
+        ("models", "rollback", LINE): "the topic model-events and shown by the alias champion in MLflow: a worker",
+    }
+    for arguments, rest in decisions.items():
+        result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.split()[0].isdecimal()
+        assert result.stderr.startswith("twinstream: Kafka at 127.0.0.1:1 cannot be reached")
+        assert f"the decision is stored and counts, but not yet published on {rest} with the role trainer" in result.stderr
+        assert result.stderr.count("\n") == 1
+    stored = await Ledger(pool).history(LINE)
+    assert [event.happened for event in stored] == ["trained", "promoted", "trained", "promoted", "policy", "rolled_back"]
+    assert await listener.count("model-events") == 0
+    async with service(["trainer"]):
+        assert await listener.events(ModelEvent, 6) == stored
 
 
 async def test_a_decision_that_is_not_possible_is_refused_in_one_line(twinstream, promoted):
