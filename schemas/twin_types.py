@@ -65,6 +65,11 @@ class Feature:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def is_fraction(self) -> bool:
+        """Whether the unit is a fraction from 0 to 1, so that 12 % is 0.12."""
+        return (self.low, self.high) == (0, 1)
+
 
 @dataclass(frozen=True)
 class PlausibleScale:
@@ -115,6 +120,11 @@ class Target:
     plausible: PlausibleScale
     effect_unit: str
     share_of: str | None = None
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether the unit is a fraction, so that 12 % is 0.12."""
+        return 0.01 in self.plausible.other_units.values()
 
     @property
     def is_change(self) -> bool:

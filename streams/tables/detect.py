@@ -1,0 +1,123 @@
+"""What a text file leaves open: its encoding and its delimiter, from the bytes and the first lines."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Collection, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from streams.tables.headers import header_key
+
+__all__ = ["Dialect", "decode_text", "detect_delimiter"]
+
+_SAMPLE_BYTES = 65_536
+_SAMPLE_ROWS = 200
+_DELIMITERS = (",", ";", "\t", "|")
+DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def decode_text(content: bytes, encoding: str | None) -> tuple[bytes, str | None]:
+    """The content of a text file in UTF-8, and the name of its encoding where it is another one.
+
+    Without a mark and not in UTF-8, it is read in the Windows code page that Excel writes in western countries, which is told.
+
+    Raises:
+        ValueError: when the content is not text in the encoding.
+    """
+    name = encoding or _marked_encoding(content)
+    if name is None:
+        try:
+            content[:_SAMPLE_BYTES].isascii() or content.decode()
+        except UnicodeDecodeError:
+            return _decode(content, "cp1252" if _is_in(content, "cp1252") else "latin-1")
+        return content, None
+    if name == "utf-8-sig":
+        return content.removeprefix(codecs.BOM_UTF8), None
+    return _decode(content, name)
+
+
+def _decode(content: bytes, name: str) -> tuple[bytes, str]:
+    try:
+        return content.decode(name).removeprefix("\ufeff").encode(), name
+    except UnicodeError as error:
+        raise ValueError(f"it is not text in {name}: {error}; --encoding names another one") from error
+
+
+def _is_in(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _marked_encoding(content: bytes) -> str | None:
+    """The encoding that a mark at the begin, or every second byte being NUL, tells."""
+    for mark, name in _MARKS:
+        if content.startswith(mark):
+            return name
+    sample = content[: _SAMPLE_BYTES // 2 * 2]
+    nuls_even, nuls_odd = sample[::2].count(0), sample[1::2].count(0)
+    if max(nuls_even, nuls_odd) > len(sample) // 4:
+        return "utf-16-be" if nuls_even > nuls_odd else "utf-16-le"
+    return None
+
+
+class Dialect(NamedTuple):
+    """How the lines of a text file are split.
+
+    Attributes:
+        headers: cells of the first line.
+        width: cells of most rows, which may have an empty cell more than the header.
+    """
+
+    delimiter: str
+    headers: tuple[str, ...]
+    width: int
+
+
+def detect_delimiter(lines: Sequence[str], delimiter: str | None, known: Collection[str]) -> Dialect:
+    """Choose the delimiter with which the first line has known headers and the rows have as many cells as it.
+
+    Args:
+        lines: the first lines of the file, at least one.
+        delimiter: the one to use, if it is known.
+        known: keys of declared headers, see :func:`~streams.tables.headers.header_key`.
+
+    Raises:
+        ValueError: when two delimiters serve equally well.
+    """
+    if delimiter is not None:
+        return _split(lines, delimiter)[0]
+    candidates = [_split(lines, sign) for sign in _DELIMITERS]
+    ranked = sorted(candidates, key=lambda item: _fit(item[0], item[1], known), reverse=True)
+    (best, share), (second, second_share) = ranked[:2]
+    if len(second.headers) > 1 and _fit(best, share, known) == _fit(second, second_share, known):
+        names = " or ".join(DELIMITER_NAMES[item.delimiter] for item in (best, second))
+        raise ValueError(f"its delimiter may be {names}: settle it with --delimiter")
+    return best
+
+
+def _fit(dialect: Dialect, share: float, known: Collection[str]) -> tuple[int, bool, float]:
+    named = sum(header_key(header) in known for header in dialect.headers)
+    return named, len(dialect.headers) > 1, share if len(dialect.headers) > 1 else 0.0
+
+
+def _split(lines: Sequence[str], delimiter: str) -> tuple[Dialect, float]:
+    """The dialect with a delimiter, and the share of rows with as many cells as the header, empty ones at the end aside."""
+    rows = list(islice(csv.reader(lines, delimiter=delimiter), _SAMPLE_ROWS))
+    headers, body = (rows[0] if rows else []), [row for row in rows[1:] if row]
+    width = len(headers)
+    widths = [len(row) if any(row[width:]) or len(row) < width else width for row in body]
+    longest = max((len(row) for row in body if not any(row[width:])), default=width)
+    share = sum(count == width for count in widths) / len(widths) if widths else 1.0
+    return Dialect(delimiter, tuple(headers), max(width, longest)), share

@@ -1,0 +1,69 @@
+"""Concludes the kind of a column that nobody declared from all of its cells."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streams.tables.conversion import as_flags, matches, trimmed
+from streams.tables.declared import Kind
+from streams.tables.numbers import parse_numerals
+from streams.tables.raw import is_text
+
+__all__ = ["Inferred", "inferred_kind"]
+
+_SAMPLE = 2_000
+_NUMBER_SHARE = 0.95
+"""A column with at least this share of numbers is a column of numbers, whose other cells are wrong."""
+
+_SOME = 0.05
+_LEADING_ZERO = r"^[+-]?0\d"
+
+
+class Inferred(NamedTuple):
+    """A kind, None for a column that cannot be used, and a remark on why, which may be empty."""
+
+    kind: Kind | None
+    note: str = ""
+
+
+def inferred_kind(column: pa.Array, name: str) -> Inferred:
+    """Kind of a column by its type, or by its cells where it is text."""
+    kind = column.type
+    if is_text(column):
+        return _text_kind(column, name)
+    if pa.types.is_boolean(kind):
+        return Inferred("flag")
+    if pa.types.is_integer(kind):
+        return Inferred("integer")
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
+        return Inferred("number")
+    if pa.types.is_temporal(kind):
+        return Inferred("text")
+    return Inferred(None, f"{name} left out: its cells are of the type {kind}")
+
+
+def _text_kind(column: pa.Array, name: str) -> Inferred:
+    text = trimmed(column)
+    n_given = len(text) - text.null_count
+    if not n_given:
+        return Inferred("number")
+    sample = text.take(pa.array(np.linspace(0, len(text) - 1, min(len(text), _SAMPLE)).astype(np.int64)))
+    numerals = parse_numerals(sample)
+    if not numerals.is_number.any():
+        flags = as_flags(pc.is_in(pc.utf8_lower(text), pa.array(["true", "false"])))
+        return Inferred("flag" if int(flags.sum()) == n_given else "category")
+    if matches(text, _LEADING_ZERO).any():
+        return Inferred("category", f"{name} read as levels: some of its numbers begin with a zero")
+    if len(sample) < len(text):
+        numerals = parse_numerals(text)
+    n_given -= int(numerals.missing.sum())
+    share = float(numerals.is_number.sum()) / max(1, n_given)
+    if share >= _NUMBER_SHARE:
+        is_whole = not numerals.percent.any() and not matches(numerals.text, r"[.,eE]").any()
+        return Inferred("integer" if is_whole else "number")
+    mixed = f"{name} read as levels: {share:.0%} of its cells are numbers (--column {name}=number refuses the others)"
+    return Inferred("category", mixed if share > _SOME else "")

@@ -1,0 +1,111 @@
+"""A table as its source has it: text cells of a text file, typed columns of a Parquet file, a workbook or a data frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.arrays import Flags, Integers
+from streams.tables.report import BadCell
+
+__all__ = ["FIRST_ROW", "RawTable", "frame_table", "mixed_array"]
+
+FIRST_ROW = 2
+"""Number of the first row after the header."""
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """Columns before they are converted.
+
+    Attributes:
+        name: of the file.
+        headers: as they are written.
+        columns: one array per header, all of the same length; text where the source has text.
+        rows: row of the file of each row of the columns; the header is row 1.
+        bad_rows: rows that could not be split into cells; they are not in the columns.
+        notes: what was detected.
+    """
+
+    name: str
+    headers: tuple[str, ...]
+    columns: tuple[pa.Array, ...]
+    rows: Integers
+    bad_rows: tuple[BadCell, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """All rows, bad ones included."""
+        return len(self.rows) + len(self.bad_rows)
+
+    def with_columns(self, columns: Mapping[str, pa.Array], notes: Sequence[str]) -> RawTable:
+        """The table with other headers and columns, and more notes."""
+        return replace(self, headers=tuple(columns), columns=tuple(columns.values()), notes=(*self.notes, *notes))
+
+    def take(self, rows: Flags) -> RawTable:
+        """The rows at which the mask, of shape ``(n,)``, is true."""
+        mask = pa.array(rows)
+        return replace(self, columns=tuple(column.filter(mask) for column in self.columns), rows=self.rows[rows])
+
+
+def frame_table(frame: pd.DataFrame, name: str = "the table") -> RawTable:
+    """A data frame as a raw table; its index is not read."""
+    columns = tuple(_series_array(frame.iloc[:, place]) for place in range(frame.shape[1]))
+    return RawTable(name, tuple(map(str, frame.columns)), columns, np.arange(len(frame)) + FIRST_ROW)
+
+
+def _series_array(series: pd.Series[Any]) -> pa.Array:
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        series = series.astype(series.cat.categories.dtype)
+    if series.dtype == object:
+        return mixed_array(series.tolist())
+    array = pa.array(series, from_pandas=True)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def mixed_array(cells: Sequence[Any]) -> pa.Array:
+    """An array of cells of any types: of their type where they have one in common, otherwise of text."""
+    values = [None if _is_missing(cell) else cell for cell in cells]
+    if len({type(value) for value in values if value is not None}) <= 1:
+        try:
+            return pa.array(values, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            pass
+    return pa.array([None if value is None else _text(value) for value in values], type=pa.string())
+
+
+def _is_missing(cell: Any) -> bool:
+    return cell is None or cell is pd.NaT or cell is pd.NA or (isinstance(cell, float | np.floating) and cell != cell)  # noqa: PLR0124  # only NaN differs from itself
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return f"{value:.0f}"
+    return value.isoformat() if isinstance(value, datetime | date) else str(value)
+
+
+def is_text(array: pa.Array) -> bool:
+    """Whether the cells of a column are text."""
+    return bool(pa.types.is_string(array.type) or pa.types.is_large_string(array.type))
+
+
+def plain_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column in one piece, levels of dictionaries as their values."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):  # of no rows, or too long for one piece
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_string_view(array.type) or pa.types.is_large_string(array.type):
+        array = pc.cast(array, pa.string())
+    return array

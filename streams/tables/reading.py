@@ -1,0 +1,160 @@
+"""Reads a file or a data frame as a table whose columns have their declared kinds: the one reader of all commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.arrays import Flags
+from streams.tables.conversion import (
+    Converted,
+    convert_flags,
+    convert_ids,
+    convert_levels,
+    convert_text,
+    trimmed,
+)
+from streams.tables.declared import Column
+from streams.tables.files import load_table
+from streams.tables.headers import header_key, name_columns
+from streams.tables.inference import inferred_kind
+from streams.tables.numbers import Unsettled, convert_numbers
+from streams.tables.options import TableOptions
+from streams.tables.raw import RawTable, frame_table, is_text
+from streams.tables.report import BadCell, TableReading, TableRefused
+from streams.tables.text_numbers import convert_number_columns
+from streams.tables.times import convert_times
+
+__all__ = ["convert_table", "read_frame", "read_table"]
+
+_BY_KIND = {"id": convert_ids, "category": convert_levels, "flag": convert_flags, "text": convert_text}
+
+
+def read_table(path: Path, declared: Mapping[str, Column], options: TableOptions | None = None) -> TableReading:
+    """Read a file, and convert its columns to their declared kinds.
+
+    Rows with a cell that cannot be read are left out and counted; the reading says which.
+
+    Args:
+        path: text (CSV and the like, also gzipped), Parquet or Excel, by the end of its name.
+        declared: columns by name; others get the kind that their cells have.
+        options: answers to what the file leaves open.
+
+    Raises:
+        TableRefused: when the file cannot be read, a column can be read in two ways, names of columns are missing or repeated, or
+            more rows are bad than are allowed.
+        FileNotFoundError: when there is no such file.
+    """
+    chosen = options or TableOptions()
+    raw = load_table(path, chosen, frozenset(map(header_key, declared)))
+    return convert_table(raw, declared, chosen).require_usable(strict=chosen.strict)
+
+
+def read_frame(frame: pd.DataFrame, declared: Mapping[str, Column], options: TableOptions | None = None) -> TableReading:
+    """Convert the columns of a data frame as :func:`read_table` does those of a file.
+
+    Raises:
+        TableRefused: when a column can be read in two ways, names are repeated, or more rows are bad than are allowed.
+    """
+    chosen = options or TableOptions()
+    return convert_table(frame_table(frame), declared, chosen).require_usable(strict=chosen.strict)
+
+
+def convert_table(raw: RawTable, declared: Mapping[str, Column], options: TableOptions) -> TableReading:
+    """Convert the columns of a raw table, whatever the number of bad rows.
+
+    Raises:
+        TableRefused: for what concerns whole columns; it names all of them.
+    """
+    table, problems = name_columns(raw, declared)
+    columns = dict(zip(table.headers, map(_without_marks(options), table.columns), strict=True))
+    kinds, notes = _kinds(columns, declared, options)
+    converted, unsettled = _convert(columns, kinds, options)
+    if problems or unsettled:
+        raise TableRefused(raw.name, [*problems, *unsettled])
+    notes += [note for item in converted.values() for note in item.notes]
+    return _reading(table, columns, converted, notes)
+
+
+def _without_marks(options: TableOptions) -> Any:
+    """A function that makes the texts that stand for missing values null."""
+    marks = pa.array(options.missing, type=pa.string())
+
+    def without_marks(column: pa.Array) -> pa.Array:
+        if not options.missing or not is_text(column):
+            return column
+        return pc.if_else(pc.is_in(trimmed(column), marks), pa.scalar(None, pa.string()), column)
+
+    return without_marks
+
+
+def _kinds(
+    columns: Mapping[str, pa.Array], declared: Mapping[str, Column], options: TableOptions
+) -> tuple[dict[str, Column], list[str]]:
+    """Declaration of each column that can be used, and remarks on the others."""
+    kinds: dict[str, Column] = {}
+    notes: list[str] = []
+    for name, column in columns.items():
+        if name in options.kinds:
+            kinds[name] = replace(declared.get(name, Column(name, "text", is_declared=False)), kind=options.kinds[name])
+        elif name in declared:
+            kinds[name] = declared[name]
+        else:
+            inferred = inferred_kind(column, name)
+            notes += [inferred.note] if inferred.note else []
+            if inferred.kind is not None:
+                kinds[name] = Column(name, inferred.kind, is_declared=False)
+    return kinds, notes
+
+
+def _convert(
+    columns: Mapping[str, pa.Array], kinds: Mapping[str, Column], options: TableOptions
+) -> tuple[dict[str, Converted], list[str]]:
+    """Every column in its kind, and what cannot be settled."""
+    numeric = {name: kind for name, kind in kinds.items() if kind.kind in {"integer", "number"}}
+    converted, problems = convert_number_columns(
+        {name: columns[name] for name in numeric if is_text(columns[name])}, numeric, options
+    )
+    for name, kind in kinds.items():
+        if name in converted or (name in numeric and is_text(columns[name])):
+            continue
+        try:
+            converted[name] = _convert_column(columns[name], kind, options)
+        except Unsettled as error:
+            problems.append(f"{name}: {error}")
+        except pa.ArrowException:
+            problems.append(f"{name}: cells of the type {columns[name].type} are no {kind.kind}")
+    return {name: converted[name] for name in kinds if name in converted}, problems
+
+
+def _convert_column(column: pa.Array, kind: Column, options: TableOptions) -> Converted:
+    if kind.kind == "time":
+        return convert_times(column, kind.name, options)
+    if kind.kind in {"integer", "number"}:
+        return convert_numbers(column, kind)
+    return _BY_KIND[kind.kind](column, kind.name)
+
+
+def _reading(
+    table: RawTable, columns: Mapping[str, pa.Array], converted: Mapping[str, Converted], notes: Sequence[str]
+) -> TableReading:
+    bad: Flags = np.zeros(len(table.rows), dtype=np.bool_)
+    cells = list(table.bad_rows)
+    for name, item in converted.items():
+        for wrong in item.wrong:
+            bad |= wrong.rows
+            places = np.flatnonzero(wrong.rows)
+            values = columns[name].take(pa.array(places)).to_pylist()
+            cells += [
+                BadCell(int(table.rows[at]), name, str(value), wrong.reason) for at, value in zip(places, values, strict=True)
+            ]
+    frame = pd.DataFrame({name: item.values for name, item in converted.items()}, index=pd.RangeIndex(len(table.rows)))
+    kept = frame[~bad].reset_index(drop=True) if bad.any() else frame
+    return TableReading(table.name, kept, table.rows[~bad], table.n_rows, tuple(sorted(cells)), (*table.notes, *notes))

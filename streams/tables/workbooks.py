@@ -1,0 +1,83 @@
+"""Reads the cells of an Excel workbook."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openpyxl
+from openpyxl.utils.exceptions import InvalidFileException
+
+from schemas.base import require_one_of
+from streams.tables.raw import RawTable, mixed_array
+
+__all__ = ["workbook_table"]
+
+_ZERO_PADDED = re.compile(r"0{2,}")
+
+
+def workbook_table(path: Path, sheet: str | None) -> RawTable:
+    """Read the cells of a sheet; numbers that are shown with leading zeros are text as they are shown.
+
+    Raises:
+        ValueError: for a file that is no workbook, an unknown sheet, several sheets with cells and no ``sheet``, or formulas whose
+            results are not in the file.
+    """
+    try:
+        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (InvalidFileException, zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"it is no Excel workbook ({error})") from error
+    try:
+        title = sheet or _only_sheet(workbook)
+        require_one_of("sheet", title, workbook.sheetnames)
+        rows = [[_value(cell) for cell in row] for row in workbook[title].iter_rows()]
+    finally:
+        workbook.close()
+    _refuse_formulas(path, title, rows)
+    return _table(path.name, rows)
+
+
+def _only_sheet(workbook: Any) -> str:
+    """Name of the only sheet that has cells."""
+    filled = [sheet.title for sheet in workbook.worksheets if any(cell is not None for row in sheet.values for cell in row)]
+    if len(filled) > 1:
+        raise ValueError(f"it has {len(filled)} sheets with cells, {', '.join(filled)}: choose one with --sheet")
+    if not filled:
+        raise ValueError("no sheet has a cell")
+    return str(filled[0])
+
+
+def _value(cell: Any) -> Any:
+    value = cell.value
+    if isinstance(value, int) and not isinstance(value, bool) and _ZERO_PADDED.fullmatch(cell.number_format or ""):
+        return f"{value:0{len(cell.number_format)}d}"
+    return None if value == "" else value
+
+
+def _refuse_formulas(path: Path, title: str, rows: list[list[Any]]) -> None:
+    """A formula whose result was never saved would be read as an empty cell."""
+    if all(value is not None for row in rows for value in row):
+        return
+    workbook = openpyxl.load_workbook(path, read_only=True)
+    try:
+        for row, values in zip(workbook[title].iter_rows(), rows, strict=False):
+            for cell, value in zip(row, values, strict=False):
+                if value is None and cell.data_type == "f":
+                    raise ValueError(
+                        f"cell {cell.coordinate} is a formula without a saved result: open it in a spreadsheet and save it"
+                    )
+    finally:
+        workbook.close()
+
+
+def _table(name: str, rows: list[list[Any]]) -> RawTable:
+    filled = [number for number, row in enumerate(rows, start=1) if any(value is not None for value in row)]
+    header, *numbers = filled
+    width = max((place + 1 for number in filled for place, value in enumerate(rows[number - 1]) if value is not None), default=0)
+    padded = {number: [*rows[number - 1], *[None] * width][:width] for number in filled}
+    headers = tuple("" if value is None else str(value) for value in padded[header])
+    columns = tuple(mixed_array([padded[number][place] for number in numbers]) for place in range(width))
+    return RawTable(name, headers, columns, np.array(numbers, dtype=np.int64))
