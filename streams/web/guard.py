@@ -6,8 +6,10 @@ machine (DNS rebinding) and would then read what is served here; so only names t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -17,6 +19,9 @@ __all__ = ["guarded_app", "require_known_parameters"]
 
 ANY_HOST = "*"
 _MAX_PARAMETERS, _MAX_PARAMETER_CHARACTERS = 50, 200
+_MAX_NAME_CHARACTERS, _MAX_PORT = 253, 65_535
+_LABEL = r"[a-z0-9_-]{1,63}"  # with the underscore of Docker's names
+_HOST = re.compile(rf"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*))(?::(?P<port>[0-9]{{1,5}}))?", re.ASCII)
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -34,14 +39,15 @@ def guarded_app(hosts: Iterable[str] = ()) -> web.Application:
 
     Every answer, also one of an error, tells browsers not to frame, cache or reinterpret it; a handler may set its own values.
     """
-    allowed = {_host_name(host) for host in hosts}
+    allowed = {_configured_name(host) for host in hosts}
 
     @web.middleware
-    async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def check_request(request: web.Request, handler: Handler) -> web.StreamResponse:
         _require_allowed_host(request, allowed)
+        _require_no_body(request)
         return await handler(request)
 
-    app = web.Application(middlewares=[check_host])
+    app = web.Application(middlewares=[check_request])
     app.on_response_prepare.append(_add_headers)
     return app
 
@@ -52,22 +58,58 @@ async def _add_headers(_request: web.Request, response: web.StreamResponse) -> N
 
 
 def _require_allowed_host(request: web.Request, allowed: Collection[str]) -> None:
-    names = [_host_name(header) for header in request.headers.getall("Host", [""])]
-    if ANY_HOST in allowed or (len(names) == 1 and (names[0] in allowed or _is_own(names[0], request))):
-        return
-    text = f"this is not {shorten(names[0])}: ask for localhost, or name the host in TWIN_ALLOWED_HOSTS\n"
-    raise web.HTTPMisdirectedRequest(text=text)
+    headers = request.headers.getall("Host", [])
+    if len(headers) != 1:
+        raise web.HTTPBadRequest(text=f"a request has one header Host, not {len(headers)}\n")
+    target = request.raw_path
+    for host in headers if target.startswith(("/", "*")) else (headers[0], urlsplit(target).netloc or target):
+        _require_allowed(host, request, allowed)
 
 
-def _host_name(header: str) -> str:
-    """The name in a header ``Host``, without its port and in small letters; the header as it is where it has no such form.
+def _require_allowed(host: str, request: web.Request, allowed: Collection[str]) -> None:
+    name = _parse_host(host)
+    if name is None:
+        text = f"the host {shorten(host)} is not a name or an address, with or without a port from 1 to {_MAX_PORT}\n"
+        raise web.HTTPBadRequest(text=text)
+    if ANY_HOST not in allowed and name not in allowed and not _is_own(name, request):
+        text = f"this is not {shorten(name)}: ask for localhost, or name the host in TWIN_ALLOWED_HOSTS\n"
+        raise web.HTTPMisdirectedRequest(text=text)
 
-    >>> _host_name("Worker:6066"), _host_name("[::1]:6066"), _host_name("localhost."), _host_name("a:b:c")
-    ('worker', '::1', 'localhost', 'a:b:c')
+
+def _require_no_body(request: web.Request) -> None:
+    """Refuse a body, which nothing here reads, and close its connection instead of waiting for its end."""
+    if request.body_exists:
+        refusal = web.HTTPBadRequest(text="a request to this address has no body\n")
+        refusal.force_close()
+        raise refusal
+
+
+def _parse_host(header: str) -> str | None:
+    """The name or address in a header ``Host``, without its port and in small letters; None where it has another form.
+
+    >>> _parse_host("Worker:6066"), _parse_host("[::1]:6066"), _parse_host("localhost:"), _parse_host("a@localhost")
+    ('worker', '::1', None, None)
     """
-    name, colon, port = header.rpartition(":")
-    if not (colon and port.isdecimal()):
-        name = header
+    match = _HOST.fullmatch(header.lower())
+    if match is None or len(header) > _MAX_NAME_CHARACTERS + len(":65535") or not 1 <= int(match["port"] or 1) <= _MAX_PORT:
+        return None
+    if match["address"] is None:
+        return match["name"]
+    try:
+        return str(IPv6Address(match["address"]))
+    except ValueError:
+        return None
+
+
+def _configured_name(host: str) -> str:
+    """The name of a host in the settings, where a port, brackets or the final dot of a name may follow or be missing.
+
+    >>> _configured_name("Worker:6066"), _configured_name("[::1]:6066"), _configured_name("::1"), _configured_name("twins.example.")
+    ('worker', '::1', '::1', 'twins.example')
+    """
+    name, colon, port = host.rpartition(":")
+    if not (colon and port.isdecimal() and (":" not in name or name.endswith("]"))):
+        name = host
     return name.removeprefix("[").removesuffix("]").removesuffix(".").casefold()
 
 

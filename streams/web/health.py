@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.log import server_logger
 from prometheus_client import ProcessCollector
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from streams.metrics import REGISTRY
 from streams.web.guard import guarded_app, require_known_parameters
+from streams.web.malformed import MALFORMED_REQUESTS
 
 __all__ = ["HealthProbe", "health_app", "serve_app"]
 
@@ -80,6 +82,7 @@ async def serve_app(app: web.Application, host: str, port: int, setting: str = "
     Raises:
         OSError: when the port is taken, naming the ``setting`` that changes it.
     """
+    server_logger.addFilter(MALFORMED_REQUESTS)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
