@@ -135,10 +135,12 @@ class TwinGenerator:
         return self._model
 
     def train(self, training_data: pd.DataFrame, target_col: str | None = None, *, n_carried_rows: int = 0) -> TwinModelMetrics:
-        """Train on a table with one row per entity; the frame is not changed. Equal tables, settings and seeds give equal models.
+        """Train on a table; the frame is not changed. Equal tables, settings and seeds give equal models.
+
+        Where entities have several rows, each is kept in one part of every split, so that all figures are of unseen entities.
 
         Args:
-            training_data: features and target.
+            training_data: features and target, and optionally a column that names the entity of each row, such as ``entity_id``.
             target_col: name of the target; by default that of the generator.
             n_carried_rows: number of rows at the start of the table that were carried over from before a change
                 (:func:`engine.promotion.carry_over.adjust_history`). The model is fitted on all rows, but metrics, baseline and
@@ -161,14 +163,15 @@ class TwinGenerator:
         outcome = fit_outcome_model(selected, model_type, n_jobs=self.n_jobs, seed=self.seed)
         evaluated = table.features.iloc[first:]
         encoded = encode_features(outcome, evaluated)
-        conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed)
-        metrics = _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection)
-        holdout = HoldoutRows(crossed.actual, crossed.predicted, conformal.half_width(encoded, INTERVAL_LEVEL))
+        evaluated_entities = None if table.entities is None else table.entities[first:]
+        conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed, evaluated_entities)
+        holdout = HoldoutRows(crossed.actual, crossed.predicted, conformal.half_width(encoded, INTERVAL_LEVEL), evaluated_entities)
         baseline = compute_baseline(holdout, evaluated, TWIN_TYPES[self.twin_type].segments)
+        metrics = _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, baseline)
         card = self._card(table, first, target, model_type, r2_by_type, metrics, baseline)
-        joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs)
-        adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed), self.n_jobs)
-        model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal)
+        joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs, table.entities)
+        adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed), self.n_jobs, table.entities)
+        model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal, table.entities)
         self._model = model.with_realism(model.assess(seed=self.seed, n_jobs=self.n_jobs))
         self.target = target
         return self._model.card.metrics
@@ -261,6 +264,7 @@ def _metrics(
     target: str,
     seed: int,
     selection: FeatureSelection,
+    baseline: Baseline,
 ) -> TwinModelMetrics:
     fitted = predict_outcome(outcome, encode_features(outcome, table.features))
     errors = table.target - fitted
@@ -274,11 +278,26 @@ def _metrics(
         fidelity=crossed.fidelity,
         training_samples=len(table),
         n_dropped=table.n_dropped,
+        n_entities=table.n_entities,
         no_change_mae=float(np.abs(table.target).mean()) if entry.target(target).is_change else None,
         feature_importance=feature_importance(outcome, table, seed),
         selection=selection,
-        warnings=(*table.warnings, *_data_warnings(table, selection), *_accuracy_warnings(r2, table, entry, selection)),
+        warnings=(
+            *table.warnings,
+            *_cluster_warnings(table, baseline),
+            *_data_warnings(table, selection),
+            *_accuracy_warnings(r2, table, entry, selection),
+        ),
     )
+
+
+def _cluster_warnings(table: TrainingTable, baseline: Baseline) -> Iterator[str]:
+    """How many independent rows the evaluated rows of entities are worth."""
+    if baseline.n_effective is not None:
+        yield (
+            f"errors of one entity are alike: {baseline.n:,} evaluated rows of {table.n_entities:,} entities are worth"
+            f" {baseline.n_effective:,.0f} independent ones (design effect {baseline.n / baseline.n_effective:.2f})"
+        )
 
 
 def _data_warnings(table: TrainingTable, selection: FeatureSelection) -> Iterator[str]:

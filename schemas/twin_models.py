@@ -51,6 +51,7 @@ class Errors(Frozen):
         correlation: of predicted and actual; null when either is constant.
         coverage_95pct: share of outcomes inside their 95 % prediction interval.
         clipped_mean, clipped_sd: of the absolute errors after clipping, in units of the baseline's ``clip`` (0 to 1).
+        n_effective: number of independent rows that would estimate ``mae`` equally well; null where no entity has several rows.
     """
 
     n: int = Field(ge=2)
@@ -60,6 +61,7 @@ class Errors(Frozen):
     coverage_95pct: Finite | None = None
     clipped_mean: Finite = Field(ge=0, le=1)
     clipped_sd: Finite = Field(ge=0)
+    n_effective: Finite | None = Field(default=None, gt=0)
 
 
 class Histogram(Frozen):
@@ -140,6 +142,7 @@ class TwinModelMetrics(Record):
 
     Attributes:
         fidelity: Pearson correlation of predicted and actual on out-of-fold rows (null when undefined).
+        n_entities: number of different entities in the training rows (null for models trained before entities were counted).
         no_change_mae: mean absolute error of predicting no change; null for targets that are not changes.
         realism: of twins of a model trained without the held-out rows, compared with these rows.
         selection: the features of the expected outcome, and the reasons.
@@ -153,6 +156,7 @@ class TwinModelMetrics(Record):
     fidelity: Finite | None = None
     training_samples: int
     n_dropped: int = 0
+    n_entities: int | None = None
     no_change_mae: Finite | None = None
     feature_importance: dict[str, float] = Field(default_factory=dict)
     realism: RealismReport | None = None

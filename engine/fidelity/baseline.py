@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from engine.fidelity.effective_sample_size import effective_rows
 from engine.fidelity.input_drift import PREDICTED, histogram
-from schemas.arrays import Floats
+from schemas.arrays import Floats, Integers
 from schemas.twin_models import Baseline, Errors
 from schemas.twin_types import segment_name
 
@@ -27,12 +28,13 @@ CLIP_FACTOR = 1.5
 class HoldoutRows:
     """Rows that the model was not trained on: arrays of shape ``(n,)`` in units of the target.
 
-    ``half_width`` is that of the 95 % prediction interval.
+    ``half_width`` is that of the 95 % prediction interval, ``entities`` the entity of each row, None where each is one of its own.
     """
 
     actual: Floats
     predicted: Floats
     half_width: Floats
+    entities: Integers | None = None
 
     @property
     def loss(self) -> Floats:
@@ -68,6 +70,7 @@ def compute_errors(rows: HoldoutRows, clip: float) -> Errors:
         coverage_95pct=float((loss <= rows.half_width).mean()),
         clipped_mean=float(clipped.mean()),
         clipped_sd=float(clipped.std(ddof=1)),
+        n_effective=None if rows.entities is None else effective_rows(loss, rows.entities),
     )
 
 
@@ -77,6 +80,7 @@ def segment_errors(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterab
     for dimension in (name for name in dimensions if name in features):
         for level, positions in features.groupby(dimension, sort=True).indices.items():
             if len(positions) >= FEWEST_ROWS:
-                part = HoldoutRows(rows.actual[positions], rows.predicted[positions], rows.half_width[positions])
+                entities = None if rows.entities is None else rows.entities[positions]
+                part = HoldoutRows(rows.actual[positions], rows.predicted[positions], rows.half_width[positions], entities)
                 errors[segment_name(dimension, level)] = compute_errors(part, clip)
     return errors

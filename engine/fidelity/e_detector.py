@@ -75,8 +75,9 @@ def upper_mean(baseline: Errors) -> float:
     The normal bound of a mean, but never below the rule of three, which is exact for a sample of zeros. It uses only sums,
     quotients and square roots, which all machines round alike: two workers must obtain the same bits.
     """
-    normal = baseline.clipped_mean + _Z_95 * baseline.clipped_sd / math.sqrt(baseline.n)
-    return min(1.0, max(normal, _RULE_OF_THREE / baseline.n))
+    n = baseline.n if baseline.n_effective is None else baseline.n_effective
+    normal = baseline.clipped_mean + _Z_95 * baseline.clipped_sd / math.sqrt(n)
+    return min(1.0, max(normal, _RULE_OF_THREE / n))
 
 
 def log_normalizers(baseline: Baseline, segment: Errors) -> tuple[float, ...]:

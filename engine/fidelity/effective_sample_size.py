@@ -1,4 +1,4 @@
-"""Effective sample size of outcomes that are correlated within a segment, such as those of one territory."""
+"""Effective sample size of outcomes that are correlated within a segment or an entity, such as those of one territory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from engine.fidelity.error_sums import QUANTUM, moments_in
+from schemas.arrays import Floats, Integers
 from schemas.twin_models import Baseline
 
-__all__ = ["effective_n"]
+__all__ = ["effective_n", "effective_rows"]
 
 
 def effective_n(segments: Mapping[str, Sequence[int]], baseline: Baseline) -> float | None:
@@ -42,6 +43,22 @@ def effective_n(segments: Mapping[str, Sequence[int]], baseline: Baseline) -> fl
             )
     effective = [_effective(np.array(groups)) for groups in by_dimension.values() if len(groups) > 1]
     return min(effective) if effective else None
+
+
+def effective_rows(values: Floats, entities: Integers) -> float:
+    """Number of independent rows that would estimate the mean of ``values`` ``(n,)`` equally well as these rows of ``entities``.
+
+    References:
+        As for :func:`effective_n`.
+
+    Example:
+        >>> effective_rows(np.array([1.0, 1.0, 5.0, 5.0, 9.0, 9.0]), np.array([0, 0, 1, 1, 2, 2]))
+        3.0
+    """
+    codes = np.unique(entities, return_inverse=True)[1]
+    n = np.bincount(codes)
+    means = np.bincount(codes, values) / n
+    return _effective(np.column_stack([n, means, np.bincount(codes, (values - means[codes]) ** 2)]))
 
 
 def _effective(groups: np.ndarray) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.metrics import r2_score
 from sklearn.tree import DecisionTreeRegressor
 
+from engine.twins.entities import cut, shuffle
 from engine.twins.marginal import DrawnColumn, Marginal
 from schemas.arrays import Flags, Floats, Integers, Singles
 
@@ -103,7 +104,13 @@ class Conditional:
 
 
 def fit_conditional(
-    earlier: Sequence[Marginal], column: Marginal, seed: int, n_columns: int, *, is_outcome: bool = False
+    earlier: Sequence[Marginal],
+    column: Marginal,
+    seed: int,
+    n_columns: int,
+    *,
+    is_outcome: bool = False,
+    entities: Integers | None = None,
 ) -> Conditional:
     """Fit the tree of one column on the columns before it.
 
@@ -113,6 +120,7 @@ def fit_conditional(
         seed: Chooses the features that each split considers.
         n_columns: Columns of the whole table; leaves are larger in tables of few columns.
         is_outcome: Whether models learn from this column; its leaves are then smaller.
+        entities: The entity of each row `(n,)`; by default every row is an entity of its own.
     """
     if not earlier:
         return _with_donors({}, np.empty(0), Tree.stump(), np.zeros(len(column.codes), dtype=np.int64), column)
@@ -122,7 +130,8 @@ def fit_conditional(
     buffer = feature_buffer(len(earlier), len(column.codes))
     slopes = _ridge_slopes(_features(drawn, orderings, np.empty(0), buffer), column)
     features = _features(drawn, orderings, slopes, buffer)
-    leaf = _leaf_rows(column, features, response, n_columns, seed)
+    groups = np.arange(len(column.codes)) if entities is None else entities
+    leaf = _leaf_rows(column, features, response, n_columns, seed, groups)
     if is_outcome and column.is_continuous:
         leaf = max(SMALL_LEAF // 2, round(leaf * min(1.0, OUTCOME_COLUMNS / n_columns)))
         response = np.column_stack([response, _clipped_values(column)])
@@ -228,7 +237,7 @@ def _ridge_slopes(features: Singles, column: Marginal) -> Floats:
     return np.linalg.solve(design[free].T @ design[free] + penalty, design[free].T @ column.training_scores[free])
 
 
-def _leaf_rows(column: Marginal, features: Singles, response: Floats, n_columns: int, seed: int) -> int:
+def _leaf_rows(column: Marginal, features: Singles, response: Floats, n_columns: int, seed: int, groups: Integers) -> int:
     """Fewest rows per leaf.
 
     A column that the earlier columns explain well needs small leaves to be drawn accurately. Unexplained variation is only copied
@@ -236,15 +245,16 @@ def _leaf_rows(column: Marginal, features: Singles, response: Floats, n_columns:
     """
     if not column.is_continuous:
         return LARGE_LEAF
-    unexplained = 1.0 - _explained_variance(features, response, seed)
+    unexplained = 1.0 - _explained_variance(features, response, seed, groups)
     fraction = min(1.0, len(response) / LEAF_FULL_ROWS)
     return int(np.clip(round(LEAF_SCALE / n_columns**1.5 * unexplained * fraction), SMALL_LEAF, LARGE_LEAF))
 
 
-def _explained_variance(features: Singles, response: Floats, seed: int) -> float:
-    """Share of the response's variance, 0 to 1, that a tree explains on held-out rows."""
-    rows = np.random.default_rng(seed).permutation(len(response))[: 2 * HOLDOUT_ROWS]
-    train, test = np.array_split(rows, 2)
+def _explained_variance(features: Singles, response: Floats, seed: int, groups: Integers) -> float:
+    """Share of the response's variance, 0 to 1, that a tree explains on held-out rows of other entities."""
+    rows = shuffle(groups, np.random.default_rng(seed))[: 2 * HOLDOUT_ROWS]
+    middle = cut(groups[rows], (len(rows) + 1) // 2)
+    train, test = rows[:middle], rows[middle:]
     tree = _regression_tree(2 * SMALL_LEAF, seed).fit(features.T[train], response[train])
     score = r2_score(response[test], tree.predict(features.T[test]), multioutput="variance_weighted")
     return float(np.clip(score, 0.0, 1.0))

@@ -6,12 +6,16 @@ residual sizes, so that coverage is at least the nominal level when new rows are
 grouped by expected residual, and each group has its own quantile (Mondrian conformal prediction), so that coverage holds in each
 group: the size of large residuals is underestimated, and tails differ.
 
+Several rows of one entity are not exchangeable with those of a new one, but entities are: an entity's rows are in one fold, and
+their scores share the weight of one entity.
+
 No library serves: scikit-learn has no conformal intervals, and packages for them wrap the estimator in classes of their own, while
 a model is stored here without pickled classes, as plain arrays beside the scikit-learn estimator.
 
 References:
     Vovk, Gammerman, Shafer (2005), Algorithmic Learning in a Random World, section 4.5 for quantiles by groups. Papadopoulos et al.
-    (2002), Inductive confidence machines for regression, for the scaling. Vovk (2015), Cross-conformal predictors.
+    (2002), Inductive confidence machines for regression, for the scaling. Vovk (2015), Cross-conformal predictors. Lee, Barber,
+    Willett (2023), Distribution-free inference with hierarchical data, for the weights (arXiv:2306.06342).
 """
 
 from __future__ import annotations
@@ -23,10 +27,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import RandomForestRegressor
-from sklearn.model_selection import KFold
 
+from engine.twins.entities import entity_weights, folds
 from engine.twins.forests import forest_mean
-from schemas.arrays import Floats
+from schemas.arrays import Floats, Integers
 
 __all__ = ["Conformal", "conformal_quantile", "fit_conformal"]
 
@@ -37,18 +41,31 @@ _GROUP_ROWS = 300  # fewest scores of a group
 _FLOOR = 0.05  # smallest expected residual, in medians of all residuals: no interval has width zero
 
 
-def conformal_quantile(scores: npt.ArrayLike, level: float) -> float:
+def conformal_quantile(scores: npt.ArrayLike, level: float, weights: npt.ArrayLike | None = None) -> float:
     """The ``ceil((n + 1) * level)``-th smallest score; infinite where ``n`` scores are too few for the level.
+
+    With ``weights`` ``n`` is their sum, and the rank of a score the sum up to it.
 
     Example:
         >>> conformal_quantile([1, 2, 3, 4, 5, 6, 7, 8, 9], 0.9)
         9.0
         >>> conformal_quantile([1, 2], 0.9)
         inf
+        >>> conformal_quantile([1, 2, 3, 4, 4], 0.5, weights=[1, 1, 1, 0.5, 0.5])
+        3.0
     """
+    if weights is not None:
+        return _weighted_quantile(np.asarray(scores, dtype=float), level, np.asarray(weights, dtype=float))
     ordered = np.sort(np.asarray(scores, dtype=float))
     rank = math.ceil((len(ordered) + 1) * level - 1e-9)
     return float(ordered[rank - 1]) if rank <= len(ordered) else math.inf
+
+
+def _weighted_quantile(scores: Floats, level: float, weights: Floats) -> float:
+    order = np.argsort(scores, kind="stable")
+    ranks = np.cumsum(weights[order])
+    place = int(np.searchsorted(ranks, (ranks[-1] + 1) * level - 1e-9))
+    return float(scores[order[place]]) if place < len(order) else math.inf
 
 
 @dataclass(frozen=True)
@@ -60,12 +77,14 @@ class Conformal:
         floor: smallest expected residual, > 0, units of the target.
         edges: smallest expected residual of each group of rows but the first, ascending, shape ``(groups - 1,)``.
         scores: calibration scores of each group, ascending.
+        weights: of the scores of each group, one in sum for each entity; none where every row is an entity of its own.
     """
 
     difficulty: RandomForestRegressor
     floor: float
     edges: Floats
     scores: Sequence[Floats]
+    weights: Sequence[Floats] = ()
 
     def half_width(self, encoded: npt.NDArray[np.floating], level: float) -> Floats:
         """Half width of the interval of each row, units of the target, shape ``(n,)``.
@@ -73,24 +92,34 @@ class Conformal:
         Raises:
             ValueError: when the scores are too few for ``level``.
         """
-        quantiles = np.array([conformal_quantile(scores, level) for scores in self.scores])
+        quantiles = self._quantiles(level)
         if not np.isfinite(quantiles).all():
-            raise ValueError(f"{min(map(len, self.scores))} scores are too few for an interval at level {level}")
+            n = min(map(len, self.scores)) if not self.weights else round(min(weights.sum() for weights in self.weights))
+            raise ValueError(f"{n} scores are too few for an interval at level {level}")
         size = _size(self.difficulty, encoded, self.floor)
         return quantiles[_groups(size, self.edges)] * size
 
     def coverage(self, level: float) -> float:
         """Share of the calibration rows whose outcome lies inside their interval."""
-        return float(np.concatenate([scores <= conformal_quantile(scores, level) for scores in self.scores]).mean())
+        pairs = zip(self.scores, self._quantiles(level), strict=True)
+        return float(np.concatenate([scores <= quantile for scores, quantile in pairs]).mean())
+
+    def _quantiles(self, level: float) -> Floats:
+        """The quantile of each group's scores."""
+        weights: Sequence[Floats | None] = self.weights or [None] * len(self.scores)
+        return np.array(
+            [conformal_quantile(scores, level, of_group) for scores, of_group in zip(self.scores, weights, strict=True)]
+        )
 
 
-def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Floats, seed: int) -> Conformal:
+def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Floats, seed: int, entities: Integers | None = None) -> Conformal:
     """Learn the expected size of residuals, and calibrate the scores out of fold.
 
     Args:
         encoded: features as the outcome model's encoder transforms them, ``(n, p)``.
         residuals: actual minus out-of-fold prediction, ``(n,)``, units of the target.
         seed: of the folds.
+        entities: the entity of each row, ``(n,)``; by default every row is an entity of its own.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -104,12 +133,24 @@ def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Floats, seed: in
     floor = max(_FLOOR * float(np.median(size)), np.finfo(float).tiny)
     log_size = np.log(np.maximum(size, floor))
     expected = np.empty(len(size))
-    for train, test in KFold(_FOLDS, shuffle=True, random_state=seed).split(encoded):
+    for train, test in folds(np.arange(len(size)) if entities is None else entities, _FOLDS, seed):
         expected[test] = _size(_difficulty(encoded[train], log_size[train]), encoded[test], floor)
-    edges = _edges(expected)
+    edges = _edges(expected) if entities is None else _edges_between_entities(expected, entities)
     group, scores = _groups(expected, edges), size / expected
-    by_group = [np.sort(scores[group == k]) for k in range(len(edges) + 1)]
-    return Conformal(_difficulty(encoded, log_size), floor, edges, by_group)
+    rows_by_group = [np.flatnonzero(group == k) for k in range(len(edges) + 1)]
+    ordered = [rows[np.argsort(scores[rows], kind="stable")] for rows in rows_by_group]
+    weights = () if entities is None else [entity_weights(entities[rows]) for rows in ordered]
+    return Conformal(_difficulty(encoded, log_size), floor, edges, [scores[rows] for rows in ordered], weights)
+
+
+def _edges_between_entities(sizes: Floats, entities: Integers) -> Floats:
+    """Edges of groups that each have rows of enough entities; none where one of them would have too few."""
+    codes = np.unique(entities, return_inverse=True)[1]
+    means = np.bincount(codes, sizes) / np.bincount(codes)
+    edges = _edges(means)
+    group = _groups(sizes, edges)
+    fewest = min(len(np.unique(entities[group == k])) for k in range(len(edges) + 1))
+    return edges if fewest >= _GROUP_ROWS else np.empty(0)
 
 
 def _edges(sizes: Floats) -> Floats:

@@ -18,6 +18,7 @@ import numpy as np
 from joblib import delayed
 
 from engine.twins.conditional import fit_conditional
+from engine.twins.entities import shuffle
 from engine.twins.joint_fit import run_in_threads
 from engine.twins.joint_model import JointModel, SampledTable
 from schemas.arrays import Floats, Integers
@@ -54,17 +55,20 @@ class DonorAdjustment:
         return replace(sampled, frame=sampled.frame.assign(**{outcome.name: outcome.restore(adjusted)}))
 
 
-def fit_adjustment(joint: JointModel, expected: Floats, rng: np.random.Generator, n_jobs: int = 1) -> DonorAdjustment:
+def fit_adjustment(
+    joint: JointModel, expected: Floats, rng: np.random.Generator, n_jobs: int = 1, entities: Integers | None = None
+) -> DonorAdjustment:
     """Learn the share of expected differences that is found between real rows and their donors.
 
-    Each half of the rows is sent through a tree of the other half. The share is the slope, clipped to 0 to 1, of the distance of
-    the rows' outcomes from the mean of their leaf on the same distance of their expected outcomes.
+    Each half of the rows is sent through a tree of the other half, which has other entities. The share is the slope, clipped to 0
+    to 1, of the distance of the rows' outcomes from the mean of their leaf on the same distance of their expected outcomes.
 
     Args:
         joint: its last column is the outcome.
         expected: out-of-fold expected outcome of each training row, ``(rows,)``.
         rng: of the halves.
         n_jobs: threads, -1 for all processors; the share does not depend on it.
+        entities: the entity of each row, ``(rows,)``; by default every row is an entity of its own.
 
     Example:
         >>> import pandas as pd
@@ -78,8 +82,11 @@ def fit_adjustment(joint: JointModel, expected: Floats, rng: np.random.Generator
         >>> fit_adjustment(joint, rng.normal(size=2000), rng).share < 0.1
         True
     """
-    order, seeds = rng.permutation(joint.n_rows), rng.integers(2**31, size=2).tolist()
-    halves = ((order[::2], order[1::2]), (order[1::2], order[::2]))
+    groups = np.arange(joint.n_rows) if entities is None else entities
+    order, seeds = shuffle(groups, rng), rng.integers(2**31, size=2).tolist()
+    is_second = np.cumsum(np.diff(groups[order], prepend=groups[order[0]]) != 0) % 2 == 1
+    first, second = order[~is_second], order[is_second]
+    halves = ((first, second), (second, first))
     calls = (delayed(_leaf_residuals)(joint, *half, expected, seed) for half, seed in zip(halves, seeds, strict=True))
     residuals = run_in_threads(n_jobs, calls)
     predicted, actual = (np.concatenate(halves) for halves in zip(*residuals, strict=True))

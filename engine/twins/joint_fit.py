@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from engine.twins.conditional import fit_conditional
 from engine.twins.joint_model import Constraints, JointModel
 from engine.twins.marginal import Marginal, fit_marginal
+from schemas.arrays import Integers
 
 __all__ = ["fit_joint", "run_in_threads"]
 
@@ -37,6 +38,7 @@ def fit_joint(
     constraints: Constraints | None = None,
     rng: np.random.Generator,
     n_jobs: int = 1,
+    entities: Integers | None = None,
 ) -> JointModel:
     """Learn the joint distribution of a table.
 
@@ -48,6 +50,7 @@ def fit_joint(
         constraints: What every drawn row must satisfy.
         rng: Chooses the features that each split considers.
         n_jobs: Threads, -1 for all processors; the model does not depend on it.
+        entities: The entity of each row `(n,)`; by default every row is an entity of its own.
 
     Raises:
         ValueError: If the frame is empty, or a column is neither numeric nor declared categorical, or holds
@@ -73,7 +76,9 @@ def fit_joint(
     columns = tuple(marginals[name] for name in order)
     seeds = rng.integers(2**31, size=len(columns)).tolist()
     fits = (
-        delayed(fit_conditional)(columns[:k], columns[k], seeds[k], len(columns), is_outcome=columns[k].name == last)
+        delayed(fit_conditional)(
+            columns[:k], columns[k], seeds[k], len(columns), is_outcome=columns[k].name == last, entities=entities
+        )
         for k in reversed(range(len(columns)))  # later columns take the longest
     )
     return JointModel(

@@ -21,7 +21,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -35,14 +35,14 @@ from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegr
 from sklearn.impute import SimpleImputer
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import r2_score
-from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
+from engine.twins.entities import folds
 from engine.twins.forests import forest_mean
 from engine.twins.training_table import TrainingTable
-from schemas.arrays import Floats, Integers, Singles
+from schemas.arrays import Floats, Singles
 from schemas.base import require_one_of
 
 __all__ = [
@@ -138,9 +138,12 @@ def fit_outcome_model(table: TrainingTable, model_type: str, *, n_jobs: int, see
 
 
 def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, first: int = 0) -> CrossFit:
-    """Predict every row by a model of the other folds, preprocessing included; rows from index ``first`` on are evaluated."""
+    """Predict every row by a model of the other folds, preprocessing included; rows from index ``first`` on are evaluated.
+
+    All rows of an entity are in one fold.
+    """
     expected, scores = np.empty(len(table)), []
-    for train, test in _folds(len(table), seed):
+    for train, test in folds(table.groups, FOLDS, seed):
         model = fit_outcome_model(table.take(train), model_type, n_jobs=n_jobs, seed=seed)
         expected[test] = predict_outcome(model, encode_features(model, table.features.iloc[test]))
         evaluated = test[test >= first]
@@ -214,10 +217,6 @@ def _origin(column: str, features: Iterable[str]) -> str:
     """The feature that a column of the encoder's output comes from; such columns are named ``step__feature[_level]``."""
     encoded = column.partition("__")[2].removeprefix("missingindicator_")
     return max((name for name in features if encoded == name or encoded.startswith(f"{name}_")), key=len)
-
-
-def _folds(n: int, seed: int) -> Iterator[tuple[Integers, Integers]]:
-    yield from KFold(FOLDS, shuffle=True, random_state=seed).split(np.empty(n))
 
 
 def _estimator(model_type: str, n_jobs: int, seed: int) -> RegressorMixin:

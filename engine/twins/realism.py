@@ -24,7 +24,7 @@ import pandas as pd
 from scipy.stats import ks_2samp, rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import pairwise_distances_argmin_min, roc_auc_score
-from sklearn.model_selection import PredefinedSplit, StratifiedKFold, cross_val_predict
+from sklearn.model_selection import PredefinedSplit, StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from schemas.arrays import Floats, Integers, Singles
@@ -46,6 +46,7 @@ def measure_realism(
     training: pd.DataFrame,
     categorical: Sequence[str],
     rng: np.random.Generator,
+    entities: Integers | None = None,
 ) -> RealismReport:
     """Compare synthetic rows with held-out and training rows of the same columns.
 
@@ -57,6 +58,7 @@ def measure_realism(
         training: real rows that it was trained on.
         categorical: columns whose values are levels.
         rng: of samples and folds.
+        entities: the entity of each held-out row, ``(n,)``; by default every row is an entity of its own.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -66,14 +68,17 @@ def measure_realism(
         (1.0, 1.0, True)
     """
     names = list(held_out.columns)
-    trained, unseen = (_random_rows(frame[names], MAX_ROWS, rng) for frame in (training, held_out))
+    trained = _random_rows(training[names], MAX_ROWS, rng)
+    held_out_rows = _sample(len(held_out), MAX_ROWS, rng)
+    unseen = held_out[names].iloc[held_out_rows].reset_index(drop=True)
+    groups = None if entities is None else entities[held_out_rows]
     samples = [_random_rows(draw[names], MAX_ROWS // len(draws), rng) for draw in draws]
     twins = pd.concat(samples, ignore_index=True)
     levels = [name for name in names if name in categorical]
     scores = {name: column_score(twins[name], unseen[name], categorical=name in levels) for name in names}
     near, closer = closeness(twins, trained, unseen, levels)
     return RealismReport(
-        auc=detection_auc(samples, unseen, levels, rng),
+        auc=detection_auc(samples, unseen, levels, rng, groups),
         marginal_score=float(np.mean(list(scores.values()))),
         association_error=_association_error(twins, unseen, levels),
         exact_copies=exact_copies(twins, training[names]),
@@ -86,8 +91,11 @@ def measure_realism(
 
 
 def _random_rows(frame: pd.DataFrame, limit: int, rng: np.random.Generator) -> pd.DataFrame:
-    rows = rng.choice(len(frame), size=min(len(frame), limit), replace=False)
-    return frame.iloc[rows].reset_index(drop=True)
+    return frame.iloc[_sample(len(frame), limit, rng)].reset_index(drop=True)
+
+
+def _sample(n: int, limit: int, rng: np.random.Generator) -> Integers:
+    return rng.choice(n, size=min(n, limit), replace=False)
 
 
 def column_score(synthetic: pd.Series[Any], real: pd.Series[Any], *, categorical: bool) -> float:
@@ -159,10 +167,17 @@ def _association_error(synthetic: pd.DataFrame, real: pd.DataFrame, categorical:
     return float(np.mean([abs(of_synthetic[pair] - of_real[pair]) for pair in of_synthetic])) if of_synthetic else 0.0
 
 
-def detection_auc(draws: Sequence[pd.DataFrame], real: pd.DataFrame, categorical: Sequence[str], rng: np.random.Generator) -> float:
+def detection_auc(
+    draws: Sequence[pd.DataFrame],
+    real: pd.DataFrame,
+    categorical: Sequence[str],
+    rng: np.random.Generator,
+    entities: Integers | None = None,
+) -> float:
     """Cross-validated AUC of a boosted classifier of synthetic against real rows; 0.5 means they are indistinguishable.
 
-    Each of several draws is one fold, with as many real rows; a single draw is cut into five random folds.
+    Each of several draws is one fold, with about as many real rows; a single draw is cut into five random folds. The real rows of
+    one of the ``entities``, ``(n,)``, are in one fold: a classifier that knows some of them would recognise the others as real.
 
     >>> rng = np.random.default_rng(0)
     >>> synthetic, real = pd.DataFrame({"x": rng.normal(0, 1, 200)}), pd.DataFrame({"x": rng.normal(9, 1, 200)})
@@ -175,16 +190,28 @@ def detection_auc(draws: Sequence[pd.DataFrame], real: pd.DataFrame, categorical
     is_synthetic = np.repeat([1, 0], rows * len(draws))
     seed = int(rng.integers(2**31))
     classifier = HistGradientBoostingClassifier(categorical_features=[name in categorical for name in both], random_state=seed)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed) if len(draws) == 1 else _folds(len(draws), rows, rng)
+    groups = np.arange(rows * len(draws)) if entities is None else entities[: rows * len(draws)]
+    folds = _folds_of_one_draw(groups, rows, seed) if len(draws) == 1 else _folds(len(draws), rows, groups, rng)
     with threadpool_limits(1, user_api="openmp"):  # its threads spin: beside one busy core, two take thirty times as long as one
         probability = cross_val_predict(classifier, features, is_synthetic, cv=folds, method="predict_proba")[:, 1]
     return float(roc_auc_score(is_synthetic, probability))
 
 
-def _folds(draws: int, rows: int, rng: np.random.Generator) -> PredefinedSplit:
-    """One fold per draw, with as many random real rows."""
-    fold = np.repeat(np.arange(draws), rows)
-    return PredefinedSplit(np.concatenate([fold, rng.permutation(fold)]))
+def _folds(draws: int, rows: int, entities: Integers, rng: np.random.Generator) -> PredefinedSplit:
+    """One fold per draw, with the real rows of random entities, of as many in each fold."""
+    codes = np.unique(entities, return_inverse=True)[1]
+    n = int(codes.max()) + 1
+    fold_of_entity = rng.permutation(np.arange(n) * draws // n)
+    return PredefinedSplit(np.concatenate([np.repeat(np.arange(draws), rows), fold_of_entity[codes]]))
+
+
+def _folds_of_one_draw(entities: Integers, rows: int, seed: int) -> list[tuple[Integers, Integers]]:
+    """Five random folds of a draw and of as many real rows."""
+    is_synthetic, alone = np.repeat([1, 0], rows), np.arange(rows)
+    if len(np.unique(entities)) == len(entities):
+        return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(is_synthetic, is_synthetic))
+    groups = np.concatenate([alone, rows + entities])
+    return list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(is_synthetic, is_synthetic, groups))
 
 
 def _classifier_feature(column: pd.Series[Any], categorical: bool) -> Floats:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from engine.twins.entities import cut, shuffle
 from engine.twins.joint_fit import fit_joint
 from engine.twins.joint_model import Constraints, JointModel
 from engine.twins.marginal import Predicate, rows_satisfying
@@ -25,7 +26,13 @@ MIN_HELD_OUT = 50
 
 
 def learn_joint(
-    frame: pd.DataFrame, twin_type: TwinType, categorical: Sequence[str], target: str, seed: int, n_jobs: int = 1
+    frame: pd.DataFrame,
+    twin_type: TwinType,
+    categorical: Sequence[str],
+    target: str,
+    seed: int,
+    n_jobs: int = 1,
+    entities: Integers | None = None,
 ) -> JointModel:
     """Fit the joint distribution of features and target under the constraints of the twin type.
 
@@ -36,6 +43,7 @@ def learn_joint(
         target: name of the outcome, drawn last.
         seed: of the fit.
         n_jobs: threads, -1 for all processors; the model does not depend on it.
+        entities: the entity of each row, ``(n,)``; by default every row is an entity of its own.
     """
     entry = TWIN_TYPES[twin_type]
     filterable = dict.fromkeys([*entry.filters.values(), *entry.dimensions])
@@ -47,6 +55,7 @@ def learn_joint(
         constraints=Constraints(dict(entry.not_above), {r.name: (r.numerator, r.denominator) for r in entry.ratios}),
         rng=np.random.default_rng(seed),
         n_jobs=n_jobs,
+        entities=entities,
     )
 
 
@@ -56,8 +65,11 @@ def assess(
     categorical: Sequence[str],
     seed: int,
     allowed: Allowed = None,
+    entities: Integers | None = None,
 ) -> RealismReport:
     """Hold out a fifth of the rows (at most 2,000), train again on the others, and compare twins of that model with them.
+
+    The held-out rows are of other entities than the training rows.
 
     Args:
         frame: features in the form of ``feature_frame``, and the outcome.
@@ -66,22 +78,31 @@ def assess(
         categorical: columns whose values are levels.
         seed: of the split and the draws.
         allowed: conditions; only twins and rows that satisfy them are compared, and the limit of 2,000 rows does not apply.
+        entities: the entity of each row, ``(n,)``; by default every row is an entity of its own.
 
     Raises:
         ValueError: when fewer than 50 held-out rows satisfy the conditions.
     """
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(frame))
-    held_out = len(frame) // 5 if allowed else min(len(frame) // 5, MAX_HELD_OUT)
-    unseen, training_rows = _matching_rows(frame.iloc[order[:held_out]], allowed), order[held_out:]
+    groups = np.arange(len(frame)) if entities is None else entities
+    order = shuffle(groups, rng)
+    held_out = cut(groups[order], len(frame) // 5 if allowed else min(len(frame) // 5, MAX_HELD_OUT))
+    unseen_rows, training_rows = _matching_rows(frame, order[:held_out], allowed), order[held_out:]
+    unseen = frame.iloc[unseen_rows]
     if len(unseen) < MIN_HELD_OUT:
         raise ValueError(
             f"{len(unseen)} of {held_out} held-out rows satisfy the filters: at least {MIN_HELD_OUT} are needed for an assessment"
         )
     draws = make(training_rows, [len(part) for part in np.array_split(np.arange(len(unseen)), FOLDS)], rng)
-    training = _matching_rows(frame.iloc[training_rows], allowed)
-    return measure_realism(draws, held_out=unseen, training=training, categorical=categorical, rng=rng)
+    return measure_realism(
+        draws,
+        held_out=unseen,
+        training=frame.iloc[_matching_rows(frame, training_rows, allowed)],
+        categorical=categorical,
+        rng=rng,
+        entities=None if entities is None else entities[unseen_rows],
+    )
 
 
-def _matching_rows(frame: pd.DataFrame, allowed: Allowed) -> pd.DataFrame:
-    return frame[rows_satisfying(frame, allowed or {})]
+def _matching_rows(frame: pd.DataFrame, rows: Integers, allowed: Allowed) -> Integers:
+    return rows[rows_satisfying(frame.iloc[rows], allowed or {})]

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from engine.twins.entities import MIN_ENTITIES, entity_codes
+from engine.twins.identifiers import entity_column, identifier_columns
 from schemas.arrays import Floats, Integers
 from schemas.clinical_terms import clinical_term
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType, TwinTypeEntry
@@ -41,6 +43,7 @@ class TrainingTable:
         kinds: kind of each feature, in the order of the columns.
         n_dropped: rows left out because they had no usable target.
         warnings: sentences for the user, such as columns that could not be used.
+        entities: the entity of each row, ``(n,)``, small integers; None where every row is an entity of its own.
     """
 
     features: pd.DataFrame
@@ -48,6 +51,7 @@ class TrainingTable:
     kinds: Mapping[str, str]
     n_dropped: int
     warnings: tuple[str, ...]
+    entities: Integers | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -59,11 +63,22 @@ class TrainingTable:
 
     def take(self, rows: Integers) -> TrainingTable:
         """The rows at these positions."""
-        return replace(self, features=self.features.iloc[rows], target=self.target[rows])
+        entities = None if self.entities is None else self.entities[rows]
+        return replace(self, features=self.features.iloc[rows], target=self.target[rows], entities=entities)
 
     def with_target(self, name: str) -> pd.DataFrame:
         """Features and target in one frame."""
         return self.features.assign(**{name: self.target})
+
+    @property
+    def groups(self) -> Integers:
+        """The entity of each row, ``(n,)``, also where every row is an entity of its own."""
+        return np.arange(len(self)) if self.entities is None else self.entities
+
+    @property
+    def n_entities(self) -> int:
+        """Number of different entities."""
+        return len(np.unique(self.groups))
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -78,19 +93,23 @@ class TrainingTable:
             content = "\0".join(map(str, column)).encode() if kind == "category" else column.to_numpy(dtype=float).tobytes()
             digest.update(content)
         digest.update(self.target.tobytes())
+        if self.entities is not None:
+            digest.update(self.entities.tobytes())
         return digest.hexdigest()
 
 
 def build_training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) -> TrainingTable:
     """Check a table and convert its columns; the given frame is not changed.
 
-    Columns beyond the default features are used where possible and otherwise left out with a warning. Rows whose target is missing
-    or infinite are dropped and counted.
+    Columns beyond the default features are used where possible and otherwise left out with a warning; identifiers are never used.
+    Rows whose target is missing or infinite are dropped and counted. Rows with one value of the column that names the entity
+    (:func:`engine.twins.identifiers.entity_column`) are rows of one entity.
 
     Raises:
         ClinicalData: for a clinical column or target; the message names it.
         ValueError: when the target is not declared, missing or constant, a default feature holds an impossible value, a number is
-            larger than ``LARGEST``, or fewer than ``MIN_SAMPLES`` usable rows are left.
+            larger than ``LARGEST``, or fewer than ``MIN_SAMPLES`` usable rows, or rows of fewer than ``MIN_ENTITIES`` entities, are
+            left.
 
     Example:
         >>> frame = pd.DataFrame({"decile": [3, 8] * 1200, "prescribing_change": [0.1, 0.2, None, 0.3] * 600})
@@ -108,15 +127,19 @@ def build_training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) 
         raise ValueError(
             f"{len(complete)} rows with a value of {target!r} are too few to train a model: at least {MIN_SAMPLES} are needed"
         )
-    kinds, column_warnings = _kinds(complete, entry, names)
+    entity = entity_column(complete, twin_type)
+    entities, entity_warnings = _entities(complete, entity)
+    names = [name for name in names if name != entity or entities is None]
+    ignored = identifier_columns(complete, names, twin_type, len(complete) if entities is None else int(entities.max()) + 1)
+    kinds, column_warnings = _kinds(complete, entry, [name for name in names if name not in ignored])
     if not kinds:
         raise ValueError(f"no usable feature: provide some of {', '.join(entry.by_name)}")
     if np.ptp(outcome[usable]) == 0:
         raise ValueError(f"{target!r} is {outcome[usable][0]} in every row: there is nothing to learn")
     _refuse_huge(outcome[usable], target)
     features = feature_frame(complete, kinds, twin_type)
-    warnings = (*column_warnings, *_uninformative(features, outcome[usable]))
-    return TrainingTable(features, outcome[usable], kinds, int((~usable).sum()), warnings)
+    warnings = (*entity_warnings, *_ignored(ignored), *column_warnings, *_uninformative(features, outcome[usable]))
+    return TrainingTable(features, outcome[usable], kinds, int((~usable).sum()), warnings, entities)
 
 
 def feature_frame(frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: TwinType) -> pd.DataFrame:
@@ -152,6 +175,27 @@ def _refuse_clinical(twin_type: TwinType, names: list[str]) -> None:
     if terms:
         listed = ", ".join(f"{name!r} ({term!r})" for name, term in terms.items())
         raise ClinicalData(f"clinical columns are refused: {listed}. Twins are made of operational data only; drop these columns")
+
+
+def _entities(frame: pd.DataFrame, name: str | None) -> tuple[Integers | None, tuple[str, ...]]:
+    """The entity of each row, None where each row is one of its own, and a sentence about the rows of one entity."""
+    entities = None if name is None else entity_codes(frame[name])
+    if entities is None:
+        return None, ()
+    n = int(entities.max()) + 1
+    if n < MIN_ENTITIES:
+        raise ValueError(
+            f"{len(frame):,} rows are of {n} entities by the column {name!r}: at least {MIN_ENTITIES} entities are needed; rename"
+            " the column if it does not name whom a row is about"
+        )
+    return entities, (f"{len(frame):,} rows are of {n:,} entities by the column {name!r}: all figures are of entities kept apart",)
+
+
+def _ignored(identifiers: Mapping[str, str]) -> Iterator[str]:
+    """A warning about the columns that were taken for identifiers."""
+    if identifiers:
+        listed = "; ".join(f"{name}, {reason}" for name, reason in identifiers.items())
+        yield f"columns left out as identifiers: {listed} (rename or recode one that measures something)"
 
 
 def _kinds(frame: pd.DataFrame, entry: TwinTypeEntry, names: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:

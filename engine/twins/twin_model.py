@@ -60,6 +60,7 @@ class TwinModel:
         outcome: encoder and estimator of the expected outcome.
         adjustment: of drawn outcomes by expected ones.
         conformal: half widths of prediction intervals.
+        entities: the entity of each training row, ``(rows,)``, small integers; None where every row was an entity of its own.
     """
 
     card: ModelCard
@@ -68,6 +69,7 @@ class TwinModel:
     outcome: Pipeline
     adjustment: DonorAdjustment
     conformal: Conformal
+    entities: Integers | None = None
 
     def predict(self, frame: pd.DataFrame) -> Floats:
         """Expected outcome without any intervention, shape ``(n,)``, units of the target.
@@ -130,35 +132,45 @@ class TwinModel:
         Raises:
             ValueError: when too few rows satisfy the filters for an assessment.
         """
-        table, allowed = self._table(), self._predicates(conditions(self.card.twin_type, filters))
+        table, allowed = self.table(), self._predicates(conditions(self.card.twin_type, filters))
 
         def make(rows: Integers, sizes: Sequence[int], rng: np.random.Generator) -> list[pd.DataFrame]:
             joint, outcome = self._fit_again(table.take(rows), seed, n_jobs)
             return [_draw_twins(joint, outcome, self.adjustment.take(rows), n, rng, allowed)[0].frame for n in sizes]
 
-        return assess(table.with_target(self.card.target), make, table.categorical, seed, allowed)
+        return assess(table.with_target(self.card.target), make, table.categorical, seed, allowed, table.entities)
 
-    def _table(self) -> TrainingTable:
+    def table(self) -> TrainingTable:
+        """The table that the model was trained on, rows in its order."""
         frame = self.joint.table()
-        return TrainingTable(frame[list(self.kinds)], frame[self.card.target].to_numpy(dtype=np.float64), self.kinds, 0, ())
+        target = frame[self.card.target].to_numpy(dtype=np.float64)
+        return TrainingTable(frame[list(self.kinds)], target, self.kinds, 0, (), self.entities)
+
+    def fit_outcome_again(self, table: TrainingTable, seed: int, n_jobs: int) -> Pipeline:
+        """The outcome model that this model's estimator and features give for other rows of its columns."""
+        selected = table.select([name for name in table.kinds if name in self.card.metrics.feature_importance])
+        return fit_outcome_model(selected, self.card.model_type, n_jobs=n_jobs, seed=seed)
 
     def _fit_again(self, table: TrainingTable, seed: int, n_jobs: int) -> tuple[JointModel, Pipeline]:
-        card = self.card
-        selected = table.select([name for name in table.kinds if name in card.metrics.feature_importance])
-        joint = learn_joint(table.with_target(card.target), card.twin_type, table.categorical, card.target, seed, n_jobs)
-        return joint, fit_outcome_model(selected, card.model_type, n_jobs=n_jobs, seed=seed)
+        card, frame = self.card, table.with_target(self.card.target)
+        joint = learn_joint(frame, card.twin_type, table.categorical, card.target, seed, n_jobs, table.entities)
+        return joint, self.fit_outcome_again(table, seed, n_jobs)
 
     def to_parts(self) -> ModelParts:
         """The storable parts, from which ``from_parts`` restores the model bit for bit."""
         arrays = {f"joint.{name}": array for name, array in self.joint.arrays().items()}
         scores = {f"conformal_scores.{group}": array for group, array in enumerate(self.conformal.scores)}
+        weights = {f"conformal_weights.{group}": array for group, array in enumerate(self.conformal.weights)}
+        entities = {} if self.entities is None else {"entities": self.entities}
         return ModelParts(
             estimators={
                 "encoder": self.outcome["encoder"],
                 "estimator": self.outcome["estimator"],
                 "difficulty": self.conformal.difficulty,
             },
-            arrays={**arrays, "expected": self.adjustment.expected, "conformal_edges": self.conformal.edges, **scores},
+            arrays={**arrays, "expected": self.adjustment.expected, "conformal_edges": self.conformal.edges, **scores}
+            | weights
+            | entities,
             meta={
                 "card": self.card.model_dump(mode="json"),
                 "kinds": dict(self.kinds),
@@ -173,7 +185,10 @@ class TwinModel:
         """Restore a model from its parts."""
         joint_arrays = {name.removeprefix("joint."): array for name, array in parts.arrays.items() if name.startswith("joint.")}
         joint = JointModel.from_arrays(joint_arrays, parts.meta["joint"])
-        scores = [array for name, array in sorted(parts.arrays.items()) if name.startswith("conformal_scores")]
+        scores, weights = (
+            [array for name, array in sorted(parts.arrays.items()) if name.startswith(f"conformal_{kind}")]
+            for kind in ("scores", "weights")
+        )
         edges = parts.arrays.get("conformal_edges", np.empty(0))  # models stored without groups have one
         expected = parts.arrays.get("expected", np.zeros(joint.n_rows))  # models stored without adjustment have none
         outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
@@ -183,7 +198,8 @@ class TwinModel:
             joint=joint,
             outcome=outcome,
             adjustment=DonorAdjustment(expected, parts.meta.get("adjusted_share", 0.0)),
-            conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], edges, scores),
+            conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], edges, scores, weights),
+            entities=parts.arrays.get("entities"),
         )
 
     def with_card(self, card: ModelCard) -> TwinModel:

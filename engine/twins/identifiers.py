@@ -1,0 +1,128 @@
+"""Tell identifiers from features: which column names the entity of a row, and which columns only number or name rows.
+
+An identifier teaches a model nothing that holds for other rows, and a forest splits on it all the same. A column that the catalogue
+declares is never taken for one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kstest
+
+from schemas.arrays import Floats
+from schemas.twin_types import TWIN_TYPES, TwinType
+
+__all__ = ["entity_column", "identifier_columns"]
+
+_ENTITY_NAMES: Mapping[TwinType, tuple[str, ...]] = MappingProxyType(
+    {
+        TwinType.HCP: ("hcpid", "npi", "providerid", "prescriberid", "physicianid", "doctorid", "id"),
+        TwinType.PATIENT: ("patientid", "memberid", "id"),
+        TwinType.TERRITORY: ("territoryid", "id"),
+    }
+)
+"""Names of the column that names the entity, without case and separators; ``entity_id`` comes before them."""
+
+_LAST_WORDS = frozenset({"id", "ids", "npi", "uuid", "guid", "hash", "identifier", "ssn"})
+_NAMES = frozenset({"unnamed0", "index", "idx", "row", "rownumber", "rownum", "rowno", "hcpid", "rowid", "entityid"})
+_HASH = re.compile(r"[0-9a-fA-F]{16,}|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_FEW_LEVELS = 50  # codes of no more levels are a category, whatever they look like
+_NEARLY_ALL = 0.95
+_DENSE = 1.1  # the range of numbers that count rows, in their number
+_CODE_DIGITS = 6  # fewest digits of unique numbers of one length that are codes
+_UNIFORM_P = 0.01
+
+
+def entity_column(frame: pd.DataFrame, twin_type: TwinType) -> str | None:
+    """The column that names the entity of each row; None where the table has none.
+
+    ``entity_id`` is one by declaration. Of several others, such as ``id`` and ``npi``, that with the fewest different values is:
+    the rows of one of its values belong together.
+
+    >>> entity_column(pd.DataFrame({"ID": [1, 2], "NPI": [7, 7], "decile": [3, 4]}), TwinType.HCP)
+    'NPI'
+    """
+    by_key = {_key(name): str(name) for name in reversed(list(frame.columns))}
+    if "entityid" in by_key:
+        return by_key["entityid"]
+    present = [by_key[key] for key in _ENTITY_NAMES[twin_type] if key in by_key]
+    if twin_type is TwinType.HCP:
+        present += [str(name) for name in frame.columns if _words(name)[-1:] == ["npi"] and str(name) not in present]
+    counts = dict(frame[present].nunique())
+    return min(present, key=lambda name: counts[name]) if present else None
+
+
+def identifier_columns(frame: pd.DataFrame, names: Iterable[str], twin_type: TwinType, n_entities: int) -> dict[str, str]:
+    """Identifiers among the columns ``names``, each with the reason.
+
+    Args:
+        frame: rows that a model is trained on.
+        names: columns to look at; those that the catalogue declares are left out.
+        twin_type: of the rows.
+        n_entities: number of different entities in the rows.
+
+    Example:
+        >>> frame = pd.DataFrame({"npi": [1003000126, 1003000142], "batch": [1, 2], "sales": [8.5, 9.25], "decile": [1, 2]})
+        >>> identifier_columns(frame, frame.columns, TwinType.HCP, 2)
+        {'npi': 'named like one', 'batch': 'numbered in sequence'}
+    """
+    declared = TWIN_TYPES[twin_type].by_name
+    reasons = {name: _reason(name, frame[name], n_entities) for name in map(str, names) if name not in declared}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _reason(name: str, column: pd.Series[Any], n_entities: int) -> str | None:
+    if _key(name) in _NAMES or _words(name)[-1:] in ([word] for word in _LAST_WORDS):
+        return "named like one"
+    if pd.api.types.is_bool_dtype(column):
+        return None
+    values = column.dropna()
+    if pd.api.types.is_numeric_dtype(column):
+        numbers = values.to_numpy(dtype=np.float64)
+        return _reason_of_numbers(numbers, n_entities) if np.isfinite(numbers).all() and not (numbers % 1).any() else None
+    return _reason_of_texts(values, n_entities)
+
+
+def _reason_of_texts(values: pd.Series[Any], n_entities: int) -> str | None:
+    levels = values.drop_duplicates()
+    texts = [level for level in levels if isinstance(level, str)]
+    if not texts or len(texts) < len(levels):
+        return None
+    if len(levels) > _FEW_LEVELS and sum(_HASH.fullmatch(text) is not None for text in texts) >= _NEARLY_ALL * len(texts):
+        return "hashes"
+    if len(levels) > _FEW_LEVELS and len(levels) >= _NEARLY_ALL * min(n_entities, len(values)):
+        return "a value of its own for every entity"
+    return None
+
+
+def _reason_of_numbers(values: Floats, n_entities: int) -> str | None:
+    """Whole numbers that differ for every row or entity are identifiers where they are in sequence, or spread as no measure is."""
+    levels = np.unique(values)
+    if len(levels) < 2 or len(levels) < _NEARLY_ALL * min(n_entities, len(values)):
+        return None
+    span = float(levels[-1] - levels[0])
+    if span + 1 <= _DENSE * len(levels):
+        return "numbered in sequence"
+    if len(levels) <= _FEW_LEVELS or len(levels) < min(n_entities, len(values)):
+        return None
+    digits = np.floor(np.log10(np.maximum(np.abs(levels[[0, -1]]), 1))) + 1
+    is_code = digits[0] == digits[1] >= _CODE_DIGITS and levels[0] > 0
+    if is_code or kstest((levels - levels[0]) / span, "uniform").pvalue > _UNIFORM_P:
+        return "a number of its own for every entity"
+    return None
+
+
+def _words(name: object) -> list[str]:
+    """Words of a name in lower case: at separators, and at capitals after small letters."""
+    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(name)).lower())
+
+
+def _key(name: object) -> str:
+    """A name without case and separators."""
+    return "".join(_words(name))
