@@ -33,6 +33,7 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     Names that end in ``_s`` are in seconds. Without addresses of Kafka and Postgres, commands use the local stack in ``home``.
 
     Attributes:
+        idle_s: a partition of outcomes with nothing left to read, and without an outcome for this time, holds no window open.
         heartbeat_limit_s: a role whose event loop does not turn for longer is killed and restarted; time in which it waits for a
             processor does not count.
         event_limit_s: a role that works longer on one event, while every part answers, is killed and restarted. The limit of the
@@ -59,6 +60,7 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     window_s: float = Field(default=3600.0, gt=0)
     skew_s: float = Field(default=300.0, ge=0)
     grace_s: float = Field(default=600.0, ge=0)
+    idle_s: float = Field(default=60.0, gt=0)
     restatement_s: float = Field(default=30 * 86_400.0, gt=0)
     n_min: int = Field(default=200, ge=2)
     average_run_length: float = Field(default=1e6, gt=1)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from sql import window_store
 from sql.database import Pool, clock
 from streams.ingestion import ContextLoader, OutcomePipeline
+from streams.kafka import PARTITIONS
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_state import load_line
 from streams.monitoring.restatement_floor import raise_floor
@@ -15,7 +16,7 @@ from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
 from streams.operations.window_audit import WindowAudit
 from streams.settings import Settings
-from tests.outcomes import START, make_card
+from tests.outcomes import START, TOPIC, make_card
 
 RESTATEMENT_S = 1200.0
 
@@ -38,7 +39,7 @@ async def store_windows(pool: Pool) -> None:
     events = [window_event(line, window, closed=True) for window in line.pending_snapshots]
     await window_store.save_snapshots(pool, events)
     line.pending_snapshots.clear()
-    await raise_floor(pool, line, Settings(restatement_s=RESTATEMENT_S))
+    await raise_floor(pool, line, Settings(restatement_s=RESTATEMENT_S), PARTITIONS[TOPIC])
 
 
 def make_evaluator() -> DriftEvaluator:

@@ -12,7 +12,7 @@ from typing import Any
 
 from faust.types import TP
 
-from schemas import FidelityErrors
+from schemas import FidelityErrors, OutcomeEvent
 from schemas.base import utc_time
 from sql.model_card_rows import UnknownModel
 from sql.window_store import monitored_lines
@@ -34,6 +34,7 @@ from streams.services import Services
 __all__ = ["attach"]
 
 _ERRORS = topic_of(FidelityErrors)
+_OUTCOMES = topic_of(OutcomeEvent)
 _KINDS: dict[type[Exception], str] = {UnknownModel: "model", ForgedSums: "forged"}
 _TICK_S = 1.0
 _SWEEP_S = 60.0
@@ -77,7 +78,7 @@ class _Fidelity:
 
     async def on_revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:
         """Remove the metrics of the lines that another worker reads from now on."""
-        self._monitor.remove_metrics(lambda line: _partition_of(line) not in revoked)
+        self._monitor.remove_metrics(lambda line: self._partition_of(line) not in revoked)
 
     async def run(self, batches: Any) -> None:
         """Ingest one batch of outcome sums after another."""
@@ -88,6 +89,7 @@ class _Fidelity:
         """Evaluate and publish the lines of the assigned partitions."""
         if self._is_paused():
             return
+        self._monitor.watermarks.n_sources = await retry_transient(partial(self._app.count_partitions, _OUTCOMES), part="kafka")
         async with self._lock:
             self._monitor.drop_others(self._is_assigned)
             all_lines = await retry_transient(partial(monitored_lines, self._app.pool), part="postgres")
@@ -138,7 +140,11 @@ class _Fidelity:
 
     def _is_assigned(self, line: str) -> bool:
         """Whether this worker reads the partition of a line."""
-        return _partition_of(line) in self._app.consumer.assignment()
+        return self._partition_of(line) in self._app.consumer.assignment()
+
+    def _partition_of(self, line: str) -> TP:
+        """The partition with the sums of a line."""
+        return TP(_ERRORS, partition_of(line, self._app.known_partitions(_ERRORS, PARTITIONS[_ERRORS])))
 
     async def _ingest(self, batch: PollBatch) -> None:
         async with self._lock:
@@ -194,11 +200,6 @@ class _FailingLines:
     def remove(self, line: str) -> None:
         """Record a success of a line."""
         self._next_s.pop(line, None)
-
-
-def _partition_of(line: str) -> TP:
-    """The partition with the sums of a line."""
-    return TP(_ERRORS, partition_of(line))
 
 
 def _with_timestamp_in_s(record: Any) -> Any:

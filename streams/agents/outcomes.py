@@ -26,7 +26,7 @@ from streams.ingestion import (
     RecordIsolation,
     publish_result,
 )
-from streams.kafka import PARTITIONS, topic_of
+from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch, StartOffset
 from streams.kafka.dead_letters import count_refused_records, publish_dead_letters
@@ -47,7 +47,7 @@ _SWEEP_S = 60.0
 _MAX_SWEPT = 500
 _FATES = ("counted", "duplicate", "superseded", "too_late")
 _TOPIC = topic_of(OutcomeEvent)
-_READER_PARTITIONS = PARTITIONS[topic_of(FidelityErrors)]
+_SUMS = topic_of(FidelityErrors)
 
 
 def attach(app: TwinApp, services: Services) -> None:
@@ -58,18 +58,19 @@ def attach(app: TwinApp, services: Services) -> None:
     app.on_partitions_revoked.connect(agent.on_revoked)
     app.find_start_offsets = agent.find_start_offsets
     app.agent(app.raw_topic(_TOPIC), name="outcomes", concurrency=1)(agent.run)
-    app.run_every(min(5.0, max(0.5, app.settings.grace_s / 4)), agent.publish_watermarks)
+    shortest_s = min(app.settings.grace_s, app.settings.idle_s)
+    app.run_every(min(5.0, max(0.5, shortest_s / 4)), agent.publish_watermarks)
     app.run_every(_SWEEP_S, agent.publish_unsent_dead_letters)
     app.run_every(_SWEEP_S, agent.start_counters)
 
 
 @dataclass
 class _Progress:
-    """How far a source is read: its watermark, the next offset, and when (monotonic clock) its last batch was finished."""
+    """How far a source is read: its watermark, the next offset, and when (monotonic clock) its last outcome was stored."""
 
     watermark: datetime | None = None
     next_offset: int = 0
-    finished_s: float = field(default_factory=time.monotonic)
+    active_s: float = field(default_factory=time.monotonic)
 
 
 class _OutcomesAgent:
@@ -149,8 +150,12 @@ class _OutcomesAgent:
 
     def _advance(self, batch: PollBatch, result: IngestResult) -> None:
         progress = self._progress.get(result.source)
-        if progress is None or progress.next_offset <= batch.last_offset:
+        if progress is None or (result.fates and progress.next_offset <= batch.last_offset):
             self._progress[result.source] = _Progress(result.watermark, batch.last_offset + 1)
+        elif (
+            progress.next_offset <= batch.last_offset
+        ):  # refused records move no watermark, and must not keep a source from being idle
+            progress.next_offset = batch.last_offset + 1
 
     async def find_start_offsets(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
         """Where reading of each partition starts; the progress of these sources starts there too."""
@@ -173,27 +178,30 @@ class _OutcomesAgent:
     async def publish_watermarks(self) -> None:
         """Publish the watermarks of this worker's sources to every partition of the sums (rule 15).
 
-        A source that is read to its end and was silent for the grace period holds no window open: its watermark is the clock.
+        A source that is read to its end and had no outcome for ``idle_s`` holds no window open: its watermark is the clock.
         """
         consumer = self._app.consumer
         sources = {TP(source.topic, source.partition): source for source in self._progress}
         owned = [sources[tp] for tp in consumer.assignment() if tp in sources]
-        silent = [source for source in owned if self._is_silent(source)]
+        lag = consumer.lag()
+        idle = [source for source in owned if self._is_idle(source, lag)]
         now = datetime.now(UTC)
-        if silent:
-            await mark_read_to_end(self._app.pool, silent, now)
+        if idle:
+            await mark_read_to_end(self._app.pool, idle, now)
+        readers = range(await self._app.count_partitions(_SUMS))
         for source in owned:
             watermark = self._progress[source].watermark
-            if source in silent:
+            if source in idle:
                 watermark = max(now, watermark or now)
             message = FidelityErrors(line=_EVERY_LINE, source=source, watermark=watermark)
-            for partition in range(_READER_PARTITIONS):
+            for partition in readers:
                 await self._app.send_event(message, key=_EVERY_LINE, partition=partition)
 
-    def _is_silent(self, source: SourceId) -> bool:
-        progress = self._progress[source]
-        end = self._app.consumer.highwater(TP(source.topic, source.partition)) or 0
-        return progress.next_offset >= end and time.monotonic() - progress.finished_s >= self._app.settings.grace_s
+    def _is_idle(self, source: SourceId, lag: Mapping[TP, int]) -> bool:
+        """Whether nothing of a source is unread or in work, by the end that the broker stated, and no outcome came for a while."""
+        tp = TP(source.topic, source.partition)
+        is_read = lag.get(tp) == 0 and self._app.consumer.highwater(tp) is not None
+        return is_read and time.monotonic() - self._progress[source].active_s >= self._app.settings.idle_s
 
     async def publish_unsent_dead_letters(self) -> None:
         """Publish refused records whose dead letter was not sent, for example because a worker ended before it was."""

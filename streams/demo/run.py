@@ -33,6 +33,7 @@ DEMO_SETTINGS = {
     "pane_s": 1.0,
     "window_s": 15.0,
     "grace_s": 2.0,
+    "idle_s": 2.0,
     "skew_s": 5.0,
     "cooldown_s": 30.0,
     "session_timeout_s": 10.0,

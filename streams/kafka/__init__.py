@@ -7,7 +7,7 @@ publishes does without it.
 
 from streams.kafka.clients import open_admin, open_consumer, open_producer
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
-from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, READ_TOPICS, create_topics, topic_of
+from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, READ_TOPICS, count_partitions, create_topics, topic_of
 
 __all__ = [
     "DEAD_LETTERS",
@@ -16,6 +16,7 @@ __all__ = [
     "READ_TOPICS",
     "Headers",
     "RawRecord",
+    "count_partitions",
     "create_topics",
     "event_headers",
     "event_value",

@@ -40,6 +40,7 @@ _BATCH_TOPICS: dict[Role, frozenset[str]] = {
     "fidelity": frozenset({"fidelity-errors"}),
 }
 _PARK_REQUESTS_S = 2.0
+_METADATA_AGE_S = 30.0  # after this, the producer and the consumer know of partitions that were added
 _RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
 
@@ -129,6 +130,15 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
             return self.topic(name, schema=BatchSchema(), partitions=PARTITIONS[name])
         return self.topic(name, partitions=PARTITIONS[name], **_RAW)
 
+    async def count_partitions(self, topic: str) -> int:
+        """Number of partitions that a topic has on the broker, as the producer knew it at most half a minute ago."""
+        producer = (await self.maybe_start_producer())._producer  # noqa: SLF001  # only aiokafka's producer has it
+        return len(await producer.partitions_for(topic))
+
+    def known_partitions(self, topic: str, default: int) -> int:
+        """Number of partitions of a topic that this app reads, at the last assignment; ``default`` before the first."""
+        return int(self.consumer.topic_partitions(topic) or default)
+
     async def publish(self, event: Event, *, key: str, headers: Headers | None = None, partition: int | None = None) -> None:
         """Send an event to the topic of its class and wait until all replicas have stored it."""
         await (await self.send_event(event, key=key, headers=headers, partition=partition))
@@ -211,6 +221,8 @@ def _options(role: Role, settings: Settings, *, in_batches: bool) -> dict[str, A
         "broker_max_poll_records": 4 * settings.slice_records,
         "consumer_max_fetch_size": MAX_PARTITION_FETCH_BYTES,
         "consumer_auto_offset_reset": "earliest",
+        "consumer_metadata_max_age_ms": round(1000 * _METADATA_AGE_S),
+        "producer_metadata_max_age_ms": round(1000 * _METADATA_AGE_S),
         "producer_acks": -1,
         "producer_max_request_size": MAX_RECORD_BYTES,
         "producer_max_batch_size": _PRODUCER_BATCH_BYTES,

@@ -22,7 +22,7 @@ from streams.errors import ContainsNul, describe_error, describe_traceback, is_w
 from streams.kafka.app import TwinApp
 from streams.kafka.parking import ParkRequested, UnreadableBatch
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
-from streams.kafka.topics import DEAD_LETTERS, PARTITIONS
+from streams.kafka.topics import DEAD_LETTERS
 from streams.metrics import PARKED, REFUSED, start_at_zero
 from streams.retries import process_event, report_failure
 
@@ -211,7 +211,7 @@ async def publish_dead_letters(app: TwinApp, refused: Iterable[RefusedRecord]) -
     """
     by_partition: defaultdict[int, list[RefusedRecord]] = defaultdict(list)
     for record in refused:
-        by_partition[record.source.partition % PARTITIONS[DEAD_LETTERS]].append(record)
+        by_partition[record.source.partition % await app.count_partitions(DEAD_LETTERS)].append(record)
     for partition, records in by_partition.items():
         await _publish_part(app, partition, records)
 

@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from aiokafka.admin import NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from schemas import EVENTS, Event
 from streams.kafka.clients import open_admin
 from streams.kafka.records import MAX_RECORD_BYTES
 from streams.settings import Role, Settings
 
-__all__ = ["CHANGELOGS", "DEAD_LETTERS", "PARTITIONS", "READ_TOPICS", "TOPICS", "Topic", "create_topics", "topic_of"]
+__all__ = [
+    "CHANGELOGS",
+    "DEAD_LETTERS",
+    "PARTITIONS",
+    "READ_TOPICS",
+    "TOPICS",
+    "Topic",
+    "count_partitions",
+    "create_topics",
+    "topic_of",
+]
 
 _DAY_MS = 86_400_000
 DEAD_LETTERS = "dead-letters"
@@ -61,7 +71,7 @@ TOPICS: tuple[Topic, ...] = (
 )
 
 PARTITIONS: Mapping[str, int] = MappingProxyType({topic.name: topic.partitions for topic in TOPICS})
-"""Number of partitions of each topic."""
+"""Number of partitions that each topic is created with. A topic that exists may have any other number: ask the broker."""
 
 READ_TOPICS: Mapping[Role, str] = MappingProxyType(
     {
@@ -82,6 +92,20 @@ metadata of the new topic would end the worker."""
 def topic_of(event: type[Event]) -> str:
     """Return the topic of an event class."""
     return next(topic for topic, event_class in EVENTS.items() if event_class is event)
+
+
+async def count_partitions(settings: Settings, topic: str) -> int:
+    """Number of partitions that a topic has on the broker, 0 for one that does not exist.
+
+    Raises:
+        aiokafka.errors.KafkaError: when the broker does not answer, or does not describe the topic.
+    """
+    async with open_admin(settings) as admin:
+        (description,) = await admin.describe_topics([topic])
+    error = for_code(description["error_code"])
+    if error not in (NoError, UnknownTopicOrPartitionError):
+        raise error(f"topic {topic} cannot be described")
+    return len(description["partitions"])
 
 
 async def create_topics(settings: Settings) -> list[str]:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 
-from schemas import FidelityErrors, OutcomeEvent
+from schemas import FidelityErrors
 from schemas.base import shorten
 from sql import window_store as store
 from sql.database import clock
 from sql.segment_store import count_segment_values
 from sql.window_store import MonitoredLine
-from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.monitoring.alarms import Alarms
 from streams.monitoring.drift_detection import DriftEvaluator
@@ -51,9 +50,9 @@ class LineMonitor:
         self._alarms = Alarms(app)
         self._lines: dict[str, LineState] = {}
         self._shown: set[str] = set()  # lines that have metrics in this process
-        self.watermarks = Watermarks(PARTITIONS[topic_of(OutcomeEvent)])
+        self.watermarks = Watermarks()
         self.publisher = WindowPublisher(app, self.watermarks)
-        self._sums_check = SumsCheck(app, PARTITIONS[topic_of(OutcomeEvent)])
+        self._sums_check = SumsCheck(app)
 
     @property
     def lines(self) -> tuple[LineState, ...]:
@@ -171,7 +170,7 @@ class LineMonitor:
         stale = {series for series in line.window_state.stale_detectors if series.model_id == line.champion}
         await line.rebuild_detectors(pool, stale)
         line.changed_series |= stale
-        await raise_floor(pool, line, self._app.settings)
+        await raise_floor(pool, line, self._app.settings, self.watermarks.n_sources)
 
     async def estimate(self, line: LineState) -> None:
         """Estimate the performance of the champion before its outcomes arrive, and evaluate the estimate."""

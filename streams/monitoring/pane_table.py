@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["PaneKey", "PaneTable", "partition_of"]
 
 _ERRORS = topic_of(FidelityErrors)
-_PARTITIONS = range(PARTITIONS[_ERRORS])
 _POLLED_RECORDS = 5000
 _POLL_S = 10.0
 _SENT_RECORDS = 5000
@@ -52,9 +51,10 @@ class PaneKey(NamedTuple):
         return f"{self.line}|{self.series.model_id}|{self.series.segment}|{self.start}"
 
 
-def partition_of(line: str) -> int:
-    """Partition of the messages and the panes of a line, which Kafka's default partitioner chooses by its name."""
-    return int(DefaultPartitioner()(line.encode(), _PARTITIONS, _PARTITIONS))
+def partition_of(line: str, n_partitions: int = PARTITIONS[_ERRORS]) -> int:
+    """Partition of the messages or the panes of a line, which Kafka's default partitioner chooses by its name."""
+    partitions = range(n_partitions)
+    return int(DefaultPartitioner()(line.encode(), partitions, partitions))
 
 
 class PaneTable:
@@ -77,7 +77,7 @@ class PaneTable:
 
     def publish(self, pane: PaneKey, sums: VersionedSums) -> None:
         """Write a changed pane."""
-        self._send(partition_of(pane.line), pane.table_key(), sums)
+        self._send(partition_of(pane.line, self._n_partitions()), pane.table_key(), sums)
 
     async def sync(self, read_lines: Callable[[], Collection[LineState]], names: Collection[str]) -> None:
         """Write what differs from the held panes: the value of a pane that changed, a tombstone for one that is not held.
@@ -88,7 +88,8 @@ class PaneTable:
             read_lines: returns the lines in memory.
             names: of all lines.
         """
-        for partition in self._assigned_partitions():
+        n_partitions = self._n_partitions()
+        for partition in self._partitions(read_lines(), n_partitions):
             versions = await self._read_versions(partition)
             sent: list[Awaitable[Any]] = [asyncio.sleep(0)]
             while sent:
@@ -96,7 +97,7 @@ class PaneTable:
                 async with self._lock:
                     if versions is not self._versions[partition]:  # it was assigned again meanwhile
                         return
-                    differences = _differences(versions, read_lines(), partition, names)
+                    differences = _differences(versions, read_lines(), partition, names, n_partitions)
                     sent = [self._send(partition, *change) for change in islice(differences.items(), _SENT_RECORDS)]
 
     def _send(self, partition: int, key: str, sums: VersionedSums | None) -> Awaitable[Any]:
@@ -120,8 +121,14 @@ class PaneTable:
                 self._read_partitions.add(partition)
         return versions
 
-    def _assigned_partitions(self) -> list[int]:
-        return sorted(tp.partition for tp in self._app.consumer.assignment() if tp.topic == _ERRORS)
+    def _n_partitions(self) -> int:
+        """Number of partitions of the changelog on the broker."""
+        return self._app.known_partitions(self._table.changelog_topic_name, PARTITIONS[_ERRORS])
+
+    def _partitions(self, lines: Iterable[LineState], n_partitions: int) -> list[int]:
+        """Partitions of the changelog that this worker writes: those of its lines, and those it reads the sums of."""
+        assigned = {tp.partition for tp in self._app.consumer.assignment() if tp.topic == _ERRORS and tp.partition < n_partitions}
+        return sorted(assigned | {partition_of(line.name, n_partitions) for line in lines})
 
 
 async def _stored_versions(app: TwinApp, tp: TopicPartition) -> _Versions:
@@ -159,22 +166,26 @@ def _apply_record(versions: _Versions, record: ConsumerRecord[bytes, bytes]) -> 
 
 
 def _differences(
-    versions: Mapping[str, int], lines: Collection[LineState], partition: int, names: Collection[str]
+    versions: Mapping[str, int],
+    lines: Collection[LineState],
+    partition: int,
+    names: Collection[str],
+    n_partitions: int = PARTITIONS[_ERRORS],
 ) -> dict[str, VersionedSums | None]:
     """What has to be written, by key: the sums of held panes with another version, None for panes that are not held."""
-    held = _held_panes(lines, partition)
+    held = _held_panes(lines, partition, n_partitions)
     changes: dict[str, VersionedSums | None] = {key: sums for key, sums in held.items() if versions.get(key) != sums.version}
     unloaded = tuple(f"{name}|" for name in {*names} - {line.name for line in lines})
     gone = (key for key in versions.keys() - held.keys() if not key.startswith(unloaded))
     return changes | dict.fromkeys(gone)
 
 
-def _held_panes(lines: Iterable[LineState], partition: int) -> dict[str, VersionedSums]:
+def _held_panes(lines: Iterable[LineState], partition: int, n_partitions: int) -> dict[str, VersionedSums]:
     """Sums of the held panes of one partition, by their key in the table; panes without rows are left out."""
     return {
         PaneKey(line.name, series, start).table_key(): sums
         for line in lines
-        if partition_of(line.name) == partition
+        if partition_of(line.name, n_partitions) == partition
         for series, start, sums in line.window_state.panes()
         if sums.version
     }

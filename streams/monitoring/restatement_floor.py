@@ -11,18 +11,17 @@ from sql import drift_state_store, window_store
 from sql.database import Pool, clock, transaction
 from sql.drift_state_store import FloorRow
 from sql.window_store import SourceState
-from streams.kafka import PARTITIONS, topic_of
+from streams.kafka import topic_of
 from streams.monitoring.line_state import LineState, detector_states_before, line_floor
 from streams.settings import Settings
 
 __all__ = ["floor_limit", "raise_floor"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
-_N_SOURCES = PARTITIONS[_OUTCOMES]
 _RECENT_S = 60.0
 
 
-async def raise_floor(pool: Pool, line: LineState, settings: Settings) -> None:
+async def raise_floor(pool: Pool, line: LineState, settings: Settings, n_sources: int) -> None:
     """Raise the floor of a line as far as all sources and all windows allow, and store the detector states there.
 
     The detector states are computed without a lock, since that reads many rows. They are stored only if, under the lock that keeps
@@ -30,7 +29,8 @@ async def raise_floor(pool: Pool, line: LineState, settings: Settings) -> None:
     snapshot.
     """
     state, low = line.window_state, line_floor(line.model_line)
-    limit = floor_limit(await window_store.source_states(pool, _OUTCOMES), await clock(pool), state.pane_s, settings.restatement_s)
+    sources = await window_store.source_states(pool, _OUTCOMES)
+    limit = floor_limit(sources, n_sources, await clock(pool), state.pane_s, settings.restatement_s)
     if limit is None:
         return
     floor = min([limit, state.held_from, *(window.start for window in line.pending_snapshots)])
@@ -54,7 +54,7 @@ async def raise_floor(pool: Pool, line: LineState, settings: Settings) -> None:
     state.floor, line.model_line = floor, locked._replace(floor=floor)
 
 
-def floor_limit(sources: Sequence[SourceState], now: datetime, pane_s: float, restatement_s: float) -> float | None:
+def floor_limit(sources: Sequence[SourceState], n_sources: int, now: datetime, pane_s: float, restatement_s: float) -> float | None:
     """Return the lowest pane that any source may still change.
 
     A source whose reader reached its end recently does not hold the floor back, however old its watermark is.
@@ -62,7 +62,8 @@ def floor_limit(sources: Sequence[SourceState], now: datetime, pane_s: float, re
     Returns:
         None when a partition was never read, or when a source that holds the floor back has no watermark yet.
     """
-    if len({state.source.partition for state in sources}) < _N_SOURCES:
+    sources = [state for state in sources if state.source.partition < n_sources]  # the topic may have had more before
+    if len(sources) < n_sources:
         return None
     recent = now - timedelta(seconds=_RECENT_S)
     holding = [state for state in sources if state.read_to_end_at is None or state.read_to_end_at < recent]

@@ -28,16 +28,10 @@ class ForgedSums(ValueError):
 
 
 class SumsCheck:
-    """Checks messages with sums.
+    """Checks messages with sums; ``app`` has the pool and the settings."""
 
-    Args:
-        app: has the pool and the settings.
-        n_sources: number of partitions of the outcomes topic.
-    """
-
-    def __init__(self, app: TwinApp, n_sources: int) -> None:
+    def __init__(self, app: TwinApp) -> None:
         self._app = app
-        self._n_sources = n_sources
         self._stored_sources: set[str] = set()
 
     async def check_source(self, message: FidelityErrors, arrived_at: datetime) -> None:
@@ -51,7 +45,7 @@ class SumsCheck:
         if watermark is not None and watermark > latest:
             stated = f"the watermark {watermark.isoformat()} is more than TWIN_SKEW_S after {arrived_at.isoformat()}"
             raise ForgedSums(f"{stated}, when the message arrived")
-        if source.topic != _OUTCOMES or source.partition >= self._n_sources:
+        if source.topic != _OUTCOMES:
             raise ForgedSums(f"the source {shorten(str(source))} is no partition of {_OUTCOMES}")
         if str(source) not in self._stored_sources:
             if not await source_watermarks(self._app.pool, [source]):

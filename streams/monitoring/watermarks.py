@@ -12,13 +12,13 @@ __all__ = ["Watermarks"]
 class Watermarks:
     """Latest watermark of each source.
 
-    Args:
-        n_sources: number of partitions of the outcomes topic. A partition that no worker reads has no watermark, and keeps windows
-            open.
+    Attributes:
+        n_sources: number of partitions that the outcomes topic has on the broker, 0 before it was asked. A partition that no worker
+            reads has no watermark, and keeps windows open.
     """
 
-    def __init__(self, n_sources: int) -> None:
-        self._n_sources = n_sources
+    def __init__(self, n_sources: int = 0) -> None:
+        self.n_sources = n_sources
         self._by_partition: dict[int, tuple[int, datetime | None]] = {}
 
     def update(self, source: SourceId, watermark: datetime | None) -> None:
@@ -34,5 +34,6 @@ class Watermarks:
 
     def current(self) -> float | None:
         """Event time that all sources have reached, in seconds since the epoch; None until each of them has a watermark."""
-        watermarks = [watermark.timestamp() for _, watermark in self._by_partition.values() if watermark is not None]
-        return min(watermarks) if len(watermarks) == self._n_sources else None
+        states = [self._by_partition.get(partition, (0, None)) for partition in range(self.n_sources)]
+        watermarks = [watermark.timestamp() for _, watermark in states if watermark is not None]
+        return min(watermarks) if watermarks and len(watermarks) == len(states) else None

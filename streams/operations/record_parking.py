@@ -12,7 +12,7 @@ from schemas import OutcomeEvent, SourceId
 from sql.database import Pool
 from sql.park_store import PARKED, add_park_request, find_park_request, record_state, withdraw_park_request
 from sql.source_position_store import newest_position
-from streams.kafka import PARTITIONS, READ_TOPICS, open_admin, open_consumer, topic_of
+from streams.kafka import READ_TOPICS, count_partitions, open_admin, open_consumer, topic_of
 from streams.operations.dead_letter_replay import operator_name
 from streams.settings import Settings
 
@@ -70,8 +70,9 @@ async def park_record(settings: Settings, pool: Pool, topic: str, partition: int
 async def _check_position(settings: Settings, topic: str, partition: int, offset: int) -> None:
     if topic not in READ_TOPICS.values():
         raise ValueError(f"no role reads the topic {topic!r}: choose one of {', '.join(READ_TOPICS.values())}")
-    if not 0 <= partition < PARTITIONS[topic]:
-        raise ValueError(f"{topic} has no partition {partition}: choose one from 0 to {PARTITIONS[topic] - 1}")
+    n_partitions = await count_partitions(settings, topic)
+    if not 0 <= partition < n_partitions:
+        raise ValueError(f"{topic} has no partition {partition}: choose one from 0 to {n_partitions - 1}")
     tp = TopicPartition(topic, partition)
     async with open_consumer(settings) as consumer:
         first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]

@@ -16,7 +16,7 @@ from schemas import ExperimentResult, OutcomeEvent, SimulationRequest
 from schemas.base import require_one_of
 from sql.database import Pool
 from sql.replay_store import OffsetRange
-from streams.kafka import DEAD_LETTERS, PARTITIONS, open_consumer, topic_of
+from streams.kafka import DEAD_LETTERS, PARTITIONS, count_partitions, open_consumer, topic_of
 from streams.operations.outcome_replay import replay_outcomes
 from streams.operations.record_replay import replay_records
 from streams.operations.replay_report import ReplayReport
@@ -81,10 +81,13 @@ async def replay_topic(
     Raises:
         ValueError: for a topic whose messages only copy what Postgres holds, or start a training.
     """
-    _check(topic, partitions)
+    _check(topic)
+    all_partitions = range(await count_partitions(settings, topic))
+    for number in partitions:
+        require_one_of("partition", str(number), map(str, all_partitions))
     report = ReplayReport(topic, dry_run)
     async with open_consumer(settings) as consumer:
-        report.ranges = await _offset_ranges(consumer, topic, begin, end, partitions or range(PARTITIONS[topic]))
+        report.ranges = await _offset_ranges(consumer, topic, begin, end, partitions or all_partitions)
         if topic == _OUTCOMES:
             await replay_outcomes(settings, pool, report)
         else:
@@ -92,10 +95,8 @@ async def replay_topic(
     return report
 
 
-def _check(topic: str, partitions: Iterable[int]) -> None:
+def _check(topic: str) -> None:
     require_one_of("topic", topic, [*PARTITIONS])
-    for number in partitions:
-        require_one_of("partition", str(number), map(str, range(PARTITIONS[topic])))
     if topic == DEAD_LETTERS:
         raise ValueError("dead letters are replayed to the topic that they came from: use twinstream dlq replay")
     if topic == "retrain-events":

@@ -20,7 +20,7 @@ from schemas import FidelityWindow
 from sql import audit_store
 from sql.dead_letter_store import unsent_refused_before
 from sql.park_store import count_parked, pending_park_requests
-from streams.kafka import DEAD_LETTERS, PARTITIONS, open_consumer, topic_of
+from streams.kafka import DEAD_LETTERS, count_partitions, open_consumer, topic_of
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
 from streams.operations.repair import repair as repair_lagging
@@ -134,8 +134,8 @@ async def _check_dead_letters(dsn: str, before: datetime, findings: Findings, de
 @asynccontextmanager
 async def _window_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer of all messages about windows, from the beginning; of no partition while the topic does not exist."""
+    partitions = await count_partitions(settings, _WINDOWS)
     async with open_consumer(settings) as consumer:
-        partitions = PARTITIONS[_WINDOWS] if _WINDOWS in await consumer.topics() else 0
         consumer.assign([TopicPartition(_WINDOWS, partition) for partition in range(partitions)])
         yield consumer
 

@@ -56,6 +56,7 @@ _SETTINGS = Settings.model_construct().model_copy(
         "window_s": 60.0,
         "skew_s": 60.0,
         "grace_s": 5.0,
+        "idle_s": 5.0,
         "restatement_s": 7200.0,
         "session_timeout_s": 7.0,
         "slice_records": 200,

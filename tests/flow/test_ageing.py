@@ -30,7 +30,15 @@ PERSON = "npi 7/ü"
 async def settings(settings: Settings) -> Settings:
     """Panes of a second, and corrections for twenty, so that the floor rises while the test runs; no drift starts a training."""
     return settings.model_copy(
-        update={"pane_s": 1.0, "window_s": 5.0, "grace_s": 1.0, "restatement_s": 20.0, "keep_sweeps_days": 0, "n_min": 10_000}
+        update={
+            "pane_s": 1.0,
+            "window_s": 5.0,
+            "grace_s": 1.0,
+            "idle_s": 1.0,
+            "restatement_s": 20.0,
+            "keep_sweeps_days": 0,
+            "n_min": 10_000,
+        }
     )
 
 

@@ -56,6 +56,7 @@ async def settings(stack: LocalStack, mlflow_store: str, tmp_path: Path) -> Sett
         home=tmp_path,
         web_port=free_port(len(ROLES)),
         grace_s=2.0,
+        idle_s=2.0,
         session_timeout_s=10.0,
         **{f"postgres_{name}_timeout_s": seconds for name, seconds in TIMEOUTS_S.items()},
     )

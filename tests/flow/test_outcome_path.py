@@ -46,6 +46,7 @@ async def settings(settings: Settings) -> Settings:
             "pane_s": PANE_S,
             "window_s": 300.0,
             "grace_s": 2.0,
+            "idle_s": 2.0,
             "session_timeout_s": 6.0,
             "slice_records": 50,
             **{f"postgres_{name}_timeout_s": seconds for name, seconds in limits.items()},

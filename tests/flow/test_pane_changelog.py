@@ -32,7 +32,9 @@ async def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Setti
     """A line with a champion, and a sweep each second."""
     monkeypatch.setattr(fidelity_agent, "_SWEEP_S", 1.0)
     await make_line(settings.postgres_dsn.get_secret_value(), make_card(), pane_s=PANE_S, window_s=300.0)
-    return settings.model_copy(update={"pane_s": PANE_S, "window_s": 300.0, "grace_s": 2.0, "session_timeout_s": 13.0})
+    return settings.model_copy(
+        update={"pane_s": PANE_S, "window_s": 300.0, "grace_s": 2.0, "idle_s": 2.0, "session_timeout_s": 13.0}
+    )
 
 
 async def test_a_restarted_worker_makes_the_changelog_equal_to_the_held_panes(settings: Settings, pool: Pool, service: Any):

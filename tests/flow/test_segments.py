@@ -28,7 +28,7 @@ BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
 @pytest.fixture
 async def settings(settings: Settings) -> Settings:
     await make_line(settings.postgres_dsn.get_secret_value(), make_card(), pane_s=60.0, window_s=300.0)
-    return settings.model_copy(update={"pane_s": 60.0, "window_s": 300.0, "grace_s": 2.0})
+    return settings.model_copy(update={"pane_s": 60.0, "window_s": 300.0, "grace_s": 2.0, "idle_s": 2.0})
 
 
 async def publish(settings: Settings, values: list[dict[str, object]]) -> None:

@@ -276,6 +276,12 @@ class BrokerStub:
         self.pool, self.settings, self.n_sent, self.is_up = pool, Settings(grace_s=0.0), 0, False
         self.stops_after = math.inf
 
+    def known_partitions(self, _topic: str, default: int) -> int:
+        return default
+
+    async def count_partitions(self, _topic: str) -> int:
+        return SOURCES
+
     async def send_event(self, event: FidelityWindow, *, key: str) -> asyncio.Future[None]:
         sent = asyncio.get_running_loop().create_future()
         if self.is_up:
@@ -292,6 +298,7 @@ async def test_a_snapshot_is_stored_only_after_its_window_was_published(pool: Po
     app = BrokerStub(pool)
     monitor, line = LineMonitor(app), await loaded(pool)  # type: ignore[arg-type]  # what is needed of an app here
     pending = set(line.pending_snapshots)
+    monitor.watermarks.n_sources = SOURCES
     for partition in range(SOURCES):
         monitor.watermarks.update(SourceId(topic=TOPIC, partition=partition), START + timedelta(days=1))
 
@@ -344,7 +351,7 @@ async def test_a_sweep_of_the_agent_applies_rows_that_no_message_delivered(pool:
     await ingest(pool, range(0, 600, 5))
     line = await loaded(pool)
     await store_snapshots(pool, line)
-    agent = _Fidelity(BrokerStub(pool), {})  # type: ignore[arg-type]  # what is needed of an app here
+    agent = _Fidelity(BrokerStub(pool), SimpleNamespace(changelog_topic_name="panes"))  # type: ignore[arg-type]  # what is needed of an app here
     agent._monitor._lines[LINE] = line
     missed = await ingest(pool, range(600, 900, 5), first=120)
 
@@ -357,7 +364,7 @@ async def test_a_sweep_of_the_agent_applies_rows_that_no_message_delivered(pool:
 
 async def test_an_agent_loads_its_lines_again_after_every_assignment(pool: Pool):
     await ingest(pool, range(0, 600, 5))
-    agent = _Fidelity(BrokerStub(pool), {})  # type: ignore[arg-type]  # what is needed of an app here
+    agent = _Fidelity(BrokerStub(pool), SimpleNamespace(changelog_topic_name="panes"))  # type: ignore[arg-type]  # what is needed of an app here
     held = await agent._monitor.line(LINE)
     assert held is not None
     await ingest(pool, range(600, 900, 5), first=120)  # while another worker had the line
@@ -410,11 +417,11 @@ async def test_the_floor_rises_to_the_limit_of_the_slowest_source_and_never_fall
     await set_watermarks(pool, START + timedelta(seconds=3600))
     await set_watermarks(pool, START + timedelta(seconds=3000), partitions=1)
 
-    await raise_floor(pool, line, LIMITS)
+    await raise_floor(pool, line, LIMITS, N_SOURCES)
     assert (await stored_line(pool)).floor == line.window_state.floor == START_S + 1800
 
     await set_watermarks(pool, START + timedelta(seconds=2400), partitions=1)
-    await raise_floor(pool, line, LIMITS)
+    await raise_floor(pool, line, LIMITS, N_SOURCES)
     assert (await stored_line(pool)).floor == START_S + 1800
 
 
@@ -423,7 +430,7 @@ async def test_the_floor_stays_below_a_window_whose_snapshot_is_missing(pool: Po
     await set_watermarks(pool, START + timedelta(seconds=3600))
     await owner_pool.execute("DELETE FROM fidelity_snapshots WHERE window_start = $1", START + timedelta(seconds=600))
 
-    await raise_floor(pool, line, LIMITS)
+    await raise_floor(pool, line, LIMITS, N_SOURCES)
 
     assert (await stored_line(pool)).floor is None
 
@@ -434,7 +441,7 @@ async def test_the_floor_rises_up_to_the_first_window_without_a_snapshot(pool: P
     await store_snapshots(pool, line, below=START_S + 600)
     await set_watermarks(pool, START + timedelta(seconds=3600))
 
-    await raise_floor(pool, line, LIMITS)
+    await raise_floor(pool, line, LIMITS, N_SOURCES)
 
     assert (await stored_line(pool)).floor == START_S + 600
 
@@ -452,7 +459,7 @@ async def test_the_floor_is_not_raised_when_rows_changed_before_the_lock(pool: P
         return version
 
     monkeypatch.setattr(window_store, "version_between", version_and_then_a_change)
-    await raise_floor(pool, line, LIMITS)
+    await raise_floor(pool, line, LIMITS, N_SOURCES)
 
     assert (await stored_line(pool)).floor is None
 
@@ -462,7 +469,7 @@ async def test_the_detector_continues_from_the_floor_with_the_same_state_as_with
     complete = (await complete_state(pool)).detector_state(ALL, INITIAL)
     for seconds in (2400, 3600):  # twice, the second time from the first floor on
         await set_watermarks(pool, START + timedelta(seconds=seconds))
-        await raise_floor(pool, line, LIMITS)
+        await raise_floor(pool, line, LIMITS, N_SOURCES)
 
     after = await loaded(pool)
 
@@ -480,7 +487,7 @@ async def test_the_floor_of_a_line_without_new_outcomes_stays_below_the_held_pan
     line = await line_with_snapshots(pool, 3600)
     complete = (await complete_state(pool)).detector_state(ALL, INITIAL)
     await set_watermarks(pool, START + timedelta(days=1))  # by the outcomes of other lines
-    await raise_floor(pool, line, LIMITS)
+    await raise_floor(pool, line, LIMITS, N_SOURCES)
 
     assert (await stored_line(pool)).floor == line.window_state.held_from
     single = await read_series(pool, line, ALL)
@@ -490,7 +497,7 @@ async def test_the_floor_of_a_line_without_new_outcomes_stays_below_the_held_pan
 async def test_no_window_wholly_below_the_floor_is_published_again(pool: Pool):
     line = await line_with_snapshots(pool, 3600)
     await set_watermarks(pool, START + timedelta(seconds=3600))
-    await raise_floor(pool, line, LIMITS)
+    await raise_floor(pool, line, LIMITS, N_SOURCES)
     line.evict()
 
     for source, row in await stored(pool, 0):
@@ -525,5 +532,5 @@ N_SOURCES = PARTITIONS[TOPIC]
 def test_a_source_that_was_read_to_its_end_recently_does_not_hold_the_floor_back(last: SourceState, limit: float | None):
     others = [source_state(partition, 9000 + partition) for partition in range(N_SOURCES - 1)]
 
-    assert floor_limit([*others, last], datetime.fromtimestamp(10_000, UTC), 100.0, 1000.0) == limit
-    assert floor_limit(others, datetime.fromtimestamp(10_000, UTC), 100.0, 1000.0) is None
+    assert floor_limit([*others, last], N_SOURCES, datetime.fromtimestamp(10_000, UTC), 100.0, 1000.0) == limit
+    assert floor_limit(others, N_SOURCES, datetime.fromtimestamp(10_000, UTC), 100.0, 1000.0) is None

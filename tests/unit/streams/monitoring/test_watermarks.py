@@ -43,3 +43,27 @@ def test_a_worker_that_has_just_started_does_not_remove_a_watermark():
 
 def test_the_watermark_of_a_source_only_rises():
     assert current((source(0), at(50)), (source(1), at(60)), (source(1), at(10))) == 50
+
+
+def test_partitions_that_are_added_keep_windows_open_until_they_are_read():
+    watermarks = Watermarks(1)
+    watermarks.update(source(0), at(50))
+    watermarks.n_sources = 2
+    assert watermarks.current() is None
+    watermarks.update(source(1), at(60))
+    assert watermarks.current() == 50
+
+
+def test_a_partition_that_is_read_before_its_topic_is_known_to_have_it_counts_from_then_on():
+    watermarks = Watermarks(1)
+    watermarks.update(source(1), at(20))
+    watermarks.update(source(0), at(50))
+    assert watermarks.current() == 50
+    watermarks.n_sources = 2
+    assert watermarks.current() == 20
+
+
+def test_there_is_no_watermark_before_the_number_of_partitions_is_known():
+    watermarks = Watermarks()
+    watermarks.update(source(0), at(50))
+    assert watermarks.current() is None
