@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from deploy.stack.child import LastingThread, StackError, Steps, describe_exit
 from deploy.stack.part import Part
@@ -116,8 +117,8 @@ class Keeper:
     """Watches servers in a thread of its own, from :meth:`start` to :meth:`stop`."""
 
     def __init__(self, parts: Iterable[Part], notify: Callable[[str], None]) -> None:
-        self._watches = [Watch(part, notify) for part in parts]
         self._notify = notify
+        self._watches = [Watch(part, self._notify_safely) for part in parts]
         self._stopped = threading.Event()
         self._thread = LastingThread(target=self._run, name="local stack", daemon=True)
 
@@ -142,6 +143,11 @@ class Keeper:
                 self._tick_safely(watch)
         for watch in self._watches:
             watch.close()
+
+    def _notify_safely(self, line: str) -> None:
+        """A terminal that was closed must not end the watch."""
+        with suppress(Exception):
+            self._notify(line)
 
     def _tick_safely(self, watch: Watch) -> None:
         """What fails unforeseen must not end the thread: servers end with the thread that has started them."""

@@ -5,7 +5,6 @@ No library serves: Typer and Click load no commands lazily by themselves, and Ty
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -15,12 +14,11 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_group
 
+from streams.cli.ending import CLOSED_PIPE, is_closed_output
+from streams.cli.interrupts import INTERRUPTED, Interruptible
 from streams.cli.output import notify
 
 __all__ = ["LazyCommand", "RefusalGroup", "add_lazy_commands"]
-
-
-_INTERRUPTED = 128 + signal.SIGINT  # as shells have it
 
 
 class PlainArgument(TyperArgument):
@@ -84,7 +82,8 @@ class RefusalGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with Interruptible():
+                return super().invoke(ctx)
         except (typer.Exit, typer.Abort):  # subclasses of RuntimeError, but no failures
             raise
         except typer.BadParameter as error:
@@ -92,8 +91,10 @@ class RefusalGroup(TyperGroup):
             raise
         except KeyboardInterrupt:
             notify("twinstream: interrupted")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
         except _refusals() as error:
+            if is_closed_output(error):
+                raise typer.Exit(CLOSED_PIPE) from None
             from streams.errors import describe_error
 
             notify(f"twinstream: {describe_error(error)}")

@@ -14,7 +14,7 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from typer.testing import CliRunner
 
 from schemas import EVENTS, OutcomeEvent
-from streams.cli.main import app
+from streams.cli.app import app
 from streams.kafka.asyncapi import asyncapi_document, event_schemas
 from streams.kafka.topics import TOPICS
 from tests.outcomes import outcome

@@ -26,7 +26,7 @@ from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from sql.model_card_rows import Artifact
 from streams.cli import connection
-from streams.cli.main import app
+from streams.cli.app import app
 from streams.client.twin_client import TwinClient
 from streams.kafka import open_admin, open_consumer
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, TOPICS, create_topics, topic_of

@@ -15,7 +15,7 @@ from sql.promotion_effect_store import PromotionEffect, watched_promotions
 from sql.retrain_store import enqueue, find_retrain, lease_training, record_training_rows
 from sql.simulation_store import Recipe, pin
 from streams.cli import connection
-from streams.cli.main import app
+from streams.cli.app import app
 from streams.registry import MlflowRegistry
 from tests.outcomes import LINE, retrain_event
 

@@ -203,6 +203,19 @@ def test_a_keeper_starts_servers_again_from_its_own_thread_until_it_is_stopped(s
     wait_until(lambda: not server.running)  # its thread has ended, and with it the server that it started
 
 
+def test_a_terminal_that_was_closed_does_not_end_the_watch(server):
+    def notify(_line: str) -> None:
+        raise BrokenPipeError
+
+    keeper = Keeper([server], notify)
+    keeper.start()
+    for _ in range(2):
+        first = server.pid
+        end(server)
+        wait_until(lambda earlier=first: server.running and server.pid != earlier and not keeper.problems())
+    keeper.stop()
+
+
 def test_a_start_that_is_in_work_is_given_up_with_the_keeper(server, lines):
     server.ready = lambda _log_start: False  # type: ignore[method-assign]
     keeper = Keeper([server], lines.append)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner, Result
 
-from streams.cli.main import app
+from streams.cli.app import app
 from streams.operations.forgetting import ForgetReport
 
 

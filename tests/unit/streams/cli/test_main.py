@@ -21,9 +21,9 @@ from typer.testing import CliRunner, Result
 from deploy.stack import StackError
 from sql.ledger import POLICIES
 from streams import cli
+from streams.cli.app import app
 from streams.cli.decisions import PolicyName
 from streams.cli.lazy import LazyCommand
-from streams.cli.main import app
 from streams.settings import ROLES
 
 HEAVY = ("pandas", "numpy", "pydantic", "aiokafka", "asyncpg", "mlflow", "sklearn", "faust", "schemas", "engine", "sql")
@@ -45,7 +45,7 @@ def lazy_commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Laz
 COMMANDS = dict(lazy_commands(get_group(app)))
 
 
-MODULES = sorted({path.stem for path in Path(cli.__path__[0]).glob("*.py")} - {"main", "__init__"})
+MODULES = sorted({path.stem for path in Path(cli.__path__[0]).glob("*.py")} - {"app", "__init__"})
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -82,7 +82,8 @@ def test_usage_errors_are_plain_text_where_stderr_is_no_terminal() -> None:
     script = (  # a process of its own: `main` ends a process whose threads still wait, and those of the tests do
         "import sys\n"
         "from streams.cli.main import main\n"
-        "sys.modules['streams.cli.main'].is_terminal = lambda stream: stream is sys.stdout\n"
+        "import streams.cli.app\n"
+        "streams.cli.app.is_terminal = lambda stream: stream is sys.stdout\n"
         "sys.argv[1:] = ['frob']\n"
         "main()\n"
     )

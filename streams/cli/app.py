@@ -1,0 +1,166 @@
+"""The application ``twinstream``: its commands and groups, with the module that defines each.
+
+Exit status 0 when done, 1 when something was refused or failed (with one line on stderr), 2 for wrong usage.
+
+A command's module is imported when the command is used. The summaries here are what the lists of commands show; each equals the
+first sentence of the command's own help.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from streams.cli.lazy import RefusalGroup, add_lazy_commands
+from streams.cli.log_output import silence_libraries
+from streams.cli.options import examples
+from streams.cli.output import is_terminal
+
+__all__ = ["app", "run"]
+
+PROGRAM = "twinstream"
+
+app = typer.Typer(
+    cls=RefusalGroup,
+    name=PROGRAM,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain text, unless ``main`` finds a terminal
+    pretty_exceptions_enable=False,  # tracebacks with local variables could show passwords
+    epilog=examples(
+        "twinstream up",
+        "twinstream train history.csv --brand kisqali",
+        "twinstream simulate speaker_program_invitation --filter region=south",
+        "twinstream fidelity --json",
+    ),
+)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        from importlib.metadata import version
+
+        typer.echo(f"{PROGRAM}, version {version(PROGRAM)}")
+        raise typer.Exit
+
+
+@app.callback()
+def twinstream(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Predict the effect of campaigns on digital twins, and check the predictions against real outcomes."""
+
+
+def _group(name: str, summary: str, *lines: str) -> typer.Typer:
+    """A group of commands with examples of their use."""
+    group = typer.Typer(no_args_is_help=True, help=summary, epilog=examples(*lines))
+    app.add_typer(group, name=name)
+    return group
+
+
+add_lazy_commands(
+    app,
+    "streams.cli.service",
+    {
+        "up": "Run the whole service on this machine, with its web page.",
+        "worker": "Run workers until Ctrl-C, one process for each role.",
+    },
+)
+add_lazy_commands(app, "streams.cli.demo", {"demo": "Run the whole workflow here and print a report."})
+add_lazy_commands(
+    app,
+    "streams.cli.training",
+    {
+        "import": "Turn the table SOURCE into the training table OUT.",
+        "train": "Train a model line on the table FILE.",
+    },
+)
+add_lazy_commands(app, "streams.cli.simulation", {"simulate": "Predict the effect of a campaign with INTERVENTION."})
+add_lazy_commands(
+    app,
+    "streams.cli.experiments",
+    {
+        "design": "Plan a real experiment on the effect of INTERVENTION.",
+        "counterfactuals": "Predict what INTERVENTION changes for each row of FILE.",
+        "untreated": "Estimate what treated entities would have done untreated.",
+    },
+)
+add_lazy_commands(
+    _group("outcomes", "Publish what really happened.", "twinstream outcomes publish outcomes.parquet"),
+    "streams.cli.outcomes",
+    {"publish": "Publish the rows of the table FILE as outcome events."},
+)
+add_lazy_commands(app, "streams.cli.outcomes", {"fidelity": "Show how well the predictions match the outcomes."})
+_models = _group(
+    "models",
+    "List models and decide which one is champion.",
+    "twinstream models list",
+    "twinstream models rollback hcp:kisqali:prescribing_change",
+)
+add_lazy_commands(
+    _models,
+    "streams.cli.models",
+    {
+        "list": "List every model line with its champion.",
+        "history": "List the events of LINE, or find the model of a simulation.",
+        "realism": "Assess how closely the twins of LINE resemble real entities.",
+    },
+)
+add_lazy_commands(
+    _models,
+    "streams.cli.decisions",
+    {
+        "promote": "Make MODEL the champion of LINE.",
+        "rollback": "Make an earlier champion of LINE its champion again.",
+        "policy": "Set what LINE does by itself when its champion drifts.",
+    },
+)
+add_lazy_commands(
+    _group(
+        "retrain",
+        "List the retrains that drift requested, and approve them.",
+        "twinstream retrain list hcp:kisqali:prescribing_change",
+        "twinstream retrain approve 1a2b3c4d",
+    ),
+    "streams.cli.retrains",
+    {"list": "List the retrains of LINE, newest first.", "approve": "Approve the retrain ID, so that a trainer starts it next."},
+)
+add_lazy_commands(app, "streams.cli.retrains", {"why": "Explain why a retrain was requested and what came of it."})
+add_lazy_commands(
+    _group(
+        "dlq",
+        "List, inspect, correct and replay refused records.",
+        "twinstream dlq list --waiting",
+        "twinstream dlq replay 1a2b3c4d --set actual_value=0.1",
+    ),
+    "streams.cli.dead_letters",
+    {
+        "list": "List the newest refused records, and count them by kind.",
+        "show": "Show everything about the refused record ID.",
+        "park": "Store a record as refused instead of processing it.",
+        "replay": "Publish refused records again, corrected or unchanged.",
+    },
+)
+add_lazy_commands(
+    app,
+    "streams.cli.operations",
+    {
+        "migrate": "Create or update tables, topics and the MLflow store.",
+        "verify": "Recompute every window from the outcomes and compare.",
+        "replay": "Process a range of TOPIC again.",
+        "sweep": "Delete rows that have aged out, now instead of once a day.",
+        "forget": "Erase the person ENTITY_ID everywhere.",
+        "schemas": "Print the schemas of all events, as AsyncAPI 3.",
+    },
+)
+
+
+def run() -> None:
+    """Run the command line; on a terminal Rich formats help, on stdout, and usage errors, on stderr."""
+    silence_libraries()
+    if is_terminal(sys.stdout) and is_terminal(sys.stderr):
+        app.rich_markup_mode = "rich"
+    app(prog_name=PROGRAM)
