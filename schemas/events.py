@@ -197,7 +197,10 @@ class OutcomeEvent(Event):
 class ExperimentResult(Event):
     """The result of a real experiment; ``effect`` is a fraction on the target's scale, positive = desired.
 
-    The same result with ``withdrawn`` removes it permanently: calibration no longer uses it.
+    Attributes:
+        control_ratio: planned people in the control arm for each treated one; without it the sizes of the arms are not checked.
+        withdrawn: removes the same result permanently: calibration no longer uses it.
+        confirmed: the numbers are meant as they are: a result beyond the plausible scale of its target is set aside without it.
     """
 
     experiment_id: str = Field(min_length=1, max_length=200)
@@ -211,7 +214,9 @@ class ExperimentResult(Event):
     standard_error: Finite = Field(gt=0)
     n_treated: int = Field(ge=2)
     n_control: int = Field(ge=2)
+    control_ratio: Finite | None = Field(default=None, gt=0)
     withdrawn: bool = False
+    confirmed: bool = False
 
     @model_validator(mode="after")
     def _target_and_filters_exist(self) -> Self:
@@ -383,11 +388,18 @@ class ModelEvent(Event):
 
 
 class EffectsEvent(Event):
-    """A new version of the effect prior of an intervention on one line, calibrated by these experiments."""
+    """A new version of the effect prior of an intervention on one line, calibrated by these experiments.
+
+    Attributes:
+        predictive_z: distance of the newest experiment from the prediction of all others, in standard deviations; null for a withdrawal.
+        warnings: what to doubt about that experiment.
+    """
 
     line: str
     prior: EffectPrior
     experiments: tuple[str, ...]
+    predictive_z: Finite | None = None
+    warnings: tuple[str, ...] = ()
 
 
 EVENTS: dict[str, type[Event]] = {

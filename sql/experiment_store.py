@@ -165,8 +165,12 @@ async def _store(connection: Connection, experiment: ExperimentResult, reach: Re
 
 
 def _digest(experiment: ExperimentResult) -> bytes:
-    """Digest of the content of an experiment, whether or not it is withdrawn."""
-    return hashlib.sha256(experiment.model_dump_json(exclude={"withdrawn"}).encode()).digest()
+    """Digest of the content of an experiment, whether or not it is withdrawn or confirmed.
+
+    A field that came later is left out where it is not given, so that results that were stored before have their digest still.
+    """
+    later = {"control_ratio"} if experiment.control_ratio is None else set()
+    return hashlib.sha256(experiment.model_dump_json(exclude={"withdrawn", "confirmed", *later}).encode()).digest()
 
 
 async def _add_version(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> None:

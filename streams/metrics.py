@@ -35,6 +35,11 @@ OUTCOMES = _counter("twin_outcomes_total", "Outcomes stored, by fate. Many dupli
 REFUSED = _counter(
     "twin_refused_total", "Refused records. Rising: list the dead letters, which have the reasons.", "topic", "reason"
 )
+EXPERIMENT_WARNINGS = _counter(
+    "twin_experiment_warnings_total",
+    "Results of experiments that were taken although they are surprising or their arms are uneven: the log of the role"
+    " experiments names them.",
+)
 PARKED = _counter(
     "twin_parked_total",
     "Records parked: they fail for a reason that no rule foresees, or an operator parked them. Rising: twinstream dlq list --kind"

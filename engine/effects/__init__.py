@@ -4,7 +4,7 @@ Imports ``schemas`` only; a simulation combines these parts in `engine.simulatio
 """
 
 from engine.effects.alternatives import best_choice, better_alternative_text, compare_alternatives
-from engine.effects.calibration import calibrate
+from engine.effects.calibration import calibrate, surprise
 from engine.effects.effect_draws import EffectDraws
 from engine.effects.effect_model import (
     Design,
@@ -68,6 +68,7 @@ __all__ = [
     "subgroup_effects",
     "summary",
     "sums_by_group",
+    "surprise",
     "two_sample",
     "typical_dose",
     "unknown_base",

@@ -35,7 +35,7 @@ from schemas.arrays import Floats
 from schemas.events import ExperimentResult
 from schemas.simulation_models import EffectPrior, InterventionConfig, Reach
 
-__all__ = ["BETWEEN_SCALE", "CATALOGUE_WRONG", "MEAN_SCALE", "calibrate"]
+__all__ = ["BETWEEN_SCALE", "CATALOGUE_WRONG", "MEAN_SCALE", "calibrate", "surprise"]
 
 
 BETWEEN_SCALE = 0.3684
@@ -124,6 +124,49 @@ def calibrate(
         n_experiments=len(results),
         source=f"calibrated by {len(results)} real experiments on a prior of {prior.mean:g} with a deviation of {prior.sd:g}",
     )
+
+
+def surprise(prior: EffectPrior, experiment: ExperimentResult, reach: Reach | None = None) -> float:
+    """Distance of an experiment's effect from the one that ``prior`` predicts for it, in predictive standard deviations.
+
+    The prediction has the uncertainty of the mean, the spread between experiments, that of the reach, and the standard error.
+
+    Args:
+        prior: without this experiment.
+        experiment: on the prior's intervention.
+        reach: share of the base effect that it reached, as for :func:`calibrate`.
+
+    References:
+        Box (1980), Sampling and Bayes' inference in scientific modelling and robustness. JRSS A 143 (prior predictive check).
+
+    Example:
+        >>> from datetime import UTC, datetime
+        >>> from engine.effects.effect_model import catalogue_prior
+        >>> e_mails = InterventionConfig(
+        ...     intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12
+        ... )
+        >>> spring = ExperimentResult(
+        ...     experiment_id="spring",
+        ...     observed_at=datetime(2026, 3, 1, tzinfo=UTC),
+        ...     twin_type="hcp",
+        ...     brand="kisqali",
+        ...     intervention=e_mails,
+        ...     effect=0.20,
+        ...     standard_error=0.01,
+        ...     n_treated=400,
+        ...     n_control=400,
+        ... )
+        >>> round(surprise(catalogue_prior("email_campaign"), spring, Reach(mean=1.0)), 2)  # 0.15 / sqrt(0.02**2 + 0.01**2)
+        6.71
+    """
+    reach = reach or _dose_reach(experiment.intervention)
+    parts = (
+        experiment.standard_error,
+        reach.mean * prior.sd,
+        reach.mean * prior.between_sd,
+        reach.sd * np.hypot(prior.mean, prior.sd),
+    )
+    return float((experiment.effect - reach.mean * prior.mean) / np.linalg.norm(parts))
 
 
 @dataclass(frozen=True)

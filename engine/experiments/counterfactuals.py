@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid5
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from engine.effects import change_per_effect
+from engine.experiments.arms import parse_arms
 from engine.experiments.experiment_analysis import RegressionLine, assignment_units, clustered_mean, robust_fit
 from engine.simulation_engine import SimulationEngine
 from engine.twins import TwinModel, conformal_quantile
@@ -118,7 +120,7 @@ def entities_as_population(model: TwinModel, entities: pd.DataFrame, expected: F
 def treated_counterfactuals(
     expected: Sequence[float] | Floats,
     outcome: Sequence[float] | Floats,
-    treated: Sequence[bool] | Flags,
+    treated: Sequence[Any] | Flags,
     *,
     clusters: npt.ArrayLike | None = None,
     confidence_level: float = 0.95,
@@ -131,7 +133,7 @@ def treated_counterfactuals(
     Args:
         expected: expected outcome of each entity by the twin model before the experiment, shape ``(n,)``.
         outcome: observed outcome of each entity, shape ``(n,)``.
-        treated: whether each entity was treated, shape ``(n,)``.
+        treated: arm of each entity, shape ``(n,)``: flags, or values that ``parse_arms`` reads.
         clusters: the unit of assignment of each entity, shape ``(n,)``; errors are then robust to it. By default each entity is
             a unit.
         confidence_level: of all intervals.
@@ -140,7 +142,8 @@ def treated_counterfactuals(
         The treated: ``with`` is their observed outcome (no interval), ``without`` the estimated one without treatment.
 
     Raises:
-        ValueError: for different lengths, fewer than three units of assignment in an arm, or values that are not finite.
+        ValueError: for different lengths, fewer than three units of assignment in an arm, values that are not finite, or an arm
+            or a cluster that is not named.
 
     References:
         Lin (2013), Agnostic notes on regression adjustments to experimental data. Annals of Applied Statistics 7.
@@ -156,7 +159,7 @@ def treated_counterfactuals(
         >>> bool(result.average["difference_lower"] < 0.3 < result.average["difference_upper"])
         True
     """
-    x, y, is_treated = np.asarray(expected, dtype=float), np.asarray(outcome, dtype=float), np.asarray(treated, dtype=bool)
+    x, y, is_treated = np.asarray(expected, dtype=float), np.asarray(outcome, dtype=float), parse_arms(treated)
     units = assignment_units(clusters, len(y))
     _check_arms(x, y, is_treated, units)
     line = robust_fit(x[~is_treated], y[~is_treated], units[~is_treated])

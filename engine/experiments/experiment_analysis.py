@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from engine.experiments.arms import parse_arms, require_filled
 from schemas.arrays import Flags, Floats, Integers
 
 __all__ = ["EffectEstimate", "RegressionLine", "assignment_units", "clustered_mean", "relative_effect", "robust_fit"]
@@ -25,7 +26,7 @@ class EffectEstimate(NamedTuple):
 
 
 def relative_effect(
-    outcome: Sequence[float] | Floats, treated: Sequence[bool] | Flags, clusters: npt.ArrayLike | None = None
+    outcome: Sequence[float] | Floats, treated: Sequence[Any] | Flags, clusters: npt.ArrayLike | None = None
 ) -> EffectEstimate:
     """Relative effect on the mean outcome, ``mean(treated) / mean(control) - 1``.
 
@@ -35,11 +36,12 @@ def relative_effect(
 
     Args:
         outcome: of each person, shape ``(n,)``, positive on average among controls.
-        treated: whether each person was treated, shape ``(n,)``.
+        treated: arm of each person, shape ``(n,)``: flags, or values that ``parse_arms`` reads.
         clusters: the unit of assignment of each person, shape ``(n,)``; by default each person is a unit.
 
     Raises:
-        ValueError: when the mean of the controls is not positive.
+        ValueError: when the mean of the controls is not positive, an arm is empty, outcomes are missing, or an arm or a cluster is
+            not named.
 
     References:
         Deng, Knoblich, Lu (2018), Applying the delta method in metric analytics. KDD.
@@ -49,7 +51,11 @@ def relative_effect(
         >>> round(estimate.effect, 3), round(estimate.standard_error, 3)
         (0.5, 0.087)
     """
-    y, is_treated = np.asarray(outcome, dtype=float), np.asarray(treated, dtype=bool)
+    y, is_treated = np.asarray(outcome, dtype=float), parse_arms(treated)
+    if not np.isfinite(y).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(y))} outcomes are missing: leave out people without an outcome")
+    if is_treated.all() or not is_treated.any():
+        raise ValueError(f"all {len(y)} people are {'treated' if is_treated.any() else 'controls'}: an effect needs both arms")
     units = assignment_units(clusters, len(y))
     treated_mean, treated_variance, _ = clustered_mean(y[is_treated], units[is_treated])
     control_mean, control_variance, _ = clustered_mean(y[~is_treated], units[~is_treated])
@@ -63,11 +69,17 @@ def relative_effect(
 def assignment_units(clusters: npt.ArrayLike | None, n: int) -> Integers:
     """Number of the unit of assignment of each of ``n`` rows, shape ``(n,)``; without clusters each row is a unit.
 
+    Raises:
+        ValueError: for a missing or blank cluster, with the rows.
+
     Example:
         >>> assignment_units(["clinic b", "clinic a", "clinic b"], 3).tolist()
         [0, 1, 0]
     """
-    return np.arange(n) if clusters is None else pd.factorize(np.asarray(clusters))[0]
+    if clusters is None:
+        return np.arange(n)
+    require_filled(clusters, "clusters")
+    return pd.factorize(np.asarray(clusters))[0]
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,18 @@ from streams.errors import require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusal_counters
+from streams.metrics import EXPERIMENT_WARNINGS
 from streams.services import Services
-from streams.simulation import ImplausibleExperiment, update_effects
+from streams.simulation import ImplausibleExperiment, SetAsideExperiment, update_effects
 
 __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
-_KINDS: dict[type[Exception], str] = {DifferentExperiment: "conflict", ImplausibleExperiment: "invalid"}
+_KINDS: dict[type[Exception], str] = {
+    DifferentExperiment: "conflict",
+    ImplausibleExperiment: "invalid",
+    SetAsideExperiment: "set_aside",
+}
 
 
 def attach(app: TwinApp, services: Services) -> None:
@@ -39,6 +44,9 @@ async def _process(app: TwinApp, services: Services, record: KafkaRecord) -> Non
     effects = await update_effects(app.pool, services.simulator, experiment)
     prior = effects.prior
     await app.publish(effects, key=f"{effects.line}:{prior.intervention_type}")
+    for warning in effects.warnings:
+        LOG.warning("%s", warning)
+        EXPERIMENT_WARNINGS.inc()
     LOG.info(
         "experiment %s is %s: the effect of %s on %s is now %.4f +- %.4f, version %d, from %d experiments",
         experiment.experiment_id,

@@ -157,6 +157,7 @@ class ReplayOutcome(NamedTuple):
     epilog=examples(
         "twinstream dlq replay 1a2b3c4d --set actual_value=0.1 --drop surprise",
         "twinstream dlq replay 1a2b3c4d --value body.json",
+        "twinstream dlq replay 1a2b3c4d --accept",
         "twinstream dlq replay --kind invalid --set metric_type=prescribing_change --dry-run",
     ),
 )
@@ -174,6 +175,9 @@ def replay(
         typer.FileBinaryRead | None,
         typer.Option("--value", metavar="FILE", help="Publish the content of this file instead; - reads standard input."),
     ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Confirm that a result that was set aside is meant as it is: sets confirmed=true.")
+    ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -189,7 +193,8 @@ def replay(
         context.fail("name refused records by ID, or choose them by --topic or --kind")
     if file is not None and len(ids or ()) != 1:
         context.fail("--value replaces the value of exactly one refused record: name it by its ID")
-    correction = Correction(dict(map(parse_assignment, assignments or ())), dropped_fields or (), file.read() if file else None)
+    sets = dict(map(parse_assignment, assignments or ())) | ({"confirmed": True} if accept else {})
+    correction = Correction(sets, dropped_fields or (), file.read() if file else None)
     outcome = _replay(ids or (), RefusalQuery(topic, kind, unreplayed=True), correction, dry_run=dry_run)
     _print_replay(outcome, dry_run=dry_run, as_json=as_json)
 

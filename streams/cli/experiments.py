@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,11 +27,13 @@ from streams.cli.options import FilterOption, JsonOption, OutOption, TableArgume
 from streams.cli.output import notify, print_result
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
 
     from engine.experiments import Counterfactuals
     from engine.twins import TwinModel
     from schemas import EffectPrior, ExperimentPlan
+    from schemas.arrays import Flags
     from sql.database import Pool
     from streams.settings import Settings
 
@@ -163,18 +165,35 @@ def counterfactuals(
 
 @app.command(
     epilog=examples(
-        "twinstream untreated experiment.csv", "twinstream untreated experiment.csv --treated arm --cluster territory_id"
+        "twinstream untreated experiment.csv",
+        "twinstream untreated experiment.csv --treated arm --treated-value mailed --control-value holdout --cluster territory_id",
     )
 )
 def untreated(
     file: TableArgument,
-    treated: Annotated[str, typer.Option(metavar="COLUMN", help="Column that is true (or 1) for treated entities.")] = "treated",
+    treated: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Column of the arm: treated/control, 1/0, true/false or yes/no.")
+    ] = "treated",
+    treated_value: Annotated[
+        str | None, typer.Option(metavar="VALUE", help="Value of treated entities, where the column has other words.")
+    ] = None,
+    control_value: Annotated[
+        str | None, typer.Option(metavar="VALUE", help="Value of control entities, where the column has other words.")
+    ] = None,
     outcome: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of the outcome; the line's target by default.")
     ] = None,
     cluster: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of the cluster, when whole clusters were assigned.")
     ] = None,
+    control_ratio: Annotated[
+        float,
+        typer.Option(
+            metavar="NUMBER",
+            help="Planned people (or clusters) in the control arm for each treated one.",
+            callback=require_value(lambda value: 0 < value < math.inf, "must be a positive number"),
+        ),
+    ] = 1.0,
     out: OutOption = None,
     twin_type: TwinTypeOption = TwinType.HCP,
     brand: BrandOption = Brand.KISQALI,
@@ -185,7 +204,7 @@ def untreated(
 
     FILE is the table of a finished experiment, with a row for each entity of both arms.
     """
-    from engine.experiments import treated_counterfactuals
+    from engine.experiments import parse_arms, require_filled, treated_counterfactuals
     from streams.training import read_table
 
     table = read_table(file)
@@ -193,16 +212,31 @@ def untreated(
     names = [outcome or model.card.target, treated, *([cluster] if cluster else [])]
     columns = [require_one_of("column", name, map(str, table.columns)) for name in names]
     _check_features(model, table)
+    is_treated = parse_arms(table[treated], treated_value=treated_value, control_value=control_value, name=treated)
+    if cluster:
+        require_filled(table[cluster], cluster)
+    clusters = table[cluster].to_numpy() if cluster else None
     estimated = treated_counterfactuals(
-        model.predict(table),
-        table[columns[0]].to_numpy(dtype=float),
-        table[treated].to_numpy(dtype=bool),
-        clusters=table[cluster].to_numpy() if cluster else None,
+        model.predict(table), table[columns[0]].to_numpy(dtype=float), is_treated, clusters=clusters
     )
     if out is not None:
         _write_entities(estimated, table, out)
+    warning = _ratio_warning(is_treated, clusters, control_ratio)
     heading = f"{len(estimated.entities):,} treated of {len(table):,} entities, on average ({_unit(model)}):"
-    print_result(dict(estimated.average), lambda: _average_text(heading, estimated.average), as_json=as_json)
+    payload = {**estimated.average, "warnings": [warning] if warning else []}
+    notes = [f"warning: {warning}"] if warning else []
+    print_result(payload, lambda: "\n".join([_average_text(heading, estimated.average), *notes]), as_json=as_json)
+
+
+def _ratio_warning(is_treated: Flags, clusters: npt.NDArray[Any] | None, control_ratio: float) -> str | None:
+    """A warning where the numbers of units of assignment contradict the planned ratio."""
+    import numpy as np
+
+    from engine.experiments import sample_ratio_warning
+
+    arms = (is_treated, ~is_treated)
+    sizes = [int(arm.sum()) if clusters is None else len(np.unique(clusters[arm].astype(str))) for arm in arms]
+    return sample_ratio_warning(sizes[0], sizes[1], control_ratio, "people" if clusters is None else "clusters")
 
 
 def _load_champion(line: str) -> tuple[TwinModel, Mapping[str, EffectPrior]]:

@@ -21,6 +21,7 @@ from streams.kafka import open_admin, topic_of
 from streams.kafka.dead_letters import foreign_headers
 from streams.operations.replay_report import PublishedRecord, ReplayReport
 from streams.settings import Settings
+from streams.simulation import ImplausibleExperiment, SetAsideExperiment, check_result
 
 __all__ = ["replay_records"]
 
@@ -108,10 +109,13 @@ def _simulation_id(value: bytes | None) -> UUID | None:
 
 
 def _experiment(value: bytes | None) -> ExperimentResult | None:
+    """The result of a record; None where it would be refused or set aside again."""
     try:
-        return ExperimentResult.model_validate_json(value or b"")
-    except ValidationError:
+        experiment = ExperimentResult.model_validate_json(value or b"")
+        check_result(experiment)
+    except (ValidationError, ImplausibleExperiment, SetAsideExperiment):
         return None
+    return experiment
 
 
 async def _committed_offsets(settings: Settings, topic: str) -> dict[int, int]:

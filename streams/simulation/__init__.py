@@ -4,7 +4,13 @@ It imports ``streams.kafka.app``, ``streams.registry``, ``streams.ingestion`` an
 ``schemas``.
 """
 
-from streams.simulation.effect_updates import ImplausibleExperiment, calibrated_prior, update_effects
+from streams.simulation.effect_updates import (
+    ImplausibleExperiment,
+    SetAsideExperiment,
+    calibrated_prior,
+    check_result,
+    update_effects,
+)
 from streams.simulation.intake import RequestIntake
 from streams.simulation.lane import SimulationLane, publish_answer
 from streams.simulation.reproduction import reproduce
@@ -15,10 +21,12 @@ from streams.simulation.simulator import Simulator, failed, rejected
 __all__ = [
     "ImplausibleExperiment",
     "RequestIntake",
+    "SetAsideExperiment",
     "SimulationLane",
     "Simulator",
     "UnreadableRequest",
     "calibrated_prior",
+    "check_result",
     "decode_request",
     "failed",
     "find_simulation_id",

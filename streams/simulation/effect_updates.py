@@ -3,35 +3,69 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from engine.effects import calibrate, catalogue_prior
-from schemas import EffectPrior, EffectsEvent, ExperimentResult, Reach
+from engine.effects import calibrate, catalogue_prior, surprise
+from engine.experiments import sample_ratio_warning
+from schemas import TWIN_TYPES, EffectPrior, EffectsEvent, ExperimentResult, Reach
 from sql.database import Pool
-from sql.experiment_store import add_experiment
+from sql.experiment_store import add_experiment, experiments
 from streams.simulation.simulator import Simulator
 
-__all__ = ["ImplausibleExperiment", "calibrated_prior", "require_plausible", "update_effects"]
+__all__ = [
+    "ImplausibleExperiment",
+    "SetAsideExperiment",
+    "calibrated_prior",
+    "check_result",
+    "require_meant",
+    "require_plausible",
+    "update_effects",
+]
 
 _LARGEST_EFFECT = 1000.0
 _SMALLEST_ERROR, _LARGEST_ERROR = 1e-9, 1000.0
 _SMALLEST_INTENSITY = 1e-6
+_SURPRISING = 3.0  # predictive standard deviations
 
 
 class ImplausibleExperiment(ValueError):
     """A number of the result is too large or too small to calibrate an effect by."""
 
 
+class SetAsideExperiment(ValueError):
+    """A number of the result is beyond the plausible scale of its target: it waits until somebody confirms it."""
+
+
 async def update_effects(pool: Pool, simulator: Simulator, experiment: ExperimentResult) -> EffectsEvent:
     """Store or withdraw an experiment, and return the prior of its intervention that follows.
+
+    A surprising result is taken as any other, and the event says that it is.
 
     Raises:
         DifferentExperiment: when its id is stored with other content.
         ImplausibleExperiment: when the effect could not be calibrated by it, now or together with later ones.
+        SetAsideExperiment: when it is hardly meant as it is, and not confirmed.
+    """
+    check_result(experiment)
+    reach = await simulator.reach(experiment)
+    before = await _prior_without(pool, experiment)
+    effects = await add_experiment(pool, experiment, calibrated_prior, reach)
+    if experiment.experiment_id not in effects.experiments:
+        return effects
+    distance = surprise(before, experiment, reach)
+    warnings = tuple(_warnings(experiment, before, distance))
+    return effects.model_copy(update={"predictive_z": distance, "warnings": warnings})
+
+
+def check_result(experiment: ExperimentResult) -> None:
+    """Refuse or set aside a result that is not to be taken as it is; a withdrawal is taken with any numbers.
+
+    Raises:
+        ImplausibleExperiment, SetAsideExperiment: as :func:`require_plausible` and :func:`require_meant`.
     """
     if not experiment.withdrawn:
         require_plausible(experiment)
-    return await add_experiment(pool, experiment, calibrated_prior, await simulator.reach(experiment))
+        require_meant(experiment)
 
 
 def require_plausible(experiment: ExperimentResult) -> None:
@@ -52,6 +86,48 @@ def require_plausible(experiment: ExperimentResult) -> None:
             raise ImplausibleExperiment(f"{name}: must be {allowed}, not {value:g}")
 
 
+def require_meant(experiment: ExperimentResult) -> None:
+    """Set a result aside that is likely in another unit, unless it is confirmed.
+
+    Raises:
+        SetAsideExperiment: naming the field, its value, what is plausible, the likely unit and how to confirm it.
+    """
+    if experiment.confirmed:
+        return
+    target = TWIN_TYPES[experiment.twin_type].target(experiment.target)
+    for name in ("effect", "standard_error"):
+        doubt = target.implausible_effect(getattr(experiment, name))
+        if doubt is not None:
+            raise SetAsideExperiment(
+                f"{name}: {doubt}; set aside until it is corrected, or confirmed by the same result with confirmed true or by"
+                " twinstream dlq replay ID --accept"
+            )
+
+
 def calibrated_prior(intervention: str, experiments: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
     """The catalogue prior of an intervention, calibrated by the results of its experiments."""
     return calibrate(catalogue_prior(intervention), experiments, reaches)
+
+
+async def _prior_without(pool: Pool, experiment: ExperimentResult) -> EffectPrior:
+    """The prior that all other experiments on the intervention give, so that a repeated result is as surprising as at first."""
+    intervention = experiment.intervention.intervention_type
+    stored = [row for row in await experiments(pool, experiment.line, intervention) if not row.experiment.withdrawn]
+    others = [row for row in stored if row.experiment.experiment_id != experiment.experiment_id]
+    reaches = {row.experiment.experiment_id: row.reach for row in others if row.reach is not None}
+    return calibrated_prior(intervention, [row.experiment for row in others], reaches)
+
+
+def _warnings(experiment: ExperimentResult, before: EffectPrior, distance: float) -> Iterator[str]:
+    """What to doubt about an experiment that is stored."""
+    if abs(distance) > _SURPRISING:
+        unit = TWIN_TYPES[experiment.twin_type].target(experiment.target).effect_unit
+        yield (
+            f"experiment {experiment.experiment_id} is surprising: its effect of {experiment.effect:.1%} {unit} is"
+            f" {abs(distance):.1f} standard deviations {'above' if distance > 0 else 'below'} the prediction from a base effect of"
+            f" {before.mean:.1%}; it is taken"
+        )
+    if experiment.control_ratio is not None:
+        mismatch = sample_ratio_warning(experiment.n_treated, experiment.n_control, experiment.control_ratio)
+        if mismatch is not None:
+            yield f"experiment {experiment.experiment_id}: {mismatch}"

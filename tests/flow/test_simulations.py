@@ -346,6 +346,23 @@ async def test_an_invalid_experiment_becomes_a_dead_letter_and_the_next_one_coun
     assert effects.experiments == ("email 2024",)
 
 
+async def test_a_result_in_percent_is_set_aside_and_counts_when_an_operator_accepts_it_as_a_surprise(
+    service, client, listener, promoted, twinstream
+):
+    async with service(["experiments"]):
+        await client.publish(an_experiment(effect=5.0, control_ratio=3.0))
+        ((_, headers),) = await listener.dead_letters(1)
+        await twinstream("dlq", "replay", "--kind", "set_aside", "--accept")
+        (effects,) = await listener.events(EffectsEvent, 1)
+    assert headers["twin_kind"] == "set_aside"
+    assert "likely in percent (0.05)" in headers["twin_reason"]
+    assert effects.experiments == ("email 2024",)
+    assert effects.predictive_z > 3
+    assert [warning.partition(":")[0].split(" is ")[0] for warning in effects.warnings] == ["experiment email 2024"] * 2
+    assert "it is taken" in effects.warnings[0]
+    assert "sample ratio mismatch" in effects.warnings[1]
+
+
 async def test_twins_of_a_completed_simulation_are_found_with_their_expected_changes(service, client, promoted, services):
     request = a_request(seed=5)
     async with service(["simulation"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -77,6 +78,22 @@ async def test_an_id_with_other_content_is_refused_and_the_first_stays(pool: Poo
     with pytest.raises(DifferentExperiment, match="'a'"):
         await add_experiment(pool, an_experiment("a", 0.4), average)
     assert [stored.experiment.effect for stored in await experiments(pool, LINE)] == [0.1]
+
+
+async def test_a_confirmed_result_is_the_same_and_a_planned_ratio_is_content(pool: Pool) -> None:
+    first = an_experiment("a")
+    await add_experiment(pool, first, average)
+    await add_experiment(pool, first.model_copy(update={"confirmed": True}), average)
+    assert await current_version(pool, LINE) == 1
+    with pytest.raises(DifferentExperiment):
+        await add_experiment(pool, first.model_copy(update={"control_ratio": 2.0}), average)
+
+
+async def test_a_result_that_was_stored_before_ratios_and_confirmations_existed_has_its_digest_still(pool: Pool) -> None:
+    first = an_experiment("a")
+    await add_experiment(pool, first, average)
+    before = first.model_dump_json(exclude={"withdrawn", "confirmed", "control_ratio"}).encode()
+    assert await pool.fetchval("SELECT digest FROM experiments") == hashlib.sha256(before).digest()
 
 
 async def test_experiments_are_read_back_complete_and_oldest_first(pool: Pool) -> None:

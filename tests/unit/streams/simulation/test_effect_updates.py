@@ -7,14 +7,16 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas import ExperimentResult
+from engine.effects import catalogue_prior, surprise
+from schemas import ExperimentResult, Reach
 from streams.errors import describe_error
-from streams.simulation import ImplausibleExperiment, calibrated_prior
+from streams.simulation import ImplausibleExperiment, SetAsideExperiment, calibrated_prior, check_result
 from streams.simulation.effect_updates import require_plausible
 
 BODY = {
@@ -72,6 +74,57 @@ def test_any_two_plausible_results_calibrate_an_effect():
         assert math.isfinite(prior.sd)
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (
+            {"effect": 5.0},
+            r"effect: 5 is beyond the plausible effects on prescribing_change, -1 to 1 as a fraction: likely in percent \(0\.05\)",
+        ),
+        ({"effect": -12.0}, r"likely in percent \(-0\.12\)"),
+        ({"effect": 1.5, "standard_error": 0.5}, r"likely in percent \(0\.015\)"),
+        ({"effect": 0.9, "standard_error": 2.0}, r"standard_error: 2 is beyond .* likely in percent \(0\.02\)"),
+        ({"effect": 400.0}, r"in no unit that is known"),
+        ({"effect": 7.0, "twin_type": "patient"}, r"likely in percent \(0\.07\) or in days to the next stage"),
+        ({"effect": 1.2, "twin_type": "territory"}, r"likely in percent \(0\.012\)"),
+    ],
+)
+def test_a_result_beyond_the_scale_of_its_target_is_set_aside_with_its_likely_unit_until_it_is_confirmed(
+    fields: dict[str, Any], reason: str
+):
+    with pytest.raises(SetAsideExperiment, match=reason) as refused:
+        check_result(result(**fields))
+    assert "twinstream dlq replay ID --accept" in str(refused.value)
+    check_result(result(**fields, confirmed=True))
+    check_result(result(**fields, withdrawn=True))
+
+
+@pytest.mark.parametrize("effect", [-1.0, -0.3, 0.0, 0.75, 1.0])
+def test_a_result_within_the_scale_is_taken_however_surprising(effect: float):
+    check_result(result(effect=effect))
+
+
+def test_a_confirmation_does_not_make_an_impossible_number_possible():
+    with pytest.raises(ImplausibleExperiment):
+        check_result(result(effect=1e50, confirmed=True))
+
+
+def test_a_surprise_is_the_distance_from_the_predictive_distribution():
+    prior = catalogue_prior("email_campaign")
+    reach = Reach(mean=0.8, sd=0.1)
+    sd = math.sqrt(0.01**2 + (0.8 * 0.02) ** 2 + 0.1**2 * (0.05**2 + 0.02**2))
+    assert surprise(prior, result(effect=0.02), reach) == pytest.approx((0.02 - 0.04) / sd)
+    assert surprise(prior, result(effect=0.04), reach) == pytest.approx(0.0)
+
+
+def test_results_drawn_from_the_prior_are_seldom_surprising():
+    prior, rng = catalogue_prior("email_campaign"), np.random.default_rng(0)
+    effects = rng.normal(rng.normal(prior.mean, prior.sd, 2000), 0.01)
+    distances = [surprise(prior, result(effect=float(effect)), Reach(mean=1.0)) for effect in effects]
+    assert np.std(distances) == pytest.approx(1.0, abs=0.05)
+    assert np.mean(np.abs(distances) > 3) < 0.01
+
+
 NUMBERS = st.integers() | st.sampled_from([2**31, 2**63, 2**64, 10**400]) | st.floats()
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(),
@@ -95,7 +148,7 @@ def read(value: str) -> ExperimentResult | str:
     """The result, or the reason why it is refused."""
     try:
         experiment = ExperimentResult.model_validate_json(value)
-        require_plausible(experiment)
-    except (ValidationError, ImplausibleExperiment) as error:
+        check_result(experiment)
+    except (ValidationError, ImplausibleExperiment, SetAsideExperiment) as error:
         return describe_error(error)
     return experiment
