@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Mapping
+from itertools import compress
 from typing import Any
 from uuid import UUID
 
@@ -20,8 +21,9 @@ from engine.fidelity import (
     interval_coverage,
     metrics_from_moments,
     moments,
+    winsorised_mean,
 )
-from schemas.arrays import Floats
+from schemas.arrays import Flags, Floats
 from schemas.base import require_one_of
 from schemas.fidelity_models import DRIFT_RULES, DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
 
@@ -58,6 +60,7 @@ class FidelityTracker:
         self._predictions: dict[UUID, tuple[float, float, float]] = {}
         self._sums = (0,) * N_MOMENTS
         self._errors = array("d")
+        self._tracked: list[UUID] = []
         self._n_skipped = 0
         self._history: list[PopulationFidelityMetrics] = []
 
@@ -87,12 +90,17 @@ class FidelityTracker:
         upper: npt.ArrayLike = _NONE,
     ) -> FidelityMetrics:
         """Add pairs given as arrays of shape ``(n,)``, see :meth:`track`; NaN is a missing actual value or no interval."""
-        pairs = _Pairs(predicted, actual, lower, upper)
-        self._predictions.update(zip(map(_uuid, twin_ids), pairs.predictions(), strict=True))
+        pairs, ids = _Pairs(predicted, actual, lower, upper), list(map(_uuid, twin_ids))
+        self._predictions.update(zip(ids, pairs.predictions(), strict=True))
+        self._tracked.extend(compress(ids, pairs.has_actual))
         self._sums = tuple(map(sum, zip(self._sums, pairs.sums(), strict=True)))
         self._errors.extend(pairs.error.tolist())
         self._n_skipped += pairs.n_skipped
         return _with_outliers(metrics_from_moments(self._sums, _UNIT, self._n_skipped), np.frombuffer(self._errors))
+
+    def outliers(self) -> tuple[UUID, ...]:
+        """The twins whose error is more than three standard deviations of all errors from their mean, as often as tracked."""
+        return tuple(compress(self._tracked, _beyond(np.frombuffer(self._errors))))
 
     def calculate_fidelity(self, twin_population: UUID, actual_population: Actuals) -> PopulationFidelityMetrics:
         """Compute the metrics of a population: its actual values joined with the last tracked prediction of each twin.
@@ -132,18 +140,18 @@ class _Pairs:
         self.actual, self.lower, self.upper = (
             np.broadcast_to(np.asarray(values, dtype=float), self.predicted.shape) for values in (actual, lower, upper)
         )
-        self._has_actual = ~np.isnan(self.actual)
+        self.has_actual = ~np.isnan(self.actual)
         _require_finite("predicted", self.predicted)
-        _require_finite("actual", self.actual[self._has_actual])
-        self.error: Floats = (self.predicted - self.actual)[self._has_actual]
-        self.n_skipped = int((~self._has_actual).sum())
+        _require_finite("actual", self.actual[self.has_actual])
+        self.error: Floats = (self.predicted - self.actual)[self.has_actual]
+        self.n_skipped = int((~self.has_actual).sum())
 
     def predictions(self) -> Iterable[tuple[float, float, float]]:
         return zip(self.predicted.tolist(), self.lower.tolist(), self.upper.tolist(), strict=True)
 
     def sums(self) -> tuple[int, ...]:
-        predicted, actual = self.predicted[self._has_actual], self.actual[self._has_actual]
-        coverage = interval_coverage(actual, self.lower[self._has_actual], self.upper[self._has_actual])
+        predicted, actual = self.predicted[self.has_actual], self.actual[self.has_actual]
+        coverage = interval_coverage(actual, self.lower[self.has_actual], self.upper[self.has_actual])
         no_outliers = np.zeros(len(actual), dtype=bool)  # outliers are counted from all errors so far
         columns = moments(_integers(predicted), _integers(actual), coverage, no_outliers)
         return tuple(int(value) for value in columns.sum(axis=0))
@@ -157,11 +165,16 @@ def _rules(limits: Mapping[str, float]) -> tuple[DriftRule, ...]:
 
 
 def _with_outliers(metrics: FidelityMetrics, error: Floats) -> FidelityMetrics:
-    """Add the number of errors beyond three standard deviations of all errors."""
+    """Add the number of outliers, and the mean absolute error in which they hardly count."""
+    outliers = int(np.count_nonzero(_beyond(error)))
+    return metrics.model_copy(update={"n_outliers": outliers, "mae_robust": winsorised_mean(error)})
+
+
+def _beyond(error: Floats) -> Flags:
+    """Which errors are more than three standard deviations of all errors from their mean."""
     if len(error) < 2:
-        return metrics
-    beyond = np.abs(error - error.mean()) > OUTLIER_DEVIATIONS * error.std(ddof=1)
-    return metrics.model_copy(update={"n_outliers": int(np.count_nonzero(beyond))})
+        return np.zeros(len(error), dtype=np.bool_)
+    return np.asarray(np.abs(error - error.mean()) > OUTLIER_DEVIATIONS * error.std(ddof=1))
 
 
 def _actuals(actuals: Actuals) -> tuple[list[UUID], Floats]:

@@ -391,7 +391,8 @@ class EffectsEvent(Event):
     """A new version of the effect prior of an intervention on one line, calibrated by these experiments.
 
     Attributes:
-        predictive_z: distance of the newest experiment from the prediction of all others, in standard deviations; null for a withdrawal.
+        predictive_z: distance of the newest experiment from the prediction of all others, in its standard deviations; null for a
+            withdrawal.
         warnings: what to doubt about that experiment.
     """
 

@@ -59,6 +59,8 @@ class FidelityMetrics(Frozen):
 
     Attributes:
         mae, rmse, bias: in units of the target; bias is mean(predicted - actual).
+        mae_robust: mean absolute error in which a single outlier hardly counts, equal to ``mae`` for errors like those of the
+            baseline; null where it is undefined.
         correlation: Pearson's.
         coverage_95pct: share of the ``n_interval`` outcomes with an interval that lie inside it.
         standard_errors: of each metric, by its name.
@@ -71,6 +73,7 @@ class FidelityMetrics(Frozen):
 
     n: int = Field(ge=0)
     mae: Finite | None = None
+    mae_robust: Finite | None = None
     rmse: Finite | None = None
     bias: Finite | None = None
     correlation: Finite | None = None

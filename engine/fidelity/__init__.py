@@ -23,6 +23,7 @@ from engine.fidelity.error_sums import (
 )
 from engine.fidelity.input_drift import estimate_fidelity
 from engine.fidelity.label_delay import count_labels, survivorship_weights, weighted_mae
+from engine.fidelity.robust_error import robust_mae, winsorised_mean
 from engine.fidelity.windows import is_closed, is_too_late, lowest_pane, pane_start, panes_of, window_starts
 
 __all__ = [
@@ -58,8 +59,10 @@ __all__ = [
     "next_state",
     "pane_start",
     "panes_of",
+    "robust_mae",
     "sum_groups",
     "survivorship_weights",
     "weighted_mae",
     "window_starts",
+    "winsorised_mean",
 ]

@@ -82,8 +82,12 @@ def comparison_text(verdicts: Iterable[Verdict], detection: Detection) -> str:
     rule = next((verdict for verdict in verdicts if verdict.action == "retrain"), None)
     if rule is None or rule.value is None or rule.limit is None or "too few" in rule.reason:
         return f"the rule cannot be evaluated yet: {rule.reason if rule else 'no rule calls for a retrain'}"
+    if _BY_OUTLIERS in rule.reason:
+        return f"the rule does not fire: {rule.reason}"
     return _COMPARISONS[rule.fired, detection].format(limit=f"{rule.limit:.4g}")
 
+
+_BY_OUTLIERS = "by outliers only"
 
 _COMPARISONS = {
     (True, Detection.CHANGE): "rule and detector agree: the error has grown beyond its limit, and not by chance",
@@ -113,7 +117,8 @@ def _verdict(rule: DriftRule, metrics: FidelityMetrics, baseline: Reference, n_m
     n = metrics.n_interval if rule.metric == "coverage_95pct" else metrics.n
     standing = not rule.relative and reference is not None and _breaks(rule, reference, rule.limit)
     blocked = _blocked_reason(rule, metrics, limit, n, n_min)
-    fired = not blocked and not standing and _breaks(rule, value, limit)
+    outlying = not blocked and not standing and _breaks(rule, value, limit) and _by_outliers(rule, metrics, baseline, limit)
+    fired = not blocked and not standing and not outlying and _breaks(rule, value, limit)
     close = not blocked and not standing and not fired and _is_close(rule, metrics, limit)
     return Verdict(
         rule=rule.name,
@@ -125,7 +130,25 @@ def _verdict(rule: DriftRule, metrics: FidelityMetrics, baseline: Reference, n_m
         n=n,
         standing=standing,
         close=close,
-        reason=blocked or _reason(rule, value, limit, reference, standing=standing, fired=fired),
+        reason=blocked or _outlier_reason(rule, metrics, value, limit)
+        if outlying
+        else blocked or _reason(rule, value, limit, reference, standing=standing, fired=fired),
+    )
+
+
+def _by_outliers(rule: DriftRule, metrics: FidelityMetrics, baseline: Reference, limit: float | None) -> bool:
+    """Whether the MAE breaks its limit by a few outliers only: the robust one, where it is defined, does not."""
+    if rule.metric != "mae" or metrics.mae_robust is None:
+        return False
+    robust_reference = getattr(baseline, "mae_robust", None)
+    return not _breaks(rule, metrics.mae_robust, limit if robust_reference is None else _limit(rule, robust_reference))
+
+
+def _outlier_reason(rule: DriftRule, metrics: FidelityMetrics, value: float, limit: float | None) -> str:
+    return (
+        f"{_NAMES[rule.metric]} {_value_text(rule, value)} is {_side(rule)} {_value_text(rule, limit)} {_BY_OUTLIERS}"
+        f" ({metrics.n_outliers:,} beyond 3 standard deviations): counted up to a bound, the error is"
+        f" {_value_text(rule, metrics.mae_robust)}"
     )
 
 

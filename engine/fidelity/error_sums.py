@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.fidelity.e_detector import rounded_log_bets
+from engine.fidelity.robust_error import robust_mae
 from schemas.arrays import Flags, Floats, Integers
 from schemas.events import SUM_FIELDS
 from schemas.fidelity_models import FidelityMetrics
@@ -156,7 +157,8 @@ def negate(row: Sequence[int]) -> tuple[int, ...]:
 
 def fidelity_metrics(sums: Sequence[int], baseline: Baseline) -> FidelityMetrics:
     """Compute MAE, RMSE, bias, correlation and coverage from sums in the order of ``SUM_FIELDS``, with standard errors."""
-    return metrics_from_moments(sums[:N_MOMENTS], QUANTUM * baseline.scale)
+    metrics = metrics_from_moments(sums[:N_MOMENTS], QUANTUM * baseline.scale)
+    return metrics.model_copy(update={"mae_robust": robust_mae(sums, baseline)})
 
 
 def metrics_from_moments(sums: Sequence[int], unit: float, n_skipped: int = 0) -> FidelityMetrics:
