@@ -49,7 +49,7 @@ from engine.effects import (
 from schemas.arrays import Flags, Floats
 from schemas.base import require_between, require_one_of
 from schemas.columns import encode_levels
-from schemas.filters import Filters, canonical_filters
+from schemas.filters import Filters, canonical_filters, conditions
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
 from schemas.simulation_models import (
     NO_MODERATOR,
@@ -186,7 +186,7 @@ class SimulationEngine:
             alternatives=compare_alternatives(draws.average, others, compared, self.confidence_level),
             best_alternative=better_alternative_text(draws.average, others, compared),
             best=best_choice([draws.average, *others], candidates, self.confidence_level) if compared else None,
-            required_sample_size=self._required_sample_size(mask),
+            required_sample_size=self._required_sample_size(mask, filters),
             warnings=tuple(result_warnings(average, change, prior, self._target, int(mask.sum()), self._real_rows(mask))),
         )
 
@@ -323,23 +323,25 @@ class SimulationEngine:
             " and the largest difference is probably overstated"
         )
 
-    def _required_sample_size(self, mask: Flags) -> dict[str, Any]:
+    def _required_sample_size(self, mask: Flags, filters: Filters) -> dict[str, Any]:
         """Size of a real experiment that detects ``min_effect_threshold``; the reason under ``missing`` where it is undefined."""
-        per_effect, outcome_sd = np.abs(self._per_effect[mask]), self._outcome_sd(mask)
+        spread = self.population.spread_within(conditions(self.population.twin_type, filters))
+        per_effect, outcome_sd = np.abs(self._per_effect[mask]), spread.sd if spread else self._outcome_sd(mask)
         per_effect = per_effect[np.isfinite(per_effect)]
         if outcome_sd is None:
             return {"missing": f"these twins have no drawn {self._target.name}, so its variance is unknown"}
         if not len(per_effect):
             return {"missing": unknown_base(self._target)}
-        return required_sample_size(
+        size = required_sample_size(
             self.min_effect_threshold,
             float(per_effect.mean()),
             outcome_sd,
             self._target.unit,
             alpha=round(1.0 - self.confidence_level, 12),
             power=TEST_POWER,
-            correlation=self.population.model.baseline.correlation,
+            correlation=spread.correlation if spread else None,
         )
+        return size | {"real_rows": spread.n if spread else None, "n_extreme": spread.n_extreme if spread else 0}
 
     def _outcome_sd(self, mask: Flags) -> float | None:
         """Standard deviation of the drawn outcomes, in the unit of the target; None where these twins have none."""

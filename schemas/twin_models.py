@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 from uuid import UUID, uuid5
 
 import pandas as pd
@@ -18,6 +18,7 @@ from schemas.twin_types import Brand, TwinType, model_line
 
 __all__ = [
     "BEHAVIOUR",
+    "FEWEST_FOR_CORRELATION",
     "LOWER",
     "UPPER",
     "Baseline",
@@ -27,6 +28,7 @@ __all__ = [
     "Histogram",
     "ModelCard",
     "ModelType",
+    "OutcomeSpread",
     "RealismReport",
     "TwinModelMetrics",
     "TwinPopulation",
@@ -40,6 +42,10 @@ ModelType = Literal["auto", "RandomForest", "GradientBoosting", "HistGradientBoo
 BEHAVIOUR = "baseline_behavior"
 LOWER = "baseline_lower"
 UPPER = "baseline_upper"
+
+
+FEWEST_FOR_CORRELATION = 200
+"""Real rows within a filter from which a correlation is claimed: its standard error is then 0.07 at most."""
 
 
 class Errors(Frozen):
@@ -186,6 +192,30 @@ class ModelCard(Frozen):
         return model_line(self.twin_type, self.brand, self.target)
 
 
+class OutcomeSpread(Frozen):
+    """How outcomes vary between the real rows behind a population, on which the size of a real experiment rests.
+
+    Attributes:
+        n: training rows that satisfy the filters.
+        sd: standard deviation of their outcomes, units of the target.
+        n_extreme: outcomes counted at a bound, because they lie more than 10 robust standard deviations from the median.
+        correlation: of their outcomes with out-of-fold predictions; null below 200 rows and where it is undefined.
+    """
+
+    n: int = Field(ge=0)
+    sd: Finite = Field(ge=0)
+    n_extreme: int = Field(default=0, ge=0)
+    correlation: Finite | None = Field(default=None, ge=-1, le=1)
+
+
+class SpreadSource(Protocol):
+    """Measures the spread of outcomes between training rows."""
+
+    def spread(self, required: Sequence[Condition], /) -> OutcomeSpread:
+        """Of the rows that satisfy every condition."""
+        ...
+
+
 class DigitalTwin(Record):
     """One synthetic entity; ``baseline_behavior`` is its expected outcome without any intervention, in units of the target."""
 
@@ -205,6 +235,7 @@ class TwinPopulation(Frozen):
             outcome ``baseline_behavior``, and its 95 % prediction interval ``baseline_lower``, ``baseline_upper``.
         model: the card of the model that generated them.
         real_rows: training rows that satisfy the filters.
+        spread: of the outcomes of these rows; null where it was never measured.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True, extra="forbid", protected_namespaces=())
@@ -217,6 +248,7 @@ class TwinPopulation(Frozen):
     filters_applied: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     real_rows: int | None = None
+    spread: OutcomeSpread | None = None
     realism: RealismReport | None = None
     model: ModelCard
     created_at: Moment | None = None
@@ -224,6 +256,7 @@ class TwinPopulation(Frozen):
     frame: pd.DataFrame = Field(repr=False, exclude=True)
     _twin_ids: tuple[UUID, ...] | None = PrivateAttr(default=None)
     _columns: Columns | None = PrivateAttr(default=None)
+    _spreads: SpreadSource | None = PrivateAttr(default=None)
 
     def __init__(self, *, twins: Sequence[DigitalTwin] | None = None, **fields: Any) -> None:
         if twins is not None:
@@ -265,10 +298,23 @@ class TwinPopulation(Frozen):
             self._twin_ids = tuple(uuid5(self.population_id, str(row)) for row in range(self.twin_count))
         return self._twin_ids
 
+    def measured_by(self, spreads: SpreadSource) -> Self:
+        """The same population with a source of the spread of outcomes, which then is known under further filters too."""
+        measured = self.model_copy(update={"spread": spreads.spread(self.conditions())})
+        measured._spreads = spreads  # noqa: SLF001  # of the same class
+        return measured
+
+    def spread_within(self, further: Sequence[Condition]) -> OutcomeSpread | None:
+        """The spread of outcomes between the real rows that satisfy further conditions too; None where it is not known."""
+        if not further:
+            return self.spread
+        return self._spreads.spread((*self.conditions(), *further)) if self._spreads else None
+
     def take(self, rows: Sequence[int]) -> TwinPopulation:
         """The twins in these rows, at least one, with their ids, as a population that keeps none of the others in memory."""
         frame = self.frame.iloc[list(rows)].reset_index(drop=True)
-        selected = self.model_copy(update={"frame": frame, "twin_count": len(frame)})
+        selected = self.model_copy(update={"frame": frame, "twin_count": len(frame), "spread": None})
+        selected._spreads = None  # noqa: SLF001  # these twins are no longer those of a filter
         selected._twin_ids = tuple(self.twin_ids[row] for row in rows)  # noqa: SLF001  # of the same class
         return selected
 

@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 import asyncpg
 
 from schemas.filters import Filters, PopulationFilter, canonical_filters
-from schemas.twin_models import DigitalTwin, ModelCard, RealismReport, TwinPopulation
+from schemas.twin_models import DigitalTwin, ModelCard, OutcomeSpread, RealismReport, TwinPopulation
 from schemas.twin_types import Brand, TwinType
 from sql.database import Connection, Database, Pool, open_pool, transaction
 from sql.frame_codec import columns_of, frame_from, own_columns
@@ -38,11 +38,11 @@ TWINS = f"SELECT {_TWIN_COLUMNS} FROM digital_twins t JOIN digital_twin_models m
 
 SAVE_POPULATION = """
 INSERT INTO twin_populations AS p (population_id, model_id, name, description, twin_count, filters_applied, created_at, expires_at,
-                                   seed, real_rows, realism, columns)
-VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8, $9, $10, $11, $12)
+                                   seed, real_rows, realism, spread, columns)
+VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8, $9, $10, $11, $12, $13)
 ON CONFLICT (population_id) DO UPDATE
 SET name = EXCLUDED.name, description = EXCLUDED.description, expires_at = EXCLUDED.expires_at, real_rows = EXCLUDED.real_rows,
-    realism = EXCLUDED.realism, columns = EXCLUDED.columns
+    realism = EXCLUDED.realism, spread = EXCLUDED.spread, columns = EXCLUDED.columns
 WHERE p.columns IS NULL
 RETURNING population_id"""
 
@@ -51,8 +51,8 @@ INSERT INTO twin_population_members (population_id, twin_id, row_number)
 SELECT $1, twin_id, $2 + row_number - 1 FROM unnest($3::uuid[]) WITH ORDINALITY AS x (twin_id, row_number)"""
 
 POPULATION = f"""
-SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, p.seed, p.real_rows, p.realism, p.created_at,
-       p.expires_at, p.columns, p.expires_at <= now() AS expired, {CARD_COLUMNS}
+SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, p.seed, p.real_rows, p.realism, p.spread,
+       p.created_at, p.expires_at, p.columns, p.expires_at <= now() AS expired, {CARD_COLUMNS}
 FROM twin_populations p JOIN digital_twin_models m USING (model_id)
 WHERE p.population_id = $1"""  # noqa: S608  # our own constant
 
@@ -302,7 +302,7 @@ async def save_realism(database: Database, card: ModelCard, filters: Filters, re
 
 async def _insert_population(connection: Connection, population: TwinPopulation, columns: list[dict[str, Any]]) -> bool:
     """Store a population without its twins; returns whether its twins have to be stored too."""
-    json_fields = population.model_dump(mode="json", include={"filters_applied", "realism"})
+    json_fields = population.model_dump(mode="json", include={"filters_applied", "realism", "spread"})
     saved = await connection.fetchval(
         SAVE_POPULATION,
         population.population_id,
@@ -316,6 +316,7 @@ async def _insert_population(connection: Connection, population: TwinPopulation,
         population.seed,
         population.real_rows,
         json_fields["realism"],
+        json_fields["spread"],
         columns,
     )
     return saved is not None
@@ -334,6 +335,7 @@ def _fields(row: asyncpg.Record) -> dict[str, Any]:
         **{name: row[name] for name in plain},
         "expires_at": row["expires_at"],
         "realism": RealismReport(**row["realism"]) if row["realism"] else None,
+        "spread": OutcomeSpread(**row["spread"]) if row["spread"] else None,
         "model": card_from(row),
     }
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.effects import (
     SampleSize,
@@ -18,7 +18,7 @@ from engine.effects import (
 from engine.simulation_engine import SimulationEngine
 from schemas.filters import Filters
 from schemas.simulation_models import Arm, EffectPrior, ExperimentPlan, InterventionConfig, SimulationResult
-from schemas.twin_models import TwinPopulation
+from schemas.twin_models import FEWEST_FOR_CORRELATION, TwinPopulation
 
 __all__ = ["Assignment", "ExperimentDesigner", "plan_experiment"]
 
@@ -158,7 +158,7 @@ def plan_experiment(
         correlation=rho,
         saved=rho**2,
         simulation=simulated,
-        warnings=tuple(_warnings(size, assignment)),
+        warnings=(*_outcome_warnings(sizing, assignment.adjusted), *_cluster_warnings(size, assignment)),
     )
 
 
@@ -184,7 +184,17 @@ def _arms(size: SampleSize, intervention: InterventionConfig, assignment: Assign
     )
 
 
-def _warnings(size: SampleSize, assignment: Assignment) -> list[str]:
+def _outcome_warnings(sizing: Mapping[str, Any], adjusted: bool) -> Iterator[str]:
+    """Doubts about the variance of outcomes and the gain from the twin's prediction."""
+    rows, n_extreme = sizing["real_rows"], sizing["n_extreme"]
+    if n_extreme:
+        yield f"{n_extreme} of {rows:,} real outcomes are extreme and count as less extreme: more people are needed if they recur"
+    if adjusted and sizing["prediction_correlation"] is None:
+        found = "no real rows are at hand" if rows is None else f"{rows:,} real rows satisfy the filters"
+        yield f"no gain from the twin's prediction is counted on: {found}, and {FEWEST_FOR_CORRELATION} are needed to measure it"
+
+
+def _cluster_warnings(size: SampleSize, assignment: Assignment) -> Iterator[str]:
     clusters = min(size) / assignment.cluster_size
-    few = assignment.cluster_size > 1 and clusters < 20
-    return [f"only {clusters:.0f} clusters in the smaller arm: cluster-robust standard errors need 20 or more"] if few else []
+    if assignment.cluster_size > 1 and clusters < 20:
+        yield f"only {clusters:.0f} clusters in the smaller arm: cluster-robust standard errors need 20 or more"

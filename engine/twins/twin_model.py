@@ -20,6 +20,7 @@ from engine.twins.donor_adjustment import DonorAdjustment
 from engine.twins.joint_model import JointModel, SampledTable
 from engine.twins.marginal import Predicate
 from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
+from engine.twins.outcome_spread import TrainingOutcomes
 from engine.twins.realism_assessment import Allowed, assess, learn_joint
 from engine.twins.training_table import TrainingTable, feature_frame
 from schemas.arrays import Floats, Integers
@@ -124,7 +125,7 @@ class TwinModel:
             realism=self.card.metrics.realism,
             model=self.card,
             frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: expected - half, UPPER: expected + half}),
-        )
+        ).measured_by(TrainingOutcomes(self.joint, self.adjustment.expected))
 
     def assess(self, filters: Filters = None, seed: int = 0, n_jobs: int = 1) -> RealismReport:
         """Assess the realism of twins that satisfy the filters: train without some rows and compare with them. Takes seconds.

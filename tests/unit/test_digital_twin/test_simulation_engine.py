@@ -20,6 +20,7 @@ from schemas import (
     SimulationRecommendation,
     TwinType,
 )
+from schemas.twin_models import OutcomeSpread
 from tests.effect_worlds import COEFFICIENT_PRIORS, World, matters, moderator_terms
 from tests.populations import hcps, intervention, population, territories
 
@@ -436,9 +437,19 @@ def test_the_sample_size_comes_from_the_variance_of_outcomes():
     outcome_sd = twins.frame["prescribing_change"].std()
     assert plan["outcome_sd"] == pytest.approx(outcome_sd)
     assert (plan["n_treated"], plan["n_control"]) == two_sample(0.05, outcome_sd, alpha=0.05, power=0.8)
-    assert plan["n_treated_adjusted"] == two_sample(0.05, outcome_sd, correlation=0.5).n_treated
+    assert (plan["prediction_correlation"], plan["n_treated_adjusted"]) == (None, plan["n_treated"])
     certain = engine_with_prior(0.1, 0.0001, twins=twins).simulate(SPEAKERS).required_sample_size
     assert certain == plan
+
+
+def test_the_sample_size_rests_on_the_real_rows_behind_the_twins_where_they_were_measured():
+    twins = population(5000, spread=OutcomeSpread(n=4000, sd=0.2, correlation=0.5))
+    plan = SimulationEngine(twins).simulate(SPEAKERS).required_sample_size
+    assert (plan["real_rows"], plan["outcome_sd"], plan["prediction_correlation"]) == (4000, 0.2, 0.5)
+    assert plan["n_treated"] == two_sample(0.05, 0.2).n_treated
+    assert plan["n_treated_adjusted"] == two_sample(0.05, 0.2, correlation=0.5).n_treated
+    further = SimulationEngine(twins).simulate(SPEAKERS, {"min_decile": 6}).required_sample_size
+    assert (further["real_rows"], further["prediction_correlation"]) == (None, None)
 
 
 def test_a_relative_target_is_planned_in_its_own_unit():
