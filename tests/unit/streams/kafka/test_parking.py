@@ -40,8 +40,8 @@ def test_a_failure_that_parked_a_record_just_now_is_tried_once_and_every_other_o
 
 
 def test_a_counter_of_parked_records_exists_before_the_first_one():
-    Parking(5, TOPIC)
-    assert REGISTRY.get_sample_value("twin_parked_total", {"topic": TOPIC}) == 0
+    Parking(5, "a topic of this test alone")
+    assert REGISTRY.get_sample_value("twin_parked_total", {"topic": "a topic of this test alone"}) == 0
 
 
 def test_a_record_is_not_processed_when_an_operator_wants_it_to_be_parked_or_when_it_cannot_be_read():
