@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from streams.cli.server_watch import Server
     from streams.settings import Settings
 
-__all__ = ["ServerFailure", "explain_server_failures", "silence_failure"]
+__all__ = ["ServerFailure", "address_of", "explain_server_failures", "silence_failure"]
 
 
 _MISSING_ROLE = (
@@ -75,13 +75,23 @@ def _connection_failure(error: Exception, settings: Settings) -> ServerFailure |
 
 def silence_failure(settings: Settings, server: Server) -> ServerFailure:
     """Word the failure of a server that accepts connections, or did so before, and does not answer."""
-    address, setting, seconds = {
-        "kafka": (f"Kafka at {settings.kafka_bootstrap}", "TWIN_KAFKA_BOOTSTRAP", settings.kafka_connect_timeout_s),
-        "postgres": (f"Postgres at {_postgres_address(settings)}", "TWIN_POSTGRES_DSN", settings.postgres_connect_timeout_s),
-        "mlflow": (f"MLflow at {hide_passwords(settings.mlflow_uri)}", "TWIN_MLFLOW_URI", settings.mlflow_connect_timeout_s),
+    seconds = {
+        "kafka": settings.kafka_connect_timeout_s,
+        "postgres": settings.postgres_connect_timeout_s,
+        "mlflow": settings.mlflow_connect_timeout_s,
     }[server]
+    address, setting = address_of(settings, server)
     limit = f"TWIN_{server.upper()}_CONNECT_TIMEOUT_S"
     return ServerFailure(f"{address} has not answered for {seconds:g} s ({setting}, {limit})")
+
+
+def address_of(settings: Settings, server: Server) -> tuple[str, str]:
+    """The name of a server with its address, without credentials, and the setting that has the address."""
+    return {
+        "kafka": (f"Kafka at {settings.kafka_bootstrap}", "TWIN_KAFKA_BOOTSTRAP"),
+        "postgres": (f"Postgres at {_postgres_address(settings)}", "TWIN_POSTGRES_DSN"),
+        "mlflow": (f"MLflow at {hide_passwords(settings.mlflow_uri)}", "TWIN_MLFLOW_URI"),
+    }[server]
 
 
 def _kafka_failure(settings: Settings, error: BaseException) -> ServerFailure:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from streams.settings import Settings
 
-__all__ = ["Server", "ServerWatch"]
+__all__ = ["Server", "ServerWatch", "silent_servers"]
 
 Server = Literal["kafka", "postgres", "mlflow"]
 
@@ -71,6 +71,13 @@ class ServerWatch:
                 self._stopped.set()
                 self._on_silence(check.server)
             await asyncio.sleep(_INTERVAL_S)
+
+
+async def silent_servers(settings: Settings, servers: Sequence[Server], seconds: float) -> list[Server]:
+    """Those of the servers that do not answer within so many seconds; all are asked at the same time."""
+    checks = [_check_of(settings, server) for server in servers]
+    answers = await asyncio.gather(*(_answers_within(check.answers(settings), seconds) for check in checks))
+    return [check.server for check, answered in zip(checks, answers, strict=True) if not answered]
 
 
 async def _answers_within(answer: Awaitable[object], seconds: float) -> bool:

@@ -24,6 +24,7 @@ from streams.cli.campaigns import (
     make_campaign,
 )
 from streams.cli.connection import connected_service, with_read_pool
+from streams.cli.missing_answer import explained_silence
 from streams.cli.options import FilterOption, JsonOption, examples, parse_filters, require_value
 from streams.cli.output import print_result
 from streams.cli.queue_notices import notices_of_queue
@@ -114,14 +115,18 @@ def simulate(
 def _request_simulation(request: SimulationRequest, timeout_s: float) -> SimulationAnswer:
     from streams.client import TwinClient
 
-    async def publish_and_wait(deadline: float) -> SimulationAnswer:
+    async def publish_and_wait() -> SimulationAnswer:
         connect_s = min(timeout_s, settings.kafka_connect_timeout_s)
         hasty = settings.model_copy(update={"kafka_connect_timeout_s": connect_s})
-        async with TwinClient(hasty, name="command line") as client, notices_of_queue(settings, request.simulation_id):
+        async with (
+            explained_silence(settings, request.simulation_id, timeout_s) as deadline,
+            TwinClient(hasty, name="command line") as client,
+            notices_of_queue(settings, request.simulation_id),
+        ):
             return await client.request(request, timeout_s=deadline - time.monotonic())
 
     with connected_service() as settings:
-        return run_command(settings, publish_and_wait(time.monotonic() + timeout_s), "kafka")
+        return run_command(settings, publish_and_wait(), "kafka")
 
 
 def _print_answer(answer: SimulationAnswer, *, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import psutil
 import pytest
+from aiokafka import AIOKafkaConsumer
 
 from deploy.stack import LocalStack
 from schemas import InterventionConfig, SimulationRequest
@@ -100,6 +101,30 @@ def test_a_postgres_that_does_not_answer_ends_a_command(stack: LocalStack, envir
     address = f"127.0.0.1:{stack.postgres.port}"
     limits = "(TWIN_POSTGRES_DSN, TWIN_POSTGRES_CONNECT_TIMEOUT_S)"
     assert (status, error) == (1, f"twinstream: Postgres at {address} has not answered for 2 s {limits}\n")
+
+
+def test_a_simulation_that_is_not_answered_names_the_postgres_that_does_not_answer(stack: LocalStack, environment: dict[str, str]):
+    with frozen(stack.postgres):
+        status, error = run(environment, "simulate", "email_campaign", "--timeout", "3")
+    silence = f"within 3 s: Postgres at 127.0.0.1:{stack.postgres.port} (TWIN_POSTGRES_DSN) does not answer"
+    assert (status, error.count("\n")) == (1, 1)
+    assert error.startswith("twinstream: no answer to simulation ")
+    assert silence in error
+
+
+def test_a_simulation_that_is_not_answered_names_the_worker_that_is_missing(stack: LocalStack, environment: dict[str, str]):
+    status, error = run(environment, "simulate", "email_campaign", "--timeout", "3")
+    assert (status, error.count("\n")) == (1, 1)
+    assert "within 3 s: no worker with the role simulation is running" in error
+
+
+async def test_a_simulation_that_a_worker_has_not_finished_says_so(stack: LocalStack, environment: dict[str, str]):
+    client = AIOKafkaConsumer("simulation-requests", group_id="twinstream-simulation", bootstrap_servers=stack.kafka_bootstrap)
+    async with client:
+        assert client.assignment()
+        status, error = await asyncio.to_thread(run, environment, "simulate", "email_campaign", "--timeout", "3")
+    assert (status, error.count("\n")) == (1, 1)
+    assert "within 3 s: a worker with the role simulation is running and has not finished it: raise --timeout" in error
 
 
 def test_a_kafka_that_stops_to_answer_ends_a_publication(stack: LocalStack, environment: dict[str, str], tmp_path: Path):

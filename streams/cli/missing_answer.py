@@ -1,0 +1,72 @@
+"""Finds out what an answer waits for that does not come in time: Kafka, Postgres, a worker, or only more time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from streams.cli.failures import address_of
+from streams.cli.server_watch import Server, silent_servers
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+__all__ = ["explained_silence"]
+
+_GROUP = "twinstream-simulation"
+_CHECK_S = 2.0
+_SHARE = 0.9
+"""Of the time of the check, so that it is done when the wait ends."""
+
+
+@asynccontextmanager
+async def explained_silence(settings: Settings, simulation_id: UUID, timeout_s: float) -> AsyncIterator[float]:
+    """Yield the time on the monotonic clock at which the wait inside ends; what the answer waits for is checked shortly before.
+
+    Raises:
+        NoAnswer: in place of one from the block, with the name of what does not answer.
+    """
+    from streams.client import KafkaUnavailable, NoAnswer
+
+    check_s = min(_CHECK_S, timeout_s / 2)
+    check = asyncio.create_task(_check(settings, timeout_s - check_s, check_s * _SHARE))
+    try:
+        yield time.monotonic() + timeout_s
+    except KafkaUnavailable:  # which names it
+        raise
+    except NoAnswer:
+        raise NoAnswer(f"no answer to simulation {simulation_id} within {timeout_s:g} s: {await check}") from None
+    finally:
+        check.cancel()
+
+
+async def _check(settings: Settings, wait_s: float, seconds: float) -> str:
+    """Wait, then find out within so many seconds what does not answer."""
+    await asyncio.sleep(wait_s)
+    servers: list[Server] = ["kafka", "postgres"]
+    silent, worker = await asyncio.gather(silent_servers(settings, servers, seconds), _describe_worker(settings, seconds))
+    if not silent:
+        return worker
+    names = " and ".join("{} ({})".format(*address_of(settings, server)) for server in silent)
+    return f"{names} {'does' if len(silent) == 1 else 'do'} not answer"
+
+
+async def _describe_worker(settings: Settings, seconds: float) -> str:
+    """Whether a worker reads requests, by the members of its consumer group."""
+    from streams.kafka import open_admin
+
+    try:
+        async with asyncio.timeout(seconds), open_admin(settings) as admin:
+            (reply,) = await admin.describe_consumer_groups([_GROUP])
+            error_code, _, state, *_ = reply.groups[0]
+    except Exception:  # noqa: BLE001  # whatever the client raises, nothing is known
+        error_code, state = 1, ""
+    if error_code:
+        return "is a worker with the role simulation running?"
+    if state in {"Empty", "Dead"}:
+        return "no worker with the role simulation is running (twinstream worker --role simulation)"
+    return "a worker with the role simulation is running and has not finished it: raise --timeout, or see the log of the worker"
