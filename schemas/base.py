@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["Finite", "Frozen", "Moment", "Probability", "Record", "require_between", "require_one_of", "shorten", "utc_time"]
+__all__ = [
+    "AwareTime",
+    "Finite",
+    "Frozen",
+    "Moment",
+    "Probability",
+    "Record",
+    "require_between",
+    "require_one_of",
+    "shorten",
+    "utc_time",
+]
 
 _MAX_VALUE_CHARACTERS = 80
 
@@ -24,7 +36,27 @@ def _to_utc(at: datetime) -> datetime:
         raise ValueError(f"{at.isoformat()} converted to UTC is outside of the years 1 to 9999") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+def refuse_numbers(value: Any) -> Any:
+    """Return what may be a time; a number, also one in quotes, is none: seconds, milliseconds, days or a date cannot be told apart.
+
+    Raises:
+        ValueError: for a number.
+    """
+    if isinstance(value, str):
+        if value[4:5] == "-":  # as every time in ISO 8601 that pydantic reads
+            return value
+        try:
+            float(value)
+        except ValueError:
+            return value
+    elif not isinstance(value, int | float | Decimal):
+        return value
+    raise ValueError("a number is not a time: write it with its zone, such as 2026-01-31T12:00:00Z")
+
+
+AwareTime = Annotated[AwareDatetime, BeforeValidator(refuse_numbers)]
+"""A time with a zone, which is kept; never a number."""
+Moment = Annotated[AwareTime, AfterValidator(_to_utc)]
 """A time with a zone, converted to UTC, so that equal moments have equal values."""
 
 

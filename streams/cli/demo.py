@@ -13,22 +13,27 @@ from streams.cli.connection import load_settings
 from streams.cli.log_output import show_service_warnings
 from streams.cli.options import JsonOption, examples
 from streams.cli.output import notify, print_result
+from streams.cli.table_options import reads_table
+from streams.tables import TableOptions
 
 app = typer.Typer()
 
 
 @app.command(epilog=examples("twinstream demo", "twinstream demo --data prescribers.csv", "twinstream demo --once --json"))
+@reads_table
 def demo(
     data: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", dir_okay=False, help="Your own table (.csv, .csv.gz or .parquet), or the public prescriber table."
+            metavar="FILE", dir_okay=False, help="Your own table (CSV, Parquet or Excel), or the public prescriber table."
         ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="For scripts: print only the report at the end.")] = False,
     twin_type: TwinTypeOption = TwinType.HCP,
     brand: BrandOption = Brand.KISQALI,
     as_json: JsonOption = False,
+    *,
+    reading: TableOptions,
 ) -> None:
     """Run the whole workflow here and print a report.
 
@@ -38,7 +43,7 @@ def demo(
     from streams.demo.run import run_demo
 
     show_service_warnings()
-    report = run_demo(load_settings(), data, twin_type, brand, _ignore if once else notify)
+    report = run_demo(load_settings(), data, twin_type, brand, _ignore if once else notify, reading=reading)
     print_result(report.to_dict(), report.format_text, as_json=as_json)
     if not report.succeeded:
         raise typer.Exit(1)

@@ -25,6 +25,8 @@ from streams.cli.campaigns import (
 from streams.cli.connection import with_read_pool
 from streams.cli.options import FilterOption, JsonOption, OutOption, TableArgument, examples, parse_filters, require_value
 from streams.cli.output import notify, print_result
+from streams.cli.table_options import notify_remarks, reads_table
+from streams.tables import Kind, TableOptions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -133,6 +135,7 @@ def design(
         "twinstream counterfactuals email_campaign hcps.csv --frequency weekly --out predicted.parquet",
     )
 )
+@reads_table
 def counterfactuals(
     intervention: InterventionArgument,
     file: TableArgument,
@@ -145,15 +148,17 @@ def counterfactuals(
     brand: BrandOption = Brand.KISQALI,
     target: TargetOption = None,
     as_json: JsonOption = False,
+    *,
+    reading: TableOptions,
 ) -> None:
     """Predict what INTERVENTION changes for each row of FILE.
 
     FILE has a row for each entity. The result is the outcome with INTERVENTION, without it, and the difference.
     """
     from engine.experiments import predict_counterfactuals
-    from streams.training import read_table
 
-    table, campaign = read_table(file), make_campaign(intervention, channel, frequency, weeks, intensity)
+    table = _read_entities(file, twin_type, reading)
+    campaign = make_campaign(intervention, channel, frequency, weeks, intensity)
     model, priors = _load_champion(model_line(twin_type, brand, target))
     _check_features(model, table)
     predicted = predict_counterfactuals(model, table, campaign, priors=priors)
@@ -169,6 +174,7 @@ def counterfactuals(
         "twinstream untreated experiment.csv --treated arm --treated-value mailed --control-value holdout --cluster territory_id",
     )
 )
+@reads_table
 def untreated(
     file: TableArgument,
     treated: Annotated[
@@ -199,22 +205,26 @@ def untreated(
     brand: BrandOption = Brand.KISQALI,
     target: TargetOption = None,
     as_json: JsonOption = False,
+    *,
+    reading: TableOptions,
 ) -> None:
     """Estimate what treated entities would have done untreated.
 
     FILE is the table of a finished experiment, with a row for each entity of both arms.
     """
     from engine.experiments import parse_arms, require_filled, treated_counterfactuals
-    from streams.training import read_table
 
-    table = read_table(file)
+    target_name = outcome or TWIN_TYPES[twin_type].target(target).name
+    table = _read_entities(
+        file, twin_type, reading, {treated: "category", target_name: "number", **({cluster: "id"} if cluster else {})}
+    )
     model, _ = _load_champion(model_line(twin_type, brand, target))
-    names = [outcome or model.card.target, treated, *([cluster] if cluster else [])]
+    names = [target_name, treated, *([cluster] if cluster else [])]
     columns = [require_one_of("column", name, map(str, table.columns)) for name in names]
     _check_features(model, table)
     is_treated = parse_arms(table[treated], treated_value=treated_value, control_value=control_value, name=treated)
-    if cluster:
-        require_filled(table[cluster], cluster)
+    for name in names:
+        require_filled(table[name], name)
     clusters = table[cluster].to_numpy() if cluster else None
     estimated = treated_counterfactuals(
         model.predict(table), table[columns[0]].to_numpy(dtype=float), is_treated, clusters=clusters
@@ -237,6 +247,16 @@ def _ratio_warning(is_treated: Flags, clusters: npt.NDArray[Any] | None, control
     arms = (is_treated, ~is_treated)
     sizes = [int(arm.sum()) if clusters is None else len(np.unique(clusters[arm].astype(str))) for arm in arms]
     return sample_ratio_warning(sizes[0], sizes[1], control_ratio, "people" if clusters is None else "clusters")
+
+
+def _read_entities(file: Path, twin_type: TwinType, reading: TableOptions, kinds: Mapping[str, Kind] | None = None) -> pd.DataFrame:
+    """Read a table with a row for each entity, and print what was converted; ``kinds`` are those of further columns."""
+    from streams.tables import Column, entity_columns, read_table
+
+    further = {name: Column(name, kind) for name, kind in (kinds or {}).items()}
+    result = read_table(file, {**further, **entity_columns(twin_type)}, reading)
+    notify_remarks(result.remarks())
+    return result.frame
 
 
 def _load_champion(line: str) -> tuple[TwinModel, Mapping[str, EffectPrior]]:

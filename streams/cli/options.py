@@ -37,7 +37,7 @@ KindOption = Annotated[
 LineArgument = Annotated[
     str, typer.Argument(metavar="LINE", help="A model line, for example hcp:kisqali:prescribing_change.", show_default=False)
 ]
-TableArgument = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="A .csv, .csv.gz or .parquet file.")]
+TableArgument = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="A CSV, Parquet or Excel file.")]
 OutOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", dir_okay=False, help="Write one row per entity to this .csv, .csv.gz or .parquet file."),

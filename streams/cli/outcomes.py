@@ -12,6 +12,8 @@ from streams.cli.connection import connected_service, with_read_pool
 from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import Table, print_result, show_progress
 from streams.cli.running import run_command
+from streams.cli.table_options import notify_remarks, reads_table
+from streams.tables import TableOptions
 
 if TYPE_CHECKING:
     from streams.reporting.overview import LineOverview
@@ -22,22 +24,27 @@ app = typer.Typer()
 @app.command(
     epilog=examples("twinstream outcomes publish outcomes.parquet", "twinstream outcomes publish outcomes.csv --brand fabhalta")
 )
+@reads_table
 def publish(
     file: TableArgument,
     twin_type: TwinTypeOption = TwinType.HCP,
     brand: BrandOption = Brand.KISQALI,
     target: TargetOption = None,
     as_json: JsonOption = False,
+    *,
+    reading: TableOptions,
 ) -> None:
     """Publish the rows of the table FILE as outcome events.
 
     Columns are fields of an outcome, segment.DIMENSION, and features. twin_type, brand, metric_type, event_id and observed_at are
     filled in where FILE has no such column.
     """
-    from streams.training import read_table
+    from streams.tables import outcome_columns, read_table
     from streams.worker.setup import publish_table
 
-    table = read_table(file)
+    result = read_table(file, outcome_columns(twin_type), reading)
+    notify_remarks(result.remarks())
+    table = result.frame
     with connected_service() as settings, show_progress("publishing outcomes", len(table)) as report_progress:
         publication = publish_table(settings, table, twin_type, brand, target, report_progress)
         published = run_command(settings, publication, "kafka")

@@ -13,6 +13,8 @@ from streams.cli.connection import connected_service
 from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import print_result, show_progress
 from streams.cli.running import run_command
+from streams.cli.table_options import notify_remarks, reads_table
+from streams.tables import TableOptions
 
 if TYPE_CHECKING:
     from streams.training import ImportedTable
@@ -21,28 +23,44 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command("import", epilog=examples("twinstream import prescribers.csv history.parquet --twin-type hcp"))
+@app.command(
+    "import",
+    epilog=examples(
+        "twinstream import prescribers.csv history.parquet --twin-type hcp",
+        "twinstream import partd_2019.csv partd_2020.csv history.parquet",
+    ),
+)
+@reads_table
 def import_table(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", dir_okay=False, help="A .csv, .csv.gz or .parquet file.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", dir_okay=False, help="A CSV, Parquet or Excel file, or two of Medicare Part D."),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", dir_okay=False, help="The .csv, .csv.gz or .parquet file to write.")],
     twin_type: TwinTypeOption = TwinType.HCP,
     target: TargetOption = None,
     as_json: JsonOption = False,
+    *,
+    reading: TableOptions,
 ) -> None:
     """Turn the table SOURCE into the training table OUT.
 
-    OUT has the features of the twin type and the target. The public Medicare Part D prescriber table is recognised by its columns.
+    OUT has the features of the twin type and the target. The files of Medicare Part D by provider, which CMS publishes for each
+    year, are recognised by their columns: two SOURCEs, the earlier year first, give the features of the first and the change to the
+    second; one gives features without a target.
     """
-    from streams.training import as_training_table, read_table, write_table
+    from streams.training import read_training_table, write_table
 
-    imported = as_training_table(read_table(source), twin_type, target)
+    imported = read_training_table(sources, twin_type, target, reading)
+    notify_remarks(imported.remarks)
     write_table(imported.frame, out)
     payload = {
         "recognised": imported.source,
         "rows": len(imported.frame),
-        "target": imported.target,
+        "target": imported.target if imported.has_target else None,
         "left_out": imported.left_out,
         "notes": imported.notes,
+        "remarks": imported.remarks,
     }
     print_result(payload, lambda: _import_text(imported, out), as_json=as_json)
 
@@ -61,6 +79,7 @@ def _import_text(imported: ImportedTable, out: Path) -> str:
         "twinstream train outcomes.parquet --features feast:features/:hcp_features",
     )
 )
+@reads_table
 def train(
     file: TableArgument,
     features: Annotated[
@@ -75,31 +94,34 @@ def train(
     brand: BrandOption = Brand.KISQALI,
     target: TargetOption = None,
     as_json: JsonOption = False,
+    *,
+    reading: TableOptions,
 ) -> None:
     """Train a model line on the table FILE.
 
     The first model of a line becomes its champion; a later one only when it proves better than the champion.
     """
-    imported, trained = _train(file, features, twin_type, brand, target)
+    imported, trained = _train(file, features, twin_type, brand, target, reading)
     payload = {"event": trained.event.model_dump(mode="json"), "card": trained.card.model_dump(mode="json")}
     print_result(payload, lambda: _training_text(imported, trained), as_json=as_json)
 
 
 def _train(
-    file: Path, features: str | None, twin_type: TwinType, brand: Brand, target: str | None
+    file: Path, features: str | None, twin_type: TwinType, brand: Brand, target: str | None, reading: TableOptions
 ) -> tuple[ImportedTable, TrainedLine]:
     """Read the table, refuse it before anything is started where it has no features, and train."""
-    from streams.training import as_training_table, read_table
+    from streams.training import read_training_table
     from streams.worker.setup import join_features, prepare, train_model
 
-    table, source = read_table(file), file.name
-    imported = as_training_table(table, twin_type, target) if features is None else None
+    imported = read_training_table([file], twin_type, target, reading, needs_features=features is None).require_target()
+    notify_remarks(imported.remarks)
+    source = file.name
     with connected_service() as settings:
         run_command(settings, prepare(settings), "postgres", "kafka", "mlflow")
-        if imported is None:
+        if features is not None:
             line = model_line(twin_type, brand, target)
-            table, name = run_command(settings, join_features(settings, table, str(features), line), "postgres")
-            imported, source = as_training_table(table, twin_type, target), f"{source}, features from {name}"
+            table, name = run_command(settings, join_features(settings, imported.frame, features, line), "postgres")
+            imported, source = imported.with_frame(table, twin_type), f"{source}, features from {name}"
         with show_progress(f"training on {len(imported.frame):,} rows"):
             training = train_model(settings, imported.frame, twin_type, brand, imported.target, source)
             trained = run_command(settings, training, "postgres", "mlflow")

@@ -21,7 +21,8 @@ from streams.demo.shift import split
 from streams.operations.verify import verify
 from streams.reporting.text import model_facts
 from streams.settings import ROLES, Settings
-from streams.training import ImportedTable, as_training_table, read_table
+from streams.tables import TableOptions
+from streams.training import ImportedTable, read_training_table
 from streams.worker.local_stack import Notify, local_stack
 from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers
@@ -53,6 +54,7 @@ def run_demo(
     brand: Brand,
     notify: Notify,
     *,
+    reading: TableOptions | None = None,
     rows: int = ROWS,
     pace: Pace | None = None,
 ) -> DemoReport:
@@ -64,6 +66,7 @@ def run_demo(
         twin_type: of the table.
         brand: of the model line.
         notify: called with each line of progress.
+        reading: answers to what the file of the table leaves open.
         rows: to generate without ``data``.
         pace: how much is streamed; by default the first half of the streamed rows is not shifted.
 
@@ -73,10 +76,10 @@ def run_demo(
     """
     stopwatch = Stopwatch(notify)
     with stopwatch.step("reading the table" if data else "generating a table"):
-        table = _table(data, twin_type, rows)
+        table = _table(data, twin_type, rows, reading)
     training_rows, stream_rows = split(table.frame, MAX_TRAINING_ROWS, np.random.default_rng(SEED))
     notify(f"  {table.source}: {len(training_rows):,} rows for training, {len(stream_rows):,} to stream in a random order")
-    for note in table.notes:
+    for note in (*table.notes, *table.remarks):
         notify(f"  {note}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = _empty_folder(settings.home / "demo")
@@ -99,9 +102,9 @@ def run_demo(
     return make_report(table, demo_run, verification, stopwatch.seconds, home)
 
 
-def _table(data: Path | None, twin_type: TwinType, rows: int) -> ImportedTable:
+def _table(data: Path | None, twin_type: TwinType, rows: int, reading: TableOptions | None) -> ImportedTable:
     if data is not None:
-        return as_training_table(read_table(data), twin_type)
+        return read_training_table([data], twin_type, options=reading).require_target()
     frame = sample_table(twin_type, rows, np.random.default_rng(SEED))
     frame.insert(0, ENTITY, [f"{twin_type.value}-{row:05}" for row in range(rows)])
     note = "synthetic data: marginals and correlations follow published statistics, the effect on the outcome is an assumption"

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NotRequir
 from uuid import UUID
 
 import numpy as np
-from pydantic import AwareDatetime, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from schemas import TWIN_TYPES, Brand, OutcomeEvent, SourceId, TwinType
 from schemas.arrays import Flags, Floats, Integers, Octets
-from schemas.base import utc_time
+from schemas.base import AwareTime, utc_time
 from schemas.canonical import encode_shared_fields
 from schemas.events import Features
 from schemas.twin_types import model_line
@@ -166,7 +166,7 @@ class _Fields(TypedDict):
 
     schema_version: NotRequired[Literal[1]]
     event_id: str
-    observed_at: AwareDatetime
+    observed_at: AwareTime
     twin_type: str
     brand: str
     metric_type: str

@@ -6,15 +6,14 @@ It imports ``schemas`` only.
 """
 
 from streams.tables.declared import Column, Kind, entity_columns, outcome_columns
-from streams.tables.files import TABLE_ENDINGS, load_table
+from streams.tables.files import load_table
 from streams.tables.options import DateOrder, Decimal, TableOptions, TimeUnit
 from streams.tables.raw import RawTable, frame_table
-from streams.tables.reading import convert_table, read_frame, read_table
+from streams.tables.reading import convert_table, read_frame, read_table, read_times
 from streams.tables.report import MAX_BAD_SHARE, BadCell, TableReading, TableRefused
 
 __all__ = [
     "MAX_BAD_SHARE",
-    "TABLE_ENDINGS",
     "BadCell",
     "Column",
     "DateOrder",
@@ -32,4 +31,5 @@ __all__ = [
     "outcome_columns",
     "read_frame",
     "read_table",
+    "read_times",
 ]

@@ -14,6 +14,7 @@ from schemas.arrays import Flags
 from schemas.base import shorten
 from schemas.levels import levels_of
 from streams.tables.raw import is_text
+from streams.tables.report import count_of
 
 __all__ = [
     "MISSING_NUMBERS",
@@ -49,6 +50,7 @@ _FLAGS = {
     "f": False,
 }
 _MAX_EXACT_FLOAT = 2.0**53
+_SAMPLE = 2_000
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,20 @@ def as_flags(mask: pa.Array) -> Flags:
     return np.asarray((mask.fill_null(False) if mask.null_count else mask).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
-def matches(text: pa.Array, pattern: str) -> Flags:
-    """Which cells match a regular expression, false where a cell is empty."""
-    return as_flags(pc.match_substring_regex(text, pattern))
+def matches(text: pa.Array, pattern: str, containing: str = "") -> Flags:
+    """Which cells match a regular expression, false where a cell is empty; with a text that all of them contain it is fast."""
+    if not containing:
+        return as_flags(pc.match_substring_regex(text, pattern))
+    rows = as_flags(pc.match_substring(text, containing))
+    if rows.any():
+        rows[rows] = as_flags(pc.match_substring_regex(text.filter(pa.array(rows)), pattern))
+    return rows
+
+
+def sample_of(column: pa.Array) -> pa.Array:
+    """At most 2,000 cells from begin to end of a column."""
+    step = max(1, len(column) // _SAMPLE)
+    return column.take(pa.array(np.arange(0, len(column), step))) if step > 1 else column
 
 
 def example(text: pa.Array, rows: Flags) -> str:
@@ -109,7 +122,7 @@ def convert_ids(column: pa.Array, name: str) -> Converted:
     """Ids as text, as they are written; those that a spreadsheet has shortened (1.23E+09) are wrong."""
     if is_text(column):
         text = trimmed(column)
-        shortened = matches(text, _SHORTENED_NUMBER)
+        shortened = matches(text, _SHORTENED_NUMBER, "E+")
         wrong = Wrong(shortened, "is an id that a spreadsheet has shortened: format its cells as text")
         return Converted(_strings(text), _found(wrong, *_errors(text)), _padded_note(column, text, name))
     if pa.types.is_floating(column.type):
@@ -134,11 +147,11 @@ def convert_levels(column: pa.Array, name: str) -> Converted:
     text = trimmed(column)
     levels = levels_of(_strings(text))
     spellings = levels.spellings()
-    others = {spelling: kept for spelling, kept in spellings.items() if spelling != kept}
+    others = {spelling: usual for spelling, usual in spellings.items() if spelling != usual}
     notes: tuple[str, ...] = ()
     if others:
-        listed = ", ".join(f"{shorten(spelling)} as {shorten(kept)}" for spelling, kept in list(others.items())[:3])
-        notes = (f"{name}: {len(others)} levels read in another spelling: {listed}",)
+        listed = ", ".join(f"{shorten(spelling)} as {shorten(usual)}" for spelling, usual in list(others.items())[:3])
+        notes = (f"{name}: {count_of(len(others), 'level')} read in another spelling: {listed}",)
     return Converted(levels.texts(spellings), _errors(text), notes)
 
 
@@ -150,8 +163,8 @@ def convert_flags(column: pa.Array, name: str) -> Converted:
     missing = as_flags(pc.is_in(text, pa.array(sorted(MISSING_NUMBERS))))
     text = blanked(text, missing)
     encoded = text.dictionary_encode()
-    words = encoded.dictionary.to_pylist()
-    values = pa.array([_FLAGS.get(word.removesuffix(".0")) for word in words], type=pa.bool_())
+    labels = encoded.dictionary.to_pylist()
+    values = pa.array([_FLAGS.get(word.removesuffix(".0")) for word in labels], type=pa.bool_())
     flags = values.take(encoded.indices)
     wrong = Wrong(
         as_flags(pc.is_valid(text)) & ~as_flags(pc.is_valid(flags)), "is neither true nor false (true, false, 1, 0, yes, no)"
@@ -162,7 +175,7 @@ def convert_flags(column: pa.Array, name: str) -> Converted:
 def missing_note(missing: Flags, name: str) -> tuple[str, ...]:
     """The note of texts that were read as missing."""
     count = int(missing.sum())
-    return (f"{name}: {count:,} cells such as NA read as missing",) if count else ()
+    return (f"{name}: {count_of(count, 'cell')} such as NA read as missing",) if count else ()
 
 
 def _flag_series(flags: pa.Array) -> pd.Series[Any]:
@@ -179,9 +192,9 @@ def _found(*wrong: Wrong) -> tuple[Wrong, ...]:
 
 def _errors(text: pa.Array) -> tuple[Wrong, ...]:
     """The errors of a spreadsheet's formulas."""
-    return _found(Wrong(matches(text, _ERROR_OF_SHEET), "is an error of the spreadsheet"))
+    return _found(Wrong(matches(text, _ERROR_OF_SHEET, "#"), "is an error of the spreadsheet"))
 
 
 def _padded_note(column: pa.Array, text: pa.Array, name: str) -> tuple[str, ...]:
     padded = as_flags(pc.and_(pc.not_equal(column, text), pc.is_valid(text)))
-    return (f"{name}: {int(padded.sum()):,} cells read without the blanks around them",) if padded.any() else ()
+    return (f"{name}: {count_of(int(padded.sum()), 'cell')} read without the blanks around them",) if padded.any() else ()

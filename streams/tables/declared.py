@@ -54,8 +54,12 @@ def entity_columns(twin_type: TwinType) -> dict[str, Column]:
 
 
 def outcome_columns(twin_type: TwinType) -> dict[str, Column]:
-    """Columns of a table with one row per outcome: fields of an outcome, segments, and features of a twin type."""
+    """Columns of a table with one row per outcome: fields of an outcome, segments, and features.
+
+    Rows may name a twin type of their own; the given one is that of the others, and says what a percentage is.
+    """
     entry = TWIN_TYPES[twin_type]
+    entries = [*(item for item in TWIN_TYPES.values() if item is not entry), entry]
     is_fraction = all(target.is_fraction for target in entry.targets)
     return _by_name(
         [
@@ -66,8 +70,8 @@ def outcome_columns(twin_type: TwinType) -> dict[str, Column]:
             Column("revision", "integer", 0),
             Column("schema_version", "integer", 1),
             Column("treated", "flag"),
-            *(Column(f"segment.{name}", "category") for name in entry.segments),
-            *map(_feature_column, entry.features),
+            *(Column(f"segment.{name}", "category") for entry in entries for name in entry.segments),
+            *(_feature_column(feature) for entry in entries for feature in entry.features),
         ]
     )
 

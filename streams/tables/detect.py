@@ -85,13 +85,13 @@ class Dialect(NamedTuple):
     width: int
 
 
-def detect_delimiter(lines: Sequence[str], delimiter: str | None, known: Collection[str]) -> Dialect:
-    """Choose the delimiter with which the first line has known headers and the rows have as many cells as it.
+def detect_delimiter(lines: Sequence[str], delimiter: str | None, declared_keys: Collection[str]) -> Dialect:
+    """Choose the delimiter with which the first line has declared_keys headers and the rows have as many cells as it.
 
     Args:
         lines: the first lines of the file, at least one.
-        delimiter: the one to use, if it is known.
-        known: keys of declared headers, see :func:`~streams.tables.headers.header_key`.
+        delimiter: the one to use, if it is declared_keys.
+        declared_keys: keys of declared headers, see :func:`~streams.tables.headers.header_key`.
 
     Raises:
         ValueError: when two delimiters serve equally well.
@@ -99,16 +99,16 @@ def detect_delimiter(lines: Sequence[str], delimiter: str | None, known: Collect
     if delimiter is not None:
         return _split(lines, delimiter)[0]
     candidates = [_split(lines, sign) for sign in _DELIMITERS]
-    ranked = sorted(candidates, key=lambda item: _fit(item[0], item[1], known), reverse=True)
+    ranked = sorted(candidates, key=lambda item: _fit(item[0], item[1], declared_keys), reverse=True)
     (best, share), (second, second_share) = ranked[:2]
-    if len(second.headers) > 1 and _fit(best, share, known) == _fit(second, second_share, known):
+    if len(second.headers) > 1 and _fit(best, share, declared_keys) == _fit(second, second_share, declared_keys):
         names = " or ".join(DELIMITER_NAMES[item.delimiter] for item in (best, second))
         raise ValueError(f"its delimiter may be {names}: settle it with --delimiter")
     return best
 
 
-def _fit(dialect: Dialect, share: float, known: Collection[str]) -> tuple[int, bool, float]:
-    named = sum(header_key(header) in known for header in dialect.headers)
+def _fit(dialect: Dialect, share: float, declared_keys: Collection[str]) -> tuple[int, bool, float]:
+    named = sum(header_key(header) in declared_keys for header in dialect.headers)
     return named, len(dialect.headers) > 1, share if len(dialect.headers) > 1 else 0.0
 
 

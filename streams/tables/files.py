@@ -22,27 +22,24 @@ from streams.tables.detect import DELIMITER_NAMES, Dialect, decode_text, detect_
 from streams.tables.options import TableOptions
 from streams.tables.raw import FIRST_ROW, RawTable, plain_array
 from streams.tables.report import BadCell, TableRefused
-from streams.tables.workbooks import workbook_table
 
-__all__ = ["SUFFIXES", "TABLE_ENDINGS", "load_table"]
+__all__ = ["SUFFIXES", "load_table"]
 
 _TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _WORKBOOK = (".xlsx", ".xlsm")
 SUFFIXES = (*_TEXT, ".parquet", *_WORKBOOK)
-TABLE_ENDINGS = ".csv, .tsv, .txt (also .gz), .parquet or .xlsx"
-"""Ends of the names of files that can be read, in words."""
-
+_ENDINGS = ".csv, .tsv, .txt (also .gz), .parquet or .xlsx"
 _SAMPLE_CHARACTERS = 200_000
 _SAMPLE_LINES = 500
 
 
-def load_table(path: Path, options: TableOptions, known: Collection[str] = ()) -> RawTable:
+def load_table(path: Path, options: TableOptions, declared_keys: Collection[str] = ()) -> RawTable:
     """Read the cells of a file as they are.
 
     Args:
         path: ends in one of ``SUFFIXES``.
         options: delimiter, encoding and sheet are used here.
-        known: keys of declared headers, by which the delimiter is detected.
+        declared_keys: keys of declared headers, by which the delimiter is detected.
 
     Raises:
         TableRefused: for another kind of file, or one that cannot be read as the kind that its name has.
@@ -50,14 +47,16 @@ def load_table(path: Path, options: TableOptions, known: Collection[str] = ()) -
     """
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
-        raise TableRefused(repr(path.name), [f"it cannot be read: give a file that ends in {TABLE_ENDINGS}"])
+        raise TableRefused(repr(path.name), [f"it cannot be read: give a file that ends in {_ENDINGS}"])
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     kind = "text" if suffix in _TEXT else suffix.removeprefix(".")
     try:
         if suffix in _WORKBOOK:
+            from streams.tables.workbooks import workbook_table  # noqa: PLC0415  # few tables are workbooks
+
             return workbook_table(path, options.sheet)
-        return _text_table(path, options, known) if suffix in _TEXT else _parquet_table(path)
+        return _text_table(path, options, declared_keys) if suffix in _TEXT else _parquet_table(path)
     except TableRefused:
         raise
     except (ValueError, OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
@@ -70,7 +69,7 @@ def _parquet_table(path: Path) -> RawTable:
     return RawTable(path.name, tuple(table.column_names), columns, np.arange(table.num_rows) + FIRST_ROW)
 
 
-def _text_table(path: Path, options: TableOptions, known: Collection[str]) -> RawTable:
+def _text_table(path: Path, options: TableOptions, declared_keys: Collection[str]) -> RawTable:
     content, encoding = decode_text(_text_bytes(path), options.encoding)
     if b"\0" in content:
         raise ValueError("it holds the character NUL: it is not text, or in another encoding (--encoding)")
@@ -78,7 +77,7 @@ def _text_table(path: Path, options: TableOptions, known: Collection[str]) -> Ra
     lines = _first_lines(content)
     if not lines:
         raise ValueError("it has no line")
-    dialect = detect_delimiter(lines, options.delimiter or sign, known)
+    dialect = detect_delimiter(lines, options.delimiter or sign, declared_keys)
     notes = [f"read as {encoding}, it is not UTF-8"] if encoding else []
     if dialect.delimiter != "," and options.delimiter is None:
         notes.append(f"the delimiter is {DELIMITER_NAMES.get(dialect.delimiter, repr(dialect.delimiter))}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from streams.tables.raw import RawTable, is_text
+from streams.tables.report import count_of
 
 __all__ = ["header_key", "name_columns"]
 
@@ -47,13 +47,8 @@ def name_columns(table: RawTable, declared: Mapping[str, Any]) -> tuple[RawTable
         notes.append(f"columns read by their declared names: {', '.join(renamed)}")
     unnamed = len(table.headers) - sum(map(len, written.values()))
     if unnamed and not problems:
-        notes.append(f"{unnamed} columns without a name left out: they are empty or number the rows")
+        notes.append(f"{count_of(unnamed, 'column')} without a name left out, empty or numbers of rows")
     return table.with_columns(columns, notes), problems
-
-
-def repeated(names: Sequence[str]) -> list[str]:
-    """Names that occur more than once."""
-    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _holds_nothing(column: pa.Array) -> bool:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.tables.conversion import as_flags, matches, trimmed
+from streams.tables.conversion import as_flags, matches, sample_of, trimmed
 from streams.tables.declared import Kind
 from streams.tables.numbers import parse_numerals
 from streams.tables.raw import is_text
 
 __all__ = ["Inferred", "inferred_kind"]
 
-_SAMPLE = 2_000
 _NUMBER_SHARE = 0.95
 """A column with at least this share of numbers is a column of numbers, whose other cells are wrong."""
 
 _SOME = 0.05
 _LEADING_ZERO = r"^[+-]?0\d"
+_PLAIN_KINDS: dict[Kind, pa.DataType] = {"integer": pa.int64(), "number": pa.float64()}
 
 
 class Inferred(NamedTuple):
@@ -51,15 +50,15 @@ def _text_kind(column: pa.Array, name: str) -> Inferred:
     n_given = len(text) - text.null_count
     if not n_given:
         return Inferred("number")
-    sample = text.take(pa.array(np.linspace(0, len(text) - 1, min(len(text), _SAMPLE)).astype(np.int64)))
-    numerals = parse_numerals(sample)
-    if not numerals.is_number.any():
+    if not parse_numerals(sample_of(text)).is_number.any():
         flags = as_flags(pc.is_in(pc.utf8_lower(text), pa.array(["true", "false"])))
         return Inferred("flag" if int(flags.sum()) == n_given else "category")
-    if matches(text, _LEADING_ZERO).any():
+    if matches(text, _LEADING_ZERO, "0").any():
         return Inferred("category", f"{name} read as levels: some of its numbers begin with a zero")
-    if len(sample) < len(text):
-        numerals = parse_numerals(text)
+    for kind, arrow_type in _PLAIN_KINDS.items():
+        if _can_cast(text, arrow_type):
+            return Inferred(kind)
+    numerals = parse_numerals(text)
     n_given -= int(numerals.missing.sum())
     share = float(numerals.is_number.sum()) / max(1, n_given)
     if share >= _NUMBER_SHARE:
@@ -67,3 +66,11 @@ def _text_kind(column: pa.Array, name: str) -> Inferred:
         return Inferred("integer" if is_whole else "number")
     mixed = f"{name} read as levels: {share:.0%} of its cells are numbers (--column {name}=number refuses the others)"
     return Inferred("category", mixed if share > _SOME else "")
+
+
+def _can_cast(text: pa.Array, arrow_type: pa.DataType) -> bool:
+    try:
+        pc.cast(text, arrow_type)
+    except pa.ArrowInvalid:
+        return False
+    return True

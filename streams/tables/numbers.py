@@ -19,6 +19,7 @@ from schemas.arrays import Flags, Floats, Integers
 from streams.tables.conversion import MISSING_NUMBERS, Converted, Wrong, as_flags, blanked, example, matches, missing_note, trimmed
 from streams.tables.declared import Column
 from streams.tables.options import Decimal
+from streams.tables.report import count_of
 
 __all__ = ["Numerals", "Unsettled", "checked", "convert_numbers", "convert_numerals", "parse_numerals", "settled_decimal"]
 
@@ -111,7 +112,7 @@ def settled_decimal(numerals: Numerals, column: Column, others: Decimal | None) 
         return clear
     if numerals.n_point or numerals.n_comma:
         raise Unsettled(
-            f"{numerals.n_point:,} cells have a decimal point and {numerals.n_comma:,} a decimal comma:"
+            f"{count_of(numerals.n_point, 'cell')} with a decimal point and {numerals.n_comma:,} with a decimal comma:"
             " settle it with --decimal point or --decimal comma"
         )
     if not numerals.two_readings.any():
@@ -143,20 +144,20 @@ def _floats(text: pa.Array, decimal: Decimal) -> Floats:
 
 def convert_numerals(numerals: Numerals, column: Column, decimal: Decimal) -> Converted:
     """Numbers of a text column with this sign of decimals."""
-    given = as_flags(pc.is_valid(numerals.text))
+    has_value = as_flags(pc.is_valid(numerals.text))
     values = _floats(numerals.text, decimal)
-    wrong = [Wrong(given & np.isnan(values), _no_number(numerals, decimal))]
+    wrong = [Wrong(has_value & np.isnan(values), _no_number(numerals, decimal))]
     notes = [*missing_note(numerals.missing, column.name), *_sign_notes(numerals, column.name, decimal, values)]
     if numerals.percent.any():
-        values, percent_wrong = _percentages(values, numerals, given, column)
+        values, percent_wrong = _percentages(values, numerals, has_value, column)
         wrong += percent_wrong
-        notes.append(f"{column.name}: {int(numerals.percent.sum()):,} percentages read as fractions, 12% as 0.12")
+        notes.append(f"{column.name}: {count_of(int(numerals.percent.sum()), 'percentage')} read as fractions: 12% is 0.12")
     return checked(values, column, wrong, tuple(notes))
 
 
 def _no_number(numerals: Numerals, decimal: Decimal) -> str:
-    other = numerals.n_comma if decimal is Decimal.POINT else numerals.n_point
-    return f"is no number with a decimal {decimal}" if other else "is no number"
+    n_otherwise = numerals.n_comma if decimal is Decimal.POINT else numerals.n_point
+    return f"is no number with a decimal {decimal}" if n_otherwise else "is no number"
 
 
 def _sign_notes(numerals: Numerals, name: str, decimal: Decimal, values: Floats) -> list[str]:
@@ -169,20 +170,20 @@ def _sign_notes(numerals: Numerals, name: str, decimal: Decimal, values: Floats)
     if commas.any():
         notes.append(_sign_note(numerals, name, commas, "a decimal comma", values))
     if numerals.currency.any():
-        notes.append(f"{name}: {int(numerals.currency.sum()):,} cells read without their sign of currency")
+        notes.append(f"{name}: {count_of(int(numerals.currency.sum()), 'cell')} read without their sign of currency")
     return notes
 
 
 def _sign_note(numerals: Numerals, name: str, rows: Flags, sign: str, values: Floats) -> str:
-    return f"{name}: {int(rows.sum()):,} cells read with {sign}, {example(numerals.text, rows)} as {values[rows][0]:.15g}"
+    return f"{name}: {count_of(int(rows.sum()), 'cell')} read with {sign}, {example(numerals.text, rows)} as {values[rows][0]:.15g}"
 
 
-def _percentages(values: Floats, numerals: Numerals, given: Flags, column: Column) -> tuple[Floats, list[Wrong]]:
+def _percentages(values: Floats, numerals: Numerals, has_value: Flags, column: Column) -> tuple[Floats, list[Wrong]]:
     """Percentages as fractions; where the unit is no fraction they are wrong, and so are bare numbers among many percentages."""
     percent = numerals.percent & ~np.isnan(values)
     if column.is_declared and not column.is_fraction:
         return values, [Wrong(percent, "is a percentage: the unit of the column is no fraction")]
-    bare = given & ~percent & (values != 0)
+    bare = has_value & ~percent & (values != 0)
     mixed = bare & bool(percent.sum() > bare.sum())
     return np.where(percent, values / 100, values), [Wrong(mixed, "has no percent sign, as most cells of the column have")]
 
@@ -206,14 +207,14 @@ def checked(values: Floats | Integers, column: Column, wrong: Sequence[Wrong] = 
     """The numbers, shape ``(n,)``, with those refused that the column cannot have; a complete column of whole numbers is int64."""
     finite = np.isfinite(values)
     fraction = finite & (values % 1 != 0)
-    found = [*wrong, *_out_of_bounds(values, column)]
+    refused = [*wrong, *_out_of_bounds(values, column)]
     if column.kind == "integer":
-        found.append(Wrong(fraction, "is no whole number"))
-        found.append(Wrong(finite & ~fraction & (np.abs(values) >= _INT64), "is beyond the whole numbers of 64 bits"))
-    bad = np.logical_or.reduce([np.zeros(len(values), dtype=np.bool_), *(item.rows for item in found)])
+        refused.append(Wrong(fraction, "is no whole number"))
+        refused.append(Wrong(finite & ~fraction & (np.abs(values) >= _INT64), "is beyond the whole numbers of 64 bits"))
+    bad = np.logical_or.reduce([np.zeros(len(values), dtype=np.bool_), *(item.rows for item in refused)])
     if column.kind == "integer" and values.dtype != np.int64 and bool((finite | bad).all()):
         values = np.where(bad, 0, values).astype(np.int64)
-    return Converted(pd.Series(values), tuple(item for item in found if item.rows.any()), notes)
+    return Converted(pd.Series(values), tuple(item for item in refused if item.rows.any()), notes)
 
 
 def _out_of_bounds(values: Floats | Integers, column: Column) -> tuple[Wrong, ...]:

@@ -32,7 +32,7 @@ from streams.tables.report import BadCell, TableReading, TableRefused
 from streams.tables.text_numbers import convert_number_columns
 from streams.tables.times import convert_times
 
-__all__ = ["convert_table", "read_frame", "read_table"]
+__all__ = ["convert_table", "read_frame", "read_table", "read_times"]
 
 _BY_KIND = {"id": convert_ids, "category": convert_levels, "flag": convert_flags, "text": convert_text}
 
@@ -52,9 +52,9 @@ def read_table(path: Path, declared: Mapping[str, Column], options: TableOptions
             more rows are bad than are allowed.
         FileNotFoundError: when there is no such file.
     """
-    chosen = options or TableOptions()
-    raw = load_table(path, chosen, frozenset(map(header_key, declared)))
-    return convert_table(raw, declared, chosen).require_usable(strict=chosen.strict)
+    options = options or TableOptions()
+    raw = load_table(path, options, frozenset(map(header_key, declared)))
+    return convert_table(raw, declared, options).require_usable(strict=options.strict)
 
 
 def read_frame(frame: pd.DataFrame, declared: Mapping[str, Column], options: TableOptions | None = None) -> TableReading:
@@ -63,8 +63,19 @@ def read_frame(frame: pd.DataFrame, declared: Mapping[str, Column], options: Tab
     Raises:
         TableRefused: when a column can be read in two ways, names are repeated, or more rows are bad than are allowed.
     """
-    chosen = options or TableOptions()
-    return convert_table(frame_table(frame), declared, chosen).require_usable(strict=chosen.strict)
+    options = options or TableOptions()
+    return convert_table(frame_table(frame), declared, options).require_usable(strict=options.strict)
+
+
+def read_times(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of times in UTC, with its index.
+
+    Raises:
+        TableRefused: for numbers, times without a zone, and what is no time; it names the value.
+    """
+    name = str(column.name)
+    times = read_frame(column.to_frame(), {name: Column(name, "time")}, TableOptions(strict=True)).frame[name]
+    return times.set_axis(column.index)
 
 
 def convert_table(raw: RawTable, declared: Mapping[str, Column], options: TableOptions) -> TableReading:
@@ -156,5 +167,5 @@ def _reading(
                 BadCell(int(table.rows[at]), name, str(value), wrong.reason) for at, value in zip(places, values, strict=True)
             ]
     frame = pd.DataFrame({name: item.values for name, item in converted.items()}, index=pd.RangeIndex(len(table.rows)))
-    kept = frame[~bad].reset_index(drop=True) if bad.any() else frame
-    return TableReading(table.name, kept, table.rows[~bad], table.n_rows, tuple(sorted(cells)), (*table.notes, *notes))
+    good = frame[~bad].reset_index(drop=True) if bad.any() else frame
+    return TableReading(table.name, good, table.rows[~bad], table.n_rows, tuple(sorted(cells)), (*table.notes, *notes))

@@ -11,12 +11,21 @@ import pandas as pd
 from schemas.arrays import Integers
 from schemas.base import shorten
 
-__all__ = ["MAX_BAD_SHARE", "BadCell", "TableReading", "TableRefused"]
+__all__ = ["MAX_BAD_SHARE", "BadCell", "TableReading", "TableRefused", "count_of"]
 
 MAX_BAD_SHARE = 0.05
 """Share of bad rows above which a table is refused."""
 
 _SHOWN = 5
+
+
+def count_of(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count_of(1, "row"), count_of(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 class BadCell(NamedTuple):
@@ -88,7 +97,7 @@ class TableReading:
         if self.n_bad > (0 if strict else MAX_BAD_SHARE * self.n_rows):
             limit = "--strict allows none" if strict else f"at most {MAX_BAD_SHARE:.0%} may be"
             raise TableRefused(
-                self.name, [f"{self.n_bad:,} of {self.n_rows:,} rows are bad, {limit}", *self.examples()], self.bad_cells
+                self.name, [f"{self.n_bad:,} of {count_of(self.n_rows, 'row')} bad, {limit}", *self.examples()], self.bad_cells
             )
         return self
 
@@ -101,5 +110,5 @@ class TableReading:
         """What a user should be told of the reading, one line each: conversions, and rows that were left out."""
         if not self.bad_cells:
             return list(self.notes)
-        left_out = f"{self.n_bad:,} of {self.n_rows:,} rows left out"
+        left_out = f"{self.n_bad:,} of {count_of(self.n_rows, 'row')} left out"
         return [*self.notes, left_out, *(f"  {example}" for example in self.examples())]

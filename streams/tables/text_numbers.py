@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.tables.conversion import Converted, matches, trimmed
+from streams.tables.conversion import Converted, as_flags, matches, sample_of, trimmed
 from streams.tables.declared import Column
 from streams.tables.numbers import Numerals, Unsettled, checked, convert_numerals, parse_numerals, settled_decimal
 from streams.tables.options import Decimal, TableOptions
@@ -69,7 +69,8 @@ def _plain(column: pa.Array, declared: Column) -> tuple[Converted | None, Decima
     values = np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.float64)
     if not np.isfinite(values[np.asarray(pc.is_valid(text))]).all():
         return None, None
-    pointed = matches(text, r"\.")
-    if pointed.any() and int(matches(text, _TWO_READINGS).sum()) == int(pointed.sum()):
-        return None, None
-    return checked(values, declared), Decimal.POINT if pointed.any() else None
+    for cells in (sample_of(text), text):
+        n_pointed = int(as_flags(pc.match_substring(cells, ".")).sum())
+        if n_pointed > int(matches(cells, _TWO_READINGS, ".").sum()):
+            return checked(values, declared), Decimal.POINT
+    return (None if n_pointed else checked(values, declared)), None

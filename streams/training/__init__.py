@@ -5,14 +5,15 @@ It imports ``streams.registry`` and what lies below it, ``engine``, ``sql`` and 
 load no more than they need.
 """
 
-from streams.training.datasets import ImportedTable, as_training_table, read_table, write_table
+from streams.training.datasets import as_training_table, read_training_table, write_table
 from streams.training.feature_sources import checked_outcomes, feature_source
+from streams.training.imported_table import ImportedTable
 
 __all__ = [
     "ImportedTable",
     "as_training_table",
     "checked_outcomes",
     "feature_source",
-    "read_table",
+    "read_training_table",
     "write_table",
 ]

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pandas as pd
 
 from sql.database import Database
 from sql.training_data_store import ENTITY, OBSERVED, features_as_of
+from streams.tables import read_times
 
 __all__ = ["FeastFeatures", "FeatureSource", "HistoryFeatures", "checked_outcomes", "feature_source"]
 
@@ -116,11 +117,7 @@ def checked_outcomes(table: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in (ENTITY, OBSERVED) if name not in table]
     if missing:
         raise ValueError(f"features are looked up by entity and time: the table has no {', '.join(missing)}")
-    return table.assign(**{OBSERVED: [_parse_time(value) for value in table[OBSERVED]]})
-
-
-def _parse_time(value: Any) -> pd.Timestamp:
-    time = pd.to_datetime(value, errors="coerce")
-    if pd.isna(time) or time.tzinfo is None:
-        raise ValueError(f"{OBSERVED} has {value!r}: give times with their zone, such as 2026-01-31T12:00:00Z")
-    return pd.Timestamp(time).tz_convert("UTC")
+    times = read_times(table[OBSERVED])
+    if times.isna().any():
+        raise ValueError(f"features are looked up by entity and time: {int(times.isna().sum()):,} rows have no {OBSERVED}")
+    return table.assign(**{OBSERVED: times})

@@ -21,6 +21,7 @@ from sql.model_card_rows import Artifact
 from sql.training_data_store import ENTITY, OBSERVED, add_history, training_rows
 from streams.registry import MlflowRegistry
 from streams.settings import Settings
+from streams.tables import read_times
 from streams.training.shadow_evaluation import gate
 from streams.training.training_process import TrainingRefused, TrainingResult, TrainingSpec, train_in_subprocess
 
@@ -118,6 +119,7 @@ async def train_line(
         seed: of the training.
 
     Raises:
+        TableRefused: when ``observed_at`` holds a number, or a time without its zone.
         TrainingRefused: when the table cannot be trained on, or has too few new rows to challenge a champion.
         TrainingFailed: when training took too much time or memory.
     """
@@ -160,7 +162,7 @@ def _usable_rows(frame: pd.DataFrame, target: str, now: datetime) -> pd.DataFram
     numbers = pd.to_numeric(frame[target], errors="coerce").astype("float64")
     rows = frame.assign(**{target: numbers})[np.isfinite(numbers)]
     ids = rows[ENTITY].astype(str) if ENTITY in rows else pd.Series([f"row-{row}" for row in range(len(rows))], index=rows.index)
-    times = pd.to_datetime(rows[OBSERVED], utc=True) if OBSERVED in rows else pd.Series(pd.Timestamp(now), index=rows.index)
+    times = read_times(rows[OBSERVED]) if OBSERVED in rows else pd.Series(pd.Timestamp(now), index=rows.index)
     dated = rows.drop(columns=[ENTITY, OBSERVED], errors="ignore").assign(entity_id=ids, observed_at=times)
     return dated.sort_values([OBSERVED, ENTITY], kind="stable").reset_index(drop=True)
 

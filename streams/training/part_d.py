@@ -1,0 +1,258 @@
+"""Converts files of Medicare Part D prescribers, as the Centers for Medicare and Medicaid Services (CMS) publish them, to features.
+
+The file "by Provider" has one row for each provider and year. Its columns were renamed in 2021; both layouts are recognised. One
+year gives features; the change of the claims to a second year is the target. CMS leaves counts under 11 out and marks them with
+``*`` or ``#``: they are missing, not zero. A table of two years side by side (``<name>_2013``, ``<name>_2014``) is recognised too.
+
+References:
+    CMS, Medicare Part D Prescribers by Provider, data dictionary (2013 to 2019; since 2021).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from schemas import TwinType
+from sql.training_data_store import ENTITY
+from streams.tables import Column, RawTable, TableOptions, TableReading, TableRefused, convert_table
+from streams.tables.headers import header_key
+from streams.training.imported_table import ImportedTable, features_without_column
+
+__all__ = [
+    "KNOWN_HEADERS",
+    "REGION_OF_STATE",
+    "is_joined_years",
+    "is_part_d",
+    "joined_years_table",
+    "provider_table",
+    "require_hcp",
+]
+
+_TARGET = "prescribing_change"
+_MAX_SOLO_GROUP_SIZE = 1
+
+_CENSUS_REGIONS = {
+    "northeast": "CT ME MA NH RI VT NJ NY PA",
+    "midwest": "IL IN MI OH WI IA KS MN MO NE ND SD",
+    "south": "DE DC FL GA MD NC SC VA WV AL KY MS TN AR LA OK TX",
+    "west": "AZ CO ID MT NV NM UT WY AK CA HI OR WA",
+}
+REGION_OF_STATE = {state: region for region, states in _CENSUS_REGIONS.items() for state in states.split()}
+"""Regions of the US Census Bureau."""
+
+_LAYOUTS = {
+    "npi": ("PRSCRBR_NPI", "npi"),
+    "specialty": ("Prscrbr_Type", "specialty_description"),
+    "state": ("Prscrbr_State_Abrvtn", "nppes_provider_state"),
+    "claims": ("Tot_Clms", "total_claim_count"),
+}
+"""The columns that are needed, by their names since 2021 and before."""
+
+_OPTIONAL = {"patients": ("Tot_Benes", "bene_count"), "kind": ("Prscrbr_Ent_Cd", "nppes_entity_code")}
+_KINDS = {"npi": "id", "specialty": "text", "state": "text", "claims": "integer", "patients": "integer", "kind": "text"}
+_OF_DRUGS = frozenset(map(header_key, ("Brnd_Name", "Gnrc_Name", "drug_name", "generic_name")))
+_OF_REGIONS = frozenset(map(header_key, ("Prscrbr_Geo_Lvl", "Prscrbr_Geo_Desc")))
+_OWN = frozenset(header_key(name) for names in (*_LAYOUTS.values(), *_OPTIONAL.values()) for name in names) - {"npi"}
+KNOWN_HEADERS = _OWN | {"npi"}
+"""Keys of headers by which the delimiter of such a file is detected."""
+
+_SUPPRESSED = ("*", "#")
+_ORGANISATION = "O"
+_YEAR = re.compile(r"(?<![A-Za-z])DY(\d\d)(?!\d)|(?<!\d)20(\d\d)(?!\d)")
+
+_JOINED = {"hcp_id", "specialty_2013", "state_2013", "grad_year_2013", "bene_count_2013", "total_claims_2013", "total_claims_2014"}
+
+
+def require_hcp(twin_type: TwinType) -> None:
+    """Refuse prescribers as twins of another type.
+
+    Raises:
+        ValueError: for a twin type other than HCP.
+    """
+    if twin_type is not TwinType.HCP:
+        raise ValueError(f"a table of prescribers is for hcp twins, not {twin_type} twins")
+
+
+# -- files of CMS
+
+
+def is_part_d(headers: Sequence[str]) -> bool:
+    """Whether headers are those of a file of Medicare Part D, by provider or another one."""
+    keys = set(map(header_key, headers))
+    return any(key.startswith("prscrbr") for key in keys) or ("npi" in keys and bool(keys & _OWN))
+
+
+def provider_table(files: Sequence[RawTable], twin_type: TwinType, options: TableOptions) -> ImportedTable:
+    """Features of the first year and, with a second file, the change of the claims from the first to the second.
+
+    Args:
+        files: one file by provider, or two, the earlier year first.
+        twin_type: must be HCP.
+        options: of reading.
+
+    Raises:
+        TableRefused: for another file, with the columns that are missing, for years in the wrong order and repeated providers.
+    """
+    require_hcp(twin_type)
+    if len(files) > 2:
+        raise ValueError(f"{len(files)} files: give one year of Medicare Part D by provider, or two")
+    _require_order(files)
+    readings = [_providers(file, options) for file in files]
+    first, *later = [reading.frame for reading in readings]
+    frame = _features(first)
+    notes = ["priority_tier has two deciles per tier; decile is by the claims of the first file"]
+    remarks = [remark for reading in readings for remark in _named_remarks(reading, several=len(files) > 1)]
+    if later:
+        frame, joined = _with_change(frame, first, later[0])
+        notes += [joined, "providers below the claim threshold in either year are in neither: entry and exit are not observed"]
+    else:
+        notes.append(f"one year has no target: it can serve as features; a second file of a later year gives {_TARGET}")
+    years = "two years" if later else "one year"
+    return ImportedTable(
+        frame,
+        _TARGET,
+        f"Medicare Part D by provider, {years}",
+        features_without_column(twin_type, frame),
+        tuple(notes),
+        tuple(remarks),
+    )
+
+
+def _named_remarks(reading: TableReading, *, several: bool) -> list[str]:
+    return [f"{reading.name}: {remark}" for remark in reading.remarks()] if several else reading.remarks()
+
+
+def _require_order(files: Sequence[RawTable]) -> None:
+    """Refuse files whose names have their years in the wrong order."""
+    years = [int(match.group(1) or match.group(2)) for file in files if (match := _YEAR.search(file.name))]
+    if len(years) == 2 and years[0] >= years[1]:
+        raise TableRefused(
+            files[1].name,
+            [f"its name says 20{years[1]:02}, not later than 20{years[0]:02} of {files[0].name}: give the earlier year first"],
+        )
+
+
+def _providers(file: RawTable, options: TableOptions) -> TableReading:
+    """One row per provider: npi, specialty, state, claims, and patients and kind where the file has them.
+
+    Raises:
+        TableRefused: for another file, or one with a provider in several rows.
+    """
+    columns = _needed_columns(file)
+    named = replace(file, headers=tuple(columns), columns=tuple(columns.values()))
+    declared = {name: Column(name, _KINDS[name], 0 if _KINDS[name] == "integer" else None) for name in columns}  # type: ignore[arg-type]  # kinds
+    without_marks = replace(options, missing=(*options.missing, *_SUPPRESSED), kinds={})
+    reading = convert_table(named, declared, without_marks).require_usable(strict=options.strict)
+    repeated = reading.frame["npi"][reading.frame["npi"].duplicated()]
+    if len(repeated):
+        raise TableRefused(
+            file.name, [f"{len(repeated):,} rows repeat a provider, such as {repeated.iloc[0]}: it has one row for each"]
+        )
+    return reading
+
+
+def _needed_columns(file: RawTable) -> dict[str, Any]:
+    """The columns of the layout by our names.
+
+    Raises:
+        TableRefused: when one is missing; it names the file that is expected.
+    """
+    by_key = {header_key(header): column for header, column in zip(file.headers, file.columns, strict=True)}
+    columns = {
+        name: by_key[key]
+        for name, names in {**_LAYOUTS, **_OPTIONAL}.items()
+        for key in [next((key for key in map(header_key, names) if key in by_key), None)]
+        if key is not None
+    }
+    missing = [" or ".join(names) for name, names in _LAYOUTS.items() if name not in columns]
+    dataset = "by provider and drug" if by_key.keys() & _OF_DRUGS else "by geography" if by_key.keys() & _OF_REGIONS else ""
+    if dataset or missing:
+        finding = f"it is Medicare Part D {dataset}" if dataset else f"it is no such file: missing are {', '.join(missing)}"
+        raise TableRefused(file.name, [f"expected is Medicare Part D by provider, with one row for each: {finding}"])
+    return columns
+
+
+def _features(providers: pd.DataFrame) -> pd.DataFrame:
+    """Features of the individual providers with claims."""
+    individual = _individuals(providers)
+    decile = _decile(individual["claims"])
+    return pd.DataFrame(
+        {
+            ENTITY: individual["npi"],
+            "specialty": individual["specialty"].map(_slug, na_action="ignore"),
+            "region": individual["state"].str.upper().map(REGION_OF_STATE).fillna("other"),
+            "decile": decile,
+            "priority_tier": _tier(decile),
+            **({"total_patient_volume": individual["patients"]} if "patients" in individual else {}),
+        }
+    ).reset_index(drop=True)
+
+
+def _individuals(providers: pd.DataFrame) -> pd.DataFrame:
+    is_usable = providers["npi"].notna() & (providers["claims"] > 0)
+    return providers[is_usable & (providers["kind"] != _ORGANISATION) if "kind" in providers else is_usable]
+
+
+def _with_change(features: pd.DataFrame, first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The features of providers of both years with the change of their claims, and a note on the others."""
+    before = first.dropna(subset=["npi"]).set_index("npi")["claims"]
+    after = second.dropna(subset=["npi", "claims"]).set_index("npi")["claims"]
+    in_both = features[ENTITY].isin(after.index)
+    frame = features[in_both].reset_index(drop=True)
+    ids = frame[ENTITY]
+    frame[_TARGET] = after.loc[ids].to_numpy(dtype=float) / before.loc[ids].to_numpy(dtype=float) - 1
+    if frame.empty:
+        raise ValueError("the two files have no provider in common")
+    return frame, f"{len(frame):,} providers are in both years, {int((~in_both).sum()):,} only in the first: those are left out"
+
+
+# -- a table with two years side by side
+
+
+def is_joined_years(table: pd.DataFrame) -> bool:
+    """Whether a table has two years of prescribers side by side."""
+    return set(table.columns) >= _JOINED
+
+
+def joined_years_table(table: pd.DataFrame, remarks: tuple[str, ...] = ()) -> ImportedTable:
+    """Features of 2013 and the change of the claims to 2014."""
+    claims, group = table["total_claims_2013"], table["group_size_2013"]
+    decile = _decile(claims)
+    frame = pd.DataFrame(
+        {
+            ENTITY: table["hcp_id"].astype(str),
+            "specialty": table["specialty_2013"].map(_slug, na_action="ignore"),
+            "years_experience": 2013 - table["grad_year_2013"],
+            "practice_type": np.select([group.isna(), group <= _MAX_SOLO_GROUP_SIZE], ["unknown", "solo"], "group"),
+            "practice_size": group,
+            "region": table["state_2013"].map(REGION_OF_STATE).fillna("other"),
+            "decile": decile,
+            "priority_tier": _tier(decile),
+            "total_patient_volume": table["bene_count_2013"],
+            _TARGET: table["total_claims_2014"] / claims - 1,
+        }
+    )
+    notes = (
+        "priority_tier has two deciles per tier; decile is by prescriptions filled in 2013",
+        "physicians below the claim threshold in either year are not in the table: entry and exit are not observed",
+    )
+    left_out = features_without_column(TwinType.HCP, frame)
+    return ImportedTable(frame, _TARGET, "Medicare Part D prescribers, 2013 and 2014", left_out, notes, remarks)
+
+
+def _decile(volume: pd.Series[Any]) -> pd.Series[int]:
+    return volume.rank(method="average", pct=True).mul(10).apply(np.ceil).clip(1, 10).astype("int64")
+
+
+def _tier(decile: pd.Series[int]) -> pd.Series[int]:
+    return 6 - (decile + 1) // 2
+
+
+def _slug(text: str) -> str:
+    return "_".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
