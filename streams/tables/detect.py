@@ -86,11 +86,11 @@ class Dialect(NamedTuple):
 
 
 def detect_delimiter(lines: Sequence[str], delimiter: str | None, declared_keys: Collection[str]) -> Dialect:
-    """Choose the delimiter with which the first line has declared_keys headers and the rows have as many cells as it.
+    """Choose the delimiter with which the first line has declared headers and the rows have as many cells as it.
 
     Args:
         lines: the first lines of the file, at least one.
-        delimiter: the one to use, if it is declared_keys.
+        delimiter: the one to use, if it is known.
         declared_keys: keys of declared headers, see :func:`~streams.tables.headers.header_key`.
 
     Raises:

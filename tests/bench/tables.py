@@ -17,7 +17,7 @@ from schemas import Brand, ModelCard, TwinType
 from sql.database import Connection
 from sql.ledger import Ledger
 from streams.settings import Settings
-from streams.training import as_training_table, read_table
+from streams.training import read_training_table
 
 __all__ = ["PRESCRIBERS", "ROWS", "SEED", "Measured", "measured_tables", "promote_first"]
 
@@ -52,7 +52,7 @@ def measured_tables() -> Iterator[Measured]:
     rng = np.random.default_rng(SEED)
     yield Measured("sample", sample_hcps(ROWS, rng))
     if PRESCRIBERS.is_file():
-        real = as_training_table(read_table(PRESCRIBERS), TwinType.HCP).frame
+        real = read_training_table([PRESCRIBERS], TwinType.HCP).frame
         yield Measured("Part D", real.iloc[rng.permutation(len(real))[:ROWS]])
 
 

@@ -33,7 +33,7 @@ from streams.demo.stream import OutcomeRows, paced_batches
 from streams.operations.verify import verify
 from streams.reporting.charts import Curve, ReferenceLine, Tone, ValueMarker, curves_chart
 from streams.settings import ROLES, Settings
-from streams.training import as_training_table, read_table
+from streams.training import read_training_table
 from streams.worker.local_stack import local_stack
 from streams.worker.setup import prepare, train_model
 from streams.worker.supervisor import Workers
@@ -331,7 +331,7 @@ def _quantile_text(values: Floats, share: float) -> str:
 
 def _tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Physicians to train on, and those held back."""
-    frame = as_training_table(read_table(TABLE), TwinType.HCP).frame
+    frame = read_training_table([TABLE], TwinType.HCP).frame
     order = np.random.default_rng(SEED).permutation(len(frame))
     training, held_back = (frame.iloc[part].reset_index(drop=True) for part in (order[:TRAINING_ROWS], order[TRAINING_ROWS:]))
     return training, held_back

@@ -21,7 +21,7 @@ from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, 
 from schemas.arrays import Flags, Floats
 from schemas.filters import Filters, conditions, rows_matching
 from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, curves_chart, intervals_chart
-from streams.training import as_training_table, read_table
+from streams.training import read_training_table
 from tests.effect_worlds import Terms, World, moderator_terms
 from tests.evidence.part import DATA, Figure, Part, Plot, Table, seeded_rng
 from tests.populations import intervention, population
@@ -111,7 +111,7 @@ def _peoples(sizes: Sequence[int]) -> Iterator[People]:
     """A generated table with all moderators, and the real prescribers with those that their table contains."""
     yield _people("a generated table with all features", sample_hcps(TRAINING_ROWS + TEST_ROWS, seeded_rng("table")), sizes)
     if DATA.is_dir():
-        table = as_training_table(read_table(DATA / "hcp_partd_2013_2014.csv.gz"), TwinType.HCP).frame
+        table = read_training_table([DATA / "hcp_partd_2013_2014.csv.gz"], TwinType.HCP).frame
         table = table.sample(TRAINING_ROWS + TEST_ROWS, random_state=seeded_rng("prescribers")).reset_index(drop=True)
         yield _people("the Medicare prescribers", table.drop(columns="entity_id"), sizes)
 

@@ -33,7 +33,7 @@ from engine.twins.realism import FOLDS, detection_auc, measure_realism
 from schemas import TWIN_TYPES, Brand, TwinType
 from schemas.twin_models import RealismReport
 from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, Tone, curves_chart, intervals_chart
-from streams.training import as_training_table, read_table
+from streams.training import read_training_table
 from tests.evidence.part import DATA, Figure, Part, Plot, Table
 
 __all__ = ["measure"]
@@ -197,7 +197,7 @@ def _absent() -> Iterator[str]:
 
 
 def _wide(rows: int, seed: int) -> Case:
-    table = read_table(PRESCRIBERS)
+    table = pd.read_csv(PRESCRIBERS)
     columns = [name for name in table if name.endswith("_2013")]
     frame = table[columns].rename(columns=lambda name: name.removesuffix("_2013"))
     change = table["total_claims_2014"] / table["total_claims_2013"] - 1
@@ -207,7 +207,7 @@ def _wide(rows: int, seed: int) -> Case:
 
 
 def _narrow(rows: int, seed: int) -> Case:
-    frame = as_training_table(read_table(PRESCRIBERS), TwinType.HCP).frame
+    frame = read_training_table([PRESCRIBERS], TwinType.HCP).frame
     return _split_in_three(NARROW, TwinType.HCP, {"min_decile": 8}, frame.drop(columns="entity_id"), rows, seed)
 
 
@@ -328,14 +328,14 @@ def _territory_split(frame: pd.DataFrame, target: str, seed: int) -> dict[str, R
 
 def _territories() -> pd.DataFrame:
     """Features of the catalogue that claims of 2013 contain, and the change of the target brand's share of its class to 2014."""
-    physicians = as_training_table(read_table(PRESCRIBERS), TwinType.HCP).frame
-    claims = read_table(CLASSES).merge(
+    physicians = read_training_table([PRESCRIBERS], TwinType.HCP).frame
+    claims = pd.read_csv(CLASSES).merge(
         pd.DataFrame(
             {
                 "hcp_id": physicians["entity_id"],
                 "region": physicians["region"],
                 "decile": physicians["decile"],
-                "state": read_table(PRESCRIBERS)["state_2013"],
+                "state": pd.read_csv(PRESCRIBERS)["state_2013"],
             }
         )
     )
