@@ -164,6 +164,11 @@ DEPENDENCY_UP = _gauge(
     "part",
 )
 ROLE_READY = _gauge("twin_role_ready", "1 while a role processes events. 0: its /ready names the reason.", "role")
+SUPERVISOR_SILENCE = _gauge(
+    "twin_supervisor_silence_seconds",
+    "Time since the worker last looked after this role's process. Rising: the worker hangs; restart it.",
+    "role",
+)
 ROLE_EXITS = _counter(
     "twin_role_exits_total",
     "Ends of a role's process that nobody ordered. Rising: the log of the worker has each reason.",

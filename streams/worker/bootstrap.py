@@ -17,7 +17,7 @@ from streams.errors import describe_error, is_transient
 from streams.kafka import open_admin
 from streams.kafka.app import TwinApp
 from streams.kafka.security import kafka_security
-from streams.metrics import ROLE_READY, SOURCE_LAG
+from streams.metrics import ROLE_READY, SOURCE_LAG, SUPERVISOR_SILENCE
 from streams.outages import OUTAGES
 from streams.retries import retry_transient
 from streams.services import Services
@@ -72,7 +72,11 @@ def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
 
 
 class RoleObserver:
-    """Is notified of what happens to a role; this one ignores it."""
+    """Is notified of what happens to a role, and knows its supervisor; this one ignores it, and has none."""
+
+    def supervisor_silence_s(self) -> float:
+        """Seconds since the supervisor of this process did its work last."""
+        return 0.0
 
     def ready(self) -> None:
         """The role processes events."""
@@ -134,11 +138,13 @@ class _RoleRunner:
 
     def __init__(self, role: Role, settings: Settings, observer: RoleObserver) -> None:
         self.role, self.settings, self.observer = role, settings, observer
-        self.liveness = RoleLiveness(role, settings)
+        self.liveness = RoleLiveness(role, settings, supervisor_silence_s=observer.supervisor_silence_s)
 
     def health_probe(self) -> HealthProbe:
         liveness = self.liveness
-        return HealthProbe(self.role, liveness.live_problems, liveness.ready_problems, liveness.details, liveness.waits_for_server)
+        return HealthProbe(
+            self.role, liveness.all_live_problems, liveness.ready_problems, liveness.details, liveness.waits_for_server
+        )
 
     async def beat(self) -> None:
         """Advance the clocks of the liveness and report a heartbeat, once a second.
@@ -149,6 +155,7 @@ class _RoleRunner:
             try:
                 problems = self.liveness.tick()
                 ROLE_READY.labels(role=self.role).set(not self.liveness.ready_problems())
+                SUPERVISOR_SILENCE.labels(role=self.role).set(self.liveness.supervisor_silence_s())
             except Exception:
                 LOG.exception("the liveness of the role %s could not be judged", self.role)
                 problems = []

@@ -49,12 +49,19 @@ class RoleLiveness:
         settings: its limits.
         outages: the outages of this process.
         clock: the monotonic clock.
+        supervisor_silence_s: returns the seconds since the supervisor of this process did its work last.
     """
 
     def __init__(
-        self, role: Role, settings: Settings, outages: Outages = OUTAGES, clock: Callable[[], float] = time.monotonic
+        self,
+        role: Role,
+        settings: Settings,
+        outages: Outages = OUTAGES,
+        clock: Callable[[], float] = time.monotonic,
+        supervisor_silence_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._role, self._settings, self._outages, self._clock = role, settings, outages, clock
+        self._supervisor_silence_s = supervisor_silence_s
         self._app: TwinApp | None = None
         self._stopping_since_s: float | None = None
         self._awaited_server = "Postgres"
@@ -97,6 +104,17 @@ class RoleLiveness:
             "oldest_unfinished_s": round(oldest_unfinished_s(self._role), 3),
             "last_poll_s": None if poll_s is None else round(poll_s, 3),
         }
+
+    def supervisor_silence_s(self) -> float:
+        """Seconds for which the supervisor has not looked after this process, though the machine ran; 0 while this role stops."""
+        return 0.0 if self._stopping_since_s is not None else min(self._supervisor_silence_s(), self._clock() - self._resumed_s)
+
+    def all_live_problems(self) -> list[str]:
+        """What hangs in this process, and whether its supervisor does: nobody would restart this role then."""
+        limit_s = self._settings.heartbeat_limit_s
+        silence_s = self.supervisor_silence_s()
+        hang = f"the worker that supervises this role stands still for {silence_s:.0f} s, TWIN_HEARTBEAT_LIMIT_S is {limit_s:g}"
+        return self.live_problems() + ([hang] if silence_s > limit_s else [])
 
     def live_problems(self) -> list[str]:
         """What hangs, in plain words, with the setting of each limit; empty while the role is alive."""

@@ -10,7 +10,9 @@ import multiprocessing as mp
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
+from ctypes import c_double
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -54,10 +56,13 @@ def collect_garbage_rarely() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def run_role_process(role: Role, settings: Settings, log_folder: Path | None, reports: Connection, exits: int = 0) -> None:
+def run_role_process(
+    role: Role, settings: Settings, log_folder: Path | None, reports: Connection, exits: int = 0, pulse: c_double | None = None
+) -> None:
     """Run a role until SIGTERM; the exit status is 1 when its settings do not allow a start, or after an error.
 
-    The process ends without waiting for threads and tasks that are left: one of them may hang.
+    ``pulse`` is the time at which the supervisor last did its work, on the monotonic clock, which all processes share. The process
+    ends without waiting for threads and tasks that are left: one of them may hang.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_blocking(reports.fileno(), False)
@@ -65,13 +70,12 @@ def run_role_process(role: Role, settings: Settings, log_folder: Path | None, re
     write_logs(role, log_folder)
     faulthandler.register(STACKS_SIGNAL, all_threads=True)
     ROLE_EXITS.labels(role=role).inc(exits)
-    status = _run(role, settings, reports)
+    status = _run(role, settings, _Reporter(reports, settings.stop_limit_s, pulse))
     logging.shutdown()
     os._exit(status)
 
 
-def _run(role: Role, settings: Settings, reports: Connection) -> int:
-    observer = _Reporter(reports, settings.stop_limit_s)
+def _run(role: Role, settings: Settings, observer: _Reporter) -> int:
     runner = asyncio.Runner()  # never closed: that would wait for every task and thread
     try:
         runner.run(_run_until_terminated(role, settings, observer))
@@ -91,8 +95,8 @@ def _run(role: Role, settings: Settings, reports: Connection) -> int:
 class _Reporter(RoleObserver):
     """Reports to the supervisor, and ends the process when stopping takes too long, whatever its event loop does."""
 
-    def __init__(self, reports: Connection, stop_limit_s: float) -> None:
-        self._reports = reports
+    def __init__(self, reports: Connection, stop_limit_s: float, pulse: c_double | None) -> None:
+        self._reports, self._pulse = reports, pulse
         self._deadline = threading.Timer(stop_limit_s + _EXIT_S, os._exit, [1])
         self._deadline.daemon = True
         self._has_failed = False
@@ -111,6 +115,9 @@ class _Reporter(RoleObserver):
 
     def beat(self, problems: Sequence[str]) -> None:
         self.send(Report("hangs", "; ".join(problems)) if problems else Report("beat"))
+
+    def supervisor_silence_s(self) -> float:
+        return 0.0 if self._pulse is None else max(0.0, time.monotonic() - self._pulse.value)
 
     def stopping(self, error: BaseException | None) -> None:
         if error is not None and not self._has_failed:  # the first error is the cause of the others

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -32,6 +33,7 @@ from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
 from streams.worker.rights import warn_of_excess_rights
 from streams.worker.role_process import STACKS_SIGNAL, Report, run_role_process
+from streams.worker.service_manager import ALIVE, STARTED, notify_service_manager
 from streams.worker.silence import Silence
 from streams.worker.startup import Activity, StartStalled, Startup, read_activity
 
@@ -121,6 +123,8 @@ class _Child:
 class Workers:
     """Processes of some roles, as a context manager: started when it is entered, stopped cleanly when it is left.
 
+    A role whose supervisor stands still is told by the age of its last pulse, and a service manager is told of each pulse.
+
     Args:
         roles: roles to run, in one process each.
         settings: settings of every process.
@@ -132,6 +136,7 @@ class Workers:
         self._children: list[_Child] = []
         self._stopping = threading.Event()
         self._failure: WorkerFailed | None = None
+        self._pulse = RawValue("d", time.monotonic())  # when this process last supervised; its children read it
         self._supervisor = threading.Thread(target=self._supervise, name="workers", daemon=True)
 
     def __enter__(self) -> Self:
@@ -141,6 +146,7 @@ class Workers:
                 ensure_running()
             self._children = [_Child(role, *self._spawn(role), time.monotonic()) for role in self._roles]
         self._supervisor.start()
+        notify_service_manager(STARTED)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -228,7 +234,7 @@ class Workers:
         """Start the process of a role that has ended ``exits`` times; the connection receives its reports."""
         receiver, sender = self._context.Pipe(duplex=False)
         with sender:  # the process has a copy; the receiver notices the end when no copy is open
-            arguments = (role, self._settings, self._log_folder, sender, exits)
+            arguments = (role, self._settings, self._log_folder, sender, exits, self._pulse)
             process = self._context.Process(target=run_role_process, args=arguments, name=f"twinstream-{role}", daemon=True)
             process.start()
         return process, receiver
@@ -243,6 +249,8 @@ class Workers:
 
     def _update_safely(self, child: _Child) -> None:
         """Update a child; what fails unforeseen must not end the supervision of the others."""
+        self._pulse.value = time.monotonic()
+        notify_service_manager(ALIVE)
         try:
             self._update(child, time.monotonic())
         except Exception:

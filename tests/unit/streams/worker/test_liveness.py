@@ -79,6 +79,25 @@ def test_an_idle_role_is_alive_and_ready(role: Role):
     assert role.liveness.ready_problems() == []
 
 
+def test_a_supervisor_that_stands_still_is_named_and_is_no_reason_to_restart_the_role(monkeypatch: pytest.MonkeyPatch):
+    role = Role(monkeypatch)
+    pulse = role.now
+    role.liveness._supervisor_silence_s = lambda: role.now - pulse
+    role.run(15)
+    assert role.liveness.all_live_problems() == []
+    role.run(1)
+    hang = "the worker that supervises this role stands still for 16 s, TWIN_HEARTBEAT_LIMIT_S is 15"
+    assert role.liveness.all_live_problems() == [hang]
+    assert role.liveness.tick() == []
+    role.now += 60.0  # the whole machine was suspended
+    role.liveness.tick()
+    assert role.liveness.all_live_problems() == []
+    role.run(16)
+    assert len(role.liveness.all_live_problems()) == 1
+    role.liveness.begin_stop()
+    assert role.liveness.all_live_problems() == [], "a worker that stops its roles looks after them no longer"
+
+
 def test_an_event_in_work_for_too_long_hangs(role: Role):
     role.event_since = role.now
     role.run(900)
