@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
-from engine.fidelity import FEWEST_ROWS, HoldoutRows, compute_baseline
+from engine.fidelity import FEWEST_ROWS, HoldoutRows, compute_baseline, standing_texts
 from engine.twins import (
     HYPERPARAMETERS,
     INTERVAL_LEVEL,
@@ -287,6 +287,7 @@ def _metrics(
             *_cluster_warnings(table, baseline),
             *_data_warnings(table, selection),
             *_accuracy_warnings(r2, table, entry, selection),
+            *standing_texts(baseline),
         ),
     )
 

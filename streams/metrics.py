@@ -79,6 +79,9 @@ BASELINE_CORRELATION = _gauge("twin_baseline_correlation", "Pearson correlation 
 BASELINE_COVERAGE = _gauge(
     "twin_baseline_coverage_ratio", "Share of outcomes inside the champion's 95 % interval when it was promoted.", "line"
 )
+DRIFT_LIMIT = _gauge(
+    "twin_drift_limit", "Value beyond which a drift rule fires for the champion; NaN where it has no baseline.", "line", "rule"
+)
 SEGMENT_VALUES = _gauge(
     "twin_segment_values",
     "Values of a segment dimension with series of their own. At TWIN_MAX_SEGMENT_VALUES: all further ones are counted together.",

@@ -4,7 +4,15 @@ All of it is pure computation on arrays and integers; it imports only ``schemas`
 """
 
 from engine.fidelity.baseline import FEWEST_ROWS, HoldoutRows, compute_baseline
-from engine.fidelity.drift_rules import Detection, Reference, comparison_text, evaluate_rules, next_state
+from engine.fidelity.drift_rules import (
+    Detection,
+    Reference,
+    comparison_text,
+    evaluate_rules,
+    next_state,
+    rule_limit,
+    standing_texts,
+)
 from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, DetectorState, accumulate, discoveries, log_normalizers
 from engine.fidelity.effective_sample_size import effective_n
 from engine.fidelity.error_sums import (
@@ -60,6 +68,8 @@ __all__ = [
     "pane_start",
     "panes_of",
     "robust_mae",
+    "rule_limit",
+    "standing_texts",
     "sum_groups",
     "survivorship_weights",
     "weighted_mae",

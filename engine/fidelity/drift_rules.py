@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Protocol
 
 from schemas.fidelity_models import DRIFT_RULES, DriftRule, DriftState, FidelityMetrics, Verdict
 
-__all__ = ["N_MIN", "Detection", "Reference", "comparison_text", "evaluate_rules", "next_state"]
+__all__ = ["N_MIN", "Detection", "Reference", "comparison_text", "evaluate_rules", "next_state", "rule_limit", "standing_texts"]
 
 N_MIN = 200
 """Outcomes that a rule needs before it can fire."""
 
 
 class Reference(Protocol):
-    """Metrics to compare with: a model's ``Baseline``, or ``FidelityMetrics`` of an earlier time."""
+    """Metrics to compare with: a model's ``Baseline``, or ``FidelityMetrics`` of an earlier time, from ``n`` outcomes."""
 
+    @property
+    def n(self) -> int: ...  # noqa: D102
     @property
     def mae(self) -> float | None: ...  # noqa: D102
     @property
@@ -32,10 +35,58 @@ def evaluate_rules(
 ) -> tuple[Verdict, ...]:
     """Return the verdict of every rule, fired or not, each with its reason.
 
-    A rule with an absolute limit that the baseline already breaks is ``standing`` and never fires: breaking it again shows no
-    change.
+    A rule with an absolute limit that the baseline already breaks is ``standing``: that it is broken again shows no change, so the
+    limit of :func:`rule_limit` takes its place.
     """
     return tuple(_verdict(rule, metrics, baseline, n_min) for rule in rules)
+
+
+def rule_limit(rule: DriftRule, baseline: Reference) -> float | None:
+    """Value beyond which a rule fires for a model with this baseline; None where the baseline lacks the metric that it needs.
+
+    Where the baseline breaks an absolute limit already, the limit is a deterioration of the baseline instead: a correlation that
+    is a fifth lower (the proportion of the rule about the error), or twice the misses of the baseline's coverage (the limit of
+    90 % is twice the misses of a coverage of 95 %), less two standard errors of the baseline.
+    """
+    reference: float | None = getattr(baseline, rule.metric)
+    if rule.relative:
+        return None if reference is None else _changed(rule, reference, rule.limit)
+    if reference is None or not _breaks(rule, reference, rule.limit):
+        return rule.limit
+    if rule.direction == "below" and rule.metric in _DETERIORATIONS:
+        return _DETERIORATIONS[rule.metric](reference, baseline.n)
+    return _changed(rule, reference, _PROPORTION)
+
+
+def _changed(rule: DriftRule, reference: float, proportion: float) -> float:
+    """The value that is worse than a reference by a proportion of it."""
+    return reference + (proportion if rule.direction == "above" else -proportion) * abs(reference)
+
+
+def _lower_correlation(baseline: float, n: int) -> float:
+    """A fifth below a correlation, less two standard errors on Fisher's scale."""
+    limit = baseline - _PROPORTION * abs(baseline)
+    return math.tanh(math.atanh(max(limit, -0.999)) - 2.0 / math.sqrt(max(n - 3, 1)))
+
+
+def _lower_coverage(baseline: float, n: int) -> float:
+    """Twice the misses of a coverage, less two standard errors."""
+    return max(1.0 - 2.0 * (1.0 - baseline) - 2.0 * math.sqrt(baseline * (1.0 - baseline) / max(n, 1)), 0.0)
+
+
+_PROPORTION = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_increase")
+_DETERIORATIONS = {"correlation": _lower_correlation, "coverage_95pct": _lower_coverage}
+
+
+def standing_texts(baseline: Reference, rules: Iterable[DriftRule] = DRIFT_RULES) -> tuple[str, ...]:
+    """For each limit that a baseline breaks already: a sentence that says so, and by what limit its model is judged instead."""
+    return tuple(
+        f"{_NAMES[rule.metric]} is {_value_text(rule, getattr(baseline, rule.metric))} on unseen rows, already {_side(rule)}"
+        f" {_value_text(rule, rule.limit)}: a limitation of this model and no drift, which is told {_side(rule)}"
+        f" {_value_text(rule, rule_limit(rule, baseline))}"
+        for rule in rules
+        if _is_standing(rule, getattr(baseline, rule.metric))
+    )
 
 
 class Detection(StrEnum):
@@ -113,13 +164,12 @@ _COMPARISONS = {
 
 def _verdict(rule: DriftRule, metrics: FidelityMetrics, baseline: Reference, n_min: int) -> Verdict:
     value, reference = getattr(metrics, rule.metric), getattr(baseline, rule.metric)
-    limit = _limit(rule, reference)
+    limit = rule_limit(rule, baseline)
     n = metrics.n_interval if rule.metric == "coverage_95pct" else metrics.n
-    standing = not rule.relative and reference is not None and _breaks(rule, reference, rule.limit)
     blocked = _blocked_reason(rule, metrics, limit, n, n_min)
-    outlying = not blocked and not standing and _breaks(rule, value, limit) and _by_outliers(rule, metrics, baseline, limit)
-    fired = not blocked and not standing and not outlying and _breaks(rule, value, limit)
-    close = not blocked and not standing and not fired and _is_close(rule, metrics, limit)
+    outlying = not blocked and _breaks(rule, value, limit) and _by_outliers(rule, metrics, baseline, limit)
+    fired = not blocked and not outlying and _breaks(rule, value, limit)
+    close = not blocked and not fired and _is_close(rule, metrics, limit)
     return Verdict(
         rule=rule.name,
         action=rule.action,
@@ -128,11 +178,11 @@ def _verdict(rule: DriftRule, metrics: FidelityMetrics, baseline: Reference, n_m
         limit=limit,
         baseline=reference,
         n=n,
-        standing=standing,
+        standing=_is_standing(rule, reference),
         close=close,
         reason=blocked or _outlier_reason(rule, metrics, value, limit)
         if outlying
-        else blocked or _reason(rule, value, limit, reference, standing=standing, fired=fired),
+        else blocked or _reason(rule, value, limit, reference, fired=fired),
     )
 
 
@@ -141,7 +191,9 @@ def _by_outliers(rule: DriftRule, metrics: FidelityMetrics, baseline: Reference,
     if rule.metric != "mae" or metrics.mae_robust is None:
         return False
     robust_reference = getattr(baseline, "mae_robust", None)
-    return not _breaks(rule, metrics.mae_robust, limit if robust_reference is None else _limit(rule, robust_reference))
+    return not _breaks(
+        rule, metrics.mae_robust, limit if robust_reference is None else _changed(rule, robust_reference, rule.limit)
+    )
 
 
 def _outlier_reason(rule: DriftRule, metrics: FidelityMetrics, value: float, limit: float | None) -> str:
@@ -152,11 +204,8 @@ def _outlier_reason(rule: DriftRule, metrics: FidelityMetrics, value: float, lim
     )
 
 
-def _limit(rule: DriftRule, reference: float | None) -> float | None:
-    if not rule.relative:
-        return rule.limit
-    change = rule.limit if rule.direction == "above" else -rule.limit
-    return None if reference is None else reference * (1.0 + change)
+def _is_standing(rule: DriftRule, reference: float | None) -> bool:
+    return not rule.relative and reference is not None and _breaks(rule, reference, rule.limit)
 
 
 def _breaks(rule: DriftRule, value: float, limit: float | None) -> bool:
@@ -181,16 +230,16 @@ def _blocked_reason(rule: DriftRule, metrics: FidelityMetrics, limit: float | No
     return f"{n:,} outcomes are too few to judge, {n_min:,} are needed" if n < n_min else ""
 
 
-def _reason(rule: DriftRule, value: float, limit: float | None, reference: float | None, *, standing: bool, fired: bool) -> str:
-    name = _NAMES[rule.metric]
-    if standing:
-        return (
-            f"{name} was already {_value_text(rule, reference)} at the baseline, {_side(rule)} {_value_text(rule, limit)}: "
-            "a limitation of the model and no drift"
-        )
+def _reason(rule: DriftRule, value: float, limit: float | None, reference: float | None, *, fired: bool) -> str:
     verb = "is" if fired else "is not"
-    relative_to = f" ({rule.limit:+.0%} on the baseline's {_value_text(rule, reference)})" if rule.relative else ""
-    return f"{name} {_value_text(rule, value)} {verb} {_side(rule)} {_value_text(rule, limit)}{relative_to}"
+    compared = f"{_NAMES[rule.metric]} {_value_text(rule, value)} {verb} {_side(rule)} {_value_text(rule, limit)}"
+    if rule.relative:
+        return f"{compared} ({rule.limit:+.0%} on the baseline's {_value_text(rule, reference)})"
+    if _is_standing(rule, reference):
+        return (
+            f"{compared} (the baseline's {_value_text(rule, reference)} is already {_side(rule)} {_value_text(rule, rule.limit)})"
+        )
+    return compared
 
 
 def _value_text(rule: DriftRule, value: float | None) -> str:

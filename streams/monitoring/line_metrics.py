@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from engine.fidelity import rule_limit
 from schemas import DRIFT_RULES, TWIN_TYPES, FidelityWindow, line_parts
 from schemas.fidelity_models import EstimatedFidelity, Labels
 from schemas.twin_models import Baseline
@@ -16,6 +17,7 @@ from streams.metrics import (
     BASELINE_CORRELATION,
     BASELINE_COVERAGE,
     BASELINE_MAE,
+    DRIFT_LIMIT,
     ESTIMATED_MAE,
     EVIDENCE,
     INPUT_SHIFT,
@@ -46,7 +48,7 @@ _SEGMENT_GAUGES = (WINDOW_OUTCOMES, WINDOW_MAE, WINDOW_RMSE, WINDOW_CORRELATION,
 _ESTIMATE_GAUGES = (ESTIMATED_MAE, INPUT_SHIFT)
 _LINE_GAUGES = (
     *(*_SEGMENT_GAUGES, *_ESTIMATE_GAUGES),
-    *(BASELINE_MAE, BASELINE_CORRELATION, BASELINE_COVERAGE, PREDICTIONS, SEGMENT_VALUES),
+    *(BASELINE_MAE, BASELINE_CORRELATION, BASELINE_COVERAGE, DRIFT_LIMIT, PREDICTIONS, SEGMENT_VALUES),
 )
 
 
@@ -88,7 +90,7 @@ def set_window_metrics(event: FidelityWindow) -> None:
 
 
 def set_baseline_metrics(line: str, baseline: Baseline) -> None:
-    """Set the metrics of the baseline of a line's champion; an undefined value is NaN."""
+    """Set the metrics of the baseline of a line's champion and the limits that follow from it; an undefined value is NaN."""
     values = {
         BASELINE_MAE: baseline.mae,
         BASELINE_CORRELATION: baseline.correlation,
@@ -96,6 +98,9 @@ def set_baseline_metrics(line: str, baseline: Baseline) -> None:
     }
     for gauge, value in values.items():
         gauge.labels(line=line).set(math.nan if value is None else value)
+    for rule in DRIFT_RULES:
+        limit = rule_limit(rule, baseline)
+        DRIFT_LIMIT.labels(line=line, rule=rule.name).set(math.nan if limit is None else limit)
 
 
 def set_estimate_metrics(line: str, estimate: EstimatedFidelity | None) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from markupsafe import Markup
 
+from engine.fidelity import rule_limit
 from schemas import DRIFT_RULES, TWIN_TYPES, DriftState, ModelCard, line_parts
 from sql.overview_store import SimulationRun
 from streams.reporting import (
@@ -138,11 +139,12 @@ def _error_lines(card: ModelCard | None) -> list[ReferenceLine]:
 
 
 def _coverage_lines(card: ModelCard | None) -> list[ReferenceLine]:
-    limit = next(rule.limit for rule in DRIFT_RULES if rule.name == "coverage_drop")
-    lines = [ReferenceLine(limit, f"limit {limit:.0%}", "bad")]
-    if card is not None and card.baseline.coverage_95pct is not None:
-        lines.append(ReferenceLine(card.baseline.coverage_95pct, "baseline"))
-    return lines
+    rule = next(rule for rule in DRIFT_RULES if rule.name == "coverage_drop")
+    if card is None:
+        return [ReferenceLine(rule.limit, f"limit {rule.limit:.0%}", "bad")]
+    limit, baseline = rule_limit(rule, card.baseline), card.baseline.coverage_95pct
+    lines = [] if limit is None else [ReferenceLine(limit, f"limit {limit:.0%}", "bad")]
+    return lines if baseline is None else [*lines, ReferenceLine(baseline, "baseline")]
 
 
 def _event_markers(line: LineOverview) -> list[EventMarker]:

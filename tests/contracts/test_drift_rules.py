@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules, next_state
+from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules, next_state, standing_texts
 from schemas import DRIFT_RULES, Baseline, DriftState, FidelityMetrics
 
 METRICS = ("mae", "rmse", "correlation", "coverage_95pct")
@@ -82,14 +82,21 @@ def test_it_does_not_fire_on_an_undefined_metric(rule):
     assert verdict.reason == f"{NAMES[rule.metric]} is not defined: constant: actual"
 
 
-@pytest.mark.parametrize("rule", [rule for rule in DRIFT_RULES if not rule.relative], ids=lambda rule: rule.name)
-def test_a_limit_that_the_baseline_already_breaks_is_standing_and_no_drift(rule):
-    sign = 1 if rule.direction == "above" else -1
-    poor = HEALTHY.model_copy(update={rule.metric: rule.limit + sign * 0.3})
-    verdict = verdict_of(rule, beyond(rule, 0.5), poor)
-    assert verdict.standing
-    assert not verdict.fired
-    assert "a limitation of the model and no drift" in verdict.reason
+ABSOLUTE_RULES = [rule for rule in DRIFT_RULES if not rule.relative]
+
+
+@pytest.mark.parametrize("rule", ABSOLUTE_RULES, ids=lambda rule: rule.name)
+def test_a_limit_that_the_baseline_already_breaks_is_standing_and_a_deterioration_of_the_baseline_takes_its_place(rule):
+    poor = HEALTHY.model_copy(update={rule.metric: rule.limit - 0.05})
+    unchanged, worse, far_worse = (
+        verdict_of(rule, FidelityMetrics(n=1000, n_interval=1000, **{rule.metric: value}), poor)
+        for value in (rule.limit - 0.05, rule.limit - 0.08, 0.3)
+    )
+    assert [verdict.standing for verdict in (unchanged, worse, far_worse)] == [True] * 3
+    assert [verdict.fired for verdict in (unchanged, worse, far_worse)] == [False, False, True]
+    assert "the baseline's" in far_worse.reason
+    assert len(standing_texts(poor)) == 1
+    assert standing_texts(HEALTHY) == ()
 
 
 @each_rule
