@@ -9,6 +9,7 @@ import pandas as pd
 
 from schemas import TWIN_TYPES, OutcomeEvent, TwinType
 from streams.errors import describe_error
+from streams.tables import TableOptions, outcome_columns, read_frame
 
 __all__ = ["outcome_events"]
 
@@ -24,15 +25,28 @@ def outcome_events(table: pd.DataFrame, constants: Mapping[str, Any] | None = No
         constants: fields that are the same for every row, such as ``twin_type`` and ``brand``.
 
     Raises:
-        ValueError: for an unknown column, and for a row that is not an outcome; it names the column or the row.
+        ValueError: for an unknown column, a cell that is not of the kind of its column, and a row that is not an outcome; it names
+            the column or the row, which counts from 0.
     """
     shared = dict(constants or {})
+    table = _in_kinds(table, shared)
     features = _feature_columns(table, shared)
     for number, row in enumerate(table.to_dict("records")):
         try:
             yield OutcomeEvent.model_validate(_event_fields({str(name): cell for name, cell in row.items()}, shared, features))
         except ValueError as error:
             raise ValueError(f"row {number} is not an outcome: {describe_error(error)}") from error
+
+
+def _in_kinds(table: pd.DataFrame, shared: Mapping[str, Any]) -> pd.DataFrame:
+    """The table in the kinds of its columns, as the commands read files.
+
+    Raises:
+        TableRefused: for a cell that cannot be read, and a column that can be read in two ways.
+    """
+    values = [shared["twin_type"]] if "twin_type" in shared else table.get("twin_type", pd.Series()).tolist()
+    twin_type = next((TwinType(value) for value in values if value in set(TwinType)), TwinType.HCP)
+    return read_frame(table, outcome_columns(twin_type), TableOptions(strict=True)).frame
 
 
 def _feature_columns(table: pd.DataFrame, shared: Mapping[str, Any]) -> frozenset[str]:

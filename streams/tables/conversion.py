@@ -19,6 +19,7 @@ from streams.tables.report import count_of
 __all__ = [
     "MISSING_NUMBERS",
     "Converted",
+    "Unsettled",
     "Wrong",
     "as_flags",
     "blanked",
@@ -51,6 +52,18 @@ _FLAGS = {
 }
 _MAX_EXACT_FLOAT = 2.0**53
 _SAMPLE = 2_000
+
+
+class Unsettled(ValueError):
+    """A column that can be read in two ways.
+
+    Attributes:
+        place: of the first such cell.
+    """
+
+    def __init__(self, message: str, place: int) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 @dataclass(frozen=True)
@@ -192,7 +205,7 @@ def _found(*wrong: Wrong) -> tuple[Wrong, ...]:
 
 def _errors(text: pa.Array) -> tuple[Wrong, ...]:
     """The errors of a spreadsheet's formulas."""
-    return _found(Wrong(matches(text, _ERROR_OF_SHEET, "#"), "is an error of the spreadsheet"))
+    return _found(Wrong(matches(text, _ERROR_OF_SHEET, "#"), "is an error of the spreadsheet: --missing makes it a missing value"))
 
 
 def _padded_note(column: pa.Array, text: pa.Array, name: str) -> tuple[str, ...]:

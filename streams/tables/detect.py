@@ -35,11 +35,10 @@ def decode_text(content: bytes, encoding: str | None) -> tuple[bytes, str | None
     """
     name = encoding or _marked_encoding(content)
     if name is None:
-        try:
-            content[:_SAMPLE_BYTES].isascii() or content.decode()
-        except UnicodeDecodeError:
-            return _decode(content, "cp1252" if _is_in(content, "cp1252") else "latin-1")
-        return content, None
+        if content.isascii() or _is_in(content, "utf-8"):
+            return content, None
+        _refuse_damaged(content)
+        return _decode(content, "cp1252" if _is_in(content, "cp1252") else "latin-1")
     if name == "utf-8-sig":
         return content.removeprefix(codecs.BOM_UTF8), None
     return _decode(content, name)
@@ -50,6 +49,15 @@ def _decode(content: bytes, name: str) -> tuple[bytes, str]:
         return content.decode(name).removeprefix("\ufeff").encode(), name
     except UnicodeError as error:
         raise ValueError(f"it is not text in {name}: {error}; --encoding names another one") from error
+
+
+def _refuse_damaged(content: bytes) -> None:
+    """Refuse text in UTF-8 that is damaged: in another encoding its other letters would be wrong."""
+    text = content.decode(errors="replace")
+    damaged = text.count("\ufffd")
+    if sum(not character.isascii() for character in text) > 2 * damaged:
+        line = text[: text.index("\ufffd")].count("\n") + 1
+        raise ValueError(f"it is UTF-8 with {damaged} damaged letters, the first in line {line}: --encoding names another encoding")
 
 
 def _is_in(content: bytes, encoding: str) -> bool:

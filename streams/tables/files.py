@@ -47,7 +47,7 @@ def load_table(path: Path, options: TableOptions, declared_keys: Collection[str]
     """
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
-        raise TableRefused(repr(path.name), [f"it cannot be read: give a file that ends in {_ENDINGS}"])
+        raise TableRefused(path.name, [f"it cannot be read: give a file that ends in {_ENDINGS}"])
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     kind = "text" if suffix in _TEXT else suffix.removeprefix(".")
@@ -60,7 +60,7 @@ def load_table(path: Path, options: TableOptions, declared_keys: Collection[str]
     except TableRefused:
         raise
     except (ValueError, OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
-        raise TableRefused(repr(path.name), [f"it cannot be read as {kind}: {error}"]) from error
+        raise TableRefused(path.name, [f"it cannot be read as {kind}: {error}"]) from error
 
 
 def _parquet_table(path: Path) -> RawTable:

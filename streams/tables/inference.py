@@ -19,7 +19,6 @@ _NUMBER_SHARE = 0.95
 
 _SOME = 0.05
 _LEADING_ZERO = r"^[+-]?0\d"
-_PLAIN_KINDS: dict[Kind, pa.DataType] = {"integer": pa.int64(), "number": pa.float64()}
 
 
 class Inferred(NamedTuple):
@@ -40,7 +39,7 @@ def inferred_kind(column: pa.Array, name: str) -> Inferred:
         return Inferred("integer")
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
         return Inferred("number")
-    if pa.types.is_temporal(kind):
+    if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
         return Inferred("text")
     return Inferred(None, f"{name} left out: its cells are of the type {kind}")
 
@@ -55,9 +54,14 @@ def _text_kind(column: pa.Array, name: str) -> Inferred:
         return Inferred("flag" if int(flags.sum()) == n_given else "category")
     if matches(text, _LEADING_ZERO, "0").any():
         return Inferred("category", f"{name} read as levels: some of its numbers begin with a zero")
-    for kind, arrow_type in _PLAIN_KINDS.items():
-        if _can_cast(text, arrow_type):
-            return Inferred(kind)
+    if _can_cast(text, pa.float64()):
+        is_whole = _can_cast(text, pa.int64()) or not matches(text, r"[.eE]").any()
+        return Inferred("integer" if is_whole else "number")
+    return _mixed_kind(text, n_given, name)
+
+
+def _mixed_kind(text: pa.Array, n_given: int, name: str) -> Inferred:
+    """Kind of a column that holds numbers with signs in and around them, or numbers and other texts."""
     numerals = parse_numerals(text)
     n_given -= int(numerals.missing.sum())
     share = float(numerals.is_number.sum()) / max(1, n_given)

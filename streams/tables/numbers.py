@@ -16,12 +16,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.arrays import Flags, Floats, Integers
-from streams.tables.conversion import MISSING_NUMBERS, Converted, Wrong, as_flags, blanked, example, matches, missing_note, trimmed
+from streams.tables.conversion import (
+    MISSING_NUMBERS,
+    Converted,
+    Unsettled,
+    Wrong,
+    as_flags,
+    blanked,
+    example,
+    matches,
+    missing_note,
+    trimmed,
+)
 from streams.tables.declared import Column
 from streams.tables.options import Decimal
 from streams.tables.report import count_of
 
-__all__ = ["Numerals", "Unsettled", "checked", "convert_numbers", "convert_numerals", "parse_numerals", "settled_decimal"]
+__all__ = ["Numerals", "checked", "convert_numbers", "convert_numerals", "parse_numerals", "settled_decimal"]
 
 _SPACES = r" '\x{2019}\x{a0}\x{202f}"  # between thousands: blanks, also narrow ones, and apostrophes
 
@@ -74,10 +85,6 @@ class Numerals:
         return Decimal.COMMA if self.n_comma >= max(1, _CLEAR_SHARE * n_clear) else None
 
 
-class Unsettled(ValueError):
-    """A column that can be read in two ways."""
-
-
 def parse_numerals(column: pa.Array) -> Numerals:
     """Take the signs around the digits of a text column off, and count what the digits say about the sign of decimals."""
     text = trimmed(column)
@@ -107,15 +114,19 @@ def settled_decimal(numerals: Numerals, column: Column, others: Decimal | None) 
     Raises:
         Unsettled: when the column can be read in two ways.
     """
+    is_open = bool(numerals.two_readings.any())
+    place = int(np.argmax(numerals.two_readings if is_open else numerals.is_number))
     clear = numerals.clear_decimal
-    if clear is not None:
+    if clear is not None and (others in {None, clear} or not is_open):
         return clear
     if numerals.n_point or numerals.n_comma:
+        in_others = f", other columns a decimal {others}" if others else ""
         raise Unsettled(
-            f"{count_of(numerals.n_point, 'cell')} with a decimal point and {numerals.n_comma:,} with a decimal comma:"
-            " settle it with --decimal point or --decimal comma"
+            f"{count_of(numerals.n_point, 'cell')} with a decimal point and {numerals.n_comma:,} with a decimal comma{in_others}:"
+            " settle it with --decimal point or --decimal comma",
+            place,
         )
-    if not numerals.two_readings.any():
+    if not is_open:
         return Decimal.POINT
     possible = [sign for sign in Decimal if _fits(_floats(numerals.text, sign)[numerals.two_readings], column)]
     if len(possible) == 1:
@@ -124,7 +135,7 @@ def settled_decimal(numerals: Numerals, column: Column, others: Decimal | None) 
         return others
     cell = example(numerals.text, numerals.two_readings)
     values = " or ".join(f"{_floats(numerals.text, sign)[numerals.two_readings][0]:g} (--decimal {sign})" for sign in Decimal)
-    raise Unsettled(f"{cell} can be read as {values}")
+    raise Unsettled(f"{cell} can be read as {values}", place)
 
 
 def _fits(values: Floats, column: Column) -> bool:
@@ -205,16 +216,24 @@ def _is_int64(column: pa.Array) -> bool:
 
 def checked(values: Floats | Integers, column: Column, wrong: Sequence[Wrong] = (), notes: tuple[str, ...] = ()) -> Converted:
     """The numbers, shape ``(n,)``, with those refused that the column cannot have; a complete column of whole numbers is int64."""
-    finite = np.isfinite(values)
-    fraction = finite & (values % 1 != 0)
-    refused = [*wrong, *_out_of_bounds(values, column)]
-    if column.kind == "integer":
-        refused.append(Wrong(fraction, "is no whole number"))
-        refused.append(Wrong(finite & ~fraction & (np.abs(values) >= _INT64), "is beyond the whole numbers of 64 bits"))
+    refused = list(wrong)
     bad = np.logical_or.reduce([np.zeros(len(values), dtype=np.bool_), *(item.rows for item in refused)])
-    if column.kind == "integer" and values.dtype != np.int64 and bool((finite | bad).all()):
+    rules = [*_out_of_bounds(values, column), *(_not_whole(values) if column.kind == "integer" else ())]
+    for rule in rules:
+        refused.append(Wrong(rule.rows & ~bad, rule.reason))
+        bad |= rule.rows
+    if column.kind == "integer" and values.dtype != np.int64 and bool((np.isfinite(values) | bad).all()):
         values = np.where(bad, 0, values).astype(np.int64)
     return Converted(pd.Series(values), tuple(item for item in refused if item.rows.any()), notes)
+
+
+def _not_whole(values: Floats | Integers) -> tuple[Wrong, ...]:
+    if values.dtype == np.int64:
+        return ()
+    finite = np.isfinite(values)
+    fraction = finite & (values % 1 != 0)
+    beyond = finite & ~fraction & (np.abs(values) >= _INT64)
+    return Wrong(fraction, "is no whole number"), Wrong(beyond, "is beyond the whole numbers of 64 bits")
 
 
 def _out_of_bounds(values: Floats | Integers, column: Column) -> tuple[Wrong, ...]:

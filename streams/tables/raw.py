@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from streams.tables.report import BadCell
 
 __all__ = ["FIRST_ROW", "RawTable", "frame_table", "mixed_array"]
 
+_PLAIN_TYPES = (str, bool, int, float, Decimal, np.number, np.bool_)
 FIRST_ROW = 2
 """Number of the first row after the header."""
 
@@ -57,9 +59,9 @@ class RawTable:
 
 
 def frame_table(frame: pd.DataFrame, name: str = "the table") -> RawTable:
-    """A data frame as a raw table; its index is not read."""
+    """A data frame as a raw table; its index is not read, and its rows count from 0."""
     columns = tuple(_series_array(frame.iloc[:, place]) for place in range(frame.shape[1]))
-    return RawTable(name, tuple(map(str, frame.columns)), columns, np.arange(len(frame)) + FIRST_ROW)
+    return RawTable(name, tuple(map(str, frame.columns)), columns, np.arange(len(frame)))
 
 
 def _series_array(series: pd.Series[Any]) -> pa.Array:
@@ -72,9 +74,10 @@ def _series_array(series: pd.Series[Any]) -> pa.Array:
 
 
 def mixed_array(cells: Sequence[Any]) -> pa.Array:
-    """An array of cells of any types: of their type where they have one in common, otherwise of text."""
+    """An array of cells of any types: of their type where it is one of numbers, flags or texts, otherwise of text."""
     values = [None if _is_missing(cell) else cell for cell in cells]
-    if len({type(value) for value in values if value is not None}) <= 1:
+    types = {type(value) for value in values if value is not None}
+    if len(types) <= 1 and all(issubclass(kind, _PLAIN_TYPES) for kind in types):
         try:
             return pa.array(values, from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):

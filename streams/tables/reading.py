@@ -12,9 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.arrays import Flags
+from schemas.arrays import Flags, Integers
 from streams.tables.conversion import (
     Converted,
+    Unsettled,
     convert_flags,
     convert_ids,
     convert_levels,
@@ -25,7 +26,7 @@ from streams.tables.declared import Column
 from streams.tables.files import load_table
 from streams.tables.headers import header_key, name_columns
 from streams.tables.inference import inferred_kind
-from streams.tables.numbers import Unsettled, convert_numbers
+from streams.tables.numbers import convert_numbers
 from streams.tables.options import TableOptions
 from streams.tables.raw import RawTable, frame_table, is_text
 from streams.tables.report import BadCell, TableReading, TableRefused
@@ -85,9 +86,10 @@ def convert_table(raw: RawTable, declared: Mapping[str, Column], options: TableO
         TableRefused: for what concerns whole columns; it names all of them.
     """
     table, problems = name_columns(raw, declared)
+    problems += [f"it has no column {name!r}, whose kind is stated" for name in options.kinds if name not in table.headers]
     columns = dict(zip(table.headers, map(_without_marks(options), table.columns), strict=True))
     kinds, notes = _kinds(columns, declared, options)
-    converted, unsettled = _convert(columns, kinds, options)
+    converted, unsettled = _convert(columns, kinds, table.rows, options)
     if problems or unsettled:
         raise TableRefused(raw.name, [*problems, *unsettled])
     notes += [note for item in converted.values() for note in item.notes]
@@ -126,22 +128,23 @@ def _kinds(
 
 
 def _convert(
-    columns: Mapping[str, pa.Array], kinds: Mapping[str, Column], options: TableOptions
+    columns: Mapping[str, pa.Array], kinds: Mapping[str, Column], rows: Integers, options: TableOptions
 ) -> tuple[dict[str, Converted], list[str]]:
     """Every column in its kind, and what cannot be settled."""
     numeric = {name: kind for name, kind in kinds.items() if kind.kind in {"integer", "number"}}
-    converted, problems = convert_number_columns(
-        {name: columns[name] for name in numeric if is_text(columns[name])}, numeric, options
-    )
+    text = {name: columns[name] for name in numeric if is_text(columns[name])}
+    converted, unsettled = convert_number_columns(text, numeric, options)
+    problems = []
     for name, kind in kinds.items():
-        if name in converted or (name in numeric and is_text(columns[name])):
+        if name in text:
             continue
         try:
             converted[name] = _convert_column(columns[name], kind, options)
         except Unsettled as error:
-            problems.append(f"{name}: {error}")
+            unsettled[name] = error
         except pa.ArrowException:
             problems.append(f"{name}: cells of the type {columns[name].type} are no {kind.kind}")
+    problems += [f"row {rows[error.place]}, {name}: {error}" for name, error in unsettled.items()]
     return {name: converted[name] for name in kinds if name in converted}, problems
 
 

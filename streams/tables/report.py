@@ -32,7 +32,7 @@ class BadCell(NamedTuple):
     """A cell that cannot be read, for which its row is refused.
 
     Attributes:
-        row: number of the row in the file, as a spreadsheet counts: the header is row 1.
+        row: number of the row in the file, as a spreadsheet counts: the header is row 1. The rows of a data frame count from 0.
         column: name of the column; empty where the row as a whole is wrong.
         value: the cell as it is written.
         reason: what is wrong with it, as a phrase that follows the value.

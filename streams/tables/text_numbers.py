@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.tables.conversion import Converted, as_flags, matches, sample_of, trimmed
+from streams.tables.conversion import Converted, Unsettled, as_flags, matches, sample_of, trimmed
 from streams.tables.declared import Column
-from streams.tables.numbers import Numerals, Unsettled, checked, convert_numerals, parse_numerals, settled_decimal
+from streams.tables.numbers import Numerals, checked, convert_numerals, parse_numerals, settled_decimal
 from streams.tables.options import Decimal, TableOptions
 
 __all__ = ["convert_number_columns"]
@@ -20,7 +20,7 @@ _TWO_READINGS = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
 
 def convert_number_columns(
     columns: Mapping[str, pa.Array], declared: Mapping[str, Column], options: TableOptions
-) -> tuple[dict[str, Converted], list[str]]:
+) -> tuple[dict[str, Converted], dict[str, Unsettled]]:
     """Convert columns of text to numbers.
 
     Args:
@@ -29,7 +29,7 @@ def convert_number_columns(
         options: whose ``decimal`` settles all of them.
 
     Returns:
-        The columns that could be converted, and one sentence for each that can be read in two ways.
+        The columns that could be converted, and those that can be read in two ways.
     """
     converted: dict[str, Converted] = {}
     open_columns: dict[str, Numerals] = {}
@@ -41,19 +41,21 @@ def convert_number_columns(
         else:
             open_columns[name] = numerals = parse_numerals(column)
             clear[name] = numerals.clear_decimal
-    problems = []
+    if Decimal.COMMA in clear.values() and options.decimal is None:  # what looks plain may be read in two ways beside such columns
+        open_columns |= {name: parse_numerals(columns[name]) for name in converted if clear[name] is Decimal.POINT}
+    unsettled: dict[str, Unsettled] = {}
     for name, numerals in open_columns.items():
         try:
-            decimal = options.decimal or settled_decimal(numerals, declared[name], _agreed(clear))
+            decimal = options.decimal or settled_decimal(numerals, declared[name], _agreed(clear, name))
             converted[name] = convert_numerals(numerals, declared[name], decimal)
         except Unsettled as error:
-            problems.append(f"{name}: {error}")
-    return converted, problems
+            unsettled[name] = error
+    return converted, unsettled
 
 
-def _agreed(clear: Mapping[str, Decimal | None]) -> Decimal | None:
-    """The sign of decimals of all columns that have a clear one."""
-    signs = {sign for sign in clear.values() if sign is not None}
+def _agreed(clear: Mapping[str, Decimal | None], name: str) -> Decimal | None:
+    """The sign of decimals of all other columns that have a clear one, None where they differ."""
+    signs = {sign for column, sign in clear.items() if sign is not None and column != name}
     return signs.pop() if len(signs) == 1 else None
 
 

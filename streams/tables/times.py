@@ -9,7 +9,7 @@ A local time that a zone skips or has twice, when its clocks change, is refused:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,7 @@ import pyarrow.compute as pc
 
 from schemas.arrays import Flags
 from schemas.base import shorten
-from streams.tables.conversion import MISSING_NUMBERS, Converted, Wrong, as_flags, missing_note, trimmed
-from streams.tables.numbers import Unsettled
+from streams.tables.conversion import MISSING_NUMBERS, Converted, Unsettled, Wrong, as_flags, missing_note, trimmed
 from streams.tables.options import DateOrder, TableOptions, TimeUnit
 from streams.tables.raw import is_text
 
@@ -77,11 +76,12 @@ def convert_times(column: pa.Array, name: str, options: TableOptions) -> Convert
     marks = np.zeros(len(cells) + 1, dtype=np.bool_)
     if is_text(cells):
         marks[:-1] = as_flags(pc.is_in(pc.utf8_lower(cells), pa.array(sorted(MISSING_NUMBERS))))
-        times = _text_times(cells.to_pylist(), options)
-    else:
-        times = _typed_times(cells, options)
+    try:
+        times = _text_times(cells.to_pylist(), options) if is_text(cells) else _typed_times(cells, options)
+        _localize(times, cells, options)
+    except Unsettled as error:
+        raise Unsettled(str(error), int(np.argmax(codes == error.place))) from None
     times.reasons = ["" if mark else reason for mark, reason in zip(marks, times.reasons, strict=False)]
-    _localize(times, cells, options)
     values = pd.concat([times.moments, pd.Series([pd.NaT], dtype=_UTC)], ignore_index=True).take(codes).reset_index(drop=True)
     notes = [*missing_note(marks[codes], name), *_notes(times, name, options)]
     return Converted(values, tuple(_wrong(times.reasons, codes)), tuple(notes))
@@ -121,8 +121,9 @@ def _read_numbers(times: _Times, numbers: dict[int, float], options: TableOption
     if not numbers:
         return
     if options.time_unit is None:
-        first = next(iter(numbers.values()))
-        raise Unsettled(f"{first:.15g} is a number, not a time: {_FORM}, or state its unit (--time-unit {'|'.join(TimeUnit)})")
+        place, first = next(iter(numbers.items()))
+        units = "|".join(TimeUnit)
+        raise Unsettled(f"{first:.15g} is a number, not a time: {_FORM}, or state its unit (--time-unit {units})", place)
     for place, number in numbers.items():
         at = _numbered_time(number, options.time_unit)
         if at is None:
@@ -212,7 +213,7 @@ def _read_dates(times: _Times, dates: dict[int, re.Match[str]], options: TableOp
     """
     if not dates:
         return
-    order = options.date_order or _only_order(list(dates.values()))
+    order = options.date_order or _only_order(dates)
     for place, match in dates.items():
         at = _date(match, order)
         if at is None:
@@ -221,14 +222,14 @@ def _read_dates(times: _Times, dates: dict[int, re.Match[str]], options: TableOp
             times.local[place] = at
 
 
-def _only_order(dates: Sequence[re.Match[str]]) -> DateOrder:
-    possible = [order for order in DateOrder if all(_date(date, order) is not None for date in dates)]
-    if len(possible) != 1:
-        first = next((date for date in dates if sum(_date(date, order) is not None for order in DateOrder) > 1), dates[0])
-        raise Unsettled(
-            f"{shorten(first.group(0))} does not say which number is the day: settle it with --date-order {'|'.join(DateOrder)}"
-        )
-    return possible[0]
+def _only_order(dates: Mapping[int, re.Match[str]]) -> DateOrder:
+    possible = {place: {order for order in DateOrder if _date(date, order) is not None} for place, date in dates.items()}
+    shared = set.intersection(*possible.values())
+    if len(shared) == 1:
+        return shared.pop()
+    place = max(possible, key=lambda place: len(possible[place]))
+    date, orders = shorten(dates[place].group(0)), "|".join(DateOrder)
+    raise Unsettled(f"{date} does not say which number is the day: settle it with --date-order {orders}", place)
 
 
 def _date(match: re.Match[str], order: DateOrder) -> pd.Timestamp | None:
@@ -268,8 +269,9 @@ def _localize(times: _Times, cells: pa.Array, options: TableOptions) -> None:
     if not is_local.any():
         return
     if options.timezone is None:
-        first = cells[int(np.flatnonzero(is_local)[0])].as_py()
-        raise Unsettled(f"{shorten(str(first))} has no zone: {_FORM}, or state it (--timezone Europe/Berlin)")
+        place = int(np.argmax(is_local))
+        first = str(cells[place].as_py())
+        raise Unsettled(f"{shorten(first)} has no zone: {_FORM}, or state it (--timezone Europe/Berlin)", place)
     local = times.local[is_local]
     once = local.dt.tz_localize(options.timezone, ambiguous="NaT", nonexistent="NaT")
     shifted = local.dt.tz_localize(options.timezone, ambiguous="NaT", nonexistent="shift_forward")
