@@ -2,7 +2,7 @@
 
 The sign of the decimals is that of the cells which can be read in one way only: ``0,5`` has a decimal comma, ``1,240.5`` a point.
 A column in which every cell can be read in both ways, such as ``1,240``, is settled by the whole numbers or the bounds that are
-declared for it, then by the other columns of the table, and otherwise by the user.
+declared for it, by the other columns of the table, by the form of many cells, and otherwise by the user.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ _CURRENCY = r"[$\x{20ac}\x{a3}]"
 _CLEAR_SHARE = 0.95
 """Share of the cells with a clear sign of decimals that must agree; the others are wrong."""
 
+_MANY = 20
 _INT64 = 2.0**63
 
 
@@ -131,11 +132,25 @@ def settled_decimal(numerals: Numerals, column: Column, others: Decimal | None) 
     possible = [sign for sign in Decimal if _fits(_floats(numerals.text, sign)[numerals.two_readings], column)]
     if len(possible) == 1:
         return possible[0]
-    if others is not None:
-        return others
+    hints = {others, _sign_beside_thousands(numerals)} - {None}
+    if len(hints) == 1:
+        return Decimal(str(hints.pop()))
     cell = example(numerals.text, numerals.two_readings)
     values = " or ".join(f"{_floats(numerals.text, sign)[numerals.two_readings][0]:g} (--decimal {sign})" for sign in Decimal)
     raise Unsettled(f"{cell} can be read as {values}", place)
+
+
+def _sign_beside_thousands(numerals: Numerals) -> Decimal | None:
+    """The sign of decimals where many cells show that their only sign is between thousands.
+
+    Programs write decimals with a fixed number of places, or without zeros at their end. Where whole numbers stand without places,
+    and zeros stand at the end of others, the sign is that of thousands: 980 and 1,240.
+    """
+    text = numerals.text.filter(pa.array(numerals.two_readings))
+    if len(text) < _MANY or not matches(text, "0$").any() or not matches(numerals.text, r"^[+-]?\d+$").any():
+        return None
+    commas = matches(text, ",")
+    return Decimal.POINT if commas.all() else None if commas.any() else Decimal.COMMA
 
 
 def _fits(values: Floats, column: Column) -> bool:

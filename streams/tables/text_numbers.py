@@ -62,6 +62,8 @@ def _agreed(clear: Mapping[str, Decimal | None], name: str) -> Decimal | None:
 def _plain(column: pa.Array, declared: Column) -> tuple[Converted | None, Decimal | None]:
     """Numbers as programs write them, and the sign of decimals that they show; None for columns with anything else."""
     text = trimmed(column)
+    if any(as_flags(pc.match_substring(text, sign)).any() for sign in "xX"):  # Arrow reads 0x10 as a number
+        return None, None
     try:
         if declared.kind == "integer" and not text.null_count:
             return checked(pc.cast(text, pa.int64()).to_numpy(), declared), None

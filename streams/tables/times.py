@@ -214,19 +214,21 @@ def _read_dates(times: _Times, dates: dict[int, re.Match[str]], options: TableOp
     if not dates:
         return
     order = options.date_order or _only_order(dates)
+    wrong = f"is no time in the order {order}" if order else "is no time"
     for place, match in dates.items():
-        at = _date(match, order)
+        at = _date(match, order) if order else None
         if at is None:
-            times.reasons[place] = f"is no time in the order {order}"
+            times.reasons[place] = wrong
         else:
             times.local[place] = at
 
 
-def _only_order(dates: Mapping[int, re.Match[str]]) -> DateOrder:
+def _only_order(dates: Mapping[int, re.Match[str]]) -> DateOrder | None:
+    """The one order in which all dates exist, those aside that exist in none; None where no date exists."""
     possible = {place: {order for order in DateOrder if _date(date, order) is not None} for place, date in dates.items()}
-    shared = set.intersection(*possible.values())
-    if len(shared) == 1:
-        return shared.pop()
+    shared = set(DateOrder).intersection(*filter(None, possible.values()))
+    if len(shared) == 1 or not any(possible.values()):
+        return next(iter(shared)) if len(shared) == 1 else None
     place = max(possible, key=lambda place: len(possible[place]))
     date, orders = shorten(dates[place].group(0)), "|".join(DateOrder)
     raise Unsettled(f"{date} does not say which number is the day: settle it with --date-order {orders}", place)
