@@ -132,7 +132,7 @@ def settled_decimal(numerals: Numerals, column: Column, others: Decimal | None) 
     possible = [sign for sign in Decimal if _fits(_floats(numerals.text, sign)[numerals.two_readings], column)]
     if len(possible) == 1:
         return possible[0]
-    hints = {others, _sign_beside_thousands(numerals)} - {None}
+    hints = {others, _sign_beside_thousands(numerals, column)} - {None}
     if len(hints) == 1:
         return Decimal(str(hints.pop()))
     cell = example(numerals.text, numerals.two_readings)
@@ -140,14 +140,15 @@ def settled_decimal(numerals: Numerals, column: Column, others: Decimal | None) 
     raise Unsettled(f"{cell} can be read as {values}", place)
 
 
-def _sign_beside_thousands(numerals: Numerals) -> Decimal | None:
-    """The sign of decimals where many cells show that their only sign is between thousands.
+def _sign_beside_thousands(numerals: Numerals, column: Column) -> Decimal | None:
+    """The sign of decimals where the cells show that their only sign is between thousands.
 
     Programs write decimals with a fixed number of places, or without zeros at their end. Where whole numbers stand without places,
-    and zeros stand at the end of others, the sign is that of thousands: 980 and 1,240.
+    and zeros stand at the end of others, the sign is that of thousands: 980 and 1,240. In a column of counts one is enough.
     """
     text = numerals.text.filter(pa.array(numerals.two_readings))
-    if len(text) < _MANY or not matches(text, "0$").any() or not matches(numerals.text, r"^[+-]?\d+$").any():
+    has_form = column.kind == "integer" or (len(text) >= _MANY and bool(matches(text, "0$").any()))
+    if not has_form or not matches(numerals.text, r"^[+-]?\d+$").any():
         return None
     commas = matches(text, ",")
     return Decimal.POINT if commas.all() else None if commas.any() else Decimal.COMMA

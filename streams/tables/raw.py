@@ -69,6 +69,8 @@ def _series_array(series: pd.Series[Any]) -> pa.Array:
         series = series.astype(series.cat.categories.dtype)
     if series.dtype == object:
         return mixed_array(series.tolist())
+    if isinstance(series.dtype, pd.DatetimeTZDtype):
+        return pc.assume_timezone(pa.array(series.dt.tz_convert("UTC").dt.tz_localize(None), from_pandas=True), "UTC")
     array = pa.array(series, from_pandas=True)
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 

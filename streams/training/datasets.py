@@ -51,7 +51,8 @@ def read_training_table(
     declared = entity_columns(twin_type)
     declared_keys = frozenset(map(header_key, declared)) | part_d.KNOWN_HEADERS
     raws = [load_table(path, options, declared_keys) for path in paths]
-    if len(raws) > 1 or part_d.is_part_d(raws[0].headers):
+    has_target = header_key(TWIN_TYPES[twin_type].target(target).name) in map(header_key, raws[0].headers)
+    if len(raws) > 1 or (part_d.is_part_d(raws[0].headers) and not has_target):
         return part_d.provider_table(raws, twin_type, options)
     reading = convert_table(raws[0], declared, options).require_usable(strict=options.strict)
     return as_training_table(reading, twin_type, target) if needs_features else _outcomes_table(reading, twin_type, target)

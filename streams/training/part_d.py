@@ -20,8 +20,9 @@ import pandas as pd
 
 from schemas import TwinType
 from sql.training_data_store import ENTITY
-from streams.tables import Column, RawTable, TableOptions, TableReading, TableRefused, convert_table
+from streams.tables import Column, Kind, RawTable, TableOptions, TableReading, TableRefused, convert_table
 from streams.tables.headers import header_key
+from streams.tables.report import count_of
 from streams.training.imported_table import ImportedTable, features_without_column
 
 __all__ = [
@@ -55,7 +56,14 @@ _LAYOUTS = {
 """The columns that are needed, by their names since 2021 and before."""
 
 _OPTIONAL = {"patients": ("Tot_Benes", "bene_count"), "kind": ("Prscrbr_Ent_Cd", "nppes_entity_code")}
-_KINDS = {"npi": "id", "specialty": "text", "state": "text", "claims": "integer", "patients": "integer", "kind": "text"}
+_KINDS: dict[str, Kind] = {
+    "npi": "id",
+    "specialty": "text",
+    "state": "text",
+    "claims": "integer",
+    "patients": "integer",
+    "kind": "text",
+}
 _OF_DRUGS = frozenset(map(header_key, ("Brnd_Name", "Gnrc_Name", "drug_name", "generic_name")))
 _OF_REGIONS = frozenset(map(header_key, ("Prscrbr_Geo_Lvl", "Prscrbr_Geo_Desc")))
 _OWN = frozenset(header_key(name) for names in (*_LAYOUTS.values(), *_OPTIONAL.values()) for name in names) - {"npi"}
@@ -144,38 +152,42 @@ def _providers(file: RawTable, options: TableOptions) -> TableReading:
     Raises:
         TableRefused: for another file, or one with a provider in several rows.
     """
-    columns = _needed_columns(file)
-    named = replace(file, headers=tuple(columns), columns=tuple(columns.values()))
-    declared = {name: Column(name, _KINDS[name], 0 if _KINDS[name] == "integer" else None) for name in columns}  # type: ignore[arg-type]  # kinds
-    without_marks = replace(options, missing=(*options.missing, *_SUPPRESSED), kinds={})
-    reading = convert_table(named, declared, without_marks).require_usable(strict=options.strict)
-    repeated = reading.frame["npi"][reading.frame["npi"].duplicated()]
+    headers = _needed_headers(file)
+    places = [file.headers.index(header) for header in headers.values()]
+    needed = replace(file, headers=tuple(headers.values()), columns=tuple(file.columns[place] for place in places))
+    declared = {header: _column(header, _KINDS[name]) for name, header in headers.items()}
+    with_marks = replace(options, missing=(*options.missing, *_SUPPRESSED), kinds={})
+    reading = convert_table(needed, declared, with_marks).require_usable(strict=options.strict)
+    frame = reading.frame.rename(columns={header: name for name, header in headers.items()})
+    repeated = frame["npi"][frame["npi"].duplicated() & frame["npi"].notna()]
     if len(repeated):
         raise TableRefused(
-            file.name, [f"{len(repeated):,} rows repeat a provider, such as {repeated.iloc[0]}: it has one row for each"]
+            file.name, [f"{count_of(len(repeated), 'row')} repeated for a provider, such as {repeated.iloc[0]}: each has one row"]
         )
-    return reading
+    return replace(reading, frame=frame)
 
 
-def _needed_columns(file: RawTable) -> dict[str, Any]:
-    """The columns of the layout by our names.
+def _column(header: str, kind: Kind) -> Column:
+    return Column(header, kind, 0 if kind == "integer" else None)
+
+
+def _needed_headers(file: RawTable) -> dict[str, str]:
+    """The headers of the layout by our names of the columns.
 
     Raises:
         TableRefused: when one is missing; it names the file that is expected.
     """
-    by_key = {header_key(header): column for header, column in zip(file.headers, file.columns, strict=True)}
-    columns = {
-        name: by_key[key]
-        for name, names in {**_LAYOUTS, **_OPTIONAL}.items()
-        for key in [next((key for key in map(header_key, names) if key in by_key), None)]
-        if key is not None
+    by_key = {header_key(header): header for header in file.headers}
+    candidates = {
+        name: [by_key[key] for key in map(header_key, names) if key in by_key] for name, names in (_LAYOUTS | _OPTIONAL).items()
     }
-    missing = [" or ".join(names) for name, names in _LAYOUTS.items() if name not in columns]
+    headers = {name: present[0] for name, present in candidates.items() if present}
+    missing = [" or ".join(names) for name, names in _LAYOUTS.items() if name not in headers]
     dataset = "by provider and drug" if by_key.keys() & _OF_DRUGS else "by geography" if by_key.keys() & _OF_REGIONS else ""
     if dataset or missing:
         finding = f"it is Medicare Part D {dataset}" if dataset else f"it is no such file: missing are {', '.join(missing)}"
         raise TableRefused(file.name, [f"expected is Medicare Part D by provider, with one row for each: {finding}"])
-    return columns
+    return headers
 
 
 def _features(providers: pd.DataFrame) -> pd.DataFrame:

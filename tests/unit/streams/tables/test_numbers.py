@@ -43,6 +43,7 @@ def test_the_sign_of_decimals_of_one_column_settles_that_of_another(read):
     ("name", "cells", "values"),
     [
         ("total_patient_volume", ["1.240", "980"], [1240, 980]),  # whole numbers
+        ("total_patient_volume", ['"1,000"', "980"], [1000, 980]),
         ("digital_engagement_score", ['"1,000"', "0"], [1, 0]),  # from 0 to 1
     ],
 )
