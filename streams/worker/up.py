@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 from deploy.stack import LocalStack
 from streams.client.discovery import last_home
+from streams.errors import is_transient
+from streams.retries import retry_transient
 from streams.settings import ROLES, Role, Settings
 from streams.web.dashboard import serve_dashboard
 from streams.worker.local_stack import Notify, running_local_stack
@@ -42,10 +45,12 @@ def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> N
 
 
 async def _prepare(settings: Settings, notify: Notify) -> None:
-    """Prepare the servers, and show every 5 s what takes long."""
+    """Prepare the servers, and show every 5 s what takes long; a server that ends meanwhile is started again, and waited for."""
     started_at = time.monotonic()
     steps: list[str] = []
-    preparing = asyncio.ensure_future(prepare(settings, steps.append))
+    preparing = asyncio.ensure_future(
+        retry_transient(partial(prepare, settings, steps.append), part="kafka", waits_for=is_transient)
+    )
     while not (await asyncio.wait({preparing}, timeout=_NOTICE_S))[0]:
         notify(f"{steps[-1]}, {time.monotonic() - started_at:.0f} s so far")
     preparing.result()

@@ -80,6 +80,13 @@ def test_a_part_that_is_out_is_named_with_what_it_means_and_its_error_is_escaped
     assert "Not all roles are ready" not in html  # the part that is out is the reason
 
 
+def test_a_server_of_the_local_stack_that_ended_is_shown_with_what_happens_to_it():
+    ended = "Kafka of the local stack ended (killed by SIGKILL); it is started again in 4 s"
+    html = render_dashboard(None, Settings(), "nonce", PageState(servers=[ended, "Postgres <ended>"]))
+    assert f">{ended}.</li>" in html
+    assert "Postgres &lt;ended&gt;." in html
+
+
 def test_a_page_without_figures_says_why():
     html = render_dashboard(None, Settings(), "nonce", PageState(problem="no answer from Postgres for 3 s"))
     assert "The figures cannot be read now (no answer from Postgres for 3 s)." in html
