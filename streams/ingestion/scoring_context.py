@@ -154,8 +154,15 @@ class ContextLoader:
         )
         self._unavailable: TTLCache[tuple[str, UUID], ElementRefusal] = TTLCache(_MAX_CARDS, _UNAVAILABLE_S)
 
-    async def load(self, outcomes: OutcomeBatch) -> ScoringContext:
-        """Load everything that is needed to score these outcomes."""
+    async def load(self, outcomes: OutcomeBatch, *, retries_failed: bool = False) -> ScoringContext:
+        """Load everything that is needed to score these outcomes.
+
+        Args:
+            outcomes: which ones.
+            retries_failed: try models and simulations again that could not be loaded shortly before: they may be repaired.
+        """
+        if retries_failed:
+            self._unavailable.clear()
         lines = {shared.line for shared in outcomes.shared_fields}
         await self._load_periods(lines)
         registered = {line: self._periods[line] for line in lines & self._periods.keys()}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
 
+from streams.ingestion.pipeline import OutcomePipeline
 from streams.ingestion.scoring_context import ContextLoader, SimulatedTwins
+from streams.kafka.batch_consumer import PollBatch
+from streams.kafka.dead_letters import REPLAY_OF_HEADER
 from streams.registry import UntrustedModel
+from tests.outcomes import TOPIC, record
 from tests.populations import population
 
 
@@ -71,3 +76,25 @@ async def test_an_outage_while_a_model_is_loaded_is_not_taken_for_its_fault():
     loader = ContextLoader(None, load, None)  # type: ignore[arg-type]  # neither simulations nor the database are needed
     with pytest.raises(ConnectionRefusedError):
         await loader._load_models({UUID(int=1)}, {})
+
+
+async def test_a_replay_sees_a_model_that_was_repaired_since_it_could_not_be_loaded():
+    class Repaired:
+        """A model whose files are as registered again."""
+
+    repaired = False
+
+    async def load(_: UUID) -> Repaired:
+        if not repaired:
+            raise UntrustedModel("the model's files have the digest b, stored is a")
+        return Repaired()
+
+    loader = ContextLoader(None, load, None)  # type: ignore[arg-type]  # neither simulations nor the database are needed
+    pipeline = OutcomePipeline(None, loader, 300.0, 3600.0)  # type: ignore[arg-type]  # nothing is stored
+    replayed = replace(record(0, b"{}"), headers=((REPLAY_OF_HEADER, b"an id"),))
+    assert await loader._load_models({UUID(int=1)}, {}) == {}
+    repaired = True
+    await pipeline.score(await pipeline.decode(PollBatch(TOPIC, 0, 0, [record(0, b"{}")])))
+    assert await loader._load_models({UUID(int=1)}, {}) == {}
+    await pipeline.score(await pipeline.decode(PollBatch(TOPIC, 0, 0, [record(1, b"{}"), replayed])))
+    assert isinstance((await loader._load_models({UUID(int=1)}, {}))[UUID(int=1)], Repaired)
