@@ -20,9 +20,7 @@ import asyncpg
 from cachetools import LRUCache
 
 from schemas import RetrainEvent
-from schemas.base import utc_time
 from sql.ledger import StaleRetrain
-from sql.model_card_rows import UnknownModel
 from sql.retrain_store import LostLease, TrainingJob, enqueue, finish, heartbeat, lease_training, put_back
 from streams.errors import describe_error, require_no_nul
 from streams.kafka import topic_of
@@ -39,14 +37,14 @@ __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
 
-_KINDS: dict[type[Exception], str] = {UnknownModel: "model", ForgedRetrain: "forged"}
+_KINDS: dict[type[Exception], str] = {ForgedRetrain: "forged"}
 _POLL_S = 0.5
 _POLLS_PER_FULL_SYNC = 60  # of the ledger, between two comparisons of the copies of every line
 _EVALUATION_PERIOD_S = 2.0
 _PAUSE_AFTER_ERROR_S = 10.0
 _SWEEP_POLL_S = 60.0
 _HEARTBEATS_PER_LEASE = 4
-_REMEMBERED_IDS = 10_000
+_REMEMBERED_EVENTS = 100
 
 
 def attach(app: TwinApp, services: Services) -> None:
@@ -62,7 +60,7 @@ class _Trainer:
     def __init__(self, app: TwinApp, services: Services) -> None:
         self._app = app
         self._services = services
-        self._stored_ids: LRUCache[UUID, None] = LRUCache(_REMEMBERED_IDS)
+        self._stored_events: LRUCache[UUID, RetrainEvent] = LRUCache(_REMEMBERED_EVENTS)
 
     async def run(self, events: Any) -> None:
         """Store event after event as a row; ten thousand with one retrain id are one row."""
@@ -118,14 +116,14 @@ class _Trainer:
 
     async def _store(self, record: KafkaRecord) -> None:
         event = RetrainEvent.model_validate_json(require_no_nul(record.value))
-        check_retrain(event, utc_time(record.timestamp))
-        if event.retrain_id in self._stored_ids:
+        if event == self._stored_events.get(event.retrain_id):
             return
+        await check_retrain(self._app.pool, event)
         status = await enqueue(self._app.pool, event)
         LOG.info("retrain %s of %s is %s: %s", event.retrain_id, event.line, status, event.reason)
         if status == "stale":
             count_retrain(event.line, "stale")
-        self._stored_ids[event.retrain_id] = None
+        self._stored_events[event.retrain_id] = event
 
     async def _lease_training(self) -> TrainingJob | None:
         return await lease_training(self._app.pool, f"{socket.gethostname()}:{os.getpid()}", self._app.settings.retrain_limits)

@@ -13,6 +13,7 @@ from schemas.twin_types import ALL_ROWS
 from sql import drift_state_store as store
 from sql.database import transaction
 from sql.replay_store import is_suppressed
+from sql.retrain_decision_store import add_decision
 from sql.retrain_store import finished_trainings
 from streams.kafka.app import TwinApp
 from streams.metrics import VERDICTS
@@ -114,6 +115,8 @@ class Alarms:
         requested = line.attempts.get(series)
         if requested is not None and attempt <= requested:
             return
-        await self._app.publish(event(attempt, datetime.now(UTC)), key=line.name)
+        request = event(attempt, datetime.now(UTC))
+        await add_decision(self._app.pool, request)  # before it is published: the trainer takes no other event
+        await self._app.publish(request, key=line.name)
         await store.record_attempt(self._app.pool, series.model_id, series.segment, attempt)
         line.attempts[series] = attempt

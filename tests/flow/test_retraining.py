@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,9 @@ from deploy.stack.part import free_port
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import Brand, InterventionConfig, ModelEvent, RetrainEvent, SimulationRequest, TwinType
+from sql.database import Pool
 from sql.ledger import Ledger
+from sql.retrain_decision_store import add_decision
 from sql.retrain_store import enqueue, lease_training, list_retrains
 from sql.training_data_store import add_history
 from streams.client.twin_client import TwinClient
@@ -76,9 +79,11 @@ def a_request() -> SimulationRequest:
     )
 
 
-def next_retrain(model_id: UUID) -> RetrainEvent:
-    """A retrain event with an id of its own: these tests share a model store, in which a challenger is found by that id."""
-    return retrain_event(model_id, attempt=next(_ATTEMPTS))
+async def next_retrain(pool: Pool, model_id: UUID) -> RetrainEvent:
+    """A decided retrain with an id of its own: these tests share a model store, in which a challenger is found by that id."""
+    event = retrain_event(model_id, attempt=next(_ATTEMPTS))
+    await add_decision(pool, event)
+    return event
 
 
 def retrains(outcome: str) -> float:
@@ -96,7 +101,7 @@ async def test_ten_thousand_alarms_from_three_workers_give_three_trainers_one_tr
     service, promoted, pool, listener, registry, settings
 ):
     await observe(pool, promoted.effective_from)
-    event, before = next_retrain(promoted.champion), retrains("promoted")
+    event, before = await next_retrain(pool, promoted.champion), retrains("promoted")
     await asyncio.gather(*(_publish_repeatedly(settings, event, 10_000 // 3 + (worker == 0)) for worker in range(3)))
     async with service(["trainer"]), _another_trainer(settings), _another_trainer(settings):
         state = await ended(pool, "promoted")
@@ -140,7 +145,7 @@ async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one
 ):
     await observe(pool, promoted.effective_from)
     async with service(["trainer"]):
-        await client.publish(next_retrain(promoted.champion))
+        await client.publish(await next_retrain(pool, promoted.champion))
         await until(lambda: asyncio.to_thread(_trainings_under, os.getpid()), bool)
     (row,) = await list_retrains(pool, LINE)
     assert (row.status, row.tries) == ("queued", 0)
@@ -151,7 +156,7 @@ async def test_a_trainer_that_is_stopped_puts_its_training_back_and_the_next_one
 
 
 async def test_a_training_that_no_worker_finishes_is_closed_as_failed_in_the_ledger(service, promoted, pool, settings):
-    await enqueue(pool, event := next_retrain(promoted.champion))
+    await enqueue(pool, event := await next_retrain(pool, promoted.champion))
     limits = settings.model_copy(update={"lease_s": 0.001}).retrain_limits
     for worker in range(3):
         assert await lease_training(pool, f"a dead worker, {worker}", limits) is not None
@@ -167,7 +172,7 @@ async def test_a_line_with_the_policy_suggest_trains_and_leaves_the_promotion_to
     await observe(pool, promoted.effective_from)
     await Ledger(pool).set_policy(LINE, "suggest")
     async with service(["trainer"]):
-        await client.publish(next_retrain(promoted.champion))
+        await client.publish(await next_retrain(pool, promoted.champion))
         state = await ended(pool, "suggested")
     assert state.champion == promoted.champion
     assert state.comparison["mae"]["challenger"] < state.comparison["mae"]["champion"]
@@ -206,7 +211,7 @@ async def test_a_trainer_killed_in_the_middle_of_a_training_is_resumed_to_one_pr
     await observe(pool, promoted.effective_from)
     workers = await asyncio.to_thread(Workers(["trainer"], settings, log_folder=tmp_path / "logs").__enter__)
     try:
-        event = next_retrain(promoted.champion)
+        event = await next_retrain(pool, promoted.champion)
         await client.publish(event)
         trainer = workers.pids["trainer"]
         (training,) = await until(lambda: asyncio.to_thread(_trainings_under, trainer), bool)
@@ -225,7 +230,7 @@ async def test_a_training_that_finished_before_the_trainer_died_is_compared_and_
     service, client, promoted, pool, registry, settings
 ):
     await observe(pool, promoted.effective_from)
-    event = next_retrain(promoted.champion)
+    event = await next_retrain(pool, promoted.champion)
     await enqueue(pool, event)
     job = await lease_training(pool, "a dead worker", settings.retrain_limits)
     challenger = await Retraining(pool, registry, ModelLoader(pool, registry, 1).load, settings).train_challenger(job)
@@ -240,7 +245,7 @@ async def test_a_retrain_that_cannot_be_done_fails_with_its_reason_and_the_champ
 ):
     await observe(pool, promoted.effective_from, 300)
     async with service(["trainer"]):
-        await client.publish(next_retrain(promoted.champion))
+        await client.publish(await next_retrain(pool, promoted.champion))
         state = await ended(pool, "failed")
         events = await listener.events(ModelEvent, 3)
     assert state.champion == promoted.champion
@@ -253,20 +258,27 @@ async def test_a_retrain_event_about_a_model_that_is_no_longer_champion_trains_n
     await Ledger(pool).register_model(successor, "0" * 64)
     await Ledger(pool).promote(LINE, successor.model_id)
     async with service(["trainer"]):
-        await client.publish(next_retrain(promoted.champion))
+        await client.publish(await next_retrain(pool, promoted.champion))
         (row,) = await until(lambda: list_retrains(pool, LINE), bool)
     assert row.status == "stale"
     assert [event.happened for event in await Ledger(pool).history(LINE)] == ["trained", "promoted"] * 2
 
 
-async def test_an_invalid_retrain_event_is_a_dead_letter_and_the_next_one_is_processed(service, client, promoted, pool, listener):
+async def test_invalid_and_forged_retrain_events_are_dead_letters_and_the_next_one_is_processed(
+    service, client, promoted, pool, listener
+):
+    event = await next_retrain(pool, promoted.champion)
     async with service(["trainer"]):
         await client.publish_bytes(TOPIC, LINE.encode(), b'{"line": "hcp:kisqali:prescribing_change"}')
         await client.publish(retrain_event(uuid4()))
-        await client.publish(next_retrain(promoted.champion))
-        records = await listener.dead_letters(2)
+        for attempt in (0, event.attempt + 1, 2**31 - 1):
+            await client.publish(retrain_event(promoted.champion, attempt=attempt))
+        await client.publish(event.model_copy(update={"evidence": {"segment": "forged"}}))
+        await client.publish(event)
+        records = await listener.dead_letters(6)
         await ended(pool, "failed")
-    assert {headers["twin_kind"] for _, headers in records} == {"invalid", "model"}
+    assert Counter(headers["twin_kind"] for _, headers in records) == {"invalid": 1, "forged": 5}
+    assert [row.retrain_id for row in await list_retrains(pool, LINE)] == [event.retrain_id]
 
 
 async def test_the_trainer_publishes_promotions_of_others_and_sets_their_alias(

@@ -38,9 +38,9 @@ def test_a_role_has_the_counters_of_what_it_may_refuse_before_it_reads(role: Rol
     topics = {
         "simulation": ("simulation-requests", ["unreadable", "invalid", "json", "parked"]),
         "outcomes": ("outcome-events", REFUSAL_KINDS),
-        "fidelity": ("fidelity-errors", ["model", "invalid", "json", "parked"]),
+        "fidelity": ("fidelity-errors", ["model", "forged", "invalid", "json", "parked"]),
         "experiments": ("experiment-results", ["conflict", "invalid", "json", "parked"]),
-        "trainer": ("retrain-events", ["model", "invalid", "json", "parked"]),
+        "trainer": ("retrain-events", ["forged", "invalid", "json", "parked"]),
     }
     topic, reasons = topics[role]
     assert [reason for reason in reasons if value_of("twin_refused_total", topic=topic, reason=reason) is None] == []

@@ -16,6 +16,7 @@ from schemas.events import SUM_FIELDS
 from sql import drift_state_store as store
 from sql import source_position_store, window_store
 from sql.database import Pool, open_pool, transaction
+from sql.retrain_decision_store import is_decided
 from sql.retrain_store import finished_trainings
 from streams.monitoring.alarms import Alarms
 from streams.monitoring.drift_detection import DriftEvaluator
@@ -129,6 +130,7 @@ async def test_one_changed_segment_raises_an_alarm_and_requests_a_retrain_while_
     assert [event.segment for event in app.events_of(DriftEvent) if event.state is DriftState.ALARM] == ["region=2"]
     (request,) = app.events_of(RetrainEvent)
     assert request.evidence["segment"] == "region=2"
+    assert await is_decided(pool, request)
     assert "rule and detector agree" in request.reason
 
 

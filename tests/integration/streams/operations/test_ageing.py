@@ -428,10 +428,14 @@ async def test_only_closed_retrains_about_former_champions_age(fresh_database: s
     await owner.execute(_RETRAIN, closed, LINE, former.model_id, LONG_AGO, "rejected", LONG_AGO)
     await owner.execute(_RETRAIN, champions, LINE, make_card().model_id, LONG_AGO, "rejected", LONG_AGO)
     await owner.execute(_RETRAIN, still_open, LINE, former.model_id, LONG_AGO, "queued", None)
+    decision = "INSERT INTO retrain_decisions VALUES ($1, $2, $3)"
+    await owner.executemany(decision, [(retrain_id, b"digest", LONG_AGO) for retrain_id in (closed, champions, still_open)])
+    await owner.execute(decision, young := uuid4(), b"digest", datetime.now(UTC))
 
     assert await age(fresh_database, "retrain_requests", before=START) == {"retrain_requests": 1}
 
     assert {row[0] for row in await pool.fetch("SELECT retrain_id FROM retrain_requests")} == {champions, still_open}
+    assert {row[0] for row in await pool.fetch("SELECT retrain_id FROM retrain_decisions")} == {champions, still_open, young}
 
 
 async def test_a_suppression_stays_while_a_retrain_that_it_delays_is_open(fresh_database: str, owner: Pool, pool: Pool):
