@@ -19,11 +19,12 @@ from sql import drift_state_store, window_store
 from sql.database import Database
 from sql.drift_state_store import FloorRow, SeriesState
 from sql.model_card_rows import load_card
+from sql.published_window_store import published_versions
 from sql.window_store import MonitoredLine, Snapshot, SnapshotKey, SourcedRow, Span
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
-__all__ = ["LineState", "detector_states_before", "line_floor", "load_cards", "load_line", "read_series"]
+__all__ = ["LineState", "detector_states_before", "line_floor", "load_cards", "load_line", "read_series", "snapshot_key"]
 
 _PANES_PER_READ = 20_000
 """Panes that one statement reads."""
@@ -195,7 +196,9 @@ async def load_line(
     line.hold_rows(await window_store.live_rows(database, model_line.line, state.held_from))
     line.add_snapshots(await window_store.snapshots_from(database, model_line.line, state.held_from - state.window_s))
     await line.load_panes(database, _panes_below(state, windows))
-    line.unpublished, line.pending_snapshots = set(windows), windows
+    line.pending_snapshots = windows
+    published = await published_versions(database, model_line.line)
+    line.unpublished = {window for window in windows if published.get(snapshot_key(window)) != state.window_version(window)}
     await load_cards(database, evaluator, {series.model_id for series in state.series()})
     if model_line.champion is not None:
         keys_of_champion = await window_store.model_series(database, model_line.line, model_line.champion)
@@ -302,6 +305,11 @@ def line_floor(model_line: MonitoredLine) -> float:
 def window_key(key: SnapshotKey, pane_s: float) -> WindowKey:
     """Key of the window that a snapshot belongs to: times in Postgres are rounded to microseconds, windows start at panes."""
     return WindowKey(SeriesKey(key.model_id, key.segment), round(key.start / pane_s) * pane_s)
+
+
+def snapshot_key(window: WindowKey) -> SnapshotKey:
+    """Key of a window in the database."""
+    return SnapshotKey(*window.series, window.start)
 
 
 def contiguous_spans(panes: Mapping[SeriesKey, set[float]], pane_s: float) -> list[Span]:

@@ -10,6 +10,7 @@ from schemas import OutcomeEvent
 from sql import drift_state_store, window_store
 from sql.database import Pool, clock, transaction
 from sql.drift_state_store import FloorRow
+from sql.published_window_store import remove_published_below
 from sql.window_store import SourceState
 from streams.kafka import topic_of
 from streams.monitoring.line_state import LineState, detector_states_before, line_floor
@@ -51,6 +52,7 @@ async def raise_floor(pool: Pool, line: LineState, settings: Settings, n_sources
             for series, detector in detectors.items()
         ]
         await drift_state_store.raise_floor(connection, line.name, floor, rows)
+        await remove_published_below(connection, line.name, floor)
     state.floor, line.model_line = floor, locked._replace(floor=floor)
 
 

@@ -10,10 +10,11 @@ from engine.fidelity import Detection, is_closed, window_starts
 from schemas import FidelityWindow, line_parts
 from schemas.base import utc_time
 from schemas.twin_types import ALL_ROWS
+from sql.published_window_store import remove_published, save_published
 from sql.window_store import Snapshot, save_snapshots
 from streams.kafka.app import TwinApp
 from streams.monitoring.line_metrics import set_baseline_metrics, set_window_metrics
-from streams.monitoring.line_state import LineState, load_cards
+from streams.monitoring.line_state import LineState, load_cards, snapshot_key
 from streams.monitoring.watermarks import Watermarks
 from streams.monitoring.window_state import WindowKey, WindowState
 
@@ -47,12 +48,18 @@ class WindowPublisher:
             set_baseline_metrics(line.name, line.evaluator.cards[line.champion].baseline)
 
     async def _publish_batch(self, line: LineState, windows: Sequence[WindowKey], closed: set[WindowKey]) -> None:
-        """Publish windows, wait until Kafka has them all, and only then store the snapshots of the closed ones."""
+        """Publish windows, wait until Kafka has them all, and only then store the snapshots of the closed ones.
+
+        Of the others the version is stored, so that no worker that takes the line over publishes it again.
+        """
         events = {window: window_event(line, window, closed=window in closed) for window in windows}
         for delivery in [await self._app.send_event(event, key=line.name) for event in events.values()]:
             await delivery
         closed_events = {window: event for window, event in events.items() if window in closed}
         await save_snapshots(self._app.pool, list(closed_events.values()))
+        await remove_published(self._app.pool, line.name, map(snapshot_key, closed_events))
+        open_versions = {snapshot_key(window): event.version for window, event in events.items() if window not in closed}
+        await save_published(self._app.pool, line.name, open_versions)
         line.snapshots.update({window: Snapshot(event.version, event.status) for window, event in closed_events.items()})
         line.pending_snapshots.difference_update(closed_events)
         line.unpublished.difference_update(windows)

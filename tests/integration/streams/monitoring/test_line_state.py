@@ -333,6 +333,47 @@ async def test_a_worker_that_is_stopped_publishes_only_the_batch_it_has_started(
     assert (app.n_sent, line.unpublished) == (len(pending), set())
 
 
+async def test_a_worker_that_takes_a_line_over_publishes_only_what_was_not_published(pool: Pool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(window_events, "_WINDOWS_PER_BATCH", 10)
+    await ingest(pool, range(0, 900, 10))
+    first, app = await loaded(pool), BrokerStub(pool)
+    publisher, app.is_up, app.stops_after = LineMonitor(app).publisher, True, 15  # type: ignore[arg-type]  # what is needed of an app
+    total = len(first.unpublished)
+    await publisher.publish(first)  # the first two batches, before it is stopped
+
+    app.should_stop = False
+    second = await loaded(pool)
+    assert second.unpublished == first.unpublished
+    assert len(second.unpublished) == total - app.n_sent == total - 20
+    assert second.pending_snapshots == first.pending_snapshots
+    await publisher.publish(second)
+    assert (app.n_sent, (await loaded(pool)).unpublished) == (total, set())
+
+    changed = await ingest(pool, [30], first=100, event_id="00000000-0000-0000-0000-000000000077")
+    third = await loaded(pool)
+    assert {window.start for window in third.unpublished} == {START_S - back * PANE_S for back in range(5)}
+    assert {window.series.segment for window in third.unpublished} == {row.segment for row in changed}
+
+
+async def test_a_window_that_was_published_open_is_published_once_more_when_it_closes(pool: Pool):
+    await ingest(pool, range(0, 900, 10))
+    app = BrokerStub(pool)
+    monitor, app.is_up = LineMonitor(app), True  # type: ignore[arg-type]  # what is needed of an app here
+    await monitor.publisher.publish(await loaded(pool))
+    n_windows = app.n_sent
+    assert await pool.fetchval("SELECT count(*) FROM published_windows") == n_windows
+
+    restarted = await loaded(pool)
+    for partition in range(SOURCES):
+        monitor.watermarks.update(SourceId(topic=TOPIC, partition=partition), START + timedelta(days=1))
+    await monitor.publisher.publish(restarted)
+
+    assert app.n_sent == 2 * n_windows
+    assert await pool.fetchval("SELECT count(*) FROM fidelity_snapshots") == n_windows
+    assert await pool.fetchval("SELECT count(*) FROM published_windows") == 0
+    assert (await loaded(pool)).unpublished == set()
+
+
 async def test_a_window_that_changed_a_hundred_times_is_published_once(pool: Pool):
     line, app = await loaded(pool), BrokerStub(pool)
     monitor, app.is_up = LineMonitor(app), True  # type: ignore[arg-type]  # what is needed of an app here
