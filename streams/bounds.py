@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -35,7 +36,7 @@ class BoundSettings(BaseSettings):
         max_record_bytes: of the value of a record of outcomes, which may be an array, or of their sums.
         max_message_bytes: of the value of any other record.
         max_key_bytes: of the key of one record.
-        max_array_elements: elements of any array.
+        max_array_elements: elements of any array, fields of any object.
         max_json_depth: objects and arrays inside each other.
         max_string_length: characters of any text.
         max_name_length: characters of the name or the text of a feature.
@@ -123,9 +124,11 @@ def fits(features: Mapping[str, object] | None, bounds: BoundSettings) -> bool:
 
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive and with an optional end: no text is read twice
-_NUMBER = re.compile(rb"[-+.0-9eE]++")
 _INNERMOST = re.compile(rb"\{[^{}\[\]]*\}|\[[^{}\[\]]*\]")
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"{}[],"))
+_NUMBER_OR_BLANK = bytes(octet if octet in b"-+.0123456789eE" else ord(" ") for octet in range(256))
+_STEPS = np.zeros(256, dtype=np.int8)  # that each octet of the structure goes down or up
+_STEPS[np.frombuffer(b"{[", dtype=np.uint8)], _STEPS[np.frombuffer(b"}]", dtype=np.uint8)] = 1, -1
 
 
 def check_json(value: bytes, bounds: BoundSettings) -> None:
@@ -134,52 +137,59 @@ def check_json(value: bytes, bounds: BoundSettings) -> None:
     Raises:
         OutOfBounds: when any of them is too large.
     """
-    for text in _longest(_STRING, value, bounds.max_string_length + 2):
-        raise OutOfBounds(f"a text of {len(text) - 2} bytes, {shorten(text[1:81])},", bounds.max_string_length, "max_string_length")
-    rest = _STRING.sub(b"", value)
-    for number in _longest(_NUMBER, rest, bounds.max_number_length):
-        raise OutOfBounds(
-            f"a number of {len(number)} characters, {shorten(number[:80])},", bounds.max_number_length, "max_number_length"
-        )
+    text = _longest_string(value, bounds.max_string_length)
+    if len(text) > bounds.max_string_length:
+        raise OutOfBounds(f"a text of {len(text)} bytes, {shorten(text[:80])},", bounds.max_string_length, "max_string_length")
+    rest = _without_strings(value)
+    number = max(rest.translate(_NUMBER_OR_BLANK).split(), key=len, default=b"")
+    if len(number) > bounds.max_number_length:
+        name = f"a number of {len(number)} characters, {shorten(number[:80])},"
+        raise OutOfBounds(name, bounds.max_number_length, "max_number_length")
     _check_structure(rest.translate(None, _NO_STRUCTURE), bounds)
 
 
-def _longest(pattern: re.Pattern[bytes], text: bytes, bound: int) -> list[bytes]:
-    """The longest match, where it is longer than the bound."""
-    if len(text) <= bound:
-        return []
-    longest = max((match.group() for match in pattern.finditer(text)), key=len, default=b"")
-    return [longest] if len(longest) > bound else []
+def _longest_string(value: bytes, bound: int) -> bytes:
+    """The longest string of a JSON text without its quotes, where it is longer than the bound; else any shorter text."""
+    if b"\\" not in value and max(map(len, value.split(b'"'))) <= bound:
+        return b""
+    return max((match.group()[1:].removesuffix(b'"') for match in _STRING.finditer(value)), key=len, default=b"")
+
+
+def _without_strings(value: bytes) -> bytes:
+    return _STRING.sub(b"", value) if b"\\" in value else b"".join(value.split(b'"')[::2])
 
 
 def _check_structure(structure: bytes, bounds: BoundSettings) -> None:
-    """Check brackets and commas: each step removes the innermost objects and arrays, after it has counted their elements."""
-    for _ in range(bounds.max_json_depth):
-        if structure.count(b",") >= bounds.max_array_elements:
-            for part in _INNERMOST.findall(structure):
-                _check_elements(part.count(b",") + 1, bounds)
+    """Check brackets and commas: first the depth, whether all brackets are closed or not, then the elements from inside out."""
+    depth = np.cumsum(_STEPS[np.frombuffer(structure, dtype=np.uint8)], dtype=np.int64).max(initial=0)
+    if depth > bounds.max_json_depth:
+        raise OutOfBounds(f"a depth of {depth} objects and arrays inside each other", bounds.max_json_depth, "max_json_depth")
+    while structure.count(b",") >= bounds.max_array_elements:
+        for part in _INNERMOST.findall(structure):
+            _check_elements(part, bounds)
         structure, n_removed = _INNERMOST.subn(b"", structure)
         if not n_removed:
             return
-    if _INNERMOST.search(structure):
-        depth = f"more than {bounds.max_json_depth} objects and arrays inside each other,"
-        raise OutOfBounds(f"a depth of {depth}", bounds.max_json_depth, "max_json_depth")
 
 
 def check_array(value: bytes, bounds: BoundSettings) -> None:
-    """Check the number of elements of the JSON array that a value is, whatever they are.
+    """Check the number of elements of the JSON array or object that a value is, whatever they are.
 
     Raises:
         OutOfBounds: when it is too large.
     """
     if value.count(b",") < bounds.max_array_elements:
         return
-    structure = _STRING.sub(b"", value).translate(None, _NO_STRUCTURE)[1:-1]
+    structure = _without_strings(value).translate(None, _NO_STRUCTURE)
+    inside = structure[1:-1]
     for _ in range(bounds.max_json_depth):
-        structure = _INNERMOST.sub(b"", structure)
-    _check_elements(structure.count(b",") + 1, bounds)
+        inside = _INNERMOST.sub(b"", inside)
+    _check_elements(structure[:1] + inside, bounds)
 
 
-def _check_elements(n: int, bounds: BoundSettings) -> None:
+def _check_elements(part: bytes, bounds: BoundSettings) -> None:
+    """Check the number of elements of an array, or of fields of an object, of which the first bracket and the commas are left."""
+    n = part.count(b",") + 1
     if n > bounds.max_array_elements:
-        raise OutOfBounds(f"an array of {n} elements", bounds.max_array_elements, "max_array_elements")
+        name = f"an object with {n} fields" if part.startswith(b"{") else f"an array of {n} elements"
+        raise OutOfBounds(name, bounds.max_array_elements, "max_array_elements")

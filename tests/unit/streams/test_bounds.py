@@ -52,6 +52,34 @@ def test_a_value_at_its_bound_is_accepted(setting: str):
     check_json(json.dumps(AT_THE_BOUND[setting]).encode(), BOUNDS)
 
 
+@pytest.mark.parametrize("text", ['a"b', "a\\b", "\u2028", '["{,'])
+def test_a_text_is_measured_with_its_escapes_wherever_it_is(text: str):
+    for value in ([text * 200], {text * 200: 1}, [{"a": [1, text * 200]}]):
+        with pytest.raises(OutOfBounds, match="TWIN_MAX_STRING_LENGTH"):
+            check_json(json.dumps(value).encode(), BOUNDS)
+    check_json(json.dumps([text] * 10).encode(), BOUNDS)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
+@pytest.mark.parametrize("depth", [6, 40, 300, 20_000])
+def test_a_depth_is_refused_whether_its_brackets_are_closed_or_not(opening: str, depth: int):
+    closed = opening * depth + "1" + "".join("]" if bracket == "[" else "}" for bracket in opening[::-1] if bracket in "[{") * depth
+    for value in (opening * depth, closed, f'{{"id": "x", "a": {closed}}}'):
+        with pytest.raises(
+            OutOfBounds, match=r"a depth of \d+ objects and arrays inside each other exceeds 5, TWIN_MAX_JSON_DEPTH"
+        ):
+            check_json(value.encode(), BOUNDS)
+
+
+def test_fields_of_an_object_are_called_fields():
+    fields = json.dumps({str(number): [1, {"a": 2}] for number in range(11)}).encode()
+    for check in (check_json, check_array):
+        with pytest.raises(OutOfBounds, match=r"an object with 11 fields exceeds 10, TWIN_MAX_ARRAY_ELEMENTS"):
+            check(fields, BOUNDS)
+    with pytest.raises(OutOfBounds, match=r"an object with 11 fields"):
+        check_json(b"[" + fields + b"]", BOUNDS)
+
+
 @pytest.mark.parametrize("setting", ABOVE_IT)
 @pytest.mark.parametrize("around", [lambda value: value, lambda value: [{"before": 'a "text" with [{,'}, value, "]"]])
 def test_a_value_above_its_bound_is_refused_with_the_bound_and_the_setting(setting: str, around: Any):
