@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from uuid import UUID
 
@@ -21,8 +20,6 @@ from streams.kafka.dead_letters import add_refused_somehow, parked_record
 from streams.kafka.parking import ParkRequested
 
 __all__ = ["BatchSteps"]
-
-LOG = logging.getLogger(__name__)
 
 
 class _Rehearsed(Exception):
@@ -68,7 +65,6 @@ class BatchSteps:
             is_new = not await _is_stored(connection, source, record.offset, position)
             if is_new:
                 await add_refused_somehow(connection, refused)
-                LOG.error("%s is parked: %s", refused.position, refused.reason)
             await add_gaps(connection, source, missing_offsets([record.offset], position.last_offset))
             await advance_position(connection, source, position_after(record, int(is_new), None))
             if isinstance(error, ParkRequested):

@@ -140,7 +140,6 @@ async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Map
 async def park(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
     """Park a record with the error that it caused: store its bytes and the traceback, and publish its dead letter."""
     refused = parked_record(_refused_record(record, error, PARKED_KIND, ""), error)
-    LOG.error("%s is parked: %s", refused.position, refused.reason)
     await _store(app, refused)
     app.parking.on_failed(error)
     if isinstance(error, ParkRequested):
@@ -179,11 +178,16 @@ async def add_refused_somehow(database: Database, refused: RefusedRecord) -> boo
 
 
 def count_refused_records(refused: Iterable[RefusedRecord]) -> None:
-    """Count refused records in the metrics."""
+    """Count newly refused records in the metrics, and log those that are parked, all of a partition with one reason together."""
+    parked: defaultdict[tuple[SourceId, str], list[RefusedRecord]] = defaultdict(list)
     for record in refused:
         REFUSED.labels(topic=record.source.topic, reason=record.kind).inc()
         if record.kind == PARKED_KIND:
             PARKED.labels(topic=record.source.topic).inc()
+            parked[record.source, record.reason].append(record)
+    for (_, reason), (first, *others) in parked.items():
+        more = f", and {len(others)} more up to offset {others[-1].offset}" if others else ""
+        LOG.error("%s is parked%s: %s", first.position, more, reason)
 
 
 def _refused_record(record: KafkaRecord, error: Exception, kind: str, reason: str) -> RefusedRecord:
