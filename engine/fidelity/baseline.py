@@ -11,6 +11,7 @@ import pandas as pd
 from engine.fidelity.effective_sample_size import effective_rows
 from engine.fidelity.input_drift import PREDICTED, histogram
 from schemas.arrays import Floats, Integers
+from schemas.levels import level_text
 from schemas.twin_models import Baseline, Errors
 from schemas.twin_types import segment_name
 
@@ -79,7 +80,7 @@ def segment_errors(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterab
     errors: dict[str, Errors] = {}
     for dimension in (name for name in dimensions if name in features):
         for level, positions in features.groupby(dimension, sort=True).indices.items():
-            if len(positions) >= FEWEST_ROWS:
+            if len(positions) >= FEWEST_ROWS and level_text(level) is not None:
                 entities = None if rows.entities is None else rows.entities[positions]
                 part = HoldoutRows(rows.actual[positions], rows.predicted[positions], rows.half_width[positions], entities)
                 errors[segment_name(dimension, level)] = compute_errors(part, clip)

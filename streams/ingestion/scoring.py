@@ -21,6 +21,7 @@ from schemas import TWIN_TYPES, SourceId
 from schemas.arrays import Flags, Integers
 from schemas.base import shorten
 from schemas.events import SUM_FIELDS
+from schemas.levels import level_text
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
@@ -121,10 +122,19 @@ def score(decoded: DecodedBatch, context: ScoringContext, max_characters: int = 
 
 
 def _series_of(shared: SharedFields, features: Mapping[str, Any]) -> tuple[str, ...]:
-    """Series of an outcome: ``all``, and one for each declared dimension whose level is in its segment or its features."""
+    """Series of an outcome: ``all``, and one for each declared dimension whose level is in its segment or else in its features."""
     dimensions, segment = TWIN_TYPES[shared.twin_type].segments, dict(shared.segment)
-    levels = {name: segment.get(name, features.get(name)) for name in dimensions}
+    levels = {name: _first_level(segment.get(name), features.get(name)) for name in dimensions}
     return (ALL_ROWS, *(segment_name(name, level) for name, level in levels.items() if level is not None))
+
+
+def _first_level(*values: Any) -> Any:
+    """The first value that is not missing, None when all are; of a text or a flag the level that it is."""
+    for value in values:
+        level = level_text(value)
+        if level is not None:
+            return level if isinstance(value, str | bool) else value
+    return None
 
 
 _FEATURE_ERRORS = (ValueError, TypeError, OverflowError)
@@ -295,13 +305,9 @@ def _predict_twins(outcomes: OutcomeBatch, rows: list[int], twins: SimulatedTwin
     levels = frame[dimensions].iloc[twin_rows].to_dict("records")
     for row, twin_levels in zip(rows, levels, strict=True):
         shared = outcomes.shared_fields_of(row)
-        series = _series_of(shared, {str(name): _none_for_missing(level) for name, level in twin_levels.items()})
+        series = _series_of(shared, {str(name): level for name, level in twin_levels.items()})
         pinned = outcomes.twins[row][0], twins.population.population_id
         scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, twins.model_id, series, *pinned))
-
-
-def _none_for_missing(level: Any) -> Any:
-    return None if pd.isna(level) else level
 
 
 # -- what outcomes add to sums

@@ -57,6 +57,20 @@ def with_features(number: int, features: Any, **fields: Any) -> dict[str, Any]:
     return outcome(number, **nothing, entity_id="someone", features=features, segment={}, **fields)
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0"])
+def test_a_blank_level_is_missing_in_a_segment_and_in_features(blank: str):
+    batch, refused = scored(
+        [
+            outcome(0, segment={"region": blank, "specialty": " oncology "}),
+            with_features(1, {"decile": 3, "region": blank}),
+            with_features(2, {"decile": 3, "region": "west"}) | {"segment": {"region": blank}},
+        ]
+    )
+    assert refused == []
+    series = [batch.scores.groups[index].segments for index in batch.scores.group_index]
+    assert series == [("all", "specialty=oncology"), ("all",), ("all", "region=west")]
+
+
 @pytest.mark.parametrize("level", ["x" * 101, "x" * 1_000_000, "line\nbreak", 10**150, -(10**120)])
 @pytest.mark.parametrize("place", ["segment", "features"])
 def test_a_level_that_can_be_no_key_is_refused_and_its_neighbours_count(level: Any, place: str):
