@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
+    "EARLIEST",
     "AwareTime",
     "Finite",
     "Frozen",
@@ -60,6 +61,8 @@ Moment = Annotated[AwareTime, AfterValidator(_to_utc)]
 """A time with a zone, converted to UTC, so that equal moments have equal values."""
 
 
+EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+"""The earliest time at which anything can have been observed."""
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 

@@ -22,6 +22,7 @@ from schemas.twin_types import TWIN_TYPES, Brand, TwinType, model_line
 
 __all__ = [
     "EVENTS",
+    "EVERY_LINE",
     "MAX_ALTERNATIVES",
     "MAX_TWINS",
     "MIN_TWINS",
@@ -314,8 +315,12 @@ class PaneRow(Frozen):
     sums: tuple[int, ...] = Field(min_length=len(SUM_FIELDS), max_length=len(SUM_FIELDS))
 
 
+EVERY_LINE = "*"
+"""Line and key of a message that concerns all lines: the progress of a source."""
+
+
 class FidelityErrors(Event):
-    """The pane rows that a batch changed for one model line, or (without rows) the progress of a source.
+    """The pane rows that a batch changed for one model line, or (without rows, for every line) the progress of a source.
 
     ``watermark`` is the event time that the source has reached, null before its first outcome.
     """

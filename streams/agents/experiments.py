@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from schemas import ExperimentResult
+from schemas.base import utc_time
 from sql.experiment_store import DifferentExperiment
 from streams.errors import require_no_nul
 from streams.kafka import topic_of
@@ -14,7 +15,7 @@ from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusal_counters
 from streams.metrics import EXPERIMENT_WARNINGS
 from streams.services import Services
-from streams.simulation import ImplausibleExperiment, SetAsideExperiment, update_effects
+from streams.simulation import ImplausibleExperiment, SetAsideExperiment, require_observed, update_effects
 
 __all__ = ["attach"]
 
@@ -41,6 +42,7 @@ def attach(app: TwinApp, services: Services) -> None:
 
 async def _process(app: TwinApp, services: Services, record: KafkaRecord) -> None:
     experiment = ExperimentResult.model_validate_json(require_no_nul(record.value))
+    require_observed(experiment, utc_time(record.timestamp), app.settings.skew_s)
     effects = await update_effects(app.pool, services.simulator, experiment)
     prior = effects.prior
     await app.publish(effects, key=f"{effects.line}:{prior.intervention_type}")

@@ -16,8 +16,6 @@ from schemas import FidelityErrors, OutcomeEvent
 from schemas.base import utc_time
 from sql.model_card_rows import UnknownModel
 from sql.window_store import monitored_lines
-from streams.bounds import check_size
-from streams.errors import require_no_nul
 from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
@@ -26,7 +24,7 @@ from streams.metrics import TASK_FAILURES, start_at_zero
 from streams.monitoring.line_monitor import LineMonitor
 from streams.monitoring.line_state import LineState
 from streams.monitoring.pane_table import PaneKey, PaneTable, partition_of
-from streams.monitoring.sums_check import ForgedSums
+from streams.monitoring.sums_check import ForgedSums, decode_sums
 from streams.monitoring.window_state import VersionedSums
 from streams.retries import process_event, report_failure, retry_transient
 from streams.services import Services
@@ -164,8 +162,7 @@ class _Fidelity:
             await process_record(self._app, _with_timestamp_in_s(record), apply, kinds=_KINDS)
 
     async def _apply(self, record: Any, changed: dict[PaneKey, VersionedSums]) -> None:
-        check_size(record.key, record.value, self._app.settings)
-        message = FidelityErrors.model_validate_json(require_no_nul(record.value))
+        message = decode_sums(record.key, record.value, self._app.settings)
         await self._monitor.load_models(message)
         if self._failing.waits(message.line):  # its next turn reads it from Postgres, with these sums
             return

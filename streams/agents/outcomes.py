@@ -14,6 +14,7 @@ from typing import Any
 from faust.types import TP
 
 from schemas import TWIN_TYPES, FidelityErrors, OutcomeEvent, SourceId, line_parts
+from schemas.events import EVERY_LINE
 from sql.dead_letter_store import unsent_refused_before
 from sql.source_position_store import mark_read_to_end, source_watermarks
 from sql.window_store import monitored_lines
@@ -39,9 +40,6 @@ from streams.services import Services
 __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
-
-_EVERY_LINE = "*"
-"""Line and key of a message that concerns all lines: a watermark."""
 
 _SWEEP_S = 60.0
 _MAX_SWEPT = 500
@@ -193,9 +191,9 @@ class _OutcomesAgent:
             watermark = self._progress[source].watermark
             if source in idle:
                 watermark = max(now, watermark or now)
-            message = FidelityErrors(line=_EVERY_LINE, source=source, watermark=watermark)
+            message = FidelityErrors(line=EVERY_LINE, source=source, watermark=watermark)
             for partition in readers:
-                await self._app.send_event(message, key=_EVERY_LINE, partition=partition)
+                await self._app.send_event(message, key=EVERY_LINE, partition=partition)
 
     def _is_idle(self, source: SourceId, lag: Mapping[TP, int]) -> bool:
         """Whether nothing of a source is unread or in work, by the end that the broker stated, and no outcome came for a while."""

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from schemas import TWIN_TYPES, Brand, OutcomeEvent, SourceId, TwinType
 from schemas.arrays import Flags, Floats, Integers, Octets
-from schemas.base import AwareTime, utc_time
+from schemas.base import EARLIEST, AwareTime, utc_time
 from schemas.canonical import encode_shared_fields
 from schemas.events import Features
 from schemas.twin_types import model_line
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["decode", "raw_elements"]
 
 Records: TypeAlias = "Sequence[ConsumerRecord[bytes | None, bytes | None]]"
-
-# Windows and the floor of a line reach back from an outcome, and must lie in the years that can be written.
-_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 
 _DECODER = json.JSONDecoder()
 _BEGIN, _COMMA, _END = (re.compile(rf"[ \t\n\r]*{sign}[ \t\n\r]*") for sign in (r"\[", ",", r"\]"))
@@ -103,7 +100,7 @@ def _refuse_impossible_times(
 ) -> OutcomeBatch:
     arrived = arrived_us[outcomes.record_index]
     ahead = outcomes.observed_us - arrived > round(skew_s * 1_000_000)
-    impossible = ahead | (outcomes.observed_us < to_microseconds(_EARLIEST))
+    impossible = ahead | (outcomes.observed_us < to_microseconds(EARLIEST))
     if not impossible.any():
         return outcomes
     for row in np.flatnonzero(impossible).tolist():
@@ -112,7 +109,7 @@ def _refuse_impossible_times(
             at = utc_time(int(arrived[row]) / 1e6).isoformat()
             refusal = ElementRefusal("future", f"observed_at {observed} is more than {skew_s:g} s after the record arrived at {at}")
         else:
-            refusal = ElementRefusal("past", f"observed_at {observed} is before {_EARLIEST:%Y-%m-%d}")
+            refusal = ElementRefusal("past", f"observed_at {observed} is before {EARLIEST:%Y-%m-%d}")
         refused.append(RefusedElement(int(outcomes.record_index[row]), int(outcomes.element_index[row]), refusal))
     return outcomes.select(~impossible)
 

@@ -9,18 +9,34 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from schemas import FidelityErrors, OutcomeEvent, PaneRow
-from schemas.base import shorten
+from schemas.base import EARLIEST, shorten
+from schemas.events import EVERY_LINE
 from sql.source_position_store import source_watermarks
 from sql.window_store import stored_rows
+from streams.bounds import BoundSettings, check_json, check_size
+from streams.errors import require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 
-__all__ = ["ForgedSums", "SumsCheck"]
+__all__ = ["ForgedSums", "SumsCheck", "decode_sums"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
 _CLOCK_TOLERANCE = timedelta(
     seconds=60
 )  # between the clocks of a worker, whose time is the watermark of a silent source, and Kafka
+
+
+def decode_sums(key: bytes | None, value: bytes | None, bounds: BoundSettings) -> FidelityErrors:
+    """Decode a message with sums.
+
+    Raises:
+        OutOfBounds: when the record or a part of its value is too large.
+        ContainsNul: when the value contains NUL.
+        pydantic.ValidationError: when it is no valid message.
+    """
+    check_size(key, value, bounds)
+    check_json(value or b"", bounds)
+    return FidelityErrors.model_validate_json(require_no_nul(value))
 
 
 class ForgedSums(ValueError):
@@ -37,10 +53,16 @@ class SumsCheck:
     async def check_source(self, message: FidelityErrors, arrived_at: datetime) -> None:
         """Check the source of a message, and its watermark, which no outcome can have moved beyond the skew after Kafka's time.
 
+        A message without rows must concern all lines.
+
         Raises:
             ForgedSums: when either is impossible.
         """
         source, watermark = message.source, message.watermark
+        if not message.rows and message.line != EVERY_LINE:
+            raise ForgedSums(f"a message without rows concerns all lines, {EVERY_LINE!r}, and not {shorten(message.line)}")
+        if watermark is not None and watermark < EARLIEST:
+            raise ForgedSums(f"the watermark {watermark.isoformat()} is before {EARLIEST:%Y-%m-%d}")
         latest = arrived_at + timedelta(seconds=self._app.settings.skew_s) + _CLOCK_TOLERANCE
         if watermark is not None and watermark > latest:
             stated = f"the watermark {watermark.isoformat()} is more than TWIN_SKEW_S after {arrived_at.isoformat()}"

@@ -9,6 +9,7 @@ from streams.simulation.effect_updates import (
     SetAsideExperiment,
     calibrated_prior,
     check_result,
+    require_observed,
     update_effects,
 )
 from streams.simulation.intake import RequestIntake
@@ -33,6 +34,7 @@ __all__ = [
     "publish_answer",
     "rejected",
     "reproduce",
+    "require_observed",
     "simulate_in_subprocess",
     "update_effects",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 
 from engine.effects import calibrate, catalogue_prior, surprise
 from engine.experiments import sample_ratio_warning
 from schemas import TWIN_TYPES, EffectPrior, EffectsEvent, ExperimentResult, Reach
+from schemas.base import EARLIEST
 from sql.database import Pool
 from sql.experiment_store import add_experiment, experiments
 from streams.simulation.simulator import Simulator
@@ -18,6 +20,7 @@ __all__ = [
     "calibrated_prior",
     "check_result",
     "require_meant",
+    "require_observed",
     "require_plausible",
     "update_effects",
 ]
@@ -29,11 +32,26 @@ _SURPRISING = 3.0  # predictive standard deviations
 
 
 class ImplausibleExperiment(ValueError):
-    """A number of the result is too large or too small to calibrate an effect by."""
+    """A number or the time of the result is none that an experiment can have."""
 
 
 class SetAsideExperiment(ValueError):
     """A number of the result is beyond the plausible scale of its target: it waits until somebody confirms it."""
+
+
+def require_observed(experiment: ExperimentResult, arrived_at: datetime, skew_s: float) -> None:
+    """Refuse a result that was observed more than ``skew_s`` after its record arrived, or before 1900, as an outcome is.
+
+    One that is withdrawn may have any time: it may be stored since before this rule.
+
+    Raises:
+        ImplausibleExperiment: naming the time and what is allowed.
+    """
+    observed = experiment.observed_at
+    if experiment.withdrawn or EARLIEST <= observed <= arrived_at + timedelta(seconds=skew_s):
+        return
+    allowed = f"from {EARLIEST:%Y-%m-%d} to {skew_s:g} s (TWIN_SKEW_S) after the record arrived at {arrived_at.isoformat()}"
+    raise ImplausibleExperiment(f"observed_at: must be {allowed}, not {observed.isoformat()}")
 
 
 async def update_effects(pool: Pool, simulator: Simulator, experiment: ExperimentResult) -> EffectsEvent:

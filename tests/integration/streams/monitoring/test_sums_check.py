@@ -125,3 +125,15 @@ async def test_a_source_that_was_never_read_is_refused(check: SumsCheck, source:
 async def test_a_watermark_ahead_of_the_skew_is_refused_with_the_setting(check: SumsCheck, watermark: datetime):
     with pytest.raises(ForgedSums, match="TWIN_SKEW_S"):
         await check.check_source(FidelityErrors(line="*", source=SOURCE, watermark=watermark), NOW)
+
+
+@pytest.mark.parametrize("watermark", [datetime(1, 1, 1, tzinfo=UTC), datetime(1899, 12, 31, 23, 59, tzinfo=UTC)])
+async def test_a_watermark_that_no_outcome_can_have_moved_is_refused(check: SumsCheck, watermark: datetime):
+    with pytest.raises(ForgedSums, match="is before 1900-01-01"):
+        await check.check_source(FidelityErrors(line="*", source=SOURCE, watermark=watermark), NOW)
+
+
+@pytest.mark.parametrize("line", [LINE, "", "x" * 100_000])
+async def test_a_message_without_rows_about_one_line_is_refused(check: SumsCheck, line: str):
+    with pytest.raises(ForgedSums, match=r"a message without rows concerns all lines, '\*', and not"):
+        await check.check_source(FidelityErrors(line=line, source=SOURCE, watermark=NOW), NOW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from engine.effects import catalogue_prior, surprise
 from schemas import ExperimentResult, Reach
 from streams.errors import describe_error
 from streams.simulation import ImplausibleExperiment, SetAsideExperiment, calibrated_prior, check_result
-from streams.simulation.effect_updates import require_plausible
+from streams.simulation.effect_updates import require_observed, require_plausible
 
 BODY = {
     "experiment_id": "spring",
@@ -53,6 +54,24 @@ def test_an_impossible_number_is_named_with_what_is_allowed(fields: dict[str, An
     with pytest.raises(ImplausibleExperiment) as refused:
         require_plausible(result(**fields))
     assert str(refused.value) == reason
+
+
+ARRIVED = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "observed_at",
+    ["0001-01-01T00:00:00Z", "1899-12-31T23:59:59.999999Z", "2026-03-02T00:05:00.000001Z", "9999-12-31T23:59:59.999999Z"],
+)
+def test_a_result_from_before_1900_or_ahead_of_the_tolerated_skew_is_refused_unless_it_withdraws_one(observed_at: str):
+    with pytest.raises(ImplausibleExperiment, match=r"observed_at: must be from 1900-01-01 to 300 s \(TWIN_SKEW_S\) after .* not "):
+        require_observed(result(observed_at=observed_at), ARRIVED, 300.0)
+    require_observed(result(observed_at=observed_at, withdrawn=True), ARRIVED, 300.0)
+
+
+@pytest.mark.parametrize("observed_at", ["1900-01-01T00:00:00Z", "2026-03-02T00:05:00Z"])
+def test_a_result_is_accepted_up_to_both_ends_of_the_allowed_time(observed_at: str):
+    require_observed(result(observed_at=observed_at), ARRIVED, 300.0)
 
 
 def test_any_two_plausible_results_calibrate_an_effect():
