@@ -9,6 +9,7 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -20,15 +21,19 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas import Event, OutcomeEvent, SimulationAnswer, SimulationRequest
+from schemas.base import shorten
 from streams.client.discovery import settings_with_kafka
-from streams.errors import is_transient
+from streams.errors import describe_error, is_transient
 from streams.kafka import Headers, event_headers, event_value, open_consumer, open_producer, topic_of
 from streams.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
+    from aiokafka import ConsumerRecord
 
 __all__ = ["KafkaUnavailable", "NoAnswer", "TwinClient"]
+
+LOG = logging.getLogger(__name__)
 
 ANSWERS = topic_of(SimulationAnswer)
 BATCH = 1000
@@ -183,10 +188,13 @@ class TwinClient:
             return self._dispatcher
 
     async def _dispatch(self, consumer: AIOKafkaConsumer) -> None:
-        """Hand every answer to the requests that wait for it."""
+        """Hand every answer to the requests that wait for it; a record that is no answer to them does not end their wait."""
         async for record in consumer:
-            for future in self._pending.get(record.key or b"", ()):
-                _resolve(future, record.value or b"")
+            waiting = [future for future in self._pending.get(record.key or b"", ()) if not future.done()]
+            answer = _read_answer(record) if waiting else None
+            if answer is not None:
+                for future in waiting:
+                    future.set_result(answer)
 
     def _discard(self, key: bytes, answer: asyncio.Future[SimulationAnswer]) -> None:
         self._pending[key].discard(answer)
@@ -209,13 +217,17 @@ async def _seek_to_end(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPar
         consumer.seek(partition, end)
 
 
-def _resolve(future: asyncio.Future[SimulationAnswer], value: bytes) -> None:
-    if future.done():
-        return
+def _read_answer(record: ConsumerRecord[bytes | None, bytes | None]) -> SimulationAnswer | None:
+    """The answer that a record carries; None for one that is none, or one to another request than its key names."""
     try:
-        future.set_result(SimulationAnswer.model_validate_json(value))
+        answer = SimulationAnswer.model_validate_json(record.value or b"")
+        problem = f"it answers simulation {answer.simulation_id}, and has the key {shorten(record.key)}"
     except ValueError as error:
-        future.set_exception(error)
+        answer, problem = None, describe_error(error)
+    if answer is not None and str(answer.simulation_id).encode() == record.key:
+        return answer
+    LOG.warning("%s:%d:%d is no answer of the service and is ignored: %s", record.topic, record.partition, record.offset, problem)
+    return None
 
 
 def _key(event: Event) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
 __all__ = ["PaneKey", "PaneTable", "partition_of"]
+
+LOG = logging.getLogger(__name__)
 
 _ERRORS = topic_of(FidelityErrors)
 _POLLED_RECORDS = 5000
@@ -138,6 +141,7 @@ async def _stored_versions(app: TwinApp, tp: TopicPartition) -> _Versions:
         TimeoutError: when Kafka sends no record.
     """
     versions: _Versions = {}
+    ignored = 0
     async with open_consumer(app.settings) as consumer:
         consumer.assign([tp])
         end = (await consumer.end_offsets([tp]))[tp]
@@ -148,21 +152,24 @@ async def _stored_versions(app: TwinApp, tp: TopicPartition) -> _Versions:
                 raise TimeoutError(f"no record of {tp.topic} arrived for {_POLL_S:g} s")
             started = time.perf_counter()
             for record in polled.get(tp, ()):
-                _apply_record(versions, record)
+                ignored += not _apply_record(versions, record)
             await asyncio.sleep(time.perf_counter() - started)
+    if ignored:
+        LOG.warning("%d records of %s:%d were not written by this service and are ignored", ignored, tp.topic, tp.partition)
     return versions
 
 
-def _apply_record(versions: _Versions, record: ConsumerRecord[bytes, bytes]) -> None:
-    """Apply a record of the changelog; one that Faust did not write is ignored."""
+def _apply_record(versions: _Versions, record: ConsumerRecord[bytes, bytes]) -> bool:
+    """Apply a record of the changelog; False for one that Faust did not write, which changes nothing."""
     try:
         key = str(json.loads(record.key or b""))
         if record.value is None:
             versions.pop(key, None)
         else:
             versions[key] = int(json.loads(record.value)["version"])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return
+    except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
+        return False
+    return True
 
 
 def _differences(

@@ -87,13 +87,20 @@ async def test_every_client_that_waits_for_a_simulation_receives_its_answer_and_
         await unrelated
 
 
-async def test_an_invalid_answer_raises_an_error(client, listener):
-    request = make_request()
+async def test_what_is_no_answer_is_logged_and_the_answer_behind_it_is_received(client, listener, caplog):
+    request, other = make_request(), make_request()
+    answer = SimulationAnswer(simulation_id=request.simulation_id, status=AnswerStatus.REJECTED, reason="no")
+    of_another = SimulationAnswer(simulation_id=other.simulation_id, status=AnswerStatus.REJECTED, reason="forged")
     request_task = asyncio.create_task(client.request(request))
     await listener.records("simulation-requests", 1)
-    await client.publish_bytes("simulation-results", str(request.simulation_id).encode(), b"nonsense")
-    with pytest.raises(ValueError, match="JSON"):
-        await request_task
+    key = str(request.simulation_id).encode()
+    for value in (b"nonsense", None, b"\xff\0", of_another.model_dump_json().encode()):
+        await client.publish_bytes("simulation-results", key, value)
+    await client.publish(answer)
+    assert await request_task == answer
+    ignored = [record.getMessage() for record in caplog.records if "is no answer of the service" in record.getMessage()]
+    assert len(ignored) == 4
+    assert f"it answers simulation {other.simulation_id}" in ignored[-1]
 
 
 async def test_the_error_of_a_client_that_is_not_open_shows_how_to_open_it(settings):

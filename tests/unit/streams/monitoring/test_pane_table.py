@@ -73,9 +73,17 @@ def test_the_newest_record_of_a_key_counts():
 
 @pytest.mark.parametrize(
     ("record_key", "value"),
-    [(None, b"1"), (b"\xff", None), (b'"a"', b"[1]"), (b'"a"', b'{"version": "x"}'), (b'"a"', b"{"), (b'"a"', b"[" * 100_000)],
+    [
+        (None, b"1"),
+        (b'"a"', b'{"version": Infinity}'),
+        (b"\xff", None),
+        (b'"a"', b"[1]"),
+        (b'"a"', b'{"version": "x"}'),
+        (b'"a"', b"{"),
+        (b'"a"', b"[" * 100_000),
+    ],
 )
 def test_a_record_that_faust_did_not_write_is_ignored(record_key: bytes | None, value: bytes | None):
     versions = {key(0): 3}
-    _apply_record(versions, SimpleNamespace(key=record_key, value=value))  # type: ignore[arg-type]  # its key and value
+    assert not _apply_record(versions, SimpleNamespace(key=record_key, value=value))  # type: ignore[arg-type]  # its key and value
     assert versions == {key(0): 3}
