@@ -70,6 +70,11 @@ class PollBatch:
         """Offset of the last record."""
         return int(self.records[-1].offset)
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the keys and values."""
+        return sum(len(record.key or b"") + len(record.value or b"") for record in self.records)
+
 
 class StartOffsetFinder(Protocol):
     """Finds where to start, given the group's committed offsets (None for a partition without one)."""

@@ -32,8 +32,8 @@ class TooLarge(ValueError):
         super().__init__(f"the records are larger than {max_bytes} bytes when they are decompressed: TWIN_MAX_DECOMPRESSED_BYTES")
 
 
-def decompress(codec: int, data: bytes, max_bytes: int) -> bytes:
-    """Decompress the records of a batch.
+def decompress(codec: int, data: bytes, max_bytes: int) -> bytes | memoryview:
+    """Decompress the records of a batch, without a copy of them.
 
     Args:
         codec: number of the codec in the attributes of a batch, a key of ``CODECS``.
@@ -79,15 +79,15 @@ def _snappy_block(data: bytes, room: int, max_bytes: int) -> bytes:
     return bytes(cramjam.snappy.decompress_raw(data))
 
 
-def _lz4(data: bytes, max_bytes: int) -> bytes:
+def _lz4(data: bytes, max_bytes: int) -> memoryview:
     return _into_buffer(cramjam.lz4.decompress_into, data, max_bytes)
 
 
-def _zstd(data: bytes, max_bytes: int) -> bytes:
+def _zstd(data: bytes, max_bytes: int) -> memoryview:
     return _into_buffer(cramjam.zstd.decompress_into, data, max_bytes)
 
 
-def _into_buffer(decompress_into: Callable[[Any, Any], int], data: bytes, max_bytes: int) -> bytes:
+def _into_buffer(decompress_into: Callable[[Any, Any], int], data: bytes, max_bytes: int) -> memoryview:
     """Decompress into a buffer that suits most batches, else into one of the largest size allowed."""
     first = min(max(_FIRST_BUFFER_BYTES, _FIRST_BUFFER_RATIO * len(data)), max_bytes)
     for size in (first, max_bytes):
@@ -98,9 +98,9 @@ def _into_buffer(decompress_into: Callable[[Any, Any], int], data: bytes, max_by
             if _OVERFLOW not in str(error):
                 raise
         else:
-            return buffer[:n_bytes].tobytes()
+            return buffer[:n_bytes].data
     raise TooLarge(max_bytes)
 
 
-CODECS: dict[int, Callable[[bytes, int], bytes]] = {1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
+CODECS: dict[int, Callable[[bytes, int], bytes | memoryview]] = {1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
 """Codecs by their number in the attributes of a batch; 0 is no compression."""

@@ -59,8 +59,8 @@ def unreadable_record(
     value = UnreadableBytes(raw)
     value.first_offset = first_offset
     reason = f"{type(error).__name__}: {describe_error(error)}"
+    # Without the error as its cause: its traceback would hold what was decompressed for as long as the record is held.
     value.error = UnreadableBatch(f"the batch of offsets {first_offset} to {last_offset} cannot be read: {reason}")
-    value.error.__cause__ = error
     return ConsumerRecord(topic, partition, last_offset, timestamp_ms, 1, None, value, None, 0, len(raw), ())
 
 

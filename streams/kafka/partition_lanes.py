@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeAlias
 
 from faust.types import TP
@@ -17,13 +18,15 @@ ProcessBatch: TypeAlias = Callable[[Any, asyncio.Event | None, asyncio.Event], C
 
 _MAX_IN_PROGRESS = 3
 _MAX_WAITING, _FEW_WAITING = 12, 6
+_MAX_BYTES = 16 * 1024 * 1024  # of the batches of a partition that are not processed yet
 
 
 class PartitionLanes:
     """The batches that were delivered and are not processed yet, by partition.
 
     A few batches of a partition are in progress at a time, so that the next ones are decoded and scored while Postgres works on the
-    one before them. A partition with many waiting batches is not polled until it has few.
+    one before them. A partition with many waiting batches, or large ones, is not polled until it has few. After a large batch its
+    memory is returned to the system.
 
     Args:
         process: processes one batch.
@@ -65,34 +68,44 @@ class _Lane:
         self._held = held
         self._waiting: asyncio.Queue[Any] = asyncio.Queue()
         self._in_progress = asyncio.Semaphore(_MAX_IN_PROGRESS)
+        self._n_bytes = 0
         self._tasks = {asyncio.create_task(self._run())}
 
     def add(self, event: Any) -> None:
+        self._n_bytes += event.value.n_bytes
         self._waiting.put_nowait(event)
-        if self._waiting.qsize() >= _MAX_WAITING:
+        if self._waiting.qsize() >= _MAX_WAITING or self._n_bytes >= _MAX_BYTES:
             self._held.add(self._tp)
 
     def drop_waiting(self) -> list[Any]:
         self._held.discard(self._tp)
-        return [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
+        events = [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
+        self._n_bytes -= sum(event.value.n_bytes for event in events)
+        return events
 
     def cancel(self) -> None:
         for task in self._tasks:
             task.cancel()
         self._held.discard(self._tp)
 
+    def _release(self) -> None:
+        """Let the partition be polled again when few batches wait, and no large ones."""
+        if self._waiting.qsize() <= _FEW_WAITING and self._n_bytes < _MAX_BYTES:
+            self._held.discard(self._tp)
+
     async def _run(self) -> None:
         previous: asyncio.Event | None = None
         while True:
             await self._in_progress.acquire()
             event, stored = await self._waiting.get(), asyncio.Event()
-            if self._waiting.qsize() <= _FEW_WAITING:
-                self._held.discard(self._tp)
+            self._release()
             task = asyncio.create_task(self._process(event, previous, stored))
             self._tasks.add(task)
-            task.add_done_callback(self._on_done)
+            task.add_done_callback(partial(self._on_done, event.value.n_bytes))
             previous = stored
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, n_bytes: int, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._in_progress.release()
+        self._n_bytes -= n_bytes
+        self._release()

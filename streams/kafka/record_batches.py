@@ -10,7 +10,9 @@ The module depends on private names of aiokafka, which ``tests/contracts/test_ai
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -29,7 +31,7 @@ from streams.kafka.parking import unreadable_record
 
 __all__ = ["BatchReader", "FetchedBatches", "bound_fetches"]
 
-_MAX_POLLED_BYTES = 16 * 1024 * 1024  # of a partition at once: what follows is fetched again
+_MAX_POLLED_BYTES = 16 * 1024 * 1024  # of all partitions in one poll: what follows is fetched again
 _MAX_UNREADABLE_BYTES = 8 * 1024 * 1024  # of a damaged batch are delivered; a broker takes no larger one by default
 _EARLIEST_MS, _LATEST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 
@@ -116,6 +118,44 @@ class _BatchHeader(NamedTuple):
         return self.attributes & _CODEC_MASK
 
 
+class _Poll(threading.local):
+    """Bytes that the present poll of a consumer on this thread has read, of all of its partitions.
+
+    A poll reads them without a pause, so it ends when the event loop goes on. Without an event loop nothing is counted.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._n_bytes = 0
+
+    def add(self, n_bytes: int) -> None:
+        """Count bytes that were read."""
+        loop = _running_loop()
+        if loop is not self._loop:
+            self._loop, self._n_bytes = loop, 0
+            if loop is not None:
+                loop.call_soon(self._end)
+        self._n_bytes += n_bytes if loop is not None else 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is to be read in this poll."""
+        return self._n_bytes >= _MAX_POLLED_BYTES and self._loop is _running_loop()
+
+    def _end(self) -> None:
+        self._loop, self._n_bytes = None, 0
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+_POLL = _Poll()
+
+
 class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
     """Iterates over the records of a fetched partition, in place of aiokafka's ``PartitionRecords``.
 
@@ -127,12 +167,13 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
 
     def __init__(self, bounds: BoundSettings, *args: Any) -> None:
         self._bounds = bounds
-        self._n_bytes = 0
         super().__init__(*args)
 
     def _unpack_records(self) -> Iterator[ConsumerRecord[Any, Any]]:
         start, data = self.next_fetch_offset, b""
-        while self._records.has_next() and self._n_bytes < _MAX_POLLED_BYTES:
+        while self._records.has_next():
+            if _POLL.is_full:  # the position stays where it is, and what follows is fetched again
+                return
             data = self._records.next_batch()
             try:
                 header = _BatchHeader.read(data)
@@ -177,24 +218,24 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         if header.n_records > (bound := self._bounds.max_batch_records):
             raise OutOfBounds(f"a batch of {header.n_records} records", bound, "max_batch_records")
         if not header.codec:
-            self._n_bytes += len(data)
+            _POLL.add(len(data))
             return data
         records = decompress(header.codec, data[_HEADER.size :], self._bounds.max_decompressed_bytes)
-        self._n_bytes += len(records)
+        _POLL.add(len(records))
         opened = bytearray(data[: _HEADER.size])
         struct.pack_into(">h", opened, _ATTRIBUTES_OFFSET, header.attributes & ~_CODEC_MASK)
-        return bytes(opened) + records
+        return b"".join([opened, records])
 
     def _check_legacy(self, data: bytes, header: _BatchHeader) -> bytes:
         """Check a batch of an old format; aiokafka decompresses it after its size was checked."""
         if not LegacyRecordBatch(data, header.magic).validate_crc():
             raise ValueError("the checksum of the batch is wrong")
-        self._n_bytes += len(data)
+        _POLL.add(len(data))
         if header.codec:
             position = _LEGACY_KEY_OFFSETS[header.magic]
             (key_length,) = struct.unpack_from(">i", data, position)
             value = data[position + 8 + max(key_length, 0) :]
-            self._n_bytes += len(decompress(header.codec, value, self._bounds.max_decompressed_bytes))
+            _POLL.add(len(decompress(header.codec, value, self._bounds.max_decompressed_bytes)))
         return data
 
     def _read_singly(self, data: bytes, header: _BatchHeader) -> Iterator[ConsumerRecord[Any, Any]]:
@@ -214,7 +255,7 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         """The record that stands for all offsets from ``first``, or from the present position, to ``last``."""
         first = self.next_fetch_offset if first is None else first
         self.next_fetch_offset = last + 1
-        self._n_bytes += len(data)
+        _POLL.add(len(data))
         raw = data[:_MAX_UNREADABLE_BYTES]
         return _limit_timestamp(unreadable_record(self._tp.topic, self._tp.partition, first, last, timestamp, raw, error))
 

@@ -26,8 +26,9 @@ class Stream:
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
 
-    def add(self, partition: int, number: int) -> None:
-        self.queue.put_nowait(SimpleNamespace(value=SimpleNamespace(topic=TOPIC, partition=partition, number=number)))
+    def add(self, partition: int, number: int, n_bytes: int = 100) -> None:
+        batch = SimpleNamespace(topic=TOPIC, partition=partition, number=number, n_bytes=n_bytes)
+        self.queue.put_nowait(SimpleNamespace(value=batch))
 
     async def events(self) -> AsyncIterator[Any]:
         while True:
@@ -95,6 +96,19 @@ async def test_a_partition_that_waits_is_held_and_the_others_go_on(service: Serv
     service.open[0].set()
     await service.settle()
     assert service.stored[30:] == [(0, number) for number in range(30)]
+    assert service.consumer.held == set()
+
+
+async def test_a_partition_is_held_while_a_large_batch_of_it_is_not_processed(service: Service):
+    service.open[1].set()
+    service.stream.add(0, 0, n_bytes=60_000_000)
+    service.stream.add(1, 0, n_bytes=1_000_000)
+    await service.settle()
+    assert service.consumer.held == {TP(TOPIC, 0)}
+    assert service.stored == [(1, 0)]
+
+    service.open[0].set()
+    await service.settle()
     assert service.consumer.held == set()
 
 

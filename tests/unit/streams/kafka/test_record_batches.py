@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
@@ -182,13 +184,29 @@ def test_a_batch_cut_at_the_end_of_a_response_is_fetched_again():
     assert iterator.next_fetch_offset == 3
 
 
-def test_a_response_is_read_only_up_to_a_size_and_the_rest_fetched_again():
+async def test_a_poll_reads_all_partitions_only_up_to_a_size_and_what_follows_is_fetched_again():
     bounds = BoundSettings(max_decompressed_bytes=32 * 1024 * 1024)
     batches = b"".join(batch([Rec(b" " * 10_000_000)], codec=ZSTD, base_offset=offset) for offset in range(5))
-    iterator = reader(batches, 0, bounds)
+    first, second = reader(batches, 0, bounds), reader(batches, 0, bounds)
 
-    assert len(list(iterator)) == 2
-    assert iterator.next_fetch_offset == 2
+    assert len(list(first)) == 2
+    assert list(second) == []
+    assert (first.next_fetch_offset, second.next_fetch_offset) == (2, 0)
+
+    await asyncio.sleep(0)  # the next poll
+    again = reader(batches, 0, bounds)
+    assert len(list(again)) == 2
+
+
+def test_an_unreadable_batch_holds_nothing_of_what_was_decompressed():
+    tracemalloc.start()
+    try:
+        (record,) = read(batch([Rec(b" " * 2_000_000)], codec=ZSTD))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert record.value.first_offset == 0
+    assert held < 100_000
 
 
 @pytest.mark.parametrize(("magic", "codec"), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)])
