@@ -39,6 +39,7 @@ __all__ = [
 _FINISH_S = 5.0  # for what is in work before a rebalance
 _HELD_S = 0.1  # between two looks whether a partition may be polled again
 _REFUSED_S = 1.0  # until a poll for which a permission is missing is tried again
+_MAX_HELD_BYTES = 32 * 1024 * 1024  # of single records, which a buffer takes thousands of
 # Most bytes of the values of a batch: a record may carry an array of outcomes, and a batch is one transaction.
 _MAX_BATCH_BYTES = 2 * 1024 * 1024
 
@@ -141,12 +142,14 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
                 yield tp, message
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's signature
-        """Poll the partitions that are not held; Faust would drop what it has polled of a partition that is paused meanwhile.
+        """Poll the partitions that are not held, and none while much is not processed.
+
+        Faust would drop what it has polled of a partition that is paused meanwhile.
 
         A missing permission is waited for: an exception would end the role.
         """
         polled = active_partitions - self.held if active_partitions is not None and self.held else active_partitions
-        if active_partitions and not polled:
+        if (active_partitions and not polled) or self._holds_much():
             await self.sleep(_HELD_S)
             return {}
         try:
@@ -159,6 +162,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
             return {}
         OUTAGES.recover(self)
         return records
+
+    def _holds_much(self) -> bool:
+        """Whether the single records that are not processed yet are large; batches are counted by their lanes."""
+        values = [message.value for message in self._unacked_messages if not self._in_batches(message.tp)]
+        return sum(map(len, filter(None, values))) >= _MAX_HELD_BYTES
 
     async def wait_empty(self) -> None:
         """Wait for what is in work before a rebalance or a stop, but not for what waits itself: it is delivered again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from sql.park_store import complete_park_requests
 from streams.bounds import OutOfBounds, check_message
 from streams.errors import ContainsNul, describe_error, describe_traceback, is_waited_for, limit_text
 from streams.kafka.app import TwinApp
+from streams.kafka.memory import release_after
 from streams.kafka.parking import ParkRequested, UnreadableBatch
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
 from streams.kafka.topics import DEAD_LETTERS
@@ -65,6 +67,7 @@ DEAD_LETTER_HEADERS = {
 _COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json", OutOfBounds: "bound"}
 
 _NO_KINDS: Mapping[type[Exception], str] = MappingProxyType({})
+_RELEASED_AFTER_S = 0.1  # when the agent has let go of the record
 _PARKED_AT_ONCE = (ParkRequested, UnreadableBatch)
 
 _OWN_HEADERS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER}
@@ -123,6 +126,8 @@ async def process_record(
 
     expected = (*_COMMON_KINDS, *kinds, *_PARKED_AT_ONCE)
     await process_event(app, check_and_work, refuse_or_park, attempts=app.parking.attempts_for, expected=expected)
+    if record.topic not in app.batch_topics:
+        asyncio.get_running_loop().call_later(_RELEASED_AFTER_S, release_after, len(record.value or b""))
 
 
 async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Mapping[type[Exception], str]) -> None:

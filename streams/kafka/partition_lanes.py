@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from faust.types import TP
 
 from streams.kafka.batch_consumer import BatchConsumer
+from streams.kafka.memory import release_after
 
 __all__ = ["PartitionLanes", "ProcessBatch"]
 
@@ -109,3 +110,4 @@ class _Lane:
         self._in_progress.release()
         self._n_bytes -= n_bytes
         self._release()
+        asyncio.get_running_loop().call_soon(release_after, n_bytes)  # after this task has let go of its batch

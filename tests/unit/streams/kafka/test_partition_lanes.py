@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from aiokafka.errors import TopicAuthorizationFailedError
@@ -33,6 +33,11 @@ class Stream:
     async def events(self) -> AsyncIterator[Any]:
         while True:
             yield await self.queue.get()
+
+
+class Message(NamedTuple):
+    tp: TP
+    value: Any
 
 
 class Service:
@@ -159,6 +164,7 @@ async def test_a_batch_that_waits_keeps_no_rebalance_from_ending(
 def consumer(monkeypatch: pytest.MonkeyPatch) -> BatchConsumer:
     consumer = object.__new__(BatchConsumer)
     consumer.held, consumer.lanes = set(), None
+    consumer._unacked_messages, consumer.app = set(), SimpleNamespace(batch_topics={TOPIC})
 
     async def sleep(_: float) -> None:
         await asyncio.sleep(0)
@@ -183,6 +189,27 @@ async def test_held_partitions_are_not_polled(consumer: BatchConsumer, monkeypat
     assert await consumer._getmany(active, 1.0) == {}
     assert polled == [active, {TP(TOPIC, 1)}]
     assert active == {TP(TOPIC, 0), TP(TOPIC, 1)}
+
+
+async def test_nothing_is_polled_while_large_records_are_not_processed(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch):
+    polled: list[Any] = []
+
+    async def getmany(_: Any, partitions: Any, timeout: float) -> dict[TP, Any]:  # noqa: ASYNC109  # Faust's signature
+        polled.append(partitions)
+        return {}
+
+    monkeypatch.setattr(faust_consumer.ThreadDelegateConsumer, "_getmany", getmany)
+    messages = [
+        Message(TP(topic, 0), value) for topic, value in (("other", b" " * 20_000_000), ("other", None), (TOPIC, "a batch"))
+    ]
+    consumer._unacked_messages = {*messages}
+    await consumer._getmany({TP("other", 0)}, 1.0)
+    consumer._unacked_messages.add(Message(TP("other", 1), b" " * 20_000_000))
+    assert await consumer._getmany({TP("other", 0)}, 1.0) == {}
+    assert polled == [{TP("other", 0)}]
+    consumer._unacked_messages.discard(messages[0])
+    await consumer._getmany({TP("other", 0)}, 1.0)
+    assert len(polled) == 2
 
 
 async def test_a_missing_permission_to_read_is_an_outage_and_ends_nothing(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,25 @@
+"""Returns the memory of large records to the system when they are processed.
+
+Values of finished work are held by reference cycles, such as those of tasks, until the garbage collector runs, which is rare in a
+role. Of small values that is little; a few of the largest would fill the memory of a container.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from contextlib import suppress
+
+__all__ = ["LARGE_BYTES", "release_after"]
+
+LARGE_BYTES = 8 * 1024 * 1024
+"""Bytes of values from which on work is large; a usual poll batch has less than a megabyte."""
+
+
+def release_after(n_bytes: int) -> None:
+    """Return the memory of finished work with values of this size, if it was large."""
+    if n_bytes < LARGE_BYTES:
+        return
+    gc.collect()
+    with suppress(OSError, AttributeError):  # only glibc keeps what is freed, and has this function
+        ctypes.CDLL(None).malloc_trim(0)
