@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tests.kafka_batches import CODECS, Rec, batch, compress, encode_record
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+
+from tests.kafka_batches import CODECS, CONTROL, GZIP, NOW_MS, TRANSACTIONAL, Rec, batch, compress, encode_record
 
 __all__ = ["BATCH_DAMAGES", "HostileBatch", "hostile_batches"]
 
@@ -56,6 +59,37 @@ def _wrong_count(rng: random.Random) -> bytes:
     return batch([Rec(value=b"{}")] * 3, codec=rng.choice([0, _codec(rng)]), n_records=rng.choice([0, 1, 4, 2**31 - 1]))
 
 
+def _wrong_checksum(rng: random.Random) -> bytes:
+    return batch([Rec(value=b"{}")] * 3, codec=rng.choice([0, _codec(rng)]), crc=rng.randrange(2**32))
+
+
+def _old_format(rng: random.Random) -> bytes:
+    """Messages of the formats before batches, as they are, compressed or cut short."""
+    builder = LegacyRecordBatchBuilder(magic=rng.choice([0, 1]), compression_type=rng.choice([0, 1, 2]), batch_size=100_000)
+    for offset in range(3):
+        builder.append(offset, NOW_MS, rng.choice([None, b"k"]), rng.choice([None, b"{}", rng.randbytes(50)]))
+    data = bytes(builder.build())
+    return data[: rng.choice([len(data), len(data), len(data) - 5])]
+
+
+def _gzip_members(rng: random.Random) -> bytes:
+    """Records in several members of gzip, with garbage behind them, or cut short."""
+    records = [encode_record(Rec(value=b"{}"), index) for index in range(2)]
+    members = b"".join(map(gzip.compress, records))
+    payload = rng.choice(
+        [members, members + rng.randbytes(30), members + b"\0" * 30, members[: len(members) - rng.randrange(1, 12)]]
+    )
+    return batch(payload, codec=GZIP, is_compressed=True, n_records=2)
+
+
+def _transactional_flags(rng: random.Random) -> bytes:
+    """A batch that claims to belong to a transaction, or to end one."""
+    return batch(
+        [Rec(value=b"\0\0\0\1" + rng.randbytes(4), key=b"\0\0\0\1")],
+        attributes=rng.choice([TRANSACTIONAL, CONTROL, TRANSACTIONAL | CONTROL]),
+    )
+
+
 def _odd_headers(rng: random.Random) -> bytes:
     headers = [(rng.choice([None, b"", b"\xff", b"h" * 5000]), rng.choice([None, b"", rng.randbytes(20)])) for _ in range(500)]
     return batch([Rec(value=b"{}", headers=headers)], codec=rng.choice([0, _codec(rng)]))
@@ -75,6 +109,10 @@ BATCH_DAMAGES: Mapping[str, Callable[[random.Random], bytes]] = {
         _flipped_frame,
         _unknown_codec,
         _wrong_count,
+        _wrong_checksum,
+        _old_format,
+        _gzip_members,
+        _transactional_flags,
         _odd_headers,
         _odd_times,
     )

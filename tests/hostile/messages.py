@@ -7,6 +7,8 @@ internal topics prevents it.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -212,6 +214,76 @@ def _other_event(rng: random.Random, _body: Body) -> bytes | None:
     return _json(TEMPLATES[rng.choice(list(TEMPLATES))](rng))
 
 
+def _nested_value(rng: random.Random, body: Body) -> bytes | None:
+    """A hostile value in the place of a value at any depth."""
+    *path, last = rng.choice(list(_paths(body)))
+    copy = json.loads(_json(body))
+    parent = copy
+    for step in path:
+        parent = parent[step]
+    parent[last] = rng.choice(_VALUES)
+    return _json(copy)
+
+
+def _other_type(rng: random.Random, body: Body) -> bytes | None:
+    """A value written as another type: a number as a text, an id as an object, a text as an array."""
+    name = rng.choice(list(body))
+    value = body[name]
+    return _json(body | {name: rng.choice([str(value), [value], {"value": value}, {"$oid": value}, _json({"a": value}).decode()])})
+
+
+def _absurd_time(rng: random.Random, body: Body) -> bytes | None:
+    times = [name for name in ("observed_at", "requested_at", "watermark") if name in body]
+    return _json(body | {rng.choice(times): rng.choice(_TIMES)})
+
+
+def _other_spelling(rng: random.Random, body: Body) -> bytes | None:
+    """Names of fields as other systems write them."""
+    spell = rng.choice([str.upper, str.title, lambda name: f" {name}", lambda name: f"{name}\u200b", _camel_case])
+    name = rng.choice(list(body))
+    return _json({spell(other) if other == name else other: value for other, value in body.items()})
+
+
+def _other_format(rng: random.Random, body: Body) -> bytes | None:
+    """The event in a format that is no JSON, or in several documents."""
+    text = _json(body)
+    return rng.choice(
+        [
+            b"\0" + rng.randrange(2**32).to_bytes(4) + rng.randbytes(60),  # Avro as schema registries frame it
+            b"\0" + rng.randrange(2**32).to_bytes(4) + text,
+            b"".join(b"%c%c%b" % (10, len(part), part) for part in (b"hcp", b"kisqali", rng.randbytes(20))),  # Protocol Buffers
+            b"\x82\xa8event_id\xc4\x10" + rng.randbytes(16) + b"\xa4left\xc0",  # MessagePack
+            b"\xd9\xd9\xf7\xa1aa" + rng.randbytes(8),  # CBOR
+            gzip.compress(text, mtime=0),
+            base64.b64encode(text),
+            _json({"text": text.decode()})[9:-1],  # JSON as a text of JSON
+            text + b"\n" + text,
+            text + b"\0" * 20,
+            text + b"garbage",
+            b"\x1e" + text,
+            text.replace(b'"', b"'"),
+            text[:-1] + b",}",
+            text + b" // a comment",
+            b"<event>" + text + b"</event>",
+            ",".join(map(str, body.values())).encode(),
+            "&".join(f"{name}={value}" for name, value in body.items()).encode(),
+        ]
+    )
+
+
+def _envelope(rng: random.Random, body: Body) -> bytes | None:
+    """The event inside of what connectors and CloudEvents in structured mode put around it."""
+    return rng.choice(
+        [
+            _json({"specversion": "1.0", "id": "1", "source": "/x", "type": "x", "data": body}),
+            _json({"schema": {"type": "struct", "fields": []}, "payload": body}),
+            _json({"before": None, "after": body, "op": "c", "ts_ms": 1}),
+            _json({"data": [body]}),
+            _json({"simulation_id": body.get("simulation_id"), "event": body}),
+        ]
+    )
+
+
 def _blanks(rng: random.Random, body: Body) -> bytes | None:
     return b" " * rng.choice([10, 10_000, 10_000, 300_000]) + _json(body) + b"\n" * rng.choice([1, 1000])
 
@@ -234,6 +306,12 @@ DAMAGES: Mapping[str, Callable[[random.Random, Body], bytes | None]] = {
         _many_elements,
         _long_text,
         _other_event,
+        _nested_value,
+        _other_type,
+        _absurd_time,
+        _other_spelling,
+        _other_format,
+        _envelope,
         _blanks,
     )
 }
@@ -296,6 +374,42 @@ _LITERALS = (
     b'"a\tb"',
 )
 
+_TIMES: tuple[Any, ...] = (
+    "0000-01-01T00:00:00Z",
+    "0001-01-01T00:00:00Z",
+    "-0001-01-01T00:00:00Z",
+    "1899-12-31T23:59:59Z",
+    "1969-12-31T23:59:59.999999999Z",
+    "2016-12-31T23:59:60Z",
+    "2026-02-29T00:00:00Z",
+    "2026-13-01T00:00:00Z",
+    "2026-03-02T24:00:00Z",
+    "2026-03-02T25:61:61Z",
+    "2026-03-02T08:00:00+99:99",
+    "2026-03-02T08:00:00-23:59",
+    "2026-03-02T08:00:00+14:00",
+    "2026-03-02T08:00:00",
+    "2026-03-02",
+    "2026-W10-1",
+    "2026-061",
+    "02/03/2026 08:00",
+    "Mon, 02 Mar 2026 08:00:00 GMT",
+    "\u0662\u0660\u0662\u0666-03-02T08:00:00Z",
+    "2026-03-02T08:00:00Z\0",
+    "now",
+    "NaT",
+    "9999-12-31T23:59:59.999999-14:00",
+    "10000-01-01T00:00:00Z",
+    0,
+    -1,
+    1.5e9,
+    1_700_000_000_000,
+    1e18,
+    -(2**63),
+    10**300,
+    {"$date": 1},
+)
+
 _KEYS = (None, b"", b"key", b"\xff\x00", b"hcp:kisqali:prescribing_change", b"k" * 10_000)
 _HEADERS: tuple[Headers, ...] = (
     (),
@@ -317,11 +431,26 @@ def hostile_records(seed: int, count: int) -> Iterator[HostileRecord]:
     for _ in range(count):
         kind, (topic,) = rng.choice(names), rng.choices(topics, _WEIGHTS)
         value = DAMAGES[kind](rng, TEMPLATES[topic](rng))
-        topic = rng.choice(_OWN_TOPICS) if rng.random() < 0.05 else topic
+        if rng.random() < 0.05:
+            topic, value = rng.choice(_OWN_TOPICS), rng.choice([value, value, None])
         key = rng.choice(_KEYS)
         if key is None and (value is None or topic in _COMPACTED):
             key = b""  # aiokafka sends no record without both, and the broker compacts no record without a key
         yield HostileRecord(kind, topic, key, value, rng.choice(_HEADERS), rng.choice(_COMPRESSIONS))
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.title, others))
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value inside of a value."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, inner in items:
+        yield from _paths(inner, (*path, step))
 
 
 def _json(body: Body) -> bytes:
