@@ -146,14 +146,14 @@ def service(settings: Settings) -> Service:
 
 @pytest.fixture
 def service_apart(settings: Settings, tmp_path: Path) -> Service:
-    """Runs roles in processes of their own, as a worker does."""
+    """Runs roles in processes of their own, as a worker does; the block gets their process ids by role."""
 
     @asynccontextmanager
-    async def working(roles: Sequence[Role]) -> AsyncIterator[None]:
+    async def working(roles: Sequence[Role]) -> AsyncIterator[dict[Role, int]]:
         workers = await asyncio.to_thread(Workers(roles, settings, log_folder=tmp_path / "logs").__enter__)
         try:
             await asyncio.to_thread(workers.wait_ready, READY_S)
-            yield
+            yield workers.pids
         finally:
             await asyncio.to_thread(workers.stop)
 
