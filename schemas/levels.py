@@ -30,7 +30,7 @@ import pandas as pd
 
 from schemas.arrays import Flags, Floats
 
-__all__ = ["KnownLevels", "Levels", "frame_of_records", "level_key", "level_text", "levels_of", "numbers_of"]
+__all__ = ["KnownLevels", "Levels", "frame_of_records", "level_key", "level_text", "levels_of", "numbers_among", "numbers_of"]
 
 Kind = Literal["category", "integer", "number", "flag"]
 
@@ -191,6 +191,20 @@ def _flag_numbers(column: pd.Series[Any], name: str) -> Floats:
     return numbers[levels.codes]
 
 
+def numbers_among(column: pd.Series[Any]) -> Floats:
+    """The numbers and flags of a column as floats, shape ``(n,)``, NaN for everything else.
+
+    Example:
+        >>> numbers_among(pd.Series(["7", "seven", True], dtype=object)).tolist()
+        [7.0, nan, 1.0]
+    """
+    if pd.api.types.is_numeric_dtype(column):
+        return _floats(column)
+    levels = levels_of(column)
+    numbers = pd.Series([_FLAGS.get(level_key(text), text) for text in levels.values], dtype=object)
+    return np.append(_floats(pd.to_numeric(numbers, errors="coerce")), np.nan)[levels.codes]
+
+
 def _parse(column: pd.Series[Any], name: str) -> Floats:
     try:
         return _floats(pd.to_numeric(column))
@@ -202,7 +216,7 @@ def _parse(column: pd.Series[Any], name: str) -> Floats:
 
 
 def _floats(numbers: pd.Series[Any]) -> Floats:
-    return np.asarray(numbers.astype("float64"), dtype=np.float64)
+    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _refuse(bad: pd.Series[Any], name: str, allowed: str) -> None:

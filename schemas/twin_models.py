@@ -14,7 +14,8 @@ from schemas.base import Finite, Frozen, Moment, Record
 from schemas.causal_graphs import FeatureSelection
 from schemas.columns import Columns
 from schemas.filters import Condition, conditions
-from schemas.twin_types import Brand, TwinType, model_line
+from schemas.levels import level_key
+from schemas.twin_types import TWIN_TYPES, Brand, Kind, TwinType, model_line
 
 __all__ = [
     "BEHAVIOUR",
@@ -101,6 +102,12 @@ class Baseline(Errors):
     segments: dict[str, Errors] = Field(default_factory=dict)
     half_width: Finite | None = Field(default=None, gt=0)
     inputs: dict[str, Histogram] = Field(default_factory=dict)
+
+    def segment(self, name: str) -> Errors | None:
+        """Errors of a segment; None where it has none of its own. Names of earlier models are in the spelling of their table."""
+        if name in self.segments:
+            return self.segments[name]
+        return next((errors for stored, errors in self.segments.items() if level_key(stored) == level_key(name)), None)
 
 
 class RealismReport(Frozen):
@@ -190,6 +197,21 @@ class ModelCard(Frozen):
     def line(self) -> str:
         """Name of the model line."""
         return model_line(self.twin_type, self.brand, self.target)
+
+    @property
+    def own_features(self) -> dict[str, Kind]:
+        """Features beyond those of the twin type, and whether they are categories or numbers."""
+        names = [name for name in self.features if name not in TWIN_TYPES[self.twin_type].by_name]
+        return {name: "category" if self._has_levels(name) else "number" for name in names}
+
+    @property
+    def outcome_features(self) -> tuple[str, ...]:
+        """The features from which the outcome is predicted; of a model that does not say so all of them."""
+        selected = tuple(name for name in self.features if name in self.metrics.feature_importance)
+        return selected or self.features
+
+    def _has_levels(self, name: str) -> bool:
+        return name in self.baseline.inputs and bool(self.baseline.inputs[name].levels)
 
 
 class OutcomeSpread(Frozen):
@@ -348,7 +370,7 @@ class TwinPopulation(Frozen):
 
     def conditions(self) -> tuple[Condition, ...]:
         """The filters that these twins satisfy, as conditions on columns."""
-        return conditions(self.twin_type, self.filters_applied)
+        return conditions(self.twin_type, self.filters_applied, self.model.own_features)
 
 
 def twins_to_frame(twins: Sequence[DigitalTwin], model: ModelCard) -> pd.DataFrame:

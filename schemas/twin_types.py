@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 from schemas.arrays import Floats
 from schemas.base import require_one_of
+from schemas.levels import level_key, level_text
 
 __all__ = [
     "ALL_ROWS",
@@ -328,12 +329,12 @@ def model_line(twin_type: TwinType, brand: Brand, target: str | None = None) -> 
 
 
 def segment_name(dimension: str, level: object) -> str:
-    """Name of the series of one level of a declared dimension; a whole number has the same name as an integer and as a float.
+    """Name of the series of one level of a declared dimension, the same for every spelling of the level.
 
-    >>> segment_name("priority_tier", 2.0), segment_name("region", "south")
+    >>> segment_name("priority_tier", 2.0), segment_name("region", "South ")
     ('priority_tier=2', 'region=south')
     """
-    return f"{dimension}={level:g}" if isinstance(level, float) else f"{dimension}={level}"
+    return f"{dimension}={level_key(level_text(level) or '')}"
 
 
 def other_segment(dimension: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -74,8 +75,13 @@ async def cohorts(database: Database, line: str, limit: int) -> list[Cohort]:
 
 
 def _levels(groups: Mapping[str, Sequence[Mapping[str, Any]]], arrived: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Counts by segment; a segment of earlier outcomes has its level in the spelling of the outcome."""
     predicted = {segment_name(dimension, group["group"]): group["n"] for dimension, members in groups.items() for group in members}
-    return {level: (count, arrived.get(level, 0)) for level, count in predicted.items()}
+    arrived_by_name: Counter[str] = Counter()
+    for segment, count in arrived.items():
+        dimension, _, level = segment.partition("=")
+        arrived_by_name[segment_name(dimension, level)] += count
+    return {level: (count, arrived_by_name[level]) for level, count in predicted.items()}
 
 
 class PredictedRow(NamedTuple):

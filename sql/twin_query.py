@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from schemas.base import require_one_of
 from schemas.filters import Condition, PopulationFilter, conditions, filter_values
-from schemas.twin_types import Brand, TwinType
+from schemas.levels import level_key
+from schemas.twin_types import TWIN_TYPES, Brand, Kind, TwinType
+from sql.database import Database
 
-__all__ = ["TwinQuery", "twin_query"]
+__all__ = ["TwinQuery", "own_features", "twin_query"]
 
 QUERY_FILTERS = ("brand", "model_id", "twin_type", "limit")
 
@@ -33,10 +37,30 @@ class TwinQuery:
         return f"${len(self.values)}"
 
 
-def twin_query(filters: Mapping[str, Any] | PopulationFilter) -> TwinQuery:
+OwnFeatures: TypeAlias = Mapping[TwinType, Mapping[str, Kind]]
+
+OWN_FEATURES = """
+SELECT m.twin_type::text AS twin_type, f.name,
+       bool_or(jsonb_array_length(m.baseline -> 'inputs' -> f.name -> 'levels') > 0) AS levels
+FROM digital_twin_models m, unnest(m.features) AS f (name)
+WHERE f.name = ANY($1)
+GROUP BY 1, 2"""
+
+
+async def own_features(database: Database, filters: Mapping[str, Any] | PopulationFilter) -> OwnFeatures:
+    """Those names in the filters that are columns of stored models beyond the features of their twin type."""
+    names = {name for key in filter_values(filters) for name in (key, key.removeprefix("min_"), key.removeprefix("max_"))}
+    unknown = names - {name for entry in TWIN_TYPES.values() for name in (*entry.by_name, *entry.filters)} - set(QUERY_FILTERS)
+    found: defaultdict[TwinType, dict[str, Kind]] = defaultdict(dict)
+    for row in await database.fetch(OWN_FEATURES, sorted(unknown)) if unknown else ():
+        found[TwinType(row["twin_type"])][row["name"]] = "category" if row["levels"] else "number"
+    return found
+
+
+def twin_query(filters: Mapping[str, Any] | PopulationFilter, own: OwnFeatures = MappingProxyType({})) -> TwinQuery:
     """The filters as a condition: those of populations, and ``brand``, ``model_id``, ``twin_type`` and ``limit``.
 
-    Without a twin type, twins match of every type whose catalogue entry has all the filters.
+    Without a twin type, twins match of every type whose catalogue entry, or whose models, have all the filters.
 
     Raises:
         ValueError: for a filter or value that none of the twin types has.
@@ -48,7 +72,7 @@ def twin_query(filters: Mapping[str, Any] | PopulationFilter) -> TwinQuery:
     if "model_id" in fields:
         query.clauses.append(f"t.model_id = {query.value(_uuid(fields['model_id']))}")
     population_filters = {name: value for name, value in fields.items() if name not in QUERY_FILTERS}
-    query.clauses.append(_types_clause(query, _types(fields.get("twin_type")), population_filters))
+    query.clauses.append(_types_clause(query, _types(fields.get("twin_type")), population_filters, own))
     return query
 
 
@@ -56,12 +80,12 @@ def _types(twin_type: Any) -> list[TwinType]:
     return list(TwinType) if twin_type is None else [TwinType(require_one_of("twin type", twin_type, TwinType))]
 
 
-def _types_clause(query: TwinQuery, twin_types: list[TwinType], filters: dict[str, Any]) -> str:
+def _types_clause(query: TwinQuery, twin_types: list[TwinType], filters: dict[str, Any], own: OwnFeatures) -> str:
     by_type: dict[TwinType, tuple[Condition, ...]] = {}
     errors = []
     for twin_type in twin_types:
         try:
-            by_type[twin_type] = conditions(twin_type, filters)
+            by_type[twin_type] = conditions(twin_type, filters, own.get(twin_type, {}))
         except ValueError as error:
             errors.append(str(error))
     if not by_type:
@@ -78,10 +102,23 @@ def _type_clause(query: TwinQuery, twin_type: TwinType, filter_conditions: tuple
 def _clause(query: TwinQuery, condition: Condition) -> str:
     column = f"t.features -> {query.value(condition.column)}::text"
     if condition.operator == "in":
-        return f"{query.value(list(condition.values))}::jsonb @> ({column})"
+        return _membership(query, condition, column)
     sign = ">=" if condition.operator == "min" else "<="
     number = f"CASE WHEN jsonb_typeof({column}) = 'number' THEN ({column})::float8 END"
     return f"{number} {sign} {query.value(float(condition.values[0]))}::float8"
+
+
+def _membership(query: TwinQuery, condition: Condition, column: str) -> str:
+    """Levels are compared in lower case and without surrounding blanks, which is how Postgres compares them in any spelling."""
+    levels = [level_key(value) for value in condition.values if isinstance(value, str)]
+    others = [value for value in condition.values if not isinstance(value, str)]
+    others += [int(value) for value in others if isinstance(value, bool)]  # flags of twins are stored as numbers
+    clauses = []
+    if levels:
+        clauses.append(f"lower(btrim(t.features ->> {query.value(condition.column)}::text)) = ANY({query.value(levels)}::text[])")
+    if others:
+        clauses.append(f"{query.value(others)}::jsonb @> ({column})")
+    return f"({' OR '.join(clauses)})"
 
 
 def _uuid(value: Any) -> UUID:

@@ -19,7 +19,7 @@ from schemas.twin_types import Brand, TwinType
 from sql.database import Connection, Database, Pool, open_pool, transaction
 from sql.frame_codec import columns_of, frame_from, own_columns
 from sql.model_card_rows import CARD_COLUMNS, UnknownModel, card_from, insert_model, load_card
-from sql.twin_query import twin_query
+from sql.twin_query import own_features, twin_query
 from sql.twin_rows import insert_twins
 
 __all__ = ["PopulationRecord", "TwinRecord", "TwinRepository", "UnknownModel", "UnknownPopulation", "UnknownTwin", "save_realism"]
@@ -210,8 +210,8 @@ class TwinRepository:
         Raises:
             ValueError: for an unknown filter or value; it names the allowed ones.
         """
-        query, limit = twin_query(filters), _limit(filters)
-        pool = await self._open()
+        limit, pool = _limit(filters), await self._open()
+        query = twin_query(filters, await own_features(pool, filters))
         statement = f"{TWINS} WHERE {query.where()} ORDER BY t.created_at, t.twin_id LIMIT {query.value(limit)}"
         return [_twin(row) for row in await pool.fetch(statement, *query.values)]
 

@@ -34,12 +34,12 @@ def effective_n(segments: Mapping[str, Sequence[int]], baseline: Baseline) -> fl
     by_dimension: dict[str, list[tuple[float, float, float]]] = {}
     for name, sums in segments.items():
         moments = moments_in(sums)
-        if name in baseline.segments and moments.n > 0:
+        if (errors := baseline.segment(name)) is not None and moments.n > 0:
             unit = QUANTUM * baseline.scale
             mean = unit * (moments.absolute_error / moments.n)
             squares = unit**2 * moments.error_squared
             by_dimension.setdefault(name.partition("=")[0], []).append(
-                (moments.n, mean - baseline.segments[name].mae, squares - moments.n * mean**2)
+                (moments.n, mean - errors.mae, squares - moments.n * mean**2)
             )
     effective = [_effective(np.array(groups)) for groups in by_dimension.values() if len(groups) > 1]
     return min(effective) if effective else None

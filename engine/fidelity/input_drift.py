@@ -22,6 +22,7 @@ from scipy.stats import chi2
 
 from schemas.arrays import Floats, Integers
 from schemas.fidelity_models import ColumnShift, EstimatedFidelity
+from schemas.levels import KnownLevels, levels_of, numbers_among
 from schemas.twin_models import Baseline, Histogram
 
 __all__ = ["PREDICTED", "bin_counts", "column_counts", "column_shifts", "estimate_fidelity", "histogram"]
@@ -49,7 +50,7 @@ def histogram(values: pd.Series) -> Histogram:
     if pd.api.types.is_numeric_dtype(values):
         empty = Histogram(edges=_deciles(values.to_numpy(dtype=float)), counts=(0, 0))
     else:
-        levels = values.dropna().map(str).value_counts().index[:MOST_LEVELS]
+        levels = levels_of(values).texts().dropna().value_counts().index[:MOST_LEVELS]
         empty = Histogram(levels=tuple(sorted(levels)), counts=(0, 0))
     return empty.model_copy(update={"counts": tuple(bin_counts(values, empty).tolist())})
 
@@ -66,10 +67,11 @@ def _deciles(numbers: Floats) -> tuple[float, ...]:
 def bin_counts(values: pd.Series, bins: Histogram) -> Integers:
     """Count the rows in each bin, shape ``(bins,)``; the last one holds missing values, unknown levels and non-numbers."""
     if bins.edges:
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
+        numbers = numbers_among(values)
         positions = np.where(np.isnan(numbers), len(bins.edges) + 1, np.searchsorted(bins.edges, numbers))
         return np.bincount(positions, minlength=len(bins.edges) + 2)
-    counted = values.map(str).value_counts()
+    found, known = levels_of(values), KnownLevels(bins.levels)
+    counted = found.texts(known.spellings(found.values)).value_counts()
     by_level = [int(counted.get(level, 0)) for level in bins.levels]
     return np.array([*by_level, len(values) - sum(by_level)], dtype=np.int64)
 

@@ -14,6 +14,7 @@ from engine.twins.entities import MIN_ENTITIES, entity_codes
 from engine.twins.identifiers import entity_column, identifier_columns
 from schemas.arrays import Floats, Integers
 from schemas.clinical_terms import clinical_term
+from schemas.levels import KnownLevels, level_key, levels_of, numbers_of
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType, TwinTypeEntry
 
 __all__ = ["MIN_SAMPLES", "ClinicalData", "TrainingTable", "build_training_table", "feature_frame"]
@@ -142,22 +143,36 @@ def build_training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) 
     return TrainingTable(features, outcome[usable], kinds, int((~usable).sum()), warnings, entities)
 
 
-def feature_frame(frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: TwinType) -> pd.DataFrame:
-    """The named columns of ``frame`` converted by kind, with a new index 0, 1, ...
+def feature_frame(
+    frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: TwinType, known: Mapping[str, KnownLevels] | None = None
+) -> pd.DataFrame:
+    """The named columns of ``frame`` converted by kind, value by value as ``schemas.levels`` says, with a new index 0, 1, ...
 
     Categories are text (None where missing); integers are int64 where complete; flags, numbers and gapped integers float64 (NaN
     where missing, flags 0 and 1). A column that the frame lacks is missing in every row.
+
+    Args:
+        frame: any table.
+        kinds: kind of each feature.
+        twin_type: of the rows.
+        known: levels of the categories that a model knows; a level is written as the model writes it. By default a level is written
+            as it is most often in this frame.
 
     Raises:
         ValueError: for a value that the feature cannot have; it names the feature, the value and the allowed ones.
 
     Example:
-        >>> frame = pd.DataFrame({"decile": ["7", "2"], "region": ["south", "west"]}, index=[5, 9])
+        >>> frame = pd.DataFrame({"decile": ["7", "2"], "region": ["south", "West "]}, index=[5, 9])
         >>> feature_frame(frame, {"region": "category", "decile": "integer"}, TwinType.HCP).to_dict("list")
-        {'region': ['south', 'west'], 'decile': [7, 2]}
+        {'region': ['south', 'West'], 'decile': [7, 2]}
     """
     declared = TWIN_TYPES[twin_type].by_name
-    columns = {name: _convert(frame, name, kind, declared.get(name)) for name, kind in kinds.items()}
+    columns = {
+        name: _texts(frame, name, (known or {}).get(name))
+        if kind == "category"
+        else _convert(frame, name, kind, declared.get(name))
+        for name, kind in kinds.items()
+    }
     return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
 
 
@@ -167,7 +182,7 @@ def _outcome(frame: pd.DataFrame, entry: TwinTypeEntry, target: str) -> Floats:
     entry.target(target)
     if target not in frame:
         raise ValueError(f"the table has no column {target!r}, the target: it has {', '.join(map(str, frame.columns))}")
-    return np.asarray(_numbers(frame[target], target), dtype=np.float64)
+    return numbers_of(frame[target], target)
 
 
 def _refuse_clinical(twin_type: TwinType, names: list[str]) -> None:
@@ -201,7 +216,7 @@ def _ignored(identifiers: Mapping[str, str]) -> Iterator[str]:
 def _kinds(frame: pd.DataFrame, entry: TwinTypeEntry, names: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Kind of each usable column, and a warning about those that are left out."""
     kinds = {name: entry.by_name[name].kind if name in entry.by_name else _kind(frame[name]) for name in names}
-    empty = [name for name in kinds if frame[name].isna().all()]
+    empty = [name for name in kinds if _is_empty(frame[name])]
     unusable = [name for name, kind in kinds.items() if kind is None and name not in empty]
     out_of_range = [name for name in unusable if _is_out_of_range(frame[name])]
     unusable = [name for name in unusable if name not in out_of_range]
@@ -214,25 +229,61 @@ def _kinds(frame: pd.DataFrame, entry: TwinTypeEntry, names: list[str]) -> tuple
         warnings.append(
             f"fell back to the default features without {', '.join(unusable)}: neither numbers nor at most {MAX_LEVELS} levels"
         )
-    return {name: kind for name, kind in kinds.items() if kind is not None and name not in empty}, tuple(warnings)
+    usable = {name: kind for name, kind in kinds.items() if kind is not None and name not in empty}
+    return usable, (*warnings, *_merged_spellings(frame, [name for name, kind in usable.items() if kind == "category"]))
+
+
+_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")  # contents, as pandas names them
+_LEVELS = ("string", "categorical", "mixed-integer", "mixed")
 
 
 def _kind(column: pd.Series[Any]) -> str | None:
-    """Kind of a column beyond the default features; None where it is unusable as a feature."""
-    if pd.api.types.is_bool_dtype(column):
+    """Kind of a column beyond the default features by its values, gaps aside; None where it is unusable as a feature."""
+    content = pd.api.types.infer_dtype(column, skipna=True)
+    if content == "boolean":
         return "flag"
-    if pd.api.types.is_integer_dtype(column):
-        return "integer"
-    if pd.api.types.is_float_dtype(column):
-        return None if _is_out_of_range(column) else "number"
-    if pd.api.types.is_string_dtype(column.dropna()) or isinstance(column.dtype, pd.CategoricalDtype):
-        return "category" if column.nunique() <= min(MAX_LEVELS, len(column) // 2) else None
+    if content in _NUMBERS:
+        if _is_out_of_range(column):
+            return None
+        return "number" if np.any(_present_numbers(column) % 1) else "integer"
+    if content in _LEVELS:
+        return _kind_of_levels(column)
     return None
+
+
+def _kind_of_levels(column: pd.Series[Any]) -> str | None:
+    try:
+        n_levels = len(set(map(level_key, levels_of(column).values)))
+    except TypeError:  # lists and other containers
+        return None
+    return "category" if n_levels <= min(MAX_LEVELS, len(column) // 2) else None
+
+
+def _present_numbers(column: pd.Series[Any]) -> Floats:
+    return np.asarray(column.dropna().astype("float64"), dtype=np.float64)
+
+
+def _is_empty(column: pd.Series[Any]) -> bool:
+    """Whether a column has no value, or blank texts only."""
+    return bool(column.isna().all()) or (pd.api.types.infer_dtype(column, skipna=True) == "string" and not levels_of(column).values)
 
 
 def _is_out_of_range(column: pd.Series[Any]) -> bool:
     """Whether a column of numbers holds an infinite or too large one."""
-    return pd.api.types.is_float_dtype(column) and bool((column.abs() > LARGEST).any())
+    return pd.api.types.infer_dtype(column, skipna=True) in _NUMBERS and bool((np.abs(_present_numbers(column)) > LARGEST).any())
+
+
+def _merged_spellings(frame: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
+    """Warnings about levels that are written in several ways."""
+    for name in names:
+        merged = {text: kept for text, kept in levels_of(frame[name]).spellings().items() if text != kept}
+        if merged:
+            shown = ", ".join(f"{text!r} is {kept!r}" for text, kept in sorted(merged.items())[:_SHOWN])
+            more = f" and {len(merged) - _SHOWN} more" if len(merged) > _SHOWN else ""
+            yield f"levels of {name} that differ only in case are one level: {shown}{more}"
+
+
+_SHOWN = 5
 
 
 def _uninformative(features: pd.DataFrame, target: Floats) -> Iterator[str]:
@@ -245,26 +296,22 @@ def _uninformative(features: pd.DataFrame, target: Floats) -> Iterator[str]:
         yield f"{repeated:.0%} of the rows repeat others: cross-validation figures are too optimistic, drop the repeated rows"
 
 
+def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+    return frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
+
+
+def _texts(frame: pd.DataFrame, name: str, known: KnownLevels | None) -> Any:
+    levels = levels_of(_column(frame, name))
+    return levels.texts(levels.spellings() if known is None else known.spellings(levels.values)).array
+
+
 def _convert(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> Any:
-    column = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
-    if kind == "category":
-        codes, levels = pd.factorize(column)
-        texts = pd.Series([*map(str, levels), None], dtype="str").array  # a gap has the code -1, which selects the last
-        return texts.take(codes)
-    numbers = _numbers(column, name)
+    numbers = numbers_of(_column(frame, name), name, "flag" if kind == "flag" else "number")
     if feature is not None:
         _refuse_impossible(numbers, feature)
     _refuse_huge(numbers, name)
     whole = kind == "integer" and np.isfinite(numbers).all()
     return numbers.astype(np.int64) if whole else numbers
-
-
-def _numbers(column: pd.Series[Any], name: str) -> Floats:
-    try:
-        return np.asarray(pd.to_numeric(column).astype("float64"), dtype=np.float64)
-    except (ValueError, TypeError):
-        bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
-        raise ValueError(f"{name!r} holds {bad.iloc[0]!r}: numbers are expected") from None
 
 
 def _refuse_huge(numbers: Floats, name: str) -> None:

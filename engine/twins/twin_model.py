@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -26,6 +26,7 @@ from engine.twins.training_table import TrainingTable, feature_frame
 from schemas.arrays import Floats, Integers
 from schemas.events import MAX_TWINS
 from schemas.filters import Condition, Filters, canonical_filters, conditions
+from schemas.levels import KnownLevels
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, RealismReport, TwinPopulation
 from schemas.twin_types import TwinType
 
@@ -110,7 +111,10 @@ class TwinModel:
         """
         if not 1 <= n <= MAX_TWINS:
             raise ValueError(f"n is {n}: 1 to {MAX_TWINS:,} twins can be generated at once")
-        rng, allowed = np.random.default_rng(seed), self._predicates(conditions(self.card.twin_type, filters))
+        rng, allowed = (
+            np.random.default_rng(seed),
+            self._predicates(conditions(self.card.twin_type, filters, self.card.own_features)),
+        )
         sampled, encoded, expected = _draw_twins(self.joint, self.outcome, self.adjustment, n, rng, allowed)
         half = self.conformal.half_width(encoded, INTERVAL_LEVEL)
         return TwinPopulation(
@@ -133,7 +137,7 @@ class TwinModel:
         Raises:
             ValueError: when too few rows satisfy the filters for an assessment.
         """
-        table, allowed = self.table(), self._predicates(conditions(self.card.twin_type, filters))
+        table, allowed = self.table(), self._predicates(conditions(self.card.twin_type, filters, self.card.own_features))
 
         def make(rows: Integers, sizes: Sequence[int], rng: np.random.Generator) -> list[pd.DataFrame]:
             joint, outcome = self._fit_again(table.take(rows), seed, n_jobs)
@@ -212,8 +216,15 @@ class TwinModel:
         metrics = self.card.metrics.model_copy(update={"realism": report})
         return self.with_card(self.card.model_copy(update={"metrics": metrics}))
 
+    @cached_property
+    def known_levels(self) -> Mapping[str, KnownLevels]:
+        """The levels of each category in the training table."""
+        return {
+            column.name: KnownLevels(column.levels) for column in self.joint.columns if self.kinds.get(column.name) == "category"
+        }
+
     def _features(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return feature_frame(frame, self.kinds, self.card.twin_type)
+        return feature_frame(frame, self.kinds, self.card.twin_type, self.known_levels)
 
     def _predicates(self, filters: tuple[Condition, ...]) -> dict[str, Predicate]:
         by_column: defaultdict[str, list[Condition]] = defaultdict(list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -75,7 +76,7 @@ def require_value(is_allowed: Callable[[float], bool], allowed: str) -> Callable
 
 
 def parse_filter(text: str) -> tuple[str, Any]:
-    """Read ``name=value`` or ``name=value,value``; whole numbers become numbers.
+    """Read ``name=value`` or ``name=value,value``; a value that is written as a number is one.
 
     Raises:
         ValueError: when name, ``=`` or value is missing.
@@ -83,8 +84,20 @@ def parse_filter(text: str) -> tuple[str, Any]:
     name, sign, listed = text.partition("=")
     if not sign or not name or not listed:
         raise ValueError(f"filter {text!r} is not NAME=VALUE, for example region=south,west or min_decile=8")
-    values = [int(value) if value.lstrip("-").isdigit() else value for value in listed.split(",")]
+    values = [_filter_value(value) for value in listed.split(",")]
     return name, values[0] if name.startswith(("min_", "max_")) else values
+
+
+def _filter_value(text: str) -> int | float | str:
+    """The number whose usual form the text is, else the text: ``01`` may be a level."""
+    for convert in (int, float):
+        try:
+            number: int | float = convert(text)
+        except ValueError:
+            continue
+        if str(number) == text and math.isfinite(number):
+            return number
+    return text
 
 
 def parse_filters(texts: Iterable[str] | None) -> PopulationFilter:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from schemas.arrays import Integers
-from schemas.twin_types import ALL_ROWS, dimension_of_other, other_segment, segment_name
+from schemas.twin_types import ALL_ROWS, dimension_of_other, other_segment
 from sql.database import Connection
 from sql.outcome_store import OutcomeGroup
 from sql.segment_store import Dimension, SegmentValue, add_segment_values, lock_segment_values
@@ -107,7 +107,7 @@ class SegmentBound:
 
 
 def _series(value: SegmentValue) -> str:
-    return segment_name(value.dimension.name, value.value)
+    return f"{value.dimension.name}={value.value}"  # as it was admitted
 
 
 def _value(line: str, series: str) -> SegmentValue:

@@ -82,7 +82,7 @@ class DetectorFindings(NamedTuple):
 
 def _reference_of(baseline: Baseline, segment: str) -> Errors | None:
     """Errors that a series is compared with; None for a segment with too few rows in the training data."""
-    return baseline if segment == ALL_ROWS else baseline.segments.get(segment)
+    return baseline if segment == ALL_ROWS else baseline.segment(segment)
 
 
 class DriftEvaluator(NamedTuple):
@@ -101,7 +101,7 @@ class DriftEvaluator(NamedTuple):
     def initial_state(self, series: SeriesKey) -> DetectorState:
         """State of the detector of a series before its first outcome."""
         baseline = self.cards[series.model_id].baseline
-        segment_errors = baseline.segments.get(series.segment)
+        segment_errors = baseline.segment(series.segment)
         state = DetectorState(last_count=self.n_min)
         return state if segment_errors is None else replace(state, log_normalizers=log_normalizers(baseline, segment_errors))
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from uuid import UUID
 
 import numpy as np
-import pandas as pd
 
 from engine.fidelity import count_labels, estimate_fidelity, survivorship_weights
 from schemas.fidelity_models import DRIFT_RULES, EstimatedFidelity, Labels
+from schemas.levels import frame_of_records
 from schemas.twin_models import ModelCard
 from sql import pending_label_store as store
 from sql.database import Database
@@ -47,7 +47,7 @@ async def estimate_from_newest_rows(database: Database, card: ModelCard) -> Esti
     rows = await store.newest_rows(database, card.line, card.model_id, _NEWEST_ROWS)
     if not rows or not card.baseline.inputs:
         return None
-    features = pd.DataFrame([dict(row.features) for row in rows])
+    features = frame_of_records([row.features for row in rows])
     interval = np.array([(row.lower, row.upper) for row in rows], dtype=float)
     half_width = (interval[:, 1] - interval[:, 0]) / 2
     estimate = estimate_fidelity(features, [row.predicted for row in rows], half_width, card.baseline)

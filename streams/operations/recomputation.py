@@ -16,7 +16,6 @@ from engine.fidelity import add_sums, fidelity_metrics, negate
 from schemas import FidelityMetrics, PaneRow
 from schemas.base import utc_time
 from schemas.events import SUM_FIELDS
-from schemas.twin_types import segment_name
 from sql import audit_store
 from sql.audit_store import AuditedLine
 from sql.database import Connection
@@ -211,7 +210,7 @@ class Recomputation:
     async def check_segments(self) -> None:
         """Check that each segment value with panes of its own was admitted: a restart would count it elsewhere."""
         rows = [row async for row in audit_store.segment_values(self._connection)]
-        admitted = {(row["line"], segment_name(row["dimension"], row["value"])) for row in rows}
+        admitted = {(row["line"], f"{row['dimension']}={row['value']}") for row in rows}
         segments = {(pane.line, pane.row.segment) for pane in self.panes if "=" in pane.row.segment}
         for line, segment in sorted(segments - admitted):
             self._findings.add("segment", f"{line}, {segment}: it has a series of its own and was not admitted")

@@ -78,8 +78,11 @@ def require_features(card: ModelCard, filters: Filters) -> None:
     Raises:
         MissingFeature: when they do not; it names those that they have.
     """
-    missing = sorted({condition.column for condition in conditions(card.twin_type, filters)} - set(card.features))
-    if missing:
+    try:
+        filtered = {condition.column for condition in conditions(card.twin_type, filters, card.own_features)}
+    except ValueError as error:
+        raise MissingFeature(str(error)) from error
+    if missing := sorted(filtered - set(card.features)):
         raise MissingFeature(
             f"the twins of {card.line} have no {', '.join(missing)}: filter by {', '.join(card.features)}, or train a model with it"
         )

@@ -7,7 +7,6 @@ twin's features, and the change that the stored simulation expected for this twi
 from __future__ import annotations
 
 from datetime import datetime
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ import pandas as pd
 from engine.promotion import Comparison, Predictions, compare_models
 from engine.twins import TwinModel
 from schemas import TWIN_TYPES
+from schemas.levels import levels_of
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.database import Database
 from sql.segment_store import DEFAULT_SEGMENT_LIMITS
@@ -56,7 +56,8 @@ def _segments(rows: pd.DataFrame, model: TwinModel, trigger: str) -> dict[str, n
     segments: dict[str, npt.NDArray[np.bool_]] = {}
     for dimension in TWIN_TYPES[model.card.twin_type].segments:
         if dimension in rows:
-            names = rows[dimension].map(partial(segment_name, dimension), na_action="ignore")
+            levels = levels_of(rows[dimension])
+            names = levels.texts({level: segment_name(dimension, level) for level in levels.values})
             by_frequency = names.value_counts().index
             compared = {*by_frequency[: DEFAULT_SEGMENT_LIMITS.values], *by_frequency[by_frequency == trigger]}
             segments |= {name: (names == name).to_numpy(dtype=bool) for name in sorted(compared)}

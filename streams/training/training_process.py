@@ -22,6 +22,7 @@ from engine.twins import TwinModel
 from schemas import Brand, TwinType
 from schemas.base import Frozen
 from schemas.causal_graphs import CausalGraph
+from schemas.levels import levels_of
 from schemas.twin_models import ModelType
 from streams.child_process import child_process
 from streams.registry import read_parts
@@ -106,14 +107,26 @@ async def train_in_subprocess(spec: TrainingSpec, table: pd.DataFrame) -> AsyncI
 
 def _with_uniform_columns(table: pd.DataFrame) -> pd.DataFrame:
     """The table with one type per column, as Parquet requires: outcomes may send a feature with different types."""
-    mixed = [name for name in table if table[name].dtype == object and len(set(map(type, table[name].dropna()))) > 1]
+    mixed = [name for name in table if table[name].dtype == object and not _is_uniform(table[name])]
     return table.assign(**{str(name): _uniform(table[name]) for name in mixed})
 
 
+def _is_uniform(column: pd.Series[Any]) -> bool:
+    """Whether all values have one type, and keep it: integers beside a gap become floats."""
+    content = pd.api.types.infer_dtype(column, skipna=True)
+    values = column.dropna()
+    return len(set(map(type, values))) <= 1 and (content != "integer" or bool((values.abs() <= _LARGEST_EXACT).all()))
+
+
+_LARGEST_EXACT = 2**53  # of the integers that a float holds exactly
+
+
 def _uniform(column: pd.Series[Any]) -> pd.Series[Any]:
-    if column.dropna().map(lambda value: isinstance(value, bool | int | float)).all():
-        return pd.to_numeric(column.astype("float64"))
-    return column.map(str, na_action="ignore")
+    """Numbers as floats where these can hold them, anything else as texts, which mean the same."""
+    values = column.dropna()
+    if pd.api.types.infer_dtype(values) == "mixed-integer-float" and (values.abs() <= _LARGEST_EXACT).all():
+        return column.astype("float64")
+    return levels_of(column).texts()
 
 
 async def _run_child(folder: Path, seconds: float) -> None:

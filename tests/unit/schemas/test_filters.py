@@ -68,11 +68,15 @@ def test_fields_without_a_value_select_all_twins():
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        ({"shoe_size": 43}, "hcp twins cannot be filtered by 'shoe_size': use adoption_stage, decile"),
+        ({"shoe_size": 43}, "hcp twins cannot be filtered by 'shoe_size': use adoption_stage, decile, digital"),
         ({"min_shoe_size": 43}, "cannot be filtered by 'min_shoe_size'"),
         ({"specialty": []}, "filter 'specialty' is an empty list"),
         ({"min_specialty": "oncology"}, "filter 'min_specialty' is a bound, but 'specialty' is a category"),
-        ({"specialty": 3}, "filter 'specialty' got 3: 'specialty' is a category"),
+        ({"specialty": {"is": 3}}, "filter 'specialty' got {'is': 3}: 'specialty' is a category"),
+        ({"specialty": " "}, "filter 'specialty' got ' ': 'specialty' is a category"),
+        ({"min_decile": "x"}, "filter 'min_decile' got 'x'"),
+        ({"trx_growth": "high"}, "filter 'trx_growth' got 'high': 'trx_growth' is a number"),
+        ({"min_formulary": 1}, "filter 'min_formulary' is a bound, but 'formulary' is a category"),
         (
             {"tier": "one"},
             "filter 'tier' got 'one': 'priority_tier' is an integer between -9223372036854775808 and 9223372036854775808",
@@ -91,7 +95,7 @@ def test_fields_without_a_value_select_all_twins():
 )
 def test_an_invalid_filter_is_refused_by_name(filters, message):
     with pytest.raises(ValueError, match=message):
-        conditions(TwinType.HCP, filters)
+        conditions(TwinType.HCP, filters, {"trx_growth": "number", "formulary": "category"})
 
 
 def test_a_condition_on_a_missing_column_is_refused_with_the_available_ones():
@@ -104,6 +108,42 @@ def test_a_flag_is_filtered_by_true_or_false_only():
     assert matching({"insurance_coverage_flag": False}, TwinType.PATIENT, frame).tolist() == [False, True]
     with pytest.raises(ValueError, match="got 'yes'"):
         conditions(TwinType.PATIENT, {"insurance_coverage_flag": "yes"})
+
+
+def test_a_code_is_a_level_and_any_spelling_of_a_level_selects_it():
+    codes = pd.DataFrame({"region": ["1", "01", "2", None], "specialty": ["Oncology", "oncology", "Urology", None]})
+    assert matching({"region": 1}, frame=codes).tolist() == [True, False, False, False]
+    assert matching({"region": "01"}, frame=codes).tolist() == [False, True, False, False]
+    assert matching({"region": [1.0, "2"]}, frame=codes).tolist() == [True, False, True, False]
+    assert matching({"specialty": "ONCOLOGY "}, frame=codes).tolist() == [True, True, False, False]
+    assert matching(PopulationFilter(region=1, specialty="oncology"), frame=codes).tolist() == [True, False, False, False]
+
+
+def test_a_bound_on_a_fractional_feature_is_a_fraction_also_as_text():
+    expected = FRAME.digital_engagement_score >= 0.5
+    for bound in (0.5, "0.5", " 5e-1"):
+        assert (matching({"min_digital_engagement_score": bound}) == expected).all()
+    assert PopulationFilter(min_decile=7.0).model_dump(exclude_none=True) == {"min_decile": 7}
+    assert PopulationFilter(min_decile=7.5).min_decile == 7.5
+
+
+OWN = {"trx_growth": "number", "formulary": "category"}
+
+
+def test_a_column_of_the_models_own_is_filtered_like_a_feature():
+    frame = pd.DataFrame({"trx_growth": [0.1, 0.5, np.nan], "formulary": ["Tier 1", "tier 1", "2"]})
+    for own in (None, OWN):  # before the model is known, and after
+        for filters, expected in [
+            ({"min_trx_growth": 0.2}, [False, True, False]),
+            ({"trx_growth": [0.1, "0.5"]}, [True, True, False]),
+            ({"formulary": "TIER 1"}, [True, True, False]),
+            ({"formulary": 2}, [False, False, True]),
+        ]:
+            assert rows_matching(frame, conditions(TwinType.HCP, filters, own)).tolist() == expected
+    with pytest.raises(ValueError, match="use adoption_stage, .*, formulary, .*, trx_growth"):
+        conditions(TwinType.HCP, {"shoe_size": 3}, OWN)
+    with pytest.raises(ValueError, match="hcp twins cannot be filtered by 'market_share'"):
+        conditions(TwinType.HCP, {"market_share": 0.1})
 
 
 tiers = st.lists(st.integers(1, 5), min_size=1, max_size=5)
