@@ -221,7 +221,8 @@ def _floats(numbers: pd.Series[Any]) -> Floats:
 
 def _refuse(bad: pd.Series[Any], name: str, allowed: str) -> None:
     if len(bad):
-        raise ValueError(f"{name!r} holds {bad.iloc[0]!r}: {allowed}")
+        value = bad.iloc[0]
+        raise ValueError(f"{name!r} holds {value.item() if isinstance(value, np.generic) else value!r}: {allowed}")
 
 
 def frame_of_records(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

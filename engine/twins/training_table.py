@@ -253,10 +253,12 @@ def _kind(column: pd.Series[Any]) -> str | None:
 
 def _kind_of_levels(column: pd.Series[Any]) -> str | None:
     try:
-        n_levels = len(set(map(level_key, levels_of(column).values)))
+        levels = set(map(level_key, levels_of(column).values))
     except TypeError:  # lists and other containers
         return None
-    return "category" if n_levels <= min(MAX_LEVELS, len(column) // 2) else None
+    if levels <= {"true", "false", "0", "1"} and not levels.isdisjoint({"true", "false"}):
+        return "flag"
+    return "category" if len(levels) <= min(MAX_LEVELS, len(column) // 2) else None
 
 
 def _present_numbers(column: pd.Series[Any]) -> Floats:

@@ -140,7 +140,7 @@ def test_a_column_of_the_models_own_is_filtered_like_a_feature():
             ({"formulary": 2}, [False, False, True]),
         ]:
             assert rows_matching(frame, conditions(TwinType.HCP, filters, own)).tolist() == expected
-    with pytest.raises(ValueError, match="use adoption_stage, .*, formulary, .*, trx_growth"):
+    with pytest.raises(ValueError, match=r"use adoption_stage, .*, formulary, .*, trx_growth"):
         conditions(TwinType.HCP, {"shoe_size": 3}, OWN)
     with pytest.raises(ValueError, match="hcp twins cannot be filtered by 'market_share'"):
         conditions(TwinType.HCP, {"market_share": 0.1})

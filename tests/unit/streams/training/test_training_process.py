@@ -136,6 +136,6 @@ def test_features_of_mixed_types_become_one_type_per_column(tmp_path):
     name = pd.Series(["x", None, "y", "z"], dtype=object)
     _with_uniform_columns(pd.DataFrame({"flag": flag, "code": code, "name": name})).to_parquet(tmp_path / "rows.parquet")
     back = pd.read_parquet(tmp_path / "rows.parquet")
-    assert back["flag"].tolist()[:2] == [1.0, 1.0]
+    assert back["flag"].dropna().tolist() == ["true", "1", "0"]
     assert back["code"].dropna().tolist() == ["a", "5", "b"]
     assert back.isna().sum().tolist() == [1, 1, 1]
