@@ -328,6 +328,7 @@ def model_line(twin_type: TwinType, brand: Brand, target: str | None = None) -> 
     return f"{twin_type.value}:{brand.value}:{TWIN_TYPES[twin_type].target(target).name}"
 
 
+@lru_cache(maxsize=10_000, typed=True)
 def segment_name(dimension: str, level: object) -> str:
     """Name of the series of one level of a declared dimension, the same for every spelling of the level.
 

@@ -51,6 +51,7 @@ TABLES: Mapping[str, str] = {
     "estimated_fidelity": "INSERT, UPDATE (model_id, estimate, made_at)",
     "event_heads": "INSERT, UPDATE (revision, digest, line, model_id, segments, pane, width_s, contribution)",
     "experiments": "INSERT, UPDATE (withdrawn_at)",
+    "feature_counts": "INSERT, UPDATE (outcomes, missing, unseen, unused)",
     "fidelity_panes": f"INSERT, UPDATE (version, last_offset, changed_at, {_SUMS})",
     "fidelity_snapshots": (
         "INSERT, UPDATE (mae, rmse, correlation, coverage_95pct, sample_size, status, version, state, bias, n_interval, n_skipped,"

@@ -94,6 +94,24 @@ IN_OTHER = _counter(
     "line",
     "dimension",
 )
+FEATURE_MISSING = _counter(
+    "twin_feature_missing_outcomes_total",
+    "Outcomes predicted without a feature that the champion uses. Rising: the producer has lost it, or renamed it.",
+    "line",
+    "feature",
+)
+FEATURE_UNSEEN = _counter(
+    "twin_feature_unseen_level_outcomes_total",
+    "Outcomes with a level that the champion never saw, predicted as for rare levels. Rising: codes have changed, or train again.",
+    "line",
+    "feature",
+)
+FEATURE_UNUSED = _counter(
+    "twin_feature_unused_outcomes_total",
+    "Outcomes with a feature that the champion does not have. Expected while a new feature is rolled out: train with it.",
+    "line",
+    "feature",
+)
 EVIDENCE = _gauge(
     "twin_detector_evidence_ratio", "Evidence of drift divided by its limit; 1 or more raises an alarm.", "line", "segment"
 )

@@ -105,7 +105,7 @@ def predict_counterfactuals(
 
 def entities_as_population(model: TwinModel, entities: pd.DataFrame, expected: Floats) -> TwinPopulation:
     """Real entities as a population that can be simulated like twins; ``expected`` are their expected outcomes ``(n,)``."""
-    frame = entities[[name for name in model.card.features if name in entities]].reset_index(drop=True)
+    frame = model.features(entities)
     digest = int(pd.util.hash_pandas_object(frame, index=False).sum())
     return TwinPopulation(
         population_id=uuid5(model.card.model_id, f"entities {digest}"),

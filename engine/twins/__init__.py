@@ -8,6 +8,7 @@ from engine.twins.causal_features import select_features
 from engine.twins.conformal import conformal_quantile, fit_conformal
 from engine.twins.donor_adjustment import fit_adjustment
 from engine.twins.empty_filter import EmptyFilter
+from engine.twins.feature_gaps import FeatureGaps, find_gaps
 from engine.twins.forests import forest_mean
 from engine.twins.outcome_model import (
     HYPERPARAMETERS,
@@ -30,6 +31,7 @@ __all__ = [
     "ClinicalData",
     "CrossFit",
     "EmptyFilter",
+    "FeatureGaps",
     "ModelParts",
     "TrainingTable",
     "TwinModel",
@@ -39,6 +41,7 @@ __all__ = [
     "cross_fit",
     "encode_features",
     "feature_importance",
+    "find_gaps",
     "fit_adjustment",
     "fit_conformal",
     "fit_outcome_model",

@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 
 from engine.twins.conformal import Conformal
 from engine.twins.donor_adjustment import DonorAdjustment
+from engine.twins.feature_gaps import FeatureGaps, find_gaps
 from engine.twins.joint_model import JointModel, SampledTable
 from engine.twins.marginal import Predicate
 from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
@@ -94,7 +95,25 @@ class TwinModel:
 
     def predict_all(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Floats, Floats, Floats]:
         """Expected outcome, lower and upper end of its prediction interval, each of shape ``(n,)``."""
-        encoded = self.encoded(frame)
+        return self._predict_features(self._features(frame), level)
+
+    def predict_rows(self, frame: pd.DataFrame) -> tuple[Floats, Floats, Floats, FeatureGaps]:
+        """Expected outcome and its 95 % prediction interval as ``predict_all``, and the gaps of the rows' features."""
+        features = self._features(frame)
+        gaps = find_gaps(features, self.card.outcome_features, self.known_levels)
+        return *self._predict_features(features, INTERVAL_LEVEL), gaps
+
+    def gaps(self, frame: pd.DataFrame) -> FeatureGaps:
+        """The features of each row that the model has to predict without."""
+        return find_gaps(self._features(frame), self.card.outcome_features, self.known_levels)
+
+    def features(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The features of the model in any table, converted; those that the table lacks are left out."""
+        names = [name for name in self.kinds if name in frame]
+        return self._features(frame)[names]
+
+    def _predict_features(self, features: pd.DataFrame, level: float) -> tuple[Floats, Floats, Floats]:
+        encoded = encode_features(self.outcome, features)
         expected, half = predict_outcome(self.outcome, encoded), self.conformal.half_width(encoded, level)
         return expected, expected - half, expected + half
 

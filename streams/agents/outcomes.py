@@ -33,7 +33,17 @@ from streams.kafka.batch_consumer import PollBatch, StartOffset
 from streams.kafka.dead_letters import count_refused_records, publish_dead_letters
 from streams.kafka.partition_lanes import PartitionLanes
 from streams.kafka.start_offsets import find_start_offsets
-from streams.metrics import BATCH_SECONDS, IN_OTHER, OUTCOMES, REFUSED, TASK_FAILURES, start_at_zero
+from streams.metrics import (
+    BATCH_SECONDS,
+    FEATURE_MISSING,
+    FEATURE_UNSEEN,
+    FEATURE_UNUSED,
+    IN_OTHER,
+    OUTCOMES,
+    REFUSED,
+    TASK_FAILURES,
+    start_at_zero,
+)
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 
@@ -144,6 +154,10 @@ class _OutcomesAgent:
             OUTCOMES.labels(line=line, fate=fate).inc(count)
         for (line, dimension), count in result.in_other.items():
             IN_OTHER.labels(line=line, dimension=dimension).inc(count)
+        for item in result.feature_counts:
+            labels = {"line": item.line, "feature": item.feature}
+            for counter, n in ((FEATURE_MISSING, item.missing), (FEATURE_UNSEEN, item.unseen), (FEATURE_UNUSED, item.unused)):
+                counter.labels(**labels).inc(n)
         count_refused_records(result.refused)
 
     def _advance(self, batch: PollBatch, result: IngestResult) -> None:
@@ -171,7 +185,10 @@ class _OutcomesAgent:
         for model_line in await monitored_lines(self._app.pool):
             line = model_line.line
             start_at_zero(OUTCOMES, line=[line], fate=_FATES)
-            start_at_zero(IN_OTHER, line=[line], dimension=TWIN_TYPES[line_parts(line)[0]].segments)
+            entry = TWIN_TYPES[line_parts(line)[0]]
+            start_at_zero(IN_OTHER, line=[line], dimension=entry.segments)
+            for counter in (FEATURE_MISSING, FEATURE_UNSEEN, FEATURE_UNUSED):
+                start_at_zero(counter, line=[line], feature=entry.by_name)
 
     async def publish_watermarks(self) -> None:
         """Publish the watermarks of this worker's sources to every partition of the sums (rule 15).

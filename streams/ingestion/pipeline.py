@@ -21,12 +21,14 @@ from schemas.arrays import Integers
 from sql import outcome_store
 from sql.database import Connection, Database, transaction
 from sql.dead_letter_store import add_refused
+from sql.feature_count_store import add_feature_counts
 from sql.line_lock import LineGrid
 from sql.pane_store import add_pane_changes, pane_rows_since, split_cells
 from sql.segment_store import DEFAULT_SEGMENT_LIMITS, SegmentLimits
 from sql.source_position_store import Position, add_gaps, advance_position, lock_position
 from streams.bounds import DEFAULT_BOUNDS, BoundSettings
 from streams.ingestion import decoding, revisions, rows, scoring
+from streams.ingestion.feature_names import count_features
 from streams.ingestion.line_locks import LinesChanged, LinesMissing, lock_lines
 from streams.ingestion.outcome_batch import DecodedBatch
 from streams.ingestion.revisions import ResolvedBatch
@@ -171,6 +173,8 @@ class OutcomePipeline:
             await outcome_store.store_and_lock_twins(connection, population, twin_rows)
         await outcome_store.add_outcomes(connection, source, rows.outcome_rows(scored, resolved))
         await add_refused(connection, source, refused)
+        counts = count_features(scored.scores.feature_uses, resolved.rows)
+        await add_feature_counts(connection, source, counts)
         changed = pane_rows = await add_pane_changes(connection, source, decoded.batch.last_offset, resolved.changes)
         if new.n_elements < decoded.n_elements:
             # Rule 4: the worker that stored these elements may have ended before it published, so all later changes are published.
@@ -189,6 +193,7 @@ class OutcomePipeline:
             splits=rows.cell_splits(changed, lines),
             admitted=bounded.admitted,
             in_other=count_in_other(scored, resolved),
+            feature_counts=counts,
         )
 
     async def _compute(self, work: Callable[[], Result]) -> Result:

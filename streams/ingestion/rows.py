@@ -19,6 +19,7 @@ from schemas.base import utc_time
 from schemas.events import SUM_FIELDS
 from schemas.twin_types import ALL_ROWS
 from sql.dead_letter_store import RefusedRecord
+from sql.feature_count_store import FeatureCount
 from sql.line_lock import LineGrid
 from sql.outcome_store import NewHeads, NewOutcomes, StoredElements
 from sql.pane_store import LinePaneRow
@@ -73,6 +74,7 @@ class IngestResult:
         splits: number of cells that panes are split into from now on, by line.
         admitted: segment values that have series of their own from now on.
         in_other: number of its new outcomes that are counted in the series ``other`` of a dimension.
+        feature_counts: features that models had to predict its new outcomes without, or did not use.
     """
 
     source: SourceId
@@ -85,6 +87,7 @@ class IngestResult:
     splits: Mapping[str, int] = field(default_factory=dict)
     admitted: Sequence[SegmentValue] = ()
     in_other: Mapping[Dimension, int] = field(default_factory=dict)
+    feature_counts: Sequence[FeatureCount] = ()
 
 
 # -- which elements are new

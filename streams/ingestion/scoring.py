@@ -17,16 +17,18 @@ import numpy as np
 import pandas as pd
 
 from engine.fidelity import LIMIT, contributions, in_range
-from schemas import TWIN_TYPES, SourceId
+from engine.twins import FeatureGaps
+from schemas import TWIN_TYPES, ModelCard, SourceId
 from schemas.arrays import Flags, Integers
 from schemas.base import shorten
 from schemas.events import SUM_FIELDS
-from schemas.levels import level_text
+from schemas.levels import frame_of_records, level_text
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, Baseline
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.outcome_store import OutcomeGroup
 from sql.segment_store import DEFAULT_SEGMENT_LIMITS
 from streams.errors import describe_error
+from streams.ingestion.feature_names import FeatureUse, empty_reason, known_names, rows_by_names, unknown_reason, unused_names
 from streams.ingestion.outcome_batch import (
     DecodedBatch,
     ElementRefusal,
@@ -46,6 +48,7 @@ class Scores:
     Attributes:
         refused: by the row of an outcome that cannot be scored.
         groups: outcome ``i`` belongs to ``groups[group_index[i]]``; the index is -1 until it is scored, and where it is refused.
+        feature_uses: what models had to predict outcomes from.
         in_sums: which outcomes enter sums; their ``contributions`` have the shape ``(n, len(SUM_FIELDS))``.
     """
 
@@ -58,6 +61,7 @@ class Scores:
         self.group_index = np.full(n, -1, dtype=np.int64)
         self.in_sums = np.zeros(n, dtype=np.bool_)
         self.contributions: Integers = np.zeros((n, len(SUM_FIELDS)), dtype=np.int64)
+        self.feature_uses: list[FeatureUse] = []
         self._numbers: dict[OutcomeGroup, int] = {}
 
     def refuse(self, rows: Iterable[int], refusal: ElementRefusal) -> None:
@@ -128,13 +132,9 @@ def _series_of(shared: SharedFields, features: Mapping[str, Any]) -> tuple[str, 
     return (ALL_ROWS, *(segment_name(name, level) for name, level in levels.items() if level is not None))
 
 
-def _first_level(*values: Any) -> Any:
-    """The first value that is not missing, None when all are; of a text or a flag the level that it is."""
-    for value in values:
-        level = level_text(value)
-        if level is not None:
-            return level if isinstance(value, str | bool) else value
-    return None
+def _first_level(*values: Any) -> str | None:
+    """The first level among values, None when all are missing."""
+    return next((level for value in values if (level := level_text(value)) is not None), None)
 
 
 _FEATURE_ERRORS = (ValueError, TypeError, OverflowError)
@@ -222,23 +222,59 @@ def _score_features(outcomes: OutcomeBatch, rows: Integers, context: ScoringCont
         else:
             by_champion[champion] += model_rows.tolist()
     for champion, champion_rows in by_champion.items():
-        for row in _predict(context.models[champion], outcomes, champion_rows, scores):
-            shared = outcomes.shared_fields_of(row)
-            series = _series_of(shared, outcomes.entities[row].features or {})
-            scores.assign_group([row], OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
+        card = context.cards[champion]
+        for predicted, gaps in _predict(
+            context.models[champion], outcomes, _with_known_names(outcomes, champion_rows, card, context, scores), scores
+        ):
+            is_empty = gaps.missing.all(axis=1)
+            if is_empty.any():
+                scores.refuse(predicted[is_empty].tolist(), ElementRefusal("features", empty_reason(card)))
+            scores.feature_uses.append(FeatureUse(card.line, champion, predicted, gaps))
+            _assign_series(outcomes, predicted[~is_empty], champion, scores)
 
 
-def _predict(model: Predictor, outcomes: OutcomeBatch, all_rows: list[int], scores: Scores) -> Iterator[int]:
+def _with_known_names(
+    outcomes: OutcomeBatch, rows: Iterable[int], card: ModelCard, context: ScoringContext, scores: Scores
+) -> list[int]:
+    """The rows whose features all have known names; the others are refused."""
+    known, accepted = known_names(card, context.line_features), []
+    for names, named_rows in rows_by_names(outcomes, rows).items():
+        reason = unknown_reason(names, card, known)
+        if reason is not None:
+            scores.refuse(named_rows, ElementRefusal("features", reason))
+            continue
+        accepted += named_rows
+        if unused := unused_names(names, card):
+            scores.feature_uses.append(FeatureUse(card.line, card.model_id, np.array(named_rows), unused=unused))
+    return accepted
+
+
+def _assign_series(outcomes: OutcomeBatch, rows: Integers, champion: UUID, scores: Scores) -> None:
+    """Put each row into the group of its series, which it has by the levels of its segment or its features."""
+    grouped: defaultdict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+    for row, index in zip(rows.tolist(), outcomes.shared_index[rows].tolist(), strict=True):
+        grouped[index, _series_of(outcomes.shared_fields[index], outcomes.entities[row].features or {})].append(row)
+    for (index, series), members in grouped.items():
+        shared = outcomes.shared_fields[index]
+        scores.assign_group(members, OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
+
+
+def _predict(
+    model: Predictor, outcomes: OutcomeBatch, all_rows: list[int], scores: Scores
+) -> Iterator[tuple[Integers, FeatureGaps]]:
     """Predict rows together; after an error half by half, so that only rows with impossible features are refused (rule 3).
 
     Errors that no feature explains are those of the model: after some of them the other rows are parked without being tried.
+
+    Yields:
+        Rows that are predicted, and the gaps of their features.
     """
-    pending, model_errors = [all_rows], 0
+    pending, model_errors = [all_rows] if all_rows else [], 0
     while pending:
         rows = pending.pop(0)
-        frame = pd.DataFrame([dict(outcomes.entities[row].features or {}) for row in rows])
+        frame = frame_of_records([outcomes.entities[row].features or {} for row in rows])
         try:
-            scores.predicted[rows], scores.lower[rows], scores.upper[rows] = model.predict_all(frame)
+            scores.predicted[rows], scores.lower[rows], scores.upper[rows], gaps = model.predict_rows(frame)
         except Exception as error:  # noqa: BLE001  # a model is foreign code: whatever it raises concerns these rows only
             model_errors += not isinstance(error, _FEATURE_ERRORS)
             if len(rows) == 1 or model_errors > _MAX_MODEL_ERRORS:
@@ -246,7 +282,7 @@ def _predict(model: Predictor, outcomes: OutcomeBatch, all_rows: list[int], scor
             else:
                 pending[:0] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
         else:
-            yield from rows
+            yield np.array(rows), gaps
 
 
 def _prediction_refusal(error: Exception) -> ElementRefusal:

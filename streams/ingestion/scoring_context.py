@@ -17,13 +17,16 @@ import numpy as np
 import pandas as pd
 from cachetools import LRUCache, TTLCache
 
+from engine.twins import FeatureGaps
 from schemas import TwinPopulation
 from schemas.arrays import Floats, Integers
 from schemas.twin_models import ModelCard
 from sql.database import Pool
+from sql.feature_count_store import line_features
 from sql.model_card_rows import UnknownModel, load_card
 from sql.outcome_store import ChampionPeriods, champion_periods
 from streams.errors import describe_error, is_waited_for
+from streams.ingestion.feature_names import declared_names
 from streams.ingestion.outcome_batch import ElementRefusal, OutcomeBatch, group_positions, parked_element, to_microseconds
 
 __all__ = ["ContextLoader", "Predictor", "ScoringContext", "SimulatedTwins"]
@@ -40,8 +43,8 @@ _UNAVAILABLE_S = 30.0  # until a model or a simulation that cannot be loaded is 
 class Predictor(Protocol):
     """A model, as far as scoring needs it."""
 
-    def predict_all(self, frame: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
-        """Expected outcome and its 95 % prediction interval (lower, upper), each of shape ``(n,)``."""
+    def predict_rows(self, frame: pd.DataFrame) -> tuple[Floats, Floats, Floats, FeatureGaps]:
+        """Expected outcome and its 95 % prediction interval (lower, upper), each of shape ``(n,)``, and gaps of the features."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class ScoringContext:
         cards: of every model that outcomes can refer to.
         models: those that have to predict from features.
         simulations: by id; unknown ones are absent.
+        line_features: names of the features of all models of each line.
         unavailable: why models and simulations cannot be loaded, by their id; only the outcomes that need them are parked.
     """
 
@@ -87,6 +91,7 @@ class ScoringContext:
     cards: Mapping[UUID, ModelCard] = field(default_factory=dict)
     models: Mapping[UUID, Predictor] = field(default_factory=dict)
     simulations: Mapping[UUID, SimulatedTwins] = field(default_factory=dict)
+    line_features: Mapping[str, frozenset[str]] = field(default_factory=dict)
     unavailable: Mapping[UUID, ElementRefusal] = field(default_factory=dict)
 
     def predicting_models(self, outcomes: OutcomeBatch) -> set[UUID]:
@@ -148,6 +153,7 @@ class ContextLoader:
         self._load_model = models
         self._find_simulation = simulations
         self._periods: dict[str, ChampionPeriods] = {}
+        self._line_features: dict[str, frozenset[str]] = {}
         self._cards: LRUCache[UUID, ModelCard] = LRUCache(_MAX_CARDS)
         self._simulations: LRUCache[UUID, SimulatedTwins] = LRUCache(
             _MAX_TWINS, getsizeof=lambda twins: twins.population.twin_count
@@ -179,6 +185,7 @@ class ContextLoader:
             cards=await self._load_cards(models, unavailable),
             models=await self._load_models(predicting, unavailable),
             simulations=simulations,
+            line_features=await self._load_features(outcomes),
             unavailable=unavailable,
         )
 
@@ -186,6 +193,21 @@ class ContextLoader:
         """Load these lines again next time, because their champion has changed."""
         for line in lines:
             self._periods.pop(line, None)
+
+    async def _load_features(self, outcomes: OutcomeBatch) -> Mapping[str, frozenset[str]]:
+        """Names of the features of these lines' models; read again for a name that none of them had."""
+        named = {
+            (int(outcomes.shared_index[row]), tuple(outcomes.entities[row].features or ())) for row in outcomes.rows_with_features()
+        }
+        lines = set()
+        for index, names in named:
+            shared = outcomes.shared_fields[index]
+            known = declared_names(shared.twin_type) | self._line_features.get(shared.line, frozenset())
+            if not known.issuperset(names):
+                lines.add(shared.line)
+        if lines:
+            self._line_features.update(await line_features(self._pool, lines))
+        return self._line_features
 
     async def _load_periods(self, lines: set[str]) -> None:
         missing = lines - self._periods.keys()

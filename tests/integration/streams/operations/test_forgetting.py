@@ -9,9 +9,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import numpy as np
 import pandas as pd
 import pytest
 
+from engine.twins import FeatureGaps
 from schemas import SourceId, TwinType
 from schemas.redaction import ERASED_VALUE
 from sql import erasure_store, source_position_store
@@ -32,9 +34,10 @@ OTHER = "hcp-8"
 class Champion:
     """Predicts the decile."""
 
-    def predict_all(self, frame: pd.DataFrame) -> tuple[Any, Any, Any]:
+    def predict_rows(self, frame: pd.DataFrame) -> tuple[Any, Any, Any, FeatureGaps]:
         predicted = frame["decile"].to_numpy(dtype=float)
-        return predicted, predicted - 2, predicted + 2
+        missing = np.isnan(predicted)[:, None]
+        return predicted, predicted - 2, predicted + 2, FeatureGaps(("decile",), missing, np.zeros_like(missing))
 
 
 async def load_champion(model_id: UUID) -> Any:

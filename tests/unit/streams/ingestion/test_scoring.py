@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.twins import FeatureGaps
 from sql.dead_letter_store import RefusedRecord
 from streams.bounds import BoundSettings
 from streams.ingestion.decoding import decode
@@ -32,9 +33,10 @@ CARD = make_card()
 class Model:
     """Predicts the decile; like a trained model it raises for text and for numbers that no float holds."""
 
-    def predict_all(self, frame: pd.DataFrame) -> tuple[Any, Any, Any]:
+    def predict_rows(self, frame: pd.DataFrame) -> tuple[Any, Any, Any, FeatureGaps]:
         expected = frame.reindex(columns=["decile"])["decile"].astype(float).fillna(0.0).to_numpy()
-        return expected, expected - 1, expected + 1
+        missing = frame.reindex(columns=["decile"]).isna().to_numpy()
+        return expected, expected - 1, expected + 1, FeatureGaps(("decile",), missing, np.zeros_like(missing))
 
 
 CONTEXT = ScoringContext(
@@ -101,11 +103,11 @@ class BrokenModel:
         self.level = level
         self.calls = 0
 
-    def predict_all(self, frame: pd.DataFrame) -> tuple[Any, Any, Any]:
+    def predict_rows(self, frame: pd.DataFrame) -> tuple[Any, Any, Any, FeatureGaps]:
         self.calls += 1
         if self.level is None or (frame["decile"] == self.level).any():
             raise AttributeError("'Tree' object has no attribute 'missing_go_to_left'")
-        return Model().predict_all(frame)
+        return Model().predict_rows(frame)
 
 
 @pytest.mark.parametrize(("level", "n_parked", "most_calls"), [(7, 1, 40), (None, 1000, 130)])
