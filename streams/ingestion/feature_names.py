@@ -1,8 +1,8 @@
 """Which features an outcome may carry, and counts of those that a champion had to do without.
 
-A name is known when the champion uses it, when the catalogue declares it for the twin type, or when any model of the line has it: so a
-producer may send a feature that only a challenger knows. An outcome with any other name is refused, for a renamed feature would look
-like a missing one.
+A name is known when the champion uses it, when the catalogue declares it for the twin type, or when any model of the line has it:
+so a producer may send a feature that only a challenger knows. An outcome with any other name is refused, for a renamed feature
+would look like a missing one.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def unknown_reason(names: Sequence[str], card: ModelCard, known: frozenset[str])
     advice = f"did you mean {', '.join(close)}? " if close else ""
     shown = ", ".join(map(shorten, unknown[:_SHOWN])) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
     return (
-        f"unknown features {shown}: {advice}The champion of {card.line} knows {', '.join(card.features)}; accepted too are the features"
-        f" of {card.twin_type} twins and those of any other model of the line"
+        f"unknown features {shown}: {advice}The champion of {card.line} knows {', '.join(card.features)}; the features of"
+        f" {card.twin_type} twins and those of any other model of the line are accepted too"
     )
 
 

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from engine.twins import FeatureGaps
 from sql.dead_letter_store import RefusedRecord
+from sql.feature_count_store import FeatureCount
 from streams.bounds import BoundSettings
 from streams.ingestion.decoding import decode
+from streams.ingestion.feature_names import FeatureUse, count_features
 from streams.ingestion.outcome_batch import parked_element
 from streams.ingestion.rows import NewElements, refused_rows
 from streams.ingestion.scoring import ScoredBatch, score
@@ -188,3 +190,64 @@ def test_whatever_json_is_in_an_outcome_it_is_scored_or_refused(elements: list[d
     assert all(0 < len(row.reason) <= 2000 for row in refused)
     assert all(len(series) <= 150 for group in batch.scores.groups for series in group.segments)
     assert json.dumps([row.reason for row in refused])
+
+
+LINE_CONTEXT = replace(CONTEXT, line_features={LINE: frozenset({"decile", "trx_growth"})})
+
+
+def test_unknown_features_are_refused_with_the_names_that_come_close():
+    renamed = {"Decile": 7, "Region": "south", "digitalEngagementScore": 0.3}
+    batch, refused = scored(
+        [[with_features(0, renamed), with_features(1, {"decile": 3, "shoe_size": 43}), with_features(2, {"decile": 3})]]
+    )
+    assert batch.is_accepted.tolist() == [False, False, True]
+    assert [row.kind for row in refused] == ["features", "features"]
+    assert refused[0].reason.startswith(
+        "unknown features 'Decile', 'Region', 'digitalEngagementScore': did you mean decile, region, digital_engagement_score?"
+    )
+    assert refused[1].reason.startswith("unknown features 'shoe_size': ")
+    assert "knows decile;" in refused[1].reason
+
+
+@pytest.mark.parametrize("features", [{}, {"decile": None}, {"region": "south"}, {"entity_id": "a"}])
+def test_an_outcome_without_a_value_of_any_feature_of_the_champion_is_refused(features: dict[str, Any]):
+    batch, (refused,) = scored([with_features(0, features), with_features(1, {"decile": 3})])
+    assert batch.is_accepted.tolist() == [False, True]
+    assert refused.kind == "features"
+    assert refused.reason.endswith("has a value: it uses decile")
+
+
+def test_a_feature_that_only_another_model_of_the_line_knows_is_accepted_and_counted():
+    values = [with_features(0, {"decile": 3, "trx_growth": 0.1, "hcp_id": "a"}), with_features(1, {"decile": 3, "region": "south"})]
+    batch, refused = scored(values, LINE_CONTEXT)
+    assert not refused
+    assert scored(values)[1][0].reason.startswith("unknown features 'trx_growth'")
+    assert count_features(batch.scores.feature_uses, np.array([0, 1])) == [
+        FeatureCount(LINE, CARD.model_id, "decile", outcomes=2),
+        FeatureCount(LINE, CARD.model_id, "region", unused=1),
+        FeatureCount(LINE, CARD.model_id, "trx_growth", unused=1),
+    ]
+    assert count_features(batch.scores.feature_uses, np.array([1])) == [
+        FeatureCount(LINE, CARD.model_id, "decile", outcomes=1),
+        FeatureCount(LINE, CARD.model_id, "region", unused=1),
+    ]
+
+
+def test_missing_values_and_unseen_levels_are_counted_by_feature():
+    missing = np.array([[False, True], [False, False], [False, True]])
+    unseen = np.array([[True, False], [False, False], [True, False]])
+    use = FeatureUse(LINE, CARD.model_id, np.array([4, 5, 6]), FeatureGaps(("region", "decile"), missing, unseen))
+    assert count_features([use], np.array([4, 5, 9])) == [
+        FeatureCount(LINE, CARD.model_id, "decile", outcomes=2, missing=1),
+        FeatureCount(LINE, CARD.model_id, "region", outcomes=2, unseen=1),
+    ]
+
+
+def test_a_segment_is_the_same_in_every_spelling_of_its_level():
+    levels = ["South", "south ", " SOUTH", "  "]
+    spelled = [with_features(number, {"decile": 1, "region": level}) for number, level in enumerate(levels)]
+    others = [outcome(9, segment={"region": "SOUTH"}), with_features(10, {"decile": 1, "priority_tier": 2.0})]
+    batch, refused = scored([spelled, *others])
+    assert not refused
+    series = [batch.scores.groups[index].segments for index in batch.scores.group_index.tolist()]
+    assert series == [("all", "region=south")] * 3 + [("all",), ("all", "region=south"), ("all", "priority_tier=2")]
