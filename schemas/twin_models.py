@@ -94,6 +94,8 @@ class Baseline(Errors):
         segments: errors on the rows of each level of a declared dimension, by ``dimension=level``.
         half_width: mean half width of the 95 % prediction interval of those rows.
         inputs: histogram of each feature, and of the prediction under the name ``predicted``.
+        levels: levels of each category in the training table, as written there; a level is known in any spelling
+            (:mod:`schemas.levels`). Empty for earlier models.
     """
 
     center: Finite
@@ -102,6 +104,7 @@ class Baseline(Errors):
     segments: dict[str, Errors] = Field(default_factory=dict)
     half_width: Finite | None = Field(default=None, gt=0)
     inputs: dict[str, Histogram] = Field(default_factory=dict)
+    levels: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     def segment(self, name: str) -> Errors | None:
         """Errors of a segment; None where it has none of its own. Names of earlier models are in the spelling of their table."""

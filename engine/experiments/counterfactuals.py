@@ -37,10 +37,12 @@ class Counterfactuals:
         entities: one row per entity, in the order and with the index of the input: ``without``, ``with`` and ``difference``, each
             with ``_lower`` and ``_upper``. The intervals of the two outcomes are prediction intervals of one outcome.
         average: the same columns for the average of these entities; its intervals are confidence intervals.
+        warnings: features that no entity has a value of, and levels that the model never saw.
     """
 
     entities: pd.DataFrame
     average: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 def predict_counterfactuals(
@@ -87,6 +89,7 @@ def predict_counterfactuals(
     if entities.empty:
         raise ValueError("the table has no entities: it needs one row per entity")
     expected, lower, upper = model.predict_all(entities, confidence_level)
+    warnings = tuple(model.gaps(entities).to_text())
     engine = SimulationEngine(
         entities_as_population(model, entities, expected), priors=priors, confidence_level=confidence_level, seed=seed
     )
@@ -100,7 +103,7 @@ def predict_counterfactuals(
         "with": _independent_sum((expected, lower, upper), (difference, low, high)),
         "difference": (difference, low, high),
     }
-    return Counterfactuals(_columns(estimates, entities.index), _average(engine, intervention, expected, per_effect))
+    return Counterfactuals(_columns(estimates, entities.index), _average(engine, intervention, expected, per_effect), warnings)
 
 
 def entities_as_population(model: TwinModel, entities: pd.DataFrame, expected: Floats) -> TwinPopulation:

@@ -11,7 +11,7 @@ import pandas as pd
 from engine.fidelity.effective_sample_size import effective_rows
 from engine.fidelity.input_drift import PREDICTED, histogram
 from schemas.arrays import Floats, Integers
-from schemas.levels import level_text
+from schemas.levels import level_text, levels_of
 from schemas.twin_models import Baseline, Errors
 from schemas.twin_types import segment_name
 
@@ -55,6 +55,11 @@ def compute_baseline(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iter
         segments=segment_errors(rows, features, dimensions, clip),
         half_width=float(rows.half_width.mean()),
         inputs={str(name): histogram(features[name]) for name in features} | {PREDICTED: histogram(pd.Series(rows.predicted))},
+        levels={
+            str(name): tuple(sorted(levels_of(features[name]).values))
+            for name in features
+            if not pd.api.types.is_numeric_dtype(features[name])
+        },
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,12 +27,16 @@ class FeatureGaps(NamedTuple):
     missing: Flags
     unseen: Flags
 
-    def to_text(self) -> list[str]:
-        """A sentence about each feature with an unseen level or without any value."""
+    def to_text(self, named: Collection[str] = ()) -> list[str]:
+        """A sentence about each feature with an unseen level or without any value, but for those that are ``named`` already."""
         n = len(self.missing)
         unseen, missing = self.unseen.sum(axis=0).tolist(), self.missing.sum(axis=0).tolist()
         return [
-            *(f"{name} has no value in any row" for name, count in zip(self.names, missing, strict=True) if count == n),
+            *(
+                f"{name} has no value in any row"
+                for name, count in zip(self.names, missing, strict=True)
+                if count == n and name not in named
+            ),
             *(
                 f"{name} has a level that the model never saw in {count:,} of {n:,} rows: it counts as a rare level"
                 for name, count in zip(self.names, unseen, strict=True)

@@ -276,7 +276,7 @@ def _load_champion(line: str) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
 
 
 def _check_features(model: TwinModel, table: pd.DataFrame) -> None:
-    """Print which features have no column in the table.
+    """Print which features have no column or no value in the table, and which have levels that the model never saw.
 
     Raises:
         ValueError: when none has one.
@@ -286,6 +286,8 @@ def _check_features(model: TwinModel, table: pd.DataFrame) -> None:
         raise ValueError(f"no column is a feature of {model.card.line}: expected some of {', '.join(missing)}")
     if missing:
         notify(f"the table has no column for {', '.join(missing)}: these features are treated as missing")
+    for sentence in model.gaps(table).to_text(named=missing):
+        notify(sentence)
 
 
 def _unit(model: TwinModel) -> str:

@@ -10,7 +10,7 @@ from schemas import Brand, TwinType
 from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
 from streams.cli.connection import connected_service, with_read_pool
 from streams.cli.options import JsonOption, TableArgument, examples
-from streams.cli.output import Table, print_result, show_progress
+from streams.cli.output import Table, notify, print_result, show_progress
 from streams.cli.running import run_command
 from streams.cli.table_options import notify_remarks, reads_table
 from streams.tables import TableOptions
@@ -36,8 +36,8 @@ def publish(
 ) -> None:
     """Publish the rows of the table FILE as outcome events.
 
-    Columns are fields of an outcome, segment.DIMENSION, and features. twin_type, brand, metric_type, event_id and observed_at are
-    filled in where FILE has no such column.
+    Columns are fields of an outcome, segment.DIMENSION, and features, also those that only the line's models have. twin_type, brand,
+    metric_type, event_id and observed_at are filled in where FILE has no such column.
     """
     from streams.tables import outcome_columns, read_table
     from streams.worker.setup import publish_table
@@ -46,7 +46,7 @@ def publish(
     notify_remarks(result.remarks())
     table = result.frame
     with connected_service() as settings, show_progress("publishing outcomes", len(table)) as report_progress:
-        publication = publish_table(settings, table, twin_type, brand, target, report_progress)
+        publication = publish_table(settings, table, twin_type, brand, target, report_progress, notify)
         published = run_command(settings, publication, "kafka")
     print_result({"published": published}, lambda: f"{published:,} outcomes published", as_json=as_json)
 

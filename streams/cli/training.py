@@ -102,7 +102,8 @@ def train(
     The first model of a line becomes its champion; a later one only when it proves better than the champion.
     """
     imported, trained = _train(file, features, twin_type, brand, target, reading)
-    payload = {"event": trained.event.model_dump(mode="json"), "card": trained.card.model_dump(mode="json")}
+    event, card = (part.model_dump(mode="json") for part in (trained.event, trained.card))
+    payload = {"event": event, "card": card, "notes": trained.notes}
     print_result(payload, lambda: _training_text(imported, trained), as_json=as_json)
 
 
@@ -136,6 +137,6 @@ def _training_text(imported: ImportedTable, trained: TrainedLine) -> str:
         [
             f"{trained.event.happened}: {card.model_type} {card.model_id} of {card.line}",
             *model_facts(card),
-            *(f"note: {note}" for note in (*imported.notes, *card.metrics.warnings)),
+            *(f"note: {note}" for note in (*imported.notes, *card.metrics.warnings, *trained.notes)),
         ]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -17,12 +17,15 @@ _FIELDS = frozenset(OutcomeEvent.model_fields)
 _SEGMENT = "segment."
 
 
-def outcome_events(table: pd.DataFrame, constants: Mapping[str, Any] | None = None) -> Iterator[OutcomeEvent]:
+def outcome_events(
+    table: pd.DataFrame, constants: Mapping[str, Any] | None = None, own_features: Collection[str] = ()
+) -> Iterator[OutcomeEvent]:
     """Yield the rows of ``table`` as events; an empty cell is left out, an empty ``actual_value`` means a missing outcome.
 
     Args:
         table: columns are fields of an OutcomeEvent, ``segment.DIMENSION``, and features of the twin type.
         constants: fields that are the same for every row, such as ``twin_type`` and ``brand``.
+        own_features: features of the line's models beyond those of the twin type.
 
     Raises:
         ValueError: for an unknown column, a cell that is not of the kind of its column, and a row that is not an outcome; it names
@@ -30,7 +33,7 @@ def outcome_events(table: pd.DataFrame, constants: Mapping[str, Any] | None = No
     """
     shared = dict(constants or {})
     table = _in_kinds(table, shared)
-    features = _feature_columns(table, shared)
+    features = _feature_columns(table, shared, own_features)
     for number, row in enumerate(table.to_dict("records")):
         try:
             yield OutcomeEvent.model_validate(_event_fields({str(name): cell for name, cell in row.items()}, shared, features))
@@ -49,14 +52,14 @@ def _in_kinds(table: pd.DataFrame, shared: Mapping[str, Any]) -> pd.DataFrame:
     return read_frame(table, outcome_columns(twin_type), TableOptions(strict=True)).frame
 
 
-def _feature_columns(table: pd.DataFrame, shared: Mapping[str, Any]) -> frozenset[str]:
-    """Columns of the table that are features of its twin types.
+def _feature_columns(table: pd.DataFrame, shared: Mapping[str, Any], own_features: Collection[str]) -> frozenset[str]:
+    """Columns of the table that are features of its twin types, or of the models' own.
 
     Raises:
         ValueError: for columns that are neither fields, segments nor features.
     """
     values = [shared["twin_type"]] if "twin_type" in shared else table.get("twin_type", pd.Series()).unique()
-    features = {name for twin_type in map(TwinType, values) for name in TWIN_TYPES[twin_type].by_name}
+    features = {name for twin_type in map(TwinType, values) for name in TWIN_TYPES[twin_type].by_name} | set(own_features)
     columns = list(map(str, table.columns))
     unknown = [name for name in columns if name not in _FIELDS | features and not name.startswith(_SEGMENT)]
     if unknown:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from itertools import islice
 from types import TracebackType
@@ -118,18 +118,20 @@ class TwinClient:
         self,
         outcomes: Iterable[OutcomeEvent] | pd.DataFrame,
         *,
+        own_features: Collection[str] = (),
         progress: Callable[[int], object] = lambda _count: None,
     ) -> int:
         """Publish outcomes, or a table with one outcome per row, and return their number once all are acknowledged.
 
         Args:
             outcomes: events, or a table as :func:`~streams.client.outcome_table.outcome_events` reads it.
+            own_features: of a table, columns that are features of the line's models beyond those of the twin type.
             progress: called with the number of acknowledged outcomes, about every thousand.
 
         Raises:
             ValueError: for a row that is not an outcome; the rows before it may be published already.
         """
-        events = _events(outcomes)
+        events = _events(outcomes, own_features)
         count = 0
         while batch := list(islice(events, BATCH)):
             with self._kafka_failures():
@@ -202,12 +204,12 @@ class TwinClient:
             del self._pending[key]
 
 
-def _events(outcomes: Iterable[OutcomeEvent] | pd.DataFrame) -> Iterator[OutcomeEvent]:
+def _events(outcomes: Iterable[OutcomeEvent] | pd.DataFrame, own_features: Collection[str]) -> Iterator[OutcomeEvent]:
     import pandas as pd  # noqa: PLC0415  # a program that publishes no outcomes does without it
 
     from streams.client.outcome_table import outcome_events  # noqa: PLC0415  # imports pandas
 
-    return iter(outcome_events(outcomes) if isinstance(outcomes, pd.DataFrame) else outcomes)
+    return iter(outcome_events(outcomes, own_features=own_features) if isinstance(outcomes, pd.DataFrame) else outcomes)
 
 
 async def _seek_to_end(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:

@@ -14,6 +14,7 @@ from schemas.fidelity_models import EstimatedFidelity, Labels
 from schemas.twin_types import ALL_ROWS
 from sql import overview_store as store
 from sql.database import Database, Pool
+from sql.feature_count_store import FeatureCount, feature_counts
 from sql.overview_store import (
     IntervalSums,
     LineSettings,
@@ -89,6 +90,7 @@ class LineOverview:
         estimate: expected error of the champion before outcomes arrive; None where there is no estimate.
         cohorts: predictions of the simulations whose outcomes are reported.
         sums: error sums of the newest window, by segment.
+        features: with what the champion predicted its outcomes from features since its promotion, by feature.
     """
 
     line: str
@@ -104,6 +106,7 @@ class LineOverview:
     estimate: EstimatedFidelity | None
     cohorts: tuple[Cohort, ...]
     sums: Mapping[str, tuple[int, ...]]
+    features: tuple[FeatureCount, ...] = ()
 
     @property
     def pending(self) -> dict[UUID, Labels]:
@@ -176,6 +179,7 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
         estimate=await estimate_of(database, line, champion.model_id) if champion else None,
         cohorts=tuple(await latest_cohorts(database, line)),
         sums={row.segment: row.sums for row in newest},
+        features=tuple(await feature_counts(database, champion.model_id)) if champion else (),
     )
 
 

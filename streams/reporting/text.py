@@ -8,6 +8,7 @@ from typing import Any
 from engine.fidelity import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import NO_MODERATOR, Alternative, BestChoice, SimulationResult, SubgroupEffect
+from sql.feature_count_store import FeatureCount
 from streams.monitoring import level_weights
 from streams.printable import escape_line
 from streams.reporting.formatting import (
@@ -33,6 +34,7 @@ from streams.reporting.overview import LineOverview, SegmentWindow
 __all__ = [
     "NUMERIC_WINDOW_COLUMNS",
     "WINDOW_COLUMNS",
+    "feature_sentences",
     "line_text",
     "model_facts",
     "reproduction_text",
@@ -52,6 +54,7 @@ NUMERIC_WINDOW_COLUMNS = range(1, len(WINDOW_COLUMNS) - 1)
 """Indices of the columns of numbers."""
 
 _MAX_GROUPS = 6
+_MAX_FEATURES = 5
 
 
 def model_facts(card: ModelCard) -> list[str]:
@@ -197,7 +200,29 @@ def windows_notes(line: LineOverview, dimension: str = "") -> list[str]:
     overall = line.overall if line.scored_model else None
     windows = [] if overall is None else [*_precision(overall.metrics), f"  {overall.comparison}", *_effective_n(overall.metrics)]
     weighted = [_weighted(line, dimension)] if line.scored_model and dimension else []
-    return [*windows, *weighted, *_estimate(line), *_pending(line)]
+    features = [f"  {sentence}" for sentence in feature_sentences(line.features)]
+    return [*windows, *weighted, *features, *_estimate(line), *_pending(line)]
+
+
+def feature_sentences(counts: Sequence[FeatureCount]) -> list[str]:
+    """With what a model predicted: features without a value, with levels that it never saw, and features that it does not use."""
+    kinds = {
+        "missing": [(item.missing, item.feature) for item in counts],
+        "with a level that the champion never saw": [(item.unseen, item.feature) for item in counts],
+        "sent and not used by the champion": [(item.unused, item.feature) for item in counts],
+    }
+    n = max((item.outcomes for item in counts), default=0)
+    return [
+        f"features {what}, of {count(n)} outcomes predicted from features: {_listed_counts(found)}"
+        for what, all_counts in kinds.items()
+        if (found := sorted((-number_of, name) for number_of, name in all_counts if number_of))
+    ]
+
+
+def _listed_counts(found: Sequence[tuple[int, str]]) -> str:
+    """The most frequent of some features, each with the negative of its number."""
+    shown = ", ".join(f"{name} {count(-negative)}" for negative, name in found[:_MAX_FEATURES])
+    return f"{shown} and {len(found) - _MAX_FEATURES} more" if len(found) > _MAX_FEATURES else shown
 
 
 def _precision(metrics: FidelityMetrics) -> list[str]:
@@ -280,6 +305,9 @@ def windows_dict(line: LineOverview, dimension: str = "") -> dict[str, Any]:
             for window in line.windows
         ],
         "weighted": None if error is None else {"dimension": dimension, "mae": error[0], "standard_error": error[1]},
+        "features": [
+            {name: value for name, value in item._asdict().items() if name not in ("line", "model_id")} for item in line.features
+        ],
         "estimated": line.estimate.model_dump(mode="json") if line.estimate else None,
         "waiting": [
             {"simulation_id": simulation_id, "share": labels.share, **labels.model_dump()}

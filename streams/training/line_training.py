@@ -77,12 +77,14 @@ class TrainedLine:
     Attributes:
         event: the last event of the line, with its champion.
         comparison: of the gate; None for the first champion of a line.
+        notes: features of the new rows that the champion of before had to predict them without.
     """
 
     card: ModelCard
     artifact: Artifact
     event: ModelEvent
     comparison: Comparison | None
+    notes: tuple[str, ...] = ()
 
     @property
     def promoted(self) -> bool:
@@ -133,11 +135,11 @@ async def train_line(
         artifact = await save_model(registry, result, {TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(training))})
         await add_history(database, line, unseen, source)
         card, _ = await register_model(ledger, result.model.card, artifact, settings)
-        comparison = await _compare_with_champion(ledger, registry, champion, result.model, held_out)
+        comparison, notes = await _compare_with_champion(ledger, registry, champion, result.model, held_out)
     event = await _conclude(ledger, card, comparison, source)
     if event.champion == card.model_id:
         await asyncio.to_thread(registry.set_champion_alias, line, artifact.mlflow_run_id)
-    return TrainedLine(card, artifact, event, comparison)
+    return TrainedLine(card, artifact, event, comparison, notes)
 
 
 def training_spec(line: str, settings: Settings, seed: int) -> TrainingSpec:
@@ -203,11 +205,14 @@ async def register_model(
 
 async def _compare_with_champion(
     ledger: Ledger, registry: MlflowRegistry, champion: UUID | None, model: TwinModel, held_out: pd.DataFrame
-) -> Comparison | None:
+) -> tuple[Comparison | None, tuple[str, ...]]:
+    """The comparison on held-out rows, and what the champion had to predict them without."""
     if champion is None:
-        return None
+        return None, ()
     incumbent = await asyncio.to_thread(registry.load, await ledger.artifact(champion))
-    return await asyncio.to_thread(gate, held_out, incumbent, model)
+    gaps = await asyncio.to_thread(incumbent.gaps, held_out)
+    notes = tuple(f"to the champion of before, {sentence}" for sentence in gaps.to_text())
+    return await asyncio.to_thread(gate, held_out, incumbent, model), notes
 
 
 async def _conclude(ledger: Ledger, card: ModelCard, comparison: Comparison | None, source: str) -> ModelEvent:

@@ -10,12 +10,16 @@ from uuid import uuid4
 
 import pandas as pd
 
+from engine.twins import find_gaps
 from schemas import TWIN_TYPES, Brand, TwinType
+from schemas.levels import KnownLevels, levels_of
 from sql.database import Pool, open_pool
+from sql.feature_count_store import line_features
 from sql.ledger import Ledger
 from sql.migrate import migrate
 from streams.client import TwinClient
 from streams.client.outcome_table import outcome_events
+from streams.errors import is_transient
 from streams.kafka import create_topics
 from streams.settings import Settings
 from streams.training import checked_outcomes, feature_source
@@ -95,10 +99,12 @@ async def publish_table(
     brand: Brand,
     target: str | None,
     report_progress: Callable[[int], None],
+    notify: Callable[[str], object] = lambda _note: None,
 ) -> int:
     """Publish the rows of a table as outcomes.
 
-    Twin type, brand, metric, time and event id are filled in where the table has no such column.
+    Twin type, brand, metric, time and event id are filled in where the table has no such column. Columns may be features of any
+    model of the lines.
 
     Args:
         settings: addresses of the service.
@@ -107,6 +113,7 @@ async def publish_table(
         brand: for rows without one.
         target: the metric of rows without one; the twin type's default target when null.
         report_progress: called with the number of rows published so far.
+        notify: called with a sentence about each feature that the champion will have to predict without.
 
     Returns:
         Number of outcomes published.
@@ -123,5 +130,38 @@ async def publish_table(
     constants = {name: value for name, value in defaults.items() if name not in table}
     if "event_id" not in table:
         table = table.assign(event_id=[str(uuid4()) for _ in range(len(table))])
+    own_features = await _own_features(settings, table.assign(**constants), notify)
     async with TwinClient(settings, name="command line") as client:
-        return await client.publish_outcomes(outcome_events(table, constants), progress=report_progress)
+        return await client.publish_outcomes(outcome_events(table, constants, own_features), progress=report_progress)
+
+
+async def _own_features(settings: Settings, table: pd.DataFrame, notify: Callable[[str], object]) -> frozenset[str]:
+    """Features of the models of a table's lines; without Postgres none are known, and levels are not checked."""
+    try:
+        async with await open_pool(settings) as pool:
+            parts = {":".join(map(str, key)): part for key, part in table.groupby(["twin_type", "brand", "metric_type"], sort=True)}
+            for line, part in parts.items():
+                for sentence in await _gaps(pool, line, part):
+                    notify(f"{line}: {sentence}")
+            return frozenset().union(*(await line_features(pool, parts)).values())
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        notify("Postgres does not answer: columns and levels are not compared with those of the champion")
+        return frozenset()
+
+
+async def _gaps(pool: Pool, line: str, rows: pd.DataFrame) -> list[str]:
+    """What the champion of a line will have to predict these rows without; nothing for rows without features."""
+    ledger = Ledger(pool)
+    champion = await ledger.champion(line)
+    if champion is None:
+        return []
+    card = await ledger.card(champion)
+    names = [name for name in card.outcome_features if name in rows]
+    missing = [name for name in card.outcome_features if name not in rows]
+    known = {name: KnownLevels(levels) for name, levels in card.baseline.levels.items() if name in names}
+    found = {name: levels_of(rows[name]) for name in known}
+    spelled = {name: levels.texts(known[name].spellings(levels.values)) for name, levels in found.items()}
+    no_column = [f"no column for {', '.join(missing)}: the champion predicts without"] if names and missing else []
+    return [*no_column, *find_gaps(rows.reset_index(drop=True).assign(**spelled), names, known).to_text()] if names else []
