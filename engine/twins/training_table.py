@@ -21,6 +21,7 @@ __all__ = ["MIN_SAMPLES", "ClinicalData", "TrainingTable", "build_training_table
 
 MIN_SAMPLES = 1000
 MAX_LEVELS = 500
+_MOST_EXACT = 2**53  # of the whole numbers that a float holds exactly
 LARGEST = 1e30
 """Largest absolute value: trees compare in single precision, and the squares of larger errors are infinite."""
 
@@ -245,7 +246,8 @@ def _kind(column: pd.Series[Any]) -> str | None:
     if content in _NUMBERS:
         if _is_out_of_range(column):
             return None
-        return "number" if np.any(_present_numbers(column) % 1) else "integer"
+        numbers = _present_numbers(column)
+        return "number" if np.any(numbers % 1) or np.any(np.abs(numbers) > _MOST_EXACT) else "integer"
     if content in _LEVELS:
         return _kind_of_levels(column)
     return None
@@ -312,7 +314,7 @@ def _convert(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None)
     if feature is not None:
         _refuse_impossible(numbers, feature)
     _refuse_huge(numbers, name)
-    whole = kind == "integer" and np.isfinite(numbers).all()
+    whole = kind == "integer" and bool((np.abs(numbers) <= _MOST_EXACT).all())
     return numbers.astype(np.int64) if whole else numbers
 
 

@@ -36,8 +36,8 @@ def publish(
 ) -> None:
     """Publish the rows of the table FILE as outcome events.
 
-    Columns are fields of an outcome, segment.DIMENSION, and features, also those that only the line's models have. twin_type, brand,
-    metric_type, event_id and observed_at are filled in where FILE has no such column.
+    Columns are fields of an outcome, segment.DIMENSION, and features, also those that only models of the line have. twin_type,
+    brand, metric_type, event_id and observed_at are filled in where FILE has no such column.
     """
     from streams.tables import outcome_columns, read_table
     from streams.worker.setup import publish_table
