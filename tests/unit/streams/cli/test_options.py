@@ -18,6 +18,9 @@ def test_a_filter_is_a_list_of_values_or_a_bound() -> None:
     assert parse_filter("region=south,west") == ("region", ["south", "west"])
     assert parse_filter("min_decile=8") == ("min_decile", 8)
     assert parse_filter("tier=1") == ("tier", [1])
+    assert parse_filter("min_digital_engagement_score=0.5") == ("min_digital_engagement_score", 0.5)
+    assert parse_filter("region=1,01,1.50,-2") == ("region", [1, "01", "1.50", -2])
+    assert parse_filter("region=1e3,inf,nan,1_0") == ("region", ["1e3", "inf", "nan", "1_0"])
 
 
 @pytest.mark.parametrize("text", ["decile", "=8", "decile="])
@@ -29,6 +32,7 @@ def test_a_filter_without_name_or_value_is_refused(text: str) -> None:
 def test_filters_are_combined_into_a_population() -> None:
     assert parse_filters(None) == parse_filters([])
     assert parse_filters(["region=south", "min_decile=8"]).min_decile == 8
+    assert parse_filters(["region=1,01"]).region == ["1", "01"]
 
 
 def test_the_first_characters_of_an_id_are_enough_when_they_are_unique() -> None:

@@ -47,6 +47,14 @@ def test_an_unknown_column_is_refused_by_name_before_the_first_event():
         event_of(event_id=UUID(int=1), actual_value=0.1, tumour_size=3)
 
 
+def test_a_feature_of_the_lines_own_models_is_published_when_it_is_declared():
+    table = pd.DataFrame({"event_id": [UUID(int=1)], "actual_value": [0.1], "entity_id": ["a"], "trx_growth": [0.5], "decile": [3]})
+    (event,) = outcome_events(table, CONSTANTS, own_features=["trx_growth"])
+    assert event.features == {"decile": 3, "trx_growth": 0.5}
+    with pytest.raises(ValueError, match="unknown columns trx_growth"):
+        next(outcome_events(table, CONSTANTS))
+
+
 def test_a_row_that_is_not_an_outcome_is_refused_by_its_number():
     table = pd.DataFrame({"event_id": [UUID(int=1), "x"], "actual_value": [0.1, 0.2], "predicted_value": [0.1, 0.1]})
     events = outcome_events(table, CONSTANTS)

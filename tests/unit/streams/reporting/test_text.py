@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rul
 from engine.fidelity.error_sums import add_sums, contributions, fidelity_metrics
 from engine.simulation_engine import SimulationEngine
 from schemas import DriftState, SimulationAnswer, TwinType
+from sql.feature_count_store import FeatureCount
 from streams.reporting import number
 from streams.reporting.overview import LineOverview, SegmentWindow
-from streams.reporting.text import WINDOW_COLUMNS, simulation_text, window_cells, windows_text
+from streams.reporting.text import WINDOW_COLUMNS, feature_sentences, simulation_text, window_cells, windows_text
 from tests.outcomes import LINE, make_card
 from tests.populations import intervention, population
 
@@ -43,6 +45,22 @@ def test_a_window_has_the_precision_of_each_of_its_metrics():
     assert f"all: RMSE ± {errors['rmse']:.2g}, bias ± {errors['bias']:.2g}" in text
     assert f"correlation {number(low, 3)} to {number(high, 3)} at 95%, coverage 99.0% to 100.0% at 95%" in text
     assert line.overall.comparison in text
+
+
+def test_missing_unseen_and_unused_features_are_told():
+    counts = [
+        FeatureCount(LINE, UUID(int=1), "region", outcomes=3400, missing=40, unseen=7),
+        FeatureCount(LINE, UUID(int=1), "decile", outcomes=3400, missing=1200),
+        FeatureCount(LINE, UUID(int=1), "trx_growth", unused=5),
+    ]
+    assert feature_sentences([]) == []
+    assert feature_sentences([counts[0]._replace(missing=0, unseen=0)]) == []
+    assert feature_sentences(counts) == [
+        "features missing, of 3,400 outcomes predicted from features: decile 1,200, region 40",
+        "features with a level that the champion never saw, of 3,400 outcomes predicted from features: region 7",
+        "features sent and not used by the champion, of 3,400 outcomes predicted from features: trx_growth 5",
+    ]
+    assert "decile 1,200, region 40" in windows_text(replace(line_of(400), features=tuple(counts)))
 
 
 def test_a_single_outcome_has_no_standard_errors():
