@@ -278,6 +278,7 @@ def _metrics(
         fidelity=crossed.fidelity,
         training_samples=len(table),
         n_dropped=table.n_dropped,
+        left_out=table.left_out,
         n_entities=table.n_entities,
         no_change_mae=float(np.abs(table.target).mean()) if entry.target(target).is_change else None,
         feature_importance=feature_importance(outcome, table, seed),

@@ -30,7 +30,17 @@ import pandas as pd
 
 from schemas.arrays import Flags, Floats
 
-__all__ = ["KnownLevels", "Levels", "frame_of_records", "level_key", "level_text", "levels_of", "numbers_among", "numbers_of"]
+__all__ = [
+    "KnownLevels",
+    "Levels",
+    "compact_frame",
+    "frame_of_records",
+    "level_key",
+    "level_text",
+    "levels_of",
+    "numbers_among",
+    "numbers_of",
+]
 
 Kind = Literal["category", "integer", "number", "flag"]
 
@@ -107,8 +117,8 @@ class Levels(NamedTuple):
         by_key: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
         for text, count in zip(self.values, counts, strict=True):
             by_key[level_key(text)].append((-count, text))
-        kept = {key: min(candidates)[1] for key, candidates in by_key.items()}
-        return {text: kept[level_key(text)] for text in self.values}
+        spelling = {key: min(candidates)[1] for key, candidates in by_key.items()}
+        return {text: spelling[level_key(text)] for text in self.values}
 
 
 def levels_of(column: pd.Series[Any]) -> Levels:
@@ -223,6 +233,28 @@ def _refuse(bad: pd.Series[Any], name: str, allowed: str) -> None:
     if len(bad):
         value = bad.iloc[0]
         raise ValueError(f"{name!r} holds {value.item() if isinstance(value, np.generic) else value!r}: {allowed}")
+
+
+def compact_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with columns of objects in the type that pandas gives them, where each value keeps its meaning in it.
+
+    Example:
+        >>> frame = compact_frame(frame_of_records([{"a": 1, "b": 10**17 + 1, "c": True}, {"c": 1}]))
+        >>> [str(dtype) for dtype in frame.dtypes], frame["b"][0]
+        (['float64', 'object', 'object'], 100000000000000001)
+    """
+    typed = {str(name): pd.Series(frame[name].tolist(), index=frame.index) for name in frame if _keeps_meaning(frame[name])}
+    return frame.assign(**typed)
+
+
+_MOST_EXACT = 2**53  # of the whole numbers that a float holds exactly
+
+
+def _keeps_meaning(column: pd.Series[Any]) -> bool:
+    content = pd.api.types.infer_dtype(column, skipna=True)
+    if content in ("integer", "mixed-integer-float"):
+        return bool((column.dropna().abs() <= _MOST_EXACT).all())
+    return column.dtype == object and content in ("string", "boolean", "floating", "empty")
 
 
 def frame_of_records(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -158,6 +158,7 @@ class TwinModelMetrics(Record):
 
     Attributes:
         fidelity: Pearson correlation of predicted and actual on out-of-fold rows (null when undefined).
+        left_out: columns of the training table that are no features, such as ids.
         n_entities: number of different entities in the training rows (null for models trained before entities were counted).
         no_change_mae: mean absolute error of predicting no change; null for targets that are not changes.
         realism: of twins of a model trained without the held-out rows, compared with these rows.
@@ -172,6 +173,7 @@ class TwinModelMetrics(Record):
     fidelity: Finite | None = None
     training_samples: int
     n_dropped: int = 0
+    left_out: tuple[str, ...] = ()
     n_entities: int | None = None
     no_change_mae: Finite | None = None
     feature_importance: dict[str, float] = Field(default_factory=dict)

@@ -60,13 +60,16 @@ async def feature_counts(database: Database, model_id: UUID) -> list[FeatureCoun
 
 _LINE_FEATURES = """
 SELECT m.line, array_agg(DISTINCT f.name) AS names
-FROM digital_twin_models m, unnest(m.features) AS f (name)
+FROM digital_twin_models m, unnest(m.features || ARRAY(SELECT jsonb_array_elements_text(m.metrics -> 'left_out'))) AS f (name)
 WHERE m.line = ANY($1)
 GROUP BY m.line"""
 
 
 async def line_features(database: Database, lines: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Names of the features of all models of each of these lines, challengers included; empty for a line without models."""
+    """Names of all columns that models of each of these lines were trained with, also of columns that they left out.
+
+    Challengers are included; a line without models has none.
+    """
     names = sorted(set(lines))
-    found = {row["line"]: frozenset(row["names"]) for row in await database.fetch(_LINE_FEATURES, names)}
-    return {line: found.get(line, frozenset()) for line in names}
+    by_line = {row["line"]: frozenset(row["names"]) for row in await database.fetch(_LINE_FEATURES, names)}
+    return {line: by_line.get(line, frozenset()) for line in names}

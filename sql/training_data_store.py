@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pandas as pd
 
-from schemas.levels import frame_of_records
+from schemas.levels import compact_frame, frame_of_records
 from schemas.twin_types import line_parts
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import erased_entities
@@ -140,7 +140,7 @@ async def features_as_of(database: Database, line: str, outcomes: pd.DataFrame) 
     entities, times = outcomes[ENTITY].astype(str).tolist(), [time.to_pydatetime() for time in outcomes[OBSERVED]]
     rows = await database.fetch(_FEATURES_AS_OF, line, entities, times)
     features = json.loads(f"[{','.join(row['features'] or '{}' for row in rows)}]")
-    return pd.concat([outcomes.reset_index(drop=True), frame_of_records(features).sort_index(axis=1)], axis=1)
+    return pd.concat([outcomes.reset_index(drop=True), compact_frame(frame_of_records(features)).sort_index(axis=1)], axis=1)
 
 
 async def simulated_rows(database: Database, line: str, as_of: datetime, since: datetime | None = None) -> pd.DataFrame:
@@ -166,7 +166,7 @@ def _as_frame(line: str, rows: Sequence[asyncpg.Record]) -> pd.DataFrame:
         line_parts(line)[2]: pd.Series([row["target"] for row in rows], dtype="float64"),
     }
     features = json.loads(f"[{','.join(row['features'] for row in rows)}]")
-    return pd.concat([pd.DataFrame(columns), frame_of_records(features)], axis=1)
+    return pd.concat([pd.DataFrame(columns), compact_frame(frame_of_records(features))], axis=1)
 
 
 def _checked(frame: pd.DataFrame, target: str) -> pd.DataFrame:

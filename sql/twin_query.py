@@ -51,10 +51,10 @@ async def own_features(database: Database, filters: Mapping[str, Any] | Populati
     """Those names in the filters that are columns of stored models beyond the features of their twin type."""
     names = {name for key in filter_values(filters) for name in (key, key.removeprefix("min_"), key.removeprefix("max_"))}
     unknown = names - {name for entry in TWIN_TYPES.values() for name in (*entry.by_name, *entry.filters)} - set(QUERY_FILTERS)
-    found: defaultdict[TwinType, dict[str, Kind]] = defaultdict(dict)
+    by_type: defaultdict[TwinType, dict[str, Kind]] = defaultdict(dict)
     for row in await database.fetch(OWN_FEATURES, sorted(unknown)) if unknown else ():
-        found[TwinType(row["twin_type"])][row["name"]] = "category" if row["levels"] else "number"
-    return found
+        by_type[TwinType(row["twin_type"])][row["name"]] = "category" if row["levels"] else "number"
+    return by_type
 
 
 def twin_query(filters: Mapping[str, Any] | PopulationFilter, own: OwnFeatures = MappingProxyType({})) -> TwinQuery:
@@ -115,7 +115,7 @@ def _membership(query: TwinQuery, condition: Condition, column: str) -> str:
     others += [int(value) for value in others if isinstance(value, bool)]  # flags of twins are stored as numbers
     clauses = []
     if levels:
-        clauses.append(f"lower(btrim(t.features ->> {query.value(condition.column)}::text)) = ANY({query.value(levels)}::text[])")
+        clauses.append(f"lower(btrim(({column}) #>> '{{}}')) = ANY({query.value(levels)}::text[])")
     if others:
         clauses.append(f"{query.value(others)}::jsonb @> ({column})")
     return f"({' OR '.join(clauses)})"

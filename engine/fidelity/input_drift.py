@@ -70,8 +70,8 @@ def bin_counts(values: pd.Series, bins: Histogram) -> Integers:
         numbers = numbers_among(values)
         positions = np.where(np.isnan(numbers), len(bins.edges) + 1, np.searchsorted(bins.edges, numbers))
         return np.bincount(positions, minlength=len(bins.edges) + 2)
-    found, known = levels_of(values), KnownLevels(bins.levels)
-    counted = found.texts(known.spellings(found.values)).value_counts()
+    levels, vocabulary = levels_of(values), KnownLevels(bins.levels)
+    counted = levels.texts(vocabulary.spellings(levels.values)).value_counts()
     by_level = [int(counted.get(level, 0)) for level in bins.levels]
     return np.array([*by_level, len(values) - sum(by_level)], dtype=np.int64)
 

@@ -45,8 +45,8 @@ class FeatureGaps(NamedTuple):
         ]
 
 
-def find_gaps(features: pd.DataFrame, names: Iterable[str], known: Mapping[str, KnownLevels]) -> FeatureGaps:
-    """The gaps of rows in the form of ``feature_frame``; ``known`` has the levels of each category.
+def find_gaps(features: pd.DataFrame, names: Iterable[str], vocabulary: Mapping[str, KnownLevels]) -> FeatureGaps:
+    """The gaps of rows in the form of ``feature_frame``; ``vocabulary`` has the levels of each category.
 
     Example:
         >>> rows = pd.DataFrame({"region": ["south", "mars", None], "decile": [1.0, np.nan, 3.0]})
@@ -58,6 +58,6 @@ def find_gaps(features: pd.DataFrame, names: Iterable[str], known: Mapping[str, 
     missing, unseen = (np.zeros((len(features), len(columns)), dtype=np.bool_) for _ in range(2))
     for index, name in enumerate(columns):
         missing[:, index] = features[name].isna()
-        if name in known:
-            unseen[:, index] = ~features[name].isin(known[name].levels) & ~missing[:, index]
+        if name in vocabulary:
+            unseen[:, index] = ~features[name].isin(vocabulary[name].levels) & ~missing[:, index]
     return FeatureGaps(columns, missing, unseen)

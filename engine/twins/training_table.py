@@ -46,6 +46,7 @@ class TrainingTable:
         n_dropped: rows left out because they had no usable target.
         warnings: sentences for the user, such as columns that could not be used.
         entities: the entity of each row, ``(n,)``, small integers; None where every row is an entity of its own.
+        left_out: columns of the given table that are no features.
     """
 
     features: pd.DataFrame
@@ -54,6 +55,7 @@ class TrainingTable:
     n_dropped: int
     warnings: tuple[str, ...]
     entities: Integers | None = None
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -141,11 +143,12 @@ def build_training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) 
     _refuse_huge(outcome[usable], target)
     features = feature_frame(complete, kinds, twin_type)
     warnings = (*entity_warnings, *_ignored(ignored), *column_warnings, *_uninformative(features, outcome[usable]))
-    return TrainingTable(features, outcome[usable], kinds, int((~usable).sum()), warnings, entities)
+    left_out = tuple(name for name in map(str, frame.columns) if name not in (*kinds, target))
+    return TrainingTable(features, outcome[usable], kinds, int((~usable).sum()), warnings, entities, left_out)
 
 
 def feature_frame(
-    frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: TwinType, known: Mapping[str, KnownLevels] | None = None
+    frame: pd.DataFrame, kinds: Mapping[str, str], twin_type: TwinType, vocabulary: Mapping[str, KnownLevels] | None = None
 ) -> pd.DataFrame:
     """The named columns of ``frame`` converted by kind, value by value as ``schemas.levels`` says, with a new index 0, 1, ...
 
@@ -156,8 +159,8 @@ def feature_frame(
         frame: any table.
         kinds: kind of each feature.
         twin_type: of the rows.
-        known: levels of the categories that a model knows; a level is written as the model writes it. By default a level is written
-            as it is most often in this frame.
+        vocabulary: levels of the categories that a model knows; a level is written as the model writes it. By default a level is
+            written as it is most often in this frame.
 
     Raises:
         ValueError: for a value that the feature cannot have; it names the feature, the value and the allowed ones.
@@ -169,7 +172,7 @@ def feature_frame(
     """
     declared = TWIN_TYPES[twin_type].by_name
     columns = {
-        name: _texts(frame, name, (known or {}).get(name))
+        name: _texts(frame, name, (vocabulary or {}).get(name))
         if kind == "category"
         else _convert(frame, name, kind, declared.get(name))
         for name, kind in kinds.items()
@@ -280,9 +283,9 @@ def _is_out_of_range(column: pd.Series[Any]) -> bool:
 def _merged_spellings(frame: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
     """Warnings about levels that are written in several ways."""
     for name in names:
-        merged = {text: kept for text, kept in levels_of(frame[name]).spellings().items() if text != kept}
+        merged = {text: spelling for text, spelling in levels_of(frame[name]).spellings().items() if text != spelling}
         if merged:
-            shown = ", ".join(f"{text!r} is {kept!r}" for text, kept in sorted(merged.items())[:_SHOWN])
+            shown = ", ".join(f"{text!r} is {spelling!r}" for text, spelling in sorted(merged.items())[:_SHOWN])
             more = f" and {len(merged) - _SHOWN} more" if len(merged) > _SHOWN else ""
             yield f"levels of {name} that differ only in case are one level: {shown}{more}"
 
@@ -304,9 +307,9 @@ def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
     return frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
 
 
-def _texts(frame: pd.DataFrame, name: str, known: KnownLevels | None) -> Any:
+def _texts(frame: pd.DataFrame, name: str, vocabulary: KnownLevels | None) -> Any:
     levels = levels_of(_column(frame, name))
-    return levels.texts(levels.spellings() if known is None else known.spellings(levels.values)).array
+    return levels.texts(levels.spellings() if vocabulary is None else vocabulary.spellings(levels.values)).array
 
 
 def _convert(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> Any:

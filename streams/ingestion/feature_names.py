@@ -1,8 +1,8 @@
 """Which features an outcome may carry, and counts of those that a champion had to do without.
 
-A name is known when the champion uses it, when the catalogue declares it for the twin type, or when any model of the line has it:
-so a producer may send a feature that only a challenger knows. An outcome with any other name is refused, for a renamed feature
-would look like a missing one.
+A name is known when the champion uses it, when the catalogue declares it for the twin type, or when the training table of any model
+of the line has it: so a producer may send a feature that only a challenger knows, and columns that training left out. An outcome
+with any other name is refused, for a renamed feature would look like a missing one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from engine.twins import FeatureGaps
 from schemas import TWIN_TYPES, ModelCard, TwinType
-from schemas.arrays import Integers
+from schemas.arrays import Flags, Integers
 from schemas.base import shorten
 from sql.feature_count_store import FeatureCount
 from streams.ingestion.outcome_batch import OutcomeBatch
@@ -74,22 +74,22 @@ def rows_by_names(outcomes: OutcomeBatch, rows: Iterable[int]) -> dict[tuple[str
     return grouped
 
 
-def unknown_reason(names: Sequence[str], card: ModelCard, known: frozenset[str]) -> str | None:
+def unknown_reason(names: Sequence[str], card: ModelCard, accepted: frozenset[str]) -> str | None:
     """Why features of these names are refused; None when all are known."""
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in accepted]
     if not unknown:
         return None
-    close = dict.fromkeys(match for name in unknown for match in _close_names(name, known))
+    close = dict.fromkeys(match for name in unknown for match in _close_names(name, accepted))
     advice = f"did you mean {', '.join(close)}? " if close else ""
     shown = ", ".join(map(shorten, unknown[:_SHOWN])) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
     return (
         f"unknown features {shown}: {advice}The champion of {card.line} knows {', '.join(card.features)}; the features of"
-        f" {card.twin_type} twins and those of any other model of the line are accepted too"
+        f" {card.twin_type} twins and the columns of any training table of the line are accepted too"
     )
 
 
-def _close_names(name: str, known: Iterable[str]) -> list[str]:
-    by_letters = {_letters(candidate): candidate for candidate in sorted(known)}
+def _close_names(name: str, accepted: Iterable[str]) -> list[str]:
+    by_letters = {_letters(candidate): candidate for candidate in sorted(accepted)}
     return [by_letters[letters] for letters in get_close_matches(_letters(name[:_MOST_COMPARED]), list(by_letters), n=1)]
 
 
@@ -110,17 +110,17 @@ def count_features(uses: Iterable[FeatureUse], stored: Integers) -> list[Feature
     """Counts by line, model and feature of the outcomes whose rows are ``stored``."""
     totals: defaultdict[tuple[str, UUID, str], Integers] = defaultdict(lambda: np.zeros(4, dtype=np.int64))
     for use in uses:
-        kept = np.isin(use.rows, stored)
-        for name, counts in (*_gap_counts(use.gaps, kept), *((name, (0, 0, 0, int(kept.sum()))) for name in use.unused)):
+        is_stored = np.isin(use.rows, stored)
+        for name, counts in (*_gap_counts(use.gaps, is_stored), *((name, (0, 0, 0, int(is_stored.sum()))) for name in use.unused)):
             totals[use.line, use.model_id, name] += counts
     return [FeatureCount(*key, *counts.tolist()) for key, counts in sorted(totals.items()) if counts.any()]
 
 
-def _gap_counts(gaps: FeatureGaps | None, kept: np.ndarray) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
+def _gap_counts(gaps: FeatureGaps | None, is_stored: Flags) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
     if gaps is not None:
-        missing, unseen = gaps.missing[kept].sum(axis=0).tolist(), gaps.unseen[kept].sum(axis=0).tolist()
+        missing, unseen = gaps.missing[is_stored].sum(axis=0).tolist(), gaps.unseen[is_stored].sum(axis=0).tolist()
         for name, n_missing, n_unseen in zip(gaps.names, missing, unseen, strict=True):
-            yield name, (int(kept.sum()), n_missing, n_unseen, 0)
+            yield name, (int(is_stored.sum()), n_missing, n_unseen, 0)
 
 
 def unused_names(names: Sequence[str], card: ModelCard) -> frozenset[str]:

@@ -237,9 +237,9 @@ def _with_known_names(
     outcomes: OutcomeBatch, rows: Iterable[int], card: ModelCard, context: ScoringContext, scores: Scores
 ) -> list[int]:
     """The rows whose features all have known names; the others are refused."""
-    known, accepted = known_names(card, context.line_features), []
+    accepted_names, accepted = known_names(card, context.line_features), []
     for names, named_rows in rows_by_names(outcomes, rows).items():
-        reason = unknown_reason(names, card, known)
+        reason = unknown_reason(names, card, accepted_names)
         if reason is not None:
             scores.refuse(named_rows, ElementRefusal("features", reason))
             continue

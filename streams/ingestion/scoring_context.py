@@ -82,7 +82,7 @@ class ScoringContext:
         cards: of every model that outcomes can refer to.
         models: those that have to predict from features.
         simulations: by id; unknown ones are absent.
-        line_features: names of the features of all models of each line.
+        line_features: names of the columns that models of each line were trained with.
         unavailable: why models and simulations cannot be loaded, by their id; only the outcomes that need them are parked.
     """
 
@@ -202,8 +202,8 @@ class ContextLoader:
         lines = set()
         for index, names in named:
             shared = outcomes.shared_fields[index]
-            known = declared_names(shared.twin_type) | self._line_features.get(shared.line, frozenset())
-            if not known.issuperset(names):
+            accepted = declared_names(shared.twin_type) | self._line_features.get(shared.line, frozenset())
+            if not accepted.issuperset(names):
                 lines.add(shared.line)
         if lines:
             self._line_features.update(await line_features(self._pool, lines))

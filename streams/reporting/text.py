@@ -213,16 +213,16 @@ def feature_sentences(counts: Sequence[FeatureCount]) -> list[str]:
     }
     n = max((item.outcomes for item in counts), default=0)
     return [
-        f"features {what}, of {count(n)} outcomes predicted from features: {_listed_counts(found)}"
+        f"features {what}, of {count(n)} outcomes predicted from features: {_listed_counts(counted)}"
         for what, all_counts in kinds.items()
-        if (found := sorted((-number_of, name) for number_of, name in all_counts if number_of))
+        if (counted := sorted((-number_of, name) for number_of, name in all_counts if number_of))
     ]
 
 
-def _listed_counts(found: Sequence[tuple[int, str]]) -> str:
+def _listed_counts(counted: Sequence[tuple[int, str]]) -> str:
     """The most frequent of some features, each with the negative of its number."""
-    shown = ", ".join(f"{name} {count(-negative)}" for negative, name in found[:_MAX_FEATURES])
-    return f"{shown} and {len(found) - _MAX_FEATURES} more" if len(found) > _MAX_FEATURES else shown
+    shown = ", ".join(f"{name} {count(-negative)}" for negative, name in counted[:_MAX_FEATURES])
+    return f"{shown} and {len(counted) - _MAX_FEATURES} more" if len(counted) > _MAX_FEATURES else shown
 
 
 def _precision(metrics: FidelityMetrics) -> list[str]:

@@ -160,8 +160,8 @@ async def _gaps(pool: Pool, line: str, rows: pd.DataFrame) -> list[str]:
     card = await ledger.card(champion)
     names = [name for name in card.outcome_features if name in rows]
     missing = [name for name in card.outcome_features if name not in rows]
-    known = {name: KnownLevels(levels) for name, levels in card.baseline.levels.items() if name in names}
-    found = {name: levels_of(rows[name]) for name in known}
-    spelled = {name: levels.texts(known[name].spellings(levels.values)) for name, levels in found.items()}
+    vocabulary = {name: KnownLevels(levels) for name, levels in card.baseline.levels.items() if name in names}
+    levels = {name: levels_of(rows[name]) for name in vocabulary}
+    spelled = {name: column.texts(vocabulary[name].spellings(column.values)) for name, column in levels.items()}
     no_column = [f"no column for {', '.join(missing)}: the champion predicts without"] if names and missing else []
-    return [*no_column, *find_gaps(rows.reset_index(drop=True).assign(**spelled), names, known).to_text()] if names else []
+    return [*no_column, *find_gaps(rows.reset_index(drop=True).assign(**spelled), names, vocabulary).to_text()] if names else []

@@ -46,7 +46,8 @@ async def load_champion(model_id: UUID) -> Any:
 
 @pytest.fixture
 async def pool(fresh_database: str) -> AsyncIterator[Pool]:
-    await make_line(fresh_database, make_card(), pane_s=60.0, window_s=300.0)
+    card = make_card().model_copy(update={"features": ("decile", "email")})
+    await make_line(fresh_database, card, pane_s=60.0, window_s=300.0)
     pool = await open_pool(dsn=fresh_database)
     await source_position_store.begin_source(pool, SourceId(topic=TOPIC, partition=0))
     yield pool
