@@ -251,11 +251,15 @@ def _with_known_names(
 
 def _assign_series(outcomes: OutcomeBatch, rows: Integers, champion: UUID, scores: Scores) -> None:
     """Put each row into the group of its series, which it has by the levels of its segment or its features."""
-    grouped: defaultdict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+    dimensions = [TWIN_TYPES[shared.twin_type].segments for shared in outcomes.shared_fields]
+    grouped: defaultdict[Any, list[int]] = defaultdict(list)
     for row, index in zip(rows.tolist(), outcomes.shared_index[rows].tolist(), strict=True):
-        grouped[index, _series_of(outcomes.shared_fields[index], outcomes.entities[row].features or {})].append(row)
-    for (index, series), members in grouped.items():
+        features = outcomes.entities[row].features or {}
+        levels = tuple([features.get(name) for name in dimensions[index]])
+        grouped[index, levels, tuple(map(type, levels))].append(row)  # with types: true and 1 are different levels
+    for (index, levels, _), members in grouped.items():
         shared = outcomes.shared_fields[index]
+        series = _series_of(shared, dict(zip(dimensions[index], levels, strict=True)))
         scores.assign_group(members, OutcomeGroup(shared.line, shared.metric_type, champion, series, None, None))
 
 
