@@ -14,7 +14,7 @@ import pytest
 
 from schemas import Baseline, Brand, DigitalTwin, ModelCard, PopulationFilter, TwinModelMetrics, TwinPopulation, TwinType
 from schemas.filters import conditions, rows_matching
-from schemas.twin_models import RealismReport
+from schemas.twin_models import Histogram, RealismReport
 from sql.database import NoPostgresAddress, connect
 from sql.twin_repository import TwinRepository, UnknownModel, UnknownPopulation, UnknownTwin, save_realism
 
@@ -247,6 +247,39 @@ async def test_a_query_finds_the_twins_that_satisfy_the_filters(repository: Twin
     expected = rows_matching(saved.frame, conditions(TwinType.HCP, filters))
     matching = {twin.twin_id for twin in await repository.query_twins({**filters, "twin_type": "hcp"})}
     assert matching == {twin_id for twin_id, is_match in zip(saved.twin_ids, expected, strict=True) if is_match}
+
+
+async def test_a_query_finds_levels_in_any_spelling_codes_flags_and_columns_of_a_models_own(repository: TwinRepository) -> None:
+    frame = pd.DataFrame(
+        {
+            "specialty": ["Oncology", "oncology", "Urology", None],
+            "region": ["1", "01", "2", "1"],
+            "trx_growth": [0.1, 0.5, np.nan, 0.7],
+            "formulary": ["Tier 1", "x", "tier 1", "x"],
+            "baseline_behavior": [0.0] * 4,
+        }
+    )
+    saved = population(frame, card(("specialty", "region", "trx_growth", "formulary")))
+    inputs = {
+        "formulary": Histogram(levels=("Tier 1", "x"), counts=(2, 2)),
+        "trx_growth": Histogram(edges=(0.3,), counts=(1, 2, 1)),
+    }
+    baseline = saved.model.baseline.model_copy(update={"inputs": inputs})
+    saved = saved.model_copy(update={"model": saved.model.model_copy(update={"baseline": baseline})})
+    await repository.save_population(saved)
+    for filters, rows in [
+        ({"specialty": "ONCOLOGY "}, [0, 1]),
+        ({"region": 1}, [0, 3]),
+        ({"region": [1.0, "01"]}, [0, 1, 3]),
+        ({"min_trx_growth": 0.4}, [1, 3]),
+        ({"formulary": "TIER 1", "trx_growth": "0.1"}, [0]),
+    ]:
+        twins = await repository.query_twins(filters)
+        assert {twin.twin_id for twin in twins} == {saved.twin_ids[row] for row in rows}, filters
+    covered = pd.DataFrame({"insurance_coverage_flag": [1.0, 0.0, np.nan], "baseline_behavior": [0.0] * 3})
+    patients = population(covered, card(("insurance_coverage_flag",), TwinType.PATIENT))
+    await repository.save_population(patients)
+    assert [twin.twin_id for twin in await repository.query_twins({"insurance_coverage_flag": True})] == [patients.twin_ids[0]]
 
 
 async def test_brand_model_and_limit_narrow_a_query(repository: TwinRepository) -> None:
