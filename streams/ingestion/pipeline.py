@@ -37,7 +37,6 @@ from streams.ingestion.scoring import ScoredBatch
 from streams.ingestion.scoring_context import ContextLoader
 from streams.ingestion.segment_bound import BoundedBatch, SegmentBound, count_in_other
 from streams.kafka.batch_consumer import PollBatch
-from streams.kafka.dead_letters import REPLAY_OF_HEADER
 
 __all__ = ["OutcomePipeline"]
 
@@ -91,7 +90,7 @@ class OutcomePipeline:
 
     async def score(self, decoded: DecodedBatch) -> ScoredBatch:
         """Score a batch by the champions of now, outside of the event loop."""
-        context = await self._contexts.load(decoded.outcomes, retries_failed=_has_replay(decoded.batch))
+        context = await self._contexts.load(decoded.outcomes, retries_failed=rows.has_replay(decoded.batch))
         return await self._compute(lambda: scoring.score(decoded, context, self._max_characters))
 
     async def store(self, scored: ScoredBatch) -> IngestResult:
@@ -198,8 +197,3 @@ class OutcomePipeline:
 
     async def _compute(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-def _has_replay(batch: PollBatch) -> bool:
-    """Whether an operator has replayed a record of a batch, who may have repaired before what it needs."""
-    return any(name == REPLAY_OF_HEADER for record in batch.records for name, _ in record.headers)

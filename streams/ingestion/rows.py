@@ -30,10 +30,13 @@ from streams.ingestion.decoding import raw_elements
 from streams.ingestion.outcome_batch import DecodedBatch, OutcomeBatch, RefusedElement, from_microseconds
 from streams.ingestion.revisions import BatchRevisions, ResolvedBatch
 from streams.ingestion.scoring import ScoredBatch
+from streams.kafka.dead_letters import REPLAY_OF_HEADER
 from streams.kafka.parking import UnreadableBytes
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
+
+    from streams.kafka.batch_consumer import PollBatch
 
 __all__ = [
     "IngestResult",
@@ -41,6 +44,7 @@ __all__ = [
     "PossibleReplays",
     "cell_splits",
     "count_fates",
+    "has_replay",
     "latest",
     "missing_offsets",
     "new_elements",
@@ -91,6 +95,11 @@ class IngestResult:
 
 
 # -- which elements are new
+
+
+def has_replay(batch: PollBatch) -> bool:
+    """Whether an operator has replayed a record of a batch, who may have repaired before what it needs."""
+    return any(name == REPLAY_OF_HEADER for record in batch.records for name, _ in record.headers)
 
 
 class PossibleReplays(NamedTuple):

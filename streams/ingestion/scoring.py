@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-import pandas as pd
 
 from engine.fidelity import LIMIT, contributions, in_range
 from engine.twins import FeatureGaps
