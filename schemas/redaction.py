@@ -1,7 +1,8 @@
 """Redacts what names a person in bytes of records: in JSON the smallest element that is about the person, else everything.
 
 In an array only the elements are replaced that name the person at any depth; an object that names the person outside of an array is
-replaced as a whole, because its other members are about the same person.
+replaced as a whole, because its other members are about the same person. A text that is JSON itself, or that has escapes, is read
+as what it says, however often it was encoded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-__all__ = ["ERASED", "ERASED_VALUE", "Names", "names_entity", "redact", "texts_in"]
+__all__ = ["ERASED", "ERASED_VALUE", "Names", "names_entity", "redact", "replace_entity", "texts_in"]
 
 ERASED = "[erased]"
 ERASED_VALUE = b'"[erased]"'
@@ -23,6 +24,9 @@ Names: TypeAlias = Callable[[str], bool]
 _WORD = re.compile(r"[^\s\"',;()\[\]{}<>=|]+")
 _CATALOGUE_NAMES = frozenset({"twin_type", "brand", "metric_type", "target", "intervention_type", "channel", "frequency"})
 """Members that hold a word of a catalogue: they name nobody, whatever the person is called."""
+
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/bfnrt]))")
+_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 _ID_NAME = re.compile(r"(^|_)(ids?|npi|name|entity|key|subject|person)$", re.IGNORECASE)
 
@@ -47,8 +51,47 @@ def names_entity(entity: str) -> Names:
         >>> [names(text) for text in ("hcp-7", "entity_id 'hcp-7' is unknown", "see hcp-7.", "hcp-77", "hcp-7-b", "xhcp-7")]
         [True, True, True, False, False, False]
     """
-    pattern = re.compile(rf"(?<![\w.:@/-]){re.escape(entity)}(?![\w@/-]|[.:]\w|\\[ux][0-9a-fA-F])")
+    pattern = _pattern(entity)
     return lambda text: text == entity or pattern.search(text) is not None
+
+
+def _pattern(entity: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.:@/-]){re.escape(entity)}(?![\w@/-]|[.:]\w|\\[ux][0-9a-fA-F])")
+
+
+def replace_entity(value: Any, entity: str) -> Any:
+    r"""A JSON value with ``[erased]`` wherever a text, or the name of a member, is the id or contains it; all else stays.
+
+    A text that has the id only in its decoded form is replaced as a whole.
+
+    Example:
+        >>> replace_entity({"requested_by": "x", "why": "see x, y", "channel": "x", "twins": {"npi": 7}}, "x")
+        {'requested_by': '[erased]', 'why': 'see [erased], y', 'channel': 'x', 'twins': {'npi': 7}}
+        >>> replace_entity({"npi": 7, "n": 7, "7": {}}, "7"), replace_entity(['{"who": "\\u0078"}'], "x")
+        ({'npi': '[erased]', 'n': 7, '[erased]': {}}, ['[erased]'])
+    """
+    names, pattern = names_entity(entity), _pattern(entity)
+
+    def replace_text(text: str) -> str:
+        replaced = ERASED if text == entity else pattern.sub(ERASED, text)
+        return ERASED if any(map(names, _readings_of(replaced))) else replaced
+
+    def replace_member(name: str, member: Any) -> Any:
+        if isinstance(member, str) and name in _CATALOGUE_NAMES:
+            return member
+        if isinstance(member, int | float) and str(member) == entity and _ID_NAME.search(name):
+            return ERASED
+        return replace(member)
+
+    def replace(node: Any) -> Any:
+        if isinstance(node, dict):
+            replaced = {replace_text(name): replace_member(name, member) for name, member in node.items()}
+            return replaced if len(replaced) == len(node) else ERASED
+        if isinstance(node, list):
+            return [replace(element) for element in node]
+        return replace_text(node) if isinstance(node, str) else node
+
+    return replace(value)
 
 
 def redact(value: bytes | None, names: Names) -> bytes | None:
@@ -62,6 +105,8 @@ def redact(value: bytes | None, names: Names) -> bytes | None:
         (b'{"rows":["[erased]",2]}', b'"[erased]"')
         >>> redact(b"no JSON: x", names), redact(b"no JSON", names), redact(None, names)
         (b'"[erased]"', b'no JSON', None)
+        >>> redact(b'{"n": 1, "rows": [{"body": "{\\"who\\": \\"\\\\u0078\\"}"}, 2]}', names)
+        b'{"n":1,"rows":["[erased]",2]}'
     """
     if value is None:
         return None
@@ -89,7 +134,7 @@ def texts_in(value: bytes | None) -> set[str]:
     return texts | {word.rstrip(".:") for text in texts for word in _WORD.findall(text)}
 
 
-def _parse(value: bytes) -> Any:
+def _parse(value: bytes | str) -> Any:
     return json.loads(value, parse_int=_Number, parse_float=_Number, parse_constant=_refuse, object_pairs_hook=_Object)
 
 
@@ -98,19 +143,40 @@ def _refuse(constant: str) -> Any:
 
 
 def _readings(value: bytes) -> Iterator[str]:
-    """Ways to read bytes that are no JSON: as they are, with their escape sequences replaced, and as UTF-16."""
-    text = value.decode(errors="replace")
-    yield text
-    yield re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
+    """Ways to read bytes that are no JSON: as UTF-8 or UTF-16, with and without their escape sequences."""
+    yield from _unescaped(value.decode(errors="replace"))
     if b"\0" in value:
-        yield value.decode("utf-16-le", errors="replace")
-        yield value.decode("utf-16-be", errors="replace")
+        yield from _unescaped(value.decode("utf-16-le", errors="replace"))
+        yield from _unescaped(value.decode("utf-16-be", errors="replace"))
+
+
+def _unescaped(text: str) -> Iterator[str]:
+    """A text, and what it is when the escape sequences of JSON in it are replaced, as often as there are any."""
+    yield text
+    while "\\" in text and (unescaped := _ESCAPE.sub(_unescape, text)) != text:
+        text = unescaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the halves of surrogate pairs
+        yield text
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16)) if match[1] else _ESCAPED.get(match[2], match[2])
+
+
+def _readings_of(text: str) -> Iterator[str]:
+    """A text in JSON: as it is, without its escape sequences, and the texts in it where it is JSON itself."""
+    yield from _unescaped(text)
+    if text.lstrip()[:1] in ("{", "[", '"'):
+        try:
+            document = _parse(text)
+        except (ValueError, RecursionError):
+            return
+        yield from _texts(document)
 
 
 def _texts(node: Any) -> Iterator[str]:
     if isinstance(node, _Object):
         for name, member in node:
-            yield name
+            yield from _readings_of(name)
             if isinstance(member, _Number) and _ID_NAME.search(name):
                 yield str(member)
             if not (isinstance(member, str) and name in _CATALOGUE_NAMES):
@@ -119,7 +185,7 @@ def _texts(node: Any) -> Iterator[str]:
         for element in node:
             yield from _texts(element)
     elif isinstance(node, str) and not isinstance(node, _Number):
-        yield node
+        yield from _readings_of(node)
 
 
 def _redact(node: Any, names: Names) -> Any:

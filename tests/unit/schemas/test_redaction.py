@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.redaction import ERASED, ERASED_VALUE, names_entity, redact, texts_in
+from schemas.redaction import ERASED, ERASED_VALUE, names_entity, redact, replace_entity, texts_in
 
 ID = "hcp-7"
 NAMES = names_entity(ID)
@@ -57,6 +57,27 @@ def test_the_smallest_element_about_the_person_is_redacted(before: Any, after: A
 )
 def test_a_person_is_found_however_the_bytes_are_written(value: bytes, entity: str) -> None:
     assert redact(value, names_entity(entity)) == ERASED_VALUE
+
+
+ODD = "hcp-7'\"%_\u00e9\\x"
+
+
+@pytest.mark.parametrize("levels", range(4))
+@pytest.mark.parametrize("entity", [ID, ODD, "\U0001f600 7", "a\tb"])
+def test_a_person_is_found_in_json_that_is_a_text_within_json(entity: str, levels: int) -> None:
+    text = json.dumps({"rows": [{"entity_id": entity}], "note": f"line\n{entity}"})
+    for _ in range(levels):
+        text = json.dumps({"body": text})
+
+    assert json.loads(redact(text.encode(), names_entity(entity)) or b"") == ERASED
+    assert entity in texts_in(text.encode())
+    assert entity not in str(replace_entity(json.loads(text), entity))
+
+
+def test_an_id_in_escapes_of_broken_json_is_found() -> None:
+    text = "{broken " + json.dumps(json.dumps({"who": ODD}))
+
+    assert redact(text.encode(), names_entity(ODD)) == ERASED_VALUE
 
 
 @pytest.mark.parametrize(
