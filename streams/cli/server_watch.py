@@ -61,15 +61,24 @@ class ServerWatch:
         await asyncio.gather(*map(self._watch_server, self._checks))
 
     async def _watch_server(self, check: _Check) -> None:
+        """Ask every second, also while the last question is unanswered, so that silence is noticed when its limit has passed."""
         answered_at, failures = time.monotonic(), 0
-        while not self._stopped.is_set():
+
+        async def ask() -> None:
+            nonlocal answered_at, failures
             if await _answers_within(check.answers(self._settings), check.limit_s):
                 answered_at, failures = time.monotonic(), 0
-            else:
-                failures += 1
-            if failures >= _MIN_FAILURES and time.monotonic() - answered_at >= check.limit_s:
+                return
+            failures += 1
+            if failures >= _MIN_FAILURES and time.monotonic() - answered_at >= check.limit_s and not self._stopped.is_set():
                 self._stopped.set()
                 self._on_silence(check.server)
+
+        questions: set[asyncio.Task[None]] = set()
+        while not self._stopped.is_set():
+            if len(questions) < _MIN_FAILURES:
+                questions.add(question := asyncio.create_task(ask()))
+                question.add_done_callback(questions.discard)
             await asyncio.sleep(_INTERVAL_S)
 
 

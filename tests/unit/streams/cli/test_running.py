@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from streams.cli import server_watch
 from streams.cli.failures import ServerFailure
 from streams.cli.running import run_command
 from streams.settings import Settings
@@ -68,3 +69,25 @@ def test_a_store_without_a_server_is_not_asked():
         return "done"
 
     assert run_command(settings, work(), "mlflow") == "done"
+
+
+async def test_a_server_is_asked_again_while_it_has_not_answered_so_that_silence_is_noticed_at_its_limit(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server_watch, "_INTERVAL_S", 0.01)
+    open_questions, most, silent = 0, 0, asyncio.Event()
+
+    async def never(_: Settings) -> None:
+        nonlocal open_questions, most
+        open_questions += 1
+        most = max(most, open_questions)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            open_questions -= 1
+
+    watch = server_watch.ServerWatch(settings, (), lambda _: silent.set())
+    await watch._watch_server(server_watch._Check("mlflow", never, 0.2))
+
+    assert silent.is_set()
+    assert most == 2
