@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -33,8 +33,14 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 Database: TypeAlias = "Pool | Connection"
 """Where a statement runs: on a connection of a pool, or on the connection whose transaction it belongs to."""
 
-# A commit that was acknowledged must survive a crash of the server, whatever the database, its roles or its files set.
-_SESSION_SETTINGS = {"timezone": "UTC", "synchronous_commit": "on"}
+# Whatever the database, its roles or its files set: a commit that was acknowledged survives a crash of the server, and each
+# statement sees what was committed before it. A user can change these settings of its own role.
+_SESSION_SETTINGS = {
+    "timezone": "UTC",
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+}
 
 
 _NO_ADDRESS = "no Postgres address: set TWIN_POSTGRES_DSN, for example postgresql://user@127.0.0.1:5432/twins"
@@ -101,13 +107,51 @@ class PostgresProbe:
 
 @asynccontextmanager
 async def transaction(database: Database) -> AsyncIterator[Connection]:
-    """Yield a connection inside a transaction: a new one of a pool, or a savepoint of the transaction that is open already."""
+    """Yield a connection inside a transaction: a new one of a pool, or a savepoint of the transaction that is open already.
+
+    An error because a lock was not granted in time has a note with the transaction that has been open for the longest time.
+    """
     if isinstance(database, asyncpg.Pool):
-        async with database.acquire() as connection, connection.transaction():
+        async with database.acquire() as connection, _noted(connection), connection.transaction():
             yield connection
     else:
-        async with database.transaction():
+        async with _noted(database), database.transaction():
             yield database
+
+
+@asynccontextmanager
+async def _noted(connection: Connection) -> AsyncIterator[None]:
+    try:
+        yield
+    except asyncpg.LockNotAvailableError as error:
+        if not getattr(error, "__notes__", ()):
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                error.add_note(await _oldest_transaction(connection))
+        raise
+
+
+# Of the open transactions that have changed or locked anything, the one that has been open for the longest time. Of a user of
+# another role the service sees only that it is there.
+_OLDEST_TRANSACTION = """
+SELECT a.pid, a.usename::text AS "user", a.application_name AS program, a.state, a.xact_start,
+       (SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+        WHERE l.pid = a.pid AND l.granted AND l.mode <> 'AccessShareLock' AND c.relkind IN ('r', 'p')) AS tables
+FROM pg_stat_activity a
+WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+  AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted AND l.locktype = 'relation' AND l.mode <> 'AccessShareLock')
+ORDER BY a.xact_start NULLS LAST LIMIT 1"""
+
+
+async def _oldest_transaction(connection: Connection) -> str:
+    row = await connection.fetchrow(_OLDEST_TRANSACTION)
+    if row is None:
+        return "no transaction is open any more that has locked anything"
+    since = f" since {row['xact_start']:%H:%M:%S} UTC" if row["xact_start"] else ""
+    program = f", program {row['program']!r}" if row["program"] else ""
+    return (
+        f"the oldest transaction that holds locks is that of process {row['pid']} of user {row['user']!r}{program},"
+        f" {row['state'] or 'open'}{since}, on {row['tables'] or 'no table'}"
+    )
 
 
 async def clock(database: Database) -> datetime:

@@ -236,7 +236,7 @@ def describe_traceback(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Describe an error on one line of at most 2000 characters without NUL.
+    """Describe an error, with its notes, on one line of at most 2000 characters without NUL.
 
     A ``ValidationError`` gives one clause per field, of at most ten, which names the field, the refused value and what is allowed.
     """
@@ -246,7 +246,8 @@ def describe_error(error: BaseException) -> str:
         more = [f"and {len(details) - _MAX_FIELDS} more"] if len(details) > _MAX_FIELDS else []
         text = "; ".join([*clauses, *more])
     else:
-        text = hide_passwords(" ".join(str(error).split())) or type(error).__name__
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        text = hide_passwords(" ".join(f"{error}{notes}".split())) or type(error).__name__
     return limit_text(text)
 
 

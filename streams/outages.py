@@ -25,7 +25,7 @@ __all__ = ["OUTAGES", "Outage", "Outages", "part_of"]
 
 LOG = logging.getLogger(__name__)
 REMINDER_S = 60.0
-_MAX_CHARACTERS = 200
+_MAX_CHARACTERS = 400
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Outage:
         failures: failed attempts so far.
         error: the last error, on one line.
         logged_s: when the last line about it was logged, of the monotonic clock.
+        is_lock: whether the part answers, and the last attempt waited for a lock until its limit.
     """
 
     part: str
@@ -56,6 +57,12 @@ class Outage:
     failures: int
     error: str
     logged_s: float
+    is_lock: bool = False
+
+    @property
+    def state(self) -> str:
+        """What the part does, for a sentence about it."""
+        return "answers but grants no lock" if self.is_lock else "is out"
 
 
 class Outages:
@@ -85,7 +92,7 @@ class Outages:
             state.is_convinced |= state.failures >= threshold
             outage = self._outages.get(part)
             if outage is not None:
-                outage.failures, outage.error = outage.failures + 1, _one_line(error)
+                outage.failures, outage.error, outage.is_lock = outage.failures + 1, _one_line(error), _is_lock(error)
                 self._remind(outage, now)
             elif state.is_convinced:
                 self._begin(state, error, now)
@@ -114,8 +121,9 @@ class Outages:
         return sorted(self._outages.copy().values(), key=lambda outage: outage.start_s)
 
     def is_out(self, part: str) -> bool:
-        """Whether a part is out now."""
-        return part in self._outages
+        """Whether a part is out now; one that grants no lock to some work is not."""
+        outage = self._outages.get(part)
+        return outage is not None and not outage.is_lock
 
     def steady_s(self) -> float:
         """Seconds since the last outage ended: 0 while one lasts, infinite when there was none."""
@@ -123,11 +131,12 @@ class Outages:
 
     def _begin(self, state: _Witness, error: BaseException, now: float) -> None:
         since = datetime.fromtimestamp(time.time() - (now - state.start_s), UTC)
-        outage = Outage(state.part, since, state.start_s, state.failures, _one_line(error), now)
+        outage = Outage(state.part, since, state.start_s, state.failures, _one_line(error), now, _is_lock(error))
         self._outages[state.part] = outage
         LOG.warning(
-            "%s is out (%s): %d attempts failed; what needs it waits and is tried again until it answers",
+            "%s %s (%s): %d attempts failed; what needs it waits and is tried again until it answers",
             outage.part,
+            outage.state,
             outage.error,
             outage.failures,
         )
@@ -137,8 +146,9 @@ class Outages:
             return
         outage.logged_s = now
         LOG.warning(
-            "%s is still out after %.0f s (%s): %d attempts failed",
+            "%s %s after %.0f s (%s): %d attempts failed",
             outage.part,
+            "still grants no lock" if outage.is_lock else "is still out",
             now - outage.start_s,
             outage.error,
             outage.failures,
@@ -155,6 +165,10 @@ def part_of(error: BaseException, default: str) -> str:
     if package in ("mlflow", "requests", "urllib3"):
         return "mlflow"
     return "kafka" if package in ("faust", "mode") else default
+
+
+def _is_lock(error: BaseException) -> bool:
+    return isinstance(error, asyncpg.LockNotAvailableError)
 
 
 def _one_line(error: BaseException) -> str:

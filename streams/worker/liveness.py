@@ -209,8 +209,9 @@ class RoleLiveness:
 
 
 def describe_outages(outages: Outages) -> list[str]:
-    """One sentence for each part that is out."""
+    """One sentence for each part that is out, or grants no lock."""
     return [
-        f"{outage.part} is out since {outage.since:%Y-%m-%d %H:%M:%S} UTC ({outage.error}): {outage.failures:,} attempts failed"
+        f"{outage.part} {outage.state} since {outage.since:%Y-%m-%d %H:%M:%S} UTC ({outage.error}):"
+        f" {outage.failures:,} attempts failed"
         for outage in outages.current()
     ]

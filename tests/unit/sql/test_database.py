@@ -9,6 +9,7 @@ import pytest
 
 from sql.database import Pool, connect, open_pool, transaction
 from sql.settings import PostgresSettings
+from streams.errors import describe_error
 
 
 async def test_every_connection_has_the_timeouts_of_the_settings_and_uses_utc(fresh_database: str) -> None:
@@ -53,6 +54,25 @@ async def fail_after_an_inner_transaction(pool: Pool) -> None:
         async with transaction(outer) as inner:
             await inner.execute("INSERT INTO seats VALUES (1)")
         raise asyncio.CancelledError
+
+
+async def test_a_lock_that_is_not_granted_names_the_oldest_transaction_and_its_tables(fresh_database: str) -> None:
+    holder = await connect(fresh_database)
+    try:
+        async with holder.transaction():
+            process, user = await holder.fetchrow("SELECT pg_backend_pid(), current_user::text")
+            await holder.execute("DELETE FROM simulation_queue")
+            await holder.execute("UPDATE simulation_lanes SET reached = 1")
+            async with await open_pool(PostgresSettings(postgres_lock_timeout_s=0.05), dsn=fresh_database) as pool:
+                with pytest.raises(asyncpg.LockNotAvailableError) as error:
+                    async with transaction(pool) as connection, transaction(connection):
+                        await connection.execute("UPDATE simulation_lanes SET reached = 2")
+    finally:
+        await holder.close()
+    (note,) = error.value.__notes__
+    assert f"is that of process {process} of user '{user}', idle in transaction since " in note
+    assert note.endswith("UTC, on simulation_lanes, simulation_queue")
+    assert describe_error(error.value) == f"canceling statement due to lock timeout; {note}"
 
 
 async def test_a_nested_transaction_is_rolled_back_with_the_outer_one(owned_database: str) -> None:
