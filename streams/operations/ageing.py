@@ -19,6 +19,7 @@ import asyncpg
 from sql import ageing_store
 from sql.ageing_store import MaintenanceRun
 from sql.database import Connection, Database, clock, make_partitions
+from sql.population_expiry import count_expired, expire_populations
 from sql.retention import RetentionSettings
 from streams.errors import describe_error
 from streams.metrics import AGED_ROWS, LAST_SWEEP, PARTITIONS_AHEAD
@@ -59,7 +60,9 @@ _SETTING_OF_TABLE = {
 }
 """The setting with the retention of each table, in the order in which tables are swept."""
 
-for _table in _SETTING_OF_TABLE:
+_POPULATIONS = "twin_populations"  # which have the time of their expiry
+
+for _table in (*_SETTING_OF_TABLE, _POPULATIONS):
     AGED_ROWS.labels(table=_table)
 
 
@@ -75,7 +78,7 @@ class DueRows:
     """Rows of a table that a sweep would look at.
 
     Attributes:
-        setting: the environment variable with the retention.
+        setting: the environment variable with the retention, or the column with the time itself.
         before: time before which rows have aged out; None when they are stored for ever.
         rows: number of rows that are old enough; a sweep leaves those that another row still needs.
     """
@@ -129,6 +132,7 @@ class _Sweep:
         await self._step("partitions", self._make_partitions)
         for table in _SETTING_OF_TABLE:
             await self._step(table, partial(self._age, table))
+        await self._step(_POPULATIONS, self._expire_populations)
         await self._step("partitions", self._drop_partitions)
         return self.run
 
@@ -147,10 +151,14 @@ class _Sweep:
     async def _age(self, table: str) -> None:
         before = _before(self.settings, table, self.now)
         if before is not None:
-            deleted = await ageing_store.age_rows(self.connection, table, before)
-            AGED_ROWS.labels(table=table).inc(deleted)
-            total = self.run.deleted.get(table, 0) + deleted
-            self.run = replace(self.run, deleted={**self.run.deleted, table: total})
+            self._count(table, await ageing_store.age_rows(self.connection, table, before))
+
+    async def _expire_populations(self) -> None:
+        self._count(_POPULATIONS, await expire_populations(self.connection, self.now))
+
+    def _count(self, table: str, deleted: int) -> None:
+        AGED_ROWS.labels(table=table).inc(deleted)
+        self.run = replace(self.run, deleted={**self.run.deleted, table: self.run.deleted.get(table, 0) + deleted})
 
     async def _drop_partitions(self) -> None:
         before = _before(self.settings, "fidelity_tracking", self.now)
@@ -186,6 +194,7 @@ async def due_rows(settings: Settings) -> list[DueRows]:
             before = _before(settings, table, now)
             rows = 0 if before is None else await ageing_store.count_due(connection, table, before)
             due.append(DueRows(table, f"TWIN_{name.upper()}", getattr(settings, name), before, rows))
+        due.append(DueRows(_POPULATIONS, "expires_at", 0, now, await count_expired(connection, now)))
         return due
 
 
@@ -193,7 +202,8 @@ def format_due_rows(due: Iterable[DueRows]) -> str:
     """What a sweep would look at, one line for each table."""
     lines = []
     for rows in due:
-        limit = f"older than {rows.days} days" if rows.before else "stored for ever"
+        aged = f"older than {rows.days} days" if rows.days else "expired"
+        limit = "stored for ever" if rows.before is None else aged
         lines.append(f"{rows.table:<20} {rows.rows:>12,} rows  {limit} ({rows.setting})")
     return "\n".join([*lines, "Rows that another row still needs stay: nothing was deleted, a sweep decides row by row."])
 

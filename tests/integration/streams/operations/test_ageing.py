@@ -17,7 +17,7 @@ from sql.database import Pool, connect, open_pool, transaction
 from sql.ledger import Ledger
 from sql.outcome_store import HeadAgedOut, lock_heads
 from sql.park_store import record_state
-from streams.operations.ageing import SweepInProgress, due_rows, is_sweep_due, report_state, sweep
+from streams.operations.ageing import SweepInProgress, due_rows, format_due_rows, is_sweep_due, report_state, sweep
 from streams.settings import Settings
 from tests.audits import audited, make_pipeline, store_all_windows, store_windows
 from tests.outcomes import LINE, START, TOPIC, Record, make_card, make_line, outcome, poll_batches, record
@@ -365,12 +365,23 @@ async def test_a_sweep_makes_partitions_deletes_what_is_due_and_is_recorded(fres
         "WHERE inhparent = 'fidelity_tracking'::regclass AND c.relname ~ '[0-9]$'"
     )
     await owner.execute(f"DROP TABLE {newest}")
+    for expires_at in (datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(days=1)):
+        await pool.execute(
+            "INSERT INTO twin_populations (population_id, model_id, name, twin_count, seed, expires_at, columns)"
+            " VALUES (gen_random_uuid(), $1, 'p', 1, 0, $2, '[]')",
+            make_card().model_id,
+            expires_at,
+        )
     assert await is_sweep_due(pool)
-    assert {rows.table: rows.rows for rows in await due_rows(settings)}["replays"] == 1
+    due = {rows.table: rows for rows in await due_rows(settings)}
+    assert (due["replays"].rows, due["twin_populations"].rows) == (1, 1)
+    assert "1 rows  expired (expires_at)" in format_due_rows(due.values())
 
     run = await sweep(settings, "a test")
 
     assert run.error == ""
+    assert run.deleted["twin_populations"] == 1
+    assert await pool.fetchval("SELECT count(*) FROM twin_populations WHERE expires_at > now()") == 1
     assert run.partitions_created == 1
     assert run.deleted["replays"] == 1
     assert "entity_history" not in run.deleted
