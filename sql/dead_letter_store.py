@@ -152,17 +152,22 @@ async def _without_erased(connection: Connection, refused: Sequence[RefusedRecor
 
 
 def _texts_of(record: RefusedRecord) -> set[str]:
-    return set().union(*map(texts_in, (record.key, record.value, record.reason.encode(), *(value for _, value in record.headers))))
+    headers = (part for name, value in record.headers for part in (_encoded(name), value))
+    return set().union(*map(texts_in, (record.key, record.value, _encoded(record.reason), _encoded(record.traceback), *headers)))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="replace")
 
 
 def _redacted(record: RefusedRecord, erased: ErasedEntities) -> RefusedRecord:
     def names(text: str) -> bool:
-        return any(word in erased for word in texts_in(text.encode(errors="replace")) | {text})
+        return any(word in erased for word in texts_in(_encoded(text)) | {text})
 
     key, value = redact(record.key, names), redact(record.value, names)
-    headers = [(name, redact(header, names)) for name, header in record.headers]
-    changed = (key, value, headers) != (record.key, record.value, list(record.headers)) or names(record.reason)
-    if not changed:
+    headers = [(ERASED, None) if names(name) else (name, redact(header, names)) for name, header in record.headers]
+    is_changed = (key, value, headers) != (record.key, record.value, list(record.headers))
+    if not (is_changed or names(record.reason) or names(record.traceback)):
         return record
     return record._replace(key=key, value=value, headers=headers, reason=ERASED, traceback="")
 

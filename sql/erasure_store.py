@@ -1,11 +1,14 @@
 """Erases persons: from the tables, and from what arrives of them later.
 
-Tables: ``erasures`` holds a salted hash of each erased id. Whoever stores a record that can name a person asks
-:func:`erased_entities` in the transaction that stores it: :func:`begin_erasure` waits for all transactions that have asked before.
+Tables: ``erasures`` holds a salted hash of each erased id. Whoever stores what can name a person asks :func:`erased_entities` in
+the transaction that stores it. That takes a lock with which nothing conflicts, and which marks the transaction: after an id was
+entered by :func:`begin_erasure`, :func:`storing_transactions` lists those that may not have found it. No erasure holds a lock that
+they need.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,25 +17,39 @@ from uuid import UUID
 
 import asyncpg
 
-from sql.database import Connection, Database
+from schemas.redaction import texts_in
+from sql.database import Connection, Database, transaction
 
 __all__ = [
+    "OWN_ROWS",
     "EntityUse",
     "ErasedEntities",
     "Erasure",
+    "NamesErased",
     "RefusedText",
+    "StoringTransaction",
     "begin_erasure",
-    "count_rows",
+    "count_own_rows",
     "entity_use",
-    "erase_entity",
+    "erase_own_rows",
     "erased_entities",
     "find_erasure",
-    "finish_erasure",
     "has_erasures",
+    "names_erased",
+    "record_erasure",
     "redact_refused",
     "refused_texts",
+    "require_not_erased",
     "running_trainings",
+    "storing_transactions",
 ]
+
+
+class NamesErased(ValueError):
+    """A request, an experiment or a population names a person who was erased."""
+
+    def __init__(self, what: str, fields: Sequence[str]) -> None:
+        super().__init__(f"the {what} names a person who was erased, in {', '.join(fields)}: leave the id out")
 
 
 class ErasedEntities:
@@ -72,7 +89,27 @@ def _is_storable(text: str) -> bool:
 
 async def has_erasures(connection: Connection) -> bool:
     """Whether any person was erased; valid until the transaction ends."""
-    return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM erasures)"))
+    return bool(await connection.fetchval("SELECT has_erasures()"))
+
+
+async def require_not_erased(connection: Connection, what: str, document: Mapping[str, Any], line: str) -> None:
+    """Check that no field of a JSON document about a line names a person who was erased; valid until the transaction ends.
+
+    Raises:
+        NamesErased: when one does; it names the fields.
+    """
+    texts = {field: texts_in(json.dumps({field: value}).encode()) - {field} for field, value in document.items()}
+    erased = await erased_entities(connection, set().union(*texts.values()))
+    if fields := [field for field, named in texts.items() if any(erased.is_erased(text, line) for text in named)]:
+        raise NamesErased(what, fields)
+
+
+async def names_erased(database: Database, values: Sequence[bytes | None]) -> list[bool]:
+    """Whether each value of a record names a person who was erased, for whatever twin type."""
+    texts = [texts_in(value) for value in values]
+    async with transaction(database) as connection:
+        erased = await erased_entities(connection, set().union(*texts)) if await has_erasures(connection) else None
+    return [erased is not None and any(text in erased for text in named) for named in texts]
 
 
 @dataclass(frozen=True)
@@ -96,49 +133,63 @@ async def find_erasure(database: Database, entity: str, twin_type: str) -> Erasu
 
 
 async def begin_erasure(database: Database, entity: str, twin_type: str, requested_by: str) -> None:
-    """From the end of this statement on, no record is stored with the id.
-
-    Raises:
-        asyncpg.LockNotAvailableError: when transactions that store records do not end.
-    """
+    """Enter an id: whoever asks :func:`erased_entities` after this statement finds it."""
     await database.execute("SELECT begin_erasure($1, $2, $3)", entity, twin_type, requested_by)
 
 
-async def finish_erasure(connection: Connection, entity: str, twin_type: str, report: Mapping[str, Any]) -> None:
-    """Record that an erasure is done, with its report, which must not name the person."""
-    await connection.execute("SELECT finish_erasure($1, $2, $3)", entity, twin_type, dict(report))
+async def record_erasure(
+    connection: Connection, entity: str, twin_type: str, report: Mapping[str, Any], *, is_finished: bool
+) -> None:
+    """Record what an erasure has done so far, in a report that must not name the person."""
+    await connection.execute("SELECT record_erasure($1, $2, $3, $4)", entity, twin_type, dict(report), is_finished)
 
 
-async def erase_entity(connection: Connection, entity: str, twin_type: str) -> dict[str, int]:
-    """Redact every row that names the person, but refused records; returns the number of rows by table."""
-    counts: dict[str, int] = await connection.fetchval("SELECT erase_entity($1, $2)", entity, twin_type)
-    return counts | {"notes": int(await connection.fetchval("SELECT erase_notes($1)", entity))}
+class StoringTransaction(NamedTuple):
+    """A transaction that has asked for erased ids and stores what it did not find among them.
+
+    Attributes:
+        key: tells it apart from later transactions of the same connection.
+        user: of the database.
+        since: when it began; None where this is not visible to the asking user.
+    """
+
+    key: str
+    pid: int
+    user: str
+    since: datetime | None
 
 
-# What erase_entity would change, table by table.
-_COUNTS = {
-    "fidelity_tracking": "fidelity_tracking WHERE entity_id = $1 AND ($2 = '' OR split_part(line, ':', 1) = $2)",
-    "entity_history": "entity_history WHERE entity_id = $1 AND ($2 = '' OR split_part(line, ':', 1) = $2)",
-    "digital_twins": """digital_twins
-        WHERE ($2 = '' OR twin_type::text = $2) AND (json_names(metadata, $1) OR features_name(features, $1))""",
-    "simulation_runs": """simulation_runs
-        WHERE ($2 = '' OR line IS NULL OR split_part(line, ':', 1) = $2)
-          AND (json_names(request, $1) OR json_names(filters, $1) OR json_names(results, $1)
-               OR json_names(intervention_config, $1))""",
-    "twin_populations": """twin_populations JOIN digital_twin_models m USING (model_id)
-        WHERE ($2 = '' OR m.twin_type::text = $2) AND (json_names(filters_applied, $1) OR name = $1 OR description = $1)""",
-    "experiments": "experiments WHERE json_names(body, $1) AND ($2 = '' OR split_part(line, ':', 1) = $2)",
-    "retrain_requests": """retrain_requests
-        WHERE (json_names(evidence, $1) OR json_names(learned, $1)) AND ($2 = '' OR split_part(line, ':', 1) = $2)""",
+_STORING = """
+SELECT l.virtualtransaction AS key, l.pid, coalesce(a.usename::text, '') AS "user", a.xact_start AS since
+FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'relation' AND l.relation = 'erasures'::regclass AND l.mode = 'RowShareLock' AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY since"""
+
+
+async def storing_transactions(database: Database) -> list[StoringTransaction]:
+    """The open transactions that have asked :func:`erased_entities` or :func:`has_erasures`, the oldest first."""
+    return [StoringTransaction(**row) for row in await database.fetch(_STORING)]
+
+
+# The rows of a table that are about the person, with $1 the id and $2 the twin type or ''.
+OWN_ROWS: Mapping[str, str] = {
+    "fidelity_tracking": "entity_id = $1 AND ($2 = '' OR split_part(line, ':', 1) = $2)",
+    "entity_history": "entity_id = $1 AND ($2 = '' OR split_part(line, ':', 1) = $2)",
+    "digital_twins": "($2 = '' OR twin_type::text = $2) AND (json_names(metadata, $1) OR features_name(features, $1))",
 }
+"""Conditions of the rows that are about the person, by table; the function ``erase_own_rows`` has the same ones."""
 
 
-async def count_rows(connection: Connection, entity: str, twin_type: str) -> dict[str, int]:
-    """Number of rows by table that :func:`erase_entity` would change."""
-    return {
-        table: int(await connection.fetchval(f"SELECT count(*) FROM {condition}", entity, twin_type))  # noqa: S608  # our own names
-        for table, condition in _COUNTS.items()
-    }
+async def erase_own_rows(connection: Connection, entity: str, twin_type: str, table: str) -> int:
+    """Redact or delete the rows of a table of ``OWN_ROWS`` that are about the person; returns their number."""
+    return int(await connection.fetchval("SELECT erase_own_rows($1, $2, $3)", entity, twin_type, table))
+
+
+async def count_own_rows(connection: Connection, entity: str, twin_type: str, table: str) -> int:
+    """Number of rows that :func:`erase_own_rows` would change."""
+    statement = f"SELECT count(*) FROM {table} WHERE {OWN_ROWS[table]}"  # noqa: S608  # our own names
+    return int(await connection.fetchval(statement, entity, twin_type))
 
 
 class EntityUse(NamedTuple):

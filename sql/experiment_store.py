@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+from pydantic import ValidationError
 
 from schemas.events import EffectsEvent, ExperimentResult
 from schemas.simulation_models import EffectPrior, Reach
 from sql.database import Connection, Database, transaction
+from sql.erasure_store import require_not_erased
 
 __all__ = [
     "Calibration",
@@ -22,8 +25,10 @@ __all__ = [
     "answered_simulations",
     "current_priors",
     "current_version",
+    "effects_of_erased",
     "experiments",
     "priors_at_version",
+    "redact_experiment",
 ]
 
 Calibration: TypeAlias = Callable[[str, Sequence[ExperimentResult], Mapping[str, Reach]], EffectPrior]
@@ -97,9 +102,11 @@ async def add_experiment(
 
     Raises:
         DifferentExperiment: when its id is stored with other content.
+        NamesErased: when it names a person who was erased, also where it was stored before that.
     """
     line, intervention = experiment.line, experiment.intervention.intervention_type
     async with transaction(database) as connection:
+        await require_not_erased(connection, "experiment", experiment.model_dump(mode="json", exclude_none=True), line)
         await connection.execute(LOCK, line)
         if await _store(connection, experiment, reach):
             await _add_version(connection, line, intervention, calibrate)
@@ -148,6 +155,41 @@ async def priors_at_version(database: Database, line: str, version: int) -> dict
     if not 0 <= version <= newest:
         raise LookupError(f"{line} has no effects version {version}: 0 to {newest}")
     return {row["intervention"]: EffectPrior(**row["prior"]) for row in await database.fetch(PRIORS, line, version)}
+
+
+REDACT = "SELECT redact_experiment($1, $2, $3, $4)"
+
+
+async def redact_experiment(
+    connection: Connection, experiment_id: str, body: dict[str, Any], line: str, *, is_renamed: bool
+) -> None:
+    """Replace the body of an experiment by its redaction; ``is_renamed`` gives its id an erased name too, wherever it is stored.
+
+    Raises:
+        asyncpg.CheckViolationError: when ``body`` is no redaction of the stored one.
+    """
+    await connection.execute(LOCK, line)
+    name = await connection.fetchval("SELECT erased_name($1)", experiment_id) if is_renamed else experiment_id
+    body = body | {"experiment_id": name}
+    try:
+        digest = _digest(ExperimentResult.model_validate(body))
+    except ValidationError:  # it is compared with nothing: whoever names it again is refused
+        digest = b""
+    await connection.execute(REDACT, experiment_id, is_renamed, body, digest)
+
+
+NEWEST = """
+SELECT DISTINCT ON (line, intervention) line, prior, experiments FROM effect_priors ORDER BY line, intervention, version DESC"""
+
+_ERASED_NAME = "[erased "
+
+
+async def effects_of_erased(database: Database) -> list[EffectsEvent]:
+    """The newest priors that follow from experiments whose ids were erased, as they are published."""
+    rows = [row for row in await database.fetch(NEWEST) if any(name.startswith(_ERASED_NAME) for name in row["experiments"])]
+    return [
+        EffectsEvent(line=row["line"], prior=EffectPrior(**row["prior"]), experiments=tuple(row["experiments"])) for row in rows
+    ]
 
 
 async def _store(connection: Connection, experiment: ExperimentResult, reach: Reach | None) -> bool:

@@ -132,9 +132,10 @@ def forget(
 ) -> None:
     """Erase the person ENTITY_ID everywhere.
 
-    Outcomes keep their values and sums, and lose id and features. Training rows and twins of the person are deleted, refused
-    records, requests and notes that name them are redacted, and records that arrive later are stored without the id. The report
-    says what was done, what Kafka still holds and until when, and which models were trained with rows of the person.
+    Outcomes keep their values and sums, and lose id and features. Training rows and twins of the person are deleted, and the id is
+    replaced wherever else it is stored. Outcomes that arrive later are stored without it, requests and experiments that name it are
+    refused. The report says what was done, in which columns the id stays and why, until when Kafka holds it, and which models were
+    trained with rows of the person.
     """
     from streams.operations.dead_letter_replay import operator_name
     from streams.operations.forgetting import forget as forget_entity
@@ -146,7 +147,7 @@ def forget(
         typer.confirm(f"Erase {entity_id!r} for ever?", abort=True, err=True)
     with connected_service() as settings:
         erasing = forget_entity(settings, entity_id, scope, operator_name(), dry_run=dry_run)
-        report = run_command(settings, erasing, "postgres")
+        report = run_command(settings, erasing, "postgres", "kafka")
     print_result(report.to_dict(), report.format_text, as_json=as_json)
 
 

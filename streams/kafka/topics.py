@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _DAY_MS = 86_400_000
+_COMPACTED_WITHIN_DAYS = 7  # a record that was replaced is gone by then, as one that is deleted is by its retention
 DEAD_LETTERS = "dead-letters"
 
 
@@ -48,7 +49,7 @@ class Topic:
     def configuration(self) -> dict[str, str]:
         """Return the broker's settings for this topic."""
         cleanup = (
-            {"cleanup.policy": "compact"}
+            {"cleanup.policy": "compact", "max.compaction.lag.ms": str(_COMPACTED_WITHIN_DAYS * _DAY_MS)}
             if self.compacted
             else {"cleanup.policy": "delete", "retention.ms": str(self.retention_days * _DAY_MS)}
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -14,21 +15,29 @@ import pandas as pd
 import pytest
 
 from engine.twins import FeatureGaps
-from schemas import SourceId, TwinType
+from schemas import ExperimentResult, InterventionConfig, SourceId, TwinType
 from schemas.redaction import ERASED_VALUE
-from sql import erasure_store, source_position_store
+from sql import erasure_scan, erasure_store, source_position_store
 from sql.database import Pool, connect, open_pool
 from sql.dead_letter_store import NewReplay, add_replays
+from sql.erasure_store import NamesErased
+from sql.experiment_store import add_experiment, current_priors, current_version, effects_of_erased, experiments
 from sql.ledger import Ledger
+from sql.settings import PostgresSettings
 from sql.training_data_store import add_history, training_rows
 from streams.ingestion import ContextLoader, OutcomePipeline
-from streams.operations.forgetting import ForgetReport, forget
+from streams.operations.erasing import StoringTransactionOpen
+from streams.operations.erasure_report import ForgetReport
+from streams.operations.forgetting import erase_rows
 from streams.settings import Settings
+from streams.simulation.effect_updates import calibrated_prior
 from tests.audits import audited
 from tests.outcomes import LINE, START, TOPIC, make_card, make_line, outcome, poll_batches, record
+from tests.polling import until
 
 PERSON = "hcp-7'\"%_é\\x"
 OTHER = "hcp-8"
+EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 
 
 class Champion:
@@ -90,7 +99,7 @@ async def ingest(pool: Pool, items: list[Any], first: int = 0) -> None:
 
 
 async def erase(dsn: str, entity: str = PERSON, twin_type: TwinType | None = None, *, dry_run: bool = False) -> ForgetReport:
-    return await forget(Settings(postgres_dsn=dsn), entity, twin_type, "a test", dry_run=dry_run)
+    return await erase_rows(Settings(postgres_dsn=dsn), entity, twin_type, "a test", dry_run=dry_run)
 
 
 async def stored_text(owner: Pool) -> str:
@@ -137,18 +146,16 @@ async def test_nothing_names_a_person_who_was_erased_and_every_count_stays(fresh
     text = await stored_text(owner)
     assert "hcp-7" not in text
     assert OTHER in text
-    assert {**report.counts, "notes": 0} == {**expected.counts, "notes": 0}
-    assert report.counts == {
+    assert report.counts == expected.counts
+    assert {table: rows for table, rows in report.counts.items() if rows} == {
         "fidelity_tracking": 10,
         "entity_history": 1,
         "digital_twins": 1,
         "simulation_runs": 1,
-        "twin_populations": 0,
-        "experiments": 0,
-        "retrain_requests": 0,
-        "notes": 0,
+        "refused_replays": 1,
         "refused_records": 4,
     }
+    assert list(report.remains) == []
     assert await pool.fetch("SELECT * FROM fidelity_panes ORDER BY model_id, segment, pane, source") == sums
     assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking") == n_outcomes
     assert (await audited(fresh_database))[0].mismatches() == ()
@@ -225,7 +232,6 @@ async def test_erasing_again_finds_nothing_and_still_names_models_and_date(fresh
     assert again.erased_before is not None
     stored = await pool.fetchval("SELECT report FROM erasures")
     assert stored["counts"]["fidelity_tracking"] == 10
-    assert "until 20" in again.format_text()
 
 
 async def test_an_erasure_that_was_killed_is_finished_by_the_next_one(
@@ -233,20 +239,23 @@ async def test_an_erasure_that_was_killed_is_finished_by_the_next_one(
 ):
     await ingest(pool, values())
 
-    async def kill(*_: Any) -> None:
+    async def kill(*_: Any, **__: Any) -> None:
         raise ConnectionResetError
 
     with monkeypatch.context() as patch:
-        patch.setattr(erasure_store, "finish_erasure", kill)
+        patch.setattr(erasure_store, "redact_refused", kill)
         with pytest.raises(ConnectionResetError):
             await erase(fresh_database)
     assert "hcp-7" in await stored_text(owner)
+    assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE entity_id = $1", PERSON) == 0
     assert await pool.fetchval("SELECT finished_at FROM erasures") is None
 
     await erase(fresh_database)
 
     assert "hcp-7" not in await stored_text(owner)
-    assert await pool.fetchval("SELECT finished_at FROM erasures") is not None
+    row = await pool.fetchrow("SELECT finished_at, report FROM erasures")
+    assert row["finished_at"] is not None
+    assert (row["report"]["counts"]["fidelity_tracking"], row["report"]["counts"]["refused_records"]) == (10, 4)
 
 
 @pytest.mark.parametrize("entity", ["%", "%_", "hcp-", "hcp", "' OR true --", "x" * 100_000, "e\u0301"])
@@ -284,16 +293,206 @@ async def test_the_function_that_redacts_takes_no_other_value(fresh_database: st
     await pool.execute(statement, refusal[0], b'{"event_id": 1, "people": ["[erased]", 2]}')
 
 
-async def test_an_erasure_waits_for_a_batch_that_has_read_the_list(fresh_database: str, pool: Pool):
+async def test_an_erasure_waits_for_a_transaction_that_did_not_find_the_id_and_then_erases_what_it_stored(
+    fresh_database: str, owner: Pool, pool: Pool
+):
     connection = await connect(fresh_database)
     try:
         async with connection.transaction():
             assert not await erasure_store.erased_entities(connection, [PERSON])
-            await pool.execute("SET lock_timeout = '100ms'")
-            with pytest.raises(asyncpg.LockNotAvailableError):
-                await erasure_store.begin_erasure(pool, PERSON, "", "me")
+            erasing = asyncio.create_task(erase(fresh_database))
+            await until(lambda: is_entered(pool))
+            await connection.execute(
+                "INSERT INTO entity_history (line, entity_id, observed_at, features, target, source)"
+                " VALUES ($1, $2, now(), '{}', 0, '')",
+                LINE,
+                PERSON,
+            )
+            assert not erasing.done()
+        report = await erasing
     finally:
         await connection.close()
+    assert report.counts["entity_history"] == 1
+    assert "hcp-7" not in await stored_text(owner)
+
+
+async def is_entered(pool: Pool) -> bool:
+    return bool(await pool.fetchval("SELECT EXISTS (SELECT FROM erasures)"))
+
+
+async def test_an_erasure_that_waits_too_long_names_the_transaction_and_holds_nobody_up(fresh_database: str, pool: Pool):
+    settings = Settings(postgres_dsn=fresh_database, postgres_statement_timeout_s=0.1, postgres_idle_in_transaction_timeout_s=0.1)
+    connection = await connect(fresh_database)
+    try:
+        async with connection.transaction():
+            await erasure_store.has_erasures(connection)
+            process = await connection.fetchval("SELECT pg_backend_pid()")
+            erasing = asyncio.create_task(erase_rows(settings, PERSON, None, "a test", dry_run=False))
+            await ingest(pool, values()[:1])
+            with pytest.raises(StoringTransactionOpen, match=rf"within 0.2 s .*process {process} of user .*, open since "):
+                await erasing
+    finally:
+        await connection.close()
+
+
+async def test_outcomes_do_not_wait_for_an_erasure_whose_transaction_stays_open(fresh_database: str, pool: Pool):
+    await ingest(pool, values())
+    await pool.execute(
+        "INSERT INTO digital_twins (twin_id, model_id, twin_type, features, baseline_behavior) VALUES ($1, $2, 'hcp', $3, 0)",
+        uuid4(),
+        make_card().model_id,
+        {"npi": PERSON},
+    )
+    async with await open_pool(PostgresSettings(postgres_dsn=fresh_database, postgres_lock_timeout_s=0.1)) as impatient:
+        connection = await connect(fresh_database)
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await erasure_store.begin_erasure(connection, PERSON, "", "me")
+            for table in erasure_store.OWN_ROWS:
+                await erasure_store.erase_own_rows(connection, PERSON, "", table)
+            await ingest(impatient, [entity_outcome(100, PERSON), entity_outcome(101, OTHER) | {"surprise": 1}], first=100)
+        finally:
+            await transaction.rollback()
+            await connection.close()
+    assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE source_offset >= 100") == 1
+
+
+TEXTS = {"text": PERSON, "_text": [PERSON], "jsonb": {"a": [PERSON]}, "json": [], "bytea": PERSON.encode()}
+NESTED = json.dumps({"body": json.dumps({"rows": [json.dumps({"who": PERSON})], "note": f"line\n{PERSON}"})})
+NESTED_TEXTS = {"text": NESTED, "_text": [NESTED], "jsonb": {"npi": NESTED}, "json": [], "bytea": NESTED.encode()}
+OTHER_VALUES = (
+    "uuid gen_random_uuid() timestamptz now() date now() int4 1 int8 1 float8 0.5 numeric 1 bool true _int8 '{1}' _float8 '{1}'"
+)
+NOT_PLANTED = {"erasure_salt", "schema_migrations"}  # random bytes; files of this project
+
+
+async def plant(owner: Pool, texts: dict[str, Any]) -> set[str]:
+    """Store a row in every table of the schema with these values in every column of their types; returns these columns."""
+    types = OTHER_VALUES.split()
+    expressions = dict(zip(types[::2], types[1::2], strict=True))
+    columns = await owner.fetch(
+        "SELECT c.relname AS table, a.attname AS name, t.typname AS type, t.typtype = 'e' AS is_enum FROM pg_class c"
+        " JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid"
+        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0"
+        " AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY 1, a.attnum"
+    )
+    planted = set()
+    async with owner.acquire() as connection:
+        await connection.execute("SET session_replication_role = replica")  # neither foreign keys nor triggers
+        for check in await connection.fetch(
+            "SELECT conrelid::regclass::text AS table, conname FROM pg_constraint WHERE contype = 'c' AND conparentid = 0"
+            " AND connamespace = 'public'::regnamespace"
+        ):
+            await connection.execute(f"ALTER TABLE {check['table']} DROP CONSTRAINT {check['conname']}")
+        for table in {column["table"] for column in columns} - NOT_PLANTED:
+            names, values, arguments = [], [], []
+            for column in (column for column in columns if column["table"] == table):
+                names.append(column["name"])
+                if column["type"] in texts:
+                    planted.add(f"{table}.{column['name']}")
+                    arguments.append(texts[column["type"]])
+                    values.append(f"${len(arguments)}")
+                elif column["is_enum"]:
+                    values.append(f"enum_first(NULL::{column['type']})")
+                else:
+                    values.append(expressions[column["type"]])
+            await connection.execute(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(values)})", *arguments)
+    return planted
+
+
+async def columns_with(owner: Pool, text: str) -> set[str]:
+    """Every column of every table that has a text in it, also as bytes."""
+    tables = [row[0] for row in await owner.fetch("SELECT DISTINCT tablename FROM pg_tables WHERE schemaname = 'public'")]
+    found = set()
+    for table in tables:
+        parent = "fidelity_tracking" if table.startswith("fidelity_tracking") else table
+        for row in await owner.fetch(f"SELECT * FROM {table}"):
+            for name, value in row.items():
+                written = value.decode(errors="replace") if isinstance(value, bytes) else json.dumps(value, default=str)
+                found |= {f"{parent}.{name}"} if text in written else set()
+    return found
+
+
+@pytest.mark.parametrize("texts", [TEXTS, NESTED_TEXTS], ids=["as it is", "in JSON within JSON"])
+async def test_an_id_is_gone_from_every_column_of_the_database_or_the_report_says_why_it_stays(
+    fresh_database: str, owner: Pool, pool: Pool, texts: dict[str, Any]
+):
+    planted = await plant(owner, texts)
+    assert await columns_with(owner, "hcp-7") >= {column for column in planted if not column.endswith(".headers")}
+
+    await erase(fresh_database, dry_run=True)
+    report = await erase(fresh_database)
+
+    remaining = await columns_with(owner, "hcp-7")
+    assert remaining - {values.column for values in report.remains} <= {
+        *("fidelity_tracking.entity_id", "entity_history.entity_id"),  # as a whole another id, that of the JSON text
+        "erasures.report",  # the line of a model that was trained with rows of the person, which is called so here
+    }
+    assert all(values.reason and values.rows for values in report.remains)
+    assert {column.partition(".")[2] for column in remaining if not column.startswith(("digital_twin_models", "model_ledger"))} & {
+        *("features", "metadata", "name", "description", "filters_applied", "realism", "columns", "filters", "request", "results"),
+        *("intervention_config", "recommendation_reason", "error_message", "flow", "experiment_id", "body", "experiments", "prior"),
+        *("evidence", "learned", "reason", "outcome", "comparison", "estimate", "change", "replayed_by", "why", "requested_by"),
+        *("key", "traceback", "run_by", "error"),
+    } == set()
+    assert "refused_records.value" not in remaining
+
+
+async def test_a_record_that_names_an_erased_person_is_recognised_whatever_it_is(pool: Pool):
+    values = [json.dumps({"requested_by": PERSON}).encode(), json.dumps({"requested_by": OTHER}).encode(), None, NESTED.encode()]
+    assert await erasure_store.names_erased(pool, values) == [False] * 4
+
+    await erasure_store.begin_erasure(pool, PERSON, "", "a test")
+
+    assert await erasure_store.names_erased(pool, values) == [True, False, False, True]
+
+
+async def test_every_column_is_erasable_or_has_a_reason_why_an_id_stays_in_it(pool: Pool):
+    async with pool.acquire() as connection:
+        columns = await erasure_scan.text_columns(connection)
+
+    assert columns.keys() >= {"fidelity_tracking", "refused_records", "experiments", "simulation_runs"}
+    stays = {column: erasure_scan.reason_to_stay(column) for table in columns.values() for column in table}
+    assert [column for column, reason in stays.items() if reason == erasure_scan.UNDECLARED] == []
+    assert {column.name for column, reason in stays.items() if not reason} >= {"features", "entity_id", "experiments", "why"}
+
+
+async def test_an_experiment_keeps_its_effect_under_a_name_that_leads_to_nobody(fresh_database: str, owner: Pool, pool: Pool):
+    def experiment(name: str, region: str) -> ExperimentResult:
+        return ExperimentResult(
+            experiment_id=name,
+            observed_at=START,
+            twin_type="hcp",
+            brand="kisqali",
+            intervention=EMAIL,
+            filters={"region": [region]},
+            effect=0.05,
+            standard_error=0.01,
+            n_treated=100,
+            n_control=100,
+        )
+
+    first, second = experiment(PERSON, "west"), experiment("trial 2", PERSON)
+    for each in (first, second):
+        await add_experiment(pool, each, calibrated_prior)
+    before = await current_priors(pool, LINE)
+
+    await erase(fresh_database)
+
+    assert "hcp-7" not in await stored_text(owner)
+    assert await current_priors(pool, LINE) == before
+    (renamed,) = [row[0] for row in await pool.fetch("SELECT experiment_id FROM experiments WHERE experiment_id LIKE '[erased %'")]
+    (event,) = await effects_of_erased(pool)
+    assert set(event.experiments) == {renamed, "trial 2"}
+    for each in (first, second):
+        with pytest.raises(NamesErased, match="the experiment names a person who was erased, in"):
+            await add_experiment(pool, each, calibrated_prior)
+    assert await current_version(pool, LINE) == 2
+    for stored in await experiments(pool, LINE):
+        withdrawn = stored.experiment.model_copy(update={"withdrawn": True})
+        await add_experiment(pool, withdrawn, calibrated_prior)
+    assert await current_version(pool, LINE) == 4
 
 
 async def test_a_training_that_is_running_is_named(fresh_database: str, owner: Pool, pool: Pool):

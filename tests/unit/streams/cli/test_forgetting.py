@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 import pytest
 from typer.testing import CliRunner, Result
 
 from streams.cli.app import app
-from streams.operations.forgetting import ForgetReport
+from streams.operations.erased_topics import TopicHold
+from streams.operations.erasure_report import ForgetReport, RemainingValues
 
 
 def run(*arguments: str, answer: str | None = None) -> Result:
@@ -38,10 +42,28 @@ def test_without_yes_nothing_is_erased_unless_the_question_is_answered(answer: s
 
 def test_a_report_names_what_was_done_and_what_was_not_reached() -> None:
     model = {"model_id": "m1", "line": "hcp:kisqali:x", "trained_at": "2026-01-01", "is_champion": True}
-    report = ForgetReport("hcp-7", "", dry_run=False, counts={"fidelity_tracking": 1234}, models=[model])
+    holds = {
+        "outcome-events": TopicHold(datetime(2026, 4, 7, tzinfo=UTC), "retention.ms=1", compacted=False),
+        "effect-priors": TopicHold(None, "max.compaction.lag.ms is not set", compacted=True),
+    }
+    report = ForgetReport(
+        "hcp-7",
+        "",
+        dry_run=False,
+        counts={"fidelity_tracking": 1234, "replays": 0},
+        models=[model],
+        remains=[RemainingValues("model_ledger.reason", 2, "it only grows")],
+        kafka=holds,
+        republished=["effect-priors hcp:kisqali:x:email_campaign"],
+    )
 
     text = report.format_text()
 
     assert "fidelity_tracking         1,234 rows erased" in text
+    assert "replays" not in text
     assert "model m1 of hcp:kisqali:x (champion) learned from rows of this id and cannot forget them" in text
-    assert report.to_dict()["models"] == [model]
+    assert "model_ledger.reason keeps the id in 2 rows: it only grows" in text
+    assert "published again without the id: effect-priors hcp:kisqali:x:email_campaign" in text
+    assert "outcome-events       until 2026-04-07 (retention.ms=1)\n" in text
+    assert "effect-priors        without a limit (max.compaction.lag.ms is not set), once a newer record of its key" in text
+    assert json.loads(json.dumps(report.to_dict()))["models"] == [model]
