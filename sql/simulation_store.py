@@ -10,8 +10,10 @@ from uuid import UUID
 import asyncpg
 
 from schemas.events import AnswerStatus, SimulationAnswer, SimulationRequest
+from schemas.redaction import replace_entity, texts_in
 from schemas.simulation_models import SimulationResult
 from sql.database import Connection, Database, transaction
+from sql.erasure_store import erased_entities, require_not_erased
 from sql.twin_repository import UnknownPopulation
 
 __all__ = [
@@ -128,6 +130,7 @@ async def pin(database: Database, request: SimulationRequest, body_hash: bytes, 
 
     Raises:
         DifferentBody: when the id was used for another body.
+        NamesErased: when a new request names a person who was erased.
         NoChampion: when the line has no model.
         UnknownPopulation: when the named population is not stored, or has expired.
         WrongLine: when the named population belongs to another line.
@@ -136,8 +139,9 @@ async def pin(database: Database, request: SimulationRequest, body_hash: bytes, 
         stored = await _find(connection, request.simulation_id, body_hash)
         if stored is not None:
             return stored
-        model_id, effects_version, population_id = await _select_inputs(connection, request, recipe)
         body = request.model_dump(mode="json", exclude_none=True)
+        await require_not_erased(connection, "request", body, request.line)
+        model_id, effects_version, population_id = await _select_inputs(connection, request, recipe)
         await connection.execute(
             PIN,
             request.simulation_id,
@@ -160,12 +164,14 @@ async def finish(
 ) -> SimulationAnswer:
     """Store the answer unless there is one; returns the stored answer, which is the one to publish.
 
-    ``request`` is stored with the answer when the run was not pinned before.
+    ``request`` is stored with the answer when the run was not pinned before, unless it names a person who was erased; a reason that
+    quotes such an id has ``[erased]`` in its place.
 
     Raises:
         DifferentBody: when the id was used for another body.
     """
     async with transaction(database) as connection:
+        answer, request = await _without_erased(connection, answer, request)
         result = answer.result
         await connection.execute(
             FINISH,
@@ -184,6 +190,19 @@ async def finish(
     assert stored is not None
     assert stored.answer is not None
     return stored.answer
+
+
+async def _without_erased(
+    connection: Connection, answer: SimulationAnswer, request: SimulationRequest | None
+) -> tuple[SimulationAnswer, SimulationRequest | None]:
+    named = texts_in(request.model_dump_json().encode()) if request else set()
+    quoted = texts_in(answer.reason.encode()) if answer.reason else set()
+    erased = await erased_entities(connection, named | quoted) if named | quoted else None
+    if not erased:
+        return answer, request
+    for entity in sorted(word for word in quoted if word in erased):
+        answer = answer.model_copy(update={"reason": replace_entity(answer.reason, entity)})
+    return answer, None if any(word in erased for word in named) else request
 
 
 async def find_runs(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, Pins]:

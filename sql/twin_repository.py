@@ -17,12 +17,22 @@ from schemas.filters import Filters, PopulationFilter, canonical_filters
 from schemas.twin_models import DigitalTwin, ModelCard, OutcomeSpread, RealismReport, TwinPopulation
 from schemas.twin_types import Brand, TwinType
 from sql.database import Connection, Database, Pool, open_pool, transaction
+from sql.erasure_store import require_not_erased
 from sql.frame_codec import columns_of, frame_from, own_columns
 from sql.model_card_rows import CARD_COLUMNS, UnknownModel, card_from, insert_model, load_card
+from sql.population_expiry import expire_populations
 from sql.twin_query import own_features, twin_query
 from sql.twin_rows import insert_twins
 
-__all__ = ["PopulationRecord", "TwinRecord", "TwinRepository", "UnknownModel", "UnknownPopulation", "UnknownTwin", "save_realism"]
+__all__ = [
+    "PopulationRecord",
+    "TwinRecord",
+    "TwinRepository",
+    "UnknownModel",
+    "UnknownPopulation",
+    "UnknownTwin",
+    "save_realism",
+]
 
 ROWS_A_STATEMENT = 20_000
 
@@ -87,25 +97,6 @@ LEFT JOIN LATERAL (
     WHERE f.model_id = t.model_id AND f.segment = 'all' ORDER BY f.window_start DESC LIMIT 1
 ) s ON true
 WHERE t.twin_id = $1"""
-
-EXPIRED = "SELECT population_id FROM twin_populations WHERE expires_at <= $1 ORDER BY population_id FOR UPDATE"
-
-DELETE_MEMBERS = "DELETE FROM twin_population_members WHERE population_id = ANY($1::uuid[]) RETURNING twin_id"
-
-DELETE_TWINS = """
-DELETE FROM digital_twins t
-WHERE t.twin_id = ANY($1::uuid[])
-  AND NOT EXISTS (SELECT FROM twin_population_members o WHERE o.twin_id = t.twin_id)
-  AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.twin_id = t.twin_id)"""
-
-MARK_RECIPES = "UPDATE twin_populations SET columns = NULL WHERE population_id = ANY($1::uuid[])"
-
-DELETE_POPULATIONS = """
-DELETE FROM twin_populations p
-WHERE p.population_id = ANY($1::uuid[])
-  AND NOT EXISTS (SELECT FROM simulation_runs r WHERE r.population_id = p.population_id)
-  AND NOT EXISTS (SELECT FROM fidelity_tracking f WHERE f.population_id = p.population_id)
-  AND NOT EXISTS (SELECT FROM fidelity_snapshots s WHERE s.population_id = p.population_id)"""
 
 
 class UnknownTwin(LookupError):
@@ -179,15 +170,16 @@ class TwinRepository:
         """Store one twin, or replace the one stored under its id.
 
         Raises:
+            NamesErased: when its features or metadata name a person who was erased.
             UnknownModel: when its model is not stored.
         """
-        pool = await self._open()
         outcome, metadata = _outcome_apart(twin.metadata)
         features = json.loads(twin.model_dump_json(include={"features"}))["features"]  # a missing number becomes null
+        fields = (twin.twin_id, twin.model_id, twin.twin_type.value, features, twin.baseline_behavior, outcome, metadata)
         try:
-            await pool.execute(
-                SAVE_TWIN, twin.twin_id, twin.model_id, twin.twin_type.value, features, twin.baseline_behavior, outcome, metadata
-            )
+            async with transaction(await self._open()) as connection:
+                await require_not_erased(connection, "twin", {"features": features, "metadata": metadata}, twin.twin_type.value)
+                await connection.execute(SAVE_TWIN, *fields)
         except asyncpg.ForeignKeyViolationError:
             raise UnknownModel(twin.model_id) from None
         return twin.twin_id
@@ -216,9 +208,15 @@ class TwinRepository:
         return [_twin(row) for row in await pool.fetch(statement, *query.values)]
 
     async def save_population(self, population: TwinPopulation) -> UUID:
-        """Store a population with its twins, and its model unless it is stored; saving is idempotent."""
+        """Store a population with its twins, and its model unless it is stored; saving is idempotent.
+
+        Raises:
+            NamesErased: when its name, description or filters name a person who was erased.
+        """
         columns = columns_of(population)
+        named = population.model_dump(mode="json", include={"name", "description", "filters_applied"})
         async with transaction(await self._open()) as connection:
+            await require_not_erased(connection, "population", named, population.model.line)
             await insert_model(connection, population.model)
             stored = await load_card(connection, population.model_id)
             if await _insert_population(connection, population, columns):
@@ -253,18 +251,8 @@ class TwinRepository:
         ]
 
     async def expire_populations(self, at: datetime) -> int:
-        """Delete the twins of populations that expired by ``at``; returns the number of these populations.
-
-        Twins that an outcome or another population refers to stay, and so does the recipe of a population that a run or an
-        outcome refers to.
-        """
-        async with transaction(await self._open()) as connection:
-            expired = [row[0] for row in await connection.fetch(EXPIRED, at)]
-            members = [row[0] for row in await connection.fetch(DELETE_MEMBERS, expired)]
-            await connection.execute(DELETE_TWINS, members)
-            await connection.execute(MARK_RECIPES, expired)
-            await connection.execute(DELETE_POPULATIONS, expired)
-        return len(expired)
+        """Delete the twins of populations that expired by ``at``; see :func:`expire_populations`."""
+        return await expire_populations(await self._open(), at)
 
     async def load_model(self, model_id: UUID) -> ModelCard:
         """The card of a stored model.

@@ -8,6 +8,7 @@ from typing import Any
 
 from schemas import ExperimentResult
 from schemas.base import utc_time
+from sql.erasure_store import NamesErased
 from sql.experiment_store import DifferentExperiment
 from streams.errors import require_no_nul
 from streams.kafka import topic_of
@@ -23,6 +24,7 @@ LOG = logging.getLogger(__name__)
 _KINDS: dict[type[Exception], str] = {
     DifferentExperiment: "conflict",
     ImplausibleExperiment: "invalid",
+    NamesErased: "erased",
     SetAsideExperiment: "set_aside",
 }
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from schemas import ExperimentResult, SimulationRequest, SourceId
 from sql.database import Pool
 from sql.dead_letter_store import refused_in_range
+from sql.erasure_store import names_erased
 from sql.replay_store import OffsetRange, existing_experiments
 from sql.simulation_store import find_runs
 from streams.client.twin_client import TwinClient
@@ -52,7 +53,12 @@ async def replay_records(settings: Settings, pool: Pool, consumer: AIOKafkaConsu
             records = await _read(consumer, offsets)
             read = [record for record in records if record.offset < committed.get(offsets.partition, 0)]
             report.counts["not read yet"] += len(records) - len(read)
-            for decision in await decide(pool, offsets, read):
+            is_erased = await names_erased(pool, [record.value for record in read])
+            if any(is_erased):  # published again, the id would be in Kafka for longer
+                report.counts["names an erased person"] += sum(is_erased)
+            for decision in await decide(
+                pool, offsets, [record for record, erased in zip(read, is_erased, strict=True) if not erased]
+            ):
                 await _carry_out(client, decision, report)
 
 

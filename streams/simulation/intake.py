@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from schemas import SimulationAnswer, SimulationRequest
 from sql.database import Pool
+from sql.erasure_store import NamesErased
 from sql.simulation_queue_store import Lane, enqueue_simulation
 from sql.simulation_store import DifferentBody, NoChampion, Pins, WrongLine
 from sql.twin_repository import UnknownPopulation
@@ -17,7 +18,7 @@ from streams.simulation.simulator import DEFAULT_TWIN_COUNT, Simulator, rejected
 
 __all__ = ["RequestIntake"]
 
-_REFUSALS = (DifferentBody, NoChampion, TooLarge, UnknownPopulation, WrongLine)
+_REFUSALS = (DifferentBody, NamesErased, NoChampion, TooLarge, UnknownPopulation, WrongLine)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class RequestIntake:
         except _REFUSALS as error:
             return rejected(request.simulation_id, describe_error(error))
         if pins.answer is None:
-            await self._queue(pins, request)
+            await self._queue(pins, pins.request or request)  # as it is stored: without what was erased since it came
         return pins.answer
 
     async def _pin(self, request: SimulationRequest) -> Pins:

@@ -26,6 +26,7 @@ from schemas import (
     TwinType,
 )
 from sql.database import Pool
+from sql.erasure_store import NamesErased, begin_erasure
 from sql.ledger import Ledger
 from sql.simulation_store import (
     DifferentBody,
@@ -210,6 +211,76 @@ async def test_a_rejection_of_a_request_that_was_not_pinned_is_stored_and_found(
     assert (pins.answer, pins.recipe, pins.model_id, pins.request) == (rejected, None, None, None)
     with pytest.raises(DifferentBody):
         await pinned(pool, request, OTHER_BODY)
+
+
+PERSON = "6f1c2d34-0000-4000-8000-1234567890ab"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("requested_by", PERSON),
+        ("requested_by", f"about {PERSON}, urgent"),
+        ("experiment_id", PERSON),
+        ("filters", {"region": ["west", PERSON]}),
+        ("simulation_id", UUID(PERSON)),
+        ("population_id", UUID(PERSON)),
+    ],
+)
+async def test_a_request_that_names_an_erased_person_is_refused_and_not_stored(pool: Pool, field: str, value: Any) -> None:
+    await promoted(pool)
+    await begin_erasure(pool, PERSON, "", "a test")
+    request = a_request(**{field: value})
+
+    with pytest.raises(NamesErased, match=f"^the request names a person who was erased, in {field}: leave the id out$") as error:
+        await pinned(pool, request)
+    rejected = SimulationAnswer(simulation_id=request.simulation_id, status=AnswerStatus.REJECTED, reason=str(error.value))
+    assert await finish(pool, rejected, BODY, request) == rejected
+
+    stored = [
+        row[0] for table in ("simulation_runs", "twin_populations") for row in await pool.fetch(f"SELECT t::text FROM {table} t")
+    ]
+    assert sum(PERSON in text for text in stored) == (field == "simulation_id")  # as the key of the answer, which is published
+
+
+async def test_a_request_about_another_twin_type_than_that_of_the_erasure_is_pinned(pool: Pool) -> None:
+    await promoted(pool)
+    await begin_erasure(pool, PERSON, "patient", "a test")
+
+    assert (await pinned(pool, a_request(requested_by=PERSON))).request is not None
+
+
+async def test_the_reason_of_an_answer_that_quotes_an_erased_person_is_stored_without_the_id(pool: Pool) -> None:
+    await begin_erasure(pool, PERSON, "", "a test")
+    answer = SimulationAnswer(simulation_id=uuid4(), status=AnswerStatus.REJECTED, reason=f"region: must be known, not '{PERSON}'")
+
+    assert (await finish(pool, answer, BODY)).reason == "region: must be known, not '[erased]'"
+
+
+async def test_a_request_that_was_answered_before_an_erasure_has_its_answer_after_it(pool: Pool) -> None:
+    await promoted(pool)
+    request = a_request(requested_by=PERSON)
+    await pinned(pool, request)
+    answer = await finish(pool, completed(request.simulation_id), BODY)
+    await begin_erasure(pool, PERSON, "", "a test")
+
+    assert (await pinned(pool, request)).answer == answer
+
+
+async def test_a_population_that_names_an_erased_person_is_refused(pool: Pool) -> None:
+    model = card()
+    await begin_erasure(pool, PERSON, "", "a test")
+    population = TwinPopulation(
+        population_id=uuid4(),
+        model_id=model.model_id,
+        model=model,
+        name=f"like {PERSON}",
+        twin_count=1,
+        frame=pd.DataFrame({"decile": [1], "baseline_behavior": [0.1], "baseline_lower": [0.0], "baseline_upper": [1.0]}),
+    )
+
+    with pytest.raises(NamesErased, match="the population names a person who was erased, in name"):
+        await TwinRepository(pool=pool).save_population(population)
 
 
 async def test_runs_are_found_by_id_and_unknown_ones_are_absent(pool: Pool) -> None:

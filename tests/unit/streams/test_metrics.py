@@ -39,7 +39,7 @@ def test_a_role_has_the_counters_of_what_it_may_refuse_before_it_reads(role: Rol
         "simulation": ("simulation-requests", ["unreadable", "invalid", "json", "parked"]),
         "outcomes": ("outcome-events", REFUSAL_KINDS),
         "fidelity": ("fidelity-errors", ["model", "forged", "invalid", "json", "parked"]),
-        "experiments": ("experiment-results", ["conflict", "invalid", "json", "parked"]),
+        "experiments": ("experiment-results", ["conflict", "erased", "invalid", "json", "parked"]),
         "trainer": ("retrain-events", ["forged", "invalid", "json", "parked"]),
     }
     topic, reasons = topics[role]
