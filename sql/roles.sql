@@ -10,6 +10,7 @@ DECLARE
     is_superuser CONSTANT boolean := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
     has_created  boolean := false;
     role         text;
+    large_object_function  text;
 BEGIN
     FOREACH role IN ARRAY ARRAY['twinstream_owner', 'twinstream_migrator', 'twinstream_writer', 'twinstream_reader'] LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = role);
@@ -45,6 +46,16 @@ BEGIN
     IF has_schema_privilege('public', current_schema(), 'CREATE')
        AND (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = current_schema()) THEN
         EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
+    END IF;
+    IF is_superuser THEN  -- large objects: anybody could store bytes there, out of reach of retention and erasure
+        FOR large_object_function IN
+            SELECT p.oid::regprocedure FROM pg_proc p
+            WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY('{lo_creat,lo_create,lo_from_bytea,lo_open,lo_put,
+                  lo_get,lo_unlink,lo_truncate,lo_truncate64,lo_lseek,lo_lseek64,lo_tell,lo_tell64,lo_close,loread,lowrite}')
+              AND has_function_privilege('public', p.oid, 'EXECUTE')
+        LOOP
+            EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', large_object_function);
+        END LOOP;
     END IF;
     IF has_database_privilege('public', current_database(), 'TEMPORARY')
        AND (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database()) THEN

@@ -53,6 +53,12 @@ OF_A_SUPERUSER = [
     "SET SESSION AUTHORIZATION {superuser}",
     "SET session_replication_role = replica",
     "DO LANGUAGE plpython3u 'pass'",
+    "SELECT lo_create(0)",
+    "SELECT lo_creat(-1)",
+    "SELECT lo_from_bytea(0, 'x')",
+    "SELECT lo_open(1, 131072)",
+    "SELECT lo_put(1, 0, 'x')",
+    "SELECT lo_unlink(1)",
 ]
 # What only the owner of the tables may do.
 OF_THE_OWNER = [
@@ -106,10 +112,26 @@ OF_NOBODY = [
     "UPDATE effect_priors SET prior = '{{}}'",
     "UPDATE digital_twin_models SET baseline = '{{}}'",
     "SELECT refuse_to_rewrite()",
+    "SELECT make_fidelity_partitions(120)",
+    "SELECT make_fidelity_partitions(-1)",
+    "SELECT make_fidelity_partitions(NULL)",
+    "SELECT drop_aged_partitions('infinity')",
+    "SELECT drop_aged_partitions(now() - interval '37 days')",
+    "SELECT drop_aged_partitions(NULL)",
+    "LOCK TABLE erasures IN EXCLUSIVE MODE",
+    "SELECT erase_own_rows('a', '', 'model_ledger')",
     *(f"SELECT FROM {table}" for table in UNREADABLE),
+]
+# What Postgres forbids no user, and docs/runbook.md has a remedy for.
+OF_ONESELF = [
+    "ALTER ROLE {user} PASSWORD 'another'",
+    "ALTER ROLE {user} SET search_path = pg_catalog",
+    "ALTER ROLE {user} IN DATABASE {database} SET search_path = pg_catalog",
+    "SELECT pg_advisory_xact_lock(1)",
 ]
 REFUSALS = (
     asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidParameterValueError,  # of a function with the rights of the owner: out of its bounds
     asyncpg.ActiveSQLTransactionError,  # of CREATE DATABASE and ALTER SYSTEM: see the next test
     asyncpg.UndefinedObjectError,  # a language that the server does not have
     asyncpg.FeatureNotSupportedError,  # an extension that the server does not have
@@ -184,6 +206,59 @@ async def test_a_reader_reads_every_table_and_may_do_nothing_else(database: str,
     calls = ["SELECT make_fidelity_partitions(3)", "UPDATE model_lines SET policy = 'off'", "UPDATE event_heads SET revision = 1"]
     statements = [*OF_A_SUPERUSER, *OF_THE_OWNER, *OF_NOBODY, *writes, *locks, *calls]
     assert await permitted(database, logins[READER], statements) == []
+
+
+@pytest.mark.parametrize("role", [WRITER, READER])
+async def test_what_no_user_can_be_forbidden_is_known(database: str, logins: Mapping[str, str], role: str) -> None:
+    assert await permitted(database, logins[role], OF_ONESELF) == OF_ONESELF
+
+
+async def test_a_session_of_the_service_is_as_it_has_to_be_whatever_its_user_has_set_for_itself(
+    database: str, logins: Mapping[str, str]
+) -> None:
+    wrong = {
+        "default_transaction_isolation": "'serializable'",
+        "default_transaction_read_only": "on",
+        "synchronous_commit": "off",
+        "timezone": "'Asia/Tokyo'",
+    }
+    user = logins[WRITER]
+    async with user_of(database, user) as connection:
+        for name, value in wrong.items():
+            await connection.execute(f"ALTER ROLE {user} SET {name} = {value}")
+    try:
+        async with user_of(database, user) as connection:
+            found = {name: await connection.fetchval(f"SHOW {name}") for name in wrong}
+    finally:
+        admin = await connect(database)
+        await admin.execute(f"ALTER ROLE {user} RESET ALL")
+        await admin.close()
+    assert found == {
+        "default_transaction_isolation": "read committed",
+        "default_transaction_read_only": "off",
+        "synchronous_commit": "on",
+        "timezone": "UTC",
+    }
+
+
+async def test_a_bound_of_a_function_is_named_with_the_refused_value(database: str, logins: Mapping[str, str]) -> None:
+    async with user_of(database, logins[WRITER]) as connection:
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="made for 0 to 12 months ahead, not 120"):
+            await make_partitions(connection, months_ahead=120)
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="at the latest, not infinity: Kafka may deliver"):
+            await connection.fetchval("SELECT drop_aged_partitions('infinity')")
+
+
+async def test_a_head_only_rises(database: str, logins: Mapping[str, str]) -> None:
+    async with user_of(database, logins[WRITER]) as connection:
+        await connection.execute(
+            "INSERT INTO event_heads (event_id, revision, digest, line, segments) VALUES (gen_random_uuid(), 3, 'b', 'x', '{}')"
+        )
+        for change in ("revision = 2", "digest = 'a'", "revision = 2, digest = 'c'", "contribution = '{1}'"):
+            with pytest.raises(asyncpg.RestrictViolationError, match="is at revision 3: it only rises"):
+                await connection.execute(f"UPDATE event_heads SET {change}")
+        for change in ("digest = 'c'", "revision = 4, digest = 'a'"):
+            await connection.execute(f"UPDATE event_heads SET {change}")
 
 
 async def test_a_migrator_changes_tables_only_as_the_owner_and_may_do_nothing_that_needs_a_superuser(
