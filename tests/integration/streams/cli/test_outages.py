@@ -29,6 +29,7 @@ from streams.settings import Settings
 
 ENDS_WITHIN_S = 60.0  # a command that waits for a server without a limit takes longer, on any machine
 CONNECT_S = 2.0
+FORGET = ["forget", "hcp-7", "--yes"]
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 REQUEST = SimulationRequest(
     simulation_id=UUID(int=4), requested_at=datetime(2026, 3, 1, tzinfo=UTC), twin_type="hcp", brand="kisqali", intervention=EMAIL
@@ -84,7 +85,8 @@ def frozen(part: Any) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["simulate", "email_campaign", "--timeout", "3"], ["verify"], ["replay", "simulation-requests"], ["migrate"]]
+    "arguments",
+    [["simulate", "email_campaign", "--timeout", "3"], ["verify"], ["replay", "simulation-requests"], ["migrate"], FORGET],
 )
 def test_a_kafka_that_does_not_answer_ends_a_command(stack: LocalStack, environment: dict[str, str], arguments: list[str]):
     with frozen(stack.kafka):
@@ -94,7 +96,7 @@ def test_a_kafka_that_does_not_answer_ends_a_command(stack: LocalStack, environm
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["models", "list"], ["verify"], ["migrate"], ["dlq", "list"]])
+@pytest.mark.parametrize("arguments", [["models", "list"], ["verify"], ["migrate"], ["dlq", "list"], FORGET])
 def test_a_postgres_that_does_not_answer_ends_a_command(stack: LocalStack, environment: dict[str, str], arguments: list[str]):
     with frozen(stack.postgres):
         status, error = run(environment, *arguments)
