@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,26 @@ async def test_unusual_batches_count_and_move_on(
         kinds = [row.kind for row in await list_refused(pool, RefusalQuery(topic=TOPIC), 100)]
 
     assert sorted(kinds) == ["bound", "empty", "json"]
+
+
+async def test_records_count_whether_their_transaction_is_committed_aborted_or_never_ended(
+    service: Any, settings: Settings, pool: Pool, line: None, producer: AIOKafkaProducer
+):
+    async with service(["outcomes", "fidelity"]), AsyncExitStack() as stack:
+        for number, end in enumerate(("commit_transaction", "abort_transaction", "none")):
+            sender = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, transactional_id=f"sender {number}")
+            await stack.enter_async_context(sender)
+            await sender.begin_transaction()
+            await sender.send_and_wait(TOPIC, json.dumps(outcome(number)).encode(), partition=number)
+            if end != "none":
+                await getattr(sender, end)()
+        for partition in range(3):
+            await send_raw(producer, TOPIC, partition, good(100 + 10 * partition))
+        await until(lambda: n_counted(pool), lambda n: n == 33, within_s=60)
+        report = await verify(settings)
+
+    assert report.mismatches == ()
+    assert await list_refused(pool, RefusalQuery(topic=TOPIC), 100) == []
 
 
 async def test_readers_without_a_group_pass_an_unreadable_batch(settings: Settings, producer: AIOKafkaProducer):
