@@ -10,7 +10,7 @@ import ctypes
 import gc
 from contextlib import suppress
 
-__all__ = ["LARGE_BYTES", "release_after"]
+__all__ = ["LARGE_BYTES", "release_after", "trim"]
 
 LARGE_BYTES = 8 * 1024 * 1024
 """Bytes of values from which on work is large; a usual poll batch has less than a megabyte."""
@@ -21,5 +21,10 @@ def release_after(n_bytes: int) -> None:
     if n_bytes < LARGE_BYTES:
         return
     gc.collect()
-    with suppress(OSError, AttributeError):  # only glibc keeps what is freed, and has this function
+    trim()
+
+
+def trim() -> None:
+    """Return freed memory to the system; only glibc keeps it, and has a function for it."""
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

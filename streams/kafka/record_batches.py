@@ -26,12 +26,14 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import decode_varint
 
 from streams.bounds import BoundSettings, OutOfBounds
-from streams.kafka.decompression import decompress
+from streams.kafka.decompression import TooLarge, decompress
+from streams.kafka.memory import trim
 from streams.kafka.parking import unreadable_record
 
 __all__ = ["BatchReader", "FetchedBatches", "bound_fetches"]
 
 _MAX_POLLED_BYTES = 16 * 1024 * 1024  # of all partitions in one poll: what follows is fetched again
+_LARGE_BATCH_BYTES = 32 * 1024 * 1024  # after which the memory for its decompression is returned to the system
 _MAX_UNREADABLE_BYTES = 8 * 1024 * 1024  # of a damaged batch are delivered; a broker takes no larger one by default
 _EARLIEST_MS, _LATEST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 
@@ -126,16 +128,19 @@ class _Poll(threading.local):
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._n_bytes = 0
+        self._n_bytes = 0  # of the poll
+        self._largest = 0  # batch of the poll
 
     def add(self, n_bytes: int) -> None:
         """Count bytes that were read."""
         loop = _running_loop()
         if loop is not self._loop:
-            self._loop, self._n_bytes = loop, 0
+            self._loop, self._n_bytes, self._largest = loop, 0, 0
             if loop is not None:
                 loop.call_soon(self._end)
-        self._n_bytes += n_bytes if loop is not None else 0
+        if loop is not None:
+            self._n_bytes += n_bytes
+            self._largest = max(self._largest, n_bytes)
 
     @property
     def is_full(self) -> bool:
@@ -143,7 +148,9 @@ class _Poll(threading.local):
         return self._n_bytes >= _MAX_POLLED_BYTES and self._loop is _running_loop()
 
     def _end(self) -> None:
-        self._loop, self._n_bytes = None, 0
+        if self._largest >= _LARGE_BATCH_BYTES:
+            trim()
+        self._loop, self._n_bytes, self._largest = None, 0, 0
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -220,8 +227,7 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         if not header.codec:
             _POLL.add(len(data))
             return data
-        records = decompress(header.codec, data[_HEADER.size :], self._bounds.max_decompressed_bytes)
-        _POLL.add(len(records))
+        records = self._decompress(header.codec, data[_HEADER.size :])
         opened = bytearray(data[: _HEADER.size])
         struct.pack_into(">h", opened, _ATTRIBUTES_OFFSET, header.attributes & ~_CODEC_MASK)
         return b"".join([opened, records])
@@ -235,8 +241,19 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
             position = _LEGACY_KEY_OFFSETS[header.magic]
             (key_length,) = struct.unpack_from(">i", data, position)
             value = data[position + 8 + max(key_length, 0) :]
-            _POLL.add(len(decompress(header.codec, value, self._bounds.max_decompressed_bytes)))
+            self._decompress(header.codec, value)
         return data
+
+    def _decompress(self, codec: int, data: bytes) -> bytes | memoryview:
+        """Decompress records, and count them, or the bound when they exceed it."""
+        bound = self._bounds.max_decompressed_bytes
+        try:
+            records = decompress(codec, data, bound)
+        except TooLarge:
+            _POLL.add(bound)
+            raise
+        _POLL.add(len(records))
+        return records
 
     def _read_singly(self, data: bytes, header: _BatchHeader) -> Iterator[ConsumerRecord[Any, Any]]:
         """Read the records from the present position on again, and deliver those that cannot be decoded as bytes, each alone."""

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.bounds import BoundSettings
+from streams.kafka import record_batches
 from streams.kafka.parking import UnreadableBytes
 from streams.kafka.record_batches import BatchReader, FetchedBatches
 from tests.kafka_batches import BY_BROKER, CODECS, CONTROL, NOW_MS, TRANSACTIONAL, ZSTD, Rec, batch, compress, encode_record
@@ -196,6 +197,21 @@ async def test_a_poll_reads_all_partitions_only_up_to_a_size_and_what_follows_is
     await asyncio.sleep(0)  # the next poll
     again = reader(batches, 0, bounds)
     assert len(list(again)) == 2
+
+
+async def test_a_poll_reads_one_bomb_and_returns_its_memory(monkeypatch: pytest.MonkeyPatch):
+    trims = []
+    monkeypatch.setattr(record_batches, "trim", lambda: trims.append(1))
+    bounds = BoundSettings(max_decompressed_bytes=40 * 1024 * 1024)
+    bomb = batch([Rec(b" " * 50_000_000)], codec=ZSTD)
+
+    assert summary(read(bomb, bounds=bounds)) == [(0, 0)]
+    assert read(bomb, bounds=bounds) == []
+    await asyncio.sleep(0)
+    assert trims == [1]
+    assert len(read(good(0), bounds=bounds)) == 3
+    await asyncio.sleep(0)
+    assert trims == [1]
 
 
 def test_an_unreadable_batch_holds_nothing_of_what_was_decompressed():
