@@ -24,6 +24,7 @@ __all__ = [
     "EVENTS",
     "EVERY_LINE",
     "MAX_ALTERNATIVES",
+    "MAX_MESSAGE_ROWS",
     "MAX_TWINS",
     "MIN_TWINS",
     "SUM_FIELDS",
@@ -315,6 +316,8 @@ class PaneRow(Frozen):
     sums: tuple[int, ...] = Field(min_length=len(SUM_FIELDS), max_length=len(SUM_FIELDS))
 
 
+MAX_MESSAGE_ROWS = 500
+"""Rows of one message with sums."""
 EVERY_LINE = "*"
 """Line and key of a message that concerns all lines: the progress of a source."""
 

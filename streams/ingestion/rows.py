@@ -16,7 +16,7 @@ import numpy as np
 from schemas import FidelityErrors, PaneRow, SourceId, TwinPopulation
 from schemas.arrays import Flags, Floats, Integers, Octets
 from schemas.base import utc_time
-from schemas.events import SUM_FIELDS
+from schemas.events import MAX_MESSAGE_ROWS, SUM_FIELDS
 from schemas.twin_types import ALL_ROWS
 from sql.dead_letter_store import RefusedRecord
 from sql.feature_count_store import FeatureCount
@@ -61,7 +61,6 @@ __all__ = [
 
 _CELL_OUTCOMES = 200  # a cell of the detector should hold no more (rule 17)
 _MAX_SPLITS = 64
-_MAX_MESSAGE_ROWS = 500
 _N = SUM_FIELDS.index("n")
 
 
@@ -330,7 +329,7 @@ def pane_messages(result: IngestResult) -> list[FidelityErrors]:
     return [
         FidelityErrors(line=line, source=result.source, watermark=result.watermark, rows=tuple(part))
         for line, line_rows in by_line.items()
-        for part in _parts(line_rows, _MAX_MESSAGE_ROWS)
+        for part in _parts(line_rows, MAX_MESSAGE_ROWS)
     ]
 
 

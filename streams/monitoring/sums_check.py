@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from schemas import FidelityErrors, OutcomeEvent, PaneRow
 from schemas.base import EARLIEST, shorten
-from schemas.events import EVERY_LINE
+from schemas.events import EVERY_LINE, MAX_MESSAGE_ROWS
 from sql.source_position_store import source_watermarks
 from sql.window_store import stored_rows
 from streams.bounds import BoundSettings, check_json, check_size
@@ -26,8 +26,12 @@ _CLOCK_TOLERANCE = timedelta(
 )  # between the clocks of a worker, whose time is the watermark of a silent source, and Kafka
 
 
+_OWN_SIZES = {"max_array_elements": MAX_MESSAGE_ROWS, "max_string_length": 4096}
+"""Rows of a message, and bytes of the longest name of a series, of 500 characters."""
+
+
 def decode_sums(key: bytes | None, value: bytes | None, bounds: BoundSettings) -> FidelityErrors:
-    """Decode a message with sums.
+    """Decode a message with sums; bounds below what the service itself writes into one count as that.
 
     Raises:
         OutOfBounds: when the record or a part of its value is too large.
@@ -35,7 +39,8 @@ def decode_sums(key: bytes | None, value: bytes | None, bounds: BoundSettings) -
         pydantic.ValidationError: when it is no valid message.
     """
     check_size(key, value, bounds)
-    check_json(value or b"", bounds)
+    least = {name: size for name, size in _OWN_SIZES.items() if getattr(bounds, name) < size}
+    check_json(value or b"", bounds.model_copy(update=least) if least else bounds)
     return FidelityErrors.model_validate_json(require_no_nul(value))
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from aiokafka import AIOKafkaProducer
 
 from schemas import FidelityErrors, PaneRow, SourceId
+from schemas.events import MAX_MESSAGE_ROWS
 from sql.database import connect
 from sql.dead_letter_store import mark_refused_sent, unsent_refused_before
 from streams.kafka import DEAD_LETTERS, RawRecord, event_headers, event_value, open_producer, topic_of
@@ -22,7 +23,6 @@ from streams.settings import Settings
 
 __all__ = ["repair"]
 
-_ROWS_PER_MESSAGE = 500
 _REFUSED_PER_BATCH = 1000
 
 
@@ -45,13 +45,13 @@ async def _publish_panes(producer: AIOKafkaProducer, panes: Iterable[StoredPane]
 
 
 def _fidelity_errors(panes: Iterable[StoredPane]) -> Iterator[FidelityErrors]:
-    """Messages of at most 500 rows, each of one line and source."""
+    """Messages of at most ``MAX_MESSAGE_ROWS``, each of one line and source."""
     groups: defaultdict[tuple[str, str], list[PaneRow]] = defaultdict(list)
     for line, source, row in panes:
         groups[line, source].append(row)
     for (line, source), rows in groups.items():
-        for first in range(0, len(rows), _ROWS_PER_MESSAGE):
-            batch = tuple(rows[first : first + _ROWS_PER_MESSAGE])
+        for first in range(0, len(rows), MAX_MESSAGE_ROWS):
+            batch = tuple(rows[first : first + MAX_MESSAGE_ROWS])
             yield FidelityErrors(line=line, source=SourceId.parse(source), watermark=None, rows=batch)
 
 

@@ -27,9 +27,9 @@ BOUNDS: Mapping[str, int] = {
     "max_record_bytes": 20_000,
     "max_message_bytes": 10_000,
     "max_key_bytes": 64,
-    "max_array_elements": 50,
+    "max_array_elements": 500,
     "max_json_depth": 6,
-    "max_string_length": 300,
+    "max_string_length": 5000,
     "max_name_length": 30,
     "max_features": 5,
     "max_number_length": 40,
@@ -51,11 +51,11 @@ def records(topic: str, rng: random.Random) -> Iterator[tuple[str, bytes]]:
     if topic not in (TOPIC, "fidelity-errors"):
         yield "max_message_bytes", batch([Rec(encoded(template(rng)) + b" " * 10_000)])
     for setting, value in (
-        ("max_array_elements", [1] * 51),
-        ("max_array_elements", {str(number): 1 for number in range(51)}),
+        ("max_array_elements", [1] * 501),
+        ("max_array_elements", {str(number): 1 for number in range(501)}),
         ("max_json_depth", nested(7)),
-        ("max_string_length", "x" * 301),
-        ("max_string_length", ['a"\\' * 150]),
+        ("max_string_length", "x" * 5001),
+        ("max_string_length", ['a"\\' * 1100]),
         ("max_number_length", 10**40),
     ):
         yield setting, batch([Rec(encoded(template(rng) | {"comment": value}))])

@@ -11,11 +11,13 @@ from uuid import UUID
 import pytest
 
 from schemas import FidelityErrors, PaneRow, SourceId
-from schemas.events import SUM_FIELDS
+from schemas.events import MAX_MESSAGE_ROWS, SUM_FIELDS
 from sql import source_position_store
 from sql.database import Pool, open_pool
+from streams.bounds import BoundSettings, OutOfBounds
 from streams.ingestion import ContextLoader, OutcomePipeline
-from streams.monitoring.sums_check import ForgedSums, SumsCheck
+from streams.kafka import event_value
+from streams.monitoring.sums_check import ForgedSums, SumsCheck, decode_sums
 from streams.settings import Settings
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome, poll_batches, record
 
@@ -137,3 +139,12 @@ async def test_a_watermark_that_no_outcome_can_have_moved_is_refused(check: Sums
 async def test_a_message_without_rows_about_one_line_is_refused(check: SumsCheck, line: str):
     with pytest.raises(ForgedSums, match=r"a message without rows concerns all lines, '\*', and not"):
         await check.check_source(FidelityErrors(line=line, source=SOURCE, watermark=NOW), NOW)
+
+
+def test_a_message_of_the_service_is_decoded_however_low_the_bounds_are_set(message: FidelityErrors):
+    row = message.rows[0].model_copy(update={"segment": "specialty=" + "\U0001f600" * 500})
+    full = message.model_copy(update={"rows": (row,) * MAX_MESSAGE_ROWS})
+    bounds = BoundSettings(max_array_elements=1, max_string_length=200, max_json_depth=4, max_number_length=32)
+    assert decode_sums(b"key", event_value(full), bounds) == full
+    with pytest.raises(OutOfBounds, match="an array of 501 elements exceeds 500, TWIN_MAX_ARRAY_ELEMENTS"):
+        decode_sums(b"key", event_value(full.model_copy(update={"rows": (row,) * 501})), bounds)
