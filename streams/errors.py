@@ -153,7 +153,7 @@ def subject_of(error: BaseException) -> Subject:
     if isinstance(error, PartitionError):
         return Subject.PARTITION
     if isinstance(error, asyncpg.PostgresError):
-        return _postgres_subject(str(error.sqlstate or ""))
+        return _postgres_subject(error)
     if isinstance(error, KafkaError):
         return _kafka_subject(error)
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -190,7 +190,10 @@ def setting_of(error: BaseException) -> str:
     return "" if cause is None else setting_of(cause)
 
 
-def _postgres_subject(state: str) -> Subject:
+def _postgres_subject(error: asyncpg.PostgresError) -> Subject:
+    if isinstance(error, asyncpg.InvalidCachedStatementError):  # a table was changed: the connection prepares the statement again
+        return Subject.DEPENDENCY
+    state = str(error.sqlstate or "")
     if state.startswith(_CONFIGURATION_CLASSES) or state in _CONFIGURATION_STATES:
         return Subject.CONFIGURATION
     if state.startswith(_DEPENDENCY_CLASSES) or state in _DEPENDENCY_STATES:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from streams.errors import PartitionError, describe_error
-from streams.ingestion.rows import IngestResult
+from streams.ingestion.rows import IngestResult, has_replay
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.parking import Parking, ParkRequested
 from streams.retries import LONGEST_WAIT_S, pause_s, retry_transient
@@ -83,6 +83,8 @@ class RecordIsolation:
 
     async def ingest(self, batch: PollBatch) -> AsyncIterator[IngestResult]:
         """Store or park every record of a batch, in their order, and yield the result of each part that was stored."""
+        if has_replay(batch):
+            self._parking.on_replay()
         parts = [_Part(batch)]
         while parts:
             part = parts.pop(0)

@@ -30,7 +30,7 @@ from streams.ingestion.decoding import raw_elements
 from streams.ingestion.outcome_batch import DecodedBatch, OutcomeBatch, RefusedElement, from_microseconds
 from streams.ingestion.revisions import BatchRevisions, ResolvedBatch
 from streams.ingestion.scoring import ScoredBatch
-from streams.kafka.dead_letters import REPLAY_OF_HEADER
+from streams.kafka.dead_letters import is_replay
 from streams.kafka.parking import UnreadableBytes
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class IngestResult:
 
 def has_replay(batch: PollBatch) -> bool:
     """Whether an operator has replayed a record of a batch, who may have repaired before what it needs."""
-    return any(name == REPLAY_OF_HEADER for record in batch.records for name, _ in record.headers)
+    return any(is_replay(record.headers) for record in batch.records)
 
 
 class PossibleReplays(NamedTuple):

@@ -37,6 +37,7 @@ __all__ = [
     "count_refused_records",
     "dead_letter_record",
     "foreign_headers",
+    "is_replay",
     "park",
     "parked_record",
     "process_record",
@@ -111,6 +112,8 @@ async def process_record(
         refuse_with: refuses the record for an error of its processing, by default :func:`refuse` with these kinds.
     """
     refuse_record = refuse_with or partial(refuse, app, record, kinds=kinds)
+    if is_replay(record.headers):
+        app.parking.on_replay()
 
     async def check_and_work() -> None:
         app.parking.check(record.partition, record.offset, record.value)
@@ -267,6 +270,11 @@ def _own_headers(refused: RefusedRecord, omitted: int | None = None) -> Headers:
         omitted,
     )
     return [(name, str(value).encode()) for name, value in zip(DEAD_LETTER_HEADERS, values, strict=True) if value is not None]
+
+
+def is_replay(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
+    """Whether a record with these headers is the replay of a refused one."""
+    return any(name == REPLAY_OF_HEADER for name, _ in headers or ())
 
 
 def foreign_headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:

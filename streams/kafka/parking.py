@@ -5,6 +5,8 @@ A parked record is a refused one of the kind ``parked``: stored with its bytes a
 
 from __future__ import annotations
 
+import math
+import time
 import traceback
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -93,6 +95,7 @@ class Parking:
         self._attempts = attempts
         self._topic = topic
         self._parked_by: TTLCache[_Failure, None] = TTLCache(_MAX_FAILURES, _KNOWN_FAILURE_S)
+        self._forgot_s = -math.inf
         self._requests: Mapping[tuple[int, int], ParkRequest] = MappingProxyType({})
         self.blocked: dict[int, str] = {}
         PARKED.labels(topic=topic)  # a counter exists before its first event, so that the first one is an increase
@@ -107,6 +110,15 @@ class Parking:
     def on_failed(self, error: Exception) -> None:
         """Remember the failure that has parked a record, or failed a request."""
         self._parked_by[_failure(error)] = None
+
+    def on_replay(self) -> None:
+        """Try failures as often as unknown ones again, as an operator replays what should pass by now.
+
+        At most once a minute: of many records that fail again, each would be tried as often.
+        """
+        if time.monotonic() - self._forgot_s >= _KNOWN_FAILURE_S:
+            self._forgot_s = time.monotonic()
+            self._parked_by.clear()
 
     async def read_requests(self, pool: Pool) -> None:
         """Read the requests that are pending; a timer does it every other second."""

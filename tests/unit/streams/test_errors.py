@@ -34,6 +34,7 @@ ABOUT_A_DEPENDENCY = [
     socket.gaierror(-2, "unknown host"),
     asyncpg.CannotConnectNowError("starting up"),
     asyncpg.DeadlockDetectedError("deadlock"),
+    asyncpg.InvalidCachedStatementError("cached statement plan is invalid due to a database schema or configuration change"),
     asyncpg.SerializationError("again"),
     asyncpg.LockNotAvailableError("lock timeout"),
     asyncpg.QueryCanceledError("statement timeout"),

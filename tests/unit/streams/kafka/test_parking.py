@@ -39,6 +39,17 @@ def test_a_failure_that_parked_a_record_just_now_is_tried_once_and_every_other_o
     assert parking.attempts_for(raised(here, TypeError("x"))) == 5
 
 
+def test_a_replay_is_tried_as_often_as_if_nothing_had_failed_and_a_flood_of_replays_is_not():
+    parking = Parking(5, TOPIC)
+    for _ in range(3):
+        parking.on_failed(raised(here, KeyError("x")))
+    parking.on_replay()
+    assert parking.attempts_for(raised(here, KeyError("x"))) == 5
+    parking.on_failed(raised(here, KeyError("x")))
+    parking.on_replay()
+    assert parking.attempts_for(raised(here, KeyError("x"))) == 1
+
+
 def test_a_counter_of_parked_records_exists_before_the_first_one():
     Parking(5, "a topic of this test alone")
     assert REGISTRY.get_sample_value("twin_parked_total", {"topic": "a topic of this test alone"}) == 0
