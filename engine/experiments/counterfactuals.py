@@ -89,7 +89,7 @@ def predict_counterfactuals(
     if entities.empty:
         raise ValueError("the table has no entities: it needs one row per entity")
     expected, lower, upper = model.predict_all(entities, confidence_level)
-    warnings = tuple(model.gaps(entities).to_text())
+    warnings = tuple(model.gap_sentences(entities))
     engine = SimulationEngine(
         entities_as_population(model, entities, expected), priors=priors, confidence_level=confidence_level, seed=seed
     )

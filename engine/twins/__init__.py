@@ -8,7 +8,7 @@ from engine.twins.causal_features import select_features
 from engine.twins.conformal import conformal_quantile, fit_conformal
 from engine.twins.donor_adjustment import fit_adjustment
 from engine.twins.empty_filter import EmptyFilter
-from engine.twins.feature_gaps import FeatureGaps, find_gaps
+from engine.twins.feature_gaps import FeatureGaps, gap_sentences
 from engine.twins.forests import forest_mean
 from engine.twins.outcome_model import (
     HYPERPARAMETERS,
@@ -41,11 +41,11 @@ __all__ = [
     "cross_fit",
     "encode_features",
     "feature_importance",
-    "find_gaps",
     "fit_adjustment",
     "fit_conformal",
     "fit_outcome_model",
     "forest_mean",
+    "gap_sentences",
     "learn_joint",
     "population_id",
     "predict_outcome",

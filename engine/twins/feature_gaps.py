@@ -11,7 +11,7 @@ import pandas as pd
 from schemas.arrays import Flags
 from schemas.levels import KnownLevels
 
-__all__ = ["FeatureGaps", "find_gaps"]
+__all__ = ["FeatureGaps", "find_gaps", "gap_sentences"]
 
 
 class FeatureGaps(NamedTuple):
@@ -26,23 +26,6 @@ class FeatureGaps(NamedTuple):
     names: tuple[str, ...]
     missing: Flags
     unseen: Flags
-
-    def to_text(self, named: Collection[str] = ()) -> list[str]:
-        """A sentence about each feature with an unseen level or without any value, but for those that are ``named`` already."""
-        n = len(self.missing)
-        unseen, missing = self.unseen.sum(axis=0).tolist(), self.missing.sum(axis=0).tolist()
-        return [
-            *(
-                f"{name} has no value in any row"
-                for name, count in zip(self.names, missing, strict=True)
-                if count == n and name not in named
-            ),
-            *(
-                f"{name} has a level that the model never saw in {count:,} of {n:,} rows: it counts as a rare level"
-                for name, count in zip(self.names, unseen, strict=True)
-                if count
-            ),
-        ]
 
 
 def find_gaps(features: pd.DataFrame, names: Iterable[str], vocabulary: Mapping[str, KnownLevels]) -> FeatureGaps:
@@ -61,3 +44,35 @@ def find_gaps(features: pd.DataFrame, names: Iterable[str], vocabulary: Mapping[
         if name in vocabulary:
             unseen[:, index] = ~features[name].isin(vocabulary[name].levels) & ~missing[:, index]
     return FeatureGaps(columns, missing, unseen)
+
+
+def gap_sentences(
+    features: pd.DataFrame, names: Iterable[str], vocabulary: Mapping[str, KnownLevels], named: Collection[str] = ()
+) -> list[str]:
+    """A sentence about each feature with an unseen level, and about each without any value unless it is ``named`` already.
+
+    Example:
+        >>> rows = pd.DataFrame({"region": ["south", "mars", None], "decile": [np.nan] * 3})
+        >>> gap_sentences(rows, ["region", "decile"], {"region": KnownLevels(["south"])})
+        ['decile has no value in any row', "region has a level that the model never saw in 1 of 3 rows: 'mars' (it counts as rare)"]
+    """
+    gaps = find_gaps(features, names, vocabulary)
+    empty = [name for name, column in zip(gaps.names, gaps.missing.T, strict=True) if column.all() and name not in named]
+    unseen = [(name, column) for name, column in zip(gaps.names, gaps.unseen.T, strict=True) if column.any()]
+    return [
+        *(f"{name} has no value in any row" for name in empty),
+        *(
+            f"{name} has a level that the model never saw in {int(column.sum()):,} of {len(features):,} rows:"
+            f" {_examples(features.loc[column, name])} (it counts as rare)"
+            for name, column in unseen
+        ),
+    ]
+
+
+def _examples(levels: pd.Series[str]) -> str:
+    distinct = levels.value_counts().index.tolist()
+    more = f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
+    return ", ".join(map(repr, distinct[:_SHOWN])) + more
+
+
+_SHOWN = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any
@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 
 from engine.twins.conformal import Conformal
 from engine.twins.donor_adjustment import DonorAdjustment
-from engine.twins.feature_gaps import FeatureGaps, find_gaps
+from engine.twins.feature_gaps import FeatureGaps, find_gaps, gap_sentences
 from engine.twins.joint_model import JointModel, SampledTable
 from engine.twins.marginal import Predicate
 from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
@@ -103,9 +103,9 @@ class TwinModel:
         gaps = find_gaps(features, self.card.outcome_features, self.known_levels)
         return *self._predict_features(features, INTERVAL_LEVEL), gaps
 
-    def gaps(self, frame: pd.DataFrame) -> FeatureGaps:
-        """The features of each row that the model has to predict without."""
-        return find_gaps(self._features(frame), self.card.outcome_features, self.known_levels)
+    def gap_sentences(self, frame: pd.DataFrame, named: Collection[str] = ()) -> list[str]:
+        """What the model has to predict these rows without, see :func:`engine.twins.gap_sentences`."""
+        return gap_sentences(self._features(frame), self.card.outcome_features, self.known_levels, named)
 
     def features(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The features of the model in any table, converted; those that the table lacks are left out."""

@@ -286,7 +286,7 @@ def _check_features(model: TwinModel, table: pd.DataFrame) -> None:
         raise ValueError(f"no column is a feature of {model.card.line}: expected some of {', '.join(missing)}")
     if missing:
         notify(f"the table has no column for {', '.join(missing)}: these features are treated as missing")
-    for sentence in model.gaps(table).to_text(named=missing):
+    for sentence in model.gap_sentences(table, missing):
         notify(sentence)
 
 

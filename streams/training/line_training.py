@@ -210,8 +210,8 @@ async def _compare_with_champion(
     if champion is None:
         return None, ()
     incumbent = await asyncio.to_thread(registry.load, await ledger.artifact(champion))
-    gaps = await asyncio.to_thread(incumbent.gaps, held_out)
-    notes = tuple(f"to the champion of before, {sentence}" for sentence in gaps.to_text())
+    sentences = await asyncio.to_thread(incumbent.gap_sentences, held_out)
+    notes = tuple(f"to the champion of before, {sentence}" for sentence in sentences)
     return await asyncio.to_thread(gate, held_out, incumbent, model), notes
 
 

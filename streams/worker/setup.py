@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pandas as pd
 
-from engine.twins import find_gaps
+from engine.twins import gap_sentences
 from schemas import TWIN_TYPES, Brand, TwinType
 from schemas.levels import KnownLevels, levels_of
 from sql.database import Pool, open_pool
@@ -164,4 +164,4 @@ async def _gaps(pool: Pool, line: str, rows: pd.DataFrame) -> list[str]:
     levels = {name: levels_of(rows[name]) for name in vocabulary}
     spelled = {name: column.texts(vocabulary[name].spellings(column.values)) for name, column in levels.items()}
     no_column = [f"no column for {', '.join(missing)}: the champion predicts without"] if names and missing else []
-    return [*no_column, *find_gaps(rows.reset_index(drop=True).assign(**spelled), names, vocabulary).to_text()] if names else []
+    return [*no_column, *gap_sentences(rows.reset_index(drop=True).assign(**spelled), names, vocabulary)] if names else []

@@ -129,3 +129,15 @@ def test_a_model_of_before_the_rule_keeps_the_levels_that_it_has() -> None:
 def test_what_is_no_number_is_refused_in_a_numeric_feature(model: TwinModel, value: object) -> None:
     with pytest.raises(ValueError, match=f"'decile' holds {value!r}: numbers are expected"):
         model.predict(pd.DataFrame([ROWS[0] | {"decile": value}]))
+
+
+def test_levels_that_the_model_never_saw_and_features_without_a_value_are_told(model: TwinModel) -> None:
+    rows = pd.DataFrame([ROWS[0] | {"region": region, "specialty": None} for region in (1, "California", "Mars", 1.0, None)])
+    sentences = model.gap_sentences(rows)
+    assert "specialty has no value in any row" in sentences
+    assert "region has a level that the model never saw in 2 of 5 rows: 'California', 'Mars' (it counts as rare)" in sentences
+    assert model.gap_sentences(rows, named=["specialty"]) == sentences[1:]
+    assert model.gap_sentences(pd.DataFrame(ROWS)) == []
+    assert model.card.baseline.levels["region"] == ("1", "2", "3", "4")
+    *_, gaps = model.predict_rows(rows)
+    assert dict(zip(gaps.names, gaps.unseen.sum(axis=0).tolist(), strict=True))["region"] == 2
