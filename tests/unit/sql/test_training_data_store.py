@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from schemas.levels import levels_of, numbers_of
 from sql.database import Pool
 from sql.training_data_store import CHANGE, add_history, count_since, simulated_rows, training_rows
 
@@ -64,6 +65,22 @@ LATER = day(99)
 
 async def targets(pool: Pool, as_of: datetime = LATER, since: datetime | None = None) -> list[float]:
     return (await training_rows(pool, LINE, as_of, since))["prescribing_change"].tolist()
+
+
+async def test_a_level_and_a_number_mean_the_same_after_they_were_stored(pool: Pool) -> None:
+    levels = [1, 1.0, "01", "1", True, None, 10**17 + 1, 2.5, " South", float("nan"), "1.0", 1e16]
+    numbers = [1, 2.5, "3", None, 1e-7, 10**15, -0.0, 0.1, 7.0, " 4 ", 5, 6]
+    rows = history(len(levels)).assign(
+        region=pd.Series(levels, dtype=object),
+        decile=pd.Series(numbers, dtype=object),
+        code=pd.Series([10**17 + 1, *[None] * 11], dtype=object),
+    )
+    await add_history(pool, LINE, rows, "file")
+    read = await training_rows(pool, LINE, LATER)
+    for name in ("region", "code"):
+        texts = [levels_of(frame[name]).texts().to_numpy(dtype=object, na_value=None).tolist() for frame in (read, rows)]
+        assert texts[0] == texts[1]
+    np.testing.assert_array_equal(numbers_of(read["decile"], "decile"), numbers_of(rows["decile"], "decile"))
 
 
 async def test_history_is_read_back_unchanged(pool: Pool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import subprocess
@@ -14,10 +15,13 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import Brand, TwinType
+from schemas.levels import levels_of
 from streams.training.training_process import (
     TrainingFailed,
     TrainingRefused,
@@ -128,6 +132,29 @@ def test_a_training_ends_with_its_parent_process(scratch, tmp_path):
         time.sleep(0.05)
     assert trainings(scratch) == []
     assert list(scratch.iterdir()) == []
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**18), 10**18),
+    st.integers(-9, 9).map(float),
+    st.floats(-9, 9),
+    st.text("ab1 ", max_size=3),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(VALUES, min_size=1, max_size=5))
+def test_a_level_means_the_same_on_the_way_to_the_training_process(values):
+    content = io.BytesIO()
+    frame = pd.DataFrame({"level": pd.Series(values, dtype=object)})
+    _with_uniform_columns(frame).to_parquet(content)
+    texts = [
+        levels_of(column).texts().to_numpy(dtype=object, na_value=None).tolist()
+        for column in (pd.read_parquet(content)["level"], frame["level"])
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_features_of_mixed_types_become_one_type_per_column(tmp_path):
