@@ -19,8 +19,9 @@ from streams.operations.recomputation import ExpectedWindow, LineWindow, StoredP
 
 __all__ = ["WindowAudit"]
 
-# Intervals and the effective sample size follow from the other metrics and are not stored in snapshots.
-_COMPARED_METRICS = tuple(name for name in FidelityMetrics.model_fields if name not in {"intervals", "n_effective"})
+# These follow from the other metrics and the sums, and are not stored in snapshots.
+_NOT_STORED = {"intervals", "n_effective", "mae_robust"}
+_COMPARED_METRICS = tuple(name for name in FidelityMetrics.model_fields if name not in _NOT_STORED)
 
 
 class Lag(NamedTuple):
