@@ -8,8 +8,9 @@ A local time that a zone skips or has twice, when its clocks change, is refused:
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +19,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.arrays import Flags
+from schemas.arrays import Flags, Floats, Integers
 from schemas.base import shorten
-from streams.tables.conversion import MISSING_NUMBERS, Converted, Unsettled, Wrong, as_flags, missing_note, trimmed
+from streams.tables.conversion import MISSING_NUMBERS, Converted, Unsettled, Wrong, as_flags, matches, missing_note, trimmed
 from streams.tables.options import DateOrder, TableOptions, TimeUnit
 from streams.tables.raw import is_text
 
 __all__ = ["convert_times"]
 
+_CLEAR = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:\d{2})$"
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}(?::?\d{2}(?::?\d{2}(?:[.,]\d+)?)?)?)?|\d{8}T\d{4,6}(?:[.,]\d+)?", re.IGNORECASE)
 _ZONE = re.compile(r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?")
@@ -36,8 +38,10 @@ _NAMED_MONTHS = tuple(
     for day in ("%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%d-%B-%Y", "%d%b%Y", "%b %d %Y", "%B %d %Y", "%b %d, %Y", "%B %d, %Y")
     for clock in ("", *(f" {clock}" for clock in _CLOCKS))
 )
-_UNITS = {TimeUnit.SECONDS: 1.0, TimeUnit.MILLISECONDS: 1e3, TimeUnit.MICROSECONDS: 1e6, TimeUnit.NANOSECONDS: 1e9}
-_EXCEL_EPOCH = pd.Timestamp("1899-12-30")
+_UNITS = {TimeUnit.SECONDS: 1e6, TimeUnit.MILLISECONDS: 1e3, TimeUnit.MICROSECONDS: 1.0, TimeUnit.NANOSECONDS: 1e-3}
+"""Microseconds of each unit."""
+_EXCEL_EPOCH_DAYS = 25_569  # from 1899-12-30, day 0 of a spreadsheet, to 1970-01-01
+_MAX_MICROSECONDS = 1e17
 _PLAUSIBLE = (pd.Timestamp("1990-01-01"), pd.Timestamp("2100-01-01"))
 """Numbers that stand for other times have another unit than the one stated."""
 _UTC: Any = "datetime64[us, UTC]"
@@ -77,7 +81,7 @@ def convert_times(column: pa.Array, name: str, options: TableOptions) -> Convert
     if is_text(cells):
         marks[:-1] = as_flags(pc.is_in(pc.utf8_lower(cells), pa.array(sorted(MISSING_NUMBERS))))
     try:
-        times = _text_times(cells.to_pylist(), options) if is_text(cells) else _typed_times(cells, options)
+        times = _text_times(cells, options) if is_text(cells) else _typed_times(cells, options)
         _localize(times, cells, options)
     except Unsettled as error:
         raise Unsettled(str(error), int(np.argmax(codes == error.place))) from None
@@ -106,7 +110,7 @@ def _typed_times(cells: pa.Array, options: TableOptions) -> _Times:
     elif pa.types.is_timestamp(cells.type) or pa.types.is_date(cells.type):
         times.local = pd.Series(pc.cast(cells, pa.timestamp("us"), safe=False).to_pandas()).astype(_NAIVE)
     elif pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type) or pa.types.is_decimal(cells.type):
-        _read_numbers(times, {place: float(cell) for place, cell in enumerate(cells.to_pylist())}, options)
+        _read_numbers(times, dict(enumerate(map(float, cells.to_pylist()))), options)
     else:
         times.reasons = ["is no time"] * len(cells)
     return times
@@ -120,68 +124,91 @@ def _read_numbers(times: _Times, numbers: dict[int, float], options: TableOption
     """
     if not numbers:
         return
-    if options.time_unit is None:
+    unit = options.time_unit
+    if unit is None:
         place, first = next(iter(numbers.items()))
         units = "|".join(TimeUnit)
         raise Unsettled(f"{first:.15g} is a number, not a time: {_FORM}, or state its unit (--time-unit {units})", place)
-    for place, number in numbers.items():
-        at = _numbered_time(number, options.time_unit)
-        if at is None:
-            times.reasons[place] = f"is no time in the unit {options.time_unit}"
-        elif not _PLAUSIBLE[0] <= at < _PLAUSIBLE[1]:
-            times.reasons[place] = f"is {at:%Y-%m-%d} in the unit {options.time_unit}: state another one"
-        elif options.time_unit in _UNITS:
-            times.moments[place] = at.tz_localize("UTC")
-        else:
-            times.local[place] = at
+    values = _numbered_times(np.fromiter(numbers.values(), dtype=np.float64), unit)
+    is_plausible = (values >= _PLAUSIBLE[0]) & (values < _PLAUSIBLE[1])
+    for place, value in zip(itertools.compress(numbers, ~is_plausible), values[~is_plausible], strict=True):
+        what = "no time" if pd.isna(value) else f"{value:%Y-%m-%d}"
+        times.reasons[place] = f"is {what} in the unit {unit}" + ("" if pd.isna(value) else ": state another one")
+    places = list(itertools.compress(numbers, is_plausible))
+    if unit in _UNITS:
+        times.moments.iloc[places] = values[is_plausible].dt.tz_localize("UTC").array
+    else:
+        times.local.iloc[places] = values[is_plausible].array
 
 
-def _numbered_time(number: float, unit: TimeUnit) -> pd.Timestamp | None:
-    try:
-        if unit is TimeUnit.DATE:
-            text = f"{number:.0f}"
-            return pd.Timestamp(pd.to_datetime(text, format="%Y%m%d")) if number % 1 == 0 and len(text) == 8 else None
-        if unit is TimeUnit.EXCEL:
-            return _EXCEL_EPOCH + pd.Timedelta(seconds=round(number * 86_400_000) / 1000)
-        return pd.Timestamp(0) + pd.Timedelta(microseconds=round(number / _UNITS[unit] * 1e6))
-    except (ValueError, OverflowError):
-        return None
+def _numbered_times(numbers: Floats, unit: TimeUnit) -> pd.Series[Any]:
+    """Times without a zone, NaT where a number is none in the unit or far away from all plausible times."""
+    if unit is TimeUnit.DATE:
+        texts = pd.Series([f"{number:.0f}" if number % 1 == 0 else "" for number in numbers], dtype=object)
+        return pd.to_datetime(texts.where(texts.str.len() == 8), format="%Y%m%d", errors="coerce").astype(_NAIVE)
+    if unit is TimeUnit.EXCEL:
+        microseconds = np.round((numbers - _EXCEL_EPOCH_DAYS) * 86_400_000) * 1e3
+    else:
+        microseconds = np.round(numbers * _UNITS[unit])
+    near = np.abs(microseconds) < _MAX_MICROSECONDS
+    return pd.Series(np.where(near, microseconds, 0).astype(np.int64).astype("datetime64[us]")).where(near)
 
 
 # -- cells of text
 
 
-def _text_times(cells: Sequence[str], options: TableOptions) -> _Times:
+def _text_times(cells: pa.Array, options: TableOptions) -> _Times:
     """Sort the distinct cells of a column by their form, and read each form."""
     times = _Times.of(len(cells))
-    texts = [_ZONE.sub("", cell) if ":" in cell or "T" in cell else cell for cell in cells]
-    zones = {place: _ZONE.search(cell).group(1) for place, cell in enumerate(cells) if texts[place] != cell}  # type: ignore[union-attr]  # it matched
-    iso = [place for place, text in enumerate(texts) if _ISO.fullmatch(text)]
-    _set(times, iso, pd.to_datetime(pd.Series([texts[place] for place in iso], dtype=object), format="ISO8601", errors="coerce"))
-    numbers = {place: float(text.replace(",", ".")) for place, text in enumerate(texts) if _NUMBER.fullmatch(text)}
-    _read_numbers(times, numbers, options)
-    dates = {place: match for place, text in enumerate(texts) if place not in set(iso) and (match := _DATE.fullmatch(text))}
+    is_clear = matches(cells, _CLEAR)
+    _set_moments(times, np.flatnonzero(is_clear), cells.filter(pa.array(is_clear)))
+    texts: dict[str, dict[int, str]] = {"iso": {}, "number": {}, "date": {}, "named": {}}
+    zones: dict[int, str] = {}
+    rest = np.flatnonzero(~is_clear)
+    for place, cell in zip(rest.tolist(), cells.take(pa.array(rest)).to_pylist(), strict=True):
+        zone = _ZONE.search(cell) if ":" in cell or "T" in cell else None
+        if zone:
+            zones[place] = zone.group(1)
+        text = cell[: zone.start()] if zone else cell
+        texts[_form(text)][place] = text
+    iso, dates, named = texts["iso"], texts["date"], texts["named"]
+    _set_local(
+        times, iso, pd.to_datetime(pd.Series(list(iso.values()), dtype=object), format="ISO8601", errors="coerce"), "is no time"
+    )
+    _read_numbers(times, {place: float(text.replace(",", ".")) for place, text in texts["number"].items()}, options)
     _read_dates(times, dates, options)
-    rest = [place for place in range(len(texts)) if place not in numbers and place not in dates and place not in set(iso)]
-    _set(times, rest, _named_months([texts[place] for place in rest]))
+    _set_local(times, named, _in_forms(list(named.values()), _NAMED_MONTHS), "is no time")
     _apply_zones(times, zones)
     return times
 
 
-def _set(times: _Times, places: Sequence[int], values: Any) -> None:
-    values = pd.Series(values).astype(_NAIVE)
-    for place, bad in zip(places, values.isna(), strict=True):
-        if bad:
-            times.reasons[place] = "is no time"
-    times.local.iloc[list(places)] = values.to_numpy()
+def _form(text: str) -> str:
+    if _ISO.fullmatch(text):
+        return "iso"
+    if _NUMBER.fullmatch(text):
+        return "number"
+    return "date" if _DATE.fullmatch(text) else "named"
+
+
+def _set_moments(times: _Times, places: Integers, cells: pa.Array) -> None:
+    """Read times in ISO 8601 with their offset."""
+    values = pd.to_datetime(pd.Series(cells.to_pandas(), dtype=object), utc=True, format="ISO8601", errors="coerce").astype(_UTC)
+    for place in places[values.isna().to_numpy()].tolist():
+        times.reasons[place] = "is no time"
+    times.moments.iloc[places] = values.array
+
+
+def _set_local(times: _Times, places: Collection[int], values: pd.Series[Any], reason: str) -> None:
+    values = values.astype(_NAIVE)
+    for place in itertools.compress(places, values.isna()):
+        times.reasons[place] = reason
+    times.local.iloc[list(places)] = values.array
 
 
 def _apply_zones(times: _Times, zones: dict[int, str]) -> None:
     """Make moments of the local times that are written with their offset from UTC."""
-    if not zones:
-        return
     places = list(zones)
-    offsets = pd.Series([_offset(zone) for zone in zones.values()])
+    offsets = pd.Series([_offset(zone) for zone in zones.values()], dtype="timedelta64[us]")
     local = times.local.iloc[places].reset_index(drop=True)
     times.moments.iloc[places] = (local - offsets).dt.tz_localize("UTC").array
     times.local.iloc[places] = pd.NaT
@@ -194,10 +221,11 @@ def _offset(zone: str) -> pd.Timedelta:
     return pd.Timedelta(minutes=int(f"{zone[0]}1") * (60 * int(digits[:2]) + int(digits[2:])))
 
 
-def _named_months(texts: Sequence[str]) -> pd.Series[Any]:
+def _in_forms(texts: Sequence[str], forms: Sequence[str]) -> pd.Series[Any]:
+    """Each text as a time in the first of the forms that it has, NaT where it has none."""
     remaining = pd.Series(texts, dtype=object)
     values: pd.Series[Any] = pd.Series(pd.NaT, index=range(len(texts)), dtype=_NAIVE)
-    for form in _NAMED_MONTHS:
+    for form in forms:
         todo = values.isna()
         if not todo.any():
             break
@@ -205,7 +233,7 @@ def _named_months(texts: Sequence[str]) -> pd.Series[Any]:
     return values
 
 
-def _read_dates(times: _Times, dates: dict[int, re.Match[str]], options: TableOptions) -> None:
+def _read_dates(times: _Times, dates: Mapping[int, str], options: TableOptions) -> None:
     """Read dates of three numbers in the one order that all of them allow.
 
     Raises:
@@ -213,49 +241,47 @@ def _read_dates(times: _Times, dates: dict[int, re.Match[str]], options: TableOp
     """
     if not dates:
         return
-    order = options.date_order or _only_order(dates)
-    wrong = f"is no time in the order {order}" if order else "is no time"
-    for place, match in dates.items():
-        at = _date(match, order) if order else None
-        if at is None:
-            times.reasons[place] = wrong
-        else:
-            times.local[place] = at
+    parts = pd.Series(list(dates.values()), dtype="str").str.extract(_DATE)
+    clocks = _clocks(parts[4])
+    by_order = {order: _days(parts, order) + clocks for order in DateOrder}
+    order = options.date_order or _only_order(by_order, dates)
+    values = by_order[order or DateOrder.YMD]
+    _set_local(times, dates, values, f"is no time in the order {order}" if order else "is no time")
 
 
-def _only_order(dates: Mapping[int, re.Match[str]]) -> DateOrder | None:
-    """The one order in which all dates exist, those aside that exist in none; None where no date exists."""
-    possible = {place: {order for order in DateOrder if _date(date, order) is not None} for place, date in dates.items()}
-    shared = set(DateOrder).intersection(*filter(None, possible.values()))
-    if len(shared) == 1 or not any(possible.values()):
-        return next(iter(shared)) if len(shared) == 1 else None
-    place = max(possible, key=lambda place: len(possible[place]))
-    date, orders = shorten(dates[place].group(0)), "|".join(DateOrder)
-    raise Unsettled(f"{date} does not say which number is the day: settle it with --date-order {orders}", place)
+def _only_order(by_order: Mapping[DateOrder, pd.Series[Any]], dates: Mapping[int, str]) -> DateOrder | None:
+    """The one order in which all dates exist, those aside that exist in none; None where no date exists.
 
-
-def _date(match: re.Match[str], order: DateOrder) -> pd.Timestamp | None:
-    """The time of a date in an order, None where there is no such date; a year of two digits is of this century."""
-    parts = dict(zip(order.value, (match.group(1), match.group(3), match.group(4)), strict=True))
-    if len(parts["y"]) not in {2, 4} or len(parts["d"]) > 2 or len(parts["m"]) > 2:
+    Raises:
+        Unsettled: when there are several, or none for all.
+    """
+    exists = np.array([by_order[order].notna().to_numpy() for order in DateOrder])
+    if not exists.any():
         return None
-    year = int(parts["y"]) if len(parts["y"]) == 4 else 2000 + int(parts["y"])
-    try:
-        day = pd.Timestamp(year=year, month=int(parts["m"]), day=int(parts["d"]))
-    except ValueError:
-        return None
-    clock = _clock(match.group(5))
-    return None if clock is None else day + clock
+    shared = exists[:, exists.any(axis=0)].all(axis=1)
+    if shared.sum() == 1:
+        return list(DateOrder)[int(np.argmax(shared))]
+    place, date = list(dates.items())[int(np.argmax(exists.sum(axis=0)))]
+    orders = "|".join(DateOrder)
+    raise Unsettled(f"{shorten(date)} does not say which number is the day: settle it with --date-order {orders}", place)
 
 
-def _clock(text: str | None) -> pd.Timedelta | None:
-    if not text:
-        return pd.Timedelta(0)
-    for form in _CLOCKS:
-        at = pd.to_datetime(text.strip().upper(), format=form, errors="coerce")
-        if not pd.isna(at):
-            return pd.Timestamp(at) - pd.Timestamp(at).normalize()
-    return None
+def _days(parts: pd.DataFrame, order: DateOrder) -> pd.Series[Any]:
+    """Dates in an order, NaT where there is no such date; a year of two digits is of this century."""
+    numbers = dict(zip(order.value, (parts[0], parts[2], parts[3]), strict=True))
+    digits = {name: column.str.len() for name, column in numbers.items()}
+    can_be = digits["y"].isin([2, 4]) & (digits["d"] <= 2) & (digits["m"] <= 2)
+    year, month, day = (numbers[name].where(can_be, "1").astype("int64") for name in "ymd")
+    year = year.where(digits["y"] != 2, year + 2000)
+    return pd.to_datetime({"year": year, "month": month, "day": day}, errors="coerce").astype(_NAIVE).where(can_be)
+
+
+def _clocks(texts: pd.Series[Any]) -> pd.Series[Any]:
+    """Times of the day behind dates, zero where there is none and NaT for one that does not exist."""
+    codes, distinct = pd.factorize(texts.str.strip().str.upper())
+    at = _in_forms(list(distinct), _CLOCKS)
+    clocks = pd.concat([at - at.dt.normalize(), pd.Series([pd.Timedelta(0)], dtype="timedelta64[us]")], ignore_index=True)
+    return clocks.take(codes).reset_index(drop=True)  # without a time of the day the code is -1, which selects the last
 
 
 # -- local times
