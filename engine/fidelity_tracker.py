@@ -201,9 +201,9 @@ def _uuid(value: object) -> UUID:
 
 
 def _require_finite(kind: str, values: Floats) -> None:
-    bad = values[~(np.abs(values) <= _LARGEST)]
+    bad = np.flatnonzero(~(np.abs(values) <= _LARGEST))
     if len(bad):
-        raise ValueError(f"{kind} value {bad[0]} is not a finite number")
+        raise ValueError(f"{kind} value {values.flat[bad[0]]} at position {bad[0]} is not a finite number, at most {_LARGEST:g}")
 
 
 def _integers(values: Floats) -> npt.NDArray[np.object_]:

@@ -46,7 +46,7 @@ from engine.effects import (
     typical_dose,
     unknown_base,
 )
-from schemas.arrays import Flags, Floats
+from schemas.arrays import Flags, Floats, require_finite
 from schemas.base import require_between, require_one_of
 from schemas.columns import encode_levels
 from schemas.filters import Filters, canonical_filters, conditions
@@ -242,11 +242,12 @@ class SimulationEngine:
         The intervention is not an argument, so the intervals are as wide as those of an uncalibrated prior.
 
         Raises:
-            ValueError: when the two differ in length.
+            ValueError: when the two differ in length, or a result is not a finite number.
         """
         effects, grouping = np.asarray(list(results), dtype=float), group_by_level(encode_levels(pd.Series(groups)))
         if len(effects) != len(grouping.codes):
             raise ValueError(f"{len(effects)} results and {len(grouping.codes)} groups: one group per result is needed")
+        require_finite("results", effects)
         scale = 1.0 + UNCALIBRATED_SPREAD * normal_draws(1, self.n_draws, self.seed, "scale")[0]
         draws = EffectDraws(effects, np.zeros((0, len(effects))), scale, np.zeros((0, self.n_draws)))
         return self._by_dimension({"group": grouping}, draws, lambda _dimension, _level: True)

@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 import pandas as pd
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
+from schemas.arrays import require_finite
 from schemas.base import Finite, Frozen, Moment, Record
 from schemas.causal_graphs import FeatureSelection
 from schemas.columns import Columns
@@ -299,6 +300,7 @@ class TwinPopulation(Frozen):
             raise ValueError(f"twin_count is {self.twin_count}, but the frame has {len(self.frame)} rows")
         if BEHAVIOUR not in self.frame:
             raise ValueError(f"the frame lacks the column {BEHAVIOUR!r}")
+        require_finite(f"the column {BEHAVIOUR!r}", self.frame[BEHAVIOUR])
         return self
 
     @property

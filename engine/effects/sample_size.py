@@ -79,6 +79,7 @@ def two_sample(
         SampleSize(n_treated=64, n_control=64)
     """
     _check_test(alpha, correlation)
+    _check_finite(effect=effect, outcome_sd=outcome_sd, control_ratio=control_ratio, design_effect=design_effect)
     require_between("power", power, 0, 1)
     if not abs(effect) > 0 or not outcome_sd > 0 or not control_ratio > 0 or not design_effect >= 1:
         raise ValueError(
@@ -154,6 +155,7 @@ def minimum_detectable_effect(
         0.5
     """
     _check_test(alpha, correlation)
+    _check_finite(outcome_sd=outcome_sd, design_effect=design_effect)
     require_between("power", power, 0, 1)
     ratio = size.n_control / size.n_treated
     treated = size.n_treated / design_effect - _t_correction(alpha, ratio)
@@ -187,6 +189,7 @@ def achieved_power(
         0.801
     """
     _check_test(alpha, correlation)
+    _check_finite(effect=effect, outcome_sd=outcome_sd, design_effect=design_effect)
     treated, control = size.n_treated / design_effect, size.n_control / design_effect
     freedom = _degrees_of_freedom(size, design_effect)
     if not freedom > 0 or not outcome_sd > 0 or not min(treated, control) > 0:
@@ -208,6 +211,7 @@ def design_effect(cluster_size: float, intraclass_correlation: float, size_varia
         >>> design_effect(cluster_size=21, intraclass_correlation=0.05)
         2.0
     """
+    _check_finite(cluster_size=cluster_size, size_variation=size_variation)
     if not cluster_size >= 1 or not 0 <= intraclass_correlation <= 1 or not size_variation >= 0:
         raise ValueError(
             f"cluster_size {cluster_size} must be at least 1, intraclass_correlation {intraclass_correlation} lie in [0, 1],"
@@ -246,3 +250,9 @@ def _t_correction(alpha: float, control_ratio: float) -> float:
 def _check_test(alpha: float, correlation: float) -> None:
     require_between("alpha", alpha, 0, 1)
     require_between("correlation", correlation, -1, 1)
+
+
+def _check_finite(**values: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} {value} must be a finite number")

@@ -52,8 +52,11 @@ def relative_effect(
         (0.5, 0.087)
     """
     y, is_treated = np.asarray(outcome, dtype=float), parse_arms(treated)
-    if not np.isfinite(y).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(y))} outcomes are missing: leave out people without an outcome")
+    missing = np.flatnonzero(~np.isfinite(y))
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} outcomes are missing, the first at position {missing[0]}: leave out people without an outcome"
+        )
     if is_treated.all() or not is_treated.any():
         raise ValueError(f"all {len(y)} people are {'treated' if is_treated.any() else 'controls'}: an effect needs both arms")
     units = assignment_units(clusters, len(y))

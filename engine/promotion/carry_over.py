@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from engine.promotion.promotion_gate import GATE_ROWS
 from engine.twins import MIN_SAMPLES, TwinModel, forest_mean
-from schemas.arrays import Floats
+from schemas.arrays import Floats, require_finite
 from schemas.twin_models import Baseline
 
 __all__ = ["ENOUGH_NEW_ROWS", "MAX_HISTORY_ROWS", "MIN_NEW_ROWS", "RowSplit", "adjust_history", "estimate_onset", "split_rows"]
@@ -117,6 +117,7 @@ def estimate_onset(absolute_error: npt.ArrayLike, baseline: Baseline) -> int:
         >>> estimate_onset([1.0] * 70 + [2.0] * 30, baseline)
         70
     """
+    require_finite("absolute_error", absolute_error)
     loss = np.minimum(np.asarray(absolute_error, dtype=float) / baseline.clip, 1.0)
     before = baseline.clipped_mean
     min_reference = before * (1.0 + _SMALLEST_SHIFT / 2)

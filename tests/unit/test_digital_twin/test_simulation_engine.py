@@ -353,6 +353,20 @@ def test_heterogeneity_is_calculated_from_a_list_of_effects_and_their_groups():
         SimulationEngine(population(100)).calculate_heterogeneity([0.1, 0.2], ["a"])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_results_by_group_that_are_no_numbers_are_refused_with_their_position(value):
+    with pytest.raises(ValueError, match=f"results holds {value:g} at position 1: 1 of 3 values is not a finite number"):
+        SimulationEngine(population(100)).calculate_heterogeneity([0.1, value, 0.2], ["a", "a", "b"])
+
+
+def test_a_population_without_a_baseline_for_a_twin_is_refused_with_its_position():
+    twins = population(100)
+    frame = twins.frame.copy()
+    frame.loc[7, "baseline_behavior"] = np.nan
+    with pytest.raises(ValueError, match="'baseline_behavior' holds nan at position 7"):
+        type(twins)(**dict(twins) | {"frame": frame})
+
+
 # Alternatives
 
 

@@ -96,6 +96,9 @@ def test_the_minimum_detectable_effect_is_the_inverse_of_the_size(effect, ratio,
         ({"effect": 0.0}, "effect 0.0"),
         ({"outcome_sd": 0.0}, "outcome_sd 0.0"),
         ({"outcome_sd": float("nan")}, "outcome_sd nan"),
+        ({"outcome_sd": float("inf")}, "outcome_sd inf"),
+        ({"effect": float("inf")}, "effect inf"),
+        ({"control_ratio": float("inf")}, "control_ratio inf"),
         ({"alpha": 0.0}, "alpha 0.0"),
         ({"power": 1.0}, "power 1.0"),
         ({"control_ratio": 0.0}, "control_ratio 0.0"),
@@ -106,6 +109,16 @@ def test_the_minimum_detectable_effect_is_the_inverse_of_the_size(effect, ratio,
 def test_an_impossible_plan_is_refused_by_name(refused, named):
     with pytest.raises(ValueError, match=named):
         two_sample(**{"effect": 0.1, "outcome_sd": 1.0} | refused)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_power_and_detectable_effect_of_no_number_are_refused_by_name(value):
+    with pytest.raises(ValueError, match=f"effect {value} must be a finite number"):
+        achieved_power(SampleSize(64, 64), value, 1.0)
+    with pytest.raises(ValueError, match=f"outcome_sd {value} must be a finite number"):
+        minimum_detectable_effect(SampleSize(64, 64), value)
+    with pytest.raises(ValueError, match=f"design_effect {value} must be a finite number"):
+        minimum_detectable_effect(SampleSize(64, 64), 1.0, design_effect=value)
 
 
 def test_too_few_people_for_a_test_are_refused():
