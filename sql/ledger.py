@@ -18,12 +18,15 @@ from sql.database import Connection, Database, transaction
 from sql.ledger_rows import (
     EVENTS,
     Cause,
+    ChampionChanged,
+    JudgedAgainst,
     LockedLine,
     NoPredecessor,
     StaleRetrain,
     UnknownLine,
     append_event,
     change_champion,
+    check_judged_against,
     check_model,
     check_still_champion,
     close_retrain,
@@ -34,7 +37,17 @@ from sql.ledger_rows import (
 from sql.model_card_rows import Artifact, insert_model, load_artifact, load_card
 from sql.promotion_effect_store import Promotion, PromotionEffect, latest_retrain_gains, save_effect
 
-__all__ = ["MAX_RETRAINS_WITHOUT_GAIN", "POLICIES", "Ledger", "NoPredecessor", "Policy", "StaleRetrain", "UnknownLine"]
+__all__ = [
+    "MAX_RETRAINS_WITHOUT_GAIN",
+    "POLICIES",
+    "ChampionChanged",
+    "JudgedAgainst",
+    "Ledger",
+    "NoPredecessor",
+    "Policy",
+    "StaleRetrain",
+    "UnknownLine",
+]
 
 Policy = Literal["off", "suggest", "approve", "auto"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -189,16 +202,18 @@ class Ledger:
         reason: str = "",
         comparison: Mapping[str, Any] | None = None,
         not_before: datetime | None = None,
+        judged: JudgedAgainst | None = None,
     ) -> ModelEvent:
         """Make a model champion from now on, but not before ``not_before``, nor before any source's watermark.
 
-        The retrain behind it, if any, is closed in the same transaction.
+        The retrain behind it, if any, is closed in the same transaction. With ``judged`` the line must still have that champion.
 
         Raises:
             UnknownLine: when there is no such line.
             UnknownModel: when the line has no such model.
             LostLease: when ``fence`` is not the newest.
             StaleRetrain: when the model that the retrain was requested against is no longer champion.
+            ChampionChanged: when another model than that of ``judged`` is champion.
         """
         cause = Cause(reason, retrain_id, fence, comparison or {})
         async with transaction(self._database) as connection:
@@ -208,6 +223,7 @@ class Ledger:
             if retrain_id and (stored := await find_event(connection, line, "promoted", model_id, retrain_id)):
                 return stored
             await check_model(connection, line, model_id)
+            check_judged_against(state, judged)
             await check_still_champion(connection, state, cause)
             await close_retrain(connection, line, cause, "promoted")
             return await change_champion(connection, state, "promoted", model_id, cause, not_before)
@@ -222,6 +238,7 @@ class Ledger:
         fence: int | None = None,
         reason: str = "",
         comparison: Mapping[str, Any] | None = None,
+        judged: JudgedAgainst | None = None,
     ) -> ModelEvent:
         """Store the result of a training and close its retrain; ``promoted`` is :meth:`promote`.
 
@@ -230,14 +247,18 @@ class Ledger:
         Raises:
             UnknownLine: when there is no such line.
             LostLease: when ``fence`` is not the newest.
+            ChampionChanged: when another model than that of ``judged`` is champion.
         """
         if happened == "promoted":
-            return await self.promote(line, model_id, retrain_id=retrain_id, fence=fence, reason=reason, comparison=comparison)
+            return await self.promote(
+                line, model_id, retrain_id=retrain_id, fence=fence, reason=reason, comparison=comparison, judged=judged
+            )
         cause = Cause(reason, retrain_id, fence, comparison or {})
         async with transaction(self._database) as connection:
             state = await lock_line(connection, line)
             if retrain_id and (stored := await find_event(connection, line, happened, model_id, retrain_id)):
                 return stored
+            check_judged_against(state, judged)
             await close_retrain(connection, line, cause, happened)
             event = await append_event(connection, state, happened, model_id, cause)
             await _stop_without_gain(connection, line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -22,12 +22,15 @@ from sql.retrain_store import TrainingOutcome, close_request
 __all__ = [
     "EVENTS",
     "Cause",
+    "ChampionChanged",
+    "JudgedAgainst",
     "LockedLine",
     "NoPredecessor",
     "StaleRetrain",
     "UnknownLine",
     "append_event",
     "change_champion",
+    "check_judged_against",
     "check_model",
     "check_still_champion",
     "close_retrain",
@@ -84,8 +87,18 @@ class StaleRetrain(RuntimeError):
     """The model that a retrain was requested against is no longer champion."""
 
 
+class ChampionChanged(RuntimeError):
+    """Another model became champion after a challenger was judged."""
+
+
 class NoPredecessor(LookupError):
     """The line had no earlier champion to roll back to."""
+
+
+class JudgedAgainst(NamedTuple):
+    """The champion that a challenger was judged against; None where the line had none."""
+
+    champion: UUID | None
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,16 @@ async def check_still_champion(connection: Connection, state: LockedLine, cause:
         raise StaleRetrain(
             f"retrain {cause.retrain_id} was requested against {incumbent}, but {state.champion} is champion of {state.line}"
         )
+
+
+def check_judged_against(state: LockedLine, judged: JudgedAgainst | None) -> None:
+    """Check that a challenger was judged against the model that is champion now; None for a decision without that condition.
+
+    Raises:
+        ChampionChanged: when another model is champion.
+    """
+    if judged is not None and judged.champion != state.champion:
+        raise ChampionChanged(f"{state.champion} became champion of {state.line} in the meantime, after {judged.champion}")
 
 
 async def close_retrain(connection: Connection, line: str, cause: Cause, outcome: TrainingOutcome) -> None:

@@ -22,11 +22,11 @@ ENTITY, OBSERVED, CHANGE = "entity_id", "observed_at", "simulated_change"
 ROWS_A_STATEMENT = 10_000
 
 ADD = """
-INSERT INTO entity_history AS h (line, entity_id, observed_at, features, target, source)
-SELECT $1, entity_id, observed_at, features, target, $2
-FROM ROWS FROM (unnest($3::text[], $4::timestamptz[], $5::float8[]), jsonb_array_elements($6::text::jsonb))
-     AS x (entity_id, observed_at, target, features)
-ON CONFLICT (line, entity_id, observed_at) DO UPDATE
+INSERT INTO entity_history AS h (line, entity_id, observed_at, ordinal, features, target, source)
+SELECT $1, entity_id, observed_at, ordinal, features, target, $2
+FROM ROWS FROM (unnest($3::text[], $4::timestamptz[], $5::integer[], $6::float8[]), jsonb_array_elements($7::text::jsonb))
+     AS x (entity_id, observed_at, ordinal, target, features)
+ON CONFLICT (line, entity_id, observed_at, ordinal) DO UPDATE
 SET features = EXCLUDED.features, target = EXCLUDED.target, source = EXCLUDED.source
 WHERE (h.features, h.target) IS DISTINCT FROM (EXCLUDED.features, EXCLUDED.target)"""
 
@@ -45,14 +45,14 @@ line = $1 AND actual_value IS NOT NULL AND observed_at <= $2 AND ($3::timestampt
 
 # An outcome with features is a training row too, unless its entity was treated.
 ROWS = f"""
-SELECT entity_id, observed_at, features::text AS features, target
+SELECT entity_id, observed_at, ordinal, features::text AS features, target
 FROM entity_history
 WHERE line = $1 AND observed_at <= $2 AND ($3::timestamptz IS NULL OR observed_at >= $3)
 UNION ALL
-SELECT entity_id, observed_at, features::text, actual_value
+SELECT entity_id, observed_at, 0, features::text, actual_value
 FROM ({_NEWEST.format(named="features")}) newest
 WHERE {_IN_RANGE} AND features IS NOT NULL AND treated IS NOT TRUE
-ORDER BY observed_at, entity_id"""  # noqa: S608  # our own constants
+ORDER BY observed_at, entity_id, ordinal"""  # noqa: S608  # our own constants
 
 # The expected change is the prediction minus the twin's own baseline.
 SIMULATED = f"""
@@ -76,7 +76,7 @@ FROM unnest($2::text[], $3::timestamptz[]) WITH ORDINALITY AS outcomes (entity_i
 LEFT JOIN LATERAL (
     SELECT features FROM entity_history h
     WHERE h.line = $1 AND h.entity_id = outcomes.entity_id AND h.observed_at <= outcomes.observed_at
-    ORDER BY h.observed_at DESC LIMIT 1
+    ORDER BY h.observed_at DESC, h.ordinal DESC LIMIT 1
 ) latest ON true
 ORDER BY place"""
 
@@ -88,7 +88,7 @@ async def add_history(database: Database, line: str, frame: pd.DataFrame, source
         database: a pool or a connection.
         line: model line that the rows are about.
         frame: columns ``entity_id``, ``observed_at`` (with its zone) and the line's target; every other column is a feature.
-            The last of rows with the same entity and time counts.
+            Rows with the same entity and time are numbered in their order, and each replaces the stored one of its number.
         source: where the rows come from.
 
     Raises:
@@ -101,10 +101,12 @@ async def add_history(database: Database, line: str, frame: pd.DataFrame, source
     async with transaction(database) as connection:
         rows = await _without_erased(connection, line, rows)
         entities, times, targets = rows[ENTITY].tolist(), [time.to_pydatetime() for time in rows[OBSERVED]], floats(rows, target)
+        ordinals = rows.groupby([ENTITY, OBSERVED], sort=False).cumcount().tolist()
         for start in range(0, len(rows), ROWS_A_STATEMENT):
             part = slice(start, start + ROWS_A_STATEMENT)
             feature_json = features_as_json(rows.iloc[part], features)
-            status = await connection.execute(ADD, line, source, entities[part], times[part], targets[part], feature_json)
+            fields = (entities[part], times[part], ordinals[part], targets[part], feature_json)
+            status = await connection.execute(ADD, line, source, *fields)
             changed += int(status.rpartition(" ")[2])
     return changed
 
@@ -176,7 +178,7 @@ def _checked(frame: pd.DataFrame, target: str) -> pd.DataFrame:
     if not isinstance(frame[OBSERVED].dtype, pd.DatetimeTZDtype):
         raise ValueError(f"column {OBSERVED!r} holds {frame[OBSERVED].dtype}: give times with their zone")  # noqa: TRY004  # the value is wrong, not its type
     _refuse_gaps(frame, target)
-    return frame.assign(**{ENTITY: frame[ENTITY].astype(str)}).drop_duplicates([ENTITY, OBSERVED], keep="last")
+    return frame.assign(**{ENTITY: frame[ENTITY].astype(str)})
 
 
 def _refuse_gaps(frame: pd.DataFrame, target: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from schemas import Baseline, Brand, ModelCard, ModelEvent, RetrainEvent, TwinModelMetrics, TwinType
 from sql.database import Pool
-from sql.ledger import Ledger, NoPredecessor, StaleRetrain, UnknownLine
+from sql.ledger import ChampionChanged, JudgedAgainst, Ledger, NoPredecessor, StaleRetrain, UnknownLine
 from sql.model_card_rows import UnknownModel
 from sql.promotion_effect_store import Promotion, PromotionEffect, promotion_effect, watched_promotions
 from sql.retrain_store import LostLease, RetrainLimits, TrainingJob, enqueue, find_retrain, lease_training
@@ -392,3 +392,23 @@ async def test_lines_keep_the_panes_they_were_added_with(pool: Pool, ledger: Led
     await ledger.register_model(card(), "abc", pane_s=1, window_s=10)
     assert [tuple(row) for row in await pool.fetch("SELECT line, pane_s, window_s FROM model_lines")] == [(LINE, 60, 600)]
     assert await ledger.lines() == [LINE]
+
+
+@pytest.mark.parametrize("happened", ["promoted", "rejected"])
+async def test_a_verdict_against_an_earlier_champion_decides_nothing(
+    ledger: Ledger, happened: Literal["promoted", "rejected"]
+) -> None:
+    first, second = await registered(ledger), await registered(ledger)
+    await ledger.conclude("promoted", LINE, first, judged=JudgedAgainst(None))
+    with pytest.raises(ChampionChanged, match=f"{first} became champion of {LINE} in the meantime, after None"):
+        await ledger.conclude(happened, LINE, second, judged=JudgedAgainst(None))
+    assert await ledger.champion(LINE) == first
+    event = await ledger.conclude(happened, LINE, second, judged=JudgedAgainst(first))
+    assert event.happened == happened
+
+
+async def test_of_two_first_champions_at_once_one_is_judged_again(ledger: Ledger) -> None:
+    models = [await registered(ledger), await registered(ledger)]
+    promotions = [ledger.conclude("promoted", LINE, model, judged=JudgedAgainst(None)) for model in models]
+    results = await asyncio.gather(*promotions, return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["ChampionChanged", "ModelEvent"]

@@ -113,10 +113,13 @@ async def test_storing_is_idempotent_and_a_correction_replaces(pool: Pool) -> No
     assert (await targets(pool))[2] == 9.0
 
 
-async def test_of_rows_with_one_entity_and_time_the_last_counts(pool: Pool) -> None:
+async def test_rows_with_one_entity_and_time_are_all_kept_and_replaced_one_by_one(pool: Pool) -> None:
     rows_in = pd.DataFrame({"entity_id": [7, "7"], "observed_at": pd.Timestamp(START), "prescribing_change": [0.1, 0.2]})
     await add_history(pool, LINE, rows_in, "file")
-    assert await targets(pool) == [0.2]
+    assert await targets(pool) == [0.1, 0.2]
+    assert await add_history(pool, LINE, rows_in, "file") == 0
+    assert await add_history(pool, LINE, rows_in.assign(prescribing_change=[0.1, 0.3]), "corrected file") == 1
+    assert await targets(pool) == [0.1, 0.3]
 
 
 async def test_rows_are_selected_by_time(pool: Pool) -> None:
