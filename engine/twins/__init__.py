@@ -8,9 +8,12 @@ from engine.twins.causal_features import select_features
 from engine.twins.conformal import conformal_quantile, fit_conformal
 from engine.twins.donor_adjustment import fit_adjustment
 from engine.twins.empty_filter import EmptyFilter
+from engine.twins.entities import MIN_ENTITIES
+from engine.twins.entities import folds as entity_folds
 from engine.twins.feature_gaps import FeatureGaps, gap_sentences
 from engine.twins.forests import forest_mean
 from engine.twins.outcome_model import (
+    FOLDS,
     HYPERPARAMETERS,
     CrossFit,
     cross_fit,
@@ -20,12 +23,15 @@ from engine.twins.outcome_model import (
     predict_outcome,
 )
 from engine.twins.realism_assessment import learn_joint
-from engine.twins.training_table import MIN_SAMPLES, ClinicalData, TrainingTable, build_training_table
+from engine.twins.target_scale import scale_problem
+from engine.twins.training_table import MIN_SAMPLES, ClinicalData, TrainingTable, build_training_table, identifier_warnings
 from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel, population_id
 
 __all__ = [
+    "FOLDS",
     "HYPERPARAMETERS",
     "INTERVAL_LEVEL",
+    "MIN_ENTITIES",
     "MIN_SAMPLES",
     "CausalDisagreement",
     "ClinicalData",
@@ -40,14 +46,17 @@ __all__ = [
     "cross_check",
     "cross_fit",
     "encode_features",
+    "entity_folds",
     "feature_importance",
     "fit_adjustment",
     "fit_conformal",
     "fit_outcome_model",
     "forest_mean",
     "gap_sentences",
+    "identifier_warnings",
     "learn_joint",
     "population_id",
     "predict_outcome",
+    "scale_problem",
     "select_features",
 ]

@@ -1,4 +1,4 @@
-"""Tell identifiers from features: which column names the entity of a row, and which columns only number or name rows.
+"""Tell identifiers from features: columns that only number or name rows and entities.
 
 An identifier teaches a model nothing that holds for other rows, and a forest splits on it all the same. A column that the catalogue
 declares is never taken for one.
@@ -7,8 +7,7 @@ declares is never taken for one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,46 +15,17 @@ import pandas as pd
 from scipy.stats import kstest
 
 from schemas.arrays import Floats
+from schemas.identifiers import is_named_like_identifier
 from schemas.twin_types import TWIN_TYPES, TwinType
 
-__all__ = ["entity_column", "identifier_columns"]
+__all__ = ["identifier_columns"]
 
-_ENTITY_NAMES: Mapping[TwinType, tuple[str, ...]] = MappingProxyType(
-    {
-        TwinType.HCP: ("hcpid", "npi", "providerid", "prescriberid", "physicianid", "doctorid", "id"),
-        TwinType.PATIENT: ("patientid", "memberid", "id"),
-        TwinType.TERRITORY: ("territoryid", "id"),
-    }
-)
-"""Names of the column that names the entity, without case and separators; ``entity_id`` comes before them."""
-
-_LAST_WORDS = frozenset({"id", "ids", "npi", "uuid", "guid", "hash", "identifier", "ssn"})
-_NAMES = frozenset({"unnamed0", "index", "idx", "row", "rownumber", "rownum", "rowno", "hcpid", "rowid", "entityid"})
 _HASH = re.compile(r"[0-9a-fA-F]{16,}|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _FEW_LEVELS = 50  # codes of no more levels are a category, whatever they look like
 _NEARLY_ALL = 0.95
 _DENSE = 1.1  # the range of numbers that count rows, in their number
 _CODE_DIGITS = 6  # fewest digits of unique numbers of one length that are codes
 _UNIFORM_P = 0.01
-
-
-def entity_column(frame: pd.DataFrame, twin_type: TwinType) -> str | None:
-    """The column that names the entity of each row; None where the table has none.
-
-    ``entity_id`` is one by declaration. Of several others, such as ``id`` and ``npi``, that with the fewest different values is:
-    the rows of one of its values belong together.
-
-    >>> entity_column(pd.DataFrame({"ID": [1, 2], "NPI": [7, 7], "decile": [3, 4]}), TwinType.HCP)
-    'NPI'
-    """
-    by_key = {_key(name): str(name) for name in reversed(list(frame.columns))}
-    if "entityid" in by_key:
-        return by_key["entityid"]
-    present = [by_key[key] for key in _ENTITY_NAMES[twin_type] if key in by_key]
-    if twin_type is TwinType.HCP:
-        present += [str(name) for name in frame.columns if _words(name)[-1:] == ["npi"] and str(name) not in present]
-    counts = dict(frame[present].nunique())
-    return min(present, key=lambda name: counts[name]) if present else None
 
 
 def identifier_columns(frame: pd.DataFrame, names: Iterable[str], twin_type: TwinType, n_entities: int) -> dict[str, str]:
@@ -78,7 +48,7 @@ def identifier_columns(frame: pd.DataFrame, names: Iterable[str], twin_type: Twi
 
 
 def _reason(name: str, column: pd.Series[Any], n_entities: int) -> str | None:
-    if _key(name) in _NAMES or _words(name)[-1:] in ([word] for word in _LAST_WORDS):
+    if is_named_like_identifier(name):
         return "named like one"
     if pd.api.types.is_bool_dtype(column):
         return None
@@ -116,13 +86,3 @@ def _reason_of_numbers(values: Floats, n_entities: int) -> str | None:
     if is_code or kstest((levels - levels[0]) / span, "uniform").pvalue > _UNIFORM_P:
         return "a number of its own for every entity"
     return None
-
-
-def _words(name: object) -> list[str]:
-    """Words of a name in lower case: at separators, and at capitals after small letters."""
-    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(name)).lower())
-
-
-def _key(name: object) -> str:
-    """A name without case and separators."""
-    return "".join(_words(name))

@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from engine.twins.entities import MIN_ENTITIES, entity_codes
-from engine.twins.identifiers import entity_column, identifier_columns
+from engine.twins.identifiers import identifier_columns
+from engine.twins.target_scale import few_implausible, scale_problem
 from schemas.arrays import Floats, Integers
 from schemas.clinical_terms import clinical_term
+from schemas.identifiers import entity_column
 from schemas.levels import KnownLevels, level_key, levels_of, numbers_of
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType, TwinTypeEntry
 
-__all__ = ["MIN_SAMPLES", "ClinicalData", "TrainingTable", "build_training_table", "feature_frame"]
+__all__ = ["MIN_SAMPLES", "ClinicalData", "TrainingTable", "build_training_table", "feature_frame", "identifier_warnings"]
 
 MIN_SAMPLES = 1000
 MAX_LEVELS = 500
@@ -107,13 +109,13 @@ def build_training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) 
 
     Columns beyond the default features are used where possible and otherwise left out with a warning; identifiers are never used.
     Rows whose target is missing or infinite are dropped and counted. Rows with one value of the column that names the entity
-    (:func:`engine.twins.identifiers.entity_column`) are rows of one entity.
+    (:func:`schemas.identifiers.entity_column`) are rows of one entity.
 
     Raises:
         ClinicalData: for a clinical column or target; the message names it.
-        ValueError: when the target is not declared, missing or constant, a default feature holds an impossible value, a number is
-            larger than ``LARGEST``, or fewer than ``MIN_SAMPLES`` usable rows, or rows of fewer than ``MIN_ENTITIES`` entities, are
-            left.
+        ValueError: when the target is not declared, missing, constant or on another scale than declared, a default feature holds an
+            impossible value, a number is larger than ``LARGEST``, or fewer than ``MIN_SAMPLES`` usable rows, or rows of fewer than
+            ``MIN_ENTITIES`` entities, are left.
 
     Example:
         >>> frame = pd.DataFrame({"decile": [3, 8] * 1200, "prescribing_change": [0.1, 0.2, None, 0.3] * 600})
@@ -133,7 +135,7 @@ def build_training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) 
         )
     entity = entity_column(complete, twin_type)
     entities, entity_warnings = _entities(complete, entity)
-    names = [name for name in names if name != entity or entities is None]
+    names = [name for name in names if name != entity]
     ignored = identifier_columns(complete, names, twin_type, len(complete) if entities is None else int(entities.max()) + 1)
     kinds, column_warnings = _kinds(complete, entry, [name for name in names if name not in ignored])
     if not kinds:
@@ -141,8 +143,12 @@ def build_training_table(frame: pd.DataFrame, twin_type: TwinType, target: str) 
     if np.ptp(outcome[usable]) == 0:
         raise ValueError(f"{target!r} is {outcome[usable][0]} in every row: there is nothing to learn")
     _refuse_huge(outcome[usable], target)
+    declared = entry.target(target)
+    if problem := scale_problem(outcome[usable], declared, complete.get(declared.share_of)):
+        raise ValueError(problem)
     features = feature_frame(complete, kinds, twin_type)
     warnings = (*entity_warnings, *_ignored(ignored), *column_warnings, *_uninformative(features, outcome[usable]))
+    warnings += tuple(few_implausible(outcome[usable], declared))
     left_out = tuple(name for name in map(str, frame.columns) if name not in (*kinds, target))
     return TrainingTable(features, outcome[usable], kinds, int((~usable).sum()), warnings, entities, left_out)
 
@@ -200,7 +206,8 @@ def _entities(frame: pd.DataFrame, name: str | None) -> tuple[Integers | None, t
     """The entity of each row, None where each row is one of its own, and a sentence about the rows of one entity."""
     entities = None if name is None else entity_codes(frame[name])
     if entities is None:
-        return None, ()
+        is_declared = name is None or name in NOT_FEATURES
+        return None, () if is_declared else (f"the column {name!r} names the entity of each row: it is no feature",)
     n = int(entities.max()) + 1
     if n < MIN_ENTITIES:
         raise ValueError(
@@ -208,6 +215,15 @@ def _entities(frame: pd.DataFrame, name: str | None) -> tuple[Integers | None, t
             " the column if it does not name whom a row is about"
         )
     return entities, (f"{len(frame):,} rows are of {n:,} entities by the column {name!r}: all figures are of entities kept apart",)
+
+
+def identifier_warnings(frame: pd.DataFrame, twin_type: TwinType) -> tuple[str, ...]:
+    """A warning about the columns of a table that would be taken for identifiers, also of a table that cannot be trained on."""
+    entity = entity_column(frame, twin_type)
+    names = [str(name) for name in frame if str(name) not in NOT_FEATURES and name != entity]
+    codes = None if entity is None else entity_codes(frame[entity])
+    n = len(frame) if codes is None else int(codes.max()) + 1
+    return tuple(_ignored(identifier_columns(frame, names, twin_type, n)))
 
 
 def _ignored(identifiers: Mapping[str, str]) -> Iterator[str]:

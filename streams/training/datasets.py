@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from schemas import TWIN_TYPES, TwinType
+from schemas.identifiers import entity_column
+from schemas.levels import level_text
 from sql.training_data_store import ENTITY
 from streams.tables import TableOptions, TableReading, convert_table, entity_columns, load_table
-from streams.tables.declared import ID_COLUMNS
 from streams.tables.headers import header_key
 from streams.tables.report import count_of
 from streams.training import part_d
@@ -80,7 +81,7 @@ def as_training_table(reading: TableReading, twin_type: TwinType, target: str | 
         return part_d.joined_years_table(table, remarks)
     target_name = _existing_target(table, twin_type, target)
     require_features(table, twin_type)
-    frame, unnamed = _with_entity_ids(reading)
+    frame, unnamed = _with_entity_ids(reading, twin_type)
     return ImportedTable(
         frame, target_name, "table of features", features_without_column(twin_type, table), remarks=(*remarks, *unnamed)
     )
@@ -90,7 +91,7 @@ def _outcomes_table(reading: TableReading, twin_type: TwinType, target: str | No
     """A table of outcomes without features: each row needs its id."""
     table = reading.frame
     target_name = _existing_target(table, twin_type, target)
-    id_column = next((name for name in ID_COLUMNS if name in table), None)
+    id_column = entity_column(table, twin_type)
     if id_column is None or table[id_column].isna().any():
         where = (
             "no column of ids"
@@ -109,14 +110,15 @@ def _existing_target(table: pd.DataFrame, twin_type: TwinType, target: str | Non
     return name
 
 
-def _with_entity_ids(reading: TableReading) -> tuple[pd.DataFrame, list[str]]:
+def _with_entity_ids(reading: TableReading, twin_type: TwinType) -> tuple[pd.DataFrame, list[str]]:
     """The table with the ids of its rows in front, and a remark on rows without one, which are named by their number."""
     table = reading.frame
-    id_column = next((name for name in ID_COLUMNS if name in table), None)
+    id_column = entity_column(table, twin_type)
     numbers = pd.Series([f"row-{row}" for row in range(len(table))], index=table.index, dtype="str")
     if id_column is None:
         return table.assign(**{ENTITY: numbers}).loc[:, [ENTITY, *map(str, table.columns)]], []
     rest = table.drop(columns=[id_column])
     unnamed = int(table[id_column].isna().sum())
-    frame = rest.assign(**{ENTITY: table[id_column].fillna(numbers)}).loc[:, [ENTITY, *map(str, rest.columns)]]
-    return frame, [f"{count_of(unnamed, 'row')} without {id_column} named by number, such as row-0"] if unnamed else []
+    frame = rest.assign(**{ENTITY: table[id_column].map(level_text).fillna(numbers)}).loc[:, [ENTITY, *map(str, rest.columns)]]
+    remarks = [] if id_column == ENTITY else [f"{id_column} names the entity of each row: it is no feature"]
+    return frame, remarks + [f"{count_of(unnamed, 'row')} without {id_column} named by number, such as row-0"] * bool(unnamed)

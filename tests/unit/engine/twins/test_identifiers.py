@@ -11,8 +11,9 @@ import pytest
 
 from engine.sample_tables import sample_hcps
 from engine.twin_generator import MODELS
-from engine.twins.identifiers import entity_column, identifier_columns
+from engine.twins.identifiers import identifier_columns
 from engine.twins.training_table import build_training_table
+from schemas.identifiers import entity_column
 from schemas.twin_types import TWIN_TYPES, TwinType
 
 N = 1200
@@ -92,4 +93,5 @@ def test_identifiers_of_a_table_are_left_out_and_told() -> None:
     assert {"npi", "batch", "entity_id"}.isdisjoint(table.kinds)
     assert "trx" in table.kinds
     (told,) = (warning for warning in table.warnings if "identifiers" in warning)
-    assert "npi, named like one; batch, numbered in sequence" in told
+    assert "batch, numbered in sequence" in told
+    assert "the column 'npi' names the entity of each row: it is no feature" in table.warnings

@@ -1,0 +1,69 @@
+"""Targets in another unit than declared are refused with the conversion that fits, in every twin type."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine.sample_tables import sample_table
+from engine.twins.target_scale import few_implausible, scale_problem
+from engine.twins.training_table import build_training_table
+from schemas.twin_types import TWIN_TYPES, TwinType
+
+
+def outcomes(twin_type: TwinType) -> np.ndarray:
+    frame = sample_table(twin_type, 2000, np.random.default_rng(0))
+    return frame[TWIN_TYPES[twin_type].target().name].to_numpy(dtype=float)
+
+
+@pytest.mark.parametrize("twin_type", TwinType)
+def test_the_declared_scale_is_plausible(twin_type: TwinType) -> None:
+    target = TWIN_TYPES[twin_type].target()
+    assert scale_problem(outcomes(twin_type), target) is None
+    assert list(few_implausible(outcomes(twin_type), target)) == []
+
+
+@pytest.mark.parametrize(
+    ("twin_type", "factor", "expected"),
+    [
+        (TwinType.HCP, 100, "looks like percent: .* divide it by 100"),
+        (TwinType.TERRITORY, 100, "looks like percentage points: .* divide it by 100"),
+        (TwinType.PATIENT, 24, "looks like hours: .* divide it by 24"),
+        (TwinType.PATIENT, 86_400, "looks like seconds: .* divide it by 86400"),
+    ],
+)
+def test_another_unit_is_refused_with_its_conversion(twin_type: TwinType, factor: float, expected: str) -> None:
+    frame = sample_table(twin_type, 2000, np.random.default_rng(0))
+    target = TWIN_TYPES[twin_type].target().name
+    with pytest.raises(ValueError, match=expected):
+        build_training_table(frame.assign(**{target: frame[target] * factor}), twin_type, target)
+
+
+def test_ratios_levels_and_differences_are_refused_as_changes() -> None:
+    target, rng = TWIN_TYPES[TwinType.HCP].target(), np.random.default_rng(1)
+    claims = rng.lognormal(5, 1, 1000).round() + 10
+    assert "looks like a ratio to the year before" in str(scale_problem(1 + outcomes(TwinType.HCP), target))
+    assert "looks like a level, not a change: no value is negative" in str(scale_problem(claims, target))
+    differences = (rng.normal(0, 0.3, 1000) * claims).round() * 10
+    assert "a difference of whole numbers is divided by the value before" in str(scale_problem(differences, target))
+
+
+def test_a_level_within_the_range_of_changes_is_found_beside_its_feature() -> None:
+    target, rng = TWIN_TYPES[TwinType.TERRITORY].target(), np.random.default_rng(1)
+    share = pd.Series(rng.uniform(0.02, 0.24, 1000))
+    assert "looks like market_share itself, not its change" in str(scale_problem(share.to_numpy() + 0.001, target, share))
+    assert scale_problem(rng.uniform(0.0, 0.05, 1000), target, share) is None
+
+
+def test_few_implausible_values_are_told_and_not_refused() -> None:
+    target, values = TWIN_TYPES[TwinType.HCP].target(), outcomes(TwinType.HCP).copy()
+    values[:5] = 40.0
+    assert scale_problem(values, target) is None
+    (told,) = few_implausible(values, target)
+    assert told.startswith("5 values of prescribing_change are beyond the plausible -1 to 3")
+
+
+def test_a_negative_number_of_days_is_on_no_known_scale() -> None:
+    target = TWIN_TYPES[TwinType.PATIENT].target()
+    assert "is on no scale that is known: " in str(scale_problem(outcomes(TwinType.PATIENT) - 60.0, target))
