@@ -1,11 +1,11 @@
-"""Decides whether a challenger replaces the champion, by a comparison on later rows that neither was trained on.
+"""Decides whether a challenger replaces the champion, by a comparison on rows that neither was trained on.
 
 All differences are paired row by row, so that rows that are hard for both models cancel out. Standard errors are clustered by
 entity. The challenger is promoted when
 
 - the absolute error that caused the retrain, of all rows or of one segment, is significantly lower, and
 - neither the error of all rows, nor the correlation, nor the coverage, nor the error of any segment with enough rows is
-  significantly worse.
+  significantly worse. The correlation is worse when it fell by more than ``CORRELATION_MARGIN``.
 
 Tests are one-sided at 5 %. Segments share the 5 % (Bonferroni), and the error of a segment is worse when it rose by more than
 ``SEGMENT_MARGIN``: with enough rows, any other model is significantly worse somewhere by an amount that does not matter.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,12 @@ from schemas.arrays import Flags, Floats, Integers
 from schemas.twin_types import ALL_ROWS
 
 __all__ = [
+    "CORRELATION_MARGIN",
     "GATE_ENTITIES",
     "GATE_ROWS",
     "SEGMENT_MARGIN",
     "SEGMENT_ROWS",
+    "Basis",
     "Comparison",
     "Difference",
     "Predictions",
@@ -38,7 +40,7 @@ __all__ = [
 
 
 GATE_ROWS = 500
-"""Minimum number of later rows for a comparison."""
+"""Minimum number of rows for a comparison."""
 
 GATE_ENTITIES = 30
 """Minimum number of entities in these rows: a clustered standard error of fewer is not reliable."""
@@ -48,6 +50,18 @@ SEGMENT_ROWS = 100
 
 SEGMENT_MARGIN = 0.10
 """Tolerated relative rise of a segment's error: half of the rise that counts as drift."""
+
+Basis = Literal["later", "unseen", "cross_fitted"]
+"""Rows of a comparison: observed after all training rows; of entities that neither model was trained on; or rows that are each
+predicted by both models fitted without its entity."""
+
+_ROWS: Mapping[Basis, str] = {
+    "later": "later rows",
+    "unseen": "rows of entities that neither model has learned",
+    "cross_fitted": "rows, each predicted by both models fitted without its entity",
+}
+CORRELATION_MARGIN = 0.02
+"""Tolerated fall of the correlation, absolute: with enough rows the smallest one is significant, also beside a much lower error."""
 
 NOMINAL_COVERAGE = 0.95
 _LEVEL = 0.05
@@ -77,10 +91,10 @@ class Difference:
     standard_error: float | None
     entities: int = 0
 
-    def is_lower(self, level: float = _LEVEL) -> bool:
-        """Whether the challenger's metric is significantly lower, at a one-sided level."""
+    def is_lower(self, level: float = _LEVEL, margin: float = 0.0) -> bool:
+        """Whether the challenger's metric is significantly lower by more than an absolute ``margin``, at a one-sided level."""
         margin_of_error = self._margin_of_error(level)
-        return margin_of_error is not None and self.difference is not None and self.difference + margin_of_error < 0.0
+        return margin_of_error is not None and self.difference is not None and self.difference + margin_of_error < -margin
 
     def is_higher(self, level: float = _LEVEL, margin: float = 0.0) -> bool:
         """Whether the challenger's metric is significantly higher by more than a relative ``margin``, at a one-sided level."""
@@ -105,6 +119,7 @@ class Comparison:
         trigger: segment that caused the retrain, ``all`` for every row.
         segments: difference in MAE of each segment with enough rows.
         objections: reasons against the challenger, empty when it is promoted.
+        basis: which rows these are.
     """
 
     n: int
@@ -116,6 +131,7 @@ class Comparison:
     trigger: str = ALL_ROWS
     segments: Mapping[str, Difference] = field(default_factory=dict)
     objections: tuple[str, ...] = ()
+    basis: Basis = "later"
 
     @property
     def promote(self) -> bool:
@@ -128,20 +144,26 @@ class Comparison:
         return self.mae if self.trigger == ALL_ROWS else self.segments.get(self.trigger, _UNDEFINED)
 
     @property
+    def rows_text(self) -> str:
+        """The number and kind of the rows."""
+        return f"{self.n:,} {_ROWS[self.basis]}"
+
+    @property
     def reason(self) -> str:
         """The decision in one sentence."""
         if self.objections:
-            return "; ".join(self.objections)
+            on = "" if self.basis == "later" else f"on {self.rows_text}: "
+            return on + "; ".join(self.objections)
         where = "" if self.trigger == ALL_ROWS else f" of {self.trigger}"
         mae = self.trigger_difference
-        return f"MAE{where} {mae.challenger:.4g} instead of {mae.champion:.4g} on {self.n:,} later rows"
+        return f"MAE{where} {mae.challenger:.4g} instead of {mae.champion:.4g} on {self.rows_text}"
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers as plain values, for the ledger and for ``ModelEvent.comparison``."""
         counts = {"n": self.n, "entities": self.entities, "n_effective": self.n_effective}
         metrics = {name: vars(getattr(self, name)) for name in ("mae", "correlation", "coverage")}
         segments = {name: vars(difference) for name, difference in self.segments.items()}
-        decision = {"promote": self.promote, "reason": self.reason, "trigger": self.trigger}
+        decision = {"promote": self.promote, "reason": self.reason, "trigger": self.trigger, "basis": self.basis}
         return {**counts, **decision, **metrics, "segments": segments}
 
 
@@ -157,6 +179,7 @@ def compare_models(
     segments: Mapping[str, Flags] | None = None,
     trigger: str = ALL_ROWS,
     min_rows: int = GATE_ROWS,
+    basis: Basis = "later",
 ) -> Comparison:
     """Compare champion and challenger on the same rows.
 
@@ -168,6 +191,7 @@ def compare_models(
         segments: rows of each segment whose error must not become worse, masks of shape ``(n,)``.
         trigger: segment whose error has to become lower, ``all`` for every row.
         min_rows: minimum number of rows for a promotion.
+        basis: which rows these are.
 
     Raises:
         ValueError: for a missing actual value or prediction, or for different numbers of rows.
@@ -198,6 +222,7 @@ def compare_models(
         coverage=_mean_difference(_covered(outcomes, champion), _covered(outcomes, challenger), clusters),
         trigger=trigger,
         segments=_segment_differences(losses, clusters, segments or {}),
+        basis=basis,
     )
     return replace(comparison, objections=_missing_rows(comparison, min_rows) or _worse_metrics(comparison))
 
@@ -282,12 +307,13 @@ def _correlation_influence(outcomes: Floats, predicted: Floats) -> tuple[float, 
 def _missing_rows(comparison: Comparison, min_rows: int) -> tuple[str, ...]:
     """Whether there are too few rows for a decision."""
     n, entities, trigger = comparison.n, comparison.entities, comparison.trigger
+    rows = "later rows" if comparison.basis == "later" else "rows"
     if n < min_rows:
-        return (f"{n:,} later rows are too few for a decision, {min_rows:,} are needed",)
+        return (f"{n:,} {rows} are too few for a decision, {min_rows:,} are needed",)
     if entities < GATE_ENTITIES:
-        return (f"{n:,} later rows are of {entities} entities, for a decision {GATE_ENTITIES} are needed",)
+        return (f"{n:,} {rows} are of {entities} entities, for a decision {GATE_ENTITIES} are needed",)
     if trigger != ALL_ROWS and trigger not in comparison.segments:
-        return (f"segment {trigger} caused the retrain and has too few later rows for a decision, {SEGMENT_ROWS} are needed",)
+        return (f"segment {trigger} caused the retrain and has too few {rows} for a decision, {SEGMENT_ROWS} are needed",)
     return ()
 
 
@@ -300,7 +326,8 @@ def _worse_metrics(comparison: Comparison) -> tuple[str, ...]:
     is_objection = {
         f"MAE{where} {_pair_text(trigger_mae)}: not significantly better": not trigger_mae.is_lower(),
         f"MAE of all rows {_pair_text(mae)}: significantly worse": trigger != ALL_ROWS and mae.is_higher(),
-        f"correlation {_pair_text(correlation)}: significantly worse": correlation.is_lower() or _became_constant(correlation),
+        f"correlation {_pair_text(correlation)}: significantly worse": correlation.is_lower(margin=CORRELATION_MARGIN)
+        or _became_constant(correlation),
         f"coverage {_share_pair_text(coverage)}: significantly worse": coverage.is_lower() and _undercovers(comparison),
         **{
             f"MAE of {name} {_pair_text(difference)}: significantly worse by more than {SEGMENT_MARGIN:.0%}": difference.is_higher(

@@ -74,6 +74,11 @@ class TwinModel:
     conformal: Conformal
     entities: Integers | None = None
 
+    @property
+    def seed(self) -> int:
+        """The seed of its training."""
+        return int(self.card.hyperparameters.get("seed", 0))
+
     def predict(self, frame: pd.DataFrame) -> Floats:
         """Expected outcome without any intervention, shape ``(n,)``, units of the target.
 
@@ -170,15 +175,19 @@ class TwinModel:
         target = frame[self.card.target].to_numpy(dtype=np.float64)
         return TrainingTable(frame[list(self.kinds)], target, self.kinds, 0, (), self.entities)
 
-    def fit_outcome_again(self, table: TrainingTable, seed: int, n_jobs: int) -> Pipeline:
-        """The outcome model that this model's estimator and features give for other rows of its columns."""
-        selected = table.select([name for name in table.kinds if name in self.card.metrics.feature_importance])
-        return fit_outcome_model(selected, self.card.model_type, n_jobs=n_jobs, seed=seed)
+    def predict_fitted_on(self, rows: Integers, frame: pd.DataFrame, *, n_jobs: int = 1) -> Floats:
+        """Expected outcome by this model's estimator and features, fitted on some of its training rows only."""
+        fitted = self._fit_outcome_again(self.table().take(rows), self.seed, n_jobs)
+        return predict_outcome(fitted, encode_features(fitted, self._features(frame)))
 
     def _fit_again(self, table: TrainingTable, seed: int, n_jobs: int) -> tuple[JointModel, Pipeline]:
         card, frame = self.card, table.with_target(self.card.target)
         joint = learn_joint(frame, card.twin_type, table.categorical, card.target, seed, n_jobs, table.entities)
-        return joint, self.fit_outcome_again(table, seed, n_jobs)
+        return joint, self._fit_outcome_again(table, seed, n_jobs)
+
+    def _fit_outcome_again(self, table: TrainingTable, seed: int, n_jobs: int) -> Pipeline:
+        selected = table.select([name for name in table.kinds if name in self.card.metrics.feature_importance])
+        return fit_outcome_model(selected, self.card.model_type, n_jobs=n_jobs, seed=seed)
 
     def to_parts(self) -> ModelParts:
         """The storable parts, from which ``from_parts`` restores the model bit for bit."""

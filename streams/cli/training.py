@@ -19,6 +19,7 @@ from streams.tables import TableOptions
 if TYPE_CHECKING:
     from streams.training import ImportedTable
     from streams.training.line_training import TrainedLine
+    from streams.training.table_check import TableCheck
 
 app = typer.Typer()
 
@@ -75,6 +76,7 @@ def _import_text(imported: ImportedTable, out: Path) -> str:
 @app.command(
     epilog=examples(
         "twinstream train history.csv --brand kisqali",
+        "twinstream train history.csv --check",
         "twinstream train outcomes.parquet --features history",
         "twinstream train outcomes.parquet --features feast:features/:hcp_features",
     )
@@ -93,18 +95,61 @@ def train(
     twin_type: TwinTypeOption = TwinType.HCP,
     brand: BrandOption = Brand.KISQALI,
     target: TargetOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only tell what is wrong with FILE, all at once: nothing is trained or started.")
+    ] = False,
     as_json: JsonOption = False,
     *,
     reading: TableOptions,
 ) -> None:
     """Train a model line on the table FILE.
 
-    The first model of a line becomes its champion; a later one only when it proves better than the champion.
+    The first model of a line becomes its champion; a later one only when it proves better than the champion, on rows that neither
+    has learned. Exit status 1 when it is rejected, or when a check finds what a training would refuse.
     """
+    if check:
+        _check(file, features, twin_type, target, reading, as_json=as_json)
+        return
     imported, trained = _train(file, features, twin_type, brand, target, reading)
     event, card = (part.model_dump(mode="json") for part in (trained.event, trained.card))
     payload = {"event": event, "card": card, "notes": trained.notes}
     print_result(payload, lambda: _training_text(imported, trained), as_json=as_json)
+    if not trained.promoted:
+        raise typer.Exit(1)
+
+
+def _check(
+    file: Path, features: str | None, twin_type: TwinType, target: str | None, reading: TableOptions, *, as_json: bool
+) -> None:
+    """Print the findings of a table.
+
+    Raises:
+        typer.Exit: with status 1 when a training would refuse it.
+    """
+    from streams.training.table_check import check_file
+
+    if features is not None:
+        raise typer.BadParameter("a check looks at FILE alone, whose features are elsewhere with --features")
+    found = check_file(file, twin_type, target, reading)
+    payload = {
+        "rows": found.rows,
+        "problems": [{"text": item.text, "rows": item.rows} for item in found.problems],
+        "notes": [{"text": item.text, "rows": item.rows} for item in found.notes],
+    }
+    print_result(payload, lambda: _check_text(file, found), as_json=as_json)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _check_text(file: Path, found: TableCheck) -> str:
+    verdict = "a training would refuse it" if found.problems else "it can be trained on"
+    return "\n".join(
+        [
+            f"{file.name}: {found.rows:,} rows, {verdict}",
+            *(f"problem: {problem}" for problem in found.problems),
+            *(f"note: {note}" for note in found.notes),
+        ]
+    )
 
 
 def _train(
@@ -136,6 +181,7 @@ def _training_text(imported: ImportedTable, trained: TrainedLine) -> str:
     return "\n".join(
         [
             f"{trained.event.happened}: {card.model_type} {card.model_id} of {card.line}",
+            trained.event.reason,
             *model_facts(card),
             *(f"note: {note}" for note in (*imported.notes, *card.metrics.warnings, *trained.notes)),
         ]

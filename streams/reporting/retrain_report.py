@@ -29,6 +29,7 @@ from streams.reporting.formatting import (
 __all__ = ["RetrainReport", "load_retrain_report"]
 
 _LABEL_WIDTH = 10
+_ROWS = {"later": "later rows", "unseen": "later rows, unknown to both models,"}
 _DECISIONS = ("promoted", "suggested", "rejected", "failed")
 _VERDICTS = {"gain": "an improvement", "nothing": "no change beyond noise", "harm": "a deterioration"}
 
@@ -200,8 +201,9 @@ def _gate(comparison: dict[str, Any]) -> list[str]:
     if "mae" not in comparison:
         return []
     n, entities, n_effective = (count(comparison[name]) for name in ("n", "entities", "n_effective"))
+    rows = _ROWS[comparison.get("basis", "later")]
     return [
-        f"on {n} later rows of {entities} entities (effective sample size {n_effective}), challenger against champion:",
+        f"on {n} {rows} of {entities} entities (effective sample size {n_effective}), challenger against champion:",
         f"MAE {_difference(comparison['mae'])}",
         f"correlation {_difference(comparison['correlation'])}",
         f"coverage {_difference(comparison['coverage'], share, signed_share, standard_error_share)}",

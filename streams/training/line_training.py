@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 from uuid import UUID
 
 import numpy as np
 import pandas as pd
 
-from engine.promotion import GATE_ROWS, Comparison
-from engine.twins import TwinModel
+from engine.promotion import Comparison
 from schemas import TWIN_TYPES, Brand, ModelCard, ModelEvent, TwinType, line_parts, model_line
+from schemas.identifiers import entity_column
+from schemas.levels import level_text
 from sql.database import Database, clock
-from sql.ledger import Ledger
+from sql.ledger import ChampionChanged, JudgedAgainst, Ledger
 from sql.model_card_rows import Artifact
+from sql.model_row_store import record_model_rows
 from sql.training_data_store import ENTITY, OBSERVED, add_history, training_rows
 from streams.registry import MlflowRegistry
 from streams.settings import Settings
 from streams.tables import read_times
-from streams.training.shadow_evaluation import gate
+from streams.training.judging import Challenger, TableRows, hold_out, judge, learned_rows
 from streams.training.training_process import TrainingRefused, TrainingResult, TrainingSpec, train_in_subprocess
 
 __all__ = [
@@ -35,10 +38,12 @@ __all__ = [
     "training_spec",
 ]
 
+LOG = logging.getLogger(__name__)
+
 TRAINED_UNTIL_LABEL = "learned_until"
 """Label of a registered model: the last row that it was trained on."""
 
-_GATE_FRACTION = 4  # one in so many unseen rows is held out for the gate, when there are plenty
+_MAX_VERDICTS = 10  # of one challenger, each against another champion
 _END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -106,13 +111,14 @@ async def train_line(
 ) -> TrainedLine:
     """Train a model of a line on a table, register it, and promote it when it is the first or passes the gate.
 
-    A later model of a line is compared with the champion on rows of the table that are new to the line; they are held out from
-    training.
+    A later model of a line is compared with the champion on rows that neither has learned (:mod:`streams.training.judging`). A
+    champion that was promoted in the meantime is met by the gate, too.
 
     Args:
         database: a pool or a connection.
         registry: stores the model.
-        frame: features, target, and optionally ``entity_id`` and ``observed_at``; rows without them are numbered, and observed now.
+        frame: features, target, and optionally ``observed_at`` and a column that names the entity (several rows may have the same
+            one); rows without them are observed now, and numbered.
         twin_type: of the line.
         brand: of the line.
         target: of the line; the twin type's own by default.
@@ -122,24 +128,64 @@ async def train_line(
 
     Raises:
         TableRefused: when ``observed_at`` holds a number, or a time without its zone.
-        TrainingRefused: when the table cannot be trained on, or has too few new rows to challenge a champion.
+        TrainingRefused: when the table cannot be trained on, or no rows can judge the model.
         TrainingFailed: when training took too much time or memory.
     """
     name = TWIN_TYPES[twin_type].target(target).name
     line, ledger = model_line(twin_type, brand, name), Ledger(database)
+    rows = await TableRows.read(database, _usable_rows(frame, twin_type, name, await clock(database)))
+    history = await training_rows(database, line, _END_OF_TIME)
     champion = await ledger.champion(line)
-    rows = _usable_rows(frame, name, await clock(database))
-    unseen = await _unseen_rows(database, line, rows)
-    training, held_out = (rows, unseen.iloc[:0]) if champion is None else _hold_out(rows, unseen)
-    async with train_in_subprocess(training_spec(line, settings, seed), training) as result:
-        artifact = await save_model(registry, result, {TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(training))})
-        await add_history(database, line, unseen, source)
+    nothing = rows.where(np.zeros(len(rows), dtype=bool))
+    training, held_out = (rows, nothing) if champion is None else hold_out(rows, await learned_rows(database, champion, history))
+    async with train_in_subprocess(training_spec(line, settings, seed), training.frame) as result:
+        if result.model.card.model_id == champion:
+            raise TrainingRefused(f"these rows give the champion itself, model {champion}: bring new or corrected rows")
+        await record_model_rows(database, result.model.card.model_id, training.frame[ENTITY].tolist())
+        artifact = await save_model(registry, result, {TRAINED_UNTIL_LABEL: str(TrainingCutoff.last_of(training.frame))})
+        await add_history(database, line, _unseen_rows(rows.frame, history, name), source)
         card, _ = await register_model(ledger, result.model.card, artifact, settings)
-        comparison, notes = await _compare_with_champion(ledger, registry, champion, result.model, held_out)
-    event = await _conclude(ledger, card, comparison, source)
+        verdict = _Verdict(database, registry, history, Challenger(result.model, training, held_out))
+        event, comparison, notes = await verdict.conclude(card, source)
     if event.champion == card.model_id:
         await asyncio.to_thread(registry.set_champion_alias, line, artifact.mlflow_run_id)
     return TrainedLine(card, artifact, event, comparison, notes)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Judges a trained model against the champion and stores the decision."""
+
+    database: Database
+    registry: MlflowRegistry
+    history: pd.DataFrame
+    challenger: Challenger
+
+    async def conclude(self, card: ModelCard, source: str) -> tuple[ModelEvent, Comparison | None, tuple[str, ...]]:
+        """Promote or reject a model; when another model becomes champion in the meantime, it is judged again against that one."""
+        ledger = Ledger(self.database)
+        for _ in range(_MAX_VERDICTS):
+            champion = await ledger.champion(card.line)
+            comparison, notes = (None, ()) if champion in (None, card.model_id) else await self._compare(champion)
+            reason = f"first champion of the line, trained on {source}" if comparison is None else comparison.reason
+            happened: Literal["promoted", "rejected"] = "promoted" if comparison is None or comparison.promote else "rejected"
+            numbers = {} if comparison is None else comparison.to_dict()
+            judged = JudgedAgainst(champion)
+            try:
+                event = await ledger.conclude(happened, card.line, card.model_id, reason=reason, comparison=numbers, judged=judged)
+                return event, comparison, notes
+            except ChampionChanged as changed:
+                LOG.info("%s: %s", card.line, changed)
+        raise TrainingRefused(f"the champion of {card.line} changed {_MAX_VERDICTS} times while the model was judged: train again")
+
+    async def _compare(self, champion: UUID) -> tuple[Comparison, tuple[str, ...]]:
+        """The comparison, and what the champion had to predict the rows without."""
+        incumbent = await asyncio.to_thread(self.registry.load, await Ledger(self.database).artifact(champion))
+        learned = await learned_rows(self.database, champion, self.history)
+        rows = self.challenger.held_out if len(self.challenger.held_out) else self.challenger.training
+        sentences = await asyncio.to_thread(incumbent.gap_sentences, rows.frame)
+        notes = tuple(f"to the champion of before, {sentence}" for sentence in sentences)
+        return await asyncio.to_thread(judge, self.challenger, incumbent, learned), notes
 
 
 def training_spec(line: str, settings: Settings, seed: int) -> TrainingSpec:
@@ -157,34 +203,26 @@ def training_spec(line: str, settings: Settings, seed: int) -> TrainingSpec:
     )
 
 
-def _usable_rows(frame: pd.DataFrame, target: str, now: datetime) -> pd.DataFrame:
+def _usable_rows(frame: pd.DataFrame, twin_type: TwinType, target: str, now: datetime) -> pd.DataFrame:
     """The rows with a finite target as the history stores them, oldest first."""
     if target not in frame:
         raise TrainingRefused(f"the table has no column {target!r}, the target: it has {', '.join(map(str, frame))}")
     numbers = pd.to_numeric(frame[target], errors="coerce").astype("float64")
     rows = frame.assign(**{target: numbers})[np.isfinite(numbers)]
-    ids = rows[ENTITY].astype(str) if ENTITY in rows else pd.Series([f"row-{row}" for row in range(len(rows))], index=rows.index)
+    named = entity_column(rows, twin_type)
+    numbered = pd.Series([f"row-{row}" for row in range(len(rows))], index=rows.index)
+    ids = numbered if named is None else rows[named].map(level_text).fillna(numbered)
     times = read_times(rows[OBSERVED]) if OBSERVED in rows else pd.Series(pd.Timestamp(now), index=rows.index)
-    dated = rows.drop(columns=[ENTITY, OBSERVED], errors="ignore").assign(entity_id=ids, observed_at=times)
+    dated = rows.drop(columns=[named or ENTITY, OBSERVED], errors="ignore").assign(entity_id=ids, observed_at=times)
     return dated.sort_values([OBSERVED, ENTITY], kind="stable").reset_index(drop=True)
 
 
-async def _unseen_rows(database: Database, line: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose entity never had this outcome before: a table that is read again has none."""
-    target = line_parts(line)[2]
-    history = await training_rows(database, line, _END_OF_TIME)
-    stored = set(zip(history[ENTITY], history[target], strict=True))
-    return rows[[row not in stored for row in zip(rows[ENTITY], rows[target], strict=True)]]
-
-
-def _hold_out(rows: pd.DataFrame, unseen: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training rows, and the latest unseen rows, held out for the gate."""
-    if len(unseen) < GATE_ROWS:
-        raise TrainingRefused(
-            f"{len(unseen)} of {len(rows)} rows are new to the line: the gate compares models on {GATE_ROWS} or more new rows"
-        )
-    held_out = unseen.iloc[-max(GATE_ROWS, len(unseen) // _GATE_FRACTION) :]
-    return rows.drop(index=held_out.index), held_out
+def _unseen_rows(rows: pd.DataFrame, history: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Rows that the history lacks: a row is there when its entity had this outcome as often before."""
+    stored = history.groupby([ENTITY, target]).size()
+    times = rows.groupby([ENTITY, target], sort=False).cumcount().to_numpy()
+    known = stored.reindex(pd.MultiIndex.from_frame(rows[[ENTITY, target]]), fill_value=0).to_numpy()
+    return rows[times >= known]
 
 
 async def save_model(registry: MlflowRegistry, result: TrainingResult, labels: dict[str, str]) -> Artifact:
@@ -196,32 +234,10 @@ async def register_model(
     ledger: Ledger, card: ModelCard, artifact: Artifact, settings: Settings, retrain_id: UUID | None = None
 ) -> tuple[ModelCard, ModelEvent]:
     """Register a saved model in the ledger; returns its card as stored, and the event."""
+    for warning in card.metrics.warnings:
+        LOG.warning("%s: model %s: %s", card.line, card.model_id, warning)
     saved = card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id})
     event = await ledger.register_model(
         saved, artifact.sha256, retrain_id=retrain_id, pane_s=settings.pane_s, window_s=settings.window_s
     )
     return await ledger.card(card.model_id), event
-
-
-async def _compare_with_champion(
-    ledger: Ledger, registry: MlflowRegistry, champion: UUID | None, model: TwinModel, held_out: pd.DataFrame
-) -> tuple[Comparison | None, tuple[str, ...]]:
-    """The comparison on held-out rows, and what the champion had to predict them without."""
-    if champion is None:
-        return None, ()
-    incumbent = await asyncio.to_thread(registry.load, await ledger.artifact(champion))
-    sentences = await asyncio.to_thread(incumbent.gap_sentences, held_out)
-    notes = tuple(f"to the champion of before, {sentence}" for sentence in sentences)
-    return await asyncio.to_thread(gate, held_out, incumbent, model), notes
-
-
-async def _conclude(ledger: Ledger, card: ModelCard, comparison: Comparison | None, source: str) -> ModelEvent:
-    if comparison is None:
-        return await ledger.promote(card.line, card.model_id, reason=f"first champion of the line, trained on {source}")
-    return await ledger.conclude(
-        "promoted" if comparison.promote else "rejected",
-        card.line,
-        card.model_id,
-        reason=comparison.reason,
-        comparison=comparison.to_dict(),
-    )

@@ -20,10 +20,12 @@ from schemas.twin_types import ALL_ROWS
 from sql.database import Database
 from sql.ledger import Ledger
 from sql.model_card_rows import Artifact
+from sql.model_row_store import model_row_keys, record_model_rows
 from sql.retrain_store import TrainingJob, record_training_rows
-from sql.training_data_store import OBSERVED, training_rows
+from sql.training_data_store import ENTITY, OBSERVED, training_rows
 from streams.registry import MlflowRegistry
 from streams.settings import Settings
+from streams.training.judging import TableRows, are_enough
 from streams.training.line_training import TRAINED_UNTIL_LABEL, TrainingCutoff, register_model, save_model, training_spec
 from streams.training.shadow_evaluation import gate, later_rows
 from streams.training.training_process import TrainingRefused, train_in_subprocess
@@ -85,11 +87,22 @@ class Retraining:
         return Challenger(model.with_card(card), artifact, await self._trained_until(job.line, labels), event)
 
     async def compare(self, job: TrainingJob, challenger: Challenger) -> Comparison:
-        """Pass incumbent and challenger through the gate, on all rows observed after the challenger's training rows."""
+        """Pass incumbent and challenger through the gate, on rows observed after the challenger's training rows.
+
+        They are the rows of entities that neither model has learned, where there are enough; else all, also those of entities whose
+        earlier rows a model has learned.
+        """
         rows = await later_rows(self.database, job.line, latest_observable(self.settings), challenger.until.observed_at)
         incumbent = await self.load_model(job.model_id)
-        later = challenger.until.rows_after(rows)
-        return await asyncio.to_thread(gate, later, incumbent, challenger.model, job.evidence.get("segment", ALL_ROWS))
+        later = await TableRows.read(self.database, challenger.until.rows_after(rows))
+        keys = [await model_row_keys(self.database, model.card.model_id) for model in (incumbent, challenger.model)]
+        learned = np.concatenate([of_model for of_model in keys if of_model is not None] or [later.keys])
+        unseen, trigger = later.without(learned), job.evidence.get("segment", ALL_ROWS)
+        if are_enough(unseen) and len(unseen) < len(later):
+            comparison = await asyncio.to_thread(gate, unseen.frame, incumbent, challenger.model, trigger, "unseen")
+            if trigger == ALL_ROWS or trigger in comparison.segments:
+                return comparison
+        return await asyncio.to_thread(gate, later.frame, incumbent, challenger.model, trigger)
 
     async def _train(self, job: TrainingJob) -> Artifact:
         incumbent = await self.load_model(job.model_id)
@@ -102,6 +115,7 @@ class Retraining:
         await record_training_rows(self.database, job.retrain_id, _summary(since, history))
         spec = training_spec(job.line, self.settings, job.retrain_id.int % 2**32)
         async with train_in_subprocess(spec.model_copy(update={"n_carried_rows": len(history)}), table) as result:
+            await record_model_rows(self.database, result.model.card.model_id, table[ENTITY].tolist())
             return await save_model(self.registry, result, labels)
 
     async def _select_rows(self, job: TrainingJob, incumbent: TwinModel) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.promotion import Comparison, Predictions, compare_models
+from engine.promotion import Basis, Comparison, Predictions, compare_models
 from engine.twins import TwinModel
-from schemas import TWIN_TYPES
+from schemas import TWIN_TYPES, ModelCard, TwinType
 from schemas.levels import levels_of
 from schemas.twin_types import ALL_ROWS, segment_name
 from sql.database import Database
 from sql.segment_store import DEFAULT_SEGMENT_LIMITS
 from sql.training_data_store import CHANGE, ENTITY, OBSERVED, simulated_rows, training_rows
 
-__all__ = ["gate", "later_rows"]
+__all__ = ["compare_predictions", "gate", "later_rows"]
 
 
 async def later_rows(database: Database, line: str, as_of: datetime, since: datetime) -> pd.DataFrame:
@@ -34,15 +34,25 @@ async def later_rows(database: Database, line: str, as_of: datetime, since: date
     return pd.concat(parts, ignore_index=True).sort_values([OBSERVED, ENTITY], kind="stable", ignore_index=True)
 
 
-def gate(rows: pd.DataFrame, champion: TwinModel, challenger: TwinModel, trigger: str = ALL_ROWS) -> Comparison:
+def gate(
+    rows: pd.DataFrame, champion: TwinModel, challenger: TwinModel, trigger: str = ALL_ROWS, basis: Basis = "later"
+) -> Comparison:
     """Compare two models on the same rows; ``trigger`` is the segment whose error has to become lower."""
+    return compare_predictions(rows, champion.card, _predict(champion, rows), _predict(challenger, rows), trigger, basis)
+
+
+def compare_predictions(
+    rows: pd.DataFrame, card: ModelCard, champion: Predictions, challenger: Predictions, trigger: str, basis: Basis
+) -> Comparison:
+    """Compare predictions of two models for the same rows, of the line of ``card``."""
     return compare_models(
-        rows[champion.card.target].to_numpy(dtype=float),
-        champion=_predict(champion, rows),
-        challenger=_predict(challenger, rows),
+        rows[card.target].to_numpy(dtype=float),
+        champion=champion,
+        challenger=challenger,
         entities=rows[ENTITY].to_numpy() if ENTITY in rows else None,
-        segments=_segments(rows, champion, trigger),
+        segments=_segments(rows, card.twin_type, trigger),
         trigger=trigger,
+        basis=basis,
     )
 
 
@@ -51,10 +61,10 @@ def _predict(model: TwinModel, rows: pd.DataFrame) -> Predictions:
     return Predictions(*(values + change for values in model.predict_all(rows)))
 
 
-def _segments(rows: pd.DataFrame, model: TwinModel, trigger: str) -> dict[str, npt.NDArray[np.bool_]]:
+def _segments(rows: pd.DataFrame, twin_type: TwinType, trigger: str) -> dict[str, npt.NDArray[np.bool_]]:
     """Rows of the most frequent levels of each declared dimension and of ``trigger``, by the names of the fidelity segments."""
     segments: dict[str, npt.NDArray[np.bool_]] = {}
-    for dimension in TWIN_TYPES[model.card.twin_type].segments:
+    for dimension in TWIN_TYPES[twin_type].segments:
         if dimension in rows:
             levels = levels_of(rows[dimension])
             names = levels.texts({level: segment_name(dimension, level) for level in levels.values})

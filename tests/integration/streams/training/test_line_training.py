@@ -20,6 +20,7 @@ from schemas import Brand, TwinType
 from sql.database import open_pool
 from sql.ledger import Ledger
 from sql.model_card_rows import UnknownModel
+from sql.model_row_store import record_model_rows
 from sql.retrain_store import RetrainLimits, enqueue, find_retrain, lease_training
 from sql.training_data_store import add_history, training_rows
 from streams.registry import MlflowRegistry, ModelLoader, prepare_store, write_parts
@@ -45,7 +46,7 @@ def registry(tmp_path_factory):
 @pytest.fixture(scope="module")
 def first_model():
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=2)
-    generator.train(first_table())
+    generator.train(first_table().sort_values("entity_id", ignore_index=True))
     return generator.model
 
 
@@ -60,6 +61,7 @@ async def first(pool, registry, first_model):
         labels = {TRAINED_UNTIL_LABEL: str(TrainingCutoff(BEFORE, max(rows["entity_id"])))}
         artifact = registry.save_folder(first_model.card, folder, digest, labels)
     card = first_model.card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id})
+    await record_model_rows(pool, card.model_id, rows.sort_values("entity_id")["entity_id"].tolist())
     await Ledger(pool).register_model(card, artifact.sha256)
     await Ledger(pool).promote(LINE, card.model_id)
     registry.set_champion_alias(LINE, artifact.mlflow_run_id)
@@ -136,9 +138,71 @@ async def test_a_model_that_is_not_registered_is_unknown(pool, registry):
 
 
 async def test_the_same_table_again_is_refused(pool, registry, settings, first):
-    with pytest.raises(TrainingRefused, match="0 of 1500 rows are new to the line"):
+    with pytest.raises(TrainingRefused, match=f"these rows give the champion itself, model {first.model_id}"):
         await trained(pool, registry, settings, first_table())
     assert len(await Ledger(pool).history(LINE)) == 2
+    assert len(await training_rows(pool, LINE, datetime.now(UTC))) == 1500
+
+
+async def test_a_corrected_table_replaces_the_champion_of_the_wrong_one(pool, registry, settings):
+    wrong = first_table()
+    wrong[TARGET] = (wrong[TARGET] * 1.5 + 0.4).clip(-0.99, 3)
+    await trained(pool, registry, settings, wrong)
+    corrected = await trained(pool, registry, settings, first_table())
+    assert corrected.promoted
+    assert corrected.comparison.basis == "cross_fitted"
+    assert corrected.comparison.n == 1500
+    assert "each predicted by both models fitted without its entity" in corrected.event.reason
+
+
+async def test_a_table_that_corrects_nothing_is_rejected_with_the_champion_fitted_without_each_row(pool, registry, settings, first):
+    noisy = first_table()
+    noisy[TARGET] += np.random.default_rng(0).permutation(np.linspace(-0.02, 0.02, len(noisy)))
+    second = await trained(pool, registry, settings, noisy)
+    assert not second.promoted
+    champion = second.comparison.mae.champion
+    assert champion == pytest.approx(first.baseline.mae, rel=0.1)  # not the smaller error of rows it has learned
+    assert second.event.reason.startswith("on 1,500 rows, each predicted")
+
+
+async def test_rows_of_unseen_entities_judge_where_there_are_enough(pool, registry, settings, first):
+    both = pd.concat([first_table(), table(700, 3, shifted=True)], ignore_index=True)
+    second = await trained(pool, registry, settings, both)
+    assert second.comparison.basis == "unseen"
+    assert second.comparison.n == GATE_ROWS
+    assert second.card.training_samples == 1700
+
+
+async def test_a_champion_whose_rows_are_not_stored_is_judged_on_new_entities_only(pool, owner_pool, registry, settings, first):
+    await owner_pool.execute("DELETE FROM model_training_rows")
+    with pytest.raises(TrainingRefused, match=r"300 of 1,800 rows are of entities that the line has never seen.* bring 1,500 rows"):
+        await trained(pool, registry, settings, pd.concat([first_table(), table(300, 3)], ignore_index=True))
+
+
+async def test_two_first_trainings_at_once_give_one_promotion_and_one_verdict_of_the_gate(pool, registry, settings):
+    first_two = await asyncio.gather(
+        trained(pool, registry, settings, table(1200, 1)), trained(pool, registry, settings, table(1200, 2, shifted=True))
+    )
+    second = next(line for line in first_two if line.comparison is not None)
+    assert sum(line.comparison is None for line in first_two) == 1
+    assert second.comparison.basis == "cross_fitted"
+    history = await Ledger(pool).history(LINE)
+    reasons = [event.reason for event in history if event.happened in ("promoted", "rejected")]
+    assert sum(reason.startswith("first champion of the line") for reason in reasons) == 1
+    assert len(reasons) == 2
+
+
+async def test_all_rows_of_an_entity_are_kept_and_trained_on(pool, registry, settings):
+    alone = table(300, 1)
+    months = pd.concat([alone.assign(**{TARGET: alone[TARGET] + change}) for change in (0.0, 0.01, 0.0, 0.02)], ignore_index=True)
+    line = await trained(pool, registry, settings, months)
+    history = await training_rows(pool, LINE, datetime.now(UTC))
+    assert len(history) == line.card.training_samples == 1200
+    assert sorted(history[TARGET]) == sorted(months[TARGET])
+    assert line.card.metrics.n_entities == 300
+    with pytest.raises(TrainingRefused, match="give the champion itself"):
+        await trained(pool, registry, settings, months)
+    assert len(await training_rows(pool, LINE, datetime.now(UTC))) == 1200
 
 
 async def test_a_second_table_without_a_change_promotes_no_challenger(pool, registry, settings, first):

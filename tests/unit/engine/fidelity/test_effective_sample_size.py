@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from engine.fidelity.baseline import HoldoutRows, compute_baseline
+from engine.fidelity.e_detector import upper_mean
 from engine.fidelity.effective_sample_size import effective_n
 from engine.fidelity.error_sums import add_sums, contributions
 
@@ -55,3 +56,9 @@ def test_the_effective_number_is_undefined_without_two_levels_that_have_a_baseli
     single = {name: sums for name, sums in segments(errors, level).items() if name == "region=3"}
     assert effective_n(single, BASELINE) is None
     assert effective_n({"region=mars": single["region=3"]}, BASELINE) is None
+
+
+def test_the_detector_bets_against_the_bound_of_the_independent_rows() -> None:
+    clustered = BASELINE.model_copy(update={"n_effective": BASELINE.n / 4})
+    fewer = BASELINE.model_copy(update={"n": BASELINE.n // 4})
+    assert upper_mean(clustered) == upper_mean(fewer) > upper_mean(BASELINE)
