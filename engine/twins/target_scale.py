@@ -17,8 +17,8 @@ from schemas.twin_types import Target
 
 __all__ = ["few_implausible", "scale_problem"]
 
-MAX_IMPLAUSIBLE = 0.01
-"""Share of implausible values above which the scale of the whole column is wrong."""
+_MAX_IMPLAUSIBLE_LEVELS = 0.01  # share of implausible values above which the scale of the column is wrong
+_MAX_IMPLAUSIBLE_CHANGES = 0.20  # of those that changed: in percent nearly all are implausible, and real changes have long tails
 
 _ENOUGH = 100  # fewest values that tell a scale
 _RATIOS = (0.5, 2.0)  # median of ratios of this year to last year
@@ -44,7 +44,7 @@ def scale_problem(values: Floats, target: Target, level: pd.Series[Any] | None =
     if target.is_change and (reason := _level_not_change(values, target, level)):
         return f"{target.name!r} {reason}"
     beyond = _beyond(values, target)
-    if beyond.sum() <= MAX_IMPLAUSIBLE * len(values):
+    if beyond.sum() <= _max_implausible(values, target):
         return None
     where = (
         f"{int(beyond.sum()):,} of {len(values):,} values are beyond {target.plausible.low:g} to {target.plausible.high:g}"
@@ -61,11 +61,18 @@ def scale_problem(values: Floats, target: Target, level: pd.Series[Any] | None =
 def few_implausible(values: Floats, target: Target) -> Iterator[str]:
     """A warning about single implausible values in a column whose scale is plausible."""
     beyond = values[_beyond(values, target)]
-    if 0 < len(beyond) <= MAX_IMPLAUSIBLE * len(values):
+    if 0 < len(beyond) <= _max_implausible(values, target):
         yield (
             f"{len(beyond):,} values of {target.name} are beyond the plausible {target.plausible.low:g} to"
             f" {target.plausible.high:g} ({target.unit}), such as {beyond[0]:g}: check these rows"
         )
+
+
+def _max_implausible(values: Floats, target: Target) -> float:
+    """Number of implausible values that a column of the declared scale may have."""
+    if target.is_change:
+        return _MAX_IMPLAUSIBLE_CHANGES * float(np.count_nonzero(values))
+    return _MAX_IMPLAUSIBLE_LEVELS * len(values)
 
 
 def _beyond(values: Floats, target: Target) -> Any:
@@ -75,7 +82,9 @@ def _beyond(values: Floats, target: Target) -> Any:
 def _likely_unit(values: Floats, target: Target) -> str | None:
     """The unit in which nearly all values are plausible, of several the one that most implausible values have by themselves."""
     fitting = [
-        unit for unit, factor in target.plausible.other_units.items() if _beyond(values * factor, target).mean() <= MAX_IMPLAUSIBLE
+        unit
+        for unit, factor in target.plausible.other_units.items()
+        if _beyond(values * factor, target).mean() <= _MAX_IMPLAUSIBLE_LEVELS
     ]
     votes = Counter(unit for value in values[_beyond(values, target)].tolist() if (unit := target.plausible.likely_unit(value)))
     return max(fitting, key=lambda unit: votes[unit]) if fitting else None

@@ -67,3 +67,15 @@ def test_few_implausible_values_are_told_and_not_refused() -> None:
 def test_a_negative_number_of_days_is_on_no_known_scale() -> None:
     target = TWIN_TYPES[TwinType.PATIENT].target()
     assert "is on no scale that is known: " in str(scale_problem(outcomes(TwinType.PATIENT) - 60.0, target))
+
+
+def test_changes_with_long_tails_are_told_and_not_refused() -> None:
+    target, values = TWIN_TYPES[TwinType.HCP].target(), np.random.default_rng(0).normal(0, 1, 2000)
+    assert scale_problem(values, target) is None
+    assert any("are beyond the plausible -1 to 3" in told for told in few_implausible(values, target))
+
+
+def test_percent_is_found_where_most_have_not_changed() -> None:
+    target, rng = TWIN_TYPES[TwinType.HCP].target(), np.random.default_rng(0)
+    values = np.where(rng.random(2000) < 0.9, 0.0, rng.normal(0, 12, 2000))
+    assert "looks like percent" in str(scale_problem(values, target))
