@@ -43,8 +43,8 @@ def cross_fitted_predictions(
         raise ValueError(f"{len(learned):,} entities for the {model.joint.n_rows:,} training rows of model {model.card.model_id}")
     expected = np.empty(len(rows))
     for _, test in entity_folds(pd.factorize(entities)[0], FOLDS, seed):
-        kept = np.flatnonzero(~np.isin(learned, entities[test]))
-        expected[test] = model.predict_fitted_on(kept, rows.iloc[test], n_jobs=n_jobs)
+        training = np.flatnonzero(~np.isin(learned, entities[test]))
+        expected[test] = model.predict_fitted_on(training, rows.iloc[test], n_jobs=n_jobs)
     return _with_interval(model, rows, expected)
 
 

@@ -95,20 +95,20 @@ def _level_not_change(values: Floats, target: Target, level: pd.Series[Any] | No
     if (values < 0).any():
         return None
     median = float(np.median(values))
-    found = f"no value is negative, the median is {median:g}"
+    facts = f"no value is negative, the median is {median:g}"
     if target.share_of is None and _RATIOS[0] <= median <= _RATIOS[1]:
-        return f"looks like a ratio to the year before, not a change: {found}: subtract 1"
+        return f"looks like a ratio to the year before, not a change: {facts}: subtract 1"
     formula = "the value after less the value before" if target.share_of else "this year's value over last year's, less 1"
     if median > target.plausible.high:
-        return f"looks like a level, not a change: {found}: give {formula}"
+        return f"looks like a level, not a change: {facts}: give {formula}"
     if level is not None and _correlation(values, level) > _SAME_AS_LEVEL:
-        return f"looks like {target.share_of} itself, not its change: {found}, and it goes with {target.share_of}: give {formula}"
+        return f"looks like {target.share_of} itself, not its change: {facts}, and it goes with {target.share_of}: give {formula}"
     return None
 
 
 def _correlation(values: Floats, level: pd.Series[Any]) -> float:
     numbers = pd.to_numeric(level, errors="coerce").to_numpy(dtype=np.float64)
-    known = np.isfinite(numbers)
-    if known.sum() < _ENOUGH or not np.ptp(numbers[known]) or not np.ptp(values[known]):
+    is_number = np.isfinite(numbers)
+    if is_number.sum() < _ENOUGH or not np.ptp(numbers[is_number]) or not np.ptp(values[is_number]):
         return 0.0
-    return float(np.corrcoef(values[known], numbers[known])[0, 1])
+    return float(np.corrcoef(values[is_number], numbers[is_number])[0, 1])

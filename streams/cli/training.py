@@ -130,24 +130,24 @@ def _check(
 
     if features is not None:
         raise typer.BadParameter("a check looks at FILE alone, whose features are elsewhere with --features")
-    found = check_file(file, twin_type, target, reading)
+    result = check_file(file, twin_type, target, reading)
     payload = {
-        "rows": found.rows,
-        "problems": [{"text": item.text, "rows": item.rows} for item in found.problems],
-        "notes": [{"text": item.text, "rows": item.rows} for item in found.notes],
+        "rows": result.rows,
+        "problems": [{"text": item.text, "rows": item.rows} for item in result.problems],
+        "notes": [{"text": item.text, "rows": item.rows} for item in result.notes],
     }
-    print_result(payload, lambda: _check_text(file, found), as_json=as_json)
-    if found.problems:
+    print_result(payload, lambda: _check_text(file, result), as_json=as_json)
+    if result.problems:
         raise typer.Exit(1)
 
 
-def _check_text(file: Path, found: TableCheck) -> str:
-    verdict = "a training would refuse it" if found.problems else "it can be trained on"
+def _check_text(file: Path, result: TableCheck) -> str:
+    verdict = "a training would refuse it" if result.problems else "it can be trained on"
     return "\n".join(
         [
-            f"{file.name}: {found.rows:,} rows, {verdict}",
-            *(f"problem: {problem}" for problem in found.problems),
-            *(f"note: {note}" for note in found.notes),
+            f"{file.name}: {result.rows:,} rows, {verdict}",
+            *(f"problem: {problem}" for problem in result.problems),
+            *(f"note: {note}" for note in result.notes),
         ]
     )
 

@@ -120,8 +120,8 @@ def _latest_entities(rows: TableRows, n: int) -> TableRows:
     np.maximum.at(last, codes, np.arange(len(codes)))
     latest_first = np.argsort(-last)
     counts = np.cumsum(np.bincount(codes)[latest_first])
-    chosen = latest_first[: int(np.searchsorted(counts, n)) + 1]
-    return rows.where(np.isin(codes, chosen))
+    latest = latest_first[: int(np.searchsorted(counts, n)) + 1]
+    return rows.where(np.isin(codes, latest))
 
 
 def judge(challenger: Challenger, champion: TwinModel, learned: LearnedRows) -> Comparison:

@@ -221,8 +221,8 @@ def _unseen_rows(rows: pd.DataFrame, history: pd.DataFrame, target: str) -> pd.D
     """Rows that the history lacks: a row is there when its entity had this outcome as often before."""
     stored = history.groupby([ENTITY, target]).size()
     times = rows.groupby([ENTITY, target], sort=False).cumcount().to_numpy()
-    known = stored.reindex(pd.MultiIndex.from_frame(rows[[ENTITY, target]]), fill_value=0).to_numpy()
-    return rows[times >= known]
+    n_stored = stored.reindex(pd.MultiIndex.from_frame(rows[[ENTITY, target]]), fill_value=0).to_numpy()
+    return rows[times >= n_stored]
 
 
 async def save_model(registry: MlflowRegistry, result: TrainingResult, labels: dict[str, str]) -> Artifact:

@@ -82,13 +82,13 @@ def check_file(path: Path, twin_type: TwinType, target: str | None = None, optio
         FileNotFoundError: when there is no such file.
         ValueError: for a target that the catalogue does not declare.
     """
-    chosen = options or TableOptions()
+    options = options or TableOptions()
     declared = entity_columns(twin_type)
     try:
-        raw = load_table(path, chosen, frozenset(map(header_key, declared)) | part_d.KNOWN_HEADERS)
+        raw = load_table(path, options, frozenset(map(header_key, declared)) | part_d.KNOWN_HEADERS)
         if part_d.is_part_d(raw.headers):
-            return _check_imported(read_training_table([path], twin_type, target, chosen), twin_type)
-        reading = convert_table(raw, declared, chosen)
+            return _check_imported(read_training_table([path], twin_type, target, options), twin_type)
+        reading = convert_table(raw, declared, options)
         if part_d.is_joined_years(reading.frame):
             return _check_imported(as_training_table(reading, twin_type, target), twin_type)
         return check_table(reading, twin_type, target)
@@ -99,8 +99,8 @@ def check_file(path: Path, twin_type: TwinType, target: str | None = None, optio
 def _check_imported(imported: ImportedTable, twin_type: TwinType) -> TableCheck:
     """The check of a table that was converted from a known layout."""
     frame = imported.frame
-    found = check_table(TableReading(imported.source, frame, np.arange(len(frame)) + 2, len(frame)), twin_type, imported.target)
-    return replace(found, notes=(*map(Finding, (*imported.remarks, *imported.notes)), *found.notes))
+    check = check_table(TableReading(imported.source, frame, np.arange(len(frame)) + 2, len(frame)), twin_type, imported.target)
+    return replace(check, notes=(*map(Finding, (*imported.remarks, *imported.notes)), *check.notes))
 
 
 def check_table(reading: TableReading, twin_type: TwinType, target: str | None = None) -> TableCheck:
