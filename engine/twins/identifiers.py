@@ -50,10 +50,9 @@ def identifier_columns(frame: pd.DataFrame, names: Iterable[str], twin_type: Twi
 def _reason(name: str, column: pd.Series[Any], n_entities: int) -> str | None:
     if is_named_like_identifier(name):
         return "named like one"
-    if pd.api.types.is_bool_dtype(column):
-        return None
     values = column.dropna()
-    if pd.api.types.is_numeric_dtype(column):
+    content = pd.api.types.infer_dtype(values)
+    if content in {"integer", "floating", "mixed-integer-float", "decimal"}:
         numbers = values.to_numpy(dtype=np.float64)
         return _reason_of_numbers(numbers, n_entities) if np.isfinite(numbers).all() and not (numbers % 1).any() else None
     return _reason_of_texts(values, n_entities)

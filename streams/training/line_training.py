@@ -173,9 +173,10 @@ class _Verdict:
             judged = JudgedAgainst(champion)
             try:
                 event = await ledger.conclude(happened, card.line, card.model_id, reason=reason, comparison=numbers, judged=judged)
-                return event, comparison, notes
             except ChampionChanged as changed:
                 LOG.info("%s: %s", card.line, changed)
+            else:
+                return event, comparison, notes
         raise TrainingRefused(f"the champion of {card.line} changed {_MAX_VERDICTS} times while the model was judged: train again")
 
     async def _compare(self, champion: UUID) -> tuple[Comparison, tuple[str, ...]]:

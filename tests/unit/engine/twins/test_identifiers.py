@@ -33,6 +33,7 @@ ROWS = np.arange(N)
         pytest.param([hashlib.sha1(str(row // 4).encode()).hexdigest() for row in ROWS], id="hashes of several rows each"),
         pytest.param([str(uuid5(MODELS, str(row))) for row in ROWS], id="uuids"),
         pytest.param([f"{row:05}" for row in ROWS], id="numbers as text"),
+        pytest.param(pd.Series(ROWS.tolist(), dtype=object), id="row numbers of JSON"),
         pytest.param([f"Dr {row}" for row in ROWS], id="names"),
     ],
 )
