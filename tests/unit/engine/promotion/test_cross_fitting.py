@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,7 +55,7 @@ def test_no_row_of_a_predicted_entity_is_fitted_on(model: TwinModel, table: pd.D
             assert not set(entities[rows]) & set(entities[frame.index])
             return super().predict_fitted_on(rows, frame, n_jobs=n_jobs)
 
-    cross_fitted_predictions(Spy(**vars(model)), entities, table, entities)
+    cross_fitted_predictions(Spy(**{field.name: getattr(model, field.name) for field in fields(model)}), entities, table, entities)
     assert len(fitted) == 5
 
 
