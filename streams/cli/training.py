@@ -35,7 +35,7 @@ app = typer.Typer()
 def import_table(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE...", dir_okay=False, help="A CSV, Parquet or Excel file, or two of Medicare Part D."),
+        typer.Argument(metavar="SOURCE", dir_okay=False, help="A CSV, Parquet or Excel file, or two of Medicare Part D."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", dir_okay=False, help="The .csv, .csv.gz or .parquet file to write.")],
     twin_type: TwinTypeOption = TwinType.HCP,

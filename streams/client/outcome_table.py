@@ -15,6 +15,7 @@ __all__ = ["outcome_events"]
 
 _FIELDS = frozenset(OutcomeEvent.model_fields)
 _SEGMENT = "segment."
+_OBJECTS = ("features", "segment")  # fields that hold a mapping
 
 
 def outcome_events(
@@ -49,7 +50,9 @@ def _in_kinds(table: pd.DataFrame, shared: Mapping[str, Any]) -> pd.DataFrame:
     """
     values = [shared["twin_type"]] if "twin_type" in shared else table.get("twin_type", pd.Series()).tolist()
     twin_type = next((TwinType(value) for value in values if value in set(TwinType)), TwinType.HCP)
-    return read_frame(table, outcome_columns(twin_type), TableOptions(strict=True)).frame
+    objects = [name for name in _OBJECTS if name in table]
+    flat = read_frame(table.drop(columns=objects), outcome_columns(twin_type), TableOptions(strict=True)).frame
+    return flat.assign(**{name: table[name].tolist() for name in objects})
 
 
 def _feature_columns(table: pd.DataFrame, shared: Mapping[str, Any], own_features: Collection[str]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -96,6 +97,8 @@ def _text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return f"{value:.0f}"
+    if isinstance(value, float | np.floating) and re.fullmatch(r"-?\d+\.\d{3}", str(value)):
+        return f"{value}0"  # a decimal point, which no reader takes for a sign between thousands
     return value.isoformat() if isinstance(value, datetime | date) else str(value)
 
 

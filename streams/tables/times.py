@@ -280,7 +280,9 @@ def _clocks(texts: pd.Series[Any]) -> pd.Series[Any]:
     """Times of the day behind dates, zero where there is none and NaT for one that does not exist."""
     codes, distinct = pd.factorize(texts.str.strip().str.upper())
     at = _in_forms(list(distinct), _CLOCKS)
-    clocks = pd.concat([at - at.dt.normalize(), pd.Series([pd.Timedelta(0)], dtype="timedelta64[us]")], ignore_index=True)
+    clocks: pd.Series[Any] = pd.concat(
+        [at - at.dt.normalize(), pd.Series([pd.Timedelta(0)], dtype="timedelta64[us]")], ignore_index=True
+    )
     return clocks.take(codes).reset_index(drop=True)  # without a time of the day the code is -1, which selects the last
 
 

@@ -46,9 +46,7 @@ class ImportedTable:
             ValueError: when it has no target.
         """
         if not self.has_target:
-            raise ValueError(
-                f"{self.source}: {'; '.join(self.notes)}. To train, import two years: twinstream import FIRST SECOND OUT"
-            )
+            raise ValueError(f"{self.source}: {self.notes[-1]} (twinstream import FIRST SECOND OUT)")
         return self
 
     @property

@@ -203,7 +203,7 @@ def test_a_bug_shows_a_traceback_without_local_variables() -> None:
         (["up", "--port", "99999999"], "'--port': input should be less than or equal to 65535, not '99999999'"),
         (["up", "--port", "-1"], "'--port': input should be greater than or equal to 0, not '-1'"),
         (["outcomes", "publish", ""], "'FILE': the name of the file is empty"),
-        (["import"], "Missing argument 'SOURCE...'"),
+        (["import"], "Missing argument 'SOURCE'"),
         (["demo", "--brand", "nobody"], "'nobody' is not one of 'remibrutinib', 'fabhalta', 'kisqali'"),
         (["demo", "--twin-type", "nurse"], "'nurse' is not one of 'hcp', 'patient', 'territory'"),
         (["design", "email_campaign", "--channel", "fax"], "'fax' is not one of 'email', 'phone'"),

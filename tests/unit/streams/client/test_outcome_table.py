@@ -77,3 +77,29 @@ def test_a_table_may_hold_several_twin_types():
     )
     first, second = outcome_events(table, {"brand": "kisqali", "observed_at": "2025-03-01T00:00:00Z"})
     assert (first.features, second.features) == ({"specialty": "oncology"}, {"market_share": 0.3})
+
+
+def test_cells_are_read_as_the_commands_read_them():
+    event = event_of(
+        event_id=str(UUID(int=7)), entity_id="00123", actual_value="12%", total_patient_volume="1,240", region=" south "
+    )
+    assert (event.entity_id, event.actual_value) == ("00123", 0.12)
+    assert event.features == {"region": "south", "total_patient_volume": 1240}
+
+
+def test_features_and_segment_may_be_mappings():
+    event = event_of(event_id=UUID(int=1), actual_value=0.1, entity_id="a", features={"decile": 3}, segment={"region": "south"})
+    assert (event.features, event.segment) == ({"decile": 3}, {"region": "south"})
+
+
+@pytest.mark.parametrize("observed_at", [20260131, 46053.5, "20260131", "2026-01-31T12:00:00", pd.Timestamp("2026-01-31")])
+def test_a_number_and_a_time_without_its_zone_are_refused_with_row_and_value(observed_at):
+    table = pd.DataFrame({"event_id": [UUID(int=1)], "observed_at": [observed_at], "actual_value": [0.1], "predicted_value": [0.1]})
+    with pytest.raises(ValueError, match=r"row 0, observed_at: .*(is a number, not a time|has no zone)"):
+        next(outcome_events(table, {**CONSTANTS, "observed_at": None}))
+
+
+def test_a_bad_cell_is_refused_with_its_row_before_the_first_event():
+    table = pd.DataFrame({"event_id": [UUID(int=1), UUID(int=2)], "actual_value": ["0.1", "abc"], "predicted_value": [0.1, 0.2]})
+    with pytest.raises(ValueError, match="row 1, actual_value: 'abc' is no number"):
+        next(outcome_events(table, CONSTANTS))

@@ -133,6 +133,8 @@ def test_a_frame_of_objects_is_read_as_its_text_would_be():
             "decile": pd.array([1, None, 3], dtype="Int64"),
             "prescribing_change": [Decimal("0.1"), np.nan, None],
             "practice_size": ["1,240", 980, None],
+            "digital_engagement_score": [0.125, "NA", "0.5"],
+            "own": [1.125, "NA", None],
         },
         index=[7, 8, 9],
     )
@@ -142,3 +144,5 @@ def test_a_frame_of_objects_is_read_as_its_text_would_be():
     assert plain(read["decile"]) == [1, None, 3]
     assert plain(read["prescribing_change"]) == [0.1, None, None]
     assert plain(read["practice_size"]) == [1240, 980, None]
+    assert plain(read["digital_engagement_score"]) == [0.125, None, 0.5]
+    assert plain(read["own"]) == [1.125, None, None]

@@ -50,7 +50,7 @@ def test_one_year_gives_features_and_says_that_it_has_no_target(read, header):
     assert [None if pd.isna(count) else count for count in frame["total_patient_volume"]] == [120, None, 40]
     assert not imported.has_target
     assert any("one year has no target" in note for note in imported.notes)
-    with pytest.raises(ValueError, match=r"one year has no target.*twinstream import FIRST SECOND OUT"):
+    with pytest.raises(ValueError, match=r"one year has no target.*\(twinstream import FIRST SECOND OUT\)"):
         imported.require_target()
 
 
