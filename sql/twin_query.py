@@ -109,13 +109,18 @@ def _clause(query: TwinQuery, condition: Condition) -> str:
 
 
 def _membership(query: TwinQuery, condition: Condition, column: str) -> str:
-    """Levels are compared in lower case and without surrounding blanks, which is how Postgres compares them in any spelling."""
-    levels = [level_key(value) for value in condition.values if isinstance(value, str)]
+    """Levels are compared without surrounding blanks, as written and in lower case.
+
+    The lower case is that of the database: depending on its locale, letters beyond ASCII match as written only.
+    """
+    levels = [value for value in condition.values if isinstance(value, str)]
     others = [value for value in condition.values if not isinstance(value, str)]
     others += [int(value) for value in others if isinstance(value, bool)]  # flags of twins are stored as numbers
     clauses = []
     if levels:
-        clauses.append(f"lower(btrim(({column}) #>> '{{}}')) = ANY({query.value(levels)}::text[])")
+        text = f"btrim(({column}) #>> '{{}}')"
+        clauses.append(f"{text} = ANY({query.value(levels)}::text[])")
+        clauses.append(f"lower({text}) = ANY({query.value([level_key(level) for level in levels])}::text[])")
     if others:
         clauses.append(f"{query.value(others)}::jsonb @> ({column})")
     return f"({' OR '.join(clauses)})"

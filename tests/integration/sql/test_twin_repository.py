@@ -252,7 +252,7 @@ async def test_a_query_finds_the_twins_that_satisfy_the_filters(repository: Twin
 async def test_a_query_finds_levels_in_any_spelling_codes_flags_and_columns_of_a_models_own(repository: TwinRepository) -> None:
     frame = pd.DataFrame(
         {
-            "specialty": ["Oncology", "oncology", "Urology", None],
+            "specialty": ["Oncology", "oncology", "Übung", None],
             "region": ["1", "01", "2", "1"],
             "trx_growth": [0.1, 0.5, np.nan, 0.7],
             "formulary": ["Tier 1", "x", "tier 1", "x"],
@@ -269,6 +269,7 @@ async def test_a_query_finds_levels_in_any_spelling_codes_flags_and_columns_of_a
     await repository.save_population(saved)
     for filters, rows in [
         ({"specialty": "ONCOLOGY "}, [0, 1]),
+        ({"specialty": " Übung"}, [2]),
         ({"region": 1}, [0, 3]),
         ({"region": [1.0, "01"]}, [0, 1, 3]),
         ({"min_trx_growth": 0.4}, [1, 3]),
