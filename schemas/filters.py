@@ -31,6 +31,7 @@ _KINDS = {
     "flag": "a flag, true or false",
     "integer": f"an integer between -{_LARGEST} and {_LARGEST}",
     "number": f"a number between -{_LARGEST} and {_LARGEST}",
+    "own number": f"a number between -{_LARGEST} and {_LARGEST}, or a flag",
     "own": f"a level, a flag, or a number between -{_LARGEST} and {_LARGEST}",
 }
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -147,7 +148,7 @@ def rows_matching(frame: pd.DataFrame, required: Iterable[Condition]) -> Flags:
 
 
 class _Column(NamedTuple):
-    """A column that can be filtered; the kind ``own`` is that of a column whose model is not known yet."""
+    """A column that can be filtered. An ``own number`` may be a flag; ``own`` is any column of a model that is not known yet."""
 
     name: str
     kind: str
@@ -160,7 +161,7 @@ def _condition(twin_type: TwinType, key: str, value: Any, own: Mapping[str, Kind
         if not listed:
             raise ValueError(f"filter {shorten(key)} is an empty list: provide at least one value or leave it out")
         return Condition(column=column.name, operator="in", values=tuple(_value(column, key, v) for v in listed))
-    if column.kind not in ("integer", "number"):
+    if column.kind not in ("integer", "number", "own number"):
         raise ValueError(f"filter {shorten(key)} is a bound, but {column.name!r} is a {column.kind}: list its values instead")
     return Condition(column=column.name, operator=operator, values=(_value(column, key, value),))
 
@@ -188,7 +189,8 @@ def _filter_columns(twin_type: TwinType, own: Mapping[str, Kind]) -> dict[str, _
     entry = TWIN_TYPES[twin_type]
     declared = {name: _Column(name, feature.kind) for name, feature in entry.by_name.items()}
     mapped = {name: declared[column] for name, column in entry.filters.items()}
-    return {**{name: _Column(name, kind) for name, kind in own.items()}, **declared, **mapped}
+    of_model = {name: _Column(name, "own number" if kind == "number" else kind) for name, kind in own.items()}
+    return {**of_model, **declared, **mapped}
 
 
 def _may_be_own(name: str, own: Mapping[str, Kind] | None) -> bool:
@@ -226,6 +228,11 @@ def _number(value: Any) -> int | float | None:
     return int(number) if float(number).is_integer() else float(number)
 
 
+def _own_number(value: Any) -> int | float | bool | None:
+    is_word = isinstance(value, bool | np.bool_) or (isinstance(value, str) and level_key(value) in ("true", "false"))
+    return _flag(value) if is_word else _number(value)
+
+
 def _own(value: Any) -> str | int | float | bool | None:
     if isinstance(value, bool | np.bool_):
         return bool(value)
@@ -233,5 +240,5 @@ def _own(value: Any) -> str | int | float | bool | None:
 
 
 _CONVERSIONS: Mapping[str, Callable[[Any], str | int | float | bool | None]] = MappingProxyType(
-    {"category": _level, "flag": _flag, "integer": _number, "number": _number, "own": _own}
+    {"category": _level, "flag": _flag, "integer": _number, "number": _number, "own number": _own_number, "own": _own}
 )

@@ -75,7 +75,7 @@ def test_fields_without_a_value_select_all_twins():
         ({"specialty": {"is": 3}}, "filter 'specialty' got {'is': 3}: 'specialty' is a category"),
         ({"specialty": " "}, "filter 'specialty' got ' ': 'specialty' is a category"),
         ({"min_decile": "x"}, "filter 'min_decile' got 'x'"),
-        ({"trx_growth": "high"}, "filter 'trx_growth' got 'high': 'trx_growth' is a number"),
+        ({"trx_growth": "high"}, "filter 'trx_growth' got 'high': 'trx_growth' is a number between .*, or a flag"),
         ({"min_formulary": 1}, "filter 'min_formulary' is a bound, but 'formulary' is a category"),
         (
             {"tier": "one"},
@@ -140,6 +140,10 @@ def test_a_column_of_the_models_own_is_filtered_like_a_feature():
             ({"formulary": 2}, [False, False, True]),
         ]:
             assert rows_matching(frame, conditions(TwinType.HCP, filters, own)).tolist() == expected
+    flags = pd.DataFrame({"covered": [1.0, 0.0, np.nan]})
+    for value in (True, "TRUE", 1, "1"):
+        for own in (None, {"covered": "number"}):
+            assert rows_matching(flags, conditions(TwinType.HCP, {"covered": value}, own)).tolist() == [True, False, False]
     with pytest.raises(ValueError, match=r"use adoption_stage, .*, formulary, .*, trx_growth"):
         conditions(TwinType.HCP, {"shoe_size": 3}, OWN)
     with pytest.raises(ValueError, match="hcp twins cannot be filtered by 'market_share'"):
