@@ -86,7 +86,7 @@ class Watch:
             self._handle_ready()
         except (StackError, OSError) as error:
             self._starting = None
-            self._handle_end(str(error).partition("\n")[0])
+            self._handle_end(str(error).partition("\n")[0].partition("; the end of ")[0])  # the line names the log anyway
 
     def _handle_end(self, reason: str) -> None:
         now, was_out = self._clock(), bool(self._reason)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from deploy.stack.child import Identity, Process, StackError, Steps, kill, run_together, spawn, tail, wait_for_lock
+from deploy.stack.child import Identity, Process, StackError, Steps, describe_exit, kill, run_together, spawn, tail, wait_for_lock
 
 __all__ = ["HOST", "MIN_FREE_MB", "Part", "PortTaken", "free_port", "is_free"]
 
@@ -212,7 +212,8 @@ class Part(ABC):
             now = time.monotonic()
             if not self.running:
                 self._require_free_ports()
-                raise StackError(f"{self.name} ended while starting{self._disk_hint()}; the end of {self.log}:\n{tail(self.log)}")
+                ended = f"{self.name} ended while starting ({describe_exit(self.exit_status)}){self._disk_hint()}"
+                raise StackError(f"{ended}; the end of {self.log}:\n{tail(self.log)}")
             if (new_size := self.log.stat().st_size) != size:
                 size, advanced_at = new_size, now
             if now - advanced_at > STALL_S:

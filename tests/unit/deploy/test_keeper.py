@@ -150,7 +150,7 @@ def test_a_server_that_cannot_start_is_tried_again_without_a_last_attempt(tmp_pa
         clock.now += LONGEST_PAUSE_S
         wait_until(lambda: "is being started" in watch.problem, watch.tick)
         wait_until(lambda: "is being started" not in watch.problem, watch.tick)
-        assert "Server ended while starting" in watch.problem
+        assert "(Server ended while starting (exit status 3)); it is started again in " in watch.problem
     assert len(lines) <= 1 + 12 * LONGEST_PAUSE_S / REMINDER_S
     server.script = Server.script
     clock.now += LONGEST_PAUSE_S
