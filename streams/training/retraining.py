@@ -96,7 +96,8 @@ class Retraining:
         incumbent = await self.load_model(job.model_id)
         later = await TableRows.read(self.database, challenger.until.rows_after(rows))
         keys = [await model_row_keys(self.database, model.card.model_id) for model in (incumbent, challenger.model)]
-        learned = np.concatenate([of_model for of_model in keys if of_model is not None] or [later.keys])
+        stored = [of_model for of_model in keys if of_model is not None]
+        learned = np.concatenate(stored) if len(stored) == len(keys) else later.keys
         unseen, trigger = later.without(learned), job.evidence.get("segment", ALL_ROWS)
         if are_enough(unseen) and len(unseen) < len(later):
             comparison = await asyncio.to_thread(gate, unseen.frame, incumbent, challenger.model, trigger, "unseen")
