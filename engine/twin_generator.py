@@ -15,6 +15,7 @@ from engine.fidelity import FEWEST_ROWS, HoldoutRows, compute_baseline, standing
 from engine.twins import (
     HYPERPARAMETERS,
     INTERVAL_LEVEL,
+    MIN_ENTITIES,
     CrossFit,
     TrainingTable,
     TwinModel,
@@ -29,7 +30,7 @@ from engine.twins import (
     predict_outcome,
     select_features,
 )
-from schemas.arrays import Floats
+from schemas.arrays import Floats, Integers
 from schemas.base import require_one_of
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
@@ -156,6 +157,7 @@ class TwinGenerator:
         target = target_col or self.target
         table = build_training_table(training_data, self.twin_type, target)
         first = _first_evaluated_row(training_data, target, n_carried_rows)
+        evaluated_entities = _evaluated_entities(table, first)
         frame = table.with_target(target)
         selection = self.check(select_features(self.graph, target, tuple(table.kinds)), target, frame, self.seed)
         selected = table.select(selection.features)
@@ -163,7 +165,6 @@ class TwinGenerator:
         outcome = fit_outcome_model(selected, model_type, n_jobs=self.n_jobs, seed=self.seed)
         evaluated = table.features.iloc[first:]
         encoded = encode_features(outcome, evaluated)
-        evaluated_entities = None if table.entities is None else table.entities[first:]
         conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed, evaluated_entities)
         holdout = HoldoutRows(crossed.actual, crossed.predicted, conformal.half_width(encoded, INTERVAL_LEVEL), evaluated_entities)
         baseline = compute_baseline(holdout, evaluated, TWIN_TYPES[self.twin_type].segments)
@@ -254,6 +255,16 @@ def _first_evaluated_row(frame: pd.DataFrame, target: str, n_carried_rows: int) 
             f"{own} rows beside the {n_carried_rows} carried over have an outcome: {FEWEST_ROWS} are needed to evaluate the model"
         )
     return int(complete[:n_carried_rows].sum())
+
+
+def _evaluated_entities(table: TrainingTable, first: int) -> Integers | None:
+    """The entity of each evaluated row; None where every row of the table is an entity of its own."""
+    if table.entities is None:
+        return None
+    entities = table.entities[first:]
+    if (n := len(np.unique(entities))) < MIN_ENTITIES:
+        raise ValueError(f"the {len(entities):,} rows that are evaluated are of {n} entities: at least {MIN_ENTITIES} are needed")
+    return entities
 
 
 def _metrics(

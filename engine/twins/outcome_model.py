@@ -96,7 +96,7 @@ class CrossFit:
     Attributes:
         expected, target: prediction and outcome of all rows of the table, shape ``(rows,)``.
         first: index of the first row that is evaluated; rows before it were carried over from before a change.
-        r2: R2 of each fold's evaluated rows, shape ``(FOLDS,)``.
+        r2: R2 of the evaluated rows of each fold that has any, shape ``(FOLDS,)``.
     """
 
     expected: Floats
@@ -147,7 +147,8 @@ def cross_fit(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, 
         model = fit_outcome_model(table.take(train), model_type, n_jobs=n_jobs, seed=seed)
         expected[test] = predict_outcome(model, encode_features(model, table.features.iloc[test]))
         evaluated = test[test >= first]
-        scores.append(r2_score(table.target[evaluated], expected[evaluated]))
+        if len(evaluated) > 1:
+            scores.append(r2_score(table.target[evaluated], expected[evaluated]))
     return CrossFit(expected, table.target, first, np.array(scores))
 
 

@@ -61,9 +61,11 @@ def model_facts(card: ModelCard) -> list[str]:
     """Training data and quality of a model on unseen rows, one fact a line."""
     metrics, baseline = card.metrics, card.baseline
     no_change = f" (predicting no change: {number(metrics.no_change_mae)})" if metrics.no_change_mae is not None else ""
+    has_groups = metrics.n_entities is not None and metrics.n_entities < card.training_samples
+    entities = f" of {count(metrics.n_entities)} entities" if has_groups else ""
     r2 = f"R² {number(metrics.cv_r2_mean, 3)} ± {standard_error(metrics.cv_r2_std)}"
     return [
-        f"trained on {count(card.training_samples)} rows, {len(card.features)} features: {', '.join(card.features)}",
+        f"trained on {count(card.training_samples)} rows{entities}, {len(card.features)} features: {', '.join(card.features)}",
         f"on unseen rows: {r2}, fidelity {number(metrics.fidelity)}, MAE {number(baseline.mae)}{no_change}",
         f"95% prediction intervals cover {share(baseline.coverage_95pct)} of unseen outcomes",
         *([f"realism of the twins: {metrics.realism}"] if metrics.realism else []),

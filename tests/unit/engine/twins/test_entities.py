@@ -152,3 +152,10 @@ def test_the_entities_are_part_of_the_identity_of_a_table() -> None:
 def test_rows_of_too_few_entities_are_refused_with_their_number() -> None:
     with pytest.raises(ValueError, match=r"1,000 rows are of 20 entities by the column 'hcp_id': at least 30 entities are needed"):
         build_training_table(repeated_hcps(20, 50, seed=1), TwinType.HCP, TARGET)
+
+
+def test_evaluated_rows_of_too_few_entities_are_refused_with_their_number() -> None:
+    frame = pd.concat([repeated_hcps(200, 5, seed=1), repeated_hcps(20, 20, seed=2)], ignore_index=True)
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, model_type="RandomForest", n_jobs=2)
+    with pytest.raises(ValueError, match="the 400 rows that are evaluated are of 20 entities: at least 30 are needed"):
+        generator.train(frame, n_carried_rows=1000)
