@@ -16,7 +16,7 @@ from engine.twins.target_scale import few_implausible, scale_problem
 from schemas.arrays import Floats, Integers
 from schemas.clinical_terms import clinical_term
 from schemas.identifiers import entity_column
-from schemas.levels import KnownLevels, level_key, levels_of, numbers_of
+from schemas.levels import KnownLevels, level_key, level_text, levels_of, numbers_of
 from schemas.twin_types import TWIN_TYPES, Feature, TwinType, TwinTypeEntry
 
 __all__ = ["MIN_SAMPLES", "ClinicalData", "TrainingTable", "build_training_table", "feature_frame", "identifier_warnings"]
@@ -304,6 +304,9 @@ def _merged_spellings(frame: pd.DataFrame, names: Sequence[str]) -> Iterator[str
             shown = ", ".join(f"{text!r} is {spelling!r}" for text, spelling in sorted(merged.items())[:_SHOWN])
             more = f" and {len(merged) - _SHOWN} more" if len(merged) > _SHOWN else ""
             yield f"levels of {name} that differ only in case are one level: {shown}{more}"
+        written = {text.strip() for text in frame[name].dropna().unique() if isinstance(text, str)}
+        if whole := sorted(text for text in written if text.endswith(".0") and level_text(text) in written - {text}):
+            yield f"levels of {name} with and without a fraction of zero are one level: {', '.join(whole[:_SHOWN])}"
 
 
 _SHOWN = 5

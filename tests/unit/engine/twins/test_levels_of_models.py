@@ -97,6 +97,16 @@ def test_spellings_that_differ_in_case_and_blanks_are_one_level_and_it_is_told()
     )
 
 
+def test_codes_with_and_without_a_fraction_of_zero_are_one_level_and_it_is_told() -> None:
+    table = sample_hcps(1500, np.random.default_rng(3)).assign(region=["250", "250.0", "250.1"] * 500)
+    built = build_training_table(table, TwinType.HCP, TARGET)
+    assert set(built.features["region"]) == {"250", "250.1"}
+    assert "levels of region with and without a fraction of zero are one level: 250.0" in built.warnings
+    assert not any(
+        "fraction" in w for w in build_training_table(table.assign(region=["1.0", "2", "3"] * 500), TwinType.HCP, TARGET).warnings
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
