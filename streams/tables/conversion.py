@@ -144,7 +144,11 @@ def convert_ids(column: pa.Array, name: str) -> Converted:
         text = pa.array([f"{number:.0f}" if good else None for number, good in zip(numbers, whole, strict=True)], type=pa.string())
         wrong = Wrong(~whole & ~np.isnan(numbers), "is a number with a fraction, or too large to be exact: no id")
         return Converted(_strings(text), _found(wrong))
-    return Converted(_strings(pc.cast(column, pa.string())))
+    text = pc.cast(column, pa.string())
+    if pa.types.is_decimal(column.type):
+        text = pc.replace_substring_regex(text, r"\.0+$", "")
+        return Converted(_strings(text), _found(Wrong(matches(text, r"\."), "is a number with a fraction: no id")))
+    return Converted(_strings(text))
 
 
 def convert_text(column: pa.Array, _name: str) -> Converted:
@@ -156,7 +160,8 @@ def convert_text(column: pa.Array, _name: str) -> Converted:
 def convert_levels(column: pa.Array, name: str) -> Converted:
     """Levels in the spelling that most cells have, see ``schemas.levels``."""
     if not is_text(column):
-        return Converted(levels_of(column.to_pandas()).texts())
+        numbers = pc.cast(column, pa.float64()) if pa.types.is_decimal(column.type) else column
+        return Converted(levels_of(numbers.to_pandas()).texts())
     text = trimmed(column)
     levels = levels_of(_strings(text))
     spellings = levels.spellings()

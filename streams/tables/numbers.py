@@ -206,13 +206,18 @@ def _sign_note(numerals: Numerals, name: str, rows: Flags, sign: str, values: Fl
 
 
 def _percentages(values: Floats, numerals: Numerals, has_value: Flags, column: Column) -> tuple[Floats, list[Wrong]]:
-    """Percentages as fractions; where the unit is no fraction they are wrong, and so are bare numbers among many percentages."""
+    """Percentages as fractions; where the unit is no fraction they are wrong.
+
+    Bare numbers among many percentages are wrong too, and so are a few percentages in a column without a declared unit.
+    """
     percent = numerals.percent & ~np.isnan(values)
     if column.is_declared and not column.is_fraction:
         return values, [Wrong(percent, "is a percentage: the unit of the column is no fraction")]
     bare = has_value & ~percent & (values != 0)
-    mixed = bare & bool(percent.sum() > bare.sum())
-    return np.where(percent, values / 100, values), [Wrong(mixed, "has no percent sign, as most cells of the column have")]
+    fractions = np.where(percent, values / 100, values)
+    if percent.sum() > bare.sum():
+        return fractions, [Wrong(bare, "has no percent sign, as most cells of the column have")]
+    return fractions, [] if column.is_declared else [Wrong(percent, "is a percentage, as most cells of the column are not")]
 
 
 def convert_numbers(column: pa.Array, declared: Column) -> Converted:

@@ -91,6 +91,12 @@ def test_a_bare_number_among_percentages_is_bad(read):
     assert [(cell.row, cell.value) for cell in reading.bad_cells] == [(42, "5")]
 
 
+def test_a_percentage_among_bare_numbers_is_bad_where_no_unit_is_declared(read):
+    reading = read(column_text("own", [*["5"] * 40, "12%"]))
+    assert [(cell.row, cell.value) for cell in reading.bad_cells] == [(42, "12%")]
+    assert read(column_text("prescribing_change", ["0.05", "0.1", "12%"])).frame["prescribing_change"].tolist() == [0.05, 0.1, 0.12]
+
+
 def test_whole_numbers_keep_every_digit_up_to_64_bits_and_are_refused_beyond(read):
     assert read(column_text("practice_size", [f"{2**63 - 1}"])).frame["practice_size"].tolist() == [2**63 - 1]
     for name in ("practice_size", "a_column_of_mine"):

@@ -64,6 +64,12 @@ def test_ids_that_pandas_has_made_decimals_are_whole_again_and_inexact_ones_are_
             read_columns(tmp_path, {"hcp_id": [wrong], "region": ["a"]})
 
 
+def test_ids_and_levels_that_a_database_exports_as_decimals_are_whole(tmp_path):
+    decimals = pa.array([Decimal("123.00"), Decimal("7.00"), None], pa.decimal128(10, 2))
+    frame = read_columns(tmp_path, {"hcp_id": decimals, "region": decimals}).frame
+    assert plain(frame["hcp_id"]) == plain(frame["region"]) == ["123", "7", None]
+
+
 def test_whole_numbers_of_parquet_beyond_64_bits_are_refused(tmp_path):
     with pytest.raises(TableRefused, match="is beyond the whole numbers of 64 bits"):
         read_columns(tmp_path, {"hcp_id": ["a"], "practice_size": pa.array([2**63], pa.uint64())})
