@@ -93,6 +93,6 @@ def _require_zone(name: str) -> None:
 
 def _require_encoding(name: str) -> None:
     try:
-        b"".decode(name)
+        " ".encode(name)  # an empty text is encoded without a look at the name
     except (LookupError, ValueError):
         raise ValueError(f"unknown encoding {name!r}: use a name such as utf-8, utf-16 or latin-1") from None
