@@ -190,8 +190,8 @@ def _outcome_warnings(sizing: Mapping[str, Any], adjusted: bool) -> Iterator[str
     if n_extreme:
         yield f"{n_extreme} of {rows:,} real outcomes are extreme and count as less extreme: more people are needed if they recur"
     if adjusted and sizing["prediction_correlation"] is None:
-        found = "no real rows are at hand" if rows is None else f"{rows:,} real rows satisfy the filters"
-        yield f"no gain from the twin's prediction is counted on: {found}, and {FEWEST_FOR_CORRELATION} are needed to measure it"
+        behind = "no real rows are at hand" if rows is None else f"{rows:,} real rows satisfy the filters"
+        yield f"no gain from the twin's prediction is counted on: {behind}, and {FEWEST_FOR_CORRELATION} are needed to measure it"
 
 
 def _cluster_warnings(size: SampleSize, assignment: Assignment) -> Iterator[str]:
