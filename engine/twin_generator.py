@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID, uuid5
 
@@ -56,7 +57,7 @@ class ModelRegistry(Protocol):
     """Stores trained models."""
 
     def save(self, model: TwinModel) -> object:
-        """Store a model permanently; saving it again has no effect."""
+        """Store a model permanently, and return what names its MLflow run as ``mlflow_run_id``; saving it again has no effect."""
 
 
 class SelectionCheck(Protocol):
@@ -185,9 +186,11 @@ class TwinGenerator:
         """
         return self.train(training_data, self.model.card.target)
 
-    def generate(self, n: int, filters: Filters = None, seed: int | None = None) -> TwinPopulation:
+    def generate(
+        self, n: int, filters: Filters = None, seed: int | None = None, *, expires_at: datetime | None = None
+    ) -> TwinPopulation:
         """Generate ``n`` twins, see ``TwinModel.generate``; the default seed is that of the generator."""
-        return self.model.generate(n, filters, self.seed if seed is None else seed)
+        return self.model.generate(n, filters, self.seed if seed is None else seed, expires_at=expires_at)
 
     def predict(self, frame: pd.DataFrame) -> Floats:
         """Expected outcome of each row, shape ``(n,)``."""
@@ -198,7 +201,7 @@ class TwinGenerator:
         return self.model.predict_interval(frame, level)
 
     def save_to_registry(self) -> UUID:
-        """Store the trained model in the registry and return its id.
+        """Store the trained model in the registry and return its id; its card names the MLflow run from then on.
 
         Raises:
             NotTrained: before ``train``.
@@ -206,7 +209,9 @@ class TwinGenerator:
         """
         if self.registry is None:
             raise ValueError("this generator has no registry: pass one as TwinGenerator(..., registry=...)")
-        self.registry.save(self.model)
+        saved = self.registry.save(self.model)
+        run_id = getattr(saved, "mlflow_run_id", self.model.card.mlflow_run_id)
+        self._model = self.model.with_card(self.model.card.model_copy(update={"mlflow_run_id": run_id}))
         return self.model.card.model_id
 
     def _select_model_type(self, table: TrainingTable, first: int) -> tuple[str, CrossFit, dict[str, float]]:

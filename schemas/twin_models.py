@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol, Self
 from uuid import UUID, uuid5
@@ -256,12 +256,12 @@ class DigitalTwin(Record):
 
 
 class TwinPopulation(Frozen):
-    """``twin_count`` twins as a table.
+    """``twin_count`` twins as a table; made of a ``frame`` and its ``model``, or of ``twins``, which need no model.
 
     Attributes:
         frame: one row per twin, RangeIndex: the features, the drawn outcome in a column named after the target, the expected
             outcome ``baseline_behavior``, and its 95 % prediction interval ``baseline_lower``, ``baseline_upper``.
-        model: the card of the model that generated them.
+        model: the card of the model that generated them; null for twins without one, whose metadata names their target.
         real_rows: training rows that satisfy the filters.
         spread: of the outcomes of these rows; null where it was never measured.
     """
@@ -278,21 +278,33 @@ class TwinPopulation(Frozen):
     real_rows: int | None = None
     spread: OutcomeSpread | None = None
     realism: RealismReport | None = None
-    model: ModelCard
+    model: ModelCard | None = None
     created_at: Moment | None = None
     expires_at: Moment | None = None
     frame: pd.DataFrame = Field(repr=False, exclude=True)
-    _twin_ids: tuple[UUID, ...] | None = PrivateAttr(default=None)
+    _twins: tuple[DigitalTwin, ...] = PrivateAttr(default=())
     _columns: Columns | None = PrivateAttr(default=None)
     _spreads: SpreadSource | None = PrivateAttr(default=None)
 
-    def __init__(self, *, twins: Sequence[DigitalTwin] | None = None, **fields: Any) -> None:
-        if twins is not None:
-            fields["frame"] = twins_to_frame(twins, fields["model"])
-            fields.setdefault("twin_count", len(twins))
+    def __init__(self, *, twins: Sequence[DigitalTwin | Mapping[str, Any]] | None = None, **fields: Any) -> None:
+        members = tuple(twin if isinstance(twin, DigitalTwin) else DigitalTwin.model_validate(twin) for twin in twins or ())
+        if members:
+            model = fields.get("model")
+            card = None if model is None else ModelCard.model_validate(model)
+            fields["frame"] = twins_to_frame(members, _target_of(members, card), _features_of(members, card))
+            fields.setdefault("twin_count", len(members))
         super().__init__(**fields)
-        if twins is not None:
-            self._twin_ids = tuple(twin.twin_id for twin in twins)
+        if self.model is None and not members:
+            raise ValueError("a population that is made of a frame needs the card of its model")
+        self._twins = members
+
+    def model_dump(self, *, twins: bool = False, **options: Any) -> dict[str, Any]:
+        """The fields as pydantic dumps them, without ``frame``; ``twins`` adds these, to make a population of again."""
+        fields = super().model_dump(**options)
+        if twins:
+            mode = options.get("mode", "python")
+            fields["twins"] = [twin.model_dump(mode=mode) for twin in self.twins]
+        return fields
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
@@ -306,12 +318,22 @@ class TwinPopulation(Frozen):
     @property
     def twin_type(self) -> TwinType:
         """The type of entity that these twins represent."""
-        return self.model.twin_type
+        return self.model.twin_type if self.model else self._twins[0].twin_type
+
+    @property
+    def target(self) -> str:
+        """Name of the outcome: that of the model, else the one in the metadata of the twins, else the default one of their type."""
+        return _target_of(self._twins, self.model)
 
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the feature columns of ``frame``."""
-        return self.model.features
+        return _features_of(self._twins, self.model)
+
+    @property
+    def own_features(self) -> Mapping[str, Kind]:
+        """Features of these twins that their twin type does not have, with their kinds; none without a model."""
+        return self.model.own_features if self.model else {}
 
     @property
     def columns(self) -> Columns:
@@ -320,12 +342,12 @@ class TwinPopulation(Frozen):
             self._columns = Columns(self.frame)
         return self._columns
 
-    @property
+    @cached_property
     def twin_ids(self) -> tuple[UUID, ...]:
         """Id of each row: uuid5 of population and row number, unless the population was made of twins with ids."""
-        if self._twin_ids is None:
-            self._twin_ids = tuple(uuid5(self.population_id, str(row)) for row in range(self.twin_count))
-        return self._twin_ids
+        if self._twins:
+            return tuple(twin.twin_id for twin in self._twins)
+        return tuple(uuid5(self.population_id, str(row)) for row in range(self.twin_count))
 
     def measured_by(self, spreads: SpreadSource) -> Self:
         """The same population with a source of the spread of outcomes, which then is known under further filters too."""
@@ -344,15 +366,19 @@ class TwinPopulation(Frozen):
         frame = self.frame.iloc[list(rows)].reset_index(drop=True)
         selected = self.model_copy(update={"frame": frame, "twin_count": len(frame), "spread": None})
         selected._spreads = None  # noqa: SLF001  # these twins are no longer those of a filter
-        selected._twin_ids = tuple(self.twin_ids[row] for row in rows)  # noqa: SLF001  # of the same class
+        selected.__dict__.pop("twins", None)
+        selected.__dict__["twin_ids"] = tuple(self.twin_ids[row] for row in rows)  # as the cached property would set it
+        selected._twins = tuple(self._twins[row] for row in rows) if self._twins else ()  # noqa: SLF001
         return selected
 
     @cached_property
     def twins(self) -> list[DigitalTwin]:
         """The rows as objects, created at first access."""
+        if self._twins:
+            return list(self._twins)
         rows = self.frame[list(self.features)].to_dict("records")
         provenance = self.provenance()
-        drawn = self.frame[self.model.target].tolist() if self.model.target in self.frame else [None] * self.twin_count
+        drawn = self.frame[self.target].tolist() if self.target in self.frame else [None] * self.twin_count
         return [
             DigitalTwin(
                 twin_id=twin_id,
@@ -366,7 +392,9 @@ class TwinPopulation(Frozen):
         ]
 
     def provenance(self) -> dict[str, Any]:
-        """Brand, target, type, training time and fidelity of the model, as in the metadata of every twin."""
+        """Brand, target, type, training time and fidelity of the model, as in the metadata of every twin; nothing without one."""
+        if self.model is None:
+            return {}
         return {
             "brand": self.model.brand.value,
             "target": self.model.target,
@@ -377,17 +405,29 @@ class TwinPopulation(Frozen):
 
     def conditions(self) -> tuple[Condition, ...]:
         """The filters that these twins satisfy, as conditions on columns."""
-        return conditions(self.twin_type, self.filters_applied, self.model.own_features)
+        return conditions(self.twin_type, self.filters_applied, self.own_features)
 
 
-def twins_to_frame(twins: Sequence[DigitalTwin], model: ModelCard) -> pd.DataFrame:
+def twins_to_frame(twins: Sequence[DigitalTwin], target: str, features: Sequence[str]) -> pd.DataFrame:
     """A table of twins: features, drawn outcome where all twins have it, ``baseline_behavior``."""
-    frame = pd.DataFrame([twin.features for twin in twins], columns=list(model.features))
+    frame = pd.DataFrame([twin.features for twin in twins], columns=list(features))
     outcomes = [twin.metadata.get("outcome") for twin in twins]
     if all(outcome is not None for outcome in outcomes):
-        frame[model.target] = pd.Series(outcomes, dtype="float64")
+        frame[target] = pd.Series(outcomes, dtype="float64")
     frame[BEHAVIOUR] = pd.Series([twin.baseline_behavior for twin in twins], dtype="float64")
     return frame
+
+
+def _target_of(twins: Sequence[DigitalTwin], model: ModelCard | None) -> str:
+    if model is not None:
+        return model.target
+    return TWIN_TYPES[twins[0].twin_type].target(twins[0].metadata.get("target")).name
+
+
+def _features_of(twins: Sequence[DigitalTwin], model: ModelCard | None) -> tuple[str, ...]:
+    if model is not None:
+        return model.features
+    return tuple(dict.fromkeys(name for twin in twins for name in twin.features))
 
 
 def _plain(value: Any) -> Any:

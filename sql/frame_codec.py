@@ -26,7 +26,7 @@ def columns_of(population: TwinPopulation) -> list[dict[str, Any]]:
         ValueError: for a column that is neither a feature nor one of the four of every population.
     """
     frame = population.frame
-    allowed = {*population.features, *own_columns(population.model.target)}
+    allowed = {*population.features, *own_columns(population.target)}
     unknown = [str(name) for name in frame if name not in allowed]
     if unknown:
         raise ValueError(f"a population has no column {', '.join(unknown)}: use {', '.join(sorted(allowed))}")

@@ -17,7 +17,7 @@ from sql.database import Database
 
 __all__ = ["TwinQuery", "own_features", "twin_query"]
 
-QUERY_FILTERS = ("brand", "model_id", "twin_type", "limit")
+QUERY_FILTERS = ("brand", "model_id", "population_id", "twin_type", "limit")
 
 
 @dataclass
@@ -58,7 +58,7 @@ async def own_features(database: Database, filters: Mapping[str, Any] | Populati
 
 
 def twin_query(filters: Mapping[str, Any] | PopulationFilter, own: OwnFeatures = MappingProxyType({})) -> TwinQuery:
-    """The filters as a condition: those of populations, and ``brand``, ``model_id``, ``twin_type`` and ``limit``.
+    """The filters as a condition: those of populations, ``brand``, ``model_id``, ``population_id``, ``twin_type`` and ``limit``.
 
     Without a twin type, twins match of every type whose catalogue entry, or whose models, have all the filters.
 
@@ -70,7 +70,11 @@ def twin_query(filters: Mapping[str, Any] | PopulationFilter, own: OwnFeatures =
     if "brand" in fields:
         query.clauses.append(f"m.brand::text = {query.value(require_one_of('brand', fields['brand'], Brand))}")
     if "model_id" in fields:
-        query.clauses.append(f"t.model_id = {query.value(_uuid(fields['model_id']))}")
+        query.clauses.append(f"t.model_id = {query.value(_uuid('model_id', fields['model_id']))}")
+    if "population_id" in fields:
+        population = query.value(_uuid("population_id", fields["population_id"]))
+        members = f"SELECT twin_id FROM twin_population_members WHERE population_id = {population}"  # noqa: S608  # a placeholder
+        query.clauses.append(f"t.twin_id IN ({members})")
     population_filters = {name: value for name, value in fields.items() if name not in QUERY_FILTERS}
     query.clauses.append(_types_clause(query, _types(fields.get("twin_type")), population_filters, own))
     return query
@@ -126,8 +130,8 @@ def _membership(query: TwinQuery, condition: Condition, column: str) -> str:
     return f"({' OR '.join(clauses)})"
 
 
-def _uuid(value: Any) -> UUID:
+def _uuid(name: str, value: Any) -> UUID:
     try:
         return value if isinstance(value, UUID) else UUID(str(value))
     except ValueError:
-        raise ValueError(f"model_id {value!r} is not a UUID") from None
+        raise ValueError(f"{name} {value!r} is not a UUID") from None

@@ -197,7 +197,9 @@ class TwinRepository:
         return _twin(row)
 
     async def query_twins(self, filters: Mapping[str, Any] | PopulationFilter) -> list[DigitalTwin]:
-        """Twins that satisfy all filters: those of populations, and ``brand``, ``model_id``, ``twin_type`` and ``limit``.
+        """Twins that satisfy all filters.
+
+        These are the filters of populations, and ``brand``, ``model_id``, ``population_id``, ``twin_type`` and ``limit``.
 
         Raises:
             ValueError: for an unknown filter or value; it names the allowed ones.
@@ -216,9 +218,10 @@ class TwinRepository:
         columns = columns_of(population)
         named = population.model_dump(mode="json", include={"name", "description", "filters_applied"})
         async with transaction(await self._open()) as connection:
-            await require_not_erased(connection, "population", named, population.model.line)
-            await insert_model(connection, population.model)
+            if population.model is not None:
+                await insert_model(connection, population.model)
             stored = await load_card(connection, population.model_id)
+            await require_not_erased(connection, "population", named, stored.line)
             if await _insert_population(connection, population, columns):
                 await _insert_members(connection, population.model_copy(update={"model": stored}))
         return population.population_id

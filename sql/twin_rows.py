@@ -22,7 +22,7 @@ ON CONFLICT (twin_id) DO NOTHING"""
 async def insert_twins(connection: Connection, population: TwinPopulation, rows: Sequence[int]) -> None:
     """Store the twins in these rows of a population's frame, unless they are stored, in this order."""
     frame = population.frame.iloc[list(rows)]
-    target = population.model.target
+    target = population.target
     await connection.execute(
         _INSERT,
         population.model_id,

@@ -29,7 +29,7 @@ def select_twins(population: TwinPopulation, filters: Filters) -> Flags:
     Example:
         ``select_twins(population, {"specialty": ["oncology"], "min_decile": 8}).sum()`` is the number of such twins.
     """
-    required = conditions(population.twin_type, filters, population.model.own_features)
+    required = conditions(population.twin_type, filters, population.own_features)
     mask = rows_matching(population.frame, required)
     if not mask.any():
         raise EmptyPopulation(_empty_text(population.frame, required))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property, reduce
 from typing import Any
 from uuid import UUID, uuid5
@@ -126,8 +127,10 @@ class TwinModel:
         """Id of the population that ``generate`` returns for the same arguments."""
         return population_id(self.card.model_id, self.card.twin_type, n, filters, seed)
 
-    def generate(self, n: int, filters: Filters = None, seed: int = 0) -> TwinPopulation:
+    def generate(self, n: int, filters: Filters = None, seed: int = 0, *, expires_at: datetime | None = None) -> TwinPopulation:
         """Generate ``n`` twins that satisfy the filters; equal arguments give equal twins.
+
+        Once stored, they are deleted after ``expires_at``, a time with its zone; without one they stay.
 
         Raises:
             EmptyFilter: when no real row satisfies the filters; it names the condition to drop.
@@ -151,6 +154,7 @@ class TwinModel:
             seed=seed,
             real_rows=sampled.real_rows,
             realism=self.card.metrics.realism,
+            expires_at=expires_at,
             model=self.card,
             frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: expected - half, UPPER: expected + half}),
         ).measured_by(TrainingOutcomes(self.joint, self.adjustment.expected))

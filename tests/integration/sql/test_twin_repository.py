@@ -368,6 +368,29 @@ async def test_expiry_keeps_twins_of_another_population(repository: TwinReposito
     assert (await repository.load_population(unexpired.population_id)).twin_ids == unexpired.twin_ids
 
 
+async def test_a_population_of_the_briefs_six_fields_is_stored_with_its_stored_model(repository: TwinRepository) -> None:
+    made = hcps(10)
+    plain = TwinPopulation(
+        population_id=uuid4(), model_id=made.model_id, name="plain", twin_count=10, twins=made.twins, filters_applied={}
+    )
+    with pytest.raises(UnknownModel, match=str(made.model_id)):
+        await repository.save_population(plain)
+    await repository.save_population(made)
+    await repository.save_population(plain)
+    assert [twin.twin_id for twin in (await repository.load_population(plain.population_id)).twins] == list(made.twin_ids)
+
+
+async def test_twins_are_found_by_their_population(repository: TwinRepository) -> None:
+    first, second = hcps(10), hcps(5, seed=1)
+    for made in (first, second):
+        await repository.save_population(made)
+    found = await repository.query_twins({"population_id": second.population_id})
+    assert {twin.twin_id for twin in found} == set(second.twin_ids)
+    assert await repository.query_twins({"population_id": str(uuid4())}) == []
+    with pytest.raises(ValueError, match="population_id 'mine' is not a UUID"):
+        await repository.query_twins({"population_id": "mine"})
+
+
 async def test_a_repository_without_address_names_the_missing_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TWIN_POSTGRES_DSN", raising=False)
     with pytest.raises(NoPostgresAddress, match="TWIN_POSTGRES_DSN"):

@@ -143,10 +143,35 @@ def test_a_population_made_of_twins_keeps_their_ids():
     pd.testing.assert_frame_equal(again.frame, twins.frame[list(again.frame)], check_dtype=False)
 
 
+def test_a_population_has_the_six_fields_of_the_brief_and_needs_no_model():
+    made = population(20)
+    six = {"population_id": UUID(int=9), "model_id": made.model_id, "name": "six", "twin_count": 20, "filters_applied": {}}
+    plain = TwinPopulation(**six, twins=made.twins)
+    assert plain.twins == made.twins
+    assert (plain.twin_type, plain.target, plain.twin_ids) == (made.twin_type, made.target, made.twin_ids)
+    assert set(plain.features) == set(made.features)
+    assert plain.take([3]).twins == [made.twins[3]]
+    with pytest.raises(ValidationError, match="twin_count is 21, but the frame has 20 rows"):
+        TwinPopulation(**six | {"twin_count": 21}, twins=made.twins)
+    with pytest.raises(ValueError, match="made of a frame needs the card of its model"):
+        TwinPopulation(**six, frame=made.frame)
+
+
+@pytest.mark.parametrize("mode", ["python", "json"])
+def test_a_dump_tells_the_twins_on_request_and_makes_the_population_again(mode):
+    made = population(20)
+    assert "twins" not in made.model_dump(mode=mode)
+    dumped = made.model_dump(mode=mode, twins=True)
+    assert len(dumped["twins"]) == 20
+    again = TwinPopulation(**dumped)
+    assert again.twins == made.twins
+    assert again.model == made.model
+
+
 def test_twins_without_an_outcome_make_a_table_without_one():
     model = card(TwinType.HCP, ("decile",))
     twin = DigitalTwin(twin_id=uuid4(), model_id=model.model_id, twin_type="hcp", features={"decile": 3}, baseline_behavior=0.1)
-    assert list(twins_to_frame([twin], model)) == ["decile", "baseline_behavior"]
+    assert list(twins_to_frame([twin], model.target, model.features)) == ["decile", "baseline_behavior"]
 
 
 def test_a_population_whose_count_or_columns_are_wrong_is_refused():

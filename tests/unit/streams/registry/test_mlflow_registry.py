@@ -104,6 +104,7 @@ def test_a_generator_registers_through_its_registry_and_returns_the_model_id(reg
     model_id = generator.save_to_registry()
     assert model_id == generator.model.card.model_id
     assert registry.find(generator.model.card) == artifact
+    assert generator.generate(100).model.mlflow_run_id == artifact.mlflow_run_id
 
 
 def test_registering_is_idempotent(registry, model, artifact):
