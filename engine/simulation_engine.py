@@ -267,7 +267,7 @@ class SimulationEngine:
 
     @property
     def _target(self) -> Target:
-        return TWIN_TYPES[self.population.twin_type].target(self.population.model.target)
+        return TWIN_TYPES[self.population.twin_type].target(self.population.target)
 
     def _prior(self, intervention: InterventionConfig) -> EffectPrior:
         return self.priors.get(intervention.intervention_type) or catalogue_prior(intervention.intervention_type)
@@ -326,7 +326,7 @@ class SimulationEngine:
 
     def _required_sample_size(self, mask: Flags, filters: Filters) -> dict[str, Any]:
         """Size of a real experiment that detects ``min_effect_threshold``; the reason under ``missing`` where it is undefined."""
-        spread = self.population.spread_within(conditions(self.population.twin_type, filters))
+        spread = self.population.spread_within(conditions(self.population.twin_type, filters, self.population.own_features))
         per_effect, outcome_sd = np.abs(self._per_effect[mask]), spread.sd if spread else self._outcome_sd(mask)
         per_effect = per_effect[np.isfinite(per_effect)]
         if outcome_sd is None:

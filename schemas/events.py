@@ -18,6 +18,7 @@ from schemas.canonical import NUMBERS, encode_own_fields, encode_shared_fields
 from schemas.fidelity_models import DriftState, FidelityMetrics, Verdict
 from schemas.filters import PopulationFilter, canonical_filters
 from schemas.simulation_models import EffectPrior, InterventionConfig, SimulationResult
+from schemas.thresholds import ConfidenceThreshold, EffectThreshold
 from schemas.twin_types import TWIN_TYPES, Brand, TwinType, model_line
 
 __all__ = [
@@ -75,7 +76,10 @@ MIN_TWINS, MAX_TWINS, MAX_ALTERNATIVES = 100, 1_000_000, 10
 
 
 class SimulationRequest(Event):
-    """A request to simulate an intervention on a population of twins."""
+    """A request to simulate an intervention on a population of twins.
+
+    Thresholds that it does not name are those of its line. The population that it makes is deleted after ``expires_at``.
+    """
 
     simulation_id: UUID
     requested_at: Moment
@@ -90,6 +94,9 @@ class SimulationRequest(Event):
     requested_by: str = Field(default="unknown", max_length=200)
     target: str | None = None
     alternatives: tuple[InterventionConfig, ...] = Field(default=(), max_length=MAX_ALTERNATIVES)
+    min_effect_threshold: EffectThreshold | None = None
+    confidence_threshold: ConfidenceThreshold | None = None
+    expires_at: Moment | None = None
     experiment_id: str | None = Field(default=None, max_length=200)
 
     @model_validator(mode="after")
@@ -98,6 +105,10 @@ class SimulationRequest(Event):
         canonical_filters(self.twin_type, self.filters)
         if self.population_id is not None and self.twin_count is not None:
             raise ValueError("population_id and twin_count exclude each other")
+        if self.expires_at is not None and self.population_id is not None:
+            raise ValueError("population_id and expires_at exclude each other: a stored population keeps the end that it has")
+        if self.expires_at is not None and self.expires_at <= self.requested_at:
+            raise ValueError(f"expires_at {self.expires_at.isoformat()} is not after requested_at {self.requested_at.isoformat()}")
         return self
 
     @property

@@ -209,6 +209,7 @@ class SimulationResult(Record):
         effect_unit: what effects are a fraction of.
         change: the same as a change of the outcome, in its own unit; null where it is unknown, with the reason in ``warnings``.
         probability_worthwhile: probability that the effect reaches ``min_effect_threshold``.
+        thresholds_version: version of the line's thresholds, which those of the request precede; 0 where nobody changed them.
         affected_twin_count: twins that satisfy the filters.
         best_alternative: text of the alternative with the largest effect above that of the intervention; null where none is.
         best: the best of the intervention and its alternatives; null without alternatives.
@@ -230,6 +231,7 @@ class SimulationResult(Record):
     probability_worthwhile: Finite = Field(default=0.0, ge=0, le=1)
     min_effect_threshold: Finite = 0.05
     confidence_threshold: Probability = 0.90
+    thresholds_version: int = 0
     intervention: InterventionConfig | None = None
     prior: EffectPrior | None = None
     effects_version: int = 0

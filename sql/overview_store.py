@@ -15,10 +15,12 @@ import asyncpg
 
 from schemas import ModelCard, ModelEvent
 from schemas.events import SUM_FIELDS
+from schemas.thresholds import LineThresholds
 from sql.database import Database
 from sql.ledger_rows import EVENTS
 from sql.model_card_rows import CARD_COLUMNS, card_from
 from sql.simulation_store import UnknownSimulation
+from sql.threshold_store import LATEST_THRESHOLDS, thresholds_from
 
 __all__ = [
     "IntervalSums",
@@ -55,10 +57,11 @@ class LineSettings(NamedTuple):
     champion: ModelCard | None
     pane_s: float
     window_s: float
+    thresholds: LineThresholds
 
 
 _LINES = f"""
-SELECT l.line, l.policy, l.champion, l.pane_s, l.window_s, {CARD_COLUMNS}
+SELECT l.line, l.policy, l.champion, l.pane_s, l.window_s, {LATEST_THRESHOLDS.format(line="l.line")} AS thresholds, {CARD_COLUMNS}
 FROM model_lines l LEFT JOIN digital_twin_models m ON m.model_id = l.champion
 ORDER BY l.line"""  # noqa: S608  # our own constant
 
@@ -66,7 +69,14 @@ ORDER BY l.line"""  # noqa: S608  # our own constant
 async def line_settings(database: Database) -> list[LineSettings]:
     """All model lines, by name."""
     return [
-        LineSettings(row["line"], row["policy"], card_from(row) if row["champion"] else None, row["pane_s"], row["window_s"])
+        LineSettings(
+            row["line"],
+            row["policy"],
+            card_from(row) if row["champion"] else None,
+            row["pane_s"],
+            row["window_s"],
+            thresholds_from(row["thresholds"]),
+        )
         for row in await database.fetch(_LINES)
     ]
 

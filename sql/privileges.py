@@ -59,6 +59,7 @@ TABLES: Mapping[str, str] = {
     ),
     "fidelity_tracking": "INSERT",
     "ledger_tellings": "INSERT, UPDATE (generation)",
+    "line_thresholds": "INSERT",
     "maintenance_runs": "INSERT, UPDATE (finished_at, deleted, partitions_created, partitions_dropped, error)",
     "model_ledger": "INSERT",
     "model_lines": "INSERT, UPDATE (champion, generation, policy, floor, first_effective_from)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -12,8 +12,10 @@ import asyncpg
 from schemas.events import AnswerStatus, SimulationAnswer, SimulationRequest
 from schemas.redaction import replace_entity, texts_in
 from schemas.simulation_models import SimulationResult
+from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import erased_entities, require_not_erased
+from sql.threshold_store import thresholds_from
 from sql.twin_repository import UnknownPopulation
 
 __all__ = [
@@ -30,12 +32,15 @@ __all__ = [
 
 PINS = """
 SELECT r.simulation_id, r.line, r.model_id, r.effects_version, r.request, r.body_hash, r.status::text AS status, r.results,
-       r.error_message, r.population_id, p.twin_count, p.filters_applied, p.seed, p.columns IS NOT NULL AS stored
+       r.error_message, r.population_id, p.twin_count, p.filters_applied, p.seed, p.columns IS NOT NULL AS stored,
+       to_jsonb(t) AS thresholds
 FROM simulation_runs r LEFT JOIN twin_populations p USING (population_id)
+LEFT JOIN line_thresholds t ON t.line = r.line AND t.version = r.thresholds_version
 WHERE r.simulation_id = ANY($1::uuid[])"""
 
 LINE_INPUTS = """
-SELECT l.champion, coalesce((SELECT max(version) FROM effect_versions v WHERE v.line = l.line), 0) AS effects_version
+SELECT l.champion, coalesce((SELECT max(version) FROM effect_versions v WHERE v.line = l.line), 0) AS effects_version,
+       coalesce((SELECT max(version) FROM line_thresholds t WHERE t.line = l.line), 0) AS thresholds_version
 FROM model_lines l WHERE l.line = $1 FOR SHARE OF l"""
 
 STORED_POPULATION = """
@@ -44,14 +49,17 @@ FROM twin_populations p JOIN digital_twin_models m USING (model_id)
 WHERE p.population_id = $1 FOR KEY SHARE OF p"""
 
 SAVE_RECIPE = """
-INSERT INTO twin_populations (population_id, model_id, name, twin_count, filters_applied, seed)
-VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (population_id) DO NOTHING"""
+INSERT INTO twin_populations AS p (population_id, model_id, name, twin_count, filters_applied, seed, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (population_id) DO UPDATE
+SET expires_at = CASE WHEN EXCLUDED.expires_at IS NOT NULL THEN greatest(p.expires_at, EXCLUDED.expires_at) END
+WHERE p.expires_at < EXCLUDED.expires_at OR (p.expires_at IS NOT NULL AND EXCLUDED.expires_at IS NULL)"""
+"""A population that several requests make stays as long as the one that needs it longest."""
 
 PIN = """
 INSERT INTO simulation_runs (simulation_id, population_id, intervention_config, filters, status, line, model_id, effects_version,
-                             body_hash, request)
-VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9)
+                             thresholds_version, body_hash, request)
+VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9, $10)
 ON CONFLICT (simulation_id) DO NOTHING"""
 
 FINISH = """
@@ -117,10 +125,11 @@ class Pins:
     stored: bool
     request: SimulationRequest | None
     answer: SimulationAnswer | None
+    thresholds: LineThresholds = DEFAULT_THRESHOLDS
 
 
 async def pin(database: Database, request: SimulationRequest, body_hash: bytes, recipe: Callable[[UUID], Recipe]) -> Pins:
-    """Pin the champion, the effects version and the population of a request, or return what was pinned before.
+    """Pin champion, population, versions of effects and thresholds of a request, or return what was pinned before.
 
     Args:
         database: a pool or a connection.
@@ -141,16 +150,17 @@ async def pin(database: Database, request: SimulationRequest, body_hash: bytes, 
             return stored
         body = request.model_dump(mode="json", exclude_none=True)
         await require_not_erased(connection, "request", body, request.line)
-        model_id, effects_version, population_id = await _select_inputs(connection, request, recipe)
+        inputs = await _select_inputs(connection, request, recipe)
         await connection.execute(
             PIN,
             request.simulation_id,
-            population_id,
+            inputs.population_id,
             body["intervention"],
             body["filters"],
             request.line,
-            model_id,
-            effects_version,
+            inputs.model_id,
+            inputs.effects_version,
+            inputs.thresholds_version,
             body_hash,
             body,
         )
@@ -219,19 +229,27 @@ async def _find(connection: Connection, simulation_id: UUID, body_hash: bytes) -
     return _pins(row)
 
 
-async def _select_inputs(
-    connection: Connection, request: SimulationRequest, recipe: Callable[[UUID], Recipe]
-) -> tuple[UUID, int, UUID]:
-    """Model, effects version and population for a new run."""
+class _Inputs(NamedTuple):
+    model_id: UUID
+    population_id: UUID
+    effects_version: int
+    thresholds_version: int
+
+
+async def _select_inputs(connection: Connection, request: SimulationRequest, recipe: Callable[[UUID], Recipe]) -> _Inputs:
+    """Inputs of a new run."""
     line = await connection.fetchrow(LINE_INPUTS, request.line)
     if line is None or line["champion"] is None:
         raise NoChampion(request.line)
+    versions = (line["effects_version"], line["thresholds_version"])
     if request.population_id is not None:
-        return await _model_of(connection, request.population_id, request.line), line["effects_version"], request.population_id
+        return _Inputs(await _model_of(connection, request.population_id, request.line), request.population_id, *versions)
     new = recipe(line["champion"])
     name = new.name or f"twins of {request.line}"
-    await connection.execute(SAVE_RECIPE, new.population_id, line["champion"], name, new.twin_count, new.filters, new.seed)
-    return line["champion"], line["effects_version"], new.population_id
+    await connection.execute(
+        SAVE_RECIPE, new.population_id, line["champion"], name, new.twin_count, new.filters, new.seed, request.expires_at
+    )
+    return _Inputs(line["champion"], new.population_id, *versions)
 
 
 async def _model_of(connection: Connection, population_id: UUID, line: str) -> UUID:
@@ -256,6 +274,7 @@ def _pins(row: asyncpg.Record) -> Pins:
         stored=bool(row["stored"]),
         request=SimulationRequest.model_validate(row["request"]) if row["request"] else None,
         answer=_answer(row),
+        thresholds=thresholds_from(row["thresholds"]),
     )
 
 

@@ -13,9 +13,11 @@ import asyncpg
 
 from schemas import FidelityWindow, PaneRow, SourceId
 from schemas.events import SUM_FIELDS
+from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
 from sql.database import Connection, Database
 from sql.line_lock import queue_for_line
 from sql.pane_store import PANE_COLUMNS, pane_row
+from sql.threshold_store import LATEST_THRESHOLDS, thresholds_from
 
 __all__ = [
     "CellSums",
@@ -54,15 +56,18 @@ class MonitoredLine(NamedTuple):
     floor: float | None
     pane_s: float
     window_s: float
+    thresholds: LineThresholds = DEFAULT_THRESHOLDS
 
 
-_LINE_STATES = """
-SELECT line, champion, generation, extract(epoch FROM floor)::float8 AS floor, pane_s, window_s FROM model_lines"""
+_LINE_STATES = f"""
+SELECT line, champion, generation, extract(epoch FROM floor)::float8 AS floor, pane_s, window_s,
+       {LATEST_THRESHOLDS.format(line="model_lines.line")} AS thresholds
+FROM model_lines"""  # noqa: S608  # our own constant
 
 
 async def monitored_lines(database: Database) -> list[MonitoredLine]:
     """Return all model lines, ordered by name."""
-    return [MonitoredLine(**row) for row in await database.fetch(f"{_LINE_STATES} ORDER BY line")]
+    return [_monitored_line(row) for row in await database.fetch(f"{_LINE_STATES} ORDER BY line")]
 
 
 async def lock_line(connection: Connection, line: str) -> MonitoredLine:
@@ -75,7 +80,11 @@ async def lock_line(connection: Connection, line: str) -> MonitoredLine:
     row = await connection.fetchrow(f"{_LINE_STATES} WHERE line = $1 FOR UPDATE", line)
     if row is None:
         raise LookupError(f"no model line {line!r}")
-    return MonitoredLine(**row)
+    return _monitored_line(row)
+
+
+def _monitored_line(row: asyncpg.Record) -> MonitoredLine:
+    return MonitoredLine(**{**row, "thresholds": thresholds_from(row["thresholds"])})
 
 
 class SourcedRow(NamedTuple):

@@ -119,6 +119,9 @@ add_lazy_commands(
     },
 )
 add_lazy_commands(
+    _models, "streams.cli.thresholds", {"thresholds": "Show the thresholds of LINE with their history, or change some of them."}
+)
+add_lazy_commands(
     _group(
         "retrain",
         "List the retrains that drift requested, and approve them.",

@@ -68,6 +68,23 @@ def simulate(
             callback=require_value(lambda value: 0 <= value < 2**63, "must be at least 0 and below 2**63"),
         ),
     ] = None,
+    min_effect: Annotated[
+        float | None,
+        typer.Option(
+            "--min-effect",
+            metavar="FRACTION",
+            help="Smallest effect worth a deployment; that of the line by default.",
+            callback=require_value(lambda value: 0 < value < 1, "must be between 0 and 1"),
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PROBABILITY",
+            help="Probability that a recommendation needs; that of the line by default.",
+            callback=require_value(lambda value: 0.5 < value < 1, "must be between 0.5 and 1"),
+        ),
+    ] = None,
     timeout_s: Annotated[
         float,
         typer.Option(
@@ -107,6 +124,8 @@ def simulate(
         filters=parse_filters(filters),
         twin_count=twins,
         seed=seed,
+        min_effect_threshold=min_effect,
+        confidence_threshold=confidence,
         requested_by="command line",
     )
     _print_answer(_request_simulation(request, timeout_s), as_json=as_json)

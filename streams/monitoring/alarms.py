@@ -44,9 +44,13 @@ class Alarms:
 
     async def evaluate_estimate(self, line: LineState, estimate: EstimatedFidelity) -> None:
         """Request a retrain on an estimate alone, where the settings allow it and the estimate is bad enough."""
-        if self._app.settings.retrain_on_estimate and line.champion is not None and is_worse(estimate):
+        if self._app.settings.retrain_on_estimate and line.champion is not None and self._is_worse(line, estimate):
             series = SeriesKey(line.champion, ALL_ROWS)
             await self._request_retrain(line, series, partial(early_retrain_event, line.name, series, estimate))
+
+    @staticmethod
+    def _is_worse(line: LineState, estimate: EstimatedFidelity) -> bool:
+        return is_worse(estimate, line.model_line.thresholds.rule("mae_increase"))
 
     async def publish_pending(self, line: LineState) -> None:
         """Publish the events of stored states that a stopped worker did not publish."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -19,7 +20,7 @@ from engine.fidelity import (
     log_normalizers,
     next_state,
 )
-from schemas import DriftEvent, DriftState, FidelityMetrics, ModelCard, RetrainEvent, Verdict
+from schemas import DRIFT_RULES, DriftEvent, DriftRule, DriftState, FidelityMetrics, ModelCard, RetrainEvent, Verdict
 from schemas.base import utc_time
 from schemas.fidelity_models import EstimatedFidelity
 from schemas.twin_models import Baseline, Errors
@@ -92,11 +93,17 @@ class DriftEvaluator(NamedTuple):
         n_min: outcomes needed before rules and detectors are evaluated.
         average_run_length: outcomes to a false alarm of a detector, on average at least.
         cards: cards of the models, by model id; filled as models are met.
+        rules: drift rules by line, of lines with limits of their own.
     """
 
     n_min: int
     average_run_length: float
     cards: dict[UUID, ModelCard]
+    rules: Mapping[str, tuple[DriftRule, ...]] = MappingProxyType({})
+
+    def rules_of(self, line: str) -> tuple[DriftRule, ...]:
+        """The drift rules of a line."""
+        return self.rules.get(line, DRIFT_RULES)
 
     def initial_state(self, series: SeriesKey) -> DetectorState:
         """State of the detector of a series before its first outcome."""
@@ -163,12 +170,13 @@ class DriftEvaluator(NamedTuple):
         previous: DriftState = DriftState.INSUFFICIENT,
     ) -> DriftAssessment:
         """Assess the outcomes of a span of time, given their sums in the order of ``SUM_FIELDS``."""
-        baseline = self.cards[series.model_id].baseline
+        card = self.cards[series.model_id]
+        baseline = card.baseline
         metrics, reference = fidelity_metrics(sums, baseline), _reference_of(baseline, series.segment)
         if reference is None:
             reason = _NO_BASELINE if dimension_of_other(series.segment) is None else _OTHER_VALUES
             return DriftAssessment(*span, metrics, (), None, DriftState.INSUFFICIENT, reason)
-        verdicts = evaluate_rules(metrics, reference, n_min=self.n_min)
+        verdicts = evaluate_rules(metrics, reference, self.rules_of(card.line), self.n_min)
         state = next_state(verdicts, detection, metrics, previous, self.n_min)
         return DriftAssessment(*span, metrics, verdicts, evidence, state, comparison_text(verdicts, detection))
 

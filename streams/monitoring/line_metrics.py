@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from engine.fidelity import rule_limit
-from schemas import DRIFT_RULES, TWIN_TYPES, FidelityWindow, line_parts
+from schemas import DRIFT_RULES, TWIN_TYPES, DriftRule, FidelityWindow, line_parts
 from schemas.fidelity_models import EstimatedFidelity, Labels
 from schemas.twin_models import Baseline
 from streams.metrics import (
@@ -89,7 +89,7 @@ def set_window_metrics(event: FidelityWindow) -> None:
             gauge.labels(**labels).set(math.nan if value is None else value)
 
 
-def set_baseline_metrics(line: str, baseline: Baseline) -> None:
+def set_baseline_metrics(line: str, baseline: Baseline, rules: Iterable[DriftRule] = DRIFT_RULES) -> None:
     """Set the metrics of the baseline of a line's champion and the limits that follow from it; an undefined value is NaN."""
     values = {
         BASELINE_MAE: baseline.mae,
@@ -98,7 +98,7 @@ def set_baseline_metrics(line: str, baseline: Baseline) -> None:
     }
     for gauge, value in values.items():
         gauge.labels(line=line).set(math.nan if value is None else value)
-    for rule in DRIFT_RULES:
+    for rule in rules:
         limit = rule_limit(rule, baseline)
         DRIFT_LIMIT.labels(line=line, rule=rule.name).set(math.nan if limit is None else limit)
 

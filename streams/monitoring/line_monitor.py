@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 
-from schemas import FidelityErrors
+from schemas import DRIFT_RULES, DriftRule, FidelityErrors
 from schemas.base import shorten
 from sql import window_store as store
 from sql.database import clock
@@ -46,7 +46,8 @@ class LineMonitor:
 
     def __init__(self, app: TwinApp) -> None:
         self._app = app
-        self._evaluator = DriftEvaluator(app.settings.n_min, app.settings.average_run_length, {})
+        self._rules: dict[str, tuple[DriftRule, ...]] = {}
+        self._evaluator = DriftEvaluator(app.settings.n_min, app.settings.average_run_length, {}, self._rules)
         self._alarms = Alarms(app)
         self._lines: dict[str, LineState] = {}
         self._shown: set[str] = set()  # lines that have metrics in this process
@@ -118,6 +119,7 @@ class LineMonitor:
 
     async def _load(self, model_line: MonitoredLine) -> LineState:
         self._shown.add(model_line.line)
+        self._rules[model_line.line] = model_line.thresholds.rules
         remove_line_metrics(model_line.line)
         start_line_counters(model_line.line)
         read_at = await clock(self._app.pool) - timedelta(seconds=_READ_OVERLAP_S)
@@ -142,12 +144,20 @@ class LineMonitor:
         line = self._lines.get(model_line.line)
         if line is None or line.champion != model_line.champion:
             line = await self._load(model_line)
-        line.model_line = model_line
+        self._follow_rules(line, model_line)
         # Drift first: an alarm must not wait until thousands of windows are published.
         await self._alarms.evaluate(line)
         if not line.has_metrics:
             await self._show(line)
         await self.publisher.publish(line)
+
+    def _follow_rules(self, line: LineState, model_line: MonitoredLine) -> None:
+        """Take the settings of a line as they are now; new limits are applied to all its series at once."""
+        line.model_line = model_line
+        rules = model_line.thresholds.rules
+        if self._rules.get(line.name, DRIFT_RULES) != rules:
+            line.changed_series |= set(line.current_series())
+        self._rules[line.name] = rules
 
     async def _show(self, line: LineState) -> None:
         """Set the metrics of a line that was loaded: some of its windows may not be published again for a long time."""

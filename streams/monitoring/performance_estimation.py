@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 
 from engine.fidelity import count_labels, estimate_fidelity, survivorship_weights
-from schemas.fidelity_models import DRIFT_RULES, EstimatedFidelity, Labels
+from schemas.fidelity_models import DriftRule, EstimatedFidelity, Labels
 from schemas.levels import frame_of_records
 from schemas.twin_models import ModelCard
 from sql import pending_label_store as store
@@ -31,7 +31,6 @@ EXPIRE_S = 90 * 86_400.0
 
 _NEWEST_ROWS = 2_000  # that an estimate is based on
 _COHORTS = 20
-_MAE_INCREASE = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_increase")
 
 
 async def estimate_performance(database: Database, card: ModelCard) -> EstimatedFidelity | None:
@@ -60,9 +59,9 @@ async def latest_cohorts(database: Database, line: str) -> list[store.Cohort]:
     return await store.cohorts(database, line, _COHORTS)
 
 
-def is_worse(estimate: EstimatedFidelity) -> bool:
+def is_worse(estimate: EstimatedFidelity, rule: DriftRule) -> bool:
     """Whether the expected error is large enough for the rule on the MAE to fire, and inputs have moved beyond chance."""
-    return bool(estimate.moved) and estimate.mae is not None and estimate.mae > (1 + _MAE_INCREASE) * estimate.baseline_mae
+    return bool(estimate.moved) and estimate.mae is not None and estimate.mae > (1 + rule.limit) * estimate.baseline_mae
 
 
 def pending_labels(cohorts: Iterable[store.Cohort]) -> dict[UUID, Labels]:

@@ -45,7 +45,8 @@ class WindowPublisher:
                 return
             await self._publish_batch(line, due[first : first + _WINDOWS_PER_BATCH], closed)
         if line.champion in line.evaluator.cards:
-            set_baseline_metrics(line.name, line.evaluator.cards[line.champion].baseline)
+            baseline = line.evaluator.cards[line.champion].baseline
+            set_baseline_metrics(line.name, baseline, line.evaluator.rules_of(line.name))
 
     async def _publish_batch(self, line: LineState, windows: Sequence[WindowKey], closed: set[WindowKey]) -> None:
         """Publish windows, wait until Kafka has them all, and only then store the snapshots of the closed ones.

@@ -11,6 +11,7 @@ from engine.fidelity import AVERAGE_RUN_LENGTH, Detection, fidelity_metrics
 from schemas import DRIFT_RULES, DriftState, FidelityMetrics, ModelCard, ModelEvent, Verdict
 from schemas.base import utc_time
 from schemas.fidelity_models import EstimatedFidelity, Labels
+from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
 from schemas.twin_types import ALL_ROWS
 from sql import overview_store as store
 from sql.database import Database, Pool
@@ -91,6 +92,7 @@ class LineOverview:
         cohorts: predictions of the simulations whose outcomes are reported.
         sums: error sums of the newest window, by segment.
         features: with what the champion predicted its outcomes from features since its promotion, by feature.
+        thresholds: of recommendations and drift rules.
     """
 
     line: str
@@ -107,6 +109,7 @@ class LineOverview:
     cohorts: tuple[Cohort, ...]
     sums: Mapping[str, tuple[int, ...]]
     features: tuple[FeatureCount, ...] = ()
+    thresholds: LineThresholds = DEFAULT_THRESHOLDS
 
     @property
     def pending(self) -> dict[UUID, Labels]:
@@ -165,12 +168,13 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
     intervals = await _history_intervals(database, settings)
     cards = await store.model_cards(database, {row.model_id for row in newest} | {row.model_id for row in intervals})
     states = await store.segment_states(database, line)
+    evaluator = DriftEvaluator(n_min, AVERAGE_RUN_LENGTH, cards, {line: settings.thresholds.rules})
     return LineOverview(
         line=line,
         policy=settings.policy,
         champion=champion,
         scored_model=cards[newest[0].model_id] if newest else None,
-        windows=_windows(newest, states, DriftEvaluator(n_min, AVERAGE_RUN_LENGTH, cards), settings.window_s),
+        windows=_windows(newest, states, evaluator, settings.window_s),
         window_end=utc_time(newest[0].window_end) if newest else None,
         window_s=settings.window_s,
         series=_series(intervals, cards),
@@ -180,6 +184,7 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
         cohorts=tuple(await latest_cohorts(database, line)),
         sums={row.segment: row.sums for row in newest},
         features=tuple(await feature_counts(database, champion.model_id)) if champion else (),
+        thresholds=settings.thresholds,
     )
 
 

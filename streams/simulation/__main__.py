@@ -32,7 +32,7 @@ def run(folder: Path) -> None:
 
 def _simulate(spec: SimulationSpec, folder: Path) -> dict[str, Any]:
     try:
-        result = simulate_population(_population(spec, folder), spec.priors, spec.request)
+        result = simulate_population(_population(spec, folder), spec.priors, spec.request, spec.thresholds)
     except COMPUTATION_REFUSALS as error:
         return {"refused": describe_error(error)}
     except MemoryError:

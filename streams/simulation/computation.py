@@ -9,6 +9,7 @@ from engine.effects import EmptyPopulation
 from engine.twins import EmptyFilter, TwinModel
 from schemas import EffectPrior, ModelCard, SimulationRequest, SimulationResult, TwinPopulation, conditions
 from schemas.filters import Filters
+from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
 from sql.simulation_store import Recipe
 from sql.twin_repository import UnknownPopulation
 
@@ -52,13 +53,28 @@ def generate_population(model: TwinModel, recipe: Recipe) -> TwinPopulation:
     return model.generate(recipe.twin_count, recipe.filters, recipe.seed)
 
 
-def build_engine(population: TwinPopulation, priors: Mapping[str, EffectPrior], request: SimulationRequest) -> SimulationEngine:
-    """The engine that answers a request on these twins."""
-    return SimulationEngine(population, priors=priors, confidence_level=request.confidence_level, seed=request.effective_seed)
+def build_engine(
+    population: TwinPopulation,
+    priors: Mapping[str, EffectPrior],
+    request: SimulationRequest,
+    thresholds: LineThresholds = DEFAULT_THRESHOLDS,
+) -> SimulationEngine:
+    """The engine that answers a request on these twins; thresholds of the request precede those of its line."""
+    return SimulationEngine(
+        population,
+        priors=priors,
+        min_effect_threshold=request.min_effect_threshold or thresholds.min_effect_threshold,
+        confidence_threshold=request.confidence_threshold or thresholds.confidence_threshold,
+        confidence_level=request.confidence_level,
+        seed=request.effective_seed,
+    )
 
 
 def simulate_population(
-    population: TwinPopulation, priors: Mapping[str, EffectPrior], request: SimulationRequest
+    population: TwinPopulation,
+    priors: Mapping[str, EffectPrior],
+    request: SimulationRequest,
+    thresholds: LineThresholds = DEFAULT_THRESHOLDS,
 ) -> SimulationResult:
     """The result of a request on these twins.
 
@@ -66,10 +82,12 @@ def simulate_population(
         EmptyPopulation: when no twin satisfies the filters.
         MissingFeature: when a filter is on a feature that these twins do not have.
     """
-    require_features(population.model, request.filters)
-    return build_engine(population, priors, request).simulate(
+    if population.model is not None:
+        require_features(population.model, request.filters)
+    result = build_engine(population, priors, request, thresholds).simulate(
         request.intervention, request.filters, alternatives=request.alternatives, simulation_id=request.simulation_id
     )
+    return result.model_copy(update={"thresholds_version": thresholds.version})
 
 
 def require_features(card: ModelCard, filters: Filters) -> None:

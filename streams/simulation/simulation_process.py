@@ -18,6 +18,7 @@ from uuid import UUID
 from engine.twins import TwinModel
 from schemas import EffectPrior, SimulationRequest, SimulationResult
 from schemas.base import Frozen
+from schemas.thresholds import LineThresholds
 from sql.simulation_store import Pins, Recipe
 from streams.child_process import child_process
 from streams.registry import write_parts
@@ -64,7 +65,7 @@ class SimulationSpec(Frozen):
     Attributes:
         population_id, twin_count, seed, filters: the recipe of the population.
         model_sha256: digest of the model's files; None where the twins are stored in Postgres.
-        priors: effect priors that the request is pinned to.
+        priors, thresholds: effect priors and thresholds that the request is pinned to.
         memory_bytes: address space of the process.
     """
 
@@ -75,6 +76,7 @@ class SimulationSpec(Frozen):
     filters: dict[str, Any]
     model_sha256: str | None
     priors: dict[str, EffectPrior]
+    thresholds: LineThresholds
     memory_bytes: int
 
     @property
@@ -120,6 +122,7 @@ def _spec(
         filters=pins.recipe.filters,
         model_sha256=model_sha256,
         priors=dict(priors),
+        thresholds=pins.thresholds,
         memory_bytes=settings.simulation_memory_mb * 2**20,
     )
 

@@ -84,7 +84,7 @@ class Simulator:
         """
         priors = await self.priors(pins, request)
         population = await self._load_twins(pins)
-        result = await self._within_deadline(lambda: simulate_population(population(), priors, request))
+        result = await self._within_deadline(lambda: simulate_population(population(), priors, request, pins.thresholds))
         return await self.add_track_record(result, request)
 
     async def priors(self, pins: Pins, request: SimulationRequest) -> Mapping[str, EffectPrior]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from markupsafe import Markup
 
 from engine.fidelity import rule_limit
-from schemas import DRIFT_RULES, TWIN_TYPES, DriftState, ModelCard, line_parts
+from schemas import TWIN_TYPES, DriftRule, DriftState, ModelCard, line_parts
 from sql.overview_store import SimulationRun
 from streams.reporting import (
     ChartInterval,
@@ -84,7 +84,7 @@ def line_charts(line: LineOverview, at: datetime, more_markers: Sequence[EventMa
         _series(line, "mae"),
         title="Mean absolute error over time",
         description=f"Mean absolute error in {TWIN_TYPES[twin_type].target(target).unit}. {subject}.",
-        lines=_error_lines(reference),
+        lines=_error_lines(reference, line.thresholds.rule("mae_increase")),
         markers=markers,
         width=_HALF_WIDTH,
     )
@@ -93,7 +93,7 @@ def line_charts(line: LineOverview, at: datetime, more_markers: Sequence[EventMa
         title="Coverage over time",
         description=f"Share of outcomes inside their 95% prediction interval. {subject}.",
         form=".0%",
-        lines=_coverage_lines(reference),
+        lines=_coverage_lines(reference, line.thresholds.rule("coverage_drop")),
         markers=markers,
         width=_HALF_WIDTH,
     )
@@ -128,18 +128,16 @@ def _series(line: LineOverview, metric: str) -> list[ChartSeries]:
     ]
 
 
-def _error_lines(card: ModelCard | None) -> list[ReferenceLine]:
+def _error_lines(card: ModelCard | None, rule: DriftRule) -> list[ReferenceLine]:
     if card is None:
         return []
-    rise = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_increase")
     return [
         ReferenceLine(card.baseline.mae, "baseline"),
-        ReferenceLine(card.baseline.mae * (1 + rise), f"limit +{rise:.0%}", "bad"),
+        ReferenceLine(card.baseline.mae * (1 + rule.limit), f"limit +{rule.limit:.0%}", "bad"),
     ]
 
 
-def _coverage_lines(card: ModelCard | None) -> list[ReferenceLine]:
-    rule = next(rule for rule in DRIFT_RULES if rule.name == "coverage_drop")
+def _coverage_lines(card: ModelCard | None, rule: DriftRule) -> list[ReferenceLine]:
     if card is None:
         return [ReferenceLine(rule.limit, f"limit {rule.limit:.0%}", "bad")]
     limit, baseline = rule_limit(rule, card.baseline), card.baseline.coverage_95pct

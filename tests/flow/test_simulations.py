@@ -86,6 +86,19 @@ async def test_the_same_request_again_has_the_same_answer_to_the_last_bit(servic
     assert len(values) == 1
 
 
+async def test_recommendations_follow_the_thresholds_of_the_line_and_of_the_request_before_them(
+    service, client, promoted, twinstream, pool
+):
+    strict = await twinstream("models", "thresholds", promoted.line, "--min-effect", "0.9", "--reason", "a small budget", "--json")
+    assert [(change["version"], change["min_effect_threshold"]) for change in strict] == [(1, 0.9), (0, 0.05)]
+    async with service(["simulation"]):
+        by_line = (await client.request(a_request())).result
+        by_request = (await client.request(a_request(min_effect_threshold=0.0001, confidence_threshold=0.6))).result
+    assert (by_line.recommendation, by_line.min_effect_threshold, by_line.thresholds_version) == ("do_not_deploy", 0.9, 1)
+    assert (by_request.recommendation, by_request.min_effect_threshold, by_request.confidence_threshold) == ("deploy", 0.0001, 0.6)
+    assert "needs an effect of 90.0% with a probability of 90%" in await twinstream("models", "thresholds", promoted.line)
+
+
 async def test_a_stored_answer_is_published_again_and_not_computed_again(service, client, promoted, monkeypatch):
     request, computed, compute = a_request(), [], Simulator.compute
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
@@ -105,6 +105,24 @@ async def test_the_first_write_pins_champion_effects_version_and_recipe(pool: Po
     assert (pins.line, pins.model_id, pins.effects_version, pins.answer, pins.stored) == (LINE, model_id, 0, None, False)
     assert pins.recipe == recipe(model_id)
     assert pins.request == request
+
+
+async def test_a_population_of_several_requests_stays_as_long_as_one_of_them_needs_it(pool: Pool) -> None:
+    await promoted(pool)
+
+    async def expiry(expires_at: datetime | None) -> datetime | None:
+        pins = await pinned(pool, a_request(expires_at=expires_at))
+        found: datetime | None = await pool.fetchval(
+            "SELECT expires_at FROM twin_populations WHERE population_id = $1", pins.recipe and pins.recipe.population_id
+        )
+        return found
+
+    first, later = NOW + timedelta(days=1), NOW + timedelta(days=3)
+    assert await expiry(first) == first
+    assert await expiry(later) == later
+    assert await expiry(first) == later
+    assert await expiry(None) is None
+    assert await expiry(first) is None
 
 
 async def test_a_repeated_request_uses_the_pins_whatever_has_changed_since(pool: Pool) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from engine.fidelity.baseline import HoldoutRows, compute_baseline
+from schemas.thresholds import DEFAULT_THRESHOLDS
 from sql.database import Pool, open_pool
 from sql.pending_label_store import estimate_of
 from streams.monitoring.performance_estimation import (
@@ -133,8 +134,8 @@ async def test_a_shift_of_inputs_is_reported_before_any_outcome(pool):
     shifted = await estimate_performance(pool, CARD)
     assert shifted.moved == ("decile",)
     assert shifted.mae == pytest.approx(1.5 * CARD.baseline.mae)
-    assert is_worse(shifted)
-    assert not is_worse(unshifted)
+    assert is_worse(shifted, DEFAULT_THRESHOLDS.rule("mae_increase"))
+    assert not is_worse(unshifted, DEFAULT_THRESHOLDS.rule("mae_increase"))
     assert await estimate_of(pool, LINE, CARD.model_id) == shifted
     (line,) = (await read_overview(pool, 200)).lines
     assert windows_dict(line)["estimated"]["columns"][0]["name"] == "decile"

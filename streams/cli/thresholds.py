@@ -1,0 +1,130 @@
+"""The command ``twinstream models thresholds``: what a recommendation of a line needs, and from what value its drift rules fire."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.connection import with_pool, with_read_pool
+from streams.cli.options import JsonOption, LineArgument, ReasonOption, examples, require_value
+from streams.cli.output import Table, print_result
+
+if TYPE_CHECKING:
+    from sql.database import Pool
+    from sql.threshold_store import ThresholdChange
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples(
+        "twinstream models thresholds hcp:kisqali:prescribing_change",
+        "twinstream models thresholds hcp:kisqali:prescribing_change --min-effect 0.03 --confidence 0.8",
+        'twinstream models thresholds hcp:kisqali:prescribing_change --limit mae_increase=0.3 --reason "noisy quarter"',
+    )
+)
+def thresholds(
+    line: LineArgument,
+    min_effect: Annotated[
+        float | None,
+        typer.Option(
+            "--min-effect",
+            metavar="FRACTION",
+            help="Smallest effect worth a deployment, for example 0.05.",
+            callback=require_value(lambda value: 0 < value < 1, "must be between 0 and 1"),
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PROBABILITY",
+            help="Probability that a recommendation needs, for example 0.9.",
+            callback=require_value(lambda value: 0.5 < value < 1, "must be between 0.5 and 1"),
+        ),
+    ] = None,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="RULE=LIMIT", help="Limit of a drift rule; RULE= for that of the catalogue; repeatable."),
+    ] = None,
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show the thresholds of LINE with their history, or change some of them.
+
+    Simulations that are requested from then on, and windows that change from then on, follow them.
+    """
+    named = {"min_effect_threshold": min_effect, "confidence_threshold": confidence}
+    changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if limits:
+        changes["drift_limits"] = dict(map(_parse_limit, limits))
+    if changes:
+        history = with_pool(lambda _, pool: _change(pool, line, changes, reason))
+    else:
+        history = with_read_pool(lambda _, pool: _history(pool, line))
+    print_result([_change_dict(change) for change in history], lambda: _table(line, history), as_json=as_json)
+
+
+async def _change(pool: Pool, line: str, changes: dict[str, Any], reason: str) -> list[ThresholdChange]:
+    from sql.threshold_store import change_thresholds
+    from streams.operations.dead_letter_replay import operator_name
+
+    await change_thresholds(pool, line, changes, changed_by=await asyncio.to_thread(operator_name), reason=reason)
+    return await _history(pool, line)
+
+
+async def _history(pool: Pool, line: str) -> list[ThresholdChange]:
+    """All versions, newest first; those of the catalogue are the first one.
+
+    Raises:
+        UnknownLine: when there is no such line.
+    """
+    from schemas.thresholds import DEFAULT_THRESHOLDS
+    from sql.ledger import Ledger
+    from sql.threshold_store import ThresholdChange, threshold_changes
+
+    await Ledger(pool).policy(line)
+    return [*await threshold_changes(pool, line), ThresholdChange(DEFAULT_THRESHOLDS, None, "the catalogue", "")]
+
+
+def _parse_limit(text: str) -> tuple[str, float | None]:
+    name, equals, limit = text.partition("=")
+    try:
+        if equals:
+            return name, float(limit) if limit else None
+    except ValueError:
+        pass
+    raise ValueError(f"--limit {text!r} is no RULE=LIMIT, such as mae_increase=0.3")
+
+
+def _change_dict(change: ThresholdChange) -> dict[str, Any]:
+    changed_at = change.changed_at.isoformat() if change.changed_at else None
+    return change.thresholds.model_dump() | {"changed_at": changed_at, "changed_by": change.changed_by, "reason": change.reason}
+
+
+def _table(line: str, history: list[ThresholdChange]) -> Table:
+    from streams.reporting import moment
+
+    present = history[0].thresholds
+    rules = [f"  {rule.name:<18} {rule.direction} {_limit_text(rule.limit, relative=rule.relative)}" for rule in present.rules]
+    columns = ("Version", "At", "By", "Smallest effect", "Probability", "Limits", "Reason")
+    rows = [
+        (
+            str(thresholds.version),
+            moment(changed_at) if changed_at else "",
+            changed_by,
+            f"{thresholds.min_effect_threshold:.1%}",
+            f"{thresholds.confidence_threshold:.0%}",
+            ", ".join(f"{name} {limit:g}" for name, limit in thresholds.drift_limits.items()),
+            reason,
+        )
+        for thresholds, changed_at, changed_by, reason in history
+    ]
+    needed = f"an effect of {present.min_effect_threshold:.1%} with a probability of {present.confidence_threshold:.0%}"
+    lines = [f"{line}, version {present.version}", f"a recommendation to deploy needs {needed}", "drift rules fire", *rules, ""]
+    return Table(columns, rows, numeric=(0,), text="\n".join([*lines, *("  ".join(filter(None, row)) for row in rows)]))
+
+
+def _limit_text(limit: float, *, relative: bool) -> str:
+    return f"{limit:+.0%} on the baseline" if relative else f"{limit:g}"
