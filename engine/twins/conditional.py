@@ -22,7 +22,7 @@ from schemas.arrays import Flags, Floats, Integers, Singles
 __all__ = ["Conditional", "Tree", "feature_buffer", "fit_conditional"]
 
 
-SMALL_LEAF = 10  # fewest rows per leaf of a continuous column
+SMALL_LEAF = 10  # fewest rows (of different entities) per leaf of a continuous column
 LARGE_LEAF = 100  # fewest rows per leaf of a categorical or discrete one: as realistic, and it copies fewer rows
 OUTCOME_COLUMNS = 5  # in a table of more columns, leaves of a continuous outcome are smaller in proportion: models learn from them
 OUTCOME_TAIL = 0.01  # share of an outcome's values at either end that are clipped to the quantile where they begin
@@ -131,11 +131,11 @@ def fit_conditional(
     slopes = _ridge_slopes(_features(drawn, orderings, np.empty(0), buffer), column)
     features = _features(drawn, orderings, slopes, buffer)
     groups = np.arange(len(column.codes)) if entities is None else entities
-    leaf = _leaf_rows(column, features, response, n_columns, seed, groups)
+    leaf = _leaf_entities(column, features, response, n_columns, seed, groups)
     if is_outcome and column.is_continuous:
         leaf = max(SMALL_LEAF // 2, round(leaf * min(1.0, OUTCOME_COLUMNS / n_columns)))
         response = np.column_stack([response, _clipped_values(column)])
-    tree = Tree.from_estimator(_regression_tree(leaf, seed).fit(features.T, response))
+    tree = Tree.from_estimator(_regression_tree(round(leaf * _rows_each(groups)), seed).fit(features.T, response))
     return _with_donors(orderings, slopes, tree, tree.apply(features), column)
 
 
@@ -237,8 +237,13 @@ def _ridge_slopes(features: Singles, column: Marginal) -> Floats:
     return np.linalg.solve(design[free].T @ design[free] + penalty, design[free].T @ column.training_scores[free])
 
 
-def _leaf_rows(column: Marginal, features: Singles, response: Floats, n_columns: int, seed: int, groups: Integers) -> int:
-    """Fewest rows per leaf.
+def _rows_each(groups: Integers) -> float:
+    """Mean number of rows of an entity: a leaf of ten rows of one entity would only copy it."""
+    return len(groups) / len(np.unique(groups))
+
+
+def _leaf_entities(column: Marginal, features: Singles, response: Floats, n_columns: int, seed: int, groups: Integers) -> int:
+    """Fewest entities per leaf: rows, where each row is an entity of its own.
 
     A column that the earlier columns explain well needs small leaves to be drawn accurately. Unexplained variation is only copied
     by small leaves, and in a table of few columns few copied values identify a row.
@@ -246,7 +251,7 @@ def _leaf_rows(column: Marginal, features: Singles, response: Floats, n_columns:
     if not column.is_continuous:
         return LARGE_LEAF
     unexplained = 1.0 - _explained_variance(features, response, seed, groups)
-    fraction = min(1.0, len(response) / LEAF_FULL_ROWS)
+    fraction = min(1.0, len(response) / _rows_each(groups) / LEAF_FULL_ROWS)
     return int(np.clip(round(LEAF_SCALE / n_columns**1.5 * unexplained * fraction), SMALL_LEAF, LARGE_LEAF))
 
 
@@ -255,7 +260,7 @@ def _explained_variance(features: Singles, response: Floats, seed: int, groups: 
     rows = shuffle(groups, np.random.default_rng(seed))[: 2 * HOLDOUT_ROWS]
     middle = cut(groups[rows], (len(rows) + 1) // 2)
     train, test = rows[:middle], rows[middle:]
-    tree = _regression_tree(2 * SMALL_LEAF, seed).fit(features.T[train], response[train])
+    tree = _regression_tree(round(2 * SMALL_LEAF * _rows_each(groups)), seed).fit(features.T[train], response[train])
     score = r2_score(response[test], tree.predict(features.T[test]), multioutput="variance_weighted")
     return float(np.clip(score, 0.0, 1.0))
 

@@ -55,7 +55,7 @@ def measure_realism(
     Args:
         draws: tables of synthetic rows, each drawn separately; they are the folds of the classifier, see ``detection_auc``.
         held_out: real rows that the generator was not trained on.
-        training: real rows that it was trained on.
+        training: real rows that it was trained on; with ``entities`` the rows of each are side by side, entities in random order.
         categorical: columns whose values are levels.
         rng: of samples and folds.
         entities: the entity of each held-out row, ``(n,)``; by default every row is an entity of its own.
@@ -68,7 +68,10 @@ def measure_realism(
         (1.0, 1.0, True)
     """
     names = list(held_out.columns)
-    trained = _random_rows(training[names], MAX_ROWS, rng)
+    training_rows = _sample(len(training), MAX_ROWS, rng)
+    if entities is not None:  # side by side again, so that as many rows are of as many entities as among the held-out ones
+        training_rows = np.sort(training_rows)
+    trained = training[names].iloc[training_rows].reset_index(drop=True)
     held_out_rows = _sample(len(held_out), MAX_ROWS, rng)
     unseen = held_out[names].iloc[held_out_rows].reset_index(drop=True)
     groups = None if entities is None else entities[held_out_rows]

@@ -127,6 +127,14 @@ def test_figures_of_a_model_are_of_entities_it_has_not_seen(repeated: TwinGenera
     assert any("3,000 rows are of 300 entities by the column 'hcp_id'" in warning for warning in metrics.warnings)
 
 
+def test_twins_are_no_copies_of_entities_with_several_rows(repeated: TwinGenerator) -> None:
+    """Leaves of ten rows would hold one entity: a quarter of the twins came close to a training row."""
+    realism = repeated.model.card.metrics.realism
+    assert realism is not None
+    assert realism.near_copies < 0.1
+    assert realism.closer_to_training < 0.65
+
+
 def test_as_independent_rows_the_same_table_would_promise_too_much() -> None:
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, model_type="RandomForest", n_jobs=2)
     metrics = generator.train(repeated_hcps(300, 10, seed=1).drop(columns="hcp_id"))
