@@ -16,10 +16,13 @@ from schemas.arrays import Flags, Integers
 from streams.tables.conversion import (
     Converted,
     Unsettled,
+    as_flags,
+    blanked,
     convert_flags,
     convert_ids,
     convert_levels,
     convert_text,
+    matches,
     trimmed,
 )
 from streams.tables.declared import Column
@@ -29,12 +32,13 @@ from streams.tables.inference import inferred_kind
 from streams.tables.numbers import convert_numbers
 from streams.tables.options import TableOptions
 from streams.tables.raw import RawTable, frame_table, is_text
-from streams.tables.report import BadCell, TableReading, TableRefused
+from streams.tables.report import BadCell, TableReading, TableRefused, count_of
 from streams.tables.text_numbers import convert_number_columns
 from streams.tables.times import convert_times
 
 __all__ = ["convert_table", "read_frame", "read_table", "read_times"]
 
+_FORMULA = r'^="([^"]*)"$'
 _BY_KIND = {"id": convert_ids, "category": convert_levels, "flag": convert_flags, "text": convert_text}
 
 
@@ -87,25 +91,33 @@ def convert_table(raw: RawTable, declared: Mapping[str, Column], options: TableO
     """
     table, problems = name_columns(raw, declared)
     problems += [f"it has no column {name!r}, whose kind is stated" for name in options.kinds if name not in table.headers]
-    columns = dict(zip(table.headers, map(_without_marks(options), table.columns), strict=True))
+    texts, formula_notes = _without_formulas(table)
+    columns = {name: _without_marks(column, options) for name, column in texts.items()}
     kinds, notes = _kinds(columns, declared, options)
     converted, unsettled = _convert(columns, kinds, table.rows, options)
     if problems or unsettled:
         raise TableRefused(raw.name, [*problems, *unsettled])
+    notes += formula_notes
     notes += [note for item in converted.values() for note in item.notes]
     return _reading(table, columns, converted, notes)
 
 
-def _without_marks(options: TableOptions) -> Any:
-    """A function that makes the texts that stand for missing values null."""
-    marks = pa.array(options.missing, type=pa.string())
+def _without_formulas(table: RawTable) -> tuple[dict[str, pa.Array], list[str]]:
+    """The columns with cells such as ``="00123"``, which make a spreadsheet show the text as it is, as that text."""
+    columns = dict(zip(table.headers, table.columns, strict=True))
+    notes = []
+    for name, column in columns.items():
+        if is_text(column) and (rows := matches(column, _FORMULA, '="')).any():
+            columns[name] = pc.replace_substring_regex(column, _FORMULA, r"\1")
+            notes.append(f'{name}: {count_of(int(rows.sum()), "cell")} read without ="" around them')
+    return columns, notes
 
-    def without_marks(column: pa.Array) -> pa.Array:
-        if not options.missing or not is_text(column):
-            return column
-        return pc.if_else(pc.is_in(trimmed(column), marks), pa.scalar(None, pa.string()), column)
 
-    return without_marks
+def _without_marks(column: pa.Array, options: TableOptions) -> pa.Array:
+    """A column with null where its text stands for a missing value."""
+    if not options.missing or not is_text(column):
+        return column
+    return blanked(column, as_flags(pc.is_in(trimmed(column), pa.array(options.missing, type=pa.string()))))
 
 
 def _kinds(

@@ -33,7 +33,7 @@ def workbook_table(path: Path, sheet: str | None) -> RawTable:
     try:
         title = sheet or _only_sheet(workbook)
         require_one_of("sheet", title, workbook.sheetnames)
-        rows = [[_value(cell) for cell in row] for row in workbook[title].iter_rows()]
+        rows = [[_value(cell) for cell in row] for row in _rows(workbook[title])]
     finally:
         workbook.close()
     _refuse_formulas(path, title, rows)
@@ -42,12 +42,18 @@ def workbook_table(path: Path, sheet: str | None) -> RawTable:
 
 def _only_sheet(workbook: Any) -> str:
     """Name of the only sheet that has cells."""
-    filled = [sheet.title for sheet in workbook.worksheets if any(cell is not None for row in sheet.values for cell in row)]
+    filled = [sheet.title for sheet in workbook.worksheets if any(cell.value is not None for row in _rows(sheet) for cell in row)]
     if len(filled) > 1:
         raise ValueError(f"it has {len(filled)} sheets with cells, {', '.join(filled)}: choose one with --sheet")
     if not filled:
         raise ValueError("no sheet has a cell")
     return str(filled[0])
+
+
+def _rows(sheet: Any) -> Any:
+    """All rows of a sheet, whatever size the file states: some programs state a wrong one."""
+    sheet.reset_dimensions()
+    return sheet.iter_rows()
 
 
 def _value(cell: Any) -> Any:
@@ -63,7 +69,7 @@ def _refuse_formulas(path: Path, title: str, rows: list[list[Any]]) -> None:
         return
     workbook = openpyxl.load_workbook(path, read_only=True)
     try:
-        for row, values in zip(workbook[title].iter_rows(), rows, strict=False):
+        for row, values in zip(_rows(workbook[title]), rows, strict=False):
             for cell, value in zip(row, values, strict=False):
                 if value is None and cell.data_type == "f":
                     raise ValueError(

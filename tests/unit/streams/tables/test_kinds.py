@@ -16,6 +16,13 @@ def test_ids_stay_as_they_are_written_also_beside_an_empty_one(read):
     assert plain(ids) == ["00123", "00124", None, "NA", "1.0"]
 
 
+def test_a_formula_that_only_keeps_a_text_is_that_text_and_told(read):
+    reading = read('hcp_id,region\n"=""00123""",a\n7,"=""01"""\n')
+    assert reading.frame["hcp_id"].tolist() == ["00123", "7"]
+    assert reading.frame["region"].tolist() == ["a", "01"]
+    assert reading.notes[0] == 'hcp_id: 1 cell read without ="" around them'
+
+
 def test_ids_that_a_spreadsheet_has_shortened_are_refused(read):
     with pytest.raises(TableRefused, match=r"'1.23E\+09' is an id that a spreadsheet has shortened"):
         read("hcp_id,region\n1.23E+09,a\n")

@@ -1,5 +1,6 @@
 """Parquet files, workbooks and data frames: the rules of text files on typed columns."""
 
+import zipfile
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -113,6 +114,20 @@ def test_a_workbook_is_read_with_ids_as_they_are_shown(tmp_path):
     assert reading.rows.tolist() == [2, 4]
     with pytest.raises(TableRefused, match=r"row 2, observed_at: .* has no zone"):
         read_file(path)
+
+
+def test_a_workbook_that_states_a_wrong_size_is_read_completely(tmp_path):
+    path = tmp_path / "table.xlsx"
+    write_workbook(path, {"data": [["hcp_id", "decile"], ["a", 3], ["b", 5]]})
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    sheet = next(name for name in parts if name.endswith("sheet1.xml"))
+    assert b'<dimension ref="A1:B3"' in parts[sheet]
+    parts[sheet] = parts[sheet].replace(b'<dimension ref="A1:B3"', b'<dimension ref="A1"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    assert read_file(path).frame["decile"].tolist() == [3, 5]
 
 
 def test_of_several_sheets_one_is_chosen(tmp_path):
