@@ -23,6 +23,7 @@ __all__ = [
     "Wrong",
     "as_flags",
     "blanked",
+    "contains",
     "convert_flags",
     "convert_ids",
     "convert_levels",
@@ -114,10 +115,21 @@ def matches(text: pa.Array, pattern: str, containing: str = "") -> Flags:
     """Which cells match a regular expression, false where a cell is empty; with a text that all of them contain it is fast."""
     if not containing:
         return as_flags(pc.match_substring_regex(text, pattern))
+    if not contains(text, containing):
+        return np.zeros(len(text), dtype=np.bool_)
     rows = as_flags(pc.match_substring(text, containing))
     if rows.any():
         rows[rows] = as_flags(pc.match_substring_regex(text.filter(pa.array(rows)), pattern))
     return rows
+
+
+def contains(text: pa.Array, sign: str) -> bool:
+    """Whether any cell contains a text; all cells are searched at once."""
+    _, offsets, data = text.buffers()
+    if data is None or not len(text):
+        return False
+    ends = np.frombuffer(offsets, dtype=np.int32)[[text.offset, text.offset + len(text)]].tolist()
+    return sign.encode() in data.slice(ends[0], ends[1] - ends[0]).to_pybytes()
 
 
 def sample_of(column: pa.Array) -> pa.Array:
