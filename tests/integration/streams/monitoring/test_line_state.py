@@ -364,6 +364,7 @@ async def test_a_window_that_was_published_open_is_published_once_more_when_it_c
     assert await pool.fetchval("SELECT count(*) FROM published_windows") == n_windows
 
     restarted = await loaded(pool)
+    monitor.watermarks.n_sources = SOURCES
     for partition in range(SOURCES):
         monitor.watermarks.update(SourceId(topic=TOPIC, partition=partition), START + timedelta(days=1))
     await monitor.publisher.publish(restarted)
