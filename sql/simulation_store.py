@@ -15,6 +15,7 @@ from schemas.simulation_models import SimulationResult
 from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import erased_entities, require_not_erased
+from sql.experiment_store import answered_simulations
 from sql.threshold_store import thresholds_from
 from sql.twin_repository import UnknownPopulation
 
@@ -33,7 +34,7 @@ __all__ = [
 PINS = """
 SELECT r.simulation_id, r.line, r.model_id, r.effects_version, r.request, r.body_hash, r.status::text AS status, r.results,
        r.error_message, r.population_id, p.twin_count, p.filters_applied, p.seed, p.columns IS NOT NULL AS stored,
-       to_jsonb(t) AS thresholds
+       r.compared_simulations, to_jsonb(t) AS thresholds
 FROM simulation_runs r LEFT JOIN twin_populations p USING (population_id)
 LEFT JOIN line_thresholds t ON t.line = r.line AND t.version = r.thresholds_version
 WHERE r.simulation_id = ANY($1::uuid[])"""
@@ -58,8 +59,8 @@ WHERE p.expires_at < EXCLUDED.expires_at OR (p.expires_at IS NOT NULL AND EXCLUD
 
 PIN = """
 INSERT INTO simulation_runs (simulation_id, population_id, intervention_config, filters, status, line, model_id, effects_version,
-                             thresholds_version, body_hash, request)
-VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9, $10)
+                             thresholds_version, compared_simulations, body_hash, request)
+VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT (simulation_id) DO NOTHING"""
 
 FINISH = """
@@ -113,8 +114,8 @@ class Recipe:
 class Pins:
     """The inputs of a run, and its answer when there is one.
 
-    ``recipe`` generates the population, unless its twins are ``stored``. A record that was rejected because it is no valid request
-    has an answer and no inputs.
+    ``recipe`` generates the population, unless its twins are ``stored``. ``compared`` is what :func:`answered_simulations`
+    returned, None where that was not stored. A record that was rejected because it is no valid request has an answer and no inputs.
     """
 
     simulation_id: UUID
@@ -126,10 +127,11 @@ class Pins:
     request: SimulationRequest | None
     answer: SimulationAnswer | None
     thresholds: LineThresholds = DEFAULT_THRESHOLDS
+    compared: tuple[tuple[float, ...], ...] | None = None
 
 
 async def pin(database: Database, request: SimulationRequest, body_hash: bytes, recipe: Callable[[UUID], Recipe]) -> Pins:
-    """Pin champion, population, versions of effects and thresholds of a request, or return what was pinned before.
+    """Pin champion, population, versions of effects and thresholds, and track record, or return what was pinned before.
 
     Args:
         database: a pool or a connection.
@@ -161,6 +163,7 @@ async def pin(database: Database, request: SimulationRequest, body_hash: bytes, 
             inputs.model_id,
             inputs.effects_version,
             inputs.thresholds_version,
+            await answered_simulations(connection, request.line, request.intervention.intervention_type),
             body_hash,
             body,
         )
@@ -275,6 +278,7 @@ def _pins(row: asyncpg.Record) -> Pins:
         request=SimulationRequest.model_validate(row["request"]) if row["request"] else None,
         answer=_answer(row),
         thresholds=thresholds_from(row["thresholds"]),
+        compared=None if row["compared_simulations"] is None else tuple(map(tuple, row["compared_simulations"])),
     )
 
 

@@ -100,7 +100,7 @@ class _Simulation:
         simulator = self._services.simulator
         model = None if pins.stored or pins.model_id is None else await self._services.models.load(pins.model_id)
         result = await simulate_in_subprocess(self._app.settings, pins, request, await simulator.priors(pins, request), model)
-        return await simulator.add_track_record(result, request)
+        return await simulator.add_track_record(result, pins, request)
 
     async def _accept(self, record: KafkaRecord) -> None:
         decoded = decode_request(record.value, max_filter_values=self._app.settings.max_filter_values)

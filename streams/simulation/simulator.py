@@ -85,16 +85,18 @@ class Simulator:
         priors = await self.priors(pins, request)
         population = await self._load_twins(pins)
         result = await self._within_deadline(lambda: simulate_population(population(), priors, request, pins.thresholds))
-        return await self.add_track_record(result, request)
+        return await self.add_track_record(result, pins, request)
 
     async def priors(self, pins: Pins, request: SimulationRequest) -> Mapping[str, EffectPrior]:
         """The effect priors that a request is pinned to."""
         return await priors_at_version(self._pool, request.line, pins.effects_version or 0)
 
-    async def add_track_record(self, result: SimulationResult, request: SimulationRequest) -> SimulationResult:
-        """The result with its time, and with the agreement of earlier simulations of its intervention with experiments."""
-        rows = await answered_simulations(self._pool, request.line, request.intervention.intervention_type)
-        past = compute_track_record([ComparedSimulation(*row) for row in rows])
+    async def add_track_record(self, result: SimulationResult, pins: Pins, request: SimulationRequest) -> SimulationResult:
+        """The result with its time, and with the pinned agreement of earlier simulations of its intervention with experiments."""
+        compared = pins.compared
+        if compared is None:
+            compared = tuple(await answered_simulations(self._pool, request.line, request.intervention.intervention_type))
+        past = compute_track_record([ComparedSimulation(*row) for row in compared])
         return result.model_copy(update={"simulated_at": datetime.now(UTC), "track_record": past})
 
     async def reach(self, experiment: ExperimentResult) -> Reach | None:

@@ -21,7 +21,7 @@ from streams.client.twin_client import NoAnswer
 from streams.kafka.app import TwinApp
 from streams.metrics import OUTAGES
 from streams.services import Services
-from streams.simulation import Simulator
+from streams.simulation import Simulator, reproduce
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 SPEAKERS = EMAIL.model_copy(update={"intervention_type": "speaker_program_invitation", "channel": "in_person"})
@@ -323,7 +323,7 @@ async def test_an_experiment_changes_the_prior_of_later_simulations_and_of_no_ea
 
 
 async def test_the_effect_of_an_experiment_with_filters_is_scaled_to_all_and_a_withdrawn_one_is_removed(
-    service, client, listener, promoted, pool
+    service, client, listener, promoted, pool, settings
 ):
     request = a_request(filters={"min_decile": 9}, experiment_id="email 2024")
     experiment = an_experiment(filters={"min_decile": 9}, effect=0.08)
@@ -341,6 +341,8 @@ async def test_the_effect_of_an_experiment_with_filters_is_scaled_to_all_and_a_w
     assert 0.05 < effects.prior.mean < 0.08 / reach.mean
     assert (first.result.track_record.n, second.result.track_record.n, third.result.track_record.n) == (0, 1, 0)
     assert second.result.track_record.n_inside == 1
+    for answer in (first, second, third):  # the track record too is that of its time
+        assert (await reproduce(settings, pool, answer.simulation_id)).differences == {}
     assert (withdrawn.prior.version, withdrawn.prior.mean, withdrawn.experiments) == (2, 0.05, ())
     assert (third.effects_version, third.result.prior.n_experiments) == (2, 0)
 
