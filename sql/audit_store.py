@@ -90,7 +90,7 @@ FROM counted c FULL JOIN missing m USING (source) FULL JOIN aged_sources a USING
 _COUNTED_REVISIONS = """
 SELECT event_id, revision, digest, fate::text AS fate, line, model_id, segments, pane, width_s, predicted_value, actual_value,
        predicted_lower, predicted_upper, source, source_offset
-FROM fidelity_tracking WHERE fate IN ('counted', 'superseded')
+FROM fidelity_tracking WHERE fate IN ('counted', 'superseded', 'missing')
 ORDER BY event_id, revision, digest"""
 
 _HEADS = """

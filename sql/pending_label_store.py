@@ -44,7 +44,7 @@ WITH followed AS (
 ), newest AS (
     SELECT DISTINCT ON (f.simulation_id, f.twin_id) f.simulation_id, f.twin_id, f.actual_value, f.segments
     FROM fidelity_tracking f JOIN followed w ON w.population_id = f.population_id AND w.simulation_id = f.simulation_id
-    WHERE f.fate = 'counted'
+    WHERE f.fate IN ('counted', 'missing')
     ORDER BY f.simulation_id, f.twin_id, f.revision DESC, f.tracked_at DESC
 ), by_level AS (
     SELECT simulation_id, jsonb_object_agg(segment, n) AS arrived_by_level
@@ -95,7 +95,7 @@ class PredictedRow(NamedTuple):
 
 _NEWEST_ROWS = """
 SELECT features, predicted_value, predicted_lower, predicted_upper FROM fidelity_tracking
-WHERE line = $1 AND model_id = $2 AND features IS NOT NULL AND predicted_value IS NOT NULL AND fate = 'counted'
+WHERE line = $1 AND model_id = $2 AND features IS NOT NULL AND predicted_value IS NOT NULL AND fate IN ('counted', 'missing')
 ORDER BY observed_at DESC LIMIT $3"""
 
 

@@ -34,7 +34,7 @@ WHERE (h.features, h.target) IS DISTINCT FROM (EXCLUDED.features, EXCLUDED.targe
 _NEWEST = """
 SELECT DISTINCT ON (event_id) line, entity_id, twin_id, simulation_id, predicted_value, observed_at, features, actual_value, treated
 FROM fidelity_tracking
-WHERE fate IN ('counted', 'superseded') AND tracked_at <= $2
+WHERE fate IN ('counted', 'superseded', 'missing') AND tracked_at <= $2
   AND event_id IN (SELECT event_id FROM fidelity_tracking
                    WHERE line = $1 AND {named} IS NOT NULL AND observed_at <= $2
                      AND ($3::timestamptz IS NULL OR observed_at >= $3))

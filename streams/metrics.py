@@ -32,6 +32,12 @@ def start_at_zero(counter: Counter, **values: Iterable[str]) -> None:
 
 
 OUTCOMES = _counter("twin_outcomes_total", "Outcomes stored, by fate. Many duplicates: a producer sends twice.", "line", "fate")
+OUTLIERS = _counter(
+    "twin_outliers_total",
+    "Outcomes whose error is beyond 3 standard deviations. Rising: twinstream fidelity lists the events."
+    " Check them at their producer.",
+    "line",
+)
 REFUSED = _counter(
     "twin_refused_total", "Refused records. Rising: list the dead letters, which have the reasons.", "topic", "reason"
 )
@@ -111,6 +117,13 @@ FEATURE_UNUSED = _counter(
     "Outcomes with a feature that the champion does not have. Expected while a new feature is rolled out: train with it.",
     "line",
     "feature",
+)
+WINDOW_OUTLIERS = _gauge("twin_window_outliers", "Errors in the newest window beyond 3 standard deviations.", "line", "segment")
+WINDOW_ROBUST_MAE = _gauge(
+    "twin_window_robust_mae",
+    "Mean absolute error of the newest window with outliers counted up to a bound. Far below the plain one: look at the outliers.",
+    "line",
+    "segment",
 )
 EVIDENCE = _gauge(
     "twin_detector_evidence_ratio", "Evidence of drift divided by its limit; 1 or more raises an alarm.", "line", "segment"

@@ -40,6 +40,7 @@ from streams.metrics import (
     FEATURE_UNUSED,
     IN_OTHER,
     OUTCOMES,
+    OUTLIERS,
     REFUSED,
     TASK_FAILURES,
     start_at_zero,
@@ -53,7 +54,8 @@ LOG = logging.getLogger(__name__)
 
 _SWEEP_S = 60.0
 _MAX_SWEPT = 500
-_FATES = ("counted", "duplicate", "superseded", "too_late")
+_FATES = ("counted", "duplicate", "missing", "superseded", "too_late")
+_MAX_LOGGED_EVENTS = 10
 _TOPIC = topic_of(OutcomeEvent)
 _SUMS = topic_of(FidelityErrors)
 
@@ -159,6 +161,7 @@ class _OutcomesAgent:
             for counter, n in ((FEATURE_MISSING, item.missing), (FEATURE_UNSEEN, item.unseen), (FEATURE_UNUSED, item.unused)):
                 counter.labels(**labels).inc(n)
         count_refused_records(result.refused)
+        _report_doubts(result)
 
     def _advance(self, batch: PollBatch, result: IngestResult) -> None:
         progress = self._progress.get(result.source)
@@ -185,6 +188,7 @@ class _OutcomesAgent:
         for model_line in await monitored_lines(self._app.pool):
             line = model_line.line
             start_at_zero(OUTCOMES, line=[line], fate=_FATES)
+            start_at_zero(OUTLIERS, line=[line])
             entry = TWIN_TYPES[line_parts(line)[0]]
             start_at_zero(IN_OTHER, line=[line], dimension=entry.segments)
             for counter in (FEATURE_MISSING, FEATURE_UNSEEN, FEATURE_UNUSED):
@@ -222,3 +226,15 @@ class _OutcomesAgent:
         """Publish refused records whose dead letter was not sent, for example because a worker ended before it was."""
         due = datetime.now(UTC) - timedelta(seconds=_SWEEP_S)
         await publish_dead_letters(self._app, await unsent_refused_before(self._app.pool, due, _MAX_SWEPT))
+
+
+def _report_doubts(result: IngestResult) -> None:
+    """Count and log outcomes without an actual value and outliers."""
+    for (line, fate), count in result.fates.items():
+        if fate == "missing":
+            LOG.info("%d outcomes of %s have no actual value: they are skipped", count, line)
+    for line, events in result.outliers.items():
+        OUTLIERS.labels(line=line).inc(len(events))
+        named = ", ".join(map(str, events[:_MAX_LOGGED_EVENTS]))
+        more = f" and {len(events) - _MAX_LOGGED_EVENTS} more" if len(events) > _MAX_LOGGED_EVENTS else ""
+        LOG.warning("%d errors of %s are beyond 3 standard deviations: events %s%s", len(events), line, named, more)

@@ -193,6 +193,7 @@ class OutcomePipeline:
             admitted=bounded.admitted,
             in_other=count_in_other(scored, resolved),
             feature_counts=counts,
+            outliers=rows.outlying_events(scored, resolved),
         )
 
     async def _compute(self, work: Callable[[], Result]) -> Result:

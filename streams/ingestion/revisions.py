@@ -359,10 +359,15 @@ class ResolvedBatch:
 def resolved_batch(
     revisions: BatchRevisions, new: NewEvents, corrected: ResolvedRevisions, changes: list[PaneChange]
 ) -> ResolvedBatch:
-    """Combine what became of new events and of corrections; ``changes`` are those of the corrections."""
+    """Combine what became of new events and of corrections; ``changes`` are those of the corrections.
+
+    A revision that becomes a head without an actual value is ``missing``: it holds its event, and enters no sum.
+    """
     fates, conflict = list(new.fates), new.conflict.copy()
     for index, fate, is_conflict in zip(new.corrections.tolist(), corrected.fates, corrected.conflicts, strict=True):
         fates[index], conflict[index] = fate, is_conflict
+    no_value = np.isnan(revisions.scored.outcomes.actual[revisions.rows]).tolist()
+    fates = ["missing" if fate == "counted" and is_missing else fate for fate, is_missing in zip(fates, no_value, strict=True)]
     scores = revisions.scored.scores
     counted = new.heads[scores.in_sums[revisions.rows[new.heads]]]
     rows = revisions.rows[counted]

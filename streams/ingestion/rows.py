@@ -50,6 +50,7 @@ __all__ = [
     "new_elements",
     "new_heads",
     "outcome_rows",
+    "outlying_events",
     "pane_messages",
     "position_after",
     "position_update",
@@ -61,7 +62,7 @@ __all__ = [
 
 _CELL_OUTCOMES = 200  # a cell of the detector should hold no more (rule 17)
 _MAX_SPLITS = 64
-_N = SUM_FIELDS.index("n")
+_N, _OUTLIERS = SUM_FIELDS.index("n"), SUM_FIELDS.index("n_outliers")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class IngestResult:
         admitted: segment values that have series of their own from now on.
         in_other: number of its new outcomes that are counted in the series ``other`` of a dimension.
         feature_counts: features that models had to predict its new outcomes without, or did not use.
+        outliers: events of its new outcomes whose error is an outlier, by line.
     """
 
     source: SourceId
@@ -91,6 +93,7 @@ class IngestResult:
     admitted: Sequence[SegmentValue] = ()
     in_other: Mapping[Dimension, int] = field(default_factory=dict)
     feature_counts: Sequence[FeatureCount] = ()
+    outliers: Mapping[str, Sequence[UUID]] = field(default_factory=dict)
 
 
 # -- which elements are new
@@ -233,6 +236,17 @@ def count_fates(scored: ScoredBatch, resolved: ResolvedBatch) -> dict[tuple[str,
     for (index, fate), count in Counter(pairs).items():
         counts[lines[index], fate] += count
     return dict(counts)
+
+
+def outlying_events(scored: ScoredBatch, resolved: ResolvedBatch) -> dict[str, list[UUID]]:
+    """Events of counted outcomes whose error is beyond three standard deviations, by line."""
+    is_counted = np.array([fate == "counted" for fate in resolved.fates], dtype=np.bool_)
+    rows = resolved.rows[is_counted]
+    events: defaultdict[str, list[UUID]] = defaultdict(list)
+    for row in rows[scored.scores.contributions[rows, _OUTLIERS] == 1].tolist():
+        line = scored.scores.groups[int(scored.scores.group_index[row])].line
+        events[line].append(scored.outcomes.event_id_of(row))
+    return dict(events)
 
 
 # -- rows of refused records

@@ -29,7 +29,9 @@ from streams.metrics import (
     WINDOW_COVERAGE,
     WINDOW_MAE,
     WINDOW_OUTCOMES,
+    WINDOW_OUTLIERS,
     WINDOW_RMSE,
+    WINDOW_ROBUST_MAE,
     start_at_zero,
 )
 
@@ -44,7 +46,10 @@ __all__ = [
     "start_line_counters",
 ]
 
-_SEGMENT_GAUGES = (WINDOW_OUTCOMES, WINDOW_MAE, WINDOW_RMSE, WINDOW_CORRELATION, WINDOW_COVERAGE, EVIDENCE)
+_SEGMENT_GAUGES = (
+    *(WINDOW_OUTCOMES, WINDOW_OUTLIERS, WINDOW_MAE, WINDOW_ROBUST_MAE, WINDOW_RMSE, WINDOW_CORRELATION, WINDOW_COVERAGE),
+    EVIDENCE,
+)
 _ESTIMATE_GAUGES = (ESTIMATED_MAE, INPUT_SHIFT)
 _LINE_GAUGES = (
     *(*_SEGMENT_GAUGES, *_ESTIMATE_GAUGES),
@@ -78,7 +83,9 @@ def set_window_metrics(event: FidelityWindow) -> None:
     labels = {"line": event.line, "segment": event.segment}
     values = {
         WINDOW_OUTCOMES: event.metrics.n,
+        WINDOW_OUTLIERS: event.metrics.n_outliers,
         WINDOW_MAE: event.metrics.mae,
+        WINDOW_ROBUST_MAE: event.metrics.mae_robust,
         WINDOW_RMSE: event.metrics.rmse,
         WINDOW_CORRELATION: event.metrics.correlation,
         WINDOW_COVERAGE: event.metrics.coverage_95pct,

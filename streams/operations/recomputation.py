@@ -31,6 +31,9 @@ __all__ = ["ExpectedWindow", "LineWindow", "RecomputedState", "StoredPane", "rec
 
 _BATCH = 5000
 
+_HELD = ("counted", "missing")
+"""Fates of revisions that became the head of their event."""
+
 
 class LineWindow(NamedTuple):
     """A window of one series of a model line."""
@@ -149,13 +152,13 @@ class Recomputation:
         self._findings.counts["outcomes"] += len(revisions)
         self._findings.counts["events"] += 1
         highest = revisions[-1]
-        if highest.fate != "counted":
+        if highest.fate not in _HELD:
             self._findings.add("outcome", f"the highest revision of event {event} is {highest.fate}")
         if head is None:
             self._findings.add("head", f"of event {event} is missing")
         else:
             self._compare_head(head, highest.head)
-        self._add_to_cells([revision for revision in revisions if revision.fate == "counted"])
+        self._add_to_cells([revision for revision in revisions if revision.fate in _HELD])
 
     def _compare_head(self, row: asyncpg.Record, expected: Head) -> None:
         for name, value in zip(Head._fields, expected, strict=True):

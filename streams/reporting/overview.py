@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from schemas.twin_types import ALL_ROWS
 from sql import overview_store as store
 from sql.database import Database, Pool
 from sql.feature_count_store import FeatureCount, feature_counts
+from sql.outlying_store import Outlier, count_missing, largest_outliers
 from sql.overview_store import (
     IntervalSums,
     LineSettings,
@@ -35,6 +36,7 @@ _ERROR_RULES = {rule.name for rule in DRIFT_RULES if rule.metric == "mae"}
 _URGENCY = {DriftState.ALARM: 0, DriftState.WARNING: 1}
 _HISTORY_POINTS = 60
 _HISTORY_WINDOWS = 24
+_MAX_OUTLIERS = 100
 _MAX_SIMULATIONS, _MAX_REFUSED, _MAX_RETRAINS, _MAX_EVENTS = 12, 12, 6, 40
 
 
@@ -93,6 +95,7 @@ class LineOverview:
         sums: error sums of the newest window, by segment.
         features: with what the champion predicted its outcomes from features since its promotion, by feature.
         thresholds: of recommendations and drift rules.
+        outliers: the largest outliers of the newest window.
     """
 
     line: str
@@ -110,6 +113,7 @@ class LineOverview:
     sums: Mapping[str, tuple[int, ...]]
     features: tuple[FeatureCount, ...] = ()
     thresholds: LineThresholds = DEFAULT_THRESHOLDS
+    outliers: tuple[Outlier, ...] = ()
 
     @property
     def pending(self) -> dict[UUID, Labels]:
@@ -169,12 +173,14 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
     cards = await store.model_cards(database, {row.model_id for row in newest} | {row.model_id for row in intervals})
     states = await store.segment_states(database, line)
     evaluator = DriftEvaluator(n_min, AVERAGE_RUN_LENGTH, cards, {line: settings.thresholds.rules})
+    windows = _windows(newest, states, evaluator, settings.window_s)
+    span = (line, newest[0].model_id, newest[0].window_end - settings.window_s, newest[0].window_end) if newest else None
     return LineOverview(
         line=line,
         policy=settings.policy,
         champion=champion,
         scored_model=cards[newest[0].model_id] if newest else None,
-        windows=_windows(newest, states, evaluator, settings.window_s),
+        windows=_with_skipped(windows, await count_missing(database, *span)) if span else windows,
         window_end=utc_time(newest[0].window_end) if newest else None,
         window_s=settings.window_s,
         series=_series(intervals, cards),
@@ -185,6 +191,17 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
         sums={row.segment: row.sums for row in newest},
         features=tuple(await feature_counts(database, champion.model_id)) if champion else (),
         thresholds=settings.thresholds,
+        outliers=tuple(await largest_outliers(database, *span, _MAX_OUTLIERS)) if span else (),
+    )
+
+
+def _with_skipped(windows: Sequence[SegmentWindow], n_skipped: int) -> tuple[SegmentWindow, ...]:
+    """The windows with the number of missing outcomes at that of all rows: they are in no segment."""
+    return tuple(
+        replace(window, metrics=window.metrics.model_copy(update={"n_skipped": n_skipped}))
+        if window.segment == ALL_ROWS
+        else window
+        for window in windows
     )
 
 

@@ -9,6 +9,7 @@ from engine.fidelity import weighted_mae
 from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import NO_MODERATOR, Alternative, BestChoice, SimulationResult, SubgroupEffect
 from sql.feature_count_store import FeatureCount
+from sql.outlying_store import Outlier
 from streams.monitoring import level_weights
 from streams.printable import escape_line
 from streams.reporting.formatting import (
@@ -55,6 +56,7 @@ NUMERIC_WINDOW_COLUMNS = range(1, len(WINDOW_COLUMNS) - 1)
 
 _MAX_GROUPS = 6
 _MAX_FEATURES = 5
+_MAX_OUTLIERS = 5
 
 
 def model_facts(card: ModelCard) -> list[str]:
@@ -201,6 +203,7 @@ def windows_notes(line: LineOverview, dimension: str = "") -> list[str]:
     """Precision and drift of all outcomes, the estimate before outcomes arrive, and pending outcomes; each line is indented."""
     overall = line.overall if line.scored_model else None
     windows = [] if overall is None else [*_precision(overall.metrics), f"  {overall.comparison}", *_effective_n(overall.metrics)]
+    windows += [] if overall is None else _doubts(overall.metrics, line.outliers)
     weighted = [_weighted(line, dimension)] if line.scored_model and dimension else []
     features = [f"  {sentence}" for sentence in feature_sentences(line.features)]
     return [*windows, *weighted, *features, *_estimate(line), *_pending(line)]
@@ -225,6 +228,19 @@ def _listed_counts(counted: Sequence[tuple[int, str]]) -> str:
     """The most frequent of some features, each with the negative of its number."""
     shown = ", ".join(f"{name} {count(-negative)}" for negative, name in counted[:_MAX_FEATURES])
     return f"{shown} and {len(counted) - _MAX_FEATURES} more" if len(counted) > _MAX_FEATURES else shown
+
+
+def _doubts(metrics: FidelityMetrics, outliers: Sequence[Outlier]) -> list[str]:
+    """Missing outcomes and outliers of the window; ``--json`` has more of their events."""
+    skipped = [f"  {count(metrics.n_skipped)} outcomes without an actual value are skipped"] if metrics.n_skipped else []
+    if not metrics.n_outliers:
+        return skipped
+    robust = f", MAE {number(metrics.mae_robust)} with outliers counted up to a bound" if metrics.mae_robust is not None else ""
+    events = [
+        f"    event {outlier.event_id}: predicted {number(outlier.predicted)}, actual {number(outlier.actual)}"
+        for outlier in outliers[:_MAX_OUTLIERS]
+    ]
+    return [*skipped, f"  {count(metrics.n_outliers)} errors beyond 3 standard deviations{robust}", *events]
 
 
 def _precision(metrics: FidelityMetrics) -> list[str]:
@@ -310,6 +326,7 @@ def windows_dict(line: LineOverview, dimension: str = "") -> dict[str, Any]:
         "features": [
             {name: value for name, value in item._asdict().items() if name not in ("line", "model_id")} for item in line.features
         ],
+        "outliers": [outlier._asdict() | {"error": outlier.error} for outlier in line.outliers],
         "estimated": line.estimate.model_dump(mode="json") if line.estimate else None,
         "waiting": [
             {"simulation_id": simulation_id, "share": labels.share, **labels.model_dump()}

@@ -14,7 +14,7 @@ __all__ = ["INVARIANTS", "violations"]
 
 _LISTED = 5
 _LONGEST_DOWN_S = 30.0
-_VALID_FATES = frozenset({"counted", "superseded", "duplicate"})
+_VALID_FATES = frozenset({"counted", "missing", "superseded", "duplicate"})
 Invariant = Callable[[ExpectedState, ObservedState], Iterable[str]]
 
 

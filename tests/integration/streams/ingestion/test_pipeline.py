@@ -117,6 +117,31 @@ async def test_a_batch_that_is_half_stored_counts_the_other_half(pipeline: Outco
     assert {row.last_offset for _, row in mixed.rows} == {99, 149}
 
 
+@pytest.mark.parametrize("size", [1, 3, 10])
+async def test_an_outcome_without_a_value_is_missing_whatever_the_cut_and_a_correction_counts(
+    pipeline: OutcomePipeline, pool: Pool, size: int
+):
+    nothing = outcome(2, actual_value=None)
+    outcomes = [outcome(1), nothing, nothing, outcome(3, actual_value=None), outcome(3, revision=1), outcome(4)]
+
+    results = await ingest(pipeline, outcomes, size=size)
+
+    assert await fates(pool) == {"counted": 3, "duplicate": 1, "missing": 2}
+    assert sum(result.fates.get((LINE, "missing"), 0) for result in results) == 2
+    assert await panes(pool) == expected_panes(outcomes)
+    await ingest(pipeline, [outcome(2, revision=1, actual_value=0.5)], first=10)
+    assert await panes(pool) == expected_panes([*outcomes, outcome(2, revision=1, actual_value=0.5)])
+
+
+async def test_outlying_errors_are_named_by_their_events(pipeline: OutcomePipeline, pool: Pool):
+    far = outcome(1, predicted_value=0.0, predicted_lower=None, predicted_upper=None, actual_value=3.5)
+    near = outcome(2, predicted_value=0.0, predicted_lower=None, predicted_upper=None, actual_value=2.5)
+
+    (result,) = await ingest(pipeline, [far, near, far])
+
+    assert {line: list(map(str, events)) for line, events in result.outliers.items()} == {LINE: [far["event_id"]]}
+
+
 async def test_an_event_that_is_sent_twice_is_a_duplicate(pipeline: OutcomePipeline, pool: Pool):
     outcomes = [outcome(1), outcome(2), outcome(1)]
 
