@@ -26,6 +26,7 @@ from engine.fidelity import (
 from schemas.arrays import Flags, Floats
 from schemas.base import require_one_of
 from schemas.fidelity_models import DRIFT_RULES, DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
+from schemas.tracking import current_store
 
 __all__ = ["FidelityTracker"]
 
@@ -38,7 +39,7 @@ _NONE = math.nan
 
 
 class FidelityTracker:
-    """Compares predictions of twins with actual values.
+    """Compares predictions of twins with actual values. An open ``TwinRepository`` stores each pair about a stored twin.
 
     Args:
         n_min: pairs below which no rule fires. The rules are plain comparisons, so the default is 1; unattended use should require
@@ -96,6 +97,9 @@ class FidelityTracker:
         self._sums = tuple(map(sum, zip(self._sums, pairs.sums(), strict=True)))
         self._errors.extend(pairs.error.tolist())
         self._n_skipped += pairs.n_skipped
+        store = current_store()
+        if store is not None:
+            store.record(ids, pairs.predicted, pairs.actual)
         return _with_outliers(metrics_from_moments(self._sums, _UNIT, self._n_skipped), np.frombuffer(self._errors))
 
     def outliers(self) -> tuple[UUID, ...]:

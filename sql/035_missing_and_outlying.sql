@@ -1,6 +1,9 @@
 -- Outcomes without an actual value have a fate of their own, and those with outlying errors are found.
 ALTER TYPE outcome_fate ADD VALUE 'missing';
 
+-- Pairs that a FidelityTracker tracks, outside of the stream: they enter no sum, and belong to no source.
+ALTER TYPE outcome_fate ADD VALUE 'tracked';
+
 -- A missing outcome is a revision of its event like a counted one, and ages with it.
 DO $$
 DECLARE

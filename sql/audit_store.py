@@ -62,7 +62,7 @@ FROM source_positions p ORDER BY p.source"""
 # offset is covered; the rows that are left there are counted as elements.
 _COVERAGE = """
 WITH element AS (
-    SELECT source, source_offset, tracked_at, observed_at FROM fidelity_tracking
+    SELECT source, source_offset, tracked_at, observed_at FROM fidelity_tracking WHERE fate <> 'tracked'
     UNION ALL
     SELECT source, source_offset, tracked_at, NULL FROM refused_records r
     WHERE EXISTS (SELECT FROM source_positions p WHERE p.source = r.source)

@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 import asyncpg
 
 from schemas.filters import Filters, PopulationFilter, canonical_filters
+from schemas.tracking import close_store, open_store
 from schemas.twin_models import DigitalTwin, ModelCard, OutcomeSpread, RealismReport, TwinPopulation
 from schemas.twin_types import Brand, TwinType
 from sql.database import Connection, Database, Pool, open_pool, transaction
@@ -21,6 +22,7 @@ from sql.erasure_store import require_not_erased
 from sql.frame_codec import columns_of, frame_from, own_columns
 from sql.model_card_rows import CARD_COLUMNS, UnknownModel, card_from, insert_model, load_card
 from sql.population_expiry import expire_populations
+from sql.tracking_store import TrackingQueue
 from sql.twin_query import own_features, twin_query
 from sql.twin_rows import insert_twins
 
@@ -145,7 +147,8 @@ class TwinRecord:
 class TwinRepository:
     """Twins in Postgres. The pool is opened at the first await, on ``dsn`` or on ``TWIN_POSTGRES_DSN``.
 
-    A pool passed as argument is used, and stays open.
+    A pool passed as argument is used, and stays open. While a repository has a pool of its own open, every FidelityTracker of the
+    process stores its pairs about stored twins with it, or with the one that was opened last.
     """
 
     def __init__(self, dsn: str | None = None, *, pool: Pool | None = None) -> None:
@@ -153,6 +156,7 @@ class TwinRepository:
         self._pool = pool
         self._owned = pool is None
         self._opening = asyncio.Lock()
+        self._tracking = TrackingQueue(self._pool_of_its_own)
 
     async def __aenter__(self) -> Self:
         return self
@@ -161,10 +165,14 @@ class TwinRepository:
         await self.close()
 
     async def close(self) -> None:
-        """Close the pool if this repository has opened it; the next await opens it again."""
+        """Store what is tracked, and close the pool if this repository has opened it; the next await opens it again."""
         if self._owned and self._pool is not None:
-            pool, self._pool = self._pool, None
-            await pool.close()
+            close_store(self._tracking)
+            try:
+                await self._tracking.store()
+            finally:
+                pool, self._pool = self._pool, None
+                await pool.close()
 
     async def save_twin(self, twin: DigitalTwin) -> UUID:
         """Store one twin, or replace the one stored under its id.
@@ -278,9 +286,16 @@ class TwinRepository:
         return TwinRecord(**row)
 
     async def _open(self) -> Pool:
+        pool = await self._pool_of_its_own()
+        if self._owned:
+            await self._tracking.store()
+        return pool
+
+    async def _pool_of_its_own(self) -> Pool:
         async with self._opening:
             if self._pool is None:
                 self._pool = await open_pool(dsn=self._dsn)
+                open_store(self._tracking)
             return self._pool
 
 
