@@ -197,16 +197,18 @@ class _OutcomesAgent:
     async def publish_watermarks(self) -> None:
         """Publish the watermarks of this worker's sources to every partition of the sums (rule 15).
 
-        A source that is read to its end and had no outcome for ``idle_s`` holds no window open: its watermark is the clock.
+        A source that is read to its end and had no outcome for ``idle_s`` holds no window open: its watermark is the clock. After
+        the grace period it holds no floor back either.
         """
         consumer = self._app.consumer
         sources = {TP(source.topic, source.partition): source for source in self._progress}
         owned = [sources[tp] for tp in consumer.assignment() if tp in sources]
         lag = consumer.lag()
-        idle = [source for source in owned if self._is_idle(source, lag)]
+        settings = self._app.settings
+        idle = [source for source in owned if self._is_idle(source, lag, settings.idle_s)]
         now = datetime.now(UTC)
-        if idle:
-            await mark_read_to_end(self._app.pool, idle, now)
+        if silent := [source for source in owned if self._is_idle(source, lag, settings.grace_s)]:
+            await mark_read_to_end(self._app.pool, silent, now)
         readers = range(await self._app.count_partitions(_SUMS))
         for source in owned:
             watermark = self._progress[source].watermark
@@ -216,11 +218,11 @@ class _OutcomesAgent:
             for partition in readers:
                 await self._app.send_event(message, key=EVERY_LINE, partition=partition)
 
-    def _is_idle(self, source: SourceId, lag: Mapping[TP, int]) -> bool:
-        """Whether nothing of a source is unread or in work, by the end that the broker stated, and no outcome came for a while."""
+    def _is_idle(self, source: SourceId, lag: Mapping[TP, int], seconds: float) -> bool:
+        """Whether nothing of a source is unread or in work, by the end that the broker stated, and no outcome came for so long."""
         tp = TP(source.topic, source.partition)
         is_read = lag.get(tp) == 0 and self._app.consumer.highwater(tp) is not None
-        return is_read and time.monotonic() - self._progress[source].active_s >= self._app.settings.idle_s
+        return is_read and time.monotonic() - self._progress[source].active_s >= seconds
 
     async def publish_unsent_dead_letters(self) -> None:
         """Publish refused records whose dead letter was not sent, for example because a worker ended before it was."""
