@@ -149,6 +149,7 @@ async def age_outcomes(connection: Connection, before: datetime, chunk: int = CH
 
 
 _FUNCTIONS = {
+    "publications": "age_publications",
     "refused_records": "age_refused_records",
     "fidelity_panes": "age_panes",
     "fidelity_snapshots": "age_snapshots",
@@ -178,6 +179,7 @@ async def age_rows(connection: Connection, table: str, before: datetime, chunk: 
 _DUE = {
     "fidelity_tracking": """
 SELECT count(*) FROM fidelity_tracking f JOIN model_lines l USING (line) WHERE f.tracked_at < $1 AND f.observed_at < l.floor""",
+    "publications": "SELECT count(*) FROM publications WHERE tried_at < $1",
     "refused_records": "SELECT count(*) FROM refused_records WHERE refused_at < $1 AND tracked_at < $1 AND sent_at IS NOT NULL",
     "fidelity_panes": """
 SELECT count(*) FROM fidelity_panes p JOIN model_lines l USING (line)

@@ -18,7 +18,7 @@ class RetentionSettings(BaseSettings):
     """Days after which the daily sweep deletes rows; 0 stores them for ever. The ledger of models is stored for ever in any case.
 
     Attributes:
-        keep_outcomes_days: outcomes and the heads of their events, below the floor of their line.
+        keep_outcomes_days: outcomes and the heads of their events, below the floor of their line; publications of files.
         keep_refused_days: refused records and their replays.
         keep_windows_days: panes, snapshots of windows, and drift states of models that are no longer champion, below the floor.
         keep_simulations_days: answered simulations that no outcome names, and the recipes of their populations.

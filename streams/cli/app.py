@@ -89,9 +89,14 @@ add_lazy_commands(
     },
 )
 add_lazy_commands(
-    _group("outcomes", "Publish what really happened.", "twinstream outcomes publish outcomes.parquet"),
+    _group("outcomes", "Publish what really happened, and show what became of it.", "twinstream outcomes publish outcomes.parquet"),
     "streams.cli.outcomes",
-    {"publish": "Publish the rows of the table FILE as outcome events."},
+    {
+        "publish": "Publish the rows of the table FILE as outcome events.",
+        "receipt": "Show what became of the rows of a published file.",
+        "history": "Show the errors of outcomes that came too late.",
+        "receipts": "List the published files, with the id of each receipt.",
+    },
 )
 add_lazy_commands(app, "streams.cli.outcomes", {"fidelity": "Show how well the predictions match the outcomes."})
 _models = _group(

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
 from schemas import Brand, TwinType
 from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
-from streams.cli.connection import connected_service, with_read_pool
+from streams.cli.connection import with_pool, with_read_pool
 from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import Table, notify, print_result, show_progress
-from streams.cli.running import run_command
 from streams.cli.table_options import notify_remarks, reads_table
 from streams.tables import TableOptions
 
 if TYPE_CHECKING:
+    from sql.database import Pool
+    from sql.history_store import HistoryWindow
+    from streams.operations.publication import Published
+    from streams.operations.publication_rows import OutcomeFile
+    from streams.operations.receipts import Receipt
     from streams.reporting.overview import LineOverview
+    from streams.settings import Settings
 
 app = typer.Typer()
 
 
+class Period(StrEnum):
+    """Length of a period of history."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
 @app.command(
-    epilog=examples("twinstream outcomes publish outcomes.parquet", "twinstream outcomes publish outcomes.csv --brand fabhalta")
+    epilog=examples(
+        "twinstream outcomes publish outcomes.parquet",
+        "twinstream outcomes publish outcomes.csv --brand fabhalta --timeout 300",
+        "twinstream outcomes publish last_year.csv --backfill",
+    )
 )
 @reads_table
 def publish(
@@ -30,6 +52,13 @@ def publish(
     twin_type: TwinTypeOption = TwinType.HCP,
     brand: BrandOption = Brand.KISQALI,
     target: TargetOption = None,
+    partly: Annotated[
+        bool, typer.Option("--partly", help="Leave out rows that are bad or too late, and publish the others.")
+    ] = False,
+    backfill: Annotated[
+        bool, typer.Option("--backfill", help="Publish rows that are too late to be counted too: they are stored as history.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="The longest wait for the rows to be processed.")] = 30.0,
     as_json: JsonOption = False,
     *,
     reading: TableOptions,
@@ -37,18 +66,133 @@ def publish(
     """Publish the rows of the table FILE as outcome events.
 
     Columns are fields of an outcome, segment.DIMENSION, and features, also those that only models of the line have. twin_type,
-    brand, metric_type, event_id and observed_at are filled in where FILE has no such column.
-    """
-    from streams.tables import outcome_columns, read_table
-    from streams.worker.setup import publish_table
+    brand, metric_type and observed_at are filled in where FILE has no such column. All rows are checked before the first is sent.
 
-    result = read_table(file, outcome_columns(twin_type), reading)
-    notify_remarks(result.remarks())
-    table = result.frame
-    with connected_service() as settings, show_progress("publishing outcomes", len(table)) as report_progress:
-        publication = publish_table(settings, table, twin_type, brand, target, report_progress, notify)
-        published = run_command(settings, publication, "kafka")
-    print_result({"published": published}, lambda: f"{published:,} outcomes published", as_json=as_json)
+    Publishing the same rows again changes nothing, in any file and order. Without event_id, entity and time name an outcome:
+    another value for them corrects it. Without these either, equal rows are one outcome each within a file, and the same outcomes
+    in every file.
+    """
+    from streams.operations.publication import describe_rows
+    from streams.operations.receipts import await_receipt
+
+    outcomes = _read_file(file, twin_type, brand, target, reading, partly=partly)
+
+    async def work(settings: Settings, pool: Pool) -> tuple[Published, Receipt]:
+        from streams.operations.publication import publish_file
+        from streams.worker.setup import find_own_features
+
+        own_features = await find_own_features(pool, outcomes.frame.assign(**outcomes.constants), notify)
+        with show_progress("publishing outcomes", 2 * len(outcomes.frame)) as report_progress:
+            published = await publish_file(
+                settings,
+                pool,
+                replace(outcomes, own_features=own_features),
+                partly=partly,
+                backfill=backfill,
+                report_progress=report_progress,
+            )
+        return published, await await_receipt(pool, published.publication_id, timeout)
+
+    published, receipt = with_pool(work, "kafka")
+    if published.bad:
+        notify(f"left out: {describe_rows(published.bad)}")
+    if published.late is not None:
+        notify(f"{'published as history' if backfill else 'left out'}: {published.late}")
+    if published.history:
+        notify(f"{published.history:,} rows were added to the training history")
+    payload = {"published": published.sent, **receipt.to_dict()}
+    print_result(payload, lambda: f"{published.sent:,} outcomes published\n{receipt.format_text()}", as_json=as_json)
+
+
+def _read_file(
+    path: Path, twin_type: TwinType, brand: Brand, target: str | None, options: TableOptions, *, partly: bool
+) -> OutcomeFile:
+    """Read the rows of a file, and tell what was converted; the first bad cells are in the error."""
+    from schemas import TWIN_TYPES
+    from streams.operations.publication import PublicationRefused
+    from streams.operations.publication_rows import OutcomeFile
+    from streams.tables import outcome_columns, read_table
+
+    reading = read_table(path, outcome_columns(twin_type), options)
+    if reading.bad_cells and not partly:
+        raise PublicationRefused(
+            f"{reading.name}: nothing is sent, as {reading.n_bad:,} of {reading.n_rows:,} rows are bad: "
+            f"{'; '.join(reading.examples())}. Correct them, or leave them out with --partly"
+        )
+    notify_remarks(reading.remarks())
+    constants = {
+        "twin_type": twin_type.value,
+        "brand": brand.value,
+        "metric_type": TWIN_TYPES[twin_type].target(target).name,
+    }
+    return OutcomeFile.oldest_first(reading.name, reading.frame, reading.rows, constants, datetime.now(UTC))
+
+
+@app.command(epilog=examples("twinstream outcomes receipt 5d0f4f6e-4f5c-5d0e-9b0a-3f1e0c9d7a11"))
+def receipt(
+    receipt_id: Annotated[UUID, typer.Argument(metavar="ID", help="The id that publish has printed.", show_default=False)],
+    timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="The longest wait for the rows to be processed.")] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what became of the rows of a published file."""
+    from streams.operations.receipts import await_receipt
+
+    result = with_read_pool(lambda _settings, pool: await_receipt(pool, receipt_id, timeout))
+    print_result(result.to_dict(), result.format_text, as_json=as_json)
+
+
+@app.command(epilog=examples("twinstream outcomes receipts", "twinstream outcomes receipts --limit 100 --json"))
+def receipts(
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many, the newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List the published files, with the id of each receipt."""
+    from sql.publication_store import publications
+
+    listed = with_read_pool(lambda _settings, pool: publications(pool, limit))
+    rows = [
+        [
+            str(item.publication_id),
+            item.name,
+            f"{item.rows:,}",
+            item.begun_at.strftime("%Y-%m-%d %H:%M:%S UTC"),
+            "sent" if item.sent_at else "interrupted",
+            item.published_by,
+        ]
+        for item in listed
+    ]
+    columns = ("receipt", "file", "rows", "begun", "state", "by")
+    print_result(
+        [item._asdict() for item in listed],
+        lambda: Table(columns, rows, numeric=(2,)) if rows else "no file was published yet",
+        as_json=as_json,
+    )
+
+
+@app.command(epilog=examples("twinstream outcomes history", "twinstream outcomes history --by week --json"))
+def history(
+    by: Annotated[Period, typer.Option(help="Length of a period.")] = Period.MONTH,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the errors of outcomes that came too late.
+
+    They are grouped by their own time, and are not counted: no window, detector, alarm or retrain of the service sees them.
+    """
+    from sql.history_store import history_windows
+
+    listed = with_read_pool(lambda _settings, pool: history_windows(pool, by.value))
+    columns = ("line", "from", "n", "MAE", "RMSE", "correlation", "coverage")
+    print_result(
+        [window._asdict() for window in listed],
+        lambda: Table(columns, list(map(_history_cells, listed)), numeric=range(2, 7)) if listed else "no late outcomes",
+        as_json=as_json,
+    )
+
+
+def _history_cells(window: HistoryWindow) -> list[str]:
+    numbers = (window.mae, window.rmse, window.correlation, window.coverage)
+    cells = ["-" if number is None else f"{number:.4g}" for number in numbers]
+    return [window.line, f"{window.start:%Y-%m-%d}", f"{window.n:,}", *cells]
 
 
 @app.command(epilog=examples("twinstream fidelity", "twinstream fidelity --weighted region", "twinstream fidelity --json"))

@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from schemas import TWIN_TYPES, OutcomeEvent, TwinType
+from streams.client.outcome_ids import NO_ID, OutcomeIds
 from streams.errors import describe_error
 from streams.tables import TableOptions, outcome_columns, read_frame
 
-__all__ = ["outcome_events"]
+__all__ = ["outcome_events", "read_rows"]
 
 _FIELDS = frozenset(OutcomeEvent.model_fields)
 _SEGMENT = "segment."
@@ -23,6 +24,8 @@ def outcome_events(
 ) -> Iterator[OutcomeEvent]:
     """Yield the rows of ``table`` as events; an empty cell is left out, an empty ``actual_value`` means a missing outcome.
 
+    A row without ``event_id`` has the one that follows from its content, see :mod:`streams.client.outcome_ids`.
+
     Args:
         table: columns are fields of an OutcomeEvent, ``segment.DIMENSION``, and features of the twin type.
         constants: fields that are the same for every row, such as ``twin_type`` and ``brand``.
@@ -32,14 +35,28 @@ def outcome_events(
         ValueError: for an unknown column, a cell that is not of the kind of its column, and a row that is not an outcome; it names
             the column or the row, which counts from 0.
     """
-    shared = dict(constants or {})
-    table = _in_kinds(table, shared)
+    ids = OutcomeIds()
+    for number, event in enumerate(read_rows(_in_kinds(table, constants or {}), constants, own_features)):
+        if isinstance(event, str):
+            raise ValueError(f"row {number} is not an outcome: {event}")  # noqa: TRY004  # the row is wrong, not a type
+        yield event.model_copy(update={"event_id": ids.id_of(event, has_time=True)})
+
+
+def read_rows(
+    table: pd.DataFrame, constants: Mapping[str, Any] | None = None, own_features: Collection[str] = ()
+) -> Iterator[OutcomeEvent | str]:
+    """Yield each row of ``table`` as an event, with ``NO_ID`` where it has no id, or why it is none.
+
+    Raises:
+        ValueError: for an unknown column.
+    """
+    shared = {"event_id": NO_ID, **(constants or {})}
     features = _feature_columns(table, shared, own_features)
-    for number, row in enumerate(table.to_dict("records")):
+    for row in table.to_dict("records"):
         try:
             yield OutcomeEvent.model_validate(_event_fields({str(name): cell for name, cell in row.items()}, shared, features))
         except ValueError as error:
-            raise ValueError(f"row {number} is not an outcome: {describe_error(error)}") from error
+            yield describe_error(error)
 
 
 def _in_kinds(table: pd.DataFrame, shared: Mapping[str, Any]) -> pd.DataFrame:

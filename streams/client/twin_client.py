@@ -119,6 +119,7 @@ class TwinClient:
         outcomes: Iterable[OutcomeEvent] | pd.DataFrame,
         *,
         own_features: Collection[str] = (),
+        partition: int | None = None,
         progress: Callable[[int], object] = lambda _count: None,
     ) -> int:
         """Publish outcomes, or a table with one outcome per row, and return their number once all are acknowledged.
@@ -126,16 +127,17 @@ class TwinClient:
         Args:
             outcomes: events, or a table as :func:`~streams.client.outcome_table.outcome_events` reads it.
             own_features: of a table, columns that are features of the line's models beyond those of the twin type.
+            partition: sends all of them to this one, whatever their ids.
             progress: called with the number of acknowledged outcomes, about every thousand.
 
         Raises:
-            ValueError: for a row that is not an outcome; the rows before it may be published already.
+            ValueError: for a row of a table that is not an outcome; then nothing is published.
         """
         events = _events(outcomes, own_features)
         count = 0
         while batch := list(islice(events, BATCH)):
             with self._kafka_failures():
-                await asyncio.gather(*[await self._send(event) for event in batch])
+                await asyncio.gather(*[await self._send(event, partition) for event in batch])
             count += len(batch)
             progress(count)
         return count
@@ -167,9 +169,13 @@ class TwinClient:
             address = self._settings.kafka_bootstrap
             raise KafkaUnavailable(f"Kafka at {address} cannot be reached or does not answer (TWIN_KAFKA_BOOTSTRAP)") from error
 
-    async def _send(self, event: Event) -> Awaitable[Any]:
+    async def _send(self, event: Event, partition: int | None = None) -> Awaitable[Any]:
         acknowledgement: Awaitable[Any] = await self._open_producer().send(
-            topic_of(type(event)), key=_key(event).encode(), value=event_value(event), headers=event_headers(event, self._name)
+            topic_of(type(event)),
+            key=_key(event).encode(),
+            value=event_value(event),
+            partition=partition,
+            headers=event_headers(event, self._name),
         )
         return acknowledgement
 
@@ -209,7 +215,11 @@ def _events(outcomes: Iterable[OutcomeEvent] | pd.DataFrame, own_features: Colle
 
     from streams.client.outcome_table import outcome_events  # noqa: PLC0415  # imports pandas
 
-    return iter(outcome_events(outcomes, own_features=own_features) if isinstance(outcomes, pd.DataFrame) else outcomes)
+    if not isinstance(outcomes, pd.DataFrame):
+        return iter(outcomes)
+    for _ in outcome_events(outcomes, own_features=own_features):  # the whole table is checked before its first row is published
+        pass
+    return outcome_events(outcomes, own_features=own_features)
 
 
 async def _seek_to_end(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:

@@ -48,6 +48,7 @@ _RETRY_S = 1.0
 
 _SETTING_OF_TABLE = {
     "fidelity_tracking": "keep_outcomes_days",
+    "publications": "keep_outcomes_days",
     "refused_records": "keep_refused_days",
     "fidelity_panes": "keep_windows_days",
     "fidelity_snapshots": "keep_windows_days",

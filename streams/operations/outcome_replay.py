@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
-
-from aiokafka import ConsumerRecord
 
 from schemas import OutcomeEvent, SourceId
 from sql.database import Pool
@@ -15,16 +12,13 @@ from sql.dead_letter_store import RefusedRecord, refused_in_range
 from sql.park_store import PARKED
 from sql.replay_store import OffsetRange, begin_suppression, count_stored_outcomes, extend_suppression
 from sql.source_position_store import newest_position
-from streams.ingestion import ContextLoader, OutcomePipeline
 from streams.kafka import topic_of
-from streams.kafka.batch_consumer import PollBatch
 from streams.operations.corrections import Correction
 from streams.operations.dead_letter_replay import operator_name, replay_dead_letters
 from streams.operations.dead_letter_view import DeadLetter, await_replay_results, load_dead_letters
+from streams.operations.outcome_check import OutcomeCheck
 from streams.operations.replay_report import PublishedRecord, ReplayReport
-from streams.registry import ModelLoader
 from streams.settings import Settings
-from streams.simulation import Simulator
 
 __all__ = ["replay_outcomes"]
 
@@ -83,30 +77,13 @@ def _is_accepted(dead_letter: DeadLetter) -> bool:
 
 async def _recheck(settings: Settings, pool: Pool, refused: Sequence[RefusedRecord]) -> list[_Recheck]:
     """Decode and score refused outcomes against the present state, without storing anything."""
-    models = ModelLoader.from_settings(pool, settings)
-    contexts = ContextLoader(pool, models.load, Simulator(pool, models).twins)
-    pipeline = OutcomePipeline(pool, contexts, settings.skew_s, settings.restatement_s, settings.segment_limits, settings)
+    check = OutcomeCheck(settings, pool)
     rechecks: list[_Recheck] = []
     for first in range(0, len(refused), _BATCH):
-        rechecks += await _recheck_batch(pipeline, refused[first : first + _BATCH])
+        batch = refused[first : first + _BATCH]
+        checked = await check.check([(record.key, record.value) for record in batch])
+        rechecks += [_Recheck(record, *result) for record, result in zip(batch, checked, strict=True)]
     return rechecks
-
-
-async def _recheck_batch(pipeline: OutcomePipeline, refused: Sequence[RefusedRecord]) -> list[_Recheck]:
-    now_ms = int(time.time() * 1000)
-    # Each record gets its index in the batch as its offset, by which the results are matched below.
-    records = [_consumer_record(index, now_ms, record) for index, record in enumerate(refused)]
-    scored = await pipeline.score(await pipeline.decode(PollBatch(_OUTCOMES, 0, 0, records)))
-    reasons = {element.record_index: element.refusal.reason for element in scored.decoded.refused}
-    indexes = scored.outcomes.record_index.tolist()
-    reasons |= {indexes[row]: refusal.reason for row, refusal in scored.scores.refused.items()}
-    lines = {index: scored.outcomes.shared_fields_of(row).line for row, index in enumerate(indexes)}
-    return [_Recheck(record, lines.get(index, ""), reasons.get(index)) for index, record in enumerate(refused)]
-
-
-def _consumer_record(offset: int, now_ms: int, refused: RefusedRecord) -> ConsumerRecord[bytes | None, bytes | None]:
-    key_size, value_size = len(refused.key or b""), len(refused.value or b"")
-    return ConsumerRecord(_OUTCOMES, 0, offset, now_ms, 1, refused.key, refused.value, None, key_size, value_size, ())
 
 
 async def _publish_suppressed(settings: Settings, pool: Pool, accepted: Sequence[_Recheck]) -> list[DeadLetter]:

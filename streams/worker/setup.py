@@ -1,25 +1,20 @@
-"""Steps that several commands share: they prepare the servers, train and load models, and publish tables."""
+"""Steps that several commands share: they prepare the servers, train and load models, and compare tables with them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import pandas as pd
 
 from engine.twins import gap_sentences
-from schemas import TWIN_TYPES, Brand, TwinType
+from schemas import Brand, TwinType
 from schemas.levels import KnownLevels, levels_of
 from sql.database import Pool, open_pool
 from sql.feature_count_store import line_features
 from sql.ledger import Ledger
 from sql.migrate import migrate
-from streams.client import TwinClient
-from streams.client.outcome_table import outcome_events
-from streams.errors import is_transient
 from streams.kafka import create_topics
 from streams.settings import Settings
 from streams.training import checked_outcomes, feature_source
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
     from engine.twins import TwinModel
     from streams.training.line_training import TrainedLine
 
-__all__ = ["join_features", "load_champion", "prepare", "publish_table", "train_model"]
+__all__ = ["find_own_features", "join_features", "load_champion", "prepare", "train_model"]
 
 
 async def prepare(settings: Settings, on_step: Callable[[str], None] = lambda _step: None) -> dict[str, list[str]]:
@@ -92,63 +87,16 @@ async def join_features(settings: Settings, outcomes: pd.DataFrame, source: str,
         return await features.joined(checked_outcomes(outcomes)), features.name
 
 
-async def publish_table(
-    settings: Settings,
-    table: pd.DataFrame,
-    twin_type: TwinType,
-    brand: Brand,
-    target: str | None,
-    report_progress: Callable[[int], None],
-    notify: Callable[[str], object] = lambda _note: None,
-) -> int:
-    """Publish the rows of a table as outcomes.
+async def find_own_features(pool: Pool, table: pd.DataFrame, notify: Callable[[str], object]) -> frozenset[str]:
+    """Features that only the models of a table's lines have; ``notify`` gets a sentence about each one that a champion will lack.
 
-    Twin type, brand, metric, time and event id are filled in where the table has no such column. Columns may be features of any
-    model of the lines.
-
-    Args:
-        settings: addresses of the service.
-        table: one row per outcome.
-        twin_type: for rows without one.
-        brand: for rows without one.
-        target: the metric of rows without one; the twin type's default target when null.
-        report_progress: called with the number of rows published so far.
-        notify: called with a sentence about each feature that the champion will have to predict without.
-
-    Returns:
-        Number of outcomes published.
-
-    Raises:
-        ValueError: for an unknown column, or a row that is not an outcome; the rows before it may be published already.
+    The table has the columns ``twin_type``, ``brand`` and ``metric_type``.
     """
-    defaults = {
-        "twin_type": twin_type.value,
-        "brand": brand.value,
-        "metric_type": TWIN_TYPES[twin_type].target(target).name,
-        "observed_at": datetime.now(UTC),
-    }
-    constants = {name: value for name, value in defaults.items() if name not in table}
-    if "event_id" not in table:
-        table = table.assign(event_id=[str(uuid4()) for _ in range(len(table))])
-    own_features = await _own_features(settings, table.assign(**constants), notify)
-    async with TwinClient(settings, name="command line") as client:
-        return await client.publish_outcomes(outcome_events(table, constants, own_features), progress=report_progress)
-
-
-async def _own_features(settings: Settings, table: pd.DataFrame, notify: Callable[[str], object]) -> frozenset[str]:
-    """Features of the models of a table's lines; without Postgres none are known, and levels are not checked."""
-    try:
-        async with await open_pool(settings) as pool:
-            parts = {":".join(map(str, key)): part for key, part in table.groupby(["twin_type", "brand", "metric_type"], sort=True)}
-            for line, part in parts.items():
-                for sentence in await _gaps(pool, line, part):
-                    notify(f"{line}: {sentence}")
-            return frozenset().union(*(await line_features(pool, parts)).values())
-    except Exception as error:
-        if not is_transient(error):
-            raise
-        notify("Postgres does not answer: columns and levels are not compared with those of the champion")
-        return frozenset()
+    parts = {":".join(map(str, key)): part for key, part in table.groupby(["twin_type", "brand", "metric_type"], sort=True)}
+    for line, part in parts.items():
+        for sentence in await _gaps(pool, line, part):
+            notify(f"{line}: {sentence}")
+    return frozenset().union(*(await line_features(pool, parts)).values())
 
 
 async def _gaps(pool: Pool, line: str, rows: pd.DataFrame) -> list[str]:

@@ -22,7 +22,8 @@ async def test_a_table_of_outcomes_is_published_and_its_fidelity_is_shown(
     table.drop(columns="segment", errors="ignore").assign(**{"segment.region": "south"}).to_csv(tmp_path / "rows.csv", index=False)
     assert "no outcomes yet" in await twinstream("fidelity")
     async with service(["outcomes", "fidelity"]):
-        assert await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), "--json") == {"published": 50}
+        receipt = await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), "--json")
+        assert (receipt["published"], receipt["counted"]) == (50, 50)
         async with asyncio.timeout(30):
             while await pool.fetchval("SELECT coalesce(sum(n), 0) FROM fidelity_panes WHERE segment = 'all'") < 50:  # noqa: ASYNC110  # a role changes it
                 await asyncio.sleep(0.2)

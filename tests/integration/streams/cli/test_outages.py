@@ -26,6 +26,7 @@ from sql.migrate import migrate
 from streams.client import KafkaUnavailable, NoAnswer, TwinClient
 from streams.kafka import create_topics
 from streams.settings import Settings
+from tests.outcomes import make_line
 
 ENDS_WITHIN_S = 60.0  # a command that waits for a server without a limit takes longer, on any machine
 CONNECT_S = 2.0
@@ -41,6 +42,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """Kafka and PostgreSQL of this module, whose tests freeze them."""
     with LocalStack(tmp_path_factory.mktemp("outages")) as started:
         asyncio.run(migrate(started.addresses.postgres_migrate_dsn))
+        asyncio.run(make_line(started.addresses.postgres_dsn))
         asyncio.run(create_topics(Settings(kafka_bootstrap=started.kafka_bootstrap)))
         yield started
 
@@ -131,7 +133,7 @@ async def test_a_simulation_that_a_worker_has_not_finished_says_so(stack: LocalS
 
 def test_a_kafka_that_stops_to_answer_ends_a_publication(stack: LocalStack, environment: dict[str, str], tmp_path: Path):
     table = tmp_path / "many.csv"
-    table.write_text("actual_value,predicted_value\n" + "0.1,0.2\n" * 400_000, encoding="utf-8")
+    table.write_text("actual_value,predicted_value\n" + "0.1,0.2\n" * 20_000, encoding="utf-8")
     with started(environment, "outcomes", "publish", str(table)) as process:
         wait_for_connection(process, stack.kafka.port)
         with frozen(stack.kafka):
