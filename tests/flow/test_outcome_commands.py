@@ -41,6 +41,17 @@ async def test_a_table_of_outcomes_is_published_and_its_fidelity_is_shown(
     assert "───" not in plain
 
 
+async def test_a_column_of_the_lines_own_models_is_published_as_a_feature(settings, twinstream, listener, tmp_path):
+    card = make_card().model_copy(update={"features": ("decile", "trx_growth")})
+    await make_line(settings.postgres_dsn.get_secret_value(), card)
+    rows = [{"entity_id": f"e{number}", "decile": 3, "trx_growth": 0.5, "actual_value": 0.1} for number in range(20)]
+    pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    assert await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), "--json") == {"published": 20}
+    assert await listener.count(TOPIC) == 20
+    pd.DataFrame(rows).rename(columns={"trx_growth": "trx_grwth"}).to_csv(tmp_path / "rows.csv", index=False)
+    assert "trx_grwth" in await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), status=1)
+
+
 async def test_a_table_that_is_no_outcome_is_refused_in_one_line(twinstream, line, tmp_path):
     pd.DataFrame({"shoe_size": [43]}).to_csv(tmp_path / "rows.csv", index=False)
     error = await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), status=1)
