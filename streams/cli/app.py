@@ -124,7 +124,7 @@ add_lazy_commands(
     },
 )
 add_lazy_commands(
-    _models, "streams.cli.thresholds", {"thresholds": "Show the thresholds of LINE with their history, or change some of them."}
+    _models, "streams.cli.thresholds", {"thresholds": "Show or change the thresholds of LINE."}
 )
 add_lazy_commands(
     _group(

@@ -51,7 +51,7 @@ def thresholds(
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show the thresholds of LINE with their history, or change some of them.
+    """Show or change the thresholds of LINE.
 
     Simulations that are requested from then on, and windows that change from then on, follow them.
     """
