@@ -86,6 +86,11 @@ def batch(
     return struct.pack(">qiibI", base_offset, len(rest) + 9, -1, 2, checksum) + rest
 
 
+def last_offset_delta(data: bytes) -> int:
+    """Offset of the last record of a batch behind its first; formats before the second have it in no header."""
+    return int.from_bytes(data[23:27]) if data[16] == 2 else 0
+
+
 async def send_raw(producer: AIOKafkaProducer, topic: str, partition: int, data: bytes) -> int:
     """Send a batch as it is, and return the offset of its first record.
 

@@ -123,9 +123,7 @@ add_lazy_commands(
         "policy": "Set what LINE does by itself when its champion drifts.",
     },
 )
-add_lazy_commands(
-    _models, "streams.cli.thresholds", {"thresholds": "Show or change the thresholds of LINE."}
-)
+add_lazy_commands(_models, "streams.cli.thresholds", {"thresholds": "Show or change the thresholds of LINE."})
 add_lazy_commands(
     _group(
         "retrain",

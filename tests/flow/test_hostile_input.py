@@ -28,7 +28,7 @@ from tests.chaos.role_watch import RoleWatch
 from tests.flow.conftest import Service, Twinstream
 from tests.hostile.batches import HostileBatch, hostile_batches
 from tests.hostile.messages import TEMPLATES, HostileRecord, hostile_records
-from tests.kafka_batches import send_raw
+from tests.kafka_batches import last_offset_delta, send_raw
 from tests.outcomes import SPACE, TOPIC, outcome
 from tests.polling import committed_offsets, until
 
@@ -110,14 +110,18 @@ async def publish(settings: Settings, records: Iterable[HostileRecord]) -> None:
 
 
 async def send_batches(settings: Settings, batches: Iterable[HostileBatch]) -> Mapping[Position, str]:
-    """Send the batches to the topics that a role reads, and return where those are that the broker accepts, with their kind."""
+    """Send the batches to the topics that a role reads; returns the last record of each that the broker accepts, with its kind.
+
+    A batch that cannot be read is parked under the offset of its last record.
+    """
     topics, accepted = list(READERS), {}
     async with AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap) as producer:
         for number, hostile in enumerate(batches):
             topic = topics[number % len(topics)]
             partition = number % PARTITIONS[topic]
             with suppress(KafkaError):
-                accepted[topic, partition, await send_raw(producer, topic, partition, hostile.data)] = hostile.kind
+                first = await send_raw(producer, topic, partition, hostile.data)
+                accepted[topic, partition, first + last_offset_delta(hostile.data)] = hostile.kind
             await asyncio.sleep(0.2)
     return accepted
 
