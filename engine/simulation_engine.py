@@ -36,6 +36,7 @@ from engine.effects import (
     interval,
     is_moderated,
     normal_draws,
+    realism_warnings,
     required_sample_size,
     result_warnings,
     select_twins,
@@ -187,7 +188,10 @@ class SimulationEngine:
             best_alternative=better_alternative_text(draws.average, others, compared),
             best=best_choice([draws.average, *others], candidates, self.confidence_level) if compared else None,
             required_sample_size=self._required_sample_size(mask, filters),
-            warnings=tuple(result_warnings(average, change, prior, self._target, int(mask.sum()), self._real_rows(mask))),
+            warnings=(
+                *result_warnings(average, change, prior, self._target, int(mask.sum()), self._real_rows(mask)),
+                *realism_warnings(self.population),
+            ),
         )
 
     def estimate_treatment_effect(self, twin: DigitalTwin, intervention: InterventionConfig) -> float:

@@ -30,6 +30,7 @@ from schemas.fidelity_models import (
 )
 from schemas.filters import Condition, PopulationFilter, conditions
 from schemas.interventions import INTERVENTIONS, MODERATORS, Channel, Frequency
+from schemas.realism import RealismReport, RealismVerdict
 from schemas.simulation_models import (
     EffectHeterogeneity,
     EffectPrior,
@@ -45,7 +46,6 @@ from schemas.twin_models import (
     Baseline,
     DigitalTwin,
     ModelCard,
-    RealismReport,
     TwinModelMetrics,
     TwinPopulation,
 )
@@ -85,6 +85,7 @@ __all__ = [
     "PopulationFilter",
     "Reach",
     "RealismReport",
+    "RealismVerdict",
     "RetrainEvent",
     "SimulationAnswer",
     "SimulationRecommendation",

@@ -16,6 +16,7 @@ from schemas.causal_graphs import FeatureSelection
 from schemas.columns import Columns
 from schemas.filters import Condition, conditions
 from schemas.levels import level_key
+from schemas.realism import RealismReport, RealismVerdict, not_assessed
 from schemas.twin_types import TWIN_TYPES, Brand, Kind, TwinType, model_line
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "ModelCard",
     "ModelType",
     "OutcomeSpread",
-    "RealismReport",
     "TwinModelMetrics",
     "TwinPopulation",
     "TwinType",
@@ -112,46 +112,6 @@ class Baseline(Errors):
         if name in self.segments:
             return self.segments[name]
         return next((errors for stored, errors in self.segments.items() if level_key(stored) == level_key(name)), None)
-
-
-class RealismReport(Frozen):
-    """Similarity of synthetic rows to held-out real rows, and their closeness to the training rows.
-
-    Attributes:
-        auc: of a classifier of twins against held-out rows, 0.5 = indistinguishable.
-        marginal_score: mean over columns of 1 - KS distance or 1 - total variation, 1 = equal distributions.
-        association_error: mean absolute difference of the association over all pairs of columns, 0 = equal.
-        exact_copies, near_copies: shares of twins; 0.05 near copies is no excess.
-        closer_to_training: share of twins nearer to a training row than to a held-out row, 0.5 = no memorisation.
-        n_synthetic, n_held_out: compared rows.
-        columns: the score of each column.
-    """
-
-    auc: Finite
-    marginal_score: Finite
-    association_error: Finite
-    exact_copies: Finite
-    near_copies: Finite
-    closer_to_training: Finite
-    n_synthetic: int
-    n_held_out: int
-    columns: dict[str, float] = Field(default_factory=dict)
-
-    def __str__(self) -> str:
-        """The report as text.
-
-        >>> shares = {"exact_copies": 0.0, "near_copies": 0.05, "closer_to_training": 0.51}
-        >>> counts = {"n_synthetic": 2000, "n_held_out": 2000}
-        >>> report = RealismReport(auc=0.52, marginal_score=0.99, association_error=0.01, **shares, **counts)
-        >>> print(str(report).partition("; ")[2])
-        near copies 5.0% (5% is no excess), exact copies 0.0%, nearer to training rows than to held-out rows 51%
-        """
-        return (
-            f"{self.n_synthetic:,} twins compared with {self.n_held_out:,} held-out rows: a classifier separates them with an AUC "
-            f"of {self.auc:.3f} (0.5 is chance), similarity of columns {self.marginal_score:.3f}, association error "
-            f"{self.association_error:.4f}; near copies {self.near_copies:.1%} (5% is no excess), exact copies "
-            f"{self.exact_copies:.1%}, nearer to training rows than to held-out rows {self.closer_to_training:.0%}"
-        )
 
 
 class TwinModelMetrics(Record):
@@ -264,6 +224,8 @@ class TwinPopulation(Frozen):
         model: the card of the model that generated them; null for twins without one, whose metadata names their target.
         real_rows: training rows that satisfy the filters.
         spread: of the outcomes of these rows; null where it was never measured.
+        realism: of twins with these filters, never of others; null until it is measured (``TwinModel.assess_population``).
+        unassessed: why it could not be measured; null where it was, or where nobody tried.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True, extra="forbid", protected_namespaces=())
@@ -278,6 +240,7 @@ class TwinPopulation(Frozen):
     real_rows: int | None = None
     spread: OutcomeSpread | None = None
     realism: RealismReport | None = None
+    unassessed: str | None = None
     model: ModelCard | None = None
     created_at: Moment | None = None
     expires_at: Moment | None = None
@@ -326,6 +289,14 @@ class TwinPopulation(Frozen):
         return _target_of(self._twins, self.model)
 
     @property
+    def verdict(self) -> RealismVerdict:
+        """What the realism of twins with these filters means; ``not assessed`` where it was not measured."""
+        if self.realism is not None:
+            return self.realism.verdict
+        rows = "" if self.real_rows is None else f", {self.real_rows:,} real rows are behind them"
+        return not_assessed(self.unassessed or f"twins with these filters were not compared with real rows{rows}")
+
+    @property
     def features(self) -> tuple[str, ...]:
         """Names of the feature columns of ``frame``."""
         return _features_of(self._twins, self.model)
@@ -354,6 +325,10 @@ class TwinPopulation(Frozen):
         measured = self.model_copy(update={"spread": spreads.spread(self.conditions())})
         measured._spreads = spreads  # noqa: SLF001  # of the same class
         return measured
+
+    def with_realism(self, report: RealismReport | None, unassessed: str | None = None) -> Self:
+        """The same population with the realism of its twins, or the reason why it could not be assessed."""
+        return self.model_copy(update={"realism": report, "unassessed": unassessed})
 
     def spread_within(self, further: Sequence[Condition]) -> OutcomeSpread | None:
         """The spread of outcomes between the real rows that satisfy further conditions too; None where it is not known."""

@@ -30,7 +30,7 @@ _REASONS_OF_TABLES = {"digital_twin_models": _MODEL, "model_ledger": _LEDGER, "s
 _REASONS_OF_COLUMNS = {
     **dict.fromkeys(("segment", "segments", "dimension", "value", "event"), _SEGMENT),
     **dict.fromkeys(("digest", "last_digest", "body_hash", "entity_hash", "salt"), _DIGEST),
-    **dict.fromkeys(("standard_errors", "missing", "intervals"), _FIGURES),
+    **dict.fromkeys(("standard_errors", "missing", "intervals", "unassessed"), _FIGURES),
     **dict.fromkeys(
         ("line", "lines", "source", "topic", "metric_type", "intervention", "target", "lane", "holder", "twin_type"), _NAME
     ),

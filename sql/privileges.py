@@ -83,7 +83,7 @@ TABLES: Mapping[str, str] = {
     "source_positions": "INSERT, UPDATE (last_offset, last_time, last_digest, elements, watermark, read_to_end_at)",
     "training_leases": "INSERT, UPDATE (fence, retrain_id, holder, heartbeat_at)",
     "twin_population_members": "INSERT, DELETE",
-    "twin_populations": "INSERT, UPDATE (name, description, expires_at, real_rows, realism, spread, columns), DELETE",
+    "twin_populations": "INSERT, UPDATE (name, description, expires_at, real_rows, realism, unassessed, spread, columns), DELETE",
 }
 """What the service may do with each table besides reading it. Partitions need no line: rights on the table decide."""
 

@@ -13,11 +13,12 @@ from uuid import UUID, uuid5
 
 import asyncpg
 
-from schemas.filters import Filters, PopulationFilter, canonical_filters
+from schemas.filters import PopulationFilter
+from schemas.realism import RealismReport
 from schemas.tracking import close_store, open_store
-from schemas.twin_models import DigitalTwin, ModelCard, OutcomeSpread, RealismReport, TwinPopulation
+from schemas.twin_models import DigitalTwin, ModelCard, OutcomeSpread, TwinPopulation
 from schemas.twin_types import Brand, TwinType
-from sql.database import Connection, Database, Pool, open_pool, transaction
+from sql.database import Connection, Pool, open_pool, transaction
 from sql.erasure_store import require_not_erased
 from sql.frame_codec import columns_of, frame_from, own_columns
 from sql.model_card_rows import CARD_COLUMNS, UnknownModel, card_from, insert_model, load_card
@@ -33,7 +34,6 @@ __all__ = [
     "UnknownModel",
     "UnknownPopulation",
     "UnknownTwin",
-    "save_realism",
 ]
 
 ROWS_A_STATEMENT = 20_000
@@ -50,11 +50,12 @@ TWINS = f"SELECT {_TWIN_COLUMNS} FROM digital_twins t JOIN digital_twin_models m
 
 SAVE_POPULATION = """
 INSERT INTO twin_populations AS p (population_id, model_id, name, description, twin_count, filters_applied, created_at, expires_at,
-                                   seed, real_rows, realism, spread, columns)
-VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8, $9, $10, $11, $12, $13)
+                                   seed, real_rows, realism, unassessed, spread, columns)
+VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8, $9, $10, $11, $12, $13, $14)
 ON CONFLICT (population_id) DO UPDATE
 SET name = EXCLUDED.name, description = EXCLUDED.description, expires_at = EXCLUDED.expires_at, real_rows = EXCLUDED.real_rows,
-    realism = EXCLUDED.realism, spread = EXCLUDED.spread, columns = EXCLUDED.columns
+    realism = coalesce(EXCLUDED.realism, p.realism), unassessed = coalesce(EXCLUDED.unassessed, p.unassessed),
+    spread = EXCLUDED.spread, columns = EXCLUDED.columns
 WHERE p.columns IS NULL
 RETURNING population_id"""
 
@@ -63,8 +64,18 @@ INSERT INTO twin_population_members (population_id, twin_id, row_number)
 SELECT $1, twin_id, $2 + row_number - 1 FROM unnest($3::uuid[]) WITH ORDINALITY AS x (twin_id, row_number)"""
 
 POPULATION = f"""
-SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, p.seed, p.real_rows, p.realism, p.spread,
-       p.created_at, p.expires_at, p.columns, p.expires_at <= now() AS expired, {CARD_COLUMNS}
+SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, p.seed, p.real_rows, p.realism,
+       p.unassessed, p.spread, p.created_at, p.expires_at, p.columns, p.expires_at <= now() AS expired, {CARD_COLUMNS}
+FROM twin_populations p JOIN digital_twin_models m USING (model_id)
+WHERE p.population_id = $1"""  # noqa: S608  # our own constant
+
+MEMBERS = """
+INSERT INTO twin_population_members (population_id, twin_id, row_number)
+SELECT $1, twin_id, $2 + row_number - 1 FROM unnest($3::uuid[]) WITH ORDINALITY AS x (twin_id, row_number)"""
+
+POPULATION = f"""
+SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, p.seed, p.real_rows, p.realism,
+       p.unassessed, p.spread, p.created_at, p.expires_at, p.columns, p.expires_at <= now() AS expired, {CARD_COLUMNS}
 FROM twin_populations p JOIN digital_twin_models m USING (model_id)
 WHERE p.population_id = $1"""  # noqa: S608  # our own constant
 
@@ -299,13 +310,6 @@ class TwinRepository:
             return self._pool
 
 
-async def save_realism(database: Database, card: ModelCard, filters: Filters, report: RealismReport) -> int:
-    """Store a realism report with the populations of a model that have these filters; returns the number of populations."""
-    canonical = canonical_filters(card.twin_type, filters)
-    status = await database.execute(SAVE_REALISM, card.model_id, canonical, report.model_dump(mode="json"))
-    return int(str(status).rpartition(" ")[2])
-
-
 async def _insert_population(connection: Connection, population: TwinPopulation, columns: list[dict[str, Any]]) -> bool:
     """Store a population without its twins; returns whether its twins have to be stored too."""
     json_fields = population.model_dump(mode="json", include={"filters_applied", "realism", "spread"})
@@ -322,6 +326,7 @@ async def _insert_population(connection: Connection, population: TwinPopulation,
         population.seed,
         population.real_rows,
         json_fields["realism"],
+        population.unassessed,
         json_fields["spread"],
         columns,
     )
@@ -341,6 +346,7 @@ def _fields(row: asyncpg.Record) -> dict[str, Any]:
         **{name: row[name] for name in plain},
         "expires_at": row["expires_at"],
         "realism": RealismReport(**row["realism"]) if row["realism"] else None,
+        "unassessed": row["unassessed"],
         "spread": OutcomeSpread(**row["spread"]) if row["spread"] else None,
         "model": card_from(row),
     }

@@ -20,7 +20,7 @@ from engine.effects.effect_model import (
 from engine.effects.intervals import Summary, interval, standard_deviation, summary
 from engine.effects.outcome_changes import average_change, change_per_effect, unknown_base
 from engine.effects.population_filter import EmptyPopulation, select_twins
-from engine.effects.result_warnings import result_warnings
+from engine.effects.result_warnings import realism_warnings, result_warnings
 from engine.effects.sample_size import (
     SampleSize,
     achieved_power,
@@ -61,6 +61,7 @@ __all__ = [
     "is_moderated",
     "minimum_detectable_effect",
     "normal_draws",
+    "realism_warnings",
     "required_sample_size",
     "result_warnings",
     "select_twins",

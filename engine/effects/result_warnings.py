@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from engine.effects.intervals import Summary
 from engine.effects.outcome_changes import unknown_base
 from schemas.simulation_models import EffectPrior, OutcomeChange
+from schemas.twin_models import TwinPopulation
 from schemas.twin_types import Target
 
-__all__ = ["FAR_DEVIATIONS", "FEW_ROWS", "UNREALISTIC", "result_warnings"]
+__all__ = ["FAR_DEVIATIONS", "FEW_ROWS", "UNREALISTIC", "realism_warnings", "result_warnings"]
 
 UNREALISTIC = 0.50
 """Effect beyond which a result is doubted, a fraction."""
@@ -53,3 +54,14 @@ def result_warnings(
         yield f"the filters leave only {n_twins} twins"
     if real_rows is not None and real_rows < FEW_ROWS:
         yield f"these twins are based on about {real_rows:.0f} real rows"
+
+
+def realism_warnings(population: TwinPopulation) -> Iterator[str]:
+    """Warnings about the twins: by their own realism, else by that of all twins of their model."""
+    of_model = population.model.metrics.realism if population.model else None
+    if population.realism is not None:
+        yield from population.realism.verdict.warnings
+    elif population.unassessed is not None:
+        yield f"these twins were not compared with real rows: {population.unassessed}"
+    elif of_model is not None:
+        yield from (f"{warning} (of twins of the model without filters)" for warning in of_model.verdict.warnings)

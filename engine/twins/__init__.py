@@ -22,7 +22,7 @@ from engine.twins.outcome_model import (
     fit_outcome_model,
     predict_outcome,
 )
-from engine.twins.realism_assessment import learn_joint
+from engine.twins.realism_assessment import TooFewRows, learn_joint
 from engine.twins.target_scale import scale_problem
 from engine.twins.training_table import MIN_SAMPLES, ClinicalData, TrainingTable, build_training_table, identifier_warnings
 from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel, population_id
@@ -39,6 +39,7 @@ __all__ = [
     "EmptyFilter",
     "FeatureGaps",
     "ModelParts",
+    "TooFewRows",
     "TrainingTable",
     "TwinModel",
     "build_training_table",

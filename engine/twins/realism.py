@@ -28,7 +28,7 @@ from sklearn.model_selection import PredefinedSplit, StratifiedGroupKFold, Strat
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from schemas.arrays import Floats, Integers, Singles
-from schemas.twin_models import RealismReport
+from schemas.realism import RealismReport
 
 __all__ = ["FOLDS", "association", "closeness", "column_score", "detection_auc", "exact_copies", "measure_realism"]
 
@@ -85,6 +85,7 @@ def measure_realism(
         marginal_score=float(np.mean(list(scores.values()))),
         association_error=_association_error(twins, unseen, levels),
         exact_copies=exact_copies(twins, training[names]),
+        real_copies=exact_copies(unseen, training[names]),
         near_copies=near,
         closer_to_training=closer,
         n_synthetic=len(twins),

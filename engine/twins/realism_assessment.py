@@ -13,16 +13,26 @@ from engine.twins.joint_model import Constraints, JointModel
 from engine.twins.marginal import Predicate, rows_satisfying
 from engine.twins.realism import FOLDS, measure_realism
 from schemas.arrays import Integers
-from schemas.twin_models import RealismReport
+from schemas.realism import RealismReport
 from schemas.twin_types import TWIN_TYPES, TwinType
 
-__all__ = ["Allowed", "assess", "learn_joint"]
+__all__ = ["Allowed", "TooFewRows", "assess", "learn_joint"]
 
 Allowed = Mapping[str, Predicate] | None
 Make = Callable[[Integers, Sequence[int], np.random.Generator], Sequence[pd.DataFrame]]
 
 MAX_HELD_OUT = 2000
 MIN_HELD_OUT = 50
+
+
+class TooFewRows(ValueError):
+    """Too few real rows satisfy the filters for an assessment."""
+
+    def __init__(self, real: int, held_out: int) -> None:
+        super().__init__(
+            f"only {real:,} real rows satisfy the filters, {held_out} of them held out: at least {MIN_HELD_OUT} held-out rows are"
+            " needed for an assessment"
+        )
 
 
 def learn_joint(
@@ -81,7 +91,7 @@ def assess(
         entities: the entity of each row, ``(n,)``; by default every row is an entity of its own.
 
     Raises:
-        ValueError: when fewer than 50 held-out rows satisfy the conditions.
+        TooFewRows: when fewer than 50 held-out rows satisfy the conditions.
     """
     rng = np.random.default_rng(seed)
     groups = np.arange(len(frame)) if entities is None else entities
@@ -90,9 +100,7 @@ def assess(
     unseen_rows, training_rows = _matching_rows(frame, order[:held_out], allowed), order[held_out:]
     unseen = frame.iloc[unseen_rows]
     if len(unseen) < MIN_HELD_OUT:
-        raise ValueError(
-            f"{len(unseen)} of {held_out} held-out rows satisfy the filters: at least {MIN_HELD_OUT} are needed for an assessment"
-        )
+        raise TooFewRows(len(_matching_rows(frame, order, allowed)), len(unseen))
     draws = make(training_rows, [len(part) for part in np.array_split(np.arange(len(unseen)), FOLDS)], rng)
     return measure_realism(
         draws,

@@ -23,13 +23,14 @@ from engine.twins.joint_model import JointModel, SampledTable
 from engine.twins.marginal import Predicate
 from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
 from engine.twins.outcome_spread import TrainingOutcomes
-from engine.twins.realism_assessment import Allowed, assess, learn_joint
+from engine.twins.realism_assessment import Allowed, TooFewRows, assess, learn_joint
 from engine.twins.training_table import TrainingTable, feature_frame
 from schemas.arrays import Floats, Integers
 from schemas.events import MAX_TWINS
 from schemas.filters import Condition, Filters, canonical_filters, conditions
 from schemas.levels import KnownLevels
-from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, RealismReport, TwinPopulation
+from schemas.realism import RealismReport
+from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, TwinPopulation
 from schemas.twin_types import TwinType
 
 __all__ = ["INTERVAL_LEVEL", "ModelParts", "TwinModel", "population_id"]
@@ -130,7 +131,8 @@ class TwinModel:
     def generate(self, n: int, filters: Filters = None, seed: int = 0, *, expires_at: datetime | None = None) -> TwinPopulation:
         """Generate ``n`` twins that satisfy the filters; equal arguments give equal twins.
 
-        Once stored, they are deleted after ``expires_at``, a time with its zone; without one they stay.
+        Once stored, they are deleted after ``expires_at``, a time with its zone; without one they stay. Twins without filters have
+        the realism that was measured in training; with filters they have none until ``assess_population`` measures it.
 
         Raises:
             EmptyFilter: when no real row satisfies the filters; it names the condition to drop.
@@ -144,16 +146,17 @@ class TwinModel:
         )
         sampled, encoded, expected = _draw_twins(self.joint, self.outcome, self.adjustment, n, rng, allowed)
         half = self.conformal.half_width(encoded, INTERVAL_LEVEL)
+        canonical = canonical_filters(self.card.twin_type, filters)
         return TwinPopulation(
             population_id=self.population_id(n, filters, seed),
             model_id=self.card.model_id,
             name=f"{self.card.line} twins",
             description=f"{n} twins of {self.card.model_type} {self.card.model_id}",
             twin_count=n,
-            filters_applied=canonical_filters(self.card.twin_type, filters),
+            filters_applied=canonical,
             seed=seed,
             real_rows=sampled.real_rows,
-            realism=self.card.metrics.realism,
+            realism=None if canonical else self.card.metrics.realism,
             expires_at=expires_at,
             model=self.card,
             frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: expected - half, UPPER: expected + half}),
@@ -163,7 +166,8 @@ class TwinModel:
         """Assess the realism of twins that satisfy the filters: train without some rows and compare with them. Takes seconds.
 
         Raises:
-            ValueError: when too few rows satisfy the filters for an assessment.
+            TooFewRows: when too few rows satisfy the filters for an assessment.
+            ValueError: for a filter on a column that these twins lack.
         """
         table, allowed = self.table(), self._predicates(conditions(self.card.twin_type, filters, self.card.own_features))
 
@@ -172,6 +176,21 @@ class TwinModel:
             return [_draw_twins(joint, outcome, self.adjustment.take(rows), n, rng, allowed)[0].frame for n in sizes]
 
         return assess(table.with_target(self.card.target), make, table.categorical, seed, allowed, table.entities)
+
+    def assess_population(self, population: TwinPopulation) -> TwinPopulation:
+        """The population with the realism of twins with its filters, or with the reason why it cannot be assessed. Takes seconds.
+
+        Raises:
+            ValueError: when the population is of another model.
+        """
+        if population.model_id != self.card.model_id:
+            raise ValueError(
+                f"population {population.population_id} is of model {population.model_id}, this is {self.card.model_id}"
+            )
+        try:
+            return population.with_realism(self.assess(population.filters_applied, self.seed))
+        except TooFewRows as error:
+            return population.with_realism(None, unassessed=str(error))
 
     def table(self) -> TrainingTable:
         """The table that the model was trained on, rows in its order."""

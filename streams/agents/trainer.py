@@ -1,7 +1,7 @@
 """Stores retrain events and runs the trainings they ask for, one at a time.
 
-Beside the agent four tasks run for as long as the app: trainings, the copies of the ledger, the evaluation of promotions, and
-the daily sweep.
+Beside the agent five tasks run for as long as the app: trainings, the copies of the ledger, the evaluation of promotions, the
+realism of stored populations, and the daily sweep.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusa
 from streams.operations.ageing import SweepInProgress, is_sweep_due, report_state, sweep
 from streams.retries import process_event, retry_transient
 from streams.services import Services
+from streams.training.population_realism import RealismAssessor
 from streams.training.promotion_effects import PromotionEvaluator
 from streams.training.retrain_check import ForgedRetrain, check_retrain
 from streams.training.retrain_job import RetrainRunner, count_retrain
@@ -48,11 +49,11 @@ _REMEMBERED_EVENTS = 100
 
 
 def attach(app: TwinApp, services: Services) -> None:
-    """Add the agent that stores retrain events, and the four tasks."""
+    """Add the agent that stores retrain events, and the five tasks."""
     trainer = _Trainer(app, services)
     start_refusal_counters(topic_of(RetrainEvent), _KINDS.values())
     app.agent(app.raw_topic(topic_of(RetrainEvent)), name="trainer", concurrency=1)(trainer.run)
-    for task in (trainer.train, trainer.sync_ledger, trainer.evaluate_promotions, trainer.sweep):
+    for task in (trainer.train, trainer.sync_ledger, trainer.evaluate_promotions, trainer.assess_realism, trainer.sweep):
         app.task(task)
 
 
@@ -60,6 +61,7 @@ class _Trainer:
     def __init__(self, app: TwinApp, services: Services) -> None:
         self._app = app
         self._services = services
+        self._is_training = False
         self._stored_events: LRUCache[UUID, RetrainEvent] = LRUCache(_REMEMBERED_EVENTS)
 
     async def run(self, events: Any) -> None:
@@ -102,6 +104,21 @@ class _Trainer:
             await process_event(self._app, evaluator.evaluate_promotions, partial(_pause, "measuring the effects of promotions"))
             await asyncio.sleep(_EVALUATION_PERIOD_S)
 
+    async def assess_realism(self) -> None:
+        """Measure how realistic stored populations are, while no training runs here."""
+        assessor = RealismAssessor.create(self._app.pool, self._services.registry)
+        rest_s = 0.0
+
+        async def assess_next() -> None:
+            nonlocal rest_s
+            rest_s = await assessor.assess_next()
+
+        while not self._app.should_stop:
+            rest_s = _POLL_S
+            if not self._is_training:
+                await process_event(self._app, assess_next, partial(_pause, "measuring the realism of a population"))
+            await asyncio.sleep(rest_s)
+
     async def sweep(self) -> None:
         """Delete rows that have aged out once a day, in one of all trainers, and report the state of sweeps every minute."""
         while not self._app.should_stop:
@@ -129,6 +146,7 @@ class _Trainer:
         return await lease_training(self._app.pool, f"{socket.gethostname()}:{os.getpid()}", self._app.settings.retrain_limits)
 
     async def _run_job(self, runner: RetrainRunner, job: TrainingJob) -> None:
+        self._is_training = True
         try:
             await self._while_leased(job, runner.run(job))
         except LostLease as lost:
@@ -139,6 +157,8 @@ class _Trainer:
         except asyncio.CancelledError:
             await self._put_back(job)
             raise
+        finally:
+            self._is_training = False
 
     async def _put_back(self, job: TrainingJob) -> None:
         """Return a job when this worker stops, so that the next worker can lease it at once."""

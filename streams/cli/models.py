@@ -15,8 +15,8 @@ from streams.cli.output import Table, print_result
 
 if TYPE_CHECKING:
     from schemas import ModelEvent, PopulationFilter
-    from schemas.twin_models import RealismReport
     from sql.database import Pool
+    from sql.population_realism_store import FilterRealism
     from streams.reporting.overview import LineOverview
     from streams.settings import Settings
 
@@ -32,7 +32,12 @@ def list_models(as_json: JsonOption = False) -> None:
 
     lines = with_read_pool(lambda settings, pool: read_overview(pool, settings.n_min)).lines
     payload = [
-        {"line": line.line, "policy": line.policy, "champion": line.champion.model_dump(mode="json") if line.champion else None}
+        {
+            "line": line.line,
+            "policy": line.policy,
+            "champion": line.champion.model_dump(mode="json") if line.champion else None,
+            "realism": [{"filters": of.filters, **of.verdict.model_dump(mode="json")} for of in line.realism],
+        }
         for line in lines
     ]
     print_result(payload, lambda: _models_table(lines) if lines else "no model line yet: twinstream train FILE", as_json=as_json)
@@ -46,12 +51,12 @@ def _models_table(lines: Sequence[LineOverview]) -> Table:
 
 
 def _model_cells(line: LineOverview) -> tuple[str, ...]:
-    from streams.reporting.text import model_facts
+    from streams.reporting.text import model_facts, realism_sentences
 
     if line.champion is None:
         return line.line, line.policy, "none yet", ""
     champion = f"{line.champion.model_id}\n{line.champion.model_type}"
-    return line.line, line.policy, champion, "\n".join(model_facts(line.champion))
+    return line.line, line.policy, champion, "\n".join([*model_facts(line.champion), *realism_sentences(line.realism)])
 
 
 @app.command(
@@ -94,25 +99,33 @@ def realism(line: LineArgument, filters: FilterOption = None, as_json: JsonOptio
     The twins are those of the line's champion. With filters only the twins that satisfy them are assessed, and the report is
     stored with every stored population that has the same filters.
     """
-    assessment = with_pool(lambda settings, pool: _assess_realism(settings, pool, line, parse_filters(filters)), "mlflow")
-    report, populations = assessment
+    found, populations = with_pool(lambda settings, pool: _assess_realism(settings, pool, line, parse_filters(filters)), "mlflow")
+    report, verdict = found.realism, found.verdict
     print_result(
-        {"realism": report.model_dump(mode="json"), "populations": populations},
-        lambda: f"{report}\nstored with {populations} populations",
+        {
+            "realism": report.model_dump(mode="json") if report else None,
+            "verdict": verdict.model_dump(mode="json"),
+            "warnings": verdict.warnings,
+            "populations": populations,
+        },
+        lambda: f"{report or verdict}\nstored with {populations} populations",
         as_json=as_json,
     )
 
 
-async def _assess_realism(settings: Settings, pool: Pool, line: str, filters: PopulationFilter) -> tuple[RealismReport, int]:
+async def _assess_realism(settings: Settings, pool: Pool, line: str, filters: PopulationFilter) -> tuple[FilterRealism, int]:
     """Assess the champion's twins; also returns how many stored populations the report is stored with."""
+    from schemas.filters import canonical_filters
     from sql.ledger import Ledger
-    from sql.twin_repository import save_realism
+    from sql.population_realism_store import FilteredModel, save_realism
+    from streams.training.population_realism import measure_filters
     from streams.worker.setup import load_champion
 
     await Ledger(pool).state(line)  # raises for an unknown line
     model = await load_champion(settings, pool, line)
-    report = await asyncio.to_thread(model.assess, filters)
-    return report, await save_realism(pool, model.card, filters, report)
+    of = FilteredModel(model.card.model_id, canonical_filters(model.card.twin_type, filters))
+    found = await asyncio.to_thread(measure_filters, model, of)
+    return found, await save_realism(pool, model.card.model_id, found)
 
 
 async def read_history(pool: Pool, line: str) -> list[ModelEvent]:

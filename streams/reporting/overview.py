@@ -28,6 +28,7 @@ from sql.overview_store import (
     SimulationRun,
 )
 from sql.pending_label_store import Cohort, estimate_of
+from sql.population_realism_store import FilterRealism, newest_realism
 from streams.monitoring import DriftEvaluator, SeriesKey, latest_cohorts, pending_labels
 
 __all__ = ["HistoryPoint", "LineOverview", "Overview", "SegmentWindow", "SeriesHistory", "read_overview"]
@@ -37,7 +38,7 @@ _URGENCY = {DriftState.ALARM: 0, DriftState.WARNING: 1}
 _HISTORY_POINTS = 60
 _HISTORY_WINDOWS = 24
 _MAX_OUTLIERS = 100
-_MAX_SIMULATIONS, _MAX_REFUSED, _MAX_RETRAINS, _MAX_EVENTS = 12, 12, 6, 40
+_MAX_SIMULATIONS, _MAX_REFUSED, _MAX_RETRAINS, _MAX_EVENTS, _MAX_FILTERS = 12, 12, 6, 40, 6
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class LineOverview:
         features: with what the champion predicted its outcomes from features since its promotion, by feature.
         thresholds: of recommendations and drift rules.
         outliers: the largest outliers of the newest window.
+        realism: of the champion's twins, by the filters that stored populations were last made with.
     """
 
     line: str
@@ -114,6 +116,7 @@ class LineOverview:
     features: tuple[FeatureCount, ...] = ()
     thresholds: LineThresholds = DEFAULT_THRESHOLDS
     outliers: tuple[Outlier, ...] = ()
+    realism: tuple[FilterRealism, ...] = ()
 
     @property
     def pending(self) -> dict[UUID, Labels]:
@@ -191,6 +194,7 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
         sums={row.segment: row.sums for row in newest},
         features=tuple(await feature_counts(database, champion.model_id)) if champion else (),
         thresholds=settings.thresholds,
+        realism=tuple(await newest_realism(database, champion.model_id, _MAX_FILTERS)) if champion else (),
         outliers=tuple(await largest_outliers(database, *span, _MAX_OUTLIERS)) if span else (),
     )
 

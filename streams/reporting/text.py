@@ -10,6 +10,7 @@ from schemas import FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import NO_MODERATOR, Alternative, BestChoice, SimulationResult, SubgroupEffect
 from sql.feature_count_store import FeatureCount
 from sql.outlying_store import Outlier
+from sql.population_realism_store import FilterRealism
 from streams.monitoring import level_weights
 from streams.printable import escape_line
 from streams.reporting.formatting import (
@@ -38,6 +39,7 @@ __all__ = [
     "feature_sentences",
     "line_text",
     "model_facts",
+    "realism_sentences",
     "reproduction_text",
     "simulation_text",
     "weighted_error",
@@ -72,6 +74,18 @@ def model_facts(card: ModelCard) -> list[str]:
         f"95% prediction intervals cover {share(baseline.coverage_95pct)} of unseen outcomes",
         *([f"realism of the twins: {metrics.realism}"] if metrics.realism else []),
     ]
+
+
+def realism_sentences(found: Sequence[FilterRealism]) -> list[str]:
+    """The verdict on the twins of each filter."""
+    return [f"twins with {_filter_text(of.filters)}: {of.verdict}" for of in found]
+
+
+def _filter_text(filters: Mapping[str, Any]) -> str:
+    texts = [
+        f"{name} {' or '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in sorted(filters.items())
+    ]
+    return escape_line(", ".join(texts))
 
 
 def simulation_text(answer: SimulationAnswer) -> str:
@@ -162,7 +176,7 @@ def line_text(line: LineOverview) -> str:
     if line.champion is None:
         return f"{line.line}\n  no champion yet"
     champion = f"champion {line.champion.model_id}, {line.champion.model_type}, retraining policy: {line.policy}"
-    return "\n  ".join([line.line, champion, *model_facts(line.champion)])
+    return "\n  ".join([line.line, champion, *model_facts(line.champion), *realism_sentences(line.realism)])
 
 
 def windows_text(line: LineOverview, dimension: str = "") -> str:

@@ -78,13 +78,16 @@ def simulate_population(
 ) -> SimulationResult:
     """The result of a request on these twins.
 
+    It warns of the realism in the card of their model, which never changes. That of their filters is measured at some later time,
+    and an answer that depended on it could not be repeated.
+
     Raises:
         EmptyPopulation: when no twin satisfies the filters.
         MissingFeature: when a filter is on a feature that these twins do not have.
     """
     if population.model is not None:
         require_features(population.model, request.filters)
-    result = build_engine(population, priors, request, thresholds).simulate(
+    result = build_engine(population.with_realism(None), priors, request, thresholds).simulate(
         request.intervention, request.filters, alternatives=request.alternatives, simulation_id=request.simulation_id
     )
     return result.model_copy(update={"thresholds_version": thresholds.version})

@@ -24,6 +24,7 @@ from schemas import (
     TwinPopulation,
 )
 from schemas.events import canonical_digest
+from schemas.filters import canonical_filters
 from sql.database import Pool
 from sql.experiment_store import answered_simulations, priors_at_version
 from sql.ledger import Ledger
@@ -165,7 +166,7 @@ def failed(simulation_id: UUID, reason: str) -> SimulationAnswer:
 
 def _recipe_for(request: SimulationRequest) -> Callable[[UUID], Recipe]:
     count, seed = request.twin_count or DEFAULT_TWIN_COUNT, request.effective_seed
-    filters = request.filters.model_dump(exclude_none=True)
+    filters = canonical_filters(request.twin_type, request.filters)
 
     def recipe(champion: UUID) -> Recipe:
         return Recipe(population_id(champion, request.twin_type, count, filters, seed), count, seed, filters)

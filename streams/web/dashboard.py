@@ -18,7 +18,7 @@ from streams.dependencies import DependencyMonitor, role_probes
 from streams.outages import OUTAGES, Outage
 from streams.reporting import CHART_STYLE, EventMarker, formatting
 from streams.reporting.overview import Overview
-from streams.reporting.text import feature_sentences
+from streams.reporting.text import feature_sentences, realism_sentences
 from streams.settings import ROLES, Role, Settings
 from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone
 from streams.web.guard import guarded_app, require_known_parameters
@@ -154,6 +154,7 @@ def _templates() -> Environment:
         "differences": differences,
         "facts": facts,
         "feature_sentences": feature_sentences,
+        "realism_sentences": realism_sentences,
         "moment": formatting.moment,
         "number": _typographic(formatting.number),
         "one_decimal": formatting.one_decimal,

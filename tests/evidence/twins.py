@@ -31,7 +31,7 @@ from engine.twins import (
 )
 from engine.twins.realism import FOLDS, detection_auc, measure_realism
 from schemas import TWIN_TYPES, Brand, TwinType
-from schemas.twin_models import RealismReport
+from schemas.realism import RealismReport
 from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, Tone, curves_chart, intervals_chart
 from streams.training import read_training_table
 from tests.evidence.part import DATA, Figure, Part, Plot, Table

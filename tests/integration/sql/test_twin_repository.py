@@ -14,9 +14,11 @@ import pytest
 
 from schemas import Baseline, Brand, DigitalTwin, ModelCard, PopulationFilter, TwinModelMetrics, TwinPopulation, TwinType
 from schemas.filters import conditions, rows_matching
-from schemas.twin_models import Histogram, RealismReport
+from schemas.realism import RealismReport
+from schemas.twin_models import Histogram
 from sql.database import NoPostgresAddress, connect
-from sql.twin_repository import TwinRepository, UnknownModel, UnknownPopulation, UnknownTwin, save_realism
+from sql.population_realism_store import FilterRealism, save_realism
+from sql.twin_repository import TwinRepository, UnknownModel, UnknownPopulation, UnknownTwin
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -129,11 +131,13 @@ async def test_the_realism_report_of_a_filter_is_stored_only_with_populations_of
     await repository.save_population(everyone)
     connection = await connect(database)
     try:
-        assert await save_realism(connection, south.model, {"region": "south"}, report) == 1
+        assert await save_realism(connection, south.model_id, FilterRealism({"region": ["south"]}, report)) == 1
     finally:
         await connection.close()
     assert (await repository.load_population(south.population_id)).realism == report
     assert (await repository.load_population(everyone.population_id)).realism == everyone.realism
+    await repository.save_population(south)  # again, without the figures
+    assert (await repository.load_population(south.population_id)).verdict == report.verdict
 
 
 async def test_rows_keep_their_order_beyond_one_statement(repository: TwinRepository) -> None:

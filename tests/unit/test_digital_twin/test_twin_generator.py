@@ -158,8 +158,8 @@ def test_drawn_outcomes_are_adjusted_by_a_share_of_out_of_fold_differences(hcps:
     np.testing.assert_allclose(twins["prescribing_change"], adjusted, atol=1e-9)
 
 
-def test_every_population_has_the_realism_report_of_its_model(hcps: TwinGenerator) -> None:
-    realism = hcps.generate(10, {"min_decile": 8}).realism
+def test_a_population_without_filters_has_the_realism_that_training_measured(hcps: TwinGenerator) -> None:
+    realism = hcps.generate(10).realism
     assert realism is not None
     assert realism.n_held_out == 500
     assert realism.auc < 0.6
@@ -167,6 +167,29 @@ def test_every_population_has_the_realism_report_of_its_model(hcps: TwinGenerato
     assert realism.association_error < 0.06
     assert realism.exact_copies == 0
     assert TwinModel.from_parts(hcps.model.to_parts()).generate(10).realism == realism
+
+
+def test_a_filtered_population_has_the_realism_of_its_own_filter_or_the_reason_why_not(hcps: TwinGenerator) -> None:
+    unmeasured = hcps.generate(10, {"min_decile": 8})
+    assert (unmeasured.realism, unmeasured.verdict.similarity) == (None, "not assessed")
+    assert f"{unmeasured.real_rows:,} real rows" in unmeasured.verdict.reasons[0]
+
+    measured = hcps.model.assess_population(unmeasured)
+    assert measured.realism is not None
+    assert measured.realism == hcps.model.assess({"min_decile": 8}, hcps.seed)
+    assert measured.realism.n_held_out < 500  # the real rows of the filter, not all
+    assert (measured.population_id, measured.twin_ids) == (unmeasured.population_id, unmeasured.twin_ids)
+
+    few = hcps.model.assess_population(hcps.generate(10, {"decile": 10, "region": "south"}))
+    assert (few.realism, few.verdict.similarity, few.verdict.privacy) == (None, "not assessed", "not assessed")
+    assert few.unassessed is not None
+    assert few.unassessed.startswith(f"only {few.real_rows} real rows satisfy the filters")
+
+
+def test_a_population_is_assessed_by_its_own_model_only(hcps: TwinGenerator) -> None:
+    other = hcps.generate(10).model_copy(update={"model_id": uuid5(hcps.model.card.model_id, "other")})
+    with pytest.raises(ValueError, match=r"is of model .*, this is"):
+        hcps.model.assess_population(other)
 
 
 def test_twins_have_ids_of_their_population_and_metadata_of_their_model(hcps: TwinGenerator) -> None:
