@@ -87,13 +87,13 @@ class RealismVerdict(Frozen):
     @property
     def warnings(self) -> tuple[str, ...]:
         """A sentence for each of the two words that asks for attention."""
-        words = {
+        sentences = {
             "usable with care": "these twins are usable with care",
             "not realistic": "these twins are not realistic",
             "near copies": "some of these twins are near copies of real rows",
         }
         pairs = ((self.similarity, self.reasons), (self.privacy, self.privacy_reasons))
-        return tuple(f"{words[word]}: {'; '.join(reasons)}" for word, reasons in pairs if word in words)
+        return tuple(f"{sentences[word]}: {'; '.join(reasons)}" for word, reasons in pairs if word in sentences)
 
     def __str__(self) -> str:
         """The words and the reasons.
@@ -103,10 +103,10 @@ class RealismVerdict(Frozen):
         >>> print(not_assessed("no real rows satisfy the filters"))
         not assessed (no real rows satisfy the filters)
         """
-        told = [(self.similarity, self.reasons), (self.privacy, self.privacy_reasons)]
+        parts = [(self.similarity, self.reasons), (self.privacy, self.privacy_reasons)]
         if self.privacy == "not assessed":
-            told.pop()
-        return ", ".join(f"{word} ({'; '.join(reasons)})" if reasons else word for word, reasons in told)
+            parts.pop()
+        return ", ".join(f"{word} ({'; '.join(reasons)})" if reasons else word for word, reasons in parts)
 
 
 def not_assessed(reason: str) -> RealismVerdict:

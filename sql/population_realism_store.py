@@ -69,16 +69,16 @@ async def next_to_assess(database: Database) -> FilteredModel | None:
     return None if row is None else FilteredModel(row["model_id"], row["filters_applied"])
 
 
-async def known_realism(database: Database, of: FilteredModel) -> FilterRealism | None:
+async def known_realism(database: Database, filtered: FilteredModel) -> FilterRealism | None:
     """What is stored with a population of this model with equal filters; None where nothing is."""
-    row = await database.fetchrow(_KNOWN, *of)
+    row = await database.fetchrow(_KNOWN, *filtered)
     return None if row is None else _realism(row)
 
 
-async def save_realism(database: Database, model_id: UUID, found: FilterRealism) -> int:
+async def save_realism(database: Database, model_id: UUID, realism: FilterRealism) -> int:
     """Store it with all populations of a model that have these filters, in canonical form; returns their number."""
-    report = found.realism.model_dump(mode="json") if found.realism else None
-    status = await database.execute(_SAVE, model_id, found.filters, report, found.unassessed)
+    report = realism.realism.model_dump(mode="json") if realism.realism else None
+    status = await database.execute(_SAVE, model_id, realism.filters, report, realism.unassessed)
     return int(str(status).rpartition(" ")[2])
 
 

@@ -36,7 +36,7 @@ def list_models(as_json: JsonOption = False) -> None:
             "line": line.line,
             "policy": line.policy,
             "champion": line.champion.model_dump(mode="json") if line.champion else None,
-            "realism": [{"filters": of.filters, **of.verdict.model_dump(mode="json")} for of in line.realism],
+            "realism": [{"filters": twins.filters, **twins.verdict.model_dump(mode="json")} for twins in line.realism],
         }
         for line in lines
     ]
@@ -99,8 +99,10 @@ def realism(line: LineArgument, filters: FilterOption = None, as_json: JsonOptio
     The twins are those of the line's champion. With filters only the twins that satisfy them are assessed, and the report is
     stored with every stored population that has the same filters.
     """
-    found, populations = with_pool(lambda settings, pool: _assess_realism(settings, pool, line, parse_filters(filters)), "mlflow")
-    report, verdict = found.realism, found.verdict
+    assessed, populations = with_pool(
+        lambda settings, pool: _assess_realism(settings, pool, line, parse_filters(filters)), "mlflow"
+    )
+    report, verdict = assessed.realism, assessed.verdict
     print_result(
         {
             "realism": report.model_dump(mode="json") if report else None,
@@ -123,9 +125,9 @@ async def _assess_realism(settings: Settings, pool: Pool, line: str, filters: Po
 
     await Ledger(pool).state(line)  # raises for an unknown line
     model = await load_champion(settings, pool, line)
-    of = FilteredModel(model.card.model_id, canonical_filters(model.card.twin_type, filters))
-    found = await asyncio.to_thread(measure_filters, model, of)
-    return found, await save_realism(pool, model.card.model_id, found)
+    filtered = FilteredModel(model.card.model_id, canonical_filters(model.card.twin_type, filters))
+    assessed = await asyncio.to_thread(measure_filters, model, filtered)
+    return assessed, await save_realism(pool, model.card.model_id, assessed)
 
 
 async def read_history(pool: Pool, line: str) -> list[ModelEvent]:

@@ -76,9 +76,9 @@ def model_facts(card: ModelCard) -> list[str]:
     ]
 
 
-def realism_sentences(found: Sequence[FilterRealism]) -> list[str]:
+def realism_sentences(by_filter: Sequence[FilterRealism]) -> list[str]:
     """The verdict on the twins of each filter."""
-    return [f"twins with {_filter_text(of.filters)}: {of.verdict}" for of in found]
+    return [f"twins with {_filter_text(twins.filters)}: {twins.verdict}" for twins in by_filter]
 
 
 def _filter_text(filters: Mapping[str, Any]) -> str:

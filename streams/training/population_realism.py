@@ -54,49 +54,51 @@ class RealismAssessor:
 
         Two workers may measure the same: their figures are equal.
         """
-        of = await next_to_assess(self._database)
-        if of is None:
+        filtered = await next_to_assess(self._database)
+        if filtered is None:
             return IDLE_S
-        found, rest_s = await self._stored(of), 0.0
-        if found is None:
+        realism, rest_s = await self._stored(filtered), 0.0
+        if realism is None:
             started = time.monotonic()
-            found = await self._measure(of)
+            realism = await self._measure(filtered)
             rest_s = max(IDLE_S, _REST * (time.monotonic() - started))
-        n = await save_realism(self._database, of.model_id, found)
-        LOG.info("%d populations of model %s with the filters %s: %s", n, of.model_id, of.filters, found.verdict)
+        n = await save_realism(self._database, filtered.model_id, realism)
+        LOG.info("%d populations of model %s with the filters %s: %s", n, filtered.model_id, filtered.filters, realism.verdict)
         return rest_s
 
-    async def _stored(self, of: FilteredModel) -> FilterRealism | None:
+    async def _stored(self, filtered: FilteredModel) -> FilterRealism | None:
         """What is known already: of equal filters, or of the model's twins without filters, from its training."""
-        if of.filters:
-            return await known_realism(self._database, of)
-        report = (await Ledger(self._database).card(of.model_id)).metrics.realism
-        return None if report is None else FilterRealism(of.filters, report)
+        if filtered.filters:
+            return await known_realism(self._database, filtered)
+        report = (await Ledger(self._database).card(filtered.model_id)).metrics.realism
+        return None if report is None else FilterRealism(filtered.filters, report)
 
-    async def _measure(self, of: FilteredModel) -> FilterRealism:
+    async def _measure(self, filtered: FilteredModel) -> FilterRealism:
         """Measure it; a failure is stored as well, or one population that cannot be measured would hold up the others."""
         try:
-            model = await self._load_model(of.model_id)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, measure_filters, model, of)
+            model = await self._load_model(filtered.model_id)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, measure_filters, model, filtered)
         except Exception as error:
             if is_waited_for(error):
                 raise
-            LOG.exception("twins of model %s with the filters %s cannot be compared with real rows", of.model_id, of.filters)
+            LOG.exception(
+                "twins of model %s with the filters %s cannot be compared with real rows", filtered.model_id, filtered.filters
+            )
             return FilterRealism(
-                of.filters, unassessed="the comparison with real rows failed: the log of the role trainer says why"
+                filtered.filters, unassessed="the comparison with real rows failed: the log of the role trainer says why"
             )
 
 
-def measure_filters(model: TwinModel, of: FilteredModel) -> FilterRealism:
+def measure_filters(model: TwinModel, filtered: FilteredModel) -> FilterRealism:
     """The realism of a model's twins with these filters, with the seed of its training.
 
     Raises:
         ValueError: for a filter on a column that these twins lack.
     """
     try:
-        return FilterRealism(of.filters, model.assess(of.filters, model.seed))
+        return FilterRealism(filtered.filters, model.assess(filtered.filters, model.seed))
     except TooFewRows as error:
-        return FilterRealism(of.filters, unassessed=str(error))
+        return FilterRealism(filtered.filters, unassessed=str(error))
 
 
 def _lower_priority() -> None:
