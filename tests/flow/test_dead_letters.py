@@ -24,7 +24,7 @@ POISON: list[tuple[bytes | None, bytes | None, str, str]] = [
     (b"null", None, "empty", "Refusal"),
     (None, b"no key", "json", "ValidationError"),
     (b"", b"", "json", "ValidationError"),
-    (b"deep", b"[" * 100_000, "json", "ValidationError"),
+    (b"deep", b"[" * 100_000, "bound", "OutOfBounds"),
     (b"spaced", SPACED, "simulation", "Refusal"),
     (b"array", ARRAY, "invalid", "ValidationError"),
     (b"level", json.dumps(outcome(3, segment={"region": "x" * 4_000_000})).encode(), "segment", "Refusal"),

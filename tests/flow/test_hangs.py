@@ -32,8 +32,8 @@ def attach_hanging(app: TwinApp, services: Services) -> None:
     trigger = app.settings.home / "hang"
 
     async def hang() -> None:
-        if trigger.exists():
-            kind = trigger.read_text()
+        kind = trigger.read_text() if trigger.exists() else ""
+        if kind:  # a file that was just created is empty
             trigger.unlink()
             await _HANGS[kind](app)
 
