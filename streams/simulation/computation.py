@@ -87,10 +87,16 @@ def simulate_population(
     """
     if population.model is not None:
         require_features(population.model, request.filters)
-    result = build_engine(population.with_realism(None), priors, request, thresholds).simulate(
+    result = build_engine(_with_pinned_realism(population), priors, request, thresholds).simulate(
         request.intervention, request.filters, alternatives=request.alternatives, simulation_id=request.simulation_id
     )
     return result.model_copy(update={"thresholds_version": thresholds.version})
+
+
+def _with_pinned_realism(population: TwinPopulation) -> TwinPopulation:
+    """The population with what the card of its model says of its realism, whatever was measured since."""
+    card = None if population.filters_applied else population.model
+    return population.with_realism(card.metrics.realism if card else None)
 
 
 def require_features(card: ModelCard, filters: Filters) -> None:

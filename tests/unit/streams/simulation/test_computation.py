@@ -63,6 +63,8 @@ def test_an_answer_warns_of_the_realism_in_the_card_whatever_is_known_of_its_twi
     assert [warning for warning in result.warnings if "not realistic" in warning] == [
         "these twins are not realistic: an AUC of 0.950 is above 0.818 (of twins of the model without filters)"
     ]
+    everyone = generate_population(doubtful, Recipe(UUID(int=1), 100, 3)).with_realism(None)  # as a recipe is stored
+    assert "these twins are not realistic: an AUC of 0.950 is above 0.818" in simulate_population(everyone, {}, request).warnings
     measured_later = twins.with_realism(bad.model_copy(update={"auc": 0.5}))
     assert simulate_population(measured_later, {}, request) == result
     assert not any(

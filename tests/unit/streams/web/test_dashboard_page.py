@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from schemas import DriftState, FidelityMetrics, Verdict
+from schemas import DriftState, FidelityMetrics, RealismReport, Verdict
 from sql.overview_store import OverviewCounts
+from sql.population_realism_store import FilterRealism
 from streams.outages import Outage
 from streams.reporting.overview import LineOverview, Overview, SegmentWindow
 from streams.settings import Settings
@@ -135,3 +136,19 @@ def test_parked_records_are_shown_when_there_are_any() -> None:
     assert "2 parked" in waiting
     assert "1 of them was not replayed, and counts nowhere until then" in waiting
     assert "All of them were replayed." in page(OverviewCounts(10, 0, 3, 2, 0))
+
+
+def test_the_page_shows_the_verdict_on_twins_of_each_filter_and_escapes_its_values():
+    shares = {"exact_copies": 0.0, "near_copies": 0.05, "closer_to_training": 0.5}
+    report = RealismReport(auc=0.95, marginal_score=0.99, association_error=0.01, **shares, n_synthetic=2000, n_held_out=2000)
+    card = make_card(mae=0.8)
+    realism = (
+        FilterRealism({"region": ["<south>", "west"], "min_decile": 8}, report),
+        FilterRealism({"decile": [10]}, unassessed="only 31 real rows satisfy the filters"),
+        FilterRealism({"decile": [9]}),
+    )
+    line = LineOverview(LINE, "auto", card, card, (), None, 3600.0, (), (), (), None, (), {}, realism=realism)
+    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings(), "nonce")
+    assert "Twins with min_decile 8, region &lt;south&gt; or west: not realistic (an AUC of 0.950 is above 0.818), safe." in html
+    assert "Twins with decile 10: not assessed (only 31 real rows satisfy the filters)." in html
+    assert "Twins with decile 9: not assessed (not measured yet)." in html
