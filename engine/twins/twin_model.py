@@ -248,9 +248,10 @@ class TwinModel:
         edges = parts.arrays.get("conformal_edges", np.empty(0))  # models stored without groups have one
         expected = parts.arrays.get("expected", np.zeros(joint.n_rows))  # models stored without adjustment have none
         outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
+        card = ModelCard.model_validate(parts.meta["card"])
         return cls(
-            card=ModelCard.model_validate(parts.meta["card"]),
-            kinds=parts.meta["kinds"],
+            card=card,
+            kinds={name: parts.meta["kinds"][name] for name in card.features},  # a file has them in another order
             joint=joint,
             outcome=outcome,
             adjustment=DonorAdjustment(expected, parts.meta.get("adjusted_share", 0.0)),

@@ -80,6 +80,7 @@ def test_a_model_is_read_back_bit_for_bit(registry, model, artifact):
     for read, saved in zip(loaded.predict_all(rows), model.predict_all(rows), strict=True):
         assert np.array_equal(read, saved)
     assert loaded.generate(300, {"region": "south"}, seed=5).frame.equals(model.generate(300, {"region": "south"}, seed=5).frame)
+    assert loaded.table().features.equals(model.table().features)  # columns in the same order: a model fitted again is the same
 
 
 def test_a_run_has_the_metrics_and_parameters_of_the_model(registry, model, artifact):
