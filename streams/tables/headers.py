@@ -13,6 +13,8 @@ from streams.tables.report import count_of
 
 __all__ = ["header_key", "name_columns"]
 
+_PANDAS_INDEX = "__index_level_"  # how pandas writes an index without a name to Parquet
+
 
 def header_key(header: str) -> str:
     """What is left of a header without case, blanks and signs; headers with the same key mean the same declared column.
@@ -34,8 +36,8 @@ def name_columns(table: RawTable, declared: Mapping[str, Any]) -> tuple[RawTable
     written: dict[str, list[str]] = {}
     columns: dict[str, pa.Array] = {}
     for place, (header, column) in enumerate(zip(table.headers, table.columns, strict=True), start=1):
-        if not header.strip() or header.startswith(("Unnamed: ", "__index_level_")):
-            if not _holds_nothing(column):
+        if not header.strip() or header.startswith(("Unnamed: ", _PANDAS_INDEX)):
+            if not _holds_nothing(column) and not (header.startswith(_PANDAS_INDEX) and _are_distinct_numbers(column)):
                 problems.append(f"column {place} has no name: its first value is {_first(column)!r}")
             continue
         name = header if header in declared else by_key.get(header_key(header), " ".join(header.split()))
@@ -63,6 +65,11 @@ def _holds_nothing(column: pa.Array) -> bool:
         return False
     first = numbers[0].as_py()
     return first in {0, 1} and numbers.equals(pa.array(range(first, first + len(numbers)), type=pa.int64()))
+
+
+def _are_distinct_numbers(column: pa.Array) -> bool:
+    """Whether a column holds whole numbers, none twice: as the index of rows that were drawn from another table."""
+    return pa.types.is_integer(column.type) and not column.null_count and len(column.unique()) == len(column)
 
 
 def _first(column: pa.Array) -> Any:

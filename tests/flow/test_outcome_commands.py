@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from engine import TwinGenerator
+from engine.sample_tables import sample_hcps
+from sql.ledger import Ledger
+from streams.registry import MlflowRegistry
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
 
 
@@ -41,12 +46,22 @@ async def test_a_table_of_outcomes_is_published_and_its_fidelity_is_shown(
     assert "───" not in plain
 
 
-async def test_a_column_of_the_lines_own_models_is_published_as_a_feature(settings, twinstream, listener, tmp_path):
-    card = make_card().model_copy(update={"features": ("decile", "trx_growth")})
-    await make_line(settings.postgres_dsn.get_secret_value(), card)
+@pytest.fixture
+async def own_column(settings, pool) -> None:
+    """A champion that was trained with a column beyond those of its twin type."""
+    rng = np.random.default_rng(0)
+    generator = TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1, seed=0)
+    generator.train(sample_hcps(1000, rng).assign(trx_growth=rng.normal(size=1000)), "prescribing_change")
+    saved = await asyncio.to_thread(MlflowRegistry(settings.mlflow_uri).save, generator.model)
+    card = generator.model.card.model_copy(update={"mlflow_run_id": saved.mlflow_run_id})
+    await Ledger(pool).register_model(card, saved.sha256)
+    await Ledger(pool).promote(card.line, card.model_id)
+
+
+async def test_a_column_of_the_lines_own_models_is_published_as_a_feature(own_column, twinstream, listener, tmp_path):
     rows = [{"entity_id": f"e{number}", "decile": 3, "trx_growth": 0.5, "actual_value": 0.1} for number in range(20)]
     pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
-    assert await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), "--json") == {"published": 20}
+    assert (await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), "--timeout", "1", "--json"))["published"] == 20
     assert await listener.count(TOPIC) == 20
     pd.DataFrame(rows).rename(columns={"trx_growth": "trx_grwth"}).to_csv(tmp_path / "rows.csv", index=False)
     assert "trx_grwth" in await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), status=1)

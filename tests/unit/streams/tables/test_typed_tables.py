@@ -167,3 +167,14 @@ def test_a_frame_of_objects_is_read_as_its_text_would_be():
     assert plain(read["practice_size"]) == [1240, 980, None]
     assert plain(read["digital_engagement_score"]) == [0.125, None, 0.5]
     assert plain(read["own"]) == [1.125, None, None]
+
+
+def test_the_index_of_rows_that_pandas_drew_from_a_table_is_left_out_with_a_note(tmp_path):
+    whole = pd.DataFrame({"hcp_id": list("abcdef"), "decile": [1, 2, 3, 4, 5, 6]})
+    whole.sample(4, random_state=0).to_parquet(tmp_path / "table.parquet")
+    reading = read_file(tmp_path / "table.parquet")
+    assert list(reading.frame.columns) == ["hcp_id", "decile"]
+    assert "1 column without a name left out, empty or numbers of rows" in reading.notes
+    whole.set_index(pd.Index(list("uvwxyz"))).to_parquet(tmp_path / "table.parquet")
+    with pytest.raises(TableRefused, match="column 3 has no name: its first value is 'u'"):
+        read_file(tmp_path / "table.parquet")
