@@ -90,6 +90,8 @@ LANGUAGE sql IMMUTABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
            ('promotion_effects', 'comparison'), ('estimated_fidelity', 'estimate'),
            ('refused_replays', 'change'), ('refused_replays', 'replayed_by'), ('replays', 'replayed_by'),
            ('park_requests', 'why'), ('park_requests', 'requested_by'),
+           ('line_thresholds', 'changed_by'), ('line_thresholds', 'reason'),
+           ('publications', 'name'), ('publications', 'published_by'),
            ('maintenance_runs', 'run_by'), ('maintenance_runs', 'error'), ('maintenance_runs', 'deleted'),
            ('erasures', 'requested_by'), ('erasures', 'report')
 $$;

@@ -29,12 +29,13 @@ UNDECLARED = "no reason is declared"
 _REASONS_OF_TABLES = {"digital_twin_models": _MODEL, "model_ledger": _LEDGER, "schema_migrations": _NAME}
 _REASONS_OF_COLUMNS = {
     **dict.fromkeys(("segment", "segments", "dimension", "value", "event"), _SEGMENT),
-    **dict.fromkeys(("digest", "last_digest", "body_hash", "entity_hash", "salt"), _DIGEST),
-    **dict.fromkeys(("standard_errors", "missing", "intervals", "unassessed"), _FIGURES),
+    **dict.fromkeys(("digest", "last_digest", "body_hash", "entity_hash", "salt", "entities"), _DIGEST),
+    "feature": _MODEL,
+    **dict.fromkeys(("standard_errors", "missing", "intervals", "unassessed", "drift_limits", "compared_simulations"), _FIGURES),
     **dict.fromkeys(
         ("line", "lines", "source", "topic", "metric_type", "intervention", "target", "lane", "holder", "twin_type"), _NAME
     ),
-    **dict.fromkeys(("policy", "status", "state", "cause", "verdict", "kind", "exception", "partitions_dropped"), _NAME),
+    **dict.fromkeys(("policy", "status", "state", "cause", "verdict", "kind", "exception", "partitions_dropped", "origin"), _NAME),
 }
 _REFUSED_COLUMNS = ("key", "value", "headers", "reason", "traceback")  # redacted by a function of their own
 _ERASED_OTHERWISE = {
