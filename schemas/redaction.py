@@ -2,7 +2,7 @@
 
 In an array only the elements are replaced that name the person at any depth; an object that names the person outside of an array is
 replaced as a whole, because its other members are about the same person. A text that is JSON itself, or that has escapes, is read
-as what it says, however often it was encoded.
+as what it says, up to five times over: every step takes time in proportion to the text, which anyone may have sent.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _CATALOGUE_NAMES = frozenset({"twin_type", "brand", "metric_type", "target", "in
 """Members that hold a word of a catalogue: they name nobody, whatever the person is called."""
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/bfnrt]))")
+_MAX_ENCODINGS = 5
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 _ID_NAME = re.compile(r"(^|_)(ids?|npi|name|entity|key|subject|person)$", re.IGNORECASE)
@@ -151,9 +152,11 @@ def _readings(value: bytes) -> Iterator[str]:
 
 
 def _unescaped(text: str) -> Iterator[str]:
-    """A text, and what it is when the escape sequences of JSON in it are replaced, as often as there are any."""
+    """A text, and what it is when the escape sequences of JSON in it are replaced, as often as it may have been encoded."""
     yield text
-    while "\\" in text and (unescaped := _ESCAPE.sub(_unescape, text)) != text:
+    for _ in range(_MAX_ENCODINGS):
+        if "\\" not in text or (unescaped := _ESCAPE.sub(_unescape, text)) == text:
+            return
         text = unescaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the halves of surrogate pairs
         yield text
 
@@ -174,38 +177,53 @@ def _readings_of(text: str) -> Iterator[str]:
 
 
 def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, _Object):
-        for name, member in node:
-            yield from _readings_of(name)
-            if isinstance(member, _Number) and _ID_NAME.search(name):
-                yield str(member)
-            if not (isinstance(member, str) and name in _CATALOGUE_NAMES):
-                yield from _texts(member)
-    elif isinstance(node, list):
-        for element in node:
-            yield from _texts(element)
-    elif isinstance(node, str) and not isinstance(node, _Number):
-        yield from _readings_of(node)
+    """Every text in a document, names of members included; without recursion, which would pass each text through every level."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, _Object):
+            for name, member in node:
+                yield from _readings_of(name)
+                yield from _own_texts(name, member)
+                if isinstance(member, list | _Object):
+                    waiting.append(member)
+        elif isinstance(node, list):
+            waiting += node
+        elif isinstance(node, str) and not isinstance(node, _Number):
+            yield from _readings_of(node)
+
+
+def _own_texts(name: str, member: Any) -> Iterator[str]:
+    """What a member says that is neither a list nor an object."""
+    if isinstance(member, _Number):
+        if _ID_NAME.search(name):
+            yield str(member)
+    elif isinstance(member, str) and name not in _CATALOGUE_NAMES:
+        yield from _readings_of(member)
 
 
 def _redact(node: Any, names: Names) -> Any:
     if isinstance(node, list):
         return [_redact(element, names) if isinstance(element, list) else _redact_element(element, names) for element in node]
     if isinstance(node, _Object):
-        if any(map(names, _texts(_without_lists(node)))):
-            return ERASED
-        return _Object((name, _redact(member, names) if isinstance(member, list | _Object) else member) for name, member in node)
+        return _redact_object(node, names)
     return _redact_element(node, names)
+
+
+def _redact_object(node: _Object, names: Names) -> Any:
+    """An object whose lists are redacted by themselves; one that names the person elsewhere is redacted as a whole."""
+    members = []
+    for name, member in node:
+        redacted = _redact(member, names) if isinstance(member, list | _Object) else member
+        is_named = isinstance(member, _Object) and redacted == ERASED
+        if is_named or any(map(names, (*_readings_of(name), *_own_texts(name, member)))):
+            return ERASED
+        members.append((name, redacted))
+    return _Object(members)
 
 
 def _redact_element(element: Any, names: Names) -> Any:
     return ERASED if any(map(names, _texts(element))) else element
-
-
-def _without_lists(node: Any) -> Any:
-    if isinstance(node, _Object):
-        return _Object((name, _without_lists(member)) for name, member in node)
-    return None if isinstance(node, list) else node
 
 
 def _dump(node: Any) -> str:

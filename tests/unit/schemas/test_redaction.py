@@ -124,3 +124,21 @@ def test_bytes_that_are_no_json_are_redacted_as_a_whole(before: bytes, after: by
     value = b"{ " + before + b" " + ID.encode() + b" " + after
 
     assert redact(value, NAMES) == ERASED_VALUE
+
+
+@pytest.mark.parametrize("escape", ["u005c", "\\\\", "u005Cu005c"])
+def test_a_text_of_many_escapes_is_not_read_more_often_than_a_person_would_encode_it(escape: str) -> None:
+    value = ("x\\" + escape * 20_000).encode()
+    assert len(texts_in(value)) < 20
+    assert len(texts_in(json.dumps({"why": value.decode()}).encode())) < 30
+    assert redact(value, names_entity("nobody")) == value
+
+
+def test_a_wide_array_in_a_deep_document_is_read_once() -> None:
+    depth, width = 100, 100_000
+    value = b'{"a":' * depth + b"[" + b'"b",' * width + b'"hcp-7"]' + b"}" * depth
+    assert texts_in(value) == {"a", "b", "hcp-7"}
+    redacted = redact(value, names_entity("hcp-7"))
+    assert redacted == b'{"a":' * depth + b"[" + b'"b",' * width + b'"[erased]"]' + b"}" * depth
+    members = b'{"a":' * depth + b"{" + b",".join(b'"b%d":1' % number for number in range(width)) + b"}" + b"}" * depth
+    assert redact(members, names_entity("hcp-7")) == members
