@@ -227,7 +227,7 @@ class ExperimentResult(Event):
     standard_error: Finite = Field(gt=0)
     n_treated: int = Field(ge=2)
     n_control: int = Field(ge=2)
-    control_ratio: Finite | None = Field(default=None, gt=0)
+    control_ratio: Finite | None = Field(default=None, ge=0.001, le=1000)
     withdrawn: bool = False
     confirmed: bool = False
 

@@ -11,7 +11,7 @@ from schemas.fidelity_models import DRIFT_RULES, DriftRule
 
 __all__ = ["DEFAULT_THRESHOLDS", "ConfidenceThreshold", "EffectThreshold", "LineThresholds"]
 
-EffectThreshold = Annotated[float, Field(gt=0.0, lt=1.0)]
+EffectThreshold = Annotated[float, Field(ge=0.0001, lt=1.0)]
 """Smallest effect worth a deployment, a fraction on the target's scale."""
 
 ConfidenceThreshold = Annotated[float, Field(gt=0.5, lt=1.0)]

@@ -6,7 +6,7 @@ A refusal names the value, the bound and the setting. A value is checked as byte
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -19,6 +19,8 @@ __all__ = [
     "BoundSettings",
     "OutOfBounds",
     "check_array",
+    "check_header_count",
+    "check_headers",
     "check_json",
     "check_message",
     "check_size",
@@ -36,6 +38,7 @@ class BoundSettings(BaseSettings):
         max_record_bytes: of the value of a record of outcomes, which may be an array, or of their sums.
         max_message_bytes: of the value of any other record.
         max_key_bytes: of the key of one record.
+        max_headers, max_header_bytes: headers of one record, and the bytes of their names and values.
         max_array_elements: elements of any array, fields of any object.
         max_json_depth: objects and arrays inside each other.
         max_string_length: characters of any text.
@@ -51,6 +54,8 @@ class BoundSettings(BaseSettings):
     max_record_bytes: int = Field(default=16 * _MEBIBYTE, ge=1024)
     max_message_bytes: int = Field(default=_MEBIBYTE, ge=1024)
     max_key_bytes: int = Field(default=64 * 1024, ge=64)
+    max_headers: int = Field(default=1000, ge=50)
+    max_header_bytes: int = Field(default=256 * 1024, ge=1024)
     max_array_elements: int = Field(default=50_000, ge=1)
     max_json_depth: int = Field(default=32, ge=4, le=100)
     max_string_length: int = Field(default=10_000, ge=200)
@@ -78,6 +83,27 @@ def check_size(key: bytes | None, value: bytes | None, bounds: BoundSettings) ->
     """
     _check_length("a value", value or b"", bounds.max_record_bytes, "max_record_bytes")
     _check_length("a key", key or b"", bounds.max_key_bytes, "max_key_bytes")
+
+
+def check_headers(headers: Sequence[tuple[str, bytes | None]], bounds: BoundSettings) -> None:
+    """Check the headers of a record.
+
+    Raises:
+        OutOfBounds: when there are too many, or they are too large together.
+    """
+    check_header_count(len(headers), bounds)
+    if headers and (n_bytes := sum(len(name) + len(value or b"") for name, value in headers)) > bounds.max_header_bytes:
+        raise OutOfBounds(f"headers of {n_bytes} bytes", bounds.max_header_bytes, "max_header_bytes")
+
+
+def check_header_count(n_headers: int, bounds: BoundSettings) -> None:
+    """Check the number of headers of a record.
+
+    Raises:
+        OutOfBounds: when there are too many.
+    """
+    if n_headers > bounds.max_headers:
+        raise OutOfBounds(f"a record with {n_headers} headers", bounds.max_headers, "max_headers")
 
 
 def check_message(key: bytes | None, value: bytes | None, bounds: BoundSettings) -> None:
@@ -160,11 +186,18 @@ def _without_strings(value: bytes) -> bytes:
 
 
 def _check_structure(structure: bytes, bounds: BoundSettings) -> None:
-    """Check brackets and commas: first the depth, whether all brackets are closed or not, then the elements from inside out."""
-    depth = np.cumsum(_STEPS[np.frombuffer(structure, dtype=np.uint8)], dtype=np.int64).max(initial=0)
+    """Check brackets and commas: first the depth, whether all brackets are closed or not, then the elements from inside out.
+
+    The depth counts from the outermost level so far, as nothing has to be open before a bracket is closed. It bounds the passes
+    over the elements, so that the time is in proportion to the text.
+    """
+    levels = np.cumsum(_STEPS[np.frombuffer(structure, dtype=np.uint8)], dtype=np.int64)
+    depth = (levels - np.minimum(np.minimum.accumulate(levels), 0)).max(initial=0)
     if depth > bounds.max_json_depth:
         raise OutOfBounds(f"a depth of {depth} objects and arrays inside each other", bounds.max_json_depth, "max_json_depth")
-    while structure.count(b",") >= bounds.max_array_elements:
+    for _ in range(bounds.max_json_depth + 1):
+        if structure.count(b",") < bounds.max_array_elements:
+            return
         for part in _INNERMOST.findall(structure):
             _check_elements(part, bounds)
         structure, n_removed = _INNERMOST.subn(b"", structure)

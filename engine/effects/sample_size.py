@@ -30,6 +30,10 @@ MAX_CORRELATION = 0.99
 """Largest correlation that adjustment is expected to profit from: it never removes all of the variance."""
 
 
+LARGEST_RATIO = 1e6
+"""Standard deviations of the outcome per change to detect, beyond which no experiment is large enough."""
+
+
 class SampleSize(NamedTuple):
     """People in each arm."""
 
@@ -114,7 +118,7 @@ def required_sample_size(
         correlation: of outcome and prediction; None where it is unknown.
     """
     change = effect * per_effect
-    if not outcome_sd > 0 or not change > 0:
+    if not outcome_sd > 0 or not change > 0 or outcome_sd / change > LARGEST_RATIO:
         return {"missing": f"no sample size for a change of {change:g} in outcomes with a standard deviation of {outcome_sd:g}"}
     plain = two_sample(change, outcome_sd, alpha=alpha, power=power)
     adjusted = two_sample(change, outcome_sd, alpha=alpha, power=power, correlation=adjustable_correlation(correlation))

@@ -74,7 +74,7 @@ def simulate(
             "--min-effect",
             metavar="FRACTION",
             help="Smallest effect worth a deployment; that of the line by default.",
-            callback=require_value(lambda value: 0 < value < 1, "must be between 0 and 1"),
+            callback=require_value(lambda value: 0.0001 <= value < 1, "must be at least 0.0001 and below 1"),
         ),
     ] = None,
     confidence: Annotated[

@@ -33,7 +33,7 @@ def thresholds(
             "--min-effect",
             metavar="FRACTION",
             help="Smallest effect worth a deployment, for example 0.05.",
-            callback=require_value(lambda value: 0 < value < 1, "must be between 0 and 1"),
+            callback=require_value(lambda value: 0.0001 <= value < 1, "must be at least 0.0001 and below 1"),
         ),
     ] = None,
     confidence: Annotated[

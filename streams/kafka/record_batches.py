@@ -25,7 +25,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import decode_varint
 
-from streams.bounds import BoundSettings, OutOfBounds
+from streams.bounds import BoundSettings, OutOfBounds, check_header_count, check_headers
 from streams.kafka.decompression import TooLarge, decompress
 from streams.kafka.memory import trim
 from streams.kafka.parking import unreadable_record
@@ -206,6 +206,7 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         try:
             for record in _in_order(batch, header):
                 if record.offset >= self.next_fetch_offset:
+                    check_headers(record.headers, self._bounds)
                     self.next_fetch_offset = record.offset + 1
                     yield self._consumer_record(self._tp, record)
         except Exception as error:  # noqa: BLE001  # as above
@@ -257,7 +258,7 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
 
     def _read_singly(self, data: bytes, header: _BatchHeader) -> Iterator[ConsumerRecord[Any, Any]]:
         """Read the records from the present position on again, and deliver those that cannot be decoded as bytes, each alone."""
-        for record, raw in _parse_records(data, header):
+        for record, raw in _parse_records(data, header, self._bounds):
             if record.offset < self.next_fetch_offset:
                 continue
             if record.error is None:
@@ -315,14 +316,14 @@ class _ParsedRecord(NamedTuple):
     checksum: None = None
 
 
-def _parse_records(data: bytes, header: _BatchHeader) -> Iterator[tuple[_ParsedRecord, bytes]]:
+def _parse_records(data: bytes, header: _BatchHeader, bounds: BoundSettings) -> Iterator[tuple[_ParsedRecord, bytes]]:
     """Parse record after record, each with its bytes, as far as their lengths and offsets can be decoded."""
     body, position, previous = bytearray(data[_HEADER.size :]), 0, header.base_offset - 1
     for _ in range(header.n_records):
         try:
             length, first = decode_varint(body, position)
             position = first + length
-            record = _parse_record(body, first, position, header)
+            record = _parse_record(body, first, position, header, bounds)
         except Exception:  # noqa: BLE001  # whatever the decoder raises: where the next record begins is not known
             return
         if not (0 < length <= len(body) - first and previous < record.offset <= header.last_offset):
@@ -331,7 +332,7 @@ def _parse_records(data: bytes, header: _BatchHeader) -> Iterator[tuple[_ParsedR
         yield record, bytes(body[first:position])
 
 
-def _parse_record(body: bytearray, first: int, end: int, header: _BatchHeader) -> _ParsedRecord:
+def _parse_record(body: bytearray, first: int, end: int, header: _BatchHeader, bounds: BoundSettings) -> _ParsedRecord:
     """Parse one record; names of headers that are no UTF-8 are accepted with their bytes escaped.
 
     Raises:
@@ -345,14 +346,15 @@ def _parse_record(body: bytearray, first: int, end: int, header: _BatchHeader) -
     try:
         key, position = _parse_bytes(body, position, end)
         value, position = _parse_bytes(body, position, end)
-        return record._replace(key=key, value=value, headers=_parse_headers(body, position, end))
+        return record._replace(key=key, value=value, headers=_parse_headers(body, position, end, bounds))
     except (ValueError, IndexError, CorruptRecordException) as error:
         return record._replace(error=error)
 
 
-def _parse_headers(body: bytearray, position: int, end: int) -> tuple[tuple[str, bytes | None], ...]:
+def _parse_headers(body: bytearray, position: int, end: int, bounds: BoundSettings) -> tuple[tuple[str, bytes | None], ...]:
     n_headers, position = decode_varint(body, position)
-    headers = []
+    check_header_count(n_headers, bounds)
+    headers: list[tuple[str, bytes | None]] = []
     for _ in range(n_headers):
         name, position = _parse_bytes(body, position, end)
         if name is None:
@@ -361,6 +363,7 @@ def _parse_headers(body: bytearray, position: int, end: int) -> tuple[tuple[str,
         headers.append((name.decode(errors="backslashreplace"), value))
     if n_headers < 0 or position != end:
         raise ValueError(f"the record states {n_headers} headers, and {end - position} bytes follow them")
+    check_headers(headers, bounds)
     return tuple(headers)
 
 

@@ -17,7 +17,7 @@ from engine.twins import TooFewRows, TwinModel
 from sql.database import Database
 from sql.ledger import Ledger
 from sql.population_realism_store import FilteredModel, FilterRealism, known_realism, next_to_assess, save_realism
-from streams.errors import is_waited_for
+from streams.errors import describe_error, is_waited_for
 from streams.registry import MlflowRegistry, ModelLoader
 
 __all__ = ["RealismAssessor", "measure_filters"]
@@ -28,6 +28,7 @@ IDLE_S = 2.0
 """Seconds between two looks for populations that are not measured."""
 
 _REST = 4.0  # after a measurement, in durations of it: at most a fifth of a processor is used
+_MAX_REASON_CHARACTERS = 500
 _NICENESS = 15
 
 
@@ -81,6 +82,8 @@ class RealismAssessor:
         except Exception as error:
             if is_waited_for(error):
                 raise
+            if isinstance(error, ValueError):  # of filters that these twins lack: their simulation was rejected
+                return FilterRealism(filtered.filters, unassessed=describe_error(error)[:_MAX_REASON_CHARACTERS])
             LOG.exception(
                 "twins of model %s with the filters %s cannot be compared with real rows", filtered.model_id, filtered.filters
             )

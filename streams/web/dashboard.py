@@ -13,9 +13,11 @@ from typing import Any
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 from streams.dependencies import DependencyMonitor, role_probes
 from streams.outages import OUTAGES, Outage
+from streams.printable import escape_text
 from streams.reporting import CHART_STYLE, EventMarker, formatting
 from streams.reporting.overview import Overview
 from streams.reporting.text import feature_sentences, realism_sentences
@@ -143,10 +145,17 @@ def _policy(nonce: str) -> str:
     )
 
 
+def _without_controls(value: Any) -> Any:
+    """Texts with control characters as escapes: they would reach the terminal of whoever reads the page there."""
+    return escape_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 @cache
 def _templates() -> Environment:
     """The templates with their filters; the dashboard is rendered every few seconds, and compiled once."""
-    environment = Environment(loader=PackageLoader("streams.web"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("streams.web"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_without_controls
+    )
     environment.filters |= {
         "ago": formatting.ago,
         "clock": formatting.clock,

@@ -28,7 +28,7 @@ def test_a_limit_of_a_line_replaces_that_of_its_rule_alone() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"min_effect_threshold": 0.0}, "greater than 0"),
+        ({"min_effect_threshold": 5e-324}, "greater than or equal to 0.0001"),
         ({"min_effect_threshold": 1.0}, "less than 1"),
         ({"confidence_threshold": 0.5}, "greater than 0.5"),
         ({"confidence_threshold": float("nan")}, "less than 1"),

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.bounds import BoundSettings, OutOfBounds, check_array, check_features, check_json, check_message, check_size, fits
+from streams.bounds import (
+    DEFAULT_BOUNDS,
+    BoundSettings,
+    OutOfBounds,
+    check_array,
+    check_features,
+    check_json,
+    check_message,
+    check_size,
+    fits,
+)
 from streams.settings import Settings
 
 BOUNDS = BoundSettings(
@@ -162,3 +172,21 @@ def test_the_bounds_are_settings(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TWIN_MAX_DECOMPRESSED_BYTES", "2097152")
     assert Settings().max_decompressed_bytes == 2 * 1024 * 1024
     assert Settings().max_array_elements == 50_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"]" * 12_000 + b"," * 60_000 + b"[" * 12_000 + b"]" * 12_000,
+        b"]" * 12_000 + b"," * 60_000 + b"[" * 12_000 + b"]" * 12_000 + b",",
+        b"[" * 20 + b"]" * 40 + b"{" * 33,
+    ],
+)
+def test_brackets_that_close_nothing_hide_no_depth(value: bytes) -> None:
+    with pytest.raises(OutOfBounds, match="TWIN_MAX_JSON_DEPTH"):
+        check_json(value, DEFAULT_BOUNDS)
+
+
+def test_brackets_that_do_not_match_end_the_count_of_elements() -> None:
+    check_json(b"[" + b"}" * 30 + b"]," * 40_000, DEFAULT_BOUNDS)
+    check_json(b"[}" * 40_000 + b"," * 60_000, DEFAULT_BOUNDS)
