@@ -21,6 +21,7 @@ from streams.worker.log_limit import LimitedHandler
 __all__ = ["log_file", "write_logs"]
 
 _PLAIN = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_MAX_MESSAGE_CHARACTERS, _MAX_TRACEBACK_CHARACTERS = 4_000, 40_000
 _INDENT = "    "
 _VERBOSE_LOGGERS = ("faust", "mode", "aiokafka", "mlflow", "alembic", "matplotlib", "asyncio", "kafka", "asyncpg")
 
@@ -39,10 +40,10 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "role": self._role,
             "logger": record.name,
-            "message": hide_passwords(record.getMessage()),
+            "message": _cut(hide_passwords(record.getMessage()), _MAX_MESSAGE_CHARACTERS),
         }
         if record.exc_info:
-            fields["error"] = hide_passwords(self.formatException(record.exc_info))
+            fields["error"] = _cut(hide_passwords(self.formatException(record.exc_info)), _MAX_TRACEBACK_CHARACTERS)
         return json.dumps(fields).replace("\x7f", r"\u007f")  # the one control character that JSON leaves as it is
 
 
@@ -54,15 +55,21 @@ class PlainLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name in logging
         """Format the line of a record."""
-        return escape_line(hide_passwords(super().formatMessage(record)))
+        return escape_line(_cut(hide_passwords(super().formatMessage(record)), _MAX_MESSAGE_CHARACTERS))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  # the name in logging
         """Format a traceback."""
-        return indent(escape_text(hide_passwords(super().formatException(ei))), _INDENT, lambda _: True)
+        text = _cut(hide_passwords(super().formatException(ei)), _MAX_TRACEBACK_CHARACTERS)
+        return indent(escape_text(text), _INDENT, lambda _: True)
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802  # the name in logging
         """Format a stack."""
         return indent(escape_text(stack_info), _INDENT, lambda _: True)
+
+
+def _cut(text: str, limit: int) -> str:
+    """A text without its middle where it is longer than a limit: what came in may be quoted in it, however long."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... ({len(text):,} characters) ... {text[-limit // 2 :]}"
 
 
 def log_file(folder: Path, role: str) -> Path:

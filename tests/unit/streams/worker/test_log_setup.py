@@ -122,3 +122,27 @@ def test_no_log_shows_the_password_of_an_address(tmp_path: Path):
         log += "".join(file.read_text() for file in tmp_path.iterdir())
         assert log.count("http://ann:***@mlflow:5000/api") == 2
         assert "hunter2@" not in log.replace('"hunter2@mlflow:5000/api")', "")
+
+
+LONG = """
+import logging, sys
+from pathlib import Path
+from streams.worker.log_setup import write_logs
+write_logs("trainer", Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+logging.getLogger("streams").warning("filters %s", "x" * 1_000_000)
+try:
+    raise ValueError("y" * 1_000_000)
+except ValueError:
+    logging.getLogger("streams").exception("broken")
+"""
+
+
+def test_what_came_in_is_quoted_up_to_a_length(tmp_path):
+    command = [sys.executable, "-c", LONG]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+    subprocess.run([*command, str(tmp_path)], cwd=ROOT, check=True)
+    for text in (lines, (tmp_path / "trainer.log").read_text()):
+        assert len(text) < 60_000
+        assert "filters xxx" in text
+        assert "characters) ... " in text
+        assert "ValueError: yyy" in text
