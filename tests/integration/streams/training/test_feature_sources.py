@@ -54,10 +54,17 @@ def test_an_extra_that_is_not_installed_is_named(tmp_path: Path) -> None:
         feature_source(f"feast:{tmp_path}:features", None, LINE)  # type: ignore[arg-type]  # it is not used
 
 
-@pytest.mark.parametrize("moment", ["2026-01-31 12:00", "yesterday noon", None])
-def test_a_time_without_a_zone_is_refused(moment: object) -> None:
+@pytest.mark.parametrize(
+    ("moment", "message"),
+    [
+        ("2026-01-31 12:00", "give times with their zone"),
+        ("yesterday noon", "'yesterday noon' is no time"),
+        (None, "1 rows have no observed_at"),
+    ],
+)
+def test_a_time_that_cannot_be_read_or_has_no_zone_is_refused(moment: object, message: str) -> None:
     outcomes = pd.DataFrame({"entity_id": ["a"], "observed_at": [moment]})
-    with pytest.raises(ValueError, match="give times with their zone"):
+    with pytest.raises(ValueError, match=message):
         checked_outcomes(outcomes)
 
 
