@@ -123,8 +123,8 @@ def raw_elements(value: bytes | None) -> list[bytes | None]:
     Example:
         >>> raw_elements(b'[{"a": 1.50},\n 2 ]')
         [b'{"a": 1.50}', b'2']
-        >>> raw_elements(b"no JSON \xff")
-        [b'no JSON \xff']
+        >>> raw_elements(b"no JSON \xff"), raw_elements(b"[1,]")
+        ([b'no JSON \xff'], [b'[1,]'])
     """
     if value is None or isinstance(value, UnreadableBytes) or value.lstrip()[:1] != b"[":
         return [value]
@@ -138,10 +138,12 @@ def raw_elements(value: bytes | None) -> list[bytes | None]:
 def _element_spans(text: str) -> Iterator[tuple[int, int]]:
     """Where each element of a JSON array starts and ends in the text."""
     position = _skip(_BEGIN, text, 0)
-    while not _END.match(text, position):
+    is_at_end = _END.match(text, position)
+    while not is_at_end:
         start, (_, end) = position, _DECODER.raw_decode(text, position)
         yield start, end
-        position = end if _END.match(text, end) else _skip(_COMMA, text, end)
+        is_at_end = _END.match(text, end)
+        position = end if is_at_end else _skip(_COMMA, text, end)  # an element must follow
 
 
 def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
