@@ -49,7 +49,7 @@ def names_entity(entity: str) -> Names:
 
     Example:
         >>> names = names_entity("hcp-7")
-        >>> [names(text) for text in ("hcp-7", "entity_id 'hcp-7' is unknown", "see hcp-7.", "hcp-77", "hcp-7-b", "xhcp-7")]
+        >>> [names(text) for text in ("hcp-7", "entity_id 'hcp-7' is unknown", "see a/hcp-7.", "hcp-77", "hcp-7-b", "xhcp-7")]
         [True, True, True, False, False, False]
     """
     pattern = _pattern(entity)
@@ -57,7 +57,7 @@ def names_entity(entity: str) -> Names:
 
 
 def _pattern(entity: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w.:@/-]){re.escape(entity)}(?![\w@/-]|[.:]\w|\\[ux][0-9a-fA-F])")
+    return re.compile(rf"(?<![\w.:@-]){re.escape(entity)}(?![\w@-]|[.:]\w|\\[ux][0-9a-fA-F])")
 
 
 def replace_entity(value: Any, entity: str) -> Any:
@@ -123,8 +123,8 @@ def texts_in(value: bytes | None) -> set[str]:
     """Every text in bytes that may be an id: the texts and words in a JSON document, or the words of any other text.
 
     Example:
-        >>> sorted(texts_in(b'{"a": ["b c", 7]}'))
-        ['a', 'b', 'b c', 'c']
+        >>> sorted(texts_in(b'{"a": ["b c/d", 7]}'))
+        ['a', 'b', 'b c/d', 'c', 'c/d', 'd']
     """
     if value is None:
         return set()
@@ -132,7 +132,8 @@ def texts_in(value: bytes | None) -> set[str]:
         texts = set(_texts(_parse(value)))
     except (ValueError, RecursionError):
         texts = set(_readings(value))
-    return texts | {word.rstrip(".:") for text in texts for word in _WORD.findall(text)}
+    words = {word for text in texts for word in _WORD.findall(text)}
+    return texts | {part.rstrip(".:") for word in words for part in (word, *word.split("/"))}
 
 
 def _parse(value: bytes | str) -> Any:
