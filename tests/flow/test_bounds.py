@@ -27,6 +27,8 @@ BOUNDS: Mapping[str, int] = {
     "max_record_bytes": 20_000,
     "max_message_bytes": 10_000,
     "max_key_bytes": 64,
+    "max_headers": 60,
+    "max_header_bytes": 2000,
     "max_array_elements": 500,
     "max_json_depth": 6,
     "max_string_length": 5000,
@@ -48,6 +50,8 @@ def records(topic: str, rng: random.Random) -> Iterator[tuple[str, bytes]]:
     yield "max_batch_records", batch([Rec(b"{}")] * 21)
     yield "max_record_bytes", batch([Rec(encoded(template(rng)) + b" " * 20_000)])
     yield "max_key_bytes", batch([Rec(encoded(template(rng)), key=b"k" * 65)])
+    yield "max_headers", batch([Rec(encoded(template(rng)), headers=[(b"x", b"y")] * 61)])
+    yield "max_header_bytes", batch([Rec(encoded(template(rng)), headers=[(b"x" * 1000, b"y" * 1001)])])
     if topic not in (TOPIC, "fidelity-errors"):
         yield "max_message_bytes", batch([Rec(encoded(template(rng)) + b" " * 10_000)])
     for setting, value in (
