@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 from uuid import UUID
 
-from engine.twins import TooFewRows, TwinModel
+from engine.twins import TwinModel
 from sql.database import Database
 from sql.ledger import Ledger
 from sql.population_realism_store import FilteredModel, FilterRealism, known_realism, next_to_assess, save_realism
@@ -82,8 +82,6 @@ class RealismAssessor:
         except Exception as error:
             if is_waited_for(error):
                 raise
-            if isinstance(error, ValueError):  # of filters that these twins lack: their simulation was rejected
-                return FilterRealism(filtered.filters, unassessed=describe_error(error)[:_MAX_REASON_CHARACTERS])
             LOG.exception(
                 "twins of model %s with the filters %s cannot be compared with real rows", filtered.model_id, filtered.filters
             )
@@ -93,15 +91,14 @@ class RealismAssessor:
 
 
 def measure_filters(model: TwinModel, filtered: FilteredModel) -> FilterRealism:
-    """The realism of a model's twins with these filters, with the seed of its training.
+    """The realism of a model's twins with these filters, with the seed of its training; the reason where there is none to measure.
 
-    Raises:
-        ValueError: for a filter on a column that these twins lack.
+    A simulation whose filters these twins lack was rejected, but its population is stored.
     """
     try:
         return FilterRealism(filtered.filters, model.assess(filtered.filters, model.seed))
-    except TooFewRows as error:
-        return FilterRealism(filtered.filters, unassessed=str(error))
+    except ValueError as error:
+        return FilterRealism(filtered.filters, unassessed=describe_error(error)[:_MAX_REASON_CHARACTERS])
 
 
 def _lower_priority() -> None:
