@@ -13,7 +13,7 @@ from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from sql.window_store import monitored_lines
 from streams.ingestion import ContextLoader, OutcomePipeline
-from streams.metrics import REGISTRY, VERDICTS
+from streams.metrics import CHAMPION, REGISTRY, RETRAINING_STOPPED, VERDICTS
 from streams.monitoring.line_metrics import remove_line_metrics
 from streams.monitoring.line_monitor import LineMonitor
 from streams.settings import Settings
@@ -97,6 +97,8 @@ async def test_a_line_that_is_loaded_shows_its_newest_windows_though_none_is_pub
 
 
 async def test_every_gauge_of_a_line_is_removed_when_another_worker_reads_it(pool: Pool, monitor: LineMonitor):
+    for gauge in (CHAMPION, RETRAINING_STOPPED):  # of the role trainer, which other tests run in this process
+        gauge.clear()
     await ingest(pool, range(0, 200, 2))
     await evaluate(pool, monitor)
     (line,) = monitor.lines
