@@ -66,6 +66,7 @@ def describe_failed_output(error: OSError) -> int:
         return CLOSED_PIPE
     with suppress(OSError):
         os.write(2, f"twinstream: the output cannot be written: {error.strerror or error}\n".encode())
+    _drop(sys.stdout)  # or the next flush would fail alike, and say so again
     return 1
 
 
