@@ -132,8 +132,8 @@ def texts_in(value: bytes | None) -> set[str]:
         texts = set(_texts(_parse(value)))
     except (ValueError, RecursionError):
         texts = set(_readings(value))
-    words = {word for text in texts for word in _WORD.findall(text)}
-    return texts | {part.rstrip(".:") for word in words for part in (word, *word.split("/"))}
+    tokens = {token for text in texts for token in _WORD.findall(text)}
+    return texts | {part.rstrip(".:") for token in tokens for part in (token, *token.split("/"))}
 
 
 def _parse(value: bytes | str) -> Any:
