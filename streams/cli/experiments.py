@@ -41,6 +41,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+ControlRatioOption = Annotated[
+    float,
+    typer.Option(
+        metavar="NUMBER",
+        help="Planned people (or clusters) in the control arm for each treated one.",
+        callback=require_value(lambda value: 0 < value < math.inf, "must be a positive number"),
+    ),
+]
+
 
 @app.command(
     epilog=examples(
@@ -72,14 +81,7 @@ def design(
             callback=require_value(lambda value: 0 < value < 1, "must be between 0 and 1"),
         ),
     ] = 0.80,
-    control_ratio: Annotated[
-        float,
-        typer.Option(
-            metavar="NUMBER",
-            help="People in the control arm for each treated one.",
-            callback=require_value(lambda value: 0 < value < math.inf, "must be a positive number"),
-        ),
-    ] = 1.0,
+    control_ratio: ControlRatioOption = 1.0,
     cluster_size: Annotated[
         float,
         typer.Option(
@@ -192,14 +194,7 @@ def untreated(
     cluster: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of the cluster, when whole clusters were assigned.")
     ] = None,
-    control_ratio: Annotated[
-        float,
-        typer.Option(
-            metavar="NUMBER",
-            help="Planned people (or clusters) in the control arm for each treated one.",
-            callback=require_value(lambda value: 0 < value < math.inf, "must be a positive number"),
-        ),
-    ] = 1.0,
+    control_ratio: ControlRatioOption = 1.0,
     out: OutOption = None,
     twin_type: TwinTypeOption = TwinType.HCP,
     brand: BrandOption = Brand.KISQALI,

@@ -105,7 +105,7 @@ def sweep(dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     drops empty ones. The exit status is 1 when a part of it failed.
     """
     from streams.operations import ageing
-    from streams.operations.dead_letter_replay import operator_name
+    from streams.operations.operator import operator_name
 
     with connected_service() as settings:
         if dry_run:
@@ -137,9 +137,9 @@ def forget(
     refused. The report says what was done, in which columns the id stays and why, until when Kafka holds it, and which models were
     trained with rows of the person.
     """
-    from streams.operations.dead_letter_replay import operator_name
     from streams.operations.forgetting import forget as forget_entity
     from streams.operations.forgetting import parse_twin_type, require_entity_id
+    from streams.operations.operator import operator_name
 
     require_entity_id(entity_id)
     scope = parse_twin_type(twin_type)

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from schemas import PopulationFilter
 
 __all__ = [
+    "ConfidenceOption",
     "DryRunOption",
     "FilterOption",
     "JsonOption",
     "KindOption",
     "LineArgument",
+    "MinEffectOption",
     "OutOption",
     "ReasonOption",
     "TableArgument",
@@ -73,6 +75,25 @@ def require_value(is_allowed: Callable[[float], bool], allowed: str) -> Callable
         return value
 
     return check
+
+
+MinEffectOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-effect",
+        metavar="FRACTION",
+        help="Smallest effect worth a deployment; 0.05 unless the line has another one.",
+        callback=require_value(lambda value: 0.0001 <= value < 1, "must be at least 0.0001 and below 1"),
+    ),
+]
+ConfidenceOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="PROBABILITY",
+        help="Probability that a recommendation needs; 0.9 unless the line has another one.",
+        callback=require_value(lambda value: 0.5 < value < 1, "must be between 0.5 and 1"),
+    ),
+]
 
 
 def parse_filter(text: str) -> tuple[str, Any]:

@@ -25,7 +25,7 @@ from streams.cli.campaigns import (
 )
 from streams.cli.connection import connected_service, with_read_pool
 from streams.cli.missing_answer import explained_silence
-from streams.cli.options import FilterOption, JsonOption, examples, parse_filters, require_value
+from streams.cli.options import ConfidenceOption, FilterOption, JsonOption, MinEffectOption, examples, parse_filters, require_value
 from streams.cli.output import print_result
 from streams.cli.queue_notices import notices_of_queue
 from streams.cli.running import run_command
@@ -68,23 +68,8 @@ def simulate(
             callback=require_value(lambda value: 0 <= value < 2**63, "must be at least 0 and below 2**63"),
         ),
     ] = None,
-    min_effect: Annotated[
-        float | None,
-        typer.Option(
-            "--min-effect",
-            metavar="FRACTION",
-            help="Smallest effect worth a deployment; that of the line by default.",
-            callback=require_value(lambda value: 0.0001 <= value < 1, "must be at least 0.0001 and below 1"),
-        ),
-    ] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(
-            metavar="PROBABILITY",
-            help="Probability that a recommendation needs; that of the line by default.",
-            callback=require_value(lambda value: 0.5 < value < 1, "must be between 0.5 and 1"),
-        ),
-    ] = None,
+    min_effect: MinEffectOption = None,
+    confidence: ConfidenceOption = None,
     timeout_s: Annotated[
         float,
         typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli.connection import with_pool, with_read_pool
-from streams.cli.options import JsonOption, LineArgument, ReasonOption, examples, require_value
+from streams.cli.options import ConfidenceOption, JsonOption, LineArgument, MinEffectOption, ReasonOption, examples
 from streams.cli.output import Table, print_result
 
 if TYPE_CHECKING:
@@ -27,23 +27,8 @@ app = typer.Typer()
 )
 def thresholds(
     line: LineArgument,
-    min_effect: Annotated[
-        float | None,
-        typer.Option(
-            "--min-effect",
-            metavar="FRACTION",
-            help="Smallest effect worth a deployment, for example 0.05.",
-            callback=require_value(lambda value: 0.0001 <= value < 1, "must be at least 0.0001 and below 1"),
-        ),
-    ] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(
-            metavar="PROBABILITY",
-            help="Probability that a recommendation needs, for example 0.9.",
-            callback=require_value(lambda value: 0.5 < value < 1, "must be between 0.5 and 1"),
-        ),
-    ] = None,
+    min_effect: MinEffectOption = None,
+    confidence: ConfidenceOption = None,
     limits: Annotated[
         list[str] | None,
         typer.Option("--limit", metavar="RULE=LIMIT", help="Limit of a drift rule; RULE= for that of the catalogue; repeatable."),
@@ -68,7 +53,7 @@ def thresholds(
 
 async def _change(pool: Pool, line: str, changes: dict[str, Any], reason: str) -> list[ThresholdChange]:
     from sql.threshold_store import change_thresholds
-    from streams.operations.dead_letter_replay import operator_name
+    from streams.operations.operator import operator_name
 
     await change_thresholds(pool, line, changes, changed_by=await asyncio.to_thread(operator_name), reason=reason)
     return await _history(pool, line)

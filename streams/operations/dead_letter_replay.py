@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import os
-import socket
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -16,9 +13,10 @@ from streams.errors import describe_error
 from streams.kafka import MAX_RECORD_BYTES, RawRecord
 from streams.kafka.dead_letters import ATTEMPT_HEADER, REPLAY_OF_HEADER, foreign_headers, refusal_attempt
 from streams.operations.corrections import Correction, corrected_value
+from streams.operations.operator import operator_name
 from streams.settings import Settings
 
-__all__ = ["SentReplay", "SkippedReplay", "operator_name", "replay_dead_letters"]
+__all__ = ["SentReplay", "SkippedReplay", "replay_dead_letters"]
 
 _BATCH = 500
 
@@ -61,15 +59,6 @@ async def replay_dead_letters(
             # Stored batch by batch, so that an interruption leaves at most one batch without its mark.
             await add_replays(pool, [_new_replay(replay, correction) for replay in sent[first:]])
     return sent, skipped
-
-
-def operator_name() -> str:
-    """``USER@HOST`` of this process, stored with a replay."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _prepare(refused: Iterable[RefusedRecord], correction: Correction) -> tuple[list[SentReplay], list[SkippedReplay]]:

@@ -14,8 +14,9 @@ from sql.replay_store import OffsetRange, begin_suppression, count_stored_outcom
 from sql.source_position_store import newest_position
 from streams.kafka import topic_of
 from streams.operations.corrections import Correction
-from streams.operations.dead_letter_replay import operator_name, replay_dead_letters
+from streams.operations.dead_letter_replay import replay_dead_letters
 from streams.operations.dead_letter_view import DeadLetter, await_replay_results, load_dead_letters
+from streams.operations.operator import operator_name
 from streams.operations.outcome_check import OutcomeCheck
 from streams.operations.replay_report import PublishedRecord, ReplayReport
 from streams.settings import Settings

@@ -23,7 +23,7 @@ from sql.database import Pool, transaction
 from sql.training_data_store import ENTITY, OBSERVED, add_history
 from streams.client.twin_client import TwinClient
 from streams.kafka import event_value, topic_of
-from streams.operations.dead_letter_replay import operator_name
+from streams.operations.operator import operator_name
 from streams.operations.outcome_check import OutcomeCheck
 from streams.operations.publication_rows import FileEvent, FileEvents, OutcomeFile, ResolvedEvent, resolve_revision
 from streams.settings import Settings

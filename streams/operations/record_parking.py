@@ -13,7 +13,7 @@ from sql.database import Pool
 from sql.park_store import PARKED, add_park_request, find_park_request, record_state, withdraw_park_request
 from sql.source_position_store import newest_position
 from streams.kafka import READ_TOPICS, count_partitions, open_admin, open_consumer, topic_of
-from streams.operations.dead_letter_replay import operator_name
+from streams.operations.operator import operator_name
 from streams.settings import Settings
 
 __all__ = ["ParkedRecord", "park_record"]
