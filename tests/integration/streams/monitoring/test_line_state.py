@@ -389,12 +389,18 @@ async def test_a_window_that_changed_a_hundred_times_is_published_once(pool: Poo
     assert app.n_sent == len(windows)
 
 
+class NoTable:
+    async def sync(self, *_: object) -> None:
+        """Write nothing."""
+
+
 async def test_a_sweep_of_the_agent_applies_rows_that_no_message_delivered(pool: Pool):
     await ingest(pool, range(0, 600, 5))
     line = await loaded(pool)
     await store_snapshots(pool, line)
     agent = _Fidelity(BrokerStub(pool), SimpleNamespace(changelog_topic_name="panes"))  # type: ignore[arg-type]  # what is needed of an app here
     agent._monitor._lines[LINE] = line
+    agent._panes = NoTable()  # type: ignore[assignment]  # there is no broker whose changelog could be compared
     missed = await ingest(pool, range(600, 900, 5), first=120)
 
     await agent.sweep()
