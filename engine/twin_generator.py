@@ -53,11 +53,19 @@ class NotTrained(RuntimeError):
     """The generator has no model yet: ``train`` was not called."""
 
 
+class StoredModel(Protocol):
+    """Where a model is stored."""
+
+    @property
+    def mlflow_run_id(self) -> str:
+        """The MLflow run with its files."""
+
+
 class ModelRegistry(Protocol):
     """Stores trained models."""
 
-    def save(self, model: TwinModel) -> object:
-        """Store a model permanently, and return what names its MLflow run as ``mlflow_run_id``; saving it again has no effect."""
+    def save(self, model: TwinModel) -> StoredModel:
+        """Store a model permanently; saving it again has no effect."""
 
 
 class SelectionCheck(Protocol):
@@ -209,9 +217,8 @@ class TwinGenerator:
         """
         if self.registry is None:
             raise ValueError("this generator has no registry: pass one as TwinGenerator(..., registry=...)")
-        saved = self.registry.save(self.model)
-        run_id = getattr(saved, "mlflow_run_id", self.model.card.mlflow_run_id)
-        self._model = self.model.with_card(self.model.card.model_copy(update={"mlflow_run_id": run_id}))
+        stored = self.registry.save(self.model)
+        self._model = self.model.with_card(self.model.card.model_copy(update={"mlflow_run_id": stored.mlflow_run_id}))
         return self.model.card.model_id
 
     def _select_model_type(self, table: TrainingTable, first: int) -> tuple[str, CrossFit, dict[str, float]]:

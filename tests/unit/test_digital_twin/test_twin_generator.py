@@ -12,6 +12,7 @@ from engine.sample_tables import sample_table
 from engine.twin_generator import NotTrained, TwinGenerator
 from engine.twins import ClinicalData, EmptyFilter, TwinModel
 from schemas import TWIN_TYPES, Brand, TwinType
+from sql.model_card_rows import Artifact
 
 
 def trained(twin_type: TwinType = TwinType.HCP, n: int = 2500, **settings: object) -> TwinGenerator:
@@ -287,9 +288,11 @@ def test_saving_needs_a_registry_and_stores_the_model_in_it(hcps: TwinGenerator)
     saved: list[TwinModel] = []
 
     class InMemoryRegistry:
-        def save(self, model: TwinModel) -> None:
+        def save(self, model: TwinModel) -> Artifact:
             saved.append(model)
+            return Artifact("run 7", "0" * 64)
 
     generator = trained(n=1200, registry=InMemoryRegistry())
     assert generator.save_to_registry() == generator.model.card.model_id
-    assert saved == [generator.model]
+    assert generator.model.card.mlflow_run_id == "run 7"
+    assert [model.with_card(generator.model.card) for model in saved] == [generator.model]
