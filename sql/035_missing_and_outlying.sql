@@ -15,6 +15,9 @@ BEGIN
     LOOP
         EXECUTE replace(definition, 'IN (''counted'', ''superseded'')', 'IN (''counted'', ''superseded'', ''missing'')');
     END LOOP;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no function names the fates of outcomes that have aged';
+    END IF;
 END $$;
 
 CREATE INDEX fidelity_tracking_missing ON fidelity_tracking (line, observed_at) WHERE actual_value IS NULL;
