@@ -72,9 +72,13 @@ add_lazy_commands(
 add_lazy_commands(app, "streams.cli.demo", {"demo": "Run the whole workflow here and print a report."})
 add_lazy_commands(
     app,
+    "streams.cli.importing",
+    {"import": "Find out which column of a table is which feature."},
+)
+add_lazy_commands(
+    app,
     "streams.cli.training",
     {
-        "import": "Turn the table SOURCE into the training table OUT.",
         "train": "Train a model line on the table FILE.",
     },
 )

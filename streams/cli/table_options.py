@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from schemas.twin_types import TwinType
 from streams.cli.output import notify
+from streams.mappings.saved import FOLDER, load_mapping, matching_mappings
 from streams.tables.declared import Kind
+from streams.tables.files import table_headers
+from streams.tables.mapping import TableMapping
 from streams.tables.options import DateOrder, Decimal, TableOptions, TimeUnit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["notify_remarks", "reads_table"]
+__all__ = ["NO_MAPPING", "notify_remarks", "reads_table", "saved_mapping"]
+
+NO_MAPPING = "none"
+"""Name that stands for no mapping."""
 
 _PANEL = "How the table is read"
 
@@ -54,6 +63,15 @@ def _options(
     ] = None,
     encoding: Annotated[str | None, _option("--encoding", metavar="NAME", text="Of a text file, such as latin-1.")] = None,
     sheet: Annotated[str | None, _option("--sheet", metavar="NAME", text="The sheet of a workbook.")] = None,
+    mapping: Annotated[
+        str | None,
+        _option(
+            "--mapping",
+            metavar="NAME",
+            text="Which column is which feature: a mapping that import has saved, by its name or file. Without it a saved one that "
+            "fits is used, which is told; none for no mapping.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse the table for a single bad row.", rich_help_panel=_PANEL)
     ] = False,
@@ -74,6 +92,7 @@ def _options(
         missing=tuple(missing or ()),
         kinds=dict(map(_named_kind, column or ())),
         strict=strict,
+        mapping=load_mapping(mapping) if mapping not in {None, NO_MAPPING} else None,
     )
 
 
@@ -91,13 +110,42 @@ def reads_table(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def with_options(**values: Any) -> None:
-        options = _options(**{item.name: values.pop(item.name) for item in added})
+        answers = {item.name: values.pop(item.name) for item in added}
+        options = _options(**answers)
+        source, twin_type = values.get("file") or values.get("data"), values.get("twin_type")
+        if twin_type is not None:
+            options = _with_mapping(options, answers["mapping"], source, twin_type)
         command(**values, reading=options)
 
     parameters = [*own, *added]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads the options from it
     with_options.__annotations__ = {item.name: item.annotation for item in parameters}
     return with_options
+
+
+def _with_mapping(options: TableOptions, name: str | None, source: Path | None, twin_type: TwinType) -> TableOptions:
+    """The options with the saved mapping that fits a file, where none is named."""
+    if name is None and source is not None:
+        return replace(options, mapping=saved_mapping(source, twin_type, options))
+    if options.mapping is not None and options.mapping.twin_type is not twin_type:
+        raise ValueError(f"the mapping {options.mapping.name!r} is for {options.mapping.twin_type} twins, not {twin_type} twins")
+    return options
+
+
+def saved_mapping(source: Path, twin_type: TwinType, options: TableOptions) -> TableMapping | None:
+    """The only saved mapping that fits a file; None without one, and where the file is absent.
+
+    Raises:
+        ValueError: when several fit.
+    """
+    if not FOLDER.is_dir() or not source.exists():
+        return None
+    headers = table_headers(source, options)
+    fitting = [mapping for mapping in matching_mappings(headers) if mapping.twin_type is twin_type]
+    if len(fitting) > 1:
+        names = ", ".join(mapping.name for mapping in fitting)
+        raise ValueError(f"{source.name}: several saved mappings fit, {names}: choose one with --mapping, or none")
+    return fitting[0] if fitting else None
 
 
 def notify_remarks(remarks: Iterable[str]) -> None:

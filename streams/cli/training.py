@@ -1,4 +1,4 @@
-"""Commands that prepare a training table and train a model line on it."""
+"""The command that trains a model line on a table, or checks the table."""
 
 from __future__ import annotations
 
@@ -22,55 +22,6 @@ if TYPE_CHECKING:
     from streams.training.table_check import TableCheck
 
 app = typer.Typer()
-
-
-@app.command(
-    "import",
-    epilog=examples(
-        "twinstream import prescribers.csv history.parquet --twin-type hcp",
-        "twinstream import partd_2019.csv partd_2020.csv history.parquet",
-    ),
-)
-@reads_table
-def import_table(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="SOURCE", dir_okay=False, help="A CSV, Parquet or Excel file, or two of Medicare Part D."),
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", dir_okay=False, help="The .csv, .csv.gz or .parquet file to write.")],
-    twin_type: TwinTypeOption = TwinType.HCP,
-    target: TargetOption = None,
-    as_json: JsonOption = False,
-    *,
-    reading: TableOptions,
-) -> None:
-    """Turn the table SOURCE into the training table OUT.
-
-    OUT has the features of the twin type and the target. The files of Medicare Part D by provider, which CMS publishes for each
-    year, are recognised by their columns: two SOURCEs, the earlier year first, give the features of the first and the change to the
-    second; one gives features without a target.
-    """
-    from streams.training import read_training_table, write_table
-
-    imported = read_training_table(sources, twin_type, target, reading)
-    notify_remarks(imported.remarks)
-    write_table(imported.frame, out)
-    payload = {
-        "recognised": imported.source,
-        "rows": len(imported.frame),
-        "target": imported.target if imported.has_target else None,
-        "left_out": imported.left_out,
-        "notes": imported.notes,
-        "remarks": imported.remarks,
-    }
-    print_result(payload, lambda: _import_text(imported, out), as_json=as_json)
-
-
-def _import_text(imported: ImportedTable, out: Path) -> str:
-    lines = [f"{imported.source}: {len(imported.frame):,} rows written to {out}", *imported.notes]
-    if imported.left_out:
-        lines.append(f"features without a column in the table: {', '.join(imported.left_out)}")
-    return "\n".join(lines)
 
 
 @app.command(

@@ -6,7 +6,8 @@ It imports ``schemas`` only.
 """
 
 from streams.tables.declared import Column, Kind, entity_columns, outcome_columns
-from streams.tables.files import load_table
+from streams.tables.files import load_table, table_headers
+from streams.tables.mapping import ColumnUse, TableMapping
 from streams.tables.options import DateOrder, Decimal, TableOptions, TimeUnit
 from streams.tables.raw import RawTable, frame_table
 from streams.tables.reading import convert_table, read_frame, read_table, read_times
@@ -16,10 +17,12 @@ __all__ = [
     "MAX_BAD_SHARE",
     "BadCell",
     "Column",
+    "ColumnUse",
     "DateOrder",
     "Decimal",
     "Kind",
     "RawTable",
+    "TableMapping",
     "TableOptions",
     "TableReading",
     "TableRefused",
@@ -32,4 +35,5 @@ __all__ = [
     "read_frame",
     "read_table",
     "read_times",
+    "table_headers",
 ]

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 
 from streams.tables.conversion import as_flags
 from streams.tables.detect import DELIMITER_NAMES, Dialect, decode_text, detect_delimiter
+from streams.tables.headers import header_key
 from streams.tables.options import TableOptions
 from streams.tables.raw import FIRST_ROW, RawTable, plain_array
 from streams.tables.report import BadCell, TableRefused
 
-__all__ = ["SUFFIXES", "load_table"]
+__all__ = ["SUFFIXES", "load_table", "table_headers"]
 
 _TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _WORKBOOK = (".xlsx", ".xlsm")
@@ -45,6 +46,8 @@ def load_table(path: Path, options: TableOptions, declared_keys: Collection[str]
         TableRefused: for another kind of file, or one that cannot be read as the kind that its name has.
         FileNotFoundError: when there is no such file.
     """
+    if options.mapping is not None:
+        declared_keys = {*declared_keys, *map(header_key, options.mapping.headers())}
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
         raise TableRefused(path.name, [f"it cannot be read: give a file that ends in {_ENDINGS}"])
@@ -61,6 +64,27 @@ def load_table(path: Path, options: TableOptions, declared_keys: Collection[str]
         raise
     except (ValueError, OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
         raise TableRefused(path.name, [f"it cannot be read as {kind}: {error}"]) from error
+
+
+def table_headers(path: Path, options: TableOptions) -> tuple[str, ...]:
+    """The headers of a file, of which as little is read as its kind allows; see :func:`load_table`."""
+    name = path.name.lower()
+    try:
+        if name.endswith(".parquet") and path.is_file():
+            return tuple(pq.read_schema(path).names)
+        if name.endswith(_TEXT) and path.is_file():
+            with (gzip.open if _is_gzipped(path) else open)(path, "rb") as file:
+                content, _ = decode_text(file.read(_SAMPLE_CHARACTERS), options.encoding)
+            sign, content = _declared_delimiter(content)
+            return detect_delimiter(_first_lines(content), options.delimiter or sign, ()).headers
+    except (ValueError, OSError, EOFError, zlib.error, pa.ArrowException, csv.Error):
+        pass  # reading the whole file says what is wrong with it
+    return load_table(path, options).headers
+
+
+def _is_gzipped(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _parquet_table(path: Path) -> RawTable:

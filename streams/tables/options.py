@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from schemas.base import require_one_of
 from streams.tables.declared import Kind
+from streams.tables.mapping import TableMapping
 
 __all__ = ["DateOrder", "Decimal", "TableOptions", "TimeUnit"]
 
@@ -55,6 +56,7 @@ class TableOptions:
         missing: texts that mean a missing value in every column, beside the empty cell.
         kinds: kinds of columns that are not declared, or are to be read otherwise.
         strict: refuse a table with a single bad row.
+        mapping: which column is which feature, where the headers are not the declared names.
     """
 
     decimal: Decimal | None = None
@@ -67,6 +69,7 @@ class TableOptions:
     missing: tuple[str, ...] = ()
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     strict: bool = False
+    mapping: TableMapping | None = None
 
     def __post_init__(self) -> None:
         """Check what can be wrong without a table.

@@ -29,6 +29,7 @@ from streams.tables.declared import Column
 from streams.tables.files import load_table
 from streams.tables.headers import header_key, name_columns
 from streams.tables.inference import inferred_kind
+from streams.tables.mapped import apply_rules, map_headers
 from streams.tables.numbers import convert_numbers
 from streams.tables.options import TableOptions
 from streams.tables.raw import RawTable, frame_table, is_text
@@ -89,6 +90,9 @@ def convert_table(raw: RawTable, declared: Mapping[str, Column], options: TableO
     Raises:
         TableRefused: for what concerns whole columns; it names all of them.
     """
+    if options.mapping is not None:
+        mapped = map_headers(raw, declared, options.mapping)
+        return apply_rules(convert_table(mapped.raw, mapped.declared, replace(options, mapping=None)), mapped.uses)
     table, problems = name_columns(raw, declared)
     problems += [f"it has no column {name!r}, whose kind is stated" for name in options.kinds if name not in table.headers]
     texts, formula_notes = _without_formulas(table)

@@ -5,7 +5,14 @@ It imports ``streams.registry`` and what lies below it, ``engine``, ``sql`` and 
 load no more than they need.
 """
 
-from streams.training.datasets import as_training_table, read_training_table, write_table
+from streams.training.datasets import (
+    as_training_table,
+    has_declared_names,
+    is_known_layout,
+    mapped_table,
+    read_training_table,
+    write_table,
+)
 from streams.training.feature_sources import checked_outcomes, feature_source
 from streams.training.imported_table import ImportedTable
 
@@ -14,6 +21,9 @@ __all__ = [
     "as_training_table",
     "checked_outcomes",
     "feature_source",
+    "has_declared_names",
+    "is_known_layout",
+    "mapped_table",
     "read_training_table",
     "write_table",
 ]

@@ -21,7 +21,14 @@ from streams.tables.report import count_of
 from streams.training import part_d
 from streams.training.imported_table import ImportedTable, features_without_column, require_features
 
-__all__ = ["as_training_table", "read_training_table", "write_table"]
+__all__ = [
+    "as_training_table",
+    "has_declared_names",
+    "is_known_layout",
+    "mapped_table",
+    "read_training_table",
+    "write_table",
+]
 
 _WRITABLE = ".csv, .csv.gz or .parquet"
 
@@ -53,8 +60,10 @@ def read_training_table(
     declared_keys = frozenset(map(header_key, declared)) | part_d.KNOWN_HEADERS
     raws = [load_table(path, options, declared_keys) for path in paths]
     has_target = header_key(TWIN_TYPES[twin_type].target(target).name) in map(header_key, raws[0].headers)
-    if len(raws) > 1 or (part_d.is_part_d(raws[0].headers) and not has_target):
+    if options.mapping is None and (len(raws) > 1 or (part_d.is_part_d(raws[0].headers) and not has_target)):
         return part_d.provider_table(raws, twin_type, options)
+    if len(raws) > 1:
+        raise ValueError("a mapping is of one table: give one file, or a folder of files with the same columns")
     reading = convert_table(raws[0], declared, options).require_usable(strict=options.strict)
     return as_training_table(reading, twin_type, target) if needs_features else _outcomes_table(reading, twin_type, target)
 
@@ -85,6 +94,34 @@ def as_training_table(reading: TableReading, twin_type: TwinType, target: str | 
     return ImportedTable(
         frame, target_name, "table of features", features_without_column(twin_type, table), remarks=(*remarks, *unnamed)
     )
+
+
+def mapped_table(reading: TableReading, twin_type: TwinType, target: str | None = None) -> ImportedTable:
+    """Convert a table that was read by a mapping; without the target it is a table of features.
+
+    Raises:
+        ValueError: when no column is a feature of the twin type, or the target is not one of its targets.
+    """
+    name = TWIN_TYPES[twin_type].target(target).name
+    if name in reading.frame:
+        return as_training_table(reading, twin_type, target)
+    require_features(reading.frame, twin_type)
+    frame, unnamed = _with_entity_ids(reading, twin_type)
+    notes = (f"no column is the target {name}: it can serve as features",)
+    left_out = features_without_column(twin_type, frame)
+    return ImportedTable(frame, name, "table of features", left_out, notes, (*reading.remarks(), *unnamed))
+
+
+def is_known_layout(headers: Sequence[str]) -> bool:
+    """Whether headers are those of public data that is read without a mapping."""
+    return part_d.is_part_d(headers) or part_d.has_joined_years(headers)
+
+
+def has_declared_names(headers: Sequence[str], twin_type: TwinType, target: str | None = None) -> bool:
+    """Whether a table has the target and a feature by their declared names."""
+    keys = set(map(header_key, headers))
+    names = [TWIN_TYPES[twin_type].target(target).name]
+    return keys >= set(map(header_key, names)) and any(header_key(name) in keys for name in TWIN_TYPES[twin_type].by_name)
 
 
 def _outcomes_table(reading: TableReading, twin_type: TwinType, target: str | None) -> ImportedTable:

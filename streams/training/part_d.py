@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +23,12 @@ from sql.training_data_store import ENTITY
 from streams.tables import Column, Kind, RawTable, TableOptions, TableReading, TableRefused, convert_table
 from streams.tables.headers import header_key
 from streams.tables.report import count_of
+from streams.tables.us_regions import OTHER_REGION, REGION_OF_STATE
 from streams.training.imported_table import ImportedTable, features_without_column
 
 __all__ = [
     "KNOWN_HEADERS",
-    "REGION_OF_STATE",
+    "has_joined_years",
     "is_joined_years",
     "is_part_d",
     "joined_years_table",
@@ -37,15 +38,6 @@ __all__ = [
 
 _TARGET = "prescribing_change"
 _MAX_SOLO_GROUP_SIZE = 1
-
-_CENSUS_REGIONS = {
-    "northeast": "CT ME MA NH RI VT NJ NY PA",
-    "midwest": "IL IN MI OH WI IA KS MN MO NE ND SD",
-    "south": "DE DC FL GA MD NC SC VA WV AL KY MS TN AR LA OK TX",
-    "west": "AZ CO ID MT NV NM UT WY AK CA HI OR WA",
-}
-REGION_OF_STATE = {state: region for region, states in _CENSUS_REGIONS.items() for state in states.split()}
-"""Regions of the US Census Bureau."""
 
 _LAYOUTS = {
     "npi": ("PRSCRBR_NPI", "npi"),
@@ -198,7 +190,7 @@ def _features(providers: pd.DataFrame) -> pd.DataFrame:
         {
             ENTITY: individual["npi"],
             "specialty": individual["specialty"].map(_slug, na_action="ignore"),
-            "region": individual["state"].str.upper().map(REGION_OF_STATE).fillna("other"),
+            "region": individual["state"].str.upper().map(REGION_OF_STATE).fillna(OTHER_REGION),
             "decile": decile,
             "priority_tier": _tier(decile),
             **({"total_patient_volume": individual["patients"]} if "patients" in individual else {}),
@@ -229,7 +221,12 @@ def _with_change(features: pd.DataFrame, first: pd.DataFrame, second: pd.DataFra
 
 def is_joined_years(table: pd.DataFrame) -> bool:
     """Whether a table has two years of prescribers side by side."""
-    return set(table.columns) >= _JOINED
+    return has_joined_years(table.columns)
+
+
+def has_joined_years(headers: Iterable[str]) -> bool:
+    """Whether headers are those of a table with two years of prescribers side by side."""
+    return set(headers) >= _JOINED
 
 
 def joined_years_table(table: pd.DataFrame, remarks: tuple[str, ...] = ()) -> ImportedTable:
@@ -243,7 +240,7 @@ def joined_years_table(table: pd.DataFrame, remarks: tuple[str, ...] = ()) -> Im
             "years_experience": 2013 - table["grad_year_2013"],
             "practice_type": np.select([group.isna(), group <= _MAX_SOLO_GROUP_SIZE], ["unknown", "solo"], "group"),
             "practice_size": group,
-            "region": table["state_2013"].map(REGION_OF_STATE).fillna("other"),
+            "region": table["state_2013"].map(REGION_OF_STATE).fillna(OTHER_REGION),
             "decile": decile,
             "priority_tier": _tier(decile),
             "total_patient_volume": table["bene_count_2013"],

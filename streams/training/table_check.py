@@ -86,7 +86,7 @@ def check_file(path: Path, twin_type: TwinType, target: str | None = None, optio
     declared = entity_columns(twin_type)
     try:
         raw = load_table(path, options, frozenset(map(header_key, declared)) | part_d.KNOWN_HEADERS)
-        if part_d.is_part_d(raw.headers):
+        if options.mapping is None and part_d.is_part_d(raw.headers):
             return _check_imported(read_training_table([path], twin_type, target, options), twin_type)
         reading = convert_table(raw, declared, options)
         if part_d.is_joined_years(reading.frame):

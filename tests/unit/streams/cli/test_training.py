@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from schemas import Baseline, Brand, ModelCard, ModelEvent, TwinModelMetrics, TwinType
 from sql.model_card_rows import Artifact
 from streams.cli import training
+from streams.cli.app import app
 from streams.training import ImportedTable
 from streams.training.line_training import TrainedLine
 
@@ -53,12 +54,12 @@ def test_a_verdict_is_printed_with_its_reason_and_decides_the_status(
 ) -> None:
     imported = ImportedTable(pd.DataFrame(), "prescribing_change", "table of features", ())
     monkeypatch.setattr(training, "_train", lambda *_: (imported, trained(happened)))
-    result = CliRunner().invoke(training.app, ["train", "table.csv"])
+    result = CliRunner().invoke(app, ["train", "table.csv"])
     assert result.exit_code == status
     first, second, third, *_ = result.output.splitlines()
     assert first.startswith(f"{happened}: RandomForest ")
     assert second == REASON
     assert third.startswith("trained on 1,500 rows of 300 entities")
     assert "note: R2 on unseen rows is 0.31, below 0.5" in result.output
-    as_json = CliRunner().invoke(training.app, ["train", "table.csv", "--json"])
+    as_json = CliRunner().invoke(app, ["train", "table.csv", "--json"])
     assert (as_json.exit_code, json.loads(as_json.output)["event"]["reason"]) == (status, REASON)

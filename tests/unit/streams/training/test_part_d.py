@@ -7,8 +7,8 @@ import pytest
 
 from schemas import TwinType
 from streams.tables import TableRefused
+from streams.tables.us_regions import REGION_OF_STATE
 from streams.training import ImportedTable, read_training_table
-from streams.training.part_d import REGION_OF_STATE
 
 SINCE_2021 = "PRSCRBR_NPI,Prscrbr_Last_Org_Name,Prscrbr_Ent_Cd,Prscrbr_State_Abrvtn,Prscrbr_Type,Tot_Clms,Tot_Benes,GE65_Sprsn_Flag"
 BEFORE_2021 = (

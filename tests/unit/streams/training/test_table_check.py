@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from engine.sample_tables import sample_hcps
 from engine.twins import build_training_table
 from schemas import TwinType
-from streams.cli.training import app
+from streams.cli.app import app
 from streams.tables import entity_columns, read_frame
 from streams.training.imported_table import require_features
 from streams.training.table_check import TableCheck, check_file, check_table

@@ -1,0 +1,210 @@
+"""The command that finds out which column of a table is which feature, saves that, and writes a training table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from schemas import TwinType
+from streams.cli.campaigns import TargetOption, TwinTypeOption
+from streams.cli.options import JsonOption, examples
+from streams.cli.output import Table, is_terminal, notify, print_result
+from streams.cli.table_options import notify_remarks, reads_table
+from streams.tables import TableOptions
+
+if TYPE_CHECKING:
+    from streams.mappings import ColumnGuess
+    from streams.training import ImportedTable
+    from streams.training.mapped_import import Proposal
+
+app = typer.Typer()
+
+_COLUMNS = ("Column", "Values", "Feature", "Rule", "Score", "Reason")
+_EDITOR = (
+    "COLUMN=FEATURE or COLUMN=FEATURE:RULE changes a line, COLUMN=own makes it a feature of your own, COLUMN= leaves it out; "
+    "Enter saves"
+)
+
+
+@app.command(
+    "import",
+    epilog=examples(
+        "twinstream import hcps.csv",
+        "twinstream import hcps.csv history.parquet --map 'Grad Yr=years_experience:years_before 2026'",
+        "twinstream import partd_2019.csv partd_2020.csv history.parquet",
+    ),
+)
+@reads_table
+def import_table(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE",
+            help="A table, or two of Medicare Part D; then OUT, the .csv, .csv.gz or .parquet file to write, if any.",
+        ),
+    ],
+    answers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="COLUMN=FEATURE[:RULE]",
+            help="What a column is, such as NPI=entity_id; COLUMN=own for a feature of your own, COLUMN= for none; repeatable.",
+        ),
+    ] = None,
+    save_as: Annotated[
+        str | None, typer.Option("--save-as", metavar="NAME", help="Name of the mapping; that of SOURCE by default.")
+    ] = None,
+    twin_type: TwinTypeOption = TwinType.HCP,
+    target: TargetOption = None,
+    as_json: JsonOption = False,
+    *,
+    reading: TableOptions,
+) -> None:
+    r"""Find out which column of a table is which feature.
+
+    Each column is guessed by its name and values, with a score and the reason. A guess below 0.7, or one that is as likely as
+    another, is left open: answer with --map, or on the terminal. The mapping is saved as mappings/NAME.yaml, and later files with
+    these columns are read by it, in every command.
+
+    With OUT the training table is written: ids, features and target. The files of Medicare Part D by provider, which CMS
+    publishes for each year, need no mapping: two SOURCEs, the earlier year first, give the features of the first and the change
+    to the second.
+
+    \b
+    Rules:
+      value             as it is written (the default)
+      us_region         Census region of a US state
+      decile, tier      by the deciles or fifths of the first file
+      percent           a hundredth
+      years_before YEAR, days_before DATE
+      change from COLUMN
+    """
+    from streams.training.mapped_import import needs_mapping
+
+    sources, out = (files[:-1], files[-1]) if len(files) > 1 else (files, None)
+    if len(sources) > 1 or not needs_mapping(
+        sources[0], twin_type, target, reading, is_asked=bool(answers or save_as) or out is None
+    ):
+        _import_known(sources, out, twin_type, target, reading, as_json=as_json)
+        return
+    _import_mapped(sources[0], out, answers or [], save_as, twin_type, target, reading, as_json=as_json)
+
+
+def _import_known(
+    sources: list[Path], out: Path | None, twin_type: TwinType, target: str | None, reading: TableOptions, *, as_json: bool
+) -> None:
+    """Import tables whose columns need no mapping."""
+    from streams.training import read_training_table, write_table
+
+    imported = read_training_table(sources, twin_type, target, reading)
+    notify_remarks(imported.remarks)
+    if out is not None:
+        write_table(imported.frame, out)
+    print_result(_payload(imported), lambda: _import_text(imported, out), as_json=as_json)
+
+
+def _import_mapped(
+    source: Path,
+    out: Path | None,
+    answers: Sequence[str],
+    save_as: str | None,
+    twin_type: TwinType,
+    target: str | None,
+    reading: TableOptions,
+    *,
+    as_json: bool,
+) -> None:
+    """Guess, show, ask on a terminal, save, and write."""
+    from streams.mappings import mapping_path, save_mapping
+    from streams.training import write_table
+    from streams.training.mapped_import import import_by_mapping, propose
+
+    proposal = propose(source, twin_type, reading, answers)
+    if not as_json and is_terminal(sys.stdin) and is_terminal(sys.stdout):
+        proposal = _edit(proposal)
+    mapping = proposal.mapping(save_as)
+    path = mapping_path(mapping.name)
+    save_mapping(mapping, path)
+    imported = None if out is None else import_by_mapping(proposal, mapping, target)
+    if imported is not None and out is not None:
+        notify_remarks(imported.remarks)
+        write_table(imported.frame, out)
+    payload = {
+        "mapping": str(path),
+        "columns": [_guess_dict(guess) for guess in proposal.guesses],
+        **({} if imported is None else _payload(imported)),
+    }
+    notes = [f"mapping saved to {path}", *_open_hints(proposal.guesses)]
+    if imported is not None:
+        notes.append(_import_text(imported, out))
+    print_result(payload, lambda: [_guess_table(proposal, notes)], as_json=as_json)
+
+
+def _edit(proposal: Proposal) -> Proposal:
+    """Let the user change lines until nothing is entered."""
+    while True:
+        print_result([], lambda proposal=proposal: [_guess_table(proposal, [_EDITOR])], as_json=False)  # type: ignore[misc]  # the default binds it
+        answer = typer.prompt("change", default="", show_default=False).strip()
+        if not answer:
+            return proposal
+        try:
+            proposal = proposal.answered([answer])
+        except ValueError as error:
+            notify(str(error))
+
+
+def _guess_table(proposal: Proposal, notes: Sequence[str]) -> Table:
+    rows = [_guess_cells(guess) for guess in proposal.guesses]
+    table = Table(_COLUMNS, rows, title=proposal.title, notes=notes, numeric=(4,))
+    return table._replace(text="\n".join([table.format_text(), *notes]))
+
+
+def _guess_cells(guess: ColumnGuess) -> list[str]:
+    candidate = guess.use or guess.best
+    values = ", ".join(guess.profile.samples)
+    if candidate is None:
+        return [guess.profile.name, values, "-", "", "", guess.reason]
+    feature = candidate.feature if guess.use else f"open: {candidate.feature}?"
+    reason = candidate.reason if guess.use else f"{guess.reason}; {candidate.reason}"
+    return [guess.profile.name, values, feature, candidate.rule, f"{candidate.score:.2f}", reason]
+
+
+def _guess_dict(guess: ColumnGuess) -> dict[str, Any]:
+    candidate = guess.use or guess.best
+    return {
+        "column": guess.profile.name,
+        "used": guess.use is not None,
+        "feature": candidate.feature if candidate else None,
+        "rule": candidate.rule if candidate else None,
+        "score": candidate.score if candidate else None,
+        "reason": "; ".join(filter(None, (guess.reason, candidate.reason if candidate else ""))),
+    }
+
+
+def _open_hints(guesses: Sequence[ColumnGuess]) -> list[str]:
+    """How to settle each column that is left open."""
+    answers = [f"--map '{item.column}={item.feature}:{item.rule}'" for guess in guesses if (item := guess.best)]
+    return [f"left open, to be settled with for example {' '.join(answers)}"] if answers else []
+
+
+def _payload(imported: ImportedTable) -> dict[str, Any]:
+    return {
+        "recognised": imported.source,
+        "rows": len(imported.frame),
+        "target": imported.target if imported.has_target else None,
+        "left_out": imported.left_out,
+        "notes": imported.notes,
+        "remarks": imported.remarks,
+    }
+
+
+def _import_text(imported: ImportedTable, out: Path | None) -> str:
+    done = "name a file OUT to write them" if out is None else f"written to {out}"
+    lines = [f"{imported.source}: {len(imported.frame):,} rows {done}", *imported.notes]
+    if imported.left_out:
+        lines.append(f"features without a column in the table: {', '.join(imported.left_out)}")
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""Imports a table whose columns have names of its own: a proposal that the user may change, and the table by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from schemas import TwinType
+from streams.mappings import (
+    Candidate,
+    ColumnGuess,
+    ColumnProfile,
+    build_mapping,
+    guess_columns,
+    mapping_name,
+    matching_mappings,
+    parse_choice,
+    profile_table,
+)
+from streams.tables import RawTable, TableMapping, TableOptions, convert_table, entity_columns, load_table, table_headers
+from streams.tables.headers import header_key
+from streams.training.datasets import has_declared_names, is_known_layout, mapped_table
+from streams.training.imported_table import ImportedTable
+
+__all__ = ["Proposal", "import_by_mapping", "needs_mapping", "propose"]
+
+
+def needs_mapping(path: Path, twin_type: TwinType, target: str | None, options: TableOptions, *, is_asked: bool) -> bool:
+    """Whether a table is to be mapped, rather than read by its layout or its declared names.
+
+    Args:
+        path: of the table.
+        twin_type: of the entities.
+        target: of the line.
+        options: of reading; with a mapping in them it is.
+        is_asked: whether the user wants to see or change a mapping; a known layout needs none even so.
+    """
+    if options.mapping is not None:
+        return True
+    headers = table_headers(path, options)
+    if is_known_layout(headers):
+        return False
+    return is_asked or not has_declared_names(headers, twin_type, target)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is to become of each column of a table.
+
+    Attributes:
+        source: file of the table.
+        twin_type: of the entities.
+        options: of reading.
+        raw: the table.
+        profiles: of its columns.
+        guesses: what becomes of each.
+        decided: what is settled, by an earlier mapping or by the user; None for a column that is left out.
+        earlier: the saved mapping that it starts from, if any.
+    """
+
+    source: Path
+    twin_type: TwinType
+    options: TableOptions
+    raw: RawTable
+    profiles: Sequence[ColumnProfile]
+    guesses: Sequence[ColumnGuess]
+    decided: Mapping[str, Candidate | None]
+    earlier: TableMapping | None = None
+
+    @property
+    def title(self) -> str:
+        """A line about the table."""
+        by = f", by the saved mapping {self.earlier.name}" if self.earlier else ""
+        return f"{self.source.name}: {len(self.raw.rows):,} rows, {len(self.profiles)} columns{by}"
+
+    def answered(self, answers: Sequence[str]) -> Proposal:
+        """The proposal with answers such as ``NPI=entity_id``; a feature that another column had is taken from it.
+
+        Raises:
+            ValueError: for an answer that cannot be read.
+        """
+        decided = dict(self.decided)
+        for answer in answers:
+            column, use = parse_choice(answer, self.profiles, self.twin_type)
+            decided = {name: item for name, item in decided.items() if not (item and use and item.feature == use.feature)}
+            decided[column] = use
+        return replace(self, decided=decided, guesses=guess_columns(self.profiles, self.twin_type, decided))
+
+    def mapping(self, name: str | None) -> TableMapping:
+        """The mapping under a name, by default the earlier one's or the file's; cuts of the earlier one are kept.
+
+        Raises:
+            ValueError: when no column has a use, or two have the same.
+        """
+        name = name or (self.earlier.name if self.earlier else mapping_name(self.source))
+        built = build_mapping(name, self.guesses, self.raw, self.twin_type, self.options)
+        earlier = self.earlier.columns if self.earlier else {}
+        uses = {
+            feature: earlier[feature]
+            if feature in earlier and (use.column, use.by) == (earlier[feature].column, earlier[feature].by)
+            else use
+            for feature, use in built.columns.items()
+        }
+        return built.model_copy(update={"columns": uses})
+
+
+def propose(path: Path, twin_type: TwinType, options: TableOptions, answers: Sequence[str] = ()) -> Proposal:
+    """Profile a table and guess its columns, on the base of the mapping in the options or the only saved one that fits.
+
+    Raises:
+        TableRefused: when the file cannot be read.
+        ValueError: for an answer that cannot be read.
+    """
+    raw = load_table(path, options, frozenset(map(header_key, entity_columns(twin_type))))
+    profiles = profile_table(raw, options)
+    earlier = options.mapping or _only_saved(raw.headers, twin_type)
+    decided = _decided(earlier, raw.headers) if earlier else {}
+    guesses = guess_columns(profiles, twin_type, decided)
+    return Proposal(path, twin_type, options, raw, profiles, guesses, decided, earlier).answered(answers)
+
+
+def _only_saved(headers: Sequence[str], twin_type: TwinType) -> TableMapping | None:
+    saved = [mapping for mapping in matching_mappings(headers) if mapping.twin_type is twin_type]
+    return saved[0] if len(saved) == 1 else None
+
+
+def _decided(mapping: TableMapping, headers: Sequence[str]) -> dict[str, Candidate | None]:
+    by_key = {header_key(header): header for header in headers}
+    reason = f"by the mapping {mapping.name}"
+    uses = {
+        by_key[header_key(use.column)]: Candidate(by_key[header_key(use.column)], feature, use.by, 1.0, reason)
+        for feature, use in mapping.columns.items()
+        if header_key(use.column) in by_key
+    }
+    return uses | {header: None for header in headers if header in mapping.left_out}
+
+
+def import_by_mapping(proposal: Proposal, mapping: TableMapping, target: str | None) -> ImportedTable:
+    """The table, read by a mapping.
+
+    Raises:
+        TableRefused: when a column can be read in two ways, or too many rows are bad.
+        ValueError: when no column is a feature of the twin type.
+    """
+    options = replace(proposal.options, mapping=mapping)
+    reading = convert_table(proposal.raw, entity_columns(proposal.twin_type), options)
+    return mapped_table(reading.require_usable(strict=options.strict), proposal.twin_type, target)

@@ -1,0 +1,90 @@
+"""The command ``import``: what it shows, saves and writes, and that other commands read by what it saved."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from streams.cli.app import app
+from tests.unit.streams.mappings.own_tables import N, own_table
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    own_table().to_csv(tmp_path / "own.csv", index=False)
+    return tmp_path
+
+
+def run(*words: str, status: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == status, result.output
+    return result
+
+
+def test_a_file_alone_is_shown_with_scores_and_reasons_and_its_mapping_saved(folder: Path):
+    output = run("import", "own.csv").stdout
+    assert "own.csv: 400 rows, 8 columns" in output
+    assert "name 100% like 'specialty'" in output
+    assert "mapping saved to mappings/own.yaml" in output
+    assert "--map 'Grad Yr=years_experience:years_before YEAR'" in output
+    assert [path.name for path in folder.iterdir() if path.suffix in {".csv", ".parquet"}] == ["own.csv"]
+
+
+def test_a_file_of_own_names_becomes_a_training_table(folder: Path):
+    payload = json.loads(
+        run("import", "own.csv", "out.parquet", "--map", "Grad Yr=years_experience:years_before 2026", "--json").stdout
+    )
+    frame = pd.read_parquet("out.parquet")
+    assert (payload["rows"], payload["target"]) == (N, "prescribing_change")
+    assert frame["years_experience"].equals(2026 - own_table()["Grad Yr"].rename("years_experience"))
+    assert set(frame["region"]) == {"northeast", "west", "south", "other", "midwest"}
+    assert frame["decile"].value_counts().max() == N / 10
+
+
+def test_later_files_are_read_by_the_saved_mapping_and_told_so(folder: Path):
+    run("import", "own.csv", "out.parquet")
+    first = pd.read_parquet("out.parquet")
+    own_table().iloc[:7].to_csv("later.csv", index=False)
+    result = run("import", "later.csv", "later.parquet")
+    assert "by the saved mapping own" in result.stdout
+    assert pd.read_parquet("later.parquet")["decile"].tolist() == first["decile"].tolist()[:7]
+    assert "read by the mapping 'own'" in run("train", "later.csv", "--check", status=1).stdout
+
+
+def test_a_mapping_can_be_refused_named_and_is_of_one_twin_type(folder: Path):
+    run("import", "own.csv", "--save-as", "hcps")
+    assert "no column 'prescribing_change'" in run("train", "own.csv", "--check", "--mapping", "none", status=1).stdout
+    run("import", "own.csv", "--save-as", "again", "--mapping", "none")
+    assert "several saved mappings fit, again, hcps" in run("train", "own.csv", "--check", status=1).stderr
+    assert "read by the mapping 'hcps'" in run("train", "own.csv", "--check", "--mapping", "hcps", status=1).stdout
+    wrong = run("train", "own.csv", "--check", "--mapping", "hcps", "--twin-type", "patient", status=1)
+    assert "the mapping 'hcps' is for hcp twins, not patient twins" in wrong.stderr
+
+
+def test_a_table_without_a_target_is_a_table_of_features(folder: Path):
+    own_table().drop(columns="Rx Chg").to_csv("master.csv", index=False)
+    output = run("import", "master.csv", "features.csv").stdout
+    assert "no column is the target prescribing_change: it can serve as features" in output
+
+
+def test_declared_names_need_no_mapping_and_keep_columns_of_the_user(folder: Path):
+    frame = pd.DataFrame({"hcp_id": np.arange(50), "decile": 3, "zap": 1.5, "prescribing_change": 0.1})
+    frame.to_csv("plain.csv", index=False)
+    run("import", "plain.csv", "out.csv")
+    assert "zap" in pd.read_csv("out.csv")
+    assert not (folder / "mappings").exists()
+
+
+def test_an_answer_that_cannot_be_read_saves_nothing(folder: Path):
+    assert "unknown column 'Zap'" in run("import", "own.csv", "--map", "Zap=decile", status=1).stderr
+    assert not (folder / "mappings").exists()
+
+
+def test_two_columns_of_one_feature_are_refused(folder: Path):
+    answers = ["--map", "Tot Rx=total_patient_volume", "--map", "Pts=total_patient_volume"]
+    payload = json.loads(run("import", "own.csv", *answers, "--json").stdout)
+    assert [item["column"] for item in payload["columns"] if item["feature"] == "total_patient_volume" and item["used"]] == ["Pts"]
