@@ -10,7 +10,7 @@ lock() {
 }
 lock service
 lock local --extra local
-lock dev --extra local --extra dev
+lock dev --extra local --extra sql --extra dev
 # Their pins conflict with the core's and with each other: environments of their own, with what their tests need.
 lock causal deploy/locks/extras.in --extra causal
 lock feast deploy/locks/extras.in --extra feast --extra local
