@@ -33,6 +33,7 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     Names that end in ``_s`` are in seconds. Without addresses of Kafka and Postgres, commands use the local stack in ``home``.
 
     Attributes:
+        tables_url: SQLAlchemy URL of the database that queries in ``.sql`` files are run on.
         idle_s: a partition of outcomes with nothing left to read, and without an outcome for this time, holds no window open.
         heartbeat_limit_s: a role whose event loop does not turn for longer is killed and restarted; time in which it waits for a
             processor does not count.
@@ -54,6 +55,7 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     kafka_connect_timeout_s: float = Field(default=10.0, gt=0)
     mlflow_uri: Annotated[str, InFile()] = ""
     mlflow_connect_timeout_s: float = Field(default=10.0, gt=0)
+    tables_url: SecretStr = SecretStr("")
     home: Path = Path(".twinstream")
 
     pane_s: float = Field(default=300.0, gt=0)

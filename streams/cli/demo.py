@@ -11,7 +11,7 @@ from schemas import Brand, TwinType
 from streams.cli.campaigns import BrandOption, TwinTypeOption
 from streams.cli.connection import load_settings
 from streams.cli.log_output import show_service_warnings
-from streams.cli.options import JsonOption, examples
+from streams.cli.options import TABLE_KINDS, JsonOption, examples, table_path
 from streams.cli.output import notify, print_result
 from streams.cli.table_options import reads_table
 from streams.tables import TableOptions
@@ -24,9 +24,7 @@ app = typer.Typer()
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", dir_okay=False, help="Your own table (CSV, Parquet or Excel), or the public prescriber table."
-        ),
+        typer.Option(metavar="FILE", parser=table_path, help=f"Your own table, or the public prescriber table. {TABLE_KINDS}"),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="For scripts: print only the report at the end.")] = False,
     twin_type: TwinTypeOption = TwinType.HCP,

@@ -11,7 +11,7 @@ import typer
 
 from schemas import TwinType
 from streams.cli.campaigns import TargetOption, TwinTypeOption
-from streams.cli.options import JsonOption, examples
+from streams.cli.options import JsonOption, examples, table_path
 from streams.cli.output import Table, is_terminal, notify, print_result
 from streams.cli.table_options import notify_remarks, reads_table
 from streams.tables import TableOptions
@@ -44,7 +44,9 @@ def import_table(
         list[Path],
         typer.Argument(
             metavar="SOURCE",
-            help="A table, or two of Medicare Part D; then OUT, the .csv, .csv.gz or .parquet file to write, if any.",
+            parser=table_path,
+            help="A CSV, Parquet or Excel file, a folder of them, or a .sql file with a query; two files of Medicare Part D; "
+            "then OUT, the .csv, .csv.gz or .parquet file to write, if any.",
         ),
     ],
     answers: Annotated[
@@ -128,7 +130,9 @@ def _import_mapped(
         proposal = _edit(proposal)
     mapping = proposal.mapping(save_as)
     path = mapping_path(mapping.name)
-    save_mapping(mapping, path)
+    is_new = mapping != proposal.earlier
+    if is_new:
+        save_mapping(mapping, path)
     imported = None if out is None else import_by_mapping(proposal, mapping, target)
     if imported is not None and out is not None:
         notify_remarks(imported.remarks)
@@ -138,7 +142,7 @@ def _import_mapped(
         "columns": [_guess_dict(guess) for guess in proposal.guesses],
         **({} if imported is None else _payload(imported)),
     }
-    notes = [f"mapping saved to {path}", *_open_hints(proposal.guesses)]
+    notes = [f"mapping {'saved to' if is_new else 'of'} {path}", *_open_hints(proposal.guesses)]
     if imported is not None:
         notes.append(_import_text(imported, out))
     print_result(payload, lambda: [_guess_table(proposal, notes)], as_json=as_json)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from schemas import PopulationFilter
 
 __all__ = [
+    "TABLE_KINDS",
     "ConfidenceOption",
     "DryRunOption",
     "FilterOption",
@@ -28,6 +29,7 @@ __all__ = [
     "parse_filter",
     "parse_filters",
     "require_value",
+    "table_path",
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -40,7 +42,17 @@ KindOption = Annotated[
 LineArgument = Annotated[
     str, typer.Argument(metavar="LINE", help="A model line, for example hcp:kisqali:prescribing_change.", show_default=False)
 ]
-TableArgument = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="A CSV, Parquet or Excel file.")]
+TABLE_KINDS = "A CSV, Parquet or Excel file, a folder of them, or a .sql file with a query."
+
+
+def table_path(text: str) -> Path:
+    """The path of a table; an empty one would be the current folder."""
+    if not text:
+        raise typer.BadParameter("the name of the file is empty")
+    return Path(text)
+
+
+TableArgument = Annotated[Path, typer.Argument(metavar="FILE", parser=table_path, help=TABLE_KINDS)]
 OutOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", dir_okay=False, help="Write one row per entity to this .csv, .csv.gz or .parquet file."),

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from pydantic import SecretStr
 
 from schemas.twin_types import TwinType
+from streams.cli.connection import load_settings
 from streams.cli.output import notify
 from streams.mappings.saved import FOLDER, load_mapping, matching_mappings
 from streams.tables.declared import Kind
@@ -72,6 +74,15 @@ def _options(
             "fits is used, which is told; none for no mapping.",
         ),
     ] = None,
+    database: Annotated[
+        str | None,
+        _option(
+            "--database",
+            metavar="URL",
+            text="The database of a query in a .sql file, such as postgresql://ann@host/crm or duckdb:///crm.duckdb; better as "
+            "TWIN_TABLES_URL or TWIN_TABLES_URL_FILE, as other users of the machine see the options of commands.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse the table for a single bad row.", rich_help_panel=_PANEL)
     ] = False,
@@ -92,6 +103,7 @@ def _options(
         missing=tuple(missing or ()),
         kinds=dict(map(_named_kind, column or ())),
         strict=strict,
+        database=SecretStr(database) if database else None,
         mapping=load_mapping(mapping) if mapping not in {None, NO_MAPPING} else None,
     )
 
@@ -113,6 +125,8 @@ def reads_table(command: Callable[..., None]) -> Callable[..., None]:
         answers = {item.name: values.pop(item.name) for item in added}
         options = _options(**answers)
         source, twin_type = values.get("file") or values.get("data"), values.get("twin_type")
+        if options.database is None and any(str(name).endswith(".sql") for name in (source, *values.get("files", ()))):
+            options = replace(options, database=load_settings().tables_url)
         if twin_type is not None:
             options = _with_mapping(options, answers["mapping"], source, twin_type)
         command(**values, reading=options)

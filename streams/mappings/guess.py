@@ -119,7 +119,7 @@ def _guess(
     if name in uses:
         return ColumnGuess(profile, uses[name])
     if name in decided:
-        return ColumnGuess(profile, None, reason="left out, as was decided")
+        return ColumnGuess(profile, None, reason="left out by the mapping or your answer")
     if name in late:
         return ColumnGuess(profile, None, reason="of the target's own period: it would know the outcome")
     best = max((item for item in candidates if item.column == name), key=lambda item: item.score, default=None)

@@ -6,7 +6,7 @@ It imports ``schemas`` only.
 """
 
 from streams.tables.declared import Column, Kind, entity_columns, outcome_columns
-from streams.tables.files import load_table, table_headers
+from streams.tables.files import load_table, table_blocks, table_headers
 from streams.tables.mapping import ColumnUse, TableMapping
 from streams.tables.options import DateOrder, Decimal, TableOptions, TimeUnit
 from streams.tables.raw import RawTable, frame_table
@@ -35,5 +35,6 @@ __all__ = [
     "read_frame",
     "read_table",
     "read_times",
+    "table_blocks",
     "table_headers",
 ]

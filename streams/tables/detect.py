@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from streams.tables.headers import header_key
 
-__all__ = ["Dialect", "decode_text", "detect_delimiter"]
+__all__ = ["Dialect", "decode_text", "detect_delimiter", "is_wide"]
 
 _SAMPLE_BYTES = 65_536
 _SAMPLE_ROWS = 200
@@ -78,6 +78,11 @@ def _marked_encoding(content: bytes) -> str | None:
     if max(nuls_even, nuls_odd) > len(sample) // 4:
         return "utf-16-be" if nuls_even > nuls_odd else "utf-16-le"
     return None
+
+
+def is_wide(content: bytes) -> bool:
+    """Whether the bytes of a text file are UTF-16 or UTF-32."""
+    return (_marked_encoding(content) or "utf-8").startswith(("utf-16", "utf-32"))
 
 
 class Dialect(NamedTuple):

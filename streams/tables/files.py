@@ -6,10 +6,10 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +17,21 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from streams.tables.blocks import BLOCK_ROWS, concat_tables, folder_files, header_part, open_text, parquet_blocks, text_parts
 from streams.tables.conversion import as_flags
-from streams.tables.detect import DELIMITER_NAMES, Dialect, decode_text, detect_delimiter
+from streams.tables.detect import DELIMITER_NAMES, Dialect, decode_text, detect_delimiter, is_wide
 from streams.tables.headers import header_key
 from streams.tables.options import TableOptions
+from streams.tables.queries import QUERY_SUFFIX, query_blocks
 from streams.tables.raw import FIRST_ROW, RawTable, plain_array
 from streams.tables.report import BadCell, TableRefused
 
-__all__ = ["SUFFIXES", "load_table", "table_headers"]
+__all__ = ["SUFFIXES", "load_table", "table_blocks", "table_headers"]
 
 _TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _WORKBOOK = (".xlsx", ".xlsm")
 SUFFIXES = (*_TEXT, ".parquet", *_WORKBOOK)
-_ENDINGS = ".csv, .tsv, .txt (also .gz), .parquet or .xlsx"
+_ENDINGS = ".csv, .tsv, .txt (also .gz), .parquet or .xlsx, a folder of such files, or a query that ends in .sql"
 _SAMPLE_CHARACTERS = 200_000
 _SAMPLE_LINES = 500
 
@@ -48,6 +50,15 @@ def load_table(path: Path, options: TableOptions, declared_keys: Collection[str]
     """
     if options.mapping is not None:
         declared_keys = {*declared_keys, *map(header_key, options.mapping.headers())}
+    if path.is_dir():
+        tables = [load_table(file, options, declared_keys) for file in folder_files(path, SUFFIXES)]
+        return concat_tables(path.name, tables, are_files=True)
+    if path.name.lower().endswith(QUERY_SUFFIX) and path.is_file():
+        return concat_tables(path.name, list(query_blocks(path, options.database, BLOCK_ROWS)), are_files=False)
+    return _file_table(path, options, declared_keys)
+
+
+def _file_table(path: Path, options: TableOptions, declared_keys: Collection[str]) -> RawTable:
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
         raise TableRefused(path.name, [f"it cannot be read: give a file that ends in {_ENDINGS}"])
@@ -66,14 +77,65 @@ def load_table(path: Path, options: TableOptions, declared_keys: Collection[str]
         raise TableRefused(path.name, [f"it cannot be read as {kind}: {error}"]) from error
 
 
+def table_blocks(path: Path, options: TableOptions, declared_keys: Collection[str] = ()) -> Iterator[RawTable]:
+    """The cells of a file in blocks of rows, at least one, so that all of them need not be in memory; see :func:`load_table`.
+
+    A workbook, and text in an encoding of more than one byte a letter other than UTF-8, is one block.
+    """
+    name = path.name.lower()
+    if path.is_dir():
+        for file in folder_files(path, SUFFIXES):
+            yield from table_blocks(file, options, declared_keys)
+    elif name.endswith(QUERY_SUFFIX) and path.is_file():
+        yield from query_blocks(path, options.database, BLOCK_ROWS)
+    elif name.endswith(".parquet") and path.is_file():
+        yield from parquet_blocks(path)
+    elif name.endswith(_TEXT) and path.is_file() and _has_single_bytes(path, options):
+        yield from _text_blocks(path, options, declared_keys)
+    else:
+        yield load_table(path, options, declared_keys)
+
+
+def _has_single_bytes(path: Path, options: TableOptions) -> bool:
+    """Whether a byte of a text file can be a line break or a quote only where one is."""
+    if options.encoding is not None:
+        return "\n".encode(options.encoding) == b"\n"
+    with open_text(path) as file:
+        return not is_wide(file.read(_SAMPLE_CHARACTERS))
+
+
+def _text_blocks(path: Path, options: TableOptions, declared_keys: Collection[str]) -> Iterator[RawTable]:
+    """A text file in blocks: each is read as the header and some of the rows, all with the dialect of the first."""
+    header, n_header, n_before = b"", 0, 0
+    dialect: Dialect | None = None
+    for part, n_rows in text_parts(path):
+        try:
+            content = _decoded(header + part, options, declared_keys, dialect)
+            dialect = content.dialect
+            table = _split_rows(path.name, *content)
+        except (ValueError, pa.ArrowException, csv.Error) as error:
+            raise TableRefused(path.name, [f"it cannot be read as text: {error}"]) from error
+        offset = n_before - n_header
+        bad = tuple(cell._replace(row=cell.row + offset) for cell in table.bad_rows)
+        yield replace(table, rows=table.rows + offset, bad_rows=bad)
+        if not header:
+            n_undeclared = int(_declared_delimiter(part)[0] is None)  # a line such as sep=; is no row
+            header, n_header = header_part(part) or (part, n_rows)
+            n_before = n_undeclared - 1
+            n_header += n_before
+        n_before += n_rows
+
+
 def table_headers(path: Path, options: TableOptions) -> tuple[str, ...]:
     """The headers of a file, of which as little is read as its kind allows; see :func:`load_table`."""
+    if path.is_dir():
+        return table_headers(folder_files(path, SUFFIXES)[0], options)
     name = path.name.lower()
     try:
         if name.endswith(".parquet") and path.is_file():
             return tuple(pq.read_schema(path).names)
         if name.endswith(_TEXT) and path.is_file():
-            with (gzip.open if _is_gzipped(path) else open)(path, "rb") as file:
+            with open_text(path) as file:
                 content, _ = decode_text(file.read(_SAMPLE_CHARACTERS), options.encoding)
             sign, content = _declared_delimiter(content)
             return detect_delimiter(_first_lines(content), options.delimiter or sign, ()).headers
@@ -82,30 +144,37 @@ def table_headers(path: Path, options: TableOptions) -> tuple[str, ...]:
     return load_table(path, options).headers
 
 
-def _is_gzipped(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
 def _parquet_table(path: Path) -> RawTable:
     table = pq.read_table(path)
     columns = tuple(plain_array(column) for column in table.columns)
     return RawTable(path.name, tuple(table.column_names), columns, np.arange(table.num_rows) + FIRST_ROW)
 
 
+class _Content(NamedTuple):
+    """Bytes of text in UTF-8, how its lines are split, and what was detected."""
+
+    text: bytes
+    dialect: Dialect
+    notes: tuple[str, ...]
+
+
 def _text_table(path: Path, options: TableOptions, declared_keys: Collection[str]) -> RawTable:
-    content, encoding = decode_text(_text_bytes(path), options.encoding)
+    return _split_rows(path.name, *_decoded(_text_bytes(path), options, declared_keys))
+
+
+def _decoded(content: bytes, options: TableOptions, declared_keys: Collection[str], dialect: Dialect | None = None) -> _Content:
+    content, encoding = decode_text(content, options.encoding)
     if b"\0" in content:
         raise ValueError("it holds the character NUL: it is not text, or in another encoding (--encoding)")
     sign, content = _declared_delimiter(content)
     lines = _first_lines(content)
     if not lines:
         raise ValueError("it has no line")
-    dialect = detect_delimiter(lines, options.delimiter or sign, declared_keys)
+    dialect = dialect or detect_delimiter(lines, options.delimiter or sign, declared_keys)
     notes = [f"read as {encoding}, it is not UTF-8"] if encoding else []
     if dialect.delimiter != "," and options.delimiter is None:
         notes.append(f"the delimiter is {DELIMITER_NAMES.get(dialect.delimiter, repr(dialect.delimiter))}")
-    return _split_rows(path.name, content, dialect, tuple(notes))
+    return _Content(content, dialect, tuple(notes))
 
 
 def _text_bytes(path: Path) -> bytes:

@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from pydantic import SecretStr
+
 from schemas.base import require_one_of
 from streams.tables.declared import Kind
 from streams.tables.mapping import TableMapping
@@ -56,6 +58,7 @@ class TableOptions:
         missing: texts that mean a missing value in every column, beside the empty cell.
         kinds: kinds of columns that are not declared, or are to be read otherwise.
         strict: refuse a table with a single bad row.
+        database: SQLAlchemy URL of a query.
         mapping: which column is which feature, where the headers are not the declared names.
     """
 
@@ -70,6 +73,7 @@ class TableOptions:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     strict: bool = False
     mapping: TableMapping | None = None
+    database: SecretStr | None = None
 
     def __post_init__(self) -> None:
         """Check what can be wrong without a table.

@@ -93,16 +93,34 @@ class Proposal:
         Raises:
             ValueError: when no column has a use, or two have the same.
         """
-        name = name or (self.earlier.name if self.earlier else mapping_name(self.source))
-        built = build_mapping(name, self.guesses, self.raw, self.twin_type, self.options)
-        earlier = self.earlier.columns if self.earlier else {}
-        uses = {
-            feature: earlier[feature]
-            if feature in earlier and (use.column, use.by) == (earlier[feature].column, earlier[feature].by)
-            else use
-            for feature, use in built.columns.items()
-        }
-        return built.model_copy(update={"columns": uses})
+        built = build_mapping(name or mapping_name(self.source), self.guesses, self.raw, self.twin_type, self.options)
+        return built if self.earlier is None else _changed(self.earlier, built, self.raw.headers, name)
+
+
+def _changed(earlier: TableMapping, built: TableMapping, headers: Sequence[str], name: str | None) -> TableMapping:
+    """A saved mapping with what was changed of it for a table; what concerns columns that this table lacks stays."""
+    keys = set(map(header_key, headers))
+
+    def is_same(feature: str) -> bool:
+        first, second = earlier.columns.get(feature), built.columns.get(feature)
+        return bool(first and second and header_key(first.column) == header_key(second.column) and first.by == second.by)
+
+    absent = {
+        feature: use
+        for feature, use in earlier.columns.items()
+        if feature not in built.columns and not keys & set(map(header_key, use.columns))
+    }
+    present = {feature: earlier.columns[feature] if is_same(feature) else use for feature, use in built.columns.items()}
+    order = [*earlier.columns, *(feature for feature in present if feature not in earlier.columns)]
+    columns = {feature: (present | absent)[feature] for feature in order if feature in present or feature in absent}
+    used = {column for use in columns.values() for column in use.columns}
+    left_out = {column: earlier.left_out.get(column, reason) for column, reason in (earlier.left_out | built.left_out).items()}
+    return TableMapping(
+        name=name or earlier.name,
+        twin_type=earlier.twin_type,
+        columns=columns,
+        left_out={column: reason for column, reason in left_out.items() if column not in used},
+    )
 
 
 def propose(path: Path, twin_type: TwinType, options: TableOptions, answers: Sequence[str] = ()) -> Proposal:
@@ -133,7 +151,7 @@ def _decided(mapping: TableMapping, headers: Sequence[str]) -> dict[str, Candida
         for feature, use in mapping.columns.items()
         if header_key(use.column) in by_key
     }
-    return uses | {header: None for header in headers if header in mapping.left_out}
+    return {**uses, **{header: None for header in headers if header not in uses}}
 
 
 def import_by_mapping(proposal: Proposal, mapping: TableMapping, target: str | None) -> ImportedTable:

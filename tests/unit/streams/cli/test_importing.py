@@ -1,6 +1,7 @@
 """The command ``import``: what it shows, saves and writes, and that other commands read by what it saved."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from streams.cli.app import app
+from streams.settings import settings
 from tests.unit.streams.mappings.own_tables import N, own_table
 
 
@@ -88,3 +90,30 @@ def test_two_columns_of_one_feature_are_refused(folder: Path):
     answers = ["--map", "Tot Rx=total_patient_volume", "--map", "Pts=total_patient_volume"]
     payload = json.loads(run("import", "own.csv", *answers, "--json").stdout)
     assert [item["column"] for item in payload["columns"] if item["feature"] == "total_patient_volume" and item["used"]] == ["Pts"]
+
+
+def test_a_later_file_without_some_columns_leaves_the_mapping_as_it_is(folder: Path):
+    run("import", "own.csv", "--map", "Grad Yr=years_experience:years_before 2026")
+    before = (folder / "mappings/own.yaml").read_text()
+    own_table().drop(columns=["Grad Yr", "ST"]).to_csv("later.csv", index=False)
+    assert "mapping of mappings/own.yaml" in run("import", "later.csv", "later.parquet", "--mapping", "own").stdout
+    assert (folder / "mappings/own.yaml").read_text() == before
+    run("import", "later.csv", "--mapping", "own", "--map", "Pts=")
+    after = (folder / "mappings/own.yaml").read_text()
+    assert "years_before 2026" in after
+    assert "total_patient_volume" not in after
+
+
+def test_a_folder_and_a_query_are_tables_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "parts").mkdir()
+    own_table().iloc[:200].to_csv("parts/a.csv", index=False)
+    own_table().iloc[200:].to_csv("parts/b.csv", index=False)
+    payload = json.loads(run("import", "parts", "out.csv", "--json").stdout)
+    assert (payload["rows"], payload["mapping"]) == (N, "mappings/parts.yaml")
+    with sqlite3.connect(folder / "crm.db") as connection:
+        own_table().to_sql("hcp", connection, index=False)
+    (folder / "hcps.sql").write_text("select * from hcp")
+    monkeypatch.setenv("TWIN_TABLES_URL", f"sqlite:///{folder / 'crm.db'}")
+    settings.cache_clear()
+    assert json.loads(run("import", "hcps.sql", "out.csv", "--json").stdout)["rows"] == N
+    settings.cache_clear()
