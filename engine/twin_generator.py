@@ -174,8 +174,11 @@ class TwinGenerator:
         outcome = fit_outcome_model(selected, model_type, n_jobs=self.n_jobs, seed=self.seed)
         evaluated = table.features.iloc[first:]
         encoded = encode_features(outcome, evaluated)
-        conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed, evaluated_entities)
-        holdout = HoldoutRows(crossed.actual, crossed.predicted, conformal.half_width(encoded, INTERVAL_LEVEL), evaluated_entities)
+        segments = evaluated[[name for name in TWIN_TYPES[self.twin_type].segments if name in evaluated]]
+        conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed, evaluated_entities, segments)
+        widths = conformal.widths(encoded, evaluated, INTERVAL_LEVEL)
+        ends = crossed.predicted - widths.below, crossed.predicted + widths.above
+        holdout = HoldoutRows(crossed.actual, crossed.predicted, *ends, evaluated_entities)
         baseline = compute_baseline(holdout, evaluated, TWIN_TYPES[self.twin_type].segments)
         metrics = _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, baseline)
         card = self._card(table, first, target, model_type, r2_by_type, metrics, baseline)

@@ -71,7 +71,7 @@ def known_baseline(name: str) -> Baseline:
 
 def sampled_baseline(errors: Floats, levels: npt.ArrayLike = ()) -> Baseline:
     """Baseline of a model with these errors on held-out rows; ``levels`` of the region of each row make it one with segments."""
-    rows = HoldoutRows(errors, np.zeros(len(errors)), np.ones(len(errors)))
+    rows = HoldoutRows(errors, np.zeros(len(errors)), -np.ones(len(errors)), np.ones(len(errors)))
     return compute_baseline(rows, pd.DataFrame({"region": levels}) if np.size(levels) else pd.DataFrame(), ["region"])
 
 

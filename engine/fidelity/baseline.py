@@ -10,7 +10,7 @@ import pandas as pd
 
 from engine.fidelity.effective_sample_size import effective_rows
 from engine.fidelity.input_drift import PREDICTED, histogram
-from schemas.arrays import Floats, Integers
+from schemas.arrays import Flags, Floats, Integers
 from schemas.levels import level_text, levels_of
 from schemas.twin_models import Baseline, Errors
 from schemas.twin_types import segment_name
@@ -29,18 +29,40 @@ CLIP_FACTOR = 1.5
 class HoldoutRows:
     """Rows that the model was not trained on: arrays of shape ``(n,)`` in units of the target.
 
-    ``half_width`` is that of the 95 % prediction interval, ``entities`` the entity of each row, None where each is one of its own.
+    ``lower`` and ``upper`` are the ends of 95 % prediction intervals; ``entities`` has the entity of each row, None where each is
+    one of its own.
     """
 
     actual: Floats
     predicted: Floats
-    half_width: Floats
+    lower: Floats
+    upper: Floats
     entities: Integers | None = None
 
     @property
     def loss(self) -> Floats:
         """Absolute errors."""
         return np.abs(self.actual - self.predicted)
+
+    @property
+    def half_width(self) -> Floats:
+        """Half widths of the intervals."""
+        return (self.upper - self.lower) / 2
+
+    @property
+    def inside(self) -> Flags:
+        """Whether each outcome is inside its interval."""
+        return (self.lower <= self.actual) & (self.actual <= self.upper)
+
+    def take(self, positions: Integers) -> HoldoutRows:
+        """Some of the rows."""
+        return HoldoutRows(
+            self.actual[positions],
+            self.predicted[positions],
+            self.lower[positions],
+            self.upper[positions],
+            None if self.entities is None else self.entities[positions],
+        )
 
 
 def compute_baseline(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterable[str]) -> Baseline:
@@ -73,7 +95,7 @@ def compute_errors(rows: HoldoutRows, clip: float) -> Errors:
         mae=float(loss.mean()),
         rmse=float(np.sqrt((loss**2).mean())),
         correlation=float(np.corrcoef(rows.predicted, rows.actual)[0, 1]) if varied else None,
-        coverage_95pct=float((loss <= rows.half_width).mean()),
+        coverage_95pct=float(rows.inside.mean()),
         clipped_mean=float(clipped.mean()),
         clipped_sd=float(clipped.std(ddof=1)),
         n_effective=None if rows.entities is None else effective_rows(loss, rows.entities),
@@ -86,7 +108,5 @@ def segment_errors(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterab
     for dimension in (name for name in dimensions if name in features):
         for level, positions in features.groupby(dimension, sort=True).indices.items():
             if len(positions) >= FEWEST_ROWS and level_text(level) is not None:
-                entities = None if rows.entities is None else rows.entities[positions]
-                part = HoldoutRows(rows.actual[positions], rows.predicted[positions], rows.half_width[positions], entities)
-                errors[segment_name(dimension, level)] = compute_errors(part, clip)
+                errors[segment_name(dimension, level)] = compute_errors(rows.take(np.asarray(positions)), clip)
     return errors

@@ -2,7 +2,7 @@
 
 Where too few rows are left that neither champion nor challenger has learned, such as after a correction of the table, both are
 judged by such predictions. The champion's estimator is fitted again on its own training rows, once for each fold, without those of
-the fold's entities; the challenger's out-of-fold predictions are stored with it. Half widths of intervals are those of the models.
+the fold's entities; the challenger's out-of-fold predictions are stored with it. Widths of intervals are those of the models.
 
 References:
     Stone (1974), Cross-validatory choice and assessment of statistical predictions. Journal of the Royal Statistical Society B 36.
@@ -54,5 +54,4 @@ def out_of_fold_predictions(model: TwinModel, rows: pd.DataFrame) -> Predictions
 
 
 def _with_interval(model: TwinModel, rows: pd.DataFrame, expected: Floats) -> Predictions:
-    half = model.conformal.half_width(model.encoded(rows), NOMINAL_COVERAGE)
-    return Predictions(expected, expected - half, expected + half)
+    return Predictions(*model.intervals_around(expected, rows, NOMINAL_COVERAGE))

@@ -1,10 +1,11 @@
-"""Conformal prediction intervals for one outcome, scaled by the expected size of a row's residual.
+"""Conformal prediction intervals for one outcome, scaled by the expected size of a row's residual and by its segments.
 
-The score of a row is its absolute residual divided by the expected absolute residual of such a row; the interval is the prediction
-plus or minus a quantile of the scores times the expected residual. Scores come from out-of-fold predictions and out-of-fold
-residual sizes, so that coverage is at least the nominal level when new rows are exchangeable with the training rows. Rows are
-grouped by expected residual, and each group has its own quantile (Mondrian conformal prediction), so that coverage holds in each
-group: the size of large residuals is underestimated, and tails differ.
+The score of a row is its residual divided by the expected absolute residual of such a row, times a factor of its segments
+(:mod:`engine.twins.segment_factors`). Each end of an interval is the prediction plus a quantile of the scores times that size, so
+that outcomes lie below and above an interval equally often. Scores come from out-of-fold predictions, sizes and factors, so that
+coverage is at least the nominal level when new rows are exchangeable with the training rows. Rows are grouped by expected residual,
+and each group has its own quantiles (Mondrian conformal prediction), so that coverage holds in each group: the size of large
+residuals is underestimated, and tails differ.
 
 Several rows of one entity are not exchangeable with those of a new one, but entities are: an entity's rows are in one fold, and
 their scores share the weight of one entity.
@@ -23,22 +24,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 
 from engine.twins.entities import entity_weights, folds
 from engine.twins.forests import forest_mean
+from engine.twins.segment_factors import SegmentFactors, combined_factors, fit_factors
 from schemas.arrays import Floats, Integers
 
-__all__ = ["Conformal", "conformal_quantile", "fit_conformal"]
+__all__ = ["Conformal", "Widths", "conformal_quantile", "fit_conformal"]
 
 
 _FOLDS = 5
 _MOST_GROUPS = 5
 _GROUP_ROWS = 300  # fewest scores of a group
 _FLOOR = 0.05  # smallest expected residual, in medians of all residuals: no interval has width zero
+_CAP = 0.99  # quantile of absolute residuals above which they count as this large: single ones would rule the forest
+_VERSION = 2
 
 
 def conformal_quantile(scores: npt.ArrayLike, level: float, weights: npt.ArrayLike | None = None) -> float:
@@ -68,16 +74,26 @@ def _weighted_quantile(scores: Floats, level: float, weights: Floats) -> float:
     return float(scores[order[place]]) if place < len(order) else math.inf
 
 
+class Widths(NamedTuple):
+    """Distances from predictions to the ends of their intervals, units of the target, at least 0, each of shape ``(n,)``."""
+
+    below: Floats
+    above: Floats
+
+
 @dataclass(frozen=True)
 class Conformal:
-    """Half widths of prediction intervals.
+    """Widths of prediction intervals.
 
     Attributes:
-        difficulty: regressor of the log of the absolute residual on the encoded features.
+        difficulty: regressor of the absolute residual on the encoded features.
         floor: smallest expected residual, > 0, units of the target.
         edges: smallest expected residual of each group of rows but the first, ascending, shape ``(groups - 1,)``.
-        scores: calibration scores of each group, ascending.
+        scores: calibration scores of each group, ascending: outcome minus prediction in expected residuals.
         weights: of the scores of each group, one in sum for each entity; none where every row is an entity of its own.
+        segments: factors of the levels of segments.
+        version: 1 for earlier models, whose regressor predicts the log of the absolute residual, and whose scores have no sign, so
+            that intervals are as wide below as above.
     """
 
     difficulty: RandomForestRegressor
@@ -85,9 +101,16 @@ class Conformal:
     edges: Floats
     scores: Sequence[Floats]
     weights: Sequence[Floats] = ()
+    segments: Sequence[SegmentFactors] = ()
+    version: int = _VERSION
 
-    def half_width(self, encoded: npt.NDArray[np.floating], level: float) -> Floats:
-        """Half width of the interval of each row, units of the target, shape ``(n,)``.
+    def widths(self, encoded: npt.NDArray[np.floating], features: pd.DataFrame, level: float) -> Widths:
+        """Widths of the interval of each row.
+
+        Args:
+            encoded: features as the outcome model's encoder transforms them, ``(n, p)``.
+            features: of the same rows, with a column for each of ``segments``.
+            level: probability of an outcome inside, 0 to 1; it is as likely below as above.
 
         Raises:
             ValueError: when the scores are too few for ``level``.
@@ -96,51 +119,90 @@ class Conformal:
         if not np.isfinite(quantiles).all():
             n = min(map(len, self.scores)) if not self.weights else round(min(weights.sum() for weights in self.weights))
             raise ValueError(f"{n} scores are too few for an interval at level {level}")
-        size = _size(self.difficulty, encoded, self.floor)
-        return quantiles[_groups(size, self.edges)] * size
+        size = self._size(encoded)
+        return Widths(*(quantiles[:, _groups(size, self.edges)] * size * combined_factors(self.segments, features)))
 
     def coverage(self, level: float) -> float:
         """Share of the calibration rows whose outcome lies inside their interval."""
-        pairs = zip(self.scores, self._quantiles(level), strict=True)
-        return float(np.concatenate([scores <= quantile for scores, quantile in pairs]).mean())
+        inside = [
+            (scores <= above) & (scores >= -below)
+            for scores, below, above in zip(self.scores, *self._quantiles(level), strict=True)
+        ]
+        return float(np.concatenate(inside).mean())
+
+    def _size(self, encoded: npt.NDArray[np.floating]) -> Floats:
+        if self.version == 1:
+            return np.maximum(np.exp(forest_mean(self.difficulty, encoded)), self.floor)
+        return _expected_size(self.difficulty, encoded, self.floor)
 
     def _quantiles(self, level: float) -> Floats:
-        """The quantile of each group's scores."""
+        """Quantiles of each group's scores below and above the prediction, shape ``(2, groups)``, at least 0."""
         weights: Sequence[Floats | None] = self.weights or [None] * len(self.scores)
-        return np.array(
-            [conformal_quantile(scores, level, of_group) for scores, of_group in zip(self.scores, weights, strict=True)]
-        )
+        signed = self.version > 1
+        of_tail = (1 + level) / 2 if signed else level
+        pairs = list(zip(self.scores, weights, strict=True))
+        above = np.array([conformal_quantile(scores, of_tail, of_group) for scores, of_group in pairs])
+        below = np.array([conformal_quantile(-scores, of_tail, of_group) for scores, of_group in pairs]) if signed else above
+        return np.maximum([below, above], 0.0)
 
 
-def fit_conformal(encoded: npt.NDArray[np.floating], residuals: Floats, seed: int, entities: Integers | None = None) -> Conformal:
-    """Learn the expected size of residuals, and calibrate the scores out of fold.
+def fit_conformal(
+    encoded: npt.NDArray[np.floating],
+    residuals: Floats,
+    seed: int,
+    entities: Integers | None = None,
+    segments: pd.DataFrame | None = None,
+) -> Conformal:
+    """Learn the expected size of residuals and the factors of segments, and calibrate the scores out of fold.
 
     Args:
         encoded: features as the outcome model's encoder transforms them, ``(n, p)``.
         residuals: actual minus out-of-fold prediction, ``(n,)``, units of the target.
         seed: of the folds.
         entities: the entity of each row, ``(n,)``; by default every row is an entity of its own.
+        segments: levels of each row, one column for each segment with factors of its own; by default there are none.
 
     Example:
         >>> rng = np.random.default_rng(0)
         >>> rows = rng.uniform(size=(1000, 1))
         >>> conformal = fit_conformal(rows, (0.1 + rows[:, 0]) * rng.normal(size=1000), seed=0)
-        >>> easy, hard = conformal.half_width(np.array([[0.05], [0.95]]), 0.95)
-        >>> bool(hard > 3 * easy), round(conformal.coverage(0.95), 3)
-        (True, 0.955)
+        >>> (easy, hard), _ = conformal.widths(np.array([[0.05], [0.95]]), pd.DataFrame(index=range(2)), 0.95)
+        >>> bool(hard > 3 * easy), round(conformal.coverage(0.95), 2)
+        (True, 0.96)
     """
     size = np.abs(residuals)
     floor = max(_FLOOR * float(np.median(size)), np.finfo(float).tiny)
-    log_size = np.log(np.maximum(size, floor))
+    capped = np.minimum(size, np.quantile(size, _CAP))
     expected = np.empty(len(size))
-    for train, test in folds(np.arange(len(size)) if entities is None else entities, _FOLDS, seed):
-        expected[test] = _size(_difficulty(encoded[train], log_size[train]), encoded[test], floor)
+    parts = list(folds(np.arange(len(size)) if entities is None else entities, _FOLDS, seed))
+    for train, test in parts:
+        expected[test] = _expected_size(_difficulty(encoded[train], capped[train]), encoded[test], floor)
+    row_weights = np.ones(len(size)) if entities is None else entity_weights(entities)
+    levels = pd.DataFrame(index=range(len(size))) if segments is None else segments.reset_index(drop=True)
+    scores, factors = _scores(residuals / expected, levels, row_weights, parts)
     edges = _edges(expected) if entities is None else _edges_between_entities(expected, entities)
-    group, scores = _groups(expected, edges), size / expected
+    group = _groups(expected, edges)
     rows_by_group = [np.flatnonzero(group == k) for k in range(len(edges) + 1)]
     ordered = [rows[np.argsort(scores[rows], kind="stable")] for rows in rows_by_group]
     weights = () if entities is None else [entity_weights(entities[rows]) for rows in ordered]
-    return Conformal(_difficulty(encoded, log_size), floor, edges, [scores[rows] for rows in ordered], weights)
+    return Conformal(_difficulty(encoded, capped), floor, edges, [scores[rows] for rows in ordered], weights, factors)
+
+
+def _scores(
+    scaled: Floats, segments: pd.DataFrame, weights: Floats, parts: Sequence[tuple[Integers, Integers]]
+) -> tuple[Floats, list[SegmentFactors]]:
+    """Scaled residuals over the factors that the other folds give a row's segments, and the factors of all rows."""
+    sides = np.stack([-scaled, scaled])
+    factor = np.ones_like(sides)
+    for train, test in parts:
+        of_others = fit_factors(sides[:, train], segments.iloc[train].reset_index(drop=True), weights[train], _tail_quantile)
+        factor[:, test] = combined_factors(of_others, segments.iloc[test])
+    return scaled / np.where(scaled < 0, *factor), fit_factors(sides, segments, weights, _tail_quantile)
+
+
+def _tail_quantile(scores: Floats, weights: Floats) -> float:
+    """The quantile at an end of an interval of 95 %."""
+    return conformal_quantile(scores, 0.975, weights)
 
 
 def _edges_between_entities(sizes: Floats, entities: Integers) -> Floats:
@@ -166,13 +228,13 @@ def _groups(sizes: Floats, edges: Floats) -> npt.NDArray[np.intp]:
     return np.searchsorted(edges, sizes, side="right")
 
 
-def _difficulty(encoded: npt.NDArray[np.floating], log_size: Floats) -> RandomForestRegressor:
+def _difficulty(encoded: npt.NDArray[np.floating], size: Floats) -> RandomForestRegressor:
     # One thread of shallow trees: boosting on all processors waits seconds when another process keeps one of them busy.
     # A split considers at least three features: with one of few, trees miss the rows with very large residuals.
     share = min(1.0, max(1 / 3, 3 / encoded.shape[1]))
-    forest = RandomForestRegressor(40, min_samples_leaf=60, max_features=share, max_samples=0.5, n_jobs=1, random_state=0)
-    return forest.fit(encoded, log_size)
+    forest = RandomForestRegressor(40, min_samples_leaf=30, max_features=share, max_samples=0.5, n_jobs=1, random_state=0)
+    return forest.fit(encoded, size)
 
 
-def _size(difficulty: RandomForestRegressor, encoded: npt.NDArray[np.floating], floor: float) -> Floats:
-    return np.maximum(np.exp(forest_mean(difficulty, encoded)), floor)
+def _expected_size(difficulty: RandomForestRegressor, encoded: npt.NDArray[np.floating], floor: float) -> Floats:
+    return np.maximum(forest_mean(difficulty, encoded), floor)

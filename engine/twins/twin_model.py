@@ -24,6 +24,7 @@ from engine.twins.marginal import Predicate
 from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
 from engine.twins.outcome_spread import TrainingOutcomes
 from engine.twins.realism_assessment import Allowed, TooFewRows, assess, learn_joint
+from engine.twins.segment_factors import SegmentFactors
 from engine.twins.training_table import TrainingTable, feature_frame
 from schemas.arrays import Floats, Integers
 from schemas.events import MAX_TWINS
@@ -64,7 +65,7 @@ class TwinModel:
         joint: distribution of features and target.
         outcome: encoder and estimator of the expected outcome.
         adjustment: of drawn outcomes by expected ones.
-        conformal: half widths of prediction intervals.
+        conformal: widths of prediction intervals.
         entities: the entity of each training row, ``(rows,)``, small integers; None where every row was an entity of its own.
     """
 
@@ -121,8 +122,18 @@ class TwinModel:
 
     def _predict_features(self, features: pd.DataFrame, level: float) -> tuple[Floats, Floats, Floats]:
         encoded = encode_features(self.outcome, features)
-        expected, half = predict_outcome(self.outcome, encoded), self.conformal.half_width(encoded, level)
-        return expected, expected - half, expected + half
+        return self._with_interval(predict_outcome(self.outcome, encoded), encoded, features, level)
+
+    def intervals_around(self, expected: Floats, frame: pd.DataFrame, level: float) -> tuple[Floats, Floats, Floats]:
+        """Expected outcomes from elsewhere, ``(n,)``, with the ends of the intervals that this model gives such rows."""
+        features = self._features(frame)
+        return self._with_interval(expected, encode_features(self.outcome, features), features, level)
+
+    def _with_interval(
+        self, expected: Floats, encoded: Floats, features: pd.DataFrame, level: float
+    ) -> tuple[Floats, Floats, Floats]:
+        widths = self.conformal.widths(encoded, features, level)
+        return expected, expected - widths.below, expected + widths.above
 
     def population_id(self, n: int, filters: Filters = None, seed: int = 0) -> UUID:
         """Id of the population that ``generate`` returns for the same arguments."""
@@ -145,7 +156,7 @@ class TwinModel:
             self._predicates(conditions(self.card.twin_type, filters, self.card.own_features)),
         )
         sampled, encoded, expected = _draw_twins(self.joint, self.outcome, self.adjustment, n, rng, allowed)
-        half = self.conformal.half_width(encoded, INTERVAL_LEVEL)
+        _, lower, upper = self._with_interval(expected, encoded, sampled.frame, INTERVAL_LEVEL)
         canonical = canonical_filters(self.card.twin_type, filters)
         return TwinPopulation(
             population_id=self.population_id(n, filters, seed),
@@ -159,7 +170,7 @@ class TwinModel:
             realism=None if canonical else self.card.metrics.realism,
             expires_at=expires_at,
             model=self.card,
-            frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: expected - half, UPPER: expected + half}),
+            frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: lower, UPPER: upper}),
         ).measured_by(TrainingOutcomes(self.joint, self.adjustment.expected))
 
     def assess(self, filters: Filters = None, seed: int = 0, n_jobs: int = 1) -> RealismReport:
@@ -233,6 +244,8 @@ class TwinModel:
                 "joint": self.joint.meta,
                 "adjusted_share": self.adjustment.share,
                 "conformal_floor": self.conformal.floor,
+                "conformal_version": self.conformal.version,
+                "conformal_segments": [factors.to_meta() for factors in self.conformal.segments],
             },
         )
 
@@ -255,7 +268,15 @@ class TwinModel:
             joint=joint,
             outcome=outcome,
             adjustment=DonorAdjustment(expected, parts.meta.get("adjusted_share", 0.0)),
-            conformal=Conformal(parts.estimators["difficulty"], parts.meta["conformal_floor"], edges, scores, weights),
+            conformal=Conformal(
+                parts.estimators["difficulty"],
+                parts.meta["conformal_floor"],
+                edges,
+                scores,
+                weights,
+                [SegmentFactors.from_meta(of_segment) for of_segment in parts.meta.get("conformal_segments", ())],
+                parts.meta.get("conformal_version", 1),
+            ),
             entities=parts.arrays.get("entities"),
         )
 

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
+from sklearn.ensemble import RandomForestRegressor
 
 from engine.sample_tables import sample_table
 from engine.twin_generator import NotTrained, TwinGenerator
-from engine.twins import ClinicalData, EmptyFilter, TwinModel
+from engine.twins import ClinicalData, EmptyFilter, TwinModel, conformal_quantile
 from schemas import TWIN_TYPES, Brand, TwinType
 from sql.model_card_rows import Artifact
 
@@ -126,14 +127,29 @@ def test_a_model_restored_from_its_parts_is_the_same_bit_for_bit(hcps: TwinGener
     pd.testing.assert_frame_equal(again.generate(200).frame, hcps.generate(200).frame, check_exact=True)
 
 
-def test_a_model_stored_with_one_group_of_scores_still_predicts_intervals(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
-    parts = hcps.model.to_parts()
+def test_a_model_stored_with_scores_without_sign_still_predicts_its_intervals(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
+    """Its forest predicts the log of residuals, it has one group of scores, and its intervals are as wide below as above."""
+    parts, table = hcps.model.to_parts(), hcps.model.table()
+    encoded, size = hcps.model.encoded(table.features), np.abs(table.target - hcps.model.adjustment.expected)
+    difficulty = RandomForestRegressor(20, min_samples_leaf=60, random_state=0).fit(encoded, np.log(size))
+    scores = np.sort(size / np.exp(difficulty.predict(encoded)))
     arrays = {name: array for name, array in parts.arrays.items() if not name.startswith("conformal_")}
-    scores = np.sort(np.concatenate(hcps.model.conformal.scores))
-    older = TwinModel.from_parts(replace(parts, arrays={**arrays, "conformal_scores": scores}))
+    meta = {name: value for name, value in parts.meta.items() if name not in {"conformal_version", "conformal_segments"}}
+    older = TwinModel.from_parts(
+        replace(
+            parts,
+            estimators={**parts.estimators, "difficulty": difficulty},
+            arrays={**arrays, "conformal_scores": scores},
+            meta=meta,
+        )
+    )
     lower, upper = older.predict_interval(unseen)
+    expected = older.predict(unseen)
+    half = np.exp(difficulty.predict(older.encoded(unseen))) * conformal_quantile(scores, 0.95)
+    np.testing.assert_allclose(upper - expected, half)
+    np.testing.assert_allclose(expected - lower, half)
     inside = (lower <= unseen["prescribing_change"]) & (unseen["prescribing_change"] <= upper)
-    assert inside.mean() == pytest.approx(0.95, abs=0.02)
+    assert inside.mean() == pytest.approx(0.95, abs=0.03)
 
 
 def test_a_model_stored_without_adjustment_draws_unadjusted_outcomes(hcps: TwinGenerator) -> None:

@@ -38,7 +38,7 @@ def features_of(n: int, seed: int, *, decile: float = 0.0) -> pd.DataFrame:
 
 def card_with_inputs():
     rng = np.random.default_rng(0)
-    rows = HoldoutRows(rng.normal(size=4000), np.zeros(4000), np.full(4000, 2.0))
+    rows = HoldoutRows(rng.normal(size=4000), np.zeros(4000), np.full(4000, -2.0), np.full(4000, 2.0))
     return make_card().model_copy(update={"baseline": compute_baseline(rows, features_of(4000, 1), ["region"])})
 
 

@@ -188,7 +188,7 @@ def test_the_peak_ratio_keeps_an_alarm_that_is_over():
 
 
 def errors_like(errors: np.ndarray) -> Errors:
-    return compute_errors(HoldoutRows(errors, np.zeros(len(errors)), np.ones(len(errors))), NORMAL.clip)
+    return compute_errors(HoldoutRows(errors, np.zeros(len(errors)), -np.ones(len(errors)), np.ones(len(errors))), NORMAL.clip)
 
 
 @pytest.mark.parametrize("size", [0.5, 1.0, 2.0])

@@ -24,7 +24,9 @@ def draw(seed: int, n: int, shared_sd: float) -> tuple[np.ndarray, np.ndarray]:
 def baseline():
     errors, level = draw(0, 40_000, 0.0)
     features = pd.DataFrame({"region": level.astype(str)})
-    return compute_baseline(HoldoutRows(errors, np.zeros(len(errors)), np.ones(len(errors))), features, ["region"])
+    return compute_baseline(
+        HoldoutRows(errors, np.zeros(len(errors)), -np.ones(len(errors)), np.ones(len(errors))), features, ["region"]
+    )
 
 
 BASELINE = baseline()

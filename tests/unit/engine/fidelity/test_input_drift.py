@@ -23,7 +23,7 @@ def rows(n: int, seed: int, *, moved: float = 0.0) -> pd.DataFrame:
 def holdout(n: int = N, seed: int = 0) -> HoldoutRows:
     rng = np.random.default_rng(seed)
     predicted = rng.normal(size=n)
-    return HoldoutRows(predicted + rng.normal(size=n), predicted, np.full(n, 1.96))
+    return HoldoutRows(predicted + rng.normal(size=n), predicted, predicted - 1.96, predicted + 1.96)
 
 
 BASELINE = compute_baseline(holdout(), rows(N, 1), DIMENSIONS)
