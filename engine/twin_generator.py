@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID, uuid5
@@ -35,6 +35,7 @@ from schemas.arrays import Floats, Integers
 from schemas.base import require_one_of
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
+from schemas.relations import Relation
 from schemas.twin_models import Baseline, ModelCard, ModelType, TwinModelMetrics, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, Brand, TwinType, TwinTypeEntry
 
@@ -43,6 +44,9 @@ __all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "sk
 
 MODELS = UUID("5d0b9a3c-64a5-5f0e-9d6e-0d1a3f0b7c11")
 """Namespace of the uuid5 ids of models."""
+
+DRAWING = "shares"
+"""How twins are drawn: part of a model's identity, so that a table learned again by a later release gives another model."""
 
 ENOUGH_FIDELITY = 0.75
 ENOUGH_R2 = 0.5
@@ -93,6 +97,7 @@ class TwinGenerator:
         check: an independent check of that selection; none by default.
         n_jobs: processors for fitting, -1 for all; results do not depend on it.
         seed: of fitting and, by default, of generated twins.
+        relations: that every twin satisfies, beside those of the twin type's entry and those that are found in the table.
         registry: where ``save_to_registry`` stores the model.
 
     Example:
@@ -120,6 +125,7 @@ class TwinGenerator:
         check: SelectionCheck = skip_check,
         n_jobs: int = -1,
         seed: int = 0,
+        relations: Sequence[Relation] = (),
         registry: ModelRegistry | None = None,
     ) -> None:
         self.twin_type = TwinType(twin_type)
@@ -130,6 +136,7 @@ class TwinGenerator:
         self.check = check
         self.n_jobs = n_jobs
         self.seed = seed
+        self.relations = tuple(relations)
         self.registry = registry
         self._model: TwinModel | None = None
 
@@ -165,6 +172,7 @@ class TwinGenerator:
         """
         target = target_col or self.target
         table = build_training_table(training_data, self.twin_type, target)
+        _refuse_unknown(self.relations, table)
         first = _first_evaluated_row(training_data, target, n_carried_rows)
         evaluated_entities = _evaluated_entities(table, first)
         frame = table.with_target(target)
@@ -182,10 +190,12 @@ class TwinGenerator:
         baseline = compute_baseline(holdout, evaluated, TWIN_TYPES[self.twin_type].segments)
         metrics = _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, baseline)
         card = self._card(table, first, target, model_type, r2_by_type, metrics, baseline)
-        joint = learn_joint(frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs, table.entities)
+        joint = learn_joint(
+            frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs, table.entities, self.relations
+        )
         adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed), self.n_jobs, table.entities)
         model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal, table.entities)
-        self._model = model.with_realism(model.assess(seed=self.seed, n_jobs=self.n_jobs))
+        self._model = model.with_relations().with_realism(model.assess(seed=self.seed, n_jobs=self.n_jobs))
         self.target = target
         return self._model.card.metrics
 
@@ -246,7 +256,7 @@ class TwinGenerator:
     ) -> ModelCard:
         parameters: dict[str, Any] = {**HYPERPARAMETERS[model_type], "cv_r2_of_tried": r2_by_type, "seed": self.seed}
         settings = (self.twin_type.value, self.brand.value, target, self.model_type, model_type, self.seed)
-        identity = (*settings, table.digest(), first, self.graph)
+        identity = (*settings, table.digest(), first, self.graph, DRAWING, *map(repr, self.relations))
         return ModelCard(
             model_id=uuid5(MODELS, repr(identity)),
             twin_type=self.twin_type,
@@ -259,6 +269,13 @@ class TwinGenerator:
             metrics=metrics,
             baseline=baseline,
         )
+
+
+def _refuse_unknown(relations: Sequence[Relation], table: TrainingTable) -> None:
+    """Refuse a declared relation of columns that the table lacks."""
+    for relation in relations:
+        if unknown := [name for name in relation.columns if name not in table.features]:
+            raise ValueError(f"{relation.formula!r} names {', '.join(unknown)}: the table has {', '.join(table.kinds)}")
 
 
 def _first_evaluated_row(frame: pd.DataFrame, target: str, n_carried_rows: int) -> int:

@@ -31,6 +31,7 @@ from schemas.fidelity_models import (
 from schemas.filters import Condition, PopulationFilter, conditions
 from schemas.interventions import INTERVENTIONS, MODERATORS, Channel, Frequency
 from schemas.realism import RealismReport, RealismVerdict
+from schemas.relations import Relation
 from schemas.simulation_models import (
     EffectHeterogeneity,
     EffectPrior,
@@ -86,6 +87,7 @@ __all__ = [
     "Reach",
     "RealismReport",
     "RealismVerdict",
+    "Relation",
     "RetrainEvent",
     "SimulationAnswer",
     "SimulationRecommendation",

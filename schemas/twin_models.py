@@ -17,6 +17,7 @@ from schemas.columns import Columns
 from schemas.filters import Condition, conditions
 from schemas.levels import level_key
 from schemas.realism import RealismReport, RealismVerdict, not_assessed
+from schemas.relations import Relation
 from schemas.twin_types import TWIN_TYPES, Brand, Kind, TwinType, model_line
 
 __all__ = [
@@ -124,6 +125,7 @@ class TwinModelMetrics(Record):
         no_change_mae: mean absolute error of predicting no change; null for targets that are not changes.
         realism: of twins of a model trained without the held-out rows, compared with these rows.
         selection: the features of the expected outcome, and the reasons.
+        relations: between the columns, which every twin satisfies; those that the table was found to have, and declared ones.
     """
 
     train_r2: Finite
@@ -140,6 +142,7 @@ class TwinModelMetrics(Record):
     feature_importance: dict[str, float] = Field(default_factory=dict)
     realism: RealismReport | None = None
     selection: FeatureSelection | None = None
+    relations: tuple[Relation, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

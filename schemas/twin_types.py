@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 from schemas.arrays import Floats
 from schemas.base import require_one_of
 from schemas.levels import level_key, level_text
+from schemas.relations import Relation
 
 __all__ = [
     "ALL_ROWS",
@@ -176,6 +177,7 @@ class TwinTypeEntry:
         dimensions: features by which effects are reported in subgroups, in display order.
         segments: low-cardinality features by which fidelity may be monitored.
         not_above: pairs (a, b) with a <= b in every row.
+        relations: further relations that every twin satisfies; more are found in the training table.
         ratios: features that are computed from two others.
         by_name: features by name.
         declared: targets by name.
@@ -188,6 +190,7 @@ class TwinTypeEntry:
     dimensions: tuple[str, ...]
     segments: tuple[str, ...]
     not_above: tuple[tuple[str, str], ...] = ()
+    relations: tuple[Relation, ...] = ()
     ratios: tuple[Ratio, ...] = ()
     by_name: Mapping[str, Feature] = field(init=False, repr=False, compare=False)
     declared: Mapping[str, Target] = field(init=False, repr=False, compare=False)

@@ -18,9 +18,13 @@ from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from engine.twins.conditional import fit_conditional
+from engine.twins.decoding import Decoder
 from engine.twins.joint_model import Constraints, JointModel
 from engine.twins.marginal import Marginal, fit_marginal
+from engine.twins.relations import find_relations
+from engine.twins.shares import Share, choose_shares, encode
 from schemas.arrays import Integers
+from schemas.relations import Relation
 
 __all__ = ["fit_joint", "run_in_threads"]
 
@@ -36,6 +40,7 @@ def fit_joint(
     first: Sequence[str] = (),
     last: str | None = None,
     constraints: Constraints | None = None,
+    relations: Sequence[Relation] = (),
     rng: np.random.Generator,
     n_jobs: int = 1,
     entities: Integers | None = None,
@@ -48,6 +53,7 @@ def fit_joint(
         first: Columns drawn first: those that filters name, so that rows outside a filter are dropped early.
         last: The column drawn last: the outcome, which depends on all others.
         constraints: What every drawn row must satisfy.
+        relations: More of it, see `schemas.relations`; relations that hold in every row are found without being named.
         rng: Chooses the features that each split considers.
         n_jobs: Threads, -1 for all processors; the model does not depend on it.
         entities: The entity of each row `(n,)`; by default every row is an entity of its own.
@@ -69,25 +75,45 @@ def fit_joint(
     if frame.empty:
         raise ValueError("an empty frame has no distribution to learn")
     constraints = (constraints or Constraints()).within(frame.columns)
-    marginals = {
+    originals = {
         name: fit_marginal(frame[name], categorical=name in categorical) for name in frame.columns if name not in constraints.ratios
     }
-    order = _drawing_order(marginals, first, last, constraints.upper_bounds)
+    declared = [*relations, *(Relation(kind="not_above", columns=pair) for pair in constraints.upper_bounds.items())]
+    in_table = find_relations(originals, last, declared)
+    followed = {relation.columns[1]: relation.columns[0] for relation in in_table.of_kind("determines") if not relation.n_broken}
+    shares = choose_shares(originals, in_table, [*first, *([last] if last else []), *followed, *followed.values()])
+    marginals = originals | _share_marginals(shares, originals)
+    order = _drawing_order(marginals, first, last, followed)
     columns = tuple(marginals[name] for name in order)
     seeds = rng.integers(2**31, size=len(columns)).tolist()
     fits = (
         delayed(fit_conditional)(
-            columns[:k], columns[k], seeds[k], len(columns), is_outcome=columns[k].name == last, entities=entities
+            [] if columns[k].name in followed else columns[:k],
+            columns[k],
+            seeds[k],
+            len(columns),
+            is_outcome=columns[k].name == last,
+            entities=entities,
         )
         for k in reversed(range(len(columns)))  # later columns take the longest
     )
+    numeric = {name: column for name, column in originals.items() if not column.is_category and column.observed.size}
     return JointModel(
         names=tuple(frame.columns),
         columns=columns,
         conditionals=tuple(reversed(run_in_threads(n_jobs, fits))),
-        constraints=constraints,
+        constraints=Constraints(ratios=constraints.ratios),
         ratio_dtypes={rate: str(frame[rate].dtype) for rate in constraints.ratios},
+        decoder=Decoder(shares, numeric, in_table),
+        followed=followed,
     )
+
+
+def _share_marginals(shares: Sequence[Share], originals: Mapping[str, Marginal]) -> dict[str, Marginal]:
+    """The columns that are drawn in place of others."""
+    values = {name: column.training_values for name, column in originals.items()}
+    encoded = {share.column: pd.Series(encode(share, values), name=share.column) for share in shares}
+    return {name: fit_marginal(column, categorical=False) for name, column in encoded.items()}
 
 
 def run_in_threads(n_jobs: int, calls: Iterable[tuple[Callable[..., T], tuple[Any, ...], dict[str, Any]]]) -> list[T]:

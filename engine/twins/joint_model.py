@@ -17,7 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine.twins.conditional import Conditional, Tree, feature_buffer
+from engine.twins.decoding import Decoder
 from engine.twins.empty_filter import EmptyFilter
+from engine.twins.joint_storage import decoder_arrays, decoder_meta, load_decoder, load_marginal, marginal_arrays, marginal_meta
 from engine.twins.marginal import DrawnColumn, Marginal, Predicate, cast_to_dtype, evaluate, rows_satisfying
 from engine.twins.resampling import assign_donors, assign_filtered_donors, between_neighbours, resample
 from schemas.arrays import Flags, Floats, Integers, Singles
@@ -74,6 +76,8 @@ class JointModel:
         conditionals: Of the drawn columns, in the same order.
         constraints: Constraints on every drawn row.
         ratio_dtypes: Dtype of each computed column.
+        decoder: Decodes columns that are drawn as shares of others; their entries of `columns` hold the shares.
+        followed: Column to the one whose donors it takes over, because that one determines it.
     """
 
     names: tuple[str, ...]
@@ -81,6 +85,8 @@ class JointModel:
     conditionals: tuple[Conditional, ...]
     constraints: Constraints
     ratio_dtypes: Mapping[str, str]
+    decoder: Decoder = field(default_factory=Decoder)
+    followed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -112,8 +118,8 @@ class JointModel:
     def training(self, name: str) -> pd.Series[Any]:
         """A column's training values `(n_rows,)`, in the training frame's dtype."""
         if name not in self.constraints.ratios:
-            return self._column(name).training
-        part, whole = (self._column(column).training_values for column in self.constraints.ratios[name])
+            return self._original(name).training
+        part, whole = (self._original(column).training_values for column in self.constraints.ratios[name])
         return cast_to_dtype(pd.Series(_ratio(part, whole), name=name), self.ratio_dtypes[name])
 
     def table(self) -> pd.DataFrame:
@@ -125,8 +131,8 @@ class JointModel:
         return {
             f"{k}.{name}": array
             for k, pair in enumerate(zip(self.columns, self.conditionals, strict=True))
-            for name, array in _column_arrays(*pair).items()
-        }
+            for name, array in (marginal_arrays(pair[0]) | _conditional_arrays(pair[1])).items()
+        } | decoder_arrays(self.decoder)
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -137,6 +143,8 @@ class JointModel:
             "upper_bounds": dict(self.constraints.upper_bounds),
             "ratios": {rate: list(parts) for rate, parts in self.constraints.ratios.items()},
             "ratio_dtypes": dict(self.ratio_dtypes),
+            "followed": dict(self.followed),
+            "decoder": decoder_meta(self.decoder),
         }
 
     @classmethod
@@ -144,16 +152,23 @@ class JointModel:
         """The model that `arrays` and `meta` were taken from: it draws the same rows, bit for bit."""
         pairs = [_load_column(k, column_meta, arrays) for k, column_meta in enumerate(meta["columns"])]
         ratios = {rate: (part, whole) for rate, (part, whole) in meta["ratios"].items()}
+        columns = tuple(column for column, _ in pairs)
         return cls(
             names=tuple(meta["names"]),
-            columns=tuple(column for column, _ in pairs),
+            columns=columns,
             conditionals=tuple(conditional for _, conditional in pairs),
             constraints=Constraints(dict(meta["upper_bounds"]), ratios),
             ratio_dtypes=dict(meta["ratio_dtypes"]),
+            decoder=load_decoder(meta.get("decoder"), arrays, columns),  # models stored before shares have none
+            followed=dict(meta.get("followed", {})),
         )
 
     def _column(self, name: str) -> Marginal:
         return next(column for column in self.columns if column.name == name)
+
+    def _original(self, name: str) -> Marginal:
+        """A column with its own values, not those of the share that is drawn for it."""
+        return self.decoder.columns[name] if name in self.decoder.share_of else self._column(name)
 
     def _allowed_rows(self, allowed: Mapping[str, Predicate]) -> dict[str, Flags]:
         unknown = sorted(set(allowed) - set(self.names))
@@ -164,16 +179,14 @@ class JointModel:
     def _rows_where(self, name: str, predicate: Predicate) -> Flags:
         if name in self.constraints.ratios:
             return evaluate(predicate, self.training(name))
-        return self._column(name).rows_where(predicate)
+        return self._original(name).rows_where(predicate)
 
     def _sample_filtered(
         self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Flags]
     ) -> tuple[pd.DataFrame, Integers]:
-        """Draw rows, and again the few that a bound or a ratio has moved out of the filter."""
+        """Draw rows, and again the few that a bound, a ratio or a share has moved out of the filter or that break a relation."""
         frame, donors = self._draw(n, rng, allowed, masks)
         for _ in range(TOP_UP_ROUNDS):
-            matching = rows_satisfying(frame, allowed)
-            frame, donors = frame[matching], donors[matching]
             if len(frame) == n:
                 break
             more, more_donors = self._draw(n - len(frame), rng, allowed, masks)
@@ -183,13 +196,16 @@ class JointModel:
     def _draw(
         self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Flags]
     ) -> tuple[pd.DataFrame, Integers]:
-        """Rows and the donors of their last column; a filtered column resamples the rows by their weights."""
+        """Up to `n` rows, and the donors of their last column; a filtered column resamples the rows by their weights."""
         masks = self._masks_of_drawn_columns(masks)
         filtered = [k for k, column in enumerate(self.columns) if column.name in masks]
         rows = max(n, PARTICLES) if filtered else n
         drawn: list[DrawnColumn] = []
         buffer = feature_buffer(len(self.columns), rows)
         for k, (column, conditional) in enumerate(zip(self.columns, self.conditionals, strict=True)):
+            if column.name in self.followed:
+                drawn.append(DrawnColumn.from_donors(column, drawn[self._position(self.followed[column.name])].donors))
+                continue
             leaves = _leaves(conditional, drawn, buffer, rows)
             if column.name not in masks:
                 donors = conditional.donors[assign_donors(leaves, conditional.starts, rng)]
@@ -199,16 +215,35 @@ class JointModel:
                 resampled = resample(weights, n if k == filtered[-1] else rows, rng)
                 drawn, donors, rows = [earlier.take(resampled) for earlier in drawn], donors[resampled], len(resampled)
             drawn.append(self._draw_values(column, donors, drawn, allowed, rng))
+        frame, broken = self._decoded_frame(drawn, allowed)
+        usable = ~broken & rows_satisfying(frame, allowed)
+        return frame[usable], drawn[-1].donors[usable]
+
+    def _position(self, name: str) -> int:
+        return next(k for k, column in enumerate(self.columns) if column.name == name)
+
+    def _decoded_frame(self, drawn: Sequence[DrawnColumn], allowed: Mapping[str, Predicate]) -> tuple[pd.DataFrame, Flags]:
+        """The rows in the columns of the training frame, and which of them break a relation."""
         values = {column.name: result.values for column, result in zip(self.columns, drawn, strict=True)}
-        return self._frame(values), drawn[-1].donors
+        if not self.decoder.columns:
+            return self._frame(values), np.zeros(len(drawn[-1].donors), dtype=bool)
+        donors = {column.name: drawn[self._position(self._masked_column(column.name))].donors for column in self.columns}
+        values, broken = self.decoder.decode(values, donors, allowed)
+        return self._frame(values), broken
 
     def _masks_of_drawn_columns(self, masks: Mapping[str, Flags]) -> dict[str, Flags]:
-        """A condition on a ratio becomes one on its part, which is drawn after the whole."""
+        """Conditions on the columns at which they are applied: a ratio's part, a share's last source, a followed column."""
         combined: dict[str, Flags] = {}
         for name, mask in masks.items():
-            column = self.constraints.ratios[name][0] if name in self.constraints.ratios else name
+            column = self._masked_column(self.constraints.ratios[name][0] if name in self.constraints.ratios else name)
             combined[column] = mask & combined.get(column, mask)
         return combined
+
+    def _masked_column(self, name: str) -> str:
+        """The last drawn column that the value of a column depends on."""
+        while name in self.followed:
+            name = self.followed[name]
+        return max(self.decoder.chain(name), key=self._position)
 
     def _draw_values(
         self,
@@ -221,7 +256,7 @@ class JointModel:
         """Values near those of the donors; the donor's own where the near one would not satisfy the filter."""
         exact = DrawnColumn.from_donors(column, donors)
         near = between_neighbours(column, exact, rng) if column.is_continuous and not column.on_grid else exact
-        if column.name in allowed and near is not exact:
+        if column.name in allowed and near is not exact and column.name not in self.decoder.share_of:
             near = near.where(evaluate(allowed[column.name], column.restore(near.values)), exact)
         return self._bounded(column, near, drawn, allowed) if column.name in self.constraints.upper_bounds else near
 
@@ -241,7 +276,7 @@ class JointModel:
         return DrawnColumn(near.donors, near.codes, values, column.score_values(values))
 
     def _frame(self, values: Mapping[str, Floats]) -> pd.DataFrame:
-        restored = {column.name: column.restore(values[column.name]) for column in self.columns}
+        restored = {column.name: self._original(column.name).restore(values[column.name]) for column in self.columns}
         for rate, (part, whole) in self.constraints.ratios.items():
             ratio = pd.Series(_ratio(values[part], values[whole]), name=rate)
             restored[rate] = cast_to_dtype(ratio, self.ratio_dtypes[rate])
@@ -257,13 +292,9 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.where(np.isnan(part + whole), np.nan, 0.0), where=whole > 0)
 
 
-def _column_arrays(column: Marginal, conditional: Conditional) -> dict[str, npt.NDArray[Any]]:
+def _conditional_arrays(conditional: Conditional) -> dict[str, npt.NDArray[Any]]:
     orderings = {f"ordering.{predictor}": places for predictor, places in conditional.orderings.items()}
     return orderings | {
-        "support": column.support,
-        "codes": column.codes.astype(np.int32),
-        "scores": column.scores,
-        "atoms": column.atoms,
         "slopes": conditional.slopes,
         "children": conditional.tree.children.astype(np.int32),
         "feature": conditional.tree.feature.astype(np.int16),
@@ -274,28 +305,12 @@ def _column_arrays(column: Marginal, conditional: Conditional) -> dict[str, npt.
 
 
 def _column_meta(column: Marginal, conditional: Conditional) -> dict[str, Any]:
-    return {
-        "name": column.name,
-        "dtype": column.dtype,
-        "levels": list(column.levels),
-        "decimals": column.decimals,
-        "depth": conditional.tree.depth,
-    }
+    return marginal_meta(column) | {"depth": conditional.tree.depth}
 
 
 def _load_column(k: int, meta: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Marginal, Conditional]:
     own = {key.partition(".")[2]: array for key, array in arrays.items() if key.startswith(f"{k}.")}
-    integers = {name: own[name].astype(np.int64) for name in ("codes", "children", "feature", "donors", "starts")}
-    column = Marginal(
-        name=meta["name"],
-        dtype=meta["dtype"],
-        levels=tuple(meta["levels"]),
-        support=own["support"],
-        codes=integers["codes"],
-        scores=own["scores"],
-        atoms=own["atoms"],
-        decimals=meta["decimals"],
-    )
+    integers = {name: own[name].astype(np.int64) for name in ("children", "feature", "donors", "starts")}
     tree = Tree(integers["children"], integers["feature"], own["threshold"], meta["depth"])
     orderings = {int(key.partition(".")[2]): places for key, places in own.items() if key.startswith("ordering.")}
-    return column, Conditional(orderings, own["slopes"], tree, integers["donors"], integers["starts"])
+    return load_marginal(meta, own), Conditional(orderings, own["slopes"], tree, integers["donors"], integers["starts"])

@@ -22,6 +22,8 @@ Predicate = Callable[["pd.Series[Any]"], Any]
 
 DISCRETE_UP_TO = 40  # distinct values; a column of more is continuous
 ATOM_SHARE = 0.01  # a value of a continuous column this frequent is a point mass
+EXACT_DECIMALS = 5  # a column of more decimal places is not rounded to them
+WIDE_GAP = 0.1  # a gap wider than this share of the value at its end has a reason
 GRID_SHARE = 0.5  # fewer distinct values than this share of the rows: the column is on a grid
 
 
@@ -114,6 +116,26 @@ class Marginal:
         shifted = np.clip(np.round(values + change, self.decimals), self.observed[0], self.observed[-1])
         shifted = _nearest(self.observed, shifted) if self.on_grid else shifted
         return np.where(np.isnan(values) | np.isin(values, self.support[self.atoms]), values, shifted)
+
+    def leave_gaps(self, values: Floats) -> Floats:
+        """Values ``(n,)`` moved out of wide gaps between observed ones, such as below the fewest that are reported."""
+        last = max(len(self.observed) - 2, 0)
+        left = np.clip(np.searchsorted(self.observed, values, side="right") - 1, 0, last)
+        low, high = self.observed[left], self.observed[np.minimum(left + 1, len(self.observed) - 1)]
+        is_wide = (values > low) & (values < high) & (high - low > WIDE_GAP * np.abs(high))
+        return np.where(is_wide, np.where(values - low < high - values, low, high), values)
+
+    def within(self, values: Floats, low: Floats, high: Floats) -> Floats:
+        """Values ``(n,)`` moved between their bounds, which may be infinite, to observed ones where the column is on a grid."""
+        observed, scale = self.observed, 10.0**self.decimals
+        if self.on_grid:
+            at_least = observed[np.minimum(np.searchsorted(observed, low), len(observed) - 1)]
+            at_most = observed[np.maximum(np.searchsorted(observed, high, side="right") - 1, 0)]
+        elif self.decimals > EXACT_DECIMALS:
+            at_least, at_most = low, high
+        else:
+            at_least, at_most = np.ceil(low * scale - 1e-6) / scale, np.floor(high * scale + 1e-6) / scale
+        return np.minimum(np.maximum(values, at_least), at_most)
 
     def score_values(self, values: Floats) -> Floats:
         """Normal scores `(n,)` of values anywhere in the observed range, interpolated between those of the support."""

@@ -14,6 +14,7 @@ from engine.twins.marginal import Predicate, rows_satisfying
 from engine.twins.realism import FOLDS, measure_realism
 from schemas.arrays import Integers
 from schemas.realism import RealismReport
+from schemas.relations import Relation
 from schemas.twin_types import TWIN_TYPES, TwinType
 
 __all__ = ["Allowed", "TooFewRows", "assess", "learn_joint"]
@@ -43,6 +44,7 @@ def learn_joint(
     seed: int,
     n_jobs: int = 1,
     entities: Integers | None = None,
+    relations: Sequence[Relation] = (),
 ) -> JointModel:
     """Fit the joint distribution of features and target under the constraints of the twin type.
 
@@ -54,6 +56,7 @@ def learn_joint(
         seed: of the fit.
         n_jobs: threads, -1 for all processors; the model does not depend on it.
         entities: the entity of each row, ``(n,)``; by default every row is an entity of its own.
+        relations: declared ones, beside those of the twin type's entry.
     """
     entry = TWIN_TYPES[twin_type]
     filterable = dict.fromkeys([*entry.filters.values(), *entry.dimensions])
@@ -63,6 +66,7 @@ def learn_joint(
         first=[name for name in filterable if name in frame],
         last=target,
         constraints=Constraints(dict(entry.not_above), {r.name: (r.numerator, r.denominator) for r in entry.ratios}),
+        relations=list(dict.fromkeys([*entry.relations, *relations])),
         rng=np.random.default_rng(seed),
         n_jobs=n_jobs,
         entities=entities,

@@ -31,6 +31,7 @@ from schemas.events import MAX_TWINS
 from schemas.filters import Condition, Filters, canonical_filters, conditions
 from schemas.levels import KnownLevels
 from schemas.realism import RealismReport
+from schemas.relations import Relation
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, TwinPopulation
 from schemas.twin_types import TwinType
 
@@ -76,6 +77,12 @@ class TwinModel:
     adjustment: DonorAdjustment
     conformal: Conformal
     entities: Integers | None = None
+
+    @property
+    def declared_relations(self) -> list[Relation]:
+        """The relations that the model did not find by itself."""
+        declared = (relation for relation in self.joint.decoder.relations.listed if relation.declared)
+        return [Relation(kind=relation.kind, columns=relation.columns, factor=relation.factor) for relation in declared]
 
     @property
     def seed(self) -> int:
@@ -216,7 +223,9 @@ class TwinModel:
 
     def _fit_again(self, table: TrainingTable, seed: int, n_jobs: int) -> tuple[JointModel, Pipeline]:
         card, frame = self.card, table.with_target(self.card.target)
-        joint = learn_joint(frame, card.twin_type, table.categorical, card.target, seed, n_jobs, table.entities)
+        joint = learn_joint(
+            frame, card.twin_type, table.categorical, card.target, seed, n_jobs, table.entities, self.declared_relations
+        )
         return joint, self._fit_outcome_again(table, seed, n_jobs)
 
     def _fit_outcome_again(self, table: TrainingTable, seed: int, n_jobs: int) -> Pipeline:
@@ -288,6 +297,16 @@ class TwinModel:
         """The same model with a realism report in its metrics."""
         metrics = self.card.metrics.model_copy(update={"realism": report})
         return self.with_card(self.card.model_copy(update={"metrics": metrics}))
+
+    def with_relations(self) -> TwinModel:
+        """The same model with the relations of its twins in its metrics, and a warning about those that real rows break."""
+        relations = self.joint.decoder.relations.listed
+        broken = tuple(
+            f"twins satisfy a relation that some real rows break: {relation}" for relation in relations if relation.n_broken
+        )
+        metrics = self.card.metrics
+        update = {"relations": relations, "warnings": (*metrics.warnings, *broken)}
+        return self.with_card(self.card.model_copy(update={"metrics": metrics.model_copy(update=update)}))
 
     @cached_property
     def known_levels(self) -> Mapping[str, KnownLevels]:

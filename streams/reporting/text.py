@@ -72,6 +72,7 @@ def model_facts(card: ModelCard) -> list[str]:
         f"trained on {count(card.training_samples)} rows{entities}, {len(card.features)} features: {', '.join(card.features)}",
         f"on unseen rows: {r2}, fidelity {number(metrics.fidelity)}, MAE {number(baseline.mae)}{no_change}",
         f"95% prediction intervals cover {share(baseline.coverage_95pct)} of unseen outcomes",
+        *([f"every twin satisfies: {'; '.join(map(str, metrics.relations))}"] if metrics.relations else []),
         *([f"realism of the twins: {metrics.realism}"] if metrics.realism else []),
     ]
 
