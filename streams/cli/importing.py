@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from schemas import TwinType
+from schemas.base import require_one_of
 from streams.cli.campaigns import TargetOption, TwinTypeOption
 from streams.cli.options import JsonOption, examples, table_path
 from streams.cli.output import Table, is_terminal, notify, print_result
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_CLAIMS = "Claims extracts"
 _COLUMNS = ("Column", "Values", "Feature", "Rule", "Score", "Reason")
 _EDITOR = (
     "COLUMN=FEATURE or COLUMN=FEATURE:RULE changes a line, COLUMN=own makes it a feature of your own, COLUMN= leaves it out; "
@@ -36,6 +38,7 @@ _EDITOR = (
         "twinstream import hcps.csv",
         "twinstream import hcps.csv history.parquet --map 'Grad Yr=years_experience:years_before 2026'",
         "twinstream import partd_2019.csv partd_2020.csv history.parquet",
+        "twinstream import claims.parquet history.parquet --as-of 2025-06 --product Kisqali",
     ),
 )
 @reads_table
@@ -60,6 +63,24 @@ def import_table(
     save_as: Annotated[
         str | None, typer.Option("--save-as", metavar="NAME", help="Name of the mapping; that of SOURCE by default.")
     ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of",
+            metavar="YYYY-MM",
+            help="SOURCE is a claims extract with a row for each entity and month: the last month of its features.",
+            rich_help_panel=_CLAIMS,
+        ),
+    ] = None,
+    months: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Months of the features, up to --as-of.", rich_help_panel=_CLAIMS)
+    ] = 12,
+    then: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Months after it that the target is of.", rich_help_panel=_CLAIMS)
+    ] = 12,
+    product: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The product whose claims make the target.", rich_help_panel=_CLAIMS)
+    ] = None,
     twin_type: TwinTypeOption = TwinType.HCP,
     target: TargetOption = None,
     as_json: JsonOption = False,
@@ -74,7 +95,9 @@ def import_table(
 
     With OUT the training table is written: ids, features and target. The files of Medicare Part D by provider, which CMS
     publishes for each year, need no mapping: two SOURCEs, the earlier year first, give the features of the first and the change
-    to the second.
+    to the second. The general payments of Open Payments, one or several years, give features by physician and year. A claims
+    extract with a row for each entity and month needs --as-of: features are sums of the months up to it, the target is of the
+    months after it, and no feature knows of a later month.
 
     \b
     Rules:
@@ -88,6 +111,9 @@ def import_table(
     from streams.training.mapped_import import needs_mapping
 
     sources, out = (files[:-1], files[-1]) if len(files) > 1 else (files, None)
+    if as_of is not None:
+        _import_claims(sources, out, answers or [], (as_of, months, then, product), twin_type, reading, as_json=as_json)
+        return
     if len(sources) > 1 or not needs_mapping(
         sources[0], twin_type, target, reading, is_asked=bool(answers or save_as) or out is None
     ):
@@ -96,13 +122,41 @@ def import_table(
     _import_mapped(sources[0], out, answers or [], save_as, twin_type, target, reading, as_json=as_json)
 
 
+def _import_claims(
+    sources: list[Path],
+    out: Path | None,
+    answers: Sequence[str],
+    windows: tuple[str, int, int, str | None],
+    twin_type: TwinType,
+    reading: TableOptions,
+    *,
+    as_json: bool,
+) -> None:
+    """Import a claims extract by its windows."""
+    from streams.training.claims import ROLES, ClaimsWindows, claims_table, parse_month
+
+    named = {}
+    for answer in answers:
+        column, _, role = answer.rpartition("=")
+        named[require_one_of("column of a claims extract", role, ROLES)] = column
+    as_of, months, then, product = windows
+    imported = claims_table(sources, ClaimsWindows(parse_month(as_of), months, then, product), twin_type, reading, named)
+    _finish(imported, out, as_json=as_json)
+
+
 def _import_known(
     sources: list[Path], out: Path | None, twin_type: TwinType, target: str | None, reading: TableOptions, *, as_json: bool
 ) -> None:
     """Import tables whose columns need no mapping."""
-    from streams.training import read_training_table, write_table
+    from streams.training import read_training_table
 
-    imported = read_training_table(sources, twin_type, target, reading)
+    _finish(read_training_table(sources, twin_type, target, reading), out, as_json=as_json)
+
+
+def _finish(imported: ImportedTable, out: Path | None, *, as_json: bool) -> None:
+    """Write and print an imported table."""
+    from streams.training import write_table
+
     notify_remarks(imported.remarks)
     if out is not None:
         write_table(imported.frame, out)

@@ -15,10 +15,10 @@ from schemas import TWIN_TYPES, TwinType
 from schemas.identifiers import entity_column
 from schemas.levels import level_text
 from sql.training_data_store import ENTITY
-from streams.tables import TableOptions, TableReading, convert_table, entity_columns, load_table
+from streams.tables import TableOptions, TableReading, convert_table, entity_columns, load_table, table_headers
 from streams.tables.headers import header_key
 from streams.tables.report import count_of
-from streams.training import part_d
+from streams.training import open_payments, part_d
 from streams.training.imported_table import ImportedTable, features_without_column, require_features
 
 __all__ = [
@@ -56,6 +56,8 @@ def read_training_table(
         FileNotFoundError: when there is no such file.
     """
     options = options or TableOptions()
+    if options.mapping is None and all(open_payments.is_open_payments(table_headers(path, options)) for path in paths):
+        return open_payments.open_payments_table(paths, twin_type, options)
     declared = entity_columns(twin_type)
     declared_keys = frozenset(map(header_key, declared)) | part_d.KNOWN_HEADERS
     raws = [load_table(path, options, declared_keys) for path in paths]
@@ -114,7 +116,7 @@ def mapped_table(reading: TableReading, twin_type: TwinType, target: str | None 
 
 def is_known_layout(headers: Sequence[str]) -> bool:
     """Whether headers are those of public data that is read without a mapping."""
-    return part_d.is_part_d(headers) or part_d.has_joined_years(headers)
+    return part_d.is_part_d(headers) or part_d.has_joined_years(headers) or open_payments.is_open_payments(headers)
 
 
 def has_declared_names(headers: Sequence[str], twin_type: TwinType, target: str | None = None) -> bool:

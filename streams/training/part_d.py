@@ -34,6 +34,7 @@ __all__ = [
     "joined_years_table",
     "provider_table",
     "require_hcp",
+    "slug",
 ]
 
 _TARGET = "prescribing_change"
@@ -189,7 +190,7 @@ def _features(providers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             ENTITY: individual["npi"],
-            "specialty": individual["specialty"].map(_slug, na_action="ignore"),
+            "specialty": individual["specialty"].map(slug, na_action="ignore"),
             "region": individual["state"].str.upper().map(REGION_OF_STATE).fillna(OTHER_REGION),
             "decile": decile,
             "priority_tier": _tier(decile),
@@ -236,7 +237,7 @@ def joined_years_table(table: pd.DataFrame, remarks: tuple[str, ...] = ()) -> Im
     frame = pd.DataFrame(
         {
             ENTITY: table["hcp_id"].astype(str),
-            "specialty": table["specialty_2013"].map(_slug, na_action="ignore"),
+            "specialty": table["specialty_2013"].map(slug, na_action="ignore"),
             "years_experience": 2013 - table["grad_year_2013"],
             "practice_type": np.select([group.isna(), group <= _MAX_SOLO_GROUP_SIZE], ["unknown", "solo"], "group"),
             "practice_size": group,
@@ -263,5 +264,10 @@ def _tier(decile: pd.Series[int]) -> pd.Series[int]:
     return 6 - (decile + 1) // 2
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text as a level: small letters and digits, joined by ``_``.
+
+    >>> slug("Hematology/Oncology")
+    'hematology_oncology'
+    """
     return "_".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

@@ -117,3 +117,17 @@ def test_a_folder_and_a_query_are_tables_too(folder: Path, monkeypatch: pytest.M
     settings.cache_clear()
     assert json.loads(run("import", "hcps.sql", "out.csv", "--json").stdout)["rows"] == N
     settings.cache_clear()
+
+
+def test_a_claims_extract_is_imported_by_its_windows(folder: Path):
+    rows = [(f"{who:03}", f"2024-{month:02}", who + month) for who in range(20) for month in range(1, 13)]
+    pd.DataFrame(rows, columns=["NPI", "Month", "Scripts"]).to_csv("claims.csv", index=False)
+    windows = ["--as-of", "2024-06", "--months", "6", "--then", "6"]
+    payload = json.loads(run("import", "claims.csv", "out.csv", *windows, "--json").stdout)
+    assert (payload["recognised"], payload["rows"], payload["target"]) == ("claims by month", 20, "prescribing_change")
+    assert pd.read_csv("out.csv")["prescribing_change"][0] == pytest.approx(57 / 21 - 1)
+    assert (
+        "unknown column of a claims extract 'banana'"
+        in run("import", "claims.csv", "--as-of", "2024-06", "--map", "NPI=banana", status=1).stderr
+    )
+    assert "'June' is no month" in run("import", "claims.csv", "--as-of", "June", status=1).stderr
