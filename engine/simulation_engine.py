@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from types import MappingProxyType
 from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
@@ -49,6 +48,7 @@ from engine.effects import (
 )
 from schemas.arrays import Flags, Floats, require_finite
 from schemas.base import require_between, require_one_of
+from schemas.catalogue_in_effect import MappingView
 from schemas.columns import encode_levels
 from schemas.filters import Filters, canonical_filters, conditions
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
@@ -108,10 +108,8 @@ class SimulationEngine:
         True
     """
 
-    INTERVENTION_EFFECTS: ClassVar[Mapping[str, float]] = MappingProxyType(
-        {name: entry.effect.mean for name, entry in INTERVENTIONS.items()}
-    )
-    """Base effect of each intervention in the catalogue."""
+    INTERVENTION_EFFECTS: ClassVar[Mapping[str, float]] = MappingView(lambda catalogue: catalogue.base_effects)
+    """Base effect of each intervention of the catalogue in effect."""
 
     def __init__(
         self,

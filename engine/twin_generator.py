@@ -37,7 +37,7 @@ from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
 from schemas.relations import Relation
 from schemas.twin_models import Baseline, ModelCard, ModelType, TwinModelMetrics, TwinPopulation
-from schemas.twin_types import TWIN_TYPES, Brand, TwinType, TwinTypeEntry
+from schemas.twin_types import TWIN_TYPES, TwinType, TwinTypeEntry, catalogue_brand
 
 __all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "skip_check"]
 
@@ -117,7 +117,7 @@ class TwinGenerator:
     def __init__(
         self,
         twin_type: TwinType,
-        brand: Brand,
+        brand: str,
         target: str | None = None,
         *,
         model_type: ModelType = "auto",
@@ -129,7 +129,7 @@ class TwinGenerator:
         registry: ModelRegistry | None = None,
     ) -> None:
         self.twin_type = TwinType(twin_type)
-        self.brand = Brand(brand)
+        self.brand = catalogue_brand(brand)
         self.target = target or TWIN_TYPES[self.twin_type].default_target.name
         self.model_type = require_one_of("model_type", model_type, ("auto", *HYPERPARAMETERS))
         self.graph = graph or CAUSAL_GRAPHS[self.twin_type]
@@ -255,7 +255,7 @@ class TwinGenerator:
         baseline: Baseline,
     ) -> ModelCard:
         parameters: dict[str, Any] = {**HYPERPARAMETERS[model_type], "cv_r2_of_tried": r2_by_type, "seed": self.seed}
-        settings = (self.twin_type.value, self.brand.value, target, self.model_type, model_type, self.seed)
+        settings = (self.twin_type.value, str(self.brand), target, self.model_type, model_type, self.seed)
         identity = (*settings, table.digest(), first, self.graph, DRAWING, *map(repr, self.relations))
         return ModelCard(
             model_id=uuid5(MODELS, repr(identity)),

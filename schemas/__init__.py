@@ -3,6 +3,8 @@
 Imports no other package of this project.
 """
 
+from schemas.catalogue import BUILT_IN, Catalogue
+from schemas.catalogue_in_effect import catalogue_in_effect, in_effect, install
 from schemas.events import (
     EVENTS,
     AnswerStatus,
@@ -53,6 +55,7 @@ from schemas.twin_models import (
 from schemas.twin_types import TWIN_TYPES, Brand, TwinType, line_parts, model_line
 
 __all__ = [
+    "BUILT_IN",
     "DRIFT_RULES",
     "EVENTS",
     "INTERVENTIONS",
@@ -61,6 +64,7 @@ __all__ = [
     "AnswerStatus",
     "Baseline",
     "Brand",
+    "Catalogue",
     "Channel",
     "Condition",
     "DigitalTwin",
@@ -100,7 +104,10 @@ __all__ = [
     "TwinPopulation",
     "TwinType",
     "Verdict",
+    "catalogue_in_effect",
     "conditions",
+    "in_effect",
+    "install",
     "line_parts",
     "model_line",
 ]

@@ -6,12 +6,14 @@ The default features and targets of the twin types are always allowed, whatever 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
+from schemas.catalogue_in_effect import SequenceView, catalogue_in_effect
 from schemas.twin_types import TWIN_TYPES, TwinType
 
-__all__ = ["CLINICAL_TERMS", "clinical_term"]
+__all__ = ["BUILT_IN_TERMS", "CLINICAL_TERMS", "clinical_pattern", "clinical_term", "term_in"]
 
-CLINICAL_TERMS: tuple[str, ...] = (
+BUILT_IN_TERMS: tuple[str, ...] = (
     "adverse",
     "allergy",
     "biomarker",
@@ -53,7 +55,13 @@ CLINICAL_TERMS: tuple[str, ...] = (
     "vital",
 )
 
-_PATTERN = re.compile(rf"(?:^|_)({'|'.join(map(re.escape, CLINICAL_TERMS))})(?:s|_|$)")
+CLINICAL_TERMS = SequenceView[str](lambda catalogue: catalogue.clinical_terms)
+"""Terms of the catalogue in effect: the built-in ones, and any that a user adds."""
+
+
+def clinical_pattern(terms: Iterable[str]) -> re.Pattern[str]:
+    """Pattern of a name in small letters that holds one of the terms, which is its first group."""
+    return re.compile(rf"(?:^|_)({'|'.join(map(re.escape, terms))})(?:s|_|$)")
 
 
 def clinical_term(twin_type: TwinType, column: str) -> str | None:
@@ -65,7 +73,12 @@ def clinical_term(twin_type: TwinType, column: str) -> str | None:
     'survival'
     """
     entry = TWIN_TYPES[twin_type]
-    if column in entry.by_name or column in {target.name for target in entry.targets}:
+    if column in entry.by_name or column in entry.declared:
         return None
-    match = _PATTERN.search(re.sub(r"\W+", "_", column.lower()))
+    return term_in(column, catalogue_in_effect().clinical_names)
+
+
+def term_in(name: str, pattern: re.Pattern[str]) -> str | None:
+    """The term of a pattern that a name holds, None where it holds none."""
+    match = pattern.search(re.sub(r"\W+", "_", name.lower()))
     return match.group(1) if match else None

@@ -19,7 +19,7 @@ from schemas.fidelity_models import DriftState, FidelityMetrics, Verdict
 from schemas.filters import PopulationFilter, canonical_filters
 from schemas.simulation_models import EffectPrior, InterventionConfig, SimulationResult
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold
-from schemas.twin_types import TWIN_TYPES, Brand, TwinType, model_line
+from schemas.twin_types import TWIN_TYPES, KnownBrand, TwinType, model_line
 
 __all__ = [
     "EVENTS",
@@ -84,7 +84,7 @@ class SimulationRequest(Event):
     simulation_id: UUID
     requested_at: Moment
     twin_type: TwinType
-    brand: Brand
+    brand: KnownBrand
     intervention: InterventionConfig
     filters: PopulationFilter = PopulationFilter()
     population_id: UUID | None = None
@@ -132,7 +132,7 @@ class OutcomeEvent(Event):
     event_id: UUID
     observed_at: Moment
     twin_type: TwinType
-    brand: Brand
+    brand: KnownBrand
     metric_type: str
     actual_value: Finite | None
     revision: int = Field(default=0, ge=0, lt=2**31)
@@ -219,7 +219,7 @@ class ExperimentResult(Event):
     experiment_id: str = Field(min_length=1, max_length=200)
     observed_at: Moment
     twin_type: TwinType
-    brand: Brand
+    brand: KnownBrand
     target: str | None = None
     intervention: InterventionConfig
     filters: PopulationFilter = PopulationFilter()

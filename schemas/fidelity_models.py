@@ -9,8 +9,10 @@ from uuid import UUID
 from pydantic import Field
 
 from schemas.base import Finite, Frozen
+from schemas.catalogue_in_effect import SequenceView
 
 __all__ = [
+    "BUILT_IN_RULES",
     "DRIFT_RULES",
     "ColumnShift",
     "DriftRule",
@@ -47,11 +49,14 @@ class DriftRule(Frozen):
     action: Literal["retrain", "warn", "investigate"]
 
 
-DRIFT_RULES: tuple[DriftRule, ...] = (
+BUILT_IN_RULES: tuple[DriftRule, ...] = (
     DriftRule(name="mae_increase", metric="mae", limit=0.20, direction="above", relative=True, action="retrain"),
     DriftRule(name="correlation_drop", metric="correlation", limit=0.7, direction="below", relative=False, action="warn"),
     DriftRule(name="coverage_drop", metric="coverage_95pct", limit=0.90, direction="below", relative=False, action="investigate"),
 )
+
+DRIFT_RULES = SequenceView[DriftRule](lambda catalogue: catalogue.rules)
+"""Drift rules of the catalogue in effect, with its limits of all lines."""
 
 
 class FidelityMetrics(Frozen):

@@ -9,7 +9,6 @@ is a number.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -19,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from schemas.arrays import Flags
 from schemas.base import Frozen, shorten
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.levels import level_key, level_text, levels_of, numbers_among
 from schemas.twin_types import TWIN_TYPES, Kind, TwinType
 
@@ -195,12 +195,7 @@ def _filter_columns(twin_type: TwinType, own: Mapping[str, Kind]) -> dict[str, _
 
 def _may_be_own(name: str, own: Mapping[str, Kind] | None) -> bool:
     """Whether a name may be a column of a model that is not known yet: the names of the catalogue mean what they mean there."""
-    return own is None and name not in _catalogue_names()
-
-
-@lru_cache(maxsize=1)
-def _catalogue_names() -> frozenset[str]:
-    return frozenset(name for entry in TWIN_TYPES.values() for name in (*entry.by_name, *entry.filters))
+    return own is None and name not in catalogue_in_effect().column_names
 
 
 def _value(column: _Column, key: str, value: Any) -> str | int | float | bool:

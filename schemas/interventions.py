@@ -1,7 +1,7 @@
-"""The catalogue of interventions: prior effects, dose response, channels, and moderators.
+"""Interventions: prior effects, dose response, channels, and moderators, those of the catalogue in effect and the built-in ones.
 
 Effects are priors: a mean and a standard deviation as a fraction on the target's own scale, at the entry's own channel, monthly,
-for 12 weeks, at intensity 1. A new intervention is one entry here; the contract suite covers it automatically.
+for 12 weeks, at intensity 1. A new built-in intervention is one entry here; the contract suite covers it automatically.
 """
 
 from __future__ import annotations
@@ -10,8 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Annotated
+
+from pydantic import ConfigDict, PlainSerializer
+
+from schemas.catalogue_in_effect import MappingView, SequenceView
+from schemas.twin_types import TwinType
 
 __all__ = [
+    "BUILT_IN_INTERVENTIONS",
+    "BUILT_IN_MODERATORS",
     "CONTACTS_PER_MONTH",
     "INTERVENTIONS",
     "MODERATORS",
@@ -23,6 +31,7 @@ __all__ = [
     "Frequency",
     "Intervention",
     "Moderator",
+    "PastExperiment",
     "Positive",
     "Uncertain",
 ]
@@ -67,9 +76,15 @@ CONTACTS_PER_MONTH: Mapping[Frequency, float] = MappingProxyType(
 """Contacts per month after the first; at any rate, a campaign has at least one contact."""
 
 
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+_SORTED = PlainSerializer(sorted, return_type=list[str])  # equal sets have equal texts
+
+
 @dataclass(frozen=True)
 class Uncertain:
     """An uncertain quantity: mean and standard deviation of its normal prior."""
+
+    __pydantic_config__ = _STRICT
 
     mean: float
     sd: float
@@ -78,6 +93,8 @@ class Uncertain:
 @dataclass(frozen=True)
 class Positive:
     """An uncertain positive quantity: median and standard deviation of the logarithm of its log-normal prior."""
+
+    __pydantic_config__ = _STRICT
 
     median: float
     spread: float
@@ -99,12 +116,25 @@ class Moderator:
         channels: channels in which it matters; empty for all.
     """
 
+    __pydantic_config__ = _STRICT
+
     column: str
     slope: Uncertain | None = None
     center: float = 0.0
     spread: float = 1.0
     levels: Mapping[str, Uncertain] = field(default_factory=dict)
-    channels: frozenset[Channel] = frozenset()
+    channels: Annotated[frozenset[Channel], _SORTED] = frozenset()
+
+
+@dataclass(frozen=True)
+class PastExperiment:
+    """The result of an earlier experiment at the usual dose: effect and standard error, fractions on the target's scale."""
+
+    __pydantic_config__ = _STRICT
+
+    effect: float
+    standard_error: float
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +150,11 @@ class Intervention:
         channels: log of the factor of each channel; exactly 0 for its own.
         half_contacts, half_weeks, half_intensity: dose of half the maximal response, in contacts over the whole duration, weeks,
             and intensity (1 is a usual contact).
+        twin_types: whom it is for; empty for all.
+        past_experiments: experiments that ``effect`` was pooled from; empty where it was given.
     """
+
+    __pydantic_config__ = _STRICT
 
     name: str
     label: str
@@ -131,6 +165,8 @@ class Intervention:
     half_contacts: Positive = Positive(3.0, 0.4)
     half_weeks: Positive = Positive(4.0, 0.4)
     half_intensity: Positive = Positive(1.0, 0.4)
+    twin_types: Annotated[frozenset[TwinType], _SORTED] = frozenset()
+    past_experiments: tuple[PastExperiment, ...] = ()
 
 
 def _uncalibrated(mean: float) -> Uncertain:
@@ -145,7 +181,7 @@ def _channels(own: Channel, near: tuple[Channel, ...]) -> Mapping[Channel, Uncer
     return MappingProxyType({c: Uncertain(0.0, 0.0) if c is own else _NEAR if c in near else _FAR for c in Channel})
 
 
-INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
+BUILT_IN_INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
     {
         entry.name: entry
         for entry in (
@@ -196,7 +232,7 @@ INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
 _DIGITAL = frozenset({Channel.EMAIL, Channel.VIDEO, Channel.WEB})
 _ONCOLOGY, _PRIMARY_CARE = Uncertain(0.10, 0.10), Uncertain(-0.10, 0.10)
 
-MODERATORS: tuple[Moderator, ...] = (
+BUILT_IN_MODERATORS: tuple[Moderator, ...] = (
     Moderator(
         "specialty",
         levels=MappingProxyType(
@@ -238,3 +274,9 @@ MODERATORS: tuple[Moderator, ...] = (
     ),
     Moderator("digital_engagement_score", slope=Uncertain(0.08, 0.06), center=0.5, spread=0.25, channels=_DIGITAL),
 )
+
+INTERVENTIONS: Mapping[str, Intervention] = MappingView(lambda catalogue: catalogue.campaigns)
+"""Interventions of the catalogue in effect, by name."""
+
+MODERATORS = SequenceView[Moderator](lambda catalogue: catalogue.moderator_list)
+"""Moderators of the catalogue in effect."""

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from schemas.base import Finite, Frozen, require_one_of
 from schemas.fidelity_models import DRIFT_RULES, DriftRule
 
-__all__ = ["DEFAULT_THRESHOLDS", "ConfidenceThreshold", "EffectThreshold", "LineThresholds"]
+__all__ = ["DEFAULT_THRESHOLDS", "LIMIT_RANGES", "ConfidenceThreshold", "EffectThreshold", "LineThresholds"]
 
 EffectThreshold = Annotated[float, Field(ge=0.0001, lt=1.0)]
 """Smallest effect worth a deployment, a fraction on the target's scale."""
@@ -17,8 +17,7 @@ EffectThreshold = Annotated[float, Field(ge=0.0001, lt=1.0)]
 ConfidenceThreshold = Annotated[float, Field(gt=0.5, lt=1.0)]
 """Probability that a recommendation to deploy, or not to deploy, needs."""
 
-_RULES = {rule.name: rule for rule in DRIFT_RULES}
-_RANGES = {"mae": (0.0, 10.0), "rmse": (0.0, 10.0), "correlation": (-1.0, 1.0), "coverage_95pct": (0.0, 1.0)}
+LIMIT_RANGES = {"mae": (0.0, 10.0), "rmse": (0.0, 10.0), "correlation": (-1.0, 1.0), "coverage_95pct": (0.0, 1.0)}
 
 
 class LineThresholds(Frozen):
@@ -28,17 +27,20 @@ class LineThresholds(Frozen):
         version: counts the changes of a line; 0 are the thresholds of a line that nobody has changed.
         min_effect_threshold, confidence_threshold: of recommendations.
         drift_limits: limits of drift rules by their name; a rule without one has its limit of the catalogue.
+        catalogue_limits: limits that the catalogue in effect has for this line and its brand.
     """
 
     version: int = Field(default=0, ge=0)
     min_effect_threshold: EffectThreshold = 0.05
     confidence_threshold: ConfidenceThreshold = 0.90
     drift_limits: dict[str, Finite] = Field(default_factory=dict)
+    catalogue_limits: dict[str, Finite] = Field(default_factory=dict, exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _limits_are_possible(self) -> Self:
         for name, limit in self.drift_limits.items():
-            low, high = _RANGES[_RULES[require_one_of("drift rule", name, _RULES)].metric]
+            rules = {rule.name: rule for rule in DRIFT_RULES}
+            low, high = LIMIT_RANGES[rules[require_one_of("drift rule", name, rules)].metric]
             if not low < limit < high:
                 raise ValueError(f"the limit {limit:g} of {name} must lie between {low:g} and {high:g}")
         return self
@@ -46,7 +48,7 @@ class LineThresholds(Frozen):
     @property
     def rules(self) -> tuple[DriftRule, ...]:
         """The drift rules with the limits of this line."""
-        limits = self.drift_limits
+        limits = {**self.catalogue_limits, **self.drift_limits}
         return tuple(rule.model_copy(update={"limit": limits.get(rule.name, rule.limit)}) for rule in DRIFT_RULES)
 
     def rule(self, name: str) -> DriftRule:
@@ -55,3 +57,4 @@ class LineThresholds(Frozen):
 
 
 DEFAULT_THRESHOLDS = LineThresholds()
+"""The built-in thresholds; ``Catalogue.thresholds_of`` has those of a line."""

@@ -18,7 +18,7 @@ from schemas.filters import Condition, conditions
 from schemas.levels import level_key
 from schemas.realism import RealismReport, RealismVerdict, not_assessed
 from schemas.relations import Relation
-from schemas.twin_types import TWIN_TYPES, Brand, Kind, TwinType, model_line
+from schemas.twin_types import TWIN_TYPES, Brand, Kind, StoredBrand, TwinType, model_line
 
 __all__ = [
     "BEHAVIOUR",
@@ -151,7 +151,7 @@ class ModelCard(Frozen):
 
     model_id: UUID
     twin_type: TwinType
-    brand: Brand
+    brand: StoredBrand
     target: str
     model_type: str
     features: tuple[str, ...]
@@ -374,7 +374,7 @@ class TwinPopulation(Frozen):
         if self.model is None:
             return {}
         return {
-            "brand": self.model.brand.value,
+            "brand": str(self.model.brand),
             "target": self.model.target,
             "model_type": self.model.model_type,
             "model_trained_at": self.model.trained_at.isoformat() if self.model.trained_at else None,

@@ -1,32 +1,41 @@
-"""The catalogue of twin types: their features, targets, filters, subgroups and constraints.
+"""Twin types: their features, targets, filters, subgroups and constraints, those of the catalogue in effect and the built-in ones.
 
-A new feature, filter or segment is one entry here; the contract suites run over all entries.
+A new built-in feature, filter or segment is one entry here; the contract suites run over all entries.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, PlainValidator, WithJsonSchema
 
 from schemas.arrays import Floats
-from schemas.base import require_one_of
+from schemas.base import require_one_of, shorten
+from schemas.catalogue_in_effect import MappingView, catalogue_in_effect
 from schemas.levels import level_key, level_text
 from schemas.relations import Relation
 
 __all__ = [
     "ALL_ROWS",
+    "BUILT_IN_TWIN_TYPES",
     "TWIN_TYPES",
     "Brand",
     "Feature",
+    "KnownBrand",
     "PlausibleScale",
     "Ratio",
+    "StoredBrand",
     "Target",
     "TwinType",
     "TwinTypeEntry",
+    "brand_name",
+    "catalogue_brand",
     "dimension_of_other",
     "line_parts",
     "model_line",
@@ -36,6 +45,7 @@ __all__ = [
 
 Number = TypeVar("Number", float, Floats)
 Kind = Literal["category", "integer", "number", "flag"]
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 ALL_ROWS = "all"
 """Name of the series of all rows of a model line, as opposed to those of its segments."""
@@ -50,7 +60,7 @@ class TwinType(StrEnum):
 
 
 class Brand(StrEnum):
-    """Brands of model lines."""
+    """The built-in brands; the catalogue may have more, which are plain texts."""
 
     REMIBRUTINIB = "remibrutinib"
     FABHALTA = "fabhalta"
@@ -61,11 +71,13 @@ class Brand(StrEnum):
 class Feature:
     """A column that twins of a type may have; ``low`` and ``high`` are inclusive bounds in ``unit``."""
 
+    __pydantic_config__ = _STRICT
+
     name: str
     kind: Kind
     unit: str = ""
-    low: float | None = None
-    high: float | None = None
+    low: int | float | None = None
+    high: int | float | None = None
 
     @property
     def is_fraction(self) -> bool:
@@ -82,6 +94,8 @@ class PlausibleScale:
         other_units: units that outcomes are given in by mistake, and the factor that converts each to the unit of the target.
         largest_effect: an effect beyond it, up or down, is hardly meant; a fraction.
     """
+
+    __pydantic_config__ = _STRICT
 
     low: float
     high: float
@@ -114,6 +128,8 @@ class Target:
         effect_unit: what an effect is a fraction of, as it is written after a percentage.
         share_of: feature that a relative effect is a share of; None for the expected value of the target.
     """
+
+    __pydantic_config__ = _STRICT
 
     name: str
     unit: str
@@ -160,6 +176,8 @@ class Target:
 @dataclass(frozen=True)
 class Ratio:
     """A feature that is always the quotient of two others."""
+
+    __pydantic_config__ = _STRICT
 
     name: str
     numerator: str
@@ -318,17 +336,62 @@ TERRITORY = TwinTypeEntry(
     ratios=(Ratio("coverage_rate", "covered_hcps", "total_hcps"),),
 )
 
-TWIN_TYPES: Mapping[TwinType, TwinTypeEntry] = MappingProxyType({entry.twin_type: entry for entry in (HCP, PATIENT, TERRITORY)})
+BUILT_IN_TWIN_TYPES: Mapping[TwinType, TwinTypeEntry] = MappingProxyType(
+    {entry.twin_type: entry for entry in (HCP, PATIENT, TERRITORY)}
+)
+
+TWIN_TYPES: Mapping[TwinType, TwinTypeEntry] = MappingView(lambda catalogue: catalogue.entries)
+"""Twin types of the catalogue in effect."""
 
 
-@lru_cache(maxsize=1000)
-def model_line(twin_type: TwinType, brand: Brand, target: str | None = None) -> str:
+_BRANDS: Mapping[str, str] = MappingProxyType({brand.value: brand for brand in Brand})
+_BRAND = re.compile(r"[a-z][a-z0-9_]{0,59}")
+
+
+def brand_name(value: Any) -> str:
+    """A brand as models of any catalogue have it: a member of :class:`Brand` where it is built in, else a text.
+
+    Raises:
+        ValueError: for what can be no brand of any catalogue.
+
+    >>> brand_name("kisqali"), brand_name("acmezumab")
+    (<Brand.KISQALI: 'kisqali'>, 'acmezumab')
+    """
+    if not isinstance(value, str) or not _BRAND.fullmatch(value):
+        raise ValueError(f"{shorten(value)} is no brand: small letters, digits and underscores are allowed, a letter first")
+    return _BRANDS.get(value, value)
+
+
+def catalogue_brand(value: Any) -> str:
+    """A brand of the catalogue in effect, as :func:`brand_name` gives it.
+
+    Raises:
+        ValueError: for a brand that it does not have; the message names those that it has.
+    """
+    brands = catalogue_in_effect().brands
+    if not isinstance(value, str) or value not in brands:
+        require_one_of("brand", value, brands)
+    return brand_name(value)
+
+
+_BRAND_FIELD = WithJsonSchema({"type": "string", "pattern": f"^{_BRAND.pattern}$", "examples": list(_BRANDS)})
+StoredBrand = Annotated[str, PlainValidator(brand_name), _BRAND_FIELD]
+"""Field with the brand of a model that exists."""
+KnownBrand = Annotated[str, PlainValidator(catalogue_brand), _BRAND_FIELD]
+"""Field with a brand of the catalogue in effect."""
+
+
+def model_line(twin_type: TwinType, brand: str, target: str | None = None) -> str:
     """Name of a model line.
+
+    Raises:
+        ValueError: for a brand or a target that the catalogue in effect does not have.
 
     >>> model_line(TwinType.HCP, Brand.KISQALI)
     'hcp:kisqali:prescribing_change'
     """
-    return f"{twin_type.value}:{brand.value}:{TWIN_TYPES[twin_type].target(target).name}"
+    line: str = catalogue_in_effect().line(twin_type, brand, target)
+    return line
 
 
 @lru_cache(maxsize=10_000, typed=True)
@@ -360,7 +423,7 @@ def dimension_of_other(name: str) -> str | None:
     return dimension if separator and "=" not in dimension else None
 
 
-def line_parts(line: str) -> tuple[TwinType, Brand, str]:
+def line_parts(line: str) -> tuple[TwinType, str, str]:
     """Twin type, brand and target of a line's name.
 
     Raises:
@@ -370,5 +433,4 @@ def line_parts(line: str) -> tuple[TwinType, Brand, str]:
     if len(parts) != 3:
         raise ValueError(f"model line {line!r} is not twin_type:brand:target, for example hcp:kisqali:prescribing_change")
     twin_type = TwinType(require_one_of("twin type", parts[0], TwinType))
-    brand = Brand(require_one_of("brand", parts[1], Brand))
-    return twin_type, brand, TWIN_TYPES[twin_type].target(parts[2]).name
+    return twin_type, catalogue_brand(parts[1]), TWIN_TYPES[twin_type].target(parts[2]).name

@@ -185,7 +185,7 @@ class Ledger:
     ) -> ModelEvent:
         """Store a trained model; its line is added, with these panes and windows, when it is the line's first."""
         async with transaction(self._database) as connection:
-            kind = (card.twin_type.value, card.brand.value, card.target)
+            kind = (card.twin_type.value, str(card.brand), card.target)
             await connection.execute(ADD_LINE, card.line, *kind, pane_s, window_s)
             state = await lock_line(connection, card.line)
             await insert_model(connection, card, sha256)

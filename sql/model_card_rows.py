@@ -48,7 +48,7 @@ async def insert_model(connection: Connection, card: ModelCard, sha256: str | No
         INSERT,
         card.model_id,
         card.twin_type.value,
-        card.brand.value,
+        str(card.brand),
         card.model_type,
         card.training_samples,
         card.target,

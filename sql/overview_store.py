@@ -75,7 +75,7 @@ async def line_settings(database: Database) -> list[LineSettings]:
             card_from(row) if row["champion"] else None,
             row["pane_s"],
             row["window_s"],
-            thresholds_from(row["thresholds"]),
+            thresholds_from(row["thresholds"], row["line"]),
         )
         for row in await database.fetch(_LINES)
     ]

@@ -277,7 +277,7 @@ def _pins(row: asyncpg.Record) -> Pins:
         stored=bool(row["stored"]),
         request=SimulationRequest.model_validate(row["request"]) if row["request"] else None,
         answer=_answer(row),
-        thresholds=thresholds_from(row["thresholds"]),
+        thresholds=thresholds_from(row["thresholds"], row["line"]),
         compared=None if row["compared_simulations"] is None else tuple(map(tuple, row["compared_simulations"])),
     )
 

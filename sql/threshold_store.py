@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
+from schemas.catalogue_in_effect import catalogue_in_effect
+from schemas.thresholds import LineThresholds
 from sql.database import Database, transaction
 from sql.ledger_rows import lock_line
 
@@ -33,6 +34,9 @@ INSERT INTO line_thresholds (line, version, min_effect_threshold, confidence_thr
 VALUES ($1, $2, $3, $4, $5, $6, $7)"""
 
 
+_STORED = ("version", "min_effect_threshold", "confidence_threshold", "drift_limits")
+
+
 class ThresholdChange(NamedTuple):
     """A version of a line's thresholds: when and by whom it was stored, and why; no time for those of the catalogue."""
 
@@ -45,13 +49,13 @@ class ThresholdChange(NamedTuple):
 async def line_thresholds(database: Database, line: str) -> LineThresholds:
     """The present thresholds of a line."""
     row = await database.fetchrow(f"{_CHANGES} LIMIT 1", line)
-    return thresholds_from(row)
+    return thresholds_from(row, line)
 
 
 async def threshold_changes(database: Database, line: str) -> list[ThresholdChange]:
     """All versions of the thresholds of a line, newest first."""
     return [
-        ThresholdChange(thresholds_from(row), row["changed_at"], row["changed_by"], row["reason"])
+        ThresholdChange(thresholds_from(row, line), row["changed_at"], row["changed_by"], row["reason"])
         for row in await database.fetch(_CHANGES, line)
     ]
 
@@ -72,7 +76,9 @@ async def change_thresholds(
         present = await line_thresholds(connection, line)
         limits = {**present.drift_limits, **changes.get("drift_limits", {})}
         limits = {name: limit for name, limit in limits.items() if limit is not None}
-        changed = LineThresholds.model_validate({**present.model_dump(), **changes, "drift_limits": limits})
+        changed = LineThresholds.model_validate(
+            {**present.model_dump(), **changes, "drift_limits": limits, "catalogue_limits": present.catalogue_limits}
+        )
         if changed == present:
             return present
         changed = changed.model_copy(update={"version": present.version + 1})
@@ -81,6 +87,7 @@ async def change_thresholds(
         return changed
 
 
-def thresholds_from(row: Mapping[str, Any] | asyncpg.Record | None) -> LineThresholds:
-    """The thresholds in a row with the columns of ``line_thresholds``; those of the catalogue without a row."""
-    return DEFAULT_THRESHOLDS if row is None else LineThresholds(**{name: row[name] for name in LineThresholds.model_fields})
+def thresholds_from(row: Mapping[str, Any] | asyncpg.Record | None, line: str | None) -> LineThresholds:
+    """The thresholds in a row with the columns of ``line_thresholds``; those of the catalogue in effect without a row."""
+    standard: LineThresholds = catalogue_in_effect().thresholds_of(line)
+    return standard if row is None else standard.model_copy(update={name: row[name] for name in _STORED})

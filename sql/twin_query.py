@@ -12,7 +12,7 @@ from uuid import UUID
 from schemas.base import require_one_of
 from schemas.filters import Condition, PopulationFilter, conditions, filter_values
 from schemas.levels import level_key
-from schemas.twin_types import TWIN_TYPES, Brand, Kind, TwinType
+from schemas.twin_types import TWIN_TYPES, Kind, TwinType, catalogue_brand
 from sql.database import Database
 
 __all__ = ["TwinQuery", "own_features", "twin_query"]
@@ -68,7 +68,7 @@ def twin_query(filters: Mapping[str, Any] | PopulationFilter, own: OwnFeatures =
     fields = filter_values(filters)
     query = TwinQuery()
     if "brand" in fields:
-        query.clauses.append(f"m.brand::text = {query.value(require_one_of('brand', fields['brand'], Brand))}")
+        query.clauses.append(f"m.brand::text = {query.value(catalogue_brand(fields['brand']))}")
     if "model_id" in fields:
         query.clauses.append(f"t.model_id = {query.value(_uuid('model_id', fields['model_id']))}")
     if "population_id" in fields:

@@ -17,7 +17,7 @@ from schemas.filters import PopulationFilter
 from schemas.realism import RealismReport
 from schemas.tracking import close_store, open_store
 from schemas.twin_models import DigitalTwin, ModelCard, OutcomeSpread, TwinPopulation
-from schemas.twin_types import Brand, TwinType
+from schemas.twin_types import TwinType, brand_name
 from sql.database import Connection, Pool, open_pool, transaction
 from sql.erasure_store import require_not_erased
 from sql.frame_codec import columns_of, frame_from, own_columns
@@ -127,7 +127,7 @@ class PopulationRecord:
     population_id: UUID
     model_id: UUID
     twin_type: TwinType
-    brand: Brand
+    brand: str
     name: str
     description: str
     twin_count: int
@@ -268,7 +268,7 @@ class TwinRepository:
         """Populations that have not expired, of all models or of one, newest first."""
         pool = await self._open()
         return [
-            PopulationRecord(**{**row, "twin_type": TwinType(row["twin_type"]), "brand": Brand(row["brand"])})
+            PopulationRecord(**{**row, "twin_type": TwinType(row["twin_type"]), "brand": brand_name(row["brand"])})
             for row in await pool.fetch(POPULATIONS, model_id)
         ]
 

@@ -84,7 +84,7 @@ async def lock_line(connection: Connection, line: str) -> MonitoredLine:
 
 
 def _monitored_line(row: asyncpg.Record) -> MonitoredLine:
-    return MonitoredLine(**{**row, "thresholds": thresholds_from(row["thresholds"])})
+    return MonitoredLine(**{**row, "thresholds": thresholds_from(row["thresholds"], row["line"])})
 
 
 class SourcedRow(NamedTuple):

@@ -77,6 +77,7 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     lease_s: float = Field(default=60.0, gt=0)
     model_type: ModelType = "auto"
     causal_graphs: Path | None = None
+    catalogue: Path | None = None
 
     max_simulated_twins: int = Field(default=11_000_000, ge=100)
     large_simulation_twins: int = Field(default=110_000, ge=0)

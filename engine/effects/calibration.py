@@ -32,6 +32,7 @@ from scipy.special import ndtr, ndtri
 
 from engine.effects.effect_model import dose_response, draw_dose
 from schemas.arrays import Floats
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.events import ExperimentResult
 from schemas.simulation_models import EffectPrior, InterventionConfig, Reach
 
@@ -159,7 +160,7 @@ def surprise(prior: EffectPrior, experiment: ExperimentResult, reach: Reach | No
         >>> round(surprise(catalogue_prior("email_campaign"), spring, Reach(mean=1.0)), 2)  # 0.15 / sqrt(0.02**2 + 0.01**2)
         6.71
     """
-    reach = reach or _dose_reach(experiment.intervention)
+    reach = reach or _dose_reach(experiment.intervention, catalogue_in_effect().sha256)
     parts = (
         experiment.standard_error,
         reach.mean * prior.sd,
@@ -226,7 +227,7 @@ def _base_effect(experiment: ExperimentResult, prior: EffectPrior, reach: Reach 
 
 
 @lru_cache(maxsize=256)
-def _dose_reach(config: InterventionConfig) -> Reach:
+def _dose_reach(config: InterventionConfig, _catalogue: str) -> Reach:
     drawn = np.broadcast_to(dose_response(config, draw_dose(config, _DOSE_DRAWS, seed=0)), _DOSE_DRAWS)
     return Reach(mean=float(drawn.mean()), sd=float(drawn.std()))
 

@@ -155,6 +155,22 @@ add_lazy_commands(
     },
 )
 add_lazy_commands(
+    _group(
+        "catalogue",
+        "Brands, campaigns, features and limits of your own.",
+        "twinstream catalogue init",
+        "twinstream catalogue check",
+        "twinstream catalogue show --diff",
+    ),
+    "streams.cli.catalogue",
+    {
+        "init": "Write a commented catalogue file to start from.",
+        "check": "Check a catalogue file.",
+        "show": "Show the whole catalogue that a file makes.",
+        "schema": "Print the JSON Schema of catalogue files, for editors.",
+    },
+)
+add_lazy_commands(
     app,
     "streams.cli.operations",
     {

@@ -105,7 +105,7 @@ def publish(
 
 
 def _read_file(
-    path: Path, twin_type: TwinType, brand: Brand, target: str | None, options: TableOptions, *, partly: bool
+    path: Path, twin_type: TwinType, brand: str, target: str | None, options: TableOptions, *, partly: bool
 ) -> OutcomeFile:
     """Read the rows of a file, and tell what was converted; the first bad cells are in the error."""
     from schemas import TWIN_TYPES
@@ -122,7 +122,7 @@ def _read_file(
     notify_remarks(reading.remarks())
     constants = {
         "twin_type": twin_type.value,
-        "brand": brand.value,
+        "brand": str(brand),
         "metric_type": TWIN_TYPES[twin_type].target(target).name,
     }
     return OutcomeFile.oldest_first(reading.name, reading.frame, reading.rows, constants, datetime.now(UTC))

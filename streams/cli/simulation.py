@@ -17,10 +17,10 @@ from streams.cli.campaigns import (
     ChannelOption,
     FrequencyOption,
     IntensityOption,
-    InterventionName,
     TargetOption,
     TwinTypeOption,
     WeeksOption,
+    complete_intervention,
     make_campaign,
 )
 from streams.cli.connection import connected_service, with_read_pool
@@ -42,15 +42,22 @@ app = typer.Typer()
 )
 def simulate(
     context: typer.Context,
-    intervention: Annotated[InterventionName | None, typer.Argument(metavar="INTERVENTION", help="What the campaign does.")] = None,
+    intervention: Annotated[
+        str | None, typer.Argument(metavar="INTERVENTION", help="What the campaign does.", autocompletion=complete_intervention)
+    ] = None,
     channel: ChannelOption = None,
     frequency: FrequencyOption = Frequency.MONTHLY,
     weeks: WeeksOption = 12,
     intensity: IntensityOption = None,
     filters: FilterOption = None,
     alternatives: Annotated[
-        list[InterventionName] | None,
-        typer.Option("--against", metavar="INTERVENTION", help="Compare with this one at the same frequency; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="INTERVENTION",
+            help="Compare with this one at the same frequency; repeatable.",
+            autocompletion=complete_intervention,
+        ),
     ] = None,
     twins: Annotated[
         int | None,

@@ -65,12 +65,15 @@ async def _history(pool: Pool, line: str) -> list[ThresholdChange]:
     Raises:
         UnknownLine: when there is no such line.
     """
-    from schemas.thresholds import DEFAULT_THRESHOLDS
+    from schemas import catalogue_in_effect
     from sql.ledger import Ledger
     from sql.threshold_store import ThresholdChange, threshold_changes
 
     await Ledger(pool).policy(line)
-    return [*await threshold_changes(pool, line), ThresholdChange(DEFAULT_THRESHOLDS, None, "the catalogue", "")]
+    return [
+        *await threshold_changes(pool, line),
+        ThresholdChange(catalogue_in_effect().thresholds_of(line), None, "the catalogue", ""),
+    ]
 
 
 def _parse_limit(text: str) -> tuple[str, float | None]:

@@ -104,7 +104,7 @@ def _check_text(file: Path, result: TableCheck) -> str:
 
 
 def _train(
-    file: Path, features: str | None, twin_type: TwinType, brand: Brand, target: str | None, reading: TableOptions
+    file: Path, features: str | None, twin_type: TwinType, brand: str, target: str | None, reading: TableOptions
 ) -> tuple[ImportedTable, TrainedLine]:
     """Read the table, refuse it before anything is started where it has no features, and train."""
     from streams.training import read_training_table

@@ -13,7 +13,7 @@ import pandas as pd
 
 from deploy.stack import StackError, free_port, running_stack
 from engine.sample_tables import sample_table
-from schemas import TWIN_TYPES, Brand, ModelCard, TwinType
+from schemas import TWIN_TYPES, ModelCard, TwinType
 from sql.training_data_store import ENTITY
 from streams.demo.report import DemoReport, make_report
 from streams.demo.scenario import Pace, Stopwatch, run_scenario
@@ -51,7 +51,7 @@ def run_demo(
     settings: Settings,
     data: Path | None,
     twin_type: TwinType,
-    brand: Brand,
+    brand: str,
     notify: Notify,
     *,
     reading: TableOptions | None = None,

@@ -19,10 +19,11 @@ import numpy as np
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from schemas import TWIN_TYPES, Brand, OutcomeEvent, SourceId, TwinType
+from schemas import TWIN_TYPES, OutcomeEvent, SourceId, TwinType
 from schemas.arrays import Flags, Floats, Integers, Octets
 from schemas.base import EARLIEST, AwareTime, utc_time
 from schemas.canonical import encode_shared_fields
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.events import Features
 from schemas.twin_types import model_line
 from streams.bounds import DEFAULT_BOUNDS, BoundSettings, OutOfBounds, check_array, check_features, check_json, check_size, fits
@@ -371,17 +372,18 @@ def _shared_fields(values: dict[str, list[Any]]) -> tuple[list[SharedFields], In
     segments = [tuple(segment.items()) if segment else () for segment in values["segment"]]
     keys = zip(*(values[name] for name in _SHARED), segments, strict=True)
     shared_index = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
-    fields = [_parse_shared(*key) for key in numbers]
+    version = catalogue_in_effect().sha256
+    fields = [_parse_shared(version, *key) for key in numbers]
     return [item or _UNKNOWN for item in fields], shared_index, np.array([item is not None for item in fields], dtype=np.bool_)
 
 
 @lru_cache(maxsize=10_000)
 def _parse_shared(
-    twin_type: str, brand: str, metric_type: str, model_id: str | None, segment: tuple[tuple[str, str], ...]
+    _catalogue: str, twin_type: str, brand: str, metric_type: str, model_id: str | None, segment: tuple[tuple[str, str], ...]
 ) -> SharedFields | None:
     try:
         twin_type_, model = TwinType(twin_type), None if model_id is None else _hyphenated_id(model_id)
-        line = model_line(twin_type_, Brand(brand), metric_type)
+        line = model_line(twin_type_, brand, metric_type)
     except ValueError:
         return None
     if not dict(segment).keys() <= set(TWIN_TYPES[twin_type_].segments):

@@ -11,7 +11,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -55,7 +54,6 @@ class FeatureUse(NamedTuple):
     unused: frozenset[str] = frozenset()
 
 
-@cache
 def declared_names(twin_type: TwinType) -> frozenset[str]:
     """Names that the features of any outcome of a twin type may have: those of the catalogue, and ids."""
     return frozenset((*TWIN_TYPES[twin_type].by_name, *identifiers(twin_type)))

@@ -103,7 +103,7 @@ class DriftEvaluator(NamedTuple):
 
     def rules_of(self, line: str) -> tuple[DriftRule, ...]:
         """The drift rules of a line."""
-        return self.rules.get(line, DRIFT_RULES)
+        return self.rules.get(line) or tuple(DRIFT_RULES)
 
     def initial_state(self, series: SeriesKey) -> DetectorState:
         """State of the detector of a series before its first outcome."""

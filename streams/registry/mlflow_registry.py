@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from engine.twins import TwinModel
-from schemas import Brand, ModelCard, TwinType, line_parts
+from schemas import ModelCard, TwinType, line_parts
 from sql.model_card_rows import Artifact
 from streams.registry.serialization import read_parts, write_parts
 
@@ -45,13 +45,13 @@ _ENVIRONMENT = {
 }
 
 
-def experiment_name(twin_type: TwinType, brand: Brand) -> str:
+def experiment_name(twin_type: TwinType, brand: str) -> str:
     """Name of the MLflow experiment of a model's run.
 
     >>> experiment_name(TwinType.HCP, Brand.KISQALI)
     'digital_twin_hcp_kisqali'
     """
-    return f"digital_twin_{twin_type.value}_{brand.value}"
+    return f"digital_twin_{twin_type.value}_{brand!s}"
 
 
 def registered_name(line: str) -> str:

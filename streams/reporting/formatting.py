@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
-from schemas import line_parts
+from schemas import catalogue_in_effect, line_parts
 from schemas.twin_types import dimension_of_other
 
 __all__ = [
@@ -202,7 +202,7 @@ def line_title(line: str) -> str:
     """
     twin_type, brand, _ = line_parts(line)
     kind = twin_type.upper() if len(twin_type) <= 3 else twin_type.capitalize()
-    return f"{kind} · {brand.capitalize()}"
+    return f"{kind} · {catalogue_in_effect().label_of(brand)}"
 
 
 def plain_words(name: object) -> str:

@@ -33,7 +33,6 @@ from streams.monitoring import DriftEvaluator, SeriesKey, latest_cohorts, pendin
 
 __all__ = ["HistoryPoint", "LineOverview", "Overview", "SegmentWindow", "SeriesHistory", "read_overview"]
 
-_ERROR_RULES = {rule.name for rule in DRIFT_RULES if rule.metric == "mae"}
 _URGENCY = {DriftState.ALARM: 0, DriftState.WARNING: 1}
 _HISTORY_POINTS = 60
 _HISTORY_WINDOWS = 24
@@ -77,7 +76,8 @@ class SegmentWindow:
     @property
     def error_has_risen(self) -> bool:
         """Whether the rule on the mean absolute error has fired."""
-        return any(verdict.fired for verdict in self.verdicts if verdict.rule in _ERROR_RULES)
+        error_rules = {rule.name for rule in DRIFT_RULES if rule.metric == "mae"}
+        return any(verdict.fired for verdict in self.verdicts if verdict.rule in error_rules)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from engine.promotion import Comparison
-from schemas import TWIN_TYPES, Brand, ModelCard, ModelEvent, TwinType, line_parts, model_line
+from schemas import TWIN_TYPES, ModelCard, ModelEvent, TwinType, line_parts, model_line
 from schemas.identifiers import entity_column
 from schemas.levels import level_text
 from sql.database import Database, clock
@@ -102,7 +102,7 @@ async def train_line(
     registry: MlflowRegistry,
     frame: pd.DataFrame,
     twin_type: TwinType,
-    brand: Brand,
+    brand: str,
     target: str | None = None,
     *,
     settings: Settings,

@@ -19,11 +19,12 @@ from typing import Any
 import pandas as pd
 
 from engine.twins import TwinModel
-from schemas import Brand, TwinType
+from schemas import TwinType
 from schemas.base import Frozen
 from schemas.causal_graphs import CausalGraph
 from schemas.levels import levels_of
 from schemas.twin_models import ModelType
+from schemas.twin_types import StoredBrand
 from streams.child_process import child_process
 from streams.registry import read_parts
 
@@ -67,7 +68,7 @@ class TrainingSpec(Frozen):
     """
 
     twin_type: TwinType
-    brand: Brand
+    brand: StoredBrand
     target: str
     seed: int = 0
     n_jobs: int = -1

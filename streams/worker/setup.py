@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from engine.twins import gap_sentences
-from schemas import Brand, TwinType
+from schemas import TwinType
 from schemas.levels import KnownLevels, levels_of
 from sql.database import Pool, open_pool
 from sql.feature_count_store import line_features
@@ -48,7 +48,7 @@ async def prepare(settings: Settings, on_step: Callable[[str], None] = lambda _s
 
 
 async def train_model(
-    settings: Settings, table: pd.DataFrame, twin_type: TwinType, brand: Brand, target: str, source: str
+    settings: Settings, table: pd.DataFrame, twin_type: TwinType, brand: str, target: str, source: str
 ) -> TrainedLine:
     """Train and register a model of a line, and promote it when it is the line's first or passes the promotion gate."""
     from streams.registry import MlflowRegistry  # noqa: PLC0415  # imports MLflow, which most commands do not need

@@ -1,0 +1,113 @@
+"""A catalogue file: read as YAML with the place of everything that is wrong in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+
+import jsonschema
+import pytest
+import yaml
+
+from schemas import BUILT_IN
+from streams.catalogue import CatalogueFileError, catalogue_schema, find_catalogue_file, parse_catalogue, read_catalogue
+from streams.catalogue.comparison import differences
+
+TEMPLATE = (files("streams.catalogue") / "template.yaml").read_text(encoding="utf-8")
+_SECTION = r"^# ((?:brands|campaigns|twin_types|moderators|clinical_terms|drift_rules|thresholds):|  )"
+EXAMPLE = re.sub(_SECTION, r"\1", TEMPLATE, flags=re.MULTILINE)
+
+
+def test_the_template_changes_nothing_until_its_examples_are_used():
+    assert parse_catalogue(TEMPLATE) == BUILT_IN
+    example = parse_catalogue(EXAMPLE)
+    assert {"acmezumab"} == example.brands.keys() - BUILT_IN.brands.keys()
+    assert {"sample_drop", "webinar"} == example.campaigns.keys() - BUILT_IN.campaigns.keys()
+    sections = {difference.path.split(".")[0] for difference in differences(BUILT_IN, example)}
+    assert sections == {*yaml.safe_load(EXAMPLE)} == {*BUILT_IN.model_dump()}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "message"),
+    [
+        ("brands:\n  acme: {}\n  Bad: {}\n", 3, 3, "'Bad' is no name here: small letters, digits and underscores"),
+        ("campaigns:\n  x:\n    channel: fax\n    effect: {mean: 0.1, sd: 0.1}", 3, 14, "should be 'email', 'phone', 'in_person'"),
+        ("campaigns:\n  x:\n    channel: mail\n", 2, 3, "'effect' is missing"),
+        (
+            "campaigns:\n  x:\n    channel: mail\n    effect: {mean: 0.1, sd: 0.1}\n    chanel: mail\n",
+            5,
+            5,
+            "unknown field 'chanel': did you mean 'channel'? use one of channel",
+        ),
+        ("campains: {}", 1, 1, "unknown field 'campains': did you mean 'campaigns'?"),
+        ("twin_types:\n  hcp:\n    segments: [region, nope]\n", 3, 24, "'nope' is no feature: use one of adoption_stage"),
+        ("drift_rules:\n  mae_increase: {limit: -1}", 2, 25, "-1 must be above 0"),
+        ("brands: [acme]", 1, 9, "entries by name are needed here"),
+        ("version: 3", 1, 1, "the version is given by apply"),
+        ("- brands", 1, 1, "a file has sections by name: brands, campaigns"),
+        ("brands: [1", 1, 11, "no YAML"),
+        ("brands:\n  a: {}\n  a: {}", 3, 3, "'a' is here twice"),
+        ("brands: &all {a: {}}\ncampaigns: *all", 2, 12, "references (*name) are not supported"),
+        ("brands: {<<: {a: {}}}", 1, 10, "a name is needed here"),
+        ("brands: {? [a] : {}}", 1, 12, "a name is needed here"),
+        ("brands: !!python/object/apply:os.system [ls]", 1, 9, "is not supported"),
+        ("brands: {a: {label: !mine x}}", 1, 21, "the tag !mine is not supported"),
+        ("a: 1\n---\nb: 1", 2, 1, "no YAML"),
+        ("a: '\x01'", 1, 1, "no YAML"),
+        ("[" * 100 + "]" * 100, 1, 51, "nested more than 50 deep"),
+        ("[" * 20_000, 1, 51, "nested more than 50 deep"),
+        ("#" * 1_000_001, 1, 1, "larger than 1,000,000 bytes"),
+    ],
+)
+def test_everything_wrong_is_named_with_its_line_and_column(text, line, column, message):
+    with pytest.raises(CatalogueFileError) as refused:
+        parse_catalogue(text, "own.yaml")
+    assert str(refused.value).startswith(f"own.yaml:{line}:{column}: ")
+    assert message in str(refused.value)
+
+
+def test_all_problems_are_named_at_once_in_the_order_of_the_file():
+    with pytest.raises(CatalogueFileError) as refused:
+        parse_catalogue("campaigns:\n  x: {channel: fax}\nbrands: {A: {}, b: {lable: B}}\n")
+    assert [problem.path for problem in refused.value.problems] == [
+        "campaigns.x.effect",
+        "campaigns.x.channel",
+        "brands.A",
+        "brands.b.lable",
+    ]
+
+
+def test_names_that_yaml_takes_for_other_types_stay_as_they_are_written():
+    levels = "{NO: {mean: 0.1, sd: 0.1}, 01: {mean: 0, sd: 0.1}, 2026-01-01: {mean: 0, sd: 0.1}}"
+    text = f"moderators:\n  practice_type: {{levels: {levels}}}\n"
+    assert list(parse_catalogue(text).moderators["practice_type"].levels) == ["NO", "01", "2026-01-01"]
+
+
+def test_a_file_is_named_or_lies_in_the_folder(tmp_path):
+    assert find_catalogue_file(None, tmp_path) is None
+    assert read_catalogue(None) is BUILT_IN
+    own = tmp_path / "twinstream.yaml"
+    own.write_text("brands: {acme: {}}", encoding="utf-8")
+    assert find_catalogue_file(None, tmp_path) == own
+    assert find_catalogue_file(tmp_path / "x.yaml", tmp_path) == tmp_path / "x.yaml"
+    assert "acme" in read_catalogue(own).brands
+    with pytest.raises(ValueError, match=r"x.yaml cannot be read: No such file or directory \(TWIN_CATALOGUE\)"):
+        read_catalogue(tmp_path / "x.yaml")
+    own.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="no UTF-8 text"):
+        read_catalogue(own)
+
+
+def test_the_published_schema_accepts_the_template_and_refuses_what_is_unknown():
+    validator = jsonschema.Draft202012Validator(catalogue_schema())
+    jsonschema.Draft202012Validator.check_schema(catalogue_schema())
+    validator.validate(yaml.safe_load(EXAMPLE))
+    validator.validate(json.loads(BUILT_IN.to_text()) if False else {"brands": {"kisqali": None}})
+    for wrong in (
+        {"brand": {}},
+        {"campaigns": {"x": {"chanel": "mail"}}},
+        {"campaigns": {"x": {"channel": "fax"}}},
+        {"version": 1},
+    ):
+        assert not validator.is_valid(wrong), wrong
