@@ -8,6 +8,7 @@ from schemas.catalogue_in_effect import catalogue_in_effect, in_effect, install
 from schemas.events import (
     EVENTS,
     AnswerStatus,
+    CatalogueEvent,
     DriftEvent,
     EffectsEvent,
     Event,
@@ -65,6 +66,7 @@ __all__ = [
     "Baseline",
     "Brand",
     "Catalogue",
+    "CatalogueEvent",
     "Channel",
     "Condition",
     "DigitalTwin",

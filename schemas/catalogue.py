@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
 
 from schemas.base import Finite, Frozen, require_one_of
 from schemas.catalogue_checks import CatalogueProblems, problems_of
@@ -110,7 +110,9 @@ class Catalogue(Frozen):
     version: int = Field(default=0, ge=0, exclude=True)
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
+    def _is_consistent(self, info: ValidationInfo) -> Self:
+        if info.context and info.context.get("is_applied"):
+            return self
         if problems := problems_of(self, _BUILT_IN[0] if _BUILT_IN else self):
             raise CatalogueProblems(problems)
         return self
@@ -118,6 +120,12 @@ class Catalogue(Frozen):
     def to_text(self) -> str:
         """The content as JSON: equal catalogues have equal texts, and the order of entries, which has a meaning, stays."""
         return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str, version: int) -> Self:
+        """The catalogue of a text of :meth:`to_text` that was applied: what it may be was checked before that."""
+        catalogue = cls.model_validate_json(text, context={"is_applied": True})
+        return catalogue.model_copy(update={"version": version})
 
     @cached_property
     def sha256(self) -> str:

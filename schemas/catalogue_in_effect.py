@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, overload
 if TYPE_CHECKING:
     from schemas.catalogue import Catalogue
 
-__all__ = ["MappingView", "SequenceView", "catalogue_in_effect", "in_effect", "install"]
+__all__ = ["MappingView", "SequenceView", "catalogue_in_effect", "catalogue_of_process", "in_effect", "install"]
 
 Key = TypeVar("Key")
 Entry = TypeVar("Entry")
@@ -28,6 +28,11 @@ _OF_TASK: ContextVar[Catalogue | None] = ContextVar("catalogue", default=None)
 def catalogue_in_effect() -> Catalogue:
     """The catalogue of the enclosing :func:`in_effect`, else that of the process."""
     return _OF_TASK.get() or _OF_PROCESS[0]
+
+
+def catalogue_of_process() -> Catalogue:
+    """The catalogue of this process, whatever the enclosing :func:`in_effect`."""
+    return _OF_PROCESS[0]
 
 
 def install(catalogue: Catalogue) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "MIN_TWINS",
     "SUM_FIELDS",
     "AnswerStatus",
+    "CatalogueEvent",
     "DriftEvent",
     "EffectsEvent",
     "Event",
@@ -260,6 +261,7 @@ class SimulationAnswer(Event):
     reason: str | None = None
     model_id: UUID | None = None
     effects_version: int | None = None
+    catalogue_version: int | None = None
 
     @model_validator(mode="after")
     def _result_or_reason(self) -> Self:
@@ -422,6 +424,22 @@ class EffectsEvent(Event):
     warnings: tuple[str, ...] = ()
 
 
+class CatalogueEvent(Event):
+    """A version of the catalogue was applied; every process of the service follows it, and what is pinned to another one stays so.
+
+    Attributes:
+        sha256: digest of its content, which is in Postgres.
+        changes: what differs from the version before, an entry or a field each.
+    """
+
+    version: int = Field(ge=1)
+    sha256: str
+    applied_at: Moment
+    applied_by: str
+    reason: str = ""
+    changes: tuple[str, ...] = ()
+
+
 EVENTS: dict[str, type[Event]] = {
     "simulation-requests": SimulationRequest,
     "simulation-results": SimulationAnswer,
@@ -433,6 +451,7 @@ EVENTS: dict[str, type[Event]] = {
     "retrain-events": RetrainEvent,
     "model-events": ModelEvent,
     "effect-priors": EffectsEvent,
+    "catalogue-versions": CatalogueEvent,
 }
 """Topic to event; ``dead-letters`` carries the original bytes of refused records."""
 

@@ -18,6 +18,7 @@ __all__ = ["UNDECLARED", "Column", "ScannedRow", "reason_to_stay", "redact_value
 
 _MODEL = "a model keeps what it learned: train and promote a new one"
 _LEDGER = "the ledger of models only grows: what happened stays written"
+_CATALOGUE = "the catalogue names brands, campaigns and columns, and its versions are pinned: apply one without the id"
 _SEGMENT = "figures are stored by the value of their segment, and could not be verified under another one"
 _DIGEST = "a digest or a salt, which leads to nobody"
 _NAME = "a name by which the service finds its rows, of a line, a source, a topic, a process or a kind"
@@ -26,7 +27,12 @@ _FIGURES = "figures by their names, which the service gives"
 UNDECLARED = "no reason is declared"
 """Of a column that is neither erasable nor has a reason, which a test finds."""
 
-_REASONS_OF_TABLES = {"digital_twin_models": _MODEL, "model_ledger": _LEDGER, "schema_migrations": _NAME}
+_REASONS_OF_TABLES = {
+    "catalogue_versions": _CATALOGUE,
+    "digital_twin_models": _MODEL,
+    "model_ledger": _LEDGER,
+    "schema_migrations": _NAME,
+}
 _REASONS_OF_COLUMNS = {
     **dict.fromkeys(("segment", "segments", "dimension", "value", "event"), _SEGMENT),
     **dict.fromkeys(("digest", "last_digest", "body_hash", "entity_hash", "salt", "entities"), _DIGEST),

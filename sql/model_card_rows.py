@@ -7,6 +7,7 @@ from uuid import UUID
 
 import asyncpg
 
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.twin_models import Baseline, ModelCard, TwinModelMetrics
 from sql.database import Connection, Database
 
@@ -17,8 +18,9 @@ CARD_COLUMNS = """m.model_id, m.twin_type::text AS twin_type, m.brand::text AS b
 
 INSERT = """
 INSERT INTO digital_twin_models (model_id, twin_type, brand, model_type, training_samples, target_variable, features,
-                                 hyperparameters, metrics, mlflow_run_id, trained_at, line, baseline, artifact_sha256)
-VALUES ($1, $2::text::twin_type, $3::text::brand, $4, $5, $6, $7, $8, $9, $10, coalesce($11, now()), $12, $13, $14)
+                                 hyperparameters, metrics, mlflow_run_id, trained_at, line, baseline, artifact_sha256,
+                                 catalogue_version)
+VALUES ($1, $2::text::twin_type, $3::text::brand, $4, $5, $6, $7, $8, $9, $10, coalesce($11, now()), $12, $13, $14, $15)
 ON CONFLICT (model_id) DO UPDATE
 SET mlflow_run_id = coalesce(EXCLUDED.mlflow_run_id, digital_twin_models.mlflow_run_id),
     artifact_sha256 = coalesce(EXCLUDED.artifact_sha256, digital_twin_models.artifact_sha256)
@@ -60,6 +62,7 @@ async def insert_model(connection: Connection, card: ModelCard, sha256: str | No
         card.line,
         card.baseline.model_dump(mode="json"),
         sha256,
+        catalogue_in_effect().version,
     )
 
 

@@ -37,6 +37,7 @@ TABLES: Mapping[str, str] = {
     "aged_events": "",
     "aged_lines": "",
     "aged_sources": "",
+    "catalogue_versions": "INSERT",
     "detector_alarms": "INSERT",
     "detector_cells": "INSERT, UPDATE (splits)",
     "detector_floors": "INSERT, UPDATE (floor, log_values, last_count, log_peak)",

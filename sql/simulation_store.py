@@ -9,10 +9,13 @@ from uuid import UUID
 
 import asyncpg
 
+from schemas.catalogue import BUILT_IN, Catalogue
+from schemas.catalogue_in_effect import catalogue_in_effect, in_effect
 from schemas.events import AnswerStatus, SimulationAnswer, SimulationRequest
 from schemas.redaction import replace_entity, texts_in
 from schemas.simulation_models import SimulationResult
 from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
+from sql.catalogue_store import catalogues_at
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import erased_entities, require_not_erased
 from sql.experiment_store import answered_simulations
@@ -34,7 +37,7 @@ __all__ = [
 PINS = """
 SELECT r.simulation_id, r.line, r.model_id, r.effects_version, r.request, r.body_hash, r.status::text AS status, r.results,
        r.error_message, r.population_id, p.twin_count, p.filters_applied, p.seed, p.columns IS NOT NULL AS stored,
-       r.compared_simulations, to_jsonb(t) AS thresholds
+       r.compared_simulations, r.catalogue_version, to_jsonb(t) AS thresholds
 FROM simulation_runs r LEFT JOIN twin_populations p USING (population_id)
 LEFT JOIN line_thresholds t ON t.line = r.line AND t.version = r.thresholds_version
 WHERE r.simulation_id = ANY($1::uuid[])"""
@@ -50,8 +53,9 @@ FROM twin_populations p JOIN digital_twin_models m USING (model_id)
 WHERE p.population_id = $1 FOR KEY SHARE OF p"""
 
 SAVE_RECIPE = """
-INSERT INTO twin_populations AS p (population_id, model_id, name, twin_count, filters_applied, seed, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO twin_populations AS p (population_id, model_id, name, twin_count, filters_applied, seed, expires_at,
+                                   catalogue_version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (population_id) DO UPDATE
 SET expires_at = CASE WHEN EXCLUDED.expires_at IS NOT NULL THEN greatest(p.expires_at, EXCLUDED.expires_at) END
 WHERE p.expires_at < EXCLUDED.expires_at OR (p.expires_at IS NOT NULL AND EXCLUDED.expires_at IS NULL)"""
@@ -59,8 +63,8 @@ WHERE p.expires_at < EXCLUDED.expires_at OR (p.expires_at IS NOT NULL AND EXCLUD
 
 PIN = """
 INSERT INTO simulation_runs (simulation_id, population_id, intervention_config, filters, status, line, model_id, effects_version,
-                             thresholds_version, compared_simulations, body_hash, request)
-VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9, $10, $11)
+                             thresholds_version, compared_simulations, body_hash, request, catalogue_version)
+VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT (simulation_id) DO NOTHING"""
 
 FINISH = """
@@ -128,10 +132,11 @@ class Pins:
     answer: SimulationAnswer | None
     thresholds: LineThresholds = DEFAULT_THRESHOLDS
     compared: tuple[tuple[float, ...], ...] | None = None
+    catalogue: Catalogue = BUILT_IN
 
 
 async def pin(database: Database, request: SimulationRequest, body_hash: bytes, recipe: Callable[[UUID], Recipe]) -> Pins:
-    """Pin champion, population, versions of effects and thresholds, and track record, or return what was pinned before.
+    """Pin champion, population, versions of catalogue, effects and thresholds, and track record, or return what was pinned before.
 
     Args:
         database: a pool or a connection.
@@ -166,6 +171,7 @@ async def pin(database: Database, request: SimulationRequest, body_hash: bytes, 
             await answered_simulations(connection, request.line, request.intervention.intervention_type),
             body_hash,
             body,
+            catalogue_in_effect().version,
         )
         pinned = await _find(connection, request.simulation_id, body_hash)
     assert pinned is not None  # by this transaction, or by a concurrent one
@@ -220,7 +226,9 @@ async def _without_erased(
 
 async def find_runs(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, Pins]:
     """The runs that are stored, by id."""
-    return {row["simulation_id"]: _pins(row) for row in await database.fetch(PINS, list(simulation_ids))}
+    rows = await database.fetch(PINS, list(simulation_ids))
+    catalogues = await catalogues_at(database, {row["catalogue_version"] for row in rows})
+    return {row["simulation_id"]: _pins(row, catalogues[row["catalogue_version"]]) for row in rows}
 
 
 async def _find(connection: Connection, simulation_id: UUID, body_hash: bytes) -> Pins | None:
@@ -229,7 +237,7 @@ async def _find(connection: Connection, simulation_id: UUID, body_hash: bytes) -
         return None
     if row["body_hash"] != body_hash:
         raise DifferentBody(simulation_id)
-    return _pins(row)
+    return _pins(row, (await catalogues_at(connection, [row["catalogue_version"]]))[row["catalogue_version"]])
 
 
 class _Inputs(NamedTuple):
@@ -250,7 +258,15 @@ async def _select_inputs(connection: Connection, request: SimulationRequest, rec
     new = recipe(line["champion"])
     name = new.name or f"twins of {request.line}"
     await connection.execute(
-        SAVE_RECIPE, new.population_id, line["champion"], name, new.twin_count, new.filters, new.seed, request.expires_at
+        SAVE_RECIPE,
+        new.population_id,
+        line["champion"],
+        name,
+        new.twin_count,
+        new.filters,
+        new.seed,
+        request.expires_at,
+        catalogue_in_effect().version,
     )
     return _Inputs(line["champion"], new.population_id, *versions)
 
@@ -267,7 +283,12 @@ async def _model_of(connection: Connection, population_id: UUID, line: str) -> U
     return model_id
 
 
-def _pins(row: asyncpg.Record) -> Pins:
+def _pins(row: asyncpg.Record, catalogue: Catalogue) -> Pins:
+    with in_effect(catalogue):  # the request was valid under it
+        return _read_pins(row, catalogue)
+
+
+def _read_pins(row: asyncpg.Record, catalogue: Catalogue) -> Pins:
     return Pins(
         simulation_id=row["simulation_id"],
         line=row["line"],
@@ -278,6 +299,7 @@ def _pins(row: asyncpg.Record) -> Pins:
         request=SimulationRequest.model_validate(row["request"]) if row["request"] else None,
         answer=_answer(row),
         thresholds=thresholds_from(row["thresholds"], row["line"]),
+        catalogue=catalogue,
         compared=None if row["compared_simulations"] is None else tuple(map(tuple, row["compared_simulations"])),
     )
 
@@ -298,4 +320,5 @@ def _answer(row: asyncpg.Record) -> SimulationAnswer | None:
         reason=row["error_message"],
         model_id=row["model_id"],
         effects_version=row["effects_version"],
+        catalogue_version=row["catalogue_version"] if row["line"] else None,
     )

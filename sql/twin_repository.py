@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 
 import asyncpg
 
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.filters import PopulationFilter
 from schemas.realism import RealismReport
 from schemas.tracking import close_store, open_store
@@ -50,8 +51,8 @@ TWINS = f"SELECT {_TWIN_COLUMNS} FROM digital_twins t JOIN digital_twin_models m
 
 SAVE_POPULATION = """
 INSERT INTO twin_populations AS p (population_id, model_id, name, description, twin_count, filters_applied, created_at, expires_at,
-                                   seed, real_rows, realism, unassessed, spread, columns)
-VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8, $9, $10, $11, $12, $13, $14)
+                                   seed, real_rows, realism, unassessed, spread, columns, catalogue_version)
+VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (population_id) DO UPDATE
 SET name = EXCLUDED.name, description = EXCLUDED.description, expires_at = EXCLUDED.expires_at, real_rows = EXCLUDED.real_rows,
     realism = coalesce(EXCLUDED.realism, p.realism), unassessed = coalesce(EXCLUDED.unassessed, p.unassessed),
@@ -329,6 +330,7 @@ async def _insert_population(connection: Connection, population: TwinPopulation,
         population.unassessed,
         json_fields["spread"],
         columns,
+        catalogue_in_effect().version,
     )
     return saved is not None
 

@@ -16,7 +16,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
-__all__ = ["child_process", "end_with_parent", "limit_memory"]
+from schemas import Catalogue, install
+
+__all__ = ["child_process", "end_with_parent", "install_catalogue", "limit_memory", "write_catalogue"]
 
 
 @asynccontextmanager
@@ -41,6 +43,21 @@ async def _kill_group(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
+
+
+_CATALOGUE_FILE, _VERSION_FILE = "catalogue.json", "catalogue_version"
+
+
+def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
+    """Write the catalogue under which a child process works."""
+    (folder / _CATALOGUE_FILE).write_text(catalogue.to_text(), encoding="utf-8")
+    (folder / _VERSION_FILE).write_text(str(catalogue.version), encoding="utf-8")
+
+
+def install_catalogue(folder: Path) -> None:
+    """Make the catalogue that the parent has written that of this process."""
+    version = int((folder / _VERSION_FILE).read_text(encoding="utf-8"))
+    install(Catalogue.from_text((folder / _CATALOGUE_FILE).read_text(encoding="utf-8"), version))
 
 
 def limit_memory(max_bytes: int) -> None:

@@ -198,6 +198,11 @@ DEPENDENCY_UP = _gauge(
     "part",
 )
 ROLE_READY = _gauge("twin_role_ready", "1 while a role processes events. 0: its /ready names the reason.", "role")
+CATALOGUE_VERSION = _gauge(
+    "twin_catalogue_version",
+    "Version of the catalogue that a role follows; 0: the built-in one. Roles that stay behind: see their logs.",
+    "role",
+)
 SUPERVISOR_SILENCE = _gauge(
     "twin_supervisor_silence_seconds",
     "Time since the worker last looked after this role's process. Rising: the worker hangs; restart it.",

@@ -21,6 +21,7 @@ from typing import Protocol, TypeAlias, TypeVar
 import stamina
 from stamina.instrumentation import set_on_retry_hooks
 
+from schemas import Catalogue, in_effect
 from streams.errors import Subject, describe_error, is_waited_for, subject_of
 from streams.metrics import OLDEST_UNFINISHED, TASK_FAILURES
 from streams.outages import OUTAGES, part_of
@@ -63,6 +64,9 @@ class RoleApp(Protocol):
     @property
     def should_stop(self) -> bool:
         """Whether the role is stopping, so that its services fail one after another."""
+
+    async def newest_catalogue(self) -> Catalogue:
+        """The newest version of the catalogue."""
 
 
 async def retry_transient(
@@ -173,11 +177,17 @@ async def process_event(
     """
     with track_unfinished(app):
         try:
-            await retry_unforeseen(work, part=part, attempts=attempts, expected=expected)
+            await retry_unforeseen(partial(_under_newest_catalogue, app, work), part=part, attempts=attempts, expected=expected)
         except Exception as error:  # noqa: BLE001  # an exception that leaves an agent acknowledges the event, which is then lost
             if app.should_stop and not isinstance(error, expected):
                 await asyncio.Event().wait()
             await retry_transient(partial(refuse, error), part=part, waits_for=_any_error)
+
+
+async def _under_newest_catalogue(app: RoleApp, work: Callable[[], Awaitable[None]]) -> None:
+    """One attempt, from its begin to its end under the version of the catalogue that is the newest when it begins."""
+    with in_effect(await app.newest_catalogue()):
+        await work()
 
 
 _FAILURES_LOGGED_EVERY_S = 60.0

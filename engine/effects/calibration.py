@@ -221,7 +221,7 @@ def _base_effect(experiment: ExperimentResult, prior: EffectPrior, reach: Reach 
     The uncertainty of the reach is scaled by the effect that the prior expects, not by the observed one: the next campaign at that
     dose has the same uncertainty, so a surprising result must not be attributed to it.
     """
-    reach = reach or _dose_reach(experiment.intervention)
+    reach = reach or _dose_reach(experiment.intervention, catalogue_in_effect().sha256)
     effect, error = experiment.effect / reach.mean, experiment.standard_error / reach.mean
     return effect, float(np.hypot(error, np.hypot(prior.mean, prior.sd) * reach.sd / reach.mean))
 

@@ -160,13 +160,16 @@ add_lazy_commands(
         "Brands, campaigns, features and limits of your own.",
         "twinstream catalogue init",
         "twinstream catalogue check",
-        "twinstream catalogue show --diff",
+        "twinstream catalogue apply",
     ),
     "streams.cli.catalogue",
     {
         "init": "Write a commented catalogue file to start from.",
         "check": "Check a catalogue file.",
         "show": "Show the whole catalogue that a file makes.",
+        "apply": "Put the catalogue of a file into effect.",
+        "history": "List the applied versions, newest first.",
+        "rollback": "Put the catalogue of an earlier VERSION into effect again.",
         "schema": "Print the JSON Schema of catalogue files, for editors.",
     },
 )

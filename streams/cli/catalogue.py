@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.connection import load_settings
-from streams.cli.options import JsonOption, examples
-from streams.cli.output import notify, print_result
+from streams.cli.connection import load_settings, with_pool, with_read_pool
+from streams.cli.options import DryRunOption, JsonOption, ReasonOption, examples
+from streams.cli.output import Table, notify, print_result
 
 if TYPE_CHECKING:
     from schemas import Catalogue
+    from sql.catalogue_store import AppliedVersion
+    from streams.catalogue.applying import Applied
 
 app = typer.Typer()
 
@@ -22,6 +24,8 @@ FileArgument = Annotated[
     Path | None,
     typer.Argument(metavar="[FILE]", dir_okay=False, help="The catalogue file; TWIN_CATALOGUE or twinstream.yaml without it."),
 ]
+
+VersionOption = Annotated[int | None, typer.Option(metavar="NUMBER", min=0, help="An applied version; 0 is the built-in one.")]
 
 
 @app.command(epilog=examples("twinstream catalogue init"))
@@ -58,17 +62,23 @@ def check(file: FileArgument = None, as_json: JsonOption = False) -> None:
     print_result(payload, lambda: f"{name} is valid: {counts}", as_json=as_json)
 
 
-@app.command(epilog=examples("twinstream catalogue show", "twinstream catalogue show --diff"))
+@app.command(
+    epilog=examples("twinstream catalogue show", "twinstream catalogue show --diff", "twinstream catalogue show --version 3 --diff")
+)
 def show(
     file: FileArgument = None,
+    version: VersionOption = None,
     diff: Annotated[bool, typer.Option("--diff", help="Only what differs from the built-in catalogue.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the whole catalogue that a file makes."""
+    """Show the whole catalogue that a file makes.
+
+    With --version it is that of an applied version; 0 is the built-in one.
+    """
     from schemas import BUILT_IN
     from streams.catalogue.comparison import differences
 
-    _, catalogue = _read(file)
+    catalogue = _read(file)[1] if version is None else _of_version(version)
     if diff:
         changes = differences(BUILT_IN, catalogue)
         print_result(
@@ -77,6 +87,39 @@ def show(
         return
     content = catalogue.model_dump(mode="json")
     print_result(content, lambda: _yaml(content), as_json=as_json)
+
+
+@app.command(epilog=examples("twinstream catalogue apply", "twinstream catalogue apply --dry-run"))
+def apply(file: FileArgument = None, reason: ReasonOption = "", dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
+    """Put the catalogue of a file into effect.
+
+    Running workers follow within seconds. It is refused when it would break stored models, experiments or open windows.
+    """
+    _, catalogue = _read(file)
+    _apply(catalogue, reason, dry_run=dry_run, as_json=as_json)
+
+
+@app.command(epilog=examples("twinstream catalogue history"))
+def history(as_json: JsonOption = False) -> None:
+    """List the applied versions, newest first."""
+    from sql.catalogue_store import catalogue_history
+
+    versions = with_read_pool(lambda _, pool: catalogue_history(pool))
+    print_result([version._asdict() for version in versions], lambda: _history_table(versions), as_json=as_json)
+
+
+@app.command(epilog=examples("twinstream catalogue rollback 3", "twinstream catalogue rollback 0"))
+def rollback(
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=0, help="A version of the history; 0 is the built-in one.")],
+    reason: ReasonOption = "",
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the catalogue of an earlier VERSION into effect again.
+
+    It becomes a new version: what was made under others stays as it is.
+    """
+    _apply(_of_version(version), reason or f"rollback to version {version}", dry_run=dry_run, as_json=as_json)
 
 
 @app.command(epilog=examples("twinstream catalogue schema > twinstream.schema.json"))
@@ -93,6 +136,48 @@ def _read(file: Path | None) -> tuple[str, Catalogue]:
 
     place = find_catalogue_file(file or load_settings().catalogue)
     return str(place or "the built-in catalogue"), read_catalogue(place)
+
+
+def _of_version(version: int) -> Catalogue:
+    from streams.catalogue.applying import catalogue_of_version
+
+    return with_read_pool(lambda _, pool: catalogue_of_version(pool, version))
+
+
+def _apply(catalogue: Catalogue, reason: str, *, dry_run: bool, as_json: bool) -> None:
+    from streams.catalogue.applying import apply_catalogue, preview_catalogue
+    from streams.operations.operator import operator_name
+
+    by = operator_name()
+    if dry_run:
+        applied = with_read_pool(lambda _, pool: preview_catalogue(pool, catalogue))
+    else:
+        applied = with_pool(
+            lambda settings, pool: apply_catalogue(settings, pool, catalogue, applied_by=by, reason=reason), "kafka"
+        )
+    payload = {
+        "version": applied.version._asdict() if applied.version else None,
+        "changes": [change._asdict() for change in applied.changes],
+    }
+    print_result(payload, lambda: _applied_text(applied, dry_run=dry_run), as_json=as_json)
+
+
+def _applied_text(applied: Applied, *, dry_run: bool) -> str:
+    number = applied.version.version if applied.version else 0
+    if not applied.changes:
+        return f"nothing to change: version {number} is this catalogue"
+    result = "nothing is stored that it would break" if dry_run else f"version {number} is in effect"
+    return "\n".join([*map(str, applied.changes), result])
+
+
+def _history_table(versions: list[AppliedVersion]) -> Table:
+    from streams.reporting import moment
+
+    rows = [
+        (str(version), moment(applied_at), applied_by, sha256[:12], reason)
+        for version, sha256, applied_at, applied_by, reason in versions
+    ]
+    return Table(("Version", "At", "By", "Digest", "Reason"), [*rows, ("0", "", "built in", "", "")], numeric=(0,))
 
 
 def _problems(error: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from streams.cli.server_watch import Server
     from streams.settings import Settings
 
-__all__ = ["connected_service", "load_settings", "with_pool", "with_read_pool"]
+__all__ = ["connected_service", "load_settings", "use_file_catalogue", "use_service_catalogue", "with_pool", "with_read_pool"]
 
 T = TypeVar("T")
 
@@ -53,7 +53,31 @@ def with_read_pool(work: Callable[[Settings, Pool], Awaitable[T]], *servers: Ser
 
 
 async def _on_pool(settings: Settings, dsn: str, work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
+    from sql.catalogue_store import follow_catalogue
     from sql.database import open_pool
 
     async with await open_pool(settings, dsn=dsn) as pool:
+        await follow_catalogue(pool)
         return await work(settings, pool)
+
+
+def use_file_catalogue() -> None:
+    """Make the catalogue of the user's file, if there is one, that of this process: tables are read by its features.
+
+    Raises:
+        CatalogueFileError: when the file is not valid.
+    """
+    from schemas import install
+    from streams.catalogue import find_catalogue_file, read_catalogue
+
+    if file := find_catalogue_file(load_settings().catalogue):
+        install(read_catalogue(file))
+
+
+def use_service_catalogue() -> None:
+    """Make the catalogue of the service that of this process: options name its brands and campaigns."""
+
+    async def nothing(_settings: Settings, _pool: Pool) -> None:
+        """The pool is opened under the newest catalogue."""
+
+    with_read_pool(nothing)

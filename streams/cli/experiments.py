@@ -22,7 +22,7 @@ from streams.cli.campaigns import (
     WeeksOption,
     make_campaign,
 )
-from streams.cli.connection import with_read_pool
+from streams.cli.connection import use_service_catalogue, with_read_pool
 from streams.cli.options import FilterOption, JsonOption, OutOption, TableArgument, examples, parse_filters, require_value
 from streams.cli.output import notify, print_result
 from streams.cli.table_options import notify_remarks, reads_table
@@ -118,6 +118,7 @@ def design(
     from engine import ExperimentDesigner
     from engine.experiments import Assignment
 
+    use_service_catalogue()
     campaign = make_campaign(intervention, channel, frequency, weeks, intensity)
     model, priors = _load_champion(model_line(twin_type, brand, target))
     plan = ExperimentDesigner(model, priors=priors).design(
@@ -160,6 +161,7 @@ def counterfactuals(
     from engine.experiments import predict_counterfactuals
 
     table = _read_entities(file, twin_type, reading)
+    use_service_catalogue()
     campaign = make_campaign(intervention, channel, frequency, weeks, intensity)
     model, priors = _load_champion(model_line(twin_type, brand, target))
     _check_features(model, table)
@@ -209,6 +211,7 @@ def untreated(
     """
     from engine.experiments import parse_arms, require_filled, treated_counterfactuals
 
+    use_service_catalogue()
     target_name = outcome or TWIN_TYPES[twin_type].target(target).name
     table = _read_entities(
         file, twin_type, reading, {treated: "category", target_name: "number", **({cluster: "id"} if cluster else {})}

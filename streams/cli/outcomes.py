@@ -13,7 +13,7 @@ import typer
 
 from schemas import Brand, TwinType
 from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
-from streams.cli.connection import with_pool, with_read_pool
+from streams.cli.connection import use_service_catalogue, with_pool, with_read_pool
 from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import Table, notify, print_result, show_progress
 from streams.cli.table_options import notify_remarks, reads_table
@@ -75,6 +75,7 @@ def publish(
     from streams.operations.publication import describe_rows
     from streams.operations.receipts import await_receipt
 
+    use_service_catalogue()
     outcomes = _read_file(file, twin_type, brand, target, reading, partly=partly)
 
     async def work(settings: Settings, pool: Pool) -> tuple[Published, Receipt]:

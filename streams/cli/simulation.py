@@ -23,7 +23,7 @@ from streams.cli.campaigns import (
     complete_intervention,
     make_campaign,
 )
-from streams.cli.connection import connected_service, with_read_pool
+from streams.cli.connection import connected_service, use_service_catalogue, with_read_pool
 from streams.cli.missing_answer import explained_silence
 from streams.cli.options import ConfidenceOption, FilterOption, JsonOption, MinEffectOption, examples, parse_filters, require_value
 from streams.cli.output import print_result
@@ -105,6 +105,7 @@ def simulate(
         return
     if intervention is None:
         context.fail("name an INTERVENTION, or a past simulation with --again ID")
+    use_service_catalogue()
     request = SimulationRequest(
         simulation_id=uuid4(),
         requested_at=datetime.now(UTC),

@@ -9,7 +9,7 @@ import typer
 
 from schemas import Brand, TwinType, model_line
 from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
-from streams.cli.connection import connected_service
+from streams.cli.connection import connected_service, use_file_catalogue, use_service_catalogue
 from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import print_result, show_progress
 from streams.cli.running import run_command
@@ -110,11 +110,13 @@ def _train(
     from streams.training import read_training_table
     from streams.worker.setup import join_features, prepare, train_model
 
+    use_file_catalogue()
     imported = read_training_table([file], twin_type, target, reading, needs_features=features is None).require_target()
     notify_remarks(imported.remarks)
     source = file.name
     with connected_service() as settings:
         run_command(settings, prepare(settings), "postgres", "kafka", "mlflow")
+        use_service_catalogue()
         if features is not None:
             line = model_line(twin_type, brand, target)
             table, name = run_command(settings, join_features(settings, imported.frame, features, line), "postgres")

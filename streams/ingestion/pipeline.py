@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from copy import copy, deepcopy
 from typing import Self, TypeVar
 
@@ -197,4 +198,4 @@ class OutcomePipeline:
         )
 
     async def _compute(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, work)

@@ -12,7 +12,8 @@ from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerFenced
 from faust.types import TP
 from yarl import URL
 
-from schemas import Event
+from schemas import Catalogue, Event
+from sql.catalogue_store import follow_catalogue
 from sql.database import Pool, open_pool
 from streams.errors import is_transient, is_waited_for
 from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffset, StartOffsetFinder
@@ -23,7 +24,7 @@ from streams.kafka.record_batches import bound_fetches
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import PARTITIONS, READ_TOPICS, topic_of
-from streams.metrics import TASK_FAILURES, start_at_zero
+from streams.metrics import CATALOGUE_VERSION, TASK_FAILURES, start_at_zero
 from streams.retries import report_failure, retry_transient
 from streams.settings import Role, Settings
 
@@ -40,6 +41,7 @@ _BATCH_TOPICS: dict[Role, frozenset[str]] = {
     "fidelity": frozenset({"fidelity-errors"}),
 }
 _PARK_REQUESTS_S = 2.0
+_CATALOGUE_S = 2.0
 _METADATA_AGE_S = 30.0  # after this, the producer and the consumer know of partitions that were added
 _RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
@@ -73,6 +75,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.sensors.add(_SendErrorSensor(self))
         self.run_every(_PARK_REQUESTS_S, self._read_park_requests)
+        self.run_every(_CATALOGUE_S, self._follow_catalogue)
 
     async def before_reading(self) -> None:
         """Read the requests to park records, before the first record of an assignment is processed.
@@ -88,6 +91,13 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     async def _read_park_requests(self) -> None:
         await self.parking.read_requests(self.pool)
 
+    async def newest_catalogue(self) -> Catalogue:
+        """The newest version of the catalogue, which from now on is that of this process."""
+        return await follow_catalogue(self.pool)
+
+    async def _follow_catalogue(self) -> None:
+        CATALOGUE_VERSION.labels(role=self.role).set((await self.newest_catalogue()).version)
+
     async def on_first_start(self) -> None:
         """Create Faust's data folder with its parents."""
         self.conf.datadir.mkdir(parents=True, exist_ok=True)
@@ -97,6 +107,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         """Open the pool before the first event is read."""
         open_with_settings = partial(open_pool, self.settings)
         self.pool = await retry_transient(open_with_settings, part="postgres", attempts=_POOL_ATTEMPTS, waits_for=is_transient)
+        await retry_transient(self._follow_catalogue, part="postgres", attempts=_POOL_ATTEMPTS, waits_for=is_transient)
         await super().on_start()
         self.producer.buffer.max_messages = _BUFFERED_SENDS
 

@@ -68,6 +68,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("retrain-events"),
     Topic("model-events", compacted=True),
     Topic("effect-priors", compacted=True),
+    Topic("catalogue-versions", partitions=1, compacted=True),
     Topic(DEAD_LETTERS),
 )
 

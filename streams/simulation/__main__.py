@@ -12,7 +12,7 @@ from typing import Any
 from engine.twins import TwinModel
 from schemas import TwinPopulation
 from sql.twin_repository import TwinRepository
-from streams.child_process import end_with_parent, limit_memory
+from streams.child_process import end_with_parent, install_catalogue, limit_memory
 from streams.errors import describe_error, is_waited_for
 from streams.registry import read_parts
 from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, simulate_population
@@ -25,6 +25,7 @@ def run(folder: Path) -> None:
     """Compute what the folder asks for, and write ``RESULT_FILE`` last."""
     end_with_parent(folder)
     os.nice(_NICENESS)
+    install_catalogue(folder)
     spec = SimulationSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     limit_memory(spec.memory_bytes)
     (folder / RESULT_FILE).write_text(json.dumps(_simulate(spec, folder)), encoding="utf-8")

@@ -20,7 +20,7 @@ from schemas import EffectPrior, SimulationRequest, SimulationResult
 from schemas.base import Frozen
 from schemas.thresholds import LineThresholds
 from sql.simulation_store import Pins, Recipe
-from streams.child_process import child_process
+from streams.child_process import child_process, write_catalogue
 from streams.registry import write_parts
 from streams.settings import Settings
 from streams.simulation.computation import DeadlineExceeded
@@ -103,6 +103,7 @@ async def simulate_in_subprocess(
         folder = Path(scratch)
         sha256 = await asyncio.to_thread(write_parts, model.to_parts(), folder / MODEL_FOLDER) if model else None
         spec = _spec(settings, pins, request, priors, sha256)
+        write_catalogue(folder, pins.catalogue)
         (folder / SPEC_FILE).write_text(spec.model_dump_json(), encoding="utf-8")
         async with child_process("streams.simulation", folder, stdout=PIPE, environment=_environment(settings)) as process:
             await _wait_for_result(process, settings.simulation_deadline_s)

@@ -22,6 +22,7 @@ from schemas import (
     SimulationRequest,
     SimulationResult,
     TwinPopulation,
+    in_effect,
 )
 from schemas.events import canonical_digest
 from schemas.filters import canonical_filters
@@ -83,6 +84,10 @@ class Simulator:
             MissingFeature: when a filter is on a feature that these twins do not have.
             DeadlineExceeded: when the computation takes too long.
         """
+        with in_effect(pins.catalogue):
+            return await self._compute(pins, request)
+
+    async def _compute(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
         priors = await self.priors(pins, request)
         population = await self._load_twins(pins)
         result = await self._within_deadline(lambda: simulate_population(population(), priors, request, pins.thresholds))
@@ -90,7 +95,8 @@ class Simulator:
 
     async def priors(self, pins: Pins, request: SimulationRequest) -> Mapping[str, EffectPrior]:
         """The effect priors that a request is pinned to."""
-        return await priors_at_version(self._pool, request.line, pins.effects_version or 0)
+        with in_effect(pins.catalogue):
+            return await priors_at_version(self._pool, request.line, pins.effects_version or 0)
 
     async def add_track_record(self, result: SimulationResult, pins: Pins, request: SimulationRequest) -> SimulationResult:
         """The result with its time, and with the pinned agreement of earlier simulations of its intervention with experiments."""
@@ -122,7 +128,8 @@ class Simulator:
         if pins is None or pins.request is None or pins.answer is None or pins.answer.status is not AnswerStatus.COMPLETED:
             return None
         priors = await self.priors(pins, pins.request)
-        return await asyncio.to_thread(_simulated_twins, await self._load_twins(pins), priors, pins.request)
+        with in_effect(pins.catalogue):
+            return await asyncio.to_thread(_simulated_twins, await self._load_twins(pins), priors, pins.request)
 
     async def _load_twins(self, pins: Pins) -> Callable[[], TwinPopulation]:
         """Load the stored population of a run, or the model that generates it; returns a function that computes the population."""
@@ -151,6 +158,7 @@ def completed(pins: Pins, result: SimulationResult) -> SimulationAnswer:
         result=result,
         model_id=pins.model_id,
         effects_version=pins.effects_version,
+        catalogue_version=pins.catalogue.version,
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from engine.twin_generator import TwinGenerator, skip_check
 from engine.twins import cross_check
-from streams.child_process import end_with_parent, limit_memory
+from streams.child_process import end_with_parent, install_catalogue, limit_memory
 from streams.registry import write_parts
 from streams.training.training_process import DIGEST_FILE, MODEL_FOLDER, RESULT_FILE, SPEC_FILE, TABLE_FILE, TrainingSpec
 
@@ -20,6 +20,7 @@ from streams.training.training_process import DIGEST_FILE, MODEL_FOLDER, RESULT_
 def run(folder: Path) -> None:
     """Train what the folder asks for, and write ``RESULT_FILE`` last."""
     end_with_parent(folder)
+    install_catalogue(folder)
     spec = TrainingSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     limit_memory(spec.memory_bytes)
     (folder / RESULT_FILE).write_text(json.dumps(_train(spec, folder)), encoding="utf-8")

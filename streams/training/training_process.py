@@ -21,11 +21,12 @@ import pandas as pd
 from engine.twins import TwinModel
 from schemas import TwinType
 from schemas.base import Frozen
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.causal_graphs import CausalGraph
 from schemas.levels import levels_of
 from schemas.twin_models import ModelType
 from schemas.twin_types import StoredBrand
-from streams.child_process import child_process
+from streams.child_process import child_process, write_catalogue
 from streams.registry import read_parts
 
 __all__ = [
@@ -100,6 +101,7 @@ async def train_in_subprocess(spec: TrainingSpec, table: pd.DataFrame) -> AsyncI
     """
     with tempfile.TemporaryDirectory(prefix="twinstream-training-") as scratch:
         folder = Path(scratch)
+        write_catalogue(folder, catalogue_in_effect())
         (folder / SPEC_FILE).write_text(spec.model_dump_json(), encoding="utf-8")
         await asyncio.to_thread(_with_uniform_columns(table).to_parquet, folder / TABLE_FILE)
         await _run_child(folder, spec.seconds)

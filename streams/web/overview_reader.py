@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import NamedTuple
 
+from sql.catalogue_store import follow_catalogue
 from sql.database import Pool, open_pool
 from streams.errors import describe_error
 from streams.outages import OUTAGES
@@ -68,6 +69,7 @@ class OverviewReader:
     async def _read(self) -> Overview:
         if self._pool is None:
             self._pool = await open_pool(self._settings, dsn=self._settings.read_dsn)
+        await follow_catalogue(self._pool)
         return await read_overview(self._pool, self._settings.n_min)
 
     def _give_up_when_hung(self, reading: asyncio.Task[Overview]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 
+from schemas import BUILT_IN, Catalogue
 from streams import retries
 from streams.metrics import OUTAGES, REGISTRY
 from streams.retries import oldest_unfinished_s, process_event, retry_transient, track_unfinished
@@ -17,6 +18,9 @@ from streams.retries import oldest_unfinished_s, process_event, retry_transient,
 class App:
     role: str = "simulation"
     should_stop: bool = False
+
+    async def newest_catalogue(self) -> Catalogue:
+        return BUILT_IN
 
 
 @pytest.fixture(autouse=True)
