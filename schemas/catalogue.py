@@ -143,6 +143,15 @@ class Catalogue(Frozen):
         return tuple(self.moderators.values())
 
     @cached_property
+    def moderator_terms(self) -> tuple[str, ...]:
+        """Names of all coefficients of moderators, ``feature`` or ``feature=level``, in their order."""
+        return tuple(
+            term
+            for moderator in self.moderators.values()
+            for term in ([moderator.column] if moderator.slope else [f"{moderator.column}={level}" for level in moderator.levels])
+        )
+
+    @cached_property
     def rules(self) -> tuple[DriftRule, ...]:
         """All drift rules with the limits of all lines."""
         limits = self.thresholds.all.drift_limits

@@ -85,8 +85,8 @@ class SequenceView(Sequence[Item_co], Generic[Item_co]):
     def __len__(self) -> int:
         return len(self._part(catalogue_in_effect()))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SequenceView | tuple) and tuple(self) == tuple(other)
+    def __eq__(self, items: object) -> bool:
+        return isinstance(items, SequenceView | tuple) and tuple(self) == tuple(items)
 
     def __hash__(self) -> int:
         return hash(tuple(self))

@@ -17,7 +17,7 @@ from schemas.base import Finite, Frozen, Moment, Probability
 from schemas.canonical import NUMBERS, encode_own_fields, encode_shared_fields
 from schemas.fidelity_models import DriftState, FidelityMetrics, Verdict
 from schemas.filters import PopulationFilter, canonical_filters
-from schemas.simulation_models import EffectPrior, InterventionConfig, SimulationResult
+from schemas.simulation_models import EffectPrior, InterventionConfig, SimulationResult, require_meant_for
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold
 from schemas.twin_types import TWIN_TYPES, KnownBrand, TwinType, model_line
 
@@ -104,6 +104,8 @@ class SimulationRequest(Event):
     def _target_and_filters_exist(self) -> Self:
         TWIN_TYPES[self.twin_type].target(self.target)
         canonical_filters(self.twin_type, self.filters)
+        for campaign in (self.intervention, *self.alternatives):
+            require_meant_for(campaign, self.twin_type)
         if self.population_id is not None and self.twin_count is not None:
             raise ValueError("population_id and twin_count exclude each other")
         if self.expires_at is not None and self.population_id is not None:
@@ -236,6 +238,7 @@ class ExperimentResult(Event):
     def _target_and_filters_exist(self) -> Self:
         TWIN_TYPES[self.twin_type].target(self.target)
         canonical_filters(self.twin_type, self.filters)
+        require_meant_for(self.intervention, self.twin_type)
         return self
 
     @property

@@ -6,6 +6,7 @@ for 12 weeks, at intensity 1. A new built-in intervention is one entry here; the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -34,6 +35,7 @@ __all__ = [
     "PastExperiment",
     "Positive",
     "Uncertain",
+    "moderator_level",
 ]
 
 UNCALIBRATED_SPREAD = 0.40
@@ -124,6 +126,15 @@ class Moderator:
     spread: float = 1.0
     levels: Mapping[str, Uncertain] = field(default_factory=dict)
     channels: Annotated[frozenset[Channel], _SORTED] = frozenset()
+
+
+def moderator_level(level: object) -> str:
+    """A level in lower case, each run of other characters than letters and digits as one underscore, without a plural s.
+
+    >>> moderator_level("Early Adopters"), moderator_level(" Hematology/Oncology ")
+    ('early_adopter', 'hematology_oncology')
+    """
+    return re.sub(r"[^a-z0-9]+", "_", str(level).lower()).strip("_").removesuffix("s")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from schemas.base import Finite, Frozen, Moment, Probability, Record, require_one_of
 from schemas.filters import PopulationFilter
 from schemas.interventions import INTERVENTIONS, Channel, Frequency
+from schemas.twin_types import TwinType
 
 __all__ = [
     "NO_MODERATOR",
@@ -28,6 +29,7 @@ __all__ = [
     "SimulationResult",
     "SubgroupEffect",
     "TrackRecord",
+    "require_meant_for",
 ]
 
 
@@ -54,6 +56,21 @@ class InterventionConfig(Frozen):
     @classmethod
     def _frequency_exists(cls, value: str) -> str:
         return require_one_of("frequency", value, Frequency)
+
+
+def require_meant_for(config: InterventionConfig, twin_type: TwinType) -> None:
+    """Check that the catalogue has an intervention for twins of a type.
+
+    Raises:
+        ValueError: when it is for others; the message names the interventions for this type.
+    """
+    meant_for = INTERVENTIONS[config.intervention_type].twin_types
+    if meant_for and twin_type not in meant_for:
+        names = ", ".join(name for name, entry in INTERVENTIONS.items() if not entry.twin_types or twin_type in entry.twin_types)
+        raise ValueError(
+            f"intervention {config.intervention_type!r} is for {', '.join(sorted(meant_for))} twins, not for {twin_type}:"
+            f" use {names}"
+        )
 
 
 class SimulationRecommendation(StrEnum):

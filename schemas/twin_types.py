@@ -5,18 +5,18 @@ A new built-in feature, filter or segment is one entry here; the contract suites
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import ConfigDict, PlainValidator, WithJsonSchema
+from pydantic import ConfigDict
 
 from schemas.arrays import Floats
-from schemas.base import require_one_of, shorten
+from schemas.base import require_one_of
+from schemas.brands import Brand, KnownBrand, StoredBrand, brand_name, catalogue_brand
 from schemas.catalogue_in_effect import MappingView, catalogue_in_effect
 from schemas.levels import level_key, level_text
 from schemas.relations import Relation
@@ -57,14 +57,6 @@ class TwinType(StrEnum):
     HCP = "hcp"
     PATIENT = "patient"
     TERRITORY = "territory"
-
-
-class Brand(StrEnum):
-    """The built-in brands; the catalogue may have more, which are plain texts."""
-
-    REMIBRUTINIB = "remibrutinib"
-    FABHALTA = "fabhalta"
-    KISQALI = "kisqali"
 
 
 @dataclass(frozen=True)
@@ -342,43 +334,6 @@ BUILT_IN_TWIN_TYPES: Mapping[TwinType, TwinTypeEntry] = MappingProxyType(
 
 TWIN_TYPES: Mapping[TwinType, TwinTypeEntry] = MappingView(lambda catalogue: catalogue.entries)
 """Twin types of the catalogue in effect."""
-
-
-_BRANDS: Mapping[str, str] = MappingProxyType({brand.value: brand for brand in Brand})
-_BRAND = re.compile(r"[a-z][a-z0-9_]{0,59}")
-
-
-def brand_name(value: Any) -> str:
-    """A brand as models of any catalogue have it: a member of :class:`Brand` where it is built in, else a text.
-
-    Raises:
-        ValueError: for what can be no brand of any catalogue.
-
-    >>> brand_name("kisqali"), brand_name("acmezumab")
-    (<Brand.KISQALI: 'kisqali'>, 'acmezumab')
-    """
-    if not isinstance(value, str) or not _BRAND.fullmatch(value):
-        raise ValueError(f"{shorten(value)} is no brand: small letters, digits and underscores are allowed, a letter first")
-    return _BRANDS.get(value, value)
-
-
-def catalogue_brand(value: Any) -> str:
-    """A brand of the catalogue in effect, as :func:`brand_name` gives it.
-
-    Raises:
-        ValueError: for a brand that it does not have; the message names those that it has.
-    """
-    brands = catalogue_in_effect().brands
-    if not isinstance(value, str) or value not in brands:
-        require_one_of("brand", value, brands)
-    return brand_name(value)
-
-
-_BRAND_FIELD = WithJsonSchema({"type": "string", "pattern": f"^{_BRAND.pattern}$", "examples": list(_BRANDS)})
-StoredBrand = Annotated[str, PlainValidator(brand_name), _BRAND_FIELD]
-"""Field with the brand of a model that exists."""
-KnownBrand = Annotated[str, PlainValidator(catalogue_brand), _BRAND_FIELD]
-"""Field with a brand of the catalogue in effect."""
 
 
 def model_line(twin_type: TwinType, brand: str, target: str | None = None) -> str:

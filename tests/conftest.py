@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 
 from deploy.stack import LocalStack
 from deploy.stack.part import free_port
+from schemas import BUILT_IN, install
 from sql.database import Pool, open_pool
 from sql.migrate import migrate
 
@@ -47,6 +48,13 @@ def pytest_configure() -> None:
     """Restore Ctrl-C: a shell that starts the tests in the background ignores SIGINT, and child processes would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _built_in_catalogue() -> Iterator[None]:
+    """The catalogue that a test puts into effect in this process does not outlast it."""
+    yield
+    install(BUILT_IN)
 
 
 @pytest.fixture(scope="session")

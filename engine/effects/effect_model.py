@@ -11,7 +11,6 @@ in the draws: averages of the design over twins are computed once, and the cost 
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from schemas.arrays import Flags, Floats
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.columns import Columns
 from schemas.interventions import (
     CONTACTS_PER_MONTH,
@@ -37,6 +37,7 @@ from schemas.interventions import (
     Moderator,
     Positive,
     Uncertain,
+    moderator_level,
 )
 from schemas.simulation_models import EffectPrior, InterventionConfig
 
@@ -230,15 +231,9 @@ class Design:
     def deviations(self, channel: str, n_draws: int, seed: int) -> Floats:
         """Draws of the coefficients' deviations from their means, shape ``(p, n_draws)``; a term has the same in every design."""
         sd = self.coefficients_of(channel)[1]
-        drawn = normal_draws(len(_TERMS), n_draws, seed, "moderators")
-        return sd[:, None] * drawn[[_TERMS.index(name) for name in self.names]]
-
-
-_TERMS = tuple(
-    term
-    for moderator in MODERATORS
-    for term in ([moderator.column] if moderator.slope else [f"{moderator.column}={level}" for level in moderator.levels])
-)
+        terms = catalogue_in_effect().moderator_terms
+        drawn = normal_draws(len(terms), n_draws, seed, "moderators")
+        return sd[:, None] * drawn[[terms.index(name) for name in self.names]]
 
 
 def build_design(frame: pd.DataFrame | Columns) -> Design:
@@ -278,7 +273,7 @@ def _terms(moderator: Moderator, columns: Columns) -> list[_Term]:
     if moderator.slope is not None:
         return [_Term(column, moderator.slope, moderator.channels, partial(_standardise, moderator, columns.numbers(column)))]
     codes, values = columns.levels(column)
-    levels = [_normalised(level) for level in values]
+    levels = [moderator_level(level) for level in values]
     return [
         _Term(f"{column}={level}", coefficient, moderator.channels, partial(_indicate, codes, levels, level))
         for level, coefficient in moderator.levels.items()
@@ -305,16 +300,7 @@ def is_moderated(column: str, level: object) -> bool:
     (True, False, True)
     """
     moderator = next((moderator for moderator in MODERATORS if moderator.column == column), None)
-    return moderator is not None and (moderator.slope is not None or _normalised(level) in moderator.levels)
-
-
-def _normalised(level: object) -> str:
-    """A level in lower case, each run of other characters than letters and digits as one underscore, without a plural s.
-
-    >>> _normalised("Early Adopters"), _normalised(" Hematology/Oncology ")
-    ('early_adopter', 'hematology_oncology')
-    """
-    return re.sub(r"[^a-z0-9]+", "_", str(level).lower()).strip("_").removesuffix("s")
+    return moderator is not None and (moderator.slope is not None or moderator_level(level) in moderator.levels)
 
 
 def weighted_sum(terms: Floats, weights: Floats) -> Floats:

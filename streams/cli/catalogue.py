@@ -11,12 +11,13 @@ import typer
 
 from streams.cli.connection import load_settings, with_pool, with_read_pool
 from streams.cli.options import DryRunOption, JsonOption, ReasonOption, examples
-from streams.cli.output import Table, notify, print_result
+from streams.cli.output import Table, notify, print_result, show_progress
 
 if TYPE_CHECKING:
     from schemas import Catalogue
     from sql.catalogue_store import AppliedVersion
     from streams.catalogue.applying import Applied
+    from streams.catalogue.deep_check import Finding
 
 app = typer.Typer()
 
@@ -39,8 +40,14 @@ def init(
     notify(f"wrote {file}: take out the # of what you need, then run twinstream catalogue check")
 
 
-@app.command(epilog=examples("twinstream catalogue check", "twinstream catalogue check twinstream.yaml --json"))
-def check(file: FileArgument = None, as_json: JsonOption = False) -> None:
+@app.command(epilog=examples("twinstream catalogue check", "twinstream catalogue check twinstream.yaml --deep"))
+def check(
+    file: FileArgument = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also run the engine over it: models, twins, campaigns and drift rules; takes a minute.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check a catalogue file.
 
     It prints line and column of everything that is wrong, with what is allowed there; the exit status is then 1.
@@ -57,9 +64,13 @@ def check(file: FileArgument = None, as_json: JsonOption = False) -> None:
                 notify(line)
         raise typer.Exit(1) from None
     summary = _summary(catalogue)
-    payload = {"file": name, "sha256": catalogue.sha256, "problems": [], **summary}
-    counts = ", ".join(f"{count} {section.replace('_', ' ')}" for section, count in summary.items())
-    print_result(payload, lambda: f"{name} is valid: {counts}", as_json=as_json)
+    findings = _deep_findings(catalogue) if deep else []
+    broken = [finding for finding in findings if finding.problem]
+    problems = [{"path": entry, "problem": f"{requirement}: {problem}"} for entry, requirement, problem in broken]
+    payload = {"file": name, "sha256": catalogue.sha256, "problems": problems, "checked": len(findings), **summary}
+    print_result(payload, lambda: _check_text(name, summary, findings), as_json=as_json)
+    if broken:
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -190,6 +201,20 @@ def _summary(catalogue: Catalogue) -> dict[str, int]:
     features = sum(len(fields.features) for fields in catalogue.twin_types.values())
     targets = sum(len(fields.targets) for fields in catalogue.twin_types.values())
     return {**counts, "features": features, "targets": targets}
+
+
+def _deep_findings(catalogue: Catalogue) -> list[Finding]:
+    from streams.catalogue.deep_check import deep_check
+
+    with show_progress("running the engine over the catalogue"):
+        return list(deep_check(catalogue))
+
+
+def _check_text(name: str, summary: dict[str, int], findings: list[Finding]) -> str:
+    counts = ", ".join(f"{count} {section.replace('_', ' ')}" for section, count in summary.items())
+    broken = [f"{entry}: {requirement}: {problem}" for entry, requirement, problem in findings if problem]
+    checked = f"\n{len(findings)} requirements were checked, {len(broken)} are not met" if findings else ""
+    return "\n".join([f"{name} is valid: {counts}{checked}", *broken])
 
 
 def _yaml(content: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import typer
 from schemas import TwinType
 from schemas.base import require_one_of
 from streams.cli.campaigns import TargetOption, TwinTypeOption
+from streams.cli.connection import use_file_catalogue
 from streams.cli.options import JsonOption, examples, table_path
 from streams.cli.output import Table, is_terminal, notify, print_result
 from streams.cli.table_options import notify_remarks, reads_table

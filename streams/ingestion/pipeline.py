@@ -42,7 +42,6 @@ from streams.kafka.batch_consumer import PollBatch
 __all__ = ["OutcomePipeline"]
 
 Result = TypeVar("Result")
-
 _MAX_HEAD_RACES = 100
 
 

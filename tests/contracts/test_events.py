@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from schemas import (
     EVENTS,
     AnswerStatus,
+    CatalogueEvent,
     DriftEvent,
     EffectPrior,
     EffectsEvent,
@@ -203,6 +204,9 @@ EXAMPLES: dict[str, list[Event]] = {
             prior=EffectPrior(intervention_type="email_campaign", mean=0.04, sd=0.01, between_sd=0.01, version=2, n_experiments=2),
             experiments=("trial-1", "trial-2"),
         )
+    ],
+    "catalogue-versions": [
+        CatalogueEvent(version=3, sha256="ab" * 32, applied_at=AT, applied_by="ana@host", changes=("- brands.kisqali",))
     ],
 }
 CASES = [pytest.param(event, id=f"{topic}-{i}") for topic, events in EXAMPLES.items() for i, event in enumerate(events)]

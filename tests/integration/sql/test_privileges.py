@@ -82,7 +82,7 @@ OF_THE_OWNER = [
     "ALTER TABLE digital_twins ADD COLUMN another integer",
     "ALTER FUNCTION make_fidelity_partitions(integer) SECURITY INVOKER",
     "ALTER FUNCTION make_fidelity_partitions(integer) RESET search_path",
-    "ALTER TYPE brand ADD VALUE 'another'",
+    "ALTER TYPE twin_type ADD VALUE 'another'",
     "DROP FUNCTION make_fidelity_partitions(integer)",
     "GRANT UPDATE ON model_ledger TO {user}; UPDATE model_ledger SET reason = reason",  # the first alone is a warning
     "COMMENT ON TABLE model_ledger IS 'rewritten'",

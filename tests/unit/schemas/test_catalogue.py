@@ -106,6 +106,14 @@ def test_a_built_in_brand_is_a_member_of_brand_and_an_own_one_a_text(own):
         assert SimulationRequest.model_validate_json(acme.model_dump_json()) == acme
 
 
+def test_a_campaign_for_other_twins_is_refused(own):
+    drop = {"intervention_type": "sample_drop", "channel": "in_person", "frequency": "monthly", "duration_weeks": 12}
+    fields = {"simulation_id": "00000000-0000-4000-8000-000000000001", "requested_at": "2026-01-01T00:00:00Z", "brand": "kisqali"}
+    message = "intervention 'sample_drop' is for hcp twins, not for patient: use email_campaign"
+    with in_effect(own), pytest.raises(ValidationError, match=message):
+        SimulationRequest(**fields, twin_type="patient", intervention=drop)
+
+
 def test_what_is_pinned_to_a_version_sees_it_also_on_threads_and_in_no_other_task(own):
     async def pinned() -> list[int]:
         with in_effect(own):
@@ -182,6 +190,7 @@ def test_the_built_in_thresholds_are_those_of_the_brief():
         ({"campaigns": {"cure_drop": {"channel": "mail", "effect": {"mean": 0.1, "sd": 0.1}}}}, "'cure_drop' is clinical"),
         ({"moderators": {"shoe_size": {"slope": {"mean": 0, "sd": 0.1}}}}, "no twin type has the feature 'shoe_size'"),
         ({"moderators": {"decile": {"slope": None}}}, "either a slope, for a number, or levels"),
+        ({"moderators": {"specialty": {"levels": {"Heart Surgeons": {"mean": 0.1, "sd": 0.1}}}}}, "write 'heart_surgeon'"),
         ({"moderators": {"practice_type": {"slope": {"mean": 0, "sd": 0.1}}}}, "is a category"),
         ({"twin_types": {"hcp": None}}, "hcp cannot be taken out"),
         ({"twin_types": {"hcp": {"features": {"decile": None}}}}, "'decile' is no feature: use one of adoption_stage"),

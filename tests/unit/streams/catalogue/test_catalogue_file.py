@@ -79,9 +79,9 @@ def test_all_problems_are_named_at_once_in_the_order_of_the_file():
 
 
 def test_names_that_yaml_takes_for_other_types_stay_as_they_are_written():
-    levels = "{NO: {mean: 0.1, sd: 0.1}, 01: {mean: 0, sd: 0.1}, 2026-01-01: {mean: 0, sd: 0.1}}"
+    levels = "{no: {mean: 0.1, sd: 0.1}, 01: {mean: 0, sd: 0.1}, 0x1f: {mean: 0, sd: 0.1}}"
     text = f"moderators:\n  practice_type: {{levels: {levels}}}\n"
-    assert list(parse_catalogue(text).moderators["practice_type"].levels) == ["NO", "01", "2026-01-01"]
+    assert list(parse_catalogue(text).moderators["practice_type"].levels) == ["no", "01", "0x1f"]
 
 
 def test_a_file_is_named_or_lies_in_the_folder(tmp_path):
