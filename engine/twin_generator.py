@@ -132,7 +132,8 @@ class TwinGenerator:
         self.brand = catalogue_brand(brand)
         self.target = target or TWIN_TYPES[self.twin_type].default_target.name
         self.model_type = require_one_of("model_type", model_type, ("auto", *HYPERPARAMETERS))
-        self.graph = graph or CAUSAL_GRAPHS[self.twin_type]
+        standard = TWIN_TYPES[self.twin_type].default_target.name
+        self.graph = (graph or CAUSAL_GRAPHS[self.twin_type]).about(self.target, standard)
         self.check = check
         self.n_jobs = n_jobs
         self.seed = seed

@@ -37,6 +37,16 @@ class CausalGraph(Frozen):
             raise ValueError(f"the treatment {self.treatment!r} is in no edge: the graph has {', '.join(sorted(self.nodes))}")
         return self
 
+    def about(self, outcome: str, default: str) -> Self:
+        """The graph with an outcome in place of the default one of its twin type, unless it has that outcome itself.
+
+        An own target is assumed to have the causes of the default one, until a graph of one's own says otherwise.
+        """
+        if outcome in self.nodes or default not in self.nodes:
+            return self
+        renamed = tuple((outcome if a == default else a, outcome if b == default else b) for a, b in self.edges)
+        return self.model_copy(update={"edges": renamed})
+
     @property
     def nodes(self) -> frozenset[str]:
         """All causes and effects."""

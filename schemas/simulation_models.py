@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from schemas.base import Finite, Frozen, Moment, Probability, Record, require_one_of
 from schemas.filters import PopulationFilter
@@ -14,6 +14,7 @@ from schemas.interventions import INTERVENTIONS, Channel, Frequency
 from schemas.twin_types import TwinType
 
 __all__ = [
+    "ANSWERED",
     "NO_MODERATOR",
     "Alternative",
     "Arm",
@@ -33,6 +34,10 @@ __all__ = [
 ]
 
 
+ANSWERED = "is_answered"
+"""Key of the validation context of an answer: its intervention is of the service's catalogue, which its reader may not have."""
+
+
 class InterventionConfig(Frozen):
     """An intervention to simulate; ``intensity`` 1 (or none) is the usual strength of one contact, in (0, 3]."""
 
@@ -44,7 +49,9 @@ class InterventionConfig(Frozen):
 
     @field_validator("intervention_type")
     @classmethod
-    def _intervention_exists(cls, value: str) -> str:
+    def _intervention_exists(cls, value: str, info: ValidationInfo) -> str:
+        if info.context is not None and info.context.get(ANSWERED):
+            return value
         return require_one_of("intervention_type", value, INTERVENTIONS)
 
     @field_validator("channel")

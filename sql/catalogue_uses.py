@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from schemas.catalogue import Catalogue
@@ -17,7 +17,8 @@ SELECT DISTINCT m.line, m.twin_type::text AS twin_type, feature
 FROM digital_twin_models m JOIN model_lines l ON l.champion = m.model_id, unnest(m.features) AS feature
 ORDER BY m.line, feature"""
 _EXPERIMENTS = """
-SELECT intervention, count(*) AS n FROM experiments WHERE withdrawn_at IS NULL GROUP BY intervention ORDER BY intervention"""
+SELECT intervention, split_part(line, ':', 1) AS twin_type, count(*) AS n
+FROM experiments WHERE withdrawn_at IS NULL GROUP BY 1, 2 ORDER BY 1, 2"""
 _OPEN_SEGMENTS = """
 SELECT DISTINCT l.twin_type::text AS twin_type, split_part(split_part(p.segment, '=', 1), ':', 1) AS dimension,
        to_timestamp(max(p.pane + l.window_s)) AS closes_at
@@ -48,8 +49,8 @@ async def refuse_breaking(database: Database, before: Catalogue, after: Catalogu
     problems = [*_line_problems(lines, before, after)]
     features = [(row["line"], TwinType(row["twin_type"]), row["feature"]) for row in await database.fetch(_FEATURES)]
     problems += _feature_problems(features, before, after)
-    counts = {row["intervention"]: row["n"] for row in await database.fetch(_EXPERIMENTS)}
-    problems += _campaign_problems(counts, after)
+    experiments = [(row["intervention"], TwinType(row["twin_type"]), row["n"]) for row in await database.fetch(_EXPERIMENTS)]
+    problems += _campaign_problems(experiments, after)
     for row in await database.fetch(_OPEN_SEGMENTS):
         twin_type, dimension = TwinType(row["twin_type"]), row["dimension"]
         if dimension in before.entries[twin_type].segments and dimension not in after.entries[twin_type].segments:
@@ -91,7 +92,8 @@ def _feature_problems(features: list[tuple[str, TwinType, str]], before: Catalog
             )
 
 
-def _campaign_problems(experiments: Mapping[str, int], after: Catalogue) -> Iterator[str]:
-    for name, count in experiments.items():
-        if name not in after.campaigns:
-            yield f"the campaign {name} has {count} experiments that count: keep its entry, or withdraw them first"
+def _campaign_problems(experiments: list[tuple[str, TwinType, int]], after: Catalogue) -> Iterator[str]:
+    for name, twin_type, count in experiments:
+        campaign = after.campaigns.get(name)
+        if campaign is None or (campaign.twin_types and twin_type not in campaign.twin_types):
+            yield f"the campaign {name} has {count} experiments on {twin_type} twins: keep its entry, or withdraw them first"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from schemas import Brand, TwinType
-from streams.cli.campaigns import BrandOption, TwinTypeOption
+from streams.cli.campaigns import TwinTypeOption
 from streams.cli.connection import load_settings
 from streams.cli.log_output import show_service_warnings
 from streams.cli.options import TABLE_KINDS, JsonOption, examples, table_path
@@ -28,7 +28,7 @@ def demo(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="For scripts: print only the report at the end.")] = False,
     twin_type: TwinTypeOption = TwinType.HCP,
-    brand: BrandOption = Brand.KISQALI,
+    brand: Annotated[Brand, typer.Option(help="A built-in brand.")] = Brand.KISQALI,
     as_json: JsonOption = False,
     *,
     reading: TableOptions,

@@ -22,6 +22,7 @@ from aiokafka.errors import KafkaError
 
 from schemas import Event, OutcomeEvent, SimulationAnswer, SimulationRequest
 from schemas.base import shorten
+from schemas.simulation_models import ANSWERED
 from streams.client.discovery import settings_with_kafka
 from streams.errors import describe_error, is_transient
 from streams.kafka import Headers, event_headers, event_value, open_consumer, open_producer, topic_of
@@ -232,7 +233,7 @@ async def _seek_to_end(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPar
 def _read_answer(record: ConsumerRecord[bytes | None, bytes | None]) -> SimulationAnswer | None:
     """The answer that a record carries; None for one that is none, or one to another request than its key names."""
     try:
-        answer = SimulationAnswer.model_validate_json(record.value or b"")
+        answer = SimulationAnswer.model_validate_json(record.value or b"", context={ANSWERED: True})
         problem = f"it answers simulation {answer.simulation_id}, and has the key {shorten(record.key)}"
     except ValueError as error:
         answer, problem = None, describe_error(error)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from schemas import SimulationAnswer, SimulationResult
+from schemas import SimulationAnswer, SimulationResult, in_effect
 from sql.database import Pool
 from sql.simulation_store import UnknownSimulation, find_runs
 from streams.registry import ModelLoader
@@ -43,7 +43,8 @@ async def reproduce(settings: Settings, pool: Pool, simulation_id: UUID) -> Repr
         raise ValueError(f"simulation {simulation_id} {status}; there is no result to reproduce")
     models = ModelLoader.from_settings(pool, settings)
     result = await Simulator(pool, models).compute(pins, pins.request)
-    result = SimulationResult.model_validate(result.model_dump(mode="json"))  # as a stored result is read back
+    with in_effect(pins.catalogue):
+        result = SimulationResult.model_validate(result.model_dump(mode="json"))  # as a stored result is read back
     return Reproduction(pins.answer, _differences(pins.answer.result, result))
 
 

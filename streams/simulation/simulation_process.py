@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from engine.twins import TwinModel
-from schemas import EffectPrior, SimulationRequest, SimulationResult
+from schemas import EffectPrior, SimulationRequest, SimulationResult, in_effect
 from schemas.base import Frozen
 from schemas.thresholds import LineThresholds
 from sql.simulation_store import Pins, Recipe
@@ -107,7 +107,8 @@ async def simulate_in_subprocess(
         (folder / SPEC_FILE).write_text(spec.model_dump_json(), encoding="utf-8")
         async with child_process("streams.simulation", folder, stdout=PIPE, environment=_environment(settings)) as process:
             await _wait_for_result(process, settings.simulation_deadline_s)
-        return _read_result(folder, process.returncode)
+        with in_effect(pins.catalogue):
+            return _read_result(folder, process.returncode)
 
 
 def _spec(

@@ -30,6 +30,7 @@ from schemas import (
     model_line,
 )
 from schemas.catalogue import laid_over
+from schemas.causal_graphs import CAUSAL_GRAPHS
 from schemas.clinical_terms import clinical_term
 from schemas.interventions import PastExperiment
 from schemas.past_experiments import LEAST_BETWEEN, pooled_effect
@@ -267,3 +268,13 @@ def test_past_experiments_are_pooled_by_a_random_effects_model():
     effect = pooled_effect([PastExperiment(0.10, 0.01), PastExperiment(0.02, 0.01)])
     assert effect.mean == pytest.approx(0.06)
     assert effect.sd == pytest.approx(math.sqrt((0.0001 + 0.0031) / 2 + 0.0031))
+
+
+def test_an_own_target_has_the_causes_of_the_default_one_unless_a_graph_says_otherwise():
+    graph = CAUSAL_GRAPHS[TwinType.HCP]
+    own_target = graph.about("new_patient_starts", "prescribing_change")
+    causes = {cause for cause, effect in graph.edges if effect == "prescribing_change"}
+    assert {cause for cause, effect in own_target.edges if effect == "new_patient_starts"} == causes
+    assert "prescribing_change" not in own_target.nodes
+    assert graph.about("prescribing_change", "prescribing_change") is graph
+    assert own_target.about("new_patient_starts", "prescribing_change") is own_target
