@@ -23,7 +23,7 @@ _OPEN_SEGMENTS = """
 SELECT DISTINCT l.twin_type::text AS twin_type, split_part(split_part(p.segment, '=', 1), ':', 1) AS dimension,
        to_timestamp(max(p.pane + l.window_s)) AS closes_at
 FROM fidelity_panes p JOIN model_lines l USING (line)
-WHERE p.segment <> 'all' AND p.pane + l.window_s > extract(epoch FROM clock_timestamp())
+WHERE p.segment <> 'all' AND p.pane > extract(epoch FROM clock_timestamp()) - l.window_s
 GROUP BY 1, 2 ORDER BY 1, 2"""
 _MEANING = ("unit", "scale", "direction", "share_of")
 
