@@ -23,6 +23,7 @@ from schemas.clinical_terms import BUILT_IN_TERMS, clinical_pattern
 from schemas.fidelity_models import BUILT_IN_RULES, DriftRule
 from schemas.interventions import BUILT_IN_INTERVENTIONS, BUILT_IN_MODERATORS, Intervention, Moderator
 from schemas.past_experiments import with_campaign_defaults
+from schemas.relations import Relation
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold, LineThresholds
 from schemas.twin_types import BUILT_IN_TWIN_TYPES, Brand, Feature, Ratio, Target, TwinType, TwinTypeEntry
 
@@ -58,6 +59,7 @@ class TwinTypeFields(Frozen):
     dimensions: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
     not_above: tuple[tuple[str, str], ...] = ()
+    relations: tuple[Relation, ...] = ()
     ratios: Annotated[dict[ColumnName, Ratio], _named("name")] = Field(default_factory=dict)
 
     def entry(self, twin_type: TwinType) -> TwinTypeEntry:
@@ -70,6 +72,7 @@ class TwinTypeFields(Frozen):
             dimensions=self.dimensions,
             segments=self.segments,
             not_above=self.not_above,
+            relations=self.relations,
             ratios=tuple(self.ratios.values()),
         )
 
@@ -218,7 +221,7 @@ def _plain(value: Any) -> Any:
 
 def _twin_type_data(entry: TwinTypeEntry) -> _Tree:
     named = {"features": entry.by_name, "targets": entry.declared, "ratios": {ratio.name: ratio for ratio in entry.ratios}}
-    others = {name: getattr(entry, name) for name in ("filters", "dimensions", "segments", "not_above")}
+    others = {name: getattr(entry, name) for name in ("filters", "dimensions", "segments", "not_above", "relations")}
     return {name: _plain(value) for name, value in (named | others).items()}
 
 

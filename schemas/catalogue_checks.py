@@ -180,6 +180,9 @@ def _name_problems(fields: TwinTypeFields) -> Iterator[Problem]:
     places += [(("dimensions", index), name) for index, name in enumerate(fields.dimensions)]
     places += [(("segments", index), name) for index, name in enumerate(fields.segments)]
     places += [(("not_above", row, column), name) for row, pair in enumerate(fields.not_above) for column, name in enumerate(pair)]
+    places += [
+        (("relations", row, "columns", at), name) for row, r in enumerate(fields.relations) for at, name in enumerate(r.columns)
+    ]
     for name, ratio in fields.ratios.items():
         places += [(("ratios", name), name), (("ratios", name, "numerator"), ratio.numerator)]
         places += [(("ratios", name, "denominator"), ratio.denominator)]

@@ -109,6 +109,7 @@ def import_table(
       years_before YEAR, days_before DATE
       change from COLUMN
     """
+    use_file_catalogue()
     from streams.training.mapped_import import needs_mapping
 
     sources, out = (files[:-1], files[-1]) if len(files) > 1 else (files, None)
