@@ -8,7 +8,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from schemas import BUILT_IN
+from schemas import BUILT_IN, Frequency, in_effect
+from streams.catalogue import parse_catalogue
+from streams.cli.campaigns import make_campaign
 from streams.cli.catalogue import app
 from streams.settings import settings
 
@@ -63,3 +65,10 @@ def test_the_file_can_be_named_by_the_environment(run, tmp_path, monkeypatch):
 
 def test_the_schema_is_printed_as_json(run):
     assert json.loads(run("schema").stdout)["title"] == "Twinstream catalogue"
+
+
+def test_an_intervention_that_the_catalogue_in_effect_does_not_have_is_refused_with_those_that_it_has():
+    with pytest.raises(ValueError, match="unknown intervention 'cold_calls': use one of call_frequency_increase"):
+        make_campaign("cold_calls", None, Frequency.MONTHLY, 12, None)
+    with in_effect(parse_catalogue("campaigns: {cold_calls: {channel: phone, effect: {mean: 0.1, sd: 0.1}}}")):
+        assert make_campaign("cold_calls", None, Frequency.MONTHLY, 12, None).channel == "phone"

@@ -196,9 +196,7 @@ def test_a_bug_shows_a_traceback_without_local_variables() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["simulate", "cold_calls"], "'cold_calls' is not one of 'call_frequency_increase', 'educational_content_share'"),
         (["simulate"], "name an INTERVENTION"),
-        (["simulate", "email_campaign", "--against", "cold_calls"], "'cold_calls' is not one of"),
         (["simulate", "email_campaign", "--weeks", "105"], "input should be less than or equal to 104, not '105'"),
         (["up", "--port", "99999999"], "'--port': input should be less than or equal to 65535, not '99999999'"),
         (["up", "--port", "-1"], "'--port': input should be greater than or equal to 0, not '-1'"),
