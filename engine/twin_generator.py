@@ -28,6 +28,8 @@ from engine.twins import (
     fit_conformal,
     fit_outcome_model,
     learn_joint,
+    measure_new_levels,
+    new_level_sentences,
     predict_outcome,
     select_features,
 )
@@ -36,7 +38,7 @@ from schemas.base import require_one_of
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
 from schemas.relations import Relation
-from schemas.twin_models import Baseline, ModelCard, ModelType, TwinModelMetrics, TwinPopulation
+from schemas.twin_models import Baseline, ModelCard, ModelType, NewLevels, TwinModelMetrics, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, TwinType, TwinTypeEntry, catalogue_brand
 
 __all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "skip_check"]
@@ -184,12 +186,16 @@ class TwinGenerator:
         evaluated = table.features.iloc[first:]
         encoded = encode_features(outcome, evaluated)
         segments = evaluated[[name for name in TWIN_TYPES[self.twin_type].segments if name in evaluated]]
-        conformal = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed, evaluated_entities, segments)
-        widths = conformal.widths(encoded, evaluated, INTERVAL_LEVEL)
+        conformal, widths = fit_conformal(encoded, crossed.actual - crossed.predicted, self.seed, evaluated_entities, segments)
         ends = crossed.predicted - widths.below, crossed.predicted + widths.above
         holdout = HoldoutRows(crossed.actual, crossed.predicted, *ends, evaluated_entities)
         baseline = compute_baseline(holdout, evaluated, TWIN_TYPES[self.twin_type].segments)
-        metrics = _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, baseline)
+        own_rows = selected.take(np.arange(first, len(table)))
+        declared = TWIN_TYPES[self.twin_type].segments
+        new_levels = measure_new_levels(own_rows, outcome, conformal, model_type, declared, n_jobs=self.n_jobs, seed=self.seed)
+        metrics = _with_new_levels(
+            _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, baseline), new_levels
+        )
         card = self._card(table, first, target, model_type, r2_by_type, metrics, baseline)
         joint = learn_joint(
             frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs, table.entities, self.relations
@@ -335,6 +341,10 @@ def _metrics(
             *standing_texts(baseline),
         ),
     )
+
+
+def _with_new_levels(metrics: TwinModelMetrics, new_levels: dict[str, NewLevels]) -> TwinModelMetrics:
+    return metrics.model_copy(update={"new_levels": new_levels, "warnings": (*metrics.warnings, *new_level_sentences(new_levels))})
 
 
 def _cluster_warnings(table: TrainingTable, baseline: Baseline) -> Iterator[str]:

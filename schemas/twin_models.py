@@ -32,6 +32,7 @@ __all__ = [
     "Histogram",
     "ModelCard",
     "ModelType",
+    "NewLevels",
     "OutcomeSpread",
     "TwinModelMetrics",
     "TwinPopulation",
@@ -115,6 +116,24 @@ class Baseline(Errors):
         return next((errors for stored, errors in self.segments.items() if level_key(stored) == level_key(name)), None)
 
 
+class NewLevels(Frozen):
+    """Prediction intervals of rows whose level of a feature was left out of training, as if the model had never seen it.
+
+    Attributes:
+        levels, rows: that were left out in turn.
+        coverage: share of their outcomes inside 95 % intervals.
+        worst, worst_coverage: the level with the lowest share, among those with 100 rows; null without one.
+        widening: factor of the width of intervals of rows with a new level.
+    """
+
+    levels: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    coverage: Finite = Field(ge=0, le=1)
+    worst: str | None = None
+    worst_coverage: Finite | None = Field(default=None, ge=0, le=1)
+    widening: Finite = Field(ge=1)
+
+
 class TwinModelMetrics(Record):
     """Accuracy of a trained model, with warnings for the user.
 
@@ -126,6 +145,7 @@ class TwinModelMetrics(Record):
         realism: of twins of a model trained without the held-out rows, compared with these rows.
         selection: the features of the expected outcome, and the reasons.
         relations: between the columns, which every twin satisfies; those that the table was found to have, and declared ones.
+        new_levels: intervals of rows with a level that is new, by feature; empty where it was not measured.
     """
 
     train_r2: Finite
@@ -143,6 +163,7 @@ class TwinModelMetrics(Record):
     realism: RealismReport | None = None
     selection: FeatureSelection | None = None
     relations: tuple[Relation, ...] = ()
+    new_levels: dict[str, NewLevels] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 

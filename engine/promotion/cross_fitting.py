@@ -2,7 +2,8 @@
 
 Where too few rows are left that neither champion nor challenger has learned, such as after a correction of the table, both are
 judged by such predictions. The champion's estimator is fitted again on its own training rows, once for each fold, without those of
-the fold's entities; the challenger's out-of-fold predictions are stored with it. Widths of intervals are those of the models.
+the fold's entities; the challenger's out-of-fold predictions are stored with it. Widths of intervals are those of the models, which
+have learned these rows: both cover a little more of them than of others.
 
 References:
     Stone (1974), Cross-validatory choice and assessment of statistical predictions. Journal of the Royal Statistical Society B 36.

@@ -12,6 +12,7 @@ from engine.twins.entities import MIN_ENTITIES
 from engine.twins.entities import folds as entity_folds
 from engine.twins.feature_gaps import FeatureGaps, gap_sentences
 from engine.twins.forests import forest_mean
+from engine.twins.new_levels import measure_new_levels, new_level_sentences
 from engine.twins.outcome_model import (
     FOLDS,
     HYPERPARAMETERS,
@@ -56,6 +57,8 @@ __all__ = [
     "gap_sentences",
     "identifier_warnings",
     "learn_joint",
+    "measure_new_levels",
+    "new_level_sentences",
     "population_id",
     "predict_outcome",
     "scale_problem",

@@ -36,7 +36,7 @@ from engine.twins.forests import forest_mean
 from engine.twins.segment_factors import SegmentFactors, combined_factors, fit_factors
 from schemas.arrays import Floats, Integers
 
-__all__ = ["Conformal", "Widths", "conformal_quantile", "fit_conformal"]
+__all__ = ["Calibration", "Conformal", "Widths", "conformal_quantile", "fit_conformal"]
 
 
 _FOLDS = 5
@@ -44,6 +44,7 @@ _MOST_GROUPS = 5
 _GROUP_ROWS = 300  # fewest scores of a group
 _FLOOR = 0.05  # smallest expected residual, in medians of all residuals: no interval has width zero
 _CAP = 0.99  # quantile of absolute residuals above which they count as this large: single ones would rule the forest
+_LEVEL = 0.95  # at which the factors of segments are learned
 _VERSION = 2
 
 
@@ -115,12 +116,19 @@ class Conformal:
         Raises:
             ValueError: when the scores are too few for ``level``.
         """
+        return self.scaled(self._size(encoded), combined_factors(self.segments, features), level)
+
+    def scaled(self, size: Floats, factors: Floats, level: float) -> Widths:
+        """Widths of intervals of rows with this expected residual, ``(n,)``, and these factors of their segments, ``(2, n)``.
+
+        Raises:
+            ValueError: when the scores are too few for ``level``.
+        """
         quantiles = self._quantiles(level)
         if not np.isfinite(quantiles).all():
             n = min(map(len, self.scores)) if not self.weights else round(min(weights.sum() for weights in self.weights))
             raise ValueError(f"{n} scores are too few for an interval at level {level}")
-        size = self._size(encoded)
-        return Widths(*(quantiles[:, _groups(size, self.edges)] * size * combined_factors(self.segments, features)))
+        return Widths(*(quantiles[:, _groups(size, self.edges)] * size * factors))
 
     def coverage(self, level: float) -> float:
         """Share of the calibration rows whose outcome lies inside their interval."""
@@ -146,13 +154,23 @@ class Conformal:
         return np.maximum([below, above], 0.0)
 
 
+class Calibration(NamedTuple):
+    """Widths of intervals, and those of the 95 % intervals of the rows that they were calibrated on, as if these were unseen.
+
+    The model of widths has learned its own rows: the intervals that it gives them cover a few per cent too many.
+    """
+
+    conformal: Conformal
+    own_widths: Widths
+
+
 def fit_conformal(
     encoded: npt.NDArray[np.floating],
     residuals: Floats,
     seed: int,
     entities: Integers | None = None,
     segments: pd.DataFrame | None = None,
-) -> Conformal:
+) -> Calibration:
     """Learn the expected size of residuals and the factors of segments, and calibrate the scores out of fold.
 
     Args:
@@ -165,7 +183,7 @@ def fit_conformal(
     Example:
         >>> rng = np.random.default_rng(0)
         >>> rows = rng.uniform(size=(1000, 1))
-        >>> conformal = fit_conformal(rows, (0.1 + rows[:, 0]) * rng.normal(size=1000), seed=0)
+        >>> conformal, _ = fit_conformal(rows, (0.1 + rows[:, 0]) * rng.normal(size=1000), seed=0)
         >>> (easy, hard), _ = conformal.widths(np.array([[0.05], [0.95]]), pd.DataFrame(index=range(2)), 0.95)
         >>> bool(hard > 3 * easy), round(conformal.coverage(0.95), 2)
         (True, 0.96)
@@ -179,30 +197,31 @@ def fit_conformal(
         expected[test] = _expected_size(_difficulty(encoded[train], capped[train]), encoded[test], floor)
     row_weights = np.ones(len(size)) if entities is None else entity_weights(entities)
     levels = pd.DataFrame(index=range(len(size))) if segments is None else segments.reset_index(drop=True)
-    scores, factors = _scores(residuals / expected, levels, row_weights, parts)
+    sides = np.stack([-residuals, residuals]) / expected
+    own_factors = _own_factors(sides, levels, row_weights, parts)
+    scores = residuals / expected / np.where(residuals < 0, *own_factors)
     edges = _edges(expected) if entities is None else _edges_between_entities(expected, entities)
     group = _groups(expected, edges)
     rows_by_group = [np.flatnonzero(group == k) for k in range(len(edges) + 1)]
     ordered = [rows[np.argsort(scores[rows], kind="stable")] for rows in rows_by_group]
     weights = () if entities is None else [entity_weights(entities[rows]) for rows in ordered]
-    return Conformal(_difficulty(encoded, capped), floor, edges, [scores[rows] for rows in ordered], weights, factors)
+    factors = fit_factors(sides, levels, row_weights, _tail_quantile)
+    conformal = Conformal(_difficulty(encoded, capped), floor, edges, [scores[rows] for rows in ordered], weights, factors)
+    return Calibration(conformal, conformal.scaled(expected, own_factors, _LEVEL))
 
 
-def _scores(
-    scaled: Floats, segments: pd.DataFrame, weights: Floats, parts: Sequence[tuple[Integers, Integers]]
-) -> tuple[Floats, list[SegmentFactors]]:
-    """Scaled residuals over the factors that the other folds give a row's segments, and the factors of all rows."""
-    sides = np.stack([-scaled, scaled])
-    factor = np.ones_like(sides)
+def _own_factors(sides: Floats, segments: pd.DataFrame, weights: Floats, parts: Sequence[tuple[Integers, Integers]]) -> Floats:
+    """The factors that the other folds give a row's segments, shape ``(2, n)``."""
+    factors = np.ones_like(sides)
     for train, test in parts:
         of_others = fit_factors(sides[:, train], segments.iloc[train].reset_index(drop=True), weights[train], _tail_quantile)
-        factor[:, test] = combined_factors(of_others, segments.iloc[test])
-    return scaled / np.where(scaled < 0, *factor), fit_factors(sides, segments, weights, _tail_quantile)
+        factors[:, test] = combined_factors(of_others, segments.iloc[test])
+    return factors
 
 
 def _tail_quantile(scores: Floats, weights: Floats) -> float:
     """The quantile at an end of an interval of 95 %."""
-    return conformal_quantile(scores, 0.975, weights)
+    return conformal_quantile(scores, (1 + _LEVEL) / 2, weights)
 
 
 def _edges_between_entities(sizes: Floats, entities: Integers) -> Floats:

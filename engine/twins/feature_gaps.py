@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -47,9 +48,15 @@ def find_gaps(features: pd.DataFrame, names: Iterable[str], vocabulary: Mapping[
 
 
 def gap_sentences(
-    features: pd.DataFrame, names: Iterable[str], vocabulary: Mapping[str, KnownLevels], named: Collection[str] = ()
+    features: pd.DataFrame,
+    names: Iterable[str],
+    vocabulary: Mapping[str, KnownLevels],
+    named: Collection[str] = (),
+    widening: Mapping[str, float] = MappingProxyType({}),
 ) -> list[str]:
     """A sentence about each feature with an unseen level, and about each without any value unless it is ``named`` already.
+
+    ``widening`` has the factors of the width of intervals of rows with an unseen level.
 
     Example:
         >>> rows = pd.DataFrame({"region": ["south", "mars", None], "decile": [np.nan] * 3})
@@ -63,10 +70,14 @@ def gap_sentences(
         *(f"{name} has no value in any row" for name in empty),
         *(
             f"{name} has a level that the model never saw in {int(column.sum()):,} of {len(features):,} rows:"
-            f" {_examples(features.loc[column, name])} (it counts as rare)"
+            f" {_examples(features.loc[column, name])} ({_consequence(widening.get(name, 1.0))})"
             for name, column in unseen
         ),
     ]
+
+
+def _consequence(widening: float) -> str:
+    return "it counts as rare" + (f", and its interval is {widening:.2f} times as wide" if widening > 1 else "")
 
 
 def _examples(levels: pd.Series[str]) -> str:

@@ -21,6 +21,7 @@ from engine.twins.donor_adjustment import DonorAdjustment
 from engine.twins.feature_gaps import FeatureGaps, find_gaps, gap_sentences
 from engine.twins.joint_model import JointModel, SampledTable
 from engine.twins.marginal import Predicate
+from engine.twins.new_levels import widening
 from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
 from engine.twins.outcome_spread import TrainingOutcomes
 from engine.twins.realism_assessment import Allowed, TooFewRows, assess, learn_joint
@@ -120,7 +121,8 @@ class TwinModel:
 
     def gap_sentences(self, frame: pd.DataFrame, named: Collection[str] = ()) -> list[str]:
         """What the model has to predict these rows without, see :func:`engine.twins.gap_sentences`."""
-        return gap_sentences(self._features(frame), self.card.outcome_features, self.known_levels, named)
+        widening = {name: of_feature.widening for name, of_feature in self.card.metrics.new_levels.items()}
+        return gap_sentences(self._features(frame), self.card.outcome_features, self.known_levels, named, widening)
 
     def features(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The features of the model in any table, converted; those that the table lacks are left out."""
@@ -129,18 +131,25 @@ class TwinModel:
 
     def _predict_features(self, features: pd.DataFrame, level: float) -> tuple[Floats, Floats, Floats]:
         encoded = encode_features(self.outcome, features)
-        return self._with_interval(predict_outcome(self.outcome, encoded), encoded, features, level)
+        expected = predict_outcome(self.outcome, encoded)
+        return self._with_interval(expected, encoded, features, level, self._widening(features))
 
     def intervals_around(self, expected: Floats, frame: pd.DataFrame, level: float) -> tuple[Floats, Floats, Floats]:
         """Expected outcomes from elsewhere, ``(n,)``, with the ends of the intervals that this model gives such rows."""
         features = self._features(frame)
-        return self._with_interval(expected, encode_features(self.outcome, features), features, level)
+        encoded = encode_features(self.outcome, features)
+        return self._with_interval(expected, encoded, features, level, self._widening(features))
 
     def _with_interval(
-        self, expected: Floats, encoded: Floats, features: pd.DataFrame, level: float
+        self, expected: Floats, encoded: Floats, features: pd.DataFrame, level: float, widening: Floats | float = 1.0
     ) -> tuple[Floats, Floats, Floats]:
         widths = self.conformal.widths(encoded, features, level)
-        return expected, expected - widths.below, expected + widths.above
+        return expected, expected - widths.below * widening, expected + widths.above * widening
+
+    def _widening(self, features: pd.DataFrame) -> Floats:
+        """Factors of the width of each row's interval: more than 1 where a level was not in training."""
+        measured = self.card.metrics.new_levels
+        return widening(measured, find_gaps(features, measured, self.known_levels).unseen)
 
     def population_id(self, n: int, filters: Filters = None, seed: int = 0) -> UUID:
         """Id of the population that ``generate`` returns for the same arguments."""

@@ -41,7 +41,7 @@ def test_a_model_that_learned_the_rows_has_its_error_on_unseen_ones(model: TwinM
     assert mae(crossed.predicted, table) == pytest.approx(mae(model.predict(unseen), unseen), rel=0.08)
     assert mae(out_of_fold_predictions(model, table).predicted, table) == pytest.approx(model.card.baseline.mae)
     inside = (crossed.lower <= table[TARGET]) & (table[TARGET] <= crossed.upper)
-    assert inside.mean() == pytest.approx(0.95, abs=0.02)
+    assert 0.93 < inside.mean() < 0.98  # widths are of a model that has learned these rows
 
 
 def test_no_row_of_a_predicted_entity_is_fitted_on(model: TwinModel, table: pd.DataFrame) -> None:

@@ -40,7 +40,7 @@ def inside(conformal: Conformal, rows: np.ndarray, actual: np.ndarray) -> np.nda
 def fitted() -> tuple[Conformal, np.ndarray, np.ndarray]:
     features, residuals = simulate_residuals(6000, 1)
     unseen, actual = simulate_residuals(20_000, 2)
-    conformal = fit_conformal(features, residuals, seed=0)
+    conformal, _ = fit_conformal(features, residuals, seed=0)
     return conformal, unseen, actual
 
 
@@ -89,7 +89,7 @@ def test_rows_whose_tails_differ_with_their_difficulty_have_the_same_coverage() 
 
     training, residuals = table(10_000, 1)
     unseen, actual = table(100_000, 2)
-    conformal = fit_conformal(training, residuals, seed=0)
+    conformal, _ = fit_conformal(training, residuals, seed=0)
     lower, upper = ends(conformal, unseen)
     tenth = pd.qcut(upper - lower, 10, labels=False)
     assert len(conformal.scores) == 5
@@ -100,8 +100,8 @@ def test_rows_whose_tails_differ_with_their_difficulty_have_the_same_coverage() 
 
 def test_groups_have_enough_rows_and_equal_difficulty_is_never_split() -> None:
     rng = np.random.default_rng(0)
-    assert len(fit_conformal(rng.uniform(size=(500, 2)), rng.normal(size=500), seed=0).scores) == 1
-    assert len(fit_conformal(rng.uniform(size=(1100, 2)), rng.normal(size=1100), seed=0).scores) == 3
+    assert len(fit_conformal(rng.uniform(size=(500, 2)), rng.normal(size=500), seed=0).conformal.scores) == 1
+    assert len(fit_conformal(rng.uniform(size=(1100, 2)), rng.normal(size=1100), seed=0).conformal.scores) == 3
     assert _edges(np.full(3000, 1.0)).tolist() == []
     assert _edges(np.repeat([1.0, 2.0, 3.0], [100, 1900, 1000])).tolist() == [3.0]
     assert _edges(np.arange(3000.0)).tolist() == [600.0, 1200.0, 1800.0, 2400.0]
@@ -122,7 +122,7 @@ def test_a_higher_level_gives_a_wider_interval(fitted: tuple[Conformal, np.ndarr
 
 def test_zero_residuals_give_intervals_of_almost_no_width() -> None:
     features = np.random.default_rng(0).uniform(size=(500, 2))
-    assert np.abs(ends(fit_conformal(features, np.zeros(500), seed=0), features)).max() < 1e-9
+    assert np.abs(ends(fit_conformal(features, np.zeros(500), seed=0).conformal, features)).max() < 1e-9
 
 
 def test_a_level_that_needs_more_scores_is_refused(fitted: tuple[Conformal, np.ndarray, np.ndarray]) -> None:
@@ -144,7 +144,7 @@ def test_each_segment_has_the_same_coverage_in_both_tails() -> None:
     """The exponential law less 1 has tails at -1 and ln 40 - 1; a segment of few rows borrows from the others."""
     training, segments, residuals = skewed_table(10_000, 1)
     unseen, levels, actual = skewed_table(100_000, 2)
-    conformal = fit_conformal(training, residuals, 0, segments=segments)
+    conformal, _ = fit_conformal(training, residuals, 0, segments=segments)
     widths = conformal.widths(unseen, levels, 0.95)
     misses = pd.DataFrame({"below": actual < -widths.below, "above": actual > widths.above}).groupby(levels["segment"]).mean()
     assert misses.loc[["plain", "skewed", "narrow"]].to_numpy() == pytest.approx(0.025, abs=0.015)
@@ -152,7 +152,7 @@ def test_each_segment_has_the_same_coverage_in_both_tails() -> None:
     skewed = (levels["segment"] == "skewed").to_numpy()
     assert widths.above[skewed].mean() == pytest.approx(3 * (np.log(40) - 1), rel=0.15)
     assert widths.below[skewed].mean() == pytest.approx(3 * (1 - np.log(40 / 39)), rel=0.15)
-    without = fit_conformal(training, residuals, 0)
+    without, _ = fit_conformal(training, residuals, 0)
     lower, upper = ends(without, unseen)
     outside = pd.Series((actual < lower) | (actual > upper)).groupby(levels["segment"]).mean()
     assert outside["skewed"] > 0.08
@@ -161,13 +161,25 @@ def test_each_segment_has_the_same_coverage_in_both_tails() -> None:
 
 def test_a_level_without_factors_of_its_own_has_those_of_the_whole() -> None:
     training, segments, residuals = skewed_table(4000, 1)
-    conformal = fit_conformal(training, residuals, 0, segments=segments)
+    conformal, _ = fit_conformal(training, residuals, 0, segments=segments)
     unknown = pd.DataFrame({"segment": ["elsewhere", None]})
     plain = Conformal(conformal.difficulty, conformal.floor, conformal.edges, conformal.scores)
     for of_unknown, of_whole in zip(
         conformal.widths(training[:2], unknown, 0.95), plain.widths(training[:2], unknown, 0.95), strict=True
     ):
         assert of_unknown.tolist() == of_whole.tolist()
+
+
+def test_widths_of_the_calibration_rows_are_those_of_unseen_rows() -> None:
+    """Factors of small segments have learned the largest residuals of their rows, and cover too many of them."""
+    rng = np.random.default_rng(0)
+    training, residuals = rng.uniform(size=(1000, 3)), rng.standard_t(4, 1000)
+    segments = pd.DataFrame({"segment": rng.integers(0, 50, 1000)})
+    conformal, own = fit_conformal(training, residuals, 0, segments=segments)
+    learned = conformal.widths(training, segments, 0.95)
+    of_own, of_learned = (((-widths.below <= residuals) & (residuals <= widths.above)).mean() for widths in (own, learned))
+    assert of_own == pytest.approx(0.95, abs=0.01)
+    assert of_learned > of_own
 
 
 def test_factors_of_segments_survive_storage() -> None:

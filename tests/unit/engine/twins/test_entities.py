@@ -87,7 +87,7 @@ def test_intervals_cover_entities_that_have_several_rows_in_training() -> None:
     covered = []
     for seed in range(40):
         entities = np.repeat(np.arange(60), 10)
-        conformal = fit_conformal(rng.uniform(size=(600, 1)), rng.normal(size=60)[entities], seed, entities)
+        conformal, _ = fit_conformal(rng.uniform(size=(600, 1)), rng.normal(size=60)[entities], seed, entities)
         widths = conformal.widths(rng.uniform(size=(2000, 1)), pd.DataFrame(index=range(2000)), 0.95)
         actual = rng.normal(size=2000)
         covered.append(((-widths.below <= actual) & (actual <= widths.above)).mean())
