@@ -66,19 +66,22 @@ class EffectDraws:
         """Twins in each group, shape ``(groups,)``, and draws of its average effect, shape ``(groups, n_draws)``.
 
         Args:
-            sums: sums of the moments in the groups of each dimension, ``(3 + p, groups)`` each; in the result the groups of all
-                dimensions follow each other.
+            sums: sums of the moments in the groups of each dimension, ``(3 + p, 1 + groups)`` each, first those of the twins
+                without a group; in the result the groups of all dimensions follow each other.
             seed: of the uncertainty that partial pooling leaves.
         """
-        n, level, squares, *slopes = np.concatenate(sums, axis=1)
+        # The twins without a group pool with the groups: the average that groups are drawn toward includes them.
+        present = [dimension[:, dimension[0] > 0] for dimension in sums]
+        is_group = np.concatenate([np.arange(dimension.shape[1])[dimension[0] > 0] > 0 for dimension in sums])
+        n, level, squares, *slopes = np.concatenate(present, axis=1)
         draws = self.scale * ((level[:, None] + np.transpose(slopes).reshape(len(n), -1) @ self.deviations) / n[:, None])
         draws -= self.average
         within = np.maximum(squares / n - (level / n) ** 2, 0.0) * self.scale.mean() ** 2
-        ends = np.cumsum([dimension.shape[1] for dimension in sums])[:-1]
+        ends = np.cumsum([dimension.shape[1] for dimension in present])[:-1]
         by_dimension = zip(*(np.split(values, ends) for values in (draws.mean(axis=1), n, within)), strict=True)
         share, sd = np.concatenate([shrinkage(*dimension) for dimension in by_dimension], axis=1)
         draws *= share[:, None]
         # Groups are reported one by one, never jointly: one row of draws serves all of them.
         draws += sd[:, None] * normal_draws(1, len(self.scale), seed, "subgroups")
         draws += self.average
-        return n, draws
+        return n[is_group], draws[is_group]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from engine.effects.intervals import interval
 from schemas.arrays import Flags, Floats
 from schemas.columns import Levels
+from schemas.levels import level_key, level_text
 from schemas.simulation_models import SubgroupEffect
 
 __all__ = ["Groups", "group_by_level", "shrinkage", "subgroup_effects", "sums_by_group"]
@@ -41,9 +42,10 @@ class Groups:
 
 
 def sums_by_group(groupings: Sequence[Groups], rows: Iterable[Floats]) -> list[Floats]:
-    """Sums of ``k`` rows of ``n`` values each by the groups of each grouping: one array ``(k, groups)`` per grouping.
+    """Sums of ``k`` rows of ``n`` values each by the groups of each grouping: one array ``(k, 1 + groups)`` per grouping.
 
-    While there are fewer cells of the cross table of all groupings than twins, the twins are summed once into these cells.
+    The first column is of the twins without a group. While there are fewer cells of the cross table of all groupings than twins,
+    the twins are summed once into these cells.
     """
     sizes = tuple(len(groups.labels) + 1 for groups in groupings)
     n_cells, n = math.prod(sizes), len(groupings[0].codes)
@@ -51,11 +53,11 @@ def sums_by_group(groupings: Sequence[Groups], rows: Iterable[Floats]) -> list[F
         sums_by_row = [
             [np.bincount(groups.codes, row, size) for groups, size in zip(groupings, sizes, strict=True)] for row in rows
         ]
-        return [np.array(sums)[:, 1:] for sums in zip(*sums_by_row, strict=True)]
+        return [np.array(sums) for sums in zip(*sums_by_row, strict=True)]
     cells = _cells(groupings, sizes)
     sums = np.array([np.bincount(cells, row, n_cells) for row in rows]).reshape(-1, *sizes)
     axes = range(1, len(sizes) + 1)
-    return [sums.sum(axis=tuple(k for k in axes if k != axis))[:, 1:] for axis in axes]
+    return [sums.sum(axis=tuple(k for k in axes if k != axis)) for axis in axes]
 
 
 def _cells(groupings: Sequence[Groups], sizes: Sequence[int]) -> npt.NDArray[np.intp]:
@@ -69,6 +71,8 @@ def _cells(groupings: Sequence[Groups], sizes: Sequence[int]) -> npt.NDArray[np.
 def group_by_level(levels: Levels) -> Groups:
     """Groups of twins by level, in ascending order of numbers or text; a missing value is in no group.
 
+    Spellings of one level (``schemas.levels``) are one group, named by the most frequent of them.
+
     Example:
         >>> import pandas as pd
         >>> from schemas.columns import encode_levels
@@ -77,10 +81,17 @@ def group_by_level(levels: Levels) -> Groups:
         (('north', 'west'), [2, 1, 0, 2])
     """
     codes, values = levels
-    order = sorted(range(len(values)), key=lambda code: _sort_key(values[code]))
+    counts = np.bincount(codes[codes >= 0], minlength=len(values)).tolist()
+    spellings: dict[str, list[int]] = {}
+    for code, value in enumerate(values):
+        if (text := level_text(value)) is not None:
+            spellings.setdefault(level_key(text), []).append(code)
+    usual = {max(alike, key=counts.__getitem__): alike for alike in spellings.values()}
+    order = sorted(usual, key=lambda code: _sort_key(values[code]))
     group_codes = np.zeros(len(values) + 1, dtype=np.intp)
-    group_codes[order] = np.arange(1, len(values) + 1)
-    return Groups(group_codes[codes], tuple(str(values[code]) for code in order))
+    for group, code in enumerate(order, start=1):
+        group_codes[usual[code]] = group
+    return Groups(group_codes[codes], tuple(str(level_text(values[code])) for code in order))
 
 
 def shrinkage(distance: Floats, n: Floats, within: Floats) -> tuple[Floats, Floats]:

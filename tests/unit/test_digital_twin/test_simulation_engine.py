@@ -308,7 +308,7 @@ def test_patients_have_no_moderator_at_all_and_nothing_is_compared():
 def test_a_specialty_in_another_spelling_matches_its_moderator_by_the_stated_rule_or_is_marked(spelling, moderated):
     frame = hcps(500).assign(specialty=["primary_care", spelling] * 250)
     groups = SimulationEngine(population(features=frame)).simulate(SPEAKERS).heterogeneity.by_dimension["specialty"]
-    assert {group.group: group.moderated for group in groups} == {"primary_care": True, spelling: moderated}
+    assert {group.group: group.moderated for group in groups} == {"primary_care": True, spelling.strip(): moderated}
 
 
 def test_a_dimension_that_the_twins_lack_is_reported_as_skipped():
@@ -351,6 +351,27 @@ def test_heterogeneity_is_calculated_from_a_list_of_effects_and_their_groups():
     assert heterogeneity.n_groups == 2
     with pytest.raises(ValueError, match="2 results and 1 groups"):
         SimulationEngine(population(100)).calculate_heterogeneity([0.1, 0.2], ["a"])
+
+
+def test_the_effect_on_the_only_level_of_a_dimension_is_of_its_own_twins_and_not_of_those_without_a_level():
+    engine = SimulationEngine(population(100))
+    (group,) = engine.calculate_heterogeneity([0.1, 0.1, 0.9, 0.9], ["a", "a", None, None]).by_dimension["group"]
+    assert (group.group, group.n) == ("a", 2)
+    assert group.estimate == pytest.approx(0.10, abs=0.01)  # its interval is multiplicative, so that its draws have sampling error
+
+
+def test_a_dimension_in_which_most_twins_have_no_level_reports_the_others_by_their_own_effects():
+    frame = hcps(2000)
+    frame["specialty"] = frame["specialty"].where(frame["specialty"] == "oncology")
+    engine = SimulationEngine(population(features=frame))
+    (group,) = engine.simulate(SPEAKERS).heterogeneity.by_dimension["specialty"]
+    assert group.estimate == pytest.approx(engine.twin_effects(SPEAKERS)[frame["specialty"] == "oncology"].mean(), rel=0.01)
+
+
+def test_spellings_of_one_level_are_one_group_with_the_usual_name():
+    groups = ["South", "south ", "South", None, " ", "10", 9, 9.0]
+    effects = SimulationEngine(population(100)).calculate_heterogeneity([0.1] * 8, groups).by_dimension["group"]
+    assert [(group.group, group.n) for group in effects] == [("9", 2), ("10", 1), ("South", 3)]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
