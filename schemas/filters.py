@@ -155,7 +155,7 @@ class _Column(NamedTuple):
 
 
 def _condition(twin_type: TwinType, key: str, value: Any, own: Mapping[str, Kind] | None) -> Condition:
-    operator, column = _find_column(twin_type, key, own)
+    operator, column = _find_column(twin_type, key, value, own)
     if operator == "in":
         listed = value if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str) else [value]
         if not listed:
@@ -166,7 +166,9 @@ def _condition(twin_type: TwinType, key: str, value: Any, own: Mapping[str, Kind
     return Condition(column=column.name, operator=operator, values=(_value(column, key, value),))
 
 
-def _find_column(twin_type: TwinType, key: str, own: Mapping[str, Kind] | None) -> tuple[Literal["in", "min", "max"], _Column]:
+def _find_column(
+    twin_type: TwinType, key: str, value: Any, own: Mapping[str, Kind] | None
+) -> tuple[Literal["in", "min", "max"], _Column]:
     columns = _filter_columns(twin_type, own or {})
     if key in columns:
         return "in", columns[key]
@@ -175,7 +177,7 @@ def _find_column(twin_type: TwinType, key: str, own: Mapping[str, Kind] | None) 
         name = key.removeprefix(prefix)
         if name != key and name in columns:
             return operator, columns[name]
-        if name != key and _may_be_own(name, own):
+        if name != key and _may_be_own(name, own) and (_number(value) is not None or not _may_be_own(key, own)):
             return operator, _Column(name, "number")
     if _may_be_own(key, own):
         return "in", _Column(key, "own")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -72,6 +73,9 @@ def examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
+_NUMBER_WITH_SIGNS = re.compile(r"[+-]?[$\u20ac\u00a3]?\s?\d[\d.,'\s]*[%$\u20ac\u00a3]?")
+_PLAIN_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+
 T = TypeVar("T", bound=float | None)
 
 
@@ -112,13 +116,20 @@ def parse_filter(text: str) -> tuple[str, Any]:
     """Read ``name=value`` or ``name=value,value``; a value that is written as a number is one.
 
     Raises:
-        ValueError: when name, ``=`` or value is missing.
+        ValueError: when name, ``=`` or value is missing, and for a bound written with signs: 1,000 is no list of values.
     """
     name, sign, listed = text.partition("=")
     if not sign or not name or not listed:
         raise ValueError(f"filter {text!r} is not NAME=VALUE, for example region=south,west or min_decile=8")
     values = [_filter_value(value) for value in listed.split(",")]
-    return name, values[0] if name.startswith(("min_", "max_")) else values
+    if not name.startswith(("min_", "max_")):
+        return name, values
+    if _NUMBER_WITH_SIGNS.fullmatch(listed) and not _PLAIN_NUMBER.fullmatch(listed):
+        raise ValueError(
+            f"filter {text!r} is a bound, which is one number in digits with a decimal point: write {name}=1000 for a thousand,"
+            f" {name}=0.5 for a half or 50%"
+        )
+    return name, values if len(values) > 1 else values[0]
 
 
 def _filter_value(text: str) -> int | float | str:

@@ -130,6 +130,20 @@ def test_a_bound_on_a_fractional_feature_is_a_fraction_also_as_text():
 OWN = {"trx_growth": "number", "formulary": "category"}
 
 
+def test_a_column_of_the_models_own_whose_name_begins_like_a_bound_is_filtered_by_its_levels():
+    frame = pd.DataFrame({"min_reach": ["low", "high", "mid"], "max_calls": [1, 2, 3]})
+    for own in (None, {"min_reach": "category", "max_calls": "number"}):
+        assert rows_matching(frame, conditions(TwinType.HCP, {"min_reach": ["low", "HIGH"]}, own)).tolist() == [True, True, False]
+        assert rows_matching(frame, conditions(TwinType.HCP, {"min_reach": "low"}, own)).tolist() == [True, False, False]
+        assert rows_matching(frame, conditions(TwinType.HCP, {"max_calls": [1, 3]}, own)).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("own", [None, {}])
+def test_a_bound_of_several_values_is_refused(own):
+    with pytest.raises(ValueError, match="filter 'min_total_patient_volume' got"):
+        conditions(TwinType.HCP, {"min_total_patient_volume": [1, 2]}, own)
+
+
 def test_a_column_of_the_models_own_is_filtered_like_a_feature():
     frame = pd.DataFrame({"trx_growth": [0.1, 0.5, np.nan], "formulary": ["Tier 1", "tier 1", "2"]})
     for own in (None, OWN):  # before the model is known, and after

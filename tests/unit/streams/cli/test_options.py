@@ -29,6 +29,17 @@ def test_a_filter_without_name_or_value_is_refused(text: str) -> None:
         parse_filter(text)
 
 
+@pytest.mark.parametrize("bound", ["1,000", "0,5", "1,000,000", "50%", "50 %", "$1000", "1'000", "1 000"])
+def test_a_bound_that_is_written_with_signs_is_refused_with_the_form_that_is_read(bound: str) -> None:
+    with pytest.raises(ValueError, match=r"write min_total_patient_volume=1000 .* min_total_patient_volume=0\.5"):
+        parse_filter(f"min_total_patient_volume={bound}")
+
+
+def test_no_value_of_a_column_whose_name_begins_like_a_bound_is_lost() -> None:
+    assert parse_filter("min_reach=low,high") == ("min_reach", ["low", "high"])
+    assert parse_filter("max_reach=high") == ("max_reach", "high")
+
+
 def test_filters_are_combined_into_a_population() -> None:
     assert parse_filters(None) == parse_filters([])
     assert parse_filters(["region=south", "min_decile=8"]).min_decile == 8
