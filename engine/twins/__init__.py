@@ -24,7 +24,7 @@ from engine.twins.outcome_model import (
     predict_outcome,
 )
 from engine.twins.realism_assessment import TooFewRows, learn_joint
-from engine.twins.target_scale import scale_problem
+from engine.twins.target_scale import few_implausible, scale_problem
 from engine.twins.training_table import MIN_SAMPLES, ClinicalData, TrainingTable, build_training_table, identifier_warnings
 from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel, population_id
 
@@ -50,6 +50,7 @@ __all__ = [
     "encode_features",
     "entity_folds",
     "feature_importance",
+    "few_implausible",
     "fit_adjustment",
     "fit_conformal",
     "fit_outcome_model",

@@ -20,7 +20,8 @@ __all__ = ["few_implausible", "scale_problem"]
 _MAX_IMPLAUSIBLE_LEVELS = 0.01  # share of implausible values above which the scale of the column is wrong
 _MAX_IMPLAUSIBLE_CHANGES = 0.20  # of those that changed: in percent nearly all are implausible, and real changes have long tails
 
-_ENOUGH = 100  # fewest values that tell a scale
+_ENOUGH = 100  # fewest values that tell a level from a change, and whose implausible ones are counted by the limits above
+_MAX_IMPLAUSIBLE_FEW = 0.20  # of fewer values: one outlier is no scale
 _RATIOS = (0.5, 2.0)  # median of ratios of this year to last year
 _SAME_AS_LEVEL = 0.9  # correlation of a "change" with the level that it would be a change of
 
@@ -39,9 +40,7 @@ def scale_problem(values: Floats, target: Target, level: pd.Series[Any] | None =
         >>> scale_problem(percent, TWIN_TYPES[TwinType.HCP].target()).partition(":")[0]
         "'prescribing_change' looks like percent"
     """
-    if len(values) < _ENOUGH:
-        return None
-    if target.is_change and (reason := _level_not_change(values, target, level)):
+    if len(values) >= _ENOUGH and target.is_change and (reason := _level_not_change(values, target, level)):
         return f"{target.name!r} {reason}"
     beyond = _beyond(values, target)
     if beyond.sum() <= _max_implausible(values, target):
@@ -52,6 +51,8 @@ def scale_problem(values: Floats, target: Target, level: pd.Series[Any] | None =
     )
     is_difference = target.is_change and not target.share_of and not (values % 1).any()
     hint = "; a difference of whole numbers is divided by the value before" if is_difference else ""
+    if target.share_of:
+        hint = f"; a percent change of {target.share_of} is multiplied by {target.share_of} as well"
     unit = _likely_unit(values, target)
     if unit is None:
         return f"{target.name!r} is on no scale that is known: {where}{hint}"
@@ -70,6 +71,8 @@ def few_implausible(values: Floats, target: Target) -> Iterator[str]:
 
 def _max_implausible(values: Floats, target: Target) -> float:
     """Number of implausible values that a column of the declared scale may have."""
+    if len(values) < _ENOUGH and not target.is_change:
+        return _MAX_IMPLAUSIBLE_FEW * len(values)
     if target.is_change:
         return _MAX_IMPLAUSIBLE_CHANGES * float(np.count_nonzero(values))
     return _MAX_IMPLAUSIBLE_LEVELS * len(values)
@@ -96,9 +99,11 @@ def _level_not_change(values: Floats, target: Target, level: pd.Series[Any] | No
         return None
     median = float(np.median(values))
     facts = f"no value is negative, the median is {median:g}"
+    formula = "the value after less the value before" if target.share_of else "this year's value over last year's, less 1"
+    if np.isin(values, (0, 1)).all():
+        return f"looks like a flag, not a change: it is 0 or 1 in every row: give {formula}"
     if target.share_of is None and _RATIOS[0] <= median <= _RATIOS[1]:
         return f"looks like a ratio to the year before, not a change: {facts}: subtract 1"
-    formula = "the value after less the value before" if target.share_of else "this year's value over last year's, less 1"
     if median > target.plausible.high:
         return f"looks like a level, not a change: {facts}: give {formula}"
     if level is not None and _correlation(values, level) > _SAME_AS_LEVEL:

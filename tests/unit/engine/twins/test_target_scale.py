@@ -49,6 +49,30 @@ def test_ratios_levels_and_differences_are_refused_as_changes() -> None:
     assert "a difference of whole numbers is divided by the value before" in str(scale_problem(differences, target))
 
 
+def test_a_flag_is_called_a_flag_and_no_ratio() -> None:
+    target = TWIN_TYPES[TwinType.HCP].target()
+    for share in (0.2, 0.8):
+        problem = str(scale_problem((np.random.default_rng(2).random(1000) < share).astype(float), target))
+        assert problem.startswith("'prescribing_change' looks like a flag, not a change: it is 0 or 1 in every row")
+
+
+def test_a_percent_change_of_the_share_is_refused_with_its_own_conversion() -> None:
+    target = TWIN_TYPES[TwinType.TERRITORY].target()
+    problem = str(scale_problem(np.random.default_rng(2).normal(0, 8, 1000), target))
+    assert "divide it by 100; a percent change of market_share is multiplied by market_share as well" in problem
+
+
+@pytest.mark.parametrize("n", [1, 5, 50, 99])
+def test_few_values_in_another_unit_are_refused_too_and_one_outlier_among_them_is_not(n: int) -> None:
+    target = TWIN_TYPES[TwinType.HCP].target()
+    assert "looks like percent" in str(scale_problem(np.full(n, 18.2), target))
+    if n > 5:
+        values = np.full(n, 0.182)
+        values[3] = 18.2
+        assert scale_problem(values, target) is None
+        assert [text[:7] for text in few_implausible(values, target)] == ["1 value"]
+
+
 def test_a_level_within_the_range_of_changes_is_found_beside_its_feature() -> None:
     target, rng = TWIN_TYPES[TwinType.TERRITORY].target(), np.random.default_rng(1)
     share = pd.Series(rng.uniform(0.02, 0.24, 1000))
