@@ -177,8 +177,8 @@ FROM published_events e
 JOIN publications p USING (publication_id)
 LEFT JOIN (
     SELECT event_id, revision, digest,
-           CASE WHEN bool_or(fate IN ('counted', 'duplicate')) THEN 'counted' WHEN bool_or(fate = 'superseded') THEN 'superseded'
-                ELSE 'too_late' END AS fate
+           CASE WHEN bool_or(fate = 'missing') THEN 'missing' WHEN bool_or(fate IN ('counted', 'duplicate')) THEN 'counted'
+                WHEN bool_or(fate = 'superseded') THEN 'superseded' ELSE 'too_late' END AS fate
     FROM fidelity_tracking
     WHERE event_id = ANY(ARRAY(SELECT event_id FROM published_events WHERE publication_id = $1 AND event_id BETWEEN $2 AND $3))
     GROUP BY 1, 2, 3

@@ -20,6 +20,13 @@ __all__ = ["Receipt", "await_receipt", "read_receipt"]
 _OUTCOMES = topic_of(OutcomeEvent)
 _POLL_S = 0.5
 _REFUSED = "refused: "
+_WORDS = {
+    "missing": "without an actual value",
+    "too_late": "too late",
+    "on_the_way": "on the way",
+    "not_sent": "not sent",
+    "left_out": "left out",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Receipt:
         counted: outcomes that are counted.
         corrected: those that are counted in the place of an earlier revision.
         duplicate: rows that repeat a row of the file, or an outcome that was published before.
+        missing: stored without an actual value, which no window counts.
         superseded: stored, and a higher revision had come before.
         too_late: stored, and too late to be counted.
         refused: by kind.
@@ -43,6 +51,7 @@ class Receipt:
     counted: int = 0
     corrected: int = 0
     duplicate: int = 0
+    missing: int = 0
     superseded: int = 0
     too_late: int = 0
     refused: dict[str, int] = field(default_factory=dict)
@@ -64,8 +73,8 @@ class Receipt:
 
     def format_text(self) -> str:
         """The receipt in words."""
-        names = ("corrected", "duplicate", "superseded", "too_late", "on_the_way", "not_sent", "left_out")
-        parts = [f"{self.counted:,} counted", *(f"{n:,} {name.replace('_', ' ')}" for name in names if (n := getattr(self, name)))]
+        names = ("corrected", "duplicate", "missing", "superseded", "too_late", "on_the_way", "not_sent", "left_out")
+        parts = [f"{self.counted:,} counted", *(f"{n:,} {_WORDS.get(name, name)}" for name in names if (n := getattr(self, name)))]
         parts += [f"{n:,} refused ({kind})" for kind, n in sorted(self.refused.items())]
         lines = [f"receipt {self.publication.publication_id}, {self.publication.name}: {self.rows:,} rows: {', '.join(parts)}"]
         if self.not_sent:
@@ -114,7 +123,7 @@ def _receipt(publication: Publication, counts: Counter[tuple[str, str]]) -> Rece
             refused[fate.removeprefix(_REFUSED)] += n
         elif fate == "counted":
             totals[{"new": "counted", "correction": "corrected", "known": "duplicate"}[origin]] += n
-        elif fate == "superseded" and origin == "known":
+        elif fate in {"superseded", "missing"} and origin == "known":
             totals["duplicate"] += n
         else:
             totals[fate or "on_the_way"] += n
