@@ -9,7 +9,7 @@ from uuid import UUID
 from schemas.events import SourceId
 from sql.database import Connection, Database
 
-__all__ = ["FeatureCount", "add_feature_counts", "feature_counts", "line_features"]
+__all__ = ["FeatureCount", "LineColumns", "add_feature_counts", "feature_counts", "line_columns"]
 
 
 class FeatureCount(NamedTuple):
@@ -58,18 +58,37 @@ async def feature_counts(database: Database, model_id: UUID) -> list[FeatureCoun
     return [FeatureCount(**row) for row in await database.fetch(_COUNTS, model_id)]
 
 
-_LINE_FEATURES = """
-SELECT m.line, array_agg(DISTINCT f.name) AS names
-FROM digital_twin_models m, unnest(m.features || ARRAY(SELECT jsonb_array_elements_text(m.metrics -> 'left_out'))) AS f (name)
-WHERE m.line = ANY($1)
-GROUP BY m.line"""
+_LINE_COLUMNS = """
+SELECT line, array_agg(DISTINCT name) FILTER (WHERE is_feature) AS features,
+       array_agg(DISTINCT name) FILTER (WHERE NOT is_feature) AS left_out
+FROM (
+    SELECT m.line, f.name, bool_or(f.is_feature) AS is_feature
+    FROM digital_twin_models m, LATERAL (
+        SELECT unnest(m.features) AS name, true AS is_feature
+        UNION ALL
+        SELECT jsonb_array_elements_text(m.metrics -> 'left_out'), false
+    ) AS f
+    WHERE m.line = ANY($1)
+    GROUP BY 1, 2
+) AS named
+GROUP BY line"""
 
 
-async def line_features(database: Database, lines: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Names of all columns that models of each of these lines were trained with, also of columns that they left out.
+class LineColumns(NamedTuple):
+    """Names of the columns that models of a line were trained with, challengers included.
 
-    Challengers are included; a line without models has none.
+    Attributes:
+        features: of any of these models.
+        left_out: columns of their training tables that none of them has as a feature, such as ids and times.
     """
+
+    features: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+
+
+async def line_columns(database: Database, lines: Iterable[str]) -> dict[str, LineColumns]:
+    """The columns of each of these lines; a line without models has none."""
     names = sorted(set(lines))
-    by_line = {row["line"]: frozenset(row["names"]) for row in await database.fetch(_LINE_FEATURES, names)}
-    return {line: by_line.get(line, frozenset()) for line in names}
+    rows = await database.fetch(_LINE_COLUMNS, names)
+    by_line = {line: LineColumns(frozenset(features or ()), frozenset(left_out or ())) for line, features, left_out in rows}
+    return {line: by_line.get(line, LineColumns()) for line in names}

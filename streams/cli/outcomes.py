@@ -58,6 +58,10 @@ def publish(
     backfill: Annotated[
         bool, typer.Option("--backfill", help="Publish rows that are too late to be counted too: they are stored as history.")
     ] = False,
+    accept: Annotated[
+        bool,
+        typer.Option("--accept", help="Confirm that outcomes beyond the plausible scale of their target are meant as they are."),
+    ] = False,
     timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="The longest wait for the rows to be processed.")] = 30.0,
     as_json: JsonOption = False,
     *,
@@ -65,8 +69,9 @@ def publish(
 ) -> None:
     """Publish the rows of the table FILE as outcome events.
 
-    Columns are fields of an outcome, segment.DIMENSION, and features, also those that only models of the line have. twin_type,
-    brand, metric_type and observed_at are filled in where FILE has no such column. All rows are checked before the first is sent.
+    Columns are fields of an outcome, segment.DIMENSION, and features, also those that only models of the line have; a file with the
+    columns of the training table can be published as it is. twin_type, brand, metric_type and observed_at are filled in where FILE
+    has no such column. All rows are checked before the first is sent.
 
     Publishing the same rows again changes nothing, in any file and order. Without event_id, entity and time name an outcome:
     another value for them corrects it. Without these either, equal rows are one outcome each within a file, and the same outcomes
@@ -77,17 +82,22 @@ def publish(
 
     use_service_catalogue()
     outcomes = _read_file(file, twin_type, brand, target, reading, partly=partly)
+    _check_scale(outcomes, accept=accept)
 
     async def work(settings: Settings, pool: Pool) -> tuple[Published, Receipt]:
+        from streams.operations.outcome_columns import without_left_out
         from streams.operations.publication import publish_file
-        from streams.worker.setup import find_own_features
+        from streams.worker.setup import find_own_columns
 
-        own_features = await find_own_features(pool, outcomes.frame.assign(**outcomes.constants), notify)
+        own = await find_own_columns(pool, outcomes.frame.assign(**outcomes.constants), notify)
+        frame, notes = without_left_out(outcomes.frame, twin_type, own.left_out)
+        for note in notes:
+            notify(note)
         with show_progress("publishing outcomes", 2 * len(outcomes.frame)) as report_progress:
             published = await publish_file(
                 settings,
                 pool,
-                replace(outcomes, own_features=own_features),
+                replace(outcomes, frame=frame, own_features=own.features),
                 partly=partly,
                 backfill=backfill,
                 report_progress=report_progress,
@@ -110,6 +120,7 @@ def _read_file(
 ) -> OutcomeFile:
     """Read the rows of a file, and tell what was converted; the first bad cells are in the error."""
     from schemas import TWIN_TYPES
+    from streams.operations.outcome_columns import named_as_outcomes
     from streams.operations.publication import PublicationRefused
     from streams.operations.publication_rows import OutcomeFile
     from streams.tables import outcome_columns, read_table
@@ -120,13 +131,24 @@ def _read_file(
             f"{reading.name}: nothing is sent, as {reading.n_bad:,} of {reading.n_rows:,} rows are bad: "
             f"{'; '.join(reading.examples())}. Correct them, or leave them out with --partly"
         )
-    notify_remarks(reading.remarks())
-    constants = {
-        "twin_type": twin_type.value,
-        "brand": str(brand),
-        "metric_type": TWIN_TYPES[twin_type].target(target).name,
-    }
-    return OutcomeFile.oldest_first(reading.name, reading.frame, reading.rows, constants, datetime.now(UTC))
+    metric_type = TWIN_TYPES[twin_type].target(target).name
+    frame, renamed = named_as_outcomes(reading.frame, twin_type, metric_type)
+    notify_remarks([*reading.remarks(), *renamed])
+    constants = {"twin_type": twin_type.value, "brand": str(brand), "metric_type": metric_type}
+    return OutcomeFile.oldest_first(reading.name, frame, reading.rows, constants, datetime.now(UTC))
+
+
+def _check_scale(outcomes: OutcomeFile, *, accept: bool) -> None:
+    """Refuse outcomes that are in another unit than their target, unless they are confirmed, and tell single implausible ones."""
+    from streams.operations.outcome_columns import outcome_scale
+    from streams.operations.publication import PublicationRefused
+
+    scale = outcome_scale(outcomes.frame, outcomes.constants)
+    if scale.problems and not accept:
+        raise PublicationRefused(
+            f"{outcomes.name}: nothing is sent, as {'; '.join(scale.problems)}. Correct it, or confirm the values with --accept"
+        )
+    notify_remarks([*scale.problems, *scale.warnings])
 
 
 @app.command(epilog=examples("twinstream outcomes receipt 5d0f4f6e-4f5c-5d0e-9b0a-3f1e0c9d7a11"))

@@ -73,7 +73,7 @@ def _in_kinds(table: pd.DataFrame, shared: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _feature_columns(table: pd.DataFrame, shared: Mapping[str, Any], own_features: Collection[str]) -> frozenset[str]:
-    """Columns of the table that are features of its twin types, or of the models' own.
+    """Columns of the table that are features of its twin types, or of the models' own; fields of an outcome are never features.
 
     Raises:
         ValueError: for columns that are neither fields, segments nor features.
@@ -88,7 +88,7 @@ def _feature_columns(table: pd.DataFrame, shared: Mapping[str, Any], own_feature
             f"unknown columns {', '.join(unknown)}: use {_SEGMENT}DIMENSION, fields of an outcome"
             f" ({', '.join(sorted(_FIELDS))}) or features of the twin type ({feature_names})"
         )
-    return frozenset(features.intersection(columns))
+    return frozenset(features.intersection(columns) - _FIELDS)
 
 
 def _event_fields(row: Mapping[str, Any], shared: Mapping[str, Any], features: frozenset[str]) -> dict[str, Any]:

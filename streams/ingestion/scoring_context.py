@@ -22,7 +22,7 @@ from schemas import TwinPopulation
 from schemas.arrays import Floats, Integers
 from schemas.twin_models import ModelCard
 from sql.database import Pool
-from sql.feature_count_store import line_features
+from sql.feature_count_store import line_columns
 from sql.model_card_rows import UnknownModel, load_card
 from sql.outcome_store import ChampionPeriods, champion_periods
 from streams.errors import describe_error, is_waited_for
@@ -206,7 +206,8 @@ class ContextLoader:
             if not accepted.issuperset(names):
                 lines.add(shared.line)
         if lines:
-            self._line_features.update(await line_features(self._pool, lines))
+            columns = await line_columns(self._pool, lines)
+            self._line_features.update({line: names.features | names.left_out for line, names in columns.items()})
         return self._line_features
 
     async def _load_periods(self, lines: set[str]) -> None:

@@ -65,13 +65,14 @@ def outcome_columns(twin_type: TwinType) -> dict[str, Column]:
         [
             *(Column(name, "text") for name in _OUTCOME_TEXTS),
             *(Column(name, "number", is_fraction=is_fraction) for name in _PREDICTIONS),
-            Column("entity_id", "id"),
+            *(Column(name, "id") for name in ID_COLUMNS),
             Column(_TIME, "time"),
             Column("revision", "integer", 0),
             Column("schema_version", "integer", 1),
             Column("treated", "flag"),
             *(Column(f"segment.{name}", "category") for entry in entries for name in entry.segments),
             *(_feature_column(feature) for entry in entries for feature in entry.features),
+            *(_target_column(target) for entry in entries for target in entry.targets),
         ]
     )
 

@@ -96,7 +96,7 @@ def _places(raw: RawTable, mapping: TableMapping) -> dict[str, int]:
 
 def _declared_name(name: str, mapping: TableMapping, declared: Mapping[str, Column]) -> str:
     """Name of a feature or target; the target of a table of outcomes is what was observed."""
-    return _OUTCOME if name in mapping.targets and name not in declared and _OUTCOME in declared else name
+    return _OUTCOME if name in mapping.targets and _OUTCOME in declared else name
 
 
 def _source(name: str, column: str) -> str:

@@ -12,7 +12,7 @@ from engine.twins import gap_sentences
 from schemas import TwinType
 from schemas.levels import KnownLevels, levels_of
 from sql.database import Pool, open_pool
-from sql.feature_count_store import line_features
+from sql.feature_count_store import LineColumns, line_columns
 from sql.ledger import Ledger
 from sql.migrate import migrate
 from streams.kafka import create_topics
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.twins import TwinModel
     from streams.training.line_training import TrainedLine
 
-__all__ = ["find_own_features", "join_features", "load_champion", "prepare", "train_model"]
+__all__ = ["find_own_columns", "join_features", "load_champion", "prepare", "train_model"]
 
 
 async def prepare(settings: Settings, on_step: Callable[[str], None] = lambda _step: None) -> dict[str, list[str]]:
@@ -87,8 +87,8 @@ async def join_features(settings: Settings, outcomes: pd.DataFrame, source: str,
         return await features.joined(checked_outcomes(outcomes)), features.name
 
 
-async def find_own_features(pool: Pool, table: pd.DataFrame, notify: Callable[[str], object]) -> frozenset[str]:
-    """Features that only the models of a table's lines have; ``notify`` gets a sentence about each one that a champion will lack.
+async def find_own_columns(pool: Pool, table: pd.DataFrame, notify: Callable[[str], object]) -> LineColumns:
+    """Columns that the models of a table's lines know; ``notify`` gets a sentence about each feature that a champion will lack.
 
     The table has the columns ``twin_type``, ``brand`` and ``metric_type``.
     """
@@ -96,7 +96,9 @@ async def find_own_features(pool: Pool, table: pd.DataFrame, notify: Callable[[s
     for line, part in parts.items():
         for sentence in await _gaps(pool, line, part):
             notify(f"{line}: {sentence}")
-    return frozenset().union(*(await line_features(pool, parts)).values())
+    columns = (await line_columns(pool, parts)).values()
+    features: frozenset[str] = frozenset().union(*(names.features for names in columns))
+    return LineColumns(features, frozenset().union(*(names.left_out for names in columns)) - features)
 
 
 async def _gaps(pool: Pool, line: str, rows: pd.DataFrame) -> list[str]:

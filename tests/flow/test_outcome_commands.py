@@ -67,6 +67,26 @@ async def test_a_column_of_the_lines_own_models_is_published_as_a_feature(own_co
     assert "trx_grwth" in await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), status=1)
 
 
+async def test_a_line_that_was_trained_by_the_command_takes_outcomes_in_the_columns_of_its_training_table(
+    service, twinstream, pool, tmp_path
+):
+    rng = np.random.default_rng(0)
+    now = pd.Timestamp.now(tz="UTC").floor("s")
+    table = sample_hcps(1000, rng).assign(
+        npi=np.arange(1000) + 1_003_000_126,
+        observed_at=[(now - pd.Timedelta(minutes=1)).isoformat()] * 1000,
+        notes="seen in spring",
+    )
+    table.to_csv(tmp_path / "table.csv", index=False)
+    await twinstream("train", str(tmp_path / "table.csv"), "--json")
+    table.head(30).to_csv(tmp_path / "rows.csv", index=False)
+    async with service(["outcomes"]):
+        receipt = await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), "--timeout", "60", "--json")
+    assert (receipt["published"], receipt["counted"]) == (30, 30)
+    stored = await pool.fetchrow("SELECT entity_id, observed_at, features FROM fidelity_tracking ORDER BY entity_id LIMIT 1")
+    assert (stored["entity_id"], stored["observed_at"]) == ("1003000126", now - pd.Timedelta(minutes=1))
+
+
 async def test_a_table_that_is_no_outcome_is_refused_in_one_line(twinstream, line, tmp_path):
     pd.DataFrame({"shoe_size": [43]}).to_csv(tmp_path / "rows.csv", index=False)
     error = await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), status=1)

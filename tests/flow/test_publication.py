@@ -55,7 +55,7 @@ def named(numbers: Sequence[int], shift: float = 0.0) -> pd.DataFrame:
         {
             "entity_id": [f"hcp-{number}" for number in numbers],
             "observed_at": [(NOW - timedelta(minutes=number)).isoformat() for number in numbers],
-            "actual_value": [number / 100 + shift for number in numbers],
+            "actual_value": [number / 200 + shift for number in numbers],
             "predicted_value": 0.5,
         }
     )
@@ -69,6 +69,10 @@ async def test_rows_without_names_count_once_in_any_order_form_and_company(
     async with service(["outcomes", "fidelity"], settings):
         error = await twinstream("outcomes", "publish", str(tmp_path / "bad.csv"), status=1)
         assert "row 302, actual_value: 'n/k'" in error
+        (tmp_path / "percent.csv").write_text((table * 100).to_csv(index=False))
+        error = await twinstream("outcomes", "publish", str(tmp_path / "percent.csv"), status=1)
+        assert "looks like percent" in error
+        assert "--accept" in error
         assert await listener.count(TOPIC) == 0
         assert await publish(table) == {"published": 300, "rows": 300, "counted": 300}
         assert await publish(table) == {"rows": 300, "counted": 300}
@@ -134,8 +138,12 @@ async def test_rows_that_are_too_late_are_told_before_and_kept_as_history_on_req
         assert await publish(table, "--backfill") == {"published": 20, "rows": 25, "counted": 5, "too_late": 20}
         assert await publish(table, "--backfill") == {"rows": 25, "counted": 5, "too_late": 20}
         assert await n_counted(pool) == 10
+        for _ in range(2):  # an outcome without a value is neither counted nor late
+            missing = await publish(named(range(20, 25)).assign(actual_value=None))
+            assert {name: n for name, n in missing.items() if name != "published"} == {"rows": 5, "missing": 5}
+        assert await n_counted(pool) == 10
         history = await twinstream("outcomes", "history", "--json")
-        errors = np.abs(np.arange(300, 320) / 100 - 0.5)
+        errors = np.abs(np.arange(300, 320) / 200 - 0.5)
         assert sum(window["n"] for window in history) == 20
         assert sum(window["n"] * window["mae"] for window in history) == pytest.approx(errors.sum())
         assert await pool.fetchval("SELECT count(*) FROM fidelity_snapshots WHERE window_start < $1", last) == 0

@@ -55,6 +55,15 @@ def test_a_feature_of_the_lines_own_models_is_published_when_it_is_declared():
         next(outcome_events(table, CONSTANTS))
 
 
+def test_the_entity_and_the_time_of_an_outcome_are_never_its_features():
+    table = pd.DataFrame(
+        {"entity_id": ["a"], "observed_at": [pd.Timestamp("2025-03-01", tz="UTC")], "decile": [3], "actual_value": 0.1}
+    )
+    constants = {name: value for name, value in CONSTANTS.items() if name != "observed_at"}
+    (event,) = outcome_events(table, constants, own_features=["entity_id", "observed_at", "actual_value"])
+    assert (event.entity_id, event.features, event.observed_at.year) == ("a", {"decile": 3}, 2025)
+
+
 def test_a_row_that_is_not_an_outcome_is_refused_by_its_number():
     table = pd.DataFrame({"event_id": [UUID(int=1), "x"], "actual_value": [0.1, 0.2], "predicted_value": [0.1, 0.1]})
     events = outcome_events(table, CONSTANTS)
