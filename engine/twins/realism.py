@@ -2,12 +2,7 @@
 
 All comparisons use held-out rows: compared with its own training rows, a generator that only copies would look perfect.
 
-Rows of one draw are spread more evenly than independent rows (systematic resampling). When one draw is cut into folds, a
-classifier trained on the other folds takes the missing part for real, and its AUC is too low. Each fold should therefore be a draw
-of its own.
-
 References:
-    Lopez-Paz, Oquab, "Revisiting classifier two-sample tests", ICLR 2017.
     Bergsma, "A bias-correction for Cramer's V and Tschuprow's T", Journal of the Korean Statistical Society 42 (2013).
     Kelley, "An unbiased correlation ratio measure", PNAS 21 (1935).
 """
@@ -22,20 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import ks_2samp, rankdata
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import pairwise_distances_argmin_min, roc_auc_score
-from sklearn.model_selection import PredefinedSplit, StratifiedGroupKFold, StratifiedKFold, cross_val_predict
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+from sklearn.metrics import pairwise_distances_argmin_min
 
+from engine.twins.detection import CLASSIFIERS, QUICK, detection_aucs
 from schemas.arrays import Floats, Integers, Singles
 from schemas.realism import RealismReport
 
-__all__ = ["FOLDS", "association", "closeness", "column_score", "detection_auc", "exact_copies", "measure_realism"]
+__all__ = ["association", "closeness", "column_score", "exact_copies", "measure_realism"]
 
 
-FOLDS = 5
 MAX_ROWS = 10_000
-MAX_CLASSIFIER_LEVELS = 200  # more levels of a category are one level to the classifier
+FEWEST_FOR_ALL = 2_000  # held-out rows from which every classifier is tried: with fewer they find no more and take long
 NEAR_QUANTILE = 0.05
 
 
@@ -47,6 +39,7 @@ def measure_realism(
     categorical: Sequence[str],
     rng: np.random.Generator,
     entities: Integers | None = None,
+    classifiers: Sequence[str] = (),
 ) -> RealismReport:
     """Compare synthetic rows with held-out and training rows of the same columns.
 
@@ -59,6 +52,8 @@ def measure_realism(
         categorical: columns whose values are levels.
         rng: of samples and folds.
         entities: the entity of each held-out row, ``(n,)``; by default every row is an entity of its own.
+        classifiers: names of those that are tried; by default all with 2,000 held-out rows, which takes most of a minute, and the
+            quick ones with fewer.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -80,8 +75,11 @@ def measure_realism(
     levels = [name for name in names if name in categorical]
     scores = {name: column_score(twins[name], unseen[name], categorical=name in levels) for name in names}
     near, closer = closeness(twins, trained, unseen, levels)
+    names_of_classifiers = classifiers or (tuple(CLASSIFIERS) if len(unseen) >= FEWEST_FOR_ALL else QUICK)
+    aucs = detection_aucs(samples, unseen, levels, rng, groups, names_of_classifiers)
     return RealismReport(
-        auc=detection_auc(samples, unseen, levels, rng, groups),
+        auc=max(aucs.values()),
+        aucs=aucs,
         marginal_score=float(np.mean(list(scores.values()))),
         association_error=_association_error(twins, unseen, levels),
         exact_copies=exact_copies(twins, training[names]),
@@ -169,61 +167,6 @@ def _cramers_v(a: Integers, b: Integers) -> float:
 def _association_error(synthetic: pd.DataFrame, real: pd.DataFrame, categorical: Sequence[str]) -> float:
     of_synthetic, of_real = association(synthetic, categorical), association(real, categorical)
     return float(np.mean([abs(of_synthetic[pair] - of_real[pair]) for pair in of_synthetic])) if of_synthetic else 0.0
-
-
-def detection_auc(
-    draws: Sequence[pd.DataFrame],
-    real: pd.DataFrame,
-    categorical: Sequence[str],
-    rng: np.random.Generator,
-    entities: Integers | None = None,
-) -> float:
-    """Cross-validated AUC of a boosted classifier of synthetic against real rows; 0.5 means they are indistinguishable.
-
-    Each of several draws is one fold, with about as many real rows; a single draw is cut into five random folds. The real rows of
-    one of the ``entities``, ``(n,)``, are in one fold: a classifier that knows some of them would recognise the others as real.
-
-    >>> rng = np.random.default_rng(0)
-    >>> synthetic, real = pd.DataFrame({"x": rng.normal(0, 1, 200)}), pd.DataFrame({"x": rng.normal(9, 1, 200)})
-    >>> round(detection_auc([synthetic], real, [], rng), 2)
-    1.0
-    """
-    rows = min(*map(len, draws), len(real) // len(draws))
-    both = pd.concat([*(draw.iloc[:rows] for draw in draws), real.iloc[: rows * len(draws)]], ignore_index=True)
-    features = np.column_stack([_classifier_feature(both[name], name in categorical) for name in both])
-    is_synthetic = np.repeat([1, 0], rows * len(draws))
-    seed = int(rng.integers(2**31))
-    classifier = HistGradientBoostingClassifier(categorical_features=[name in categorical for name in both], random_state=seed)
-    groups = np.arange(rows * len(draws)) if entities is None else entities[: rows * len(draws)]
-    folds = _folds_of_one_draw(groups, rows, seed) if len(draws) == 1 else _folds(len(draws), rows, groups, rng)
-    with threadpool_limits(1, user_api="openmp"):  # its threads spin: beside one busy core, two take thirty times as long as one
-        probability = cross_val_predict(classifier, features, is_synthetic, cv=folds, method="predict_proba")[:, 1]
-    return float(roc_auc_score(is_synthetic, probability))
-
-
-def _folds(draws: int, rows: int, entities: Integers, rng: np.random.Generator) -> PredefinedSplit:
-    """One fold per draw, with the real rows of random entities, of as many in each fold."""
-    codes = np.unique(entities, return_inverse=True)[1]
-    n = int(codes.max()) + 1
-    fold_of_entity = rng.permutation(np.arange(n) * draws // n)
-    return PredefinedSplit(np.concatenate([np.repeat(np.arange(draws), rows), fold_of_entity[codes]]))
-
-
-def _folds_of_one_draw(entities: Integers, rows: int, seed: int) -> list[tuple[Integers, Integers]]:
-    """Five random folds of a draw and of as many real rows."""
-    is_synthetic, alone = np.repeat([1, 0], rows), np.arange(rows)
-    if len(np.unique(entities)) == len(entities):
-        return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(is_synthetic, is_synthetic))
-    groups = np.concatenate([alone, rows + entities])
-    return list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(is_synthetic, is_synthetic, groups))
-
-
-def _classifier_feature(column: pd.Series[Any], categorical: bool) -> Floats:
-    if not categorical:
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    codes = _codes(column)
-    rank = np.argsort(np.argsort(-np.bincount(codes), kind="stable"), kind="stable")
-    return np.minimum(rank, MAX_CLASSIFIER_LEVELS)[codes].astype(np.float64)
 
 
 def closeness(

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from engine.twins.detection import FOLDS
 from engine.twins.entities import cut, shuffle
 from engine.twins.joint_fit import fit_joint
 from engine.twins.joint_model import Constraints, JointModel
 from engine.twins.marginal import Predicate, rows_satisfying
-from engine.twins.realism import FOLDS, measure_realism
+from engine.twins.realism import measure_realism
 from schemas.arrays import Integers
 from schemas.realism import RealismReport
 from schemas.relations import Relation

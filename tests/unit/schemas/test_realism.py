@@ -45,6 +45,13 @@ def test_a_verdict_names_the_figure_and_the_limit_that_it_is_above() -> None:
     assert both.reasons == ("an AUC of 0.600 is above 0.578", "a mean association error of 0.070 is above 0.055")
 
 
+def test_each_classifier_has_limits_of_its_own_and_the_strongest_is_named() -> None:
+    aucs = {"boosting": 0.57, "forest": 0.64, "boosting with ratios": 0.63}
+    strong = report(auc=0.64).model_copy(update={"aucs": aucs})
+    assert strong.classifier == "forest"
+    assert strong.verdict.reasons == ("an AUC (boosting with ratios) of 0.630 is above 0.618",)
+
+
 @pytest.mark.parametrize(
     ("figures", "reason"),
     [

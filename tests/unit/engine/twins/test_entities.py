@@ -11,8 +11,8 @@ from engine.fidelity.effective_sample_size import effective_rows
 from engine.sample_tables import sample_hcps
 from engine.twin_generator import TwinGenerator
 from engine.twins.conformal import conformal_quantile, fit_conformal
+from engine.twins.detection import detection_auc
 from engine.twins.entities import cut, entity_codes, entity_weights, folds, shuffle
-from engine.twins.realism import detection_auc
 from engine.twins.training_table import build_training_table
 from engine.twins.twin_model import TwinModel
 from schemas.twin_types import Brand, TwinType

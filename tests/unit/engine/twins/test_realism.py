@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp, spearmanr
 
-from engine.twins.realism import association, closeness, column_score, detection_auc, exact_copies, measure_realism
+from engine.twins.detection import CLASSIFIERS, QUICK, detection_auc, detection_aucs
+from engine.twins.realism import association, closeness, column_score, exact_copies, measure_realism
 
 
 def people(n: int, seed: int, *, tied: bool = True) -> pd.DataFrame:
@@ -62,6 +63,43 @@ def test_a_classifier_does_not_separate_two_real_samples_but_detects_broken_depe
     rng = np.random.default_rng(3)
     assert detection_auc([people(2000, 1)], people(2000, 2), ["group"], rng) == pytest.approx(0.5, abs=0.04)
     assert detection_auc([people(2000, 1, tied=False)], people(2000, 2), ["group"], rng) > 0.8
+
+
+def parts(n: int, seed: int, *, noise: float) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    total = rng.lognormal(3, 1, n)
+    return pd.DataFrame(
+        {"total": total, "part": 0.5 * total * rng.lognormal(0, noise, n), "cost": total * rng.lognormal(2, 0.5, n)}
+    )
+
+
+def test_a_blurred_ratio_is_seen_by_the_classifier_that_is_given_ratios() -> None:
+    rng = np.random.default_rng(5)
+    aucs = detection_aucs([parts(800, 1, noise=0.05)], parts(800, 2, noise=0.02), [], rng, names=QUICK)
+    assert aucs["boosting with ratios"] > aucs["boosting"] + 0.1
+    alike = detection_aucs([parts(800, 1, noise=0.02)], parts(800, 2, noise=0.02), [], rng, names=QUICK)
+    assert alike["boosting with ratios"] == pytest.approx(0.5, abs=0.06)
+
+
+def test_every_classifier_accepts_levels_and_gaps() -> None:
+    rng = np.random.default_rng(6)
+    twins, real = (people(60, seed).assign(spend=lambda x: x["spend"].where(x["age"] > 40)) for seed in (1, 2))
+    aucs = detection_aucs([twins], real, ["group"], rng)
+    assert set(aucs) == set(CLASSIFIERS)
+    assert list(aucs.values()) == pytest.approx([0.5] * 4, abs=0.25)
+
+
+def test_the_report_tells_the_strongest_classifier() -> None:
+    report = measure_realism(
+        [parts(800, 3, noise=0.05)],
+        held_out=parts(800, 2, noise=0.02),
+        training=parts(800, 1, noise=0.02),
+        categorical=[],
+        rng=np.random.default_rng(0),
+    )
+    assert report.classifier == "boosting with ratios"
+    assert report.auc == max(report.aucs.values())
+    assert "the strongest of 2 classifiers (boosting with ratios)" in str(report)
 
 
 def test_rows_spread_too_evenly_bias_the_auc_with_folds_of_one_draw_but_not_with_separate_draws() -> None:
