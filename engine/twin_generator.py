@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID, uuid5
 
@@ -190,9 +191,9 @@ class TwinGenerator:
         ends = crossed.predicted - widths.below, crossed.predicted + widths.above
         holdout = HoldoutRows(crossed.actual, crossed.predicted, *ends, evaluated_entities)
         baseline = compute_baseline(holdout, evaluated, TWIN_TYPES[self.twin_type].segments)
-        own_rows = selected.take(np.arange(first, len(table)))
-        declared = TWIN_TYPES[self.twin_type].segments
-        new_levels = measure_new_levels(own_rows, outcome, conformal, model_type, declared, n_jobs=self.n_jobs, seed=self.seed)
+        fit = partial(fit_outcome_model, model_type=model_type, n_jobs=self.n_jobs, seed=self.seed)
+        own_rows, declared = table.take(np.arange(first, len(table))), TWIN_TYPES[self.twin_type].segments
+        new_levels = measure_new_levels(own_rows, selection.features, outcome, conformal, fit, declared, self.seed)
         metrics = _with_new_levels(
             _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, baseline), new_levels
         )

@@ -3,8 +3,8 @@
 Rows of new levels are not exchangeable with the training rows, so that intervals cover fewer of their outcomes than stated. How
 many fewer is measured by leaving whole levels out: the outcome model is fitted without them, predicts their rows, and the intervals
 are those of rows with an unknown level. Intervals of such rows are widened by the factor that covers 95 % of the rows of a new
-level, where every level has the same weight. Where there are too few levels for that, it covers 95 % of the rows. A new level that
-differs from the learned ones by more than they differ from each other is not covered by any such factor.
+level, where every level has the same weight. A new level that differs from the learned ones by more than they differ from each
+other is not covered by any such factor.
 
 References:
     Lee, Barber, Willett (2023), Distribution-free inference with hierarchical data (arXiv:2306.06342), for a new level as one draw
@@ -14,8 +14,7 @@ References:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,12 +22,14 @@ from sklearn.pipeline import Pipeline
 
 from engine.twins.conformal import Conformal, conformal_quantile
 from engine.twins.entities import entity_weights, folds
-from engine.twins.outcome_model import encode_features, fit_outcome_model, predict_outcome
+from engine.twins.outcome_model import encode_features, predict_outcome
 from engine.twins.training_table import TrainingTable
 from schemas.arrays import Flags, Floats, Integers
 from schemas.twin_models import NewLevels
 
 __all__ = ["FEWEST_TRAINING_ROWS", "left_out_level_names", "measure_new_levels", "new_level_sentences", "widening"]
+
+Fit = Callable[[TrainingTable], Pipeline]
 
 FEWEST_TRAINING_ROWS = 2000
 """Rows below which nothing is measured: levels have too few rows each."""
@@ -58,32 +59,31 @@ def left_out_level_names(table: TrainingTable, segments: Sequence[str]) -> list[
 
 def measure_new_levels(
     table: TrainingTable,
+    selected: Sequence[str],
     outcome: Pipeline,
     conformal: Conformal,
-    model_type: str,
+    fit: Fit,
     segments: Sequence[str],
-    *,
-    n_jobs: int,
     seed: int,
 ) -> dict[str, NewLevels]:
     """Measure the coverage of new levels of each feature of :func:`left_out_level_names`, by feature.
 
     Args:
-        table: the rows that the model is evaluated on, with the features of the outcome.
+        table: the rows that the model is evaluated on.
+        selected: the features from which the outcome is predicted.
         outcome: the model, which knows all levels.
         conformal: widths of its intervals.
-        model_type: of the models that are fitted without some levels.
+        fit: fits an outcome model to some of the rows.
         segments: the twin type's segments.
-        n_jobs: processors for fitting; results do not depend on it.
         seed: of the folds.
     """
     if len(table) < FEWEST_TRAINING_ROWS:
         return {}
-    measured = {}
-    for name in left_out_level_names(table, segments):
+    measured, fitted = {}, table.select(selected)
+    for name in left_out_level_names(fitted, segments):
         unknown = table.features.assign(**{name: _NO_LEVEL})
         widths = conformal.widths(encode_features(outcome, unknown), unknown, _LEVEL)
-        errors = table.target - _predict_left_out(table, name, model_type, n_jobs, seed)
+        errors = table.target - _predict_left_out(fitted, name, fit, seed)
         size = np.where(errors < 0, -errors / np.maximum(widths.below, 1e-300), errors / np.maximum(widths.above, 1e-300))
         measured[name] = _summarise(size, table.features[name])
     return measured
@@ -113,14 +113,14 @@ def new_level_sentences(measured: Mapping[str, NewLevels]) -> Iterator[str]:
             )
 
 
-def _predict_left_out(table: TrainingTable, name: str, model_type: str, n_jobs: int, seed: int) -> Floats:
+def _predict_left_out(table: TrainingTable, name: str, fit: Fit, seed: int) -> Floats:
     """Prediction of each row by a model without the rows of its level and of its entity."""
     levels, rng = pd.factorize(table.features[name])[0], np.random.default_rng(seed)
     predicted = np.empty(len(table))
     for train, test in folds(levels, min(_FOLDS, len(np.unique(levels))), seed):
         others = train[~np.isin(table.groups[train], table.groups[test])]
         sample = others if len(others) <= _MOST_ROWS else np.sort(rng.choice(others, _MOST_ROWS, replace=False))
-        model = fit_outcome_model(table.take(sample), model_type, n_jobs=n_jobs, seed=seed)
+        model = fit(table.take(sample))
         predicted[test] = predict_outcome(model, encode_features(model, table.features.iloc[test]))
     return predicted
 
@@ -133,9 +133,8 @@ def _summarise(size: Floats, levels: pd.Series[str]) -> NewLevels:
     inside = pd.Series(size <= 1).groupby(levels.to_numpy())
     coverage = inside.mean()[inside.size() >= _FEWEST_NAMED]
     codes: Integers = pd.factorize(levels)[0]
-    factor = conformal_quantile(size, _LEVEL, entity_weights(codes))
-    if not math.isfinite(factor):
-        factor = conformal_quantile(size, _LEVEL)
+    weights = entity_weights(codes)
+    factor = conformal_quantile(size, _LEVEL, weights * (len(size) / weights.sum()))
     return NewLevels(
         levels=int(codes.max()) + 1,
         rows=len(size),
