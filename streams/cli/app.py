@@ -82,6 +82,11 @@ add_lazy_commands(
         "train": "Train a model line on the table FILE.",
     },
 )
+add_lazy_commands(
+    _group("data", "Tell what a model would make of a table.", "twinstream data check history.parquet"),
+    "streams.cli.data",
+    {"check": "Tell what a model would make of the table FILE, on one page."},
+)
 add_lazy_commands(app, "streams.cli.simulation", {"simulate": "Predict the effect of a campaign with INTERVENTION."})
 add_lazy_commands(
     app,

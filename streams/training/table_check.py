@@ -31,11 +31,13 @@ from streams.tables import (
     load_table,
 )
 from streams.tables.headers import header_key
+from streams.tables.raw import FIRST_ROW
 from streams.training import part_d
 from streams.training.datasets import as_training_table, read_training_table
 from streams.training.imported_table import ImportedTable
+from streams.training.open_payments import is_open_payments
 
-__all__ = ["Finding", "TableCheck", "check_file", "check_table"]
+__all__ = ["Finding", "TableCheck", "check_file", "check_reading", "check_table", "read_for_check"]
 
 _SHOWN_ROWS = 10
 
@@ -82,25 +84,41 @@ def check_file(path: Path, twin_type: TwinType, target: str | None = None, optio
         FileNotFoundError: when there is no such file.
         ValueError: for a target that the catalogue does not declare.
     """
-    options = options or TableOptions()
-    declared = entity_columns(twin_type)
     try:
-        raw = load_table(path, options, frozenset(map(header_key, declared)) | part_d.KNOWN_HEADERS)
-        if options.mapping is None and part_d.is_part_d(raw.headers):
-            return _check_imported(read_training_table([path], twin_type, target, options), twin_type)
-        reading = convert_table(raw, declared, options)
-        if part_d.is_joined_years(reading.frame):
-            return _check_imported(as_training_table(reading, twin_type, target), twin_type)
-        return check_table(reading, twin_type, target)
+        reading, remarks = read_for_check(path, twin_type, target, options or TableOptions())
     except TableRefused as refused:
         return TableCheck(0, tuple(map(Finding, refused.problems)), ())
+    return check_reading(reading, twin_type, target, remarks)
 
 
-def _check_imported(imported: ImportedTable, twin_type: TwinType) -> TableCheck:
-    """The check of a table that was converted from a known layout."""
+def read_for_check(
+    path: Path, twin_type: TwinType, target: str | None, options: TableOptions
+) -> tuple[TableReading, tuple[str, ...]]:
+    """A table whatever the number of its bad rows, and remarks on its conversion where it has a known layout.
+
+    Raises:
+        TableRefused: when the file cannot be read.
+    """
+    declared = entity_columns(twin_type)
+    raw = load_table(path, options, frozenset(map(header_key, declared)) | part_d.KNOWN_HEADERS)
+    if options.mapping is None and (part_d.is_part_d(raw.headers) or is_open_payments(raw.headers)):
+        return _converted(read_training_table([path], twin_type, target, options))
+    reading = convert_table(raw, declared, options)
+    if part_d.is_joined_years(reading.frame):
+        return _converted(as_training_table(reading, twin_type, target))
+    return reading, ()
+
+
+def _converted(imported: ImportedTable) -> tuple[TableReading, tuple[str, ...]]:
     frame = imported.frame
-    check = check_table(TableReading(imported.source, frame, np.arange(len(frame)) + 2, len(frame)), twin_type, imported.target)
-    return replace(check, notes=(*map(Finding, (*imported.remarks, *imported.notes)), *check.notes))
+    reading = TableReading(imported.source, frame, np.arange(len(frame)) + FIRST_ROW, len(frame))
+    return reading, (*imported.remarks, *imported.notes)
+
+
+def check_reading(reading: TableReading, twin_type: TwinType, target: str | None = None, remarks: Sequence[str] = ()) -> TableCheck:
+    """All findings of a table, and remarks on its conversion."""
+    check = check_table(reading, twin_type, target)
+    return replace(check, notes=(*map(Finding, remarks), *check.notes))
 
 
 def check_table(reading: TableReading, twin_type: TwinType, target: str | None = None) -> TableCheck:

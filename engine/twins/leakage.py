@@ -1,0 +1,190 @@
+"""Suspects of leakage: features that know the target better than something that is known before it should.
+
+A feature is tested alone, on rows that its small model has not learned (rows of one entity stay together), and against all other
+features together. A suspect is not a proof: a volume of last year may well predict that of this year. It is what a person should
+look at before a model is believed.
+
+References:
+    Kaufman, Rosset, Perlich, Stitelman (2012), Leakage in data mining: formulation, detection, and avoidance. ACM TKDD 6(4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.metrics import roc_auc_score
+from sklearn.tree import DecisionTreeRegressor
+from threadpoolctl import threadpool_limits
+
+from engine.twins.entities import folds
+from engine.twins.training_table import TrainingTable
+from schemas.arrays import Floats, Integers
+
+__all__ = ["FeatureKnowledge", "copied_columns", "feature_knowledge"]
+
+COPY = 0.98
+"""Absolute rank correlation with the target from which a feature is nearly the target itself."""
+
+ALONE = 0.5
+"""Score of one feature alone from which it is compared with all others."""
+
+AGAINST_OTHERS = 2.0
+"""A feature whose score alone is more than this many times that of all others together is a suspect."""
+
+_FOLDS = 5
+_MOST_ROWS = 20_000
+_COMPARED_ROWS = 5_000
+_LEAVES = 32
+_TOLERANCE = 1e-6
+_EQUAL_SHARE = 0.99
+_MIN_ROWS = 50
+_MOST_COLUMNS = 60
+
+
+class FeatureKnowledge(NamedTuple):
+    """What one feature knows of the target.
+
+    Attributes:
+        name: of the feature.
+        alone: score of the feature alone on rows that were not learned: R2, or 2 AUC - 1 where the target has two values.
+        others: the same of all other features together; None where it was not needed or there are none.
+        correlation: absolute rank correlation of a number with the target; 0 for levels.
+    """
+
+    name: str
+    alone: float
+    others: float | None
+    correlation: float
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the feature is nearly the target."""
+        return self.correlation >= COPY or self.alone >= COPY
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a person should look at the feature."""
+        return self.is_copy or (
+            self.alone >= ALONE and self.others is not None and self.alone > AGAINST_OTHERS * max(self.others, 0.0)
+        )
+
+
+def feature_knowledge(table: TrainingTable, seed: int = 0) -> list[FeatureKnowledge]:
+    """What each feature knows of the target, the most first; of a large table some rows are drawn.
+
+    Example:
+        >>> from engine.twins.training_table import build_training_table
+        >>> from schemas.twin_types import TwinType
+        >>> rng = np.random.default_rng(0)
+        >>> frame = pd.DataFrame({"decile": rng.integers(1, 11, 1500), "prescribing_change": rng.normal(0, 0.1, 1500)})
+        >>> frame["seen_later"] = frame["prescribing_change"] * 100 + 3
+        >>> knowledge = feature_knowledge(build_training_table(frame, TwinType.HCP, "prescribing_change"))
+        >>> [item.name for item in knowledge if item.is_suspect]
+        ['seen_later']
+    """
+    if len(table) > _MOST_ROWS:
+        table = table.take(np.sort(np.random.default_rng(seed).choice(len(table), _MOST_ROWS, replace=False)))
+    numbers = {name: _numbers(table, name) for name in table.kinds}
+    alone = {name: _score(table, [name], numbers, seed) for name in table.kinds}
+    knowledge = [
+        FeatureKnowledge(
+            name,
+            score,
+            _score(table, [peer for peer in table.kinds if peer != name], numbers, seed)
+            if score >= ALONE and len(alone) > 1
+            else None,
+            0.0 if name in table.categorical else _rank_correlation(numbers[name], table.target),
+        )
+        for name, score in alone.items()
+    ]
+    return sorted(knowledge, key=lambda item: (-max(item.alone, item.correlation), item.name))
+
+
+def _numbers(table: TrainingTable, name: str) -> Floats:
+    """A feature as numbers, levels as codes."""
+    column = table.features[name]
+    if name in table.categorical:
+        return pd.factorize(column)[0].astype(np.float64)
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _score(table: TrainingTable, names: Sequence[str], numbers: dict[str, Floats], seed: int) -> float:
+    """How well some features predict the target of rows that were not learned."""
+    predicted = np.full(len(table), np.nan)
+    for train, test in folds(table.groups, _FOLDS, seed):
+        columns = [_encoded(table, name, numbers[name], train) for name in names]
+        features = np.column_stack(columns)
+        with threadpool_limits(1, user_api="openmp"):
+            model = _model(len(train), n_features=len(names), seed=seed).fit(features[train], table.target[train])
+            predicted[test] = model.predict(features[test])
+    return _goodness(predicted, table.target)
+
+
+def _model(n: int, *, n_features: int, seed: int) -> Any:
+    if n_features == 1:
+        return DecisionTreeRegressor(max_leaf_nodes=_LEAVES, min_samples_leaf=max(5, n // 200), random_state=seed)
+    return HistGradientBoostingRegressor(max_iter=60, max_leaf_nodes=15, random_state=seed)
+
+
+def _encoded(table: TrainingTable, name: str, numbers: Floats, train: Integers) -> Floats:
+    """Numbers as they are; levels as the mean target of their rows in the training part, shrunk towards the mean of all."""
+    if name not in table.categorical:
+        return numbers
+    codes = numbers.astype(np.int64) + 1
+    mean = float(table.target[train].mean())
+    counts = np.bincount(codes[train], minlength=codes.max() + 1)
+    sums = np.bincount(codes[train], weights=table.target[train], minlength=codes.max() + 1)
+    return np.asarray(((sums + 10 * mean) / (counts + 10))[codes], dtype=np.float64)
+
+
+def _goodness(predicted: Floats, target: Floats) -> float:
+    values = np.unique(target)
+    if len(values) == 2:
+        return float(2 * roc_auc_score(target == values[1], predicted) - 1)
+    return float(1 - ((target - predicted) ** 2).mean() / target.var())
+
+
+def _rank_correlation(numbers: Floats, target: Floats) -> float:
+    present = np.isfinite(numbers)
+    if present.sum() < _MIN_ROWS or not np.ptp(numbers[present]) or not np.ptp(target[present]):
+        return 0.0
+    return float(abs(np.corrcoef(rankdata(numbers[present]), rankdata(target[present]))[0, 1]))
+
+
+def copied_columns(frame: pd.DataFrame, target: str) -> Iterator[str]:
+    """Sentences on numbers from which the target is computed: another column in another unit, or two columns.
+
+    Looks at the first 5,000 rows and 60 columns of numbers.
+
+    Example:
+        >>> frame = pd.DataFrame({"before": np.arange(1, 101.0), "after": np.arange(2, 102.0)})
+        >>> list(copied_columns(frame.assign(change=frame["after"] / frame["before"] - 1), "change"))
+        ["'after' / 'before' - 1 is the target: leave 'after' out"]
+    """
+    frame = frame.iloc[:_COMPARED_ROWS]
+    outcome = frame[target].to_numpy(dtype=float, na_value=np.nan)
+    names = [str(name) for name in frame.select_dtypes("number") if name != target][:_MOST_COLUMNS]
+    columns = {name: frame[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
+    for after in names:
+        for before in names:
+            if after == before:
+                continue
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = columns[after] / columns[before]
+                if _is_equal(ratio - 1, outcome):
+                    yield f"{after!r} / {before!r} - 1 is the target: leave {after!r} out"
+                elif _is_equal(columns[after] - columns[before], outcome):
+                    yield f"{after!r} - {before!r} is the target: leave {after!r} out"
+
+
+def _is_equal(formula: Floats, outcome: Floats) -> bool:
+    present = np.isfinite(formula) & np.isfinite(outcome)
+    if present.sum() < _MIN_ROWS or not np.ptp(outcome[present]):
+        return False
+    close = np.isclose(formula[present], outcome[present], rtol=_TOLERANCE, atol=_TOLERANCE)
+    return bool(close.mean() >= _EQUAL_SHARE)
