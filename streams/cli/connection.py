@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from streams.cli.failures import explain_server_failures
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from streams.cli.server_watch import Server
     from streams.settings import Settings
 
-__all__ = ["connected_service", "load_settings", "use_file_catalogue", "use_service_catalogue", "with_pool", "with_read_pool"]
+__all__ = [
+    "connected_service",
+    "load_settings",
+    "mappings_folder",
+    "use_file_catalogue",
+    "use_service_catalogue",
+    "with_pool",
+    "with_read_pool",
+]
 
 T = TypeVar("T")
 
@@ -72,6 +81,14 @@ def use_file_catalogue() -> None:
 
     if file := find_catalogue_file(load_settings().catalogue):
         install(read_catalogue(file))
+
+
+def mappings_folder() -> Path:
+    """The folder of saved mappings, beside the catalogue file."""
+    from streams.mappings.saved import FOLDER
+
+    catalogue = load_settings().catalogue
+    return FOLDER if catalogue is None else catalogue.parent / FOLDER
 
 
 def use_service_catalogue() -> None:

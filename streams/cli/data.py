@@ -8,6 +8,7 @@ import typer
 
 from schemas import Brand, TwinType, model_line
 from streams.cli.campaigns import BrandOption, TargetOption, TwinTypeOption
+from streams.cli.connection import use_file_catalogue
 from streams.cli.options import JsonOption, TableArgument, examples
 from streams.cli.output import Table, print_result
 from streams.cli.table_options import reads_table
@@ -43,6 +44,7 @@ def check(
     """
     from streams.training.data_report import report_file
 
+    use_file_catalogue()
     champion, reason = _champion(model_line(twin_type, brand, target))
     report = report_file(file, twin_type, target, reading, champion)
     print_result(_payload(report, reason), lambda: [_page(report, reason)], as_json=as_json)

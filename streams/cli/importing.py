@@ -12,7 +12,7 @@ import typer
 from schemas import TwinType
 from schemas.base import require_one_of
 from streams.cli.campaigns import TargetOption, TwinTypeOption
-from streams.cli.connection import use_file_catalogue
+from streams.cli.connection import mappings_folder, use_file_catalogue
 from streams.cli.options import JsonOption, examples, table_path
 from streams.cli.output import Table, is_terminal, notify, print_result
 from streams.cli.table_options import notify_remarks, reads_table
@@ -181,11 +181,12 @@ def _import_mapped(
     from streams.training import write_table
     from streams.training.mapped_import import import_by_mapping, propose
 
-    proposal = propose(source, twin_type, reading, answers)
+    folder = mappings_folder()
+    proposal = propose(source, twin_type, reading, folder, answers)
     if not as_json and is_terminal(sys.stdin) and is_terminal(sys.stdout):
         proposal = _edit(proposal)
     mapping = proposal.mapping(save_as)
-    path = mapping_path(mapping.name)
+    path = mapping_path(mapping.name, folder)
     is_new = mapping != proposal.earlier
     if is_new:
         save_mapping(mapping, path)

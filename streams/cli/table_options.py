@@ -13,9 +13,9 @@ import typer
 from pydantic import SecretStr
 
 from schemas.twin_types import TwinType
-from streams.cli.connection import load_settings
+from streams.cli.connection import load_settings, mappings_folder
 from streams.cli.output import notify
-from streams.mappings.saved import FOLDER, load_mapping, matching_mappings
+from streams.mappings.saved import load_mapping, matching_mappings
 from streams.tables.declared import Kind
 from streams.tables.files import table_headers
 from streams.tables.mapping import TableMapping
@@ -104,7 +104,7 @@ def _options(
         kinds=dict(map(_named_kind, column or ())),
         strict=strict,
         database=SecretStr(database) if database else None,
-        mapping=load_mapping(mapping) if mapping not in {None, NO_MAPPING} else None,
+        mapping=load_mapping(mapping, mappings_folder()) if mapping not in {None, NO_MAPPING} else None,
     )
 
 
@@ -152,10 +152,11 @@ def saved_mapping(source: Path, twin_type: TwinType, options: TableOptions) -> T
     Raises:
         ValueError: when several fit.
     """
-    if not FOLDER.is_dir() or not source.exists():
+    folder = mappings_folder()
+    if not folder.is_dir() or not source.exists():
         return None
     headers = table_headers(source, options)
-    fitting = [mapping for mapping in matching_mappings(headers) if mapping.twin_type is twin_type]
+    fitting = [mapping for mapping in matching_mappings(headers, folder) if mapping.twin_type is twin_type]
     if len(fitting) > 1:
         names = ", ".join(mapping.name for mapping in fitting)
         raise ValueError(f"{source.name}: several saved mappings fit, {names}: choose one with --mapping, or none")

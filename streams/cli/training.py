@@ -81,6 +81,7 @@ def _check(
 
     if features is not None:
         raise typer.BadParameter("a check looks at FILE alone, whose features are elsewhere with --features")
+    use_file_catalogue()
     result = check_file(file, twin_type, target, reading)
     payload = {
         "rows": result.rows,

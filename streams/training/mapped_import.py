@@ -123,8 +123,8 @@ def _changed(earlier: TableMapping, built: TableMapping, headers: Sequence[str],
     )
 
 
-def propose(path: Path, twin_type: TwinType, options: TableOptions, answers: Sequence[str] = ()) -> Proposal:
-    """Profile a table and guess its columns, on the base of the mapping in the options or the only saved one that fits.
+def propose(path: Path, twin_type: TwinType, options: TableOptions, folder: Path, answers: Sequence[str] = ()) -> Proposal:
+    """Profile a table and guess its columns, on the base of the mapping in the options or the only one in a folder that fits.
 
     Raises:
         TableRefused: when the file cannot be read.
@@ -132,14 +132,14 @@ def propose(path: Path, twin_type: TwinType, options: TableOptions, answers: Seq
     """
     raw = load_table(path, options, frozenset(map(header_key, entity_columns(twin_type))))
     profiles = profile_table(raw, options)
-    earlier = options.mapping or _only_saved(raw.headers, twin_type)
+    earlier = options.mapping or _only_saved(raw.headers, twin_type, folder)
     decided = _decided(earlier, raw.headers) if earlier else {}
     guesses = guess_columns(profiles, twin_type, decided)
     return Proposal(path, twin_type, options, raw, profiles, guesses, decided, earlier).answered(answers)
 
 
-def _only_saved(headers: Sequence[str], twin_type: TwinType) -> TableMapping | None:
-    saved = [mapping for mapping in matching_mappings(headers) if mapping.twin_type is twin_type]
+def _only_saved(headers: Sequence[str], twin_type: TwinType, folder: Path) -> TableMapping | None:
+    saved = [mapping for mapping in matching_mappings(headers, folder) if mapping.twin_type is twin_type]
     return saved[0] if len(saved) == 1 else None
 
 

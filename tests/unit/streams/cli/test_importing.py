@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from schemas.catalogue_in_effect import catalogue_of_process, install
 from streams.cli.app import app
 from streams.settings import settings
 from tests.unit.streams.mappings.own_tables import N, own_table
@@ -131,3 +132,23 @@ def test_a_claims_extract_is_imported_by_its_windows(folder: Path):
         in run("import", "claims.csv", "--as-of", "2024-06", "--map", "NPI=banana", status=1).stderr
     )
     assert "'June' is no month" in run("import", "claims.csv", "--as-of", "June", status=1).stderr
+
+
+def test_features_of_the_users_catalogue_are_recognised_and_mappings_are_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "conf").mkdir()
+    (folder / "conf/own.yaml").write_text(
+        "twin_types: {hcp: {features: {congress_visits: {kind: integer, unit: visits a year, low: 0}}}}\n"
+    )
+    monkeypatch.setenv("TWIN_CATALOGUE", "conf/own.yaml")
+    settings.cache_clear()
+    built_in = catalogue_of_process()
+    try:
+        own_table().assign(**{"Congress Visitors": 3, "Congress Visits": np.arange(N)}).to_csv("own.csv", index=False)
+        payload = json.loads(run("import", "own.csv", "--json").stdout)
+    finally:
+        install(built_in)
+        settings.cache_clear()
+    assert payload["mapping"] == "conf/mappings/own.yaml"
+    assert {item["column"] for item in payload["columns"] if item["feature"] == "congress_visits" and item["used"]} == {
+        "Congress Visits"
+    }
