@@ -143,8 +143,15 @@ def example(text: pa.Array, rows: Flags) -> str:
     return shorten(text[int(np.flatnonzero(rows)[0])].as_py())
 
 
+def _is_binary(column: pa.Array) -> bool:
+    return bool(pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type))
+
+
 def convert_ids(column: pa.Array, name: str) -> Converted:
     """Ids as text, as they are written; those that a spreadsheet has shortened (1.23E+09) are wrong."""
+    if _is_binary(column):
+        wrong = Wrong(as_flags(pc.is_valid(column)), "is no text in UTF-8")
+        return Converted(pd.Series([None] * len(column), dtype="str"), _found(wrong))
     if is_text(column):
         text = trimmed(column)
         shortened = matches(text, _SHORTENED_NUMBER, "E+")
@@ -171,9 +178,14 @@ def convert_text(column: pa.Array, _name: str) -> Converted:
 
 def convert_levels(column: pa.Array, name: str) -> Converted:
     """Levels in the spelling that most cells have, see ``schemas.levels``."""
+    if pa.types.is_decimal(column.type):  # as text: large ones are no exact floats
+        text = pc.replace_substring_regex(pc.cast(column, pa.string()), r"(\..*?)0+$", r"\1")
+        return Converted(levels_of(_strings(pc.replace_substring_regex(text, r"\.$", ""))).texts())
+    if _is_binary(column):
+        wrong = Wrong(as_flags(pc.is_valid(column)), "is no text in UTF-8")
+        return Converted(pd.Series([None] * len(column), dtype="str"), _found(wrong))
     if not is_text(column):
-        numbers = pc.cast(column, pa.float64()) if pa.types.is_decimal(column.type) else column
-        return Converted(levels_of(numbers.to_pandas()).texts())
+        return Converted(levels_of(column.to_pandas()).texts())
     text = trimmed(column)
     levels = levels_of(_strings(text))
     spellings = levels.spellings()

@@ -37,18 +37,20 @@ __all__ = ["Numerals", "checked", "convert_numbers", "convert_numerals", "parse_
 _SPACES = r" '\x{2019}\x{a0}\x{202f}"  # between thousands: blanks, also narrow ones, and apostrophes
 
 
-def _number_pattern(decimal: str, grouping: str) -> str:
+def _number_pattern(decimal: str, grouping: str, other_groups: str = "") -> str:
     exponent = r"(?:[eE][+-]?\d+)?"
-    return rf"^[+-]?(?:(?:\d+|[1-9]\d{{0,2}}(?:[{grouping}]\d{{3}})+)(?:{decimal}\d*)?|{decimal}\d+){exponent}$"
+    return rf"^[+-]?(?:(?:\d+|[1-9]\d{{0,2}}(?:[{grouping}]\d{{3}})+{other_groups})(?:{decimal}\d*)?|{decimal}\d+){exponent}$"
 
 
 _GROUPING = {Decimal.POINT: f",{_SPACES}", Decimal.COMMA: f".{_SPACES}"}
 _DIGITS = {
-    Decimal.POINT: _number_pattern(r"\.", _GROUPING[Decimal.POINT]),
+    Decimal.POINT: _number_pattern(r"\.", _GROUPING[Decimal.POINT], r"|[1-9]\d?(?:,\d{2})+,\d{3}"),  # 1,10,000 is 110000
     Decimal.COMMA: _number_pattern(",", _GROUPING[Decimal.COMMA]),
 }
 _TWO_READINGS = r"^[+-]?[1-9]\d{0,2}[.,]\d{3}$"
 _CURRENCY = r"[$\x{20ac}\x{a3}]"
+_LONG_MINUS = r"^\x{2212}"
+_IN_PARENTHESES = rf"^({_CURRENCY}?)\s*\(\s*({_CURRENCY}?\s*[\d.,][^()+-]*)\)$"
 _CLEAR_SHARE = 0.95
 """Share of the cells with a clear sign of decimals that must agree; the others are wrong."""
 
@@ -63,6 +65,7 @@ class Numerals:
     Attributes:
         text: digits and signs without blanks, percent signs and currency around them; null where a cell is empty or means missing.
         percent, missing, currency: which cells had these signs or words, shape ``(n,)``.
+        minus: which cells are negative by parentheses, as in accounts, or by the long minus sign.
         n_point, n_comma: cells that are numbers with a decimal point only, and with a decimal comma only.
         two_readings: cells that are numbers either way, with another value.
         is_number: cells that are numbers in any reading.
@@ -72,6 +75,7 @@ class Numerals:
     percent: Flags
     missing: Flags
     currency: Flags
+    minus: Flags
     n_point: int
     n_comma: int
     two_readings: Flags
@@ -91,6 +95,7 @@ def parse_numerals(column: pa.Array) -> Numerals:
     text = trimmed(column)
     missing = as_flags(pc.is_in(pc.utf8_lower(text), pa.array(sorted(MISSING_NUMBERS))))
     text = blanked(text, missing)
+    text, minus = _with_minus(text)
     percent = as_flags(pc.ends_with(text, "%"))
     if percent.any():
         text = pc.utf8_trim_whitespace(pc.replace_substring_regex(text, r"%$", ""))
@@ -100,8 +105,25 @@ def parse_numerals(column: pa.Array) -> Numerals:
     point, comma = (matches(text, _DIGITS[sign]) for sign in (Decimal.POINT, Decimal.COMMA))
     two_readings = point & comma & matches(text, _TWO_READINGS)
     return Numerals(
-        text, percent, missing, currency, int((point & ~comma).sum()), int((comma & ~point).sum()), two_readings, point | comma
+        text,
+        percent,
+        missing,
+        currency,
+        minus,
+        int((point & ~comma).sum()),
+        int((comma & ~point).sum()),
+        two_readings,
+        point | comma,
     )
+
+
+def _with_minus(text: pa.Array) -> tuple[pa.Array, Flags]:
+    """The cells with the minus sign of a keyboard for the long one, and for parentheses around a number: (5) is -5 in accounts."""
+    minus = matches(text, _LONG_MINUS, "\u2212") | matches(text, _IN_PARENTHESES, "(")
+    if minus.any():
+        text = pc.replace_substring_regex(text, _LONG_MINUS, "-")
+        text = pc.replace_substring_regex(text, _IN_PARENTHESES, r"-\1\2")
+    return text, minus
 
 
 def settled_decimal(numerals: Numerals, column: Column, others: Decimal | None) -> Decimal:
@@ -196,6 +218,9 @@ def _sign_notes(numerals: Numerals, name: str, decimal: Decimal, values: Floats)
     commas = matches(numerals.text, ",") & ~np.isnan(values) if decimal is Decimal.COMMA else np.zeros(len(values), dtype=np.bool_)
     if commas.any():
         notes.append(_sign_note(numerals, name, commas, "a decimal comma", values))
+    if (minus := numerals.minus & ~np.isnan(values)).any():
+        kinds = "in parentheses or with a long minus sign"
+        notes.append(f"{name}: {count_of(int(minus.sum()), 'cell')} {kinds} read as negative, such as {values[minus][0]:.15g}")
     if numerals.currency.any():
         notes.append(f"{name}: {count_of(int(numerals.currency.sum()), 'cell')} read without their sign of currency")
     return notes
@@ -228,7 +253,7 @@ def convert_numbers(column: pa.Array, declared: Column) -> Converted:
     if pa.types.is_integer(column.type) and not column.null_count and _is_int64(column):
         return checked(pc.cast(column, pa.int64()).to_numpy(), declared)
     values = np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
-    return checked(values, declared, [Wrong(np.isinf(values), "is infinite")], ())
+    return checked(values, declared)
 
 
 def _is_int64(column: pa.Array) -> bool:
@@ -239,7 +264,11 @@ def checked(values: Floats | Integers, column: Column, wrong: Sequence[Wrong] = 
     """The numbers, shape ``(n,)``, with those refused that the column cannot have; a complete column of whole numbers is int64."""
     refused = list(wrong)
     bad = np.logical_or.reduce([np.zeros(len(values), dtype=np.bool_), *(item.rows for item in refused)])
-    rules = [*_out_of_bounds(values, column), *(_not_whole(values) if column.kind == "integer" else ())]
+    rules = [
+        Wrong(np.isinf(values), "is infinite, or too large for a number"),
+        *_out_of_bounds(values, column),
+        *(_not_whole(values) if column.kind == "integer" else ()),
+    ]
     for rule in rules:
         refused.append(Wrong(rule.rows & ~bad, rule.reason))
         bad |= rule.rows

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.arrays import Flags, Integers
-from streams.tables.report import BadCell
+from schemas.base import shorten
+from streams.tables.report import BadCell, TableRefused
 
 __all__ = ["FIRST_ROW", "RawTable", "frame_table", "mixed_array"]
 
@@ -73,12 +74,12 @@ def _series_array(series: pd.Series[Any]) -> pa.Array:
     if isinstance(series.dtype, pd.DatetimeTZDtype):
         return pc.assume_timezone(pa.array(series.dt.tz_convert("UTC").dt.tz_localize(None), from_pandas=True), "UTC")
     array = pa.array(series, from_pandas=True)
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    return plain_array(array)
 
 
 def mixed_array(cells: Sequence[Any]) -> pa.Array:
     """An array of cells of any types: of their type where it is one of numbers, flags or texts, otherwise of text."""
-    values = [None if _is_missing(cell) else cell for cell in cells]
+    values = [None if _is_missing(cell) else _as_text(cell) for cell in cells]
     types = {type(value) for value in values if value is not None}
     if len(types) <= 1 and all(issubclass(kind, _PLAIN_TYPES) for kind in types):
         try:
@@ -86,6 +87,28 @@ def mixed_array(cells: Sequence[Any]) -> pa.Array:
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             pass
     return pa.array([None if value is None else _text(value) for value in values], type=pa.string())
+
+
+def _as_text(cell: Any) -> Any:
+    """Bytes of UTF-8, as some programs store text, as this text."""
+    if not isinstance(cell, bytes):
+        return cell
+    try:
+        return cell.decode()
+    except UnicodeDecodeError as error:
+        raise TableRefused("the table", [f"{shorten(cell)} are bytes that are no text in UTF-8"]) from error
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    """A column of bytes as text where all of them are UTF-8, as some programs write text to Parquet; others as they are."""
+    if pa.types.is_fixed_size_binary(array.type) or pa.types.is_binary_view(array.type):
+        array = pc.cast(array, pa.binary())
+    if not (pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)):
+        return array
+    try:
+        return pc.cast(array, pa.string())
+    except pa.ArrowInvalid:
+        return array
 
 
 def _is_missing(cell: Any) -> bool:
@@ -114,6 +137,7 @@ def plain_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    array = _decoded(array)
     if pa.types.is_string_view(array.type) or pa.types.is_large_string(array.type):
         array = pc.cast(array, pa.string())
     return array

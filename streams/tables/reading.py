@@ -26,6 +26,7 @@ from streams.tables.conversion import (
     trimmed,
 )
 from streams.tables.declared import Column
+from streams.tables.doubts import doubtful_cells, header_below, totals
 from streams.tables.files import load_table
 from streams.tables.headers import header_key, name_columns
 from streams.tables.inference import inferred_kind
@@ -94,6 +95,8 @@ def convert_table(raw: RawTable, declared: Mapping[str, Column], options: TableO
         mapped = map_headers(raw, declared, options.mapping)
         return apply_rules(convert_table(mapped.raw, mapped.declared, replace(options, mapping=None)), mapped.uses)
     table, problems = name_columns(raw, declared)
+    if below := header_below(raw, frozenset(map(header_key, declared))):
+        raise TableRefused(raw.name, [below])
     problems += [f"it has no column {name!r}, whose kind is stated" for name in options.kinds if name not in table.headers]
     texts, formula_notes = _without_formulas(table)
     columns = {name: _without_marks(column, options) for name, column in texts.items()}
@@ -103,7 +106,8 @@ def convert_table(raw: RawTable, declared: Mapping[str, Column], options: TableO
         raise TableRefused(raw.name, [*problems, *unsettled])
     notes += formula_notes
     notes += [note for item in converted.values() for note in item.notes]
-    return _reading(table, columns, converted, notes)
+    notes += doubtful_cells(columns, kinds, table.rows)
+    return _reading(table, columns, converted, totals(columns, kinds, converted), notes)
 
 
 def _without_formulas(table: RawTable) -> tuple[dict[str, pa.Array], list[str]]:
@@ -173,7 +177,11 @@ def _convert_column(column: pa.Array, kind: Column, options: TableOptions) -> Co
 
 
 def _reading(
-    table: RawTable, columns: Mapping[str, pa.Array], converted: Mapping[str, Converted], notes: Sequence[str]
+    table: RawTable,
+    columns: Mapping[str, pa.Array],
+    converted: Mapping[str, Converted],
+    summed: tuple[str, Flags] | None,
+    notes: Sequence[str],
 ) -> TableReading:
     bad: Flags = np.zeros(len(table.rows), dtype=np.bool_)
     cells = list(table.bad_rows)
@@ -185,6 +193,11 @@ def _reading(
             cells += [
                 BadCell(int(table.rows[at]), name, str(value), wrong.reason) for at, value in zip(places, values, strict=True)
             ]
+    if summed is not None:
+        name, rows = summed
+        bad |= rows
+        labels = [(int(table.rows[at]), columns[name][int(at)].as_py()) for at in np.flatnonzero(rows)]
+        cells += [BadCell(row, name, label, "is a row of totals, and not of one entity") for row, label in labels]
     frame = pd.DataFrame({name: item.values for name, item in converted.items()}, index=pd.RangeIndex(len(table.rows)))
     good = frame[~bad].reset_index(drop=True) if bad.any() else frame
     return TableReading(table.name, good, table.rows[~bad], table.n_rows, tuple(sorted(cells)), (*table.notes, *notes))

@@ -46,6 +46,13 @@ _PLAUSIBLE = (pd.Timestamp("1990-01-01"), pd.Timestamp("2100-01-01"))
 """Numbers that stand for other times have another unit than the one stated."""
 _UTC: Any = "datetime64[us, UTC]"
 _NAIVE: Any = "datetime64[us]"
+_PERIODS = {
+    re.compile(r"\d{4}[-/.]\d{1,2}|\d{1,2}[-/.]\d{4}|[A-Za-z]{3,9}[ -]\d{4}"): "a month",
+    re.compile(r"\d{4}-?W\d{1,2}|[WK]+\d{1,2}[-/ ]\d{4}", re.IGNORECASE): "a week",
+    re.compile(r"\d{4}-?W\d{1,2}-?\d", re.IGNORECASE): "a day of a week by its number",
+    re.compile(r"\d{4}[- ]?Q\d|Q\d[- /]?\d{4}", re.IGNORECASE): "a quarter",
+}
+"""Forms of periods that are no times."""
 _FORM = "give times with their zone, such as 2026-01-31T12:00:00Z"
 
 
@@ -97,7 +104,12 @@ def _wrong(reasons: Sequence[str], codes: Any) -> list[Wrong]:
 
 
 def _notes(times: _Times, name: str, options: TableOptions) -> list[str]:
-    return [f"{name}: times without a zone read as times of {options.timezone}"] if times.local.notna().any() else []
+    notes = [f"{name}: times without a zone read as times of {options.timezone}"] if times.local.notna().any() else []
+    moments = times.moments.dt.tz_localize(None)
+    if (far := (moments < _PLAUSIBLE[0]) | (moments >= _PLAUSIBLE[1])).any():
+        days = ", ".join(f"{moment:%Y-%m-%d}" for moment in moments[far][:3])
+        notes.append(f"{name}: {days} may stand for a missing time: --missing makes its text one")
+    return notes
 
 
 # -- typed cells
@@ -178,6 +190,9 @@ def _text_times(cells: pa.Array, options: TableOptions) -> _Times:
     _read_numbers(times, {place: float(text.replace(",", ".")) for place, text in texts["number"].items()}, options)
     _read_dates(times, dates, options)
     _set_local(times, named, _in_forms(list(named.values()), _NAMED_MONTHS), "is no time")
+    for place, text in named.items():
+        if times.reasons[place] and (period := next((what for form, what in _PERIODS.items() if form.fullmatch(text)), None)):
+            times.reasons[place] = f"is {period}, not a time: write the day that is meant, such as 2026-01-31"
     _apply_zones(times, zones)
     return times
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 import zipfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openpyxl
+from openpyxl.utils.cell import range_boundaries
 from openpyxl.utils.exceptions import InvalidFileException
 
 from schemas.base import require_one_of
 from streams.tables.raw import RawTable, mixed_array
+from streams.tables.report import BadCell
 
 __all__ = ["workbook_table"]
 
+_MERGED = re.compile(rb'<(?:\w+:)?mergeCell [^>]*?ref="([A-Z]+[0-9]+:[A-Z]+[0-9]+)"')
+_BLOCK_BYTES, _LONGEST_TAG = 1 << 20, 200
 _ZERO_PADDED = re.compile(r"0{2,}")
 
 
@@ -34,10 +40,11 @@ def workbook_table(path: Path, sheet: str | None) -> RawTable:
         title = sheet or _only_sheet(workbook)
         require_one_of("sheet", title, workbook.sheetnames)
         rows = [[_value(cell) for cell in row] for row in _rows(workbook[title])]
+        merged = _merged_ranges(workbook[title])
     finally:
         workbook.close()
     _refuse_formulas(path, title, rows)
-    return _table(path.name, rows)
+    return _without_merged(_table(path.name, rows), merged, rows)
 
 
 def _only_sheet(workbook: Any) -> str:
@@ -61,6 +68,31 @@ def _value(cell: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and _ZERO_PADDED.fullmatch(cell.number_format or ""):
         return f"{value:0{len(cell.number_format)}d}"
     return None if value == "" else value
+
+
+def _merged_ranges(sheet: Any) -> list[tuple[int, int, int, int]]:
+    """Ranges of merged cells as first column, first row, last column and last row: sheets that are read cell by cell lack them."""
+    ranges: list[str] = []
+    rest = b""
+    with sheet.parent._archive.open(sheet._worksheet_path) as file:  # noqa: SLF001  # it has no public name
+        while block := file.read(_BLOCK_BYTES):
+            rest = rest[-_LONGEST_TAG:] + block
+            ranges += [found.decode() for found in _MERGED.findall(rest)]
+    return [range_boundaries(text) for text in dict.fromkeys(ranges)]
+
+
+def _without_merged(table: RawTable, merged: list[tuple[int, int, int, int]], rows: list[list[Any]]) -> RawTable:
+    """The table without rows that have a merged cell with a value: only one of them has it, and the others would be missing."""
+    bad: dict[int, BadCell] = {}
+    for left, top, _right, bottom in merged:
+        value = rows[top - 1][left - 1] if top <= len(rows) and left <= len(rows[top - 1]) else None
+        if value is not None and left <= len(table.headers):
+            cell = partial(
+                BadCell, column=table.headers[left - 1], value=str(value), reason="is a merged cell: give each row its own"
+            )
+            bad |= {row: cell(row) for row in range(top, bottom + 1)}
+    is_bad = np.isin(table.rows, list(bad))
+    return replace(table.take(~is_bad), bad_rows=tuple(bad[row] for row in table.rows[is_bad].tolist())) if is_bad.any() else table
 
 
 def _refuse_formulas(path: Path, title: str, rows: list[list[Any]]) -> None:
