@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import compress
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import numpy as np
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from schemas.base import Finite, Frozen, Moment, Probability
 from schemas.canonical import NUMBERS, encode_own_fields, encode_shared_fields
@@ -45,6 +46,7 @@ __all__ = [
     "SimulationRequest",
     "SourceId",
     "canonical_digest",
+    "padded_sums",
 ]
 
 
@@ -288,8 +290,20 @@ SUM_FIELDS: tuple[str, ...] = (
     "absolute_error",
     "n_outliers",
     *(f"log_bet_{bet}" for bet in range(N_BETS)),
+    *("excess_error", "excess_error_spread", "slope", "slope_spread", "excess_misses", "excess_misses_spread"),
 )
-"""The integer sums of a pane, in the order of ``PaneRow.sums``; ``engine.fidelity.error_sums`` has the quantum of each."""
+"""The integer sums of a pane, in the order of ``PaneRow.sums``; ``engine.fidelity.error_sums`` has the quantum of each.
+
+Later versions append fields: what an earlier one has stored or sent counts 0 in them.
+"""
+
+
+_FIRST_N_SUMS = SUM_FIELDS.index("excess_error")
+
+
+def padded_sums(sums: Sequence[int]) -> tuple[int, ...]:
+    """Sums of an earlier version with 0 in each field that it did not have."""
+    return (*sums, *(0 for _ in range(len(SUM_FIELDS) - len(sums))))
 
 
 class SourceId(Frozen):
@@ -331,6 +345,11 @@ class PaneRow(Frozen):
     last_offset: int = Field(ge=0)
     sums: tuple[int, ...] = Field(min_length=len(SUM_FIELDS), max_length=len(SUM_FIELDS))
 
+    @field_validator("sums", mode="before")
+    @classmethod
+    def _of_earlier_version(cls, sums: Any) -> Any:
+        return padded_sums(sums) if isinstance(sums, (list, tuple)) and len(sums) == _FIRST_N_SUMS else sums
+
 
 MAX_MESSAGE_ROWS = 500
 """Rows of one message with sums."""
@@ -367,7 +386,12 @@ class FidelityWindow(Event):
 
 
 class DriftEvent(Event):
-    """A change of the drift state of a series, or a verdict that requests retraining."""
+    """A change of the drift state of a series, or a verdict that requests retraining.
+
+    Attributes:
+        evidence_by_loss: evidence of each loss taken alone, over the same limit; empty for a segment without a baseline.
+        carried_by: the segment that nearly all of these outcomes belong to, unlike the training rows: the change is its own.
+    """
 
     line: str
     model_id: UUID
@@ -380,6 +404,8 @@ class DriftEvent(Event):
     verdicts: tuple[Verdict, ...]
     evidence: Finite | None = None
     evidence_limit: Finite | None = None
+    evidence_by_loss: dict[str, Finite] = Field(default_factory=dict)
+    carried_by: str | None = None
     reason: str
 
 

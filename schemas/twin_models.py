@@ -28,8 +28,11 @@ __all__ = [
     "Baseline",
     "Brand",
     "DigitalTwin",
+    "Effects",
     "Errors",
+    "ExpectedErrors",
     "Histogram",
+    "LossMoments",
     "ModelCard",
     "ModelType",
     "NewLevels",
@@ -52,6 +55,52 @@ FEWEST_FOR_CORRELATION = 200
 """Real rows within a filter from which a correlation is claimed: its standard error is then 0.07 at most."""
 
 
+class LossMoments(Frozen):
+    """A loss of the drift detector on a model's unseen rows: its mean, standard deviation, and mean expected square.
+
+    ``expected_square`` is what :class:`ExpectedErrors` gives for the square, 0 for the size of errors, which needs none.
+    """
+
+    mean: Finite
+    sd: Finite = Field(ge=0)
+    expected_square: Finite = Field(default=0.0, ge=0)
+
+
+class Effects(Frozen):
+    """Two factors of an outcome's expectation, or two terms: by the bin of its prediction, and by that of its half width.
+
+    The bins of ``by_prediction`` come twice, first for outcomes with an interval and then for those without, which have one more in
+    ``by_width`` than there are bins.
+    """
+
+    by_prediction: tuple[Finite, ...]
+    by_width: tuple[Finite, ...]
+
+
+class ExpectedErrors(Frozen):
+    """What is expected of an outcome's error in half widths, given its prediction and the half width of its interval.
+
+    Attributes:
+        prediction_edges, width_edges: between the bins, ascending; a bin includes its upper edge.
+        prediction_mean, prediction_sd: of the predictions, > 0.
+        clip: of the size of an error over its expectation.
+        size: factors of the expected absolute error, in half widths.
+        error: terms of the expected error (predicted - actual), counted up to one half width.
+        square: factors of the expected square of what is left of that error.
+        misses: factors of the probability of an outcome outside its interval.
+    """
+
+    prediction_edges: tuple[Finite, ...]
+    width_edges: tuple[Finite, ...]
+    prediction_mean: Finite
+    prediction_sd: Finite = Field(gt=0)
+    clip: Finite = Field(gt=0)
+    size: Effects
+    error: Effects
+    square: Effects
+    misses: Effects
+
+
 class Errors(Frozen):
     """Errors of a model on rows that it was not fitted on.
 
@@ -62,6 +111,7 @@ class Errors(Frozen):
         coverage_95pct: share of outcomes inside their 95 % prediction interval.
         clipped_mean, clipped_sd: of the absolute errors after clipping, in units of the baseline's ``clip`` (0 to 1).
         n_effective: number of independent rows that would estimate ``mae`` equally well; null where no entity has several rows.
+        losses: the detector's losses, by their name; empty where the baseline has no ``expected`` errors.
     """
 
     n: int = Field(ge=2)
@@ -72,6 +122,7 @@ class Errors(Frozen):
     clipped_mean: Finite = Field(ge=0, le=1)
     clipped_sd: Finite = Field(ge=0)
     n_effective: Finite | None = Field(default=None, gt=0)
+    losses: dict[str, LossMoments] = Field(default_factory=dict)
 
 
 class Histogram(Frozen):
@@ -99,6 +150,7 @@ class Baseline(Errors):
         inputs: histogram of each feature, and of the prediction under the name ``predicted``.
         levels: levels of each category in the training table, as written there; a level is known in any spelling
             (:mod:`schemas.levels`). Empty for earlier models.
+        expected: errors expected of single outcomes; null for earlier models, whose detector knows only the size of errors.
     """
 
     center: Finite
@@ -108,6 +160,7 @@ class Baseline(Errors):
     half_width: Finite | None = Field(default=None, gt=0)
     inputs: dict[str, Histogram] = Field(default_factory=dict)
     levels: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    expected: ExpectedErrors | None = None
 
     def segment(self, name: str) -> Errors | None:
         """Errors of a segment; None where it has none of its own. Names of earlier models are in the spelling of their table."""

@@ -15,10 +15,12 @@ __all__ = [
     "SeriesState",
     "alarmed_series",
     "detector_floors",
+    "detector_restarts",
     "latch_alarm",
     "mark_published",
     "raise_floor",
     "record_attempt",
+    "restart_detector",
     "save_state",
     "series_states",
 ]
@@ -94,8 +96,29 @@ async def latch_alarm(connection: Connection, line: str, series: tuple[UUID, str
     )
 
 
+_RESTART = """
+INSERT INTO detector_restarts AS r (model_id, segment, line, pane, carried_by) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (model_id, segment) DO UPDATE
+SET pane = excluded.pane, carried_by = excluded.carried_by, restarted_at = clock_timestamp()
+WHERE r.pane < excluded.pane"""
+
+
+async def restart_detector(database: Database, line: str, series: tuple[UUID, str], pane: float, carried_by: str) -> None:
+    """Store that the detector of a series begins anew with a pane, as ``carried_by`` has carried its evidence so far."""
+    await database.execute(_RESTART, *series, line, pane, carried_by)
+
+
+async def detector_restarts(database: Database, line: str) -> dict[tuple[UUID, str], float]:
+    """Return the first pane that counts for each restarted detector of a line."""
+    rows = await database.fetch("SELECT model_id, segment, pane FROM detector_restarts WHERE line = $1", line)
+    return {(row["model_id"], row["segment"]): row["pane"] for row in rows}
+
+
 class FloorRow(NamedTuple):
-    """State of the detector of a series at the floor of its line, the floor in seconds since the epoch."""
+    """State of the detector of a series at the floor of its line, the floor in seconds since the epoch.
+
+    One that is restarted above the floor has no values there.
+    """
 
     model_id: UUID
     segment: str
@@ -105,11 +128,15 @@ class FloorRow(NamedTuple):
     log_peak: float
 
 
+_DETECTOR_FLOORS = """
+SELECT model_id, segment, f.floor, CASE WHEN r.pane > f.floor THEN '{}' ELSE f.log_values END AS log_values, f.last_count,
+       CASE WHEN r.pane > f.floor THEN '-Infinity' ELSE f.log_peak END AS log_peak
+FROM detector_floors f LEFT JOIN detector_restarts r USING (model_id, segment) WHERE f.line = $1"""
+
+
 async def detector_floors(database: Database, line: str) -> list[FloorRow]:
     """Return the detector states at the floor of a line."""
-    rows = await database.fetch(
-        "SELECT model_id, segment, floor, log_values, last_count, log_peak FROM detector_floors WHERE line = $1", line
-    )
+    rows = await database.fetch(_DETECTOR_FLOORS, line)
     return [FloorRow(**row) for row in rows]
 
 

@@ -16,7 +16,7 @@ import asyncpg
 import numpy as np
 
 from schemas.arrays import Flags, Floats, Integers, Octets
-from schemas.events import SourceId
+from schemas.events import SourceId, padded_sums
 from schemas.twin_models import TwinPopulation
 from sql import copy_encoder
 from sql.database import Connection, Database
@@ -197,7 +197,12 @@ async def lock_heads(connection: Connection, events: Iterable[UUID]) -> dict[UUI
     rows = await connection.fetch(_LOCK_HEADS, events)
     if len(rows) < len(events):
         raise HeadAgedOut("the head of an event has aged out since it was read")
-    return {row["event_id"]: Head(**{**row, "segments": tuple(row["segments"])}) for row in rows}
+    return {row["event_id"]: _head(row) for row in rows}
+
+
+def _head(row: asyncpg.Record) -> Head:
+    contribution = None if row["contribution"] is None else padded_sums(row["contribution"])
+    return Head(**{**row, "segments": tuple(row["segments"]), "contribution": contribution})
 
 
 _UPDATE_HEADS = """

@@ -5,9 +5,10 @@ The dashboard and the command line show what they return. Nothing here writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -150,15 +151,21 @@ async def interval_sums(database: Database, line: str, interval_s: float, since:
 
 
 class SegmentState(NamedTuple):
-    """The stored drift state of a segment; ``state`` is None where only its detector has raised an alarm."""
+    """The stored drift state of a segment; ``state`` is None where only its detector has raised an alarm.
+
+    ``evidence_by_loss`` and ``carried_by`` are those of the event of its last change.
+    """
 
     state: str | None
     evidence_ratio: float | None
     alarm_raised_at: datetime | None
+    evidence_by_loss: Mapping[str, float] = MappingProxyType({})
+    carried_by: str | None = None
 
 
 _STATES = """
-SELECT model_id, segment, s.state, s.evidence_ratio, a.raised_at
+SELECT model_id, segment, s.state, s.evidence_ratio, a.raised_at, s.event -> 'evidence_by_loss' AS by_loss,
+       s.event ->> 'carried_by' AS carried_by
 FROM drift_states s FULL JOIN detector_alarms a USING (model_id, segment)
 WHERE coalesce(s.line, a.line) = $1"""
 
@@ -166,7 +173,9 @@ WHERE coalesce(s.line, a.line) = $1"""
 async def segment_states(database: Database, line: str) -> dict[tuple[UUID, str], SegmentState]:
     """Stored drift states of a line, by model and segment."""
     return {
-        (row["model_id"], row["segment"]): SegmentState(row["state"], row["evidence_ratio"], row["raised_at"])
+        (row["model_id"], row["segment"]): SegmentState(
+            row["state"], row["evidence_ratio"], row["raised_at"], row["by_loss"] or {}, row["carried_by"]
+        )
         for row in await database.fetch(_STATES, line)
     }
 

@@ -30,7 +30,8 @@ OWNER, WRITER, READER = "twinstream_owner", "twinstream_writer", "twinstream_rea
 
 _SUMS = (
     "n, n_interval, n_inside, predicted, actual, predicted_squared, actual_squared, product, absolute_error, n_outliers, log_bet_0,"
-    " log_bet_1, log_bet_2, log_bet_3, log_bet_4"
+    " log_bet_1, log_bet_2, log_bet_3, log_bet_4, excess_error, excess_error_spread, slope, slope_spread, excess_misses,"
+    " excess_misses_spread"
 )
 
 TABLES: Mapping[str, str] = {
@@ -41,6 +42,7 @@ TABLES: Mapping[str, str] = {
     "detector_alarms": "INSERT",
     "detector_cells": "INSERT, UPDATE (splits)",
     "detector_floors": "INSERT, UPDATE (floor, log_values, last_count, log_peak)",
+    "detector_restarts": "INSERT, UPDATE (pane, carried_by, restarted_at)",
     "digital_twin_models": "INSERT, UPDATE (mlflow_run_id, artifact_sha256, deprecated_at)",
     "digital_twins": "INSERT, UPDATE (features, baseline_behavior, outcome, metadata), DELETE",
     "drift_states": "INSERT, UPDATE (state, evidence_ratio, event, said, changed_at, alarmed_at, attempt)",

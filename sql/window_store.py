@@ -178,11 +178,13 @@ class CellSums(NamedTuple):
     sums: tuple[int, ...]
 
 
-_DETECTOR_FIELDS = tuple(name for name in SUM_FIELDS if name == "n" or name.startswith("log_bet"))
+_FIRST_BET = SUM_FIELDS.index("log_bet_0")
+_DETECTOR_FIELDS = ("n", "n_interval", *SUM_FIELDS[_FIRST_BET:])
 _CELLS = f"""
-SELECT model_id, segment, {", ".join(f"sum({name})::bigint" for name in _DETECTOR_FIELDS)} FROM fidelity_panes
+SELECT model_id, segment, {", ".join(f"sum({name})::bigint" for name in _DETECTOR_FIELDS)} FROM fidelity_panes p
 WHERE line = $1 AND pane >= $2 AND pane < $3
   AND ($4::uuid[] IS NULL OR (model_id, segment) IN (SELECT * FROM unnest($4, $5::text[])))
+  AND NOT EXISTS (SELECT FROM detector_restarts r WHERE (r.model_id, r.segment) = (p.model_id, p.segment) AND p.pane < r.pane)
 GROUP BY model_id, segment, pane, width_s ORDER BY model_id, segment, pane, width_s"""  # noqa: S608  # names of columns
 _OTHER_FIELDS = (0,) * (len(SUM_FIELDS) - len(_DETECTOR_FIELDS))
 
@@ -190,10 +192,13 @@ _OTHER_FIELDS = (0,) * (len(SUM_FIELDS) - len(_DETECTOR_FIELDS))
 async def cells_between(
     database: Database, line: str, low: float, high: float, series: Sequence[tuple[UUID, str]] | None = None
 ) -> list[CellSums]:
-    """Return the cells of a line, or of some of its series, that start in [low, high), ordered by series and event time."""
+    """Return the cells of a line, or of some of its series, that start in [low, high), ordered by series and event time.
+
+    Cells below the restart of a series' detector are left out.
+    """
     models, segments = (None, None) if series is None else zip(*series, strict=True) if series else ((), ())
     rows = await database.fetch(_CELLS, line, low, high, models, segments)
-    return [CellSums(row[0], row[1], (row[2], *_OTHER_FIELDS, *row[3:])) for row in map(tuple, rows)]
+    return [CellSums(row[0], row[1], (row[2], row[3], *_OTHER_FIELDS, *row[4:])) for row in map(tuple, rows)]
 
 
 _LATEST_FROM = """

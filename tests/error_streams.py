@@ -17,16 +17,18 @@ from scipy import integrate, stats
 
 from engine.fidelity.baseline import CLIP_FACTOR, HoldoutRows, compute_baseline
 from engine.fidelity.drift_rules import N_MIN
-from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, log_mean, update_log_stakes
+from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, SeriesReference, log_mean, series_reference, update_log_stakes
 from engine.fidelity.error_sums import QUANTUM, contributions
 from schemas import DRIFT_RULES, Baseline
 from schemas.arrays import Flags, Floats
 from schemas.events import SUM_FIELDS
+from schemas.twin_models import Effects, ExpectedErrors, LossMoments
 
 __all__ = [
     "CELL",
     "DRAWS",
     "STEP",
+    "Evidence",
     "Territories",
     "error_contributions",
     "known_baseline",
@@ -47,7 +49,7 @@ DRAWS: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = 
     "t3": lambda rng, shape: rng.standard_t(3, shape),
 }
 _DISTRIBUTIONS: Mapping[str, Any] = {"normal": stats.norm(), "t3": stats.t(3)}
-_N, _ABSOLUTE, _BETS = (SUM_FIELDS.index(name) for name in ("n", "absolute_error", "log_bet_0"))
+_N, _ABSOLUTE = (SUM_FIELDS.index(name) for name in ("n", "absolute_error"))
 
 
 def known_baseline(name: str) -> Baseline:
@@ -66,12 +68,44 @@ def known_baseline(name: str) -> Baseline:
         clip=clip,
         clipped_mean=mean,
         clipped_sd=math.sqrt(square - mean**2),
+        **_known_losses(errors, clip, mean, square),
     )
+
+
+def _known_losses(errors: Any, clip: float, mean: float, square: float) -> dict[str, Any]:
+    """What is expected of errors with this distribution, of predictions that are all 0, with intervals of exact coverage."""
+    half_width = float(errors.ppf(0.975))
+    moments = [
+        2 * (integrate.quad(lambda x, k=k: (x / half_width) ** k * errors.pdf(x), 0, half_width)[0] + errors.sf(half_width))
+        for k in (1, 2)
+    ]
+    sizes = {name: Effects(by_prediction=(value, value), by_width=(1.0, 1.0)) for name, value in zip("ab", moments, strict=True)}
+    return {
+        "half_width": half_width,
+        "expected": ExpectedErrors(
+            prediction_edges=(),
+            width_edges=(),
+            prediction_mean=0.0,
+            prediction_sd=1.0,
+            clip=clip / half_width / moments[0],
+            size=sizes["a"],
+            error=Effects(by_prediction=(0.0, 0.0), by_width=(0.0, 0.0)),
+            square=sizes["b"],
+            misses=Effects(by_prediction=(0.05, 0.05), by_width=(1.0, 1.0)),
+        ),
+        "losses": {
+            "size": LossMoments(mean=mean, sd=math.sqrt(square - mean**2)),
+            "error": LossMoments(mean=0.0, sd=math.sqrt(moments[1]), expected_square=moments[1]),
+            "slope": LossMoments(mean=0.0, sd=0.0),
+            "misses": LossMoments(mean=0.0, sd=math.sqrt(0.05 * 0.95), expected_square=0.05 * 0.95),
+        },
+    }
 
 
 def sampled_baseline(errors: Floats, levels: npt.ArrayLike = ()) -> Baseline:
     """Baseline of a model with these errors on held-out rows; ``levels`` of the region of each row make it one with segments."""
-    rows = HoldoutRows(errors, np.zeros(len(errors)), -np.ones(len(errors)), np.ones(len(errors)))
+    half_width = np.full(len(errors), np.quantile(np.abs(errors), 0.95))
+    rows = HoldoutRows(errors, np.zeros(len(errors)), -half_width, half_width)
     return compute_baseline(rows, pd.DataFrame({"region": levels}) if np.size(levels) else pd.DataFrame(), ["region"])
 
 
@@ -87,16 +121,36 @@ def step_sums(errors: Floats, baselines: Sequence[Baseline]) -> npt.NDArray[np.i
     return np.stack([part.reshape(-1, STEP, len(SUM_FIELDS)).sum(axis=1) for part in parts])
 
 
-def log_evidence(steps: npt.NDArray[np.int64]) -> Floats:
-    """Log of the evidence over its limit after each step: an alarm from 0 upward; shape ``(streams, steps)``."""
-    log_growth, log_entry = steps[..., _BETS:], math.log(N_MIN)
-    log_stakes = np.full((len(steps), len(BETS)), -np.inf)
+class Evidence(NamedTuple):
+    """Log of the evidence over its limit after each step, an alarm from 0 upward: together, and of each loss alone.
+
+    Shapes ``(streams, steps)``.
+    """
+
+    total: Floats
+    by_loss: dict[str, Floats]
+
+
+def log_evidence(steps: npt.NDArray[np.int64], baselines: Sequence[Baseline]) -> Evidence:
+    """The evidence of the series of all rows of each stream."""
+    parts = [_stream_evidence(stream, series_reference(baseline)) for stream, baseline in zip(steps, baselines, strict=True)]
+    names = set.intersection(*(set(part.by_loss) for part in parts))
+    return Evidence(
+        np.stack([part.total for part in parts]), {name: np.stack([part.by_loss[name] for part in parts]) for name in names}
+    )
+
+
+def _stream_evidence(steps: npt.NDArray[np.int64], reference: SeriesReference) -> Evidence:
+    log_growth, log_entry = reference.log_growth(steps), math.log(N_MIN)
+    log_stakes = np.full(log_growth.shape[-1], -np.inf)
     path = []
-    for first in range(0, steps.shape[1], CELL // STEP):
-        within = update_log_stakes(log_stakes[:, None], log_entry, log_growth[:, first : first + CELL // STEP].cumsum(axis=1))
-        path.append(log_mean(within))
-        log_stakes, log_entry = within[:, -1], math.log(CELL)
-    return np.concatenate(path, axis=1) - math.log(AVERAGE_RUN_LENGTH)
+    for first in range(0, len(steps), CELL // STEP):
+        within = update_log_stakes(log_stakes, log_entry, log_growth[first : first + CELL // STEP].cumsum(axis=0))
+        path.append(within)
+        log_stakes, log_entry = within[-1], math.log(CELL)
+    stakes, limit = np.concatenate(path), math.log(AVERAGE_RUN_LENGTH)
+    by_loss = {name: values - limit for name, values in reference.by_loss(stakes).items()}
+    return Evidence(log_mean(stakes, reference.log_weights) - limit, by_loss)
 
 
 def rule_fired(steps: npt.NDArray[np.int64], baselines: Sequence[Baseline]) -> Flags:

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from engine.fidelity.effective_sample_size import effective_rows
+from engine.fidelity.expected_errors import fit_expected_errors, loss_moments, outcome_losses
 from engine.fidelity.input_drift import PREDICTED, histogram
 from schemas.arrays import Flags, Floats, Integers
 from schemas.levels import level_text, levels_of
-from schemas.twin_models import Baseline, Errors
+from schemas.twin_models import Baseline, Errors, ExpectedErrors, LossMoments
 from schemas.twin_types import segment_name
 
 __all__ = ["CLIP_FACTOR", "FEWEST_ROWS", "HoldoutRows", "compute_baseline", "compute_errors", "segment_errors"]
@@ -38,6 +39,11 @@ class HoldoutRows:
     lower: Floats
     upper: Floats
     entities: Integers | None = None
+
+    @property
+    def error(self) -> Floats:
+        """Predicted - actual."""
+        return self.predicted - self.actual
 
     @property
     def loss(self) -> Floats:
@@ -68,13 +74,14 @@ class HoldoutRows:
 def compute_baseline(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterable[str]) -> Baseline:
     """Compute the baseline of a model from held-out rows with their features; levels of ``dimensions`` are its segments."""
     clip = max(CLIP_FACTOR * float(np.quantile(rows.loss, 0.99)), np.finfo(float).tiny)
-    whole = compute_errors(rows, clip)
+    expected = fit_expected_errors(rows.error, rows.predicted, rows.half_width, ~rows.inside, CLIP_FACTOR)
+    whole = compute_errors(rows, clip, expected)
     return Baseline(
         **whole.model_dump(),
         center=float(rows.actual.mean()),
         scale=float(rows.actual.std()),
         clip=clip,
-        segments=segment_errors(rows, features, dimensions, clip),
+        segments=segment_errors(rows, features, dimensions, clip, expected),
         half_width=float(rows.half_width.mean()),
         inputs={str(name): histogram(features[name]) for name in features} | {PREDICTED: histogram(pd.Series(rows.predicted))},
         levels={
@@ -82,11 +89,12 @@ def compute_baseline(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iter
             for name in features
             if not pd.api.types.is_numeric_dtype(features[name])
         },
+        expected=expected,
     )
 
 
-def compute_errors(rows: HoldoutRows, clip: float) -> Errors:
-    """Compute the error metrics of rows, with ``clip`` in units of the target."""
+def compute_errors(rows: HoldoutRows, clip: float, expected: ExpectedErrors | None = None) -> Errors:
+    """Compute the error metrics of rows, with ``clip`` in units of the target, and the losses beyond what is ``expected``."""
     loss = rows.loss
     clipped = np.minimum(loss / clip, 1.0)
     varied = np.ptp(rows.predicted) > 0 and np.ptp(rows.actual) > 0
@@ -99,14 +107,22 @@ def compute_errors(rows: HoldoutRows, clip: float) -> Errors:
         clipped_mean=float(clipped.mean()),
         clipped_sd=float(clipped.std(ddof=1)),
         n_effective=None if rows.entities is None else effective_rows(loss, rows.entities),
+        losses={} if expected is None else _moments(rows, expected),
     )
 
 
-def segment_errors(rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterable[str], clip: float) -> dict[str, Errors]:
+def segment_errors(
+    rows: HoldoutRows, features: pd.DataFrame, dimensions: Iterable[str], clip: float, expected: ExpectedErrors
+) -> dict[str, Errors]:
     """Compute the error metrics of each level of each dimension that has ``FEWEST_ROWS`` rows, by the name of its series."""
     errors: dict[str, Errors] = {}
     for dimension in (name for name in dimensions if name in features):
         for level, positions in features.groupby(dimension, sort=True).indices.items():
             if len(positions) >= FEWEST_ROWS and level_text(level) is not None:
-                errors[segment_name(dimension, level)] = compute_errors(rows.take(np.asarray(positions)), clip)
+                errors[segment_name(dimension, level)] = compute_errors(rows.take(np.asarray(positions)), clip, expected)
     return errors
+
+
+def _moments(rows: HoldoutRows, expected: ExpectedErrors) -> dict[str, LossMoments]:
+    typical_width = float(rows.half_width.mean())  # not used: each of these rows has an interval
+    return loss_moments(outcome_losses(rows.error, rows.predicted, rows.half_width, rows.inside, expected, typical_width))

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Protocol
 
 from schemas.fidelity_models import DRIFT_RULES, DriftRule, DriftState, FidelityMetrics, Verdict
 
-__all__ = ["N_MIN", "Detection", "Reference", "comparison_text", "evaluate_rules", "next_state", "rule_limit", "standing_texts"]
+__all__ = [
+    "BIAS_RULE",
+    "N_MIN",
+    "Detection",
+    "Reference",
+    "comparison_text",
+    "evaluate_rules",
+    "next_state",
+    "requests_retrain",
+    "rule_limit",
+    "standing_texts",
+]
 
 N_MIN = 200
 """Outcomes that a rule needs before it can fire."""
+
+
+BIAS_RULE = "bias_shift"
+"""Verdict on the mean signed error: no rule of the catalogue, but what its evidence needs beside it (see ``bias``)."""
 
 
 class Reference(Protocol):
@@ -97,6 +112,8 @@ class Detection(StrEnum):
     """The detector raised its alarm. It stays raised until the model is replaced."""
     SUPPRESSED = "suppressed"
     """The series exceeds its own limit, but not that of false-discovery control over all segments."""
+    CARRIED = "carried"
+    """The series exceeds its limit on outcomes that are nearly all of one other segment, unlike the training rows."""
 
 
 def next_state(
@@ -105,32 +122,73 @@ def next_state(
     metrics: FidelityMetrics,
     previous: DriftState = DriftState.INSUFFICIENT,
     n_min: int = N_MIN,
+    carriers: Collection[str] = (),
 ) -> DriftState:
     """Return the state of a series, given its ``previous`` one.
 
-    An alarm needs both a fired rule that calls for a retrain and a detected change; either alone is a warning. A warning ends only
-    when every metric is back within its limit by a standard error, so that a metric near its limit does not toggle the state. An
-    alarm is final.
+    An alarm needs both a fired rule that calls for a retrain and a detected change; either alone is a warning. A detected change
+    needs no rule to be a warning, and so no ``n_min`` outcomes. A warning ends only when every metric is back within its limit by a
+    standard error, so that a metric near its limit does not toggle the state. An alarm is final.
+
+    Args:
+        verdicts: of the rules.
+        detection: of the detector.
+        metrics: that the rules were evaluated on.
+        previous: state.
+        n_min: outcomes that a rule needs.
+        carriers: losses whose evidence has reached the limit by itself, see :func:`requests_retrain`.
     """
     if previous is DriftState.ALARM:
         return previous
+    changed = detection in (Detection.CHANGE, Detection.CARRIED)
     if metrics.n < n_min:
-        return DriftState.INSUFFICIENT
+        return DriftState.WARNING if changed else DriftState.INSUFFICIENT
     verdicts = tuple(verdicts)
-    fired = {verdict.action for verdict in verdicts if verdict.fired}
-    if "retrain" in fired and detection is not Detection.NONE:
-        return DriftState.ALARM if detection is Detection.CHANGE else DriftState.SUPPRESSED
+    if detection in _STATES and any(requests_retrain(verdict, carriers) for verdict in verdicts):
+        return _STATES[detection]
+    fired = any(verdict.fired for verdict in verdicts)
     lingers = previous in (DriftState.WARNING, DriftState.SUPPRESSED) and any(verdict.close for verdict in verdicts)
-    return DriftState.WARNING if fired or lingers or detection is Detection.CHANGE else DriftState.OK
+    return DriftState.WARNING if fired or lingers or changed else DriftState.OK
 
 
-def comparison_text(verdicts: Iterable[Verdict], detection: Detection) -> str:
+_STATES = {
+    Detection.CHANGE: DriftState.ALARM,
+    Detection.SUPPRESSED: DriftState.SUPPRESSED,
+    Detection.CARRIED: DriftState.WARNING,
+}
+
+
+def requests_retrain(verdict: Verdict, carriers: Collection[str]) -> bool:
+    """Whether a fired rule calls for a retrain, given the losses whose evidence has reached the limit by itself.
+
+    The rule on the coverage does so when the misses carry the evidence, and that on the bias when the signed error does.
+    """
+    if not verdict.fired:
+        return False
+    if verdict.rule == BIAS_RULE:
+        return "over" in carriers or "under" in carriers
+    return verdict.action == "retrain" or (verdict.rule == _COVERAGE_RULE and "misses" in carriers)
+
+
+_MAE_RULE = next(rule.name for rule in DRIFT_RULES if rule.metric == "mae")
+_COVERAGE_RULE = next(rule.name for rule in DRIFT_RULES if rule.metric == "coverage_95pct")
+
+
+def comparison_text(verdicts: Iterable[Verdict], detection: Detection, carriers: Collection[str] = ()) -> str:
     """Explain in one sentence why rule and detector agree or disagree.
 
     The rule compares the latest outcomes with a limit. The detector tests over all outcomes since the model was promoted whether
     the error has grown at all.
     """
-    rule = next((verdict for verdict in verdicts if verdict.action == "retrain"), None)
+    verdicts = tuple(verdicts)
+    if detection is Detection.CARRIED:
+        return "the change is that of one segment, which nearly all of these outcomes belong to: it calls for no retrain of all"
+    confirmed = [verdict for verdict in verdicts if verdict.rule != _MAE_RULE and requests_retrain(verdict, carriers)]
+    if confirmed and detection is Detection.CHANGE:
+        return f"rule and detector agree: {confirmed[0].rule} fires, and all outcomes together show that change"
+    rule = next((verdict for verdict in verdicts if verdict.action == "retrain" and verdict.rule != BIAS_RULE), None)
+    if detection is Detection.CHANGE and rule is not None and "too few" in rule.reason:
+        return f"all outcomes together show a change; the rule cannot be evaluated yet: {rule.reason}"
     if rule is None or rule.value is None or rule.limit is None or "too few" in rule.reason:
         return f"the rule cannot be evaluated yet: {rule.reason if rule else 'no rule calls for a retrain'}"
     if _BY_OUTLIERS in rule.reason:
@@ -148,8 +206,8 @@ _COMPARISONS = {
         "with so few; all outcomes together do not show yet that the error has grown"
     ),
     (False, Detection.CHANGE): (
-        "rule and detector disagree: all outcomes together show that the error has grown, but on the latest outcomes it is within "
-        "its limit of {limit}; the increase is smaller than the rule requires, or it is over"
+        "rule and detector disagree: all outcomes together show that the error has changed, but on the latest outcomes its size is "
+        "within its limit of {limit}; the change is smaller than the rule requires, of another kind, or it is over"
     ),
     (True, Detection.SUPPRESSED): (
         "rule and detector disagree: the error of the latest outcomes is beyond its limit of {limit} and the segment taken alone "

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from engine.fidelity.e_detector import rounded_log_bets
+from engine.fidelity.e_detector import LOSS_QUANTUM, rounded_log_bets
+from engine.fidelity.expected_errors import outcome_losses
 from engine.fidelity.robust_error import robust_mae
 from schemas.arrays import Flags, Floats, Integers
 from schemas.events import SUM_FIELDS
@@ -107,8 +108,30 @@ def contributions(
     k_predicted, k_actual = _to_quanta(predicted, baseline), _to_quanta(actual, baseline)
     error = np.abs(k_predicted - k_actual) * (QUANTUM * baseline.scale)
     outlier = error > OUTLIER_DEVIATIONS * baseline.rmse
-    columns = moments(k_predicted, k_actual, interval_coverage(actual, lower, upper), outlier)
-    return np.column_stack([columns, rounded_log_bets(error, baseline)])
+    coverage = interval_coverage(actual, lower, upper)
+    columns = moments(k_predicted, k_actual, coverage, outlier)
+    return np.column_stack([columns, *_losses(k_predicted - k_actual, predicted, lower, upper, coverage[:, 1], baseline)])
+
+
+def _losses(
+    k_error: Integers, predicted: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, inside: Integers, baseline: Baseline
+) -> tuple[Integers, Integers]:
+    """The fields of the detector: the log bets on the size of errors, and the sums of the other losses and their squares."""
+    error, expected = np.asarray(k_error * (QUANTUM * baseline.scale), dtype=float), baseline.expected
+    if expected is None or baseline.half_width is None:
+        size = np.minimum(np.abs(error) / baseline.clip, 1.0)
+        return rounded_log_bets(size, baseline), np.zeros((len(error), 6), dtype=np.int64)
+    with np.errstate(over="ignore"):
+        half_width = (np.asarray(upper, dtype=float) - np.asarray(lower, dtype=float)) / 2
+    losses = outcome_losses(error, np.asarray(predicted, dtype=float), half_width, inside, expected, baseline.half_width)
+    # The half of Delyon's bound that follows from an outcome, and the one that is known before it.
+    squares = (
+        losses.error**2 / 6.0 + losses.error_square / 3.0,
+        losses.slope**2 / 6.0 + losses.slope_square / 3.0,
+        losses.misses**2 / 6.0 + losses.misses_square / 3.0,
+    )
+    sums = np.column_stack([losses.error, squares[0], losses.slope, squares[1], losses.misses, squares[2]])
+    return rounded_log_bets(losses.size, baseline), np.rint(sums / LOSS_QUANTUM).astype(np.int64)
 
 
 def interval_coverage(actual: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Integers:

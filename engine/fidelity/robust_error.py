@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.fidelity.e_detector import BETS, LOG_QUANTUM, upper_mean
+from engine.fidelity.e_detector import BETS, LOG_QUANTUM, size_moments, upper_mean
 from schemas.arrays import Floats
 from schemas.events import SUM_FIELDS
 from schemas.twin_models import Baseline
@@ -39,15 +39,16 @@ _LIMIT = 3.0  # standard deviations
 def robust_mae(sums: Sequence[int], baseline: Baseline) -> float | None:
     """Robust mean absolute error, in units of the target, of sums in the order of ``SUM_FIELDS``.
 
-    It is scaled so that errors like those of the baseline have the baseline's MAE. None without outcomes, or where the baseline has
-    no errors.
+    It is scaled so that errors like those of the baseline have the baseline's MAE. Where the baseline knows what error to expect of
+    an outcome, each is counted by its multiple of that, so that rows that are harder to predict do not raise it. None without
+    outcomes, or where the baseline has no errors.
     """
-    n, clipped_mae = sums[_N], baseline.clipped_mean * baseline.clip
-    if n <= 0 or not clipped_mae > 0:
+    n, mean = sums[_N], size_moments(baseline, baseline).mean
+    if n <= 0 or not mean > 0:
         return None
     growth = (_B / _A * sums[_FIRST_BET] - _A / _B * sums[_FIRST_BET + 1]) / (_B - _A)
     score = growth * LOG_QUANTUM / n
-    return max(0.0, upper_mean(baseline) * (1.0 + score) * baseline.clip) * (baseline.mae / clipped_mae)
+    return max(0.0, upper_mean(baseline) * (1.0 + score)) * (baseline.mae / mean)
 
 
 def winsorised_mean(errors: Floats) -> float | None:

@@ -18,7 +18,17 @@ from engine.twins import MIN_SAMPLES, TwinModel, forest_mean
 from schemas.arrays import Floats, require_finite
 from schemas.twin_models import Baseline
 
-__all__ = ["ENOUGH_NEW_ROWS", "MAX_HISTORY_ROWS", "MIN_NEW_ROWS", "RowSplit", "adjust_history", "estimate_onset", "split_rows"]
+__all__ = [
+    "ENOUGH_NEW_ROWS",
+    "MAX_HISTORY_ROWS",
+    "MIN_NEW_ROWS",
+    "RowSplit",
+    "adjust_history",
+    "estimate_onset",
+    "estimate_onset_of_bias",
+    "estimate_onset_of_misses",
+    "split_rows",
+]
 
 ENOUGH_NEW_ROWS = MIN_SAMPLES
 """Number of new rows that need no history beside them; also the minimum number of rows that any model is trained on."""
@@ -30,6 +40,7 @@ MAX_HISTORY_ROWS = 10_000
 """Maximum number of rows from before the change, the latest: more hardly improve a model, and their features are older."""
 
 _SMALLEST_SHIFT = 0.20  # smallest relative rise of the loss that matters: the limit of the drift rule
+_SMALLEST_BIAS = 0.05  # smallest mean error that matters, in half widths, and smallest rise of the share of misses
 _MIN_LEAF_ROWS = (10, 30, 100)  # candidates; the first is that of the outcome's forest
 _GATE_FRACTION = 4  # one in so many new rows is held out for the gate, when there are plenty
 
@@ -119,8 +130,22 @@ def estimate_onset(absolute_error: npt.ArrayLike, baseline: Baseline) -> int:
     """
     require_finite("absolute_error", absolute_error)
     loss = np.minimum(np.asarray(absolute_error, dtype=float) / baseline.clip, 1.0)
-    before = baseline.clipped_mean
-    min_reference = before * (1.0 + _SMALLEST_SHIFT / 2)
+    return _onset(loss, baseline.clipped_mean, baseline.clipped_mean * _SMALLEST_SHIFT)
+
+
+def estimate_onset_of_bias(scaled_error: npt.ArrayLike) -> int:
+    """The same for errors that have become too high: in half widths of the interval, in the direction of the change."""
+    require_finite("scaled_error", scaled_error)
+    return _onset(np.clip(np.asarray(scaled_error, dtype=float), -1.0, 1.0), 0.0, _SMALLEST_BIAS)
+
+
+def estimate_onset_of_misses(misses: npt.ArrayLike, coverage: float) -> int:
+    """The same for outcomes outside of their interval (0 or 1), given the coverage of the baseline."""
+    return _onset(np.asarray(misses, dtype=float), 1.0 - coverage, max(1.0 - coverage, _SMALLEST_BIAS))
+
+
+def _onset(loss: Floats, before: float, smallest_rise: float) -> int:
+    min_reference = before + smallest_rise / 2
     first_estimate = _last_minimum(loss - min_reference)
     if first_estimate == len(loss):
         return first_estimate

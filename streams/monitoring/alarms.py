@@ -36,10 +36,17 @@ class Alarms:
         changed = sorted(series for series in line.changed_series if series.model_id == line.champion)
         if changed:
             findings = line.evaluator.findings(line.window_state, changed[0].model_id)
+            carried: set[SeriesKey] = set()
             for series in sorted(findings.changed - line.alarmed):
-                await self._latch_detector_alarm(line, series, findings)
-            for series in changed:
-                await self._evaluate_series(line, series, findings.detection(series, line.alarmed))
+                if line.evaluator.carried_by(line.window_state, series) is None:
+                    await self._latch_detector_alarm(line, series, findings)
+                else:
+                    carried.add(series)
+            for series in sorted({*changed, *carried}):
+                detection = findings.detection(series, line.alarmed | carried)
+                await self._evaluate_series(line, series, detection, renew=series in carried)
+            for series in sorted(carried):
+                await self._restart_detector(line, series)
         line.changed_series.clear()
 
     async def evaluate_estimate(self, line: LineState, estimate: EstimatedFidelity) -> None:
@@ -70,10 +77,19 @@ class Alarms:
             await store.latch_alarm(connection, line.name, series)
         line.alarmed.add(series)
 
-    async def _evaluate_series(self, line: LineState, series: SeriesKey, detection: Detection) -> None:
+    async def _restart_detector(self, line: LineState, series: SeriesKey) -> None:
+        """Let the detector of a series begin anew after outcomes of a segment that carried its evidence."""
+        state, carried_by = line.window_state, line.evaluator.carried_by(line.window_state, series)
+        if carried_by is not None:
+            at = state.newest_pane(series) + state.pane_s
+            await store.restart_detector(self._app.pool, line.name, series, at, carried_by)
+            state.restart_detector(series, at, line.evaluator.initial_state(series))
+
+    async def _evaluate_series(self, line: LineState, series: SeriesKey, detection: Detection, *, renew: bool) -> None:
+        """Assess a series; publish a change of its state, and with ``renew`` also that it stays."""
         previous = line.drift_states.get(series, DriftState.INSUFFICIENT)
         assessment = line.evaluator.assess_series(line.window_state, series, detection, previous)
-        if assessment.state is not previous:
+        if assessment.state is not previous or renew:
             await self._change_state(line, series, previous, assessment)
         if assessment.calls_for_retrain and line.drift_states.get(series) is DriftState.ALARM:
             await self._request_retrain(line, series, partial(retrain_event, line.name, series, assessment))

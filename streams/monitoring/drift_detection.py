@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,13 +11,17 @@ from uuid import UUID, uuid5
 from engine.fidelity import (
     Detection,
     DetectorState,
+    bias_verdict,
     comparison_text,
     discoveries,
+    dominating_segment,
     effective_n,
     evaluate_rules,
     fidelity_metrics,
-    log_normalizers,
+    moments_in,
     next_state,
+    requests_retrain,
+    series_reference,
 )
 from schemas import DRIFT_RULES, DriftEvent, DriftRule, DriftState, FidelityMetrics, ModelCard, RetrainEvent, Verdict
 from schemas.base import utc_time
@@ -31,8 +34,11 @@ __all__ = [
     "DetectorFindings",
     "DriftAssessment",
     "DriftEvaluator",
+    "SeriesEvidence",
+    "carriers",
     "drift_event",
     "early_retrain_event",
+    "loss_text",
     "retrain_event",
 ]
 
@@ -46,6 +52,9 @@ class DriftAssessment(NamedTuple):
     Attributes:
         evidence: evidence of drift over its limit; None where it was not computed or the segment has no baseline.
         comparison: why rule and detector agree or disagree.
+        by_loss: evidence of each loss taken alone, over the limit; empty where it was not computed.
+        carried_by: the other segment that nearly all of these outcomes belong to, unlike the training rows; else None.
+        correction: what has to be added to the predictions of ``carried_by``, in units of the target.
     """
 
     start: float
@@ -55,11 +64,15 @@ class DriftAssessment(NamedTuple):
     evidence: float | None
     state: DriftState
     comparison: str
+    by_loss: Mapping[str, float] = MappingProxyType({})
+    carried_by: str | None = None
+    correction: float | None = None
 
     @property
     def calls_for_retrain(self) -> bool:
-        """Whether a rule that calls for a retrain has fired."""
-        return any(verdict.fired and verdict.action == "retrain" for verdict in self.verdicts)
+        """Whether a rule that calls for a retrain has fired, on outcomes that are not those of one other segment."""
+        losses = carriers(self.by_loss)
+        return self.carried_by is None and any(requests_retrain(verdict, losses) for verdict in self.verdicts)
 
 
 class DetectorFindings(NamedTuple):
@@ -79,6 +92,32 @@ class DetectorFindings(NamedTuple):
         if series in alarmed:
             return Detection.CHANGE
         return Detection.SUPPRESSED if self.ratios.get(series, 0.0) >= 1.0 else Detection.NONE
+
+
+class SeriesEvidence(NamedTuple):
+    """Evidence of a series over its limit, together and of each loss taken alone; None where it was not computed."""
+
+    ratio: float | None = None
+    by_loss: Mapping[str, float] = MappingProxyType({})
+
+
+NO_EVIDENCE = SeriesEvidence()
+
+
+def carriers(by_loss: Mapping[str, float]) -> tuple[str, ...]:
+    """The losses whose evidence has reached the limit by itself, the largest first."""
+    return tuple(name for name in sorted(by_loss, key=lambda name: -by_loss[name]) if by_loss[name] >= 1.0)
+
+
+class _Mix(NamedTuple):
+    """The segment that the latest outcomes of a model belong to nearly all, and the correction of its predictions."""
+
+    segment: str
+    correction: float
+
+    def is_foreign_to(self, segment: str) -> bool:
+        """Whether a series is one of another dimension, or of all rows, so that its outcomes are those of this segment."""
+        return segment != self.segment and segment.partition("=")[0] != self.segment.partition("=")[0]
 
 
 def _reference_of(baseline: Baseline, segment: str) -> Errors | None:
@@ -108,20 +147,40 @@ class DriftEvaluator(NamedTuple):
     def initial_state(self, series: SeriesKey) -> DetectorState:
         """State of the detector of a series before its first outcome."""
         baseline = self.cards[series.model_id].baseline
-        segment_errors = baseline.segment(series.segment)
-        state = DetectorState(last_count=self.n_min)
-        return state if segment_errors is None else replace(state, log_normalizers=log_normalizers(baseline, segment_errors))
+        return DetectorState(last_count=self.n_min, reference=series_reference(baseline, baseline.segment(series.segment)))
 
-    def evidence_ratio(self, window_state: WindowState, series: SeriesKey) -> float | None:
-        """Evidence of drift over its limit; None for a segment without a baseline of its own.
+    def evidence(self, window_state: WindowState, series: SeriesKey) -> SeriesEvidence:
+        """Evidence of drift over its limit; none for a segment without a baseline of its own.
 
         The limit of a segment is the one it needs to be discovered alone among all watched segments.
         """
         state = self._detector_state(window_state, series)
         if state is None:
-            return None
+            return NO_EVIDENCE
         n_watched = 1 if series.segment == ALL_ROWS else self._n_segments(series.model_id)
-        return state.ratio(self.average_run_length) / n_watched
+        by_loss = {name: ratio / n_watched for name, ratio in state.loss_ratios(self.average_run_length).items()}
+        return SeriesEvidence(state.ratio(self.average_run_length) / n_watched, by_loss)
+
+    def carried_by(self, window_state: WindowState, series: SeriesKey) -> str | None:
+        """The other segment that nearly all of the latest outcomes of a series belong to, unlike the training rows."""
+        mix = self._mix(window_state, series.model_id)
+        return mix.segment if mix is not None and mix.is_foreign_to(series.segment) else None
+
+    def _mix(self, window_state: WindowState, model_id: UUID) -> _Mix | None:
+        """The segment that dominates the fewest latest panes with enough outcomes of the model."""
+        whole = SeriesKey(model_id, ALL_ROWS)
+        if whole not in window_state.series():
+            return None
+        start, end, sums = window_state.latest_panes(whole, self.n_min)
+        segments = window_state.segment_sums(model_id, start, end)
+        baseline = self.cards[model_id].baseline
+        counts = {name: moments_in(of_segment).n for name, of_segment in segments.items()}
+        n = moments_in(sums).n
+        segment = dominating_segment(counts, n, baseline) if n > 0 else None
+        if segment is None:
+            return None
+        bias = fidelity_metrics(segments[segment], baseline).bias
+        return _Mix(segment, -(bias or 0.0))
 
     def findings(self, window_state: WindowState, model_id: UUID) -> DetectorFindings:
         """Evaluate the detectors of all series of a model.
@@ -158,14 +217,20 @@ class DriftEvaluator(NamedTuple):
     ) -> DriftAssessment:
         """Assess the fewest latest panes of a series that hold enough outcomes."""
         start, end, sums = window_state.latest_panes(series, self.n_min)
-        return self.assess_window(series, (start, end), sums, self.evidence_ratio(window_state, series), detection, previous)
+        mix = self._mix(window_state, series.model_id)
+        evidence = self.evidence(window_state, series)
+        if mix is None or not mix.is_foreign_to(series.segment):
+            return self.assess_window(series, (start, end), sums, evidence, detection, previous)
+        carried = detection if detection is Detection.NONE else Detection.CARRIED
+        assessment = self.assess_window(series, (start, end), sums, evidence, carried, previous)
+        return assessment._replace(carried_by=mix.segment, correction=mix.correction)
 
     def assess_window(
         self,
         series: SeriesKey,
         span: tuple[float, float],
         sums: Sequence[int],
-        evidence: float | None = None,
+        evidence: SeriesEvidence = NO_EVIDENCE,
         detection: Detection = Detection.NONE,
         previous: DriftState = DriftState.INSUFFICIENT,
     ) -> DriftAssessment:
@@ -177,8 +242,12 @@ class DriftEvaluator(NamedTuple):
             reason = _NO_BASELINE if dimension_of_other(series.segment) is None else _OTHER_VALUES
             return DriftAssessment(*span, metrics, (), None, DriftState.INSUFFICIENT, reason)
         verdicts = evaluate_rules(metrics, reference, self.rules_of(card.line), self.n_min)
-        state = next_state(verdicts, detection, metrics, previous, self.n_min)
-        return DriftAssessment(*span, metrics, verdicts, evidence, state, comparison_text(verdicts, detection))
+        bias = bias_verdict(sums, reference, self.n_min)
+        verdicts += () if bias is None else (bias,)
+        losses = carriers(evidence.by_loss)
+        state = next_state(verdicts, detection, metrics, previous, self.n_min, losses)
+        comparison = comparison_text(verdicts, detection, losses)
+        return DriftAssessment(*span, metrics, verdicts, evidence.ratio, state, comparison, evidence.by_loss)
 
     def add_effective_n(self, metrics: FidelityMetrics, model_id: UUID, segments: Mapping[str, Sequence[int]]) -> FidelityMetrics:
         """Return the metrics of all outcomes with their effective number, given the sums of all segments of the same span."""
@@ -210,6 +279,8 @@ def drift_event(line: str, series: SeriesKey, previous: DriftState, assessment: 
         verdicts=assessment.verdicts,
         evidence=assessment.evidence,
         evidence_limit=None if assessment.evidence is None else 1.0,
+        evidence_by_loss=dict(assessment.by_loss),
+        carried_by=assessment.carried_by,
         reason=_reason(assessment),
     )
 
@@ -246,7 +317,33 @@ def _retrain_event(
 def _reason(assessment: DriftAssessment) -> str:
     fired = [verdict.reason for verdict in assessment.verdicts if verdict.fired]
     evidence = [] if assessment.evidence is None else [f"the evidence is {_multiple_text(assessment.evidence)} times its limit"]
-    return "; ".join([*(fired or [f"{assessment.metrics.n:,} outcomes, no rule fired"]), *evidence, assessment.comparison])
+    evidence += [loss_text(assessment.by_loss)] if carriers(assessment.by_loss) else []
+    is_carried = assessment.carried_by is not None and assessment.state not in (DriftState.OK, DriftState.INSUFFICIENT)
+    carried = [_carried_text(str(assessment.carried_by), assessment.correction)] if is_carried else []
+    rules = fired or [f"{assessment.metrics.n:,} outcomes, no rule fired"]
+    return "; ".join([*rules, *evidence, assessment.comparison, *carried])
+
+
+_LOSS_NAMES = {
+    "size": "errors are larger than expected",
+    "over": "predictions are too high",
+    "under": "predictions are too low",
+    "slope": "predicted contrasts are larger than those of outcomes",
+    "misses": "outcomes lie outside their interval",
+}
+
+
+def loss_text(by_loss: Mapping[str, float]) -> str:
+    """Which changes carry the evidence: those that have reached the limit by themselves, else the one that is nearest to it."""
+    if not by_loss:
+        return ""
+    names = carriers(by_loss) or (max(by_loss, key=lambda name: by_loss[name]),)
+    return "carried by: " + ", ".join(f"{_LOSS_NAMES[name]} (alone {_multiple_text(by_loss[name])})" for name in names)
+
+
+def _carried_text(segment: str, correction: float | None) -> str:
+    by = "" if correction is None else f" by {correction:+.3g}, a correction of its own"
+    return f"{segment} carries it: shift its predictions{by}, or add a feature that tells such rows apart"
 
 
 def _multiple_text(ratio: float) -> str:
@@ -260,5 +357,7 @@ def _evidence(assessment: DriftAssessment) -> dict[str, Any]:
         "metrics": assessment.metrics.model_dump(mode="json"),
         "verdicts": [verdict.model_dump(mode="json") for verdict in assessment.verdicts],
         "evidence_ratio": assessment.evidence,
+        "evidence_by_loss": dict(assessment.by_loss),
+        "carriers": list(carriers(assessment.by_loss)),
         "comparison": assessment.comparison,
     }

@@ -228,6 +228,8 @@ async def _load_drift_states(
 ) -> LineState:
     """A line without panes, with the stored states and alarms of its series."""
     stored = {SeriesKey(row.model_id, row.segment): row for row in await drift_state_store.series_states(database, model_line.line)}
+    restarts = await drift_state_store.detector_restarts(database, model_line.line)
+    state.restarts = {SeriesKey(*key): pane for key, pane in restarts.items()}
     return LineState(
         model_line=model_line,
         window_state=state,
@@ -244,6 +246,7 @@ async def read_series(database: Database, line: LineState, series: SeriesKey) ->
     """Read a single series as Postgres has it now, with the boundaries of ``line``."""
     held = line.window_state
     state = WindowState(held.pane_s, held.window_s, held.floor, held.held_from)
+    state.restarts = held.restarts
     single = LineState(line.model_line, state, line.evaluator, line.read_at)
     single.hold_rows(await window_store.rows_within(database, line.name, [Span(*series, state.held_from, math.inf)]))
     await single.rebuild_detectors(database, [series])
@@ -284,7 +287,7 @@ def _state_at_floor(initial: DetectorState, floor: FloorRow | None) -> DetectorS
     """State of a detector at the floor of its line; ``initial`` where none was stored."""
     if floor is None:
         return initial
-    return DetectorState(tuple(floor.log_values), floor.last_count, floor.log_peak, initial.log_normalizers)
+    return DetectorState(tuple(floor.log_values), floor.last_count, floor.log_peak, initial.reference)
 
 
 async def load_cards(database: Database, evaluator: DriftEvaluator, models: set[UUID]) -> None:

@@ -13,6 +13,7 @@ from schemas.twin_types import ALL_ROWS
 from sql.published_window_store import remove_published, save_published
 from sql.window_store import Snapshot, save_snapshots
 from streams.kafka.app import TwinApp
+from streams.monitoring.drift_detection import SeriesEvidence
 from streams.monitoring.line_metrics import set_baseline_metrics, set_window_metrics
 from streams.monitoring.line_state import LineState, load_cards, snapshot_key
 from streams.monitoring.watermarks import Watermarks
@@ -93,7 +94,7 @@ def window_event(line: LineState, window: WindowKey, *, closed: bool) -> Fidelit
     version, sums = line.window_state.window_sums(window)
     end = start + line.window_state.window_s
     is_current = series.model_id == line.champion and _ends_at_newest_pane(line.window_state, window)
-    evidence = line.evaluator.evidence_ratio(line.window_state, series) if is_current else None
+    evidence = line.evaluator.evidence(line.window_state, series) if is_current else SeriesEvidence()
     detection = Detection.CHANGE if is_current and series in line.alarmed else Detection.NONE
     assessment = line.evaluator.assess_window(series, (start, end), sums, evidence, detection)
     metrics = assessment.metrics
@@ -110,7 +111,7 @@ def window_event(line: LineState, window: WindowKey, *, closed: bool) -> Fidelit
         version=version,
         metrics=metrics,
         state=assessment.state,
-        evidence_ratio=evidence,
+        evidence_ratio=evidence.ratio,
     )
 
 

@@ -23,6 +23,7 @@ from uuid import UUID
 from engine.fidelity import DetectorState, accumulate, add_sums, negate, pane_start, panes_of, window_starts
 from schemas import PaneRow
 from schemas.events import SUM_FIELDS
+from schemas.twin_types import ALL_ROWS
 
 __all__ = ["SeriesKey", "VersionedSums", "WindowKey", "WindowState"]
 
@@ -100,6 +101,7 @@ class WindowState:
         held_from: all panes from here on are held, those below it only where they were loaded.
 
     Attributes:
+        restarts: first pane that counts for the detector of a series, where it was restarted.
         stale_detectors: series with a change below ``held_from``: the start of their detector has to be computed again.
     """
 
@@ -109,6 +111,7 @@ class WindowState:
         self.floor = floor
         self.held_from = held_from
         self.stale_detectors: set[SeriesKey] = set()
+        self.restarts: dict[SeriesKey, float] = {}
         self._detector_starts: dict[SeriesKey, DetectorState] = {}
         self._panes: dict[SeriesKey, _SeriesPanes] = {}
 
@@ -219,6 +222,14 @@ class WindowState:
                 break
         return panes.starts[-len(sums)], panes.starts[-1] + self.pane_s, add_sums(sums)
 
+    def segment_sums(self, model_id: UUID, start: float, end: float) -> dict[str, tuple[int, ...]]:
+        """Sums of the held panes in [start, end) of each segment of a model."""
+        return {
+            series.segment: add_sums(pane.merged.sums for at, pane in panes.by_start.items() if start <= at < end)
+            for series, panes in self._panes.items()
+            if series.model_id == model_id and series.segment != ALL_ROWS
+        }
+
     def newest_pane(self, series: SeriesKey) -> float:
         """Start of the latest pane of a series."""
         return self._panes[series].starts[-1]
@@ -233,6 +244,13 @@ class WindowState:
             panes.detector_states.clear()
             panes.complete_from = complete_from
 
+    def restart_detector(self, series: SeriesKey, at: float, initial: DetectorState) -> None:
+        """Let the detector of a series begin anew with the pane at ``at``, above all that are held."""
+        self.restarts[series] = at
+        self._detector_starts[series] = initial
+        if panes := self._panes.get(series):
+            panes.detector_states.clear()
+
     def detector_state(self, series: SeriesKey, initial: DetectorState) -> DetectorState:
         """State of the detector after all held cells of a series, in order of event time.
 
@@ -244,8 +262,10 @@ class WindowState:
             return state
         states = panes.detector_states
         # The detector depends on the order of cells, so only those after the first changed one are evaluated again.
+        first = self.restarts.get(series, -math.inf)
         for cell in panes.chain[len(states) :]:
-            states.append(accumulate([panes.cells[cell]], states[-1] if states else state))
+            cells = [panes.cells[cell]] if cell.pane >= first else []
+            states.append(accumulate(cells, states[-1] if states else state))
         return states[-1] if states else state
 
     # -- evicting

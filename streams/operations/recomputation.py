@@ -15,7 +15,7 @@ import asyncpg
 from engine.fidelity import add_sums, fidelity_metrics, negate
 from schemas import FidelityMetrics, PaneRow
 from schemas.base import utc_time
-from schemas.events import SUM_FIELDS
+from schemas.events import SUM_FIELDS, padded_sums
 from sql import audit_store
 from sql.audit_store import AuditedLine
 from sql.database import Connection
@@ -163,6 +163,8 @@ class Recomputation:
     def _compare_head(self, row: asyncpg.Record, expected: Head) -> None:
         for name, value in zip(Head._fields, expected, strict=True):
             stored = tuple(row[name]) if isinstance(row[name], list) else row[name]
+            if name == "contribution" and stored is not None:
+                stored = padded_sums(stored)
             self._findings.compare("head", f"{name} of event {expected.event_id}", stored, value)
 
     def _add_to_cells(self, counted: Sequence[ScoredRevision]) -> None:

@@ -29,7 +29,7 @@ from sql.overview_store import (
 )
 from sql.pending_label_store import Cohort, estimate_of
 from sql.population_realism_store import FilterRealism, newest_realism
-from streams.monitoring import DriftEvaluator, SeriesKey, latest_cohorts, pending_labels
+from streams.monitoring import DriftEvaluator, SeriesKey, latest_cohorts, loss_text, pending_labels
 
 __all__ = ["HistoryPoint", "LineOverview", "Overview", "SegmentWindow", "SeriesHistory", "read_overview"]
 
@@ -64,6 +64,8 @@ class SegmentWindow:
         segment: ``all``, ``dimension=level``, or ``dimension:other`` for all levels without a series of their own.
         evidence_ratio: evidence of drift as a multiple of its limit; None where the detector does not run.
         comparison: whether rules and detector agree, as a sentence.
+        carriers: which changes carry the evidence of the last change of state, as a clause; empty without evidence.
+        carried_by: the other segment that nearly all outcomes belonged to at the last change of state; None where there was none.
     """
 
     segment: str
@@ -72,6 +74,8 @@ class SegmentWindow:
     evidence_ratio: float | None
     verdicts: tuple[Verdict, ...]
     comparison: str
+    carriers: str = ""
+    carried_by: str | None = None
 
     @property
     def error_has_risen(self) -> bool:
@@ -251,4 +255,6 @@ def _window(
         evidence_ratio=stored.evidence_ratio if stored else None,
         verdicts=assessment.verdicts,
         comparison=assessment.comparison,
+        carriers=loss_text(stored.evidence_by_loss) if stored else "",
+        carried_by=stored.carried_by if stored else None,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.fidelity import weighted_mae
-from schemas import FidelityMetrics, ModelCard, SimulationAnswer
+from schemas import DriftState, FidelityMetrics, ModelCard, SimulationAnswer
 from schemas.simulation_models import NO_MODERATOR, Alternative, BestChoice, SimulationResult, SubgroupEffect
 from sql.feature_count_store import FeatureCount
 from sql.outlying_store import Outlier
@@ -36,6 +36,7 @@ from streams.reporting.overview import LineOverview, SegmentWindow
 __all__ = [
     "NUMERIC_WINDOW_COLUMNS",
     "WINDOW_COLUMNS",
+    "carrier_sentences",
     "feature_sentences",
     "line_text",
     "model_facts",
@@ -218,10 +219,21 @@ def windows_notes(line: LineOverview, dimension: str = "") -> list[str]:
     """Precision and drift of all outcomes, the estimate before outcomes arrive, and pending outcomes; each line is indented."""
     overall = line.overall if line.scored_model else None
     windows = [] if overall is None else [*_precision(overall.metrics), f"  {overall.comparison}", *_effective_n(overall.metrics)]
+    windows += carrier_sentences(line.windows) if line.scored_model else []
     windows += [] if overall is None else _doubts(overall.metrics, line.outliers)
     weighted = [_weighted(line, dimension)] if line.scored_model and dimension else []
     features = [f"  {sentence}" for sentence in feature_sentences(line.features)]
     return [*windows, *weighted, *features, *_estimate(line), *_pending(line)]
+
+
+def carrier_sentences(windows: Sequence[SegmentWindow]) -> list[str]:
+    """Which changes carry the evidence of each segment in warning or alarm; each line is indented."""
+    return [
+        f"  {segment_label(window.segment)}: evidence {window.carriers}"
+        + (f"; nearly all of these outcomes are of {segment_label(window.carried_by)}" if window.carried_by else "")
+        for window in windows
+        if window.carriers and window.state in (DriftState.WARNING, DriftState.ALARM)
+    ]
 
 
 def feature_sentences(counts: Sequence[FeatureCount]) -> list[str]:
@@ -332,6 +344,8 @@ def windows_dict(line: LineOverview, dimension: str = "") -> dict[str, Any]:
                 "state": window.state.value,
                 "evidence_ratio": window.evidence_ratio,
                 "comparison": window.comparison,
+                "evidence_carriers": window.carriers,
+                "carried_by": window.carried_by,
                 "metrics": window.metrics.model_dump(mode="json"),
                 "verdicts": [verdict.model_dump(mode="json") for verdict in window.verdicts],
             }

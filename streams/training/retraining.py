@@ -13,7 +13,17 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-from engine.promotion import ENOUGH_NEW_ROWS, GATE_ROWS, MIN_NEW_ROWS, Comparison, adjust_history, estimate_onset, split_rows
+from engine.promotion import (
+    ENOUGH_NEW_ROWS,
+    GATE_ROWS,
+    MIN_NEW_ROWS,
+    Comparison,
+    adjust_history,
+    estimate_onset,
+    estimate_onset_of_bias,
+    estimate_onset_of_misses,
+    split_rows,
+)
 from engine.twins import TwinModel
 from schemas import ModelEvent
 from schemas.twin_types import ALL_ROWS
@@ -125,16 +135,16 @@ class Retraining:
         until = await self._trained_until(job.line, labels)
         patience_s = min(self.settings.cooldown_s, self.settings.training_timeout_s / 2)
         while True:
-            since = await self._rows_since_change(job.line, incumbent, until)
+            since = await self._rows_since_change(job.line, incumbent, until, _leading_loss(job.evidence))
             waited_s = (datetime.now(UTC) - job.requested_at).total_seconds()
             if len(since) >= ENOUGH_NEW_ROWS + GATE_ROWS or waited_s >= patience_s:
                 return await self._split(job.line, since, labels)
             LOG.info("%s: %d rows since the change, waiting for %d", job.line, len(since), ENOUGH_NEW_ROWS + GATE_ROWS)
             await asyncio.sleep(max(0.2, min(patience_s / _MAX_POLLS, patience_s - waited_s)))
 
-    async def _rows_since_change(self, line: str, incumbent: TwinModel, until: TrainingCutoff) -> pd.DataFrame:
+    async def _rows_since_change(self, line: str, incumbent: TwinModel, until: TrainingCutoff, leading: str) -> pd.DataFrame:
         rows = await training_rows(self.database, line, latest_observable(self.settings), until.observed_at)
-        return await asyncio.to_thread(_after_onset, until.rows_after(rows), incumbent)
+        return await asyncio.to_thread(_after_onset, until.rows_after(rows), incumbent, leading)
 
     async def _split(self, line: str, since: pd.DataFrame, labels: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows = await training_rows(self.database, line, latest_observable(self.settings))
@@ -173,12 +183,26 @@ def _summary(since: pd.DataFrame, history: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _after_onset(rows: pd.DataFrame, incumbent: TwinModel) -> pd.DataFrame:
-    """Rows after the estimated onset of the change in the incumbent's errors."""
+def _leading_loss(evidence: Mapping[str, Any]) -> str:
+    """The change that carries the evidence of a retrain; the size of errors where it does not say."""
+    return next(iter(evidence.get("carriers") or ()), "size")
+
+
+def _after_onset(rows: pd.DataFrame, incumbent: TwinModel, leading: str) -> pd.DataFrame:
+    """Rows after the estimated onset of the change in the incumbent's errors; ``leading`` is the change."""
     if rows.empty:
         return rows
-    errors = np.abs(incumbent.predict(rows) - rows[incumbent.card.target].to_numpy(dtype=float))
-    return rows.iloc[estimate_onset(errors, incumbent.card.baseline) :]
+    predicted, lower, upper, _ = incumbent.predict_rows(rows)
+    error, half_width = predicted - rows[incumbent.card.target].to_numpy(dtype=float), (upper - lower) / 2
+    baseline = incumbent.card.baseline
+    if leading in _SIGNS:
+        return rows.iloc[estimate_onset_of_bias(_SIGNS[leading] * error / half_width) :]
+    if leading == "misses" and baseline.coverage_95pct is not None:
+        return rows.iloc[estimate_onset_of_misses(np.abs(error) > half_width, baseline.coverage_95pct) :]
+    return rows.iloc[estimate_onset(np.abs(error), baseline) :]
+
+
+_SIGNS = {"over": 1.0, "under": -1.0}
 
 
 def latest_observable(settings: Settings) -> datetime:

@@ -20,7 +20,7 @@ from streams.outages import OUTAGES, Outage
 from streams.printable import escape_text
 from streams.reporting import CHART_STYLE, EventMarker, formatting
 from streams.reporting.overview import Overview
-from streams.reporting.text import feature_sentences, realism_sentences
+from streams.reporting.text import carrier_sentences, feature_sentences, realism_sentences
 from streams.settings import ROLES, Role, Settings
 from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone
 from streams.web.guard import guarded_app, require_known_parameters
@@ -162,6 +162,7 @@ def _templates() -> Environment:
         "count": _typographic(formatting.count),
         "differences": differences,
         "facts": facts,
+        "carrier_sentences": carrier_sentences,
         "feature_sentences": feature_sentences,
         "realism_sentences": realism_sentences,
         "moment": formatting.moment,

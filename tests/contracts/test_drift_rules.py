@@ -131,9 +131,31 @@ def test_the_detector_alone_gives_a_warning_and_neither_gives_ok(rule):
 
 
 @each_rule
-def test_too_few_outcomes_give_the_state_insufficient(rule):
+def test_too_few_outcomes_give_the_state_insufficient_and_a_warning_where_their_evidence_suffices(rule):
     metrics = beyond(rule, 0.01, n=199)
-    assert next_state(evaluate_rules(metrics, HEALTHY, [rule]), Detection.CHANGE, metrics) is DriftState.INSUFFICIENT
+    verdicts = evaluate_rules(metrics, HEALTHY, [rule])
+    states = {detection: next_state(verdicts, detection, metrics) for detection in Detection}
+    assert states.pop(Detection.CHANGE) is states.pop(Detection.CARRIED) is DriftState.WARNING
+    assert set(states.values()) == {DriftState.INSUFFICIENT}
+
+
+def test_the_rule_on_the_coverage_calls_for_a_retrain_when_misses_carry_the_evidence():
+    rule = next(rule for rule in DRIFT_RULES if rule.metric == "coverage_95pct")
+    metrics = beyond(rule, 0.01)
+    verdicts = evaluate_rules(metrics, HEALTHY)
+    assert next_state(verdicts, Detection.CHANGE, metrics, carriers=["size"]) is DriftState.WARNING
+    assert next_state(verdicts, Detection.CHANGE, metrics, carriers=["misses"]) is DriftState.ALARM
+    assert next_state(verdicts, Detection.NONE, metrics, carriers=["misses"]) is DriftState.WARNING
+    assert comparison_text(verdicts, Detection.CHANGE, ["misses"]) == (
+        "rule and detector agree: coverage_drop fires, and all outcomes together show that change"
+    )
+
+
+@each_rule
+def test_a_change_that_one_segment_carries_is_a_warning_and_no_alarm(rule):
+    metrics = beyond(rule, 0.01)
+    state = next_state(evaluate_rules(metrics, HEALTHY, [rule]), Detection.CARRIED, metrics, carriers=["size", "misses"])
+    assert state is DriftState.WARNING
 
 
 @each_rule
@@ -153,7 +175,7 @@ def test_an_alarm_is_final(rule):
     assert next_state(verdicts, Detection.NONE, metrics, DriftState.ALARM) is DriftState.ALARM
 
 
-@pytest.mark.parametrize("detection", Detection)
+@pytest.mark.parametrize("detection", [Detection.NONE, Detection.CHANGE, Detection.SUPPRESSED])
 @pytest.mark.parametrize("amount", [-0.01, 0.01])
 def test_a_sentence_states_whether_rule_and_detector_agree(amount, detection):
     rule = next(rule for rule in DRIFT_RULES if rule.action == "retrain")

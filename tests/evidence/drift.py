@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from river.drift import ADWIN, PageHinkley
 
-from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, BETS, discoveries, log_mean, log_normalizers, update_log_stakes
+from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, discoveries, log_mean, series_reference, update_log_stakes
 from engine.fidelity.effective_sample_size import effective_n
 from engine.fidelity.error_sums import add_sums
 from schemas import Baseline
@@ -137,7 +137,7 @@ def _join(parts: Iterable[Alarms]) -> Alarms:
 def _alarms(errors: Floats, baselines: Sequence[Baseline]) -> Alarms:
     """Find when the detector raises its alarm, a retrain is requested, and the rule alone fires."""
     steps = step_sums(errors, baselines)
-    alarmed, fired = log_evidence(steps) >= 0, rule_fired(steps, baselines)
+    alarmed, fired = log_evidence(steps, baselines).total >= 0, rule_fired(steps, baselines)
     latched = np.logical_or.accumulate(alarmed, axis=1)
     return Alarms(outcomes_until(alarmed), outcomes_until(latched & fired), outcomes_until(fired))
 
@@ -476,12 +476,14 @@ def _segment_evidence(errors: Floats, levels: Integers, baseline: Baseline) -> t
     sums = np.zeros((len(rows) // CELL * SEGMENTS, len(SUM_FIELDS)), dtype=np.int64)
     np.add.at(sums, position, rows)
     cells = sums.reshape(-1, SEGMENTS, len(SUM_FIELDS))
-    normalizers = np.array([log_normalizers(baseline, baseline.segments[f"region={level}"]) for level in range(SEGMENTS)])
-    stakes, entry = np.full((SEGMENTS, len(BETS)), -np.inf), np.full((SEGMENTS, 1), float(CELL))
+    references = [series_reference(baseline, baseline.segments[f"region={level}"]) for level in range(SEGMENTS)]
+    growth = np.stack([reference.log_growth(cells[:, level]) for level, reference in enumerate(references)], axis=1)
+    stakes, entry = np.full(growth.shape[1:], -np.inf), np.full((SEGMENTS, 1), float(CELL))
     path = []
-    for cell in cells:
+    for cell, of_cell in zip(cells, growth, strict=True):
         n = cell[:, :1]
-        after = update_log_stakes(stakes, np.log(entry), cell[:, -len(BETS) :]) - n * normalizers
+        after = update_log_stakes(stakes, np.log(entry), of_cell)
         stakes, entry = np.where(n > 0, after, stakes), np.where(n > 0, n, entry)
-        path.append(np.exp(np.minimum(log_mean(stakes) - np.log(AVERAGE_RUN_LENGTH), 600.0)))
+        evidence = log_mean(stakes, references[0].log_weights) - np.log(AVERAGE_RUN_LENGTH)
+        path.append(np.exp(np.minimum(evidence, 600.0)))
     return np.array(path), cells[..., 0]

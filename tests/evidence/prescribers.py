@@ -302,7 +302,7 @@ def _delays(scenario: Scenario, held_back: pd.DataFrame, errors: Floats, baselin
         order = rng.permutation(len(errors))[: quiet + after]
         stream = errors[order] - np.where(np.arange(quiet + after) < quiet, 0.0, change[order])
         sums = step_sums(stream[None], [baseline])
-        alarmed = np.logical_or.accumulate(log_evidence(sums) >= 0, axis=1)
+        alarmed = np.logical_or.accumulate(log_evidence(sums, [baseline]).total >= 0, axis=1)
         delays.append([outcomes_until(alarmed)[0], outcomes_until(alarmed & rule_fired(sums, [baseline]))[0]])
     return Delays(*(np.array(delays).T - quiet))
 

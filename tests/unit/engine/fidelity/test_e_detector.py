@@ -18,6 +18,7 @@ from engine.fidelity.e_detector import (
     discoveries,
     log_normalizers,
     rounded_log_bets,
+    series_reference,
     upper_mean,
 )
 from engine.fidelity.error_sums import add_sums, contributions
@@ -49,6 +50,11 @@ def cells_of(errors: np.ndarray, baseline: Baseline, cell: int) -> list[tuple[in
     no_interval = np.full(len(errors), np.nan)
     rows = contributions(np.zeros(len(errors)), errors, no_interval, no_interval, baseline)
     return [add_sums(rows[i : i + cell].tolist()) for i in range(0, len(rows), cell)]
+
+
+def sizes(errors: np.ndarray) -> np.ndarray:
+    """Sizes of errors, in units of the clip."""
+    return np.minimum(np.abs(errors) / NORMAL.clip, 1.0)
 
 
 def per_outcome(errors: np.ndarray, baseline: Baseline) -> np.ndarray:
@@ -108,8 +114,8 @@ def test_without_a_change_hardly_any_series_raises_an_alarm(name):
 
 
 def test_the_expected_growth_of_a_stake_is_at_most_one_without_a_change():
-    loss = np.abs(np.random.default_rng(3).normal(size=200_000))
-    assert (np.exp(LOG_QUANTUM * rounded_log_bets(loss, NORMAL)).mean(axis=0) <= 1.0).all()
+    loss = np.random.default_rng(3).normal(size=200_000)
+    assert (np.exp(LOG_QUANTUM * rounded_log_bets(sizes(loss), NORMAL)).mean(axis=0) <= 1.0).all()
 
 
 def test_the_upper_mean_covers_the_true_mean_in_19_of_20_baselines():
@@ -133,10 +139,9 @@ def test_the_upper_mean_of_a_baseline_without_errors_follows_the_rule_of_three()
 
 def test_log_growths_are_correctly_rounded_to_the_billionth():
     getcontext().prec = 40
-    error = np.abs(np.random.default_rng(5).normal(size=300))
+    losses = sizes(np.random.default_rng(5).normal(size=300))
     m0 = upper_mean(NORMAL)
-    for row, value in zip(rounded_log_bets(error, NORMAL).tolist(), error.tolist(), strict=True):
-        loss = min(value / NORMAL.clip, 1.0)
+    for row, loss in zip(rounded_log_bets(losses, NORMAL).tolist(), losses.tolist(), strict=True):
         exact = [Decimal(1.0 + bet * (loss / m0 - 1.0)).ln() * 10**9 for bet in BETS]
         assert row == [int(log.to_integral_value()) for log in exact]
 
@@ -144,12 +149,9 @@ def test_log_growths_are_correctly_rounded_to_the_billionth():
 def test_values_halfway_between_two_integers_are_rounded_correctly():
     m0 = upper_mean(NORMAL)
     doubtful = [(math.exp((k + 0.5) * 1e-9) - 1) / BETS[4] * m0 + m0 for k in range(-40_000_000, 40_000_000, 1_000_003)]
-    rounded = rounded_log_bets(np.array(doubtful) * NORMAL.clip, NORMAL)[:, 4]
+    rounded = rounded_log_bets(np.minimum(doubtful, 1.0), NORMAL)[:, 4]
     getcontext().prec = 40
-    exact = [
-        int((Decimal(1.0 + BETS[4] * (min(x * NORMAL.clip / NORMAL.clip, 1.0) / m0 - 1.0)).ln() * 10**9).to_integral_value())
-        for x in doubtful
-    ]
+    exact = [int((Decimal(1.0 + BETS[4] * (min(x, 1.0) / m0 - 1.0)).ln() * 10**9).to_integral_value()) for x in doubtful]
     assert rounded.tolist() == exact
 
 
@@ -167,7 +169,7 @@ def test_accumulating_in_two_parts_equals_accumulating_at_once_and_empty_cells_a
 
 def test_the_first_cell_starts_as_many_stakes_as_an_assessment_needs_outcomes():
     cell = cells_of(np.random.default_rng(6).normal(size=50), NORMAL, 50)[0]
-    growth = [math.exp(log_bet * 1e-9) for log_bet in cell[SUM_FIELDS.index("log_bet_0") :]]
+    growth = [math.exp(log_bet * 1e-9) for log_bet in cell[SUM_FIELDS.index("log_bet_0") :][: len(BETS)]]
     after = accumulate([cell], DetectorState())
     assert after.ratio(1.0) == pytest.approx(200 * sum(growth) / len(BETS))
     twice = accumulate([cell, cell], DetectorState())
@@ -195,9 +197,9 @@ def errors_like(errors: np.ndarray) -> Errors:
 def test_bets_on_a_segment_are_e_values_for_its_own_mean_and_detect_its_own_change(size):
     rng = np.random.default_rng(8)
     segment = errors_like(rng.normal(size=50_000) * size)
-    start = DetectorState(log_normalizers=log_normalizers(NORMAL, segment))
-    log_bets = LOG_QUANTUM * rounded_log_bets(np.abs(rng.normal(size=200_000)) * size, NORMAL)
-    growth = np.exp(log_bets - start.log_normalizers).mean(axis=0)
+    start = DetectorState(reference=series_reference(NORMAL, segment))
+    log_bets = LOG_QUANTUM * rounded_log_bets(sizes(rng.normal(size=200_000) * size), NORMAL)
+    growth = np.exp(log_bets - start.reference.log_normalizers).mean(axis=0)
     assert (growth <= 1.0).all()
     assert accumulate(cells_of(rng.normal(size=20_000) * size, NORMAL, 200), start).peak_ratio() < 1
     assert accumulate(cells_of(rng.normal(size=1_000) * size * 1.5, NORMAL, 200), start).ratio() > 1
@@ -205,11 +207,11 @@ def test_bets_on_a_segment_are_e_values_for_its_own_mean_and_detect_its_own_chan
 
 def test_a_normalized_bet_on_all_rows_equals_a_bet_of_another_size_on_the_segment():
     segment = errors_like(np.random.default_rng(9).normal(size=50_000) * 2)
-    ratio = upper_mean(segment) / upper_mean(NORMAL)
+    ratio = upper_mean(NORMAL, segment) / upper_mean(NORMAL)
     error = np.array([0.3, 1.0, 2.5])
     segment_bets = np.array(BETS) * ratio / (1 + np.array(BETS) * (ratio - 1))
-    exact = np.log(1 + segment_bets * (error[:, None] / NORMAL.clip / upper_mean(segment) - 1))
-    log_bets = LOG_QUANTUM * rounded_log_bets(error, NORMAL)
+    exact = np.log(1 + segment_bets * (error[:, None] / NORMAL.clip / upper_mean(NORMAL, segment) - 1))
+    log_bets = LOG_QUANTUM * rounded_log_bets(sizes(error), NORMAL)
     assert log_bets - log_normalizers(NORMAL, segment) == pytest.approx(exact, abs=LOG_QUANTUM)
 
 

@@ -53,7 +53,7 @@ class Revised(NamedTuple):
     @property
     def sums(self) -> Sums:
         value = self.value or 0
-        return (1, *[value] * (len(SUM_FIELDS) - 6), *[value * 100_000] * 5)
+        return (1, *[value] * (len(SUM_FIELDS) - 12), *[value * 100_000] * 5, *[value] * 6)
 
 
 revisions = st.builds(

@@ -24,7 +24,7 @@ INITIAL = DetectorState(last_count=20)
 def make_row(pane: int, version: int, n: int = 1, *, part: int = 0, parts: int = 1, segment: str = "all") -> PaneRow:
     """Row of cell ``part`` of ``parts`` of a pane."""
     width = PANE_S / parts
-    sums = (n, 0, 0, *range(n, n + 7), *(1_000_000 * n * (bet + 1) for bet in range(5)))
+    sums = (n, 0, 0, *range(n, n + 7), *(1_000_000 * n * (bet + 1) for bet in range(5)), *range(6))
     assert len(sums) == len(SUM_FIELDS)
     return PaneRow(
         model_id=MODEL, segment=segment, pane=pane * PANE_S + part * width, width_s=width, version=version, last_offset=0, sums=sums
