@@ -114,8 +114,8 @@ class _Loss(NamedTuple):
 _SIZE_WEIGHT = 0.55
 _ERROR, _SLOPE, _MISSES = (SUM_FIELDS.index(name) for name in ("excess_error", "slope", "excess_misses"))
 _LOSSES = {
-    "over": _Loss(_ERROR, _N, "error", 1, 0.03, (0.2, 0.5, 1.0, 2.0), 0.12),
-    "under": _Loss(_ERROR, _N, "error", -1, 0.03, (0.2, 0.5, 1.0, 2.0), 0.12),
+    "over": _Loss(_ERROR, _N, "error", 1, 0.02, (0.2, 0.5, 1.0, 2.0), 0.12),
+    "under": _Loss(_ERROR, _N, "error", -1, 0.02, (0.2, 0.5, 1.0, 2.0), 0.12),
     "slope": _Loss(_SLOPE, _N, "slope", 1, 0.0, (0.1, 0.25, 0.5, 1.0), 0.10),
     "misses": _Loss(_MISSES, _N_INTERVAL, "misses", 1, 0.0, (0.4, 0.8, 1.6), 0.11),
 }
