@@ -14,6 +14,8 @@ from engine.promotion.carry_over import (
     RowSplit,
     adjust_history,
     estimate_onset,
+    estimate_onset_of_bias,
+    estimate_onset_of_misses,
     split_rows,
 )
 from engine.promotion.promotion_gate import GATE_ROWS
@@ -148,3 +150,15 @@ def test_whole_outcomes_stay_whole_and_within_the_observed_range(people, incumbe
 def test_carried_rows_alone_are_too_few_for_a_baseline(people):
     with pytest.raises(ValueError, match="50 rows beside the 1950 carried over have an outcome: 100 are needed"):
         TwinGenerator("hcp", "kisqali", n_jobs=1).train(people.iloc[:2000], n_carried_rows=1950)
+
+
+def test_the_onset_of_a_bias_is_found_where_the_size_of_errors_hardly_changes():
+    rng = np.random.default_rng(11)
+    scaled = np.concatenate([rng.normal(size=3000) * 0.4, rng.normal(size=1500) * 0.4 + 0.17])
+    assert abs(estimate_onset_of_bias(scaled) - 3000) <= 60
+
+
+def test_the_onset_of_lost_coverage_is_found_from_the_misses():
+    rng = np.random.default_rng(12)
+    misses = np.concatenate([rng.random(3000) < 0.05, rng.random(1500) < 0.15])
+    assert abs(estimate_onset_of_misses(misses, 0.95) - 3000) <= 150
