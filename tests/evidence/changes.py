@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,8 +42,6 @@ BUDGET = 0.03
 BARS = {"bias +0.05": 500, "bias -0.05": 500, "coverage 0.95 to 0.85": 600}
 ORDERS = ("decile", "total_patient_volume", "years_experience", "region", "weekday")
 BLOCKS = ("specialty", "state")
-# The same on the version before these losses: median outcomes to the alarm and the retrain, and the share of false retrains.
-BEFORE: Mapping[str, str] = {}
 
 
 class World(NamedTuple):
@@ -55,6 +53,11 @@ class World(NamedTuple):
     half_width: Floats
     baseline: Baseline
     segments: dict[str, npt.NDArray[np.bool_]]
+
+    def without_expectations(self) -> World:
+        """The same with the baseline of earlier models, whose detector knows the size of errors alone, in units of the target."""
+        plain = self.baseline.model_copy(update={"expected": None, "losses": {}, "segments": {}})
+        return self._replace(baseline=plain)
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,30 @@ def measure(quick: bool) -> Part:
     """Measure with 40 orders of each of three splits; a quick run uses 4 orders of one."""
     orders = 4 if quick else 40
     worlds = [_world(seed) for seed in SEEDS[: 1 if quick else None]]
-    shifts = {name: [out for world in worlds for out in _shifted(world, name, orders)] for name in _SHIFTS}
-    quiet = [out for world in worlds for out in _unchanged(world, orders)]
-    sorted_orders = {name: [out for world in worlds for out in _ordered(world, name, orders)] for name in (*ORDERS, *BLOCKS)}
-    runs = len(quiet)
+    now, earlier = _follow(worlds, orders), _follow([world.without_expectations() for world in worlds], orders)
+    runs = len(now.quiet)
     return Part(
         title="What changes on real prescribers is found, and their order is no change",
         sentences=tuple(_SENTENCES.format(runs=runs, models=len(worlds), rows=TRAINING_ROWS, cell=CELL, step=STEP).splitlines()),
-        figures=(*_shift_figures(shifts), *_quiet_figures(quiet, sorted_orders)),
-        tables=(_shift_table(shifts), _order_table(quiet, sorted_orders)),
+        figures=(*_shift_figures(now), *_quiet_figures(now)),
+        tables=(_shift_table(now, earlier), _order_table(now, earlier)),
         plots=(),
+    )
+
+
+class Followed(NamedTuple):
+    """What became of the streams of all worlds, by shift and by order."""
+
+    shifts: dict[str, list[Outcome]]
+    quiet: list[Outcome]
+    orders: dict[str, list[Outcome]]
+
+
+def _follow(worlds: Sequence[World], orders: int) -> Followed:
+    return Followed(
+        {name: [out for world in worlds for out in _shifted(world, name, orders)] for name in _SHIFTS},
+        [out for world in worlds for out in _unchanged(world, orders)],
+        {name: [out for world in worlds for out in _ordered(world, name, orders)] for name in (*ORDERS, *BLOCKS)},
     )
 
 
@@ -90,7 +107,8 @@ engine's own sums, detector, rules and states. Streams of 36,000 outcomes draw p
 A shift comes after 2,000 unchanged outcomes. A bias is added to every prediction; lost coverage narrows every interval, errors \
 stay as they are; lost correlation permutes the predictions.
 Sorted streams contain each held-back physician once, in ascending and in descending order in turn, or in blocks whose order is \
-random. Weekdays are drawn at random. Where nearly all of the latest outcomes are of one segment, unlike the training rows, the \
+random. Weekdays are drawn at random. The detector that knows the size of errors alone is that of models trained before. Where \
+nearly all of the latest outcomes are of one segment, unlike the training rows, the \
 series of all rows leaves them to the segment's own series, which is compared with its own baseline."""
 
 
@@ -200,6 +218,8 @@ def _latest(step: int) -> slice:
 
 
 def _carrier(world: World, rows: Integers, step: int) -> str | None:
+    if world.baseline.expected is None:  # so that the order of rows is seen as earlier versions saw it
+        return None
     latest = _latest(step)
     span = rows[latest.start * STEP : latest.stop * STEP]
     counts = {name: int(members[span].sum()) for name, members in world.segments.items()}
@@ -229,8 +249,8 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "never"
 
 
-def _shift_figures(shifts: Mapping[str, Sequence[Outcome]]) -> Iterator[Figure]:
-    for name, outcomes in shifts.items():
+def _shift_figures(followed: Followed) -> Iterator[Figure]:
+    for name, outcomes in followed.shifts.items():
         delays = [outcome.alarm for outcome in outcomes]
         yield Figure(f"{name}: median outcomes until it is detected", _median(delays), at_most=BARS.get(name), form=",.0f")
         if name in BARS:
@@ -239,42 +259,45 @@ def _shift_figures(shifts: Mapping[str, Sequence[Outcome]]) -> Iterator[Figure]:
             yield Figure(f"{name}: share of streams with a retrain event", _share(retrains), at_least=1.0, form=".1%")
 
 
-def _quiet_figures(quiet: Sequence[Outcome], orders: Mapping[str, Sequence[Outcome]]) -> Iterator[Figure]:
-    retrains = [outcome.retrain for outcome in quiet]
+def _quiet_figures(followed: Followed) -> Iterator[Figure]:
+    retrains = [outcome.retrain for outcome in followed.quiet]
     yield Figure(f"false retrain events in {QUIET:,} outcomes", _share(retrains), at_most=BUDGET, form=".1%")
-    for name, outcomes in orders.items():
+    for name, outcomes in followed.orders.items():
         bar = BUDGET if name in ORDERS else None
         yield Figure(f"sorted by {name}: share with a retrain", _share([out.retrain for out in outcomes]), at_most=bar, form=".1%")
 
 
-def _shift_table(shifts: Mapping[str, Sequence[Outcome]]) -> Table:
+def _shift_table(now: Followed, earlier: Followed) -> Table:
     rows = [
-        (
-            name,
-            f"{_share([out.alarm for out in outcomes]):.0%}",
-            *(_count(float(np.quantile([out.alarm for out in outcomes], q, method="higher"))) for q in (0.5, 0.9)),
-            f"{_share([out.retrain for out in outcomes]):.0%}",
-            _count(_median([out.retrain for out in outcomes])),
-            BEFORE.get(name, "–"),
-        )
-        for name, outcomes in shifts.items()
+        (name, *_delay_cells([out.alarm for out in outcomes]), *_delay_cells([out.retrain for out in outcomes]))
+        for shift in _SHIFTS
+        for name, outcomes in ((shift, now.shifts[shift]), (f"{shift}, size alone", earlier.shifts[shift]))
     ]
-    columns = ("change", "detected", "median", "9 of 10 by", "retrain event", "median", "before: detected, retrain")
-    return Table(f"Outcomes until a change is detected, in {AFTER:,} after it", columns, tuple(rows))
+    columns = ("change", "detected", "median", "9 of 10 by", "retrain event", "median", "9 of 10 by")
+    title = (
+        f"Outcomes until a change is detected, in {AFTER:,} after it; beside it the detector that knows the size of errors alone"
+    )
+    return Table(title, columns, tuple(rows))
 
 
-def _order_table(quiet: Sequence[Outcome], orders: Mapping[str, Sequence[Outcome]]) -> Table:
+def _delay_cells(delays: Sequence[float]) -> tuple[str, ...]:
+    return (f"{_share(delays):.0%}", *(_count(float(np.quantile(delays, q, method="higher"))) for q in (0.5, 0.9)))
+
+
+def _order_table(now: Followed, earlier: Followed) -> Table:
+    orders = {"random": now.quiet, **now.orders}
+    before = {"random": earlier.quiet, **earlier.orders}
     rows = [
         (
             name,
             f"{_share([out.alarm for out in outcomes]):.1%}",
             f"{_share([out.retrain for out in outcomes]):.1%}",
+            f"{_share([out.retrain for out in before[name]]):.1%}",
             _most_frequent([segment for out in outcomes for segment in set(out.carried_by)], len(outcomes)),
-            BEFORE.get(name, "–"),
         )
-        for name, outcomes in {"random": quiet, **orders}.items()
+        for name, outcomes in orders.items()
     ]
-    columns = ("order", "evidence at its limit", "retrain event", "segments that carried it", "before: retrain")
+    columns = ("order", "evidence at its limit", "retrain event", "retrain, size alone", "segments that carried it")
     return Table("Streams without any change", columns, tuple(rows))
 
 

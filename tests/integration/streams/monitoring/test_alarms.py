@@ -142,7 +142,7 @@ async def test_a_detector_alarm_stays_until_the_rule_fires_as_well(pool):
     assert WHOLE in line.alarmed
     event = next(event for event in app.events_of(DriftEvent) if event.segment == "all")
     assert event.state is DriftState.WARNING
-    assert "all outcomes together show that the error has grown" in event.reason
+    assert "all outcomes together show that the error has changed" in event.reason
     await store_outcomes(pool, *draw(rng, 400, ALL_LARGER), first=30)
     _, later = await evaluated(pool)
     assert states(later)["all"] == "alarm"
