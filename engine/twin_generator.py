@@ -40,7 +40,7 @@ from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
 from schemas.relations import Relation
 from schemas.twin_models import Baseline, ModelCard, ModelType, NewLevels, TwinModelMetrics, TwinPopulation
-from schemas.twin_types import TWIN_TYPES, TwinType, TwinTypeEntry, catalogue_brand
+from schemas.twin_types import BUILT_IN_TWIN_TYPES, TWIN_TYPES, TwinType, TwinTypeEntry, catalogue_brand
 
 __all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "skip_check"]
 
@@ -135,7 +135,7 @@ class TwinGenerator:
         self.brand = catalogue_brand(brand)
         self.target = target or TWIN_TYPES[self.twin_type].default_target.name
         self.model_type = require_one_of("model_type", model_type, ("auto", *HYPERPARAMETERS))
-        standard = TWIN_TYPES[self.twin_type].default_target.name
+        standard = BUILT_IN_TWIN_TYPES[self.twin_type].default_target.name
         self.graph = (graph or CAUSAL_GRAPHS[self.twin_type]).about(self.target, standard)
         self.check = check
         self.n_jobs = n_jobs

@@ -38,9 +38,9 @@ class CausalGraph(Frozen):
         return self
 
     def about(self, outcome: str, default: str) -> Self:
-        """The graph with an outcome in place of the default one of its twin type, unless it has that outcome itself.
+        """The graph with an outcome in place of the built-in one of its twin type, unless it has that outcome itself.
 
-        An own target is assumed to have the causes of the default one, until a graph of one's own says otherwise.
+        An own target is assumed to have the causes of the built-in one, until a graph of one's own says otherwise.
         """
         if outcome in self.nodes or default not in self.nodes:
             return self

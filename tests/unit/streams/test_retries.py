@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 
-from schemas import BUILT_IN, Catalogue
+from schemas import BUILT_IN, Catalogue, catalogue_in_effect, install
 from streams import retries
 from streams.metrics import OUTAGES, REGISTRY
 from streams.retries import oldest_unfinished_s, process_event, retry_transient, track_unfinished
@@ -18,9 +18,10 @@ from streams.retries import oldest_unfinished_s, process_event, retry_transient,
 class App:
     role: str = "simulation"
     should_stop: bool = False
+    version: int = 0
 
     async def newest_catalogue(self) -> Catalogue:
-        return BUILT_IN
+        return BUILT_IN.model_copy(update={"version": self.version})
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +190,31 @@ def test_the_metric_is_the_age_of_the_oldest_unfinished_event(monkeypatch):
             assert metric() == oldest_unfinished_s("outcomes") == 4.0
         assert metric() == 4.0
     assert metric() == 0.0
+
+
+async def test_an_event_sees_one_version_of_the_catalogue_from_begin_to_end_whatever_is_applied_meanwhile():
+    seen: list[int] = []
+
+    async def work() -> None:
+        seen.append(catalogue_in_effect().version)
+        install(BUILT_IN.model_copy(update={"version": 8}))  # another task of the process follows a newer version
+        await asyncio.sleep(0)
+        seen.append(await asyncio.to_thread(lambda: catalogue_in_effect().version))
+
+    app = App(version=7)
+    await process_event(app, work, failing(AssertionError()))
+    assert seen == [7, 7]
+    assert catalogue_in_effect().version == 8
+
+
+async def test_a_repeated_attempt_begins_under_the_version_that_is_then_the_newest():
+    app, seen = App(version=1), []
+
+    async def work() -> None:
+        seen.append(catalogue_in_effect().version)
+        app.version += 1
+        if len(seen) < 3:
+            raise ConnectionError
+
+    await process_event(app, work, failing(AssertionError()))
+    assert seen == [1, 2, 3]
