@@ -22,6 +22,7 @@ from schemas.catalogue_in_effect import install
 from schemas.clinical_terms import BUILT_IN_TERMS, clinical_pattern
 from schemas.fidelity_models import BUILT_IN_RULES, DriftRule
 from schemas.interventions import BUILT_IN_INTERVENTIONS, BUILT_IN_MODERATORS, Intervention, Moderator
+from schemas.levels import level_key
 from schemas.past_experiments import with_campaign_defaults
 from schemas.relations import Relation
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold, LineThresholds
@@ -98,6 +99,7 @@ class Catalogue(Frozen):
 
     Attributes:
         brands, campaigns, moderators, twin_types, drift_rules: entries by name; a moderator is named after its feature.
+        levels: of categories, by column: each level with its other spellings, which mean the same everywhere.
         clinical_terms: words by which a column, target or campaign is refused as clinical.
         thresholds: of recommendations, and limits of drift rules.
         version: number under which it was applied; 0 for the built-in one and for one that is not applied. It is no content.
@@ -107,6 +109,7 @@ class Catalogue(Frozen):
     campaigns: Annotated[dict[Name, Intervention], BeforeValidator(with_campaign_defaults), _named("name")]
     moderators: Annotated[dict[ColumnName, Moderator], _named("column")]
     twin_types: dict[TwinType, TwinTypeFields]
+    levels: dict[ColumnName, dict[str, tuple[str, ...]]] = Field(default_factory=dict)
     clinical_terms: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], ...]
     drift_rules: Annotated[dict[Name, DriftRule], _named("name")]
     thresholds: Thresholds = Thresholds()
@@ -169,6 +172,19 @@ class Catalogue(Frozen):
     def column_names(self) -> frozenset[str]:
         """Features of all twin types, and names of their filters."""
         return frozenset(name for entry in self.entries.values() for name in (*entry.by_name, *entry.filters))
+
+    @cached_property
+    def spellings(self) -> Mapping[str, Mapping[str, str]]:
+        """By column: the declared level of each of its spellings, by the key of the spelling."""
+        return {
+            column: {level_key(text): level for level, others in levels.items() for text in (level, *others)}
+            for column, levels in self.levels.items()
+        }
+
+    def level_of(self, column: str, text: str) -> str:
+        """The declared level that a text is in a column, in any spelling; the text itself where none is declared for it."""
+        by_key = self.spellings.get(column)
+        return text if by_key is None else by_key.get(level_key(text), text)
 
     @cached_property
     def clinical_names(self) -> Any:

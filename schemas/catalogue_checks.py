@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from schemas.clinical_terms import clinical_pattern, term_in
 from schemas.interventions import moderator_level
+from schemas.levels import level_key
 from schemas.thresholds import LIMIT_RANGES
 from schemas.twin_types import TwinType
 
@@ -39,6 +40,7 @@ def problems_of(catalogue: Catalogue, built_in: Catalogue) -> list[Problem]:
         *_campaign_problems(catalogue),
         *_moderator_problems(catalogue),
         *_twin_type_problems(catalogue),
+        *_level_problems(catalogue),
         *_clinical_problems(catalogue, built_in),
         *_rule_problems(catalogue, built_in),
         *_threshold_problems(catalogue),
@@ -193,6 +195,19 @@ def _name_problems(fields: TwinTypeFields) -> Iterator[Problem]:
             yield place, f"{name!r} is a {declared[name].kind}: a number is needed here"
         elif place[0] == "segments" and declared[name].kind == "number":
             yield place, f"{name!r} is a number with too many values for a segment: use a category, an integer or a flag"
+
+
+def _level_problems(catalogue: Catalogue) -> Iterator[Problem]:
+    for column, levels in catalogue.levels.items():
+        kinds = {fields.features[column].kind for fields in catalogue.twin_types.values() if column in fields.features}
+        if kinds != {"category"}:
+            yield ("levels", column), f"{column!r} is no category: only levels of a category have spellings"
+        levels_by_key: dict[str, str] = {}
+        for level, spellings in levels.items():
+            for text in (level, *spellings):
+                owner = levels_by_key.setdefault(level_key(text), level)
+                if owner != level:
+                    yield ("levels", column, level), f"{text!r} is a spelling of {owner!r} already: a spelling means one level"
 
 
 def _clinical_problems(catalogue: Catalogue, built_in: Catalogue) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ is a number.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -96,9 +97,10 @@ def _members(column: pd.Series[Any], values: Sequence[str | int | float | bool])
         texts = numbers_among(pd.Series([value for value in values if isinstance(value, str)], dtype=object))
         numbers = [int(value) if isinstance(value, bool) else value for value in values if not isinstance(value, str)]
         return np.asarray(column.isin([*numbers, *texts[~np.isnan(texts)].tolist()]), dtype=bool)
-    keys = {level_key(level_text(value) or "") for value in values}
+    meant = partial(catalogue_in_effect().level_of, str(column.name))
+    keys = {level_key(meant(level_text(value) or "")) for value in values}
     levels = levels_of(column)
-    return np.array([*(level_key(text) in keys for text in levels.values), False])[levels.codes]
+    return np.array([*(level_key(meant(text)) in keys for text in levels.values), False])[levels.codes]
 
 
 def filter_values(filters: Filters) -> dict[str, Any]:
@@ -202,6 +204,8 @@ def _may_be_own(name: str, own: Mapping[str, Kind] | None) -> bool:
 
 def _value(column: _Column, key: str, value: Any) -> str | int | float | bool:
     converted = _CONVERSIONS[column.kind](value)
+    if isinstance(converted, str):
+        converted = catalogue_in_effect().level_of(column.name, converted)
     if converted is None:
         raise ValueError(f"filter {shorten(key)} got {shorten(value)}: {column.name!r} is {_KINDS[column.kind]}")
     return converted

@@ -349,13 +349,20 @@ def model_line(twin_type: TwinType, brand: str, target: str | None = None) -> st
     return line
 
 
-@lru_cache(maxsize=10_000, typed=True)
 def segment_name(dimension: str, level: object) -> str:
     """Name of the series of one level of a declared dimension, the same for every spelling of the level.
 
     >>> segment_name("priority_tier", 2.0), segment_name("region", "South ")
     ('priority_tier=2', 'region=south')
     """
+    catalogue = catalogue_in_effect()
+    if dimension in catalogue.spellings:
+        level = catalogue.level_of(dimension, level_text(level) or "")
+    return _segment_name(dimension, level)
+
+
+@lru_cache(maxsize=10_000, typed=True)
+def _segment_name(dimension: str, level: object) -> str:
     return f"{dimension}={level_key(level_text(level) or '')}"
 
 

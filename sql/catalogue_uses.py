@@ -53,10 +53,14 @@ async def refuse_breaking(database: Database, before: Catalogue, after: Catalogu
     problems += _campaign_problems(experiments, after)
     for row in await database.fetch(_OPEN_SEGMENTS):
         twin_type, dimension = TwinType(row["twin_type"]), row["dimension"]
-        if dimension in before.entries[twin_type].segments and dimension not in after.entries[twin_type].segments:
+        is_segment = dimension in before.entries[twin_type].segments
+        if is_segment and (
+            dimension not in after.entries[twin_type].segments or before.levels.get(dimension) != after.levels.get(dimension)
+        ):
             until = f"{row['closes_at']:%Y-%m-%d %H:%M:%S} UTC"
             problems.append(
                 f"the segment {dimension} of {twin_type} twins has open windows until {until}: apply it then, or keep the segment"
+                " and its levels"
             )
     if problems:
         raise CatalogueInUse("; ".join(problems))

@@ -14,6 +14,7 @@ from engine.twins.entities import MIN_ENTITIES, entity_codes
 from engine.twins.identifiers import identifier_columns
 from engine.twins.target_scale import few_implausible, scale_problem
 from schemas.arrays import Floats, Integers
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.clinical_terms import clinical_term
 from schemas.identifiers import entity_column
 from schemas.levels import KnownLevels, level_key, level_text, levels_of, numbers_of
@@ -328,7 +329,20 @@ def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
 
 def _texts(frame: pd.DataFrame, name: str, vocabulary: KnownLevels | None) -> Any:
     levels = levels_of(_column(frame, name))
-    return levels.texts(levels.spellings() if vocabulary is None else vocabulary.spellings(levels.values)).array
+    spelling = levels.spellings() if vocabulary is None else vocabulary.spellings(levels.values)
+    return levels.texts(_as_declared(name, spelling, vocabulary)).array
+
+
+def _as_declared(name: str, spelling: Mapping[str, str], vocabulary: KnownLevels | None) -> Mapping[str, str]:
+    """Texts written as the levels that the catalogue declares; a model that knows a level by another spelling keeps that one."""
+    catalogue = catalogue_in_effect()
+    if name not in catalogue.spellings:
+        return spelling
+    meant = {text: catalogue.level_of(name, text) for text in spelling}
+    if vocabulary is None:
+        return {text: spelling[text] if level == text else level for text, level in meant.items()}
+    by_meaning = {level_key(catalogue.level_of(name, level)): level for level in reversed(vocabulary.levels)}
+    return {text: vocabulary.find(text) or by_meaning.get(level_key(level), level) for text, level in meant.items()}
 
 
 def _convert(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> Any:

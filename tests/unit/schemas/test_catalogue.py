@@ -8,10 +8,12 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
 from engine.effects import catalogue_prior
+from engine.twins.training_table import feature_frame
 from schemas import (
     BUILT_IN,
     DRIFT_RULES,
@@ -33,7 +35,9 @@ from schemas.catalogue import laid_over
 from schemas.causal_graphs import CAUSAL_GRAPHS
 from schemas.clinical_terms import clinical_term
 from schemas.interventions import PastExperiment
+from schemas.levels import KnownLevels
 from schemas.past_experiments import LEAST_BETWEEN, pooled_effect
+from schemas.twin_types import segment_name
 
 OWN = {
     "brands": {"acmezumab": {"label": "Acmezumab"}},
@@ -278,3 +282,40 @@ def test_an_own_target_has_the_causes_of_the_default_one_unless_a_graph_says_oth
     assert "prescribing_change" not in own_target.nodes
     assert graph.about("prescribing_change", "prescribing_change") is graph
     assert own_target.about("new_patient_starts", "prescribing_change") is own_target
+
+
+SPELLINGS = {"levels": {"region": {"Northeast": ["NE", "north-east"], "south": []}}}
+
+
+def test_every_declared_spelling_of_a_level_is_that_level_in_segments_and_filters():
+    with in_effect(make(SPELLINGS)):
+        assert {segment_name("region", text) for text in ("Northeast", "NE", "ne ", "North-East")} == {"region=northeast"}
+        assert segment_name("region", "West") == "region=west"
+        assert segment_name("specialty", "NE") == "specialty=ne"
+        (condition,) = conditions(TwinType.HCP, {"region": ["ne", "West"]})
+        assert condition.values == ("Northeast", "West")
+        column = pd.Series(["NE", "northeast", "west", "south", None], name="region")
+        assert condition.mask(column).tolist() == [True, True, True, False, False]
+    assert segment_name("region", "NE") == "region=ne"
+
+
+def test_features_are_written_as_declared_and_a_model_keeps_the_spelling_that_it_knows():
+    frame = pd.DataFrame({"region": ["NE", "north-east", "SOUTH", "West", "west", "west"]})
+    with in_effect(make(SPELLINGS)):
+        trained = feature_frame(frame, {"region": "category"}, TwinType.HCP)
+        older = feature_frame(frame, {"region": "category"}, TwinType.HCP, {"region": KnownLevels(["NE", "south"])})
+    assert trained["region"].tolist() == ["Northeast", "Northeast", "south", "west", "west", "west"]
+    assert older["region"].tolist()[:3] == ["NE", "NE", "south"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ({"decile": {"a": []}}, "'decile' is no category"),
+        ({"nowhere": {"a": []}}, "'nowhere' is no category"),
+        ({"region": {"north": ["N"], "northeast": ["n"]}}, "'n' is a spelling of 'north' already"),
+    ],
+)
+def test_spellings_that_cannot_be_meant_are_refused(levels, message):
+    with pytest.raises(ValidationError, match=message):
+        make({"levels": levels})

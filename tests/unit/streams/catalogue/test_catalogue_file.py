@@ -15,7 +15,7 @@ from streams.catalogue import CatalogueFileError, catalogue_schema, find_catalog
 from streams.catalogue.comparison import differences
 
 TEMPLATE = (files("streams.catalogue") / "template.yaml").read_text(encoding="utf-8")
-_SECTION = r"^# ((?:brands|campaigns|twin_types|moderators|clinical_terms|drift_rules|thresholds):|  )"
+_SECTION = r"^# ((?:brands|campaigns|twin_types|levels|moderators|clinical_terms|drift_rules|thresholds):|  )"
 EXAMPLE = re.sub(_SECTION, r"\1", TEMPLATE, flags=re.MULTILINE)
 
 
