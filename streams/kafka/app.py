@@ -82,11 +82,15 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
 
         During an outage they are read later: it must not keep the group from rebalancing.
         """
+        await self._try_at_start(self._read_park_requests, "park requests")
+
+    async def _try_at_start(self, action: Callable[[], Awaitable[None]], task: str) -> None:
+        """Do for the first time what a timer repeats, unless Postgres is unavailable or has no tables yet."""
         try:
-            await retry_transient(self._read_park_requests, part="postgres", attempts=_POOL_ATTEMPTS)
-        except Exception as error:  # noqa: BLE001  # nothing else waits for these requests
+            await retry_transient(action, part="postgres", attempts=_POOL_ATTEMPTS)
+        except Exception as error:  # noqa: BLE001  # nothing else waits for it
             if not is_waited_for(error):
-                report_failure(self.role, "park requests", error)
+                report_failure(self.role, task, error)
 
     async def _read_park_requests(self) -> None:
         await self.parking.read_requests(self.pool)
@@ -107,7 +111,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         """Open the pool before the first event is read."""
         open_with_settings = partial(open_pool, self.settings)
         self.pool = await retry_transient(open_with_settings, part="postgres", attempts=_POOL_ATTEMPTS, waits_for=is_transient)
-        await retry_transient(self._follow_catalogue, part="postgres", attempts=_POOL_ATTEMPTS, waits_for=is_transient)
+        await self._try_at_start(self._follow_catalogue, "the catalogue")
         await super().on_start()
         self.producer.buffer.max_messages = _BUFFERED_SENDS
 
