@@ -37,6 +37,7 @@ from schemas.clinical_terms import clinical_term
 from schemas.interventions import PastExperiment
 from schemas.levels import KnownLevels
 from schemas.past_experiments import LEAST_BETWEEN, pooled_effect
+from schemas.simulation_models import ANSWERED
 from schemas.twin_types import segment_name
 
 OWN = {
@@ -319,3 +320,10 @@ def test_features_are_written_as_declared_and_a_model_keeps_the_spelling_that_it
 def test_spellings_that_cannot_be_meant_are_refused(levels, message):
     with pytest.raises(ValidationError, match=message):
         make({"levels": levels})
+
+
+def test_who_reads_an_answer_needs_no_catalogue_of_its_campaign():
+    drop = {"intervention_type": "sample_drop", "channel": "mail", "frequency": "monthly", "duration_weeks": 4}
+    assert InterventionConfig.model_validate(drop, context={ANSWERED: True}).intervention_type == "sample_drop"
+    with pytest.raises(ValidationError, match="unknown channel 'fax'"):
+        InterventionConfig.model_validate({**drop, "channel": "fax"}, context={ANSWERED: True})
