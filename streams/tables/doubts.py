@@ -63,8 +63,8 @@ def totals(
 ) -> tuple[str, Flags] | None:
     """The rows that sum up the others, and the column that names them so; None where there are none.
 
-    Such a row is named a total in the first column, that of ids, or the first one of levels, and most of its other cells are empty, or a number is
-    the sum of those of the other rows.
+    Such a row is named a total in the first column, that of ids, or the first one of levels, and most of its other cells
+    are empty, or a number is the sum of those of the other rows.
     """
     texts = [name for name, column in columns.items() if is_text(column)]
     ids = [name for name in ID_COLUMNS if name in texts]
