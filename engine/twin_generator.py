@@ -30,8 +30,10 @@ from engine.twins import (
     fit_outcome_model,
     learn_joint,
     measure_new_levels,
+    near_copies,
     new_level_sentences,
     predict_outcome,
+    refuse_copies,
     select_features,
 )
 from schemas.arrays import Floats, Integers
@@ -176,6 +178,7 @@ class TwinGenerator:
         """
         target = target_col or self.target
         table = build_training_table(training_data, self.twin_type, target)
+        refuse_copies(table, target)
         _refuse_unknown(self.relations, table)
         first = _first_evaluated_row(training_data, target, n_carried_rows)
         evaluated_entities = _evaluated_entities(table, first)
@@ -336,6 +339,7 @@ def _metrics(
         selection=selection,
         warnings=(
             *table.warnings,
+            *near_copies(table),
             *_cluster_warnings(table, baseline),
             *_data_warnings(table, selection),
             *_accuracy_warnings(r2, table, entry, selection),

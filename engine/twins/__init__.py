@@ -12,6 +12,7 @@ from engine.twins.entities import MIN_ENTITIES
 from engine.twins.entities import folds as entity_folds
 from engine.twins.feature_gaps import FeatureGaps, gap_sentences
 from engine.twins.forests import forest_mean
+from engine.twins.leakage import feature_knowledge, near_copies, refuse_copies
 from engine.twins.new_levels import measure_new_levels, new_level_sentences
 from engine.twins.outcome_model import (
     FOLDS,
@@ -50,6 +51,7 @@ __all__ = [
     "encode_features",
     "entity_folds",
     "feature_importance",
+    "feature_knowledge",
     "few_implausible",
     "fit_adjustment",
     "fit_conformal",
@@ -59,9 +61,11 @@ __all__ = [
     "identifier_warnings",
     "learn_joint",
     "measure_new_levels",
+    "near_copies",
     "new_level_sentences",
     "population_id",
     "predict_outcome",
+    "refuse_copies",
     "scale_problem",
     "select_features",
 ]

@@ -25,7 +25,7 @@ from engine.twins.entities import folds
 from engine.twins.training_table import TrainingTable
 from schemas.arrays import Floats, Integers
 
-__all__ = ["FeatureKnowledge", "copied_columns", "feature_knowledge"]
+__all__ = ["FeatureKnowledge", "copied_columns", "feature_knowledge", "near_copies", "refuse_copies"]
 
 COPY = 0.98
 """Absolute rank correlation with the target from which a feature is nearly the target itself."""
@@ -44,6 +44,7 @@ _TOLERANCE = 1e-6
 _EQUAL_SHARE = 0.99
 _MIN_ROWS = 50
 _MOST_COLUMNS = 60
+_MIN_VALUES = 10  # fewest values of a target whose order no other column has by chance
 
 
 class FeatureKnowledge(NamedTuple):
@@ -71,6 +72,15 @@ class FeatureKnowledge(NamedTuple):
         """Whether a person should look at the feature."""
         return self.is_copy or (
             self.alone >= ALONE and self.others is not None and self.alone > AGAINST_OTHERS * max(self.others, 0.0)
+        )
+
+    @property
+    def suspicion(self) -> str:
+        """Why a person should look at a suspect."""
+        if self.is_copy:
+            return f"{self.name!r} is nearly the target: rank correlation {self.correlation:.2f}, R2 {self.alone:.2f} by it alone"
+        return (
+            f"{self.name!r} alone predicts the target with R2 {self.alone:.2f}, all other features together with {self.others:.2f}"
         )
 
 
@@ -154,6 +164,40 @@ def _rank_correlation(numbers: Floats, target: Floats) -> float:
     if present.sum() < _MIN_ROWS or not np.ptp(numbers[present]) or not np.ptp(target[present]):
         return 0.0
     return float(abs(np.corrcoef(rankdata(numbers[present]), rankdata(target[present]))[0, 1]))
+
+
+def refuse_copies(table: TrainingTable, target: str) -> None:
+    """Refuse features that are the target itself in another form, such as in percent or as a rank.
+
+    Raises:
+        ValueError: when the order of a feature's values is exactly that of the target's, or the opposite.
+
+    Example:
+        >>> from engine.twins.training_table import build_training_table
+        >>> from schemas.twin_types import TwinType
+        >>> frame = pd.DataFrame({"prescribing_change": np.linspace(-0.2, 0.3, 1200)})
+        >>> frame["growth"] = frame["prescribing_change"] ** 3
+        >>> refuse_copies(build_training_table(frame, TwinType.HCP, "prescribing_change"), "prescribing_change")
+        Traceback (most recent call last):
+        ValueError: 'growth' is the target 'prescribing_change' in another form, as it has its order in all rows: leave it out
+    """
+    for name, correlation in _rank_correlations(table):
+        if correlation >= 1 - _TOLERANCE**2 and len(np.unique(table.target)) >= _MIN_VALUES:
+            raise ValueError(f"{name!r} is the target {target!r} in another form, as it has its order in all rows: leave it out")
+
+
+def near_copies(table: TrainingTable) -> Iterator[str]:
+    """Warnings about features that are nearly the target."""
+    for name, correlation in _rank_correlations(table):
+        if correlation >= COPY:
+            yield f"{name!r} is nearly the target, rank correlation {correlation:.3f}: is it known before the outcome?"
+
+
+def _rank_correlations(table: TrainingTable) -> Iterator[tuple[str, float]]:
+    """Each number with its absolute rank correlation with the target."""
+    for name in table.kinds:
+        if name not in table.categorical:
+            yield name, _rank_correlation(_numbers(table, name), table.target)
 
 
 def copied_columns(frame: pd.DataFrame, target: str) -> Iterator[str]:

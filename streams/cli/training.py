@@ -109,11 +109,12 @@ def _train(
 ) -> tuple[ImportedTable, TrainedLine]:
     """Read the table, refuse it before anything is started where it has no features, and train."""
     from streams.training import read_training_table
+    from streams.training.table_check import suspects
     from streams.worker.setup import join_features, prepare, train_model
 
     use_file_catalogue()
     imported = read_training_table([file], twin_type, target, reading, needs_features=features is None).require_target()
-    notify_remarks(imported.remarks)
+    notify_remarks([*imported.remarks, *suspects(imported.frame, twin_type, imported.target)])
     source = file.name
     with connected_service() as settings:
         run_command(settings, prepare(settings), "postgres", "kafka", "mlflow")

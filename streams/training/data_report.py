@@ -183,16 +183,10 @@ def _knowledge(frame: pd.DataFrame, twin_type: TwinType, target: str) -> list[Fe
 
 
 def _suspects(frame: pd.DataFrame, target: str, knowledge: Sequence[FeatureKnowledge]) -> list[str]:
-    sentences = [_suspicion(item) for item in knowledge if item.is_suspect]
+    sentences = [item.suspicion for item in knowledge if item.is_suspect]
     if target in frame:
         sentences += copied_columns(frame, target)
     return [*sentences, *_of_the_last_year([str(name) for name in frame if name != target])]
-
-
-def _suspicion(item: FeatureKnowledge) -> str:
-    if item.is_copy:
-        return f"{item.name!r} is nearly the target: rank correlation {item.correlation:.2f}, R2 {item.alone:.2f} by it alone"
-    return f"{item.name!r} alone predicts the target with R2 {item.alone:.2f}, all other features together with {item.others:.2f}"
 
 
 def _of_the_last_year(names: Sequence[str]) -> list[str]:

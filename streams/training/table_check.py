@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from engine.twins import MIN_ENTITIES, MIN_SAMPLES, build_training_table, identifier_warnings, scale_problem
+from engine.twins import (
+    MIN_ENTITIES,
+    MIN_SAMPLES,
+    TrainingTable,
+    build_training_table,
+    feature_knowledge,
+    identifier_warnings,
+    refuse_copies,
+    scale_problem,
+)
 from schemas import TWIN_TYPES, TwinType
 from schemas.arrays import Flags
 from schemas.clinical_terms import clinical_term
@@ -37,7 +46,7 @@ from streams.training.datasets import as_training_table, read_training_table
 from streams.training.imported_table import ImportedTable
 from streams.training.open_payments import is_open_payments
 
-__all__ = ["Finding", "TableCheck", "check_file", "check_reading", "check_table", "read_for_check"]
+__all__ = ["Finding", "TableCheck", "check_file", "check_reading", "check_table", "read_for_check", "suspects"]
 
 _SHOWN_ROWS = 10
 
@@ -88,7 +97,9 @@ def check_file(path: Path, twin_type: TwinType, target: str | None = None, optio
         reading, remarks = read_for_check(path, twin_type, target, options or TableOptions())
     except TableRefused as refused:
         return TableCheck(0, tuple(map(Finding, refused.problems)), ())
-    return check_reading(reading, twin_type, target, remarks)
+    check = check_reading(reading, twin_type, target, remarks)
+    doubtful = suspects(reading.frame, twin_type, TWIN_TYPES[twin_type].target(target).name)
+    return replace(check, notes=(*check.notes, *map(Finding, doubtful)))
 
 
 def read_for_check(
@@ -139,11 +150,30 @@ def check_table(reading: TableReading, twin_type: TwinType, target: str | None =
     problems += [*(bad if too_many else []), *_problems(reading, twin_type, name)]
     notes = [*map(Finding, reading.notes), *([] if too_many else bad), *_row_notes(reading, twin_type, name)]
     try:
-        notes += map(Finding, build_training_table(reading.frame, twin_type, name).warnings)
+        table = build_training_table(reading.frame, twin_type, name)
     except ValueError as error:
         problems = problems or [Finding(str(error))]
         notes += map(Finding, identifier_warnings(reading.frame, twin_type))
+    else:
+        notes += map(Finding, table.warnings)
+        problems += map(Finding, _copies(table, name))
     return TableCheck(reading.n_rows, tuple(problems), tuple(notes))
+
+
+def _copies(table: TrainingTable, target: str) -> Iterator[str]:
+    try:
+        refuse_copies(table, target)
+    except ValueError as error:
+        yield str(error)
+
+
+def suspects(frame: pd.DataFrame, twin_type: TwinType, target: str) -> list[str]:
+    """Features of a table that know its target too well, a sentence each; none where no model can be trained on it."""
+    try:
+        table = build_training_table(frame, twin_type, target)
+    except ValueError:
+        return []
+    return [item.suspicion for item in feature_knowledge(table) if item.is_suspect]
 
 
 def _bad_cells(cells: Sequence[BadCell]) -> Iterator[Finding]:

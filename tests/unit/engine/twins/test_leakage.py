@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from engine import TwinGenerator
+from engine.sample_tables import sample_hcps
 from engine.twins import build_training_table
-from engine.twins.leakage import FeatureKnowledge, copied_columns, feature_knowledge
+from engine.twins.leakage import FeatureKnowledge, copied_columns, feature_knowledge, near_copies, refuse_copies
 from schemas import TwinType
 
 N = 1200
@@ -37,6 +39,31 @@ def test_a_copy_of_the_target_in_another_unit_is_a_suspect_whatever_its_form():
         item = knowledge(copy=copy)["copy"]
         assert item.is_copy
         assert item.is_suspect
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda y: y * 100,
+        lambda y: -y,
+        lambda y: y.rank() + 0.5,
+        lambda y: np.exp(3 * y),
+        lambda y: (y * 100).where(y.index % 3 > 0),
+    ],
+)
+def test_a_training_refuses_a_feature_that_is_the_target_in_another_form(copy):
+    frame = sample_hcps(1200, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="'growth' is the target 'prescribing_change' in another form"):
+        TwinGenerator("hcp", "kisqali", n_jobs=1).train(frame.assign(growth=copy(frame[TARGET])), TARGET)
+
+
+def test_a_training_tells_a_feature_that_is_nearly_the_target():
+    rng = np.random.default_rng(0)
+    frame = sample_hcps(1200, rng)
+    table = build_training_table(frame.assign(growth=frame[TARGET] + rng.normal(0, 0.003, 1200)), TwinType.HCP, TARGET)
+    refuse_copies(table, TARGET)
+    assert [text.partition(",")[0] for text in near_copies(table)] == ["'growth' is nearly the target"]
+    assert list(near_copies(build_training_table(frame, TwinType.HCP, TARGET))) == []
 
 
 def test_levels_that_know_the_target_are_a_suspect():

@@ -54,6 +54,15 @@ def test_all_problems_are_found_at_once_with_their_rows(tmp_path: Path) -> None:
     assert "columns left out as identifiers: rank, numbered in sequence" in notes
 
 
+def test_a_feature_that_is_the_target_is_a_problem_and_one_that_nearly_is_a_note(tmp_path: Path) -> None:
+    frame = prescribers()
+    (problem,) = check(frame.assign(growth=frame[TARGET] * 100), tmp_path).problems
+    assert str(problem).startswith(f"'growth' is the target {TARGET!r} in another form")
+    near = check(frame.assign(growth=frame[TARGET] + np.random.default_rng(2).normal(0, 0.003, 1500)), tmp_path)
+    assert near.problems == ()
+    assert any(str(note).startswith("'growth' is nearly the target: rank correlation") for note in near.notes)
+
+
 def test_more_bad_rows_than_are_allowed_are_a_problem(tmp_path: Path) -> None:
     frame = prescribers()
     frame.loc[:99, "decile"] = 14
