@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 
 from engine.effects import (
+    BaseEffect,
+    Criteria,
     Design,
     EffectDraws,
     EmptyPopulation,
@@ -29,13 +31,15 @@ from engine.effects import (
     change_per_effect,
     compare_alternatives,
     dose_response,
+    draw_base_effect,
     draw_dose,
-    draw_effect,
+    effect_text,
     group_by_level,
     interval,
     is_moderated,
     normal_draws,
     realism_warnings,
+    recommend,
     required_sample_size,
     result_warnings,
     select_twins,
@@ -43,7 +47,6 @@ from engine.effects import (
     subgroup_effects,
     summary,
     sums_by_group,
-    typical_dose,
     unknown_base,
 )
 from schemas.arrays import Flags, Floats, require_finite
@@ -59,7 +62,6 @@ from schemas.simulation_models import (
     InterventionConfig,
     OutcomeChange,
     Reach,
-    SimulationRecommendation,
     SimulationResult,
 )
 from schemas.twin_models import DigitalTwin, TwinPopulation
@@ -80,6 +82,7 @@ class SimulationEngine:
         priors: prior effect of interventions by their type; for the others the catalogue's prior is used.
         min_effect_threshold: smallest effect worth a deployment, a fraction on the target's scale, in (0, 1).
         confidence_threshold: probability that a recommendation needs, in (0.5, 1).
+        require_test: recommend no deployment of what no real experiment has tested.
         confidence_level: of the intervals, in (0, 1).
         n_draws: parameter draws, at least 100.
         seed: of the draws; by default that of the population. The same seed gives the same result, bit for bit.
@@ -118,6 +121,7 @@ class SimulationEngine:
         priors: Mapping[str, EffectPrior] | None = None,
         min_effect_threshold: float = 0.05,
         confidence_threshold: float = 0.90,
+        require_test: bool = False,
         confidence_level: float = 0.95,
         n_draws: int = 1000,
         seed: int | None = None,
@@ -131,6 +135,7 @@ class SimulationEngine:
         self.priors = _checked_priors(priors or {})
         self.min_effect_threshold = min_effect_threshold
         self.confidence_threshold = confidence_threshold
+        self.require_test = require_test
         self.confidence_level = confidence_level
         self.n_draws = n_draws
         self.seed = population.seed if seed is None else seed
@@ -162,7 +167,8 @@ class SimulationEngine:
         prior = self._prior(intervention)
         worthwhile = float(np.mean(draws.average >= self.min_effect_threshold))
         change = None if average.robust else self._change(draws, mask)
-        recommendation, reason = self._recommend(average.estimate, worthwhile)
+        criteria = Criteria(self.min_effect_threshold, self.confidence_threshold, self.require_test)
+        advice = recommend(average.estimate, worthwhile, prior, intervention, criteria, self._target.effect_unit)
         return SimulationResult(
             simulation_id=simulation_id or self._derive_id(intervention, filters, alternatives),
             ate=average.estimate,
@@ -171,8 +177,9 @@ class SimulationEngine:
             effect_unit=self._target.effect_unit,
             change=change,
             heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(draws, mask),
-            recommendation=recommendation,
-            recommendation_reason=f"{reason}: {_effect_text(prior, intervention, draws.factors)}",
+            recommendation=advice.decision,
+            recommendation_reason=f"{advice.reason}: {effect_text(prior, intervention, draws.factors)}",
+            rests_on_assumption=advice.rests_on_assumption,
             affected_twin_count=int(mask.sum()),
             confidence_level=self.confidence_level,
             probability_worthwhile=worthwhile,
@@ -235,7 +242,7 @@ class SimulationEngine:
             EmptyPopulation, ValueError: as :meth:`simulate`.
         """
         design = self._design.select(select_twins(self.population, filters))
-        average = self._scale_by_dose(design, intervention, np.ones(self.n_draws)).average
+        average = self._scale_by_dose(design, intervention, BaseEffect(np.ones(self.n_draws))).average
         return Reach(mean=float(average.mean()), sd=float(average.std()))
 
     def calculate_heterogeneity(self, results: Iterable[float], groups: Iterable[Any]) -> EffectHeterogeneity:
@@ -275,26 +282,18 @@ class SimulationEngine:
         return self.priors.get(intervention.intervention_type) or catalogue_prior(intervention.intervention_type)
 
     def _draw(self, design: Design, intervention: InterventionConfig) -> EffectDraws:
-        return self._scale_by_dose(design, intervention, draw_effect(self._prior(intervention), self.n_draws, self.seed))
+        base = draw_base_effect(self._prior(intervention), self.n_draws, self.seed, intervention.variant)
+        return self._scale_by_dose(design, intervention, base)
 
-    def _scale_by_dose(self, design: Design, intervention: InterventionConfig, effect: Floats) -> EffectDraws:
-        """Draws of the base effect ``(n_draws,)`` scaled to this dose; all doses of one intervention share their dose draws."""
+    def _scale_by_dose(self, design: Design, intervention: InterventionConfig, base: BaseEffect) -> EffectDraws:
+        """Draws of the base effect scaled to this dose; all doses of one intervention share their dose draws."""
+        dose = draw_dose(intervention, self.n_draws, self.seed, base.contacts, base.weeks, base.intensity)
         return EffectDraws(
             design.factors(intervention.channel),
             design.terms,
-            effect * dose_response(intervention, draw_dose(intervention, self.n_draws, self.seed)),
+            base.effect * dose_response(intervention, dose),
             design.deviations(intervention.channel, self.n_draws, self.seed),
         )
-
-    def _recommend(self, estimate: float, worthwhile: float) -> tuple[SimulationRecommendation, str]:
-        """The recommendation with its reason, from the probability that the effect reaches the threshold."""
-        threshold, needed = self.min_effect_threshold, self.confidence_threshold
-        chance = f"the effect reaches {threshold:.1%} {self._target.effect_unit} with probability {worthwhile:.0%}"
-        if worthwhile >= needed and estimate > 0:
-            return SimulationRecommendation.DEPLOY, f"{chance}; {needed:.0%} are enough to deploy"
-        if 1.0 - worthwhile >= needed:
-            return SimulationRecommendation.DO_NOT_DEPLOY, f"{chance}, so it stays below with at least the {needed:.0%} needed"
-        return SimulationRecommendation.TEST_FURTHER, f"{chance}; {needed:.0%} either way are needed for a decision without a test"
 
     def _heterogeneity(self, draws: EffectDraws, mask: Flags) -> EffectHeterogeneity:
         effects = self._by_dimension({name: groups.select(mask) for name, groups in self._groups.items()}, draws)
@@ -373,17 +372,6 @@ class SimulationEngine:
             "settings": [self.min_effect_threshold, self.confidence_threshold, self.confidence_level, self.n_draws, self.seed],
         }
         return uuid5(self.population.population_id, json.dumps(arguments, sort_keys=True))
-
-
-def _effect_text(prior: EffectPrior, intervention: InterventionConfig, factors: Floats) -> str:
-    """The factors that the effect is a product of, as a sentence."""
-    source = f"learned from {prior.n_experiments} experiments" if prior.n_experiments else "not yet tested by an experiment"
-    spread = float(np.hypot(prior.sd, prior.between_sd))
-    dose = float(dose_response(intervention, typical_dose(intervention)))
-    return (
-        f"a base effect of {prior.mean:.1%} ± {spread:.1%} ({source}), of which this channel, frequency, duration and intensity"
-        f" reach {dose:.0%}, and these twins {factors.mean():.0%} of that"
-    )
 
 
 def _checked_priors(priors: Mapping[str, EffectPrior]) -> dict[str, EffectPrior]:

@@ -83,6 +83,7 @@ class ThresholdEntry(Frozen):
 
     min_effect_threshold: EffectThreshold | None = None
     confidence_threshold: ConfidenceThreshold | None = None
+    require_test: bool | None = None
     drift_limits: dict[str, Finite] = Field(default_factory=dict)
 
 

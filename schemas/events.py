@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import numpy as np
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from schemas.base import Finite, Frozen, Moment, Probability
 from schemas.canonical import NUMBERS, encode_own_fields, encode_shared_fields
 from schemas.fidelity_models import DriftState, FidelityMetrics, Verdict
 from schemas.filters import PopulationFilter, canonical_filters
+from schemas.interventions import Channel
 from schemas.simulation_models import EffectPrior, InterventionConfig, SimulationResult, require_meant_for
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold
 from schemas.twin_types import TWIN_TYPES, KnownBrand, TwinType, model_line
@@ -212,6 +213,9 @@ class OutcomeEvent(Event):
         return numbers.tobytes() + shared + encode_own_fields(self.simulation_id, self.twin_id, self.entity_id, self.features)
 
 
+_LATER_FIELDS = frozenset({"outcome", "unit", "population", "variant", "channels"})
+
+
 class ExperimentResult(Event):
     """The result of a real experiment; ``effect`` is a fraction on the target's scale, positive = desired.
 
@@ -219,6 +223,11 @@ class ExperimentResult(Event):
         control_ratio: planned people in the control arm for each treated one; without it the sizes of the arms are not checked.
         withdrawn: removes the same result permanently: calibration no longer uses it.
         confirmed: the numbers are meant as they are: a result beyond the plausible scale of its target is set aside without it.
+        outcome: what it has measured, if that is not the target; such a result is stored, and calibrates nothing.
+        unit: of the effect, if not that of the target: ``points`` of the outcome, or ``relative`` to its level.
+        population: kind of people, if not that of the line, such as "customers"; such a result is stored, and calibrates nothing.
+        variant: name of the message or creative, as in ``intervention``, which has it too then.
+        channels: all channels, where there were several; ``intervention`` has the main one.
     """
 
     experiment_id: str = Field(min_length=1, max_length=200)
@@ -235,13 +244,53 @@ class ExperimentResult(Event):
     control_ratio: Finite | None = Field(default=None, ge=0.001, le=1000)
     withdrawn: bool = False
     confirmed: bool = False
+    outcome: str | None = Field(default=None, min_length=1, max_length=200)
+    unit: Literal["points", "relative"] | None = None
+    population: str | None = Field(default=None, min_length=1, max_length=200)
+    variant: str | None = Field(default=None, min_length=1, max_length=200)
+    channels: tuple[Channel, ...] = Field(default=(), max_length=len(Channel))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_variant(cls, fields: Any) -> Any:
+        """Copy the variant to or from the intervention, whichever has it."""
+        if not isinstance(fields, dict):
+            return fields
+        campaign = fields.get("intervention")
+        of_campaign = campaign.get("variant") if isinstance(campaign, dict) else getattr(campaign, "variant", None)
+        variant = fields.get("variant")
+        if variant is not None and of_campaign is not None and variant != of_campaign:
+            raise ValueError(f"variant {variant!r} and that of the intervention, {of_campaign!r}, differ")
+        if variant is None and of_campaign is not None:
+            return fields | {"variant": of_campaign}
+        if of_campaign is None and isinstance(variant, str):
+            own = campaign | {"variant": variant} if isinstance(campaign, dict) else campaign
+            if isinstance(own, InterventionConfig):
+                own = own.model_copy(update={"variant": variant})
+            return fields | {"intervention": own}
+        return fields
 
     @model_validator(mode="after")
     def _target_and_filters_exist(self) -> Self:
         TWIN_TYPES[self.twin_type].target(self.target)
         canonical_filters(self.twin_type, self.filters)
         require_meant_for(self.intervention, self.twin_type)
+        if self.channels and self.intervention.channel not in self.channels:
+            raise ValueError(f"channels {[*self.channels]} lack the main one, {self.intervention.channel}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that came later are absent where they are not given: digests of what was stored before stay valid."""
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if name not in _LATER_FIELDS or value}
+
+    @property
+    def measures_target(self) -> bool:
+        """Whether it has measured the line's target, in its unit, on people of its kind; else it calibrates nothing."""
+        target = TWIN_TYPES[self.twin_type].target(self.target)
+        unit = "points" if target.scale == "additive" else "relative"
+        return self.outcome in (None, target.name) and self.unit in (None, unit) and self.population in (None, self.twin_type.value)
 
     @property
     def line(self) -> str:

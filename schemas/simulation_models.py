@@ -6,9 +6,10 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
 from schemas.base import Finite, Frozen, Moment, Probability, Record, require_one_of
+from schemas.effect_priors import EffectPrior
 from schemas.filters import PopulationFilter
 from schemas.interventions import INTERVENTIONS, Channel, Frequency
 from schemas.twin_types import TwinType
@@ -39,13 +40,27 @@ ANSWERED = "is_answered"
 
 
 class InterventionConfig(Frozen):
-    """An intervention to simulate; ``intensity`` 1 (or none) is the usual strength of one contact, in (0, 3]."""
+    """An intervention to simulate.
+
+    Attributes:
+        intensity: strength of one contact, in (0, 3]; 1 (or none) is the usual one.
+        variant: name of its message or creative, where campaigns of this type are told apart by it.
+    """
 
     intervention_type: str
     channel: str
     frequency: str
     duration_weeks: int = Field(ge=1, le=104)
     intensity: float | None = Field(default=None, gt=0, le=3)
+    variant: str | None = Field(default=None, min_length=1, max_length=200)
+
+    @model_serializer(mode="wrap")
+    def _without_absent_variant(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A field that came later is absent where it is not given: digests and ids of what was stored before stay valid."""
+        fields: dict[str, Any] = serialize(self)
+        if self.variant is None:
+            fields.pop("variant", None)
+        return fields
 
     @field_validator("intervention_type")
     @classmethod
@@ -86,26 +101,6 @@ class SimulationRecommendation(StrEnum):
     DEPLOY = "deploy"
     DO_NOT_DEPLOY = "do_not_deploy"
     TEST_FURTHER = "test_further"
-
-
-class EffectPrior(Frozen):
-    """Prior distribution of an intervention's base effect, and its source.
-
-    Attributes:
-        mean, sd: mean effect at the reference dose and its standard deviation, fractions on the target's scale.
-        between_sd: standard deviation of true effects between experiments.
-        version: 0 for the catalogue, otherwise the number of the calibrated version.
-        n_experiments: number of real experiments that it was calibrated by.
-        source: origin of the numbers.
-    """
-
-    intervention_type: str
-    mean: Finite
-    sd: Finite = Field(ge=0)
-    between_sd: Finite = Field(default=0.0, ge=0)
-    version: int = Field(default=0, ge=0)
-    n_experiments: int = Field(default=0, ge=0)
-    source: str = ""
 
 
 class Reach(Frozen):
@@ -238,6 +233,7 @@ class SimulationResult(Record):
         best_alternative: text of the alternative with the largest effect above that of the intervention; null where none is.
         best: the best of the intervention and its alternatives; null without alternatives.
         effects_version: version of the effect prior that was used.
+        rests_on_assumption: it recommends to deploy what no real experiment has tested.
         track_record: agreement of earlier simulations of this intervention with experiments; null where it is not recorded.
     """
 
@@ -250,6 +246,7 @@ class SimulationResult(Record):
     heterogeneity: EffectHeterogeneity = Field(default_factory=EffectHeterogeneity)
     recommendation: SimulationRecommendation
     recommendation_reason: str
+    rests_on_assumption: bool = False
     affected_twin_count: int
     confidence_level: Probability = 0.95
     probability_worthwhile: Finite = Field(default=0.0, ge=0, le=1)

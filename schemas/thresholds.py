@@ -26,6 +26,7 @@ class LineThresholds(Frozen):
     Attributes:
         version: counts the changes of a line; 0 are the thresholds of a line that nobody has changed.
         min_effect_threshold, confidence_threshold: of recommendations.
+        require_test: no deployment is recommended of what no real experiment has tested.
         drift_limits: limits of drift rules by their name; a rule without one has its limit of the catalogue.
         catalogue_limits: limits that the catalogue in effect has for this line and its brand.
     """
@@ -33,6 +34,7 @@ class LineThresholds(Frozen):
     version: int = Field(default=0, ge=0)
     min_effect_threshold: EffectThreshold = 0.05
     confidence_threshold: ConfidenceThreshold = 0.90
+    require_test: bool = False
     drift_limits: dict[str, Finite] = Field(default_factory=dict)
     catalogue_limits: dict[str, Finite] = Field(default_factory=dict, exclude=True, repr=False)
 

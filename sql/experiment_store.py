@@ -29,6 +29,7 @@ __all__ = [
     "experiments",
     "priors_at_version",
     "redact_experiment",
+    "renew_priors",
 ]
 
 Calibration: TypeAlias = Callable[[str, Sequence[ExperimentResult], Mapping[str, Reach]], EffectPrior]
@@ -113,6 +114,27 @@ async def add_experiment(
         row = await connection.fetchrow(LAST, line, intervention)
         prior = EffectPrior(**row["prior"]) if row else calibrate(intervention, [], {})
     return EffectsEvent(line=line, prior=prior, experiments=tuple(row["experiments"]) if row else ())
+
+
+async def renew_priors(database: Database, calibrate: Calibration, method: int) -> list[EffectsEvent]:
+    """Compute the newest priors of an older method again, each as a new version; repeated, it changes nothing.
+
+    Simulations that are pinned to a version before keep its priors.
+    """
+    stored = [(row["line"], EffectPrior(**row["prior"])) for row in await database.fetch(NEWEST)]
+    return [
+        await _renew(database, line, prior.intervention_type, calibrate, method) for line, prior in stored if prior.method < method
+    ]
+
+
+async def _renew(database: Database, line: str, intervention: str, calibrate: Calibration, method: int) -> EffectsEvent:
+    async with transaction(database) as connection:
+        await connection.execute(LOCK, line)
+        last = await connection.fetch(LAST, line, intervention)
+        if EffectPrior(**last[0]["prior"]).method < method:
+            await _add_version(connection, line, intervention, calibrate)
+            last = await connection.fetch(LAST, line, intervention)
+    return EffectsEvent(line=line, prior=EffectPrior(**last[0]["prior"]), experiments=tuple(last[0]["experiments"]))
 
 
 async def experiments(database: Database, line: str, intervention: str | None = None) -> list[StoredExperiment]:
@@ -221,7 +243,7 @@ async def _add_version(connection: Connection, line: str, intervention: str, cal
     reaches = {row.experiment.experiment_id: row.reach for row in stored if row.reach is not None}
     valid = [row.experiment for row in stored]
     prior = calibrate(intervention, valid, reaches).model_copy(update={"version": version})
-    ids = sorted(experiment.experiment_id for experiment in valid)
+    ids = sorted(experiment.experiment_id for experiment in valid if experiment.measures_target)
     await connection.execute(NEW_VERSION, line, version)
     await connection.execute(CARRY_OVER, line, version, intervention)
     await connection.execute(ADD_PRIOR, line, version, intervention, prior.model_dump(mode="json"), ids)

@@ -11,6 +11,7 @@ import asyncpg
 
 from schemas.catalogue import BUILT_IN, Catalogue
 from schemas.catalogue_in_effect import catalogue_in_effect, in_effect
+from schemas.effect_priors import EFFECTS_METHOD
 from schemas.events import AnswerStatus, SimulationAnswer, SimulationRequest
 from schemas.redaction import replace_entity, texts_in
 from schemas.simulation_models import SimulationResult
@@ -35,8 +36,8 @@ __all__ = [
 ]
 
 PINS = """
-SELECT r.simulation_id, r.line, r.model_id, r.effects_version, r.request, r.body_hash, r.status::text AS status, r.results,
-       r.error_message, r.population_id, p.twin_count, p.filters_applied, p.seed, p.columns IS NOT NULL AS stored,
+SELECT r.simulation_id, r.line, r.model_id, r.effects_version, r.effects_method, r.request, r.body_hash, r.status::text AS status,
+       r.results, r.error_message, r.population_id, p.twin_count, p.filters_applied, p.seed, p.columns IS NOT NULL AS stored,
        r.compared_simulations, r.catalogue_version, to_jsonb(t) AS thresholds
 FROM simulation_runs r LEFT JOIN twin_populations p USING (population_id)
 LEFT JOIN line_thresholds t ON t.line = r.line AND t.version = r.thresholds_version
@@ -63,8 +64,8 @@ WHERE p.expires_at < EXCLUDED.expires_at OR (p.expires_at IS NOT NULL AND EXCLUD
 
 PIN = """
 INSERT INTO simulation_runs (simulation_id, population_id, intervention_config, filters, status, line, model_id, effects_version,
-                             thresholds_version, compared_simulations, body_hash, request, catalogue_version)
-VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9, $10, $11, $12)
+                             effects_method, thresholds_version, compared_simulations, body_hash, request, catalogue_version)
+VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9, $10, $11, $12, $13)
 ON CONFLICT (simulation_id) DO NOTHING"""
 
 FINISH = """
@@ -119,7 +120,8 @@ class Pins:
     """The inputs of a run, and its answer when there is one.
 
     ``recipe`` generates the population, unless its twins are ``stored``. ``compared`` is what :func:`answered_simulations`
-    returned, None where that was not stored. A record that was rejected because it is no valid request has an answer and no inputs.
+    returned, None where that was not stored. ``effects_method`` is that of the catalogue's priors; stored priors tell their own. A
+    record that was rejected because it is no valid request has an answer and no inputs.
     """
 
     simulation_id: UUID
@@ -133,6 +135,7 @@ class Pins:
     thresholds: LineThresholds = DEFAULT_THRESHOLDS
     compared: tuple[tuple[float, ...], ...] | None = None
     catalogue: Catalogue = BUILT_IN
+    effects_method: int = 1
 
 
 async def pin(database: Database, request: SimulationRequest, body_hash: bytes, recipe: Callable[[UUID], Recipe]) -> Pins:
@@ -167,6 +170,7 @@ async def pin(database: Database, request: SimulationRequest, body_hash: bytes, 
             request.line,
             inputs.model_id,
             inputs.effects_version,
+            EFFECTS_METHOD,
             inputs.thresholds_version,
             await answered_simulations(connection, request.line, request.intervention.intervention_type),
             body_hash,
@@ -301,6 +305,7 @@ def _read_pins(row: asyncpg.Record, catalogue: Catalogue) -> Pins:
         thresholds=thresholds_from(row["thresholds"], row["line"]),
         catalogue=catalogue,
         compared=None if row["compared_simulations"] is None else tuple(map(tuple, row["compared_simulations"])),
+        effects_method=row["effects_method"] or 1,
     )
 
 

@@ -26,15 +26,16 @@ LATEST_THRESHOLDS = "(SELECT to_jsonb(t) FROM line_thresholds t WHERE t.line = {
 """SQL of the present thresholds of a line, null where nobody has changed them: for :func:`thresholds_from`."""
 
 _CHANGES = """
-SELECT version, min_effect_threshold, confidence_threshold, drift_limits, changed_at, changed_by, reason
+SELECT version, min_effect_threshold, confidence_threshold, require_test, drift_limits, changed_at, changed_by, reason
 FROM line_thresholds WHERE line = $1 ORDER BY version DESC"""
 
 _CHANGE = """
-INSERT INTO line_thresholds (line, version, min_effect_threshold, confidence_threshold, drift_limits, changed_by, reason)
-VALUES ($1, $2, $3, $4, $5, $6, $7)"""
+INSERT INTO line_thresholds (line, version, min_effect_threshold, confidence_threshold, require_test, drift_limits, changed_by,
+                             reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
 
 
-_STORED = ("version", "min_effect_threshold", "confidence_threshold", "drift_limits")
+_STORED = ("version", "min_effect_threshold", "confidence_threshold", "require_test", "drift_limits")
 
 
 class ThresholdChange(NamedTuple):
@@ -82,7 +83,7 @@ async def change_thresholds(
         if changed == present:
             return present
         changed = changed.model_copy(update={"version": present.version + 1})
-        values = (changed.min_effect_threshold, changed.confidence_threshold, changed.drift_limits)
+        values = (changed.min_effect_threshold, changed.confidence_threshold, changed.require_test, changed.drift_limits)
         await connection.execute(_CHANGE, line, changed.version, *values, changed_by, reason)
         return changed
 

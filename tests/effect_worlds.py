@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from engine.effects.base_effect import RESPONSES
+from engine.effects.effect_posterior import BETWEEN_SCALE, HARMS, MEAN_SCALE, NOTHING_WORKS, SEVERAL_TIMES
 from schemas import INTERVENTIONS, MODERATORS, InterventionConfig
 from schemas.arrays import Floats
-from schemas.interventions import Positive, Uncertain
+from schemas.interventions import Intervention, Positive, Uncertain
 
-__all__ = ["COEFFICIENT_PRIORS", "Terms", "World", "matters", "moderator_terms"]
+__all__ = ["COEFFICIENT_PRIORS", "Terms", "World", "draw_campaigns", "matters", "moderator_terms", "right_campaigns"]
 
 Terms = Mapping[tuple[str, str], Floats]
 """Moderators of people by feature and level (empty for a number), arrays of shape ``(n,)``."""
@@ -22,19 +24,17 @@ REFERENCE_CONTACTS, REFERENCE_WEEKS, REFERENCE_INTENSITY = 12 * 12 / 52, 12.0, 1
 
 
 class World:
-    """One draw of all uncertain parameters of the catalogue."""
+    """One draw of all uncertain parameters; without tails the catalogue is right about effects and the response to dose."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.base = {name: _normal(rng, entry.effect) for name, entry in INTERVENTIONS.items()}
+    def __init__(self, rng: np.random.Generator, *, has_tails: bool = True) -> None:
+        draw = draw_campaigns if has_tails else right_campaigns
+        self.base = {name: float(rng.normal(*draw(rng, entry.effect))) for name, entry in INTERVENTIONS.items()}
         self.channel = {
             (name, channel.value): math.exp(_normal(rng, prior))
             for name, entry in INTERVENTIONS.items()
             for channel, prior in entry.channels.items()
         }
-        self.halves = {
-            name: tuple(_positive(rng, half) for half in (entry.half_contacts, entry.half_weeks, entry.half_intensity))
-            for name, entry in INTERVENTIONS.items()
-        }
+        self.halves = {name: _halves(rng, entry, has_tails=has_tails) for name, entry in INTERVENTIONS.items()}
         self.coefficients = {term: _normal(rng, prior) for term, prior in COEFFICIENT_PRIORS.items()}
 
     def dose(self, config: InterventionConfig) -> float:
@@ -85,6 +85,41 @@ def matters(term: tuple[str, str], channel: str) -> bool:
     """Whether a term moderates effects in this channel."""
     channels = {moderator.column: moderator.channels for moderator in MODERATORS}[term[0]]
     return not channels or channel in channels
+
+
+def right_campaigns(rng: np.random.Generator, effect: Uncertain) -> tuple[float, float]:
+    """Mean of all campaigns of a type, and the standard deviation between them, where the catalogue is right."""
+    return float(rng.normal(effect.mean, MEAN_SCALE * effect.sd)), effect.sd * _spread(rng)
+
+
+def draw_campaigns(rng: np.random.Generator, effect: Uncertain) -> tuple[float, float]:
+    """The same in a world that may have no effect, a multiple of it, or harm."""
+    kind = rng.choice(4, p=[1.0 - NOTHING_WORKS - SEVERAL_TIMES - HARMS, NOTHING_WORKS, SEVERAL_TIMES, HARMS])
+    if kind == 0:
+        return float(rng.normal(_own_center(effect), MEAN_SCALE * effect.sd)), effect.sd * _spread(rng)
+    if kind == 1:
+        return float(rng.normal(0.0, 0.25 * effect.sd)), 0.5 * effect.sd * _spread(rng)
+    multiple = float(1.0 / np.sqrt(rng.uniform())) * (1.5 if kind == 2 else -0.5)  # a Pareto distribution with index 2
+    center = multiple * effect.mean
+    return float(rng.normal(center, 0.15 * abs(center))), max(effect.sd, 0.4 * abs(center)) * _spread(rng)
+
+
+def _own_center(effect: Uncertain) -> float:
+    """Centre of the catalogue's own part, such that the mean of all is that of the catalogue; the mean multiples are 3 and -1."""
+    others = SEVERAL_TIMES * 3.0 + HARMS * -1.0
+    return effect.mean * (1.0 - others) / (1.0 - NOTHING_WORKS - SEVERAL_TIMES - HARMS)
+
+
+def _spread(rng: np.random.Generator) -> float:
+    return BETWEEN_SCALE * float(np.sqrt(2.0 * rng.f(2, 6)))
+
+
+def _halves(rng: np.random.Generator, entry: Intervention, *, has_tails: bool) -> tuple[float, float, float]:
+    contacts, weeks, intensity = (_positive(rng, half) for half in (entry.half_contacts, entry.half_weeks, entry.half_intensity))
+    if not has_tails:
+        return contacts, weeks, intensity
+    response = RESPONSES[rng.choice(len(RESPONSES), p=[response.probability for response in RESPONSES])]
+    return contacts * response.contacts, weeks * response.weeks, intensity * response.intensity
 
 
 def _normal(rng: np.random.Generator, prior: Uncertain) -> float:

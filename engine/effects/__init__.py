@@ -4,22 +4,24 @@ Imports ``schemas`` only; a simulation combines these parts in `engine.simulatio
 """
 
 from engine.effects.alternatives import best_choice, better_alternative_text, compare_alternatives
+from engine.effects.base_effect import BaseEffect, draw_base_effect, prior_interval
 from engine.effects.calibration import calibrate, surprise
 from engine.effects.effect_draws import EffectDraws
 from engine.effects.effect_model import (
     Design,
     build_design,
     catalogue_prior,
+    catalogue_priors,
     dose_response,
     draw_dose,
-    draw_effect,
     is_moderated,
-    normal_draws,
     typical_dose,
 )
 from engine.effects.intervals import Summary, interval, standard_deviation, summary
+from engine.effects.normal_draws import normal_draws
 from engine.effects.outcome_changes import average_change, change_per_effect, unknown_base
 from engine.effects.population_filter import EmptyPopulation, select_twins
+from engine.effects.recommendation import Criteria, Recommendation, dose_distance, effect_text, recommend
 from engine.effects.result_warnings import realism_warnings, result_warnings
 from engine.effects.sample_size import (
     SampleSize,
@@ -34,11 +36,14 @@ from engine.effects.subgroups import Groups, group_by_level, subgroup_effects, s
 from engine.effects.track_record import ComparedSimulation, compute_track_record
 
 __all__ = [
+    "BaseEffect",
     "ComparedSimulation",
+    "Criteria",
     "Design",
     "EffectDraws",
     "EmptyPopulation",
     "Groups",
+    "Recommendation",
     "SampleSize",
     "Summary",
     "achieved_power",
@@ -49,19 +54,24 @@ __all__ = [
     "build_design",
     "calibrate",
     "catalogue_prior",
+    "catalogue_priors",
     "change_per_effect",
     "compare_alternatives",
     "compute_track_record",
     "design_effect",
+    "dose_distance",
     "dose_response",
+    "draw_base_effect",
     "draw_dose",
-    "draw_effect",
+    "effect_text",
     "group_by_level",
     "interval",
     "is_moderated",
     "minimum_detectable_effect",
     "normal_draws",
+    "prior_interval",
     "realism_warnings",
+    "recommend",
     "required_sample_size",
     "result_warnings",
     "select_twins",

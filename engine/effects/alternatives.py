@@ -69,7 +69,8 @@ def better_alternative_text(first: Floats, others: Sequence[Floats], alternative
         return None
     best = alternatives[int(np.argmax(means))]
     intensity = "" if best.intensity is None else f", intensity {best.intensity:g}"
-    return f"{best.intervention_type} by {best.channel}, {best.frequency}, {best.duration_weeks} weeks{intensity}"
+    variant = "" if best.variant is None else f" variant {best.variant}"
+    return f"{best.intervention_type}{variant} by {best.channel}, {best.frequency}, {best.duration_weeks} weeks{intensity}"
 
 
 def _alternative(

@@ -1,64 +1,47 @@
 """Calibrate the effect of an intervention by real experiments: a Bayesian hierarchical model, integrated over its parameters.
 
-Experiments differ in their true effects, not only by sampling error::
-
-    observed[i] ~ N(true[i], error[i]**2)      true[i] ~ N(mean, between**2)
-
-``between`` has a prior without mass at 0 (campaigns always differ) and with a heavy tail. ``mean`` follows the catalogue's prior
-or, with a small probability, a normal distribution that is wider by an unknown factor, so that experiments which contradict the
-catalogue outweigh it. Given ``between`` and that factor, the posterior is normal and in closed form; both are summed over on a grid
-with their posterior weights (a moment estimate would be overconfident after a few experiments). Estimates shrink toward the prior
-by their noise, which also corrects the winner's curse of testing what looked best.
+The model is that of :mod:`engine.effects.effect_posterior`. The response to dose is learned with it: for each of a few shapes of
+the response (:data:`engine.effects.base_effect.RESPONSES`) the effects that experiments observed at their doses are converted to
+the reference dose, and shapes under which they agree with each other and with the catalogue weigh more. So an effect that was seen
+at a small dose is not blown up by a response that nobody has tested, and the interval widens with the distance from tested doses.
+Estimates shrink toward the prior by their noise, which also corrects the winner's curse of testing what looked best.
 
 No library serves: a sampler such as PyMC needs seconds and gives slightly different numbers with each build, while a calibration
 must give the same prior whenever it is repeated from the stored experiments.
-
-References:
-    Pérez, Pericchi, Ramírez (2017), The scaled beta2 distribution as a robust prior for scales. Bayesian Analysis 12.
-    Gelman et al. (2013), Bayesian Data Analysis, 3rd edition, sections 5.4 and 5.5.
-    O'Hagan, Pericchi (2012), Bayesian heavy-tailed models and conflict resolution. Brazilian Journal of Probability 26.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
+import numpy.typing as npt
+from scipy.special import ndtri
 
-from engine.effects.effect_model import dose_response, draw_dose
+from engine.effects.base_effect import RESPONSES, SCORES, Response
+from engine.effects.effect_model import contacts, dose_response, draw_dose, typical_dose
+from engine.effects.effect_posterior import Observations, Posterior, fit, mixture_quantiles, prior_components
 from schemas.arrays import Floats
 from schemas.catalogue_in_effect import catalogue_in_effect
+from schemas.effect_priors import EFFECTS_METHOD, EffectPrior, EffectScenario, TestedDose, VariantEffect
 from schemas.events import ExperimentResult
-from schemas.simulation_models import EffectPrior, InterventionConfig, Reach
+from schemas.interventions import REFERENCE_INTENSITY
+from schemas.simulation_models import InterventionConfig, Reach
 
-__all__ = ["BETWEEN_SCALE", "CATALOGUE_WRONG", "MEAN_SCALE", "calibrate", "surprise"]
+__all__ = ["CONTRADICTION", "calibrate", "surprise"]
 
+CONTRADICTION = 2.0
+"""Predictive standard deviations from the catalogue's expectation beyond which an experiment contradicts it."""
 
-BETWEEN_SCALE = 0.3684
-"""Scale of ``between`` in standard deviations of the prior: its square is twice the square of this times an F(2, 6) variable."""
-
-MEAN_SCALE = 0.7090
-"""Standard deviation of ``mean``, in standard deviations of the prior, where the catalogue is right.
-
-With ``BETWEEN_SCALE``, the effect of the next campaign then has the prior's 95 % interval.
-"""
-
-CATALOGUE_WRONG = 0.01
-"""Prior probability that the catalogue is wrong, with an uncertainty wider by an unknown factor."""
-
-_BETWEEN = BETWEEN_SCALE * np.geomspace(0.02, 300.0, 60)  # in standard deviations of the prior, like _MEAN
-_WIDER = np.geomspace(2.0, 1000.0, 20)
-_MEAN = MEAN_SCALE * np.concatenate([[1.0], _WIDER])
-_LOG_PRIOR = np.log(np.concatenate([[1.0 - CATALOGUE_WRONG], np.full(20, CATALOGUE_WRONG / 20)]))[:, None] + (
-    2.0 * np.log(_BETWEEN) - 4.0 * np.log1p((_BETWEEN / BETWEEN_SCALE) ** 2 / 6.0)  # F(2, 6), on a grid of logarithms
-)
 _DOSE_DRAWS = 1000
 _HIGH = 0.975
+_SEVERAL_CHANNELS = 0.25
+"""Uncertainty of the reach, as a share of it, where an experiment used several channels: nobody knows which one had the effect."""
+
+_NEGLIGIBLE = 1e-3  # weight of a shape of the response
 
 
 def calibrate(
@@ -74,7 +57,9 @@ def calibrate(
 
     Returns:
         The mean with its standard deviation ``sd``, and ``between_sd`` such that the 95 % interval of the next campaign's true
-        effect is that of the posterior. Its version is the number of experiments; without any it is ``prior`` itself.
+        effect is as wide as that of the posterior; its whole distribution by the shape of the response, and that of each variant.
+        Its version is the number of experiments; without any it is ``prior`` itself. Experiments that measure another outcome, in
+        another unit or on another kind of people do not count.
 
     Raises:
         ValueError: for a prior that is calibrated already, experiments on another intervention, or different results with the same
@@ -108,22 +93,104 @@ def calibrate(
         raise ValueError(
             f"prior version {prior.version} is already calibrated by experiments: start from the catalogue's, version 0"
         )
-    results = _distinct_results(prior, experiments)
+    results = [result for result in _distinct_results(prior, experiments) if result.measures_target]
     if not results or prior.sd == 0:
         return prior
-    observed, error = np.transpose([_base_effect(result, prior, reaches.get(result.experiment_id)) for result in results])
-    posterior = _posterior(prior, observed, error)
-    low, high = posterior.quantile(1 - _HIGH), posterior.quantile(_HIGH)
-    mean, sd = posterior.mean_and_deviation()
-    total_sd = (high - low) / (2 * float(ndtri(_HIGH)))
+    results.sort(key=lambda result: (result.variant is None, result.variant or "", result.experiment_id))
+    fitted = [_fit(prior, results, reaches, response) for response in RESPONSES]
+    weight = _weights([posterior.log_evidence for posterior in fitted])
+    likely = np.flatnonzero(weight >= _NEGLIGIBLE)
+    weight = weight[likely] / weight[likely].sum()
+    return _calibrated(prior, results, [(RESPONSES[i], fitted[i]) for i in likely], weight, reaches)
+
+
+def _fit(prior: EffectPrior, results: Sequence[ExperimentResult], reaches: Mapping[str, Reach], response: Response) -> Posterior:
+    """The posterior if the response has this shape; its evidence is that of the effects as they were observed."""
+    rows = [_base_effect(result, prior, reaches.get(result.experiment_id), response) for result in results]
+    effect, error, sampling, reach = np.transpose(rows)
+    posterior = fit(prior_components(prior.mean, prior.sd), Observations(effect, error, sampling, _variant_numbers(results)))
+    return replace(posterior, log_evidence=posterior.log_evidence - float(np.log(reach).sum()))
+
+
+def _variant_numbers(results: Sequence[ExperimentResult]) -> npt.NDArray[np.intp]:
+    """Number of each result's variant, in order; one without a name is alone."""
+    is_new = [
+        number == 0 or result.variant is None or result.variant != results[number - 1].variant
+        for number, result in enumerate(results)
+    ]
+    return np.cumsum(is_new) - 1
+
+
+def _weights(log_evidence: Sequence[float]) -> Floats:
+    log_weight = np.log([response.probability for response in RESPONSES]) + np.array(log_evidence)
+    weight = np.exp(log_weight - log_weight.max())
+    return np.asarray(weight / weight.sum())
+
+
+def _calibrated(
+    prior: EffectPrior,
+    results: Sequence[ExperimentResult],
+    fitted: Sequence[tuple[Response, Posterior]],
+    weight: Floats,
+    reaches: Mapping[str, Reach],
+) -> EffectPrior:
+    posteriors = [posterior for _, posterior in fitted]
+    ends = float(ndtri(_HIGH)) * np.array([-1.0, 1.0])
+    quantiles = [mixture_quantiles(posterior.weight, *posterior.next_campaign(), SCORES).tolist() for posterior in posteriors]
+    points = np.concatenate([share * posterior.weight for share, posterior in zip(weight, posteriors, strict=True)])
+    mean, variance, between = (
+        np.concatenate([getattr(posterior, name) for posterior in posteriors]) for name in ("mean", "variance", "between")
+    )
+    width = 2 * float(ndtri(_HIGH))
+    total_sd = float(np.subtract(*mixture_quantiles(points, mean, np.sqrt(variance + between**2), ends)[::-1])) / width
+    sd = min(float(np.subtract(*mixture_quantiles(points, mean, np.sqrt(variance), ends)[::-1])) / width, total_sd)
     return EffectPrior(
         intervention_type=prior.intervention_type,
-        mean=mean,
-        sd=min(sd, total_sd),
+        mean=float(points @ mean),
+        sd=sd,
         between_sd=float(np.sqrt(max(total_sd**2 - sd**2, 0.0))),
         version=len(results),
-        n_experiments=len(results),
+        n_experiments=prior.n_experiments + len(results),
         source=f"calibrated by {len(results)} real experiments on a prior of {prior.mean:g} with a deviation of {prior.sd:g}",
+        method=EFFECTS_METHOD,
+        scenarios=tuple(
+            EffectScenario(
+                weight=share,
+                contacts=response.contacts,
+                weeks=response.weeks,
+                intensity=response.intensity,
+                quantiles=tuple(ordered),
+            )
+            for share, (response, _), ordered in zip(weight.tolist(), fitted, quantiles, strict=True)
+        ),
+        variants=_variant_effects(results, posteriors, weight),
+        correlation=min(1.0, sd / total_sd),
+        tested=tuple(dict.fromkeys((*prior.tested, *map(_tested_dose, results)))),
+        contradicted=any(abs(surprise(prior, result, reaches.get(result.experiment_id))) > CONTRADICTION for result in results),
+    )
+
+
+def _variant_effects(
+    results: Sequence[ExperimentResult], posteriors: Sequence[Posterior], weight: Floats
+) -> dict[str, VariantEffect]:
+    effects = {}
+    for number, result in zip(_variant_numbers(results).tolist(), results, strict=True):
+        if result.variant is None or result.variant in effects:
+            continue
+        ordered, correlation = [], 0.0
+        for share, posterior in zip(weight.tolist(), posteriors, strict=True):
+            mean, sd, shared = posterior.next_of_variant(number)
+            ordered.append(tuple(mixture_quantiles(posterior.weight, mean, sd, SCORES).tolist()))
+            correlation += share * shared
+        effects[result.variant] = VariantEffect(quantiles=tuple(ordered), correlation=min(1.0, correlation))
+    return effects
+
+
+def _tested_dose(result: ExperimentResult) -> TestedDose:
+    campaign = result.intervention
+    intensity = REFERENCE_INTENSITY if campaign.intensity is None else campaign.intensity
+    return TestedDose(
+        contacts=contacts(campaign.frequency, campaign.duration_weeks), weeks=campaign.duration_weeks, intensity=intensity
     )
 
 
@@ -170,60 +237,27 @@ def surprise(prior: EffectPrior, experiment: ExperimentResult, reach: Reach | No
     return float((experiment.effect - reach.mean * prior.mean) / np.linalg.norm(parts))
 
 
-@dataclass(frozen=True)
-class _Posterior:
-    """The posterior as a mixture over ``m`` grid points.
-
-    Attributes:
-        weight: posterior weight of each point, ``(m,)``.
-        mean, variance: of the mean effect given the point, ``(m,)``.
-        between: standard deviation between campaigns at the point, ``(m,)``.
-    """
-
-    weight: Floats
-    mean: Floats
-    variance: Floats
-    between: Floats
-
-    def mean_and_deviation(self) -> tuple[float, float]:
-        """Mean and standard deviation of the mean effect."""
-        center = float(self.weight @ self.mean)
-        return center, float(np.sqrt(self.weight @ (self.variance + (self.mean - center) ** 2)))
-
-    def quantile(self, probability: float) -> float:
-        """Quantile of the true effect of the next campaign."""
-        spread = np.sqrt(self.variance + self.between**2)
-        reach = 10.0 * spread.max()
-        lowest, highest = self.mean.min() - reach, self.mean.max() + reach
-        below = lambda effect: float(self.weight @ ndtr((effect - self.mean) / spread)) - probability  # noqa: E731
-        return float(brentq(below, lowest, highest, xtol=1e-12))
-
-
-def _posterior(prior: EffectPrior, observed: Floats, error: Floats) -> _Posterior:
-    """Mixture over the grid given effects ``(k,)`` with standard errors ``(k,)``."""
-    between = prior.sd * _BETWEEN
-    prior_variance = (prior.sd * _MEAN[:, None]) ** 2
-    variance = error**2 + between[:, None] ** 2
-    distance = observed - prior.mean
-    precision = 1.0 / prior_variance + (1.0 / variance).sum(axis=1)
-    shift = (distance / variance).sum(axis=1) / precision
-    misfit = (distance**2 / variance + np.log(variance)).sum(axis=1) - shift**2 * precision
-    log_weight = _LOG_PRIOR - 0.5 * (misfit + np.log(prior_variance) + np.log(precision))
-    weight = np.exp(log_weight - log_weight.max()).ravel()
-    likely = weight > 1e-12 * weight.max()
-    ends = (prior.mean + shift, 1.0 / precision, np.broadcast_to(between, precision.shape))
-    return _Posterior(weight[likely] / weight[likely].sum(), *(array.ravel()[likely] for array in ends))
-
-
-def _base_effect(experiment: ExperimentResult, prior: EffectPrior, reach: Reach | None) -> tuple[float, float]:
-    """Base effect estimated by an experiment, with a standard error that includes the uncertainty of its reach.
+def _base_effect(
+    experiment: ExperimentResult, prior: EffectPrior, reach: Reach | None, response: Response
+) -> tuple[float, float, float, float]:
+    """Base effect estimated by an experiment, its standard error with and without the uncertainty of its reach, and this reach.
 
     The uncertainty of the reach is scaled by the effect that the prior expects, not by the observed one: the next campaign at that
     dose has the same uncertainty, so a surprising result must not be attributed to it.
     """
-    reach = reach or _dose_reach(experiment.intervention, catalogue_in_effect().sha256)
-    effect, error = experiment.effect / reach.mean, experiment.standard_error / reach.mean
-    return effect, float(np.hypot(error, np.hypot(prior.mean, prior.sd) * reach.sd / reach.mean))
+    catalogue = catalogue_in_effect().sha256
+    reach = reach or _dose_reach(experiment.intervention, catalogue)
+    mean = reach.mean * _relative_response(experiment.intervention.model_copy(update={"variant": None}), response, catalogue)
+    effect, error = experiment.effect / mean, experiment.standard_error / mean
+    share = float(np.hypot(reach.sd / reach.mean, _SEVERAL_CHANNELS if len(experiment.channels) > 1 else 0.0))
+    return effect, float(np.hypot(error, np.hypot(prior.mean, prior.sd) * share)), error, mean
+
+
+@lru_cache(maxsize=4096)
+def _relative_response(config: InterventionConfig, response: Response, _catalogue: str) -> float:
+    """Response to the dose of an experiment if it has this shape, as a multiple of that in the catalogue."""
+    learned = typical_dose(config, response.contacts, response.weeks, response.intensity)
+    return float(dose_response(config, learned) / dose_response(config, typical_dose(config)))
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from engine.effects.effect_model import normal_draws, weighted_sum
+from engine.effects.effect_model import weighted_sum
+from engine.effects.normal_draws import normal_draws
 from engine.effects.subgroups import shrinkage
 from schemas.arrays import Floats
 

@@ -11,20 +11,21 @@ in the draws: averages of the design over twins are computed once, and the cost 
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtri
 
+from engine.effects.base_effect import with_responses, with_tails
+from engine.effects.normal_draws import normal_draws
 from schemas.arrays import Flags, Floats
 from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.columns import Columns
+from schemas.effect_priors import TestedDose
 from schemas.interventions import (
     CONTACTS_PER_MONTH,
     INTERVENTIONS,
@@ -46,12 +47,12 @@ __all__ = [
     "Dose",
     "build_design",
     "catalogue_prior",
+    "catalogue_priors",
     "contacts",
     "dose_response",
     "draw_dose",
-    "draw_effect",
     "is_moderated",
-    "normal_draws",
+    "reference_dose",
     "typical_dose",
     "weighted_sum",
 ]
@@ -62,41 +63,28 @@ _WEEKS_PER_MONTH = 52 / 12
 
 
 def catalogue_prior(intervention_type: str) -> EffectPrior:
-    """The prior effect of an intervention in the catalogue, version 0.
+    """The prior effect of an intervention in the catalogue, version 0; without tails where it rests on past experiments.
 
     Example:
         >>> catalogue_prior("speaker_program_invitation").mean
         0.12
     """
+    prior, past = _normal_prior(intervention_type), len(INTERVENTIONS[intervention_type].past_experiments)
+    return (
+        with_responses(prior.model_copy(update={"n_experiments": past, "tested": (reference_dose(),)}))
+        if past
+        else with_tails(prior)
+    )
+
+
+def catalogue_priors(method: int) -> Mapping[str, EffectPrior]:
+    """Priors by intervention, as far as a method needs others than :func:`catalogue_prior`: simulations that it pins repeat."""
+    return {name: _normal_prior(name) for name in INTERVENTIONS} if method == 1 else {}
+
+
+def _normal_prior(intervention_type: str) -> EffectPrior:
     entry = INTERVENTIONS[intervention_type]
     return EffectPrior(intervention_type=entry.name, mean=entry.effect.mean, sd=entry.effect.sd, source=entry.source)
-
-
-def normal_draws(rows: int, n_draws: int, seed: int, purpose: str) -> Floats:
-    """Standard normal draws, shape ``(rows, n_draws)``, which depend on the seed and the purpose only.
-
-    Each row holds the midpoints of ``n_draws`` equally likely strata in random order (a Latin hypercube): its mean is 0 and its
-    quantiles are those of the normal distribution, so that 1,000 draws add hardly any noise to an interval.
-
-    References:
-        McKay, Beckman, Conover (1979), A comparison of three methods for selecting values of input variables. Technometrics 21.
-
-    Example:
-        >>> drawn = normal_draws(1, 1000, seed=0, purpose="an example")
-        >>> drawn.shape, abs(round(float(drawn.mean()), 12))
-        ((1, 1000), 0.0)
-    """
-    rng = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
-    drawn = np.tile(_strata(n_draws), (rows, 1))
-    rng.permuted(drawn, axis=1, out=drawn)
-    return drawn
-
-
-@lru_cache(maxsize=8)
-def _strata(n_draws: int) -> Floats:
-    midpoints = np.asarray(ndtri((np.arange(n_draws) + 0.5) / n_draws), dtype=float)
-    midpoints.flags.writeable = False
-    return midpoints
 
 
 @dataclass(frozen=True)
@@ -114,8 +102,8 @@ class Dose:
     channel: float | Floats
 
 
-def typical_dose(config: InterventionConfig) -> Dose:
-    """The dose-response parameters at their medians.
+def typical_dose(config: InterventionConfig, contacts: float = 1.0, weeks: float = 1.0, intensity: float = 1.0) -> Dose:
+    """The dose-response parameters at their medians, with factors of the halves as for :func:`draw_dose`.
 
     Example:
         >>> e_mails = InterventionConfig(intervention_type="email_campaign", channel="mail", frequency="once", duration_weeks=2)
@@ -124,15 +112,31 @@ def typical_dose(config: InterventionConfig) -> Dose:
     """
     entry = INTERVENTIONS[config.intervention_type]
     return Dose(
-        entry.half_contacts.median,
-        entry.half_weeks.median,
-        entry.half_intensity.median,
+        entry.half_contacts.median * contacts,
+        entry.half_weeks.median * weeks,
+        entry.half_intensity.median * intensity,
         entry.channels[Channel(config.channel)].mean,
     )
 
 
-def draw_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
+def draw_dose(
+    config: InterventionConfig,
+    n_draws: int,
+    seed: int,
+    contacts: float | Floats = 1.0,
+    weeks: float | Floats = 1.0,
+    intensity: float | Floats = 1.0,
+) -> Dose:
     """Draws of the dose-response parameters; configurations of the same intervention share them.
+
+    Args:
+        config: of which the channel counts.
+        n_draws: their number.
+        seed: of the draws.
+        contacts: factor of the contacts of half the maximal response, such as that of an
+            :class:`~schemas.effect_priors.EffectScenario`, a number or ``(n_draws,)``.
+        weeks: the same factor of the weeks.
+        intensity: the same factor of the intensity.
 
     Example:
         >>> e_mails = InterventionConfig(intervention_type="email_campaign", channel="mail", frequency="once", duration_weeks=2)
@@ -143,9 +147,9 @@ def draw_dose(config: InterventionConfig, n_draws: int, seed: int) -> Dose:
     halves = normal_draws(3, n_draws, seed, f"{entry.name} dose")
     channel = normal_draws(1, n_draws, seed, f"{entry.name} by {config.channel}")[0]
     return Dose(
-        _positive(entry.half_contacts, halves[0]),
-        _positive(entry.half_weeks, halves[1]),
-        _positive(entry.half_intensity, halves[2]),
+        _positive(entry.half_contacts, halves[0]) * contacts,
+        _positive(entry.half_weeks, halves[1]) * weeks,
+        _positive(entry.half_intensity, halves[2]) * intensity,
         _normal(entry.channels[Channel(config.channel)], channel),
     )
 
@@ -176,6 +180,17 @@ def dose_response(config: InterventionConfig, dose: Dose) -> Floats:
     )
 
 
+def reference_dose() -> TestedDose:
+    """The dose at which base effects of the catalogue hold.
+
+    Example:
+        >>> reference_dose().weeks
+        12.0
+    """
+    n_contacts = contacts(REFERENCE_FREQUENCY, REFERENCE_WEEKS)
+    return TestedDose(contacts=n_contacts, weeks=REFERENCE_WEEKS, intensity=REFERENCE_INTENSITY)
+
+
 def contacts(frequency: str, weeks: float) -> float:
     """Number of contacts over the whole duration, at least one.
 
@@ -184,18 +199,6 @@ def contacts(frequency: str, weeks: float) -> float:
         (1.0, 12.0)
     """
     return max(1.0, float(CONTACTS_PER_MONTH[Frequency(frequency)]) * weeks / _WEEKS_PER_MONTH)
-
-
-def draw_effect(prior: EffectPrior, n_draws: int, seed: int) -> Floats:
-    """Draws of the base effect of a new campaign, shape ``(n_draws,)``, from the variance of the mean and that between campaigns.
-
-    Example:
-        >>> prior = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.03, between_sd=0.04)
-        >>> round(float(draw_effect(prior, 1000, seed=0).std()), 3)
-        0.05
-    """
-    sd = float(np.hypot(prior.sd, prior.between_sd))
-    return np.asarray(prior.mean + sd * normal_draws(1, n_draws, seed, f"{prior.intervention_type} effect")[0])
 
 
 @dataclass(frozen=True)

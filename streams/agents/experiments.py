@@ -6,17 +6,25 @@ import logging
 from functools import partial
 from typing import Any
 
-from schemas import ExperimentResult
+from schemas import EffectsEvent, ExperimentResult
 from schemas.base import utc_time
+from schemas.effect_priors import EFFECTS_METHOD
 from sql.erasure_store import NamesErased
-from sql.experiment_store import DifferentExperiment
+from sql.experiment_store import DifferentExperiment, renew_priors
 from streams.errors import require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusal_counters
 from streams.metrics import EXPERIMENT_WARNINGS
+from streams.retries import retry_transient
 from streams.services import Services
-from streams.simulation import ImplausibleExperiment, SetAsideExperiment, require_observed, update_effects
+from streams.simulation import (
+    ImplausibleExperiment,
+    SetAsideExperiment,
+    calibrated_prior,
+    require_observed,
+    update_effects,
+)
 
 __all__ = ["attach"]
 
@@ -41,13 +49,25 @@ def attach(app: TwinApp, services: Services) -> None:
     start_refusal_counters(topic_of(ExperimentResult), _KINDS.values())
     app.agent(app.raw_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
 
+    async def renew() -> None:
+        """Compute the priors of an older method again, once."""
+        renewed = await retry_transient(partial(renew_priors, app.pool, calibrated_prior, EFFECTS_METHOD), part="postgres")
+        for effects in renewed:
+            await _publish(app, effects)
+
+    app.task(renew)
+
+
+async def _publish(app: TwinApp, effects: EffectsEvent) -> None:
+    await app.publish(effects, key=f"{effects.line}:{effects.prior.intervention_type}")
+
 
 async def _process(app: TwinApp, services: Services, record: KafkaRecord) -> None:
     experiment = ExperimentResult.model_validate_json(require_no_nul(record.value))
     require_observed(experiment, utc_time(record.timestamp), app.settings.skew_s)
     effects = await update_effects(app.pool, services.simulator, experiment)
     prior = effects.prior
-    await app.publish(effects, key=f"{effects.line}:{prior.intervention_type}")
+    await _publish(app, effects)
     for warning in effects.warnings:
         LOG.warning("%s", warning)
         EXPERIMENT_WARNINGS.inc()

@@ -37,6 +37,7 @@ app = typer.Typer()
     epilog=examples(
         "twinstream simulate speaker_program_invitation --filter region=south --filter min_decile=8",
         "twinstream simulate email_campaign --frequency weekly --against peer_to_peer_referral",
+        "twinstream simulate email_campaign --variant A --against-variant B",
         "twinstream simulate --again 3f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11",
     )
 )
@@ -58,6 +59,11 @@ def simulate(
             help="Compare with this one at the same frequency; repeatable.",
             autocompletion=complete_intervention,
         ),
+    ] = None,
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help="The message or creative of the campaign.")] = None,
+    other_variants: Annotated[
+        list[str] | None,
+        typer.Option("--against-variant", metavar="NAME", help="Compare with the same campaign in this variant; repeatable."),
     ] = None,
     twins: Annotated[
         int | None,
@@ -106,14 +112,18 @@ def simulate(
     if intervention is None:
         context.fail("name an INTERVENTION, or a past simulation with --again ID")
     use_service_catalogue()
+    campaign = make_campaign(intervention, channel, frequency, weeks, intensity)
     request = SimulationRequest(
         simulation_id=uuid4(),
         requested_at=datetime.now(UTC),
         twin_type=twin_type,
         brand=brand,
         target=target,
-        intervention=make_campaign(intervention, channel, frequency, weeks, intensity),
-        alternatives=tuple(make_campaign(name, None, frequency, weeks, intensity) for name in alternatives or ()),
+        intervention=campaign.model_copy(update={"variant": variant}),
+        alternatives=(
+            *(make_campaign(name, None, frequency, weeks, intensity) for name in alternatives or ()),
+            *(campaign.model_copy(update={"variant": name}) for name in other_variants or ()),
+        ),
         filters=parse_filters(filters),
         twin_count=twins,
         seed=seed,

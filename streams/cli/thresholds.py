@@ -22,6 +22,7 @@ app = typer.Typer()
     epilog=examples(
         "twinstream models thresholds hcp:kisqali:prescribing_change",
         "twinstream models thresholds hcp:kisqali:prescribing_change --min-effect 0.03 --confidence 0.8",
+        "twinstream models thresholds hcp:kisqali:prescribing_change --require-test",
         'twinstream models thresholds hcp:kisqali:prescribing_change --limit mae_increase=0.3 --reason "noisy quarter"',
     )
 )
@@ -33,6 +34,10 @@ def thresholds(
         list[str] | None,
         typer.Option("--limit", metavar="RULE=LIMIT", help="Limit of a drift rule; RULE= for that of the catalogue; repeatable."),
     ] = None,
+    require_test: Annotated[
+        bool | None,
+        typer.Option("--require-test/--no-require-test", help="Recommend no deployment of what no real experiment has tested."),
+    ] = None,
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -40,7 +45,7 @@ def thresholds(
 
     Simulations that are requested from then on, and windows that change from then on, follow them.
     """
-    named = {"min_effect_threshold": min_effect, "confidence_threshold": confidence}
+    named = {"min_effect_threshold": min_effect, "confidence_threshold": confidence, "require_test": require_test}
     changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if limits:
         changes["drift_limits"] = dict(map(_parse_limit, limits))
@@ -96,7 +101,7 @@ def _table(line: str, history: list[ThresholdChange]) -> Table:
 
     present = history[0].thresholds
     rules = [f"  {rule.name:<18} {rule.direction} {_limit_text(rule.limit, relative=rule.relative)}" for rule in present.rules]
-    columns = ("Version", "At", "By", "Smallest effect", "Probability", "Limits", "Reason")
+    columns = ("Version", "At", "By", "Smallest effect", "Probability", "Test", "Limits", "Reason")
     rows = [
         (
             str(thresholds.version),
@@ -104,13 +109,16 @@ def _table(line: str, history: list[ThresholdChange]) -> Table:
             changed_by,
             f"{thresholds.min_effect_threshold:.1%}",
             f"{thresholds.confidence_threshold:.0%}",
+            "required" if thresholds.require_test else "",
             ", ".join(f"{name} {limit:g}" for name, limit in thresholds.drift_limits.items()),
             reason,
         )
         for thresholds, changed_at, changed_by, reason in history
     ]
     needed = f"an effect of {present.min_effect_threshold:.1%} with a probability of {present.confidence_threshold:.0%}"
-    lines = [f"{line}, version {present.version}", f"a recommendation to deploy needs {needed}", "drift rules fire", *rules, ""]
+    tested = ", and a real experiment on its intervention" if present.require_test else ""
+    recommended = f"a recommendation to deploy needs {needed}{tested}"
+    lines = [f"{line}, version {present.version}", recommended, "drift rules fire", *rules, ""]
     return Table(columns, rows, numeric=(0,), text="\n".join([*lines, *("  ".join(filter(None, row)) for row in rows)]))
 
 

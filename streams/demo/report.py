@@ -209,7 +209,8 @@ def answer_text(answer: SimulationAnswer) -> str:
     if result is None or result.intervention is None:
         return f"{answer.status.value}: {answer.reason}"
     interval = f"{signed_share(result.ate)} ({signed_share_range(result.ate_ci_lower, result.ate_ci_upper)}) {result.effect_unit}"
-    recommendation = f"{plain_words(result.recommendation.value)}, {count(result.affected_twin_count)} twins"
+    assumed = " on an assumption" if result.rests_on_assumption else ""
+    recommendation = f"{plain_words(result.recommendation.value)}{assumed}, {count(result.affected_twin_count)} twins"
     return f"{plain_words(result.intervention.intervention_type):<28} {interval:<56} {recommendation}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.fidelity import weighted_mae
-from schemas import DriftState, FidelityMetrics, ModelCard, SimulationAnswer
+from schemas import DriftState, FidelityMetrics, InterventionConfig, ModelCard, SimulationAnswer
 from schemas.simulation_models import NO_MODERATOR, Alternative, BestChoice, SimulationResult, SubgroupEffect
 from sql.feature_count_store import FeatureCount
 from sql.outlying_store import Outlier
@@ -97,7 +97,7 @@ def simulation_text(answer: SimulationAnswer) -> str:
         return f"{answer.status.value}: {escape_line(str(answer.reason))}"
     interval = f"{result.confidence_level:.0%} interval {signed_share_range(result.ate_ci_lower, result.ate_ci_upper)}"
     lines = [
-        f"{plain_words(result.recommendation.value)}: {result.recommendation_reason}",
+        f"{plain_words(result.recommendation.value)}{_assumed(result)}: {result.recommendation_reason}",
         f"effect {effect(result.ate, result.effect_unit)}, {interval}, {count(result.affected_twin_count)} twins",
         *_change(result),
         *([str(result.track_record)] if result.track_record else []),
@@ -107,6 +107,10 @@ def simulation_text(answer: SimulationAnswer) -> str:
         f"simulation {answer.simulation_id}, model {answer.model_id}, effects version {answer.effects_version}",
     ]
     return "\n".join(map(escape_line, lines))
+
+
+def _assumed(result: SimulationResult) -> str:
+    return " (on an assumption)" if result.rests_on_assumption else ""
 
 
 def reproduction_text(answer: SimulationAnswer, differences: Mapping[str, tuple[Any, Any]]) -> str:
@@ -134,7 +138,7 @@ def _alternatives(result: SimulationResult) -> list[str]:
 
 
 def _alternative_text(alternative: Alternative, unit: str) -> str:
-    name, probability_best = alternative.intervention.intervention_type, alternative.probability_best
+    name, probability_best = _campaign_name(alternative.intervention), alternative.probability_best
     interval = signed_share_range(alternative.difference_ci_lower, alternative.difference_ci_upper)
     difference = f"{signed_share(alternative.difference)} ({interval})"
     return (
@@ -143,9 +147,14 @@ def _alternative_text(alternative: Alternative, unit: str) -> str:
     )
 
 
+def _campaign_name(campaign: InterventionConfig) -> str:
+    variant = f", variant {campaign.variant}" if campaign.variant is not None else ""
+    return f"{campaign.intervention_type}{variant}"
+
+
 def _best_text(best: BestChoice, unit: str) -> str:
     return (
-        f"best: {best.intervention.intervention_type} {effect(best.ate, unit)} "
+        f"best: {_campaign_name(best.intervention)} {effect(best.ate, unit)} "
         f"({signed_share_range(best.ate_ci_lower, best.ate_ci_upper)}, corrected for the selection); "
         f"{signed_share(best.margin)} ahead of the next one, best with probability {best.probability_best:.0%}"
     )

@@ -65,6 +65,7 @@ def build_engine(
         priors=priors,
         min_effect_threshold=request.min_effect_threshold or thresholds.min_effect_threshold,
         confidence_threshold=request.confidence_threshold or thresholds.confidence_threshold,
+        require_test=thresholds.require_test,
         confidence_level=request.confidence_level,
         seed=request.effective_seed,
     )

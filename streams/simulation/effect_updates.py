@@ -68,6 +68,8 @@ async def update_effects(pool: Pool, simulator: Simulator, experiment: Experimen
     reach = await simulator.reach(experiment)
     before = await _prior_without(pool, experiment)
     effects = await add_experiment(pool, experiment, calibrated_prior, reach)
+    if not experiment.withdrawn and not experiment.measures_target:
+        return effects.model_copy(update={"warnings": (_apart_warning(experiment),)})
     if experiment.experiment_id not in effects.experiments:
         return effects
     distance = surprise(before, experiment, reach)
@@ -134,6 +136,15 @@ async def _prior_without(pool: Pool, experiment: ExperimentResult) -> EffectPrio
     others = [row for row in stored if row.experiment.experiment_id != experiment.experiment_id]
     reaches = {row.experiment.experiment_id: row.reach for row in others if row.reach is not None}
     return calibrated_prior(intervention, [row.experiment for row in others], reaches)
+
+
+def _apart_warning(experiment: ExperimentResult) -> str:
+    target = TWIN_TYPES[experiment.twin_type].target(experiment.target)
+    measured = [f"{name} {value}" for name in ("outcome", "unit", "population") if (value := getattr(experiment, name)) is not None]
+    return (
+        f"experiment {experiment.experiment_id} is stored and calibrates nothing: its {', '.join(measured)} differ from"
+        f" {target.name} of {experiment.twin_type.value} ({target.effect_unit})"
+    )
 
 
 def _warnings(experiment: ExperimentResult, before: EffectPrior, distance: float) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from engine import SimulationEngine
-from engine.effects import ComparedSimulation, compute_track_record
+from engine.effects import ComparedSimulation, catalogue_priors, compute_track_record
 from engine.twins import EmptyFilter, TwinModel, population_id
 from schemas import (
     AnswerStatus,
@@ -94,9 +94,10 @@ class Simulator:
         return await self.add_track_record(result, pins, request)
 
     async def priors(self, pins: Pins, request: SimulationRequest) -> Mapping[str, EffectPrior]:
-        """The effect priors that a request is pinned to."""
+        """The effect priors that a request is pinned to; those of the catalogue, where another method than today's is pinned."""
         with in_effect(pins.catalogue):
-            return await priors_at_version(self._pool, request.line, pins.effects_version or 0)
+            calibrated = await priors_at_version(self._pool, request.line, pins.effects_version or 0)
+            return dict(catalogue_priors(pins.effects_method)) | calibrated
 
     async def add_track_record(self, result: SimulationResult, pins: Pins, request: SimulationRequest) -> SimulationResult:
         """The result with its time, and with the pinned agreement of earlier simulations of its intervention with experiments."""

@@ -162,11 +162,12 @@ def _event_markers(line: LineOverview) -> list[EventMarker]:
 
 def _interval(run: SimulationRun) -> ChartInterval:
     results = run.results
+    assumed = " on an assumption" if results.get("rests_on_assumption") else ""
     return ChartInterval(
         label=plain_words(run.intervention.get("intervention_type", "?")),
         estimate=results["ate"],
         lower=results["ate_ci_lower"],
         upper=results["ate_ci_upper"],
-        note=f"{plain_words(run.recommendation or '?')} · {count(results.get('affected_twin_count', 0))} twins",
+        note=f"{plain_words(run.recommendation or '?')}{assumed} · {count(results.get('affected_twin_count', 0))} twins",
         tone=status_tone(run.recommendation or ""),
     )

@@ -99,7 +99,23 @@ EXAMPLES: dict[str, list[Event]] = {
             standard_error=0.02,
             n_treated=120,
             n_control=130,
-        )
+        ),
+        ExperimentResult(
+            experiment_id="letters",
+            observed_at=AT,
+            twin_type="hcp",
+            brand="remibrutinib",
+            intervention=SPEAKERS,
+            effect=0.4,
+            standard_error=0.02,
+            n_treated=120,
+            n_control=130,
+            outcome="visit",
+            unit="relative",
+            population="customers",
+            variant="self",
+            channels=(SPEAKERS.channel, "mail"),
+        ),
     ],
     "outcome-events": [
         OutcomeEvent(
@@ -316,7 +332,7 @@ def test_a_time_is_converted_to_utc():
 
 REQUEST, FROM_POPULATION = EXAMPLES["simulation-requests"]
 PREDICTED, OF_A_TWIN, OF_AN_ENTITY = EXAMPLES["outcome-events"]
-(EXPERIMENT,) = EXAMPLES["experiment-results"]
+EXPERIMENT, _ = EXAMPLES["experiment-results"]
 ANSWER, REFUSAL = EXAMPLES["simulation-results"]
 (ERRORS, _) = EXAMPLES["fidelity-errors"]
 (WINDOW,) = EXAMPLES["fidelity-windows"]

@@ -105,7 +105,14 @@ SIMULATIONS = (
 
 async def add_run(pool: Pool, number: int, run: SimulationSample, now: datetime) -> None:
     ate, low, high = run.effect or (None, None, None)
-    results = {"ate": ate, "ate_ci_lower": low, "ate_ci_upper": high, "affected_twin_count": 9_000, "min_effect_threshold": 0.05}
+    results = {
+        "ate": ate,
+        "ate_ci_lower": low,
+        "ate_ci_upper": high,
+        "affected_twin_count": 9_000,
+        "min_effect_threshold": 0.05,
+        "rests_on_assumption": run.recommendation == "deploy",
+    }
     requested_at = now - timedelta(minutes=7 * number)
     await pool.execute(
         "INSERT INTO simulation_runs (simulation_id, intervention_config, filters, status, results, recommendation,"

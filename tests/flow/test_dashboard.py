@@ -84,6 +84,7 @@ async def test_the_dashboard_shows_everything_and_escapes_foreign_text(page_sett
         "speaker program invitation",
         "6.1% to 15.8%",
         "do not deploy",
+        "on an assumption",
         "MAE 0.0761 is above 0.06144",
         "the second challenger was promoted",
         "challenger MAE",

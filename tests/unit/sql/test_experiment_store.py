@@ -19,6 +19,7 @@ from sql.experiment_store import (
     current_version,
     experiments,
     priors_at_version,
+    renew_priors,
 )
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -141,6 +142,29 @@ async def test_a_line_without_experiments_is_at_version_zero(pool: Pool) -> None
 
 def withdrawn(experiment: ExperimentResult) -> ExperimentResult:
     return experiment.model_copy(update={"withdrawn": True})
+
+
+async def test_a_result_that_measures_something_else_is_stored_and_no_prior_names_it(pool: Pool) -> None:
+    own, other = an_experiment("a"), an_experiment("b", day=1).model_copy(update={"outcome": "visit", "population": "customers"})
+    await add_experiment(pool, own, average)
+    effects = await add_experiment(pool, other, average)
+    assert effects.experiments == ("a",)
+    assert [row.experiment for row in await experiments(pool, LINE)] == [own, other]
+
+
+async def test_priors_of_an_older_method_are_computed_again_once_and_their_versions_stay(pool: Pool) -> None:
+    await add_experiment(pool, an_experiment("a"), average)
+    await add_experiment(pool, an_experiment("b", intervention=SPEAKER), average)
+
+    def present(intervention: str, results: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
+        return average(intervention, results, reaches).model_copy(update={"method": 2})
+
+    renewed = await renew_priors(pool, present, 2)
+    assert {(event.prior.intervention_type, event.prior.method) for event in renewed} == {(EMAIL, 2), (SPEAKER, 2)}
+    assert {prior.method for prior in (await current_priors(pool, LINE)).values()} == {2}
+    assert (await priors_at_version(pool, LINE, 2))[EMAIL].method == 1
+    assert await renew_priors(pool, present, 2) == []
+    assert await current_version(pool, LINE) == 4
 
 
 async def test_withdrawing_an_experiment_makes_a_new_version_without_it(pool: Pool) -> None:

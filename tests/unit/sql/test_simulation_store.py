@@ -25,6 +25,7 @@ from schemas import (
     TwinPopulation,
     TwinType,
 )
+from schemas.effect_priors import EFFECTS_METHOD
 from sql.database import Pool
 from sql.erasure_store import NamesErased, begin_erasure
 from sql.ledger import Ledger
@@ -105,6 +106,15 @@ async def test_the_first_write_pins_champion_effects_version_and_recipe(pool: Po
     assert (pins.line, pins.model_id, pins.effects_version, pins.answer, pins.stored) == (LINE, model_id, 0, None, False)
     assert pins.recipe == recipe(model_id)
     assert pins.request == request
+    assert pins.effects_method == EFFECTS_METHOD
+
+
+async def test_a_run_from_before_methods_were_pinned_has_the_first_one(pool: Pool, owner_pool: Pool) -> None:
+    await promoted(pool)
+    request = a_request()
+    await pinned(pool, request)
+    await owner_pool.execute("UPDATE simulation_runs SET effects_method = NULL")
+    assert (await pinned(pool, request)).effects_method == 1
 
 
 async def test_a_population_of_several_requests_stays_as_long_as_one_of_them_needs_it(pool: Pool) -> None:

@@ -38,6 +38,14 @@ async def test_each_change_is_a_version_that_keeps_what_it_does_not_change(pool:
     ]
 
 
+async def test_a_line_may_demand_a_test_before_a_deployment(pool: Pool) -> None:
+    await promoted(pool)
+    demanding = await change_thresholds(pool, LINE, {"require_test": True}, changed_by="ana@desk")
+    assert (demanding.version, demanding.require_test) == (1, True)
+    assert await line_thresholds(pool, LINE) == demanding
+    assert [line.thresholds for line in await monitored_lines(pool)] == [demanding]
+
+
 async def test_a_limit_can_be_that_of_the_catalogue_again_and_no_change_is_no_version(pool: Pool) -> None:
     await promoted(pool)
     await change_thresholds(pool, LINE, {"drift_limits": {"mae_increase": 0.3}}, changed_by="ana@desk")

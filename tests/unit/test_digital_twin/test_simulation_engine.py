@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from uuid import UUID
 
 import numpy as np
@@ -8,20 +9,21 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from engine.effects import dose_response, two_sample, typical_dose
+from engine.effects import calibrate, catalogue_prior, catalogue_priors, dose_response, prior_interval, two_sample, typical_dose
 from engine.simulation_engine import EmptyPopulation, SimulationEngine
 from schemas import (
     INTERVENTIONS,
     Brand,
     DigitalTwin,
     EffectPrior,
+    ExperimentResult,
     InterventionConfig,
     PopulationFilter,
     SimulationRecommendation,
     TwinType,
 )
 from schemas.twin_models import OutcomeSpread
-from tests.effect_worlds import COEFFICIENT_PRIORS, World, matters, moderator_terms
+from tests.effect_worlds import COEFFICIENT_PRIORS, World, draw_campaigns, matters, moderator_terms
 from tests.populations import hcps, intervention, population, territories
 
 SPEAKERS = intervention("speaker_program_invitation")
@@ -41,15 +43,21 @@ def expected_factors(frame: pd.DataFrame, channel: str) -> np.ndarray:
     )
 
 
+def true_effects(kinds: list[str], n: int) -> np.ndarray:
+    """True base effects in n worlds, shape (kinds, n)."""
+    rng = np.random.default_rng(3)
+    return np.array([[rng.normal(*draw_campaigns(rng, INTERVENTIONS[kind].effect)) for _ in range(n)] for kind in kinds])
+
+
 # Average effect
 
 
 def test_at_the_reference_dose_without_moderators_the_result_equals_the_prior():
     result = SimulationEngine(population(1000, TwinType.PATIENT)).simulate(SPEAKERS)
-    prior = INTERVENTIONS["speaker_program_invitation"].effect
-    assert result.ate == pytest.approx(prior.mean, rel=1e-12)
-    assert result.ate_ci_lower == pytest.approx(prior.mean + stats.norm.ppf(0.025) * prior.sd, rel=1e-3)
-    assert result.ate_ci_upper == pytest.approx(prior.mean + stats.norm.ppf(0.975) * prior.sd, rel=1e-3)
+    prior = catalogue_prior("speaker_program_invitation")
+    assert result.ate == pytest.approx(0.12, rel=1e-9)
+    assert (result.ate_ci_lower, result.ate_ci_upper) == pytest.approx(prior_interval(prior), abs=0.004)
+    assert result.ate_ci_lower < 0 < 2 * 0.12 < result.ate_ci_upper
     assert result.affected_twin_count == 1000
 
 
@@ -60,7 +68,7 @@ def test_the_average_effect_is_the_average_over_twins_of_base_times_factor(chann
     expected = expected_factors(twins.frame, channel).mean()
     channel_factor = math.exp(entry.channels[channel].mean + entry.channels[channel].sd ** 2 / 2)
     result = SimulationEngine(twins).simulate(intervention(channel=channel))
-    assert result.ate == pytest.approx(entry.effect.mean * channel_factor * expected, rel=0.01)
+    assert result.ate == pytest.approx(entry.effect.mean * channel_factor * expected, rel=0.03)
 
 
 def test_the_average_of_the_twins_effects_is_the_average_effect():
@@ -95,7 +103,7 @@ def test_oncologists_early_adopters_and_high_tiers_gain_more():
 def test_missing_and_unknown_feature_values_do_not_change_the_effect():
     bare = pd.DataFrame({"specialty": ["unheard_of", None], "decile": [np.nan, 5.5], "priority_tier": [3.0, np.nan]})
     engine = SimulationEngine(population(features=bare))
-    assert engine.twin_effects(SPEAKERS).tolist() == pytest.approx([0.12, 0.12], rel=1e-12)
+    assert engine.twin_effects(SPEAKERS).tolist() == pytest.approx([0.12, 0.12], rel=1e-9)
 
 
 def test_the_influence_of_an_extreme_feature_value_is_capped():
@@ -119,7 +127,7 @@ def test_the_interval_covers_the_true_effect_in_95_percent_of_worlds_drawn_from_
     twins = population(1000)
     result = SimulationEngine(twins).simulate(config)
     rng, people = np.random.default_rng(11), moderator_terms(twins.frame)
-    truths = np.array([World(rng).average_effect(config, people) for _ in range(500)])
+    truths = np.array([World(rng).average_effect(config, people) for _ in range(2000)])
     assert 0.93 <= np.mean((result.ate_ci_lower <= truths) & (truths <= result.ate_ci_upper)) <= 0.97
 
 
@@ -181,13 +189,78 @@ def test_the_recommendation_follows_the_probability_that_the_effect_reaches_the_
     assert f"{result.probability_worthwhile:.0%}" in result.recommendation_reason
 
 
+def test_a_deployment_that_no_experiment_supports_is_marked_as_resting_on_an_assumption():
+    assumed = SimulationEngine(population(500, TwinType.PATIENT), confidence_threshold=0.8).simulate(SPEAKERS)
+    assert (assumed.recommendation, assumed.rests_on_assumption) == (SimulationRecommendation.DEPLOY, True)
+    assert "rests on an assumption of the catalogue that no experiment has tested" in assumed.recommendation_reason
+    tested = calibrated_engine([0.12, 0.13, 0.11]).simulate(SPEAKERS)
+    assert (tested.recommendation, tested.rests_on_assumption) == (SimulationRecommendation.DEPLOY, False)
+    assert "assumption" not in tested.recommendation_reason
+
+
+def test_a_line_may_demand_a_test_before_a_deployment():
+    twins = population(500, TwinType.PATIENT)
+    untested = SimulationEngine(twins, confidence_threshold=0.8, require_test=True).simulate(SPEAKERS)
+    assert (untested.recommendation, untested.rests_on_assumption) == (SimulationRecommendation.TEST_FURTHER, False)
+    assert "demands a real experiment before a deployment" in untested.recommendation_reason
+    assert calibrated_engine([0.12], require_test=True).simulate(SPEAKERS).recommendation is SimulationRecommendation.DEPLOY
+
+
+def calibrated_engine(effects: list[float], twins=None, **kwargs) -> SimulationEngine:
+    """An engine with the prior of speaker programs that experiments with these effects, at the reference dose, leave."""
+    results = [
+        ExperimentResult(
+            experiment_id=str(number),
+            observed_at=datetime(2026, 1, 1, tzinfo=UTC),
+            twin_type="hcp",
+            brand="kisqali",
+            intervention=SPEAKERS,
+            effect=effect,
+            standard_error=0.005,
+            n_treated=500,
+            n_control=500,
+        )
+        for number, effect in enumerate(effects)
+    ]
+    prior = calibrate(catalogue_prior(SPEAKERS.intervention_type), results)
+    return SimulationEngine(twins or population(500, TwinType.PATIENT), priors={prior.intervention_type: prior}, **kwargs)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, "test_further"), (2, "test_further"), (3, "deploy")])
+def test_found_effects_that_contradict_the_catalogue_need_three_experiments_for_a_deployment(n, expected):
+    result = calibrated_engine([0.60, 0.65, 0.62][:n]).simulate(SPEAKERS)
+    assert result.probability_worthwhile > 0.95
+    assert result.recommendation == expected
+    assert ("contradicts the catalogue" in result.recommendation_reason) is (n < 3)
+
+
+@pytest.mark.parametrize(
+    ("dose", "distance"),
+    [({"duration_weeks": 48}, 4.0), ({"duration_weeks": 49}, 4.1), ({"intensity": 0.2}, 5.0), ({"frequency": "weekly"}, 4.3)],
+)
+def test_no_decision_is_made_beyond_a_factor_of_4_in_dose_from_anything_tested(dose, distance):
+    result = calibrated_engine([0.12, 0.13, 0.11], min_effect_threshold=0.0001).simulate(intervention(**dose))
+    assert result.probability_worthwhile > 0.9
+    assert (result.recommendation == "test_further") is (distance > 4)
+    assert (f"a factor of {distance:.1f} from any tested one" in result.recommendation_reason) is (distance > 4)
+
+
+def test_a_prior_of_the_first_method_is_drawn_and_judged_as_it_was():
+    prior = catalogue_priors(1)[SPEAKERS.intervention_type]
+    result = SimulationEngine(population(500, TwinType.PATIENT), priors={prior.intervention_type: prior}).simulate(SPEAKERS)
+    assert (result.ate, result.ate_ci_lower) == pytest.approx((0.12, 0.12 + stats.norm.ppf(0.025) * 0.048), rel=1e-3)
+    assert (result.recommendation, result.rests_on_assumption) == (SimulationRecommendation.DEPLOY, False)
+    assert "a base effect of 12.0% ± 4.8% (not yet tested by an experiment)" in result.recommendation_reason
+
+
 def test_the_reason_names_the_factors_of_the_effect():
     engine = SimulationEngine(population(1000))
     config = intervention(channel="email", frequency="weekly", duration_weeks=26)
     reason = engine.simulate(config).recommendation_reason
     factor = expected_factors(engine.population.frame, "email").mean()
     dose = float(dose_response(config, typical_dose(config)))
-    assert "a base effect of 12.0% ± 4.8% (not yet tested by an experiment)" in reason
+    low, high = prior_interval(catalogue_prior("speaker_program_invitation"))
+    assert f"a base effect of 12.0% ({low:.1%} to {high:.1%}) (not yet tested by an experiment)" in reason
     assert f"reach {dose:.0%}, and these twins {factor:.0%} of that" in reason
     assert "learned from 3 experiments" in engine_with_prior(0.1, 0.02).simulate(SPEAKERS).recommendation_reason
 
@@ -419,28 +492,22 @@ def test_the_best_is_named_with_its_probability_and_only_when_it_is_better():
     assert result.best_alternative == "peer_to_peer_referral by in_person, monthly, 12 weeks"
     chances = [alternative.probability_best for alternative in result.alternatives]
     assert sum(chances) < 1
-    rng = np.random.default_rng(0)
-    drawn = [
-        rng.normal(INTERVENTIONS[k].effect.mean, INTERVENTIONS[k].effect.sd, 200_000) for k in ["call_frequency_increase", *kinds]
-    ]
-    assert chances == pytest.approx(np.bincount(np.argmax(drawn, axis=0), minlength=3)[1:] / 200_000, abs=0.03)
+    drawn = true_effects(["call_frequency_increase", *kinds], 5000)
+    assert chances == pytest.approx(np.bincount(np.argmax(drawn, axis=0), minlength=3)[1:] / 5000, abs=0.04)
     assert engine.simulate(SPEAKERS, alternatives=[intervention("email_campaign")]).best_alternative is None
 
 
 def test_the_interval_of_the_best_of_several_accounts_for_the_selection():
     engine = SimulationEngine(population(500, TwinType.PATIENT))
     kinds = ["call_frequency_increase", "peer_to_peer_referral", "speaker_program_invitation"]
-    priors = [INTERVENTIONS[kind].effect for kind in kinds]
     best = engine.simulate(intervention(kinds[0]), alternatives=[intervention(kind) for kind in kinds[1:]]).best
     assert best.intervention == intervention("speaker_program_invitation")
     assert best.ate == pytest.approx(0.12)
-    half = (best.ate_ci_upper - best.ate_ci_lower) / 2
-    assert half > stats.norm.ppf(0.975) * 0.048
-    rng = np.random.default_rng(3)
-    worlds = rng.normal([b.mean for b in priors], [b.sd for b in priors], (20_000, 3))
-    inside = np.abs(worlds - [b.mean for b in priors]) <= half * np.array([b.sd for b in priors]) / 0.048
-    assert inside.all(axis=1).mean() == pytest.approx(0.95, abs=0.01)
-    assert best.probability_best == pytest.approx((worlds.argmax(axis=1) == 2).mean(), abs=0.03)
+    alone = engine.simulate(SPEAKERS)
+    assert best.ate_ci_upper - best.ate_ci_lower > alone.ate_ci_upper - alone.ate_ci_lower
+    worlds = true_effects(kinds, 5000)
+    assert np.mean((best.ate_ci_lower <= worlds[2]) & (worlds[2] <= best.ate_ci_upper)) >= 0.95
+    assert best.probability_best == pytest.approx((worlds.argmax(axis=0) == 2).mean(), abs=0.03)
     assert best.margin == pytest.approx(0.02)
     assert best.margin_ci_lower < 0 < best.margin_ci_upper
     assert engine.simulate(SPEAKERS).best is None
@@ -450,17 +517,12 @@ def test_intervals_of_several_differences_hold_simultaneously():
     engine = SimulationEngine(population(500, TwinType.PATIENT))
     kinds = ["email_campaign", "call_frequency_increase", "educational_content_share", "peer_to_peer_referral"]
     alternatives = engine.simulate(SPEAKERS, alternatives=[intervention(kind) for kind in kinds]).alternatives
-    rng = np.random.default_rng(1)
-
-    def world(kind):
-        return rng.normal(INTERVENTIONS[kind].effect.mean, INTERVENTIONS[kind].effect.sd)
-
-    held = 0
-    for _ in range(1000):
-        first = world("speaker_program_invitation")
-        truths = [world(kind) - first for kind in kinds]
-        held += all(t.difference_ci_lower <= truth <= t.difference_ci_upper for t, truth in zip(alternatives, truths, strict=True))
-    assert 0.93 <= held / 1000 <= 0.97
+    first, *others = true_effects([SPEAKERS.intervention_type, *kinds], 2000)
+    inside = [
+        (other.difference_ci_lower <= truth - first) & (truth - first <= other.difference_ci_upper)
+        for other, truth in zip(alternatives, others, strict=True)
+    ]
+    assert 0.93 <= np.all(inside, axis=0).mean() <= 0.97
 
 
 # Sample size
@@ -605,7 +667,7 @@ def test_effects_of_providers_are_points_of_the_outcome_and_days_of_patients_are
     assert hcp.change.estimate == pytest.approx(hcp.ate, rel=1e-12)
     assert hcp.effect_unit in hcp.recommendation_reason
     assert patient.change.unit == "days to the next stage"
-    assert patient.change.ci_lower < patient.change.estimate < patient.change.ci_upper < 0
+    assert patient.change.ci_lower < patient.change.estimate < 0 < patient.change.ci_upper  # it may do nothing
 
 
 @pytest.mark.parametrize("twin_type", TwinType)

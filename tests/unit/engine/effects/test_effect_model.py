@@ -5,16 +5,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from engine.effects.base_effect import draw_base_effect, prior_interval
 from engine.effects.effect_model import (
     build_design,
     catalogue_prior,
     contacts,
     dose_response,
     draw_dose,
-    draw_effect,
-    normal_draws,
     typical_dose,
 )
+from engine.effects.normal_draws import normal_draws
 from schemas import EffectPrior
 from tests.populations import hcps, intervention
 
@@ -81,13 +81,40 @@ def test_two_doses_of_one_intervention_share_their_draws():
 
 def test_a_new_campaign_has_the_variance_of_the_mean_and_between_campaigns():
     prior = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.03, between_sd=0.04)
-    assert draw_effect(prior, 2000, 0).mean() == pytest.approx(0.05)
-    assert draw_effect(prior, 2000, 0).std() == pytest.approx(0.05, rel=0.01)
+    assert draw_base_effect(prior, 2000, 0).effect.mean() == pytest.approx(0.05)
+    assert draw_base_effect(prior, 2000, 0).effect.std() == pytest.approx(0.05, rel=0.01)
 
 
 def test_the_catalogues_prior_is_version_zero():
     prior = catalogue_prior("email_campaign")
     assert (prior.mean, prior.sd, prior.version, prior.n_experiments) == (0.05, pytest.approx(0.02), 0, 0)
+
+
+def test_an_untested_effect_has_the_mean_of_the_catalogue_and_tails_on_both_sides():
+    prior = catalogue_prior("email_campaign")
+    drawn = draw_base_effect(prior, 1000, 0).effect
+    assert drawn.mean() == pytest.approx(0.05, rel=0.01)
+    assert np.quantile(drawn, [0.25, 0.5, 0.75]) == pytest.approx([0.03, 0.045, 0.06], abs=0.004)
+    assert 0.03 < np.mean(drawn <= 0) < 0.08
+    assert 0.015 < np.mean(drawn >= 0.15) < 0.04
+    low, high = prior_interval(prior)
+    assert np.mean((low <= drawn) & (drawn <= high)) == pytest.approx(0.95, abs=0.01)
+
+
+def test_draws_of_a_normal_prior_are_those_of_the_first_method_bit_for_bit():
+    prior = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.03, between_sd=0.04)
+    drawn = draw_base_effect(prior, 500, seed=7)
+    expected = 0.05 + float(np.hypot(0.03, 0.04)) * normal_draws(1, 500, 7, "email_campaign effect")[0]
+    assert (drawn.effect == expected).all()
+    assert (drawn.contacts, drawn.weeks, drawn.intensity) == (1.0, 1.0, 1.0)
+
+
+def test_campaigns_with_two_untested_variants_share_a_part_of_their_effect():
+    prior = catalogue_prior("email_campaign")
+    first, second = (draw_base_effect(prior, 4000, 0, name).effect for name in "AB")
+    correlation = stats.spearmanr(first, second).statistic
+    assert correlation == pytest.approx(prior.correlation**2, abs=0.05)
+    assert (draw_base_effect(prior, 4000, 0, "A").effect == first).all()
 
 
 def test_the_design_centres_and_scales_numbers_and_marks_levels():

@@ -9,6 +9,8 @@ from engine import SimulationEngine, TwinGenerator
 from engine.experiments.counterfactuals import entities_as_population, predict_counterfactuals, treated_counterfactuals
 from engine.sample_tables import sample_hcps
 from engine.twins import TwinModel
+from schemas import INTERVENTIONS
+from tests.effect_worlds import draw_campaigns
 from tests.populations import intervention
 
 SPEAKERS = intervention("speaker_program_invitation")
@@ -55,7 +57,8 @@ def test_the_interval_of_one_entity_covers_the_effect_on_entities_like_it_in_95_
     outcomes = predict_counterfactuals(model, entity, SPEAKERS).entities.iloc[0]
     factor = outcomes["difference"] / 0.12
     rng = np.random.default_rng(0)
-    effect = rng.normal(0.12, 0.048, 20_000) * factor
+    effect = np.array([rng.normal(*draw_campaigns(rng, INTERVENTIONS["speaker_program_invitation"].effect)) for _ in range(5000)])
+    effect *= factor
     covered = np.mean((outcomes["difference_lower"] <= effect) & (effect <= outcomes["difference_upper"]))
     assert 0.95 <= covered < 0.99  # the coefficients of the moderators are uncertain too
 

@@ -89,8 +89,20 @@ def test_each_effect_is_written_with_its_unit_and_as_a_change_of_the_outcome():
     text = simulation_text(answer_of(TwinType.PATIENT))
     assert re.search(r"^effect \+12\.0% of the expected days saved, 95% interval", text, re.MULTILINE)
     assert re.search(
-        r"^in the unit of the outcome \(days to the next stage\): -7\.\d+ \(-.* to -.*\); outcomes have a", text, re.MULTILINE
+        r"^in the unit of the outcome \(days to the next stage\): -7\.\d+ \(-.* to \+.*\); outcomes have a", text, re.MULTILINE
     )
+
+
+@pytest.mark.parametrize(
+    ("confidence", "mark"), [(0.75, "deploy (on an assumption): the effect"), (0.99, "test further: the effect")]
+)
+def test_a_deployment_of_an_untested_effect_is_marked_and_variants_are_named(confidence: float, mark: str):
+    engine = SimulationEngine(population(500, TwinType.PATIENT), confidence_threshold=confidence)
+    campaign = intervention("speaker_program_invitation", variant="A")
+    result = engine.simulate(campaign, alternatives=[campaign.model_copy(update={"variant": "B"})])
+    text = simulation_text(SimulationAnswer(simulation_id=UUID(int=1), status="completed", result=result))
+    assert mark in text
+    assert "alternative speaker_program_invitation, variant B:" in text
 
 
 def test_subgroups_without_a_moderator_have_a_word_instead_of_equal_numbers():

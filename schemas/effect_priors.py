@@ -1,0 +1,96 @@
+"""Prior distributions of the base effects of interventions, as simulations draw from them and as they are stored."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from schemas.base import Finite, Frozen
+
+__all__ = ["EFFECTS_METHOD", "QUANTILE_SCORES", "EffectPrior", "EffectScenario", "TestedDose", "VariantEffect"]
+
+EFFECTS_METHOD = 2
+"""Version of the method by which priors are computed, drawn from and judged.
+
+1: a normal prior, one dose response. 2: tails of priors that no experiment has tested, several responses to dose, variants.
+"""
+
+QUANTILE_SCORES: tuple[float, ...] = tuple(i / 4 for i in range(-13, 14))
+"""Normal scores of the quantiles of an :class:`EffectScenario`."""
+
+
+class EffectScenario(Frozen):
+    """The base effect of the next campaign if the response to dose has a certain shape.
+
+    Attributes:
+        weight: probability of this shape.
+        contacts, weeks, intensity: factors of the catalogue's doses of half the maximal response: below 1 more contacts (weeks,
+            intensity) hardly add to the effect, far above 1 it is nearly proportional to them.
+        quantiles: of the base effect at ``QUANTILE_SCORES``, ascending.
+    """
+
+    weight: Finite = Field(gt=0, le=1)
+    contacts: Finite = Field(gt=0)
+    weeks: Finite = Field(gt=0)
+    intensity: Finite = Field(gt=0)
+    quantiles: tuple[Finite, ...] = Field(min_length=len(QUANTILE_SCORES), max_length=len(QUANTILE_SCORES))
+
+
+class VariantEffect(Frozen):
+    """The base effect of the next campaign with one variant, such as a message or a creative, that experiments have tested.
+
+    Attributes:
+        quantiles: of the base effect at ``QUANTILE_SCORES``, for each scenario of the prior.
+        correlation: of the normal score of this effect with what all variants have in common.
+    """
+
+    quantiles: tuple[tuple[Finite, ...], ...]
+    correlation: Finite = Field(ge=0, le=1)
+
+
+class TestedDose(Frozen):
+    """A dose that an experiment has tested: contacts over the whole duration, weeks, and intensity."""
+
+    contacts: Finite = Field(gt=0)
+    weeks: Finite = Field(gt=0)
+    intensity: Finite = Field(gt=0)
+
+
+class EffectPrior(Frozen):
+    """Prior distribution of an intervention's base effect, and its source.
+
+    Attributes:
+        mean, sd: mean effect at the reference dose and its standard deviation, fractions on the target's scale.
+        between_sd: standard deviation of true effects between experiments.
+        version: 0 for the catalogue, otherwise the number of the calibrated version.
+        n_experiments: number of real experiments that it was calibrated by.
+        source: origin of the numbers.
+        method: version of the method that it follows (``EFFECTS_METHOD``); 1 where it was stored before there were others.
+        scenarios: distribution of the base effect by the shape of the response to dose; without any it is normal.
+        variants: effects of tested variants by their name.
+        correlation: of the normal score of a new variant's effect with what all variants have in common.
+        tested: doses of its experiments.
+        contradicted: an experiment is far from what the catalogue expects of it.
+    """
+
+    intervention_type: str
+    mean: Finite
+    sd: Finite = Field(ge=0)
+    between_sd: Finite = Field(default=0.0, ge=0)
+    version: int = Field(default=0, ge=0)
+    n_experiments: int = Field(default=0, ge=0)
+    source: str = ""
+    method: int = Field(default=1, ge=1)
+    scenarios: tuple[EffectScenario, ...] = ()
+    variants: dict[str, VariantEffect] = Field(default_factory=dict)
+    correlation: Finite = Field(default=1.0, ge=0, le=1)
+    tested: tuple[TestedDose, ...] = ()
+    contradicted: bool = False
+
+    @model_validator(mode="after")
+    def _variants_have_all_scenarios(self) -> Self:
+        for name, variant in self.variants.items():
+            if len(variant.quantiles) != len(self.scenarios):
+                raise ValueError(f"variant {name} has {len(variant.quantiles)} of {len(self.scenarios)} scenarios")
+        return self
