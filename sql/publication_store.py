@@ -49,13 +49,18 @@ class Publication(NamedTuple):
 
 
 class KnownRevision(NamedTuple):
-    """A revision of an event that was stored, or stated by a publication, which has ``observed_at`` only where it was filled in."""
+    """A revision of an event that was stored, or stated by a publication, which has ``observed_at`` only where it was filled in.
+
+    A stored one has its features as JSON, where it has any, and the series in which it is counted.
+    """
 
     line: str
     revision: int
     digest: bytes
     observed_at: datetime | None
     is_stored: bool
+    features: str | None = None
+    segments: Sequence[str] = ()
 
 
 class StatedEvent(NamedTuple):
@@ -108,10 +113,10 @@ async def lock_planning(connection: Connection) -> None:
 
 
 _KNOWN = """
-SELECT event_id, line, revision, digest, observed_at, true AS is_stored FROM fidelity_tracking
+SELECT event_id, line, revision, digest, observed_at, true AS is_stored, features, segments FROM fidelity_tracking
 WHERE event_id = ANY($1)
 UNION ALL
-SELECT event_id, line, revision, digest, observed_at, false FROM published_events WHERE event_id = ANY($1)"""
+SELECT event_id, line, revision, digest, observed_at, false, NULL, '{}' FROM published_events WHERE event_id = ANY($1)"""
 
 
 async def known_revisions(database: Database, events: Sequence[UUID]) -> dict[UUID, list[KnownRevision]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ssl
 import traceback
+from collections.abc import Sequence
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 import asyncpg
@@ -36,6 +38,7 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from schemas.base import shorten
 from streams.printable import hide_passwords
@@ -57,6 +60,7 @@ __all__ = [
 
 _MAX_CHARACTERS = 2000
 _MAX_FIELDS = 10
+_VALID = "Input should be a valid "
 _MAX_TRACEBACK_CHARACTERS = 20_000
 
 
@@ -244,7 +248,7 @@ def describe_error(error: BaseException) -> str:
     A ``ValidationError`` gives one clause per field, of at most ten, which names the field, the refused value and what is allowed.
     """
     if isinstance(error, ValidationError):
-        details = error.errors(include_url=False, include_context=False)
+        details = _joined_branches(error.errors(include_url=False, include_context=False))
         clauses = [_describe_field(item["loc"], item["type"], item["msg"], item["input"]) for item in details[:_MAX_FIELDS]]
         more = [f"and {len(details) - _MAX_FIELDS} more"] if len(details) > _MAX_FIELDS else []
         text = "; ".join([*clauses, *more])
@@ -252,6 +256,27 @@ def describe_error(error: BaseException) -> str:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         text = hide_passwords(" ".join(f"{error}{notes}".split())) or type(error).__name__
     return limit_text(text)
+
+
+def _joined_branches(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """The errors with one for a value that none of several types takes, in place of one for each type."""
+    joined = []
+    for _, alike in groupby(details, key=lambda item: (item["loc"][:-1] if _is_branch(item) else item["loc"], id(item["input"]))):
+        items = list(alike)
+        types = [item["msg"].removeprefix(_VALID) for item in items if item["msg"].startswith(_VALID)]
+        if len(types) < 2 or not all(map(_is_branch, items)):
+            joined += items
+            continue
+        finite = next((item["msg"] for item in items if item["type"] == "finite_number"), None)
+        message = finite or f"{_VALID}{', '.join(types[:-1])} or {types[-1]}"
+        joined.append({**items[0], "loc": items[0]["loc"][:-1], "msg": message})
+    return joined
+
+
+def _is_branch(item: ErrorDetails) -> bool:
+    """Whether an error is that of one of the types that a value may have."""
+    last = str(item["loc"][-1]) if item["loc"] else ""
+    return last in {"str", "bool", "int", "float"} or last.startswith("function-")
 
 
 def limit_text(text: str) -> str:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from schemas import OutcomeEvent
 from schemas.events import canonical_digest
+from schemas.levels import level_key
 
 __all__ = ["NO_ID", "OutcomeIds", "content_of"]
 
@@ -23,6 +26,7 @@ NO_ID = UUID(int=0)
 _NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:published outcomes")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGEST_BYTES = 16
+_LEVELS = ("features", "segment")
 
 
 class OutcomeIds:
@@ -48,9 +52,14 @@ class OutcomeIds:
 
 
 def content_of(event: OutcomeEvent, *, has_time: bool) -> bytes:
-    """Digest of what an outcome states, without its id and revision, and without a time that was filled in."""
-    blank = {"event_id": NO_ID, "revision": 0} | ({} if has_time else {"observed_at": _EPOCH})
+    """Digest of what an outcome states, in any spelling of levels, without id and revision, and without a filled-in time."""
+    levels = {name: _with_keys(cells) for name in _LEVELS if (cells := getattr(event, name))}
+    blank = {"event_id": NO_ID, "revision": 0, **levels} | ({} if has_time else {"observed_at": _EPOCH})
     return canonical_digest(event.model_copy(update=blank))[:_DIGEST_BYTES]
+
+
+def _with_keys(cells: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: level_key(cell) if isinstance(cell, str) else cell for name, cell in cells.items()}
 
 
 def _name_of(event: OutcomeEvent) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ import pandas as pd
 from schemas import OutcomeEvent
 from schemas.arrays import Integers
 from schemas.events import canonical_digest
+from schemas.levels import level_key
 from sql.publication_store import KnownRevision, StatedEvent
 from streams.client.outcome_ids import OutcomeIds, content_of
 from streams.client.outcome_table import read_rows
@@ -134,16 +136,16 @@ class ResolvedEvent(NamedTuple):
 def resolve_revision(item: FileEvent, earlier: Sequence[KnownRevision]) -> ResolvedEvent:
     """Which revision of its event an outcome of a file is, given all known revisions of that event.
 
-    An outcome with the content of a known revision is that revision. Any other content corrects the event: it is the revision after
-    the highest known one, unless the file has revisions of its own.
+    An outcome with the content of a known revision is that revision, in any spelling of its levels. Any other content corrects the
+    event: it is the revision after the highest known one, unless the file has revisions of its own.
     """
     event, newest = item.event, max(earlier, key=lambda revision: revision.revision, default=None)
     for revision in earlier:
         if item.has_revision and revision.revision != event.revision:
             continue
-        candidate = _as_revision(item, revision.revision, revision.observed_at)
-        digest = _digest(candidate)
-        if digest == revision.digest:
+        written = _as_revision(item, revision.revision, revision.observed_at)
+        candidate = next((same for same in (written, _as_spelled(written, revision)) if _digest(same) == revision.digest), None)
+        if candidate is not None:
             is_stored = any(same.is_stored and same[1:3] == revision[1:3] for same in earlier)
             return _resolved(item, candidate, "known", is_stored=is_stored)
     number = event.revision if item.has_revision or newest is None else newest.revision + 1
@@ -154,6 +156,26 @@ def resolve_revision(item: FileEvent, earlier: Sequence[KnownRevision]) -> Resol
 def _as_revision(item: FileEvent, number: int, filled_at: datetime | None) -> OutcomeEvent:
     time = {} if item.has_time or filled_at is None else {_TIME: filled_at}
     return item.event.model_copy(update={_REVISION: number, **time})
+
+
+def _as_spelled(event: OutcomeEvent, stored: KnownRevision) -> OutcomeEvent:
+    """The event with each level in the spelling in which it is stored, if it is stored so."""
+    features = json.loads(stored.features) if stored.features is not None else {}
+    segment = dict(name.partition("=")[::2] for name in stored.segments)
+    spelled = {
+        name: _spelled(cells, levels)
+        for name, cells, levels in (("features", event.features, features), ("segment", event.segment, segment))
+        if cells and levels
+    }
+    return event.model_copy(update=spelled) if spelled else event
+
+
+def _spelled(cells: Mapping[str, Any], levels: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: level for name, level in levels.items() if isinstance(level, str)}
+    return {
+        name: texts[name] if isinstance(cell, str) and level_key(cell) == level_key(texts.get(name, "")) and name in texts else cell
+        for name, cell in cells.items()
+    }
 
 
 def _resolved(item: FileEvent, event: OutcomeEvent, origin: str, *, is_stored: bool) -> ResolvedEvent:

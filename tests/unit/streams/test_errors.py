@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 from pydantic import ValidationError
 
-from schemas import InterventionConfig
+from schemas import InterventionConfig, OutcomeEvent
 from streams.errors import (
     PartitionError,
     Subject,
@@ -25,6 +25,7 @@ from streams.errors import (
     setting_of,
     subject_of,
 )
+from tests.outcomes import outcome
 
 ABOUT_A_DEPENDENCY = [
     ConnectionRefusedError("no"),
@@ -208,3 +209,16 @@ def test_no_description_of_an_error_shows_the_password_of_an_address():
     assert all("postgresql://service:***@db:5432/twins" in text for text in texts)
     assert "http://ann:***@mlflow:5000/api failed" in texts[1]
     assert not any("hunter2" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([1], "features.decile: input should be a valid string, boolean, integer or number, not [1]"),
+        (float("inf"), "features.decile: input should be a finite number, not inf"),
+    ],
+)
+def test_a_value_that_none_of_several_types_takes_gives_one_clause(value: object, expected: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        OutcomeEvent.model_validate(outcome(1) | {"features": {"decile": value}})
+    assert describe_error(refused.value) == expected

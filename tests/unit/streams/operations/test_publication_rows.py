@@ -114,3 +114,31 @@ def test_a_row_that_is_no_outcome_is_given_with_its_reason(count: int):
 def test_an_id_of_the_file_is_the_event():
     rows = table(1.0).assign(event_id=[str(UUID(int=9))])
     assert added(rows).ids == [UUID(int=9).bytes]
+
+
+def test_the_same_rows_with_levels_in_another_spelling_are_known_and_no_corrections():
+    def row(region: str, decile: int = 3) -> FileEvent:
+        predicted = dict.fromkeys(("predicted_value", "predicted_lower", "predicted_upper"))
+        return item(features={"region": region, "decile": decile}, entity_id="a", **predicted)
+
+    stored = known(row("south"))._replace(features='{"decile": 3, "region": "south"}')
+    for spelling in ("south", "SOUTH", "South "):
+        resolved = resolve_revision(row(spelling), [stored])
+        assert (resolved.stated.origin, resolved.stated.digest, resolved.is_stored) == ("known", stored.digest, True)
+    assert resolve_revision(row("north"), [stored]).stated.origin == "correction"
+    assert resolve_revision(row("SOUTH", 4), [stored]).stated.origin == "correction"
+
+
+def test_the_same_segment_in_another_spelling_is_known():
+    stored = known(item(segment={"region": "south"}))._replace(segments=("all", "region=south"))
+    assert resolve_revision(item(segment={"region": "SOUTH"}), [stored]).stated.origin == "known"
+    assert resolve_revision(item(segment={"region": "north"}), [stored]).stated.origin == "correction"
+    written = known(item(segment={"region": "South"}))._replace(segments=("all", "region=south"))  # series have one spelling
+    assert resolve_revision(item(segment={"region": "South"}), [written]).stated.origin == "known"
+
+
+def test_rows_without_a_name_have_one_id_for_all_spellings_of_their_levels():
+    frame = pd.DataFrame({"actual_value": [0.1], "predicted_value": [0.2], "segment.region": ["south"]})
+    respelled = frame.assign(**{"segment.region": "SOUTH"})
+    assert added(frame).ids == added(respelled).ids
+    assert added(frame).publication_id() == added(respelled).publication_id()
