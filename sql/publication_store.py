@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sql.database import Connection, Database
@@ -51,7 +51,7 @@ class Publication(NamedTuple):
 class KnownRevision(NamedTuple):
     """A revision of an event that was stored, or stated by a publication, which has ``observed_at`` only where it was filled in.
 
-    A stored one has its features as JSON, where it has any, and the series in which it is counted.
+    A stored one has its features, where it has any, and the series in which it is counted.
     """
 
     line: str
@@ -59,7 +59,7 @@ class KnownRevision(NamedTuple):
     digest: bytes
     observed_at: datetime | None
     is_stored: bool
-    features: str | None = None
+    features: Mapping[str, Any] | None = None
     segments: Sequence[str] = ()
 
 

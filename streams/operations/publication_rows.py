@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -160,11 +159,10 @@ def _as_revision(item: FileEvent, number: int, filled_at: datetime | None) -> Ou
 
 def _as_spelled(event: OutcomeEvent, stored: KnownRevision) -> OutcomeEvent:
     """The event with each level in the spelling in which it is stored, if it is stored so."""
-    features = json.loads(stored.features) if stored.features is not None else {}
     segment = dict(name.partition("=")[::2] for name in stored.segments)
     spelled = {
         name: _spelled(cells, levels)
-        for name, cells, levels in (("features", event.features, features), ("segment", event.segment, segment))
+        for name, cells, levels in (("features", event.features, stored.features), ("segment", event.segment, segment))
         if cells and levels
     }
     return event.model_copy(update=spelled) if spelled else event

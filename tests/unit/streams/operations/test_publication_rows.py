@@ -121,7 +121,7 @@ def test_the_same_rows_with_levels_in_another_spelling_are_known_and_no_correcti
         predicted = dict.fromkeys(("predicted_value", "predicted_lower", "predicted_upper"))
         return item(features={"region": region, "decile": decile}, entity_id="a", **predicted)
 
-    stored = known(row("south"))._replace(features='{"decile": 3, "region": "south"}')
+    stored = known(row("south"))._replace(features={"decile": 3, "region": "south"})
     for spelling in ("south", "SOUTH", "South "):
         resolved = resolve_revision(row(spelling), [stored])
         assert (resolved.stated.origin, resolved.stated.digest, resolved.is_stored) == ("known", stored.digest, True)
