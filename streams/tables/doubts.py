@@ -72,8 +72,8 @@ def totals(
     for name in dict.fromkeys([*texts[:1], *ids[:1], *levels[:1]]):
         named = matches(trimmed(columns[name]), _TOTAL)
         if 0 < named.sum() <= _FEW and named.sum() < len(named):
-            others = {other: column for other, column in columns.items() if other != name}
-            rows = named & (_mostly_empty(others, len(named)) | _has_sums(converted, named))
+            rest = {header: column for header, column in columns.items() if header != name}
+            rows = named & (_mostly_empty(rest, len(named)) | _has_sums(converted, named))
             if rows.any():
                 return name, rows
     return None

@@ -77,7 +77,7 @@ def _merged_ranges(sheet: Any) -> list[tuple[int, int, int, int]]:
     with sheet.parent._archive.open(sheet._worksheet_path) as file:  # noqa: SLF001  # it has no public name
         while block := file.read(_BLOCK_BYTES):
             rest = rest[-_LONGEST_TAG:] + block
-            ranges += [found.decode() for found in _MERGED.findall(rest)]
+            ranges += [cells.decode() for cells in _MERGED.findall(rest)]
     return [range_boundaries(text) for text in dict.fromkeys(ranges)]
 
 
