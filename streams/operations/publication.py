@@ -33,6 +33,7 @@ __all__ = ["BadRow", "LateRows", "PublicationRefused", "Published", "describe_ro
 _OUTCOMES = topic_of(OutcomeEvent)
 _CHUNK = 2000
 _SHOWN = 5
+_VALUE = ", not "  # after which a reason names the refused value
 
 
 class BadRow(NamedTuple):
@@ -138,13 +139,13 @@ def _refuse(file: OutcomeFile, check: _Check, late: LateRows | None, *, partly: 
 
 
 def describe_rows(bad: Sequence[BadRow]) -> str:
-    """The first rows of each different reason, in words."""
-    rows: defaultdict[str, list[int]] = defaultdict(list)
-    for row, reason in sorted(bad):
-        rows[reason].append(row)
+    """The first rows of each different reason, in words; reasons that differ in the refused value only are one."""
+    rows: defaultdict[str, list[BadRow]] = defaultdict(list)
+    for item in sorted(bad):
+        rows[item.reason.partition(_VALUE)[0]].append(item)
     shown = [
-        f"row {', '.join(map(str, numbers[:_SHOWN]))}{' ...' if len(numbers) > _SHOWN else ''}: {reason}"
-        for reason, numbers in list(rows.items())[:_SHOWN]
+        f"row {', '.join(str(item.row) for item in alike[:_SHOWN])}{' ...' if len(alike) > _SHOWN else ''}: {alike[0].reason}"
+        for alike in list(rows.values())[:_SHOWN]
     ]
     return "; ".join([*shown, *(["..."] if len(rows) > _SHOWN else [])])
 

@@ -12,6 +12,7 @@ import pytest
 
 from schemas import OutcomeEvent
 from sql.publication_store import KnownRevision
+from streams.operations.publication import BadRow, describe_rows
 from streams.operations.publication_rows import FileEvent, FileEvents, OutcomeFile, resolve_revision
 from tests.outcomes import LINE, START, outcome
 
@@ -142,3 +143,9 @@ def test_rows_without_a_name_have_one_id_for_all_spellings_of_their_levels():
     respelled = frame.assign(**{"segment.region": "SOUTH"})
     assert added(frame).ids == added(respelled).ids
     assert added(frame).publication_id() == added(respelled).publication_id()
+
+
+def test_rows_that_are_bad_for_one_reason_are_one_line_whatever_their_values():
+    bad = [BadRow(row, f"decile: input should be a valid number, not {row!r}") for row in range(2, 10)]
+    text = describe_rows([*bad, BadRow(3, "region: missing")])
+    assert text == "row 2, 3, 4, 5, 6 ...: decile: input should be a valid number, not 2; row 3: region: missing"
