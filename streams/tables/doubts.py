@@ -26,6 +26,7 @@ _DAMAGED_SIGNS = ("\u00c2", "\u00c3", "\u00c4", "\u00c5", "\u00e2\u20ac", "\ufff
 _MONTH = "(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 _SHEET_DATE = rf"^(\d{{1,2}}-{_MONTH}|{_MONTH}-\d{{2}}|\d{{4}}-\d{{2}}-\d{{2}}([T ]00:00:00)?)$"
 _TOTAL = r"^(?i:(grand |sub)?-?totals?|sum|gesamt|gesamtsumme|summe|insgesamt)\s*:?$"
+_TOTAL_SIGNS = ("otal", "OTAL", "um", "UM", "esamt", "ESAMT")  # one of them is in each total: most tables have none
 _FEW = 5  # most rows that are taken for totals: more of them are a level of this name
 _SCANNED = 10  # rows in which a header may stand below a title
 _EXACT = 1e-9
@@ -45,10 +46,17 @@ def doubtful_cells(columns: Mapping[str, pa.Array], kinds: Mapping[str, Column],
         if any(contains(column, sign) for sign in _DAMAGED_SIGNS):
             yield from _note(name, column, matches(column, _DAMAGED), rows, "with damaged letters: is the encoding another one?")
         if kinds[name].kind == "category":
-            text = trimmed(column)
-            dates = matches(text, _SHEET_DATE, "-")
-            if 0 < dates.sum() < 0.5 * (len(text) - text.null_count):
-                yield from _note(name, text, dates, rows, "that a spreadsheet may have made a date of: check them")
+            dates = _in_form(column, _SHEET_DATE)
+            n_given = len(column) - int(as_flags(pc.equal(pc.binary_length(column), 0)).sum()) - column.null_count
+            if 0 < dates.sum() < 0.5 * n_given:
+                yield from _note(name, column, dates, rows, "that a spreadsheet may have made a date of: check them")
+
+
+def _in_form(column: pa.Array, pattern: str) -> Flags:
+    """Which cells have a form, from the distinct ones: levels are few."""
+    encoded = column.dictionary_encode()
+    has_form = np.append(matches(trimmed(encoded.dictionary), pattern), False)  # the value of empty cells
+    return np.asarray(has_form[encoded.indices.fill_null(-1).to_numpy()], dtype=np.bool_)
 
 
 def _note(name: str, column: pa.Array, cells: Flags, rows: Integers, what: str) -> Iterator[str]:
@@ -70,6 +78,8 @@ def totals(
     ids = [name for name in ID_COLUMNS if name in texts]
     levels = [name for name in texts if name in kinds and kinds[name].kind in {"category", "text"}]
     for name in dict.fromkeys([*texts[:1], *ids[:1], *levels[:1]]):
+        if not any(contains(columns[name], sign) for sign in _TOTAL_SIGNS):
+            continue
         named = matches(trimmed(columns[name]), _TOTAL)
         if 0 < named.sum() <= _FEW and named.sum() < len(named):
             rest = {header: column for header, column in columns.items() if header != name}
