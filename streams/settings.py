@@ -43,6 +43,9 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
         stop_limit_s: a role that stops for longer, after SIGTERM or an error, ends without finishing its events.
         probe_interval_s: pause between two probes of Kafka, Postgres and MLflow by every role.
         probe_timeout_s: a probe without an answer in this time has failed; a part whose probe fails twice in a row is out.
+        web_connections: most connections at once to the page and to each role; a new one takes the place of the oldest without a
+            request in work.
+        web_idle_s: a connection to the page or a role without a complete request for this time is closed.
     """
 
     kafka_bootstrap: str = ""
@@ -103,6 +106,8 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     web_host: str = "127.0.0.1"
     allowed_hosts: str = Field(default="", pattern=r"^[^/]*$")
     web_port: int = Field(default=6066, ge=1, le=65_000)
+    web_connections: int = Field(default=100, ge=1)
+    web_idle_s: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="after")
     def _locks_end_before_sessions(self) -> Self:
@@ -129,6 +134,11 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     def host_names(self) -> tuple[str, ...]:
         """Names of hosts that the page and the roles answer to, beside loopback: ``web_host`` and those in ``allowed_hosts``."""
         return (self.web_host, *(name.strip() for name in self.allowed_hosts.split(",") if name.strip()))
+
+    @property
+    def connection_limits(self) -> tuple[int, float]:
+        """Most connections at once to the page and to each role, and the seconds after which one without a request is closed."""
+        return self.web_connections, self.web_idle_s
 
     @property
     def segment_limits(self) -> SegmentLimits:

@@ -4,6 +4,7 @@ It imports ``streams.reporting`` and what lies below it, and ``sql``. The dashbo
 ``streams.web.dashboard``, so that the process of a role does without templates.
 """
 
+from streams.web.connections import ConnectionLimits
 from streams.web.health import HealthProbe, health_app, serve_app
 
-__all__ = ["HealthProbe", "health_app", "serve_app"]
+__all__ = ["ConnectionLimits", "HealthProbe", "health_app", "serve_app"]

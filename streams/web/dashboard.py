@@ -22,6 +22,7 @@ from streams.reporting import CHART_STYLE, EventMarker, formatting
 from streams.reporting.overview import Overview
 from streams.reporting.text import carrier_sentences, feature_sentences, realism_sentences
 from streams.settings import ROLES, Role, Settings
+from streams.web.connections import ConnectionLimits
 from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone
 from streams.web.guard import guarded_app, require_known_parameters
 from streams.web.health import serve_app
@@ -133,7 +134,8 @@ async def serve_dashboard(
     settings: Settings, port: int = 0, starting: StartingRoles = _no_role, server_problems: ServerProblems = tuple
 ) -> AsyncIterator[str]:
     """Serve the dashboard on loopback and yield its address; port 0 takes a free one."""
-    async with serve_app(dashboard_app(settings, starting, server_problems), "127.0.0.1", port, setting="--port") as bound_port:
+    app, limits = dashboard_app(settings, starting, server_problems), settings.connection_limits
+    async with serve_app(app, "127.0.0.1", port, "--port", ConnectionLimits(*limits)) as bound_port:
         yield f"http://127.0.0.1:{bound_port}/"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from streams.metrics import REGISTRY
+from streams.web.connections import ConnectionLimits, listening
 from streams.web.guard import guarded_app, require_known_parameters
 from streams.web.malformed import MALFORMED_REQUESTS
 
@@ -19,6 +20,7 @@ __all__ = ["HealthProbe", "health_app", "serve_app"]
 
 ProcessCollector(registry=REGISTRY)
 SHUTDOWN_S = 2.0
+DEFAULT_LIMITS = ConnectionLimits()
 
 
 @dataclass(frozen=True)
@@ -76,24 +78,19 @@ def health_app(probe: HealthProbe, hosts: Iterable[str] = ()) -> web.Application
 
 
 @asynccontextmanager
-async def serve_app(app: web.Application, host: str, port: int, setting: str = "TWIN_WEB_PORT") -> AsyncIterator[int]:
+async def serve_app(
+    app: web.Application, host: str, port: int, setting: str = "TWIN_WEB_PORT", limits: ConnectionLimits = DEFAULT_LIMITS
+) -> AsyncIterator[int]:
     """Serve an application and yield its port; port 0 chooses a free one.
 
     Raises:
         OSError: when the port is taken, naming the ``setting`` that changes it.
     """
     server_logger.addFilter(MALFORMED_REQUESTS)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
-    await runner.setup()
-    try:
-        yield await _listen(runner, host, port, setting)
-    finally:
-        await runner.cleanup()
-
-
-async def _listen(runner: web.AppRunner, host: str, port: int, setting: str) -> int:
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port} ({error.strerror}): set {setting}") from error
-    return int(runner.addresses[0][1])
+    async with AsyncExitStack() as resources:
+        try:
+            bound_port = await resources.enter_async_context(listening(app, host, port, limits, SHUTDOWN_S))
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(error.errno, f"cannot listen on {host}:{port} ({reason}): set {setting}") from error
+        yield bound_port

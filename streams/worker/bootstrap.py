@@ -22,7 +22,7 @@ from streams.outages import OUTAGES
 from streams.retries import retry_transient
 from streams.services import Services
 from streams.settings import Role, Settings
-from streams.web import HealthProbe, health_app, serve_app
+from streams.web import ConnectionLimits, HealthProbe, health_app, serve_app
 from streams.worker.liveness import RoleLiveness
 
 __all__ = ["CannotStart", "RoleObserver", "StopTimeout", "build_app", "run_role"]
@@ -102,7 +102,8 @@ async def run_role(role: Role, settings: Settings, stop: asyncio.Event, observer
     async with AsyncExitStack() as resources:
         await resources.enter_async_context(_running(runner.beat()))
         with _starting("TWIN_WEB_PORT"):
-            server = serve_app(health_app(runner.health_probe(), settings.host_names), settings.web_host, settings.port_of(role))
+            app, limits = health_app(runner.health_probe(), settings.host_names), ConnectionLimits(*settings.connection_limits)
+            server = serve_app(app, settings.web_host, settings.port_of(role), limits=limits)
             await resources.enter_async_context(server)
         with _starting("TWIN_KAFKA_SECURITY"):
             kafka_security(settings)

@@ -29,6 +29,7 @@ from typing import Self
 
 from deploy.stack import describe_exit
 from streams.settings import Role, Settings
+from streams.worker.file_limit import raise_file_limit
 from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
 from streams.worker.rights import warn_of_excess_rights
@@ -140,6 +141,7 @@ class Workers:
         self._supervisor = threading.Thread(target=self._supervise, name="workers", daemon=True)
 
     def __enter__(self) -> Self:
+        raise_file_limit()  # the children inherit it
         with _default_environment(ONE_THREAD):
             self._context = _forkserver()
             with _sigint_blocked():  # Ctrl-C reaches every process of a terminal, but only this one reacts to it
