@@ -1,16 +1,18 @@
 """Redacts what names a person in bytes of records: in JSON the smallest element that is about the person, else everything.
 
 In an array only the elements are replaced that name the person at any depth; an object that names the person outside of an array is
-replaced as a whole, because its other members are about the same person. A text that is JSON itself, or that has escapes, is read
-as what it says, up to five times over: every step takes time in proportion to the text, which anyone may have sent.
+replaced as a whole, because its other members are about the same person. A text that is JSON itself, or is encoded, is read as what
+it says: :mod:`schemas.readings`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
+
+from schemas.readings import base64_needles, base64_texts, decoded_base64, readings, spellings, unescaped
 
 __all__ = ["ERASED", "ERASED_VALUE", "Names", "names_entity", "redact", "replace_entity", "texts_in"]
 
@@ -24,10 +26,6 @@ Names: TypeAlias = Callable[[str], bool]
 _WORD = re.compile(r"[^\s\"',;()\[\]{}<>=|]+")
 _CATALOGUE_NAMES = frozenset({"twin_type", "brand", "metric_type", "target", "intervention_type", "channel", "frequency"})
 """Members that hold a word of a catalogue: they name nobody, whatever the person is called."""
-
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/bfnrt]))")
-_MAX_ENCODINGS = 5
-_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 _ID_NAME = re.compile(r"(^|_)(ids?|npi|name|entity|key|subject|person)$", re.IGNORECASE)
 
@@ -51,13 +49,21 @@ def names_entity(entity: str) -> Names:
         >>> names = names_entity("hcp-7")
         >>> [names(text) for text in ("hcp-7", "entity_id 'hcp-7' is unknown", "see a/hcp-7.", "hcp-77", "hcp-7-b", "xhcp-7")]
         [True, True, True, False, False, False]
+        >>> [names(text) for text in ("aGNwLTc=", "d2hvOiBoY3AtNw", "aGNwLTc3")]  # base64 of hcp-7, who: hcp-7 and hcp-77
+        [True, True, False]
     """
-    pattern = _pattern(entity)
-    return lambda text: text == entity or pattern.search(text) is not None
+    pattern, written, needles = _pattern(entity), frozenset(spellings(entity)), base64_needles(entity)
+
+    def is_named(text: str) -> bool:
+        return text in written or pattern.search(text) is not None
+
+    return lambda text: is_named(text) or any(map(is_named, base64_texts(text, needles)))
 
 
 def _pattern(entity: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w.:@-]){re.escape(entity)}(?![\w@-]|[.:]\w|\\[ux][0-9a-fA-F])")
+    """An id in any spelling as a word of its own; an accent behind it makes it another word."""
+    written = "|".join(map(re.escape, spellings(entity)))
+    return re.compile(rf"(?<![\w.:@-])(?:{written})(?![\w@\u0300-\u036f-]|[.:]\w|\\[ux][0-9a-fA-F])")
 
 
 def replace_entity(value: Any, entity: str) -> Any:
@@ -71,10 +77,10 @@ def replace_entity(value: Any, entity: str) -> Any:
         >>> replace_entity({"npi": 7, "n": 7, "7": {}}, "7"), replace_entity(['{"who": "\\u0078"}'], "x")
         ({'npi': '[erased]', 'n': 7, '[erased]': {}}, ['[erased]'])
     """
-    names, pattern = names_entity(entity), _pattern(entity)
+    names, pattern, written = names_entity(entity), _pattern(entity), frozenset(spellings(entity))
 
     def replace_text(text: str) -> str:
-        replaced = ERASED if text == entity else pattern.sub(ERASED, text)
+        replaced = ERASED if text in written else pattern.sub(ERASED, text)
         return ERASED if any(map(names, _readings_of(replaced))) else replaced
 
     def replace_member(name: str, member: Any) -> Any:
@@ -116,7 +122,7 @@ def redact(value: bytes | None, names: Names) -> bytes | None:
         redacted = _redact(document, names)
         return value if redacted == document else _dump(redacted).encode()
     except (ValueError, RecursionError):
-        return ERASED_VALUE if any(map(names, _readings(value))) else value
+        return ERASED_VALUE if any(map(names, readings(value))) else value
 
 
 def texts_in(value: bytes | None) -> set[str]:
@@ -131,9 +137,15 @@ def texts_in(value: bytes | None) -> set[str]:
     try:
         texts = set(_texts(_parse(value)))
     except (ValueError, RecursionError):
-        texts = set(_readings(value))
+        texts = set(readings(value))
+    tokens = _tokens(texts)
+    decoded = {reading for text in decoded_base64(tokens) for reading in _readings_of(text)}
+    return texts | tokens | decoded | _tokens(decoded)
+
+
+def _tokens(texts: Iterable[str]) -> set[str]:
     tokens = {token for text in texts for token in _WORD.findall(text)}
-    return texts | {part.rstrip(".:") for token in tokens for part in (token, *token.split("/"))}
+    return {part.rstrip(".:") for token in tokens for part in (token, *token.split("/"))}
 
 
 def _parse(value: bytes | str) -> Any:
@@ -144,31 +156,9 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _readings(value: bytes) -> Iterator[str]:
-    """Ways to read bytes that are no JSON: as UTF-8 or UTF-16, with and without their escape sequences."""
-    yield from _unescaped(value.decode(errors="replace"))
-    if b"\0" in value:
-        yield from _unescaped(value.decode("utf-16-le", errors="replace"))
-        yield from _unescaped(value.decode("utf-16-be", errors="replace"))
-
-
-def _unescaped(text: str) -> Iterator[str]:
-    """A text, and what it is when the escape sequences of JSON in it are replaced, as often as it may have been encoded."""
-    yield text
-    for _ in range(_MAX_ENCODINGS):
-        if "\\" not in text or (unescaped := _ESCAPE.sub(_unescape, text)) == text:
-            return
-        text = unescaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the halves of surrogate pairs
-        yield text
-
-
-def _unescape(match: re.Match[str]) -> str:
-    return chr(int(match[1], 16)) if match[1] else _ESCAPED.get(match[2], match[2])
-
-
 def _readings_of(text: str) -> Iterator[str]:
     """A text in JSON: as it is, without its escape sequences, and the texts in it where it is JSON itself."""
-    yield from _unescaped(text)
+    yield from unescaped(text)
     if text.lstrip()[:1] in ("{", "[", '"'):
         try:
             document = _parse(text)

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from schemas.readings import base64_needles, octet_needles, spellings
 from sql.database import Connection
 from sql.erasure_store import OWN_ROWS
 from sql.privileges import TABLES
@@ -100,8 +101,10 @@ class ScannedRow(NamedTuple):
     values: Sequence[Any]
 
 
-_SIMPLE = re.compile(r"[A-Za-z0-9_ -]+")  # characters that no encoding of JSON changes, but \u
+_SIMPLE = re.compile(r"[A-Za-z0-9_-]+")  # characters that neither JSON nor URL encoding changes, but \u and %
 _MAX_CORE = 100  # a pattern of the whole id may be too long for Postgres
+_ENCODINGS = ("ascii", "utf-16-le", "utf-16-be")
+_ENCODED = r"\\u[0-9a-fA-F]{4}|%[0-9a-fA-F]{2}"
 _SCOPES = {
     "digital_twins": "twin_type::text = $2",
     "twin_populations": "(SELECT m.twin_type::text FROM digital_twin_models m WHERE m.model_id = twin_populations.model_id) = $2",
@@ -111,23 +114,31 @@ _SCOPES = {
 async def scan(connection: Connection, columns: Sequence[Column], entity: str, twin_type: str) -> AsyncIterator[ScannedRow]:
     """Rows of one table that may name the person; the connection must be in a transaction."""
     table = columns[0].table
-    core = max(_SIMPLE.findall(entity), key=len, default="")[:_MAX_CORE]
+    written = spellings(entity)
+    cores = [max(_SIMPLE.findall(spelling), key=len, default="")[:_MAX_CORE] for spelling in written]
+    pattern = "|".join([*dict.fromkeys(cores), _ENCODED, *map(re.escape, base64_needles(entity))]) if all(cores) else ""
+    octets = [core.encode(encoding) for core in cores for encoding in _ENCODINGS] if all(cores) else octet_needles(entity)
+    octets += [needle.encode() for needle in base64_needles(entity)]
     matches = " OR ".join(_may_name(column) for column in columns)
-    own = f"({OWN_ROWS[table]}) IS TRUE" if table in OWN_ROWS else "false"
+    own = f"({_own_rows(table, len(written))}) IS TRUE" if table in OWN_ROWS else "false"
     names = ", ".join(f'"{column.name}"' for column in columns)
     # Every parameter is named, as Postgres refuses one whose type does not follow from its use.
     statement = f"""
 SELECT tableoid::regclass::text, ctid::text, {own}, {names} FROM {table}
-WHERE ($1::text IS NOT NULL AND ($2::text = '' OR {_scope(table, columns)})) AND ({matches})
-  AND ($3::text IS NOT NULL AND $4::bytea IS NOT NULL)"""  # noqa: S608  # names of the catalogue
-    arguments = (entity, twin_type, rf"{core}|\\u[0-9a-fA-F]{{4}}" if core else "", (core or entity).encode())
-    async for row in connection.cursor(statement, *arguments, prefetch=500):
+WHERE ($1::text[] IS NOT NULL AND ($2::text = '' OR {_scope(table, columns)})) AND ({matches})
+  AND ($3::text IS NOT NULL AND $4::bytea[] IS NOT NULL)"""  # noqa: S608  # names of the catalogue
+    async for row in connection.cursor(statement, written, twin_type, pattern, octets, prefetch=500):
         yield ScannedRow(row[0], row[1], row[2], list(row.values())[3:])
+
+
+def _own_rows(table: str, n_spellings: int) -> str:
+    """The condition on rows that are about the person, in any spelling of ``$1``."""
+    return " OR ".join(f"({OWN_ROWS[table].replace('$1', f'($1::text[])[{number}]')})" for number in range(1, n_spellings + 1))
 
 
 def _may_name(column: Column) -> str:
     if column.is_bytes:
-        return f'position($4 IN "{column.name}") > 0'
+        return f'EXISTS (SELECT FROM unnest($4::bytea[]) needle WHERE position(needle IN "{column.name}") > 0)'
     return f'"{column.name}"::text ~ $3'
 
 

@@ -13,8 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from schemas.readings import spellings
 from schemas.redaction import Names, names_entity, redact, replace_entity
 from sql import erasure_scan, erasure_store
 from sql.database import Connection, transaction
@@ -60,10 +62,15 @@ class EntityEraser:
     counts: dict[str, int] = field(default_factory=dict)
     remains: dict[Column, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def names(self) -> Names:
         """Whether a text names the person."""
         return names_entity(self.entity)
+
+    @cached_property
+    def spellings(self) -> Sequence[str]:
+        """The id in every spelling: the ids of rows and of later records are compared with each."""
+        return spellings(self.entity)
 
     async def enter(self, by: str, wait_s: float) -> None:
         """Enter the id into the list of erased ones, and wait for the transactions that may not have found it there.
@@ -71,7 +78,8 @@ class EntityEraser:
         Raises:
             StoringTransactionOpen: when one of them has not ended after ``wait_s`` seconds; it is named.
         """
-        await erasure_store.begin_erasure(self.connection, self.entity, self.scope, by)
+        for spelling in self.spellings:
+            await erasure_store.begin_erasure(self.connection, spelling, self.scope, by)
         open_before = {storing.key for storing in await erasure_store.storing_transactions(self.connection)}
         deadline = time.monotonic() + wait_s
         while running := await self._still_storing(open_before):
@@ -105,7 +113,8 @@ class EntityEraser:
             counted: Mapping[str, int] = before.report.get("counts", {}) if before else {}
             totals = dict(Counter(counted) + Counter(self.counts))
             report = {"counts": totals, "models": list(models)}
-            await erasure_store.record_erasure(self.connection, self.entity, self.scope, report, is_finished=is_finished)
+            for spelling in self.spellings:
+                await erasure_store.record_erasure(self.connection, spelling, self.scope, report, is_finished=is_finished)
 
     async def _erase_table(self, table: str, columns: Sequence[Column]) -> int:
         """Erase one table: the long look for the id comes first, so that rows are locked for a moment only."""
@@ -113,7 +122,8 @@ class EntityEraser:
         rows += await self._redact_rows(columns)
         if table in OWN_ROWS:
             own = erasure_store.count_own_rows if self.dry_run else erasure_store.erase_own_rows
-            rows += await own(self.connection, self.entity, self.scope, table)
+            for spelling in self.spellings:
+                rows += await own(self.connection, spelling, self.scope, table)
         return rows
 
     async def _redact_rows(self, columns: Sequence[Column]) -> int:

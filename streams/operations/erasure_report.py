@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from schemas.readings import SEARCHED_FORMS, UNSEARCHED_FORMS
 from streams.operations.erased_topics import TopicHold
 
 __all__ = ["ForgetReport", "RemainingValues"]
@@ -56,6 +57,8 @@ class ForgetReport:
             "remains": [vars(values) for values in self.remains],
             "kafka": {topic: hold.to_dict() for topic, hold in self.kafka.items()},
             "republished": list(self.republished),
+            "searched_forms": list(SEARCHED_FORMS),
+            "unsearched_forms": list(UNSEARCHED_FORMS),
         }
 
     def format_text(self) -> str:
@@ -68,6 +71,10 @@ class ForgetReport:
         if self.erased_before is not None:
             lines.append(f"erased for the first time at {self.erased_before.isoformat()}")
         lines.append("outcomes keep their values and sums; outcomes of this id that arrive later are stored without it")
+        lines.append("the id was looked for:")
+        lines += [f"  {form}" for form in SEARCHED_FORMS]
+        lines.append("it was not looked for, and may still be stored:")
+        lines += [f"  {form}" for form in UNSEARCHED_FORMS]
         lines += [f"{values.column} keeps the id in {values.rows:,} rows: {values.reason}" for values in self.remains]
         lines += map(_model_text, self.models)
         lines += [f"training {retrain} is running: its model may learn from rows of this id" for retrain in self.trainings]

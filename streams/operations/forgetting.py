@@ -27,7 +27,7 @@ async def forget(settings: Settings, entity_id: str, twin_type: TwinType | None,
 
     Args:
         settings: where Postgres and Kafka are.
-        entity_id: exactly as records have it.
+        entity_id: as records have it, in one of the spellings that :data:`~schemas.readings.SEARCHED_FORMS` names.
         twin_type: only erase this type's entity with the id; None for all types.
         by: who erases, for the audit trail.
         dry_run: change nothing.
@@ -64,8 +64,9 @@ async def erase_rows(settings: Settings, entity_id: str, twin_type: TwinType | N
         eraser = EntityEraser(connection, entity_id, scope, dry_run)
         if not dry_run:
             await eraser.enter(by, settings.postgres_statement_timeout_s + settings.postgres_idle_in_transaction_timeout_s)
-        models = merge_models(before, await erasure_store.entity_use(connection, entity_id, scope))
-        trainings = await erasure_store.running_trainings(connection, entity_id, scope)
+        written = eraser.spellings
+        models = merge_models(before, [use for id_ in written for use in await erasure_store.entity_use(connection, id_, scope)])
+        trainings = [retrain for id_ in written for retrain in await erasure_store.running_trainings(connection, id_, scope)]
         await eraser.erase(before, models)
     finally:
         await connection.close()
@@ -75,7 +76,7 @@ async def erase_rows(settings: Settings, entity_id: str, twin_type: TwinType | N
         dry_run=dry_run,
         counts=eraser.counts,
         models=models,
-        trainings=[str(retrain) for retrain in trainings],
+        trainings=list(dict.fromkeys(map(str, trainings))),
         remains=eraser.remaining(),
         erased_before=before.finished_at if before else None,
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import unicodedata
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -211,6 +214,49 @@ async def test_records_of_an_erased_person_that_arrive_later_are_stored_without_
     assert (await audited(fresh_database))[0].mismatches() == ()
 
 
+async def test_a_person_is_erased_in_every_spelling_and_encoding(fresh_database: str, owner: Pool, pool: Pool):
+    person = "José-7"
+    decomposed = unicodedata.normalize("NFD", person)
+    encoded = [
+        quote(person),
+        quote(decomposed).replace("%CC%81", "%cc%81"),
+        b64encode(f"id {person}".encode()).decode(),
+        b64encode(decomposed.encode()).decode(),
+    ]
+    await ingest(pool, [entity_outcome(1, person), entity_outcome(2, decomposed), entity_outcome(3, OTHER)])
+    wide = [json.dumps({"note": person}).encode("utf-16"), json.dumps([{"who": person}, {"who": OTHER}]).encode("utf-16-le")]
+    texts = [f"who={text}".encode() for text in encoded]
+    await ingest(
+        pool, [b"{ " + person.encode("latin-1"), person.encode("utf-16-be"), *wide, *texts, b"{ " + OTHER.encode()], first=3
+    )
+    for text in [*encoded, OTHER]:
+        await pool.execute(
+            "INSERT INTO simulation_runs (simulation_id, body_hash, line, request) VALUES (gen_random_uuid(), '', $1, $2)",
+            LINE,
+            {"requested_by": text},
+        )
+    expected = await erase(fresh_database, person, dry_run=True)
+
+    report = await erase(fresh_database, person)
+    await ingest(pool, [entity_outcome(4, decomposed), b"{ " + person.encode("latin-1"), b"who=" + encoded[1].encode()], first=12)
+
+    stored = await stored_text(owner)
+    assert [text for text in [person, decomposed, "Jos", *encoded] if text in stored] == []
+    values = [row[0] for row in await pool.fetch("SELECT value FROM refused_records")]
+    assert not any(
+        person.encode(encoding) in (value or b"") for value in values for encoding in ("latin-1", "utf-16-le", "utf-16-be")
+    )
+    assert OTHER in stored
+    assert report.counts == expected.counts
+    assert {table: rows for table, rows in report.counts.items() if rows} == {
+        "fidelity_tracking": 2,
+        "refused_records": 8,
+        "simulation_runs": 4,
+    }
+    assert (await erase(fresh_database, decomposed)).erased_before is not None
+    assert (await audited(fresh_database))[0].mismatches() == ()
+
+
 async def test_an_erasure_of_one_twin_type_leaves_the_entity_of_another_type(fresh_database: str, pool: Pool):
     await ingest(pool, values())
 
@@ -363,6 +409,7 @@ NESTED = json.dumps({"body": json.dumps({"rows": [json.dumps({"who": PERSON})], 
 NESTED_TEXTS = {"text": NESTED, "_text": [NESTED], "jsonb": {"npi": NESTED}, "json": [], "bytea": NESTED.encode()}
 OTHER_VALUES = (
     "uuid gen_random_uuid() timestamptz now() date now() int4 1 int8 1 float8 0.5 numeric 1 bool true _int8 '{1}' _float8 '{1}'"
+    " brand 'kisqali'"
 )
 NOT_PLANTED = {"erasure_salt", "schema_migrations"}  # random bytes; files of this project
 
@@ -381,8 +428,8 @@ async def plant(owner: Pool, texts: dict[str, Any]) -> set[str]:
     async with owner.acquire() as connection:
         await connection.execute("SET session_replication_role = replica")  # neither foreign keys nor triggers
         for check in await connection.fetch(
-            "SELECT conrelid::regclass::text AS table, conname FROM pg_constraint WHERE contype = 'c' AND conparentid = 0"
-            " AND connamespace = 'public'::regnamespace"
+            "SELECT conrelid::regclass::text AS table, quote_ident(conname) AS conname FROM pg_constraint"
+            " WHERE contype = 'c' AND conrelid <> 0 AND conparentid = 0 AND connamespace = 'public'::regnamespace"
         ):
             await connection.execute(f"ALTER TABLE {check['table']} DROP CONSTRAINT {check['conname']}")
         for table in {column["table"] for column in columns} - NOT_PLANTED:

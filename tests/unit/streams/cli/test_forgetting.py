@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from typer.testing import CliRunner, Result
 
+from schemas.readings import SEARCHED_FORMS, UNSEARCHED_FORMS
 from streams.cli.app import app
 from streams.operations.erased_topics import TopicHold
 from streams.operations.erasure_report import ForgetReport, RemainingValues
@@ -65,5 +66,6 @@ def test_a_report_names_what_was_done_and_what_was_not_reached() -> None:
     assert "model_ledger.reason keeps the id in 2 rows: it only grows" in text
     assert "published again without the id: effect-priors hcp:kisqali:x:email_campaign" in text
     assert "outcome-events       until 2026-04-07 (retention.ms=1)\n" in text
+    assert all(f"\n  {form}\n" in text for form in (*SEARCHED_FORMS, *UNSEARCHED_FORMS))
     assert "effect-priors        without a limit (max.compaction.lag.ms is not set), once a newer record of its key" in text
     assert json.loads(json.dumps(report.to_dict()))["models"] == [model]
