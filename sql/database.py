@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -21,6 +24,7 @@ __all__ = [
     "NoPostgresAddress",
     "Pool",
     "PostgresProbe",
+    "SlowTransaction",
     "clock",
     "connect",
     "make_partitions",
@@ -46,6 +50,16 @@ _SESSION_SETTINGS = {
 _NO_ADDRESS = "no Postgres address: set TWIN_POSTGRES_DSN, for example postgresql://user@127.0.0.1:5432/twins"
 
 
+class SlowTransaction(RuntimeError):
+    """The work inside a transaction computed for so long that Postgres ended its session, as it ends one that is idle."""
+
+    def __init__(self, computed_s: float, limit_s: float) -> None:
+        super().__init__(
+            f"a computation of {computed_s:.1f} s inside a transaction was too slow: Postgres ends a session that is idle in a"
+            f" transaction for {limit_s:g} s (TWIN_POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT_S)"
+        )
+
+
 class NoPostgresAddress(ValueError):
     """No address of Postgres was given."""
 
@@ -61,10 +75,22 @@ async def open_pool(settings: PostgresSettings | None = None, *, dsn: str | None
         _address(settings, dsn),
         min_size=1,
         max_size=settings.postgres_pool_size,
-        init=_register_json_codecs,
+        connection_class=_LimitedConnection,
+        init=partial(_prepare, settings.postgres_idle_in_transaction_timeout_s),
         server_settings=_server_settings(settings),
         timeout=settings.postgres_connect_timeout_s,
     )
+
+
+class _LimitedConnection(asyncpg.Connection):
+    """A connection that knows for how long Postgres lets it be idle in a transaction, in seconds."""
+
+    idle_limit_s = math.inf
+
+
+async def _prepare(idle_limit_s: float, connection: Any) -> None:
+    await _register_json_codecs(connection)
+    connection.idle_limit_s = idle_limit_s
 
 
 async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
@@ -110,13 +136,41 @@ async def transaction(database: Database) -> AsyncIterator[Connection]:
     """Yield a connection inside a transaction: a new one of a pool, or a savepoint of the transaction that is open already.
 
     An error because a lock was not granted in time has a note with the transaction that has been open for the longest time.
+
+    Raises:
+        SlowTransaction: when Postgres ended the session because the block computed for too long between two statements.
     """
     if isinstance(database, asyncpg.Pool):
-        async with database.acquire() as connection, _noted(connection), connection.transaction():
+        async with database.acquire() as connection, _timed(connection), _noted(connection), connection.transaction():
             yield connection
     else:
         async with _noted(database), database.transaction():
             yield database
+
+
+_LEAST_COMPUTED = 0.25
+"""Part of the limit that this process must have computed: one that was suspended, or waited, is not slow."""
+
+
+@asynccontextmanager
+async def _timed(connection: Connection) -> AsyncIterator[None]:
+    """Tell a session that ended because of a slow computation, which ends again, from one that ended because Postgres is out."""
+    limit_s: float = getattr(connection, "idle_limit_s", math.inf)
+    start_s, cpu_start_s = time.monotonic(), time.process_time()
+    try:
+        yield
+    except (asyncpg.PostgresConnectionError, asyncpg.IdleInTransactionSessionTimeoutError, asyncpg.InterfaceError) as error:
+        computed_s = time.process_time() - cpu_start_s
+        if _is_lost(connection) and time.monotonic() - start_s >= limit_s and computed_s >= _LEAST_COMPUTED * limit_s:
+            raise SlowTransaction(computed_s, limit_s) from error
+        raise
+
+
+def _is_lost(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # the pool has taken it back, because it was closed
+        return True
 
 
 @asynccontextmanager

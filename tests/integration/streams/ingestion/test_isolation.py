@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +15,10 @@ import asyncpg
 import pytest
 
 from sql import park_store
-from sql.database import Pool
+from sql.database import Pool, open_pool, transaction
 from sql.dead_letter_store import RefusalQuery, list_refused
+from sql.settings import PostgresSettings
+from streams.errors import Subject, subject_of
 from streams.ingestion import BatchSteps, ContextLoader, IngestResult, OutcomePipeline, RecordIsolation, isolation
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.parking import Parking
@@ -22,6 +26,7 @@ from tests.audits import mismatches
 from tests.outcomes import TOPIC, Record, outcome, poll_batches, record
 
 ATTEMPTS, IN_A_ROW = 3, 4
+IDLE_LIMIT_S = 0.4
 POISON = b"poison"
 
 
@@ -309,3 +314,53 @@ async def _until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.01)
+
+
+class SlowPipeline(OutcomePipeline):
+    """Computes inside the transaction of a batch with a poisoned record for longer than Postgres lets a session be idle."""
+
+    async def _store(self, connection: Any, scored: Any, other_lines: set[str]) -> IngestResult:
+        result = await super()._store(connection, scored, other_lines)
+        if any(record.key == POISON for record in scored.decoded.batch.records):
+            start_s = time.process_time()
+            while time.process_time() - start_s < 1.5 * IDLE_LIMIT_S:
+                pass
+            await connection.fetchval("SELECT 1")
+        return result
+
+
+async def test_a_record_that_computes_for_too_long_in_its_transaction_is_parked_alone_with_the_reason(
+    fresh_database: str, pool: Pool
+):
+    """Postgres ends its session, which looks like an outage: that would be waited for, for ever."""
+    settings = PostgresSettings(postgres_dsn=fresh_database, postgres_idle_in_transaction_timeout_s=IDLE_LIMIT_S)
+    records = records_of([outcome(number) for number in range(3)], poisoned=[1])
+    async with await open_pool(settings) as short, asyncio.timeout(60):
+        pipeline = SlowPipeline(short, ContextLoader(short, nothing, nothing), 300.0, 30 * 86_400.0)
+        steps = BatchSteps(short, pipeline, asyncio.Semaphore(2))
+        await ingest(RecordIsolation(steps, Parking(ATTEMPTS, TOPIC), IN_A_ROW), records)
+
+    (refused,) = await list_refused(pool, RefusalQuery(kind="parked"), 10)
+    assert (refused.offset, refused.value, refused.exception) == (1, records[1].value, "SlowTransaction")
+    assert re.match(r"SlowTransaction: a computation of [\d.]+ s inside a transaction was too slow", refused.reason)
+    assert "TWIN_POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT_S" in refused.reason
+    assert "in _store" in refused.traceback
+    assert await counted(pool) == 2
+    assert await mismatches(fresh_database) == ()
+
+
+@pytest.mark.parametrize("end", ["SELECT pg_terminate_backend(pg_backend_pid())", "SELECT pg_sleep(0)"])
+async def test_a_session_that_ends_while_nothing_is_computed_is_an_outage(fresh_database: str, end: str):
+    """A process that was suspended, and one whose Postgres ends, have done nothing wrong."""
+    settings = PostgresSettings(postgres_dsn=fresh_database, postgres_idle_in_transaction_timeout_s=IDLE_LIMIT_S)
+
+    async def wait_in_a_transaction(pool: Pool) -> None:
+        async with transaction(pool) as connection:
+            await connection.fetchval(end)
+            time.sleep(1.5 * IDLE_LIMIT_S)  # noqa: ASYNC251  # as a suspended process does
+            await connection.fetchval("SELECT 1")
+
+    async with await open_pool(settings) as short:
+        with pytest.raises((asyncpg.InterfaceError, asyncpg.PostgresError)) as raised:
+            await wait_in_a_transaction(short)
+    assert subject_of(raised.value) is Subject.DEPENDENCY
