@@ -20,6 +20,7 @@ from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import process_record, start_refusal_counters
+from streams.kafka.partition_lanes import process_in_lanes
 from streams.metrics import TASK_FAILURES, start_at_zero
 from streams.monitoring.line_monitor import LineMonitor
 from streams.monitoring.line_state import LineState
@@ -79,9 +80,11 @@ class _Fidelity:
         self._monitor.remove_metrics(lambda line: self._partition_of(line) not in revoked)
 
     async def run(self, batches: Any) -> None:
-        """Ingest one batch of outcome sums after another."""
-        async for batch in batches:
-            await process_event(self._app, partial(self._ingest, batch), self._leave_to_the_sweep)
+        """Ingest one batch of outcome sums after another of each partition."""
+        await process_in_lanes(batches, lambda: self._app.consumer, self._process)
+
+    async def _process(self, event: Any) -> None:
+        await process_event(self._app, partial(self._ingest, event.value), self._leave_to_the_sweep)
 
     async def tick(self) -> None:
         """Evaluate and publish the lines of the assigned partitions."""
@@ -145,21 +148,35 @@ class _Fidelity:
         return TP(_ERRORS, partition_of(line, self._app.known_partitions(_ERRORS, PARTITIONS[_ERRORS])))
 
     async def _ingest(self, batch: PollBatch) -> None:
+        """Apply the sums of a batch; a record that fails is refused or parked, and the sweep reads its sums from Postgres.
+
+        The records that fail come after the others, as each takes longer, and the work on other partitions and lines comes between.
+        """
         async with self._lock:
             changed: dict[PaneKey, VersionedSums] = {}
-            for record in batch.records:
-                await self._ingest_record(record, changed)
-            for pane, sums in changed.items():
-                self._panes.publish(pane, sums)
+            failing = [record for record in batch.records if not await self._applies(record, changed)]
+            self._publish(changed)
+        for record in failing:
+            await process_record(self._app, _with_timestamp_in_s(record), partial(self._apply_alone, record), kinds=_KINDS)
 
-    async def _ingest_record(self, record: Any, changed: dict[PaneKey, VersionedSums]) -> None:
-        """Apply the sums of a record; one that fails is refused or parked, and the sweep reads its sums from Postgres."""
-        apply = partial(self._apply, record, changed)
+    async def _applies(self, record: Any, changed: dict[PaneKey, VersionedSums]) -> bool:
+        """Apply the sums of a record; returns false for one that fails, which is to be processed again, whatever it raises."""
         try:
             self._app.parking.check(record.partition, record.offset, record.value)
-            await apply()
-        except Exception:  # noqa: BLE001  # the record is processed again, and then whatever it raises is handled
-            await process_record(self._app, _with_timestamp_in_s(record), apply, kinds=_KINDS)
+            await self._apply(record, changed)
+        except Exception:  # noqa: BLE001  # whatever it raises is handled when it is processed again
+            return False
+        return True
+
+    async def _apply_alone(self, record: Any) -> None:
+        async with self._lock:
+            changed: dict[PaneKey, VersionedSums] = {}
+            await self._apply(record, changed)
+            self._publish(changed)
+
+    def _publish(self, changed: dict[PaneKey, VersionedSums]) -> None:
+        for pane, sums in changed.items():
+            self._panes.publish(pane, sums)
 
     async def _apply(self, record: Any, changed: dict[PaneKey, VersionedSums]) -> None:
         message = decode_sums(record.key, record.value, self._app.settings)

@@ -20,6 +20,7 @@ from streams.errors import describe_error, is_waited_for
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, park, process_record, refuse, start_refusal_counters
+from streams.kafka.partition_lanes import process_in_lanes
 from streams.metrics import COMPUTED_SIMULATIONS, OLDEST_SIMULATION, SIMULATIONS, WAITING_SIMULATIONS, start_at_zero
 from streams.registry import UntrustedModel
 from streams.services import Services
@@ -76,11 +77,13 @@ class _Simulation:
         }
 
     async def run(self, requests: Any) -> None:
-        """Accept request after request."""
-        async for event in requests.events():
-            record = event.message
-            accept, refuse_record = partial(self._accept, record), partial(self._refuse, record)
-            await process_record(self._app, record, accept, kinds=_REFUSED_AT_ONCE, refuse_with=refuse_record)
+        """Accept request after request of each partition."""
+        await process_in_lanes(requests, lambda: self._app.consumer, self._process)
+
+    async def _process(self, event: Any) -> None:
+        record = event.message
+        accept, refuse_record = partial(self._accept, record), partial(self._refuse, record)
+        await process_record(self._app, record, accept, kinds=_REFUSED_AT_ONCE, refuse_with=refuse_record)
 
     async def compute_small(self) -> None:
         """Compute the small requests, one at a time, for as long as the app runs."""

@@ -26,6 +26,7 @@ from streams.errors import describe_error, require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusal_counters
+from streams.kafka.partition_lanes import process_in_lanes
 from streams.operations.ageing import SweepInProgress, is_sweep_due, report_state, sweep
 from streams.retries import process_event, retry_transient
 from streams.services import Services
@@ -65,10 +66,12 @@ class _Trainer:
         self._stored_events: LRUCache[UUID, RetrainEvent] = LRUCache(_REMEMBERED_EVENTS)
 
     async def run(self, events: Any) -> None:
-        """Store event after event as a row; ten thousand with one retrain id are one row."""
-        async for event in events.events():
-            record = event.message
-            await process_record(self._app, record, partial(self._store, record), kinds=_KINDS)
+        """Store event after event of each partition as a row; ten thousand with one retrain id are one row."""
+        await process_in_lanes(events, lambda: self._app.consumer, self._process)
+
+    async def _process(self, event: Any) -> None:
+        record = event.message
+        await process_record(self._app, record, partial(self._store, record), kinds=_KINDS)
 
     async def train(self) -> None:
         """Run the stored trainings, one at a time, for as long as the app runs."""

@@ -13,9 +13,10 @@ from faust.transport import consumer as faust_consumer
 from faust.types import TP
 
 from streams.kafka import batch_consumer
-from streams.kafka.batch_consumer import BatchConsumer
-from streams.kafka.partition_lanes import PartitionLanes
+from streams.kafka.batch_consumer import BatchConsumer, PollBatch
+from streams.kafka.partition_lanes import PartitionLanes, process_in_lanes
 from streams.outages import OUTAGES
+from tests.polling import until
 
 TOPIC = "outcome-events"
 
@@ -27,12 +28,18 @@ class Stream:
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
 
     def add(self, partition: int, number: int, n_bytes: int = 100) -> None:
-        batch = SimpleNamespace(topic=TOPIC, partition=partition, number=number, n_bytes=n_bytes)
-        self.queue.put_nowait(SimpleNamespace(value=batch))
+        batch: Any = PollBatch(TOPIC, partition, 0, [Polled(number, b"x" * n_bytes)])  # type: ignore[list-item]  # what lanes read
+        self.queue.put_nowait(SimpleNamespace(value=batch, message=Message(TP(TOPIC, partition), batch)))
 
     async def events(self) -> AsyncIterator[Any]:
         while True:
             yield await self.queue.get()
+
+
+class Polled(NamedTuple):
+    offset: int
+    value: bytes
+    key: bytes = b""
 
 
 class Message(NamedTuple):
@@ -61,7 +68,7 @@ class Service:
             if previous is not None:
                 await previous.wait()
             await self.open[batch.partition].wait()
-            self.stored.append((batch.partition, batch.number))
+            self.stored.append((batch.partition, batch.first_offset))
             stored.set()
         finally:
             self.in_progress[batch.partition] -= 1
@@ -134,7 +141,7 @@ async def test_batches_that_are_not_in_work_are_dropped_before_a_rebalance_and_t
     for number in range(30):
         service.stream.add(0, number)
     await service.settle()
-    assert [event.value.number for event in service.lanes.drop_waiting()] == list(range(3, 30))
+    assert [event.value.first_offset for event in service.lanes.drop_waiting()] == list(range(3, 30))
     assert service.consumer.held == set()
     service.open[0].set()
     await service.settle()
@@ -231,3 +238,45 @@ async def test_a_missing_permission_to_read_is_an_outage_and_ends_nothing(consum
     errors.append(ValueError("unforeseen"))
     with pytest.raises(ValueError, match="unforeseen"):
         await consumer._getmany(None, 1.0)
+
+
+class RecordStream(Stream):
+    """A stream of single records, whose acknowledgements a test reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acknowledged: list[Any] = []
+
+    def add(self, partition: int, number: int, n_bytes: int = 1) -> None:
+        self.queue.put_nowait(SimpleNamespace(value=b"", number=number, message=Message(TP(TOPIC, partition), b"x" * n_bytes)))
+
+    def noack(self) -> RecordStream:
+        return self
+
+    async def ack(self, event: Any) -> None:
+        self.acknowledged.append(event)
+
+    async def has_acknowledged(self, count: int) -> bool:
+        return len(self.acknowledged) >= count
+
+
+async def test_a_flood_of_records_on_one_partition_holds_up_no_other_and_is_not_polled_further():
+    stream, consumer, slow = RecordStream(), SimpleNamespace(held=set()), asyncio.Event()
+
+    async def process(event: Any) -> None:
+        if event.message.tp.partition == 0:
+            await slow.wait()
+
+    task = asyncio.create_task(process_in_lanes(stream, lambda: consumer, process))  # type: ignore[arg-type, return-value]
+    for number in range(1000):
+        stream.add(0, number)
+    stream.add(1, 7)
+    stream.add(2, 8, n_bytes=5_000_000)
+    await until(lambda: stream.has_acknowledged(2), within_s=10)
+    assert {event.number for event in stream.acknowledged} == {7, 8}
+    assert consumer.held == {TP(TOPIC, 0)}
+    slow.set()
+    await until(lambda: stream.has_acknowledged(1002), within_s=10)
+    assert [event.number for event in stream.acknowledged if event.message.tp.partition == 0] == list(range(1000))
+    assert consumer.held == set()
+    task.cancel()
