@@ -41,6 +41,7 @@ TETHER = Path(__file__).with_name("tether.py")
 STEP_INTERVAL_S = 0.02
 LOCK_TIMEOUT_S = 60.0
 LOCK_NOTICE_S = 5.0
+LEFTOVERS_S = 2.0
 
 
 class StackError(RuntimeError):
@@ -144,18 +145,26 @@ def try_lock(path: Path) -> int | None:
 
 
 def wait_for_lock(
-    path: Path, *, holder: str, notify: Callable[[str], None], timeout_s: float = LOCK_TIMEOUT_S
+    path: Path,
+    *,
+    holder: str,
+    notify: Callable[[str], None],
+    end_leftovers: Callable[[], object] = lambda: None,
+    timeout_s: float = LOCK_TIMEOUT_S,
 ) -> Generator[None, None, int]:
     """Wait until no process holds the lock on ``path``, take it and return its descriptor.
 
-    ``notify`` is called every 5 s.
+    ``notify`` is called every 5 s, and ``end_leftovers`` every 2 s: by then what ends by itself has ended.
 
     Raises:
         StackError: when it is still held after ``timeout_s``.
     """
-    started_at = noticed_at = time.monotonic()
+    started_at = noticed_at = ended_at = time.monotonic()
     while (descriptor := try_lock(path)) is None:
         now = time.monotonic()
+        if now - ended_at > LEFTOVERS_S:
+            ended_at = now
+            end_leftovers()
         if now - noticed_at > LOCK_NOTICE_S:
             noticed_at = now
             notify(f"waiting for the end of the {holder} of an earlier start for {now - started_at:.0f} s")

@@ -128,7 +128,9 @@ class Part(ABC):
             return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = yield from wait_for_lock(self.folder / "lock", holder=self.name, notify=self.notify)
+        lock = yield from wait_for_lock(
+            self.folder / "lock", holder=self.name, notify=self.notify, end_leftovers=self.end_leftovers
+        )
         try:
             yield from self.prepare()
             self._require_free_ports()
@@ -171,6 +173,10 @@ class Part(ABC):
     @abstractmethod
     def ready(self, log_start: int) -> bool:
         """Whether clients can connect; ``log_start`` is the length of the log before this start."""
+
+    def end_leftovers(self) -> list[int]:
+        """End processes that an earlier process of this server has left behind, and return their ids; by default there are none."""
+        return []
 
     def progress(self, log_start: int) -> str:
         """What the server does while it starts, by the last line of its log."""

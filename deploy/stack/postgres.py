@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from deploy.stack.child import TETHER, Identity, StackError, Steps
+from deploy.stack.leftovers import end_leftovers
 from deploy.stack.logins import bootstrap_script, new_passwords, read_passwords, write_passwords
 from deploy.stack.part import HOST, Part
 from deploy.stack.tether import NOBODY
@@ -116,6 +117,12 @@ class Postgres(Part):
         except FileNotFoundError:
             return False
         return len(lines) > 7 and lines[7].strip() == "ready"
+
+    def end_leftovers(self) -> list[int]:
+        """End suspended processes of this data folder whose postmaster has ended, and return their ids."""
+        if pids := end_leftovers(self.data, binaries() / "postgres"):
+            self.notify(f"{self.name} of an earlier start has left processes behind, which were ended: {', '.join(map(str, pids))}")
+        return pids
 
     def identity(self) -> Identity:
         """Return another user for root, as whom PostgreSQL refuses to run."""
