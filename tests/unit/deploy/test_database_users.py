@@ -63,6 +63,14 @@ async def test_every_user_of_a_new_stack_has_a_password_of_its_own_and_none_is_a
     assert not any(str(password) in log for password in passwords)
 
 
+async def test_a_user_who_only_reads_takes_no_lock_that_the_service_waits_for(postgres: Postgres) -> None:
+    statement = "SELECT pg_advisory_xact_lock(1), pg_try_advisory_lock(1), pg_advisory_xact_lock_shared(2)"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await execute(postgres.dsn_of("twinstream_read"), statement)
+    for user in ("twinstream_write", "twinstream_migrate"):
+        await execute(postgres.dsn_of(user), statement)
+
+
 @pytest.mark.parametrize("user", [*LOGINS, "twinstream", "postgres", "nobody"])
 async def test_naming_another_user_is_no_way_to_become_that_user(postgres: Postgres, user: str) -> None:
     own = urlsplit(postgres.dsn)
