@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from schemas import OutcomeEvent
 from schemas.events import canonical_digest
 from streams.bounds import BoundSettings
-from streams.ingestion.decoding import _Fields, decode, raw_elements
+from streams.ingestion.decoding import decode, raw_elements
 from streams.ingestion.outcome_batch import DIGEST_BYTES, DecodedBatch, OutcomeBatch
+from streams.ingestion.outcome_columns import OutcomeFields
 from streams.ingestion.rows import watermark_of
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.parking import unreadable_record
@@ -163,7 +164,7 @@ def decode_records(*records: Record) -> DecodedBatch:
 
 
 def test_the_fields_are_those_of_the_model():
-    assert set(_Fields.__annotations__) == set(OutcomeEvent.model_fields)
+    assert set(OutcomeFields.__annotations__) == set(OutcomeEvent.model_fields)
 
 
 @given(st.lists(changed_outcomes(), min_size=1, max_size=4), st.booleans())
