@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 from tempfile import mkdtemp
 
+from streams.settings import ROLES
 from tests.chaos.run import RunOptions, RunReport, run_chaos, train_champion
 from tests.chaos.schedule import long_mix, schedule
+from tests.mlflow_server import MlflowServer
 
 OUTCOMES_PER_MINUTE, REQUESTS_PER_MINUTE = 21_000, 22
 MIN_OUTCOMES, MIN_REQUESTS = 200_000, 200
 HISTORY = 218_000
+HOSTILE_PER_MINUTE, BATCHES_PER_MINUTE = 1_000, 20
 
 
 def main() -> int:
@@ -66,6 +69,9 @@ def _run_options(seed: int, minutes: float) -> RunOptions:
         outcomes=max(MIN_OUTCOMES, round(OUTCOMES_PER_MINUTE * minutes)),
         requests=max(MIN_REQUESTS, round(REQUESTS_PER_MINUTE * minutes)),
         faults=schedule(seed, minutes, long_mix(minutes)),
+        roles=ROLES,
+        hostile=round(HOSTILE_PER_MINUTE * minutes),
+        batches=round(BATCHES_PER_MINUTE * minutes),
         history=HISTORY,
     )
 
@@ -73,8 +79,9 @@ def _run_options(seed: int, minutes: float) -> RunOptions:
 def _run(home: Path, options: RunOptions) -> RunReport:
     began = time.monotonic()
     home.mkdir(exist_ok=True)
-    champion = train_champion(f"sqlite:///{home / 'mlflow.db'}")
-    return asyncio.run(run_chaos(home, options, champion, lambda line: _print(f"[{time.monotonic() - began:6.1f} s] {line}")))
+    with MlflowServer(home / "mlflow") as server:
+        champion = train_champion(server.uri, server)
+        return asyncio.run(run_chaos(home, options, champion, lambda line: _print(f"[{time.monotonic() - began:6.1f} s] {line}")))
 
 
 def _print(line: str) -> None:

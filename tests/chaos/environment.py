@@ -23,6 +23,7 @@ from deploy.stack.part import HOST
 from deploy.stack.postgres import Postgres
 from streams.settings import ROLES, Role, Settings
 from tests.chaos.proxy import ProxiedKafka, Proxy
+from tests.mlflow_server import MlflowServer
 
 __all__ = [
     "ROOT",
@@ -118,6 +119,7 @@ class Environment:
     """Everything that a fault can hit.
 
     Attributes:
+        mlflow: the tracking server; None where models are in a local store.
         servers_lock: held while a fault stops and starts a server, so that two faults do not stop the same one.
     """
 
@@ -126,6 +128,7 @@ class Environment:
     postgres: Postgres
     proxies: Sequence[Proxy]
     workers: Sequence[Worker]
+    mlflow: MlflowServer | None
     servers_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -160,7 +163,7 @@ class Environment:
 
 @asynccontextmanager
 async def open_environment(
-    home: Path, settings: Settings, roles: Sequence[Role], command: Sequence[str] = WORKER_COMMAND
+    home: Path, settings: Settings, roles: Sequence[Role], command: Sequence[str], mlflow: MlflowServer | None
 ) -> AsyncIterator[Environment]:
     """Start the servers and create workers that are not wanted yet; all processes end with the block."""
     proxies = [Proxy() for _ in range(SLOTS)]
@@ -181,7 +184,7 @@ async def open_environment(
         async with AsyncExitStack() as stack:
             for proxy in proxies:
                 await stack.enter_async_context(proxy.listening())
-            yield Environment(connected, kafka, postgres, proxies, workers)
+            yield Environment(connected, kafka, postgres, proxies, workers, mlflow)
     finally:
         for worker in workers:
             worker.kill()

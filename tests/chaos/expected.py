@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from schemas import OutcomeEvent
 from schemas.events import canonical_digest
 from tests.chaos.plan import OUTCOMES, PlannedRecord, Scenario
+from tests.hostile.traces import Position
 
 __all__ = [
     "FIELDS",
@@ -75,6 +76,8 @@ class ExpectedState:
         panes: sums by series and start of the pane.
         windows: figures by series and start of the window.
         answers: status of the answer by simulation id.
+        foreign: topic, partition and offset of records whose result is not planned: hostile ones, and outcomes of another line.
+        foreign_requests: simulation ids that such records name.
     """
 
     fates: dict[ElementPosition, str] = field(default_factory=dict)
@@ -82,6 +85,8 @@ class ExpectedState:
     panes: dict[tuple[str, float], Sums] = field(default_factory=dict)
     windows: dict[tuple[str, float], WindowFigures] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
+    foreign: set[Position] = field(default_factory=set)
+    foreign_requests: set[str] = field(default_factory=set)
 
 
 class _Highest(NamedTuple):
@@ -95,7 +100,7 @@ def expected_state(scenario: Scenario, published: Iterable[PublishedRecord]) -> 
     """Fold the published records, partition by partition in the order of offsets."""
     state = ExpectedState()
     highest: dict[str, _Highest] = {}
-    for records in _by_partition(published).values():
+    for records in _by_partition(record for record in published if not record.planned.is_hostile).values():
         watermark: float | None = None
         for record in records:
             for position, body in _elements(record):

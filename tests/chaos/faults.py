@@ -113,6 +113,13 @@ async def _freeze_postgres(environment: Environment, fault: Fault) -> str:
         return await _freeze_server(environment.postgres.pid, fault.lasts_s)
 
 
+async def _freeze_mlflow(environment: Environment, fault: Fault) -> str:
+    """Beside other faults of servers, as what needs no model goes on."""
+    if environment.mlflow is None:
+        raise LookupError("this run has no MLflow server")
+    return await _freeze_server(environment.mlflow.pid, fault.lasts_s)
+
+
 async def _freeze_server(pid: int | None, lasts_s: float) -> str:
     """Stop all processes of a server: it accepts connections and answers none."""
     tree = psutil.Process(pid)
@@ -149,6 +156,7 @@ INJECTORS: Mapping[FaultKind, Injector] = {
     FaultKind.POSTGRES_OUTAGE: _postgres_outage,
     FaultKind.BROKER_FREEZE: _freeze_broker,
     FaultKind.POSTGRES_FREEZE: _freeze_postgres,
+    FaultKind.MLFLOW_FREEZE: _freeze_mlflow,
     FaultKind.SCALE: _scale,
 }
 

@@ -30,7 +30,8 @@ def every_element_has_one_row(expected: ExpectedState, observed: ObservedState) 
         if stored != [fate]:
             yield f"{position} must be {fate} once, is {' and '.join(stored) or 'lost'}"
     for position in observed.fates.keys() - expected.fates.keys():
-        yield f"{position} was never published"
+        if position[:3] not in expected.foreign:
+            yield f"{position} was never published"
 
 
 def every_valid_outcome_counts_once_in_its_pane(expected: ExpectedState, observed: ObservedState) -> Iterator[str]:
@@ -46,7 +47,7 @@ def every_invalid_record_is_refused_once(expected: ExpectedState, observed: Obse
     invalid = {position for position, fate in expected.fates.items() if fate == "refused"}
     times = Counter(observed.refusals.values())
     for position in invalid | times.keys():
-        if times[position] != (position in invalid):
+        if times[position] != (position in invalid or position[:3] in expected.foreign):
             yield f"{position} is refused {times[position]} times"
     for position in expected.values.keys() & observed.values.keys():
         if observed.values[position] != expected.values[position]:
@@ -60,7 +61,10 @@ def every_refused_record_has_a_dead_letter(expected: ExpectedState, observed: Ob
         copy = copies.get(refusal)
         if copy is None:
             yield f"the refusal of {position} was not sent to dead-letters"
-        elif (copy.topic, copy.partition, copy.offset, copy.value) != (*position[:3], observed.values[position]):
+        elif (copy.topic, copy.partition, copy.offset, copy.value) != (
+            *position[:3],
+            observed.values[position],
+        ) and not copy.is_cut:
             yield f"the dead letter of {position} has position {copy.topic}:{copy.partition}:{copy.offset}, or other bytes"
     for refusal in copies.keys() - observed.refusals.keys():
         yield f"dead letter {refusal} belongs to no refused record"
@@ -74,7 +78,7 @@ def every_request_has_one_answer(expected: ExpectedState, observed: ObservedStat
             yield f"simulation {simulation} has {len(values)} different answers"
         elif f'"status":"{status}"'.encode() not in next(iter(values)):
             yield f"simulation {simulation} is not {status}: {next(iter(values))[:200]!r}"
-    for simulation in observed.answers.keys() - expected.answers.keys():
+    for simulation in observed.answers.keys() - expected.answers.keys() - expected.foreign_requests:
         yield f"simulation {simulation} was answered, but never requested"
 
 
@@ -97,6 +101,19 @@ def no_role_is_down_for_long(expected: ExpectedState, observed: ObservedState) -
     return (f"{role} was down for {down_s:.0f} s" for role, down_s in observed.downtimes.items() if down_s > limit_s)
 
 
+def no_other_line_waits(expected: ExpectedState, observed: ObservedState) -> Iterable[str]:
+    """At most 30 s, and the time of a start, without a stored outcome of another line while Kafka, Postgres and the role run."""
+    limit_s = _LONGEST_DOWN_S + observed.start_s
+    if observed.standstill_s > limit_s:
+        yield f"no outcome of another line was stored for {observed.standstill_s:.0f} s"
+    yield from (f"outcome {event} of another line is not stored" for event in sorted(observed.unstored))
+
+
+def every_bad_record_is_found_by_its_offset(expected: ExpectedState, observed: ObservedState) -> Iterable[str]:
+    """Each hostile record is stored, answered or refused, and each hostile batch is refused."""
+    return (f"{record} is neither stored, answered nor refused" for record in observed.traceless)
+
+
 INVARIANTS: Mapping[str, Invariant] = {
     invariant.__name__.replace("_", " "): invariant
     for invariant in (
@@ -109,6 +126,8 @@ INVARIANTS: Mapping[str, Invariant] = {
         every_window_has_the_expected_figures,
         verify_reports_no_mismatch,
         no_role_is_down_for_long,
+        no_other_line_waits,
+        every_bad_record_is_found_by_its_offset,
     )
 }
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
 import asyncpg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
+from streams.kafka import PARTITIONS, open_consumer
+from streams.settings import Settings
 from tests.chaos.expected import FIELDS, ElementPosition, PublishedRecord, Sums, WindowFigures
 from tests.chaos.plan import PlannedRecord
+from tests.hostile.line_watch import OTHER_LINE
+from tests.hostile.traces import Position
 
 __all__ = [
     "INDEX_HEADER",
@@ -22,6 +27,7 @@ __all__ = [
     "TopicReader",
     "answers_by_request",
     "dead_letter_copies",
+    "foreign_positions",
     "is_read_to_end",
     "match_published",
     "newest_windows",
@@ -36,13 +42,18 @@ _FIGURES = ("n", "mae", "rmse", "bias", "coverage_95pct")
 
 @dataclass(frozen=True)
 class DeadLetterCopy:
-    """A record on ``dead-letters``: the id of the refusal, and the position of the record that was refused."""
+    """A record on ``dead-letters``: the id of the refusal, and the position of the record that was refused.
+
+    Attributes:
+        is_cut: whether its value was left out because it is too large for the topic.
+    """
 
     refusal: str
     topic: str
     partition: int
     offset: int
     value: bytes | None
+    is_cut: bool = False
 
 
 @dataclass
@@ -61,6 +72,9 @@ class ObservedState:
         mismatches: mismatches that ``twinstream verify`` reports.
         start_s: how long the workers needed to start before the stream.
         downtimes: longest time in seconds during which no process of a role was alive.
+        standstill_s: longest time without a stored outcome of another line while everything that it needs ran.
+        unstored: events of the other line that are not stored.
+        traceless: hostile records and batches that are neither stored, answered nor refused.
     """
 
     fates: dict[ElementPosition, list[str]] = field(default_factory=dict)
@@ -74,23 +88,27 @@ class ObservedState:
     mismatches: list[str] = field(default_factory=list)
     start_s: float = 0.0
     downtimes: Mapping[str, float] = field(default_factory=dict)
+    standstill_s: float = 0.0
+    unstored: frozenset[str] = frozenset()
+    traceless: Sequence[str] = ()
 
 
 class TopicReader:
     """Reads a topic from its beginning; each call of :meth:`read` continues where the last one ended."""
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False)
-        self._partitions = [TopicPartition(topic, number) for number in range(partitions)]
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._settings = settings
+        self._partitions = [TopicPartition(topic, number) for number in range(PARTITIONS[topic])]
+        self._stack = AsyncExitStack()
         self.records: list[Any] = []
 
     async def __aenter__(self) -> Self:
-        await self._consumer.start()
+        self._consumer = await self._stack.enter_async_context(open_consumer(self._settings))
         self._consumer.assign(self._partitions)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+        await self._stack.aclose()
 
     async def read(self) -> Sequence[Any]:
         """All records up to the present end of the topic."""
@@ -114,10 +132,9 @@ def match_published(plan: Sequence[PlannedRecord], records: Iterable[Any]) -> li
     """
     published = []
     for record in records:
-        headers = dict(record.headers)
-        if INDEX_HEADER not in headers:
+        index = _index(record)
+        if index is None:
             continue
-        index = int(headers[INDEX_HEADER])
         planned = plan[index]
         if (planned.key, planned.value) != (record.key, record.value):
             raise ValueError(f"{record.topic}:{record.partition}:{record.offset} differs from the record that was published")
@@ -125,30 +142,58 @@ def match_published(plan: Sequence[PlannedRecord], records: Iterable[Any]) -> li
     return published
 
 
+def foreign_positions(plan: Sequence[PlannedRecord], records: Iterable[Any]) -> dict[Position, Any]:
+    """Records of the topics that the service reads which are neither planned with a result nor the service's own."""
+    foreign = {}
+    for record in records:
+        index = _index(record)
+        if not _is_own(record) if index is None else plan[index].is_hostile:
+            foreign[record.topic, record.partition, record.offset] = record
+    return foreign
+
+
 def answers_by_request(records: Iterable[Any]) -> dict[str, set[bytes]]:
     """The different answers to each request."""
     answers: defaultdict[str, set[bytes]] = defaultdict(set)
-    for record in records:
+    for record in filter(_is_own, records):
         answers[record.key.decode()].add(record.value)
     return answers
 
 
 def dead_letter_copies(records: Iterable[Any]) -> list[DeadLetterCopy]:
     """Records of ``dead-letters``, decoded from their headers."""
-    return [_dead_letter_copy(dict(record.headers), record.value) for record in records]
+    copies = (_dead_letter_copy(dict(record.headers), record.value) for record in records)
+    return [copy for copy in copies if copy is not None]
 
 
-def _dead_letter_copy(headers: Mapping[str, bytes], value: bytes | None) -> DeadLetterCopy:
-    names = ("refusal_id", "topic", "partition", "offset")
-    refusal, topic, partition, offset = (headers[f"twin_{name}"].decode() for name in names)
-    return DeadLetterCopy(refusal, topic, int(partition), int(offset), value)
+def _dead_letter_copy(headers: Mapping[str, bytes], value: bytes | None) -> DeadLetterCopy | None:
+    """A copy; None for a hostile record that somebody else has written to the topic."""
+    names = [f"twin_{name}" for name in ("refusal_id", "topic", "partition", "offset")]
+    if not headers.keys() >= set(names):
+        return None
+    refusal, topic, partition, offset = (headers[name].decode() for name in names)
+    return DeadLetterCopy(refusal, topic, int(partition), int(offset), value, "twin_omitted" in headers)
+
+
+def _index(record: Any) -> int | None:
+    """Index of a record in the plan, None for one that is not planned."""
+    index = dict(record.headers).get(INDEX_HEADER)
+    return None if index is None else int(index)
+
+
+def _is_own(record: Any) -> bool:
+    """Whether the service has published a record: all of its events have CloudEvents headers, and none has an index of the plan."""
+    headers = dict(record.headers)
+    return "ce_type" in headers and INDEX_HEADER not in headers
 
 
 def newest_windows(records: Iterable[Any]) -> dict[tuple[str, float], WindowFigures]:
     """Figures of each window, from its message of the highest version."""
     newest: dict[tuple[str, float], Mapping[str, Any]] = {}
-    for record in records:
+    for record in filter(_is_own, records):
         message = json.loads(record.value)
+        if message["line"] == OTHER_LINE:
+            continue
         key = message["segment"], datetime.fromisoformat(message["window_start"]).timestamp()
         if key not in newest or message["version"] >= newest[key]["version"]:
             newest[key] = message
@@ -196,5 +241,6 @@ async def _read_refused(connection: asyncpg.Connection, state: ObservedState) ->
 
 async def _panes(connection: asyncpg.Connection, pane_s: float) -> dict[tuple[str, float], Sums]:
     sums = ", ".join(f"sum({name})" for name in FIELDS)
-    rows = await connection.fetch(f"SELECT segment, floor(pane / $1) * $1, {sums} FROM fidelity_panes GROUP BY 1, 2", pane_s)
+    statement = f"SELECT segment, floor(pane / $1) * $1, {sums} FROM fidelity_panes WHERE line <> $2 GROUP BY 1, 2"
+    rows = await connection.fetch(statement, pane_s, OTHER_LINE)
     return {(row[0], float(row[1])): tuple(map(int, row[2:])) for row in map(tuple, rows)}

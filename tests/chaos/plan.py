@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from tests.hostile.messages import DAMAGES, TEMPLATES
+from tests.hostile.messages import DAMAGES, TEMPLATES, Headers, hostile_records
 
 __all__ = ["CODECS", "OUTCOMES", "POISON", "REQUESTS", "SUMS", "PlannedRecord", "Scenario", "plan", "with_history"]
 
@@ -28,6 +28,8 @@ class Scenario:
         outcomes: number of new events, without their corrections and duplicates.
         requests: number of simulation requests.
         center, scale, rmse: baseline of the champion, by which contributions are standardised.
+        hostile: number of hostile records, of which those on ``topics`` are published, and those on topics that no role reads.
+        topics: the topics that the roles of the run read.
     """
 
     seed: int
@@ -42,6 +44,8 @@ class Scenario:
     window_s: float = 60.0
     skew_s: float = 60.0
     restatement_s: float = 7200.0
+    hostile: int = 0
+    topics: tuple[str, ...] = ()
 
     @property
     def delay_s(self) -> float:
@@ -59,16 +63,19 @@ class PlannedRecord:
         flaw: why it is invalid; empty when it is valid.
         answer: status that the answer to a request must have.
         codec: compression of its batch; null for none.
+        is_hostile: whether its result is not planned, but that it leaves a trace and changes no other result.
     """
 
     due_s: float
     topic: str
-    key: bytes
+    key: bytes | None
     value: bytes | None
     outcomes: tuple[Mapping[str, Any] | None, ...] = ()
     flaw: str = ""
     answer: str = ""
     codec: str | None = None
+    headers: Headers = ()
+    is_hostile: bool = False
 
 
 POISON: Mapping[str, Callable[[Body], bytes | None]] = {
@@ -110,7 +117,7 @@ def plan(scenario: Scenario) -> list[PlannedRecord]:
     records += [record for number in range(scenario.requests) for record in _request(rng, scenario, number)]
     records += [_forged_sums(rng, scenario) for _ in range(scenario.outcomes // 500)]
     compressed = (replace(record, codec=rng.choice(CODECS)) for record in _with_duplicates(rng, scenario, _in_arrays(rng, records)))
-    return sorted(compressed, key=lambda record: record.due_s)
+    return sorted([*compressed, *_hostile(rng, scenario)], key=lambda record: record.due_s)
 
 
 def with_history(scenario: Scenario, outcomes: int) -> tuple[list[PlannedRecord], list[PlannedRecord]]:
@@ -123,6 +130,7 @@ def with_history(scenario: Scenario, outcomes: int) -> tuple[list[PlannedRecord]
         seconds=hour.total_seconds(),
         outcomes=outcomes,
         requests=0,
+        hostile=0,
     )
     return [replace(record, due_s=0.0) for record in plan(before)] if outcomes else [], plan(scenario)
 
@@ -255,6 +263,18 @@ def _forged_sums(rng: random.Random, scenario: Scenario) -> PlannedRecord:
     damage = rng.choice([*_SUMS_DAMAGES, "unknown model"])
     value = _json(template) if damage == "unknown model" else DAMAGES[damage](rng, template)
     return PlannedRecord(due_s, SUMS, b"hcp:kisqali:prescribing_change", value, flaw=f"sums: {damage}")
+
+
+# -- hostile records
+
+
+def _hostile(rng: random.Random, scenario: Scenario) -> Iterator[PlannedRecord]:
+    """Hostile records for the topics of the run, and for those that only the service writes."""
+    for record in hostile_records(scenario.seed, scenario.hostile):
+        due_s = scenario.seconds * rng.random()
+        if record.topic in scenario.topics or record.topic not in TEMPLATES:
+            fields = (due_s, record.topic, record.key, record.value)
+            yield PlannedRecord(*fields, flaw=record.kind, codec=record.compression, headers=record.headers, is_hostile=True)
 
 
 # -- requests

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from streams.kafka import MAX_RECORD_BYTES
 from tests.chaos.observed import INDEX_HEADER
 from tests.chaos.plan import CODECS, PlannedRecord
 
@@ -49,14 +50,20 @@ class Publisher:
 
     def _producer(self, codec: str | None) -> AIOKafkaProducer:
         return AIOKafkaProducer(
-            bootstrap_servers=self.bootstrap, acks="all", linger_ms=20, request_timeout_ms=10_000, compression_type=codec
+            bootstrap_servers=self.bootstrap,
+            acks="all",
+            linger_ms=20,
+            request_timeout_ms=10_000,
+            compression_type=codec,
+            max_request_size=MAX_RECORD_BYTES,
         )
 
     async def _send(self, producer: AIOKafkaProducer, index: int) -> None:
         record = self.records[index]
+        headers = [*record.headers, (INDEX_HEADER, b"%d" % index)]
         while True:
             try:
-                await producer.send_and_wait(record.topic, record.value, record.key, headers=[(INDEX_HEADER, b"%d" % index)])
+                await producer.send_and_wait(record.topic, record.value, record.key, headers=headers)
             except KafkaError:
                 self.retries += 1
                 await asyncio.sleep(_RETRY_S)

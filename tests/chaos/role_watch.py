@@ -25,6 +25,7 @@ class RoleWatch:
 
     longest_down_s: dict[str, float] = field(default_factory=dict)
     _alive_s: dict[str, float] = field(default_factory=dict)
+    _looked_s: float = 0.0
 
     async def watch(self, processes: Sequence[tuple[Settings, Role]]) -> None:
         """Poll these processes until cancelled."""
@@ -34,8 +35,13 @@ class RoleWatch:
             self.update({role: role in alive for _, role in processes}, time.monotonic())
             await asyncio.sleep(_INTERVAL_S)
 
+    def is_alive(self, role: Role) -> bool:
+        """Whether a process of a role was alive at the last look."""
+        return self._looked_s - self._alive_s.get(role, self._looked_s) == 0.0
+
     def update(self, alive: Mapping[str, bool], now: float) -> None:
         """Note which roles are alive at a time of the monotonic clock."""
+        self._looked_s = now
         for role, is_alive in alive.items():
             if is_alive:
                 self._alive_s[role] = now

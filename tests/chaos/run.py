@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,10 +22,10 @@ import psutil
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import Baseline, Brand, ModelCard, TwinType
-from sql.database import open_pool
+from sql.database import connect, open_pool
 from sql.ledger import Ledger
 from sql.migrate import migrate
-from streams.kafka import PARTITIONS, create_topics
+from streams.kafka import create_topics
 from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import Role, Settings
 from tests.chaos.environment import ROOT, WORKER_COMMAND, Environment, environment_variables, open_environment
@@ -35,15 +37,20 @@ from tests.chaos.observed import (
     TopicReader,
     answers_by_request,
     dead_letter_copies,
+    foreign_positions,
     is_read_to_end,
     match_published,
     newest_windows,
     read_tables,
 )
-from tests.chaos.plan import OUTCOMES, REQUESTS, SUMS, PlannedRecord, Scenario, with_history
+from tests.chaos.plan import OUTCOMES, REQUESTS, PlannedRecord, Scenario, with_history
 from tests.chaos.publisher import Publisher
 from tests.chaos.role_watch import RoleWatch
 from tests.chaos.schedule import KILLS, Fault
+from tests.hostile.batches import hostile_batches, send_batches
+from tests.hostile.line_watch import LineWatch, add_other_line
+from tests.hostile.traces import READERS, Position, refused_positions, requested_simulation, without_trace
+from tests.mlflow_server import MlflowServer
 
 __all__ = ["Champion", "RunOptions", "RunReport", "run_chaos", "train_champion"]
 
@@ -66,7 +73,7 @@ _SETTINGS = Settings.model_construct().model_copy(
 """Short panes, windows and sessions, so that windows close and sessions expire within minutes."""
 
 _SERVERS = ("kafka", "postgres")
-_TOPICS = (OUTCOMES, REQUESTS, SUMS, "fidelity-windows", "simulation-results", "dead-letters")
+_RESULTS = ("fidelity-windows", "simulation-results", "dead-letters")
 _POLL_S = 2.0
 _READY_S = 120.0
 _HISTORY_S = 600.0
@@ -78,6 +85,7 @@ class RunOptions:
 
     Attributes:
         seconds: length of the stream.
+        hostile, batches: number of hostile records and of hostile batches beside the stream.
         history: number of outcomes that are stored, and with which all workers start again, before the stream and the faults.
         patience_s: how long the service may take after the stream until every count is right.
         command: Python arguments that start a worker.
@@ -91,6 +99,8 @@ class RunOptions:
     roles: Sequence[Role] = ("outcomes", "fidelity", "simulation")
     command: Sequence[str] = WORKER_COMMAND
     workers: int = 2
+    hostile: int = 0
+    batches: int = 0
     history: int = 0
     patience_s: float = 240.0
 
@@ -102,7 +112,7 @@ class RunReport:
     Attributes:
         violations: sentences for each invariant that does not hold.
         faults: texts of the faults that were injected, with their times.
-        counts: numbers of rows, panes, windows and answers.
+        counts: numbers of rows, panes, windows and answers, and of hostile records and batches.
         measurements: texts about throughput, disk and memory.
         kills: number of processes or workers killed.
     """
@@ -116,26 +126,29 @@ class RunReport:
 
 @dataclass(frozen=True)
 class Champion:
-    """The model that simulates and by which outcomes are scored: its card and where its files are."""
+    """The model that simulates and by which outcomes are scored: its card, where its files are, and the server of that store."""
 
     card: ModelCard
     sha256: str
     mlflow_uri: str
+    server: MlflowServer | None = None
 
 
-def train_champion(mlflow_uri: str) -> Champion:
+def train_champion(mlflow_uri: str, server: MlflowServer | None = None) -> Champion:
     """Train a small model on sample prescribers and save it to this MLflow store, which is created if needed."""
     generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.KISQALI, n_jobs=1, seed=0)
     generator.train(sample_hcps(1500, np.random.default_rng(0)))
     prepare_store(mlflow_uri)
     artifact = MlflowRegistry(mlflow_uri).save(generator.model)
-    return Champion(generator.model.card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id}), artifact.sha256, mlflow_uri)
+    return Champion(
+        generator.model.card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id}), artifact.sha256, mlflow_uri, server
+    )
 
 
 async def run_chaos(home: Path, options: RunOptions, champion: Champion, notify: Notify) -> RunReport:
     """Run chaos with its data and logs in ``home``; all processes that it starts end with it."""
     settings = _SETTINGS.model_copy(update={"mlflow_uri": champion.mlflow_uri})
-    async with open_environment(home, settings, options.roles, options.command) as environment:
+    async with open_environment(home, settings, options.roles, options.command, champion.server) as environment:
         await _prepare(environment.settings, champion)
         supervision = asyncio.create_task(environment.supervise())
         try:
@@ -158,6 +171,7 @@ async def _prepare(settings: Settings, champion: Champion) -> None:
         ledger = Ledger(pool)
         await ledger.register_model(champion.card, champion.sha256, pane_s=settings.pane_s, window_s=settings.window_s)
         await ledger.promote(champion.card.line, champion.card.model_id, reason="the first one")
+        await add_other_line(pool, champion.card.model_id)
     finally:
         await pool.close()
 
@@ -172,7 +186,14 @@ class _ChaosRun:
     faults: list[str] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
     roles: RoleWatch = field(default_factory=RoleWatch)
+    accepted: dict[Position, str] = field(default_factory=dict)
     kills: int = 0
+
+    @cached_property
+    def other_line(self) -> LineWatch:
+        """Watches that outcomes of another line are stored whenever Postgres, Kafka and the role run."""
+        lock = self.environment.servers_lock
+        return LineWatch(self.environment.settings, lambda: lock.locked() or not self.roles.is_alive("outcomes"))
 
     async def run(self) -> RunReport:
         """Publish and inject faults at the same time, wait for the result, and check it."""
@@ -209,14 +230,20 @@ class _ChaosRun:
             window_s=settings.window_s,
             skew_s=settings.skew_s,
             restatement_s=settings.restatement_s,
+            hostile=options.hostile,
+            topics=self._read_topics(),
         )
+
+    def _read_topics(self) -> tuple[str, ...]:
+        """Topics that the roles of this run read."""
+        return tuple(topic for topic, role in READERS.items() if role in self.options.roles)
 
     async def _start_again_with_history(self, publisher: Publisher, count: int) -> None:
         """Publish the history, wait until it is stored, and start all workers again."""
         self.notify(f"publishing {count:,} records of history")
         settings = self.environment.settings
         await publisher.publish(0, count)
-        async with TopicReader(settings.kafka_bootstrap, OUTCOMES, PARTITIONS[OUTCOMES]) as outcomes:
+        async with TopicReader(settings, OUTCOMES) as outcomes:
             ends = await outcomes.ends()
         async with asyncio.timeout(_HISTORY_S):
             while not await is_read_to_end(settings.postgres_dsn.get_secret_value(), ends):  # noqa: ASYNC110  # other processes read
@@ -232,13 +259,24 @@ class _ChaosRun:
         """Publish the stream while faults are injected; afterwards the usual number of workers runs again."""
         count = len(publisher.records) - first
         self.notify(f"publishing {count:,} records in {self.options.seconds:g} s")
-        watching = asyncio.create_task(self.roles.watch(self.environment.processes))
+        watching = [asyncio.create_task(work) for work in (self.roles.watch(self.environment.processes), self.other_line.run())]
         injections = [asyncio.create_task(self._inject(fault, time.monotonic())) for fault in self.options.faults]
+        sending = asyncio.create_task(self._send_batches())
         await publisher.publish(first, len(publisher.records))
         await asyncio.gather(*injections)
-        watching.cancel()
+        for task in (*watching, sending):
+            if task.done():
+                task.result()  # raises what has ended it
+            task.cancel()
         self.environment.scale(self.options.workers)
         self.notify(f"all records are published ({publisher.retries} sent again) and all faults are over: waiting for the counts")
+
+    async def _send_batches(self) -> None:
+        """Send hostile batches, evenly over the stream; those that are late at its end are not sent."""
+        options = self.options
+        batches = hostile_batches(options.seed, options.batches)
+        interval_s = options.seconds / max(options.batches, 1)
+        await send_batches(self.environment.settings.kafka_bootstrap, batches, self._read_topics(), interval_s, self.accepted)
 
     async def _inject(self, fault: Fault, began: float) -> None:
         await asyncio.sleep(max(0.0, began + fault.start_s - time.monotonic()))
@@ -256,20 +294,45 @@ class _ChaosRun:
         settings = self.environment.settings
         dsn = settings.postgres_dsn.get_secret_value()
         async with AsyncExitStack() as stack:
-            readers = [TopicReader(settings.kafka_bootstrap, topic, PARTITIONS[topic]) for topic in _TOPICS]
-            outcomes, requests, sums, *results = [await stack.enter_async_context(reader) for reader in readers]
-            published = match_published(records, [*await outcomes.read(), *await requests.read(), *await sums.read()])
+            sources = [await stack.enter_async_context(TopicReader(settings, topic)) for topic in READERS]
+            results = [await stack.enter_async_context(TopicReader(settings, topic)) for topic in _RESULTS]
+            on_topics = [record for source in sources for record in await source.read()]
+            published = match_published(records, on_topics)
             expected = await asyncio.to_thread(expected_state, scenario, published)
-            missing = sorted(set(acknowledged) - {record.index for record in published})
-            ends = await outcomes.ends()
+            foreign = {key: record for key, record in foreign_positions(records, on_topics).items() if key[0] in scenario.topics}
+            expected.foreign = set(foreign)
+            expected.foreign_requests = {
+                requested_simulation(record.value) for key, record in foreign.items() if key[0] == REQUESTS
+            }
+            missing = sorted(
+                {index for index in acknowledged if records[index].topic in READERS} - {item.index for item in published}
+            )
+            ends = await sources[0].ends()
             while True:
                 is_last = time.monotonic() > deadline
                 if is_last or await is_read_to_end(dsn, ends):
                     observed = await _observe(dsn, scenario.pane_s, results, missing)
                     observed.start_s, observed.downtimes = self.start_s, self.roles.longest_down_s
+                    observed.standstill_s, observed.unstored = (
+                        self.other_line.longest_standstill_s,
+                        frozenset(await self.other_line.unstored()),
+                    )
+                    if not violations(expected, observed):
+                        observed.traceless = await self._traceless(foreign.values())
                     if is_last or not violations(expected, observed):
                         return expected, observed
                 await asyncio.sleep(_POLL_S)
+
+    async def _traceless(self, foreign: Iterable[Any]) -> list[str]:
+        """Hostile records without a trace, and accepted hostile batches whose last record is not refused."""
+        settings = self.environment.settings
+        connection = await connect(settings.postgres_dsn.get_secret_value())
+        try:
+            refused = await refused_positions(connection)
+            batches = [f"{kind} at {position}" for position, kind in self.accepted.items() if position not in refused]
+            return [*await without_trace(settings, connection, foreign), *batches]
+        finally:
+            await connection.close()
 
     async def _verify(self) -> list[str]:
         """Mismatches that ``twinstream verify`` reports, run as a command."""
@@ -302,6 +365,8 @@ class _ChaosRun:
             f"memory of servers: {_sizes_text(servers)}",
             *self.starts,
             f"longest time without a living process: {self.roles.format_text()}",
+            f"longest time without an outcome of another line, while all ran: {self.other_line.longest_standstill_s:.0f} s",
+            f"{len(self.accepted)} of {self.options.batches} hostile batches accepted by the broker",
             f"{self.kills} processes or workers killed, {n_starts} starts of workers",
         ]
 
@@ -319,7 +384,13 @@ async def _observe(dsn: str, pane_s: float, results: Sequence[TopicReader], miss
 
 def _counts(expected: ExpectedState, observed: ObservedState) -> Mapping[str, int]:
     fates = Counter(fate for rows in observed.fates.values() for fate in rows)
-    return {**fates, "panes": len(expected.panes), "windows": len(expected.windows), "answers": len(expected.answers)}
+    return {
+        **fates,
+        "hostile records": len(expected.foreign),
+        "panes": len(expected.panes),
+        "windows": len(expected.windows),
+        "answers": len(expected.answers),
+    }
 
 
 def _sizes_text(megabytes: Mapping[str, float]) -> str:

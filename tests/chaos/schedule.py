@@ -25,6 +25,7 @@ class FaultKind(StrEnum):
     POSTGRES_OUTAGE = "Postgres stopped for a while"
     BROKER_FREEZE = "SIGSTOP to the broker"
     POSTGRES_FREEZE = "SIGSTOP to Postgres"
+    MLFLOW_FREEZE = "SIGSTOP to MLflow"
     SCALE = "scaled to one worker, three, and one"
 
 
@@ -58,6 +59,7 @@ LASTS_S = {
     FaultKind.POSTGRES_OUTAGE: 30.0,
     FaultKind.BROKER_FREEZE: 20.0,
     FaultKind.POSTGRES_FREEZE: 20.0,
+    FaultKind.MLFLOW_FREEZE: 20.0,
     FaultKind.SCALE: 60.0,
 }
 FIRST, LAST = 0.08, 0.94
@@ -87,6 +89,7 @@ _LONG: Mapping[FaultKind, int] = {
     FaultKind.POSTGRES_OUTAGE: 1,
     FaultKind.BROKER_FREEZE: 1,
     FaultKind.POSTGRES_FREEZE: 1,
+    FaultKind.MLFLOW_FREEZE: 1,
     FaultKind.SCALE: 1,
 }
 

@@ -19,7 +19,9 @@ def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
 async def test_every_count_is_right_after_a_short_chaos_run(champion: Champion, tmp_path: Path):
     seconds = 45.0
     faults = schedule(1, seconds / 60, SHORT)
-    options = RunOptions(seed=1, seconds=seconds, outcomes=20_000, requests=20, faults=faults, history=2000)
+    options = RunOptions(
+        seed=1, seconds=seconds, outcomes=20_000, requests=20, faults=faults, hostile=300, batches=13, history=2000
+    )
 
     report = await run_chaos(tmp_path / "chaos", options, champion, print)
 

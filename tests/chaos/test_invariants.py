@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import expected as expected_module
-from tests.chaos.expected import ExpectedState, PublishedRecord, WindowFigures, expected_state
+from tests.chaos.expected import ElementPosition, ExpectedState, PublishedRecord, WindowFigures, expected_state
 from tests.chaos.invariants import INVARIANTS, violations
 from tests.chaos.observed import DeadLetterCopy, ObservedState
 from tests.chaos.plan import CODECS, OUTCOMES, POISON, SUMS, PlannedRecord, Scenario, plan, with_history
@@ -69,6 +69,22 @@ def test_a_plan_has_forged_sums_and_every_codec():
     records = plan(SCENARIO)
     assert sum(record.topic == SUMS for record in records) == SCENARIO.outcomes // 500
     assert {record.codec for record in records} == set(CODECS)
+
+
+def test_a_plan_mixes_hostile_records_into_the_topics_that_are_read_and_into_those_of_the_service():
+    scenario = replace(SCENARIO, hostile=2000, topics=(OUTCOMES, SUMS))
+    records = [record for record in plan(scenario) if record.is_hostile]
+    assert records == [record for record in plan(scenario) if record.is_hostile]
+    topics = Counter(record.topic for record in records)
+    assert {OUTCOMES, SUMS, "dead-letters", "fidelity-windows"} <= topics.keys()
+    assert topics.keys().isdisjoint({"simulation-requests", "retrain-events"})
+    assert (
+        min(record.due_s for record in records)
+        < SCENARIO.seconds / 50
+        < 50 * SCENARIO.seconds / 51
+        < max(record.due_s for record in records)
+    )
+    assert with_history(scenario, 500)[0] == with_history(SCENARIO, 500)[0]
 
 
 def test_the_history_of_a_run_is_observed_before_its_stream():
@@ -229,6 +245,22 @@ def leave_a_role_down(observed: ObservedState) -> None:
     observed.downtimes = {"fidelity": 31.0}
 
 
+def let_another_line_wait(observed: ObservedState) -> None:
+    observed.standstill_s = 31.0
+
+
+def lose_an_outcome_of_another_line(observed: ObservedState) -> None:
+    observed.unstored = frozenset({"an event"})
+
+
+def lose_a_hostile_record(observed: ObservedState) -> None:
+    observed.traceless = ["outcome-events:0:7: b'{'"]
+
+
+def store_a_record_that_nobody_published(observed: ObservedState) -> None:
+    observed.fates[ElementPosition(OUTCOMES, 3, 10**9, 0)] = ["too_late"]
+
+
 FLAWS: dict[Callable[[ObservedState], None], str] = {
     lose_a_row: "every element has one row",
     double_a_row: "every element has one row",
@@ -243,6 +275,10 @@ FLAWS: dict[Callable[[ObservedState], None], str] = {
     lose_an_acknowledged_record: "every acknowledged record is on its topic",
     report_a_mismatch: "verify reports no mismatch",
     leave_a_role_down: "no role is down for long",
+    let_another_line_wait: "no other line waits",
+    lose_an_outcome_of_another_line: "no other line waits",
+    lose_a_hostile_record: "every bad record is found by its offset",
+    store_a_record_that_nobody_published: "every element has one row",
 }
 
 
@@ -254,6 +290,15 @@ def test_a_faultless_service_violates_no_invariant(expected: ExpectedState, obse
 def test_each_flaw_violates_its_invariant(flaw: Callable[[ObservedState], None], expected: ExpectedState, observed: ObservedState):
     flaw(observed)
     assert FLAWS[flaw] in violations(expected, observed)
+
+
+def test_what_becomes_of_a_hostile_record_violates_nothing(expected: ExpectedState, observed: ObservedState):
+    position = ElementPosition(OUTCOMES, 3, 10**9, 0)
+    expected.foreign, expected.foreign_requests = {position[:3]}, {"a simulation"}
+    observed.fates[position], observed.refusals["its refusal"], observed.values[position] = ["refused"], position, b"{"
+    observed.copies.append(DeadLetterCopy("its refusal", *position[:3], b"{"))
+    observed.answers["a simulation"] = {b'{"status":"rejected"}'}
+    assert violations(expected, observed) == {}
 
 
 def test_each_invariant_can_fail():

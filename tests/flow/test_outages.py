@@ -90,7 +90,8 @@ async def test_no_outcome_is_lost_in_outages_of_postgres_and_kafka(settings: Set
     assert await counts(settings) == {"counted": 600}
 
 
-PARTS = {"kafka": "Kafka", "postgres": "Postgres"}
+PARTS = ("kafka", "postgres")
+NAMES = {"kafka": "Kafka", "postgres": "Postgres", "mlflow": "MLflow"}
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -183,7 +184,7 @@ async def shows_outage(settings: Settings, page: str, part: str) -> bool:
         f'twin_dependency_up{{part="{part}"}} 0.0' in state.metrics
         and state.ready_status == 503
         and f"{part} is out since" in state.ready
-        and f"{PARTS[part]} has not answered since" in state.page
+        and f"{NAMES[part]} has not answered since" in state.page
         and not (part == "kafka" and has_lag)
     )
 

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 
-from tests.kafka_batches import CODECS, CONTROL, GZIP, NOW_MS, TRANSACTIONAL, Rec, batch, compress, encode_record
+from streams.kafka import PARTITIONS
+from tests.hostile.traces import Position
+from tests.kafka_batches import (
+    CODECS,
+    CONTROL,
+    GZIP,
+    NOW_MS,
+    TRANSACTIONAL,
+    Rec,
+    batch,
+    compress,
+    encode_record,
+    last_offset_delta,
+    send_raw,
+)
 
-__all__ = ["BATCH_DAMAGES", "HostileBatch", "hostile_batches"]
+__all__ = ["BATCH_DAMAGES", "HostileBatch", "hostile_batches", "send_batches"]
 
+_LONGEST_SEND_S = 10.0
 _BOMB_BYTES = 300_000_000
 """More than the service decompresses; compressed it is far below the limit of the broker."""
 
@@ -127,6 +146,26 @@ def hostile_batches(seed: int, count: int) -> Iterator[HostileBatch]:
     for number in range(count):
         kind = names[number % len(names)]
         yield HostileBatch(kind, BATCH_DAMAGES[kind](rng))
+
+
+async def send_batches(
+    bootstrap: str, batches: Iterator[HostileBatch], topics: Sequence[str], interval_s: float, accepted: dict[Position, str]
+) -> None:
+    """Send the batches to the topics in turn, and add the last record of each that the broker accepts, with the kind of the batch.
+
+    A batch that cannot be read is parked under the offset of its last record.
+    """
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        number = 0
+        while (hostile := await asyncio.to_thread(next, batches, None)) is not None:
+            topic = topics[number % len(topics)]
+            partition = number % PARTITIONS[topic]
+            number += 1
+            with suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(_LONGEST_SEND_S):
+                    first = await send_raw(producer, topic, partition, hostile.data)
+                accepted[topic, partition, first + last_offset_delta(hostile.data)] = hostile.kind
+            await asyncio.sleep(interval_s)
 
 
 def _codec(rng: random.Random) -> int:
