@@ -138,6 +138,8 @@ class RealismReport(Frozen):
         real_copies: share of held-out rows that equal a training row; null in reports from before it was measured.
         n_synthetic, n_held_out: compared rows.
         columns: the score of each column.
+        mean_outcome, real_mean_outcome: of the twins, and of the held-out rows, units of the target; null in earlier reports.
+        real_mean_error: standard error of the latter.
     """
 
     auc: Finite
@@ -151,6 +153,9 @@ class RealismReport(Frozen):
     n_held_out: int
     columns: dict[str, float] = Field(default_factory=dict)
     aucs: dict[str, Finite] = Field(default_factory=dict)
+    mean_outcome: Finite | None = None
+    real_mean_outcome: Finite | None = None
+    real_mean_error: Finite | None = None
 
     @property
     def classifier(self) -> str:
@@ -189,7 +194,14 @@ class RealismReport(Frozen):
             f" {self.marginal_score:.3f}, association error {self.association_error:.4f}; near copies"
             f" {self.near_copies:.1%} (5% is no excess), exact copies "
             f"{self.exact_copies:.1%}, nearer to training rows than to held-out rows {self.closer_to_training:.0%}"
+            f"{self._outcomes}"
         )
+
+    @property
+    def _outcomes(self) -> str:
+        if self.mean_outcome is None or self.real_mean_outcome is None or self.real_mean_error is None:
+            return ""
+        return f"; mean outcome {self.mean_outcome:.3g}, of held-out rows {self.real_mean_outcome:.3g} ± {self.real_mean_error:.2g}"
 
     @property
     def _strongest(self) -> str:

@@ -8,7 +8,7 @@ from schemas.base import Finite, Frozen
 
 __all__ = ["Relation", "RelationKind"]
 
-RelationKind = Literal["not_above", "sum", "sum_not_above", "proportional", "multiple", "step", "determines"]
+RelationKind = Literal["not_above", "sum", "sum_not_above", "proportional", "multiple", "step", "determines", "missing_together"]
 
 
 class Relation(Frozen):
@@ -19,6 +19,7 @@ class Relation(Frozen):
             ``sum_not_above``: to at most the last. ``proportional``: the first is ``factor`` times the second, rounded to its
             decimal places. ``multiple``: the first is a whole multiple of the second. ``step``: the only column is a whole multiple
             of ``factor``. ``determines``: rows with the same value of the first column have the same value of the second.
+            ``missing_together``: both columns have a value or none has.
         columns: names, in the order that the kind asks for.
         factor: see ``kind``; null where the kind has none.
         n: learned rows in which all columns have a value.
@@ -50,6 +51,7 @@ class Relation(Frozen):
             "multiple": f"{first} is a multiple of {last}",
             "step": f"{last} is a multiple of {self.factor or 0:g}",
             "determines": f"{first} determines {last}",
+            "missing_together": f"{first} and {last} are missing together",
         }[self.kind]
 
     def __str__(self) -> str:

@@ -19,6 +19,10 @@ FAR_DEVIATIONS = 3.0
 """Standard deviations of the outcome beyond which an average change is doubted."""
 
 FEW_ROWS = 100
+"""Twins below which a result is doubted."""
+
+FEW_REAL_ROWS = 200
+"""Real rows below which twins can hardly be told from others of the same few rows."""
 
 
 def result_warnings(
@@ -52,8 +56,8 @@ def result_warnings(
         )
     if n_twins < FEW_ROWS:
         yield f"the filters leave only {n_twins} twins"
-    if real_rows is not None and real_rows < FEW_ROWS:
-        yield f"these twins are based on about {real_rows:.0f} real rows"
+    if real_rows is not None and real_rows < FEW_REAL_ROWS:
+        yield f"these twins are based on about {real_rows:.0f} real rows, fewer than {FEW_REAL_ROWS}"
 
 
 def realism_warnings(population: TwinPopulation) -> Iterator[str]:

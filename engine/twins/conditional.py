@@ -9,7 +9,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.metrics import r2_score
@@ -22,14 +22,16 @@ from schemas.arrays import Flags, Floats, Integers, Singles
 __all__ = ["Conditional", "Tree", "feature_buffer", "fit_conditional"]
 
 
-SMALL_LEAF = 10  # fewest rows (of different entities) per leaf of a continuous column
+SMALL_LEAF = 9  # fewest rows (of different entities) per leaf of a continuous column
 LARGE_LEAF = 100  # fewest rows per leaf of a categorical or discrete one: as realistic, and it copies fewer rows
+OUTCOME_LEAF = 5  # fewest rows per leaf of a continuous outcome
 OUTCOME_COLUMNS = 5  # in a table of more columns, leaves of a continuous outcome are smaller in proportion: models learn from them
 OUTCOME_TAIL = 0.01  # share of an outcome's values at either end that are clipped to the quantile where they begin
-LEAF_SCALE = 1_800  # leaf of a continuous column: this over (columns of the table)^1.5, times the unexplained share of variance
+LEAF_SCALE = 18_000  # leaf of a continuous column: this over (columns of the table)^2.5, times the unexplained share of variance
 LEAF_FULL_ROWS = 10_000  # in a table of fewer rows leaves are smaller in proportion, else one would hold half of the table
 HOLDOUT_ROWS = 1_500  # rows that the unexplained share is learned from, and as many that it is measured on
 RESPONSE_LEVELS = 64  # most frequent levels of a categorical column that its tree separates
+TREES = 3  # per continuous column: a value goes through one of them at random, so that the edges of leaves do not show
 FEATURES_PER_SPLIT = 0.7  # share of the features that a split considers: faster, and as realistic
 MEAN_PRIOR = 5.0  # prior rows by which the mean of a level is shrunk to the overall mean
 RIDGE_ROWS = 500  # fewest rows from which a linear prediction helps as a feature
@@ -85,6 +87,7 @@ class Conditional:
         tree: Sends rows to leaves.
         donors: Training rows `(n,)`, sorted by leaf and within a leaf by value.
         starts: Where each node's donors begin `(nodes + 1,)`.
+        siblings: The same with other trees; each row is sent through one of all these trees at random.
     """
 
     orderings: Mapping[int, Floats]
@@ -92,10 +95,15 @@ class Conditional:
     tree: Tree
     donors: Integers
     starts: Integers
+    siblings: tuple[Conditional, ...] = ()
+
+    def features(self, earlier: Sequence[DrawnColumn], buffer: Singles) -> Singles:
+        """One row per feature `(p, n)`, given the columns drawn so far: a view of the buffer."""
+        return _features(earlier, self.orderings, self.slopes, buffer)
 
     def leaves(self, earlier: Sequence[DrawnColumn], buffer: Singles) -> Integers:
         """The leaf of each row `(n,)`, given the columns drawn so far; features are written into the buffer."""
-        return self.tree.apply(_features(earlier, self.orderings, self.slopes, buffer))
+        return self.tree.apply(self.features(earlier, buffer))
 
     def training_leaves(self, earlier: Sequence[Marginal]) -> Integers:
         """The leaf of each training row of the earlier columns `(n,)`."""
@@ -133,10 +141,15 @@ def fit_conditional(
     groups = np.arange(len(column.codes)) if entities is None else entities
     leaf = _leaf_entities(column, features, response, n_columns, seed, groups)
     if is_outcome and column.is_continuous:
-        leaf = max(SMALL_LEAF // 2, round(leaf * min(1.0, OUTCOME_COLUMNS / n_columns)))
+        leaf = max(OUTCOME_LEAF, round(leaf * min(1.0, OUTCOME_COLUMNS / n_columns)))
         response = np.column_stack([response, _clipped_values(column)])
-    tree = Tree.from_estimator(_regression_tree(round(leaf * _rows_each(groups)), seed).fit(features.T, response))
-    return _with_donors(orderings, slopes, tree, tree.apply(features), column)
+    smallest = round(leaf * _rows_each(groups))
+    trees = [
+        Tree.from_estimator(_regression_tree(smallest, seed + k).fit(features.T, response))
+        for k in range(TREES if column.is_continuous else 1)
+    ]
+    fitted, *siblings = (_with_donors(orderings, slopes, tree, tree.apply(features), column) for tree in trees)
+    return replace(fitted, siblings=tuple(siblings))
 
 
 def feature_buffer(columns: int, rows: int) -> Singles:
@@ -252,7 +265,7 @@ def _leaf_entities(column: Marginal, features: Singles, response: Floats, n_colu
         return LARGE_LEAF
     unexplained = 1.0 - _explained_variance(features, response, seed, groups)
     fraction = min(1.0, len(response) / _rows_each(groups) / LEAF_FULL_ROWS)
-    return int(np.clip(round(LEAF_SCALE / n_columns**1.5 * unexplained * fraction), SMALL_LEAF, LARGE_LEAF))
+    return int(np.clip(round(LEAF_SCALE / n_columns**2.5 * unexplained * fraction), SMALL_LEAF, LARGE_LEAF))
 
 
 def _explained_variance(features: Singles, response: Floats, seed: int, groups: Integers) -> float:

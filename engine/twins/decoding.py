@@ -12,6 +12,7 @@ from engine.twins.marginal import Marginal, Predicate, evaluate
 from engine.twins.relations import TableRelations, broken_rows
 from engine.twins.shares import Share, decoding_order
 from schemas.arrays import Flags, Floats, Integers
+from schemas.relations import Relation
 
 __all__ = ["Decoder"]
 
@@ -119,7 +120,9 @@ class Decoder:
     def _broken(self, values: Mapping[str, Floats], drawn: Mapping[str, Floats]) -> Flags:
         """Rows that break a relation, ``(n,)``: no value was possible, or one that determines another had to be moved."""
         broken = np.zeros(len(next(iter(values.values()))), dtype=bool)
-        relations = self.relations.of_kind("not_above", "sum", "sum_not_above", "proportional", "multiple")
+        for lower, upper in self.relations.bounds:
+            broken |= broken_rows(Relation(kind="not_above", columns=(lower, upper)), values)
+        relations = self.relations.of_kind("sum", "sum_not_above", "proportional", "multiple", "missing_together")
         for relation in relations:
             decimals = self.columns[relation.columns[0]].decimals
             broken |= broken_rows(relation, {name: values[name] for name in relation.columns}, decimals)

@@ -23,14 +23,15 @@ from engine.twins.joint_model import Constraints, JointModel
 from engine.twins.marginal import Marginal, fit_marginal
 from engine.twins.relations import find_relations
 from engine.twins.shares import Share, choose_shares, encode
-from schemas.arrays import Integers
+from schemas.arrays import Floats, Integers
 from schemas.relations import Relation
 
 __all__ = ["fit_joint", "run_in_threads"]
 
 T = TypeVar("T")
 
-WEAK_CORRELATION = 0.5  # a continuous column whose summed correlations are below this share of the largest sum is drawn early
+FEWEST_EXPLAINED = 0.1  # share of variance that a category must explain for a column to be drawn early
+WEAK_CORRELATION = 0.7  # a continuous column whose summed correlations are below this share of the largest sum is drawn early
 
 
 def fit_joint(
@@ -127,17 +128,23 @@ def _drawing_order(
 ) -> list[str]:
     """Filterable columns, then categories, discrete and continuous ones, the outcome last; bounds before the bounded.
 
-    Continuous columns that correlate weakly with the others come first, because their dependence on a category would be lost
-    among many columns before them. The others follow by falling correlation, so that later columns have good predictors.
+    Continuous columns that correlate weakly with the others come first, and those that a category beyond the filterable ones
+    explains well, because their dependence on a category would be lost among many columns before them. The others follow by
+    falling correlation, so that later columns have good predictors.
     """
-    correlation = _summed_correlations([column for name, column in marginals.items() if column.is_continuous and name != last])
+    continuous = [column for name, column in marginals.items() if column.is_continuous and name != last]
+    by_category = _explained_by_categories(
+        continuous, [column for name, column in marginals.items() if column.is_category and name not in first]
+    )
+    correlation = _summed_correlations(continuous)
     weak = {name for name, total in correlation.items() if total < WEAK_CORRELATION * max(correlation.values())}
 
-    def rank(name: str) -> tuple[bool, int, bool, bool, bool, float]:
+    def rank(name: str) -> tuple[bool, int, bool, bool, tuple[bool, bool], float]:
         column = marginals[name]
         position = first.index(name) if name in first else len(first)
+        early = name not in weak, name not in by_category
         signed = correlation.get(name, 0.0) * (1.0 if name in weak else -1.0)
-        return name == last, position, not column.is_category, column.is_continuous, name not in weak, signed
+        return name == last, position, not column.is_category, column.is_continuous, early, signed
 
     order: list[str] = []
 
@@ -150,6 +157,28 @@ def _drawing_order(
     for name in sorted(marginals, key=rank):
         append(name)
     return order
+
+
+def _explained_by_categories(continuous: Sequence[Marginal], categories: Sequence[Marginal]) -> list[str]:
+    """Continuous columns that a category explains better than each of the columns chosen before, the best explained first."""
+    if not categories:
+        return []
+    scores = {column.name: column.training_scores for column in continuous if column.training_scores.std()}
+    explained = {name: max(_explained_share(values, category) for category in categories) for name, values in scores.items()}
+    names = list[str]()
+    for name in sorted(explained, key=lambda name: -explained[name]):
+        correlations = [float(np.corrcoef(scores[name], scores[before])[0, 1]) ** 2 for before in names]
+        if explained[name] > max([FEWEST_EXPLAINED, *correlations]):
+            names.append(name)
+    return names
+
+
+def _explained_share(values: Floats, category: Marginal) -> float:
+    """Share of the variance that the levels explain beyond chance (epsilon squared)."""
+    rows = np.bincount(category.codes, minlength=len(category.support))
+    means = np.bincount(category.codes, values, len(category.support)) / np.maximum(rows, 1)
+    within = float(((values - means[category.codes]) ** 2).sum()) / max(len(values) - len(rows), 1)
+    return 1.0 - within / float(values.var(ddof=1))
 
 
 def _summed_correlations(columns: Sequence[Marginal]) -> dict[str, float]:

@@ -21,8 +21,8 @@ from engine.twins.decoding import Decoder
 from engine.twins.empty_filter import EmptyFilter
 from engine.twins.joint_storage import decoder_arrays, decoder_meta, load_decoder, load_marginal, marginal_arrays, marginal_meta
 from engine.twins.marginal import DrawnColumn, Marginal, Predicate, cast_to_dtype, evaluate, rows_satisfying
-from engine.twins.resampling import assign_donors, assign_filtered_donors, between_neighbours, resample
-from schemas.arrays import Flags, Floats, Integers, Singles
+from engine.twins.resampling import assign_filtered_donors, between_neighbours, draw_donors, resample
+from schemas.arrays import Flags, Floats, Integers
 
 __all__ = ["Constraints", "JointModel", "SampledTable"]
 
@@ -206,11 +206,12 @@ class JointModel:
             if column.name in self.followed:
                 drawn.append(DrawnColumn.from_donors(column, drawn[self._position(self.followed[column.name])].donors))
                 continue
-            leaves = _leaves(conditional, drawn, buffer, rows)
+            features = conditional.features(drawn, buffer) if drawn else np.empty((0, rows), dtype=np.float32)
             if column.name not in masks:
-                donors = conditional.donors[assign_donors(leaves, conditional.starts, rng)]
+                donors = draw_donors(conditional, features, rng)
             else:
                 matching = np.logical_and.reduce(list(masks.values()))
+                leaves = conditional.tree.apply(features)
                 donors, weights = assign_filtered_donors(conditional, leaves, masks[column.name], matching, rng)
                 resampled = resample(weights, n if k == filtered[-1] else rows, rng)
                 drawn, donors, rows = [earlier.take(resampled) for earlier in drawn], donors[resampled], len(resampled)
@@ -283,10 +284,6 @@ class JointModel:
         return pd.DataFrame({name: restored[name] for name in self.names})
 
 
-def _leaves(conditional: Conditional, drawn: Sequence[DrawnColumn], buffer: Singles, rows: int) -> Integers:
-    return conditional.leaves(drawn, buffer) if drawn else np.zeros(rows, dtype=np.int64)
-
-
 def _ratio(part: Floats, whole: Floats) -> Floats:
     """Part over whole, 0 where the whole is 0, NaN where either is missing."""
     return np.divide(part, whole, out=np.where(np.isnan(part + whole), np.nan, 0.0), where=whole > 0)
@@ -294,8 +291,14 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 def _conditional_arrays(conditional: Conditional) -> dict[str, npt.NDArray[Any]]:
     orderings = {f"ordering.{predictor}": places for predictor, places in conditional.orderings.items()}
-    return orderings | {
-        "slopes": conditional.slopes,
+    siblings = {
+        f"tree{k}.{name}": array for k, tree in enumerate(conditional.siblings) for name, array in _tree_arrays(tree).items()
+    }
+    return orderings | siblings | {"slopes": conditional.slopes} | _tree_arrays(conditional)
+
+
+def _tree_arrays(conditional: Conditional) -> dict[str, npt.NDArray[Any]]:
+    return {
         "children": conditional.tree.children.astype(np.int32),
         "feature": conditional.tree.feature.astype(np.int16),
         "threshold": conditional.tree.threshold,
@@ -305,12 +308,20 @@ def _conditional_arrays(conditional: Conditional) -> dict[str, npt.NDArray[Any]]
 
 
 def _column_meta(column: Marginal, conditional: Conditional) -> dict[str, Any]:
-    return marginal_meta(column) | {"depth": conditional.tree.depth}
+    depths = {"sibling_depths": [sibling.tree.depth for sibling in conditional.siblings]}
+    return marginal_meta(column) | {"depth": conditional.tree.depth} | depths
 
 
 def _load_column(k: int, meta: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Marginal, Conditional]:
     own = {key.partition(".")[2]: array for key, array in arrays.items() if key.startswith(f"{k}.")}
-    integers = {name: own[name].astype(np.int64) for name in ("children", "feature", "donors", "starts")}
-    tree = Tree(integers["children"], integers["feature"], own["threshold"], meta["depth"])
     orderings = {int(key.partition(".")[2]): places for key, places in own.items() if key.startswith("ordering.")}
-    return load_marginal(meta, own), Conditional(orderings, own["slopes"], tree, integers["donors"], integers["starts"])
+
+    def load(prefix: str, depth: int, siblings: tuple[Conditional, ...] = ()) -> Conditional:
+        children, feature, donors, starts = (
+            own[f"{prefix}{name}"].astype(np.int64) for name in ("children", "feature", "donors", "starts")
+        )
+        tree = Tree(children, feature, own[f"{prefix}threshold"], depth)
+        return Conditional(orderings, own["slopes"], tree, donors, starts, siblings)
+
+    siblings = tuple(load(f"tree{m}.", depth) for m, depth in enumerate(meta.get("sibling_depths", ())))
+    return load_marginal(meta, own), load("", meta["depth"], siblings)

@@ -40,6 +40,7 @@ def measure_realism(
     rng: np.random.Generator,
     entities: Integers | None = None,
     classifiers: Sequence[str] = (),
+    outcome: str | None = None,
 ) -> RealismReport:
     """Compare synthetic rows with held-out and training rows of the same columns.
 
@@ -54,6 +55,7 @@ def measure_realism(
         entities: the entity of each held-out row, ``(n,)``; by default every row is an entity of its own.
         classifiers: names of those that are tried; by default all with 2,000 held-out rows, which takes most of a minute, and the
             quick ones with fewer.
+        outcome: the column whose means are compared; by default none is.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -89,7 +91,16 @@ def measure_realism(
         n_synthetic=len(twins),
         n_held_out=len(unseen),
         columns=scores,
+        **({} if outcome is None else _mean_outcomes(twins[outcome], unseen[outcome])),
     )
+
+
+def _mean_outcomes(twins: pd.Series[Any], unseen: pd.Series[Any]) -> dict[str, float]:
+    return {
+        "mean_outcome": float(twins.mean()),
+        "real_mean_outcome": float(unseen.mean()),
+        "real_mean_error": float(unseen.std() / np.sqrt(len(unseen))) if len(unseen) > 1 else 0.0,
+    }
 
 
 def _random_rows(frame: pd.DataFrame, limit: int, rng: np.random.Generator) -> pd.DataFrame:

@@ -81,6 +81,7 @@ def assess(
     seed: int,
     allowed: Allowed = None,
     entities: Integers | None = None,
+    outcome: str | None = None,
 ) -> RealismReport:
     """Hold out a fifth of the rows (at most 2,000), train again on the others, and compare twins of that model with them.
 
@@ -94,6 +95,7 @@ def assess(
         seed: of the split and the draws.
         allowed: conditions; only twins and rows that satisfy them are compared, and the limit of 2,000 rows does not apply.
         entities: the entity of each row, ``(n,)``; by default every row is an entity of its own.
+        outcome: the column whose means are compared; by default none is.
 
     Raises:
         TooFewRows: when fewer than 50 held-out rows satisfy the conditions.
@@ -114,6 +116,7 @@ def assess(
         categorical=categorical,
         rng=rng,
         entities=None if entities is None else entities[unseen_rows],
+        outcome=outcome,
     )
 
 

@@ -21,6 +21,7 @@ __all__ = ["TableRelations", "broken_rows", "check_declared", "find_relations"]
 FEWEST_ROWS = 200  # with a value in all columns, from which a relation is believed
 FEWEST_BROKEN = 10.0  # expected rows among those with exchanged values that break a relation that is not there by chance
 EXCHANGES = (1, 3, 10, 30, 100)  # ranks between rows whose values are exchanged
+FEWEST_MISSING = 3  # rows whose coincidence is not by chance
 TOLERANCE = 1e-9  # relative rounding error of a sum or a product
 ROWS_PER_LEVEL = 5  # fewest rows per value of a column that determines another
 MOST_STEPS = 40  # values of a column that intervals of another determine
@@ -72,6 +73,7 @@ def find_relations(marginals: Mapping[str, Marginal], outcome: str | None, decla
         *_sums(numeric, bounds),
         *products,
         *_steps(numeric),
+        *_missing_together(numeric),
         *(relation for relation in _determined(columns) if set(relation.columns) not in proportional),
     ]
     formulas = {(relation.kind, relation.columns) for relation in checked}
@@ -115,6 +117,8 @@ def broken_rows(relation: Relation, values: Mapping[str, Floats], decimals: int 
         if relation.kind == "proportional":
             expected = np.round((relation.factor or 0.0) * last, decimals)
             return np.asarray(np.abs(parts[0] - expected) > _slack(expected))
+        if relation.kind == "missing_together":
+            return np.asarray(np.isnan(parts[0]) != np.isnan(last))
         if relation.kind == "multiple":
             return np.asarray(np.abs(np.remainder(parts[0], last)) > 0) & (last > 0)
         return np.zeros(len(last), dtype=bool)
@@ -243,6 +247,17 @@ def _steps(numeric: Mapping[str, Floats]) -> Iterator[Relation]:
         step = int(np.gcd.reduce(present.astype(np.int64)))
         if step > 1:
             yield _with_n(Relation(kind="step", columns=(name,), factor=step), numeric)
+
+
+def _missing_together(numeric: Mapping[str, Floats]) -> Iterator[Relation]:
+    """Columns whose values are missing in the same rows as those of an earlier column."""
+    patterns: dict[bytes, str] = {}
+    for name, values in numeric.items():
+        missing = np.isnan(values)
+        if FEWEST_MISSING <= missing.sum() <= len(missing) - FEWEST_MISSING:
+            first = patterns.setdefault(missing.tobytes(), name)
+            if first != name:
+                yield Relation(kind="missing_together", columns=(first, name), n=len(values))
 
 
 def _determined(columns: Sequence[Marginal]) -> Iterator[Relation]:

@@ -6,13 +6,15 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from engine.twins.conditional import Conditional
 from engine.twins.marginal import DrawnColumn, Marginal
-from schemas.arrays import Flags, Floats, Integers
+from schemas.arrays import Flags, Floats, Integers, Singles
 
-__all__ = ["assign_donors", "assign_filtered_donors", "between_neighbours", "resample"]
+__all__ = ["assign_donors", "assign_filtered_donors", "between_neighbours", "draw_donors", "resample"]
 
 
 def assign_donors(leaves: Integers, starts: Integers, rng: np.random.Generator) -> Integers:
@@ -36,6 +38,31 @@ def assign_donors(leaves: Integers, starts: Integers, rng: np.random.Generator) 
     positions = np.empty(len(leaf), dtype=np.int64)
     positions[order] = starts[leaf] + np.minimum(step, np.maximum(donors - 1, 0))
     return positions
+
+
+def draw_donors(conditional: Conditional, features: Singles, rng: np.random.Generator) -> Integers:
+    """A donor for each row `(n,)`, from the leaf of one of the trees at random.
+
+    Args:
+        conditional: Of the column to draw.
+        features: See `Conditional.features`.
+        rng: See `assign_donors`.
+    """
+    donors = np.empty(features.shape[1], dtype=np.int64)
+    for tree, rows in _rows_by_tree(conditional, features.shape[1], rng):
+        leaves = tree.tree.apply(features if isinstance(rows, slice) else np.ascontiguousarray(features[:, rows]))
+        donors[rows] = tree.donors[assign_donors(leaves, tree.starts, rng)]
+    return donors
+
+
+def _rows_by_tree(conditional: Conditional, n: int, rng: np.random.Generator) -> Iterator[tuple[Conditional, Integers | slice]]:
+    """The trees, and the rows that go through each: random parts of the same size."""
+    if not conditional.siblings:
+        yield conditional, slice(None)
+        return
+    trees = (conditional, *conditional.siblings)
+    part = rng.permutation(n) % len(trees)
+    yield from ((tree, np.flatnonzero(part == k)) for k, tree in enumerate(trees) if n > k)
 
 
 def assign_filtered_donors(

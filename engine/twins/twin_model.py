@@ -202,7 +202,8 @@ class TwinModel:
             joint, outcome = self._fit_again(table.take(rows), seed, n_jobs)
             return [_draw_twins(joint, outcome, self.adjustment.take(rows), n, rng, allowed)[0].frame for n in sizes]
 
-        return assess(table.with_target(self.card.target), make, table.categorical, seed, allowed, table.entities)
+        frame, outcome = table.with_target(self.card.target), self.card.target
+        return assess(frame, make, table.categorical, seed, allowed, table.entities, outcome)
 
     def assess_population(self, population: TwinPopulation) -> TwinPopulation:
         """The population with the realism of twins with its filters, or with the reason why it cannot be assessed. Takes seconds.

@@ -299,7 +299,7 @@ def test_an_outcome_has_small_leaves_where_the_table_has_many_columns(columns: i
         donors = np.diff(fit_joint(frame, categorical=[], last=last, rng=np.random.default_rng(1)).conditionals[-1].starts)
         return int(donors[donors > 0].min())
 
-    assert smallest_leaf(None) >= 18
+    assert smallest_leaf(None) >= 9
     assert smallest_leaf(f"x{columns - 1}") in ((5,) if columns == 20 else range(90, 110))
 
 

@@ -154,3 +154,13 @@ def test_broken_dependence_raises_the_association_error_though_every_marginal_is
     )
     assert report.marginal_score > 0.95
     assert report.association_error > 0.1
+
+
+def test_the_mean_outcome_of_twins_is_told_beside_the_real_one() -> None:
+    real, twins = people(400, 2), people(400, 3).assign(spend=10.0)
+    rng = np.random.default_rng(0)
+    report = measure_realism([twins], held_out=real, training=people(400, 1), categorical=["group"], rng=rng, outcome="spend")
+    assert report.mean_outcome == 10
+    assert report.real_mean_outcome == pytest.approx(real["spend"].mean())
+    assert report.real_mean_error == pytest.approx(real["spend"].std() / 20)
+    assert "mean outcome 10, of held-out rows" in str(report)

@@ -36,6 +36,7 @@ def claims(n: int = 3000, seed: int = 0) -> pd.DataFrame:
             "total": total,
             "generic": generic,
             "brand": brand,
+            "brand_cost": np.round(brand * np.exp(rng.normal(4, 0.3, n)), 2),
             "cost": np.round(total * np.exp(rng.normal(3, 0.3, n)), 2),
             "tablets": 30 * packs,
             "visits": (visits := rng.poisson(9, n) + 1),
@@ -83,6 +84,7 @@ def twins(model: JointModel) -> pd.DataFrame:
         "tablets is a multiple of 30",
         "state determines region",
         "score determines decile",
+        "brand and brand_cost are missing together",
     ],
 )
 def test_a_relation_of_every_row_is_found(real: pd.DataFrame, formula: str) -> None:
@@ -112,6 +114,7 @@ def test_no_relation_is_searched_for_the_outcome(real: pd.DataFrame) -> None:
 def test_no_twin_breaks_a_relation(twins: pd.DataFrame) -> None:
     assert (twins["old"] <= twins["total"]).all()
     assert not (twins["generic"] + twins["brand"] > twins["total"]).any()
+    assert (twins["brand"].isna() == twins["brand_cost"].isna()).all()
     assert (twins["minutes"] == 15 * twins["visits"]).all()
     assert (twins["doses"] % twins["visits"] == 0).all()
     assert (twins["tablets"] % 30 == 0).all()
