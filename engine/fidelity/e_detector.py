@@ -111,13 +111,13 @@ class _Loss(NamedTuple):
     weight: float
 
 
-_SIZE_WEIGHT = 0.55
+_SIZE_WEIGHT = 0.62
 _ERROR, _SLOPE, _MISSES = (SUM_FIELDS.index(name) for name in ("excess_error", "slope", "excess_misses"))
 _LOSSES = {
-    "over": _Loss(_ERROR, _N, "error", 1, 0.02, (0.2, 0.5, 1.0, 2.0), 0.12),
-    "under": _Loss(_ERROR, _N, "error", -1, 0.02, (0.2, 0.5, 1.0, 2.0), 0.12),
-    "slope": _Loss(_SLOPE, _N, "slope", 1, 0.0, (0.1, 0.25, 0.5, 1.0), 0.10),
-    "misses": _Loss(_MISSES, _N_INTERVAL, "misses", 1, 0.0, (0.4, 0.8, 1.6), 0.11),
+    "over": _Loss(_ERROR, _N, "error", 1, 0.02, (0.2, 0.5, 1.0, 2.0), 0.10),
+    "under": _Loss(_ERROR, _N, "error", -1, 0.02, (0.2, 0.5, 1.0, 2.0), 0.10),
+    "slope": _Loss(_SLOPE, _N, "slope", 1, 0.0, (0.1, 0.25, 0.5, 1.0), 0.08),
+    "misses": _Loss(_MISSES, _N_INTERVAL, "misses", 1, 0.0, (0.4, 0.8, 1.6), 0.10),
 }
 LOSSES = ("size", *_LOSSES)
 """Names of the losses, in the order of their stakes."""
