@@ -123,6 +123,25 @@ async def test_segments_whose_errors_were_always_large_raise_no_alarm(pool):
     assert app.events_of(RetrainEvent) == []
 
 
+async def test_outcomes_sorted_by_a_segment_are_left_to_it_and_raise_no_alarm_of_all_rows(pool):
+    rng = np.random.default_rng(12)
+    hardest = np.full(2_000, LEVELS - 1)
+    await store_outcomes(pool, rng.normal(size=2_000) * SIZES[hardest], hardest)
+    line, app = await evaluated(pool)
+    assert line.alarmed == set()
+    event = next(event for event in app.events_of(DriftEvent) if event.segment == "all")
+    assert (event.state, event.carried_by) == (DriftState.WARNING, f"region={LEVELS - 1}")
+    assert event.evidence_by_loss["size"] >= 1.0
+    assert f"region={LEVELS - 1} carries it" in event.reason
+    assert app.events_of(RetrainEvent) == []
+    await store_outcomes(pool, *draw(rng, 4_000, SAME), first=5)
+    line, app = await evaluated(pool)  # by another worker
+    assert WHOLE in line.window_state.restarts
+    assert line.window_state.detector_state(WHOLE, line.evaluator.initial_state(WHOLE)).peak_ratio() < 1.0
+    assert line.alarmed == set()
+    assert app.events_of(RetrainEvent) == []
+
+
 async def test_one_changed_segment_raises_an_alarm_and_requests_a_retrain_while_all_rows_are_fine(pool):
     await store_outcomes(pool, *draw(np.random.default_rng(2), 12_000, ONE_LARGER))
     line, app = await evaluated(pool)
