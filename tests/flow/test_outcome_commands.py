@@ -84,8 +84,14 @@ async def test_a_line_that_was_trained_by_the_command_takes_outcomes_in_the_colu
         receipt = await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), "--timeout", "60", "--json")
         table.head(30).assign(region=table["region"].str.upper()).to_csv(tmp_path / "rows.csv", index=False)
         again = await twinstream("outcomes", "publish", str(tmp_path / "rows.csv"), "--timeout", "60", "--json")
+        late = table.iloc[30:60].assign(observed_at=(now - pd.Timedelta(days=400)).isoformat())
+        late.to_csv(tmp_path / "late.csv", index=False)
+        history = await twinstream("outcomes", "publish", str(tmp_path / "late.csv"), "--backfill", "--timeout", "60", "--json")
     assert (receipt["published"], receipt["counted"]) == (30, 30)
     assert (again["published"], again["duplicate"] + again["counted"]) == (0, 30)
+    assert (history["published"], history["too_late"]) == (30, 30)
+    of_file = "SELECT count(*) FROM entity_history WHERE source = 'backfill of late.csv'"
+    assert await pool.fetchval(of_file) == 30
     stored = await pool.fetchrow("SELECT entity_id, observed_at, features FROM fidelity_tracking ORDER BY entity_id LIMIT 1")
     assert (stored["entity_id"], stored["observed_at"]) == ("1003000126", now - pd.Timedelta(minutes=1))
 
