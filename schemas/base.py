@@ -14,6 +14,7 @@ __all__ = [
     "AwareTime",
     "Finite",
     "Frozen",
+    "Measured",
     "Moment",
     "Probability",
     "Record",
@@ -27,6 +28,21 @@ _MAX_VALUE_CHARACTERS = 80
 
 Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
 """A finite number; minus zero becomes zero, so that equal values have equal text."""
+
+
+def refuse_flags(value: Any) -> Any:
+    """Return what may be a number; a flag is none.
+
+    Raises:
+        ValueError: for true and false.
+    """
+    if value is True or value is False:
+        raise ValueError(f"{str(value).lower()} is no number: write 1 or 0 where that is meant")
+    return value
+
+
+Measured = Annotated[Finite, BeforeValidator(refuse_flags)]
+"""A finite number that someone measured or predicted; never a flag."""
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from schemas.base import Finite, Moment, Probability
+from schemas.base import Finite, Measured, Moment, Probability
 from schemas.canonical import NUMBERS, encode_own_fields, encode_shared_fields
 from schemas.event_base import Event
 from schemas.filters import PopulationFilter, canonical_filters
@@ -146,11 +146,11 @@ class OutcomeEvent(Event):
     twin_type: TwinType
     brand: KnownBrand
     metric_type: str
-    actual_value: Finite | None
+    actual_value: Measured | None
     revision: int = Field(default=0, ge=0, lt=2**31)
-    predicted_value: Finite | None = None
-    predicted_lower: Finite | None = None
-    predicted_upper: Finite | None = None
+    predicted_value: Measured | None = None
+    predicted_lower: Measured | None = None
+    predicted_upper: Measured | None = None
     model_id: UUID | None = None
     simulation_id: UUID | None = None
     twin_id: UUID | None = None
@@ -247,8 +247,8 @@ class ExperimentResult(Event):
     target: str | None = None
     intervention: InterventionConfig
     filters: PopulationFilter = PopulationFilter()
-    effect: Finite
-    standard_error: Finite = Field(gt=0)
+    effect: Measured
+    standard_error: Measured = Field(gt=0)
     n_treated: int = Field(ge=2, le=MAX_PARTICIPANTS)
     n_control: int = Field(ge=2, le=MAX_PARTICIPANTS)
     control_ratio: Finite | None = Field(default=None, ge=0.001, le=1000)

@@ -435,6 +435,17 @@ def test_what_is_no_finite_number_is_refused_by_name(event, name, endless):
         type(event).model_validate_json(text)
 
 
+@pytest.mark.parametrize("flag", [True, False])
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [(PREDICTED, "actual_value"), (PREDICTED, "predicted_value"), (PREDICTED, "predicted_lower"), (EXPERIMENT, "effect")],
+)
+def test_a_flag_is_no_measured_number(event, name, flag):
+    text = json.dumps(to_json(event) | {name: flag})
+    with pytest.raises(ValidationError, match=f"{name}\n.*{str(flag).lower()} is no number: write 1 or 0 where that is meant"):
+        type(event).model_validate_json(text)
+
+
 def test_sums_of_any_size_keep_every_digit():
     large = ERRORS.model_copy(
         update={"rows": (ROW.model_copy(update={"sums": (10**40 + 1, -(10**40)) + (0,) * (len(SUM_FIELDS) - 2)}),)}
