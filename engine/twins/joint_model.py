@@ -184,14 +184,20 @@ class JointModel:
     def _sample_filtered(
         self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Flags]
     ) -> tuple[pd.DataFrame, Integers]:
-        """Draw rows, and again the few that a bound, a ratio or a share has moved out of the filter or that break a relation."""
+        """Draw rows, and again the few that a bound, a ratio or a share has moved out of the filter or that break a relation.
+
+        Where even repeated draws lack some, because hardly any row can satisfy all, rows are taken twice.
+        """
         frame, donors = self._draw(n, rng, allowed, masks)
         for _ in range(TOP_UP_ROUNDS):
             if len(frame) == n:
                 break
             more, more_donors = self._draw(n - len(frame), rng, allowed, masks)
             frame, donors = pd.concat([frame, more]), np.concatenate([donors, more_donors])
-        return frame.reset_index(drop=True), donors
+        if not len(frame):
+            raise ValueError("no drawn row satisfies the filter and the relations of the columns at once: widen the filter")
+        rows = np.concatenate([np.arange(len(frame)), rng.integers(len(frame), size=n - len(frame))])
+        return frame.iloc[rows].reset_index(drop=True), donors[rows]
 
     def _draw(
         self, n: int, rng: np.random.Generator, allowed: Mapping[str, Predicate], masks: Mapping[str, Flags]

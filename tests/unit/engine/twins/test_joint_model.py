@@ -152,6 +152,17 @@ def test_a_ratio_is_computed_and_can_be_filtered_on() -> None:
     assert well.real_rows == (rate >= 0.9).sum()
 
 
+def test_as_many_rows_as_asked_for_are_drawn_where_hardly_any_row_satisfies_the_filter() -> None:
+    rng = np.random.default_rng(6)
+    frame = pd.DataFrame({"part": rng.integers(1, 50, 1000), "whole": rng.integers(50, 1000, 1000)})
+    frame["share"] = frame["part"] / frame["whole"]
+    model = fit_joint(frame, categorical=[], constraints=Constraints({}, {"share": ("part", "whole")}), rng=rng)
+    rarest = float(frame["share"].nlargest(2).iloc[1])
+    drawn = model.sample(3000, rng=rng, allowed={"share": lambda values: values >= rarest})
+    assert (len(drawn.frame), len(drawn.donors), drawn.real_rows) == (3000, 3000, 2)
+    assert (drawn.frame["share"] >= rarest).all()
+
+
 def test_a_filter_holds_in_every_row_and_its_real_rows_are_counted(model: JointModel, real: pd.DataFrame) -> None:
     allowed = {
         "specialty": lambda values: values.isin(["oncology"]),
