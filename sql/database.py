@@ -135,7 +135,7 @@ class PostgresProbe:
 async def transaction(database: Database) -> AsyncIterator[Connection]:
     """Yield a connection inside a transaction: a new one of a pool, or a savepoint of the transaction that is open already.
 
-    An error because a lock was not granted in time has a note with the transaction that has been open for the longest time.
+    An error because a lock was not granted in time has a note with the session that holds locks others wait for.
 
     Raises:
         SlowTransaction: when Postgres ended the session because the block computed for too long between two statements.
@@ -180,32 +180,43 @@ async def _noted(connection: Connection) -> AsyncIterator[None]:
     except asyncpg.LockNotAvailableError as error:
         if not getattr(error, "__notes__", ()):
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                error.add_note(await _oldest_transaction(connection))
+                error.add_note(await _lock_holder(connection))
         raise
 
 
-# Of the open transactions that have changed or locked anything, the one that has been open for the longest time. Of a user of
-# another role the service sees only that it is there.
-_OLDEST_TRANSACTION = """
-SELECT a.pid, a.usename::text AS "user", a.application_name AS program, a.state, a.xact_start,
-       (SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
-        WHERE l.pid = a.pid AND l.granted AND l.mode <> 'AccessShareLock' AND c.relkind IN ('r', 'p')) AS tables
-FROM pg_stat_activity a
-WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
-  AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted AND l.locktype = 'relation' AND l.mode <> 'AccessShareLock')
-ORDER BY a.xact_start NULLS LAST LIMIT 1"""
+# Of the sessions that hold locks and wait for none: one that others wait for now, else the one whose transaction is the oldest. The
+# service does not see the age of another user's session; such a one comes before its own, whose transactions are short.
+_HOLDER = """
+WITH locks AS (
+    SELECT * FROM pg_locks WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) OR database IS NULL
+), waiting AS (
+    SELECT DISTINCT pid FROM locks WHERE NOT granted
+), blocking AS (
+    SELECT DISTINCT b.pid FROM waiting w CROSS JOIN unnest(pg_blocking_pids(w.pid)) AS b (pid)
+), holding AS (
+    SELECT l.pid, string_agg(DISTINCT coalesce(l.relation::regclass::text, 'an advisory lock'), ', ') AS objects
+    FROM locks l LEFT JOIN pg_class c ON c.oid = l.relation
+    WHERE l.granted AND (l.locktype = 'advisory' OR c.relkind IN ('r', 'p'))
+      AND (l.mode <> 'AccessShareLock' OR l.pid IN (SELECT pid FROM blocking))
+    GROUP BY l.pid
+)
+SELECT a.pid, a.usename::text AS "user", a.application_name AS program, a.state, coalesce(a.xact_start, a.state_change) AS since,
+       h.objects, a.pid IN (SELECT pid FROM blocking) AS is_awaited
+FROM pg_stat_activity a JOIN holding h USING (pid)
+WHERE a.datname = current_database() AND a.usename IS NOT NULL AND a.pid <> pg_backend_pid()
+  AND a.pid NOT IN (SELECT pid FROM waiting)
+ORDER BY is_awaited DESC, since NULLS FIRST LIMIT 1"""
 
 
-async def _oldest_transaction(connection: Connection) -> str:
-    row = await connection.fetchrow(_OLDEST_TRANSACTION)
+async def _lock_holder(connection: Connection) -> str:
+    row = await connection.fetchrow(_HOLDER)
     if row is None:
-        return "no transaction is open any more that has locked anything"
-    since = f" since {row['xact_start']:%H:%M:%S} UTC" if row["xact_start"] else ""
+        return "no session holds a lock any more"
+    since = f" since {row['since']:%H:%M:%S} UTC" if row["since"] else ""
     program = f", program {row['program']!r}" if row["program"] else ""
-    return (
-        f"the oldest transaction that holds locks is that of process {row['pid']} of user {row['user']!r}{program},"
-        f" {row['state'] or 'open'}{since}, on {row['tables'] or 'no table'}"
-    )
+    session = "session that others wait for" if row["is_awaited"] else "oldest session that holds locks"
+    holder = f"process {row['pid']} of user {row['user']!r}{program}, {row['state'] or 'open'}{since}"
+    return f"the {session} is that of {holder}, on {row['objects']}"
 
 
 async def clock(database: Database) -> datetime:

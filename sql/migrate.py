@@ -79,7 +79,6 @@ async def migrate(dsn: str, on_apply: Callable[[str], None] = lambda _name: None
     """
     connection = await connect(dsn)
     try:
-        await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
         await _become_owner(connection)
         await connection.execute(MIGRATIONS_TABLE)
         missing = _missing(migrations(), await _applied(connection))
@@ -94,8 +93,14 @@ async def migrate(dsn: str, on_apply: Callable[[str], None] = lambda _name: None
 
 
 async def _become_owner(connection: Connection) -> None:
+    """Wait for other migrations of the database, and become its owner.
+
+    Raises:
+        NotPermitted: when the user may not.
+    """
     user = await connection.fetchval("SELECT current_user")
     try:
+        await connection.execute("SELECT pg_advisory_lock($1)", LOCK)  # only the roles of the service may
         await ensure_roles(connection)
         await take_ownership(connection)
         await connection.execute(f"SET ROLE {OWNER}")

@@ -23,6 +23,7 @@ __all__ = [
     "ensure_roles",
     "excess_rights",
     "grant_privileges",
+    "shared_rights",
     "take_ownership",
 ]
 
@@ -173,6 +174,13 @@ async def excess_rights(connection: Connection) -> str:
     return (
         f"user {row['user']!r} owns the tables or their schema, or may become their owner, and drop them" if row["is_owner"] else ""
     )
+
+
+async def shared_rights(connection: Connection) -> str:
+    """Describe with what every user of this database could stop the service; empty where there is nothing."""
+    if await connection.fetchval("SELECT has_function_privilege('public', 'pg_advisory_lock(bigint)', 'EXECUTE')"):
+        return "every user of this database may take the advisory locks that the service works by, and so stop it"
+    return ""
 
 
 async def ensure_roles(connection: Connection) -> None:

@@ -11,6 +11,7 @@ DECLARE
     has_created  boolean := false;
     role         text;
     large_object_function  text;
+    advisory_function      text;
 BEGIN
     FOREACH role IN ARRAY ARRAY['twinstream_owner', 'twinstream_migrator', 'twinstream_writer', 'twinstream_reader'] LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = role);
@@ -55,6 +56,19 @@ BEGIN
               AND has_function_privilege('public', p.oid, 'EXECUTE')
         LOOP
             EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', large_object_function);
+        END LOOP;
+    END IF;
+    IF is_superuser THEN  -- advisory locks order the work of the service: anybody who may take them could stop it
+        FOR advisory_function IN
+            SELECT p.oid::regprocedure FROM pg_proc p
+            WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname LIKE 'pg\_%advisory%'
+              AND (has_function_privilege('public', p.oid, 'EXECUTE')
+                   OR NOT has_function_privilege('twinstream_owner', p.oid, 'EXECUTE')
+                   OR NOT has_function_privilege('twinstream_migrator', p.oid, 'EXECUTE')
+                   OR NOT has_function_privilege('twinstream_writer', p.oid, 'EXECUTE'))
+        LOOP
+            EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', advisory_function);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO twinstream_owner, twinstream_migrator, twinstream_writer', advisory_function);
         END LOOP;
     END IF;
     IF has_database_privilege('public', current_database(), 'TEMPORARY')

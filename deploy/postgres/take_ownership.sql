@@ -1,5 +1,4 @@
--- For a database that belongs to Twinstream alone: what an earlier version has created there as the superuser goes to the owner, and
--- whoever only reads takes no lock of the kind with which the service orders its transactions.
+-- For a database that belongs to Twinstream alone: what an earlier version has created there as the superuser goes to the owner.
 DO $$
 DECLARE
     object text;
@@ -15,12 +14,5 @@ BEGIN
         WHERE typnamespace = 'public'::regnamespace AND typtype = 'e' AND typowner <> 'twinstream_owner'::regrole
     LOOP
         EXECUTE format('ALTER %s OWNER TO twinstream_owner', object);
-    END LOOP;
-    FOR object IN
-        SELECT oid::regprocedure FROM pg_proc
-        WHERE pronamespace = 'pg_catalog'::regnamespace AND proname LIKE 'pg\_%advisory%lock%' AND proname NOT LIKE '%unlock%'
-    LOOP
-        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', object);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO twinstream_owner, twinstream_migrator, twinstream_writer', object);
     END LOOP;
 END $$;

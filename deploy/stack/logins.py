@@ -6,6 +6,7 @@ read have a user each, with a password that is stored in the folder of the serve
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -67,6 +68,11 @@ def bootstrap_script(passwords: Mapping[str, str]) -> bytes:
     for user, role in LOGINS.items():
         statements += [_CREATE_LOGIN.format(user=user, role=role), f"ALTER ROLE {user} PASSWORD '{passwords[user]}'"]
     return "".join(re.sub(r"\n\s*\n", "\n", statement.strip()) + ";\n\n" for statement in statements).encode()
+
+
+def roles_digest() -> str:
+    """Digest of the file that creates the roles, in hexadecimal."""
+    return hashlib.sha256(_roles_file().read_bytes()).hexdigest()
 
 
 def _roles_file() -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deploy.stack.child import TETHER, Identity, StackError, Steps
 from deploy.stack.leftovers import end_leftovers
-from deploy.stack.logins import bootstrap_script, new_passwords, read_passwords, write_passwords
+from deploy.stack.logins import bootstrap_script, new_passwords, read_passwords, roles_digest, write_passwords
 from deploy.stack.part import HOST, Part
 from deploy.stack.tether import NOBODY
 
@@ -71,7 +71,10 @@ class Postgres(Part):
         return f"postgresql://{user}:{password}@{HOST}:{self.port}/{DATABASE}"
 
     def prepare(self) -> Steps:
-        """Create the cluster, its database and its users once; an unfinished cluster is created again."""
+        """Create the cluster, its database and its users once; an unfinished cluster is created again.
+
+        The roles are applied again when they have changed since, because later starts have no superuser who could.
+        """
         unfinished = self.folder / "data.new"
         self._own_folder()
         if not self.data.exists():
@@ -85,10 +88,13 @@ class Postgres(Part):
         (self.data / "postmaster.pid").unlink(missing_ok=True)  # its server has ended, as the lock on the folder is ours
         if not self._has_password():
             yield from self._change_password()
-        if read_passwords(self.passwords) is None:
-            passwords = new_passwords()
+        passwords = read_passwords(self.passwords)
+        applied_roles = self.folder / "roles.sha256"
+        if passwords is None or not applied_roles.exists() or applied_roles.read_text(encoding="ascii") != roles_digest():
+            passwords = passwords or new_passwords()
             yield from self._run_alone(self.data, DATABASE, bootstrap_script(passwords))
             write_passwords(self.passwords, passwords)
+            applied_roles.write_text(roles_digest(), encoding="ascii")
             self._own_folder()
 
     def _run_alone(self, data: Path, database: str, statements: bytes) -> Steps:

@@ -10,10 +10,12 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
-from sql.database import connect, make_partitions
+from sql.database import connect, make_partitions, open_pool, transaction
 from sql.migrate import MIGRATIONS_TABLE, NotPermitted, migrate, migrations
-from sql.privileges import OWNER, READER, TABLES, UNREADABLE, WRITER, excess_rights
+from sql.privileges import OWNER, READER, TABLES, UNREADABLE, WRITER, excess_rights, shared_rights
+from sql.settings import PostgresSettings
 from tests.conftest import login_dsn
 
 COPY_LEDGER = (
@@ -127,7 +129,21 @@ OF_ONESELF = [
     "ALTER ROLE {user} PASSWORD 'another'",
     "ALTER ROLE {user} SET search_path = pg_catalog",
     "ALTER ROLE {user} IN DATABASE {database} SET search_path = pg_catalog",
-    "SELECT pg_advisory_xact_lock(1)",
+]
+# Locks that the service works by: whoever may take them could stop it.
+OF_THE_SERVICE = [
+    f"SELECT pg_{verb}advisory_{kind}lock{mode}({key})"
+    for key in ("1", "1, 2")
+    for verb, kind, mode in (
+        ("", "", ""),
+        ("", "", "_shared"),
+        ("", "xact_", ""),
+        ("", "xact_", "_shared"),
+        ("try_", "", ""),
+        ("try_", "", "_shared"),
+        ("try_", "xact_", ""),
+        ("try_", "xact_", "_shared"),
+    )
 ]
 REFUSALS = (
     asyncpg.InsufficientPrivilegeError,
@@ -204,8 +220,46 @@ async def test_a_reader_reads_every_table_and_may_do_nothing_else(database: str,
     ]
     locks = [f"SELECT FROM {table} FOR {strength}" for table in TABLES for strength in ("UPDATE", "KEY SHARE")]
     calls = ["SELECT make_fidelity_partitions(3)", "UPDATE model_lines SET policy = 'off'", "UPDATE event_heads SET revision = 1"]
-    statements = [*OF_A_SUPERUSER, *OF_THE_OWNER, *OF_NOBODY, *writes, *locks, *calls]
+    statements = [*OF_A_SUPERUSER, *OF_THE_OWNER, *OF_NOBODY, *OF_THE_SERVICE, *writes, *locks, *calls]
     assert await permitted(database, logins[READER], statements) == []
+
+
+async def test_the_locks_of_the_service_are_the_service_s_own_again_after_every_migration(
+    database: str, logins: Mapping[str, str]
+) -> None:
+    async with user_of(database, logins[READER]) as connection:
+        assert await shared_rights(connection) == ""
+    admin = await connect(database)
+    await admin.execute("GRANT EXECUTE ON FUNCTION pg_advisory_lock(bigint) TO PUBLIC")
+    await admin.execute(f"REVOKE EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) FROM {WRITER}")
+    assert "may take the advisory locks" in await shared_rights(admin)
+    await admin.close()
+    await migrate(database)
+    assert await permitted(database, logins[READER], OF_THE_SERVICE) == []
+    for role in (WRITER, "twinstream_migrator"):
+        assert await permitted(database, logins[role], OF_THE_SERVICE) == OF_THE_SERVICE
+
+
+async def test_the_holder_of_a_lock_is_named_and_not_one_of_those_who_wait(database: str, logins: Mapping[str, str]) -> None:
+    settings = PostgresSettings(postgres_dsn=SecretStr(login_dsn(database, logins[WRITER])), postgres_lock_timeout_s=1.0)
+    admin, pool = await connect(database), await open_pool(settings)
+    await admin.execute("SELECT pg_advisory_lock(7)")
+    holder, user = await admin.fetchrow("SELECT pg_backend_pid(), current_user::text")
+
+    async def wait() -> None:
+        async with transaction(pool) as connection:
+            await connection.execute("LOCK TABLE model_lines IN ROW EXCLUSIVE MODE")  # so that it holds a lock itself
+            await connection.execute("SELECT pg_advisory_xact_lock(7)")
+
+    errors = await asyncio.gather(wait(), wait(), return_exceptions=True)
+    with pytest.raises(asyncpg.LockNotAvailableError) as alone:
+        await wait()
+    await admin.close()
+    await pool.close()
+    for error in (*errors, alone.value):
+        (note,) = error.__notes__
+        assert f"process {holder} of user {user!r}" in note
+        assert note.endswith("on an advisory lock")
 
 
 @pytest.mark.parametrize("role", [WRITER, READER])

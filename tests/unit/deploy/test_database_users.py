@@ -108,6 +108,21 @@ async def test_the_users_and_passwords_of_a_folder_stay_when_it_is_opened_again(
     assert await fetch_value(postgres.dsn, "SELECT current_user") == "twinstream_write"
 
 
+async def test_a_folder_with_the_roles_of_an_earlier_version_has_those_of_this_one_when_it_is_opened(postgres: Postgres) -> None:
+    before = json.loads(postgres.passwords.read_text(encoding="ascii"))
+    await execute(postgres.admin_dsn, "GRANT EXECUTE ON FUNCTION pg_advisory_lock(bigint) TO PUBLIC")
+    await execute(postgres.dsn_of("twinstream_read"), "SELECT pg_advisory_lock(1)")
+    postgres.stop()
+    (postgres.folder / "roles.sha256").write_text("an earlier one", encoding="ascii")
+
+    postgres.start()
+
+    assert json.loads(postgres.passwords.read_text(encoding="ascii")) == before
+    await execute(postgres.dsn, "SELECT pg_advisory_lock(1)")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await execute(postgres.dsn_of("twinstream_read"), "SELECT pg_advisory_lock(1)")
+
+
 def create_users(postgres: Postgres, secrets: Path) -> subprocess.CompletedProcess[str]:
     """Run the script of compose as the image of Postgres does, on another server."""
     scripts = secrets.parent / "scripts"

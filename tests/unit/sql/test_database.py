@@ -56,7 +56,7 @@ async def fail_after_an_inner_transaction(pool: Pool) -> None:
         raise asyncio.CancelledError
 
 
-async def test_a_lock_that_is_not_granted_names_the_oldest_transaction_and_its_tables(fresh_database: str) -> None:
+async def test_a_lock_that_is_not_granted_names_the_oldest_session_that_holds_locks_and_its_tables(fresh_database: str) -> None:
     holder = await connect(fresh_database)
     try:
         async with holder.transaction():
