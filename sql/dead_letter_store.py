@@ -134,13 +134,13 @@ async def add_refused(database: Database, source: SourceId, refused: Sequence[Re
             await connection.execute(_ADD, *columns, str(source), source.topic, source.partition)
 
 
-async def add_refused_once(database: Database, refused: RefusedRecord) -> bool:
-    """Store a refused record unless it is stored already, and return whether it was not."""
-    source = refused.source
+async def add_refused_once(database: Database, refused: Sequence[RefusedRecord]) -> set[UUID]:
+    """Store refused records of one source, at least one, unless they are stored already; returns the ids of those that were not."""
+    source = refused[0].source
     async with transaction(database) as connection:
-        columns = _columns(await _without_erased(connection, [refused]))
-        added = await connection.fetchval(_ADD_ONCE, *columns, str(source), source.topic, source.partition)
-    return added is not None
+        columns = _columns(await _without_erased(connection, refused))
+        rows = await connection.fetch(_ADD_ONCE, *columns, str(source), source.topic, source.partition)
+    return {row["refusal_id"] for row in rows}
 
 
 async def _without_erased(connection: Connection, refused: Sequence[RefusedRecord]) -> Sequence[RefusedRecord]:

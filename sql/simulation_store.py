@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -18,13 +20,14 @@ from schemas.simulation_models import SimulationResult
 from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
 from sql.catalogue_store import catalogues_at
 from sql.database import Connection, Database, transaction
-from sql.erasure_store import erased_entities, require_not_erased
+from sql.erasure_store import ErasedEntities, erased_entities, require_not_erased
 from sql.experiment_store import answered_simulations
 from sql.threshold_store import thresholds_from
 from sql.twin_repository import UnknownPopulation
 
 __all__ = [
     "DifferentBody",
+    "NewAnswer",
     "NoChampion",
     "Pins",
     "Recipe",
@@ -32,6 +35,7 @@ __all__ = [
     "WrongLine",
     "find_runs",
     "finish",
+    "finish_all",
     "pin",
 ]
 
@@ -182,50 +186,89 @@ async def pin(database: Database, request: SimulationRequest, body_hash: bytes, 
     return pinned
 
 
+class NewAnswer(NamedTuple):
+    """An answer to store.
+
+    Attributes:
+        body_hash: digest of the request's bytes or content.
+        request: stored with the answer when the run was not pinned before, unless it names a person who was erased.
+    """
+
+    answer: SimulationAnswer
+    body_hash: bytes
+    request: SimulationRequest | None = None
+
+
 async def finish(
     database: Database, answer: SimulationAnswer, body_hash: bytes, request: SimulationRequest | None = None
 ) -> SimulationAnswer:
-    """Store the answer unless there is one; returns the stored answer, which is the one to publish.
-
-    ``request`` is stored with the answer when the run was not pinned before, unless it names a person who was erased; a reason that
-    quotes such an id has ``[erased]`` in its place.
+    """Store an answer as :func:`finish_all` does.
 
     Raises:
         DifferentBody: when the id was used for another body.
     """
+    (stored,) = await finish_all(database, [NewAnswer(answer, body_hash, request)])
+    if isinstance(stored, DifferentBody):
+        raise stored
+    return stored
+
+
+async def finish_all(database: Database, new: Sequence[NewAnswer]) -> list[SimulationAnswer | DifferentBody]:
+    """Store answers in one transaction, each unless there is one; of several with one id the first is stored.
+
+    A reason that quotes the id of a person who was erased has ``[erased]`` in its place.
+
+    Returns:
+        For each the stored answer, which is the one to publish; :class:`DifferentBody` when the id was used for another body.
+    """
     async with transaction(database) as connection:
-        answer, request = await _without_erased(connection, answer, request)
-        result = answer.result
-        await connection.execute(
-            FINISH,
-            answer.simulation_id,
-            answer.status.value,
-            result.model_dump(mode="json") if result else None,
-            result.recommendation.value if result else None,
-            result.recommendation_reason if result else None,
-            answer.reason,
-            answer.model_id,
-            answer.effects_version,
-            body_hash,
-            request.model_dump(mode="json", exclude_none=True) if request else None,
-        )
-        stored = await _find(connection, answer.simulation_id, body_hash)
-    assert stored is not None
-    assert stored.answer is not None
-    return stored.answer
+        clean = await _without_erased(connection, new)
+        rows = sorted(map(_finish_row, clean), key=itemgetter(0))  # in one order, so that two transactions cannot deadlock
+        await connection.executemany(FINISH, rows)
+        stored = {row["simulation_id"]: row for row in await connection.fetch(PINS, [row[0] for row in rows])}
+        catalogues = await catalogues_at(connection, {row["catalogue_version"] for row in stored.values()})
+    runs = [stored[item.answer.simulation_id] for item in clean]
+    return [_stored_answer(row, item, catalogues[row["catalogue_version"]]) for row, item in zip(runs, clean, strict=True)]
 
 
-async def _without_erased(
-    connection: Connection, answer: SimulationAnswer, request: SimulationRequest | None
-) -> tuple[SimulationAnswer, SimulationRequest | None]:
-    named = texts_in(request.model_dump_json().encode()) if request else set()
-    quoted = texts_in(answer.reason.encode()) if answer.reason else set()
-    erased = await erased_entities(connection, named | quoted) if named | quoted else None
-    if not erased:
-        return answer, request
+def _finish_row(new: NewAnswer) -> tuple[Any, ...]:
+    answer, body_hash, request = new
+    result = answer.result
+    return (
+        answer.simulation_id,
+        answer.status.value,
+        result.model_dump(mode="json") if result else None,
+        result.recommendation.value if result else None,
+        result.recommendation_reason if result else None,
+        answer.reason,
+        answer.model_id,
+        answer.effects_version,
+        body_hash,
+        request.model_dump(mode="json", exclude_none=True) if request else None,
+    )
+
+
+def _stored_answer(row: asyncpg.Record, new: NewAnswer, catalogue: Catalogue) -> SimulationAnswer | DifferentBody:
+    if row["body_hash"] != new.body_hash:
+        return DifferentBody(new.answer.simulation_id)
+    with in_effect(catalogue):
+        answer = _answer(row)
+    assert answer is not None  # by this transaction, or by an earlier one
+    return answer
+
+
+async def _without_erased(connection: Connection, new: Sequence[NewAnswer]) -> list[NewAnswer]:
+    named = [texts_in(item.request.model_dump_json().encode()) if item.request else set() for item in new]
+    quoted = [texts_in(item.answer.reason.encode()) if item.answer.reason else set() for item in new]
+    erased = await erased_entities(connection, set().union(*named, *quoted))
+    return [_redacted(*item, erased) for item in zip(new, named, quoted, strict=True)] if erased else list(new)
+
+
+def _redacted(new: NewAnswer, named: AbstractSet[str], quoted: AbstractSet[str], erased: ErasedEntities) -> NewAnswer:
+    answer = new.answer
     for entity in sorted(word for word in quoted if word in erased):
         answer = answer.model_copy(update={"reason": replace_entity(answer.reason, entity)})
-    return answer, None if any(word in erased for word in named) else request
+    return NewAnswer(answer, new.body_hash, None if any(word in erased for word in named) else new.request)
 
 
 async def find_runs(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, Pins]:

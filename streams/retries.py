@@ -29,6 +29,7 @@ from streams.outages import OUTAGES, part_of
 __all__ = [
     "InterruptedWork",
     "RoleApp",
+    "any_error",
     "oldest_unfinished_s",
     "pause_s",
     "process_event",
@@ -169,25 +170,29 @@ async def process_event(
     part: str = "postgres",
     attempts: Callable[[Exception], int] = lambda _: 1,
     expected: tuple[type[Exception], ...] = (),
+    catalogue: Catalogue | None = None,
 ) -> None:
     """Process one event with ``work``, or refuse it with the exception that ``work`` raised at last.
+
+    Each attempt is from its begin to its end under the version of the catalogue that is the newest when it begins; the first one is
+    under ``catalogue``, if one is given.
 
     The refusal is tried until it succeeds, whatever it raises: the event is neither lost nor ends the role. A role that is stopping
     refuses nothing for an unforeseen reason, as the reason is that its services are gone; the event is delivered again.
     """
+    given_catalogues = [] if catalogue is None else [catalogue]
+
+    async def attempt() -> None:
+        with in_effect(given_catalogues.pop() if given_catalogues else await app.newest_catalogue()):
+            await work()
+
     with track_unfinished(app):
         try:
-            await retry_unforeseen(partial(_under_newest_catalogue, app, work), part=part, attempts=attempts, expected=expected)
+            await retry_unforeseen(attempt, part=part, attempts=attempts, expected=expected)
         except Exception as error:  # noqa: BLE001  # an exception that leaves an agent acknowledges the event, which is then lost
             if app.should_stop and not isinstance(error, expected):
                 await asyncio.Event().wait()
-            await retry_transient(partial(refuse, error), part=part, waits_for=_any_error)
-
-
-async def _under_newest_catalogue(app: RoleApp, work: Callable[[], Awaitable[None]]) -> None:
-    """One attempt, from its begin to its end under the version of the catalogue that is the newest when it begins."""
-    with in_effect(await app.newest_catalogue()):
-        await work()
+            await retry_transient(partial(refuse, error), part=part, waits_for=any_error)
 
 
 _FAILURES_LOGGED_EVERY_S = 60.0
@@ -207,7 +212,8 @@ def report_failure(role: str, task: str, error: BaseException) -> None:
     _failures[role, task] = now, 0
 
 
-def _any_error(_: Exception) -> bool:
+def any_error(_: Exception) -> bool:
+    """Wait for every failure: of work that must be done, whatever it raises."""
     return True
 
 

@@ -14,8 +14,8 @@ from sql.experiment_store import DifferentExperiment, renew_priors
 from streams.errors import require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusal_counters
-from streams.kafka.partition_lanes import process_in_lanes
+from streams.kafka.dead_letters import KafkaRecord, start_refusal_counters
+from streams.kafka.record_slices import RefusalSlice, process_slices
 from streams.metrics import EXPERIMENT_WARNINGS
 from streams.retries import retry_transient
 from streams.services import Services
@@ -41,16 +41,12 @@ _KINDS: dict[type[Exception], str] = {
 def attach(app: TwinApp, services: Services) -> None:
     """Add the agent that learns from experiments."""
 
-    async def experiment(event: Any) -> None:
-        record = event.message
-        await process_record(app, record, partial(_process, app, services, record), kinds=_KINDS)
-
     async def experiments(results: Any) -> None:
         """Process result after result of each partition."""
-        await process_in_lanes(results, lambda: app.consumer, experiment)
+        await process_slices(app, results, partial(RefusalSlice, app, partial(_process, app, services), _KINDS), _KINDS)
 
     start_refusal_counters(topic_of(ExperimentResult), _KINDS.values())
-    app.agent(app.raw_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
+    app.agent(app.batch_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
 
     async def renew() -> None:
         """Compute the priors of an older method again, once."""

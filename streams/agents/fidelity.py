@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,18 +15,19 @@ from schemas import FidelityErrors, OutcomeEvent
 from schemas.base import utc_time
 from sql.model_card_rows import UnknownModel
 from sql.window_store import monitored_lines
+from streams.errors import is_waited_for
 from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
-from streams.kafka.dead_letters import process_record, start_refusal_counters
-from streams.kafka.partition_lanes import process_in_lanes
+from streams.kafka.dead_letters import KafkaRecord, start_refusal_counters
+from streams.kafka.record_slices import Refusals, expected_errors, in_seconds, process_in_lanes, process_record
 from streams.metrics import TASK_FAILURES, start_at_zero
 from streams.monitoring.line_monitor import LineMonitor
 from streams.monitoring.line_state import LineState
 from streams.monitoring.pane_table import PaneKey, PaneTable, partition_of
 from streams.monitoring.sums_check import ForgedSums, decode_sums
 from streams.monitoring.window_state import VersionedSums
-from streams.retries import process_event, report_failure, retry_transient
+from streams.retries import any_error, process_event, report_failure, retry_transient
 from streams.services import Services
 
 __all__ = ["attach"]
@@ -35,6 +35,7 @@ __all__ = ["attach"]
 _ERRORS = topic_of(FidelityErrors)
 _OUTCOMES = topic_of(OutcomeEvent)
 _KINDS: dict[type[Exception], str] = {UnknownModel: "model", ForgedSums: "forged"}
+_EXPECTED = expected_errors(_KINDS)
 _TICK_S = 1.0
 _SWEEP_S = 60.0
 _LONGEST_LINE_WAIT_S = 60.0
@@ -48,7 +49,7 @@ def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one sig
     start_refusal_counters(_ERRORS, _KINDS.values())
     app.on_partitions_assigned.connect(fidelity.on_assigned)
     app.on_partitions_revoked.connect(fidelity.on_revoked)
-    app.agent(app.raw_topic(_ERRORS), name="fidelity", concurrency=1)(fidelity.run)
+    app.agent(app.batch_topic(_ERRORS), name="fidelity", concurrency=1)(fidelity.run)
     app.run_every(_TICK_S, fidelity.tick)
     app.run_every(_SWEEP_S, fidelity.sweep)
 
@@ -80,11 +81,8 @@ class _Fidelity:
         self._monitor.remove_metrics(lambda line: self._partition_of(line) not in revoked)
 
     async def run(self, batches: Any) -> None:
-        """Ingest one batch of outcome sums after another of each partition."""
-        await process_in_lanes(batches, lambda: self._app.consumer, self._process)
-
-    async def _process(self, event: Any) -> None:
-        await process_event(self._app, partial(self._ingest, event.value), self._leave_to_the_sweep)
+        """Ingest one batch of outcome sums of each partition after another."""
+        await process_in_lanes(self._app, batches, self._process)
 
     async def tick(self) -> None:
         """Evaluate and publish the lines of the assigned partitions."""
@@ -147,44 +145,58 @@ class _Fidelity:
         """The partition with the sums of a line."""
         return TP(_ERRORS, partition_of(line, self._app.known_partitions(_ERRORS, PARTITIONS[_ERRORS])))
 
+    async def _process(self, batch: PollBatch) -> None:
+        await process_event(self._app, partial(self._ingest, batch), self._leave_to_the_sweep)
+
     async def _ingest(self, batch: PollBatch) -> None:
-        """Apply the sums of a batch; a record that fails is refused or parked, and the sweep reads its sums from Postgres.
+        """Apply the sums of a batch. Records that fail are refused or parked, and the sweep reads their sums from Postgres.
 
-        The records that fail come after the others, as each takes longer, and the work on other partitions and lines comes between.
+        What waits for a record that fails, or for its refusal, does not hold the lock: the timers and the other partitions go on.
         """
+        refusals = Refusals(self._app, _KINDS)
+        for record in await self._apply_all(list(in_seconds(batch.records)), refusals):
+            await process_record(self._app, record, partial(self._apply_alone, record), refusals.add, _EXPECTED)
+        await retry_transient(refusals.store, part="postgres", waits_for=any_error)
+
+    async def _apply_all(self, records: Sequence[KafkaRecord], refusals: Refusals) -> list[KafkaRecord]:
+        """Apply the sums of many records under one lock; returns those that fail for a reason that no rule foresees.
+
+        It ends with the first failure that is waited for, which the others would have too.
+        """
+        changed: dict[PaneKey, VersionedSums] = {}
+        failing: list[KafkaRecord] = []
         async with self._lock:
-            changed: dict[PaneKey, VersionedSums] = {}
-            failing = [record for record in batch.records if not await self._applies(record, changed)]
-            self._publish(changed)
-        for record in failing:
-            await process_record(self._app, _with_timestamp_in_s(record), partial(self._apply_alone, record), kinds=_KINDS)
+            for index, record in enumerate(records):
+                try:
+                    self._app.parking.check(record.partition, record.offset, record.value)
+                    await self._apply(record, changed)
+                except _EXPECTED as error:
+                    refusals.add(record, error)
+                except Exception as error:  # noqa: BLE001  # the record is processed again, and then whatever it raises is handled
+                    if is_waited_for(error):
+                        failing += records[index:]
+                        break
+                    failing.append(record)
+            self._publish_changed(changed)
+        return failing
 
-    async def _applies(self, record: Any, changed: dict[PaneKey, VersionedSums]) -> bool:
-        """Apply the sums of a record; returns false for one that fails, which is to be processed again, whatever it raises."""
-        try:
-            self._app.parking.check(record.partition, record.offset, record.value)
-            await self._apply(record, changed)
-        except Exception:  # noqa: BLE001  # whatever it raises is handled when it is processed again
-            return False
-        return True
-
-    async def _apply_alone(self, record: Any) -> None:
+    async def _apply_alone(self, record: KafkaRecord) -> None:
+        changed: dict[PaneKey, VersionedSums] = {}
         async with self._lock:
-            changed: dict[PaneKey, VersionedSums] = {}
             await self._apply(record, changed)
-            self._publish(changed)
+            self._publish_changed(changed)
 
-    def _publish(self, changed: dict[PaneKey, VersionedSums]) -> None:
+    def _publish_changed(self, changed: Mapping[PaneKey, VersionedSums]) -> None:
         for pane, sums in changed.items():
             self._panes.publish(pane, sums)
 
-    async def _apply(self, record: Any, changed: dict[PaneKey, VersionedSums]) -> None:
+    async def _apply(self, record: KafkaRecord, changed: dict[PaneKey, VersionedSums]) -> None:
         message = decode_sums(record.key, record.value, self._app.settings)
         await self._monitor.load_models(message)
         if self._failing.waits(message.line):  # its next turn reads it from Postgres, with these sums
             return
         try:
-            changed |= await self._monitor.ingest(message, utc_time(record.timestamp / 1000))
+            changed |= await self._monitor.ingest(message, utc_time(record.timestamp))
         except ForgedSums:
             raise
         except Exception:
@@ -214,8 +226,3 @@ class _FailingLines:
     def remove(self, line: str) -> None:
         """Record a success of a line."""
         self._next_s.pop(line, None)
-
-
-def _with_timestamp_in_s(record: Any) -> Any:
-    """Copy of a record of a batch with its timestamp in seconds, as Faust's messages have it."""
-    return replace(record, timestamp=record.timestamp / 1000)

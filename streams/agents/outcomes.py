@@ -67,7 +67,7 @@ def attach(app: TwinApp, services: Services) -> None:
     start_at_zero(TASK_FAILURES, role=[app.role], task=["publication"])
     app.on_partitions_revoked.connect(agent.on_revoked)
     app.find_start_offsets = agent.find_start_offsets
-    app.agent(app.raw_topic(_TOPIC), name="outcomes", concurrency=1)(agent.run)
+    app.agent(app.batch_topic(_TOPIC), name="outcomes", concurrency=1)(agent.run)
     shortest_s = min(app.settings.grace_s, app.settings.idle_s)
     app.run_every(min(5.0, max(0.5, shortest_s / 4)), agent.publish_watermarks)
     app.run_every(_SWEEP_S, agent.publish_unsent_dead_letters)

@@ -25,8 +25,8 @@ from sql.retrain_store import LostLease, TrainingJob, enqueue, finish, heartbeat
 from streams.errors import describe_error, require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
-from streams.kafka.dead_letters import KafkaRecord, process_record, start_refusal_counters
-from streams.kafka.partition_lanes import process_in_lanes
+from streams.kafka.dead_letters import KafkaRecord, start_refusal_counters
+from streams.kafka.record_slices import RefusalSlice, process_slices
 from streams.operations.ageing import SweepInProgress, is_sweep_due, report_state, sweep
 from streams.retries import process_event, retry_transient
 from streams.services import Services
@@ -53,7 +53,7 @@ def attach(app: TwinApp, services: Services) -> None:
     """Add the agent that stores retrain events, and the five tasks."""
     trainer = _Trainer(app, services)
     start_refusal_counters(topic_of(RetrainEvent), _KINDS.values())
-    app.agent(app.raw_topic(topic_of(RetrainEvent)), name="trainer", concurrency=1)(trainer.run)
+    app.agent(app.batch_topic(topic_of(RetrainEvent)), name="trainer", concurrency=1)(trainer.run)
     for task in (trainer.train, trainer.sync_ledger, trainer.evaluate_promotions, trainer.assess_realism, trainer.sweep):
         app.task(task)
 
@@ -67,11 +67,7 @@ class _Trainer:
 
     async def run(self, events: Any) -> None:
         """Store event after event of each partition as a row; ten thousand with one retrain id are one row."""
-        await process_in_lanes(events, lambda: self._app.consumer, self._process)
-
-    async def _process(self, event: Any) -> None:
-        record = event.message
-        await process_record(self._app, record, partial(self._store, record), kinds=_KINDS)
+        await process_slices(self._app, events, partial(RefusalSlice, self._app, self._store, _KINDS), _KINDS)
 
     async def train(self) -> None:
         """Run the stored trainings, one at a time, for as long as the app runs."""

@@ -1,4 +1,4 @@
-"""The Faust app of a role: events in and out as raw bytes, poll batches where a topic needs them, and no web server of its own."""
+"""The Faust app of a role: events in and out as raw bytes, read in poll batches, and no web server of its own."""
 
 from __future__ import annotations
 
@@ -33,17 +33,13 @@ __all__ = ["TwinApp", "faust_credentials"]
 _PRODUCER_ENDED = (OutOfOrderSequenceNumber, ProducerFenced)
 _POOL_ATTEMPTS = 5  # a few seconds: a role that is stopped while it starts must not wait for Postgres
 _BUFFERED_BATCHES = 32  # 1.5 s of work, which is more than the second that Faust sleeps when all buffers are full
-_BUFFERED_MESSAGES = 4096
 _BUFFERED_SENDS = 20_000
 _PRODUCER_BATCH_BYTES = 128 * 1024
-_BATCH_TOPICS: dict[Role, frozenset[str]] = {
-    "outcomes": frozenset({"outcome-events"}),
-    "fidelity": frozenset({"fidelity-errors"}),
-}
+_SLICE_RECORDS = 100
+"""Most records of a batch that is processed record by record: what is refused of them is stored together."""
 _PARK_REQUESTS_S = 2.0
 _CATALOGUE_S = 2.0
 _METADATA_AGE_S = 30.0  # after this, the producer and the consumer know of partitions that were added
-_RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
 
 class TwinApp(faust.App):  # type: ignore[misc]  # untyped
@@ -63,15 +59,15 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     def __init__(self, role: Role, settings: Settings) -> None:
         self.settings = settings
         self.role = role
-        self.batch_topics = _BATCH_TOPICS.get(role, frozenset())
-        self.batch_records = settings.slice_records
+        self.batch_topics = frozenset({READ_TOPICS[role]})
+        self.batch_records = settings.slice_records if role == "outcomes" else min(settings.slice_records, _SLICE_RECORDS)
         self.find_start_offsets: StartOffsetFinder = _committed_offsets
         self.restoring: str | None = None
         start_at_zero(TASK_FAILURES, role=[role], task=["dead letters"])
         self.parking = Parking(settings.park_attempts, READ_TOPICS[role])
         self._crash_task: asyncio.Task[None] | None = None
         bound_fetches(settings)
-        super().__init__(f"twinstream-{role}", **_options(role, settings, in_batches=bool(self.batch_topics)))
+        super().__init__(f"twinstream-{role}", **_options(role, settings))
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.sensors.add(_SendErrorSensor(self))
         self.run_every(_PARK_REQUESTS_S, self._read_park_requests)
@@ -139,11 +135,9 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
 
         self.timer(interval_s)(run)
 
-    def raw_topic(self, name: str) -> Any:
-        """Return a declared topic whose values are bytes, or a :class:`PollBatch` each for a topic that is read in batches."""
-        if name in self.batch_topics:
-            return self.topic(name, schema=BatchSchema(), partitions=PARTITIONS[name])
-        return self.topic(name, partitions=PARTITIONS[name], **_RAW)
+    def batch_topic(self, name: str) -> Any:
+        """Return a declared topic whose records are read as bytes, a :class:`PollBatch` at a time."""
+        return self.topic(name, schema=BatchSchema(), partitions=PARTITIONS[name])
 
     async def count_partitions(self, topic: str) -> int:
         """Number of partitions that a topic has on the broker, as the producer knew it at most half a minute ago."""
@@ -226,7 +220,7 @@ def faust_credentials(settings: Settings) -> faust.Credentials | None:
     return faust.SSLCredentials(security["ssl_context"]) if security["ssl_context"] else None
 
 
-def _options(role: Role, settings: Settings, *, in_batches: bool) -> dict[str, Any]:
+def _options(role: Role, settings: Settings) -> dict[str, Any]:
     return {
         "broker": [URL(f"kafka://{address.strip()}") for address in settings.kafka_bootstrap.split(",")],
         "broker_credentials": faust_credentials(settings),
@@ -249,7 +243,7 @@ def _options(role: Role, settings: Settings, *, in_batches: bool) -> dict[str, A
         "topic_replication_factor": settings.kafka_replication,
         "topic_disable_leader": True,
         "table_standby_replicas": 0,
-        "stream_buffer_maxsize": _BUFFERED_BATCHES if in_batches else _BUFFERED_MESSAGES,
+        "stream_buffer_maxsize": _BUFFERED_BATCHES,
         "web_enabled": False,
         "web_tables_enabled": False,
         "web_router_enabled": False,

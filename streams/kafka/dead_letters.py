@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -17,19 +14,18 @@ from schemas.base import utc_time
 from sql.database import Database, transaction
 from sql.dead_letter_store import RefusedRecord, add_refused_once, mark_refused_sent, refusal_id
 from sql.park_store import PARKED as PARKED_KIND
-from sql.park_store import complete_park_requests
-from streams.bounds import OutOfBounds, check_message
+from streams.bounds import OutOfBounds
 from streams.errors import ContainsNul, describe_error, describe_traceback, is_waited_for, limit_text
 from streams.kafka.app import TwinApp
-from streams.kafka.memory import release_after
-from streams.kafka.parking import ParkRequested, UnreadableBatch
+from streams.kafka.parking import ParkRequested
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
 from streams.kafka.topics import DEAD_LETTERS
 from streams.metrics import PARKED, REFUSED, start_at_zero
-from streams.retries import process_event, report_failure
+from streams.retries import report_failure
 
 __all__ = [
     "ATTEMPT_HEADER",
+    "COMMON_KINDS",
     "DEAD_LETTER_HEADERS",
     "REPLAY_OF_HEADER",
     "KafkaRecord",
@@ -38,12 +34,10 @@ __all__ = [
     "dead_letter_record",
     "foreign_headers",
     "is_replay",
-    "park",
     "parked_record",
-    "process_record",
     "publish_dead_letters",
     "refusal_attempt",
-    "refuse",
+    "refused_record",
     "start_refusal_counters",
 ]
 
@@ -65,11 +59,8 @@ DEAD_LETTER_HEADERS = {
 }
 """Headers that a dead letter has in addition to those of its record, with their descriptions."""
 
-_COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json", OutOfBounds: "bound"}
-
-_NO_KINDS: Mapping[type[Exception], str] = MappingProxyType({})
-_RELEASED_AFTER_S = 0.1  # when the agent has let go of the record
-_PARKED_AT_ONCE = (ParkRequested, UnreadableBatch)
+COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json", OutOfBounds: "bound"}
+"""Kinds of the errors that a record of any topic can be refused for."""
 
 _OWN_HEADERS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER}
 
@@ -88,70 +79,7 @@ class KafkaRecord(Protocol):
 
 def start_refusal_counters(topic: str, kinds: Iterable[str]) -> None:
     """Let the counters of a topic's refused records exist before their first event; ``kinds`` are the agent's own."""
-    start_at_zero(REFUSED, topic=[topic], reason=[*_COMMON_KINDS.values(), *kinds, PARKED_KIND])
-
-
-async def process_record(
-    app: TwinApp,
-    record: KafkaRecord,
-    work: Callable[[], Awaitable[None]],
-    *,
-    kinds: Mapping[type[Exception], str] = _NO_KINDS,
-    refuse_with: Callable[[Exception], Awaitable[None]] | None = None,
-) -> None:
-    """Process a record with ``work`` to its end; it is refused for an error that has a kind, and parked for any other one.
-
-    A record is parked after ``TWIN_PARK_ATTEMPTS`` failures, and at once when an operator requests it or when it cannot be read. A
-    record that exceeds a bound is refused; those that are read in batches are checked by their own decoding.
-
-    Args:
-        app: app of the role.
-        record: the record.
-        work: processes the record; it must be safe to repeat.
-        kinds: kinds of the agent's own errors; ``invalid``, ``json`` and ``bound`` are added to them.
-        refuse_with: refuses the record for an error of its processing, by default :func:`refuse` with these kinds.
-    """
-    refuse_record = refuse_with or partial(refuse, app, record, kinds=kinds)
-    if is_replay(record.headers):
-        app.parking.on_replay()
-
-    async def check_and_work() -> None:
-        app.parking.check(record.partition, record.offset, record.value)
-        if record.topic not in app.batch_topics:
-            check_message(record.key, record.value, app.settings)
-        await work()
-
-    async def refuse_or_park(error: Exception) -> None:
-        if isinstance(error, _PARKED_AT_ONCE):
-            await park(app, record, error)
-        else:
-            await refuse_record(error)
-
-    expected = (*_COMMON_KINDS, *kinds, *_PARKED_AT_ONCE)
-    await process_event(app, check_and_work, refuse_or_park, attempts=app.parking.attempts_for, expected=expected)
-    if record.topic not in app.batch_topics:
-        asyncio.get_running_loop().call_later(_RELEASED_AFTER_S, release_after, len(record.value or b""))
-
-
-async def refuse(app: TwinApp, record: KafkaRecord, error: Exception, kinds: Mapping[type[Exception], str]) -> None:
-    """Store a record with the error it caused, and publish its dead letter; one without a kind is unforeseen, and parks the record.
-
-    A record that is refused again has one row, and at most one more dead letter.
-    """
-    kind = next((kind for errors, kind in (_COMMON_KINDS | dict(kinds)).items() if isinstance(error, errors)), None)
-    if kind is None:
-        await park(app, record, error)
-    else:
-        await _store(app, _refused_record(record, error, kind, describe_error(error)))
-
-
-async def park(app: TwinApp, record: KafkaRecord, error: Exception) -> None:
-    """Park a record with the error that it caused: store its bytes and the traceback, and publish its dead letter."""
-    refused = parked_record(_refused_record(record, error, PARKED_KIND, ""), error)
-    await _store(app, refused)
-    app.parking.on_failed(error)
-    if isinstance(error, ParkRequested):
-        await complete_park_requests(app.pool, record.topic, record.partition, [record.offset])
+    start_at_zero(REFUSED, topic=[topic], reason=[*COMMON_KINDS.values(), *kinds, PARKED_KIND])
 
 
 def parked_record(refused: RefusedRecord, error: Exception) -> RefusedRecord:
@@ -162,12 +90,6 @@ def parked_record(refused: RefusedRecord, error: Exception) -> RefusedRecord:
     return refused._replace(kind=PARKED_KIND, reason=reason, exception=type(error).__name__, traceback=trace)
 
 
-async def _store(app: TwinApp, refused: RefusedRecord) -> None:
-    if await add_refused_somehow(app.pool, refused):
-        count_refused_records([refused])
-    await publish_dead_letters(app, [refused])
-
-
 async def add_refused_somehow(database: Database, refused: RefusedRecord) -> bool:
     """Store a refused record unless it is stored already, without its bytes where Postgres does not take them.
 
@@ -176,13 +98,14 @@ async def add_refused_somehow(database: Database, refused: RefusedRecord) -> boo
     """
     try:
         async with transaction(database) as connection:
-            return await add_refused_once(connection, refused)
+            return bool(await add_refused_once(connection, [refused]))
     except Exception as error:
         if is_waited_for(error):
             raise
         LOG.exception("the bytes of the record at %s, offset %d, cannot be stored", refused.source, refused.offset)
         reason = limit_text(f"its bytes cannot be stored ({describe_error(error)}); {refused.reason}")
-        return await add_refused_once(database, refused._replace(key=None, value=None, headers=(), reason=reason))
+        without_bytes = refused._replace(key=None, value=None, headers=(), reason=reason)
+        return bool(await add_refused_once(database, [without_bytes]))
 
 
 def count_refused_records(refused: Iterable[RefusedRecord]) -> None:
@@ -198,10 +121,18 @@ def count_refused_records(refused: Iterable[RefusedRecord]) -> None:
         LOG.error("%s is parked%s: %s", first.position, more, reason)
 
 
-def _refused_record(record: KafkaRecord, error: Exception, kind: str, reason: str) -> RefusedRecord:
+def refused_record(record: KafkaRecord, error: Exception, kinds: Mapping[type[Exception], str]) -> RefusedRecord:
+    """The row of a record that is refused for an error; one of an error without a kind is parked.
+
+    Args:
+        record: the record, which is refused as a whole.
+        error: that its processing raised.
+        kinds: kinds of the agent's own errors; ``invalid``, ``json`` and ``bound`` are added to them.
+    """
     source = SourceId(topic=record.topic, partition=record.partition)
     at = utc_time(record.timestamp)
-    return RefusedRecord(
+    kind = next((kind for errors, kind in (COMMON_KINDS | dict(kinds)).items() if isinstance(error, errors)), None)
+    refused = RefusedRecord(
         refusal_id=refusal_id(source, record.offset, at),
         source=source,
         offset=record.offset,
@@ -210,10 +141,11 @@ def _refused_record(record: KafkaRecord, error: Exception, kind: str, reason: st
         key=record.key,
         value=record.value,
         headers=list(record.headers or ()),
-        kind=kind,
-        reason=reason,
+        kind=kind or PARKED_KIND,
+        reason=describe_error(error),
         exception=type(error).__name__,
     )
+    return refused if kind else parked_record(refused, error)
 
 
 async def publish_dead_letters(app: TwinApp, refused: Iterable[RefusedRecord]) -> None:

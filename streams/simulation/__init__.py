@@ -13,15 +13,18 @@ from streams.simulation.effect_updates import (
     update_effects,
 )
 from streams.simulation.intake import RequestIntake
-from streams.simulation.lane import SimulationLane, publish_answer
+from streams.simulation.lane import SimulationLane
 from streams.simulation.reproduction import reproduce
-from streams.simulation.request_decoding import UnreadableRequest, decode_request, find_simulation_id
+from streams.simulation.request_decoding import UnreadableRequest, decode_request
+from streams.simulation.request_slice import REQUEST_KINDS, RequestSlice
 from streams.simulation.simulation_process import simulate_in_subprocess
-from streams.simulation.simulator import Simulator, failed, rejected
+from streams.simulation.simulator import Simulator, rejected
 
 __all__ = [
+    "REQUEST_KINDS",
     "ImplausibleExperiment",
     "RequestIntake",
+    "RequestSlice",
     "SetAsideExperiment",
     "SimulationLane",
     "Simulator",
@@ -29,9 +32,6 @@ __all__ = [
     "calibrated_prior",
     "check_result",
     "decode_request",
-    "failed",
-    "find_simulation_id",
-    "publish_answer",
     "rejected",
     "reproduce",
     "require_observed",

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import asyncpg
@@ -36,7 +36,7 @@ from streams.simulation.model_gate import ModelGate
 from streams.simulation.simulation_process import ProcessEnded, SimulationFailed, SimulationRefused
 from streams.simulation.simulator import completed, failed, rejected
 
-__all__ = ["SimulationLane", "publish_answer"]
+__all__ = ["SimulationLane", "publish_answers"]
 
 LOG = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class SimulationLane:
     async def _finish(self, lease: SimulationLease, answer: SimulationAnswer) -> None:
         """Store the answer, publish it, and only then remove the request from the queue."""
         answer = await finish_leased(self._app.pool, lease, answer)
-        await publish_answer(self._app, answer)
+        await publish_answers(self._app, [answer])
         await remove_simulation(self._app.pool, lease)
         COMPUTED_SIMULATIONS.labels(lane=self._lane).inc()
         _DURATIONS[self._lane].observe(lease.waited_s + time.monotonic() - self._leased_s)
@@ -198,9 +198,16 @@ class SimulationLane:
             LOG.warning("simulation %s could not be put back into the queue: %s", lease.simulation_id, describe_error(error))
 
 
-async def publish_answer(app: TwinApp, answer: SimulationAnswer) -> None:
-    """Publish a stored answer, or the rejection of an id that is stored with other content."""
-    await app.publish(answer, key=str(answer.simulation_id))
+async def publish_answers(app: TwinApp, answers: Sequence[SimulationAnswer]) -> None:
+    """Publish stored answers, or rejections of ids that are stored with other content, as few batches."""
+    for sent in [await app.send_event(answer, key=str(answer.simulation_id)) for answer in answers]:
+        await sent
+    for answer in answers:
+        _report(answer)
+
+
+def _report(answer: SimulationAnswer) -> None:
+    """Count and log a published answer."""
     SIMULATIONS.labels(status=answer.status.value).inc()
     for warning in answer.result.warnings if answer.result else ():
         LOG.warning("simulation %s: %s", answer.simulation_id, warning)

@@ -180,4 +180,4 @@ async def add_history(pool: Pool, *, now: datetime) -> None:
     broken = b'{"event_id": "<script>alert(1)</script>"'
     source = SourceId(topic="outcome-events", partition=2)
     reason = ("json", "the record is no JSON: unexpected end of data", "ValidationError")
-    await add_refused_once(pool, RefusedRecord(refusal_id(source, 41, now), source, 41, 0, now, b"k", broken, [], *reason))
+    await add_refused_once(pool, [RefusedRecord(refusal_id(source, 41, now), source, 41, 0, now, b"k", broken, [], *reason)])

@@ -22,13 +22,13 @@ from schemas import (
 )
 from sql.park_store import pending_park_requests
 from streams.agents import experiments as experiments_agent
-from streams.agents import simulation as simulation_agent
 from streams.ingestion import decoding
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.metrics import PARKED
 from streams.monitoring.line_monitor import LineMonitor
+from streams.simulation import request_slice
 from tests.outcomes import LINE, START, TOPIC, make_card, make_line, outcome
 from tests.polling import until
 
@@ -223,7 +223,7 @@ async def test_a_request_that_fails_is_answered_and_an_experiment_and_sums_that_
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("an error of the code")
 
-    monkeypatch.setattr(simulation_agent, "decode_request", fail)
+    monkeypatch.setattr(request_slice, "decode_request", fail)
     monkeypatch.setattr(experiments_agent, "update_effects", fail)
     monkeypatch.setattr(LineMonitor, "ingest", fail)
     async with service(["simulation", "experiments", "fidelity"]):

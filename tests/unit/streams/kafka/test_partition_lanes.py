@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from aiokafka.errors import TopicAuthorizationFailedError
@@ -13,10 +13,9 @@ from faust.transport import consumer as faust_consumer
 from faust.types import TP
 
 from streams.kafka import batch_consumer
-from streams.kafka.batch_consumer import BatchConsumer, PollBatch
-from streams.kafka.partition_lanes import PartitionLanes, process_in_lanes
+from streams.kafka.batch_consumer import BatchConsumer
+from streams.kafka.partition_lanes import PartitionLanes
 from streams.outages import OUTAGES
-from tests.polling import until
 
 TOPIC = "outcome-events"
 
@@ -28,23 +27,12 @@ class Stream:
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
 
     def add(self, partition: int, number: int, n_bytes: int = 100) -> None:
-        batch: Any = PollBatch(TOPIC, partition, 0, [Polled(number, b"x" * n_bytes)])  # type: ignore[list-item]  # what lanes read
-        self.queue.put_nowait(SimpleNamespace(value=batch, message=Message(TP(TOPIC, partition), batch)))
+        batch = SimpleNamespace(topic=TOPIC, partition=partition, number=number, n_bytes=n_bytes)
+        self.queue.put_nowait(SimpleNamespace(value=batch))
 
     async def events(self) -> AsyncIterator[Any]:
         while True:
             yield await self.queue.get()
-
-
-class Polled(NamedTuple):
-    offset: int
-    value: bytes
-    key: bytes = b""
-
-
-class Message(NamedTuple):
-    tp: TP
-    value: Any
 
 
 class Service:
@@ -68,7 +56,7 @@ class Service:
             if previous is not None:
                 await previous.wait()
             await self.open[batch.partition].wait()
-            self.stored.append((batch.partition, batch.first_offset))
+            self.stored.append((batch.partition, batch.number))
             stored.set()
         finally:
             self.in_progress[batch.partition] -= 1
@@ -141,7 +129,7 @@ async def test_batches_that_are_not_in_work_are_dropped_before_a_rebalance_and_t
     for number in range(30):
         service.stream.add(0, number)
     await service.settle()
-    assert [event.value.first_offset for event in service.lanes.drop_waiting()] == list(range(3, 30))
+    assert [event.value.number for event in service.lanes.drop_waiting()] == list(range(3, 30))
     assert service.consumer.held == set()
     service.open[0].set()
     await service.settle()
@@ -171,7 +159,6 @@ async def test_a_batch_that_waits_keeps_no_rebalance_from_ending(
 def consumer(monkeypatch: pytest.MonkeyPatch) -> BatchConsumer:
     consumer = object.__new__(BatchConsumer)
     consumer.held, consumer.lanes = set(), None
-    consumer._unacked_messages, consumer.app = set(), SimpleNamespace(batch_topics={TOPIC})
 
     async def sleep(_: float) -> None:
         await asyncio.sleep(0)
@@ -198,27 +185,6 @@ async def test_held_partitions_are_not_polled(consumer: BatchConsumer, monkeypat
     assert active == {TP(TOPIC, 0), TP(TOPIC, 1)}
 
 
-async def test_nothing_is_polled_while_large_records_are_not_processed(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch):
-    polled: list[Any] = []
-
-    async def getmany(_: Any, partitions: Any, timeout: float) -> dict[TP, Any]:  # noqa: ASYNC109  # Faust's signature
-        polled.append(partitions)
-        return {}
-
-    monkeypatch.setattr(faust_consumer.ThreadDelegateConsumer, "_getmany", getmany)
-    messages = [
-        Message(TP(topic, 0), value) for topic, value in (("other", b" " * 20_000_000), ("other", None), (TOPIC, "a batch"))
-    ]
-    consumer._unacked_messages = {*messages}
-    await consumer._getmany({TP("other", 0)}, 1.0)
-    consumer._unacked_messages.add(Message(TP("other", 1), b" " * 20_000_000))
-    assert await consumer._getmany({TP("other", 0)}, 1.0) == {}
-    assert polled == [{TP("other", 0)}]
-    consumer._unacked_messages.discard(messages[0])
-    await consumer._getmany({TP("other", 0)}, 1.0)
-    assert len(polled) == 2
-
-
 async def test_a_missing_permission_to_read_is_an_outage_and_ends_nothing(consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch):
     errors: list[Exception] = [TopicAuthorizationFailedError(TOPIC), TopicAuthorizationFailedError(TOPIC)]
 
@@ -238,45 +204,3 @@ async def test_a_missing_permission_to_read_is_an_outage_and_ends_nothing(consum
     errors.append(ValueError("unforeseen"))
     with pytest.raises(ValueError, match="unforeseen"):
         await consumer._getmany(None, 1.0)
-
-
-class RecordStream(Stream):
-    """A stream of single records, whose acknowledgements a test reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.acknowledged: list[Any] = []
-
-    def add(self, partition: int, number: int, n_bytes: int = 1) -> None:
-        self.queue.put_nowait(SimpleNamespace(value=b"", number=number, message=Message(TP(TOPIC, partition), b"x" * n_bytes)))
-
-    def noack(self) -> RecordStream:
-        return self
-
-    async def ack(self, event: Any) -> None:
-        self.acknowledged.append(event)
-
-    async def has_acknowledged(self, count: int) -> bool:
-        return len(self.acknowledged) >= count
-
-
-async def test_a_flood_of_records_on_one_partition_holds_up_no_other_and_is_not_polled_further():
-    stream, consumer, slow = RecordStream(), SimpleNamespace(held=set()), asyncio.Event()
-
-    async def process(event: Any) -> None:
-        if event.message.tp.partition == 0:
-            await slow.wait()
-
-    task = asyncio.create_task(process_in_lanes(stream, lambda: consumer, process))  # type: ignore[arg-type, return-value]
-    for number in range(1000):
-        stream.add(0, number)
-    stream.add(1, 7)
-    stream.add(2, 8, n_bytes=5_000_000)
-    await until(lambda: stream.has_acknowledged(2), within_s=10)
-    assert {event.number for event in stream.acknowledged} == {7, 8}
-    assert consumer.held == {TP(TOPIC, 0)}
-    slow.set()
-    await until(lambda: stream.has_acknowledged(1002), within_s=10)
-    assert [event.number for event in stream.acknowledged if event.message.tp.partition == 0] == list(range(1000))
-    assert consumer.held == set()
-    task.cancel()

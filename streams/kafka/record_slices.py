@@ -1,0 +1,216 @@
+"""Processes records one by one: the partitions of a topic side by side, and the refusals of a slice of records together.
+
+A poll batch is one slice. Each of its records is processed, in their order; what is refused is collected, and stored in one
+transaction with a row for each record, before the batch is acknowledged. So a flood of records that are refused costs little for
+each of them, and holds up no other partition. After a crash the batch is delivered again, and finds the rows that are stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+from schemas import Catalogue
+from sql.dead_letter_store import RefusedRecord, add_refused_once
+from sql.park_store import PARKED, complete_park_requests
+from streams.bounds import check_message
+from streams.errors import is_waited_for
+from streams.kafka.app import TwinApp
+from streams.kafka.batch_consumer import PollBatch
+from streams.kafka.dead_letters import (
+    COMMON_KINDS,
+    KafkaRecord,
+    add_refused_somehow,
+    count_refused_records,
+    is_replay,
+    publish_dead_letters,
+    refused_record,
+)
+from streams.kafka.parking import ParkRequested, UnreadableBatch
+from streams.kafka.partition_lanes import PartitionLanes
+from streams.retries import any_error, process_event, retry_transient, track_unfinished
+
+__all__ = [
+    "RecordSlice",
+    "RefusalSlice",
+    "Refusals",
+    "expected_errors",
+    "in_seconds",
+    "process_in_lanes",
+    "process_record",
+    "process_slices",
+]
+
+_PARKED_AT_ONCE = (ParkRequested, UnreadableBatch)
+
+
+class Refusals:
+    """Records of one partition that are refused or parked, and not stored yet.
+
+    Args:
+        app: app of the role.
+        kinds: kinds of the agent's own errors; ``invalid``, ``json`` and ``bound`` are added to them. Any other error parks.
+    """
+
+    def __init__(self, app: TwinApp, kinds: Mapping[type[Exception], str]) -> None:
+        self._app = app
+        self._kinds = kinds
+        self._refused: list[RefusedRecord] = []
+        self._requested: list[RefusedRecord] = []
+
+    def add(self, record: KafkaRecord, error: Exception) -> None:
+        """Add a record with the error that it caused."""
+        refused = refused_record(record, error, self._kinds)
+        self._refused.append(refused)
+        if refused.kind == PARKED:
+            self._app.parking.on_failed(error)
+        if isinstance(error, ParkRequested):
+            self._requested.append(refused)
+
+    async def store(self) -> None:
+        """Store the records in one transaction, then publish their dead letters; a repetition stores nothing twice.
+
+        A record that is refused again has one row, and at most one more dead letter.
+        """
+        if not self._refused:
+            return
+        is_new = await self._add_rows()
+        count_refused_records(record for record in self._refused if record.refusal_id in is_new)
+        await publish_dead_letters(self._app, self._refused)
+        for record in self._requested:
+            await complete_park_requests(self._app.pool, record.source.topic, record.source.partition, [record.offset])
+        self._refused, self._requested = [], []
+
+    async def _add_rows(self) -> set[Any]:
+        """Store the rows; returns the ids of those that were not stored before."""
+        try:
+            return await add_refused_once(self._app.pool, self._refused)
+        except Exception as error:
+            if is_waited_for(error):
+                raise
+        return {record.refusal_id for record in self._refused if await add_refused_somehow(self._app.pool, record)}
+
+
+class RecordSlice(Protocol):
+    """Processes the records of one slice, and stores what it has collected of them at its end."""
+
+    def process(self, record: KafkaRecord, /) -> Awaitable[None]:
+        """Process a record; it must be safe to repeat."""
+
+    def refuse(self, record: KafkaRecord, error: Exception, /) -> None:
+        """Collect a record that is refused for the error that its processing raised."""
+
+    def store(self) -> Awaitable[None]:
+        """Store and publish what was collected; it must be safe to repeat."""
+
+
+class RefusalSlice:
+    """A slice whose records are processed by a function, and refused with a row and a dead letter.
+
+    Args:
+        app: app of the role.
+        work: processes a record; it must be safe to repeat.
+        kinds: kinds of the errors of ``work``.
+    """
+
+    def __init__(self, app: TwinApp, work: Callable[[KafkaRecord], Awaitable[None]], kinds: Mapping[type[Exception], str]) -> None:
+        refusals = Refusals(app, kinds)
+        self.process, self.refuse, self.store = work, refusals.add, refusals.store
+
+
+def expected_errors(kinds: Iterable[type[Exception]]) -> tuple[type[Exception], ...]:
+    """The errors of a record that are not tried again: those of the agent, those of any topic, and those that park it at once."""
+    return (*COMMON_KINDS, *kinds, *_PARKED_AT_ONCE)
+
+
+async def process_slices(
+    app: TwinApp, batches: Any, open_slice: Callable[[], RecordSlice], kinds: Iterable[type[Exception]]
+) -> None:
+    """Process the records of a stream of batches, each batch as a slice of its own, for as long as the app runs.
+
+    Args:
+        app: app of the role.
+        batches: the stream of an agent.
+        open_slice: makes the slice of a batch.
+        kinds: errors of a record that are not tried again.
+    """
+    expected = expected_errors(kinds)
+
+    async def process(batch: PollBatch) -> None:
+        records = open_slice()
+        catalogue = await retry_transient(app.newest_catalogue, part="postgres", waits_for=any_error)
+        for record in in_seconds(batch.records):
+            work = partial(_check_and_process, app, records, record)
+            await process_record(app, record, work, records.refuse, expected, catalogue)
+            await asyncio.sleep(0)  # the other partitions have their turn, also when no record waits for anything
+        with track_unfinished(app):
+            await retry_transient(records.store, part="postgres", waits_for=any_error)
+
+    await process_in_lanes(app, batches, process)
+
+
+async def _check_and_process(app: TwinApp, records: RecordSlice, record: KafkaRecord) -> None:
+    check_message(record.key, record.value, app.settings)
+    await records.process(record)
+
+
+async def process_in_lanes(app: TwinApp, batches: Any, process: Callable[[PollBatch], Awaitable[None]]) -> None:
+    """Process the batches of each partition one after another and the partitions side by side, and acknowledge each batch.
+
+    Args:
+        app: app of the role.
+        batches: the stream of an agent.
+        process: processes a batch to its end; it raises nothing.
+    """
+    stream = batches.noack()
+
+    async def process_in_turn(event: Any, previous: asyncio.Event | None, processed: asyncio.Event) -> None:
+        if previous is not None:
+            await previous.wait()
+        await process(event.value)
+        processed.set()
+        await stream.ack(event)
+
+    await PartitionLanes(process_in_turn).run(stream, lambda: app.consumer)
+
+
+async def process_record(
+    app: TwinApp,
+    record: KafkaRecord,
+    work: Callable[[], Awaitable[None]],
+    refuse: Callable[[KafkaRecord, Exception], None],
+    expected: tuple[type[Exception], ...],
+    catalogue: Catalogue | None = None,
+) -> None:
+    """Process a record with ``work`` to its end; it is refused for an expected error, and for the last of any other ones.
+
+    It is tried ``TWIN_PARK_ATTEMPTS`` times, and refused at once when an operator wants it to be parked or it cannot be read.
+
+    Args:
+        app: app of the role.
+        record: the record.
+        work: processes the record; it must be safe to repeat.
+        refuse: is given the record and the error.
+        expected: errors that are not tried again, as :func:`expected_errors` returns them.
+        catalogue: under which it is tried first; by default the newest version.
+    """
+    if is_replay(record.headers):
+        app.parking.on_replay()
+
+    async def check_and_work() -> None:
+        app.parking.check(record.partition, record.offset, record.value)
+        await work()
+
+    async def refuse_record(error: Exception) -> None:
+        refuse(record, error)
+
+    attempts = app.parking.attempts_for
+    await process_event(app, check_and_work, refuse_record, attempts=attempts, expected=expected, catalogue=catalogue)
+
+
+def in_seconds(records: Sequence[Any]) -> Iterable[KafkaRecord]:
+    """The records of a batch with their timestamps in seconds, as Faust's messages have them."""
+    return (replace(record, timestamp=record.timestamp / 1000) for record in records)
