@@ -11,6 +11,7 @@ The module depends on private methods of one version of Faust, which ``tests/con
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import faust
+from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -39,7 +41,7 @@ __all__ = [
 _FINISH_S = 5.0  # for what is in work before a rebalance
 _HELD_S = 0.1  # between two looks whether a partition may be polled again
 _REFUSED_S = 1.0  # until a poll for which a permission is missing is tried again
-_MAX_HELD_BYTES = 32 * 1024 * 1024  # of single records, which a buffer takes thousands of
+_END_OFFSETS_S = 2.0  # for the broker to state where partitions end
 # Most bytes of the values of a batch: a record may carry an array of outcomes, and a batch is one transaction.
 _MAX_BATCH_BYTES = 2 * 1024 * 1024
 
@@ -117,6 +119,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         self._delivered: defaultdict[TP, deque[int]] = defaultdict(deque)
         self._starts: dict[TP, StartOffset] = {}
         self._group_offsets: Mapping[TP, int | None] = {}
+        self._ends: Mapping[Any, int] = {}
         self.held: set[TP] = set()
         self.lanes: Lanes | None = None
         self.polled_at: float | None = None
@@ -142,14 +145,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
                 yield tp, message
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's signature
-        """Poll the partitions that are not held, and none while much is not processed.
-
-        Faust would drop what it has polled of a partition that is paused meanwhile.
+        """Poll the partitions that are not held: Faust would drop what it has polled of a partition that is paused meanwhile.
 
         A missing permission is waited for: an exception would end the role.
         """
         polled = active_partitions - self.held if active_partitions is not None and self.held else active_partitions
-        if (active_partitions and not polled) or self._holds_much():
+        if active_partitions and not polled:
             await self.sleep(_HELD_S)
             return {}
         try:
@@ -162,11 +163,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
             return {}
         OUTAGES.recover(self)
         return records
-
-    def _holds_much(self) -> bool:
-        """Whether the single records that are not processed yet are large; batches are counted by their lanes."""
-        values = [message.value for message in self._unacked_messages if not self._in_batches(message.tp)]
-        return sum(map(len, filter(None, values))) >= _MAX_HELD_BYTES
 
     async def wait_empty(self) -> None:
         """Wait for what is in work before a rebalance or a stop, but not for what waits itself: it is delivered again.
@@ -193,8 +189,21 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         if tps:
             await self._seek_to_starts(tps)
 
+    async def read_ends(self) -> None:
+        """Ask the broker where the assigned partitions end, for :meth:`lag`; while it does not answer, what it stated last holds.
+
+        What the last fetches stated ages: a partition that is not fetched seems to be read to its end.
+        """
+        client, loop = self._thread._consumer, self._thread.thread_loop  # noqa: SLF001  # Faust's own way queues behind a poll
+        tps = [tp for tp in self.assignment() if self._in_batches(tp)] if client is not None and loop.is_running() else []
+        if tps:
+            answer = asyncio.run_coroutine_threadsafe(client.end_offsets(tps), loop)
+            with contextlib.suppress(TimeoutError, KafkaError, ConsumerStoppedError):
+                async with asyncio.timeout(_END_OFFSETS_S):
+                    self._ends = await asyncio.wrap_future(answer)
+
     def lag(self) -> dict[TP, int]:
-        """Number of unacknowledged records of each partition, by the end offsets of the last fetches.
+        """Number of unacknowledged records of each partition, by the later of the ends that its last fetch and the broker stated.
 
         It is 0 for a partition that is read to its end with nothing in work: the markers of a producer's transactions, behind the
         last record, are never acknowledged.
@@ -203,7 +212,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         return {tp: self._lag_of(tp, offset, in_work) for tp, offset in self.positions().items()}
 
     def _lag_of(self, tp: TP, offset: int, in_work: set[TP]) -> int:
-        end = self.highwater(tp) or 0
+        stated_end = self._ends.get(tp, 0) if tp in self._starts else 0  # before that nothing is known of what was read
+        end = max(self.highwater(tp) or 0, stated_end)
         return 0 if tp not in in_work and self._fetch_position(tp) >= end else max(end - offset, 0)
 
     def positions(self) -> dict[TP, int]:

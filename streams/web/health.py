@@ -32,6 +32,7 @@ class HealthProbe:
         ready_problems: returns why the role does not process events now; the role is ready when there is nothing.
         details: returns figures for the answer about liveness.
         waits_for_server: returns whether Kafka, Postgres or MLflow does not answer.
+        behind: returns the number of waiting records of each partition that has any.
     """
 
     role: str
@@ -39,6 +40,7 @@ class HealthProbe:
     ready_problems: Callable[[], Sequence[str]]
     details: Callable[[], Mapping[str, float | None]] = dict
     waits_for_server: Callable[[], bool] = lambda: False
+    behind: Callable[[], Mapping[str, int]] = dict
 
 
 def health_app(probe: HealthProbe, hosts: Iterable[str] = ()) -> web.Application:
@@ -60,6 +62,7 @@ def health_app(probe: HealthProbe, hosts: Iterable[str] = ()) -> web.Application
             "ready": not problems,
             "reason": "; ".join(problems) or None,
             "waits_for_server": bool(problems) and probe.waits_for_server(),
+            "behind": probe.behind(),
         }
         return web.json_response(body, status=503 if problems else 200)
 

@@ -59,6 +59,7 @@ def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
     reported: set[tuple[str, int]] = set()
 
     async def report_lag() -> None:
+        await app.consumer.read_ends()
         all_lags = {} if OUTAGES.is_out("kafka") else app.consumer.lag()
         lags = {(tp.topic, tp.partition): lag for tp, lag in all_lags.items() if tp.topic in EVENTS}
         for topic, partition in reported - lags.keys():
@@ -144,7 +145,12 @@ class _RoleRunner:
     def health_probe(self) -> HealthProbe:
         liveness = self.liveness
         return HealthProbe(
-            self.role, liveness.all_live_problems, liveness.ready_problems, liveness.details, liveness.waits_for_server
+            self.role,
+            liveness.all_live_problems,
+            liveness.ready_problems,
+            liveness.details,
+            liveness.waits_for_server,
+            liveness.behind,
         )
 
     async def beat(self) -> None:

@@ -143,6 +143,10 @@ class RoleLiveness:
         activity = self._activity()
         return ([activity] if activity else []) + self._blocked_partitions() + describe_outages(self._outages) + self._stalled()
 
+    def behind(self) -> Mapping[str, int]:
+        """Number of waiting records of each partition that has any."""
+        return {f"{tp.topic} {tp.partition}": state.lag for tp, state in sorted(self._partitions.items()) if state.lag}
+
     def waits_for_server(self) -> bool:
         """Whether a server does not answer."""
         return bool(self._outages.current())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import faust
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.consumer.subscription_state import TopicPartitionState
+from aiokafka.errors import KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.tables.base import Collection
 from faust.tables.manager import TableManager
@@ -280,3 +282,26 @@ def test_the_lag_ends_with_the_last_record_and_not_with_the_marker_of_a_transact
     consumer._unacked_messages.add(message := Unacknowledged())
     assert consumer.lag() == {TP0: 6}
     consumer._unacked_messages.discard(message)
+
+
+async def test_the_lag_is_that_to_the_end_which_the_broker_states_while_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch):
+    consumer, ends, state = make_consumer(), {TP0: 162}, SimpleNamespace(position=157, has_valid_position=True)
+
+    async def end_offsets(tps: list[TP]) -> dict[TP, int]:
+        if not ends:
+            raise KafkaTimeoutError
+        return {tp: ends[tp] for tp in tps}
+
+    assignment = SimpleNamespace(state_value=lambda _tp: state)
+    subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+    consumer._thread._consumer = SimpleNamespace(_subscription=subscription, end_offsets=end_offsets)
+    monkeypatch.setattr(consumer._thread, "thread_loop", asyncio.get_running_loop(), raising=False)
+    monkeypatch.setattr(consumer, "assignment", lambda: {TP0})
+    monkeypatch.setattr(consumer, "highwater", lambda _tp: 157)
+    consumer._committed_offset[TP0], consumer._starts[TP0] = 157, start_at(150)
+    assert consumer.lag() == {TP0: 0}
+    await consumer.read_ends()
+    assert consumer.lag() == {TP0: 5}
+    ends.clear()
+    await consumer.read_ends()
+    assert consumer.lag() == {TP0: 5}

@@ -19,9 +19,12 @@ from streams.web.health import HealthProbe, health_app, serve_app
 class State:
     live: list[str] = field(default_factory=list)
     ready: list[str] = field(default_factory=list)
+    behind: dict[str, int] = field(default_factory=dict)
 
     def probe(self) -> HealthProbe:
-        return HealthProbe("simulation", lambda: self.live, lambda: self.ready, lambda: {"last_poll_s": 0.25})
+        return HealthProbe(
+            "simulation", lambda: self.live, lambda: self.ready, lambda: {"last_poll_s": 0.25}, behind=lambda: self.behind
+        )
 
 
 class Server(NamedTuple):
@@ -62,7 +65,13 @@ async def test_a_role_is_ready_when_there_is_no_reason_against_it(server, state)
     status, text = await server.get("/ready")
     assert status == 503
     reason = "waiting for its partitions; kafka is out"
-    assert json.loads(text) == {"role": "simulation", "ready": False, "reason": reason, "waits_for_server": False}
+    assert json.loads(text) == {"role": "simulation", "ready": False, "reason": reason, "waits_for_server": False, "behind": {}}
+
+
+async def test_a_role_tells_what_waits_in_each_partition_also_while_it_is_ready(server, state):
+    state.behind = {"simulation-requests 1": 5}
+    status, text = await server.get("/ready")
+    assert (status, json.loads(text)["behind"]) == (200, {"simulation-requests 1": 5})
 
 
 @pytest.mark.parametrize("path", ["/live", "/health"])
