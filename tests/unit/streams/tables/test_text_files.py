@@ -22,7 +22,7 @@ ZURICH = "hcp_id,region\n00123,Zürich\n"
         ZURICH.encode("latin-1"),
         ZURICH.replace("\n", "\r\n").encode("cp1252"),
         ZURICH.replace("\n", "\r").encode(),
-        gzip.compress(ZURICH.encode()),
+        gzip.compress(ZURICH.encode(), mtime=0),
     ],
     ids=["utf-8", "utf-8 with mark", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "latin-1", "cp1252", "old line ends", "gzip"],
 )
@@ -106,7 +106,7 @@ def test_a_column_without_a_name_is_left_out_when_it_numbers_the_rows_and_refuse
         (b"hcp_id\n1\0\n", "table.csv", "the character NUL"),
         (b"PK\x03\x04", "table.csv", "a workbook or an archive"),
         (b"\xd0\xcf\x11\xe0", "table.csv", "an old or protected workbook"),
-        (gzip.compress(b"hcp_id\n1\n" * 999)[:40], "table.csv.gz", "cannot be read as text"),
+        (gzip.compress(b"hcp_id\n1\n" * 999, mtime=0)[:40], "table.csv.gz", "cannot be read as text"),
         (b"no parquet", "table.parquet", "cannot be read as parquet"),
         (b"hcp_id\n1\n", "table.xlsx", "it is no Excel workbook"),
         (b"hcp_id\n1\n", "table.xls", "give a file that ends in .csv"),
