@@ -61,7 +61,8 @@ BEGIN
     IF is_superuser THEN  -- advisory locks order the work of the service: anybody who may take them could stop it
         FOR advisory_function IN
             SELECT p.oid::regprocedure FROM pg_proc p
-            WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname LIKE 'pg\_%advisory%'
+            WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname LIKE 'pg\_%advisory%lock%'
+              AND p.proname NOT LIKE '%unlock%'  -- which clients call at the end of a session
               AND (has_function_privilege('public', p.oid, 'EXECUTE')
                    OR NOT has_function_privilege('twinstream_owner', p.oid, 'EXECUTE')
                    OR NOT has_function_privilege('twinstream_migrator', p.oid, 'EXECUTE')
