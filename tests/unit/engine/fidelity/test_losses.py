@@ -139,3 +139,12 @@ def test_outcomes_of_one_segment_are_named_and_a_mix_like_that_of_the_baseline_i
     assert dominating_segment({"region=c": 190, "region=a": 10}, 200, BASELINE) == "region=c"
     assert dominating_segment({"region=new": 200}, 200, BASELINE) == "region=new"
     assert dominating_segment({"region=c": 20}, 200, BASELINE) is None  # most outcomes have no level
+
+
+def test_nothing_is_said_of_the_mix_of_levels_that_the_baseline_does_not_have() -> None:
+    """Without segments of its own a baseline does not tell its mix: any one may be like it."""
+    assert dominating_segment({"region=c": 200}, 200, BASELINE.model_copy(update={"segments": {}})) is None
+    half = {name: errors for name, errors in BASELINE.segments.items() if name in {"region=a", "region=b"}}
+    partial = BASELINE.model_copy(update={"segments": half})
+    rest = 200 - round(200 * sum(errors.n for errors in half.values()) / BASELINE.n)
+    assert dominating_segment({"region=new": rest, "region=a": 200 - rest}, 200, partial) is None
