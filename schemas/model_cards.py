@@ -244,7 +244,7 @@ class OutcomeSpread(Frozen):
     Attributes:
         n: training rows that satisfy the filters.
         sd: standard deviation of their outcomes, units of the target.
-        n_extreme: outcomes counted at a bound, because they lie more than 10 robust standard deviations from the median.
+        n_extreme: outcomes counted at a bound, because they lie more than 10 robust standard deviations from the median; 5 at most.
         correlation: of their outcomes with out-of-fold predictions; null below 200 rows and where it is undefined.
     """
 

@@ -24,6 +24,9 @@ PRIOR_ROWS = 50
 EXTREME = 10.0
 """Distance from the median, in robust standard deviations, at which outcomes are cut: an error is likelier there than a person."""
 
+MOST_SLIPS = 5
+"""Extreme outcomes that may be errors; more of them recur, and an experiment will meet them too: none is cut then."""
+
 _IQR_SD, _TAILS_SD = 1.349, 4.653
 """Standard deviations of a normal distribution between its quartiles, and between its first and last percentile."""
 
@@ -51,7 +54,7 @@ class TrainingOutcomes:
 def measure_spread(outcome: Floats, expected: Floats, matching: Flags) -> OutcomeSpread:
     """Standard deviation of outcomes within ``matching``, and their correlation with the predictions.
 
-    Outcomes farther than 10 robust standard deviations from the median are counted at that distance. The correlation is the
+    Up to 5 outcomes farther than 10 robust standard deviations from the median are counted at that distance. The correlation is the
     smaller of Pearson's and of the one that the ranks imply, so that a few rows cannot make it. Both are shrunk toward the whole
     table, as if 50 of its rows belonged to the part.
 
@@ -80,13 +83,14 @@ def measure_spread(outcome: Floats, expected: Floats, matching: Flags) -> Outcom
 
 
 def _bounded(outcome: Floats, matching: Flags) -> tuple[Floats, int]:
-    """All outcomes within the bounds of the matching ones, and how many matching ones lie beyond."""
+    """All outcomes within the bounds of the matching ones, and how many matching ones were cut."""
     first, lower, median, upper, last = np.percentile(outcome[matching], [1, 25, 50, 75, 99])
     distance = EXTREME * max((upper - lower) / _IQR_SD, (last - first) / _TAILS_SD)
     if not distance > 0:
         return outcome, 0
     bounded = np.clip(outcome, median - distance, median + distance)
-    return bounded, int((bounded != outcome)[matching].sum())
+    n_extreme = int((bounded != outcome)[matching].sum())
+    return (bounded, n_extreme) if n_extreme <= MOST_SLIPS else (outcome, 0)
 
 
 def _shrunk_correlation(outcome: Floats, expected: Floats, matching: Flags, weight: float) -> float | None:

@@ -94,6 +94,15 @@ def test_one_slip_among_the_outcomes_does_not_change_the_spread():
     assert slipped.correlation <= clean.correlation + 0.01
 
 
+def test_extreme_outcomes_that_recur_keep_their_variance():
+    """A normal law and one outcome in 200 at 30: variance 0.995 + 0.005 x 0.995 x 900; an experiment meets them as often."""
+    rng = np.random.default_rng(3)
+    outcome = np.where(np.arange(20_000) % 200 == 0, 30.0, rng.normal(size=20_000))
+    spread = measure_spread(outcome, rng.normal(size=20_000), np.ones(20_000, dtype=bool))
+    assert spread.sd == pytest.approx(np.sqrt(0.995 + 0.005 * 0.995 * 900), rel=0.02)
+    assert spread.n_extreme == 0
+
+
 def test_outcomes_that_are_nearly_all_zero_keep_their_variance():
     outcome = np.zeros(10_000)
     outcome[:300] = 1.0
