@@ -35,7 +35,7 @@ _REASONS_OF_TABLES = {
     "schema_migrations": _NAME,
 }
 _REASONS_OF_COLUMNS = {
-    **dict.fromkeys(("segment", "segments", "dimension", "value", "event"), _SEGMENT),
+    **dict.fromkeys(("segment", "segments", "carried_by", "dimension", "value", "event"), _SEGMENT),
     **dict.fromkeys(("digest", "last_digest", "body_hash", "entity_hash", "salt", "entities"), _DIGEST),
     "feature": _MODEL,
     **dict.fromkeys(("standard_errors", "missing", "intervals", "unassessed", "drift_limits", "compared_simulations"), _FIGURES),

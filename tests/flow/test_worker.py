@@ -166,7 +166,7 @@ async def test_a_role_that_ran_once_waits_for_a_port_that_is_taken(settings, pro
         pid, port = workers.pids["experiments"], settings.port_of("experiments")
         os.kill(pid, signal.SIGKILL)
         assert all_end([pid], within_s=15.0)
-        await until(lambda: asyncio.to_thread(is_free, port))  # the sockets of a killed process close after its last thread
+        await until(lambda: is_free(port))  # the sockets of a killed process close after its last thread
         async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", port):
             await until(lambda: "set TWIN_WEB_PORT" in (tmp_path / "logs" / "experiments.log").read_text())
             workers.check()
