@@ -107,6 +107,7 @@ class TwinGenerator:
 
     Example:
         >>> from engine.sample_tables import sample_table
+        >>> from schemas.brands import Brand
         >>> generator = TwinGenerator(TwinType.TERRITORY, Brand.KISQALI, model_type="RandomForest", n_jobs=1)
         >>> metrics = generator.train(sample_table(TwinType.TERRITORY, 1000, np.random.default_rng(0)))
         >>> metrics.training_samples, metrics.fidelity > 0.5
