@@ -13,12 +13,15 @@ from streams.cli.failures import address_of
 from streams.cli.server_watch import Server, silent_servers
 
 if TYPE_CHECKING:
+    from aiokafka.admin import AIOKafkaAdminClient
+
     from streams.settings import Settings
 
 __all__ = ["explained_silence"]
 
 _GROUP = "twinstream-simulation"
 _CHECK_S = 2.0
+_PAUSE_S = 0.1
 _SHARE = 0.9
 """Of the time of the check, so that it is done when the wait ends."""
 
@@ -61,12 +64,22 @@ async def _describe_worker(settings: Settings, seconds: float) -> str:
 
     try:
         async with asyncio.timeout(seconds), open_admin(settings) as admin:
-            (reply,) = await admin.describe_consumer_groups([_GROUP])
-            error_code, _, state, *_ = reply.groups[0]
+            while (state := await _group_state(admin)) is None:  # noqa: ASYNC110  # the broker makes it ready
+                await asyncio.sleep(_PAUSE_S)
     except Exception:  # noqa: BLE001  # whatever the client raises, nothing is known
-        error_code, state = 1, ""
-    if error_code:
         return "is a worker with the role simulation running?"
     if state in {"Empty", "Dead"}:
         return "no worker with the role simulation is running (twinstream worker --role simulation)"
     return "a worker with the role simulation is running and has not finished it: raise --timeout, or see the log of the worker"
+
+
+async def _group_state(admin: AIOKafkaAdminClient) -> str | None:
+    """State of the group; None while a new broker has no coordinator yet."""
+    from aiokafka.errors import GroupCoordinatorNotAvailableError
+
+    try:
+        (reply,) = await admin.describe_consumer_groups([_GROUP])
+    except GroupCoordinatorNotAvailableError:
+        return None
+    error_code, _, state, *_ = reply.groups[0]
+    return None if error_code else str(state)
