@@ -347,6 +347,8 @@ def _carried_text(segment: str, correction: float | None) -> str:
 
 
 def _multiple_text(ratio: float) -> str:
+    if ratio >= 1_000_000:
+        return "more than a million"
     return f"{ratio:.3g}" if ratio < 999.5 else f"{ratio:,.0f}"
 
 
