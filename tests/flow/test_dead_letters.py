@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaProducer
 
 from streams.kafka import DEAD_LETTERS, open_producer
 from tests.outcomes import TOPIC, make_card, make_line, outcome
+from tests.polling import until
 
 HEADERS = [("trace", b"\xff\x00"), ("trace", b""), ("nothing", None), ("na\x00me", b"1"), ("twin_of_the_sender", b"stays")]
 UNKNOWN = {"predicted_value": None, "predicted_lower": None, "predicted_upper": None} | {
@@ -71,6 +72,8 @@ async def test_a_refused_record_that_is_too_large_for_a_copy_blocks_nothing(
         await client.publish_bytes(TOPIC, None, json.dumps(outcome(1)).encode())
         records = await listener.records(DEAD_LETTERS, 2)
         assert "and a topic takes 8388608" in await twinstream("dlq", "replay", "--kind", "simulation", status=1)
+        counted = "SELECT count(*) FROM fidelity_tracking WHERE fate = 'counted'"
+        assert await until(lambda: pool.fetchval(counted), within_s=30.0) == 1
     for record, (kind, value) in zip(records, large.items(), strict=True):
         headers = _twin_headers(record)
         assert (record.key, record.value) == (b"", None)
@@ -79,7 +82,6 @@ async def test_a_refused_record_that_is_too_large_for_a_copy_blocks_nothing(
     rows = await pool.fetch("SELECT value, sent_at FROM refused_records ORDER BY source_offset")
     assert [row["value"] for row in rows] == list(large.values())
     assert None not in [row["sent_at"] for row in rows]
-    assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE fate = 'counted'") == 1
 
 
 def compressing_producer(settings) -> AIOKafkaProducer:
