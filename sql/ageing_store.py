@@ -17,7 +17,6 @@ from uuid import UUID
 from sql.database import Connection, Database, connect
 
 __all__ = [
-    "AGED_TABLES",
     "CHUNK_ROWS",
     "MaintenanceRun",
     "PartitionState",
@@ -160,8 +159,6 @@ _FUNCTIONS = {
     "retrain_requests": "age_retrains",
     "maintenance_runs": "age_maintenance_runs",
 }
-AGED_TABLES = ("fidelity_tracking", *_FUNCTIONS)
-"""Tables whose rows age out."""
 
 
 async def age_rows(connection: Connection, table: str, before: datetime, chunk: int = CHUNK_ROWS) -> int:

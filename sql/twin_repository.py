@@ -80,8 +80,6 @@ SELECT p.population_id, p.name, p.description, p.twin_count, p.filters_applied, 
 FROM twin_populations p JOIN digital_twin_models m USING (model_id)
 WHERE p.population_id = $1"""  # noqa: S608  # our own constant
 
-SAVE_REALISM = "UPDATE twin_populations SET realism = $3 WHERE model_id = $1 AND filters_applied = $2"
-
 MEMBERS = """
 SELECT t.twin_id, t.features::text AS features, t.baseline_behavior, t.baseline_lower, t.baseline_upper, t.outcome
 FROM twin_population_members JOIN digital_twins t USING (twin_id)

@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from schemas.arrays import Flags, Floats, Integers
 from schemas.realism import BOOSTING, BOOSTING_WITH_RATIOS, FOREST, LONG_BOOSTING
 
-__all__ = ["CLASSIFIERS", "FOLDS", "QUICK", "detection_auc", "detection_aucs"]
+__all__ = ["CLASSIFIERS", "FOLDS", "QUICK", "detection_aucs"]
 
 FOLDS = 5
 MAX_CLASSIFIER_LEVELS = 200  # more levels of a category are one level to the classifier
@@ -56,26 +56,6 @@ QUICK = (BOOSTING, BOOSTING_WITH_RATIOS)
 """Those that take a second for a few thousand rows."""
 
 
-def detection_auc(
-    draws: Sequence[pd.DataFrame],
-    real: pd.DataFrame,
-    categorical: Sequence[str],
-    rng: np.random.Generator,
-    entities: Integers | None = None,
-) -> float:
-    """Cross-validated AUC of a boosted classifier of synthetic against real rows; 0.5 means they are indistinguishable.
-
-    Each of several draws is one fold, with about as many real rows; a single draw is cut into five random folds. The real rows of
-    one of the ``entities``, ``(n,)``, are in one fold: a classifier that knows some of them would recognise the others as real.
-
-    >>> rng = np.random.default_rng(0)
-    >>> synthetic, real = pd.DataFrame({"x": rng.normal(0, 1, 200)}), pd.DataFrame({"x": rng.normal(9, 1, 200)})
-    >>> round(detection_auc([synthetic], real, [], rng), 2)
-    1.0
-    """
-    return detection_aucs(draws, real, categorical, rng, entities, names=(BOOSTING,))[BOOSTING]
-
-
 def detection_aucs(
     draws: Sequence[pd.DataFrame],
     real: pd.DataFrame,
@@ -84,7 +64,10 @@ def detection_aucs(
     entities: Integers | None = None,
     names: Sequence[str] = tuple(CLASSIFIERS),
 ) -> dict[str, float]:
-    """The AUC of each of the named classifiers, see ``detection_auc``.
+    """Cross-validated AUC of classifiers of synthetic against real rows, by their name; 0.5 means they are indistinguishable.
+
+    Each of several draws is one fold, with about as many real rows; a single draw is cut into five random folds. The real rows of
+    one of the ``entities``, ``(n,)``, are in one fold: a classifier that knows some of them would recognise the others as real.
 
     >>> rng = np.random.default_rng(0)
     >>> twins, real = (pd.DataFrame(rng.lognormal(size=(400, 2)), columns=["part", "whole"]) for _ in range(2))
@@ -101,9 +84,7 @@ def detection_aucs(
     aucs = {}
     for name in names:
         features, levels = _features(name, both, categorical)
-        with threadpool_limits(
-            1, user_api="openmp"
-        ):  # its threads spin: beside one busy core, two take thirty times as long as one
+        with threadpool_limits(1, user_api="openmp"):  # its threads spin: two beside one busy core take thirty times as long
             classifier = CLASSIFIERS[name](levels, seed)
             probability = cross_val_predict(classifier, features, is_synthetic, cv=folds, method="predict_proba")[:, 1]
         aucs[name] = float(roc_auc_score(is_synthetic, probability))

@@ -47,7 +47,7 @@ def measure_realism(
     At most 10,000 rows of each table are used, except that exact copies are searched among all training rows.
 
     Args:
-        draws: tables of synthetic rows, each drawn separately; they are the folds of the classifier, see ``detection_auc``.
+        draws: tables of synthetic rows, each drawn separately; they are the folds of the classifier, see ``detection_aucs``.
         held_out: real rows that the generator was not trained on.
         training: real rows that it was trained on; with ``entities`` the rows of each are side by side, entities in random order.
         categorical: columns whose values are levels.

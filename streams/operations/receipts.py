@@ -15,7 +15,7 @@ from sql.database import Pool
 from sql.publication_store import Publication
 from streams.kafka import topic_of
 
-__all__ = ["Receipt", "await_receipt", "read_receipt"]
+__all__ = ["Receipt", "await_receipt"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
 _POLL_S = 0.5
@@ -82,15 +82,6 @@ class Receipt:
         if self.on_the_way:
             lines.append(f"see later what became of all: twinstream outcomes receipt {self.publication.publication_id}")
         return "\n".join(lines)
-
-
-async def read_receipt(pool: Pool, publication_id: UUID) -> Receipt:
-    """Count what became of the rows of a publication.
-
-    Raises:
-        LookupError: when there is no publication with this id.
-    """
-    return await await_receipt(pool, publication_id, 0.0)
 
 
 async def await_receipt(pool: Pool, publication_id: UUID, timeout_s: float) -> Receipt:

@@ -11,7 +11,7 @@ from engine.fidelity.effective_sample_size import effective_rows
 from engine.sample_tables import sample_hcps
 from engine.twin_generator import TwinGenerator
 from engine.twins.conformal import conformal_quantile, fit_conformal
-from engine.twins.detection import detection_auc
+from engine.twins.detection import BOOSTING, detection_aucs
 from engine.twins.entities import cut, entity_codes, entity_weights, folds, shuffle
 from engine.twins.training_table import build_training_table
 from engine.twins.twin_model import TwinModel
@@ -111,8 +111,8 @@ def test_a_classifier_does_not_recognise_real_rows_by_other_rows_of_their_entity
     real = pd.DataFrame({name: rng.normal(size=100)[entities] for name in "xyz"})
     order = rng.permutation(len(real))
     draws = [pd.DataFrame({name: rng.normal(size=200) for name in "xyz"}) for _ in range(5)]
-    apart = detection_auc(draws, real.iloc[order], [], np.random.default_rng(1), entities[order])
-    mixed = detection_auc(draws, real.iloc[order], [], np.random.default_rng(1))
+    apart = detection_aucs(draws, real.iloc[order], [], np.random.default_rng(1), entities[order], names=[BOOSTING])[BOOSTING]
+    mixed = detection_aucs(draws, real.iloc[order], [], np.random.default_rng(1), names=[BOOSTING])[BOOSTING]
     assert apart < 0.6
     assert mixed > 0.8
 
