@@ -46,6 +46,7 @@ from schemas.simulation_models import (
     SubgroupEffect,
     TrackRecord,
 )
+from schemas.subgroup_results import SubgroupResult
 from schemas.twin_models import (
     Baseline,
     DigitalTwin,
@@ -101,6 +102,7 @@ __all__ = [
     "SimulationResult",
     "SourceId",
     "SubgroupEffect",
+    "SubgroupResult",
     "TrackRecord",
     "TwinModelMetrics",
     "TwinPopulation",

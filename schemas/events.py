@@ -35,6 +35,7 @@ from schemas.service_events import (
     padded_sums,
 )
 from schemas.simulation_models import InterventionConfig, SimulationResult, require_meant_for
+from schemas.subgroup_results import MAX_PARTICIPANTS, MAX_SUBGROUPS, SubgroupResult, require_parts_of
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold
 from schemas.twin_types import TWIN_TYPES, KnownBrand, TwinType, model_line
 
@@ -219,11 +220,7 @@ class OutcomeEvent(Event):
         return numbers.tobytes() + shared + encode_own_fields(self.simulation_id, self.twin_id, self.entity_id, self.features)
 
 
-_LATER_FIELDS = frozenset({"outcome", "unit", "population", "variant", "channels"})
-
-
-MAX_PARTICIPANTS = 1_000_000_000
-"""Most people in an arm of an experiment."""
+_LATER_FIELDS = frozenset({"outcome", "unit", "population", "variant", "channels", "subgroups"})
 
 
 class ExperimentResult(Event):
@@ -238,6 +235,7 @@ class ExperimentResult(Event):
         population: kind of people, if not that of the line, such as "customers"; such a result is stored, and calibrates nothing.
         variant: name of the message or creative, as in ``intervention``, which has it too then.
         channels: all channels, where there were several; ``intervention`` has the main one.
+        subgroups: effects in levels of a feature, by each feature at most once for each person.
     """
 
     experiment_id: str = Field(min_length=1, max_length=200)
@@ -259,6 +257,7 @@ class ExperimentResult(Event):
     population: str | None = Field(default=None, min_length=1, max_length=200)
     variant: str | None = Field(default=None, min_length=1, max_length=200)
     channels: tuple[Channel, ...] = Field(default=(), max_length=len(Channel))
+    subgroups: tuple[SubgroupResult, ...] = Field(default=(), max_length=MAX_SUBGROUPS)
 
     @model_validator(mode="before")
     @classmethod
@@ -287,6 +286,7 @@ class ExperimentResult(Event):
         require_meant_for(self.intervention, self.twin_type)
         if self.channels and self.intervention.channel not in self.channels:
             raise ValueError(f"channels {[*self.channels]} lack the main one, {self.intervention.channel}")
+        require_parts_of(self.n_treated, self.n_control, self.subgroups)
         return self
 
     @model_serializer(mode="wrap")

@@ -84,3 +84,41 @@ def test_only_results_on_the_target_in_its_unit_and_on_people_of_its_kind_measur
     fields: dict[str, Any], measures: bool
 ) -> None:
     assert result(**fields).measures_target is measures
+
+
+SURGEONS = {
+    "dimension": "specialty",
+    "level": "Surgery",
+    "effect": 0.03,
+    "standard_error": 0.02,
+    "n_treated": 200,
+    "n_control": 150,
+}
+OTHERS = SURGEONS | {"level": "Other", "n_treated": 200, "n_control": 250}
+
+
+def test_effects_by_subgroup_are_part_of_a_result_and_of_its_text() -> None:
+    event = result(subgroups=[SURGEONS, OTHERS, SURGEONS | {"dimension": "decile", "level": 10.0}])
+    assert [(group.dimension, group.level) for group in event.subgroups] == [
+        ("specialty", "Surgery"),
+        ("specialty", "Other"),
+        ("decile", "10"),
+    ]
+    assert ExperimentResult.model_validate_json(event.model_dump_json()) == event
+    assert "subgroups" not in result().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("subgroups", "message"),
+    [
+        ([SURGEONS, SURGEONS | {"level": " surgery"}], "subgroup specialty = 'Surgery' is there more than once"),
+        ([SURGEONS, OTHERS | {"n_treated": 201}], "subgroups by specialty hold n_treated 401, more than the 400 of the experiment"),
+        ([SURGEONS | {"standard_error": 0.0}], "greater than 0"),
+        ([SURGEONS | {"n_control": 1}], "greater than or equal to 2"),
+        ([SURGEONS | {"level": "  "}], "valid string"),
+        ([SURGEONS | {"p_value": 0.01}], "Extra inputs are not permitted"),
+    ],
+)
+def test_subgroups_that_cannot_be_parts_of_the_experiment_are_refused(subgroups: list[Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        result(subgroups=subgroups)
