@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from streams.mappings import ColumnGuess
     from streams.training import ImportedTable
     from streams.training.mapped_import import Proposal
+    from streams.training.part_d_drugs import DrugChoice
 
 app = typer.Typer()
 
-_CLAIMS = "Claims extracts"
+_CLAIMS = "Claims by month, and by drug"
 _COLUMNS = ("Column", "Values", "Feature", "Rule", "Score", "Reason")
 _EDITOR = (
     "COLUMN=FEATURE or COLUMN=FEATURE:RULE changes a line, COLUMN=own makes it a feature of your own, COLUMN= leaves it out; "
@@ -39,6 +40,7 @@ _EDITOR = (
         "twinstream import hcps.csv",
         "twinstream import hcps.csv history.parquet --map 'Grad Yr=years_experience:years_before 2026'",
         "twinstream import partd_2019.csv partd_2020.csv history.parquet",
+        "twinstream import drugs_2019.csv drugs_2020.csv history.parquet --product Kisqali --market Ibrance",
         "twinstream import claims.parquet history.parquet --as-of 2025-06 --product Kisqali",
     ),
 )
@@ -49,7 +51,7 @@ def import_table(
         typer.Argument(
             metavar="SOURCE",
             parser=table_path,
-            help="A CSV, Parquet or Excel file, a folder of them, or a .sql file with a query; two files of Medicare Part D; "
+            help="A CSV, Parquet or Excel file, a folder of them, or a .sql file with a query; years of Medicare Part D; "
             "then OUT, the .csv, .csv.gz or .parquet file to write, if any.",
         ),
     ],
@@ -80,7 +82,20 @@ def import_table(
         int, typer.Option(min=1, metavar="N", help="Months after it that the target is of.", rich_help_panel=_CLAIMS)
     ] = 12,
     product: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The product whose claims make the target.", rich_help_panel=_CLAIMS)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The product whose claims make the target; in Medicare Part D by drug a brand or generic name.",
+            rich_help_panel=_CLAIMS,
+        ),
+    ] = None,
+    market: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="In Medicare Part D by drug what the product competes with; every drug of the file without it; repeatable.",
+            rich_help_panel=_CLAIMS,
+        ),
     ] = None,
     twin_type: TwinTypeOption = TwinType.HCP,
     target: TargetOption = None,
@@ -94,11 +109,11 @@ def import_table(
     another, is left open: answer with --map, or on the terminal. The mapping is saved as mappings/NAME.yaml, and later files with
     these columns are read by it, in every command.
 
-    With OUT the training table is written: ids, features and target. The files of Medicare Part D by provider, which CMS
-    publishes for each year, need no mapping: two SOURCEs, the earlier year first, give the features of the first and the change
-    to the second. The general payments of Open Payments, one or several years, give features by physician and year. A claims
-    extract with a row for each entity and month needs --as-of: features are sums of the months up to it, the target is of the
-    months after it, and no feature knows of a later month.
+    With OUT the training table is written: ids, features and target. The files of Medicare Part D by provider, by provider and
+    drug, and by geography and drug, which CMS publishes for each year, need no mapping: several SOURCEs, the earliest year first,
+    give the features of each and the change to the next. The general payments of Open Payments, one or several years, give
+    features by physician and year. A claims extract with a row for each entity and month needs --as-of: features are sums of the
+    months up to it, the target is of the months after it, and no feature knows of a later month.
 
     \b
     Rules:
@@ -111,16 +126,22 @@ def import_table(
     """
     use_file_catalogue()
     from streams.training.mapped_import import needs_mapping
+    from streams.training.part_d_drugs import DrugChoice
 
     sources, out = (files[:-1], files[-1]) if len(files) > 1 else (files, None)
+    drugs = DrugChoice(product, tuple(market or ())) if product or market else None
     if as_of is not None:
+        if market:
+            raise ValueError("--market is for Medicare Part D by drug: claims by month take --product alone")
         _import_claims(sources, out, answers or [], (as_of, months, then, product), twin_type, reading, as_json=as_json)
         return
     if len(sources) > 1 or not needs_mapping(
         sources[0], twin_type, target, reading, is_asked=bool(answers or save_as) or out is None
     ):
-        _import_known(sources, out, twin_type, target, reading, as_json=as_json)
+        _import_known(sources, out, twin_type, target, reading, drugs, as_json=as_json)
         return
+    if drugs is not None:
+        raise ValueError("--product and --market are for claims by month (--as-of) and Medicare Part D by drug: no file is one")
     _import_mapped(sources[0], out, answers or [], save_as, twin_type, target, reading, as_json=as_json)
 
 
@@ -147,12 +168,19 @@ def _import_claims(
 
 
 def _import_known(
-    sources: list[Path], out: Path | None, twin_type: TwinType, target: str | None, reading: TableOptions, *, as_json: bool
+    sources: list[Path],
+    out: Path | None,
+    twin_type: TwinType,
+    target: str | None,
+    reading: TableOptions,
+    drugs: DrugChoice | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Import tables whose columns need no mapping."""
     from streams.training import read_training_table
 
-    _finish(read_training_table(sources, twin_type, target, reading), out, as_json=as_json)
+    _finish(read_training_table(sources, twin_type, target, reading, drugs=drugs), out, as_json=as_json)
 
 
 def _finish(imported: ImportedTable, out: Path | None, *, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Reads files as training tables.
 
-Public Medicare Part D files are recognised by their columns, see ``part_d``. Any other table needs the target and features of the
-twin type, and is used as it is.
+Public Medicare Part D files are recognised by their columns, see ``part_d`` and ``part_d_drugs``. Any other table needs the target
+and features of the twin type, and is used as it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from streams.tables.headers import header_key
 from streams.tables.report import count_of
 from streams.training import open_payments, part_d
 from streams.training.imported_table import ImportedTable, features_without_column, require_features
+from streams.training.part_d_drugs import DrugChoice, drug_dataset, drug_table
 
 __all__ = [
     "as_training_table",
@@ -40,15 +41,17 @@ def read_training_table(
     options: TableOptions | None = None,
     *,
     needs_features: bool = True,
+    drugs: DrugChoice | None = None,
 ) -> ImportedTable:
-    """Read a file as a training table, or two files of Medicare Part D by provider, of one year and a later one.
+    """Read a file as a training table, or files of Medicare Part D, of one year and later ones.
 
     Args:
-        paths: one file, or two years of Medicare Part D.
+        paths: one file, or years of Medicare Part D.
         twin_type: of the entities.
         target: column of the outcome; the twin type's own by default.
         options: answers to what the files leave open.
         needs_features: false for a table of ids, times and outcomes whose features are in another place.
+        drugs: which drugs make the target of files by drug; all of them by default.
 
     Raises:
         ValueError: when a file cannot be read, too many of its rows are bad, the target is missing, no column is a feature of the
@@ -56,7 +59,12 @@ def read_training_table(
         FileNotFoundError: when there is no such file.
     """
     options = options or TableOptions()
-    if options.mapping is None and all(open_payments.is_open_payments(table_headers(path, options)) for path in paths):
+    headers = [table_headers(path, options) for path in paths] if options.mapping is None else []
+    if headers and any(map(drug_dataset, headers)) and not has_declared_names(headers[0], twin_type, target):
+        return drug_table(paths, headers, drugs or DrugChoice(), twin_type, options)
+    if drugs is not None:
+        raise ValueError("--product and --market are for claims by month (--as-of) and Medicare Part D by drug: no file is one")
+    if headers and all(map(open_payments.is_open_payments, headers)):
         return open_payments.open_payments_table(paths, twin_type, options)
     declared = entity_columns(twin_type)
     declared_keys = frozenset(map(header_key, declared)) | part_d.KNOWN_HEADERS
@@ -116,7 +124,8 @@ def mapped_table(reading: TableReading, twin_type: TwinType, target: str | None 
 
 def is_known_layout(headers: Sequence[str]) -> bool:
     """Whether headers are those of public data that is read without a mapping."""
-    return part_d.is_part_d(headers) or part_d.has_joined_years(headers) or open_payments.is_open_payments(headers)
+    is_part_d = part_d.is_part_d(headers) or part_d.has_joined_years(headers) or drug_dataset(headers) is not None
+    return is_part_d or open_payments.is_open_payments(headers)
 
 
 def has_declared_names(headers: Sequence[str], twin_type: TwinType, target: str | None = None) -> bool:

@@ -1,8 +1,9 @@
 """Converts files of Medicare Part D prescribers, as the Centers for Medicare and Medicaid Services (CMS) publish them, to features.
 
 The file "by Provider" has one row for each provider and year. Its columns were renamed in 2021; both layouts are recognised. One
-year gives features; the change of the claims to a second year is the target. CMS leaves counts under 11 out and marks them with
+year gives features; the change of the claims to the next year is the target. CMS leaves counts under 11 out and marks them with
 ``*`` or ``#``: they are missing, not zero. A table of two years side by side (``<name>_2013``, ``<name>_2014``) is recognised too.
+The files by drug are those of ``part_d_drugs``.
 
 References:
     CMS, Medicare Part D Prescribers by Provider, data dictionary (2013 to 2019; since 2021).
@@ -10,7 +11,6 @@ References:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,9 +25,12 @@ from streams.tables.headers import header_key
 from streams.tables.report import count_of
 from streams.tables.us_regions import OTHER_REGION, REGION_OF_STATE
 from streams.training.imported_table import ImportedTable, features_without_column
+from streams.training.part_d_years import pairs_of_years, require_order, year_notes
 
 __all__ = [
     "KNOWN_HEADERS",
+    "count_text",
+    "decile_of",
     "has_joined_years",
     "is_joined_years",
     "is_part_d",
@@ -35,6 +38,7 @@ __all__ = [
     "provider_table",
     "require_hcp",
     "slug",
+    "tier_of",
 ]
 
 _TARGET = "prescribing_change"
@@ -58,14 +62,12 @@ _KINDS: dict[str, Kind] = {
     "kind": "text",
 }
 _OF_DRUGS = frozenset(map(header_key, ("Brnd_Name", "Gnrc_Name", "drug_name", "generic_name")))
-_OF_REGIONS = frozenset(map(header_key, ("Prscrbr_Geo_Lvl", "Prscrbr_Geo_Desc")))
 _OWN = frozenset(header_key(name) for names in (*_LAYOUTS.values(), *_OPTIONAL.values()) for name in names) - {"npi"}
 KNOWN_HEADERS = _OWN | {"npi"}
 """Keys of headers by which the delimiter of such a file is detected."""
 
 _SUPPRESSED = ("*", "#")
 _ORGANISATION = "O"
-_YEAR = re.compile(r"(?<![A-Za-z])DY(\d\d)(?!\d)|(?<!\d)20(\d\d)(?!\d)")
 
 _JOINED = {"hcp_id", "specialty_2013", "state_2013", "grad_year_2013", "bene_count_2013", "total_claims_2013", "total_claims_2014"}
 
@@ -90,10 +92,10 @@ def is_part_d(headers: Sequence[str]) -> bool:
 
 
 def provider_table(files: Sequence[RawTable], twin_type: TwinType, options: TableOptions) -> ImportedTable:
-    """Features of the first year and, with a second file, the change of the claims from the first to the second.
+    """Features of each year but the last, and the change of the claims to the next one; of a single year features only.
 
     Args:
-        files: one file by provider, or two, the earlier year first.
+        files: by provider, one for each year, the earliest first.
         twin_type: must be HCP.
         options: of reading.
 
@@ -101,42 +103,42 @@ def provider_table(files: Sequence[RawTable], twin_type: TwinType, options: Tabl
         TableRefused: for another file, with the columns that are missing, for years in the wrong order and repeated providers.
     """
     require_hcp(twin_type)
-    if len(files) > 2:
-        raise ValueError(f"{len(files)} files: give one year of Medicare Part D by provider, or two")
-    _require_order(files)
+    names = [file.name for file in files]
+    require_order(names)
     readings = [_providers(file, options) for file in files]
-    first, *later = [reading.frame for reading in readings]
-    frame = _features(first)
-    notes = ["priority_tier has two deciles per tier; decile is by the claims of the first file"]
+    years = [reading.frame for reading in readings]
+    notes = ["priority_tier has two deciles per tier; decile is by the claims of the year of the features"]
     remarks = [remark for reading in readings for remark in _named_remarks(reading, several=len(files) > 1)]
-    if later:
-        frame, joined = _with_change(frame, first, later[0])
-        notes += [joined, "providers below the claim threshold in either year are in neither: entry and exit are not observed"]
+    if len(years) > 1:
+        frame = pairs_of_years(years, lambda before, after: _with_change(before, after, notes))
+        notes += [
+            "providers below the claim threshold in either year are in neither: entry and exit are not observed",
+            *year_notes(names, _TARGET),
+        ]
     else:
+        frame = _features(years[0])
         notes.append(f"one year has no target: it can serve as features; a second file of a later year gives {_TARGET}")
-    years = "two years" if later else "one year"
     return ImportedTable(
         frame,
         _TARGET,
-        f"Medicare Part D by provider, {years}",
+        f"Medicare Part D by provider, {count_text(len(years))}",
         features_without_column(twin_type, frame),
         tuple(notes),
         tuple(remarks),
     )
 
 
+def count_text(n_years: int) -> str:
+    """A number of years as a title has it.
+
+    >>> count_text(1), count_text(2), count_text(11)
+    ('one year', 'two years', '11 years')
+    """
+    return {1: "one year", 2: "two years"}.get(n_years, f"{n_years} years")
+
+
 def _named_remarks(reading: TableReading, *, several: bool) -> list[str]:
     return [f"{reading.name}: {remark}" for remark in reading.remarks()] if several else reading.remarks()
-
-
-def _require_order(files: Sequence[RawTable]) -> None:
-    """Refuse files whose names have their years in the wrong order."""
-    years = [int(match.group(1) or match.group(2)) for file in files if (match := _YEAR.search(file.name))]
-    if len(years) == 2 and years[0] >= years[1]:
-        raise TableRefused(
-            files[1].name,
-            [f"its name says 20{years[1]:02}, not later than 20{years[0]:02} of {files[0].name}: give the earlier year first"],
-        )
 
 
 def _providers(file: RawTable, options: TableOptions) -> TableReading:
@@ -176,24 +178,25 @@ def _needed_headers(file: RawTable) -> dict[str, str]:
     }
     headers = {name: present[0] for name, present in candidates.items() if present}
     missing = [" or ".join(names) for name, names in _LAYOUTS.items() if name not in headers]
-    dataset = "by provider and drug" if by_key.keys() & _OF_DRUGS else "by geography" if by_key.keys() & _OF_REGIONS else ""
-    if dataset or missing:
-        finding = f"it is Medicare Part D {dataset}" if dataset else f"it is no such file: missing are {', '.join(missing)}"
-        raise TableRefused(file.name, [f"expected is Medicare Part D by provider, with one row for each: {finding}"])
+    if missing or by_key.keys() & _OF_DRUGS:
+        finding = f"missing are {', '.join(missing)}" if missing else "it has a row for each drug"
+        raise TableRefused(
+            file.name, [f"expected is Medicare Part D by provider, with one row for each: it is no such file: {finding}"]
+        )
     return headers
 
 
 def _features(providers: pd.DataFrame) -> pd.DataFrame:
     """Features of the individual providers with claims."""
     individual = _individuals(providers)
-    decile = _decile(individual["claims"])
+    decile = decile_of(individual["claims"])
     return pd.DataFrame(
         {
             ENTITY: individual["npi"],
             "specialty": individual["specialty"].map(slug, na_action="ignore"),
             "region": individual["state"].str.upper().map(REGION_OF_STATE).fillna(OTHER_REGION),
             "decile": decile,
-            "priority_tier": _tier(decile),
+            "priority_tier": tier_of(decile),
             **({"total_patient_volume": individual["patients"]} if "patients" in individual else {}),
         }
     ).reset_index(drop=True)
@@ -204,8 +207,9 @@ def _individuals(providers: pd.DataFrame) -> pd.DataFrame:
     return providers[is_usable & (providers["kind"] != _ORGANISATION) if "kind" in providers else is_usable]
 
 
-def _with_change(features: pd.DataFrame, first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The features of providers of both years with the change of their claims, and a note on the others."""
+def _with_change(first: pd.DataFrame, second: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The features of providers of both years with the change of their claims; a note on the others is added."""
+    features = _features(first)
     before = first.dropna(subset=["npi"]).set_index("npi")["claims"]
     after = second.dropna(subset=["npi", "claims"]).set_index("npi")["claims"]
     in_both = features[ENTITY].isin(after.index)
@@ -214,7 +218,8 @@ def _with_change(features: pd.DataFrame, first: pd.DataFrame, second: pd.DataFra
     frame[_TARGET] = after.loc[ids].to_numpy(dtype=float) / before.loc[ids].to_numpy(dtype=float) - 1
     if frame.empty:
         raise ValueError("the two files have no provider in common")
-    return frame, f"{len(frame):,} providers are in both years, {int((~in_both).sum()):,} only in the first: those are left out"
+    notes.append(f"{len(frame):,} providers are in both years, {int((~in_both).sum()):,} only in the first: those are left out")
+    return frame
 
 
 # -- a table with two years side by side
@@ -233,7 +238,7 @@ def has_joined_years(headers: Iterable[str]) -> bool:
 def joined_years_table(table: pd.DataFrame, remarks: tuple[str, ...] = ()) -> ImportedTable:
     """Features of 2013 and the change of the claims to 2014."""
     claims, group = table["total_claims_2013"], table["group_size_2013"]
-    decile = _decile(claims)
+    decile = decile_of(claims)
     frame = pd.DataFrame(
         {
             ENTITY: table["hcp_id"].astype(str),
@@ -243,7 +248,7 @@ def joined_years_table(table: pd.DataFrame, remarks: tuple[str, ...] = ()) -> Im
             "practice_size": group,
             "region": table["state_2013"].map(REGION_OF_STATE).fillna(OTHER_REGION),
             "decile": decile,
-            "priority_tier": _tier(decile),
+            "priority_tier": tier_of(decile),
             "total_patient_volume": table["bene_count_2013"],
             _TARGET: table["total_claims_2014"] / claims - 1,
         }
@@ -256,11 +261,13 @@ def joined_years_table(table: pd.DataFrame, remarks: tuple[str, ...] = ()) -> Im
     return ImportedTable(frame, _TARGET, "Medicare Part D prescribers, 2013 and 2014", left_out, notes, remarks)
 
 
-def _decile(volume: pd.Series[Any]) -> pd.Series[int]:
+def decile_of(volume: pd.Series[Any]) -> pd.Series[int]:
+    """Deciles of volumes by their ranks, 10 for the highest."""
     return volume.rank(method="average", pct=True).mul(10).apply(np.ceil).clip(1, 10).astype("int64")
 
 
-def _tier(decile: pd.Series[int]) -> pd.Series[int]:
+def tier_of(decile: pd.Series[int]) -> pd.Series[int]:
+    """Priority tiers of two deciles each, 1 for the highest."""
     return 6 - (decile + 1) // 2
 
 

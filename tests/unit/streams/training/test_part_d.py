@@ -84,8 +84,8 @@ def test_organisations_and_providers_without_claims_are_no_twins(read):
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        (("Prscrbr_NPI,Prscrbr_Type,Brnd_Name,Tot_Clms", "1,Urology,X,12"), "it is Medicare Part D by provider and drug"),
-        (("Prscrbr_Geo_Lvl,Prscrbr_Geo_Desc,Tot_Clms", "State,Ohio,12"), "it is Medicare Part D by geography"),
+        (("Prscrbr_NPI,Prscrbr_Type,Prscrbr_State_Abrvtn,Brnd_Name,Tot_Clms", "1,Urology,OH,X,12"), "it has a row for each drug"),
+        (("Prscrbr_Geo_Lvl,Prscrbr_Geo_Desc,Tot_Clms", "State,Ohio,12"), "missing are PRSCRBR_NPI or npi"),
         (
             ("Prscrbr_NPI,Prscrbr_Type", "1,Urology"),
             "missing are Prscrbr_State_Abrvtn or nppes_provider_state, Tot_Clms or total_claim_count",
@@ -107,7 +107,16 @@ def test_a_second_file_that_is_no_part_d_file_is_refused(read):
         read((SINCE_2021, *FIRST), ("hcp_id,specialty,prescribing_change", "1,urology,0.1"))
 
 
-def test_years_in_the_wrong_order_files_in_common_and_three_files_are_refused(read):
+def test_each_of_three_years_but_the_last_gives_rows_with_the_change_to_the_next(read):
+    names = tuple(f"PartD_Prescriber_PUF_NPI_{year}.csv" for year in (13, 14, 16))
+    imported = read((BEFORE_2021, *FIRST), (BEFORE_2021, *SECOND), (SINCE_2021, *FIRST), names=names)
+    frame = imported.frame.set_index("entity_id")
+    assert frame.loc["1000000001", "prescribing_change"].tolist() == pytest.approx([-0.1, 1000 / 900 - 1])
+    assert frame.loc["1000000003", "prescribing_change"].tolist() == pytest.approx([0.25, -0.2])
+    assert "prescribing_change is over 2 years, from 2014 to 2016" in imported.notes
+
+
+def test_years_in_the_wrong_order_and_no_provider_in_common_are_refused(read):
     with pytest.raises(TableRefused, match="give the earlier year first"):
         read(
             (SINCE_2021, *SECOND),
@@ -116,8 +125,6 @@ def test_years_in_the_wrong_order_files_in_common_and_three_files_are_refused(re
         )
     with pytest.raises(ValueError, match="no provider in common"):
         read((SINCE_2021, *FIRST), (SINCE_2021, SECOND[2]))
-    with pytest.raises(ValueError, match="3 files"):
-        read((SINCE_2021, *FIRST), (SINCE_2021, *SECOND), (SINCE_2021, *SECOND))
 
 
 def test_a_table_of_providers_with_a_target_of_its_own_is_used_as_it_is(read):
