@@ -25,7 +25,9 @@ from engine.fidelity import (
 )
 from schemas.arrays import Flags, Floats
 from schemas.base import require_one_of
-from schemas.fidelity_models import DRIFT_RULES, DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
+from schemas.catalogue import Catalogue
+from schemas.catalogue_in_effect import catalogue_in_effect
+from schemas.fidelity_models import DriftRule, FidelityMetrics, PopulationFidelityMetrics, Verdict
 from schemas.tracking import current_store
 
 __all__ = ["FidelityTracker"]
@@ -44,6 +46,7 @@ class FidelityTracker:
     Args:
         n_min: pairs below which no rule fires. The rules are plain comparisons, so the default is 1; unattended use should require
             more.
+        catalogue: with the drift rules; by default the one in effect where the tracker is made.
         limits: other limits for the drift rules, by the rule's name: ``mae_increase`` (0.20, a rise over the baseline),
             ``correlation_drop`` (0.7), ``coverage_drop`` (0.90).
 
@@ -55,9 +58,9 @@ class FidelityTracker:
         2
     """
 
-    def __init__(self, *, n_min: int = 1, **limits: float) -> None:
+    def __init__(self, *, n_min: int = 1, catalogue: Catalogue | None = None, **limits: float) -> None:
         self.n_min = n_min
-        self.rules = _rules(limits)
+        self.rules = _rules((catalogue or catalogue_in_effect()).rules, limits)
         self._predictions: dict[UUID, tuple[float, float, float]] = {}
         self._sums = (0,) * N_MOMENTS
         self._errors = array("d")
@@ -161,8 +164,8 @@ class _Pairs:
         return tuple(int(value) for value in columns.sum(axis=0))
 
 
-def _rules(limits: Mapping[str, float]) -> tuple[DriftRule, ...]:
-    named = {rule.name: rule for rule in DRIFT_RULES}
+def _rules(rules: Iterable[DriftRule], limits: Mapping[str, float]) -> tuple[DriftRule, ...]:
+    named = {rule.name: rule for rule in rules}
     for name in limits:
         require_one_of("drift rule", name, named)
     return tuple(DriftRule(**{**rule.model_dump(), "limit": limits.get(name, rule.limit)}) for name, rule in named.items())

@@ -51,7 +51,8 @@ from engine.effects import (
 )
 from schemas.arrays import Flags, Floats, require_finite
 from schemas.base import require_between, require_one_of
-from schemas.catalogue_in_effect import MappingView
+from schemas.catalogue import Catalogue
+from schemas.catalogue_in_effect import MappingView, catalogue_in_effect, in_effect, under_own_catalogue
 from schemas.columns import encode_levels
 from schemas.filters import Filters, canonical_filters, conditions
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
@@ -86,6 +87,7 @@ class SimulationEngine:
         confidence_level: of the intervals, in (0, 1).
         n_draws: parameter draws, at least 100.
         seed: of the draws; by default that of the population. The same seed gives the same result, bit for bit.
+        catalogue: with the campaigns, moderators and targets; by default the one in effect where a method is called.
 
     Raises:
         ValueError: for an argument out of its range, or priors of unknown interventions.
@@ -125,6 +127,7 @@ class SimulationEngine:
         confidence_level: float = 0.95,
         n_draws: int = 1000,
         seed: int | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
         require_between("min_effect_threshold", min_effect_threshold, 0.0, 1.0)
         require_between("confidence_threshold", confidence_threshold, 0.5, 1.0)
@@ -132,7 +135,11 @@ class SimulationEngine:
         if n_draws < 100:
             raise ValueError(f"n_draws {n_draws} is too few for an interval: at least 100 are needed")
         self.population = population
-        self.priors = _checked_priors(priors or {})
+        self.catalogue = catalogue
+        if catalogue is not None:
+            vars(self)["INTERVENTION_EFFECTS"] = catalogue.base_effects  # over the view of the class
+        with in_effect(catalogue or catalogue_in_effect()):
+            self.priors = _checked_priors(priors or {})
         self.min_effect_threshold = min_effect_threshold
         self.confidence_threshold = confidence_threshold
         self.require_test = require_test
@@ -140,6 +147,7 @@ class SimulationEngine:
         self.n_draws = n_draws
         self.seed = population.seed if seed is None else seed
 
+    @under_own_catalogue
     def simulate(
         self,
         intervention: InterventionConfig,
@@ -199,15 +207,18 @@ class SimulationEngine:
             ),
         )
 
+    @under_own_catalogue
     def estimate_treatment_effect(self, twin: DigitalTwin, intervention: InterventionConfig) -> float:
         """Expected effect on one twin, a fraction on the target's scale, positive = desired."""
         design = build_design(pd.DataFrame([twin.features]))
         return float(self._draw(design, intervention).expected()[0])
 
+    @under_own_catalogue
     def twin_effects(self, intervention: InterventionConfig) -> Floats:
         """Expected effect on each twin of the population, shape ``(n,)``; their mean is the average effect of a simulation."""
         return self._draw(self._design, intervention).expected()
 
+    @under_own_catalogue
     def twin_effect_intervals(self, intervention: InterventionConfig) -> tuple[Floats, Floats]:
         """Ends of the interval of the effect on twins with the features of each, at ``confidence_level``, each ``(n,)``."""
         draws = self._draw(self._design, intervention)
@@ -216,6 +227,7 @@ class SimulationEngine:
         lower, upper = np.concatenate(intervals, axis=1)
         return lower, upper
 
+    @under_own_catalogue
     def average_change(self, intervention: InterventionConfig, per_effect: Floats) -> tuple[float, float, float]:
         """Average change of the outcome with its interval; an effect of 1 changes that of each twin by ``per_effect``, ``(n,)``.
 
@@ -229,10 +241,12 @@ class SimulationEngine:
             raise ValueError(unknown_base(self._target))
         return average
 
+    @under_own_catalogue
     def twin_changes(self, intervention: InterventionConfig) -> Floats:
         """Expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``; nan where unknown."""
         return self.twin_effects(intervention) * self._per_effect
 
+    @under_own_catalogue
     def reach(self, intervention: InterventionConfig, filters: Filters = None) -> Reach:
         """Share of its base effect that ``intervention`` reaches on the twins that satisfy ``filters``: dose times their factor.
 
@@ -245,6 +259,7 @@ class SimulationEngine:
         average = self._scale_by_dose(design, intervention, BaseEffect(np.ones(self.n_draws))).average
         return Reach(mean=float(average.mean()), sd=float(average.std()))
 
+    @under_own_catalogue
     def calculate_heterogeneity(self, results: Iterable[float], groups: Iterable[Any]) -> EffectHeterogeneity:
         """Effects by group from twins' effects and the group of each, both of length ``n``.
 

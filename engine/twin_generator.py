@@ -38,6 +38,8 @@ from engine.twins import (
 )
 from schemas.arrays import Floats, Integers
 from schemas.base import require_one_of
+from schemas.catalogue import Catalogue
+from schemas.catalogue_in_effect import catalogue_in_effect, in_effect, under_own_catalogue
 from schemas.causal_graphs import CAUSAL_GRAPHS, CausalGraph, FeatureSelection
 from schemas.filters import Filters
 from schemas.relations import Relation
@@ -104,6 +106,7 @@ class TwinGenerator:
         seed: of fitting and, by default, of generated twins.
         relations: that every twin satisfies, beside those of the twin type's entry and those that are found in the table.
         registry: where ``save_to_registry`` stores the model.
+        catalogue: with the brand, features, targets and filters; by default the one in effect where a method is called.
 
     Example:
         >>> from engine.sample_tables import sample_table
@@ -133,10 +136,13 @@ class TwinGenerator:
         seed: int = 0,
         relations: Sequence[Relation] = (),
         registry: ModelRegistry | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
+        self.catalogue = catalogue
         self.twin_type = TwinType(twin_type)
-        self.brand = catalogue_brand(brand)
-        self.target = target or TWIN_TYPES[self.twin_type].default_target.name
+        with in_effect(catalogue or catalogue_in_effect()):
+            self.brand = catalogue_brand(brand)
+            self.target = target or TWIN_TYPES[self.twin_type].default_target.name
         self.model_type = require_one_of("model_type", model_type, ("auto", *HYPERPARAMETERS))
         standard = BUILT_IN_TWIN_TYPES[self.twin_type].default_target.name
         self.graph = (graph or CAUSAL_GRAPHS[self.twin_type]).about(self.target, standard)
@@ -158,6 +164,7 @@ class TwinGenerator:
             raise NotTrained("the generator is not trained: call train with a table first")
         return self._model
 
+    @under_own_catalogue
     def train(self, training_data: pd.DataFrame, target_col: str | None = None, *, n_carried_rows: int = 0) -> TwinModelMetrics:
         """Train on a table; the frame is not changed. Equal tables, settings and seeds give equal models.
 
@@ -211,6 +218,7 @@ class TwinGenerator:
         self.target = target
         return self._model.card.metrics
 
+    @under_own_catalogue
     def retrain(self, training_data: pd.DataFrame) -> TwinModelMetrics:
         """Train again on another table, with the same target and settings.
 
@@ -219,20 +227,24 @@ class TwinGenerator:
         """
         return self.train(training_data, self.model.card.target)
 
+    @under_own_catalogue
     def generate(
         self, n: int, filters: Filters = None, seed: int | None = None, *, expires_at: datetime | None = None
     ) -> TwinPopulation:
         """Generate ``n`` twins, see ``TwinModel.generate``; the default seed is that of the generator."""
         return self.model.generate(n, filters, self.seed if seed is None else seed, expires_at=expires_at)
 
+    @under_own_catalogue
     def predict(self, frame: pd.DataFrame) -> Floats:
         """Expected outcome of each row, shape ``(n,)``."""
         return self.model.predict(frame)
 
+    @under_own_catalogue
     def predict_interval(self, frame: pd.DataFrame, level: float = INTERVAL_LEVEL) -> tuple[Floats, Floats]:
         """Ends of the prediction interval of each row's outcome, each of shape ``(n,)``."""
         return self.model.predict_interval(frame, level)
 
+    @under_own_catalogue
     def save_to_registry(self) -> UUID:
         """Store the trained model in the registry and return its id; its card names the MLflow run from then on.
 

@@ -18,13 +18,21 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, 
 
 from schemas.base import Finite, Frozen, require_one_of
 from schemas.catalogue_checks import CatalogueProblems, problems_of
-from schemas.catalogue_in_effect import install
+from schemas.catalogue_in_effect import in_effect, install
 from schemas.clinical_terms import BUILT_IN_TERMS, clinical_pattern
 from schemas.fidelity_models import BUILT_IN_RULES, DriftRule
-from schemas.interventions import BUILT_IN_INTERVENTIONS, BUILT_IN_MODERATORS, Intervention, Moderator
+from schemas.interventions import (
+    BUILT_IN_INTERVENTIONS,
+    BUILT_IN_MODERATORS,
+    REFERENCE_WEEKS,
+    Frequency,
+    Intervention,
+    Moderator,
+)
 from schemas.levels import level_key
 from schemas.past_experiments import with_campaign_defaults
 from schemas.relations import Relation
+from schemas.simulation_models import InterventionConfig
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold, LineThresholds
 from schemas.twin_types import BUILT_IN_TWIN_TYPES, Brand, Feature, Ratio, Target, TwinType, TwinTypeEntry
 
@@ -123,6 +131,31 @@ class Catalogue(Frozen):
         if problems := problems_of(self, _BUILT_IN[0] if _BUILT_IN else self):
             raise CatalogueProblems(problems)
         return self
+
+    def with_entries(self, entries: Mapping[str, Any]) -> Catalogue:
+        """This catalogue with entries laid over its own, section by section; see :func:`laid_over`.
+
+        Raises:
+            ValueError: for what a catalogue cannot have; the message names the entries.
+
+        >>> BUILT_IN.with_entries({"brands": {"acmezumab": {"label": "Acmezumab"}}}).label_of("acmezumab")
+        'Acmezumab'
+        """
+        return Catalogue.model_validate(laid_over(entries, self))
+
+    def intervention(self, intervention_type: str, **fields: Any) -> InterventionConfig:
+        """One of its campaigns to simulate: by its own channel, monthly for 12 weeks, except for what ``fields`` say.
+
+        Raises:
+            ValueError: for a campaign that it does not have, and fields that no intervention can have.
+
+        >>> BUILT_IN.intervention("email_campaign", duration_weeks=8).channel
+        'email'
+        """
+        campaign = self.campaigns[require_one_of("intervention_type", intervention_type, self.campaigns)]
+        usual = {"channel": campaign.channel.value, "frequency": Frequency.MONTHLY.value, "duration_weeks": REFERENCE_WEEKS}
+        with in_effect(self):
+            return InterventionConfig(intervention_type=intervention_type, **{**usual, **fields})
 
     def to_text(self) -> str:
         """The content as JSON: equal catalogues have equal texts, and the order of entries, which has a meaning, stays."""

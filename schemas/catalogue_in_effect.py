@@ -10,16 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
     from schemas.catalogue import Catalogue
 
-__all__ = ["MappingView", "SequenceView", "catalogue_in_effect", "catalogue_of_process", "in_effect", "install"]
+__all__ = [
+    "MappingView",
+    "SequenceView",
+    "catalogue_in_effect",
+    "catalogue_of_process",
+    "in_effect",
+    "install",
+    "under_own_catalogue",
+]
 
 Key = TypeVar("Key")
 Entry = TypeVar("Entry")
 Item_co = TypeVar("Item_co", covariant=True)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _OF_PROCESS: list[Catalogue] = []
 _OF_TASK: ContextVar[Catalogue | None] = ContextVar("catalogue", default=None)
@@ -48,6 +59,28 @@ def in_effect(catalogue: Catalogue) -> Iterator[Catalogue]:
         yield catalogue
     finally:
         _OF_TASK.reset(token)
+
+
+class _HasCatalogue(Protocol):
+    catalogue: Catalogue | None
+
+
+Owner = TypeVar("Owner", bound=_HasCatalogue)
+
+
+def under_own_catalogue(
+    method: Callable[Concatenate[Owner, Arguments], Result],
+) -> Callable[Concatenate[Owner, Arguments], Result]:
+    """Let a method see the catalogue of its object; without one, None, it sees the one in effect where it is called."""
+
+    @wraps(method)
+    def run(self: Owner, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if self.catalogue is None:
+            return method(self, *args, **kwargs)
+        with in_effect(self.catalogue):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class MappingView(Mapping[Key, Entry], Generic[Key, Entry]):
