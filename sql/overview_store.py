@@ -32,6 +32,7 @@ __all__ = [
     "SegmentState",
     "SegmentSums",
     "SimulationRun",
+    "catalogue_versions_of",
     "count_ingested_outcomes",
     "interval_sums",
     "latest_pane_end",
@@ -59,10 +60,12 @@ class LineSettings(NamedTuple):
     pane_s: float
     window_s: float
     thresholds: LineThresholds
+    catalogue_version: int | None
 
 
 _LINES = f"""
-SELECT l.line, l.policy, l.champion, l.pane_s, l.window_s, {LATEST_THRESHOLDS.format(line="l.line")} AS thresholds, {CARD_COLUMNS}
+SELECT l.line, l.policy, l.champion, l.pane_s, l.window_s, {LATEST_THRESHOLDS.format(line="l.line")} AS thresholds, {CARD_COLUMNS},
+       m.catalogue_version
 FROM model_lines l LEFT JOIN digital_twin_models m ON m.model_id = l.champion
 ORDER BY l.line"""  # noqa: S608  # our own constant
 
@@ -77,12 +80,22 @@ async def line_settings(database: Database) -> list[LineSettings]:
             row["pane_s"],
             row["window_s"],
             thresholds_from(row["thresholds"], row["line"]),
+            row["catalogue_version"],
         )
         for row in await database.fetch(_LINES)
     ]
 
 
 _CARDS = f"SELECT {CARD_COLUMNS} FROM digital_twin_models m WHERE m.model_id = ANY($1)"  # noqa: S608  # our own constant
+
+
+_CATALOGUE_VERSIONS = "SELECT model_id, catalogue_version FROM digital_twin_models WHERE model_id = ANY($1)"
+
+
+async def catalogue_versions_of(database: Database, model_ids: Iterable[UUID]) -> dict[UUID, int]:
+    """The version of the catalogue that each of these models was made under, by model id."""
+    rows = await database.fetch(_CATALOGUE_VERSIONS, list(model_ids))
+    return {row["model_id"]: row["catalogue_version"] for row in rows}
 
 
 async def model_cards(database: Database, model_ids: Iterable[UUID]) -> dict[UUID, ModelCard]:

@@ -36,6 +36,7 @@ def list_models(as_json: JsonOption = False) -> None:
             "line": line.line,
             "policy": line.policy,
             "champion": line.champion.model_dump(mode="json") if line.champion else None,
+            "catalogue_version": line.catalogue_version,
             "realism": [{"filters": twins.filters, **twins.verdict.model_dump(mode="json")} for twins in line.realism],
         }
         for line in lines
@@ -83,8 +84,9 @@ def history(
         answered = with_read_pool(lambda _, pool: _find_answering_model(pool, simulation_id))
         print_result(answered, lambda: _answering_model_text(answered), as_json=as_json)
         return
-    events = with_read_pool(lambda _, pool: read_history(pool, str(line)))
-    print_result([event.model_dump(mode="json") for event in events], lambda: _events_table(events), as_json=as_json)
+    events, versions = with_read_pool(lambda _, pool: _history_with_versions(pool, str(line)))
+    payload = [{**event.model_dump(mode="json"), "catalogue_version": versions.get(event.model_id)} for event in events]
+    print_result(payload, lambda: _events_table(events, versions), as_json=as_json)
 
 
 @app.command(
@@ -130,6 +132,14 @@ async def _assess_realism(settings: Settings, pool: Pool, line: str, filters: Po
     return assessed, await save_realism(pool, model.card.model_id, assessed)
 
 
+async def _history_with_versions(pool: Pool, line: str) -> tuple[list[ModelEvent], dict[UUID, int]]:
+    """The events of a line, and the version of the catalogue that each of its models was made under."""
+    from sql.overview_store import catalogue_versions_of
+
+    events = await read_history(pool, line)
+    return events, await catalogue_versions_of(pool, {event.model_id for event in events})
+
+
 async def read_history(pool: Pool, line: str) -> list[ModelEvent]:
     """Read every event of a line, oldest first.
 
@@ -160,6 +170,7 @@ async def _find_answering_model(pool: Pool, simulation_id: UUID) -> dict[str, An
         "line": run.line,
         "model_id": str(run.model_id) if run.model_id else None,
         "effects_version": run.effects_version,
+        "catalogue_version": run.answer.catalogue_version if run.answer else None,
         "asked_at": asked_at,
         "status": run.answer.status.value if run.answer else "running",
         "champion_by": promotion.model_dump(mode="json") if promotion else None,
@@ -175,6 +186,8 @@ def _answering_model_text(answered: dict[str, Any]) -> str:
         f"simulation {answered['simulation_id']}, requested {moment(answered['asked_at'])}, {answered['status']}",
         f"model {answered['model_id']} of {answered['line']}, effects version {answered['effects_version']}",
     ]
+    if answered["catalogue_version"] is not None:
+        lines[-1] += f", catalogue version {answered['catalogue_version']}"
     promotion = answered["champion_by"]
     if promotion is None:
         return "\n".join([*lines, "the request named a population of this model, which was not champion at that time"])
@@ -183,8 +196,9 @@ def _answering_model_text(answered: dict[str, Any]) -> str:
     return "\n".join([*lines, since])
 
 
-def _events_table(events: Sequence[ModelEvent]) -> Table:
-    return Table(("Generation", "At", "Event", "Model", "Reason"), [event_cells(event) for event in events], numeric=(0,))
+def _events_table(events: Sequence[ModelEvent], versions: dict[UUID, int]) -> Table:
+    rows = [(*cells[:4], str(versions.get(event.model_id, "")), *cells[4:]) for event in events for cells in [event_cells(event)]]
+    return Table(("Generation", "At", "Event", "Model", "Catalogue", "Reason"), rows, numeric=(0, 4))
 
 
 def event_cells(event: ModelEvent) -> tuple[str, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.levels import level_key
 from streams.mappings.profile import ColumnProfile
 from streams.mappings.vocabulary import SPECIALTY_WORDS
 from streams.tables import Column
 from streams.tables.us_regions import is_state
 
-__all__ = ["Fit", "value_fit"]
+__all__ = ["Fit", "is_spelled_as", "value_fit"]
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d.*|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}.*|\d{4}/\d\d/\d\d.*|(?:19|20)\d{6}")
 _REGIONS = frozenset(
@@ -51,6 +52,7 @@ _ADOPTERS = ("innovator", "early", "late", "laggard", "majority", "trial", "adop
 _LEVEL_WORDS = {"specialty": SPECIALTY_WORDS, "preferred_channel": _CHANNELS, "adoption_stage": _ADOPTERS}
 _NPI_PREFIX = "80840"
 _MAX_LEVELS = 500
+_NEARLY_ALL = 0.95
 _FLAG_TEXTS = frozenset({"true", "false", "1", "0", "yes", "no", "y", "n", "t", "f"})
 
 
@@ -70,6 +72,18 @@ def value_fit(profile: ColumnProfile, column: Column, rule: str) -> Fit:
     if rule != "value":
         return _BY_RULE[rule](profile, column)
     return _BY_KIND[column.kind](profile, column)
+
+
+def is_spelled_as(profile: ColumnProfile, column: Column) -> bool:
+    """Whether nearly all cells are levels of a column in spellings of the catalogue, which hardly any other column has."""
+    is_told_apart = profile.n_different >= 2 and not all(str(text).casefold() in _FLAG_TEXTS for text in profile.levels.index)
+    return column.kind == "category" and is_told_apart and _declared_share(profile, column) >= _NEARLY_ALL
+
+
+def _declared_share(profile: ColumnProfile, column: Column) -> float:
+    """Share of the rows whose value is a level that the catalogue declares, in any of its spellings."""
+    spellings = catalogue_in_effect().spellings.get(column.name)
+    return profile.share_of(lambda text: level_key(text) in spellings) if spellings else 0.0
 
 
 # -- rules
@@ -135,6 +149,8 @@ def _category(profile: ColumnProfile, column: Column) -> Fit:
     rows = profile.n * (1 - profile.missing)
     if profile.n_different > _MAX_LEVELS or (rows >= 50 and profile.n_different > 0.5 * rows):
         return Fit(0.0, f"{profile.n_different:,} different values are too many levels")
+    if (declared := _declared_share(profile, column)) >= 0.5:
+        return Fit(1.0 if declared >= _NEARLY_ALL else 0.8, f"{declared:.0%} of its values are levels of the catalogue")
     expected = _LEVEL_WORDS.get(column.name)
     if expected:
         share = profile.share_of(lambda text: any(word in text.casefold() for word in expected))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from schemas.twin_types import TwinType
+from schemas.twin_types import TWIN_TYPES, TwinType
 
 __all__ = ["ALIASES", "SPECIALTY_WORDS", "Alias", "aliases_of"]
 
@@ -231,8 +231,10 @@ SPECIALTY_WORDS = (
 
 
 def aliases_of(name: str, twin_type: TwinType) -> tuple[Alias, ...]:
-    """The names and rules by which a declared column may be read, its own name first."""
-    own = Alias((name.replace("_", " "),))
+    """The names and rules by which a declared column may be read, its own name first, and those that filters give it."""
+    entry = TWIN_TYPES[twin_type]
+    filters = [text for text, feature in entry.filters.items() if feature == name and text not in entry.by_name]
+    own = Alias(tuple(text.replace("_", " ") for text in (name, *filters)))
     if name == "entity_id":
         return (own, Alias(_ID[twin_type]))
     if name == "observed_at":

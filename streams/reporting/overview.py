@@ -102,6 +102,7 @@ class LineOverview:
         thresholds: of recommendations and drift rules.
         outliers: the largest outliers of the newest window.
         realism: of the champion's twins, by the filters that stored populations were last made with.
+        catalogue_version: that the champion was made under; None without one.
     """
 
     line: str
@@ -121,6 +122,7 @@ class LineOverview:
     thresholds: LineThresholds = DEFAULT_THRESHOLDS
     outliers: tuple[Outlier, ...] = ()
     realism: tuple[FilterRealism, ...] = ()
+    catalogue_version: int | None = None
 
     @property
     def pending(self) -> dict[UUID, Labels]:
@@ -200,6 +202,7 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
         thresholds=settings.thresholds,
         realism=tuple(await newest_realism(database, champion.model_id, _MAX_FILTERS)) if champion else (),
         outliers=tuple(await largest_outliers(database, *span, _MAX_OUTLIERS)) if span else (),
+        catalogue_version=settings.catalogue_version,
     )
 
 

@@ -104,7 +104,8 @@ def simulation_text(answer: SimulationAnswer) -> str:
         *_alternatives(result),
         *_subgroups(result),
         *(f"note: {warning}" for warning in (*result.warnings, result.heterogeneity.warning) if warning),
-        f"simulation {answer.simulation_id}, model {answer.model_id}, effects version {answer.effects_version}",
+        f"simulation {answer.simulation_id}, model {answer.model_id}, effects version {answer.effects_version}"
+        + ("" if answer.catalogue_version is None else f", catalogue version {answer.catalogue_version}"),
     ]
     return "\n".join(map(escape_line, lines))
 
@@ -186,7 +187,8 @@ def line_text(line: LineOverview) -> str:
     """A model line, its policy and its champion."""
     if line.champion is None:
         return f"{line.line}\n  no champion yet"
-    champion = f"champion {line.champion.model_id}, {line.champion.model_type}, retraining policy: {line.policy}"
+    version = "" if line.catalogue_version is None else f", catalogue version {line.catalogue_version}"
+    champion = f"champion {line.champion.model_id}, {line.champion.model_type}{version}, retraining policy: {line.policy}"
     return "\n  ".join([line.line, champion, *model_facts(line.champion), *realism_sentences(line.realism)])
 
 

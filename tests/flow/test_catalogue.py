@@ -129,6 +129,9 @@ async def test_an_own_brand_and_campaign_are_answered_by_workers_that_run_on(
         "{slope: {mean: 0.05, sd: 0.02}, center: 10, spread: 5}", "{levels: {a: {mean: 0.1, sd: 0.1}}}"
     )
     assert "has learned tenure as a integer, not as a category" in await apply(other_kind, status=1)
+    assert [event["catalogue_version"] for event in await twinstream("models", "history", LINE, "--json")] == [1, 1]
+    answered = await twinstream("models", "history", "--simulation", str(first.simulation_id))
+    assert "effects version 0, catalogue version 1" in answered
     await twinstream("catalogue", "rollback", "1")
     history = await twinstream("catalogue", "history", "--json")
     assert [(entry["version"], entry["reason"]) for entry in history] == [(3, "rollback to version 1"), (2, ""), (1, "our brand")]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from schemas import TwinType
+from schemas import BUILT_IN, TwinType, in_effect
 from streams.mappings import ACCEPTED, ColumnGuess, guess_columns, parse_choice, profile_table
 from streams.mappings.names import likeness, name_parts
 from streams.tables import TableOptions, frame_table
@@ -185,3 +185,40 @@ def test_abbreviations_are_written_out_and_years_set_apart():
     assert name_parts("claims_65") == (("claims", "65"), None)
     assert likeness("Prscrbr_Type", ["prescriber type"]) == (1.0, "prescriber type")
     assert likeness("wombat", ["prescriber type"])[0] == 0
+
+
+CODES = BUILT_IN.with_entries(
+    {
+        "twin_types": {"hcp": {"features": {"account_type": {"kind": "category"}}, "filters": {"account": "account_type"}}},
+        "levels": {
+            "account_type": {"academic": ["AMC", "Uni-Klinik"], "community": ["CH"], "private": ["PP"]},
+            "practice_type": {"solo": ["n"], "group": ["y"]},
+        },
+    }
+)
+
+
+def test_codes_that_the_catalogue_declares_as_spellings_tell_a_column_of_any_name():
+    codes = np.resize(["amc", "CH", " PP", "uni-klinik"], N)
+    frame = own_table().assign(Klass=codes)
+    assert guesses(frame)["Klass"].use is None
+    with in_effect(CODES):
+        use = guesses(frame)["Klass"].use
+        assert use is not None
+        assert (use.feature, use.rule) == ("account_type", "value")
+        assert "100% of its values are levels of the catalogue" in use.reason
+        two = guesses(frame.assign(Other=codes[::-1]))
+        assert two["Klass"].use is None
+        assert two["Other"].reason == "'Klass' is as likely"
+        assert guesses(frame.assign(Klass=np.resize(["x1", "x2", "x3"], N)))["Klass"].use is None
+
+
+def test_yes_and_no_tell_no_column_though_a_level_is_spelled_so():
+    with in_effect(CODES):
+        assert guesses(own_table().assign(Klass=np.resize(["y", "n"], N)))["Klass"].use is None
+
+
+def test_a_column_named_as_a_filter_of_the_catalogue_is_its_feature():
+    frame = own_table().assign(Account=np.resize(["A", "B", "C"], N))
+    with in_effect(CODES):
+        assert uses(frame)["Account"] == ("account_type", "value")

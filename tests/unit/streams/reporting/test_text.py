@@ -17,7 +17,7 @@ from schemas import DriftState, SimulationAnswer, TwinType
 from sql.feature_count_store import FeatureCount
 from streams.reporting import number
 from streams.reporting.overview import LineOverview, SegmentWindow
-from streams.reporting.text import WINDOW_COLUMNS, feature_sentences, simulation_text, window_cells, windows_text
+from streams.reporting.text import WINDOW_COLUMNS, feature_sentences, line_text, simulation_text, window_cells, windows_text
 from tests.outcomes import LINE, make_card
 from tests.populations import intervention, population
 
@@ -112,3 +112,11 @@ def test_subgroups_without_a_moderator_have_a_word_instead_of_equal_numbers():
     hcps = simulation_text(answer_of(TwinType.HCP))
     assert re.search(r"^  specialty dermatology: no moderator: same effect by assumption, \d+ twins$", hcps, re.MULTILINE)
     assert re.search(r"^  specialty oncology: \+\d+\.\d% of last year's prescriptions \(", hcps, re.MULTILINE)
+
+
+def test_a_champion_and_an_answer_name_the_version_of_the_catalogue_that_they_were_made_under():
+    line = replace(line_of(10), catalogue_version=7)
+    assert ", catalogue version 7, retraining policy: auto" in line_text(line).splitlines()[1]
+    answer = answer_of(TwinType.HCP).model_copy(update={"effects_version": 2, "catalogue_version": 7})
+    assert simulation_text(answer).endswith("effects version 2, catalogue version 7")
+    assert "catalogue version" not in simulation_text(answer_of(TwinType.HCP))

@@ -51,6 +51,12 @@ def test_only_the_rule_on_the_mean_absolute_error_marks_it():
     assert not SegmentWindow("all", FidelityMetrics(n=1), DriftState.OK, None, verdicts, "").error_has_risen
 
 
+def test_the_page_names_the_version_of_the_catalogue_of_a_champion():
+    line = LineOverview(LINE, "auto", make_card(), None, (), None, 3600.0, (), (), (), None, (), {}, catalogue_version=7)
+    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings(), "nonce")
+    assert ", under catalogue version 7. Retraining" in html
+
+
 def test_numbers_have_a_minus_sign_and_separators():
     html = page_of(0.85, fired=True, evidence_ratio=1768.352)
     assert "<dd>\N{MINUS SIGN}0.25</dd>" in html
