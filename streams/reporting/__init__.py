@@ -17,6 +17,7 @@ from streams.reporting.charts import (
 )
 from streams.reporting.formatting import (
     align_columns,
+    campaign_label,
     count,
     effect,
     in_utc,
@@ -43,6 +44,7 @@ __all__ = [
     "ReferenceLine",
     "Tone",
     "align_columns",
+    "campaign_label",
     "count",
     "effect",
     "in_utc",

@@ -15,6 +15,7 @@ from schemas.twin_types import dimension_of_other
 __all__ = [
     "ago",
     "align_columns",
+    "campaign_label",
     "change",
     "clock",
     "count",
@@ -203,6 +204,16 @@ def line_title(line: str) -> str:
     twin_type, brand, _ = line_parts(line)
     kind = twin_type.upper() if len(twin_type) <= 3 else twin_type.capitalize()
     return f"{kind} · {catalogue_in_effect().label_of(brand)}"
+
+
+def campaign_label(name: object) -> str:
+    """Name of a campaign on screens, that of the catalogue in effect; its own in words where this has no such campaign.
+
+    >>> campaign_label("email_campaign"), campaign_label("sample_drop")
+    ('E-mail campaign', 'sample drop')
+    """
+    campaign = catalogue_in_effect().campaigns.get(str(name))
+    return campaign.label if campaign else plain_words(name)
 
 
 def plain_words(name: object) -> str:

@@ -15,6 +15,7 @@ from streams.monitoring import level_weights
 from streams.printable import escape_line
 from streams.reporting.formatting import (
     align_columns,
+    campaign_label,
     count,
     effect,
     metric_name,
@@ -104,10 +105,17 @@ def simulation_text(answer: SimulationAnswer) -> str:
         *_alternatives(result),
         *_subgroups(result),
         *(f"note: {warning}" for warning in (*result.warnings, result.heterogeneity.warning) if warning),
+        *([_campaign_text(result.intervention)] if result.intervention else []),
         f"simulation {answer.simulation_id}, model {answer.model_id}, effects version {answer.effects_version}"
         + ("" if answer.catalogue_version is None else f", catalogue version {answer.catalogue_version}"),
     ]
     return "\n".join(map(escape_line, lines))
+
+
+def _campaign_text(campaign: InterventionConfig) -> str:
+    """What was simulated: the campaign with its label, channel, frequency and duration."""
+    weeks = f"{plain_words(campaign.channel)} {campaign.frequency} for {campaign.duration_weeks} weeks"
+    return f"campaign {_campaign_name(campaign)} ({campaign_label(campaign.intervention_type)}), {weeks}"
 
 
 def _assumed(result: SimulationResult) -> str:

@@ -171,6 +171,7 @@ def _templates() -> Environment:
         "number": _typographic(formatting.number),
         "one_decimal": formatting.one_decimal,
         "plain": formatting.plain_words,
+        "campaign": formatting.campaign_label,
         "share": _typographic(formatting.share),
         "short": formatting.short_id,
         "signed_number": _typographic(formatting.signed_number),

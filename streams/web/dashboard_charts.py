@@ -16,6 +16,7 @@ from streams.reporting import (
     EventMarker,
     ReferenceLine,
     Tone,
+    campaign_label,
     count,
     in_utc,
     intervals_chart,
@@ -164,7 +165,7 @@ def _interval(run: SimulationRun) -> ChartInterval:
     results = run.results
     assumed = " on an assumption" if results.get("rests_on_assumption") else ""
     return ChartInterval(
-        label=plain_words(run.intervention.get("intervention_type", "?")),
+        label=campaign_label(run.intervention.get("intervention_type", "?")),
         estimate=results["ate"],
         lower=results["ate_ci_lower"],
         upper=results["ate_ci_upper"],

@@ -13,7 +13,7 @@ import pytest
 from engine.fidelity.drift_rules import Detection, comparison_text, evaluate_rules
 from engine.fidelity.error_sums import add_sums, contributions, fidelity_metrics
 from engine.simulation_engine import SimulationEngine
-from schemas import DriftState, SimulationAnswer, TwinType
+from schemas import BUILT_IN, DriftState, SimulationAnswer, TwinType, in_effect
 from sql.feature_count_store import FeatureCount
 from streams.reporting import number
 from streams.reporting.overview import LineOverview, SegmentWindow
@@ -120,3 +120,10 @@ def test_a_champion_and_an_answer_name_the_version_of_the_catalogue_that_they_we
     answer = answer_of(TwinType.HCP).model_copy(update={"effects_version": 2, "catalogue_version": 7})
     assert simulation_text(answer).endswith("effects version 2, catalogue version 7")
     assert "catalogue version" not in simulation_text(answer_of(TwinType.HCP))
+
+
+def test_an_answer_tells_what_was_simulated_with_the_label_of_the_campaign():
+    answer = answer_of(TwinType.HCP)
+    name = answer.result.intervention.intervention_type
+    with in_effect(BUILT_IN.with_entries({"campaigns": {name: {"label": "Brief \N{EM DASH} \u201eNeu\u201c"}}})):
+        assert f"campaign {name} (Brief \N{EM DASH} \u201eNeu\u201c), " in simulation_text(answer)
