@@ -55,17 +55,23 @@ $(BIN)/python:
 	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
+# uv installs the many libraries of development in seconds where pip takes minutes; a service is installed with pip alone.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 define install
 	@echo "installing $(1) (locked, with hashes; a minute or two the first time)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/locks/$(1).txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(2) --require-hashes -r deploy/locks/$(1).txt
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m deploy.stack fetch
 endef
 
 $(VENV)/.local: deploy/locks/local.txt pyproject.toml | $(BIN)/python
-	$(call install,local)
+	$(call install,local,$(PIP))
 	@touch $@
 
-$(VENV)/.dev: deploy/locks/dev.txt pyproject.toml | $(BIN)/python
-	$(call install,dev)
+$(VENV)/.dev: deploy/locks/dev.txt pyproject.toml | $(BIN)/uv
+	$(call install,dev,UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python)
 	@touch $(VENV)/.local $@
+
+$(BIN)/uv: deploy/locks/uv.txt | $(BIN)/python
+	@$(PIP) --no-deps --require-hashes -r $<
+	@touch $@

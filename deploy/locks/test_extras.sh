@@ -3,13 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 home=.venv/extras
-uv=$home/uv/bin/uv
+uv=.venv/bin/uv
 export UV_SYSTEM_CERTS=1 # trust whom the machine trusts, as pip can be told to
 
-if [ ! -x $uv ]; then # pip would take minutes for these environments, uv takes seconds
-  .venv/bin/python -m venv $home/uv
-  $home/uv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r deploy/locks/uv.txt
-fi
 for extra in causal feast; do
   lock=deploy/locks/$extra.txt
   if [ ! -f $home/$extra/.done ] || [ $lock -nt $home/$extra/.done ]; then
