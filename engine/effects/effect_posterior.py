@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
-from schemas.arrays import Floats
+from schemas.arrays import Flags, Floats
 
 __all__ = [
     "BETWEEN_SCALE",
@@ -43,6 +43,7 @@ __all__ = [
     "Components",
     "Observations",
     "Posterior",
+    "Shared",
     "fit",
     "mixture_quantiles",
     "prior_components",
@@ -110,15 +111,33 @@ class Observations(NamedTuple):
     """Base effects that experiments have observed, arrays ``(k,)``.
 
     Attributes:
-        effect, error: estimate with its standard error, which includes the uncertainty of the reach.
+        effect, error: estimate with its standard error, which includes the uncertainty of its own reach.
         sampling: the standard error alone.
         variant: number of each experiment's variant, ascending from 0; one without a name has its own.
+        loading: what each owes to ``q`` standard normal parameters that experiments have in common (factors of channels,
+            coefficients of moderators), ``(k, q)``.
     """
 
     effect: Floats
     error: Floats
     sampling: Floats
     variant: npt.NDArray[np.intp]
+    loading: Floats = np.zeros((0, 0))
+
+    @property
+    def total_error(self) -> Floats:
+        """Standard error with what is due to the parameters, ``(k,)``."""
+        if not self.loading.size:
+            return self.error
+        return np.asarray(np.sqrt(self.error**2 + (self.loading**2).sum(axis=1)))
+
+
+class Shared(NamedTuple):
+    """Posterior of the ``q`` parameters that experiments have in common: mean, covariance, covariance with the mean effect."""
+
+    mean: Floats
+    covariance: Floats
+    with_effect: Floats
 
 
 @dataclass(frozen=True)
@@ -130,6 +149,7 @@ class Posterior:
         weight: posterior weight of each point, ``(p,)``.
         mean, variance: of the mean effect given the point, ``(p,)``.
         between: standard deviation between campaigns at the point, ``(p,)``.
+        precision: inverse of the observations' covariance given the mean effect and the point, ``(p, k, k)``.
         observations: that it is given.
     """
 
@@ -138,6 +158,7 @@ class Posterior:
     mean: Floats
     variance: Floats
     between: Floats
+    precision: Floats
     observations: Observations
 
     def next_campaign(self) -> tuple[Floats, Floats]:
@@ -146,17 +167,41 @@ class Posterior:
 
     def next_of_variant(self, variant: int) -> tuple[Floats, Floats, float]:
         """The same for the next campaign with a tested variant, and its correlation with what all variants have in common."""
-        observations, between = self.observations, self.between[:, None] ** 2
-        rows = observations.variant == variant
-        precision = 1.0 / (observations.error[rows] ** 2 + (1.0 - BETWEEN_VARIANTS) * between)
-        total = precision.sum(axis=1)
-        observed = (precision * observations.effect[rows]).sum(axis=1) / total
-        own = BETWEEN_VARIANTS * self.between**2
-        shared = 1.0 / (1.0 + total * own)  # share of what all variants have in common
-        common = shared**2 * self.variance
-        variance = common + shared * own + (1.0 - BETWEEN_VARIANTS) * self.between**2
+        observed, own = self.observations, BETWEEN_VARIANTS * self.between**2
+        rows = observed.variant == variant
+        gain = own[:, None] * self.precision[:, rows].sum(axis=1)
+        common = (1.0 - gain.sum(axis=1)) ** 2 * self.variance
+        variance = common + own * (1.0 - gain[:, rows].sum(axis=1)) + (1.0 - BETWEEN_VARIANTS) * self.between**2
         correlation = float(np.sqrt(self.weight @ common / (self.weight @ variance)))
-        return self.mean * shared + observed * (1.0 - shared), np.sqrt(variance), correlation
+        return self.mean + self._expected(gain), np.sqrt(variance), correlation
+
+    def campaigns(self) -> tuple[Floats, Floats]:
+        """Mean and second moment of the true base effect of each experiment, ``(k,)`` each."""
+        alike = _alike(self.observations)
+        gain = (self.between**2)[:, None, None] * (alike @ self.precision)
+        mean = self.mean[:, None] + np.einsum("pij,pj->pi", gain, self.observations.effect - self.mean[:, None])
+        own = (self.between**2)[:, None] * (np.diagonal(alike) - np.einsum("pij,ji->pi", gain, alike))
+        variance = own + (1.0 - gain.sum(axis=2)) ** 2 * self.variance[:, None]
+        return self.weight @ mean, self.weight @ (mean**2 + variance)
+
+    def shared(self) -> Shared:
+        """Posterior of the parameters that the observations load on."""
+        loading = self.observations.loading
+        slope = -np.einsum("pij,jq->piq", self.precision, loading).sum(axis=1)  # of their means by the mean effect
+        means = np.einsum("pi,iq->pq", self._residual(), loading)
+        mean = self.weight @ means
+        apart, effect_apart = means - mean, self.mean - self.weight @ self.mean
+        precision = np.tensordot(self.weight, self.precision, axes=1)
+        covariance = np.eye(loading.shape[1]) - loading.T @ precision @ loading
+        covariance += (slope * (self.weight * self.variance)[:, None]).T @ slope + (apart * self.weight[:, None]).T @ apart
+        return Shared(mean, covariance, self.weight @ (slope * self.variance[:, None] + apart * effect_apart[:, None]))
+
+    def _residual(self) -> Floats:
+        """Precision times the distances of the observations from the mean effect, ``(p, k)``."""
+        return np.einsum("pij,pj->pi", self.precision, self.observations.effect - self.mean[:, None])
+
+    def _expected(self, gain: Floats) -> Floats:
+        return np.einsum("pk,pk->p", gain, self.observations.effect - self.mean[:, None])
 
 
 @lru_cache(maxsize=256)
@@ -195,38 +240,62 @@ def without_experiments(components: Components) -> Posterior:
     between = components.unit[:, None] * _BETWEEN
     mean, sd = (np.repeat(array, len(_BETWEEN)) for array in (components.center, components.sd))
     none = Observations(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp))
-    return Posterior(0.0, weight.ravel() / weight.sum(), mean, sd**2, between.ravel(), none)
+    return Posterior(0.0, weight.ravel() / weight.sum(), mean, sd**2, between.ravel(), np.zeros((len(mean), 0, 0)), none)
 
 
 def fit(components: Components, observations: Observations) -> Posterior:
-    """The posterior given at least one experiment; observations must be sorted by their variant.
+    """The posterior given at least one experiment.
 
     References:
         Gelman et al. (2013), sections 5.4 and 5.5; Andrews, Kasy (2019), section 2 (the term of selection).
     """
-    between = components.unit[:, None] * _BETWEEN
-    center, prior_variance = components.center[:, None, None], components.sd[:, None] ** 2
-    precision = 1.0 / (observations.error**2 + (1.0 - BETWEEN_VARIANTS) * between[..., None] ** 2)
-    starts = np.unique(observations.variant, return_index=True)[1]
-    distance = observations.effect - center
-    total = np.add.reduceat(precision, starts, axis=-1)
-    by_variant = np.add.reduceat(precision * distance, starts, axis=-1) / total
-    within = distance - by_variant[..., np.searchsorted(starts, np.arange(len(observations.effect)), side="right") - 1]
-    variance = 1.0 / total + BETWEEN_VARIANTS * between[..., None] ** 2
-    joint = 1.0 / prior_variance + (1.0 / variance).sum(axis=-1)
-    shift = (by_variant / variance).sum(axis=-1) / joint
-    misfit = (precision * within**2 - np.log(precision)).sum(axis=-1) + np.log(total).sum(axis=-1)
-    misfit += (by_variant**2 / variance + np.log(variance)).sum(axis=-1) - shift**2 * joint
-    log_weight = components.log_weight[:, None] + _LOG_BETWEEN - 0.5 * (misfit + np.log(prior_variance) + np.log(joint))
-    mean = components.center[:, None] + shift
-    return _correct_selection(log_weight.ravel(), mean.ravel(), (1.0 / joint).ravel(), between.ravel(), observations)
+    between = (components.unit[:, None] * _BETWEEN).ravel()
+    log_prior = (components.log_weight[:, None] + _LOG_BETWEEN).ravel()
+    center, prior_variance = (np.repeat(array, len(_BETWEEN)) for array in (components.center, components.sd**2))
+    possible = _possible(log_prior, center, prior_variance, between, observations)
+    log_prior, center, prior_variance, between = (array[possible] for array in (log_prior, center, prior_variance, between))
+    covariance = (between**2)[:, None, None] * _alike(observations) + np.diag(observations.error**2)
+    if observations.loading.size:
+        covariance += observations.loading @ observations.loading.T
+    precision = np.linalg.inv(covariance)
+    distance = observations.effect - center[:, None]
+    weighted = np.einsum("pij,pj->pi", precision, distance)
+    joint = 1.0 / prior_variance + precision.sum(axis=(1, 2))
+    shift = weighted.sum(axis=1) / joint
+    misfit = np.einsum("pi,pi->p", weighted, distance) + np.linalg.slogdet(covariance)[1] - shift**2 * joint
+    log_weight = log_prior - 0.5 * (misfit + np.log(prior_variance) + np.log(joint))
+    return _correct_selection(log_weight, center + shift, 1.0 / joint, between, precision, observations)
 
 
-def _correct_selection(log_weight: Floats, mean: Floats, variance: Floats, between: Floats, observed: Observations) -> Posterior:
+def _possible(log_prior: Floats, center: Floats, prior_variance: Floats, between: Floats, observed: Observations) -> Flags:
+    """Points that are not far less likely than others, were the observations independent: with and without what they share."""
+    possible = np.zeros(len(center), dtype=bool)
+    for error in (observed.error, observed.total_error):
+        variance = error**2 + between[:, None] ** 2
+        distance = observed.effect - center[:, None]
+        joint = 1.0 / prior_variance + (1.0 / variance).sum(axis=1)
+        shift = (distance / variance).sum(axis=1) / joint
+        misfit = (distance**2 / variance + np.log(variance)).sum(axis=1) - shift**2 * joint
+        log_weight = log_prior - 0.5 * (misfit + np.log(prior_variance) + np.log(joint))
+        possible |= log_weight > log_weight.max() - 2.0 * _UNLIKELY
+    return possible
+
+
+def _alike(observations: Observations) -> Floats:
+    """Covariance of the experiments' true effects, in units of the variance between campaigns, ``(k, k)``."""
+    same = observations.variant[:, None] == observations.variant
+    return np.asarray(BETWEEN_VARIANTS * same + (1.0 - BETWEEN_VARIANTS) * np.eye(len(same)))
+
+
+def _correct_selection(
+    log_weight: Floats, mean: Floats, variance: Floats, between: Floats, precision: Floats, observed: Observations
+) -> Posterior:
     """Reweight the points and move their means by the probability that the experiments are told, at nodes of each mean."""
     rough = log_weight + _log_told(mean[:, None], between, observed)[:, 0]
     likely = rough > rough.max() - _UNLIKELY
-    log_weight, mean, variance, between = (array[likely] for array in (log_weight, mean, variance, between))
+    log_weight, mean, variance, between, precision = (
+        array[likely] for array in (log_weight, mean, variance, between, precision)
+    )
     nodes = mean[:, None] + np.sqrt(variance)[:, None] * _NODES
     log_nodes = _log_told(nodes, between, observed) + np.log(_NODE_WEIGHTS)
     log_factor = _log_sum(log_nodes, axis=1)
@@ -235,12 +304,12 @@ def _correct_selection(log_weight: Floats, mean: Floats, variance: Floats, betwe
     spread = (node_weight * (nodes - moved[:, None]) ** 2).sum(axis=1)
     log_weight = log_weight + log_factor
     evidence = float(_log_sum(log_weight, axis=0))
-    return Posterior(evidence, np.exp(log_weight - evidence), moved, spread, between, observed)
+    return Posterior(evidence, np.exp(log_weight - evidence), moved, spread, between, precision, observed)
 
 
 def _log_told(mean: Floats, between: Floats, observed: Observations) -> Floats:
     """Logarithm of the term of selection at means ``(p, nodes)``, summed over how likely results without significance are told."""
-    spread = np.sqrt(observed.error**2 + between[:, None, None] ** 2)
+    spread = np.sqrt(observed.total_error**2 + between[:, None, None] ** 2)
     success = ndtr((mean[..., None] - _SIGNIFICANT * observed.sampling) / spread)
     n_failures = int((observed.effect <= _SIGNIFICANT * observed.sampling).sum())
     logs = [
