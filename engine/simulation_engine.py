@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, ClassVar
 from uuid import UUID, uuid5
@@ -17,12 +17,14 @@ import numpy as np
 import pandas as pd
 
 from engine.effects import (
+    NOTHING_LEARNED,
     BaseEffect,
     Criteria,
     Design,
     EffectDraws,
     EmptyPopulation,
     Groups,
+    ParameterDraws,
     average_change,
     best_choice,
     better_alternative_text,
@@ -33,10 +35,13 @@ from engine.effects import (
     dose_response,
     draw_base_effect,
     draw_dose,
+    draw_parameters,
     effect_text,
     group_by_level,
     interval,
     is_moderated,
+    level_spread,
+    measure_reach,
     normal_draws,
     realism_warnings,
     recommend,
@@ -54,6 +59,7 @@ from schemas.base import require_between, require_one_of
 from schemas.catalogue import Catalogue
 from schemas.catalogue_in_effect import MappingView, catalogue_in_effect, in_effect, under_own_catalogue
 from schemas.columns import encode_levels
+from schemas.effect_priors import LearnedParameters
 from schemas.filters import Filters, canonical_filters, conditions
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
 from schemas.simulation_models import (
@@ -146,6 +152,7 @@ class SimulationEngine:
         self.confidence_level = confidence_level
         self.n_draws = n_draws
         self.seed = population.seed if seed is None else seed
+        self._designs: dict[tuple[tuple[str, str], ...], Design] = {}
 
     @under_own_catalogue
     def simulate(
@@ -165,12 +172,11 @@ class SimulationEngine:
             ValueError: for a filter that does not exist for this twin type.
         """
         mask = select_twins(self.population, filters)
-        design = self._design.select(mask)
         with np.errstate(over="ignore", invalid="ignore"):  # the summary handles draws that are not finite
-            draws = self._draw(design, intervention)
+            draws = self._draw(intervention, mask)
             average = summary(draws.average, self.confidence_level)
         compared = () if average.robust else tuple(alternatives)
-        others = [self._draw(design, alternative).average for alternative in compared]
+        others = [self._draw(alternative, mask).average for alternative in compared]
         candidates = [intervention, *compared]
         prior = self._prior(intervention)
         worthwhile = float(np.mean(draws.average >= self.min_effect_threshold))
@@ -184,7 +190,7 @@ class SimulationEngine:
             ate_ci_upper=average.upper,
             effect_unit=self._target.effect_unit,
             change=change,
-            heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(draws, mask),
+            heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(draws, mask, prior.learned),
             recommendation=advice.decision,
             recommendation_reason=f"{advice.reason}: {effect_text(prior, intervention, draws.factors)}",
             rests_on_assumption=advice.rests_on_assumption,
@@ -210,18 +216,18 @@ class SimulationEngine:
     @under_own_catalogue
     def estimate_treatment_effect(self, twin: DigitalTwin, intervention: InterventionConfig) -> float:
         """Expected effect on one twin, a fraction on the target's scale, positive = desired."""
-        design = build_design(pd.DataFrame([twin.features]))
-        return float(self._draw(design, intervention).expected()[0])
+        levels = _levels(self._prior(intervention))
+        return float(self._draw_on(build_design(pd.DataFrame([twin.features]), levels), intervention).expected()[0])
 
     @under_own_catalogue
     def twin_effects(self, intervention: InterventionConfig) -> Floats:
         """Expected effect on each twin of the population, shape ``(n,)``; their mean is the average effect of a simulation."""
-        return self._draw(self._design, intervention).expected()
+        return self._draw(intervention).expected()
 
     @under_own_catalogue
     def twin_effect_intervals(self, intervention: InterventionConfig) -> tuple[Floats, Floats]:
         """Ends of the interval of the effect on twins with the features of each, at ``confidence_level``, each ``(n,)``."""
-        draws = self._draw(self._design, intervention)
+        draws = self._draw(intervention)
         starts = range(0, len(draws.factors), _CHUNK)
         intervals = [interval(draws.by_twin(slice(start, start + _CHUNK)), self.confidence_level) for start in starts]
         lower, upper = np.concatenate(intervals, axis=1)
@@ -236,7 +242,7 @@ class SimulationEngine:
         Raises:
             ValueError: when all are nan.
         """
-        average = average_change(self._draw(self._design, intervention), per_effect, self.confidence_level)
+        average = average_change(self._draw(intervention), per_effect, self.confidence_level)
         if average is None:
             raise ValueError(unknown_base(self._target))
         return average
@@ -247,17 +253,24 @@ class SimulationEngine:
         return self.twin_effects(intervention) * self._per_effect
 
     @under_own_catalogue
-    def reach(self, intervention: InterventionConfig, filters: Filters = None) -> Reach:
+    def reach(self, intervention: InterventionConfig, filters: Filters = None, subgroups: Iterable[tuple[str, str]] = ()) -> Reach:
         """Share of its base effect that ``intervention`` reaches on the twins that satisfy ``filters``: dose times their factor.
 
-        It converts the effect observed in an experiment, at its dose and in its population, to the reference and back.
+        It converts the effect observed in an experiment, at its dose and in its population, to the reference and back. What an
+        experiment has taught is not in it: that is learned with the base effect.
+
+        Args:
+            intervention: of the experiment.
+            filters: of its population.
+            subgroups: features and levels of which it reported effects; levels that no twin has are left out.
 
         Raises:
             EmptyPopulation, ValueError: as :meth:`simulate`.
         """
-        design = self._design.select(select_twins(self.population, filters))
+        mask = select_twins(self.population, filters)
+        design = self._design(()).select(mask)
         average = self._scale_by_dose(design, intervention, BaseEffect(np.ones(self.n_draws))).average
-        return Reach(mean=float(average.mean()), sd=float(average.std()))
+        return measure_reach(average, design, intervention.channel, self.population.columns, mask, subgroups)
 
     @under_own_catalogue
     def calculate_heterogeneity(self, results: Iterable[float], groups: Iterable[Any]) -> EffectHeterogeneity:
@@ -276,9 +289,11 @@ class SimulationEngine:
         draws = EffectDraws(effects, np.zeros((0, len(effects))), scale, np.zeros((0, self.n_draws)))
         return self._by_dimension({"group": grouping}, draws, lambda _dimension, _level: True)
 
-    @cached_property
-    def _design(self) -> Design:
-        return build_design(self.population.columns)
+    def _design(self, levels: tuple[tuple[str, str], ...]) -> Design:
+        """The design of all twins, with terms for the deviations of ``levels``."""
+        if levels not in self._designs:
+            self._designs[levels] = build_design(self.population.columns, levels)
+        return self._designs[levels]
 
     @cached_property
     def _groups(self) -> dict[str, Groups]:
@@ -296,29 +311,42 @@ class SimulationEngine:
     def _prior(self, intervention: InterventionConfig) -> EffectPrior:
         return self.priors.get(intervention.intervention_type) or catalogue_prior(intervention.intervention_type)
 
-    def _draw(self, design: Design, intervention: InterventionConfig) -> EffectDraws:
-        base = draw_base_effect(self._prior(intervention), self.n_draws, self.seed, intervention.variant)
-        return self._scale_by_dose(design, intervention, base)
+    def _draw(self, intervention: InterventionConfig, mask: Flags | None = None) -> EffectDraws:
+        """Draws on the twins where ``mask`` ``(n,)`` is true."""
+        design = self._design(_levels(self._prior(intervention)))
+        return self._draw_on(design if mask is None else design.select(mask), intervention)
 
-    def _scale_by_dose(self, design: Design, intervention: InterventionConfig, base: BaseEffect) -> EffectDraws:
+    def _draw_on(self, design: Design, intervention: InterventionConfig) -> EffectDraws:
+        prior = self._prior(intervention)
+        base = draw_base_effect(prior, self.n_draws, self.seed, intervention.variant)
+        return self._scale_by_dose(design, intervention, base, draw_parameters(prior.learned, base.score, self.seed))
+
+    def _scale_by_dose(
+        self, design: Design, intervention: InterventionConfig, base: BaseEffect, learned: ParameterDraws = NOTHING_LEARNED
+    ) -> EffectDraws:
         """Draws of the base effect scaled to this dose; all doses of one intervention share their dose draws."""
-        dose = draw_dose(intervention, self.n_draws, self.seed, base.contacts, base.weeks, base.intensity)
+        dose = draw_dose(intervention, self.n_draws, self.seed, base.contacts, base.weeks, base.intensity, learned)
         return EffectDraws(
-            design.factors(intervention.channel),
+            design.factors(intervention.channel, learned),
             design.terms,
             base.effect * dose_response(intervention, dose),
-            design.deviations(intervention.channel, self.n_draws, self.seed),
+            design.deviations(intervention.channel, self.n_draws, self.seed, learned),
         )
 
-    def _heterogeneity(self, draws: EffectDraws, mask: Flags) -> EffectHeterogeneity:
-        effects = self._by_dimension({name: groups.select(mask) for name, groups in self._groups.items()}, draws)
+    def _heterogeneity(self, draws: EffectDraws, mask: Flags, learned: LearnedParameters | None) -> EffectHeterogeneity:
+        groupings = {name: groups.select(mask) for name, groups in self._groups.items()}
+        effects = self._by_dimension(groupings, draws, partial(is_moderated, learned=learned), learned)
         absent = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in self._groups]
         same = [name for name, groups in effects.by_dimension.items() if not any(group.moderated for group in groups)]
         skipped = dict.fromkeys(absent, "these twins do not have this column")
         return effects.model_copy(update={"skipped": skipped, "unmoderated": dict.fromkeys(same, NO_MODERATOR)})
 
     def _by_dimension(
-        self, groupings: Mapping[str, Groups], draws: EffectDraws, moderated: Callable[[str, str], bool] = is_moderated
+        self,
+        groupings: Mapping[str, Groups],
+        draws: EffectDraws,
+        moderated: Callable[[str, str], bool],
+        learned: LearnedParameters | None = None,
     ) -> EffectHeterogeneity:
         """Effects in the groups of each dimension; the draws of all groups are summarised in one step."""
         nonempty = {name: groups for name, groups in groupings.items() if groups.labels}
@@ -326,6 +354,9 @@ class SimulationEngine:
             return EffectHeterogeneity(by_dimension=dict.fromkeys(groupings, ()))
         n, group_draws = draws.by_group(sums_by_group(list(nonempty.values()), draws.moments()), self.seed)
         labels = [(name, label) for name, groups in nonempty.items() for label in groups.labels]
+        if learned is not None and (spread := np.array([level_spread(learned, *label) for label in labels])).any():
+            own = normal_draws(1, self.n_draws, self.seed, "levels in one campaign") * draws.average.mean()
+            group_draws += spread[:, None] * own
         flags = [moderated(name, label) for name, label in labels]
         effects = subgroup_effects([label for _, label in labels], flags, n, group_draws, self.confidence_level)
         remaining = iter(effects)
@@ -387,6 +418,10 @@ class SimulationEngine:
             "settings": [self.min_effect_threshold, self.confidence_threshold, self.confidence_level, self.n_draws, self.seed],
         }
         return uuid5(self.population.population_id, json.dumps(arguments, sort_keys=True))
+
+
+def _levels(prior: EffectPrior) -> tuple[tuple[str, str], ...]:
+    return prior.learned.levels if prior.learned else ()
 
 
 def _checked_priors(priors: Mapping[str, EffectPrior]) -> dict[str, EffectPrior]:

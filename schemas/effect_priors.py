@@ -8,12 +8,14 @@ from pydantic import Field, model_validator
 
 from schemas.base import Finite, Frozen
 
-__all__ = ["EFFECTS_METHOD", "QUANTILE_SCORES", "EffectPrior", "EffectScenario", "TestedDose", "VariantEffect"]
+__all__ = ["EFFECTS_METHOD", "QUANTILE_SCORES", "EffectPrior", "EffectScenario", "LearnedParameters", "TestedDose", "VariantEffect"]
 
-EFFECTS_METHOD = 2
+EFFECTS_METHOD = 3
 """Version of the method by which priors are computed, drawn from and judged.
 
-1: a normal prior, one dose response. 2: tails of priors that no experiment has tested, several responses to dose, variants.
+1: a normal prior, one dose response. 2: tails of priors that no experiment has tested, several responses to dose, variants. 3:
+coefficients of moderators, factors of channels, doses of half the maximal response and effects in subgroups are learned with the
+base effect.
 """
 
 QUANTILE_SCORES: tuple[float, ...] = tuple(i / 4 for i in range(-13, 14))
@@ -57,6 +59,43 @@ class TestedDose(Frozen):
     intensity: Finite = Field(gt=0)
 
 
+class LearnedParameters(Frozen):
+    """Joint normal distribution of what experiments have taught beside the base effect; all else is as in the catalogue.
+
+    Draws are ``mean + shared * score + factor @ z``, where ``score`` is the normal score of the base effect and ``z`` is standard
+    normal, one for each parameter.
+
+    Attributes:
+        names: of the parameters. ``feature`` and ``feature=level``: coefficient of a moderator. ``channel:name``: logarithm of the
+            factor of a channel. ``contacts``, ``weeks``, ``intensity``: logarithm of the dose of half the maximal response over
+            that in the catalogue.
+        levels: parameters that follow these: logarithm of the factor in a level of a feature, beyond what moderators explain.
+        mean, shared: of each parameter.
+        factor: rows of a lower triangular matrix, without the zeros.
+        dimensions: features of whose levels experiments have reported effects.
+        spread: standard deviation of a level's deviation in one campaign around that in all.
+        unseen: the same for a level of these features that no experiment has reported, around what moderators explain.
+    """
+
+    names: tuple[str, ...] = ()
+    levels: tuple[tuple[str, str], ...] = ()
+    mean: tuple[Finite, ...]
+    shared: tuple[Finite, ...]
+    factor: tuple[tuple[Finite, ...], ...]
+    dimensions: tuple[str, ...] = ()
+    spread: Finite = Field(default=0.0, ge=0)
+    unseen: Finite = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        n = len(self.names) + len(self.levels)
+        if not len(self.mean) == len(self.shared) == len(self.factor) == n:
+            raise ValueError(f"{n} parameters need as many means, shares and rows of the factor")
+        if [len(row) for row in self.factor] != [*range(1, n + 1)]:
+            raise ValueError("row i of the factor has i numbers")
+        return self
+
+
 class EffectPrior(Frozen):
     """Prior distribution of an intervention's base effect, and its source.
 
@@ -72,6 +111,7 @@ class EffectPrior(Frozen):
         correlation: of the normal score of a new variant's effect with what all variants have in common.
         tested: doses of its experiments.
         contradicted: an experiment is far from what the catalogue expects of it.
+        learned: what its experiments taught beside the base effect; None where the catalogue's parameters hold.
     """
 
     intervention_type: str
@@ -87,6 +127,7 @@ class EffectPrior(Frozen):
     correlation: Finite = Field(default=1.0, ge=0, le=1)
     tested: tuple[TestedDose, ...] = ()
     contradicted: bool = False
+    learned: LearnedParameters | None = None
 
     @model_validator(mode="after")
     def _variants_have_all_scenarios(self) -> Self:

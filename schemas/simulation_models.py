@@ -23,6 +23,7 @@ __all__ = [
     "EffectHeterogeneity",
     "EffectPrior",
     "ExperimentPlan",
+    "GroupReach",
     "InterventionConfig",
     "OutcomeChange",
     "PopulationFilter",
@@ -103,11 +104,34 @@ class SimulationRecommendation(StrEnum):
     TEST_FURTHER = "test_further"
 
 
+class GroupReach(Frozen):
+    """How the people of one level of a feature moderate effects, beside all people of an experiment.
+
+    Attributes:
+        dimension, level: the feature and its level.
+        mean: their average factor over that of all.
+        slopes: growth of the logarithm of their average factor by each coefficient of a moderator (``feature``, ``feature=level``).
+    """
+
+    dimension: str
+    level: str
+    mean: Finite = Field(gt=0)
+    slopes: dict[str, Finite] = Field(default_factory=dict)
+
+
 class Reach(Frozen):
-    """Share of an intervention's base effect that a campaign reaches: its dose times the average factor of its population."""
+    """Share of an intervention's base effect that a campaign reaches: its dose times the average factor of its population.
+
+    Attributes:
+        mean, sd: of the share.
+        slopes: growth of the logarithm of the average factor by each coefficient of a moderator.
+        groups: the same in the experiment's subgroups.
+    """
 
     mean: Finite = Field(gt=0)
     sd: Finite = Field(default=0.0, ge=0)
+    slopes: dict[str, Finite] = Field(default_factory=dict)
+    groups: tuple[GroupReach, ...] = ()
 
 
 class TrackRecord(Frozen):

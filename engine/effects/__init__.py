@@ -18,9 +18,11 @@ from engine.effects.effect_model import (
     typical_dose,
 )
 from engine.effects.intervals import Summary, interval, standard_deviation, summary
+from engine.effects.learned_parameters import NOTHING_LEARNED, ParameterDraws, draw_parameters, level_spread
 from engine.effects.normal_draws import normal_draws
 from engine.effects.outcome_changes import average_change, change_per_effect, unknown_base
 from engine.effects.population_filter import EmptyPopulation, select_twins
+from engine.effects.reach import measure_reach
 from engine.effects.recommendation import Criteria, Recommendation, dose_distance, effect_text, recommend
 from engine.effects.result_warnings import realism_warnings, result_warnings
 from engine.effects.sample_size import (
@@ -36,6 +38,7 @@ from engine.effects.subgroups import Groups, group_by_level, subgroup_effects, s
 from engine.effects.track_record import ComparedSimulation, compute_track_record
 
 __all__ = [
+    "NOTHING_LEARNED",
     "BaseEffect",
     "ComparedSimulation",
     "Criteria",
@@ -43,6 +46,7 @@ __all__ = [
     "EffectDraws",
     "EmptyPopulation",
     "Groups",
+    "ParameterDraws",
     "Recommendation",
     "SampleSize",
     "Summary",
@@ -63,10 +67,13 @@ __all__ = [
     "dose_response",
     "draw_base_effect",
     "draw_dose",
+    "draw_parameters",
     "effect_text",
     "group_by_level",
     "interval",
     "is_moderated",
+    "level_spread",
+    "measure_reach",
     "minimum_detectable_effect",
     "normal_draws",
     "prior_interval",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,7 +15,17 @@ from engine.effects.normal_draws import normal_draws, strata
 from schemas.arrays import Floats
 from schemas.effect_priors import EFFECTS_METHOD, QUANTILE_SCORES, EffectPrior, EffectScenario
 
-__all__ = ["RESPONSES", "SCORES", "BaseEffect", "Response", "draw_base_effect", "prior_interval", "with_responses", "with_tails"]
+__all__ = [
+    "RESPONSES",
+    "SCORES",
+    "BaseEffect",
+    "Response",
+    "draw_base_effect",
+    "effect_by_score",
+    "prior_interval",
+    "with_responses",
+    "with_tails",
+]
 
 
 class Response(NamedTuple):
@@ -50,12 +61,16 @@ _USUAL_DRAWS = 1000
 
 
 class BaseEffect(NamedTuple):
-    """Draws of the base effect ``(n_draws,)``, and of the factors of the doses of half the maximal response."""
+    """Draws of the base effect ``(n_draws,)``, of the factors of the doses of half the maximal response, and its normal scores.
+
+    The scores are of what all variants have in common.
+    """
 
     effect: Floats
     contacts: float | Floats = 1.0
     weeks: float | Floats = 1.0
     intensity: float | Floats = 1.0
+    score: Floats = np.zeros(0)
 
 
 def with_tails(prior: EffectPrior) -> EffectPrior:
@@ -103,7 +118,7 @@ MEAN_CORRELATION = 0.6
 def _tails(mean: float, sd: float) -> tuple[EffectScenario, ...]:
     """Quantiles of the next campaign's effect, shifted in their middle so that the mean of usual draws is that of the prior."""
     posterior = without_experiments(prior_components(mean, sd))
-    quantiles = mixture_quantiles(posterior.weight, *posterior.next_campaign(), SCORES)
+    quantiles = mixture_quantiles(*posterior.next_campaign(), SCORES)
     middle = np.exp(-0.5 * SCORES**2)
     usual = strata(_USUAL_DRAWS)
     for _ in range(2):
@@ -122,14 +137,14 @@ def draw_base_effect(prior: EffectPrior, n_draws: int, seed: int, variant: str |
         >>> round(float(draw_base_effect(prior, 1000, seed=0).effect.std()), 3)
         0.05
     """
-    score = normal_draws(1, n_draws, seed, f"{prior.intervention_type} effect")[0]
+    common = score = normal_draws(1, n_draws, seed, f"{prior.intervention_type} effect")[0]
     tested = prior.variants.get(variant) if variant is not None else None
     if variant is not None:
         shared = tested.correlation if tested else prior.correlation
         own = normal_draws(1, n_draws, seed, f"{prior.intervention_type} variant {variant}")[0]
         score = shared * score + float(np.sqrt(1.0 - shared**2)) * own
     if not prior.scenarios:
-        return BaseEffect(prior.mean + float(np.hypot(prior.sd, prior.between_sd)) * score)
+        return BaseEffect(prior.mean + float(np.hypot(prior.sd, prior.between_sd)) * score, score=common)
     quantiles = [scenario.quantiles for scenario in prior.scenarios] if tested is None else list(tested.quantiles)
     shape = _draw_scenario(prior, n_draws, seed)
     effect = np.empty(n_draws)
@@ -137,13 +152,25 @@ def draw_base_effect(prior: EffectPrior, n_draws: int, seed: int, variant: str |
         rows = shape == number
         effect[rows] = _from_score(score[rows], np.array(ordered))
     factors = np.array([(scenario.contacts, scenario.weeks, scenario.intensity) for scenario in prior.scenarios])
-    return BaseEffect(effect, *factors[shape].T)
+    contacts, weeks, intensity = factors[shape].T
+    return BaseEffect(effect, contacts, weeks, intensity, common)
 
 
 def _draw_scenario(prior: EffectPrior, n_draws: int, seed: int) -> npt.NDArray[np.intp]:
     upto = np.cumsum([scenario.weight for scenario in prior.scenarios])
     level = ndtr(normal_draws(1, n_draws, seed, f"{prior.intervention_type} response")[0]) * upto[-1]
     return np.asarray(np.minimum(np.searchsorted(upto, level), len(upto) - 1))
+
+
+def effect_by_score(quantiles: Sequence[float]) -> float:
+    """Covariance of an effect with its normal score, given its quantiles at ``SCORES``.
+
+    Example:
+        >>> round(effect_by_score((0.05 + 0.02 * SCORES).tolist()), 4)
+        0.02
+    """
+    usual = strata(_USUAL_DRAWS)
+    return float((usual * _from_score(usual, np.array(quantiles))).mean() / (usual**2).mean())
 
 
 def _from_score(score: Floats, quantiles: Floats) -> Floats:

@@ -12,21 +12,34 @@ must give the same prior whenever it is repeated from the stored experiments.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from engine.effects.base_effect import RESPONSES, SCORES, Response
+from engine.effects.base_effect import RESPONSES, SCORES, Response, effect_by_score
 from engine.effects.effect_model import contacts, dose_response, draw_dose, typical_dose
 from engine.effects.effect_posterior import Observations, Posterior, fit, mixture_quantiles, prior_components
+from engine.effects.learned_parameters import Moments, learned_parameters
+from engine.effects.parameter_learning import (
+    HALVES,
+    OWN_SHARE,
+    Beliefs,
+    OwnEffects,
+    Parameters,
+    learn_from_subgroups,
+    loadings,
+    parameters_of,
+)
 from schemas.arrays import Floats
 from schemas.catalogue_in_effect import catalogue_in_effect
-from schemas.effect_priors import EFFECTS_METHOD, EffectPrior, EffectScenario, TestedDose, VariantEffect
+from schemas.effect_priors import EFFECTS_METHOD, EffectPrior, EffectScenario, LearnedParameters, TestedDose, VariantEffect
 from schemas.events import ExperimentResult
 from schemas.interventions import REFERENCE_INTENSITY
 from schemas.simulation_models import InterventionConfig, Reach
@@ -42,6 +55,8 @@ _SEVERAL_CHANNELS = 0.25
 """Uncertainty of the reach, as a share of it, where an experiment used several channels: nobody knows which one had the effect."""
 
 _NEGLIGIBLE = 1e-3  # weight of a shape of the response
+_TAUGHT = 0.02  # change of a parameter's distribution, in its standard deviations
+_STEP = 1e-3
 
 
 def calibrate(
@@ -97,19 +112,95 @@ def calibrate(
     if not results or prior.sd == 0:
         return prior
     results.sort(key=lambda result: (result.variant is None, result.variant or "", result.experiment_id))
-    fitted = [_fit(prior, results, reaches, response) for response in RESPONSES]
-    weight = _weights([posterior.log_evidence for posterior in fitted])
+    inputs = _Inputs(prior, results, reaches, parameters_of(results, reaches))
+    beliefs = Beliefs.of_catalogue(inputs.parameters)
+    if any(result.subgroups for result in results):
+        beliefs = learn_from_subgroups(inputs.parameters, results, reaches, _own_effects(_fit_all(inputs, beliefs)))
+    fits = _fit_all(inputs, beliefs)
+    return _calibrated(inputs, fits, beliefs)
+
+
+class _Inputs(NamedTuple):
+    """What a calibration is given, and the parameters that it can learn."""
+
+    prior: EffectPrior
+    results: Sequence[ExperimentResult]
+    reaches: Mapping[str, Reach]
+    parameters: Parameters
+
+
+class _Fit(NamedTuple):
+    """The posterior if the response has one shape, the weight of this shape, and the reach of each experiment, ``(k,)``."""
+
+    response: Response
+    weight: float
+    posterior: Posterior
+    reach: Floats
+
+
+def _fit_all(inputs: _Inputs, beliefs: Beliefs) -> list[_Fit]:
+    """The posterior for each shape of the response that is not negligible, with its weight."""
+    root = _root(beliefs.covariance)
+    fitted = [_fit(inputs, response, beliefs, root) for response in RESPONSES]
+    weight = _weights([posterior.log_evidence for posterior, _ in fitted])
     likely = np.flatnonzero(weight >= _NEGLIGIBLE)
     weight = weight[likely] / weight[likely].sum()
-    return _calibrated(prior, results, [(RESPONSES[i], fitted[i]) for i in likely], weight, reaches)
+    return [_Fit(RESPONSES[i], share, *fitted[i]) for i, share in zip(likely.tolist(), weight.tolist(), strict=True)]
 
 
-def _fit(prior: EffectPrior, results: Sequence[ExperimentResult], reaches: Mapping[str, Reach], response: Response) -> Posterior:
-    """The posterior if the response has this shape; its evidence is that of the effects as they were observed."""
-    rows = [_base_effect(result, prior, reaches.get(result.experiment_id), response) for result in results]
-    effect, error, sampling, reach = np.transpose(rows)
-    posterior = fit(prior_components(prior.mean, prior.sd), Observations(effect, error, sampling, _variant_numbers(results)))
-    return replace(posterior, log_evidence=posterior.log_evidence - float(np.log(reach).sum()))
+def _fit(inputs: _Inputs, response: Response, beliefs: Beliefs, root: Floats) -> tuple[Posterior, Floats]:
+    """The posterior if the response has this shape, and the reaches; its evidence is that of the effects as they were observed.
+
+    The uncertainty of the reach is scaled by the effect that the prior expects, not by the observed one: the next campaign at that
+    dose has the same uncertainty, so a surprising result must not be attributed to it.
+    """
+    prior, results = inputs.prior, inputs.results
+    rows = [_base_effect(result, inputs.reaches.get(result.experiment_id), response) for result in results]
+    effect, sampling, reach, doubt = np.transpose(rows)
+    scale = float(np.hypot(prior.mean, prior.sd))
+    slopes = loadings(inputs.parameters, results, inputs.reaches, partial(_half_slopes, response=response))
+    slopes = slopes * _explained(inputs.parameters, slopes, doubt)[:, None]
+    several = np.array([_SEVERAL_CHANNELS if len(result.channels) > 1 else 0.0 for result in results])
+    left = np.hypot(several, np.sqrt(np.maximum(doubt**2 - slopes**2 @ inputs.parameters.sd**2, 0.0)))
+    observed = Observations(
+        effect - scale * (slopes @ beliefs.mean),
+        np.hypot(sampling, scale * left),
+        sampling,
+        _variant_numbers(results),
+        scale * (slopes @ root),
+    )
+    posterior = fit(prior_components(prior.mean, prior.sd), observed)
+    return replace(posterior, log_evidence=posterior.log_evidence - float(np.log(reach).sum())), reach
+
+
+def _explained(parameters: Parameters, slopes: Floats, doubt: Floats) -> Floats:
+    """Factor of each experiment's loadings, such that they explain at most the uncertainty of its reach, ``(k,)``."""
+    explained = np.sqrt(slopes**2 @ parameters.sd**2)
+    return np.where(explained > doubt, doubt / np.where(explained > 0, explained, 1.0), 1.0)
+
+
+def _half_slopes(result: ExperimentResult, response: Response) -> tuple[float, ...]:
+    """Growth of the logarithm of the response by that of each dose of half the maximal one."""
+    config, catalogue = result.intervention.model_copy(update={"variant": None}), catalogue_in_effect().sha256
+
+    def log_response(name: str, step: float) -> float:
+        moved = response._replace(**{name: getattr(response, name) * math.exp(step)})
+        return math.log(_relative_response(config, moved, catalogue))
+
+    return tuple((log_response(name, _STEP) - log_response(name, -_STEP)) / (2.0 * _STEP) for name in HALVES)
+
+
+def _root(covariance: Floats) -> Floats:
+    own, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.maximum(own, 0.0)))
+
+
+def _own_effects(fits: Sequence[_Fit]) -> OwnEffects:
+    """Posterior mean and variance of the effect of each experiment in its own people, at its own dose."""
+    moments = [(fit.weight, fit.reach, *fit.posterior.campaigns()) for fit in fits]
+    mean = sum(weight * reach * first for weight, reach, first, _ in moments)
+    square = sum(weight * reach**2 * second for weight, reach, _, second in moments)
+    return OwnEffects(np.asarray(mean), np.maximum(square - mean**2, 0.0))
 
 
 def _variant_numbers(results: Sequence[ExperimentResult]) -> npt.NDArray[np.intp]:
@@ -127,23 +218,17 @@ def _weights(log_evidence: Sequence[float]) -> Floats:
     return np.asarray(weight / weight.sum())
 
 
-def _calibrated(
-    prior: EffectPrior,
-    results: Sequence[ExperimentResult],
-    fitted: Sequence[tuple[Response, Posterior]],
-    weight: Floats,
-    reaches: Mapping[str, Reach],
-) -> EffectPrior:
-    posteriors = [posterior for _, posterior in fitted]
-    ends = float(ndtri(_HIGH)) * np.array([-1.0, 1.0])
-    quantiles = [mixture_quantiles(posterior.weight, *posterior.next_campaign(), SCORES).tolist() for posterior in posteriors]
+def _calibrated(inputs: _Inputs, fits: Sequence[_Fit], beliefs: Beliefs) -> EffectPrior:
+    prior, results, reaches, _ = inputs
+    posteriors, weight = [fit.posterior for fit in fits], np.array([fit.weight for fit in fits])
+    quantiles = [mixture_quantiles(*posterior.next_campaign(), SCORES).tolist() for posterior in posteriors]
     points = np.concatenate([share * posterior.weight for share, posterior in zip(weight, posteriors, strict=True)])
-    mean, variance, between = (
-        np.concatenate([getattr(posterior, name) for posterior in posteriors]) for name in ("mean", "variance", "between")
-    )
-    width = 2 * float(ndtri(_HIGH))
-    total_sd = float(np.subtract(*mixture_quantiles(points, mean, np.sqrt(variance + between**2), ends)[::-1])) / width
-    sd = min(float(np.subtract(*mixture_quantiles(points, mean, np.sqrt(variance), ends)[::-1])) / width, total_sd)
+    mean, variance = (np.concatenate([getattr(posterior, name) for posterior in posteriors]) for name in ("mean", "variance"))
+    following = [posterior.next_campaign() for posterior in posteriors]
+    next_weight = np.concatenate([share * part.weight for share, part in zip(weight, following, strict=True)])
+    next_mean, next_sd = (np.concatenate([getattr(part, name) for part in following]) for name in ("mean", "sd"))
+    total_sd = _equivalent_sd(next_weight, next_mean, next_sd)
+    sd = min(_equivalent_sd(points, mean, np.sqrt(variance)), total_sd)
     return EffectPrior(
         intervention_type=prior.intervention_type,
         mean=float(points @ mean),
@@ -161,12 +246,50 @@ def _calibrated(
                 intensity=response.intensity,
                 quantiles=tuple(ordered),
             )
-            for share, (response, _), ordered in zip(weight.tolist(), fitted, quantiles, strict=True)
+            for (response, share, _, _), ordered in zip(fits, quantiles, strict=True)
         ),
         variants=_variant_effects(results, posteriors, weight),
         correlation=min(1.0, sd / total_sd),
         tested=tuple(dict.fromkeys((*prior.tested, *map(_tested_dose, results)))),
         contradicted=any(abs(surprise(prior, result, reaches.get(result.experiment_id))) > CONTRADICTION for result in results),
+        learned=_learned(inputs, fits, beliefs, quantiles),
+    )
+
+
+def _equivalent_sd(weight: Floats, mean: Floats, sd: Floats) -> float:
+    """Standard deviation of the normal distribution whose 95 % interval is as wide as that of a mixture."""
+    score = float(ndtri(_HIGH))
+    low, high = mixture_quantiles(weight, mean, sd, np.array([-score, score])).tolist()
+    return float(high - low) / (2.0 * score)
+
+
+def _learned(
+    inputs: _Inputs, fits: Sequence[_Fit], beliefs: Beliefs, quantiles: Sequence[Sequence[float]]
+) -> LearnedParameters | None:
+    """What the experiments taught about the parameters; None where that is nothing."""
+    parameters, weight = inputs.parameters, np.array([fit.weight for fit in fits])
+    root, shared = _root(beliefs.covariance), [fit.posterior.shared() for fit in fits]
+    means = np.array([part.mean for part in shared])
+    mean = weight @ means
+    covariance = np.tensordot(weight, [part.covariance for part in shared], axes=1)
+    covariance += ((means - mean) * weight[:, None]).T @ (means - mean)
+    covariance = root @ covariance @ root.T
+    by_score = float(weight @ [effect_by_score(ordered) for ordered in quantiles])
+    with_score = root @ (weight @ np.array([part.with_effect for part in shared])) / by_score
+    mean = beliefs.mean + root @ mean
+    prior_sd = np.sqrt(np.diagonal(Beliefs.of_catalogue(parameters).covariance))
+    taught = np.abs(mean) + np.abs(with_score) + np.abs(prior_sd - np.sqrt(np.diagonal(covariance))) > _TAUGHT * prior_sd
+    n = len(parameters.names)
+    taught[n:] = True
+    if not taught.any():
+        return None
+    level_sd = math.sqrt(beliefs.level_variance)
+    return learned_parameters(
+        [name for name, is_taught in zip(parameters.names, taught[:n], strict=True) if is_taught],
+        parameters.levels,
+        Moments((parameters.mean + mean)[taught], covariance[np.ix_(taught, taught)], with_score[taught]),
+        sorted({group.dimension for result in inputs.results for group in result.subgroups}),
+        (math.sqrt(OWN_SHARE) * level_sd, level_sd),
     )
 
 
@@ -179,8 +302,8 @@ def _variant_effects(
             continue
         ordered, correlation = [], 0.0
         for share, posterior in zip(weight.tolist(), posteriors, strict=True):
-            mean, sd, shared = posterior.next_of_variant(number)
-            ordered.append(tuple(mixture_quantiles(posterior.weight, mean, sd, SCORES).tolist()))
+            following, shared = posterior.next_of_variant(number)
+            ordered.append(tuple(mixture_quantiles(*following, SCORES).tolist()))
             correlation += share * shared
         effects[result.variant] = VariantEffect(quantiles=tuple(ordered), correlation=min(1.0, correlation))
     return effects
@@ -237,20 +360,12 @@ def surprise(prior: EffectPrior, experiment: ExperimentResult, reach: Reach | No
     return float((experiment.effect - reach.mean * prior.mean) / np.linalg.norm(parts))
 
 
-def _base_effect(
-    experiment: ExperimentResult, prior: EffectPrior, reach: Reach | None, response: Response
-) -> tuple[float, float, float, float]:
-    """Base effect estimated by an experiment, its standard error with and without the uncertainty of its reach, and this reach.
-
-    The uncertainty of the reach is scaled by the effect that the prior expects, not by the observed one: the next campaign at that
-    dose has the same uncertainty, so a surprising result must not be attributed to it.
-    """
+def _base_effect(experiment: ExperimentResult, reach: Reach | None, response: Response) -> tuple[float, float, float, float]:
+    """Base effect estimated by an experiment, its standard error, its reach, and the reach's relative standard deviation."""
     catalogue = catalogue_in_effect().sha256
     reach = reach or _dose_reach(experiment.intervention, catalogue)
     mean = reach.mean * _relative_response(experiment.intervention.model_copy(update={"variant": None}), response, catalogue)
-    effect, error = experiment.effect / mean, experiment.standard_error / mean
-    share = float(np.hypot(reach.sd / reach.mean, _SEVERAL_CHANNELS if len(experiment.channels) > 1 else 0.0))
-    return effect, float(np.hypot(error, np.hypot(prior.mean, prior.sd) * share)), error, mean
+    return experiment.effect / mean, experiment.standard_error / mean, mean, reach.sd / reach.mean
 
 
 @lru_cache(maxsize=4096)

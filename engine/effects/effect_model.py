@@ -12,7 +12,7 @@ in the draws: averages of the design over twins are computed once, and the cost 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -21,11 +21,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine.effects.base_effect import with_responses, with_tails
+from engine.effects.learned_parameters import CHANNEL, NOTHING_LEARNED, ParameterDraws
 from engine.effects.normal_draws import normal_draws
 from schemas.arrays import Flags, Floats
 from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.columns import Columns
-from schemas.effect_priors import TestedDose
+from schemas.effect_priors import LearnedParameters, TestedDose
 from schemas.interventions import (
     CONTACTS_PER_MONTH,
     INTERVENTIONS,
@@ -40,6 +41,7 @@ from schemas.interventions import (
     Uncertain,
     moderator_level,
 )
+from schemas.levels import level_key, level_text
 from schemas.simulation_models import EffectPrior, InterventionConfig
 
 __all__ = [
@@ -79,7 +81,11 @@ def catalogue_prior(intervention_type: str) -> EffectPrior:
 
 def catalogue_priors(method: int) -> Mapping[str, EffectPrior]:
     """Priors by intervention, as far as a method needs others than :func:`catalogue_prior`: simulations that it pins repeat."""
-    return {name: _normal_prior(name) for name in INTERVENTIONS} if method == 1 else {}
+    if method == 1:
+        return {name: _normal_prior(name) for name in INTERVENTIONS}
+    if method == 2:
+        return {name: catalogue_prior(name).model_copy(update={"method": 2}) for name in INTERVENTIONS}
+    return {}
 
 
 def _normal_prior(intervention_type: str) -> EffectPrior:
@@ -126,6 +132,7 @@ def draw_dose(
     contacts: float | Floats = 1.0,
     weeks: float | Floats = 1.0,
     intensity: float | Floats = 1.0,
+    learned: ParameterDraws = NOTHING_LEARNED,
 ) -> Dose:
     """Draws of the dose-response parameters; configurations of the same intervention share them.
 
@@ -137,6 +144,7 @@ def draw_dose(
             :class:`~schemas.effect_priors.EffectScenario`, a number or ``(n_draws,)``.
         weeks: the same factor of the weeks.
         intensity: the same factor of the intensity.
+        learned: draws of parameters that experiments taught, which take the place of the catalogue's.
 
     Example:
         >>> e_mails = InterventionConfig(intervention_type="email_campaign", channel="mail", frequency="once", duration_weeks=2)
@@ -146,11 +154,12 @@ def draw_dose(
     entry = INTERVENTIONS[config.intervention_type]
     halves = normal_draws(3, n_draws, seed, f"{entry.name} dose")
     channel = normal_draws(1, n_draws, seed, f"{entry.name} by {config.channel}")[0]
+    own_channel = learned.of(f"{CHANNEL}{Channel(config.channel).value}")
     return Dose(
-        _positive(entry.half_contacts, halves[0]) * contacts,
-        _positive(entry.half_weeks, halves[1]) * weeks,
-        _positive(entry.half_intensity, halves[2]) * intensity,
-        _normal(entry.channels[Channel(config.channel)], channel),
+        _positive(entry.half_contacts, halves[0], learned.of("contacts")) * contacts,
+        _positive(entry.half_weeks, halves[1], learned.of("weeks")) * weeks,
+        _positive(entry.half_intensity, halves[2], learned.of("intensity")) * intensity,
+        _normal(entry.channels[Channel(config.channel)], channel) if own_channel is None else own_channel,
     )
 
 
@@ -210,37 +219,58 @@ class Design:
         names: of the terms, ``feature`` or ``feature=level``.
         coefficients: prior of each term's coefficient.
         channels: channels in which each term matters; empty for all.
+        levels: what the last terms are about, where these are deviations of levels of features, without a coefficient of their own.
     """
 
     terms: Floats
     names: tuple[str, ...]
     coefficients: tuple[Uncertain, ...]
     channels: tuple[frozenset[Channel], ...]
+    levels: tuple[tuple[str, str], ...] = ()
 
     def select(self, mask: Flags) -> Design:
         """The design of the twins where ``mask`` ``(n,)`` is true."""
-        return self if mask.all() else Design(self.terms[:, mask], self.names, self.coefficients, self.channels)
+        return self if mask.all() else replace(self, terms=self.terms[:, mask])
 
-    def coefficients_of(self, channel: str) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the coefficients in one channel, each ``(p,)``; 0 where a moderator does not matter."""
+    def coefficients_of(self, channel: str, learned: ParameterDraws = NOTHING_LEARNED) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the coefficients in one channel, each ``(p,)``; 0 where a moderator does not matter.
+
+        The mean is the learned one where there is one.
+        """
         matters = np.array([not channels or Channel(channel) in channels for channels in self.channels], dtype=float)
-        mean = np.array([c.mean for c in self.coefficients], dtype=float) * matters
+        n = len(self.names) - len(self.levels)
+        named = [
+            learned.named[name][0] if name in learned.named else prior.mean
+            for name, prior in zip(self.names[:n], self.coefficients, strict=False)
+        ]
+        mean = np.array([*named, *(learned.levels[level][0] for level in self.levels)], dtype=float) * matters
         return mean, np.array([c.sd for c in self.coefficients], dtype=float) * matters
 
-    def factors(self, channel: str) -> Floats:
+    def factors(self, channel: str, learned: ParameterDraws = NOTHING_LEARNED) -> Floats:
         """Each twin's factor at the mean coefficients, shape ``(n,)``."""
-        return np.asarray(np.exp(weighted_sum(self.terms, self.coefficients_of(channel)[0])))
+        return np.asarray(np.exp(weighted_sum(self.terms, self.coefficients_of(channel, learned)[0])))
 
-    def deviations(self, channel: str, n_draws: int, seed: int) -> Floats:
+    def deviations(self, channel: str, n_draws: int, seed: int, learned: ParameterDraws = NOTHING_LEARNED) -> Floats:
         """Draws of the coefficients' deviations from their means, shape ``(p, n_draws)``; a term has the same in every design."""
-        sd = self.coefficients_of(channel)[1]
-        terms = catalogue_in_effect().moderator_terms
+        mean, sd = self.coefficients_of(channel, learned)
+        terms, n = catalogue_in_effect().moderator_terms, len(self.names) - len(self.levels)
         drawn = normal_draws(len(terms), n_draws, seed, "moderators")
-        return sd[:, None] * drawn[[terms.index(name) for name in self.names]]
+        rows = np.zeros((len(self.names), n_draws))
+        rows[:n] = sd[:n, None] * drawn[[terms.index(name) for name in self.names[:n]]]
+        for number, name in enumerate(self.names[:n]):
+            if name in learned.named and sd[number]:
+                rows[number] = learned.named[name][1] - mean[number]
+        for number, level in enumerate(self.levels, start=n):
+            rows[number] = learned.levels[level][1] - mean[number]
+        return rows
 
 
-def build_design(frame: pd.DataFrame | Columns) -> Design:
+def build_design(frame: pd.DataFrame | Columns, levels: Sequence[tuple[str, str]] = ()) -> Design:
     """Build the design of twins; moderators that ``frame`` lacks, and missing values, have no influence.
+
+    Args:
+        frame: features of the twins.
+        levels: of features, in the form of :func:`schemas.levels.level_key`, each a term of its own.
 
     Example:
         >>> design = build_design(pd.DataFrame({"decile": [10, None], "adoption_stage": ["Innovators", "unheard of"]}))
@@ -251,6 +281,8 @@ def build_design(frame: pd.DataFrame | Columns) -> Design:
     """
     columns = frame if isinstance(frame, Columns) else Columns(frame)
     fillers = [term for moderator in MODERATORS if moderator.column in columns for term in _terms(moderator, columns)]
+    present = tuple((column, level) for column, level in levels if column in columns)
+    fillers += [_level_term(columns, column, level) for column, level in present]
     terms = np.empty((len(fillers), len(columns)))
     for term, out in zip(fillers, terms, strict=True):
         term.fill(out)
@@ -259,6 +291,7 @@ def build_design(frame: pd.DataFrame | Columns) -> Design:
         tuple(term.name for term in fillers),
         tuple(term.coefficient for term in fillers),
         tuple(term.channels for term in fillers),
+        present,
     )
 
 
@@ -284,6 +317,12 @@ def _terms(moderator: Moderator, columns: Columns) -> list[_Term]:
     ]
 
 
+def _level_term(columns: Columns, column: str, level: str) -> _Term:
+    codes, values = columns.levels(column)
+    keys = [level_key(level_text(value) or "") for value in values]
+    return _Term(f"{column}={level}", Uncertain(0.0, 0.0), frozenset(), partial(_indicate, codes, keys, level))
+
+
 def _standardise(moderator: Moderator, values: Floats, out: Floats) -> None:
     np.subtract(values, moderator.center, out=out)
     out /= moderator.spread
@@ -296,13 +335,15 @@ def _indicate(codes: npt.NDArray[np.intp], levels: Sequence[str], level: str, ou
     np.take(indicators, codes, out=out, mode="wrap")
 
 
-def is_moderated(column: str, level: object) -> bool:
-    """Whether a moderator is about this level of a column; else its effect is that of an average twin, by assumption.
+def is_moderated(column: str, level: object, learned: LearnedParameters | None = None) -> bool:
+    """Whether a moderator or an experiment is about this level of a column; else it is as an average twin, by assumption.
 
     >>> is_moderated("region", "Rural"), is_moderated("region", "south"), is_moderated("priority_tier", 1)
     (True, False, True)
     """
     moderator = next((moderator for moderator in MODERATORS if moderator.column == column), None)
+    if learned is not None and (column, level_key(str(level))) in learned.levels:
+        return True
     return moderator is not None and (moderator.slope is not None or moderator_level(level) in moderator.levels)
 
 
@@ -322,5 +363,5 @@ def _normal(prior: Uncertain, z: Floats) -> Floats:
     return prior.mean + prior.sd * z
 
 
-def _positive(prior: Positive, z: Floats) -> Floats:
-    return prior.median * np.exp(prior.spread * z)
+def _positive(prior: Positive, z: Floats, learned: Floats | None = None) -> Floats:
+    return prior.median * np.exp(prior.spread * z if learned is None else learned)

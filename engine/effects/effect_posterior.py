@@ -14,6 +14,8 @@ Experiments may have been told because they were successes: the likelihood of ea
 with an unknown probability for those that are not significant, summed over too (Andrews and Kasy).
 
 References:
+    Baker, Jackson (2008), A new approach to outliers in meta-analysis. Health Care Management Science 11.
+    Lee, Thompson (2008), Flexible parametric models for random-effects distributions. Statistics in Medicine 27.
     Andrews, Kasy (2019), Identification of and correction for publication bias. American Economic Review 109.
     Azevedo, Deng, Montiel Olea, Rao, Weyl (2020), A/B testing with fat tails. Journal of Political Economy 128.
     DellaVigna, Linos (2022), RCTs to scale: comprehensive evidence from two nudge units. Econometrica 90.
@@ -40,7 +42,9 @@ __all__ = [
     "MEAN_SCALE",
     "NOTHING_WORKS",
     "SEVERAL_TIMES",
+    "UNUSUAL",
     "Components",
+    "NormalMixture",
     "Observations",
     "Posterior",
     "Shared",
@@ -80,6 +84,14 @@ HARMS = 0.02
 BETWEEN_VARIANTS = 0.75
 """Share of the variance between campaigns that is between variants; the rest is between campaigns with the same one."""
 
+UNUSUAL = 0.04
+"""Probability that the next campaign differs from the mean by several times as much as campaigns usually do.
+
+True effects of trials have longer tails than a normal distribution (Baker, Jackson 2008; Lee, Thompson 2008). A few experiments
+seldom show them, so they are assumed for the next campaign; the experiments that were made are taken as usual ones.
+"""
+
+_UNUSUAL_SPREAD = 3.0
 _TAIL = 2.0
 _MULTIPLES = 1.5 * 1.35 ** (np.arange(22) + 0.5)  # middles of equal steps of the logarithm
 _HARMFUL = -0.5 * 1.8 ** (np.arange(12) + 0.5)
@@ -132,6 +144,14 @@ class Observations(NamedTuple):
         return np.asarray(np.sqrt(self.error**2 + (self.loading**2).sum(axis=1)))
 
 
+class NormalMixture(NamedTuple):
+    """A mixture of normal distributions: weights, means and standard deviations, ``(m,)`` each."""
+
+    weight: Floats
+    mean: Floats
+    sd: Floats
+
+
 class Shared(NamedTuple):
     """Posterior of the ``q`` parameters that experiments have in common: mean, covariance, covariance with the mean effect."""
 
@@ -161,19 +181,31 @@ class Posterior:
     precision: Floats
     observations: Observations
 
-    def next_campaign(self) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the effect of the next campaign at each point, ``(p,)`` each."""
-        return self.mean, np.sqrt(self.variance + self.between**2)
+    def next_campaign(self) -> NormalMixture:
+        """The effect of the next campaign."""
+        return self._next(self.mean, self.variance, self.between**2)
 
-    def next_of_variant(self, variant: int) -> tuple[Floats, Floats, float]:
+    def next_of_variant(self, variant: int) -> tuple[NormalMixture, float]:
         """The same for the next campaign with a tested variant, and its correlation with what all variants have in common."""
         observed, own = self.observations, BETWEEN_VARIANTS * self.between**2
         rows = observed.variant == variant
         gain = own[:, None] * self.precision[:, rows].sum(axis=1)
         common = (1.0 - gain.sum(axis=1)) ** 2 * self.variance
-        variance = common + own * (1.0 - gain[:, rows].sum(axis=1)) + (1.0 - BETWEEN_VARIANTS) * self.between**2
-        correlation = float(np.sqrt(self.weight @ common / (self.weight @ variance)))
-        return self.mean + self._expected(gain), np.sqrt(variance), correlation
+        remaining = own * (1.0 - gain[:, rows].sum(axis=1))
+        between = (1.0 - BETWEEN_VARIANTS) * self.between**2
+        correlation = float(np.sqrt(self.weight @ common / (self.weight @ (common + remaining + between))))
+        return self._next(self.mean + self._expected(gain), common + remaining, between), correlation
+
+    def _next(self, mean: Floats, variance: Floats, between: Floats) -> NormalMixture:
+        """A mixture of usual campaigns, and of unusual ones where there are experiments; the prior has its own tails."""
+        usual = np.sqrt(variance + between)
+        if not len(self.observations.effect):
+            return NormalMixture(self.weight, mean, usual)
+        return NormalMixture(
+            np.concatenate([(1.0 - UNUSUAL) * self.weight, UNUSUAL * self.weight]),
+            np.tile(mean, 2),
+            np.concatenate([usual, np.sqrt(variance + _UNUSUAL_SPREAD**2 * between)]),
+        )
 
     def campaigns(self) -> tuple[Floats, Floats]:
         """Mean and second moment of the true base effect of each experiment, ``(k,)`` each."""
@@ -198,10 +230,10 @@ class Posterior:
 
     def _residual(self) -> Floats:
         """Precision times the distances of the observations from the mean effect, ``(p, k)``."""
-        return np.einsum("pij,pj->pi", self.precision, self.observations.effect - self.mean[:, None])
+        return np.asarray(np.einsum("pij,pj->pi", self.precision, self.observations.effect - self.mean[:, None]))
 
     def _expected(self, gain: Floats) -> Floats:
-        return np.einsum("pk,pk->p", gain, self.observations.effect - self.mean[:, None])
+        return np.asarray(np.einsum("pk,pk->p", gain, self.observations.effect - self.mean[:, None]))
 
 
 @lru_cache(maxsize=256)
@@ -257,7 +289,7 @@ def fit(components: Components, observations: Observations) -> Posterior:
     covariance = (between**2)[:, None, None] * _alike(observations) + np.diag(observations.error**2)
     if observations.loading.size:
         covariance += observations.loading @ observations.loading.T
-    precision = np.linalg.inv(covariance)
+    precision = np.asarray(np.linalg.inv(covariance), dtype=float)
     distance = observations.effect - center[:, None]
     weighted = np.einsum("pij,pj->pi", precision, distance)
     joint = 1.0 / prior_variance + precision.sum(axis=(1, 2))
@@ -293,9 +325,7 @@ def _correct_selection(
     """Reweight the points and move their means by the probability that the experiments are told, at nodes of each mean."""
     rough = log_weight + _log_told(mean[:, None], between, observed)[:, 0]
     likely = rough > rough.max() - _UNLIKELY
-    log_weight, mean, variance, between, precision = (
-        array[likely] for array in (log_weight, mean, variance, between, precision)
-    )
+    log_weight, mean, variance, between, precision = (array[likely] for array in (log_weight, mean, variance, between, precision))
     nodes = mean[:, None] + np.sqrt(variance)[:, None] * _NODES
     log_nodes = _log_told(nodes, between, observed) + np.log(_NODE_WEIGHTS)
     log_factor = _log_sum(log_nodes, axis=1)

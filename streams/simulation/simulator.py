@@ -184,7 +184,8 @@ def _recipe_for(request: SimulationRequest) -> Callable[[UUID], Recipe]:
 
 
 def _reach(model: TwinModel, experiment: ExperimentResult) -> Reach:
-    return SimulationEngine(model.generate(DEFAULT_TWIN_COUNT, experiment.filters)).reach(experiment.intervention)
+    engine = SimulationEngine(model.generate(DEFAULT_TWIN_COUNT, experiment.filters))
+    return engine.reach(experiment.intervention, subgroups=[(group.dimension, group.level) for group in experiment.subgroups])
 
 
 def _simulated_twins(

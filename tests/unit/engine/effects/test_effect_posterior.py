@@ -7,6 +7,8 @@ from scipy import stats
 from engine.effects.effect_posterior import (
     BETWEEN_SCALE,
     BETWEEN_VARIANTS,
+    UNUSUAL,
+    Components,
     Observations,
     fit,
     mixture_quantiles,
@@ -45,6 +47,8 @@ def brute_force(observed: Observations) -> tuple[float, float, float]:
             weight.append(share * prior * stats.norm.pdf(means, center, sd) * density * selection)
             all_means.append(means)
             spreads.append(np.full(len(means), between))
+    weight = [(1 - UNUSUAL) * part for part in weight] + [UNUSUAL * part for part in weight]
+    all_means, spreads = 2 * all_means, spreads + [3 * spread for spread in spreads]
     weight, mean, spread = (np.concatenate(rows) for rows in (weight, all_means, spreads))
     weight /= weight.sum()
     low, high = mixture_quantiles(weight, mean, spread, stats.norm.ppf([0.025, 0.975]))
@@ -62,7 +66,7 @@ def brute_force(observed: Observations) -> tuple[float, float, float]:
 def test_the_posterior_equals_sums_over_a_fine_grid_of_means(effects, errors):
     observed = observations(effects, errors)
     posterior, (mean, low, high) = fit(COMPONENTS, observed), brute_force(observed)
-    ends = mixture_quantiles(posterior.weight, *posterior.next_campaign(), stats.norm.ppf([0.025, 0.975]))
+    ends = mixture_quantiles(*posterior.next_campaign(), stats.norm.ppf([0.025, 0.975]))
     assert float(posterior.weight @ posterior.mean) == pytest.approx(mean, rel=0.01)
     assert ends.tolist() == pytest.approx([low, high], abs=0.02 * (high - low))
 
@@ -78,17 +82,17 @@ def test_experiments_with_one_variant_have_the_posterior_of_their_joint_normal_d
     gain = np.linalg.solve(covariance + sd**2, own + sd**2)
     expected = center + gain @ (observed.effect - center)
     variance = sd**2 + between**2 * BETWEEN_VARIANTS - gain @ (own + sd**2) + (1 - BETWEEN_VARIANTS) * between**2
-    mean, spread, correlation = posterior.next_of_variant(0)
-    assert mean[point] == pytest.approx(expected, abs=0.002)  # the term of selection moves it a little
-    assert spread[point] == pytest.approx(np.sqrt(variance), rel=0.05)
+    following, correlation = posterior.next_of_variant(0)
+    assert following.mean[point] == pytest.approx(expected, abs=0.002)  # the term of selection moves it a little
+    assert following.sd[point] == pytest.approx(np.sqrt(variance), rel=0.05)
     assert 0 < correlation < 1
 
 
 def test_without_experiments_the_mean_is_that_of_the_catalogue_and_a_share_does_nothing_or_several_times_as_much():
     prior = without_experiments(COMPONENTS)
     assert float(prior.weight @ prior.mean) == pytest.approx(MEAN, rel=1e-9)
-    mean, spread = prior.next_campaign()
-    below = lambda effect: float(prior.weight @ stats.norm.cdf(effect, mean, spread))  # noqa: E731
+    weight, mean, spread = prior.next_campaign()
+    below = lambda effect: float(weight @ stats.norm.cdf(effect, mean, spread))  # noqa: E731
     assert 0.03 < below(0.0) < 0.08
     assert 0.02 < 1 - below(3 * MEAN) < 0.04
     assert 1 - below(15 * MEAN) > 1e-4
@@ -106,3 +110,35 @@ def test_quantiles_of_a_mixture_are_those_of_its_distribution_function():
     levels = np.array([0.001, 0.25, 0.5, 0.9, 0.999])
     quantiles = mixture_quantiles(weight, mean, sd, stats.norm.ppf(levels))
     assert (weight * stats.norm.cdf(quantiles[:, None], mean, sd)).sum(axis=1) == pytest.approx(levels, abs=1e-3)
+
+
+def test_what_experiments_share_is_learned_as_in_sums_over_a_fine_grid():
+    """One kind of worlds; both experiments owe a part of their effects to one parameter, one of them twice as much."""
+    alone = Components(np.zeros(1), np.array([MEAN]), np.array([SD]), np.array([SD]))
+    effects, error, loading = np.array([0.03, 0.09]), np.array([0.004, 0.004]), np.array([[0.02], [0.04]])
+    observed = Observations(effects, error, 1e-9 * error, np.arange(2), loading)
+    shared = fit(alone, observed).shared()
+    means, parameters = np.linspace(-0.1, 0.2, 301), np.linspace(-5, 5, 401)
+    between_prior = stats.f.pdf((GRID / BETWEEN_SCALE) ** 2 / 2, 2, 6) * GRID**2
+    weight = np.zeros((len(means), len(parameters)))
+    for between, prior in zip(SD * GRID, between_prior, strict=True):
+        density = stats.norm.pdf(effects, means[:, None, None] + parameters[:, None] * loading[:, 0], np.hypot(error, between))
+        success = stats.norm.cdf(means[:, None] / np.sqrt(error**2 + loading[:, 0] ** 2 + between**2))
+        told = sum(p / (q + (1 - q) * success).prod(axis=1) for p, q in [(0.7, 1.0), (0.1, 0.3), (0.1, 0.1), (0.1, 0.02)])
+        weight += prior * density.prod(axis=-1) * told[:, None]
+    weight *= stats.norm.pdf(means, MEAN, SD)[:, None] * stats.norm.pdf(parameters)
+    weight /= weight.sum()
+    mean, mean_effect = float(weight.sum(axis=0) @ parameters), float(weight.sum(axis=1) @ means)
+    assert shared.mean[0] == pytest.approx(mean, rel=0.01)
+    assert shared.covariance[0, 0] == pytest.approx(float(weight.sum(axis=0) @ parameters**2) - mean**2, rel=0.01)
+    assert shared.with_effect[0] == pytest.approx(float(means @ weight @ parameters) - mean * mean_effect, rel=0.01)
+
+
+def test_true_effects_of_experiments_shrink_toward_their_mean_by_their_noise():
+    alone = Components(np.zeros(1), np.array([MEAN]), np.array([SD]), np.array([SD]))
+    effects, error = np.array([0.03, 0.09]), np.array([1e-5, 0.05])
+    mean, square = fit(alone, Observations(effects, error, 1e-9 * error, np.arange(2))).campaigns()
+    assert mean[0] == pytest.approx(0.03, abs=1e-4)
+    assert square[0] - mean[0] ** 2 == pytest.approx(1e-10, rel=0.05)
+    assert 0.03 < mean[1] < 0.06
+    assert 0.0 < square[1] - mean[1] ** 2 < 0.05**2
