@@ -55,21 +55,24 @@ $(BIN)/python:
 	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-# uv installs the many libraries of development in seconds where pip takes minutes; a service is installed with pip alone.
+# uv installs the many libraries of development in seconds where pip takes minutes; where only pip is told the way to an index, pip does.
+# A service is installed with pip alone.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+UV := UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+LOCKED := --require-hashes -r deploy/locks
 define install
 	@echo "installing $(1) (locked, with hashes; a minute or two the first time)"
-	@$(2) --require-hashes -r deploy/locks/$(1).txt
+	@$(2)
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m deploy.stack fetch
 endef
 
 $(VENV)/.local: deploy/locks/local.txt pyproject.toml | $(BIN)/python
-	$(call install,local,$(PIP))
+	$(call install,local,$(PIP) $(LOCKED)/local.txt)
 	@touch $@
 
 $(VENV)/.dev: deploy/locks/dev.txt pyproject.toml | $(BIN)/uv
-	$(call install,dev,UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python)
+	$(call install,dev,$(UV) $(LOCKED)/dev.txt || $(PIP) $(LOCKED)/dev.txt)
 	@touch $(VENV)/.local $@
 
 $(BIN)/uv: deploy/locks/uv.txt | $(BIN)/python
