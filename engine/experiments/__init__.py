@@ -7,12 +7,16 @@ from engine.experiments.arms import parse_arms, require_filled, sample_ratio_p, 
 from engine.experiments.counterfactuals import Counterfactuals, predict_counterfactuals, treated_counterfactuals
 from engine.experiments.experiment_analysis import EffectEstimate, relative_effect
 from engine.experiments.experiment_design import Assignment, ExperimentDesigner, plan_experiment
+from engine.experiments.trial_analysis import FEWEST_OF_SUBGROUP, TrialAnalysis, analyse_trial
 
 __all__ = [
+    "FEWEST_OF_SUBGROUP",
     "Assignment",
     "Counterfactuals",
     "EffectEstimate",
     "ExperimentDesigner",
+    "TrialAnalysis",
+    "analyse_trial",
     "parse_arms",
     "plan_experiment",
     "predict_counterfactuals",
