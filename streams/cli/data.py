@@ -112,7 +112,8 @@ def _page(report: DataReport, reason: str) -> Table:
 def _leakage_lines(report: DataReport) -> list[str]:
     if not report.knowledge and not report.suspects:
         return ["leakage: not looked for, as no model can be trained on the table"]
-    best = ", ".join(f"{item.name} {item.alone:.2f}" for item in report.knowledge[:_SHOWN])
+    most = sorted(report.knowledge, key=lambda item: -item.alone)[:_SHOWN]
+    best = ", ".join(f"{item.name} {item.alone:.2f}" for item in most)
     lines = [f"R2 of one feature alone, on rows that were not learned: {best}"] if best else []
     return [*lines, *(f"leakage suspect: {suspect}" for suspect in report.suspects)] + ["leakage: no suspect"] * (
         not report.suspects

@@ -252,6 +252,8 @@ def convert_numbers(column: pa.Array, declared: Column) -> Converted:
         return Converted(pd.Series(np.nan, index=range(len(column))), (Wrong(rows, "is no number"),))
     if pa.types.is_integer(column.type) and not column.null_count and _is_int64(column):
         return checked(pc.cast(column, pa.int64()).to_numpy(), declared)
+    if pa.types.is_decimal(column.type):  # by their text, which gives the nearest number; a cast of a decimal does not
+        column = pc.cast(column, pa.string())
     values = np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
     return checked(values, declared)
 

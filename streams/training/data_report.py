@@ -6,8 +6,9 @@ suspects of leakage, entities with several rows, the span of times, and the drif
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,12 +192,21 @@ def _suspects(frame: pd.DataFrame, target: str, knowledge: Sequence[FeatureKnowl
 
 def _of_the_last_year(names: Sequence[str]) -> list[str]:
     """Columns that name the last of several years, which may be that of the target."""
-    years: Mapping[str, int] = {name: year for name in names if (year := name_parts(name).year) is not None}
+    years = _named_years(names)
     if len(set(years.values())) < 2:
         return []
     last = max(years.values())
     of_last = ", ".join(repr(name) for name, year in years.items() if year == last)
     return [f"of {last}, the last year that names of columns have: {of_last}; leave out what is of the target's own period"]
+
+
+def _named_years(names: Sequence[str]) -> dict[str, int]:
+    """The year that a column names; of columns that differ in their numbers alone only where each number is a past or next year."""
+    latest = pd.Timestamp.now("UTC").year + 1
+    years = {name: name_parts(name).year for name in names}
+    stems = {name: re.sub(r"\d+", "#", name) for name in names}
+    counted = {stems[name] for name, year in years.items() if "#" in stems[name] and (year is None or year > latest)}
+    return {name: year for name, year in years.items() if year is not None and stems[name] not in counted}
 
 
 def _counts(frame: pd.DataFrame, champion: ModelCard) -> dict[str, np.ndarray[Any, Any]]:

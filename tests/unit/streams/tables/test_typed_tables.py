@@ -178,3 +178,9 @@ def test_the_index_of_rows_that_pandas_drew_from_a_table_is_left_out_with_a_note
     whole.set_index(pd.Index(list("uvwxyz"))).to_parquet(tmp_path / "table.parquet")
     with pytest.raises(TableRefused, match="column 3 has no name: its first value is 'u'"):
         read_file(tmp_path / "table.parquet")
+
+
+def test_a_decimal_is_the_number_that_its_text_is(tmp_path):
+    texts = [f"{number / 10_000:.4f}" for number in range(1, 3000)]
+    reading = read_columns(tmp_path, {"prescribing_change": pa.array(map(Decimal, texts), pa.decimal128(8, 4))})
+    assert reading.frame["prescribing_change"].tolist() == [float(text) for text in texts]

@@ -15,7 +15,7 @@ from schemas import Baseline, Brand, ModelCard, TwinModelMetrics, TwinType
 from streams.cli import data
 from streams.cli.app import app
 from streams.tables import entity_columns, read_frame
-from streams.training.data_report import DataReport, report_table
+from streams.training.data_report import DataReport, _of_the_last_year, report_table
 
 N = 1500
 
@@ -99,6 +99,14 @@ def test_columns_of_the_last_year_are_suspects():
     assert suspects == (
         "of 2025, the last year that names of columns have: 'claims_2025'; leave out what is of the target's own period",
     )
+
+
+def test_numbered_columns_are_no_years():
+    assert _of_the_last_year([f"x{number}" for number in range(300)]) == []
+    assert _of_the_last_year(["x1", "x2", "trx23", "trx24"])[0].startswith(
+        "of 2024, the last year that names of columns have: 'trx24'"
+    )
+    assert _of_the_last_year(["sales_2098", "sales_2099"]) == []
 
 
 def test_drift_is_told_against_the_training_rows_of_the_champion():
