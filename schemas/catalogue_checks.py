@@ -152,6 +152,10 @@ def _bounds_problems(feature: Feature) -> Iterator[Problem]:
         yield from (((bound,), f"a {feature.kind} has no bounds: only an integer and a number have") for bound in bounds)
     elif feature.low is not None and feature.high is not None and not feature.low < feature.high:
         yield ("low",), f"{feature.low:g} is not below {feature.high:g}, the high bound"
+    elif feature.kind == "integer":
+        for bound in ("low", "high"):
+            if (value := getattr(feature, bound)) is not None and value % 1:
+                yield (bound,), f"{value:g} is no whole number, which the bounds of an integer are"
 
 
 def _target_problems(fields: TwinTypeFields) -> Iterator[Problem]:

@@ -162,6 +162,13 @@ def sample_rows(twin_type: TwinType, entry: TwinTypeEntry, target: Target) -> pd
     return frame.assign(**{target.name: rng.uniform(low + 0.4 * (high - low), low + 0.6 * (high - low), _ROWS)})
 
 
+def _sampled_range(feature: Feature) -> tuple[float, float]:
+    """Its bounds; in place of one that is absent 100 from the other, or 0 to 100 without both."""
+    if feature.low is None:
+        return (0.0, 100.0) if feature.high is None else (float(feature.high) - 100.0, float(feature.high))
+    return float(feature.low), float(feature.low) + 100.0 if feature.high is None else float(feature.high)
+
+
 def _is_standard(feature: Feature, standard: TwinTypeEntry) -> bool:
     return standard.by_name.get(feature.name) == feature
 
@@ -171,6 +178,5 @@ def _values(feature: Feature, rng: np.random.Generator) -> Any:
         return rng.choice(["a", "b", "c"], _ROWS)
     if feature.kind == "flag":
         return rng.choice([True, False], _ROWS)
-    low = 0.0 if feature.low is None else float(feature.low)
-    high = low + 100.0 if feature.high is None else float(feature.high)
+    low, high = _sampled_range(feature)
     return rng.integers(math.ceil(low), math.floor(high) + 1, _ROWS) if feature.kind == "integer" else rng.uniform(low, high, _ROWS)

@@ -204,6 +204,7 @@ def test_the_built_in_thresholds_are_those_of_the_brief():
         ({"twin_types": {"hcp": {"features": {"min_age": {"kind": "number"}}}}}, "has a meaning of its own"),
         ({"twin_types": {"hcp": {"features": {"a": {"kind": "flag", "low": 0}}}}}, "a flag has no bounds"),
         ({"twin_types": {"hcp": {"features": {"a": {"kind": "number", "low": 2, "high": 2}}}}}, "2 is not below 2"),
+        ({"twin_types": {"hcp": {"features": {"a": {"kind": "integer", "low": 0.2, "high": 0.7}}}}}, "0.2 is no whole number"),
         ({"twin_types": {"hcp": {"segments": ["peer_influence_score"]}}}, "too many values for a segment"),
         (
             {"twin_types": {"territory": {"targets": {"market_share_change": {"share_of": "region"}}}}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas import Catalogue, TwinType, in_effect
+from schemas import BUILT_IN, Catalogue, TwinType, in_effect
 from schemas.catalogue import laid_over
 from streams.catalogue.deep_check import deep_check, sample_rows
 
@@ -84,3 +84,15 @@ def test_what_cannot_work_is_found(monkeypatch):
 
 def _no_line(*_arguments):
     return iter(())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lowest", "highest"), [(None, -5, -105, -5), (7, None, 7, 107), (None, None, 0, 100), (2, 3, 2, 3)]
+)
+def test_sample_rows_lie_within_the_bounds_of_a_feature_also_of_one_bound(low, high, lowest, highest):
+    bounds = {name: bound for name, bound in (("low", low), ("high", high)) if bound is not None}
+    own = BUILT_IN.with_entries({"twin_types": {"hcp": {"features": {"depth": {"kind": "number", **bounds}}}}})
+    entry = own.entries[TwinType.HCP]
+    with in_effect(own):
+        depth = sample_rows(TwinType.HCP, entry, entry.default_target)["depth"]
+    assert lowest <= depth.min() < depth.max() <= highest
