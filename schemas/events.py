@@ -220,7 +220,7 @@ class OutcomeEvent(Event):
         return numbers.tobytes() + shared + encode_own_fields(self.simulation_id, self.twin_id, self.entity_id, self.features)
 
 
-_LATER_FIELDS = frozenset({"outcome", "unit", "population", "variant", "channels", "subgroups"})
+_LATER_FIELDS = frozenset({"outcome", "unit", "population", "variant", "channels", "subgroups", "revision"})
 
 
 class ExperimentResult(Event):
@@ -228,7 +228,8 @@ class ExperimentResult(Event):
 
     Attributes:
         control_ratio: planned people in the control arm for each treated one; without it the sizes of the arms are not checked.
-        withdrawn: removes the same result permanently: calibration no longer uses it.
+        withdrawn: removes the same result: calibration no longer uses it, until a higher ``revision`` that is not withdrawn.
+        revision: of several states of one result the highest counts; of two with the same one the withdrawal.
         confirmed: the numbers are meant as they are: a result beyond the plausible scale of its target is set aside without it.
         outcome: what it has measured, if that is not the target; such a result is stored, and calibrates nothing.
         unit: of the effect, if not that of the target: ``points`` of the outcome, or ``relative`` to its level.
@@ -251,6 +252,7 @@ class ExperimentResult(Event):
     n_control: int = Field(ge=2, le=MAX_PARTICIPANTS)
     control_ratio: Finite | None = Field(default=None, ge=0.001, le=1000)
     withdrawn: bool = False
+    revision: int = Field(default=0, ge=0, lt=2**31)
     confirmed: bool = False
     outcome: str | None = Field(default=None, min_length=1, max_length=200)
     unit: Literal["points", "relative"] | None = None

@@ -31,6 +31,7 @@ UNDECLARED = "no reason is declared"
 _REASONS_OF_TABLES = {
     "catalogue_versions": _CATALOGUE,
     "digital_twin_models": _MODEL,
+    "effect_pins": _LEDGER,
     "model_ledger": _LEDGER,
     "schema_migrations": _NAME,
 }

@@ -12,21 +12,25 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.events import EffectsEvent, ExperimentResult
 from schemas.simulation_models import EffectPrior, Reach
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import require_not_erased
 
 __all__ = [
+    "IN_EFFECT",
     "Calibration",
     "DifferentExperiment",
     "StoredExperiment",
     "add_experiment",
     "answered_simulations",
+    "content_digest",
     "current_priors",
     "current_version",
     "effects_of_erased",
     "experiments",
+    "newest_version",
     "priors_at_version",
     "redact_experiment",
     "renew_priors",
@@ -38,23 +42,32 @@ Calibration: TypeAlias = Callable[[str, Sequence[ExperimentResult], Mapping[str,
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('effects of ' || $1, 0))"
 
 ADD = """
-INSERT INTO experiments (experiment_id, line, intervention, observed_at, body, digest, reach, withdrawn_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN clock_timestamp() END)
+INSERT INTO experiments (experiment_id, line, intervention, observed_at, body, digest, reach, withdrawn_at, revision)
+VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN clock_timestamp() END, $9)
 ON CONFLICT (experiment_id) DO NOTHING"""
 
-DIGEST = "SELECT digest FROM experiments WHERE experiment_id = $1"
+STATE = "SELECT digest, revision, withdrawn_at IS NOT NULL AS withdrawn FROM experiments WHERE experiment_id = $1"
 
-WITHDRAW = "UPDATE experiments SET withdrawn_at = clock_timestamp() WHERE experiment_id = $1 AND withdrawn_at IS NULL"
+REVISE = """
+UPDATE experiments SET revision = $2, withdrawn_at = CASE WHEN $3 THEN coalesce(withdrawn_at, clock_timestamp()) END
+WHERE experiment_id = $1"""
 
 EXPERIMENTS = """
-SELECT body, reach, withdrawn_at IS NOT NULL AS withdrawn FROM experiments
+SELECT body, reach, withdrawn_at IS NOT NULL AS withdrawn, revision FROM experiments
 WHERE line = $1 AND ($2::text IS NULL OR intervention = $2) ORDER BY observed_at, experiment_id"""
 
-VERSION = "SELECT coalesce(max(version), 0) FROM effect_versions WHERE line = $1"
+NEWEST_VERSION = "SELECT coalesce(max(version), 0) FROM effect_versions WHERE line = $1"
+
+IN_EFFECT = """
+coalesce((SELECT p.version FROM effect_pins p WHERE p.line = {line} ORDER BY p.number DESC LIMIT 1),
+         (SELECT max(v.version) FROM effect_versions v WHERE v.line = {line}), 0)"""
+"""The effects version that simulations of a line take: the one that a person has chosen, else the newest."""
+
+VERSION = f"SELECT {IN_EFFECT.format(line='$1')}"
 
 NEW_VERSION = """
-INSERT INTO effect_versions (line, version, experiments)
-SELECT $1, $2, coalesce(array_agg(experiment_id ORDER BY experiment_id COLLATE "C"), '{}')
+INSERT INTO effect_versions (line, version, experiments, catalogue_version)
+SELECT $1, $2, coalesce(array_agg(experiment_id ORDER BY experiment_id COLLATE "C"), '{}'), $3
 FROM experiments WHERE line = $1 AND withdrawn_at IS NULL"""
 
 CARRY_OVER = """
@@ -99,7 +112,7 @@ async def add_experiment(
 ) -> EffectsEvent:
     """Store or withdraw an experiment, and return the prior that follows; a repeated result changes nothing.
 
-    A withdrawn experiment stays withdrawn, also when its withdrawal arrives first.
+    The state of the highest revision counts, in whatever order they arrive; at equal revisions the withdrawal does.
 
     Raises:
         DifferentExperiment: when its id is stored with other content.
@@ -141,7 +154,7 @@ async def experiments(database: Database, line: str, intervention: str | None = 
     """Experiments on a line or on one of its interventions, oldest first, including withdrawn ones."""
     return [
         StoredExperiment(
-            ExperimentResult.model_validate(row["body"] | {"withdrawn": row["withdrawn"]}),
+            ExperimentResult.model_validate(row["body"] | {"withdrawn": row["withdrawn"], "revision": row["revision"]}),
             Reach.model_validate(row["reach"]) if row["reach"] else None,
         )
         for row in await database.fetch(EXPERIMENTS, line, intervention)
@@ -157,13 +170,18 @@ async def answered_simulations(database: Database, line: str, intervention: str)
     return [tuple(row) for row in await database.fetch(ANSWERED, line, intervention)]
 
 
-async def current_version(database: Database, line: str) -> int:
+async def newest_version(database: Database, line: str) -> int:
     """The line's newest effects version; 0 while it has no experiment."""
-    return int(await database.fetchval(VERSION, line) or 0)
+    return int(await database.fetchval(NEWEST_VERSION, line))
+
+
+async def current_version(database: Database, line: str) -> int:
+    """The effects version that simulations of the line take: the newest, unless a person has chosen another."""
+    return int(await database.fetchval(VERSION, line))
 
 
 async def current_priors(database: Database, line: str) -> dict[str, EffectPrior]:
-    """The priors of the newest version, by intervention; for others the catalogue prior holds."""
+    """The priors of the version in effect, by intervention; for others the catalogue prior holds."""
     return await priors_at_version(database, line, await current_version(database, line))
 
 
@@ -173,7 +191,7 @@ async def priors_at_version(database: Database, line: str, version: int) -> dict
     Raises:
         LookupError: when the line has no such version.
     """
-    newest = await current_version(database, line)
+    newest = await newest_version(database, line)
     if not 0 <= version <= newest:
         raise LookupError(f"{line} has no effects version {version}: 0 to {newest}")
     return {row["intervention"]: EffectPrior(**row["prior"]) for row in await database.fetch(PRIORS, line, version)}
@@ -194,7 +212,7 @@ async def redact_experiment(
     name = await connection.fetchval("SELECT erased_name($1)", experiment_id) if is_renamed else experiment_id
     body = body | {"experiment_id": name}
     try:
-        digest = _digest(ExperimentResult.model_validate(body))
+        digest = content_digest(ExperimentResult.model_validate(body))
     except ValidationError:  # it is compared with nothing: whoever names it again is refused
         digest = b""
     await connection.execute(REDACT, experiment_id, is_renamed, body, digest)
@@ -216,34 +234,39 @@ async def effects_of_erased(database: Database) -> list[EffectsEvent]:
 
 async def _store(connection: Connection, experiment: ExperimentResult, reach: Reach | None) -> bool:
     """Store an experiment or its withdrawal; returns whether the set of valid experiments has changed."""
-    digest = _digest(experiment)
+    digest = content_digest(experiment)
     fields = (experiment.line, experiment.intervention.intervention_type, experiment.observed_at)
-    body = experiment.model_dump(mode="json", exclude={"withdrawn"})
+    body = experiment.model_dump(mode="json", exclude={"withdrawn", "revision"})
     reach_body = reach.model_dump(mode="json") if reach else None
-    added = await connection.execute(ADD, experiment.experiment_id, *fields, body, digest, reach_body, experiment.withdrawn)
+    state = (experiment.revision, experiment.withdrawn)
+    added = await connection.execute(ADD, experiment.experiment_id, *fields, body, digest, reach_body, *reversed(state))
     if added == "INSERT 0 1":
         return not experiment.withdrawn
-    if await connection.fetchval(DIGEST, experiment.experiment_id) != digest:
+    (stored,) = await connection.fetch(STATE, experiment.experiment_id)
+    if stored["digest"] != digest:
         raise DifferentExperiment(f"experiment {experiment.experiment_id!r} is stored with other content: give a new one a new id")
-    return experiment.withdrawn and await connection.execute(WITHDRAW, experiment.experiment_id) == "UPDATE 1"
+    if state <= (stored["revision"], stored["withdrawn"]):
+        return False
+    await connection.execute(REVISE, experiment.experiment_id, *state)
+    return bool(experiment.withdrawn != stored["withdrawn"])
 
 
-def _digest(experiment: ExperimentResult) -> bytes:
-    """Digest of the content of an experiment, whether or not it is withdrawn or confirmed.
+def content_digest(experiment: ExperimentResult) -> bytes:
+    """Digest of the content of an experiment, whether or not it is withdrawn or confirmed, and of which revision.
 
     A field that came later is left out where it is not given, so that results that were stored before have their digest still.
     """
     later = {"control_ratio"} if experiment.control_ratio is None else set()
-    return hashlib.sha256(experiment.model_dump_json(exclude={"withdrawn", "confirmed", *later}).encode()).digest()
+    return hashlib.sha256(experiment.model_dump_json(exclude={"withdrawn", "revision", "confirmed", *later}).encode()).digest()
 
 
 async def _add_version(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> None:
-    version = await current_version(connection, line) + 1
+    version = await newest_version(connection, line) + 1
     stored = [row for row in await experiments(connection, line, intervention) if not row.experiment.withdrawn]
     reaches = {row.experiment.experiment_id: row.reach for row in stored if row.reach is not None}
     valid = [row.experiment for row in stored]
     prior = calibrate(intervention, valid, reaches).model_copy(update={"version": version})
     ids = sorted(experiment.experiment_id for experiment in valid if experiment.measures_target)
-    await connection.execute(NEW_VERSION, line, version)
+    await connection.execute(NEW_VERSION, line, version, catalogue_in_effect().version)
     await connection.execute(CARRY_OVER, line, version, intervention)
     await connection.execute(ADD_PRIOR, line, version, intervention, prior.model_dump(mode="json"), ids)

@@ -47,6 +47,7 @@ TABLES: Mapping[str, str] = {
     "digital_twin_models": "INSERT, UPDATE (mlflow_run_id, artifact_sha256, deprecated_at)",
     "digital_twins": "INSERT, UPDATE (features, baseline_behavior, outcome, metadata), DELETE",
     "drift_states": "INSERT, UPDATE (state, evidence_ratio, event, said, changed_at, alarmed_at, attempt)",
+    "effect_pins": "INSERT",
     "effect_priors": "INSERT",
     "effect_versions": "INSERT",
     "entity_history": "INSERT, UPDATE (features, target, source)",
@@ -54,7 +55,7 @@ TABLES: Mapping[str, str] = {
     "erasures": "",
     "estimated_fidelity": "INSERT, UPDATE (model_id, estimate, made_at)",
     "event_heads": "INSERT, UPDATE (revision, digest, line, model_id, segments, pane, width_s, contribution)",
-    "experiments": "INSERT, UPDATE (withdrawn_at)",
+    "experiments": "INSERT, UPDATE (withdrawn_at, revision)",
     "feature_counts": "INSERT, UPDATE (outcomes, missing, unseen, unused)",
     "fidelity_panes": f"INSERT, UPDATE (version, last_offset, changed_at, {_SUMS})",
     "fidelity_snapshots": (

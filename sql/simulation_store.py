@@ -21,7 +21,7 @@ from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
 from sql.catalogue_store import catalogues_at
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import ErasedEntities, erased_entities, require_not_erased
-from sql.experiment_store import answered_simulations
+from sql.experiment_store import IN_EFFECT, answered_simulations
 from sql.threshold_store import thresholds_from
 from sql.twin_repository import UnknownPopulation
 
@@ -47,10 +47,10 @@ FROM simulation_runs r LEFT JOIN twin_populations p USING (population_id)
 LEFT JOIN line_thresholds t ON t.line = r.line AND t.version = r.thresholds_version
 WHERE r.simulation_id = ANY($1::uuid[])"""
 
-LINE_INPUTS = """
-SELECT l.champion, coalesce((SELECT max(version) FROM effect_versions v WHERE v.line = l.line), 0) AS effects_version,
+LINE_INPUTS = f"""
+SELECT l.champion, {IN_EFFECT.format(line="l.line")} AS effects_version,
        coalesce((SELECT max(version) FROM line_thresholds t WHERE t.line = l.line), 0) AS thresholds_version
-FROM model_lines l WHERE l.line = $1 FOR SHARE OF l"""
+FROM model_lines l WHERE l.line = $1 FOR SHARE OF l"""  # noqa: S608  # our own constant
 
 STORED_POPULATION = """
 SELECT p.model_id, m.line, p.expires_at <= now() AS expired

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 
 import pytest
 
@@ -179,7 +180,7 @@ async def test_withdrawing_an_experiment_makes_a_new_version_without_it(pool: Po
     assert (nothing.prior.version, nothing.prior.n_experiments, nothing.experiments) == (4, 0, ())
 
 
-async def test_a_withdrawal_is_final_whatever_arrives_again_or_first(pool: Pool) -> None:
+async def test_a_withdrawal_holds_whatever_arrives_again_or_first(pool: Pool) -> None:
     a, b = an_experiment("a", 0.1), an_experiment("b", 0.3)
     for result in (withdrawn(b), b, a, withdrawn(a), a, withdrawn(a)):
         effects = await add_experiment(pool, result, average)
@@ -187,6 +188,28 @@ async def test_a_withdrawal_is_final_whatever_arrives_again_or_first(pool: Pool)
     assert await current_version(pool, LINE) == 2
     with pytest.raises(DifferentExperiment, match="'a'"):
         await add_experiment(pool, withdrawn(an_experiment("a", 0.2)), average)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+async def test_the_state_of_the_highest_revision_counts_in_whatever_order_they_arrive(pool: Pool, order: tuple[int, ...]) -> None:
+    a = an_experiment("a", 0.1)
+    restored = a.model_copy(update={"revision": 1})
+    states = [a, withdrawn(a), restored, a]
+    for number in order:
+        await add_experiment(pool, states[number], average)
+    (stored,) = await experiments(pool, LINE)
+    assert stored.experiment == restored
+    without = await add_experiment(pool, withdrawn(restored), average)
+    assert (without.experiments, without.prior.n_experiments) == ((), 0)
+
+
+async def test_taking_a_withdrawal_back_makes_a_new_version_with_the_same_prior(pool: Pool) -> None:
+    a = an_experiment("a", 0.1)
+    first = await add_experiment(pool, a, average)
+    await add_experiment(pool, withdrawn(a), average)
+    again = await add_experiment(pool, a.model_copy(update={"revision": 1}), average)
+    assert again.prior == first.prior.model_copy(update={"version": 3})
+    assert again.experiments == ("a",)
 
 
 async def test_the_reach_of_an_experiment_is_used_for_every_later_version(pool: Pool) -> None:

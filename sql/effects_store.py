@@ -1,0 +1,175 @@
+"""Shows experiments and effects versions as they are stored, and keeps which version of a line is in effect."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from schemas.simulation_models import EffectPrior
+from sql.database import Database, transaction
+from sql.experiment_store import LOCK, current_version, newest_version
+
+__all__ = [
+    "EffectsPin",
+    "EffectsVersion",
+    "ExperimentRow",
+    "UnknownExperiment",
+    "calibrated_lines",
+    "effects_pins",
+    "effects_versions",
+    "experiment_rows",
+    "find_experiment",
+    "pin_version",
+    "refusal_at",
+]
+
+_ROWS = """
+SELECT e.experiment_id, e.line, e.intervention, e.body, e.digest, e.reach, e.recorded_at, e.withdrawn_at, e.revision,
+       (SELECT min(version) FROM effect_versions v WHERE v.line = e.line AND e.experiment_id = ANY(v.experiments)) AS first_version
+FROM experiments e
+WHERE ($1::text IS NULL OR e.line = $1) AND ($2::text IS NULL OR e.intervention = $2) AND ($3::text IS NULL OR e.experiment_id = $3)
+ORDER BY e.observed_at DESC, e.experiment_id LIMIT $4"""
+
+_VERSIONS = "SELECT version, made_at, catalogue_version, experiments FROM effect_versions WHERE line = $1 ORDER BY version"
+_PRIORS = "SELECT version, intervention, prior, experiments FROM effect_priors WHERE line = $1 ORDER BY version, intervention"
+_PINS = "SELECT number, version, pinned_at, pinned_by, reason FROM effect_pins WHERE line = $1 ORDER BY number"
+_ADD_PIN = """
+INSERT INTO effect_pins (line, number, version, pinned_by, reason)
+SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4 FROM effect_pins WHERE line = $1
+RETURNING number, version, pinned_at, pinned_by, reason"""
+_LINES = "SELECT DISTINCT line FROM effect_versions ORDER BY line"
+_REFUSAL = """
+SELECT kind, reason FROM refused_records
+WHERE topic = $1 AND partition = $2 AND source_offset = $3 AND refused_at >= $4 ORDER BY refused_at DESC LIMIT 1"""
+
+
+class UnknownExperiment(LookupError):
+    """There is no experiment with this id."""
+
+
+class ExperimentRow(NamedTuple):
+    """An experiment as it is stored, also one that the catalogue of today does not know.
+
+    Attributes:
+        body: the fields of its result.
+        digest: of its content, by which a result is the same.
+        reach: share of the base effect that it reached, when that is known.
+        withdrawn_at: null while it counts.
+        first_version: the first effects version with it; null where none ever had it.
+    """
+
+    experiment_id: str
+    line: str
+    intervention: str
+    body: dict[str, Any]
+    digest: bytes
+    reach: dict[str, Any] | None
+    recorded_at: datetime
+    withdrawn_at: datetime | None
+    revision: int
+    first_version: int | None
+
+    @property
+    def state(self) -> tuple[int, bool]:
+        """Revision, and whether it is withdrawn: of two states of one result the higher counts."""
+        return self.revision, self.withdrawn_at is not None
+
+
+class EffectsVersion(NamedTuple):
+    """One version of a line's effects.
+
+    Attributes:
+        catalogue_version: that it was computed under; null where that was not stored yet.
+        experiments: ids of all that were valid then, on any campaign.
+        priors: of the campaigns with experiments, and the experiments of each.
+    """
+
+    version: int
+    made_at: datetime
+    catalogue_version: int | None
+    experiments: tuple[str, ...]
+    priors: dict[str, tuple[EffectPrior, tuple[str, ...]]]
+
+
+class EffectsPin(NamedTuple):
+    """A choice of the version in effect; ``version`` is null where the newest one is."""
+
+    number: int
+    version: int | None
+    pinned_at: datetime
+    pinned_by: str
+    reason: str
+
+
+async def experiment_rows(
+    database: Database, line: str | None = None, intervention: str | None = None, limit: int = 1000
+) -> list[ExperimentRow]:
+    """Experiments, the newest first, with withdrawn ones."""
+    return [ExperimentRow(**row) for row in await database.fetch(_ROWS, line, intervention, None, limit)]
+
+
+async def find_experiment(database: Database, experiment_id: str) -> ExperimentRow:
+    """The experiment with an id.
+
+    Raises:
+        UnknownExperiment: when there is none.
+    """
+    row = await database.fetchrow(_ROWS, None, None, experiment_id, 1)
+    if row is None:
+        raise UnknownExperiment(f"there is no experiment {experiment_id!r}: twinstream experiments list shows them")
+    return ExperimentRow(**row)
+
+
+async def refusal_at(database: Database, topic: str, partition: int, offset: int, since: datetime) -> tuple[str, str] | None:
+    """Kind and reason of the refusal of a record since a time; None where it was not refused."""
+    row = await database.fetchrow(_REFUSAL, topic, partition, offset, since)
+    return (row["kind"], row["reason"]) if row else None
+
+
+async def calibrated_lines(database: Database) -> list[str]:
+    """Lines with effects versions."""
+    return [row["line"] for row in await database.fetch(_LINES)]
+
+
+async def effects_versions(database: Database, line: str) -> list[EffectsVersion]:
+    """All effects versions of a line, the oldest first."""
+    priors: dict[int, dict[str, tuple[EffectPrior, tuple[str, ...]]]] = {}
+    for row in await database.fetch(_PRIORS, line):
+        priors.setdefault(row["version"], {})[row["intervention"]] = (EffectPrior(**row["prior"]), tuple(row["experiments"]))
+    return [
+        EffectsVersion(
+            row["version"], row["made_at"], row["catalogue_version"], tuple(row["experiments"]), priors.get(row["version"], {})
+        )
+        for row in await database.fetch(_VERSIONS, line)
+    ]
+
+
+async def effects_pins(database: Database, line: str) -> list[EffectsPin]:
+    """Every choice of the version in effect, the oldest first."""
+    return [EffectsPin(**row) for row in await database.fetch(_PINS, line)]
+
+
+async def pin_version(database: Database, line: str, version: int | None, *, pinned_by: str, reason: str = "") -> EffectsPin:
+    """Let simulations of a line take a version from now on, or the newest one where it is None.
+
+    Experiments that arrive meanwhile are stored and make new versions, which are not in effect.
+
+    Raises:
+        LookupError: when the line has no such version.
+        ValueError: when it is in effect already.
+    """
+    async with transaction(database) as connection:
+        await connection.execute(LOCK, line)
+        newest, current = await newest_version(connection, line), await current_version(connection, line)
+        pins = await effects_pins(connection, line)
+        if not newest:
+            raise LookupError(f"{line} has no effects version yet: it takes the catalogue's effects (twinstream experiments add)")
+        if version is not None and not 0 <= version <= newest:
+            raise LookupError(f"{line} has no effects version {version}: 0 (the catalogue) to {newest}")
+        is_pinned = bool(pins) and pins[-1].version is not None
+        if version is None and not is_pinned:
+            raise ValueError(f"{line} takes its newest effects version, {newest}: there is nothing to take back")
+        if version is not None and version == current:
+            raise ValueError(f"effects version {version} of {line} is in effect already")
+        (row,) = await connection.fetch(_ADD_PIN, line, version, pinned_by, reason)
+    return EffectsPin(**row)

@@ -1,0 +1,80 @@
+"""Effects versions as they are shown, and the one that a person has put into effect, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from sql.database import Pool
+from sql.effects_store import (
+    UnknownExperiment,
+    calibrated_lines,
+    effects_pins,
+    effects_versions,
+    experiment_rows,
+    find_experiment,
+    pin_version,
+)
+from sql.experiment_store import add_experiment, current_priors, current_version, newest_version, priors_at_version
+from tests.unit.sql.test_experiment_store import EMAIL, LINE, SPEAKER, an_experiment, average, withdrawn
+
+
+async def test_a_pinned_version_is_in_effect_whatever_experiments_arrive_until_it_is_taken_back(pool: Pool) -> None:
+    first = await add_experiment(pool, an_experiment("a", 0.1), average)
+    await add_experiment(pool, an_experiment("b", 0.3), average)
+    pin = await pin_version(pool, LINE, 1, pinned_by="ann", reason="b is doubted")
+    assert (pin.number, pin.version, pin.pinned_by, pin.reason) == (1, 1, "ann", "b is doubted")
+    third = await add_experiment(pool, an_experiment("c", 0.5), average)
+    assert (await current_version(pool, LINE), await newest_version(pool, LINE), third.prior.version) == (1, 3, 3)
+    assert await current_priors(pool, LINE) == {EMAIL: first.prior}
+    assert (await priors_at_version(pool, LINE, 3))[EMAIL].mean == pytest.approx(0.3)
+    await pin_version(pool, LINE, None, pinned_by="ann")
+    assert await current_version(pool, LINE) == 3
+    assert [(item.number, item.version) for item in await effects_pins(pool, LINE)] == [(1, 1), (2, None)]
+
+
+async def test_the_catalogue_itself_is_version_0_and_can_be_pinned(pool: Pool) -> None:
+    await add_experiment(pool, an_experiment("a", 0.1), average)
+    await pin_version(pool, LINE, 0, pinned_by="ann")
+    assert await current_priors(pool, LINE) == {}
+
+
+async def test_versions_that_are_not_there_and_choices_that_change_nothing_are_refused(pool: Pool) -> None:
+    with pytest.raises(LookupError, match="has no effects version yet"):
+        await pin_version(pool, LINE, 1, pinned_by="ann")
+    await add_experiment(pool, an_experiment("a", 0.1), average)
+    with pytest.raises(LookupError, match=r"no effects version 2: 0 \(the catalogue\) to 1"):
+        await pin_version(pool, LINE, 2, pinned_by="ann")
+    with pytest.raises(ValueError, match=r"version 1 of .* is in effect already"):
+        await pin_version(pool, LINE, 1, pinned_by="ann")
+    with pytest.raises(ValueError, match="nothing to take back"):
+        await pin_version(pool, LINE, None, pinned_by="ann")
+
+
+async def test_a_choice_is_never_rewritten(pool: Pool) -> None:
+    await add_experiment(pool, an_experiment("a", 0.1), average)
+    await pin_version(pool, LINE, 0, pinned_by="ann")
+    for statement in ("UPDATE effect_pins SET version = 1", "DELETE FROM effect_pins"):
+        with pytest.raises(asyncpg.PostgresError, match="effect_pins"):
+            await pool.execute(statement)
+
+
+async def test_history_has_each_version_with_its_priors_and_what_they_rest_on(pool: Pool) -> None:
+    await add_experiment(pool, an_experiment("a", 0.1), average)
+    await add_experiment(pool, an_experiment("b", 0.2, SPEAKER, day=1), average)
+    await add_experiment(pool, withdrawn(an_experiment("a", 0.1)), average)
+    versions = await effects_versions(pool, LINE)
+    assert [(item.version, item.catalogue_version, item.experiments) for item in versions] == [
+        (1, 0, ("a",)),
+        (2, 0, ("a", "b")),
+        (3, 0, ("b",)),
+    ]
+    assert {name: ids for name, (_, ids) in versions[1].priors.items()} == {EMAIL: ("a",), SPEAKER: ("b",)}
+    assert await calibrated_lines(pool) == [LINE]
+    assert [(row.experiment_id, row.first_version, row.state) for row in await experiment_rows(pool, LINE)] == [
+        ("b", 2, (0, False)),
+        ("a", 1, (0, True)),
+    ]
+    assert (await find_experiment(pool, "a")).body["effect"] == 0.1
+    with pytest.raises(UnknownExperiment, match="there is no experiment 'z'"):
+        await find_experiment(pool, "z")
