@@ -89,6 +89,36 @@ add_lazy_commands(
 )
 add_lazy_commands(app, "streams.cli.simulation", {"simulate": "Predict the effect of a campaign with INTERVENTION."})
 add_lazy_commands(
+    _group(
+        "experiments",
+        "Add, show and withdraw results of real experiments.",
+        "twinstream experiments add email_campaign --id spring --rows pilot.csv",
+        "twinstream experiments list",
+    ),
+    "streams.cli.results",
+    {
+        "add": "Add what a real experiment measured, so that simulations learn.",
+        "list": "List the experiments, newest first, with withdrawn ones.",
+        "show": "Show everything about the experiment ID.",
+        "withdraw": "Withdraw the experiment ID: effects no longer rest on it.",
+    },
+)
+add_lazy_commands(
+    _group(
+        "effects",
+        "Show what simulations believe about campaigns, and why.",
+        "twinstream effects list",
+        "twinstream effects show hcp:kisqali:prescribing_change email_campaign",
+    ),
+    "streams.cli.effects",
+    {
+        "list": "List the effects of campaigns before and after experiments.",
+        "show": "Show the effect of INTERVENTION on LINE and what it rests on.",
+        "history": "List the effects versions of LINE, newest first.",
+        "rollback": "Let simulations of LINE take an earlier effects VERSION.",
+    },
+)
+add_lazy_commands(
     app,
     "streams.cli.experiments",
     {

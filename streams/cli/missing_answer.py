@@ -15,11 +15,10 @@ from streams.cli.server_watch import Server, silent_servers
 if TYPE_CHECKING:
     from aiokafka.admin import AIOKafkaAdminClient
 
-    from streams.settings import Settings
+    from streams.settings import Role, Settings
 
-__all__ = ["explained_silence"]
+__all__ = ["describe_silence", "explained_silence"]
 
-_GROUP = "twinstream-simulation"
 _CHECK_S = 2.0
 _PAUSE_S = 0.1
 _SHARE = 0.9
@@ -50,35 +49,40 @@ async def explained_silence(settings: Settings, simulation_id: UUID, timeout_s: 
 async def _check(settings: Settings, wait_s: float, seconds: float) -> str:
     """Wait, then find out within so many seconds what does not answer."""
     await asyncio.sleep(wait_s)
+    return await describe_silence(settings, "simulation", seconds)
+
+
+async def describe_silence(settings: Settings, role: Role, seconds: float = _CHECK_S) -> str:
+    """Find out within so many seconds what does not answer: a server, or the worker of a role."""
     servers: list[Server] = ["kafka", "postgres"]
-    silent, worker = await asyncio.gather(silent_servers(settings, servers, seconds), _describe_worker(settings, seconds))
+    silent, worker = await asyncio.gather(silent_servers(settings, servers, seconds), _describe_worker(settings, role, seconds))
     if not silent:
         return worker
     names = " and ".join("{} ({})".format(*address_of(settings, server)) for server in silent)
     return f"{names} {'does' if len(silent) == 1 else 'do'} not answer"
 
 
-async def _describe_worker(settings: Settings, seconds: float) -> str:
-    """Whether a worker reads requests, by the members of its consumer group."""
+async def _describe_worker(settings: Settings, role: Role, seconds: float) -> str:
+    """Whether a worker with a role reads its topics, by the members of its consumer group."""
     from streams.kafka import open_admin
 
     try:
         async with asyncio.timeout(seconds), open_admin(settings) as admin:
-            while (state := await _group_state(admin)) is None:  # noqa: ASYNC110  # the broker makes it ready
+            while (state := await _group_state(admin, role)) is None:  # noqa: ASYNC110  # the broker makes it ready
                 await asyncio.sleep(_PAUSE_S)
     except Exception:  # noqa: BLE001  # whatever the client raises, nothing is known
-        return "is a worker with the role simulation running?"
+        return f"is a worker with the role {role} running?"
     if state in {"Empty", "Dead"}:
-        return "no worker with the role simulation is running (twinstream worker --role simulation)"
-    return "a worker with the role simulation is running and has not finished it: raise --timeout, or see the log of the worker"
+        return f"no worker with the role {role} is running (twinstream worker --role {role})"
+    return f"a worker with the role {role} is running and has not finished it: raise --timeout, or see the log of the worker"
 
 
-async def _group_state(admin: AIOKafkaAdminClient) -> str | None:
+async def _group_state(admin: AIOKafkaAdminClient, role: Role) -> str | None:
     """State of the group; None while a new broker has no coordinator yet."""
     from aiokafka.errors import GroupCoordinatorNotAvailableError
 
     try:
-        (reply,) = await admin.describe_consumer_groups([_GROUP])
+        (reply,) = await admin.describe_consumer_groups([f"twinstream-{role}"])
     except GroupCoordinatorNotAvailableError:
         return None
     error_code, _, state, *_ = reply.groups[0]

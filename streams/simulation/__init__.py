@@ -9,6 +9,7 @@ from streams.simulation.effect_updates import (
     SetAsideExperiment,
     calibrated_prior,
     check_result,
+    doubts,
     require_observed,
     update_effects,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "calibrated_prior",
     "check_result",
     "decode_request",
+    "doubts",
     "rejected",
     "reproduce",
     "require_observed",

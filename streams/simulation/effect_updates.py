@@ -19,6 +19,7 @@ __all__ = [
     "SetAsideExperiment",
     "calibrated_prior",
     "check_result",
+    "doubts",
     "require_meant",
     "require_observed",
     "require_plausible",
@@ -66,15 +67,24 @@ async def update_effects(pool: Pool, simulator: Simulator, experiment: Experimen
     """
     check_result(experiment)
     reach = await simulator.reach(experiment)
-    before = await _prior_without(pool, experiment)
     effects = await add_experiment(pool, experiment, calibrated_prior, reach)
-    if not experiment.withdrawn and not experiment.measures_target:
-        return effects.model_copy(update={"warnings": (_apart_warning(experiment),)})
-    if experiment.experiment_id not in effects.experiments:
+    is_apart = not experiment.withdrawn and not experiment.measures_target
+    if not is_apart and experiment.experiment_id not in effects.experiments:
         return effects
-    distance = surprise(before, experiment, reach)
-    warnings = tuple(_warnings(experiment, before, distance))
+    distance, warnings = await doubts(pool, experiment, reach)
     return effects.model_copy(update={"predictive_z": distance, "warnings": warnings})
+
+
+async def doubts(pool: Pool, experiment: ExperimentResult, reach: Reach | None) -> tuple[float | None, tuple[str, ...]]:
+    """Distance of a result from the prediction of all others, in its standard deviations, and what to doubt about it.
+
+    The distance is None for one that measured something else than the target.
+    """
+    if not experiment.measures_target:
+        return None, (_apart_warning(experiment),)
+    before = await _prior_without(pool, experiment)
+    distance = surprise(before, experiment, reach)
+    return distance, tuple(_warnings(experiment, before, distance))
 
 
 def check_result(experiment: ExperimentResult) -> None:
@@ -104,6 +114,12 @@ def require_plausible(experiment: ExperimentResult) -> None:
         if not low <= value <= high:
             allowed = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
             raise ImplausibleExperiment(f"{name}: must be {allowed}, not {value:g}")
+    features = TWIN_TYPES[experiment.twin_type].by_name
+    unknown = [group.dimension for group in experiment.subgroups if group.dimension not in features]
+    if unknown:
+        raise ImplausibleExperiment(
+            f"subgroups: {unknown[0]!r} is no feature of {experiment.twin_type.value} twins: use {', '.join(features)}"
+        )
 
 
 def require_meant(experiment: ExperimentResult) -> None:

@@ -36,6 +36,19 @@ def acme_hcps() -> pd.DataFrame:
     )
 
 
+def acme_pilot() -> pd.DataFrame:
+    """The rows of the pilot: 600 physicians, every other one invited, who then prescribe 12 points more."""
+    table = acme_hcps().sample(600, random_state=2, ignore_index=True)
+    invited = table.index % 2 == 0
+    return table.assign(**{"TRx Chg": (table["TRx Chg"] + 0.12 * invited).round(4), "Invited": np.where(invited, "yes", "no")})
+
+
+def interval(text: str) -> tuple[float, float]:
+    """The interval of the average effect, as a simulation prints it."""
+    low, high = re.findall(r"([+-][\d.]+)% to ([+-][\d.]+)%", text)[0]
+    return float(low), float(high)
+
+
 @pytest.fixture
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "analyst"
@@ -46,9 +59,10 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def test_the_commands_of_the_guide_lead_from_an_own_table_to_an_own_answer(twinstream, service_apart, empty_folder: Path):
     acme_hcps().to_csv("acme_hcps.csv", index=False)
+    acme_pilot().to_csv("pilot.csv", index=False)
     (empty_folder / "twinstream.yaml").write_text(re.search(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[1])
     printed = {}
-    async with service_apart(["simulation"]):
+    async with service_apart(["simulation", "experiments"]):
         for command in COMMANDS:
             printed[command[0], len(printed)] = await twinstream(*command)
     texts = {name: [text for (command, _), text in printed.items() if command == name] for name, _ in printed}
@@ -56,7 +70,14 @@ async def test_the_commands_of_the_guide_lead_from_an_own_table_to_an_own_answer
     assert "open:" not in texts["import"][0]
     assert "leakage: no suspect" in texts["data"][0]
     assert "promoted" in texts["train"][0]
-    own, compared = texts["simulate"]
+    own, compared, after = texts["simulate"]
     assert own.startswith("test further: the effect reaches 5.0% of last year's prescriptions with probability")
     assert all(name in compared for name in ("alternative email_campaign", "alternative call_frequency_increase"))
     assert "to detect an effect of 5" in texts["design"][0]
+    (pilot,), (shown,) = texts["experiments"], texts["effects"]
+    assert "adjusted for the twin's prediction" in pilot
+    assert "stored: effects version 0 -> 1" in pilot
+    assert "pilot" in shown.partition("rests on:")[2]
+    (low, high), (low_after, high_after) = interval(own), interval(after)
+    assert high_after - low_after < high - low
+    assert low_after > low

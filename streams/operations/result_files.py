@@ -1,0 +1,90 @@
+"""Reads results of experiments from a YAML or JSON file: one result, or a list of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas import INTERVENTIONS, Channel, ExperimentResult, Frequency
+from streams.catalogue.yaml_tree import Mark, Tree, YamlProblem, parse_yaml
+from streams.errors import describe_error
+
+__all__ = ["ResultFileError", "completed_result", "read_results"]
+
+
+class ResultFileError(ValueError):
+    """A file of results that cannot be used, with everything that is wrong in it by line and column."""
+
+
+def read_results(path: Path, defaults: Mapping[str, Any]) -> list[ExperimentResult]:
+    """The results in a file; fields that a result lacks are those of ``defaults``.
+
+    A campaign may be written as its name alone: it has then its usual channel, monthly, for 12 weeks.
+
+    Raises:
+        ResultFileError: when the file cannot be read, or a result in it is not valid.
+    """
+    tree = _parsed(path)
+    entries = list(enumerate(tree.data)) if isinstance(tree.data, list) else [((), tree.data)]
+    results: list[ExperimentResult] = []
+    problems: list[str] = []
+    for number, entry in entries:
+        place = (number,) if isinstance(number, int) else ()
+        try:
+            results.append(completed_result(entry, defaults))
+        except ValidationError as error:
+            problems += _field_problems(error, path.name, tree, place)
+        except ValueError as error:
+            problems.append(f"{_place(path.name, tree, place)}: {describe_error(error)}")
+    counts = Counter(result.experiment_id for result in results)
+    problems += [f"{path.name}: {name!r} names {n} results: every one has its own id" for name, n in counts.items() if n > 1]
+    if problems:
+        raise ResultFileError("; ".join(problems))
+    return results
+
+
+def _parsed(path: Path) -> Tree:
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except YamlProblem as error:
+        raise ResultFileError(f"{path.name}:{error.mark.line}:{error.mark.column}: {error.text}") from error
+    except UnicodeDecodeError as error:
+        raise ResultFileError(f"{path.name} is no UTF-8 text: write it as YAML or JSON, or give a table with --rows") from error
+
+
+def completed_result(fields: Any, defaults: Mapping[str, Any]) -> ExperimentResult:
+    """A result from fields as people write them, and defaults for those that are absent.
+
+    Raises:
+        ValueError: when it is not valid.
+    """
+    if not isinstance(fields, Mapping):
+        raise ValueError("a result has fields by name: experiment_id, intervention, effect, standard_error, ...")  # noqa: TRY004
+    complete = {**defaults, **fields}
+    campaign = complete.get("intervention")
+    if isinstance(campaign, str):
+        campaign = {"intervention_type": campaign}
+    if isinstance(campaign, dict):
+        name = str(campaign.get("intervention_type"))
+        usual = INTERVENTIONS[name].channel if name in INTERVENTIONS else Channel.EMAIL  # an unknown name is refused
+        campaign = {"channel": usual, "frequency": Frequency.MONTHLY.value, "duration_weeks": 12, **campaign}
+    return ExperimentResult.model_validate({**complete, "intervention": campaign})
+
+
+def _field_problems(error: ValidationError, name: str, tree: Tree, base: tuple[str | int, ...]) -> list[str]:
+    clauses = describe_error(error).split("; ")
+    places = [_place(name, tree, (*base, *item["loc"])) for item in error.errors(include_url=False)]
+    if len(places) != len(clauses):  # several types of one value are one clause
+        places = [_place(name, tree, base)] * len(clauses)
+    return [f"{place}: {clause}" for place, clause in zip(places, clauses, strict=True)]
+
+
+def _place(name: str, tree: Tree, path: tuple[str | int, ...]) -> str:
+    while path and path not in tree.values:
+        path = path[:-1]
+    mark = tree.values.get(path, Mark(1, 1))
+    return f"{name}:{mark.line}:{mark.column}"
