@@ -8,10 +8,12 @@ SEED ?= 1
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test extras bench evidence chaos lint format clean
+.PHONY: help install demo test extras bench evidence chaos lint format clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+install: $(VENV)/.local ## the command .venv/bin/twinstream, and what its local stack needs
 
 demo: $(VENV)/.local ## the main job end to end on real Kafka and Postgres (DATA=FILE takes your own table)
 	@exec $(BIN)/twinstream demo $(if $(DATA),--data "$(DATA)")
