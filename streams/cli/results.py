@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -168,7 +169,7 @@ def add(
     if control_ratio != 1.0:
         shared["control_ratio"] = control_ratio
     if data is None:
-        result = _Result(_dated(shared | numbers, None))
+        result = _Result(_event(shared | numbers))
     else:
         from streams.operations.trial_rows import TrialColumns
 
@@ -196,23 +197,39 @@ def _as_utc(time: datetime | None) -> datetime | None:
 def _results_of_file(file: Path, defaults: dict[str, Any]) -> list[ExperimentResult]:
     from streams.operations.result_files import read_results
 
-    return read_results(file, {**defaults, "observed_at": defaults["observed_at"] or datetime.now(UTC)})
+    now = datetime.now(UTC)
+    return _dated(read_results(file, {**defaults, "observed_at": defaults["observed_at"] or now}), now)
 
 
-def _dated(fields: dict[str, Any], last: datetime | None) -> ExperimentResult:
-    """The event; without a time of its own one that is stored already keeps its time, so that it can be added again."""
+def _event(fields: dict[str, Any], last: datetime | None = None) -> ExperimentResult:
+    """The event of a result; ``last`` is the time of its last row."""
     from schemas import ExperimentResult
-    from sql.effects_store import UnknownExperiment, find_experiment
 
-    async def stored_time(_: Settings, pool: Pool) -> datetime | None:
-        try:
-            row = await find_experiment(pool, fields["experiment_id"])
-        except UnknownExperiment:
-            return None
-        return datetime.fromisoformat(row.body["observed_at"])
+    now = datetime.now(UTC)
+    (event,) = _dated([ExperimentResult(**{**fields, "observed_at": fields["observed_at"] or last or now})], now)
+    return event
 
-    observed_at = fields["observed_at"] or last or with_read_pool(stored_time) or datetime.now(UTC)
-    return ExperimentResult(**{**fields, "observed_at": observed_at})
+
+def _dated(events: list[ExperimentResult], now: datetime) -> list[ExperimentResult]:
+    """Events without a time of their own keep that of the stored experiment, so that they can be added again."""
+
+    async def stored_times(_: Settings, pool: Pool) -> dict[str, datetime]:
+        from sql.effects_store import UnknownExperiment, find_experiment
+
+        times = {}
+        for event in events:
+            with suppress(UnknownExperiment):
+                row = await find_experiment(pool, event.experiment_id)
+                times[event.experiment_id] = datetime.fromisoformat(row.body["observed_at"])
+        return times
+
+    if all(event.observed_at != now for event in events):
+        return events
+    times = with_read_pool(stored_times)
+    return [
+        event.model_copy(update={"observed_at": times.get(event.experiment_id, now)}) if event.observed_at == now else event
+        for event in events
+    ]
 
 
 def _result_of_rows(path: Path, columns: TrialColumns, shared: dict[str, Any], reading: TableOptions) -> _Result:
@@ -232,7 +249,7 @@ def _result_of_rows(path: Path, columns: TrialColumns, shared: dict[str, Any], r
         "n_control": overall.people[1],
         "subgroups": analysed.analysis.subgroups,
     }
-    return _Result(_dated(shared | fields, rows.observed_at), analysed.analysis)
+    return _Result(_event(shared | fields, rows.observed_at), analysed.analysis)
 
 
 def _champion(line: str) -> TwinModel | None:

@@ -1,7 +1,7 @@
 """Time from a clone to the first answer on an own table: the commands of docs/guide.md up to the first simulation.
 
-``python3 tests/bench/first_answer.py [REPOSITORY]`` in an empty folder, with any Python 3.11; it needs nothing that is installed. The
-packages come from where pip takes them, so that a warm cache shortens the installation.
+``python3 tests/bench/first_answer.py [REPOSITORY]`` in an empty folder, with any Python 3.11; it needs nothing that is installed.
+The packages come from where pip takes them, so that a warm cache shortens the installation.
 """
 
 from __future__ import annotations

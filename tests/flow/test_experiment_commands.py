@@ -51,6 +51,8 @@ async def test_results_in_numbers_and_in_a_file_change_effects_and_can_be_taken_
         receipts = await twinstream("experiments", "add", "--file", results, "--json")
         assert [receipt["effects_version"] for receipt in receipts] == [2, 3]
         third = await twinstream(*SIMULATE)
+        again = await twinstream("experiments", "add", "--file", results, "--json")
+        assert {receipt["effects_version"] for receipt in again} == {3}
 
         (without,) = await twinstream("experiments", "withdraw", "spring", "--json")
         assert (without["state"], without["effects_version"]) == ("withdrawn", 4)

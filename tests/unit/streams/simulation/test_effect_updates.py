@@ -56,6 +56,13 @@ def test_an_impossible_number_is_named_with_what_is_allowed(fields: dict[str, An
     assert str(refused.value) == reason
 
 
+def test_subgroups_by_what_is_no_feature_are_refused_with_the_features():
+    group = {"dimension": "speciality", "level": "surgery", "effect": 0.1, "standard_error": 0.1, "n_treated": 9, "n_control": 9}
+    with pytest.raises(ImplausibleExperiment, match="'speciality' is no feature of hcp twins: use specialty, years_experience"):
+        check_result(result(subgroups=[group]))
+    check_result(result(subgroups=[group | {"dimension": "specialty"}]))
+
+
 ARRIVED = datetime(2026, 3, 2, tzinfo=UTC)
 
 
