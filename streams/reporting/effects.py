@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = [
     "history_dict",
 ]
 
+_HALF = 1.96
 COLUMNS = ("Line", "Campaign", "Catalogue", "Now", "Experiments", "Version", "Catalogue version")
 HISTORY_COLUMNS = ("Version", "At", "What", "Catalogue version", "Effects")
 
@@ -140,6 +142,10 @@ def detailed_dict(campaign: CampaignEffect, rows: Sequence[ExperimentRow]) -> di
         "variants": variants,
         "tested_doses": [dose.model_dump() for dose in campaign.posterior.tested],
         "responses": [scenario.model_dump(exclude={"quantiles"}) for scenario in campaign.posterior.scenarios],
+        "learned": [
+            {"parameter": name, "factor": mean, "lower": low, "upper": high}
+            for name, mean, low, high in _learned(campaign.posterior)
+        ],
         "experiments": [experiment_dict(row) for row in rows if row.experiment_id in campaign.experiments],
     }
 
@@ -167,6 +173,12 @@ def campaign_text(campaign: CampaignEffect, rows: Sequence[ExperimentRow]) -> st
         lines += ["tested doses:", *(f"  {dose}" for dose in doses)]
     if posterior.scenarios:
         lines += ["response to dose:", *(f"  {line}" for line in align_columns(_responses(posterior.scenarios), numeric=(0,)))]
+    if learned := _learned(posterior):
+        cells = [(name, f"x {_factor(mean)}", f"95% {_factor(low)} to {_factor(high)}") for name, mean, low, high in learned]
+        lines += [
+            "learned beside it, factors of the effect (contacts, weeks, intensity: of the dose that gives half of it):",
+            *(f"  {line}" for line in align_columns(cells)),
+        ]
     stored = [experiment_cells(row) for row in rows if row.experiment_id in campaign.experiments]
     if stored:
         lines += ["rests on:", *(f"  {line}" for line in align_columns([(i, at, *rest) for i, at, _, _, *rest in stored]))]
@@ -205,6 +217,21 @@ def _variants(prior: EffectPrior) -> Iterator[tuple[str, float, tuple[float, flo
         )
         alone = prior.model_copy(update={"scenarios": scenarios})
         yield name, prior_interval(alone, 1e-9)[0], prior_interval(alone)
+
+
+def _learned(prior: EffectPrior) -> list[tuple[str, float, float, float]]:
+    """Parameters that experiments have taught beside the base effect, as factors with their 95 % intervals."""
+    if prior.learned is None:
+        return []
+    learned = prior.learned
+    names = [*learned.names, *(f"{dimension}={level}" for dimension, level in learned.levels)]
+    rows = zip(names, learned.mean, learned.shared, learned.factor, strict=True)
+    spreads = [(name, mean, _HALF * math.hypot(shared, *factor)) for name, mean, shared, factor in rows]
+    return [(name, math.exp(mean), math.exp(mean - half), math.exp(mean + half)) for name, mean, half in spreads]
+
+
+def _factor(value: float) -> str:
+    return f"{value:.2f}"
 
 
 def _responses(scenarios: Sequence[EffectScenario]) -> list[tuple[str, str]]:
