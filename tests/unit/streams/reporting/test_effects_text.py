@@ -1,0 +1,62 @@
+"""Effects of campaigns as they are shown: what they were, what they are, and what they rest on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from schemas import EffectPrior
+from schemas.effect_priors import LearnedParameters
+from sql.effects_store import EffectsPin, EffectsVersion
+from streams.reporting.effects import LineEffects, campaign_cells, campaign_text, detailed_dict, history_cells, history_dict
+
+LINE = "hcp:kisqali:prescribing_change"
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def version(number: int, mean: float, *experiments: str, learned: LearnedParameters | None = None) -> EffectsVersion:
+    prior = EffectPrior(
+        intervention_type="email_campaign", mean=mean, sd=0.01, version=number, n_experiments=len(experiments), learned=learned
+    )
+    return EffectsVersion(number, NOON + timedelta(hours=number), 0, experiments, {"email_campaign": (prior, experiments)})
+
+
+def test_a_campaign_is_that_of_the_version_in_effect_or_of_the_one_asked_for() -> None:
+    effects = LineEffects(LINE, (version(1, 0.02, "a"), version(2, 0.03, "a", "b")), (), in_effect=1)
+    assert effects.campaign("email_campaign").posterior.mean == 0.02
+    newest = effects.campaign("email_campaign", 2)
+    assert (newest.posterior.mean, newest.is_in_effect, newest.experiments) == (0.03, False, ("a", "b"))
+    assert campaign_cells(newest)[3:] == ("+3.0% (95% +1.0% to +5.0%)", "2", "2 (not in effect)", "0")
+    assert effects.campaign("email_campaign", 0).posterior == effects.campaign("email_campaign", 0).prior
+    with pytest.raises(LookupError, match=r"no effects version 3: 0 \(the catalogue\) to 2"):
+        effects.campaign("email_campaign", 3)
+    with pytest.raises(ValueError, match="unknown intervention 'fax_campaign'"):
+        effects.campaign("fax_campaign")
+
+
+def test_only_campaigns_with_experiments_are_listed_unless_all_are_asked_for() -> None:
+    effects = LineEffects(LINE, (version(1, 0.02, "a"),), (), in_effect=1)
+    assert [item.intervention for item in effects.campaigns(every=False)] == ["email_campaign"]
+    assert len(effects.campaigns(every=True)) == 5
+    assert LineEffects(LINE, (version(1, 0.02, "a"),), (), in_effect=0).campaigns(every=False) == []
+
+
+def test_what_experiments_have_taught_beside_the_base_effect_is_shown_as_factors() -> None:
+    learned = LearnedParameters(
+        names=("decile",), levels=(("region", "south"),), mean=(0.0, 0.1), shared=(0.03, 0.0), factor=((0.04,), (0.0, 0.05))
+    )
+    campaign = LineEffects(LINE, (version(1, 0.02, "a", learned=learned),), (), in_effect=1).campaign("email_campaign")
+    text = campaign_text(campaign, [])
+    assert "decile        x 1.00  95% 0.91 to 1.10" in text  # exp(1.96 hypot(0.03, 0.04)) = 1.103
+    assert "region=south  x 1.11  95% 1.00 to 1.22" in text
+    assert [row["parameter"] for row in detailed_dict(campaign, [])["learned"]] == ["decile", "region=south"]
+
+
+def test_history_has_versions_and_rollbacks_the_newest_first() -> None:
+    pin = EffectsPin(1, 1, NOON + timedelta(hours=3), "ann@desk", "b is doubted")
+    effects = LineEffects(LINE, (version(1, 0.02, "a"), version(2, 0.03, "a", "b")), (pin,), in_effect=1)
+    events = effects.events()
+    assert [history_dict(event)["event"] for event in events] == ["rollback", "version", "version"]
+    assert history_cells(events[0]) == ("", "2026-03-01 15:00:00", "rollback to version 1, by ann@desk", "", "b is doubted")
+    assert history_cells(events[1])[2:] == ("2 experiments", "0", "email_campaign +3.0%")
