@@ -16,12 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
-from engine import TwinGenerator
-from engine.sample_tables import sample_hcps
-from schemas import Baseline, Brand, ModelCard, TwinType
+from schemas import Baseline, ModelCard
 from sql.database import connect, open_pool
 from sql.ledger import Ledger
 from sql.migrate import migrate
@@ -51,6 +48,7 @@ from tests.hostile.batches import hostile_batches, send_batches
 from tests.hostile.line_watch import LineWatch, add_other_line
 from tests.hostile.traces import READERS, Position, refused_positions, requested_simulation, without_trace
 from tests.mlflow_server import MlflowServer
+from tests.models import hcp_model
 
 __all__ = ["Champion", "RunOptions", "RunReport", "run_chaos", "train_champion"]
 
@@ -136,13 +134,10 @@ class Champion:
 
 def train_champion(mlflow_uri: str, server: MlflowServer | None = None) -> Champion:
     """Train a small model on sample prescribers and save it to this MLflow store, which is created if needed."""
-    generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.KISQALI, n_jobs=1, seed=0)
-    generator.train(sample_hcps(1500, np.random.default_rng(0)))
     prepare_store(mlflow_uri)
-    artifact = MlflowRegistry(mlflow_uri).save(generator.model)
-    return Champion(
-        generator.model.card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id}), artifact.sha256, mlflow_uri, server
-    )
+    artifact = MlflowRegistry(mlflow_uri).save(hcp_model())
+    card = hcp_model().card.model_copy(update={"mlflow_run_id": artifact.mlflow_run_id})
+    return Champion(card, artifact.sha256, mlflow_uri, server)
 
 
 async def run_chaos(home: Path, options: RunOptions, champion: Champion, notify: Notify) -> RunReport:

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import numpy as np
 import pytest
 from aiokafka import TopicPartition
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from deploy.stack.part import free_port, is_free
-from engine import TwinGenerator
-from engine.sample_tables import sample_hcps
 from engine.twins import TwinModel
-from schemas import Brand, Event, ModelEvent, TwinType
+from schemas import Event, ModelEvent
 from sql.database import Pool, open_pool
 from sql.ledger import Ledger
 from sql.model_card_rows import Artifact
@@ -34,6 +31,7 @@ from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import ROLES, Role, Settings
 from streams.worker.bootstrap import run_role
 from streams.worker.supervisor import Workers
+from tests.models import hcp_model
 
 READY_S = 60.0
 
@@ -41,9 +39,7 @@ READY_S = 60.0
 @pytest.fixture(scope="session")
 def champion() -> TwinModel:
     """A model of 1,500 sample prescribers."""
-    generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.KISQALI, n_jobs=1, seed=0)
-    generator.train(sample_hcps(1500, np.random.default_rng(0)))
-    return generator.model
+    return hcp_model()
 
 
 @pytest.fixture(scope="session")

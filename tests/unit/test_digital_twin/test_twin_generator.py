@@ -1,6 +1,7 @@
 """Twins of a trained generator resemble its table, satisfy filters and constraints; unusable tables are refused."""
 
 from dataclasses import replace
+from functools import cache
 from uuid import uuid5
 
 import numpy as np
@@ -16,6 +17,7 @@ from schemas import TWIN_TYPES, Brand, TwinType
 from sql.model_card_rows import Artifact
 
 
+@cache
 def trained(twin_type: TwinType = TwinType.HCP, n: int = 2500, **settings: object) -> TwinGenerator:
     generator = TwinGenerator(twin_type, Brand.KISQALI, n_jobs=1, **settings)  # type: ignore[arg-type]  # names of the settings
     generator.train(sample_table(twin_type, n, np.random.default_rng(1)))
@@ -64,7 +66,7 @@ def test_95_percent_intervals_cover_about_95_percent_of_unseen_outcomes(hcps: Tw
 @pytest.mark.parametrize("twin_type", TwinType)
 def test_domain_constraints_hold_in_every_row(twin_type: TwinType) -> None:
     entry = TWIN_TYPES[twin_type]
-    frame = trained(twin_type, 1500).generate(3000).frame
+    frame = trained(twin_type, n=1500).generate(3000).frame
     for feature in entry.features:
         if feature.low is not None:
             assert (frame[feature.name] >= feature.low).all(), feature.name
@@ -112,13 +114,13 @@ def test_an_impossible_number_of_twins_is_refused(hcps: TwinGenerator, n: int) -
 
 
 def test_the_same_table_settings_and_seed_give_the_same_model_and_twins_bit_for_bit(hcps: TwinGenerator) -> None:
-    again = trained()
+    again = trained.__wrapped__()
     assert again.model.card == hcps.model.card
     first, second = hcps.generate(300, seed=7), again.generate(300, seed=7)
     assert first.population_id == second.population_id
     pd.testing.assert_frame_equal(first.frame, second.frame, check_exact=True)
     assert hcps.generate(300, seed=8).population_id != first.population_id
-    assert trained(seed=1).model.card.model_id != hcps.model.card.model_id
+    assert trained(TwinType.HCP, n=1500, seed=1).model.card.model_id != trained(TwinType.HCP, n=1500).model.card.model_id
 
 
 def test_a_model_restored_from_its_parts_is_the_same_bit_for_bit(hcps: TwinGenerator, unseen: pd.DataFrame) -> None:
@@ -267,7 +269,7 @@ def test_a_clinical_or_undeclared_target_is_refused_by_name() -> None:
 
 
 def test_the_default_features_of_patients_are_always_allowed() -> None:
-    assert "primary_diagnosis_code" in trained(TwinType.PATIENT, 1500).model.card.features
+    assert "primary_diagnosis_code" in trained(TwinType.PATIENT, n=1500).model.card.features
 
 
 def test_an_impossible_value_is_refused_by_name() -> None:
@@ -308,7 +310,8 @@ def test_saving_needs_a_registry_and_stores_the_model_in_it(hcps: TwinGenerator)
             saved.append(model)
             return Artifact("run 7", "0" * 64)
 
-    generator = trained(n=1200, registry=InMemoryRegistry())
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, registry=InMemoryRegistry())
+    generator._model = hcps.model
     assert generator.save_to_registry() == generator.model.card.model_id
     assert generator.model.card.mlflow_run_id == "run 7"
     assert [model.with_card(generator.model.card) for model in saved] == [generator.model]

@@ -5,28 +5,24 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-import numpy as np
 import pytest
 
-from engine import TwinGenerator
-from engine.sample_tables import sample_table
 from engine.twins import TwinModel
-from schemas import Brand, InterventionConfig, PopulationFilter, SimulationRequest, TwinType
+from schemas import InterventionConfig, PopulationFilter, SimulationRequest
 from sql.database import Pool
 from sql.ledger import Ledger
 from sql.population_realism_store import FilterRealism, newest_realism
 from streams.registry import MlflowRegistry, ModelLoader, UntrustedModel
 from streams.simulation import Simulator
 from streams.training.population_realism import IDLE_S, RealismAssessor
+from tests.models import hcp_model
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 
 
 @pytest.fixture(scope="module")
 def model() -> TwinModel:
-    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
-    generator.train(sample_table(TwinType.HCP, 1500, np.random.default_rng(3)))
-    return generator.model
+    return hcp_model()
 
 
 class Loads:

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from engine import SimulationEngine, TwinGenerator
+from engine import SimulationEngine
 from engine.experiments.counterfactuals import entities_as_population, predict_counterfactuals, treated_counterfactuals
 from engine.sample_tables import sample_hcps
 from engine.twins import TwinModel
 from schemas import INTERVENTIONS
 from tests.effect_worlds import draw_campaigns
+from tests.models import hcp_model
 from tests.populations import intervention
 
 SPEAKERS = intervention("speaker_program_invitation")
@@ -18,9 +19,7 @@ SPEAKERS = intervention("speaker_program_invitation")
 
 @pytest.fixture(scope="module")
 def model() -> TwinModel:
-    generator = TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1)
-    generator.train(sample_hcps(1000, np.random.default_rng(0)))
-    return generator.model
+    return hcp_model()
 
 
 @pytest.fixture(scope="module")

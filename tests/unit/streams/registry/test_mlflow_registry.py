@@ -25,6 +25,7 @@ from sql.model_card_rows import Artifact
 from streams.registry.importance_plot import draw_importance
 from streams.registry.mlflow_registry import MlflowRegistry, prepare_store, registered_name
 from streams.registry.serialization import UntrustedModel, digest_of, read_parts, write_parts
+from tests.models import hcp_model
 
 LINE = "hcp:kisqali:prescribing_change"
 
@@ -39,7 +40,7 @@ def registry(tmp_path_factory):
 @pytest.fixture(scope="module")
 def generator(registry):
     generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1, registry=registry)
-    generator.train(sample_hcps(1000, np.random.default_rng(1)))
+    generator._model = hcp_model()
     return generator
 
 

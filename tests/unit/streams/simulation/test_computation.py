@@ -6,19 +6,18 @@ import json
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from engine import SimulationEngine, TwinGenerator
-from engine.sample_tables import sample_hcps
+from engine import SimulationEngine
 from engine.twins import TwinModel
-from schemas import Brand, RealismReport, SimulationRequest, SimulationResult, TwinType
+from schemas import RealismReport, SimulationRequest, SimulationResult, TwinType
 from schemas.filters import canonical_filters
 from sql.simulation_store import Recipe
 from streams.simulation import decode_request
 from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, simulate_population
+from tests.models import hcp_model
 from tests.request_bodies import bodies
 
 REQUEST = {
@@ -32,9 +31,7 @@ REQUEST = {
 
 @pytest.fixture(scope="module")
 def model() -> TwinModel:
-    generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.KISQALI, n_jobs=1, seed=0)
-    generator.train(sample_hcps(1000, np.random.default_rng(0)))
-    return generator.model
+    return hcp_model()
 
 
 @given(body=bodies())

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import pytest
 
-from engine import TwinGenerator
-from engine.sample_tables import sample_hcps
 from engine.twins import TwinModel
-from schemas import Brand, EffectPrior, InterventionConfig, SimulationRequest, SimulationResult, TwinType
+from schemas import EffectPrior, InterventionConfig, SimulationRequest, SimulationResult
 from sql.simulation_store import Pins, Recipe
 from streams.settings import Settings
 from streams.simulation.computation import DeadlineExceeded, simulate_population
 from streams.simulation.simulation_process import ProcessEnded, SimulationFailed, SimulationRefused, simulate_in_subprocess
+from tests.models import hcp_model
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 PRIORS = {"email_campaign": EffectPrior(intervention_type="email_campaign", mean=1 / 30, sd=0.01, version=3, n_experiments=2)}
@@ -30,9 +28,7 @@ PRIORS = {"email_campaign": EffectPrior(intervention_type="email_campaign", mean
 
 @pytest.fixture(scope="module")
 def model() -> TwinModel:
-    generator = TwinGenerator(twin_type=TwinType.HCP, brand=Brand.KISQALI, n_jobs=1, seed=0)
-    generator.train(sample_hcps(1000, np.random.default_rng(0)))
-    return generator.model
+    return hcp_model()
 
 
 @pytest.fixture(autouse=True)
