@@ -23,8 +23,9 @@ demo: $(VENV)/.local ## the main job end to end on real Kafka and Postgres (DATA
 # One thread for each process, as in the service: waiting OpenMP and BLAS threads spin, and take a third of the processors' time.
 test: export OMP_NUM_THREADS := 1
 test: export OPENBLAS_NUM_THREADS := 1
+test: export PYTHONDONTWRITEBYTECODE := # hundreds of processes import the code
 test: $(VENV)/.dev ## every test, with real Kafka and real Postgres
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --timeout 900 --instafail
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --timeout 900 --instafail --durations 25
 
 extras: $(VENV)/.dev ## tests of the extras causal (DoWhy) and feast, each in an environment of its own
 	@deploy/locks/test_extras.sh
