@@ -33,6 +33,7 @@ SHOWN = 0.4
 """Score below which a candidate is not shown."""
 
 _ENTITY = "entity_id"
+_BY_THE_MONTH = frozenset({"interaction_frequency"})
 _NAME_WEIGHT = 0.6
 _SPELLED = 0.6
 _MONEY = frozenset({"dollars", "euros", "pounds", "amount", "cost", "paid", "price", "spend", "sales", "revenue", "payment"})
@@ -197,6 +198,11 @@ def _scored(profile: ColumnProfile, column: Column, rule: str, likely: float, ph
     score = 0.0 if fit.score == 0 else 1.0 if is_declared else _NAME_WEIGHT * alike + (1 - _NAME_WEIGHT) * fit.score
     if rule == "value" and column.is_fraction and "percent" in terms and not is_declared:
         score, fit = min(score, ACCEPTED - 0.05), Fit(fit.score, f"percent by its name, fractions by its values ({fit.reason})")
+    if column.name in _BY_THE_MONTH and any(term.isdigit() for term in terms) and not is_declared:
+        score, fit = (
+            min(score, ACCEPTED - 0.05),
+            Fit(fit.score, f"perhaps of several months, {column.name} is by the month ({fit.reason})"),
+        )
     named = "its name is declared" if is_declared else f"name {likely:.0%} like {phrase!r}" if likely else "no name like it"
     return Candidate(profile.name, column.name, _WITH_ARGUMENT.get(rule, rule), round(score, 3), f"{named}; {fit.reason}")
 

@@ -61,7 +61,8 @@ _FILLERS = frozenset(
 )
 _SIGNS = {"$": " dollars ", "€": " euros ", "£": " pounds ", "%": " percent ", "#": " count "}
 _YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)")
-_SHORT_YEAR = re.compile(r"(?<![\dA-Za-z])'?([0-4]\d)(?!\d)|(?<=[A-Za-z])([1-4]\d)(?!\d)")
+_NO_LENGTH = r"(?!\d)(?![ _-]*(?i:months?|mths?|mo|m|weeks?|wks?|w|days?|d)(?![A-Za-z]))"  # 12 months are no year
+_SHORT_YEAR = re.compile(rf"(?<![\dA-Za-z])'?([0-4]\d){_NO_LENGTH}|(?<=[A-Za-z])([1-4]\d){_NO_LENGTH}")
 _MIN_PREFIX = 4
 
 

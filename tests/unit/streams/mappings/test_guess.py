@@ -222,3 +222,47 @@ def test_a_column_named_as_a_filter_of_the_catalogue_is_its_feature():
     frame = own_table().assign(Account=np.resize(["A", "B", "C"], N))
     with in_effect(CODES):
         assert uses(frame)["Account"] == ("account_type", "value")
+
+
+@pytest.mark.parametrize("header", ["Calls_Last_12_Months__c", "Calls (3 mo)", "Calls 12m"])
+def test_calls_of_several_months_are_not_taken_for_calls_a_month(header):
+    assert name_parts(header).year is None
+    guess = guesses(own_table().assign(**{header: np.arange(N) % 24}))[header]
+    assert guess.use is None
+    assert uses(own_table().assign(**{"Calls per month": np.arange(N) % 24}))["Calls per month"] == (
+        "interaction_frequency",
+        "value",
+    )
+
+
+def test_a_master_of_a_crm_needs_an_answer_only_where_two_ids_and_dates_leave_a_choice():
+    def levels(*texts: str) -> object:
+        return np.resize(list(texts), N)
+
+    master = pd.DataFrame(
+        {
+            "Id": [f"0016A00000{row:05}QA1" for row in range(N)],
+            "LastName": [f"Doe{row}" for row in range(N)],
+            "NPI_vod__c": own_table()["NPI"],
+            "Credentials_vod__c": levels("MD", "DO", "NP"),
+            "Specialty_1_vod__c": levels("Cardiology", "Medical Oncology"),
+            "Specialty_2_vod__c": levels("Hematology", ""),
+            "State_vod__c": levels("NY", "CA", "TX"),
+            "Country_vod__c": "us",
+            "Do_Not_Call_vod__c": levels("Yes_vod", "No_vod"),
+            "Tier__c": np.arange(N) % 5 + 1,
+            "Adopter_Type_vod__c": levels("Innovator", "Early Adopter", "Late Majority"),
+            "Preferred_Channel__c": levels("Email", "Rep", "Video"),
+            "Last_Call_Date__c": levels("2025-01-31", "2025-02-28"),
+        }
+    )
+    assert uses(master) == {
+        "Specialty_1_vod__c": ("specialty", "value"),
+        "State_vod__c": ("region", "us_region"),
+        "Tier__c": ("priority_tier", "value"),
+        "Adopter_Type_vod__c": ("adoption_stage", "value"),
+        "Preferred_Channel__c": ("preferred_channel", "value"),
+    }
+    reasons = {name: guess.reason for name, guess in guesses(master).items()}
+    assert (reasons["Id"], reasons["NPI_vod__c"]) == ("'NPI_vod__c' is as likely", "'Id' is as likely")
+    assert reasons["Last_Call_Date__c"] == "the rule needs an answer: days_before DATE"
