@@ -129,6 +129,7 @@ def import_table(
     from streams.training.part_d_drugs import DrugChoice
 
     sources, out = (files[:-1], files[-1]) if len(files) > 1 else (files, None)
+    _refuse_source(sources, out, reading)
     drugs = DrugChoice(product, tuple(market or ())) if product or market else None
     if as_of is not None:
         if market:
@@ -143,6 +144,28 @@ def import_table(
     if drugs is not None:
         raise ValueError("--product and --market are for claims by month (--as-of) and Medicare Part D by drug: no file is one")
     _import_mapped(sources[0], out, answers or [], save_as, twin_type, target, reading, as_json=as_json)
+
+
+def _refuse_source(sources: list[Path], out: Path | None, reading: TableOptions) -> None:
+    """Refuse to write over a file that looks like a further SOURCE, as where OUT was forgotten.
+
+    Raises:
+        ValueError: when it has the columns of one, or of public data.
+    """
+    from streams.tables import TableRefused, table_headers
+    from streams.training import is_known_layout
+
+    if out is None or not out.exists():
+        return
+    try:
+        headers = table_headers(out, reading)
+        is_source = is_known_layout(headers) or any(headers == table_headers(source, reading) for source in sources)
+    except TableRefused:
+        return
+    if is_source:
+        raise ValueError(
+            f"{out} is a table like {sources[0].name}, and OUT, the file that is written, comes last: name another one"
+        )
 
 
 def _import_claims(

@@ -152,3 +152,18 @@ def test_features_of_the_users_catalogue_are_recognised_and_mappings_are_beside_
     assert {item["column"] for item in payload["columns"] if item["feature"] == "congress_visits" and item["used"]} == {
         "Congress Visits"
     }
+
+
+@pytest.mark.parametrize("columns", [["Prscrbr_NPI", "Brnd_Name", "Gnrc_Name", "Tot_Clms"], ["NPI", "Zap"]])
+def test_a_file_like_the_source_is_not_written_over_where_out_was_forgotten(folder: Path, columns: list[str]):
+    for name in ("a_2019.csv", "a_2020.csv"):
+        pd.DataFrame([["1", "X", "Y", 20][: len(columns)]], columns=columns).to_csv(name, index=False)
+    before = Path("a_2020.csv").read_bytes()
+    output = run("import", "a_2019.csv", "a_2020.csv", status=1).stderr
+    assert "a_2020.csv is a table like a_2019.csv, and OUT, the file that is written, comes last: name another one" in output
+    assert Path("a_2020.csv").read_bytes() == before
+
+
+def test_what_was_written_before_is_written_again(folder: Path):
+    for _ in range(2):
+        run("import", "own.csv", "out.csv")
