@@ -50,6 +50,9 @@ def catalogue_brand(value: Any) -> str:
     """
     brands = catalogue_in_effect().brands
     if not isinstance(value, str) or value not in brands:
+        for name, entry in brands.items():
+            if isinstance(value, str) and value and value.casefold() == entry.label.casefold():
+                raise ValueError(f"{shorten(value)} is the label of the brand {name}: give its name")
         require_one_of("brand", value, brands)
     return brand_name(value)
 

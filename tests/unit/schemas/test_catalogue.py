@@ -31,6 +31,7 @@ from schemas import (
     line_parts,
     model_line,
 )
+from schemas.brands import catalogue_brand
 from schemas.catalogue import laid_over
 from schemas.causal_graphs import CAUSAL_GRAPHS
 from schemas.clinical_terms import clinical_term
@@ -328,3 +329,11 @@ def test_who_reads_an_answer_needs_no_catalogue_of_its_campaign():
     assert InterventionConfig.model_validate(drop, context={ANSWERED: True}).intervention_type == "sample_drop"
     with pytest.raises(ValidationError, match="unknown channel 'fax'"):
         InterventionConfig.model_validate({**drop, "channel": "fax"}, context={ANSWERED: True})
+
+
+def test_the_label_of_a_brand_is_refused_with_its_name():
+    own = BUILT_IN.with_entries({"brands": {"acme": {"label": "\u00c4chme \u00ae 5 mg"}}})
+    with in_effect(own), pytest.raises(ValueError, match="is the label of the brand acme: give its name"):
+        catalogue_brand("\u00e4chme \u00ae 5 MG")
+    with in_effect(own), pytest.raises(ValueError, match="unknown brand '': use one of acme"):
+        catalogue_brand("")
