@@ -250,7 +250,7 @@ def _headers(raw: RawTable, dataset: _Dataset) -> dict[str, str]:
 
 
 def _without_repeated(reading: TableReading) -> TableReading:
-    """The reading without rows that repeat a drug of an entity, which would count twice: they are bad."""
+    """The reading without rows of a block that repeat a drug of an entity, which would count twice: they are bad."""
     frame = reading.frame
     repeated = frame.duplicated([name for name in (ENTITY, "level", "brand", "generic") if name in frame]).to_numpy()
     return refuse_rows(reading, repeated, ENTITY, frame[ENTITY], "has this drug in an earlier row: each has one row a drug")
