@@ -146,10 +146,11 @@ async def test_two_workers_never_mix_two_versions_in_an_answer_while_versions_ch
     await apply_version(pool, parse_catalogue(texts[1]), applied_by="test")
     await promote(settings, pool)
     async with service_apart(["simulation"]), service_apart(["simulation"]):
-        waiting = []
+        waiting: list[asyncio.Task] = []
         for version in (2, 3, 4):
-            waiting += [asyncio.create_task(client.request(a_request(texts[version]))) for _ in range(6)]
-            await asyncio.sleep(0.3)
+            batch = [asyncio.create_task(client.request(a_request(texts[version]))) for _ in range(6)]
+            await asyncio.wait(batch, return_when=asyncio.FIRST_COMPLETED)
+            waiting += batch
             await apply_version(pool, parse_catalogue(texts[version]), applied_by="test")
         answers = [await task for task in waiting] + [await client.request(a_request(texts[4]))]
     assert answers[-1].catalogue_version == 4
