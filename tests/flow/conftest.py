@@ -169,7 +169,7 @@ class Listener:
 
     settings: Settings
 
-    async def records(self, topic: str, count: int, timeout_s: float = 30.0) -> list[Any]:
+    async def records(self, topic: str, count: int, timeout_s: float = 90.0) -> list[Any]:
         """The first ``count`` records of a topic over all partitions, waiting for those that are not there yet."""
         records: list[Any] = []
         async with open_consumer(self.settings, topic) as consumer, asyncio.timeout(timeout_s):
@@ -177,7 +177,7 @@ class Listener:
                 records.append(await consumer.getone())
         return records
 
-    async def events(self, event: type[Event], count: int, timeout_s: float = 30.0) -> list[Any]:
+    async def events(self, event: type[Event], count: int, timeout_s: float = 90.0) -> list[Any]:
         """The first ``count`` events of a class."""
         return [event.model_validate_json(record.value) for record in await self.records(topic_of(event), count, timeout_s)]
 

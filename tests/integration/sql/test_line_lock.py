@@ -54,7 +54,7 @@ async def test_an_exclusive_lock_on_a_line_is_not_overtaken_by_later_shared_ones
 async def test_shared_locks_on_a_line_do_not_wait_for_each_other(pool: Pool):
     async with transaction(pool) as first, transaction(pool) as second:
         await queue_to_share(first, [LINE, "another"])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await queue_to_share(second, ["another", LINE])
 
 
@@ -67,7 +67,7 @@ async def test_a_floor_is_raised_with_an_exclusive_lock_on_the_line(pool: Pool):
 
 
 async def until(true: object) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not true():  # type: ignore[operator]  # noqa: ASYNC110  # another task changes it
             await asyncio.sleep(0.01)
 
@@ -75,6 +75,6 @@ async def until(true: object) -> None:
 async def waiting(pool: Pool, count: int) -> None:
     """Until so many wait for an advisory lock."""
     query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await pool.fetchval(query) < count:  # noqa: ASYNC110  # the server changes it
             await asyncio.sleep(0.01)

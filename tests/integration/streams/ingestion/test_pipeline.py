@@ -384,7 +384,7 @@ async def test_a_batch_locks_its_line_before_it_waits_for_a_head(pipeline: Outco
     async with transaction(pool) as blocker:
         await blocker.execute("SELECT FROM event_heads FOR UPDATE")
         taking = asyncio.create_task(ingest(pipeline, [outcome(1, revision=1)], first=1))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await pool.fetchval(waiting) == 0:  # noqa: ASYNC110  # Postgres does not signal that it waits
                 await asyncio.sleep(0.01)
         with pytest.raises(asyncpg.LockNotAvailableError):
