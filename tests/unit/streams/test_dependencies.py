@@ -144,8 +144,10 @@ async def test_probes_run_in_a_thread_of_their_own_and_end_with_the_block():
     part.error = OSError("gone")
     outages = Outages()
     with DependencyMonitor({"mlflow": part}, 0.02, 0.2, outages).running():
-        time.sleep(0.5)  # noqa: ASYNC251  # a busy event loop delays no probe
-        assert outages.is_out("mlflow")
+        deadline = time.monotonic() + PATIENCE_S
+        while not outages.is_out("mlflow"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # noqa: ASYNC251  # a busy event loop delays no probe
     assert not outages.is_out("mlflow")  # nothing is known any more
     assert not any(thread.name == "probes" for thread in threading.enumerate())
 
