@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any, ClassVar
@@ -71,7 +72,7 @@ from schemas.simulation_models import (
     Reach,
     SimulationResult,
 )
-from schemas.twin_models import DigitalTwin, TwinPopulation
+from schemas.twin_models import DigitalTwin, OutcomeSpread, TwinPopulation
 from schemas.twin_types import TWIN_TYPES, Target
 
 __all__ = ["EmptyPopulation", "SimulationEngine"]
@@ -173,10 +174,12 @@ class SimulationEngine:
         """
         mask = select_twins(self.population, filters)
         with np.errstate(over="ignore", invalid="ignore"):  # the summary handles draws that are not finite
-            draws = self._draw(intervention, mask)
+            spread = self._spread(filters)
+            rows = spread.n if spread and filters else self._real_rows(mask)
+            draws = self._draw(intervention, mask, rows)
             average = summary(draws.average, self.confidence_level)
         compared = () if average.robust else tuple(alternatives)
-        others = [self._draw(alternative, mask).average for alternative in compared]
+        others = [self._draw(alternative, mask, rows).average for alternative in compared]
         candidates = [intervention, *compared]
         prior = self._prior(intervention)
         worthwhile = float(np.mean(draws.average >= self.min_effect_threshold))
@@ -206,9 +209,9 @@ class SimulationEngine:
             alternatives=compare_alternatives(draws.average, others, compared, self.confidence_level),
             best_alternative=better_alternative_text(draws.average, others, compared),
             best=best_choice([draws.average, *others], candidates, self.confidence_level) if compared else None,
-            required_sample_size=self._required_sample_size(mask, filters),
+            required_sample_size=self._required_sample_size(mask, spread),
             warnings=(
-                *result_warnings(average, change, prior, self._target, int(mask.sum()), self._real_rows(mask)),
+                *result_warnings(average, change, prior, self._target, int(mask.sum()), rows),
                 *realism_warnings(self.population),
             ),
         )
@@ -311,10 +314,11 @@ class SimulationEngine:
     def _prior(self, intervention: InterventionConfig) -> EffectPrior:
         return self.priors.get(intervention.intervention_type) or catalogue_prior(intervention.intervention_type)
 
-    def _draw(self, intervention: InterventionConfig, mask: Flags | None = None) -> EffectDraws:
-        """Draws on the twins where ``mask`` ``(n,)`` is true."""
+    def _draw(self, intervention: InterventionConfig, mask: Flags | None = None, real_rows: float | None = None) -> EffectDraws:
+        """Draws on the twins where ``mask`` ``(n,)`` is true, which are based on this number of real rows."""
         design = self._design(_levels(self._prior(intervention)))
-        return self._draw_on(design if mask is None else design.select(mask), intervention)
+        draws = self._draw_on(design if mask is None else design.select(mask), intervention)
+        return replace(draws, real_rows=real_rows, seed=self.seed)
 
     def _draw_on(self, design: Design, intervention: InterventionConfig) -> EffectDraws:
         prior = self._prior(intervention)
@@ -371,9 +375,8 @@ class SimulationEngine:
             " and the largest difference is probably overstated"
         )
 
-    def _required_sample_size(self, mask: Flags, filters: Filters) -> dict[str, Any]:
+    def _required_sample_size(self, mask: Flags, spread: OutcomeSpread | None) -> dict[str, Any]:
         """Size of a real experiment that detects ``min_effect_threshold``; the reason under ``missing`` where it is undefined."""
-        spread = self.population.spread_within(conditions(self.population.twin_type, filters, self.population.own_features))
         per_effect, outcome_sd = np.abs(self._per_effect[mask]), spread.sd if spread else self._outcome_sd(mask)
         per_effect = per_effect[np.isfinite(per_effect)]
         if outcome_sd is None:
@@ -391,6 +394,10 @@ class SimulationEngine:
         )
         return size | {"real_rows": spread.n if spread else None, "n_extreme": spread.n_extreme if spread else 0}
 
+    def _spread(self, filters: Filters) -> OutcomeSpread | None:
+        """Of the outcomes of the real rows within the filters; None where it is unknown."""
+        return self.population.spread_within(conditions(self.population.twin_type, filters, self.population.own_features))
+
     def _outcome_sd(self, mask: Flags) -> float | None:
         """Standard deviation of the drawn outcomes, in the unit of the target; None where these twins have none."""
         name, frame = self._target.name, self.population.frame
@@ -405,7 +412,7 @@ class SimulationEngine:
         return OutcomeChange(estimate=estimate, ci_lower=lower, ci_upper=upper, unit=unit, outcome_sd=outcome_sd)
 
     def _real_rows(self, mask: Flags) -> float | None:
-        """Real rows behind these twins; None where the number is unknown."""
+        """About how many real rows are behind these twins; None where it is unknown."""
         rows = self.population.real_rows
         return None if rows is None else rows * float(mask.sum()) / self.population.twin_count
 

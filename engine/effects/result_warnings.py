@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from engine.effects.effect_draws import FEW_REAL_ROWS
 from engine.effects.intervals import Summary
 from engine.effects.outcome_changes import unknown_base
 from schemas.simulation_models import EffectPrior, OutcomeChange
@@ -20,9 +21,6 @@ FAR_DEVIATIONS = 3.0
 
 FEW_ROWS = 100
 """Twins below which a result is doubted."""
-
-FEW_REAL_ROWS = 200
-"""Real rows below which twins can hardly be told from others of the same few rows."""
 
 
 def result_warnings(
@@ -57,7 +55,7 @@ def result_warnings(
     if n_twins < FEW_ROWS:
         yield f"the filters leave only {n_twins} twins"
     if real_rows is not None and real_rows < FEW_REAL_ROWS:
-        yield f"these twins are based on about {real_rows:.0f} real rows, fewer than {FEW_REAL_ROWS}"
+        yield f"these twins are based on about {real_rows:.0f} real rows, fewer than {FEW_REAL_ROWS}: intervals are widened for it"
 
 
 def realism_warnings(population: TwinPopulation) -> Iterator[str]:

@@ -582,6 +582,18 @@ def test_few_twins_and_few_real_rows_cause_warnings():
     assert len(engine.simulate(SPEAKERS).warnings) == 1
 
 
+def test_results_that_rest_on_few_real_rows_are_wider_and_others_stay_the_same():
+    def simulated(real_rows: int | None):
+        return engine_with_prior(0.1, 1e-4, twins=population(1000, real_rows=real_rows), n_draws=4000).simulate(SPEAKERS)
+
+    many, few, unknown = simulated(2000), simulated(5), simulated(None)
+    assert few.ate_ci_upper - few.ate_ci_lower > 1.1 * (many.ate_ci_upper - many.ate_ci_lower)
+    assert few.change.ci_upper - few.change.ci_lower > 1.1 * (many.change.ci_upper - many.change.ci_lower)
+    assert few.ate == pytest.approx(many.ate, rel=0.02)
+    assert (unknown.ate, unknown.ate_ci_lower, unknown.ate_ci_upper) == (many.ate, many.ate_ci_lower, many.ate_ci_upper)
+    assert "these twins are based on about 5 real rows, fewer than 200: intervals are widened for it" in few.warnings
+
+
 def test_draws_that_are_not_finite_give_a_robust_result_with_a_warning():
     extreme = intervention(intensity=3, frequency="weekly", duration_weeks=104)
     result = engine_with_prior(0.0, 2e307).simulate(extreme, alternatives=[SPEAKERS])
