@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, ValidationInfo, model_validator
 
 from schemas.base import Finite, Frozen, require_one_of
 from schemas.catalogue_checks import CatalogueProblems, problems_of
@@ -141,7 +141,10 @@ class Catalogue(Frozen):
         >>> BUILT_IN.with_entries({"brands": {"acmezumab": {"label": "Acmezumab"}}}).label_of("acmezumab")
         'Acmezumab'
         """
-        return Catalogue.model_validate(laid_over(entries, self))
+        try:
+            return Catalogue.model_validate(laid_over(entries, self))
+        except ValidationError as error:
+            raise ValueError("; ".join(map(_problem_text, error.errors(include_url=False, include_input=False)))) from None
 
     def intervention(self, intervention_type: str, **fields: Any) -> InterventionConfig:
         """One of its campaigns to simulate: by its own channel, monthly for 12 weeks, except for what ``fields`` say.
@@ -254,6 +257,11 @@ class Catalogue(Frozen):
         """Name of a brand on screens."""
         entry = self.brands.get(brand)
         return (entry.label if entry else "") or brand.replace("_", " ").capitalize()
+
+
+def _problem_text(problem: Mapping[str, Any]) -> str:
+    place, text = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {text}" if place else text
 
 
 _Tree = dict[str, Any]

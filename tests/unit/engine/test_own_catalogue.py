@@ -102,5 +102,7 @@ def test_a_tracker_has_the_rules_of_its_catalogue_and_limits_over_them():
 
 
 def test_entries_that_no_catalogue_can_have_are_refused_with_their_place():
-    with pytest.raises(ValueError, match=r"thresholds.brands.nope"):
+    with pytest.raises(ValueError, match=r"^campaigns\.fax\.channel: Input should be 'email'.*'web'$"):
+        BUILT_IN.with_entries({"campaigns": {"fax": {"channel": "fax", "effect": {"mean": 0.1, "sd": 0.1}}}})
+    with pytest.raises(ValueError, match=r"^thresholds\.brands\.nope: unknown brand 'nope'"):
         BUILT_IN.with_entries({"thresholds": {"brands": {"nope": {"min_effect_threshold": 0.1}}}})
