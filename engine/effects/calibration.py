@@ -24,11 +24,10 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from engine.effects.base_effect import RESPONSES, SCORES, Response, effect_by_score
-from engine.effects.effect_model import contacts, dose_response, draw_dose, typical_dose
+from engine.effects.effect_model import dose_response, draw_dose, reference_dose, tested_dose, typical_dose
 from engine.effects.effect_posterior import Observations, Posterior, fit, mixture_quantiles, prior_components
 from engine.effects.learned_parameters import Moments, learned_parameters
 from engine.effects.parameter_learning import (
-    HALVES,
     OWN_SHARE,
     Beliefs,
     OwnEffects,
@@ -39,9 +38,8 @@ from engine.effects.parameter_learning import (
 )
 from schemas.arrays import Floats
 from schemas.catalogue_in_effect import catalogue_in_effect
-from schemas.effect_priors import EFFECTS_METHOD, EffectPrior, EffectScenario, LearnedParameters, TestedDose, VariantEffect
+from schemas.effect_priors import EFFECTS_METHOD, EffectPrior, EffectScenario, LearnedParameters, VariantEffect
 from schemas.events import ExperimentResult
-from schemas.interventions import REFERENCE_INTENSITY
 from schemas.simulation_models import InterventionConfig, Reach
 
 __all__ = ["CONTRADICTION", "calibrate", "surprise"]
@@ -56,7 +54,6 @@ _SEVERAL_CHANNELS = 0.25
 
 _NEGLIGIBLE = 1e-3  # weight of a shape of the response
 _TAUGHT = 0.02  # change of a parameter's distribution, in its standard deviations
-_STEP = 1e-3
 
 
 def calibrate(
@@ -181,13 +178,17 @@ def _explained(parameters: Parameters, slopes: Floats, doubt: Floats) -> Floats:
 
 def _half_slopes(result: ExperimentResult, response: Response) -> tuple[float, ...]:
     """Growth of the logarithm of the response by that of each dose of half the maximal one."""
-    config, catalogue = result.intervention.model_copy(update={"variant": None}), catalogue_in_effect().sha256
+    halves, tested, usual = typical_dose(result.intervention, *response[:3]), tested_dose(result.intervention), reference_dose()
+    return (
+        _half_slope(tested.contacts, usual.contacts, halves.half_contacts),
+        _half_slope(tested.weeks, usual.weeks, halves.half_weeks),
+        _half_slope(tested.intensity, usual.intensity, halves.half_intensity),
+    )
 
-    def log_response(name: str, step: float) -> float:
-        moved = response._replace(**{name: getattr(response, name) * math.exp(step)})
-        return math.log(_relative_response(config, moved, catalogue))
 
-    return tuple((log_response(name, _STEP) - log_response(name, -_STEP)) / (2.0 * _STEP) for name in HALVES)
+def _half_slope(amount: float, reference: float, half: float | Floats) -> float:
+    """Derivative of ``log(amount / (amount + half)) - log(reference / (reference + half))`` by ``log(half)``."""
+    return float(half / (reference + half) - half / (amount + half))
 
 
 def _root(covariance: Floats) -> Floats:
@@ -250,7 +251,7 @@ def _calibrated(inputs: _Inputs, fits: Sequence[_Fit], beliefs: Beliefs) -> Effe
         ),
         variants=_variant_effects(results, posteriors, weight),
         correlation=min(1.0, sd / total_sd),
-        tested=tuple(dict.fromkeys((*prior.tested, *map(_tested_dose, results)))),
+        tested=tuple(dict.fromkeys((*prior.tested, *(tested_dose(result.intervention) for result in results)))),
         contradicted=any(abs(surprise(prior, result, reaches.get(result.experiment_id))) > CONTRADICTION for result in results),
         learned=_learned(inputs, fits, beliefs, quantiles),
     )
@@ -307,14 +308,6 @@ def _variant_effects(
             correlation += share * shared
         effects[result.variant] = VariantEffect(quantiles=tuple(ordered), correlation=min(1.0, correlation))
     return effects
-
-
-def _tested_dose(result: ExperimentResult) -> TestedDose:
-    campaign = result.intervention
-    intensity = REFERENCE_INTENSITY if campaign.intensity is None else campaign.intensity
-    return TestedDose(
-        contacts=contacts(campaign.frequency, campaign.duration_weeks), weeks=campaign.duration_weeks, intensity=intensity
-    )
 
 
 def surprise(prior: EffectPrior, experiment: ExperimentResult, reach: Reach | None = None) -> float:

@@ -55,6 +55,7 @@ __all__ = [
     "draw_dose",
     "is_moderated",
     "reference_dose",
+    "tested_dose",
     "typical_dose",
     "weighted_sum",
 ]
@@ -198,6 +199,19 @@ def reference_dose() -> TestedDose:
     """
     n_contacts = contacts(REFERENCE_FREQUENCY, REFERENCE_WEEKS)
     return TestedDose(contacts=n_contacts, weeks=REFERENCE_WEEKS, intensity=REFERENCE_INTENSITY)
+
+
+def tested_dose(campaign: InterventionConfig) -> TestedDose:
+    """The dose of a campaign.
+
+    Example:
+        >>> e_mails = InterventionConfig(intervention_type="email_campaign", channel="mail", frequency="once", duration_weeks=2)
+        >>> tested_dose(e_mails).contacts
+        1.0
+    """
+    intensity = REFERENCE_INTENSITY if campaign.intensity is None else campaign.intensity
+    n_contacts = contacts(campaign.frequency, campaign.duration_weeks)
+    return TestedDose(contacts=n_contacts, weeks=campaign.duration_weeks, intensity=intensity)
 
 
 def contacts(frequency: str, weeks: float) -> float:
