@@ -60,7 +60,6 @@ from schemas.base import require_between, require_one_of
 from schemas.catalogue import Catalogue
 from schemas.catalogue_in_effect import MappingView, catalogue_in_effect, in_effect, under_own_catalogue
 from schemas.columns import encode_levels
-from schemas.effect_priors import LearnedParameters
 from schemas.filters import Filters, canonical_filters, conditions
 from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
 from schemas.simulation_models import (
@@ -193,7 +192,7 @@ class SimulationEngine:
             ate_ci_upper=average.upper,
             effect_unit=self._target.effect_unit,
             change=change,
-            heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(draws, mask, prior.learned),
+            heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(draws, mask, prior),
             recommendation=advice.decision,
             recommendation_reason=f"{advice.reason}: {effect_text(prior, intervention, draws.factors)}",
             rests_on_assumption=advice.rests_on_assumption,
@@ -337,9 +336,9 @@ class SimulationEngine:
             design.deviations(intervention.channel, self.n_draws, self.seed, learned),
         )
 
-    def _heterogeneity(self, draws: EffectDraws, mask: Flags, learned: LearnedParameters | None) -> EffectHeterogeneity:
+    def _heterogeneity(self, draws: EffectDraws, mask: Flags, prior: EffectPrior) -> EffectHeterogeneity:
         groupings = {name: groups.select(mask) for name, groups in self._groups.items()}
-        effects = self._by_dimension(groupings, draws, partial(is_moderated, learned=learned), learned)
+        effects = self._by_dimension(groupings, draws, partial(is_moderated, learned=prior.learned), partial(level_spread, prior))
         absent = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in self._groups]
         same = [name for name, groups in effects.by_dimension.items() if not any(group.moderated for group in groups)]
         skipped = dict.fromkeys(absent, "these twins do not have this column")
@@ -350,7 +349,7 @@ class SimulationEngine:
         groupings: Mapping[str, Groups],
         draws: EffectDraws,
         moderated: Callable[[str, str], bool],
-        learned: LearnedParameters | None = None,
+        spread: Callable[[str, str], float] = lambda _dimension, _level: 0.0,
     ) -> EffectHeterogeneity:
         """Effects in the groups of each dimension; the draws of all groups are summarised in one step."""
         nonempty = {name: groups for name, groups in groupings.items() if groups.labels}
@@ -358,9 +357,9 @@ class SimulationEngine:
             return EffectHeterogeneity(by_dimension=dict.fromkeys(groupings, ()))
         n, group_draws = draws.by_group(sums_by_group(list(nonempty.values()), draws.moments()), self.seed)
         labels = [(name, label) for name, groups in nonempty.items() for label in groups.labels]
-        if learned is not None and (spread := np.array([level_spread(learned, *label) for label in labels])).any():
+        if (spreads := np.array([spread(*label) for label in labels])).any():
             own = normal_draws(1, self.n_draws, self.seed, "levels in one campaign") * draws.average.mean()
-            group_draws += spread[:, None] * own
+            group_draws += spreads[:, None] * own
         flags = [moderated(name, label) for name, label in labels]
         effects = subgroup_effects([label for _, label in labels], flags, n, group_draws, self.confidence_level)
         remaining = iter(effects)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.events import EffectsEvent, ExperimentResult
+from schemas.interventions import INTERVENTIONS
 from schemas.simulation_models import EffectPrior, Reach
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import require_not_erased
@@ -36,8 +37,9 @@ __all__ = [
     "renew_priors",
 ]
 
-Calibration: TypeAlias = Callable[[str, Sequence[ExperimentResult], Mapping[str, Reach]], EffectPrior]
-"""Computes the prior of an intervention from its valid experiments, oldest first, and the reach of each."""
+Calibration: TypeAlias = Callable[[str, Sequence[ExperimentResult], Mapping[str, Reach], Sequence[ExperimentResult]], EffectPrior]
+"""Computes the prior of an intervention from its valid experiments, oldest first, the reach of each experiment on the line, and the
+valid experiments on the line's other interventions."""
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('effects of ' || $1, 0))"
 
@@ -72,7 +74,8 @@ FROM experiments WHERE line = $1 AND withdrawn_at IS NULL"""
 
 CARRY_OVER = """
 INSERT INTO effect_priors (line, version, intervention, prior, experiments)
-SELECT line, $2, intervention, prior, experiments FROM effect_priors WHERE line = $1 AND version = $2 - 1 AND intervention <> $3"""
+SELECT line, $2, intervention, prior, experiments FROM effect_priors
+WHERE line = $1 AND version = $2 - 1 AND intervention <> ALL ($3::text[])"""
 
 ADD_PRIOR = "INSERT INTO effect_priors (line, version, intervention, prior, experiments) VALUES ($1, $2, $3, $4, $5)"
 
@@ -125,7 +128,7 @@ async def add_experiment(
         if await _store(connection, experiment, reach):
             await _add_version(connection, line, intervention, calibrate)
         row = await connection.fetchrow(LAST, line, intervention)
-        prior = EffectPrior(**row["prior"]) if row else calibrate(intervention, [], {})
+        prior = EffectPrior(**row["prior"]) if row else calibrate(intervention, [], {}, [])
     return EffectsEvent(line=line, prior=prior, experiments=tuple(row["experiments"]) if row else ())
 
 
@@ -261,12 +264,26 @@ def content_digest(experiment: ExperimentResult) -> bytes:
 
 
 async def _add_version(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> None:
+    """Add the version of today's valid experiments: priors of the intervention, and of others that they change."""
     version = await newest_version(connection, line) + 1
-    stored = [row for row in await experiments(connection, line, intervention) if not row.experiment.withdrawn]
+    stored = [row for row in await experiments(connection, line) if not row.experiment.withdrawn]
     reaches = {row.experiment.experiment_id: row.reach for row in stored if row.reach is not None}
     valid = [row.experiment for row in stored]
-    prior = calibrate(intervention, valid, reaches).model_copy(update={"version": version})
-    ids = sorted(experiment.experiment_id for experiment in valid if experiment.measures_target)
+    before = await priors_at_version(connection, line, version - 1)
+    changed = {}
+    for name in sorted({intervention, *INTERVENTIONS}):
+        own = [experiment for experiment in valid if experiment.intervention.intervention_type == name]
+        others = [experiment for experiment in valid if experiment.intervention.intervention_type != name]
+        prior = calibrate(name, own, reaches, others)
+        if name == intervention or not _is_alike(prior, before.get(name) or calibrate(name, [], {}, [])):
+            ids = sorted(experiment.experiment_id for experiment in own if experiment.measures_target)
+            changed[name] = (prior.model_copy(update={"version": version}), ids)
     await connection.execute(NEW_VERSION, line, version, catalogue_in_effect().version)
-    await connection.execute(CARRY_OVER, line, version, intervention)
-    await connection.execute(ADD_PRIOR, line, version, intervention, prior.model_dump(mode="json"), ids)
+    await connection.execute(CARRY_OVER, line, version, [*changed])
+    for name, (prior, ids) in changed.items():
+        await connection.execute(ADD_PRIOR, line, version, name, prior.model_dump(mode="json"), ids)
+
+
+def _is_alike(prior: EffectPrior, before: EffectPrior) -> bool:
+    """Whether two priors are the same but for their versions."""
+    return prior.model_copy(update={"version": 0}) == before.model_copy(update={"version": 0})

@@ -23,6 +23,7 @@ __all__ = [
     "draw_base_effect",
     "effect_by_score",
     "prior_interval",
+    "with_quantiles",
     "with_responses",
     "with_tails",
 ]
@@ -91,6 +92,11 @@ def with_responses(prior: EffectPrior) -> EffectPrior:
     if prior.sd == 0:
         return prior
     return _with_scenarios(prior, _scenarios(tuple((prior.mean + prior.sd * SCORES).tolist())))
+
+
+def with_quantiles(prior: EffectPrior, quantiles: tuple[float, ...]) -> EffectPrior:
+    """A prior whose base effect has these quantiles at ``SCORES``, with the uncertain response to other doses."""
+    return _with_scenarios(prior, _scenarios(quantiles))
 
 
 def _with_scenarios(prior: EffectPrior, scenarios: tuple[EffectScenario, ...]) -> EffectPrior:

@@ -151,6 +151,12 @@ class NormalMixture(NamedTuple):
     mean: Floats
     sd: Floats
 
+    @property
+    def equivalent_sd(self) -> float:
+        """Standard deviation of the normal distribution whose 95 % interval is as wide as that of the mixture."""
+        low, high = mixture_quantiles(*self, np.array([-_SIGNIFICANT, _SIGNIFICANT])).tolist()
+        return float(high - low) / (2.0 * _SIGNIFICANT)
+
 
 class Shared(NamedTuple):
     """Posterior of the ``q`` parameters that experiments have in common: mean, covariance, covariance with the mean effect."""
@@ -323,11 +329,11 @@ def _correct_selection(
     log_weight: Floats, mean: Floats, variance: Floats, between: Floats, precision: Floats, observed: Observations
 ) -> Posterior:
     """Reweight the points and move their means by the probability that the experiments are told, at nodes of each mean."""
-    rough = log_weight + _log_told(mean[:, None], between, observed)[:, 0]
+    rough = log_weight + _log_told(mean[:, None], between, precision, observed)[:, 0]
     likely = rough > rough.max() - _UNLIKELY
     log_weight, mean, variance, between, precision = (array[likely] for array in (log_weight, mean, variance, between, precision))
     nodes = mean[:, None] + np.sqrt(variance)[:, None] * _NODES
-    log_nodes = _log_told(nodes, between, observed) + np.log(_NODE_WEIGHTS)
+    log_nodes = _log_told(nodes, between, precision, observed) + np.log(_NODE_WEIGHTS)
     log_factor = _log_sum(log_nodes, axis=1)
     node_weight = np.exp(log_nodes - log_factor[:, None])
     moved = (node_weight * nodes).sum(axis=1)
@@ -337,10 +343,18 @@ def _correct_selection(
     return Posterior(evidence, np.exp(log_weight - evidence), moved, spread, between, precision, observed)
 
 
-def _log_told(mean: Floats, between: Floats, observed: Observations) -> Floats:
-    """Logarithm of the term of selection at means ``(p, nodes)``, summed over how likely results without significance are told."""
-    spread = np.sqrt(observed.total_error**2 + between[:, None, None] ** 2)
-    success = ndtr((mean[..., None] - _SIGNIFICANT * observed.sampling) / spread)
+def _log_told(mean: Floats, between: Floats, precision: Floats, observed: Observations) -> Floats:
+    """Logarithm of the term of selection at means ``(p, nodes)``, summed over how likely results without significance are told.
+
+    What experiments share has made them succeed or fail together: they are told as likely as it is given their effects.
+    """
+    expected, variance = mean[..., None], observed.error**2 + between[:, None] ** 2
+    if observed.loading.size:
+        outer = observed.loading @ observed.loading.T
+        expected = expected + (observed.effect - expected) @ precision @ outer
+        remaining = outer - outer @ precision @ outer
+        variance = variance + np.maximum(np.diagonal(remaining, axis1=1, axis2=2), 0.0)
+    success = ndtr((expected - _SIGNIFICANT * observed.sampling) / np.sqrt(variance)[:, None, :])
     n_failures = int((observed.effect <= _SIGNIFICANT * observed.sampling).sum())
     logs = [
         log_prior + n_failures * np.log(share) - np.log(share + (1.0 - share) * success).sum(axis=-1)

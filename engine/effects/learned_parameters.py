@@ -9,13 +9,29 @@ import numpy as np
 
 from engine.effects.normal_draws import normal_draws
 from schemas.arrays import Floats
-from schemas.effect_priors import LearnedParameters
+from schemas.effect_priors import EffectPrior, LearnedParameters
 from schemas.interventions import moderator_level
 from schemas.levels import level_key
 
-__all__ = ["CHANNEL", "NOTHING_LEARNED", "Moments", "ParameterDraws", "draw_parameters", "learned_parameters", "level_spread"]
+__all__ = [
+    "CHANNEL",
+    "NOTHING_LEARNED",
+    "UNREPORTED_LEVEL_SD",
+    "Moments",
+    "ParameterDraws",
+    "draw_parameters",
+    "learned_parameters",
+    "level_spread",
+]
 
 CHANNEL = "channel:"
+UNREPORTED_LEVEL_SD = 0.15
+"""Standard deviation of a level's deviation from what moderators explain, where no experiment has reported levels of the feature.
+
+It is that of :data:`engine.effects.parameter_learning.LEVEL_SDS`.
+"""
+
+_LEVELS_DEVIATE = 3  # method
 _NEGLIGIBLE = 1e-12
 _DIGITS = 6
 
@@ -62,10 +78,16 @@ def _sum(weights: Sequence[float], rows: Floats) -> Floats:
     return total
 
 
-def level_spread(learned: LearnedParameters, dimension: str, level: str) -> float:
-    """Standard deviation of a subgroup's effect beyond its learned parameters, as a share of the average effect."""
-    if dimension not in learned.dimensions:
+def level_spread(prior: EffectPrior, dimension: str, level: str) -> float:
+    """Standard deviation of a subgroup's effect beyond the parameters that are drawn, as a share of the average effect.
+
+    Methods before the third took subgroups as exactly what moderators explain.
+    """
+    if prior.method < _LEVELS_DEVIATE:
         return 0.0
+    learned = prior.learned
+    if learned is None or dimension not in learned.dimensions:
+        return UNREPORTED_LEVEL_SD
     is_seen = (dimension, level_key(level)) in learned.levels or f"{dimension}={moderator_level(level)}" in learned.names
     return learned.spread if is_seen else learned.unseen
 

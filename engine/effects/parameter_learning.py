@@ -19,6 +19,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,9 +27,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.effects.learned_parameters import CHANNEL
+from engine.effects.learned_parameters import CHANNEL, Moments, learned_parameters
 from schemas.arrays import Flags, Floats
 from schemas.catalogue_in_effect import catalogue_in_effect
+from schemas.effect_priors import LearnedParameters
 from schemas.events import ExperimentResult
 from schemas.filters import conditions
 from schemas.interventions import INTERVENTIONS, MODERATORS, Channel, Moderator, moderator_level
@@ -46,16 +48,18 @@ __all__ = [
     "learn_from_subgroups",
     "loadings",
     "parameters_of",
+    "taught",
 ]
 
 HALVES = ("contacts", "weeks", "intensity")
 
-LEVEL_SDS: Mapping[float, float] = {0.05: 0.4, 0.15: 0.4, 0.40: 0.2}
+LEVEL_SDS: Mapping[float, float] = {0.03: 0.4, 0.10: 0.4, 0.30: 0.2}
 """Standard deviations of levels' deviations, logarithms of a factor, with their prior probabilities."""
 
 OWN_SHARE = 0.25
 """Share of the variance of a level's deviation that is of one campaign only."""
 
+_TAUGHT = 0.02  # change of a parameter's distribution, in its standard deviations
 _COMPLETE = 0.95  # share of an experiment's precision above which the levels of a feature hold all of its people
 
 Level = tuple[str, str]
@@ -68,6 +72,7 @@ class Parameters(NamedTuple):
         names, levels: as for :class:`schemas.effect_priors.LearnedParameters`; the levels follow the names.
         mean, sd: prior in the catalogue, ``(q,)``; 0 for levels.
         deviates: which are about a level that subgroups were reported of, and may deviate beyond the catalogue, ``(q,)``.
+        dimensions: features of whose levels effects were reported.
     """
 
     names: tuple[str, ...]
@@ -75,6 +80,7 @@ class Parameters(NamedTuple):
     mean: Floats
     sd: Floats
     deviates: Flags
+    dimensions: tuple[str, ...]
 
     def about(self, dimension: str, level: str) -> int:
         """Index of the parameter about a level of a feature."""
@@ -110,9 +116,14 @@ class OwnEffects(NamedTuple):
     variance: Floats
 
 
-def parameters_of(results: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> Parameters:
-    """The parameters that any of the experiments on one intervention can tell about."""
-    entry = INTERVENTIONS[results[0].intervention.intervention_type]
+def parameters_of(
+    intervention_type: str,
+    results: Sequence[ExperimentResult],
+    others: Sequence[ExperimentResult],
+    reaches: Mapping[str, Reach],
+) -> Parameters:
+    """The parameters that any of the experiments on one intervention, or the subgroups of others, can tell about."""
+    entry = INTERVENTIONS[intervention_type]
     coefficients = {
         name: prior
         for moderator in MODERATORS
@@ -122,9 +133,9 @@ def parameters_of(results: Sequence[ExperimentResult], reaches: Mapping[str, Rea
             else {f"{moderator.column}={level}": prior for level, prior in moderator.levels.items()}
         ).items()
     }
-    reported = {(group.dimension, group.level) for result in results for group in result.subgroups}
+    reported = {(group.dimension, group.level) for result in (*results, *others) for group in result.subgroups}
     about = {f"{dimension}={moderator_level(level)}" for dimension, level in reported} | {dimension for dimension, _ in reported}
-    for result in results:
+    for result in (*results, *others):
         if (reach := reaches.get(result.experiment_id)) is not None:
             slopes = [reach.slopes, *(group.slopes for group in reach.groups)]
             about |= {name for part in slopes for name, slope in part.items() if slope}
@@ -141,7 +152,7 @@ def parameters_of(results: Sequence[ExperimentResult], reaches: Mapping[str, Rea
     names = (*terms, *(f"{CHANNEL}{channel.value}" for channel in channels), *HALVES)
     mean, sd = np.transpose([*priors, *((0.0, 0.0) for _ in levels)])
     deviates = np.array([*(name in own_terms for name in names), *(True for _ in levels)])
-    return Parameters(names, tuple(levels), mean, sd, deviates)
+    return Parameters(names, tuple(levels), mean, sd, deviates, tuple(sorted({dimension for dimension, _ in reported})))
 
 
 def loadings(
@@ -172,8 +183,9 @@ def loadings(
 def _shares(levels: Sequence[Level], results: Sequence[ExperimentResult]) -> Floats:
     """Share of each level in the people of each experiment, ``(k, levels)``; the usual one where it did not tell."""
     shares = np.array([[_share(result, *level) for level in levels] for result in results]).reshape(len(results), len(levels))
-    usual = np.nanmean(shares, axis=0) if levels else np.zeros(0)
-    return np.where(np.isnan(shares), usual, shares)
+    is_told = ~np.isnan(shares)
+    usual = np.where(is_told, shares, 0.0).sum(axis=0) / np.maximum(is_told.sum(axis=0), 1)
+    return np.where(is_told, shares, usual)
 
 
 def _share(result: ExperimentResult, dimension: str, level: str) -> float:
@@ -214,6 +226,33 @@ def learn_from_subgroups(
     covariance = np.tensordot(weight, [covariance for _, covariance, _ in fitted], axes=1)
     covariance += ((means - mean) * weight[:, None]).T @ (means - mean)
     return Beliefs(mean, covariance, float(weight @ np.square([*LEVEL_SDS])))
+
+
+def taught(parameters: Parameters, moments: Moments, beliefs: Beliefs) -> LearnedParameters | None:
+    """What is stored of the parameters: those that differ from the catalogue, and all levels; None where there are none.
+
+    Args:
+        parameters: of which experiments could tell.
+        moments: their posterior; means are differences from the catalogue.
+        beliefs: of the levels.
+    """
+    prior_sd = np.sqrt(np.diagonal(Beliefs.of_catalogue(parameters).covariance))
+    narrowed = np.abs(prior_sd - np.sqrt(np.diagonal(moments.covariance)))
+    differs = np.abs(moments.mean) + np.abs(moments.with_score) + narrowed > _TAUGHT * prior_sd
+    n = len(parameters.names)
+    differs[n:] = True
+    if not differs.any():
+        return None
+    level_sd = math.sqrt(beliefs.level_variance) if parameters.dimensions else 0.0
+    return learned_parameters(
+        [name for name, is_taught in zip(parameters.names, differs[:n], strict=True) if is_taught],
+        parameters.levels,
+        Moments(
+            (parameters.mean + moments.mean)[differs], moments.covariance[np.ix_(differs, differs)], moments.with_score[differs]
+        ),
+        parameters.dimensions,
+        (math.sqrt(OWN_SHARE) * level_sd, level_sd),
+    )
 
 
 def _in_order(group: SubgroupResult) -> tuple[str, str]:

@@ -140,9 +140,14 @@ def require_meant(experiment: ExperimentResult) -> None:
             )
 
 
-def calibrated_prior(intervention: str, experiments: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
-    """The catalogue prior of an intervention, calibrated by the results of its experiments."""
-    return calibrate(catalogue_prior(intervention), experiments, reaches)
+def calibrated_prior(
+    intervention: str,
+    experiments: Sequence[ExperimentResult],
+    reaches: Mapping[str, Reach],
+    others: Sequence[ExperimentResult] = (),
+) -> EffectPrior:
+    """The catalogue prior of an intervention, calibrated by the results of its experiments and of those on other interventions."""
+    return calibrate(catalogue_prior(intervention), experiments, reaches, others)
 
 
 async def _prior_without(pool: Pool, experiment: ExperimentResult) -> EffectPrior:

@@ -25,7 +25,7 @@ from sql.experiment_store import (
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LINE = "hcp:kisqali:prescribing_change"
-EMAIL, SPEAKER = "email_campaign", "speaker_program_invitation"
+EMAIL, SPEAKER, PEERS = "email_campaign", "speaker_program_invitation", "peer_to_peer_referral"
 
 
 def an_experiment(experiment_id: str, effect: float = 0.1, intervention: str = EMAIL, day: int = 0) -> ExperimentResult:
@@ -42,7 +42,12 @@ def an_experiment(experiment_id: str, effect: float = 0.1, intervention: str = E
     )
 
 
-def average(intervention: str, results: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
+def average(
+    intervention: str,
+    results: Sequence[ExperimentResult],
+    reaches: Mapping[str, Reach],
+    _others: Sequence[ExperimentResult],
+) -> EffectPrior:
     """The mean effect: a calibration whose result is plain to see."""
     effects = [
         result.effect / (reaches[result.experiment_id].mean if result.experiment_id in reaches else 1.0) for result in results
@@ -67,6 +72,35 @@ async def test_an_experiment_on_another_intervention_does_not_change_a_prior(poo
     assert await current_version(pool, LINE) == 2
     assert await current_priors(pool, LINE) == {EMAIL: email.prior, SPEAKER: speaker.prior}
     assert (email.prior.version, speaker.prior.version) == (1, 2)
+
+
+async def test_an_experiment_changes_the_priors_of_others_that_it_teaches_and_no_others(pool: Pool) -> None:
+    """Here an intervention without experiments takes half the effect of the e-mails, and one with its own takes nothing."""
+
+    def borrowing(
+        intervention: str,
+        results: Sequence[ExperimentResult],
+        reaches: Mapping[str, Reach],
+        others: Sequence[ExperimentResult],
+    ) -> EffectPrior:
+        emails = [other for other in others if other.intervention.intervention_type == EMAIL]
+        if results or intervention != PEERS:
+            return average(intervention, results, reaches, others)
+        half = average(intervention, emails, reaches, ())
+        return half.model_copy(update={"mean": half.mean / 2, "n_experiments": 0})
+
+    await add_experiment(pool, an_experiment("a", 0.1), borrowing)
+    speaker = await add_experiment(pool, an_experiment("b", 0.2, SPEAKER), borrowing)
+    priors = await current_priors(pool, LINE)
+    assert {name: (prior.mean, prior.version) for name, prior in priors.items()} == {
+        EMAIL: (0.1, 1),
+        SPEAKER: (0.2, 2),
+        PEERS: (0.05, 1),
+    }
+    assert speaker.experiments == ("b",)
+    await add_experiment(pool, withdrawn(an_experiment("a", 0.1)), borrowing)
+    assert (await current_priors(pool, LINE))[PEERS].mean == 0.0
+    assert await priors_at_version(pool, LINE, 2) == priors
 
 
 async def test_the_same_experiment_again_changes_nothing_and_returns_the_same(pool: Pool) -> None:
@@ -157,15 +191,20 @@ async def test_priors_of_an_older_method_are_computed_again_once_and_their_versi
     await add_experiment(pool, an_experiment("a"), average)
     await add_experiment(pool, an_experiment("b", intervention=SPEAKER), average)
 
-    def present(intervention: str, results: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
-        return average(intervention, results, reaches).model_copy(update={"method": 2})
+    def present(
+        intervention: str,
+        results: Sequence[ExperimentResult],
+        reaches: Mapping[str, Reach],
+        others: Sequence[ExperimentResult],
+    ) -> EffectPrior:
+        return average(intervention, results, reaches, others).model_copy(update={"method": 2})
 
     renewed = await renew_priors(pool, present, 2)
     assert {(event.prior.intervention_type, event.prior.method) for event in renewed} == {(EMAIL, 2), (SPEAKER, 2)}
     assert {prior.method for prior in (await current_priors(pool, LINE)).values()} == {2}
     assert (await priors_at_version(pool, LINE, 2))[EMAIL].method == 1
     assert await renew_priors(pool, present, 2) == []
-    assert await current_version(pool, LINE) == 4
+    assert await current_version(pool, LINE) == 3
 
 
 async def test_withdrawing_an_experiment_makes_a_new_version_without_it(pool: Pool) -> None:

@@ -113,25 +113,36 @@ def test_quantiles_of_a_mixture_are_those_of_its_distribution_function():
 
 
 def test_what_experiments_share_is_learned_as_in_sums_over_a_fine_grid():
-    """One kind of worlds; both experiments owe a part of their effects to one parameter, one of them twice as much."""
+    """One kind of worlds; both experiments owe a part of their effects to one parameter, one of them twice as much.
+
+    They are told in any case, so that the term of selection is without influence.
+    """
     alone = Components(np.zeros(1), np.array([MEAN]), np.array([SD]), np.array([SD]))
     effects, error, loading = np.array([0.03, 0.09]), np.array([0.004, 0.004]), np.array([[0.02], [0.04]])
-    observed = Observations(effects, error, 1e-9 * error, np.arange(2), loading)
+    observed = Observations(effects, error, np.full(2, -np.inf), np.arange(2), loading)
     shared = fit(alone, observed).shared()
     means, parameters = np.linspace(-0.1, 0.2, 301), np.linspace(-5, 5, 401)
     between_prior = stats.f.pdf((GRID / BETWEEN_SCALE) ** 2 / 2, 2, 6) * GRID**2
     weight = np.zeros((len(means), len(parameters)))
     for between, prior in zip(SD * GRID, between_prior, strict=True):
         density = stats.norm.pdf(effects, means[:, None, None] + parameters[:, None] * loading[:, 0], np.hypot(error, between))
-        success = stats.norm.cdf(means[:, None] / np.sqrt(error**2 + loading[:, 0] ** 2 + between**2))
-        told = sum(p / (q + (1 - q) * success).prod(axis=1) for p, q in [(0.7, 1.0), (0.1, 0.3), (0.1, 0.1), (0.1, 0.02)])
-        weight += prior * density.prod(axis=-1) * told[:, None]
+        weight += prior * density.prod(axis=-1)
     weight *= stats.norm.pdf(means, MEAN, SD)[:, None] * stats.norm.pdf(parameters)
     weight /= weight.sum()
     mean, mean_effect = float(weight.sum(axis=0) @ parameters), float(weight.sum(axis=1) @ means)
     assert shared.mean[0] == pytest.approx(mean, rel=0.01)
     assert shared.covariance[0, 0] == pytest.approx(float(weight.sum(axis=0) @ parameters**2) - mean**2, rel=0.01)
     assert shared.with_effect[0] == pytest.approx(float(means @ weight @ parameters) - mean * mean_effect, rel=0.01)
+
+
+def test_successes_that_experiments_owe_to_what_they_share_are_no_sign_of_harm():
+    """Sixteen clear successes with a common uncertain part: were each told by chance alone, a harmful mean would explain them."""
+    effects, error = np.linspace(0.03, 0.09, 16), np.full(16, 0.006)
+    observed = Observations(effects, error, error, np.arange(16), np.full((16, 1), 0.015))
+    posterior = fit(COMPONENTS, observed)
+    low, _ = mixture_quantiles(posterior.weight, posterior.mean, np.sqrt(posterior.variance), stats.norm.ppf([0.025, 0.975]))
+    assert float(posterior.weight @ posterior.mean) == pytest.approx(0.058, abs=0.01)
+    assert low > 0.0
 
 
 def test_true_effects_of_experiments_shrink_toward_their_mean_by_their_noise():

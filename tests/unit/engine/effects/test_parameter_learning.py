@@ -54,7 +54,7 @@ def halves(first: float, second: float, error: float = 0.01, levels=("cardiology
 
 
 def learned(*results: ExperimentResult) -> tuple[Beliefs, dict]:
-    parameters = parameters_of(results, {})
+    parameters = parameters_of(PRIOR.intervention_type, results, [], {})
     own = OwnEffects(np.full(len(results), 0.05), np.zeros(len(results)))
     beliefs = learn_from_subgroups(parameters, results, {}, own)
     names = [*parameters.names, *parameters.levels]
@@ -99,7 +99,7 @@ def test_a_level_beside_all_others_is_compared_with_the_rest_of_the_experiment()
 
 
 def test_an_experiment_without_an_effect_teaches_nothing_about_who_responds():
-    parameters = parameters_of([result := halves(0.02, -0.02)], {})
+    parameters = parameters_of(PRIOR.intervention_type, [result := halves(0.02, -0.02)], [], {})
     beliefs = learn_from_subgroups(parameters, [result], {}, OwnEffects(np.zeros(1), np.zeros(1)))
     assert beliefs.mean == pytest.approx(0.0)
     assert np.diagonal(beliefs.covariance) == pytest.approx(np.diagonal(Beliefs.of_catalogue(parameters).covariance))

@@ -1,0 +1,154 @@
+"""The posterior of base effects given experiments, for each shape of the response to dose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.effects.base_effect import RESPONSES, Response
+from engine.effects.effect_model import dose_response, draw_dose, reference_dose, tested_dose, typical_dose
+from engine.effects.effect_posterior import Observations, Posterior, fit, prior_components
+from engine.effects.parameter_learning import Beliefs, OwnEffects, Parameters, loadings
+from schemas.arrays import Floats
+from schemas.catalogue_in_effect import catalogue_in_effect
+from schemas.effect_priors import EffectPrior
+from schemas.events import ExperimentResult
+from schemas.simulation_models import InterventionConfig, Reach
+
+__all__ = ["Inputs", "ResponseFit", "dose_reach", "fit_responses", "own_effects", "square_root", "variant_numbers"]
+
+_DOSE_DRAWS = 1000
+_SEVERAL_CHANNELS = 0.25
+"""Uncertainty of the reach, as a share of it, where an experiment used several channels: nobody knows which one had the effect."""
+
+_NEGLIGIBLE = 1e-3  # weight of a shape of the response
+
+
+class Inputs(NamedTuple):
+    """What a calibration is given, and the parameters that it can learn."""
+
+    prior: EffectPrior
+    results: Sequence[ExperimentResult]
+    reaches: Mapping[str, Reach]
+    parameters: Parameters
+
+
+class ResponseFit(NamedTuple):
+    """The posterior if the response has one shape, the weight of this shape, and the reach of each experiment, ``(k,)``."""
+
+    response: Response
+    weight: float
+    posterior: Posterior
+    reach: Floats
+
+
+def fit_responses(inputs: Inputs, beliefs: Beliefs) -> list[ResponseFit]:
+    """The posterior for each shape of the response that is not negligible, with its weight."""
+    root = square_root(beliefs.covariance)
+    fitted = [_fit(inputs, response, beliefs, root) for response in RESPONSES]
+    weight = _weights([posterior.log_evidence for posterior, _ in fitted])
+    likely = np.flatnonzero(weight >= _NEGLIGIBLE)
+    weight = weight[likely] / weight[likely].sum()
+    return [ResponseFit(RESPONSES[i], share, *fitted[i]) for i, share in zip(likely.tolist(), weight.tolist(), strict=True)]
+
+
+def _fit(inputs: Inputs, response: Response, beliefs: Beliefs, root: Floats) -> tuple[Posterior, Floats]:
+    """The posterior if the response has this shape, and the reaches; its evidence is that of the effects as they were observed.
+
+    The uncertainty of the reach is scaled by the effect that the prior expects, not by the observed one: the next campaign at that
+    dose has the same uncertainty, so a surprising result must not be attributed to it.
+    """
+    prior, results = inputs.prior, inputs.results
+    rows = [_base_effect(result, inputs.reaches.get(result.experiment_id), response) for result in results]
+    effect, sampling, reach, doubt = np.transpose(rows)
+    scale = float(np.hypot(prior.mean, prior.sd))
+    slopes = loadings(inputs.parameters, results, inputs.reaches, partial(_half_slopes, response=response))
+    slopes = slopes * _explained(inputs.parameters, slopes, doubt)[:, None]
+    several = np.array([_SEVERAL_CHANNELS if len(result.channels) > 1 else 0.0 for result in results])
+    left = np.hypot(several, np.sqrt(np.maximum(doubt**2 - slopes**2 @ inputs.parameters.sd**2, 0.0)))
+    observed = Observations(
+        effect - scale * (slopes @ beliefs.mean),
+        np.hypot(sampling, scale * left),
+        sampling,
+        variant_numbers(results),
+        scale * (slopes @ root),
+    )
+    posterior = fit(prior_components(prior.mean, prior.sd), observed)
+    return replace(posterior, log_evidence=posterior.log_evidence - float(np.log(reach).sum())), reach
+
+
+def _explained(parameters: Parameters, slopes: Floats, doubt: Floats) -> Floats:
+    """Factor of each experiment's loadings, such that they explain at most the uncertainty of its reach, ``(k,)``."""
+    explained = np.sqrt(slopes**2 @ parameters.sd**2)
+    return np.where(explained > doubt, doubt / np.where(explained > 0, explained, 1.0), 1.0)
+
+
+def _half_slopes(result: ExperimentResult, response: Response) -> tuple[float, ...]:
+    """Growth of the logarithm of the response by that of each dose of half the maximal one."""
+    halves, tested, usual = typical_dose(result.intervention, *response[:3]), tested_dose(result.intervention), reference_dose()
+    return (
+        _half_slope(tested.contacts, usual.contacts, halves.half_contacts),
+        _half_slope(tested.weeks, usual.weeks, halves.half_weeks),
+        _half_slope(tested.intensity, usual.intensity, halves.half_intensity),
+    )
+
+
+def _half_slope(amount: float, reference: float, half: float | Floats) -> float:
+    """Derivative of ``log(amount / (amount + half)) - log(reference / (reference + half))`` by ``log(half)``."""
+    return float(half / (reference + half) - half / (amount + half))
+
+
+def square_root(covariance: Floats) -> Floats:
+    """A matrix whose product with its transpose is ``covariance``, ``(q, q)``."""
+    own, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.maximum(own, 0.0)))
+
+
+def own_effects(fits: Sequence[ResponseFit]) -> OwnEffects:
+    """Posterior mean and variance of the effect of each experiment in its own people, at its own dose."""
+    moments = [(fit.weight, fit.reach, *fit.posterior.campaigns()) for fit in fits]
+    mean = sum(weight * reach * first for weight, reach, first, _ in moments)
+    square = sum(weight * reach**2 * second for weight, reach, _, second in moments)
+    return OwnEffects(np.asarray(mean), np.maximum(square - mean**2, 0.0))
+
+
+def variant_numbers(results: Sequence[ExperimentResult]) -> npt.NDArray[np.intp]:
+    """Number of each result's variant, in order; one without a name is alone."""
+    is_new = [
+        number == 0 or result.variant is None or result.variant != results[number - 1].variant
+        for number, result in enumerate(results)
+    ]
+    return np.cumsum(is_new) - 1
+
+
+def _weights(log_evidence: Sequence[float]) -> Floats:
+    log_weight = np.log([response.probability for response in RESPONSES]) + np.array(log_evidence)
+    weight = np.exp(log_weight - log_weight.max())
+    return np.asarray(weight / weight.sum())
+
+
+def _base_effect(experiment: ExperimentResult, reach: Reach | None, response: Response) -> tuple[float, float, float, float]:
+    """Base effect estimated by an experiment, its standard error, its reach, and the reach's relative standard deviation."""
+    catalogue = catalogue_in_effect().sha256
+    reach = reach or dose_reach(experiment.intervention, catalogue)
+    mean = reach.mean * _relative_response(experiment.intervention.model_copy(update={"variant": None}), response, catalogue)
+    return experiment.effect / mean, experiment.standard_error / mean, mean, reach.sd / reach.mean
+
+
+@lru_cache(maxsize=4096)
+def _relative_response(config: InterventionConfig, response: Response, _catalogue: str) -> float:
+    """Response to the dose of an experiment if it has this shape, as a multiple of that in the catalogue."""
+    learned = typical_dose(config, response.contacts, response.weeks, response.intensity)
+    return float(dose_response(config, learned) / dose_response(config, typical_dose(config)))
+
+
+@lru_cache(maxsize=256)
+def dose_reach(config: InterventionConfig, _catalogue: str) -> Reach:
+    """Reach of a campaign in average people: that of its dose."""
+    drawn = np.broadcast_to(dose_response(config, draw_dose(config, _DOSE_DRAWS, seed=0)), _DOSE_DRAWS)
+    return Reach(mean=float(drawn.mean()), sd=float(drawn.std()))
