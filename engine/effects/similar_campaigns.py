@@ -27,7 +27,7 @@ from schemas.simulation_models import Reach
 __all__ = ["BORROWED_SPREAD", "borrow", "effects_elsewhere"]
 
 BORROWED_SPREAD = 0.5
-"""Standard deviation of a campaign's factor on the catalogue's effect around that of a similar one, as a share of it (at least of 1).
+"""Standard deviation of a campaign's factor on the catalogue's effect around that of a similar one, as a share of it (or of 1).
 
 An assumption, a little wider than the catalogue's own uncertainty of 0.4: no set of trials of one company's campaigns is public.
 """
