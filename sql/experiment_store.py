@@ -266,12 +266,12 @@ def content_digest(experiment: ExperimentResult) -> bytes:
 async def _add_version(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> None:
     """Add the version of today's valid experiments: priors of the intervention, and of others that they change."""
     version = await newest_version(connection, line) + 1
-    stored = [row for row in await experiments(connection, line) if not row.experiment.withdrawn]
-    reaches = {row.experiment.experiment_id: row.reach for row in stored if row.reach is not None}
-    valid = [row.experiment for row in stored]
+    stored = await experiments(connection, line)
+    valid = [row.experiment for row in stored if not row.experiment.withdrawn]
+    reaches = {row.experiment.experiment_id: row.reach for row in stored if row.reach is not None and not row.experiment.withdrawn}
     before = await priors_at_version(connection, line, version - 1)
     changed = {}
-    for name in sorted({intervention, *INTERVENTIONS}):
+    for name in sorted({intervention, *_may_learn(intervention, [row.experiment for row in stored])}):
         own = [experiment for experiment in valid if experiment.intervention.intervention_type == name]
         others = [experiment for experiment in valid if experiment.intervention.intervention_type != name]
         prior = calibrate(name, own, reaches, others)
@@ -282,6 +282,13 @@ async def _add_version(connection: Connection, line: str, intervention: str, cal
     await connection.execute(CARRY_OVER, line, version, [*changed])
     for name, (prior, ids) in changed.items():
         await connection.execute(ADD_PRIOR, line, version, name, prior.model_dump(mode="json"), ids)
+
+
+def _may_learn(intervention: str, stored: Sequence[ExperimentResult]) -> set[str]:
+    """Interventions whose priors may change with the experiments on another: all by its subgroups, else those without their own."""
+    if any(result.subgroups for result in stored if result.intervention.intervention_type == intervention):
+        return set(INTERVENTIONS)
+    return set(INTERVENTIONS) - {result.intervention.intervention_type for result in stored if not result.withdrawn}
 
 
 def _is_alike(prior: EffectPrior, before: EffectPrior) -> bool:

@@ -84,7 +84,7 @@ HARMS = 0.02
 BETWEEN_VARIANTS = 0.75
 """Share of the variance between campaigns that is between variants; the rest is between campaigns with the same one."""
 
-UNUSUAL = 0.04
+UNUSUAL = 0.05
 """Probability that the next campaign differs from the mean by several times as much as campaigns usually do.
 
 True effects of trials have longer tails than a normal distribution (Baker, Jackson 2008; Lee, Thompson 2008). A few experiments
