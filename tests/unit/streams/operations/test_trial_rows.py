@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine import TwinGenerator
 from engine.experiments import analyse_trial
 from engine.sample_tables import sample_hcps
-from engine.twins import TwinModel
 from schemas import TWIN_TYPES, PopulationFilter, TwinType
 from streams.operations.trial_rows import TrialColumns, TrialRefused, TrialRows, analyse_rows, read_rows
 from streams.tables import TableOptions
+from tests.models import hcp_model
 
 TARGET = TWIN_TYPES[TwinType.HCP].target()
 
@@ -29,13 +28,6 @@ def pilot(n: int = 400, effect: float = 0.05, **columns: Any) -> pd.DataFrame:
 
 def names(*first: str) -> list[str]:
     return [*first, *(f"N{row:04}" for row in range(len(first), 400))]
-
-
-@pytest.fixture(scope="module")
-def hcp_model() -> TwinModel:
-    generator = TwinGenerator("hcp", "kisqali", model_type="RandomForest", n_jobs=1, seed=0)
-    generator.train(sample_hcps(1000, np.random.default_rng(0)), "prescribing_change")
-    return generator.model
 
 
 def read(frame: pd.DataFrame, folder: Path, accept: bool = False, **columns: Any) -> TrialRows:
@@ -54,13 +46,14 @@ def test_rows_are_analysed_by_arm_with_the_dimensions_that_they_have(tmp_path: P
     assert analysed.remarks[-1] == "not adjusted for the twin's prediction: the line has no champion"
 
 
-def test_the_twins_prediction_narrows_the_error_of_rows_that_have_its_features(tmp_path: Path, hcp_model: TwinModel) -> None:
-    analysis = analyse_rows(read(pilot(), tmp_path), hcp_model, PopulationFilter()).analysis
+def test_the_twins_prediction_narrows_the_error_of_rows_that_have_its_features(tmp_path: Path) -> None:
+    analysis = analyse_rows(read(pilot(), tmp_path), hcp_model(), PopulationFilter()).analysis
     assert analysis.covariates == ("the twin's prediction",)
     assert analysis.saved > 0.2
     bare = pilot()[["npi", "arm", "prescribing_change"]]
     assert (
-        "the table has none of the model's features" in analyse_rows(read(bare, tmp_path), hcp_model, PopulationFilter()).remarks[0]
+        "the table has none of the model's features"
+        in analyse_rows(read(bare, tmp_path), hcp_model(), PopulationFilter()).remarks[0]
     )
 
 
