@@ -31,6 +31,8 @@ from tests.bench.outcomes import outcome_figures
 from tests.bench.populations import population_figure
 from tests.bench.recovery import recovery_figure
 from tests.bench.report import format_json, format_table
+from tests.bench.requests import request_figures
+from tests.bench.sizes import size_figures
 from tests.bench.tables import Measured, measured_tables
 from tests.bench.twins import generation_figure, simulation_figure
 
@@ -44,6 +46,8 @@ OF_STACK: dict[str, Callable[[Measured, Settings], Sequence[Figure]]] = {
     "population": lambda table, settings: [population_figure(table, settings)],
     "memory": lambda _, settings: memory_figures(settings),
     "recovery": lambda table, settings: [recovery_figure(table, settings)],
+    "requests": request_figures,
+    "sizes": size_figures,
 }
 TIMED = "outcomes"
 PARTS = (*OF_TABLES, *OF_SAMPLE, *OF_STACK, TIMED)

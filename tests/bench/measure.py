@@ -13,9 +13,9 @@ __all__ = ["Aim", "Figure", "Times", "interleaved"]
 
 
 class Aim(NamedTuple):
-    """The target of a figure: an upper limit of ratio, own value or shortfall from the baseline; a lower limit of a rate."""
+    """The target of a figure: an upper limit of ratio, own value, excess over the baseline or shortfall; a lower one of a rate."""
 
-    measure: Literal["ratio", "ours", "shortfall", "rate"]
+    measure: Literal["ratio", "ours", "excess", "shortfall", "rate"]
     limit: float
 
 
@@ -45,7 +45,8 @@ class Figure:
             return None
         if self.aim.measure == "rate":
             return self.ours >= self.aim.limit
-        values = {"ratio": self.ratio, "ours": self.ours, "shortfall": self.baseline - self.ours}
+        excess = self.ours - self.baseline
+        values = {"ratio": self.ratio, "ours": self.ours, "excess": excess, "shortfall": -excess}
         return values[self.aim.measure] <= self.aim.limit
 
 
