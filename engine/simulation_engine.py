@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
 from uuid import UUID, uuid5
@@ -26,12 +26,12 @@ from engine.effects import (
     EmptyPopulation,
     Groups,
     ParameterDraws,
+    PreparedTwins,
     average_change,
     best_choice,
     better_alternative_text,
     build_design,
     catalogue_prior,
-    change_per_effect,
     compare_alternatives,
     dose_response,
     draw_base_effect,
@@ -85,7 +85,7 @@ class SimulationEngine:
     """Simulates interventions on one population.
 
     Args:
-        population: the twins.
+        population: the twins; those that were prepared before are not prepared again.
         priors: prior effect of interventions by their type; for the others the catalogue's prior is used.
         min_effect_threshold: smallest effect worth a deployment, a fraction on the target's scale, in (0, 1).
         confidence_threshold: probability that a recommendation needs, in (0.5, 1).
@@ -124,7 +124,7 @@ class SimulationEngine:
 
     def __init__(
         self,
-        population: TwinPopulation,
+        population: TwinPopulation | PreparedTwins,
         *,
         priors: Mapping[str, EffectPrior] | None = None,
         min_effect_threshold: float = 0.05,
@@ -140,7 +140,8 @@ class SimulationEngine:
         require_between("confidence_level", confidence_level, 0.0, 1.0)
         if n_draws < 100:
             raise ValueError(f"n_draws {n_draws} is too few for an interval: at least 100 are needed")
-        self.population = population
+        self._twins = population if isinstance(population, PreparedTwins) else PreparedTwins(population)
+        self.population = self._twins.population
         self.catalogue = catalogue
         if catalogue is not None:
             vars(self)["INTERVENTION_EFFECTS"] = catalogue.base_effects  # over the view of the class
@@ -151,8 +152,7 @@ class SimulationEngine:
         self.require_test = require_test
         self.confidence_level = confidence_level
         self.n_draws = n_draws
-        self.seed = population.seed if seed is None else seed
-        self._designs: dict[tuple[tuple[str, str], ...], Design] = {}
+        self.seed = self.population.seed if seed is None else seed
 
     @under_own_catalogue
     def simulate(
@@ -252,7 +252,7 @@ class SimulationEngine:
     @under_own_catalogue
     def twin_changes(self, intervention: InterventionConfig) -> Floats:
         """Expected change of each twin's outcome, in units of the target with its own sign, shape ``(n,)``; nan where unknown."""
-        return self.twin_effects(intervention) * self._per_effect
+        return self.twin_effects(intervention) * self._twins.per_effect
 
     @under_own_catalogue
     def reach(self, intervention: InterventionConfig, filters: Filters = None, subgroups: Iterable[tuple[str, str]] = ()) -> Reach:
@@ -270,7 +270,7 @@ class SimulationEngine:
             EmptyPopulation, ValueError: as :meth:`simulate`.
         """
         mask = select_twins(self.population, filters)
-        design = self._design(()).select(mask)
+        design = self._twins.design(()).select(mask)
         average = self._scale_by_dose(design, intervention, BaseEffect(np.ones(self.n_draws))).average
         return measure_reach(average, design, intervention.channel, self.population.columns, mask, subgroups)
 
@@ -291,21 +291,6 @@ class SimulationEngine:
         draws = EffectDraws(effects, np.zeros((0, len(effects))), scale, np.zeros((0, self.n_draws)))
         return self._by_dimension({"group": grouping}, draws, lambda _dimension, _level: True)
 
-    def _design(self, levels: tuple[tuple[str, str], ...]) -> Design:
-        """The design of all twins, with terms for the deviations of ``levels``."""
-        if levels not in self._designs:
-            self._designs[levels] = build_design(self.population.columns, levels)
-        return self._designs[levels]
-
-    @cached_property
-    def _groups(self) -> dict[str, Groups]:
-        columns, dimensions = self.population.columns, TWIN_TYPES[self.population.twin_type].dimensions
-        return {name: group_by_level(columns.levels(name)) for name in dimensions if name in columns}
-
-    @cached_property
-    def _per_effect(self) -> Floats:
-        return change_per_effect(self._target, self.population.frame)
-
     @property
     def _target(self) -> Target:
         return TWIN_TYPES[self.population.twin_type].target(self.population.target)
@@ -315,7 +300,7 @@ class SimulationEngine:
 
     def _draw(self, intervention: InterventionConfig, mask: Flags | None = None, real_rows: float | None = None) -> EffectDraws:
         """Draws on the twins where ``mask`` ``(n,)`` is true, which are based on this number of real rows."""
-        design = self._design(_levels(self._prior(intervention)))
+        design = self._twins.design(_levels(self._prior(intervention)))
         draws = self._draw_on(design if mask is None else design.select(mask), intervention)
         return replace(draws, real_rows=real_rows, seed=self.seed)
 
@@ -337,9 +322,9 @@ class SimulationEngine:
         )
 
     def _heterogeneity(self, draws: EffectDraws, mask: Flags, prior: EffectPrior) -> EffectHeterogeneity:
-        groupings = {name: groups.select(mask) for name, groups in self._groups.items()}
+        groupings = {name: groups.select(mask) for name, groups in self._twins.groups.items()}
         effects = self._by_dimension(groupings, draws, partial(is_moderated, learned=prior.learned), partial(level_spread, prior))
-        absent = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in self._groups]
+        absent = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in self._twins.groups]
         same = [name for name, groups in effects.by_dimension.items() if not any(group.moderated for group in groups)]
         skipped = dict.fromkeys(absent, "these twins do not have this column")
         return effects.model_copy(update={"skipped": skipped, "unmoderated": dict.fromkeys(same, NO_MODERATOR)})
@@ -376,7 +361,7 @@ class SimulationEngine:
 
     def _required_sample_size(self, mask: Flags, spread: OutcomeSpread | None) -> dict[str, Any]:
         """Size of a real experiment that detects ``min_effect_threshold``; the reason under ``missing`` where it is undefined."""
-        per_effect, outcome_sd = np.abs(self._per_effect[mask]), spread.sd if spread else self._outcome_sd(mask)
+        per_effect, outcome_sd = np.abs(self._twins.per_effect[mask]), spread.sd if spread else self._outcome_sd(mask)
         per_effect = per_effect[np.isfinite(per_effect)]
         if outcome_sd is None:
             return {"missing": f"these twins have no drawn {self._target.name}, so its variance is unknown"}
@@ -403,7 +388,7 @@ class SimulationEngine:
         return standard_deviation(frame[name].to_numpy(dtype=float)[mask]) if name in frame else None
 
     def _change(self, draws: EffectDraws, mask: Flags) -> OutcomeChange | None:
-        average = average_change(draws, self._per_effect[mask], self.confidence_level)
+        average = average_change(draws, self._twins.per_effect[mask], self.confidence_level)
         if average is None:
             return None
         estimate, lower, upper = average

@@ -22,6 +22,7 @@ from engine.effects.learned_parameters import NOTHING_LEARNED, ParameterDraws, d
 from engine.effects.normal_draws import normal_draws
 from engine.effects.outcome_changes import average_change, change_per_effect, unknown_base
 from engine.effects.population_filter import EmptyPopulation, select_twins
+from engine.effects.prepared_twins import PreparedTwins
 from engine.effects.reach import measure_reach
 from engine.effects.recommendation import Criteria, Recommendation, dose_distance, effect_text, recommend
 from engine.effects.result_warnings import realism_warnings, result_warnings
@@ -47,6 +48,7 @@ __all__ = [
     "EmptyPopulation",
     "Groups",
     "ParameterDraws",
+    "PreparedTwins",
     "Recommendation",
     "SampleSize",
     "Summary",

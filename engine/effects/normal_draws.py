@@ -27,6 +27,11 @@ def normal_draws(rows: int, n_draws: int, seed: int, purpose: str) -> Floats:
         >>> drawn.shape, abs(round(float(drawn.mean()), 12))
         ((1, 1000), 0.0)
     """
+    return _drawn(rows, n_draws, seed, purpose).copy()
+
+
+@lru_cache(maxsize=128)  # simulations on the same twins have the same seed
+def _drawn(rows: int, n_draws: int, seed: int, purpose: str) -> Floats:
     rng = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
     drawn = np.tile(strata(n_draws), (rows, 1))
     rng.permuted(drawn, axis=1, out=drawn)

@@ -27,7 +27,7 @@ from engine.twins.outcome_model import (
 from engine.twins.realism_assessment import TooFewRows, learn_joint
 from engine.twins.target_scale import few_implausible, scale_problem
 from engine.twins.training_table import MIN_SAMPLES, ClinicalData, TrainingTable, build_training_table, identifier_warnings
-from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel, population_id
+from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel, common_seed, population_id
 
 __all__ = [
     "FOLDS",
@@ -45,6 +45,7 @@ __all__ = [
     "TrainingTable",
     "TwinModel",
     "build_training_table",
+    "common_seed",
     "conformal_quantile",
     "cross_check",
     "cross_fit",

@@ -36,7 +36,7 @@ from schemas.relations import Relation
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, TwinPopulation
 from schemas.twin_types import TwinType
 
-__all__ = ["INTERVAL_LEVEL", "ModelParts", "TwinModel", "population_id"]
+__all__ = ["INTERVAL_LEVEL", "ModelParts", "TwinModel", "common_seed", "population_id"]
 
 
 INTERVAL_LEVEL = 0.95
@@ -46,6 +46,16 @@ def population_id(model_id: UUID, twin_type: TwinType, n: int, filters: Filters,
     """Id of the population that a model of this twin type generates from these arguments; the model itself is not needed."""
     canonical = canonical_filters(twin_type, filters)
     return uuid5(model_id, repr((n, sorted(canonical.items()), seed)))
+
+
+def common_seed(model_id: UUID, twin_type: TwinType, filters: Filters) -> int:
+    """The seed in [0, 2**63) of all simulations that name none, so that campaigns are compared on the same twins and draws.
+
+    References:
+        Glasserman, Yao (1992), Some guidelines and guarantees for common random numbers. Management Science 38.
+    """
+    canonical = canonical_filters(twin_type, filters)
+    return uuid5(model_id, f"seed {sorted(canonical.items())!r}").int % 2**63
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""What all simulations on one population derive from it alone, computed once and shared by them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from engine.effects.effect_model import Design, build_design
+from engine.effects.outcome_changes import change_per_effect
+from engine.effects.subgroups import Groups, group_by_level
+from schemas.arrays import Floats
+from schemas.twin_models import TwinPopulation
+from schemas.twin_types import TWIN_TYPES
+
+__all__ = ["PreparedTwins"]
+
+
+class PreparedTwins:
+    """A population with its moderators, its groups, and the change of each outcome for an effect of 1, each at its first use.
+
+    They follow the catalogue that is in effect then. Nothing in them depends on an intervention, a prior or a seed: a result on
+    twins that were prepared before equals that on the same twins prepared again, bit for bit.
+    """
+
+    def __init__(self, population: TwinPopulation) -> None:
+        self.population = population
+        self._designs: dict[tuple[tuple[str, str], ...], Design] = {}
+
+    def design(self, levels: tuple[tuple[str, str], ...] = ()) -> Design:
+        """Moderators of the twins, with terms for the deviations of ``levels``, pairs of a feature and its level."""
+        if levels not in self._designs:
+            self._designs[levels] = build_design(self.population.columns, levels)
+        return self._designs[levels]
+
+    @cached_property
+    def groups(self) -> dict[str, Groups]:
+        """The groups of the twins by dimension."""
+        columns, dimensions = self.population.columns, TWIN_TYPES[self.population.twin_type].dimensions
+        return {name: group_by_level(columns.levels(name)) for name in dimensions if name in columns}
+
+    @cached_property
+    def per_effect(self) -> Floats:
+        """Change of each outcome for an effect of 1, in the unit of the target, ``(n,)``; nan where unknown."""
+        target = TWIN_TYPES[self.population.twin_type].target(self.population.target)
+        return change_per_effect(target, self.population.frame)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the twins and of what has been derived from them."""
+        codes = sum(groups.codes.nbytes for groups in self.groups.values())
+        designs = sum(design.terms.nbytes for design in self._designs.values())
+        return self._frame_bytes + designs + 2 * codes + self.per_effect.nbytes  # the columns keep the codes of their levels too
+
+    @cached_property
+    def _frame_bytes(self) -> int:
+        return int(self.population.frame.memory_usage(deep=True).sum())
