@@ -83,9 +83,16 @@ async def open_pool(settings: PostgresSettings | None = None, *, dsn: str | None
 
 
 class _LimitedConnection(asyncpg.Connection):
-    """A connection that knows for how long Postgres lets it be idle in a transaction, in seconds."""
+    """A connection that knows for how long Postgres lets it be idle in a transaction, in seconds.
+
+    Whoever uses it changes nothing of its session: it is released without a statement that resets one.
+    """
 
     idle_limit_s = math.inf
+
+    def get_reset_query(self) -> str:
+        """No statement."""
+        return ""
 
 
 async def _prepare(idle_limit_s: float, connection: Any) -> None:
