@@ -33,6 +33,7 @@ __all__ = [
     "entity_use",
     "erase_own_rows",
     "erased_entities",
+    "find_erased_names",
     "find_erasure",
     "has_erasures",
     "names_erased",
@@ -98,10 +99,27 @@ async def require_not_erased(connection: Connection, what: str, document: Mappin
     Raises:
         NamesErased: when one does; it names the fields.
     """
-    texts = {field: texts_in(json.dumps({field: value}).encode()) - {field} for field, value in document.items()}
-    erased = await erased_entities(connection, set().union(*texts.values()))
-    if fields := [field for field, named in texts.items() if any(erased.is_erased(text, line) for text in named)]:
-        raise NamesErased(what, fields)
+    (error,) = await find_erased_names(connection, what, [(document, line)])
+    if error is not None:
+        raise error
+
+
+async def find_erased_names(
+    connection: Connection, what: str, documents: Sequence[tuple[Mapping[str, Any], str]]
+) -> list[NamesErased | None]:
+    """For each JSON document and its line the error that :func:`require_not_erased` raises, None where it raises none."""
+    texts = [
+        {field: texts_in(json.dumps({field: value}).encode()) - {field} for field, value in document.items()}
+        for document, _ in documents
+    ]
+    erased = await erased_entities(connection, set().union(*(named for fields in texts for named in fields.values())))
+    if not erased:
+        return [None] * len(documents)
+    named_in = [
+        [field for field, named in fields.items() if any(erased.is_erased(text, line) for text in named)]
+        for fields, (_, line) in zip(texts, documents, strict=True)
+    ]
+    return [NamesErased(what, fields) if fields else None for fields in named_in]
 
 
 async def names_erased(database: Database, values: Sequence[bytes | None]) -> list[bool]:

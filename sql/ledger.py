@@ -76,6 +76,11 @@ WHERE line = $1 AND generation < (SELECT min(generation) FROM model_ledger WHERE
 ORDER BY generation DESC LIMIT 1"""
 
 
+_CHAMPIONS = """
+SELECT champion FROM model_lines l WHERE champion IS NOT NULL
+ORDER BY (SELECT max(started_at) FROM simulation_runs r WHERE r.line = l.line) DESC NULLS LAST, line LIMIT $1"""
+
+
 class Ledger:
     """The events of all lines.
 
@@ -116,6 +121,10 @@ class Ledger:
         """The line's champion now; None while none was promoted, and for an unknown line."""
         champion: UUID | None = await self._database.fetchval("SELECT champion FROM model_lines WHERE line = $1", line)
         return champion
+
+    async def champions(self, at_most: int) -> list[UUID]:
+        """The champions of the lines that were simulated on last, newest first, then those of other lines."""
+        return [row["champion"] for row in await self._database.fetch(_CHAMPIONS, at_most)]
 
     async def history(self, line: str) -> list[ModelEvent]:
         """All events of the line, oldest first."""

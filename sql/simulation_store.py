@@ -1,8 +1,8 @@
-"""Stores simulation runs: the first write of a request pins its inputs, and its first stored answer is final."""
+"""Stores simulation runs: their pinned inputs (:mod:`sql.pin_store`), and their answers, of which the first stored one is final."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -12,31 +12,27 @@ from uuid import UUID
 import asyncpg
 
 from schemas.catalogue import BUILT_IN, Catalogue
-from schemas.catalogue_in_effect import catalogue_in_effect, in_effect
-from schemas.effect_priors import EFFECTS_METHOD
+from schemas.catalogue_in_effect import in_effect
 from schemas.events import AnswerStatus, SimulationAnswer, SimulationRequest
 from schemas.redaction import replace_entity, texts_in
 from schemas.simulation_models import SimulationResult
 from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
 from sql.catalogue_store import catalogues_at
 from sql.database import Connection, Database, transaction
-from sql.erasure_store import ErasedEntities, erased_entities, require_not_erased
-from sql.experiment_store import IN_EFFECT, answered_simulations
+from sql.erasure_store import ErasedEntities, erased_entities
 from sql.threshold_store import thresholds_from
-from sql.twin_repository import UnknownPopulation
 
 __all__ = [
     "DifferentBody",
     "NewAnswer",
-    "NoChampion",
     "Pins",
     "Recipe",
     "UnknownSimulation",
-    "WrongLine",
+    "find_bodies",
     "find_runs",
     "finish",
     "finish_all",
-    "pin",
+    "finish_within",
 ]
 
 PINS = """
@@ -46,31 +42,6 @@ SELECT r.simulation_id, r.line, r.model_id, r.effects_version, r.effects_method,
 FROM simulation_runs r LEFT JOIN twin_populations p USING (population_id)
 LEFT JOIN line_thresholds t ON t.line = r.line AND t.version = r.thresholds_version
 WHERE r.simulation_id = ANY($1::uuid[])"""
-
-LINE_INPUTS = f"""
-SELECT l.champion, {IN_EFFECT.format(line="l.line")} AS effects_version,
-       coalesce((SELECT max(version) FROM line_thresholds t WHERE t.line = l.line), 0) AS thresholds_version
-FROM model_lines l WHERE l.line = $1 FOR SHARE OF l"""  # noqa: S608  # our own constant
-
-STORED_POPULATION = """
-SELECT p.model_id, m.line, p.expires_at <= now() AS expired
-FROM twin_populations p JOIN digital_twin_models m USING (model_id)
-WHERE p.population_id = $1 FOR KEY SHARE OF p"""
-
-SAVE_RECIPE = """
-INSERT INTO twin_populations AS p (population_id, model_id, name, twin_count, filters_applied, seed, expires_at,
-                                   catalogue_version)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-ON CONFLICT (population_id) DO UPDATE
-SET expires_at = CASE WHEN EXCLUDED.expires_at IS NOT NULL THEN greatest(p.expires_at, EXCLUDED.expires_at) END
-WHERE p.expires_at < EXCLUDED.expires_at OR (p.expires_at IS NOT NULL AND EXCLUDED.expires_at IS NULL)"""
-"""A population that several requests make stays as long as the one that needs it longest."""
-
-PIN = """
-INSERT INTO simulation_runs (simulation_id, population_id, intervention_config, filters, status, line, model_id, effects_version,
-                             effects_method, thresholds_version, compared_simulations, body_hash, request, catalogue_version)
-VALUES ($1, $2, $3, $4, 'running', $5, $6, $7, $8, $9, $10, $11, $12, $13)
-ON CONFLICT (simulation_id) DO NOTHING"""
 
 FINISH = """
 INSERT INTO simulation_runs AS r (simulation_id, status, results, recommendation, recommendation_reason, error_message,
@@ -95,17 +66,6 @@ class UnknownSimulation(LookupError):
 
     def __init__(self, simulation_id: UUID) -> None:
         super().__init__(f"there is no simulation {simulation_id}")
-
-
-class NoChampion(LookupError):
-    """The line has no champion."""
-
-    def __init__(self, line: str) -> None:
-        super().__init__(f"model line {line} has no champion: train and promote a model of it first")
-
-
-class WrongLine(ValueError):
-    """The request names a population of another model line."""
 
 
 @dataclass(frozen=True)
@@ -140,50 +100,6 @@ class Pins:
     compared: tuple[tuple[float, ...], ...] | None = None
     catalogue: Catalogue = BUILT_IN
     effects_method: int = 1
-
-
-async def pin(database: Database, request: SimulationRequest, body_hash: bytes, recipe: Callable[[UUID], Recipe]) -> Pins:
-    """Pin champion, population, versions of catalogue, effects and thresholds, and track record, or return what was pinned before.
-
-    Args:
-        database: a pool or a connection.
-        request: the request.
-        body_hash: digest of the request's bytes or content; requests with equal digests are the same.
-        recipe: returns the population of a request that names none, given the champion.
-
-    Raises:
-        DifferentBody: when the id was used for another body.
-        NamesErased: when a new request names a person who was erased.
-        NoChampion: when the line has no model.
-        UnknownPopulation: when the named population is not stored, or has expired.
-        WrongLine: when the named population belongs to another line.
-    """
-    async with transaction(database) as connection:
-        stored = await _find(connection, request.simulation_id, body_hash)
-        if stored is not None:
-            return stored
-        body = request.model_dump(mode="json", exclude_none=True)
-        await require_not_erased(connection, "request", body, request.line)
-        inputs = await _select_inputs(connection, request, recipe)
-        await connection.execute(
-            PIN,
-            request.simulation_id,
-            inputs.population_id,
-            body["intervention"],
-            body["filters"],
-            request.line,
-            inputs.model_id,
-            inputs.effects_version,
-            EFFECTS_METHOD,
-            inputs.thresholds_version,
-            await answered_simulations(connection, request.line, request.intervention.intervention_type),
-            body_hash,
-            body,
-            catalogue_in_effect().version,
-        )
-        pinned = await _find(connection, request.simulation_id, body_hash)
-    assert pinned is not None  # by this transaction, or by a concurrent one
-    return pinned
 
 
 class NewAnswer(NamedTuple):
@@ -222,11 +138,16 @@ async def finish_all(database: Database, new: Sequence[NewAnswer]) -> list[Simul
         For each the stored answer, which is the one to publish; :class:`DifferentBody` when the id was used for another body.
     """
     async with transaction(database) as connection:
-        clean = await _without_erased(connection, new)
-        rows = sorted(map(_finish_row, clean), key=itemgetter(0))  # in one order, so that two transactions cannot deadlock
-        await connection.executemany(FINISH, rows)
-        stored = {row["simulation_id"]: row for row in await connection.fetch(PINS, [row[0] for row in rows])}
-        catalogues = await catalogues_at(connection, {row["catalogue_version"] for row in stored.values()})
+        return await finish_within(connection, new)
+
+
+async def finish_within(connection: Connection, new: Sequence[NewAnswer]) -> list[SimulationAnswer | DifferentBody]:
+    """As :func:`finish_all`, in the transaction that is open on a connection."""
+    clean = await _without_erased(connection, new)
+    rows = sorted(map(_finish_row, clean), key=itemgetter(0))  # in one order, so that two transactions cannot deadlock
+    await connection.executemany(FINISH, rows)
+    stored = {row["simulation_id"]: row for row in await connection.fetch(PINS, [row[0] for row in rows])}
+    catalogues = await catalogues_at(connection, {row["catalogue_version"] for row in stored.values()})
     runs = [stored[item.answer.simulation_id] for item in clean]
     return [_stored_answer(row, item, catalogues[row["catalogue_version"]]) for row, item in zip(runs, clean, strict=True)]
 
@@ -273,61 +194,14 @@ def _redacted(new: NewAnswer, named: AbstractSet[str], quoted: AbstractSet[str],
 
 async def find_runs(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, Pins]:
     """The runs that are stored, by id."""
+    return {simulation_id: pins for simulation_id, (pins, _) in (await find_bodies(database, simulation_ids)).items()}
+
+
+async def find_bodies(database: Database, simulation_ids: Iterable[UUID]) -> dict[UUID, tuple[Pins, bytes]]:
+    """The runs that are stored, by id, each with the digest of its request."""
     rows = await database.fetch(PINS, list(simulation_ids))
     catalogues = await catalogues_at(database, {row["catalogue_version"] for row in rows})
-    return {row["simulation_id"]: _pins(row, catalogues[row["catalogue_version"]]) for row in rows}
-
-
-async def _find(connection: Connection, simulation_id: UUID, body_hash: bytes) -> Pins | None:
-    row = await connection.fetchrow(PINS, [simulation_id])
-    if row is None:
-        return None
-    if row["body_hash"] != body_hash:
-        raise DifferentBody(simulation_id)
-    return _pins(row, (await catalogues_at(connection, [row["catalogue_version"]]))[row["catalogue_version"]])
-
-
-class _Inputs(NamedTuple):
-    model_id: UUID
-    population_id: UUID
-    effects_version: int
-    thresholds_version: int
-
-
-async def _select_inputs(connection: Connection, request: SimulationRequest, recipe: Callable[[UUID], Recipe]) -> _Inputs:
-    """Inputs of a new run."""
-    line = await connection.fetchrow(LINE_INPUTS, request.line)
-    if line is None or line["champion"] is None:
-        raise NoChampion(request.line)
-    versions = (line["effects_version"], line["thresholds_version"])
-    if request.population_id is not None:
-        return _Inputs(await _model_of(connection, request.population_id, request.line), request.population_id, *versions)
-    new = recipe(line["champion"])
-    name = new.name or f"twins of {request.line}"
-    await connection.execute(
-        SAVE_RECIPE,
-        new.population_id,
-        line["champion"],
-        name,
-        new.twin_count,
-        new.filters,
-        new.seed,
-        request.expires_at,
-        catalogue_in_effect().version,
-    )
-    return _Inputs(line["champion"], new.population_id, *versions)
-
-
-async def _model_of(connection: Connection, population_id: UUID, line: str) -> UUID:
-    row = await connection.fetchrow(STORED_POPULATION, population_id)
-    if row is None:
-        raise UnknownPopulation(f"no population {population_id} is stored")
-    if row["expired"]:
-        raise UnknownPopulation(f"population {population_id} has expired")
-    if row["line"] != line:
-        raise WrongLine(f"population {population_id} belongs to {row['line']}, the request is about {line}")
-    model_id: UUID = row["model_id"]
-    return model_id
+    return {row["simulation_id"]: (_pins(row, catalogues[row["catalogue_version"]]), row["body_hash"]) for row in rows}
 
 
 def _pins(row: asyncpg.Record, catalogue: Catalogue) -> Pins:

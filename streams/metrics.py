@@ -181,7 +181,13 @@ OLDEST_SIMULATION = _gauge(
 MODEL_CACHE = _counter(
     "twin_model_cache_requests_total", "Lookups in the model cache. Many misses: raise TWIN_MODEL_CACHE_SIZE.", "result"
 )
-start_at_zero(MODEL_CACHE, result=("hit", "miss"))
+TWIN_CACHE = _counter(
+    "twin_population_cache_requests_total",
+    "Simulations on twins in memory, and on others. Many misses: raise TWIN_SIMULATION_CACHE_MB, or name no seed.",
+    "result",
+)
+for _cache in (MODEL_CACHE, TWIN_CACHE):
+    start_at_zero(_cache, result=("hit", "miss"))
 OLDEST_UNFINISHED = _gauge(
     "twin_oldest_unfinished_seconds",
     "Age of the oldest event in work. Growing: the role is stuck, or waits for Kafka or Postgres.",

@@ -30,7 +30,9 @@ class Services:
     @cached_property
     def simulator(self) -> Simulator:
         """Runs simulations on these models."""
-        return Simulator(self._app.pool, self.models, deadline_s=self._app.settings.simulation_deadline_s)
+        settings = self._app.settings
+        cache_bytes = settings.simulation_cache_mb * 2**20
+        return Simulator(self._app.pool, self.models, deadline_s=settings.simulation_deadline_s, cache_bytes=cache_bytes)
 
     @cached_property
     def ledger_projection(self) -> LedgerProjection:

@@ -88,6 +88,7 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     simulation_deadline_s: float = Field(default=300.0, gt=0)
     simulation_memory_mb: int = Field(default=8192, ge=512)
     simulation_lease_s: float = Field(default=15.0, gt=0)
+    simulation_cache_mb: int = Field(default=256, ge=0)
 
     session_timeout_s: float = Field(default=20.0, gt=0)
     start_stall_s: float = Field(default=60.0, gt=0)

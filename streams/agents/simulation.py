@@ -6,13 +6,18 @@ runs: the lane of small requests in this process, and the lane of large ones in 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
-from schemas import AnswerStatus, SimulationRequest, SimulationResult
+from schemas import AnswerStatus, SimulationAnswer, SimulationRequest, SimulationResult
+from sql.ledger import Ledger
 from sql.model_card_rows import UnknownModel
 from sql.simulation_queue_store import LANES, Lane, lane_backlogs
 from sql.simulation_store import Pins
+from streams.errors import describe_error
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import start_refusal_counters
@@ -24,10 +29,13 @@ from streams.simulation import REQUEST_KINDS, RequestIntake, RequestSlice, Simul
 
 __all__ = ["attach"]
 
+LOG = logging.getLogger(__name__)
+
 # A model that cannot be loaded fails its requests at once: more attempts would keep the requests about other lines waiting.
 _REFUSED_AT_ONCE = (*REQUEST_KINDS, UntrustedModel, UnknownModel)
 
 _BACKLOG_INTERVAL_S = 2.0
+_WARM_UP_S = 10.0
 
 
 def attach(app: TwinApp, services: Services) -> None:
@@ -36,6 +44,8 @@ def attach(app: TwinApp, services: Services) -> None:
     start_refusal_counters(topic_of(SimulationRequest), REQUEST_KINDS.values())
     start_at_zero(SIMULATIONS, status=AnswerStatus)
     app.agent(app.batch_topic(topic_of(SimulationRequest)), name="simulation", concurrency=1)(simulation.run)
+    app.restoring = "the champions"
+    app.beside_start.append(simulation.warm_up)
     for task in (simulation.compute_small, simulation.compute_large):
         app.task(task)
     app.run_every(_BACKLOG_INTERVAL_S, simulation.report_backlogs)
@@ -50,7 +60,7 @@ class _Simulation:
 
     @cached_property
     def _intake(self) -> RequestIntake:
-        return RequestIntake(self._app.pool, self._app.settings, self._services.simulator, lambda lane: self._lanes[lane].wake())
+        return RequestIntake(self._app.pool, self._app.settings, lambda lane: self._lanes[lane].wake())
 
     @cached_property
     def _lanes(self) -> dict[Lane, SimulationLane]:
@@ -63,6 +73,27 @@ class _Simulation:
     async def run(self, requests: Any) -> None:
         """Accept request after request of each partition."""
         await process_slices(self._app, requests, lambda: RequestSlice(self._app, self._intake), _REFUSED_AT_ONCE)
+
+    async def warm_up(self) -> None:
+        """Load the champions and simulate on them, before the role counts as ready: the first requests find all in memory.
+
+        What cannot be loaded now, or takes too long, is loaded with its first request.
+        """
+        try:
+            async with asyncio.timeout(_WARM_UP_S):
+                for champion in await Ledger(self._app.pool).champions(self._app.settings.model_cache_size):
+                    await self._warm_up_on(champion)
+                await self._app.count_partitions(topic_of(SimulationAnswer))  # the producer connects
+        except Exception as error:  # noqa: BLE001  # the role serves requests all the same
+            LOG.warning("not all champions are in memory: %s: %s", type(error).__name__, describe_error(error))
+        finally:
+            self._app.restoring = None
+
+    async def _warm_up_on(self, champion: UUID) -> None:
+        try:
+            await self._services.simulator.warm_up(champion)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the other lines are served
+            LOG.warning("champion %s is not loaded: %s", champion, describe_error(error))
 
     async def compute_small(self) -> None:
         """Compute the small requests, one at a time, for as long as the app runs."""

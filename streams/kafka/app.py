@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         parking: which records are parked instead of processed, and which partitions wait.
         find_start_offsets: finds where reading those topics starts; by default at the committed offsets of the consumer group.
         pool: connections to Postgres, open while the app runs.
+        beside_start: what begins as soon as the pool is open, beside the rest of the start.
         restoring: what an agent restores before the role counts as ready, None when nothing.
     """
 
@@ -62,6 +63,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.batch_topics = frozenset({READ_TOPICS[role]})
         self.batch_records = settings.slice_records if role == "outcomes" else min(settings.slice_records, _SLICE_RECORDS)
         self.find_start_offsets: StartOffsetFinder = _committed_offsets
+        self.beside_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.restoring: str | None = None
         start_at_zero(TASK_FAILURES, role=[role], task=["dead letters"])
         self.parking = Parking(settings.park_attempts, READ_TOPICS[role])
@@ -108,6 +110,8 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         open_with_settings = partial(open_pool, self.settings)
         self.pool = await retry_transient(open_with_settings, part="postgres", attempts=_POOL_ATTEMPTS, waits_for=is_transient)
         await self._try_at_start(self._follow_catalogue, "the catalogue")
+        for action in self.beside_start:
+            self.add_future(action())
         await super().on_start()
         self.producer.buffer.max_messages = _BUFFERED_SENDS
 

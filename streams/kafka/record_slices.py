@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from schemas import Catalogue
+from schemas import Catalogue, in_effect
 from sql.dead_letter_store import RefusedRecord, add_refused_once
 from sql.park_store import PARKED, complete_park_requests
 from streams.bounds import check_message
@@ -97,6 +97,9 @@ class Refusals:
 class RecordSlice(Protocol):
     """Processes the records of one slice, and stores what it has collected of them at its end."""
 
+    def prepare(self, records: Sequence[KafkaRecord], /) -> Awaitable[None]:
+        """Do for all records together what it can, before each of them is processed; it raises nothing for which a record waits."""
+
     def process(self, record: KafkaRecord, /) -> Awaitable[None]:
         """Process a record; it must be safe to repeat."""
 
@@ -120,6 +123,9 @@ class RefusalSlice:
         refusals = Refusals(app, kinds)
         self.process, self.refuse, self.store = work, refusals.add, refusals.store
 
+    async def prepare(self, records: Sequence[KafkaRecord]) -> None:
+        """Nothing: each record is processed alone."""
+
 
 def expected_errors(kinds: Iterable[type[Exception]]) -> tuple[type[Exception], ...]:
     """The errors of a record that are not tried again: those of the agent, those of any topic, and those that park it at once."""
@@ -142,7 +148,11 @@ async def process_slices(
     async def process(batch: PollBatch) -> None:
         records = open_slice()
         catalogue = await retry_transient(app.newest_catalogue, part="postgres", waits_for=any_error)
-        for record in in_seconds(batch.records):
+        all_records = list(in_seconds(batch.records))
+        if all(_is_ordinary(app, record) for record in all_records):
+            with track_unfinished(app), in_effect(catalogue):
+                await records.prepare(all_records)
+        for record in all_records:
             work = partial(_check_and_process, app, records, record)
             await process_record(app, record, work, records.refuse, expected, catalogue)
             await asyncio.sleep(0)  # the other partitions have their turn, also when no record waits for anything
@@ -150,6 +160,16 @@ async def process_slices(
             await retry_transient(records.store, part="postgres", waits_for=any_error)
 
     await process_in_lanes(app, batches, process)
+
+
+def _is_ordinary(app: TwinApp, record: KafkaRecord) -> bool:
+    """Whether nothing speaks against processing a record together with others."""
+    try:
+        app.parking.check(record.partition, record.offset, record.value)
+        check_message(record.key, record.value, app.settings)
+    except Exception:  # noqa: BLE001  # raised again when the record is processed alone
+        return False
+    return not is_replay(record.headers)
 
 
 async def _check_and_process(app: TwinApp, records: RecordSlice, record: KafkaRecord) -> None:

@@ -15,7 +15,7 @@ from sql.twin_repository import TwinRepository
 from streams.child_process import end_with_parent, install_catalogue, limit_memory
 from streams.errors import describe_error, is_waited_for
 from streams.registry import read_parts
-from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, simulate_population
+from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, prepare_twins, simulate_population
 from streams.simulation.simulation_process import COMPUTING, MODEL_FOLDER, RESULT_FILE, SPEC_FILE, SimulationSpec
 
 _NICENESS = 5  # small requests, and all other roles, come first
@@ -33,7 +33,7 @@ def run(folder: Path) -> None:
 
 def _simulate(spec: SimulationSpec, folder: Path) -> dict[str, Any]:
     try:
-        result = simulate_population(_population(spec, folder), spec.priors, spec.request, spec.thresholds)
+        result = simulate_population(prepare_twins(_population(spec, folder)), spec.priors, spec.request, spec.thresholds)
     except COMPUTATION_REFUSALS as error:
         return {"refused": describe_error(error)}
     except MemoryError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine import SimulationEngine
-from engine.effects import EmptyPopulation
+from engine.effects import EmptyPopulation, PreparedTwins
 from engine.twins import EmptyFilter, TwinModel
 from schemas import EffectPrior, ModelCard, SimulationRequest, SimulationResult, TwinPopulation, conditions
 from schemas.filters import Filters
@@ -19,6 +19,7 @@ __all__ = [
     "MissingFeature",
     "build_engine",
     "generate_population",
+    "prepare_twins",
     "require_features",
     "simulate_population",
 ]
@@ -53,8 +54,17 @@ def generate_population(model: TwinModel, recipe: Recipe) -> TwinPopulation:
     return model.generate(recipe.twin_count, recipe.filters, recipe.seed)
 
 
+def prepare_twins(population: TwinPopulation) -> PreparedTwins:
+    """Twins for simulations, with what the card of their model says of their realism, whatever was measured since.
+
+    That of their filters is measured at some later time, and an answer that depended on it could not be repeated.
+    """
+    card = None if population.filters_applied else population.model
+    return PreparedTwins(population.with_realism(card.metrics.realism if card else None))
+
+
 def build_engine(
-    population: TwinPopulation,
+    population: TwinPopulation | PreparedTwins,
     priors: Mapping[str, EffectPrior],
     request: SimulationRequest,
     thresholds: LineThresholds = DEFAULT_THRESHOLDS,
@@ -72,32 +82,23 @@ def build_engine(
 
 
 def simulate_population(
-    population: TwinPopulation,
+    twins: PreparedTwins,
     priors: Mapping[str, EffectPrior],
     request: SimulationRequest,
     thresholds: LineThresholds = DEFAULT_THRESHOLDS,
 ) -> SimulationResult:
     """The result of a request on these twins.
 
-    It warns of the realism in the card of their model, which never changes. That of their filters is measured at some later time,
-    and an answer that depended on it could not be repeated.
-
     Raises:
         EmptyPopulation: when no twin satisfies the filters.
         MissingFeature: when a filter is on a feature that these twins do not have.
     """
-    if population.model is not None:
-        require_features(population.model, request.filters)
-    result = build_engine(_with_pinned_realism(population), priors, request, thresholds).simulate(
+    if twins.population.model is not None:
+        require_features(twins.population.model, request.filters)
+    result = build_engine(twins, priors, request, thresholds).simulate(
         request.intervention, request.filters, alternatives=request.alternatives, simulation_id=request.simulation_id
     )
     return result.model_copy(update={"thresholds_version": thresholds.version})
-
-
-def _with_pinned_realism(population: TwinPopulation) -> TwinPopulation:
-    """The population with what the card of its model says of its realism, whatever was measured since."""
-    card = None if population.filters_applied else population.model
-    return population.with_realism(card.metrics.realism if card else None)
 
 
 def require_features(card: ModelCard, filters: Filters) -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from schemas import SimulationAnswer, SimulationRequest
-from sql.database import Pool
-from sql.erasure_store import NamesErased
-from sql.simulation_queue_store import Lane, enqueue_simulation
-from sql.simulation_store import DifferentBody, NoChampion, Pins, WrongLine
-from sql.twin_repository import UnknownPopulation
+from sql.database import Pool, transaction
+from sql.pin_store import NewRequest, PinRefusal, pin_all
+from sql.simulation_queue_store import Lane, QueueEntry, enqueue_simulations
+from sql.simulation_store import Pins
 from streams.errors import describe_error
 from streams.settings import Settings
 from streams.simulation.request_budget import TooLarge, flow_of, lane_of, require_within_budget, work_of
-from streams.simulation.simulator import DEFAULT_TWIN_COUNT, Simulator, rejected
+from streams.simulation.simulator import DEFAULT_TWIN_COUNT, recipe_of, rejected
 
 __all__ = ["RequestIntake"]
-
-_REFUSALS = (DifferentBody, NamesErased, NoChampion, TooLarge, UnknownPopulation, WrongLine)
 
 
 @dataclass(frozen=True)
@@ -28,40 +25,56 @@ class RequestIntake:
     Attributes:
         pool: of the database.
         settings: the bounds of a request.
-        simulator: pins requests.
         on_queued: called with the lane of every request that was queued.
     """
 
     pool: Pool
     settings: Settings
-    simulator: Simulator
     on_queued: Callable[[Lane], None]
 
-    async def accept(self, request: SimulationRequest) -> SimulationAnswer | None:
-        """Queue a request and return None; or return its answer: the stored one, or a rejection with the reason.
+    async def accept(self, requests: Sequence[NewRequest]) -> list[SimulationAnswer | None]:
+        """Pin and queue requests with different ids, valid under the catalogue in effect, in one transaction.
 
         Accepting a request again queues it once.
+
+        Returns:
+            None for each that is queued; else its answer: the stored one, or a rejection with the reason.
         """
+        answers = {item.request.simulation_id: self._rejection_before(item.request) for item in requests}
+        allowed = [item for item in requests if answers[item.request.simulation_id] is None]
+        entries: list[QueueEntry] = []
+        if allowed:
+            async with transaction(self.pool) as connection:
+                for item, pins in zip(allowed, await pin_all(connection, allowed, recipe_of), strict=True):
+                    answer = answers[item.request.simulation_id] = self._answer_to(item.request, pins)
+                    if answer is None and isinstance(pins, Pins):
+                        entries.append(self._entry(pins, item.request))
+                await enqueue_simulations(connection, entries)
+        for lane in {entry.lane for entry in entries}:
+            self.on_queued(lane)
+        return [answers[item.request.simulation_id] for item in requests]
+
+    def _rejection_before(self, request: SimulationRequest) -> SimulationAnswer | None:
+        """The rejection of a request that is too large; the size of a stored population is only known from what is stored."""
+        return self._rejection(request, request.twin_count or DEFAULT_TWIN_COUNT) if request.population_id is None else None
+
+    def _answer_to(self, request: SimulationRequest, pins: Pins | PinRefusal) -> SimulationAnswer | None:
+        """The answer to a request, None when it is to be computed."""
+        if not isinstance(pins, Pins):
+            return rejected(request.simulation_id, describe_error(pins))
+        assert pins.answer is not None or pins.recipe is not None  # every pinned request has a population
+        return pins.answer or (self._rejection(request, pins.recipe.twin_count) if pins.recipe else None)
+
+    def _rejection(self, request: SimulationRequest, twin_count: int) -> SimulationAnswer | None:
         try:
-            pins = await self._pin(request)
-        except _REFUSALS as error:
+            require_within_budget(request, twin_count, self.settings)
+        except TooLarge as error:
             return rejected(request.simulation_id, describe_error(error))
-        if pins.answer is None:
-            await self._queue(pins, pins.request or request)  # as it is stored: without what was erased since it came
-        return pins.answer
+        return None
 
-    async def _pin(self, request: SimulationRequest) -> Pins:
-        """Pin a request whose size is allowed; that of a stored population is only known from what is stored."""
-        if request.population_id is None:
-            require_within_budget(request, request.twin_count or DEFAULT_TWIN_COUNT, self.settings)
-        pins = await self.simulator.pin(request)
-        if pins.answer is None and pins.recipe is not None:
-            require_within_budget(request, pins.recipe.twin_count, self.settings)
-        return pins
-
-    async def _queue(self, pins: Pins, request: SimulationRequest) -> None:
-        assert pins.recipe is not None  # every pinned request has a population
-        work = work_of(request, pins.recipe.twin_count)
+    def _entry(self, pins: Pins, request: SimulationRequest) -> QueueEntry:
+        """The place of a pinned request in the queue."""
+        request = pins.request or request  # as it is stored: without what was erased since it came
+        work = work_of(request, pins.recipe.twin_count if pins.recipe else 0)
         lane, model_id = lane_of(work, self.settings, stored=pins.stored), None if pins.stored else pins.model_id
-        await enqueue_simulation(self.pool, pins.simulation_id, lane, flow=flow_of(request, work), work=work, model_id=model_id)
-        self.on_queued(lane)
+        return QueueEntry(pins.simulation_id, lane, flow_of(request, work), work, model_id)

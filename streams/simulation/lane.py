@@ -1,4 +1,8 @@
-"""Computes the queued requests of one lane, one after another, and publishes their answers."""
+"""Computes the queued requests of one lane, one after another, and publishes their answers.
+
+Small requests that wait at the same time are leased together, and their answers are stored and published together: a worker that
+falls behind spends less on each. A request that takes long holds up none of them.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-
-import asyncpg
+from uuid import UUID
 
 from schemas import SimulationAnswer, SimulationRequest, SimulationResult
 from sql.simulation_queue_store import (
@@ -20,10 +24,9 @@ from sql.simulation_queue_store import (
     LostSimulationLease,
     SimulationLease,
     finish_leased,
-    lease_simulation,
+    lease_simulations,
     put_back_simulation,
-    remove_simulation,
-    renew_simulation_lease,
+    remove_simulations,
 )
 from sql.simulation_store import Pins, find_runs
 from streams.errors import describe_error, is_waited_for
@@ -32,6 +35,7 @@ from streams.metrics import COMPUTED_SIMULATIONS, LARGE_SIMULATION_SECONDS, SIMU
 from streams.registry import ModelLoader
 from streams.retries import process_event, report_failure, retry_transient, track_unfinished
 from streams.simulation.computation import COMPUTATION_REFUSALS, DeadlineExceeded
+from streams.simulation.held_leases import HeldLeases
 from streams.simulation.model_gate import ModelGate
 from streams.simulation.simulation_process import ProcessEnded, SimulationFailed, SimulationRefused
 from streams.simulation.simulator import completed, failed, rejected
@@ -41,11 +45,17 @@ __all__ = ["SimulationLane", "publish_answers"]
 LOG = logging.getLogger(__name__)
 
 Compute = Callable[[Pins, SimulationRequest], Awaitable[SimulationResult]]
+Answered = tuple[SimulationLease, SimulationAnswer]
 
 _DURATIONS = {"small": SIMULATION_SECONDS, "large": LARGE_SIMULATION_SECONDS}
 _POLL_S = 0.5
 _DELAY_OF_NEXT_TRY_S = 5.0  # the other requests of the lane are computed meanwhile
-_HEARTBEATS_PER_LEASE = 4
+_AT_MOST = {"small": 32, "large": 1}
+"""Requests that are leased together; the work of all of them is at most that of one that is nearly large."""
+_HOLD_BACK_S = 0.02
+"""After this time, answers are published before the rest of their batch is computed."""
+_LONG_S = 0.5
+"""A computation that takes longer gives the rest of its batch back, for other workers to compute."""
 
 
 class SimulationLane:
@@ -86,59 +96,71 @@ class SimulationLane:
 
     async def _compute_next(self) -> None:
         self._wake.clear()
-        lease = await retry_transient(self._lease, part="postgres")
-        if lease is None:
-            await self._sleep(_POLL_S)
+        leases = await retry_transient(self._lease, part="postgres")
+        if leases:
+            await self._process(leases)
         else:
-            await self._process(lease)
+            await self._sleep(_POLL_S)
 
-    async def _lease(self) -> SimulationLease | None:
-        lease_s, loading = self._settings.simulation_lease_s, self._gate.loading
-        return await lease_simulation(self._app.pool, self._lane, self._worker, lease_s=lease_s, without_models=loading)
+    async def _lease(self) -> list[SimulationLease]:
+        return await lease_simulations(
+            self._app.pool,
+            self._lane,
+            self._worker,
+            lease_s=self._settings.simulation_lease_s,
+            without_models=self._gate.loading,
+            at_most=_AT_MOST[self._lane],
+            work=self._settings.large_simulation_twins,
+        )
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
 
-    async def _process(self, lease: SimulationLease) -> None:
+    async def _process(self, leases: Sequence[SimulationLease]) -> None:
         self._leased_s = time.monotonic()
-        computation = asyncio.create_task(self._answer(lease))
+        with track_unfinished(self._app) if self._lane == "small" else contextlib.nullcontext():
+            async with HeldLeases(self._app.pool, leases, self._settings.simulation_lease_s) as held:
+                ids = [lease.simulation_id for lease in leases]
+                runs = await retry_transient(lambda: find_runs(self._app.pool, ids), part="postgres")
+                await self._answer_all(held, deque(leases), runs)
+
+    async def _answer_all(self, held: HeldLeases, waiting: deque[SimulationLease], runs: Mapping[UUID, Pins]) -> None:
+        answered: list[Answered] = []
+        began_s = time.monotonic()
+        while waiting:
+            lease = waiting.popleft()
+            slow = asyncio.get_running_loop().call_later(_LONG_S, held.give_back, waiting)
+            try:
+                answer = await self._answer(held, lease, runs[lease.simulation_id])
+            finally:
+                slow.cancel()
+            if answer is not None:
+                answered.append((lease, answer))
+            if answered and (not waiting or time.monotonic() - began_s > _HOLD_BACK_S):
+                await self._conclude(held, answered)
+                answered, began_s = [], time.monotonic()
+        if answered:
+            await self._conclude(held, answered)
+
+    async def _answer(self, held: HeldLeases, lease: SimulationLease, pins: Pins) -> SimulationAnswer | None:
+        """The answer to a leased request; None when it has to wait, for its model or for another try, or was taken over."""
         try:
-            with track_unfinished(self._app) if self._lane == "small" else contextlib.nullcontext():
-                await self._while_leased(lease, computation)
-        except asyncio.CancelledError:
-            await self._put_back_at_stop(lease)
-            raise
-        if not computation.cancelled():
-            await process_event(self._app, partial(self._conclude, lease, computation), partial(self._fail, lease))
-
-    async def _while_leased(self, lease: SimulationLease, computation: asyncio.Task[SimulationAnswer | None]) -> None:
-        """Wait for the end of a computation, which is cancelled when another worker has taken the lease over."""
-        beating = asyncio.create_task(self._send_heartbeats(lease))
-        try:
-            await asyncio.wait({computation, beating}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (computation, beating):
-                task.cancel()
-            await asyncio.wait({computation, beating})
-        if computation.cancelled() and not beating.cancelled():
-            LOG.warning("%s", beating.exception())
-
-    async def _send_heartbeats(self, lease: SimulationLease) -> None:
-        while True:
-            await asyncio.sleep(self._settings.simulation_lease_s / _HEARTBEATS_PER_LEASE)
-            await retry_transient(partial(renew_simulation_lease, self._app.pool, lease), part="postgres")
-
-    async def _answer(self, lease: SimulationLease) -> SimulationAnswer | None:
-        """The answer to a leased request; None when it has to wait, for its model or for another try."""
-        pins = (await find_runs(self._app.pool, [lease.simulation_id]))[lease.simulation_id]
-        if pins.answer is not None:
-            return pins.answer
-        if lease.tries > MAX_TRIES:
-            return failed(lease.simulation_id, f"given up: {MAX_TRIES} workers started this simulation and none finished it")
-        if not self._gate.admits(lease.model_id):
-            return None
-        return await self._compute_answer(lease, pins)
+            if pins.answer is not None:
+                return pins.answer
+            if lease.tries > MAX_TRIES:
+                return failed(lease.simulation_id, f"given up: {MAX_TRIES} workers started this simulation and none finished it")
+            if self._gate.admits(lease.model_id):
+                return await held.run(lease, self._compute_answer(lease, pins))
+            await held.put_back([lease])
+        except LostSimulationLease as lost:
+            LOG.warning("%s", lost)
+        except Exception as error:  # noqa: BLE001  # the request is answered, or tried again
+            if isinstance(error, ProcessEnded) or is_waited_for(error):
+                await self._try_again(held, lease, error)
+            else:
+                return _failure(lease, error)
+        return None
 
     async def _compute_answer(self, lease: SimulationLease, pins: Pins) -> SimulationAnswer:
         assert pins.request is not None  # only pinned requests are queued
@@ -153,49 +175,54 @@ class SimulationLane:
                 raise
             return failed(lease.simulation_id, describe_error(error))
 
-    async def _conclude(self, lease: SimulationLease, computation: asyncio.Task[SimulationAnswer | None]) -> None:
-        """Publish the answer, or return the request to the queue."""
-        error = computation.exception()
-        try:
-            if error is None and (answer := computation.result()) is not None:
-                await self._finish(lease, answer)
-            elif error is None:
-                await put_back_simulation(self._app.pool, lease)
-            elif isinstance(error, ProcessEnded) or is_waited_for(error):
-                await self._try_again(lease, error)
-            else:
-                await self._fail(lease, error)
-        except LostSimulationLease as lost:
-            LOG.warning("%s", lost)
-
-    async def _try_again(self, lease: SimulationLease, error: BaseException) -> None:
+    async def _try_again(self, held: HeldLeases, lease: SimulationLease, error: Exception) -> None:
         LOG.warning("simulation %s waits for another try: %s: %s", lease.simulation_id, type(error).__name__, describe_error(error))
-        await put_back_simulation(self._app.pool, lease, count_try=isinstance(error, ProcessEnded), delay_s=_DELAY_OF_NEXT_TRY_S)
-
-    async def _fail(self, lease: SimulationLease, error: BaseException) -> None:
-        LOG.error("simulation %s failed", lease.simulation_id, exc_info=error)
+        held.release([lease])
+        counts = isinstance(error, ProcessEnded)
+        put_back = partial(put_back_simulation, self._app.pool, lease, count_try=counts, delay_s=_DELAY_OF_NEXT_TRY_S)
         with contextlib.suppress(LostSimulationLease):
-            await self._finish(lease, failed(lease.simulation_id, f"{type(error).__name__}: {describe_error(error)}"))
+            await retry_transient(put_back, part="postgres")
 
-    async def _finish(self, lease: SimulationLease, answer: SimulationAnswer) -> None:
-        """Store the answer, publish it, and only then remove the request from the queue."""
-        answer = await finish_leased(self._app.pool, lease, answer)
-        await publish_answers(self._app, [answer])
-        await remove_simulation(self._app.pool, lease)
-        COMPUTED_SIMULATIONS.labels(lane=self._lane).inc()
-        _DURATIONS[self._lane].observe(lease.waited_s + time.monotonic() - self._leased_s)
+    async def _conclude(self, held: HeldLeases, answered: Sequence[Answered]) -> None:
+        """Store and publish answers together; when that fails, each alone."""
+        if len(answered) == 1:
+            await self._conclude_alone(*answered[0])
+        else:
+            try:
+                await retry_transient(partial(self._finish, answered), part="postgres")
+            except Exception as error:  # noqa: BLE001  # one of them is the reason
+                LOG.warning("%d answers are stored one by one: %s", len(answered), describe_error(error))
+                for lease, answer in answered:
+                    await self._conclude_alone(lease, answer)
+        held.release([lease for lease, _ in answered])
 
-    async def _put_back_at_stop(self, lease: SimulationLease) -> None:
-        """Return a request when this worker stops, so that the next worker can lease it at once."""
-        try:
-            await put_back_simulation(self._app.pool, lease)
-        except (
-            LostSimulationLease,
-            OSError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-        ) as error:  # the lease ends by itself, only later
-            LOG.warning("simulation %s could not be put back into the queue: %s", lease.simulation_id, describe_error(error))
+    async def _conclude_alone(self, lease: SimulationLease, answer: SimulationAnswer) -> None:
+        """Store and publish an answer; or, when that cannot be done, one that the request failed."""
+        await process_event(
+            self._app, lambda: self._finish([(lease, answer)]), lambda error: self._finish([(lease, _failure(lease, error))])
+        )
+
+    async def _finish(self, answered: Sequence[Answered]) -> None:
+        """Store the answers, publish them, and only then remove the requests from the queue."""
+        stored = await finish_leased(self._app.pool, answered)
+        finished = [
+            (lease, answer)
+            for (lease, _), answer in zip(answered, stored, strict=True)
+            if not isinstance(answer, LostSimulationLease)
+        ]
+        await publish_answers(self._app, [answer for _, answer in finished])
+        lost = await remove_simulations(self._app.pool, [lease for lease, _ in finished])
+        for error in (*lost, *(answer for answer in stored if isinstance(answer, LostSimulationLease))):
+            LOG.warning("%s", error)
+        COMPUTED_SIMULATIONS.labels(lane=self._lane).inc(len(finished))
+        for lease, _ in finished:
+            _DURATIONS[self._lane].observe(lease.waited_s + time.monotonic() - self._leased_s)
+
+
+def _failure(lease: SimulationLease, error: Exception) -> SimulationAnswer:
+    """The answer that a request failed for an unforeseen reason."""
+    LOG.error("simulation %s failed", lease.simulation_id, exc_info=error)
+    return failed(lease.simulation_id, f"{type(error).__name__}: {describe_error(error)}")
 
 
 async def publish_answers(app: TwinApp, answers: Sequence[SimulationAnswer]) -> None:

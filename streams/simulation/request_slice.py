@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
 from schemas import SimulationAnswer
+from sql.pin_store import NewRequest
 from sql.simulation_store import DifferentBody, NewAnswer, finish_all
 from streams.bounds import OutOfBounds
 from streams.errors import describe_error, is_waited_for
@@ -18,7 +21,7 @@ from streams.kafka.record_slices import Refusals
 from streams.retries import any_error, retry_transient
 from streams.simulation.intake import RequestIntake
 from streams.simulation.lane import publish_answers
-from streams.simulation.request_decoding import UnreadableRequest, decode_request, find_simulation_id
+from streams.simulation.request_decoding import DecodedRequest, UnreadableRequest, decode_request, find_simulation_id
 from streams.simulation.simulator import failed, rejected
 
 __all__ = ["REQUEST_KINDS", "RequestSlice"]
@@ -46,7 +49,28 @@ class RequestSlice:
         self._app = app
         self._intake = intake
         self._answers: list[_Answered] = []
+        self._accepted: dict[UUID, SimulationAnswer | None] = {}
         self._refusals = Refusals(app, REQUEST_KINDS)
+
+    async def prepare(self, records: Sequence[KafkaRecord]) -> None:
+        """Accept the valid requests together; two with one id, and all of them when that fails, are left to be accepted alone."""
+        decoded = list(self._decodable(records))
+        times = Counter(request.simulation_id for request in decoded)
+        new = [NewRequest(item.request, item.digest) for item in decoded if item.request and times[item.simulation_id] == 1]
+        try:
+            answers = await self._intake.accept(new)
+        except Exception as error:  # noqa: BLE001  # each of them is accepted alone, and the failure is handled there
+            LOG.warning("%d requests are accepted one by one: %s: %s", len(new), type(error).__name__, describe_error(error))
+        else:
+            self._accepted = {item.request.simulation_id: answer for item, answer in zip(new, answers, strict=True)}
+
+    def _decodable(self, records: Sequence[KafkaRecord]) -> Iterator[DecodedRequest]:
+        for record in records:
+            with contextlib.suppress(UnreadableRequest):
+                yield self._decode(record)
+
+    def _decode(self, record: KafkaRecord) -> DecodedRequest:
+        return decode_request(record.value, max_filter_values=self._app.settings.max_filter_values)
 
     async def process(self, record: KafkaRecord) -> None:
         """Queue a request, or collect its answer.
@@ -54,11 +78,14 @@ class RequestSlice:
         Raises:
             UnreadableRequest: when it has no simulation id.
         """
-        decoded = decode_request(record.value, max_filter_values=self._app.settings.max_filter_values)
-        answer: SimulationAnswer | None = rejected(decoded.simulation_id, decoded.reason)
-        if decoded.request is not None:
+        decoded = self._decode(record)
+        if decoded.request is None:
+            answer: SimulationAnswer | None = rejected(decoded.simulation_id, decoded.reason)
+        elif decoded.simulation_id in self._accepted:
+            answer = self._accepted[decoded.simulation_id]
+        else:
             await self._store_answers_of(decoded.simulation_id)
-            answer = await self._intake.accept(decoded.request)
+            (answer,) = await self._intake.accept([NewRequest(decoded.request, decoded.digest)])
         if answer is not None:
             self._add(record, NewAnswer(answer, decoded.digest, decoded.request))
 

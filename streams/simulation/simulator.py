@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
+from cachetools import LRUCache
+
 from engine import SimulationEngine
-from engine.effects import ComparedSimulation, catalogue_priors, compute_track_record
-from engine.twins import EmptyFilter, TwinModel, population_id
+from engine.effects import ComparedSimulation, PreparedTwins, catalogue_priors, compute_track_record
+from engine.twins import EmptyFilter, TwinModel, common_seed, population_id
 from schemas import (
     AnswerStatus,
     EffectPrior,
     ExperimentResult,
+    InterventionConfig,
+    ModelCard,
     Reach,
     SimulationAnswer,
     SimulationRequest,
@@ -24,12 +29,15 @@ from schemas import (
     TwinPopulation,
     in_effect,
 )
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.events import canonical_digest
 from schemas.filters import canonical_filters
+from schemas.interventions import INTERVENTIONS, REFERENCE_FREQUENCY, REFERENCE_WEEKS
 from sql.database import Pool
 from sql.experiment_store import answered_simulations, priors_at_version
 from sql.ledger import Ledger
-from sql.simulation_store import Pins, Recipe, find_runs, pin
+from sql.pin_store import pin
+from sql.simulation_store import Pins, Recipe, find_runs
 from sql.twin_repository import TwinRepository
 from streams.ingestion import SimulatedTwins
 from streams.registry import ModelLoader
@@ -38,14 +46,18 @@ from streams.simulation.computation import (
     MissingFeature,
     build_engine,
     generate_population,
+    prepare_twins,
     require_features,
     simulate_population,
 )
+from streams.simulation.twin_cache import TwinCache
 
-__all__ = ["DEFAULT_TWIN_COUNT", "Simulator", "completed", "failed", "rejected"]
+__all__ = ["DEFAULT_TWIN_COUNT", "Simulator", "completed", "failed", "recipe_of", "rejected"]
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_VERSIONS_IN_MEMORY = 1000
 
 DEFAULT_TWIN_COUNT = 10_000
 """Number of twins for a request that names neither a population nor a number."""
@@ -60,21 +72,24 @@ class Simulator:
         pool: of the database.
         models: loads a model by its id.
         deadline_s: seconds for one computation, without what it loads before; None for no limit.
+        cache_bytes: of twins that are kept for the next requests about them.
     """
 
-    def __init__(self, pool: Pool, models: ModelLoader, *, deadline_s: float | None = None) -> None:
+    def __init__(self, pool: Pool, models: ModelLoader, *, deadline_s: float | None = None, cache_bytes: int = 0) -> None:
         self._pool = pool
         self._models = models
         self._deadline_s = deadline_s
         self._repository = TwinRepository(pool=pool)
+        self._cache = TwinCache(cache_bytes)
+        self._calibrated: LRUCache[tuple[str, int], Mapping[str, EffectPrior]] = LRUCache(maxsize=_VERSIONS_IN_MEMORY)
 
     async def pin(self, request: SimulationRequest) -> Pins:
         """Pin champion, effects version and population of a request, or find what was pinned before.
 
         Raises:
-            DifferentBody, NoChampion, UnknownPopulation, WrongLine: as :func:`sql.simulation_store.pin`.
+            DifferentBody, NamesErased, NoChampion, UnknownPopulation, WrongLine: as :func:`sql.pin_store.pin`.
         """
-        return await pin(self._pool, request, canonical_digest(request), _recipe_for(request))
+        return await pin(self._pool, request, canonical_digest(request), partial(recipe_of, request))
 
     async def compute(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
         """The result of a pinned request; the same pins give the same result, except for the time in it.
@@ -87,17 +102,34 @@ class Simulator:
         with in_effect(pins.catalogue):
             return await self._compute(pins, request)
 
+    async def warm_up(self, model_id: UUID) -> None:
+        """Load a model, and simulate on the twins of a request that names neither filters nor a seed: the first one finds them."""
+        card = (await self._models.load(model_id)).card
+        request = _usual_request(card)
+        recipe = recipe_of(request, model_id)
+        pins = Pins(
+            request.simulation_id, request.line, model_id, 0, recipe, stored=False, request=request, answer=None, compared=()
+        )
+        await self._compute(replace(pins, catalogue=catalogue_in_effect()), request)
+
     async def _compute(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
-        priors = await self.priors(pins, request)
-        population = await self._load_twins(pins)
-        result = await self._within_deadline(lambda: simulate_population(population(), priors, request, pins.thresholds))
+        priors, prepare = await self.priors(pins, request), await self._prepare(pins)
+
+        def simulate() -> tuple[PreparedTwins, SimulationResult]:
+            twins = prepare()
+            return twins, simulate_population(twins, priors, request, pins.thresholds)
+
+        twins, result = await self._within_deadline(simulate)
+        self._cache.add(pins, twins)
         return await self.add_track_record(result, pins, request)
 
     async def priors(self, pins: Pins, request: SimulationRequest) -> Mapping[str, EffectPrior]:
         """The effect priors that a request is pinned to; those of the catalogue, where another method than today's is pinned."""
+        key = request.line, pins.effects_version or 0
         with in_effect(pins.catalogue):
-            calibrated = await priors_at_version(self._pool, request.line, pins.effects_version or 0)
-            return dict(catalogue_priors(pins.effects_method)) | calibrated
+            if (calibrated := self._calibrated.get(key)) is None:  # a version never changes
+                calibrated = self._calibrated[key] = await priors_at_version(self._pool, *key)
+            return {**catalogue_priors(pins.effects_method), **calibrated}
 
     async def add_track_record(self, result: SimulationResult, pins: Pins, request: SimulationRequest) -> SimulationResult:
         """The result with its time, and with the pinned agreement of earlier simulations of its intervention with experiments."""
@@ -131,6 +163,14 @@ class Simulator:
         priors = await self.priors(pins, pins.request)
         with in_effect(pins.catalogue):
             return await asyncio.to_thread(_simulated_twins, await self._load_twins(pins), priors, pins.request)
+
+    async def _prepare(self, pins: Pins) -> Callable[[], PreparedTwins]:
+        """Load what the twins of a run are made of, unless they are in memory; returns a function that prepares them."""
+        cached = self._cache.get(pins)
+        if cached is not None:
+            return lambda: cached
+        load = await self._load_twins(pins)
+        return lambda: prepare_twins(load())
 
     async def _load_twins(self, pins: Pins) -> Callable[[], TwinPopulation]:
         """Load the stored population of a run, or the model that generates it; returns a function that computes the population."""
@@ -173,14 +213,28 @@ def failed(simulation_id: UUID, reason: str) -> SimulationAnswer:
     return SimulationAnswer(simulation_id=simulation_id, status=AnswerStatus.FAILED, reason=reason)
 
 
-def _recipe_for(request: SimulationRequest) -> Callable[[UUID], Recipe]:
-    count, seed = request.twin_count or DEFAULT_TWIN_COUNT, request.effective_seed
-    filters = canonical_filters(request.twin_type, request.filters)
+def _usual_request(card: ModelCard) -> SimulationRequest:
+    campaign = next(entry for entry in INTERVENTIONS.values() if not entry.twin_types or card.twin_type in entry.twin_types)
+    return SimulationRequest(
+        simulation_id=card.model_id,
+        requested_at=datetime.now(UTC),
+        twin_type=card.twin_type,
+        brand=card.brand,
+        target=card.target,
+        intervention=InterventionConfig(
+            intervention_type=campaign.name,
+            channel=campaign.channel,
+            frequency=REFERENCE_FREQUENCY,
+            duration_weeks=REFERENCE_WEEKS,
+        ),
+    )
 
-    def recipe(champion: UUID) -> Recipe:
-        return Recipe(population_id(champion, request.twin_type, count, filters, seed), count, seed, filters)
 
-    return recipe
+def recipe_of(request: SimulationRequest, champion: UUID) -> Recipe:
+    """The population of a request that names none: without a seed, that of all such requests with its filters and number."""
+    count, filters = request.twin_count or DEFAULT_TWIN_COUNT, canonical_filters(request.twin_type, request.filters)
+    seed = common_seed(champion, request.twin_type, filters) if request.seed is None else request.seed
+    return Recipe(population_id(champion, request.twin_type, count, filters, seed), count, seed, filters)
 
 
 def _reach(model: TwinModel, experiment: ExperimentResult) -> Reach:

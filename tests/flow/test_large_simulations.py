@@ -14,11 +14,13 @@ import pytest
 
 from engine import SimulationEngine
 from schemas import AnswerStatus, Brand, InterventionConfig, SimulationAnswer, SimulationRequest, SimulationResult
+from schemas.events import canonical_digest
 from sql.ledger import Ledger
-from sql.simulation_queue_store import finish_leased, lease_simulation, queued_simulation
+from sql.pin_store import NewRequest
+from sql.simulation_queue_store import finish_leased, lease_simulations, queued_simulation
 from sql.simulation_store import find_runs
 from sql.twin_repository import TwinRepository
-from streams.registry import MlflowRegistry, ModelLoader
+from streams.registry import MlflowRegistry
 from streams.settings import Settings
 from streams.simulation import RequestIntake, Simulator, rejected
 from streams.worker.supervisor import Workers
@@ -182,7 +184,7 @@ async def test_a_model_that_is_not_loaded_delays_no_request_of_another_line(
 @pytest.fixture
 def intake(pool, settings) -> RequestIntake:
     """Accepts requests as the agent does."""
-    return RequestIntake(pool, settings, Simulator(pool, ModelLoader.from_settings(pool, settings)), lambda _: None)
+    return RequestIntake(pool, settings, lambda _: None)
 
 
 async def test_a_request_of_a_dead_worker_is_taken_over_and_one_that_three_did_not_survive_fails(
@@ -190,7 +192,7 @@ async def test_a_request_of_a_dead_worker_is_taken_over_and_one_that_three_did_n
 ):
     abandoned, deadly = a_request(), a_request()
     for request, tries in ((abandoned, 1), (deadly, 3)):
-        assert await intake.accept(request) is None
+        assert await intake.accept([NewRequest(request, canonical_digest(request))]) == [None]
         await pool.execute(
             "UPDATE simulation_queue SET holder = 'a dead worker', heartbeat_at = clock_timestamp() - interval '1 hour', tries = $2"
             " WHERE simulation_id = $1",
@@ -209,11 +211,11 @@ async def test_an_answer_that_was_stored_and_not_published_is_published_and_not_
     service, listener, promoted, pool, intake, settings, monkeypatch
 ):
     request = a_request()
-    assert await intake.accept(request) is None
-    assert await intake.accept(request) is None
+    assert await intake.accept([NewRequest(request, canonical_digest(request))]) == [None]
+    assert await intake.accept([NewRequest(request, canonical_digest(request))]) == [None]
     assert await pool.fetchval("SELECT count(*) FROM simulation_queue") == 1
-    lease = await lease_simulation(pool, "small", "a worker that dies before it publishes", lease_s=60.0)
-    stored = await finish_leased(pool, lease, rejected(request.simulation_id, "the answer of the dead worker"))
+    (lease,) = await lease_simulations(pool, "small", "a worker that dies before it publishes", lease_s=60.0)
+    (stored,) = await finish_leased(pool, [(lease, rejected(request.simulation_id, "the answer of the dead worker"))])
     monkeypatch.setattr(Simulator, "compute", None)
     async with service(["simulation"], settings.model_copy(update={"simulation_lease_s": 0.5})):
         assert await listener.events(SimulationAnswer, 1) == [stored]

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from schemas import Brand, InterventionConfig, ModelEvent, SimulationRequest, TwinType
 from sql.ledger import Ledger
+from sql.pin_store import pin
 from sql.promotion_effect_store import PromotionEffect, watched_promotions
 from sql.retrain_store import enqueue, find_retrain, lease_training, record_training_rows
-from sql.simulation_store import Recipe, pin
+from sql.simulation_store import Recipe
 from streams.cli import connection
 from streams.cli.app import app
 from streams.registry import MlflowRegistry

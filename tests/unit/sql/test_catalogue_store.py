@@ -14,7 +14,8 @@ from schemas.events import SUM_FIELDS
 from sql.catalogue_store import UnknownVersion, apply_version, catalogue_history, catalogues_at, follow_catalogue
 from sql.catalogue_uses import CatalogueInUse, refuse_breaking
 from sql.database import Pool, connect
-from sql.simulation_store import find_runs, pin
+from sql.pin_store import pin
+from sql.simulation_store import find_runs
 from tests.unit.sql.test_simulation_store import BODY, LINE, a_request, promoted, recipe
 
 

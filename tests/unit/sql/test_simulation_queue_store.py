@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,14 +15,15 @@ from sql.simulation_queue_store import (
     LaneBacklog,
     LostSimulationLease,
     QueuedSimulation,
+    QueueEntry,
     SimulationLease,
-    enqueue_simulation,
+    enqueue_simulations,
     finish_leased,
     lane_backlogs,
-    lease_simulation,
+    lease_simulations,
     put_back_simulation,
     queued_simulation,
-    remove_simulation,
+    remove_simulations,
     renew_simulation_lease,
 )
 
@@ -34,14 +36,15 @@ async def queue(pool: Pool, flow: str = "a", *, lane: Lane = "small", work: int 
     await pool.execute(
         "INSERT INTO simulation_runs (simulation_id, status, body_hash) VALUES ($1, 'running', $2)", simulation_id, BODY
     )
-    assert await enqueue_simulation(pool, simulation_id, lane, flow=flow, work=work, model_id=model_id)
+    await enqueue_simulations(pool, [QueueEntry(simulation_id, lane, flow, work, model_id)])
     return simulation_id
 
 
 async def lease(
     pool: Pool, lane: Lane = "small", *, lease_s: float = 60.0, without: tuple[UUID, ...] = ()
 ) -> SimulationLease | None:
-    return await lease_simulation(pool, lane, "a worker", lease_s=lease_s, without_models=without)
+    leases = await lease_simulations(pool, lane, "a worker", lease_s=lease_s, without_models=without)
+    return leases[0] if leases else None
 
 
 async def leased(pool: Pool, lane: Lane = "small", *, lease_s: float = 60.0) -> SimulationLease:
@@ -55,7 +58,7 @@ async def order(pool: Pool, lane: Lane = "small") -> list[UUID]:
     ids = []
     while (held := await lease(pool, lane)) is not None:
         ids.append(held.simulation_id)
-        await remove_simulation(pool, held)
+        assert not await remove_simulations(pool, [held])
     return ids
 
 
@@ -65,7 +68,7 @@ def an_answer(simulation_id: UUID, reason: str = "no reason") -> SimulationAnswe
 
 async def test_a_request_is_queued_once_and_leased_to_one_worker(pool: Pool) -> None:
     simulation_id = await queue(pool, work=500)
-    assert not await enqueue_simulation(pool, simulation_id, "small", flow="a", work=500, model_id=MODEL)
+    await enqueue_simulations(pool, [QueueEntry(simulation_id, "small", "a", 500, MODEL)])
     leases = await asyncio.gather(*(lease(pool) for _ in range(4)))
     (held,) = [candidate for candidate in leases if candidate is not None]
     assert (held.simulation_id, held.lane, held.work, held.model_id) == (simulation_id, "small", 500, MODEL)
@@ -87,7 +90,7 @@ async def test_requests_of_one_flow_keep_their_order(pool: Pool) -> None:
 async def test_a_flood_of_one_flow_delays_another_flow_by_one_request(pool: Pool) -> None:
     flood = [await queue(pool, "flood", work=1000) for _ in range(20)]
     for _ in range(5):
-        await remove_simulation(pool, await leased(pool))
+        assert not await remove_simulations(pool, [await leased(pool)])
     single = await queue(pool, "single", work=1000)
     assert (await order(pool)).index(single) <= 1
     assert len(flood) == 20
@@ -104,7 +107,7 @@ async def test_flows_share_a_lane_by_work_and_not_by_requests(pool: Pool) -> Non
 async def test_a_flow_that_paused_has_no_claim_to_the_time_before(pool: Pool) -> None:
     early = [await queue(pool, "steady", work=1000) for _ in range(3)]
     for _ in early:
-        await remove_simulation(pool, await leased(pool))
+        assert not await remove_simulations(pool, [await leased(pool)])
     steady = [await queue(pool, "steady", work=1000) for _ in range(3)]
     late = [await queue(pool, "late", work=1000) for _ in range(3)]
     assert [simulation_id in late for simulation_id in (await order(pool))[:4]].count(True) == 2
@@ -124,25 +127,42 @@ async def test_a_lease_without_heartbeat_is_taken_over_and_its_holder_can_store_
     assert await lease(pool) is None
     second = await leased(pool, lease_s=0.0)
     assert (second.tries, second.fence) == (2, 2)
-    for store in (
-        renew_simulation_lease(pool, first),
-        finish_leased(pool, first, an_answer(simulation_id)),
-        put_back_simulation(pool, first),
-        remove_simulation(pool, first),
-    ):
+    for store in (renew_simulation_lease(pool, first), put_back_simulation(pool, first)):
         with pytest.raises(LostSimulationLease, match="no longer leased with fencing number 1"):
             await store
+    lost = [*await finish_leased(pool, [(first, an_answer(simulation_id))]), *await remove_simulations(pool, [first])]
+    assert [str(error).endswith("no longer leased with fencing number 1") for error in lost] == [True, True]
     await renew_simulation_lease(pool, second)
-    assert await finish_leased(pool, second, an_answer(simulation_id)) == an_answer(simulation_id)
+    assert await finish_leased(pool, [(second, an_answer(simulation_id))]) == [an_answer(simulation_id)]
 
 
 async def test_the_first_stored_answer_is_final_also_for_a_worker_that_takes_over(pool: Pool) -> None:
     simulation_id = await queue(pool)
-    stored = await finish_leased(pool, await leased(pool), an_answer(simulation_id, "the first"))
+    stored = await finish_leased(pool, [(await leased(pool), an_answer(simulation_id, "the first"))])
     later = await leased(pool, lease_s=0.0)
-    assert await finish_leased(pool, later, an_answer(simulation_id, "the second")) == stored
-    await remove_simulation(pool, later)
+    assert await finish_leased(pool, [(later, an_answer(simulation_id, "the second"))]) == stored
+    assert not await remove_simulations(pool, [later])
     assert await queued_simulation(pool, simulation_id) is None
+
+
+async def test_requests_that_wait_together_are_leased_together_up_to_their_number_and_their_work(pool: Pool) -> None:
+    ids = [await queue(pool, work=work) for work in (100, 100, 100, 500, 900, 100)]
+    lease_up_to = partial(lease_simulations, pool, "small", "a worker", lease_s=60.0)
+    batches = [[held.simulation_id for held in await lease_up_to(at_most=n, work=300)] for n in (2, 9, 9, 9, 9)]
+    assert batches == [ids[:2], ids[2:3], ids[3:4], ids[4:5], ids[5:]]  # one above the work is leased alone
+
+
+async def test_answers_are_stored_together_except_those_of_leases_that_are_lost(pool: Pool) -> None:
+    ids = [await queue(pool) for _ in range(3)]
+    leases = await lease_simulations(pool, "small", "a worker", lease_s=60.0, at_most=3, work=300)
+    await put_back_simulation(pool, leases[1])
+    stored = await finish_leased(pool, [(held, an_answer(held.simulation_id)) for held in leases])
+    assert [isinstance(answer, LostSimulationLease) for answer in stored] == [False, True, False]
+    assert [stored[0], stored[2]] == [an_answer(ids[0]), an_answer(ids[2])]
+    rows = await pool.fetch("SELECT simulation_id FROM simulation_runs WHERE status = 'rejected'")
+    assert {row["simulation_id"] for row in rows} == {ids[0], ids[2]}
+    assert [lost.args for lost in await remove_simulations(pool, leases)] == [LostSimulationLease(leases[1]).args]
+    assert await order(pool) == [ids[1]]
 
 
 async def test_a_request_that_is_put_back_counts_a_try_only_when_it_should(pool: Pool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -29,16 +30,8 @@ from schemas.effect_priors import EFFECTS_METHOD
 from sql.database import Pool
 from sql.erasure_store import NamesErased, begin_erasure
 from sql.ledger import Ledger
-from sql.simulation_store import (
-    DifferentBody,
-    NoChampion,
-    Pins,
-    Recipe,
-    WrongLine,
-    find_runs,
-    finish,
-    pin,
-)
+from sql.pin_store import NewRequest, NoChampion, WrongLine, pin, pin_all
+from sql.simulation_store import DifferentBody, Pins, Recipe, find_runs, finish
 from sql.twin_repository import TwinRepository, UnknownPopulation
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -81,6 +74,13 @@ def recipe(model_id: UUID) -> Recipe:
     return Recipe(uuid5(model_id, "recipe"), twin_count=5000, seed=7, filters={"decile": [9, 10]})
 
 
+def recipe_of(request: SimulationRequest, model_id: UUID) -> Recipe:
+    """That of all requests without a seed, and one for each seed."""
+    if request.seed is None:
+        return recipe(model_id)
+    return replace(recipe(model_id), population_id=uuid5(model_id, str(request.seed)), seed=request.seed)
+
+
 def completed(simulation_id: UUID, ate: float = 1 / 3) -> SimulationAnswer:
     result = SimulationResult(
         simulation_id=simulation_id,
@@ -105,8 +105,32 @@ async def test_the_first_write_pins_champion_effects_version_and_recipe(pool: Po
     pins = await pinned(pool, request)
     assert (pins.line, pins.model_id, pins.effects_version, pins.answer, pins.stored) == (LINE, model_id, 0, None, False)
     assert pins.recipe == recipe(model_id)
-    assert pins.request == request
+    assert pins.request == request.model_copy(update={"seed": 7})  # that of the recipe, as it names none
     assert pins.effects_method == EFFECTS_METHOD
+    assert (await find_runs(pool, [request.simulation_id])) == {request.simulation_id: pins}
+
+
+async def test_requests_are_pinned_together_as_they_would_be_alone(pool: Pool) -> None:
+    model_id = await promoted(pool)
+    stored, other_line = a_request(), a_request(brand=Brand.FABHALTA)
+    await pinned(pool, stored)
+    seeded, keeps, goes = a_request(seed=3), a_request(), a_request(expires_at=NOW + timedelta(days=1))
+    unknown = a_request(population_id=uuid4())
+    requests = [stored, other_line, seeded, unknown, keeps, goes]
+    async with pool.acquire() as connection, connection.transaction():
+        new = [NewRequest(request, BODY) for request in requests]
+        results = await pin_all(connection, new, recipe_of)
+        (changed,) = await pin_all(connection, [NewRequest(seeded, OTHER_BODY)], recipe_of)
+    assert isinstance(results[1], NoChampion)
+    assert isinstance(results[3], UnknownPopulation)
+    assert isinstance(changed, DifferentBody)
+    runs = await find_runs(pool, [request.simulation_id for request in requests])
+    assert [results[i] for i in (0, 2, 4, 5)] == [runs[requests[i].simulation_id] for i in (0, 2, 4, 5)]
+    assert runs[keeps.simulation_id].model_id == model_id
+    assert set(runs) == {requests[i].simulation_id for i in (0, 2, 4, 5)}
+    shared = runs[keeps.simulation_id].recipe.population_id
+    assert shared == runs[goes.simulation_id].recipe.population_id != runs[seeded.simulation_id].recipe.population_id
+    assert await pool.fetchval("SELECT expires_at FROM twin_populations WHERE population_id = $1", shared) is None  # one needs it
 
 
 async def test_a_run_from_before_methods_were_pinned_has_the_first_one(pool: Pool, owner_pool: Pool) -> None:
@@ -313,7 +337,7 @@ async def test_a_population_that_names_an_erased_person_is_refused(pool: Pool) -
 
 async def test_runs_are_found_by_id_and_unknown_ones_are_absent(pool: Pool) -> None:
     await promoted(pool)
-    requests = [a_request() for _ in range(3)]
+    requests = [a_request(seed=seed) for seed in range(3)]
     for request in requests:
         await pinned(pool, request)
     runs = await find_runs(pool, [requests[0].simulation_id, requests[2].simulation_id, uuid4()])

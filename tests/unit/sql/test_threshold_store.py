@@ -10,7 +10,8 @@ import pytest
 from schemas.thresholds import DEFAULT_THRESHOLDS
 from sql.database import Pool
 from sql.ledger import UnknownLine
-from sql.simulation_store import find_runs, pin
+from sql.pin_store import pin
+from sql.simulation_store import find_runs
 from sql.threshold_store import change_thresholds, line_thresholds, threshold_changes
 from sql.window_store import monitored_lines
 from tests.unit.sql.test_simulation_store import BODY, LINE, a_request, promoted, recipe

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from deploy.stack.part import free_port
 from sql.database import Pool
-from sql.simulation_queue_store import enqueue_simulation, lease_simulation
+from sql.simulation_queue_store import QueueEntry, enqueue_simulations, lease_simulations
 from streams.cli import queue_notices
 from streams.settings import Settings
 from tests.polling import until
@@ -28,7 +28,7 @@ def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def queue(pool: Pool) -> UUID:
     simulation_id = uuid4()
     await pool.execute("INSERT INTO simulation_runs (simulation_id, status, body_hash) VALUES ($1, 'running', '')", simulation_id)
-    await enqueue_simulation(pool, simulation_id, "large", flow="a", work=3_000_000, model_id=None)
+    await enqueue_simulations(pool, [QueueEntry(simulation_id, "large", "a", 3_000_000, None)])
     return simulation_id
 
 
@@ -38,7 +38,7 @@ async def test_each_change_of_the_place_in_the_queue_is_one_notice(pool: Pool, f
         await until(lambda: _count(notices), lambda count: count == 1)
         await pool.execute("DELETE FROM simulation_queue WHERE simulation_id = $1", first)
         await until(lambda: _count(notices), lambda count: count == 2)
-        await lease_simulation(pool, "large", "a worker", lease_s=60.0)
+        await lease_simulations(pool, "large", "a worker", lease_s=60.0)
         await until(lambda: _count(notices), lambda count: count == 3)
     assert notices == [
         f"simulation {second} is queued in the large lane behind 1 other request",

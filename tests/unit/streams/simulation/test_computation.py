@@ -16,7 +16,7 @@ from schemas import RealismReport, SimulationRequest, SimulationResult, TwinType
 from schemas.filters import canonical_filters
 from sql.simulation_store import Recipe
 from streams.simulation import decode_request
-from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, simulate_population
+from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, prepare_twins, simulate_population
 from tests.models import hcp_model
 from tests.request_bodies import bodies
 
@@ -42,7 +42,7 @@ def test_a_request_is_computed_or_refused_with_a_reason(model: TwinModel, body: 
         return
     recipe = Recipe(UUID(int=1), 100, request.effective_seed, request.filters.model_dump(exclude_none=True))
     try:
-        result = simulate_population(generate_population(model, recipe), {}, request)
+        result = simulate_population(prepare_twins(generate_population(model, recipe)), {}, request)
     except COMPUTATION_REFUSALS:  # each of them is a reason to reject the request
         return
     stored = json.loads(json.dumps(result.model_dump(mode="json"), allow_nan=False))
@@ -56,14 +56,17 @@ def test_an_answer_warns_of_the_realism_in_the_card_whatever_is_known_of_its_twi
     request = SimulationRequest.model_validate(REQUEST)
     filtered = Recipe(UUID(int=1), 100, 3, {"min_decile": 2})
     twins = generate_population(doubtful, filtered)
-    result = simulate_population(twins, {}, request)
+    result = simulate_population(prepare_twins(twins), {}, request)
     assert [warning for warning in result.warnings if "not realistic" in warning] == [
         "these twins are not realistic: an AUC of 0.950 is above 0.818 (of twins of the model without filters)"
     ]
     everyone = generate_population(doubtful, Recipe(UUID(int=1), 100, 3)).with_realism(None)  # as a recipe is stored
-    assert "these twins are not realistic: an AUC of 0.950 is above 0.818" in simulate_population(everyone, {}, request).warnings
+    assert (
+        "these twins are not realistic: an AUC of 0.950 is above 0.818"
+        in simulate_population(prepare_twins(everyone), {}, request).warnings
+    )
     measured_later = twins.with_realism(bad.model_copy(update={"auc": 0.5}))
-    assert simulate_population(measured_later, {}, request) == result
+    assert simulate_population(prepare_twins(measured_later), {}, request) == result
     assert not any(
         "not realistic" in warning for warning in SimulationEngine(measured_later).simulate(request.intervention).warnings
     )

@@ -18,7 +18,7 @@ from engine.twins import TwinModel
 from schemas import EffectPrior, InterventionConfig, SimulationRequest, SimulationResult
 from sql.simulation_store import Pins, Recipe
 from streams.settings import Settings
-from streams.simulation.computation import DeadlineExceeded, simulate_population
+from streams.simulation.computation import DeadlineExceeded, prepare_twins, simulate_population
 from streams.simulation.simulation_process import ProcessEnded, SimulationFailed, SimulationRefused, simulate_in_subprocess
 from tests.models import hcp_model
 
@@ -65,7 +65,7 @@ async def started(scratch: Path) -> list[int]:
 async def test_the_result_of_a_process_is_that_of_this_one_to_the_last_bit(model, scratch):
     speakers = EMAIL.model_copy(update={"intervention_type": "speaker_program_invitation", "channel": "in_person"})
     request = a_request(alternatives=[speakers], filters={"min_decile": 5, "region": ["south", "west"]}, confidence_level=0.9)
-    here = simulate_population(model.generate(3000, request.filters, 5), PRIORS, request)
+    here = simulate_population(prepare_twins(model.generate(3000, request.filters, 5)), PRIORS, request)
     assert await simulate(model, 3000, request) == here
     assert (processes(scratch), list(scratch.iterdir())) == ([], [])
 

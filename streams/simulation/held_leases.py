@@ -1,0 +1,106 @@
+"""The leases of a batch of requests: renewed until they are released, and a computation ends when its lease is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import asyncpg
+
+from sql.database import Pool
+from sql.simulation_queue_store import LostSimulationLease, SimulationLease, put_back_simulation, renew_simulation_lease
+from streams.errors import describe_error
+from streams.retries import retry_transient
+
+__all__ = ["HeldLeases"]
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_HEARTBEATS_PER_LEASE = 4
+
+
+class HeldLeases:
+    """Leases that this worker holds while the block runs; those that are not released at its end are put back into the queue.
+
+    Args:
+        pool: of the database.
+        leases: to hold.
+        lease_s: seconds after which a lease without heartbeat ends.
+    """
+
+    def __init__(self, pool: Pool, leases: Sequence[SimulationLease], lease_s: float) -> None:
+        self._pool = pool
+        self._held = {lease.simulation_id: lease for lease in leases}
+        self._interval_s = lease_s / _HEARTBEATS_PER_LEASE
+        self._returning: asyncio.Task[None] | None = None
+        self._running: dict[SimulationLease, asyncio.Task[Any]] = {}
+
+    async def __aenter__(self) -> Self:
+        self._beating = asyncio.create_task(self._send_heartbeats())
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._beating.cancel()
+        if self._returning is not None:
+            await self._returning
+        await self.put_back(list(self._held.values()))
+
+    async def run(self, lease: SimulationLease, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work``, which is cancelled when another worker has taken its lease over.
+
+        Raises:
+            LostSimulationLease: when that happens.
+            Exception: what ``work`` raises.
+        """
+        task = asyncio.create_task(work)
+        self._running[lease] = task
+        try:
+            await asyncio.wait({task})
+        finally:
+            del self._running[lease]
+            task.cancel()
+            await asyncio.wait({task})
+        if task.cancelled() and lease.simulation_id not in self._held:
+            raise LostSimulationLease(lease)
+        return await task
+
+    def release(self, leases: Sequence[SimulationLease]) -> None:
+        """Hold these leases no longer."""
+        for lease in leases:
+            self._held.pop(lease.simulation_id, None)
+
+    async def put_back(self, leases: Sequence[SimulationLease]) -> None:
+        """Return requests to the queue, where any worker can lease them at once."""
+        self.release(leases)
+        for lease in leases:
+            try:
+                await put_back_simulation(self._pool, lease)
+            except (LostSimulationLease, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                # the lease ends by itself, only later
+                text = describe_error(error)
+                LOG.warning("simulation %s could not be put back into the queue: %s", lease.simulation_id, text)
+
+    def give_back(self, waiting: deque[SimulationLease]) -> None:
+        """Put back all requests that wait, in the background."""
+        leases = list(waiting)
+        waiting.clear()
+        self.release(leases)
+        self._returning = asyncio.create_task(self.put_back(leases))
+
+    async def _send_heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            for lease in list(self._held.values()):
+                try:
+                    await retry_transient(partial(renew_simulation_lease, self._pool, lease), part="postgres")
+                except LostSimulationLease as lost:
+                    LOG.warning("%s", lost)
+                    self.release([lease])
+                    if lease in self._running:
+                        self._running[lease].cancel()
