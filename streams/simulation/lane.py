@@ -122,10 +122,18 @@ class SimulationLane:
         with track_unfinished(self._app) if self._lane == "small" else contextlib.nullcontext():
             async with HeldLeases(self._app.pool, leases, self._settings.simulation_lease_s) as held:
                 ids = [lease.simulation_id for lease in leases]
-                runs = await retry_transient(lambda: find_runs(self._app.pool, ids), part="postgres")
-                await self._answer_all(held, deque(leases), runs)
+                await self._answer_all(held, deque(leases), await self._find_runs(ids))
 
-    async def _answer_all(self, held: HeldLeases, waiting: deque[SimulationLease], runs: Mapping[UUID, Pins]) -> None:
+    async def _find_runs(self, ids: Sequence[UUID]) -> Mapping[UUID, Pins | Exception]:
+        """The runs by id; the error of one that cannot be read, which is no reason not to answer the others."""
+        try:
+            return await retry_transient(lambda: find_runs(self._app.pool, ids), part="postgres")
+        except Exception as error:  # noqa: BLE001  # one of them is the reason
+            if len(ids) == 1:
+                return {ids[0]: error}
+        return {simulation_id: run for alone in ids for simulation_id, run in (await self._find_runs([alone])).items()}
+
+    async def _answer_all(self, held: HeldLeases, waiting: deque[SimulationLease], runs: Mapping[UUID, Pins | Exception]) -> None:
         answered: list[Answered] = []
         began_s = time.monotonic()
         while waiting:
@@ -143,8 +151,10 @@ class SimulationLane:
         if answered:
             await self._conclude(held, answered)
 
-    async def _answer(self, held: HeldLeases, lease: SimulationLease, pins: Pins) -> SimulationAnswer | None:
+    async def _answer(self, held: HeldLeases, lease: SimulationLease, pins: Pins | Exception) -> SimulationAnswer | None:
         """The answer to a leased request; None when it has to wait, for its model or for another try, or was taken over."""
+        if isinstance(pins, Exception):
+            return await self._answer_to_failure(held, lease, pins)
         try:
             if pins.answer is not None:
                 return pins.answer
@@ -156,10 +166,13 @@ class SimulationLane:
         except LostSimulationLease as lost:
             LOG.warning("%s", lost)
         except Exception as error:  # noqa: BLE001  # the request is answered, or tried again
-            if isinstance(error, ProcessEnded) or is_waited_for(error):
-                await self._try_again(held, lease, error)
-            else:
-                return _failure(lease, error)
+            return await self._answer_to_failure(held, lease, error)
+        return None
+
+    async def _answer_to_failure(self, held: HeldLeases, lease: SimulationLease, error: Exception) -> SimulationAnswer | None:
+        if not isinstance(error, ProcessEnded) and not is_waited_for(error):
+            return _failure(lease, error)
+        await self._try_again(held, lease, error)
         return None
 
     async def _compute_answer(self, lease: SimulationLease, pins: Pins) -> SimulationAnswer:

@@ -12,11 +12,14 @@ from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from engine.twins import common_seed
 from schemas import AnswerStatus, Brand, InterventionConfig, SimulationRequest, TwinType
+from schemas.events import canonical_digest
 from sql.ledger import Ledger
+from sql.pin_store import NewRequest
 from sql.simulation_store import find_runs
 from streams.metrics import MODEL_CACHE, TWIN_CACHE
 from streams.registry import MlflowRegistry
-from streams.simulation import Simulator, reproduce
+from streams.simulation import RequestIntake, Simulator, reproduce
+from tests.polling import until
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 SPEAKERS = EMAIL.model_copy(update={"intervention_type": "speaker_program_invitation", "channel": "in_person"})
@@ -95,6 +98,18 @@ async def test_a_request_that_takes_long_holds_up_no_other_and_no_answer_is_lost
     async with service(["simulation"]):
         answers = await asyncio.gather(*(client.request(request) for request in (slow, *others)))
     assert [answer.status for answer in answers] == [AnswerStatus.COMPLETED] * 7
+
+
+async def test_a_stored_request_that_cannot_be_read_fails_alone(service, client, promoted, pool, settings, owner_pool):
+    requests = [a_request(twin_count=500) for _ in range(4)]
+    await RequestIntake(pool, settings, lambda _: None).accept([NewRequest(each, canonical_digest(each)) for each in requests])
+    broken = requests[1].simulation_id
+    await owner_pool.execute("""UPDATE simulation_runs SET request = '{"twin_type": "robot"}' WHERE simulation_id = $1""", broken)
+    async with service(["simulation"]):
+        answers = [await client.request(requests[number]) for number in (0, 2, 3)]
+        await until(lambda: pool.fetchval("SELECT count(*) FROM simulation_queue"), lambda count: count == 0)
+    assert [answer.status for answer in answers] == [AnswerStatus.COMPLETED] * 3
+    assert await pool.fetchval("SELECT status::text FROM simulation_runs WHERE simulation_id = $1", broken) == "failed"
 
 
 async def test_one_failure_in_a_batch_is_answered_alone(service, client, promoted, monkeypatch):
