@@ -12,7 +12,6 @@ import pytest
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import AnswerStatus, CatalogueEvent, OutcomeEvent, SimulationRequest, TwinType, in_effect
-from sql.catalogue_store import apply_version
 from sql.ledger import Ledger
 from streams.catalogue import parse_catalogue
 from streams.registry import MlflowRegistry
@@ -138,24 +137,3 @@ async def test_an_own_brand_and_campaign_are_answered_by_workers_that_run_on(
     assert [(entry["version"], entry["reason"]) for entry in history] == [(3, "rollback to version 1"), (2, ""), (1, "our brand")]
     assert history[0]["sha256"] == history[2]["sha256"]
     assert "version 3 is this catalogue" in await apply(OWN)
-
-
-async def test_two_workers_never_mix_two_versions_in_an_answer_while_versions_change(service_apart, client, settings, pool):
-    means = {1: 0.02, 2: 0.08, 3: 0.02, 4: 0.08}
-    texts = {version: OWN.replace("mean: 0.07, sd: 0.03", f"mean: {mean}, sd: 0.01") for version, mean in means.items()}
-    await apply_version(pool, parse_catalogue(texts[1]), applied_by="test")
-    await promote(settings, pool)
-    async with service_apart(["simulation"]), service_apart(["simulation"]):
-        waiting: list[asyncio.Task] = []
-        for version in (2, 3, 4):
-            batch = [asyncio.create_task(client.request(a_request(texts[version]))) for _ in range(6)]
-            await asyncio.wait(batch, return_when=asyncio.FIRST_COMPLETED)
-            waiting += batch
-            await apply_version(pool, parse_catalogue(texts[version]), applied_by="test")
-        answers = [await task for task in waiting] + [await client.request(a_request(texts[4]))]
-    assert answers[-1].catalogue_version == 4
-    assert len({answer.catalogue_version for answer in answers}) > 1
-    for answer in answers:
-        mean = means[answer.catalogue_version]
-        assert (answer.result.prior.mean, answer.reason) == (mean, None)
-        assert mean / 2 < answer.result.ate < 2 * mean
