@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -17,12 +18,22 @@ from sql.retrain_decision_store import add_decision
 from sql.retrain_store import finished_trainings
 from streams.kafka.app import TwinApp
 from streams.metrics import VERDICTS
-from streams.monitoring.drift_detection import DetectorFindings, DriftAssessment, drift_event, early_retrain_event, retrain_event
+from streams.monitoring.drift_detection import (
+    DetectorFindings,
+    DriftAssessment,
+    Mix,
+    drift_event,
+    early_retrain_event,
+    retrain_event,
+)
 from streams.monitoring.line_state import LineState, read_series
 from streams.monitoring.performance_estimation import is_worse
 from streams.monitoring.window_state import SeriesKey
 
 __all__ = ["Alarms"]
+
+_SERIES_PER_TURN = 500
+"""Series that are assessed before the event loop turns."""
 
 
 class Alarms:
@@ -35,18 +46,19 @@ class Alarms:
         """Evaluate the series of the champion that changed; late outcomes of earlier models do not count against it."""
         changed = sorted(series for series in line.changed_series if series.model_id == line.champion)
         if changed:
-            findings = line.evaluator.findings(line.window_state, changed[0].model_id)
-            carried: set[SeriesKey] = set()
-            for series in sorted(findings.changed - line.alarmed):
-                if line.evaluator.carried_by(line.window_state, series) is None:
-                    await self._latch_detector_alarm(line, series, findings)
-                else:
-                    carried.add(series)
-            for series in sorted({*changed, *carried}):
-                detection = findings.detection(series, line.alarmed | carried)
-                await self._evaluate_series(line, series, detection, renew=series in carried)
-            for series in sorted(carried):
-                await self._restart_detector(line, series)
+            model_id = changed[0].model_id
+            findings, mix = line.evaluator.findings(line.window_state, model_id), line.evaluator.mix(line.window_state, model_id)
+            exceeding = findings.changed - line.alarmed
+            carriers = {series: mix.segment for series in exceeding if mix is not None and mix.carries(series)}
+            for series in sorted(exceeding - carriers.keys()):
+                await self._latch_detector_alarm(line, series, findings)
+            for number, series in enumerate(sorted({*changed, *carriers})):
+                if number % _SERIES_PER_TURN == 0:
+                    await asyncio.sleep(0)  # after a restart there may be very many, and heartbeats must not wait
+                detection = findings.detection(series, line.alarmed | carriers.keys())
+                await self._evaluate_series(line, series, mix, detection, renew=series in carriers)
+            for series, carrier in sorted(carriers.items()):
+                await self._restart_detector(line, series, carrier)
         line.changed_series.clear()
 
     async def evaluate_estimate(self, line: LineState, estimate: EstimatedFidelity) -> None:
@@ -77,18 +89,19 @@ class Alarms:
             await store.latch_alarm(connection, line.name, series)
         line.alarmed.add(series)
 
-    async def _restart_detector(self, line: LineState, series: SeriesKey) -> None:
+    async def _restart_detector(self, line: LineState, series: SeriesKey, carrier: str) -> None:
         """Let the detector of a series begin anew after outcomes of a segment that carried its evidence."""
-        state, carried_by = line.window_state, line.evaluator.carried_by(line.window_state, series)
-        if carried_by is not None:
-            at = state.newest_pane(series) + state.pane_s
-            await store.restart_detector(self._app.pool, line.name, series, at, carried_by)
-            state.restart_detector(series, at, line.evaluator.initial_state(series))
+        state = line.window_state
+        at = state.newest_pane(series) + state.pane_s
+        await store.restart_detector(self._app.pool, line.name, series, at, carrier)
+        state.restart_detector(series, at, line.evaluator.initial_state(series))
 
-    async def _evaluate_series(self, line: LineState, series: SeriesKey, detection: Detection, *, renew: bool) -> None:
+    async def _evaluate_series(
+        self, line: LineState, series: SeriesKey, mix: Mix | None, detection: Detection, *, renew: bool
+    ) -> None:
         """Assess a series; publish a change of its state, and with ``renew`` also that it stays."""
         previous = line.drift_states.get(series, DriftState.INSUFFICIENT)
-        assessment = line.evaluator.assess_series(line.window_state, series, detection, previous)
+        assessment = line.evaluator.assess_series(line.window_state, series, mix, detection, previous)
         if assessment.state is not previous or renew:
             await self._change_state(line, series, previous, assessment)
         if assessment.calls_for_retrain and line.drift_states.get(series) is DriftState.ALARM:
@@ -116,7 +129,8 @@ class Alarms:
         """Store the alarm of a series whose detector raised its own, if the rule fires on the rows in Postgres too."""
         async with transaction(self._app.pool) as connection:
             stored = await read_series(connection, line, series)
-            assessment = line.evaluator.assess_series(stored, series, Detection.CHANGE, previous)
+            mix = line.evaluator.mix(stored, series.model_id)
+            assessment = line.evaluator.assess_series(stored, series, mix, Detection.CHANGE, previous)
             event = drift_event(line.name, series, previous, assessment)
             if assessment.state is not DriftState.ALARM:
                 return None

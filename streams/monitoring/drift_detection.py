@@ -34,6 +34,7 @@ __all__ = [
     "DetectorFindings",
     "DriftAssessment",
     "DriftEvaluator",
+    "Mix",
     "SeriesEvidence",
     "carriers",
     "drift_event",
@@ -109,15 +110,15 @@ def carriers(by_loss: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(name for name in sorted(by_loss, key=lambda name: -by_loss[name]) if by_loss[name] >= 1.0)
 
 
-class _Mix(NamedTuple):
+class Mix(NamedTuple):
     """The segment that the latest outcomes of a model belong to nearly all, and the correction of its predictions."""
 
     segment: str
     correction: float
 
-    def is_foreign_to(self, segment: str) -> bool:
+    def carries(self, series: SeriesKey) -> bool:
         """Whether a series is one of another dimension, or of all rows, so that its outcomes are those of this segment."""
-        return segment != self.segment and segment.partition("=")[0] != self.segment.partition("=")[0]
+        return series.segment != self.segment and series.segment.partition("=")[0] != self.segment.partition("=")[0]
 
 
 def _reference_of(baseline: Baseline, segment: str) -> Errors | None:
@@ -161,13 +162,8 @@ class DriftEvaluator(NamedTuple):
         by_loss = {name: ratio / n_watched for name, ratio in state.loss_ratios(self.average_run_length).items()}
         return SeriesEvidence(state.ratio(self.average_run_length) / n_watched, by_loss)
 
-    def carried_by(self, window_state: WindowState, series: SeriesKey) -> str | None:
-        """The other segment that nearly all of the latest outcomes of a series belong to, unlike the training rows."""
-        mix = self._mix(window_state, series.model_id)
-        return mix.segment if mix is not None and mix.is_foreign_to(series.segment) else None
-
-    def _mix(self, window_state: WindowState, model_id: UUID) -> _Mix | None:
-        """The segment that dominates the fewest latest panes with enough outcomes of the model."""
+    def mix(self, window_state: WindowState, model_id: UUID) -> Mix | None:
+        """The segment that dominates the fewest latest panes with enough outcomes of the model, unlike the training rows."""
         whole = SeriesKey(model_id, ALL_ROWS)
         if whole not in window_state.series():
             return None
@@ -180,7 +176,7 @@ class DriftEvaluator(NamedTuple):
         if segment is None:
             return None
         bias = fidelity_metrics(segments[segment], baseline).bias
-        return _Mix(segment, -(bias or 0.0))
+        return Mix(segment, -(bias or 0.0))
 
     def findings(self, window_state: WindowState, model_id: UUID) -> DetectorFindings:
         """Evaluate the detectors of all series of a model.
@@ -212,14 +208,14 @@ class DriftEvaluator(NamedTuple):
         self,
         window_state: WindowState,
         series: SeriesKey,
+        mix: Mix | None,
         detection: Detection,
         previous: DriftState = DriftState.INSUFFICIENT,
     ) -> DriftAssessment:
-        """Assess the fewest latest panes of a series that hold enough outcomes."""
+        """Assess the fewest latest panes of a series that hold enough outcomes; ``mix`` is that of its model."""
         start, end, sums = window_state.latest_panes(series, self.n_min)
-        mix = self._mix(window_state, series.model_id)
         evidence = self.evidence(window_state, series)
-        if mix is None or not mix.is_foreign_to(series.segment):
+        if mix is None or not mix.carries(series):
             return self.assess_window(series, (start, end), sums, evidence, detection, previous)
         carried = detection if detection is Detection.NONE else Detection.CARRIED
         assessment = self.assess_window(series, (start, end), sums, evidence, carried, previous)

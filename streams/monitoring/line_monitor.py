@@ -36,6 +36,7 @@ __all__ = ["LineMonitor"]
 LOG = logging.getLogger(__name__)
 
 _READ_OVERLAP_S = 60.0
+_SHOWN_SERIES = 2000
 
 
 class LineMonitor:
@@ -147,7 +148,7 @@ class LineMonitor:
         self._follow_rules(line, model_line)
         # Drift first: an alarm must not wait until thousands of windows are published.
         await self._alarms.evaluate(line)
-        if not line.has_metrics:
+        if line.unshown is None or line.unshown:
             await self._show(line)
         await self.publisher.publish(line)
 
@@ -160,12 +161,17 @@ class LineMonitor:
         self._rules[line.name] = rules
 
     async def _show(self, line: LineState) -> None:
-        """Set the metrics of a line that was loaded: some of its windows may not be published again for a long time."""
-        if line.champion is not None:
-            await load_cards(self._app.pool, self._evaluator, {line.champion})
-        show_newest_windows(line)
-        set_segment_metrics(line.name, await count_segment_values(self._app.pool, line.name))
-        line.has_metrics = True
+        """Set the metrics of a line that was loaded: some of its windows may not be published again for a long time.
+
+        New outcomes do not wait for the metrics of all its series: each turn sets those of some.
+        """
+        if line.unshown is None:
+            if line.champion is not None:
+                await load_cards(self._app.pool, self._evaluator, {line.champion})
+            set_segment_metrics(line.name, await count_segment_values(self._app.pool, line.name))
+            line.unshown = line.current_series()
+        show_newest_windows(line, line.unshown[:_SHOWN_SERIES])
+        line.unshown = line.unshown[_SHOWN_SERIES:]
 
     # -- maintaining
 

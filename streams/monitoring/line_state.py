@@ -50,7 +50,7 @@ class LineState:
         changed_series: series that changed since they were last evaluated.
         alarmed: series whose detector has raised its alarm.
         filling_published_at: monotonic time at which windows that are still filling were last published.
-        has_metrics: whether the metrics of its newest windows were set since it was loaded.
+        unshown: series whose newest window has no metrics since the line was loaded; None before any has.
     """
 
     model_line: MonitoredLine
@@ -66,7 +66,7 @@ class LineState:
     changed_series: set[SeriesKey] = field(default_factory=set)
     alarmed: set[SeriesKey] = field(default_factory=set)
     filling_published_at: float = -math.inf
-    has_metrics: bool = False
+    unshown: Sequence[SeriesKey] | None = None
 
     @property
     def name(self) -> str:

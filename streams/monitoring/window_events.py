@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from engine.fidelity import Detection, is_closed, window_starts
@@ -17,7 +17,7 @@ from streams.monitoring.drift_detection import SeriesEvidence
 from streams.monitoring.line_metrics import set_baseline_metrics, set_window_metrics
 from streams.monitoring.line_state import LineState, load_cards, snapshot_key
 from streams.monitoring.watermarks import Watermarks
-from streams.monitoring.window_state import WindowKey, WindowState
+from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
 __all__ = ["WindowPublisher", "show_newest_windows", "window_event"]
 
@@ -41,15 +41,18 @@ class WindowPublisher:
         closed = {window for window in line.pending_snapshots if self._is_closed(line, window, watermark)}
         due = sorted(closed | _due_windows(line))
         await load_cards(self._app.pool, line.evaluator, {window.series.model_id for window in due})
+        current = set(line.current_series())
         for first in range(0, len(due), _WINDOWS_PER_BATCH):
             if self._app.should_stop:
                 return
-            await self._publish_batch(line, due[first : first + _WINDOWS_PER_BATCH], closed)
+            await self._publish_batch(line, due[first : first + _WINDOWS_PER_BATCH], closed, current)
         if line.champion in line.evaluator.cards:
             baseline = line.evaluator.cards[line.champion].baseline
             set_baseline_metrics(line.name, baseline, line.evaluator.rules_of(line.name))
 
-    async def _publish_batch(self, line: LineState, windows: Sequence[WindowKey], closed: set[WindowKey]) -> None:
+    async def _publish_batch(
+        self, line: LineState, windows: Sequence[WindowKey], closed: set[WindowKey], current: set[SeriesKey]
+    ) -> None:
         """Publish windows, wait until Kafka has them all, and only then store the snapshots of the closed ones.
 
         Of the others the version is stored, so that no worker that takes the line over publishes it again.
@@ -65,7 +68,6 @@ class WindowPublisher:
         line.snapshots.update({window: Snapshot(event.version, event.status) for window, event in closed_events.items()})
         line.pending_snapshots.difference_update(closed_events)
         line.unpublished.difference_update(windows)
-        current = set(line.current_series())
         for window, event in events.items():
             if window.series in current and _ends_at_newest_pane(line.window_state, window):
                 set_window_metrics(event)
@@ -115,9 +117,9 @@ def window_event(line: LineState, window: WindowKey, *, closed: bool) -> Fidelit
     )
 
 
-def show_newest_windows(line: LineState) -> None:
-    """Set the metrics of the newest window of each of the champion's series, as publishing it would."""
-    for series in line.current_series():
+def show_newest_windows(line: LineState, series_to_show: Iterable[SeriesKey]) -> None:
+    """Set the metrics of the newest window of some of the champion's series, as publishing it would."""
+    for series in line.window_state.series() & set(series_to_show):
         newest = line.window_state.newest_pane(series)
         start, *_ = window_starts(newest, line.window_state.pane_s, line.window_state.window_s)
         set_window_metrics(window_event(line, WindowKey(series, start), closed=False))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, KeysView
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -177,7 +177,7 @@ class WindowState:
 
     # -- reading
 
-    def series(self) -> Iterable[SeriesKey]:
+    def series(self) -> KeysView[SeriesKey]:
         """All series with held panes."""
         return self._panes.keys()
 

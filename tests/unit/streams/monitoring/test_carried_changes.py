@@ -17,7 +17,7 @@ SIZES = np.array([0.5, 1.0, 2.0])
 RNG = np.random.default_rng(5)
 LEVELS = RNG.integers(0, 3, 9_000)
 CARD = make_card().model_copy(update={"baseline": sampled_baseline(RNG.normal(size=9_000) * SIZES[LEVELS], LEVELS.astype(str))})
-WHOLE, HARDEST, EASIEST = (SeriesKey(CARD.model_id, name) for name in ("all", "region=2", "region=0"))
+WHOLE, HARDEST = (SeriesKey(CARD.model_id, name) for name in ("all", "region=2"))
 
 
 def apply(state: WindowState, pane: int, errors: np.ndarray, levels: np.ndarray) -> None:
@@ -43,9 +43,12 @@ def test_a_block_of_hard_rows_is_carried_by_its_segment_and_the_detector_begins_
     for pane in range(5):
         apply(state, pane, rng.normal(size=N) * SIZES[2], np.full(N, 2))
     assert WHOLE in evaluator.findings(state, CARD.model_id).changed
-    assert evaluator.carried_by(state, WHOLE) == "region=2"
-    assert evaluator.carried_by(state, HARDEST) is None
-    assessment = evaluator.assess_series(state, WHOLE, Detection.CHANGE)
+    mix = evaluator.mix(state, CARD.model_id)
+    assert mix is not None
+    assert mix.segment == "region=2"
+    assert mix.carries(WHOLE)
+    assert not mix.carries(HARDEST)
+    assessment = evaluator.assess_series(state, WHOLE, mix, Detection.CHANGE)
     assert assessment.state is DriftState.WARNING
     assert not assessment.calls_for_retrain
     event = drift_event(LINE, WHOLE, DriftState.OK, assessment)
@@ -60,7 +63,7 @@ def test_a_block_of_hard_rows_is_carried_by_its_segment_and_the_detector_begins_
     for pane in range(5, 15):
         levels = rng.integers(0, 3, N)
         apply(state, pane, rng.normal(size=N) * SIZES[levels], levels)
-    assert evaluator.carried_by(state, WHOLE) is None
+    assert evaluator.mix(state, CARD.model_id) is None
     assert evaluator.findings(state, CARD.model_id).changed == frozenset()
 
 
@@ -70,7 +73,6 @@ def test_a_mix_like_that_of_the_training_rows_is_carried_by_nobody():
     for pane in range(5):
         levels = rng.integers(0, 3, N)
         apply(state, pane, 2.0 * rng.normal(size=N) * SIZES[levels], levels)
-    assert evaluator.carried_by(state, WHOLE) is None
-    assessment = evaluator.assess_series(state, WHOLE, Detection.CHANGE)
+    assert evaluator.mix(state, CARD.model_id) is None
+    assessment = evaluator.assess_series(state, WHOLE, None, Detection.CHANGE)
     assert (assessment.state, assessment.carried_by) == (DriftState.ALARM, None)
-    assert evaluator.carried_by(state, EASIEST) is None
