@@ -37,6 +37,7 @@ _OUTCOMES = topic_of(OutcomeEvent)
 _KINDS: dict[type[Exception], str] = {UnknownModel: "model", ForgedSums: "forged"}
 _EXPECTED = expected_errors(_KINDS)
 _TICK_S = 1.0
+_SETTLED_S = 0.05
 _SWEEP_S = 60.0
 _LONGEST_LINE_WAIT_S = 60.0
 
@@ -50,7 +51,7 @@ def attach(app: TwinApp, services: Services) -> None:  # noqa: ARG001  # one sig
     app.on_partitions_assigned.connect(fidelity.on_assigned)
     app.on_partitions_revoked.connect(fidelity.on_revoked)
     app.agent(app.batch_topic(_ERRORS), name="fidelity", concurrency=1)(fidelity.run)
-    app.run_every(_TICK_S, fidelity.tick)
+    fidelity.tick_now = app.run_every(_TICK_S, fidelity.tick)
     app.run_every(_SWEEP_S, fidelity.sweep)
 
 
@@ -66,15 +67,24 @@ class _Fidelity:
         self._lock = asyncio.Lock()
         self._failing = _FailingLines()
         self._panes = PaneTable(app, table, self._lock)
+        self.tick_now: Callable[[], Awaitable[None]] = self.tick
+        self._first_tick: asyncio.Task[None] | None = None
 
     async def on_assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:  # noqa: ARG002  # Faust's signature
         """Drop the state in memory: other workers may have changed the lines in Postgres meanwhile.
 
-        The role is ready again once its lines are restored.
+        The role is ready again once its lines are restored, which begins when the group has settled.
         """
         self._app.restoring = "its model lines"
         self._monitor.reset()
         self._panes.reset()
+        if self._first_tick is None or self._first_tick.done():
+            self._first_tick = asyncio.create_task(self._tick_when_settled())
+
+    async def _tick_when_settled(self) -> None:
+        while self._is_paused() and not self._app.should_stop:  # noqa: ASYNC110  # Faust has no event for it
+            await asyncio.sleep(_SETTLED_S)
+        await self.tick_now()
 
     async def on_revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:
         """Remove the metrics of the lines that another worker reads from now on."""

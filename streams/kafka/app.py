@@ -19,7 +19,7 @@ from streams.errors import is_transient, is_waited_for
 from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffset, StartOffsetFinder
 from streams.kafka.clients import MAX_PARTITION_FETCH_BYTES
 from streams.kafka.parking import Parking
-from streams.kafka.published_table import PublishedTable
+from streams.kafka.published_table import PublishedTable, PublishedTables
 from streams.kafka.record_batches import bound_fetches
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
@@ -53,11 +53,18 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         pool: connections to Postgres, open while the app runs.
         beside_start: what begins as soon as the pool is open, beside the rest of the start.
         restoring: what an agent restores before the role counts as ready, None when nothing.
+
+    Args:
+        role: of this process.
+        settings: of this process.
+        member: its name as a static member of the consumer group: a process that is started with the name of one that was killed
+            gets its partitions at once, and the other members do not notice. Without a name the group waits for the killed one
+            until its session times out.
     """
 
     pool: Pool
 
-    def __init__(self, role: Role, settings: Settings) -> None:
+    def __init__(self, role: Role, settings: Settings, member: str | None = None) -> None:
         self.settings = settings
         self.role = role
         self.batch_topics = frozenset({READ_TOPICS[role]})
@@ -69,7 +76,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.parking = Parking(settings.park_attempts, READ_TOPICS[role])
         self._crash_task: asyncio.Task[None] | None = None
         bound_fetches(settings)
-        super().__init__(f"twinstream-{role}", **_options(role, settings))
+        super().__init__(f"twinstream-{role}", consumer_group_instance_id=member, **_options(role, settings))
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.sensors.add(_SendErrorSensor(self))
         self.run_every(_PARK_REQUESTS_S, self._read_park_requests)
@@ -121,11 +128,15 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         if hasattr(self, "pool"):
             self.pool.terminate()
 
-    def run_every(self, interval_s: float, action: Callable[[], Awaitable[None]]) -> None:
-        """Run an action at regular intervals, and retry it while Postgres is unavailable.
+    def give_up_place(self) -> None:
+        """Leave the consumer group when the app stops: no process will take the place of this one."""
+        self.consumer.leave_when_stopped()
 
-        Any other failure is logged and counted, and the action runs again at the next interval: an exception that left a timer
-        would end the app.
+    def run_every(self, interval_s: float, action: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Run an action at regular intervals, and retry it while Postgres is unavailable; returns what runs it once more like that.
+
+        Any failure but an outage is logged and counted, and the action runs again at the next interval: an exception that left a
+        timer would end the app.
         """
         task = getattr(action, "__name__", "timer")
         start_at_zero(TASK_FAILURES, role=[self.role], task=[task])
@@ -138,6 +149,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
                     report_failure(self.role, task, error)
 
         self.timer(interval_s)(run)
+        return run
 
     def batch_topic(self, name: str) -> Any:
         """Return a declared topic whose records are read as bytes, a :class:`PollBatch` at a time."""
@@ -241,6 +253,7 @@ def _options(role: Role, settings: Settings) -> dict[str, Any]:
         "producer_max_batch_size": _PRODUCER_BATCH_BYTES,
         "processing_guarantee": "at_least_once",
         "Table": PublishedTable,
+        "TableManager": PublishedTables,
         "store": "memory://",
         "datadir": settings.home / "faust" / role,
         "topic_partitions": max(PARTITIONS.values()),

@@ -252,6 +252,28 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
             self._discard_state(tp)
         await super().on_partitions_revoked(revoked)
 
+    def leave_when_stopped(self) -> None:
+        """Leave the group at the stop: aiokafka lets a static member keep its place, for a process that replaces it."""
+        if (coordinator := self._coordinator()) is not None:
+            coordinator._group_instance_id = None  # noqa: SLF001  # it has no other switch
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Watch from now on whether partitions are added.
+
+        aiokafka does so where it has assigned the partitions. A process that takes the place of that member assigns nothing, and
+        has to ask for new partitions all the same: the group asks no other member.
+        """
+        coordinator = self._coordinator()
+        if coordinator is not None and coordinator._group_subscription is None:  # noqa: SLF001  # as its own leader sets them
+            coordinator._group_subscription = set(coordinator._subscription.topics)  # noqa: SLF001
+            coordinator._metadata_snapshot = coordinator._get_metadata_snapshot()  # noqa: SLF001
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    def _coordinator(self) -> Any:
+        """What keeps the place of this process in the group, None before the client is started and after it is stopped."""
+        client = self._thread._consumer  # noqa: SLF001
+        return None if client is None else client._coordinator  # noqa: SLF001
+
     async def _seek_to_starts(self, tps: set[TP]) -> None:
         committed = {tp: self._group_offsets.get(tp) for tp in tps}
         starts = await self.app.find_start_offsets(committed)

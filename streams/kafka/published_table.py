@@ -7,9 +7,10 @@ from typing import Any
 
 import faust
 from faust.stores import memory
+from faust.tables import TableManager
 from faust.types import TP
 
-__all__ = ["PublishedTable"]
+__all__ = ["PublishedTable", "PublishedTables"]
 
 
 class PublishedTable(faust.Table):  # type: ignore[misc]  # untyped
@@ -21,6 +22,15 @@ class PublishedTable(faust.Table):  # type: ignore[misc]  # untyped
 
     def _new_store(self) -> Any:
         return _EmptyStore(self.app.conf.store, self.app, self, table_name=self.name, loop=self.loop)
+
+
+class PublishedTables(TableManager):  # type: ignore[misc]  # untyped
+    """The tables of an app, which are recovered as soon as it starts: Faust waits a second for tables that are added late."""
+
+    async def on_start(self) -> None:
+        """Subscribe to the changelogs, and start the recovery."""
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class _EmptyStore(memory.Store):  # type: ignore[misc]  # untyped

@@ -41,9 +41,9 @@ class StopTimeout(RuntimeError):
     """A role did not stop in time."""
 
 
-def build_app(role: Role, settings: Settings) -> TwinApp:
-    """Build the app of a role with its agents, without starting it."""
-    app = TwinApp(role, settings)
+def build_app(role: Role, settings: Settings, member: str | None = None) -> TwinApp:
+    """Build the app of a role with its agents, without starting it; ``member`` is its name in the consumer group."""
+    app = TwinApp(role, settings, member)
     agents = import_module(f"streams.agents.{role}")  # a process loads the agents of its role only
     agents.attach(app, Services(app))
     app.run_every(_LAG_INTERVAL_S, _lag_reporter(app))
@@ -73,7 +73,13 @@ def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
 
 
 class RoleObserver:
-    """Is notified of what happens to a role, and knows its supervisor; this one ignores it, and has none."""
+    """Is notified of what happens to a role, and knows its supervisor; this one ignores it, and has none.
+
+    Attributes:
+        member: name in the consumer group that the supervisor gives the process of this role, and the one that replaces it.
+    """
+
+    member: str | None = None
 
     def supervisor_silence_s(self) -> float:
         """Seconds since the supervisor of this process did its work last."""
@@ -179,7 +185,7 @@ class _RoleRunner:
 
     async def run(self, stop: asyncio.Event) -> None:
         with _starting("the settings of the role"):
-            app = build_app(self.role, self.settings)
+            app = build_app(self.role, self.settings, self.observer.member)
         self.liveness.observe(app)
         beside = [asyncio.create_task(self._when_ready()), asyncio.create_task(app.start())]
         try:
@@ -190,6 +196,7 @@ class _RoleRunner:
             raise
         else:
             self.observer.stopping(None)
+            app.give_up_place()
             await self._stop_app(app, self.settings.stop_limit_s)
         finally:
             for task in beside:

@@ -57,12 +57,19 @@ def collect_garbage_rarely() -> None:
 
 
 def run_role_process(
-    role: Role, settings: Settings, log_folder: Path | None, reports: Connection, exits: int = 0, pulse: c_double | None = None
+    role: Role,
+    settings: Settings,
+    log_folder: Path | None,
+    reports: Connection,
+    exits: int = 0,
+    pulse: c_double | None = None,
+    member: str | None = None,
 ) -> None:
     """Run a role until SIGTERM; the exit status is 1 when its settings do not allow a start, or after an error.
 
-    ``pulse`` is the time at which the supervisor last did its work, on the monotonic clock, which all processes share. The process
-    ends without waiting for threads and tasks that are left: one of them may hang.
+    ``pulse`` is the time at which the supervisor last did its work, on the monotonic clock, which all processes share. ``member``
+    is the name in the consumer group, which this process takes over from the one that it replaces. The process ends without
+    waiting for threads and tasks that are left: one of them may hang.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_blocking(reports.fileno(), False)
@@ -70,7 +77,7 @@ def run_role_process(
     write_logs(role, log_folder)
     faulthandler.register(STACKS_SIGNAL, all_threads=True)
     ROLE_EXITS.labels(role=role).inc(exits)
-    status = _run(role, settings, _Reporter(reports, settings.stop_limit_s, pulse))
+    status = _run(role, settings, _Reporter(reports, settings.stop_limit_s, pulse, member))
     logging.shutdown()
     os._exit(status)
 
@@ -95,8 +102,8 @@ def _run(role: Role, settings: Settings, observer: _Reporter) -> int:
 class _Reporter(RoleObserver):
     """Reports to the supervisor, and ends the process when stopping takes too long, whatever its event loop does."""
 
-    def __init__(self, reports: Connection, stop_limit_s: float, pulse: c_double | None) -> None:
-        self._reports, self._pulse = reports, pulse
+    def __init__(self, reports: Connection, stop_limit_s: float, pulse: c_double | None, member: str | None = None) -> None:
+        self._reports, self._pulse, self.member = reports, pulse, member
         self._deadline = threading.Timer(stop_limit_s + _EXIT_S, os._exit, [1])
         self._deadline.daemon = True
         self._has_failed = False

@@ -26,6 +26,7 @@ from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
+from uuid import uuid4
 
 from deploy.stack import describe_exit
 from streams.settings import Role, Settings
@@ -47,7 +48,9 @@ STACKS_S = 0.5
 _LAST_EVENTS = ("cannot_start", "error")
 _STOP_MARGIN_S = 3.0
 _MAX_DOUBLINGS = 4
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
+FIRST_PAUSE_S, SECOND_PAUSE_S, LONGEST_PAUSE_S = 0.0, 0.5, 20.0
+"""Before the first restart, before the second in a row, from which on they double, and the longest."""
+_SUPERVISE_S = 0.2
 STEADY_S = 180.0
 """A role that ran this long is restarted after the first pause again."""
 PRELOAD = ["streams.worker.bootstrap", "engine", "sklearn.ensemble", "scipy.stats", "skops.io", "schemas"]
@@ -118,7 +121,9 @@ class _Child:
         """Count an exit of the role, and return the seconds to wait before its next start."""
         self.exits += 1
         self.exits_in_a_row = 1 if now - self.started_at >= STEADY_S else self.exits_in_a_row + 1
-        return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.exits_in_a_row - 1, 30)))
+        if self.exits_in_a_row == 1:
+            return FIRST_PAUSE_S
+        return float(min(LONGEST_PAUSE_S, SECOND_PAUSE_S * 2.0 ** min(self.exits_in_a_row - 2, 30)))
 
 
 class Workers:
@@ -137,6 +142,7 @@ class Workers:
         self._children: list[_Child] = []
         self._stopping = threading.Event()
         self._failure: WorkerFailed | None = None
+        self._id = uuid4().hex
         self._pulse = RawValue("d", time.monotonic())  # when this process last supervised; its children read it
         self._supervisor = threading.Thread(target=self._supervise, name="workers", daemon=True)
 
@@ -236,7 +242,8 @@ class Workers:
         """Start the process of a role that has ended ``exits`` times; the connection receives its reports."""
         receiver, sender = self._context.Pipe(duplex=False)
         with sender:  # the process has a copy; the receiver notices the end when no copy is open
-            arguments = (role, self._settings, self._log_folder, sender, exits, self._pulse)
+            member = f"{role}-{self._id}"  # no other process has this name at the same time: the last one has ended
+            arguments = (role, self._settings, self._log_folder, sender, exits, self._pulse, member)
             process = self._context.Process(target=run_role_process, args=arguments, name=f"twinstream-{role}", daemon=True)
             process.start()
         return process, receiver
@@ -244,10 +251,15 @@ class Workers:
     def _supervise(self) -> None:
         while not self._stopping.is_set() and self._failure is None:
             running = [child.process.sentinel for child in self._children if child.restart_at is None]
-            wait(running, timeout=0.2) if running else time.sleep(0.2)
+            wait(running, self._pause_s()) if running else time.sleep(self._pause_s())
             for child in self._children:
                 if not self._stopping.is_set():
                     self._update_safely(child)
+
+    def _pause_s(self) -> float:
+        """Seconds until this process looks after its children again, unless one ends before."""
+        due = min((child.restart_at for child in self._children if child.restart_at is not None), default=math.inf)
+        return min(_SUPERVISE_S, max(0.0, due - time.monotonic()))
 
     def _update_safely(self, child: _Child) -> None:
         """Update a child; what fails unforeseen must not end the supervision of the others."""

@@ -6,6 +6,7 @@ import inspect
 
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import Fetcher, FetchResult
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 
 from streams.bounds import BoundSettings
 from streams.kafka.record_batches import BatchReader, FetchedBatches, bound_fetches
@@ -40,6 +41,17 @@ def test_the_reader_takes_the_arguments_of_the_class_that_it_replaces():
 
 def test_a_position_follows_the_offset_that_the_reader_sets():
     assert "state.consumed_to(self._partition_records.next_fetch_offset)" in inspect.getsource(FetchResult._update_position)
+
+
+def test_a_member_with_a_name_keeps_its_place_and_who_assigns_watches_for_new_partitions():
+    leave, watch = (
+        inspect.getsource(method) for method in (GroupCoordinator._maybe_leave_group, GroupCoordinator._handle_metadata_update)
+    )
+
+    assert "self._group_instance_id is None" in leave
+    assert "LeaveGroupRequest(self.group_id, self.member_id)" in leave
+    assert "self._group_subscription is not None" in watch
+    assert "self._metadata_snapshot != metadata_snapshot" in watch
 
 
 def test_bounding_replaces_both_names():

@@ -14,9 +14,11 @@ from sql.database import Pool
 from streams.client.twin_client import TwinClient
 from streams.kafka import app as kafka_app
 from streams.kafka import open_admin
+from streams.kafka.app import TwinApp
 from streams.operations.topic_replay import replay_topic
 from streams.operations.verify import verify
 from streams.settings import Settings
+from streams.worker.bootstrap import RoleObserver
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome
 from tests.polling import until
 
@@ -72,6 +74,22 @@ async def test_partitions_that_are_added_while_the_service_runs_are_counted_and_
     assert [(offsets.partition, offsets.end) for offsets in report.ranges] == [(6, 24)]
     with pytest.raises(ValueError, match=r"unknown partition '8': use one of 0, 1, 2, 3, 4, 5, 6, 7"):
         await replay_topic(settings, pool, TOPIC, None, None, [8])
+
+
+async def test_partitions_are_noticed_by_a_process_that_took_the_place_of_the_one_that_assigned_them(
+    settings: Settings, pool: Pool, service: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(RoleObserver, "member", "the same")
+    with monkeypatch.context() as killed:
+        killed.setattr(TwinApp, "give_up_place", lambda _: None)  # as a process that is killed
+        async with service(["outcomes", "fidelity"], settings):
+            await publish(settings, range(8), 4)
+            await until(lambda: n_counted(pool), lambda n: n == 8)
+    async with service(["outcomes", "fidelity"], settings):
+        await raise_partitions(settings, outcome_events=8)
+        await publish(settings, range(8, 200), 8)
+        await until(lambda: n_counted(pool), lambda n: n == 200)
+        await until(lambda: all_windows_are_final(pool))
 
 
 async def test_every_topic_may_have_another_number_of_partitions_and_one_partition_may_have_all_outcomes(

@@ -63,7 +63,7 @@ def test_the_same_start_is_only_a_pause_for_a_role_that_was_ready_once(workers: 
     child.process, child.reports = ended(1, PORT_TAKEN)
     workers._update(child, 2.0)
     workers.check()
-    assert child.restart_at == 2.5
+    assert child.restart_at == 2.0
     assert "set TWIN_WEB_PORT" in caplog.text
 
 
@@ -79,18 +79,18 @@ def test_an_error_of_a_run_never_ends_the_worker_however_often_it_comes(workers:
         workers.spawned.append(ended(1, Report("error", error)))  # type: ignore[attr-defined]
         workers._update(child, now)
     workers.check()
-    assert pauses[:7] == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0])
+    assert pauses[:7] == pytest.approx([0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
     assert max(pauses) == pytest.approx(LONGEST_PAUSE_S)
     assert child.exits == 2000
 
 
 def test_the_pauses_start_again_after_a_steady_run(workers: Workers):
     child = child_of(workers, running())
-    assert [child.count_exit(1.0) for _ in range(3)] == [0.5, 1.0, 2.0]
+    assert [child.count_exit(1.0) for _ in range(4)] == [0.0, 0.5, 1.0, 2.0]
     child.started_at = 10.0
-    assert child.count_exit(10.0 + STEADY_S) == 0.5
-    assert child.count_exit(11.0) == 1.0
-    assert child.exits == 5
+    assert child.count_exit(10.0 + STEADY_S) == 0.0
+    assert child.count_exit(11.0) == 0.5
+    assert child.exits == 6
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,13 @@ def test_the_pauses_start_again_after_a_steady_run(workers: Workers):
 )
 def test_each_exit_is_logged_once_with_its_reason_and_its_number(workers, caplog, status, reports, reason):
     child = child_of(workers, ended(status, *reports))
+    child.exits = child.exits_in_a_row = 1
     with caplog.at_level(logging.WARNING):
         workers._update(child, 1.0)
         workers._update(child, 1.1)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"the role outcomes ended ({reason}); exit 1 of this role, which is restarted in 0.5 s; see /logs/outcomes.log"
+        f"the role outcomes ended ({reason}); exit 2 of this role, which is restarted in 0.5 s; see /logs/outcomes.log"
     )
 
 
@@ -130,7 +131,7 @@ def hang(child: _Child, *reports: Report) -> list[str]:
     return calls
 
 
-def test_a_process_without_heartbeats_is_killed_and_restarted_after_the_first_pause(workers: Workers, caplog):
+def test_a_process_without_heartbeats_is_killed_and_restarted_at_once(workers: Workers, caplog):
     child = child_of(workers, running())
     calls, limit_s = hang(child), workers._settings.heartbeat_limit_s
     for step in range(int(2 * limit_s) + 1):  # the supervisor looks twice a second
@@ -138,7 +139,7 @@ def test_a_process_without_heartbeats_is_killed_and_restarted_after_the_first_pa
     assert calls == []
     workers._update(child, limit_s + 0.5)
     assert calls == ["kill", "join"]
-    assert child.restart_at == limit_s + 1.0
+    assert child.restart_at == limit_s + 0.5
     assert f"its event loop stood still for {limit_s:g} s (TWIN_HEARTBEAT_LIMIT_S)" in caplog.text
     workers.check()
 
