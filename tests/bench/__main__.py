@@ -29,7 +29,7 @@ from tests.bench.measure import Figure
 from tests.bench.memory import memory_figures
 from tests.bench.outcomes import outcome_figures
 from tests.bench.populations import population_figure
-from tests.bench.recovery import recovery_figure
+from tests.bench.recovery import recovery_figures
 from tests.bench.report import format_json, format_table
 from tests.bench.requests import request_figures
 from tests.bench.sizes import size_figures
@@ -45,7 +45,7 @@ OF_SAMPLE: dict[str, Callable[[Measured], Sequence[Figure]]] = {
 OF_STACK: dict[str, Callable[[Measured, Settings], Sequence[Figure]]] = {
     "population": lambda table, settings: [population_figure(table, settings)],
     "memory": lambda _, settings: memory_figures(settings),
-    "recovery": lambda table, settings: [recovery_figure(table, settings)],
+    "recovery": lambda _, settings: recovery_figures(settings),
     "requests": request_figures,
     "sizes": size_figures,
 }

@@ -1,4 +1,4 @@
-"""Time without windows after their worker was killed, by the number of series that the next one has to load."""
+"""Starts, and restarts of a role after SIGKILL, by the number of open series that the fidelity role has to load."""
 
 from __future__ import annotations
 
@@ -18,56 +18,91 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from schemas import Brand, FidelityWindow, ModelCard, OutcomeEvent
 from sql.database import connect
 from streams.kafka.topics import TOPICS, topic_of
-from streams.settings import Settings
+from streams.settings import ROLES, Role, Settings
+from streams.worker.startup import read_activity
 from streams.worker.supervisor import Workers
-from tests.bench.measure import Figure
-from tests.bench.tables import Measured, promote_first
+from tests.bench.measure import Aim, Figure
+from tests.bench.stock_faust import STOCK, stock_restart_s
+from tests.bench.tables import promote_first
+from tests.outcomes import make_card
 
-__all__ = ["recovery_figure"]
+__all__ = ["recovery_figures"]
 
-FEW, MANY = 100, 100_000
+SERIES = {1_000: 3.0, 10_000: 5.0, 100_000: 5.0}
+"""Open series, and the most seconds until the role is back."""
+BRANDS = (Brand.KISQALI, Brand.FABHALTA, Brand.REMIBRUTINIB)
 PATIENCE_S = 900.0
+POLL_S = 0.02
 OUTCOMES, WINDOWS = topic_of(OutcomeEvent), topic_of(FidelityWindow)
-NAMED = f"the same with {FEW} series"
 _WINDOWS_TOPIC = next(topic for topic in TOPICS if topic.name == WINDOWS)
 
 
-class _Gap(NamedTuple):
-    """Seconds from the kill to the first window with a later outcome, and memory of the process that published it."""
+class _Restart(NamedTuple):
+    """Seconds from the kill until the role was ready, and until a window held a later outcome; memory of the new process."""
 
-    seconds: float
+    ready_s: float
+    window_s: float
     megabytes: float
 
 
-def recovery_figure(measured: Measured, settings: Settings) -> Figure:
-    """Kill the fidelity worker while every window is open and has to be published again."""
-    own = settings.model_copy(update={"window_s": settings.pane_s, "max_segment_values": 2 * MANY})
-    with Workers(["outcomes", "fidelity"], own, log_folder=settings.home / "logs") as workers, asyncio.Runner() as runner:
-        workers.wait_ready()
-        few, many = (
-            runner.run(_gap(own, workers, _card(measured, brand), count))
-            for brand, count in ((Brand.FABHALTA, FEW), (Brand.REMIBRUTINIB, MANY))
-        )
-    note = f"{own.session_timeout_s:g} s of it until Kafka expires the session; {many.megabytes:.0f} MB with {MANY:,} series"
-    return Figure(f"silence after a kill, {MANY:,} series", measured.name, "s", many.seconds, few.seconds, NAMED, 1, note=note)
+def recovery_figures(settings: Settings) -> list[Figure]:
+    """Kill each role, and the fidelity role while every window is open."""
+    own = settings.model_copy(update={"window_s": settings.pane_s, "max_segment_values": 2 * max(SERIES)})
+    start = time.perf_counter()
+    with Workers(ROLES, own, log_folder=settings.home / "logs") as workers, asyncio.Runner() as runner:
+        workers.wait_ready(PATIENCE_S)
+        start_s = time.perf_counter() - start
+        others = {role: runner.run(_kill(own, workers, role)) for role in ROLES if role != "fidelity"}
+        restarts: dict[int, _Restart] = {}
+        for brand, series in zip(BRANDS, SERIES, strict=True):
+            added = series - max(restarts, default=0)
+            restarts[series] = runner.run(_restart(own, workers, make_card().model_copy(update=_line(brand)), added))
+    stock = {series: stock_restart_s(own.kafka_bootstrap, series, own.session_timeout_s) for series in SERIES}
+    return [*_figures(restarts, stock), *_role_figures(others, start_s, stock[min(SERIES)])]
 
 
-def _card(measured: Measured, brand: Brand) -> ModelCard:
-    card = measured.model.card
-    return card.model_copy(update={"brand": brand, "model_id": uuid5(card.model_id, brand.value)})
+def _line(brand: Brand) -> dict[str, Any]:
+    return {"brand": brand, "model_id": uuid5(make_card().model_id, brand.value)}
 
 
-async def _gap(settings: Settings, workers: Workers, card: ModelCard, series: int) -> _Gap:
+def _figures(restarts: dict[int, _Restart], stock: dict[int, float]) -> Iterator[Figure]:
+    for series, restart in restarts.items():
+        data, aim = f"{series:,} series", Aim("ours", SERIES[series])
+        note = f"with {data} {restart.megabytes:.0f} MB"
+        yield Figure("killed fidelity role ready again", data, "s", restart.ready_s, stock[series], STOCK, 1, aim, note)
+        yield Figure("first later outcome in a window", data, "s", restart.window_s, stock[series], STOCK, 1, aim)
+
+
+def _role_figures(ready_s: dict[Role, float], start_s: float, stock_s: float) -> Iterator[Figure]:
+    for role, seconds in ready_s.items():
+        yield Figure(f"killed {role} role ready again", "idle", "s", seconds, stock_s, STOCK, 1, Aim("ours", 3.0))
+    yield Figure("start of all roles", "idle", "s", start_s, stock_s, STOCK, 1, Aim("ours", 10.0))
+
+
+async def _kill(settings: Settings, workers: Workers, role: Role) -> float:
+    """Kill the process of a role, and return the seconds until the next one is ready."""
+    pid = workers.pids[role]
+    os.kill(pid, signal.SIGKILL)
+    killed = time.perf_counter()
+    async with asyncio.timeout(PATIENCE_S):
+        while workers.pids[role] == pid or await asyncio.to_thread(read_activity, settings, role) is not None:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+    return time.perf_counter() - killed
+
+
+async def _restart(settings: Settings, workers: Workers, card: ModelCard, series: int) -> _Restart:
     await _promote(settings, card)
     async with _all_windows(settings) as consumer:
         await _publish(settings, _outcomes(card, series))
         await _await_windows(consumer, card, series)
-        os.kill(workers.pids["fidelity"], signal.SIGKILL)
+        ready = asyncio.create_task(_kill(settings, workers, "fidelity"))
         killed = time.perf_counter()
         await _publish(settings, _outcomes(card, 1, first=series))
         await _await_windows(consumer, card, 1, n=series + 1)
+        window_s = time.perf_counter() - killed
+        ready_s = await ready
         workers.check()
-        return _Gap(time.perf_counter() - killed, psutil.Process(workers.pids["fidelity"]).memory_info().rss / 2**20)
+        return _Restart(ready_s, window_s, psutil.Process(workers.pids["fidelity"]).memory_info().rss / 2**20)
 
 
 async def _promote(settings: Settings, card: ModelCard) -> None:
@@ -113,7 +148,7 @@ async def _await_windows(consumer: AIOKafkaConsumer, card: ModelCard, series: in
     largest = 0
     async with asyncio.timeout(PATIENCE_S):
         while len(segments) < series or largest < n:
-            for records in (await consumer.getmany(timeout_ms=1000)).values():
+            for records in (await consumer.getmany(timeout_ms=100)).values():
                 for window in (json.loads(record.value) for record in records if record.key == card.line.encode()):
                     segments.add(window["segment"])
                     largest = max(largest, window["metrics"]["n"])

@@ -116,6 +116,21 @@ def test_help_and_version_import_no_library_of_the_service(arguments: list[str])
     assert imported <= ({"pydantic"} if arguments[0] != "--version" and len(arguments) > 1 else set())  # Typer reads options by it
 
 
+def test_the_help_of_a_command_imports_neither_a_server_s_client_nor_a_learning_library() -> None:
+    heavy = ("aiokafka", "asyncpg", "faust", "matplotlib", "mlflow", "scipy", "skops", "sklearn")
+    script = (  # a process of its own: those of the other tests import everything
+        "import sys\n"
+        "from typer.main import get_group\n"
+        "from streams.cli.app import app\n"
+        "def load(group):\n"
+        "    return sum(load(item) if hasattr(item, 'commands') else bool(item.load()) for item in group.commands.values())\n"
+        "print(load(get_group(app)))\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{len(COMMANDS)}\n[]\n"
+
+
 def test_the_module_is_the_same_program_as_the_script() -> None:
     ended = subprocess.run([sys.executable, "-m", "streams", "--version"], capture_output=True, text=True, check=True)
     assert ended.stdout == run("--version").output
