@@ -36,9 +36,9 @@ async def _work_later(work: Callable[[], Awaitable[None]]) -> None:
     await retry_transient(work, part="postgres")
 
 
-def build_faulty_app(role: Role, settings: Settings) -> TwinApp:
+def build_faulty_app(role: Role, settings: Settings, member: str | None = None) -> TwinApp:
     """The app of a role, which starts at the committed offset even where the stored position is lower."""
-    app = build_app(role, settings)
+    app = build_app(role, settings, member)
     exact = app.find_start_offsets
 
     async def find_start_offsets(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
