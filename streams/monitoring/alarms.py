@@ -101,6 +101,9 @@ class Alarms:
     ) -> None:
         """Assess a series; publish a change of its state, and with ``renew`` also that it stays."""
         previous = line.drift_states.get(series, DriftState.INSUFFICIENT)
+        has_none = previous is DriftState.INSUFFICIENT and not renew
+        if has_none and line.evaluator.stays_insufficient(line.window_state, series, detection):
+            return
         assessment = line.evaluator.assess_series(line.window_state, series, mix, detection, previous)
         if assessment.state is not previous or renew:
             await self._change_state(line, series, previous, assessment)

@@ -204,6 +204,15 @@ class DriftEvaluator(NamedTuple):
         segments[series] = state.ratio(self.average_run_length)
         return series in discoveries(segments, self._n_segments(series.model_id))
 
+    def stays_insufficient(self, window_state: WindowState, series: SeriesKey, detection: Detection) -> bool:
+        """Whether a series without a state gets none: it has no baseline, or nothing was detected in too few outcomes.
+
+        It answers what :meth:`assess_series` would, without the metrics, for the many series of rare segments.
+        """
+        if _reference_of(self.cards[series.model_id].baseline, series.segment) is None:
+            return True
+        return detection is Detection.NONE and moments_in(window_state.latest_panes(series, self.n_min)[2]).n < self.n_min
+
     def assess_series(
         self,
         window_state: WindowState,
