@@ -39,7 +39,7 @@ from streams.worker.service_manager import ALIVE, STARTED, notify_service_manage
 from streams.worker.silence import Silence
 from streams.worker.startup import Activity, StartStalled, Startup, read_activity
 
-__all__ = ["WorkerFailed", "Workers", "run_worker"]
+__all__ = ["WorkerFailed", "Workers", "preload", "run_worker"]
 
 LOG = logging.getLogger(__name__)
 
@@ -147,12 +147,8 @@ class Workers:
         self._supervisor = threading.Thread(target=self._supervise, name="workers", daemon=True)
 
     def __enter__(self) -> Self:
-        raise_file_limit()  # the children inherit it
-        with _default_environment(ONE_THREAD):
-            self._context = _forkserver()
-            with _sigint_blocked():  # Ctrl-C reaches every process of a terminal, but only this one reacts to it
-                ensure_running()
-            self._children = [_Child(role, *self._spawn(role), time.monotonic()) for role in self._roles]
+        self._context = preload()
+        self._children = [_Child(role, *self._spawn(role), time.monotonic()) for role in self._roles]
         self._supervisor.start()
         notify_service_manager(STARTED)
         return self
@@ -395,8 +391,11 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def _forkserver() -> ForkServerContext:
-    """Children are forked from a server process that has imported the heavy modules once."""
+def preload() -> ForkServerContext:
+    """Start the process that all roles are forked from, unless it runs; it imports the heavy modules while this one goes on."""
+    raise_file_limit()  # the children inherit it
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
+    with _default_environment(ONE_THREAD), _sigint_blocked():  # Ctrl-C reaches every process of a terminal: only this one reacts
+        ensure_running()
     return context

@@ -17,7 +17,7 @@ from streams.web.dashboard import serve_dashboard
 from streams.worker.local_stack import Notify, running_local_stack
 from streams.worker.setup import prepare
 from streams.worker.startup import Activity
-from streams.worker.supervisor import Workers
+from streams.worker.supervisor import Workers, preload
 
 __all__ = ["serve"]
 
@@ -34,6 +34,7 @@ def serve(settings: Settings, home: Path | None, port: int, notify: Notify) -> N
         WorkerFailed: when the settings do not allow a role to start, or no role makes progress while they start.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    preload()  # beside the start of the servers
     try:
         with running_local_stack(home or last_home(settings.home), settings, notify) as (on_stack, stack):
             asyncio.run(_prepare(on_stack, notify))
