@@ -58,6 +58,8 @@ async def test_of_two_processes_with_one_name_the_earlier_one_can_commit_nothing
             group_instance_id="one",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            session_timeout_ms=120_000,
+            heartbeat_interval_ms=60_000,  # a heartbeat would tell the earlier one, which would take its place back
         )
         for _ in range(2)
     )
@@ -65,6 +67,6 @@ async def test_of_two_processes_with_one_name_the_earlier_one_can_commit_nothing
         record = await earlier.getone()
         async with later:
             assert (await later.getone()).offset == record.offset
+            await later.commit({TopicPartition(TOPIC, record.partition): record.offset + 1})
             with pytest.raises(CommitFailedError):
                 await earlier.commit({TopicPartition(TOPIC, record.partition): record.offset + 1})
-            await later.commit({TopicPartition(TOPIC, record.partition): record.offset + 1})
