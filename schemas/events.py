@@ -131,7 +131,7 @@ class SimulationRequest(Event):
 
     @property
     def effective_seed(self) -> int:
-        """The seed in [0, 2**63), derived from ``simulation_id`` where the request has none."""
+        """The seed in [0, 2**63). A pinned request has one, unless it was pinned before those without one shared their twins."""
         return self.seed if self.seed is not None else self.simulation_id.int % 2**63
 
 
