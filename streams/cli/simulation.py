@@ -77,7 +77,7 @@ def simulate(
         int | None,
         typer.Option(
             metavar="NUMBER",
-            help="Of twins and draws; by default one that all campaigns on a model with the same filters share, and so their twins.",
+            help="Of twins and draws; by default one that all campaigns on a model with the same filters share.",
             callback=require_value(lambda value: 0 <= value < 2**63, "must be at least 0 and below 2**63"),
         ),
     ] = None,
