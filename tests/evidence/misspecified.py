@@ -41,7 +41,9 @@ Tried and failed: a proportional spread without tails covers 0.5 before any expe
 shapes of the response with the weights 0.15, 0.70 and 0.15 in contacts and weeks cover 0.80 after four experiments where the \
 response is linear; a tenth of the tails below zero covers 0.84 where tails are those of a Cauchy distribution; the uncertainty \
 of the dose in proportion to the effect that is considered moves the prediction of a dose that was tested away from what was \
-seen there."""
+seen there; without unusual campaigns heavy tails are covered to 0.89 and interactions to 0.90 (300 worlds), and with 8 in 100 of \
+them instead of 5 a catalogue that is right is covered to more than 0.98; a term of selection for each experiment by itself, where \
+experiments share a factor, takes many successes for a sign of harm."""
 
 BEFORE: Mapping[str, float] = {
     "heavy tails, t2": 0.87,
