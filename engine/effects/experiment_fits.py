@@ -70,7 +70,8 @@ def _fit(inputs: Inputs, response: Response, beliefs: Beliefs, root: Floats) -> 
     slopes = loadings(inputs.parameters, results, inputs.reaches, partial(_half_slopes, response=response))
     slopes = slopes * _explained(inputs.parameters, slopes, doubt)[:, None]
     several = np.array([_SEVERAL_CHANNELS if len(result.channels) > 1 else 0.0 for result in results])
-    left = np.hypot(several, np.sqrt(np.maximum(doubt**2 - slopes**2 @ inputs.parameters.sd**2, 0.0)))
+    common = inputs.parameters.sd**2 - inputs.parameters.own
+    left = np.hypot(several, np.sqrt(np.maximum(doubt**2 - slopes**2 @ common, 0.0)))
     observed = Observations(
         effect - scale * (slopes @ beliefs.mean),
         np.hypot(sampling, scale * left),

@@ -41,6 +41,7 @@ from schemas.subgroup_results import SubgroupResult
 __all__ = [
     "HALVES",
     "LEVEL_SDS",
+    "OWN_DOSE_SHARE",
     "OWN_SHARE",
     "Beliefs",
     "OwnEffects",
@@ -59,6 +60,13 @@ LEVEL_SDS: Mapping[float, float] = {0.03: 0.4, 0.10: 0.4, 0.30: 0.2}
 OWN_SHARE = 0.25
 """Share of the variance of a level's deviation that is of one campaign only."""
 
+OWN_DOSE_SHARE = 0.25
+"""The same of the factor of a channel and of a dose of half the maximal response.
+
+A channel suits some campaigns and people better than others. Were it common to all, it would be learned with too much certainty in
+worlds with such interactions, and from successes alone, which are by the channel that suits.
+"""
+
 _TAUGHT = 0.02  # change of a parameter's distribution, in its standard deviations
 _COMPLETE = 0.95  # share of an experiment's precision above which the levels of a feature hold all of its people
 
@@ -71,6 +79,7 @@ class Parameters(NamedTuple):
     Attributes:
         names, levels: as for :class:`schemas.effect_priors.LearnedParameters`; the levels follow the names.
         mean, sd: prior in the catalogue, ``(q,)``; 0 for levels.
+        own: part of the variance that is of one campaign only, so that others teach nothing about it, ``(q,)``.
         deviates: which are about a level that subgroups were reported of, and may deviate beyond the catalogue, ``(q,)``.
         dimensions: features of whose levels effects were reported.
     """
@@ -79,6 +88,7 @@ class Parameters(NamedTuple):
     levels: tuple[Level, ...]
     mean: Floats
     sd: Floats
+    own: Floats
     deviates: Flags
     dimensions: tuple[str, ...]
 
@@ -105,7 +115,7 @@ class Beliefs:
     def of_catalogue(cls, parameters: Parameters) -> Beliefs:
         """What is believed before any subgroup is known."""
         variance = sum(weight * sd**2 for sd, weight in LEVEL_SDS.items())
-        diagonal = parameters.sd**2 + parameters.deviates * (1.0 - OWN_SHARE) * variance
+        diagonal = parameters.sd**2 - parameters.own + parameters.deviates * (1.0 - OWN_SHARE) * variance
         return cls(np.zeros(len(diagonal)), np.diag(diagonal), variance)
 
 
@@ -152,7 +162,9 @@ def parameters_of(
     names = (*terms, *(f"{CHANNEL}{channel.value}" for channel in channels), *HALVES)
     mean, sd = np.transpose([*priors, *((0.0, 0.0) for _ in levels)])
     deviates = np.array([*(name in own_terms for name in names), *(True for _ in levels)])
-    return Parameters(names, tuple(levels), mean, sd, deviates, tuple(sorted({dimension for dimension, _ in reported})))
+    own = np.zeros(len(sd))
+    own[len(terms) : len(names)] = OWN_DOSE_SHARE * sd[len(terms) : len(names)] ** 2
+    return Parameters(names, tuple(levels), mean, sd, own, deviates, tuple(sorted({dimension for dimension, _ in reported})))
 
 
 def loadings(
@@ -236,8 +248,9 @@ def taught(parameters: Parameters, moments: Moments, beliefs: Beliefs) -> Learne
         moments: their posterior; means are differences from the catalogue.
         beliefs: of the levels.
     """
-    prior_sd = np.sqrt(np.diagonal(Beliefs.of_catalogue(parameters).covariance))
-    narrowed = np.abs(prior_sd - np.sqrt(np.diagonal(moments.covariance)))
+    covariance = moments.covariance + np.diag(parameters.own)
+    prior_sd = np.sqrt(np.diagonal(Beliefs.of_catalogue(parameters).covariance) + parameters.own)
+    narrowed = np.abs(prior_sd - np.sqrt(np.diagonal(covariance)))
     differs = np.abs(moments.mean) + np.abs(moments.with_score) + narrowed > _TAUGHT * prior_sd
     n = len(parameters.names)
     differs[n:] = True
@@ -247,9 +260,7 @@ def taught(parameters: Parameters, moments: Moments, beliefs: Beliefs) -> Learne
     return learned_parameters(
         [name for name, is_taught in zip(parameters.names, differs[:n], strict=True) if is_taught],
         parameters.levels,
-        Moments(
-            (parameters.mean + moments.mean)[differs], moments.covariance[np.ix_(differs, differs)], moments.with_score[differs]
-        ),
+        Moments((parameters.mean + moments.mean)[differs], covariance[np.ix_(differs, differs)], moments.with_score[differs]),
         parameters.dimensions,
         (math.sqrt(OWN_SHARE) * level_sd, level_sd),
     )
@@ -333,7 +344,7 @@ def _standardised(moderator: Moderator, level: str) -> float:
 
 def _update(parameters: Parameters, comparisons: Sequence[_Comparison], level_sd: float) -> tuple[Floats, Floats, float]:
     """Mean and covariance of the parameters if levels deviate by ``level_sd``, and the logarithm of the evidence for it."""
-    sd = np.sqrt(parameters.sd**2 + parameters.deviates * (1.0 - OWN_SHARE) * level_sd**2)
+    sd = np.sqrt(parameters.sd**2 - parameters.own + parameters.deviates * (1.0 - OWN_SHARE) * level_sd**2)
     information, pull, evidence = np.eye(len(sd)), np.zeros(len(sd)), 0.0
     for comparison in comparisons:
         weight = 1.0 / (comparison.noise + comparison.own * OWN_SHARE * level_sd**2)

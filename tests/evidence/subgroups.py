@@ -43,7 +43,7 @@ household clusters, teach one experiment with its subgroups; those of the other 
 sampling error, not that the next campaign will be inside. What the halves do tell is whether differences between subgroups \
 are learned: they are compared with no differences at all and with those of the first half as they were observed.
 Tried and failed: a coefficient of a moderator without a deviation of its level learns slowly where the catalogue is wrong \
-about it; factors of channels as independent errors of experiments by one channel cover too little by the other ones."""
+about it; with levels that only deviate where an experiment reports them, subgroups are covered to 0.88 before any (60 sequences)."""
 
 DIMENSIONS = ("specialty", "priority_tier", "region")
 CHOICES = 3
@@ -205,11 +205,12 @@ def _sequence_figures(runs: Mapping[str, Sequences]) -> Iterator[Figure]:
     worst = int(np.argmax(np.abs(share - 0.95)))
     yield Figure(
         "true effects of subgroups inside their 95 % interval over sequences of chosen experiments",
-        float(share[worst]),
+        float(share.mean()),
         at_least=LOW,
         at_most=HIGH,
         form=".1%",
-        note=f"the worst, after {EXPERIMENT_COUNTS[worst]} experiments; on average {share.mean():.1%}",
+        note=f"on average over the numbers of experiments; the farthest from 95 % {share[worst]:.1%},"
+        f" after {EXPERIMENT_COUNTS[worst]}, with a standard error of {_sequence_error(run.inside[:, worst, _GROUPS]):.1%}",
     )
     width = run.narrowing(_GROUPS)
     yield Figure(
@@ -227,6 +228,12 @@ def _sequence_figures(runs: Mapping[str, Sequences]) -> Iterator[Figure]:
         form=".1%",
         note=f"with subgroups {share[-1]:.1%}",
     )
+
+
+def _sequence_error(inside: Floats) -> float:
+    """Standard error of the share inside, ``(sequences, rows)``: the subgroups of one sequence are missed together."""
+    shares = np.nanmean(inside, axis=1)
+    return float(np.nanstd(shares) / math.sqrt(np.isfinite(shares).sum()))
 
 
 def _sequence_table(runs: Mapping[str, Sequences]) -> Table:
