@@ -43,7 +43,7 @@ household clusters, teach one experiment with its subgroups; those of the other 
 sampling error, not that the next campaign will be inside. What the halves do tell is whether differences between subgroups \
 are learned: they are compared with no differences at all and with those of the first half as they were observed.
 Tried and failed: a coefficient of a moderator without a deviation of its level learns slowly where the catalogue is wrong \
-about it; with levels that only deviate where an experiment reports them, subgroups are covered to 0.88 before any (60 sequences)."""
+about it; with levels that only deviate where an experiment reports them, they are covered to 0.88 before any (60 sequences)."""
 
 DIMENSIONS = ("specialty", "priority_tier", "region")
 CHOICES = 3
