@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import asyncpg
 from pydantic import ValidationError
 
 from schemas.catalogue_in_effect import catalogue_in_effect
@@ -32,9 +33,11 @@ __all__ = [
     "effects_of_erased",
     "experiments",
     "newest_version",
+    "outdated_priors",
     "priors_at_version",
     "redact_experiment",
-    "renew_priors",
+    "renew_prior",
+    "unusable_experiments",
 ]
 
 Calibration: TypeAlias = Callable[[str, Sequence[ExperimentResult], Mapping[str, Reach], Sequence[ExperimentResult]], EffectPrior]
@@ -57,6 +60,9 @@ WHERE experiment_id = $1"""
 EXPERIMENTS = """
 SELECT body, reach, withdrawn_at IS NOT NULL AS withdrawn, revision FROM experiments
 WHERE line = $1 AND ($2::text IS NULL OR intervention = $2) ORDER BY observed_at, experiment_id"""
+
+ALL_EXPERIMENTS = """
+SELECT experiment_id, body, reach, withdrawn_at IS NOT NULL AS withdrawn, revision FROM experiments"""
 
 NEWEST_VERSION = "SELECT coalesce(max(version), 0) FROM effect_versions WHERE line = $1"
 
@@ -132,18 +138,17 @@ async def add_experiment(
     return EffectsEvent(line=line, prior=prior, experiments=tuple(row["experiments"]) if row else ())
 
 
-async def renew_priors(database: Database, calibrate: Calibration, method: int) -> list[EffectsEvent]:
-    """Compute the newest priors of an older method again, each as a new version; repeated, it changes nothing.
+async def outdated_priors(database: Database, method: int) -> list[tuple[str, str]]:
+    """Line and intervention of each newest prior that an older method has computed."""
+    stored = [(row["line"], EffectPrior(**row["prior"])) for row in await database.fetch(NEWEST)]
+    return [(line, prior.intervention_type) for line, prior in stored if prior.method < method]
+
+
+async def renew_prior(database: Database, line: str, intervention: str, calibrate: Calibration, method: int) -> EffectsEvent:
+    """Compute the newest prior of an older method again, as a new version; repeated, it changes nothing.
 
     Simulations that are pinned to a version before keep its priors.
     """
-    stored = [(row["line"], EffectPrior(**row["prior"])) for row in await database.fetch(NEWEST)]
-    return [
-        await _renew(database, line, prior.intervention_type, calibrate, method) for line, prior in stored if prior.method < method
-    ]
-
-
-async def _renew(database: Database, line: str, intervention: str, calibrate: Calibration, method: int) -> EffectsEvent:
     async with transaction(database) as connection:
         await connection.execute(LOCK, line)
         last = await connection.fetch(LAST, line, intervention)
@@ -154,14 +159,27 @@ async def _renew(database: Database, line: str, intervention: str, calibrate: Ca
 
 
 async def experiments(database: Database, line: str, intervention: str | None = None) -> list[StoredExperiment]:
-    """Experiments on a line or on one of its interventions, oldest first, including withdrawn ones."""
-    return [
-        StoredExperiment(
-            ExperimentResult.model_validate(row["body"] | {"withdrawn": row["withdrawn"], "revision": row["revision"]}),
-            Reach.model_validate(row["reach"]) if row["reach"] else None,
-        )
-        for row in await database.fetch(EXPERIMENTS, line, intervention)
-    ]
+    """Experiments on a line or on one of its interventions, oldest first, including withdrawn ones.
+
+    One that an earlier version has stored, and that is none by the rules of this one, is left out: it must not keep the others from
+    being used. :func:`unusable_experiments` has those.
+    """
+    stored = [_stored(row) for row in await database.fetch(EXPERIMENTS, line, intervention)]
+    return [experiment for experiment in stored if isinstance(experiment, StoredExperiment)]
+
+
+async def unusable_experiments(database: Database) -> dict[str, ValidationError]:
+    """Experiments that an earlier version has stored and this one refuses, by their ids, with why."""
+    stored = [(row["experiment_id"], _stored(row)) for row in await database.fetch(ALL_EXPERIMENTS)]
+    return {experiment_id: error for experiment_id, error in stored if isinstance(error, ValidationError)}
+
+
+def _stored(row: asyncpg.Record) -> StoredExperiment | ValidationError:
+    try:
+        experiment = ExperimentResult.model_validate(row["body"] | {"withdrawn": row["withdrawn"], "revision": row["revision"]})
+    except ValidationError as error:
+        return error
+    return StoredExperiment(experiment, Reach.model_validate(row["reach"]) if row["reach"] else None)
 
 
 async def answered_simulations(database: Database, line: str, intervention: str) -> list[tuple[float, ...]]:

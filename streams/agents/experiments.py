@@ -7,17 +7,17 @@ from functools import partial
 from typing import Any
 
 from schemas import EffectsEvent, ExperimentResult
-from schemas.base import utc_time
+from schemas.base import shorten, utc_time
 from schemas.effect_priors import EFFECTS_METHOD
 from sql.erasure_store import NamesErased
-from sql.experiment_store import DifferentExperiment, renew_priors
-from streams.errors import require_no_nul
+from sql.experiment_store import DifferentExperiment, outdated_priors, renew_prior, unusable_experiments
+from streams.errors import describe_error, is_waited_for, require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, start_refusal_counters
 from streams.kafka.record_slices import RefusalSlice, process_slices
 from streams.metrics import EXPERIMENT_WARNINGS
-from streams.retries import retry_transient
+from streams.retries import process_event, report_failure
 from streams.services import Services
 from streams.simulation import (
     ImplausibleExperiment,
@@ -30,6 +30,7 @@ from streams.simulation import (
 __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
+_RENEW_S = 30.0
 _KINDS: dict[type[Exception], str] = {
     DifferentExperiment: "conflict",
     ImplausibleExperiment: "invalid",
@@ -48,13 +49,40 @@ def attach(app: TwinApp, services: Services) -> None:
     start_refusal_counters(topic_of(ExperimentResult), _KINDS.values())
     app.agent(app.batch_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
 
-    async def renew() -> None:
-        """Compute the priors of an older method again, once."""
-        renewed = await retry_transient(partial(renew_priors, app.pool, calibrated_prior, EFFECTS_METHOD), part="postgres")
-        for effects in renewed:
-            await _publish(app, effects)
+    async def renew_priors() -> None:
+        await _renew(app)
 
-    app.task(renew)
+    async def tell_unusable() -> None:
+        await process_event(app, partial(_tell_unusable, app), partial(_report, app))
+
+    app.run_every(_RENEW_S, renew_priors)
+    app.task(tell_unusable)
+
+
+async def _renew(app: TwinApp) -> None:
+    """Compute the priors of an older method again, once.
+
+    One that cannot be computed keeps no other from it, and is tried again at the next interval.
+    """
+    failures = []
+    for line, intervention in await outdated_priors(app.pool, EFFECTS_METHOD):
+        try:
+            await _publish(app, await renew_prior(app.pool, line, intervention, calibrated_prior, EFFECTS_METHOD))
+        except Exception as error:
+            if is_waited_for(error):
+                raise
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+async def _tell_unusable(app: TwinApp) -> None:
+    for experiment_id, error in (await unusable_experiments(app.pool)).items():
+        LOG.warning("experiment %s is stored and calibrates nothing: %s", shorten(experiment_id), describe_error(error))
+
+
+async def _report(app: TwinApp, error: Exception) -> None:
+    report_failure(app.role, "reading the stored experiments", error)
 
 
 async def _publish(app: TwinApp, effects: EffectsEvent) -> None:

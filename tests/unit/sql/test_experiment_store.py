@@ -19,8 +19,10 @@ from sql.experiment_store import (
     current_priors,
     current_version,
     experiments,
+    outdated_priors,
     priors_at_version,
-    renew_priors,
+    renew_prior,
+    unusable_experiments,
 )
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -199,12 +201,26 @@ async def test_priors_of_an_older_method_are_computed_again_once_and_their_versi
     ) -> EffectPrior:
         return average(intervention, results, reaches, others).model_copy(update={"method": 2})
 
-    renewed = await renew_priors(pool, present, 2)
+    outdated = await outdated_priors(pool, 2)
+    renewed = [await renew_prior(pool, *prior, present, 2) for prior in outdated]
     assert {(event.prior.intervention_type, event.prior.method) for event in renewed} == {(EMAIL, 2), (SPEAKER, 2)}
     assert {prior.method for prior in (await current_priors(pool, LINE)).values()} == {2}
     assert (await priors_at_version(pool, LINE, 2))[EMAIL].method == 1
-    assert await renew_priors(pool, present, 2) == []
-    assert await current_version(pool, LINE) == 3
+    assert await outdated_priors(pool, 2) == []
+    assert await renew_prior(pool, *outdated[0], present, 2) in renewed
+    assert await current_version(pool, LINE) == 4
+
+
+async def test_an_experiment_that_is_none_any_more_keeps_no_other_from_being_used(pool: Pool, owner_pool: Pool) -> None:
+    for name, effect in (("a", 0.1), ("b", 0.3), ("c", 0.2)):
+        await add_experiment(pool, an_experiment(name, effect), average)
+    await owner_pool.execute(
+        "UPDATE experiments SET body = jsonb_set(body, '{n_treated}', '18446744073709551616') WHERE experiment_id = 'b'"
+    )
+    assert {name: error.errors()[0]["loc"] for name, error in (await unusable_experiments(pool)).items()} == {"b": ("n_treated",)}
+    assert [stored.experiment.experiment_id for stored in await experiments(pool, LINE)] == ["a", "c"]
+    later = await add_experiment(pool, an_experiment("d", 0.6), average)
+    assert (later.experiments, later.prior.n_experiments) == (("a", "c", "d"), 3)
 
 
 async def test_withdrawing_an_experiment_makes_a_new_version_without_it(pool: Pool) -> None:
