@@ -120,6 +120,7 @@ def score(decoded: DecodedBatch, context: ScoringContext, max_characters: int = 
     for score_rows, rows in _rows_by_way(outcomes).items():
         score_rows(outcomes, rows, context, scores)
     _refuse_bad_levels(outcomes, scores, max_characters)
+    _refuse_out_of_range(outcomes, context, scores)
     _add_contributions(outcomes, context, scores)
     return ScoredBatch(decoded, scores, context.simulations, context.generations)
 
@@ -361,10 +362,7 @@ def _add_contributions(outcomes: OutcomeBatch, context: ScoringContext, scores: 
     if outcomes.entities:
         featured = outcomes.rows_with_features()
         belongs[featured] &= outcomes.treated[featured] != 1
-    by_model: defaultdict[UUID | None, list[int]] = defaultdict(list)
-    for index, group in enumerate(scores.groups):
-        by_model[group.model_id].append(index)
-    for model_id, indices in by_model.items():
+    for model_id, indices in _groups_by_model(scores).items():
         rows = np.flatnonzero(belongs & np.isin(scores.group_index, indices))
         if model_id is not None and len(rows):
             _contribute(rows, outcomes, context.cards[model_id].baseline, scores)
@@ -374,19 +372,39 @@ def _add_contributions(outcomes: OutcomeBatch, context: ScoringContext, scores: 
 
 
 def _contribute(rows: Integers, outcomes: OutcomeBatch, baseline: Baseline, scores: Scores) -> None:
-    """Standardise by the model's fixed baseline, as integers; values out of range are refused (rule 7)."""
-    predicted, actual = scores.predicted[rows], outcomes.actual[rows]
-    allowed = in_range(predicted, actual, baseline)
-    for row in rows[~allowed].tolist():
-        scores.refuse([row], _range_refusal(float(outcomes.actual[row]), float(scores.predicted[row]), baseline))
-    counted = rows[allowed]
-    scores.in_sums[counted] = True
-    scores.contributions[counted] = contributions(
-        predicted[allowed], actual[allowed], scores.lower[counted], scores.upper[counted], baseline
-    )
+    """Standardise by the model's fixed baseline, as integers (rule 7)."""
+    scores.in_sums[rows] = True
+    values = scores.predicted[rows], outcomes.actual[rows], scores.lower[rows], scores.upper[rows]
+    scores.contributions[rows] = contributions(*values, baseline)
 
 
-def _range_refusal(actual: float, predicted: float, baseline: Baseline) -> ElementRefusal:
+def _refuse_out_of_range(outcomes: OutcomeBatch, context: ScoringContext, scores: Scores) -> None:
+    """Refuse outcomes with a number beyond what sums can hold, whether they are counted in sums or not (rule 7)."""
+    for model_id, groups in _groups_by_model(scores).items():
+        rows = np.flatnonzero(np.isin(scores.group_index, groups))
+        if model_id is None or not len(rows):
+            continue
+        baseline = context.cards[model_id].baseline
+        numbers = {
+            "actual_value": outcomes.actual,
+            "predicted_value": scores.predicted,
+            "predicted_lower": outcomes.lower,  # those that a model states may be infinite: it knows nothing then
+            "predicted_upper": outcomes.upper,
+        }
+        for name, values in numbers.items():
+            is_absent = np.isnan(values[rows]) & ((name != "predicted_value") | np.isnan(outcomes.actual[rows]))
+            for row in rows[~(is_absent | in_range(values[rows], values[rows], baseline))].tolist():
+                scores.refuse([row], _range_refusal(name, float(values[row]), baseline))
+                scores.group_index[row] = -1
+
+
+def _groups_by_model(scores: Scores) -> Mapping[UUID | None, list[int]]:
+    by_model: defaultdict[UUID | None, list[int]] = defaultdict(list)
+    for index, group in enumerate(scores.groups):
+        by_model[group.model_id].append(index)
+    return by_model
+
+
+def _range_refusal(name: str, value: float, baseline: Baseline) -> ElementRefusal:
     limits = f"{baseline.center:g} +- {LIMIT * baseline.scale:g}"
-    values = f"actual_value {actual} or predicted_value {predicted}"
-    return ElementRefusal("range", f"{values} is outside of {limits}, the range in which this model is monitored")
+    return ElementRefusal("range", f"{name} {value:g} is outside of {limits}, the range in which this model is monitored")

@@ -98,6 +98,49 @@ def test_features_that_cannot_be_predicted_from_are_refused_with_a_short_reason(
     assert (refused.kind, len(refused.reason) <= 2000) == ("features", True)
 
 
+BEYOND = [
+    ({"predicted_lower": -1e308, "predicted_upper": 1e308}, "predicted_lower -1e+308"),
+    ({"predicted_upper": 20_000.1}, "predicted_upper 20000.1"),
+    ({"predicted_value": 1e308, "predicted_upper": 1.7e308}, "predicted_value 1e+308"),
+    ({"actual_value": -1e308}, "actual_value -1e+308"),
+    (
+        {"actual_value": None, "predicted_value": -1e308, "predicted_lower": None, "predicted_upper": None},
+        "predicted_value -1e+308",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), BEYOND)
+def test_a_number_beyond_what_sums_can_hold_is_refused_with_its_name_and_the_bound(fields: dict[str, Any], named: str):
+    batch, (refused,) = scored([outcome(0), outcome(1, **fields), outcome(2, predicted_upper=20_000.0)])
+
+    assert batch.is_accepted.tolist() == [True, False, True]
+    assert batch.scores.in_sums.tolist() == [True, False, True]
+    assert refused.kind == "range"
+    assert refused.reason == f"{named} is outside of 0 +- 20000, the range in which this model is monitored"
+
+
+def test_a_treated_outcome_beyond_the_range_is_refused_though_it_enters_no_sum():
+    batch, (refused,) = scored([with_features(0, {"decile": 1}, treated=True, actual_value=1e308)])
+
+    assert (batch.is_accepted.tolist(), refused.kind) == ([False], "range")
+
+
+class UnboundedModel(Model):
+    """Knows too little for an interval."""
+
+    def predict_rows(self, frame: pd.DataFrame) -> tuple[Any, Any, Any, FeatureGaps]:
+        expected, _, _, gaps = super().predict_rows(frame)
+        return expected, np.full(len(frame), -np.inf), np.full(len(frame), np.inf), gaps
+
+
+def test_an_infinite_interval_of_a_model_refuses_no_outcome():
+    context = replace(CONTEXT, models={CARD.model_id: UnboundedModel()})
+    batch, refused = scored([with_features(0, {"decile": 1})], context)
+
+    assert (batch.is_accepted.tolist(), refused) == ([True], [])
+
+
 class BrokenModel:
     """Raises an error that no feature explains, for one level or for every row."""
 
