@@ -10,7 +10,7 @@ import typer
 
 from streams.cli.connection import connected_service, with_pool
 from streams.cli.options import DryRunOption, JsonOption, examples
-from streams.cli.output import print_result
+from streams.cli.output import notify, print_result
 from streams.cli.running import run_command
 
 if TYPE_CHECKING:
@@ -38,19 +38,25 @@ def migrate(as_json: JsonOption = False) -> None:
     )
 
 
-@app.command(epilog=examples("twinstream verify", "twinstream verify --repair"))
+@app.command(epilog=examples("twinstream verify", "twinstream verify --repair", "twinstream verify --patience 20"))
 def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Publish again what other parts have not received.")] = False,
+    patience_s: Annotated[
+        float, typer.Option("--patience", min=0.0, metavar="SECONDS", help="How long to wait for windows that lag.")
+    ] = 150.0,
     as_json: JsonOption = False,
 ) -> None:
     """Recompute every window from the outcomes and compare.
 
-    The exit status is 1 on any mismatch.
+    Windows whose present version was not published yet are waited for, and what is waited for is told. The exit status is 1 on any
+    mismatch.
     """
     from streams.operations.verify import verify as verify_windows
 
     with connected_service() as settings:
-        report = run_command(settings, verify_windows(settings, repair=repair), "postgres", "kafka")
+        report = run_command(
+            settings, verify_windows(settings, repair=repair, patience_s=patience_s, notify=notify), "postgres", "kafka"
+        )
     print_result(report.to_dict(), report.format_text, as_json=as_json)
     if report.mismatches:
         raise typer.Exit(1)

@@ -6,7 +6,6 @@ Windows whose present version was not published yet only lag: they are waited fo
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,10 +23,11 @@ from streams.kafka import DEAD_LETTERS, count_partitions, open_consumer, topic_o
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
 from streams.operations.repair import repair as repair_lagging
+from streams.operations.wait_notices import Notify, WaitNotices, no_notices
 from streams.operations.window_audit import WindowAudit
 from streams.settings import Settings
 
-__all__ = ["VerificationReport", "verify"]
+__all__ = ["PATIENCE_S", "VerificationReport", "verify"]
 
 _POLL_S = 1.0
 _LISTED_REFUSALS = 1000
@@ -74,37 +74,47 @@ class VerificationReport:
         return [*parked, *(f"to be parked when its role reads it: {position}" for position in self.park_requests)]
 
 
-async def verify(settings: Settings, *, repair: bool = False, patience_s: float = 150.0) -> VerificationReport:
+PATIENCE_S = 150.0
+"""How long :func:`verify` waits for what lags, by default."""
+
+
+async def verify(
+    settings: Settings, *, repair: bool = False, patience_s: float = PATIENCE_S, notify: Notify = no_notices
+) -> VerificationReport:
     """Compare heads, panes, positions, windows and dead letters with the stored outcomes and refused records.
 
     Args:
         settings: where Postgres and Kafka are.
         repair: publish the panes of lagging windows and missing dead letters again; the fidelity agent does the rest.
         patience_s: how long to wait until windows reach the version that they have at the start, and refused records have a copy.
+        notify: is given a line about each step, and about what is waited for, every ten seconds.
     """
     findings = Findings()
     dsn = settings.read_dsn
+    notify("recomputing the sums and windows from the stored outcomes")
     state = await recompute(dsn, findings)
     windows = WindowAudit(state.windows, state.grids, findings)
     windows.check_snapshots(state.snapshots)
     resent = await repair_lagging(settings, windows.lagging_panes(state.panes)) if repair else 0
-    deadline = time.monotonic() + patience_s
-    await _wait_for_windows(settings, windows, findings, deadline)
-    findings.counts["copies of refusals"] = await _check_dead_letters(dsn, state.at, findings, deadline)
+    notify(f"comparing {len(windows.expected):,} windows with the messages about them")
+    notices = WaitNotices(notify, patience_s)
+    await _wait_for_windows(settings, windows, findings, notices)
+    findings.counts["copies of refusals"] = await _check_dead_letters(dsn, state.at, findings, notices)
     async with audit_store.snapshot(dsn) as connection:
         parked, requests = await count_parked(connection), await pending_park_requests(connection)
     positions = tuple(f"{request.topic}:{request.partition}:{request.offset}" for request in requests)
     return VerificationReport(findings.mismatches(), dict(findings.counts), resent, parked, positions)
 
 
-async def _wait_for_windows(settings: Settings, windows: WindowAudit, findings: Findings, deadline: float) -> None:
+async def _wait_for_windows(settings: Settings, windows: WindowAudit, findings: Findings, notices: WaitNotices) -> None:
     """Wait until no window lags any more; those that lag at the deadline are mismatches."""
     dsn = settings.read_dsn
     async with _window_consumer(settings) as consumer:
         while True:
             findings.counts["unreadable messages"] += await _read_to_end(consumer, windows.on_message)
-            if not windows.lagging or time.monotonic() > deadline:
+            if not windows.lagging or notices.is_over:
                 break
+            notices.update("windows", windows.describe_lag())
             await asyncio.sleep(_POLL_S)
             async with audit_store.snapshot(dsn) as connection:
                 async for row in audit_store.snapshots(connection):
@@ -112,7 +122,7 @@ async def _wait_for_windows(settings: Settings, windows: WindowAudit, findings: 
     windows.add_lagging_to_findings()
 
 
-async def _check_dead_letters(dsn: str, before: datetime, findings: Findings, deadline: float) -> int:
+async def _check_dead_letters(dsn: str, before: datetime, findings: Findings, notices: WaitNotices) -> int:
     """Wait until every record refused before the start has a copy on ``dead-letters``.
 
     Returns:
@@ -122,8 +132,9 @@ async def _check_dead_letters(dsn: str, before: datetime, findings: Findings, de
         async with audit_store.snapshot(dsn) as connection:
             unsent = await unsent_refused_before(connection, before, _LISTED_REFUSALS)
             copies = await audit_store.count_copies(connection)
-        if not unsent or time.monotonic() > deadline:
+        if not unsent or notices.is_over:
             break
+        notices.update("copies", f"the copies of {len(unsent):,} refused records on {DEAD_LETTERS}")
         await asyncio.sleep(_POLL_S)
     for refused in unsent:
         position = f"{refused.source}, offset {refused.offset}, element {refused.element}"

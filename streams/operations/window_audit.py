@@ -21,6 +21,7 @@ __all__ = ["WindowAudit"]
 
 # These follow from the other metrics and the sums, and are not stored in snapshots.
 _NOT_STORED = {"intervals", "n_effective", "mae_robust"}
+_MAX_LINES = 3
 _COMPARED_METRICS = tuple(name for name in FidelityMetrics.model_fields if name not in _NOT_STORED)
 
 
@@ -91,6 +92,13 @@ class WindowAudit:
             del self.lagging[key]
             if row["version"] == self.expected[key].version:
                 self._compare(key, "snapshot", _metrics(row))
+
+    def describe_lag(self) -> str:
+        """The number of windows that lag, their lines, and the first of them with the reason."""
+        key, lag = next(iter(self.lagging.items()))
+        lines = sorted({window.line for window in self.lagging})
+        more = f" and {len(lines) - _MAX_LINES} more" if len(lines) > _MAX_LINES else ""
+        return f"{len(self.lagging):,} windows of {', '.join(lines[:_MAX_LINES])}{more} (the first: {key} {lag.reason})"
 
     def add_lagging_to_findings(self) -> None:
         """Add a mismatch for each window that still lags."""
