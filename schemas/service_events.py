@@ -119,7 +119,7 @@ class FidelityErrors(Event):
     line: str
     source: SourceId
     watermark: Moment | None
-    rows: tuple[PaneRow, ...] = ()
+    rows: tuple[PaneRow, ...] = Field(default=(), max_length=MAX_MESSAGE_ROWS)
 
 
 class FidelityWindow(Event):

@@ -21,6 +21,7 @@ __all__ = [
     "add_gaps",
     "advance_position",
     "begin_source",
+    "count_elements",
     "lock_position",
     "mark_read_to_end",
     "newest_position",
@@ -133,6 +134,12 @@ async def source_watermarks(database: Database, sources: Iterable[SourceId]) -> 
     by_name = {str(source): source for source in sources}
     rows = await database.fetch("SELECT source, watermark FROM source_positions WHERE source = ANY($1)", list(by_name))
     return {by_name[row["source"]]: row["watermark"] for row in rows}
+
+
+async def count_elements(database: Database, source: SourceId) -> int:
+    """Number of outcomes and refused records that a source has brought, 0 for one that was never read."""
+    elements: int | None = await database.fetchval("SELECT elements FROM source_positions WHERE source = $1", str(source))
+    return elements or 0
 
 
 async def mark_read_to_end(database: Database, sources: Iterable[SourceId], at: datetime) -> None:

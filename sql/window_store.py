@@ -27,6 +27,7 @@ __all__ = [
     "SourceState",
     "SourcedRow",
     "Span",
+    "aged_horizon",
     "cells_between",
     "changed_rows",
     "latest_pane_starts",
@@ -141,6 +142,15 @@ async def stored_rows(database: Database, line: str, source: str, rows: Sequence
     columns = zip(*((row.model_id, row.segment, row.pane, row.width_s) for row in rows), strict=True)
     records = await database.fetch(_STORED_ROWS, line, source, *map(list, columns)) if rows else []
     return [pane_row(record) for record in records]
+
+
+_AGED_HORIZON = "SELECT horizon FROM aged_lines WHERE line = $1"
+
+
+async def aged_horizon(database: Database, line: str) -> float:
+    """Seconds since the epoch below which panes of a line may have been deleted, -inf before the first ageing."""
+    horizon: float | None = await database.fetchval(_AGED_HORIZON, line)
+    return -math.inf if horizon is None else horizon
 
 
 _NEWEST_PANE = "SELECT max(pane) FROM fidelity_panes WHERE line = $1"

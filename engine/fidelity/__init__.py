@@ -18,6 +18,7 @@ from engine.fidelity.drift_rules import (
 from engine.fidelity.e_detector import AVERAGE_RUN_LENGTH, LOSSES, DetectorState, accumulate, discoveries, series_reference
 from engine.fidelity.effective_sample_size import effective_n
 from engine.fidelity.error_sums import (
+    LARGEST_CONTRIBUTION,
     LIMIT,
     N_MOMENTS,
     OUTLIER_DEVIATIONS,
@@ -41,6 +42,7 @@ from engine.fidelity.windows import is_closed, is_too_late, lowest_pane, pane_st
 __all__ = [
     "AVERAGE_RUN_LENGTH",
     "FEWEST_ROWS",
+    "LARGEST_CONTRIBUTION",
     "LIMIT",
     "LOSSES",
     "N_MOMENTS",

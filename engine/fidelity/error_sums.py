@@ -24,6 +24,7 @@ from schemas.fidelity_models import FidelityMetrics
 from schemas.twin_models import Baseline
 
 __all__ = [
+    "LARGEST_CONTRIBUTION",
     "LIMIT",
     "N_MOMENTS",
     "OUTLIER_DEVIATIONS",
@@ -78,6 +79,9 @@ class Moments(NamedTuple):
 
 
 N_MOMENTS = len(Moments._fields)
+_LARGEST = round(LIMIT / QUANTUM)
+LARGEST_CONTRIBUTION = Moments(1, 1, 1, _LARGEST, _LARGEST, _LARGEST**2, _LARGEST**2, _LARGEST**2, 2 * _LARGEST, 1)
+"""What one outcome adds to each of the moments at most, up or down."""
 
 
 def moments_in(sums: Sequence[int]) -> Moments:

@@ -1,6 +1,7 @@
 """Checks messages with sums against Postgres, which holds the truth: anyone who may write to the topic can state anything.
 
-A message names the rows that changed. Its rows are applied as they are stored, so that a forged one changes no window.
+A message names the rows that changed. Its rows are applied as they are stored, so that a forged one changes no window, and one that
+states what no outcomes worker can have sent is refused.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from schemas import FidelityErrors, OutcomeEvent, PaneRow
+from engine.fidelity import LARGEST_CONTRIBUTION
+from schemas import FidelityErrors, OutcomeEvent, PaneRow, SourceId
 from schemas.base import EARLIEST, shorten
-from schemas.events import EVERY_LINE, MAX_MESSAGE_ROWS
-from sql.source_position_store import source_watermarks
-from sql.window_store import stored_rows
+from schemas.events import EVERY_LINE, MAX_MESSAGE_ROWS, SUM_FIELDS
+from sql.source_position_store import count_elements, source_watermarks
+from sql.window_store import aged_horizon, stored_rows
 from streams.bounds import BoundSettings, check_json, check_size
 from streams.errors import require_no_nul
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 
-__all__ = ["ForgedSums", "SumsCheck", "decode_sums"]
+__all__ = ["ForgedSums", "SumsCheck", "check_key", "decode_sums"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
 _CLOCK_TOLERANCE = timedelta(
@@ -46,6 +48,16 @@ def decode_sums(key: bytes | None, value: bytes | None, bounds: BoundSettings) -
 
 class ForgedSums(ValueError):
     """The message states what no outcomes worker can have sent."""
+
+
+def check_key(key: bytes | None, message: FidelityErrors) -> None:
+    """Check the key of a message with sums, by which the worker of its line reads it.
+
+    Raises:
+        ForgedSums: when it is not the line.
+    """
+    if key != message.line.encode():
+        raise ForgedSums(f"the key of the message is {shorten(key)}, and not its line, {shorten(message.line)}")
 
 
 class SumsCheck:
@@ -83,17 +95,47 @@ class SumsCheck:
         """The rows of a message as they are stored, without those below the lowest pane, which can no longer change.
 
         Raises:
-            ForgedSums: when a row is not stored, or only in an older version.
+            ForgedSums: when a row is stated twice, is not stored and has not aged out, or differs from what is or was stored.
         """
-        rows = [row for row in message.rows if row.pane >= lowest_pane]
-        stored = {_key(row): row for row in await stored_rows(self._app.pool, message.line, str(message.source), rows)}
-        for row in rows:
-            version = stored[_key(row)].version if _key(row) in stored else None
-            if version is None or version < row.version:
-                held = "is not stored" if version is None else f"is stored in version {version}"
-                name = f"the sums of {shorten(row.segment)} in pane {row.pane:g} of model {row.model_id}"
-                raise ForgedSums(f"{name}, version {shorten(row.version)}: this row {held}")
-        return list(stored.values())
+        stored = {_key(row): row for row in await stored_rows(self._app.pool, message.line, str(message.source), message.rows)}
+        if len({_key(row) for row in message.rows}) < len(message.rows):
+            raise ForgedSums("the message states the sums of one pane more than once")
+        for row in message.rows:
+            if _key(row) in stored:
+                await self._check_version(message.source, row, stored[_key(row)])
+            else:
+                await self._check_aged_out(message.line, row)
+        return [row for row in stored.values() if row.pane >= lowest_pane]
+
+    async def _check_aged_out(self, line: str, row: PaneRow) -> None:
+        """Check a row that is not stored: only those of an old pane are deleted."""
+        if not EARLIEST.timestamp() - row.width_s < row.pane < await aged_horizon(self._app.pool, line):
+            raise ForgedSums(f"{_name(row)}: this row is not stored")
+
+    async def _check_version(self, source: SourceId, row: PaneRow, stored: PaneRow) -> None:
+        """Check what a row states against the stored one, which may have changed since."""
+        if row.version > stored.version:
+            raise ForgedSums(f"{_name(row)}: this row is stored in version {stored.version}")
+        if row.version == stored.version and row != stored:
+            raise ForgedSums(f"{_name(row)}: this row is stored with other sums, or another offset")
+        if row.last_offset > stored.last_offset:
+            stated = f"its last change is stated at offset {shorten(row.last_offset)}"
+            raise ForgedSums(f"{_name(row)}: {stated}, and a later one at {stored.last_offset}")
+        if row.version < stored.version:
+            await self._check_possible(source, row)
+
+    async def _check_possible(self, source: SourceId, row: PaneRow) -> None:
+        """Check that all outcomes of the source together can have brought these sums, each as the correction of another one."""
+        n_elements = await count_elements(self._app.pool, source)
+        for name, total, largest in zip(SUM_FIELDS, row.sums, LARGEST_CONTRIBUTION, strict=False):  # no limit for the last fields
+            if abs(total) > (bound := 2 * n_elements * largest):
+                stated = f"{name} of {shorten(total)} exceeds {bound}"
+                raise ForgedSums(f"{_name(row)}: {stated}, more than the {n_elements} outcomes of {source} can have brought")
+
+
+def _name(row: PaneRow) -> str:
+    version = shorten(row.version)
+    return f"the sums of {shorten(row.segment)} in pane {row.pane:g} of model {row.model_id}, version {version}"
 
 
 def _key(row: PaneRow) -> tuple[object, ...]:
