@@ -63,6 +63,7 @@ TABLES: Mapping[str, str] = {
         " n_outliers, standard_errors, missing, evidence_ratio, intervals, n_effective)"
     ),
     "fidelity_tracking": "INSERT",
+    "interrupted_work": "INSERT, DELETE",
     "ledger_tellings": "INSERT, UPDATE (generation)",
     "line_thresholds": "INSERT",
     "maintenance_runs": "INSERT, UPDATE (finished_at, deleted, partitions_created, partitions_dropped, error)",

@@ -16,7 +16,9 @@ from schemas.base import shorten
 
 __all__ = [
     "DEFAULT_BOUNDS",
+    "UNPARSED_HEADERS",
     "BoundSettings",
+    "ExcessHeaders",
     "OutOfBounds",
     "check_array",
     "check_header_count",
@@ -24,6 +26,7 @@ __all__ = [
     "check_json",
     "check_message",
     "check_size",
+    "require_bounded",
 ]
 
 _MEBIBYTE = 1024 * 1024
@@ -73,6 +76,37 @@ class OutOfBounds(ValueError):
 
     def __init__(self, what: str, bound: int, setting: str) -> None:
         super().__init__(f"{what} exceeds {bound}, TWIN_{setting.upper()}")
+
+
+UNPARSED_HEADERS = "twin_unparsed_headers"
+"""Name of the header that stands for all headers of a record that exceed a bound; its value is their bytes in the record."""
+
+
+class ExcessHeaders(tuple[tuple[str, bytes | None], ...]):  # noqa: SLOT001  # a tuple of any length has no slots
+    """Headers of a record that exceed a bound: one, with their bytes as they are on the topic. They could fill the memory.
+
+    Attributes:
+        error: which bound they exceed.
+    """
+
+    error: OutOfBounds
+
+    @classmethod
+    def of(cls, raw: bytes, error: OutOfBounds) -> ExcessHeaders:
+        """The headers of a record in these bytes, which begin with their number."""
+        headers = cls(((UNPARSED_HEADERS, raw),))
+        headers.error = error
+        return headers
+
+
+def require_bounded(headers: object) -> None:
+    """Check that the headers of a record that was read are within their bounds.
+
+    Raises:
+        OutOfBounds: when they are not.
+    """
+    if isinstance(headers, ExcessHeaders):
+        raise headers.error
 
 
 def check_size(key: bytes | None, value: bytes | None, bounds: BoundSettings) -> None:

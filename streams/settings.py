@@ -41,6 +41,8 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
             trainer is at least twice ``training_timeout_s``.
         progress_limit_s: a partition with waiting records whose position does not move for longer makes its role not ready.
         stop_limit_s: a role that stops for longer, after SIGTERM or an error, ends without finishing its events.
+        max_waiting_bytes: of the records of all partitions that a role has read and not processed yet; above it, one partition at a
+            time is polled.
         probe_interval_s: pause between two probes of Kafka, Postgres and MLflow by every role.
         probe_timeout_s: a probe without an answer in this time has failed; a part whose probe fails twice in a row is out.
         web_connections: most connections at once to the page and to each role; a new one takes the place of the oldest without a
@@ -93,6 +95,7 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     session_timeout_s: float = Field(default=20.0, gt=0)
     start_stall_s: float = Field(default=60.0, gt=0)
     slice_records: int = Field(default=4000, ge=1)
+    max_waiting_bytes: int = Field(default=128 * 1024 * 1024, ge=1024 * 1024)
     park_attempts: int = Field(default=5, ge=1)
     park_in_a_row: int = Field(default=10, ge=1)
     max_segment_values: int = Field(default=200, ge=1)

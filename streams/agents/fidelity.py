@@ -15,6 +15,7 @@ from schemas import FidelityErrors, OutcomeEvent
 from schemas.base import utc_time
 from sql.model_card_rows import UnknownModel
 from sql.window_store import monitored_lines
+from streams.bounds import require_bounded
 from streams.errors import is_waited_for
 from streams.kafka import PARTITIONS, topic_of
 from streams.kafka.app import TwinApp
@@ -25,7 +26,7 @@ from streams.metrics import TASK_FAILURES, start_at_zero
 from streams.monitoring.line_monitor import LineMonitor
 from streams.monitoring.line_state import LineState
 from streams.monitoring.pane_table import PaneKey, PaneTable, partition_of
-from streams.monitoring.sums_check import ForgedSums, decode_sums
+from streams.monitoring.sums_check import ForgedSums, check_key, decode_sums
 from streams.monitoring.window_state import VersionedSums
 from streams.retries import any_error, process_event, report_failure, retry_transient
 from streams.services import Services
@@ -164,7 +165,11 @@ class _Fidelity:
         What waits for a record that fails, or for its refusal, does not hold the lock: the timers and the other partitions go on.
         """
         refusals = Refusals(self._app, _KINDS)
-        for record in await self._apply_all(list(in_seconds(batch.records)), refusals):
+        records, parking, offsets = list(in_seconds(batch.records)), self._app.parking, [record.offset for record in batch.records]
+        if not parking.suspected(batch.partition, offsets):
+            async with parking.in_work(batch.partition, offsets):
+                records = await self._apply_all(records, refusals)
+        for record in records:
             await process_record(self._app, record, partial(self._apply_alone, record), refusals.add, _EXPECTED)
         await retry_transient(refusals.store, part="postgres", waits_for=any_error)
 
@@ -201,7 +206,9 @@ class _Fidelity:
             self._panes.publish(pane, sums)
 
     async def _apply(self, record: KafkaRecord, changed: dict[PaneKey, VersionedSums]) -> None:
+        require_bounded(record.headers)
         message = decode_sums(record.key, record.value, self._app.settings)
+        check_key(record.key, message)
         await self._monitor.load_models(message)
         if self._failing.waits(message.line):  # its next turn reads it from Postgres, with these sums
             return

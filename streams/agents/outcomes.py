@@ -107,7 +107,8 @@ class _OutcomesAgent:
         Each is acknowledged when it is finished, and the transport commits no offset above a batch that is not.
         """
         stream = batches.noack()
-        await PartitionLanes(partial(self._process, stream)).run(stream, lambda: self._app.consumer)
+        lanes = PartitionLanes(partial(self._process, stream), self._app.settings.max_waiting_bytes)
+        await lanes.run(stream, lambda: self._app.consumer)
 
     async def on_revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:  # noqa: ARG002  # Faust's signature
         """No partition of another worker waits here."""
@@ -122,14 +123,16 @@ class _OutcomesAgent:
     async def _ingest(self, batch: PollBatch, previous: asyncio.Event | None, stored: asyncio.Event) -> None:
         """Take a batch through the pipeline; it is stored after the ``previous`` one of its partition, and then sets ``stored``."""
         start_s = time.perf_counter()
-        if self._app.parking.requested_offsets(batch.partition, (record.offset for record in batch.records)):
+        parking, offsets = self._app.parking, [record.offset for record in batch.records]
+        if parking.requested_offsets(batch.partition, offsets) or parking.suspected(batch.partition, offsets):
             await self._isolate(batch, previous, stored)
             return
-        scored = await self._pipeline.score(await self._pipeline.decode(batch))
-        if previous is not None:
-            await previous.wait()
-        async with self._connections:
-            result = await self._pipeline.store(scored)
+        async with parking.in_work(batch.partition, offsets):
+            scored = await self._pipeline.score(await self._pipeline.decode(batch))
+            if previous is not None:
+                await previous.wait()
+            async with self._connections:
+                result = await self._pipeline.store(scored)
         self._isolation.on_success()
         stored.set()
         await self._publish(result)

@@ -17,7 +17,7 @@ from typing import Protocol
 from streams.errors import PartitionError, describe_error
 from streams.ingestion.rows import IngestResult, has_replay
 from streams.kafka.batch_consumer import PollBatch
-from streams.kafka.parking import Parking, ParkRequested
+from streams.kafka.parking import EndedRole, Parking, ParkRequested
 from streams.retries import LONGEST_WAIT_S, pause_s, retry_transient
 
 __all__ = ["RecordIsolation", "Steps"]
@@ -85,7 +85,7 @@ class RecordIsolation:
         """Store or park every record of a batch, in their order, and yield the result of each part that was stored."""
         if has_replay(batch):
             self._parking.on_replay()
-        parts = [_Part(batch)]
+        parts = self._without_suspects_together(batch)
         while parts:
             part = parts.pop(0)
             try:
@@ -93,6 +93,12 @@ class RecordIsolation:
             except _Divided as divided:
                 parts[:0] = divided.pieces
         self._parking.unblock(batch.partition)
+
+    def _without_suspects_together(self, batch: PollBatch) -> list[_Part]:
+        """The batch in parts in which each record that may be why the role ends stands alone."""
+        index = {record.offset: number for number, record in enumerate(batch.records)}
+        suspects = [index[offset] for offset in self._parking.suspected(batch.partition, index)]
+        return _Part(batch).cut(*sorted({end for number in suspects for end in (number, number + 1)}))
 
     async def _ingest_or_park(self, part: _Part, behind: Sequence[PollBatch]) -> IngestResult:
         """Try a part until it is stored, or parked if it is a single record that failed often enough.
@@ -105,8 +111,8 @@ class RecordIsolation:
                 result = await retry_transient(partial(self._attempt, part), part="postgres")
             except _Divided:
                 raise
-            except ParkRequested as request:
-                return await self._park(part, request)
+            except (ParkRequested, EndedRole) as decision:
+                return await self._park(part, decision)
             except Exception as error:  # noqa: BLE001  # any failure that is not waited for is about these records
                 part.failures += 1
                 if await self._is_to_be_parked(part, error, behind):
@@ -124,7 +130,8 @@ class RecordIsolation:
         if requested := self._parking.requested_offsets(batch.partition, offsets):
             index = offsets.index(requested[0])
             raise _Divided(part.cut(index, index + 1))
-        return await self._steps.ingest(batch)
+        async with self._parking.in_work(batch.partition, offsets):
+            return await self._steps.ingest(batch)
 
     async def _is_to_be_parked(self, part: _Part, error: Exception, behind: Sequence[PollBatch]) -> bool:
         """Whether a part that failed is to be parked; else it was waited for its next attempt.
@@ -176,7 +183,7 @@ class RecordIsolation:
     async def _park(self, part: _Part, error: Exception) -> IngestResult:
         result = await retry_transient(partial(self._steps.park, part.batch, error), part="postgres")
         self._parking.on_failed(error)
-        if not isinstance(error, ParkRequested):
+        if not isinstance(error, ParkRequested | EndedRole):
             self._n_parked = self._n_parked + 1 if self._exception is type(error) else 1
             self._exception = type(error)
         return result

@@ -24,6 +24,7 @@ from streams.kafka.record_batches import bound_fetches
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
 from streams.kafka.topics import PARTITIONS, READ_TOPICS, topic_of
+from streams.kafka.work_marks import MARKS
 from streams.metrics import CATALOGUE_VERSION, TASK_FAILURES, start_at_zero
 from streams.retries import report_failure, retry_transient
 from streams.settings import Role, Settings
@@ -80,14 +81,16 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.sensors.add(_SendErrorSensor(self))
         self.run_every(_PARK_REQUESTS_S, self._read_park_requests)
+        self.run_every(_PARK_REQUESTS_S, self._store_interrupted)
         self.run_every(_CATALOGUE_S, self._follow_catalogue)
 
     async def before_reading(self) -> None:
-        """Read the requests to park records, before the first record of an assignment is processed.
+        """Read which records are to be parked, before the first record of an assignment is processed.
 
-        During an outage they are read later: it must not keep the group from rebalancing.
+        During an outage that is read later: it must not keep the group from rebalancing.
         """
         await self._try_at_start(self._read_park_requests, "park requests")
+        await self._try_at_start(self._read_interrupted, "interrupted work")
 
     async def _try_at_start(self, action: Callable[[], Awaitable[None]], task: str) -> None:
         """Do for the first time what a timer repeats, unless Postgres is unavailable or has no tables yet."""
@@ -99,6 +102,13 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
 
     async def _read_park_requests(self) -> None:
         await self.parking.read_requests(self.pool)
+
+    async def _read_interrupted(self) -> None:
+        await self.parking.read_interrupted(self.pool)
+
+    async def _store_interrupted(self) -> None:
+        if MARKS.interrupted:  # Postgres was unavailable at the start
+            await self._read_interrupted()
 
     async def newest_catalogue(self) -> Catalogue:
         """The newest version of the catalogue, which from now on is that of this process."""

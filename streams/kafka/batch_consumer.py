@@ -88,6 +88,9 @@ class StartOffsetFinder(Protocol):
 class Lanes(Protocol):
     """Batches that were delivered and are not processed yet."""
 
+    def choose_polled(self, tps: set[TP]) -> set[TP]:
+        """Those of the partitions that are to be polled now."""
+
     def drop_waiting(self) -> list[Any]:
         """Drop the batches that are not in work, and return their events."""
 
@@ -149,7 +152,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
 
         A missing permission is waited for: an exception would end the role.
         """
-        polled = active_partitions - self.held if active_partitions is not None and self.held else active_partitions
+        polled = active_partitions
+        if polled is not None:
+            polled = polled - self.held if self.held else polled
+            polled = polled if self.lanes is None else self.lanes.choose_polled(polled)
         if active_partitions and not polled:
             await self.sleep(_HELD_S)
             return {}

@@ -5,10 +5,12 @@ A parked record is a refused one of the kind ``parked``: stored with its bytes a
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,14 +18,28 @@ from aiokafka import ConsumerRecord
 from cachetools import TTLCache
 
 from sql.database import Pool
+from sql.interrupted_work_store import InterruptedWork, add_interrupted_work, interrupted_work
 from sql.park_store import ParkRequest, pending_park_requests
 from streams.errors import describe_error
+from streams.kafka.work_marks import MARKS
 from streams.metrics import PARKED, PARTITION_BLOCKED
 
-__all__ = ["ParkRequested", "Parking", "UnreadableBatch", "UnreadableBytes", "unreadable_record"]
+__all__ = [
+    "FIRST_OFFSET_HEADER",
+    "EndedRole",
+    "ParkRequested",
+    "Parking",
+    "UnreadableBatch",
+    "UnreadableBytes",
+    "unreadable_record",
+]
 
+
+FIRST_OFFSET_HEADER = "twin_first_offset"
+"""Header of a record that stands for a batch that cannot be read: the first of its offsets that were not read."""
 
 _MAX_FAILURES, _KNOWN_FAILURE_S = 1000, 60.0
+_SUSPECTED_ENDS = 2  # of the role, after which what was in work each time is processed alone
 
 
 class ParkRequested(Exception):
@@ -32,6 +48,16 @@ class ParkRequested(Exception):
     def __init__(self, request: ParkRequest) -> None:
         super().__init__(f"parked by {request.requested_by}{f': {request.why}' if request.why else ''}")
         self.request = request
+
+
+class EndedRole(Exception):
+    """The role ended again and again while the record was in work."""
+
+    def __init__(self, ends: int, attempts: int) -> None:
+        super().__init__(
+            f"its role was killed or ended {ends} times while this record was in work, and TWIN_PARK_ATTEMPTS is {attempts}:"
+            " the log of the worker has why"
+        )
 
 
 class UnreadableBatch(Exception):
@@ -63,7 +89,8 @@ def unreadable_record(
     reason = f"{type(error).__name__}: {describe_error(error)}"
     # Without the error as its cause: its traceback would hold what was decompressed for as long as the record is held.
     value.error = UnreadableBatch(f"the batch of offsets {first_offset} to {last_offset} cannot be read: {reason}")
-    return ConsumerRecord(topic, partition, last_offset, timestamp_ms, 1, None, value, None, 0, len(raw), ())
+    headers = ((FIRST_OFFSET_HEADER, str(first_offset).encode()),)
+    return ConsumerRecord(topic, partition, last_offset, timestamp_ms, 1, None, value, None, 0, len(raw), headers)
 
 
 class _Failure(NamedTuple):
@@ -97,6 +124,8 @@ class Parking:
         self._parked_by: TTLCache[_Failure, None] = TTLCache(_MAX_FAILURES, _KNOWN_FAILURE_S)
         self._forgot_s = -math.inf
         self._requests: Mapping[tuple[int, int], ParkRequest] = MappingProxyType({})
+        self._interrupted: Sequence[InterruptedWork] = ()
+        self._alone = asyncio.Lock()
         self.blocked: dict[int, str] = {}
         PARKED.labels(topic=topic)  # a counter exists before its first event, so that the first one is an increase
 
@@ -125,21 +154,61 @@ class Parking:
         requests = await pending_park_requests(pool, [self._topic])
         self._requests = {(request.partition, request.offset): request for request in requests}
 
+    async def read_interrupted(self, pool: Pool) -> None:
+        """Store what was in work when earlier processes of the role ended, and read that of the last day."""
+        if MARKS.interrupted:
+            await add_interrupted_work(pool, self._topic, MARKS.interrupted)
+            MARKS.interrupted = ()
+        self._interrupted = await interrupted_work(pool, self._topic)
+
+    def ends_with(self, partition: int, offset: int) -> int:
+        """How often the role ended while this record was in work."""
+        return sum(work.partition == partition and work.first_offset <= offset <= work.last_offset for work in self._interrupted)
+
+    def suspected(self, partition: int, offsets: Iterable[int]) -> list[int]:
+        """Those of the offsets whose records may be why the role ends, so that each is to be processed alone."""
+        if not self._interrupted:
+            return []
+        return [offset for offset in offsets if self.ends_with(partition, offset) >= _SUSPECTED_ENDS]
+
+    @asynccontextmanager
+    async def in_work(self, partition: int, offsets: Sequence[int]) -> AsyncIterator[None]:
+        """Mark consecutive offsets as being in work while the block runs; suspected ones wait for one another.
+
+        So the marks of a role that ends name the record that ended it, and no other suspected one.
+        """
+        if self.suspected(partition, offsets):
+            async with self._alone:
+                with MARKS.mark(partition, offsets[0], offsets[-1]):
+                    yield
+        else:
+            with MARKS.mark(partition, offsets[0], offsets[-1]):
+                yield
+
     def requested_offsets(self, partition: int, offsets: Iterable[int]) -> list[int]:
-        """Those of the offsets whose records an operator wants to be parked."""
-        return [offset for offset in offsets if (partition, offset) in self._requests] if self._requests else []
+        """Those of the offsets whose records an operator wants to be parked, or that end their role again and again."""
+        if not self._requests and not self._interrupted:
+            return []
+        return [
+            offset
+            for offset in offsets
+            if (partition, offset) in self._requests or self.ends_with(partition, offset) >= self._attempts
+        ]
 
     def check(self, partition: int, offset: int, value: bytes | None = None) -> None:
         """Check that a record may be processed.
 
         Raises:
             ParkRequested: when an operator wants it to be parked.
+            EndedRole: when its role ended too often while it was in work.
             UnreadableBatch: when it stands for a batch that cannot be read.
         """
         if isinstance(value, UnreadableBytes):
             raise value.error
         if (partition, offset) in self._requests:
             raise ParkRequested(self._requests[partition, offset])
+        if self._interrupted and (ends := self.ends_with(partition, offset)) >= self._attempts:
+            raise EndedRole(ends, self._attempts)
 
     def block(self, partition: int, reason: str) -> None:
         """Record that a partition waits, for the probe and the metric."""

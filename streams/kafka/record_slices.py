@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from schemas import Catalogue, in_effect
 from sql.dead_letter_store import RefusedRecord, add_refused_once
 from sql.park_store import PARKED, complete_park_requests
-from streams.bounds import check_message
+from streams.bounds import check_message, require_bounded
 from streams.errors import is_waited_for
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
@@ -29,7 +29,7 @@ from streams.kafka.dead_letters import (
     publish_dead_letters,
     refused_record,
 )
-from streams.kafka.parking import ParkRequested, UnreadableBatch
+from streams.kafka.parking import EndedRole, ParkRequested, UnreadableBatch
 from streams.kafka.partition_lanes import PartitionLanes
 from streams.retries import any_error, process_event, retry_transient, track_unfinished
 
@@ -44,7 +44,7 @@ __all__ = [
     "process_slices",
 ]
 
-_PARKED_AT_ONCE = (ParkRequested, UnreadableBatch)
+_PARKED_AT_ONCE = (EndedRole, ParkRequested, UnreadableBatch)
 
 
 class Refusals:
@@ -174,6 +174,7 @@ def _is_ordinary(app: TwinApp, record: KafkaRecord) -> bool:
 
 async def _check_and_process(app: TwinApp, records: RecordSlice, record: KafkaRecord) -> None:
     check_message(record.key, record.value, app.settings)
+    require_bounded(record.headers)
     await records.process(record)
 
 
@@ -194,7 +195,7 @@ async def process_in_lanes(app: TwinApp, batches: Any, process: Callable[[PollBa
         processed.set()
         await stream.ack(event)
 
-    await PartitionLanes(process_in_turn).run(stream, lambda: app.consumer)
+    await PartitionLanes(process_in_turn, app.settings.max_waiting_bytes).run(stream, lambda: app.consumer)
 
 
 async def process_record(
@@ -228,7 +229,8 @@ async def process_record(
         refuse(record, error)
 
     attempts = app.parking.attempts_for
-    await process_event(app, check_and_work, refuse_record, attempts=attempts, expected=expected, catalogue=catalogue)
+    async with app.parking.in_work(record.partition, [record.offset]):
+        await process_event(app, check_and_work, refuse_record, attempts=attempts, expected=expected, catalogue=catalogue)
 
 
 def in_seconds(records: Sequence[Any]) -> Iterable[KafkaRecord]:

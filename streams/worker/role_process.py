@@ -11,13 +11,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from ctypes import c_double
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from sql.interrupted_work_store import InterruptedWork
 from streams.errors import describe_error
+from streams.kafka.work_marks import MARKS
 from streams.metrics import ROLE_EXITS
 from streams.settings import Role, Settings
 from streams.worker.bootstrap import CannotStart, RoleObserver, StopTimeout, run_role
@@ -61,14 +63,17 @@ def run_role_process(
     settings: Settings,
     log_folder: Path | None,
     reports: Connection,
-    exits: int = 0,
-    pulse: c_double | None = None,
-    member: str | None = None,
+    exits: int,
+    pulse: c_double | None,
+    member: str | None,
+    slots: MutableSequence[int],
+    interrupted: Sequence[InterruptedWork],
 ) -> None:
     """Run a role until SIGTERM; the exit status is 1 when its settings do not allow a start, or after an error.
 
     ``pulse`` is the time at which the supervisor last did its work, on the monotonic clock, which all processes share. ``member``
-    is the name in the consumer group, which this process takes over from the one that it replaces. The process ends without
+    is the name in the consumer group, which this process takes over from the one that it replaces. ``slots`` is shared with the
+    supervisor, for the marks of what is in work, and ``interrupted`` is what earlier processes had in work. The process ends without
     waiting for threads and tasks that are left: one of them may hang.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -77,6 +82,7 @@ def run_role_process(
     write_logs(role, log_folder)
     faulthandler.register(STACKS_SIGNAL, all_threads=True)
     ROLE_EXITS.labels(role=role).inc(exits)
+    MARKS.share(slots, interrupted)
     status = _run(role, settings, _Reporter(reports, settings.stop_limit_s, pulse, member))
     logging.shutdown()
     os._exit(status)

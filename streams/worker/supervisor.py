@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
@@ -29,6 +30,8 @@ from typing import Self
 from uuid import uuid4
 
 from deploy.stack import describe_exit
+from sql.interrupted_work_store import InterruptedWork
+from streams.kafka.work_marks import WorkMarks, shared_slots
 from streams.settings import Role, Settings
 from streams.worker.file_limit import raise_file_limit
 from streams.worker.local_stack import Notify
@@ -143,6 +146,8 @@ class Workers:
         self._stopping = threading.Event()
         self._failure: WorkerFailed | None = None
         self._id = uuid4().hex
+        self._marks = {role: shared_slots() for role in self._roles}  # what the process of each role has in work
+        self._interrupted: dict[Role, list[InterruptedWork]] = {role: [] for role in self._roles}
         self._pulse = RawValue("d", time.monotonic())  # when this process last supervised; its children read it
         self._supervisor = threading.Thread(target=self._supervise, name="workers", daemon=True)
 
@@ -239,7 +244,8 @@ class Workers:
         receiver, sender = self._context.Pipe(duplex=False)
         with sender:  # the process has a copy; the receiver notices the end when no copy is open
             member = f"{role}-{self._id}"  # no other process has this name at the same time: the last one has ended
-            arguments = (role, self._settings, self._log_folder, sender, exits, self._pulse, member)
+            marks = self._marks[role], self._interrupted[role]
+            arguments = (role, self._settings, self._log_folder, sender, exits, self._pulse, member, *marks)
             process = self._context.Process(target=run_role_process, args=arguments, name=f"twinstream-{role}", daemon=True)
             process.start()
         return process, receiver
@@ -300,6 +306,9 @@ class Workers:
 
     def _handle_exit(self, child: _Child, reports: Sequence[Report], now: float) -> None:
         child.reports.close()
+        in_work = WorkMarks(self._marks[child.role]).take(datetime.now(UTC))
+        not_stored = [] if child.is_ready else self._interrupted[child.role]  # the process may have ended before it stored them
+        self._interrupted[child.role] = [*not_stored, *in_work]
         child.reason = next(
             (report.reason for report in reports if report.event in _LAST_EVENTS), describe_exit(child.process.exitcode)
         )

@@ -15,13 +15,16 @@ from typing import Any
 import aiohttp
 import pytest
 
+from schemas import ExperimentResult
+from sql.database import Pool
 from streams.agents import experiments
+from streams.kafka import open_producer, topic_of
 from streams.kafka.app import TwinApp
 from streams.services import Services
 from streams.settings import Role, Settings
 from streams.worker import supervisor
 from streams.worker.supervisor import Workers
-from tests.polling import until
+from tests.polling import committed_offsets, until
 
 PATIENCE_S = 90.0
 
@@ -110,6 +113,47 @@ def run_hanging_role(*arguments: Any) -> None:
     from streams.worker.role_process import run_role_process  # noqa: PLC0415
 
     run_role_process(*arguments)
+
+
+def run_role_with_poison(*arguments: Any) -> None:
+    """Run a role whose event loop stands still once it processes a record with the word ``poison``."""
+    original = experiments._process
+
+    async def process(app: TwinApp, services: Services, record: Any) -> None:
+        if b"poison" in record.value:
+            await spin(app)
+        await original(app, services, record)
+
+    experiments._process = process
+    from streams.worker.role_process import run_role_process  # noqa: PLC0415
+
+    run_role_process(*arguments)
+
+
+async def test_a_record_that_hangs_its_role_again_and_again_is_parked_and_those_behind_it_go_on(
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(supervisor, "run_role_process", run_role_with_poison)
+    short = settings.model_copy(update={"heartbeat_limit_s": 3.0, "stop_limit_s": 4.0, "park_attempts": 2})
+    topic = topic_of(ExperimentResult)
+    async with open_producer(settings) as producer:
+        for value in (b"first", b"poison", b"last"):
+            await producer.send_and_wait(topic, value, partition=1)
+        async with running(short, ["experiments"], tmp_path) as workers:
+            rows = await until(lambda: refused_offsets(pool), lambda rows: len(rows) == 3, within_s=PATIENCE_S)
+            await until(lambda: is_committed(settings, topic), within_s=PATIENCE_S)
+            assert list(workers.pids) == ["experiments"]
+    assert [(offset, kind) for offset, kind, _ in rows] == [(0, "invalid"), (1, "parked"), (2, "invalid")]
+    assert "its role was killed or ended 2 times while this record was in work" in rows[1][2]
+
+
+async def refused_offsets(pool: Pool) -> list[tuple[int, str, str]]:
+    rows = await pool.fetch("SELECT source_offset, kind, reason FROM refused_records ORDER BY source_offset")
+    return [tuple(row) for row in rows]
+
+
+async def is_committed(settings: Settings, topic: str) -> bool:
+    return (await committed_offsets(settings, "experiments", topic)).get(1) == 3
 
 
 @pytest.mark.parametrize(

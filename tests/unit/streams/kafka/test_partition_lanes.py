@@ -45,7 +45,7 @@ class Service:
         self.stored: list[tuple[int, int]] = []
         self.in_progress = {0: 0, 1: 0}
         self.most_in_progress = {0: 0, 1: 0}
-        self.lanes = PartitionLanes(self.process)
+        self.lanes = PartitionLanes(self.process, 100_000_000)
         self.task = asyncio.create_task(self.lanes.run(self.stream, lambda: self.consumer))  # type: ignore[arg-type, return-value]
 
     async def process(self, event: Any, previous: asyncio.Event | None, stored: asyncio.Event) -> None:
@@ -110,6 +110,35 @@ async def test_a_partition_is_held_while_a_large_batch_of_it_is_not_processed(se
     service.open[0].set()
     await service.settle()
     assert service.consumer.held == set()
+
+
+async def test_many_partitions_with_large_records_are_bounded_together_and_none_starves():
+    """48 partitions with an endless backlog of records of 8 MiB, of which two never finish any."""
+    mebibyte = 1024 * 1024
+    every = {TP(TOPIC, number) for number in range(48)}
+    stuck, stream, done = asyncio.Event(), Stream(), dict.fromkeys(range(48), 0)
+
+    async def process(event: Any, previous: asyncio.Event | None, stored: asyncio.Event) -> None:
+        if event.value.partition < 2:
+            await stuck.wait()
+        await asyncio.sleep(0)
+        done[event.value.partition] += 1
+        stored.set()
+
+    consumer: Any = SimpleNamespace(held=set())
+    lanes = PartitionLanes(process, 64 * mebibyte)
+    task = asyncio.create_task(lanes.run(stream, lambda: consumer))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    largest = 0
+    for _ in range(600):
+        for tp in sorted(lanes.choose_polled(every - consumer.held))[:2]:  # a poll ends with the second of them
+            stream.add(tp.partition, 0, n_bytes=8 * mebibyte)
+        await asyncio.sleep(0)
+        largest = max(largest, sum(lane.n_bytes for lane in lanes._lanes.values()))
+    task.cancel()
+    await asyncio.wait([task])
+    assert largest <= (64 + 16) * mebibyte
+    assert [partition for partition, n in done.items() if not n] == [0, 1]
 
 
 async def test_lanes_that_are_cancelled_finish_nothing_and_take_new_batches(service: Service):
