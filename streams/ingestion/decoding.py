@@ -18,7 +18,16 @@ from pydantic import FailFast, TypeAdapter, ValidationError
 from schemas import OutcomeEvent, SourceId
 from schemas.arrays import Integers
 from schemas.base import EARLIEST, utc_time
-from streams.bounds import DEFAULT_BOUNDS, BoundSettings, OutOfBounds, check_array, check_features, check_json, check_size
+from streams.bounds import (
+    DEFAULT_BOUNDS,
+    BoundSettings,
+    OutOfBounds,
+    check_array,
+    check_features,
+    check_json,
+    check_size,
+    require_bounded,
+)
 from streams.errors import ContainsNul, contains_nul, describe_error
 from streams.ingestion.outcome_batch import (
     DecodedBatch,
@@ -76,6 +85,7 @@ def _decode_records(records: Records, bounds: BoundSettings, refused: list[Refus
     for index, record in enumerate(records):
         try:
             check_size(record.key, record.value, bounds)
+            require_bounded(record.headers)
             _read_record(index, record.value, elements, refused)
         except OutOfBounds as error:
             refused.append(RefusedElement(index, 0, _refusal_of(error)._replace(whole_record=True)))

@@ -14,10 +14,10 @@ from schemas.base import utc_time
 from sql.database import Database, transaction
 from sql.dead_letter_store import RefusedRecord, add_refused_once, mark_refused_sent, refusal_id
 from sql.park_store import PARKED as PARKED_KIND
-from streams.bounds import OutOfBounds
+from streams.bounds import UNPARSED_HEADERS, OutOfBounds
 from streams.errors import ContainsNul, describe_error, describe_traceback, is_waited_for, limit_text
 from streams.kafka.app import TwinApp
-from streams.kafka.parking import ParkRequested
+from streams.kafka.parking import FIRST_OFFSET_HEADER, ParkRequested
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
 from streams.kafka.topics import DEAD_LETTERS
 from streams.metrics import PARKED, REFUSED, start_at_zero
@@ -62,7 +62,7 @@ DEAD_LETTER_HEADERS = {
 COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json", OutOfBounds: "bound"}
 """Kinds of the errors that a record of any topic can be refused for."""
 
-_OWN_HEADERS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER}
+_OWN_HEADERS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER, UNPARSED_HEADERS, FIRST_OFFSET_HEADER}
 
 
 class KafkaRecord(Protocol):

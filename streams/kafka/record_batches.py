@@ -13,39 +13,33 @@ from __future__ import annotations
 import asyncio
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
-from aiokafka.record.util import decode_varint
 
-from streams.bounds import BoundSettings, OutOfBounds, check_header_count, check_headers
-from streams.kafka.decompression import TooLarge, decompress
+from streams.bounds import BoundSettings, ExcessHeaders, OutOfBounds, check_headers
+from streams.kafka.decompression import Damaged, TooLarge, decompress
 from streams.kafka.memory import trim
-from streams.kafka.parking import unreadable_record
+from streams.kafka.parking import UnreadableBytes, unreadable_record
+from streams.kafka.record_parsing import BATCH_HEADER, CODEC_MASK, BatchHeader, parse_records, require_small_headers
 
-__all__ = ["BatchReader", "FetchedBatches", "bound_fetches"]
+__all__ = ["BatchReader", "FetchedBatches", "bound_fetches", "read_parked_batch"]
 
 _MAX_POLLED_BYTES = 16 * 1024 * 1024  # of all partitions in one poll: what follows is fetched again
 _LARGE_BATCH_BYTES = 32 * 1024 * 1024  # after which the memory for its decompression is returned to the system
 _MAX_UNREADABLE_BYTES = 8 * 1024 * 1024  # of a damaged batch are delivered; a broker takes no larger one by default
 _EARLIEST_MS, _LATEST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 
-_OVERHEAD = struct.Struct(">qiiB")  # offset, length, epoch or checksum, magic: the same in all formats
 _LENGTH_OFFSET, _LENGTH_END = 8, 12
-_HEADER = struct.Struct(">qiibIhiqqqhii")
 _ATTRIBUTES_OFFSET = 21
-_LEGACY_ATTRIBUTES_OFFSET = 17
 _LEGACY_KEY_OFFSETS = (18, 26)  # without and with a timestamp
 _SHORTEST_BATCH = 26
-_CODEC_MASK = 0x07
-_BY_BROKER_TIME = 0x08
 
 
 class FetchedBatches:
@@ -88,36 +82,6 @@ class FetchedBatches:
                 return self._position + size
         is_damaged = self._position == 0 and rest > 0
         return len(self._data) if is_damaged else None
-
-
-class _BatchHeader(NamedTuple):
-    """What the reader needs of a batch before its records; ``timestamp`` is the latest of its records."""
-
-    magic: int
-    base_offset: int
-    last_offset: int
-    attributes: int
-    first_timestamp: int
-    timestamp: int
-    n_records: int
-
-    @classmethod
-    def read(cls, data: bytes) -> _BatchHeader:
-        """Read the header of a batch of any format.
-
-        Raises:
-            struct.error: when the batch is shorter than its header.
-        """
-        offset, _, _, magic = _OVERHEAD.unpack_from(data)
-        if magic < 2:  # of an old batch only the last offset is stated
-            return cls(magic, offset, offset, data[_LEGACY_ATTRIBUTES_OFFSET], -1, -1, 1)
-        fields = _HEADER.unpack_from(data)
-        return cls(magic, offset, offset + fields[6], fields[5], fields[7], fields[8], fields[12])
-
-    @property
-    def codec(self) -> int:
-        """Number of the codec, 0 for none."""
-        return self.attributes & _CODEC_MASK
 
 
 class _Poll(threading.local):
@@ -183,7 +147,7 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
                 return
             data = self._records.next_batch()
             try:
-                header = _BatchHeader.read(data)
+                header = BatchHeader.read(data)
             except (struct.error, IndexError):
                 break
             following = self._records.following_offset()
@@ -194,31 +158,42 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         if self.next_fetch_offset == start:  # the broker sends the batch of the position first: its header is damaged
             yield self._unreadable(data, start, -1, ValueError("the header of the batch is damaged"))
 
-    def _read_batch(self, data: bytes, header: _BatchHeader) -> Iterator[ConsumerRecord[Any, Any]]:
+    def _read_batch(self, data: bytes, header: BatchHeader) -> Iterator[ConsumerRecord[Any, Any]]:
         try:
-            opened = self._open_batch(data, header)
+            opened, damage = self._open_batch(data, header)
             batch = LegacyRecordBatch(opened, header.magic) if header.magic < 2 else DefaultRecordBatch(opened)
         except Exception as error:  # noqa: BLE001  # whatever a decoder raises concerns this batch only
             yield self._unreadable(data, header.last_offset, header.timestamp, error)
             return
         if batch.is_control_batch:
             return
+        failure = damage if damage is not None else (yield from self._read_whole(batch, opened, header))
+        if failure is None:
+            return
+        if header.magic >= 2:
+            yield from self._read_singly(opened, header)
+        if self.next_fetch_offset <= header.last_offset:
+            yield self._unreadable(data, header.last_offset, header.timestamp, failure)
+
+    def _read_whole(
+        self, batch: Any, opened: bytes, header: BatchHeader
+    ) -> Generator[ConsumerRecord[Any, Any], None, Exception | None]:
+        """Read the records of a batch by aiokafka's decoder, until one raises; returns what it raised."""
         try:
+            require_small_headers(opened, header, self._bounds)
             for record in _in_order(batch, header):
                 if record.offset >= self.next_fetch_offset:
                     check_headers(record.headers, self._bounds)
                     self.next_fetch_offset = record.offset + 1
                     yield self._consumer_record(self._tp, record)
         except Exception as error:  # noqa: BLE001  # as above
-            if header.magic >= 2:
-                yield from self._read_singly(opened, header)
-            if self.next_fetch_offset <= header.last_offset:
-                yield self._unreadable(data, header.last_offset, header.timestamp, error)
+            return error
+        return None
 
-    def _open_batch(self, data: bytes, header: _BatchHeader) -> bytes:
-        """Check a batch, and return it without compression where aiokafka would decompress it."""
+    def _open_batch(self, data: bytes, header: BatchHeader) -> tuple[bytes, Damaged | None]:
+        """Check a batch, and return it without compression where aiokafka would decompress it, as far as it is not damaged."""
         if header.magic < 2:
-            return self._check_legacy(data, header)
+            return self._check_legacy(data, header), None
         if header.magic > 2:
             raise ValueError(f"the batch has format {header.magic}, which does not exist")
         if not DefaultRecordBatch(data).validate_crc():
@@ -227,13 +202,16 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
             raise OutOfBounds(f"a batch of {header.n_records} records", bound, "max_batch_records")
         if not header.codec:
             _POLL.add(len(data))
-            return data
-        records = self._decompress(header.codec, data[_HEADER.size :])
-        opened = bytearray(data[: _HEADER.size])
-        struct.pack_into(">h", opened, _ATTRIBUTES_OFFSET, header.attributes & ~_CODEC_MASK)
-        return b"".join([opened, records])
+            return data, None
+        opened = bytearray(data[: BATCH_HEADER.size])
+        struct.pack_into(">h", opened, _ATTRIBUTES_OFFSET, header.attributes & ~CODEC_MASK)
+        try:
+            records = self._decompress(header.codec, data[BATCH_HEADER.size :])
+        except Damaged as damage:
+            return b"".join([opened, damage.content]), damage
+        return b"".join([opened, records]), None
 
-    def _check_legacy(self, data: bytes, header: _BatchHeader) -> bytes:
+    def _check_legacy(self, data: bytes, header: BatchHeader) -> bytes:
         """Check a batch of an old format; aiokafka decompresses it after its size was checked."""
         if not LegacyRecordBatch(data, header.magic).validate_crc():
             raise ValueError("the checksum of the batch is wrong")
@@ -253,12 +231,15 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         except TooLarge:
             _POLL.add(bound)
             raise
+        except Damaged as damage:
+            _POLL.add(len(damage.content))
+            raise
         _POLL.add(len(records))
         return records
 
-    def _read_singly(self, data: bytes, header: _BatchHeader) -> Iterator[ConsumerRecord[Any, Any]]:
+    def _read_singly(self, data: bytes, header: BatchHeader) -> Iterator[ConsumerRecord[Any, Any]]:
         """Read the records from the present position on again, and deliver those that cannot be decoded as bytes, each alone."""
-        for record, raw in _parse_records(data, header, self._bounds):
+        for record, raw in parse_records(data, header, self._bounds):
             if record.offset < self.next_fetch_offset:
                 continue
             if record.error is None:
@@ -278,7 +259,9 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         return _limit_timestamp(unreadable_record(self._tp.topic, self._tp.partition, first, last, timestamp, raw, error))
 
     def _consumer_record(self, tp: TopicPartition, record: Any) -> ConsumerRecord[Any, Any]:
-        return _limit_timestamp(super()._consumer_record(tp, record))
+        consumer_record = _limit_timestamp(super()._consumer_record(tp, record))
+        is_excessive = isinstance(record.headers, ExcessHeaders)  # aiokafka makes a tuple of them
+        return replace(consumer_record, headers=record.headers) if is_excessive else consumer_record
 
 
 def _limit_timestamp(record: ConsumerRecord[Any, Any]) -> ConsumerRecord[Any, Any]:
@@ -289,7 +272,7 @@ def _limit_timestamp(record: ConsumerRecord[Any, Any]) -> ConsumerRecord[Any, An
     return replace(record, timestamp=-1 if stated is None else min(max(stated, _EARLIEST_MS), _LATEST_MS))
 
 
-def _in_order(batch: Any, header: _BatchHeader) -> Iterator[Any]:
+def _in_order(batch: Any, header: BatchHeader) -> Iterator[Any]:
     """The records of a batch, whose offsets must rise and lie within the batch: a producer states them, the position follows them.
 
     Raises:
@@ -303,81 +286,15 @@ def _in_order(batch: Any, header: _BatchHeader) -> Iterator[Any]:
         yield record
 
 
-class _ParsedRecord(NamedTuple):
-    """A record of a batch, or its offset and time and why the rest of it cannot be decoded."""
-
-    offset: int
-    timestamp: int
-    timestamp_type: int
-    key: bytes | None = None
-    value: bytes | None = None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-    error: Exception | None = None
-    checksum: None = None
-
-
-def _parse_records(data: bytes, header: _BatchHeader, bounds: BoundSettings) -> Iterator[tuple[_ParsedRecord, bytes]]:
-    """Parse record after record, each with its bytes, as far as their lengths and offsets can be decoded."""
-    body, position, previous = bytearray(data[_HEADER.size :]), 0, header.base_offset - 1
-    for _ in range(header.n_records):
-        try:
-            length, first = decode_varint(body, position)
-            position = first + length
-            record = _parse_record(body, first, position, header, bounds)
-        except Exception:  # noqa: BLE001  # whatever the decoder raises: where the next record begins is not known
-            return
-        if not (0 < length <= len(body) - first and previous < record.offset <= header.last_offset):
-            return
-        previous = record.offset
-        yield record, bytes(body[first:position])
-
-
-def _parse_record(body: bytearray, first: int, end: int, header: _BatchHeader, bounds: BoundSettings) -> _ParsedRecord:
-    """Parse one record; names of headers that are no UTF-8 are accepted with their bytes escaped.
-
-    Raises:
-        Exception: when not even its offset can be decoded.
-    """
-    timestamp_delta, position = decode_varint(body, first + 1)
-    offset_delta, position = decode_varint(body, position)
-    by_broker = bool(header.attributes & _BY_BROKER_TIME)
-    timestamp = header.timestamp if by_broker else header.first_timestamp + timestamp_delta
-    record = _ParsedRecord(header.base_offset + offset_delta, timestamp, int(by_broker))
-    try:
-        key, position = _parse_bytes(body, position, end)
-        value, position = _parse_bytes(body, position, end)
-        return record._replace(key=key, value=value, headers=_parse_headers(body, position, end, bounds))
-    except (ValueError, IndexError, CorruptRecordException) as error:
-        return record._replace(error=error)
-
-
-def _parse_headers(body: bytearray, position: int, end: int, bounds: BoundSettings) -> tuple[tuple[str, bytes | None], ...]:
-    n_headers, position = decode_varint(body, position)
-    check_header_count(n_headers, bounds)
-    headers: list[tuple[str, bytes | None]] = []
-    for _ in range(n_headers):
-        name, position = _parse_bytes(body, position, end)
-        if name is None:
-            raise ValueError("the name of a header is null")
-        value, position = _parse_bytes(body, position, end)
-        headers.append((name.decode(errors="backslashreplace"), value))
-    if n_headers < 0 or position != end:
-        raise ValueError(f"the record states {n_headers} headers, and {end - position} bytes follow them")
-    check_headers(headers, bounds)
-    return tuple(headers)
-
-
-def _parse_bytes(body: bytearray, position: int, end: int) -> tuple[bytes | None, int]:
-    """Bytes after their length, None for a negative one, and the position after them."""
-    length, first = decode_varint(body, position)
-    if length < 0:
-        return None, first
-    if first + length > end:
-        raise ValueError(f"{length} bytes are stated, but {end - first} follow")
-    return bytes(body[first : first + length]), first + length
-
-
 def bound_fetches(bounds: BoundSettings) -> None:
     """Let the Kafka consumers that this process opens from now on read within these bounds."""
     fetcher.MemoryRecords = FetchedBatches
     fetcher.PartitionRecords = partial(BatchReader, bounds)
+
+
+def read_parked_batch(
+    source: TopicPartition, raw: bytes, first_offset: int, bounds: BoundSettings
+) -> list[ConsumerRecord[bytes | None, bytes | None]]:
+    """The records from this offset on that can be read, within these bounds, of the bytes of a batch that could not be read."""
+    reader = BatchReader(bounds, source, FetchedBatches(raw), None, first_offset, None, None, True, 0)
+    return [record for record in reader if not isinstance(record.value, UnreadableBytes)]

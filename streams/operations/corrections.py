@@ -80,8 +80,6 @@ def corrected_value(refused: RefusedRecord, correction: Correction) -> bytes:
         raise ValueError("there is no value to publish: give one with --value FILE")
     if correction.sets or correction.drops:
         value = _apply(correction, value)
-    if refused.exception == "UnreadableBatch":
-        raise ValueError("it is a batch that Kafka's clients cannot read, not a record: ask its producer to send the records again")
     if refused.kind != PARKED or correction != Correction():  # a parked record was never judged: its role does that now
         _check_schema(refused.source.topic, value)
     _check_id(refused, value)

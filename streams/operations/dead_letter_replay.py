@@ -6,12 +6,17 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from aiokafka import TopicPartition
+
 from sql.database import Pool
 from sql.dead_letter_store import NewReplay, RefusedRecord, add_replays
+from streams.bounds import BoundSettings
 from streams.client.twin_client import TwinClient
 from streams.errors import describe_error
 from streams.kafka import MAX_RECORD_BYTES, RawRecord
 from streams.kafka.dead_letters import ATTEMPT_HEADER, REPLAY_OF_HEADER, foreign_headers, refusal_attempt
+from streams.kafka.parking import FIRST_OFFSET_HEADER, UnreadableBatch
+from streams.kafka.record_batches import read_parked_batch
 from streams.operations.corrections import Correction, corrected_value
 from streams.operations.operator import operator_name
 from streams.settings import Settings
@@ -47,7 +52,7 @@ async def replay_dead_letters(
 
     Each record keeps its id, so that it counts once however often it is replayed.
     """
-    ready, skipped = _prepare(refused, correction)
+    ready, skipped = _prepare(refused, correction, settings)
     if dry_run or not ready:
         return ready, skipped
     sent: list[SentReplay] = []
@@ -61,17 +66,43 @@ async def replay_dead_letters(
     return sent, skipped
 
 
-def _prepare(refused: Iterable[RefusedRecord], correction: Correction) -> tuple[list[SentReplay], list[SkippedReplay]]:
+def _prepare(
+    refused: Iterable[RefusedRecord], correction: Correction, bounds: BoundSettings
+) -> tuple[list[SentReplay], list[SkippedReplay]]:
     """Separate the records that can be published from those that would be refused again."""
     ready, skipped = [], []
     for record in refused:
         try:
-            replay = SentReplay(record, corrected_value(record, correction), None)
-            _check_size(replay)
-            ready.append(replay)
+            replays = [
+                SentReplay(part, corrected_value(part, correction), None) for part in _records_of(record, correction, bounds)
+            ]
+            for replay in replays:
+                _check_size(replay)
+            ready += replays
         except ValueError as error:
             skipped.append(SkippedReplay(record, describe_error(error)))
     return ready, skipped
+
+
+def _records_of(refused: RefusedRecord, correction: Correction, bounds: BoundSettings) -> list[RefusedRecord]:
+    """The record itself; of a batch that could not be read, the records that can be read by now, each with its own key and headers.
+
+    Raises:
+        ValueError: when there are none, or a batch is to be corrected.
+    """
+    if refused.exception != UnreadableBatch.__name__:
+        return [refused]
+    if correction != Correction():
+        raise ValueError("it is a batch, not a record: it can be published only as it is")
+    source = TopicPartition(refused.source.topic, refused.source.partition)
+    first = dict(refused.headers).get(FIRST_OFFSET_HEADER) or b"0"
+    records = [record for record in read_parked_batch(source, refused.value or b"", int(first), bounds) if record.value is not None]
+    if not records:
+        raise ValueError(
+            "nothing in it can be read: ask its producer to send the records again, or raise the bound that its reason names"
+            f" ({refused.reason})"
+        )
+    return [refused._replace(key=record.key, value=record.value, headers=record.headers) for record in records]
 
 
 def _check_size(replay: SentReplay) -> None:

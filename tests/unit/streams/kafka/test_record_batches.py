@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import tracemalloc
 from collections.abc import Iterable
 from typing import Any
@@ -13,11 +14,11 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.bounds import BoundSettings
+from streams.bounds import DEFAULT_BOUNDS, UNPARSED_HEADERS, BoundSettings, ExcessHeaders, OutOfBounds, require_bounded
 from streams.kafka import record_batches
 from streams.kafka.parking import UnreadableBytes
 from streams.kafka.record_batches import BatchReader, FetchedBatches
-from tests.kafka_batches import BY_BROKER, CODECS, CONTROL, NOW_MS, TRANSACTIONAL, ZSTD, Rec, batch, compress, encode_record
+from tests.kafka_batches import BY_BROKER, CODECS, CONTROL, GZIP, NOW_MS, TRANSACTIONAL, ZSTD, Rec, batch, compress, encode_record
 
 BOUNDS = BoundSettings(max_decompressed_bytes=1024 * 1024, max_batch_records=1000)
 GOOD = [Rec(b"0"), Rec(b"1"), Rec(b"2")]
@@ -107,15 +108,83 @@ def test_a_header_whose_name_is_no_utf_8_leaves_its_record_readable():
         Rec(b"1", n_headers=3),
         Rec(b"1", n_headers=-1),
         Rec(b"1", headers=[(b"x", b"y")], n_headers=0),
-        Rec(b"1", headers=[(b"x", b"y")] * 10_001),
-        Rec(b"1", headers=[(b"x", b"y" * 1_100_000)]),
-        Rec(b"1", headers=[(b"x" * 1_100_000, None)]),
     ],
 )
 def test_a_record_with_impossible_headers_is_unreadable_alone(bad: Rec):
     records = read(batch([Rec(b"0"), bad, Rec(b"2")], base_offset=10) + good(13), 10)
 
     assert summary(records) == [(10, b"0"), (11, 11), (12, b"2"), (13, b"0"), (14, b"1"), (15, b"2")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "bound"),
+    [
+        ([(b"x", b"y")] * 10_001, "a record with 10001 headers exceeds 10000, TWIN_MAX_HEADERS"),
+        ([(b"x", b"y" * 1_100_000)], "headers of 1100001 bytes exceeds 1048576, TWIN_MAX_HEADER_BYTES"),
+        ([(b"x" * 1_100_000, None)], "headers of 1100000 bytes exceeds 1048576, TWIN_MAX_HEADER_BYTES"),
+    ],
+)
+def test_a_record_with_headers_over_a_bound_keeps_key_and_value_and_the_bytes_of_its_headers(headers: Any, bound: str):
+    bad = Rec(b"1", b"key", headers=headers)
+    records = read(batch([Rec(b"0"), bad, Rec(b"2")], base_offset=10, codec=GZIP) + good(13), 10, DEFAULT_BOUNDS)
+
+    assert summary(records) == [(10, b"0"), (11, b"1"), (12, b"2"), (13, b"0"), (14, b"1"), (15, b"2")]
+    assert records[1].key == b"key"
+    assert records[1].headers == ((UNPARSED_HEADERS, encode_record(bad, 1)[-len(records[1].headers[0][1]) :]),)
+    with pytest.raises(OutOfBounds, match=bound):
+        require_bounded(records[1].headers)
+    require_bounded(records[0].headers)
+
+
+def test_millions_of_headers_fill_no_memory():
+    flood = batch([Rec(b"0"), Rec(b"1", headers=[(b"", None)] * 3_000_000)], codec=GZIP)
+    tracemalloc.start()
+    try:
+        records = read(flood, bounds=DEFAULT_BOUNDS)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert summary(records) == [(0, b"0"), (1, b"1")]
+    assert isinstance(records[1].headers, ExcessHeaders)
+    assert peak < 120 * 1024 * 1024
+
+
+DAMAGES = {
+    "followed by other bytes": lambda data: data + b"trailing bytes",
+    "followed by zeros": lambda data: data + bytes(100),
+    "cut": lambda data: data[: len(data) * 2 // 3],
+}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_of_a_batch_whose_compressed_data_are_damaged_every_readable_record_is_delivered_and_the_rest_as_bytes(
+    codec: str, damage: str
+):
+    rng = random.Random(3)
+    values = [rng.randbytes(500) for _ in range(600)]  # more than any codec has in one block
+    payload = b"".join(encode_record(Rec(value), index) for index, value in enumerate(values))
+    damaged = batch(DAMAGES[damage](compress(CODECS[codec], payload)), codec=CODECS[codec], n_records=600, is_compressed=True)
+
+    *records, last = read(damaged + good(600), bounds=DEFAULT_BOUNDS)[:-2]
+
+    assert (last.offset, last.value) == (600, b"0")
+    is_complete = not isinstance(records[-1].value, UnreadableBytes)
+    readable = records if is_complete else records[:-1]
+    assert summary(readable) == list(enumerate(values[: len(readable)]))
+    assert is_complete == damage.startswith("followed")
+    assert len(readable) == 600 if is_complete else 100 <= len(readable) < 600
+    if not is_complete:
+        rest = records[-1]
+        assert (rest.value.first_offset, rest.offset, bytes(rest.value)) == (len(readable), 599, damaged)
+        assert rest.headers == (("twin_first_offset", str(len(readable)).encode()),)
+
+
+def test_a_gzip_member_with_a_wrong_checksum_is_not_trusted():
+    data = bytearray(compress(GZIP, encode_record(Rec(b"1"), 0)))
+    data[-8] ^= 0xFF
+
+    assert summary(read(batch(bytes(data), codec=GZIP, is_compressed=True))) == [(0, 0)]
 
 
 @pytest.mark.parametrize("deltas", [(0, 0, 2), (0, 2**31 - 1, 2), (0, -1, 2), (0, 5, 2)])
