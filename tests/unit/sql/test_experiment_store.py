@@ -156,7 +156,12 @@ async def test_concurrent_experiments_are_all_stored_in_any_order(pool: Pool) ->
 
 
 async def test_a_calibration_that_fails_stores_no_experiment(pool: Pool) -> None:
-    def failing(intervention: str, results: Sequence[ExperimentResult], reaches: Mapping[str, Reach]) -> EffectPrior:
+    def failing(
+        intervention: str,
+        results: Sequence[ExperimentResult],
+        reaches: Mapping[str, Reach],
+        others: Sequence[ExperimentResult],
+    ) -> EffectPrior:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
