@@ -150,8 +150,10 @@ async def process_slices(
         catalogue = await retry_transient(app.newest_catalogue, part="postgres", waits_for=any_error)
         all_records = list(in_seconds(batch.records))
         if all(_is_ordinary(app, record) for record in all_records):
-            with track_unfinished(app), in_effect(catalogue):
-                await records.prepare(all_records)
+            offsets = [record.offset for record in all_records]
+            async with app.parking.in_work(batch.partition, offsets):
+                with track_unfinished(app), in_effect(catalogue):
+                    await records.prepare(all_records)
         for record in all_records:
             work = partial(_check_and_process, app, records, record)
             await process_record(app, record, work, records.refuse, expected, catalogue)
@@ -167,9 +169,10 @@ def _is_ordinary(app: TwinApp, record: KafkaRecord) -> bool:
     try:
         app.parking.check(record.partition, record.offset, record.value)
         check_message(record.key, record.value, app.settings)
+        require_bounded(record.headers)
     except Exception:  # noqa: BLE001  # raised again when the record is processed alone
         return False
-    return not is_replay(record.headers)
+    return not is_replay(record.headers) and not app.parking.suspected(record.partition, [record.offset])
 
 
 async def _check_and_process(app: TwinApp, records: RecordSlice, record: KafkaRecord) -> None:

@@ -73,8 +73,8 @@ def run_role_process(
 
     ``pulse`` is the time at which the supervisor last did its work, on the monotonic clock, which all processes share. ``member``
     is the name in the consumer group, which this process takes over from the one that it replaces. ``slots`` is shared with the
-    supervisor, for the marks of what is in work, and ``interrupted`` is what earlier processes had in work. The process ends without
-    waiting for threads and tasks that are left: one of them may hang.
+    supervisor, for the marks of what is in work, and ``interrupted`` is what earlier processes had in work. The process ends
+    without waiting for threads and tasks that are left: one of them may hang.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_blocking(reports.fileno(), False)

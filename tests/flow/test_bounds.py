@@ -87,7 +87,7 @@ async def test_a_refusal_names_the_bound_on_every_topic(service: Any, settings: 
     async with service(ROLES), open_producer(settings) as producer:
         for topic in READ_TOPICS.values():
             sent |= await send(producer, topic)
-        n_answers = await until(lambda: listener.count("simulation-results"), lambda n: n >= 8)
+        n_answers = await until(lambda: listener.count("simulation-results"), lambda n: n >= 10)
         reasons = await until(lambda: refusals(pool), lambda rows: len(rows) + n_answers >= len(sent))
         answers = [answer.reason or "" for answer in await listener.events(SimulationAnswer, n_answers)]
 
