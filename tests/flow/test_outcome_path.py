@@ -155,7 +155,8 @@ async def test_an_outcome_of_a_later_revision_restates_a_final_window(
         await publish(settings, [outcome_at(number) for number in range(600)])
         await until(lambda: all_windows_final(settings, pool))
         await publish(settings, [outcome_at(number, revision=1, actual_value=3.0) for number in (10, 599)])
-        await until(lambda: restated(pool, 20))
+        await until(lambda: is_ingested(pool, 602))
+        await until(lambda: are_restated(pool, 20))
         report = await verify(settings, patience_s=PATIENCE_S)
         shown = REGISTRY.get_sample_value("twin_window_mae", {"line": LINE, "segment": "all"})
 
@@ -196,7 +197,8 @@ async def test_settled_panes_leave_tombstones_and_a_late_outcome_restates_them_a
         await until(lambda: all_windows_final(settings, pool))
         await until(lambda: leaves_tombstones(settings))
         await publish(settings, [outcome_at(120, revision=1, actual_value=3.0)])
-        await until(lambda: restated(pool, 10))
+        await until(lambda: is_ingested(pool, 301))
+        await until(lambda: are_restated(pool, 10))
         report = await verify(settings, patience_s=PATIENCE_S)
 
     assert report.mismatches == ()
@@ -392,8 +394,9 @@ async def all_windows_final(settings: Settings, pool: Pool) -> bool:
     return panes is not None and last is not None and float(last) == panes // PANE_S * PANE_S
 
 
-async def restated(pool: Pool, count: int) -> bool:
-    return bool(await pool.fetchval("SELECT count(*) = $1 FROM fidelity_snapshots WHERE status = 'restated'", count))
+async def are_restated(pool: Pool, count: int) -> bool:
+    """Whether at least this many windows are restated; on a busy machine some are by the first outcomes already."""
+    return bool(await pool.fetchval("SELECT count(*) >= $1 FROM fidelity_snapshots WHERE status = 'restated'", count))
 
 
 async def first_records(settings: Settings, topic: str) -> list[Any]:
