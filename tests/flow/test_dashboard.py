@@ -81,7 +81,7 @@ async def test_the_dashboard_shows_everything_and_escapes_foreign_text(page_sett
         "HCP · Kisqali",
         "prescribing change",
         "21,600 outcomes ingested",
-        "speaker program invitation",
+        "Speaker program",
         "6.1% to 15.8%",
         "do not deploy",
         "on an assumption",

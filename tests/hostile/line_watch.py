@@ -109,7 +109,7 @@ class LineWatch:
             if self.is_excused():
                 last_s = time.monotonic()
                 continue
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
                 async with asyncio.timeout(_LONGEST_SEND_S):
                     await self.unstored()
             now = time.monotonic()
