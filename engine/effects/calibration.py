@@ -77,6 +77,7 @@ def calibrate(
     Example:
         >>> from datetime import UTC, datetime
         >>> from engine.effects.effect_model import catalogue_prior
+        >>> from schemas import InterventionConfig
         >>> e_mails = InterventionConfig(
         ...     intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12
         ... )
@@ -209,6 +210,7 @@ def surprise(prior: EffectPrior, experiment: ExperimentResult, reach: Reach | No
     Example:
         >>> from datetime import UTC, datetime
         >>> from engine.effects.effect_model import catalogue_prior
+        >>> from schemas import InterventionConfig
         >>> e_mails = InterventionConfig(
         ...     intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12
         ... )
