@@ -18,6 +18,7 @@ __all__ = [
     "Moment",
     "Probability",
     "Record",
+    "Whole",
     "require_between",
     "require_one_of",
     "shorten",
@@ -43,6 +44,8 @@ def refuse_flags(value: Any) -> Any:
 
 Measured = Annotated[Finite, BeforeValidator(refuse_flags)]
 """A finite number that someone measured or predicted; never a flag."""
+Whole = Annotated[int, BeforeValidator(refuse_flags)]
+"""A whole number; never a flag."""
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 

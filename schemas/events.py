@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from schemas.base import Finite, Measured, Moment, Probability
+from schemas.base import Finite, Measured, Moment, Probability, Whole
 from schemas.canonical import NUMBERS, encode_own_fields, encode_shared_fields
 from schemas.event_base import Event
 from schemas.filters import PopulationFilter, canonical_filters
@@ -99,8 +99,8 @@ class SimulationRequest(Event):
     intervention: InterventionConfig
     filters: PopulationFilter = PopulationFilter()
     population_id: UUID | None = None
-    twin_count: int | None = Field(default=None, ge=MIN_TWINS, le=MAX_TWINS)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    twin_count: Whole | None = Field(default=None, ge=MIN_TWINS, le=MAX_TWINS)
+    seed: Whole | None = Field(default=None, ge=0, lt=2**63)
     confidence_level: Probability = 0.95
     requested_by: str = Field(default="unknown", max_length=200)
     target: str | None = None
@@ -148,7 +148,7 @@ class OutcomeEvent(Event):
     brand: KnownBrand
     metric_type: str
     actual_value: Measured | None
-    revision: int = Field(default=0, ge=0, lt=2**31)
+    revision: Whole = Field(default=0, ge=0, lt=2**31)
     predicted_value: Measured | None = None
     predicted_lower: Measured | None = None
     predicted_upper: Measured | None = None
@@ -248,11 +248,11 @@ class ExperimentResult(Event):
     filters: PopulationFilter = PopulationFilter()
     effect: Measured
     standard_error: Measured = Field(gt=0)
-    n_treated: int = Field(ge=2, le=MAX_PARTICIPANTS)
-    n_control: int = Field(ge=2, le=MAX_PARTICIPANTS)
+    n_treated: Whole = Field(ge=2, le=MAX_PARTICIPANTS)
+    n_control: Whole = Field(ge=2, le=MAX_PARTICIPANTS)
     control_ratio: Finite | None = Field(default=None, ge=0.001, le=1000)
     withdrawn: bool = False
-    revision: int = Field(default=0, ge=0, lt=2**31)
+    revision: Whole = Field(default=0, ge=0, lt=2**31)
     confirmed: bool = False
     outcome: str | None = Field(default=None, min_length=1, max_length=200)
     unit: Literal["points", "relative"] | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from schemas.base import Frozen, Measured, shorten
+from schemas.base import Frozen, Measured, Whole, shorten
 from schemas.levels import level_key, level_text
 
 __all__ = ["MAX_PARTICIPANTS", "MAX_SUBGROUPS", "SubgroupResult", "require_parts_of"]
@@ -38,8 +38,8 @@ class SubgroupResult(Frozen):
     level: Annotated[str, BeforeValidator(_level), Field(min_length=1, max_length=200)]
     effect: Measured
     standard_error: Measured = Field(gt=0)
-    n_treated: int = Field(ge=2, le=MAX_PARTICIPANTS)
-    n_control: int = Field(ge=2, le=MAX_PARTICIPANTS)
+    n_treated: Whole = Field(ge=2, le=MAX_PARTICIPANTS)
+    n_control: Whole = Field(ge=2, le=MAX_PARTICIPANTS)
 
 
 def require_parts_of(n_treated: int, n_control: int, subgroups: Sequence[SubgroupResult]) -> None:

@@ -125,8 +125,8 @@ def raw_elements(value: bytes | None) -> list[bytes | None]:
     Example:
         >>> raw_elements(b'[{"a": 1.50},\n 2 ]')
         [b'{"a": 1.50}', b'2']
-        >>> raw_elements(b"no JSON \xff"), raw_elements(b"[1,]")
-        ([b'no JSON \xff'], [b'[1,]'])
+        >>> raw_elements(b"no JSON \xff"), raw_elements(b"[1,]"), raw_elements(b"[1] [2]")
+        ([b'no JSON \xff'], [b'[1,]'], [b'[1] [2]'])
     """
     if value is None or isinstance(value, UnreadableBytes) or value.lstrip()[:1] != b"[":
         return [value]
@@ -138,7 +138,11 @@ def raw_elements(value: bytes | None) -> list[bytes | None]:
 
 
 def _element_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where each element of a JSON array starts and ends in the text."""
+    """Where each element of a JSON array starts and ends in the text.
+
+    Raises:
+        ValueError: the text is no JSON array, or has more than the array.
+    """
     position = _skip(_BEGIN, text, 0)
     is_at_end = _END.match(text, position)
     while not is_at_end:
@@ -146,6 +150,8 @@ def _element_spans(text: str) -> Iterator[tuple[int, int]]:
         yield start, end
         is_at_end = _END.match(text, end)
         position = end if is_at_end else _skip(_COMMA, text, end)  # an element must follow
+    if is_at_end.end() < len(text):
+        raise ValueError(f"no JSON array: unexpected {text[is_at_end.end()]!r} at {is_at_end.end()}")
 
 
 def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:

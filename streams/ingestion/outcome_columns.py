@@ -30,7 +30,7 @@ from streams.ingestion.outcome_batch import (
 
 __all__ = ["Elements", "OutcomeFields", "build_columns"]
 
-_Real = Annotated[float, Field(allow_inf_nan=False)]
+_Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # no flag; a number that is text is for the model to judge
 
 
 class OutcomeFields(TypedDict):
@@ -45,7 +45,7 @@ class OutcomeFields(TypedDict):
     brand: str
     metric_type: str
     actual_value: _Real | None
-    revision: NotRequired[Annotated[int, Field(ge=0, lt=2**31)]]
+    revision: NotRequired[Annotated[int, Field(ge=0, lt=2**31, strict=True)]]
     predicted_value: NotRequired[_Real | None]
     predicted_lower: NotRequired[_Real | None]
     predicted_upper: NotRequired[_Real | None]

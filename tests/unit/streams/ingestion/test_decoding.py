@@ -263,6 +263,42 @@ def test_two_records_are_never_read_as_one():
     assert [item.refusal.kind for item in decoded.refused] == ["json"] * 3
 
 
+@pytest.mark.parametrize("rest", ["[1]", " garbage", "}{", "[", "]", ",", "\\u0000", "[1,2]]"])
+def test_an_array_with_anything_behind_it_is_refused_whole_and_no_outcome_is_lost_without_a_word(rest: str):
+    values = [json.dumps(elements).encode() + rest.encode() for elements in ([outcome(1)], [1], [outcome(2), {}])]
+
+    decoded = decode_records(*(record(number, value) for number, value in enumerate(values)))
+
+    assert len(decoded.outcomes) == 0
+    assert [(item.record_index, item.element_index, item.refusal.kind) for item in decoded.refused] == [
+        (0, 0, "json"),
+        (1, 0, "json"),
+        (2, 0, "json"),
+    ]
+    assert [raw_elements(value) for value in values] == [[value] for value in values]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"actual_value": True},
+        {"predicted_value": False},
+        {"predicted_value": 0.5, "predicted_lower": False, "predicted_upper": True},
+        {"revision": True},
+    ],
+)
+def test_a_flag_is_no_number_whatever_its_neighbours_are(flags: dict[str, Any]):
+    flagged = outcome(1, **flags)
+
+    alone, beside = decode_records(record(0, flagged)), decode_records(record(0, [flagged, outcome(2), {}]))
+
+    assert len(alone.outcomes) == 0
+    assert beside.outcomes.element_index.tolist() == [1]
+    (refused,) = alone.refused
+    assert refused.refusal == beside.refused[0].refusal
+    assert "is no number: write 1 or 0" in refused.refusal.reason
+
+
 def test_a_batch_of_the_log_that_cannot_be_read_is_parked_with_its_bytes():
     raw = b"[not the start of an array"
     unreadable = unreadable_record(TOPIC, 0, 3, 9, 1_000_000, raw, ValueError("decompression failed"))
