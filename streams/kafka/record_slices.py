@@ -8,6 +8,7 @@ each of them, and holds up no other partition. After a crash the batch is delive
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from schemas import Catalogue, in_effect
 from sql.dead_letter_store import RefusedRecord, add_refused_once
 from sql.park_store import PARKED, complete_park_requests
 from streams.bounds import check_message, require_bounded
-from streams.errors import is_waited_for
+from streams.errors import describe_error, is_waited_for
 from streams.kafka.app import TwinApp
 from streams.kafka.batch_consumer import PollBatch
 from streams.kafka.dead_letters import (
@@ -43,6 +44,8 @@ __all__ = [
     "process_record",
     "process_slices",
 ]
+
+LOG = logging.getLogger(__name__)
 
 _PARKED_AT_ONCE = (EndedRole, ParkRequested, UnreadableBatch)
 
@@ -98,7 +101,7 @@ class RecordSlice(Protocol):
     """Processes the records of one slice, and stores what it has collected of them at its end."""
 
     def prepare(self, records: Sequence[KafkaRecord], /) -> Awaitable[None]:
-        """Do for all records together what it can, before each of them is processed; it raises nothing for which a record waits."""
+        """Do for all records together what it can, before each of them is processed; when it fails, all are left to that."""
 
     def process(self, record: KafkaRecord, /) -> Awaitable[None]:
         """Process a record; it must be safe to repeat."""
@@ -153,7 +156,7 @@ async def process_slices(
             offsets = [record.offset for record in all_records]
             async with app.parking.in_work(batch.partition, offsets):
                 with track_unfinished(app), in_effect(catalogue):
-                    await records.prepare(all_records)
+                    await _prepare(records, all_records)
         for record in all_records:
             work = partial(_check_and_process, app, records, record)
             await process_record(app, record, work, records.refuse, expected, catalogue)
@@ -162,6 +165,13 @@ async def process_slices(
             await retry_transient(records.store, part="postgres", waits_for=any_error)
 
     await process_in_lanes(app, batches, process)
+
+
+async def _prepare(records: RecordSlice, all_records: Sequence[KafkaRecord]) -> None:
+    try:
+        await records.prepare(all_records)
+    except Exception as error:  # noqa: BLE001  # it is met again by the record that it is about, and handled there
+        LOG.warning("%d records are processed one by one: %s: %s", len(all_records), type(error).__name__, describe_error(error))
 
 
 def _is_ordinary(app: TwinApp, record: KafkaRecord) -> bool:

@@ -53,20 +53,16 @@ class RequestSlice:
         self._refusals = Refusals(app, REQUEST_KINDS)
 
     async def prepare(self, records: Sequence[KafkaRecord]) -> None:
-        """Accept the valid requests together; two with one id, and all of them when that fails, are left to be accepted alone."""
+        """Accept the valid requests together; two with one id are left to be accepted alone."""
         decoded = list(self._decodable(records))
         times = Counter(request.simulation_id for request in decoded)
         new = [NewRequest(item.request, item.digest) for item in decoded if item.request and times[item.simulation_id] == 1]
-        try:
-            answers = await self._intake.accept(new)
-        except Exception as error:  # noqa: BLE001  # each of them is accepted alone, and the failure is handled there
-            LOG.warning("%d requests are accepted one by one: %s: %s", len(new), type(error).__name__, describe_error(error))
-        else:
-            self._accepted = {item.request.simulation_id: answer for item, answer in zip(new, answers, strict=True)}
+        answers = await self._intake.accept(new)
+        self._accepted = {item.request.simulation_id: answer for item, answer in zip(new, answers, strict=True)}
 
     def _decodable(self, records: Sequence[KafkaRecord]) -> Iterator[DecodedRequest]:
         for record in records:
-            with contextlib.suppress(UnreadableRequest):
+            with contextlib.suppress(Exception):  # it is decoded again alone, and its failure is handled there
                 yield self._decode(record)
 
     def _decode(self, record: KafkaRecord) -> DecodedRequest:

@@ -412,7 +412,7 @@ OTHER_VALUES = (
     " brand 'kisqali'"
 )
 NOT_PLANTED = {"erasure_salt", "schema_migrations"}  # random bytes; files of this project
-PINNED = ("digital_twin_models", "model_ledger", "catalogue_versions")  # tables that only grow: the report says so
+PINNED = ("digital_twin_models", "model_ledger", "catalogue_versions", "effect_pins")  # tables that only grow: the report says so
 
 
 async def plant(owner: Pool, texts: dict[str, Any]) -> set[str]:
