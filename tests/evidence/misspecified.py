@@ -42,7 +42,8 @@ shapes of the response with the weights 0.15, 0.70 and 0.15 in contacts and week
 response is linear; a tenth of the tails below zero covers 0.84 where tails are those of a Cauchy distribution; the uncertainty \
 of the dose in proportion to the effect that is considered moves the prediction of a dose that was tested away from what was \
 seen there; without unusual campaigns heavy tails are covered to 0.89 and interactions to 0.90 (300 worlds), and with 8 in 100 of \
-them instead of 5 a catalogue that is right is covered to more than 0.98 in one count of a small simulation; a term of selection for each experiment by itself, where \
+them instead of 5 a catalogue that is right is covered to more than 0.98 in one count of a small simulation; \
+a term of selection for each experiment by itself, where \
 experiments share a factor, takes many successes for a sign of harm."""
 
 BEFORE: Mapping[str, float] = {
