@@ -286,13 +286,17 @@ def _impossible(case: Case, twins: pd.DataFrame) -> float:
     broken = np.zeros(len(twins), dtype=bool)
     for relation in find_relations(real, case.target).listed:
         if relation.kind in ("determines", "step"):
-            key, *determined = relation.columns
-            real_pairs = set(rows[[key, *determined]].itertuples(index=False, name=None))
-            broken |= [pair not in real_pairs for pair in twins[[key, *determined]].itertuples(index=False, name=None)]
+            real_pairs = set(_pairs(rows[list(relation.columns)]))
+            broken |= [pair not in real_pairs for pair in _pairs(twins[list(relation.columns)])]
         else:
             values = {name: twins[name].to_numpy(dtype=float, na_value=np.nan) for name in relation.columns}
             broken |= broken_rows(relation, values, real[relation.columns[0]].decimals)
     return float(broken.mean())
+
+
+def _pairs(columns: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """The rows of the columns, in which missing values are equal to one another."""
+    return columns.astype(object).where(columns.notna(), None).itertuples(index=False, name=None)
 
 
 def _r2(case: Case, rows: pd.DataFrame, seed: int) -> float:
