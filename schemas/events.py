@@ -100,7 +100,7 @@ class SimulationRequest(Event):
     filters: PopulationFilter = PopulationFilter()
     population_id: UUID | None = None
     twin_count: Whole | None = Field(default=None, ge=MIN_TWINS, le=MAX_TWINS)
-    seed: Whole | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
     confidence_level: Probability = 0.95
     requested_by: str = Field(default="unknown", max_length=200)
     target: str | None = None
