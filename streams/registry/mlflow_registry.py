@@ -48,7 +48,7 @@ _ENVIRONMENT = {
 def experiment_name(twin_type: TwinType, brand: str) -> str:
     """Name of the MLflow experiment of a model's run.
 
-    >>> experiment_name(TwinType.HCP, Brand.KISQALI)
+    >>> experiment_name(TwinType.HCP, "kisqali")
     'digital_twin_hcp_kisqali'
     """
     return f"digital_twin_{twin_type.value}_{brand!s}"
