@@ -40,7 +40,7 @@ __all__ = [
     "replay_history",
     "unpack_headers",
     "unsent_refused_before",
-    "unsent_refused_since",
+    "unsent_refused_between",
 ]
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -207,7 +207,7 @@ SELECT refusal_id, source, source_offset, element, tracked_at, key, value, heade
        traceback
 FROM refused_records"""
 
-_UNSENT_SINCE = f"{_SELECT} WHERE source = $1 AND source_offset >= $2 AND sent_at IS NULL"
+_UNSENT_BETWEEN = f"{_SELECT} WHERE source = $1 AND source_offset BETWEEN $2 AND $3 AND sent_at IS NULL"
 
 _UNSENT_BEFORE = f"{_SELECT} WHERE sent_at IS NULL AND refused_at < $1 ORDER BY refused_at LIMIT $2"
 
@@ -216,9 +216,9 @@ WHERE source = $1 AND source_offset >= $2 AND source_offset < $3
 ORDER BY source_offset, element"""
 
 
-async def unsent_refused_since(database: Database, source: SourceId, offset: int) -> list[RefusedRecord]:
-    """Refused records of the source from this offset on that have no copy on ``dead-letters`` yet."""
-    return await _fetch(database, _UNSENT_SINCE, str(source), offset)
+async def unsent_refused_between(database: Database, source: SourceId, first: int, last: int) -> list[RefusedRecord]:
+    """Refused records of the source at these offsets and between them that have no copy on ``dead-letters`` yet."""
+    return await _fetch(database, _UNSENT_BETWEEN, str(source), first, last)
 
 
 async def unsent_refused_before(database: Database, before: datetime, limit: int) -> list[RefusedRecord]:

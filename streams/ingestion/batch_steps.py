@@ -72,6 +72,7 @@ class BatchSteps:
         return IngestResult(
             source=source,
             first_offset=record.offset,
+            last_offset=record.offset,
             rows=(),
             watermark=position.watermark,
             refused=[refused] if is_new else (),

@@ -184,6 +184,7 @@ class OutcomePipeline:
         return IngestResult(
             source=source,
             first_offset=decoded.batch.first_offset,
+            last_offset=decoded.batch.last_offset,
             rows=pane_rows,
             watermark=rows.latest(position.watermark, watermark),
             fates=rows.count_fates(scored, resolved),

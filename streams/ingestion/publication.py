@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sql.dead_letter_store import unsent_refused_since
+from sql.dead_letter_store import unsent_refused_between
 from streams.errors import is_waited_for
 from streams.ingestion import rows
 from streams.ingestion.rows import IngestResult
@@ -33,6 +33,7 @@ async def publish_result(app: TwinApp, result: IngestResult) -> None:
 async def _publish(app: TwinApp, result: IngestResult) -> None:
     for sent in [await app.send_event(message, key=message.line) for message in rows.pane_messages(result)]:
         await sent
-    # Copies of records refused by an earlier attempt may not have been sent.
-    refused = await unsent_refused_since(app.pool, result.source, result.first_offset) if result.n_replayed else result.refused
+    refused = result.refused
+    if result.n_replayed:  # copies of records that an earlier attempt refused may not have been sent
+        refused = await unsent_refused_between(app.pool, result.source, result.first_offset, result.last_offset)
     await publish_dead_letters(app, refused)

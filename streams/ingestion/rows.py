@@ -84,6 +84,7 @@ class IngestResult:
 
     source: SourceId
     first_offset: int
+    last_offset: int
     rows: Sequence[LinePaneRow]
     watermark: datetime | None
     fates: Mapping[tuple[str, str], int] = field(default_factory=dict)

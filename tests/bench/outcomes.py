@@ -256,7 +256,7 @@ async def _without_transaction(settings: Settings, begin: Mapping[tuple[str, int
         progress.append((time.perf_counter(), (progress[-1][1] if progress else 0) + scored.decoded.n_elements))
         if progress[-1][1] >= count:
             done.set()
-        return IngestResult(scored.source, 0, (), None)
+        return IngestResult(scored.source, 0, 0, (), None)
 
     OutcomePipeline.store = store_nothing  # type: ignore[method-assign]  # this process does nothing else
     async with _running_role(settings, begin) as app:

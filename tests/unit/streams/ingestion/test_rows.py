@@ -78,7 +78,7 @@ def test_only_full_cells_of_all_outcomes_are_split(row: PaneRow, splits: int, ex
 def test_a_message_has_rows_of_one_line_and_at_most_500():
     rows = [LinePaneRow(line, pane_row(pane=60.0 * number)) for number in range(600) for line in ("first", "second")]
 
-    messages = pane_messages(IngestResult(SOURCE, 0, rows, None))
+    messages = pane_messages(IngestResult(SOURCE, 0, 0, rows, None))
 
     assert [(message.line, len(message.rows)) for message in messages] == [
         ("first", 500),
