@@ -45,10 +45,11 @@ def list_effects(
     campaigns = with_read_pool(read)
     print_result(
         [campaign_dict(campaign) for campaign in campaigns],
-        lambda: (
-            Table(COLUMNS, [campaign_cells(campaign) for campaign in campaigns], numeric=(4, 5))
-            if campaigns
-            else "no experiment has calibrated an effect yet: twinstream experiments add, or --all for the catalogue's"
+        lambda: Table(
+            COLUMNS,
+            [campaign_cells(campaign) for campaign in campaigns],
+            numeric=(4, 5),
+            empty="no experiment has calibrated an effect yet: twinstream experiments add, or --all for the catalogue's",
         ),
         as_json=as_json,
     )
@@ -93,10 +94,11 @@ def history(line: LineArgument, as_json: JsonOption = False) -> None:
     events = with_read_pool(read)
     print_result(
         [history_dict(event) for event in events],
-        lambda: (
-            Table(HISTORY_COLUMNS, [history_cells(event) for event in events], numeric=(0, 3))
-            if events
-            else f"{line} has no effects version yet: it takes the catalogue's effects"
+        lambda: Table(
+            HISTORY_COLUMNS,
+            [history_cells(event) for event in events],
+            numeric=(0, 3),
+            empty=f"{line} has no effects version yet: it takes the catalogue's effects",
         ),
         as_json=as_json,
     )

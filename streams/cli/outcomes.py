@@ -187,7 +187,7 @@ def receipts(
     columns = ("receipt", "file", "rows", "begun", "state", "by")
     print_result(
         [item._asdict() for item in listed],
-        lambda: Table(columns, rows, numeric=(2,)) if rows else "no file was published yet",
+        lambda: Table(columns, rows, numeric=(2,), empty="no file was published yet"),
         as_json=as_json,
     )
 

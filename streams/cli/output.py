@@ -39,6 +39,7 @@ class Table(NamedTuple):
         text: what to print without a terminal instead of the aligned rows, if any.
         notes: lines below the table on a terminal.
         numeric: indices of the columns of numbers, which are aligned to the right.
+        empty: what to print when there are no rows instead of the headings, if anything.
     """
 
     columns: Sequence[str]
@@ -47,6 +48,7 @@ class Table(NamedTuple):
     text: str = ""
     notes: Sequence[str] = ()
     numeric: Collection[int] = ()
+    empty: str = ""
 
     def escaped(self) -> Table:
         """The table with control characters as escapes; a cell may have several lines."""
@@ -75,6 +77,8 @@ def print_result(
         typer.echo(json.dumps(payload, default=str, indent=2).replace("\x7f", r"\u007f"))
         return
     result = render()
+    if isinstance(result, Table) and result.empty and not result.rows:
+        result = result.empty
     if isinstance(result, str):
         typer.echo(escape_text(result))
         return

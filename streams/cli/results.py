@@ -337,10 +337,11 @@ def list_experiments(
     rows = with_read_pool(lambda _, pool: experiment_rows(pool, line, intervention, limit))
     print_result(
         [experiment_dict(row) for row in rows],
-        lambda: (
-            Table(EXPERIMENT_COLUMNS, [experiment_cells(row) for row in rows], numeric=(4, 5))
-            if rows
-            else "no experiment yet: twinstream experiments add"
+        lambda: Table(
+            EXPERIMENT_COLUMNS,
+            [experiment_cells(row) for row in rows],
+            numeric=(4, 5),
+            empty="no experiment yet: twinstream experiments add",
         ),
         as_json=as_json,
     )
