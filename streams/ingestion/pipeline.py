@@ -111,8 +111,7 @@ class OutcomePipeline:
             except LinesMissing as missing:
                 other_lines |= missing.lines
             except asyncpg.UniqueViolationError as violation:
-                # Another source inserted a head just before this transaction: in a new one the event is resolved against it.
-                # Any other violation is no race: an element would be stored twice.
+                # Another source has just inserted a head: a new transaction resolves the event against it. Others are no race.
                 races += 1
                 if violation.table_name != "event_heads" or races > _MAX_HEAD_RACES:
                     raise
