@@ -31,6 +31,7 @@ from streams.client import TwinClient
 from streams.demo.fault import InjectedFault, kill_worker
 from streams.demo.shift import Shift, choose_shift
 from streams.demo.stream import OutcomeRows, paced_batches
+from streams.monitoring import multiple_text
 from streams.reporting import count, number, plain_words, share, short_id, state_label
 from streams.reporting.overview import LineOverview, Overview, SegmentWindow, read_overview
 from streams.settings import Settings
@@ -254,7 +255,7 @@ def progress_text(published: int, window: SegmentWindow, baseline: Baseline) -> 
         f"  {count(published)} outcomes",
         f"MAE {number(metrics.mae)} (baseline {number(baseline.mae)})" if metrics.mae is not None else "",
         f"coverage {share(metrics.coverage_95pct)}" if metrics.coverage_95pct is not None else "",
-        f"evidence {number(window.evidence_ratio, 3)} times its limit" if window.evidence_ratio is not None else "",
+        f"evidence {multiple_text(window.evidence_ratio)} times its limit" if window.evidence_ratio is not None else "",
         f"drift state {state_label(window.state)}",
     ]
     return ", ".join(part for part in parts if part)

@@ -4,7 +4,7 @@ It imports the engine, the stores and the packages below it: ``kafka``, ``metric
 fidelity agent imports :mod:`streams.monitoring.line_monitor` directly, since that module needs the Kafka app.
 """
 
-from streams.monitoring.drift_detection import DriftEvaluator, loss_text
+from streams.monitoring.drift_detection import DriftEvaluator, loss_text, multiple_text
 from streams.monitoring.performance_estimation import latest_cohorts, level_weights, pending_labels
 from streams.monitoring.window_state import SeriesKey, WindowKey, WindowState
 
@@ -16,5 +16,6 @@ __all__ = [
     "latest_cohorts",
     "level_weights",
     "loss_text",
+    "multiple_text",
     "pending_labels",
 ]

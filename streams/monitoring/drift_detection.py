@@ -40,6 +40,7 @@ __all__ = [
     "drift_event",
     "early_retrain_event",
     "loss_text",
+    "multiple_text",
     "retrain_event",
 ]
 
@@ -321,7 +322,7 @@ def _retrain_event(
 
 def _reason(assessment: DriftAssessment) -> str:
     fired = [verdict.reason for verdict in assessment.verdicts if verdict.fired]
-    evidence = [] if assessment.evidence is None else [f"the evidence is {_multiple_text(assessment.evidence)} times its limit"]
+    evidence = [] if assessment.evidence is None else [f"the evidence is {multiple_text(assessment.evidence)} times its limit"]
     evidence += [loss_text(assessment.by_loss)] if carriers(assessment.by_loss) else []
     is_carried = assessment.carried_by is not None and assessment.state not in (DriftState.OK, DriftState.INSUFFICIENT)
     carried = [_carried_text(str(assessment.carried_by), assessment.correction)] if is_carried else []
@@ -343,7 +344,7 @@ def loss_text(by_loss: Mapping[str, float]) -> str:
     if not by_loss:
         return ""
     names = carriers(by_loss) or (max(by_loss, key=lambda name: by_loss[name]),)
-    return "carried by: " + ", ".join(f"{_LOSS_NAMES[name]} (alone {_multiple_text(by_loss[name])})" for name in names)
+    return "carried by: " + ", ".join(f"{_LOSS_NAMES[name]} (alone {multiple_text(by_loss[name])})" for name in names)
 
 
 def _carried_text(segment: str, correction: float | None) -> str:
@@ -351,9 +352,14 @@ def _carried_text(segment: str, correction: float | None) -> str:
     return f"{segment} carries it: shift its predictions{by}, or add a feature that tells such rows apart"
 
 
-def _multiple_text(ratio: float) -> str:
+def multiple_text(ratio: float) -> str:
+    """Evidence as a multiple of its limit, in three digits or more; beyond a million its size says nothing more.
+
+    >>> multiple_text(0.0123456), multiple_text(1234.5), multiple_text(3e88)
+    ('0.0123', '1,234', 'over a million')
+    """
     if ratio >= 1_000_000:
-        return "more than a million"
+        return "over a million"
     return f"{ratio:.3g}" if ratio < 999.5 else f"{ratio:,.0f}"
 
 

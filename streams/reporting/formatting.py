@@ -50,8 +50,8 @@ _SECONDS_OF_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 def number(value: float | None, digits: int = 4) -> str:
     """Format a number with ``digits`` significant digits; larger ones as a whole number with separators.
 
-    >>> number(0.0512345), number(-0.5, 2), number(None), number(12345.6), number(1768.35, 3)
-    ('0.05123', '-0.5', '-', '12,346', '1,768')
+    >>> number(0.0512345), number(-0.5, 2), number(None), number(12345.6), number(1768.35, 3), number(3.14e88, 3)
+    ('0.05123', '-0.5', '-', '12,346', '1,768', '3.14e+88')
     """
     return MISSING if value is None else _significant(value, digits)
 
@@ -295,6 +295,6 @@ def typographic(text: str) -> str:
 
 
 def _significant(value: float, digits: int, sign: str = "") -> str:
-    """A number with so many significant digits, without an exponent where it is large."""
-    is_large = abs(float(f"{value:.{digits}g}")) >= min(10**digits, 1000)
-    return f"{value:{sign},.0f}" if is_large else f"{value:{sign}.{digits}g}"
+    """A number with so many significant digits; from a thousand on as a whole number, and with an exponent beyond a trillion."""
+    is_whole = min(10**digits, 1000) <= abs(float(f"{value:.{digits}g}")) < 1e12
+    return f"{value:{sign},.0f}" if is_whole else f"{value:{sign}.{digits}g}"

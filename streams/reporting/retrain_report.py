@@ -13,7 +13,7 @@ from sql.database import Database
 from sql.ledger import Ledger
 from sql.promotion_effect_store import PromotionEffect, promotion_effect
 from sql.retrain_store import RetrainLimits, RetrainRequest, find_retrain, waits_for
-from streams.monitoring import loss_text
+from streams.monitoring import loss_text, multiple_text
 from streams.printable import escape_line
 from streams.reporting.formatting import (
     count,
@@ -182,9 +182,9 @@ def _rules(evidence: dict[str, Any]) -> list[str]:
 
 def _detector(evidence: dict[str, Any]) -> list[str]:
     ratio = evidence.get("evidence_ratio")
-    text = f"the evidence is {number(ratio, 3)} times its limit, over every outcome since the promotion of the model"
-    carriers = loss_text(evidence.get("evidence_by_loss") or {})
-    return [*([] if ratio is None else [text]), *filter(None, [carriers, evidence.get("comparison")])]
+    limit = "times its limit, over every outcome since the promotion of the model"
+    text = "" if ratio is None else f"the evidence is {multiple_text(ratio)} {limit}"
+    return list(filter(None, [text, loss_text(evidence.get("evidence_by_loss") or {}), evidence.get("comparison")]))
 
 
 def _training_rows(learned: dict[str, Any]) -> list[str]:

@@ -11,9 +11,10 @@ from schemas.simulation_models import NO_MODERATOR, Alternative, BestChoice, Sim
 from sql.feature_count_store import FeatureCount
 from sql.outlying_store import Outlier
 from sql.population_realism_store import FilterRealism
-from streams.monitoring import level_weights
+from streams.monitoring import level_weights, multiple_text
 from streams.printable import escape_line
 from streams.reporting.formatting import (
+    MISSING,
     align_columns,
     campaign_label,
     count,
@@ -229,7 +230,7 @@ def window_cells(window: SegmentWindow) -> tuple[str, ...]:
         number(metrics.correlation, 3),
         share(metrics.coverage_95pct),
         number(metrics.bias),
-        number(window.evidence_ratio, 3),
+        MISSING if window.evidence_ratio is None else multiple_text(window.evidence_ratio),
         state_label(window.state.value),
     )
 

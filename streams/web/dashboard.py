@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from streams.dependencies import DependencyMonitor, role_probes
+from streams.monitoring import multiple_text
 from streams.outages import OUTAGES, Outage
 from streams.printable import escape_text
 from streams.reporting import CHART_STYLE, EventMarker, formatting
@@ -168,6 +169,7 @@ def _templates() -> Environment:
         "feature_sentences": feature_sentences,
         "realism_sentences": realism_sentences,
         "moment": formatting.moment,
+        "multiple": multiple_text,
         "number": _typographic(formatting.number),
         "one_decimal": formatting.one_decimal,
         "plain": formatting.plain_words,
