@@ -243,9 +243,14 @@ def _check_doubtful(
 ) -> OutcomeBatch:
     """The outcomes without the doubtful rows that the model refuses; of the others the fields are those of the model."""
     valid = np.ones(len(outcomes), dtype=np.bool_)
+    raw: dict[int, list[bytes | None]] = {}  # of each record once: to split an array for each of its elements takes hours
     for row in doubtful:
         record_index, element_index = elements.record_index[row], elements.element_index[row]
-        result = _validate_by_model(_raw_element(records[record_index].value, element_index), elements.bounds)
+        value = records[record_index].value
+        if record_index not in raw:
+            raw = {record_index: raw_elements(value)}  # rows are in the order of their records
+        array = raw[record_index]
+        result = _validate_by_model((array[element_index] if element_index < len(array) else value) or b"", elements.bounds)
         if isinstance(result, ElementRefusal):
             refused.append(RefusedElement(record_index, element_index, result))
             valid[row] = False
@@ -254,8 +259,3 @@ def _check_doubtful(
     if valid[doubtful].any():
         outcomes, _ = build_columns(elements)
     return outcomes.select(valid)
-
-
-def _raw_element(value: bytes | None, element_index: int) -> bytes:
-    elements = raw_elements(value)
-    return (elements[element_index] if element_index < len(elements) else value) or b""

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from schemas import OutcomeEvent
 from schemas.events import canonical_digest
 from streams.bounds import BoundSettings
+from streams.ingestion import decoding
 from streams.ingestion.decoding import decode, raw_elements
 from streams.ingestion.outcome_batch import DIGEST_BYTES, DecodedBatch, OutcomeBatch
 from streams.ingestion.outcome_columns import OutcomeFields
@@ -297,6 +298,18 @@ def test_a_flag_is_no_number_whatever_its_neighbours_are(flags: dict[str, Any]):
     (refused,) = alone.refused
     assert refused.refusal == beside.refused[0].refusal
     assert "is no number: write 1 or 0" in refused.refusal.reason
+
+
+def test_an_array_is_split_once_however_many_of_its_elements_are_doubtful(monkeypatch: pytest.MonkeyPatch):
+    split: list[bytes | None] = []
+    monkeypatch.setattr(decoding, "raw_elements", lambda value: split.append(value) or raw_elements(value))
+    arrays = [[outcome(number) | {"event_id": "no id"} for number in range(30)] + [outcome(90)] for _ in range(2)]
+
+    decoded = decode_records(*(record(offset, array) for offset, array in enumerate(arrays)))
+
+    assert len(decoded.refused) == 60
+    assert decoded.outcomes.element_index.tolist() == [30, 30]
+    assert len(split) == 2
 
 
 def test_a_batch_of_the_log_that_cannot_be_read_is_parked_with_its_bytes():
