@@ -3,7 +3,7 @@
 Imports ``schemas`` and the other packages of ``engine``, which do not import it.
 """
 
-from engine.experiments.arms import parse_arms, require_filled, sample_ratio_p, sample_ratio_warning
+from engine.experiments.arms import attrition_text, parse_arms, require_filled, sample_ratio_p, sample_ratio_warning
 from engine.experiments.counterfactuals import Counterfactuals, predict_counterfactuals, treated_counterfactuals
 from engine.experiments.experiment_analysis import EffectEstimate, relative_effect
 from engine.experiments.experiment_design import Assignment, ExperimentDesigner, plan_experiment
@@ -17,6 +17,7 @@ __all__ = [
     "ExperimentDesigner",
     "TrialAnalysis",
     "analyse_trial",
+    "attrition_text",
     "parse_arms",
     "plan_experiment",
     "predict_counterfactuals",

@@ -8,12 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import chi2
+from scipy.stats import chi2, fisher_exact
 
 from schemas.arrays import Flags
 from schemas.levels import level_key, level_text
 
-__all__ = ["ARM_WORDS", "MISMATCH_P", "parse_arms", "require_filled", "sample_ratio_p", "sample_ratio_warning"]
+__all__ = [
+    "ARM_WORDS",
+    "MISMATCH_P",
+    "attrition_text",
+    "parse_arms",
+    "require_filled",
+    "sample_ratio_p",
+    "sample_ratio_warning",
+]
 
 ARM_WORDS = (("treated", "control"), ("1", "0"), ("true", "false"), ("yes", "no"))
 """Pairs of values that are plainly treated and control, in any case and with blanks around them."""
@@ -22,6 +30,7 @@ MISMATCH_P = 0.001
 """Probability below which the sizes of the arms contradict the planned ratio."""
 
 _SHOWN = 5
+_UNEVEN_P = 0.05
 
 
 def parse_arms(
@@ -111,6 +120,34 @@ def sample_ratio_warning(n_treated: int, n_control: int, control_ratio: float = 
     return (
         f"sample ratio mismatch: {n_treated:,} treated and {n_control:,} control {units} contradict the planned ratio of 1 to"
         f" {control_ratio:g} (chi-square test, p = {p:.1g}, below {MISMATCH_P:g}): look for rows that one arm lost"
+    )
+
+
+def attrition_text(missing: Flags, treated: Flags) -> str:
+    """How many people of each arm have no outcome, and what to doubt where the arms lost them unevenly (Fisher's exact test).
+
+    Args:
+        missing: who has no outcome, ``(n,)``.
+        treated: arm of each person, ``(n,)``.
+
+    References:
+        What Works Clearinghouse (2022), Procedures and Standards Handbook, version 5.0 (overall and differential attrition).
+
+    Example:
+        >>> attrition_text(np.array([True, False] * 10), np.array([True, False] * 10))[:78]
+        '10 of 10 treated (100.0%) and 0 of 10 control (0.0%) people have no outcome, w'
+    """
+    sizes = int(treated.sum()), int((~treated).sum())
+    lost = int(missing[treated].sum()), int(missing[~treated].sum())
+    counts = zip(lost, sizes, ("treated", "control"), strict=True)
+    shares = [f"{count:,} of {size:,} {name} ({count / max(size, 1):.1%})" for count, size, name in counts]
+    text = f"{' and '.join(shares)} people have no outcome"
+    p = float(fisher_exact(np.array([lost, np.subtract(sizes, lost)])).pvalue)
+    if p >= _UNEVEN_P:
+        return text
+    return (
+        f"{text}, which is uneven (Fisher's exact test, p = {p:.1g}): those who are left need not be alike in both arms, and the"
+        " effect may be theirs"
     )
 
 

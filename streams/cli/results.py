@@ -124,6 +124,14 @@ def add(
         list[str] | None,
         _rows_option("--subgroup", "FEATURE", "Report effects by its levels too, beside the usual dimensions; repeatable."),
     ] = None,
+    leave_out_missing: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-missing",
+            help="Analyse those who have an outcome, and tell how many each arm lost.",
+            rich_help_panel=_ROWS,
+        ),
+    ] = False,
     channel: ChannelOption = None,
     frequency: FrequencyOption = Frequency.MONTHLY,
     weeks: WeeksOption = 12,
@@ -176,7 +184,7 @@ def add(
         names = TrialColumns(
             arm, treated_value, control_value, outcome, unit, cluster, tuple(covariates or ()), tuple(subgroups or ())
         )
-        result = _result_of_rows(data, names, shared, reading)
+        result = _result_of_rows(data, names, shared, reading, leave_out_missing=leave_out_missing)
     _publish([result], timeout_s, dry_run=dry_run, as_json=as_json)
 
 
@@ -232,12 +240,15 @@ def _dated(events: list[ExperimentResult], now: datetime) -> list[ExperimentResu
     ]
 
 
-def _result_of_rows(path: Path, columns: TrialColumns, shared: dict[str, Any], reading: TableOptions) -> _Result:
+def _result_of_rows(
+    path: Path, columns: TrialColumns, shared: dict[str, Any], reading: TableOptions, *, leave_out_missing: bool
+) -> _Result:
     """Read and analyse the rows of an experiment."""
     from streams.operations.trial_rows import analyse_rows, read_rows
 
     twin_type = TwinType(shared["twin_type"])
-    rows = read_rows(path, twin_type, shared["target"], columns, reading, accept=shared["confirmed"])
+    target, accept = shared["target"], shared["confirmed"]
+    rows = read_rows(path, twin_type, target, columns, reading, accept=accept, leave_out_missing=leave_out_missing)
     model = _champion(model_line(twin_type, shared["brand"], shared["target"]))
     analysed = analyse_rows(rows, model, shared["filters"], shared.get("control_ratio", 1.0))
     notify_remarks(analysed.remarks)

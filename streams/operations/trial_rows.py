@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from engine.experiments import TrialAnalysis, analyse_trial, parse_arms, require_filled, sample_ratio_warning
+from engine.experiments import TrialAnalysis, analyse_trial, attrition_text, parse_arms, require_filled, sample_ratio_warning
 from engine.twins import TwinModel, few_implausible, scale_problem
 from schemas import TWIN_TYPES, PopulationFilter, TwinType
 from schemas.arrays import Flags
@@ -24,6 +24,7 @@ from streams.tables import Column, TableOptions, entity_columns, read_table
 __all__ = ["AnalysedTrial", "TrialColumns", "TrialRefused", "TrialRows", "analyse_rows", "read_rows"]
 
 _ARM_NAMES = ("treated", "arm", "group")
+_WEIGHT_NAMES = ("weight", "weights")
 _PREDICTION = "the twin's prediction"
 _SHOWN = 3
 
@@ -90,7 +91,14 @@ class AnalysedTrial(NamedTuple):
 
 
 def read_rows(
-    path: Path, twin_type: TwinType, target_name: str | None, columns: TrialColumns, reading: TableOptions, *, accept: bool = False
+    path: Path,
+    twin_type: TwinType,
+    target_name: str | None,
+    columns: TrialColumns,
+    reading: TableOptions,
+    *,
+    accept: bool = False,
+    leave_out_missing: bool = False,
 ) -> TrialRows:
     """Read the rows of an experiment.
 
@@ -101,10 +109,11 @@ def read_rows(
         columns: what the columns hold.
         reading: how the table is read.
         accept: take outcomes beyond the plausible scale of the target as they are.
+        leave_out_missing: leave out people without an outcome, and remark how many each arm lost.
 
     Raises:
         TableRefused: when the table cannot be read.
-        TrialRefused: for units that are there twice or in both arms, or outcomes in another unit.
+        TrialRefused: for units that are there twice or in both arms, missing outcomes, or outcomes in another unit.
         ValueError: for absent columns, values of no arm, and empty arms or outcomes.
     """
     target = TWIN_TYPES[twin_type].target(target_name)
@@ -115,17 +124,24 @@ def read_rows(
     treated = parse_arms(
         frame[columns.arm], treated_value=columns.treated_value, control_value=columns.control_value, name=columns.arm
     )
-    for name in filter(None, (target.name, columns.cluster)):
+    for name in filter(None, (columns.cluster, columns.unit)):
         require_filled(frame[name], name)
     if columns.unit is not None:
-        require_filled(frame[columns.unit], columns.unit)
         _require_single_rows(frame[columns.unit].astype(str), treated, columns.unit)
+    remarks = [*result.remarks(), *_unused(frame, columns)]
+    is_missing = frame[target.name].isna().to_numpy()
+    if is_missing.any():
+        lost = attrition_text(is_missing, treated)
+        if not leave_out_missing:
+            raise TrialRefused(f"{path.name}: {lost}; --leave-out-missing analyses the others")
+        remarks.append(f"{lost}; they are left out")
+        frame, treated = frame[~is_missing].reset_index(drop=True), treated[~is_missing]
     outcome = frame[target.name].to_numpy(dtype=float)
     problem = scale_problem(outcome, target, frame.get(target.share_of) if target.share_of else None)
     if problem and not accept:
         raise TrialRefused(f"{path.name}: {problem}; --accept takes them as they are")
-    remarks = (*result.remarks(), *few_implausible(outcome, target))
-    return TrialRows(frame, treated, columns, target, twin_type, remarks)
+    remarks += few_implausible(outcome, target)
+    return TrialRows(frame, treated, columns, target, twin_type, tuple(remarks))
 
 
 def analyse_rows(rows: TrialRows, model: TwinModel | None, filters: PopulationFilter, control_ratio: float = 1.0) -> AnalysedTrial:
@@ -204,6 +220,13 @@ def _named(frame: pd.DataFrame, columns: TrialColumns, target: Target, twin_type
         tuple(dimensions),
     )
     return frame, named
+
+
+def _unused(frame: pd.DataFrame, columns: TrialColumns) -> Iterator[str]:
+    """What is not done with a column that may be meant to weigh the rows."""
+    for name in frame:
+        if str(name).lower() in _WEIGHT_NAMES and name not in columns.covariates:
+            yield f"column {name!r} is not used: every row counts once"
 
 
 def _require_single_rows(units: pd.Series[Any], treated: Flags, name: str) -> None:

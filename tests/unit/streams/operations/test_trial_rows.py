@@ -81,7 +81,10 @@ def test_arms_in_own_words_and_an_outcome_in_an_own_column_are_named(tmp_path: P
         ({}, {"cluster": "clinic"}, "unknown column 'clinic': use one of"),
         ({}, {"dimensions": ("clinic",)}, "unknown subgroup of hcp twins 'clinic'"),
         ({"prescribing_change": [4.0, -7.0, 12.0, 9.0] * 100}, {}, "--accept takes them as they are"),
-        ({"prescribing_change": [0.1, None] * 200}, {}, "column 'prescribing_change' is empty in rows 2, 4"),
+        ({"prescribing_change": [0.1, 0.2, None, 0.3] * 100}, {}, "have no outcome; --leave-out-missing analyses the others"),
+        ({"arm": list("ABCDE") * 80}, {"arm": "arm"}, "holds 'a', 'b', 'c', 'd', 'e', which are none of"),
+        ({"arm": list("ABCDE") * 80}, {"treated_value": "A", "control_value": "B"}, "has neither 'a' nor 'b' in rows 3, 4, 5"),
+        ({"last": ["high", "low"] * 200}, {"covariates": ("last",)}, "last"),
     ],
 )  # fmt: skip
 def test_rows_that_contradict_themselves_are_refused_with_a_way_out(
@@ -113,3 +116,37 @@ def test_the_last_time_of_the_rows_is_when_the_experiment_ended(tmp_path: Path) 
     times = pd.date_range("2026-01-01", periods=400, freq="h", tz="UTC")
     assert read(pilot(observed_at=times.astype(str)), tmp_path).observed_at == times[-1]
     assert read(pilot(), tmp_path).observed_at is None
+
+
+def test_people_without_an_outcome_are_left_out_on_request_and_an_uneven_loss_is_told(tmp_path: Path) -> None:
+    frame = pilot()
+    is_treated = (frame["arm"] == "treated").to_numpy()
+    lost = np.isin(np.arange(400), np.concatenate([np.flatnonzero(is_treated)[:30], np.flatnonzero(~is_treated)[:5]]))
+    path = tmp_path / "pilot.csv"
+    frame.assign(prescribing_change=frame["prescribing_change"].mask(lost)).to_csv(path, index=False)
+    rows = read_rows(path, TwinType.HCP, None, TrialColumns(), TableOptions(), leave_out_missing=True)
+    assert rows.remarks[-1].startswith(
+        "30 of 200 treated (15.0%) and 5 of 200 control (2.5%) people have no outcome, which is uneven (Fisher's exact test, p = 1"
+    )
+    alone = analyse_trial(frame["prescribing_change"][~lost], is_treated[~lost], TARGET)
+    assert analyse_rows(rows, None, PopulationFilter()).analysis.overall.effect == pytest.approx(alone.overall.effect)
+
+
+def test_a_yes_or_no_outcome_is_a_difference_of_shares_and_a_weight_is_told_not_to_count(tmp_path: Path) -> None:
+    frame = pilot()[["npi", "arm"]].assign(prescribing_change=(np.arange(400) % 3 == 0).astype(int), weight=2.0)
+    with pytest.raises(TrialRefused, match="looks like a flag, not a change"):
+        read(frame, tmp_path)
+    rows = read(frame, tmp_path, accept=True)
+    shares = frame.groupby("arm")["prescribing_change"].mean()
+    analysed = analyse_rows(rows, None, PopulationFilter())
+    assert analysed.analysis.overall.effect == pytest.approx(shares["treated"] - shares["control"])
+    assert "column 'weight' is not used: every row counts once" in analysed.remarks
+
+
+def test_a_level_that_the_model_never_saw_is_told(tmp_path: Path) -> None:
+    frame = pilot()
+    frame.loc[:9, "specialty"] = "astrology"
+    remarks = analyse_rows(read(frame, tmp_path), hcp_model(), PopulationFilter()).remarks
+    assert any(
+        remark.startswith("specialty has a level that the model never saw in 10 of 400 rows: 'astrology'") for remark in remarks
+    )
