@@ -86,6 +86,12 @@ async def settings(empty_kafka: str, fresh_database: str, mlflow_store: str, tmp
 
 
 @pytest.fixture
+def settings_beside(settings: Settings) -> Settings:
+    """Settings of a second worker of the service beside the first, on this machine."""
+    return settings.model_copy(update={"web_port": _free_ports(len(ROLES))})
+
+
+@pytest.fixture
 async def pool(settings: Settings) -> AsyncIterator[Pool]:
     """Connections to the service's database."""
     pool = await open_pool(settings)

@@ -12,6 +12,7 @@ import pytest
 from engine import TwinGenerator
 from engine.sample_tables import sample_hcps
 from schemas import AnswerStatus, CatalogueEvent, OutcomeEvent, SimulationRequest, TwinType, in_effect
+from sql.catalogue_store import apply_version
 from sql.ledger import Ledger
 from streams.catalogue import parse_catalogue
 from streams.registry import MlflowRegistry
@@ -42,11 +43,10 @@ def a_request(text: str = OWN, **fields) -> SimulationRequest:
             simulation_id=uuid4(),
             requested_at=datetime.now(UTC),
             twin_type="hcp",
-            brand="acmezumab",
             intervention=drop,
             twin_count=1000,
             seed=1,
-            **fields,
+            **{"brand": "acmezumab", **fields},
         )
 
 
@@ -137,3 +137,27 @@ async def test_an_own_brand_and_campaign_are_answered_by_workers_that_run_on(
     assert [(entry["version"], entry["reason"]) for entry in history] == [(3, "rollback to version 1"), (2, ""), (1, "our brand")]
     assert history[0]["sha256"] == history[2]["sha256"]
     assert "version 3 is this catalogue" in await apply(OWN)
+
+
+async def test_two_workers_never_mix_two_versions_in_an_answer_while_versions_change(
+    service_apart, service, settings_beside, client, promoted, pool
+):
+    """Versions alternate between two effects meanwhile: each answer has the effect of the version that it names."""
+    means = {1: 0.02, 2: 0.08, 3: 0.02, 4: 0.08}
+    drop = "campaigns: {{sample_drop: {{channel: in_person, effect: {{mean: {}, sd: 0.01}}}}}}"
+    texts = {version: drop.format(mean) for version, mean in means.items()}
+    await apply_version(pool, parse_catalogue(texts[1]), applied_by="test")
+    async with service_apart(["simulation"]), service(["simulation"], settings_beside):
+        waiting: list[asyncio.Task] = []
+        for version in (2, 3, 4):
+            batch = [asyncio.create_task(client.request(a_request(texts[version], brand="kisqali"))) for _ in range(6)]
+            await asyncio.wait(batch, return_when=asyncio.FIRST_COMPLETED)
+            waiting += batch
+            await apply_version(pool, parse_catalogue(texts[version]), applied_by="test")
+        answers = [await task for task in waiting] + [await client.request(a_request(texts[4], brand="kisqali"))]
+    assert answers[-1].catalogue_version == 4
+    assert len({answer.catalogue_version for answer in answers}) > 1
+    for answer in answers:
+        mean = means[answer.catalogue_version]
+        assert (answer.result.prior.mean, answer.reason) == (mean, None)
+        assert mean / 2 < answer.result.ate < 2 * mean
