@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from schemas.arrays import Flags, Floats, Integers, Octets
 from sql.database import Connection
+from sql.parts import parts
 
 __all__ = [
     "Column",
@@ -125,21 +126,23 @@ def jsonb(value: str | None) -> bytes:
 # -- rows
 
 
-def pack(columns: Sequence[Column], n_fields: int, tails: Iterable[bytes]) -> bytes:
-    """The stream of COPY: each row has the values of the columns and then its tail, further fields that are encoded already.
+def pack(columns: Sequence[Column], n_fields: int, tails: Iterable[bytes]) -> Iterator[bytes]:
+    """The streams of COPY: each row has the values of the columns and then its tail, further fields that are encoded already.
 
     Args:
         columns: of the same length.
         n_fields: number of fields of a row, those of the tail included.
         tails: one for each row.
     """
-    return _HEADER + b"".join(chain.from_iterable(zip(_heads(columns, n_fields), tails, strict=True))) + _TRAILER
+    rows = list(zip(_heads(columns, n_fields), tails, strict=True))
+    return (_HEADER + b"".join(chain.from_iterable(part)) + _TRAILER for part in parts(rows))
 
 
-async def copy(connection: Connection, table: str, names: Sequence[str], stream: bytes) -> None:
-    """Send a stream of :func:`pack`, whose fields are in the order of these columns of the table."""
-    source: Any = memoryview(stream)  # bytes would be the name of a file
-    await connection.copy_to_table(table, source=source, columns=names, format="binary")
+async def copy(connection: Connection, table: str, names: Sequence[str], streams: Iterable[bytes]) -> None:
+    """Send the streams of :func:`pack`, whose fields are in the order of these columns of the table."""
+    for stream in streams:
+        source: Any = memoryview(stream)  # bytes would be the name of a file
+        await connection.copy_to_table(table, source=source, columns=names, format="binary")
 
 
 def _heads(columns: Sequence[Column], n_fields: int) -> Sequence[bytes]:

@@ -18,6 +18,7 @@ from schemas.events import SourceId
 from schemas.redaction import ERASED, redact, texts_in
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import ErasedEntities, erased_entities, has_erasures
+from sql.parts import parts
 
 __all__ = [
     "AmbiguousId",
@@ -130,17 +131,19 @@ async def add_refused(database: Database, source: SourceId, refused: Sequence[Re
     """
     if refused:
         async with transaction(database) as connection:
-            columns = _columns(await _without_erased(connection, refused))
-            await connection.execute(_ADD, *columns, str(source), source.topic, source.partition)
+            for part in parts(await _without_erased(connection, refused)):
+                await connection.execute(_ADD, *_columns(part), str(source), source.topic, source.partition)
 
 
 async def add_refused_once(database: Database, refused: Sequence[RefusedRecord]) -> set[UUID]:
     """Store refused records of one source, at least one, unless they are stored already; returns the ids of those that were not."""
     source = refused[0].source
+    added: set[UUID] = set()
     async with transaction(database) as connection:
-        columns = _columns(await _without_erased(connection, refused))
-        rows = await connection.fetch(_ADD_ONCE, *columns, str(source), source.topic, source.partition)
-    return {row["refusal_id"] for row in rows}
+        for part in parts(await _without_erased(connection, refused)):
+            rows = await connection.fetch(_ADD_ONCE, *_columns(part), str(source), source.topic, source.partition)
+            added.update(row["refusal_id"] for row in rows)
+    return added
 
 
 async def _without_erased(connection: Connection, refused: Sequence[RefusedRecord]) -> Sequence[RefusedRecord]:
@@ -199,7 +202,8 @@ UPDATE refused_records SET sent_at = $2 WHERE refusal_id = ANY($1) AND sent_at I
 
 async def mark_refused_sent(database: Database, ids: Sequence[UUID]) -> None:
     """Mark refused records whose copy is on the topic ``dead-letters``."""
-    await database.execute(_MARK_SENT, ids, datetime.now(UTC))
+    for part in parts(ids):
+        await database.execute(_MARK_SENT, part, datetime.now(UTC))
 
 
 _SELECT = """

@@ -19,6 +19,7 @@ import asyncpg
 
 from schemas.redaction import texts_in
 from sql.database import Connection, Database, transaction
+from sql.parts import parts
 
 __all__ = [
     "OWN_ROWS",
@@ -80,7 +81,7 @@ _ERASED = "SELECT entity, twin_type FROM erased_entities($1)"
 async def erased_entities(connection: Connection, entities: Collection[str]) -> ErasedEntities:
     """Those of these ids that were erased; valid until the transaction ends."""
     texts = [entity for entity in entities if _is_storable(entity)]
-    return ErasedEntities(map(tuple, await connection.fetch(_ERASED, texts)) if texts else ())
+    return ErasedEntities([tuple(row) for part in parts(texts) for row in await connection.fetch(_ERASED, part)])
 
 
 def _is_storable(text: str) -> bool:

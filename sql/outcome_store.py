@@ -7,7 +7,7 @@ waits only for another one that inserts the same head, and holds no lock of a st
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 from uuid import UUID
@@ -21,6 +21,7 @@ from schemas.twin_models import TwinPopulation
 from sql import copy_encoder
 from sql.database import Connection, Database
 from sql.erasure_store import erased_entities
+from sql.parts import parts
 from sql.twin_rows import insert_twins
 
 __all__ = [
@@ -76,6 +77,11 @@ class Head(NamedTuple):
     contribution: Sequence[int] | None
 
 
+def _parts(ids: Octets) -> Iterator[str]:
+    """Array literals of at most as many ids as one statement handles; one for no ids."""
+    return map(_uuid_array, parts(ids)) if len(ids) else iter(["{}"])
+
+
 def _uuid_array(ids: Octets) -> str:
     """An array literal of ids, from their octets, shape ``(n, 16)``: 0.07 ms for 1,000 of them where asyncpg takes 1.4 ms."""
     return "{" + ids.tobytes().hex(",", 16) + "}"
@@ -95,7 +101,8 @@ class StoredElements(NamedTuple):
     aged_offset: int = -1
 
 
-# One statement, so that a sweep in between cannot hide a row whose source had none aged out before.
+# One statement, so that a sweep in between cannot hide a row whose source had none aged out before. Of several parts the last sees
+# what aged out under all of them.
 _STORED_ELEMENTS = """
 SELECT tracking_id, NULL::bigint FROM fidelity_tracking WHERE tracking_id = ANY($1::text::uuid[]) AND tracked_at BETWEEN $2 AND $3
 UNION ALL
@@ -111,7 +118,7 @@ async def stored_elements(
     if elements is None:
         return StoredElements()
     ids, first, last = elements
-    rows = await connection.fetch(_STORED_ELEMENTS, _uuid_array(ids), first, last, str(source))
+    rows = [row for part in _parts(ids) for row in await connection.fetch(_STORED_ELEMENTS, part, first, last, str(source))]
     return StoredElements(
         ids=frozenset(row[0].bytes for row in rows if row[0] is not None),
         parked_offsets=frozenset(row[1] for row in rows if row[0] is not None and row[1] is not None),
@@ -134,7 +141,7 @@ SELECT event_id, true FROM aged_events WHERE event_id = ANY($1::text::uuid[])"""
 
 async def stored_events(connection: Connection, events: Octets) -> StoredEvents:
     """Which of these events were stored before."""
-    rows = await connection.fetch(_STORED_EVENTS, _uuid_array(events))
+    rows = [row for part in _parts(events) for row in await connection.fetch(_STORED_EVENTS, part)]
     with_heads, aged = ([row[0].bytes for row in rows if row[1] is is_aged] for is_aged in (False, True))
     return StoredEvents(with_heads, aged)
 
@@ -178,8 +185,8 @@ async def add_heads(connection: Connection, heads: NewHeads) -> None:
     )
     text, uuid, texts = copy_encoder.text, copy_encoder.uuid, copy_encoder.texts
     tails = [text(group.line) + uuid(group.model_id) + texts(group.segments) for group in heads.groups]
-    stream = copy_encoder.pack(columns, len(_HEAD_COLUMNS), [tails[index] for index in heads.group_index.tolist()])
-    await copy_encoder.copy(connection, "event_heads", _HEAD_COLUMNS, stream)
+    streams = copy_encoder.pack(columns, len(_HEAD_COLUMNS), [tails[index] for index in heads.group_index.tolist()])
+    await copy_encoder.copy(connection, "event_heads", _HEAD_COLUMNS, streams)
 
 
 _LOCK_HEADS = """
@@ -193,9 +200,9 @@ async def lock_heads(connection: Connection, events: Iterable[UUID]) -> dict[UUI
     Raises:
         HeadAgedOut: when one has aged out since :func:`stored_events` returned it.
     """
-    events = set(events)
-    rows = await connection.fetch(_LOCK_HEADS, events)
-    if len(rows) < len(events):
+    ordered = sorted(set(events))
+    rows = [row for part in parts(ordered) for row in await connection.fetch(_LOCK_HEADS, part)]
+    if len(rows) < len(ordered):
         raise HeadAgedOut("the head of an event has aged out since it was read")
     return {row["event_id"]: _head(row) for row in rows}
 
@@ -217,8 +224,11 @@ WHERE e.event_id = h.event_id"""
 
 async def update_heads(connection: Connection, heads: Sequence[Head]) -> None:
     """Replace heads that this transaction has locked."""
-    if not heads:
-        return
+    for part in parts(heads):
+        await _update_heads(connection, part)
+
+
+async def _update_heads(connection: Connection, heads: Sequence[Head]) -> None:
     groups, group_index = _grouped((head.line, head.model_id, head.segments) for head in heads)
     lines, models, segments = zip(*groups, strict=True)
     columns = (
@@ -246,7 +256,11 @@ SELECT twin_id FROM digital_twins WHERE twin_id = ANY($1) ORDER BY twin_id FOR K
 
 async def store_and_lock_twins(connection: Connection, population: TwinPopulation, rows: Iterable[int]) -> None:
     """Store these twins of a population unless they are stored, and keep them from being deleted before this transaction ends."""
-    rows = sorted(set(rows), key=lambda row: population.twin_ids[row])
+    for part in parts(sorted(set(rows), key=lambda row: population.twin_ids[row])):
+        await _store_and_lock_twins(connection, population, part)
+
+
+async def _store_and_lock_twins(connection: Connection, population: TwinPopulation, rows: Sequence[int]) -> None:
     ids = [population.twin_ids[row] for row in rows]
     locked: list[asyncpg.Record] = []
     while len(locked) < len(ids):  # a twin that was stored already may expire before it is locked
@@ -318,8 +332,8 @@ async def add_outcomes(connection: Connection, source: SourceId, outcomes: NewOu
         copy_encoder.flags(outcomes.treated == 1, outcomes.treated < 0),
         copy_encoder.flags(outcomes.conflict),
     )
-    stream = copy_encoder.pack(columns, len(_OUTCOME_COLUMNS), _outcome_tails(source, outcomes))
-    await copy_encoder.copy(connection, "fidelity_tracking", _OUTCOME_COLUMNS, stream)
+    streams = copy_encoder.pack(columns, len(_OUTCOME_COLUMNS), _outcome_tails(source, outcomes))
+    await copy_encoder.copy(connection, "fidelity_tracking", _OUTCOME_COLUMNS, streams)
 
 
 async def _without_erased(connection: Connection, outcomes: NewOutcomes) -> NewOutcomes:

@@ -10,6 +10,7 @@ import asyncpg
 
 from schemas.events import SUM_FIELDS, PaneRow, SourceId
 from sql.database import Connection, Database
+from sql.parts import parts
 
 __all__ = [
     "PANE_COLUMNS",
@@ -51,7 +52,7 @@ SELECT c.line, c.model_id, c.segment, c.pane, c.width_s, $6, $7, {_SUMS}
 FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::float8[],
             {", ".join(f"${_FIRST_SUM + i}::text::numeric[]" for i in range(len(SUM_FIELDS)))})
      AS c (line, model_id, segment, pane, width_s, {_SUMS})
-ORDER BY c.model_id, c.segment, c.pane, c.width_s
+ORDER BY c.model_id, c.segment COLLATE "C", c.pane, c.width_s
 ON CONFLICT (model_id, segment, pane, width_s, source) DO UPDATE
 SET version = p.version + 1, last_offset = greatest(p.last_offset, excluded.last_offset), changed_at = clock_timestamp(),
     {", ".join(f"{name} = p.{name} + excluded.{name}" for name in SUM_FIELDS)}
@@ -65,8 +66,13 @@ async def add_pane_changes(
 
     Each row's version rises by one, and its ``last_offset`` to that of the batch.
     """
-    if not changes:
-        return []
+    ordered = sorted(changes, key=lambda change: (change.model_id, change.segment, change.pane, change.width_s))
+    return [row for part in parts(ordered) for row in await _add_changes(connection, source, last_offset, part)]
+
+
+async def _add_changes(
+    connection: Connection, source: SourceId, last_offset: int, changes: Sequence[PaneChange]
+) -> list[LinePaneRow]:
     lines, models, segments, panes, widths, sums = zip(*changes, strict=True)
     columns = [_numeric_array(column) for column in zip(*sums, strict=True)]
     records = await connection.fetch(_ADD_CHANGES, lines, models, segments, panes, widths, str(source), last_offset, *columns)

@@ -14,6 +14,7 @@ import numpy as np
 
 from schemas.arrays import Floats
 from sql.database import Pool
+from sql.parts import parts
 
 __all__ = ["TrackingQueue"]
 
@@ -61,7 +62,7 @@ class TrackingQueue:
         """
         async with self._lock:
             while self._pairs:
-                n = len(self._pairs)
+                pairs = next(parts(self._pairs))
                 pool = await self._open_pool()
-                await pool.execute(_ADD, *zip(*self._pairs[:n], strict=True))
-                del self._pairs[:n]
+                await pool.execute(_ADD, *zip(*pairs, strict=True))
+                del self._pairs[: len(pairs)]

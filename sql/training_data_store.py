@@ -15,6 +15,7 @@ from schemas.twin_types import line_parts
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import erased_entities
 from sql.frame_codec import features_as_json, floats
+from sql.parts import parts
 
 __all__ = ["CHANGE", "ENTITY", "OBSERVED", "add_history", "count_since", "features_as_of", "simulated_rows", "training_rows"]
 
@@ -140,7 +141,11 @@ async def features_as_of(database: Database, line: str, outcomes: pd.DataFrame) 
         no row yet.
     """
     entities, times = outcomes[ENTITY].astype(str).tolist(), [time.to_pydatetime() for time in outcomes[OBSERVED]]
-    rows = await database.fetch(_FEATURES_AS_OF, line, entities, times)
+    rows = [
+        row
+        for part in parts(list(zip(entities, times, strict=True)))
+        for row in await database.fetch(_FEATURES_AS_OF, line, *map(list, zip(*part, strict=True)))
+    ]
     features = json.loads(f"[{','.join(row['features'] or '{}' for row in rows)}]")
     return pd.concat([outcomes.reset_index(drop=True), compact_frame(frame_of_records(features)).sort_index(axis=1)], axis=1)
 
