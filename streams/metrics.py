@@ -73,6 +73,13 @@ SOURCE_LAG = _gauge(
     "topic",
     "partition",
 )
+PARTITION_STANDSTILL = _gauge(
+    "twin_partition_standstill_seconds",
+    "Time for which records of a partition have waited while none was finished, outages left out. Growing: its records take too"
+    " long, or fail alike; /ready of the role and its log have the reason.",
+    "topic",
+    "partition",
+)
 WINDOW_OUTCOMES = _gauge("twin_window_outcomes", "Outcomes in the newest window.", "line", "segment")
 WINDOW_MAE = _gauge("twin_window_mae", "Mean absolute error of the newest window, in units of the target.", "line", "segment")
 WINDOW_RMSE = _gauge("twin_window_rmse", "Root mean squared error of the newest window, in units of the target.", "line", "segment")

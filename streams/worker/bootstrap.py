@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib import import_module
 from typing import Any
 
 import asyncpg
+from faust.types import TP
+from prometheus_client import Gauge
 
 from schemas import EVENTS
 from streams.dependencies import DependencyMonitor, role_probes
@@ -17,7 +19,7 @@ from streams.errors import describe_error, is_transient
 from streams.kafka import open_admin
 from streams.kafka.app import TwinApp
 from streams.kafka.security import kafka_security
-from streams.metrics import ROLE_READY, SOURCE_LAG, SUPERVISOR_SILENCE
+from streams.metrics import PARTITION_STANDSTILL, ROLE_READY, SOURCE_LAG, SUPERVISOR_SILENCE
 from streams.outages import OUTAGES
 from streams.retries import retry_transient
 from streams.services import Services
@@ -56,20 +58,29 @@ def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
 
     While Kafka is out nothing is known about them: the metric is removed instead of standing still.
     """
-    reported: set[tuple[str, int]] = set()
+    gauge = _PartitionGauge(SOURCE_LAG)
 
     async def report_lag() -> None:
         await app.consumer.read_ends()
-        all_lags = {} if OUTAGES.is_out("kafka") else app.consumer.lag()
-        lags = {(tp.topic, tp.partition): lag for tp, lag in all_lags.items() if tp.topic in EVENTS}
-        for topic, partition in reported - lags.keys():
-            SOURCE_LAG.remove(topic, partition)
-        for (topic, partition), lag in lags.items():
-            SOURCE_LAG.labels(topic=topic, partition=partition).set(lag)
-        reported.clear()
-        reported.update(lags)
+        lags = {} if OUTAGES.is_out("kafka") else app.consumer.lag()
+        gauge.set({tp: lag for tp, lag in lags.items() if tp.topic in EVENTS})
 
     return report_lag
+
+
+class _PartitionGauge:
+    """A metric with a value for each partition that the role is assigned now; those of other partitions are removed."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._reported: set[TP] = set()
+
+    def set(self, values: Mapping[TP, float]) -> None:
+        for tp in self._reported - values.keys():
+            self._gauge.remove(tp.topic, str(tp.partition))
+        for tp, value in values.items():
+            self._gauge.labels(topic=tp.topic, partition=tp.partition).set(value)
+        self._reported = set(values)
 
 
 class RoleObserver:
@@ -147,6 +158,7 @@ class _RoleRunner:
     def __init__(self, role: Role, settings: Settings, observer: RoleObserver) -> None:
         self.role, self.settings, self.observer = role, settings, observer
         self.liveness = RoleLiveness(role, settings, supervisor_silence_s=observer.supervisor_silence_s)
+        self._standstill = _PartitionGauge(PARTITION_STANDSTILL)
 
     def health_probe(self) -> HealthProbe:
         liveness = self.liveness
@@ -169,6 +181,7 @@ class _RoleRunner:
                 problems = self.liveness.tick()
                 ROLE_READY.labels(role=self.role).set(not self.liveness.ready_problems())
                 SUPERVISOR_SILENCE.labels(role=self.role).set(self.liveness.supervisor_silence_s())
+                self._standstill.set(self.liveness.standstill_s())
             except Exception:
                 LOG.exception("the liveness of the role %s could not be judged", self.role)
                 problems = []

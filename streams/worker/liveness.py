@@ -34,11 +34,15 @@ _RESUMED_S = 5.0
 
 @dataclass(frozen=True)
 class _Partition:
-    """Position and waiting records of a partition, and when (monotonic clock) the position moved last."""
+    """Position and waiting records of a partition, and for how long records have waited while the position stood still.
+
+    The time of outages does not count, and does not end what was counted: a partition whose own work is what fails would else seem
+    to move whenever another one is answered.
+    """
 
     position: int
     lag: int
-    moved_s: float
+    standstill_s: float = 0.0
 
 
 class RoleLiveness:
@@ -87,14 +91,15 @@ class RoleLiveness:
         """Advance the clocks, and return what hangs, as :meth:`live_problems` does."""
         now = self._clock()
         elapsed_s = now - self._ticked_s
+        counted_s = min(elapsed_s, 2 * _TICK_S)
         self._ticked_s = now
         if elapsed_s > _RESUMED_S:
             self._resumed_s = now
             LOG.warning("the event loop stood still for %.1f s, or the machine did", elapsed_s - _TICK_S)
-        self._thread_silence_s += min(elapsed_s, 2 * _TICK_S)
-        self._threads.tick(min(elapsed_s, 2 * _TICK_S))
+        self._thread_silence_s += counted_s
+        self._threads.tick(counted_s)
         self._ping_thread()
-        self._follow_positions(now)
+        self._follow_positions(0.0 if self._outages.current() else counted_s)
         return self.live_problems()
 
     def details(self) -> Mapping[str, float | None]:
@@ -147,6 +152,10 @@ class RoleLiveness:
         """Number of waiting records of each partition that has any."""
         return {f"{tp.topic} {tp.partition}": state.lag for tp, state in sorted(self._partitions.items()) if state.lag}
 
+    def standstill_s(self) -> Mapping[TP, float]:
+        """Seconds for which records of each partition have waited while none was finished; 0 for one that is read or progresses."""
+        return {tp: state.standstill_s for tp, state in self._partitions.items()}
+
     def waits_for_server(self) -> bool:
         """Whether a server does not answer."""
         return bool(self._outages.current())
@@ -190,25 +199,27 @@ class RoleLiveness:
     def _reset_thread_silence(self) -> None:
         self._thread_silence_s = 0.0
 
-    def _follow_positions(self, now: float) -> None:
-        """Note which partitions have waiting records, and when the position of each moved last."""
+    def _follow_positions(self, counted_s: float) -> None:
+        """Note which partitions have waiting records, and for how long the position of each has stood still."""
         app = self._app
-        consumer = app.consumer if app and app.started and not app.rebalancing and not app.should_stop else None
-        lags, positions = (consumer.lag(), consumer.positions()) if consumer is not None else ({}, {})
+        if app is None or not app.started or app.rebalancing or app.should_stop:
+            return  # a partition that comes back after a rebalance has not moved by it
+        lags, positions = app.consumer.lag(), app.consumer.positions()
         followed = {tp for tp in lags.keys() & positions.keys() if tp.topic in EVENTS}  # changelogs are not read
-        self._partitions = {tp: self._next_state(tp, positions[tp], lags[tp], now) for tp in followed}
+        self._partitions = {tp: self._next_state(tp, positions[tp], lags[tp], counted_s) for tp in followed}
 
-    def _next_state(self, tp: TP, position: int, lag: int, now: float) -> _Partition:
+    def _next_state(self, tp: TP, position: int, lag: int, counted_s: float) -> _Partition:
         last = self._partitions.get(tp)
-        stands_still = last is not None and last.lag > 0 and lag > 0 and position == last.position
-        return _Partition(position, lag, last.moved_s if last is not None and stands_still else now)
+        if last is None or not last.lag or not lag or position != last.position:
+            return _Partition(position, lag)
+        return _Partition(position, lag, last.standstill_s + counted_s)
 
     def _stalled(self) -> list[str]:
         limit_s = self._settings.progress_limit_s
         return [
-            f"{tp.topic} {tp.partition}: {partition.lag:,} records wait, and none was finished for {age_s:.0f} s"
-            for tp, partition in sorted(self._partitions.items())
-            if partition.lag and (age_s := self._age(self._clock() - partition.moved_s)) > limit_s
+            f"{tp.topic} {tp.partition}: {state.lag:,} records wait, and none was finished for {state.standstill_s:.0f} s"
+            for tp, state in sorted(self._partitions.items())
+            if state.standstill_s > limit_s
         ]
 
 

@@ -220,6 +220,23 @@ def test_a_partition_that_makes_no_progress_makes_its_role_not_ready_and_leaves_
     assert role.liveness.ready_problems() == []
 
 
+def test_a_partition_stands_still_also_while_outages_come_and_go_and_through_rebalances(role: Role):
+    other = TP("outcome-events", 1)
+    role.consumer.offsets, role.consumer.ends = {TP0: 7, other: 0}, {TP0: 10, other: 10_000}
+    for _ in range(13):
+        role.consumer.offsets[other] += 1
+        role.fail()  # the statement of the one partition ends at its timeout, as it does every time
+        role.run(12)
+        role.outages.recover("probe")
+        role.app.rebalancing = True
+        role.run(1)
+        role.app.rebalancing = False
+        role.run(10)
+
+    assert role.liveness.ready_problems() == ["outcome-events 0: 3 records wait, and none was finished for 130 s"]
+    assert role.liveness.standstill_s() == {TP0: 130.0, other: 10.0}
+
+
 def test_a_changelog_that_only_is_written_is_no_backlog(role: Role):
     changelog = TP("twinstream-fidelity-fidelity-panes-changelog", 0)
     role.consumer.offsets, role.consumer.ends = {changelog: 7}, {changelog: 1241}
