@@ -13,73 +13,57 @@ import pandas as pd
 from engine import SimulationEngine
 from engine.effects import catalogue_prior
 from engine.effects.calibration import calibrate
-from engine.effects.parameter_learning import LEVEL_SDS, OWN_SHARE
 from engine.experiments import EffectEstimate, relative_effect
 from engine.sample_tables import sample_hcps
-from schemas import INTERVENTIONS, EffectPrior, ExperimentResult, InterventionConfig, Reach, SubgroupResult, in_effect
+from schemas import EffectPrior, ExperimentResult, SubgroupResult, in_effect
 from schemas.arrays import Flags, Floats
 from schemas.catalogue import BUILT_IN, Catalogue, laid_over
 from streams.reporting.charts import Curve, ReferenceLine, curves_chart
-from tests.effect_worlds import World, draw_campaigns, moderator_terms
 from tests.evidence.part import DATA, Figure, Part, Plot, Table, seeded_rng
-from tests.evidence.simulation import EXPERIMENT_COUNTS, OUTCOME_SD, experiment, random_campaign
+from tests.evidence.simulation import EXPERIMENT_COUNTS, experiment
 from tests.populations import intervention, population
+from tests.subgroup_worlds import DIMENSIONS, HIDDEN, People, Setting, draw_people, sequence
 
 __all__ = ["measure"]
 
 SENTENCES = """\
-In each of {sequences} sequences of experiments a world draws all uncertain parameters of the catalogue, and each level of \
-specialty, tier and region deviates from what the moderators explain by a factor whose logarithm has a standard deviation of \
-0.05, 0.15 or 0.40, three quarters of its variance in all campaigns alike and a quarter in one campaign. Before each \
-experiment three random campaigns are simulated and the most promising one is run, on 400 to 5,000 people in each arm, whose \
-outcomes are drawn one by one; it reports its effect, and those by specialty, tier and region. After 0, 1, 2, 4, 8 and 16 \
-experiments another campaign is simulated, and its true average effects, in all people, in the 17 subgroups and under a filter \
-(oncologists of the South), are compared with their intervals. Truth is computed independently of the engine. "Without \
-subgroups" is the same sequence whose experiments report their overall effect alone.
-The real trials are the e-mail trial (visits, by history of spending, place, channel of earlier purchases, and whether new) and \
-the mailing (turnout, by size of the household, sex and vote two years before; two messages). Half of the people, whole \
-household clusters, teach one experiment with its subgroups; those of the other half are predicted at the dose of the trial, \
-{splits} random halves each. Halves have one truth: that observed effects are inside says that intervals are not too narrow for \
-sampling error, not that the next campaign will be inside. What the halves do tell is whether differences between subgroups \
-are learned: they are compared with no differences at all and with those of the first half as they were observed.
-Tried and failed: a coefficient of a moderator without a deviation of its level learns slowly where the catalogue is wrong \
-about it; with levels that only deviate where an experiment reports them, they are covered to 0.88 before any (60 sequences)."""
+In each of {sequences} sequences of experiments a world draws all uncertain parameters of the catalogue, and each \
+level of specialty, tier and region deviates from what the moderators explain by a factor whose logarithm has a \
+standard deviation of 0.03, 0.10 or 0.30, three quarters of its variance in all campaigns alike and a quarter in one \
+campaign. Before each experiment three random campaigns are simulated and the most promising one is run, on 400 to \
+5,000 people in each arm, whose outcomes are drawn one by one; it reports its effect, and those by specialty, tier and \
+region. After 0, 1, 2, 4, 8 and 16 experiments two other campaigns are simulated, and their true average effects, in \
+all people, in the 17 subgroups and under a filter (oncologists of the South), are compared with their intervals. \
+Truth is computed independently of the engine. "Without subgroups" are such sequences whose experiments report their \
+overall effect alone, {settings} of them, and as many of each other setting: any campaign is run; only significant \
+successes are told; each coefficient of a moderator is two standard deviations from what the catalogue believes; up to \
+two experiments of 5,000 to 20,000 people in an arm; 100 to 400 people in an arm; each experiment reports the levels \
+of one feature; each reports half of the levels; one level of each feature (oncology, tier 1, the South) is never \
+reported.
+The real trials are the e-mail trial (visits, by history of spending, place, channel of earlier purchases, and whether \
+new) and the mailing (turnout, by size of the household, sex and vote two years before; two messages). Half of the \
+people, whole household clusters, teach one experiment with its subgroups; those of the other half are predicted at \
+the dose of the trial, {splits} random halves each. Halves have one truth: that observed effects are inside says that \
+intervals are not too narrow for sampling error, not that the next campaign will be inside. What the halves do tell is \
+whether differences between subgroups are learned: they are compared with no differences at all and with those of the \
+first half as they were observed.
+Tried and failed: a coefficient of a moderator without a deviation of its level learns slowly where the catalogue is \
+wrong about it; with levels that only deviate where an experiment reports them, they are covered to 0.88 before any \
+(60 sequences)."""
 
-DIMENSIONS = ("specialty", "priority_tier", "region")
-CHOICES = 3
-ALL_LEARNED, OVERALL = "with subgroups", "without subgroups"
+USUAL = Setting("most promising run")
+OVERALL = "without subgroups"
+SETTINGS = (
+    Setting("any campaign run", is_promising=False),
+    Setting("only successes told", only_successes=True),
+    Setting("moderators far from the catalogue", is_far=True),
+    Setting("few large experiments", sizes=(5_000, 20_000), counts=(0, 1, 2)),
+    Setting("many small experiments", sizes=(100, 400), counts=(0, 4, 16)),
+    Setting("levels of one feature reported", features=1, counts=(0, 1, 4, 16)),
+    Setting("half of the levels reported", reported=0.5, counts=(0, 1, 4, 16)),
+    Setting("levels never reported", hides=True, counts=(0, 1, 4, 16)),
+)
 LOW, HIGH = 0.93, 0.97
-
-
-class _People(NamedTuple):
-    """People of simulated experiments: features, their moderators, and the levels of each dimension, ``(n,)`` each."""
-
-    frame: pd.DataFrame
-    terms: Mapping[tuple[str, str], Floats]
-    levels: Mapping[str, np.ndarray]
-
-
-class Campaigns:
-    """A world in which levels of features deviate from what moderators explain, in all campaigns and in each."""
-
-    def __init__(self, rng: np.random.Generator, people: _People, intervention_type: str) -> None:
-        self._rng, self._people, self._world = rng, people, World(rng)
-        self._mean, self._between = draw_campaigns(rng, INTERVENTIONS[intervention_type].effect)
-        self._sd = float(rng.choice([*LEVEL_SDS], p=[*LEVEL_SDS.values()]))
-        self._shared = [self._deviations(levels, 1.0 - OWN_SHARE) for levels in people.levels.values()]
-
-    def _deviations(self, levels: np.ndarray, share: float) -> dict[str, float]:
-        names = np.unique(levels).tolist()
-        return dict(zip(names, self._rng.normal(0.0, math.sqrt(share) * self._sd, len(names)), strict=True))
-
-    def effects(self, config: InterventionConfig) -> Floats:
-        """Effect of a new campaign on each person, ``(n,)``."""
-        log = np.zeros(len(self._people.frame))
-        for levels, shared in zip(self._people.levels.values(), self._shared, strict=True):
-            own = self._deviations(levels, OWN_SHARE)
-            log += [shared[level] + own[level] for level in levels]
-        base = float(self._rng.normal(self._mean, self._between)) * self._world.dose(config)
-        return np.asarray(base * self._world.factors(self._people.terms, config.channel) * np.exp(log))
 
 
 class Sequences(NamedTuple):
@@ -88,100 +72,155 @@ class Sequences(NamedTuple):
     A subgroup that is not reported is nan.
     """
 
+    counts: tuple[int, ...]
     inside: Floats
     width: Floats
 
-    def share(self, rows: slice) -> Floats:
+    def share(self, rows: Rows) -> Floats:
         """Share inside by number of experiments, ``(counts,)``."""
         return np.asarray(np.nanmean(self.inside[..., rows], axis=(0, 2)))
 
-    def narrowing(self, rows: slice) -> Floats:
+    def error(self, rows: Rows) -> Floats:
+        """Standard error of these shares, ``(counts,)``: the rows of one sequence are missed together."""
+        return _standard_error(np.nanmean(self.inside[..., rows], axis=2))
+
+    def average(self, rows: Rows) -> tuple[float, float]:
+        """Share inside on average over the numbers of experiments, with its standard error."""
+        shares = np.nanmean(self.inside[..., rows], axis=(1, 2))
+        return float(np.nanmean(shares)), float(_standard_error(shares))
+
+    def narrowing(self, rows: Rows) -> Floats:
         """Median width over that before any experiment, ``(counts,)``."""
         return np.asarray(np.nanmedian(self.width[..., rows] / self.width[:, :1, rows], axis=(0, 2)))
 
 
-_ALL, _FILTER, _GROUPS = slice(0, 1), slice(1, 2), slice(2, None)
+Rows = list[int]
+
+
+def _standard_error(shares: Floats) -> Floats:
+    return np.asarray(np.nanstd(shares, axis=0) / np.sqrt(np.isfinite(shares).sum(axis=0)))
+
+
+class _Parts(NamedTuple):
+    """Rows of all people, of a filter, and of subgroups by their kind; those of all campaigns that are simulated at once."""
+
+    everyone: Rows
+    filtered: Rows
+    groups: Rows
+    by_kind: Mapping[str, Rows]
+
+    @classmethod
+    def of(cls, people: People) -> _Parts:
+        groups = [(dimension, level) for dimension, level, _ in people.groups()]
+        size = 2 + len(groups)
+
+        def rows(chosen: Sequence[int]) -> Rows:
+            return [campaign * size + row for campaign in range(2) for row in chosen]
+
+        kinds = {name: [2 + i for i, (dimension, _) in enumerate(groups) if dimension == name] for name in DIMENSIONS}
+        kinds["never reported"] = [2 + i for i, (dimension, level) in enumerate(groups) if HIDDEN[dimension] == level]
+        by_kind = {name: rows(chosen) for name, chosen in kinds.items()}
+        return cls(rows([0]), rows([1]), rows(range(2, size)), by_kind)
 
 
 def measure(quick: bool) -> Part:
-    """100 sequences and 20 halves of each trial; a tenth of them in a quick run."""
-    sequences, splits = (10, 2) if quick else (100, 20)
-    runs = {name: _run(sequences, reports=name == ALL_LEARNED) for name in (ALL_LEARNED, OVERALL)}
+    """600 sequences, 200 of each other setting, and 20 halves of each trial; a tenth of them in a quick run."""
+    sequences, settings, splits = (60, 20, 2) if quick else (600, 200, 20)
+    people = draw_people(2_000, seeded_rng("subgroups"))
+    usual = _run(people, USUAL, sequences)
+    others = {setting.name: _run(people, setting, settings) for setting in SETTINGS}
+    others[OVERALL] = _run(people, USUAL, settings, reports=False)
     halves = list(_halves(splits)) if DATA.is_dir() else []
+    parts = _Parts.of(people)
     return Part(
         title="Experiments teach who responds",
-        sentences=tuple(SENTENCES.format(sequences=sequences, splits=splits).splitlines()),
-        figures=(*_sequence_figures(runs), *_half_figures(halves), *_speed_figures()),
-        tables=(_sequence_table(runs), *_half_tables(halves)),
-        plots=(_plot(runs),),
+        sentences=tuple(SENTENCES.format(sequences=sequences, settings=settings, splits=splits).splitlines()),
+        figures=(*_sequence_figures(usual, others, parts), *_half_figures(halves), *_speed_figures()),
+        tables=(_sequence_table({USUAL.name: usual, **others}, parts), _kind_table(usual, others, parts), *_half_tables(halves)),
+        plots=(_plot({"with subgroups": usual, OVERALL: others[OVERALL]}, parts),),
     )
 
 
 # -- sequences of experiments
 
 
-def _run(sequences: int, *, reports: bool) -> Sequences:
-    frame = sample_hcps(4_000, seeded_rng("subgroups"))
-    levels = {name: frame[name].astype(str).to_numpy() for name in DIMENSIONS}
-    people = _People(frame, moderator_terms(frame), levels)
-    rows = np.array([_sequence(people, number, reports=reports) for number in range(sequences)])
+def _run(people: People, setting: Setting, sequences: int, *, reports: bool = True) -> Sequences:
+    rows = np.array([sequence(people, setting, number, reports=reports) for number in range(sequences)])
     _, lower, upper, truth = np.moveaxis(rows, -1, 0)
     inside = np.where(np.isnan(lower), np.nan, (lower <= truth) & (truth <= upper))
-    return Sequences(inside, upper - lower)
+    return Sequences(setting.counts, inside, upper - lower)
 
 
-def _sequence(people: _People, number: int, *, reports: bool) -> list[list[tuple[float, ...]]]:
-    rng = seeded_rng("subgroup sequences", number)
-    kind = str(rng.choice(sorted(INTERVENTIONS)))
-    twins = population(features=people.frame[[*DIMENSIONS, "decile", "adoption_stage", "digital_engagement_score"]])
-    prior, campaigns, next_config = catalogue_prior(kind), Campaigns(rng, people, kind), random_campaign(rng, kind)[0]
-    experiments: list[ExperimentResult] = []
-    reaches: dict[str, Reach] = {}
-    rows = []
-    for count in range(max(EXPERIMENT_COUNTS) + 1):
-        if count in EXPERIMENT_COUNTS:
-            engine = SimulationEngine(twins, priors={kind: calibrate(prior, experiments, reaches)})
-            rows.append(_compared(engine, people, next_config, campaigns.effects(next_config)))
-        choices = [random_campaign(rng, kind)[0] for _ in range(CHOICES)]
-        config = choices[int(np.argmax([engine.twin_effects(choice).mean() for choice in choices]))]
-        result = _experiment(str(count), config, people, campaigns.effects(config), rng)
-        experiments.append(result if reports else result.model_copy(update={"subgroups": ()}))
-        groups = [(group.dimension, group.level) for group in experiments[-1].subgroups]
-        reaches[str(count)] = engine.reach(config, subgroups=groups)
-    return rows
+def _sequence_figures(usual: Sequences, others: Mapping[str, Sequences], parts: _Parts) -> Iterator[Figure]:
+    share, error = usual.share(parts.groups), usual.error(parts.groups)
+    average, average_error = usual.average(parts.groups)
+    worst = int(np.argmax(np.abs(share - 0.95)))
+    yield Figure(
+        "true effects of subgroups inside their 95 % interval over sequences of chosen experiments",
+        average,
+        at_least=LOW,
+        at_most=HIGH,
+        form=".1%",
+        note=f"standard error {average_error:.1%}, on average over the numbers of experiments; the farthest from 95 %"
+        f" {share[worst]:.1%}, after {usual.counts[worst]}, with a standard error of {error[worst]:.1%}",
+    )
+    yield Figure(
+        "the same at the number of experiments where it is farthest from 95 %",
+        float(share[worst]),
+        at_least=LOW,
+        at_most=HIGH,
+        form=".1%",
+        note=", ".join(f"{s:.1%} ({e:.1%}) after {n}" for s, e, n in zip(share, error, usual.counts, strict=True)),
+    )
+    width = usual.narrowing(parts.groups)
+    yield Figure(
+        "width of subgroups' intervals after 16 experiments over that before any",
+        float(width[-1]),
+        at_most=1.0,
+        form=".2f",
+        note=", ".join(f"{value:.2f} after {count}" for value, count in zip(width[1:], usual.counts[1:], strict=True)),
+    )
+    filtered, filtered_error = usual.average(parts.filtered)
+    note = f"standard error {filtered_error:.1%}"
+    yield Figure("the same under a filter, on average over the numbers of experiments", filtered, form=".1%", note=note)
+    for name, run in others.items():
+        average, average_error = run.average(parts.groups)
+        yield Figure(f"subgroups inside, {name}", average, form=".1%", note=f"standard error {average_error:.1%}")
 
 
-def _compared(engine: SimulationEngine, people: _People, config: InterventionConfig, truth: Floats) -> list[tuple[float, ...]]:
-    """Estimate, interval and true effect of all people, of oncologists of the South, and of each subgroup."""
-    result = engine.simulate(config)
-    selected = engine.simulate(config, {"specialty": ["oncology"], "region": ["south"]})
-    is_selected = (people.levels["specialty"] == "oncology") & (people.levels["region"] == "south")
-    rows = [
-        (result.ate, result.ate_ci_lower, result.ate_ci_upper, float(truth.mean())),
-        (selected.ate, selected.ate_ci_lower, selected.ate_ci_upper, float(truth[is_selected].mean())),
+def _sequence_table(runs: Mapping[str, Sequences], parts: _Parts) -> Table:
+    chosen = {"all people": parts.everyone, "a filter": parts.filtered, "17 subgroups": parts.groups}
+    rows = [(f"{name}: {what}", *_cells(run, part)) for name, run in runs.items() for what, part in chosen.items()]
+    columns = ("", *(f"after {count}" for count in EXPERIMENT_COUNTS))
+    return Table("Truth inside the interval, its standard error, and its median width relative to the first", columns, tuple(rows))
+
+
+def _cells(run: Sequences, part: Rows) -> Iterator[str]:
+    by_count = dict(zip(run.counts, zip(run.share(part), run.error(part), run.narrowing(part), strict=True), strict=True))
+    for count in EXPERIMENT_COUNTS:
+        yield "{:.1%} ± {:.1%}, {:.2f}".format(*by_count[count]) if count in by_count else ""
+
+
+def _kind_table(usual: Sequences, others: Mapping[str, Sequences], parts: _Parts) -> Table:
+    kinds = {name: rows for name, rows in parts.by_kind.items() if name in DIMENSIONS}
+    rows = [(f"{USUAL.name}: {name}", *_cells(usual, part)) for name, part in kinds.items()]
+    hidden = "levels never reported"
+    rows.append((f"{hidden}: those levels", *_cells(others[hidden], parts.by_kind["never reported"])))
+    columns = ("", *(f"after {count}" for count in EXPERIMENT_COUNTS))
+    return Table("The same by kind of subgroup", columns, tuple(rows))
+
+
+def _plot(runs: Mapping[str, Sequences], parts: _Parts) -> Plot:
+    caption = "Share of subgroups whose true effect in the next campaign lies inside its interval."
+    curves = [
+        Curve(name, EXPERIMENT_COUNTS, run.share(parts.groups).tolist(), [], tone)
+        for (name, run), tone in zip(runs.items(), ("one", "two"), strict=True)
     ]
-    for name, levels in people.levels.items():
-        reported = {effect.group: effect for effect in result.heterogeneity.by_dimension.get(name, ())}
-        for level in np.unique(levels).tolist():
-            effect = reported.get(level)
-            values = (effect.estimate, effect.ci_lower, effect.ci_upper) if effect else (math.nan,) * 3
-            rows.append((*values, float(truth[levels == level].mean())))
-    return rows
-
-
-def _experiment(
-    name: str, config: InterventionConfig, people: _People, effects: Floats, rng: np.random.Generator
-) -> ExperimentResult:
-    n = int(np.exp(rng.uniform(np.log(400), np.log(5_000))))
-    rows, treated = rng.integers(len(effects), size=2 * n), np.repeat([True, False], n)
-    outcome = rng.normal(effects[rows] * treated, OUTCOME_SD)
-    groups = [
-        _subgroup(dimension, level, _difference(outcome[is_level], treated[is_level]))
-        for dimension, levels in people.levels.items()
-        for level, is_level in _by_level(levels[rows])
-        if min(treated[is_level].sum(), (~treated[is_level]).sum()) >= 2
-    ]
-    return experiment(name, config, _difference(outcome, treated)).model_copy(update={"subgroups": tuple(groups)})
+    lines = [ReferenceLine(LOW, "93 %", "bad"), ReferenceLine(HIGH, "97 %", "bad")]
+    svg = curves_chart(
+        curves, title="Coverage of subgroups", description=caption, x_label="experiments", form=".0%", x_form=".0f", lines=lines
+    )
+    return Plot(caption, svg)
 
 
 def _subgroup(dimension: str, level: str, estimate: EffectEstimate) -> SubgroupResult:
@@ -191,75 +230,6 @@ def _subgroup(dimension: str, level: str, estimate: EffectEstimate) -> SubgroupR
 def _by_level(levels: np.ndarray) -> Iterator[tuple[str, Flags]]:
     for level in np.unique(levels).tolist():
         yield level, levels == level
-
-
-def _difference(outcome: Floats, treated: Flags) -> EffectEstimate:
-    n_treated, n_control = int(treated.sum()), int((~treated).sum())
-    effect = float(outcome[treated].mean() - outcome[~treated].mean())
-    return EffectEstimate(effect, OUTCOME_SD * math.sqrt(1 / n_treated + 1 / n_control), n_treated, n_control)
-
-
-def _sequence_figures(runs: Mapping[str, Sequences]) -> Iterator[Figure]:
-    run, overall = runs[ALL_LEARNED], runs[OVERALL]
-    share = run.share(_GROUPS)
-    worst = int(np.argmax(np.abs(share - 0.95)))
-    yield Figure(
-        "true effects of subgroups inside their 95 % interval over sequences of chosen experiments",
-        float(share.mean()),
-        at_least=LOW,
-        at_most=HIGH,
-        form=".1%",
-        note=f"on average over the numbers of experiments; the farthest from 95 % {share[worst]:.1%},"
-        f" after {EXPERIMENT_COUNTS[worst]}, with a standard error of {_sequence_error(run.inside[:, worst, _GROUPS]):.1%}",
-    )
-    width = run.narrowing(_GROUPS)
-    yield Figure(
-        "width of subgroups' intervals after 16 experiments over that before any",
-        float(width[-1]),
-        at_most=1.0,
-        form=".2f",
-        note=", ".join(f"{value:.2f} after {count}" for value, count in zip(width[1:], EXPERIMENT_COUNTS[1:], strict=True)),
-    )
-    filtered = run.share(_FILTER)
-    yield Figure("the same under a filter, on average over the numbers of experiments", float(filtered.mean()), form=".1%")
-    yield Figure(
-        "subgroups inside after 16 experiments that report their overall effect alone",
-        float(overall.share(_GROUPS)[-1]),
-        form=".1%",
-        note=f"with subgroups {share[-1]:.1%}",
-    )
-
-
-def _sequence_error(inside: Floats) -> float:
-    """Standard error of the share inside, ``(sequences, rows)``: the subgroups of one sequence are missed together."""
-    shares = np.nanmean(inside, axis=1)
-    return float(np.nanstd(shares) / math.sqrt(np.isfinite(shares).sum()))
-
-
-def _sequence_table(runs: Mapping[str, Sequences]) -> Table:
-    rows = [
-        (
-            f"{what}, {name}",
-            *(f"{share:.1%}, {width:.2f}" for share, width in zip(run.share(part), run.narrowing(part), strict=True)),
-        )
-        for name, run in runs.items()
-        for what, part in (("all people", _ALL), ("a filter", _FILTER), ("17 subgroups", _GROUPS))
-    ]
-    columns = ("", *(f"after {count}" for count in EXPERIMENT_COUNTS))
-    return Table("Truth inside the interval, and its median width relative to the first", columns, tuple(rows))
-
-
-def _plot(runs: Mapping[str, Sequences]) -> Plot:
-    caption = "Share of subgroups whose true effect in the next campaign lies inside its interval."
-    curves = [
-        Curve(name, EXPERIMENT_COUNTS, run.share(_GROUPS).tolist(), [], tone)
-        for (name, run), tone in zip(runs.items(), ("one", "two"), strict=True)
-    ]
-    lines = [ReferenceLine(LOW, "93 %", "bad"), ReferenceLine(HIGH, "97 %", "bad")]
-    svg = curves_chart(
-        curves, title="Coverage of subgroups", description=caption, x_label="experiments", form=".0%", x_form=".0f", lines=lines
-    )
-    return Plot(caption, svg)
 
 
 # -- halves of real trials
