@@ -191,7 +191,8 @@ LEFT JOIN (
 LEFT JOIN aged_events a ON a.event_id = e.event_id
 LEFT JOIN LATERAL (
     SELECT 'refused: ' || min(r.kind) AS fate FROM refused_records r
-    WHERE t.fate IS NULL AND r.key = convert_to(e.event_id::text, 'UTF8') AND r.topic = $4 AND r.refused_at >= p.tried_at
+    WHERE t.fate IS NULL AND r.key = convert_to(e.event_id::text, 'UTF8') AND octet_length(r.key) = 36 AND r.topic = $4
+      AND r.refused_at >= p.tried_at
 ) r ON true
 WHERE e.publication_id = $1 AND e.event_id BETWEEN $2 AND $3
 GROUP BY 1, 3"""
