@@ -62,13 +62,14 @@ class RefusedRecord(NamedTuple):
     """A record, or one element of its array, that was refused.
 
     Attributes:
-        offset: of the record on the topic of ``source``.
+        offset: of the record on the topic of ``source``; the last one, where the record stands for a batch that cannot be read.
         element: index in the array of the record; 0 where the record is no array.
         at: Kafka's time of the record.
         kind: short reason for grouping, such as ``json`` or ``champion``; ``reason`` is the full sentence.
         exception: name of the exception class that led to the refusal.
         refused_at: when the row was stored; null before that.
         traceback: where the exception was raised, for a record that is parked; else empty.
+        first_offset: the first offset that the record stands for, null where that is its own alone.
     """
 
     refusal_id: UUID
@@ -84,11 +85,17 @@ class RefusedRecord(NamedTuple):
     exception: str
     refused_at: datetime | None = None
     traceback: str = ""
+    first_offset: int | None = None
+
+    @property
+    def offsets(self) -> str:
+        """The offset, or the first and the last one of a batch: ``3-9``."""
+        return f"{self.offset}" if self.first_offset in (None, self.offset) else f"{self.first_offset}-{self.offset}"
 
     @property
     def position(self) -> str:
-        """Where the record is: ``topic:partition:offset``."""
-        return f"{self.source.topic}:{self.source.partition}:{self.offset}"
+        """Where the record is: ``topic:partition:offset``, with both offsets of a batch."""
+        return f"{self.source.topic}:{self.source.partition}:{self.offsets}"
 
 
 def refusal_id(source: SourceId, offset: int, at: datetime) -> UUID:
@@ -113,12 +120,12 @@ def unpack_headers(headers: Iterable[tuple[str, str | None]]) -> Headers:
 
 _ADD = """
 INSERT INTO refused_records (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception,
-                             traceback, source, topic, partition)
+                             traceback, first_offset, source, topic, partition)
 SELECT refusal_id, source_offset, element, tracked_at, key, value, headers::json, kind, reason, exception, traceback,
-       $12, $13, $14
+       first_offset, $13, $14, $15
 FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[], $8::text[],
-            $9::text[], $10::text[], $11::text[])
-     AS r (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, traceback)"""
+            $9::text[], $10::text[], $11::text[], $12::bigint[])
+     AS r (refusal_id, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, traceback, first_offset)"""
 
 _ADD_ONCE = f"{_ADD} ON CONFLICT DO NOTHING RETURNING refusal_id"
 
@@ -176,7 +183,7 @@ def _redacted(record: RefusedRecord, erased: ErasedEntities) -> RefusedRecord:
 
 
 def _columns(refused: Iterable[RefusedRecord]) -> list[list[Any]]:
-    """Arrays for the first eleven parameters of ``_ADD``."""
+    """Arrays for the first twelve parameters of ``_ADD``."""
     rows = [
         (
             record.refusal_id,
@@ -190,6 +197,7 @@ def _columns(refused: Iterable[RefusedRecord]) -> list[list[Any]]:
             record.reason,
             record.exception,
             record.traceback,
+            record.first_offset,
         )
         for record in refused
     ]
@@ -208,7 +216,7 @@ async def mark_refused_sent(database: Database, ids: Sequence[UUID]) -> None:
 
 _SELECT = """
 SELECT refusal_id, source, source_offset, element, tracked_at, key, value, headers, kind, reason, exception, refused_at,
-       traceback
+       traceback, first_offset
 FROM refused_records"""
 
 _UNSENT_BETWEEN = f"{_SELECT} WHERE source = $1 AND source_offset BETWEEN $2 AND $3 AND sent_at IS NULL"
@@ -236,18 +244,26 @@ async def refused_in_range(database: Database, source: str, first: int, end: int
 
 
 class RefusalQuery(NamedTuple):
-    """A filter of refused records; a null does not filter. ``unreplayed`` selects the records that were never replayed."""
+    """A filter of refused records; a null does not filter. ``unreplayed`` selects the records that were never replayed.
+
+    Attributes:
+        offset: of the record, or any that a batch which cannot be read stands for.
+    """
 
     topic: str | None = None
     kind: str | None = None
     unreplayed: bool = False
+    partition: int | None = None
+    offset: int | None = None
 
 
 _WHERE = """
 WHERE ($1::text IS NULL OR topic = $1) AND ($2::text IS NULL OR kind = $2)
-  AND (NOT $3 OR NOT EXISTS (SELECT FROM refused_replays p WHERE p.refusal_id = refused_records.refusal_id))"""
+  AND (NOT $3 OR NOT EXISTS (SELECT FROM refused_replays p WHERE p.refusal_id = refused_records.refusal_id))
+  AND ($4::integer IS NULL OR partition = $4)
+  AND ($5::bigint IS NULL OR source_offset = $5 OR source_offset > $5 AND first_offset <= $5)"""
 
-_LIST = f"{_SELECT} {_WHERE} ORDER BY refused_at DESC, refusal_id LIMIT $4"
+_LIST = f"{_SELECT} {_WHERE} ORDER BY refused_at DESC, refusal_id LIMIT $6"
 
 
 async def list_refused(database: Database, query: RefusalQuery, limit: int) -> list[RefusedRecord]:
@@ -365,4 +381,5 @@ def _refused(row: asyncpg.Record) -> RefusedRecord:
         exception=row["exception"],
         refused_at=row["refused_at"],
         traceback=row["traceback"],
+        first_offset=row["first_offset"],
     )

@@ -25,14 +25,31 @@ Counts: TypeAlias = "list[dict[str, Any]]"
 """Numbers of refused records by topic and kind."""
 
 _MAX_RECORDS = 10_000
+_MAX_PARTITION, _MAX_OFFSET = 2**31 - 1, 2**63 - 1
 _MAX_REASON_CHARACTERS = 80
 
 
-@app.command("list", epilog=examples("twinstream dlq list", "twinstream dlq list --kind json --waiting --limit 100"))
+@app.command(
+    "list",
+    epilog=examples(
+        "twinstream dlq list",
+        "twinstream dlq list --kind json --waiting --limit 100",
+        "twinstream dlq list --topic outcome-events --partition 2 --offset 81346",
+    ),
+)
 def list_dead_letters(
     topic: TopicOption = None,
     kind: KindOption = None,
     waiting: Annotated[bool, typer.Option("--waiting", help="Only records that were never replayed.")] = False,
+    partition: Annotated[
+        int | None, typer.Option(min=0, max=_MAX_PARTITION, metavar="NUMBER", help="Only records of this partition.")
+    ] = None,
+    offset: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=_MAX_OFFSET, metavar="NUMBER", help="Only what stands for this offset: a record, or a batch with it."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=_MAX_RECORDS, metavar="NUMBER", help="How many records, newest first.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,7 +57,7 @@ def list_dead_letters(
     from sql.dead_letter_store import RefusalQuery, count_refused, list_refused
     from streams.operations import load_dead_letters
 
-    query = RefusalQuery(topic, kind, waiting)
+    query = RefusalQuery(topic, kind, waiting, partition, offset)
 
     async def read(_: Settings, pool: Pool) -> tuple[Counts, list[DeadLetter], Counts]:
         counts, all_counts = await count_refused(pool, query), await count_refused(pool, RefusalQuery())
@@ -79,7 +96,7 @@ def _dead_letter_cells(dead_letter: DeadLetter) -> tuple[str, ...]:
     return (
         short_id(refused.refusal_id),
         moment(refused.refused_at),
-        f"{refused.source.topic}:{refused.source.partition}:{refused.offset}",
+        refused.position,
         refused.kind,
         dead_letter.state,
         _shorten(escape_line(refused.reason)),

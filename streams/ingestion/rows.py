@@ -31,7 +31,7 @@ from streams.ingestion.outcome_batch import DecodedBatch, OutcomeBatch, RefusedE
 from streams.ingestion.revisions import BatchRevisions, ResolvedBatch
 from streams.ingestion.scoring import ScoredBatch
 from streams.kafka.dead_letters import is_replay
-from streams.kafka.parking import UnreadableBytes
+from streams.kafka.parking import UnreadableBytes, first_offset_of
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
@@ -286,6 +286,7 @@ def _refused_rows_of_record(
             reason=limit_text(element.refusal.reason),
             exception=element.refusal.exception,
             traceback=element.refusal.traceback,
+            first_offset=first_offset_of(record.value),
         )
 
 

@@ -17,7 +17,7 @@ from sql.park_store import PARKED as PARKED_KIND
 from streams.bounds import UNPARSED_HEADERS, OutOfBounds
 from streams.errors import ContainsNul, describe_error, describe_traceback, is_waited_for, limit_text
 from streams.kafka.app import TwinApp
-from streams.kafka.parking import FIRST_OFFSET_HEADER, ParkRequested
+from streams.kafka.parking import FIRST_OFFSET_HEADER, ParkRequested, first_offset_of
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
 from streams.kafka.topics import DEAD_LETTERS
 from streams.metrics import PARKED, REFUSED, start_at_zero
@@ -52,7 +52,7 @@ DEAD_LETTER_HEADERS = {
     "twin_exception": "class of the exception, Refusal for a rule of the service",
     "twin_topic": "topic of the refused record",
     "twin_partition": "partition of the refused record",
-    "twin_offset": "offset of the refused record",
+    "twin_offset": "offset of the refused record; the last one of a batch that cannot be read, whose reason has the first one too",
     "twin_element": "index in the array that the record carried, else 0",
     ATTEMPT_HEADER: "number of times the record has been refused, replays included",
     "twin_omitted": "size of the value in bytes, when the record is too large for this topic; twinstream dlq show has it",
@@ -144,6 +144,7 @@ def refused_record(record: KafkaRecord, error: Exception, kinds: Mapping[type[Ex
         kind=kind or PARKED_KIND,
         reason=describe_error(error),
         exception=type(error).__name__,
+        first_offset=first_offset_of(record.value),
     )
     return refused if kind else parked_record(refused, error)
 

@@ -31,6 +31,7 @@ __all__ = [
     "Parking",
     "UnreadableBatch",
     "UnreadableBytes",
+    "first_offset_of",
     "unreadable_record",
 ]
 
@@ -74,6 +75,11 @@ class UnreadableBytes(bytes):
 
     error: UnreadableBatch
     first_offset: int
+
+
+def first_offset_of(value: bytes | None) -> int | None:
+    """The first offset that a record with this value stands for, None for a record that was read."""
+    return value.first_offset if isinstance(value, UnreadableBytes) else None
 
 
 def unreadable_record(

@@ -50,6 +50,7 @@ class DeadLetter(NamedTuple):
             "topic": refused.source.topic,
             "partition": refused.source.partition,
             "offset": refused.offset,
+            "first_offset": refused.offset if refused.first_offset is None else refused.first_offset,
             "element": refused.element,
             "arrived_at": refused.at,
             "refused_at": refused.refused_at,
@@ -68,7 +69,8 @@ class DeadLetter(NamedTuple):
         """All fields of the dead letter, one a line, the value last."""
         refused, source = self.refused, self.refused.source
         element = f", element {refused.element} of its array" if refused.element else ""
-        position = f"{source.topic}, partition {source.partition}, offset {refused.offset}{element}, at {moment(refused.at)} UTC"
+        offsets = f"{'offsets' if '-' in refused.offsets else 'offset'} {refused.offsets}"
+        position = f"{source.topic}, partition {source.partition}, {offsets}{element}, at {moment(refused.at)} UTC"
         fields = [
             ("refusal", str(refused.refusal_id)),
             ("received", position),

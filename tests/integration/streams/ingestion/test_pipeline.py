@@ -15,8 +15,11 @@ import asyncpg
 import pytest
 
 from sql.database import Pool, transaction
+from sql.dead_letter_store import RefusalQuery, list_refused
 from sql.ledger import Ledger
 from streams.ingestion import ContextLoader, IngestResult, OutcomePipeline
+from streams.kafka.batch_consumer import PollBatch
+from streams.kafka.parking import unreadable_record
 from streams.operations.findings import Findings
 from streams.operations.recomputation import recompute
 from tests.outcomes import LINE, SPACE, START, TOPIC, make_card, outcome, poll_batches, record
@@ -104,6 +107,18 @@ async def test_a_topic_that_is_replayed_from_the_start_changes_nothing_and_publi
     assert again.n_replayed == 300
     assert not again.fates
     assert len(again.rows) == len(before)
+
+
+async def test_a_batch_of_the_log_that_cannot_be_read_is_refused_with_its_first_and_last_offset(
+    pipeline: OutcomePipeline, pool: Pool
+):
+    unreadable = unreadable_record(TOPIC, 0, 3, 9, 1_000_000, b"raw", ValueError("decompression failed"))
+
+    await pipeline.ingest(PollBatch(TOPIC, 0, 0, [record(2, outcome(2)), unreadable, record(10, outcome(10))]))
+
+    (refused,) = await list_refused(pool, RefusalQuery(TOPIC, "parked", offset=5), 10)
+    assert (refused.first_offset, refused.offset, refused.value) == (3, 9, b"raw")
+    assert await fates(pool) == {"counted": 2}
 
 
 async def test_a_batch_that_is_half_stored_counts_the_other_half(pipeline: OutcomePipeline, pool: Pool):
