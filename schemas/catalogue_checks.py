@@ -149,7 +149,9 @@ def _feature_problems(fields: TwinTypeFields) -> Iterator[Problem]:
 def _bounds_problems(feature: Feature) -> Iterator[Problem]:
     if feature.kind not in _NUMBERS:
         bounds = [bound for bound in ("low", "high") if getattr(feature, bound) is not None]
-        yield from (((bound,), f"a {feature.kind} has no bounds: only an integer and a number have") for bound in bounds)
+        yield from (
+            ((bound,), f"a {feature.kind} has no bounds: only an integer and a number have; null takes one out") for bound in bounds
+        )
     elif feature.low is not None and feature.high is not None and not feature.low < feature.high:
         yield ("low",), f"{feature.low:g} is not below {feature.high:g}, the high bound"
     elif feature.kind == "integer":

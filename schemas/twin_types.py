@@ -91,7 +91,7 @@ class PlausibleScale:
 
     low: float
     high: float
-    other_units: Mapping[str, float]
+    other_units: Mapping[str, float] = field(default_factory=dict)
     largest_effect: float = 1.0
 
     def holds(self, outcome: float) -> bool:

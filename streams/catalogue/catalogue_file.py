@@ -15,7 +15,7 @@ from schemas.base import shorten
 from schemas.catalogue import BUILT_IN, Catalogue, laid_over
 from schemas.catalogue_checks import CatalogueProblems
 from streams.catalogue.json_schema import catalogue_schema
-from streams.catalogue.yaml_tree import Mark, Tree, YamlProblem, parse_yaml
+from streams.catalogue.yaml_tree import MAX_BYTES, TOO_LARGE, Mark, Tree, YamlProblem, parse_yaml
 
 __all__ = ["DEFAULT_FILE", "CatalogueFileError", "FileProblem", "find_catalogue_file", "parse_catalogue", "read_catalogue"]
 
@@ -59,12 +59,23 @@ def read_catalogue(file: Path | None, base: Catalogue = BUILT_IN) -> Catalogue:
     if file is None:
         return base
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)  # of a larger one the rest is not read
     except OSError as error:
         raise ValueError(f"the catalogue {file} cannot be read: {error.strerror} (TWIN_CATALOGUE)") from error
+    return parse_catalogue(_decoded(content, str(file)), str(file), base)
+
+
+def _decoded(content: bytes, name: str) -> str:
+    if len(content) > MAX_BYTES:
+        raise CatalogueFileError(name, [FileProblem(Mark(1, 1), "", TOO_LARGE)])
+    try:
+        return content.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"the catalogue {file} cannot be read: it is no UTF-8 text") from error
-    return parse_catalogue(text, str(file), base)
+        before = content[: error.start].decode()
+        mark = Mark(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+        problem = FileProblem(mark, "", f"the byte 0x{content[error.start]:02x} is no UTF-8 text: save the file as UTF-8")
+        raise CatalogueFileError(name, [problem]) from error
 
 
 def parse_catalogue(text: str, name: str = str(DEFAULT_FILE), base: Catalogue = BUILT_IN) -> Catalogue:
@@ -93,19 +104,27 @@ def parse_catalogue(text: str, name: str = str(DEFAULT_FILE), base: Catalogue = 
     try:
         return Catalogue.model_validate(laid_over(tree.data, base))
     except ValidationError as error:
-        raise CatalogueFileError(name, _file_problems(error, tree)) from error
+        raise CatalogueFileError(name, _file_problems(error, tree, base)) from error
 
 
-def _file_problems(error: ValidationError, tree: Tree) -> Iterator[FileProblem]:
+def _file_problems(error: ValidationError, tree: Tree, base: Catalogue) -> Iterator[FileProblem]:
     for details in error.errors(include_url=False):
         inner = details.get("ctx", {}).get("error")
         if isinstance(inner, CatalogueProblems):
             for path, text in inner.problems:
                 yield FileProblem(_place(path, tree, at_key=False), _dotted(path), text)
         else:
-            path = tuple(step for step in details["loc"] if step != _KEY)
+            path = _path_in_file([step for step in details["loc"] if step != _KEY], tree, base)
             at_key = _KEY in details["loc"] or details["type"] in ("unexpected_keyword_argument", "extra_forbidden")
             yield FileProblem(_place(path, tree, at_key=at_key), _dotted(path), _text(details, path))
+
+
+def _path_in_file(path: Sequence[str | int], tree: Tree, base: Catalogue) -> tuple[str | int, ...]:
+    """The path of an entry in the file: there, clinical terms are counted without those below them."""
+    if path[:1] != ["clinical_terms"] or len(path) < 2:
+        return tuple(path)
+    own = [index for index, term in enumerate(tree.data["clinical_terms"]) if term not in base.clinical_terms]
+    return ("clinical_terms", own[int(path[1]) - len(base.clinical_terms)], *path[2:])
 
 
 def _place(path: Sequence[str | int], tree: Tree, *, at_key: bool) -> Mark:
@@ -115,9 +134,9 @@ def _place(path: Sequence[str | int], tree: Tree, *, at_key: bool) -> Mark:
         return tree.keys[exact]
     if exact in tree.values and exact:
         return tree.values[exact]
-    while exact and exact not in tree.keys:
+    while exact and exact not in tree.keys and exact not in tree.values:
         exact = exact[:-1]
-    return tree.keys.get(exact, Mark(1, 1))
+    return tree.keys.get(exact) or tree.values.get(exact, Mark(1, 1))
 
 
 def _dotted(path: Sequence[str | int]) -> str:
@@ -128,7 +147,7 @@ def _text(details: ErrorDetails, path: Sequence[str | int]) -> str:
     """What is wrong with one value, and what is allowed."""
     kind, value = details["type"], shorten(details["input"])
     if kind == "missing":
-        return f"{path[-1]!r} is missing"
+        return f"item {path[-1] + 1} is missing" if isinstance(path[-1], int) else f"{path[-1]!r} is missing"
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return _unknown_field(path)
     if kind == "string_pattern_mismatch":
@@ -136,12 +155,16 @@ def _text(details: ErrorDetails, path: Sequence[str | int]) -> str:
         return f"{value} is no name here: {letters}, digits and underscores are allowed, a letter first"
     if kind in ("dict_type", "mapping_type", "model_type", "dataclass_type"):
         return f"{value} is not allowed: entries by name are needed here, one a line"
-    message = re.sub(r"^(Value error, |Input should be )", "", details["msg"])
-    return message if kind == "value_error" else f"{value} is not allowed: it should be {message}"
+    if kind == "string_type" and isinstance(details["input"], bool | int | float):
+        return f"{value} is not allowed: it should be a text, which needs quotes where it looks like a number, or like yes or no"
+    message = details["msg"].removeprefix("Value error, ")
+    return message if kind == "value_error" else f"{value} is not allowed: {re.sub(r'^[A-Z][a-z]+ should', 'it should', message)}"
 
 
 def _unknown_field(path: Sequence[str | int]) -> str:
     names = _allowed_fields(path[:-1])
+    if str(path[-1]).isdigit():
+        return f"{str(path[-1])!r} is no field: a decimal has a point, as 0.{path[-1]}"
     close = get_close_matches(str(path[-1]), names, n=1)
     advice = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown field {str(path[-1])!r}: {advice}use one of {', '.join(names)}" if names else f"unknown field {path[-1]!r}"

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-__all__ = ["Mark", "Tree", "YamlProblem", "parse_yaml"]
+__all__ = ["MAX_BYTES", "TOO_LARGE", "Mark", "Tree", "YamlProblem", "parse_yaml"]
 
 MAX_BYTES = 1_000_000
+TOO_LARGE = f"the file is larger than {MAX_BYTES:,} bytes"
 _MAX_DEPTH = 50
 _CORE = "tag:yaml.org,2002:"
 Path = tuple[str | int, ...]
@@ -50,12 +51,15 @@ def parse_yaml(text: str) -> Tree:
         YamlProblem: for a text that is no YAML, names a key twice, or uses references, tags or several documents.
     """
     if len(text.encode()) > MAX_BYTES:
-        raise YamlProblem(Mark(1, 1), f"the file is larger than {MAX_BYTES:,} bytes")
+        raise YamlProblem(Mark(1, 1), TOO_LARGE)
     try:
         _check_events(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        raise YamlProblem(_mark_of_error(error), f"no YAML: {error.problem or error.context}") from error
+        raise YamlProblem(_mark_of_error(error), f"no YAML: {_problem(error)}") from error
+    except yaml.reader.ReaderError as error:
+        character = chr(error.character)  # in a text it is a number
+        raise YamlProblem(_mark_at(text, error.position), f"no YAML: the character {character!r} is not allowed") from error
     except yaml.YAMLError as error:
         raise YamlProblem(Mark(1, 1), f"no YAML: {' '.join(str(error).split())}") from error
     tree = Tree(None, {(): Mark(1, 1)}, {})
@@ -90,7 +94,8 @@ def _mapping(node: Any, path: Path, tree: Tree) -> dict[str, Any]:
         if not isinstance(key, yaml.ScalarNode) or key.tag == f"{_CORE}merge":
             raise YamlProblem(_mark(key), "a name is needed here")
         if key.value in entries:
-            raise YamlProblem(_mark(key), f"{key.value!r} is here twice")
+            first = tree.keys[*path, key.value].line
+            raise YamlProblem(_mark(key), f"{key.value!r} is here twice, first in line {first}: keep one of them")
         tree.keys[*path, key.value] = _mark(key)
         entries[key.value] = _build(value, (*path, key.value), tree)
     return entries
@@ -107,6 +112,17 @@ def _scalar(node: Any) -> Any:
 
 def _mark(node: Any) -> Mark:
     return Mark(node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    """What the parser says; where it stands at a tab, what to write in its place."""
+    problem = error.problem or error.context or ""
+    return "a tab cannot indent a line: use spaces" if "'\\t'" in problem else problem
+
+
+def _mark_at(text: str, position: int) -> Mark:
+    before = text[:position]
+    return Mark(before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1)
 
 
 def _mark_of_error(error: Any) -> Mark:

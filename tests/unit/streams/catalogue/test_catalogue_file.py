@@ -47,14 +47,20 @@ def test_the_template_changes_nothing_until_its_examples_are_used():
         ("version: 3", 1, 1, "the version is given by apply"),
         ("- brands", 1, 1, "a file has sections by name: brands, campaigns"),
         ("brands: [1", 1, 11, "no YAML"),
-        ("brands:\n  a: {}\n  a: {}", 3, 3, "'a' is here twice"),
+        ("brands:\n  a: {}\n  a: {}", 3, 3, "'a' is here twice, first in line 2: keep one of them"),
+        ("brands:\n\ta: {}", 2, 1, "a tab cannot indent a line: use spaces"),
+        ("clinical_terms: [biopsy, 'x y', age_of_tumour, Tumour]", 1, 26, "clinical_terms.1: 'x y' is no name here"),
+        ("campaigns:\n  x: {channel: mail, effect: {mean: 0,05, sd: 0.1}}", 2, 39, "a decimal has a point, as 0.05"),
+        ("brands: {a: {label: no}}", 1, 21, "False is not allowed: it should be a text, which needs quotes"),
+        (f"brands: {{a: {{label: '{'x' * 101}'}}}}", 1, 21, "it should have at most 100 characters"),
+        ("twin_types:\n  hcp:\n    not_above: [[decile]]", 3, 17, "item 2 is missing"),
         ("brands: &all {a: {}}\ncampaigns: *all", 2, 12, "references (*name) are not supported"),
         ("brands: {<<: {a: {}}}", 1, 10, "a name is needed here"),
         ("brands: {? [a] : {}}", 1, 12, "a name is needed here"),
         ("brands: !!python/object/apply:os.system [ls]", 1, 9, "is not supported"),
         ("brands: {a: {label: !mine x}}", 1, 21, "the tag !mine is not supported"),
         ("a: 1\n---\nb: 1", 2, 1, "no YAML"),
-        ("a: '\x01'", 1, 1, "no YAML"),
+        ("a: 1\nb: '\x01'", 2, 5, "no YAML: the character '\\x01' is not allowed"),
         ("[" * 100 + "]" * 100, 1, 51, "nested more than 50 deep"),
         ("[" * 20_000, 1, 51, "nested more than 50 deep"),
         ("#" * 1_000_001, 1, 1, "larger than 1,000,000 bytes"),
@@ -111,3 +117,21 @@ def test_the_published_schema_accepts_the_template_and_refuses_what_is_unknown()
         {"version": 1},
     ):
         assert not validator.is_valid(wrong), wrong
+
+
+def test_a_file_in_another_encoding_is_refused_at_its_first_byte_that_is_no_text(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_bytes("brands:\n  a: {label: für}\n".encode("latin-1"))
+    with pytest.raises(CatalogueFileError, match=r"own.yaml:2:15: the byte 0xfc is no UTF-8 text: save the file as UTF-8"):
+        read_catalogue(file)
+    file.write_text("brands: {a: {label: für}}", encoding="utf-16")
+    with pytest.raises(CatalogueFileError, match=r"own.yaml:1:1: the byte 0xff is no UTF-8 text"):
+        read_catalogue(file)
+
+
+def test_of_a_file_that_is_too_large_the_rest_is_not_read(tmp_path):
+    file = tmp_path / "own.yaml"
+    with file.open("wb") as opened:
+        opened.truncate(2**40)  # without blocks on disk
+    with pytest.raises(CatalogueFileError, match="larger than 1,000,000 bytes"):
+        read_catalogue(file)
