@@ -43,6 +43,7 @@ _FILLERS = frozenset(
         "description",
         "field",
         "name",
+        "nm",
         "of",
         "per",
         "the",

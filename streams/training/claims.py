@@ -10,8 +10,10 @@ The rows are read in blocks and summed up; what is in memory has a row for each 
 
 from __future__ import annotations
 
+import calendar
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from schemas.arrays import Floats, Integers
 from schemas.levels import level_key
 from sql.training_data_store import ENTITY
 from streams.mappings.names import likeness
-from streams.tables import Column, Kind, RawTable, TableOptions, TableReading, TableRefused
+from streams.tables import Column, DateOrder, Kind, RawTable, TableOptions, TableReading, TableRefused
 from streams.tables.headers import header_key
 from streams.tables.mapped import cut_values, quantile_cuts
 from streams.tables.us_regions import region_of
@@ -45,7 +47,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     ENTITY: ("npi", "prescriber npi", "provider id", "prescriber id", "hcp id", "physician id", "account id", "entity id"),
     "month": ("month", "year month", "claims month", "service month", "month date", "period", "month end"),
     "claims": ("claims", "total claims", "claims count", "total prescriptions", "prescriptions", "prescriptions count"),
-    "product": ("product", "brand", "drug", "product brand", "brand product"),
+    "product": ("product", "brand", "drug", "product brand", "brand product", "brand name", "product name", "drug name"),
     "specialty": ("specialty", "prescriber specialty", "provider type"),
     "state": ("state", "prescriber state", "provider state"),
 }
@@ -61,7 +63,19 @@ _KINDS: Mapping[str, Kind] = {
     "state": "text",
 }
 _LEVELS = ("specialty", "state")
-_MONTHS = (r"^\s*((?:19|20)\d\d)[-/. ]?(0[1-9]|1[0-2])(?!\d{3})", r"^\s*(0?[1-9]|1[0-2])[-/. ]((?:19|20)\d\d)\s*$")
+_YEAR = r"(?P<year>(?:19|20)\d\d)"
+_MONTHS = (
+    rf"^\s*{_YEAR}[-/. ]?M?(?P<month>0[1-9]|1[0-2])(?!\d{{3}})",
+    rf"^\s*(?P<month>0?[1-9]|1[0-2])[-/. ]{_YEAR}\s*$",
+    rf"^\s*(?:\d{{1,2}}[-/. ]?)?(?P<name>[A-Za-z]{{3,9}})[-/. ]*{_YEAR}\s*$",
+    rf"^\s*{_YEAR}[-/. ]*(?P<name>[A-Za-z]{{3,9}})\s*$",
+    r"^\s*(?P<name>[A-Za-z]{3,9})[-/. ']*(?P<short_year>\d\d)\s*$",
+)
+_DATE = rf"^\s*(?P<first>\d{{1,2}})[-/.](?P<second>\d{{1,2}})[-/.]{_YEAR}(?!\d)"
+_NAMES = {
+    form: number for number in range(1, 13) for form in (calendar.month_name[number].lower(), calendar.month_abbr[number].lower())
+} | {"sept": 9}
+_NO_MONTH, _NO_ORDER = "is no month such as 2024-12", "may be read in two ways: say which part is the month with --date-order"
 
 
 @dataclass(frozen=True)
@@ -126,12 +140,27 @@ def _month_text(month: int) -> str:
     return f"{month // 12}-{month % 12 + 1:02}"
 
 
-def _parse_months(column: pd.Series[Any]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Months since year 0, NaN for what is no month, shape ``(n,)``."""
+def _parse_months(column: pd.Series[Any], order: DateOrder | None = None) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Months since year 0, NaN for what is no month, shape ``(n,)``; dates are in ``order``, or in that which they show."""
     texts = pd.Series(column.unique(), dtype="str")
-    leading, trailing = (texts.str.extract(pattern).astype(float) for pattern in _MONTHS)
-    months = (leading[0] * 12 + leading[1] - 1).fillna(trailing[1] * 12 + trailing[0] - 1)
+    months = _months_of_dates(texts, order)
+    for pattern in _MONTHS:
+        parts = texts.str.extract(pattern)
+        number = parts["name"].str.lower().map(_NAMES) if "name" in parts else parts["month"].astype(float)
+        year = parts["short_year"].astype(float) + 2000 if "short_year" in parts else parts["year"].astype(float)
+        months = months.fillna(year * 12 + number - 1)
     return column.map(dict(zip(texts, months, strict=True))).to_numpy(dtype=float)
+
+
+def _months_of_dates(texts: pd.Series[str], order: DateOrder | None) -> pd.Series[float]:
+    """Months of dates such as 31.12.2024, NaN elsewhere, and where nothing shows which part is the month."""
+    parts = texts.str.extract(_DATE).astype(float)
+    first, second = (parts[name].where((parts["first"] <= 31) & (parts["second"] <= 31)) for name in ("first", "second"))
+    visible = {(True, False): DateOrder.DMY, (False, True): DateOrder.MDY}.get(
+        (bool((first > 12).any()), bool((second > 12).any()))
+    )
+    number = {DateOrder.DMY: second, DateOrder.MDY: first}.get(order or visible or DateOrder.YMD, second * np.nan)
+    return parts["year"] * 12 + number.where(number.between(1, 12)) - 1
 
 
 def claims_table(
@@ -157,7 +186,9 @@ def claims_table(
     require_hcp(twin_type)
     columns = {role: Column(role, kind) for role, kind in _KINDS.items()}
     with_marks = replace(options, missing=(*options.missing, *_SUPPRESSED))
-    blocks = RowBlocks(paths, lambda raw: _headers(raw, named or {}, windows), columns, with_marks, _with_months)
+    blocks = RowBlocks(
+        paths, lambda raw: _headers(raw, named or {}, windows), columns, with_marks, partial(_with_months, options.date_order)
+    )
     sums, levels, counts = _summed(blocks, windows)
     _require_months(counts["months"], windows, blocks.summary.name)
     frame = _features(sums, levels, windows)
@@ -196,12 +227,13 @@ def _headers(raw: RawTable, named: Mapping[str, str], windows: ClaimsWindows) ->
     return headers
 
 
-def _with_months(reading: TableReading) -> TableReading:
+def _with_months(order: DateOrder | None, reading: TableReading) -> TableReading:
     """The reading with months as numbers; rows without one are bad."""
-    months = _parse_months(reading.frame["month"])
+    texts = reading.frame["month"]
+    months = _parse_months(texts, order)
     bad = np.isnan(months)
     usable_months = months[~bad].astype(np.int64)
-    checked = refuse_rows(reading, bad, "month", reading.frame["month"], "is no month such as 2024-12")
+    checked = refuse_rows(reading, bad, "month", texts, _NO_ORDER if texts[bad].str.match(_DATE).any() else _NO_MONTH)
     return replace(checked, frame=checked.frame.assign(month=usable_months))
 
 

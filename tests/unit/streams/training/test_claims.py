@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas import TwinType
-from streams.tables import Decimal, TableOptions, TableRefused
+from streams.tables import DateOrder, Decimal, TableOptions, TableRefused
 from streams.tables.blocks import text_parts
 from streams.training.claims import ClaimsWindows, claims_table, parse_month
 
@@ -148,3 +148,27 @@ def test_deciles_of_many_are_tenths_of_their_claims_before(tmp_path: Path):
     table = imported(tmp_path, frame, ClaimsWindows(parse_month("2024-01"), 1, 1)).frame
     assert table["decile"].value_counts().to_dict() == dict.fromkeys(range(1, 11), n // 10)
     assert table["decile"].is_monotonic_increasing
+
+
+WRITTEN = ("%b-%y", "%b %Y", "%B %Y", "%d-%b-%Y", "%b%Y", "%YM%m", "%Y %b", "%m-%Y", "%d.%m.%Y", "%m/%d/%Y", "%Y-%m-%dT00:00:00")
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_a_month_means_the_same_however_it_is_written(tmp_path: Path, written: str):
+    ends = pd.PeriodIndex(extract()["Month"], freq="M").to_timestamp(how="end")  # of 31 days, which show the order
+    table = imported(tmp_path, extract(Month=ends.strftime(written)), ClaimsWindows(AS_OF, 6, 6))
+    pd.testing.assert_frame_equal(table.frame, imported(tmp_path, extract(), ClaimsWindows(AS_OF, 6, 6)).frame)
+
+
+def test_dates_whose_order_nothing_shows_are_refused_until_it_is_stated(tmp_path: Path):
+    first_days = extract(Month=pd.PeriodIndex(extract()["Month"], freq="M").to_timestamp().strftime("%d/%m/%Y"))
+    with pytest.raises(TableRefused, match="'01/01/2024' may be read in two ways: say which"):
+        imported(tmp_path, first_days, ClaimsWindows(AS_OF, 6, 6))
+    table = imported(tmp_path, first_days, ClaimsWindows(AS_OF, 6, 6), date_order=DateOrder.DMY)
+    pd.testing.assert_frame_equal(table.frame, imported(tmp_path, extract(), ClaimsWindows(AS_OF, 6, 6)).frame)
+
+
+@pytest.mark.parametrize("month", ["23-Jan", "Q1 2024", "13/2024", "Smarch 2024", "31.13.2024"])
+def test_what_may_be_another_month_is_none(month: str):
+    with pytest.raises(ValueError, match="is no month"):
+        parse_month(month)
