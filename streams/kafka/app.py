@@ -40,6 +40,7 @@ _SLICE_RECORDS = 100
 """Most records of a batch that is processed record by record: what is refused of them is stored together."""
 _PARK_REQUESTS_S = 2.0
 _CATALOGUE_S = 2.0
+_NEVER_S = 1e9
 _METADATA_AGE_S = 30.0  # after this, the producer and the consumer know of partitions that were added
 
 
@@ -143,10 +144,11 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.consumer.leave_when_stopped()
 
     def run_every(self, interval_s: float, action: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """Run an action at regular intervals, and retry it while Postgres is unavailable; returns what runs it once more like that.
+        """Run an action again and again, and retry it while Postgres is unavailable; returns what runs it once more like that.
 
-        Any failure but an outage is logged and counted, and the action runs again at the next interval: an exception that left a
-        timer would end the app.
+        The interval is the pause between two runs, so that a run which takes long on a busy machine overlaps with no other one. Any
+        failure but an outage is logged and counted, and the action runs again at the next interval: an exception that left a
+        task would end the app.
         """
         task = getattr(action, "__name__", "timer")
         start_at_zero(TASK_FAILURES, role=[self.role], task=[task])
@@ -158,7 +160,13 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
                 if not self.should_stop:
                     report_failure(self.role, task, error)
 
-        self.timer(interval_s)(run)
+        @self.task  # type: ignore[untyped-decorator]  # Faust's own
+        async def repeat() -> None:
+            await self.sleep(interval_s)
+            while not self.should_stop:
+                await run()
+                await self.sleep(interval_s)
+
         return run
 
     def batch_topic(self, name: str) -> Any:
@@ -262,6 +270,9 @@ def _options(role: Role, settings: Settings) -> dict[str, Any]:
         "producer_max_request_size": MAX_RECORD_BYTES,
         "producer_max_batch_size": _PRODUCER_BATCH_BYTES,
         "processing_guarantee": "at_least_once",
+        # The liveness of the role tells of partitions that stand still; Faust repeats 15 lines of guesses every 2.5 s.
+        "stream_processing_timeout": _NEVER_S,
+        "broker_commit_livelock_soft_timeout": _NEVER_S,
         "Table": PublishedTable,
         "TableManager": PublishedTables,
         "store": "memory://",

@@ -206,7 +206,17 @@ class RoleLiveness:
             return  # a partition that comes back after a rebalance has not moved by it
         lags, positions = app.consumer.lag(), app.consumer.positions()
         followed = {tp for tp in lags.keys() & positions.keys() if tp.topic in EVENTS}  # changelogs are not read
-        self._partitions = {tp: self._next_state(tp, positions[tp], lags[tp], counted_s) for tp in followed}
+        states = {tp: self._next_state(tp, positions[tp], lags[tp], counted_s) for tp in followed}
+        for tp in sorted(followed & self._partitions.keys()):
+            self._log_standstill(tp, self._partitions[tp].standstill_s, states[tp].standstill_s)
+        self._partitions = states
+
+    def _log_standstill(self, tp: TP, before_s: float, now_s: float) -> None:
+        limit_s = self._settings.progress_limit_s
+        if before_s <= limit_s < now_s:
+            LOG.warning("%s %d stands still: records wait, and none was finished for %.0f s", tp.topic, tp.partition, now_s)
+        elif now_s <= limit_s < before_s:
+            LOG.info("%s %d goes on after %.0f s", tp.topic, tp.partition, before_s)
 
     def _next_state(self, tp: TP, position: int, lag: int, counted_s: float) -> _Partition:
         last = self._partitions.get(tp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -54,18 +55,39 @@ async def test_an_app_that_cannot_reach_postgres_raises_and_stops_cleanly(monkey
     assert OUTAGES.labels(part="postgres")._value.get() > 0
 
 
-async def test_a_failed_timer_is_counted_and_runs_again(monkeypatch: pytest.MonkeyPatch):
-    app, timers = TwinApp("outcomes", SETTINGS), []
-    monkeypatch.setattr(app, "timer", lambda _interval: timers.append)
+async def test_a_repeated_action_overlaps_with_no_other_run_however_long_it_takes(monkeypatch: pytest.MonkeyPatch):
+    app, tasks, steps = TwinApp("outcomes", SETTINGS), [], []
+
+    async def sleep(seconds: float) -> None:
+        steps.append(f"pause of {seconds} s")
+        if len(steps) > 4:
+            app._stopped.set()
+
+    async def look() -> None:
+        steps.append("begin")
+        await asyncio.sleep(0.01)
+        steps.append("end")
+
+    monkeypatch.setattr(app, "task", tasks.append)
+    monkeypatch.setattr(app, "sleep", sleep)
+    app.run_every(0.001, look)
+    await tasks[0]()
+
+    pause, run = ["pause of 0.001 s"], ["begin", "end"]
+    assert steps == pause + run + pause + run + pause
+
+
+async def test_a_failed_timer_is_counted_and_runs_again():
+    app = TwinApp("outcomes", SETTINGS)
 
     async def fail() -> None:
         raise NotReady("Producer service not yet started")
 
     failures = TASK_FAILURES.labels(role="outcomes", task="fail")
-    app.run_every(1.0, fail)
+    run = app.run_every(1.0, fail)
     for _ in range(2):
-        await timers[0]()
+        await run()
     assert failures._value.get() == 2
     app._stopped.set()
-    await timers[0]()
+    await run()
     assert failures._value.get() == 2
