@@ -14,8 +14,9 @@ __all__ = [
     "AwareTime",
     "Finite",
     "Frozen",
-    "Measured",
     "Moment",
+    "Name",
+    "Number",
     "Probability",
     "Record",
     "Whole",
@@ -26,9 +27,6 @@ __all__ = [
 ]
 
 _MAX_VALUE_CHARACTERS = 80
-
-Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
-"""A finite number; minus zero becomes zero, so that equal values have equal text."""
 
 
 def refuse_flags(value: Any) -> Any:
@@ -42,11 +40,28 @@ def refuse_flags(value: Any) -> Any:
     return value
 
 
-Measured = Annotated[Finite, BeforeValidator(refuse_flags)]
-"""A finite number that someone measured or predicted; never a flag."""
+Number = Annotated[float, BeforeValidator(refuse_flags)]
+"""A number; never a flag."""
+Finite = Annotated[Number, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
+"""A finite number, never a flag; minus zero becomes zero, so that equal values have equal text."""
 Whole = Annotated[int, BeforeValidator(refuse_flags)]
 """A whole number; never a flag."""
-Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
+Probability = Annotated[float, Field(gt=0.0, lt=1.0), BeforeValidator(refuse_flags)]
+
+
+def refuse_blanks(value: Any) -> Any:
+    """Return what may be a name or an id; a text of nothing but blanks is none.
+
+    Raises:
+        ValueError: for such a text.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise ValueError(f"{shorten(value)} has nothing but blanks: write a name, or leave the field out")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(refuse_blanks)]
+"""A name or an id that someone has given: 1 to 200 characters, not only blanks."""
 
 
 def _to_utc(at: datetime) -> datetime:

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from schemas.base import Finite, Frozen
+from schemas.base import Finite, Frozen, Whole
 
 __all__ = ["EFFECTS_METHOD", "QUANTILE_SCORES", "EffectPrior", "EffectScenario", "LearnedParameters", "TestedDose", "VariantEffect"]
 
@@ -118,10 +118,10 @@ class EffectPrior(Frozen):
     mean: Finite
     sd: Finite = Field(ge=0)
     between_sd: Finite = Field(default=0.0, ge=0)
-    version: int = Field(default=0, ge=0)
-    n_experiments: int = Field(default=0, ge=0)
+    version: Whole = Field(default=0, ge=0)
+    n_experiments: Whole = Field(default=0, ge=0)
     source: str = ""
-    method: int = Field(default=1, ge=1)
+    method: Whole = Field(default=1, ge=1)
     scenarios: tuple[EffectScenario, ...] = ()
     variants: dict[str, VariantEffect] = Field(default_factory=dict)
     correlation: Finite = Field(default=1.0, ge=0, le=1)

@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from schemas.base import Finite, Measured, Moment, Probability, Whole
+from schemas.base import Finite, Moment, Name, Probability, Whole
 from schemas.canonical import NUMBERS, encode_own_fields, encode_shared_fields
 from schemas.event_base import Event
 from schemas.filters import PopulationFilter, canonical_filters
@@ -68,7 +68,8 @@ __all__ = [
 ]
 
 
-Feature = str | bool | int | Finite | None
+_Real = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]  # beside flags, which are features too
+Feature = str | bool | int | _Real | None
 
 
 def _canonical_features(features: dict[str, Feature]) -> dict[str, Feature]:
@@ -100,7 +101,7 @@ class SimulationRequest(Event):
     filters: PopulationFilter = PopulationFilter()
     population_id: UUID | None = None
     twin_count: Whole | None = Field(default=None, ge=MIN_TWINS, le=MAX_TWINS)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: Whole | None = Field(default=None, ge=0, lt=2**63)
     confidence_level: Probability = 0.95
     requested_by: str = Field(default="unknown", max_length=200)
     target: str | None = None
@@ -108,7 +109,7 @@ class SimulationRequest(Event):
     min_effect_threshold: EffectThreshold | None = None
     confidence_threshold: ConfidenceThreshold | None = None
     expires_at: Moment | None = None
-    experiment_id: str | None = Field(default=None, max_length=200)
+    experiment_id: Name | None = None
 
     @model_validator(mode="after")
     def _target_and_filters_exist(self) -> Self:
@@ -147,15 +148,15 @@ class OutcomeEvent(Event):
     twin_type: TwinType
     brand: KnownBrand
     metric_type: str
-    actual_value: Measured | None
+    actual_value: Finite | None
     revision: Whole = Field(default=0, ge=0, lt=2**31)
-    predicted_value: Measured | None = None
-    predicted_lower: Measured | None = None
-    predicted_upper: Measured | None = None
+    predicted_value: Finite | None = None
+    predicted_lower: Finite | None = None
+    predicted_upper: Finite | None = None
     model_id: UUID | None = None
     simulation_id: UUID | None = None
     twin_id: UUID | None = None
-    entity_id: str | None = Field(default=None, min_length=1, max_length=200)
+    entity_id: Name | None = None
     features: Features | None = None
     treated: bool | None = None
     segment: Segment = Field(default_factory=dict)
@@ -239,25 +240,25 @@ class ExperimentResult(Event):
         subgroups: effects in levels of a feature, by each feature at most once for each person.
     """
 
-    experiment_id: str = Field(min_length=1, max_length=200)
+    experiment_id: Name
     observed_at: Moment
     twin_type: TwinType
     brand: KnownBrand
     target: str | None = None
     intervention: InterventionConfig
     filters: PopulationFilter = PopulationFilter()
-    effect: Measured
-    standard_error: Measured = Field(gt=0)
+    effect: Finite
+    standard_error: Finite = Field(gt=0)
     n_treated: Whole = Field(ge=2, le=MAX_PARTICIPANTS)
     n_control: Whole = Field(ge=2, le=MAX_PARTICIPANTS)
     control_ratio: Finite | None = Field(default=None, ge=0.001, le=1000)
     withdrawn: bool = False
     revision: Whole = Field(default=0, ge=0, lt=2**31)
     confirmed: bool = False
-    outcome: str | None = Field(default=None, min_length=1, max_length=200)
+    outcome: Name | None = None
     unit: Literal["points", "relative"] | None = None
-    population: str | None = Field(default=None, min_length=1, max_length=200)
-    variant: str | None = Field(default=None, min_length=1, max_length=200)
+    population: Name | None = None
+    variant: Name | None = None
     channels: tuple[Channel, ...] = Field(default=(), max_length=len(Channel))
     subgroups: tuple[SubgroupResult, ...] = Field(default=(), max_length=MAX_SUBGROUPS)
 
@@ -326,8 +327,8 @@ class SimulationAnswer(Event):
     result: SimulationResult | None = None
     reason: str | None = None
     model_id: UUID | None = None
-    effects_version: int | None = None
-    catalogue_version: int | None = None
+    effects_version: Whole | None = None
+    catalogue_version: Whole | None = None
 
     @model_validator(mode="after")
     def _result_or_reason(self) -> Self:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from schemas.base import Finite, Frozen
+from schemas.base import Finite, Frozen, Number, Whole
 from schemas.catalogue_in_effect import SequenceView
 
 __all__ = [
@@ -76,27 +76,27 @@ class FidelityMetrics(Frozen):
         n_outliers: errors beyond three standard deviations, flagged for investigation.
     """
 
-    n: int = Field(ge=0)
+    n: Whole = Field(ge=0)
     mae: Finite | None = None
     mae_robust: Finite | None = None
     rmse: Finite | None = None
     bias: Finite | None = None
     correlation: Finite | None = None
     coverage_95pct: Finite | None = None
-    n_interval: int = 0
-    standard_errors: dict[str, float] = Field(default_factory=dict)
+    n_interval: Whole = 0
+    standard_errors: dict[str, Number] = Field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     missing: dict[str, str] = Field(default_factory=dict)
     n_effective: Finite | None = None
-    n_skipped: int = 0
-    n_outliers: int = 0
+    n_skipped: Whole = 0
+    n_outliers: Whole = 0
 
 
 class PopulationFidelityMetrics(FidelityMetrics):
     """Metrics of one population; ``n_unmatched`` actual values belong to no tracked twin."""
 
     population_id: UUID
-    n_unmatched: int = 0
+    n_unmatched: Whole = 0
 
 
 class Verdict(Frozen):
@@ -112,7 +112,7 @@ class Verdict(Frozen):
     value: Finite | None = None
     limit: Finite | None = None
     baseline: Finite | None = None
-    n: int = 0
+    n: Whole = 0
     standing: bool = False
     close: bool = False
     reason: str
@@ -129,7 +129,7 @@ class ColumnShift(Frozen):
     """
 
     name: str
-    n: int
+    n: Whole
     psi: Finite
     limit: Finite
     ks: Finite | None
@@ -144,7 +144,7 @@ class EstimatedFidelity(Frozen):
     outcome.
     """
 
-    n: int
+    n: Whole
     mae: Finite | None
     baseline_mae: Finite
     columns: tuple[ColumnShift, ...]
@@ -165,10 +165,10 @@ class Labels(Frozen):
     """
 
     age_s: Finite
-    matured: int
-    missing: int
-    pending: int
-    expired: int
+    matured: Whole
+    missing: Whole
+    pending: Whole
+    expired: Whole
 
     @property
     def share(self) -> float:

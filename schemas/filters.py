@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from schemas.arrays import Flags
-from schemas.base import Frozen, shorten
+from schemas.base import Frozen, Whole, refuse_flags, shorten
 from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.levels import level_key, level_text, levels_of, numbers_among
 from schemas.twin_types import TWIN_TYPES, Kind, TwinType
@@ -53,7 +53,9 @@ Listed = Annotated[list[Value], BeforeValidator(lambda value: [value] if isinsta
 """A list of values; a single value is accepted as a list of one."""
 Level = Annotated[str, BeforeValidator(_to_level)]
 Bound = Annotated[
-    int | float, AfterValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+    int | float,
+    BeforeValidator(refuse_flags),
+    AfterValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value),
 ]
 
 
@@ -67,7 +69,7 @@ class PopulationFilter(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     specialty: Listed[Level] | None = None
-    tier: Listed[int] | None = None
+    tier: Listed[Whole] | None = None
     region: Listed[Level] | None = None
     min_decile: Bound | None = None
 

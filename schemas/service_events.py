@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field, field_validator
 
-from schemas.base import Finite, Frozen, Moment
+from schemas.base import Finite, Frozen, Moment, Whole
 from schemas.event_base import Event
 from schemas.fidelity_models import DriftState, FidelityMetrics, Verdict
 from schemas.simulation_models import EffectPrior
@@ -63,8 +63,8 @@ class SourceId(Frozen):
     """The partition that outcomes were read from; the incarnation rises when the topic is created again."""
 
     topic: str
-    partition: int = Field(ge=0)
-    incarnation: int = Field(default=0, ge=0)
+    partition: Whole = Field(ge=0)
+    incarnation: Whole = Field(default=0, ge=0)
 
     def __str__(self) -> str:
         return f"{self.topic}:{self.partition}:{self.incarnation}"
@@ -94,14 +94,18 @@ class PaneRow(Frozen):
     segment: str
     pane: Finite
     width_s: Finite = Field(gt=0)
-    version: int = Field(ge=1)
-    last_offset: int = Field(ge=0)
+    version: Whole = Field(ge=1)
+    last_offset: Whole = Field(ge=0)
     sums: tuple[int, ...] = Field(min_length=len(SUM_FIELDS), max_length=len(SUM_FIELDS))
 
     @field_validator("sums", mode="before")
     @classmethod
     def _of_earlier_version(cls, sums: Any) -> Any:
-        return padded_sums(sums) if isinstance(sums, (list, tuple)) and len(sums) == _FIRST_N_SUMS else sums
+        if not isinstance(sums, (list, tuple)):
+            return sums
+        if bool in set(map(type, sums)):  # cheaper than a validator of each
+            raise ValueError("sums are numbers, and true and false are none")
+        return padded_sums(sums) if len(sums) == _FIRST_N_SUMS else sums
 
 
 MAX_MESSAGE_ROWS = 500
@@ -132,7 +136,7 @@ class FidelityWindow(Event):
     window_start: Moment
     window_end: Moment
     status: Literal["open", "final", "restated"]
-    version: int = Field(ge=0)
+    version: Whole = Field(ge=0)
     metrics: FidelityMetrics
     state: DriftState
     evidence_ratio: Finite | None = None
@@ -168,7 +172,7 @@ class RetrainEvent(Event):
     retrain_id: UUID
     line: str
     model_id: UUID
-    attempt: int = Field(ge=0, lt=2**31)
+    attempt: Whole = Field(ge=0, lt=2**31)
     requested_at: Moment
     cause: Literal["drift", "request"]
     reason: str
@@ -179,7 +183,7 @@ class ModelEvent(Event):
     """The complete state of a model line after a change; the highest ``generation`` is the valid one."""
 
     line: str
-    generation: int = Field(ge=0)
+    generation: Whole = Field(ge=0)
     happened: Literal["trained", "promoted", "suggested", "rejected", "rolled_back", "failed", "policy", "stopped"]
     at: Moment
     model_id: UUID
@@ -214,7 +218,7 @@ class CatalogueEvent(Event):
         changes: what differs from the version before, an entry or a field each.
     """
 
-    version: int = Field(ge=1)
+    version: Whole = Field(ge=1)
     sha256: str
     applied_at: Moment
     applied_by: str

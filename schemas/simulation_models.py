@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
-from schemas.base import Finite, Frozen, Moment, Probability, Record, require_one_of
+from schemas.base import Finite, Frozen, Moment, Name, Number, Probability, Record, Whole, require_one_of
 from schemas.effect_priors import EffectPrior
 from schemas.filters import PopulationFilter
 from schemas.interventions import INTERVENTIONS, Channel, Frequency
@@ -51,9 +51,9 @@ class InterventionConfig(Frozen):
     intervention_type: str
     channel: str
     frequency: str
-    duration_weeks: int = Field(ge=1, le=104)
-    intensity: float | None = Field(default=None, gt=0, le=3)
-    variant: str | None = Field(default=None, min_length=1, max_length=200)
+    duration_weeks: Whole = Field(ge=1, le=104)
+    intensity: Number | None = Field(default=None, gt=0, le=3)
+    variant: Name | None = None
 
     @model_serializer(mode="wrap")
     def _without_absent_variant(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -144,9 +144,9 @@ class TrackRecord(Frozen):
         mean_error: mean of observed minus simulated effect: above 0 the simulations are too low; null without any.
     """
 
-    n: int = Field(ge=0)
-    n_inside: int = Field(ge=0)
-    n_agreeing: int = Field(ge=0)
+    n: Whole = Field(ge=0)
+    n_inside: Whole = Field(ge=0)
+    n_agreeing: Whole = Field(ge=0)
     mean_error: Finite | None = None
 
     def __str__(self) -> str:
@@ -173,7 +173,7 @@ class SubgroupEffect(Frozen):
     estimate: Finite
     ci_lower: Finite
     ci_upper: Finite
-    n: int
+    n: Whole
     moderated: bool = True
 
 
@@ -187,7 +187,7 @@ class EffectHeterogeneity(Frozen):
     """
 
     by_dimension: dict[str, tuple[SubgroupEffect, ...]] = Field(default_factory=dict)
-    n_groups: int = 0
+    n_groups: Whole = 0
     warning: str = ""
     skipped: dict[str, str] = Field(default_factory=dict)
     unmoderated: dict[str, str] = Field(default_factory=dict)
@@ -271,16 +271,16 @@ class SimulationResult(Record):
     recommendation: SimulationRecommendation
     recommendation_reason: str
     rests_on_assumption: bool = False
-    affected_twin_count: int
+    affected_twin_count: Whole
     confidence_level: Probability = 0.95
     probability_worthwhile: Finite = Field(default=0.0, ge=0, le=1)
     min_effect_threshold: Finite = 0.05
     confidence_threshold: Probability = 0.90
-    thresholds_version: int = 0
+    thresholds_version: Whole = 0
     intervention: InterventionConfig | None = None
     prior: EffectPrior | None = None
-    effects_version: int = 0
-    n_draws: int = 0
+    effects_version: Whole = 0
+    n_draws: Whole = 0
     alternatives: tuple[Alternative, ...] = ()
     best_alternative: str | None = None
     best: BestChoice | None = None
@@ -295,8 +295,8 @@ class Arm(Frozen):
 
     name: str
     intervention: InterventionConfig | None
-    n: int = Field(ge=1)
-    clusters: int = Field(ge=1)
+    n: Whole = Field(ge=1)
+    clusters: Whole = Field(ge=1)
 
 
 class ExperimentPlan(Frozen):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from schemas.base import Frozen, Measured, Whole, shorten
+from schemas.base import Finite, Frozen, Name, Whole, shorten
 from schemas.levels import level_key, level_text
 
 __all__ = ["MAX_PARTICIPANTS", "MAX_SUBGROUPS", "SubgroupResult", "require_parts_of"]
@@ -34,10 +34,10 @@ class SubgroupResult(Frozen):
         n_treated, n_control: people of this level in each arm.
     """
 
-    dimension: str = Field(min_length=1, max_length=200)
-    level: Annotated[str, BeforeValidator(_level), Field(min_length=1, max_length=200)]
-    effect: Measured
-    standard_error: Measured = Field(gt=0)
+    dimension: Name
+    level: Annotated[Name, BeforeValidator(_level)]
+    effect: Finite
+    standard_error: Finite = Field(gt=0)
     n_treated: Whole = Field(ge=2, le=MAX_PARTICIPANTS)
     n_control: Whole = Field(ge=2, le=MAX_PARTICIPANTS)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from schemas.base import Finite, Frozen, require_one_of
+from schemas.base import Finite, Frozen, Whole, refuse_flags, require_one_of
 from schemas.fidelity_models import DRIFT_RULES, DriftRule
 
 __all__ = ["DEFAULT_THRESHOLDS", "LIMIT_RANGES", "ConfidenceThreshold", "EffectThreshold", "LineThresholds"]
 
-EffectThreshold = Annotated[float, Field(ge=0.0001, lt=1.0)]
+EffectThreshold = Annotated[float, Field(ge=0.0001, lt=1.0), BeforeValidator(refuse_flags)]
 """Smallest effect worth a deployment, a fraction on the target's scale."""
 
-ConfidenceThreshold = Annotated[float, Field(gt=0.5, lt=1.0)]
+ConfidenceThreshold = Annotated[float, Field(gt=0.5, lt=1.0), BeforeValidator(refuse_flags)]
 """Probability that a recommendation to deploy, or not to deploy, needs."""
 
 LIMIT_RANGES = {"mae": (0.0, 10.0), "rmse": (0.0, 10.0), "correlation": (-1.0, 1.0), "coverage_95pct": (0.0, 1.0)}
@@ -31,7 +31,7 @@ class LineThresholds(Frozen):
         catalogue_limits: limits that the catalogue in effect has for this line and its brand.
     """
 
-    version: int = Field(default=0, ge=0)
+    version: Whole = Field(default=0, ge=0)
     min_effect_threshold: EffectThreshold = 0.05
     confidence_threshold: ConfidenceThreshold = 0.90
     require_test: bool = False

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+from typing import Annotated, Any, NamedTuple, NotRequired
 from uuid import UUID
 
 import numpy as np
@@ -33,12 +33,15 @@ __all__ = ["Elements", "OutcomeFields", "build_columns"]
 _Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # no flag; a number that is text is for the model to judge
 
 
+_NOT_BLANK = r"[^\s\x1c-\x1f]"  # these four are blanks to Python alone
+
+
 class OutcomeFields(TypedDict):
     """The fields of an OutcomeEvent, each validated on its own; ids and words of the catalogue stay text."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]  # as pydantic reads it
 
-    schema_version: NotRequired[Literal[1]]
+    schema_version: NotRequired[Annotated[int, Field(ge=1, le=1, strict=True)]]
     event_id: str
     observed_at: AwareTime
     twin_type: str
@@ -52,7 +55,7 @@ class OutcomeFields(TypedDict):
     model_id: NotRequired[str | None]
     simulation_id: NotRequired[str | None]
     twin_id: NotRequired[str | None]
-    entity_id: NotRequired[Annotated[str, Field(min_length=1, max_length=200)] | None]
+    entity_id: NotRequired[Annotated[str, Field(min_length=1, max_length=200, pattern=_NOT_BLANK)] | None]
     features: NotRequired[Features | None]
     treated: NotRequired[bool | None]
     segment: NotRequired[dict[str, str]]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas import (
@@ -451,3 +454,74 @@ def test_sums_of_any_size_keep_every_digit():
         update={"rows": (ROW.model_copy(update={"sums": (10**40 + 1, -(10**40)) + (0,) * (len(SUM_FIELDS) - 2)}),)}
     )
     assert type(ERRORS).model_validate_json(large.model_dump_json()) == large
+
+
+FREE_FORM = {"features", "evidence", "comparison", "specialty", "region"}
+"""Fields whose values may be flags, or levels that can be written as flags."""
+
+
+def numbers_in(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where a JSON value has numbers, but for the fields that are free in what they have."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from numbers_in(item, (*path, name)) if name not in FREE_FORM else ()
+    elif isinstance(value, list):
+        for index, item in enumerate(value[:3]):
+            yield from numbers_in(item, (*path, index))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path
+
+
+def optional_numbers(event: Event) -> Iterator[tuple[str | int, ...]]:
+    """Fields that an event leaves out and that would be numbers, by its JSON schema."""
+    properties = type(event).model_json_schema()["properties"]
+    for name, field in properties.items():
+        kinds = {option.get("type") for option in field.get("anyOf", [field])}
+        if kinds & {"integer", "number"} and to_json(event).get(name) is None:
+            yield (name,)
+
+
+def with_value(event: Event, path: tuple[str | int, ...], value: Any) -> str:
+    document = to_json(event)
+    place: Any = document
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return json.dumps(document)
+
+
+@each_event
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_flag_is_refused_wherever_a_number_is_asked(event: Event, flag: bool):
+    paths = {*numbers_in(to_json(event)), *optional_numbers(event)}
+    assert ("schema_version",) in paths
+    for path in paths:
+        with pytest.raises(ValidationError, match=re.escape(str(path[-1]))):
+            type(event).model_validate_json(with_value(event, path, flag))
+
+
+NAMES = {"entity_id", "experiment_id", "variant", "population", "outcome"}
+
+
+@each_event
+@given(blanks=st.text(" \t\n\r\x0b\x1c\x1f\x85\xa0\u2003\u2029\u3000", max_size=5))
+def test_an_id_of_nothing_but_blanks_is_refused(event: Event, blanks: str):
+    for name in NAMES & type(event).model_fields.keys():
+        with pytest.raises(ValidationError, match=f"{name}\n.*nothing but blanks|variant .* differ"):
+            type(event).model_validate_json(with_value(event, (name,), blanks))
+
+
+@each_event
+@given(data=st.data())
+def test_an_id_that_is_no_uuid_is_refused_whatever_it_is(event: Event, data: st.DataObject):
+    ids = [name for name, value in to_json(event).items() if isinstance(value, str) and UUID_TEXT.fullmatch(value)]
+    for name in ids:
+        other = data.draw(st.text(max_size=40).filter(lambda text: not UUID_TEXT.fullmatch(text)) | st.booleans() | st.integers())
+        try:
+            again = from_json(event, **{name: other})
+        except ValidationError:
+            continue
+        assert isinstance(getattr(again, name), UUID), "another way to write an id"
+
+
+UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
