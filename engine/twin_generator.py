@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline
 
 from engine.fidelity import FEWEST_ROWS, HoldoutRows, compute_baseline, standing_texts
 from engine.twins import (
+    FEWEST_ROWS_OF_RATIO,
     HYPERPARAMETERS,
     INTERVAL_LEVEL,
     MIN_ENTITIES,
@@ -27,6 +28,7 @@ from engine.twins import (
     feature_importance,
     fit_adjustment,
     fit_conformal,
+    fit_density_ratio,
     fit_outcome_model,
     learn_joint,
     measure_new_levels,
@@ -52,7 +54,7 @@ __all__ = ["ModelRegistry", "NotTrained", "SelectionCheck", "TwinGenerator", "sk
 MODELS = UUID("5d0b9a3c-64a5-5f0e-9d6e-0d1a3f0b7c11")
 """Namespace of the uuid5 ids of models."""
 
-DRAWING = "shares"
+DRAWING = "shares, resampled"
 """How twins are drawn: part of a model's identity, so that a table learned again by a later release gives another model."""
 
 ENOUGH_FIDELITY = 0.75
@@ -213,7 +215,9 @@ class TwinGenerator:
             frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs, table.entities, self.relations
         )
         adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed), self.n_jobs, table.entities)
-        model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal, table.entities)
+        has_ratio = len(table) >= FEWEST_ROWS_OF_RATIO and table.entities is None  # rows of one entity would be recognised
+        ratio = fit_density_ratio(joint, self.seed) if has_ratio else None
+        model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal, table.entities, ratio)
         self._model = model.with_relations().with_realism(model.assess(seed=self.seed, n_jobs=self.n_jobs))
         self.target = target
         return self._model.card.metrics

@@ -6,6 +6,8 @@ Imports ``schemas`` only; `TwinModel` combines the parts of one trained version 
 from engine.twins.causal_checks import CausalDisagreement, cross_check
 from engine.twins.causal_features import select_features
 from engine.twins.conformal import conformal_quantile, fit_conformal
+from engine.twins.density_ratio import FEWEST_ROWS as FEWEST_ROWS_OF_RATIO
+from engine.twins.density_ratio import fit_density_ratio
 from engine.twins.donor_adjustment import fit_adjustment
 from engine.twins.empty_filter import EmptyFilter
 from engine.twins.entities import MIN_ENTITIES
@@ -30,6 +32,7 @@ from engine.twins.training_table import MIN_SAMPLES, ClinicalData, TrainingTable
 from engine.twins.twin_model import INTERVAL_LEVEL, ModelParts, TwinModel, common_seed, population_id
 
 __all__ = [
+    "FEWEST_ROWS_OF_RATIO",
     "FOLDS",
     "HYPERPARAMETERS",
     "INTERVAL_LEVEL",
@@ -56,6 +59,7 @@ __all__ = [
     "few_implausible",
     "fit_adjustment",
     "fit_conformal",
+    "fit_density_ratio",
     "fit_outcome_model",
     "forest_mean",
     "gap_sentences",

@@ -17,7 +17,7 @@ from engine.twins.marginal import Marginal
 from engine.twins.relations import TableRelations
 from schemas.arrays import Floats
 
-__all__ = ["Share", "choose_shares", "decoding_order", "encode"]
+__all__ = ["Share", "choose_shares", "decoding_order", "encode", "is_divisible"]
 
 FULL = 0.8  # a part that reaches this share of its whole in some rows is a part of it, not only smaller
 FULL_ROWS = 0.999  # quantile of the share by which that is seen
@@ -101,7 +101,7 @@ def choose_shares(marginals: Mapping[str, Marginal], relations: TableRelations, 
         if name not in fixed and not column.is_category and len(column.support) > 1
     }
     shares = {share.column: share for share in _multiples(relations, values)}
-    divisible = {name: column for name, column in values.items() if _is_divisible(marginals[name])}
+    divisible = {name: column for name, column in values.items() if is_divisible(marginals[name])}
     for share in (*_parts_of_sums(relations, values, divisible), *_parts(relations, values, divisible)):
         if share.column not in shares and not _is_circular(share, shares):
             shares[share.column] = share
@@ -115,7 +115,7 @@ def choose_shares(marginals: Mapping[str, Marginal], relations: TableRelations, 
     return tuple(shares.values())
 
 
-def _is_divisible(column: Marginal) -> bool:
+def is_divisible(column: Marginal) -> bool:
     """Whether a column is one of amounts, with so many values that new ones do not stand out."""
     enough = len(column.support) > max(FEWEST_VALUES, len(column.codes) / ROWS_PER_VALUE)
     return enough and bool(column.observed[0] >= 0) and column.is_continuous

@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
 from engine.twins.conformal import Conformal
+from engine.twins.density_ratio import DensityRatio, draw_rows, fit_density_ratio
 from engine.twins.donor_adjustment import DonorAdjustment
 from engine.twins.feature_gaps import FeatureGaps, find_gaps, gap_sentences
 from engine.twins.joint_model import JointModel, SampledTable
@@ -79,6 +80,7 @@ class TwinModel:
         adjustment: of drawn outcomes by expected ones.
         conformal: widths of prediction intervals.
         entities: the entity of each training row, ``(rows,)``, small integers; None where every row was an entity of its own.
+        ratio: by which drawn rows are chosen; None where it is not needed, and for models stored before there was one.
     """
 
     card: ModelCard
@@ -88,6 +90,7 @@ class TwinModel:
     adjustment: DonorAdjustment
     conformal: Conformal
     entities: Integers | None = None
+    ratio: DensityRatio | None = None
 
     @property
     def declared_relations(self) -> list[Relation]:
@@ -181,7 +184,7 @@ class TwinModel:
             np.random.default_rng(seed),
             self._predicates(conditions(self.card.twin_type, filters, self.card.own_features)),
         )
-        sampled, encoded, expected = _draw_twins(self.joint, self.outcome, self.adjustment, n, rng, allowed)
+        sampled, encoded, expected = _draw_twins(self.joint, self.ratio, self.outcome, self.adjustment, n, rng, allowed)
         _, lower, upper = self._with_interval(expected, encoded, sampled.frame, INTERVAL_LEVEL)
         canonical = canonical_filters(self.card.twin_type, filters)
         return TwinPopulation(
@@ -210,7 +213,8 @@ class TwinModel:
 
         def make(rows: Integers, sizes: Sequence[int], rng: np.random.Generator) -> list[pd.DataFrame]:
             joint, outcome = self._fit_again(table.take(rows), seed, n_jobs)
-            return [_draw_twins(joint, outcome, self.adjustment.take(rows), n, rng, allowed)[0].frame for n in sizes]
+            ratio, adjustment = fit_density_ratio(joint, seed) if self.ratio else None, self.adjustment.take(rows)
+            return [_draw_twins(joint, ratio, outcome, adjustment, n, rng, allowed)[0].frame for n in sizes]
 
         frame, outcome = table.with_target(self.card.target), self.card.target
         return assess(frame, make, table.categorical, seed, allowed, table.entities, outcome)
@@ -263,7 +267,8 @@ class TwinModel:
                 "encoder": self.outcome["encoder"],
                 "estimator": self.outcome["estimator"],
                 "difficulty": self.conformal.difficulty,
-            },
+            }
+            | ({"density_ratio": self.ratio.classifier} if self.ratio else {}),
             arrays={**arrays, "expected": self.adjustment.expected, "conformal_edges": self.conformal.edges, **scores}
             | weights
             | entities,
@@ -275,6 +280,7 @@ class TwinModel:
                 "conformal_floor": self.conformal.floor,
                 "conformal_version": self.conformal.version,
                 "conformal_segments": [factors.to_meta() for factors in self.conformal.segments],
+                "density_ratio": self.ratio.meta if self.ratio else None,
             },
         )
 
@@ -290,7 +296,7 @@ class TwinModel:
         edges = parts.arrays.get("conformal_edges", np.empty(0))  # models stored without groups have one
         expected = parts.arrays.get("expected", np.zeros(joint.n_rows))  # models stored without adjustment have none
         outcome = Pipeline([(step, parts.estimators[step]) for step in ("encoder", "estimator")])
-        card = ModelCard.model_validate(parts.meta["card"])
+        card, ratio = ModelCard.model_validate(parts.meta["card"]), parts.meta.get("density_ratio")
         return cls(
             card=card,
             kinds={name: parts.meta["kinds"][name] for name in card.features},  # a file has them in another order
@@ -307,6 +313,7 @@ class TwinModel:
                 parts.meta.get("conformal_version", 1),
             ),
             entities=parts.arrays.get("entities"),
+            ratio=DensityRatio.from_meta(parts.estimators["density_ratio"], ratio) if ratio else None,
         )
 
     def with_card(self, card: ModelCard) -> TwinModel:
@@ -348,10 +355,16 @@ class TwinModel:
 
 
 def _draw_twins(
-    joint: JointModel, outcome: Pipeline, adjustment: DonorAdjustment, n: int, rng: np.random.Generator, allowed: Allowed
+    joint: JointModel,
+    ratio: DensityRatio | None,
+    outcome: Pipeline,
+    adjustment: DonorAdjustment,
+    n: int,
+    rng: np.random.Generator,
+    allowed: Allowed,
 ) -> tuple[SampledTable, Floats, Floats]:
     """Twins, their encoded features ``(n, p)``, and their expected outcomes ``(n,)``."""
-    sampled = joint.sample(n, rng=rng, allowed=allowed)
+    sampled = draw_rows(joint, ratio, n, rng, allowed or {})
     encoded = encode_features(outcome, sampled.frame)
     expected = predict_outcome(outcome, encoded)
     return adjustment.adjust(joint, sampled, expected), encoded, expected

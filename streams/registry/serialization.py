@@ -23,7 +23,13 @@ from engine.twins import ModelParts
 
 __all__ = ["UntrustedModel", "digest_of", "read_parts", "write_parts"]
 
-TRUSTED_TYPES = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree"]
+TRUSTED_TYPES = [
+    "functools.partial",  # a function inside of it must be trusted itself
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "sklearn.utils.validation.check_array",
+]
 """Types of encoders, forests and boosted trees that skops does not trust by default."""
 
 FORMAT = 1

@@ -12,7 +12,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from engine.sample_tables import sample_table
 from engine.twin_generator import NotTrained, TwinGenerator
-from engine.twins import ClinicalData, EmptyFilter, TwinModel, conformal_quantile
+from engine.twins import ClinicalData, EmptyFilter, TwinModel, conformal_quantile, fit_density_ratio
 from schemas import TWIN_TYPES, Brand, TwinType
 from sql.model_card_rows import Artifact
 
@@ -162,6 +162,45 @@ def test_a_model_stored_without_adjustment_draws_unadjusted_outcomes(hcps: TwinG
     drawn = older.joint.sample(200, rng=np.random.default_rng(3)).frame
     pd.testing.assert_frame_equal(older.generate(200, seed=3).frame[drawn.columns], drawn, check_exact=True)
     assert older.assess(seed=3).n_held_out == 500
+
+
+def test_a_model_with_a_density_ratio_chooses_its_twins_by_it_and_is_restored_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, hcps: TwinGenerator
+) -> None:
+    monkeypatch.setattr("engine.twins.density_ratio.NOTICEABLE", 0.0)
+    ratio = fit_density_ratio(hcps.model.joint, seed=0)
+    assert ratio is not None
+    chosen = replace(hcps.model, ratio=ratio)
+    twins = chosen.generate(500, {"min_decile": 8}, seed=3).frame
+    rows = ratio.draw(hcps.model.joint, 500, np.random.default_rng(3), {"decile": lambda values: values >= 8}).frame
+    features = [name for name in rows if name != "prescribing_change"]
+    pd.testing.assert_frame_equal(twins[features], rows[features], check_exact=True)
+    again = TwinModel.from_parts(chosen.to_parts())
+    pd.testing.assert_frame_equal(again.generate(500, {"min_decile": 8}, seed=3).frame, twins, check_exact=True)
+    assert chosen.assess(seed=3).n_held_out == 500
+
+
+def test_a_model_stored_without_a_density_ratio_draws_what_it_drew(hcps: TwinGenerator) -> None:
+    parts = hcps.model.to_parts()
+    meta = {name: value for name, value in parts.meta.items() if name != "density_ratio"}
+    older = TwinModel.from_parts(replace(parts, meta=meta))
+    drawn = hcps.model.joint.sample(200, rng=np.random.default_rng(3)).frame
+    twins = older.generate(200, seed=3).frame
+    pd.testing.assert_frame_equal(twins[drawn.columns[:-1]], drawn[drawn.columns[:-1]], check_exact=True)
+
+
+def test_a_table_of_enough_rows_of_different_entities_gives_a_density_ratio_where_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, hcps: TwinGenerator
+) -> None:
+    assert hcps.model.ratio is None
+    monkeypatch.setattr("engine.twin_generator.FEWEST_ROWS_OF_RATIO", 1200)
+    monkeypatch.setattr("engine.twins.density_ratio.NOTICEABLE", 0.0)
+    table = sample_table(TwinType.HCP, 1200, np.random.default_rng(1))
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, n_jobs=1)
+    generator.train(table)
+    assert generator.model.ratio is not None
+    generator.train(pd.concat([table, table.head(1)]).assign(hcp_id=[*map(str, range(1200)), "0"]))
+    assert generator.model.ratio is None
 
 
 def test_drawn_outcomes_are_adjusted_by_a_share_of_out_of_fold_differences(hcps: TwinGenerator) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 from uuid import uuid5
@@ -14,7 +15,12 @@ import numpy as np
 import pytest
 import sklearn
 import skops.io
-from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.ensemble import (
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+)
 from sklearn.preprocessing import FunctionTransformer
 
 from engine import TwinGenerator
@@ -215,8 +221,9 @@ def test_untrusted_types_are_refused_when_read(stored):
         read_parts(folder, digest_of(folder))
 
 
-def test_untrusted_types_are_refused_when_written(tmp_path):
-    parts = ModelParts({"estimator": FunctionTransformer(func=shutil.rmtree)}, {}, {})
+@pytest.mark.parametrize("function", [shutil.rmtree, partial(shutil.rmtree, "folder")])
+def test_untrusted_types_are_refused_when_written(tmp_path, function):
+    parts = ModelParts({"estimator": FunctionTransformer(func=function)}, {}, {})
     with pytest.raises(ValueError, match=r"shutil\.rmtree.* not trusted"):
         write_parts(parts, tmp_path / "model")
 
@@ -236,6 +243,15 @@ def test_an_estimator_cannot_be_read_from_outside_of_its_folder(stored):
     (folder / "manifest.json").write_text(json.dumps(manifest | {"estimators": ["../estimator"]}))
     with pytest.raises(UntrustedModel, match="has a name that is no identifier"):
         read_parts(folder, digest_of(folder))
+
+
+def test_a_classifier_of_rows_with_levels_is_read_back_bit_for_bit(tmp_path):
+    rng = np.random.default_rng(8)
+    rows = np.column_stack([rng.integers(30, size=400), rng.normal(size=400)]).astype(float)
+    classifier = HistGradientBoostingClassifier(max_iter=20, categorical_features=[True, False]).fit(rows, rows[:, 0] % 3 == 1)
+    digest = write_parts(ModelParts({"density_ratio": classifier}, {}, {}), tmp_path / "model")
+    restored = read_parts(tmp_path / "model", digest).estimators["density_ratio"]
+    assert np.array_equal(restored.decision_function(rows), classifier.decision_function(rows))
 
 
 @pytest.mark.parametrize(
