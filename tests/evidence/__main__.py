@@ -23,7 +23,7 @@ from tests.evidence.page import render, to_dict
 
 __all__ = ["main", "parts"]
 
-FRAME = {"__main__", "page", "part"}
+FRAME = {"__main__", "page", "part", "twin_measurements"}
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy")
 
 
