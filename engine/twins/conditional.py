@@ -34,6 +34,7 @@ RESPONSE_LEVELS = 64  # most frequent levels of a categorical column that its tr
 TREES = 3  # per continuous column: a value goes through one of them at random, so that the edges of leaves do not show
 FEATURES_PER_SPLIT = 0.7  # share of the features that a split considers: faster, and as realistic
 MEAN_PRIOR = 5.0  # prior rows by which the mean of a level is shrunk to the overall mean
+BLOCK_ROWS = 16_384  # whose features stay in the processor's cache while a tree sends them to their leaves
 RIDGE_ROWS = 500  # fewest rows from which a linear prediction helps as a feature
 
 
@@ -67,12 +68,15 @@ class Tree:
             features: One row per feature, `(p, n)`, in single precision, in which scikit-learn compares them.
         """
         rows = features.shape[1]
-        flat, row, start = features.ravel(), np.arange(rows), self.feature * rows
-        node = np.zeros(rows, dtype=np.int64)
-        for _ in range(self.depth):
-            right = flat.take(start.take(node) + row) > self.threshold.take(node)
-            node = self.children.take(2 * node + right)
-        return node
+        flat, start, leaf = features.ravel(), self.feature * rows, np.empty(rows, dtype=np.int64)
+        for first in range(0, rows, BLOCK_ROWS):
+            row = np.arange(first, min(first + BLOCK_ROWS, rows))
+            node = np.zeros(len(row), dtype=np.int64)
+            for _ in range(self.depth):
+                right = flat.take(start.take(node) + row) > self.threshold.take(node)
+                node = self.children.take(2 * node + right)
+            leaf[first : first + BLOCK_ROWS] = node
+        return leaf
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,12 @@ def assign_donors(leaves: Integers, starts: Integers, rng: np.random.Generator) 
     order = rng.permutation(len(leaves))
     keys = leaves.astype(np.min_scalar_type(len(starts)))  # short integers are sorted by radix
     order = order[np.argsort(keys[order], kind="stable")]
-    leaf = leaves[order]
-    rows = np.bincount(leaves, minlength=len(starts) - 1)
-    rank = np.arange(len(leaf)) - (np.cumsum(rows) - rows)[leaf]
-    donors = np.diff(starts)[leaf]
-    step = np.floor((rank + rng.random(len(rows))[leaf]) / rows[leaf] * donors).astype(np.int64)
-    positions = np.empty(len(leaf), dtype=np.int64)
-    positions[order] = starts[leaf] + np.minimum(step, np.maximum(donors - 1, 0))
+    rows, donors = np.bincount(leaves, minlength=len(starts) - 1), np.diff(starts)
+    rank = np.arange(len(leaves)) - np.repeat(np.cumsum(rows) - rows, rows)
+    offset, most = rng.random(len(rows)), np.maximum(donors - 1, 0)
+    step = ((rank + np.repeat(offset, rows)) / np.repeat(rows, rows) * np.repeat(donors, rows)).astype(np.int64)
+    positions = np.empty(len(leaves), dtype=np.int64)
+    positions[order] = np.repeat(starts[:-1], rows) + np.minimum(step, np.repeat(most, rows))
     return positions
 
 
