@@ -18,6 +18,7 @@ from engine.twins import (
     FEWEST_ROWS_OF_RATIO,
     HYPERPARAMETERS,
     INTERVAL_LEVEL,
+    LEARNS_ALL_ROWS,
     MIN_ENTITIES,
     CrossFit,
     TrainingTable,
@@ -36,6 +37,8 @@ from engine.twins import (
     new_level_sentences,
     predict_outcome,
     refuse_copies,
+    sample_rows,
+    sampling_sentences,
     select_features,
 )
 from schemas.arrays import Floats, Integers
@@ -101,7 +104,8 @@ class TwinGenerator:
         brand: brand of the model line.
         target: the column to predict; by default that of the twin type.
         model_type: estimator of the expected outcome. ``auto`` fits the random forest and, when its fidelity is below 0.75, also
-            gradient boosting, and selects the one with the better cross-validated R2.
+            gradient boosting, and selects the one with the better cross-validated R2. For a table of more than 100,000 rows it is
+            histogram boosting, which learns from all of them (:mod:`engine.twins.large_tables`).
         graph: causal graph by which the features of the outcome are selected; by default that of the twin type.
         check: an independent check of that selection; none by default.
         n_jobs: processors for fitting, -1 for all; results do not depend on it.
@@ -187,16 +191,20 @@ class TwinGenerator:
             ValueError: when the table is unusable; the message names the reason and a remedy.
         """
         target = target_col or self.target
-        table = build_training_table(training_data, self.twin_type, target)
-        refuse_copies(table, target)
-        _refuse_unknown(self.relations, table)
-        first = _first_evaluated_row(training_data, target, n_carried_rows)
+        whole = build_training_table(training_data, self.twin_type, target)
+        refuse_copies(whole, target)
+        _refuse_unknown(self.relations, whole)
+        first_of_whole = _first_evaluated_row(training_data, target, n_carried_rows)
+        sampled = sample_rows(whole, first_of_whole, self.seed)
+        table = whole if sampled is None else whole.take(sampled)
+        first = first_of_whole if sampled is None else int(np.searchsorted(sampled, first_of_whole))
         evaluated_entities = _evaluated_entities(table, first)
         frame = table.with_target(target)
         selection = self.check(select_features(self.graph, target, tuple(table.kinds)), target, frame, self.seed)
         selected = table.select(selection.features)
-        model_type, crossed, r2_by_type = self._select_model_type(selected, first)
-        outcome = fit_outcome_model(selected, model_type, n_jobs=self.n_jobs, seed=self.seed)
+        model_type, crossed, r2_by_type = self._select_model_type(selected, first, is_sampled=sampled is not None)
+        learned = whole.select(selection.features) if model_type == LEARNS_ALL_ROWS else selected
+        outcome = fit_outcome_model(learned, model_type, n_jobs=self.n_jobs, seed=self.seed)
         evaluated = table.features.iloc[first:]
         encoded = encode_features(outcome, evaluated)
         segments = evaluated[[name for name in TWIN_TYPES[self.twin_type].segments if name in evaluated]]
@@ -210,14 +218,15 @@ class TwinGenerator:
         metrics = _with_new_levels(
             _metrics(selected, outcome, crossed, TWIN_TYPES[self.twin_type], target, self.seed, selection, baseline), new_levels
         )
-        card = self._card(table, first, target, model_type, r2_by_type, metrics, baseline)
+        metrics = _of_whole(metrics, whole, len(table), model_type)
+        card = self._card(whole, first_of_whole, target, model_type, r2_by_type, metrics, baseline)
         joint = learn_joint(
             frame, self.twin_type, table.categorical, target, self.seed, self.n_jobs, table.entities, self.relations
         )
         adjustment = fit_adjustment(joint, crossed.expected, np.random.default_rng(self.seed), self.n_jobs, table.entities)
         has_ratio = len(table) >= FEWEST_ROWS_OF_RATIO and table.entities is None  # rows of one entity would be recognised
         ratio = fit_density_ratio(joint, self.seed) if has_ratio else None
-        model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal, table.entities, ratio)
+        model = TwinModel(card, dict(table.kinds), joint, outcome, adjustment, conformal, table.entities, ratio, sampled)
         self._model = model.with_relations().with_realism(model.assess(seed=self.seed, n_jobs=self.n_jobs))
         self.target = target
         return self._model.card.metrics
@@ -262,12 +271,13 @@ class TwinGenerator:
         self._model = self.model.with_card(self.model.card.model_copy(update={"mlflow_run_id": stored.mlflow_run_id}))
         return self.model.card.model_id
 
-    def _select_model_type(self, table: TrainingTable, first: int) -> tuple[str, CrossFit, dict[str, float]]:
+    def _select_model_type(self, table: TrainingTable, first: int, *, is_sampled: bool) -> tuple[str, CrossFit, dict[str, float]]:
         """The model type with the best cross-validated R2, its cross-fit, and the R2 of each type that was tried."""
-        preferred = "RandomForest" if self.model_type == "auto" else self.model_type
+        default = LEARNS_ALL_ROWS if is_sampled else "RandomForest"
+        preferred = default if self.model_type == "auto" else self.model_type
         fits = {preferred: cross_fit(table, preferred, n_jobs=self.n_jobs, seed=self.seed, first=first)}
         fidelity = fits[preferred].fidelity
-        if self.model_type == "auto" and (fidelity is None or fidelity < ENOUGH_FIDELITY):
+        if self.model_type == "auto" and not is_sampled and (fidelity is None or fidelity < ENOUGH_FIDELITY):
             fits["GradientBoosting"] = cross_fit(table, "GradientBoosting", n_jobs=self.n_jobs, seed=self.seed, first=first)
         best = max(fits, key=lambda name: float(fits[name].r2.mean()))
         return best, fits[best], {name: round(float(crossed.r2.mean()), 6) for name, crossed in fits.items()}
@@ -363,6 +373,13 @@ def _metrics(
             *standing_texts(baseline),
         ),
     )
+
+
+def _of_whole(metrics: TwinModelMetrics, whole: TrainingTable, n_sampled: int, model_type: str) -> TwinModelMetrics:
+    """Metrics of a part of a table with the numbers of the whole one, and a sentence about the part."""
+    sentences = sampling_sentences(len(whole), n_sampled, model_type)
+    counts = {"training_samples": len(whole), "n_entities": whole.n_entities}
+    return metrics.model_copy(update={**counts, "warnings": (*sentences, *metrics.warnings)})
 
 
 def _with_new_levels(metrics: TwinModelMetrics, new_levels: dict[str, NewLevels]) -> TwinModelMetrics:

@@ -14,6 +14,7 @@ from engine.twins.entities import MIN_ENTITIES
 from engine.twins.entities import folds as entity_folds
 from engine.twins.feature_gaps import FeatureGaps, gap_sentences
 from engine.twins.forests import forest_mean
+from engine.twins.large_tables import LEARNS_ALL_ROWS, sample_rows, sampling_sentences
 from engine.twins.leakage import feature_knowledge, near_copies, refuse_copies
 from engine.twins.new_levels import measure_new_levels, new_level_sentences
 from engine.twins.outcome_model import (
@@ -36,6 +37,7 @@ __all__ = [
     "FOLDS",
     "HYPERPARAMETERS",
     "INTERVAL_LEVEL",
+    "LEARNS_ALL_ROWS",
     "MIN_ENTITIES",
     "MIN_SAMPLES",
     "CausalDisagreement",
@@ -71,6 +73,8 @@ __all__ = [
     "population_id",
     "predict_outcome",
     "refuse_copies",
+    "sample_rows",
+    "sampling_sentences",
     "scale_problem",
     "select_features",
 ]

@@ -79,8 +79,10 @@ class TwinModel:
         outcome: encoder and estimator of the expected outcome.
         adjustment: of drawn outcomes by expected ones.
         conformal: widths of prediction intervals.
-        entities: the entity of each training row, ``(rows,)``, small integers; None where every row was an entity of its own.
+        entities: the entity of each row that twins are drawn from, ``(rows,)``, small integers; None where every row was an entity
+            of its own.
         ratio: by which drawn rows are chosen; None where it is not needed, and for models stored before there was one.
+        sampled: positions in the training table of the rows that twins are drawn from, ``(rows,)``; None where these are all.
     """
 
     card: ModelCard
@@ -91,6 +93,7 @@ class TwinModel:
     conformal: Conformal
     entities: Integers | None = None
     ratio: DensityRatio | None = None
+    sampled: Integers | None = None
 
     @property
     def declared_relations(self) -> list[Relation]:
@@ -235,13 +238,17 @@ class TwinModel:
             return population.with_realism(None, unassessed=str(error))
 
     def table(self) -> TrainingTable:
-        """The table that the model was trained on, rows in its order."""
+        """The rows that twins are drawn from, in the order of the training table: all of it, or its ``sampled`` ones."""
         frame = self.joint.table()
         target = frame[self.card.target].to_numpy(dtype=np.float64)
         return TrainingTable(frame[list(self.kinds)], target, self.kinds, 0, (), self.entities)
 
+    def of_table(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Values of all training rows, ``(training rows,)``, at the rows of ``table``."""
+        return values if self.sampled is None else values[self.sampled]
+
     def predict_fitted_on(self, rows: Integers, frame: pd.DataFrame, *, n_jobs: int = 1) -> Floats:
-        """Expected outcome by this model's estimator and features, fitted on some of its training rows only."""
+        """Expected outcome by this model's estimator and features, fitted on some rows of its ``table`` only."""
         fitted = self._fit_outcome_again(self.table().take(rows), self.seed, n_jobs)
         return predict_outcome(fitted, encode_features(fitted, self._features(frame)))
 
@@ -261,7 +268,7 @@ class TwinModel:
         arrays = {f"joint.{name}": array for name, array in self.joint.arrays().items()}
         scores = {f"conformal_scores.{group}": array for group, array in enumerate(self.conformal.scores)}
         weights = {f"conformal_weights.{group}": array for group, array in enumerate(self.conformal.weights)}
-        entities = {} if self.entities is None else {"entities": self.entities}
+        rows = {"entities": self.entities, "sampled": self.sampled}
         return ModelParts(
             estimators={
                 "encoder": self.outcome["encoder"],
@@ -271,7 +278,7 @@ class TwinModel:
             | ({"density_ratio": self.ratio.classifier} if self.ratio else {}),
             arrays={**arrays, "expected": self.adjustment.expected, "conformal_edges": self.conformal.edges, **scores}
             | weights
-            | entities,
+            | {name: array for name, array in rows.items() if array is not None},
             meta={
                 "card": self.card.model_dump(mode="json"),
                 "kinds": dict(self.kinds),
@@ -314,6 +321,7 @@ class TwinModel:
             ),
             entities=parts.arrays.get("entities"),
             ratio=DensityRatio.from_meta(parts.estimators["density_ratio"], ratio) if ratio else None,
+            sampled=parts.arrays.get("sampled"),
         )
 
     def with_card(self, card: ModelCard) -> TwinModel:

@@ -49,6 +49,10 @@ class TableRows:
         """The rows where ``mask`` ``(n,)`` is true."""
         return TableRows(self.frame[mask], self.keys[mask])
 
+    def at(self, positions: Integers) -> TableRows:
+        """The rows at these positions."""
+        return TableRows(self.frame.iloc[positions], self.keys[positions])
+
     def without(self, learned: Integers) -> TableRows:
         """The rows of entities that are not among ``learned``."""
         return self.where(~np.isin(self.keys, learned))
@@ -135,10 +139,14 @@ def judge(challenger: Challenger, champion: TwinModel, learned: LearnedRows) -> 
         return gate(unseen.frame, champion, challenger.model, basis="unseen")
     if not learned.complete:
         raise TrainingRefused(f"{len(unseen):,} rows are left that neither model has learned: {GATE_ROWS} are needed to judge")
+    if challenger.model.sampled is not None:
+        training = training.at(challenger.model.sampled)
     return compare_predictions(
         training.frame,
         champion.card,
-        cross_fitted_predictions(champion, learned.keys, training.frame, training.keys, seed=challenger.model.seed),
+        cross_fitted_predictions(
+            champion, champion.of_table(learned.keys), training.frame, training.keys, seed=challenger.model.seed
+        ),
         out_of_fold_predictions(challenger.model, training.frame),
         ALL_ROWS,
         "cross_fitted",
