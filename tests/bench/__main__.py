@@ -25,6 +25,7 @@ from streams.settings import ROLES, Settings
 from streams.worker.setup import prepare
 from tests.bench.fidelity import sums_figure
 from tests.bench.forest import forest_figures
+from tests.bench.large_tables import large_table_figure
 from tests.bench.measure import Figure
 from tests.bench.memory import memory_figures
 from tests.bench.outcomes import outcome_figures
@@ -41,6 +42,7 @@ OF_SAMPLE: dict[str, Callable[[Measured], Sequence[Figure]]] = {
     "generate": lambda table: [generation_figure(table)],
     "simulate": lambda table: [simulation_figure(table)],
     "sums": lambda table: [sums_figure(table)],
+    "large": lambda _: [large_table_figure()],
 }
 OF_STACK: dict[str, Callable[[Measured, Settings], Sequence[Figure]]] = {
     "population": lambda table, settings: [population_figure(table, settings)],

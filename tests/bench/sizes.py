@@ -20,22 +20,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
 
 from engine import SimulationEngine, TwinGenerator
 from engine.sample_tables import sample_hcps
-from engine.twins import TwinModel
+from engine.twins import HYPERPARAMETERS, LEARNS_ALL_ROWS, TwinModel, build_training_table
+from engine.twins.large_tables import MOST_ROWS
 from schemas import Brand, TwinType
 from sql.twin_repository import TwinRepository
 from streams.registry import read_parts, write_parts
 from streams.settings import Settings
 from tests.bench.measure import Aim, Figure
-from tests.bench.tables import SEED, Measured
+from tests.bench.tables import SEED, TARGET, Measured
 from tests.bench.twins import INTERVENTION
 
-__all__ = ["size_figures"]
+__all__ = ["in_process", "size_figures"]
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-LARGEST_TRAINING = 100_000  # rows; twins have no such limit
+AIMED = (MOST_ROWS, SIZES[-1])  # the largest table that is learned whole, and the largest sizes
 EXPONENT = 1.05
 LINEAR = "linear growth: ten times what a tenth of the size takes, of the same run"
 MODEL = "model"
@@ -55,16 +57,14 @@ def size_figures(measured: Measured, settings: Settings) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="bench-sizes-") as folder:
         sha256 = write_parts(measured.model.to_parts(), Path(folder) / MODEL)
         dsn = settings.postgres_dsn.get_secret_value()
-        for step in STEPS:
-            sizes = [size for size in SIZES if step != "train" or size <= LARGEST_TRAINING]
-            costs = [_in_process(step, size, folder, sha256, dsn) for size in sizes]
-            for (size, small), (_, cost) in pairwise(zip(sizes, costs, strict=True)):
-                figures.append(_figure(step, 10 * size, small, cost, is_largest=10 * size == sizes[-1]))
+        for step in GROWING:
+            costs = [in_process(step, size, folder, sha256, dsn) for size in SIZES]
+            figures += [_figure(step, size, *pair) for size, pair in zip(SIZES[1:], pairwise(costs), strict=True)]
     return figures
 
 
-def _figure(step: str, size: int, small: _Cost, cost: _Cost, *, is_largest: bool) -> Figure:
-    aim = Aim("ratio", 10 ** (EXPONENT - 1)) if is_largest else None
+def _figure(step: str, size: int, small: _Cost, cost: _Cost) -> Figure:
+    aim = Aim("ratio", 10 ** (EXPONENT - 1)) if size in AIMED else None
     what = "rows" if step == "train" else "twins"
     memory = f"{cost.peak / _MB:,.0f} MB at the peak"
     if small.peak >= _MB:
@@ -73,7 +73,8 @@ def _figure(step: str, size: int, small: _Cost, cost: _Cost, *, is_largest: bool
     return Figure(f"{step} {size:,} {what}", "sample", "s", cost.seconds, 10 * small.seconds, LINEAR, 1, aim, note)
 
 
-def _in_process(step: str, size: int, folder: str, sha256: str, dsn: str) -> _Cost:
+def in_process(step: str, size: int, folder: str = "", sha256: str = "", dsn: str = "") -> _Cost:
+    """What a step costs in a process of its own on one thread; twins need the ``folder`` of a model, stored ones a database."""
     command = [sys.executable, "-m", "tests.bench.sizes", step, str(size), folder, sha256]
     environment = {**os.environ, "TWIN_POSTGRES_DSN": dsn, "TWIN_POSTGRES_STATEMENT_TIMEOUT_S": "600"}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -86,9 +87,17 @@ def _model(folder: str, sha256: str) -> TwinModel:
 
 
 def _train(size: int, _folder: str, _sha256: str) -> Callable[[], object]:
-    table = sample_hcps(size, np.random.default_rng(SEED))
-    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, "prescribing_change", model_type="RandomForest", n_jobs=1, seed=SEED)
+    """The forest, and of a large table what is trained on one by default."""
+    table, kind = sample_hcps(size, np.random.default_rng(SEED)), "RandomForest" if size <= MOST_ROWS else LEARNS_ALL_ROWS
+    generator = TwinGenerator(TwinType.HCP, Brand.KISQALI, TARGET, model_type=kind, n_jobs=1, seed=SEED)
     return lambda: generator.train(table)
+
+
+def _boost(size: int, _folder: str, _sha256: str) -> Callable[[], object]:
+    table = build_training_table(sample_hcps(size, np.random.default_rng(SEED)), TwinType.HCP, TARGET)
+    features = table.features.astype(dict.fromkeys(table.categorical, "category"))
+    parameters = {**HYPERPARAMETERS[LEARNS_ALL_ROWS], "categorical_features": "from_dtype", "random_state": SEED}
+    return lambda: HistGradientBoostingRegressor(**parameters).fit(features, table.target)
 
 
 def _generate(size: int, folder: str, sha256: str) -> Callable[[], object]:
@@ -121,7 +130,9 @@ STEPS: dict[str, Callable[[int, str, str], Callable[[], object]]] = {
     "simulate": _simulate,
     "save": _save,
     "load": _load,
+    "boost": _boost,
 }
+GROWING = tuple(STEPS)[:-1]
 CLOCKS = {"save": time.perf_counter, "load": time.perf_counter}
 
 

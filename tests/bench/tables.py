@@ -19,7 +19,7 @@ from sql.ledger import Ledger
 from streams.settings import Settings
 from streams.training import read_training_table
 
-__all__ = ["PRESCRIBERS", "ROWS", "SEED", "Measured", "measured_tables", "promote_first"]
+__all__ = ["PRESCRIBERS", "ROWS", "SEED", "TARGET", "Measured", "measured_tables", "promote_first"]
 
 ROWS = 10_000
 SEED = 0
