@@ -206,8 +206,8 @@ def _usable(covariates: Mapping[str, npt.ArrayLike], treated: Flags) -> tuple[tu
         spread = float(column[present].std()) if present.any() else 0.0
         constant = [arm for arm, rows in (("treated", treated), ("control", ~treated)) if not _varies(column[rows & present])]
         if constant:
-            where = "in both arms" if len(constant) > 1 else f"in the {constant[0]} arm"
-            unusable[name] = f"it has one value {where}: only a number from before the experiment that differs in each can adjust"
+            where = "in either arm" if len(constant) > 1 else f"in the {constant[0]} arm"
+            unusable[name] = f"it does not vary {where}: only a number from before the experiment that varies in both can adjust"
         else:
             columns[name] = np.where(present, (column - column[present].mean()) / spread, 0.0)
     return tuple(columns), np.column_stack([*columns.values()]) if columns else np.empty((len(treated), 0)), unusable

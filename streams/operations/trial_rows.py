@@ -119,6 +119,8 @@ def read_rows(
     target = TWIN_TYPES[twin_type].target(target_name)
     declared = {**_declared(columns, target), **entity_columns(twin_type)}
     result = read_table(path, declared, reading)
+    if result.frame.empty:
+        raise TrialRefused(f"{path.name} has no rows: each unit of the experiment needs one")
     frame, columns = _named(result.frame, columns, target, twin_type)
     assert columns.arm is not None
     treated = parse_arms(
@@ -205,7 +207,9 @@ def _named(frame: pd.DataFrame, columns: TrialColumns, target: Target, twin_type
     stated = (columns.cluster, columns.unit, *columns.covariates, *columns.dimensions)
     for name in (arm, columns.outcome or target.name, *filter(None, stated)):
         require_one_of("column", name, present)
+    _require_own_outcome(columns.outcome or target.name, (arm, *filter(None, stated)))
     if columns.outcome not in {None, target.name}:
+        _require_own_outcome(target.name, (arm, *filter(None, stated)))
         frame = frame.drop(columns=target.name, errors="ignore").rename(columns={columns.outcome: target.name})
     dimensions = dict.fromkeys([*(name for name in entry.dimensions if name in present), *columns.dimensions])
     unit = columns.unit or entity_column(frame, twin_type)
@@ -220,6 +224,12 @@ def _named(frame: pd.DataFrame, columns: TrialColumns, target: Target, twin_type
         tuple(dimensions),
     )
     return frame, named
+
+
+def _require_own_outcome(outcome: str, others: Sequence[str]) -> None:
+    """Refuse a column that is the outcome, or whose name the outcome takes, and something else too."""
+    if outcome in others:
+        raise TrialRefused(f"column {outcome!r} cannot be the outcome and another column of the experiment: name two columns")
 
 
 def _unused(frame: pd.DataFrame, columns: TrialColumns) -> Iterator[str]:

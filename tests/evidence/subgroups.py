@@ -124,8 +124,8 @@ class _Parts(NamedTuple):
 
 
 def measure(quick: bool) -> Part:
-    """600 sequences, 200 of each other setting, and 20 halves of each trial; a tenth of them in a quick run."""
-    sequences, settings, splits = (60, 20, 2) if quick else (600, 200, 20)
+    """600 sequences, 150 of each other setting, and 20 halves of each trial; a tenth of them in a quick run."""
+    sequences, settings, splits = (60, 20, 2) if quick else (600, 150, 20)
     people = draw_people(2_000, seeded_rng("subgroups"))
     usual = _run(people, USUAL, sequences)
     others = {setting.name: _run(people, setting, settings) for setting in SETTINGS}

@@ -103,7 +103,7 @@ def test_a_covariate_without_variance_is_ignored_and_a_missing_value_counts_as_a
     filled = np.where(np.isnan(gaps), np.nanmean(gaps), gaps)
     analysis = analyse_trial(outcome, treated, CHANGE, covariates={"prediction": gaps, "constant": np.ones(400)})
     assert analysis.covariates == ("prediction",)
-    assert analysis.skipped["constant"].startswith("it has one value in both arms")
+    assert analysis.skipped["constant"].startswith("it does not vary in either arm")
     assert analysis.overall.effect == pytest.approx(
         analyse_trial(outcome, treated, CHANGE, covariates={"prediction": filled}).overall.effect
     )
@@ -178,7 +178,7 @@ def test_a_covariate_that_one_arm_has_alike_leaves_the_effect_alone(covariate: s
     covariates = {"prediction": prediction, covariate: columns[covariate]}
     analysis = analyse_trial(outcome, treated, CHANGE, covariates=covariates)
     assert analysis.overall == analyse_trial(outcome, treated, CHANGE, covariates={"prediction": prediction}).overall
-    assert analysis.skipped[covariate].startswith("it has one value in ")
+    assert analysis.skipped[covariate].startswith("it does not vary in ")
     frame = pd.DataFrame({"half": np.arange(400) % 2})
     by_half = analyse_trial(
         outcome,

@@ -84,6 +84,8 @@ def test_arms_in_own_words_and_an_outcome_in_an_own_column_are_named(tmp_path: P
         ({"prescribing_change": [0.1, 0.2, None, 0.3] * 100}, {}, "have no outcome; --leave-out-missing analyses the others"),
         ({"arm": list("ABCDE") * 80}, {"arm": "arm"}, "holds 'a', 'b', 'c', 'd', 'e', which are none of"),
         ({"arm": list("ABCDE") * 80}, {"treated_value": "A", "control_value": "B"}, "has neither 'a' nor 'b' in rows 3, 4, 5"),
+        ({"arm": [1, 0] * 200}, {"outcome": "arm"}, "column 'arm' cannot be the outcome and another column"),
+        ({"TRx": 0.1}, {"outcome": "TRx", "covariates": ("prescribing_change",)}, "'prescribing_change' cannot be the outcome and"),
         ({"last": ["high", "low"] * 200}, {"covariates": ("last",)}, "last"),
     ],
 )  # fmt: skip
@@ -92,6 +94,11 @@ def test_rows_that_contradict_themselves_are_refused_with_a_way_out(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         analyse_rows(read(pilot(**change), tmp_path, **columns), None, PopulationFilter())
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrialRefused, match=r"pilot\.csv has no rows"):
+        read(pilot()[:0], tmp_path)
 
 
 def test_outcomes_in_percent_are_refused_or_confirmed_and_percent_signs_are_read(tmp_path: Path) -> None:
