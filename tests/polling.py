@@ -12,11 +12,13 @@ from streams.settings import Role, Settings
 T = TypeVar("T")
 
 
-async def until(read: Callable[[], Awaitable[T]], is_expected: Callable[[T], object] = bool, *, within_s: float = 90.0) -> T:
+async def until(
+    read: Callable[[], Awaitable[T]], is_expected: Callable[[T], object] = bool, *, within_s: float = 90.0, every_s: float = 0.1
+) -> T:
     """The first expected value that is read; without a condition, the first true one."""
     async with asyncio.timeout(within_s):
         while not is_expected(value := await read()):  # noqa: ASYNC110  # other processes change it, and set no event
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(every_s)
         return value
 
 

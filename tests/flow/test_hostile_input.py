@@ -44,7 +44,7 @@ async def test_hostile_messages_are_found_again_and_stop_nothing(
                 publish(settings, hostile_records(SEED, MESSAGES)),
             )
             ends = await end_offsets(settings)
-            await until(lambda: is_read(settings, ends), within_s=400.0)
+            await until(lambda: is_read(settings, ends), within_s=400.0, every_s=1.0)  # each look connects to Kafka anew
         await until(line.unstored, lambda missing: not missing)
         assert await page_status(settings) == 200
         report = await twinstream("verify", "--json")

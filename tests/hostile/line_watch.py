@@ -27,7 +27,7 @@ from tests.outcomes import SPACE, TOPIC, outcome
 __all__ = ["OTHER_LINE", "LineWatch", "add_other_line"]
 
 OTHER_LINE = "hcp:remibrutinib:prescribing_change"
-_PUBLISH_INTERVAL_S, _LOOK_INTERVAL_S, _LONGEST_SEND_S = 0.2, 0.25, 10.0
+_PUBLISH_INTERVAL_S, _LOOK_INTERVAL_S, _LONGEST_SEND_S = 0.2, 1.0, 10.0
 
 
 def _outcome(number: int) -> dict[str, Any]:
