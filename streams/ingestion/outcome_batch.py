@@ -33,6 +33,7 @@ __all__ = [
     "OutcomeBatch",
     "RefusedElement",
     "SharedFields",
+    "concatenate",
     "from_microseconds",
     "group_positions",
     "parked_element",
@@ -149,6 +150,25 @@ class OutcomeBatch:
         sha256, heads = hashlib.sha256, numbers.view(f"V{NUMBERS.itemsize}").tolist()
         digests = b"".join([sha256(head + tail).digest() for head, tail in zip(heads, tails, strict=True)])
         return np.frombuffer(digests, dtype=np.uint8).reshape(-1, sha256().digest_size)[:, :DIGEST_BYTES]
+
+
+def concatenate(batches: Sequence[OutcomeBatch]) -> OutcomeBatch:
+    """The outcomes of all of these batches, at least one, in their order."""
+    numbers: dict[SharedFields, int] = {}
+    shared_index = [
+        np.array([numbers.setdefault(fields, len(numbers)) for fields in batch.shared_fields], dtype=np.int64)[batch.shared_index]
+        for batch in batches
+    ]
+    first = np.cumsum([0, *map(len, batches)]).tolist()
+    names = [name for name, column in vars(batches[0]).items() if isinstance(column, np.ndarray)]
+    columns: dict[str, Any] = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
+    return replace(
+        batches[0],
+        **{**columns, "shared_index": np.concatenate(shared_index)},
+        shared_fields=list(numbers),
+        twins={at + row: twin for at, batch in zip(first, batches, strict=False) for row, twin in batch.twins.items()},
+        entities={at + row: entity for at, batch in zip(first, batches, strict=False) for row, entity in batch.entities.items()},
+    )
 
 
 REFUSAL_KINDS = (

@@ -28,8 +28,19 @@ from streams.ingestion.outcome_batch import (
     to_microseconds,
 )
 
-__all__ = ["Elements", "OutcomeFields", "build_columns"]
+__all__ = [
+    "FIRST_US",
+    "LAST_US",
+    "MAX_ENTITY_CHARACTERS",
+    "Elements",
+    "OutcomeFields",
+    "build_columns",
+    "hyphenated_octets",
+    "is_sound_interval",
+    "parse_shared",
+]
 
+MAX_ENTITY_CHARACTERS = 200
 _Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # no flag; a number that is text is for the model to judge
 
 
@@ -55,7 +66,7 @@ class OutcomeFields(TypedDict):
     model_id: NotRequired[str | None]
     simulation_id: NotRequired[str | None]
     twin_id: NotRequired[str | None]
-    entity_id: NotRequired[Annotated[str, Field(min_length=1, max_length=200, pattern=_NOT_BLANK)] | None]
+    entity_id: NotRequired[Annotated[str, Field(min_length=1, max_length=MAX_ENTITY_CHARACTERS, pattern=_NOT_BLANK)] | None]
     features: NotRequired[Features | None]
     treated: NotRequired[bool | None]
     segment: NotRequired[dict[str, str]]
@@ -77,7 +88,7 @@ class Elements(NamedTuple):
 
 
 # A time with a zone can lie outside of these years once it is converted to UTC; the model refuses it.
-_FIRST_US, _LAST_US = (to_microseconds(at.replace(tzinfo=UTC)) for at in (datetime.min, datetime.max))  # noqa: DTZ901  # made aware
+FIRST_US, LAST_US = (to_microseconds(at.replace(tzinfo=UTC)) for at in (datetime.min, datetime.max))  # noqa: DTZ901  # made aware
 _NUMBERS = ("actual_value", "predicted_value", "predicted_lower", "predicted_upper")
 
 
@@ -90,7 +101,7 @@ def build_columns(elements: Elements) -> tuple[OutcomeBatch, list[int]]:
     actual, predicted, lower, upper = (_reals(values[name]) for name in _NUMBERS)
     shared_fields, shared_index, is_known = _shared_fields(values)
     twins, entities, is_sound = _references(values, predicted, lower, upper, elements.bounds)
-    valid &= (observed_us >= _FIRST_US) & (observed_us <= _LAST_US) & is_known[shared_index] & is_sound
+    valid &= (observed_us >= FIRST_US) & (observed_us <= LAST_US) & is_known[shared_index] & is_sound
     outcomes = OutcomeBatch(
         record_index=np.array(elements.record_index, dtype=np.int64),
         element_index=np.array(elements.element_index, dtype=np.int64),
@@ -126,7 +137,11 @@ def _uuid_octets(ids: Sequence[str]) -> tuple[Octets, Flags]:
     """Ids in hyphenated form as octets, shape ``(n, 16)``, and which of them have this form; others are doubtful."""
     if set(map(len, ids)) != {36} or not "".join(ids).isascii():
         ids = [text if len(text) == len(_NO_ID) and text.isascii() else _NO_ID for text in ids]
-    characters = np.frombuffer("".join(ids).encode("ascii"), dtype=np.uint8).reshape(-1, 36)
+    return hyphenated_octets(np.frombuffer("".join(ids).encode("ascii"), dtype=np.uint8).reshape(-1, 36))
+
+
+def hyphenated_octets(characters: Octets) -> tuple[Octets, Flags]:
+    """The same for the characters of ids, shape ``(n, 36)``."""
     nibbles = _NIBBLES[characters[:, _DIGITS]]
     hyphenated: Flags = (characters[:, _HYPHENS] == ord("-")).all(axis=1) & (nibbles < 16).all(axis=1)
     return (nibbles[:, ::2] << 4 | nibbles[:, 1::2]).astype(np.uint8), hyphenated
@@ -152,14 +167,15 @@ def _shared_fields(values: dict[str, list[Any]]) -> tuple[list[SharedFields], In
     keys = zip(*(values[name] for name in _SHARED), segments, strict=True)
     shared_index = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
     version = catalogue_in_effect().sha256
-    fields = [_parse_shared(version, *key) for key in numbers]
+    fields = [parse_shared(version, *key) for key in numbers]
     return [item or _UNKNOWN for item in fields], shared_index, np.array([item is not None for item in fields], dtype=np.bool_)
 
 
 @lru_cache(maxsize=10_000)
-def _parse_shared(
+def parse_shared(
     _catalogue: str, twin_type: str, brand: str, metric_type: str, model_id: str | None, segment: tuple[tuple[str, str], ...]
 ) -> SharedFields | None:
+    """Shared fields as they are written, None when the catalogue does not accept them."""
     try:
         twin_type_, model = TwinType(twin_type), None if model_id is None else _hyphenated_id(model_id)
         line = model_line(twin_type_, brand, metric_type)
@@ -177,9 +193,9 @@ def _references(
 ) -> tuple[dict[int, tuple[UUID, UUID]], dict[int, Entity], Flags]:
     """Twins and entities by row, and which outcomes have exactly one way to their prediction and a sound interval and features."""
     n = len(predicted)
-    has_prediction, has_interval = ~np.isnan(predicted), ~np.isnan(lower)
+    has_prediction = ~np.isnan(predicted)
     n_ways = has_prediction.astype(np.int64)
-    sound = (has_interval == ~np.isnan(upper)) & (~has_interval | ((lower <= predicted) & (predicted <= upper)))
+    sound = is_sound_interval(predicted, lower, upper)
     if values["model_id"].count(None) < n:
         sound &= has_prediction | np.array([model_id is None for model_id in values["model_id"]], dtype=np.bool_)
     twins: dict[int, tuple[UUID, UUID]] = {}
@@ -196,6 +212,13 @@ def _references(
         sound[row] &= entity_id is not None and fits(features, bounds)
         entities[row] = Entity(entity_id or "", features)
     return twins, entities, sound & (n_ways == 1)
+
+
+def is_sound_interval(predicted: Floats, lower: Floats, upper: Floats) -> Flags:
+    """Whether each prediction has no interval (NaN), or one that it lies in."""
+    has_interval = ~np.isnan(lower)
+    sound: Flags = (has_interval == ~np.isnan(upper)) & (~has_interval | ((lower <= predicted) & (predicted <= upper)))
+    return sound
 
 
 def _rows_with(values: Sequence[Any]) -> set[int]:

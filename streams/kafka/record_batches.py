@@ -183,7 +183,8 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
             require_small_headers(opened, header, self._bounds)
             for record in _in_order(batch, header):
                 if record.offset >= self.next_fetch_offset:
-                    check_headers(record.headers, self._bounds)
+                    if record.headers:
+                        check_headers(record.headers, self._bounds)
                     self.next_fetch_offset = record.offset + 1
                     yield self._consumer_record(self._tp, record)
         except Exception as error:  # noqa: BLE001  # as above
@@ -259,9 +260,23 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         return _limit_timestamp(unreadable_record(self._tp.topic, self._tp.partition, first, last, timestamp, raw, error))
 
     def _consumer_record(self, tp: TopicPartition, record: Any) -> ConsumerRecord[Any, Any]:
-        consumer_record = _limit_timestamp(super()._consumer_record(tp, record))
-        is_excessive = isinstance(record.headers, ExcessHeaders)  # aiokafka makes a tuple of them
-        return replace(consumer_record, headers=record.headers) if is_excessive else consumer_record
+        """The record as consumers have it: as aiokafka's own method, in half of its time, and without deserializers."""
+        key, value, headers = record.key, record.value, record.headers
+        return _limit_timestamp(
+            ConsumerRecord(
+                tp.topic,
+                tp.partition,
+                record.offset,
+                record.timestamp,
+                record.timestamp_type,
+                key,
+                value,
+                record.checksum,
+                -1 if key is None else len(key),
+                -1 if value is None else len(value),
+                headers if isinstance(headers, ExcessHeaders) else tuple(headers),
+            )
+        )
 
 
 def _limit_timestamp(record: ConsumerRecord[Any, Any]) -> ConsumerRecord[Any, Any]:
