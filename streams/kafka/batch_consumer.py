@@ -16,6 +16,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import faust
@@ -74,7 +75,7 @@ class PollBatch:
         """Offset of the last record."""
         return int(self.records[-1].offset)
 
-    @property
+    @cached_property
     def n_bytes(self) -> int:
         """Bytes of the keys and values."""
         return sum(len(record.key or b"") + len(record.value or b"") for record in self.records)
@@ -352,22 +353,31 @@ def _split_records(records: Sequence[Any], max_records: int, max_bytes: int) -> 
     """Split records into parts that exceed neither limit; a record whose value alone exceeds ``max_bytes`` is a part of its own.
 
     Values count as the bytes that ordinary ones with as many elements have: a small array of many tiny elements is much work too.
+    Together they are counted in no time, so that they are counted one by one only where they have to be parted.
 
     Example:
         >>> from types import SimpleNamespace as Record
         >>> records = [Record(value=b"x" * size) for size in (3, 3, 9, 1, 1, 1)]
         >>> [len(part) for part in _split_records(records, 2, 6)]
-        [2, 1, 2, 1]
+        [2, 1, 1, 2]
     """
+    for start in range(0, len(records), max_records):
+        part = records[start : start + max_records]
+        if _ordinary_length(b"".join([record.value or b"" for record in part])) <= max_bytes:
+            yield part
+        else:
+            yield from _split_bytes(part, max_bytes)
+
+
+def _split_bytes(records: Sequence[Any], max_bytes: int) -> Iterator[Sequence[Any]]:
     first, size = 0, 0
     for index, record in enumerate(records):
         length = _ordinary_length(record.value or b"")
-        if index > first and (index - first == max_records or size + length > max_bytes):
+        if index > first and size + length > max_bytes:
             yield records[first:index]
             first, size = index, 0
         size += length
-    if len(records):
-        yield records[first:]
+    yield records[first:]
 
 
 def _ordinary_length(value: bytes) -> int:
