@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from uuid import UUID
 
 import numpy as np
@@ -183,31 +182,32 @@ def changes_of_new_heads(
         grid: of each head.
         contributions: shape ``(n, len(SUM_FIELDS))``.
     """
-    series: dict[tuple[str, UUID, str], int] = {}
-    series_of_group = [
-        [series.setdefault((group.line, group.model_id, segment), len(series)) for segment in group.segments if group.model_id]
-        for group in groups
-    ]
-    # one row for each head and each of its series
-    n_series = np.array([len(numbers) for numbers in series_of_group], dtype=np.int64)[group_index]
-    head = np.repeat(np.arange(len(group_index)), n_series)
-    if not len(head):
+    counted = np.array([group.model_id is not None for group in groups], dtype=np.bool_)[group_index]
+    if not counted.any():
         return []
-    series_index = np.array(list(chain.from_iterable(series_of_group[index] for index in group_index.tolist())), dtype=np.int64)
-    names = list(series)
-    by_pane = np.array([segment != ALL_ROWS for _, _, segment in names], dtype=np.bool_)[series_index]
-    start = np.where(by_pane, pane_start(cells, grid.pane_s)[head], cells[head])
-    width = np.where(by_pane, grid.pane_s[head], grid.width_s[head])
-    # one number for each pair of series and start, and from it the rows of each cell
-    starts, start_index = np.unique(start, return_inverse=True)
-    codes, first, cell = np.unique(series_index * len(starts) + start_index, return_index=True, return_inverse=True)
-    sums = sum_groups(contributions[head], cell, len(codes))
-    cell_rows = zip(series_index[first].tolist(), start[first].tolist(), width[first].tolist(), sums, strict=True)
-    return [
-        PaneChange(line, model_id, segment, pane, width_s, total)
-        for number, pane, width_s, total in cell_rows
-        for line, model_id, segment in (names[number],)
-    ]
+    # the sums of each pair of group and cell ...
+    starts, start_index = np.unique(cells[counted], return_inverse=True)
+    codes, first, pair = np.unique(group_index[counted] * len(starts) + start_index, return_index=True, return_inverse=True)
+    sums = sum_groups(contributions[counted], pair, len(codes))
+    # ... are added to the series of the group: few of them, so one by one
+    changes: dict[tuple[str, UUID, str, float, float], Sequence[int]] = {}
+    heads = np.flatnonzero(counted)[first]
+    rows = zip(
+        group_index[heads].tolist(),
+        cells[heads].tolist(),
+        grid.pane_s[heads].tolist(),
+        grid.width_s[heads].tolist(),
+        sums,
+        strict=True,
+    )
+    for number, cell, pane_s, width_s, total in rows:
+        group = groups[number]
+        for segment in group.segments:
+            place = (cell, width_s) if segment == ALL_ROWS else (float(pane_start(cell, pane_s)), pane_s)
+            key = (group.line, cast("UUID", group.model_id), segment, *place)
+            before = changes.get(key)
+            changes[key] = total if before is None else [one + other for one, other in zip(before, total, strict=True)]
+    return [PaneChange(*key, total) for key, total in changes.items()]
 
 
 def merge_changes(first: Iterable[PaneChange], second: Iterable[PaneChange]) -> list[PaneChange]:
