@@ -144,8 +144,8 @@ class WindowState:
             return False
         pane.rows[cell, source] = VersionedSums(row.version, row.sums)
         # The sums are integers, so that replacing a row by adding the difference is exact.
-        change = add_sums([row.sums, negate(previous.sums)])
-        pane.merged = VersionedSums(pane.merged.version - previous.version + row.version, add_sums([pane.merged.sums, change]))
+        change = row.sums if previous is _EMPTY else add_sums([row.sums, negate(previous.sums)])
+        pane.merged = VersionedSums(pane.merged.version - previous.version + row.version, _add(pane.merged.sums, change))
         if row.pane >= self.held_from:
             _change_cell(self._panes[series], cell, change)
         return True
@@ -338,5 +338,10 @@ def _change_cell(panes: _SeriesPanes, cell: _Cell, change: tuple[int, ...]) -> N
     """Add a change to the sums of a cell, and invalidate the detector states from that cell on."""
     if cell not in panes.cells:
         insort(panes.chain, cell)
-    panes.cells[cell] = add_sums([panes.cells.get(cell, _ZEROS), change])
+    panes.cells[cell] = _add(panes.cells.get(cell, _ZEROS), change)
     del panes.detector_states[bisect_left(panes.chain, cell) :]
+
+
+def _add(sums: tuple[int, ...], change: tuple[int, ...]) -> tuple[int, ...]:
+    """The sum of both: a start applies a row to each of very many empty panes."""
+    return change if sums is _ZEROS else add_sums([sums, change])
