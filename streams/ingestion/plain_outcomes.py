@@ -46,6 +46,7 @@ _TEXT, _REAL, _WHOLE = pa.string(), pa.float64(), pa.int32()
 _NEVER_NULL = ("schema_version", "revision", "segment")  # null is no value of these fields, which may be absent
 _UUID_LENGTH = 36
 _LARGEST_CODE = 2**40
+_MANY = 100
 
 
 class _NotPlain(ValueError):
@@ -57,6 +58,8 @@ def decode_plain(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], 
     if not records:
         return None
     try:
+        if len(records) > _MANY:  # where the first one is not plain, the others are hardly worth the attempt
+            _decode(_plain_text(records[:1], bounds))
         return _decode(_plain_text(records, bounds))
     except (_NotPlain, pa.ArrowException, UnicodeDecodeError):
         return None

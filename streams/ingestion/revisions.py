@@ -206,7 +206,7 @@ def changes_of_new_heads(
             place = (cell, width_s) if segment == ALL_ROWS else (float(pane_start(cell, pane_s)), pane_s)
             key = (group.line, cast("UUID", group.model_id), segment, *place)
             before = changes.get(key)
-            changes[key] = total if before is None else [one + other for one, other in zip(before, total, strict=True)]
+            changes[key] = total if before is None else [sum(pair) for pair in zip(before, total, strict=True)]
     return [PaneChange(*key, total) for key, total in changes.items()]
 
 
