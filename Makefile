@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 DATA ?=
 SEED ?= 1
 MINUTES ?= 10
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test extras bench evidence chaos lint format clean
@@ -19,14 +20,14 @@ demo: $(VENV)/.local ## the main job end to end on real Kafka and Postgres (DATA
 	@exec $(BIN)/twinstream demo $(if $(DATA),--data "$(DATA)")
 
 # Whole files in the order of their names: the long ones, which have few tests, come before the unit tests and not one by one at the end.
-# Three on two processors: tests of the whole service wait for a fifth of their time, for timeouts and paced streams.
+# Three WORKERS on two processors: tests of the whole service wait for a fifth of their time, for timeouts and paced streams.
 # Failures are shown when they happen; a test that hangs or ends its process fails, and holds nothing up.
 # One thread for each process, as in the service: waiting OpenMP and BLAS threads spin, and take a third of the processors' time.
 test: export OMP_NUM_THREADS := 1
 test: export OPENBLAS_NUM_THREADS := 1
 test: export PYTHONDONTWRITEBYTECODE := # hundreds of processes import the code
 test: $(VENV)/.dev ## every test, with real Kafka and real Postgres
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --timeout 900 --instafail --durations 25
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --timeout 900 --instafail --durations 25
 
 extras: $(VENV)/.dev ## tests of the extras causal (DoWhy) and feast, each in an environment of its own
 	@deploy/locks/test_extras.sh
