@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import numpy as np
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from schemas.base import Finite, Moment, Name, Probability, Whole
+from schemas.base import Finite, Moment, Name, Probability, Whole, refuse_flags
 from schemas.canonical import NUMBERS, encode_own_fields, encode_shared_fields
 from schemas.event_base import Event
 from schemas.filters import PopulationFilter, canonical_filters
@@ -101,7 +101,7 @@ class SimulationRequest(Event):
     filters: PopulationFilter = PopulationFilter()
     population_id: UUID | None = None
     twin_count: Whole | None = Field(default=None, ge=MIN_TWINS, le=MAX_TWINS)
-    seed: Whole | None = Field(default=None, ge=0, lt=2**63)
+    seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(refuse_flags)] | None = None  # in this order the bound is exact
     confidence_level: Probability = 0.95
     requested_by: str = Field(default="unknown", max_length=200)
     target: str | None = None
