@@ -72,12 +72,12 @@ def rows_by_names(outcomes: OutcomeBatch, rows: Iterable[int]) -> dict[tuple[str
     return grouped
 
 
-def unknown_reason(names: Sequence[str], card: ModelCard, accepted: frozenset[str]) -> str | None:
-    """Why features of these names are refused; None when all are known."""
+def unknown_reason(names: Sequence[str], card: ModelCard, accepted: frozenset[str], compared: int) -> str | None:
+    """Why features of these names are refused, with what comes close to the first ``compared`` of them; None when all are known."""
     unknown = [name for name in names if name not in accepted]
     if not unknown:
         return None
-    close = dict.fromkeys(match for name in unknown for match in _close_names(name, accepted))
+    close = dict.fromkeys(match for name in unknown[:compared] for match in _close_names(name, accepted))
     advice = f"did you mean {', '.join(close)}? " if close else ""
     shown = ", ".join(map(shorten, unknown[:_SHOWN])) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
     return (

@@ -19,6 +19,7 @@ from engine.twins import FeatureGaps
 from sql.dead_letter_store import RefusedRecord
 from sql.feature_count_store import FeatureCount
 from streams.bounds import BoundSettings
+from streams.ingestion import feature_names
 from streams.ingestion.decoding import decode
 from streams.ingestion.feature_names import FeatureUse, count_features
 from streams.ingestion.outcome_batch import parked_element
@@ -250,6 +251,20 @@ def test_unknown_features_are_refused_with_the_names_that_come_close():
     )
     assert refused[1].reason.startswith("unknown features 'shoe_size': ")
     assert "knows decile;" in refused[1].reason
+
+
+def test_names_are_compared_for_the_first_outcomes_of_a_batch_alone(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    compared: list[str] = []
+    monkeypatch.setattr(feature_names, "get_close_matches", lambda name, *_, **__: compared.append(name) or [])
+    values = [with_features(number, {f"shoe_size_{number}_{i}": 43 for i in range(9)}) for number in range(120)]
+
+    _, refused = scored([values])
+
+    assert len(refused) == 120
+    assert "'shoe_size_119_0'" in refused[-1].reason
+    assert len(compared) == 50 * 5
 
 
 @pytest.mark.parametrize("features", [{}, {"decile": None}, {"region": "south"}, {"entity_id": "a"}])
