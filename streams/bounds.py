@@ -20,6 +20,7 @@ __all__ = [
     "BoundSettings",
     "ExcessHeaders",
     "OutOfBounds",
+    "bytes_beside_value",
     "check_array",
     "check_header_count",
     "check_headers",
@@ -117,6 +118,11 @@ def check_size(key: bytes | None, value: bytes | None, bounds: BoundSettings) ->
     """
     _check_length("a value", value or b"", bounds.max_record_bytes, "max_record_bytes")
     _check_length("a key", key or b"", bounds.max_key_bytes, "max_key_bytes")
+
+
+def bytes_beside_value(key: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> int:
+    """Bytes of the key and the headers of a record, which each of its elements has in a row of its own where it is refused."""
+    return len(key or b"") + sum(len(name) + len(value or b"") for name, value in headers)
 
 
 def check_headers(headers: Sequence[tuple[str, bytes | None]], bounds: BoundSettings) -> None:

@@ -42,6 +42,7 @@ from pydantic_core import ErrorDetails
 
 from schemas.base import shorten
 from streams.printable import hide_passwords
+from streams.repeated_keys import require_unique_keys
 
 __all__ = [
     "ContainsNul",
@@ -53,7 +54,7 @@ __all__ = [
     "is_transient",
     "is_waited_for",
     "limit_text",
-    "require_no_nul",
+    "require_clear",
     "setting_of",
     "subject_of",
 ]
@@ -141,15 +142,19 @@ def contains_nul(value: bytes) -> bool:
     return b"\0" in value or b"\\u0000" in value
 
 
-def require_no_nul(value: bytes | None) -> bytes:
+def require_clear(value: bytes | None) -> bytes:
     """Return the value of a record, as no bytes where it has none.
 
     Raises:
         ContainsNul: when the value contains NUL.
+        RepeatedKey: when an object in it has a name twice.
     """
-    if value is not None and contains_nul(value):
+    if value is None:
+        return b""
+    if contains_nul(value):
         raise ContainsNul
-    return value or b""
+    require_unique_keys(value)
+    return value
 
 
 def subject_of(error: BaseException) -> Subject:

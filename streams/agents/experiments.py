@@ -11,7 +11,7 @@ from schemas.base import shorten, utc_time
 from schemas.effect_priors import EFFECTS_METHOD
 from sql.erasure_store import NamesErased
 from sql.experiment_store import DifferentExperiment, outdated_priors, renew_prior, unusable_experiments
-from streams.errors import describe_error, is_waited_for, require_no_nul
+from streams.errors import describe_error, is_waited_for, require_clear
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, start_refusal_counters
@@ -90,7 +90,7 @@ async def _publish(app: TwinApp, effects: EffectsEvent) -> None:
 
 
 async def _process(app: TwinApp, services: Services, record: KafkaRecord) -> None:
-    experiment = ExperimentResult.model_validate_json(require_no_nul(record.value))
+    experiment = ExperimentResult.model_validate_json(require_clear(record.value))
     require_observed(experiment, utc_time(record.timestamp), app.settings.skew_s)
     effects = await update_effects(app.pool, services.simulator, experiment)
     prior = effects.prior

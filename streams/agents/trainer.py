@@ -22,7 +22,7 @@ from cachetools import LRUCache
 from schemas import RetrainEvent
 from sql.ledger import StaleRetrain
 from sql.retrain_store import LostLease, TrainingJob, enqueue, finish, heartbeat, lease_training, put_back
-from streams.errors import describe_error, require_no_nul
+from streams.errors import describe_error, require_clear
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, start_refusal_counters
@@ -131,7 +131,7 @@ class _Trainer:
                 await sweep(self._app.settings, f"{socket.gethostname()}:{os.getpid()}")
 
     async def _store(self, record: KafkaRecord) -> None:
-        event = RetrainEvent.model_validate_json(require_no_nul(record.value))
+        event = RetrainEvent.model_validate_json(require_clear(record.value))
         if event == self._stored_events.get(event.retrain_id):
             return
         await check_retrain(self._app.pool, event)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
@@ -24,6 +24,7 @@ from streams.bounds import (
     DEFAULT_BOUNDS,
     BoundSettings,
     OutOfBounds,
+    bytes_beside_value,
     check_array,
     check_features,
     check_json,
@@ -45,6 +46,7 @@ from streams.ingestion.outcome_batch import (
 from streams.ingestion.outcome_columns import Elements, OutcomeFields, build_columns
 from streams.ingestion.plain_outcomes import decode_plain
 from streams.kafka.parking import UnreadableBytes
+from streams.repeated_keys import RepeatedKey, may_repeat_keys, require_unique_keys
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
@@ -102,16 +104,60 @@ def _decode_records(records: Records, bounds: BoundSettings, refused: list[Refus
 
 
 def _decode_singly(records: Records, bounds: BoundSettings, refused: list[RefusedElement]) -> OutcomeBatch:
+    elements = _read_records(records, bounds, refused, frozenset())
+    if repeated := _with_repeated_keys(records, elements):
+        refused.clear()
+        elements = _read_records(records, bounds, refused, repeated)
+    outcomes, doubtful = build_columns(elements)
+    return _check_doubtful(elements, outcomes, doubtful, records, refused) if doubtful else outcomes
+
+
+def _read_records(records: Records, bounds: BoundSettings, refused: list[RefusedElement], one_by_one: Container[int]) -> Elements:
+    """Read the elements of all records; those of the records in ``one_by_one`` are validated by the model alone."""
     elements = Elements([], [], [], bounds)
     for index, record in enumerate(records):
         try:
             check_size(record.key, record.value, bounds)
             require_bounded(record.headers)
-            _read_record(index, record.value, elements, refused)
+            _check_copies(record, bounds)
+            _read_record(index, record.value, elements, refused, is_valid=index not in one_by_one)
         except OutOfBounds as error:
             refused.append(RefusedElement(index, 0, _refusal_of(error)._replace(whole_record=True)))
-    outcomes, doubtful = build_columns(elements)
-    return _check_doubtful(elements, outcomes, doubtful, records, refused) if doubtful else outcomes
+    return elements
+
+
+def _check_copies(record: ConsumerRecord[bytes | None, bytes | None], bounds: BoundSettings) -> None:
+    """Check the bytes of key and headers times the elements: each refused element of an array has a row with them.
+
+    Raises:
+        OutOfBounds: when they could fill the memory.
+    """
+    value, most = record.value or b"", bounds.max_decompressed_bytes
+    if value[:1] == b"{":
+        return
+    n_bytes = bytes_beside_value(record.key, record.headers)
+    if n_bytes * (value.count(b",") + 1) > most and n_bytes * (n := len(raw_elements(value))) > most:
+        raise OutOfBounds(f"a key and headers of {n_bytes} bytes for each of {n} elements", most, "max_decompressed_bytes")
+
+
+def _with_repeated_keys(records: Records, elements: Elements) -> set[int]:
+    """Index of each record of these elements in which an object has a name twice: the parser has kept the last value of it."""
+    indices = list(dict.fromkeys(elements.record_index))
+    values = [records[index].value or b"" for index in indices]
+    if not may_repeat_keys(values, elements.fields, _OBJECTS):
+        return set()
+    return {index for index, value in zip(indices, values, strict=True) if _repeats_key(value)}
+
+
+_OBJECTS = ("features", "segment")
+
+
+def _repeats_key(value: bytes) -> bool:
+    try:
+        require_unique_keys(value)
+    except RepeatedKey:
+        return True
+    return False
 
 
 def _refusal_of(error: OutOfBounds) -> ElementRefusal:
@@ -189,12 +235,12 @@ _validate_array = TypeAdapter(Annotated[list[OutcomeFields], FailFast()]).valida
 _validate_event = TypeAdapter(OutcomeEvent).validator.validate_json
 
 
-def _read_record(index: int, value: bytes | None, elements: Elements, refused: list[RefusedElement]) -> None:
+def _read_record(index: int, value: bytes | None, elements: Elements, refused: list[RefusedElement], *, is_valid: bool) -> None:
     if value is None or isinstance(value, UnreadableBytes):
         nothing = ElementRefusal("empty", "the record has no value") if value is None else parked_element(value.error)
         refused.append(RefusedElement(index, 0, nothing))
         return
-    if _read_valid(index, value, elements, refused):
+    if is_valid and _read_valid(index, value, elements, refused):
         return
     check_array(value, elements.bounds)
     for element_index, raw in enumerate(raw_elements(value)):
@@ -245,10 +291,13 @@ def _validate_by_model(raw: bytes, bounds: BoundSettings) -> OutcomeFields | Ele
         return ElementRefusal("json", str(ContainsNul()))
     try:
         check_json(raw, bounds)
+        require_unique_keys(raw)
         event = _validate_event(raw)
         check_features(event.features, bounds)
     except OutOfBounds as error:
         return _refusal_of(error)
+    except RepeatedKey as error:
+        return ElementRefusal("json", describe_error(error), type(error).__name__)
     except ValidationError as error:
         kind = "json" if error.errors(include_url=False)[0]["type"] == "json_invalid" else "invalid"
         return ElementRefusal(kind, describe_error(error), type(error).__name__)

@@ -25,7 +25,7 @@ from pyarrow import json as arrow_json
 from schemas import TWIN_TYPES
 from schemas.arrays import Floats, Integers, Octets
 from schemas.catalogue_in_effect import catalogue_in_effect
-from streams.bounds import BoundSettings, ExcessHeaders
+from streams.bounds import BoundSettings, ExcessHeaders, bytes_beside_value
 from streams.ingestion.iso_times import parse_times
 from streams.ingestion.outcome_batch import Entity, OutcomeBatch, SharedFields
 from streams.ingestion.outcome_columns import (
@@ -84,6 +84,8 @@ def _plain_text(records: Sequence[ConsumerRecord[bytes | None, bytes | None]], b
         lines, counts = zip(*map(_lines, values), strict=True)
         text, n_elements = b"\n".join(lines), np.array(counts, dtype=np.int64)
         _require(int(n_elements.max()) <= bounds.max_array_elements)
+        copied = [bytes_beside_value(record.key, record.headers) * n for record, n in zip(records, counts, strict=True) if n > 1]
+        _require(max(copied, default=0) <= bounds.max_decompressed_bytes)
     _require(text.isascii() and b"\\" not in text and b"\0" not in text)
     return _Text(text, n_elements)
 

@@ -21,6 +21,7 @@ from streams.kafka.parking import FIRST_OFFSET_HEADER, ParkRequested, first_offs
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
 from streams.kafka.topics import DEAD_LETTERS
 from streams.metrics import PARKED, REFUSED, start_at_zero
+from streams.repeated_keys import RepeatedKey
 from streams.retries import report_failure
 
 __all__ = [
@@ -59,7 +60,12 @@ DEAD_LETTER_HEADERS = {
 }
 """Headers that a dead letter has in addition to those of its record, with their descriptions."""
 
-COMMON_KINDS: dict[type[Exception], str] = {ValidationError: "invalid", ContainsNul: "json", OutOfBounds: "bound"}
+COMMON_KINDS: dict[type[Exception], str] = {
+    ValidationError: "invalid",
+    ContainsNul: "json",
+    RepeatedKey: "json",
+    OutOfBounds: "bound",
+}
 """Kinds of the errors that a record of any topic can be refused for."""
 
 _OWN_HEADERS = DEAD_LETTER_HEADERS.keys() | {REPLAY_OF_HEADER, UNPARSED_HEADERS, FIRST_OFFSET_HEADER}

@@ -16,7 +16,7 @@ from schemas.events import EVERY_LINE, MAX_MESSAGE_ROWS, SUM_FIELDS
 from sql.source_position_store import count_elements, source_watermarks
 from sql.window_store import aged_horizon, stored_rows
 from streams.bounds import BoundSettings, check_json, check_size
-from streams.errors import require_no_nul
+from streams.errors import require_clear
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 
@@ -43,7 +43,7 @@ def decode_sums(key: bytes | None, value: bytes | None, bounds: BoundSettings) -
     check_size(key, value, bounds)
     least = {name: size for name, size in _OWN_SIZES.items() if getattr(bounds, name) < size}
     check_json(value or b"", bounds.model_copy(update=least) if least else bounds)
-    return FidelityErrors.model_validate_json(require_no_nul(value))
+    return FidelityErrors.model_validate_json(require_clear(value))
 
 
 class ForgedSums(ValueError):

@@ -14,7 +14,7 @@ from schemas import TWIN_TYPES, SimulationRequest, TwinType
 from schemas.base import shorten
 from schemas.clinical_terms import clinical_term
 from schemas.events import MAX_ALTERNATIVES, MAX_TWINS, MIN_TWINS, canonical_digest
-from streams.errors import describe_error, require_no_nul
+from streams.errors import describe_error, require_clear
 from streams.settings import MAX_FILTER_VALUES
 
 __all__ = ["DecodedRequest", "UnreadableRequest", "decode_request", "find_simulation_id"]
@@ -59,7 +59,7 @@ def decode_request(value: bytes | None, *, max_filter_values: int = MAX_FILTER_V
     if reason is not None:
         return DecodedRequest(simulation_id, hashlib.sha256(value or b"").digest(), None, reason)
     try:
-        request = SimulationRequest.model_validate_json(require_no_nul(value))
+        request = SimulationRequest.model_validate_json(require_clear(value))
     except ValueError as error:
         return DecodedRequest(simulation_id, hashlib.sha256(value or b"").digest(), None, describe_error(error))
     if not _LOWEST_LEVEL <= request.confidence_level <= _HIGHEST_LEVEL:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from schemas import ExperimentResult, RetrainEvent
 from streams.bounds import OutOfBounds, check_message
-from streams.errors import ContainsNul, require_no_nul
+from streams.errors import ContainsNul, require_clear
 from streams.ingestion.decoding import decode
 from streams.ingestion.scoring import score
 from streams.ingestion.scoring_context import ScoringContext
@@ -54,11 +54,11 @@ def process(record: HostileRecord, offset: int) -> None:
         case "simulation-requests":
             decode_request(record.value)
         case "experiment-results":
-            experiment = ExperimentResult.model_validate_json(require_no_nul(record.value))
+            experiment = ExperimentResult.model_validate_json(require_clear(record.value))
             require_observed(experiment, NOW, SETTINGS.skew_s)
             require_plausible(experiment)
         case "retrain-events":
-            RetrainEvent.model_validate_json(require_no_nul(record.value))
+            RetrainEvent.model_validate_json(require_clear(record.value))
 
 
 @pytest.mark.parametrize("seed", range(2))

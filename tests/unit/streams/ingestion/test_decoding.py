@@ -324,6 +324,7 @@ def test_a_batch_of_the_log_that_cannot_be_read_is_parked_with_its_bytes():
     assert raw_elements(unreadable.value) == [raw]
 
 
+MEBIBYTE = 2**20
 BOUNDS = BoundSettings(max_array_elements=3, max_record_bytes=3000)
 SHORT = BoundSettings(max_features=2, max_name_length=20)
 
@@ -331,6 +332,31 @@ SHORT = BoundSettings(max_features=2, max_name_length=20)
 def bounded(*values: Any, bounds: BoundSettings = BOUNDS) -> Any:
     records = [record(number, value) for number, value in enumerate(values)]
     return decode(PollBatch(TOPIC, 0, 0, records), SKEW_S, bounds)
+
+
+def test_an_array_whose_refused_elements_would_copy_large_headers_is_refused_as_a_whole():
+    headers = (("trace", b"x" * 40_000), ("empty", None))
+    few, many = record(0, [1, outcome(0)]), record(1, [1, *(outcome(number) for number in range(1, 30))])
+    flat, valid = record(2, outcome(40)), record(3, [outcome(number) for number in range(50, 80)])
+    decoded = decode(
+        PollBatch(TOPIC, 0, 0, [dataclasses.replace(item, headers=headers) for item in (few, many, flat, valid)]),
+        SKEW_S,
+        BoundSettings(max_decompressed_bytes=MEBIBYTE),
+    )
+
+    assert decoded.outcomes.record_index.tolist() == [0, 2]
+    assert [(item.record_index, item.refusal.kind, item.refusal.whole_record) for item in decoded.refused] == [
+        (0, "invalid", False),
+        (1, "bound", True),
+        (3, "bound", True),
+    ]
+    (alone,) = decode(
+        PollBatch(TOPIC, 0, 0, [dataclasses.replace(valid, headers=headers)]),
+        SKEW_S,
+        BoundSettings(max_decompressed_bytes=MEBIBYTE),
+    ).refused
+    assert alone.refusal.kind == "bound", "also where all of its elements are plain"
+    assert "40013 bytes for each of 30 elements exceeds 1048576, TWIN_MAX_DECOMPRESSED_BYTES" in decoded.refused[1].refusal.reason
 
 
 def test_an_array_of_too_many_elements_is_refused_as_a_whole_with_its_bytes():
