@@ -27,6 +27,7 @@ from engine.effects import (
     Groups,
     ParameterDraws,
     PreparedTwins,
+    TwinFactors,
     average_change,
     best_choice,
     better_alternative_text,
@@ -52,7 +53,6 @@ from engine.effects import (
     standard_deviation,
     subgroup_effects,
     summary,
-    sums_by_group,
     unknown_base,
 )
 from schemas.arrays import Flags, Floats, require_finite
@@ -288,7 +288,7 @@ class SimulationEngine:
             raise ValueError(f"{len(effects)} results and {len(grouping.codes)} groups: one group per result is needed")
         require_finite("results", effects)
         scale = 1.0 + UNCALIBRATED_SPREAD * normal_draws(1, self.n_draws, self.seed, "scale")[0]
-        draws = EffectDraws(effects, np.zeros((0, len(effects))), scale, np.zeros((0, self.n_draws)))
+        draws = EffectDraws(TwinFactors(effects, np.zeros((0, len(effects)))), scale, np.zeros((0, self.n_draws)))
         return self._by_dimension({"group": grouping}, draws, lambda _dimension, _level: True)
 
     @property
@@ -315,8 +315,7 @@ class SimulationEngine:
         """Draws of the base effect scaled to this dose; all doses of one intervention share their dose draws."""
         dose = draw_dose(intervention, self.n_draws, self.seed, base.contacts, base.weeks, base.intensity, learned)
         return EffectDraws(
-            design.factors(intervention.channel, learned),
-            design.terms,
+            design.twin_factors(intervention.channel, learned),
             base.effect * dose_response(intervention, dose),
             design.deviations(intervention.channel, self.n_draws, self.seed, learned),
         )
@@ -340,7 +339,7 @@ class SimulationEngine:
         nonempty = {name: groups for name, groups in groupings.items() if groups.labels}
         if not nonempty:
             return EffectHeterogeneity(by_dimension=dict.fromkeys(groupings, ()))
-        n, group_draws = draws.by_group(sums_by_group(list(nonempty.values()), draws.moments()), self.seed)
+        n, group_draws = draws.by_group(draws.twins.sums(list(nonempty.values())), self.seed)
         labels = [(name, label) for name, groups in nonempty.items() for label in groups.labels]
         if (spreads := np.array([spread(*label) for label in labels])).any():
             own = normal_draws(1, self.n_draws, self.seed, "levels in one campaign") * draws.average.mean()
@@ -361,7 +360,7 @@ class SimulationEngine:
 
     def _required_sample_size(self, mask: Flags, spread: OutcomeSpread | None) -> dict[str, Any]:
         """Size of a real experiment that detects ``min_effect_threshold``; the reason under ``missing`` where it is undefined."""
-        per_effect, outcome_sd = np.abs(self._twins.per_effect[mask]), spread.sd if spread else self._outcome_sd(mask)
+        per_effect, outcome_sd = np.abs(self._per_effect(mask)), spread.sd if spread else self._outcome_sd(mask)
         per_effect = per_effect[np.isfinite(per_effect)]
         if outcome_sd is None:
             return {"missing": f"these twins have no drawn {self._target.name}, so its variance is unknown"}
@@ -382,13 +381,17 @@ class SimulationEngine:
         """Of the outcomes of the real rows within the filters; None where it is unknown."""
         return self.population.spread_within(conditions(self.population.twin_type, filters, self.population.own_features))
 
+    def _per_effect(self, mask: Flags) -> Floats:
+        """Change of each of these twins' outcome for an effect of 1; all twins have the same array at each call."""
+        return self._twins.per_effect if mask.all() else self._twins.per_effect[mask]
+
     def _outcome_sd(self, mask: Flags) -> float | None:
         """Standard deviation of the drawn outcomes, in the unit of the target; None where these twins have none."""
-        name, frame = self._target.name, self.population.frame
-        return standard_deviation(frame[name].to_numpy(dtype=float)[mask]) if name in frame else None
+        outcomes = self._twins.outcomes
+        return self._twins.outcome_sd if outcomes is None or mask.all() else standard_deviation(outcomes[mask])
 
     def _change(self, draws: EffectDraws, mask: Flags) -> OutcomeChange | None:
-        average = average_change(draws, self._twins.per_effect[mask], self.confidence_level)
+        average = average_change(draws, self._per_effect(mask), self.confidence_level)
         if average is None:
             return None
         estimate, lower, upper = average

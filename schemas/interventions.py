@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated
 
@@ -134,7 +135,12 @@ def moderator_level(level: object) -> str:
     >>> moderator_level("Early Adopters"), moderator_level(" Hematology/Oncology ")
     ('early_adopter', 'hematology_oncology')
     """
-    return re.sub(r"[^a-z0-9]+", "_", str(level).lower()).strip("_").removesuffix("s")
+    return _level_of(str(level))
+
+
+@lru_cache(maxsize=1024)
+def _level_of(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_").removesuffix("s")
 
 
 @dataclass(frozen=True)

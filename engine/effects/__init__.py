@@ -35,8 +35,9 @@ from engine.effects.sample_size import (
     required_sample_size,
     two_sample,
 )
-from engine.effects.subgroups import Groups, group_by_level, subgroup_effects, sums_by_group
+from engine.effects.subgroups import Groups, group_by_level, subgroup_effects
 from engine.effects.track_record import ComparedSimulation, compute_track_record
+from engine.effects.twin_factors import TwinFactors
 
 __all__ = [
     "NOTHING_LEARNED",
@@ -52,6 +53,7 @@ __all__ = [
     "Recommendation",
     "SampleSize",
     "Summary",
+    "TwinFactors",
     "achieved_power",
     "adjustable_correlation",
     "average_change",
@@ -87,7 +89,6 @@ __all__ = [
     "standard_deviation",
     "subgroup_effects",
     "summary",
-    "sums_by_group",
     "surprise",
     "two_sample",
     "typical_dose",

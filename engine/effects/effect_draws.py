@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import numpy as np
 from engine.effects.effect_model import weighted_sum
 from engine.effects.normal_draws import normal_draws
 from engine.effects.subgroups import shrinkage
+from engine.effects.twin_factors import TwinFactors
 from schemas.arrays import Floats
 
 __all__ = ["FEW_REAL_ROWS", "EffectDraws"]
@@ -24,8 +25,7 @@ class EffectDraws:
     """Factors of twins and draws of parameters, from which effects are computed.
 
     Attributes:
-        factors: each twin's factor at the mean coefficients, ``(n,)``.
-        terms: moderators of the twins, ``(p, n)``.
+        twins: their factors at the mean coefficients, and their moderators.
         scale: draws of base effect times dose, ``(n_draws,)``.
         deviations: draws of the coefficients' deviations from their means, ``(p, n_draws)``.
         real_rows: that the twins are based on; None where the number is unknown. With fewer than 200 the twins' factors are those
@@ -33,29 +33,21 @@ class EffectDraws:
         seed: of that error: the same for all interventions on the same twins.
     """
 
-    factors: Floats
-    terms: Floats
+    twins: TwinFactors
     scale: Floats
     deviations: Floats
     real_rows: float | None = None
     seed: int = 0
 
-    def moments(self) -> Iterator[Floats]:
-        """Per twin the terms that all averages are sums of: 1, its factor, the squared factor, the factor times each moderator.
-
-        The arrays ``(n,)`` are yielded one after another, the later ones in the same memory.
-        """
-        yield np.ones(len(self.factors))
-        yield self.factors
-        product = np.square(self.factors)
-        yield product
-        for term in self.terms:
-            yield np.multiply(self.factors, term, out=product)
+    @property
+    def factors(self) -> Floats:
+        """Each twin's factor at the mean coefficients, ``(n,)``."""
+        return self.twins.factors
 
     @cached_property
     def average(self) -> Floats:
         """Average effect under each draw, shape ``(n_draws,)``."""
-        _, level, square, *slopes = [moment.mean() for moment in self.moments()]
+        level, square, *slopes = self.twins.means
         draws = np.asarray(self.scale * (level + weighted_sum(self.deviations, np.array(slopes))))
         error = float(self._row_error(np.array([self._within(square, level)]), np.ones(1))[0])
         return draws + error * normal_draws(1, len(self.scale), self.seed, "real rows")[0] if 0.0 < error < np.inf else draws
@@ -77,11 +69,11 @@ class EffectDraws:
     def expected(self) -> Floats:
         """Expected effect on each twin, shape ``(n,)``."""
         slopes = np.mean(self.deviations * self.scale, axis=1)
-        return np.asarray(self.factors * (self.scale.mean() + weighted_sum(self.terms, slopes)))
+        return np.asarray(self.factors * (self.scale.mean() + weighted_sum(self.twins.terms, slopes)))
 
     def by_twin(self, rows: slice) -> Floats:
         """Effect on each twin of these rows under each draw, shape ``(rows, n_draws)``."""
-        effects = self.terms[:, rows].T @ self.deviations
+        effects = self.twins.terms[:, rows].T @ self.deviations
         effects += 1.0
         effects *= self.scale
         effects *= self.factors[rows, None]

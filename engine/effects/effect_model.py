@@ -12,7 +12,7 @@ in the draws: averages of the design over twins are computed once, and the cost 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ import pandas as pd
 from engine.effects.base_effect import with_responses, with_tails
 from engine.effects.learned_parameters import CHANNEL, NOTHING_LEARNED, ParameterDraws
 from engine.effects.normal_draws import normal_draws
+from engine.effects.twin_factors import TwinFactors
 from schemas.arrays import Flags, Floats
 from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.columns import Columns
@@ -61,6 +62,7 @@ __all__ = [
 ]
 
 
+_FACTORS_IN_MEMORY = 8
 _MAX_DEVIATION = 4.0  # spreads from its centre at which the influence of a feature is capped
 _WEEKS_PER_MONTH = 52 / 12
 
@@ -241,6 +243,7 @@ class Design:
     coefficients: tuple[Uncertain, ...]
     channels: tuple[frozenset[Channel], ...]
     levels: tuple[tuple[str, str], ...] = ()
+    _factors: dict[bytes, TwinFactors] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def select(self, mask: Flags) -> Design:
         """The design of the twins where ``mask`` ``(n,)`` is true."""
@@ -262,7 +265,21 @@ class Design:
 
     def factors(self, channel: str, learned: ParameterDraws = NOTHING_LEARNED) -> Floats:
         """Each twin's factor at the mean coefficients, shape ``(n,)``."""
-        return np.asarray(np.exp(weighted_sum(self.terms, self.coefficients_of(channel, learned)[0])))
+        return self.twin_factors(channel, learned).factors
+
+    def twin_factors(self, channel: str, learned: ParameterDraws = NOTHING_LEARNED) -> TwinFactors:
+        """The factors with what follows from them; those of the last few mean coefficients are kept."""
+        mean = self.coefficients_of(channel, learned)[0]
+        if (key := mean.tobytes()) not in self._factors:
+            while len(self._factors) >= _FACTORS_IN_MEMORY:
+                self._factors.pop(next(iter(self._factors)), None)
+            self._factors[key] = TwinFactors(np.asarray(np.exp(weighted_sum(self.terms, mean))), self.terms)
+        return self._factors[key]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the terms and of the factors in memory."""
+        return self.terms.nbytes + sum(twins.n_bytes for twins in list(self._factors.values()))
 
     def deviations(self, channel: str, n_draws: int, seed: int, learned: ParameterDraws = NOTHING_LEARNED) -> Floats:
         """Draws of the coefficients' deviations from their means, shape ``(p, n_draws)``; a term has the same in every design."""

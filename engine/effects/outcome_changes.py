@@ -43,7 +43,7 @@ def average_change(draws: EffectDraws, per_effect: Floats, confidence_level: flo
     has_base = np.isfinite(per_effect)
     if not has_base.any():
         return None
-    changes = replace(draws, factors=draws.factors * np.where(has_base, per_effect, 0.0)).average / has_base.mean()
+    changes = replace(draws, twins=draws.twins.times(per_effect)).average / has_base.mean()
     lower, upper = interval(changes, confidence_level).tolist()
     return float(changes.mean()), lower, upper
 

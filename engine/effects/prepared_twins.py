@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from engine.effects.effect_model import Design, build_design
+from engine.effects.intervals import standard_deviation
 from engine.effects.outcome_changes import change_per_effect
 from engine.effects.subgroups import Groups, group_by_level
 from schemas.arrays import Floats
@@ -43,11 +44,22 @@ class PreparedTwins:
         target = TWIN_TYPES[self.population.twin_type].target(self.population.target)
         return change_per_effect(target, self.population.frame)
 
+    @cached_property
+    def outcomes(self) -> Floats | None:
+        """The drawn outcomes, in the unit of the target, ``(n,)``; None where these twins have none."""
+        name, frame = self.population.target, self.population.frame
+        return frame[name].to_numpy(dtype=float) if name in frame else None
+
+    @cached_property
+    def outcome_sd(self) -> float | None:
+        """Standard deviation of the drawn outcomes; None where these twins have none."""
+        return None if self.outcomes is None else standard_deviation(self.outcomes)
+
     @property
     def n_bytes(self) -> int:
         """Bytes of the twins and of what has been derived from them."""
         codes = sum(groups.codes.nbytes for groups in self.groups.values())
-        designs = sum(design.terms.nbytes for design in self._designs.values())
+        designs = sum(design.n_bytes for design in self._designs.values())
         return self._frame_bytes + designs + 2 * codes + self.per_effect.nbytes  # the columns keep the codes of their levels too
 
     @cached_property

@@ -6,6 +6,7 @@ The variance of simulated effects is not used: it does not measure how outcomes 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from scipy.special import ndtri, stdtrit
@@ -46,6 +47,7 @@ class SampleSize(NamedTuple):
         return self.n_treated + self.n_control
 
 
+@lru_cache(maxsize=256)  # simulations on the same twins ask for the same sizes
 def two_sample(
     effect: float,
     outcome_sd: float,

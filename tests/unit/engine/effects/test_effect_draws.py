@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.effects import EffectDraws
+from engine.effects import EffectDraws, TwinFactors
 from engine.effects.effect_draws import FEW_REAL_ROWS
 
 DRAWS = 4000
@@ -11,8 +11,8 @@ DRAWS = 4000
 
 def draws_of(factors: np.ndarray, real_rows: float | None, seed: int = 0, effect: float = 0.1) -> EffectDraws:
     """Draws of an effect that is known exactly: only the twins' factors vary."""
-    nothing = np.zeros((0, len(factors))), np.full(DRAWS, effect), np.zeros((0, DRAWS))
-    return EffectDraws(factors, *nothing, real_rows=real_rows, seed=seed)
+    twins = TwinFactors(factors, np.zeros((0, len(factors))))
+    return EffectDraws(twins, np.full(DRAWS, effect), np.zeros((0, DRAWS)), real_rows=real_rows, seed=seed)
 
 
 def test_the_average_over_few_real_rows_has_the_standard_error_of_their_mean() -> None:
@@ -41,7 +41,7 @@ def test_a_group_of_few_real_rows_is_wider_by_their_standard_error_and_a_large_o
     rng = np.random.default_rng(3)
     factors = np.concatenate([rng.normal(1.0, 0.3, 9_800), rng.normal(3.0, 0.3, 200)])
     is_small = np.arange(10_000) >= 9_800
-    sums = [np.array([[0.0, row[~is_small].sum(), row[is_small].sum()] for row in draws_of(factors, None).moments()])]
+    sums = [np.array([[0.0, row[~is_small].sum(), row[is_small].sum()] for row in draws_of(factors, None).twins.moments()])]
     plain, widened = (draws_of(factors, rows).by_group(sums, 0)[1].var(axis=1) for rows in (None, 2000))
     added = widened - plain
     assert added[1] == pytest.approx(0.01 * factors[is_small].var() / (2000 * 0.02), rel=0.06)
