@@ -181,6 +181,20 @@ class TwinModel:
             EmptyFilter: when no real row satisfies the filters; it names the condition to drop.
             ValueError: for an impossible ``n``, or a filter on a column that these twins lack.
         """
+        population, encoded = self._draw_population(n, filters, seed, expires_at)
+        frame = population.frame
+        expected, lower, upper = self._with_interval(frame[BEHAVIOUR].to_numpy(), encoded, frame, INTERVAL_LEVEL)
+        frame = frame.assign(**{BEHAVIOUR: expected, LOWER: lower, UPPER: upper})
+        return population.model_copy(update={"frame": frame})
+
+    def draw_population(self, n: int, filters: Filters = None, seed: int = 0) -> TwinPopulation:
+        """The same twins as :meth:`generate`, without the intervals of their outcomes: no simulation reads them."""
+        return self._draw_population(n, filters, seed)[0]
+
+    def _draw_population(
+        self, n: int, filters: Filters, seed: int, expires_at: datetime | None = None
+    ) -> tuple[TwinPopulation, Floats]:
+        """Twins without intervals, and their encoded features ``(n, p)``."""
         if not 1 <= n <= MAX_TWINS:
             raise ValueError(f"n is {n}: 1 to {MAX_TWINS:,} twins can be generated at once")
         rng, allowed = (
@@ -188,9 +202,8 @@ class TwinModel:
             self._predicates(conditions(self.card.twin_type, filters, self.card.own_features)),
         )
         sampled, encoded, expected = _draw_twins(self.joint, self.ratio, self.outcome, self.adjustment, n, rng, allowed)
-        _, lower, upper = self._with_interval(expected, encoded, sampled.frame, INTERVAL_LEVEL)
         canonical = canonical_filters(self.card.twin_type, filters)
-        return TwinPopulation(
+        population = TwinPopulation(
             population_id=self.population_id(n, filters, seed),
             model_id=self.card.model_id,
             name=f"{self.card.line} twins",
@@ -202,8 +215,9 @@ class TwinModel:
             realism=None if canonical else self.card.metrics.realism,
             expires_at=expires_at,
             model=self.card,
-            frame=sampled.frame.assign(**{BEHAVIOUR: expected, LOWER: lower, UPPER: upper}),
-        ).measured_by(TrainingOutcomes(self.joint, self.adjustment.expected))
+            frame=sampled.frame.assign(**{BEHAVIOUR: expected}),
+        )
+        return population.measured_by(TrainingOutcomes(self.joint, self.adjustment.expected)), encoded
 
     def assess(self, filters: Filters = None, seed: int = 0, n_jobs: int = 1) -> RealismReport:
         """Assess the realism of twins that satisfy the filters: train without some rows and compare with them. Takes seconds.

@@ -15,7 +15,7 @@ from sql.twin_repository import TwinRepository
 from streams.child_process import end_with_parent, install_catalogue, limit_memory
 from streams.errors import describe_error, is_waited_for
 from streams.registry import read_parts
-from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, prepare_twins, simulate_population
+from streams.simulation.computation import COMPUTATION_REFUSALS, draw_population, prepare_twins, simulate_population
 from streams.simulation.simulation_process import COMPUTING, MODEL_FOLDER, RESULT_FILE, SPEC_FILE, SimulationSpec
 
 _NICENESS = 5  # small requests, and all other roles, come first
@@ -51,7 +51,7 @@ def _population(spec: SimulationSpec, folder: Path) -> TwinPopulation:
         return population
     model = TwinModel.from_parts(read_parts(folder / MODEL_FOLDER, spec.model_sha256))
     _report_computing()
-    return generate_population(model, spec.recipe)
+    return draw_population(model, spec.recipe)
 
 
 def _report_computing() -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "DeadlineExceeded",
     "MissingFeature",
     "build_engine",
+    "draw_population",
     "generate_population",
     "prepare_twins",
     "require_features",
@@ -52,6 +53,12 @@ def generate_population(model: TwinModel, recipe: Recipe) -> TwinPopulation:
     """
     require_features(model.card, recipe.filters)
     return model.generate(recipe.twin_count, recipe.filters, recipe.seed)
+
+
+def draw_population(model: TwinModel, recipe: Recipe) -> TwinPopulation:
+    """The population of a recipe without the intervals of outcomes, which no simulation reads; raises the same errors."""
+    require_features(model.card, recipe.filters)
+    return model.draw_population(recipe.twin_count, recipe.filters, recipe.seed)
 
 
 def prepare_twins(population: TwinPopulation) -> PreparedTwins:

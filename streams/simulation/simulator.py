@@ -45,6 +45,7 @@ from streams.simulation.computation import (
     DeadlineExceeded,
     MissingFeature,
     build_engine,
+    draw_population,
     generate_population,
     prepare_twins,
     require_features,
@@ -162,17 +163,21 @@ class Simulator:
             return None
         priors = await self.priors(pins, pins.request)
         with in_effect(pins.catalogue):
-            return await asyncio.to_thread(_simulated_twins, await self._load_twins(pins), priors, pins.request)
+            return await asyncio.to_thread(
+                _simulated_twins, await self._load_twins(pins, generate_population), priors, pins.request
+            )
 
     async def _prepare(self, pins: Pins) -> Callable[[], PreparedTwins]:
         """Load what the twins of a run are made of, unless they are in memory; returns a function that prepares them."""
         cached = self._cache.get(pins)
         if cached is not None:
             return lambda: cached
-        load = await self._load_twins(pins)
+        load = await self._load_twins(pins, draw_population)
         return lambda: prepare_twins(load())
 
-    async def _load_twins(self, pins: Pins) -> Callable[[], TwinPopulation]:
+    async def _load_twins(
+        self, pins: Pins, generate: Callable[[TwinModel, Recipe], TwinPopulation]
+    ) -> Callable[[], TwinPopulation]:
         """Load the stored population of a run, or the model that generates it; returns a function that computes the population."""
         recipe, model_id = pins.recipe, pins.model_id
         if recipe is None or model_id is None:
@@ -180,7 +185,7 @@ class Simulator:
         if pins.stored:
             population = await self._repository.load_population(recipe.population_id)
             return lambda: population
-        return partial(generate_population, await self._models.load(model_id), recipe)
+        return partial(generate, await self._models.load(model_id), recipe)
 
     async def _within_deadline(self, computation: Callable[[], T]) -> T:
         """Compute on a worker thread; a thread cannot be ended, so after the deadline it computes to its end unheeded."""

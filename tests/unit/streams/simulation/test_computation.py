@@ -14,9 +14,16 @@ from engine import SimulationEngine
 from engine.twins import TwinModel
 from schemas import RealismReport, SimulationRequest, SimulationResult, TwinType
 from schemas.filters import canonical_filters
+from schemas.twin_models import LOWER, UPPER
 from sql.simulation_store import Recipe
 from streams.simulation import decode_request
-from streams.simulation.computation import COMPUTATION_REFUSALS, generate_population, prepare_twins, simulate_population
+from streams.simulation.computation import (
+    COMPUTATION_REFUSALS,
+    draw_population,
+    generate_population,
+    prepare_twins,
+    simulate_population,
+)
 from tests.models import hcp_model
 from tests.request_bodies import bodies
 
@@ -47,6 +54,14 @@ def test_a_request_is_computed_or_refused_with_a_reason(model: TwinModel, body: 
         return
     stored = json.loads(json.dumps(result.model_dump(mode="json"), allow_nan=False))
     assert SimulationResult.model_validate(stored) == result
+
+
+def test_twins_without_intervals_are_those_with_intervals_and_have_the_same_result(model: TwinModel) -> None:
+    request, recipe = SimulationRequest.model_validate(REQUEST), Recipe(UUID(int=1), 300, 3, {"min_decile": 3})
+    drawn, generated = draw_population(model, recipe), generate_population(model, recipe)
+    assert set(generated.frame) - set(drawn.frame) == {LOWER, UPPER}
+    pd.testing.assert_frame_equal(drawn.frame, generated.frame[list(drawn.frame)])
+    assert simulate_population(prepare_twins(drawn), {}, request) == simulate_population(prepare_twins(generated), {}, request)
 
 
 def test_an_answer_warns_of_the_realism_in_the_card_whatever_is_known_of_its_twins_later(model: TwinModel) -> None:
