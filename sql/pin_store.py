@@ -40,6 +40,7 @@ WITH new AS (
         simulation_id uuid, population_id uuid, line text, model_id uuid, effects_version integer, effects_method integer,
         thresholds_version integer, compared jsonb, body_hash text, request jsonb, catalogue_version integer,
         is_new boolean, name text, twin_count integer, filters jsonb, seed bigint, expires_at timestamptz)
+    WHERE NOT EXISTS (SELECT FROM simulation_runs r WHERE r.simulation_id = n.simulation_id)
 ), populations AS (
     INSERT INTO twin_populations AS p (population_id, model_id, name, twin_count, filters_applied, seed, expires_at,
                                        catalogue_version)
@@ -115,16 +116,12 @@ async def pin_all(connection: Connection, requests: Sequence[NewRequest], recipe
     Returns:
         For each its pins, or those that were stored before; or why it is not pinned.
     """
-    pinned = await _stored(connection, requests)
-    new = [item for item in requests if item.request.simulation_id not in pinned]
-    if new:
-        inputs = await _read_inputs(connection, new)
-        drawn_up = {item.request.simulation_id: inputs.pins(item.request, recipe) for item in new}
-        pinned |= drawn_up
-        rows = [_row(pins, item) for item in new if isinstance(pins := drawn_up[item.request.simulation_id], Pins)]
-        stored = {row["simulation_id"] for row in await connection.fetch(PIN, rows)} if rows else set()
-        if len(stored) < len(rows):  # a concurrent transaction was first
-            pinned |= await _stored(connection, [item for item in new if item.request.simulation_id not in stored])
+    inputs = await _read_inputs(connection, requests)
+    pinned = {item.request.simulation_id: inputs.pins(item.request, recipe) for item in requests}
+    rows = [_row(pins, item) for item in requests if isinstance(pins := pinned[item.request.simulation_id], Pins)]
+    new = {row["simulation_id"] for row in await connection.fetch(PIN, rows)} if rows else set()
+    if len(new) < len(requests):  # what was pinned before holds, whatever has changed since
+        pinned |= await _stored(connection, [item for item in requests if item.request.simulation_id not in new])
     return [pinned[item.request.simulation_id] for item in requests]
 
 

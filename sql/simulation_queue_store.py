@@ -10,15 +10,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 from uuid import UUID
 
 from schemas.events import SimulationAnswer
 from sql.database import Database, transaction
-from sql.simulation_store import DifferentBody, NewAnswer, finish_within
+from sql.simulation_store import NewAnswer, answer_values, find_runs, read_answers, without_erased
 
 __all__ = [
     "LANES",
@@ -45,20 +46,48 @@ LANES: tuple[Lane, ...] = ("small", "large")
 MAX_TRIES = 3
 """Number of workers that may start a computation without finishing it."""
 
-# A request starts at the tag that its lane has reached, or where the last request of its flow ends.
-ENQUEUE = """
-INSERT INTO simulation_queue (simulation_id, lane, flow, work, model_id, start_tag)
-SELECT $1, $2, $3, $4, $5, greatest(
-    (SELECT reached FROM simulation_lanes WHERE lane = $2),
-    (SELECT start_tag + work FROM simulation_queue WHERE lane = $2 AND flow = $3 ORDER BY start_tag DESC LIMIT 1))
-ON CONFLICT (simulation_id) DO NOTHING"""
+_NOBODY: Mapping[Lane, str] = MappingProxyType({})
+
+_DUE = """
+due_at <= clock_timestamp() AND (holder IS NULL OR heartbeat_at < clock_timestamp() - make_interval(secs => {lease_s}))"""
+
+# A request starts at the tag that its lane has reached, or where the last request of its flow ends. Its holder leases it at once,
+# unless another one waits in the lane.
+ENQUEUE = f"""
+WITH new AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[])
+        WITH ORDINALITY AS n (simulation_id, lane, flow, work, model_id, holder, number)
+    WHERE NOT EXISTS (SELECT FROM simulation_queue q WHERE q.simulation_id = n.simulation_id)
+), placed AS (
+    SELECT n.simulation_id, lane, n.flow, n.work, n.model_id, n.number,
+           CASE WHEN NOT EXISTS (SELECT FROM simulation_queue w WHERE w.lane = n.lane AND {_DUE.format(lease_s="$7")})
+                THEN n.holder END AS holder,
+           greatest(l.reached, (SELECT q.start_tag + q.work FROM simulation_queue q WHERE q.lane = n.lane AND q.flow = n.flow
+                                ORDER BY q.start_tag DESC LIMIT 1))
+           + coalesce(sum(n.work) OVER (PARTITION BY n.lane, n.flow ORDER BY n.number
+                                        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS start_tag
+    FROM new n JOIN simulation_lanes l USING (lane)
+), queued AS (
+    INSERT INTO simulation_queue AS q (simulation_id, lane, flow, work, model_id, start_tag, holder, heartbeat_at, tries, fence)
+    SELECT simulation_id, lane, flow, work, model_id, start_tag, holder,
+           CASE WHEN holder IS NOT NULL THEN clock_timestamp() END, (holder IS NOT NULL)::integer, (holder IS NOT NULL)::integer
+    FROM placed ORDER BY number
+    ON CONFLICT (simulation_id) DO NOTHING
+    RETURNING q.*
+), lanes AS (
+    UPDATE simulation_lanes l SET reached = leased.start_tag
+    FROM (SELECT lane, max(start_tag) AS start_tag FROM queued WHERE holder IS NOT NULL GROUP BY lane) leased
+    WHERE l.lane = leased.lane AND l.reached < leased.start_tag
+)
+SELECT q.simulation_id, q.lane, q.work, q.model_id, q.tries, q.fence, r.body_hash, 0.0::float8 AS waited_s
+FROM queued q JOIN simulation_runs r USING (simulation_id) JOIN new n USING (simulation_id)
+WHERE q.holder IS NOT NULL ORDER BY n.number"""  # noqa: S608  # our own constant
 
 # The rows whose work together is at most $6, at least one.
-LEASE = """
+LEASE = f"""
 WITH next AS (
     SELECT simulation_id, start_tag, queued_at, work FROM simulation_queue
-    WHERE lane = $1 AND due_at <= clock_timestamp()
-      AND (holder IS NULL OR heartbeat_at < clock_timestamp() - make_interval(secs => $2))
+    WHERE lane = $1 AND {_DUE.format(lease_s="$2")}
       AND (model_id IS NULL OR NOT model_id = ANY($4::uuid[]))
     ORDER BY start_tag, queued_at, simulation_id
     LIMIT $5 FOR UPDATE SKIP LOCKED
@@ -76,7 +105,7 @@ SET holder = $3, heartbeat_at = clock_timestamp(), tries = tries + 1, fence = fe
 FROM due, simulation_runs r
 WHERE q.simulation_id = due.simulation_id AND r.simulation_id = q.simulation_id
 RETURNING q.simulation_id, q.lane, q.work, q.model_id, q.tries, q.fence, r.body_hash,
-          extract(epoch FROM clock_timestamp() - q.queued_at)::float8 AS waited_s, due.place"""
+          extract(epoch FROM clock_timestamp() - q.queued_at)::float8 AS waited_s, due.place"""  # noqa: S608  # our own constant
 
 _OF_HOLDER = "WHERE simulation_id = $1 AND fence = $2 AND holder IS NOT NULL"
 RENEW = f"UPDATE simulation_queue SET heartbeat_at = clock_timestamp() {_OF_HOLDER}"  # noqa: S608  # our own constant
@@ -84,10 +113,23 @@ PUT_BACK = f"""
 UPDATE simulation_queue
 SET holder = NULL, heartbeat_at = NULL, tries = tries - $3, due_at = clock_timestamp() + make_interval(secs => $4)
 {_OF_HOLDER}"""  # noqa: S608  # our own constant
-HELD = """
-SELECT q.simulation_id FROM simulation_queue q
-JOIN unnest($1::uuid[], $2::bigint[]) AS l (simulation_id, fence) USING (simulation_id, fence)
-WHERE q.holder IS NOT NULL ORDER BY q.simulation_id FOR UPDATE OF q"""
+FINISH = """
+WITH held AS (
+    SELECT q.simulation_id, a.* FROM simulation_queue q
+    JOIN unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::text[], $5::jsonb[], $6::text[], $7::text[], $8::text[])
+        AS a (held_id, fence, body_hash, status, results, recommendation, recommendation_reason, error_message)
+        ON a.held_id = q.simulation_id AND a.fence = q.fence
+    WHERE q.holder IS NOT NULL ORDER BY q.simulation_id FOR UPDATE OF q
+), finished AS (
+    UPDATE simulation_runs r
+    SET status = h.status::simulation_status, results = h.results, error_message = h.error_message,
+        recommendation = h.recommendation::simulation_recommendation, recommendation_reason = h.recommendation_reason,
+        completed_at = clock_timestamp()
+    FROM held h WHERE r.simulation_id = h.simulation_id AND r.status IN ('pending', 'running') AND r.body_hash = h.body_hash
+    RETURNING r.simulation_id, r.line, r.model_id, r.effects_version, r.catalogue_version, r.status::text AS status, r.results,
+              r.error_message
+)
+SELECT h.simulation_id AS held_id, f.* FROM held h LEFT JOIN finished f USING (simulation_id)"""
 REMOVE = """
 DELETE FROM simulation_queue q USING unnest($1::uuid[], $2::bigint[]) AS l (simulation_id, fence)
 WHERE q.simulation_id = l.simulation_id AND q.fence = l.fence AND q.holder IS NOT NULL
@@ -164,10 +206,25 @@ class QueueEntry(NamedTuple):
     model_id: UUID | None
 
 
-async def enqueue_simulations(database: Database, entries: Sequence[QueueEntry]) -> None:
-    """Queue pinned requests in their order; those that are queued already keep their place."""
-    if entries:
-        await database.executemany(ENQUEUE, entries)
+async def enqueue_simulations(
+    database: Database, entries: Sequence[QueueEntry], holders: Mapping[Lane, str] = _NOBODY, *, lease_s: float = 0.0
+) -> list[SimulationLease]:
+    """Queue pinned requests in their order; those that are queued already keep their place.
+
+    Args:
+        database: a pool or a connection.
+        entries: the requests.
+        holders: workers that lease these requests at once, by lane; none of a lane in which another request can be leased.
+        lease_s: seconds after which a lease without heartbeat ends.
+
+    Returns:
+        The leases of the holders.
+    """
+    if not entries:
+        return []
+    *columns, lanes = zip(*((*entry, entry.lane) for entry in entries), strict=True)
+    rows = await database.fetch(ENQUEUE, *columns, [holders.get(lane) for lane in lanes], lease_s)
+    return [SimulationLease(*row) for row in rows]
 
 
 async def lease_simulations(
@@ -211,22 +268,33 @@ async def renew_simulation_lease(database: Database, lease: SimulationLease) -> 
 async def finish_leased(
     database: Database, answers: Sequence[tuple[SimulationLease, SimulationAnswer]]
 ) -> list[SimulationAnswer | LostSimulationLease]:
-    """Store answers in one transaction, each unless there is one.
+    """Store answers together, each unless there is one.
 
     Returns:
         For each the stored answer, which is the one to publish; :class:`LostSimulationLease` when another worker holds its lease.
     """
-    leases = [lease for lease, _ in answers]
-    async with transaction(database) as connection:
-        held = {row["simulation_id"] for row in await connection.fetch(HELD, *_ids_and_fences(leases))}
-        new = [NewAnswer(answer, lease.body_hash) for lease, answer in answers if lease.simulation_id in held]
-        stored = iter(await finish_within(connection, new) if new else ())
-    return [_same_body(next(stored)) if lease.simulation_id in held else LostSimulationLease(lease) for lease in leases]
+    leases, new = [lease for lease, _ in answers], [NewAnswer(answer, lease.body_hash) for lease, answer in answers]
+    if any(answer.reason for _, answer in answers):  # it may name a person
+        async with transaction(database) as connection:
+            stored = await _finish(connection, leases, await without_erased(connection, new))
+    else:
+        stored = await _finish(database, leases, new)
+    return [stored.get(lease.simulation_id) or LostSimulationLease(lease) for lease in leases]
 
 
-def _same_body(stored: SimulationAnswer | DifferentBody) -> SimulationAnswer:
-    assert not isinstance(stored, DifferentBody)  # the digest of a lease is that of its run
-    return stored
+async def _finish(
+    database: Database, leases: Sequence[SimulationLease], new: Sequence[NewAnswer]
+) -> dict[UUID, SimulationAnswer | None]:
+    """Store the answers of leases that are held; returns those that are stored now, by id."""
+    rows = [
+        (lease.simulation_id, lease.fence, lease.body_hash, *answer_values(item.answer))
+        for lease, item in zip(leases, new, strict=True)
+    ]
+    held = await database.fetch(FINISH, *zip(*rows, strict=True))
+    answered_before = [row["held_id"] for row in held if row["simulation_id"] is None]
+    runs = await find_runs(database, answered_before) if answered_before else {}
+    stored = await read_answers(database, [row for row in held if row["simulation_id"] is not None])
+    return {simulation_id: run.answer for simulation_id, run in runs.items()} | stored
 
 
 async def put_back_simulation(database: Database, lease: SimulationLease, *, count_try: bool = False, delay_s: float = 0.0) -> None:

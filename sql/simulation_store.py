@@ -28,11 +28,13 @@ __all__ = [
     "Pins",
     "Recipe",
     "UnknownSimulation",
+    "answer_values",
     "find_bodies",
     "find_runs",
     "finish",
     "finish_all",
-    "finish_within",
+    "read_answers",
+    "without_erased",
 ]
 
 PINS = """
@@ -138,30 +140,37 @@ async def finish_all(database: Database, new: Sequence[NewAnswer]) -> list[Simul
         For each the stored answer, which is the one to publish; :class:`DifferentBody` when the id was used for another body.
     """
     async with transaction(database) as connection:
-        return await finish_within(connection, new)
+        clean = await without_erased(connection, new)
+        rows = sorted(map(_finish_row, clean), key=itemgetter(0))  # in one order, so that two transactions cannot deadlock
+        await connection.executemany(FINISH, rows)
+        stored = {row["simulation_id"]: row for row in await connection.fetch(PINS, [row[0] for row in rows])}
+        own = {item.answer.simulation_id for item in clean if stored[item.answer.simulation_id]["body_hash"] == item.body_hash}
+        answers = await read_answers(connection, [stored[simulation_id] for simulation_id in own])
+    return [
+        answers[answer.simulation_id]
+        if stored[answer.simulation_id]["body_hash"] == body_hash
+        else DifferentBody(answer.simulation_id)
+        for answer, body_hash, _ in clean
+    ]
 
 
-async def finish_within(connection: Connection, new: Sequence[NewAnswer]) -> list[SimulationAnswer | DifferentBody]:
-    """As :func:`finish_all`, in the transaction that is open on a connection."""
-    clean = await _without_erased(connection, new)
-    rows = sorted(map(_finish_row, clean), key=itemgetter(0))  # in one order, so that two transactions cannot deadlock
-    await connection.executemany(FINISH, rows)
-    stored = {row["simulation_id"]: row for row in await connection.fetch(PINS, [row[0] for row in rows])}
-    catalogues = await catalogues_at(connection, {row["catalogue_version"] for row in stored.values()})
-    runs = [stored[item.answer.simulation_id] for item in clean]
-    return [_stored_answer(row, item, catalogues[row["catalogue_version"]]) for row, item in zip(runs, clean, strict=True)]
+async def read_answers(database: Database, rows: Sequence[asyncpg.Record]) -> dict[UUID, SimulationAnswer]:
+    """The answers in rows of answered runs, by id."""
+    catalogues = await catalogues_at(database, {row["catalogue_version"] for row in rows})
+    answers = {}
+    for row in rows:
+        with in_effect(catalogues[row["catalogue_version"]]):
+            answer = _answer(row)
+        assert answer is not None  # by this transaction, or by an earlier one
+        answers[answer.simulation_id] = answer
+    return answers
 
 
 def _finish_row(new: NewAnswer) -> tuple[Any, ...]:
     answer, body_hash, request = new
-    result = answer.result
     return (
         answer.simulation_id,
-        answer.status.value,
-        result.model_dump(mode="json") if result else None,
-        result.recommendation.value if result else None,
-        result.recommendation_reason if result else None,
-        answer.reason,
+        *answer_values(answer),
         answer.model_id,
         answer.effects_version,
         body_hash,
@@ -169,16 +178,20 @@ def _finish_row(new: NewAnswer) -> tuple[Any, ...]:
     )
 
 
-def _stored_answer(row: asyncpg.Record, new: NewAnswer, catalogue: Catalogue) -> SimulationAnswer | DifferentBody:
-    if row["body_hash"] != new.body_hash:
-        return DifferentBody(new.answer.simulation_id)
-    with in_effect(catalogue):
-        answer = _answer(row)
-    assert answer is not None  # by this transaction, or by an earlier one
-    return answer
+def answer_values(answer: SimulationAnswer) -> tuple[Any, ...]:
+    """What of an answer is stored: its status, result, recommendation with its reason, and the reason of one without a result."""
+    result = answer.result
+    return (
+        answer.status.value,
+        result.model_dump(mode="json") if result else None,
+        result.recommendation.value if result else None,
+        result.recommendation_reason if result else None,
+        answer.reason,
+    )
 
 
-async def _without_erased(connection: Connection, new: Sequence[NewAnswer]) -> list[NewAnswer]:
+async def without_erased(connection: Connection, new: Sequence[NewAnswer]) -> list[NewAnswer]:
+    """Answers without the ids of persons who were erased, in a reason or in a request; valid until the transaction ends."""
     named = [texts_in(item.request.model_dump_json().encode()) if item.request else set() for item in new]
     quoted = [texts_in(item.answer.reason.encode()) if item.answer.reason else set() for item in new]
     erased = await erased_entities(connection, set().union(*named, *quoted))

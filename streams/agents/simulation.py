@@ -60,7 +60,7 @@ class _Simulation:
 
     @cached_property
     def _intake(self) -> RequestIntake:
-        return RequestIntake(self._app.pool, self._app.settings, lambda lane: self._lanes[lane].wake())
+        return RequestIntake(self._app.pool, self._app.settings, self._lanes)
 
     @cached_property
     def _lanes(self) -> dict[Lane, SimulationLane]:

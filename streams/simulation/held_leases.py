@@ -1,14 +1,14 @@
-"""The leases of a batch of requests: renewed until they are released, and a computation ends when its lease is lost."""
+"""The leases of a lane: renewed until they are released, and a computation ends when its lease is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 import asyncpg
 
@@ -30,15 +30,14 @@ class HeldLeases:
 
     Args:
         pool: of the database.
-        leases: to hold.
         lease_s: seconds after which a lease without heartbeat ends.
     """
 
-    def __init__(self, pool: Pool, leases: Sequence[SimulationLease], lease_s: float) -> None:
+    def __init__(self, pool: Pool, lease_s: float) -> None:
         self._pool = pool
-        self._held = {lease.simulation_id: lease for lease in leases}
+        self._held: dict[UUID, SimulationLease] = {}
         self._interval_s = lease_s / _HEARTBEATS_PER_LEASE
-        self._returning: asyncio.Task[None] | None = None
+        self._returning: set[asyncio.Task[None]] = set()
         self._running: dict[SimulationLease, asyncio.Task[Any]] = {}
 
     async def __aenter__(self) -> Self:
@@ -47,9 +46,12 @@ class HeldLeases:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._beating.cancel()
-        if self._returning is not None:
-            await self._returning
+        await asyncio.gather(*self._returning)
         await self.put_back(list(self._held.values()))
+
+    def hold(self, leases: Sequence[SimulationLease]) -> None:
+        """Hold these leases from now on."""
+        self._held.update((lease.simulation_id, lease) for lease in leases)
 
     async def run(self, lease: SimulationLease, work: Coroutine[Any, Any, T]) -> T:
         """Await ``work``, which is cancelled when another worker has taken its lease over.
@@ -73,7 +75,8 @@ class HeldLeases:
     def release(self, leases: Sequence[SimulationLease]) -> None:
         """Hold these leases no longer."""
         for lease in leases:
-            self._held.pop(lease.simulation_id, None)
+            if self._held.get(lease.simulation_id) == lease:  # and not a later lease of the same request
+                del self._held[lease.simulation_id]
 
     async def put_back(self, leases: Sequence[SimulationLease]) -> None:
         """Return requests to the queue, where any worker can lease them at once."""
@@ -86,21 +89,25 @@ class HeldLeases:
                 text = describe_error(error)
                 LOG.warning("simulation %s could not be put back into the queue: %s", lease.simulation_id, text)
 
-    def give_back(self, waiting: deque[SimulationLease]) -> None:
-        """Put back all requests that wait, in the background."""
-        leases = list(waiting)
-        waiting.clear()
+    def give_back(self, leases: Sequence[SimulationLease]) -> None:
+        """Put requests back in the background."""
         self.release(leases)
-        self._returning = asyncio.create_task(self.put_back(leases))
+        self._returning.add(task := asyncio.create_task(self.put_back(leases)))
+        task.add_done_callback(self._returning.discard)
 
     async def _send_heartbeats(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
             for lease in list(self._held.values()):
-                try:
-                    await retry_transient(partial(renew_simulation_lease, self._pool, lease), part="postgres")
-                except LostSimulationLease as lost:
-                    LOG.warning("%s", lost)
-                    self.release([lease])
-                    if lease in self._running:
-                        self._running[lease].cancel()
+                if self._held.get(lease.simulation_id) == lease:
+                    await self._renew(lease)
+
+    async def _renew(self, lease: SimulationLease) -> None:
+        try:
+            await retry_transient(partial(renew_simulation_lease, self._pool, lease), part="postgres")
+        except LostSimulationLease as lost:
+            if self._held.get(lease.simulation_id) == lease:  # and was not released meanwhile
+                LOG.warning("%s", lost)
+                self.release([lease])
+            if lease in self._running:
+                self._running[lease].cancel()

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
 
 from schemas import SimulationAnswer, SimulationRequest
 from sql.database import Pool, transaction
 from sql.pin_store import NewRequest, PinRefusal, pin_all
-from sql.simulation_queue_store import Lane, QueueEntry, enqueue_simulations
+from sql.simulation_queue_store import Lane, QueueEntry, SimulationLease, enqueue_simulations
 from sql.simulation_store import Pins
 from streams.errors import describe_error
 from streams.settings import Settings
 from streams.simulation.request_budget import TooLarge, flow_of, lane_of, require_within_budget, work_of
 from streams.simulation.simulator import DEFAULT_TWIN_COUNT, recipe_of, rejected
 
-__all__ = ["RequestIntake"]
+__all__ = ["OpenLane", "RequestIntake"]
+
+
+class OpenLane(Protocol):
+    """A lane of this process, which may lease what is queued for it at once."""
+
+    @property
+    def worker(self) -> str:
+        """The holder of its leases."""
+
+    def has_room(self, entries: Sequence[QueueEntry], /) -> bool:
+        """Whether it would compute these requests next."""
+
+    def take(self, leases: Sequence[SimulationLease], runs: Mapping[UUID, Pins], /) -> None:
+        """Compute the requests of these leases, which are its own; ``runs`` are pinned for them, by id."""
+
+    def wake(self) -> None:
+        """Look into the queue now."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +44,12 @@ class RequestIntake:
     Attributes:
         pool: of the database.
         settings: the bounds of a request.
-        on_queued: called with the lane of every request that was queued.
+        lanes: of this process, none where it computes nothing.
     """
 
     pool: Pool
     settings: Settings
-    on_queued: Callable[[Lane], None]
+    lanes: Mapping[Lane, OpenLane]
 
     async def accept(self, requests: Sequence[NewRequest]) -> list[SimulationAnswer | None]:
         """Pin and queue requests with different ids, valid under the catalogue in effect, in one transaction.
@@ -42,17 +61,28 @@ class RequestIntake:
         """
         answers = {item.request.simulation_id: self._rejection_before(item.request) for item in requests}
         allowed = [item for item in requests if answers[item.request.simulation_id] is None]
-        entries: list[QueueEntry] = []
         if allowed:
-            async with transaction(self.pool) as connection:
-                for item, pins in zip(allowed, await pin_all(connection, allowed, recipe_of), strict=True):
-                    answer = answers[item.request.simulation_id] = self._answer_to(item.request, pins)
-                    if answer is None and isinstance(pins, Pins):
-                        entries.append(self._entry(pins, item.request))
-                await enqueue_simulations(connection, entries)
-        for lane in {entry.lane for entry in entries}:
-            self.on_queued(lane)
+            await self._accept(allowed, answers)
         return [answers[item.request.simulation_id] for item in requests]
+
+    async def _accept(self, requests: Sequence[NewRequest], answers: dict[UUID, SimulationAnswer | None]) -> None:
+        runs: dict[UUID, Pins] = {}
+        entries: list[QueueEntry] = []
+        async with transaction(self.pool) as connection:
+            for item, pins in zip(requests, await pin_all(connection, requests, recipe_of), strict=True):
+                answer = answers[item.request.simulation_id] = self._answer_to(item.request, pins)
+                if answer is None and isinstance(pins, Pins):
+                    runs[pins.simulation_id] = pins
+                    entries.append(self._entry(pins, item.request))
+            by_lane = {name: [entry for entry in entries if entry.lane == name] for name in {entry.lane for entry in entries}}
+            open_lanes = {name: lane for name, lane in self.lanes.items() if name in by_lane}
+            holders = {name: lane.worker for name, lane in open_lanes.items() if lane.has_room(by_lane[name])}
+            leases = await enqueue_simulations(connection, entries, holders, lease_s=self.settings.simulation_lease_s)
+        for name, lane in open_lanes.items():
+            own = [lease for lease in leases if lease.lane == name]
+            lane.take(own, runs)
+            if len(own) < len(by_lane[name]):
+                lane.wake()
 
     def _rejection_before(self, request: SimulationRequest) -> SimulationAnswer | None:
         """The rejection of a request that is too large; the size of a stored population is only known from what is stored."""

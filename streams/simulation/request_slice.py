@@ -19,8 +19,8 @@ from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord
 from streams.kafka.record_slices import Refusals
 from streams.retries import any_error, retry_transient
+from streams.simulation.answer_publisher import publish_answers
 from streams.simulation.intake import RequestIntake
-from streams.simulation.lane import publish_answers
 from streams.simulation.request_decoding import DecodedRequest, UnreadableRequest, decode_request, find_simulation_id
 from streams.simulation.simulator import failed, rejected
 
@@ -49,21 +49,21 @@ class RequestSlice:
         self._app = app
         self._intake = intake
         self._answers: list[_Answered] = []
-        self._accepted: dict[UUID, SimulationAnswer | None] = {}
+        self._accepted: dict[int, tuple[DecodedRequest, SimulationAnswer | None]] = {}
         self._refusals = Refusals(app, REQUEST_KINDS)
 
     async def prepare(self, records: Sequence[KafkaRecord]) -> None:
         """Accept the valid requests together; two with one id are left to be accepted alone."""
         decoded = list(self._decodable(records))
-        times = Counter(request.simulation_id for request in decoded)
-        new = [NewRequest(item.request, item.digest) for item in decoded if item.request and times[item.simulation_id] == 1]
-        answers = await self._intake.accept(new)
-        self._accepted = {item.request.simulation_id: answer for item, answer in zip(new, answers, strict=True)}
+        times = Counter(request.simulation_id for _, request in decoded)
+        single = [(offset, item) for offset, item in decoded if item.request and times[item.simulation_id] == 1]
+        answers = await self._intake.accept([NewRequest(item.request, item.digest) for _, item in single if item.request])
+        self._accepted = {offset: (item, answer) for (offset, item), answer in zip(single, answers, strict=True)}
 
-    def _decodable(self, records: Sequence[KafkaRecord]) -> Iterator[DecodedRequest]:
+    def _decodable(self, records: Sequence[KafkaRecord]) -> Iterator[tuple[int, DecodedRequest]]:
         for record in records:
             with contextlib.suppress(Exception):  # it is decoded again alone, and its failure is handled there
-                yield self._decode(record)
+                yield record.offset, self._decode(record)
 
     def _decode(self, record: KafkaRecord) -> DecodedRequest:
         return decode_request(record.value, max_filter_values=self._app.settings.max_filter_values)
@@ -74,16 +74,20 @@ class RequestSlice:
         Raises:
             UnreadableRequest: when it has no simulation id.
         """
-        decoded = self._decode(record)
-        if decoded.request is None:
-            answer: SimulationAnswer | None = rejected(decoded.simulation_id, decoded.reason)
-        elif decoded.simulation_id in self._accepted:
-            answer = self._accepted[decoded.simulation_id]
+        if record.offset in self._accepted:
+            decoded, answer = self._accepted[record.offset]
         else:
-            await self._store_answers_of(decoded.simulation_id)
-            (answer,) = await self._intake.accept([NewRequest(decoded.request, decoded.digest)])
+            decoded, answer = await self._accept_alone(record)
         if answer is not None:
             self._add(record, NewAnswer(answer, decoded.digest, decoded.request))
+
+    async def _accept_alone(self, record: KafkaRecord) -> tuple[DecodedRequest, SimulationAnswer | None]:
+        decoded = self._decode(record)
+        if decoded.request is None:
+            return decoded, rejected(decoded.simulation_id, decoded.reason)
+        await self._store_answers_of(decoded.simulation_id)
+        (answer,) = await self._intake.accept([NewRequest(decoded.request, decoded.digest)])
+        return decoded, answer
 
     def refuse(self, record: KafkaRecord, error: Exception) -> None:
         """Collect the answer that a request failed, or is rejected as it exceeds a bound; without a readable id it has none."""

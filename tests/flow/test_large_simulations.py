@@ -184,7 +184,7 @@ async def test_a_model_that_is_not_loaded_delays_no_request_of_another_line(
 @pytest.fixture
 def intake(pool, settings) -> RequestIntake:
     """Accepts requests as the agent does."""
-    return RequestIntake(pool, settings, lambda _: None)
+    return RequestIntake(pool, settings, {})
 
 
 async def test_a_request_of_a_dead_worker_is_taken_over_and_one_that_three_did_not_survive_fails(

@@ -18,7 +18,7 @@ from sql.pin_store import NewRequest
 from sql.simulation_store import find_runs
 from streams.metrics import MODEL_CACHE, TWIN_CACHE
 from streams.registry import MlflowRegistry
-from streams.simulation import RequestIntake, Simulator, reproduce
+from streams.simulation import RequestIntake, Simulator, lane, reproduce
 from tests.polling import until
 
 EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
@@ -85,6 +85,20 @@ async def test_a_promotion_is_followed_at_once_by_requests_on_twins_in_memory(se
     assert run.recipe.population_id == expected.population_id
 
 
+async def test_a_request_that_finds_the_lane_free_is_computed_with_the_pins_in_memory(service, client, promoted, monkeypatch):
+    read, find = [], lane.find_runs
+
+    async def find_and_note(pool, ids):
+        read.extend(ids)
+        return await find(pool, ids)
+
+    monkeypatch.setattr(lane, "find_runs", find_and_note)
+    async with service(["simulation"]):
+        answers = [await client.request(a_request(twin_count=500)) for _ in range(3)]
+    assert [answer.status for answer in answers] == [AnswerStatus.COMPLETED] * 3
+    assert read == []
+
+
 async def test_a_request_that_takes_long_holds_up_no_other_and_no_answer_is_lost(service, client, promoted, monkeypatch):
     slow, compute = a_request(twin_count=500, requested_by="slow"), Simulator.compute
 
@@ -102,7 +116,7 @@ async def test_a_request_that_takes_long_holds_up_no_other_and_no_answer_is_lost
 
 async def test_a_stored_request_that_cannot_be_read_fails_alone(service, client, promoted, pool, settings, owner_pool):
     requests = [a_request(twin_count=500) for _ in range(4)]
-    await RequestIntake(pool, settings, lambda _: None).accept([NewRequest(each, canonical_digest(each)) for each in requests])
+    await RequestIntake(pool, settings, {}).accept([NewRequest(each, canonical_digest(each)) for each in requests])
     broken = requests[1].simulation_id
     await owner_pool.execute("""UPDATE simulation_runs SET request = '{"twin_type": "robot"}' WHERE simulation_id = $1""", broken)
     async with service(["simulation"]):

@@ -30,14 +30,25 @@ from sql.simulation_queue_store import (
 BODY, MODEL = b"body", UUID(int=1)
 
 
-async def queue(pool: Pool, flow: str = "a", *, lane: Lane = "small", work: int = 100, model_id: UUID | None = MODEL) -> UUID:
-    """Queue a new pinned request and return its id."""
+async def entry(pool: Pool, flow: str = "a", *, lane: Lane = "small", work: int = 100, model_id: UUID | None = MODEL) -> QueueEntry:
+    """A new pinned request, which is not queued yet."""
     simulation_id = uuid4()
     await pool.execute(
         "INSERT INTO simulation_runs (simulation_id, status, body_hash) VALUES ($1, 'running', $2)", simulation_id, BODY
     )
-    await enqueue_simulations(pool, [QueueEntry(simulation_id, lane, flow, work, model_id)])
-    return simulation_id
+    return QueueEntry(simulation_id, lane, flow, work, model_id)
+
+
+async def queue(pool: Pool, flow: str = "a", *, lane: Lane = "small", work: int = 100, model_id: UUID | None = MODEL) -> UUID:
+    """Queue a new pinned request and return its id."""
+    new = await entry(pool, flow, lane=lane, work=work, model_id=model_id)
+    assert await enqueue_simulations(pool, [new]) == []
+    return new.simulation_id
+
+
+async def queue_for(pool: Pool, *entries: QueueEntry, holder: str = "a worker") -> list[SimulationLease]:
+    """Queue requests that a worker leases at once where it may."""
+    return await enqueue_simulations(pool, entries, {"small": holder}, lease_s=60.0)
 
 
 async def lease(
@@ -74,6 +85,57 @@ async def test_a_request_is_queued_once_and_leased_to_one_worker(pool: Pool) -> 
     assert (held.simulation_id, held.lane, held.work, held.model_id) == (simulation_id, "small", 500, MODEL)
     assert (held.tries, held.fence, held.body_hash) == (1, 1, BODY)
     assert held.waited_s >= 0
+
+
+async def test_requests_that_find_their_lane_free_are_leased_in_their_order_as_they_are_queued(pool: Pool) -> None:
+    entries = [await entry(pool, work=500), await entry(pool, lane="large"), await entry(pool, "b")]
+    leases = await queue_for(pool, *entries)
+    assert [(held.simulation_id, held.tries, held.fence, held.body_hash, held.waited_s) for held in leases] == [
+        (entries[0].simulation_id, 1, 1, BODY, 0.0),
+        (entries[2].simulation_id, 1, 1, BODY, 0.0),
+    ]
+    assert await lease(pool) is None
+    assert await finish_leased(pool, [(held, an_answer(held.simulation_id)) for held in leases]) == [
+        an_answer(held.simulation_id) for held in leases
+    ]
+    assert not await remove_simulations(pool, leases)
+    assert await order(pool, "large") == [entries[1].simulation_id]
+
+
+async def test_none_is_leased_as_it_is_queued_before_one_that_waits(pool: Pool) -> None:
+    waiting, new = await queue(pool), await entry(pool, "b")
+    assert await queue_for(pool, new) == []
+    held = await leased(pool)
+    assert held.simulation_id == waiting  # and no longer waits
+    assert await queue_for(pool, await entry(pool, "c")) == []  # but the one of flow b does
+    await pool.execute("UPDATE simulation_queue SET holder = 'another', heartbeat_at = clock_timestamp()")
+    assert len(await queue_for(pool, await entry(pool, "d"))) == 1
+    await pool.execute("UPDATE simulation_queue SET heartbeat_at = heartbeat_at - interval '1 hour'")
+    assert await queue_for(pool, await entry(pool, "e")) == []  # its former holder is dead
+
+
+async def test_a_request_that_is_queued_again_is_leased_by_nobody_else(pool: Pool) -> None:
+    new = await entry(pool)
+    assert [held.simulation_id for held in await queue_for(pool, new)] == [new.simulation_id]
+    assert await queue_for(pool, new, holder="another worker") == []
+
+
+async def test_requests_that_are_queued_together_share_a_lane_as_those_that_come_one_by_one(pool: Pool) -> None:
+    await enqueue_simulations(pool, many := [await entry(pool, "many") for _ in range(4)])
+    few = [await entry(pool, "few") for _ in range(2)]
+    more = [await entry(pool, "many") for _ in range(2)]
+    await enqueue_simulations(pool, [few[0], more[0], few[1], more[1]])
+    places = {simulation_id: place for place, simulation_id in enumerate(await order(pool))}
+    assert [places[each.simulation_id] for each in (*many, *more)] == [0, 2, 4, 5, 6, 7]
+    assert [places[each.simulation_id] for each in few] == [1, 3]
+
+
+async def test_what_is_leased_at_once_moves_the_lane_on(pool: Pool) -> None:
+    leases = await queue_for(pool, *[await entry(pool, "flood", work=1000) for _ in range(5)])
+    assert len(leases) == 5
+    late, flood = await queue(pool, "late", work=1000), [await queue(pool, "flood", work=1000) for _ in range(2)]
+    assert await order(pool) == [late, *flood]
+    assert await pool.fetchval("SELECT reached FROM simulation_lanes WHERE lane = 'small'") >= 4000
 
 
 async def test_a_lane_has_its_own_requests(pool: Pool) -> None:
