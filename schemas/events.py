@@ -25,6 +25,7 @@ from schemas.service_events import (
     SUM_FIELDS,
     CatalogueEvent,
     DriftEvent,
+    EffectsChoice,
     EffectsEvent,
     FidelityErrors,
     FidelityWindow,
@@ -51,6 +52,7 @@ __all__ = [
     "AnswerStatus",
     "CatalogueEvent",
     "DriftEvent",
+    "EffectsChoice",
     "EffectsEvent",
     "Event",
     "ExperimentResult",
@@ -221,7 +223,7 @@ class OutcomeEvent(Event):
         return numbers.tobytes() + shared + encode_own_fields(self.simulation_id, self.twin_id, self.entity_id, self.features)
 
 
-_LATER_FIELDS = frozenset({"outcome", "unit", "population", "variant", "channels", "subgroups", "revision"})
+_LATER_FIELDS = frozenset({"outcome", "unit", "population", "variant", "channels", "subgroups", "revision", "decided_by", "reason"})
 
 
 class ExperimentResult(Event):
@@ -238,6 +240,7 @@ class ExperimentResult(Event):
         variant: name of the message or creative, as in ``intervention``, which has it too then.
         channels: all channels, where there were several; ``intervention`` has the main one.
         subgroups: effects in levels of a feature, by each feature at most once for each person.
+        decided_by, reason: who has withdrawn it or taken that back, and why; no part of the result.
     """
 
     experiment_id: Name
@@ -261,6 +264,8 @@ class ExperimentResult(Event):
     variant: Name | None = None
     channels: tuple[Channel, ...] = Field(default=(), max_length=len(Channel))
     subgroups: tuple[SubgroupResult, ...] = Field(default=(), max_length=MAX_SUBGROUPS)
+    decided_by: str | None = Field(default=None, min_length=1, max_length=200)
+    reason: str | None = Field(default=None, min_length=1, max_length=2000)
 
     @model_validator(mode="before")
     @classmethod

@@ -20,6 +20,7 @@ __all__ = [
     "SUM_FIELDS",
     "CatalogueEvent",
     "DriftEvent",
+    "EffectsChoice",
     "EffectsEvent",
     "FidelityErrors",
     "FidelityWindow",
@@ -194,10 +195,23 @@ class ModelEvent(Event):
     comparison: dict[str, Any] = Field(default_factory=dict)
 
 
+class EffectsChoice(Frozen):
+    """A person's choice of the effects version that simulations of a line take; null for the newest."""
+
+    version: Whole | None = Field(ge=0)
+    chosen_at: Moment
+    chosen_by: str
+    reason: str = ""
+
+
 class EffectsEvent(Event):
-    """A new version of the effect prior of an intervention on one line, calibrated by these experiments.
+    """The effect prior of an intervention on one line: a new version, calibrated by these experiments, or one that a person chose.
+
+    The newest record of a key is the prior that simulations take.
 
     Attributes:
+        in_effect: whether simulations take it; while a person has chosen an earlier version, a new one is followed by that.
+        choice: of a person, by which it is in effect; null for a new version.
         predictive_z: distance of the newest experiment from the prediction of all others, in its standard deviations; null for a
             withdrawal.
         warnings: what to doubt about that experiment.
@@ -206,8 +220,15 @@ class EffectsEvent(Event):
     line: str
     prior: EffectPrior
     experiments: tuple[str, ...]
+    in_effect: bool = True
+    choice: EffectsChoice | None = None
     predictive_z: Finite | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Key of its record."""
+        return f"{self.line}:{self.prior.intervention_type}"
 
 
 class CatalogueEvent(Event):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from schemas.interventions import INTERVENTIONS
+from schemas.service_events import EffectsChoice, EffectsEvent
 from schemas.simulation_models import EffectPrior
 from sql.database import Database, transaction
 from sql.experiment_store import LOCK, current_version, newest_version
@@ -12,14 +15,19 @@ from sql.experiment_store import LOCK, current_version, newest_version
 __all__ = [
     "EffectsPin",
     "EffectsVersion",
+    "ExperimentDecision",
     "ExperimentRow",
     "UnknownExperiment",
     "calibrated_lines",
+    "chosen_effects",
     "effects_pins",
     "effects_versions",
+    "experiment_decisions",
     "experiment_rows",
     "find_experiment",
+    "lines_to_announce",
     "pin_version",
+    "publish_choice",
     "refusal_at",
 ]
 
@@ -32,11 +40,23 @@ ORDER BY e.observed_at DESC, e.experiment_id LIMIT $4"""
 
 _VERSIONS = "SELECT version, made_at, catalogue_version, experiments FROM effect_versions WHERE line = $1 ORDER BY version"
 _PRIORS = "SELECT version, intervention, prior, experiments FROM effect_priors WHERE line = $1 ORDER BY version, intervention"
+_PRIORS_AT = "SELECT intervention, prior, experiments FROM effect_priors WHERE line = $1 AND version = $2"
 _PINS = "SELECT number, version, pinned_at, pinned_by, reason FROM effect_pins WHERE line = $1 ORDER BY number"
 _ADD_PIN = """
 INSERT INTO effect_pins (line, number, version, pinned_by, reason)
 SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4 FROM effect_pins WHERE line = $1
 RETURNING number, version, pinned_at, pinned_by, reason"""
+_DECISIONS = """
+SELECT d.experiment_id, d.withdrawn, d.decided_at, d.decided_by, d.reason, d.effects_version
+FROM experiment_decisions d JOIN experiments e USING (experiment_id)
+WHERE ($1::text IS NULL OR e.line = $1) AND ($2::text IS NULL OR d.experiment_id = $2) ORDER BY d.decided_at"""
+_UNPUBLISHED = """
+SELECT p.line FROM effect_pins p LEFT JOIN effect_pin_tellings t USING (line)
+GROUP BY p.line, t.number HAVING max(p.number) > coalesce(t.number, 0) ORDER BY p.line"""
+_PUBLISHED = "SELECT coalesce(max(number), 0) FROM effect_pin_tellings WHERE line = $1"
+_SET_PUBLISHED = """
+INSERT INTO effect_pin_tellings (line, number) VALUES ($1, $2) ON CONFLICT (line) DO UPDATE SET number = excluded.number"""
+_CAMPAIGNS = "SELECT DISTINCT intervention FROM effect_priors WHERE line = $1 ORDER BY intervention"
 _LINES = "SELECT DISTINCT line FROM effect_versions ORDER BY line"
 _REFUSAL = """
 SELECT kind, reason FROM refused_records
@@ -75,6 +95,21 @@ class ExperimentRow(NamedTuple):
         return self.revision, self.withdrawn_at is not None
 
 
+class ExperimentDecision(NamedTuple):
+    """An experiment was withdrawn, or that was taken back.
+
+    Attributes:
+        effects_version: that follows from it; null where the experiment never counted.
+    """
+
+    experiment_id: str
+    withdrawn: bool
+    decided_at: datetime
+    decided_by: str
+    reason: str
+    effects_version: int | None
+
+
 class EffectsVersion(NamedTuple):
     """One version of a line's effects.
 
@@ -82,6 +117,7 @@ class EffectsVersion(NamedTuple):
         catalogue_version: that it was computed under; null where that was not stored yet.
         experiments: ids of all that were valid then, on any campaign.
         priors: of the campaigns with experiments, and the experiments of each.
+        decision: of a person, that it follows from; null where a result was added.
     """
 
     version: int
@@ -89,6 +125,7 @@ class EffectsVersion(NamedTuple):
     catalogue_version: int | None
     experiments: tuple[str, ...]
     priors: dict[str, tuple[EffectPrior, tuple[str, ...]]]
+    decision: ExperimentDecision | None = None
 
 
 class EffectsPin(NamedTuple):
@@ -136,12 +173,23 @@ async def effects_versions(database: Database, line: str) -> list[EffectsVersion
     priors: dict[int, dict[str, tuple[EffectPrior, tuple[str, ...]]]] = {}
     for row in await database.fetch(_PRIORS, line):
         priors.setdefault(row["version"], {})[row["intervention"]] = (EffectPrior(**row["prior"]), tuple(row["experiments"]))
+    decisions = {row["effects_version"]: ExperimentDecision(**row) for row in await database.fetch(_DECISIONS, line, None)}
     return [
         EffectsVersion(
-            row["version"], row["made_at"], row["catalogue_version"], tuple(row["experiments"]), priors.get(row["version"], {})
+            row["version"],
+            row["made_at"],
+            row["catalogue_version"],
+            tuple(row["experiments"]),
+            priors.get(row["version"], {}),
+            decisions.get(row["version"]),
         )
         for row in await database.fetch(_VERSIONS, line)
     ]
+
+
+async def experiment_decisions(database: Database, experiment_id: str) -> list[ExperimentDecision]:
+    """Every withdrawal of an experiment and what took it back, the oldest first."""
+    return [ExperimentDecision(**row) for row in await database.fetch(_DECISIONS, None, experiment_id)]
 
 
 async def effects_pins(database: Database, line: str) -> list[EffectsPin]:
@@ -173,3 +221,61 @@ async def pin_version(database: Database, line: str, version: int | None, *, pin
             raise ValueError(f"effects version {version} of {line} is in effect already")
         (row,) = await connection.fetch(_ADD_PIN, line, version, pinned_by, reason)
     return EffectsPin(**row)
+
+
+async def lines_to_announce(database: Database) -> list[str]:
+    """Lines whose last choice of a version was not published yet."""
+    return [row["line"] for row in await database.fetch(_UNPUBLISHED)]
+
+
+async def publish_choice(
+    database: Database,
+    line: str,
+    catalogue_prior: Callable[[str], EffectPrior],
+    publish: Callable[[EffectsEvent], Awaitable[None]],
+    *,
+    after: str | None = None,
+) -> None:
+    """Pass the priors that simulations of a line take to ``publish``, after a choice that was not published yet.
+
+    While it runs nobody chooses another version, so that the newest record of each campaign is the prior in effect. Events are
+    published again when the process ends, or ``publish`` raises, before the transaction ends.
+
+    Args:
+        database: connections to Postgres.
+        line: name of the line.
+        catalogue_prior: the catalogue's prior of a campaign, which holds where the version has none.
+        publish: publishes an event.
+        after: a campaign of which a new version was published just now: its prior in effect follows, where that is another one.
+    """
+    async with transaction(database) as connection:
+        await connection.execute(LOCK, line)
+        pins = await effects_pins(connection, line)
+        published: int = await connection.fetchval(_PUBLISHED, line)
+        if not pins:
+            return
+        is_new, is_rollback = pins[-1].number > published, pins[-1].version is not None
+        for event in await chosen_effects(connection, line, catalogue_prior):
+            if is_new or (is_rollback and event.prior.intervention_type == after):
+                await publish(event)
+        await connection.execute(_SET_PUBLISHED, line, pins[-1].number)
+
+
+async def chosen_effects(database: Database, line: str, catalogue_prior: Callable[[str], EffectPrior]) -> list[EffectsEvent]:
+    """The priors that simulations of a line take by the last choice of a version, of each campaign that a version has calibrated.
+
+    Without any choice there are none, nor of a campaign that has left the catalogue.
+    """
+    pins = await effects_pins(database, line)
+    if not pins:
+        return []
+    pin = pins[-1]
+    names = [row["intervention"] for row in await database.fetch(_CAMPAIGNS, line)]
+    rows = await database.fetch(_PRIORS_AT, line, await current_version(database, line))
+    stored = {row["intervention"]: (EffectPrior(**row["prior"]), tuple(row["experiments"])) for row in rows}
+    choice = EffectsChoice(version=pin.version, chosen_at=pin.pinned_at, chosen_by=pin.pinned_by, reason=pin.reason)
+    events = []
+    for name in (name for name in names if name in INTERVENTIONS):
+        prior, ids = stored.get(name) or (catalogue_prior(name), ())
+        events.append(EffectsEvent(line=line, prior=prior, experiments=ids, choice=choice))
+    return events

@@ -48,7 +48,7 @@ _REASONS_OF_COLUMNS = {
 _REFUSED_COLUMNS = ("key", "value", "headers", "reason", "traceback")  # redacted by a function of their own
 _ERASED_OTHERWISE = {
     *(("fidelity_tracking", "entity_id"), ("entity_history", "entity_id")),
-    *(("experiments", "experiment_id"), ("experiments", "body")),
+    *(("experiments", "experiment_id"), ("experiments", "body"), ("experiment_decisions", "experiment_id")),
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import asyncpg
 from pydantic import ValidationError
@@ -32,6 +32,7 @@ __all__ = [
     "current_version",
     "effects_of_erased",
     "experiments",
+    "names_erased_experiment",
     "newest_version",
     "outdated_priors",
     "priors_at_version",
@@ -87,6 +88,10 @@ ADD_PRIOR = "INSERT INTO effect_priors (line, version, intervention, prior, expe
 
 PRIORS = "SELECT intervention, prior FROM effect_priors WHERE line = $1 AND version = $2"
 
+DECIDED = """
+INSERT INTO experiment_decisions (experiment_id, revision, withdrawn, decided_by, reason, effects_version)
+VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING"""
+
 LAST = """
 SELECT prior, experiments FROM effect_priors WHERE line = $1 AND intervention = $2 ORDER BY version DESC LIMIT 1"""
 
@@ -103,6 +108,10 @@ WHERE e.line = $1 AND e.intervention = $2 AND e.withdrawn_at IS NULL
        OR (r.intervention_config = jsonb_strip_nulls(e.body -> 'intervention')
            AND r.filters = jsonb_strip_nulls(e.body -> 'filters')))
 ORDER BY e.experiment_id, (r.request ->> 'experiment_id' = e.experiment_id) IS TRUE DESC, r.completed_at DESC"""
+
+
+_OF_STATE = frozenset({"withdrawn", "revision", "decided_by", "reason"})
+"""Fields that are no part of what an experiment measured."""
 
 
 class DifferentExperiment(ValueError):
@@ -131,11 +140,17 @@ async def add_experiment(
     async with transaction(database) as connection:
         await require_not_erased(connection, "experiment", experiment.model_dump(mode="json", exclude_none=True), line)
         await connection.execute(LOCK, line)
-        if await _store(connection, experiment, reach):
-            await _add_version(connection, line, intervention, calibrate)
+        state = await _store(connection, experiment, reach)
+        version = await _add_version(connection, line, intervention, calibrate) if state == "changed" else None
+        if state != "as before" and (experiment.withdrawn or experiment.revision):
+            decided = (experiment.decided_by or "", experiment.reason or "")
+            await connection.execute(
+                DECIDED, experiment.experiment_id, experiment.revision, experiment.withdrawn, *decided, version
+            )
         row = await connection.fetchrow(LAST, line, intervention)
         prior = EffectPrior(**row["prior"]) if row else calibrate(intervention, [], {}, [])
-    return EffectsEvent(line=line, prior=prior, experiments=tuple(row["experiments"]) if row else ())
+        in_effect = await current_version(connection, line) == await newest_version(connection, line)
+    return EffectsEvent(line=line, prior=prior, experiments=tuple(row["experiments"]) if row else (), in_effect=in_effect)
 
 
 async def outdated_priors(database: Database, method: int) -> list[tuple[str, str]]:
@@ -155,7 +170,9 @@ async def renew_prior(database: Database, line: str, intervention: str, calibrat
         if EffectPrior(**last[0]["prior"]).method < method:
             await _add_version(connection, line, intervention, calibrate)
             last = await connection.fetch(LAST, line, intervention)
-    return EffectsEvent(line=line, prior=EffectPrior(**last[0]["prior"]), experiments=tuple(last[0]["experiments"]))
+        in_effect = await current_version(connection, line) == await newest_version(connection, line)
+    prior, ids = EffectPrior(**last[0]["prior"]), tuple(last[0]["experiments"])
+    return EffectsEvent(line=line, prior=prior, experiments=ids, in_effect=in_effect)
 
 
 async def experiments(database: Database, line: str, intervention: str | None = None) -> list[StoredExperiment]:
@@ -245,31 +262,38 @@ SELECT DISTINCT ON (line, intervention) line, prior, experiments FROM effect_pri
 _ERASED_NAME = "[erased "
 
 
+def names_erased_experiment(experiment_ids: Sequence[str]) -> bool:
+    """Whether one of the experiments was given an erased name."""
+    return any(name.startswith(_ERASED_NAME) for name in experiment_ids)
+
+
 async def effects_of_erased(database: Database) -> list[EffectsEvent]:
     """The newest priors that follow from experiments whose ids were erased, as they are published."""
-    rows = [row for row in await database.fetch(NEWEST) if any(name.startswith(_ERASED_NAME) for name in row["experiments"])]
+    rows = [row for row in await database.fetch(NEWEST) if names_erased_experiment(row["experiments"])]
     return [
         EffectsEvent(line=row["line"], prior=EffectPrior(**row["prior"]), experiments=tuple(row["experiments"])) for row in rows
     ]
 
 
-async def _store(connection: Connection, experiment: ExperimentResult, reach: Reach | None) -> bool:
-    """Store an experiment or its withdrawal; returns whether the set of valid experiments has changed."""
+async def _store(
+    connection: Connection, experiment: ExperimentResult, reach: Reach | None
+) -> Literal["as before", "stored", "changed"]:
+    """Store an experiment or its withdrawal; returns whether that has changed the set of valid experiments."""
     digest = content_digest(experiment)
     fields = (experiment.line, experiment.intervention.intervention_type, experiment.observed_at)
-    body = experiment.model_dump(mode="json", exclude={"withdrawn", "revision"})
+    body = experiment.model_dump(mode="json", exclude={*_OF_STATE})
     reach_body = reach.model_dump(mode="json") if reach else None
     state = (experiment.revision, experiment.withdrawn)
     added = await connection.execute(ADD, experiment.experiment_id, *fields, body, digest, reach_body, *reversed(state))
     if added == "INSERT 0 1":
-        return not experiment.withdrawn
+        return "stored" if experiment.withdrawn else "changed"
     (stored,) = await connection.fetch(STATE, experiment.experiment_id)
     if stored["digest"] != digest:
         raise DifferentExperiment(f"experiment {experiment.experiment_id!r} is stored with other content: give a new one a new id")
     if state <= (stored["revision"], stored["withdrawn"]):
-        return False
+        return "as before"
     await connection.execute(REVISE, experiment.experiment_id, *state)
-    return bool(experiment.withdrawn != stored["withdrawn"])
+    return "changed" if experiment.withdrawn != stored["withdrawn"] else "stored"
 
 
 def content_digest(experiment: ExperimentResult) -> bytes:
@@ -278,11 +302,11 @@ def content_digest(experiment: ExperimentResult) -> bytes:
     A field that came later is left out where it is not given, so that results that were stored before have their digest still.
     """
     later = {"control_ratio"} if experiment.control_ratio is None else set()
-    return hashlib.sha256(experiment.model_dump_json(exclude={"withdrawn", "revision", "confirmed", *later}).encode()).digest()
+    return hashlib.sha256(experiment.model_dump_json(exclude={"confirmed", *_OF_STATE, *later}).encode()).digest()
 
 
-async def _add_version(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> None:
-    """Add the version of today's valid experiments: priors of the intervention, and of others that they change."""
+async def _add_version(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> int:
+    """Add the version of today's valid experiments, and return it: priors of the intervention, and of others that they change."""
     version = await newest_version(connection, line) + 1
     stored = await experiments(connection, line)
     valid = [row.experiment for row in stored if not row.experiment.withdrawn]
@@ -300,6 +324,7 @@ async def _add_version(connection: Connection, line: str, intervention: str, cal
     await connection.execute(CARRY_OVER, line, version, [*changed])
     for name, (prior, ids) in changed.items():
         await connection.execute(ADD_PRIOR, line, version, name, prior.model_dump(mode="json"), ids)
+    return version
 
 
 def _may_learn(intervention: str, stored: Sequence[ExperimentResult]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Updates the effect priors of a line from the results of real experiments, and publishes them."""
+"""Updates the effect priors of a line from the results of real experiments, and publishes them, also those that a person chose."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import logging
 from functools import partial
 from typing import Any
 
+from engine.effects import catalogue_prior
 from schemas import EffectsEvent, ExperimentResult
 from schemas.base import shorten, utc_time
 from schemas.effect_priors import EFFECTS_METHOD
+from sql.effects_store import lines_to_announce, publish_choice
 from sql.erasure_store import NamesErased
 from sql.experiment_store import DifferentExperiment, outdated_priors, renew_prior, unusable_experiments
 from streams.errors import describe_error, is_waited_for, require_clear
@@ -31,6 +33,7 @@ __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
 _RENEW_S = 30.0
+_ANNOUNCE_S = 5.0
 _KINDS: dict[type[Exception], str] = {
     DifferentExperiment: "conflict",
     ImplausibleExperiment: "invalid",
@@ -52,10 +55,16 @@ def attach(app: TwinApp, services: Services) -> None:
     async def renew_priors() -> None:
         await _renew(app)
 
+    async def announce_choices() -> None:
+        """Publish the choices that a command has stored and could not publish."""
+        for line in await lines_to_announce(app.pool):
+            await publish_choice(app.pool, line, catalogue_prior, partial(_publish, app))
+
     async def tell_unusable() -> None:
         await process_event(app, partial(_tell_unusable, app), partial(_report, app))
 
     app.run_every(_RENEW_S, renew_priors)
+    app.run_every(_ANNOUNCE_S, announce_choices)
     app.task(tell_unusable)
 
 
@@ -67,7 +76,7 @@ async def _renew(app: TwinApp) -> None:
     failures = []
     for line, intervention in await outdated_priors(app.pool, EFFECTS_METHOD):
         try:
-            await _publish(app, await renew_prior(app.pool, line, intervention, calibrated_prior, EFFECTS_METHOD))
+            await _publish_new(app, await renew_prior(app.pool, line, intervention, calibrated_prior, EFFECTS_METHOD))
         except Exception as error:
             if is_waited_for(error):
                 raise
@@ -86,7 +95,14 @@ async def _report(app: TwinApp, error: Exception) -> None:
 
 
 async def _publish(app: TwinApp, effects: EffectsEvent) -> None:
-    await app.publish(effects, key=f"{effects.line}:{effects.prior.intervention_type}")
+    await app.publish(effects, key=effects.key)
+
+
+async def _publish_new(app: TwinApp, effects: EffectsEvent) -> None:
+    """Publish a new version, and after it the prior that a person has chosen, where that holds."""
+    await _publish(app, effects)
+    campaign = effects.prior.intervention_type
+    await publish_choice(app.pool, effects.line, catalogue_prior, partial(_publish, app), after=campaign)
 
 
 async def _process(app: TwinApp, services: Services, record: KafkaRecord) -> None:
@@ -94,7 +110,7 @@ async def _process(app: TwinApp, services: Services, record: KafkaRecord) -> Non
     require_observed(experiment, utc_time(record.timestamp), app.settings.skew_s)
     effects = await update_effects(app.pool, services.simulator, experiment)
     prior = effects.prior
-    await _publish(app, effects)
+    await _publish_new(app, effects)
     for warning in effects.warnings:
         LOG.warning("%s", warning)
         EXPERIMENT_WARNINGS.inc()

@@ -10,7 +10,7 @@ import typer
 from streams.cli.campaigns import InterventionArgument
 from streams.cli.connection import with_pool, with_read_pool
 from streams.cli.options import JsonOption, LineArgument, ReasonOption, examples
-from streams.cli.output import Table, print_result
+from streams.cli.output import Table, notify, print_result
 
 if TYPE_CHECKING:
     from sql.database import Pool
@@ -125,27 +125,53 @@ def rollback(
     """Let simulations of LINE take an earlier effects VERSION.
 
     Experiments that are added meanwhile are stored and make new versions, which count once the rollback is taken back. Simulations
-    that were answered before stay as they are.
+    that were answered before stay as they are. The priors that count are published on the topic effect-priors.
     """
     from streams.reporting import moment
 
     if (version is None) != undo:
         context.fail("give either a VERSION or --undo")
 
-    async def pin(_: Settings, pool: Pool) -> tuple[EffectsPin, int]:
-        from sql.effects_store import pin_version
-        from sql.experiment_store import current_version
-        from streams.operations.operator import operator_name
-
-        by = await asyncio.to_thread(operator_name)
-        return await pin_version(pool, line, version, pinned_by=by, reason=reason), await current_version(pool, line)
-
-    event, in_effect = with_pool(pin)
+    event, in_effect = _choose(line, version, reason)
     print_result(
         {"line": line, **event._asdict(), "effects_version_in_effect": in_effect},
         lambda: f"{line} takes effects version {in_effect} since {moment(event.pinned_at)}",
         as_json=as_json,
     )
+
+
+def _choose(line: str, version: int | None, reason: str) -> tuple[EffectsPin, int]:
+    """Store a choice, which counts from then on, and publish it; returns it with the version in effect.
+
+    Where Kafka does not answer, the experiments role publishes it when it can: that is no failure of the choice.
+    """
+    stored_pins: list[tuple[EffectsPin, int]] = []
+
+    async def pin(settings: Settings, pool: Pool) -> None:
+        from engine.effects import catalogue_prior
+        from sql.effects_store import pin_version, publish_choice
+        from sql.experiment_store import current_version
+        from streams.client import TwinClient
+        from streams.operations.operator import operator_name
+
+        by = await asyncio.to_thread(operator_name)
+        event = await pin_version(pool, line, version, pinned_by=by, reason=reason)
+        stored_pins.append((event, await current_version(pool, line)))
+        async with TwinClient(settings, name="command line") as client:
+            await publish_choice(pool, line, catalogue_prior, client.publish)
+
+    try:
+        with_pool(pin, "kafka")
+    except Exception as error:
+        from streams.errors import describe_error
+
+        if not stored_pins:
+            raise
+        notify(
+            f"twinstream: {describe_error(error)}; the choice is stored and counts, but is not published on effect-priors yet: a"
+            " worker with the role experiments does that when it can. Do not repeat the command"
+        )
+    return stored_pins[0]
 
 
 async def _lines(pool: Pool, line: str | None) -> list[str]:

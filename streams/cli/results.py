@@ -29,6 +29,7 @@ from streams.cli.options import (
     DryRunOption,
     FilterOption,
     JsonOption,
+    ReasonOption,
     examples,
     parse_filters,
     require_value,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from engine.twins import TwinModel
     from schemas import ExperimentResult
     from sql.database import Pool
-    from sql.effects_store import ExperimentRow
+    from sql.effects_store import ExperimentDecision, ExperimentRow
     from streams.operations.experiment_receipts import ExperimentReceipt
     from streams.operations.trial_rows import TrialColumns
     from streams.settings import Settings
@@ -366,15 +367,22 @@ def show(experiment_id: IdArgument, as_json: JsonOption = False) -> None:
     """
     from streams.reporting.experiments import experiment_dict, experiment_text
 
-    async def read(_: Settings, pool: Pool) -> tuple[ExperimentRow, float | None, tuple[str, ...]]:
-        from sql.effects_store import find_experiment
+    async def read(_: Settings, pool: Pool) -> tuple[ExperimentRow, list[ExperimentDecision], tuple[float | None, tuple[str, ...]]]:
+        from sql.effects_store import experiment_decisions, find_experiment
 
         row = await find_experiment(pool, experiment_id)
-        return row, *await _doubts(pool, row)
+        return row, await experiment_decisions(pool, experiment_id), await _doubts(pool, row)
 
-    row, distance, warnings = with_read_pool(read)
-    payload = {**experiment_dict(row), "result": row.body, "reach": row.reach, "predictive_z": distance, "warnings": [*warnings]}
-    print_result(payload, lambda: experiment_text(row, distance, warnings), as_json=as_json)
+    row, decisions, (distance, warnings) = with_read_pool(read)
+    payload = {
+        **experiment_dict(row),
+        "result": row.body,
+        "decisions": [decision._asdict() for decision in decisions],
+        "reach": row.reach,
+        "predictive_z": distance,
+        "warnings": [*warnings],
+    }
+    print_result(payload, lambda: experiment_text(row, decisions, distance, warnings), as_json=as_json)
 
 
 async def _doubts(pool: Pool, row: ExperimentRow) -> tuple[float | None, tuple[str, ...]]:
@@ -387,20 +395,28 @@ async def _doubts(pool: Pool, row: ExperimentRow) -> tuple[float | None, tuple[s
     return await doubts(pool, result, Reach.model_validate(row.reach) if row.reach else None)
 
 
-@app.command(epilog=examples("twinstream experiments withdraw spring", "twinstream experiments withdraw spring --undo"))
+@app.command(
+    epilog=examples(
+        "twinstream experiments withdraw spring --reason 'the arms were mixed up'", "twinstream experiments withdraw spring --undo"
+    )
+)
 def withdraw(
     experiment_id: IdArgument,
     undo: Annotated[bool, typer.Option("--undo", help="Take a withdrawal back: the experiment counts again.")] = False,
+    reason: ReasonOption = "",
     timeout_s: TimeoutOption = 60.0,
     as_json: JsonOption = False,
 ) -> None:
     """Withdraw the experiment ID: effects no longer rest on it.
 
-    It stays stored, and the effects get a new version without it. Simulations that were answered before stay as they are.
+    It stays stored, with who has withdrawn it and why, and the effects get a new version without it. Simulations that were answered
+    before stay as they are.
     """
     from sql.effects_store import find_experiment
     from streams.operations.experiment_receipts import revised_result
+    from streams.operations.operator import operator_name
 
     use_service_catalogue()
     row = with_read_pool(lambda _, pool: find_experiment(pool, experiment_id))
-    _publish([_Result(revised_result(row, withdrawn=not undo))], timeout_s, dry_run=False, as_json=as_json)
+    result = revised_result(row, withdrawn=not undo, decided_by=operator_name(), reason=reason)
+    _publish([_Result(result)], timeout_s, dry_run=False, as_json=as_json)

@@ -91,7 +91,6 @@ async def republish_effects(settings: Settings, effects: Iterable[EffectsEvent])
     topic = topic_of(EffectsEvent)
     async with open_producer(settings) as producer:
         for event in events:
-            key = f"{event.line}:{event.prior.intervention_type}"
-            await producer.send_and_wait(topic, event_value(event), key=key.encode(), headers=event_headers(event, "forget"))
-            published.append(f"{topic} {key}")
+            await producer.send_and_wait(topic, event_value(event), key=event.key.encode(), headers=event_headers(event, "forget"))
+            published.append(f"{topic} {event.key}")
     return published

@@ -82,8 +82,8 @@ class ExperimentReceipt(NamedTuple):
         return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 
 
-def revised_result(row: ExperimentRow, *, withdrawn: bool) -> ExperimentResult:
-    """The event that withdraws a stored experiment, or takes its withdrawal back.
+def revised_result(row: ExperimentRow, *, withdrawn: bool, decided_by: str, reason: str = "") -> ExperimentResult:
+    """The event that withdraws a stored experiment, or takes its withdrawal back; by whom and why are stored with it.
 
     Raises:
         ValueError: when it is in that state already.
@@ -91,7 +91,8 @@ def revised_result(row: ExperimentRow, *, withdrawn: bool) -> ExperimentResult:
     if (row.withdrawn_at is not None) == withdrawn:
         raise ValueError(f"experiment {row.experiment_id!r} is {'withdrawn already' if withdrawn else 'not withdrawn'}")
     revision = row.revision if withdrawn else row.revision + 1
-    return ExperimentResult.model_validate(row.body | {"withdrawn": withdrawn, "revision": revision, "confirmed": True})
+    state = {"withdrawn": withdrawn, "revision": revision, "decided_by": decided_by, "reason": reason or None}
+    return ExperimentResult.model_validate(row.body | state | {"confirmed": True})
 
 
 async def publish_results(

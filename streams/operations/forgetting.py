@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from engine.effects import catalogue_prior
 from schemas import TwinType
 from sql import erasure_store
 from sql.database import connect
-from sql.experiment_store import effects_of_erased
+from sql.effects_store import calibrated_lines, chosen_effects
+from sql.experiment_store import effects_of_erased, names_erased_experiment
 from streams.operations.erased_topics import republish_effects, topic_holds
 from streams.operations.erasing import EntityEraser, merge_models
 from streams.operations.erasure_report import ForgetReport
@@ -48,6 +50,10 @@ async def _republish(settings: Settings) -> list[str]:
     connection = await connect(settings.postgres_dsn.get_secret_value())
     try:
         effects = await effects_of_erased(connection)
+        keys = {event.key for event in effects}
+        for line in await calibrated_lines(connection):  # the newest record of a key is the prior that simulations take
+            choices = await chosen_effects(connection, line, catalogue_prior)
+            effects += [event for event in choices if event.key in keys or names_erased_experiment(event.experiments)]
     finally:
         await connection.close()
     return await republish_effects(settings, effects)

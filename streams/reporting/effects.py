@@ -11,7 +11,7 @@ from schemas import INTERVENTIONS, EffectPrior, catalogue_in_effect
 from schemas.base import require_one_of
 from schemas.effect_priors import EffectScenario
 from sql.effects_store import EffectsPin, EffectsVersion, ExperimentRow
-from streams.reporting.experiments import experiment_cells, experiment_dict, prior_text
+from streams.reporting.experiments import decision_text, experiment_cells, experiment_dict, prior_text
 from streams.reporting.formatting import align_columns, moment, number, share, signed_share, signed_share_range
 
 __all__ = [
@@ -192,7 +192,10 @@ def history_cells(event: EffectsVersion | EffectsPin) -> tuple[str, ...]:
         return "", moment(event.pinned_at), f"{choice}, by {event.pinned_by}", "", event.reason
     effects = [f"{name} {signed_share(prior.mean)}" for name, (prior, _) in event.priors.items() if prior.version == event.version]
     catalogue = "-" if event.catalogue_version is None else str(event.catalogue_version)
-    return str(event.version), moment(event.made_at), f"{len(event.experiments)} experiments", catalogue, ", ".join(effects)
+    experiments = f"{len(event.experiments)} experiments"
+    if event.decision is not None:
+        experiments += f": {decision_text(event.decision)}"
+    return str(event.version), moment(event.made_at), experiments, catalogue, ", ".join(effects)
 
 
 def history_dict(event: EffectsVersion | EffectsPin) -> dict[str, Any]:
@@ -200,7 +203,8 @@ def history_dict(event: EffectsVersion | EffectsPin) -> dict[str, Any]:
     if isinstance(event, EffectsPin):
         return {"event": "rollback" if event.version is not None else "undo", **event._asdict()}
     changed = {name: _prior_dict(prior) for name, (prior, _) in event.priors.items() if prior.version == event.version}
-    return {"event": "version", **event._asdict(), "priors": changed}
+    decision = None if event.decision is None else event.decision._asdict()
+    return {"event": "version", **event._asdict(), "priors": changed, "decision": decision}
 
 
 def _prior_dict(prior: EffectPrior) -> dict[str, Any]:

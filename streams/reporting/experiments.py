@@ -8,7 +8,7 @@ from typing import Any
 from engine.effects import prior_interval
 from engine.experiments import TrialAnalysis
 from schemas import TWIN_TYPES, EffectPrior, ExperimentResult, TwinType
-from sql.effects_store import ExperimentRow
+from sql.effects_store import ExperimentDecision, ExperimentRow
 from streams.reporting.formatting import (
     align_columns,
     count,
@@ -24,6 +24,7 @@ __all__ = [
     "EXPERIMENT_COLUMNS",
     "analysis_dict",
     "analysis_text",
+    "decision_text",
     "experiment_cells",
     "experiment_dict",
     "experiment_text",
@@ -135,7 +136,16 @@ def experiment_cells(row: ExperimentRow) -> tuple[str, ...]:
     )
 
 
-def experiment_text(row: ExperimentRow, distance: float | None, warnings: Sequence[str]) -> str:
+def decision_text(decision: ExperimentDecision) -> str:
+    """A withdrawal or what took it back in words: by whom, and why."""
+    what = "withdrawn" if decision.withdrawn else "counts again"
+    by = f" by {decision.decided_by}" if decision.decided_by else ""
+    return f"{decision.experiment_id} {what}{by}{f' ({decision.reason})' if decision.reason else ''}"
+
+
+def experiment_text(
+    row: ExperimentRow, decisions: Sequence[ExperimentDecision], distance: float | None, warnings: Sequence[str]
+) -> str:
     """Everything about a stored experiment."""
     body = row.body
     campaign = body["intervention"]
@@ -149,6 +159,7 @@ def experiment_text(row: ExperimentRow, distance: float | None, warnings: Sequen
         f"on {', '.join(f'{name}={value}' for name, value in filters.items()) or 'all'}",
         f"observed {body['observed_at']}, recorded {moment(row.recorded_at)}, {_state_text(row)}",
     ]
+    facts += [f"{moment(decision.decided_at)}: {decision_text(decision)}" for decision in decisions]
     if row.reach:
         facts.append(f"it reached {row.reach['mean']:.0%} of the base effect, by its dose and people")
     if distance is not None:

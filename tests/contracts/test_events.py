@@ -20,6 +20,7 @@ from schemas import (
     CatalogueEvent,
     DriftEvent,
     EffectPrior,
+    EffectsChoice,
     EffectsEvent,
     Event,
     ExperimentResult,
@@ -222,7 +223,14 @@ EXAMPLES: dict[str, list[Event]] = {
             line=LINE,
             prior=EffectPrior(intervention_type="email_campaign", mean=0.04, sd=0.01, between_sd=0.01, version=2, n_experiments=2),
             experiments=("trial-1", "trial-2"),
-        )
+            in_effect=False,
+        ),
+        EffectsEvent(
+            line=LINE,
+            prior=EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.01, between_sd=0.01, version=1, n_experiments=1),
+            experiments=("trial-1",),
+            choice=EffectsChoice(version=1, chosen_at=AT, chosen_by="ana@host", reason="trial-2 is doubted"),
+        ),
     ],
     "catalogue-versions": [
         CatalogueEvent(version=3, sha256="ab" * 32, applied_at=AT, applied_by="ana@host", changes=("- brands.kisqali",))
@@ -340,7 +348,7 @@ ANSWER, REFUSAL = EXAMPLES["simulation-results"]
 (ERRORS, _) = EXAMPLES["fidelity-errors"]
 (WINDOW,) = EXAMPLES["fidelity-windows"]
 (RETRAIN,) = EXAMPLES["retrain-events"]
-(PRIORS,) = EXAMPLES["effect-priors"]
+PRIORS, _ = EXAMPLES["effect-priors"]
 
 
 @pytest.mark.parametrize(

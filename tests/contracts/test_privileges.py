@@ -12,6 +12,7 @@ from sql.privileges import FUNCTIONS, TABLES, TYPES, WRITER
 MIGRATIONS = "\n".join(re.sub(r"--[^\n]*", "", migration.text) for migration in migrations())
 APPEND_ONLY = (
     *("model_ledger", "fidelity_tracking", "source_gaps", "effect_versions", "effect_priors", "effect_pins", "detector_alarms"),
+    "experiment_decisions",
 )
 
 

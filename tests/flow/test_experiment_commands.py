@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.sample_tables import sample_hcps
+from schemas import EffectsEvent
 
 LINE = "hcp:kisqali:prescribing_change"
 SPRING = [
@@ -39,7 +40,9 @@ def pilot(folder: Path, effect: float) -> str:
     return str(file)
 
 
-async def test_results_in_numbers_and_in_a_file_change_effects_and_can_be_taken_back(twinstream, service, promoted, results):
+async def test_results_in_numbers_and_in_a_file_change_effects_and_can_be_taken_back(
+    twinstream, service, promoted, results, listener
+):
     async with service(["simulation", "experiments"]):
         first = await twinstream(*SIMULATE)
         (spring,) = await twinstream(*SPRING, "--json")
@@ -54,7 +57,7 @@ async def test_results_in_numbers_and_in_a_file_change_effects_and_can_be_taken_
         again = await twinstream("experiments", "add", "--file", results, "--json")
         assert {receipt["effects_version"] for receipt in again} == {3}
 
-        (without,) = await twinstream("experiments", "withdraw", "spring", "--json")
+        (without,) = await twinstream("experiments", "withdraw", "spring", "--reason", "mixed up", "--json")
         assert (without["state"], without["effects_version"]) == ("withdrawn", 4)
         (again,) = await twinstream("experiments", "withdraw", "spring", "--undo", "--json")
         assert (again["state"], again["effects_version"]) == ("counted", 5)
@@ -62,6 +65,10 @@ async def test_results_in_numbers_and_in_a_file_change_effects_and_can_be_taken_
 
         pinned = await twinstream("effects", "rollback", LINE, "1", "--reason", "the others are doubted", "--json")
         assert (pinned["version"], pinned["effects_version_in_effect"]) == (1, 1)
+        published = await listener.events(EffectsEvent, await listener.count("effect-priors"))
+        (announced,) = [event for event in published if event.choice and event.prior.intervention_type == "email_campaign"]
+        assert (announced.prior.mean, announced.experiments) == (spring["prior"]["mean"], ("spring",))
+        assert (announced.choice.version, announced.choice.reason) == (1, "the others are doubted")
         rolled_back = await twinstream(*SIMULATE)
         undone = await twinstream("effects", "rollback", LINE, "--undo", "--json")
         assert undone["effects_version_in_effect"] == 5
@@ -76,6 +83,10 @@ async def test_results_in_numbers_and_in_a_file_change_effects_and_can_be_taken_
     history = await twinstream("effects", "history", LINE, "--json")
     assert [event["event"] for event in history] == ["undo", "rollback", *["version"] * 5]
     assert history[1]["reason"] == "the others are doubted"
+    assert (history[3]["decision"]["experiment_id"], history[3]["decision"]["reason"]) == ("spring", "mixed up")
+    shown = await twinstream("experiments", "show", "spring", "--json")
+    assert [(decision["withdrawn"], decision["reason"]) for decision in shown["decisions"]] == [(True, "mixed up"), (False, "")]
+    assert "spring withdrawn by " in await twinstream("experiments", "show", "spring")
 
 
 async def test_rows_are_analysed_published_and_shown_with_their_subgroups(twinstream, service, promoted, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from schemas import EffectPrior
 from schemas.effect_priors import LearnedParameters
-from sql.effects_store import EffectsPin, EffectsVersion
+from sql.effects_store import EffectsPin, EffectsVersion, ExperimentDecision
 from streams.reporting.effects import LineEffects, campaign_cells, campaign_text, detailed_dict, history_cells, history_dict
 
 LINE = "hcp:kisqali:prescribing_change"
@@ -51,6 +51,16 @@ def test_what_experiments_have_taught_beside_the_base_effect_is_shown_as_factors
     assert "decile        x 1.00  95% 0.91 to 1.10" in text  # exp(1.96 hypot(0.03, 0.04)) = 1.103
     assert "region=south  x 1.11  95% 1.00 to 1.22" in text
     assert [row["parameter"] for row in detailed_dict(campaign, [])["learned"]] == ["decile", "region=south"]
+
+
+def test_history_tells_who_withdrew_an_experiment_and_why() -> None:
+    decision = ExperimentDecision("b", True, NOON, "ann@desk", "the arms were mixed up", 2)
+    without = version(2, 0.02, "a")._replace(decision=decision)
+    assert history_cells(without)[2] == "1 experiments: b withdrawn by ann@desk (the arms were mixed up)"
+    assert history_cells(without._replace(decision=decision._replace(withdrawn=False, decided_by="", reason="")))[2].endswith(
+        "b counts again"
+    )
+    assert history_dict(without)["decision"]["reason"] == "the arms were mixed up"
 
 
 def test_history_has_versions_and_rollbacks_the_newest_first() -> None:
