@@ -138,7 +138,7 @@ class TrackRecord(Frozen):
     """Agreement of past simulations of this intervention on this line with the real experiments made after them.
 
     Attributes:
-        n: simulations with a real experiment.
+        n: simulations with a real experiment, of the newest 200 experiments.
         n_inside: simulations whose interval holds the observed effect.
         n_agreeing: simulations whose interval, widened by the experiment's standard error, holds the observed effect.
         mean_error: mean of observed minus simulated effect: above 0 the simulations are too low; null without any.

@@ -96,14 +96,19 @@ LAST = """
 SELECT prior, experiments FROM effect_priors WHERE line = $1 AND intervention = $2 ORDER BY version DESC LIMIT 1"""
 
 
+MAX_COMPARED = 200
+"""Experiments that a track record rests on, the newest ones: every simulation stores its own."""
+
 # For each experiment, the simulation that it tested: the one that named it, else the newest of the same campaign and filters.
 ANSWERED = """
 SELECT DISTINCT ON (e.experiment_id) (r.results ->> 'ate')::float8 AS simulated, (r.results ->> 'ate_ci_lower')::float8 AS lower,
        (r.results ->> 'ate_ci_upper')::float8 AS upper, (r.results ->> 'confidence_level')::float8 AS level,
        (e.body ->> 'effect')::float8 AS effect, (e.body ->> 'standard_error')::float8 AS standard_error
-FROM experiments e JOIN simulation_runs r ON r.line = e.line AND r.status = 'completed' AND r.completed_at < e.recorded_at
-WHERE e.line = $1 AND e.intervention = $2 AND e.withdrawn_at IS NULL
-  AND r.intervention_config ->> 'intervention_type' = e.intervention
+FROM (
+    SELECT * FROM experiments WHERE line = $1 AND intervention = $2 AND withdrawn_at IS NULL
+    ORDER BY recorded_at DESC, experiment_id LIMIT $3
+) e JOIN simulation_runs r ON r.line = e.line AND r.status = 'completed' AND r.completed_at < e.recorded_at
+WHERE r.intervention_config ->> 'intervention_type' = e.intervention
   AND (r.request ->> 'experiment_id' = e.experiment_id
        OR (r.intervention_config = jsonb_strip_nulls(e.body -> 'intervention')
            AND r.filters = jsonb_strip_nulls(e.body -> 'filters')))
@@ -199,13 +204,15 @@ def _stored(row: asyncpg.Record) -> StoredExperiment | ValidationError:
     return StoredExperiment(experiment, Reach.model_validate(row["reach"]) if row["reach"] else None)
 
 
-async def answered_simulations(database: Database, line: str, intervention: str) -> list[tuple[float, ...]]:
-    """Completed simulations of an intervention that a later experiment tested, one for each experiment.
+async def answered_simulations(
+    database: Database, line: str, intervention: str, newest: int = MAX_COMPARED
+) -> list[tuple[float, ...]]:
+    """Completed simulations of an intervention that a later experiment tested, one for each of its ``newest`` experiments.
 
     Returns:
         Simulated effect, lower and upper end of its interval, and confidence level; measured effect and its standard error.
     """
-    return [tuple(row) for row in await database.fetch(ANSWERED, line, intervention)]
+    return [tuple(row) for row in await database.fetch(ANSWERED, line, intervention, newest)]
 
 
 async def newest_version(database: Database, line: str) -> int:

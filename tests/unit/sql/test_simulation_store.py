@@ -29,10 +29,12 @@ from schemas import (
 from schemas.effect_priors import EFFECTS_METHOD
 from sql.database import Pool
 from sql.erasure_store import NamesErased, begin_erasure
+from sql.experiment_store import add_experiment, answered_simulations
 from sql.ledger import Ledger
 from sql.pin_store import NewRequest, NoChampion, WrongLine, pin, pin_all
 from sql.simulation_store import DifferentBody, Pins, Recipe, find_runs, finish
 from sql.twin_repository import TwinRepository, UnknownPopulation
+from tests.unit.sql.test_experiment_store import an_experiment, average
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LINE = "hcp:kisqali:prescribing_change"
@@ -184,6 +186,17 @@ async def test_another_body_under_the_same_id_is_refused_also_when_concurrent(po
     ends = await asyncio.gather(*(pinned(pool, request, body) for body in (BODY, OTHER_BODY) * 3), return_exceptions=True)
     assert {isinstance(end, Pins) for end in (ends[0], ends[2], ends[4])} != {isinstance(end, Pins) for end in ends[1::2]}
     assert sum(isinstance(end, DifferentBody) for end in ends) == 3
+
+
+async def test_a_track_record_rests_on_the_newest_experiments_that_tested_a_simulation(pool: Pool) -> None:
+    await promoted(pool)
+    tested = a_request()
+    await pinned(pool, tested)
+    await finish(pool, completed(tested.simulation_id, 0.1), BODY)
+    for name, effect in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
+        await add_experiment(pool, an_experiment(name, effect), average)
+    assert [row[4] for row in (await pinned(pool, a_request())).compared or ()] == [0.1, 0.2, 0.3]
+    assert [row[4] for row in await answered_simulations(pool, LINE, "email_campaign", newest=2)] == [0.2, 0.3]
 
 
 async def test_a_request_to_a_line_without_champion_is_refused_and_not_stored(pool: Pool) -> None:
