@@ -48,6 +48,11 @@ class DriftRule(Frozen):
     relative: bool
     action: Literal["retrain", "warn", "investigate"]
 
+    @property
+    def relative_change(self) -> float:
+        """The change of the baseline at which a relative rule fires, negative where it fires below."""
+        return self.limit if self.direction == "above" else -self.limit
+
 
 BUILT_IN_RULES: tuple[DriftRule, ...] = (
     DriftRule(name="mae_increase", metric="mae", limit=0.20, direction="above", relative=True, action="retrain"),

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Protocol
 
-from schemas.fidelity_models import DRIFT_RULES, DriftRule, DriftState, FidelityMetrics, Verdict
+from schemas.fidelity_models import BUILT_IN_RULES, DRIFT_RULES, DriftRule, DriftState, FidelityMetrics, Verdict
 
 __all__ = [
     "BIAS_RULE",
@@ -89,7 +89,8 @@ def _lower_coverage(baseline: float, n: int) -> float:
     return max(1.0 - 2.0 * (1.0 - baseline) - 2.0 * math.sqrt(baseline * (1.0 - baseline) / max(n, 1)), 0.0)
 
 
-_PROPORTION = next(rule.limit for rule in DRIFT_RULES if rule.name == "mae_increase")
+# Of the built-in rules: a process that imports this under a catalogue of its own judges as every other.
+_PROPORTION = next(rule.limit for rule in BUILT_IN_RULES if rule.name == "mae_increase")
 _DETERIORATIONS = {"correlation": _lower_correlation, "coverage_95pct": _lower_coverage}
 
 
@@ -170,8 +171,8 @@ def requests_retrain(verdict: Verdict, carriers: Collection[str]) -> bool:
     return verdict.action == "retrain" or (verdict.rule == _COVERAGE_RULE and "misses" in carriers)
 
 
-_MAE_RULE = next(rule.name for rule in DRIFT_RULES if rule.metric == "mae")
-_COVERAGE_RULE = next(rule.name for rule in DRIFT_RULES if rule.metric == "coverage_95pct")
+_MAE_RULE = next(rule.name for rule in BUILT_IN_RULES if rule.metric == "mae")
+_COVERAGE_RULE = next(rule.name for rule in BUILT_IN_RULES if rule.metric == "coverage_95pct")
 
 
 def comparison_text(verdicts: Iterable[Verdict], detection: Detection, carriers: Collection[str] = ()) -> str:
@@ -292,7 +293,7 @@ def _reason(rule: DriftRule, value: float, limit: float | None, reference: float
     verb = "is" if fired else "is not"
     compared = f"{_NAMES[rule.metric]} {_value_text(rule, value)} {verb} {_side(rule)} {_value_text(rule, limit)}"
     if rule.relative:
-        return f"{compared} ({rule.limit:+.0%} on the baseline's {_value_text(rule, reference)})"
+        return f"{compared} ({rule.relative_change:+.0%} on the baseline's {_value_text(rule, reference)})"
     if _is_standing(rule, reference):
         return (
             f"{compared} (the baseline's {_value_text(rule, reference)} is already {_side(rule)} {_value_text(rule, rule.limit)})"

@@ -12,6 +12,7 @@ from streams.cli.options import ConfidenceOption, JsonOption, LineArgument, MinE
 from streams.cli.output import Table, print_result
 
 if TYPE_CHECKING:
+    from schemas import DriftRule
     from sql.database import Pool
     from sql.threshold_store import ThresholdChange
 
@@ -100,7 +101,7 @@ def _table(line: str, history: list[ThresholdChange]) -> Table:
     from streams.reporting import moment
 
     present = history[0].thresholds
-    rules = [f"  {rule.name:<18} {rule.direction} {_limit_text(rule.limit, relative=rule.relative)}" for rule in present.rules]
+    rules = [f"  {rule.name:<18} {rule.direction} {_limit_text(rule)}" for rule in present.rules]
     columns = ("Version", "At", "By", "Smallest effect", "Probability", "Test", "Limits", "Reason")
     rows = [
         (
@@ -122,5 +123,5 @@ def _table(line: str, history: list[ThresholdChange]) -> Table:
     return Table(columns, rows, numeric=(0,), text="\n".join([*lines, *("  ".join(filter(None, row)) for row in rows)]))
 
 
-def _limit_text(limit: float, *, relative: bool) -> str:
-    return f"{limit:+.0%} on the baseline" if relative else f"{limit:g}"
+def _limit_text(rule: DriftRule) -> str:
+    return f"{rule.relative_change:+.0%} on the baseline" if rule.relative else f"{rule.limit:g}"

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from engine.fidelity.drift_rules import evaluate_rules, rule_limit, standing_texts
-from schemas import DRIFT_RULES, FidelityMetrics
+from schemas import DRIFT_RULES, DriftRule, FidelityMetrics
 
 RULES = {rule.name: rule for rule in DRIFT_RULES}
 
@@ -58,3 +58,10 @@ def test_a_limit_that_is_broken_from_the_start_is_told_with_the_one_in_its_place
         "coverage is 89.0% on unseen rows, already below 90.0%: a limitation of this model and no drift, which is told below 77.4%",
     )
     assert standing_texts(metrics(10_000)) == ()
+
+
+def test_a_relative_limit_below_the_baseline_is_told_as_a_fall():
+    rule = DriftRule(name="r", metric="correlation", limit=0.1, direction="below", relative=True, action="warn")
+    (verdict,) = evaluate_rules(metrics(400, correlation=0.7), metrics(400, correlation=0.8), [rule])
+    assert verdict.fired
+    assert verdict.reason.endswith("(-10% on the baseline's 0.8)")
