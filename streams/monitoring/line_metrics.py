@@ -37,6 +37,7 @@ from streams.metrics import (
 
 __all__ = [
     "remove_line_metrics",
+    "restart_rule_metrics",
     "retain_segment_metrics",
     "set_baseline_metrics",
     "set_estimate_metrics",
@@ -61,6 +62,12 @@ def start_line_counters(line: str) -> None:
     """Let the counters of a line exist before their first event."""
     start_at_zero(TASK_FAILURES, role=["fidelity"], task=[f"line {line}"])
     start_at_zero(VERDICTS, line=[line], rule=[rule.name for rule in DRIFT_RULES])
+
+
+def restart_rule_metrics(line: str) -> None:
+    """Let the counters of new rules exist before they fire, and remove the limits of all: the present ones are set again."""
+    start_line_counters(line)
+    DRIFT_LIMIT.remove_by_labels({"line": line})
 
 
 def remove_line_metrics(line: str) -> None:

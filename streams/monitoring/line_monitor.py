@@ -18,6 +18,7 @@ from streams.monitoring.alarms import Alarms
 from streams.monitoring.drift_detection import DriftEvaluator
 from streams.monitoring.line_metrics import (
     remove_line_metrics,
+    restart_rule_metrics,
     retain_segment_metrics,
     set_segment_metrics,
     start_line_counters,
@@ -158,6 +159,7 @@ class LineMonitor:
         rules = model_line.thresholds.rules
         if self._rules.get(line.name, DRIFT_RULES) != rules:
             line.changed_series |= set(line.current_series())
+            restart_rule_metrics(line.name)
         self._rules[line.name] = rules
 
     async def _show(self, line: LineState) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from schemas import DRIFT_RULES, AnswerStatus
+from schemas import BUILT_IN, DRIFT_RULES, AnswerStatus, install
 from streams.ingestion import REFUSAL_KINDS
 from streams.metrics import MODEL_CACHE, REGISTRY, start_at_zero
-from streams.monitoring.line_metrics import start_line_counters
+from streams.monitoring.line_metrics import remove_line_metrics, restart_rule_metrics, set_baseline_metrics, start_line_counters
 from streams.settings import ROLES, Role, Settings
 from streams.worker.bootstrap import build_app
+from tests.outcomes import make_card
 
 INGESTION = Path(__file__).resolve().parents[3] / "streams" / "ingestion"
 
@@ -54,6 +55,23 @@ def test_a_line_has_a_counter_of_every_drift_rule():
 
     values = [value_of("twin_drift_verdicts_total", line="a line of this test", rule=rule.name) for rule in DRIFT_RULES]
     assert values == [0.0] * len(DRIFT_RULES)
+
+
+def test_limits_and_counters_of_a_line_follow_the_rules_of_the_catalogue():
+    line, baseline = "another line of this test", make_card(mae=0.8).baseline
+    rule = {"metric": "rmse", "limit": 0.5, "direction": "above", "relative": True, "action": "warn"}
+    install(BUILT_IN.with_entries({"drift_rules": {"rmse_increase": rule, "mae_increase": {"limit": 0.1}}}))
+    restart_rule_metrics(line)
+    set_baseline_metrics(line, baseline)
+    assert value_of("twin_drift_limit", line=line, rule="rmse_increase") == 1.5  # on the baseline's 1.0
+    assert value_of("twin_drift_limit", line=line, rule="mae_increase") == pytest.approx(1.1 * 0.8)
+    assert value_of("twin_drift_verdicts_total", line=line, rule="rmse_increase") == 0.0
+    install(BUILT_IN)
+    restart_rule_metrics(line)
+    set_baseline_metrics(line, baseline)
+    assert value_of("twin_drift_limit", line=line, rule="rmse_increase") is None
+    assert value_of("twin_drift_limit", line=line, rule="mae_increase") == pytest.approx(1.2 * 0.8)
+    remove_line_metrics(line)
 
 
 def test_every_kind_of_refusal_in_ingestion_is_listed():
