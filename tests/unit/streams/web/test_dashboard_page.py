@@ -6,8 +6,9 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+from markupsafe import escape
 
-from schemas import DriftState, FidelityMetrics, RealismReport, Verdict
+from schemas import BUILT_IN, DriftState, FidelityMetrics, RealismReport, Verdict, install
 from sql.overview_store import OverviewCounts
 from sql.population_realism_store import FilterRealism
 from streams.outages import Outage
@@ -55,6 +56,16 @@ def test_the_page_names_the_version_of_the_catalogue_of_a_champion():
     line = LineOverview(LINE, "auto", make_card(), None, (), None, 3600.0, (), (), (), None, (), {}, catalogue_version=7)
     html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings(), "nonce")
     assert ", under catalogue version 7. Retraining" in html
+
+
+def test_a_brand_of_ones_own_has_its_label_on_the_page_in_whatever_letters():
+    label = 'Acme "mab" <b>& Söhne'
+    install(BUILT_IN.with_entries({"brands": {"acmezumab": {"label": label}}}))
+    name = "hcp:acmezumab:prescribing_change"
+    line = LineOverview(name, "auto", make_card(), None, (), None, 3600.0, (), (), (), None, (), {}, catalogue_version=1)
+    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings(), "nonce")
+    assert f"HCP · {escape(label)}" in html
+    assert label not in html
 
 
 def test_numbers_have_a_minus_sign_and_separators():
