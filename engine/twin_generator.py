@@ -204,7 +204,7 @@ class TwinGenerator:
         selected = table.select(selection.features)
         model_type, crossed, r2_by_type = self._select_model_type(selected, first, is_sampled=sampled is not None)
         learned = whole.select(selection.features) if model_type == LEARNS_ALL_ROWS else selected
-        outcome = fit_outcome_model(learned, model_type, n_jobs=self.n_jobs, seed=self.seed)
+        outcome = fit_outcome_model(learned, model_type, n_jobs=self.n_jobs, seed=self.seed, encoded_by=selected)
         evaluated = table.features.iloc[first:]
         encoded = encode_features(outcome, evaluated)
         segments = evaluated[[name for name in TWIN_TYPES[self.twin_type].segments if name in evaluated]]

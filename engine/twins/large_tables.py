@@ -1,7 +1,8 @@
 """Tables of more rows than twins need: a part of the rows, drawn at random, is what all but the outcome model learns from.
 
 Twins take their values from donor rows, and tens of thousands of donors serve a million twins as well as a million do: more would
-only take memory and time in proportion to the table. Histogram boosting alone learns from every row.
+only take memory and time in proportion to the table. Histogram boosting alone learns from every row; which levels are frequent and
+what stands for a gap is of the drawn ones.
 """
 
 from __future__ import annotations

@@ -122,16 +122,26 @@ class CrossFit:
         return float(np.corrcoef(self.predicted, self.actual)[0, 1])
 
 
-def fit_outcome_model(table: TrainingTable, model_type: str, *, n_jobs: int, seed: int) -> Pipeline:
+def fit_outcome_model(
+    table: TrainingTable, model_type: str, *, n_jobs: int, seed: int, encoded_by: TrainingTable | None = None
+) -> Pipeline:
     """Fit encoder and estimator on all rows; the result predicts on one thread, so that predictions are reproducible bit for bit.
+
+    Args:
+        table: what the estimator learns from.
+        model_type: of the estimator.
+        n_jobs: processors, -1 for all; the result does not depend on it.
+        seed: of the estimator.
+        encoded_by: rows whose frequent levels and medians the encoder takes, such as a part of a large table; by default the table.
 
     Raises:
         ValueError: for an unknown model type.
     """
     estimator = _estimator(model_type, n_jobs, seed)
-    model = Pipeline([("encoder", _encoder(table)), ("estimator", estimator)])
+    encoder = _encoder(table).fit((encoded_by or table).features)
+    model = Pipeline([("encoder", encoder), ("estimator", estimator)])
     with threadpool_limits(1, user_api="openmp"):  # waiting boosting threads spin: beside a busy core two are slower than one
-        model.fit(table.features, table.target)
+        estimator.fit(encode_features(model, table.features), table.target)
     if hasattr(estimator, "n_jobs"):
         estimator.n_jobs = 1
     return model

@@ -35,9 +35,12 @@ def model(table: pd.DataFrame) -> TwinModel:
 
 def test_histogram_boosting_learns_the_expected_outcome_from_every_row(model: TwinModel, table: pd.DataFrame) -> None:
     selected = build_training_table(table, TwinType.HCP, TARGET).select(tuple(model.card.metrics.feature_importance))
-    of_all_rows = fit_outcome_model(selected, "HistGradientBoosting", n_jobs=1, seed=0)
+    drawn = selected.take(model.sampled)
+    of_all_rows = fit_outcome_model(selected, "HistGradientBoosting", n_jobs=1, seed=0, encoded_by=drawn)
+    of_drawn_rows = fit_outcome_model(drawn, "HistGradientBoosting", n_jobs=1, seed=0)
     assert model.card.model_type == "HistGradientBoosting"
     np.testing.assert_array_equal(model.predict(table), of_all_rows.predict(selected.features))
+    assert not np.array_equal(model.predict(table), of_drawn_rows.predict(selected.features))
 
 
 def test_twins_and_figures_come_from_the_drawn_rows_and_the_card_tells_it(model: TwinModel, table: pd.DataFrame) -> None:
