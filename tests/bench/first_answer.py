@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -54,7 +53,7 @@ def service(program: str, folder: Path) -> Iterator[float]:
             print(f"{seconds:7.1f} s  twinstream up, until it is ready", flush=True)
             yield seconds
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # a shell that started this in the background has it ignore SIGINT
 
 
 def main(repository: str) -> None:
