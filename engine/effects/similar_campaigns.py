@@ -3,7 +3,12 @@
 The same people respond to another campaign by the same moderators, so effects in subgroups teach those of all interventions.
 A campaign that nobody has run borrows its base effect from tested ones by its own channel: how many times the catalogue's effect
 they had. The catalogue is hardly off by the same factor for two kinds of campaigns, so a borrowed factor has the uncertainty of
-the other one and :data:`BORROWED_SPREAD` beside; it is one more observation of the prior, and not an experiment.
+the other one and :data:`BORROWED_SPREAD` beside; it is one more observation of the prior, and not an experiment. And it may tell
+nothing (:data:`UNRELATED`): so the result is a mixture with what the catalogue says alone.
+
+References:
+    Schmidli, Gsteiger, Roychoudhury, O'Hagan, Spiegelhalter, Neuenschwander (2014), Robust meta-analytic-predictive priors in
+    clinical trials with historical control information. Biometrics 70.
 """
 
 from __future__ import annotations
@@ -15,7 +20,14 @@ import numpy as np
 
 from engine.effects.base_effect import SCORES, with_quantiles
 from engine.effects.effect_model import catalogue_prior
-from engine.effects.effect_posterior import NormalMixture, Observations, fit, mixture_quantiles, prior_components
+from engine.effects.effect_posterior import (
+    NormalMixture,
+    Observations,
+    fit,
+    mixture_quantiles,
+    prior_components,
+    without_experiments,
+)
 from engine.effects.experiment_fits import Inputs, ResponseFit, fit_responses, own_effects
 from engine.effects.learned_parameters import Moments
 from engine.effects.parameter_learning import Beliefs, OwnEffects, learn_from_subgroups, parameters_of, taught
@@ -24,13 +36,16 @@ from schemas.events import ExperimentResult
 from schemas.interventions import INTERVENTIONS
 from schemas.simulation_models import Reach
 
-__all__ = ["BORROWED_SPREAD", "borrow", "effects_elsewhere"]
+__all__ = ["BORROWED_SPREAD", "UNRELATED", "borrow", "effects_elsewhere"]
 
 BORROWED_SPREAD = 0.5
 """Standard deviation of a campaign's factor on the catalogue's effect around that of a similar one, as a share of it (or of 1).
 
 An assumption, a little wider than the catalogue's own uncertainty of 0.4: no set of trials of one company's campaigns is public.
 """
+
+UNRELATED = 0.5
+"""Probability that the factors of two kinds of campaigns have nothing in common: nobody knows, so as likely as not."""
 
 
 def effects_elsewhere(
@@ -76,16 +91,19 @@ def _with_borrowed_base(prior: EffectPrior, similar: Sequence[ExperimentResult],
         )
     effect, error = np.transpose(rows)
     always_told = np.full(len(rows), -np.inf)
-    posterior = fit(prior_components(prior.mean, prior.sd), Observations(effect, error, always_told, np.arange(len(rows))))
-    following = posterior.next_campaign()
+    components = prior_components(prior.mean, prior.sd)
+    posterior = fit(components, Observations(effect, error, always_told, np.arange(len(rows))))
+    unrelated = without_experiments(components)
+    following = _either(unrelated.next_campaign(), posterior.next_campaign())
     kinds = ", ".join(sorted({result.intervention.intervention_type for result in similar}))
-    mean_only = NormalMixture(posterior.weight, posterior.mean, np.sqrt(posterior.variance))
+    means = (NormalMixture(part.weight, part.mean, np.sqrt(part.variance)) for part in (unrelated, posterior))
+    mean_only = _either(*means)
     sd = min(mean_only.equivalent_sd, following.equivalent_sd)
     source = f"{prior.source}; shifted by {len(similar)} real experiments on other campaigns by its channel ({kinds})"
     return with_quantiles(
         prior.model_copy(
             update={
-                "mean": float(posterior.weight @ posterior.mean),
+                "mean": float(mean_only.weight @ mean_only.mean),
                 "sd": sd,
                 "between_sd": float(np.sqrt(following.equivalent_sd**2 - sd**2)),
                 "source": source,
@@ -93,6 +111,12 @@ def _with_borrowed_base(prior: EffectPrior, similar: Sequence[ExperimentResult],
         ),
         tuple(mixture_quantiles(*following, SCORES).tolist()),
     )
+
+
+def _either(unrelated: NormalMixture, related: NormalMixture) -> NormalMixture:
+    """The mixture of what holds if the other campaigns tell nothing, and if they do."""
+    weight = np.concatenate([UNRELATED * unrelated.weight, (1.0 - UNRELATED) * related.weight])
+    return NormalMixture(weight, np.concatenate([unrelated.mean, related.mean]), np.concatenate([unrelated.sd, related.sd]))
 
 
 def _fits_by_type(

@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
-from engine.effects.base_effect import prior_interval
+from engine.effects.base_effect import SCORES, prior_interval
 from engine.effects.calibration import calibrate
 from engine.effects.effect_model import catalogue_prior
+from engine.effects.similar_campaigns import UNRELATED
 from engine.simulation_engine import SimulationEngine
 from schemas import ExperimentResult
 from tests.populations import intervention, population
@@ -36,11 +38,25 @@ def test_without_experiments_anywhere_the_prior_stays_as_it_is():
 
 def test_an_untested_campaign_borrows_the_factor_of_tested_ones_by_its_channel_with_its_doubt():
     high, low = (calibrate(PEERS, [], {}, speakers(factor)) for factor in (3.0, 0.2))
-    assert high.mean > 1.1 * PEERS.mean
-    assert low.mean < 0.95 * PEERS.mean
+    assert high.mean > 1.05 * PEERS.mean
+    assert low.mean < 0.975 * PEERS.mean
     tested = calibrate(PEERS, [on("peer_to_peer_referral", str(i), 0.3, 0.005) for i in range(4)])
     assert width(high) > 1.5 * width(tested)
     assert prior_interval(high)[0] < PEERS.mean < prior_interval(high)[1]
+
+
+def test_other_campaigns_may_tell_nothing_so_the_prior_is_a_mixture_with_that_of_the_catalogue(monkeypatch):
+    def chance_below(effect: float) -> float:
+        (scenario, *_) = calibrate(PEERS, [], {}, speakers(0.2)).scenarios
+        return float(norm.cdf(np.interp(effect, scenario.quantiles, SCORES)))
+
+    at = {}
+    for unrelated in (0.0, UNRELATED, 1.0):
+        monkeypatch.setattr("engine.effects.similar_campaigns.UNRELATED", unrelated)
+        at[unrelated] = [chance_below(effect) for effect in (0.02, 0.05, 0.1, 0.2)]
+    assert at[UNRELATED] == pytest.approx(np.mean([at[0.0], at[1.0]], axis=0), abs=0.01)
+    alone = [norm.cdf(np.interp(effect, PEERS.scenarios[0].quantiles, SCORES)) for effect in (0.02, 0.05, 0.1, 0.2)]
+    assert at[1.0] == pytest.approx(alone, abs=0.02)
 
 
 def test_a_borrowed_prior_is_still_one_that_nobody_has_tested():
