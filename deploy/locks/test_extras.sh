@@ -3,18 +3,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 home=.venv/extras
-uv=.venv/bin/uv
-export UV_SYSTEM_CERTS=1 # trust whom the machine trusts, as pip can be told to
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 test_extra() {
-  local extra=$1 lock=deploy/locks/$1.txt
-  if [ ! -f $home/$extra/.done ] || [ $lock -nt $home/$extra/.done ]; then
-    echo "installing the extra $extra (locked, with hashes)"
-    $uv venv --quiet --clear --python .venv/bin/python $home/$extra
-    $uv pip install --quiet --python $home/$extra/bin/python --no-deps --require-hashes -r $lock
-    touch $home/$extra/.done
-  fi
+  local extra=$1
+  deploy/locks/install_extra.sh $extra $home/$extra
   $home/$extra/bin/python -m pytest -p no:cacheprovider tests/extras/test_$extra.py
 }
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -29,6 +30,7 @@ from tests.bench.large_tables import large_table_figure
 from tests.bench.measure import Figure
 from tests.bench.memory import memory_figures
 from tests.bench.outcomes import outcome_figures
+from tests.bench.peers import peer_figures
 from tests.bench.populations import population_figure
 from tests.bench.recovery import recovery_figures
 from tests.bench.report import format_json, format_table
@@ -51,8 +53,8 @@ OF_STACK: dict[str, Callable[[Measured, Settings], Sequence[Figure]]] = {
     "requests": request_figures,
     "sizes": size_figures,
 }
-TIMED = "outcomes"
-PARTS = (*OF_TABLES, *OF_SAMPLE, *OF_STACK, TIMED)
+TIMED: dict[str, Callable[[Measured, Settings, float], Sequence[Figure]]] = {"peers": peer_figures, "outcomes": outcome_figures}
+PARTS = (*OF_TABLES, *OF_SAMPLE, *OF_STACK, *TIMED)
 
 
 def main() -> None:
@@ -83,7 +85,7 @@ def _measure(parts: Sequence[str], seconds: float) -> Iterator[Figure]:
             if part in parts:
                 with _report_duration(part):
                     yield from of_sample(tables[0])
-    of_stacks = {**OF_STACK, TIMED: lambda table, settings: outcome_figures(table, settings, seconds)}
+    of_stacks = {**OF_STACK, **{part: partial(figures, seconds=seconds) for part, figures in TIMED.items()}}
     for part, of_stack in of_stacks.items():
         if part in parts:
             with _service() as settings, _report_duration(part):

@@ -13,9 +13,11 @@ __all__ = ["Aim", "Figure", "Times", "interleaved"]
 
 
 class Aim(NamedTuple):
-    """The target of a figure: an upper limit of ratio, own value, excess over the baseline or shortfall; a lower one of a rate."""
+    """The target of a figure: an upper limit of ratio, own value, excess over the baseline or shortfall; a lower one of a rate or,
+    as ``times``, of the ratio.
+    """
 
-    measure: Literal["ratio", "ours", "excess", "shortfall", "rate"]
+    measure: Literal["ratio", "ours", "excess", "shortfall", "rate", "times"]
     limit: float
 
 
@@ -45,6 +47,8 @@ class Figure:
             return None
         if self.aim.measure == "rate":
             return self.ours >= self.aim.limit
+        if self.aim.measure == "times":
+            return self.ratio >= self.aim.limit
         excess = self.ours - self.baseline
         values = {"ratio": self.ratio, "ours": self.ours, "excess": excess, "shortfall": -excess}
         return values[self.aim.measure] <= self.aim.limit

@@ -8,35 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing as mp
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import numpy as np
+import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from faust.types import TP
 
 from engine.fidelity.error_sums import QUANTUM
 from schemas import OutcomeEvent
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER
 from sql.database import Connection, connect
-from streams.ingestion import IngestResult, OutcomePipeline
-from streams.ingestion.scoring import ScoredBatch
 from streams.kafka import topic_of
-from streams.kafka.batch_consumer import StartOffset
 from streams.settings import Settings
-from streams.worker.bootstrap import build_app
-from streams.worker.role_process import collect_garbage_rarely
 from streams.worker.supervisor import Workers
 from tests.bench.measure import Aim, Figure
 from tests.bench.tables import Measured, promote_first
+from tests.bench.unstored import without_transaction
 
-__all__ = ["outcome_figures"]
+__all__ = [
+    "AIM",
+    "CONSUMER",
+    "STORED",
+    "TOPIC",
+    "InArrays",
+    "Outcomes",
+    "Rate",
+    "decode",
+    "drained",
+    "ends",
+    "outcome_figures",
+    "publish",
+    "read_counted",
+]
 
 Offsets = Mapping[TopicPartition, int]
 
@@ -55,28 +65,28 @@ TOPIC = topic_of(OutcomeEvent)
 STORED = "SELECT coalesce(sum(elements), 0)::bigint FROM source_positions"
 CONSUMER = "aiokafka's consumer alone, each record decoded as JSON"
 CLEAN = "the same process with outcomes only, the mean of before and after"
-SCORING = "the same process without the transaction: read, validated, scored and acknowledged, nothing stored"
+SCORING = "the same process without the transaction: its windows are in memory, and their changed rows on Kafka"
 
 
 def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> list[Figure]:
     """Outcomes a second that a worker scores, stores and counts exactly once; and what the exactness costs."""
-    outcomes = _Outcomes(measured, round(seconds * AIM))
+    outcomes = Outcomes(measured, round(seconds * AIM))
     with asyncio.Runner() as runner:
         connection = runner.run(connect(settings.postgres_dsn.get_secret_value()))
         runner.run(promote_first(connection, measured.model.card, settings))
-        begin = runner.run(_ends(settings))
-        runner.run(_publish(settings, outcomes))
-        decoded = runner.run(_decode(settings, begin, outcomes.count))
-        stored = runner.run(_drained(connection, settings, outcomes.count))
+        begin = runner.run(ends(settings))
+        runner.run(publish(settings, outcomes))
+        decoded = runner.run(decode(settings, begin, outcomes.count))
+        stored = runner.run(drained(connection, settings, outcomes.count))
         runner.run(_check(connection, outcomes.count, 0, outcomes.sums()))
-        scored = _scored(settings, begin, outcomes.count)
+        scored = without_transaction(settings, begin, outcomes.count)[0]
         mixed = _InvalidAmong(measured, outcomes.count // 3)
-        runner.run(_publish(settings, mixed))
-        among = runner.run(_drained(connection, settings, mixed.count))
+        runner.run(publish(settings, mixed))
+        among = runner.run(drained(connection, settings, mixed.count))
         runner.run(_check(connection, outcomes.count + mixed.good, mixed.count - mixed.good, None))
         more = _MoreOutcomes(measured, mixed.count)
-        runner.run(_publish(settings, more))
-        after = runner.run(_drained(connection, settings, more.count))
+        runner.run(publish(settings, more))
+        after = runner.run(drained(connection, settings, more.count))
         runner.run(connection.close())
     note = (
         f"{outcomes.count:,} outcomes, slowest {INTERVAL_S:g} s {stored.slowest:,.0f}/s; every count agrees;"
@@ -92,7 +102,7 @@ def outcome_figures(measured: Measured, settings: Settings, seconds: float) -> l
     ]
 
 
-class _Outcomes:
+class Outcomes:
     """Outcomes of the hour that has just ended, evenly spread, each with its prediction and interval."""
 
     def __init__(self, measured: Measured, count: int) -> None:
@@ -140,7 +150,33 @@ class _Outcomes:
         return {name: int((column * times).sum()) for name, column in sums.items()}
 
 
-class _InvalidAmong(_Outcomes):
+class InArrays(Outcomes):
+    """The same, in arrays of outcomes of one region, whose key is the region."""
+
+    def __init__(self, measured: Measured, count: int, size: int) -> None:
+        super().__init__(measured, count)
+        self._size = size
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """Key and value of each record; those of single events are no arrays."""
+        waiting: defaultdict[str, list[bytes]] = defaultdict(list)
+        for number in range(self.count):
+            region = self._twins[number % TWINS][-1]
+            waiting[region].append(self.value(number))
+            if len(waiting[region]) == self._size:
+                yield region.encode(), self._joined(waiting.pop(region))
+        for region, values in waiting.items():
+            yield region.encode(), self._joined(values)
+
+    def body(self, number: int) -> dict[str, Any]:
+        """Fields of one outcome; each size has events of its own, or they would be duplicates."""
+        return super().body(number) | {"event_id": str(uuid5(self.card.model_id, f"in {self._size} {number}"))}
+
+    def _joined(self, values: list[bytes]) -> bytes:
+        return values[0] if self._size == 1 else b"[" + b", ".join(values) + b"]"
+
+
+class _InvalidAmong(Outcomes):
     """Other events, with invalid records among them: in turn a wrong field, no JSON, an unknown brand, an unknown model."""
 
     def value(self, number: int) -> bytes:
@@ -155,22 +191,28 @@ class _InvalidAmong(_Outcomes):
         return self.count - -(-self.count // INVALID_EVERY)
 
 
-class _MoreOutcomes(_Outcomes):
+class _MoreOutcomes(Outcomes):
     """Other events again, all of them valid."""
 
 
-async def _publish(settings: Settings, outcomes: _Outcomes) -> None:
+async def publish(settings: Settings, outcomes: Outcomes, *topics: str) -> int:
+    """Publish to the topic of outcomes, or to all of these topics; returns the number of records."""
+    n_records = 0
     async with AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, linger_ms=20, max_batch_size=256 * 1024) as producer:
         for key, value in outcomes.records():
-            await producer.send(TOPIC, value, key=key)
+            n_records += 1
+            for topic in topics or (TOPIC,):
+                await producer.send(topic, value, key=key)
+    return n_records
 
 
-async def _ends(settings: Settings) -> Offsets:
+async def ends(settings: Settings) -> Offsets:
+    """Where the partitions of the topic end."""
     async with AIOKafkaConsumer(TOPIC, bootstrap_servers=settings.kafka_bootstrap) as consumer:
         return dict(await consumer.end_offsets(consumer.assignment()))
 
 
-async def _decode(settings: Settings, begin: Offsets, count: int) -> float:
+async def decode(settings: Settings, begin: Offsets, count: int) -> float:
     """Records a second, from the first that arrive to the last."""
     async with AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap) as consumer:
         consumer.assign(list(begin))
@@ -188,15 +230,27 @@ async def _decoded(consumer: AIOKafkaConsumer) -> int:
     return len([json.loads(record.value) for records in batches.values() for record in records])
 
 
-class _Rate(NamedTuple):
-    """Outcomes a second: over all, and in the slowest interval."""
+class Rate(NamedTuple):
+    """Outcomes a second, over all and in the slowest interval, and seconds of processor time for a million of them."""
 
     rate: float
     slowest: float
+    cpu_s: float = 0.0
+    postgres_s: float = 0.0
 
 
-async def _drained(connection: Connection, settings: Settings, count: int) -> _Rate:
-    """Of one worker, from the first of ``count`` more records that are stored to the last; its start is not included."""
+def _cpu_s(pid: int) -> tuple[float, float]:
+    """Processor seconds of a process so far, and of the PostgreSQL of this benchmark."""
+    own, servers = sum(psutil.Process(pid).cpu_times()[:2]), 0.0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a server process ends with its connection
+            servers += sum(child.cpu_times()[:2]) if child.name() == "postgres" else 0.0
+    return own, servers
+
+
+async def drained(connection: Connection, settings: Settings, count: int) -> Rate:
+    """Of one worker, from the first of ``count`` more outcomes that are stored to the last; its start is not included."""
+    cpu: list[tuple[float, float]] = []
     before, patience, progress = await connection.fetchval(STORED), PATIENCE * count / AIM, [(0.0, 0)]
     with Workers(["outcomes"], settings, log_folder=settings.home / "logs") as worker:
         worker.wait_ready()
@@ -206,14 +260,24 @@ async def _drained(connection: Connection, settings: Settings, count: int) -> _R
             stored = await connection.fetchval(STORED) - before
             if stored > progress[-1][1]:
                 progress.append((time.perf_counter(), stored))
+                if len(cpu) == 0 or stored >= count:
+                    cpu.append(_cpu_s(worker.pids["outcomes"]))
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{stored} of {count} records were stored after {patience:g} s")
             await asyncio.sleep(0.05)
     (began, first), (ended, last) = progress[1], progress[-1]
     rate = (last - first) / (ended - began)
+    own_s, postgres_s = (1e6 * (end - start) / (last - first) for start, end in zip(cpu[0], cpu[-1], strict=True))
     intervals = [began, *np.arange(began + INTERVAL_S, ended, INTERVAL_S).tolist()]
     stored_by = np.interp(intervals, *zip(*progress[1:], strict=True)).tolist()
-    return _Rate(rate, min(((after - before) / INTERVAL_S for before, after in pairwise(stored_by)), default=rate))
+    return Rate(
+        rate, min(((after - before) / INTERVAL_S for before, after in pairwise(stored_by)), default=rate), own_s, postgres_s
+    )
+
+
+async def read_counted(connection: Connection) -> int:
+    """Number of outcomes in the sums of all sources."""
+    return int(await connection.fetchval("SELECT coalesce(sum(n), 0) FROM fidelity_panes WHERE segment = 'all'"))
 
 
 async def _check(connection: Connection, counted: int, refused: int, sums: Mapping[str, int] | None) -> None:
@@ -227,55 +291,3 @@ async def _check(connection: Connection, counted: int, refused: int, sums: Mappi
         raise AssertionError(
             f"published {expected} and {refused} to refuse, counted {dict(row or {})}, stored {rows}, refused {bad}"
         )
-
-
-def _scored(settings: Settings, begin: Offsets, count: int) -> float:
-    """Outcomes a second of a process of its own that stores nothing."""
-    context = mp.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_score_all, args=(settings, {tuple(tp): offset for tp, offset in begin.items()}, count, sender))
-    child.start()
-    sender.close()
-    try:
-        rate: float = receiver.recv()
-    finally:
-        child.join()
-    return rate
-
-
-def _score_all(settings: Settings, begin: Mapping[tuple[str, int], int], count: int, sender: Any) -> None:
-    collect_garbage_rarely()
-    sender.send(asyncio.run(_without_transaction(settings, begin, count)))
-
-
-async def _without_transaction(settings: Settings, begin: Mapping[tuple[str, int], int], count: int) -> float:
-    progress: list[tuple[float, int]] = []
-    done = asyncio.Event()
-
-    async def store_nothing(_pipeline: OutcomePipeline, scored: ScoredBatch) -> IngestResult:
-        progress.append((time.perf_counter(), (progress[-1][1] if progress else 0) + scored.decoded.n_elements))
-        if progress[-1][1] >= count:
-            done.set()
-        return IngestResult(scored.source, 0, 0, (), None)
-
-    OutcomePipeline.store = store_nothing  # type: ignore[method-assign]  # this process does nothing else
-    async with _running_role(settings, begin) as app:
-        await app.wait(done.wait())
-    (began, first), (ended, last) = progress[0], progress[-1]
-    return (last - first) / (ended - began)
-
-
-@asynccontextmanager
-async def _running_role(settings: Settings, begin: Mapping[tuple[str, int], int]) -> AsyncIterator[Any]:
-    """The role's app, reading from these offsets."""
-    app = build_app("outcomes", settings)
-
-    async def starts(committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
-        return {tp: StartOffset(begin[tp.topic, tp.partition]) for tp in committed}
-
-    app.find_start_offsets = starts
-    await app.start()
-    try:
-        yield app
-    finally:
-        await app.stop()

@@ -73,6 +73,8 @@ def _aim_text(aim: Aim | None, unit: str) -> str:
         return f"<= {_number(aim.limit, unit)}"
     if aim.measure == "rate":
         return f">= {_number(aim.limit, unit)}"
+    if aim.measure == "times":
+        return f"ratio >= {aim.limit:g}"
     if aim.measure == "excess":
         return f"at most {_number(aim.limit, unit)} above"
     return f"ratio <= {aim.limit:g}" if aim.measure == "ratio" else f"at most {aim.limit:g} below"
